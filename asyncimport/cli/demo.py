@@ -1,0 +1,159 @@
+"""`asyncimport demo`: the whole job on this machine, with sample files and a test XNAT, and nothing left behind."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from asyncimport.cli.options import NoColor, Quiet
+from asyncimport.cli.output import consoles, show_error
+from asyncimport.errors import UnavailableError
+from asyncimport.progress import human_bytes
+
+__all__ = ["demo"]
+
+
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave server, files and journal there until Ctrl-C, to try more.")
+    ] = False,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Move 2,000 sample files into a test XNAT on this machine: no arguments, no XNAT, half a minute."""
+    out, err = consoles(no_color=no_color)
+    with tempfile.TemporaryDirectory(prefix="asyncimport-demo-") as name:
+        directory = Path(name)
+        expected = _write_samples(out, directory / "files")
+        try:
+            with _server(directory / "xnat") as url:
+                out.print(
+                    Text(
+                        f"\n2. A test XNAT has started in a process of its own; {url} shows what arrives.",
+                        style="bold",
+                    )
+                )
+                _plan(out, directory / "files", url)
+                code = _upload(out, err, directory, url, quiet=quiet)
+                ended_well = _explain(out, url, code, expected)
+                if keep:
+                    _stay(out, directory, url)
+        except UnavailableError as error:
+            show_error(err, error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(0 if keep else 130) from None
+    raise typer.Exit(0 if ended_well else code or 1)
+
+
+def _write_samples(out: Console, target: Path) -> int:
+    """Write the sample files, and return how many instances can arrive."""
+    from asyncimport.testserver.samples import bundled, generated, odd
+
+    written = bundled(target / "real") + generated(target / "scanner") + odd(target / "odd")
+    out.print(Text("1. Sample files", style="bold"))
+    out.print(
+        Text(
+            f"   {written.files:,} files, {human_bytes(written.bytes)}: {written.instances:,} DICOM instances of "
+            f"{written.sessions:,} studies,\n   modalities {', '.join(sorted(written.modalities))};\n"
+            f"   {len(written.syntaxes)} transfer syntaxes; and a few files that do not belong: text, an image, "
+            "a DICOMDIR,\n   an empty file, a copy, DICOM without a study or a date."
+        )
+    )
+    return written.instances
+
+
+@contextmanager
+def _server(directory: Path) -> Iterator[str]:
+    """Start `asyncimport testserver` and yield its address."""
+    command = [
+        sys.executable,
+        "-m",
+        "asyncimport",
+        "testserver",
+        "--port",
+        "0",
+        "-o",
+        "json",
+        "--directory",
+        str(directory),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603 - our own command
+        assert server.stdout is not None  # noqa: S101 - it was asked for
+        try:
+            line = server.stdout.readline()
+            if not line:
+                raise UnavailableError("the test XNAT did not start")
+            yield json.loads(line)["url"]
+        finally:
+            server.terminate()
+
+
+def _plan(out: Console, files: Path, url: str) -> None:
+    out.print(Text("\n3. The plan", style="bold"))
+    out.print(
+        Text(
+            "   project demo, subject {PatientID}, session {PatientID}_{StudyDate}: what you would type is\n"
+            f"   XNAT_HOST={url} XNAT_USER=demo XNAT_PASS=demo \\\n   asyncimport upload {files} -P demo"
+        )
+    )
+
+
+def _upload(out: Console, err: Console, directory: Path, url: str, *, quiet: bool) -> int:
+    from asyncimport.cli.transfer import Transfer, transfer
+    from asyncimport.xnat import Credentials
+
+    out.print(Text("\n4. The upload", style="bold"))
+    task = Transfer(
+        sources=[directory / "files"],
+        host=url,
+        credentials=Credentials("demo", "demo"),
+        project="demo",
+        state_dir=directory / "state",
+    )
+    return transfer(task, out, err, as_json=False, quiet=quiet)
+
+
+def _explain(out: Console, url: str, code: int, expected: int) -> bool:
+    """Compare with what the server itself says it holds; whether all is as it should be."""
+    from urllib.request import urlopen
+
+    with urlopen(f"{url}/testserver/instances") as reply:  # noqa: S310 - our own server on this machine
+        arrived = len(reply.read().splitlines())
+    out.print(Text("\n5. The proof", style="bold"))
+    out.print(Text(f"   The test XNAT itself counts {arrived:,} archived instances; {expected:,} could be sent."))
+    if arrived != expected or code != 8:
+        out.print(Text(f"   That is not as it should be (exit code {code}).", style="red"))
+        return False
+    out.print(
+        Text(
+            "   The upload ended with exit code 8: everything that could be sent is archived and verified, and some\n"
+            "   files were left out for the reasons above."
+        )
+    )
+    out.print(Text("\nNext: asyncimport upload --help, or this demo with --keep to look around.", style="bold"))
+    return True
+
+
+def _stay(out: Console, directory: Path, url: str) -> None:
+    state = f"--state-dir {directory / 'state'}"
+    out.print(
+        Text(
+            f"\nThe server stays at {url} until Ctrl-C. In another terminal:\n"
+            f"   export XNAT_HOST={url} XNAT_USER=demo XNAT_PASS=demo\n"
+            f"   asyncimport upload {directory / 'files'} -P demo {state}      # sends nothing twice\n"
+            f"   asyncimport status -P demo {state}\n"
+            f"   asyncimport verify -P demo {state}"
+        )
+    )
+    # Ctrl-C ends the wait with KeyboardInterrupt, on every system.
+    threading.Event().wait()

@@ -1,0 +1,90 @@
+"""The options that several commands share, under one name and with one meaning each."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "CaBundle",
+    "HelpAll",
+    "Host",
+    "Insecure",
+    "JournalFile",
+    "NoColor",
+    "Output",
+    "OutputOption",
+    "PasswordStdin",
+    "Project",
+    "Quiet",
+    "StateDir",
+    "User",
+    "hidden",
+]
+
+
+class Output(enum.StrEnum):
+    """How a result is written to standard output."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        for parameter in context.command.params:
+            parameter.hidden = False  # type: ignore[attr-defined]
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def hidden(*names: str, help: str, envvar: str | None = None) -> typer.models.OptionInfo:  # noqa: A002 - as Typer names it
+    """Make an option that only --help-all shows."""
+    return typer.Option(*names, help=help, envvar=envvar, hidden=True)  # type: ignore[no-any-return]
+
+
+Host = Annotated[
+    str | None,
+    typer.Option(
+        "--host",
+        metavar="URL",
+        envvar=["ASYNCIMPORT_HOST", "XNAT_HOST", "XNAT_URL"],
+        help="XNAT's address, context path included.",
+    ),
+]
+User = Annotated[
+    str | None,
+    typer.Option("--user", metavar="NAME", envvar="ASYNCIMPORT_USER", help="XNAT user; else XNAT_USER or netrc."),
+]
+PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")]
+Project = Annotated[
+    str | None,
+    typer.Option("--project", "-P", metavar="ID", envvar="ASYNCIMPORT_PROJECT", help="XNAT project."),
+]
+OutputOption = Annotated[
+    Output,
+    typer.Option("--output", "-o", envvar="ASYNCIMPORT_OUTPUT", help="How to write the result to standard output."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; errors and the result only.")]
+NoColor = Annotated[bool, hidden("--no-color", help="No colours; NO_COLOR does the same.")]
+StateDir = Annotated[
+    Path | None,
+    hidden("--state-dir", help="Directory of the journals.", envvar="ASYNCIMPORT_STATE_DIR"),
+]
+JournalFile = Annotated[
+    Path | None,
+    hidden("--journal", help="Use this journal file.", envvar="ASYNCIMPORT_JOURNAL"),
+]
+CaBundle = Annotated[
+    Path | None,
+    hidden(
+        "--ca-bundle",
+        help="PEM file of the certificate authorities to trust.",
+        envvar="ASYNCIMPORT_CA_BUNDLE",
+    ),
+]
+Insecure = Annotated[bool, hidden("--insecure", help="Allow plain http and certificates that nobody vouches for.")]
+HelpAll = Annotated[
+    bool, typer.Option("--help-all", is_eager=True, callback=_show_all, help="Show all options and exit.")
+]

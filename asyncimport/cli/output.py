@@ -1,0 +1,168 @@
+"""What is written: results to standard output, the rest to standard error; nothing in a path can forge either."""
+
+import json
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from asyncimport.errors import AsyncimportError
+from asyncimport.model import NOTHING_KEPT, Files, SessionReport, Summary
+from asyncimport.progress import human_bytes, human_seconds
+
+__all__ = ["consoles", "exit_code", "plain", "show_error", "show_summary", "summary_json", "write_json"]
+
+_SHOWN = 20
+
+
+def consoles(*, no_color: bool) -> tuple[Console, Console]:
+    """Return the consoles of standard output and standard error."""
+    # Rich's highlighter would colour digits at random; its markup would read "[...]" in paths.
+    return (
+        Console(no_color=no_color or None, highlight=False, markup=False, soft_wrap=True),
+        Console(no_color=no_color or None, highlight=False, markup=False, soft_wrap=True, stderr=True),
+    )
+
+
+def plain(text: str) -> str:
+    """Make a text harmless on a terminal: control characters and bytes that are no text are spelt out."""
+    return "".join(
+        character
+        if character.isprintable()
+        else character.encode("utf-8", "surrogateescape").decode("latin-1").encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def show_error(console: Console, error: AsyncimportError) -> None:
+    """Write an error in one line, and its hint in another."""
+    console.print(Text(f"error: {plain(str(error))}", style="red"))
+    if error.hint:
+        console.print(Text(f"hint: {plain(error.hint)}"))
+
+
+def exit_code(summary: Summary) -> int:
+    """Return the code of a run that came to its end: 0, 8 when files are lacking, 9 when only sessions are.
+
+    What an earlier run saw refused, and is still refused, does not count again.
+    """
+    files = summary.files
+    if files.skipped or files.unreadable or files.refused or files.failed:
+        return 8
+    for report in summary.sessions:
+        if report.state in {"held", "open"} and report.reason != NOTHING_KEPT:
+            return 9
+        if report.state == "archived" and report.verified is None:
+            return 9
+    return 9 if files.left else 0
+
+
+def summary_json(
+    summary: Summary | None,
+    *,
+    run: str | None,
+    host: str | None,
+    seconds: float,
+    code: int,
+    error: AsyncimportError | None = None,
+) -> dict[str, object]:
+    """Return the JSON summary of `upload`; without a summary, that of a run that did not begin."""
+    if summary is None:
+        summary = Summary(Files(), 0, 0, (), ())
+    files = summary.files
+    counts = {name: getattr(files, name) for name in ("found", *Files.__dataclass_fields__)}
+    return {
+        "run": run,
+        "host": host,
+        "seconds": round(seconds, 3),
+        "exit_code": code,
+        "error": None if error is None else {"message": str(error), "hint": error.hint or None},
+        "files": counts,
+        "bytes": {"found": summary.bytes_found, "stored": summary.bytes_stored},
+        "sessions": {
+            "total": len(summary.sessions),
+            **{state: summary.count(state) for state in ("archived", "prearchive", "held", "open")},
+        },
+        "details": [_detail(report) for report in summary.sessions],
+        "problems": [
+            {
+                "kind": problem.kind,
+                "reason": problem.reason,
+                "files": problem.files,
+                "example": plain(problem.example),
+            }
+            for problem in summary.problems
+        ],
+    }
+
+
+def _detail(report: SessionReport) -> dict[str, object]:
+    session = report.session
+    return {
+        "project": session.project,
+        "subject": session.subject,
+        "session": session.label,
+        "study_uid": session.study_uid,
+        "files": report.files,
+        "state": report.state,
+        "uri": report.uri,
+        "verified": report.verified,
+        "reason": report.reason,
+    }
+
+
+def write_json(value: Mapping[str, object]) -> None:
+    """Write one JSON object to standard output."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+_WORDS = {
+    "stored": "stored",
+    "already_stored": "stored by an earlier run",
+    "duplicate": "the same instance again",
+    "skipped": "skipped",
+    "refused": "refused by XNAT",
+    "already_refused": "refused in an earlier run",
+    "failed": "failed",
+    "left": "left for the next run",
+    "unreadable": "unreadable",
+    "not_dicom": "not DICOM",
+}
+
+
+def show_summary(console: Console, summary: Summary, *, seconds: float | None) -> None:
+    """Write what became of files and sessions, and every reason why something did not arrive."""
+    took = "" if seconds is None else f" in {human_seconds(seconds)}"
+    files = summary.files
+    console.print(Text(f"{files.found:,} DICOM files, {human_bytes(summary.bytes_found)}{took}", style="bold"))
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    table.add_column(justify="right")
+    table.add_column()
+    for name, words in _WORDS.items():
+        if count := getattr(files, name):
+            table.add_row(f"{count:,}", words)
+    console.print(table)
+    states = {state: summary.count(state) for state in ("archived", "prearchive", "held", "open")}
+    verified = sum(report.verified is not None for report in summary.sessions)
+    counts = [f"{count:,} {state}" for state, count in states.items() if count]
+    if verified:
+        counts.insert(1, f"{verified:,} of them verified")
+    console.print(Text(f"{len(summary.sessions):,} sessions: {', '.join(counts) or 'none'}", style="bold"))
+    _show_sessions(console, [report for report in summary.sessions if report.state in {"held", "open"}])
+    for problem in summary.problems[:_SHOWN]:
+        console.print(Text(f"  {problem.kind}: {problem.files:,} x {plain(problem.reason)}"))
+        console.print(Text(f"      such as {plain(problem.example)}", style="dim"))
+    if len(summary.problems) > _SHOWN:
+        console.print(Text(f"  and {len(summary.problems) - _SHOWN:,} more kinds of problem: see -o json"))
+
+
+def _show_sessions(console: Console, reports: list[SessionReport]) -> None:
+    for report in reports[:_SHOWN]:
+        session = report.session
+        reason = f": {plain(report.reason)}" if report.reason else ""
+        console.print(Text(f"  {report.state}: {session.project} / {session.subject} / {session.label}{reason}"))
+    if len(reports) > _SHOWN:
+        console.print(Text(f"  and {len(reports) - _SHOWN:,} more: see -o json"))

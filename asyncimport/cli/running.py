@@ -1,0 +1,80 @@
+"""What runs around the line: signals that stop it, and the line of progress."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+import anyio.to_thread
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from asyncimport.errors import worst
+from asyncimport.progress import Totals
+
+__all__ = ["on_signals", "progress"]
+
+_LIVE_SECONDS = 0.2
+_PLAIN_SECONDS = 30.0
+
+
+@contextmanager
+def on_signals(stop: Callable[[int], None]) -> Iterator[None]:
+    """Call `stop` on the loop for each SIGINT and SIGTERM, in place of what Python does with them."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        for number in numbers:
+            loop.add_signal_handler(number, stop, number)
+    except NotImplementedError:  # Windows
+        before = {
+            number: signal.signal(number, lambda got, _: loop.call_soon_threadsafe(stop, got)) for number in numbers
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def progress(totals: Totals, console: Console, *, quiet: bool) -> AsyncIterator[None]:
+    """Show the totals while the block runs: a live line on a terminal, else a plain line every 30 seconds."""
+    if quiet:
+        yield
+        return
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_live if console.is_terminal else _plain, totals, console)
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as errors:
+        raise worst(errors) from None
+
+
+async def _live(totals: Totals, console: Console) -> None:
+    with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
+
+        def draw() -> None:
+            live.update(Text(totals.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+        while True:
+            # In a thread, because a terminal that is held (Ctrl-S) must not hold the line.
+            await anyio.to_thread.run_sync(draw)
+            await anyio.sleep(_LIVE_SECONDS)
+
+
+async def _plain(totals: Totals, console: Console) -> None:
+    while True:
+        await anyio.sleep(_PLAIN_SECONDS)
+        await anyio.to_thread.run_sync(console.print, Text(totals.line()))

@@ -1,0 +1,166 @@
+"""One run, whole: settings to journal to login to line to summary to exit code. `upload` and `demo` are made of it."""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import anyio
+from rich.console import Console
+from rich.text import Text
+
+from asyncimport.cli.journals import journal_path
+from asyncimport.cli.output import exit_code, plain, show_error, show_summary, summary_json, write_json
+from asyncimport.cli.running import on_signals, progress
+from asyncimport.dicom import STUDY_FIELDS
+from asyncimport.errors import AsyncimportError, FatalError, UsageError
+from asyncimport.journal import Journal, Ledger
+from asyncimport.model import Summary
+from asyncimport.pipeline import Stop, run
+from asyncimport.progress import Totals
+from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
+from asyncimport.settings import Options
+from asyncimport.source import Folder
+from asyncimport.xnat import Credentials, Timeouts, Xnat, check_project, connect
+
+__all__ = ["Transfer", "transfer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Everything that a run is told."""
+
+    sources: Sequence[Path]
+    host: str
+    credentials: Credentials
+    project: str
+    subject: str = DEFAULT_SUBJECT
+    session: str = DEFAULT_SESSION
+    options: Options = field(default_factory=Options)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    overwrite: str = "none"
+    reroute: bool = False
+    journal: Path | None = None
+    state_dir: Path | None = None
+    ca_bundle: Path | None = None
+    verify: bool = True
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What there is to tell at the end, however the run ended."""
+
+    run: str | None = None
+    summary: Summary | None = None
+    signal: int | None = None
+    error: AsyncimportError | None = None
+
+    @property
+    def code(self) -> int:
+        if self.error is not None:
+            return self.error.exit_code
+        if self.signal is not None:
+            return 128 + self.signal
+        return 1 if self.summary is None else exit_code(self.summary)
+
+
+def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
+    """Carry it out, write the summary (JSON also after a failure), and return the exit code."""
+    began = monotonic()
+    outcome = _Outcome()
+    try:
+        anyio.run(_carry_out, task, outcome, err, quiet)
+    except AsyncimportError as error:
+        outcome.error = error
+    except KeyboardInterrupt:
+        # Before or after the line, when nobody else listens for it.
+        outcome.signal = 2
+    seconds = monotonic() - began
+    if as_json:
+        write_json(
+            summary_json(
+                outcome.summary,
+                run=outcome.run,
+                host=task.host,
+                seconds=seconds,
+                code=outcome.code,
+                error=outcome.error,
+            )
+        )
+    elif outcome.summary is not None and outcome.summary.files.found:
+        show_summary(out, outcome.summary, seconds=seconds)
+    if outcome.error is not None:
+        show_error(err, outcome.error)
+    elif outcome.signal is not None:
+        err.print(Text("stopped; the same command goes on from here"))
+    return outcome.code
+
+
+async def _carry_out(task: Transfer, outcome: _Outcome, err: Console, quiet: bool) -> None:
+    totals = Totals()
+    stop = Stop()
+
+    def stopped(number: int) -> None:
+        if outcome.signal is None:
+            outcome.signal = number
+            err.print(Text("stopping: what is in flight may finish (30 s at most); once more to stop at once"))
+        stop.request()
+
+    source = Folder(task.sources)
+    router = Router(task.project, task.subject, task.session, keywords=frozenset(STUDY_FIELDS))
+    path = task.journal or journal_path(task.host, task.project, task.state_dir)
+    with (
+        on_signals(stopped),
+        Journal(path, destination=task.host, rules=router.rules, reroute=task.reroute) as journal,
+    ):
+        outcome.run = str(journal.run)
+        try:
+            async with AsyncExitStack() as stack:
+                with stop.at_once():
+                    client = await stack.enter_async_context(
+                        connect(
+                            task.host,
+                            task.credentials,
+                            connections=task.options.workers + task.options.finalizers,
+                            timeouts=task.timeouts,
+                            ca_bundle=task.ca_bundle,
+                            verify=task.verify,
+                        )
+                    )
+                    project = await check_project(client, task.project)
+                    if project != task.project:
+                        router = Router(project, task.subject, task.session, keywords=frozenset(STUDY_FIELDS))
+                if not stop.requested:
+                    destination = Xnat(client, archive=task.options.archive, overwrite=task.overwrite)
+                    async with progress(totals, err, quiet=quiet):
+                        await run(
+                            source,
+                            destination,
+                            journal,
+                            router,
+                            options=task.options,
+                            report=totals.note,
+                            stop=stop,
+                        )
+        except FatalError as error:
+            outcome.error = error
+        outcome.summary = await anyio.to_thread.run_sync(Ledger.of(journal).summary)
+        if outcome.error is None and outcome.signal is None:
+            outcome.error = _nothing_found(outcome.summary, source)
+        await anyio.to_thread.run_sync(journal.end_run, outcome.code)
+    if totals.gone and not quiet:
+        err.print(
+            Text(
+                f"{totals.gone:,} files of an earlier run are no longer there; {totals.gone_unsent:,} had not been sent"
+            )
+        )
+
+
+def _nothing_found(summary: Summary, source: Folder) -> UsageError | None:
+    if summary.files.found or summary.files.unreadable:
+        return None
+    return UsageError(
+        f"no DICOM found in {', '.join(plain(root) for root in source.roots)}",
+        hint=f"{summary.files.not_dicom:,} other files were looked at; check the path",
+    )

@@ -1,0 +1,177 @@
+"""`asyncimport upload`: the main job."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asyncimport.cli.options import (
+    CaBundle,
+    HelpAll,
+    Host,
+    Insecure,
+    JournalFile,
+    NoColor,
+    Output,
+    OutputOption,
+    PasswordStdin,
+    Project,
+    Quiet,
+    StateDir,
+    User,
+    hidden,
+)
+from asyncimport.cli.output import consoles, show_error, summary_json, write_json
+from asyncimport.credentials import check_host, find
+from asyncimport.errors import AsyncimportError, UsageError
+from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT
+from asyncimport.settings import AUTO_WORKERS, Options
+
+__all__ = ["login_from", "upload"]
+
+
+def upload(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help="Directories or files; everything below is looked at."),
+    ],
+    project: Project = None,
+    host: Host = None,
+    user: User = None,
+    password_stdin: PasswordStdin = False,
+    subject: Annotated[
+        str,
+        typer.Option(
+            "--subject",
+            "-S",
+            metavar="TEMPLATE",
+            envvar="ASYNCIMPORT_SUBJECT",
+            help="Subject label: DICOM fields in braces, or a fixed text.",
+        ),
+    ] = DEFAULT_SUBJECT,
+    session: Annotated[
+        str,
+        typer.Option(
+            "--session",
+            "--experiment",
+            "-E",
+            metavar="TEMPLATE",
+            envvar="ASYNCIMPORT_SESSION",
+            help="Session label, likewise.",
+        ),
+    ] = DEFAULT_SESSION,
+    workers: Annotated[
+        str,
+        typer.Option("--workers", "-w", metavar="N|auto", envvar="ASYNCIMPORT_WORKERS", help="Uploads in flight."),
+    ] = "auto",
+    archive: Annotated[
+        bool,
+        typer.Option(
+            "--archive/--no-archive",
+            envvar="ASYNCIMPORT_ARCHIVE",
+            help="Archive each session, or leave it built in the prearchive.",
+        ),
+    ] = True,
+    retry: Annotated[
+        str,
+        typer.Option("--retry", metavar="held,refused", help="Also take up what an earlier run held or refused."),
+    ] = "",
+    output: OutputOption = Output.TABLE,
+    quiet: Quiet = False,
+    scan_first: Annotated[
+        bool,
+        hidden("--scan-first", help="Send nothing before the whole source is scanned and free of collisions."),
+    ] = False,
+    overwrite: Annotated[
+        str, hidden("--overwrite", help="Passed to the archive step: none, append or delete.")
+    ] = "none",
+    max_open_sessions: Annotated[
+        int, hidden("--max-open-sessions", help="Sessions that may occupy the server's prearchive at a time.")
+    ] = 200,
+    timeout: Annotated[float, hidden("--timeout", help="Seconds to wait for an answer of the server.")] = 600.0,
+    reroute: Annotated[bool, hidden("--reroute", help="Apply changed -S and -E to what was not sent yet.")] = False,
+    state_dir: StateDir = None,
+    journal: JournalFile = None,
+    ca_bundle: CaBundle = None,
+    insecure: Insecure = False,
+    no_color: NoColor = False,
+    _help_all: HelpAll = False,
+) -> None:
+    """Upload DICOM files into XNAT: scan, send, commit, archive, verify. Run it again to resume.
+
+    It sends the files as they are: it does not de-identify.
+    """
+    from asyncimport.cli.transfer import Transfer, transfer
+    from asyncimport.xnat import Timeouts
+
+    out, err = consoles(no_color=no_color)
+    try:
+        host, name, password = login_from(host, user, password_stdin=password_stdin, insecure=insecure)
+        if not project:
+            raise UsageError("no project", hint="name it with -P")
+        if os.path.exists(subject):  # noqa: PTH110 - any text may stand here
+            raise UsageError(f"--subject {subject} is the name of a file", hint="give a template such as {PatientID}")
+        if overwrite not in {"none", "append", "delete"}:
+            raise UsageError(f"--overwrite {overwrite}: give none, append or delete")
+        wanted = {word for word in retry.split(",") if word}
+        if unknown := wanted - {"held", "refused"}:
+            raise UsageError(f"--retry {', '.join(sorted(unknown))}: give held, refused or both with a comma")
+        if not workers.isdigit() and workers != "auto":
+            raise UsageError(f"--workers {workers}: give a number, or auto")
+        options = Options(
+            workers=AUTO_WORKERS if workers == "auto" else int(workers),
+            max_open_sessions=max_open_sessions,
+            archive=archive,
+            # Under one fixed label any second study collides, and that is better known before anything is sent.
+            scan_first=scan_first or "{" not in session,
+            retry_held="held" in wanted,
+            retry_refused="refused" in wanted,
+        )
+    except AsyncimportError as error:
+        if output is Output.JSON:
+            write_json(summary_json(None, run=None, host=host, seconds=0.0, code=error.exit_code, error=error))
+        show_error(err, error)
+        raise typer.Exit(error.exit_code) from None
+    from asyncimport.xnat import Credentials
+
+    task = Transfer(
+        sources=sources,
+        host=host,
+        credentials=Credentials(name, password),
+        project=project,
+        subject=subject,
+        session=session,
+        options=options,
+        timeouts=Timeouts(reply=timeout),
+        overwrite=overwrite,
+        reroute=reroute,
+        journal=journal,
+        state_dir=state_dir,
+        ca_bundle=ca_bundle,
+        verify=not insecure,
+    )
+    raise typer.Exit(transfer(task, out, err, as_json=output is Output.JSON, quiet=quiet))
+
+
+def login_from(host: str | None, user: str | None, *, password_stdin: bool, insecure: bool) -> tuple[str, str, str]:
+    """Return host, user and password from options, environment, netrc or a person.
+
+    Raises: UsageError.
+    """
+    if not host:
+        raise UsageError("no server", hint="name it with --host, or set XNAT_HOST")
+    host = check_host(host, insecure=insecure)
+    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else None
+    asks = sys.stdin.isatty() and not password_stdin
+    name, password = find(
+        host,
+        user,
+        environ=os.environ,
+        password=password,
+        prompt=(lambda text: str(typer.prompt(text, prompt_suffix="", hide_input="password" in text, err=True)))
+        if asks
+        else None,
+    )
+    return host, name, password

@@ -1,0 +1,143 @@
+"""What can go wrong, and what it means for the run.
+
+AsyncimportError                 every error of ours; `exit_code` and `hint` are for the command line
+├── FatalError                   ends the run
+│   ├── UsageError               2  the command, its options or its source make no sense
+│   ├── LoginRefusedError        3  XNAT does not take the user name and password
+│   ├── UnavailableError         4  no server, no network, not an XNAT, a certificate not trusted
+│   ├── ProjectMissingError      5  no such project, or not for this user
+│   ├── ProjectReadOnlyError     6  the project may be read, but not edited
+│   ├── JournalBusyError         7  another run holds the journal
+│   └── JournalError             1  the journal is torn, foreign, of other rules, or cannot be written
+├── TransientError               repeat the call; `overload` also slows all other calls down
+│   └── LoginExpiredError        log in again, then repeat
+├── RefusedError                 XNAT's last word on this file, or (`whole_session`) on its session
+└── SourceError                  the file cannot be read as it was found
+"""
+
+__all__ = [
+    "AsyncimportError",
+    "FatalError",
+    "JournalBusyError",
+    "JournalError",
+    "LoginExpiredError",
+    "LoginRefusedError",
+    "ProjectMissingError",
+    "ProjectReadOnlyError",
+    "RefusedError",
+    "SourceError",
+    "TransientError",
+    "UnavailableError",
+    "UsageError",
+    "worst",
+]
+
+
+class AsyncimportError(Exception):
+    """Base of all our errors: a one-line message, and a hint that says what to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class FatalError(AsyncimportError):
+    """Ends the run; its subclass says with which exit code."""
+
+
+class UsageError(FatalError):
+    """The command cannot be carried out as it was given."""
+
+    exit_code = 2
+
+
+class LoginRefusedError(FatalError):
+    """XNAT refused the credentials; trying again could lock the account (20 failures lock it for an hour)."""
+
+    exit_code = 3
+
+
+class UnavailableError(FatalError):
+    """The server or the network is not there, or what answers is not an XNAT."""
+
+    exit_code = 4
+
+
+class ProjectMissingError(FatalError):
+    """The project does not exist, or XNAT hides it from this user (it answers 404 to both)."""
+
+    exit_code = 5
+
+
+class ProjectReadOnlyError(FatalError):
+    """The user may read the project but not edit it: import would work, commit and archive would not."""
+
+    exit_code = 6
+
+
+class JournalBusyError(FatalError):
+    """Another run holds the lock of this journal."""
+
+    exit_code = 7
+
+
+class JournalError(FatalError):
+    """The journal cannot be used: torn, not ours, of another destination or other rules, or not writable."""
+
+
+class TransientError(AsyncimportError):
+    """The call may succeed when repeated.
+
+    `retry_after` is the server's own wish in seconds; `overload` means that the server, not this call, is in
+    trouble; `unreachable` that no connection came about; `blames_file` that a repeated answer of this kind is a
+    verdict on the file.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        overload: bool = False,
+        unreachable: bool = False,
+        blames_file: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.overload = overload
+        self.unreachable = unreachable
+        self.blames_file = blames_file
+
+
+class LoginExpiredError(TransientError):
+    """The login (the cookie) is no longer valid: one new login, then the same call again."""
+
+
+class RefusedError(AsyncimportError):
+    """XNAT will not take this file, or with `whole_session` anything more of its session."""
+
+    def __init__(self, message: str, *, whole_session: bool = False) -> None:
+        super().__init__(message)
+        self.whole_session = whole_session
+
+
+class SourceError(AsyncimportError):
+    """A file is gone, has changed since it was scanned, or cannot be read."""
+
+
+def worst(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Choose the one error to show of those that ended a task group: one that ends the run, else the first."""
+    leaves: list[BaseException] = []
+    groups: list[BaseExceptionGroup[BaseException]] = [errors]
+    while groups:
+        for error in groups.pop(0).exceptions:
+            if isinstance(error, BaseExceptionGroup):
+                groups.append(error)
+            else:
+                leaves.append(error)
+    for error in leaves:
+        if isinstance(error, FatalError) and not isinstance(error, UsageError):
+            return error
+    return next((error for error in leaves if isinstance(error, AsyncimportError)), leaves[0])

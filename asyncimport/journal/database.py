@@ -1,0 +1,149 @@
+"""The SQLite file behind the journal: made, recognised, locked, and its errors translated."""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import filelock
+
+from asyncimport.errors import JournalBusyError, JournalError, UsageError
+from asyncimport.model import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS
+
+__all__ = ["bind", "connect_read_only", "create_or_open", "locked", "translated"]
+
+# "aimp": SQLite's own way to tell one application's files from another's.
+_APPLICATION_ID = 0x61696D70
+_VERSION = 1
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into JournalError, with what to do."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise JournalError(
+            f"the journal {path} cannot be used: {error}",
+            hint="check the disk; then move the journal away, or name another with --journal: files that XNAT "
+            "holds already are then sent again and overwrite themselves",
+        ) from error
+
+
+def locked(path: Path) -> filelock.FileLock:
+    """Take the journal's lock, which the system gives back when the process dies, however it dies.
+
+    Raises: JournalBusyError when another run holds it, JournalError when it cannot be made.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The line opens and closes the journal from different threads.
+        lock = filelock.FileLock(f"{path}.lock", mode=0o600, thread_local=False)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise JournalBusyError(
+            f"the journal {path} is in use by another run",
+            hint="wait for it to end, or see its progress with `asyncimport status`",
+        ) from None
+    except OSError as error:
+        raise JournalError(
+            f"the journal {path} cannot be made: {error.strerror}",
+            hint="choose another place with --state-dir",
+        ) from error
+    return lock
+
+
+def create_or_open(path: Path) -> sqlite3.Connection:
+    """Open the journal for writing, and make it, readable by its owner only, where there is none.
+
+    Raises: JournalError when the file is not ours, of a newer version, or damaged.
+    """
+    with translated(path):
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise JournalError(
+                f"the journal {path} cannot be opened: {error.strerror}",
+                hint="choose another place with --state-dir or --journal",
+            ) from error
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            if path.stat().st_size == 0:
+                _create(connection)
+            else:
+                _recognise(connection, path)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA cache_size = -16000")
+            connection.executescript(_sql("ephemeral.sql"))
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open a journal for reading, beside a run that writes it.
+
+    Raises: UsageError when there is none, JournalError when it is not ours.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no journal {path}", hint="nothing was uploaded yet, or it is kept elsewhere")
+    with translated(path):
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            _recognise(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Mapping[str, str]) -> None:
+    """Note destination and rules in a new journal; in an old one, compare them.
+
+    Raises: JournalError for another destination, UsageError for other rules.
+    """
+    wanted = {"destination": destination, **{f"rule {name}": rule for name, rule in rules.items()}}
+    stored = dict(connection.execute("SELECT key, value FROM about"))
+    if not stored:
+        connection.executemany("INSERT INTO about VALUES (?, ?)", wanted.items())
+        return
+    if stored["destination"] != destination:
+        raise JournalError(
+            f"the journal {path} belongs to {stored['destination']}, not to {destination}",
+            hint="leave out --journal, or name another: each server has a journal of its own",
+        )
+    if changed := [name for name in wanted if stored.get(name) != wanted[name]]:
+        was = ", ".join(f"{name.removeprefix('rule ')} {stored.get(name)!r}" for name in changed)
+        raise UsageError(
+            f"this journal was begun with other rules: {was}",
+            hint="give the same options again; --reroute applies the new ones to what was not sent yet",
+        )
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.executescript(f"BEGIN IMMEDIATE; {_sql('schema.sql')}")
+    connection.executemany("INSERT INTO transition VALUES ('instance', ?, ?)", sorted(INSTANCE_TRANSITIONS))
+    connection.executemany("INSERT INTO transition VALUES ('delivery', ?, ?)", sorted(DELIVERY_TRANSITIONS))
+    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {_VERSION}")
+    connection.execute("COMMIT")
+
+
+def _recognise(connection: sqlite3.Connection, path: Path) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != _APPLICATION_ID:
+        raise JournalError(f"{path} is not a journal of asyncimport", hint="name another file with --journal")
+    if version != _VERSION:
+        raise JournalError(
+            f"the journal {path} is of version {version}, this program writes version {_VERSION}",
+            hint="use the version of asyncimport that began it",
+        )
+
+
+def _sql(name: str) -> str:
+    return files("asyncimport.journal").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,14 @@
+-- What belongs to the running process only: a kill forgets it, and every instance in flight is PENDING again.
+
+-- Files of this run's sources that the walk has passed.
+CREATE TEMP TABLE scope (file INTEGER PRIMARY KEY);
+-- Instances to be handed out, and instances handed out and not settled yet.
+CREATE TEMP TABLE waiting (session INTEGER, instance INTEGER, PRIMARY KEY (session, instance)) WITHOUT ROWID;
+CREATE TEMP TABLE flying (session INTEGER, instance INTEGER, PRIMARY KEY (session, instance)) WITHOUT ROWID;
+-- Sessions whose waiting instances may go only after an earlier delivery has been archived.
+CREATE TEMP TABLE parked (session INTEGER PRIMARY KEY);
+-- Sessions that occupy the server's prearchive because of this run.
+CREATE TEMP TABLE begun (session INTEGER PRIMARY KEY);
+-- Deliveries to be finalised, and subjects that a finalizer is at work on.
+CREATE TEMP TABLE ready (delivery INTEGER PRIMARY KEY);
+CREATE TEMP TABLE busy (subject TEXT COLLATE NOCASE PRIMARY KEY) WITHOUT ROWID;

@@ -1,0 +1,184 @@
+"""The reading side of the journal: sums, reports and what was stored. It never writes."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncimport.journal.database import connect_read_only, translated
+from asyncimport.journal.queue import Journal
+from asyncimport.model import NOTHING_KEPT, File, Files, Problem, Session, SessionReport, Summary
+
+__all__ = ["InstanceRow", "Ledger", "Run"]
+
+_ALL = "file f"
+_SCOPE = "scope JOIN file f ON f.key = scope.file"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as the journal remembers it; times in UTC, ISO 8601."""
+
+    key: int
+    started: str
+    ended: str | None
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """One instance of a session, for `status SESSION`."""
+
+    file: File
+    sop_uid: str
+    state: str
+    reason: str | None
+
+
+class Ledger:
+    """Read a journal. `Ledger.of(journal)` counts the files of that run; `Ledger.read(path)` all there are."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, run: int | None) -> None:
+        self._db = connection
+        self._path = path
+        self._run = run
+        self._files = _ALL if run is None else _SCOPE
+
+    @classmethod
+    def of(cls, journal: Journal) -> "Ledger":
+        """Look at the journal of a run, within the scope of that run's sources."""
+        return cls(journal.connection, journal.path, run=journal.run)
+
+    @classmethod
+    @contextmanager
+    def read(cls, path: Path) -> Iterator["Ledger"]:
+        """Look at a journal on disk, beside any run.
+
+        Raises: UsageError when there is none, JournalError when it is not ours.
+        """
+        connection = connect_read_only(path)
+        try:
+            yield cls(connection, path, run=None)
+        finally:
+            connection.close()
+
+    def about(self) -> dict[str, str]:
+        """Return the journal's destination and rules."""
+        with translated(self._path):
+            return dict(self._db.execute("SELECT key, value FROM about"))
+
+    def runs(self) -> list[Run]:
+        """Return all runs, the first one first."""
+        with translated(self._path):
+            return [
+                Run(*row) for row in self._db.execute("SELECT key, started, ended, exit_code FROM run ORDER BY key")
+            ]
+
+    def summary(self) -> Summary:
+        """Add up files, bytes, sessions and problems."""
+        with translated(self._path):
+            files, found, stored = self._sums()
+            return Summary(files, found, stored, self._sessions(), self._problems())
+
+    def instances(self, label: str) -> list[InstanceRow]:
+        """Return the instances of the sessions with this label, in the order they were found."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT f.path, f.size, f.mtime_ns, i.sop_uid, i.state, i.reason FROM instance i "
+                "JOIN file f ON f.key = i.file JOIN session s ON s.key = i.session "
+                "WHERE s.label = ? ORDER BY i.key",
+                (label,),
+            ).fetchall()
+        return [InstanceRow(File(os.fsdecode(row[0]), row[1], row[2]), *row[3:]) for row in rows]
+
+    def acknowledged(self) -> Iterator[tuple[SessionReport, frozenset[str]]]:
+        """Yield each session and the SOPInstanceUIDs that XNAT acknowledged of it."""
+        with translated(self._path):
+            reports = self._sessions()
+        for report in reports:
+            with translated(self._path):
+                rows = self._db.execute(
+                    "SELECT i.sop_uid FROM instance i JOIN session s ON s.key = i.session "
+                    "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED'",
+                    (report.session.project, report.session.study_uid),
+                ).fetchall()
+            yield report, frozenset(uid for (uid,) in rows)
+
+    def _sums(self) -> tuple[Files, int, int]:
+        counts = dict.fromkeys(Files.__dataclass_fields__, 0)
+        found = stored = 0
+        # In the scope of a run, "already" means: settled by another run.
+        rows = self._db.execute(
+            f"SELECT f.kind, i.state, i.run IS NOT ?, count(*), sum(f.size) FROM {self._files} "  # noqa: S608 - fixed text
+            "LEFT JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' GROUP BY 1, 2, 3",
+            (self._run,),
+        )
+        for kind, state, other_run, count, size in rows:
+            name = kind.lower() if state is None else {"PENDING": "left"}.get(state, state.lower())
+            if other_run and self._run is not None and name in {"stored", "refused"}:
+                name = f"already_{name}"
+            counts[name] += count
+            if kind not in {"NOT_DICOM", "UNREADABLE"}:
+                found += size
+            if name == "stored":
+                stored += size
+        return Files(**counts), found, stored
+
+    def _sessions(self) -> tuple[SessionReport, ...]:
+        rows = self._db.execute(
+            "SELECT s.project, s.subject, s.label, s.study_uid, t.files, t.size, t.failed, t.refused, t.pending, "  # noqa: S608 - fixed text
+            "d.state, d.uri, d.archive_uri, d.verified, d.reason "
+            "FROM (SELECT i.session AS session, count(*) AS files, sum(f.size) AS size, "
+            "      sum(i.state = 'FAILED') AS failed, sum(i.state = 'REFUSED') AS refused, "
+            f"     sum(i.state = 'PENDING') AS pending FROM {self._files} "
+            "      JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED') GROUP BY i.session) t "
+            "JOIN session s ON s.key = t.session "
+            "LEFT JOIN delivery d ON d.session = s.key AND d.number = "
+            "     (SELECT max(number) FROM delivery WHERE session = s.key) ORDER BY s.key"
+        )
+        return tuple(_report(*row) for row in rows)
+
+    def _problems(self) -> tuple[Problem, ...]:
+        rows = self._db.execute(
+            f"SELECT f.kind, f.reason, count(*), min(f.path) FROM {self._files} "  # noqa: S608 - fixed text
+            "WHERE f.kind IN ('SKIPPED', 'UNREADABLE') GROUP BY 1, 2 UNION ALL "
+            f"SELECT i.state, i.reason, count(*), min(f.path) FROM {self._files} "
+            "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' "
+            "WHERE i.state IN ('REFUSED', 'FAILED') GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        return tuple(
+            Problem(kind.lower(), reason or "", count, os.fsdecode(path)) for kind, reason, count, path in rows
+        )
+
+
+def _report(
+    project: str,
+    subject: str,
+    label: str,
+    study_uid: str,
+    files: int,
+    size: int,
+    failed: int,
+    refused: int,
+    pending: int,
+    state: str | None,
+    uri: str | None,
+    archive_uri: str | None,
+    verified: str | None,
+    reason: str | None,
+) -> SessionReport:
+    session = Session(project, subject, label, study_uid)
+    match state:
+        case "ARCHIVED" if not pending and not failed:
+            return SessionReport(session, files, size, "archived", archive_uri, verified, reason)
+        case "BUILT" if not pending and not failed:
+            return SessionReport(session, files, size, "prearchive", uri, None, None)
+        case "HELD":
+            return SessionReport(session, files, size, "held", uri, None, reason)
+    if failed:
+        return SessionReport(session, files, size, "held", uri, None, f"{failed} of its files could not be sent")
+    if refused == files:
+        return SessionReport(session, files, size, "held", uri, None, NOTHING_KEPT)
+    return SessionReport(session, files, size, "open", uri, None, None)

@@ -1,0 +1,111 @@
+-- The journal on disk. Paths are the raw bytes of the file system, which need not be text.
+
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE run (
+    key INTEGER PRIMARY KEY,
+    started TEXT NOT NULL,
+    ended TEXT,
+    exit_code INTEGER
+);
+
+-- A study has one session, and a label is one study's: a second study under a label never gets a row. XNAT matches
+-- labels without regard to case when it archives, hence NOCASE.
+CREATE TABLE session (
+    key INTEGER PRIMARY KEY,
+    project TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    label TEXT NOT NULL,
+    study_uid TEXT NOT NULL,
+    UNIQUE (project, study_uid)
+);
+CREATE UNIQUE INDEX session_label ON session (project, label COLLATE NOCASE);
+
+-- One prearchive row of a session. `uri` is known from the first acknowledged file on.
+CREATE TABLE delivery (
+    key INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL REFERENCES session,
+    number INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT 'OPEN',
+    uri TEXT,
+    archive_uri TEXT,
+    verified TEXT,
+    reason TEXT,
+    UNIQUE (session, number)
+);
+CREATE INDEX delivery_live ON delivery (state) WHERE state IN ('OPEN', 'SEALED');
+
+-- Everything that was found on disk. `instance` is the instance that an INSTANCE file carries or a DUPLICATE repeats.
+CREATE TABLE file (
+    key INTEGER PRIMARY KEY,
+    path BLOB NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    reason TEXT,
+    instance INTEGER
+);
+CREATE INDEX file_duplicate ON file (instance) WHERE kind = 'DUPLICATE';
+
+-- What is sent. `file` is the copy it is read from, `delivery` where it was stored, `run` the run that settled it.
+CREATE TABLE instance (
+    key INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL REFERENCES session,
+    sop_uid TEXT NOT NULL,
+    series_uid TEXT NOT NULL,
+    file INTEGER NOT NULL REFERENCES file,
+    state TEXT NOT NULL DEFAULT 'PENDING',
+    reason TEXT,
+    delivery INTEGER REFERENCES delivery,
+    run INTEGER REFERENCES run,
+    UNIQUE (session, sop_uid)
+);
+
+CREATE TABLE transition (
+    thing TEXT NOT NULL,
+    was TEXT NOT NULL,
+    becomes TEXT NOT NULL,
+    PRIMARY KEY (thing, was, becomes)
+) WITHOUT ROWID;
+
+CREATE TRIGGER instance_begins BEFORE INSERT ON instance WHEN new.state <> 'PENDING'
+BEGIN
+    SELECT raise(ABORT, 'an instance begins as PENDING');
+END;
+
+CREATE TRIGGER instance_moves BEFORE UPDATE OF state ON instance
+WHEN old.state <> new.state
+BEGIN
+    SELECT raise(ABORT, 'illegal change of an instance')
+    WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'instance' AND was = old.state AND becomes = new.state);
+    SELECT raise(ABORT, 'nothing is stored behind the seal')
+    WHERE new.state = 'STORED'
+      AND (SELECT state FROM delivery WHERE key = new.delivery AND session = new.session) IS NOT 'OPEN';
+END;
+
+CREATE TRIGGER delivery_begins BEFORE INSERT ON delivery
+BEGIN
+    SELECT raise(ABORT, 'a delivery begins as OPEN') WHERE new.state <> 'OPEN';
+    SELECT raise(ABORT, 'the last delivery of the session is not at its end')
+    WHERE EXISTS (
+        SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT')
+    );
+END;
+
+CREATE TRIGGER delivery_moves BEFORE UPDATE OF state ON delivery
+WHEN old.state <> new.state
+BEGIN
+    SELECT raise(ABORT, 'illegal change of a delivery')
+    WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'delivery' AND was = old.state AND becomes = new.state);
+    SELECT raise(ABORT, 'a delivery that holds nothing cannot be sealed')
+    WHERE new.state = 'SEALED' AND old.uri IS NULL;
+    SELECT raise(ABORT, 'a session with unsettled instances cannot be sealed')
+    WHERE new.state = 'SEALED' AND old.state = 'OPEN'
+      AND EXISTS (SELECT 1 FROM instance WHERE session = old.session AND state = 'PENDING');
+END;
+
+CREATE TRIGGER delivery_stays BEFORE UPDATE OF uri ON delivery
+WHEN old.uri IS NOT NULL AND new.uri IS NOT old.uri
+BEGIN
+    SELECT raise(ABORT, 'a delivery has one prearchive row');
+END;

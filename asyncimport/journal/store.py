@@ -1,0 +1,116 @@
+"""The journal's file in the hands of one run: opened, locked, and changed in transactions."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from filelock import FileLock
+
+from asyncimport.journal.database import bind, create_or_open, locked, translated
+from asyncimport.model import Session
+
+__all__ = ["Store"]
+
+
+class Store:
+    """One journal, locked for one run. Use it as a context manager, or call `close_file()`.
+
+    Raises from every method: JournalError.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        destination: str,
+        rules: Mapping[str, str],
+        reroute: bool = False,
+    ) -> None:
+        self.path = path
+        self._lock: FileLock = locked(path)
+        try:
+            self._db = create_or_open(path)
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
+            with self._transaction():
+                if reroute:
+                    self._forget_unsent()
+                bind(self._db, path, destination, rules)
+                started = datetime.now(UTC).isoformat(timespec="seconds")
+                self.run = self._insert("INSERT INTO run (started) VALUES (?)", (started,))
+                (self._next_key,) = self._one(
+                    "SELECT 1 + max((SELECT coalesce(max(key), 0) FROM file), "
+                    "(SELECT coalesce(max(key), 0) FROM instance))"
+                )
+                self._db.execute("INSERT INTO ready SELECT key FROM delivery WHERE state = 'SEALED'")
+        except BaseException:
+            self.close_file()
+            raise
+        self._scan_finished = False
+        self._sessions: dict[tuple[str, str], tuple[int, Session]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_file()
+
+    def close_file(self) -> None:
+        """Close the file and give the lock back."""
+        self._db.close()
+        self._lock.release()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For the `Ledger`, which counts within this run's scope."""
+        return self._db
+
+    def end_run(self, exit_code: int) -> None:
+        """Note how the run ended."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE run SET ended = ?, exit_code = ? WHERE key = ?",
+                (datetime.now(UTC).isoformat(timespec="seconds"), exit_code, self.run),
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with translated(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    # Rows are as untyped as SQLite itself: the schema, not Python, says what is in them.
+    def _one(self, sql: str, values: Sequence[object] = ()) -> tuple:  # type: ignore[type-arg]
+        row: tuple | None = self._db.execute(sql, values).fetchone()  # type: ignore[type-arg]
+        assert row is not None  # noqa: S101 - only for queries that always have a row
+        return row
+
+    def _insert(self, sql: str, values: Sequence[object]) -> int:
+        key = self._db.execute(sql, values).lastrowid
+        assert key is not None  # noqa: S101 - an INSERT has one
+        return key
+
+    def _forget_unsent(self) -> None:
+        """Let the next scan decide anew about everything that XNAT holds nothing of."""
+        self._db.execute("DELETE FROM about")
+        self._db.execute(
+            "DELETE FROM delivery WHERE uri IS NULL AND state = 'OPEN'",
+        )
+        self._db.execute(
+            "DELETE FROM instance WHERE session NOT IN (SELECT session FROM delivery) AND state <> 'STORED'"
+        )
+        self._db.execute("DELETE FROM session WHERE key NOT IN (SELECT session FROM instance)")
+        self._db.execute(
+            "DELETE FROM file WHERE kind = 'SKIPPED' OR "
+            "(kind IN ('INSTANCE', 'DUPLICATE') AND instance NOT IN (SELECT key FROM instance))"
+        )

@@ -1,0 +1,349 @@
+"""The nouns of the line, and every legal change of their states.
+
+A `File` is found on disk. If it is DICOM it holds an `Instance` of a `Session`; otherwise it is `Ignored` with its
+reason. An instance that is handed out to be sent is a `Claim`, which ends in an `Outcome`. A session reaches XNAT in
+one or more deliveries (one prearchive row each); a `Sealed` delivery ends in a `Verdict`.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+__all__ = [
+    "DELIVERY_TRANSITIONS",
+    "INSTANCE_TRANSITIONS",
+    "NOTHING_KEPT",
+    "Admitted",
+    "Archived",
+    "Body",
+    "Built",
+    "Claim",
+    "Delivery",
+    "DeliveryState",
+    "Event",
+    "Failed",
+    "File",
+    "FileKind",
+    "Files",
+    "Held",
+    "Ignored",
+    "Instance",
+    "InstanceState",
+    "Outcome",
+    "Problem",
+    "Refused",
+    "ScanFinished",
+    "Scanned",
+    "Sealed",
+    "Session",
+    "SessionReport",
+    "Settled",
+    "Stored",
+    "Streamed",
+    "Summary",
+    "Verdict",
+]
+
+
+class FileKind(StrEnum):
+    """What a file on disk turned out to be."""
+
+    INSTANCE = "INSTANCE"  # the copy of an instance that is sent
+    DUPLICATE = "DUPLICATE"  # the same instance again, byte for byte; stands in if the first copy cannot be read
+    SKIPPED = "SKIPPED"  # an instance that we chose not to send, with the reason
+    NOT_DICOM = "NOT_DICOM"
+    UNREADABLE = "UNREADABLE"  # DICOM, but without the identifiers, or a file that cannot be opened
+
+
+class InstanceState(StrEnum):
+    """Where an instance stands between disk and XNAT."""
+
+    PENDING = "PENDING"
+    STORED = "STORED"
+    REFUSED = "REFUSED"
+    FAILED = "FAILED"
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands between its first file and the archive."""
+
+    OPEN = "OPEN"
+    SEALED = "SEALED"
+    BUILT = "BUILT"
+    ARCHIVED = "ARCHIVED"
+    HELD = "HELD"
+
+
+# The database enforces both tables with triggers. STORED and ARCHIVED are final: what XNAT has acknowledged is never
+# sent again, and what comes later for an archived session is another delivery. A seal is never broken: HELD goes
+# back to SEALED, not to OPEN.
+INSTANCE_TRANSITIONS = frozenset(
+    {
+        (InstanceState.PENDING, InstanceState.STORED),
+        (InstanceState.PENDING, InstanceState.REFUSED),
+        (InstanceState.PENDING, InstanceState.FAILED),
+        (InstanceState.FAILED, InstanceState.PENDING),
+        (InstanceState.REFUSED, InstanceState.PENDING),
+    }
+)
+DELIVERY_TRANSITIONS = frozenset(
+    {
+        (DeliveryState.OPEN, DeliveryState.SEALED),
+        (DeliveryState.OPEN, DeliveryState.HELD),
+        (DeliveryState.SEALED, DeliveryState.BUILT),
+        (DeliveryState.SEALED, DeliveryState.ARCHIVED),
+        (DeliveryState.SEALED, DeliveryState.HELD),
+        (DeliveryState.BUILT, DeliveryState.SEALED),
+        (DeliveryState.HELD, DeliveryState.SEALED),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file as the walk met it; `path` in Python's file system encoding (surrogates for odd bytes)."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A file that is not sent, and why. `duplicate_of` is the journal's key of the instance that it repeats."""
+
+    file: File
+    kind: FileKind
+    reason: str
+    duplicate_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An XNAT imaging session: one study under its labels."""
+
+    project: str
+    subject: str
+    label: str
+    study_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A DICOM instance and the session it belongs to; its identity is (session, sop_uid), not its path."""
+
+    file: File
+    sop_uid: str
+    series_uid: str
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One prearchive row of a session; `uri` is None until the first file has been acknowledged."""
+
+    key: int
+    session: Session
+    number: int
+    uri: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An instance handed out to be sent, and where it goes; `key` is the journal's."""
+
+    key: int
+    instance: Instance
+    delivery: Delivery
+
+
+class Streamed(Protocol):
+    """The bytes of a large file, read piece by piece; iterating raises SourceError if the file is not as scanned."""
+
+    @property
+    def size(self) -> int:
+        """Length in bytes, sent as Content-Length: XNAT refuses chunked bodies."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Start at the first byte."""
+        ...
+
+
+Body = bytes | Streamed
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A delivery that nothing is sent into any more, and the SOPInstanceUIDs that XNAT acknowledged of its session."""
+
+    delivery: Delivery
+    sop_uids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """XNAT acknowledged the file and put it where it belongs."""
+
+    claim: Claim
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """XNAT answered, but did not keep the file; with `whole_session` nothing more of the session is sent."""
+
+    claim: Claim
+    reason: str
+    whole_session: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No verdict after all retries, or (`unreadable`) the file could not be read."""
+
+    claim: Claim
+    reason: str
+    unreadable: bool = False
+
+
+Outcome = Stored | Refused | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """The session is in the archive; `verified` is "uids" when the set of SOPInstanceUIDs was compared."""
+
+    delivery: Delivery
+    uri: str
+    verified: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The session is built and stays in the prearchive, as asked."""
+
+    delivery: Delivery
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """XNAT would not commit or archive the session, or the archive lacks instances of it."""
+
+    delivery: Delivery
+    reason: str
+
+
+Verdict = Archived | Built | Held
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """The walk has passed `files` more files of `size` bytes."""
+
+    files: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Of the files passed, this many wait to be sent."""
+
+    files: int
+    size: int
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanFinished:
+    """The walk is at its end: the totals no longer grow.
+
+    Of the files that an earlier run knew in these sources, `gone` are there no more, and `unsent` of them had not
+    been stored.
+    """
+
+    gone: int
+    unsent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """These outcomes are on disk."""
+
+    outcomes: tuple[Outcome, ...]
+
+
+Event = Scanned | Admitted | ScanFinished | Settled | Archived | Built | Held
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """How many files ended in which way; `found` is the sum of the DICOM instances that can be sent."""
+
+    not_dicom: int = 0
+    unreadable: int = 0
+    duplicate: int = 0
+    skipped: int = 0
+    already_stored: int = 0
+    already_refused: int = 0
+    stored: int = 0
+    refused: int = 0
+    failed: int = 0
+    left: int = 0
+
+    @property
+    def found(self) -> int:
+        """DICOM instances that can be sent, whatever became of them."""
+        return (
+            self.duplicate
+            + self.skipped
+            + self.already_stored
+            + self.already_refused
+            + self.stored
+            + self.refused
+            + self.failed
+            + self.left
+        )
+
+
+NOTHING_KEPT = "XNAT kept none of its files"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReport:
+    """What became of one session: `state` is archived, prearchive, held or open; `files` are its instances."""
+
+    session: Session
+    files: int
+    size: int
+    state: str
+    uri: str | None
+    verified: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A reason for which files did not arrive, how many, and the path of one of them."""
+
+    kind: str
+    reason: str
+    files: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The end of a run, or what a journal holds: files, bytes, sessions, and every reason."""
+
+    files: Files
+    bytes_found: int
+    bytes_stored: int
+    sessions: tuple[SessionReport, ...]
+    problems: tuple[Problem, ...]
+
+    def count(self, state: str) -> int:
+        """Return the number of sessions in this state."""
+        return sum(report.state == state for report in self.sessions)

@@ -1,0 +1,389 @@
+"""The line, from file to archived session.
+
+    scan     walk -> recall what the journal knows -> look into the rest -> admit
+    feed     claim what waits -> parcels, a bounded stream
+    upload   read a parcel -> store each file, with retries, under the throttle -> outcomes     (x workers)
+    record   settle outcomes, as many as have come in
+    finalize seal a delivery whose session is complete -> commit, archive, verify -> close      (x finalizers)
+
+The journal stands between the stages, so they need not know of each other. A stage that has changed something rings
+a bell (a stream of one) for the stage that may now go on. Streams are closed by who writes into them; a stage ends
+when its stream does, or when the journal says that nothing will ever come again.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio.abc import ObjectReceiveStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from asyncimport.dicom import Identity
+from asyncimport.errors import RefusedError, SourceError, TransientError, UnavailableError, UsageError, worst
+from asyncimport.journal import Journal, Twin
+from asyncimport.limits import Throttle
+from asyncimport.model import (
+    Admitted,
+    Body,
+    Claim,
+    Event,
+    Failed,
+    File,
+    FileKind,
+    Ignored,
+    Instance,
+    Outcome,
+    Refused,
+    ScanFinished,
+    Scanned,
+    Sealed,
+    Settled,
+    Stored,
+    Verdict,
+)
+from asyncimport.retry import RetryPolicy, retrying
+from asyncimport.routing import Router, UnroutableError
+from asyncimport.settings import Options
+
+__all__ = ["Destination", "Source", "Stop", "run"]
+
+T = TypeVar("T")
+_Bell = MemoryObjectSendStream[None]
+
+# A parcel is read in one thread hop and sent one file after another. Hops are what costs with small files; large
+# parcels would leave workers idle at the end of a session.
+_PARCEL_FILES = 8
+_PARCEL_BYTES = 1 << 20
+# As many outcomes as may be settled in one transaction.
+_MOST_OUTCOMES = 512
+
+
+class Source(Protocol):
+    """Where instances come from."""
+
+    @property
+    def roots(self) -> Sequence[str]:
+        """The places that the walk covers wholly: what is known below them and not met again is gone."""
+        ...
+
+    def batches(self) -> AsyncIterator[list[File | Ignored]]:
+        """Yield all files there are, in an order that keeps sessions together."""
+        ...
+
+    def identify(self, file: File) -> Identity | Ignored:
+        """Look into a file; called in a worker thread."""
+        ...
+
+    async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
+        """Read bodies, each good for any number of attempts; what cannot be read gives its error in its place."""
+        ...
+
+    async def same_bytes(self, one: str, other: str) -> bool:
+        """Compare two files."""
+        ...
+
+
+class Destination(Protocol):
+    """Where sessions go."""
+
+    async def store(self, claim: Claim, body: Body) -> str:
+        """Send one file once, and return the address of the prearchive row it went to.
+
+        Raises: TransientError, RefusedError, SourceError, FatalError.
+        """
+        ...
+
+    async def finalize(self, sealed: Sealed) -> Verdict:
+        """Bring a delivery to its end. It may be called again after a kill. Raises: FatalError."""
+        ...
+
+
+class Stop:
+    """A way to end a run early and well: nothing more is handed out, what is in flight has `grace` seconds."""
+
+    def __init__(self, *, grace: float = 30.0) -> None:
+        self.requested = False
+        self._grace = grace
+        self._scopes: list[tuple[anyio.CancelScope, float]] = []
+
+    def request(self) -> None:
+        """Ask for the end; the second time, drop what is in flight too."""
+        grace = 0.0 if self.requested else self._grace
+        self.requested = True
+        for scope, share in self._scopes:
+            scope.deadline = anyio.current_time() + share * grace
+
+    def at_once(self) -> anyio.CancelScope:
+        """Return a scope for a stage that ends as soon as it is asked to."""
+        return self._scope(0.0)
+
+    def after_grace(self) -> anyio.CancelScope:
+        """Return a scope for a stage that may finish what it has in hand."""
+        return self._scope(1.0)
+
+    def _scope(self, share: float) -> anyio.CancelScope:
+        scope = anyio.CancelScope()
+        self._scopes.append((scope, share))
+        return scope
+
+
+async def run(
+    source: Source,
+    destination: Destination,
+    journal: Journal,
+    router: Router,
+    *,
+    options: Options,
+    policy: RetryPolicy | None = None,
+    report: Callable[[Event], None] = lambda _: None,
+    stop: Stop | None = None,
+) -> None:
+    """Move everything from source to destination; what became of it stands in the journal.
+
+    Raises: FatalError (one, however many stages failed).
+    """
+    line = _Line(
+        source,
+        destination,
+        journal,
+        router,
+        options,
+        policy or RetryPolicy(attempts=8),
+        report,
+        stop or Stop(),
+    )
+    work, work_bell = _bell()
+    ready, ready_bell = _bell(options.finalizers)
+    parcel_in, parcel_out = anyio.create_memory_object_stream[list[Claim]](2)
+    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](2 * options.workers)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(line.scan, work.clone(), ready.clone())
+            tasks.start_soon(line.feed, work_bell, parcel_in)
+            tasks.start_soon(line.record, outcome_out, work.clone(), ready.clone())
+            for _ in range(options.workers):
+                tasks.start_soon(line.upload, parcel_out.clone(), outcome_in.clone())
+            for _ in range(options.finalizers):
+                tasks.start_soon(line.finalize, ready_bell.clone(), work.clone())
+            for own in (work, ready, ready_bell, parcel_out, outcome_in):
+                own.close()
+    except BaseExceptionGroup as errors:
+        raise worst(errors) from None
+
+
+class _Line:
+    """The stages, and what they share."""
+
+    def __init__(
+        self,
+        source: Source,
+        destination: Destination,
+        journal: Journal,
+        router: Router,
+        options: Options,
+        policy: RetryPolicy,
+        report: Callable[[Event], None],
+        stop: Stop,
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._journal = journal
+        self._router = router
+        self._options = options
+        self._policy = policy
+        self._report = report
+        self._stop = stop
+        self._throttle = Throttle(options.workers)
+        self._turn = anyio.CapacityLimiter(1)
+
+    async def scan(self, work: _Bell, ready: _Bell) -> None:
+        options = self._options
+        async with work, ready:
+            with self._stop.at_once():
+                # What an earlier run had sealed can be finalised at once.
+                _ring(ready, options.finalizers)
+                async for batch in self._source.batches():
+                    await self._admit(batch)
+                    if not options.scan_first:
+                        _ring(work)
+                gone = await self._ask(
+                    partial(
+                        self._journal.finish_scan,
+                        self._source.roots,
+                        archive_built=options.archive,
+                        retry_held=options.retry_held,
+                    )
+                )
+                if options.scan_first and (collisions := await self._ask(self._journal.collisions)):
+                    raise UsageError(
+                        f"nothing was sent, because {len(collisions)} problem(s) were found: {collisions[0][0]}",
+                        hint="see them all with `asyncimport status`; correct the labels, or leave --scan-first out",
+                    )
+                self._report(ScanFinished(gone.files, gone.unsent))
+                _ring(ready, options.finalizers)
+                _ring(work)
+
+    async def _admit(self, batch: list[File | Ignored]) -> None:
+        self._report(Scanned(len(batch), sum(item.size for item in batch if isinstance(item, File))))
+        files = [item for item in batch if isinstance(item, File)]
+        ignored = [item for item in batch if isinstance(item, Ignored)]
+        known = await self._ask(partial(self._journal.recall, files, retry_refused=self._options.retry_refused))
+        found = await anyio.to_thread.run_sync(lambda: [self._identify(file) for file in known.unknown])
+        admission = await self._ask(partial(self._journal.admit, [*ignored, *found]))
+        if admission.twins:
+            await self._ask(partial(self._journal.admit, [await self._compare(twin) for twin in admission.twins]))
+        self._report(
+            Admitted(
+                known.files + admission.files,
+                known.size + admission.size,
+                known.sessions + admission.sessions,
+            )
+        )
+
+    def _identify(self, file: File) -> Instance | Ignored:
+        identity = self._source.identify(file)
+        if isinstance(identity, Ignored):
+            return identity
+        try:
+            session = self._router.route(identity.study_uid, identity.fields)
+        except UnroutableError as error:
+            return Ignored(file, FileKind.SKIPPED, f"study {identity.study_uid}: {error}")
+        return Instance(file, identity.sop_uid, identity.series_uid, session)
+
+    async def _compare(self, twin: Twin) -> Ignored:
+        file = twin.instance.file
+        if await self._source.same_bytes(file.path, twin.other):
+            return Ignored(file, FileKind.DUPLICATE, "the same bytes as another file", twin.key)
+        return Ignored(
+            file,
+            FileKind.SKIPPED,
+            f"another file has the same SOPInstanceUID ({twin.instance.sop_uid}) and other bytes",
+        )
+
+    async def feed(self, work: ObjectReceiveStream[None], parcels: MemoryObjectSendStream[list[Claim]]) -> None:
+        claim = partial(
+            self._journal.claim,
+            _PARCEL_FILES * self._options.workers,
+            most_begun=self._options.max_open_sessions,
+        )
+        async with work, parcels:
+            with self._stop.at_once():
+                async for _ in work:
+                    while claims := await self._ask(claim):
+                        for parcel in _parcels(claims, self._options.workers):
+                            await parcels.send(parcel)
+                    if claims is None:
+                        return
+
+    async def upload(
+        self,
+        parcels: MemoryObjectReceiveStream[list[Claim]],
+        outcomes: MemoryObjectSendStream[Outcome],
+    ) -> None:
+        async with parcels, outcomes:
+            with self._stop.after_grace():
+                async for parcel in parcels:
+                    bodies = await self._source.read([claim.instance.file for claim in parcel])
+                    for claim, body in zip(parcel, bodies, strict=True):
+                        if self._stop.requested:
+                            return
+                        await outcomes.send(await self._send(claim, body))
+
+    async def _send(self, claim: Claim, body: Body | SourceError) -> Outcome:
+        if isinstance(body, SourceError):
+            return Failed(claim, str(body), unreadable=True)
+
+        async def attempt() -> str:
+            async with self._throttle.slot():
+                return await self._destination.store(claim, body)
+
+        try:
+            uri = await retrying(attempt, self._policy, on_error=self._slow_down)
+        except SourceError as error:
+            return Failed(claim, str(error), unreadable=True)
+        except RefusedError as error:
+            return Refused(claim, str(error), whole_session=error.whole_session)
+        except TransientError as error:
+            if error.unreachable:
+                raise UnavailableError(str(error), hint="run the same command again when the server is back") from error
+            if error.blames_file:
+                return Refused(claim, f"{error}, {self._policy.attempts} times")
+            return Failed(claim, f"{error}, {self._policy.attempts} times")
+        self._throttle.succeeded()
+        return Stored(claim, uri)
+
+    def _slow_down(self, error: TransientError) -> None:
+        if error.overload:
+            self._throttle.overloaded(error.retry_after)
+
+    async def record(self, outcomes: MemoryObjectReceiveStream[Outcome], work: _Bell, ready: _Bell) -> None:
+        async with outcomes, work, ready:
+            try:
+                async for outcome in outcomes:
+                    await self._settle([outcome, *_at_hand(outcomes)], work, ready)
+            finally:
+                # When another stage has failed, what XNAT acknowledged up to now is still worth keeping.
+                with anyio.CancelScope(shield=True):
+                    if rest := _at_hand(outcomes):
+                        await self._settle(rest, work, ready)
+
+    async def _settle(self, batch: list[Outcome], work: _Bell, ready: _Bell) -> None:
+        complete = await self._ask(partial(self._journal.settle, batch))
+        self._report(Settled(tuple(batch)))
+        _ring(ready, complete)
+        _ring(work)
+
+    async def finalize(self, ready: ObjectReceiveStream[None], work: _Bell) -> None:
+        async with ready, work:
+            with self._stop.at_once():
+                async for _ in ready:
+                    while sealed := await self._ask(self._journal.claim_session):
+                        verdict = await self._destination.finalize(sealed)
+                        await self._ask(partial(self._journal.close, verdict))
+                        self._report(verdict)
+                        _ring(work)
+
+    async def _ask(self, method: Callable[[], T]) -> T:
+        """Call the journal in a worker thread, one call at a time."""
+        return await anyio.to_thread.run_sync(method, limiter=self._turn)
+
+
+def _bell(places: int = 1) -> tuple[_Bell, MemoryObjectReceiveStream[None]]:
+    return anyio.create_memory_object_stream[None](places)
+
+
+def _ring(bell: _Bell, times: int = 1) -> None:
+    """Wake who listens; a ring that is still unheard stands for this one too, and nobody may be left to hear it."""
+    try:
+        for _ in range(times):
+            bell.send_nowait(None)
+    except (anyio.WouldBlock, anyio.BrokenResourceError):
+        pass
+
+
+def _at_hand(outcomes: MemoryObjectReceiveStream[Outcome]) -> list[Outcome]:
+    """Take what has come in, without waiting."""
+    taken: list[Outcome] = []
+    try:
+        while len(taken) < _MOST_OUTCOMES:
+            taken.append(outcomes.receive_nowait())
+    except (anyio.WouldBlock, anyio.EndOfStream, anyio.ClosedResourceError):
+        pass
+    return taken
+
+
+def _parcels(claims: list[Claim], workers: int) -> list[list[Claim]]:
+    """Divide claims among the workers, in order, a bounded number of files and bytes to each."""
+    share = min(_PARCEL_FILES, -(-len(claims) // workers))
+    parcels: list[list[Claim]] = []
+    room = 0
+    for claim in claims:
+        size = claim.instance.file.size
+        if not parcels or len(parcels[-1]) >= share or size > room:
+            parcels.append([])
+            room = _PARCEL_BYTES
+        parcels[-1].append(claim)
+        room -= size
+    return parcels

@@ -1,0 +1,387 @@
+"""What XNAT's answers mean. Pure: a status, headers and a body in, a value or a typed error out.
+
+XNAT answers 200 to much that it did not do, 400 to its own disk being full, and 500 to a conflict of labels. All
+that is judged here and nowhere else. Each function names the XNAT class whose answers it reads. Reasons name
+statuses and XNAT's own words, never an address: addresses carry labels, and labels are patients.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from xml.etree.ElementTree import ParseError
+
+import defusedxml.ElementTree
+from defusedxml.common import DefusedXmlException
+
+from asyncimport.errors import (
+    LoginExpiredError,
+    LoginRefusedError,
+    RefusedError,
+    TransientError,
+    UnavailableError,
+)
+
+__all__ = [
+    "Experiment",
+    "Reply",
+    "Row",
+    "ScanResource",
+    "archived",
+    "catalog",
+    "committed",
+    "editable_projects",
+    "experiment",
+    "login",
+    "project_id",
+    "row",
+    "scan_resources",
+    "stored",
+    "user",
+]
+
+_OVERLOAD = frozenset({408, 429, 502, 503, 504})
+_URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/]+)/(?P<timestamp>[^/]+)/(?P<folder>[^/]+))")
+_ARCHIVE_URI = re.compile(r"(?:/data|/REST)?(/archive/\S+)")
+_HEADING = re.compile(r"<h3>(.*?)</h3>", re.DOTALL)
+_TAGS = re.compile(r"<[^>]*>")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One HTTP answer: status, headers with lower-case names, and the body as text."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def is_html(self) -> bool:
+        """Whether this is a page for people: XNAT's login, an error page, or some gateway's."""
+        return self.headers.get("content-type", "").startswith("text/html") or self.text.lstrip()[:9].lower() in {
+            "<!doctype",
+            "<html>",
+        }
+
+    @property
+    def message(self) -> str:
+        """What the answer says, in one short line: the heading of Restlet's status page, else the text itself."""
+        heading = _HEADING.search(self.text)
+        text = heading.group(1) if heading else ("" if self.is_html else self.text)
+        words = " ".join(_TAGS.sub(" ", text).split())
+        return words[:300] or f"status {self.status}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the prearchive: its status, as PrearcUtils.PrearcStatus spells it."""
+
+    status: str
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether XNAT itself is at work on the session, so that nothing may be asked of it now."""
+        return self.status.startswith(("_", "QUEUED_")) or self.status in {
+            "ARCHIVING",
+            "BUILDING",
+            "DELETING",
+            "MOVING",
+            "SEPARATING",
+        }
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether an archive step failed and left the session for a person to look at."""
+        return self.status in {"CONFLICT", "ERROR"}
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """An archived session: XNAT's accession ID, label, and StudyInstanceUID ("" where XNAT has none)."""
+
+    accession: str
+    label: str
+    study_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResource:
+    """A resource of a scan that holds DICOM."""
+
+    scan: str
+    label: str
+
+
+def login(reply: Reply) -> None:
+    """Judge the answer to a login (UserSession, XnatBasicAuthenticationFilter).
+
+    Raises: LoginRefusedError, UnavailableError when this is not an XNAT.
+    """
+    if reply.status == 401:
+        raise LoginRefusedError(
+            "XNAT refused the user name or password",
+            hint="check both; after 20 refusals XNAT locks the account for an hour, and says the same then",
+        )
+    if reply.status in {301, 302, 303, 307, 308}:
+        raise _redirected(reply)
+    if reply.status == 403:
+        raise UnavailableError(f"XNAT does not let anyone in: {reply.message}")
+    if reply.status in _OVERLOAD or reply.status >= 500:
+        raise TransientError(f"the server answers {reply.status} to the login", retry_after=_hint(reply), overload=True)
+    if reply.status != 200 or reply.is_html or not re.fullmatch(r"[\w.-]+", reply.text.strip()):
+        raise _not_xnat()
+
+
+def user(reply: Reply, name: str) -> None:
+    """Check that the login is ours and not a guest's (UserAuth): /data/JSESSION answers 200 to anyone.
+
+    Raises: LoginRefusedError, UnavailableError.
+    """
+    if reply.status == 200 and (match := re.search(r"User '(.*?)' is logged in", reply.text)):
+        # An alias token logs in under the name of its owner, so another name than `name` is fine; a guest is not.
+        if match.group(1).lower() == "guest" != name.lower():
+            raise LoginRefusedError("XNAT took the login for a guest's", hint="check the user name and password")
+        return
+    if reply.status in {302, 401, 403}:
+        raise LoginRefusedError(
+            "XNAT does not accept the login",
+            hint="log in with a browser once: the password may have expired, or the account be disabled",
+        )
+    if reply.status in _OVERLOAD or reply.status >= 500:
+        raise TransientError(f"the server answers {reply.status} to the login check", overload=True)
+    raise _not_xnat()
+
+
+def project_id(reply: Reply) -> str | None:
+    """Return the project's ID, for its ID or an alias (ProjectResource); None when XNAT shows no such project."""
+    _check(reply)
+    if reply.status in {403, 404}:
+        return None
+    return str(_item(reply).get("ID", "")) or None
+
+
+def editable_projects(reply: Reply) -> frozenset[str]:
+    """Return the IDs of a project listing (ProjectListResource with `permissions=edit`)."""
+    _check(reply)
+    return frozenset(result.get("ID") or result.get("id") or "" for result in _results(reply))
+
+
+def stored(reply: Reply, project: str, expected: str | None) -> str:
+    """Judge the answer to an import, and return the prearchive URI (without /data) that the file went to.
+
+    `expected` is the URI that the first file of the delivery got. Sources: Importer, GradualDicomImporter.
+    Raises: TransientError, LoginExpiredError, RefusedError.
+    """
+    if reply.status == 200 and not reply.is_html:
+        return _stored_uri(reply, project, expected)
+    if reply.status == 200:
+        raise _page_instead_of_answer(reply)
+    if reply.status == 400:
+        # XNAT gives this answer to a broken file and to its own full disk or exhausted database pool alike
+        # (GradualDicomImporter turns any exception into it), so it is a verdict only when it stays.
+        text = reply.message
+        lowered = text.lower()
+        if "unable to read dicom" in lowered:
+            raise TransientError("XNAT could not read the file (400: unable to read DICOM object)", blames_file=True)
+        if "concurrent file sends" in lowered:
+            raise TransientError("XNAT was writing the same file at the same time (400)")
+        raise RefusedError(f"XNAT refused the file (400: {text})")
+    if reply.status == 413:
+        raise RefusedError("the file is larger than a proxy before XNAT lets through (413)")
+    if reply.status in {403, 405}:
+        raise RefusedError(
+            f"XNAT does not let this user import here ({reply.status}: {reply.message})", whole_session=True
+        )
+    _check(reply)
+    if reply.status == 404:
+        # XNAT's web application is not there while Tomcat restarts.
+        raise TransientError(f"the import service is not there (404: {reply.message})", overload=True)
+    raise RefusedError(f"XNAT refused the file ({reply.status}: {reply.message})")
+
+
+def _stored_uri(reply: Reply, project: str, expected: str | None) -> str:
+    text = reply.text.strip()
+    if not text:
+        raise RefusedError("XNAT did not keep the file: a series filter or anonymisation script rejects it (empty 200)")
+    match = _URI.fullmatch(text)
+    if match is None:
+        raise RefusedError("XNAT's answer to the import is not a prearchive address", whole_session=True)
+    if match["project"] != project:
+        where = "unassigned" if match["project"] == "Unassigned" else "another project"
+        raise RefusedError(
+            f"XNAT put the file into {where}: the project is not known to it or not open to this user",
+            whole_session=True,
+        )
+    if expected is not None and match[1] != expected:
+        raise RefusedError("XNAT put the file into a second prearchive session of the same study", whole_session=True)
+    return match[1]
+
+
+def committed(reply: Reply) -> str | None:
+    """Judge the answer to `action=commit` or `build`: None when built, the archive URI when archived already.
+
+    An auto-archive project answers 301 with the archive URI in the body and no Location (PrearcSessionResource).
+    Raises: TransientError when it is not over yet or the row is gone: look again; RefusedError.
+    """
+    if reply.status == 301:
+        return _archive_uri(reply)
+    if reply.status == 200 and reply.is_html:
+        raise _page_instead_of_answer(reply)
+    if reply.status == 200:
+        return None
+    if reply.status in {404, 409}:
+        raise TransientError(f"the prearchive session is busy or gone ({reply.status}: {reply.message})")
+    _check(reply, server_errors=False)
+    raise RefusedError(f"XNAT could not build the session ({reply.status}: {reply.message})")
+
+
+def archived(reply: Reply) -> str:
+    """Judge the answer to /data/services/archive and return the archive URI (Archiver, QueueBasedImageCommit).
+
+    303 is success too (auto-archive projects; the Location may name another host and is only read, never followed).
+    Conflicts are 500 with text. Raises: TransientError when it is not over yet: look again; RefusedError.
+    """
+    if reply.status in {200, 301, 303} and not (reply.status == 200 and reply.is_html):
+        return _archive_uri(reply)
+    if reply.status == 200:
+        raise _page_instead_of_answer(reply)
+    text = reply.message
+    lowered = text.lower()
+    if reply.status in {404, 423} or (reply.status == 403 and "already in progress" in lowered):
+        raise TransientError(f"the prearchive session is busy or gone ({reply.status}: {text})")
+    if reply.status == 500 and any(
+        words in lowered
+        for words in (
+            "duplicate archive attempt",
+            "configured timeout interval",
+            "destination session in use",
+        )
+    ):
+        raise TransientError(f"XNAT is still archiving the session ({text})")
+    _check(reply, server_errors=False)
+    raise RefusedError(f"XNAT did not archive the session ({reply.status}: {text})")
+
+
+def row(reply: Reply) -> Row | None:
+    """Return the prearchive row of a session (PrearcSessionResource, `format=json`); None when it is gone."""
+    _check(reply)
+    if reply.status == 404:
+        return None
+    results = _results(reply)
+    return Row(results[0].get("status", "")) if results else None
+
+
+def experiment(reply: Reply) -> Experiment | None:
+    """Return an archived session (ExperimentResource, `format=json`); None when there is none."""
+    _check(reply)
+    if reply.status in {403, 404}:
+        return None
+    fields = _item(reply)
+    return Experiment(str(fields.get("ID", "")), str(fields.get("label", "")), str(fields.get("UID", "")))
+
+
+def scan_resources(reply: Reply) -> list[ScanResource]:
+    """Return the resources with DICOM of all scans (CatalogResourceList, `all=true`)."""
+    _check(reply)
+    if reply.status == 404:
+        return []
+    return [
+        ScanResource(result.get("cat_id", ""), result.get("label", ""))
+        for result in _results(reply)
+        if result.get("category") == "scans" and (result.get("format") == "DICOM" or result.get("label") == "DICOM")
+    ]
+
+
+def catalog(reply: Reply) -> frozenset[str]:
+    """Return the SOPInstanceUIDs of a resource's catalog (CatalogResource): the UID of each entry."""
+    _check(reply)
+    try:
+        root = defusedxml.ElementTree.fromstring(reply.text)
+    except (ParseError, DefusedXmlException):
+        raise TransientError("XNAT's catalog is not XML") from None
+    return frozenset(
+        uid for element in root.iter() if element.tag.rpartition("}")[2] == "entry" and (uid := element.get("UID"))
+    )
+
+
+def _check(reply: Reply, *, server_errors: bool = True) -> None:
+    """Raise what any answer can mean: no login, overload, a gateway's page. Leave the rest to the caller."""
+    if reply.status == 401:
+        raise LoginExpiredError("XNAT no longer knows the login (401)")
+    if reply.status == 302:
+        raise _redirected(reply)
+    if reply.status in _OVERLOAD:
+        raise TransientError(
+            f"the server is overloaded or away ({reply.status})", retry_after=_hint(reply), overload=True
+        )
+    if reply.status >= 500 and server_errors:
+        raise TransientError(f"the server failed ({reply.status}: {reply.message})", retry_after=_hint(reply))
+    if reply.status == 200 and reply.is_html:
+        raise _page_instead_of_answer(reply)
+
+
+def _redirected(reply: Reply) -> LoginExpiredError | LoginRefusedError | UnavailableError:
+    target = reply.headers.get("location", "")
+    if "UpdateUser" in target or "InactiveAccount" in target:
+        return LoginRefusedError(
+            "XNAT wants the user to act first",
+            hint="log in with a browser: the password has expired or is to be set",
+        )
+    if "Login.vm" in target:
+        return LoginExpiredError("XNAT no longer knows the login (302)")
+    parts = urlsplit(target)
+    place = f"{parts.scheme}://{parts.netloc}" if parts.netloc else "another path"
+    return UnavailableError(f"the server redirects to {place}", hint="give the address it redirects to as --host")
+
+
+def _page_instead_of_answer(reply: Reply) -> TransientError:
+    if "Login.vm" in reply.text:
+        return LoginExpiredError("XNAT answers with its login page")
+    return TransientError("a web page came instead of XNAT's answer (200)")
+
+
+def _not_xnat() -> UnavailableError:
+    return UnavailableError(
+        "what answers there is not an XNAT",
+        hint="give the address with its context path, as in https://xnat.example.org/xnat",
+    )
+
+
+def _hint(reply: Reply) -> float | None:
+    """Return Retry-After in seconds; the form with a date is as good as none."""
+    value = reply.headers.get("retry-after", "")
+    return float(value) if value.isdigit() else None
+
+
+def _archive_uri(reply: Reply) -> str:
+    for text in (reply.text, urlsplit(reply.headers.get("location", "")).path):
+        if match := _ARCHIVE_URI.search("".join(text.split())):
+            return f"/data{match[1]}"
+    raise TransientError(f"XNAT's answer names no archived session ({reply.status})")
+
+
+def _json(reply: Reply) -> Any:
+    try:
+        return json.loads(reply.text)
+    except ValueError:
+        raise TransientError(f"XNAT's answer is not JSON ({reply.status})") from None
+
+
+def _results(reply: Reply) -> list[dict[str, str]]:
+    """Return the rows of a listing; all values are strings, unknown ones ""."""
+    try:
+        results = _json(reply)["ResultSet"]["Result"]
+        return [{str(key): str(value) for key, value in result.items()} for result in results]
+    except (KeyError, TypeError, AttributeError):
+        raise TransientError(f"XNAT's answer is not a listing ({reply.status})") from None
+
+
+def _item(reply: Reply) -> dict[str, Any]:
+    try:
+        fields: dict[str, Any] = _json(reply)["items"][0]["data_fields"]
+    except (KeyError, TypeError, IndexError):
+        raise TransientError(f"XNAT's answer is not an item ({reply.status})") from None
+    else:
+        return fields

@@ -1,0 +1,59 @@
+"""When to try again: a pure delay, and the loop around one call.
+
+Only `TransientError` is repeated. Sleep and randomness are parameters, so tests need neither.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio
+
+from asyncimport.errors import TransientError
+
+__all__ = ["RetryPolicy", "retrying"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how long to wait: `attempts` in all, then `first` seconds growing by `factor` up to `cap`."""
+
+    attempts: int = 6
+    first: float = 0.5
+    factor: float = 2.0
+    cap: float = 30.0
+
+    def delay(self, attempt: int, *, hint: float | None, jitter: float) -> float:
+        """Seconds to wait after the failed `attempt` (from 1), for `jitter` in [0, 1).
+
+        Full jitter spreads workers that failed together. The server's own hint (Retry-After, bounded to five
+        minutes) is a lower bound, to which the jitter is added.
+        """
+        spread = min(self.cap, self.first * self.factor ** (attempt - 1)) * jitter
+        return spread if hint is None else min(hint, 300.0) + spread
+
+
+async def retrying(
+    call: Callable[[], Awaitable[T]],
+    policy: RetryPolicy,
+    *,
+    on_error: Callable[[TransientError], None] = lambda _: None,
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    jitter: Callable[[], float] = random.random,
+) -> T:
+    """Await `call()` until it succeeds, raises anything but `TransientError`, or the attempts are used up.
+
+    Raises: the last `TransientError`.
+    """
+    for attempt in range(1, policy.attempts + 1):
+        try:
+            return await call()
+        except TransientError as error:
+            on_error(error)
+            if attempt == policy.attempts:
+                raise
+            await sleep(policy.delay(attempt, hint=error.retry_after, jitter=jitter()))
+    raise ValueError("a retry policy needs at least one attempt")

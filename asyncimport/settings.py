@@ -1,0 +1,36 @@
+"""The options of a run: flat, frozen, checked when they are made."""
+
+from dataclasses import dataclass
+
+from asyncimport.errors import UsageError
+
+__all__ = ["AUTO_WORKERS", "Options"]
+
+# XNAT takes each file under one global lock and has 40 database connections: more than this in flight gains nothing.
+AUTO_WORKERS = 16
+_MOST_WORKERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run goes about its work.
+
+    `workers` is the most uploads in flight, `finalizers` the sessions being archived at a time, `max_open_sessions`
+    how many sessions may occupy the server's prearchive. `scan_first` sends nothing before the whole source is
+    scanned without a collision.
+    """
+
+    workers: int = AUTO_WORKERS
+    finalizers: int = 4
+    max_open_sessions: int = 200
+    archive: bool = True
+    scan_first: bool = False
+    retry_held: bool = False
+    retry_refused: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not 1 <= self.workers <= _MOST_WORKERS:
+            raise UsageError(f"--workers {self.workers}: give a number from 1 to {_MOST_WORKERS}, or auto")
+        if self.max_open_sessions < 1:
+            raise UsageError(f"--max-open-sessions {self.max_open_sessions}: give a number from 1 on")

@@ -1,0 +1,175 @@
+"""The file system as a source: a sorted walk, a look at each header, and the bytes when they are sent.
+
+Nothing here knows of XNAT or of the journal. Whatever blocks runs in worker threads.
+"""
+
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import islice
+
+import aiofiles
+import anyio
+import anyio.to_thread
+
+from asyncimport.dicom import Identity, NotDicom, Unreadable, identify
+from asyncimport.errors import SourceError, UsageError
+from asyncimport.model import Body, File, FileKind, Ignored
+
+__all__ = ["LARGE", "Folder"]
+
+# Up to this size a body is read in one go: aiohttp warns of larger ones, and a thread hop a piece costs more.
+LARGE = 1 << 20
+_PIECE = 256 << 10
+# The first batch is small, so that the first file is on its way at once; then a thread hop serves many files.
+_FIRST_BATCH = 32
+_BATCH = 512
+
+
+class Folder:
+    """Directories (or single files), walked in sorted order. Content decides what is DICOM, never a name.
+
+    Raises: UsageError when a root does not exist.
+    """
+
+    def __init__(self, roots: Sequence[str | os.PathLike[str]]) -> None:
+        self.roots = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
+        for root in self.roots:
+            if not os.path.lexists(root):
+                raise UsageError(f"no such file or directory: {root}", hint="check the path of SOURCE")
+
+    async def batches(self) -> AsyncIterator[list[File | Ignored]]:
+        """Yield what the walk meets, in batches; nothing is opened yet."""
+        walk = (found for root in self.roots for found in _walk(root))
+        size = _FIRST_BATCH
+        while batch := await anyio.to_thread.run_sync(lambda: list(islice(walk, size))):  # noqa: B023 - awaited at once
+            yield batch
+            size = _BATCH
+
+    def identify(self, file: File) -> Identity | Ignored:
+        """Look into a file. It blocks: call it in a worker thread."""
+        try:
+            return identify(file.path)
+        except NotDicom as outcome:
+            return Ignored(file, FileKind.NOT_DICOM, outcome.reason)
+        except Unreadable as outcome:
+            return Ignored(file, FileKind.UNREADABLE, outcome.reason)
+
+    async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
+        """Read the bodies of files for one attempt to send them, in one thread hop; large ones are read as they go.
+
+        A file that is gone, cannot be read or is not what was scanned gives a SourceError in its place.
+        """
+        return await anyio.to_thread.run_sync(lambda: [_read(file) for file in files])
+
+    async def same_bytes(self, one: str, other: str) -> bool:
+        """Compare two files; one that cannot be read equals nothing."""
+        return await anyio.to_thread.run_sync(_same_bytes, one, other)
+
+
+def _walk(root: str) -> Iterator[File | Ignored]:
+    """Pass everything below `root`, directories depth first, names in sorted order.
+
+    Links to files are followed; links to directories are not, as they may lead round in circles or to a second copy.
+    """
+    try:
+        found = os.stat(root)  # noqa: PTH116 - the path need not be text
+    except OSError as error:
+        yield _unreadable(root, error)
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        yield _look(root, found)
+        return
+    directories = [root]
+    while directories:
+        path = directories.pop()
+        try:
+            with os.scandir(path) as entries:
+                ordered = sorted(entries, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            yield _unreadable(path, error)
+            continue
+        below = []
+        for entry in ordered:
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(entry.path)
+                else:
+                    yield _look(entry.path, entry.stat())
+            except OSError as error:
+                yield _unreadable(entry.path, error)
+        directories.extend(reversed(below))
+
+
+def _look(path: str, found: os.stat_result) -> File | Ignored:
+    if stat.S_ISREG(found.st_mode):
+        return File(path, found.st_size, found.st_mtime_ns)
+    what = "a link to a directory" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
+    return Ignored(File(path, 0, 0), FileKind.NOT_DICOM, what)
+
+
+def _unreadable(path: str, error: OSError) -> Ignored:
+    return Ignored(File(path, 0, 0), FileKind.UNREADABLE, (error.strerror or "cannot be read").lower())
+
+
+def _read(file: File) -> Body | SourceError:
+    try:
+        if file.size > LARGE:
+            _check(file, os.stat(file.path))  # noqa: PTH116 - the path need not be text
+            return _Large(file)
+        with open(file.path, "rb", buffering=0) as handle:  # noqa: PTH123 - the path need not be text
+            _check(file, os.fstat(handle.fileno()))
+            body = handle.read(file.size + 1)
+            if len(body) != file.size:
+                return SourceError("the file changed while it was read")
+            return body
+    except SourceError as error:
+        return error
+    except OSError as error:
+        return SourceError(f"the file cannot be read: {(error.strerror or 'unknown error').lower()}")
+
+
+def _check(file: File, now: os.stat_result) -> None:
+    if (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns):
+        raise SourceError("the file changed after it was scanned")
+
+
+def _same_bytes(one: str, other: str) -> bool:
+    try:
+        with open(one, "rb") as first, open(other, "rb") as second:  # noqa: PTH123 - paths need not be text
+            while (piece := first.read(_PIECE)) == second.read(_PIECE):
+                if not piece:
+                    return True
+    except OSError:
+        pass
+    return False
+
+
+class _Large:
+    """The bytes of a large file in pieces, counted: exactly as many as were scanned, or a SourceError."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self.size = file.size
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        # A cancellation in the middle of opening or closing would leave aiofiles' handle open: both are shielded.
+        try:
+            with anyio.CancelScope(shield=True):
+                handle = await aiofiles.open(self._file.path, "rb", buffering=0)
+            try:
+                left = self.size
+                while left:
+                    piece = await handle.read(min(_PIECE, left))
+                    if not piece:
+                        raise SourceError("the file shrank while it was sent")
+                    left -= len(piece)
+                    if not left:
+                        # Before the last piece, so that a file that was rewritten never ends as a whole body.
+                        _check(self._file, os.fstat(handle.fileno()))
+                    yield piece
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await handle.close()
+        except OSError as error:
+            raise SourceError(f"the file cannot be read: {(error.strerror or 'unknown error').lower()}") from error

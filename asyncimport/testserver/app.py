@@ -1,0 +1,254 @@
+"""From a request to its handler: the table of addresses, logins, faults, and what every reply carries.
+
+XNAT's addresses are matched raw, as Restlet 1.1 does, so this is a plain aiohttp server with a small table
+of its own rather than an aiohttp application.
+"""
+
+import asyncio
+import json
+import re
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import assert_never
+from urllib.parse import parse_qsl
+from weakref import WeakKeyDictionary
+
+from aiohttp import web
+
+from . import archive, imports, listings, logins, prearchive, projects, status
+from .auth import Entry, is_browser
+from .call import Call, Engine
+from .faults import Reset, Status
+from .names import escape_parameter
+from .pages import Refused, text
+from .site import TestXnat
+
+__all__ = ["App"]
+
+_Handler = Callable[..., Awaitable[web.StreamResponse]]
+
+_PREARCHIVED = r"prearchive/projects/(?P<project>[^/]+)/(?P<timestamp>[^/]+)/(?P<folder>[^/]+)"
+_OWNER = r"projects/(?P<project>[^/]+)(?:/subjects/(?P<subject>[^/]+))?"
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """An address (a pattern of the whole raw path below /data or /xapi) and its handlers by verb."""
+
+    pattern: re.Pattern[str]
+    handlers: Mapping[str, _Handler]
+
+
+def _route(pattern: str, **handlers: _Handler) -> _Route:
+    return _Route(re.compile(pattern), handlers)
+
+
+_IMPORT = _route(r"services/import(?:/(?P<name>.*))?", POST=imports.import_service)
+
+_DATA = (
+    _IMPORT,
+    _route("JSESSION", GET=logins.jsession, POST=logins.jsession, DELETE=logins.end_login),
+    _route("auth", GET=logins.auth),
+    _route("services/auth", PUT=logins.services_auth, POST=logins.services_auth),
+    _route("user/(?P<name>[^/]+)/sessions", GET=logins.count_sessions, DELETE=logins.end_sessions),
+    _route("services/archive", POST=archive.archive_service),
+    _route("prearchive(?:/projects(?:/(?P<projects>[^/]+))?)?", GET=prearchive.listing),
+    _route(_PREARCHIVED, GET=prearchive.session, POST=prearchive.session_action, DELETE=prearchive.delete),
+    _route(_PREARCHIVED + "/(?P<part>.+)", GET=prearchive.session_part),
+    _route("projects", GET=projects.list_projects),
+    _route("projects/(?P<name>[^/]+)", GET=projects.project, PUT=projects.put_project),
+    _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)", GET=projects.setting),
+    _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)/(?P<value>[^/]+)", PUT=projects.setting),
+    _route(f"(?:{_OWNER}/)?experiments", GET=listings.experiment_list),
+    _route(f"(?:{_OWNER}/)?experiments/(?P<name>[^/]+)(?:/(?P<part>.+))?", GET=listings.experiment),
+)
+_XAPI = (_route("siteConfig/buildInfo(?:/(?P<key>[^/]+))?", GET=logins.build_info),)
+_OPEN = {"JSESSION", "services/auth"}
+_TABLES = {"data": _DATA, "REST": _DATA, "xapi": _XAPI}
+
+
+@lru_cache(maxsize=4096)
+def _parse_query(query: str) -> Mapping[str, str]:
+    """Return the first value of each parameter, escaped. All files of a session share one query."""
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        values.setdefault(name, escape_parameter(value))
+    return values
+
+
+class App:
+    """Answers the requests of one running server."""
+
+    def __init__(self, xnat: TestXnat, engine: Engine, context: str, *, secure: bool) -> None:
+        self.site_url = ""
+        self._xnat = xnat
+        self._engine = engine
+        self._context = context
+        self._cookie_end = f"; Path={context or '/'}; HttpOnly{'; Secure' if secure else ''}"
+        self._served: WeakKeyDictionary[asyncio.Transport, int] = WeakKeyDictionary()
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request; a refusal becomes its page."""
+        try:
+            response = await self._answer(request)
+        except Refused as refused:
+            response = refused.page()
+        limit = self._xnat.timing.keepalive_requests
+        if limit is not None and request.transport is not None:
+            self._limit_keepalive(request.transport, response, limit)
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        raw, _, query_string = request.raw_path.partition("?")
+        if not raw.startswith(self._context + "/"):
+            return Refused(404, raw, tomcat=True).page()
+        raw = raw.removeprefix(self._context + "/")
+        if (page := self._outside(request, raw)) is not None:
+            return page
+        area, _, path = raw.partition("/")
+        if area not in _TABLES:
+            raise Refused(404, raw, tomcat=True)
+        if area != "xapi" and path.startswith("archive/"):
+            path = path.removeprefix("archive/")
+        path = path.rstrip("/")
+        entry = self._xnat.logins.enter(
+            request, open_url=path in _OPEN or path.startswith("siteConfig/buildInfo")
+        )
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        query = _parse_query(query_string)
+        form = await _form(request)
+        params = (
+            {**query, **{name: escape_parameter(values[0]) for name, values in form.items()}}
+            if form
+            else query
+        )
+        kind = _kind(request.method, path, params)
+        self._xnat.count[kind] += 1
+        call = Call(self._xnat, self._engine, request, path, query, params, form, entry.login, self.site_url)
+        action = self._xnat.faults.take(kind)
+        match action:
+            case None:
+                pass
+            case Status():
+                await _drain(request)
+                return web.Response(status=action.status, text=action.body, headers=action.headers)
+            case Reset(effect=False, after_bytes=None):
+                await _drain(request)
+                return _abort(request)
+            case Reset():
+                call.stop_after = action.after_bytes
+            case _:
+                assert_never(action)
+        try:
+            response = await self._serve(call, entry, area)
+        except Refused as refused:
+            response = refused.page()
+        if action is not None:
+            return _abort(request)
+        self._set_cookies(response, call, entry)
+        return response
+
+    async def _serve(self, call: Call, entry: Entry, area: str) -> web.StreamResponse:
+        """Find the handler and let it answer, if whoever asks may enter (XnatSecureGuard)."""
+        if entry.denied is not None:
+            return entry.denied
+        request, method = call.request, call.request.method
+        changes = method not in {"GET", "HEAD"} and area != "xapi"
+        browser = changes and is_browser(request.headers.get("User-Agent", ""))
+        if browser and call.params.get("XNAT_CSRF") != call.login.csrf:
+            raise Refused(500, "Invalid CSRF")
+        for route in _TABLES[area]:
+            if (match := route.pattern.fullmatch(call.path)) is None:
+                continue
+            handler = route.handlers.get("GET" if method == "HEAD" else method)
+            if handler is None:
+                raise Refused(405, allow=tuple(route.handlers))
+            variables = {name: value for name, value in match.groupdict().items() if value is not None}
+            return await handler(call, **variables)
+        raise Refused(404)
+
+    def _outside(self, request: web.BaseRequest, raw: str) -> web.Response | None:
+        """Answer addresses that need no login: the home page, the server's own state, the login page."""
+        if request.method not in {"GET", "HEAD"}:
+            return None
+        match raw:
+            case "":
+                return status.home(self._xnat)
+            case "testserver/state":
+                return status.state(self._xnat)
+            case "testserver/instances":
+                return status.instances(self._xnat)
+            case "app/template/Login.vm":
+                return logins.login_page()
+            case _:
+                return None
+
+    def _set_cookies(self, response: web.StreamResponse, call: Call, entry: Entry) -> None:
+        """Set a new login's cookie (also a guest's, also on a 401) and always the time of expiry."""
+        if entry.fresh or call.login is not entry.login:
+            response.headers.add("Set-Cookie", f"JSESSIONID={call.login.id}{self._cookie_end}")
+        response.headers.add("Set-Cookie", self._xnat.logins.expiration_cookie())
+
+    def _limit_keepalive(
+        self, transport: asyncio.Transport, response: web.StreamResponse, limit: int
+    ) -> None:
+        """Close the connection after its allotted requests (Tomcat's maxKeepAliveRequests)."""
+        served = self._served[transport] = self._served.get(transport, 0) + 1
+        if served >= limit:
+            response.force_close()
+
+
+def _kind(method: str, path: str, params: Mapping[str, str]) -> str:
+    """Classify a request for counts and faults."""
+    if path.startswith("services/import"):
+        return "import"
+    match method, path:
+        case ("DELETE", "JSESSION"):
+            return "logout"
+        case (_, "JSESSION" | "services/auth"):
+            return "login"
+        case ("POST", "services/archive"):
+            return "archive"
+        case ("GET" | "HEAD", _):
+            return "listing"
+    if path.startswith("prearchive/"):
+        action = params.get("action", "")
+        return action if action in {"build", "commit"} else "prearchive"
+    return "other"
+
+
+async def _form(request: web.BaseRequest) -> Mapping[str, list[str]]:
+    """Return the fields of a form or of a JSON object in the body; other bodies stay unread."""
+    values: dict[str, list[str]] = {}
+    if request.content_type == "application/x-www-form-urlencoded":
+        for name, value in parse_qsl(await request.text(), keep_blank_values=True):
+            values.setdefault(name, []).append(value)
+    elif request.content_type == "application/json" and request.can_read_body:
+        try:
+            body = json.loads(await request.text())
+        except json.JSONDecodeError:
+            raise Refused(400) from None
+        values = {name: [str(value)] for name, value in body.items()} if isinstance(body, dict) else {}
+    return values
+
+
+async def _drain(request: web.BaseRequest) -> None:
+    """Read the body away, as a proxy does before it answers."""
+    while await request.content.readany():
+        pass
+
+
+def _abort(request: web.BaseRequest) -> web.Response:
+    """Break the connection with a reset."""
+    if (transport := request.transport) is not None:
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            # Lingering for zero seconds makes close() send a reset rather than an orderly end.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    return text()

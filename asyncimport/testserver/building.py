@@ -1,0 +1,73 @@
+"""Turns what is in a prearchive session's folder into its session document."""
+
+import html
+
+import anyio
+
+from .call import Call
+from .names import scan_type, session_type
+from .pages import Refused
+from .state import Document, PrearchiveRow, Resource, RowStatus, Scan, StoredFile
+
+__all__ = ["build", "build_document", "session_xml"]
+
+
+def build_document(row: PrearchiveRow) -> Document:
+    """Group the files of the folder into scans by series (XNATSessionBuilder).
+
+    A scan is named by its folder; where two series share one (the same SeriesNumber), the later ones get
+    `-MR1`, `-MR2` ... by their modality.
+    """
+    groups: dict[tuple[str, str], dict[str, StoredFile]] = {}
+    for folder, files in row.scans.items():
+        for name, file in files.items():
+            groups.setdefault((folder, file.series.uid), {})[name] = file
+    scans: list[Scan] = []
+    used: set[str] = set()
+    for (folder, _), files in groups.items():
+        series = next(iter(files.values())).series
+        scan_id, count = folder, 0
+        while scan_id in used:
+            count += 1
+            scan_id = f"{folder}-{series.modality}{count}"
+        used.add(scan_id)
+        scans.append(Scan(scan_id, series, folder, resources={"DICOM": Resource(0, "DICOM", files)}))
+    return Document(tuple(scans), row.study_uid, row.patient_name)
+
+
+async def build(call: Call, row: PrearchiveRow) -> None:
+    """Build the session document in the request (PrearcDatabase.buildSession, LockAndSync).
+
+    A file that arrives meanwhile is on disk but not in the document, and the row says READY all the same.
+    """
+    if row.status.locked:
+        raise Refused(409, "session document locked")
+    row.status = RowStatus.LOCKED_BUILDING
+    document = build_document(row)
+    if call.xnat.timing.build_seconds:
+        await anyio.sleep(call.xnat.timing.build_seconds)
+    row.document = document
+    row.status = RowStatus.READY
+
+
+def session_xml(row: PrearchiveRow, document: Document) -> str:
+    """Return the session document as XML."""
+    escape = html.escape
+    kind = session_type(document.modalities).removesuffix("Data").removeprefix("xnat:")
+    element = f"xnat:{kind.removesuffix('Session').upper()}Session"
+    scans = "".join(
+        f'<xnat:scan ID="{escape(scan.id)}" UID="{escape(scan.series.uid)}" '
+        f'xsi:type="{scan_type(scan.series.modality)}">'
+        f"<xnat:series_description>{escape(scan.series.description)}</xnat:series_description>"
+        f'<xnat:file label="DICOM" format="DICOM" content="RAW" xsi:type="xnat:resourceCatalog" '
+        f'URI="SCANS/{escape(scan.folder)}/DICOM/scan_{escape(scan.id)}_catalog.xml"/></xnat:scan>'
+        for scan in document.scans
+    )
+    return (
+        f'<{element} ID="" UID="{escape(document.study_uid)}" '
+        f'project="{escape(row.project or "")}" label="{escape(row.name)}" '
+        'xmlns:xnat="http://nrg.wustl.edu/xnat" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
+        f"<xnat:dcmPatientName>{escape(document.patient_name)}</xnat:dcmPatientName>"
+        f"<xnat:subject_ID>{escape(row.subject)}</xnat:subject_ID><xnat:scans>{scans}</xnat:scans>"
+        f"</{element}>"
+    )

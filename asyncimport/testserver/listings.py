@@ -1,0 +1,285 @@
+"""Archived experiments: lists, items, scans, resources."""
+
+import fnmatch
+import html
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from .call import Call
+from .files import catalog, file, file_list
+from .names import scan_type, sql_timestamp
+from .pages import Refused, table, wanted, xml
+from .state import ArchivedSession, Resource, Scan
+
+__all__ = ["experiment", "experiment_list", "item"]
+
+_RESOURCE_COLUMNS = (
+    "xnat_abstractresource_id",
+    "label",
+    "element_name",
+    "category",
+    "cat_id",
+    "cat_desc",
+    "file_count",
+    "file_size",
+    "tags",
+    "content",
+    "format",
+)
+
+_EXPERIMENT_FIELDS: dict[str, Callable[[ArchivedSession], str]] = {
+    "ID": lambda session: session.id,
+    "project": lambda session: session.project,
+    "date": lambda session: session.date,
+    "xsiType": lambda session: session.xsi_type,
+    "label": lambda session: session.label,
+    "insert_date": lambda session: sql_timestamp(session.inserted),
+    "UID": lambda session: session.study_uid,
+    "studyInstanceUID": lambda session: session.study_uid,
+    "modality": lambda session: session.xsi_type.removeprefix("xnat:").removesuffix("SessionData").upper(),
+    "subject_ID": lambda session: session.subject.id,
+    "subject_label": lambda session: session.subject.label,
+}
+_EXPERIMENT_DEFAULTS = ["ID", "project", "date", "xsiType", "label", "insert_date"]
+
+_SCAN_FIELDS: dict[str, Callable[[Scan], str]] = {
+    "xnat_imagescandata_id": lambda scan: str(scan.number),
+    "ID": lambda scan: scan.id,
+    "type": lambda scan: scan.series.description,
+    "quality": lambda _: "usable",
+    "xsiType": lambda scan: scan_type(scan.series.modality),
+    "note": lambda _: "",
+    "series_description": lambda scan: scan.series.description,
+    "UID": lambda scan: scan.series.uid,
+    "modality": lambda scan: scan.series.modality,
+    "frames": lambda scan: str(sum(len(resource.files) for resource in scan.resources.values())),
+}
+_SCAN_DEFAULTS = ["ID", "type", "quality", "xsiType", "note", "series_description"]
+
+
+async def experiment_list(
+    call: Call, project: str | None = None, subject: str | None = None
+) -> web.StreamResponse:
+    """List experiments of a project, a subject or the site (ProjSubExptList, ExperimentListResource).
+
+    A query key that names a field filters, and becomes a column; so does a path such as
+    xnat:imageSessionData/UID.
+    """
+    sessions = [session for session in call.xnat.archived if call.may("read", session.project)]
+    if project is not None:
+        if (found := call.xnat.project_named(project)) is None:
+            raise Refused(404, f"Unable to identify project {project}")
+        if not found.allows(call.user, "read"):
+            raise Refused(403)
+        sessions = [session for session in sessions if session.project == found.id]
+        if subject is not None:
+            if (owner := call.xnat.subject(found.id, subject)) is None:
+                raise Refused(404, "Unable to identify subject")
+            sessions = [session for session in sessions if session.subject == owner]
+    columns = _columns(call.query, _EXPERIMENT_FIELDS, _EXPERIMENT_DEFAULTS)
+    for key, pattern in call.query.items():
+        name = key.rpartition("/")[2]
+        if name not in _EXPERIMENT_FIELDS:
+            continue
+        if name == "xsiType" and pattern in {"xnat:imageSessionData", "xnat:experimentData"}:
+            continue  # a parent type matches all its children
+        field = _EXPERIMENT_FIELDS[name]
+        sessions = [session for session in sessions if _matches(field(session), pattern)]
+        if name not in columns:
+            columns.append(name)
+    rows = [
+        (*(_EXPERIMENT_FIELDS[name](session) for name in columns), f"/data/experiments/{session.id}")
+        for session in sessions
+    ]
+    form = wanted(call.request, call.query, "json")
+    return table(form, [*columns, "URI"], rows, title="Matching experiments")
+
+
+def _columns(query: Mapping[str, str], fields: Iterable[str], defaults: list[str]) -> list[str]:
+    """Return the columns asked for, without unknown ones (QueryOrganizerResource)."""
+    if "columns" not in query:
+        return list(defaults)
+    names = [name.rpartition("/")[2] for name in query["columns"].split(",")]
+    return [name for name in dict.fromkeys(names) if name in set(fields) and name != "URI"]
+
+
+def _matches(value: str, pattern: str) -> bool:
+    """Apply a filter: a comma means or; `*` and `%` are wild."""
+    return any(
+        fnmatch.fnmatchcase(value, one.replace("%", "*").replace("[", "[[]")) for one in pattern.split(",")
+    )
+
+
+async def experiment(
+    call: Call, name: str, part: str = "", project: str | None = None, subject: str | None = None
+) -> web.StreamResponse:
+    """Serve an experiment, or what is below it, by accession id or by label within a project."""
+    owner = call.xnat.project_named(project) if project is not None else None
+    session = call.xnat.experiment(name, owner.id if owner is not None else project)
+    if (
+        session is None
+        or not call.may("read", session.project)
+        or (subject is not None and subject not in {session.subject.label, session.subject.id})
+    ):
+        raise Refused(404, "Unable to find the specified experiment.")
+    form = wanted(call.request, call.query, "json")
+    match part.split("/") if part else []:
+        case []:
+            return item(call, session.xsi_type, _data_fields(session), _children(session))
+        case ["scans"]:
+            return _scan_list(call, session)
+        case ["resources"]:
+            everything = call.query.get("all", "false") not in {"false", "0"}
+            return _resource_list(form, session.resources if everything else ())
+        case ["files"]:
+            return file_list(call, session, session.resources)
+        case ["scans", scan_id]:
+            (scan,) = _scans(session, scan_id)[:1]
+            return item(call, scan_type(scan.series.modality), _scan_fields(scan), [])
+        case ["scans", scan_id, "resources"]:
+            return _resource_list(form, _resources(session, scan_id))
+        case ["scans", scan_id, "files"]:
+            return file_list(call, session, _resources(session, scan_id))
+        case ["scans", scan_id, "resources", label]:
+            return catalog(_one(session, scan_id, label))
+        case ["scans", scan_id, "resources", label, "files"]:
+            return file_list(call, session, [_one(session, scan_id, label)])
+        case ["scans", scan_id, "resources", label, "files", *path]:
+            return await file(call, session, _one(session, scan_id, label), "/".join(path))
+        case _:
+            raise Refused(404)
+
+
+def _scans(session: ArchivedSession, scan_id: str) -> list[Scan]:
+    """Return scans by id, comma list, or ALL; 404 when there is none."""
+    if scan_id in {"ALL", "*"}:
+        return list(session.scans.values())
+    found = [session.scans[one] for one in scan_id.split(",") if one in session.scans]
+    if not found:
+        raise Refused(404, "Unable to find the specified scan.")
+    return found
+
+
+def _resources(session: ArchivedSession, scan_id: str) -> list[tuple[Scan, Resource]]:
+    return [(scan, resource) for scan in _scans(session, scan_id) for resource in scan.resources.values()]
+
+
+def _one(session: ArchivedSession, scan_id: str, label: str) -> tuple[Scan, Resource]:
+    """Return a resource by label, or else by number (CatalogResource)."""
+    found = _resources(session, scan_id)
+    for scan, resource in found:
+        if resource.label == label:
+            return scan, resource
+    for scan, resource in found:
+        if str(resource.number) == label:
+            return scan, resource
+    raise Refused(404, "Unable to find the specified resource.")
+
+
+def _scan_list(call: Call, session: ArchivedSession) -> web.Response:
+    """List scans (ScanList)."""
+    columns = ["xnat_imagescandata_id"]
+    columns += [
+        name for name in _columns(call.query, _SCAN_FIELDS, _SCAN_DEFAULTS) if name != "xnat_imagescandata_id"
+    ]
+    rows = [
+        (*(_SCAN_FIELDS[name](scan) for name in columns), f"/data/experiments/{session.id}/scans/{scan.id}")
+        for scan in session.scans.values()
+    ]
+    return table(wanted(call.request, call.query, "json"), [*columns, "URI"], rows)
+
+
+def _resource_list(form: str, resources: Iterable[tuple[Scan, Resource]]) -> web.Response:
+    """List resources (CatalogResourceList)."""
+    rows = [
+        (
+            resource.number,
+            resource.label,
+            "xnat:resourceCatalog",
+            "scans",
+            scan.id,
+            scan.series.description,
+            len(resource.files),
+            resource.size,
+            "",
+            "RAW",
+            "DICOM",
+        )
+        for scan, resource in resources
+    ]
+    return table(form, _RESOURCE_COLUMNS, rows, title="Resources")
+
+
+def _data_fields(session: ArchivedSession) -> dict[str, Any]:
+    return {
+        "ID": session.id,
+        "project": session.project,
+        "label": session.label,
+        "subject_ID": session.subject.id,
+        "UID": session.study_uid,
+        "modality": _EXPERIMENT_FIELDS["modality"](session),
+        "date": session.date,
+        "prearchivePath": "",
+    }
+
+
+def _scan_fields(scan: Scan) -> dict[str, Any]:
+    return {
+        "ID": scan.id,
+        "UID": scan.series.uid,
+        "xnat_imagescandata_id": scan.number,
+        "type": scan.series.description,
+        "series_description": scan.series.description,
+        "modality": scan.series.modality,
+        "quality": "usable",
+        "frames": int(_SCAN_FIELDS["frames"](scan)),
+    }
+
+
+def _children(session: ArchivedSession) -> list[dict[str, Any]]:
+    scans = [
+        _item(scan_type(scan.series.modality), _scan_fields(scan), []) for scan in session.scans.values()
+    ]
+    return [{"field": "scans/scan", "items": scans}] if scans else []
+
+
+def _item(kind: str, fields: dict[str, Any], children: list[dict[str, Any]]) -> dict[str, Any]:
+    meta = {"xsi:type": kind, "isHistory": False, "start_date": "Thu Jan 01 10:00:00 UTC 2026"}
+    return {"children": children, "meta": meta, "data_fields": fields}
+
+
+def item(call: Call, kind: str, fields: dict[str, Any], children: list[dict[str, Any]]) -> web.Response:
+    """Return one item: HTML unless asked for otherwise; its JSON has real numbers (ItemJSONBuilder)."""
+    form = wanted(call.request, call.query, "html")
+    if form == "json":
+        body = json.dumps({"items": [_item(kind, fields, children)]})
+        return web.Response(text=body, content_type="application/json")
+    if form == "xml":
+        return xml(_item_xml(kind, fields, children))
+    cells = "".join(
+        f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in fields.items()
+    )
+    return web.Response(text=f"<html><body><table>{cells}</table></body></html>", content_type="text/html")
+
+
+def _item_xml(kind: str, fields: dict[str, Any], children: list[dict[str, Any]]) -> str:
+    element = kind.removesuffix("Data")
+    attributes = "".join(
+        f' {name}="{html.escape(str(fields[name]))}"'
+        for name in ("ID", "project", "label", "UID")
+        if name in fields
+    )
+    values = "".join(
+        f"<xnat:{name}>{html.escape(str(value))}</xnat:{name}>"
+        for name, value in fields.items()
+        if name not in {"ID", "project", "label", "UID"} and value != ""
+    )
+    inner = "".join(
+        _item_xml("xnat:scan", one["data_fields"], []) for child in children for one in child["items"]
+    )
+    inner = f"<xnat:scans>{inner}</xnat:scans>" if inner else ""
+    space = "" if element == "xnat:scan" else ' xmlns:xnat="http://nrg.wustl.edu/xnat"'
+    return f"<{element}{space}{attributes}>{values}{inner}</{element}>"

@@ -1,0 +1,130 @@
+"""How XNAT names things: labels, files, folders, timestamps, data types. Pure functions."""
+
+import re
+from datetime import datetime
+from functools import lru_cache
+
+from .dicom import Header
+
+__all__ = [
+    "clean_value",
+    "dicom_file_name",
+    "escape_parameter",
+    "java_hash",
+    "make_timestamp",
+    "request_file_name",
+    "scan_folder",
+    "scan_type",
+    "session_type",
+    "sql_timestamp",
+    "to_label_chars",
+]
+
+_NOT_LABEL = re.compile(r"[^A-Za-z0-9_-]")
+_NOT_FILE_NAME = re.compile(r"[^\w.-]", re.ASCII)
+_SERIES_NUMBER = re.compile(r"[\w.-]+", re.ASCII)
+_CLEANED = str.maketrans(dict.fromkeys("`~@#$%^&*()+=[]{}|\\/?:;',.<> ", "_"))
+_ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&apos;"})
+_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+# The first modality of this order found in a session decides its type; the rest become "other".
+_TYPES = {
+    "PT": "pet",
+    "MR": "mr",
+    "CT": "ct",
+    "US": "us",
+    "NM": "nm",
+    "CR": "cr",
+    "DX": "dx",
+    "MG": "mg",
+    "XA": "xa",
+    "RF": "rf",
+    "XC": "xc",
+    "OP": "op",
+    "ES": "es",
+    "EEG": "eeg",
+    "RTIMAGE": "rtImage",
+}
+
+
+def escape_parameter(value: str) -> str:
+    """Turn `& < > " '` into entities, as TurbineUtils.escapeParam does to every query and form value."""
+    return value.translate(_ESCAPED)
+
+
+def to_label_chars(value: str) -> str:
+    """Replace all but `[A-Za-z0-9_-]` by `_` (Labels.toLabelChars; for values that come from DICOM)."""
+    return _NOT_LABEL.sub("_", value)
+
+
+def clean_value(value: str) -> str:
+    """Replace punctuation and blanks by `_` (OmUtils.cleanValue; done to labels when archiving)."""
+    return value.translate(_CLEANED)
+
+
+def request_file_name(name: str) -> str:
+    """Return the file name of a request as GradualDicomImporter makes it safe."""
+    return _NOT_FILE_NAME.sub("_", name).lstrip(".") or "_"
+
+
+def scan_folder(header: Header) -> str:
+    """Return the scan's folder below SCANS/ (Restructurer.determineScanSubdir)."""
+    if _SERIES_NUMBER.fullmatch(header.series_number) and header.series_number not in {".", ".."}:
+        return header.series_number
+    return to_label_chars(header.series_uid) or "NA"
+
+
+def java_hash(text: str) -> int:
+    """Return Java's String.hashCode as an unsigned 32-bit number."""
+    value = 0
+    for byte in text.encode("latin-1", "replace"):
+        value = value * 31 + byte & 0xFFFFFFFF
+    return value
+
+
+_class_hash = lru_cache(maxsize=256)(java_hash)
+
+
+def _base36(value: int) -> str:
+    digits = ""
+    while value:
+        value, digit = divmod(value, 36)
+        digits = _BASE36[digit] + digits
+    return digits or "0"
+
+
+def dicom_file_name(header: Header) -> str:
+    """Return the file name of the default template (TemplatizedDicomFileNamer).
+
+    Study UID, series number, instance number, and the hash of the list [SOP class UID, SOP instance UID].
+    """
+    both = (31 * (31 + _class_hash(header.sop_class)) + java_hash(header.sop_uid)) & 0xFFFFFFFF
+    study = header.study_uid or "no-value-for-StudyInstanceUID"
+    series = header.series_number or "no-value-for-SeriesNumber"
+    instance = header.instance_number or "no-value-for-InstanceNumber"
+    return request_file_name(f"{study}-{series}-{instance}-{_base36(both)}.dcm")
+
+
+def make_timestamp(now: datetime) -> str:
+    """Return `yyyyMMdd_HHmmssSSS` (PrearcUtils.makeTimestamp): a folder of the prearchive."""
+    return f"{now:%Y%m%d_%H%M%S}{now.microsecond // 1000:03d}"
+
+
+def sql_timestamp(moment: datetime) -> str:
+    """Return `yyyy-MM-dd HH:mm:ss.f`, as java.sql.Timestamp prints itself: with a digit of fraction."""
+    fraction = f"{moment.microsecond // 1000:03d}".rstrip("0") or "0"
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{fraction}"
+
+
+def session_type(modalities: set[str]) -> str:
+    """Return the session's xsi:type by its modalities."""
+    for modality, name in _TYPES.items():
+        if modality in modalities:
+            return f"xnat:{name}SessionData"
+    return "xnat:otherDicomSessionData"
+
+
+def scan_type(modality: str) -> str:
+    """Return the scan's xsi:type by its modality."""
+    name = _TYPES.get(modality)
+    return f"xnat:{name}ScanData" if name else "xnat:otherDicomScanData"

@@ -1,0 +1,271 @@
+"""The test XNAT itself: its state, its settings, and what it has received. No HTTP."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from .auth import Logins
+from .faults import Faults
+from .names import make_timestamp
+from .profile import PROFILES, Profile, Right
+from .state import (
+    UNASSIGNED,
+    ArchivedSession,
+    ImportRecord,
+    PrearchiveRow,
+    Project,
+    Resource,
+    Scan,
+    Series,
+    StoredFile,
+    Subject,
+    User,
+)
+from .storage import Storage
+
+__all__ = ["TestXnat", "Timing"]
+
+SITE_ID = "XNAT"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A service-time model for benchmarks; all zero means as fast as it goes."""
+
+    serial_seconds: float = 0.0
+    """Spent per import under the one lock around the row look-up (a SELECT of PrearcDatabase)."""
+    parallel_seconds: float = 0.0
+    """Spent per import outside that lock (body copy, anonymisation)."""
+    build_seconds: float = 0.0
+    """Spent per build of a session document."""
+    threads: int = 200
+    """Requests served at once (Tomcat's maxThreads)."""
+    db_connections: int = 40
+    """Imports between row look-up and reply at once (the connection pool)."""
+    keepalive_requests: int | None = None
+    """Requests until a connection is closed (Tomcat's maxKeepAliveRequests, 100 by default)."""
+
+    @property
+    def free(self) -> bool:
+        """Whether imports take no modelled time at all, so that no limit can matter."""
+        return self.serial_seconds == 0 and self.parallel_seconds == 0
+
+
+class TestXnat:
+    """A whole XNAT site in memory, with its files in a directory, or nowhere.
+
+    It starts with the user, the password and the project "demo". Without a directory, or with
+    `keep_bytes=False`, only sizes and digests of files are kept. All settings are in seconds.
+    """
+
+    __test__ = False  # pytest is not to collect it
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        profile: Profile = PROFILES["1.8"],
+        timing: Timing | None = None,
+        keep_bytes: bool = True,
+        checksums: bool = True,
+        session_timeout: float = 900,
+        max_sessions: int = 1000,
+        max_failed_logins: int = 20,
+        lockout_seconds: float = 3600,
+        archive_seconds: float = 0.0,
+        archive_timeout: float = 600.0,
+        default_prearchive_code: int = 4,
+        site_url: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.profile = profile
+        self.timing = timing or Timing()
+        self.archive_seconds = archive_seconds
+        self.archive_timeout = archive_timeout
+        self.default_prearchive_code = default_prearchive_code
+        self.site_url = site_url
+        self.clock = clock
+        self.storage = Storage(directory, keep_bytes=keep_bytes, checksums=checksums)
+        self.users: dict[str, User] = {}
+        self.projects: dict[str, Project] = {}
+        self.deleted_projects: set[str] = set()
+        self.logins = Logins(
+            self.users,
+            timeout=session_timeout,
+            max_per_user=max_sessions,
+            max_failed=max_failed_logins,
+            lockout_seconds=lockout_seconds,
+            clock=clock,
+        )
+        self.faults = Faults()
+        self.count: Counter[str] = Counter()
+        self.imports: list[ImportRecord] = []
+        self._rows: dict[tuple[str | None, str, str], list[PrearchiveRow]] = {}
+        self._by_uri: dict[tuple[str | None, str, str], PrearchiveRow] = {}
+        self._experiments: dict[str, ArchivedSession] = {}
+        self._by_label: dict[tuple[str, str], ArchivedSession] = {}
+        self._subjects: dict[tuple[str, str], Subject] = {}
+        self._numbers: Counter[str] = Counter()
+        self.add_user(User("demo", "demo"))
+        self.add_project(Project("demo", "Demo"))
+
+    # ---- users and projects
+
+    def add_user(self, user: User) -> User:
+        """Add a user, or replace the one of that name."""
+        self.users[user.name] = user
+        return user
+
+    def add_project(self, project: Project) -> Project:
+        """Add a project, or replace the one of that id."""
+        self.projects[project.id] = project
+        return project
+
+    def project(self, project_id: str) -> Project:
+        """Return a project; its fields may be set. Raises KeyError."""
+        return self.projects[project_id]
+
+    def project_named(self, name: str) -> Project | None:
+        """Return the project of this id or alias."""
+        if (project := self.projects.get(name)) is not None:
+            return project
+        return next((project for project in self.projects.values() if name in project.aliases), None)
+
+    def find_project(self, name: str, user: User | None, right: Right) -> Project | None:
+        """Return the project of this id or alias if the user has the right (UserProjectCache)."""
+        project = self.project_named(name)
+        return project if project is not None and user is not None and project.allows(user, right) else None
+
+    # ---- logins
+
+    def live_logins(self, user: str) -> int:
+        """Count a user's live logins."""
+        return self.logins.live(user)
+
+    def expire_logins(self) -> None:
+        """Make all cookies invalid."""
+        self.logins.expire()
+
+    # ---- prearchive
+
+    @property
+    def prearchive(self) -> list[PrearchiveRow]:
+        """All rows of the prearchive, oldest first."""
+        return sorted(self._by_uri.values(), key=lambda row: row.timestamp)
+
+    def rows_like(self, project: str | None, study_uid: str, label: str) -> list[PrearchiveRow]:
+        """Return the rows an import of this key may go to (PrearcDatabase.eitherGetOrCreateSession)."""
+        return self._rows.get((project, study_uid, label if self.profile.row_key_has_label else ""), [])
+
+    def find_row(self, project: str, timestamp: str, folder: str) -> PrearchiveRow | None:
+        """Return the row of a prearchive URI's parts."""
+        return self._by_uri.get((None if project == UNASSIGNED else project, timestamp, folder))
+
+    def __contains__(self, row: PrearchiveRow) -> bool:
+        """Tell whether the row is (still) in the prearchive."""
+        return self._by_uri.get((row.project, row.timestamp, row.folder)) is row
+
+    def add_row(self, row: PrearchiveRow) -> None:
+        """Add a row."""
+        self._rows.setdefault(self._key(row), []).append(row)
+        self._by_uri[row.project, row.timestamp, row.folder] = row
+
+    def remove_row(self, row: PrearchiveRow) -> None:
+        """Remove a row; one that is gone is passed over."""
+        rows = self._rows.get(self._key(row), [])
+        if row not in rows:
+            return
+        rows.remove(row)
+        del self._by_uri[row.project, row.timestamp, row.folder]
+        if not rows:
+            self._rows.pop(self._key(row), None)
+
+    def _key(self, row: PrearchiveRow) -> tuple[str | None, str, str]:
+        return (row.project, row.study_uid, row.name if self.profile.row_key_has_label else "")
+
+    def now(self) -> datetime:
+        """Return the server's local time, as XNAT stores it."""
+        return datetime.now()  # noqa: DTZ005 - java.sql.Timestamp has no zone
+
+    def make_timestamp(self) -> str:
+        """Return a prearchive timestamp."""
+        return make_timestamp(self.now())
+
+    # ---- archive
+
+    @property
+    def archived(self) -> list[ArchivedSession]:
+        """All archived sessions, in order of their accession ids."""
+        return list(self._experiments.values())
+
+    def experiment(self, name: str, project: str | None = None) -> ArchivedSession | None:
+        """Return an archived session by accession id, or by label within a project."""
+        if project is not None and (found := self._by_label.get((project, name))):
+            return found
+        found = self._experiments.get(name)
+        return found if found is not None and project in {None, found.project} else None
+
+    def add_experiment(self, session: ArchivedSession) -> None:
+        """Add an archived session."""
+        self._experiments[session.id] = session
+        self._by_label[session.project, session.label] = session
+
+    def subjects(self, project: str) -> Iterator[Subject]:
+        """Yield the subjects of a project."""
+        return (subject for subject in self._subjects.values() if subject.project == project)
+
+    def subject(self, project: str, name: str) -> Subject | None:
+        """Return a subject by label (letter case counts) or accession id."""
+        for subject in self.subjects(project):
+            if name in {subject.label, subject.id}:
+                return subject
+        return None
+
+    def subject_of_archive(self, project: str, label: str) -> Subject:
+        """Return the subject a session is archived under; made if need be.
+
+        PrearcSessionArchiver.retrieveMatchingSubject ignores letter case, unlike the REST look-ups.
+        """
+        key = (project, label.lower())
+        if key not in self._subjects:
+            self._subjects[key] = Subject(self.accession("S"), project, label, self.now())
+        return self._subjects[key]
+
+    def accession(self, kind: str) -> str:
+        """Return the next accession id, such as XNAT_E00001."""
+        return f"{SITE_ID}_{kind}{self.number(kind):05d}"
+
+    def number(self, kind: str) -> int:
+        """Return the next number of a kind (a database sequence), from 1."""
+        self._numbers[kind] += 1
+        return self._numbers[kind]
+
+    def sop_uids(self, project: str | None = None) -> set[str]:
+        """Return the SOPInstanceUIDs of all wholly received archived instances, of one project or all.
+
+        Files whose upload was cut are left out, although XNAT lists them: see `partial_files`.
+        """
+        return {file.sop_uid for _, _, file in self.instances(project) if file.complete}
+
+    def partial_files(self, project: str | None = None) -> list[StoredFile]:
+        """Return the archived files whose upload was cut and never repaired."""
+        return [file for _, _, file in self.instances(project) if not file.complete]
+
+    def instances(self, project: str | None = None) -> Iterator[tuple[ArchivedSession, Scan, StoredFile]]:
+        """Yield every archived instance with its session and scan."""
+        for session in self._experiments.values():
+            if project in {None, session.project}:
+                for scan, resource in session.resources:
+                    for file in resource.files.values():
+                        yield session, scan, file
+
+    def new_resource(self, label: str, files: dict[str, StoredFile]) -> Resource:
+        """Make a resource with a number of its own."""
+        return Resource(self.number("resource"), label, files)
+
+    def new_scan(self, scan_id: str, series: Series) -> Scan:
+        """Make a scan with a number of its own."""
+        return Scan(scan_id, series, scan_id, self.number("scan"))

@@ -1,0 +1,154 @@
+"""What the server tells people and other processes about itself; no part of XNAT's interface."""
+
+import html
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from aiohttp import web
+
+from .site import TestXnat
+from .state import UNASSIGNED
+
+__all__ = ["home", "instances", "state"]
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }
+h1 { font-size: 1.4rem } h2 { font-size: 1.05rem; margin-top: 2rem }
+table { border-collapse: collapse; width: 100% } td, th { padding: .3rem .6rem; text-align: left }
+th { border-bottom: 2px solid #ccc; font-weight: 600 } td { border-bottom: 1px solid #eee }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } p.none { color: #777 }
+"""
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def state(xnat: TestXnat) -> web.Response:
+    """Return the whole state as JSON: projects, prearchive rows, archived sessions, requests by kind."""
+    return web.Response(text=json.dumps(describe(xnat), indent=1), content_type="application/json")
+
+
+def describe(xnat: TestXnat) -> dict[str, Any]:
+    """Describe the state in plain values."""
+    return {
+        "version": xnat.profile.version,
+        "projects": [
+            {"id": project.id, "name": project.name, "prearchive_code": project.prearchive_code}
+            for project in xnat.projects.values()
+        ],
+        "prearchive": [
+            {
+                "uri": row.uri,
+                "project": row.project or UNASSIGNED,
+                "subject": row.subject,
+                "session": row.name,
+                "study_uid": row.study_uid,
+                "status": row.status.value,
+                "files": sum(map(len, row.scans.values())),
+                "bytes": sum(file.size for file in row.files),
+            }
+            for row in xnat.prearchive
+        ],
+        "archived": [
+            {
+                "id": session.id,
+                "project": session.project,
+                "subject": session.subject.label,
+                "session": session.label,
+                "study_uid": session.study_uid,
+                "type": session.xsi_type,
+                "scans": [
+                    {
+                        "id": scan.id,
+                        "series_uid": scan.series_uid,
+                        "files": sum(len(resource.files) for resource in scan.resources.values()),
+                        "bytes": sum(resource.size for resource in scan.resources.values()),
+                    }
+                    for scan in session.scans.values()
+                ],
+                "partial_files": sum(not file.complete for file in session.files),
+            }
+            for session in xnat.archived
+        ],
+        "requests": dict(xnat.count),
+        "imports": len(xnat.imports),
+    }
+
+
+def instances(xnat: TestXnat) -> web.Response:
+    """Return a line for each whole archived instance: project, subject, session, scan, SOPInstanceUID."""
+    lines = (
+        "\t".join((session.project, session.subject.label, session.label, scan.id, file.sop_uid)) + "\n"
+        for session, scan, file in xnat.instances()
+        if file.complete
+    )
+    return web.Response(text="".join(lines), content_type="text/plain")
+
+
+def home(xnat: TestXnat) -> web.Response:
+    """Return the page that shows the person who tries it what has arrived; it reloads itself."""
+    parts = [
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>Test XNAT</title>",
+        f"<meta http-equiv='refresh' content='2'><style>{_STYLE}</style></head><body>",
+        "<h1>Test XNAT</h1>",
+        f"<p>A server for trying things out that behaves like XNAT {html.escape(xnat.profile.version)}.",
+        f" {len(xnat.imports)} files received.</p>",
+        *_table("Projects", ("Project", "Name", "Prearchive code"), _projects(xnat)),
+        *_table("Prearchive", ("Project", "Subject", "Session", "Status", "Files", "Size"), _rows(xnat)),
+        *_table(
+            "Archive",
+            ("Project", "Subject", "Session", "Modality", "Scans", "Files", "Size", "Cut files"),
+            _sessions(xnat),
+        ),
+        "</body></html>\n",
+    ]
+    return web.Response(text="".join(parts), content_type="text/html")
+
+
+def _projects(xnat: TestXnat) -> Iterator[tuple[object, ...]]:
+    for project in xnat.projects.values():
+        yield project.id, project.name, project.prearchive_code
+
+
+def _rows(xnat: TestXnat) -> Iterator[tuple[object, ...]]:
+    for row in xnat.prearchive:
+        files = sum(map(len, row.scans.values()))
+        size = _size(sum(file.size for file in row.files))
+        yield row.project or UNASSIGNED, row.subject, row.name, row.status.value, files, size
+
+
+def _sessions(xnat: TestXnat) -> Iterator[tuple[object, ...]]:
+    for session in xnat.archived:
+        files = list(session.files)
+        modalities = ", ".join(sorted({scan.series.modality for scan in session.scans.values()}))
+        yield (
+            session.project,
+            session.subject.label,
+            session.label,
+            modalities,
+            len(session.scans),
+            len(files),
+            _size(sum(file.size for file in files)),
+            sum(not file.complete for file in files),
+        )
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterator[str]:
+    yield f"<h2>{html.escape(title)}</h2>"
+    lines = ["".join(f"<td{_numeric(cell)}>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
+    if not lines:
+        yield "<p class='none'>Nothing yet.</p>"
+        return
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    yield f"<table><tr>{head}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _numeric(cell: object) -> str:
+    return " class='n'" if isinstance(cell, int) else ""
+
+
+def _size(count: int) -> str:
+    """Return bytes for people, with SI units."""
+    size, unit = float(count), 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.0f} {_UNITS[unit]}" if unit == 0 else f"{size:.1f} {_UNITS[unit]}"

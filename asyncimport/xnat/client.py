@@ -1,0 +1,228 @@
+"""One http session and one login for everything that is asked of XNAT.
+
+The cookie is sent by hand rather than from a cookie jar: XNAT hands a guest's cookie to whoever comes without a
+valid one (with the 401 as well), and a jar would let it replace ours.
+"""
+
+import base64
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+import anyio
+from yarl import URL
+
+from asyncimport import __version__, replies
+from asyncimport.errors import LoginExpiredError, TransientError, UnavailableError, UsageError
+from asyncimport.replies import Reply
+from asyncimport.retry import RetryPolicy, retrying
+
+__all__ = ["Client", "Credentials", "Timeouts", "bounded", "connect"]
+
+T = TypeVar("T")
+
+# XNAT takes anything with Mozilla, AppleWebKit, MSIE or Opera in it for a browser, and answers it with login pages
+# and CSRF errors.
+_USER_AGENT = f"asyncimport/{__version__}"
+_HEADERS_READ = ("content-type", "location", "retry-after")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """User name and password, or alias and secret of an XNAT token."""
+
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        """Show the user only, so that no traceback or log shows the password."""
+        return f"Credentials({self.user!r}, ...)"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: to connect; for a body to make progress; for an answer after the body. There is no total."""
+
+    connect: float = 30.0
+    stall: float = 60.0
+    reply: float = 600.0
+
+
+@contextmanager
+def bounded(seconds: float) -> Iterator[anyio.CancelScope]:
+    """Bound the time of a block, whose deadline may be moved; what takes longer is a TransientError."""
+    try:
+        with anyio.fail_after(seconds) as scope:
+            yield scope
+    except TimeoutError:
+        raise TransientError("the server did not answer in time", overload=True) from None
+
+
+class Client:
+    """Asks XNAT, under one login that is renewed when it has expired. Make it with `connect`."""
+
+    def __init__(self, http: aiohttp.ClientSession, host: URL, credentials: Credentials, timeouts: Timeouts) -> None:
+        self._http = http
+        self._host = host
+        self._credentials = credentials
+        self.timeouts = timeouts
+        self._headers: Mapping[str, str] = {}
+        self._logins = 0
+        self._renewing = anyio.Lock()
+
+    def url(self, path: str) -> URL:
+        """Return the address of a path below XNAT's, such as `/data/projects`; the path is encoded already."""
+        return URL(f"{self._host}{path}", encoded=True)
+
+    async def call(
+        self,
+        method: str,
+        url: URL,
+        read: Callable[[Reply], T],
+        *,
+        data: bytes | AsyncIterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
+        """Ask once, and return what `read` makes of the answer. The caller bounds the time.
+
+        Raises: TransientError when no answer came, LoginExpiredError after the login was renewed (ask again), and
+        whatever `read` raises.
+        """
+        login = self._logins
+        answer = await self._exchange(method, url, data, {**self._headers, **(headers or {})})
+        try:
+            return read(answer)
+        except LoginExpiredError:
+            await self._renew(login)
+            raise
+
+    async def ask(self, method: str, path: str, read: Callable[[Reply], T], policy: RetryPolicy) -> T:
+        """Ask a question without a body, again while it fails for a time."""
+
+        async def once() -> T:
+            with bounded(self.timeouts.reply):
+                return await self.call(method, self.url(path), read)
+
+        return await retrying(once, policy)
+
+    async def log_in(self) -> None:
+        """Log in, and check that it is not as a guest.
+
+        Raises: LoginRefusedError, UnavailableError, TransientError.
+        """
+        secret = f"{self._credentials.user}:{self._credentials.password}".encode()
+        auth = f"Basic {base64.b64encode(secret).decode()}"
+        with bounded(self.timeouts.stall):
+            async with self._answer("POST", self.url("/data/JSESSION"), None, {"Authorization": auth}) as response:
+                answer = await _read(response)
+                replies.login(answer)
+                cookies = {name: morsel.value for name, morsel in response.cookies.items()}
+        cookies.pop("SESSION_EXPIRATION_TIME", None)
+        cookies.setdefault("JSESSIONID", answer.text.strip())
+        self._headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+        self._logins += 1
+        with bounded(self.timeouts.stall):
+            check = await self._exchange("GET", self.url("/data/auth"), None, self._headers)
+        replies.user(check, self._credentials.user)
+
+    async def log_out(self) -> None:
+        """End the login at the server, whatever happens around; a server that is away need not be told."""
+        if not self._headers:
+            return
+        with anyio.CancelScope(shield=True):
+            try:
+                with bounded(5.0):
+                    await self._exchange("DELETE", self.url("/data/JSESSION"), None, self._headers)
+            except (TransientError, UnavailableError):
+                pass
+        self._headers = {}
+
+    async def _renew(self, login: int) -> None:
+        """Log in again, once for all calls that found the login `login` dead."""
+        async with self._renewing:
+            if self._logins == login:
+                await self.log_in()
+
+    async def _exchange(
+        self, method: str, url: URL, data: bytes | AsyncIterator[bytes] | None, headers: Mapping[str, str]
+    ) -> Reply:
+        async with self._answer(method, url, data, headers) as response:
+            return await _read(response)
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, url: URL, data: bytes | AsyncIterator[bytes] | None, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send, and translate what can go wrong on the way. This is the only place that knows aiohttp's errors."""
+        try:
+            # A redirect is never followed: it could lead to another host, and the cookie with it.
+            async with self._http.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
+                yield response
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise UnavailableError(
+                "the server's certificate is not trusted: "
+                f"{getattr(error.certificate_error, 'verify_message', 'verification failed')}",
+                hint="name the certificate authority of your site with --ca-bundle",
+            ) from error
+        except aiohttp.ClientConnectorError as error:
+            raise TransientError(
+                f"no connection to the server ({error.strerror or error.os_error})", unreachable=True
+            ) from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise TransientError(f"the connection broke ({type(error).__name__})", overload=False) from error
+
+
+@asynccontextmanager
+async def connect(
+    host: str,
+    credentials: Credentials,
+    *,
+    connections: int,
+    timeouts: Timeouts | None = None,
+    ca_bundle: Path | None = None,
+    verify: bool = True,
+    policy: RetryPolicy | None = None,
+) -> AsyncIterator[Client]:
+    """Log in to the XNAT at `host` (context path included), and out at the end.
+
+    `connections` bounds the open connections. Raises: LoginRefusedError, UnavailableError, UsageError.
+    """
+    timeouts = timeouts or Timeouts()
+    try:
+        connector = aiohttp.TCPConnector(limit=connections, ssl=_tls(ca_bundle, verify=verify))
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"--ca-bundle {ca_bundle}: {error}", hint="give a file of PEM certificates") from None
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": _USER_AGENT},
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
+        trust_env=False,  # it would also send Basic credentials from ~/.netrc
+    ) as http:
+        client = Client(http, URL(host.rstrip("/")), credentials, timeouts)
+        try:
+            await retrying(client.log_in, policy or RetryPolicy(attempts=3))
+        except TransientError as error:
+            raise UnavailableError(
+                f"{host} does not answer: {error}", hint="check the address, and that the server is up"
+            ) from error
+        try:
+            yield client
+        finally:
+            await client.log_out()
+
+
+def _tls(ca_bundle: Path | None, *, verify: bool) -> ssl.SSLContext | bool:
+    if not verify:
+        return False
+    return ssl.create_default_context(cafile=ca_bundle) if ca_bundle else True
+
+
+async def _read(response: aiohttp.ClientResponse) -> Reply:
+    body = await response.read()
+    headers = {name: value for name in _HEADERS_READ if (value := response.headers.get(name)) is not None}
+    return Reply(response.status, headers, body.decode("utf-8", "replace"))

@@ -1,0 +1,218 @@
+"""XNAT as the destination of images: store one file, finalise one delivery.
+
+`store` asks once; whoever calls it repeats. `finalize` is reconciling: look at what XNAT has, take the next step,
+look again. It may run twice, or after a kill, and must come to the same end.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from enum import Enum, auto
+from functools import lru_cache, partial
+from urllib.parse import quote
+
+import anyio
+from yarl import URL
+
+from asyncimport import replies
+from asyncimport.errors import RefusedError, SourceError, TransientError
+from asyncimport.model import Archived, Body, Built, Claim, Delivery, Held, Sealed, Session, Streamed, Verdict
+from asyncimport.replies import Row
+from asyncimport.retry import RetryPolicy
+from asyncimport.xnat.archive import find_experiment, held_uids
+from asyncimport.xnat.client import Client, bounded
+
+__all__ = ["Step", "Xnat", "next_step"]
+
+_DICOM = {"Content-Type": "application/dicom"}
+
+
+class Step(Enum):
+    """What to do next about a sealed delivery."""
+
+    FINISH = auto()  # commit (or build), then archive
+    WAIT = auto()  # XNAT is at work on it
+    VERIFY = auto()  # it is in the archive
+    STUCK = auto()  # our attempt failed and XNAT marked the row
+    LOST = auto()  # it is neither here nor there
+
+
+def next_step(row: Row | None, *, archived: bool, asked: bool) -> Step:
+    """Decide from the prearchive row, the archive, and whether this run has asked XNAT to finish already."""
+    if row is None:
+        return Step.VERIFY if archived else Step.LOST
+    if row.is_busy:
+        return Step.WAIT
+    if row.is_stuck and asked:
+        return Step.STUCK
+    return Step.FINISH
+
+
+class Xnat:
+    """The destination of a run.
+
+    `overwrite` ("append", "delete" or "none") goes to the archive step. `patience` is how many seconds XNAT may be
+    at work on one session; `first_pause` how long to wait before the second look at it (pauses double up to 30 s).
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        archive: bool = True,
+        overwrite: str = "none",
+        policy: RetryPolicy | None = None,
+        patience: float = 3600.0,
+        first_pause: float = 1.0,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._client = client
+        self._archive = archive
+        self._overwrite = overwrite
+        self._policy = policy or RetryPolicy()
+        self._patience = patience
+        self._first_pause = first_pause
+        self._sleep = sleep
+        self._import_url = lru_cache(maxsize=1024)(self._make_import_url)
+
+    def _make_import_url(self, session: Session) -> URL:
+        """Return the address that imports into this session.
+
+        `rename`: files get names from their UIDs, so that parallel files do not collide and a repeated file
+        overwrites itself. `prevent_auto_commit` and `SOURCE=uploader` (read from whichever file makes the row, hence
+        on all of them) keep XNAT's idle builder from taking half a session. `PROJECT_ID`, as `project` is ignored.
+        """
+        return self._client.url(
+            "/data/services/import?import-handler=gradual-DICOM&inbody=true"
+            f"&PROJECT_ID={quote(session.project)}&SUBJECT_ID={quote(session.subject)}"
+            f"&EXPT_LABEL={quote(session.label)}&rename=true&prevent_auto_commit=true&SOURCE=uploader"
+        )
+
+    async def store(self, claim: Claim, body: Body) -> str:
+        """Import one file, once, and return the prearchive URI it went to.
+
+        Raises: TransientError, RefusedError, SourceError when the file is not what was scanned.
+        """
+        session = claim.instance.session
+        url = self._import_url(session)
+        read = partial(replies.stored, project=session.project, expected=claim.delivery.uri)
+        timeouts = self._client.timeouts
+        if isinstance(body, bytes):
+            with bounded(timeouts.stall + timeouts.reply):
+                return await self._client.call("POST", url, read, data=body, headers=_DICOM)
+        with bounded(timeouts.stall) as scope:
+            pieces = _Watched(body, scope, timeouts.stall, timeouts.reply)
+            headers = {**_DICOM, "Content-Length": str(body.size)}
+            try:
+                return await self._client.call("POST", url, read, data=aiter(pieces), headers=headers)
+            except TransientError:
+                if pieces.error is not None:
+                    raise pieces.error from None
+                raise
+
+    async def finalize(self, sealed: Sealed) -> Verdict:
+        """Commit, archive and verify one delivery."""
+        delivery = sealed.delivery
+        asked = False
+        failures = lost = 0
+        trouble = ""
+        pause = self._first_pause
+        give_up = anyio.current_time() + self._patience
+        while True:
+            try:
+                row = await self._look(delivery)
+                archived = row is None and await self._find(delivery) is not None
+                step = next_step(row, archived=archived, asked=asked)
+                if step is Step.VERIFY:
+                    return await self._verify(sealed)
+                if step is Step.STUCK:
+                    return Held(
+                        delivery,
+                        trouble or "XNAT could not archive the session and marked it in the prearchive",
+                    )
+                if step is Step.FINISH:
+                    asked = True
+                    built = await self._finish(delivery)
+                    return built if built is not None else await self._verify(sealed)
+                if step is Step.LOST:
+                    lost += 1
+                    if lost >= self._policy.attempts:
+                        return Held(delivery, "the session is neither in the prearchive nor in the archive")
+            except RefusedError as error:
+                return Held(delivery, str(error))
+            except TransientError as error:
+                trouble = str(error)
+                failures += 1
+                if failures >= self._policy.attempts:
+                    return Held(delivery, trouble)
+            if anyio.current_time() > give_up:
+                return Held(delivery, "XNAT has not finished with the session in time")
+            await self._sleep(pause)
+            pause = min(2 * pause, 30.0)
+
+    async def _look(self, delivery: Delivery) -> Row | None:
+        return await self._client.ask("GET", f"/data{delivery.uri}?format=json", replies.row, self._policy)
+
+    async def _find(self, delivery: Delivery) -> replies.Experiment | None:
+        return await find_experiment(self._client, delivery.session, self._policy)
+
+    async def _finish(self, delivery: Delivery) -> Built | None:
+        """Take the row to its end: None when it is in the archive.
+
+        `build` where the session is to stay in the prearchive, because `commit` archives on auto-archive projects.
+        """
+        action = "commit" if self._archive else "build"
+        at_work = self._client.timeouts.stall + self._client.timeouts.reply
+        url = self._client.url(f"/data{delivery.uri}?action={action}&SOURCE=uploader")
+        with bounded(at_work):
+            archive_uri = await self._client.call("POST", url, replies.committed)
+        if archive_uri is not None:
+            return None
+        if not self._archive:
+            return Built(delivery, f"/data{delivery.uri}")
+        overwrite = "" if self._overwrite == "none" else f"&overwrite={self._overwrite}"
+        url = self._client.url(f"/data/services/archive?src={quote(delivery.uri or '')}{overwrite}")
+        with bounded(at_work):
+            await self._client.call("POST", url, replies.archived)
+        return None
+
+    async def _verify(self, sealed: Sealed) -> Verdict:
+        """Compare what the archive holds with what XNAT acknowledged."""
+        delivery = sealed.delivery
+        experiment = await self._find(delivery)
+        if experiment is None:
+            # XNAT's caches may lag behind its archive by a second.
+            raise TransientError("the archived session cannot be found under its label and study")
+        held = await held_uids(self._client, experiment, self._policy)
+        missing = len(sealed.sop_uids - held)
+        if missing:
+            return Held(delivery, f"{missing} of {len(sealed.sop_uids)} instances are missing from the archive")
+        session = delivery.session
+        return Archived(
+            delivery,
+            f"/data/archive/projects/{session.project}/subjects/{session.subject}/experiments/{experiment.label}",
+            "uids",
+        )
+
+
+class _Watched:
+    """Hands on the pieces of a body and moves the deadline of the request with each of them.
+
+    aiohttp has no time-out for writing. It also turns what a body raises into an error of the connection, so the
+    real one is kept in `error`.
+    """
+
+    def __init__(self, body: Streamed, scope: anyio.CancelScope, stall: float, reply: float) -> None:
+        self._body = body
+        self._scope = scope
+        self._stall = stall
+        self._reply = reply
+        self.error: SourceError | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._body:
+                self._scope.deadline = anyio.current_time() + self._stall
+                yield piece
+        except SourceError as error:
+            self.error = error
+            raise
+        self._scope.deadline = anyio.current_time() + self._reply

@@ -1,0 +1,645 @@
+"""`identify`: what is DICOM and what is not, and a peek that gives what pydicom gives or declines."""
+
+import codecs
+import errno
+import gzip
+import io
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom import datadict
+from pydicom.charset import python_encoding
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
+
+from asyncimport import dicom
+from asyncimport.dicom import FIELDS, STUDY_FIELDS, Identity, Unidentified, identify
+
+BUNDLED = sorted(path for path in (Path(pydicom.__file__).parent / "data").rglob("*") if path.is_file())
+PREAMBLE = bytes(128) + b"DICM"
+PATIENT = "Roentgen^Wilhelm"
+UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let pydicom warn of what it likes while the test itself writes or reads with it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def data_set(**values: object) -> Dataset:
+    """Make a small data set; a value of None leaves the element out."""
+    everything: dict[str, object] = {
+        "SOPClassUID": CTImageStorage,
+        "SOPInstanceUID": "1.2.3.4",
+        "StudyDate": "18951108",
+        "Modality": "CT",
+        "StudyDescription": "Hand",
+        "PatientName": PATIENT,
+        "PatientID": "W-1",
+        "StudyInstanceUID": "1.2.3",
+        "SeriesInstanceUID": "1.2.3.9",
+        "SeriesNumber": "7",
+        "Rows": 2,
+    }
+    made = Dataset()
+    with quiet():
+        for keyword, value in (everything | values).items():
+            if value is not None:
+                setattr(made, keyword, value)
+    return made
+
+
+EXPECTED = Identity(
+    "1.2.3.4",
+    "1.2.3",
+    "1.2.3.9",
+    {
+        "SOPClassUID": CTImageStorage,
+        "SOPInstanceUID": "1.2.3.4",
+        "StudyDate": "18951108",
+        "Modality": "CT",
+        "StudyDescription": "Hand",
+        "PatientName": PATIENT,
+        "PatientID": "W-1",
+        "StudyInstanceUID": "1.2.3",
+        "SeriesInstanceUID": "1.2.3.9",
+        "SeriesNumber": "7",
+    },
+)
+
+
+def encoded(made: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
+    """Encode the data set alone."""
+    buffer = DicomBytesIO()
+    buffer.is_implicit_VR = syntax == ImplicitVRLittleEndian
+    buffer.is_little_endian = syntax != ExplicitVRBigEndian
+    with quiet():
+        write_dataset(buffer, made)
+    return buffer.getvalue()
+
+
+def meta(syntax: str | None = ExplicitVRLittleEndian, **values: object) -> bytes:
+    """Encode file meta information without its group length."""
+    made = FileMetaDataset()
+    made.MediaStorageSOPClassUID = CTImageStorage
+    made.MediaStorageSOPInstanceUID = UID("1.2.3.4")
+    if syntax is not None:
+        made.TransferSyntaxUID = UID(syntax)
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return encoded(made)
+
+
+def part10(made: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
+    """Make a whole file, as pydicom writes it."""
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = UID(syntax)
+    buffer = io.BytesIO()
+    with quiet():
+        made.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def outcome(decide: Callable[[], Identity | None]) -> Identity | tuple[str, str] | None:
+    """Return what comes of it, raised or not, as something to compare."""
+    try:
+        return decide()
+    except Unidentified as error:
+        return type(error).__name__, error.reason
+
+
+def by_pydicom(content: bytes) -> Identity | None:
+    """Identify by reading the whole header with pydicom and nothing else: the oracle."""
+
+    def text(value: object) -> str:
+        values = value if isinstance(value, MultiValue) else [value]
+        return "\\".join(str(one).strip(" \0") for one in values)
+
+    with quiet():
+        header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, force=True)
+        fields = {keyword: text(header.get(keyword)) for keyword in FIELDS if header.get(keyword) is not None}
+    fields = {keyword: value for keyword, value in fields.items() if value}
+    if not fields.keys() >= set(UIDS):
+        return None
+    return Identity(fields["SOPInstanceUID"], fields["StudyInstanceUID"], fields["SeriesInstanceUID"], fields)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Return a function that writes a file with that content."""
+
+    def write(content: bytes) -> Path:
+        path = tmp_path / "1.2.3.4"
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+# The tables
+
+
+def test_fields_are_pydicoms_keywords_and_tags() -> None:
+    """A keyword with another's tag would route by the wrong field."""
+    assert {keyword: datadict.tag_for_keyword(keyword) for keyword in FIELDS} == FIELDS
+    assert STUDY_FIELDS.items() < FIELDS.items()
+    assert max(FIELDS.values()) < 0x0020_0012
+
+
+def test_value_representations_are_pydicoms() -> None:
+    """The scan steps over an element by its VR, so one in the wrong set would lead it astray."""
+    assert dicom._vrs(" ".join(EXPLICIT_VR_LENGTH_16)) == dicom._TEXTS | dicom._NUMBERS
+    assert dicom._vrs(" ".join(EXPLICIT_VR_LENGTH_32)) == dicom._LONGS
+    assert not dicom._TEXTS & dicom._NUMBERS
+
+
+def test_character_sets_are_pydicoms() -> None:
+    """Each codec is pydicom's, or ASCII where pydicom would read Latin-1 into bytes that ASCII has not."""
+    for charset, codec in dicom._CODECS.items():
+        theirs = python_encoding[charset.decode()]
+        if codecs.lookup(codec).name == "ascii":
+            assert theirs == "iso8859"
+        else:
+            assert codecs.lookup(codec).name == codecs.lookup(theirs).name
+
+
+def test_pydicom_is_imported_only_when_asked() -> None:
+    """Importing the module must not pay for pydicom: start-up matters, and most files never need it."""
+    script = "import sys, asyncimport.dicom; print(sorted(m for m in sys.modules if m.startswith('pydicom')))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# The peek against pydicom
+
+
+def test_peek_agrees_with_pydicom_or_declines_on_all_bundled_files() -> None:
+    """On every file that pydicom brings along the peek gives pydicom's whole identity, or None."""
+    counts: Counter[str] = Counter()
+    for path in BUNDLED:
+        content = path.read_bytes()
+        peeked = outcome(lambda head=content[: dicom._LONG_HEAD]: dicom._peek(head))  # type: ignore[misc]
+        if peeked is None:
+            counts["declined"] += 1
+        elif isinstance(peeked, Identity):
+            counts["agreed" if peeked == by_pydicom(content) else f"wrong: {path.name}"] += 1
+        else:
+            counts[
+                "agreed" if "DirectoryRecordSequence" in pydicom.dcmread(path) else f"wrong: {path.name}"
+            ] += 1
+    assert counts.keys() == {"agreed", "declined"}
+    assert counts["agreed"] > 140, counts
+
+
+def test_identify_agrees_with_pydicom_on_all_bundled_files() -> None:
+    """Whichever way an identity comes, it is pydicom's; and where pydicom finds no UIDs there is none."""
+    identified = 0
+    for path in BUNDLED:
+        got = outcome(lambda path=path: identify(str(path)))  # type: ignore[misc]
+        if isinstance(got, Identity):
+            identified += 1
+            assert got == by_pydicom(path.read_bytes()), path.name
+        elif path.suffix in {".dcm", ""} and got != ("NotDicom", "DICOMDIR"):
+            assert by_pydicom(path.read_bytes()) is None, path.name
+    assert identified > 150
+
+
+WORDS = st.text(
+    st.characters(codec="ascii", exclude_characters="\\=", categories=("L", "N", "P", "Zs")), max_size=16
+)
+DOTTED = st.lists(st.integers(0, 99999), min_size=2, max_size=9).map(lambda parts: ".".join(map(str, parts)))
+CHARSETS = st.sampled_from(
+    ["", "ISO_IR 100", "ISO_IR 192", "ISO_IR 144", "GB18030", "\\ISO 2022 IR 87", "ISO IR 100"]
+)
+
+
+@st.composite
+def headers(draw: st.DrawFn) -> tuple[Dataset, str]:
+    """Draw a header with what real ones have before the UIDs: private groups, sequences, padding."""
+    made = data_set(**{uid: draw(DOTTED) for uid in UIDS})
+    charset = draw(CHARSETS)
+    if charset:
+        made.SpecificCharacterSet = charset.split("\\")
+    for keyword in draw(st.sets(st.sampled_from(sorted(FIELDS)))):
+        vr = datadict.dictionary_VR(FIELDS[keyword])
+        if vr in {"LO", "SH", "LT"}:
+            values = draw(st.lists(WORDS, min_size=1, max_size=3 if keyword == "OtherPatientIDs" else 1))
+            setattr(made, keyword, values)
+        elif vr == "PN":
+            setattr(
+                made,
+                keyword,
+                draw(st.sampled_from(["A^B", "A^B^^^ ", "A=B=", "", "Müller^Jürgen", "Иванов^И"])),
+            )
+        elif vr == "UI":
+            setattr(made, keyword, draw(DOTTED))
+    for group in draw(st.sets(st.sampled_from([0x0009, 0x0011, 0x0019, 0x0021]))):
+        block = made.private_block(group, "ACME", create=True)
+        block.add_new(1, "OB", draw(st.binary(max_size=40)))
+        block.add_new(2, "LO", draw(WORDS))
+        block.add_new(3, "FD", 1.5)
+        block.add_new(4, "SQ", draw(sequences()))
+    for keyword in draw(st.sets(st.sampled_from(["ReferencedStudySequence", "ReferencedImageSequence"]))):
+        setattr(made, keyword, draw(sequences()))
+    return made, draw(st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian]))
+
+
+@st.composite
+def sequences(draw: st.DrawFn, depth: int = 2) -> Sequence:
+    """Draw a sequence whose items hold elements that are ours at the top, and further sequences."""
+    items = []
+    for _ in range(draw(st.integers(0, 2))):
+        item = Dataset()
+        item.is_undefined_length_sequence_item = draw(st.booleans())
+        item.ReferencedSOPInstanceUID = draw(DOTTED)
+        if draw(st.booleans()):
+            item.StudyInstanceUID = draw(DOTTED)
+        if depth and draw(st.booleans()):
+            item.RelatedSeriesSequence = draw(sequences(depth=depth - 1))
+        items.append(item)
+    sequence = Sequence(items)
+    sequence.is_undefined_length = draw(st.booleans())
+    return sequence
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(headers())
+def test_peek_agrees_with_pydicom_or_declines_on_any_header(header: tuple[Dataset, str]) -> None:
+    """Whatever a sound header holds, the peek gives pydicom's identity or declines."""
+    made, syntax = header
+    content = PREAMBLE + meta(syntax) + encoded(made, syntax)
+    peeked = dicom._peek(content)
+    assert peeked is None or peeked == by_pydicom(content)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    headers(),
+    st.lists(st.tuples(st.integers(132, 600), st.integers(0, 255)), max_size=3),
+    st.integers(0, 900),
+)
+def test_damage_ends_in_an_identity_or_in_a_reason(
+    tmp_path_factory: pytest.TempPathFactory,
+    header: tuple[Dataset, str],
+    bytes_changed: list[tuple[int, int]],
+    cut: int,
+) -> None:
+    """Damaged or cut headers raise nothing else, and the peek never differs from what pydicom decides."""
+    made, syntax = header
+    content = bytearray(PREAMBLE + meta(syntax) + encoded(made, syntax))
+    for at, byte in bytes_changed:
+        content[at % len(content)] = byte
+    if cut < len(content):
+        del content[len(content) - cut // 2 :]
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(content)
+    got = outcome(lambda: identify(str(path)))
+    peeked = outcome(lambda: dicom._peek(bytes(content)))
+    assert peeked is None or got == peeked
+    if isinstance(peeked, Identity):
+        with path.open("rb") as stream:
+            assert dicom._ask_pydicom(stream.fileno(), prefixed=True) == peeked
+
+
+# What is DICOM
+
+
+@pytest.mark.parametrize("start", ["preamble and meta", "meta alone", "preamble alone", "nothing"])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_every_start_in_every_encoding(file: Callable[[bytes], Path], start: str, syntax: str) -> None:
+    """Old files lack the preamble, the meta information or both, and are DICOM all the same."""
+    head = {
+        "preamble and meta": PREAMBLE + meta(syntax),
+        "meta alone": meta(syntax),
+        "preamble alone": PREAMBLE,
+    }
+    path = file(head.get(start, b"") + encoded(data_set(), syntax))
+    assert identify(str(path)) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(part10(data_set()), id="as pydicom writes it, with a group length"),
+        pytest.param(part10(data_set(), DeflatedExplicitVRLittleEndian), id="deflated"),
+        pytest.param(PREAMBLE + meta(JPEG2000) + encoded(data_set()), id="JPEG 2000"),
+        pytest.param(PREAMBLE + meta("1.2.840.10008.1.2.4.112") + encoded(data_set()), id="JPEG XL"),
+        pytest.param(PREAMBLE + meta("1.3.6.1.4.1.5962.300.2") + encoded(data_set()), id="unknown syntax"),
+        pytest.param(PREAMBLE + meta(None) + encoded(data_set()), id="no transfer syntax"),
+        pytest.param(b"II*\0" + PREAMBLE[4:] + meta() + encoded(data_set()), id="TIFF preamble"),
+        pytest.param(
+            PREAMBLE + meta(MediaStorageSOPInstanceUID="9.9") + encoded(data_set()),
+            id="meta names another instance",
+        ),
+        pytest.param(
+            PREAMBLE + meta() + encoded(data_set(), ImplicitVRLittleEndian),
+            id="implicit where meta says explicit",
+        ),
+        pytest.param(
+            PREAMBLE + meta(ImplicitVRLittleEndian) + encoded(data_set()),
+            id="explicit where meta says implicit",
+        ),
+        pytest.param(
+            PREAMBLE
+            + meta()
+            + encoded(data_set(SOPInstanceUID=None, StudyInstanceUID=None))
+            # These two belong before the rest.
+            + b"\x08\0\x18\0UI\x08\x001.2.3.4\0"
+            + b"\x20\0\x0d\0UI\x06\x001.2.3\0",
+            id="tags do not ascend",
+        ),
+        pytest.param(PREAMBLE + meta() + encoded(data_set())[:-10], id="cut behind what we want"),
+    ],
+)
+def test_odd_files_that_are_dicom(file: Callable[[bytes], Path], content: bytes) -> None:
+    """What is odd about a file does not change who it is."""
+    assert identify(str(file(content))) == EXPECTED
+
+
+@pytest.mark.parametrize("size", [100, 7_000, 9_000, 60_000, 200_000])
+def test_long_private_elements_before_the_uids(file: Callable[[bytes], Path], size: int) -> None:
+    """However far the UIDs lie behind in the file, they are found; up to 128 kB the peek finds them."""
+    made = data_set()
+    made.private_block(0x0009, "ACME", create=True).add_new(1, "OB", bytes(size))
+    content = PREAMBLE + meta() + encoded(made)
+    assert identify(str(file(content))) == EXPECTED
+    assert dicom._peek(content[: dicom._LONG_HEAD]) == (EXPECTED if size < 128_000 else None)
+
+
+def test_sequences_without_length_hide_nothing(file: Callable[[bytes], Path]) -> None:
+    """The UIDs inside a sequence are other instances'."""
+    inner = Dataset()
+    inner.StudyInstanceUID = inner.SOPInstanceUID = "6.6.6"
+    inner.is_undefined_length_sequence_item = True
+    sequence = Sequence([inner, inner])
+    sequence.is_undefined_length = True
+    for syntax in ExplicitVRLittleEndian, ImplicitVRLittleEndian:
+        content = PREAMBLE + meta(syntax) + encoded(data_set(ReferencedImageSequence=sequence), syntax)
+        assert dicom._peek(content) == EXPECTED
+        assert identify(str(file(content))) == EXPECTED
+
+
+def test_deep_nesting_ends(file: Callable[[bytes], Path]) -> None:
+    """A sequence in a sequence, too deep for Python's stack, is no reason to fall over."""
+    opened = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    content = PREAMBLE + meta() + b"\x08\0\x18\0UI\x04\x001.2\0" + opened * 5_000
+    assert outcome(lambda: identify(str(file(content)))) == ("Unreadable", "cannot be parsed")
+
+
+@pytest.mark.parametrize(
+    "name", ["1.2.3.4", "IM0001", "a.MR", "b.IMA", "c.txt", "d.png", "DICOMDIR", "e.dcm"]
+)
+def test_the_name_does_not_matter(tmp_path: Path, name: str) -> None:
+    """Content decides, never the name."""
+    (tmp_path / name).write_bytes(part10(data_set()))
+    assert identify(str(tmp_path / name)) == EXPECTED
+
+
+def test_names_that_are_not_text(tmp_path: Path) -> None:
+    """A path may be bytes, and need not be UTF-8."""
+    path = os.fsencode(tmp_path) + b"/\xff\xfe"
+    with open(path, "wb") as stream:  # noqa: PTH123 - pathlib takes no bytes
+        stream.write(part10(data_set(), ExplicitVRBigEndian))
+    assert identify(path) == identify(os.fsdecode(path)) == EXPECTED
+
+
+# What the fields hold
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        ("", "Roentgen"),
+        ("ISO_IR 100", "Röntgen^Wilhelm"),
+        ("ISO_IR 192", "Röntgen^渡辺"),
+        ("ISO_IR 144", "Пирогов^Николай"),
+        ("ISO_IR 126", "Διονυσιος"),
+        ("GB18030", "Wang^XiaoDong=王^小东"),
+        ("\\ISO 2022 IR 87", "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    ],
+)
+def test_names_in_their_character_set(file: Callable[[bytes], Path], charset: str, name: str) -> None:
+    """Text is decoded by the character set that the file names."""
+    path = file(part10(data_set(SpecificCharacterSet=charset.split("\\"), PatientName=name)))
+    assert identify(str(path)).fields["PatientName"] == name
+
+
+def test_values_are_stripped_joined_or_absent(file: Callable[[bytes], Path]) -> None:
+    """Padding is none of the value, several values stay together, and what is empty is not there."""
+    made = data_set(
+        StudyID=" 12 ",
+        OtherPatientIDs=["A ", " B"],
+        PatientSex="",
+        StudyDescription="   ",
+        PatientName="Roentgen=",
+        PatientComments="two\nlines",
+    )
+    for syntax in ExplicitVRLittleEndian, ExplicitVRBigEndian:
+        fields = identify(str(file(part10(made, syntax)))).fields
+        assert fields["StudyID"] == "12"
+        assert fields["OtherPatientIDs"] == "A\\B"
+        assert fields["PatientName"] == "Roentgen"
+        assert fields["PatientComments"] == "two\nlines"
+        assert not {"PatientSex", "StudyDescription", "AccessionNumber"} & fields.keys()
+
+
+def test_uids_that_are_invalid_still_identify(file: Callable[[bytes], Path]) -> None:
+    """Archives hold UIDs that break the rules (PS3.5 9.1); their files must be routed all the same."""
+    made = data_set(SOPInstanceUID="1.02.x", StudyInstanceUID="study 7", SeriesInstanceUID="1." * 40)
+    got = identify(str(file(PREAMBLE + meta() + encoded(made))))
+    assert (got.sop_uid, got.study_uid, got.series_uid) == ("1.02.x", "study 7", "1." * 40)
+
+
+def test_values_that_are_too_long_are_absent(file: Callable[[bytes], Path]) -> None:
+    """A length that is damaged must not fill the memory, and both ways leave the value out."""
+    made = data_set(PatientComments="x" * 70_000)
+    content = PREAMBLE + meta(ImplicitVRLittleEndian) + encoded(made, ImplicitVRLittleEndian)
+    assert identify(str(file(content))) == EXPECTED
+
+
+# What is not
+
+
+def zipped() -> bytes:
+    """Make a zip that holds DICOM."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("1.dcm", part10(data_set()))
+    return buffer.getvalue()
+
+
+TEXT = b"It was a dark and stormy night; the rain fell in torrents, except at occasional intervals.\n" * 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\0", id="one byte"),
+        pytest.param(bytes(4096), id="zeros"),
+        pytest.param(TEXT, id="text"),
+        pytest.param(TEXT[:128] + b"DICM" + TEXT, id="text with DICM by chance"),
+        pytest.param(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(500), id="PNG"),
+        pytest.param(b"II*\0\x08\0\0\0" + bytes(500), id="TIFF"),
+        pytest.param(json.dumps({"00080018": {"vr": "UI", "Value": ["1.2.3"]}}).encode(), id="DICOM JSON"),
+        pytest.param(zipped(), id="zip"),
+        pytest.param(gzip.compress(part10(data_set())), id="gzip"),
+        pytest.param(b"\x08\0\x05\0CS\x0a\0" + TEXT, id="begins like a data set, and then text"),
+        pytest.param(encoded(data_set(SOPClassUID=None, SOPInstanceUID=None)), id="no preamble, no SOP UIDs"),
+        *(pytest.param(random.Random(seed).randbytes(5_000), id=f"random bytes {seed}") for seed in range(5)),
+    ],
+)
+def test_other_files_are_not_dicom(file: Callable[[bytes], Path], content: bytes) -> None:
+    """Whatever pydicom would make of it, what does not begin like DICOM is not."""
+    assert outcome(lambda: identify(str(file(content)))) == ("NotDicom", "not DICOM")
+
+
+def test_an_empty_file(file: Callable[[bytes], Path]) -> None:
+    """An empty file has its own reason, because it hints at a copy that failed."""
+    assert outcome(lambda: identify(str(file(b"")))) == ("NotDicom", "empty")
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_dicomdir_is_told_by_its_content(file: Callable[[bytes], Path], syntax: str) -> None:
+    """A DICOMDIR is an index: by its class, or by its records when the class is missing."""
+    made = Dataset()
+    made.FileSetID = "DISC"
+    made.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = 0
+    made.DirectoryRecordSequence = []
+    named = (
+        PREAMBLE + meta(syntax, MediaStorageSOPClassUID=MediaStorageDirectoryStorage) + encoded(made, syntax)
+    )
+    nameless = PREAMBLE + meta(syntax) + encoded(made, syntax)
+    for content in named, nameless:
+        assert outcome(lambda content=content: identify(str(file(content)))) == ("NotDicom", "DICOMDIR")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("uid", UIDS)
+@pytest.mark.parametrize("value", [None, "", "\0 "])
+def test_a_missing_uid_is_named(
+    file: Callable[[bytes], Path], syntax: str, uid: str, value: str | None
+) -> None:
+    """DICOM without one of the UIDs is a problem and not a foreign file; the reason says which."""
+    content = PREAMBLE + meta(syntax) + encoded(data_set(**{uid: value}), syntax)
+    assert outcome(lambda: identify(str(file(content)))) == ("Unreadable", f"no {uid}")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\x02\0\0", id="a piece of an element"),
+        pytest.param(bytes(range(256)), id="rubbish"),
+        pytest.param(meta() + bytes(100), id="meta and zeros"),
+        pytest.param(meta(DeflatedExplicitVRLittleEndian) + TEXT, id="deflated, but it is not"),
+    ],
+)
+def test_damage_behind_the_prefix_is_no_foreign_file(file: Callable[[bytes], Path], rest: bytes) -> None:
+    """A damaged DICOM file must show up as one, lest it be lost among the foreign files."""
+    kind, reason = outcome(lambda: identify(str(file(PREAMBLE + rest))))  # type: ignore[misc]
+    assert kind == "Unreadable"
+    assert reason in {"no SOPInstanceUID", "cannot be parsed"}
+
+
+# What cannot be read
+
+
+def test_a_file_that_has_vanished(tmp_path: Path) -> None:
+    """The walk saw it, and then it was gone."""
+    assert outcome(lambda: identify(str(tmp_path / "gone"))) == ("Unreadable", "vanished")
+
+
+def test_a_link_loop_gives_the_systems_reason(tmp_path: Path) -> None:
+    """What the system says is the reason, but without the path."""
+    (tmp_path / "loop").symlink_to("loop")
+    assert outcome(lambda: identify(str(tmp_path / "loop"))) == (
+        "Unreadable",
+        os.strerror(errno.ELOOP).lower(),
+    )
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    """What was a file for the walk may be a directory now."""
+    assert outcome(lambda: identify(str(tmp_path))) == ("Unreadable", "not a regular file")
+
+
+def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
+    """Opening a FIFO waits for a writer, for ever, unless asked not to."""
+    os.mkfifo(tmp_path / "pipe")
+    assert outcome(lambda: identify(str(tmp_path / "pipe"))) == ("Unreadable", "not a regular file")
+
+
+def test_no_file_stays_open(file: Callable[[bytes], Path]) -> None:
+    """Whatever comes of it, the file is closed: the next one gets the same number."""
+    before = os.open(os.devnull, os.O_RDONLY)
+    os.close(before)
+    for content in part10(data_set()), part10(data_set(), ExplicitVRBigEndian), TEXT, b"":
+        outcome(lambda content=content: identify(str(file(content))))  # type: ignore[misc]
+    after = os.open(os.devnull, os.O_RDONLY)
+    os.close(after)
+    assert before == after
+
+
+# Privacy
+
+
+def test_pydicom_says_nothing_of_the_patient(
+    file: Callable[[bytes], Path], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Nothing of a file reaches a log, a warning or a reason, from worker threads either."""
+    content = PREAMBLE + meta() + encoded(data_set(SpecificCharacterSet="SECRET", PatientID="SECRET"))
+    sound = file(content)
+    no_uid = sound.with_name("SECRET")
+    no_uid.write_bytes(content.replace(b"UI\x08\x001.2.3.9", b"UI\x08\x00\0\0\0\0\0\0\0"))
+    with pytest.warns(UserWarning, match="SECRET"):
+        pydicom.dcmread(sound)
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG), ThreadPoolExecutor(4) as threads:
+        warnings.simplefilter("always")
+        paths = [str(sound), str(no_uid)] * 40
+        got = list(threads.map(lambda path: outcome(lambda: identify(path)), paths))
+    assert isinstance(got[0], Identity)
+    assert got[1::2] == [("Unreadable", "no SeriesInstanceUID")] * 40
+    assert not recwarn.list
+    assert not caplog.records
+
+
+def test_warnings_turned_into_errors_change_nothing(file: Callable[[bytes], Path]) -> None:
+    """Filters that others set after ours, as `error` here, do not reach pydicom's warnings."""
+    path = file(PREAMBLE + meta() + encoded(data_set(), ImplicitVRLittleEndian))
+    for _ in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert identify(str(path)) == EXPECTED
