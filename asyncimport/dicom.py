@@ -236,12 +236,12 @@ _ENDLESS = 1 << 62
 # Without escape sequences the first character set holds for a whole value (PS3.5 6.1.2.3). Of the default one
 # only ASCII is sure.
 _CODECS = {
-    form % number: f"iso_ir_{number}"
+    f"{form} {number}": f"iso_ir_{number}"
     for number in (6, 101, 109, 110, 126, 127, 138, 144, 148, 166)
-    for form in (b"ISO_IR %d", b"ISO 2022 IR %d")
+    for form in ("ISO_IR", "ISO 2022 IR")
 }
-_CODECS |= {b"": "ascii", b"ISO_IR 100": "latin-1", b"ISO 2022 IR 100": "latin-1", b"ISO_IR 192": "utf-8"}
-_CODECS |= {b"ISO_IR 13": "shift_jis", b"ISO 2022 IR 13": "shift_jis", b"GB18030": "gb18030", b"GBK": "gbk"}
+_CODECS |= {"": "ascii", "ISO_IR 100": "latin-1", "ISO 2022 IR 100": "latin-1", "ISO_IR 192": "utf-8"}
+_CODECS |= {"ISO_IR 13": "shift_jis", "ISO 2022 IR 13": "shift_jis", "GB18030": "gb18030", "GBK": "gbk"}
 
 _explicit = struct.Struct("<HHHH").unpack_from
 _implicit = struct.Struct("<HHL").unpack_from
@@ -270,7 +270,10 @@ def _peek(head: bytes) -> Identity | None:
         found, at = _scan(head, at, _LAST, explicit=explicit)
         if head[at : at + 2] == b"\xfe\xff":
             return None  # a delimiter that ends nothing: what we want may follow
-        codec = _CODECS[found.pop(_CHARSET, b"").partition(b"\\")[0].rstrip(b" \0")]
+        charset = found.pop(_CHARSET, b"").rstrip(b" \0").decode("ascii")
+        if not charset.isprintable():
+            return None
+        codec = _CODECS[charset.partition("\\")[0]]
         return _identity({tag: _text(raw, "ascii" if tag in _CODES else codec) for tag, raw in found.items()})
     except (_Unsure, Unreadable, struct.error, UnicodeDecodeError, KeyError, RecursionError):
         return None

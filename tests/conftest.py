@@ -1,12 +1,21 @@
 """What all tests share: one event loop, nothing that blocks it, a test XNAT, and small DICOM trees."""
 
-from collections.abc import AsyncIterator, Iterator
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
+from anyio.abc import Process
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from asyncimport.testserver import TestXnat, serve
+from asyncimport.testserver.samples import generated
 
 
 @pytest.fixture
@@ -33,3 +42,85 @@ async def url(xnat: TestXnat) -> AsyncIterator[str]:
     """Serve the test XNAT on a real socket, and give its address."""
     async with serve(xnat) as address:
         yield address
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that has ended: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Read standard output as the one JSON object that it must be."""
+        return json.loads(self.out)
+
+
+class Commands:
+    """Runs `asyncimport` as users do: as a process, with nothing of this process's surroundings."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.env: dict[str, str] = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("XNAT", "ASYNCIMPORT", "XDG", "NETRC", "PYTEST"))
+        } | {"HOME": str(home), "COLUMNS": "200", "NO_COLOR": "1"}
+
+    def login(self, url: str) -> None:
+        """Let the commands find the test XNAT in their environment, as its user `demo`."""
+        self.env |= {"XNAT_HOST": url, "XNAT_USER": "demo", "XNAT_PASS": "demo"}
+
+    async def __call__(self, *words: str | os.PathLike[str], stdin: bytes = b"") -> Ended:
+        """Run a command to its end."""
+        done = await anyio.run_process(
+            [sys.executable, "-m", "asyncimport", *words], input=stdin, env=self.env, check=False
+        )
+        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def start(self, *words: str | os.PathLike[str]) -> AbstractAsyncContextManager[Process]:
+        """Start a command that the test will talk to, or kill."""
+        return _started([sys.executable, "-m", "asyncimport", *words], self.env)
+
+
+@asynccontextmanager
+async def _started(command: list[str | os.PathLike[str]], env: dict[str, str]) -> AsyncIterator[Process]:
+    async with await anyio.open_process(command, env=env) as process:
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Commands:
+    """Give the command line a home of its own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return Commands(home)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Write a small tree of two sessions with six files each."""
+    target = tmp_path / "tree"
+    generated(target, sessions=2, files=12, size=2_000, seed=1)
+    return target
+
+
+# With CI=true a skipped test is a failure, unless it stands here with its reason.
+MAY_SKIP: dict[str, str] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no test be skipped unseen."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        if item.nodeid not in MAY_SKIP:
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI, and tests/conftest.py does not say why: {report.longrepr}"
+    return report

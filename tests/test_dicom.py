@@ -188,7 +188,7 @@ def test_value_representations_are_pydicoms() -> None:
 def test_character_sets_are_pydicoms() -> None:
     """Each codec is pydicom's, or ASCII where pydicom would read Latin-1 into bytes that ASCII has not."""
     for charset, codec in dicom._CODECS.items():
-        theirs = python_encoding[charset.decode()]
+        theirs = python_encoding[charset]
         if codecs.lookup(codec).name == "ascii":
             assert theirs == "iso8859"
         else:
@@ -216,9 +216,7 @@ def test_peek_agrees_with_pydicom_or_declines_on_all_bundled_files() -> None:
         elif isinstance(peeked, Identity):
             counts["agreed" if peeked == by_pydicom(content) else f"wrong: {path.name}"] += 1
         else:
-            counts[
-                "agreed" if "DirectoryRecordSequence" in pydicom.dcmread(path) else f"wrong: {path.name}"
-            ] += 1
+            counts["agreed" if "DirectoryRecordSequence" in pydicom.dcmread(path) else f"wrong: {path.name}"] += 1
     assert counts.keys() == {"agreed", "declined"}
     assert counts["agreed"] > 140, counts
 
@@ -236,13 +234,9 @@ def test_identify_agrees_with_pydicom_on_all_bundled_files() -> None:
     assert identified > 150
 
 
-WORDS = st.text(
-    st.characters(codec="ascii", exclude_characters="\\=", categories=("L", "N", "P", "Zs")), max_size=16
-)
+WORDS = st.text(st.characters(codec="ascii", exclude_characters="\\=", categories=("L", "N", "P", "Zs")), max_size=16)
 DOTTED = st.lists(st.integers(0, 99999), min_size=2, max_size=9).map(lambda parts: ".".join(map(str, parts)))
-CHARSETS = st.sampled_from(
-    ["", "ISO_IR 100", "ISO_IR 192", "ISO_IR 144", "GB18030", "\\ISO 2022 IR 87", "ISO IR 100"]
-)
+CHARSETS = st.sampled_from(["", "ISO_IR 100", "ISO_IR 192", "ISO_IR 144", "GB18030", "\\ISO 2022 IR 87", "ISO IR 100"])
 
 
 @st.composite
@@ -418,9 +412,7 @@ def test_deep_nesting_ends(file: Callable[[bytes], Path]) -> None:
     assert outcome(lambda: identify(str(file(content)))) == ("Unreadable", "cannot be parsed")
 
 
-@pytest.mark.parametrize(
-    "name", ["1.2.3.4", "IM0001", "a.MR", "b.IMA", "c.txt", "d.png", "DICOMDIR", "e.dcm"]
-)
+@pytest.mark.parametrize("name", ["1.2.3.4", "IM0001", "a.MR", "b.IMA", "c.txt", "d.png", "DICOMDIR", "e.dcm"])
 def test_the_name_does_not_matter(tmp_path: Path, name: str) -> None:
     """Content decides, never the name."""
     (tmp_path / name).write_bytes(part10(data_set()))
@@ -454,6 +446,26 @@ def test_names_in_their_character_set(file: Callable[[bytes], Path], charset: st
     """Text is decoded by the character set that the file names."""
     path = file(part10(data_set(SpecificCharacterSet=charset.split("\\"), PatientName=name)))
     assert identify(str(path)).fields["PatientName"] == name
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param((b"ISO 2022 IR 6\\ISO", b"ISO 2022 IR 6\\I\0O"), id="null in a character set"),
+        pytest.param((b"UL\x04\0", b"UL\x06\0"), id="group length of six bytes"),
+        pytest.param((b"SH\x04\0", b"UN\x04\0"), id="unknown VR"),
+        pytest.param((b"CS\x02\0", b"??\x02\0"), id="no VR"),
+        pytest.param((b"Hand", b"Ha\x1bd"), id="escape in a text"),
+        pytest.param((b"Hand", b"Ha\xffd"), id="byte that the character set has not"),
+        pytest.param((b"\x20\0\x0e\0", b"\xfe\xff\xdd\xe0"), id="delimiter without its sequence"),
+    ],
+)
+def test_peek_declines_what_it_does_not_know(damaged: tuple[bytes, bytes]) -> None:
+    """Each of these leads pydicom somewhere else, so the peek must leave it to pydicom."""
+    sound = part10(data_set(SpecificCharacterSet=["ISO 2022 IR 6", "ISO 2022 IR 87"], StudyID="A 12"))
+    assert dicom._peek(sound) is not None
+    assert damaged[0] in sound
+    assert dicom._peek(sound.replace(*damaged, 1)) is None
 
 
 def test_values_are_stripped_joined_or_absent(file: Callable[[bytes], Path]) -> None:
@@ -537,9 +549,7 @@ def test_a_dicomdir_is_told_by_its_content(file: Callable[[bytes], Path], syntax
     made.FileSetID = "DISC"
     made.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = 0
     made.DirectoryRecordSequence = []
-    named = (
-        PREAMBLE + meta(syntax, MediaStorageSOPClassUID=MediaStorageDirectoryStorage) + encoded(made, syntax)
-    )
+    named = PREAMBLE + meta(syntax, MediaStorageSOPClassUID=MediaStorageDirectoryStorage) + encoded(made, syntax)
     nameless = PREAMBLE + meta(syntax) + encoded(made, syntax)
     for content in named, nameless:
         assert outcome(lambda content=content: identify(str(file(content)))) == ("NotDicom", "DICOMDIR")  # type: ignore[misc]
@@ -548,9 +558,7 @@ def test_a_dicomdir_is_told_by_its_content(file: Callable[[bytes], Path], syntax
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
 @pytest.mark.parametrize("uid", UIDS)
 @pytest.mark.parametrize("value", [None, "", "\0 "])
-def test_a_missing_uid_is_named(
-    file: Callable[[bytes], Path], syntax: str, uid: str, value: str | None
-) -> None:
+def test_a_missing_uid_is_named(file: Callable[[bytes], Path], syntax: str, uid: str, value: str | None) -> None:
     """DICOM without one of the UIDs is a problem and not a foreign file; the reason says which."""
     content = PREAMBLE + meta(syntax) + encoded(data_set(**{uid: value}), syntax)
     assert outcome(lambda: identify(str(file(content)))) == ("Unreadable", f"no {uid}")

@@ -114,19 +114,13 @@ class App:
         if area != "xapi" and path.startswith("archive/"):
             path = path.removeprefix("archive/")
         path = path.rstrip("/")
-        entry = self._xnat.logins.enter(
-            request, open_url=path in _OPEN or path.startswith("siteConfig/buildInfo")
-        )
+        entry = self._xnat.logins.enter(request, open_url=path in _OPEN or path.startswith("siteConfig/buildInfo"))
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         query = _parse_query(query_string)
         form = await _form(request)
-        params = (
-            {**query, **{name: escape_parameter(values[0]) for name, values in form.items()}}
-            if form
-            else query
-        )
+        params = {**query, **{name: escape_parameter(values[0]) for name, values in form.items()}} if form else query
         kind = _kind(request.method, path, params)
         self._xnat.count[kind] += 1
         call = Call(self._xnat, self._engine, request, path, query, params, form, entry.login, self.site_url)
@@ -194,9 +188,7 @@ class App:
             response.headers.add("Set-Cookie", f"JSESSIONID={call.login.id}{self._cookie_end}")
         response.headers.add("Set-Cookie", self._xnat.logins.expiration_cookie())
 
-    def _limit_keepalive(
-        self, transport: asyncio.Transport, response: web.StreamResponse, limit: int
-    ) -> None:
+    def _limit_keepalive(self, transport: asyncio.Transport, response: web.StreamResponse, limit: int) -> None:
         """Close the connection after its allotted requests (Tomcat's maxKeepAliveRequests)."""
         served = self._served[transport] = self._served.get(transport, 0) + 1
         if served >= limit:

@@ -1,14 +1,15 @@
 """POST /data/services/archive, and the archiving that a commit does by itself."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import assert_never
 
 import anyio
 from aiohttp import web
 
-from .archiving import ArchiveFailed, plan_merge
+from .archiving import ArchiveFailed, Terms, plan_merge, target_names
 from .call import Call
 from .pages import Refused, row_table, uri_list
 from .state import UNASSIGNED, ArchivedSession, PrearchiveRow, Project, RowStatus
@@ -28,9 +29,7 @@ class _Job:
 
     row: PrearchiveRow
     params: Mapping[str, str]
-    override: bool
-    overwrite_files: bool
-    allow_merge: bool
+    terms: Terms
     done: anyio.Event = field(default_factory=anyio.Event)
     outcome: ArchivedSession | ArchiveFailed | None = None
 
@@ -61,15 +60,12 @@ async def archive_service(call: Call) -> web.StreamResponse:
     for row, project in rows:
         if row.status.locked:
             raise Refused(403, "Operation already in progress on this prearchive entry.")
-        jobs.append(
-            _Job(
-                row,
-                call.params,
-                override=overwrite,
-                overwrite_files=overwrites_files(row, project),
-                allow_merge=overwrite or not call.xnat.profile.merge_needs_overwrite,
-            )
+        terms = Terms(
+            override=overwrite,
+            overwrite_files=overwrites_files(row, project),
+            allow_merge=overwrite or not call.xnat.profile.merge_needs_overwrite,
         )
+        jobs.append(_Job(row, call.params, terms))
     if len(jobs) > 1:
         for row, _ in rows:
             row.status = RowStatus.ARCHIVING
@@ -88,8 +84,8 @@ async def archive_service(call: Call) -> web.StreamResponse:
 
 async def archive_in_request(call: Call, row: PrearchiveRow, *, overwrite_files: bool) -> ArchivedSession:
     """Archive as a part of a commit (QueueBasedImageCommit): merging allowed, conflicts not overridden."""
-    job = _Job(row, call.params, override=False, overwrite_files=overwrite_files, allow_merge=True)
-    return await _wait(call, job)
+    terms = Terms(override=False, overwrite_files=overwrite_files, allow_merge=True)
+    return await _wait(call, _Job(row, call.params, terms))
 
 
 def _sources(call: Call) -> Sequence[str]:
@@ -106,9 +102,7 @@ def _source(call: Call, source: str) -> tuple[PrearchiveRow, Project]:
     """Return the row and project of a source, or refuse with the code that Archiver gives."""
     match = _SOURCE.fullmatch(source)
     if match is None:
-        raise Refused(
-            400, f"Invalid src URI ({source})" if _ARCHIVED.fullmatch(source) else "src uri is invalid."
-        )
+        raise Refused(400, f"Invalid src URI ({source})" if _ARCHIVED.fullmatch(source) else "src uri is invalid.")
     project_id, timestamp, folder = match.groups()
     if project_id == UNASSIGNED:
         raise Refused(400, "Cannot archive sessions from the Unassigned folder.")
@@ -131,8 +125,7 @@ async def _wait(call: Call, job: _Job) -> ArchivedSession:
         case None:
             raise Refused(
                 500,
-                f"The archive operation for {job.row.folder} did not complete within the configured timeout "
-                "interval.",
+                f"The archive operation for {job.row.folder} did not complete within the configured timeout interval.",
             )
         case ArchiveFailed() as failed:
             hidden = call.xnat.profile.archive_hides_codes or not failed.conflict
@@ -153,35 +146,57 @@ async def _archive_all(call: Call, jobs: Sequence[_Job]) -> None:
 
 
 async def _archive(call: Call, job: _Job) -> None:
-    """Run a job (PrearcSessionArchiver.call under PrearcDatabase.LockAndSync)."""
-    row, xnat = job.row, call.xnat
-    if row.status.locked or row not in xnat:
-        job.outcome = ArchiveFailed("Duplicate archive attempt. Prearchive session already archiving.")
-        job.done.set()
-        return
-    row.status = RowStatus.LOCKED_ARCHIVING
+    """Run a job under the locks of its row and of the session it goes to (PrearcDatabase.LockAndSync)."""
     try:
-        if xnat.archive_seconds:
-            await anyio.sleep(xnat.archive_seconds)
-        # XNAT locks the existing session only, so that two new ones of the same label may collide; here
-        # they are merged one after the other.
-        async with call.engine.archive_lock:
-            merge = plan_merge(
-                xnat,
-                row,
-                job.params,
-                override=job.override,
-                overwrite_files=job.overwrite_files,
-                allow_merge=job.allow_merge,
-            )
-            await xnat.storage.move(merge.moves())
-            merge.apply(xnat)
-        xnat.remove_row(row)
-        await xnat.storage.remove(row.path)
-        job.outcome = merge.session
+        job.outcome = await _archive_locked(call, job)
     except ArchiveFailed as failed:
-        row.status = RowStatus.CONFLICT if failed.conflict else RowStatus.ERROR
-        row.logs.append(failed.message)
         job.outcome = failed
     finally:
         job.done.set()
+
+
+async def _archive_locked(call: Call, job: _Job) -> ArchivedSession:
+    row, targets = job.row, call.engine.targets
+    if row.status.locked or row not in call.xnat:
+        raise ArchiveFailed("Duplicate archive attempt. Prearchive session already archiving.")
+    row.status = RowStatus.LOCKED_ARCHIVING
+    target = call.xnat.experiment(target_names(row, job.params)[0], row.project)
+    try:
+        with _held(targets, target):
+            return await _merge(call, job)
+    except ArchiveFailed as failed:
+        row.status = RowStatus.CONFLICT if failed.conflict else RowStatus.ERROR
+        row.logs.append(failed.message)
+        raise
+
+
+async def _merge(call: Call, job: _Job) -> ArchivedSession:
+    """Move a session's files and state into the archive (PrearcSessionArchiver.call)."""
+    row, xnat = job.row, call.xnat
+    on_disk = {folder: set(files) for folder, files in row.scans.items()}
+    if xnat.archive_seconds:
+        await anyio.sleep(xnat.archive_seconds)
+    # XNAT locks a session that exists, so that two new ones of one label may collide; here they are merged
+    # one after the other.
+    async with call.engine.archive_lock:
+        merge = plan_merge(xnat, row, job.params, job.terms, on_disk)
+        await xnat.storage.move(merge.moves())
+        merge.apply(xnat)
+    xnat.remove_row(row)
+    await xnat.storage.remove(row.path)
+    return merge.session
+
+
+@contextmanager
+def _held(targets: set[ArchivedSession], target: ArchivedSession | None) -> Iterator[None]:
+    """Mark an existing session as being merged into, or fail when another job has done so."""
+    if target is None:
+        yield
+        return
+    if target in targets:
+        raise ArchiveFailed("Duplicate archive attempt.  Destination session in use.")
+    targets.add(target)
+    try:
+        yield
+    finally:
+        targets.discard(target)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 from .names import clean_value, scan_type, session_type
 from .site import TestXnat
-from .state import ArchivedSession, Document, PrearchiveRow, Scan, StoredFile
+from .state import ArchivedSession, Document, PrearchiveRow, Scan, Subject
 from .storage import Parts
 
-__all__ = ["ArchiveFailed", "Merge", "plan_merge"]
+__all__ = ["ArchiveFailed", "FileNames", "Merge", "Terms", "plan_merge", "target_names"]
+
+FileNames = Mapping[str, set[str]]
+"""Scan folder -> names of the files in it."""
 
 
 class ArchiveFailed(Exception):  # noqa: N818
@@ -22,6 +25,18 @@ class ArchiveFailed(Exception):  # noqa: N818
         super().__init__(message)
         self.message = message
         self.conflict = conflict
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a request allows."""
+
+    override: bool
+    """overwrite=append or delete: skips most checks."""
+    overwrite_files: bool
+    """Files of the same name are replaced."""
+    allow_merge: bool
+    """Merging into an existing session at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,60 +84,42 @@ class Merge:
             xnat.add_experiment(self.session)
 
 
+def target_names(row: PrearchiveRow, params: Mapping[str, str]) -> tuple[str, str]:
+    """Return the labels of session and subject in the archive (fixSessionLabel, fixSubject).
+
+    Parameters outweigh the row, and the patient's name is the last resort for the subject.
+    """
+    asked = (params.get(key) for key in ("session", "EXPT_LABEL", "label"))
+    session = clean_value(next(filter(None, asked), row.name))
+    asked = (params.get(key) for key in ("subject", "SUBJECT_ID"))
+    subject = clean_value(next(filter(None, asked), row.subject or row.patient_name))
+    return session, subject
+
+
 def plan_merge(
-    xnat: TestXnat,
-    row: PrearchiveRow,
-    params: Mapping[str, str],
-    *,
-    override: bool,
-    overwrite_files: bool,
-    allow_merge: bool,
+    xnat: TestXnat, row: PrearchiveRow, params: Mapping[str, str], terms: Terms, on_disk: FileNames
 ) -> Merge:
     """Check everything that can fail and say what is to be done. Raises ArchiveFailed.
 
-    `override` (overwrite=append or delete) skips most checks; `overwrite_files` only that for files of the
-    same name.
+    `on_disk` are the files that the session's folder had when the job began: what came later is lost.
     """
     document = row.document
     if document is None or row.project is None:
         raise ArchiveFailed("Unable to read the session document: it has not been built.")
-    asked = (params.get(key) for key in ("session", "EXPT_LABEL", "label"))
-    label = clean_value(next(filter(None, asked), row.name))
-    asked = (params.get(key) for key in ("subject", "SUBJECT_ID"))
-    subject_label = clean_value(next(filter(None, asked), row.subject or document.patient_name))
+    label, subject_label = target_names(row, params)
     if not label:
         raise ArchiveFailed("unable to deduce session label")
     if not subject_label:
         raise ArchiveFailed("Unable to identify subject.")
     subject = xnat.subject_of_archive(row.project, subject_label)
     existing = xnat.experiment(label, row.project)
-    arrivals = tuple(_Arrival(scan.id, scan) for scan in document.scans)
-    kind = session_type(document.modalities)
     if existing is not None:
-        if not allow_merge:
-            raise _conflict("Session already exists, retry with overwrite enabled")
-        if existing.xsi_type != kind:
-            raise _conflict(
-                "Invalid modification of session modality via archive process.  "
-                "Data may require a manual merge."
-            )
-        if existing.subject != subject:
-            raise _conflict(
-                "Invalid modification of session subject via archive process.: "
-                f"{existing.label} Already Exists for another Subject"
-            )
-        if (
-            not override
-            and "" not in {existing.study_uid, row.study_uid}
-            and existing.study_uid != row.study_uid
-        ):
-            raise _conflict("Invalid modification of session UID via archive process.")
-        _check_scans(document, existing, override=override)
-    if not override:
-        _validate_files(row, document)
+        _check_session(existing, document, subject, terms)
+    if not terms.override:
+        _validate_files(on_disk, document)
     if existing is not None:
         arrivals = _correct_scan_ids(document, existing)
-        if not (override or overwrite_files):
+        if not (terms.override or terms.overwrite_files):
             _check_names(arrivals, existing)
         return Merge(existing, new=False, arrivals=arrivals, row=row)
     session = ArchivedSession(
@@ -131,10 +128,11 @@ def plan_merge(
         subject=subject,
         label=label,
         study_uid=row.study_uid,
-        xsi_type=kind,
+        xsi_type=session_type(document.modalities),
         date=row.scan_date[:10],
         inserted=xnat.now(),
     )
+    arrivals = tuple(_Arrival(scan.id, scan) for scan in document.scans)
     return Merge(session, new=True, arrivals=arrivals, row=row)
 
 
@@ -146,31 +144,41 @@ def _by_uid(session: ArchivedSession, uid: str) -> Scan | None:
     return next((scan for scan in session.scans.values() if uid and scan.series.uid == uid), None)
 
 
-def _check_scans(document: Document, existing: ArchivedSession, *, override: bool) -> None:
-    """Refuse a series that has another number there, unless its own is taken too (checkForConflicts)."""
+def _check_session(existing: ArchivedSession, document: Document, subject: Subject, terms: Terms) -> None:
+    """Refuse what does not belong to the session that is there (checkForConflicts)."""
+    if not terms.allow_merge:
+        raise _conflict("Session already exists, retry with overwrite enabled")
+    if existing.xsi_type != session_type(document.modalities):
+        raise _conflict(
+            "Invalid modification of session modality via archive process.  Data may require a manual merge."
+        )
+    if existing.subject != subject:
+        raise _conflict(
+            "Invalid modification of session subject via archive process.: "
+            f"{existing.label} Already Exists for another Subject"
+        )
+    if terms.override:
+        return
+    if "" not in {existing.study_uid, document.study_uid} and existing.study_uid != document.study_uid:
+        raise _conflict("Invalid modification of session UID via archive process.")
     for scan in document.scans:
         same = _by_uid(existing, scan.series.uid)
-        if same is not None and scan.id not in existing.scans and not override:
-            raise _conflict(
-                f"Session already contains a scan with the same UID, but a different number ({same.id})."
-            )
+        if same is not None and scan.id not in existing.scans:
+            raise _conflict(f"Session already contains a scan with the same UID, but a different number ({same.id}).")
 
 
-def _validate_files(row: PrearchiveRow, document: Document) -> None:
+def _validate_files(on_disk: FileNames, document: Document) -> None:
     """Refuse files unknown to the document, and instances that are there twice (validateDicomFiles)."""
-    for folder, files in row.scans.items():
-        known: dict[str, StoredFile] = {}
-        for scan in document.scans:
-            if scan.folder == folder:
-                known.update(scan.resources["DICOM"].files)
-        if unknown := files.keys() - known.keys():
+    known: dict[str, set[str]] = {}
+    for scan in document.scans:
+        known.setdefault(scan.folder, set()).update(scan.resources["DICOM"].files)
+    for folder, names in on_disk.items():
+        if unknown := names - known.get(folder, set()):
             raise _conflict(f"Scan {folder} has {len(unknown)} non-DICOM (or non-parsable DICOM) files")
     for scan in document.scans:
         times = Counter(file.sop_uid for file in scan.resources["DICOM"].files.values())
         if twice := [uid for uid, count in times.items() if count > 1]:
-            raise _conflict(
-                f"Scan {scan.id} DICOM catalog contains duplicated SOP instance UIDs: {', '.join(twice)}"
-            )
+            raise _conflict(f"Scan {scan.id} DICOM catalog contains duplicated SOP instance UIDs: {', '.join(twice)}")
 
 
 def _correct_scan_ids(document: Document, existing: ArchivedSession) -> tuple[_Arrival, ...]:
@@ -180,8 +188,7 @@ def _correct_scan_ids(document: Document, existing: ArchivedSession) -> tuple[_A
     two letters of the scan's type.
     """
     if not any(
-        scan.id in existing.scans and existing.scans[scan.id].series.uid != scan.series.uid
-        for scan in document.scans
+        scan.id in existing.scans and existing.scans[scan.id].series.uid != scan.series.uid for scan in document.scans
     ):
         return tuple(_Arrival(scan.id, scan) for scan in document.scans)
     used = set(existing.scans)

@@ -12,7 +12,7 @@ from .names import escape_parameter
 from .pages import Refused
 from .profile import Right
 from .site import TestXnat, Timing
-from .state import Project, User
+from .state import ArchivedSession, Project, User
 
 __all__ = ["GUEST", "Call", "Engine"]
 
@@ -30,6 +30,8 @@ class Engine:
     """The one lock around row look-ups (the static synchronized methods of PrearcDatabase)."""
     archive_lock: Lock = field(default_factory=Lock)
     """Held while a session's files and state move into the archive."""
+    targets: set[ArchivedSession] = field(default_factory=set)
+    """Archived sessions that are being merged into."""
     threads: CapacityLimiter = field(init=False)
     connections: CapacityLimiter = field(init=False)
 

@@ -124,9 +124,7 @@ def _bare_values(data: bytes) -> dict[BaseTag, bytes]:
 def _values(file: BytesIO, size: int, *, implicit: bool, little: bool) -> dict[BaseTag, bytes]:
     values = {
         element.tag: element.value
-        for element in data_element_generator(
-            file, implicit, little, stop_when=_after_last, specific_tags=_WANTED
-        )
+        for element in data_element_generator(file, implicit, little, stop_when=_after_last, specific_tags=_WANTED)
         if isinstance(element.value, bytes)
     }
     # pydicom skips over values without looking whether they are there: only the position tells.

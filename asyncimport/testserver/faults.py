@@ -7,7 +7,10 @@ it did.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Action", "Fault", "Faults", "Reset", "Status"]
+__all__ = ["KINDS", "Action", "Fault", "Faults", "Reset", "Status"]
+
+
+KINDS = frozenset({"login", "logout", "import", "build", "commit", "prearchive", "archive", "listing", "other", "any"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,10 @@ class Fault:
     """Requests of the kind so far."""
     hits: int = 0
     """Requests that got the action."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.kind!r} is none of the kinds of requests: {', '.join(sorted(KINDS))}")
 
     def strikes(self, kind: str) -> bool:
         """Count a request of this kind; tell whether it is to get the action."""

@@ -50,9 +50,7 @@ def catalog(found: tuple[Scan, Resource]) -> web.Response:
     )
 
 
-def file_list(
-    call: Call, session: ArchivedSession, resources: Iterable[tuple[Scan, Resource]]
-) -> web.Response:
+def file_list(call: Call, session: ArchivedSession, resources: Iterable[tuple[Scan, Resource]]) -> web.Response:
     """List files (FileList): strings, a Columns key, and no totalRecords."""
     rows = [
         (
@@ -75,9 +73,7 @@ def file_list(
     return table(form, _COLUMNS, rows, title="Files", total=False, extra=extra)
 
 
-async def file(
-    call: Call, session: ArchivedSession, found: tuple[Scan, Resource], name: str
-) -> web.StreamResponse:
+async def file(call: Call, session: ArchivedSession, found: tuple[Scan, Resource], name: str) -> web.StreamResponse:
     """Return a file (FileList.represent): ranges allowed; a missing one is a 404 with an empty body."""
     if "," in call.request.headers.get("Range", ""):
         raise Refused(501)

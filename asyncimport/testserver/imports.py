@@ -233,16 +233,16 @@ async def _store(call: Call, row: PrearchiveRow, header: Header, body: Body, nam
     files = row.scans.setdefault(folder, {})
     present = files.get(name)
     rename = call.query.get("rename", "").lower() == "true"
-    if rename or (present is not None and present.sop_uid != header.sop_uid):
-        name = dicom_file_name(header)
-    key = (folder, name)
+    taken = present is not None and present.sop_uid != header.sop_uid
+    file_name = dicom_file_name(header) if rename or taken else name
+    key = (folder, file_name)
     if key in row.busy:
         raise Refused(400, "Concurrent file sends of the same data is not supported.")
     row.busy.add(key)
     try:
         if call.xnat.timing.parallel_seconds:
             await anyio.sleep(call.xnat.timing.parallel_seconds)
-        digest = await call.xnat.storage.write((*row.path, "SCANS", folder, "DICOM", name), body)
+        digest = await call.xnat.storage.write((*row.path, "SCANS", folder, "DICOM", file_name), body)
     except OSError:
         # The disk is full, or the folder has just been archived: XNAT masks both so.
         raise Refused(400, f"unable to read DICOM object {name}") from None
@@ -252,4 +252,4 @@ async def _store(call: Call, row: PrearchiveRow, header: Header, body: Body, nam
     if series is None:
         series = Series(header.series_uid, header.series_number, header.modality, header.series_description)
         row.series[header.series_uid] = series
-    files[name] = StoredFile(name, body.size, digest, header.sop_uid, series, body.complete)
+    files[file_name] = StoredFile(file_name, body.size, digest, header.sop_uid, series, body.complete)

@@ -60,9 +60,7 @@ _SCAN_FIELDS: dict[str, Callable[[Scan], str]] = {
 _SCAN_DEFAULTS = ["ID", "type", "quality", "xsiType", "note", "series_description"]
 
 
-async def experiment_list(
-    call: Call, project: str | None = None, subject: str | None = None
-) -> web.StreamResponse:
+async def experiment_list(call: Call, project: str | None = None, subject: str | None = None) -> web.StreamResponse:
     """List experiments of a project, a subject or the site (ProjSubExptList, ExperimentListResource).
 
     A query key that names a field filters, and becomes a column; so does a path such as
@@ -108,9 +106,7 @@ def _columns(query: Mapping[str, str], fields: Iterable[str], defaults: list[str
 
 def _matches(value: str, pattern: str) -> bool:
     """Apply a filter: a comma means or; `*` and `%` are wild."""
-    return any(
-        fnmatch.fnmatchcase(value, one.replace("%", "*").replace("[", "[[]")) for one in pattern.split(",")
-    )
+    return any(fnmatch.fnmatchcase(value, one.replace("%", "*").replace("[", "[[]")) for one in pattern.split(","))
 
 
 async def experiment(
@@ -182,9 +178,7 @@ def _one(session: ArchivedSession, scan_id: str, label: str) -> tuple[Scan, Reso
 def _scan_list(call: Call, session: ArchivedSession) -> web.Response:
     """List scans (ScanList)."""
     columns = ["xnat_imagescandata_id"]
-    columns += [
-        name for name in _columns(call.query, _SCAN_FIELDS, _SCAN_DEFAULTS) if name != "xnat_imagescandata_id"
-    ]
+    columns += [name for name in _columns(call.query, _SCAN_FIELDS, _SCAN_DEFAULTS) if name != "xnat_imagescandata_id"]
     rows = [
         (*(_SCAN_FIELDS[name](scan) for name in columns), f"/data/experiments/{session.id}/scans/{scan.id}")
         for scan in session.scans.values()
@@ -240,9 +234,7 @@ def _scan_fields(scan: Scan) -> dict[str, Any]:
 
 
 def _children(session: ArchivedSession) -> list[dict[str, Any]]:
-    scans = [
-        _item(scan_type(scan.series.modality), _scan_fields(scan), []) for scan in session.scans.values()
-    ]
+    scans = [_item(scan_type(scan.series.modality), _scan_fields(scan), []) for scan in session.scans.values()]
     return [{"field": "scans/scan", "items": scans}] if scans else []
 
 
@@ -259,27 +251,21 @@ def item(call: Call, kind: str, fields: dict[str, Any], children: list[dict[str,
         return web.Response(text=body, content_type="application/json")
     if form == "xml":
         return xml(_item_xml(kind, fields, children))
-    cells = "".join(
-        f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in fields.items()
-    )
+    cells = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in fields.items())
     return web.Response(text=f"<html><body><table>{cells}</table></body></html>", content_type="text/html")
 
 
 def _item_xml(kind: str, fields: dict[str, Any], children: list[dict[str, Any]]) -> str:
     element = kind.removesuffix("Data")
     attributes = "".join(
-        f' {name}="{html.escape(str(fields[name]))}"'
-        for name in ("ID", "project", "label", "UID")
-        if name in fields
+        f' {name}="{html.escape(str(fields[name]))}"' for name in ("ID", "project", "label", "UID") if name in fields
     )
     values = "".join(
         f"<xnat:{name}>{html.escape(str(value))}</xnat:{name}>"
         for name, value in fields.items()
         if name not in {"ID", "project", "label", "UID"} and value != ""
     )
-    inner = "".join(
-        _item_xml("xnat:scan", one["data_fields"], []) for child in children for one in child["items"]
-    )
+    inner = "".join(_item_xml("xnat:scan", one["data_fields"], []) for child in children for one in child["items"])
     inner = f"<xnat:scans>{inner}</xnat:scans>" if inner else ""
     space = "" if element == "xnat:scan" else ' xmlns:xnat="http://nrg.wustl.edu/xnat"'
     return f"<{element}{space}{attributes}>{values}{inner}</{element}>"

@@ -68,9 +68,7 @@ _ACCEPTS = {"application/json": "json", "text/csv": "csv", "text/xml": "xml", "a
 class Refused(Exception):  # noqa: N818
     """A handler's refusal: a status and the text that XNAT puts on its page."""
 
-    def __init__(
-        self, status: int, message: str = "", *, tomcat: bool = False, allow: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, status: int, message: str = "", *, tomcat: bool = False, allow: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
@@ -166,26 +164,20 @@ def table(
 
 def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<html><body><table><tr>{head}</tr>{body}</table></body></html>"
 
 
 def _xml_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> str:
     head = "".join(f"<column>{html.escape(column)}</column>" for column in columns)
-    body = "".join(
-        "<row>" + "".join(f"<cell>{html.escape(cell)}</cell>" for cell in row) + "</row>" for row in rows
-    )
+    body = "".join("<row>" + "".join(f"<cell>{html.escape(cell)}</cell>" for cell in row) + "</row>" for row in rows)
     return (
         f'<ResultSet title="{html.escape(title)}" totalRecords="{len(rows)}">'
         f"<results><columns>{head}</columns><rows>{body}</rows></results></ResultSet>"
     )
 
 
-def row_table(
-    request: web.BaseRequest, query: Mapping[str, str], rows: Iterable[PrearchiveRow]
-) -> web.Response:
+def row_table(request: web.BaseRequest, query: Mapping[str, str], rows: Iterable[PrearchiveRow]) -> web.Response:
     """Return rows as a listing (the columns of DatabaseSession), without totalRecords."""
     cells = [
         (

@@ -69,9 +69,7 @@ async def session(call: Call, project: str, timestamp: str, folder: str) -> web.
     return xml(session_xml(row, row.document))
 
 
-async def session_part(
-    call: Call, project: str, timestamp: str, folder: str, part: str
-) -> web.StreamResponse:
+async def session_part(call: Call, project: str, timestamp: str, folder: str, part: str) -> web.StreamResponse:
     """Return scans, resources, files or logs of a prearchive session; all but logs need the document.
 
     PrearcSessionResourcesList, PrearcSessionScansList and their like.
@@ -87,10 +85,7 @@ async def session_part(
     form = wanted(call.request, call.query, "json")
     match parts:
         case ["scans"]:
-            cells = [
-                (scan.id, scan_type(scan.series.modality), scan.series.description)
-                for scan in row.document.scans
-            ]
+            cells = [(scan.id, scan_type(scan.series.modality), scan.series.description) for scan in row.document.scans]
             return table(form, ["ID", "xsiType", "series_description"], cells)
         case ["resources"]:
             columns = ["category", "cat_id", "label", "file_count", "file_size"]
@@ -106,9 +101,7 @@ async def session_part(
                 raise Refused(404)
             prefix = f"/data{row.uri}/scans/{scan.id}/resources/{label}/files"
             files = scan.resources[label].files.values()
-            return table(
-                form, ["Name", "Size", "URI"], [(f.name, f.size, f"{prefix}/{f.name}") for f in files]
-            )
+            return table(form, ["Name", "Size", "URI"], [(f.name, f.size, f"{prefix}/{f.name}") for f in files])
         case _:
             raise Refused(404)
 
@@ -140,9 +133,7 @@ async def session_action(call: Call, project: str, timestamp: str, folder: str) 
         raise Refused(400, message)
     row = _row(call, project, timestamp, folder)
     if action not in {"build", "commit", "move", "reset-status", "set-status"}:
-        raise Refused(
-            400, f"User {call.user.name} requested an unsupported action on prearchive session: {action}"
-        )
+        raise Refused(400, f"User {call.user.name} requested an unsupported action on prearchive session: {action}")
     if row is None:
         raise Refused(500 if action == "build" else 404, f"No session {timestamp}/{folder} in the prearchive")
     match action:

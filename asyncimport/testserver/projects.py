@@ -73,9 +73,7 @@ async def put_project(call: Call, name: str) -> web.StreamResponse:
     if not _PROJECT_ID.fullmatch(name):
         raise Refused(417, "Invalid character in project ID.")
     if name in call.xnat.deleted_projects:
-        raise Refused(
-            403, f"The project {name} was used in a previously deleted project and cannot be reused."
-        )
+        raise Refused(403, f"The project {name} was used in a previously deleted project and cannot be reused.")
     found = call.xnat.projects.get(name)
     if found is not None and not found.allows(call.user, "edit"):
         raise Refused(403)
@@ -83,9 +81,7 @@ async def put_project(call: Call, name: str) -> web.StreamResponse:
     others = [other for other in call.xnat.projects.values() if other is not found]
     taken = {text for other in others for text in (other.id, other.name, *other.aliases) if text}
     if clash := {name, title} & taken:
-        raise Refused(
-            409, f"Requested new project conflicts with existing projects: {', '.join(sorted(clash))}"
-        )
+        raise Refused(409, f"Requested new project conflicts with existing projects: {', '.join(sorted(clash))}")
     if found is None:
         code = call.xnat.default_prearchive_code
         found = call.xnat.add_project(Project(name, prearchive_code=code, editors=(call.user.name,)))

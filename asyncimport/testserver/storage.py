@@ -152,9 +152,7 @@ class Storage:
 
     def _remove(self, path: Path) -> None:
         # A copy, because other threads add to the set meanwhile.
-        self._made.difference_update(
-            {made for made in self._made.copy() if made == path or path in made.parents}
-        )
+        self._made.difference_update({made for made in self._made.copy() if made == path or path in made.parents})
         shutil.rmtree(path, ignore_errors=True)
         try:
             path.parent.rmdir()

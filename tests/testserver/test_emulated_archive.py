@@ -282,21 +282,43 @@ async def test_import_31_a_double_submit_is_accepted_and_the_second_fails() -> N
         assert (await web.archive(uri)).status == 404
 
 
-async def test_files_sent_while_archiving_are_answered_with_200_and_lost() -> None:
+async def test_import_31_two_jobs_into_one_existing_session_collide() -> None:
+    """The second finds the destination in use."""
+    async with visit() as web:
+        await web.archived(dicom(1))
+        first = await web.built(dicom(2))
+        await web.post(first, action="set-status", status="READY")
+        second = (await web.send(dicom(3), EXPT_LABEL="F")).text.strip()
+        await web.post(second, action="build")
+        web.xnat.archive_seconds = 0.02
+        answers = []
+
+        async def archive(uri: str, session: str) -> None:
+            answers.append(await web.archive(uri, session=session))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(archive, first, "E")
+            tasks.start_soon(archive, second, "E")
+        assert sorted(answer.status for answer in answers) == [200, 500]
+        assert any("Destination session in use." in answer.text for answer in answers)
+
+
+async def test_files_sent_while_archiving_are_answered_with_200_and_lost(tmp_path: Path) -> None:
     """Why nothing may be sent into a session once it is being archived."""
-    async with visit(TestXnat(archive_seconds=0.05)) as web:
+    async with visit(TestXnat(tmp_path, archive_seconds=0.05)) as web:
         uri = await web.built()
 
         async def late() -> None:
             while web.xnat.prearchive[0].status is not RowStatus.LOCKED_ARCHIVING:
                 await anyio.lowlevel.checkpoint()
-            assert (await web.send(dicom(2), SUBJECT_ID="S")).text.strip() == uri
+            assert (await web.send(dicom(2))).text.strip() == uri
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(late)
-            answer = await web.archive(uri)
-        assert answer.status in {200, 500}
-        assert sop(2) not in web.xnat.sop_uids()
+            assert (await web.archive(uri)).status == 200
+        assert await web.status(uri) == "gone"
+        assert web.xnat.sop_uids() == {sop(1)}
+        assert len(await stored(tmp_path)) == 1
 
 
 async def test_a_site_may_be_served_again() -> None:

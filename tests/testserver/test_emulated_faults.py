@@ -76,6 +76,12 @@ async def test_any_strikes_whatever_comes() -> None:
         web.xnat.faults.clear()
 
 
+def test_a_fault_of_an_unknown_kind_is_an_error() -> None:
+    """A fault that can never strike is a mistake of the test."""
+    with pytest.raises(ValueError, match="none of the kinds"):
+        Fault("imports", Status(503))
+
+
 async def test_import_35_the_serial_section_is_one_at_a_time() -> None:
     """Ten imports of 5 ms each under the one lock take 50 ms or more, however many connections."""
     assert await seconds(Timing(serial_seconds=0.005)) >= 0.05
