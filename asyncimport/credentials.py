@@ -19,11 +19,22 @@ def check_host(host: str, *, insecure: bool) -> str:
 
     Raises: UsageError when it is not an address, or would send the password over the network in the clear.
     """
-    parts = urlsplit(host)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise UsageError(f"--host {host!r} is not an address", hint="write it as https://xnat.example.org")
-    if parts.username or parts.password:
+    if "@" in host:  # first of all, so that no other message shows the password
         raise UsageError("--host holds a user name or password", hint="give them apart: --user, XNAT_PASS or netrc")
+    try:
+        parts = urlsplit(host)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or port == 0
+        or parts.query
+        or parts.fragment
+        or host.split() != [host]
+    ):
+        raise UsageError(f"--host {host!r} is not an address", hint="write it as https://xnat.example.org")
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK and not insecure:
         raise UsageError(
             f"{host} is not encrypted: password and patients would cross the network in the clear",
@@ -47,16 +58,16 @@ def find(
     Raises: UsageError when none are found, or netrc may be read by others.
     """
     named = environ.get("XNAT_HOST") or environ.get("XNAT_URL")
-    if named is None or named.rstrip("/") == host:
+    if not named or named.rstrip("/") == host:
         if user is None and password is None and (token := environ.get("XNAT_TOKEN")):
-            alias, separator, secret = token.partition(":")
-            if not separator:
+            alias, _, secret = token.partition(":")
+            if not alias or not secret:
                 raise UsageError("XNAT_TOKEN is not a token", hint="write it as alias:secret")
             return alias, secret
         wanted = environ.get("XNAT_USER")
-        if user in {None, wanted} and wanted:
-            user = wanted
-            password = password or environ.get("XNAT_PASS")
+        if user is None or not wanted or user == wanted:
+            user = user or wanted
+            password = password or (environ.get("XNAT_PASS") if user else None)
     if user and password:
         return user, password
     if password is None and (entry := _netrc(host, environ)) is not None and user in {None, entry[0]}:
@@ -84,6 +95,8 @@ def _netrc(host: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
             raise UsageError(f"{path} line {error.lineno} is malformed", hint="see `man netrc` for its form") from None
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{path} cannot be read: it is not text") from None
         entry = entries.get(urlsplit(host).hostname or "")
         if entry is None or not entry[0] or not entry[2]:
             return None

@@ -128,7 +128,10 @@ class SourceError(AsyncimportError):
 
 
 def worst(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Choose the one error to show of those that ended a task group: one that ends the run, else the first."""
+    """Choose the one error to show of those that ended a task group.
+
+    One that ends the run goes before a usage error, that before any other of ours, and that before the rest.
+    """
     leaves: list[BaseException] = []
     groups: list[BaseExceptionGroup[BaseException]] = [errors]
     while groups:
@@ -137,7 +140,7 @@ def worst(errors: BaseExceptionGroup[BaseException]) -> BaseException:
                 groups.append(error)
             else:
                 leaves.append(error)
-    for error in leaves:
-        if isinstance(error, FatalError) and not isinstance(error, UsageError):
-            return error
-    return next((error for error in leaves if isinstance(error, AsyncimportError)), leaves[0])
+    fatal = [error for error in leaves if isinstance(error, FatalError)]
+    fatal.sort(key=lambda error: isinstance(error, UsageError))
+    ours = [error for error in leaves if isinstance(error, AsyncimportError)]
+    return [*fatal, *ours, *leaves][0]

@@ -44,9 +44,13 @@ class Throttle:
             yield
 
     def succeeded(self) -> None:
-        """Note a call that went well."""
+        """Note a call that went well.
+
+        While more is in flight than a cut now allows, the calls that end began before it and say nothing of the new
+        limit. (In older versions of anyio, to raise it then would let yet another call in.)
+        """
         limit = self.limit
-        if limit < self._ceiling:
+        if limit < self._ceiling and self._limiter.borrowed_tokens <= limit:
             self._successes += 1
             if self._successes >= limit:
                 self._successes = 0

@@ -33,6 +33,7 @@ __all__ = [
     "Outcome",
     "Problem",
     "Refused",
+    "Repeated",
     "ScanFinished",
     "Scanned",
     "Sealed",
@@ -269,13 +270,20 @@ class ScanFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """A call failed for a time, and is made again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """These outcomes are on disk."""
 
     outcomes: tuple[Outcome, ...]
 
 
-Event = Scanned | Admitted | ScanFinished | Settled | Archived | Built | Held
+Event = Scanned | Admitted | ScanFinished | Repeated | Settled | Archived | Built | Held
 
 
 @dataclass(frozen=True, slots=True)

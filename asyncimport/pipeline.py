@@ -12,7 +12,9 @@ when its stream does, or when the journal says that nothing will ever come again
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from math import inf
 from typing import Protocol, TypeVar
 
 import anyio
@@ -36,6 +38,7 @@ from asyncimport.model import (
     Instance,
     Outcome,
     Refused,
+    Repeated,
     ScanFinished,
     Scanned,
     Sealed,
@@ -106,26 +109,29 @@ class Stop:
     def __init__(self, *, grace: float = 30.0) -> None:
         self.requested = False
         self._grace = grace
-        self._scopes: list[tuple[anyio.CancelScope, float]] = []
+        self._at_once = self._after_grace = inf
+        self._scopes: list[tuple[anyio.CancelScope, bool]] = []
 
     def request(self) -> None:
         """Ask for the end; the second time, drop what is in flight too."""
-        grace = 0.0 if self.requested else self._grace
+        self._at_once = anyio.current_time()
+        self._after_grace = self._at_once + (0.0 if self.requested else self._grace)
         self.requested = True
-        for scope, share in self._scopes:
-            scope.deadline = anyio.current_time() + share * grace
+        for scope, waits in self._scopes:
+            scope.deadline = self._after_grace if waits else self._at_once
 
     def at_once(self) -> anyio.CancelScope:
         """Return a scope for a stage that ends as soon as it is asked to."""
-        return self._scope(0.0)
+        return self._scope(waits=False)
 
     def after_grace(self) -> anyio.CancelScope:
         """Return a scope for a stage that may finish what it has in hand."""
-        return self._scope(1.0)
+        return self._scope(waits=True)
 
-    def _scope(self, share: float) -> anyio.CancelScope:
-        scope = anyio.CancelScope()
-        self._scopes.append((scope, share))
+    def _scope(self, *, waits: bool) -> anyio.CancelScope:
+        # A stage may begin after it was asked to end.
+        scope = anyio.CancelScope(deadline=self._after_grace if waits else self._at_once)
+        self._scopes.append((scope, waits))
         return scope
 
 
@@ -195,6 +201,7 @@ class _Line:
         self._policy = policy
         self._report = report
         self._stop = stop
+        self._may_feed = not options.scan_first
         self._throttle = Throttle(options.workers)
         self._turn = anyio.CapacityLimiter(1)
 
@@ -221,6 +228,7 @@ class _Line:
                         f"nothing was sent, because {len(collisions)} problem(s) were found: {collisions[0][0]}",
                         hint="see them all with `asyncimport status`; correct the labels, or leave --scan-first out",
                     )
+                self._may_feed = True
                 self._report(ScanFinished(gone.files, gone.unsent))
                 _ring(ready, options.finalizers)
                 _ring(work)
@@ -271,6 +279,8 @@ class _Line:
         async with work, parcels:
             with self._stop.at_once():
                 async for _ in work:
+                    if not self._may_feed:
+                        continue
                     while claims := await self._ask(claim):
                         for parcel in _parcels(claims, self._options.workers):
                             await parcels.send(parcel)
@@ -289,7 +299,7 @@ class _Line:
                     for claim, body in zip(parcel, bodies, strict=True):
                         if self._stop.requested:
                             return
-                        await outcomes.send(await self._send(claim, body))
+                        await _hand_in(outcomes, await self._send(claim, body))
 
     async def _send(self, claim: Claim, body: Body | SourceError) -> Outcome:
         if isinstance(body, SourceError):
@@ -315,6 +325,7 @@ class _Line:
         return Stored(claim, uri)
 
     def _slow_down(self, error: TransientError) -> None:
+        self._report(Repeated(str(error)))
         if error.overload:
             self._throttle.overloaded(error.retry_after)
 
@@ -325,12 +336,13 @@ class _Line:
                     await self._settle([outcome, *_at_hand(outcomes)], work, ready)
             finally:
                 # When another stage has failed, what XNAT acknowledged up to now is still worth keeping.
-                with anyio.CancelScope(shield=True):
-                    if rest := _at_hand(outcomes):
-                        await self._settle(rest, work, ready)
+                while rest := _at_hand(outcomes):
+                    await self._settle(rest, work, ready)
 
     async def _settle(self, batch: list[Outcome], work: _Bell, ready: _Bell) -> None:
-        complete = await self._ask(partial(self._journal.settle, batch))
+        # Shielded, because what has been taken from the stream stands nowhere else.
+        with anyio.CancelScope(shield=True):
+            complete = await self._ask(partial(self._journal.settle, batch))
         self._report(Settled(tuple(batch)))
         _ring(ready, complete)
         _ring(work)
@@ -361,6 +373,15 @@ def _ring(bell: _Bell, times: int = 1) -> None:
             bell.send_nowait(None)
     except (anyio.WouldBlock, anyio.BrokenResourceError):
         pass
+
+
+async def _hand_in(outcomes: MemoryObjectSendStream[Outcome], outcome: Outcome) -> None:
+    """Pass an outcome on, also when this stage has been cancelled meanwhile: XNAT has the file.
+
+    The recorder takes all there is before it ends; if it has failed, that is what ends the run.
+    """
+    with anyio.CancelScope(shield=True), suppress(anyio.BrokenResourceError):
+        await outcomes.send(outcome)
 
 
 def _at_hand(outcomes: MemoryObjectReceiveStream[Outcome]) -> list[Outcome]:

@@ -16,6 +16,7 @@ from asyncimport.model import (
     Failed,
     Held,
     Refused,
+    Repeated,
     ScanFinished,
     Scanned,
     Settled,
@@ -24,7 +25,8 @@ from asyncimport.model import (
 
 __all__ = ["Totals", "human_bytes", "human_seconds"]
 
-# The rate shown is that of the last quarter of a minute: it follows the server, and does not jump about.
+# The rate shown is that of the last quarter of a minute, or since the last line where lines come more rarely: it
+# follows the server, and does not jump about.
 _WINDOW_SECONDS = 15.0
 
 
@@ -44,6 +46,8 @@ class Totals:
     archived: int = 0
     built: int = 0
     held: int = 0
+    repeated: int = 0
+    trouble: str = ""
     gone: int = 0
     gone_unsent: int = 0
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
@@ -69,6 +73,9 @@ class Totals:
                             self.refused += 1
                         case Failed():
                             self.failed += 1
+            case Repeated(reason=reason):
+                self.repeated += 1
+                self.trouble = reason
             case Archived():
                 self.archived += 1
             case Built():
@@ -77,11 +84,11 @@ class Totals:
                 self.held += 1
 
     def line(self) -> str:
-        """Describe the moment: files, bytes, sessions, rate and time left. Call it once a second or so."""
+        """Describe the moment: files, bytes, sessions, rate and time left."""
         now = self.clock()
         settled = self.stored + self.refused + self.failed
         self._samples.append((now, settled, self.stored_size))
-        while now - self._samples[0][0] > _WINDOW_SECONDS:
+        while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW_SECONDS:
             self._samples.popleft()
         then, files_then, size_then = self._samples[0]
         elapsed = max(now - then, 1e-9)
@@ -95,19 +102,25 @@ class Totals:
             parts.insert(0, f"scanning ({self.scanned:,} files seen)")
         if self.refused or self.failed or self.held:
             parts.append(f"{self.refused:,} refused, {self.failed:,} failed, {self.held:,} held")
+        if self.repeated:
+            parts.append(f"{self.repeated:,} calls repeated (last: {self.trouble})")
         if rate > 0:
             parts.append(f"{rate:,.0f} files/s, {human_bytes((self.stored_size - size_then) / elapsed)}/s")
-            left = (self.waiting - settled) / rate
+            # A resumed run sends what the journal knows before the scan has met it again.
+            left = max(self.waiting - settled, 0) / rate
             parts.append(f"{'at least ' if self.scanning else ''}{human_seconds(left)} left")
         return " · ".join(parts)
 
 
 def human_bytes(size: float) -> str:
     """Write a number of bytes for people: 1.5 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+    if round(size) < 1000:
+        return f"{size:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         size /= 1000
+        if round(size, 1) < 1000:
+            return f"{size:.1f} {unit}"
+    size /= 1000
     return f"{size:.1f} TB"
 
 

@@ -5,12 +5,13 @@ that is judged here and nowhere else. Each function names the XNAT class whose a
 statuses and XNAT's own words, never an address: addresses carry labels, and labels are patients.
 """
 
+import html
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from xml.etree.ElementTree import ParseError
 
 import defusedxml.ElementTree
@@ -43,10 +44,15 @@ __all__ = [
 ]
 
 _OVERLOAD = frozenset({408, 429, 502, 503, 504})
-_URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/]+)/(?P<timestamp>[^/]+)/(?P<folder>[^/]+))")
-_ARCHIVE_URI = re.compile(r"(?:/data|/REST)?(/archive/\S+)")
-_HEADING = re.compile(r"<h3>(.*?)</h3>", re.DOTALL)
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
+_ARCHIVE_URI = re.compile(r"(?:/data|/REST)?(/archive/[^\r\n]+)")
+_PAGE = re.compile(r"\s*<(?:!doctype )?html\b", re.IGNORECASE)
+# Restlet's status page says what happened in its heading, Tomcat's after "Message" (its heading is its version).
+_RESTLET = re.compile(r"<h3>(?!Apache Tomcat)(.*?)</h3>", re.DOTALL)
+_TOMCAT = re.compile(r"<b>Message</b>(.*?)</p>", re.DOTALL)
 _TAGS = re.compile(r"<[^>]*>")
+_ADDRESS = re.compile(r"(?<![\w/])(?:https?:/)?(?:/[^\s/()<>\"',;]+){2,}/?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +66,16 @@ class Reply:
     @property
     def is_html(self) -> bool:
         """Whether this is a page for people: XNAT's login, an error page, or some gateway's."""
-        return self.headers.get("content-type", "").startswith("text/html") or self.text.lstrip()[:9].lower() in {
-            "<!doctype",
-            "<html>",
-        }
+        kind = self.headers.get("content-type", "").lower()
+        return kind.startswith("text/html") or _PAGE.match(self.text) is not None
 
     @property
     def message(self) -> str:
-        """What the answer says, in one short line: the heading of Restlet's status page, else the text itself."""
-        heading = _HEADING.search(self.text)
-        text = heading.group(1) if heading else ("" if self.is_html else self.text)
-        words = " ".join(_TAGS.sub(" ", text).split())
-        return words[:300] or f"status {self.status}"
+        """What the answer says, in one short line without addresses: that of an error page, else the text itself."""
+        said = _RESTLET.search(self.text) or _TOMCAT.search(self.text)
+        text = said.group(1) if said else ("" if self.is_html else self.text)
+        words = _ADDRESS.sub("…", " ".join(html.unescape(_TAGS.sub(" ", text)).split()))
+        return "".join(filter(str.isprintable, words))[:300] or f"status {self.status}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +121,19 @@ class ScanResource:
 def login(reply: Reply) -> None:
     """Judge the answer to a login (UserSession, XnatBasicAuthenticationFilter).
 
-    Raises: LoginRefusedError, UnavailableError when this is not an XNAT.
+    Raises: LoginRefusedError, UnavailableError when this is not an XNAT, TransientError.
     """
     if reply.status == 401:
         raise LoginRefusedError(
             "XNAT refused the user name or password",
             hint="check both; after 20 refusals XNAT locks the account for an hour, and says the same then",
         )
-    if reply.status in {301, 302, 303, 307, 308}:
+    if _is_login_page(reply):
+        raise LoginRefusedError("XNAT answers the login with its login page", hint="check the user name and password")
+    if reply.status in _REDIRECTS:
         raise _redirected(reply)
+    if reply.status == 403 and "password has expired" in reply.message:
+        raise _act_first()
     if reply.status == 403:
         raise UnavailableError(f"XNAT does not let anyone in: {reply.message}")
     if reply.status in _OVERLOAD or reply.status >= 500:
@@ -137,20 +145,22 @@ def login(reply: Reply) -> None:
 def user(reply: Reply, name: str) -> None:
     """Check that the login is ours and not a guest's (UserAuth): /data/JSESSION answers 200 to anyone.
 
-    Raises: LoginRefusedError, UnavailableError.
+    Raises: LoginRefusedError, UnavailableError when this is not an XNAT, TransientError.
     """
     if reply.status == 200 and (match := re.search(r"User '(.*?)' is logged in", reply.text)):
         # An alias token logs in under the name of its owner, so another name than `name` is fine; a guest is not.
         if match.group(1).lower() == "guest" != name.lower():
             raise LoginRefusedError("XNAT took the login for a guest's", hint="check the user name and password")
         return
-    if reply.status in {302, 401, 403}:
+    if reply.status in {302, 401, 403} or _is_login_page(reply):
         raise LoginRefusedError(
             "XNAT does not accept the login",
             hint="log in with a browser once: the password may have expired, or the account be disabled",
         )
     if reply.status in _OVERLOAD or reply.status >= 500:
-        raise TransientError(f"the server answers {reply.status} to the login check", overload=True)
+        raise TransientError(
+            f"the server answers {reply.status} to the login check", retry_after=_hint(reply), overload=True
+        )
     raise _not_xnat()
 
 
@@ -165,7 +175,7 @@ def project_id(reply: Reply) -> str | None:
 def editable_projects(reply: Reply) -> frozenset[str]:
     """Return the IDs of a project listing (ProjectListResource with `permissions=edit`)."""
     _check(reply)
-    return frozenset(result.get("ID") or result.get("id") or "" for result in _results(reply))
+    return frozenset(found for result in _results(reply) if (found := result.get("ID") or result.get("id")))
 
 
 def stored(reply: Reply, project: str, expected: str | None) -> str:
@@ -257,6 +267,7 @@ def archived(reply: Reply) -> str:
             "duplicate archive attempt",
             "configured timeout interval",
             "destination session in use",
+            "session processing may already be in progress",
         )
     ):
         raise TransientError(f"XNAT is still archiving the session ({text})")
@@ -265,10 +276,15 @@ def archived(reply: Reply) -> str:
 
 
 def row(reply: Reply) -> Row | None:
-    """Return the prearchive row of a session (PrearcSessionResource, `format=json`); None when it is gone."""
+    """Return the prearchive row of a session (PrearcSessionResource, `format=json`); None when it is gone.
+
+    Raises: TransientError, LoginExpiredError, RefusedError when this user may not look at it.
+    """
     _check(reply)
     if reply.status == 404:
         return None
+    if reply.status == 403:
+        raise RefusedError(f"XNAT does not let this user see the prearchive session (403: {reply.message})")
     results = _results(reply)
     return Row(results[0].get("status", "")) if results else None
 
@@ -297,6 +313,8 @@ def scan_resources(reply: Reply) -> list[ScanResource]:
 def catalog(reply: Reply) -> frozenset[str]:
     """Return the SOPInstanceUIDs of a resource's catalog (CatalogResource): the UID of each entry."""
     _check(reply)
+    if reply.status != 200:
+        raise TransientError(f"XNAT does not show the catalog ({reply.status})")
     try:
         root = defusedxml.ElementTree.fromstring(reply.text)
     except (ParseError, DefusedXmlException):
@@ -307,37 +325,61 @@ def catalog(reply: Reply) -> frozenset[str]:
 
 
 def _check(reply: Reply, *, server_errors: bool = True) -> None:
-    """Raise what any answer can mean: no login, overload, a gateway's page. Leave the rest to the caller."""
+    """Raise what any answer can mean: no login, overload, a gateway's page. Leave the rest to the caller.
+
+    Without `server_errors` a 500 is left too, for it is how the archive step says no; other codes are a gateway's.
+    """
     if reply.status == 401:
         raise LoginExpiredError("XNAT no longer knows the login (401)")
-    if reply.status == 302:
+    if reply.status in _REDIRECTS:
         raise _redirected(reply)
+    if reply.status == 404 and reply.is_html and not _RESTLET.search(reply.text):
+        # It is not XNAT that misses something: XNAT itself is missing, as while Tomcat starts.
+        raise TransientError("XNAT is not there (404)", retry_after=_hint(reply), overload=True)
     if reply.status in _OVERLOAD:
         raise TransientError(
             f"the server is overloaded or away ({reply.status})", retry_after=_hint(reply), overload=True
         )
-    if reply.status >= 500 and server_errors:
+    if reply.status >= 500 and (server_errors or reply.status != 500):
         raise TransientError(f"the server failed ({reply.status}: {reply.message})", retry_after=_hint(reply))
     if reply.status == 200 and reply.is_html:
         raise _page_instead_of_answer(reply)
 
 
 def _redirected(reply: Reply) -> LoginExpiredError | LoginRefusedError | UnavailableError:
-    target = reply.headers.get("location", "")
-    if "UpdateUser" in target or "InactiveAccount" in target:
-        return LoginRefusedError(
-            "XNAT wants the user to act first",
-            hint="log in with a browser: the password has expired or is to be set",
-        )
-    if "Login.vm" in target:
-        return LoginExpiredError("XNAT no longer knows the login (302)")
-    parts = urlsplit(target)
-    place = f"{parts.scheme}://{parts.netloc}" if parts.netloc else "another path"
+    if _is_login_page(reply):
+        return LoginExpiredError(f"XNAT no longer knows the login ({reply.status})")
+    target = _location(reply)
+    if "UpdateUser" in target.path or "InactiveAccount" in target.path:
+        return _act_first()
+    host = target.netloc.rpartition("@")[2]
+    place = f"{target.scheme}://{host}" if host and host.isprintable() else "another path"
     return UnavailableError(f"the server redirects to {place}", hint="give the address it redirects to as --host")
 
 
+def _is_login_page(reply: Reply) -> bool:
+    """Tell XNAT's login page, or the way to it, which XNAT shows to what it takes for a browser."""
+    if reply.status == 200:
+        return reply.is_html and "Login.vm" in reply.text
+    return reply.status in _REDIRECTS and "Login.vm" in _location(reply).path
+
+
+def _act_first() -> LoginRefusedError:
+    return LoginRefusedError(
+        "XNAT wants the user to act first",
+        hint="log in with a browser: the password has expired or is to be set",
+    )
+
+
+def _location(reply: Reply) -> SplitResult:
+    try:
+        return urlsplit(reply.headers.get("location", ""))
+    except ValueError:
+        return urlsplit("")
+
+
 def _page_instead_of_answer(reply: Reply) -> TransientError:
-    if "Login.vm" in reply.text:
+    if _is_login_page(reply):
         return LoginExpiredError("XNAT answers with its login page")
     return TransientError("a web page came instead of XNAT's answer (200)")
 
@@ -352,20 +394,20 @@ def _not_xnat() -> UnavailableError:
 def _hint(reply: Reply) -> float | None:
     """Return Retry-After in seconds; the form with a date is as good as none."""
     value = reply.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else None
+    return float(value) if value.isdecimal() else None
 
 
 def _archive_uri(reply: Reply) -> str:
-    for text in (reply.text, urlsplit(reply.headers.get("location", "")).path):
-        if match := _ARCHIVE_URI.search("".join(text.split())):
-            return f"/data{match[1]}"
+    # A Location has host and context path in front; the body has not.
+    if match := _ARCHIVE_URI.fullmatch(reply.text.strip()) or _ARCHIVE_URI.search(_location(reply).path):
+        return f"/data{match[1]}"
     raise TransientError(f"XNAT's answer names no archived session ({reply.status})")
 
 
 def _json(reply: Reply) -> Any:
     try:
         return json.loads(reply.text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise TransientError(f"XNAT's answer is not JSON ({reply.status})") from None
 
 
@@ -373,15 +415,13 @@ def _results(reply: Reply) -> list[dict[str, str]]:
     """Return the rows of a listing; all values are strings, unknown ones ""."""
     try:
         results = _json(reply)["ResultSet"]["Result"]
-        return [{str(key): str(value) for key, value in result.items()} for result in results]
+        return [{key: "" if value is None else str(value) for key, value in result.items()} for result in results]
     except (KeyError, TypeError, AttributeError):
         raise TransientError(f"XNAT's answer is not a listing ({reply.status})") from None
 
 
 def _item(reply: Reply) -> dict[str, Any]:
     try:
-        fields: dict[str, Any] = _json(reply)["items"][0]["data_fields"]
-    except (KeyError, TypeError, IndexError):
+        return dict(_json(reply)["items"][0]["data_fields"])
+    except (KeyError, TypeError, IndexError, ValueError):
         raise TransientError(f"XNAT's answer is not an item ({reply.status})") from None
-    else:
-        return fields

@@ -19,9 +19,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how long to wait: `attempts` in all, then `first` seconds growing by `factor` up to `cap`."""
+    """How often and how long to wait: `attempts` in all, then `first` seconds growing by `factor` up to `cap`.
+
+    An answer that blames the file is believed after `file_attempts`: a bad file should not hold a worker for long.
+    """
 
     attempts: int = 6
+    file_attempts: int = 3
     first: float = 0.5
     factor: float = 2.0
     cap: float = 30.0
@@ -53,7 +57,7 @@ async def retrying(
             return await call()
         except TransientError as error:
             on_error(error)
-            if attempt == policy.attempts:
+            if attempt == policy.attempts or (error.blames_file and attempt >= policy.file_attempts):
                 raise
             await sleep(policy.delay(attempt, hint=error.retry_after, jitter=jitter()))
     raise ValueError("a retry policy needs at least one attempt")

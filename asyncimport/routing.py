@@ -47,16 +47,32 @@ class _Template:
         try:
             parts = tuple(string.Formatter().parse(text))
         except ValueError as error:
-            raise UsageError(f"{option}: the template {text!r} is malformed: {error}") from None
+            raise UsageError(
+                f"{option}: the template {text!r} is malformed: {error}",
+                hint="fields stand in braces, as in {PatientID}_{StudyDate}",
+            ) from None
         for _, keyword, spec, conversion in parts:
-            if keyword is not None and (keyword not in keywords or spec or conversion):
+            if spec or conversion:
+                raise UsageError(
+                    f"{option}: {{{keyword}}} cannot be given a format", hint=f"write {{{keyword}}} and no more"
+                )
+            if keyword is not None and keyword not in keywords:
                 raise UsageError(
                     f"{option}: {{{keyword}}} is not a field of the study",
                     hint="fields are: " + ", ".join(sorted(keywords)),
                 )
         if not text.strip():
             raise UsageError(f"{option}: an empty label")
-        return cls(tuple((literal, keyword) for literal, keyword, _, _ in parts))
+        template = cls(tuple((literal, keyword) for literal, keyword, _, _ in parts))
+        if template.is_fixed:
+            try:
+                template.render({})
+            except UnroutableError as error:
+                raise UsageError(
+                    f"{option} {text!r}: {error}",
+                    hint=f"labels are letters, digits, '_' and '-', {_LONGEST_LABEL} at most",
+                ) from None
+        return template
 
     @property
     def is_fixed(self) -> bool:

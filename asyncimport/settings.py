@@ -31,6 +31,10 @@ class Options:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         if not 1 <= self.workers <= _MOST_WORKERS:
-            raise UsageError(f"--workers {self.workers}: give a number from 1 to {_MOST_WORKERS}, or auto")
+            raise UsageError(
+                f"--workers {self.workers} cannot be", hint=f"give a number from 1 to {_MOST_WORKERS}, or auto"
+            )
+        if self.finalizers < 1:
+            raise UsageError(f"{self.finalizers} finalizers cannot be", hint="give a number from 1 on")
         if self.max_open_sessions < 1:
-            raise UsageError(f"--max-open-sessions {self.max_open_sessions}: give a number from 1 on")
+            raise UsageError(f"--max-open-sessions {self.max_open_sessions} cannot be", hint="give a number from 1 on")

@@ -117,7 +117,7 @@ def _read(file: File) -> Body | SourceError:
         if file.size > LARGE:
             _check(file, os.stat(file.path))  # noqa: PTH116 - the path need not be text
             return _Large(file)
-        with open(file.path, "rb", buffering=0) as handle:  # noqa: PTH123 - the path need not be text
+        with open(file.path, "rb", buffering=0, opener=_opened) as handle:
             _check(file, os.fstat(handle.fileno()))
             body = handle.read(file.size + 1)
             if len(body) != file.size:
@@ -129,6 +129,11 @@ def _read(file: File) -> Body | SourceError:
         return SourceError(f"the file cannot be read: {(error.strerror or 'unknown error').lower()}")
 
 
+def _opened(path: str, flags: int) -> int:
+    """Open without waiting: what the walk met as a regular file may be a pipe by now."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _check(file: File, now: os.stat_result) -> None:
     if (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns):
         raise SourceError("the file changed after it was scanned")
@@ -136,7 +141,10 @@ def _check(file: File, now: os.stat_result) -> None:
 
 def _same_bytes(one: str, other: str) -> bool:
     try:
-        with open(one, "rb") as first, open(other, "rb") as second:  # noqa: PTH123 - paths need not be text
+        with (
+            open(one, "rb", opener=_opened) as first,
+            open(other, "rb", opener=_opened) as second,
+        ):
             while (piece := first.read(_PIECE)) == second.read(_PIECE):
                 if not piece:
                     return True
@@ -154,9 +162,10 @@ class _Large:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         # A cancellation in the middle of opening or closing would leave aiofiles' handle open: both are shielded.
+        # That holds in tasks of anyio only; aiohttp's own, which asyncio cancels, must not iterate over this.
         try:
             with anyio.CancelScope(shield=True):
-                handle = await aiofiles.open(self._file.path, "rb", buffering=0)
+                handle = await aiofiles.open(self._file.path, "rb", buffering=0, opener=_opened)
             try:
                 left = self.size
                 while left:

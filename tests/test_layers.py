@@ -18,6 +18,7 @@ LAYERS = {
     "limits": 1,
     "settings": 1,
     "credentials": 1,
+    "containers": 1,
     "source": 2,
     "journal": 2,
     "xnat": 2,

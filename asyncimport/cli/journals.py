@@ -18,9 +18,13 @@ def _directory(state_dir: Path | None) -> Path:
 
 def journal_path(host: str, project: str, state_dir: Path | None) -> Path:
     """Return the journal for this server and this value of -P. The name tells them to people, the digest apart."""
-    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{urlsplit(host).netloc}-{project}")[:80]
+    readable = _readable(f"{urlsplit(host).netloc}-{project}")[:80]
     digest = hashlib.sha256(f"{host}\n{project}".encode()).hexdigest()[:8]
     return _directory(state_dir) / f"{readable}-{digest}.journal"
+
+
+def _readable(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", text)
 
 
 def existing_journal(host: str | None, project: str | None, state_dir: Path | None, journal: Path | None) -> Path:
@@ -32,7 +36,8 @@ def existing_journal(host: str | None, project: str | None, state_dir: Path | No
         return journal
     if host and project:
         return journal_path(host.rstrip("/"), project, state_dir)
-    found = sorted(_directory(state_dir).glob("*.journal"))
+    server = f"{_readable(urlsplit(host).netloc)}-" if host else ""
+    found = sorted(_directory(state_dir).glob(f"{server}*.journal"))
     if len(found) == 1:
         return found[0]
     if not found:

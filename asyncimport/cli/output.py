@@ -28,12 +28,13 @@ def consoles(*, no_color: bool) -> tuple[Console, Console]:
 
 def plain(text: str) -> str:
     """Make a text harmless on a terminal: control characters and bytes that are no text are spelt out."""
-    return "".join(
-        character
-        if character.isprintable()
-        else character.encode("utf-8", "surrogateescape").decode("latin-1").encode("unicode_escape").decode()
-        for character in text
-    )
+    return "".join(character if character.isprintable() else _spelt(character) for character in text)
+
+
+def _spelt(character: str) -> str:
+    # A byte of a path that is no text is a surrogate of this range (os.fsdecode); others come from elsewhere.
+    errors = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+    return character.encode("utf-8", errors).decode("latin-1").encode("unicode_escape").decode()
 
 
 def show_error(console: Console, error: AsyncimportError) -> None:

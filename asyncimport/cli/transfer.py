@@ -1,5 +1,6 @@
 """One run, whole: settings to journal to login to line to summary to exit code. `upload` and `demo` are made of it."""
 
+import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -70,12 +71,12 @@ def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
     began = monotonic()
     outcome = _Outcome()
     try:
-        anyio.run(_carry_out, task, outcome, err, quiet)
+        _carry_out(task, outcome, err, quiet=quiet)
     except AsyncimportError as error:
         outcome.error = error
     except KeyboardInterrupt:
         # Before or after the line, when nobody else listens for it.
-        outcome.signal = 2
+        outcome.signal = signal.SIGINT
     seconds = monotonic() - began
     if as_json:
         write_json(
@@ -97,8 +98,42 @@ def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
     return outcome.code
 
 
-async def _carry_out(task: Transfer, outcome: _Outcome, err: Console, quiet: bool) -> None:
+def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) -> None:
+    """Do what may block before the loop begins and after it has ended: disk and journal."""
+    source = Folder(task.sources)
+    router = _router(task, task.project)
     totals = Totals()
+    path = task.journal or journal_path(task.host, task.project, task.state_dir)
+    with Journal(path, destination=task.host, rules=router.rules, reroute=task.reroute) as journal:
+        outcome.run = str(journal.run)
+        try:
+            anyio.run(_send, task, source, router, journal, totals, outcome, err, quiet)
+        except FatalError as error:
+            outcome.error = error
+        outcome.summary = Ledger.of(journal).summary()
+        if outcome.error is None and outcome.signal is None:
+            outcome.error = _nothing_found(outcome.summary, source)
+        journal.end_run(outcome.code)
+    if totals.gone and not quiet:
+        err.print(
+            Text(
+                f"{totals.gone:,} files of an earlier run are no longer there; "
+                f"{totals.gone_unsent:,} of them had not been sent"
+            )
+        )
+
+
+async def _send(  # anyio.run passes arguments by position
+    task: Transfer,
+    source: Folder,
+    router: Router,
+    journal: Journal,
+    totals: Totals,
+    outcome: _Outcome,
+    err: Console,
+    quiet: bool,
+) -> None:
+    """Log in, look whether the project is open, run the line, log out."""
     stop = Stop()
 
     def stopped(number: int) -> None:
@@ -107,54 +142,31 @@ async def _carry_out(task: Transfer, outcome: _Outcome, err: Console, quiet: boo
             err.print(Text("stopping: what is in flight may finish (30 s at most); once more to stop at once"))
         stop.request()
 
-    source = Folder(task.sources)
-    router = Router(task.project, task.subject, task.session, keywords=frozenset(STUDY_FIELDS))
-    path = task.journal or journal_path(task.host, task.project, task.state_dir)
-    with (
-        on_signals(stopped),
-        Journal(path, destination=task.host, rules=router.rules, reroute=task.reroute) as journal,
-    ):
-        outcome.run = str(journal.run)
-        try:
-            async with AsyncExitStack() as stack:
-                with stop.at_once():
-                    client = await stack.enter_async_context(
-                        connect(
-                            task.host,
-                            task.credentials,
-                            connections=task.options.workers + task.options.finalizers,
-                            timeouts=task.timeouts,
-                            ca_bundle=task.ca_bundle,
-                            verify=task.verify,
-                        )
+    with on_signals(stopped):
+        async with AsyncExitStack() as stack:
+            with stop.at_once():
+                client = await stack.enter_async_context(
+                    connect(
+                        task.host,
+                        task.credentials,
+                        connections=task.options.workers + task.options.finalizers,
+                        timeouts=task.timeouts,
+                        ca_bundle=task.ca_bundle,
+                        verify=task.verify,
                     )
-                    project = await check_project(client, task.project)
-                    if project != task.project:
-                        router = Router(project, task.subject, task.session, keywords=frozenset(STUDY_FIELDS))
-                if not stop.requested:
-                    destination = Xnat(client, archive=task.options.archive, overwrite=task.overwrite)
-                    async with progress(totals, err, quiet=quiet):
-                        await run(
-                            source,
-                            destination,
-                            journal,
-                            router,
-                            options=task.options,
-                            report=totals.note,
-                            stop=stop,
-                        )
-        except FatalError as error:
-            outcome.error = error
-        outcome.summary = await anyio.to_thread.run_sync(Ledger.of(journal).summary)
-        if outcome.error is None and outcome.signal is None:
-            outcome.error = _nothing_found(outcome.summary, source)
-        await anyio.to_thread.run_sync(journal.end_run, outcome.code)
-    if totals.gone and not quiet:
-        err.print(
-            Text(
-                f"{totals.gone:,} files of an earlier run are no longer there; {totals.gone_unsent:,} had not been sent"
-            )
-        )
+                )
+                project = await check_project(client, task.project)
+                if project != task.project:
+                    # The project was named by an alias; XNAT's answers will name its ID.
+                    router = _router(task, project)
+            if not stop.requested:
+                destination = Xnat(client, archive=task.options.archive, overwrite=task.overwrite)
+                async with progress(totals, err, quiet=quiet):
+                    await run(source, destination, journal, router, options=task.options, report=totals.note, stop=stop)
+
+
+def _router(task: Transfer, project: str) -> Router:
+    return Router(project, task.subject, task.session, keywords=frozenset(STUDY_FIELDS))
 
 
 def _nothing_found(summary: Summary, source: Folder) -> UsageError | None:

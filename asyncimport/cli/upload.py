@@ -114,12 +114,14 @@ def upload(
         if os.path.exists(subject):  # noqa: PTH110 - any text may stand here
             raise UsageError(f"--subject {subject} is the name of a file", hint="give a template such as {PatientID}")
         if overwrite not in {"none", "append", "delete"}:
-            raise UsageError(f"--overwrite {overwrite}: give none, append or delete")
+            raise UsageError(f"--overwrite {overwrite} cannot be", hint="give none, append or delete")
         wanted = {word for word in retry.split(",") if word}
         if unknown := wanted - {"held", "refused"}:
-            raise UsageError(f"--retry {', '.join(sorted(unknown))}: give held, refused or both with a comma")
+            raise UsageError(
+                f"--retry {', '.join(sorted(unknown))} cannot be", hint="give held, refused, or both with a comma"
+            )
         if not workers.isdigit() and workers != "auto":
-            raise UsageError(f"--workers {workers}: give a number, or auto")
+            raise UsageError(f"--workers {workers} cannot be", hint="give a number, or auto")
         options = Options(
             workers=AUTO_WORKERS if workers == "auto" else int(workers),
             max_open_sessions=max_open_sessions,

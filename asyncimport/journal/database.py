@@ -70,7 +70,8 @@ def create_or_open(path: Path) -> sqlite3.Connection:
             ) from error
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            if path.stat().st_size == 0:
+            # Asked of SQLite, not of the file system: a kill in the midst of making it leaves a file to roll back.
+            if connection.execute("PRAGMA page_count").fetchone() == (0,):
                 _create(connection)
             else:
                 _recognise(connection, path)
@@ -102,20 +103,20 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Mapping[str, str]) -> None:
-    """Note destination and rules in a new journal; in an old one, compare them.
+    """Note destination and rules in a new journal, or rules in one that has forgotten them; otherwise compare them.
 
     Raises: JournalError for another destination, UsageError for other rules.
     """
     wanted = {"destination": destination, **{f"rule {name}": rule for name, rule in rules.items()}}
     stored = dict(connection.execute("SELECT key, value FROM about"))
-    if not stored:
-        connection.executemany("INSERT INTO about VALUES (?, ?)", wanted.items())
-        return
-    if stored["destination"] != destination:
+    if stored.get("destination", destination) != destination:
         raise JournalError(
             f"the journal {path} belongs to {stored['destination']}, not to {destination}",
             hint="leave out --journal, or name another: each server has a journal of its own",
         )
+    if stored.keys() <= {"destination"}:
+        connection.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", wanted.items())
+        return
     if changed := [name for name in wanted if stored.get(name) != wanted[name]]:
         was = ", ".join(f"{name.removeprefix('rule ')} {stored.get(name)!r}" for name in changed)
         raise UsageError(

@@ -14,6 +14,7 @@ __all__ = ["Admission", "Gone", "Intake", "Twin"]
 _SESSIONS_REMEMBERED = 2_000
 
 _CHANGED = "changed on disk after XNAT stored it; the new bytes were not sent"
+_ELSEWHERE = "XNAT holds this instance already, sent from a file that cannot be compared any more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,6 @@ class Intake(Store):
         The others are returned as `unknown`, to be looked into and admitted.
         """
         unknown: list[File] = []
-        known: list[tuple[int]] = []
         reset: list[tuple[int]] = []
         waiting: list[tuple[int, int]] = []
         size = 0
@@ -64,19 +64,19 @@ class Intake(Store):
                     "LEFT JOIN instance i ON i.key = f.instance WHERE f.path = ?",
                     (os.fsencode(file.path),),
                 ).fetchone()
-                if row is None or row[1] != file.size or row[2] != file.mtime_ns or row[3] == FileKind.UNREADABLE:
+                unchanged = row is not None and row[1] == file.size and row[2] == str(file.mtime_ns)
+                if not unchanged or row[3] == FileKind.UNREADABLE:
                     unknown.append(file)
                     continue
                 key, _, _, kind, instance, session, state = row
-                known.append((key,))
-                if kind == FileKind.INSTANCE:
+                # Met a second time in this run, through overlapping sources, it has been passed already.
+                if self._passes(key) and kind == FileKind.INSTANCE:
                     if state == "FAILED" or (state == "REFUSED" and retry_refused):
                         reset.append((instance,))
                         state = "PENDING"
                     if state == "PENDING":
                         waiting.append((session, instance))
                         size += file.size
-            self._db.executemany("INSERT OR IGNORE INTO scope VALUES (?)", known)
             self._db.executemany("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", reset)
             self._wait(waiting)
         return Admission(unknown, [], len(waiting), size, len({session for session, _ in waiting}))
@@ -99,19 +99,12 @@ class Intake(Store):
                 if isinstance(session, str):
                     self._record(item.file, FileKind.SKIPPED, session, None)
                     continue
-                row = self._db.execute(
-                    "SELECT i.key, f.path FROM instance i JOIN file f ON f.key = i.file "
-                    "WHERE i.session = ? AND i.sop_uid = ?",
-                    (session, item.sop_uid),
-                ).fetchone()
-                if row is None:
-                    instance = self._new(item, session)
-                elif os.fsdecode(row[1]) == item.file.path:
-                    instance = row[0]
-                    if not self._refreshed(item.file, instance):
-                        continue
-                else:
-                    twins.append(Twin(item, row[0], os.fsdecode(row[1])))
+                known = self._known(item, session)
+                if isinstance(known, Twin):
+                    twins.append(known)
+                    continue
+                instance, waits = known
+                if not waits:
                     continue
                 waiting.append((session, instance))
                 size += item.file.size
@@ -130,6 +123,7 @@ class Intake(Store):
             for root in roots:
                 counts = self._vanished(root)
                 gone, unsent = gone + counts[0], unsent + counts[1]
+            self._stand_in()
             self._scan_finished = True
             marks = ", ".join("?" * len(take_up))
             sessions = self._db.execute(
@@ -156,6 +150,19 @@ class Intake(Store):
             "(SELECT 1 FROM flying WHERE session = ?1 AND instance = ?2)",
             waiting,
         )
+
+    def _wait_again(self, session: int) -> None:
+        """Let everything of this session that this run met and that is not settled wait."""
+        self._wait(
+            self._db.execute(
+                "SELECT i.session, i.key FROM instance i JOIN scope ON scope.file = i.file "
+                "WHERE i.session = ? AND i.state = 'PENDING'",
+                (session,),
+            ).fetchall()
+        )
+
+    def _is_barred(self, session: int) -> bool:
+        return self._one("SELECT EXISTS (SELECT 1 FROM barred WHERE session = ?)", (session,)) == (1,)
 
     def _session(self, session: Session) -> int | str:
         """Return the session's key, or the reason why this study cannot have its labels."""
@@ -195,7 +202,10 @@ class Intake(Store):
         return key
 
     def _record(self, file: File, kind: FileKind, reason: str | None, instance: int | None) -> int:
-        """Write the file's row and return its key; an instance that the path carried before is orphaned."""
+        """Write the file's row and return its key; an instance that the path carried before is orphaned.
+
+        A file that cannot be read may be the one it was when it can be again: what is known of it is kept.
+        """
         key: int
         path = os.fsencode(file.path)
         row = self._db.execute("SELECT key, instance, kind FROM file WHERE path = ?", (path,)).fetchone()
@@ -204,18 +214,25 @@ class Intake(Store):
             self._next_key += 1
             self._db.execute(
                 "INSERT INTO file VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (key, path, file.size, file.mtime_ns, kind, reason, instance),
+                (key, path, file.size, str(file.mtime_ns), kind, reason, instance),
             )
         else:
             key = row[0]
-            self._db.execute(
-                "UPDATE file SET size = ?, mtime_ns = ?, kind = ?, reason = ?, instance = ? WHERE key = ?",
-                (file.size, file.mtime_ns, kind, reason, instance, key),
-            )
+            if kind == FileKind.UNREADABLE and row[1] is not None and row[2] in {FileKind.INSTANCE, kind}:
+                self._db.execute("UPDATE file SET kind = ?, reason = ? WHERE key = ?", (kind, reason, key))
+            else:
+                self._db.execute(
+                    "UPDATE file SET size = ?, mtime_ns = ?, kind = ?, reason = ?, instance = ? WHERE key = ?",
+                    (file.size, str(file.mtime_ns), kind, reason, instance, key),
+                )
             if row[2] == FileKind.INSTANCE and row[1] != instance:
-                self._orphan(row[1])
-        self._db.execute("INSERT OR IGNORE INTO scope VALUES (?)", (key,))
+                self._orphan(row[1], reason if kind == FileKind.UNREADABLE else None)
+        self._passes(key)
         return key
+
+    def _passes(self, file: int) -> bool:
+        """Count the file among those of this run; whether it is met for the first time."""
+        return self._db.execute("INSERT OR IGNORE INTO scope VALUES (?)", (file,)).rowcount == 1
 
     def _new(self, item: Instance, session: int) -> int:
         # The instance takes the next free key of the files, so that each row can name the other from the start.
@@ -230,31 +247,68 @@ class Intake(Store):
         )
         return instance
 
-    def _refreshed(self, file: File, instance: int) -> bool:
-        """Note new size and time of a known instance's own file; whether the instance now waits to be sent."""
-        (state,) = self._one("SELECT state FROM instance WHERE key = ?", (instance,))
-        if state == "STORED":
-            self._record(file, FileKind.SKIPPED, _CHANGED, instance)
-            return False
-        self._record(file, FileKind.INSTANCE, None, instance)
-        self._db.execute("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", (instance,))
-        return True
+    def _known(self, item: Instance, session: int) -> Twin | tuple[int, bool]:
+        """Return the instance's key and whether it waits to be sent from this file, or the twin if that is open."""
+        file = item.file
+        row = self._db.execute(
+            "SELECT i.key, i.state, i.reason, f.key, f.path, f.kind, f.instance = i.key, "
+            "f.size = ? AND f.mtime_ns = ?, f.key IN (SELECT file FROM scope), i.key IN (SELECT instance FROM unread) "
+            "FROM instance i LEFT JOIN file f ON f.key = i.file WHERE i.session = ? AND i.sop_uid = ?",
+            (file.size, str(file.mtime_ns), session, item.sop_uid),
+        ).fetchone()
+        if row is None:
+            return self._new(item, session), True
+        instance, state, trouble, other, path, kind, carries, same, met, unread = row
+        own = path == os.fsencode(file.path)
+        # Size and time vouch for the bytes, as they do for a file that has not moved.
+        same = carries and same and kind in {FileKind.INSTANCE, FileKind.UNREADABLE}
+        unsent = state in {"PENDING", "FAILED"}
+        if own and same and met and kind == FileKind.INSTANCE:
+            return instance, False
+        if not own and carries and kind != FileKind.UNREADABLE and not unread and (met or not (unsent or same)):
+            return Twin(item, instance, os.fsdecode(path))
+        if not own and carries:
+            # The other copy cannot be read, or this run has not met it: should it be there, it is looked into again.
+            self._db.execute("DELETE FROM unread WHERE instance = ?", (instance,))
+            if met:
+                self._db.execute(
+                    "UPDATE file SET kind = 'UNREADABLE', reason = coalesce(reason, ?), instance = NULL WHERE key = ?",
+                    (trouble, other),
+                )
+            else:
+                self._db.execute("DELETE FROM file WHERE key = ?", (other,))
+        if state == "STORED" and not same:
+            key = self._record(file, FileKind.SKIPPED, _CHANGED if own and carries else _ELSEWHERE, instance)
+        else:
+            key = self._record(file, FileKind.INSTANCE, None, instance)
+        self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (key, instance))
+        waits = unsent or (state == "REFUSED" and not same)
+        if waits:
+            self._db.execute("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", (instance,))
+        return instance, waits
 
-    def _orphan(self, instance: int) -> None:
-        """Look for another copy of an instance whose file now holds something else."""
-        row = self._db.execute("SELECT session, state FROM instance WHERE key = ?", (instance,)).fetchone()
-        if row is None or row[1] != "PENDING":
+    def _orphan(self, instance: int, trouble: str | None) -> None:
+        """Look for another copy of an instance whose file cannot be read any more, or now holds something else."""
+        session, state, flies = self._one(
+            "SELECT session, state, EXISTS (SELECT 1 FROM flying WHERE session = i.session AND instance = i.key) "
+            "FROM instance i WHERE key = ?",
+            (instance,),
+        )
+        # What is on its way is settled when its outcome comes in.
+        if state not in {"PENDING", "FAILED"} or flies:
             return
-        if not self._promote(instance):
-            self._db.execute(
-                "UPDATE instance SET state = 'FAILED', reason = 'its file now holds something else', run = ? "
-                "WHERE key = ?",
-                (self.run, instance),
-            )
-            self._db.execute("DELETE FROM waiting WHERE session = ? AND instance = ?", (row[0], instance))
+        why = trouble or "its file now holds something else"
+        if not self._promote(instance, session, why):
+            self._fail(instance, why)
+            self._db.execute("DELETE FROM waiting WHERE session = ? AND instance = ?", (session, instance))
 
-    def _promote(self, instance: int) -> bool:
-        """Let a duplicate stand in for the copy that cannot be read; whether there was one."""
+    def _fail(self, instance: int, reason: str) -> None:
+        self._db.execute(
+            "UPDATE instance SET state = 'FAILED', reason = ?, run = ? WHERE key = ?", (reason, self.run, instance)
+        )
+
+    def _promote(self, instance: int, session: int, why: str) -> bool:
+        """Let a duplicate stand in for the copy that cannot be read, and wait to be sent; whether there was one."""
         row = self._db.execute(
             "SELECT f.key FROM file f JOIN scope ON scope.file = f.key "
             "WHERE f.instance = ? AND f.kind = 'DUPLICATE' ORDER BY f.key LIMIT 1",
@@ -262,35 +316,50 @@ class Intake(Store):
         ).fetchone()
         if row is None:
             return False
+        self._db.execute(
+            "UPDATE file SET kind = 'UNREADABLE', reason = ?1, instance = NULL "
+            "WHERE key = (SELECT file FROM instance WHERE key = ?2) AND instance = ?2",
+            (why, instance),
+        )
         self._db.execute("UPDATE file SET kind = 'INSTANCE', reason = NULL WHERE key = ?", row)
-        self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (row[0], instance))
+        self._db.execute(
+            "UPDATE instance SET file = ?, state = 'PENDING', reason = NULL WHERE key = ?", (row[0], instance)
+        )
+        self._db.execute("DELETE FROM unread WHERE instance = ?", (instance,))
+        self._wait([(session, instance)])
         return True
+
+    def _stand_in(self) -> None:
+        """Send from duplicates what lost its file before the scan had met them, in this run or in an earlier one."""
+        for instance, session, reason in self._db.execute(
+            "SELECT DISTINCT i.key, i.session, i.reason FROM file d JOIN scope ON scope.file = d.key "
+            "JOIN instance i ON i.key = d.instance WHERE d.kind = 'DUPLICATE' AND i.state = 'FAILED' AND "
+            "(i.key IN (SELECT instance FROM unread) OR NOT EXISTS "
+            "(SELECT 1 FROM file f WHERE f.key = i.file AND f.instance = i.key AND f.kind = 'INSTANCE'))"
+        ).fetchall():
+            self._promote(instance, session, reason)
 
     def _vanished(self, root: str) -> tuple[int, int]:
         """Count the known files below `root` that this run did not meet; fail what of them was not sent."""
         # All paths below a directory sort between "dir/" and "dir0", the character after "/".
         low = os.fsencode(os.path.join(root, ""))  # noqa: PTH118 - pathlib cannot end a path in a separator
         high = low[:-1] + bytes([low[-1] + 1])
-        below = "f.path >= ? AND f.path < ? AND f.kind = 'INSTANCE' AND f.key NOT IN (SELECT file FROM scope)"
         rows = self._db.execute(
-            f"SELECT f.key, i.key, i.session, i.state FROM file f JOIN instance i ON i.key = f.instance WHERE {below}",  # noqa: S608 - fixed text
+            "SELECT f.key, i.key, i.session, i.state FROM file f JOIN instance i ON i.key = f.instance "
+            "WHERE f.path >= ? AND f.path < ? AND f.kind IN ('INSTANCE', 'UNREADABLE') "
+            "AND f.key NOT IN (SELECT file FROM scope)",
             (low, high),
         ).fetchall()
         unsent = 0
         for file, instance, session, state in rows:
             if state in {"PENDING", "FAILED"}:
-                if self._promote(instance):
-                    self._db.execute("UPDATE file SET kind = 'UNREADABLE', reason = 'gone' WHERE key = ?", (file,))
-                    self._db.execute("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", (instance,))
-                    self._wait([(session, instance)])
+                if self._promote(instance, session, "gone"):
                     continue
                 unsent += 1
-                self._db.execute(
-                    "UPDATE instance SET state = 'FAILED', reason = 'the file is gone', run = ? WHERE key = ?",
-                    (self.run, instance),
-                )
+                self._fail(instance, "the file is gone")
                 # It counts among this run's files: it was to be sent and is not there.
-                self._db.execute("INSERT OR IGNORE INTO scope VALUES (?)", (file,))
+                self._db.execute("UPDATE file SET kind = 'INSTANCE', reason = NULL WHERE key = ?", (file,))
+                self._passes(file)
         return len(rows), unsent
 
     def _conclude(self, session: int, take_up: Sequence[str]) -> bool:
@@ -298,12 +367,16 @@ class Intake(Store):
         key, state, uri = self._one(
             "SELECT key, state, uri FROM delivery WHERE session = ? ORDER BY number DESC LIMIT 1", (session,)
         )
-        if state == "HELD" and state in take_up and uri is not None:
-            # What waits goes into the next delivery, once this one is through.
-            self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
-            self._db.execute("INSERT OR IGNORE INTO parked VALUES (?)", (session,))
-            self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
-            return True
+        if state == "HELD" and state in take_up and not self._is_barred(session):
+            if uri is not None:
+                # What waits goes into the next delivery, once this one is through.
+                self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
+                self._db.execute("INSERT OR IGNORE INTO parked VALUES (?)", (session,))
+                self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
+                return True
+            # XNAT has nothing of it: it begins anew.
+            self._db.execute("DELETE FROM delivery WHERE key = ?", (key,))
+            self._wait_again(session)
         (busy,) = self._one(
             "SELECT EXISTS (SELECT 1 FROM waiting WHERE session = ?1) "
             "OR EXISTS (SELECT 1 FROM flying WHERE session = ?1)",
@@ -315,7 +388,7 @@ class Intake(Store):
             "SELECT EXISTS (SELECT 1 FROM instance WHERE session = ? AND state IN ('PENDING', 'FAILED'))",
             (session,),
         )
-        if state in take_up and uri is not None and not lacking:
+        if state in take_up and state != "HELD" and uri is not None and not lacking:
             self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
             return True
         # It stays open for the next run, and must not keep others from beginning.

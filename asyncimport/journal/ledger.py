@@ -86,12 +86,12 @@ class Ledger:
         """Return the instances of the sessions with this label, in the order they were found."""
         with translated(self._path):
             rows = self._db.execute(
-                "SELECT f.path, f.size, f.mtime_ns, i.sop_uid, i.state, i.reason FROM instance i "
-                "JOIN file f ON f.key = i.file JOIN session s ON s.key = i.session "
+                "SELECT f.path, f.size, f.mtime_ns, i.sop_uid, i.state, i.reason FROM session s "
+                "CROSS JOIN instance i ON i.session = s.key JOIN file f ON f.key = i.file "
                 "WHERE s.label = ? ORDER BY i.key",
                 (label,),
             ).fetchall()
-        return [InstanceRow(File(os.fsdecode(row[0]), row[1], row[2]), *row[3:]) for row in rows]
+        return [InstanceRow(File(os.fsdecode(row[0]), row[1], int(row[2])), *row[3:]) for row in rows]
 
     def acknowledged(self) -> Iterator[tuple[SessionReport, frozenset[str]]]:
         """Yield each session and the SOPInstanceUIDs that XNAT acknowledged of it."""
@@ -127,16 +127,19 @@ class Ledger:
         return Files(**counts), found, stored
 
     def _sessions(self) -> tuple[SessionReport, ...]:
+        # Files and bytes are those in scope. The state is the session's own: what other sources lack, it lacks. A
+        # delivery into which nothing has come yet says nothing about it.
         rows = self._db.execute(
-            "SELECT s.project, s.subject, s.label, s.study_uid, t.files, t.size, t.failed, t.refused, t.pending, "  # noqa: S608 - fixed text
-            "d.state, d.uri, d.archive_uri, d.verified, d.reason "
-            "FROM (SELECT i.session AS session, count(*) AS files, sum(f.size) AS size, "
-            "      sum(i.state = 'FAILED') AS failed, sum(i.state = 'REFUSED') AS refused, "
-            f"     sum(i.state = 'PENDING') AS pending FROM {self._files} "
-            "      JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED') GROUP BY i.session) t "
-            "JOIN session s ON s.key = t.session "
-            "LEFT JOIN delivery d ON d.session = s.key AND d.number = "
-            "     (SELECT max(number) FROM delivery WHERE session = s.key) ORDER BY s.key"
+            "WITH t AS (SELECT i.session, count(*) AS files, sum(f.size) AS size "  # noqa: S608 - fixed text
+            f"FROM {self._files} JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED') "
+            "GROUP BY i.session), u AS (SELECT i.session, sum(i.state = 'FAILED') AS failed, "
+            "sum(i.state = 'PENDING') AS pending, sum(i.state = 'STORED') AS stored "
+            "FROM t JOIN instance i ON i.session = t.session GROUP BY i.session) "
+            "SELECT s.project, s.subject, s.label, s.study_uid, t.files, t.size, u.failed, u.pending, u.stored, "
+            "d.state, coalesce(d.archive_uri, d.uri), d.verified, d.reason "
+            "FROM t JOIN u ON u.session = t.session JOIN session s ON s.key = t.session "
+            "LEFT JOIN delivery d ON d.session = s.key AND d.number = (SELECT max(number) FROM delivery "
+            "WHERE session = s.key AND (state <> 'OPEN' OR uri IS NOT NULL)) ORDER BY s.key"
         )
         return tuple(_report(*row) for row in rows)
 
@@ -161,24 +164,23 @@ def _report(
     files: int,
     size: int,
     failed: int,
-    refused: int,
     pending: int,
+    stored: int,
     state: str | None,
     uri: str | None,
-    archive_uri: str | None,
     verified: str | None,
     reason: str | None,
 ) -> SessionReport:
     session = Session(project, subject, label, study_uid)
     match state:
         case "ARCHIVED" if not pending and not failed:
-            return SessionReport(session, files, size, "archived", archive_uri, verified, reason)
+            return SessionReport(session, files, size, "archived", uri, verified, reason)
         case "BUILT" if not pending and not failed:
             return SessionReport(session, files, size, "prearchive", uri, None, None)
         case "HELD":
             return SessionReport(session, files, size, "held", uri, None, reason)
     if failed:
         return SessionReport(session, files, size, "held", uri, None, f"{failed} of its files could not be sent")
-    if refused == files:
+    if not pending and not stored:
         return SessionReport(session, files, size, "held", uri, None, NOTHING_KEPT)
     return SessionReport(session, files, size, "open", uri, None, None)

@@ -40,8 +40,8 @@ class Journal(Intake):
         claims: list[Claim] = []
         with self._transaction():
             for (session,) in self._db.execute(
-                "SELECT session FROM begun b WHERE EXISTS "
-                "(SELECT 1 FROM waiting w WHERE w.session = b.session) ORDER BY session"
+                "SELECT session FROM begun b WHERE EXISTS (SELECT 1 FROM waiting w WHERE w.session = b.session) "
+                "AND NOT EXISTS (SELECT 1 FROM barred WHERE barred.session = b.session) ORDER BY session"
             ).fetchall():
                 if len(claims) < limit:
                     self._hand_out(session, limit - len(claims), claims)
@@ -79,15 +79,13 @@ class Journal(Intake):
                     case Refused(reason=reason, whole_session=whole):
                         self._settled(claim, "REFUSED", reason, None)
                         if whole:
-                            self._db.execute(
-                                "UPDATE delivery SET state = 'HELD', reason = ? WHERE key = ?",
-                                (reason, claim.delivery.key),
-                            )
-                            self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
+                            self._db.execute("INSERT OR IGNORE INTO barred VALUES (?, ?)", (session, reason))
                     case Failed(reason=reason, unreadable=unreadable):
                         self._settled(claim, "FAILED", reason, None)
                         if unreadable:
-                            self._fall_back(claim, session)
+                            self._fall_back(claim, session, reason)
+            for session in touched:
+                self._hold_barred(session)
             ready = 0
             if self._scan_finished:
                 ready = sum(self._conclude(session, ["OPEN"]) for session in touched)
@@ -102,8 +100,10 @@ class Journal(Intake):
         with self._transaction():
             row = self._db.execute(
                 "SELECT d.key, d.number, d.uri, s.key, s.project, s.subject, s.label, s.study_uid "
-                "FROM ready JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
-                "WHERE NOT EXISTS (SELECT 1 FROM busy WHERE busy.subject = s.subject) ORDER BY d.key LIMIT 1"
+                # CROSS: from the few that are ready, not from all deliveries there ever were.
+                "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
+                "WHERE NOT EXISTS (SELECT 1 FROM busy WHERE busy.subject = s.subject) "
+                "ORDER BY ready.delivery LIMIT 1"
             ).fetchone()
             if row is None:
                 return None
@@ -137,20 +137,30 @@ class Journal(Intake):
             (session,) = self._one("SELECT session FROM delivery WHERE key = ?", (delivery.key,))
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
             self._db.execute("DELETE FROM parked WHERE session = ?", (session,))
-            if not isinstance(verdict, Held):
-                self._db.execute(
-                    "INSERT INTO waiting SELECT i.session, i.key FROM instance i JOIN scope ON scope.file = i.file "
-                    "WHERE i.session = ? AND i.state = 'PENDING'",
-                    (session,),
-                )
+            if isinstance(verdict, Held):
+                self._db.execute("INSERT OR IGNORE INTO barred VALUES (?, ?)", (session, verdict.reason))
+            else:
+                self._wait_again(session)
 
-    def _fall_back(self, claim: Claim, session: int) -> None:
-        (first,) = self._one("SELECT file FROM instance WHERE key = ?", (claim.key,))
-        (reason,) = self._one("SELECT reason FROM instance WHERE key = ?", (claim.key,))
-        if self._promote(claim.key):
-            self._db.execute("UPDATE file SET kind = 'UNREADABLE', reason = ? WHERE key = ?", (reason, first))
-            self._db.execute("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", (claim.key,))
-            self._wait([(session, claim.key)])
+    def _hold_barred(self, session: int) -> None:
+        """Hold the delivery of a barred session, and free its place, once the last of its instances has landed.
+
+        Not before: XNAT may yet acknowledge what is on its way, and that is to be recorded.
+        """
+        row = self._db.execute("SELECT reason FROM barred WHERE session = ?", (session,)).fetchone()
+        if row is None:
+            return
+        self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
+        if not self._one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))[0]:
+            self._db.execute(
+                "UPDATE delivery SET state = 'HELD', reason = ? WHERE session = ? AND state = 'OPEN'",
+                (*row, session),
+            )
+            self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+
+    def _fall_back(self, claim: Claim, session: int, reason: str) -> None:
+        if not self._promote(claim.key, session, reason):
+            self._db.execute("INSERT OR IGNORE INTO unread VALUES (?)", (claim.key,))
 
     def _begin(self, session: int) -> bool:
         """Give the session an open delivery if it may have one now; whether it occupies the prearchive from now on."""
@@ -189,7 +199,7 @@ class Journal(Intake):
             (session, room),
         ).fetchall()
         for instance, sop_uid, series_uid, path, size, mtime_ns in rows:
-            file = File(os.fsdecode(path), size, mtime_ns)
+            file = File(os.fsdecode(path), size, int(mtime_ns))
             claims.append(Claim(instance, Instance(file, sop_uid, series_uid, where), delivery))
         pairs = [(session, row[0]) for row in rows]
         self._db.executemany("DELETE FROM waiting WHERE session = ? AND instance = ?", pairs)

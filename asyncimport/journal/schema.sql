@@ -35,19 +35,22 @@ CREATE TABLE delivery (
 );
 CREATE INDEX delivery_live ON delivery (state) WHERE state IN ('OPEN', 'SEALED');
 
--- Everything that was found on disk. `instance` is the instance that an INSTANCE file carries or a DUPLICATE repeats.
+-- Everything that was found on disk. `instance` is the instance that an INSTANCE file carries, a DUPLICATE repeats, a
+-- SKIPPED file replaced after XNAT had stored it, or an UNREADABLE file carried when it could be read. Nanoseconds
+-- after the year 2262 need more than SQLite's 64 bits.
 CREATE TABLE file (
     key INTEGER PRIMARY KEY,
     path BLOB NOT NULL UNIQUE,
     size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
+    mtime_ns TEXT NOT NULL,
     kind TEXT NOT NULL,
     reason TEXT,
     instance INTEGER
 );
 CREATE INDEX file_duplicate ON file (instance) WHERE kind = 'DUPLICATE';
 
--- What is sent. `file` is the copy it is read from, `delivery` where it was stored, `run` the run that settled it.
+-- What is sent. `file` is the copy it is read from (which may hold something else by now: then it names another
+-- instance), `delivery` where it was stored, `run` the run that settled it.
 CREATE TABLE instance (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,

@@ -84,10 +84,12 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # After an error of the disk SQLite may have rolled back already; asking again would hide that error.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     # Rows are as untyped as SQLite itself: the schema, not Python, says what is in them.
     def _one(self, sql: str, values: Sequence[object] = ()) -> tuple:  # type: ignore[type-arg]
@@ -102,15 +104,18 @@ class Store:
 
     def _forget_unsent(self) -> None:
         """Let the next scan decide anew about everything that XNAT holds nothing of."""
-        self._db.execute("DELETE FROM about")
-        self._db.execute(
-            "DELETE FROM delivery WHERE uri IS NULL AND state = 'OPEN'",
-        )
+        self._db.execute("DELETE FROM about WHERE key <> 'destination'")
+        self._db.execute("DELETE FROM delivery WHERE uri IS NULL")
         self._db.execute(
             "DELETE FROM instance WHERE session NOT IN (SELECT session FROM delivery) AND state <> 'STORED'"
         )
         self._db.execute("DELETE FROM session WHERE key NOT IN (SELECT session FROM instance)")
+        # What XNAT holds keeps its file, whatever that holds by now.
+        undecided = (
+            "kind IN ('INSTANCE', 'DUPLICATE', 'SKIPPED') "
+            "AND (instance IS NULL OR instance NOT IN (SELECT key FROM instance))"
+        )
+        self._db.execute(f"DELETE FROM file WHERE {undecided} AND key NOT IN (SELECT file FROM instance)")  # noqa: S608 - fixed text
         self._db.execute(
-            "DELETE FROM file WHERE kind = 'SKIPPED' OR "
-            "(kind IN ('INSTANCE', 'DUPLICATE') AND instance NOT IN (SELECT key FROM instance))"
+            f"UPDATE file SET kind = 'UNREADABLE', reason = 'not looked into yet', instance = NULL WHERE {undecided}"  # noqa: S608 - fixed text
         )

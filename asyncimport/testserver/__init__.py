@@ -8,8 +8,10 @@ It behaves like XNAT towards importers, unfriendly behaviours included, keeps it
 in a directory, injects scripted faults, and records what it received. It shares nothing with the client.
 """
 
-from .faults import Fault, Reset, Status
+from .dicom import Header
+from .faults import Fault, Reset, Status, Tell
 from .profile import PROFILES, Profile
+from .rules import Script, SeriesFilter
 from .server import serve
 from .site import TestXnat, Timing
 from .state import (
@@ -28,6 +30,7 @@ __all__ = [
     "PROFILES",
     "ArchivedSession",
     "Fault",
+    "Header",
     "ImportRecord",
     "PrearchiveRow",
     "Profile",
@@ -35,9 +38,12 @@ __all__ = [
     "Reset",
     "RowStatus",
     "Scan",
+    "Script",
+    "SeriesFilter",
     "Status",
     "StoredFile",
     "Subject",
+    "Tell",
     "TestXnat",
     "Timing",
     "User",

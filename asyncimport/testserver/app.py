@@ -18,12 +18,12 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from . import archive, imports, listings, logins, prearchive, projects, status
-from .auth import Entry, is_browser
+from . import archive, batch, imports, listings, logins, prearchive, projects, settings, status
+from .auth import Entry, needs_token
 from .call import Call, Engine
-from .faults import Reset, Status
+from .faults import Action, Reset, Status, Tell
 from .names import escape_parameter
-from .pages import Refused, text
+from .pages import Refused, text, tomcat_page
 from .site import TestXnat
 
 __all__ = ["App"]
@@ -54,19 +54,31 @@ _DATA = (
     _route("auth", GET=logins.auth),
     _route("services/auth", PUT=logins.services_auth, POST=logins.services_auth),
     _route("user/(?P<name>[^/]+)/sessions", GET=logins.count_sessions, DELETE=logins.end_sessions),
+    _route("version", GET=logins.version),
+    _route(r"services/tokens/(?P<operation>[^/]+)(?:/(?P<alias>[^/]+)(?:/(?P<secret>[^/]+))?)?", GET=logins.tokens),
     _route("services/archive", POST=archive.archive_service),
+    _route("services/prearchive/(?P<operation>rebuild|move|delete)", POST=batch.batch),
     _route("prearchive(?:/projects(?:/(?P<projects>[^/]+))?)?", GET=prearchive.listing),
     _route(_PREARCHIVED, GET=prearchive.session, POST=prearchive.session_action, DELETE=prearchive.delete),
     _route(_PREARCHIVED + "/(?P<part>.+)", GET=prearchive.session_part),
     _route("projects", GET=projects.list_projects),
     _route("projects/(?P<name>[^/]+)", GET=projects.project, PUT=projects.put_project),
+    _route("(?:projects/(?P<name>[^/]+)/)?config/seriesImportFilter/config", GET=settings.filter_config),
     _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)", GET=projects.setting),
     _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)/(?P<value>[^/]+)", PUT=projects.setting),
     _route(f"(?:{_OWNER}/)?experiments", GET=listings.experiment_list),
     _route(f"(?:{_OWNER}/)?experiments/(?P<name>[^/]+)(?:/(?P<part>.+))?", GET=listings.experiment),
 )
-_XAPI = (_route("siteConfig/buildInfo(?:/(?P<key>[^/]+))?", GET=logins.build_info),)
-_OPEN = {"JSESSION", "services/auth"}
+_XAPI = (
+    _route("siteConfig/buildInfo(?:/(?P<key>[^/]+))?", GET=logins.build_info),
+    _route("siteConfig/(?P<name>[^/]+)", GET=settings.site_setting),
+    _route("anonymize/site(?:/(?P<part>enabled))?", GET=settings.anonymisation),
+    _route("anonymize/projects/(?P<name>[^/]+)(?:/(?P<part>enabled))?", GET=settings.anonymisation),
+    _route("event_tracking/(?P<key>[^/]+)(?:/(?P<payload>payload))?", GET=archive.event_tracking),
+)
+_LOGIN_PAGE = "app/template/Login.vm"
+_OPEN = {"JSESSION", "services/auth", *(f"siteConfig/{name}" for name in settings.OPEN_NAMES)}
+_FORBIDDEN = re.compile(r"""["<>\\^`{|}\[\]]""")
 _TABLES = {"data": _DATA, "REST": _DATA, "xapi": _XAPI}
 
 
@@ -103,18 +115,24 @@ class App:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         raw, _, query_string = request.raw_path.partition("?")
+        if self._xnat.strict_urls and (_FORBIDDEN.search(request.raw_path) or "%2f" in raw.lower()):
+            raise Refused(400, "Invalid character found in the request target", tomcat=True)
         if not raw.startswith(self._context + "/"):
             return Refused(404, raw, tomcat=True).page()
         raw = raw.removeprefix(self._context + "/")
         if (page := self._outside(request, raw)) is not None:
             return page
         area, _, path = raw.partition("/")
-        if area not in _TABLES:
+        if area not in _TABLES or (area == "xapi" and not self._xnat.profile.has_xapi):
             raise Refused(404, raw, tomcat=True)
         if area != "xapi" and path.startswith("archive/"):
             path = path.removeprefix("archive/")
         path = path.rstrip("/")
-        entry = self._xnat.logins.enter(request, open_url=path in _OPEN or path.startswith("siteConfig/buildInfo"))
+        entry = self._xnat.logins.enter(
+            request,
+            open_url=not self._xnat.require_login or path in _OPEN or path.startswith("siteConfig/buildInfo"),
+            login_page=f"{self._context}/{_LOGIN_PAGE}",
+        )
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
@@ -125,35 +143,24 @@ class App:
         self._xnat.count[kind] += 1
         call = Call(self._xnat, self._engine, request, path, query, params, form, entry.login, self.site_url)
         action = self._xnat.faults.take(kind)
-        match action:
-            case None:
-                pass
-            case Status():
-                await _drain(request)
-                return web.Response(status=action.status, text=action.body, headers=action.headers)
-            case Reset(effect=False, after_bytes=None):
-                await _drain(request)
-                return _abort(request)
-            case Reset():
-                call.stop_after = action.after_bytes
-            case _:
-                assert_never(action)
+        if action is not None and (broken := await _strike(call, action)) is not None:
+            return broken
         try:
             response = await self._serve(call, entry, area)
         except Refused as refused:
             response = refused.page()
-        if action is not None:
+        if isinstance(action, Reset):
             return _abort(request)
         self._set_cookies(response, call, entry)
         return response
 
     async def _serve(self, call: Call, entry: Entry, area: str) -> web.StreamResponse:
         """Find the handler and let it answer, if whoever asks may enter (XnatSecureGuard)."""
-        if entry.denied is not None:
-            return entry.denied
+        if (barred := self._barred(entry) or entry.denied) is not None:
+            return barred
         request, method = call.request, call.request.method
         changes = method not in {"GET", "HEAD"} and area != "xapi"
-        browser = changes and is_browser(request.headers.get("User-Agent", ""))
+        browser = changes and needs_token(request.headers.get("User-Agent", ""))
         if browser and call.params.get("XNAT_CSRF") != call.login.csrf:
             raise Refused(500, "Invalid CSRF")
         for route in _TABLES[area]:
@@ -166,6 +173,22 @@ class App:
             return await handler(call, **variables)
         raise Refused(404)
 
+    def _barred(self, entry: Entry) -> web.Response | None:
+        """Keep everybody out of a site that is not set up, and those whose password has expired.
+
+        XnatInitCheckFilter, XnatExpiredPasswordFilter.
+        """
+        user = entry.login.user
+        if not self._xnat.initialised:
+            if entry.fresh or user is None:
+                return tomcat_page(403, "Site has not yet been configured.")
+            page = "setup" if user.all_data else "app/template/Unconfigured.vm"
+        elif user is not None and user.password_expired:
+            page = "app/template/XDATScreen_UpdateUser.vm"
+        else:
+            return None
+        return web.Response(status=302, headers={"Location": f"{self._context}/{page}"})
+
     def _outside(self, request: web.BaseRequest, raw: str) -> web.Response | None:
         """Answer addresses that need no login: the home page, the server's own state, the login page."""
         if request.method not in {"GET", "HEAD"}:
@@ -177,7 +200,7 @@ class App:
                 return status.state(self._xnat)
             case "testserver/instances":
                 return status.instances(self._xnat)
-            case "app/template/Login.vm":
+            case _ if raw == _LOGIN_PAGE:
                 return logins.login_page()
             case _:
                 return None
@@ -227,6 +250,25 @@ async def _form(request: web.BaseRequest) -> Mapping[str, list[str]]:
             raise Refused(400) from None
         values = {name: [str(value)] for name, value in body.items()} if isinstance(body, dict) else {}
     return values
+
+
+async def _strike(call: Call, action: Action) -> web.Response | None:
+    """Do a fault's action, or return None for one that takes place after the request has been served."""
+    match action:
+        case Status():
+            await _drain(call.request)
+            return web.Response(status=action.status, text=action.body, headers=action.headers)
+        case Reset(effect=False, after_bytes=None):
+            await _drain(call.request)
+            return _abort(call.request)
+        case Reset():
+            call.stop_after = action.after_bytes
+            return None
+        case Tell():
+            action.function()
+            return None
+        case _:
+            assert_never(action)
 
 
 async def _drain(request: web.BaseRequest) -> None:

@@ -1,91 +1,95 @@
-"""POST /data/services/archive, and the archiving that a commit does by itself."""
+"""POST /data/services/archive, the archiving that a commit does by itself, and what is told of such jobs."""
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import anyio
 from aiohttp import web
 
-from .archiving import ArchiveFailed, Terms, plan_merge, target_names
 from .call import Call
-from .pages import Refused, row_table, uri_list
+from .conflicts import Terms
+from .jobs import Job, archive_all, is_auto_archive, overwrites_files, submit
+from .pages import Refused, row_table, text, uri_list
 from .state import UNASSIGNED, ArchivedSession, PrearchiveRow, Project, RowStatus
+from .tracking import ArchiveFailed, Tracked
 
-__all__ = ["archive_in_request", "archive_service", "is_auto_archive", "overwrites_files"]
+__all__ = ["archive_after_commit", "archive_service", "event_tracking"]
 
 _SOURCE = re.compile(r"(?:/data|/REST)?/prearchive/projects/([^/]+)/([^/]+)/([^/]+)/?")
 _ARCHIVED = re.compile(r"(?:/data|/REST)?/archive(?:/.*)?")
-_BOOLEANS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
-_AUTO_ARCHIVE_CODE = 4
-_OVERWRITE_CODE = 5
-
-
-@dataclass(slots=True)
-class _Job:
-    """One archiving, which goes on when nobody waits for it any more."""
-
-    row: PrearchiveRow
-    params: Mapping[str, str]
-    terms: Terms
-    done: anyio.Event = field(default_factory=anyio.Event)
-    outcome: ArchivedSession | ArchiveFailed | None = None
-
-
-def is_auto_archive(params: Mapping[str, str], row: PrearchiveRow | None, project: Project) -> bool:
-    """Tell whether a session is archived by itself (PrearcSession.isAutoArchive).
-
-    The row decides first, then any parameter whose name *contains* AA or auto-archive, then the project.
-    """
-    if row is not None and row.autoarchive in {"AutoArchive", "AutoArchiveOverwrite"}:
-        return True
-    for name, value in params.items():
-        if ("AA" in name or "auto-archive" in name) and value.lower() in _BOOLEANS:
-            return _BOOLEANS[value.lower()]
-    return project.prearchive_code >= _AUTO_ARCHIVE_CODE
-
-
-def overwrites_files(row: PrearchiveRow, project: Project) -> bool:
-    """Tell whether files of the same name are replaced (PrearcSession.isOverwriteFiles)."""
-    return row.autoarchive == "AutoArchiveOverwrite" or project.prearchive_code == _OVERWRITE_CODE
+_DESTINATION = re.compile(r"(?:/data|/REST)?/archive/projects/([^/]+)(?:/subjects/([^/]+)(?:/experiments/([^/]+))?)?")
 
 
 async def archive_service(call: Call) -> web.StreamResponse:
     """Archive one session and wait for it, or several in the background (restlet.services.Archiver)."""
     rows = [_source(call, source) for source in _sources(call)]
     overwrite = call.params.get("overwrite") in {"append", "delete"}
-    jobs = []
-    for row, project in rows:
+    for row, _ in rows:
         if row.status.locked:
             raise Refused(403, "Operation already in progress on this prearchive entry.")
+    if len(rows) == 1 and "dest" in call.params and call.xnat.profile.archive_dest_breaks:
+        rows[0][0].status = RowStatus.ERROR
+        raise Refused(500, _failure(rows[0][0], "DataURIA cannot be cast to java.lang.String"))
+    params = {**call.params, **_destination(call, rows)}
+    listener = call.params.get("http-session-listener", "")
+    jobs = []
+    for row, project in rows:
         terms = Terms(
             override=overwrite,
             overwrite_files=overwrites_files(row, project),
             allow_merge=overwrite or not call.xnat.profile.merge_needs_overwrite,
         )
-        jobs.append(_Job(row, call.params, terms))
+        jobs.append(Job(row, params, terms, _track(call, row, listener)))
     if len(jobs) > 1:
         for row, _ in rows:
             row.status = RowStatus.ARCHIVING
-        call.engine.jobs.start_soon(_archive_all, call, jobs)
+        call.engine.jobs.start_soon(archive_all, call.xnat, call.engine, jobs)
         return row_table(call.request, call.query, [row for row, _ in rows])
-    row, project = rows[0]
-    if "dest" in call.params and call.xnat.profile.archive_dest_breaks:
-        row.status = RowStatus.ERROR
-        raise Refused(500, _failure(row, "DataURIA cannot be cast to java.lang.String"))
+    if listener:
+        submit(call.xnat, call.engine, jobs[0])
+        return web.Response(status=303, headers={"Location": f"{call.site_url}/app/template/XDATScreen_prearchives.vm"})
     session = await _wait(call, jobs[0])
-    uri = f"/data{session.uri}"
-    if call.params.get("redirect") == "true" or is_auto_archive(call.params, None, project):
-        return web.Response(status=303, headers={"Location": call.site_url + uri})
-    return uri_list(f"{uri}\r\n")
+    if call.params.get("redirect") == "true" or is_auto_archive(call.params, None, rows[0][1]):
+        return web.Response(status=303, headers={"Location": f"{call.site_url}/data{session.uri}"})
+    return uri_list(f"{call.xnat.profile.archive_prefix}{session.uri}\r\n")
 
 
-async def archive_in_request(call: Call, row: PrearchiveRow, *, overwrite_files: bool) -> ArchivedSession:
-    """Archive as a part of a commit (QueueBasedImageCommit): merging allowed, conflicts not overridden."""
+async def archive_after_commit(call: Call, row: PrearchiveRow, project: Project) -> web.Response:
+    """Archive as a part of a commit (QueueBasedImageCommit): merging allowed, conflicts not overridden.
+
+    301 and the archive URI as the body, without Location; with a listener's id, 200 at once.
+    """
+    overwrite_files = call.params.get("overwrite_files") == "true" or overwrites_files(row, project)
     terms = Terms(override=False, overwrite_files=overwrite_files, allow_merge=True)
-    return await _wait(call, _Job(row, call.params, terms))
+    listener = call.params.get("http-session-listener", "")
+    job = Job(row, call.params, terms, _track(call, row, listener))
+    if listener:
+        submit(call.xnat, call.engine, job)
+        return text("Archival initiated")
+    session = await _wait(call, job)
+    return uri_list(f"/data{session.uri}", status=301)
+
+
+async def event_tracking(call: Call, key: str, payload: str = "") -> web.StreamResponse:
+    """Tell of a job of one's own under its listener's id (EventTrackingDataApi); 404 before it begins."""
+    tracked = call.xnat.tracked.get((call.user.name, key))
+    if tracked is None or not tracked.entries:
+        raise Refused(404)
+    entries = json.dumps({"entryList": [{"status": one, "message": message} for one, message in tracked.entries]})
+    if payload:
+        return web.Response(text=entries, content_type="application/json")
+    final = tracked.outcome
+    message = final.message if isinstance(final, ArchiveFailed) else f"/data{final.uri}" if final is not None else None
+    found = {"key": key, "payload": entries, "succeeded": tracked.succeeded, "finalMessage": message}
+    return web.Response(text=json.dumps(found), content_type="application/json")
+
+
+def _track(call: Call, row: PrearchiveRow, listener: str) -> Tracked:
+    """Return what is known under the listener's id, or else under the key that all requests for a row share."""
+    key = listener or f"{row.project}_{row.timestamp}_{row.name}"
+    return call.xnat.tracked.setdefault((call.user.name, key), Tracked(key))
 
 
 def _sources(call: Call) -> Sequence[str]:
@@ -115,13 +119,26 @@ def _source(call: Call, source: str) -> tuple[PrearchiveRow, Project]:
     return row, project
 
 
-async def _wait(call: Call, job: _Job) -> ArchivedSession:
-    """Start a job and wait for it as long as sessionArchiveTimeoutInterval; it goes on after that."""
-    job.row.status = RowStatus.ARCHIVING
-    call.engine.jobs.start_soon(_archive, call, job)
+def _destination(call: Call, rows: Sequence[tuple[PrearchiveRow, Project]]) -> Mapping[str, str]:
+    """Return the names that `dest` gives, where the version takes it."""
+    dest = call.params.get("dest")
+    if dest is None:
+        return {}
+    if (match := _DESTINATION.fullmatch(dest)) is None:
+        raise Refused(400, f"Invalid destination URI ({dest})")
+    project, subject, session = match.groups()
+    if any(project != row.project for row, _ in rows):
+        raise Refused(501, "Archiving into another project is not part of this test server")
+    return {name: value for name, value in (("subject", subject), ("session", session)) if value}
+
+
+async def _wait(call: Call, job: Job) -> ArchivedSession:
+    """Queue a job and wait for it as long as sessionArchiveTimeoutInterval; it goes on after that."""
+    submit(call.xnat, call.engine, job)
+    outcome: ArchivedSession | ArchiveFailed | None = None
     with anyio.move_on_after(call.xnat.archive_timeout):
-        await job.done.wait()
-    match job.outcome:
+        outcome = await job.tracked.result(call.xnat.timing.poll_seconds)
+    match outcome:
         case None:
             raise Refused(
                 500,
@@ -133,70 +150,8 @@ async def _wait(call: Call, job: _Job) -> ArchivedSession:
         case ArchivedSession() as session:
             return session
         case _:
-            assert_never(job.outcome)
+            assert_never(outcome)
 
 
 def _failure(row: PrearchiveRow, message: str) -> str:
     return f"FAILED: Unable to archive {row.folder}: Operation Failed: {message}"
-
-
-async def _archive_all(call: Call, jobs: Sequence[_Job]) -> None:
-    for job in jobs:
-        await _archive(call, job)
-
-
-async def _archive(call: Call, job: _Job) -> None:
-    """Run a job under the locks of its row and of the session it goes to (PrearcDatabase.LockAndSync)."""
-    try:
-        job.outcome = await _archive_locked(call, job)
-    except ArchiveFailed as failed:
-        job.outcome = failed
-    finally:
-        job.done.set()
-
-
-async def _archive_locked(call: Call, job: _Job) -> ArchivedSession:
-    row, targets = job.row, call.engine.targets
-    if row.status.locked or row not in call.xnat:
-        raise ArchiveFailed("Duplicate archive attempt. Prearchive session already archiving.")
-    row.status = RowStatus.LOCKED_ARCHIVING
-    target = call.xnat.experiment(target_names(row, job.params)[0], row.project)
-    try:
-        with _held(targets, target):
-            return await _merge(call, job)
-    except ArchiveFailed as failed:
-        row.status = RowStatus.CONFLICT if failed.conflict else RowStatus.ERROR
-        row.logs.append(failed.message)
-        raise
-
-
-async def _merge(call: Call, job: _Job) -> ArchivedSession:
-    """Move a session's files and state into the archive (PrearcSessionArchiver.call)."""
-    row, xnat = job.row, call.xnat
-    on_disk = {folder: set(files) for folder, files in row.scans.items()}
-    if xnat.archive_seconds:
-        await anyio.sleep(xnat.archive_seconds)
-    # XNAT locks a session that exists, so that two new ones of one label may collide; here they are merged
-    # one after the other.
-    async with call.engine.archive_lock:
-        merge = plan_merge(xnat, row, job.params, job.terms, on_disk)
-        await xnat.storage.move(merge.moves())
-        merge.apply(xnat)
-    xnat.remove_row(row)
-    await xnat.storage.remove(row.path)
-    return merge.session
-
-
-@contextmanager
-def _held(targets: set[ArchivedSession], target: ArchivedSession | None) -> Iterator[None]:
-    """Mark an existing session as being merged into, or fail when another job has done so."""
-    if target is None:
-        yield
-        return
-    if target in targets:
-        raise ArchiveFailed("Duplicate archive attempt.  Destination session in use.")
-    targets.add(target)
-    try:
-        yield
-    finally:
-        targets.discard(target)

@@ -1,50 +1,19 @@
-"""Moves a built prearchive session into the archive: conflicts, merging, scan numbers. Pure state.
+"""Moves a built prearchive session into the archive: names, merging, scan numbers. Pure state.
 
 All of it imitates org.nrg.xnat.archive.PrearcSessionArchiver and MergePrearcToArchiveSession.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .conflicts import Arrival, Terms, check_names, check_session, scan_of_series
 from .names import clean_value, scan_type, session_type
 from .site import TestXnat
-from .state import ArchivedSession, Document, PrearchiveRow, Scan, Subject
+from .state import ArchivedSession, Document, PrearchiveRow, Resource
 from .storage import Parts
+from .tracking import ArchiveFailed
 
-__all__ = ["ArchiveFailed", "FileNames", "Merge", "Terms", "plan_merge", "target_names"]
-
-FileNames = Mapping[str, set[str]]
-"""Scan folder -> names of the files in it."""
-
-
-class ArchiveFailed(Exception):  # noqa: N818
-    """The job failed; `conflict` says whether XNAT's own code was 409, so that the row becomes CONFLICT."""
-
-    def __init__(self, message: str, *, conflict: bool = False) -> None:
-        super().__init__(message)
-        self.message = message
-        self.conflict = conflict
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a request allows."""
-
-    override: bool
-    """overwrite=append or delete: skips most checks."""
-    overwrite_files: bool
-    """Files of the same name are replaced."""
-    allow_merge: bool
-    """Merging into an existing session at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """A scan of the prearchive session under the id it gets in the archive."""
-
-    scan_id: str
-    scan: Scan
+__all__ = ["Merge", "plan_merge", "split_document", "target_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +22,14 @@ class Merge:
 
     session: ArchivedSession
     new: bool
-    arrivals: tuple[_Arrival, ...]
+    arrivals: tuple[Arrival, ...]
     row: PrearchiveRow
 
     def moves(self) -> list[tuple[Parts, Parts]]:
         """Return where each file is and where it goes."""
         return [
             (
-                (*self.row.path, "SCANS", arrival.scan.folder, label, name),
+                (*self.row.path, "SCANS", arrival.scan.folder, "DICOM", name),
                 (*self.session.path, "SCANS", arrival.scan_id, label, name),
             )
             for arrival in self.arrivals
@@ -70,18 +39,29 @@ class Merge:
 
     def apply(self, xnat: TestXnat) -> None:
         """Enter the scans and files in the archive."""
+        orphans = xnat.orphans.get((self.session.project, self.session.label), set())
         for arrival in self.arrivals:
             scan = self.session.scans.get(arrival.scan_id)
             if scan is None:
                 scan = xnat.new_scan(arrival.scan_id, arrival.scan.series)
                 self.session.scans[arrival.scan_id] = scan
             for label, resource in arrival.scan.resources.items():
+                orphans -= {(arrival.scan_id, label, name) for name in resource.files}
                 if label in scan.resources:
-                    scan.resources[label].files.update(resource.files)
+                    _merge_catalogs(xnat, scan.resources[label], resource)
                 else:
                     scan.resources[label] = xnat.new_resource(label, dict(resource.files))
         if self.new:
             xnat.add_experiment(self.session)
+
+
+def _merge_catalogs(xnat: TestXnat, into: Resource, arrived: Resource) -> None:
+    """Add entries; one of the same SOPInstanceUID takes the other's place, whatever their names."""
+    if xnat.unique_sop_uids:
+        uids = {file.sop_uid for file in arrived.files.values()}
+        for name in [name for name, file in into.files.items() if file.sop_uid in uids]:
+            del into.files[name]
+    into.files.update(arrived.files)
 
 
 def target_names(row: PrearchiveRow, params: Mapping[str, str]) -> tuple[str, str]:
@@ -96,31 +76,44 @@ def target_names(row: PrearchiveRow, params: Mapping[str, str]) -> tuple[str, st
     return session, subject
 
 
+def split_document(xnat: TestXnat, document: Document) -> Mapping[str, Document]:
+    """Return the documents of the sessions that the site makes of one, by what is added to the label."""
+    if xnat.split_by is None:
+        return {"": document}
+    parts: dict[str, Document] = {}
+    for scan in document.scans:
+        suffix = xnat.split_by(scan)
+        before = parts[suffix].scans if suffix in parts else ()
+        parts[suffix] = Document((*before, scan), document.study_uid, document.patient_name)
+    return parts
+
+
 def plan_merge(
-    xnat: TestXnat, row: PrearchiveRow, params: Mapping[str, str], terms: Terms, on_disk: FileNames
+    xnat: TestXnat,
+    row: PrearchiveRow,
+    document: Document,
+    names: tuple[str, str],
+    terms: Terms,
 ) -> Merge:
     """Check everything that can fail and say what is to be done. Raises ArchiveFailed.
 
-    `on_disk` are the files that the session's folder had when the job began: what came later is lost.
+    `names` are the labels of session and subject.
     """
-    document = row.document
-    if document is None or row.project is None:
-        raise ArchiveFailed("Unable to read the session document: it has not been built.")
-    label, subject_label = target_names(row, params)
-    if not label:
+    label, subject_label = names
+    if row.project is None or not label:
         raise ArchiveFailed("unable to deduce session label")
     if not subject_label:
         raise ArchiveFailed("Unable to identify subject.")
     subject = xnat.subject_of_archive(row.project, subject_label)
     existing = xnat.experiment(label, row.project)
     if existing is not None:
-        _check_session(existing, document, subject, terms)
-    if not terms.override:
-        _validate_files(on_disk, document)
-    if existing is not None:
+        check_session(xnat, row, existing, document, (label, subject), terms)
         arrivals = _correct_scan_ids(document, existing)
-        if not (terms.override or terms.overwrite_files):
-            _check_names(arrivals, existing)
+    else:
+        arrivals = tuple(Arrival(scan.id, scan) for scan in document.scans)
+    if not (terms.override or terms.overwrite_files):
+        check_names(xnat, arrivals, existing, (row.project, label))
+    if existing is not None:
         return Merge(existing, new=False, arrivals=arrivals, row=row)
     session = ArchivedSession(
         id=xnat.accession("E"),
@@ -132,56 +125,10 @@ def plan_merge(
         date=row.scan_date[:10],
         inserted=xnat.now(),
     )
-    arrivals = tuple(_Arrival(scan.id, scan) for scan in document.scans)
     return Merge(session, new=True, arrivals=arrivals, row=row)
 
 
-def _conflict(message: str) -> ArchiveFailed:
-    return ArchiveFailed(message, conflict=True)
-
-
-def _by_uid(session: ArchivedSession, uid: str) -> Scan | None:
-    return next((scan for scan in session.scans.values() if uid and scan.series.uid == uid), None)
-
-
-def _check_session(existing: ArchivedSession, document: Document, subject: Subject, terms: Terms) -> None:
-    """Refuse what does not belong to the session that is there (checkForConflicts)."""
-    if not terms.allow_merge:
-        raise _conflict("Session already exists, retry with overwrite enabled")
-    if existing.xsi_type != session_type(document.modalities):
-        raise _conflict(
-            "Invalid modification of session modality via archive process.  Data may require a manual merge."
-        )
-    if existing.subject != subject:
-        raise _conflict(
-            "Invalid modification of session subject via archive process.: "
-            f"{existing.label} Already Exists for another Subject"
-        )
-    if terms.override:
-        return
-    if "" not in {existing.study_uid, document.study_uid} and existing.study_uid != document.study_uid:
-        raise _conflict("Invalid modification of session UID via archive process.")
-    for scan in document.scans:
-        same = _by_uid(existing, scan.series.uid)
-        if same is not None and scan.id not in existing.scans:
-            raise _conflict(f"Session already contains a scan with the same UID, but a different number ({same.id}).")
-
-
-def _validate_files(on_disk: FileNames, document: Document) -> None:
-    """Refuse files unknown to the document, and instances that are there twice (validateDicomFiles)."""
-    known: dict[str, set[str]] = {}
-    for scan in document.scans:
-        known.setdefault(scan.folder, set()).update(scan.resources["DICOM"].files)
-    for folder, names in on_disk.items():
-        if unknown := names - known.get(folder, set()):
-            raise _conflict(f"Scan {folder} has {len(unknown)} non-DICOM (or non-parsable DICOM) files")
-    for scan in document.scans:
-        times = Counter(file.sop_uid for file in scan.resources["DICOM"].files.values())
-        if twice := [uid for uid, count in times.items() if count > 1]:
-            raise _conflict(f"Scan {scan.id} DICOM catalog contains duplicated SOP instance UIDs: {', '.join(twice)}")
-
-
-def _correct_scan_ids(document: Document, existing: ArchivedSession) -> tuple[_Arrival, ...]:
+def _correct_scan_ids(document: Document, existing: ArchivedSession) -> tuple[Arrival, ...]:
     """Give scans their ids in the existing session (correctScanID).
 
     A series that is there keeps the id it has there; a number that another series has gets `-MR1` etc. by
@@ -190,13 +137,13 @@ def _correct_scan_ids(document: Document, existing: ArchivedSession) -> tuple[_A
     if not any(
         scan.id in existing.scans and existing.scans[scan.id].series.uid != scan.series.uid for scan in document.scans
     ):
-        return tuple(_Arrival(scan.id, scan) for scan in document.scans)
+        return tuple(Arrival(scan.id, scan) for scan in document.scans)
     used = set(existing.scans)
     arrivals = []
     for scan in document.scans:
-        same = _by_uid(existing, scan.series.uid)
+        same = scan_of_series(existing, scan.series.uid)
         if same is not None:
-            arrivals.append(_Arrival(same.id, scan))
+            arrivals.append(Arrival(same.id, scan))
             continue
         scan_id, count = scan.id, 0
         code = scan_type(scan.series.modality).removeprefix("xnat:")[:2].upper()
@@ -204,15 +151,5 @@ def _correct_scan_ids(document: Document, existing: ArchivedSession) -> tuple[_A
             count += 1
             scan_id = f"{scan.id}-{'PT' if code == 'PE' else code}{count}"
         used.add(scan_id)
-        arrivals.append(_Arrival(scan_id, scan))
+        arrivals.append(Arrival(scan_id, scan))
     return tuple(arrivals)
-
-
-def _check_names(arrivals: tuple[_Arrival, ...], existing: ArchivedSession) -> None:
-    """Refuse a file of the same name in the same place (MergeSessionsA.checkForConflict)."""
-    for arrival in arrivals:
-        present = existing.scans.get(arrival.scan_id)
-        there = present.resources if present is not None else {}
-        for label, resource in arrival.scan.resources.items():
-            if label in there and resource.files.keys() & there[label].files.keys():
-                raise _conflict("Session already exists with matching files.")

@@ -17,8 +17,9 @@ from aiohttp import web
 
 from .pages import Refused, tomcat_page
 from .state import User
+from .tokens import Tokens
 
-__all__ = ["Entry", "Login", "Logins", "basic_credentials", "is_browser"]
+__all__ = ["Entry", "Login", "Logins", "basic_credentials", "is_browser", "needs_token"]
 
 # The site setting interactiveAgentIds; DefaultInteractiveAgentDetector exempts blank agents and XNAT's own.
 _BROWSER = re.compile("MSIE|Mozilla|AppleWebKit|Opera")
@@ -56,10 +57,12 @@ class Logins:
         max_per_user: int,
         max_failed: int,
         lockout_seconds: float,
+        tokens: Tokens,
         clock: Callable[[], float],
     ) -> None:
         self.timeout = timeout
         self.max_per_user = max_per_user
+        self._tokens = tokens
         self._users = users
         self._max_failed = max_failed
         self._lockout_seconds = lockout_seconds
@@ -106,7 +109,12 @@ class Logins:
         return sum(1 for login in self._logins.values() if login.user is not None and login.user.name == name)
 
     def verify(self, name: str, password: str) -> User | None:
-        """Check a password and count failures: the account locks at the limit, and a success resets."""
+        """Check a password and count failures: the account locks at the limit, and a success resets.
+
+        The alias and the secret of a token do as well.
+        """
+        if (token := self._tokens.find(name)) is not None and secrets.compare_digest(token.secret, password):
+            return self._users.get(token.user)
         user = self._users.get(name)
         if user is None:
             return None
@@ -132,22 +140,27 @@ class Logins:
             self.end(previous)
         return self.begin(user)
 
-    def enter(self, request: web.BaseRequest, *, open_url: bool) -> Entry:
+    def enter(self, request: web.BaseRequest, *, open_url: bool, login_page: str) -> Entry:
         """Decide who makes this request (XnatBasicAuthenticationFilter, XnatAuthenticationEntryPoint)."""
         found = self.find(request.cookies.get("JSESSIONID"))
         credentials = basic_credentials(request.headers.get("Authorization"))
         if credentials is None:
             login = found or self.begin(None)
-            denied = None if login.user is not None or open_url else _deny(request)
+            denied = None if login.user is not None or open_url else _deny(request, login_page)
             return Entry(login, found is None, denied)
         name, password = credentials
-        if found is not None and found.user is not None and found.user.name == name:
+        known = found.user if found is not None else None
+        if found is not None and known is not None and known.name == self._owner(name):
             return Entry(found, fresh=False)  # the password is not looked at again
         user = self.verify(name, password)
         login_or_none = self.admit(user, found) if user is not None else None
         if login_or_none is None:
             return Entry(found or self.begin(None), found is None, _login_failed())
         return Entry(login_or_none, fresh=True)
+
+    def _owner(self, name: str) -> str:
+        token = self._tokens.find(name)
+        return name if token is None else token.user
 
     def expiration_cookie(self) -> str:
         """Return the SESSION_EXPIRATION_TIME cookie, quoted for its comma (XnatExpiredPasswordFilter)."""
@@ -182,9 +195,14 @@ def is_browser(agent: str) -> bool:
     return _BROWSER.search(agent) is not None and "XNATDesktopClient" not in agent
 
 
-def _deny(request: web.BaseRequest) -> web.Response:
+def needs_token(agent: str) -> bool:
+    """Tell whether a User-Agent has to send XNAT_CSRF with what it changes (SecureAction.isCsrfTokenOk)."""
+    return is_browser(agent) and "java" not in agent.lower()
+
+
+def _deny(request: web.BaseRequest, login_page: str) -> web.Response:
     if is_browser(request.headers.get("User-Agent", "")):
-        return web.Response(status=302, headers={"Location": "/app/template/Login.vm"})
+        return web.Response(status=302, headers={"Location": login_page})
     return tomcat_page(
         401,
         "Full authentication is required to access this resource",

@@ -4,48 +4,53 @@ import html
 
 import anyio
 
-from .call import Call
-from .names import scan_type, session_type
+from .names import content, is_primary, scan_type, session_type
 from .pages import Refused
+from .site import TestXnat
 from .state import Document, PrearchiveRow, Resource, RowStatus, Scan, StoredFile
 
 __all__ = ["build", "build_document", "session_xml"]
 
 
-def build_document(row: PrearchiveRow) -> Document:
+def build_document(xnat: TestXnat, row: PrearchiveRow) -> Document:
     """Group the files of the folder into scans by series (XNATSessionBuilder).
 
     A scan is named by its folder; where two series share one (the same SeriesNumber), the later ones get
-    `-MR1`, `-MR2` ... by their modality.
+    `-MR1`, `-MR2` ... by their modality. Its files of SOP classes that XNAT does not count as images have a
+    catalog of their own, `secondary` (CatalogBuilder).
     """
-    groups: dict[tuple[str, str], dict[str, StoredFile]] = {}
+    groups: dict[tuple[str, str], list[StoredFile]] = {}
     for folder, files in row.scans.items():
-        for name, file in files.items():
-            groups.setdefault((folder, file.series.uid), {})[name] = file
+        for file in files.values():
+            groups.setdefault((folder, file.series.uid), []).append(file)
     scans: list[Scan] = []
     used: set[str] = set()
-    for (folder, _), files in groups.items():
-        series = next(iter(files.values())).series
+    for (folder, _), found in groups.items():
+        series = found[0].series
         scan_id, count = folder, 0
         while scan_id in used:
             count += 1
             scan_id = f"{folder}-{series.modality}{count}"
         used.add(scan_id)
-        scans.append(Scan(scan_id, series, folder, resources={"DICOM": Resource(0, "DICOM", files)}))
+        resources: dict[str, Resource] = {}
+        for file in found:
+            label = "DICOM" if is_primary(file.sop_class) or not xnat.separate_secondary else "secondary"
+            resources.setdefault(label, Resource(0, label)).files[file.name] = file
+        scans.append(Scan(scan_id, series, folder, resources=resources))
     return Document(tuple(scans), row.study_uid, row.patient_name)
 
 
-async def build(call: Call, row: PrearchiveRow) -> None:
-    """Build the session document in the request (PrearcDatabase.buildSession, LockAndSync).
+async def build(xnat: TestXnat, row: PrearchiveRow) -> None:
+    """Build the session document (PrearcDatabase.buildSession, LockAndSync).
 
     A file that arrives meanwhile is on disk but not in the document, and the row says READY all the same.
     """
     if row.status.locked:
         raise Refused(409, "session document locked")
     row.status = RowStatus.LOCKED_BUILDING
-    document = build_document(row)
-    if call.xnat.timing.build_seconds:
-        await anyio.sleep(call.xnat.timing.build_seconds)
+    document = build_document(xnat, row)
+    if xnat.timing.build_seconds:
+        await anyio.sleep(xnat.timing.build_seconds)
     row.document = document
     row.status = RowStatus.READY
 
@@ -59,8 +64,12 @@ def session_xml(row: PrearchiveRow, document: Document) -> str:
         f'<xnat:scan ID="{escape(scan.id)}" UID="{escape(scan.series.uid)}" '
         f'xsi:type="{scan_type(scan.series.modality)}">'
         f"<xnat:series_description>{escape(scan.series.description)}</xnat:series_description>"
-        f'<xnat:file label="DICOM" format="DICOM" content="RAW" xsi:type="xnat:resourceCatalog" '
-        f'URI="SCANS/{escape(scan.folder)}/DICOM/scan_{escape(scan.id)}_catalog.xml"/></xnat:scan>'
+        + "".join(
+            f'<xnat:file label="{label}" format="DICOM" content="{content(label)}" xsi:type="xnat:resourceCatalog" '
+            f'URI="SCANS/{escape(scan.folder)}/{label}/scan_{escape(scan.id)}_catalog.xml"/>'
+            for label in scan.resources
+        )
+        + "</xnat:scan>"
         for scan in document.scans
     )
     return (

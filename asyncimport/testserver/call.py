@@ -12,11 +12,9 @@ from .names import escape_parameter
 from .pages import Refused
 from .profile import Right
 from .site import TestXnat, Timing
-from .state import ArchivedSession, Project, User
+from .state import GUEST, ArchivedSession, Project, User
 
-__all__ = ["GUEST", "Call", "Engine"]
-
-GUEST = User("guest", "")
+__all__ = ["Call", "Engine"]
 
 
 @dataclass(slots=True)
@@ -32,6 +30,10 @@ class Engine:
     """Held while a session's files and state move into the archive."""
     targets: set[ArchivedSession] = field(default_factory=set)
     """Archived sessions that are being merged into."""
+    subjects: dict[str, Lock] = field(default_factory=dict)
+    """Locks on the labels of subjects, of any project, that are being archived to."""
+    files: set[tuple[str, ...]] = field(default_factory=set)
+    """Locks of files that are being written."""
     threads: CapacityLimiter = field(init=False)
     connections: CapacityLimiter = field(init=False)
 

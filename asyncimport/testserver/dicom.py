@@ -5,6 +5,7 @@ It must not know the client's way of reading headers: one misunderstanding could
 
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -12,12 +13,38 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-__all__ = ["Header", "NotDicomError", "read_header"]
+__all__ = ["REWRITTEN", "Header", "Layout", "NotDicomError", "read_header"]
+
+REWRITTEN = (
+    (Tag(0x0008, 0x0018), b"UI"),
+    (Tag(0x0008, 0x1030), b"LO"),
+    (Tag(0x0010, 0x0010), b"PN"),
+    (Tag(0x0010, 0x0020), b"LO"),
+)
+"""The attributes that an anonymisation script may set: SOPInstanceUID, StudyDescription, PatientName, PatientID."""
 
 
 class NotDicomError(ValueError):
     """The bytes are no DICOM object, or its header is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a data set is encoded, and where the attributes that scripts rewrite are."""
+
+    start: int
+    """Where the data set begins in the file."""
+    spots: tuple[tuple[int, int], ...]
+    """First byte and end of each of REWRITTEN, from the start of the file; equal where it is absent and belongs.
+
+    In a deflated file they count within the inflated data set.
+    """
+    implicit: bool
+    little: bool
+    deflated: bool
+    utf8: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +66,7 @@ class Header:
     study_date: str
     comments: tuple[str, str, str]
     """PatientComments, StudyComments, AdditionalPatientHistory: in the order XNAT searches them."""
+    layout: Layout
 
 
 _META_GROUP, _FIRST_GROUP = 0x0002, 0x0008
@@ -86,16 +114,19 @@ def read_header(data: bytes) -> Header:
     Raises NotDicomError.
     """
     try:
-        values = _part10_values(data, 132) if data[128:132] == b"DICM" else _bare_values(data)
-        charset = values.get(_CHARSET, b"")
-        first, second, third = (_text(values.get(tag, b""), charset) for tag in _COMMENTS)
-        fields = {field: _text(values.get(tag, b""), charset) for field, tag in _FIELDS.items()}
-        return Header(**fields, comments=(first, second, third))
+        values, layout = _part10_values(data, 132) if data[128:132] == b"DICM" else _bare_values(data)
+        utf8 = layout.utf8
+        first, second, third = (_text(values.get(tag, b""), utf8=utf8) for tag in _COMMENTS)
+        fields = {field: _text(values.get(tag, b""), utf8=utf8) for field, tag in _FIELDS.items()}
+        return Header(**fields, comments=(first, second, third), layout=layout)
     except _UNREADABLE as error:
         raise NotDicomError(str(error)) from error
 
 
-def _part10_values(data: bytes, start: int) -> dict[BaseTag, bytes]:
+_Read = tuple[dict[BaseTag, bytes], Layout]
+
+
+def _part10_values(data: bytes, start: int) -> _Read:
     """Return the raw values of a file whose file meta information begins at `start`."""
     file = BytesIO(data)
     file.seek(start)
@@ -104,13 +135,15 @@ def _part10_values(data: bytes, start: int) -> dict[BaseTag, bytes]:
         if element.tag == _TRANSFER_SYNTAX and isinstance(element.value, bytes):
             syntax = element.value
     uid = syntax.rstrip(b"\0 ").decode("ascii")
-    if uid == DeflatedExplicitVRLittleEndian:
-        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[file.tell() :])
+    start = file.tell()
+    if deflated := uid == DeflatedExplicitVRLittleEndian:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[start:])
         file = BytesIO(data)
-    return _values(file, len(data), implicit=uid == ImplicitVRLittleEndian, little=uid != ExplicitVRBigEndian)
+    implicit, little = uid == ImplicitVRLittleEndian, uid != ExplicitVRBigEndian
+    return _values(file, len(data), start, implicit=implicit, little=little, deflated=deflated)
 
 
-def _bare_values(data: bytes) -> dict[BaseTag, bytes]:
+def _bare_values(data: bytes) -> _Read:
     """Return the raw values of a file without preamble; its syntax shows in its first element."""
     (group,) = struct.unpack_from("<H", data)
     if group == _META_GROUP:
@@ -118,30 +151,58 @@ def _bare_values(data: bytes) -> dict[BaseTag, bytes]:
     if group not in {_FIRST_GROUP, _FIRST_GROUP << 8}:
         raise InvalidDicomError("neither a preamble nor a data set")
     implicit = not data[4:6].isalpha()
-    return _values(BytesIO(data), len(data), implicit=implicit, little=group == _FIRST_GROUP)
+    little = group == _FIRST_GROUP
+    return _values(BytesIO(data), len(data), 0, implicit=implicit, little=little, deflated=False)
 
 
-def _values(file: BytesIO, size: int, *, implicit: bool, little: bool) -> dict[BaseTag, bytes]:
+def _values(file: BytesIO, size: int, start: int, *, implicit: bool, little: bool, deflated: bool) -> _Read:
+    spots: list[tuple[int, int]] = []
+    watch = _watch(file, spots)
     values = {
         element.tag: element.value
-        for element in data_element_generator(file, implicit, little, stop_when=_after_last, specific_tags=_WANTED)
+        for element in data_element_generator(file, implicit, little, stop_when=watch, specific_tags=_WANTED)
         if isinstance(element.value, bytes)
     }
     # pydicom skips over values without looking whether they are there: only the position tells.
     if file.tell() > size:
         raise InvalidDicomError("the header is cut")
-    return values
+    watch(_END, None, 0)
+    utf8 = b"ISO_IR 192" in values.get(_CHARSET, b"")
+    return values, Layout(start, tuple(spots), implicit, little, deflated, utf8)
+
+
+_END = BaseTag(0xFFFF_FFFF)
+
+
+def _watch(file: BytesIO, spots: list[tuple[int, int]]) -> Callable[[BaseTag, str | None, int], bool]:
+    """Return a function that sees the head of every element, notes the spots, and stops behind the last one wanted."""
+    targets = [*(int(tag) for tag, _ in REWRITTEN), int(_END)]
+    begun = -1
+
+    def see(tag: BaseTag, vr: str | None, _length: int) -> bool:
+        nonlocal begun
+        number = int(tag)
+        if number < targets[len(spots)]:
+            return number > _LAST
+        position = file.tell()
+        if tag is not _END:
+            position -= 12 if vr in EXPLICIT_VR_LENGTH_32 else 8
+        if begun >= 0:
+            spots.append((begun, position))
+            begun = -1
+        while targets[len(spots)] < number:
+            spots.append((position, position))
+        if targets[len(spots)] == number and tag is not _END:
+            begun = position
+        return number > _LAST
+
+    return see
 
 
 def _after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     return int(tag) >> 16 != _META_GROUP
 
 
-def _after_last(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return int(tag) > _LAST
-
-
-def _text(value: bytes, charset: bytes) -> str:
+def _text(value: bytes, *, utf8: bool) -> str:
     """Decode a text: as UTF-8 or byte by byte, since labels keep ASCII only anyway."""
-    encoding = "utf-8" if b"ISO_IR 192" in charset else "latin-1"
-    return value.decode(encoding, "replace").strip(" \0")
+    return value.decode("utf-8" if utf8 else "latin-1", "replace").strip(" \0")

@@ -4,10 +4,10 @@ A fault is counted, not random: a test says what happens to which request, and r
 it did.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["KINDS", "Action", "Fault", "Faults", "Reset", "Status"]
+__all__ = ["KINDS", "Action", "Fault", "Faults", "Reset", "Status", "Tell"]
 
 
 KINDS = frozenset({"login", "logout", "import", "build", "commit", "prearchive", "archive", "listing", "other", "any"})
@@ -34,7 +34,14 @@ class Reset:
     after_bytes: int | None = None
 
 
-Action = Status | Reset
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Call a function when the request has come, and then serve it as if nothing had been: to kill the client, say."""
+
+    function: Callable[[], None]
+
+
+Action = Status | Reset | Tell
 
 
 @dataclass(slots=True)

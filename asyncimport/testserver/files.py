@@ -8,6 +8,7 @@ from aiohttp import web
 from anyio import Path
 
 from .call import Call
+from .names import content
 from .pages import Refused, table, wanted, xml
 from .state import ArchivedSession, Resource, Scan, StoredFile
 
@@ -31,10 +32,10 @@ def _digest(file: StoredFile) -> str:
     return file.digest.hex() if file.digest else ""
 
 
-def _entry(file: StoredFile) -> str:
-    name = html.escape(file.name)
+def _entry(file: StoredFile, label: str) -> str:
+    name, uid = html.escape(file.name), html.escape(file.sop_uid)
     return (
-        f'<cat:entry ID="{name}" URI="{name}" UID="{html.escape(file.sop_uid)}" content="RAW" format="DICOM" '
+        f'<cat:entry ID="{name}" URI="{name}" UID="{uid}" content="{content(label)}" format="DICOM" '
         f'digest="{_digest(file)}" createdBy="xnat" xsi:type="cat:dcmEntry"/>\n'
     )
 
@@ -42,7 +43,7 @@ def _entry(file: StoredFile) -> str:
 def catalog(found: tuple[Scan, Resource]) -> web.Response:
     """Return a resource's catalog document: a UID and a digest for each entry (CatalogResource)."""
     scan, resource = found
-    entries = "".join(_entry(file) for file in resource.files.values())
+    entries = "".join(_entry(file, resource.label) for file in resource.files.values())
     return xml(
         f'<cat:DCMCatalog UID="{html.escape(scan.series.uid)}" xmlns:cat="http://nrg.wustl.edu/catalog" '
         f'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">\n'
@@ -60,7 +61,7 @@ def file_list(call: Call, session: ArchivedSession, resources: Iterable[tuple[Sc
             resource.label,
             "",
             "DICOM",
-            "RAW",
+            content(resource.label),
             resource.number,
             _digest(file),
         )

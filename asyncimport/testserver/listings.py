@@ -10,7 +10,7 @@ from aiohttp import web
 
 from .call import Call
 from .files import catalog, file, file_list
-from .names import scan_type, sql_timestamp
+from .names import content, scan_type, sql_timestamp
 from .pages import Refused, table, wanted, xml
 from .state import ArchivedSession, Resource, Scan
 
@@ -199,7 +199,7 @@ def _resource_list(form: str, resources: Iterable[tuple[Scan, Resource]]) -> web
             len(resource.files),
             resource.size,
             "",
-            "RAW",
+            content(resource.label),
             "DICOM",
         )
         for scan, resource in resources

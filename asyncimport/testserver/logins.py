@@ -1,11 +1,13 @@
 """Logging in and out over HTTP, and what the server says about itself."""
 
 import json
+from typing import Any
 
 from aiohttp import web
 
 from .call import Call
 from .pages import Refused, text
+from .tokens import Token
 
 __all__ = [
     "auth",
@@ -16,6 +18,8 @@ __all__ = [
     "jsession",
     "login_page",
     "services_auth",
+    "tokens",
+    "version",
 ]
 
 
@@ -86,3 +90,57 @@ def login_page() -> web.Response:
     """Return the login page that browsers are sent to: HTML with 200, a trap for clients that follow."""
     body = "<html><body><!-- BEGIN xnat-templates/screens/Login.vm --><form>Log in</form></body></html>"
     return web.Response(text=body, content_type="text/html")
+
+
+async def tokens(call: Call, operation: str, alias: str = "", secret: str = "") -> web.StreamResponse:
+    """Issue, show, check or end alias tokens (AliasTokenRestlet)."""
+    if call.login.user is None:
+        raise Refused(403)
+    held = call.xnat.tokens
+    match operation:
+        case "issue":
+            name = call.user.name
+            if alias == "user":
+                name = secret
+                if not call.user.all_data:
+                    raise Refused(403)
+            return _json(_token(call, held.issue(name)))
+        case "show":
+            return _json([_token(call, token) for token in held.of(call.user.name)])
+        case "validate":
+            if (token := held.find(alias)) is None:
+                raise Refused(404)
+            return _json({"valid": token.user} if token.secret == secret else {})
+        case "invalidate":
+            held.end(alias)
+            return _json({"result": "OK"})
+        case _:
+            raise Refused(400, f"Unknown operation: {operation}")
+
+
+def _token(call: Call, token: Token) -> dict[str, Any]:
+    created = int(token.moment * 1000)
+    return {
+        "alias": token.alias,
+        "secret": token.secret,
+        "xdatUserId": token.user,
+        "singleUse": False,
+        "estimatedExpirationTime": created + int(call.xnat.tokens.seconds * 1000),
+        "validIPAddresses": [],
+        "id": token.id,
+        "enabled": True,
+        "created": created,
+        "timestamp": created,
+        "disabled": 0,
+    }
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(text=json.dumps(value), content_type="application/json")
+
+
+async def version(call: Call) -> web.StreamResponse:
+    """Return the version where versions before 1.7 have it."""
+    if call.xnat.profile.has_xapi:
+        raise Refused(404)
+    return text(call.xnat.profile.version)

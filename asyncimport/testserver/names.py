@@ -8,8 +8,10 @@ from .dicom import Header
 
 __all__ = [
     "clean_value",
+    "content",
     "dicom_file_name",
     "escape_parameter",
+    "is_primary",
     "java_hash",
     "make_timestamp",
     "request_file_name",
@@ -45,6 +47,25 @@ _TYPES = {
     "EEG": "eeg",
     "RTIMAGE": "rtImage",
 }
+
+# The SOP classes whose objects XNAT counts as a scan's own, by the ends of their UIDs. Among those that are missing:
+# secondary captures, most structured reports, presentation states, key objects, segmentations, RT structures and plans.
+_PRIMARY_ENDS = """
+    1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 2 2.1 3.1 4 4.1 6.1 6.3 9.1.1 9.1.3 9.2.1 9.3.1 9.6.1 9.7.2 9.7.3 9.8.1
+    12.1 12.2 13.1.1 13.1.2 13.1.3 20 77.1.1.1 77.1.2 77.1.2.1 77.1.4.1 77.1.5.1 77.1.5.2 77.1.5.4 77.1.6 77.1.7
+    77.1.8 88.11 88.22 91.1 104.4 104.5 128 130 481.1 481.2
+"""
+_PRIMARY = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in _PRIMARY_ENDS.split())
+
+
+def is_primary(sop_class: str) -> bool:
+    """Tell whether objects of a SOP class go to their scan's catalog DICOM (SOPModel.isPrimaryImagingSOP)."""
+    return sop_class in _PRIMARY
+
+
+def content(label: str) -> str:
+    """Return the content attribute of a DICOM resource of this label."""
+    return "secondary" if label == "secondary" else "RAW"
 
 
 def escape_parameter(value: str) -> str:

@@ -2,10 +2,12 @@
 
 from aiohttp import web
 
-from .archive import archive_in_request, is_auto_archive, overwrites_files
+from .archive import archive_after_commit
 from .building import build, session_xml
 from .call import Call
+from .jobs import is_auto_archive
 from .names import scan_type
+from .operations import delete_row, move_row
 from .pages import Refused, row_table, table, text, uri_list, wanted, xml
 from .state import UNASSIGNED, Document, PrearchiveRow, RowStatus, Scan
 
@@ -138,7 +140,7 @@ async def session_action(call: Call, project: str, timestamp: str, folder: str) 
         raise Refused(500 if action == "build" else 404, f"No session {timestamp}/{folder} in the prearchive")
     match action:
         case "build":
-            await build(call, row)
+            await build(call.xnat, row)
         case "commit":
             return await _commit(call, row)
         case "move":
@@ -153,9 +155,9 @@ async def session_action(call: Call, project: str, timestamp: str, folder: str) 
 async def _commit(call: Call, row: PrearchiveRow) -> web.Response:
     """Build, and archive in the request when the session is to be archived by itself.
 
-    Not archived: 200 and the same URI. Archived: 301 with the archive URI as the body, and no Location.
+    Not archived: 200 and the same URI.
     """
-    await build(call, row)
+    await build(call.xnat, row)
     for name, field in (
         ("VISIT", "visit"),
         ("PROTOCOL", "protocol"),
@@ -167,9 +169,7 @@ async def _commit(call: Call, row: PrearchiveRow) -> web.Response:
     project = call.xnat.projects.get(row.project or "")
     if project is None or not is_auto_archive(call.params, row, project):
         return uri_list(f"/data{row.uri}")
-    overwrite_files = call.params.get("overwrite_files") == "true" or overwrites_files(row, project)
-    session = await archive_in_request(call, row, overwrite_files=overwrite_files)
-    return uri_list(f"/data{session.uri}", status=301)
+    return await archive_after_commit(call, row, project)
 
 
 async def _move(call: Call, row: PrearchiveRow) -> web.Response:
@@ -182,22 +182,7 @@ async def _move(call: Call, row: PrearchiveRow) -> web.Response:
         return text()  # a missing else branch: 200 and nothing done
     if call.xnat.find_row(new.id, row.timestamp, row.folder) is not None:
         raise Refused(409, "A session of that name exists in the project")
-    row.status = RowStatus.LOCKED_MOVING
-    old = row.path
-    moves = [
-        (
-            (*old, "SCANS", folder, "DICOM", name),
-            ("prearchive", new.id, *old[2:], "SCANS", folder, "DICOM", name),
-        )
-        for folder, files in row.scans.items()
-        for name in files
-    ]
-    await call.xnat.storage.move(moves)
-    await call.xnat.storage.remove(old)
-    call.xnat.remove_row(row)
-    row.project = new.id
-    row.status = RowStatus.READY
-    call.xnat.add_row(row)
+    await move_row(call.xnat, row, new)
     return uri_list(f"/data{row.uri}", status=301)
 
 
@@ -213,6 +198,5 @@ async def delete(call: Call, project: str, timestamp: str, folder: str) -> web.S
     row = _row(call, project, timestamp, folder)
     if row is None:
         raise Refused(404)
-    call.xnat.remove_row(row)
-    await call.xnat.storage.remove(row.path)
+    await delete_row(call.xnat, row)
     return text()

@@ -135,9 +135,7 @@ _ANY_NUMBER = "+00000"
 _HEADER = 1_000  # bytes before the pixels, about
 
 
-def generated(
-    target: Path, *, sessions: int = 20, files: int = 2_000, size: int = 20_000, seed: int = 0
-) -> Written:
+def generated(target: Path, *, sessions: int = 20, files: int = 2_000, size: int = 20_000, seed: int = 0) -> Written:
     """Write exactly `files` images of about `size` bytes, in exactly `sessions` studies, below `target`.
 
     The tree is `target/subject/visit date/series/image`: MR and CT, subjects with one or two visits, uneven

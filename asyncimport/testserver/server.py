@@ -3,17 +3,20 @@
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 from aiohttp import web
 
 from .app import App
 from .call import Engine
+from .operations import build_idle
 from .site import TestXnat
 
 __all__ = ["serve"]
 
 _SHUTDOWN_SECONDS = 0.5
+_FOREVER = 3600.0
 
 
 @asynccontextmanager
@@ -25,6 +28,12 @@ async def _alone() -> AsyncIterator[None]:
         if len(group.exceptions) > 1:
             raise
         raise group.exceptions[0] from None
+
+
+async def _build_idle(xnat: TestXnat, engine: Engine) -> None:
+    while xnat.idle_repeat is not None:
+        await anyio.sleep(xnat.idle_repeat)
+        await build_idle(xnat, engine)
 
 
 @asynccontextmanager
@@ -43,8 +52,10 @@ async def serve(
     """
     context = f"/{context.strip('/')}" if context.strip("/") else ""
     async with _alone(), anyio.create_task_group() as jobs:
-        app = App(xnat, Engine(jobs, xnat.timing), context, secure=ssl_context is not None)
-        server = web.Server(app.answer, access_log=None)
+        engine = Engine(jobs, xnat.timing)
+        app = App(xnat, engine, context, secure=ssl_context is not None)
+        idle = xnat.timing.keepalive_seconds
+        server = web.Server(app.answer, access_log=None, keepalive_timeout=_FOREVER if idle is None else idle)
         runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
         await runner.setup()
         try:
@@ -53,8 +64,11 @@ async def serve(
             scheme = "https" if ssl_context is not None else "http"
             url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{bound}{context}"
             app.site_url = xnat.site_url or url
+            xnat.idle_builder = partial(build_idle, xnat, engine)
+            jobs.start_soon(_build_idle, xnat, engine)
             yield url
         finally:
+            xnat.idle_builder = None
             jobs.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
                 await runner.cleanup()

@@ -2,15 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from .auth import Logins
 from .faults import Faults
-from .names import make_timestamp
 from .profile import PROFILES, Profile, Right
+from .rules import Script, SeriesFilter
 from .state import (
     UNASSIGNED,
     ArchivedSession,
@@ -25,6 +25,8 @@ from .state import (
     User,
 )
 from .storage import Storage
+from .tokens import Tokens
+from .tracking import Tracked
 
 __all__ = ["TestXnat", "Timing"]
 
@@ -41,12 +43,22 @@ class Timing:
     """Spent per import outside that lock (body copy, anonymisation)."""
     build_seconds: float = 0.0
     """Spent per build of a session document."""
+    naming_seconds: float = 0.0
+    """Spent, without `rename`, between the look whether a file's name is free and the lock on it."""
+    queue_seconds: float = 0.0
+    """Spent by an archiving or a batch operation in its queue, before it begins."""
+    poll_seconds: float = 0.0
+    """Spent between the end of an archiving and the look of those who wait for it; up to 0.5 in XNAT."""
+    subject_lock_seconds: float = 0.0
+    """How long an archiving sleeps when another has its subject's label; 10 in XNAT. 0 waits no longer than it must."""
     threads: int = 200
     """Requests served at once (Tomcat's maxThreads)."""
     db_connections: int = 40
     """Imports between row look-up and reply at once (the connection pool)."""
     keepalive_requests: int | None = None
     """Requests until a connection is closed (Tomcat's maxKeepAliveRequests, 100 by default)."""
+    keepalive_seconds: float | None = None
+    """How long an idle connection is kept (Tomcat's connectionTimeout, 20 by default)."""
 
     @property
     def free(self) -> bool:
@@ -58,7 +70,11 @@ class TestXnat:
     """A whole XNAT site in memory, with its files in a directory, or nowhere.
 
     It starts with the user, the password and the project "demo". Without a directory, or with
-    `keep_bytes=False`, only sizes and digests of files are kept. All settings are in seconds.
+    `keep_bytes=False`, only sizes and digests of files are kept. All settings are in seconds, and as XNAT comes
+    with them unless given; they may be changed at any time, under the same names (`anonymise` as `script`).
+
+    `anonymise=False` stores files as they are sent; otherwise three attributes of each are rewritten, by the
+    script of the site or by the one given.
     """
 
     __test__ = False  # pytest is not to collect it
@@ -78,6 +94,19 @@ class TestXnat:
         archive_seconds: float = 0.0,
         archive_timeout: float = 600.0,
         default_prearchive_code: int = 4,
+        anonymise: bool | Script = True,
+        series_filter: SeriesFilter | None = None,
+        idle_minutes: int = 5,
+        idle_repeat: float | None = 60.0,
+        prevent_cross_modality_merge: bool = True,
+        unique_sop_uids: bool = True,
+        separate_secondary: bool = True,
+        split_by: Callable[[Scan], str] | None = None,
+        token_seconds: float = 172_800,
+        require_login: bool = True,
+        initialised: bool = True,
+        strict_urls: bool = True,
+        disk_full: bool = False,
         site_url: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -86,23 +115,42 @@ class TestXnat:
         self.archive_seconds = archive_seconds
         self.archive_timeout = archive_timeout
         self.default_prearchive_code = default_prearchive_code
+        self.script = Script() if anonymise is True else anonymise or None
+        self.series_filter = series_filter
+        self.idle_minutes = idle_minutes
+        self.idle_repeat = idle_repeat
+        self.prevent_cross_modality_merge = prevent_cross_modality_merge
+        self.unique_sop_uids = unique_sop_uids
+        self.separate_secondary = separate_secondary
+        self.split_by = split_by
+        self.require_login = require_login
+        self.initialised = initialised
+        self.strict_urls = strict_urls
+        self.disk_full = disk_full
         self.site_url = site_url
         self.clock = clock
         self.storage = Storage(directory, keep_bytes=keep_bytes, checksums=checksums)
         self.users: dict[str, User] = {}
         self.projects: dict[str, Project] = {}
         self.deleted_projects: set[str] = set()
+        self.tokens = Tokens(seconds=token_seconds, clock=clock)
         self.logins = Logins(
             self.users,
             timeout=session_timeout,
             max_per_user=max_sessions,
             max_failed=max_failed_logins,
             lockout_seconds=lockout_seconds,
+            tokens=self.tokens,
             clock=clock,
         )
         self.faults = Faults()
         self.count: Counter[str] = Counter()
         self.imports: list[ImportRecord] = []
+        self.tracked: dict[tuple[str, str], Tracked] = {}
+        """Archive jobs by user and key."""
+        self.orphans: dict[tuple[str, str], set[tuple[str, str, str]]] = {}
+        """(scan, resource, file name) of what is in the archive folder of (project, label), unknown to the database."""
+        self.idle_builder: Callable[[], Awaitable[int]] | None = None
         self._rows: dict[tuple[str | None, str, str], list[PrearchiveRow]] = {}
         self._by_uri: dict[tuple[str | None, str, str], PrearchiveRow] = {}
         self._experiments: dict[str, ArchivedSession] = {}
@@ -190,9 +238,14 @@ class TestXnat:
         """Return the server's local time, as XNAT stores it."""
         return datetime.now()  # noqa: DTZ005 - java.sql.Timestamp has no zone
 
-    def make_timestamp(self) -> str:
-        """Return a prearchive timestamp."""
-        return make_timestamp(self.now())
+    async def idle_round(self) -> int:
+        """Let the idle builder look once; return how many sessions it has built, and archived where they are to be.
+
+        A server does so by itself every `idle_repeat` seconds. Raises RuntimeError when none is running.
+        """
+        if self.idle_builder is None:
+            raise RuntimeError("the idle builder is a part of a running server")
+        return await self.idle_builder()
 
     # ---- archive
 
@@ -212,6 +265,10 @@ class TestXnat:
         """Add an archived session."""
         self._experiments[session.id] = session
         self._by_label[session.project, session.label] = session
+
+    def share(self, session: ArchivedSession, project: str, label: str = "") -> None:
+        """Make a session known in another project, or under another label too."""
+        self._by_label[project, label or session.label] = session
 
     def subjects(self, project: str) -> Iterator[Subject]:
         """Yield the subjects of a project."""

@@ -6,9 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 
 from .profile import Right
+from .rules import Script, SeriesFilter
 
 __all__ = [
     "EVERYONE",
+    "GUEST",
     "UNASSIGNED",
     "ArchivedSession",
     "Document",
@@ -35,7 +37,13 @@ class User:
     name: str
     password: str = field(repr=False)
     all_data: bool = False
-    """All-data access: reads and edits every project and sees Unassigned prearchive rows."""
+    """All-data access: reads and edits every project, sees Unassigned prearchive rows and the site's settings."""
+    password_expired: bool = False
+    """Whether every request is redirected to where the password can be changed."""
+
+
+GUEST = User("guest", "")
+"""Who asks without a login; reads public projects where the site is open to guests."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,9 +59,18 @@ class Project:
     editors: Iterable[str] = (EVERYONE,)
     aliases: Iterable[str] = ()
     description: str = ""
+    public: bool = False
+    """Whether guests may read it on a site that lets them in."""
+    series_filter: SeriesFilter | None = None
+    script: Script | None = None
+    """Its anonymisation script, which runs when a session is archived."""
+    allows_other_studies: bool = False
+    """Whether another StudyInstanceUID may be merged into a session."""
 
     def allows(self, user: User, right: Right) -> bool:
         """Tell whether the user has the right here."""
+        if user is GUEST:
+            return self.public and right == "read"
         if user.all_data or user.name in self.editors or EVERYONE in self.editors:
             return True
         return right == "read" and (user.name in self.readers or EVERYONE in self.readers)
@@ -109,6 +126,9 @@ class StoredFile:
     series: Series
     complete: bool
     """False when the connection was cut in mid-body: XNAT lists such a file like any other."""
+    sop_class: str = ""
+    on_disk: bool = True
+    """False when the file has vanished from the disk: the catalog lists it all the same."""
 
 
 @dataclass(slots=True)
@@ -190,8 +210,8 @@ class PrearchiveRow:
     scans: dict[str, dict[str, StoredFile]] = field(default_factory=dict)
     """Scan folder -> file name -> file, in order of arrival."""
     series: dict[str, Series] = field(default_factory=dict)
-    busy: set[tuple[str, str]] = field(default_factory=set)
-    """(scan folder, file name) being written."""
+    writing: int = 0
+    """How many files are being written: its lock files."""
     document: Document | None = None
     logs: list[str] = field(default_factory=list)
 
@@ -235,6 +255,8 @@ class ArchivedSession:
     date: str
     inserted: datetime
     scans: dict[str, Scan] = field(default_factory=dict)
+    workflow: str = ""
+    """Name of a workflow that is open on it, such as a pipeline under way: nothing may be merged meanwhile."""
 
     @property
     def uri(self) -> str:
@@ -270,6 +292,6 @@ class ImportRecord:
     session: str
     sop_uid: str
     status: int
-    """200, or 0 when the connection was cut before the end of the body."""
+    """200, or 0 when the connection was cut before the end of the body. Rejected files are not recorded."""
     uri: str
     """The session's URI as in the reply, without CRLF; shared by all imports of a row."""

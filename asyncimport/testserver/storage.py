@@ -7,7 +7,7 @@ the disk, so no label can name another directory. Whatever blocks runs in a thre
 import hashlib
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -48,7 +48,7 @@ class Storage:
 
     def __init__(self, directory: Path | None, *, keep_bytes: bool, checksums: bool) -> None:
         self._directory = directory if keep_bytes else None
-        self._checksums = checksums
+        self.checksums = checksums
         self._made: set[Path] = set()
 
     def path(self, parts: Parts) -> Path | None:
@@ -78,7 +78,7 @@ class Storage:
     async def _receive_large(self, stream: StreamReader, head: bytes, stop_after: int | None) -> Body:
         """Go on with a body that is larger than what stays in memory."""
         spooled = self._directory / "spool" / secrets.token_hex(8) if self._directory else None
-        digest = hashlib.md5(usedforsecurity=False) if self._checksums else None
+        digest = hashlib.md5(usedforsecurity=False) if self.checksums else None
         size, complete = 0, True
         piece = bytearray(head)
         try:
@@ -97,25 +97,45 @@ class Storage:
             complete = False
         return Body(head[:IN_MEMORY], size, digest.digest() if digest else None, spooled, complete)
 
-    async def write(self, parts: Parts, body: Body) -> bytes | None:
-        """Write a file, replacing one of its name; return its MD5."""
+    async def write(self, parts: Parts, body: Body, head: bytes | None = None) -> tuple[int, bytes | None]:
+        """Write a file, replacing one of its name; return its size and MD5.
+
+        `head`, where given, takes the place of the body's head (anonymisation).
+        """
         path = self.path(parts)
+        data = body.head if head is None else head
+        size = body.size - len(body.head) + len(data)
         if body.spooled is not None and path is not None:
-            await to_thread.run_sync(self._adopt, body.spooled, path)
-            return body.digest
-        if path is not None:
-            return await to_thread.run_sync(self._write, path, body.head)
-        if body.digest is not None or not self._checksums:
-            return body.digest
-        if body.size <= _INLINE_DIGEST:
-            return _md5(body.head)
-        return await to_thread.run_sync(_md5, body.head)
+            digest = await to_thread.run_sync(self._adopt, body.spooled, path, body, head)
+        elif path is not None:
+            digest = await to_thread.run_sync(self._write, path, data)
+        elif not self.checksums:
+            digest = None
+        elif body.digest is not None:
+            # Nothing is kept of such a large body: a digest that at least differs stands for the true one.
+            digest = body.digest if head is None else _md5(body.digest + head[:_INLINE_DIGEST])
+        elif size <= _INLINE_DIGEST:
+            digest = _md5(data)
+        else:
+            digest = await to_thread.run_sync(_md5, data)
+        return size, digest
+
+    async def delete(self, parts: Parts) -> None:
+        """Delete a file that may be there."""
+        if (path := self.path(parts)) is not None:
+            await to_thread.run_sync(_unlink, path)
+
+    async def change(self, parts: Parts, edit: Callable[[bytes], bytes]) -> tuple[int, bytes | None] | None:
+        """Rewrite a file; return its new size and MD5, or None where bytes are not kept."""
+        if (path := self.path(parts)) is None:
+            return None
+        return await to_thread.run_sync(self._change, path, edit)
 
     async def discard(self, body: Body) -> None:
         """Remove what a refused body left behind."""
         if body.spooled is not None:
             with CancelScope(shield=True):
-                await to_thread.run_sync(body.spooled.unlink)
+                await to_thread.run_sync(_unlink, body.spooled)
 
     async def move(self, moves: Iterable[tuple[Parts, Parts]]) -> None:
         """Move files, replacing those in the way; a file that is not there any more is passed over."""
@@ -136,11 +156,27 @@ class Storage:
     def _write(self, path: Path, data: bytes) -> bytes | None:
         self._make(path.parent)
         path.write_bytes(data)
-        return _md5(data) if self._checksums else None
+        return _md5(data) if self.checksums else None
 
-    def _adopt(self, spooled: Path, path: Path) -> None:
+    def _change(self, path: Path, edit: Callable[[bytes], bytes]) -> tuple[int, bytes | None]:
+        data = edit(path.read_bytes())
+        return len(data), self._write(path, data)
+
+    def _adopt(self, spooled: Path, path: Path, body: Body, head: bytes | None) -> bytes | None:
         self._make(path.parent)
-        spooled.replace(path)
+        if head is None:
+            spooled.replace(path)
+            return body.digest
+        digest = hashlib.md5(head, usedforsecurity=False) if self.checksums else None
+        with spooled.open("rb") as source, path.open("wb") as target:
+            target.write(head)
+            source.seek(len(body.head))
+            while piece := source.read(_PIECE):
+                target.write(piece)
+                if digest is not None:
+                    digest.update(piece)
+        spooled.unlink()
+        return digest.digest() if digest is not None else None
 
     def _move(self, paths: list[tuple[Path, Path]]) -> None:
         for old, new in paths:
@@ -176,6 +212,10 @@ def _encode(part: str) -> str:
 
 def _md5(data: bytes) -> bytes:
     return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def _append(spooled: Path | None, digest: "hashlib._Hash | None", piece: bytes) -> None:

@@ -1,5 +1,7 @@
 """What the archive holds: find a session, and compare its instances with what XNAT acknowledged."""
 
+from urllib.parse import quote
+
 from asyncimport import replies
 from asyncimport.model import Session
 from asyncimport.replies import Experiment
@@ -31,6 +33,9 @@ async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy)
     resources = await client.ask("GET", f"{base}/resources?all=true&format=json", replies.scan_resources, policy)
     uids: set[str] = set()
     for resource in resources:
-        path = f"{base}/scans/{resource.scan}/resources/{resource.label}?format=xml"
+        # Scans that were there before us may have any ID; XNAT decodes these (SecureResource.getUrlEncodedParameter).
+        scan = quote(resource.scan.replace("/", "[SLASH]").replace(",", "[COMMA]"), safe="")
+        label = quote(resource.label, safe="")
+        path = f"{base}/scans/{scan}/resources/{label}?format=xml"
         uids |= await client.ask("GET", path, replies.catalog, policy)
     return frozenset(uids)

@@ -17,7 +17,7 @@ import anyio
 from yarl import URL
 
 from asyncimport import __version__, replies
-from asyncimport.errors import LoginExpiredError, TransientError, UnavailableError, UsageError
+from asyncimport.errors import LoginExpiredError, LoginRefusedError, TransientError, UnavailableError, UsageError
 from asyncimport.replies import Reply
 from asyncimport.retry import RetryPolicy, retrying
 
@@ -73,6 +73,7 @@ class Client:
         self._headers: Mapping[str, str] = {}
         self._logins = 0
         self._renewing = anyio.Lock()
+        self._refused: LoginRefusedError | None = None
 
     def url(self, path: str) -> URL:
         """Return the address of a path below XNAT's, such as `/data/projects`; the path is encoded already."""
@@ -125,9 +126,14 @@ class Client:
         cookies.setdefault("JSESSIONID", answer.text.strip())
         self._headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
         self._logins += 1
-        with bounded(self.timeouts.stall):
-            check = await self._exchange("GET", self.url("/data/auth"), None, self._headers)
-        replies.user(check, self._credentials.user)
+        try:
+            with bounded(self.timeouts.stall):
+                check = await self._exchange("GET", self.url("/data/auth"), None, self._headers)
+            replies.user(check, self._credentials.user)
+        except BaseException:
+            # Whoever tries again gets another login: this one would stay open until it idles out.
+            await self.log_out()
+            raise
 
     async def log_out(self) -> None:
         """End the login at the server, whatever happens around; a server that is away need not be told."""
@@ -144,8 +150,15 @@ class Client:
     async def _renew(self, login: int) -> None:
         """Log in again, once for all calls that found the login `login` dead."""
         async with self._renewing:
+            if self._refused is not None:
+                raise LoginRefusedError(str(self._refused), hint=self._refused.hint)
             if self._logins == login:
-                await self.log_in()
+                try:
+                    await self.log_in()
+                except LoginRefusedError as error:
+                    # Those who wait for their turn must not try it too: refusals add up to a locked account.
+                    self._refused = error
+                    raise
 
     async def _exchange(
         self, method: str, url: URL, data: bytes | AsyncIterator[bytes] | None, headers: Mapping[str, str]

@@ -4,18 +4,19 @@
 look again. It may run twice, or after a kill, and must come to the same end.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from enum import Enum, auto
 from functools import lru_cache, partial
 from urllib.parse import quote
 
 import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from yarl import URL
 
 from asyncimport import replies
-from asyncimport.errors import RefusedError, SourceError, TransientError
+from asyncimport.errors import RefusedError, TransientError, UnavailableError, worst
 from asyncimport.model import Archived, Body, Built, Claim, Delivery, Held, Sealed, Session, Streamed, Verdict
-from asyncimport.replies import Row
+from asyncimport.replies import Reply, Row
 from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.archive import find_experiment, held_uids
 from asyncimport.xnat.client import Client, bounded
@@ -99,14 +100,29 @@ class Xnat:
             with bounded(timeouts.stall + timeouts.reply):
                 return await self._client.call("POST", url, read, data=body, headers=_DICOM)
         with bounded(timeouts.stall) as scope:
-            pieces = _Watched(body, scope, timeouts.stall, timeouts.reply)
-            headers = {**_DICOM, "Content-Length": str(body.size)}
-            try:
-                return await self._client.call("POST", url, read, data=aiter(pieces), headers=headers)
-            except TransientError:
-                if pieces.error is not None:
-                    raise pieces.error from None
-                raise
+            return await self._stream(url, read, body, scope)
+
+    async def _stream(self, url: URL, read: Callable[[Reply], str], body: Streamed, scope: anyio.CancelScope) -> str:
+        """Send a body while it is read; the file is closed when this returns, however it does.
+
+        aiohttp writes bodies in a task of its own, which it cancels from outside, in the middle of whatever is done
+        there, and does not wait for. So a task of ours reads, and that one only takes the pieces over.
+        """
+        timeouts = self._client.timeouts
+        headers = {**_DICOM, "Content-Length": str(body.size)}
+        into, out = anyio.create_memory_object_stream[bytes](0)
+        try:
+            with out:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_pour, body, into)
+                    pieces = _Watched(out, scope, timeouts.stall, timeouts.reply)
+                    answer = await self._client.call("POST", url, read, data=pieces, headers=headers)
+                    # XNAT may have answered before the end of the body.
+                    tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as errors:
+            raise worst(errors) from None
+        else:
+            return answer
 
     async def finalize(self, sealed: Sealed) -> Verdict:
         """Commit, archive and verify one delivery."""
@@ -142,6 +158,11 @@ class Xnat:
                 trouble = str(error)
                 failures += 1
                 if failures >= self._policy.attempts:
+                    if error.unreachable:
+                        # No verdict: the delivery stays sealed, and the next run takes it up.
+                        raise UnavailableError(
+                            trouble, hint="run the same command again when the server is back"
+                        ) from error
                     return Held(delivery, trouble)
             if anyio.current_time() > give_up:
                 return Held(delivery, "XNAT has not finished with the session in time")
@@ -193,26 +214,38 @@ class Xnat:
         )
 
 
+async def _pour(body: Streamed, into: MemoryObjectSendStream[bytes]) -> None:
+    """Read a body to its end, as fast as its pieces are taken."""
+    pieces = aiter(body)
+    async with into:
+        try:
+            async for piece in pieces:
+                await into.send(piece)
+        finally:
+            if isinstance(pieces, AsyncGenerator):
+                with anyio.CancelScope(shield=True):
+                    await pieces.aclose()
+
+
 class _Watched:
-    """Hands on the pieces of a body and moves the deadline of the request with each of them.
+    """Hands on the pieces of a body and moves the deadline of the request with each: aiohttp's writes have none."""
 
-    aiohttp has no time-out for writing. It also turns what a body raises into an error of the connection, so the
-    real one is kept in `error`.
-    """
-
-    def __init__(self, body: Streamed, scope: anyio.CancelScope, stall: float, reply: float) -> None:
-        self._body = body
+    def __init__(
+        self, pieces: MemoryObjectReceiveStream[bytes], scope: anyio.CancelScope, stall: float, reply: float
+    ) -> None:
+        self._pieces = pieces
         self._scope = scope
         self._stall = stall
         self._reply = reply
-        self.error: SourceError | None = None
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            async for piece in self._body:
-                self._scope.deadline = anyio.current_time() + self._stall
-                yield piece
-        except SourceError as error:
-            self.error = error
-            raise
-        self._scope.deadline = anyio.current_time() + self._reply
+            piece = await self._pieces.receive()
+        except anyio.EndOfStream:
+            self._scope.deadline = anyio.current_time() + self._reply
+            raise StopAsyncIteration from None
+        self._scope.deadline = anyio.current_time() + self._stall
+        return piece

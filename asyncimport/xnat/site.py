@@ -11,14 +11,14 @@ __all__ = ["check_project"]
 _POLICY = RetryPolicy(attempts=4)
 
 
-async def check_project(client: Client, project: str) -> str:
+async def check_project(client: Client, project: str, policy: RetryPolicy = _POLICY) -> str:
     """Return the ID of the project (which may be named by an alias), if this user may import, commit and archive there.
 
     Import needs the right to read only, and puts files elsewhere without it; commit and archive need to edit.
     Raises: ProjectMissingError, ProjectReadOnlyError, UnavailableError.
     """
     try:
-        found = await client.ask("GET", f"/data/projects/{project}?format=json", replies.project_id, _POLICY)
+        found = await client.ask("GET", f"/data/projects/{project}?format=json", replies.project_id, policy)
         if found is None:
             raise ProjectMissingError(
                 f"project {project} does not exist, or is not open to this user",
@@ -28,7 +28,7 @@ async def check_project(client: Client, project: str) -> str:
             "GET",
             "/data/projects?permissions=edit&dataType=xnat:mrSessionData&format=json",
             replies.editable_projects,
-            _POLICY,
+            policy,
         )
     except TransientError as error:
         raise UnavailableError(f"the project could not be checked: {error}") from error

@@ -86,6 +86,17 @@ async def stored(folder: Path) -> dict[tuple[str, ...], bytes]:
     return await to_thread.run_sync(read)
 
 
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        """Return the reading."""
+        return self.seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A reply as it came."""

@@ -1,4 +1,4 @@
-"""Archiving as XNAT has it: import rules 27-31, and its table of conflicts."""
+"""Archiving as XNAT has it: replies, jobs, merging, and the table of conflicts."""
 
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ async def test_import_28_a_client_that_leaves_does_not_stop_the_job() -> None:
 
 async def test_import_29_after_success_all_is_in_the_archive(tmp_path: Path) -> None:
     """Row and folder are gone, the files are where they belong, bytes unchanged."""
-    async with visit(TestXnat(tmp_path)) as web:
+    async with visit(TestXnat(tmp_path, anonymise=False)) as web:
         uri = await web.built(dicom(1), dicom(2, SeriesNumber=5, SeriesInstanceUID="5"))
         assert (await web.archive(uri)).status == 200
         assert await web.status(uri) == "gone"

@@ -1,4 +1,4 @@
-"""Scripted faults, the time model (import rule 35), and what the server says about itself."""
+"""Scripted faults, the time model, and what the server says about itself."""
 
 import ssl
 import time

@@ -1,4 +1,4 @@
-"""The import service as XNAT has it: import rules 4-13, 15, and what goes with them."""
+"""The import service as XNAT has it: routing, rows, file names, and what it says to bad requests."""
 
 import re
 from collections.abc import AsyncIterator
@@ -296,7 +296,7 @@ async def test_import_13_without_rename_the_first_file_is_upload_dcm() -> None:
 
 async def test_import_13_the_same_instance_again_is_overwritten(tmp_path: Path) -> None:
     """200, the same reply, the same count, the new bytes."""
-    async with visit(TestXnat(tmp_path)) as web:
+    async with visit(TestXnat(tmp_path, anonymise=False)) as web:
         uri = await web.received(dicom(1), dicom(1, PatientID="again"))
         (name,) = await files(web, uri)
         ((path, content),) = (await stored(tmp_path)).items()
@@ -324,7 +324,7 @@ async def test_import_14_the_same_name_at_once_is_refused() -> None:
 async def test_import_15_a_cut_transfer_leaves_a_partial_file(tmp_path: Path) -> None:
     """No reply; the file's beginning is kept and listed, the row goes on receiving; sending again repairs it."""
     body = dicom(PixelData=bytes(200_000))
-    async with visit(TestXnat(tmp_path)) as web:
+    async with visit(TestXnat(tmp_path, anonymise=False)) as web:
         async with await anyio.connect_tcp(*host_and_port(web.url)) as connection:
             await connection.send(request_head(web, len(body)) + body[:50_000])
             while not web.xnat.count["import"]:
@@ -358,7 +358,7 @@ async def test_import_15_a_scripted_cut_after_so_many_bytes() -> None:
 async def test_large_bodies_are_streamed_to_disk(tmp_path: Path, keep_bytes: bool) -> None:
     """More than 8 MiB: the same file, the same digest, nothing left in the spool."""
     body = dicom(PixelData=bytes(9 * 1024 * 1024))
-    async with visit(TestXnat(tmp_path, keep_bytes=keep_bytes)) as web:
+    async with visit(TestXnat(tmp_path, keep_bytes=keep_bytes, anonymise=False)) as web:
         uri = await web.archived(body)
         (row,) = (await web.get(f"{uri}/scans/1/files")).rows
         assert row["Size"] == str(len(body))
@@ -455,7 +455,7 @@ async def test_two_studies_under_one_label_and_timestamp_collide() -> None:
 async def test_importers_that_are_not_emulated_say_so() -> None:
     """501 rather than a guess."""
     async with visit() as web:
-        assert (await web.send(dicom(), **{"import-handler": "SI"})).status == 501
+        assert (await web.send(dicom(), **{"import-handler": "XAR"})).status == 501
         assert (await web.send(dicom(), content_type="application/zip", **{"import-handler": ""})).status == 501
         multipart = await web.send(b"x", inbody="", content_type="multipart/form-data; boundary=x")
         assert multipart.status == 501

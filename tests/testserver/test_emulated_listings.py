@@ -1,4 +1,4 @@
-"""Projects, experiments, scans, files as XNAT has them: archive rules 14-15, 22-24, 35-38, 43."""
+"""Projects, experiments, scans, resources and files as XNAT has them."""
 
 import re
 from pathlib import Path
@@ -193,7 +193,7 @@ async def test_archive_24_scans() -> None:
 
 async def test_archive_35_files() -> None:
     """Columns in order, strings, a Columns key, no totalRecords; the URI has the resource's number."""
-    async with visit() as web:
+    async with visit(TestXnat(anonymise=False)) as web:
         uri = await web.archived(dicom(1), dicom(2))
         for path in ("files", "scans/ALL/files", "scans/1/files", "scans/1/resources/DICOM/files"):
             result = (await web.get(f"{uri}/{path}", format="json", file_format="DICOM")).json["ResultSet"]
@@ -218,7 +218,7 @@ async def test_archive_35_no_digest_where_checksums_are_off() -> None:
 
 async def test_archive_36_resources() -> None:
     """all=true lists those of the scans; numbers are texts."""
-    async with visit() as web:
+    async with visit(TestXnat(anonymise=False)) as web:
         uri = await web.archived(dicom(1), dicom(2))
         assert (await web.get(f"{uri}/resources")).rows == []
         for path, params in (("resources", {"all": "true"}), ("scans/1/resources", {})):
@@ -237,7 +237,7 @@ async def test_archive_36_resources() -> None:
 
 async def test_archive_37_a_file(tmp_path: Path) -> None:
     """Bytes as stored, the headers, HEAD, ranges; by the resource's label or number."""
-    async with visit(TestXnat(tmp_path)) as web:
+    async with visit(TestXnat(tmp_path, anonymise=False)) as web:
         uri = await web.archived(dicom())
         (row,) = (await web.get(f"{uri}/files")).rows
         for path in (row["URI"], f"{uri}/scans/1/resources/DICOM/files/{row['Name']}"):

@@ -1,22 +1,11 @@
-"""Logins as XNAT has them: import rules 1-3, archive rules 1-9, 11."""
+"""Logins as XNAT has them: cookies, passwords, guests, lock-out, browsers."""
 
 import pytest
-from emulated import basic, dicom, visit
+from emulated import Clock, basic, dicom, visit
 
-from asyncimport.testserver import TestXnat, User
+from asyncimport.testserver import PROFILES, Project, TestXnat, User
 
 pytestmark = pytest.mark.anyio
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        """Return the reading."""
-        return self.seconds
 
 
 async def test_archive_01_no_credentials_are_401_with_a_challenge_and_a_guest_cookie() -> None:
@@ -36,10 +25,10 @@ async def test_archive_01_no_credentials_are_401_with_a_challenge_and_a_guest_co
 @pytest.mark.parametrize("agent", ["Mozilla/5.0 (X11)", "x AppleWebKit/5", "Opera/9", "MSIE 6"])
 async def test_archive_02_browsers_are_redirected_to_the_login_page(agent: str) -> None:
     """A browser's User-Agent gets 302, and the page it leads to says 200."""
-    async with visit(user=None, cookies=False, agent=agent) as web:
+    async with visit(user=None, cookies=False, agent=agent, context="/xnat") as web:
         answer = await web.get("/data/projects")
         assert answer.status == 302
-        assert answer.headers["Location"].endswith("/app/template/Login.vm")
+        assert answer.headers["Location"] == "/xnat/app/template/Login.vm"
         page = await web.get("/app/template/Login.vm")
         assert page.status == 200
         assert "<!-- BEGIN xnat-templates/screens/Login.vm -->" in page.text
@@ -211,3 +200,100 @@ async def test_provider_prefix_names_the_user_behind_it() -> None:
     """`provider/user` logs the user in."""
     async with visit(user=None, cookies=False) as web:
         assert (await web.get("/data/auth", basic("localdb/demo", "demo"))).status == 200
+
+
+async def test_archive_09_java_and_xapi_need_no_token() -> None:
+    """A User-Agent with JAVA in it is exempt whatever else it names, and /xapi is not guarded."""
+    async with visit(agent="Mozilla/5.0 Java/17") as web:
+        assert (await web.send(dicom())).status == 200
+    async with visit(agent="Mozilla/5.0") as web:
+        assert (await web.post("/xapi/siteConfig/buildInfo")).status == 405
+        assert (await web.post("/data/JSESSION")).status == 500
+
+
+async def test_archive_10_tokens_stand_for_a_user_for_two_days() -> None:
+    """Alias and secret do as Basic credentials, until they are two days old."""
+    clock = Clock()
+    async with visit(TestXnat(clock=clock)) as web:
+        token = (await web.get("/data/services/tokens/issue")).json
+        assert set(token) == {
+            *("alias", "secret", "xdatUserId", "singleUse", "estimatedExpirationTime", "validIPAddresses"),
+            *("id", "enabled", "created", "timestamp", "disabled"),
+        }
+        assert (token["xdatUserId"], token["singleUse"]) == ("demo", False)
+        assert token["estimatedExpirationTime"] - token["created"] == 172_800_000
+        assert (await web.get("/data/services/tokens/show")).json == [token]
+        web.http.cookie_jar.clear()
+        credentials = basic(token["alias"], token["secret"])
+        for _ in range(2):  # the second time with its cookie
+            assert (await web.get("/data/auth", credentials)).text == "User 'demo' is logged in"
+        assert web.xnat.live_logins("demo") == 2
+        web.http.cookie_jar.clear()
+        clock.seconds += 172_801
+        assert (await web.get("/data/auth", credentials)).status == 401
+
+
+async def test_archive_10_tokens_are_checked_and_ended() -> None:
+    """One is asked whose it is, another is ended; tokens for others are issued by administrators only."""
+    xnat = TestXnat()
+    xnat.add_user(User("admin", "x", all_data=True))
+    async with visit(xnat) as web:
+        path = "/data/services/tokens"
+        token = (await web.get(f"{path}/issue")).json
+        assert (await web.get(f"{path}/validate/{token['alias']}/{token['secret']}")).json == {"valid": "demo"}
+        assert (await web.get(f"{path}/validate/{token['alias']}/wrong")).json == {}
+        assert (await web.get(f"{path}/validate/nope/wrong")).status == 404
+        assert (await web.get(f"{path}/shred")).status == 400
+        assert (await web.get(f"{path}/issue/user/admin")).status == 403
+        assert (await web.get(f"{path}/invalidate/{token['alias']}")).json == {"result": "OK"}
+        web.http.cookie_jar.clear()
+        assert (await web.get("/data/auth", basic(token["alias"], token["secret"]))).status == 401
+    async with visit(xnat, user="admin") as web:
+        assert (await web.get("/data/services/tokens/issue/user/demo")).json["xdatUserId"] == "demo"
+    async with visit(TestXnat(require_login=False), user=None) as web:
+        assert (await web.get("/data/services/tokens/issue")).status == 403
+
+
+async def test_archive_12_a_site_that_is_not_set_up_lets_nobody_in() -> None:
+    """403 with its text, with and without a password; who has a cookie is sent to a page."""
+    async with visit() as web:
+        web.xnat.initialised = False
+        assert (await web.get("/data/projects")).headers["Location"] == "/app/template/Unconfigured.vm"
+        web.http.cookie_jar.clear()
+        for headers in ({}, basic()):
+            answer = await web.get("/data/JSESSION", headers)
+            assert answer.status == 403
+            assert "Site has not yet been configured." in answer.text
+            web.http.cookie_jar.clear()
+
+
+async def test_archive_13_an_expired_password_redirects_every_call() -> None:
+    """302 to where it is changed, also with the right password, also for an import."""
+    xnat = TestXnat()
+    xnat.add_user(User("old", "x", password_expired=True))
+    async with visit(xnat, user=None, context="/xnat") as web:
+        for method, path in (("GET", "/data/JSESSION"), ("GET", "/data/projects"), ("POST", "/data/services/import")):
+            answer = await web.ask(method, path, None, basic("old", "x"))
+            assert answer.status == 302
+            assert answer.headers["Location"] == "/xnat/app/template/XDATScreen_UpdateUser.vm"
+
+
+async def test_guests_of_an_open_site_read_what_is_public() -> None:
+    """requireLogin=false: guests see public projects, change nothing, and bad passwords are refused all the same."""
+    xnat = TestXnat(require_login=False)
+    xnat.add_project(Project("open", public=True))
+    async with visit(xnat, user=None, cookies=False) as web:
+        assert (await web.get("/data/auth")).text == "User 'guest' is logged in"
+        assert [row["ID"] for row in (await web.get("/data/projects")).rows] == ["open"]
+        assert (await web.get("/data/projects/demo", format="json")).status == 404
+        assert (await web.put("/data/projects/open")).status == 403
+        assert "/Unassigned/" in (await web.send(dicom(), PROJECT_ID="demo")).text
+        assert (await web.get("/data/auth", basic("demo", "wrong"))).status == 401
+
+
+@pytest.mark.parametrize("version", ["1.5", "1.6"])
+async def test_archive_11_old_versions_have_no_xapi(version: str) -> None:
+    """/data/version tells instead."""
+    async with visit(TestXnat(profile=PROFILES[version])) as web:
+        assert (await web.get("/data/version")).text.startswith(version)
+        assert (await web.get("/xapi/siteConfig/buildInfo")).status == 404

@@ -1,4 +1,4 @@
-"""The prearchive as XNAT has it: import rules 21-25."""
+"""The prearchive as XNAT has it: listing, session documents, build, commit, move, delete."""
 
 from pathlib import Path
 
@@ -87,7 +87,7 @@ async def test_import_21_unassigned_rows_are_for_all_data_users_always() -> None
 
 async def test_import_22_a_session_is_xml_or_a_row() -> None:
     """XML is 404 before the build; JSON is a row, or an empty result when it is gone."""
-    async with visit() as web:
+    async with visit(TestXnat(anonymise=False)) as web:
         uri = await web.received(dicom(), dicom(2))
         before = await web.get(uri)
         assert before.status == 404

@@ -136,9 +136,7 @@ def test_seed_decides_everything(tmp_path: Path) -> None:
     assert digest(one) == digest(same)
     ours, theirs = read_below(one), read_below(other)
     for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        assert {dataset[keyword].value for dataset in ours}.isdisjoint(
-            dataset[keyword].value for dataset in theirs
-        )
+        assert {dataset[keyword].value for dataset in ours}.isdisjoint(dataset[keyword].value for dataset in theirs)
 
 
 def test_odd_files_are_odd(tmp_path: Path) -> None:
@@ -171,9 +169,7 @@ def test_odd_files_are_odd(tmp_path: Path) -> None:
 
 def test_all_three_share_a_target(tmp_path: Path) -> None:
     """Their files, studies and labels do not meet, so that their counts add up."""
-    written = (
-        samples.bundled(tmp_path) + samples.generated(tmp_path, files=100, size=0) + samples.odd(tmp_path)
-    )
+    written = samples.bundled(tmp_path) + samples.generated(tmp_path, files=100, size=0) + samples.odd(tmp_path)
     paths = files_below(tmp_path)
     assert written.files == len(paths) == 26 + 100 + 10
     assert written.bytes == sum(path.stat().st_size for path in paths)

@@ -1,0 +1,132 @@
+"""What is told of a file: its identity, or why it has none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = [
+    "FIELDS",
+    "SERIES_FIELDS",
+    "STUDY_FIELDS",
+    "Identity",
+    "NotDicom",
+    "Unidentified",
+    "Unreadable",
+    "fields_of",
+    "identity",
+    "missing_uid",
+]
+
+# Keyword -> tag. Patient and study (PS3.3 C.7.1 and C.7.2) are the same in every file of a study, so only
+# their fields may name a subject or a session. All lie before (0020,0012), so that the peek can stop early.
+STUDY_FIELDS: Mapping[str, int] = {
+    "StudyDate": 0x0008_0020,
+    "StudyTime": 0x0008_0030,
+    "AccessionNumber": 0x0008_0050,
+    "ReferringPhysicianName": 0x0008_0090,
+    "StudyDescription": 0x0008_1030,
+    "PatientName": 0x0010_0010,
+    "PatientID": 0x0010_0020,
+    "IssuerOfPatientID": 0x0010_0021,
+    "PatientBirthDate": 0x0010_0030,
+    "PatientSex": 0x0010_0040,
+    "OtherPatientIDs": 0x0010_1000,
+    "PatientComments": 0x0010_4000,
+    "ClinicalTrialSponsorName": 0x0012_0010,
+    "ClinicalTrialProtocolID": 0x0012_0020,
+    "ClinicalTrialProtocolName": 0x0012_0021,
+    "ClinicalTrialSiteID": 0x0012_0030,
+    "ClinicalTrialSiteName": 0x0012_0031,
+    "ClinicalTrialSubjectID": 0x0012_0040,
+    "ClinicalTrialTimePointID": 0x0012_0050,
+    "StudyInstanceUID": 0x0020_000D,
+    "StudyID": 0x0020_0010,
+}
+# Series and equipment (PS3.3 C.7.3 and C.7.5) are the same in every file of a series.
+SERIES_FIELDS: Mapping[str, int] = {
+    "Modality": 0x0008_0060,
+    "Manufacturer": 0x0008_0070,
+    "InstitutionName": 0x0008_0080,
+    "StationName": 0x0008_1010,
+    "SeriesDescription": 0x0008_103E,
+    "ManufacturerModelName": 0x0008_1090,
+    "BodyPartExamined": 0x0018_0015,
+    "ProtocolName": 0x0018_1030,
+    "SeriesInstanceUID": 0x0020_000E,
+    "SeriesNumber": 0x0020_0011,
+}
+FIELDS: Mapping[str, int] = {
+    **STUDY_FIELDS,
+    **SERIES_FIELDS,
+    # These differ from file to file.
+    "SOPClassUID": 0x0008_0016,
+    "SOPInstanceUID": 0x0008_0018,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who an instance is. The UIDs are the data set's, which XNAT stores, not the file meta information's.
+
+    `fields` maps keywords of FIELDS to text without padding. An empty value is absent; several values are
+    joined by a backslash, as in the file. `truncated` says what is missing at the end of the file, or is empty.
+    """
+
+    sop_uid: str
+    study_uid: str
+    series_uid: str
+    fields: Mapping[str, str]
+    truncated: str = ""
+
+
+class Unidentified(Exception):  # noqa: N818 - an outcome, not a fault
+    """The file has no identity. `reason` is short and plain, and holds nothing of the file or of its path."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class NotDicom(Unidentified):
+    """The file is something else, or empty, or a DICOMDIR: an index, and nothing to store."""
+
+
+class Unreadable(Unidentified):
+    """The file is DICOM but cut short, or lacks a UID or cannot be parsed, or the system does not let us read it."""
+
+
+_KEYWORDS = {tag: keyword for keyword, tag in FIELDS.items()}
+_NAMES = frozenset({FIELDS["PatientName"], FIELDS["ReferringPhysicianName"]})
+_UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_PADDING = " \0"
+
+
+def fields_of(texts: Mapping[int, str]) -> dict[str, str]:
+    """Make fields of stripped texts by tag."""
+    fields = {}
+    for tag, text in texts.items():
+        if "\\" in text:
+            text = "\\".join(value.strip(_PADDING) for value in text.split("\\"))
+        elif text.endswith("=") and tag in _NAMES:
+            text = text.rstrip(f"={_PADDING}")  # component groups that are empty (PS3.5 6.2.1)
+        if text:
+            fields[_KEYWORDS[tag]] = text
+    return fields
+
+
+def missing_uid(fields: Mapping[str, str]) -> str:
+    """Name the first of the three UIDs that is not there, or none."""
+    for uid in _UIDS:
+        if uid not in fields:
+            return uid
+    return ""
+
+
+def identity(fields: Mapping[str, str], truncated: str) -> Identity:
+    """Make an identity of fields that hold the three UIDs."""
+    return Identity(
+        fields["SOPInstanceUID"],
+        fields["StudyInstanceUID"],
+        fields["SeriesInstanceUID"],
+        fields,
+        truncated,
+    )

@@ -1,0 +1,91 @@
+"""The look into a file."""
+
+import os
+import stat
+import zlib
+from collections.abc import Mapping
+
+from asyncimport.dicom.beginning import begins_dicom
+from asyncimport.dicom.encoding import PREFIX
+from asyncimport.dicom.ending import DataSet, data_set_of, shortfall
+from asyncimport.dicom.identity import Identity, NotDicom, Unreadable, identity, missing_uid
+from asyncimport.dicom.peek import Peeked, peek
+from asyncimport.dicom.reader import fields_by_pydicom
+from asyncimport.dicom.source import File, Inflated
+
+__all__ = ["identify"]
+
+# O_NONBLOCK, because opening a FIFO without a writer would wait for ever; O_BINARY is Windows'.
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+# What we want lies within 8 kB nearly always, and within 128 kB behind long private groups and sequences.
+_HEAD = 8 << 10
+_LONG_HEAD = 128 << 10
+
+
+def identify(path: str | bytes) -> Identity:
+    """Identify the file at `path`, or raise NotDicom or Unreadable. It blocks: call it in a worker thread."""
+    try:
+        fd = os.open(path, _OPEN_FLAGS)
+        try:
+            return _identify(fd)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        raise Unreadable("vanished") from None
+    except OSError as error:
+        # strerror alone: the whole text of the error holds the path.
+        raise Unreadable((error.strerror or "cannot be read").lower()) from None
+
+
+def _identify(fd: int) -> Identity:
+    status = os.fstat(fd)
+    # The walk passes only regular files on, but what was one then may be a pipe or a directory now.
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable("not a regular file")
+    head = os.read(fd, _HEAD)
+    peeked = peek(head)
+    if peeked is None:
+        if not begins_dicom(head):
+            raise NotDicom("not DICOM" if head else "empty")
+        if len(head) == _HEAD:
+            head += os.read(fd, _LONG_HEAD - _HEAD)
+            peeked = peek(head)
+    file = File(fd, status.st_size, head)
+    if peeked is not None:
+        fields, at, encoding = peeked
+        return identity(fields, shortfall(file, at, encoding, fields.get("SOPClassUID", "")))
+    return _identify_slowly(file, prefixed=head[128:132] == PREFIX)
+
+
+def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
+    data_set = data_set_of(file)
+    fields: Mapping[str, str] = {}
+    reason = ""
+    try:
+        if isinstance(data_set.source, Inflated) and (peeked := _peek_inflated(data_set.source)):
+            fields = peeked.fields
+        else:
+            fields = fields_by_pydicom(file.fd, prefixed=prefixed)
+        if missing := missing_uid(fields):
+            reason = f"no {missing}"
+    except Unreadable as error:
+        reason = error.reason
+    truncated = _shortfall(data_set, fields.get("SOPClassUID", ""))
+    if reason:
+        # What is missing from a file that was cut is missing because it was cut.
+        raise Unreadable(f"truncated: {truncated}" if truncated else reason)
+    return identity(fields, truncated)
+
+
+def _peek_inflated(source: Inflated) -> Peeked | None:
+    try:
+        return peek(source.at(0, _HEAD))
+    except zlib.error:
+        return None
+
+
+def _shortfall(data_set: DataSet, sop_class: str) -> str:
+    try:
+        return shortfall(*data_set, sop_class)
+    except zlib.error:
+        return ""  # damaged, which is not cut; where it matters, pydicom has said so

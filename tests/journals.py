@@ -1,0 +1,170 @@
+"""What the tests of the journal share: a disk to scan, and a server that answers as it is told."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from asyncimport.journal import Admission, Gone, Journal
+from asyncimport.model import (
+    Archived,
+    Claim,
+    File,
+    FileKind,
+    Ignored,
+    Instance,
+    Outcome,
+    Sealed,
+    Session,
+    Stored,
+    Verdict,
+)
+
+ROOT = "/src"
+RULES: Mapping[str, str] = {"project": "P", "subject": "{PatientID}"}
+
+
+def opened(path: Path, *, reroute: bool = False, rules: Mapping[str, str] = RULES) -> Journal:
+    """Open the journal as a run does."""
+    return Journal(path, destination="https://xnat.test", rules=rules, reroute=reroute)
+
+
+def session(label: str = "E1", *, subject: str = "S1", study: str | None = None, project: str = "P") -> Session:
+    """Make a session; each label has a study of its own unless told otherwise."""
+    return Session(project, subject, label, study or f"1.2.{label}")
+
+
+def instance(name: str, of: Session | None = None, *, sop: str | None = None, size: int = 10) -> Instance:
+    """Make an instance in a file below the root; its SOPInstanceUID follows the name unless told otherwise."""
+    of = of or session()
+    return Instance(File(f"{ROOT}/{name}", size, 1_000), sop or f"{of.study_uid}.{name}", "1.9", of)
+
+
+def uri(claim: Claim) -> str:
+    """Name the prearchive row that a test server would put the claim into."""
+    return f"/prearchive/{claim.delivery.session.label}/{claim.delivery.number}"
+
+
+def stored(claim: Claim) -> Outcome:
+    """Acknowledge the file."""
+    return Stored(claim, uri(claim))
+
+
+def archived(sealed: Sealed) -> Verdict:
+    """Archive the delivery, and find everything there."""
+    return Archived(sealed.delivery, f"/archive/{sealed.delivery.session.label}", "uids")
+
+
+@dataclass
+class Disk:
+    """Files as the walk would meet them. Two with the same content are the same bytes."""
+
+    items: dict[str, Instance | Ignored] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
+
+    def put(self, *items: Instance | Ignored, content: str | None = None) -> None:
+        """Write files; without `content` an instance's bytes are those of its SOPInstanceUID."""
+        for item in items:
+            self.items[item.file.path] = item
+            own = item.sop_uid if isinstance(item, Instance) else item.reason
+            self.content[item.file.path] = own if content is None else content
+
+    def touch(self, name: str, *, size: int | None = None, mtime_ns: int = 2_000, content: str = "rewritten") -> None:
+        """Rewrite a file in its place."""
+        path = f"{ROOT}/{name}"
+        old = self.items[path]
+        self.items[path] = replace(old, file=File(path, size or old.file.size, mtime_ns))
+        self.content[path] = content
+
+    def move(self, name: str, to: str) -> None:
+        """Rename a file: size and time go with it."""
+        path, target = f"{ROOT}/{name}", f"{ROOT}/{to}"
+        old = self.items.pop(path)
+        self.items[target] = replace(old, file=replace(old.file, path=target))
+        self.content[target] = self.content.pop(path)
+
+    def remove(self, name: str) -> None:
+        """Delete a file."""
+        del self.items[f"{ROOT}/{name}"]
+        del self.content[f"{ROOT}/{name}"]
+
+
+def meet(journal: Journal, disk: Disk, *, batch: int = 512, retry_refused: bool = False) -> list[Admission]:
+    """Pass everything on the disk, in sorted order, as the line's scan does."""
+    came = []
+    paths = sorted(disk.items)
+    for start in range(0, len(paths), batch):
+        files = [disk.items[path].file for path in paths[start : start + batch]]
+        known = journal.recall(files, retry_refused=retry_refused)
+        admission = journal.admit([disk.items[file.path] for file in known.unknown])
+        if admission.twins:
+            journal.admit(
+                [
+                    Ignored(twin.instance.file, FileKind.DUPLICATE, "the same bytes", twin.key)
+                    if disk.content.get(twin.other) == disk.content[twin.instance.file.path]
+                    else Ignored(twin.instance.file, FileKind.SKIPPED, "other bytes")
+                    for twin in admission.twins
+                ]
+            )
+        came += [known, admission]
+    return came
+
+
+def scan(
+    journal: Journal,
+    disk: Disk,
+    *,
+    batch: int = 512,
+    retry_refused: bool = False,
+    retry_held: bool = False,
+    archive_built: bool = True,
+) -> Gone:
+    """Pass everything on the disk and end the scan."""
+    meet(journal, disk, batch=batch, retry_refused=retry_refused)
+    return journal.finish_scan([ROOT], archive_built=archive_built, retry_held=retry_held)
+
+
+def send(
+    journal: Journal,
+    answer: Callable[[Claim], Outcome] = stored,
+    *,
+    verdict: Callable[[Sealed], Verdict] = archived,
+    most_begun: int = 200,
+) -> list[Claim]:
+    """Do what the rest of the line does until nothing will ever come again; return what was handed out."""
+    sent: list[Claim] = []
+    feeding = True
+    while True:
+        claims = journal.claim(64, most_begun=most_begun)
+        assert feeding or claims is None, "the line's feed has ended already"
+        feeding = claims is not None
+        if claims:
+            sent += claims
+            journal.settle([answer(claim) for claim in claims])
+        sealed = journal.claim_session()
+        if sealed is not None:
+            journal.close(verdict(sealed))
+        if not feeding and sealed is None:
+            return sent
+        assert claims or sealed or not feeding, "the line would wait for ever"
+
+
+def names(claims: list[Claim]) -> list[str]:
+    """Return the files of claims, relative to the root."""
+    return [claim.instance.file.path.removeprefix(f"{ROOT}/") for claim in claims]
+
+
+def whole_run(
+    path: Path,
+    disk: Disk,
+    answer: Callable[[Claim], Outcome] = stored,
+    *,
+    verdict: Callable[[Sealed], Verdict] = archived,
+    retry_refused: bool = False,
+    retry_held: bool = False,
+    archive_built: bool = True,
+    reroute: bool = False,
+) -> list[str]:
+    """Be one whole run; return the files that were sent, in order."""
+    with opened(path, reroute=reroute) as journal:
+        scan(journal, disk, retry_refused=retry_refused, retry_held=retry_held, archive_built=archive_built)
+        return names(send(journal, answer, verdict=verdict))

@@ -1,0 +1,200 @@
+"""What the tests of the line share: a small server of one's own, DICOM made by pydicom, a journal, a whole run."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pydicom
+from aiohttp import web
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+
+from asyncimport.dicom import STUDY_FIELDS
+from asyncimport.journal import Journal, Ledger
+from asyncimport.model import Claim, Delivery, Event, File, Instance, InstanceState, Sealed, Session, Summary
+from asyncimport.pipeline import Stop, run
+from asyncimport.retry import RetryPolicy
+from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
+from asyncimport.settings import Options
+from asyncimport.source import Folder
+from asyncimport.xnat import Client, Credentials, Timeouts, Xnat, connect
+
+DEMO = Credentials("demo", "demo")
+QUICK = Timeouts(connect=5, stall=5, reply=10)
+AT_ONCE = RetryPolicy(attempts=3, first=0)
+SESSION = Session("demo", "S", "E", "1.2.3")
+
+
+async def no_sleep(_: float) -> None:
+    """Pass the time in no time, but let others run."""
+    await anyio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def listening(
+    answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **site: Any
+) -> AsyncIterator[str]:
+    """Serve a handler of one's own on a real socket."""
+    runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, **site).start()
+        yield f"{'https' if site else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        with anyio.CancelScope(shield=True):
+            await runner.cleanup()
+
+
+@asynccontextmanager
+async def logged_in(url: str, **options: Any) -> AsyncIterator[Client]:
+    """Log in as the demo user, with short time-outs and retries that do not wait."""
+    settings = {"connections": 40, "timeouts": QUICK, "policy": AT_ONCE, **options}
+    async with connect(url, DEMO, **settings) as client:
+        yield client
+
+
+def image(number: int = 1, *, pixels: int = 100, **attributes: Any) -> bytes:
+    """Make a small MR instance, whose SOPInstanceUID is `sop(number)`; None leaves an attribute out."""
+    values: dict[str, Any] = {
+        "SOPClassUID": MRImageStorage,
+        "SOPInstanceUID": sop(number),
+        "StudyInstanceUID": SESSION.study_uid,
+        "SeriesInstanceUID": "1.2.3.4",
+        "StudyDate": "20200102",
+        "Modality": "MR",
+        "PatientID": "S",
+        "SeriesNumber": 1,
+        "InstanceNumber": number,
+        "BitsAllocated": 8,
+        "PixelData": bytes(pixels),
+        **attributes,
+    }
+    dataset = Dataset()
+    for name, value in values.items():
+        if value is not None:
+            setattr(dataset, name, value)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def sop(number: int) -> str:
+    """Return the SOPInstanceUID of `image(number)`."""
+    return f"1.2.3.4.{number}"
+
+
+def write(path: Path, content: bytes) -> File:
+    """Write a file, and describe it as the walk does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    found = path.stat()
+    return File(str(path), found.st_size, found.st_mtime_ns)
+
+
+def claim(file: File, *, number: int = 1, session: Session = SESSION, uri: str | None = None) -> Claim:
+    """Make the claim of one file."""
+    return Claim(number, Instance(file, sop(number), "1.2.3.4", session), Delivery(1, session, 1, uri))
+
+
+def sealed(uri: str, *numbers: int, session: Session = SESSION) -> Sealed:
+    """Make a sealed delivery of these instances."""
+    return Sealed(Delivery(1, session, 1, uri), frozenset(map(sop, numbers)))
+
+
+async def folder(*roots: str | Path) -> Folder:
+    """Make a source, off the loop, as it looks at the disk."""
+    return await anyio.to_thread.run_sync(Folder, roots)
+
+
+async def body_of(file: File) -> Any:
+    """Read the body of one file."""
+    (body,) = await (await folder(Path(file.path).parent)).read([file])
+    return body
+
+
+def open_files(path: Path) -> int:
+    """Count this process's open handles of a file, where the system tells them."""
+    links = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            links.append(str(Path(f"/proc/self/fd/{number}").readlink()))
+        except FileNotFoundError:  # the listing's own
+            continue
+    return links.count(str(path))
+
+
+async def uids_below(folder: Path) -> set[str]:
+    """Return the SOPInstanceUIDs of all files below a folder, as pydicom reads them."""
+
+    def read() -> set[str]:
+        return {
+            str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+
+    return await anyio.to_thread.run_sync(read)
+
+
+def router(*, session: str = DEFAULT_SESSION, project: str = "demo") -> Router:
+    """Make the default rules of a run into the project `demo`."""
+    return Router(project, DEFAULT_SUBJECT, session, keywords=frozenset(STUDY_FIELDS))
+
+
+@asynccontextmanager
+async def opened(path: Path, rules: Router | None = None) -> AsyncIterator[Journal]:
+    """Open a journal off the loop, as its files block."""
+    rules = rules or router()
+    journal = await anyio.to_thread.run_sync(partial(Journal, path, destination="test", rules=rules.rules))
+    try:
+        yield journal
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(journal.close_file)
+
+
+async def summary_of(journal: Journal) -> Summary:
+    """Add up the journal of a run."""
+    return await anyio.to_thread.run_sync(Ledger.of(journal).summary)
+
+
+async def states_in(path: Path) -> dict[str, InstanceState]:
+    """Return the state of each SOPInstanceUID in a journal that no run holds."""
+
+    def read() -> dict[str, InstanceState]:
+        with Ledger.read(path) as ledger:
+            labels = {report.session.label for report in ledger.summary().sessions}
+            rows = [row for label in labels for row in ledger.instances(label)]
+        return {row.sop_uid: InstanceState(row.state) for row in rows}
+
+    return await anyio.to_thread.run_sync(read)
+
+
+async def upload(
+    url: str,
+    roots: Iterable[Path],
+    journal: Path,
+    *,
+    options: Options | None = None,
+    policy: RetryPolicy = AT_ONCE,
+    rules: Router | None = None,
+    report: Callable[[Event], None] = lambda _: None,
+    stop: Stop | None = None,
+    timeouts: Timeouts = QUICK,
+) -> Summary:
+    """Do what the command does: log in, run the line, and return the summary."""
+    options = options or Options(workers=4, finalizers=2)
+    rules = rules or router()
+    source = await folder(*roots)
+    async with opened(journal, rules) as book, logged_in(url, timeouts=timeouts) as client:
+        destination = Xnat(client, archive=options.archive, policy=AT_ONCE, sleep=no_sleep)
+        await run(source, destination, book, rules, options=options, policy=policy, report=report, stop=stop)
+        return await summary_of(book)

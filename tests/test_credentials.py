@@ -1,0 +1,365 @@
+"""Where user name and password come from, and that they go nowhere else."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from asyncimport.credentials import check_host, find
+from asyncimport.errors import UsageError
+
+HOST = "https://xnat.example.org/xnat"
+OTHER = "https://other.example.org"
+SECRET = "correct horse"
+
+needs_modes = pytest.mark.skipif(os.name != "posix", reason="only POSIX has modes of files")
+needs_other_user = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything"
+)
+
+
+def asked(*answers: str) -> tuple[Callable[[str], str], list[str]]:
+    """Make a person who gives these answers, and the list of what the person was asked."""
+    left, questions = list(answers), list[str]()
+
+    def prompt(text: str) -> str:
+        questions.append(text)
+        return left.pop(0)
+
+    return prompt, questions
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """Make an environment with an empty home directory, and nothing else."""
+    return {"HOME": str(tmp_path)}
+
+
+def write_netrc(home: Mapping[str, str], text: str, *, name: str = ".netrc", mode: int = 0o600) -> Path:
+    """Write a netrc file into the home directory."""
+    path = Path(home["HOME"]) / name
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+PASSWORD = "correct-horse"  # netrc has no blanks in passwords
+ENTRY = f"machine xnat.example.org login ada password {PASSWORD}\n"
+
+
+class TestHost:
+    """The address that everything is sent to."""
+
+    @pytest.mark.parametrize(
+        ("host", "expected"),
+        [
+            ("https://xnat.example.org", "https://xnat.example.org"),
+            ("https://xnat.example.org/", "https://xnat.example.org"),
+            ("https://xnat.example.org:8443/xnat//", "https://xnat.example.org:8443/xnat"),
+            ("HTTPS://XNAT.example.org", "HTTPS://XNAT.example.org"),
+            ("http://localhost:8080", "http://localhost:8080"),
+            ("http://LOCALHOST", "http://LOCALHOST"),
+            ("http://127.0.0.1:8090/", "http://127.0.0.1:8090"),
+            ("http://[::1]:8090", "http://[::1]:8090"),
+        ],
+    )
+    def test_taken(self, host: str, expected: str) -> None:
+        """An address keeps its context path and loses its last slash; plain http is fine on this machine."""
+        assert check_host(host, insecure=False) == expected
+
+    @pytest.mark.parametrize(
+        "host", ["http://xnat.example.org", "http://10.0.0.1:8080", "http://localhost.example.org", "http://[::2]"]
+    )
+    def test_plain_http_to_another_machine(self, host: str) -> None:
+        """Password and patients do not cross the network in the clear, unless the user insists."""
+        with pytest.raises(UsageError, match="not encrypted") as caught:
+            check_host(host, insecure=False)
+        assert "--insecure" in caught.value.hint
+        assert check_host(host, insecure=True) == host
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "",
+            "xnat.example.org",
+            "xnat.example.org:8080",
+            "ftp://xnat.example.org",
+            "https://",
+            "https:///data",
+            "https://xnat.example.org?a=b",
+            "https://xnat.example.org#top",
+            "https://xnat.example.org:port",
+            "https://xnat.example.org:99999",
+            "https://xnat.example.org:0",
+            "https://[::1",
+            "https://xnat example.org",
+            "https://xnat.example.org ",
+            "https://xnat\n.example.org",
+        ],
+    )
+    def test_no_address(self, host: str) -> None:
+        """What is not an address is told before anything is sent, with one that is."""
+        with pytest.raises(UsageError, match="is not an address") as caught:
+            check_host(host, insecure=True)
+        assert "https://" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            f"https://ada:{PASSWORD}@xnat.example.org",
+            f"https://:{PASSWORD}@xnat.example.org",
+            "https://ada@xnat.example.org",
+            f"ada:{PASSWORD}@xnat.example.org",
+            f"ftp://ada:{PASSWORD}@xnat.example.org",
+            f"https://ada:{PASSWORD}@[::1",
+            f"https://ada:{PASSWORD}@xnat.example.org?x#y",
+        ],
+    )
+    def test_password_in_the_address(self, host: str) -> None:
+        """A password in the address is refused, however odd the rest, and never repeated in the message."""
+        with pytest.raises(UsageError, match="holds a user name or password") as caught:
+            check_host(host, insecure=True)
+        assert PASSWORD not in f"{caught.value} {caught.value.hint} {caught.value!r}"
+
+
+class TestEnvironment:
+    """What the environment says, and for which server it says it."""
+
+    @pytest.mark.parametrize(
+        ("user", "environ", "expected"),
+        [
+            pytest.param(None, {"XNAT_USER": "ada", "XNAT_PASS": SECRET}, ("ada", SECRET), id="both"),
+            pytest.param("ada", {"XNAT_USER": "ada", "XNAT_PASS": SECRET}, ("ada", SECRET), id="the same user"),
+            pytest.param("ada", {"XNAT_PASS": SECRET}, ("ada", SECRET), id="password only"),
+            pytest.param("ada", {"XNAT_USER": "", "XNAT_PASS": SECRET}, ("ada", SECRET), id="empty user"),
+            pytest.param(None, {"XNAT_TOKEN": f"alias:{SECRET}"}, ("alias", SECRET), id="token"),
+            pytest.param(None, {"XNAT_TOKEN": "alias:a:b"}, ("alias", "a:b"), id="token with colon"),
+            pytest.param(
+                None,
+                {"XNAT_TOKEN": "alias:a", "XNAT_USER": "ada", "XNAT_PASS": SECRET},
+                ("alias", "a"),
+                id="token before password",
+            ),
+            pytest.param(
+                "ada",
+                {"XNAT_TOKEN": "alias:a", "XNAT_USER": "ada", "XNAT_PASS": SECRET},
+                ("ada", SECRET),
+                id="a user named goes before the token",
+            ),
+            pytest.param(
+                None, {"XNAT_TOKEN": "", "XNAT_USER": "ada", "XNAT_PASS": SECRET}, ("ada", SECRET), id="empty token"
+            ),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "bound",
+        [
+            {},
+            {"XNAT_HOST": HOST},
+            {"XNAT_HOST": f"{HOST}/"},
+            {"XNAT_URL": HOST},
+            {"XNAT_HOST": HOST, "XNAT_URL": OTHER},
+            {"XNAT_HOST": "", "XNAT_URL": HOST},
+            {"XNAT_HOST": "", "XNAT_URL": ""},
+        ],
+    )
+    def test_found(
+        self,
+        home: Mapping[str, str],
+        user: str | None,
+        environ: Mapping[str, str],
+        expected: tuple[str, str],
+        bound: Mapping[str, str],
+    ) -> None:
+        """User and password, or a token, serve the environment's own server, or any where it names none."""
+        assert find(HOST, user, environ={**home, **bound, **environ}) == expected
+
+    @pytest.mark.parametrize(
+        "environ", [{"XNAT_USER": "ada", "XNAT_PASS": SECRET}, {"XNAT_TOKEN": f"alias:{SECRET}"}, {"XNAT_PASS": SECRET}]
+    )
+    @pytest.mark.parametrize(
+        "bound", [{"XNAT_HOST": OTHER}, {"XNAT_URL": OTHER}, {"XNAT_HOST": OTHER, "XNAT_URL": HOST}]
+    )
+    @pytest.mark.parametrize("user", [None, "ada"])
+    def test_bound_to_another_server(
+        self, home: Mapping[str, str], environ: Mapping[str, str], bound: Mapping[str, str], user: str | None
+    ) -> None:
+        """A secret of one server is never sent to another that --host names."""
+        with pytest.raises(UsageError, match="password for XNAT") as caught:
+            find(HOST, user, environ={**home, **bound, **environ})
+        assert SECRET not in f"{caught.value} {caught.value.hint}"
+
+    def test_password_of_another_user(self, home: Mapping[str, str]) -> None:
+        """The environment's password is its user's, and is not tried for another one (20 failures lock an account)."""
+        with pytest.raises(UsageError, match=r"^no password for XNAT$"):
+            find(HOST, "grace", environ={**home, "XNAT_USER": "ada", "XNAT_PASS": SECRET})
+
+    @pytest.mark.parametrize("token", [PASSWORD, f":{PASSWORD}", f"{PASSWORD}:"])
+    def test_token_that_is_none(self, home: Mapping[str, str], token: str) -> None:
+        """A token without its two halves is refused, and not shown: it may be the secret half."""
+        with pytest.raises(UsageError, match="XNAT_TOKEN is not a token") as caught:
+            find(HOST, None, environ={**home, "XNAT_TOKEN": token})
+        assert PASSWORD not in f"{caught.value} {caught.value.hint}"
+
+
+class TestStandardInput:
+    """A password that was read from standard input goes before all others."""
+
+    def test_with_user(self, home: Mapping[str, str]) -> None:
+        """The user of the option gets the password of standard input, whatever stands elsewhere."""
+        write_netrc(home, ENTRY)
+        environ = {**home, "XNAT_USER": "ada", "XNAT_PASS": "another", "XNAT_TOKEN": "alias:a"}
+        assert find(HOST, "ada", environ=environ, password=SECRET) == ("ada", SECRET)
+        assert find(HOST, "grace", environ=environ, password=SECRET) == ("grace", SECRET)
+
+    def test_with_the_user_of_the_environment(self, home: Mapping[str, str]) -> None:
+        """Without the option, the environment names the user."""
+        environ = {**home, "XNAT_USER": "ada", "XNAT_PASS": "another", "XNAT_TOKEN": "alias:a"}
+        assert find(HOST, None, environ=environ, password=SECRET) == ("ada", SECRET)
+
+    def test_without_user(self, home: Mapping[str, str]) -> None:
+        """A password without a user is for nobody: the one of netrc has its own."""
+        write_netrc(home, ENTRY)
+        with pytest.raises(UsageError, match="user name"):
+            find(HOST, None, environ=home, password=SECRET)
+
+    def test_person_gives_the_name(self, home: Mapping[str, str]) -> None:
+        """Where there is a person, only what is missing is asked for."""
+        prompt, questions = asked("ada")
+        assert find(HOST, None, environ=home, password=SECRET, prompt=prompt) == ("ada", SECRET)
+        assert questions == ["XNAT user name: "]
+
+
+class TestNetrc:
+    """The netrc file, for this server and this user only."""
+
+    @pytest.mark.parametrize("name", [".netrc", "_netrc"])
+    @pytest.mark.parametrize("user", [None, "ada"])
+    def test_found(self, home: Mapping[str, str], name: str, user: str | None) -> None:
+        """The entry of the server's name gives user and password, context path and port aside."""
+        write_netrc(home, f"machine other.example.org login x password y\n{ENTRY}", name=name)
+        assert find(HOST, user, environ=home) == ("ada", PASSWORD)
+
+    def test_environment_goes_first(self, home: Mapping[str, str]) -> None:
+        """Netrc is the last place to look, and is not even opened when user and password are known."""
+        write_netrc(home, "this is no netrc")
+        assert find(HOST, None, environ={**home, "XNAT_USER": "ada", "XNAT_PASS": SECRET}) == ("ada", SECRET)
+
+    def test_netrc_goes_before_the_prompt(self, home: Mapping[str, str]) -> None:
+        """Nobody is asked for what netrc has."""
+        write_netrc(home, ENTRY)
+        prompt, questions = asked()
+        assert find(HOST, None, environ=home, prompt=prompt) == ("ada", PASSWORD)
+        assert questions == []
+
+    def test_named_by_netrc_variable(self, home: Mapping[str, str]) -> None:
+        """NETRC names the file, in place of the one in the home directory."""
+        write_netrc(home, "machine xnat.example.org login wrong password wrong\n")
+        path = write_netrc(home, ENTRY, name="elsewhere")
+        assert find(HOST, None, environ={**home, "NETRC": str(path)}) == ("ada", PASSWORD)
+
+    def test_named_but_not_there(self, home: Mapping[str, str]) -> None:
+        """A file that NETRC names and that is not there is as good as none; the one at home is not taken for it."""
+        write_netrc(home, ENTRY)
+        with pytest.raises(UsageError, match="no user name and password"):
+            find(HOST, None, environ={**home, "NETRC": str(Path(home["HOME"]) / "gone")})
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "machine other.example.org login ada password x\n",
+            "default login ada password x\n",
+            "machine xnat.example.org login ada\n",
+            "machine xnat.example.org password x\n",
+        ],
+        ids=["empty", "other server", "default", "no password", "no login"],
+    )
+    def test_no_entry(self, home: Mapping[str, str], text: str) -> None:
+        """A file without a whole entry of this server's own is as good as none, and may be open to all."""
+        write_netrc(home, text, mode=0o644)
+        with pytest.raises(UsageError, match="no user name and password for XNAT"):
+            find(HOST, None, environ=home)
+
+    def test_entry_of_another_user(self, home: Mapping[str, str]) -> None:
+        """The entry of one user is not tried for another."""
+        write_netrc(home, ENTRY)
+        with pytest.raises(UsageError, match=r"^no password for XNAT$"):
+            find(HOST, "grace", environ=home)
+
+    @needs_modes
+    @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o610, 0o602])
+    def test_open_to_others(self, home: Mapping[str, str], mode: int) -> None:
+        """A password that others may read or change is refused, with what to do about it."""
+        path = write_netrc(home, ENTRY, mode=mode)
+        with pytest.raises(UsageError, match="may be read by others") as caught:
+            find(HOST, None, environ=home)
+        assert caught.value.hint == f"chmod 600 {path}"
+
+    @pytest.mark.parametrize("mode", [0o600, 0o400])
+    def test_closed_to_others(self, home: Mapping[str, str], mode: int) -> None:
+        """A file that only its owner may read is fine."""
+        write_netrc(home, ENTRY, mode=mode)
+        assert find(HOST, None, environ=home) == ("ada", PASSWORD)
+
+    def test_malformed(self, home: Mapping[str, str]) -> None:
+        """A malformed file is told with its line, and without what stands there: it may be a password."""
+        path = write_netrc(home, f"{ENTRY}machine b login c passwort {PASSWORD}\n")
+        with pytest.raises(UsageError, match="line 2 is malformed") as caught:
+            find(HOST, None, environ=home)
+        assert str(path) in str(caught.value)
+        assert PASSWORD not in f"{caught.value} {caught.value.hint}"
+
+    def test_not_text(self, home: Mapping[str, str]) -> None:
+        """A file of other bytes than text cannot be read, and says so."""
+        path = Path(home["HOME"]) / ".netrc"
+        path.write_bytes(b"machine a login b password \xff\xfe\x81\n")
+        path.chmod(0o600)
+        with pytest.raises(UsageError, match=r"cannot be read|no user name"):
+            find(HOST, None, environ=home)
+
+    @needs_other_user
+    def test_not_ours_to_read(self, home: Mapping[str, str]) -> None:
+        """A file that this user may not read is an error that names it."""
+        path = write_netrc(home, ENTRY, mode=0o000)
+        with pytest.raises(UsageError, match="cannot be read") as caught:
+            find(HOST, None, environ=home)
+        assert str(path) in str(caught.value)
+
+
+class TestPerson:
+    """Questions to a person, where there is one."""
+
+    def test_asks_for_both(self, home: Mapping[str, str]) -> None:
+        """Name and password are asked for, in this order, and the second question says whose password."""
+        prompt, questions = asked("ada", SECRET)
+        assert find(HOST, None, environ=home, prompt=prompt) == ("ada", SECRET)
+        assert questions == ["XNAT user name: ", "password of ada: "]
+
+    def test_asks_for_the_password(self, home: Mapping[str, str]) -> None:
+        """A user who is known is not asked for again."""
+        prompt, questions = asked(SECRET, SECRET)
+        assert find(HOST, "ada", environ=home, prompt=prompt) == ("ada", SECRET)
+        assert find(HOST, None, environ={**home, "XNAT_USER": "grace"}, prompt=prompt) == ("grace", SECRET)
+        assert questions == ["password of ada: ", "password of grace: "]
+
+    @pytest.mark.parametrize(
+        ("user", "message"),
+        [(None, "no user name and password for XNAT"), ("ada", "no password for XNAT")],
+    )
+    def test_nobody_to_ask(self, home: Mapping[str, str], user: str | None, message: str) -> None:
+        """Without a person, the error says what is missing and where it could stand."""
+        with pytest.raises(UsageError) as caught:
+            find(HOST, user, environ=home)
+        assert str(caught.value) == message
+        assert caught.value.exit_code == 2
+        for place in ("XNAT_USER", "XNAT_PASS", "netrc", "--password-stdin"):
+            assert place in caught.value.hint
+
+
+def test_home_of_the_process(home: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the environment names no home directory, it is that of the process."""
+    write_netrc(home, ENTRY)
+    monkeypatch.setenv("HOME", home["HOME"])
+    assert find(HOST, None, environ={}) == ("ada", PASSWORD)

@@ -1,0 +1,119 @@
+"""The tree of errors, its exit codes, and which of several errors is shown."""
+
+import re
+from itertools import permutations
+
+import pytest
+
+from asyncimport import errors
+from asyncimport.errors import (
+    AsyncimportError,
+    FatalError,
+    JournalBusyError,
+    JournalError,
+    LoginExpiredError,
+    LoginRefusedError,
+    ProjectMissingError,
+    ProjectReadOnlyError,
+    RefusedError,
+    SourceError,
+    TransientError,
+    UnavailableError,
+    UsageError,
+    worst,
+)
+
+FATAL: dict[type[AsyncimportError], int] = {
+    UsageError: 2,
+    LoginRefusedError: 3,
+    UnavailableError: 4,
+    ProjectMissingError: 5,
+    ProjectReadOnlyError: 6,
+    JournalBusyError: 7,
+    JournalError: 1,
+}
+CLASSES: list[type[AsyncimportError]] = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_exit_codes(kind: type[AsyncimportError]) -> None:
+    """What ends a run has the exit code of the contract; all else, should it ever come so far, is unexpected: 1."""
+    assert issubclass(kind, AsyncimportError)
+    assert kind.exit_code == FATAL.get(kind, 1)
+    assert issubclass(kind, FatalError) == (kind in FATAL or kind is FatalError)
+
+
+def test_tree_is_the_docstring() -> None:
+    """The tree that the module shows is the tree that there is, exit codes included."""
+    shown: dict[str, tuple[str, int | None]] = {}
+    above = ["Exception"]
+    for stem, name, code in re.findall(r"^([│ ]*[├└]── |)(\w+Error) +(\d )?", errors.__doc__ or "", re.MULTILINE):
+        depth = len(stem) // 4
+        shown[name] = above[depth], int(code) if code else None
+        above[depth + 1 :] = [name]
+    real = {kind.__name__: (kind.__bases__[0].__name__, FATAL.get(kind)) for kind in CLASSES}
+    assert shown == real
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (AsyncimportError("message"), ""),
+        (UsageError("message", hint="do this"), "do this"),
+        (TransientError("message", retry_after=3.0), ""),
+        (RefusedError("message", whole_session=True), ""),
+        (SourceError("message"), ""),
+    ],
+)
+def test_message_and_hint(error: AsyncimportError, hint: str) -> None:
+    """The text of an error is its message alone; what to do about it stands apart."""
+    assert str(error) == "message"
+    assert error.hint == hint
+
+
+def test_flags_are_off_unless_given() -> None:
+    """An error that may pass blames nobody and asks for nothing unless it says so."""
+    for error in (TransientError("x"), LoginExpiredError("x")):
+        assert (error.retry_after, error.overload, error.unreachable, error.blames_file) == (None, False, False, False)
+    assert not RefusedError("x").whole_session
+
+
+UNAVAILABLE, USAGE, TRANSIENT, BUG = UnavailableError("u"), UsageError("g"), TransientError("t"), KeyError("k")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([UNAVAILABLE], UNAVAILABLE),
+        ([UNAVAILABLE, USAGE, TRANSIENT, BUG], UNAVAILABLE),
+        ([UNAVAILABLE, BUG], UNAVAILABLE),
+        ([USAGE, TRANSIENT, BUG], USAGE),
+        ([TRANSIENT, BUG], TRANSIENT),
+        ([BUG], BUG),
+    ],
+)
+def test_worst_of_several(found: list[Exception], expected: Exception) -> None:
+    """One that ends the run goes before a usage error, that before any other of ours, in whatever order they came."""
+    for order in permutations(found):
+        assert worst(ExceptionGroup("", order)) is expected
+
+
+def test_worst_of_equals_is_the_first() -> None:
+    """Of two errors of one rank the first is shown."""
+    first, second = LoginRefusedError("a"), UnavailableError("b")
+    assert worst(ExceptionGroup("", [first, second])) is first
+    assert worst(ExceptionGroup("", [second, first])) is second
+    assert worst(ExceptionGroup("", [ValueError("c"), BUG])).args == ("c",)
+
+
+def test_worst_in_nested_groups() -> None:
+    """Task groups within task groups hide nothing."""
+    inner = ExceptionGroup("", [TRANSIENT, ExceptionGroup("", [UNAVAILABLE])])
+    assert worst(ExceptionGroup("", [BUG, inner, USAGE])) is UNAVAILABLE
+
+
+def test_worst_of_more_than_exceptions() -> None:
+    """An interrupt in a group is shown when nothing of ours is there to be shown."""
+    interrupt = KeyboardInterrupt()
+    assert worst(BaseExceptionGroup("", [interrupt])) is interrupt
+    assert worst(BaseExceptionGroup("", [interrupt, USAGE])) is USAGE

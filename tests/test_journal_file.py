@@ -1,0 +1,367 @@
+"""The journal's file: made, locked, recognised, bound to one server and its rules, and read beside a run."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from journals import ROOT, RULES, Disk, instance, meet, opened, scan, send, session
+
+from asyncimport.errors import JournalBusyError, JournalError, UsageError
+from asyncimport.journal import Journal, Ledger
+from asyncimport.journal.database import connect_read_only
+from asyncimport.model import File, Instance
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Say where the test's journal lies."""
+    return tmp_path / "state" / "test.journal"
+
+
+@pytest.fixture
+def filled(path: Path) -> Path:
+    """Make a journal that holds 2,000 stored instances."""
+    disk = Disk()
+    disk.put(*[instance(f"{n:05}") for n in range(2_000)])
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal)
+    return path
+
+
+def python(code: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run some code in a process of its own, with the tests' modules at hand."""
+    command: Sequence[str | Path] = [sys.executable, "-c", code, *words]
+    env = {**os.environ, "PYTHONPATH": str(HERE)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+def mode(path: Path) -> int:
+    """Return the permissions of a file."""
+    return path.stat().st_mode & 0o777
+
+
+# Making
+
+
+def test_a_new_journal_is_its_owners_alone(path: Path) -> None:
+    """The journal, all files beside it and its directory can be read by nobody else: they name patients."""
+    previous = os.umask(0)
+    try:
+        with opened(path) as journal:
+            journal.admit([instance("a")])
+            found = {file.name: mode(file) for file in path.parent.iterdir()}
+    finally:
+        os.umask(previous)
+    assert found == dict.fromkeys(
+        ["test.journal", "test.journal.lock", "test.journal-wal", "test.journal-shm"],
+        0o600,
+    )
+    assert mode(path.parent) == 0o700
+
+
+def test_what_is_committed_has_reached_the_disk(path: Path) -> None:
+    """Readers do not wait for the run, and each commit is synced."""
+    with opened(path) as journal:
+        assert journal.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert journal.connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_an_empty_file_becomes_a_journal(path: Path) -> None:
+    """A file of no bytes, such as mktemp makes, is no one else's."""
+    path.parent.mkdir()
+    path.touch()
+    with opened(path) as journal:
+        assert journal.admit([instance("a")]).files == 1
+
+
+KILLED_IN_MAKING = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("CREATE TABLE about (key TEXT, value TEXT)")
+connection.executemany("INSERT INTO about VALUES (?, ?)", [("x" * 1000, "y") for _ in range(1000)])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_journal_that_was_killed_in_the_making(path: Path) -> None:
+    """What a kill leaves of a journal that was not whole yet is rolled back, and the journal made anew."""
+    path.parent.mkdir()
+    python(KILLED_IN_MAKING, path)
+    assert path.stat().st_size > 0
+    assert path.with_name("test.journal-journal").stat().st_size > 0
+    with opened(path) as journal:
+        assert journal.admit([instance("a")]).files == 1
+
+
+def test_a_place_where_no_journal_can_be(tmp_path: Path) -> None:
+    """Below a file there is no directory, and a directory is no journal: one line, and what to do."""
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalError, match="cannot be made") as error:
+        opened(tmp_path / "file" / "test.journal")
+    assert "--state-dir" in error.value.hint
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(JournalError, match="cannot be opened: Is a directory") as error:
+        opened(tmp_path / "directory")
+    assert "--journal" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["a b?c#d%20.journal", os.fsdecode(b"\xff.journal")])
+def test_odd_names(tmp_path: Path, name: str) -> None:
+    """A journal may have any name that a file can have, for writing and for reading."""
+    path = tmp_path / name
+    with opened(path) as journal:
+        journal.admit([instance("a")])
+    with Ledger.read(path) as ledger:
+        assert ledger.summary().files.left == 1
+
+
+# Lock
+
+
+def test_a_second_run_is_refused(path: Path) -> None:
+    """A journal is one run's at a time; when that has ended it is free."""
+    with opened(path) as journal:
+        with pytest.raises(JournalBusyError, match="in use by another run") as error:
+            opened(path)
+        assert error.value.exit_code == 7
+        assert "status" in error.value.hint
+        assert journal.admit([instance("a")]).files == 1
+    with opened(path) as journal:
+        assert journal.run == 2
+
+
+def test_a_second_process_is_refused(path: Path) -> None:
+    """The lock holds between processes."""
+    code = "import sys; from pathlib import Path; from journals import opened; opened(Path(sys.argv[1]))"
+    with opened(path):
+        done = python(code, path)
+    assert "JournalBusyError" in done.stderr
+
+
+def test_the_lock_is_given_back_when_opening_fails(path: Path) -> None:
+    """A journal that cannot be used, or is not for this server, is not kept from others either."""
+    path.parent.mkdir()
+    path.write_text("no database, but long enough to be looked at" * 100)
+    for _ in range(2):
+        with pytest.raises(JournalError):
+            opened(path)
+    path.unlink()
+    opened(path).close_file()
+    for _ in range(2):
+        with pytest.raises(UsageError):
+            opened(path, rules={"project": "Q"})
+
+
+# Recognition
+
+
+def test_a_file_that_is_no_database(path: Path) -> None:
+    """A file of another kind is named, and left as it is."""
+    path.parent.mkdir()
+    path.write_bytes(b"%PDF-1.7" * 1000)
+    with pytest.raises(JournalError, match="not a database"):
+        opened(path)
+    with pytest.raises(JournalError, match="not a database"), Ledger.read(path):
+        pass
+    assert path.read_bytes() == b"%PDF-1.7" * 1000
+
+
+def test_the_database_of_another_program(path: Path) -> None:
+    """A database that is not ours is recognised, and left as it is."""
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE file (key INTEGER)")
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match="is not a journal of asyncimport") as error:
+        opened(path)
+    assert error.value.hint == "name another file with --journal"
+    with pytest.raises(JournalError, match="is not a journal of asyncimport"), Ledger.read(path):
+        pass
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_journal_of_another_version(filled: Path, version: int) -> None:
+    """A journal that this program does not know how to read is named with both versions, and left as it is."""
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(JournalError, match=rf"is of version {version}, this program writes version 1"):
+        opened(filled)
+    with pytest.raises(JournalError, match=f"is of version {version}"), Ledger.read(filled):
+        pass
+    with closing(sqlite3.connect(filled)) as connection:
+        assert connection.execute("SELECT count(*) FROM instance").fetchone() == (2_000,)
+
+
+def use(path: Path) -> None:
+    """Do with a journal what a run does."""
+    disk = Disk()
+    disk.put(*[instance(f"{n:05}") for n in range(2_001)])
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal)
+        Ledger.of(journal).summary()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_torn_journal(filled: Path, share: float) -> None:
+    """A journal whose end is missing ends the run with one line, and what that means for the files."""
+    whole = filled.read_bytes()
+    filled.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(JournalError, match="cannot be used") as error:
+        use(filled)
+    assert "sent again and overwrite themselves" in error.value.hint
+
+
+def test_a_journal_with_a_hole(filled: Path) -> None:
+    """Pages that hold nothing of sense are noticed when they are read, by a run and by a reader."""
+    with filled.open("r+b") as file:
+        file.seek(3 * 4096)
+        file.write(b"\xa5" * (filled.stat().st_size - 3 * 4096))
+    with pytest.raises(JournalError, match="cannot be used"):
+        use(filled)
+    with pytest.raises(JournalError, match="cannot be used"), Ledger.read(filled) as ledger:
+        ledger.summary()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from asyncimport.errors import JournalError
+from journals import instance, opened
+with opened(Path(sys.argv[1])) as journal:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+    done = 0
+    try:
+        while True:
+            journal.admit([instance(f"{done + n:06}") for n in range(100)])
+            done += 100
+    except JournalError as error:
+        print(done, error, sep="\\n")
+"""
+
+
+def test_a_full_disk(path: Path) -> None:
+    """When the journal can no longer grow the run ends and says so; everything up to the last commit is whole."""
+    finished = python(FULL, path)
+    assert finished.returncode == 0, finished.stderr
+    done, message = finished.stdout.splitlines()
+    assert int(done) > 0
+    assert "cannot be used: " in message
+    assert "disk" in message
+    with opened(path) as journal:
+        assert journal.connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert journal.connection.execute("SELECT count(*) FROM instance").fetchone() == (int(done),)
+        assert journal.connection.execute("SELECT count(*) FROM file").fetchone() == (int(done),)
+
+
+def test_an_error_that_is_not_the_databases(path: Path) -> None:
+    """Whatever breaks a call off, nothing of that call is kept, and the journal can be used on."""
+    with opened(path) as journal:
+        batch = [instance("a"), Instance(File("/src/nul\0", 1, 1 << 70), "1.2", "1.2", session("\ud800"))]
+        with pytest.raises(UnicodeEncodeError):
+            journal.admit(batch)
+        assert Ledger.of(journal).summary().files.found == 0
+        assert journal.admit([instance("b", session("E2"))]).files == 1
+
+
+# Binding
+
+
+def about(path: Path) -> dict[str, str]:
+    """Return what a journal is bound to."""
+    with Ledger.read(path) as ledger:
+        return ledger.about()
+
+
+def test_a_journal_is_bound_to_its_server_and_rules(path: Path) -> None:
+    """Both are noted by the first run, and the same ones open it again."""
+    for _ in range(2):
+        opened(path).close_file()
+        assert about(path) == {"destination": "https://xnat.test", "rule project": "P", "rule subject": "{PatientID}"}
+
+
+@pytest.mark.parametrize("reroute", [True, False])
+def test_another_server(path: Path, reroute: bool) -> None:
+    """What one server acknowledged says nothing about another: the journal's own is named, --reroute or not."""
+    opened(path).close_file()
+    before = about(path)
+    with pytest.raises(JournalError, match=r"belongs to https://xnat\.test, not to https://other") as error:
+        Journal(path, destination="https://other", rules=RULES, reroute=reroute)
+    assert error.value.exit_code == 1
+    assert "each server has a journal of its own" in error.value.hint
+    assert about(path) == before
+
+
+def test_other_rules(path: Path) -> None:
+    """Changed rules are refused by naming what is stored, only what differs, and nothing is forgotten."""
+    disk = Disk()
+    disk.put(instance("a"))
+    with opened(path) as journal:
+        meet(journal, disk)
+    before = about(path)
+    with pytest.raises(UsageError) as error:
+        opened(path, rules={"project": "P", "subject": "{AccessionNumber}", "session": "E"})
+    assert str(error.value) == "this journal was begun with other rules: subject '{PatientID}', session None"
+    assert "--reroute" in error.value.hint
+    assert about(path) == before
+    with Ledger.read(path) as ledger:
+        assert ledger.summary().files.left == 1
+        assert len(ledger.runs()) == 1
+
+
+def test_reroute_changes_the_rules(path: Path) -> None:
+    """With `reroute` the new rules take the place of the old ones, and are compared from then on."""
+    opened(path).close_file()
+    opened(path, reroute=True, rules={"project": "Q"}).close_file()
+    assert about(path) == {"destination": "https://xnat.test", "rule project": "Q"}
+    with pytest.raises(UsageError, match="project 'Q'"):
+        opened(path)
+
+
+# Reading
+
+
+def test_reading_beside_a_run(path: Path) -> None:
+    """A reader sees what is committed while a run holds the journal, and cannot change it."""
+    with opened(path) as journal:
+        journal.admit([instance("a"), instance("b")])
+        with Ledger.read(path) as ledger:
+            assert ledger.summary().files.left == 2
+            journal.admit([instance("c")])
+            assert ledger.summary().files.left == 3
+
+
+def test_a_reader_cannot_write(filled: Path) -> None:
+    """The connection of a reader refuses every change, whoever asks for it."""
+    with closing(connect_read_only(filled)) as connection:
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            connection.execute("DELETE FROM instance")
+        assert connection.execute("SELECT count(*) FROM instance").fetchone() == (2_000,)
+
+
+def test_there_is_no_journal_to_read(path: Path, tmp_path: Path) -> None:
+    """Nothing is made by reading: a missing journal, or a directory, is a mistake of the command."""
+    for missing in (path, tmp_path):
+        with pytest.raises(UsageError, match="there is no journal") as error, Ledger.read(missing):
+            pass
+        assert error.value.exit_code == 2
+    assert not path.parent.exists()
+
+
+def test_the_lock_outlives_no_process(path: Path) -> None:
+    """A lock file that is left behind locks nothing."""
+    opened(path).close_file()
+    assert path.with_name("test.journal.lock").exists()
+    with opened(path) as journal:
+        assert journal.recall([File(f"{ROOT}/a", 1, 1)]).unknown == [File(f"{ROOT}/a", 1, 1)]

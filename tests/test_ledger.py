@@ -1,0 +1,353 @@
+"""The ledger: what a run, or all runs, have made of the files; every file in one category, every session in a state."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from journals import ROOT, Disk, archived, instance, meet, names, opened, scan, send, session, stored, whole_run
+
+from asyncimport.journal import Ledger
+from asyncimport.model import (
+    NOTHING_KEPT,
+    Built,
+    Claim,
+    Failed,
+    File,
+    FileKind,
+    Files,
+    Held,
+    Ignored,
+    Outcome,
+    Problem,
+    Refused,
+    Sealed,
+    SessionReport,
+    Summary,
+    Verdict,
+)
+
+E1, E2, E3 = session("E1"), session("E2", subject="S2"), session("E3", subject="S3")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Say where the test's journal lies."""
+    return tmp_path / "test.journal"
+
+
+@pytest.fixture
+def disk() -> Disk:
+    """Give an empty disk."""
+    return Disk()
+
+
+def answers(verdicts: dict[str, Callable[[Claim], Outcome]]) -> Callable[[Claim], Outcome]:
+    """Answer these files so, and acknowledge all others."""
+    return lambda claim: verdicts.get(names([claim])[0], stored)(claim)
+
+
+def refused(claim: Claim) -> Outcome:
+    """Refuse the file."""
+    return Refused(claim, "XNAT did not keep it")
+
+
+def failed(claim: Claim) -> Outcome:
+    """Find no verdict."""
+    return Failed(claim, "no answer")
+
+
+def held(sealed: Sealed) -> Verdict:
+    """Let XNAT not archive the session."""
+    return Held(sealed.delivery, "conflict")
+
+
+def built(sealed: Sealed) -> Verdict:
+    """Leave the session in the prearchive."""
+    return Built(sealed.delivery, "/data" + (sealed.delivery.uri or ""))
+
+
+def ignored(name: str, kind: FileKind, reason: str, size: int = 7) -> Ignored:
+    """Make a file that is not sent."""
+    return Ignored(File(f"{ROOT}/{name}", size, 1_000), kind, reason)
+
+
+def of_all(path: Path) -> Summary:
+    """Add up everything that a journal holds."""
+    with Ledger.read(path) as ledger:
+        return ledger.summary()
+
+
+def only_session(summary: Summary) -> SessionReport:
+    """Return the report of the only session."""
+    (report,) = summary.sessions
+    return report
+
+
+# Files and bytes
+
+
+def test_found_is_the_sum_of_its_parts() -> None:
+    """Every category of DICOM that can be sent counts once; the two others stand apart."""
+    files = Files(*(10**power for power in range(10)))
+    assert files.found == sum(10**power for power in range(2, 10))
+
+
+def test_each_file_is_in_one_category(path: Path, disk: Disk) -> None:
+    """A run that meets every kind of file puts each in its place; bytes are of what can be sent, and what was."""
+    disk.put(
+        instance("1-stored", E1, size=1),
+        instance("2-refused", E1, size=20),
+        instance("3-failed", E2, size=300),
+        instance("4-skipped", session("e1", study="1.2.late"), size=4_000),
+        instance("5-duplicate", E1, sop="1.2.E1.1-stored", size=50_000),
+        ignored("6-not", FileKind.NOT_DICOM, "no DICOM"),
+        ignored("7-bad", FileKind.UNREADABLE, "truncated"),
+        instance("8-whole", E3, size=600_000),
+        instance("9-left", E3, size=7_000_000),
+    )
+    verdicts = {
+        "2-refused": refused,
+        "3-failed": failed,
+        "8-whole": lambda claim: Refused(claim, "not allowed", whole_session=True),
+    }
+    with opened(path) as journal:
+        scan(journal, disk)
+        assert Ledger.of(journal).summary().files.left == 5
+        send(journal, answers(verdicts))
+        summary = Ledger.of(journal).summary()
+    assert summary.files == Files(
+        not_dicom=1, unreadable=1, duplicate=1, skipped=1, stored=1, refused=2, failed=1, left=1
+    )
+    assert (summary.files.found, summary.bytes_found, summary.bytes_stored) == (7, 7_654_321, 1)
+    assert of_all(path) == summary
+    # The next run finds the same files: old verdicts are an earlier run's, and what failed is taken up again.
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, failed)
+        later = Ledger.of(journal).summary()
+    assert later.files == Files(
+        not_dicom=1, unreadable=1, duplicate=1, skipped=1, already_stored=1, already_refused=2, failed=1, left=1
+    )
+    assert (later.files.found, later.bytes_found, later.bytes_stored) == (7, 7_654_321, 0)
+
+
+def test_a_run_counts_its_own_sources(path: Path, disk: Disk) -> None:
+    """What other sources gave the journal is no part of this run's summary; read as a whole it is all there."""
+    disk.put(instance("a/1", E1), instance("a/2", E1), ignored("a/3", FileKind.NOT_DICOM, "no DICOM"))
+    whole_run(path, disk)
+    other = Disk()
+    other.put(instance("b/1", E2, size=5))
+    with opened(path) as journal:
+        meet(journal, other)
+        journal.finish_scan([f"{ROOT}/b"], archive_built=True, retry_held=False)
+        send(journal)
+        summary = Ledger.of(journal).summary()
+    assert (summary.files, summary.bytes_found, summary.bytes_stored) == (Files(stored=1), 5, 5)
+    assert only_session(summary).session == E2
+    whole = of_all(path)
+    assert (whole.files, whole.bytes_found, whole.bytes_stored) == (Files(not_dicom=1, stored=3), 25, 25)
+    assert [report.session for report in whole.sessions] == [E1, E2]
+
+
+def test_a_refusal_taken_up_again_is_this_runs(path: Path, disk: Disk) -> None:
+    """Refused again, it is this run's refusal; not taken up, it remains an earlier one's."""
+    disk.put(instance("a", E1), instance("b", E1))
+    whole_run(path, disk, answers({"a": refused}))
+    with opened(path) as journal:
+        scan(journal, disk, retry_refused=True)
+        send(journal, refused)
+        assert Ledger.of(journal).summary().files == Files(already_stored=1, refused=1)
+    with opened(path) as journal:
+        scan(journal, disk)
+        assert Ledger.of(journal).summary().files == Files(already_stored=1, already_refused=1)
+
+
+def test_an_empty_journal(path: Path) -> None:
+    """Where there is nothing, nothing is counted."""
+    with opened(path) as journal:
+        assert Ledger.of(journal).summary() == Summary(Files(), 0, 0, (), ())
+
+
+# Sessions
+
+
+@pytest.mark.parametrize(
+    ("verdict", "report"),
+    [
+        (archived, SessionReport(E1, 2, 20, "archived", "/archive/E1", "uids", None)),
+        (built, SessionReport(E1, 2, 20, "prearchive", "/prearchive/E1/1", None, None)),
+        (held, SessionReport(E1, 2, 20, "held", "/prearchive/E1/1", None, "conflict")),
+    ],
+)
+def test_states_of_a_session(
+    path: Path, disk: Disk, verdict: Callable[[Sealed], Verdict], report: SessionReport
+) -> None:
+    """Archived, built or held as its delivery ended, with its address; in later runs as in this one."""
+    disk.put(instance("a", E1), instance("b", E1))
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, verdict=verdict)
+        summary = Ledger.of(journal).summary()
+    assert only_session(summary) == report
+    assert [summary.count(state) for state in ("archived", "prearchive", "held", "open")].count(1) == 1
+    assert summary.count(report.state) == 1
+    with opened(path) as journal:
+        scan(journal, disk, archive_built=False)
+        assert send(journal) == []
+        assert only_session(Ledger.of(journal).summary()) == report
+
+
+def test_a_session_is_open_until_its_verdict(path: Path, disk: Disk) -> None:
+    """Before its first file, with some, with all, and sealed: the next run goes on."""
+    disk.put(instance("a", E1), instance("b", E1))
+    with opened(path) as journal:
+        scan(journal, disk)
+        ledger = Ledger.of(journal)
+        seen = [only_session(ledger.summary())]
+        while claims := journal.claim(8, most_begun=1):
+            seen.append(only_session(ledger.summary()))
+            journal.settle([stored(claim) for claim in claims])
+            seen.append(only_session(ledger.summary()))
+        assert journal.claim_session() is not None
+        seen.append(only_session(ledger.summary()))
+    assert {report.state for report in seen} == {"open"}
+    assert [report.uri for report in seen] == [None, None, *["/prearchive/E1/1"] * 4]
+
+
+@pytest.mark.parametrize("verdict", [archived, built])
+def test_new_files_open_a_session_again(path: Path, disk: Disk, verdict: Callable[[Sealed], Verdict]) -> None:
+    """A session that has ended is open while new files of it wait, and held when they fail."""
+    disk.put(instance("a", E1))
+    whole_run(path, disk, verdict=verdict, archive_built=False)
+    disk.put(instance("b", E1))
+    with opened(path) as journal:
+        scan(journal, disk, archive_built=False)
+        assert only_session(Ledger.of(journal).summary()).state == "open"
+        send(journal, failed)
+        report = only_session(Ledger.of(journal).summary())
+        assert (report.state, report.reason) == ("held", "1 of its files could not be sent")
+
+
+def test_a_session_with_failed_files_is_held(path: Path, disk: Disk) -> None:
+    """It lacks files, and says how many; those refused do not count."""
+    disk.put(*[instance(name, E1) for name in "abcd"])
+    whole_run(path, disk, answers({"b": failed, "c": failed, "d": refused}))
+    report = only_session(of_all(path))
+    assert (report.state, report.uri, report.reason) == (
+        "held",
+        "/prearchive/E1/1",
+        "2 of its files could not be sent",
+    )
+
+
+def test_a_session_of_which_nothing_was_kept(path: Path, disk: Disk) -> None:
+    """When XNAT refused every file there is nothing to archive."""
+    disk.put(instance("a", E1), instance("b", E1))
+    whole_run(path, disk, refused)
+    report = only_session(of_all(path))
+    assert (report.state, report.uri, report.reason) == ("held", None, NOTHING_KEPT)
+
+
+def test_an_archived_session_whose_new_files_are_all_refused(path: Path, disk: Disk) -> None:
+    """It remains archived: the delivery that was begun for them holds nothing."""
+    disk.put(instance("a", E1))
+    whole_run(path, disk)
+    disk.put(instance("b", E1))
+    whole_run(path, disk, refused)
+    with opened(path) as journal:
+        scan(journal, disk)
+        assert send(journal) == []
+        summary = Ledger.of(journal).summary()
+    assert only_session(summary).state == "archived"
+    assert summary.files == Files(already_stored=1, already_refused=1)
+
+
+def test_the_state_is_the_whole_sessions(path: Path, disk: Disk) -> None:
+    """What a session lacks from other sources it lacks; files and bytes are those of this run's sources."""
+    disk.put(instance("a", E1), instance("b", E1))
+    whole_run(path, disk, answers({"b": failed}))
+    disk.remove("b")
+    with opened(path) as journal:
+        meet(journal, disk)
+        journal.finish_scan([], archive_built=True, retry_held=False)
+        assert send(journal) == []
+        summary = Ledger.of(journal).summary()
+    assert summary.files == Files(already_stored=1)
+    assert only_session(summary) == SessionReport(
+        E1, 1, 10, "held", "/prearchive/E1/1", None, "1 of its files could not be sent"
+    )
+
+
+def test_skipped_files_make_no_session(path: Path, disk: Disk) -> None:
+    """A study that has no label to go under is not among the sessions."""
+    disk.put(instance("a", E1), instance("b", session("E1", study="1.2.late")))
+    whole_run(path, disk)
+    assert [report.session for report in of_all(path).sessions] == [E1]
+
+
+# Problems
+
+
+def test_problems_are_grouped_by_their_reason(path: Path, disk: Disk) -> None:
+    """For each reason the number of files and the first of them; what was merely not DICOM is no problem."""
+    odd = os.fsdecode(b"\xff[bold]")
+    disk.put(
+        instance("a", E1),
+        instance("b", E1),
+        instance("c", E2),
+        ignored("d", FileKind.NOT_DICOM, "no DICOM"),
+        ignored("e", FileKind.SKIPPED, "no PatientID"),
+        ignored("f", FileKind.SKIPPED, "no PatientID"),
+        ignored(odd, FileKind.UNREADABLE, "truncated"),
+    )
+    whole_run(path, disk, answers({"a": refused, "b": refused, "c": failed}))
+    expected = (
+        Problem("failed", "no answer", 1, f"{ROOT}/c"),
+        Problem("refused", "XNAT did not keep it", 2, f"{ROOT}/a"),
+        Problem("skipped", "no PatientID", 2, f"{ROOT}/e"),
+        Problem("unreadable", "truncated", 1, f"{ROOT}/{odd}"),
+    )
+    assert sorted(of_all(path).problems, key=lambda problem: problem.kind) == list(expected)
+    assert len(of_all(path).problems) == len(expected)
+
+
+# The rest of what can be read
+
+
+def test_runs_are_remembered(path: Path) -> None:
+    """Each run has its times and its exit code; one that was killed has no end."""
+    with opened(path) as journal:
+        journal.end_run(8)
+    opened(path).close_file()
+    with Ledger.read(path) as ledger:
+        first, second = ledger.runs()
+    assert (first.key, first.exit_code, second.key, second.exit_code, second.ended) == (1, 8, 2, None, None)
+    assert first.ended is not None
+    assert first.started <= first.ended <= second.started
+    assert first.started.endswith("+00:00")
+
+
+def test_instances_of_a_session(path: Path, disk: Disk) -> None:
+    """A session's files are listed as they were found, with state and reason; another label has none."""
+    odd = os.fsdecode(b"\xff")
+    disk.put(instance("a", E1), instance(odd, E1, sop="1.2.odd"), instance("b", E2))
+    whole_run(path, disk, answers({odd: refused}))
+    with Ledger.read(path) as ledger:
+        rows = ledger.instances("E1")
+        assert ledger.instances("none") == []
+    assert [(row.file, row.sop_uid, row.state, row.reason) for row in rows] == [
+        (File(f"{ROOT}/a", 10, 1_000), "1.2.E1.a", "STORED", None),
+        (File(f"{ROOT}/{odd}", 10, 1_000), "1.2.odd", "REFUSED", "XNAT did not keep it"),
+    ]
+
+
+def test_what_xnat_acknowledged(path: Path, disk: Disk) -> None:
+    """For each session the SOPInstanceUIDs that are stored, of all its deliveries, and none else."""
+    disk.put(*[instance(name, E1) for name in "ab"], instance("c", E2))
+    whole_run(path, disk, answers({"b": refused, "c": failed}))
+    disk.put(instance("d", E1))
+    whole_run(path, disk, answers({"c": failed}))
+    with Ledger.read(path) as ledger:
+        found = [(report.session, report.state, sorted(uids)) for report, uids in ledger.acknowledged()]
+    assert found == [(E1, "archived", ["1.2.E1.a", "1.2.E1.d"]), (E2, "held", [])]

@@ -1,0 +1,231 @@
+"""The totals of a run, folded from its events, and the line that shows them."""
+
+import pytest
+
+from asyncimport.model import (
+    Admitted,
+    Archived,
+    Built,
+    Claim,
+    Delivery,
+    Event,
+    Failed,
+    File,
+    Held,
+    Instance,
+    Outcome,
+    Refused,
+    Repeated,
+    ScanFinished,
+    Scanned,
+    Session,
+    Settled,
+    Stored,
+)
+from asyncimport.progress import Totals, human_bytes, human_seconds
+
+SESSION = Session("P", "S", "E", "1.2.3")
+DELIVERY = Delivery(1, SESSION, 1, "/prearchive/projects/P/1/E")
+
+
+def claim(size: int = 1000) -> Claim:
+    """Make a claim of a file of this size."""
+    return Claim(1, Instance(File("/a.dcm", size, 0), "1.2.3.4", "1.2.3.5", SESSION), DELIVERY)
+
+
+def stored(number: int, size: int = 1000) -> Settled:
+    """Make the event that files were stored."""
+    return Settled(tuple(Stored(claim(size), "/prearchive") for _ in range(number)))
+
+
+class Watched:
+    """Totals, and the clock they look at."""
+
+    def __init__(self, *events: Event) -> None:
+        self.now = 1000.0
+        self.totals = Totals(clock=lambda: self.now)
+        for event in events:
+            self.totals.note(event)
+
+    def line(self, after: float, *events: Event) -> list[str]:
+        """Return the parts of the line when so much time has passed and this has happened in it."""
+        self.now += after
+        for event in events:
+            self.totals.note(event)
+        return self.totals.line().split(" · ")
+
+
+OUTCOMES: tuple[Outcome, ...] = (
+    Stored(claim(1000), "/prearchive"),
+    Stored(claim(234), "/prearchive"),
+    Refused(claim(), "no"),
+    Failed(claim(), "time-out"),
+    Failed(claim(), "gone", unreadable=True),
+)
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([], {}),
+        ([Scanned(5, 5000), Scanned(7, 1)], {"scanned": 12}),
+        ([Admitted(3, 3000, 1), Admitted(2, 500, 0)], {"waiting": 5, "waiting_size": 3500}),
+        ([ScanFinished(4, 1)], {"scanning": False, "gone": 4, "gone_unsent": 1}),
+        ([Settled(OUTCOMES)], {"stored": 2, "stored_size": 1234, "refused": 1, "failed": 2}),
+        ([Settled(())], {}),
+        ([Repeated("busy"), Repeated("away")], {"repeated": 2, "trouble": "away"}),
+        ([Archived(DELIVERY, "/data/archive", "uids"), Archived(DELIVERY, "/data/archive", None)], {"archived": 2}),
+        ([Built(DELIVERY, "/data/prearchive")], {"built": 1}),
+        ([Held(DELIVERY, "conflict")], {"held": 1}),
+    ],
+)
+def test_events_are_added_up(events: list[Event], expected: dict[str, object]) -> None:
+    """Each event changes the totals it is about, and no others."""
+    totals = Totals(clock=lambda: 0.0)
+    before = {name: getattr(totals, name) for name in Totals.__dataclass_fields__}
+    for event in events:
+        totals.note(event)
+    assert {name: getattr(totals, name) for name in before} == {**before, **expected}
+
+
+def test_line_while_scanning() -> None:
+    """While the scan goes on the line says so, and how far it is; without an earlier look there is no rate yet."""
+    watched = Watched(Scanned(12_345, 1), Admitted(10_000, 1, 3))
+    assert watched.line(0.0) == [
+        "scanning (12,345 files seen)",
+        "0 of 10,000 files",
+        "0 B",
+        "0 sessions done",
+    ]
+
+
+def test_line_after_the_scan() -> None:
+    """Afterwards the line shows what was stored of what waits, and the sessions done, built ones among them."""
+    watched = Watched(
+        Admitted(2000, 1, 3),
+        ScanFinished(0, 0),
+        stored(1500),
+        Archived(DELIVERY, "/data/archive", "uids"),
+        Built(DELIVERY, "/data/prearchive"),
+    )
+    assert watched.line(0.0) == ["1,500 of 2,000 files", "1.5 MB", "2 sessions done"]
+
+
+def test_line_tells_trouble() -> None:
+    """What was refused, failed or held is told as soon as there is any of it, and calls that are repeated too."""
+    watched = Watched(ScanFinished(0, 0), Admitted(5, 1, 1), Settled(OUTCOMES), Held(DELIVERY, "conflict"))
+    assert watched.line(0.0)[3:] == ["1 refused, 2 failed, 1 held"]
+    assert "1 calls repeated (last: the server is away)" in watched.line(0.0, Repeated("the server is away"))
+
+
+@pytest.mark.parametrize("event", [Settled(OUTCOMES[2:3]), Settled(OUTCOMES[3:4]), Held(DELIVERY, "conflict")])
+def test_line_tells_each_trouble(event: Event) -> None:
+    """Any one of the three is reason enough to tell all three."""
+    assert any("refused" in part for part in Watched(event).line(0.0))
+
+
+def test_rate_and_time_left() -> None:
+    """From the second look on the line shows files and bytes a second, and how long the rest will take at that."""
+    watched = Watched(ScanFinished(0, 0), Admitted(1000, 1, 1))
+    watched.line(0.0)
+    assert watched.line(10.0, stored(100, size=50_000))[3:] == ["10 files/s, 500.0 kB/s", "1:30 left"]
+
+
+def test_time_left_while_scanning_is_a_lower_bound() -> None:
+    """Before the scan is over nobody knows how much there is to do."""
+    watched = Watched(Admitted(1000, 1, 1))
+    watched.line(0.0)
+    assert watched.line(10.0, stored(100))[-1] == "at least 1:30 left"
+
+
+def test_refused_and_failed_files_are_done_too() -> None:
+    """Rate and time left count every file that has its verdict, for none of them is left to do."""
+    watched = Watched(ScanFinished(0, 0), Admitted(10, 1, 1))
+    watched.line(0.0)
+    assert watched.line(1.0, Settled(OUTCOMES))[-2:] == ["5 files/s, 1.2 kB/s", "0:01 left"]
+
+
+def test_rate_is_that_of_the_last_quarter_of_a_minute() -> None:
+    """The rate follows the server: what was fast a minute ago does not count any more."""
+    watched = Watched(ScanFinished(0, 0), Admitted(100_000, 1, 1))
+    watched.line(0.0)
+    rates = [watched.line(1.0, stored(100))[-2] for _ in range(20)]
+    assert set(rates) == {"100 files/s, 100.0 kB/s"}
+    slow = [watched.line(1.0, stored(10))[-2] for _ in range(15)]
+    assert slow[0] == "94 files/s, 94.0 kB/s"
+    assert slow[-1] == "10 files/s, 10.0 kB/s"
+
+
+def test_nothing_settled_lately_means_no_rate() -> None:
+    """When nothing moves the line promises nothing."""
+    watched = Watched(ScanFinished(0, 0), Admitted(1000, 1, 1), stored(10))
+    watched.line(0.0)
+    assert all("left" not in part for part in watched.line(20.0))
+
+
+def test_rate_of_lines_that_come_rarely() -> None:
+    """In a log, where a line comes every half minute, each shows the rate since the one before."""
+    watched = Watched(ScanFinished(0, 0), Admitted(10_000, 1, 1))
+    watched.line(0.0)
+    assert watched.line(30.0, stored(300))[-2] == "10 files/s, 10.0 kB/s"
+    assert watched.line(30.0, stored(600))[-2] == "20 files/s, 20.0 kB/s"
+
+
+def test_looks_at_the_same_moment() -> None:
+    """Two looks without time between them divide nothing by nothing."""
+    watched = Watched(ScanFinished(0, 0), Admitted(100, 1, 1))
+    assert watched.line(0.0) == watched.line(0.0)
+
+
+def test_more_done_than_known() -> None:
+    """A resumed run sends what the journal knows before the scan has met it: no time is left then, not less."""
+    watched = Watched(Admitted(10, 1, 1))
+    watched.line(0.0)
+    assert watched.line(1.0, stored(100))[-1] == "at least 0:00 left"
+
+
+def test_uses_a_clock_of_its_own() -> None:
+    """Without a clock given, the line can be drawn all the same."""
+    assert Totals().line() == "scanning (0 files seen) · 0 of 0 files · 0 B · 0 sessions done"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.4, "999 B"),
+        (999.6, "1.0 kB"),
+        (1000, "1.0 kB"),
+        (1549, "1.5 kB"),
+        (999_949, "999.9 kB"),
+        (999_999, "1.0 MB"),
+        (1_500_000, "1.5 MB"),
+        (999_999_999, "1.0 GB"),
+        (2_000_000_000, "2.0 GB"),
+        (999_999_999_999, "1.0 TB"),
+        (12_345_000_000_000_000, "12345.0 TB"),
+    ],
+)
+def test_human_bytes(size: float, expected: str) -> None:
+    """Bytes are written in the unit in which they are at least one and less than a thousand, if there is one."""
+    assert human_bytes(size) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "0:00"),
+        (0.4, "0:00"),
+        (5, "0:05"),
+        (59.6, "1:00"),
+        (61, "1:01"),
+        (3599.4, "59:59"),
+        (3599.6, "1:00:00"),
+        (3723, "1:02:03"),
+        (360_000, "100:00:00"),
+    ],
+)
+def test_human_seconds(seconds: float, expected: str) -> None:
+    """A duration is minutes and seconds, and hours where there are any."""
+    assert human_seconds(seconds) == expected

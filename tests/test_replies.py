@@ -1,0 +1,642 @@
+"""What each answer of XNAT means: tables of status, headers and body, and the value or the error they stand for."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncimport import replies
+from asyncimport.errors import (
+    AsyncimportError,
+    LoginExpiredError,
+    LoginRefusedError,
+    RefusedError,
+    TransientError,
+    UnavailableError,
+)
+from asyncimport.replies import Experiment, Reply, Row, ScanResource
+
+SECRET = "Roentgen_W"  # a label: it names a patient, and no reason may
+ROW = f"/prearchive/projects/P/20240131_120000123/{SECRET}"
+SESSION = f"/data/archive/projects/P/subjects/S/experiments/{SECRET}"
+
+HTML = {"content-type": "text/html;charset=UTF-8"}
+TEXT = {"content-type": "text/plain"}
+URIS = {"content-type": "text/uri-list;charset=ISO-8859-1"}
+JSON = {"content-type": "application/json"}
+XML = {"content-type": "text/xml"}
+
+LOGIN_PAGE = "\n<!DOCTYPE html>\n<html><body><!-- BEGIN xnat-templates/screens/Login.vm --></body></html>"
+NGINX = "<html>\r\n<head><title>Gateway</title></head>\r\n<body>\r\n<center><h1>Gateway</h1></center>\r\n</body></html>"
+
+
+def reply(status: int, text: str = "", headers: Mapping[str, str] | None = None) -> Reply:
+    """Make an answer; plain text unless headers say otherwise."""
+    return Reply(status, TEXT if headers is None else headers, text)
+
+
+def restlet(status: int, message: str) -> Reply:
+    """Make an error page of Restlet's StatusFilter, which does not escape the message."""
+    return reply(
+        status,
+        f"<html>\n<head>\n   <title>Status page</title>\n</head>\n<body>\n<h3>{message}</h3><p>You can get technical "
+        'details <a href="http://www.w3.org/Protocols/rfc2616/rfc2616-sec10.html#sec10.4.1">here</a>.<br>\n'
+        'Please continue your visit at our <a href="/">home page</a>.\n</p>\n</body>\n</html>\n',
+        HTML,
+    )
+
+
+def tomcat(status: int, message: str) -> Reply:
+    """Make an error page of Tomcat 9, whose last heading is its own version."""
+    return reply(
+        status,
+        f'<!doctype html><html lang="en"><head><title>HTTP Status {status}</title></head><body><h1>HTTP Status '
+        f'{status}</h1><hr class="line" /><p><b>Type</b> Status Report</p><p><b>Message</b> {message}</p>'
+        '<hr class="line" /><h3>Apache Tomcat/9.0.83</h3></body></html>',
+        HTML,
+    )
+
+
+def redirect(status: int, target: str, text: str = "") -> Reply:
+    """Make an answer with a Location."""
+    return reply(status, text, {**URIS, "location": target})
+
+
+def table(*rows: Mapping[str, Any], **more: Any) -> Reply:
+    """Make a listing as JSONTableRepresentation does."""
+    return reply(200, json.dumps({"ResultSet": {"Result": list(rows), **more}}), JSON)
+
+
+def item(**fields: Any) -> Reply:
+    """Make an item as ItemJSONBuilder does."""
+    built = {"items": [{"children": [], "meta": {"isHistory": False}, "data_fields": fields}]}
+    return reply(200, json.dumps(built), JSON)
+
+
+stored = partial(replies.stored, project="P", expected=None)
+user = partial(replies.user, name="ada")
+
+ASKED: dict[str, Callable[[Reply], object]] = {
+    "login": replies.login,
+    "user": user,
+    "project_id": replies.project_id,
+    "editable_projects": replies.editable_projects,
+    "stored": stored,
+    "committed": replies.committed,
+    "archived": replies.archived,
+    "row": replies.row,
+    "experiment": replies.experiment,
+    "scan_resources": replies.scan_resources,
+    "catalog": replies.catalog,
+}
+IN_A_RUN = [call for call in ASKED if call not in {"login", "user"}]
+
+
+def flags(error: AsyncimportError) -> dict[str, object]:
+    """Return what the error tells the caller apart from its text: only what differs from the plain error."""
+    names = ("retry_after", "overload", "unreachable", "blames_file", "whole_session")
+    found = {name: getattr(error, name, None) for name in names}
+    return {name: value for name, value in found.items() if value is not None and value is not False}
+
+
+def judged(read: Callable[[Reply], object], answer: Reply) -> AsyncimportError:
+    """Return the error that this answer is."""
+    with pytest.raises(AsyncimportError) as caught:
+        read(answer)
+    return caught.value
+
+
+OVERLOAD = {"overload": True}
+SLOW_DOWN = {"overload": True, "retry_after": 7.0}
+BLAMED = {"blames_file": True}
+WHOLE = {"whole_session": True}
+
+
+class TestReply:
+    """What can be said of an answer before anyone knows what was asked."""
+
+    @pytest.mark.parametrize(
+        ("answer", "expected"),
+        [
+            pytest.param(reply(200, "x", HTML), True, id="content type"),
+            pytest.param(reply(200, "x", {"content-type": "Text/HTML"}), True, id="content type in capitals"),
+            pytest.param(reply(200, "<!DOCTYPE html PUBLIC>", {}), True, id="doctype"),
+            pytest.param(reply(200, " \r\n<HTML lang='en'>", {}), True, id="tag after white space"),
+            pytest.param(reply(200, "<html>\n<head>", TEXT), True, id="a page under a wrong content type"),
+            pytest.param(reply(200, "<!DOCTYPE Catalog []><Catalog/>", XML), False, id="other document type"),
+            pytest.param(reply(200, "<htmlish/>", XML), False, id="other tag"),
+            pytest.param(reply(200, "/data/prearchive", URIS), False, id="URIs"),
+            pytest.param(reply(200, "", {}), False, id="nothing"),
+        ],
+    )
+    def test_is_html(self, answer: Reply, *, expected: bool) -> None:
+        """A page for people is known by its content type, or, where that lies, by how it begins."""
+        assert answer.is_html is expected
+
+    @pytest.mark.parametrize(
+        ("answer", "expected"),
+        [
+            pytest.param(
+                restlet(400, "unable to read DICOM object a.dcm"), "unable to read DICOM object a.dcm", id="h3"
+            ),
+            pytest.param(restlet(400, "two\n  lines <b>bold</b>"), "two lines bold", id="lines and tags"),
+            pytest.param(tomcat(401, "Login &amp; password wrong"), "Login & password wrong", id="Tomcat's Message"),
+            pytest.param(reply(502, NGINX, HTML), "status 502", id="nothing but a title"),
+            pytest.param(reply(500, "FAILED: no space\r\n"), "FAILED: no space", id="plain text"),
+            pytest.param(reply(404), "status 404", id="empty"),
+            pytest.param(reply(500, "a" * 1000), "a" * 300, id="long"),
+            pytest.param(reply(500, "a\x1b[2Jb\u202ec"), "a[2Jbc", id="escape sequences"),
+            pytest.param(reply(404, f"{ROW} not found."), "… not found.", id="address at the start"),
+            pytest.param(reply(400, f"Invalid src URI ({SESSION})"), "Invalid src URI (…)", id="in brackets"),
+            pytest.param(reply(400, f"see https://x.org{SESSION}, then"), "see …, then", id="with host"),
+            pytest.param(reply(400, f"'/cache/P/{SECRET}/1.dcm'"), "'…'", id="a path on XNAT's disk"),
+            pytest.param(reply(400, "multipart/form-data and/or /x"), "multipart/form-data and/or /x", id="no address"),
+        ],
+    )
+    def test_message(self, answer: Reply, expected: str) -> None:
+        """The words of an answer are one short line that holds neither addresses nor what a terminal would obey."""
+        assert answer.message == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "busy", "stuck"),
+    [
+        *((status, False, False) for status in ("READY", "RECEIVING", "RECEIVING_INTERRUPT", "", "SOMETHING_NEW")),
+        *((status, False, True) for status in ("CONFLICT", "ERROR")),
+        *((status, True, False) for status in ("ARCHIVING", "BUILDING", "DELETING", "MOVING", "SEPARATING")),
+        *(
+            (f"QUEUED_{status}", True, False)
+            for status in ("ARCHIVING", "BUILDING", "DELETING", "MOVING", "SEPARATING")
+        ),
+        *(
+            (f"_{status}", True, False)
+            for status in (
+                "ARCHIVING",
+                "BUILDING",
+                "CONFLICT",
+                "DELETING",
+                "MOVING",
+                "RECEIVING",
+                "RECEIVING_INTERRUPT",
+                "SEPARATING",
+            )
+        ),
+    ],
+)
+def test_row_status(status: str, *, busy: bool, stuck: bool) -> None:
+    """Every status of PrearcUtils.PrearcStatus is XNAT's own work in progress, a failed step, or open to us."""
+    row = Row(status)
+    assert (row.is_busy, row.is_stuck) == (busy, stuck)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0123456789ABCDEF0123456789ABCDEF",
+        "0123456789ABCDEF0123456789ABCDEF\r\n",
+        "A1.node-1",
+    ],
+)
+def test_login_takes_a_session_id(text: str) -> None:
+    """A login has gone well when the answer is the plain ID of a session, with or without a node's name."""
+    replies.login(reply(200, text))
+    assert isinstance(judged(replies.login, reply(200, f"<{text}>")), UnavailableError)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("User 'ada' is logged in", "ada"),
+        ("User 'ada' is logged in. CSRF token: 1-2", "ada"),
+        ("User 'o'brien' is logged in", "o'brien"),
+        ("User 'ada' is logged in", "4f1c2a-alias-of-a-token"),
+        ("User 'guest' is logged in", "guest"),
+        ("User 'guest' is logged in", "Guest"),
+    ],
+)
+def test_user_takes_whoever_is_logged_in(text: str, name: str) -> None:
+    """Any user's login is good, a token's owner's too; a guest's is one only for who asked for the guest's."""
+    replies.user(reply(200, text), name)
+    with pytest.raises(LoginRefusedError):
+        replies.user(reply(200, "User 'guest' is logged in"), f"not {name}")
+
+
+VALUES = [
+    # project_id
+    ("project_id", item(ID="P", name="P title"), "P"),
+    ("project_id", item(ID=7), "7"),
+    ("project_id", item(name="no ID"), None),
+    ("project_id", item(ID=""), None),
+    ("project_id", restlet(404, "Unable to find the specified experiment."), None),
+    ("project_id", reply(404), None),
+    ("project_id", restlet(403, "The server understood the request, but is refusing to fulfill it"), None),
+    # editable_projects
+    ("editable_projects", table({"ID": "P", "name": ""}, {"ID": "Q"}, totalRecords="2"), frozenset({"P", "Q"})),
+    ("editable_projects", table({"id": "P"}, {"ID": "", "id": "Q"}), frozenset({"P", "Q"})),
+    ("editable_projects", table({"name": "neither"}, {"ID": None}), frozenset()),
+    ("editable_projects", table(totalRecords="0"), frozenset()),
+    # stored
+    ("stored", reply(200, f"/data{ROW}\r\n", URIS), ROW),
+    ("stored", reply(200, f"/REST{ROW}\r\n", URIS), ROW),
+    ("stored", reply(200, ROW, URIS), ROW),
+    ("stored", reply(200, f"/data{ROW}", {}), ROW),
+    ("stored", reply(200, f"/data{ROW}_1\r\n", URIS), f"{ROW}_1"),
+    # committed
+    ("committed", reply(200, f"/data{ROW}", URIS), None),
+    ("committed", reply(200, "", URIS), None),
+    ("committed", reply(301, SESSION, URIS), SESSION),
+    ("committed", reply(301, f"/REST{SESSION.removeprefix('/data')}\r\n", {}), SESSION),
+    # archived
+    ("archived", reply(200, f"{SESSION}\r\n", URIS), SESSION),
+    ("archived", reply(200, f"{SESSION.removeprefix('/data')}\r\n", URIS), SESSION),
+    ("archived", reply(301, SESSION, URIS), SESSION),
+    ("archived", redirect(303, f"https://elsewhere.example.org/xnat{SESSION}"), SESSION),
+    ("archived", redirect(303, SESSION.removeprefix("/data")), SESSION),
+    # row
+    ("row", table({"status": "RECEIVING", "name": "E"}), Row("RECEIVING")),
+    ("row", table({"name": "E"}), Row("")),
+    ("row", table(), None),
+    ("row", restlet(404, f"{ROW} not found."), None),
+    ("row", reply(404), None),
+    # experiment
+    ("experiment", item(ID="X_E1", label="E", UID="1.2.3"), Experiment("X_E1", "E", "1.2.3")),
+    ("experiment", item(ID="X_E1", label=12), Experiment("X_E1", "12", "")),
+    ("experiment", item(), Experiment("", "", "")),
+    ("experiment", restlet(404, "Unable to find the specified experiment."), None),
+    ("experiment", restlet(403, "The server understood the request, but is refusing to fulfill it"), None),
+    # scan_resources
+    (
+        "scan_resources",
+        table(
+            {"category": "scans", "cat_id": "1", "label": "DICOM", "format": "DICOM", "file_count": "3"},
+            {"category": "scans", "cat_id": "1-MR1", "label": "DICOM", "format": ""},
+            {"category": "scans", "cat_id": "2", "label": "secondary", "format": "DICOM"},
+            {"category": "scans", "cat_id": "2", "label": "SNAPSHOTS", "format": "GIF"},
+            {"category": "resources", "cat_id": "", "label": "DICOM", "format": "DICOM"},
+            {"category": "scans", "format": "DICOM"},
+            title="Resources",
+        ),
+        [
+            ScanResource("1", "DICOM"),
+            ScanResource("1-MR1", "DICOM"),
+            ScanResource("2", "secondary"),
+            ScanResource("", ""),
+        ],
+    ),
+    ("scan_resources", table(), []),
+    ("scan_resources", restlet(404, "Unable to find the specified resources."), []),
+    # catalog
+    (
+        "catalog",
+        reply(
+            200,
+            '<?xml version="1.0" encoding="UTF-8"?>\n<cat:DCMCatalog UID="1.2.9" xmlns:cat="http://nrg.wustl.edu/catalog">'
+            '<cat:entries><cat:entry URI="a.dcm" UID="1.2.1" digest="0"/><cat:entry URI="b.dcm" UID="1.2.2"/>'
+            '<cat:entry URI="b2.dcm" UID="1.2.2"/><cat:entry URI="notes.txt"/><cat:entry URI="x" UID=""/>'
+            "</cat:entries></cat:DCMCatalog>",
+            XML,
+        ),
+        frozenset({"1.2.1", "1.2.2"}),
+    ),
+    ("catalog", reply(200, '<Catalog><entries><entry UID="1.2.1"/></entries></Catalog>', XML), frozenset({"1.2.1"})),
+    ("catalog", reply(200, "<cat:Catalog xmlns:cat='x'/>", XML), frozenset()),
+]
+
+
+@pytest.mark.parametrize(("call", "answer", "expected"), VALUES)
+def test_values(call: str, answer: Reply, expected: object) -> None:
+    """What XNAT says when all is well, or when what was asked for does not exist."""
+    assert ASKED[call](answer) == expected
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors
+
+LOGIN_VM = "https://xnat.example.org/app/template/Login.vm"
+EXPIRED = "https://xnat.example.org/app/template/XDATScreen_UpdateUser.vm"
+INACTIVE = "/xnat/app/template/InactiveAccount.vm"
+
+ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = [
+    # login
+    ("login", tomcat(401, "Your login attempt failed"), LoginRefusedError, {}),
+    ("login", tomcat(403, "Your password has expired. Please log in."), LoginRefusedError, {}),
+    ("login", tomcat(403, "Site has not yet been configured."), UnavailableError, {}),
+    ("login", redirect(302, LOGIN_VM), LoginRefusedError, {}),
+    ("login", redirect(302, EXPIRED), LoginRefusedError, {}),
+    ("login", redirect(302, INACTIVE), LoginRefusedError, {}),
+    ("login", reply(200, LOGIN_PAGE, HTML), LoginRefusedError, {}),
+    ("login", redirect(301, "https://xnat.example.org/data/JSESSION"), UnavailableError, {}),
+    ("login", redirect(308, "https://xnat.example.org/data/JSESSION"), UnavailableError, {}),
+    ("login", redirect(302, "/setup"), UnavailableError, {}),
+    ("login", reply(302), UnavailableError, {}),
+    ("login", reply(503, NGINX, {**HTML, "retry-after": "7"}), TransientError, SLOW_DOWN),
+    ("login", reply(500, "", {}), TransientError, OVERLOAD),
+    ("login", reply(200, NGINX, HTML), UnavailableError, {}),
+    ("login", reply(200, ""), UnavailableError, {}),
+    ("login", reply(200, "It works, or does it?"), UnavailableError, {}),
+    ("login", tomcat(404, "Not Found"), UnavailableError, {}),
+    ("login", reply(201, "ABC"), UnavailableError, {}),
+    # user
+    ("user", reply(200, "User 'guest' is logged in"), LoginRefusedError, {}),
+    ("user", reply(200, "User 'Guest' is logged in"), LoginRefusedError, {}),
+    ("user", tomcat(401, "Unauthorized"), LoginRefusedError, {}),
+    ("user", redirect(302, EXPIRED), LoginRefusedError, {}),
+    ("user", redirect(302, LOGIN_VM), LoginRefusedError, {}),
+    ("user", tomcat(403, "Your password has expired."), LoginRefusedError, {}),
+    ("user", reply(200, LOGIN_PAGE, HTML), LoginRefusedError, {}),
+    ("user", reply(429, "", {"retry-after": "7"}), TransientError, SLOW_DOWN),
+    ("user", reply(500), TransientError, OVERLOAD),
+    ("user", reply(200, "hello"), UnavailableError, {}),
+    ("user", tomcat(404, "Not Found"), UnavailableError, {}),
+    # stored, for good
+    ("stored", reply(200, "", URIS), RefusedError, {}),
+    ("stored", reply(200, "\r\n", URIS), RefusedError, {}),
+    ("stored", reply(200, f"/data{ROW}\r\n".replace("/P/", "/Unassigned/"), URIS), RefusedError, WHOLE),
+    ("stored", reply(200, f"/data{ROW}\r\n".replace("/P/", "/Q/"), URIS), RefusedError, WHOLE),
+    ("stored", reply(200, f"/data{ROW}\r\n".replace("/P/", "/p/"), URIS), RefusedError, WHOLE),
+    ("stored", reply(200, f"/data{ROW}\r\n/data{ROW}2\r\n", URIS), RefusedError, WHOLE),
+    ("stored", reply(200, f"/data{ROW}\r\n{SECRET}", URIS), RefusedError, WHOLE),
+    ("stored", reply(200, f"/xapi/direct-archive/P/1.2/{SECRET}\r\n", URIS), RefusedError, WHOLE),
+    ("stored", reply(200, f"{SESSION}\r\n", URIS), RefusedError, WHOLE),
+    ("stored", reply(200, "OK", TEXT), RefusedError, WHOLE),
+    ("stored", restlet(400, "object upload.dcm contains no SOP Class UID"), RefusedError, {}),
+    ("stored", restlet(400, "In-body File posts must include the file directly as the body"), RefusedError, {}),
+    ("stored", tomcat(400, "Invalid character found in the request target"), RefusedError, {}),
+    ("stored", reply(413, NGINX, HTML), RefusedError, {}),
+    ("stored", restlet(403, "The server understood the request, but is refusing to fulfill it"), RefusedError, WHOLE),
+    ("stored", restlet(405, "The method specified in the request is not allowed"), RefusedError, WHOLE),
+    ("stored", restlet(406, "In-body File posts must include the file directly"), RefusedError, {}),
+    ("stored", reply(201, f"/data{ROW}", URIS), RefusedError, {}),
+    # stored, for a time
+    ("stored", restlet(400, "unable to read DICOM object upload.dcm"), TransientError, BLAMED),
+    ("stored", reply(400, "Unable to read DICOM object upload.dcm"), TransientError, BLAMED),
+    ("stored", restlet(400, "Concurrent file sends of the same data is not supported."), TransientError, {}),
+    ("stored", restlet(500, "Concurrent file sends are not supported."), TransientError, {}),
+    ("stored", restlet(404, "Unknown importer implementation specified: X"), TransientError, OVERLOAD),
+    ("stored", tomcat(404, "Not Found"), TransientError, OVERLOAD),
+    ("stored", reply(200, NGINX, HTML), TransientError, {}),
+    ("stored", reply(200, NGINX, TEXT), TransientError, {}),
+    # committed
+    ("committed", restlet(409, "session document locked"), TransientError, {}),
+    ("committed", restlet(404, f"{ROW} not found."), TransientError, {}),
+    ("committed", tomcat(404, "Not Found"), TransientError, {}),
+    ("committed", reply(301, "", URIS), TransientError, {}),
+    ("committed", redirect(301, f"https://xnat.example.org/data{ROW}?action=commit", NGINX), TransientError, {}),
+    ("committed", restlet(400, "No action parameter was specified"), RefusedError, {}),
+    ("committed", restlet(403, "no edit right"), RefusedError, {}),
+    ("committed", restlet(500, "Unable to build the session"), RefusedError, {}),
+    ("committed", reply(504, NGINX, HTML), TransientError, OVERLOAD),
+    ("committed", reply(524, NGINX, HTML), TransientError, {}),
+    # archived
+    (
+        "archived",
+        restlet(500, "FAILED: Unable to archive E: Operation Failed: Session already exists with matching files."),
+        RefusedError,
+        {},
+    ),
+    (
+        "archived",
+        restlet(500, "FAILED: Unable to archive E: Operation Failed: Invalid modification of session UID"),
+        RefusedError,
+        {},
+    ),
+    (
+        "archived",
+        restlet(500, "FAILED: Unable to archive E: Operation Failed: Duplicate archive attempt. Prearchive session"),
+        TransientError,
+        {},
+    ),
+    (
+        "archived",
+        restlet(500, "FAILED: Unable to archive E: Operation Failed: Session processing may already be in progress: x"),
+        TransientError,
+        {},
+    ),
+    (
+        "archived",
+        restlet(500, "FAILED: Unable to archive E: Operation Failed: Destination session in use."),
+        TransientError,
+        {},
+    ),
+    (
+        "archived",
+        restlet(500, "The operation did not complete within the configured timeout interval."),
+        TransientError,
+        {},
+    ),
+    ("archived", restlet(409, "Session already exists, retry with overwrite enabled"), RefusedError, {}),
+    ("archived", restlet(403, "Operation already in progress on this prearchive entry."), TransientError, {}),
+    ("archived", restlet(403, "Invalid permissions for archiving."), RefusedError, {}),
+    ("archived", restlet(423, "Locked"), TransientError, {}),
+    ("archived", restlet(404, "Unknown prearchive session."), TransientError, {}),
+    ("archived", restlet(404, f"{ROW} not found."), TransientError, {}),
+    ("archived", restlet(400, "Cannot archive sessions from the Unassigned folder."), RefusedError, {}),
+    ("archived", reply(200, "", URIS), TransientError, {}),
+    ("archived", reply(200, "Archival initiated", TEXT), TransientError, {}),
+    ("archived", redirect(303, "https://xnat.example.org/app/template/XDATScreen_prearchives.vm"), TransientError, {}),
+    ("archived", redirect(303, "http://[::1", ""), TransientError, {}),
+    ("archived", reply(200, NGINX, HTML), TransientError, {}),
+    ("archived", reply(524, NGINX, HTML), TransientError, {}),
+    ("archived", reply(500, "", {}), RefusedError, {}),
+    # questions: answers that are none
+    ("project_id", reply(200, "{", JSON), TransientError, {}),
+    ("project_id", restlet(400, "bad"), TransientError, {}),
+    ("editable_projects", restlet(403, "no"), TransientError, {}),
+    ("row", restlet(403, "no"), RefusedError, {}),
+    ("experiment", reply(200, "<xnat:MRSession/>", XML), TransientError, {}),
+    ("scan_resources", restlet(403, "no"), TransientError, {}),
+    ("catalog", restlet(404, "Unable to find catalog"), TransientError, {}),
+    ("catalog", reply(404, "<html/>", {}), TransientError, OVERLOAD),
+    ("catalog", reply(403, "<Status/>", XML), TransientError, {}),
+    ("catalog", reply(200, "", XML), TransientError, {}),
+    ("catalog", reply(200, "<Catalog><entry", XML), TransientError, {}),
+    *(
+        (call, tomcat(404, "Not Found"), TransientError, OVERLOAD)
+        for call in IN_A_RUN
+        if call not in {"committed", "archived"}
+    ),
+    # whatever was asked in a run
+    *((call, tomcat(401, "Unauthorized"), LoginExpiredError, {}) for call in IN_A_RUN),
+    *((call, redirect(302, LOGIN_VM), LoginExpiredError, {}) for call in IN_A_RUN),
+    *((call, redirect(302, EXPIRED), LoginRefusedError, {}) for call in IN_A_RUN),
+    *((call, redirect(302, INACTIVE), LoginRefusedError, {}) for call in IN_A_RUN),
+    *((call, redirect(302, "https://sso.example.org/in"), UnavailableError, {}) for call in IN_A_RUN),
+    *((call, redirect(307, f"https://xnat.example.org{ROW}"), UnavailableError, {}) for call in IN_A_RUN),
+    *((call, redirect(302, "http://[::1"), UnavailableError, {}) for call in IN_A_RUN),
+    *((call, reply(200, LOGIN_PAGE, HTML), LoginExpiredError, {}) for call in IN_A_RUN),
+    *((call, reply(200, LOGIN_PAGE, TEXT), LoginExpiredError, {}) for call in IN_A_RUN),
+    *((call, reply(200, NGINX, HTML), TransientError, {}) for call in IN_A_RUN),
+    *(
+        (call, reply(status, NGINX, HTML), TransientError, OVERLOAD)
+        for call in IN_A_RUN
+        for status in (408, 429, 502, 503, 504)
+    ),
+    *((call, reply(503, NGINX, {**HTML, "retry-after": "7"}), TransientError, SLOW_DOWN) for call in IN_A_RUN),
+    *(
+        (call, restlet(500, "The server encountered an unexpected condition"), TransientError, {})
+        for call in IN_A_RUN
+        if call not in {"committed", "archived"}
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "kind", "expected"),
+    ERRORS,
+    ids=[f"{call} {answer.status} {kind.__name__}" for call, answer, kind, _ in ERRORS],
+)
+def test_errors(call: str, answer: Reply, kind: type[AsyncimportError], expected: Mapping[str, object]) -> None:
+    """Each answer is one kind of error, with the flags that tell the line what to do; no reason names a patient."""
+    error = judged(ASKED[call], answer)
+    assert (type(error), flags(error)) == (kind, expected)
+    assert str(error)
+    assert SECRET not in f"{error} {error.hint}"
+    assert "archive/" not in f"{error} {error.hint}"
+
+
+def test_every_question_is_asked() -> None:
+    """Whatever `replies` offers to judge an answer has its rows in the tables above."""
+    offered = {name for name in replies.__all__ if name.islower()}
+    assert offered == set(ASKED)
+    assert {call for call, *_ in ERRORS} == offered
+    assert {call for call, *_ in VALUES} == offered - {"login", "user"}
+
+
+def test_reasons_of_the_session_keep_the_words_of_xnat() -> None:
+    """Why XNAT did not archive a session is XNAT's to say; its summary line names the session anyway."""
+    answer = restlet(500, "FAILED: Unable to archive E: Operation Failed: Session already exists with matching files.")
+    assert "matching files" in str(judged(replies.archived, answer))
+
+
+@pytest.mark.parametrize(
+    ("target", "place"),
+    [
+        (f"https://xnat.example.org:8443/data{ROW}", "https://xnat.example.org:8443"),
+        ("https://ada:secret@xnat.example.org/", "https://xnat.example.org"),
+        (ROW, "another path"),
+        ("https://xnat\x85.example.org/", "another path"),
+    ],
+)
+def test_redirects_name_the_host_and_not_the_path(target: str, place: str) -> None:
+    """Where the server sends us is told by scheme and host: that is what --host wants, and a path holds labels."""
+    error = judged(replies.row, redirect(302, target))
+    assert str(error) == f"the server redirects to {place}"
+    assert error.hint
+
+
+def test_uninitialised_site_is_told_in_its_words() -> None:
+    """A site that nobody has set up says so on a page of Tomcat's, and the user reads that, not Tomcat's version."""
+    assert str(judged(replies.login, tomcat(403, "Site has not yet been configured."))).endswith(
+        "Site has not yet been configured."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("120", 120.0),
+        ("0", 0.0),
+        ("9" * 400, float("inf")),
+        ("", None),
+        ("-5", None),
+        ("1.5", None),
+        ("²", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", None),
+    ],
+)
+def test_retry_after(value: str, expected: float | None) -> None:
+    """Retry-After counts when it is whole seconds; anything else is no wish at all, and no crash."""
+    error = judged(replies.row, reply(429, "", {"retry-after": value}))
+    assert flags(error) == {"overload": True} | ({} if expected is None else {"retry_after": expected})
+
+
+class TestMisplaced:
+    """A file that XNAT took, but not to where it was sent."""
+
+    @pytest.mark.parametrize("prefix", ["/data", "/REST", ""])
+    def test_the_row_of_the_first_file_is_the_row_of_all(self, prefix: str) -> None:
+        """Later files must go to the row that the first one went to, under whatever prefix it is named."""
+        answer = reply(200, f"{prefix}{ROW}\r\n", URIS)
+        assert replies.stored(answer, "P", ROW) == ROW
+
+    def test_a_second_row_stops_the_session(self) -> None:
+        """A second prearchive row of the same study ends the delivery: it would be archived as half a session."""
+        error = judged(partial(replies.stored, project="P", expected=f"{ROW}_1"), reply(200, f"/data{ROW}\r\n", URIS))
+        assert isinstance(error, RefusedError)
+        assert flags(error) == WHOLE
+        assert SECRET not in str(error)
+
+    @pytest.mark.parametrize(("project", "words"), [("Unassigned", "unassigned"), ("Secret_Study", "another project")])
+    def test_the_reason_tells_where(self, project: str, words: str) -> None:
+        """Unassigned files wait for an administrator, which a user must know; another project is not named."""
+        error = judged(stored, reply(200, f"/data{ROW}\r\n".replace("/P/", f"/{project}/"), URIS))
+        assert words in str(error)
+        assert "Secret_Study" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "7",
+        '"text"',
+        '{"ResultSet": null}',
+        '{"ResultSet": {"Result": null}}',
+        '{"ResultSet": {"Result": [["a"]]}}',
+        '{"ResultSet": {"Result": {"a": 1}}}',
+        '{"items": []}',
+        '{"items": {}}',
+        '{"items": [{}]}',
+        '{"items": [{"data_fields": null}]}',
+        '{"items": [{"data_fields": "text"}]}',
+        pytest.param("[" * 100_000, id="deep"),
+    ],
+)
+@pytest.mark.parametrize("call", ["project_id", "editable_projects", "row", "experiment", "scan_resources"])
+def test_malformed_json(call: str, text: str) -> None:
+    """An answer of another shape than XNAT's is a fault that may pass, never a crash and never "there is none"."""
+    error = judged(ASKED[call], reply(200, text, JSON))
+    assert type(error) is TransientError
+    assert flags(error) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<!DOCTYPE c [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;">]><c><entry UID="&c;"/></c>',
+        '<!DOCTYPE c [<!ENTITY x SYSTEM "file:///etc/passwd">]><c><entry UID="1.2">&x;</entry></c>',
+    ],
+    ids=["billion laughs", "external entity"],
+)
+def test_catalogs_with_entities_are_refused(text: str) -> None:
+    """XNAT's catalogs define no entities; one that does is an attack, and is not expanded."""
+    error = judged(replies.catalog, reply(200, text, XML))
+    assert type(error) is TransientError
+    assert str(error) == "XNAT's catalog is not XML"
+
+
+@given(
+    call=st.sampled_from(sorted(ASKED)),
+    status=st.integers(100, 599),
+    headers=st.dictionaries(st.sampled_from(["content-type", "location", "retry-after"]), st.text()),
+    text=st.text() | st.sampled_from([NGINX, LOGIN_PAGE, ROW, SESSION, "{}", "<a/>"]),
+)
+def test_no_answer_is_a_crash(call: str, status: int, headers: Mapping[str, str], text: str) -> None:
+    """Whatever comes over the line is a value or one of our errors, and an error has its one line of text."""
+    try:
+        ASKED[call](Reply(status, headers, text))
+        said = "a value"
+    except AsyncimportError as error:
+        said = str(error)
+    assert said.splitlines() == [said]

@@ -1,0 +1,33 @@
+"""The options of a run, checked when they are made."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from asyncimport.errors import UsageError
+from asyncimport.settings import AUTO_WORKERS, Options
+
+
+@pytest.mark.parametrize("workers", [1, AUTO_WORKERS, 256])
+def test_taken(workers: int) -> None:
+    """Numbers within their bounds are taken as they are."""
+    options = Options(workers=workers, finalizers=1, max_open_sessions=1)
+    assert (options.workers, options.finalizers, options.max_open_sessions) == (workers, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("workers", 0), ("workers", -1), ("workers", 257), ("finalizers", 0), ("max_open_sessions", 0)],
+)
+def test_refused(name: str, number: int) -> None:
+    """What cannot work is a mistake of the command; the message shows the number, and the hint those that can."""
+    with pytest.raises(UsageError, match=f"{number}.* cannot be") as caught:
+        Options(**{name: number})  # type: ignore[arg-type]
+    assert caught.value.exit_code == 2
+    assert caught.value.hint.startswith("give a number from 1")
+
+
+def test_frozen() -> None:
+    """Options do not change in mid-run."""
+    with pytest.raises(FrozenInstanceError):
+        Options().workers = 3  # type: ignore[misc]

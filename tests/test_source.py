@@ -1,0 +1,356 @@
+"""The walk over real trees with whatever else lies in them, and the bytes of files that change under our hands."""
+
+import os
+import socket
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anyio
+import anyio.to_thread
+import pytest
+from scenery import body_of, folder, image, open_files, sop, write
+
+from asyncimport.dicom import Identity
+from asyncimport.errors import SourceError, UsageError
+from asyncimport.model import File, FileKind, Ignored, Streamed
+from asyncimport.source import LARGE, Folder
+
+pytestmark = pytest.mark.anyio
+
+
+async def walk(*roots: Path | str) -> list[File | Ignored]:
+    """Return all that a walk meets."""
+    source = await folder(*roots)
+    return [item async for batch in source.batches() for item in batch]
+
+
+def name(item: File | Ignored) -> str:
+    """Return the name of what was met."""
+    return Path(item.path if isinstance(item, File) else item.file.path).name
+
+
+async def ignored(root: Path) -> Ignored:
+    """Walk over what yields one thing, which is ignored; and return it."""
+    (item,) = await walk(root)
+    assert isinstance(item, Ignored)
+    return item
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give up for a while what lets root read everything."""
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(me)
+
+
+async def test_the_walk_is_depth_first_and_sorted(tmp_path: Path) -> None:
+    """Files of a directory come before those of its subdirectories, both in the order of their bytes."""
+    for name in ("b/2", "b/10", "a/x/1", "a/z", "c", "B/1", "b/a/q"):
+        write(tmp_path / name, b"x")
+    found = [os.path.relpath(item.path, tmp_path) for item in await walk(tmp_path) if isinstance(item, File)]
+    assert found == ["c", "B/1", "a/z", "a/x/1", "b/10", "b/2", "b/a/q"]
+
+
+async def test_files_come_with_size_and_time(tmp_path: Path) -> None:
+    """A file is described as the system does, to the nanosecond."""
+    path = tmp_path / "one"
+    path.write_bytes(b"12345")
+    os.utime(path, ns=(1, 1_600_000_000_123_456_789))
+    found = path.stat()
+    assert await walk(tmp_path) == [File(str(path), 5, found.st_mtime_ns)]
+
+
+async def test_batches_begin_small_and_grow(tmp_path: Path) -> None:
+    """The first batch has 32 files, so that sending begins at once; later ones up to 512."""
+    for number in range(600):
+        write(tmp_path / f"{number:03}", b"")
+    assert [len(batch) async for batch in (await folder(tmp_path)).batches()] == [32, 512, 56]
+
+
+async def test_an_empty_directory_yields_nothing(tmp_path: Path) -> None:
+    """There is no empty batch either."""
+    assert [batch async for batch in (await folder(tmp_path)).batches()] == []
+
+
+async def test_links_to_files_are_followed(tmp_path: Path) -> None:
+    """The link's own path is given, with size and time of what it leads to."""
+    target = write(tmp_path / "elsewhere" / "file", b"12345")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(target.path)
+    assert await walk(root) == [File(str(root / "link"), 5, target.mtime_ns)]
+
+
+async def test_links_to_directories_are_not_followed(tmp_path: Path) -> None:
+    """A link that leads up would go round in circles; it is named and passed."""
+    write(tmp_path / "a" / "file", b"x")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    found = await walk(tmp_path)
+    assert [(name(item), item.reason) for item in found if isinstance(item, Ignored)] == [
+        ("up", "a link to a directory")
+    ]
+    assert [name(item) for item in found if isinstance(item, File)] == ["file"]
+
+
+async def test_a_root_that_is_a_link_to_a_directory_is_walked(tmp_path: Path) -> None:
+    """Whoever names a link as the source means what it leads to."""
+    write(tmp_path / "real" / "file", b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert await walk(tmp_path / "link") == [File(str(tmp_path / "link" / "file"), 1, _mtime(tmp_path / "real/file"))]
+
+
+def _mtime(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+async def test_a_broken_link_is_unreadable(tmp_path: Path) -> None:
+    """It is reported with the system's words, without a path in them, and ends nothing."""
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    write(tmp_path / "sound", b"x")
+    found = await walk(tmp_path)
+    assert found[0] == Ignored(File(str(tmp_path / "broken"), 0, 0), FileKind.UNREADABLE, "no such file or directory")
+    assert isinstance(found[1], File)
+
+
+async def test_links_in_a_circle_are_unreadable(tmp_path: Path) -> None:
+    """Two links to each other lead nowhere."""
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    assert [(item.kind, item.reason) for item in await walk(tmp_path) if isinstance(item, Ignored)] == [
+        (FileKind.UNREADABLE, "too many levels of symbolic links")
+    ] * 2
+
+
+async def test_pipes_and_sockets_are_not_opened(tmp_path: Path) -> None:
+    """To open a FIFO would wait for ever; neither is DICOM."""
+    os.mkfifo(tmp_path / "fifo")
+    # A socket's path must be short.
+    with TemporaryDirectory(dir="/tmp") as short, socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{short}/socket")
+        found = [*await walk(tmp_path), *await walk(short)]
+    what = "a pipe, socket or device"
+    assert found == [
+        Ignored(File(path, 0, 0), FileKind.NOT_DICOM, what) for path in (f"{tmp_path}/fifo", f"{short}/socket")
+    ]
+
+
+async def test_an_unreadable_directory_is_passed() -> None:
+    """It is named once, and the walk goes on behind it."""
+    with TemporaryDirectory(dir="/tmp") as root:
+        Path(root).chmod(0o755)
+        write(Path(root) / "a" / "hidden", b"x")
+        write(Path(root) / "b" / "seen", b"x")
+        (Path(root) / "a").chmod(0)
+        with as_nobody():
+            found = await walk(root)
+    assert found[0] == Ignored(File(f"{root}/a", 0, 0), FileKind.UNREADABLE, "permission denied")
+    assert [name(item) for item in found[1:]] == ["seen"]
+
+
+async def test_a_directory_that_vanishes_is_passed(tmp_path: Path) -> None:
+    """What was listed may be gone when the walk gets there: one line of report, and on."""
+    for number in range(40):
+        write(tmp_path / "a" / f"{number}", b"x")
+    write(tmp_path / "b" / "late", b"x")
+    write(tmp_path / "c" / "there", b"x")
+    batches = (await folder(tmp_path)).batches()
+    first = await anext(batches)
+    assert len(first) == 32
+    (tmp_path / "b" / "late").unlink()
+    (tmp_path / "b").rmdir()
+    rest = await anext(batches)
+    assert rest[8] == Ignored(File(str(tmp_path / "b"), 0, 0), FileKind.UNREADABLE, "no such file or directory")
+    assert name(rest[9]) == "there"
+
+
+async def test_names_need_not_be_text(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 pass through, are sorted as bytes, and open the file again."""
+    given = (b"\xff\xfe.dcm", b"\xc3\xa4.dcm", b"z.dcm")
+    for text in map(os.fsdecode, given):
+        (tmp_path / text).write_bytes(image())
+    found = [item for item in await walk(tmp_path) if isinstance(item, File)]
+    assert [os.fsencode(name(item)) for item in found] == [b"z.dcm", b"\xc3\xa4.dcm", b"\xff\xfe.dcm"]
+    source = await folder(tmp_path)
+    assert await source.read(found) == [image()] * 3
+    assert isinstance(await anyio.to_thread.run_sync(source.identify, found[-1]), Identity)
+
+
+async def test_a_single_file_is_a_source(tmp_path: Path) -> None:
+    """Roots may be files; several roots are walked in the order given."""
+    one, two = write(tmp_path / "one", b"1"), write(tmp_path / "two", b"22")
+    assert await walk(two.path, one.path) == [two, one]
+
+
+async def test_a_root_that_is_a_broken_link_is_reported(tmp_path: Path) -> None:
+    """It exists, so the command makes sense; what it leads to does not."""
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    found = await ignored(tmp_path / "broken")
+    assert (found.kind, found.reason) == (FileKind.UNREADABLE, "no such file or directory")
+
+
+async def test_a_missing_root_is_a_usage_error(tmp_path: Path) -> None:
+    """The path is named, with what to do."""
+    with pytest.raises(UsageError, match=r"no such file or directory: .*/missing$") as caught:
+        await folder(tmp_path, tmp_path / "missing")
+    assert caught.value.hint
+
+
+async def test_roots_are_absolute_and_links_in_them_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative root is taken from the working directory; `..` goes, links stay as the user names them."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path)
+    assert (await folder("link", Path("real/../link/"))).roots == [str(tmp_path / "link")] * 2
+
+
+def test_identify_says_what_a_file_is(tmp_path: Path) -> None:
+    """Content decides, not the name: an image, something else, an image without its study, a file that is gone."""
+    source = Folder([tmp_path])
+    found = source.identify(write(tmp_path / "image.txt", image(7)))
+    assert isinstance(found, Identity)
+    assert found.sop_uid == sop(7)
+    other = source.identify(write(tmp_path / "text.dcm", b"text"))
+    assert isinstance(other, Ignored)
+    assert other.kind is FileKind.NOT_DICOM
+    homeless = source.identify(write(tmp_path / "homeless", image(StudyInstanceUID=None)))
+    assert isinstance(homeless, Ignored)
+    assert homeless.kind is FileKind.UNREADABLE
+    gone = source.identify(File(str(tmp_path / "gone"), 1, 1))
+    assert isinstance(gone, Ignored)
+    assert (gone.kind, gone.reason) == (FileKind.UNREADABLE, "vanished")
+
+
+@pytest.mark.parametrize("size", [1, 1000, LARGE])
+async def test_small_bodies_are_bytes(tmp_path: Path, size: int) -> None:
+    """Up to 1 MiB, all of it is read at once."""
+    content = os.urandom(size)
+    assert await body_of(write(tmp_path / "file", content)) == content
+
+
+async def test_large_bodies_are_streamed_again_and_again(tmp_path: Path) -> None:
+    """More than 1 MiB comes in pieces, from the start each time, with the size known before."""
+    content = os.urandom(LARGE + 1)
+    body: Streamed = await body_of(write(tmp_path / "file", content))
+    assert body.size == len(content)
+    for _ in range(2):
+        pieces = [piece async for piece in body]
+        assert b"".join(pieces) == content
+        assert max(map(len, pieces)) <= 256 << 10
+
+
+@pytest.mark.parametrize("size", [100, LARGE + 1])
+@pytest.mark.parametrize("change", ["grown", "shrunk", "touched", "gone", "a pipe"])
+async def test_what_changed_after_the_walk_is_not_read(tmp_path: Path, size: int, change: str) -> None:
+    """Other size, other time, nothing, or what would hang: a SourceError in its place, and the rest is read."""
+    file = write(tmp_path / "file", bytes(size))
+    other = write(tmp_path / "other", b"other")
+    path = Path(file.path)
+    match change:
+        case "grown":
+            path.write_bytes(bytes(size + 1))
+        case "shrunk":
+            path.write_bytes(bytes(size - 1))
+        case "touched":
+            os.utime(path, ns=(1, 1))
+        case _:
+            path.unlink()
+    if change == "a pipe":
+        os.mkfifo(path)
+    error, content = await (await folder(tmp_path)).read([file, other])
+    assert isinstance(error, SourceError)
+    assert str(error) == (
+        "the file cannot be read: no such file or directory"
+        if change == "gone"
+        else "the file changed after it was scanned"
+    )
+    assert content == b"other"
+
+
+async def consume(body: Streamed, then: object = None) -> int:
+    """Take the first piece of a body, do something to the file, take the rest; return how much came."""
+    size = 0
+    async for piece in body:
+        if not size and callable(then):
+            then()
+        size += len(piece)
+    return size
+
+
+SIZE = LARGE + 12345
+
+
+async def test_a_file_that_shrinks_while_it_is_streamed(tmp_path: Path) -> None:
+    """The body ends in an error, not short."""
+    path = tmp_path / "file"
+    body = await body_of(write(path, bytes(SIZE)))
+    with pytest.raises(SourceError, match="the file shrank while it was sent"):
+        await consume(body, lambda: os.truncate(path, LARGE))
+
+
+async def test_a_file_that_grows_while_it_is_streamed(tmp_path: Path) -> None:
+    """The last piece is held back, so that the body is never whole at the old length."""
+    path = tmp_path / "file"
+    body = await body_of(write(path, bytes(SIZE)))
+    with pytest.raises(SourceError, match="the file changed after it was scanned"):
+        await consume(body, lambda: os.truncate(path, SIZE + 1))
+
+
+async def test_a_file_that_is_rewritten_while_it_is_streamed(tmp_path: Path) -> None:
+    """The same length and other bytes: the time of change gives it away."""
+    path = tmp_path / "file"
+    body = await body_of(write(path, bytes(SIZE)))
+
+    def rewrite() -> None:
+        path.write_bytes(b"x" * SIZE)
+        os.utime(path, ns=(1, 1))
+
+    with pytest.raises(SourceError, match="the file changed after it was scanned"):
+        await consume(body, rewrite)
+
+
+async def test_a_file_that_is_removed_while_it_is_streamed_is_still_whole(tmp_path: Path) -> None:
+    """An open file outlives its name; the next attempt finds it gone."""
+    path = tmp_path / "file"
+    body = await body_of(write(path, bytes(SIZE)))
+    assert await consume(body, path.unlink) == SIZE
+    with pytest.raises(SourceError, match="the file cannot be read: no such file or directory"):
+        await consume(body)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+async def test_a_body_that_is_not_read_to_its_end_is_closed(tmp_path: Path) -> None:
+    """Closing the iteration closes the file; so does a cancellation at any step of opening, reading and closing."""
+    path = tmp_path / "file"
+    body = await body_of(write(path, bytes(SIZE)))
+    pieces = aiter(body)
+    assert isinstance(pieces, AsyncGenerator)
+    await anext(pieces)
+    assert open_files(path) == 1
+    await pieces.aclose()
+    assert open_files(path) == 0
+    for steps in range(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consume, body)
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        assert open_files(path) == 0
+
+
+async def test_same_bytes_compares_to_the_last_byte(tmp_path: Path) -> None:
+    """Equal files, a difference in the last byte, a longer file, one that is gone, one that is a pipe now."""
+    source = await folder(tmp_path)
+    one = write(tmp_path / "one", bytes(600_000)).path
+    assert await source.same_bytes(one, write(tmp_path / "copy", bytes(600_000)).path)
+    assert not await source.same_bytes(one, write(tmp_path / "last", bytes(599_999) + b"x").path)
+    assert not await source.same_bytes(one, write(tmp_path / "longer", bytes(600_001)).path)
+    assert not await source.same_bytes(one, str(tmp_path / "gone"))
+    os.mkfifo(tmp_path / "fifo")
+    assert not await source.same_bytes(one, str(tmp_path / "fifo"))

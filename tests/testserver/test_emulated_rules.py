@@ -1,0 +1,268 @@
+"""What a site does to instances, as XNAT does: filters, anonymisation, secondary catalogs; and its settings."""
+
+import hashlib
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from emulated import STUDY, Visitor, dicom, sop, stored, visit
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedSRStorage,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    ImplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+)
+
+from asyncimport.testserver import Project, RowStatus, Script, SeriesFilter, TestXnat, User
+
+pytestmark = pytest.mark.anyio
+THREE = ("StudyDescription", "PatientName", "PatientID")
+
+
+async def only(folder: Path) -> tuple[bytes, pydicom.Dataset]:
+    """Return the only file below a folder."""
+    ((_, content),) = (await stored(folder)).items()
+    return content, pydicom.dcmread(BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    ("series_filter", "admitted"),
+    [
+        (SeriesFilter(("scout.*",)), ["T1", None]),
+        (SeriesFilter(("T1", "T2"), "allowlist"), ["T1"]),
+        (SeriesFilter((".*",), enabled=False), ["T1", "scout 1", None]),
+        (SeriesFilter(("scout",)), ["T1", "scout 1", None]),
+    ],
+)
+@pytest.mark.parametrize("of", ["site", "project"])
+async def test_import_16_filtered_series_get_200_and_no_row(
+    series_filter: SeriesFilter, admitted: list[str | None], of: str
+) -> None:
+    """A pattern matches whole descriptions; what is filtered leaves no trace, and none matches without description."""
+    async with visit() as web:
+        if of == "site":
+            web.xnat.series_filter = series_filter
+        else:
+            web.xnat.project("demo").series_filter = series_filter
+        for number, description in enumerate(("T1", "scout 1", None)):
+            answer = await web.send(dicom(number, SeriesDescription=description), EXPT_LABEL=f"E{number}")
+            assert answer.status == 200
+            assert bool(answer.text) is (description in admitted)
+        assert len(web.xnat.prearchive) == len(admitted) == len(web.xnat.imports)
+
+
+async def test_import_16_filters_can_be_read_by_all() -> None:
+    """The configuration service gives a JSON object of strings, or a table; 404 where there is none."""
+    site, project = "/data/config/seriesImportFilter/config", "/data/projects/demo/config/seriesImportFilter/config"
+    async with visit() as web:
+        for path in (site, project):
+            assert (await web.get(path, contents="true")).status == 404
+        web.xnat.series_filter = SeriesFilter(("a.*", "b"))
+        web.xnat.project("demo").series_filter = SeriesFilter(("c",), "allowlist", enabled=False)
+        assert (await web.get(site, contents="true")).json == {"enabled": "true", "mode": "blacklist", "list": "a.*\nb"}
+        (row,) = (await web.get(project)).rows
+        assert json.loads(row["contents"]) == {"enabled": "false", "mode": "whitelist", "list": "c"}
+        assert (await web.get("/xapi/siteConfig/enableSitewideSeriesImportFilter")).json is True
+        assert (await web.get("/xapi/siteConfig/sitewideSeriesImportFilter")).text == "a.*\nb"
+        assert (await web.get("/xapi/siteConfig/sitewideSeriesImportFilterMode")).text == "blacklist"
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("attributes", [{}, {"StudyDescription": "odd"}, {"PatientName": None, "PatientID": None}])
+async def test_archive_42_the_stock_script_sets_three_attributes(
+    tmp_path: Path, syntax: str, attributes: dict[str, Any]
+) -> None:
+    """Project, subject and session; all else stays, and neither size nor digest is that of what was sent."""
+    sent = dicom(syntax=syntax, **attributes)
+    async with visit(TestXnat(tmp_path)) as web:
+        uri = await web.archived(sent, SUBJECT_ID="subject-7", EXPT_LABEL="session-7")
+        content, dataset = await only(tmp_path)
+        assert [str(dataset[name].value) for name in THREE] == ["demo", "subject-7", "session-7"]
+        (file,) = (await web.get(f"{uri}/files")).rows
+        assert file["digest"] == hashlib.md5(content, usedforsecurity=False).hexdigest()
+        assert file["Size"] == str(len(content))
+        assert content != sent
+        before = pydicom.dcmread(BytesIO(sent))
+        for name in THREE:
+            del dataset[name]
+            before.pop(name, None)
+        assert dataset == before
+        assert dataset.file_meta == before.file_meta
+        assert web.xnat.sop_uids() == {sop(1)}
+
+
+@pytest.mark.parametrize("keep_bytes", [True, False])
+async def test_archive_42_without_kept_bytes_the_books_are_the_same(tmp_path: Path, keep_bytes: bool) -> None:
+    """Sizes and digests do not tell whether bytes are kept."""
+    async with visit(TestXnat(tmp_path, keep_bytes=keep_bytes)) as web:
+        await web.received(dicom())
+        (file,) = web.xnat.prearchive[0].files
+        assert file.size == len(dicom()) + 4  # StudyDescription is new, the other two are shorter
+        assert file.digest is not None
+        assert file.digest != hashlib.md5(dicom(), usedforsecurity=False).digest()
+
+
+async def test_archive_42_large_files_are_rewritten_too(tmp_path: Path) -> None:
+    """More than 8 MiB, of which only the head is in memory."""
+    async with visit(TestXnat(tmp_path)) as web:
+        await web.received(dicom(PixelData=bytes(9 * 1024 * 1024) + b"end!"))
+        content, dataset = await only(tmp_path)
+        assert (dataset.PatientID, dataset.PixelData[-4:]) == ("E", b"end!")
+        (file,) = web.xnat.prearchive[0].files
+        assert (file.size, file.digest) == (len(content), hashlib.md5(content, usedforsecurity=False).digest())
+    async with visit(TestXnat(keep_bytes=False)) as web:
+        await web.received(dicom(PixelData=bytes(9 * 1024 * 1024)))
+        (file,) = web.xnat.prearchive[0].files
+        assert file.digest
+
+
+async def test_import_16_prevent_anon_of_the_creating_request_keeps_the_bytes(tmp_path: Path) -> None:
+    """It counts for the row."""
+    async with visit(TestXnat(tmp_path)) as web:
+        await web.received(dicom(), prevent_anon="true")
+        assert (await only(tmp_path))[0] == dicom()
+        await web.received(dicom())
+        assert (await only(tmp_path))[0] == dicom()
+
+
+async def test_import_16_a_rejecting_script_gets_200_and_leaves_a_row(tmp_path: Path) -> None:
+    """No file, an empty reply; the row has been made. A file of that instance which was there is gone too."""
+    async with visit(TestXnat(tmp_path)) as web:
+        await web.received(dicom(1))
+        web.xnat.script = Script(reject=lambda header: header.modality == "MR")
+        answer = await web.send(dicom(1))
+        assert (answer.status, answer.text) == (200, "")
+        assert (await web.send(dicom(1), EXPT_LABEL="F")).text == ""
+        assert [(row.name, list(row.files)) for row in web.xnat.prearchive] == [("E", []), ("F", [])]
+        assert web.xnat.prearchive[0].status is RowStatus.RECEIVING
+        assert not await stored(tmp_path)
+        assert await web.received(dicom(2, Modality="CT"))
+        assert (await web.send(dicom(PixelData=bytes(9 * 1024 * 1024)))).text == ""
+        assert len(await stored(tmp_path)) == 1
+
+
+async def test_import_16_a_script_may_give_instances_other_uids(tmp_path: Path) -> None:
+    """What is archived has another SOPInstanceUID, in the file, its meta information and the catalog."""
+    script = Script(rewrite=False, map_uid=lambda uid: f"2.25.{uid.replace('.', '')}")
+    async with visit(TestXnat(tmp_path, anonymise=script)) as web:
+        uri = await web.archived(dicom(1))
+        mapped = "2.25." + sop(1).replace(".", "")
+        assert web.xnat.sop_uids() == {mapped}
+        assert web.xnat.imports[0].sop_uid == sop(1)
+        _, dataset = await only(tmp_path)
+        assert dataset.SOPInstanceUID == dataset.file_meta.MediaStorageSOPInstanceUID == mapped
+        assert dataset.PatientID == "PID"
+        assert f'UID="{mapped}"' in (await web.get(f"{uri}/scans/1/resources/DICOM")).text
+
+
+async def test_archive_42_anonymisation_can_be_asked_for() -> None:
+    """The site's script is on as XNAT comes; a project's is not; it can be switched off."""
+    async with visit() as web:
+        assert (await web.get("/xapi/anonymize/site/enabled")).json is True
+        assert "(0010,0020) := session" in (await web.get("/xapi/anonymize/site")).text
+        assert (await web.get("/xapi/siteConfig/enableSitewideAnonymizationScript")).json is True
+        assert (await web.get("/xapi/anonymize/projects/demo/enabled")).json is False
+        assert (await web.get("/xapi/anonymize/projects/nope/enabled")).status == 403
+        web.xnat.project("demo").script = Script(reject=lambda _: True, map_uid=lambda uid: uid)
+        assert (await web.get("/xapi/anonymize/projects/demo/enabled")).json is True
+        assert (await web.get("/xapi/anonymize/projects/demo")).text.endswith("reject\n")
+    async with visit(TestXnat(anonymise=False)) as web:
+        assert (await web.get("/xapi/anonymize/site/enabled")).json is False
+        assert (await web.get("/xapi/anonymize/site")).text == ""
+        await web.received(dicom())
+        (file,) = web.xnat.prearchive[0].files
+        assert file.digest == hashlib.md5(dicom(), usedforsecurity=False).digest()
+
+
+async def test_a_projects_script_runs_when_archiving(tmp_path: Path) -> None:
+    """It drops and rewrites files; when it drops them all, the archiving fails and the row says ERROR."""
+    xnat = TestXnat(tmp_path, anonymise=False)
+    xnat.project("demo").script = Script(reject=lambda header: header.modality == "CT", map_uid=lambda uid: uid + ".9")
+    async with visit(xnat) as web:
+        await web.archived(dicom(1), dicom(2, Modality="CT", SeriesNumber=2, SeriesInstanceUID="2"))
+        assert web.xnat.sop_uids() == {sop(1) + ".9"}
+        _, dataset = await only(tmp_path)
+        assert (dataset.SOPInstanceUID, dataset.PatientID) == (sop(1) + ".9", "E")
+        uri = await web.built(dicom(3, Modality="CT", SeriesInstanceUID="3"), EXPT_LABEL="F")
+        assert (await web.archive(uri)).status == 500
+        assert await web.status(uri) == "ERROR"
+
+
+async def test_settings_are_for_all_for_administrators_or_unknown() -> None:
+    """A few need no login, a few any, the rest an administrator."""
+    xnat = TestXnat(site_url="https://xnat.example")
+    xnat.add_user(User("admin", "x", all_data=True))
+    async with visit(xnat, user=None, cookies=False) as web:
+        assert (await web.get("/xapi/siteConfig/siteUrl")).text == "https://xnat.example"
+        assert (await web.get("/xapi/siteConfig/checksums")).status == 401
+    async with visit(xnat) as web:
+        assert (await web.get("/xapi/siteConfig/checksums")).json is True
+        assert (await web.get("/xapi/siteConfig/defaultProjectAutoArchiveSetting")).json == 4
+        assert (await web.get("/xapi/siteConfig/sessionXmlRebuilderInterval")).json == 5
+        assert (await web.get("/xapi/siteConfig/preventCrossModalityMerge")).status == 403
+    async with visit(xnat, user="admin") as web:
+        assert (await web.get("/xapi/siteConfig/preventCrossModalityMerge")).json is True
+        assert (await web.get("/xapi/siteConfig/nope")).status == 404
+
+
+OTHERS = (SecondaryCaptureImageStorage, KeyObjectSelectionDocumentStorage, GrayscaleSoftcopyPresentationStateStorage)
+
+
+async def sent_with_others(web: Visitor) -> str:
+    """Archive a session of an image, a report of a kind that counts as one, and three objects that do not."""
+    bodies = [dicom(number, SOPClassUID=uid) for number, uid in enumerate((CTImageStorage, EnhancedSRStorage, *OTHERS))]
+    return await web.archived(*bodies)
+
+
+async def test_what_is_no_image_is_catalogued_as_secondary(tmp_path: Path) -> None:
+    """By its SOP class alone, within the same scan; format DICOM all the same."""
+    async with visit(TestXnat(tmp_path)) as web:
+        uri = await sent_with_others(web)
+        rows = (await web.get(f"{uri}/resources", all="true")).rows
+        assert [(row["cat_id"], row["label"], row["format"], row["content"], row["file_count"]) for row in rows] == [
+            ("1", "DICOM", "DICOM", "RAW", "2"),
+            ("1", "secondary", "DICOM", "secondary", "3"),
+        ]
+        assert len((await web.get(f"{uri}/scans/ALL/files", file_format="DICOM")).rows) == 5
+        (session,) = web.xnat.archived
+        assert set(session.scans["1"].sop_uids("secondary").values()) == {sop(2), sop(3), sop(4)}
+        text = (await web.get(f"{uri}/scans/1/resources/secondary")).text
+        assert text.count("<cat:entry ") == text.count('content="secondary"') == 3
+        for row in (await web.get(f"{uri}/scans/1/resources/secondary/files")).rows:
+            assert (await web.ask("HEAD", row["URI"])).status == 200
+
+
+async def test_secondary_catalogs_can_be_switched_off() -> None:
+    """The preference separateSecondaryDicomOnArchive."""
+    async with visit(TestXnat(separate_secondary=False)) as web:
+        uri = await sent_with_others(web)
+        (row,) = (await web.get(f"{uri}/resources", all="true")).rows
+        assert (row["label"], row["file_count"]) == ("DICOM", "5")
+
+
+async def test_a_site_may_split_a_session_into_two() -> None:
+    """By scan: the reply names one of them, and both have the study's UID."""
+    xnat = TestXnat(split_by=lambda scan: "_PET" if scan.series.modality == "PT" else "_MR")
+    async with visit(xnat) as web:
+        uri = await web.archived(
+            dicom(1), dicom(2, Modality="PT", SeriesNumber=2, SeriesInstanceUID="2"), dicom(3, InstanceNumber=3)
+        )
+        assert uri.endswith("/E_MR")
+        sessions = {session.label: (session.xsi_type, session.study_uid) for session in web.xnat.archived}
+        assert sessions == {"E_MR": ("xnat:mrSessionData", STUDY), "E_PET": ("xnat:petSessionData", STUDY)}
+        assert web.xnat.sop_uids() == {sop(1), sop(2), sop(3)}
+        assert not web.xnat.prearchive
+
+
+async def test_filters_of_projects_that_are_found_by_the_file() -> None:
+    """Routing comes first: the filter is that of the project where the file goes."""
+    async with visit() as web:
+        web.xnat.add_project(Project("other", series_filter=SeriesFilter(("T1.*",))))
+        assert (await web.send(dicom(StudyDescription="other"), PROJECT_ID="")).text == ""
