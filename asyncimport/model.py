@@ -31,6 +31,7 @@ __all__ = [
     "Instance",
     "InstanceState",
     "Outcome",
+    "Patient",
     "Problem",
     "Refused",
     "Repeated",
@@ -130,6 +131,18 @@ class Session:
     study_uid: str
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Patient:
+    """Who a header speaks of, in a form that can be compared; "" is unknown, and agrees with everything.
+
+    Only comparisons leave this class: its repr shows nothing.
+    """
+
+    id: str = ""
+    name: str = ""
+    birth_date: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """A DICOM instance and the session it belongs to; its identity is (session, sop_uid), not its path."""
@@ -138,6 +151,7 @@ class Instance:
     sop_uid: str
     series_uid: str
     session: Session
+    patient: Patient = Patient()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ from asyncimport.model import (
     Verdict,
 )
 from asyncimport.retry import RetryPolicy, retrying
-from asyncimport.routing import Router, UnroutableError
+from asyncimport.routing import Router, UnroutableError, patient_of
 from asyncimport.settings import Options
 
 __all__ = ["Destination", "Source", "Stop", "run"]
@@ -238,7 +238,10 @@ class _Line:
         files = [item for item in batch if isinstance(item, File)]
         ignored = [item for item in batch if isinstance(item, Ignored)]
         known = await self._ask(partial(self._journal.recall, files, retry_refused=self._options.retry_refused))
-        found = await anyio.to_thread.run_sync(lambda: [self._identify(file) for file in known.unknown])
+        # Nothing is lost when a stop leaves the thread behind at a slow disk: it only reads.
+        found = await anyio.to_thread.run_sync(
+            lambda: [self._identify(file) for file in known.unknown], abandon_on_cancel=True
+        )
         admission = await self._ask(partial(self._journal.admit, [*ignored, *found]))
         if admission.twins:
             await self._ask(partial(self._journal.admit, [await self._compare(twin) for twin in admission.twins]))
@@ -258,7 +261,7 @@ class _Line:
             session = self._router.route(identity.study_uid, identity.fields)
         except UnroutableError as error:
             return Ignored(file, FileKind.SKIPPED, f"study {identity.study_uid}: {error}")
-        return Instance(file, identity.sop_uid, identity.series_uid, session)
+        return Instance(file, identity.sop_uid, identity.series_uid, session, patient_of(identity.fields))
 
     async def _compare(self, twin: Twin) -> Ignored:
         file = twin.instance.file
@@ -275,6 +278,8 @@ class _Line:
             self._journal.claim,
             _PARCEL_FILES * self._options.workers,
             most_begun=self._options.max_open_sessions,
+            # One first file for each worker is as much as can be on its way.
+            most_new=self._options.workers,
         )
         async with work, parcels:
             with self._stop.at_once():

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asyncimport.errors import UsageError
-from asyncimport.model import Session
+from asyncimport.model import Patient, Session
 
-__all__ = ["DEFAULT_SESSION", "DEFAULT_SUBJECT", "Router", "UnroutableError", "clean_label"]
+__all__ = ["DEFAULT_SESSION", "DEFAULT_SUBJECT", "Router", "UnroutableError", "clean_label", "patient_of"]
 
 DEFAULT_SUBJECT = "{PatientID}"
 DEFAULT_SESSION = "{PatientID}_{StudyDate}"
@@ -34,6 +34,16 @@ def clean_label(text: str) -> str:
     would end under another name than the one asked for.
     """
     return _UNSAFE.sub("_", text.strip())
+
+
+def patient_of(fields: Mapping[str, str]) -> Patient:
+    """Return the patient of a header. Of the name only its letters count: not case, empty components or spacing.
+
+    A name may come in three groups, alphabetic, ideographic and phonetic (PS3.5 6.2.1.2); the first one is compared.
+    """
+    components = fields.get("PatientName", "").partition("=")[0].split("^")
+    name = "^".join(" ".join(component.split()) for component in components).strip("^").casefold()
+    return Patient(fields.get("PatientID", "").strip(), name, fields.get("PatientBirthDate", "").strip())
 
 
 @dataclass(frozen=True, slots=True)

@@ -291,9 +291,11 @@ def test_the_address_of_a_delivery_never_changes(raw: sqlite3.Connection, other:
 
 def test_labels_and_identities_are_unique(raw: sqlite3.Connection) -> None:
     """A label is one study's whatever its case, a study has one session, an instance one row."""
-    for values in (("P", "S", "e1", "1.2.new"), ("P", "S", "new", E1.study_uid)):
+    for values in (("P", "S", "e1", "1.2.new", ""), ("P", "S", "new", E1.study_uid, "")):
         with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
-            raw.execute("INSERT INTO session (project, subject, label, study_uid) VALUES (?, ?, ?, ?)", values)
+            raw.execute(
+                "INSERT INTO session (project, subject, label, study_uid, patient) VALUES (?, ?, ?, ?, ?)", values
+            )
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
         raw.execute(
             "INSERT INTO instance (session, sop_uid, series_uid, file) SELECT session, sop_uid, 'y', 1 FROM instance"
@@ -358,6 +360,15 @@ def test_no_more_than_the_limit(journal: Journal) -> None:
     journal.admit([instance(f"{of.label}-9", of) for of in (E1, E2, E3)])
     assert names(journal.claim(1, most_begun=9) or []) == ["E1-9"]
     assert names(journal.claim(9, most_begun=9) or []) == ["E2-9", "E3-1", "E3-2", "E3-9"]
+
+
+def test_few_sessions_begin_at_a_time(journal: Journal) -> None:
+    """Not every session that waits begins at once: those that have begun are to end first."""
+    journal.admit([instance(f"{label}-{name}", session(label)) for label in ("A", "B", "C") for name in "12"])
+    first = journal.claim(9, most_begun=9, most_new=2)
+    assert names(first or []) == ["A-1", "B-1"]
+    journal.settle([stored(claim) for claim in first or []])
+    assert names(journal.claim(9, most_begun=9, most_new=2) or []) == ["A-2", "B-2", "C-1"]
 
 
 def test_the_number_of_begun_sessions_is_bounded(journal: Journal, disk: Disk) -> None:

@@ -42,6 +42,7 @@ class Transfer:
     timeouts: Timeouts = field(default_factory=Timeouts)
     overwrite: str = "none"
     reroute: bool = False
+    merge_patients: bool = False
     journal: Path | None = None
     state_dir: Path | None = None
     ca_bundle: Path | None = None
@@ -104,7 +105,13 @@ def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) 
     router = _router(task, task.project)
     totals = Totals()
     path = task.journal or journal_path(task.host, task.project, task.state_dir)
-    with Journal(path, destination=task.host, rules=router.rules, reroute=task.reroute) as journal:
+    with Journal(
+        path,
+        destination=task.host,
+        rules=router.rules,
+        reroute=task.reroute,
+        merge_patients=task.merge_patients,
+    ) as journal:
         outcome.run = str(journal.run)
         try:
             anyio.run(_send, task, source, router, journal, totals, outcome, err, quiet)

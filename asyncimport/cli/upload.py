@@ -92,6 +92,9 @@ def upload(
     ] = 200,
     timeout: Annotated[float, hidden("--timeout", help="Seconds to wait for an answer of the server.")] = 600.0,
     reroute: Annotated[bool, hidden("--reroute", help="Apply changed -S and -E to what was not sent yet.")] = False,
+    merge_patients: Annotated[
+        bool, hidden("--merge-patients", help="Let several patients share a subject label.")
+    ] = False,
     state_dir: StateDir = None,
     journal: JournalFile = None,
     ca_bundle: CaBundle = None,
@@ -149,6 +152,7 @@ def upload(
         timeouts=Timeouts(reply=timeout),
         overwrite=overwrite,
         reroute=reroute,
+        merge_patients=merge_patients,
         journal=journal,
         state_dir=state_dir,
         ca_bundle=ca_bundle,

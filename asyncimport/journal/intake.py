@@ -5,13 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from asyncimport.journal.database import translated
-from asyncimport.journal.store import Store
-from asyncimport.model import File, FileKind, Ignored, Instance, Session
+from asyncimport.journal.registry import Registry
+from asyncimport.model import File, FileKind, Ignored, Instance
 
 __all__ = ["Admission", "Gone", "Intake", "Twin"]
-
-# SQLite sorts the rows of an open session together; more sessions than this are looked up again.
-_SESSIONS_REMEMBERED = 2_000
 
 _CHANGED = "changed on disk after XNAT stored it; the new bytes were not sent"
 _ELSEWHERE = "XNAT holds this instance already, sent from a file that cannot be compared any more"
@@ -45,11 +42,11 @@ class Gone:
     unsent: int
 
 
-class Intake(Store):
+class Intake(Registry):
     """Files in."""
 
     def recall(self, files: Sequence[File], *, retry_refused: bool = False) -> Admission:
-        """Pass the files that are known and unchanged; what is left to send of them waits again.
+        """Pass the files that are known, sound and unchanged; what is left to send of them waits again.
 
         The others are returned as `unknown`, to be looked into and admitted.
         """
@@ -65,10 +62,14 @@ class Intake(Store):
                     (os.fsencode(file.path),),
                 ).fetchone()
                 unchanged = row is not None and row[1] == file.size and row[2] == str(file.mtime_ns)
-                if not unchanged or row[3] == FileKind.UNREADABLE:
+                if not unchanged:
                     unknown.append(file)
                     continue
                 key, _, _, kind, instance, session, state = row
+                # What stood in the way of these may be gone by now.
+                if kind == FileKind.UNREADABLE or (kind == FileKind.SKIPPED and instance is None):
+                    unknown.append(file)
+                    continue
                 # Met a second time in this run, through overlapping sources, it has been passed already.
                 if self._passes(key) and kind == FileKind.INSTANCE:
                     if state == "FAILED" or (state == "REFUSED" and retry_refused):
@@ -95,7 +96,7 @@ class Intake(Store):
                 if isinstance(item, Ignored):
                     self._record(item.file, item.kind, item.reason, item.duplicate_of)
                     continue
-                session = self._session(item.session)
+                session = self._session(item)
                 if isinstance(session, str):
                     self._record(item.file, FileKind.SKIPPED, session, None)
                     continue
@@ -163,43 +164,6 @@ class Intake(Store):
 
     def _is_barred(self, session: int) -> bool:
         return self._one("SELECT EXISTS (SELECT 1 FROM barred WHERE session = ?)", (session,)) == (1,)
-
-    def _session(self, session: Session) -> int | str:
-        """Return the session's key, or the reason why this study cannot have its labels."""
-        known = self._sessions.get((session.project, session.study_uid))
-        key: int
-        if known is None:
-            row = self._db.execute(
-                "SELECT key, subject, label FROM session WHERE project = ? AND study_uid = ?",
-                (session.project, session.study_uid),
-            ).fetchone()
-            if row is None:
-                owner = self._db.execute(
-                    "SELECT study_uid FROM session WHERE project = ? AND label = ? COLLATE NOCASE",
-                    (session.project, session.label),
-                ).fetchone()
-                if owner is not None:
-                    return (
-                        f"study {session.study_uid}: the session label {session.label} belongs to study "
-                        f"{owner[0]} already"
-                    )
-                key = self._insert(
-                    "INSERT INTO session (project, subject, label, study_uid) VALUES (?, ?, ?, ?)",
-                    (session.project, session.subject, session.label, session.study_uid),
-                )
-                known = (key, session)
-            else:
-                known = (row[0], Session(session.project, row[1], row[2], session.study_uid))
-            if len(self._sessions) >= _SESSIONS_REMEMBERED:
-                self._sessions.clear()
-            self._sessions[session.project, session.study_uid] = known
-        key, first = known
-        if first != session:
-            return (
-                f"study {session.study_uid} goes to subject {first.subject}, session {first.label}; by this file's "
-                f"header it would go to subject {session.subject}, session {session.label}"
-            )
-        return key
 
     def _record(self, file: File, kind: FileKind, reason: str | None, instance: int | None) -> int:
         """Write the file's row and return its key; an instance that the path carried before is orphaned.

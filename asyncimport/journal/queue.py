@@ -30,12 +30,12 @@ class Journal(Intake):
     Call it from one thread at a time. Raises from every method: JournalError.
     """
 
-    def claim(self, limit: int, *, most_begun: int) -> list[Claim] | None:
+    def claim(self, limit: int, *, most_begun: int, most_new: int = 1_000) -> list[Claim] | None:
         """Hand out at most `limit` instances, session by session; None when nothing will ever come again.
 
         Of a delivery without a URI one instance goes alone: its answer shows where the rest would go. A new delivery
-        begins only while fewer than `most_begun` sessions occupy the server's prearchive. An empty list means: ask
-        again after the next change.
+        begins only while fewer than `most_begun` sessions occupy the server's prearchive, and at most `most_new` do
+        at a time, so that sessions end before others begin. An empty list means: ask again after the next change.
         """
         claims: list[Claim] = []
         with self._transaction():
@@ -46,6 +46,7 @@ class Journal(Intake):
                 if len(claims) < limit:
                     self._hand_out(session, limit - len(claims), claims)
             (begun,) = self._one("SELECT count(*) FROM begun")
+            most_begun = min(most_begun, begun + most_new)
             session = -1
             while len(claims) < limit and begun < most_begun:
                 (session,) = self._one("SELECT min(session) FROM waiting WHERE session > ?", (session,))

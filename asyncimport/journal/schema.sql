@@ -17,9 +17,21 @@ CREATE TABLE session (
     subject TEXT NOT NULL,
     label TEXT NOT NULL,
     study_uid TEXT NOT NULL,
+    patient TEXT NOT NULL,
     UNIQUE (project, study_uid)
 );
 CREATE UNIQUE INDEX session_label ON session (project, label COLLATE NOCASE);
+
+-- The patients of a subject, by PatientID. Names and birth dates are digests, '' where unknown: enough to compare them.
+CREATE TABLE patient (
+    project TEXT NOT NULL,
+    subject TEXT NOT NULL COLLATE NOCASE,
+    id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    birth_date TEXT NOT NULL,
+    PRIMARY KEY (project, subject, id)
+) WITHOUT ROWID;
+CREATE INDEX patient_id ON patient (project, id);
 
 -- One prearchive row of a session. `uri` is known from the first acknowledged file on.
 CREATE TABLE delivery (

@@ -10,7 +10,6 @@ from typing import Self
 from filelock import FileLock
 
 from asyncimport.journal.database import bind, create_or_open, locked, translated
-from asyncimport.model import Session
 
 __all__ = ["Store"]
 
@@ -52,7 +51,6 @@ class Store:
             self.close_file()
             raise
         self._scan_finished = False
-        self._sessions: dict[tuple[str, str], tuple[int, Session]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -110,6 +108,10 @@ class Store:
             "DELETE FROM instance WHERE session NOT IN (SELECT session FROM delivery) AND state <> 'STORED'"
         )
         self._db.execute("DELETE FROM session WHERE key NOT IN (SELECT session FROM instance)")
+        self._db.execute(
+            "DELETE FROM patient WHERE NOT EXISTS (SELECT 1 FROM session s WHERE s.project = patient.project "
+            "AND s.subject = patient.subject COLLATE NOCASE AND s.patient = patient.id)"
+        )
         # What XNAT holds keeps its file, whatever that holds by now.
         undecided = (
             "kind IN ('INSTANCE', 'DUPLICATE', 'SKIPPED') "
