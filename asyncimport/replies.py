@@ -30,11 +30,13 @@ __all__ = [
     "Reply",
     "Row",
     "ScanResource",
+    "anonymises",
     "archived",
     "catalog",
     "committed",
     "editable_projects",
     "experiment",
+    "experiments",
     "login",
     "project_id",
     "row",
@@ -296,6 +298,28 @@ def experiment(reply: Reply) -> Experiment | None:
         return None
     fields = _item(reply)
     return Experiment(str(fields.get("ID", "")), str(fields.get("label", "")), str(fields.get("UID", "")))
+
+
+def experiments(reply: Reply, study_uid: str) -> list[Experiment]:
+    """Return the archived sessions of a study from a listing (ProjSubExptList), which may hold others too."""
+    _check(reply)
+    if reply.status in {403, 404}:
+        return []
+    found = []
+    for result in _results(reply):
+        # Two shortcuts stand for the same path, and XNAT names the column by either, or by the path.
+        names = ("UID", "studyInstanceUID", "xnat:imagesessiondata/uid")
+        uid = next((result[name] for name in names if result.get(name)), "")
+        if uid == study_uid:
+            found.append(Experiment(result.get("ID", ""), result.get("label", ""), uid))
+    return found
+
+
+def anonymises(reply: Reply) -> bool:
+    """Whether an anonymisation script is in force (AnonymizeApi, `/enabled`); old XNATs cannot be asked."""
+    if reply.status not in {403, 404}:
+        _check(reply)
+    return reply.status == 200 and reply.text.strip().lower() == "true"
 
 
 def scan_resources(reply: Reply) -> list[ScanResource]:

@@ -80,6 +80,7 @@ def item(**fields: Any) -> Reply:
 stored = partial(replies.stored, project="P", expected=None)
 user = partial(replies.user, name="ada")
 
+STUDY = "1.2.3"
 ASKED: dict[str, Callable[[Reply], object]] = {
     "login": replies.login,
     "user": user,
@@ -90,6 +91,8 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "archived": replies.archived,
     "row": replies.row,
     "experiment": replies.experiment,
+    "experiments": lambda reply: replies.experiments(reply, STUDY),
+    "anonymises": replies.anonymises,
     "scan_resources": replies.scan_resources,
     "catalog": replies.catalog,
 }
@@ -261,6 +264,21 @@ VALUES = [
     ("archived", redirect(303, f"https://elsewhere.example.org/xnat{SESSION}"), SESSION),
     ("archived", redirect(303, SESSION.removeprefix("/data")), SESSION),
     # row
+    ("experiments", table({"ID": "X_E1", "label": "E", "UID": STUDY}), [Experiment("X_E1", "E", STUDY)]),
+    ("experiments", table({"ID": "X_E1", "label": "E", "studyInstanceUID": STUDY}), [Experiment("X_E1", "E", STUDY)]),
+    (
+        "experiments",
+        table({"ID": "X_E1", "label": "E", "xnat:imagesessiondata/uid": STUDY}, {"ID": "X_E2", "UID": "9"}, {}),
+        [Experiment("X_E1", "E", STUDY)],
+    ),
+    ("experiments", table(), []),
+    ("experiments", restlet(404, "Unable to identify project"), []),
+    ("experiments", restlet(403, "no"), []),
+    ("anonymises", reply(200, "true"), True),
+    ("anonymises", reply(200, "false"), False),
+    ("anonymises", reply(404), False),
+    ("anonymises", reply(403), False),
+    ("anonymises", tomcat(404, "Not Found"), False),
     ("row", table({"status": "RECEIVING", "name": "E"}), Row("RECEIVING")),
     ("row", table({"name": "E"}), Row("")),
     ("row", table(), None),
@@ -461,7 +479,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     *(
         (call, tomcat(404, "Not Found"), TransientError, OVERLOAD)
         for call in IN_A_RUN
-        if call not in {"committed", "archived"}
+        if call not in {"committed", "archived", "anonymises"}
     ),
     # whatever was asked in a run
     *((call, tomcat(401, "Unauthorized"), LoginExpiredError, {}) for call in IN_A_RUN),

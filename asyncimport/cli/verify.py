@@ -1,5 +1,6 @@
 """`asyncimport verify`: compare the archive with the journal, now or weeks later. It changes nothing."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -22,11 +23,21 @@ from asyncimport.cli.options import (
 )
 from asyncimport.cli.output import consoles, plain, show_error, write_json
 from asyncimport.cli.upload import login_from
-from asyncimport.errors import AsyncimportError, JournalError, TransientError, UnavailableError
+from asyncimport.errors import AsyncimportError, JournalError, RefusedError, TransientError, UnavailableError
 from asyncimport.journal import Ledger
-from asyncimport.model import Session
+from asyncimport.model import Session, SessionReport
 
 __all__ = ["verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A session, how many instances were stored of it, how they were verified, and what is wrong."""
+
+    session: Session
+    files: int
+    verified: str | None
+    problem: str | None
 
 
 def verify(
@@ -42,8 +53,6 @@ def verify(
     no_color: NoColor = False,
 ) -> None:
     """Check that the archive still holds every instance that was stored, by SOPInstanceUID."""
-    from asyncimport.xnat import Credentials
-
     out, err = consoles(no_color=no_color)
     try:
         path = existing_journal(host, project, state_dir, journal)
@@ -54,7 +63,7 @@ def verify(
         )
         if host != about["destination"]:
             raise JournalError(f"the journal {path} belongs to {about['destination']}, not to {host}")
-        found = anyio.run(_compare, path, host, Credentials(name, password), ca_bundle, not insecure)
+        found = anyio.run(_compare, path, host, (name, password), ca_bundle, not insecure)
     except AsyncimportError as error:
         if output is Output.JSON:
             write_json(
@@ -66,7 +75,7 @@ def verify(
             )
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
-    complete = [session for session, _, problem in found if problem is None]
+    complete = [one for one in found if one.problem is None]
     code = 0 if len(complete) == len(found) else 9
     if output is Output.JSON:
         write_json(
@@ -80,60 +89,54 @@ def verify(
                 },
                 "details": [
                     {
-                        "project": session.project,
-                        "subject": session.subject,
-                        "session": session.label,
-                        "study_uid": session.study_uid,
-                        "files": files,
-                        "verified": None if problem else "uids",
-                        "reason": problem,
+                        "project": one.session.project,
+                        "subject": one.session.subject,
+                        "session": one.session.label,
+                        "study_uid": one.session.study_uid,
+                        "files": one.files,
+                        "verified": one.verified,
+                        "reason": one.problem,
                     }
-                    for session, files, problem in found
+                    for one in found
                 ],
             }
         )
     else:
         out.print(
-            Text(
-                f"{len(complete):,} of {len(found):,} sessions hold every instance that was stored",
-                style="bold",
-            )
+            Text(f"{len(complete):,} of {len(found):,} sessions hold every instance that was stored", style="bold")
         )
-        for session, _, problem in found:
-            if problem is not None:
-                out.print(Text(f"  {session.project} / {session.subject} / {session.label}: {plain(problem)}"))
+        for one in found:
+            if one.problem is not None:
+                session = one.session
+                out.print(Text(f"  {session.project} / {session.subject} / {session.label}: {plain(one.problem)}"))
     raise typer.Exit(code)
 
 
 async def _compare(
-    path: Path,
-    host: str,
-    credentials: object,
-    ca_bundle: Path | None,
-    trust_only_known: bool,
-) -> list[tuple[Session, int, str | None]]:
-    """Return each session of the journal, the instances stored of it, and what is wrong, if anything is."""
+    path: Path, host: str, login: tuple[str, str], ca_bundle: Path | None, trust_only_known: bool
+) -> list[_Found]:
+    """Look at each session of the journal."""
     from asyncimport.retry import RetryPolicy
-    from asyncimport.xnat import Credentials, connect, find_experiment, held_uids
+    from asyncimport.xnat import Client, Credentials, compare, connect, find_experiment
 
-    assert isinstance(credentials, Credentials)  # noqa: S101 - for the type checker
     policy = RetryPolicy()
-    found: list[tuple[Session, int, str | None]] = []
+
+    async def look(client: Client, report: SessionReport, uids: frozenset[str]) -> _Found:
+        if report.state != "archived":
+            return _Found(report.session, len(uids), None, f"not archived yet ({report.state})")
+        try:
+            experiment = await find_experiment(client, report.session, policy)
+            if experiment is None:
+                return _Found(report.session, len(uids), None, "the archive has no session of this label and study")
+            found = await compare(client, experiment, report.session, uids, policy)
+        except TransientError as error:
+            raise UnavailableError(str(error), hint="run verify again when the server is back") from error
+        except RefusedError as error:
+            return _Found(report.session, len(uids), None, str(error))
+        problem = f"{found.missing} of {len(uids)} instances are missing" if found.missing else None
+        return _Found(report.session, len(uids), found.verified, problem)
+
     with Ledger.read(path) as ledger:
+        credentials = Credentials(*login)
         async with connect(host, credentials, connections=2, ca_bundle=ca_bundle, verify=trust_only_known) as client:
-            for report, uids in ledger.acknowledged():
-                problem: str | None = None
-                if report.state != "archived":
-                    problem = f"not archived yet ({report.state})"
-                else:
-                    try:
-                        experiment = await find_experiment(client, report.session, policy)
-                        held = await held_uids(client, experiment, policy) if experiment else frozenset()
-                    except TransientError as error:
-                        raise UnavailableError(str(error)) from error
-                    if experiment is None:
-                        problem = "the archive has no session of this label and study"
-                    elif missing := len(uids - held):
-                        problem = f"{missing} of {len(uids)} instances are missing"
-                found.append((report.session, len(uids), problem))
-    return found
+            return [await look(client, report, uids) for report, uids in ledger.acknowledged()]

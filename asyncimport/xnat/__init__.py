@@ -1,17 +1,8 @@
 """The XNAT client: login, images, archive, site. The only package that speaks HTTP."""
 
-from asyncimport.xnat.archive import find_experiment, held_uids
+from asyncimport.xnat.archive import compare, find_experiment
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.site import check_project
 
-__all__ = [
-    "Client",
-    "Credentials",
-    "Timeouts",
-    "Xnat",
-    "check_project",
-    "connect",
-    "find_experiment",
-    "held_uids",
-]
+__all__ = ["Client", "Credentials", "Timeouts", "Xnat", "check_project", "compare", "connect", "find_experiment"]

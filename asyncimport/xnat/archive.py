@@ -1,5 +1,7 @@
 """What the archive holds: find a session, and compare its instances with what XNAT acknowledged."""
 
+from dataclasses import dataclass
+from functools import partial
 from urllib.parse import quote
 
 from asyncimport import replies
@@ -8,7 +10,54 @@ from asyncimport.replies import Experiment
 from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 
-__all__ = ["find_experiment", "held_uids"]
+__all__ = ["Comparison", "compare", "find_experiment", "held_uids"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What came of comparing: `verified` is "uids", "count" where a script gives instances new UIDs, else None.
+
+    `missing` instances were sent and are in none of the study's sessions.
+    """
+
+    verified: str | None
+    missing: int
+
+
+async def compare(
+    client: Client, experiment: Experiment, session: Session, sent: frozenset[str], policy: RetryPolicy
+) -> Comparison:
+    """Compare the SOPInstanceUIDs that were sent with those that the archive holds of the study.
+
+    Raises: TransientError, RefusedError when the archive cannot be read.
+    """
+    held = await held_uids(client, experiment, policy)
+    if sent - held:
+        # XNAT may divide a study (PET and MR, say) into sessions of their own.
+        for other in await _others(client, experiment, session, policy):
+            held |= await held_uids(client, other, policy)
+    missing = len(sent - held)
+    if not missing:
+        return Comparison("uids", 0)
+    if missing == len(sent) <= len(held) and await _anonymises(client, session.project, policy):
+        return Comparison("count", 0)
+    return Comparison(None, missing)
+
+
+async def _others(client: Client, experiment: Experiment, session: Session, policy: RetryPolicy) -> list[Experiment]:
+    path = (
+        f"/data/projects/{session.project}/experiments?xsiType=xnat%3AimageSessionData"
+        f"&xnat%3AimageSessionData%2FUID={session.study_uid}&columns=ID,label,UID&format=json"
+    )
+    found = await client.ask("GET", path, partial(replies.experiments, study_uid=session.study_uid), policy)
+    return [other for other in found if other.accession != experiment.accession]
+
+
+async def _anonymises(client: Client, project: str, policy: RetryPolicy) -> bool:
+    for path in ("/xapi/anonymize/site/enabled", f"/xapi/anonymize/projects/{project}/enabled"):
+        if await client.ask("GET", path, replies.anonymises, policy):
+            return True
+    return False
 
 
 async def find_experiment(client: Client, session: Session, policy: RetryPolicy) -> Experiment | None:

@@ -18,7 +18,7 @@ from asyncimport.errors import RefusedError, TransientError, UnavailableError, w
 from asyncimport.model import Archived, Body, Built, Claim, Delivery, Held, Sealed, Session, Streamed, Verdict
 from asyncimport.replies import Reply, Row
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat.archive import find_experiment, held_uids
+from asyncimport.xnat.archive import compare, find_experiment
 from asyncimport.xnat.client import Client, bounded
 
 __all__ = ["Step", "Xnat", "next_step"]
@@ -197,21 +197,20 @@ class Xnat:
 
     async def _verify(self, sealed: Sealed) -> Verdict:
         """Compare what the archive holds with what XNAT acknowledged."""
-        delivery = sealed.delivery
+        delivery, session = sealed.delivery, sealed.delivery.session
         experiment = await self._find(delivery)
         if experiment is None:
             # XNAT's caches may lag behind its archive by a second.
             raise TransientError("the archived session cannot be found under its label and study")
-        held = await held_uids(self._client, experiment, self._policy)
-        missing = len(sealed.sop_uids - held)
-        if missing:
-            return Held(delivery, f"{missing} of {len(sealed.sop_uids)} instances are missing from the archive")
-        session = delivery.session
-        return Archived(
-            delivery,
-            f"/data/archive/projects/{session.project}/subjects/{session.subject}/experiments/{experiment.label}",
-            "uids",
-        )
+        uri = f"/data/archive/projects/{session.project}/subjects/{session.subject}/experiments/{experiment.label}"
+        try:
+            found = await compare(self._client, experiment, session, sealed.sop_uids, self._policy)
+        except (RefusedError, TransientError):
+            # It is archived; that it could not be looked into is told apart, and `verify` can do it later.
+            return Archived(delivery, uri, None)
+        if found.missing:
+            return Held(delivery, f"{found.missing} of {len(sealed.sop_uids)} instances are missing from the archive")
+        return Archived(delivery, uri, found.verified)
 
 
 async def _pour(body: Streamed, into: MemoryObjectSendStream[bytes]) -> None:
