@@ -91,8 +91,8 @@ class TransientError(AsyncimportError):
     """The call may succeed when repeated.
 
     `retry_after` is the server's own wish in seconds; `overload` means that the server, not this call, is in
-    trouble; `unreachable` that no connection came about; `blames_file` that a repeated answer of this kind is a
-    verdict on the file.
+    trouble; `unreachable` that no connection came about; `cut` that the call may have taken effect, wholly or in part;
+    `blames_file` that a repeated answer of this kind is a verdict on the file.
     """
 
     def __init__(
@@ -102,12 +102,14 @@ class TransientError(AsyncimportError):
         retry_after: float | None = None,
         overload: bool = False,
         unreachable: bool = False,
+        cut: bool = False,
         blames_file: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.overload = overload
         self.unreachable = unreachable
+        self.cut = cut
         self.blames_file = blames_file
 
 

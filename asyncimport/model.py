@@ -55,7 +55,8 @@ class FileKind(StrEnum):
     DUPLICATE = "DUPLICATE"  # the same instance again, byte for byte; stands in if the first copy cannot be read
     SKIPPED = "SKIPPED"  # an instance that we chose not to send, with the reason
     NOT_DICOM = "NOT_DICOM"
-    UNREADABLE = "UNREADABLE"  # DICOM, but without the identifiers, or a file that cannot be opened
+    UNREADABLE = "UNREADABLE"  # DICOM, but truncated or without the identifiers, or a file that cannot be opened
+    CONTAINER = "CONTAINER"  # a zip, tar or the like that holds DICOM, which is passed over
 
 
 class InstanceState(StrEnum):
@@ -365,6 +366,11 @@ class Summary:
     bytes_stored: int
     sessions: tuple[SessionReport, ...]
     problems: tuple[Problem, ...]
+
+    @property
+    def containers(self) -> int:
+        """Archives that hold DICOM and were passed over; they count among what is not DICOM."""
+        return sum(problem.files for problem in self.problems if problem.kind == "container")
 
     def count(self, state: str) -> int:
         """Return the number of sessions in this state."""

@@ -163,7 +163,8 @@ async def run(
     work, work_bell = _bell()
     ready, ready_bell = _bell(options.finalizers)
     parcel_in, parcel_out = anyio.create_memory_object_stream[list[Claim]](2)
-    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](2 * options.workers)
+    # What XNAT has acknowledged and a kill would send again: small, as the recorder settles all there is at once.
+    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](options.workers)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(line.scan, work.clone(), ready.clone())
@@ -314,20 +315,36 @@ class _Line:
             async with self._throttle.slot():
                 return await self._destination.store(claim, body)
 
+        failures: list[TransientError] = []
+
+        def failed(error: TransientError) -> None:
+            failures.append(error)
+            self._slow_down(error)
+
         try:
-            uri = await retrying(attempt, self._policy, on_error=self._slow_down)
+            uri = await retrying(attempt, self._policy, on_error=failed)
         except SourceError as error:
             return Failed(claim, str(error), unreadable=True)
-        except RefusedError as error:
-            return Refused(claim, str(error), whole_session=error.whole_session)
-        except TransientError as error:
-            if error.unreachable:
-                raise UnavailableError(str(error), hint="run the same command again when the server is back") from error
-            if error.blames_file:
-                return Refused(claim, f"{error}, {self._policy.attempts} times")
-            return Failed(claim, f"{error}, {self._policy.attempts} times")
+        except (RefusedError, TransientError) as error:
+            return self._verdict(claim, error, failures)
         self._throttle.succeeded()
         return Stored(claim, uri)
+
+    def _verdict(
+        self, claim: Claim, error: RefusedError | TransientError, failures: Sequence[TransientError]
+    ) -> Refused | Failed:
+        """Judge a file that was not stored, by the last error and those before it."""
+        if isinstance(error, TransientError) and error.unreachable:
+            raise UnavailableError(str(error), hint="run the same command again when the server is back") from error
+        final = isinstance(error, RefusedError) or error.blames_file
+        reason = str(error) if isinstance(error, RefusedError) else f"{error}, {len(failures)} times"
+        if final and any(failure.cut for failure in failures):
+            # XNAT keeps what came of a body that broke off. Refused files are left out of a session that is
+            # archived all the same, and this one would be in it, in part.
+            return Failed(claim, f"{reason}, after an attempt that broke off")
+        if final:
+            return Refused(claim, reason, whole_session=isinstance(error, RefusedError) and error.whole_session)
+        return Failed(claim, reason)
 
     def _slow_down(self, error: TransientError) -> None:
         self._report(Repeated(str(error)))

@@ -12,6 +12,7 @@ import aiofiles
 import anyio
 import anyio.to_thread
 
+from asyncimport.containers import kind_of_container
 from asyncimport.dicom import Identity, NotDicom, Unreadable, identify
 from asyncimport.errors import SourceError, UsageError
 from asyncimport.model import Body, File, FileKind, Ignored
@@ -29,10 +30,19 @@ _BATCH = 512
 class Folder:
     """Directories (or single files), walked in sorted order. Content decides what is DICOM, never a name.
 
-    Raises: UsageError when a root does not exist.
+    A file whose data set ends before it should is unreadable, unless `send_truncated`. Archives that hold DICOM are
+    told apart from what is merely not DICOM, unless `ignore_archives`. Raises: UsageError when a root does not exist.
     """
 
-    def __init__(self, roots: Sequence[str | os.PathLike[str]]) -> None:
+    def __init__(
+        self,
+        roots: Sequence[str | os.PathLike[str]],
+        *,
+        send_truncated: bool = False,
+        ignore_archives: bool = False,
+    ) -> None:
+        self._send_truncated = send_truncated
+        self._ignore_archives = ignore_archives
         self.roots = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
         for root in self.roots:
             if not os.path.lexists(root):
@@ -49,11 +59,16 @@ class Folder:
     def identify(self, file: File) -> Identity | Ignored:
         """Look into a file. It blocks: call it in a worker thread."""
         try:
-            return identify(file.path)
+            identity = identify(file.path)
         except NotDicom as outcome:
+            if not self._ignore_archives and (kind := kind_of_container(file.path)) is not None:
+                return Ignored(file, FileKind.CONTAINER, f"a {kind} archive that holds DICOM")
             return Ignored(file, FileKind.NOT_DICOM, outcome.reason)
         except Unreadable as outcome:
             return Ignored(file, FileKind.UNREADABLE, outcome.reason)
+        if identity.truncated and not self._send_truncated:
+            return Ignored(file, FileKind.UNREADABLE, f"truncated: {identity.truncated}")
+        return identity
 
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
         """Read the bodies of files for one attempt to send them, in one thread hop; large ones are read as they go.

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "asyncimport"
 LAYERS = {
     "errors": 0,
     "model": 0,
-    "dicom": 1,
+    "dicom": 0,
     "routing": 1,
     "replies": 1,
     "retry": 1,

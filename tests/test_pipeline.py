@@ -308,6 +308,26 @@ async def test_a_file_that_xnat_never_reads_is_refused_and_the_rest_archived(
     assert summary.files.stored == 1
 
 
+async def test_a_refusal_after_a_broken_attempt_does_not_let_the_session_go(
+    xnat: TestXnat, url: str, tree: Path, book: Path
+) -> None:
+    """XNAT keeps the part that arrived: the session is not archived with it, but waits until the file is whole."""
+    for number in range(1, 6):
+        write(tree / f"{number}", image(number))
+    answer = Status(400, "unable to read DICOM object upload.dcm")
+    cut = xnat.faults.add(Fault("import", Reset(after_bytes=(tree / "3").stat().st_size - 10), nth=3))
+    xnat.faults.add(Fault("import", answer, nth=4, times=AT_ONCE.attempts - 1))
+    summary = await upload(url, [tree], book, options=ONE)
+    assert cut.hits == 1
+    assert (summary.files.failed, summary.files.refused, summary.files.stored) == (1, 0, 4)
+    assert "after an attempt that broke off" in summary.problems[0].reason
+    assert not xnat.archived
+    summary = await upload(url, [tree], book, options=ONE)
+    assert summary.count("archived") == 1
+    assert xnat.sop_uids() == {sop(number) for number in range(1, 6)}
+    assert not xnat.partial_files()
+
+
 async def test_a_file_without_verdict_keeps_its_session_open(xnat: TestXnat, url: str, tree: Path, book: Path) -> None:
     """Overloaded until the attempts are used up: the file has failed, the session is not archived without it."""
     for number in range(1, 6):

@@ -50,7 +50,7 @@ def exit_code(summary: Summary) -> int:
     What an earlier run saw refused, and is still refused, does not count again.
     """
     files = summary.files
-    if files.skipped or files.unreadable or files.refused or files.failed:
+    if files.skipped or files.unreadable or files.refused or files.failed or summary.containers:
         return 8
     for report in summary.sessions:
         if report.state in {"held", "open"} and report.reason != NOTHING_KEPT:

@@ -43,6 +43,8 @@ class Transfer:
     overwrite: str = "none"
     reroute: bool = False
     merge_patients: bool = False
+    send_truncated: bool = False
+    ignore_archives: bool = False
     journal: Path | None = None
     state_dir: Path | None = None
     ca_bundle: Path | None = None
@@ -90,7 +92,7 @@ def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
                 error=outcome.error,
             )
         )
-    elif outcome.summary is not None and outcome.summary.files.found:
+    elif outcome.summary is not None and (outcome.summary.files.found or outcome.summary.problems):
         show_summary(out, outcome.summary, seconds=seconds)
     if outcome.error is not None:
         show_error(err, outcome.error)
@@ -101,7 +103,7 @@ def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
 
 def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) -> None:
     """Do what may block before the loop begins and after it has ended: disk and journal."""
-    source = Folder(task.sources)
+    source = Folder(task.sources, send_truncated=task.send_truncated, ignore_archives=task.ignore_archives)
     router = _router(task, task.project)
     totals = Totals()
     path = task.journal or journal_path(task.host, task.project, task.state_dir)
@@ -177,7 +179,7 @@ def _router(task: Transfer, project: str) -> Router:
 
 
 def _nothing_found(summary: Summary, source: Folder) -> UsageError | None:
-    if summary.files.found or summary.files.unreadable:
+    if summary.files.found or summary.files.unreadable or summary.containers:
         return None
     return UsageError(
         f"no DICOM found in {', '.join(plain(root) for root in source.roots)}",

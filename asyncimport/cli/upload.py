@@ -92,6 +92,12 @@ def upload(
     ] = 200,
     timeout: Annotated[float, hidden("--timeout", help="Seconds to wait for an answer of the server.")] = 600.0,
     reroute: Annotated[bool, hidden("--reroute", help="Apply changed -S and -E to what was not sent yet.")] = False,
+    truncated: Annotated[
+        str, hidden("--truncated", help="skip or send files whose data set ends before it should.")
+    ] = "skip",
+    ignore_archives: Annotated[
+        bool, hidden("--ignore-archives", help="Do not report zip, tar and gz files that hold DICOM.")
+    ] = False,
     merge_patients: Annotated[
         bool, hidden("--merge-patients", help="Let several patients share a subject label.")
     ] = False,
@@ -116,6 +122,8 @@ def upload(
             raise UsageError("no project", hint="name it with -P")
         if os.path.exists(subject):  # noqa: PTH110 - any text may stand here
             raise UsageError(f"--subject {subject} is the name of a file", hint="give a template such as {PatientID}")
+        if truncated not in {"skip", "send"}:
+            raise UsageError(f"--truncated {truncated} cannot be", hint="give skip or send")
         if overwrite not in {"none", "append", "delete"}:
             raise UsageError(f"--overwrite {overwrite} cannot be", hint="give none, append or delete")
         wanted = {word for word in retry.split(",") if word}
@@ -153,6 +161,8 @@ def upload(
         overwrite=overwrite,
         reroute=reroute,
         merge_patients=merge_patients,
+        send_truncated=truncated == "send",
+        ignore_archives=ignore_archives,
         journal=journal,
         state_dir=state_dir,
         ca_bundle=ca_bundle,

@@ -5,6 +5,7 @@ from the first element on each length leads to the next element, and so to the e
 
 - a length leads past the end, or the file ends within the header of an element (PS3.5 7.1),
 - a sequence or item of undefined length, or encapsulated pixel data, has no delimiter (PS3.5 7.5 and A.4),
+- there is no element at all behind the file meta information,
 - an image has no pixel data, nor the address of a provider of them (PS3.3 C.7.6.3),
 - deflated data do not inflate to their end (PS3.5 A.5).
 
@@ -15,6 +16,7 @@ a sequence that ends without its own before a further element, tags out of order
 """
 
 import struct
+import zlib
 from typing import NamedTuple
 
 from asyncimport.dicom.encoding import (
@@ -36,7 +38,8 @@ from asyncimport.dicom.source import Bytes, File, Inflated
 __all__ = ["DataSet", "data_set_of", "shortfall"]
 
 _ELEMENT, _SEQUENCE, _PIXELS = "an element ends early", "a sequence has no end", "the pixel data ends early"
-_NO_PIXELS, _DEFLATED = "the pixel data is missing", "the deflated data ends early"
+_NO_PIXELS, _DEFLATED = "the pixel data is missing", "the deflated data does not inflate to its end"
+_NOTHING = "the data set is missing"
 
 _SYNTAX = 0x0002_0010
 _BIG_SYNTAX = b"1.2.840.10008.1.2.2"
@@ -72,10 +75,11 @@ class _Element(NamedTuple):
 
 def shortfall(source: Bytes, at: int, encoding: Encoding, sop_class: str) -> str:
     """Say in short what is missing at the end of the data set whose elements begin `at`, or "" if it is whole."""
-    reason = _shortfall(source, at, encoding, sop_class)
-    if isinstance(source, Inflated) and not source.complete():
+    try:
+        reason = _shortfall(source, at, encoding, sop_class)
+        return _DEFLATED if isinstance(source, Inflated) and not source.complete() else reason
+    except zlib.error:
         return _DEFLATED
-    return reason
 
 
 def data_set_of(file: File) -> DataSet:
@@ -121,6 +125,8 @@ def _shortfall(source: Bytes, begin: int, encoding: Encoding, sop_class: str) ->
             at = end
         else:
             return _SEQUENCE
+    if at == begin:
+        return _NOTHING
     return _NO_PIXELS if _must_have_pixels(source, begin, encoding, sop_class) else ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from asyncimport.dicom.beginning import begins_dicom
 from asyncimport.dicom.encoding import PREFIX
-from asyncimport.dicom.ending import DataSet, data_set_of, shortfall
+from asyncimport.dicom.ending import data_set_of, shortfall
 from asyncimport.dicom.identity import Identity, NotDicom, Unreadable, identity, missing_uid
 from asyncimport.dicom.peek import Peeked, peek
 from asyncimport.dicom.reader import fields_by_pydicom
@@ -70,7 +70,7 @@ def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
             reason = f"no {missing}"
     except Unreadable as error:
         reason = error.reason
-    truncated = _shortfall(data_set, fields.get("SOPClassUID", ""))
+    truncated = shortfall(*data_set, fields.get("SOPClassUID", ""))
     if reason:
         # What is missing from a file that was cut is missing because it was cut.
         raise Unreadable(f"truncated: {truncated}" if truncated else reason)
@@ -82,10 +82,3 @@ def _peek_inflated(source: Inflated) -> Peeked | None:
         return peek(source.at(0, _HEAD))
     except zlib.error:
         return None
-
-
-def _shortfall(data_set: DataSet, sop_class: str) -> str:
-    try:
-        return shortfall(*data_set, sop_class)
-    except zlib.error:
-        return ""  # damaged, which is not cut; where it matters, pydicom has said so

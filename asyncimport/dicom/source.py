@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from abc import ABC, abstractmethod
 
 __all__ = ["Bytes", "File", "Inflated"]
 
@@ -9,7 +10,7 @@ _WINDOW = 8 << 10
 _PIECE = 64 << 10
 
 
-class Bytes:
+class Bytes(ABC):
     """Bytes through a window, which is best moved forward."""
 
     def __init__(self, window: bytes) -> None:
@@ -25,18 +26,18 @@ class Bytes:
             offset = 0
         return self.window[offset : offset + count]
 
+    @abstractmethod
     def _read(self, position: int) -> bytes:
         """Read a window that begins at `position`; it may be empty."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def size(self) -> int:
         """Where the bytes end, known when reading has come there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ends_with(self, position: int, last: bytes) -> bool:
-        """Whether these are the last bytes, and lie behind the position."""
-        raise NotImplementedError
+        """Whether these are the last bytes, and none of them lies before the position."""
 
 
 class File(Bytes):
@@ -77,7 +78,7 @@ class Inflated(Bytes):
         self._restart()
 
     def _restart(self) -> None:
-        os.lseek(self._fd, self._begin, os.SEEK_SET)
+        self._packed = self._begin  # where to read on: others move the descriptor's position too
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         self._end = 0  # of what has been inflated
 
@@ -99,7 +100,11 @@ class Inflated(Bytes):
     def _next(self) -> bytes:
         """Inflate a further piece; nothing, when there is no more."""
         while not self._inflate.eof:
-            packed = self._inflate.unconsumed_tail or os.read(self._fd, _PIECE)
+            packed = self._inflate.unconsumed_tail
+            if not packed:
+                os.lseek(self._fd, self._packed, os.SEEK_SET)
+                packed = os.read(self._fd, _PIECE)
+                self._packed += len(packed)
             piece = self._inflate.decompress(packed, _PIECE)
             self._end += len(piece)
             if piece or not packed:

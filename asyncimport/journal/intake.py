@@ -67,7 +67,7 @@ class Intake(Registry):
                     continue
                 key, _, _, kind, instance, session, state = row
                 # What stood in the way of these may be gone by now.
-                if kind == FileKind.UNREADABLE or (kind == FileKind.SKIPPED and instance is None):
+                if kind in {FileKind.UNREADABLE, FileKind.CONTAINER} or (kind == FileKind.SKIPPED and instance is None):
                     unknown.append(file)
                     continue
                 # Met a second time in this run, through overlapping sources, it has been passed already.

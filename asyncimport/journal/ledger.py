@@ -116,11 +116,12 @@ class Ledger:
             (self._run,),
         )
         for kind, state, other_run, count, size in rows:
-            name = kind.lower() if state is None else {"PENDING": "left"}.get(state, state.lower())
+            name = (kind if state is None else state).lower()
+            name = {"pending": "left", "container": "not_dicom"}.get(name, name)
             if other_run and self._run is not None and name in {"stored", "refused"}:
                 name = f"already_{name}"
             counts[name] += count
-            if kind not in {"NOT_DICOM", "UNREADABLE"}:
+            if kind not in {"NOT_DICOM", "CONTAINER", "UNREADABLE"}:
                 found += size
             if name == "stored":
                 stored += size
@@ -146,7 +147,7 @@ class Ledger:
     def _problems(self) -> tuple[Problem, ...]:
         rows = self._db.execute(
             f"SELECT f.kind, f.reason, count(*), min(f.path) FROM {self._files} "  # noqa: S608 - fixed text
-            "WHERE f.kind IN ('SKIPPED', 'UNREADABLE') GROUP BY 1, 2 UNION ALL "
+            "WHERE f.kind IN ('SKIPPED', 'UNREADABLE', 'CONTAINER') GROUP BY 1, 2 UNION ALL "
             f"SELECT i.state, i.reason, count(*), min(f.path) FROM {self._files} "
             "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' "
             "WHERE i.state IN ('REFUSED', 'FAILED') GROUP BY 1, 2 ORDER BY 1, 2"

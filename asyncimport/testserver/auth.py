@@ -113,7 +113,8 @@ class Logins:
 
         The alias and the secret of a token do as well.
         """
-        if (token := self._tokens.find(name)) is not None and secrets.compare_digest(token.secret, password):
+        token = self._tokens.find(name)
+        if token is not None and secrets.compare_digest(token.secret.encode(), password.encode()):
             return self._users.get(token.user)
         user = self._users.get(name)
         if user is None:

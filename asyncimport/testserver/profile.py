@@ -53,6 +53,7 @@ _NOW = Profile(
     archive_prefix="/data",
     has_xapi=True,
 )
+# How 1.7 archives is inferred from 1.8.
 _1_7 = replace(_NOW, version="1.7.6", import_right="edit", default_importer="SI", file_lock="session")
 _1_6 = replace(
     _1_7,

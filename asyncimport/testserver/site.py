@@ -70,11 +70,11 @@ class TestXnat:
     """A whole XNAT site in memory, with its files in a directory, or nowhere.
 
     It starts with the user, the password and the project "demo". Without a directory, or with
-    `keep_bytes=False`, only sizes and digests of files are kept. All settings are in seconds, and as XNAT comes
-    with them unless given; they may be changed at any time, under the same names (`anonymise` as `script`).
+    `keep_bytes=False`, only sizes and digests of files are kept. Times are in seconds; what is not given is as
+    XNAT comes. What rules imports and archiving are attributes of the same names, which may be set at any time.
 
-    `anonymise=False` stores files as they are sent; otherwise three attributes of each are rewritten, by the
-    script of the site or by the one given.
+    `anonymise` is the attribute `script`: None (False) stores files as they are sent; otherwise three attributes
+    of each are rewritten, or what the given script says. A project may have a filter and a script of its own.
     """
 
     __test__ = False  # pytest is not to collect it

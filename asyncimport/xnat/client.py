@@ -59,7 +59,7 @@ def bounded(seconds: float) -> Iterator[anyio.CancelScope]:
         with anyio.fail_after(seconds) as scope:
             yield scope
     except TimeoutError:
-        raise TransientError("the server did not answer in time", overload=True) from None
+        raise TransientError("the server did not answer in time", overload=True, cut=True) from None
 
 
 class Client:
@@ -186,7 +186,7 @@ class Client:
                 f"no connection to the server ({error.strerror or error.os_error})", unreachable=True
             ) from error
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise TransientError(f"the connection broke ({type(error).__name__})", overload=False) from error
+            raise TransientError(f"the connection broke ({type(error).__name__})", cut=True) from error
 
 
 @asynccontextmanager

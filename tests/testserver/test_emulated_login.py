@@ -225,8 +225,10 @@ async def test_archive_10_tokens_stand_for_a_user_for_two_days() -> None:
         assert (await web.get("/data/services/tokens/show")).json == [token]
         web.http.cookie_jar.clear()
         credentials = basic(token["alias"], token["secret"])
-        for _ in range(2):  # the second time with its cookie
-            assert (await web.get("/data/auth", credentials)).text == "User 'demo' is logged in"
+        for fresh in (True, False):  # the second time with its cookie, which stays
+            answer = await web.get("/data/auth", credentials)
+            assert answer.text == "User 'demo' is logged in"
+            assert ("JSESSIONID" in answer.cookies) is fresh
         assert web.xnat.live_logins("demo") == 2
         web.http.cookie_jar.clear()
         clock.seconds += 172_801

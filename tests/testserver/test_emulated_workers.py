@@ -254,6 +254,8 @@ async def test_import_34_with_a_listener_archiving_goes_on_in_the_background() -
             "InProgress",
             "Completed",
         ]
+        await web.archive(await web.built(dicom(2)), **{"http-session-listener": "k1"})
+        assert (await web.get(path)).json["succeeded"] is None  # the key has another job now
         web.http.cookie_jar.clear()
         assert (await web.get(path, basic("other"))).status == 404
 

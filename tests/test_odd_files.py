@@ -1,0 +1,796 @@
+"""What archives of thirty years hold: each odd file is told for what it is, and a file that was cut is told so.
+
+pydicom is the oracle for identities. It calls cut files fine, so for these the oracle is `is_cut`: a slow and simple
+reading of the rule of asyncimport/dicom/ending.py, which shares no code with it.
+"""
+
+import errno
+import importlib.util
+import io
+import os
+import random
+import re
+import shutil
+import string
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom._uid_dict import UID_dictionary
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    JPEG2000,
+    BasicTextSRStorage,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EncapsulatedPDFStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    ImplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+    MediaStorageDirectoryStorage,
+    MRSpectroscopyStorage,
+    RawDataStorage,
+    RLELossless,
+    RTDoseStorage,
+    RTPlanStorage,
+    TwelveLeadECGWaveformStorage,
+)
+from test_dicom import (
+    EXPECTED,
+    PREAMBLE,
+    TEXT,
+    UIDS,
+    by_pydicom,
+    contents,
+    data_set,
+    encoded,
+    meta,
+    outcome,
+    part10,
+    quiet,
+)
+
+from asyncimport.dicom import Identity, identify
+from asyncimport.dicom.images import IMAGE_CLASSES, NEVER_IMAGES
+
+ALPHABET = string.digits + string.ascii_uppercase
+
+# The oracle
+
+
+class Cut(Exception):  # noqa: N818 - a verdict, not a fault
+    """The end of the data set cannot be reached."""
+
+
+def letters(raw: bytes) -> bool:
+    """Whether two bytes are capital letters."""
+    return len(raw) == 2 and all(65 <= byte <= 90 for byte in raw)
+
+
+def number(raw: bytes, order: str) -> int:
+    """Read a number."""
+    return int.from_bytes(raw, "big" if order == "big" else "little")
+
+
+def element(data: bytes, at: int, order: str, *, explicit: bool) -> tuple[int, int, int, bool]:
+    """Read a header: the tag, the length, where the value begins, and whether the VR is a known one."""
+    if len(data) < at + 8:
+        raise Cut
+    group = number(data[at : at + 2], order)
+    tag = group << 16 | number(data[at + 2 : at + 4], order)
+    vr = data[at + 4 : at + 6]
+    if not explicit or group == 0xFFFE:
+        return tag, number(data[at + 4 : at + 8], order), at + 8, True
+    if vr in b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split():
+        if len(data) < at + 12:
+            raise Cut
+        return tag, number(data[at + 8 : at + 12], order), at + 12, True
+    known = vr in b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
+    if known or b"AA" <= vr <= b"ZZ":
+        return tag, number(data[at + 6 : at + 8], order), at + 8, known
+    return tag, number(data[at + 4 : at + 8], order), at + 8, False
+
+
+def after(data: bytes, header: tuple[int, int, int, bool], order: str, *, explicit: bool) -> int:
+    """Return where the element ends."""
+    _, length, at, _ = header
+    if length != 0xFFFFFFFF:
+        return at + length
+    while True:  # the items of a sequence
+        tag, length, begin, _ = element(data, at, order, explicit=explicit)
+        if not tag and not length:
+            raise Cut
+        if tag == 0xFFFEE0DD:
+            return begin
+        if tag != 0xFFFEE000:
+            return at
+        if length == 0xFFFFFFFF:
+            at = after_item(data, begin, order, explicit=explicit and letters(data[begin + 4 : begin + 6]))
+        else:
+            at = begin + length
+
+
+def after_item(data: bytes, at: int, order: str, *, explicit: bool) -> int:
+    """Return where the item ends whose elements begin there."""
+    while True:
+        header = element(data, at, order, explicit=explicit)
+        tag, length, begin, _ = header
+        if not tag and not length:
+            raise Cut
+        if tag >> 16 == 0xFFFE:
+            return begin if tag == 0xFFFEE00D else at
+        at = after(data, header, order, explicit=explicit)
+
+
+def is_cut(content: bytes, places: list[int] | None = None) -> bool:
+    """Judge a whole file; note the `places` where elements at the top begin."""
+    try:
+        return _is_cut(content, [] if places is None else places)
+    except (Cut, zlib.error):
+        return True
+
+
+def _is_cut(data: bytes, places: list[int]) -> bool:
+    at = 132 if data[128:132] == b"DICM" else 0
+    syntax = b""
+    while data[at : at + 2] == b"\2\0":
+        places.append(at)
+        tag, length, begin, _ = element(data, at, "little", explicit=True)
+        at = begin + length
+        if tag == 0x00020010:
+            syntax = data[begin:at].strip(b"\0 ")
+    if syntax in (b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.4.95", b"1.2.840.10008.1.2.4.205"):
+        inflater = zlib.decompressobj(-15)
+        data, at = inflater.decompress(data[at:]), 0
+        if not inflater.eof:
+            return True
+        places = []
+    while data[at : at + 2] == b"\0\0" and any(data[at : at + 8]):
+        _, length, begin, _ = element(data, at, "little", explicit=False)
+        at = begin + length
+    explicit = letters(data[at + 4 : at + 6])
+    guessed_big = not syntax and explicit and data[at + 1] >= 4
+    order = "big" if guessed_big or syntax == b"1.2.840.10008.1.2.2" else "little"
+    return _is_data_set_cut(data, at, order, places, explicit=explicit)
+
+
+def _is_data_set_cut(data: bytes, at: int, order: str, places: list[int], *, explicit: bool) -> bool:
+    seen: dict[int, bytes] = {}
+    while any(data[at : at + 8]):
+        places.append(at)
+        header = element(data, at, order, explicit=explicit)
+        tag, _, begin, _ = header
+        if tag >> 16 == 0xFFFE:
+            at = begin
+            continue
+        if tag in (0x7FE00008, 0x7FE00009, 0x7FE00010):
+            return _is_cut_in_pixels(data, header, order, explicit=explicit)
+        at = after(data, header, order, explicit=explicit)
+        seen[tag] = data[begin:at]
+    if at > len(data) or not seen:
+        return True
+    name = pydicom.uid.UID(seen.get(0x00080016, b"").decode("ascii", "replace").strip("\0 ")).name
+    if name in ("MR Spectroscopy Storage", "Raw Data Storage") or 0x00287FE0 in seen:
+        return False
+    return is_image(name) or {0x00280010, 0x00280011, 0x00280100} <= seen.keys()
+
+
+def _is_cut_in_pixels(data: bytes, header: tuple[int, int, int, bool], order: str, *, explicit: bool) -> bool:
+    _, length, at, _ = header
+    if length != 0xFFFFFFFF:
+        at += length
+    elif len(data) - 8 >= at and data[-8:] == (
+        b"\xff\xfe\xe0\xdd\0\0\0\0" if order == "big" else b"\xfe\xff\xdd\xe0\0\0\0\0"
+    ):
+        return False
+    else:
+        while (fragment := element(data, at, order, explicit=False))[0] != 0xFFFEE0DD:
+            if fragment[0] != 0xFFFEE000 or fragment[1] == 0xFFFFFFFF:
+                return True
+            at = fragment[2] + fragment[1]
+        at = fragment[2]
+    while at < len(data):
+        group = number(data[at : at + 2], order) if len(data) > at + 1 else 0
+        if group <= 0x7FE0 or group == 0xFFFE:
+            return False
+        header = element(data, at, order, explicit=explicit)
+        if not header[3]:
+            return False
+        at = after(data, header, order, explicit=explicit)
+    return at > len(data)
+
+
+def is_image(name: str) -> bool:
+    """Tell by the name of a SOP class whether its instances must have pixel data."""
+    if name in ("Enhanced RT Image Storage", "Enhanced Continuous RT Image Storage"):
+        return False
+    return "Image Storage" in name or name in (
+        "Enhanced US Volume Storage",
+        "Parametric Map Storage",
+        "Segmentation Storage",
+        "Ophthalmic Optical Coherence Tomography B-scan Volume Analysis Storage",
+        "Ophthalmic Thickness Map Storage",
+        "Corneal Topography Map Storage",
+    )
+
+
+def test_image_classes_are_those_named_so() -> None:
+    """A class that is missing hides a cut, and one too many refuses sound files."""
+    classes = {
+        one
+        for one, (_, kind, *_) in UID_dictionary.items()
+        if kind == "SOP Class" and one.startswith("1.2.840.10008.5.1.4.1.1.")
+    }
+    named = {one for one in classes if is_image(UID_dictionary[one][0])}
+    assert named == IMAGE_CLASSES & classes
+    assert {UID_dictionary[one][0] for one in NEVER_IMAGES} == {"MR Spectroscopy Storage", "Raw Data Storage"}
+
+
+# Real files
+
+
+def packaged() -> Iterator[Path]:
+    """Yield all files of the packages that bring DICOM files along; nothing is downloaded."""
+    for package in ("pydicom", "data_store", "pynetdicom", "nibabel"):  # data_store is pydicom-data's
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        yield from sorted(path for path in Path(spec.origin).parent.rglob("*") if path.is_file())
+
+
+def expected_of(content: bytes) -> Identity | tuple[str, str]:
+    """Say what a file is by pydicom's reading of the whole of it, and by the oracle for its end."""
+    if not content:
+        return "NotDicom", "empty"
+    with quiet():
+        header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, force=True)
+        named = [str(header.get(keyword) or "") for keyword in ("SOPClassUID", *UIDS)]
+    if "DirectoryRecordSequence" in header:
+        return "NotDicom", "DICOMDIR"
+    if content[128:132] != b"DICM" and not re.fullmatch(r"[0-9.]+", named[1]):
+        return "NotDicom", "not DICOM"
+    found = by_pydicom(content)
+    cut = is_cut(content)
+    if found is None:
+        return "Unreadable", "truncated" if cut else f"no {UIDS[named.index('', 1) - 1]}"
+    return replace(found, truncated="truncated" if cut else "")
+
+
+def told_of(path: Path) -> Identity | tuple[str, str]:
+    """Identify a file, and of what is missing at its end keep only that something is."""
+    told = outcome(lambda: identify(str(path)))
+    assert told is not None
+    if isinstance(told, Identity):
+        return replace(told, truncated="truncated" if told.truncated else "")
+    return told[0], told[1].partition(":")[0]
+
+
+# Cut on purpose, or made without pixel data to test what reads no pixels. (The 50 of TINY_ALPHA are one make.)
+CUT = {
+    "MR_truncated.dcm": "the pixel data ends early",
+    "rtplan_truncated.dcm": "an element ends early",
+    "emri_small_jpeg_2k_lossless_too_short.dcm": "the pixel data ends early",
+    "chrJapMulti.dcm": "the pixel data is missing",
+    "chrJapMultiExplicitIR6.dcm": "the pixel data is missing",
+    "chrKoreanMulti.dcm": "the pixel data is missing",
+    "csa_slice_norm.dcm": "the pixel data is missing",
+    **{f"IM0000{n}": "the pixel data is missing" for n in (f"{tens}{ones}" for tens in "01" for ones in ALPHABET)},
+}
+
+
+def test_every_file_of_the_packages_is_told_as_the_oracle_tells_it() -> None:
+    """Path by path: who it is, why it is nobody, and whether it was cut."""
+    counts: Counter[str] = Counter()
+    cut = {}
+    for path in packaged():
+        told = told_of(path)
+        assert told == expected_of(path.read_bytes()), path
+        counts[told[1] if isinstance(told, tuple) else told.truncated or "whole"] += 1
+        if isinstance(told, Identity) and told.truncated:
+            cut[path.name] = identify(str(path)).truncated
+    print(dict(counts))  # noqa: T201 - the counts are what the test shows
+    assert cut.items() <= CUT.items()
+    assert counts["whole"] > 180
+    assert counts["not DICOM"] > 900
+    assert counts["DICOMDIR"] == 8
+
+
+def cuts_of(content: bytes, seed: str) -> list[int]:
+    """Choose where to cut: anywhere, in the header, and in small files between and beside all elements; last first."""
+    chance = random.Random(seed)
+    places: list[int] = []
+    is_cut(content, places)
+    chosen = {chance.randrange(len(content)) for _ in range(20)}
+    chosen |= {chance.randrange(min(len(content), 6_000)) for _ in range(20)}
+    if len(content) < 20_000:
+        chosen.update(places, (place + 1 for place in places[::5]), (place - 1 for place in places[::5]))
+    chosen |= {max(len(content) - back, 0) for back in (1, 2, 7, 8, 9)}
+    return sorted((size for size in chosen if 0 <= size < len(content)), reverse=True)
+
+
+def test_wherever_a_file_is_cut_the_oracle_agrees(tmp_path: Path) -> None:
+    """Some 300 files under 1 MB, each cut at 45 places and more: the verdict, and never another's UID."""
+    copy = tmp_path / "cut"
+    counts: Counter[str] = Counter()
+    makes = set()
+    for path in packaged():
+        whole = outcome(lambda path=path: identify(str(path)))  # type: ignore[misc]
+        make = path.parent.name, path.stat().st_size
+        if not isinstance(whole, Identity) or path.stat().st_size > 1 << 20 or (make in makes and make[1] < 1_000):
+            continue
+        makes.add(make)
+        content = path.read_bytes()
+        shutil.copyfile(path, copy)
+        for size in cuts_of(content, path.name):
+            os.truncate(copy, size)
+            told = told_of(copy)
+            cut = is_cut(content[:size])
+            place = f"{path.name} cut at {size}"
+            if isinstance(told, Identity):
+                assert bool(told.truncated) == cut, place
+                assert told.fields.items() <= whole.fields.items(), place
+                assert (told.sop_uid, told.study_uid, told.series_uid) == (
+                    whole.sop_uid,
+                    whole.study_uid,
+                    whole.series_uid,
+                ), place
+                counts["cut" if cut else "whole"] += 1
+            elif told[0] == "Unreadable":
+                assert (told[1] == "truncated") == cut, place
+                counts[told[1]] += 1
+            else:
+                # Too little is left to say that it ever was DICOM.
+                assert size < 140 or content[128:132] != b"DICM", place
+                counts[told[1]] += 1
+    print(dict(counts))  # noqa: T201 - the counts are what the test shows
+    assert counts["cut"] > 5_000
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(contents(), st.lists(st.tuples(st.integers(0, 2_000), st.integers(1, 255)), max_size=2), st.integers(0, 900))
+def test_however_a_file_is_damaged_the_oracle_agrees(
+    tmp_path_factory: pytest.TempPathFactory, sound: bytes, flips: list[tuple[int, int]], cut: int
+) -> None:
+    """Bits that flip change lengths, tags and delimiters: the verdict on the end is the oracle's all the same."""
+    content = bytearray(sound)
+    for at, bits in flips:
+        content[at % len(content)] ^= bits
+    if cut < len(content) and cut % 2:
+        del content[len(content) - cut :]
+    path = tmp_path_factory.getbasetemp() / "damaged-too"
+    path.write_bytes(content)
+    told = told_of(path)
+    if isinstance(told, Identity):
+        assert bool(told.truncated) == is_cut(bytes(content))
+
+
+# Made files, by the names that they have among those who meet them
+
+
+def odd(made: Dataset, syntax: str = ExplicitVRLittleEndian, *, encoding: str | None = None) -> bytes:
+    """Make a file with a preamble and a transfer syntax, and the data set encoded as that says or otherwise."""
+    return PREAMBLE + meta(syntax) + encoded(made, encoding or syntax)
+
+
+def pixels(*fragments: bytes, end: bytes = b"\xfe\xff\xdd\xe0\0\0\0\0") -> bytes:
+    """Encode pixel data in fragments (PS3.5 A.4)."""
+    items = b"".join(b"\xfe\xff\0\xe0" + len(one).to_bytes(4, "little") + one for one in (b"", *fragments))
+    return b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + items + end
+
+
+def without_pixels(sop_class: str | None, **values: object) -> Dataset:
+    """Make an instance of a class, without pixels and what describes them."""
+    return data_set(**{"SOPClassUID": sop_class, "PixelData": None, "Rows": None, "Columns": None} | values)
+
+
+def sequence(*items: Dataset, defined: bool = False) -> Sequence:
+    """Make a sequence; neither it nor its items have a length, unless they shall."""
+    for item in items:
+        item.is_undefined_length_sequence_item = not defined
+    made = Sequence(items)
+    made.is_undefined_length = not defined
+    return made
+
+
+def report(**values: object) -> Dataset:
+    """Make a structured report."""
+    text = Dataset()
+    text.ValueType = "TEXT"
+    text.TextValue = "Fracture."
+    return without_pixels(BasicTextSRStorage, Modality="SR", ContentSequence=sequence(text, text), **values)
+
+
+def pdf() -> Dataset:
+    """Make an encapsulated PDF, which is no image."""
+    return without_pixels(
+        EncapsulatedPDFStorage,
+        MIMETypeOfEncapsulatedDocument="application/pdf",
+        EncapsulatedDocument=b"%PDF-1.7\n%%EOF\n\0",
+    )
+
+
+def waveform() -> Dataset:
+    """Make an electrocardiogram."""
+    channels = Dataset()
+    channels.NumberOfWaveformSamples = 2
+    channels.WaveformBitsAllocated = 16
+    channels.WaveformSampleInterpretation = "SS"
+    channels.add_new(0x5400_1010, "OW", bytes(4))
+    return without_pixels(TwelveLeadECGWaveformStorage, WaveformSequence=sequence(channels))
+
+
+def multiframe() -> Dataset:
+    """Make an enhanced multi-frame image, with one functional group a frame."""
+    frame = Dataset()
+    frame.FrameContentSequence = sequence(Dataset())
+    return data_set(
+        SOPClassUID=EnhancedMRImageStorage, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=sequence(frame, frame)
+    )
+
+
+def private_sequence() -> Dataset:
+    """Make an instance with a private sequence without length before the UIDs."""
+    inner = Dataset()
+    inner.StudyInstanceUID = "6.6.6"
+    made = data_set()
+    made.private_block(0x0009, "ACME", create=True).add_new(1, "SQ", sequence(inner))
+    return made
+
+
+def deflated(content: bytes) -> bytes:
+    """Deflate without a header (PS3.5 A.5)."""
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(content) + packer.flush()
+
+
+IMPLICIT_ITEMS = (  # in an element of unknown VR the items are implicit (PS3.5 6.2.2)
+    b"\x41\0\x01\x10UN\0\0\xff\xff\xff\xff"
+    b"\xfe\xff\0\xe0\xff\xff\xff\xff\x08\0\x60\0\x02\0\0\0MR\xfe\xff\x0d\xe0\0\0\0\0"
+    b"\xfe\xff\xdd\xe0\0\0\0\0"
+)
+BODY = encoded(data_set(PixelData=None))
+HEAD = PREAMBLE + meta() + BODY
+ELSEWHERE = data_set(PixelData=None, PixelDataProviderURL="http://pacs/1")
+SYNTAXES = sorted(
+    one for one, (_, kind, *_) in UID_dictionary.items() if kind == "Transfer Syntax" and ".1.2.4." in one
+)
+COMPRESSED = [
+    *(one for one in SYNTAXES if one not in ("1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")),
+    *(RLELossless, "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.8.1"),
+    *("1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111", "1.2.840.10008.1.2.4.112"),  # JPEG XL
+    *("1.3.6.1.4.1.5962.300.2", "1.2.276.0.99.1"),  # private
+]
+
+WHOLE = {
+    "no preamble, implicit": encoded(data_set(), ImplicitVRLittleEndian),
+    "no preamble, explicit": encoded(data_set()),
+    "no preamble, big endian": encoded(data_set(), ExplicitVRBigEndian),
+    "no preamble, but meta": meta() + encoded(data_set()),
+    "a preamble of TIFF": b"II*\0" + odd(data_set())[4:],
+    "meta without group length": odd(data_set()),
+    "meta without transfer syntax": PREAMBLE + meta(None) + encoded(data_set()),
+    "meta without transfer syntax, big": PREAMBLE + meta(None) + encoded(data_set(), ExplicitVRBigEndian),
+    "meta names another instance": PREAMBLE + meta(MediaStorageSOPInstanceUID="9.9") + encoded(data_set()),
+    "meta names another class": PREAMBLE + meta(MediaStorageSOPClassUID=RTPlanStorage) + encoded(data_set()),
+    "meta says explicit, data implicit": odd(data_set(), encoding=ImplicitVRLittleEndian),
+    "meta says implicit, data explicit": odd(data_set(), ImplicitVRLittleEndian, encoding=ExplicitVRLittleEndian),
+    "big endian": odd(data_set(), ExplicitVRBigEndian),
+    "implicit": odd(data_set(), ImplicitVRLittleEndian),
+    "deflated": part10(data_set(), DeflatedExplicitVRLittleEndian),
+    "deflated, odd length padded": part10(data_set(), DeflatedExplicitVRLittleEndian) + b"\0",
+    "deflated, with fragments": PREAMBLE + meta(DeflatedExplicitVRLittleEndian) + deflated(BODY + pixels(b"ab")),
+    **{f"compressed: {one}": PREAMBLE + meta(one) + BODY + pixels(b"abcd") for one in COMPRESSED},
+    "compressed, padded": PREAMBLE + meta(JPEG2000) + BODY + pixels(b"ab") + bytes(100),
+    "compressed, trailing padding": HEAD + pixels(b"ab") + b"\xfc\xff\xfc\xffOB\0\0\x04\0\0\0\0\0\0\0",
+    "a command set before the data set": PREAMBLE + meta() + b"\0\0\0\x01\x02\0\0\0\x01\0" + encoded(data_set()),
+    "private sequence, undefined length": odd(private_sequence()),
+    "private sequence, implicit": odd(private_sequence(), ImplicitVRLittleEndian),
+    "private sequence, big endian": odd(private_sequence(), ExplicitVRBigEndian),
+    "zeros behind the end": odd(data_set()) + bytes(1_000),
+    "few zeros behind the end": odd(data_set()) + bytes(3),
+    "a stray line break": odd(data_set()) + b"\r\n",
+    "stray text": odd(data_set()) + b"-- end of file --",
+    "trailing padding": odd(data_set()) + b"\xfc\xff\xfc\xffOB\0\0\x04\0\0\0\0\0\0\0",
+    "trailing padding, big endian": odd(data_set(), ExplicitVRBigEndian)
+    + b"\xff\xfc\xff\xfcOB\0\0\0\0\0\x04\0\0\0\0",
+    "floats as pixels": HEAD + b"\xe0\x7f\x08\0OF\0\0\x04\0\0\0\0\0\0\0",
+    "pixels at a provider": odd(ELSEWHERE, "1.2.840.10008.1.2.4.94"),
+    "a stray delimiter": HEAD + b"\xfe\xff\x0d\xe0\0\0\0\0" + pixels(b"ab"),
+    "a sequence without its delimiter, and more": HEAD
+    + b"\x40\0\x75\x02SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\x02\0\0\0ab"
+    + pixels(b"ab"),
+    "implicit items of unknown VR": HEAD + IMPLICIT_ITEMS + pixels(b"ab"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Callable[[bytes], Identity | tuple[str, str] | None]:
+    """Return a function that identifies a file with that content."""
+
+    def tell(content: bytes) -> Identity | tuple[str, str] | None:
+        path = tmp_path / "odd"
+        path.write_bytes(content)
+        return outcome(lambda: identify(str(path)))
+
+    return tell
+
+
+Tell = Callable[[bytes], Identity | tuple[str, str] | None]
+
+
+@pytest.mark.parametrize("content", WHOLE.values(), ids=WHOLE)
+def test_odd_images_are_known_and_whole(told: Tell, content: bytes) -> None:
+    """Whatever is odd about it: it is the same instance, and nothing of it is missing."""
+    assert told(content) == EXPECTED
+    assert not is_cut(content)
+
+
+OTHERS = {
+    "structured report": report(),
+    "encapsulated PDF": pdf(),
+    "waveform": waveform(),
+    "enhanced multi-frame": multiframe(),
+    "presentation state": without_pixels(GrayscaleSoftcopyPresentationStateStorage),
+    "key objects": without_pixels(KeyObjectSelectionDocumentStorage),
+    "RT plan": without_pixels(RTPlanStorage),
+    "RT dose without a grid": without_pixels(RTDoseStorage),
+    "spectroscopy, which has rows": without_pixels(MRSpectroscopyStorage, Rows=1, Columns=1, BitsAllocated=16),
+    "raw data, which may have anything": without_pixels(RawDataStorage, Rows=1, Columns=1, BitsAllocated=16),
+    "private class": without_pixels("1.2.276.0.99.2", Rows=1, Columns=1),
+    "no class": without_pixels(None),
+}
+
+
+@pytest.mark.parametrize("made", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_what_is_no_image_needs_no_pixels(told: Tell, made: Dataset, syntax: str) -> None:
+    """Reports, documents, curves and plans are whole without pixel data, in every encoding."""
+    content = odd(made, syntax)
+    got = told(content)
+    assert isinstance(got, Identity)
+    assert (got.sop_uid, got.study_uid, got.series_uid) == ("1.2.3.4", "1.2.3", "1.2.3.9")
+    assert got.truncated == ""
+    assert not is_cut(content)
+
+
+JPEG = PREAMBLE + meta(JPEG2000) + BODY
+SHORT = {
+    "native pixels": (odd(data_set())[:-1], "the pixel data ends early"),
+    "native pixels, implicit": (odd(data_set(), ImplicitVRLittleEndian)[:-1], "the pixel data ends early"),
+    "native pixels, big endian": (odd(data_set(), ExplicitVRBigEndian)[:-1], "the pixel data ends early"),
+    "no delimiter": (JPEG + pixels(b"abcd", end=b""), "the pixel data ends early"),
+    "half a delimiter": (JPEG + pixels(b"abcd")[:-4], "the pixel data ends early"),
+    "within a fragment": (JPEG + pixels(b"abcd", end=b"")[:-2], "the pixel data ends early"),
+    "a delimiter long before": (JPEG + pixels() + pixels(b"abcd")[12:-8], ""),
+    "no fragment": (JPEG + pixels()[:12], "the pixel data ends early"),
+    "only zeros follow": (JPEG + pixels(b"abcd", end=bytes(64)), "the pixel data ends early"),
+    "no pixels": (HEAD, "the pixel data is missing"),
+    "no pixels, implicit": (odd(data_set(PixelData=None), ImplicitVRLittleEndian), "the pixel data is missing"),
+    "zeros instead of pixels": (HEAD + bytes(4_096), "the pixel data is missing"),
+    "no pixels nor their description": (odd(without_pixels(CTImageStorage)), "the pixel data is missing"),
+    "private class that describes pixels": (
+        odd(data_set(SOPClassUID="1.2.276.0.99.2", PixelData=None, BitsAllocated=16)), "the pixel data is missing",
+    ),
+    "RT dose with a grid": (
+        odd(data_set(SOPClassUID=RTDoseStorage, PixelData=None, BitsAllocated=16)), "the pixel data is missing",
+    ),
+    "a report within its sequence": (odd(report())[:-10], "a sequence has no end"),
+    "a report before the last delimiter": (odd(report())[:-8], "a sequence has no end"),
+    "a report of defined lengths": (
+        odd(without_pixels(BasicTextSRStorage, ContentSequence=sequence(data_set(), defined=True)))[:-1],
+        "an element ends early",
+    ),
+    "a PDF": (odd(pdf())[:-1], "an element ends early"),
+    "a waveform": (odd(waveform())[:-20], "a sequence has no end"),
+    "within a header": (odd(pdf()) + b"\x70\0\x01\0", "an element ends early"),
+    "within a long header": (odd(pdf()) + b"\x70\0\x01\0SQ\0\0\x01", "an element ends early"),
+    "a header behind the pixels": (odd(data_set()) + b"\xfa\xff\xfa\xffSQ", "an element ends early"),
+    "an element behind the pixels": (odd(data_set()) + b"\xe1\x7f\x10\0LO\x04\0ab", "an element ends early"),
+    "a sequence behind the pixels": (
+        odd(data_set()) + b"\xfa\xff\xfa\xffSQ\0\0\xff\xff\xff\xff", "a sequence has no end",
+    ),
+    "deflated": (
+        part10(data_set(), DeflatedExplicitVRLittleEndian)[:-4], "the deflated data does not inflate to its end",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "reason"), SHORT.values(), ids=SHORT)
+def test_what_is_missing_is_told(told: Tell, content: bytes, reason: str) -> None:
+    """A file that was cut behind the UIDs is still known, and what it lacks is said."""
+    got = told(content)
+    assert isinstance(got, Identity)
+    assert got.truncated == reason
+    assert is_cut(content) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param(PREAMBLE, "the data set is missing", id="behind the prefix"),
+        pytest.param(PREAMBLE + meta(), "the data set is missing", id="behind the meta information"),
+        pytest.param(PREAMBLE + meta()[:-3], "an element ends early", id="in the meta information"),
+        pytest.param(PREAMBLE + meta() + bytes(500), "the data set is missing", id="zeros instead of a data set"),
+        pytest.param(HEAD[: HEAD.index(b"1.2.3.9") + 3], "an element ends early", id="in a UID"),
+        pytest.param(HEAD[: HEAD.index(b"\x20\0\x0e\0")], "the pixel data is missing", id="between the UIDs"),
+        pytest.param(
+            part10(data_set(), DeflatedExplicitVRLittleEndian)[:-60],
+            "the deflated data does not inflate to its end",
+            id="deflated",
+        ),
+    ],
+)
+def test_what_was_cut_before_the_uids_is_no_instance(told: Tell, content: bytes, reason: str) -> None:
+    """Half a UID is another's: a file that was cut there is read as nobody, and the reason is the cut."""
+    assert told(content) == ("Unreadable", f"truncated: {reason}")
+    assert is_cut(content)
+
+
+@pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO 2022 IR 6\\ISO 2022 IR 87"])
+def test_a_large_deflated_file_is_walked_to_its_end(told: Tell, charset: str) -> None:
+    """It is inflated a piece at a time, and pydicom may read the file in between."""
+    noise = random.Random(1).randbytes(300_000)
+    # The escape sequence leads the peek to decline.
+    made = data_set(SpecificCharacterSet=charset.split("\\"), StudyDescription="Hand\x1b(B", PixelData=noise)
+    content = part10(made, DeflatedExplicitVRLittleEndian)
+    got = told(content)
+    assert isinstance(got, Identity)
+    assert got.truncated == ""
+    cut = told(content[:250_000])
+    assert "does not inflate" in (cut.truncated if isinstance(cut, Identity) else str(cut))
+
+
+def test_a_referenced_deflated_data_set_is_inflated(told: Tell) -> None:
+    """JPIP Referenced Deflate is deflated too, which pydicom does not know."""
+    assert told(PREAMBLE + meta("1.2.840.10008.1.2.4.95") + deflated(encoded(ELSEWHERE))) == EXPECTED
+
+
+UIDS_THAT_BREAK_RULES = {
+    "leading zeros": "1.02.0003",
+    "over 64 characters": "1." * 40 + "1",
+    "letters": "1.2.x.STUDY",
+    "a hyphen": "1.2-3",
+    "one number": "7",
+}
+
+
+@pytest.mark.parametrize("value", UIDS_THAT_BREAK_RULES.values(), ids=UIDS_THAT_BREAK_RULES)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_uids_that_break_the_rules_are_kept(told: Tell, value: str, syntax: str) -> None:
+    """What a file says is who it is (PS3.5 9.1 says otherwise): archives must still be able to route it."""
+    got = told(odd(data_set(**dict.fromkeys(UIDS, value)), syntax))
+    assert isinstance(got, Identity)
+    assert (got.sop_uid, got.study_uid, got.series_uid) == (value, value, value)
+
+
+@pytest.mark.parametrize("padding", [b"1.2.3.4 ", b"1.2.3.4\0", b" 1.2.3.4"], ids=["space", "null", "leading"])
+def test_padding_is_none_of_a_uid(told: Tell, padding: bytes) -> None:
+    """Some pad with a space, which the rules forbid, and the archive would take it for another's."""
+    got = told(odd(data_set()).replace(b"1.2.3.4\0", padding))
+    assert got == EXPECTED
+
+
+def test_values_several_slashed_and_too_long(told: Tell) -> None:
+    """Values are text as it is in the file: several of them, slashes, and more than the VR allows."""
+    values = {
+        "OtherPatientIDs": ["A/1", "B/2"],
+        "StudyID": "2024/07/001",
+        "AccessionNumber": "A" * 100,
+        "PatientID": "P" * 70,
+        "StudyDescription": ["Knie", "links"],
+        "PatientName": "A^B^C^D^E",
+        "Modality": ["MR", "PT"],
+    }
+    for syntax in ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian:
+        got = told(odd(data_set(**values), syntax))
+        assert isinstance(got, Identity)
+        for keyword, value in values.items():
+            assert got.fields[keyword] == ("\\".join(value) if isinstance(value, list) else value)
+
+
+def test_every_character_set_is_read(told: Tell) -> None:
+    """The names in pydicom's files of all character sets, as pydicom reads them."""
+    files = [path for path in packaged() if path.parent.name == "charset_files" and path.name.startswith("chr")]
+    named = 0
+    for path in files:
+        got = told(path.read_bytes())
+        if isinstance(got, Identity):
+            with quiet():
+                assert got.fields["PatientName"] == str(pydicom.dcmread(path).PatientName), path.name
+            named += not got.fields["PatientName"].isascii()
+    assert named > 10
+
+
+FOREIGN = {
+    "empty": (b"", "empty"),
+    "text": (TEXT, "not DICOM"),
+    "text with DICM by chance": (TEXT[:128] + b"DICM" + TEXT, "not DICOM"),
+    "TIFF": (b"II*\0\x08\0\0\0" + bytes(200), "not DICOM"),
+    "DICOMDIR": (PREAMBLE + meta(MediaStorageSOPClassUID=MediaStorageDirectoryStorage) + bytes(8), "DICOMDIR"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), FOREIGN.values(), ids=FOREIGN)
+def test_what_is_none_of_ours_is_told_apart(told: Tell, content: bytes, reason: str) -> None:
+    """An empty file hints at a copy that failed, a DICOMDIR at a disc, and the rest is just other files."""
+    assert told(content) == ("NotDicom", reason)
+
+
+@pytest.mark.parametrize("uid", UIDS)
+def test_a_missing_uid_is_told_apart_from_a_cut(told: Tell, uid: str) -> None:
+    """In a file that is whole, the reason names the UID."""
+    assert told(odd(data_set(**{uid: None}))) == ("Unreadable", f"no {uid}")
+
+
+# What the system does not let us read
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Give up root's rights for a while, who may read everything."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def system_says(number: int) -> tuple[str, str]:
+    """Return the reason as the system words it."""
+    return "Unreadable", os.strerror(number).lower()
+
+
+def test_a_file_without_permission(tmp_path: Path) -> None:
+    """It is told apart from a file that is gone, as somebody can help it."""
+    (tmp_path / "locked").write_bytes(odd(data_set()))
+    (tmp_path / "locked").chmod(0)
+    with unprivileged():
+        got = outcome(lambda: identify(str(tmp_path / "locked")))
+    assert got == system_says(errno.EACCES)
+
+
+def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
+    """Vanished, a broken link, a link loop, a path through a file, a name that is too long, a pipe: never a crash."""
+    (tmp_path / "file").write_bytes(odd(data_set()))
+    (tmp_path / "broken").symlink_to("gone")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    told = {name: outcome(lambda name=name: identify(str(tmp_path / name))) for name in  # type: ignore[misc]
+            ("gone", "broken", "loop", "file/below", "n" * 300, "pipe", ".")}  # fmt: skip
+    assert told == {
+        "gone": ("Unreadable", "vanished"),
+        "broken": ("Unreadable", "vanished"),
+        "loop": system_says(errno.ELOOP),
+        "file/below": system_says(errno.ENOTDIR),
+        "n" * 300: system_says(errno.ENAMETOOLONG),
+        "pipe": ("Unreadable", "not a regular file"),
+        ".": ("Unreadable", "not a regular file"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"n" * 200, b"deep/" * 60 + b"file", b"\xff\xfe.dcm", "Bärbel 渡辺".encode(), b"[red]\x1b[31m", b" ", b"-rf"],
+    ids=["200 characters", "60 directories", "not UTF-8", "UTF-8", "markup", "a space", "an option"],
+)
+def test_names_of_every_kind(tmp_path: Path, name: bytes) -> None:
+    """A path is bytes, or these as text; what it says does not matter."""
+    path = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - pathlib takes no bytes
+    os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+    with open(path, "wb") as stream:  # noqa: PTH123
+        stream.write(odd(data_set()))
+    assert identify(path) == identify(os.fsdecode(path)) == EXPECTED
