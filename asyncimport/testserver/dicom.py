@@ -45,6 +45,8 @@ class Layout:
     little: bool
     deflated: bool
     utf8: bool
+    goes_on: bool
+    """Whether more comes behind the header: if not, a body that broke off may have broken off within it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +168,10 @@ def _values(file: BytesIO, size: int, start: int, *, implicit: bool, little: boo
     # pydicom skips over values without looking whether they are there: only the position tells.
     if file.tell() > size:
         raise InvalidDicomError("the header is cut")
+    goes_on = file.tell() < size
     watch(_END, None, 0)
     utf8 = b"ISO_IR 192" in values.get(_CHARSET, b"")
-    return values, Layout(start, tuple(spots), implicit, little, deflated, utf8)
+    return values, Layout(start, tuple(spots), implicit, little, deflated, utf8, goes_on)
 
 
 _END = BaseTag(0xFFFF_FFFF)

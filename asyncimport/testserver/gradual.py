@@ -105,11 +105,16 @@ def _record(call: Call, row: PrearchiveRow, header: Header, body: Body) -> str:
 
 
 def _identify(body: Body, name: str) -> Header:
-    """Read the header or refuse the file, with the texts of GradualDicomImporter."""
+    """Read the header or refuse the file, with the texts of GradualDicomImporter.
+
+    Of a body that breaks off within the header nothing is kept: the file has no name yet.
+    """
     try:
         header = read_header(body.head)
     except NotDicomError:
         raise Refused(400, f"unable to read DICOM object {name}") from None
+    if not body.complete and not header.layout.goes_on:
+        raise Refused(400, f"unable to read DICOM object {name}")
     if not header.sop_class:
         raise Refused(400, f"object {name} contains no SOP Class UID")
     if not header.sop_uid:

@@ -354,6 +354,18 @@ async def test_import_15_a_scripted_cut_after_so_many_bytes() -> None:
         assert [file.size for file in web.xnat.partial_files()] == [1000]
 
 
+@pytest.mark.parametrize("after_bytes", [100, 200, 330])
+async def test_import_15_a_cut_within_the_header_leaves_nothing(after_bytes: int) -> None:
+    """XNAT names a file by its header, so it cannot keep one whose header has not come whole."""
+    async with visit() as web:
+        web.xnat.faults.add(Fault("import", Reset(after_bytes=after_bytes)))
+        with pytest.raises(OSError, match=r"."):
+            await web.send(dicom(PixelData=bytes(20_000)))
+        assert not web.xnat.prearchive
+        await web.archived(dicom(1))
+        assert not web.xnat.partial_files()
+
+
 @pytest.mark.parametrize("keep_bytes", [True, False])
 async def test_large_bodies_are_streamed_to_disk(tmp_path: Path, keep_bytes: bool) -> None:
     """More than 8 MiB: the same file, the same digest, nothing left in the spool."""

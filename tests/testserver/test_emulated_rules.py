@@ -152,10 +152,10 @@ async def test_import_16_a_rejecting_script_gets_200_and_leaves_a_row(tmp_path: 
 
 async def test_import_16_a_script_may_give_instances_other_uids(tmp_path: Path) -> None:
     """What is archived has another SOPInstanceUID, in the file, its meta information and the catalog."""
-    script = Script(rewrite=False, map_uid=lambda uid: f"2.25.{uid.replace('.', '')}")
+    script = Script(rewrite=False, map_uid=lambda uid: f"2.25.99{uid.replace('.', '')}")
     async with visit(TestXnat(tmp_path, anonymise=script)) as web:
         uri = await web.archived(dicom(1))
-        mapped = "2.25." + sop(1).replace(".", "")
+        mapped = "2.25.99" + sop(1).replace(".", "")
         assert web.xnat.sop_uids() == {mapped}
         assert web.xnat.imports[0].sop_uid == sop(1)
         content, dataset = await only(tmp_path)
