@@ -38,6 +38,7 @@ __all__ = [
     "experiment",
     "experiments",
     "login",
+    "maps_uids",
     "project_id",
     "row",
     "scan_resources",
@@ -53,6 +54,8 @@ _PAGE = re.compile(r"\s*<(?:!doctype )?html\b", re.IGNORECASE)
 # Restlet's status page says what happened in its heading, Tomcat's after "Message" (its heading is its version).
 _RESTLET = re.compile(r"<h3>(?!Apache Tomcat)(.*?)</h3>", re.DOTALL)
 _TOMCAT = re.compile(r"<b>Message</b>(.*?)</p>", re.DOTALL)
+# What DicomEdit scripts use for it: an assignment to the tag, or one of the functions made for UIDs.
+_MAPS_UIDS = re.compile(r"\(\s*0008\s*,\s*0018\s*\)\s*:=|hashUID|mapUID|mapReferencedUIDs|newUID", re.IGNORECASE)
 _TAGS = re.compile(r"<[^>]*>")
 _ADDRESS = re.compile(r"(?<![\w/])(?:https?:/)?(?:/[^\s/()<>\"',;]+){2,}/?")
 
@@ -320,6 +323,13 @@ def anonymises(reply: Reply) -> bool:
     if reply.status not in {403, 404}:
         _check(reply)
     return reply.status == 200 and reply.text.strip().lower() == "true"
+
+
+def maps_uids(reply: Reply) -> bool:
+    """Whether an anonymisation script (AnonymizeApi) gives instances other SOPInstanceUIDs than they came with."""
+    if reply.status not in {403, 404}:
+        _check(reply)
+    return reply.status == 200 and _MAPS_UIDS.search(reply.text) is not None
 
 
 def scan_resources(reply: Reply) -> list[ScanResource]:

@@ -93,6 +93,7 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "experiment": replies.experiment,
     "experiments": lambda reply: replies.experiments(reply, STUDY),
     "anonymises": replies.anonymises,
+    "maps_uids": replies.maps_uids,
     "scan_resources": replies.scan_resources,
     "catalog": replies.catalog,
 }
@@ -279,6 +280,14 @@ VALUES = [
     ("anonymises", reply(404), False),
     ("anonymises", reply(403), False),
     ("anonymises", tomcat(404, "Not Found"), False),
+    ("maps_uids", reply(200, 'version "6.1"\n(0008,1030) := project\n(0010,0010) := subject\n'), False),
+    ("maps_uids", reply(200, 'version "6.1"\n(0008,0018) := "1.2.3"\n'), True),
+    ("maps_uids", reply(200, "(0008,0018) := hashUID[(0008,0018)]"), True),
+    ("maps_uids", reply(200, 'removeAllPrivateTags\nmapReferencedUIDs["1.2", "3"]'), True),
+    ("maps_uids", reply(200, "// keeps (0008,0018) as it is"), False),
+    ("maps_uids", reply(200, ""), False),
+    ("maps_uids", reply(404), False),
+    ("maps_uids", reply(403), False),
     ("row", table({"status": "RECEIVING", "name": "E"}), Row("RECEIVING")),
     ("row", table({"name": "E"}), Row("")),
     ("row", table(), None),
@@ -479,7 +488,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     *(
         (call, tomcat(404, "Not Found"), TransientError, OVERLOAD)
         for call in IN_A_RUN
-        if call not in {"committed", "archived", "anonymises"}
+        if call not in {"committed", "archived", "anonymises", "maps_uids"}
     ),
     # whatever was asked in a run
     *((call, tomcat(401, "Unauthorized"), LoginExpiredError, {}) for call in IN_A_RUN),

@@ -76,13 +76,14 @@ async def test_where_a_script_gives_new_uids_only_counts_can_be_compared(
         assert {detail["verified"] for detail in verify.json["details"]} == {"count"}
 
 
-async def test_new_uids_are_not_believed_without_a_script(
-    xnat: TestXnat, url: str, commands: Commands, tree: Path
+@pytest.mark.parametrize("script", [None, Script()])
+async def test_new_uids_are_not_believed_without_a_script_that_makes_them(
+    xnat: TestXnat, url: str, commands: Commands, tree: Path, script: Script | None
 ) -> None:
-    """On a site that does not anonymise, other UIDs in the same number are other instances."""
+    """Other UIDs in the same number are other instances, also where XNAT's own script is on, as it is by default."""
     commands.login(url)
     assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
-    xnat.script = None
+    xnat.script = script
     for session in xnat.archived:
         for _, resource in session.resources:
             for name, file in list(resource.files.items()):

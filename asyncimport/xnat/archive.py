@@ -39,7 +39,7 @@ async def compare(
     missing = len(sent - held)
     if not missing:
         return Comparison("uids", 0)
-    if missing == len(sent) <= len(held) and await _anonymises(client, session.project, policy):
+    if missing == len(sent) <= len(held) and await _maps_uids(client, session.project, policy):
         return Comparison("count", 0)
     return Comparison(None, missing)
 
@@ -53,9 +53,12 @@ async def _others(client: Client, experiment: Experiment, session: Session, poli
     return [other for other in found if other.accession != experiment.accession]
 
 
-async def _anonymises(client: Client, project: str, policy: RetryPolicy) -> bool:
-    for path in ("/xapi/anonymize/site/enabled", f"/xapi/anonymize/projects/{project}/enabled"):
-        if await client.ask("GET", path, replies.anonymises, policy):
+async def _maps_uids(client: Client, project: str, policy: RetryPolicy) -> bool:
+    """Whether a script in force gives instances new UIDs; XNAT's own, which is on by default, does not."""
+    for path in ("/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}"):
+        if await client.ask("GET", f"{path}/enabled", replies.anonymises, policy) and await client.ask(
+            "GET", path, replies.maps_uids, policy
+        ):
             return True
     return False
 

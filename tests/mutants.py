@@ -1,0 +1,1188 @@
+"""What the tests must notice: each handling that keeps data from being lost, taken out, must turn a test red.
+
+    python tests/mutants.py [NAME...] [-j N]
+
+works on copies of the checkout. It first runs all the tests that the mutants name, which must be green, and then,
+mutant by mutant, edits one file, runs the mutant's tests and wants a failure. The exit code is 0 if all are red, 1 if
+one survived, is stale (its text is no longer there exactly once) or broken (it fails, but not in a test).
+"""
+
+import argparse
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+ROOT = Path(__file__).resolve().parent.parent
+# What a test may take before it counts as hanging (less where that is expected), and all tests of a mutant together.
+_TEST_SECONDS = 15
+_HANGING_SECONDS = 2
+_MUTANT_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """An edit of `file` (below asyncimport/), why it would cost data, and the tests (below tests/) that notice it.
+
+    With `hang` a test that does not end has noticed it too.
+    """
+
+    name: str
+    why: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    hang: bool = False
+
+
+# --- What XNAT does that decides correctness
+
+_IMPORT = ("test_images.py::test_every_import_is_as_xnat_needs_it",)
+
+XNAT = (
+    Mutant(
+        "rename",
+        "XNAT names files as it pleases: parallel files collide, and a repeated file becomes a second one.",
+        "xnat/images.py",
+        "&rename=true&prevent",
+        "&prevent",
+        _IMPORT,
+    ),
+    Mutant(
+        "prevent-auto-commit",
+        "XNAT's idle builder archives half a session while the rest is still on its way.",
+        "xnat/images.py",
+        "&prevent_auto_commit=true",
+        "",
+        _IMPORT,
+    ),
+    Mutant(
+        "source-uploader",
+        "XNAT takes the session for a scanner's, and its idle builder takes half of it.",
+        "xnat/images.py",
+        "&prevent_auto_commit=true&SOURCE=uploader",
+        "&prevent_auto_commit=true",
+        _IMPORT,
+    ),
+    Mutant(
+        "import-handler",
+        "XNAT's default importer unpacks archives: a single DICOM file is dropped.",
+        "xnat/images.py",
+        "import-handler=gradual-DICOM&",
+        "",
+        _IMPORT,
+    ),
+    Mutant(
+        "project-id",
+        "XNAT ignores `project` and routes by the header, into whichever project that names.",
+        "xnat/images.py",
+        "&PROJECT_ID=",
+        "&project=",
+        _IMPORT,
+    ),
+    Mutant(
+        "content-type",
+        "XNAT does not take the body of another media type for a DICOM file.",
+        "xnat/images.py",
+        '"Content-Type": "application/dicom"',
+        '"Content-Type": "application/octet-stream"',
+        _IMPORT,
+    ),
+    Mutant(
+        "content-length",
+        "A streamed body becomes chunked, and XNAT refuses every large file.",
+        "xnat/images.py",
+        '{**_DICOM, "Content-Length": str(body.size)}',
+        "_DICOM",
+        _IMPORT,
+    ),
+    Mutant(
+        "empty-200",
+        "A file that a filter or an anonymisation script rejected counts as stored.",
+        "replies.py",
+        "    if not text:\n        raise",
+        '    if not text:\n        return expected or ""\n        raise',
+        ("test_replies.py::test_errors",),
+    ),
+    Mutant(
+        "other-project",
+        "Files that XNAT put into Unassigned, or into another's project, count as stored in ours.",
+        "replies.py",
+        'if match["project"] != project:',
+        "if not project:",
+        ("test_pipeline.py::test_misrouting_stops_a_session_after_its_first_file",),
+    ),
+    Mutant(
+        "second-uri",
+        "Files in a second prearchive session are never committed: they count as stored and are never archived.",
+        "replies.py",
+        "if expected is not None and match[1] != expected:",
+        "if expected is not None and not match[1]:",
+        ("test_replies.py::TestMisplaced::test_a_second_row_stops_the_session",),
+    ),
+    Mutant(
+        "delivery-uri-fixed",
+        "The one prearchive row of a delivery could be exchanged for another, and the first one forgotten.",
+        "journal/schema.sql",
+        "WHEN old.uri IS NOT NULL AND new.uri IS NOT old.uri",
+        "WHEN old.uri IS NOT NULL AND new.uri IS NULL AND 0",
+        ("test_journal.py::test_the_address_of_a_delivery_never_changes",),
+    ),
+    Mutant(
+        "unable-to-read-is-repeated",
+        "XNAT's full disk or exhausted database refuses sound files for good.",
+        "replies.py",
+        'raise TransientError("XNAT could not read the file (400: unable to read DICOM object)", blames_file=True)',
+        'raise RefusedError("XNAT could not read the file (400: unable to read DICOM object)")',
+        ("test_pipeline.py::test_a_fault_for_a_time_costs_nothing",),
+    ),
+    Mutant(
+        "unable-to-read-is-judged",
+        "A broken file is repeated and never refused: its session stays open for ever.",
+        "pipeline.py",
+        "final = isinstance(error, RefusedError) or error.blames_file",
+        "final = isinstance(error, RefusedError)",
+        ("test_pipeline.py::test_a_file_that_xnat_never_reads_is_refused_and_the_rest_archived",),
+    ),
+    Mutant(
+        "refused-after-a-cut",
+        "A session is archived with a part of a file, which an attempt that broke off left behind.",
+        "pipeline.py",
+        "if final and any(failure.cut for failure in failures):",
+        "if final and not reason:",
+        ("test_pipeline.py::test_a_refusal_after_a_broken_attempt_does_not_let_the_session_go",),
+    ),
+    Mutant(
+        "broken-connections-are-cuts",
+        "What a connection that broke may have left in XNAT is not reckoned with.",
+        "xnat/client.py",
+        'raise TransientError(f"the connection broke ({type(error).__name__})", cut=True)',
+        'raise TransientError(f"the connection broke ({type(error).__name__})")',
+        ("test_pipeline.py::test_a_refusal_after_a_broken_attempt_does_not_let_the_session_go",),
+    ),
+    Mutant(
+        "concurrent-sends",
+        "A file that met its own repetition in XNAT is refused for good.",
+        "replies.py",
+        'if "concurrent file sends" in lowered:',
+        'if "CONCURRENT" in lowered:',
+        ("test_replies.py::test_errors",),
+    ),
+    Mutant(
+        "retry",
+        "A fault for a moment leaves files behind.",
+        "pipeline.py",
+        "await retrying(attempt, self._policy, on_error=failed)",
+        "await attempt()",
+        ("test_pipeline.py::test_a_fault_for_a_time_costs_nothing",),
+    ),
+    Mutant(
+        "no-delivery-beside-a-sealed-one",
+        "New files of a session go to XNAT while it is being archived, and are lost with an answer of 200.",
+        "journal/queue.py",
+        'row[1] in {"SEALED", "HELD"}',
+        'row[1] in {"HELD"}',
+        ("test_journal.py::test_new_files_wait_for_the_end_of_a_sealed_delivery",),
+    ),
+    Mutant(
+        "hand-out-of-open-deliveries",
+        "New files of an archived session are sent into the row that was archived, and are lost with an answer of 200.",
+        "journal/queue.py",
+        "WHERE d.session = ? AND d.state = 'OPEN'\"",
+        'WHERE d.session = ?"',
+        ("test_journal.py::test_new_files_of_an_archived_session_are_a_new_delivery",),
+    ),
+    Mutant(
+        "commit-301",
+        "A session that an auto-archive project has archived with the commit is held as an error.",
+        "replies.py",
+        "    if reply.status == 301:\n        return _archive_uri(reply)",
+        "    if reply.status == 301 and not reply.text:\n        return _archive_uri(reply)",
+        ("test_images.py::test_a_delivery_is_archived_and_verified",),
+    ),
+    Mutant(
+        "archive-uri-in-the-body",
+        "The 301 of a commit has no Location: what it archived is not found.",
+        "replies.py",
+        "_ARCHIVE_URI.fullmatch(reply.text.strip()) or _ARCHIVE_URI.search",
+        "_ARCHIVE_URI.search",
+        ("test_replies.py::test_values",),
+    ),
+    Mutant(
+        "build-without-archive",
+        "With --no-archive, auto-archive projects archive all the same.",
+        "xnat/images.py",
+        'action = "commit" if self._archive else "build"',
+        'action = "commit"',
+        ("test_images.py::test_without_archiving_a_delivery_is_built_and_never_committed",),
+    ),
+    Mutant(
+        "archive-303",
+        "A session that XNAT has archived with a 303 is held as an error.",
+        "replies.py",
+        "if reply.status in {200, 301, 303} and",
+        "if reply.status in {200, 301} and",
+        ("test_images.py::test_an_archive_step_that_redirects_has_succeeded",),
+    ),
+    Mutant(
+        "conflict-500",
+        "XNAT's refusal to archive is taken for trouble of the moment, and asked for again and again.",
+        "replies.py",
+        '    _check(reply, server_errors=False)\n    raise RefusedError(f"XNAT did not archive',
+        '    _check(reply)\n    raise RefusedError(f"XNAT did not archive',
+        ("test_replies.py::test_errors",),
+    ),
+    Mutant(
+        "gateway-504",
+        "A proxy that gives up while XNAT goes on archiving holds the session.",
+        "xnat/images.py",
+        "                if failures >= self._policy.attempts:",
+        "                if failures:",
+        ("test_images.py::test_a_gateway_that_gives_up_is_no_verdict",),
+    ),
+    Mutant(
+        "lost-answer",
+        "An archive step whose answer was lost is asked for blindly once more.",
+        "xnat/images.py",
+        "step = next_step(row, archived=archived, asked=asked)",
+        "step = Step.FINISH if asked else next_step(row, archived=archived, asked=asked)",
+        ("test_images.py::test_an_answer_that_gets_lost_is_found_out_by_looking",),
+    ),
+    Mutant(
+        "busy-row",
+        "A session that XNAT is at work on is committed once more, under its hands.",
+        "xnat/images.py",
+        "    if row.is_busy:",
+        "    if row.is_busy and row.is_stuck:",
+        ("test_images.py::test_a_row_that_xnat_works_on_is_left_alone",),
+    ),
+    Mutant(
+        "still-archiving",
+        "A 500 that means `still at work` holds the session.",
+        "replies.py",
+        '"session processing may already be in progress",',
+        "",
+        ("test_replies.py::test_errors",),
+    ),
+    Mutant(
+        "single-flight",
+        "Each of 32 requests that met an expired login logs in anew, and XNAT's sessions run out.",
+        "xnat/client.py",
+        "            if self._logins == login:",
+        "            if self._logins:",
+        ("test_client.py::test_an_expired_login_is_renewed_once_for_all_calls",),
+    ),
+    Mutant(
+        "renewal",
+        "The run ends in errors as soon as the login expires.",
+        "xnat/client.py",
+        "            await self._renew(login)\n",
+        "",
+        ("test_client.py::test_asking_goes_on_after_an_expiry",),
+    ),
+    Mutant(
+        "refused-password-is-remembered",
+        "Every worker tries the refused password, and 20 refusals lock the account.",
+        "xnat/client.py",
+        "                    self._refused = error\n",
+        "",
+        ("test_sharpness.py::test_a_refused_password_is_tried_once_by_all_workers_together",),
+    ),
+    Mutant(
+        "refused-password-stops",
+        "A refused password is tried again, and 20 refusals lock the account.",
+        "replies.py",
+        "    if reply.status == 401:\n        raise LoginRefusedError(\n",
+        '    if reply.status == 401:\n        raise TransientError("401")\n        raise LoginRefusedError(\n',
+        ("test_client.py::test_a_wrong_password_is_tried_once",),
+    ),
+    Mutant(
+        "guest-cookie",
+        "The guest's cookie that XNAT sends with a 401 replaces the good one.",
+        "xnat/client.py",
+        "                yield response\n",
+        '                if self._headers and (guest := response.cookies.get("JSESSIONID")) is not None:\n'
+        '                    self._headers = {"Cookie": f"JSESSIONID={guest.value}"}\n'
+        "                yield response\n",
+        ("test_client.py::test_a_guests_cookie_does_not_replace_ours",),
+    ),
+    Mutant(
+        "cookie-jar",
+        "The guest's cookie goes out beside the good one, in one header.",
+        "xnat/client.py",
+        "cookie_jar=aiohttp.DummyCookieJar()",
+        "cookie_jar=aiohttp.CookieJar(unsafe=True)",
+        ("test_client.py::test_a_guests_cookie_does_not_replace_ours",),
+    ),
+    Mutant(
+        "guest-login",
+        "A login that XNAT took for a guest's counts as ours.",
+        "replies.py",
+        'if match.group(1).lower() == "guest" != name.lower():',
+        'if match.group(1).lower() == "":',
+        ("test_client.py::test_a_guest_is_not_logged_in",),
+    ),
+    Mutant(
+        "logout",
+        "Each run leaves a login open, and XNAT's sessions run out.",
+        "xnat/client.py",
+        "            await client.log_out()\n",
+        "            pass\n",
+        ("test_client.py::test_a_login_is_made_and_given_back",),
+    ),
+    Mutant(
+        "logout-is-shielded",
+        "A run that was cancelled leaves its login open.",
+        "xnat/client.py",
+        "        with anyio.CancelScope(shield=True):",
+        "        with anyio.CancelScope():",
+        ("test_client.py::test_a_login_is_given_back_after_a_cancellation",),
+    ),
+    Mutant(
+        "user-agent",
+        "XNAT answers what it takes for a browser with login pages and 200, and CSRF errors.",
+        "xnat/client.py",
+        'f"asyncimport/{__version__}"',
+        'f"Mozilla/5.0 (compatible; asyncimport/{__version__})"',
+        ("test_client.py::test_the_user_agent_is_not_a_browsers",),
+    ),
+    Mutant(
+        "login-page",
+        "XNAT's login page with 200 is repeated under the dead login until the attempts are used up.",
+        "replies.py",
+        'return LoginExpiredError("XNAT answers with its login page")',
+        'return TransientError("XNAT answers with its login page")',
+        ("test_replies.py::test_errors",),
+    ),
+    Mutant(
+        "page-instead-of-answer",
+        "A proxy's page with 200 is judged as XNAT's answer to an import, and ends the session.",
+        "replies.py",
+        "    if reply.status == 200 and not reply.is_html:\n        return _stored_uri",
+        "    if reply.status == 200:\n        return _stored_uri",
+        ("test_replies.py::test_errors",),
+    ),
+    Mutant(
+        "dropped-connection",
+        "Tomcat closes each connection after 100 requests: the file on its way is given up.",
+        "xnat/client.py",
+        'raise TransientError(f"the connection broke ({type(error).__name__})", cut=True)',
+        'raise UnavailableError(f"the connection broke ({type(error).__name__})")',
+        ("test_images.py::test_a_connection_that_is_reset_in_mid_body_is_transient",),
+    ),
+    Mutant(
+        "redirects",
+        "A redirect is followed to another host, with the cookie and the patient's data.",
+        "xnat/client.py",
+        "allow_redirects=False",
+        "allow_redirects=True",
+        ("test_client.py::test_redirects_are_not_followed",),
+    ),
+    Mutant(
+        "missing-instance",
+        "A session that lacks instances is reported as archived and verified.",
+        "xnat/archive.py",
+        "    missing = len(sent - held)\n",
+        "    missing = 0\n",
+        ("test_images.py::test_missing_instances_hold_the_delivery",),
+    ),
+    Mutant(
+        "verified-by-uids",
+        "What is compared is how many instances there are, not which: those of an older session stand in for ours.",
+        "xnat/archive.py",
+        "    missing = len(sent - held)\n",
+        "    missing = max(0, len(sent) - len(held))\n",
+        ("test_sharpness.py::test_as_many_other_instances_are_no_substitute",),
+    ),
+    Mutant(
+        "count-only-under-a-script",
+        "Instances under other UIDs than ours stand in for ours, though nothing in XNAT gives new UIDs.",
+        "xnat/archive.py",
+        " and await _maps_uids(client, session.project, policy):",
+        ":",
+        ("test_sharpness.py::test_as_many_other_instances_are_no_substitute",),
+    ),
+    Mutant(
+        "count-only-where-all-uids-are-new",
+        "Under an anonymisation script any loss is made up for by instances that were there before.",
+        "xnat/archive.py",
+        "if missing == len(sent) <= len(held) and",
+        "if len(sent) <= len(held) and",
+        ("test_sharpness.py::test_some_missing_instances_are_missing_under_a_script_too",),
+    ),
+    Mutant(
+        "divided-study",
+        "Where XNAT divides a study, the instances of the other session are held to be missing.",
+        "xnat/archive.py",
+        "            held |= await held_uids(client, other, policy)",
+        "            held |= frozenset()",
+        ("test_verification.py::test_a_study_that_xnat_divides_is_found_whole",),
+    ),
+    Mutant(
+        "not-verified-is-said",
+        "A session that could not be looked into is reported as verified.",
+        "xnat/images.py",
+        "return Archived(delivery, uri, None)",
+        'return Archived(delivery, uri, "uids")',
+        ("test_sharpness.py::test_what_could_not_be_compared_is_not_called_verified",),
+    ),
+    Mutant(
+        "secondary-resource",
+        "Instances that XNAT files under `secondary` are held to be missing.",
+        "replies.py",
+        '(result.get("format") == "DICOM" or result.get("label") == "DICOM")',
+        'result.get("label") == "DICOM"',
+        ("test_images.py::test_all_dicom_of_all_scans_is_looked_at",),
+    ),
+    Mutant(
+        "all-resources",
+        "Only the first scan is compared, and instances of the others are held to be missing.",
+        "xnat/archive.py",
+        "for resource in resources:",
+        "for resource in resources[:1]:",
+        ("test_images.py::test_all_dicom_of_all_scans_is_looked_at",),
+    ),
+    Mutant(
+        "another-study-under-the-label",
+        "An archived session of another study under our label is taken for ours.",
+        "xnat/archive.py",
+        'found.study_uid not in {"", session.study_uid}',
+        'found.study_uid == ""',
+        ("test_images.py::test_another_study_under_the_label_is_not_ours",),
+    ),
+    Mutant(
+        "read-only-project",
+        "Everything is sent, and nothing can be archived.",
+        "xnat/site.py",
+        "    if found not in editable:",
+        "    if found in editable and not found:",
+        ("test_client.py::test_a_project_that_may_only_be_read_is_refused",),
+    ),
+    Mutant(
+        "stalled-body",
+        "A server that stops reading holds a worker for ever.",
+        "xnat/images.py",
+        "anyio.current_time() + self._stall",
+        "anyio.current_time() + 1e9",
+        ("test_images.py::test_a_server_that_stops_reading_is_given_up",),
+        hang=True,
+    ),
+)
+
+# --- The line and its journal
+
+LINE = (
+    Mutant(
+        "first-file-alone",
+        "A whole session is in the wrong project before the first answer shows it.",
+        "journal/queue.py",
+        "            room = 0 if flying else 1\n",
+        "",
+        ("test_sharpness.py::test_one_file_of_a_session_goes_without_an_address",),
+    ),
+    Mutant(
+        "seal",
+        "A kill after the commit leaves the delivery open, and the next run sends into an archived row.",
+        "journal/queue.py",
+        "            self._db.execute(\"UPDATE delivery SET state = 'SEALED' WHERE key = ?\", (key,))\n",
+        "",
+        ("test_sharpness.py::test_the_seal_is_on_disk_before_xnat_is_called",),
+    ),
+    Mutant(
+        "durable",
+        "After a power cut the journal has forgotten a seal that XNAT has acted upon.",
+        "journal/database.py",
+        "PRAGMA synchronous = FULL",
+        "PRAGMA synchronous = OFF",
+        ("test_journal_file.py::test_what_is_committed_has_reached_the_disk",),
+    ),
+    Mutant(
+        "nothing-behind-the-seal",
+        "A file that XNAT acknowledged behind the seal, and may have lost, counts as stored.",
+        "journal/schema.sql",
+        "    WHERE new.state = 'STORED'\n",
+        "    WHERE new.state = 'STORED' AND 0\n",
+        ("test_journal.py::test_nothing_is_stored_behind_the_seal",),
+    ),
+    Mutant(
+        "nothing-unsettled-is-sealed",
+        "A session is archived while some of its files are still on their way.",
+        "journal/schema.sql",
+        "    WHERE new.state = 'SEALED' AND old.state = 'OPEN'\n",
+        "    WHERE new.state = 'SEALED' AND old.state = 'OPEN' AND 0\n",
+        ("test_journal.py::test_no_seal_while_something_is_pending",),
+    ),
+    Mutant(
+        "legal-changes-of-an-instance",
+        "What XNAT has acknowledged could become pending again, and be sent behind the seal.",
+        "journal/schema.sql",
+        "    WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'instance'",
+        "    WHERE 0 AND NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'instance'",
+        ("test_journal.py::test_illegal_changes_of_an_instance",),
+    ),
+    Mutant(
+        "legal-changes-of-a-delivery",
+        "A seal could be broken, and files be sent into a row that XNAT archives.",
+        "journal/schema.sql",
+        "    WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'delivery'",
+        "    WHERE 0 AND NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'delivery'",
+        ("test_journal.py::test_illegal_changes_of_a_delivery",),
+    ),
+    Mutant(
+        "lacking-files-keep-the-session-open",
+        "A session is archived without the files that failed.",
+        "journal/intake.py",
+        "uri is not None and not lacking:",
+        "uri is not None:",
+        ("test_journal.py::test_a_session_with_failed_files_is_not_sealed",),
+    ),
+    Mutant(
+        "session-waits-for-the-scan",
+        "A session is archived before the scan has met the rest of it.",
+        "journal/queue.py",
+        "            if self._scan_finished:\n                ready",
+        "            if touched:\n                ready",
+        ("test_journal.py::test_a_session_is_ready_only_after_the_scan",),
+    ),
+    Mutant(
+        "one-subject-at-a-time",
+        "XNAT's archive step locks on the subject: the second session of a subject runs into its time-out.",
+        "journal/queue.py",
+        '"WHERE NOT EXISTS (SELECT 1 FROM busy WHERE busy.subject = s.subject) "',
+        '"WHERE NOT EXISTS (SELECT 1 FROM busy WHERE busy.subject = s.label) "',
+        ("test_pipeline.py::test_deliveries_of_a_subject_are_finalised_one_at_a_time",),
+    ),
+    Mutant(
+        "cap-of-begun-sessions",
+        "A run of days fills the server's prearchive.",
+        "journal/queue.py",
+        "while len(claims) < limit and begun < most_begun:",
+        "while len(claims) < limit:",
+        ("test_pipeline.py::test_few_sessions_are_open_at_a_time",),
+    ),
+    Mutant(
+        "sealed-is-resumed",
+        "What was sealed when the run was killed is never archived.",
+        "journal/store.py",
+        "                self._db.execute(\"INSERT INTO ready SELECT key FROM delivery WHERE state = 'SEALED'\")\n",
+        "",
+        ("test_journal.py::test_sealed_deliveries_are_ready_at_once",),
+    ),
+    Mutant(
+        "in-flight-is-not-durable",
+        "What was in flight when the run was killed is never sent again.",
+        "journal/ephemeral.sql",
+        "CREATE TEMP TABLE flying",
+        "CREATE TABLE IF NOT EXISTS flying",
+        ("test_journal.py::test_a_kill_leaves_what_was_claimed_pending",),
+    ),
+    Mutant(
+        "failed-is-taken-up-again",
+        "A file that failed once is left behind for ever.",
+        "journal/intake.py",
+        'if state == "FAILED" or (state == "REFUSED" and retry_refused):',
+        'if state == "REFUSED" and retry_refused:',
+        ("test_journal.py::test_failed_files_are_always_taken_up",),
+    ),
+    Mutant(
+        "refused-only-when-asked",
+        "What XNAT has refused is sent again with each run.",
+        "journal/intake.py",
+        'if state == "FAILED" or (state == "REFUSED" and retry_refused):',
+        'if state in {"FAILED", "REFUSED"}:',
+        ("test_journal.py::test_refused_files_are_taken_up_only_when_asked",),
+    ),
+    Mutant(
+        "changed-files-are-noticed",
+        "A file that was rewritten passes for the one that XNAT holds.",
+        "journal/intake.py",
+        "row[1] == file.size and row[2] == str(file.mtime_ns)",
+        "row[1] == file.size",
+        ("test_journal.py::test_changed_files_are_looked_into_again",),
+    ),
+    Mutant(
+        "changed-after-stored",
+        "Bytes that XNAT never got count as stored.",
+        "journal/intake.py",
+        '        if state == "STORED" and not same:',
+        '        if state == "STORED" and not state:',
+        ("test_journal.py::test_a_file_rewritten_after_it_was_stored",),
+    ),
+    Mutant(
+        "twins-are-compared",
+        "A second file under the same SOPInstanceUID, with other bytes, is passed over in silence.",
+        "pipeline.py",
+        "if await self._source.same_bytes(file.path, twin.other):",
+        "if twin.other:",
+        ("test_pipeline.py::test_unequal_twins_are_skipped",),
+    ),
+    Mutant(
+        "same-bytes-to-the-last",
+        "Files that differ at their end pass for duplicates.",
+        "source.py",
+        "                if not piece:\n                    return True",
+        "                return True",
+        ("test_source.py::test_same_bytes_compares_to_the_last_byte",),
+    ),
+    Mutant(
+        "duplicate-stands-in",
+        "An instance is lost though there is a second, sound copy of it.",
+        "journal/queue.py",
+        "                        if unreadable:\n                            self._fall_back(claim, session, reason)\n",
+        "",
+        ("test_pipeline.py::test_equal_twins_are_duplicates_and_stand_in",),
+    ),
+    Mutant(
+        "late-duplicate-stands-in",
+        "A copy that the scan meets after the first one could not be read is never sent.",
+        "journal/intake.py",
+        "            self._stand_in()\n",
+        "",
+        ("test_journal.py::test_a_duplicate_met_later_stands_in_at_the_end_of_the_scan",),
+    ),
+    Mutant(
+        "label-collision",
+        "Two studies end in one session.",
+        "journal/registry.py",
+        "if reason := self._label_taken(session) or self._meet(session, patient, None):",
+        "if reason := self._meet(session, patient, None):",
+        ("test_journal.py::test_one_label_for_two_studies",),
+    ),
+    Mutant(
+        "label-collision-up-to-case",
+        "Labels that differ by case are one to XNAT's archive: two studies end in one session.",
+        "journal/registry.py",
+        "project = ? AND label = ? COLLATE NOCASE",
+        "project = ? AND label = ?",
+        ("test_journal.py::test_one_label_for_two_studies",),
+    ),
+    Mutant(
+        "labels-are-unique",
+        "The database would let two studies share a label.",
+        "journal/schema.sql",
+        "CREATE UNIQUE INDEX session_label ON session (project, label COLLATE NOCASE)",
+        "CREATE INDEX session_label ON session (project, label COLLATE NOCASE)",
+        ("test_journal.py::test_labels_and_identities_are_unique",),
+    ),
+    Mutant(
+        "one-study-one-session",
+        "A study is torn into two sessions.",
+        "journal/registry.py",
+        "        elif known.session != session:",
+        "        elif known.session.project != session.project:",
+        ("test_journal.py::test_one_study_under_two_names",),
+    ),
+    Mutant(
+        "two-patients-of-a-subject",
+        "Two patients end in one subject.",
+        "journal/registry.py",
+        "WHERE project = ? AND subject = ? AND id <> ?",
+        "WHERE project = ? AND subject = ? AND id <> ? AND 0",
+        ("test_patients.py::test_two_studies_of_one_subject",),
+    ),
+    Mutant(
+        "two-patients-of-a-study",
+        "A study with files of two patients ends under one of them.",
+        "journal/registry.py",
+        "(key,)) != (patient.id,):",
+        "(key,)) == ():",
+        ("test_sharpness.py::test_a_study_of_merged_patients_takes_no_third",),
+    ),
+    Mutant(
+        "one-id-two-names",
+        "Two patients under one PatientID (`ANON`, `1`) end in one subject.",
+        "journal/registry.py",
+        "                value\n                and self",
+        "                value == column\n                and self",
+        ("test_patients.py::test_two_studies_of_one_subject",),
+    ),
+    Mutant(
+        "changed-before-it-is-sent",
+        "A file that was rewritten since the scan is sent under the labels of what it was.",
+        "source.py",
+        "            _check(file, os.fstat(handle.fileno()))\n            body",
+        "            body",
+        ("test_source.py::test_what_changed_after_the_walk_is_not_read[touched-100]",),
+    ),
+    Mutant(
+        "large-file-changed-before-it-is-sent",
+        "A large file that was rewritten since the scan is sent under the labels of what it was.",
+        "source.py",
+        "            _check(file, os.stat(file.path))  # noqa: PTH116 - the path need not be text\n",
+        "",
+        ("test_source.py::test_what_changed_after_the_walk_is_not_read[touched-1048577]",),
+    ),
+    Mutant(
+        "shrinking-body",
+        "A file that shrinks while it is sent leaves the server waiting for the rest.",
+        "source.py",
+        '                        raise SourceError("the file shrank while it was sent")',
+        "                        break",
+        ("test_source.py::test_a_file_that_shrinks_while_it_is_streamed",),
+    ),
+    Mutant(
+        "growing-body",
+        "A file that grows while it is sent is cut to its old length, and acknowledged.",
+        "source.py",
+        "                        _check(self._file, os.fstat(handle.fileno()))\n",
+        "                        pass\n",
+        ("test_source.py::test_a_file_that_grows_while_it_is_streamed",),
+    ),
+    Mutant(
+        "recorder-is-shielded",
+        "What XNAT acknowledged while the run was cancelled is not written down, and sent once more.",
+        "pipeline.py",
+        "        # Shielded, because what has been taken from the stream stands nowhere else.\n"
+        "        with anyio.CancelScope(shield=True):",
+        "        with anyio.CancelScope():",
+        ("test_pipeline.py::test_outcomes_that_wait_for_the_journal_outlive_a_cancellation",),
+    ),
+    Mutant(
+        "outcome-is-handed-in",
+        "An acknowledgement that came as the run was cancelled never reaches the recorder.",
+        "pipeline.py",
+        "    with anyio.CancelScope(shield=True), suppress(anyio.BrokenResourceError):",
+        "    with suppress(anyio.BrokenResourceError):",
+        ("test_pipeline.py::test_outcomes_that_wait_for_the_journal_outlive_a_cancellation",),
+    ),
+    Mutant(
+        "rest-is-recorded",
+        "What XNAT acknowledged before another stage failed is not written down.",
+        "pipeline.py",
+        "                while rest := _at_hand(outcomes):",
+        "                while rest := []:",
+        ("test_pipeline.py::test_outcomes_that_wait_for_the_journal_outlive_a_cancellation",),
+    ),
+    Mutant(
+        "in-flight-of-a-refused-session",
+        "What XNAT acknowledges of a session after it was refused is not recorded: the delivery is held too early.",
+        "journal/queue.py",
+        'if not self._one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))[0]:',
+        "if row:",
+        ("test_journal.py::test_what_is_in_flight_of_a_refused_session_is_still_recorded",),
+    ),
+    Mutant(
+        "refused-session-is-barred",
+        "The rest of a misrouted session follows its first file into the wrong project.",
+        "journal/queue.py",
+        "                        if whole:\n"
+        '                            self._db.execute("INSERT OR IGNORE INTO barred '
+        'VALUES (?, ?)", (session, reason))\n',
+        "",
+        ("test_journal.py::test_nothing_more_of_a_refused_session_is_sent",),
+    ),
+    Mutant(
+        "gone-files-fail",
+        "A file that vanished before it was sent is forgotten, and its session archived without a word.",
+        "journal/intake.py",
+        '                self._fail(instance, "the file is gone")\n',
+        "",
+        ("test_journal.py::test_gone_files",),
+    ),
+    Mutant(
+        "journal-lock",
+        "Two runs on one journal send behind each other's seals.",
+        "journal/store.py",
+        "        self._lock: FileLock = locked(path)",
+        '        self._lock: FileLock = locked(path.with_name(f"{path.name}.{id(self)}"))',
+        ("test_journal_file.py::test_a_second_run_is_refused",),
+    ),
+    Mutant(
+        "journal-of-another-server",
+        "What one server holds counts as stored on another.",
+        "journal/database.py",
+        'if stored.get("destination", destination) != destination:',
+        'if not stored.get("destination", destination):',
+        ("test_journal_file.py::test_another_server",),
+    ),
+    Mutant(
+        "rules-of-a-journal",
+        "A resumed run with other templates tears sessions in two.",
+        "journal/database.py",
+        "if changed := [name for name in wanted if stored.get(name) != wanted[name]]:",
+        "if changed := [name for name in () if stored.get(name) != wanted[name]]:",
+        ("test_journal_file.py::test_other_rules",),
+    ),
+    Mutant(
+        "scan-first-waits",
+        "--scan-first sends before the scan has found the collision.",
+        "pipeline.py",
+        "self._may_feed = not options.scan_first",
+        "self._may_feed = True",
+        ("test_pipeline.py::test_scan_first_waits_though_an_older_delivery_ends",),
+    ),
+    Mutant(
+        "scan-first-refuses",
+        "--scan-first sends though studies collide.",
+        "pipeline.py",
+        "if options.scan_first and (collisions",
+        "if not options.scan_first and (collisions",
+        ("test_pipeline.py::test_scan_first_refuses_a_source_with_collisions",),
+    ),
+    Mutant(
+        "stop-hands-out-no-more",
+        "A run that was asked to stop goes on for as long as it has files.",
+        "pipeline.py",
+        "                        if self._stop.requested:\n                            return\n",
+        "",
+        ("test_sharpness.py::test_a_stop_leaves_the_rest_of_what_is_in_hand",),
+    ),
+    Mutant(
+        "outage-is-no-verdict",
+        "Each file of a server that is away is marked failed, and the run says it is done.",
+        "pipeline.py",
+        "if isinstance(error, TransientError) and error.unreachable:",
+        "if isinstance(error, TransientError) and error.unreachable and error.blames_file:",
+        ("test_pipeline.py::test_an_unreachable_server_ends_the_run",),
+    ),
+    Mutant(
+        "retry-after",
+        "The run beats on a server that has asked for time.",
+        "retry.py",
+        "return spread if hint is None else min(hint, 300.0) + spread",
+        "return spread",
+        ("test_retry.py::test_honours_retry_after",),
+    ),
+    Mutant(
+        "retry-after-is-read",
+        "XNAT's wish for time is not heard.",
+        "replies.py",
+        "return float(value) if value.isdecimal() else None",
+        "return None",
+        ("test_replies.py::test_retry_after",),
+    ),
+    Mutant(
+        "retry-after-holds-all",
+        "One worker waits as the server asked, and all the others beat on it.",
+        "limits.py",
+        "self._resume_at = max(self._resume_at, now + min(hint, 300.0))",
+        "pass",
+        ("test_limits.py::test_retry_after_holds_back_every_call",),
+    ),
+    Mutant(
+        "overload-slows-all",
+        "A sick server gets as many files at once as a healthy one.",
+        "pipeline.py",
+        "            self._throttle.overloaded(error.retry_after)\n",
+        "            pass\n",
+        ("test_sharpness.py::test_one_retry_after_holds_all_workers_back",),
+    ),
+    Mutant(
+        "truncated-files",
+        "Half an image is archived as a whole one.",
+        "source.py",
+        "if identity.truncated and not self._send_truncated:",
+        "if identity.truncated and self._send_truncated:",
+        ("test_sharpness.py::test_a_truncated_file_is_told_from_a_whole_one",),
+    ),
+    Mutant(
+        "image-without-pixels",
+        "An image that ends before its pixel data is archived as a whole one.",
+        "dicom/look.py",
+        'return identity(fields, shortfall(file, at, encoding, fields.get("SOPClassUID", "")))',
+        'return identity(fields, shortfall(file, at, encoding, ""))',
+        ("test_sharpness.py::test_a_truncated_file_is_told_from_a_whole_one",),
+    ),
+    Mutant(
+        "archives-in-the-tree",
+        "A zip of a thousand images is passed over as a file that is not DICOM.",
+        "source.py",
+        "if not self._ignore_archives and (kind",
+        "if self._ignore_archives and (kind",
+        ("test_sharpness.py::test_a_zip_of_images_is_not_passed_over_in_silence",),
+    ),
+    Mutant(
+        "uids-of-the-data-set",
+        "A file whose meta information names another instance is looked for in the archive under the wrong UID.",
+        "dicom/identity.py",
+        '"SOPInstanceUID": 0x0008_0018',
+        '"SOPInstanceUID": 0x0002_0003',
+        ("test_odd_files.py::test_odd_images_are_known_and_whole[meta names another instance]",),
+    ),
+    Mutant(
+        "fifo",
+        "A pipe in the tree holds the scan for ever.",
+        "dicom/look.py",
+        'os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)',
+        "os.O_RDONLY",
+        ("test_dicom.py::test_a_fifo_does_not_hang",),
+        hang=True,
+    ),
+)
+
+# --- Who may see what, and what is told
+
+MANNERS = (
+    Mutant(
+        "umask",
+        "Everybody on the machine may read the patients' identifiers in what SQLite makes beside the journal.",
+        "cli/app.py",
+        "    os.umask(0o077)\n",
+        "",
+        ("test_sharpness.py::test_what_the_command_line_makes_is_its_owners",),
+    ),
+    Mutant(
+        "journal-mode",
+        "Everybody on the machine may read the patients' identifiers in the journal.",
+        "journal/database.py",
+        "os.O_CREAT | os.O_RDWR, 0o600",
+        "os.O_CREAT | os.O_RDWR, 0o644",
+        ("test_journal_file.py::test_a_new_journal_is_its_owners_alone",),
+    ),
+    Mutant(
+        "password-in-repr",
+        "Tracebacks and logs show the password.",
+        "xnat/client.py",
+        'return f"Credentials({self.user!r}, ...)"',
+        'return f"Credentials({self.user!r}, {self.password!r})"',
+        ("test_client.py::test_credentials_show_in_no_repr",),
+    ),
+    Mutant(
+        "patient-in-repr",
+        "Tracebacks and logs show the patient.",
+        "model.py",
+        "@dataclass(frozen=True, slots=True, repr=False)\nclass Patient:",
+        "@dataclass(frozen=True, slots=True)\nclass Patient:",
+        ("test_sharpness.py::test_no_repr_shows_the_patient",),
+    ),
+    Mutant(
+        "netrc-is-private",
+        "A password that everybody may read is used without a word.",
+        "credentials.py",
+        'if os.name == "posix" and path.stat()',
+        'if os.name == "none" and path.stat()',
+        ("test_credentials.py::TestNetrc::test_open_to_others",),
+    ),
+    Mutant(
+        "plain-http",
+        "Password and patients cross the network in the clear.",
+        "credentials.py",
+        "parts.hostname not in _LOOPBACK and not insecure:",
+        "not parts.hostname:",
+        ("test_credentials.py::TestHost::test_plain_http_to_another_machine",),
+    ),
+    Mutant(
+        "password-of-another-server",
+        "The environment's password goes to whichever server --host names.",
+        "credentials.py",
+        'if not named or named.rstrip("/") == host:',
+        "if host:",
+        ("test_credentials.py::TestEnvironment::test_bound_to_another_server",),
+    ),
+    Mutant(
+        "addresses-in-reasons",
+        "XNAT's error pages put labels, which are patients, into messages and logs.",
+        "replies.py",
+        '_ADDRESS.sub("…", " ".join(html.unescape(_TAGS.sub(" ", text)).split()))',
+        '" ".join(html.unescape(_TAGS.sub(" ", text)).split())',
+        ("test_replies.py::test_reasons_of_the_session_keep_the_words_of_xnat", "test_replies.py::test_errors"),
+    ),
+    Mutant(
+        "exit-8",
+        "A scheduler takes a run with lost files for one with sessions to look at, or for a good one.",
+        "cli/output.py",
+        "        return 8\n",
+        "        return 9\n",
+        ("test_output.py::test_exit_code",),
+    ),
+    Mutant(
+        "exit-8-of-archives",
+        "A scheduler takes a run that passed over a zip of images for a good one.",
+        "cli/output.py",
+        " or summary.containers:",
+        ":",
+        ("test_sharpness.py::test_a_zip_of_images_is_not_passed_over_in_silence",),
+    ),
+    Mutant(
+        "exit-9",
+        "A scheduler takes a run with held sessions for a good one.",
+        "cli/output.py",
+        'if report.state in {"held", "open"} and report.reason != NOTHING_KEPT:',
+        'if report.state in {"open"} and report.reason != NOTHING_KEPT:',
+        ("test_output.py::test_exit_code",),
+    ),
+    Mutant(
+        "exit-9-of-what-is-left",
+        "A scheduler takes a run that left files behind for a good one.",
+        "cli/output.py",
+        "return 9 if files.left else 0",
+        "return 0",
+        ("test_output.py::test_exit_code",),
+    ),
+    Mutant(
+        "verify-exit-9",
+        "A scheduler takes an archive that has lost instances for a complete one.",
+        "cli/verify.py",
+        "code = 0 if len(complete) == len(found) else 9",
+        "code = 0",
+        ("test_verification.py::test_new_uids_are_not_believed_without_a_script_that_makes_them",),
+    ),
+    Mutant(
+        "control-characters",
+        "The name of a file writes what it likes on the terminal, a clean summary for instance.",
+        "cli/output.py",
+        "character if character.isprintable() else _spelt(character)",
+        "character",
+        ("test_output.py::test_plain_is_harmless",),
+    ),
+)
+
+MUTANTS = (*XNAT, *LINE, *MANNERS)
+
+
+# --- The runner
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a mutant: red, SURVIVED, STALE, HANGS or BROKEN; what pytest said, if that needs a look."""
+
+    mutant: Mutant
+    verdict: str
+    seconds: float
+    said: str = ""
+
+
+class Copy:
+    """A copy of the checkout, in which one thing at a time is edited and tested."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        place.mkdir()
+        unwanted = shutil.ignore_patterns("__pycache__")
+        for name in ("asyncimport", "tests"):
+            shutil.copytree(ROOT / name, place / name, ignore=unwanted)
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy2(ROOT / name, place / name)
+        self._env = {**os.environ, "PYTHONPATH": str(place)}
+        self._env.pop("PYTEST_ADDOPTS", None)
+        # Compiled files that are known by their source's digest: an edit may leave size and second as they were.
+        self._python("-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "asyncimport")
+        where = self._python("-c", "import asyncimport; print(asyncimport.__file__)").stdout.strip()
+        if not Path(where).is_relative_to(place):
+            raise SystemExit(f"the tests would not test the copy, but {where}")
+
+    def test(self, tests: Sequence[str], *, seconds: int = _TEST_SECONDS) -> subprocess.CompletedProcess[str]:
+        """Run tests up to the first failure, each for so long at most. Raises: subprocess.TimeoutExpired."""
+        return self._python(
+            *("-m", "pytest", "-n0", "-x", "-q", "--tb=short", f"--timeout={seconds}"),
+            # Hypothesis works without its plugin, which would be imported for every test.
+            *("-p", "no:cacheprovider", "-p", "no:hypothesispytest"),
+            *(f"tests/{test}" for test in tests),
+        )
+
+    def try_out(self, mutant: Mutant) -> Result:
+        """Edit, test, and put things back."""
+        began = monotonic()
+        file = self.place / "asyncimport" / mutant.file
+        source = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if source.count(mutant.old) != 1:
+            return Result(mutant, "STALE", 0.0, f"{mutant.file} has its text {source.count(mutant.old)} times")
+        try:
+            file.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
+            done = self.test(mutant.tests, seconds=_HANGING_SECONDS if mutant.hang else _TEST_SECONDS)
+            verdict, said = _judge(mutant, done.returncode, done.stdout), done.stdout + done.stderr
+        except subprocess.TimeoutExpired:
+            verdict, said = "red" if mutant.hang else "HANGS", ""
+        finally:
+            file.write_text(source, encoding="utf-8")
+        return Result(mutant, verdict, monotonic() - began, "" if verdict == "red" else said)
+
+    def _python(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=self.place,
+            env=self._env,
+            capture_output=True,
+            text=True,
+            timeout=_MUTANT_SECONDS,
+            check=False,
+        )
+
+
+def _judge(mutant: Mutant, code: int, out: str) -> str:
+    if code == 0:
+        return "SURVIVED"
+    # Red is a test that failed: not one that could not be collected or set up, nor one that stumbled over the edit.
+    if (
+        code != 1
+        or not re.search(r"^FAILED ", out, re.MULTILINE)
+        or re.search(r"^E +(Name|Type)Error:", out, re.MULTILINE)
+    ):
+        return "BROKEN"
+    if "from pytest-timeout" in out and not mutant.hang:
+        return "HANGS"
+    return "red"
+
+
+def run(mutants: Sequence[Mutant], jobs: int) -> list[Result]:
+    """Try all mutants out, in parallel; each worker has a copy of its own."""
+    with tempfile.TemporaryDirectory(prefix="asyncimport-mutants-") as name:
+        copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        for number in range(jobs):
+            copies.put(Copy(Path(name).resolve() / str(number)))
+
+        def try_out(mutant: Mutant) -> Result:
+            copy = copies.get()
+            try:
+                return copy.try_out(mutant)
+            finally:
+                copies.put(copy)
+
+        _want_green(copies, jobs, sorted({test for mutant in mutants for test in mutant.tests}))
+        with ThreadPoolExecutor(jobs) as pool:
+            return list(pool.map(try_out, mutants))
+
+
+def _want_green(copies: queue.SimpleQueue[Copy], jobs: int, tests: list[str]) -> None:
+    """Run the tests on what they are tests of: a test that is red anyway notices nothing."""
+
+    def test(some: list[str]) -> str:
+        copy = copies.get()
+        try:
+            done = copy.test(some)
+        finally:
+            copies.put(copy)
+        return "" if done.returncode == 0 else done.stdout + done.stderr
+
+    shares = [share for start in range(jobs) if (share := tests[start::jobs])]
+    with ThreadPoolExecutor(jobs) as pool:
+        if said := "\n".join(filter(None, pool.map(test, shares))):
+            raise SystemExit(f"{said}\nwithout any mutant these tests must be green")
+
+
+def main() -> int:
+    """Try out the mutants that are named, or all, and write a table."""
+    parser = argparse.ArgumentParser(description="Take handlings out, and see whether a test turns red.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="mutants to try; all, if none is named")
+    parser.add_argument("-j", "--jobs", type=int, default=2, help="how many to try at a time (2)")
+    arguments = parser.parse_args()
+    known = {mutant.name: mutant for mutant in MUTANTS}
+    if len(known) != len(MUTANTS):
+        parser.error("two mutants have one name")
+    if unknown := set(arguments.names) - known.keys():
+        parser.error(f"no such mutant: {', '.join(sorted(unknown))}")
+    began = monotonic()
+    results = run([known[name] for name in arguments.names] or MUTANTS, arguments.jobs)
+    width = max(len(result.mutant.name) for result in results)
+    for result in results:
+        sys.stdout.write(f"{result.mutant.name:<{width}}  {result.verdict:<8}  {result.seconds:5.1f} s\n")
+    bad = [result for result in results if result.verdict != "red"]
+    for result in bad:
+        mutant = result.mutant
+        sys.stdout.write(f"\n{mutant.name}: {result.verdict}. {mutant.why}\n{result.said}\n")
+    sys.stdout.write(f"\n{len(results) - len(bad)} of {len(results)} are red, in {monotonic() - began:.0f} s\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
