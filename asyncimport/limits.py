@@ -1,11 +1,17 @@
-"""How much is in flight: one throttle, shared by all workers, so that a sick server slows all of them together."""
+"""How much is in flight, and what to do when nothing gets through: both shared by all, as they share the server."""
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import anyio
 
-__all__ = ["Throttle"]
+from asyncimport.errors import TransientError, UnavailableError
+
+__all__ = ["Outage", "Throttle"]
+
+T = TypeVar("T")
 
 
 class Throttle:
@@ -65,3 +71,88 @@ class Throttle:
             self._cut_at = now
             self._successes = 0
             self._limiter.total_tokens = max(1, self.limit // 2)
+
+
+class Outage:
+    """Waits for a server that is away, once for all who need it, `longest` seconds at most.
+
+    Who has used up all attempts asks `is_on`: if nothing at all got through between its last two, the server and not
+    the file is to blame. Then one call at a time is repeated with pauses that grow from `first` seconds, until it
+    gets through. `hold` keeps all other calls back for a pause; `report` is told of the beginning (with the reason)
+    and of the end (None).
+    """
+
+    # XNAT answers a full disk as it answers a broken file. So many files broken in a row are not broken.
+    _TOO_MANY_BLAMED = 3
+    _LONGEST_PAUSE = 60.0
+
+    def __init__(
+        self,
+        longest: float,
+        *,
+        first: float = 1.0,
+        hold: Callable[[float], None] = lambda _: None,
+        report: Callable[[str | None], None] = lambda _: None,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        clock: Callable[[], float] = anyio.current_time,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._longest = longest
+        self._first = first
+        self._hold = hold
+        self._report = report
+        self._sleep = sleep
+        self._clock = clock
+        self._jitter = jitter
+        self._turn = anyio.Lock()
+        self._succeeded_at = float("-inf")
+        self._blamed: set[int] = set()
+
+    def succeeded(self) -> None:
+        """Note that a call got through."""
+        self._succeeded_at = self._clock()
+        self._blamed.clear()
+
+    def blamed(self, key: int) -> None:
+        """Note that the server calls the file `key` broken."""
+        self._blamed.add(key)
+
+    def is_on(self, error: TransientError, since: float) -> bool:
+        """Whether an error is the server's and not the call's: nothing got through since `since` (by `clock`)."""
+        if self._succeeded_at > since:
+            return False
+        return not error.blames_file or len(self._blamed) >= self._TOO_MANY_BLAMED
+
+    async def outlast(self, call: Callable[[], Awaitable[T]], error: TransientError, since: float) -> T:
+        """Repeat `call` until it gets through.
+
+        Raises: UnavailableError after the longest time; the call's TransientError when it fails though others get
+        through; whatever else it raises.
+        """
+        entered = self._clock()
+        async with self._turn:
+            if self._succeeded_at <= entered:
+                self._report(str(error))
+            pause = self._first
+            while True:
+                if self._succeeded_at <= entered:
+                    if self._clock() - since > self._longest:
+                        raise UnavailableError(
+                            f"the server has been away for too long: {error}",
+                            hint="run the same command again when it is back; --max-outage says how long to wait",
+                        ) from error
+                    self._hold(pause)
+                    await self._sleep(pause * (0.5 + self._jitter() / 2))
+                    pause = min(2 * pause, self._LONGEST_PAUSE)
+                began = self._clock()
+                try:
+                    result = await call()
+                except TransientError as again:
+                    if entered < self._succeeded_at < began:
+                        raise
+                    error = again
+                    continue
+                if self._succeeded_at <= entered:
+                    self._report(None)
+                self.succeeded()
+                return result

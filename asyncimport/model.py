@@ -16,6 +16,7 @@ __all__ = [
     "NOTHING_KEPT",
     "Admitted",
     "Archived",
+    "Away",
     "Body",
     "Built",
     "Claim",
@@ -298,7 +299,14 @@ class Settled:
     outcomes: tuple[Outcome, ...]
 
 
-Event = Scanned | Admitted | ScanFinished | Repeated | Settled | Archived | Built | Held
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Nothing gets through to the server, for this reason; the run waits for it. Without a reason: it is back."""
+
+    reason: str | None
+
+
+Event = Scanned | Admitted | ScanFinished | Repeated | Away | Settled | Archived | Built | Held
 
 
 @dataclass(frozen=True, slots=True)

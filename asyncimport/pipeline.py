@@ -14,7 +14,6 @@ when its stream does, or when the journal says that nothing will ever come again
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from math import inf
 from typing import Protocol, TypeVar
 
 import anyio
@@ -23,17 +22,19 @@ from anyio.abc import ObjectReceiveStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncimport.dicom import Identity
-from asyncimport.errors import RefusedError, SourceError, TransientError, UnavailableError, UsageError, worst
+from asyncimport.errors import RefusedError, SourceError, TransientError, UsageError, worst
 from asyncimport.journal import Journal, Twin
-from asyncimport.limits import Throttle
+from asyncimport.limits import Outage, Throttle
 from asyncimport.model import (
     Admitted,
+    Away,
     Body,
     Claim,
     Event,
     Failed,
     File,
     FileKind,
+    Held,
     Ignored,
     Instance,
     Outcome,
@@ -49,6 +50,7 @@ from asyncimport.model import (
 from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.routing import Router, UnroutableError, patient_of
 from asyncimport.settings import Options
+from asyncimport.stop import Stop, StoppedError
 
 __all__ = ["Destination", "Source", "Stop", "run"]
 
@@ -99,40 +101,11 @@ class Destination(Protocol):
         ...
 
     async def finalize(self, sealed: Sealed) -> Verdict:
-        """Bring a delivery to its end. It may be called again after a kill. Raises: FatalError."""
+        """Bring a delivery to its end. It may be called again at any time, also after a kill.
+
+        Raises: TransientError when the server is away, FatalError.
+        """
         ...
-
-
-class Stop:
-    """A way to end a run early and well: nothing more is handed out, what is in flight has `grace` seconds."""
-
-    def __init__(self, *, grace: float = 30.0) -> None:
-        self.requested = False
-        self._grace = grace
-        self._at_once = self._after_grace = inf
-        self._scopes: list[tuple[anyio.CancelScope, bool]] = []
-
-    def request(self) -> None:
-        """Ask for the end; the second time, drop what is in flight too."""
-        self._at_once = anyio.current_time()
-        self._after_grace = self._at_once + (0.0 if self.requested else self._grace)
-        self.requested = True
-        for scope, waits in self._scopes:
-            scope.deadline = self._after_grace if waits else self._at_once
-
-    def at_once(self) -> anyio.CancelScope:
-        """Return a scope for a stage that ends as soon as it is asked to."""
-        return self._scope(waits=False)
-
-    def after_grace(self) -> anyio.CancelScope:
-        """Return a scope for a stage that may finish what it has in hand."""
-        return self._scope(waits=True)
-
-    def _scope(self, *, waits: bool) -> anyio.CancelScope:
-        # A stage may begin after it was asked to end.
-        scope = anyio.CancelScope(deadline=self._after_grace if waits else self._at_once)
-        self._scopes.append((scope, waits))
-        return scope
 
 
 async def run(
@@ -204,6 +177,13 @@ class _Line:
         self._stop = stop
         self._may_feed = not options.scan_first
         self._throttle = Throttle(options.workers)
+        self._outage = Outage(
+            options.max_outage,
+            first=policy.first,
+            sleep=stop.sleep,
+            hold=self._throttle.overloaded,
+            report=lambda reason: report(Away(reason)),
+        )
         self._turn = anyio.CapacityLimiter(1)
 
     async def scan(self, work: _Bell, ready: _Bell) -> None:
@@ -305,7 +285,11 @@ class _Line:
                     for claim, body in zip(parcel, bodies, strict=True):
                         if self._stop.requested:
                             return
-                        await _hand_in(outcomes, await self._send(claim, body))
+                        try:
+                            outcome = await self._send(claim, body)
+                        except StoppedError:
+                            return
+                        await _hand_in(outcomes, outcome)
 
     async def _send(self, claim: Claim, body: Body | SourceError) -> Outcome:
         if isinstance(body, SourceError):
@@ -316,26 +300,35 @@ class _Line:
                 return await self._destination.store(claim, body)
 
         failures: list[TransientError] = []
+        times = [anyio.current_time()]
 
         def failed(error: TransientError) -> None:
             failures.append(error)
+            times.append(anyio.current_time())
+            if error.blames_file:
+                self._outage.blamed(claim.key)
             self._slow_down(error)
 
         try:
-            uri = await retrying(attempt, self._policy, on_error=failed)
+            try:
+                uri = await retrying(attempt, self._policy, on_error=failed, sleep=self._stop.sleep)
+            except TransientError as error:
+                # Between the last two attempts of this file, has any other got through?
+                if not self._outage.is_on(error, times[-2]):
+                    raise
+                uri = await self._outage.outlast(attempt, error, times[0])
         except SourceError as error:
             return Failed(claim, str(error), unreadable=True)
         except (RefusedError, TransientError) as error:
             return self._verdict(claim, error, failures)
         self._throttle.succeeded()
+        self._outage.succeeded()
         return Stored(claim, uri)
 
     def _verdict(
         self, claim: Claim, error: RefusedError | TransientError, failures: Sequence[TransientError]
     ) -> Refused | Failed:
         """Judge a file that was not stored, by the last error and those before it."""
-        if isinstance(error, TransientError) and error.unreachable:
-            raise UnavailableError(str(error), hint="run the same command again when the server is back") from error
         final = isinstance(error, RefusedError) or error.blames_file
         reason = str(error) if isinstance(error, RefusedError) else f"{error}, {len(failures)} times"
         if final and any(failure.cut for failure in failures):
@@ -374,10 +367,27 @@ class _Line:
             with self._stop.at_once():
                 async for _ in ready:
                     while sealed := await self._ask(self._journal.claim_session):
-                        verdict = await self._destination.finalize(sealed)
+                        try:
+                            verdict = await self._finalized(sealed)
+                        except StoppedError:
+                            # It stays sealed, and the next run finalises it.
+                            return
                         await self._ask(partial(self._journal.close, verdict))
                         self._report(verdict)
                         _ring(work)
+
+    async def _finalized(self, sealed: Sealed) -> Verdict:
+        call = partial(self._destination.finalize, sealed)
+        try:
+            try:
+                verdict = await call()
+            except TransientError as error:
+                verdict = await self._outage.outlast(call, error, anyio.current_time())
+        except TransientError as error:
+            # Others get through meanwhile.
+            return Held(sealed.delivery, str(error))
+        self._outage.succeeded()
+        return verdict
 
     async def _ask(self, method: Callable[[], T]) -> T:
         """Call the journal in a worker thread, one call at a time."""

@@ -11,6 +11,7 @@ from time import monotonic
 from asyncimport.model import (
     Admitted,
     Archived,
+    Away,
     Built,
     Event,
     Failed,
@@ -48,6 +49,7 @@ class Totals:
     held: int = 0
     repeated: int = 0
     trouble: str = ""
+    away: str | None = None
     gone: int = 0
     gone_unsent: int = 0
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
@@ -73,6 +75,8 @@ class Totals:
                             self.refused += 1
                         case Failed():
                             self.failed += 1
+            case Away(reason=reason):
+                self.away = reason
             case Repeated(reason=reason):
                 self.repeated += 1
                 self.trouble = reason
@@ -100,6 +104,8 @@ class Totals:
         ]
         if self.scanning:
             parts.insert(0, f"scanning ({self.scanned:,} files seen)")
+        if self.away is not None:
+            parts.insert(0, f"waiting for the server: {self.away}")
         if self.refused or self.failed or self.held:
             parts.append(f"{self.refused:,} refused, {self.failed:,} failed, {self.held:,} held")
         if self.repeated:

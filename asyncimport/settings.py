@@ -1,10 +1,11 @@
 """The options of a run: flat, frozen, checked when they are made."""
 
+import re
 from dataclasses import dataclass
 
 from asyncimport.errors import UsageError
 
-__all__ = ["AUTO_WORKERS", "Options"]
+__all__ = ["AUTO_WORKERS", "Options", "seconds_of"]
 
 # XNAT takes each file under one global lock and has 40 database connections: more than this in flight gains nothing.
 AUTO_WORKERS = 16
@@ -17,7 +18,7 @@ class Options:
 
     `workers` is the most uploads in flight, `finalizers` the sessions being archived at a time, `max_open_sessions`
     how many sessions may occupy the server's prearchive. `scan_first` sends nothing before the whole source is
-    scanned without a collision.
+    scanned without a collision. `max_outage` is how many seconds to wait for a server that is away.
     """
 
     workers: int = AUTO_WORKERS
@@ -25,6 +26,7 @@ class Options:
     max_open_sessions: int = 200
     archive: bool = True
     scan_first: bool = False
+    max_outage: float = 3600.0
     retry_held: bool = False
     retry_refused: bool = False
 
@@ -38,3 +40,14 @@ class Options:
             raise UsageError(f"{self.finalizers} finalizers cannot be", hint="give a number from 1 on")
         if self.max_open_sessions < 1:
             raise UsageError(f"--max-open-sessions {self.max_open_sessions} cannot be", hint="give a number from 1 on")
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Return the seconds of a duration such as 90, 90s, 15m, 8h or 2d.
+
+    Raises: UsageError.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if match is None:
+        raise UsageError(f"{option} {text} is not a duration", hint="write it as 90s, 15m, 8h or 2d")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]

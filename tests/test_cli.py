@@ -437,6 +437,18 @@ async def test_trouble_on_the_way_is_overcome(xnat: TestXnat, url: str, commands
     assert len(xnat.sop_uids()) == 12
 
 
+async def test_a_run_ends_well_after_its_longest_time(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
+    """--max-duration stops as Ctrl-C does, also while the server is away; the same command goes on."""
+    commands.login(url)
+    fault = xnat.faults.add(Fault("import", Status(503), nth=1, times=10_000))
+    ended = await commands("upload", tree, "-P", "demo", "--max-duration", "1s", "-o", "json")
+    assert ended.code == 130
+    assert fault.hits > 0
+    assert ended.json["files"]["left"] == 12
+    xnat.faults.clear()
+    assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
+
+
 async def test_the_password_may_come_from_standard_input(url: str, commands: Commands, tree: Path) -> None:
     """For scripts that have the password elsewhere than in the environment."""
     commands.env["XNAT_HOST"] = url

@@ -29,7 +29,7 @@ from scenery import (
 )
 from yarl import URL
 
-from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError, UnavailableError
+from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
 from asyncimport.model import Archived, Built, Held, Session
 from asyncimport.replies import Experiment, Row
 from asyncimport.source import LARGE
@@ -655,8 +655,8 @@ async def test_a_mark_that_our_attempt_left_is_a_verdict(
     assert verdict == Held(sealed(uri).delivery, "the server is overloaded or away (504)")
 
 
-async def test_a_server_that_stays_overloaded_holds_the_delivery(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """After all attempts, with the reason."""
+async def test_a_step_that_never_succeeds_holds_the_delivery(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """After all attempts, with the reason: the server answers all else, so it is this session's."""
     xnat.faults.add(Fault("commit", Status(503), times=100))
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
@@ -665,15 +665,31 @@ async def test_a_server_that_stays_overloaded_holds_the_delivery(xnat: TestXnat,
     assert xnat.count["commit"] == AT_ONCE.attempts
 
 
+@pytest.mark.parametrize("nth", [1, 2])
+async def test_a_server_that_cannot_be_looked_at_is_no_verdict_on_the_delivery(
+    xnat: TestXnat, url: str, tmp_path: Path, nth: int
+) -> None:
+    """Before the commit or after the archiving: the delivery stays sealed, as HELD would wait for a person."""
+    async with reaching(url) as there:
+        uri = await sent(there, tmp_path, 1)
+        xnat.faults.add(Fault("listing", Status(503), nth=nth, times=100))
+        with pytest.raises(TransientError) as caught:
+            await there.finalize(sealed(uri, 1))
+        assert caught.value.overload
+        assert xnat.count["commit"] == (nth > 1)
+        xnat.faults.clear()
+        assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
+
+
 async def test_a_server_that_is_gone_is_no_verdict_on_the_delivery(xnat: TestXnat, tmp_path: Path) -> None:
-    """The run ends, and the delivery stays sealed for the next one: HELD would wait for a person."""
+    """Likewise: whoever asked decides whether to wait for it."""
     async with serve(xnat) as url:
         context = reaching(url)
         there = await context.__aenter__()
         uri = await sent(there, tmp_path, 1)
-    with pytest.raises(UnavailableError, match="no connection to the server") as caught:
+    with pytest.raises(TransientError, match="no connection to the server") as caught:
         await there.finalize(sealed(uri, 1))
-    assert caught.value.hint
+    assert caught.value.unreachable
     await context.__aexit__(None, None, None)
 
 

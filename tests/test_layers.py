@@ -17,6 +17,7 @@ LAYERS = {
     "retry": 1,
     "limits": 1,
     "settings": 1,
+    "stop": 1,
     "credentials": 1,
     "containers": 1,
     "source": 2,

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from asyncimport.errors import UsageError
-from asyncimport.settings import AUTO_WORKERS, Options
+from asyncimport.settings import AUTO_WORKERS, Options, seconds_of
 
 
 @pytest.mark.parametrize("workers", [1, AUTO_WORKERS, 256])
@@ -31,3 +31,20 @@ def test_frozen() -> None:
     """Options do not change in mid-run."""
     with pytest.raises(FrozenInstanceError):
         Options().workers = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("15m", 900), ("8h", 28_800), ("2d", 172_800), ("0", 0), ("1.5h", 5_400)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    """Durations are written as people write them."""
+    assert seconds_of(text, "--max-outage") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "5 minutes", "1h30m", "1w"])
+def test_what_is_no_duration(text: str) -> None:
+    """The error names the option, and shows how to write it."""
+    with pytest.raises(UsageError, match="--max-outage") as caught:
+        seconds_of(text, "--max-outage")
+    assert caught.value.hint

@@ -1,9 +1,11 @@
 """One run, whole: settings to journal to login to line to summary to exit code. `upload` and `demo` are made of it."""
 
+import asyncio
 import signal
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -43,6 +45,7 @@ class Transfer:
     overwrite: str = "none"
     reroute: bool = False
     merge_patients: bool = False
+    max_duration: float | None = None
     send_truncated: bool = False
     ignore_archives: bool = False
     journal: Path | None = None
@@ -151,7 +154,7 @@ async def _send(  # anyio.run passes arguments by position
             err.print(Text("stopping: what is in flight may finish (30 s at most); once more to stop at once"))
         stop.request()
 
-    with on_signals(stopped):
+    with on_signals(stopped), _after(task.max_duration, partial(stopped, signal.SIGINT)):
         async with AsyncExitStack() as stack:
             with stop.at_once():
                 client = await stack.enter_async_context(
@@ -172,6 +175,19 @@ async def _send(  # anyio.run passes arguments by position
                 destination = Xnat(client, archive=task.options.archive, overwrite=task.overwrite)
                 async with progress(totals, err, quiet=quiet):
                     await run(source, destination, journal, router, options=task.options, report=totals.note, stop=stop)
+
+
+@contextmanager
+def _after(seconds: float | None, call: Callable[[], None]) -> Iterator[None]:
+    """Call a function on the loop when the block has taken so many seconds."""
+    if seconds is None:
+        yield
+        return
+    timer = asyncio.get_running_loop().call_later(seconds, call)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _router(task: Transfer, project: str) -> Router:

@@ -27,7 +27,7 @@ from asyncimport.cli.output import consoles, show_error, summary_json, write_jso
 from asyncimport.credentials import check_host, find
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT
-from asyncimport.settings import AUTO_WORKERS, Options
+from asyncimport.settings import AUTO_WORKERS, Options, seconds_of
 
 __all__ = ["login_from", "upload"]
 
@@ -90,6 +90,12 @@ def upload(
     max_open_sessions: Annotated[
         int, hidden("--max-open-sessions", help="Sessions that may occupy the server's prearchive at a time.")
     ] = 200,
+    max_outage: Annotated[
+        str, hidden("--max-outage", help="How long to wait for a server that is away: 90s, 15m, 8h.")
+    ] = "1h",
+    max_duration: Annotated[
+        str | None, hidden("--max-duration", help="Stop well after this time, as Ctrl-C does: 90s, 15m, 8h.")
+    ] = None,
     timeout: Annotated[float, hidden("--timeout", help="Seconds to wait for an answer of the server.")] = 600.0,
     reroute: Annotated[bool, hidden("--reroute", help="Apply changed -S and -E to what was not sent yet.")] = False,
     truncated: Annotated[
@@ -139,9 +145,11 @@ def upload(
             archive=archive,
             # Under one fixed label any second study collides, and that is better known before anything is sent.
             scan_first=scan_first or "{" not in session,
+            max_outage=seconds_of(max_outage, "--max-outage"),
             retry_held="held" in wanted,
             retry_refused="refused" in wanted,
         )
+        longest = None if max_duration is None else seconds_of(max_duration, "--max-duration")
     except AsyncimportError as error:
         if output is Output.JSON:
             write_json(summary_json(None, run=None, host=host, seconds=0.0, code=error.exit_code, error=error))
@@ -161,6 +169,7 @@ def upload(
         overwrite=overwrite,
         reroute=reroute,
         merge_patients=merge_patients,
+        max_duration=longest,
         send_truncated=truncated == "send",
         ignore_archives=ignore_archives,
         journal=journal,

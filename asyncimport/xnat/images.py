@@ -14,7 +14,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from yarl import URL
 
 from asyncimport import replies
-from asyncimport.errors import RefusedError, TransientError, UnavailableError, worst
+from asyncimport.errors import RefusedError, TransientError, worst
 from asyncimport.model import Archived, Body, Built, Claim, Delivery, Held, Sealed, Session, Streamed, Verdict
 from asyncimport.replies import Reply, Row
 from asyncimport.retry import RetryPolicy
@@ -125,7 +125,10 @@ class Xnat:
             return answer
 
     async def finalize(self, sealed: Sealed) -> Verdict:
-        """Commit, archive and verify one delivery."""
+        """Commit, archive and verify one delivery.
+
+        Raises: TransientError when the server is away.
+        """
         delivery = sealed.delivery
         asked = False
         failures = lost = 0
@@ -134,9 +137,13 @@ class Xnat:
         give_up = anyio.current_time() + self._patience
         while True:
             try:
+                # A server that does not even let itself be looked at is away, and that is no verdict on the session.
                 row = await self._look(delivery)
                 archived = row is None and await self._find(delivery) is not None
-                step = next_step(row, archived=archived, asked=asked)
+            except RefusedError as error:
+                return Held(delivery, str(error))
+            step = next_step(row, archived=archived, asked=asked)
+            try:
                 if step is Step.VERIFY:
                     return await self._verify(sealed)
                 if step is Step.STUCK:
@@ -158,11 +165,6 @@ class Xnat:
                 trouble = str(error)
                 failures += 1
                 if failures >= self._policy.attempts:
-                    if error.unreachable:
-                        # No verdict: the delivery stays sealed, and the next run takes it up.
-                        raise UnavailableError(
-                            trouble, hint="run the same command again when the server is back"
-                        ) from error
                     return Held(delivery, trouble)
             if anyio.current_time() > give_up:
                 return Held(delivery, "XNAT has not finished with the session in time")
@@ -205,7 +207,9 @@ class Xnat:
         uri = f"/data/archive/projects/{session.project}/subjects/{session.subject}/experiments/{experiment.label}"
         try:
             found = await compare(self._client, experiment, session, sealed.sop_uids, self._policy)
-        except (RefusedError, TransientError):
+        except (RefusedError, TransientError) as error:
+            if isinstance(error, TransientError) and (error.unreachable or error.overload):
+                raise
             # It is archived; that it could not be looked into is told apart, and `verify` can do it later.
             return Archived(delivery, uri, None)
         if found.missing:

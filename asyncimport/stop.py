@@ -1,0 +1,64 @@
+"""How a run ends early and well."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+
+import anyio
+
+__all__ = ["Stop", "StoppedError"]
+
+
+class StoppedError(Exception):
+    """A call that was to be repeated is not, because the run is to end; it has no outcome."""
+
+
+class Stop:
+    """A way to end a run early and well: nothing more is handed out, what is in flight has `grace` seconds."""
+
+    def __init__(self, *, grace: float = 30.0) -> None:
+        self.requested = False
+        self._grace = grace
+        self._at_once = self._after_grace = inf
+        self._scopes: dict[anyio.CancelScope, bool] = {}
+
+    def request(self) -> None:
+        """Ask for the end; the second time, drop what is in flight too."""
+        self._at_once = anyio.current_time()
+        self._after_grace = self._at_once + (0.0 if self.requested else self._grace)
+        self.requested = True
+        for scope, waits in self._scopes.items():
+            scope.deadline = self._after_grace if waits else self._at_once
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Bound a block that ends as soon as it is asked to."""
+        with self._scope(waits=False):
+            yield
+
+    @contextmanager
+    def after_grace(self) -> Iterator[None]:
+        """Bound a block that may finish what it has in hand."""
+        with self._scope(waits=True):
+            yield
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep between two attempts, when nothing is in flight.
+
+        Raises: StoppedError when the run is to end.
+        """
+        with self._scope(waits=False):
+            await anyio.sleep(seconds)
+        if self.requested:
+            raise StoppedError
+
+    @contextmanager
+    def _scope(self, *, waits: bool) -> Iterator[None]:
+        # A stage may begin after it was asked to end.
+        scope = anyio.CancelScope(deadline=self._after_grace if waits else self._at_once)
+        self._scopes[scope] = waits
+        try:
+            with scope:
+                yield
+        finally:
+            del self._scopes[scope]
