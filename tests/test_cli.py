@@ -491,6 +491,23 @@ async def test_the_password_may_come_from_standard_input(url: str, commands: Com
     assert ended.code == 0, ended.err
 
 
+async def test_options_may_come_from_the_environment(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
+    """Containers and cron set them there."""
+    commands.login(url)
+    commands.env |= {
+        "ASYNCIMPORT_PROJECT": "demo",
+        "ASYNCIMPORT_ARCHIVE": "false",
+        "ASYNCIMPORT_OUTPUT": "json",
+        "ASYNCIMPORT_QUIET": "1",
+        "ASYNCIMPORT_STATE_DIR": str(commands.home / "journals"),
+        "ASYNCIMPORT_SCAN_FIRST": "true",
+    }
+    ended = await commands("upload", tree)
+    assert ended.code == 0, ended.err
+    assert ended.json["sessions"]["prearchive"] == len(xnat.prearchive) == 2
+    assert len(list((commands.home / "journals").glob("*.journal"))) == 1
+
+
 async def test_netrc_is_read(url: str, commands: Commands, tree: Path) -> None:
     """Users of other XNAT clients hold their password in ~/.netrc already."""
     netrc = commands.home / ".netrc"

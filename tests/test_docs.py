@@ -46,6 +46,15 @@ def test_the_options_of_the_readme_are_the_live_ones() -> None:
     assert named == live
 
 
+def test_every_option_of_upload_has_its_environment_variable() -> None:
+    """As the README says: cron and containers need no command line; asking for help is no setting."""
+    for parameter in COMMANDS["upload"].params:
+        long = next((name for name in parameter.opts if name.startswith("--")), None)
+        if long is not None and not parameter.is_eager:
+            variables = [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or []
+            assert f"ASYNCIMPORT_{long[2:].replace('-', '_').upper()}" in variables, long
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_everything_has_a_help_text(name: str) -> None:
     """Each command and each of its options says what it does."""

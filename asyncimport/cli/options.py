@@ -21,6 +21,7 @@ __all__ = [
     "StateDir",
     "User",
     "hidden",
+    "variable",
 ]
 
 
@@ -39,9 +40,14 @@ def _show_all(context: typer.Context, wanted: bool) -> None:
         raise typer.Exit
 
 
-def hidden(*names: str, help: str, envvar: str | None = None) -> typer.models.OptionInfo:  # noqa: A002 - as Typer names it
+def hidden(*names: str, help: str) -> typer.models.OptionInfo:  # noqa: A002 - as Typer names it
     """Make an option that only --help-all shows."""
-    return typer.Option(*names, help=help, envvar=envvar, hidden=True)  # type: ignore[no-any-return]
+    return typer.Option(*names, help=help, envvar=variable(names[0]), hidden=True)  # type: ignore[no-any-return]
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of an option: ASYNCIMPORT_MAX_OUTAGE for --max-outage."""
+    return f"ASYNCIMPORT_{name.lstrip('-').replace('-', '_').upper()}"
 
 
 Host = Annotated[
@@ -57,7 +63,12 @@ User = Annotated[
     str | None,
     typer.Option("--user", metavar="NAME", envvar="ASYNCIMPORT_USER", help="XNAT user; else XNAT_USER or netrc."),
 ]
-PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")]
+PasswordStdin = Annotated[
+    bool,
+    typer.Option(
+        "--password-stdin", envvar=variable("--password-stdin"), help="Read the password from standard input."
+    ),
+]
 Project = Annotated[
     str | None,
     typer.Option("--project", "-P", metavar="ID", envvar="ASYNCIMPORT_PROJECT", help="XNAT project."),
@@ -66,23 +77,21 @@ OutputOption = Annotated[
     Output,
     typer.Option("--output", "-o", envvar="ASYNCIMPORT_OUTPUT", help="How to write the result to standard output."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; errors and the result only.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", envvar=variable("--quiet"), help="No progress; errors and the result only.")
+]
 NoColor = Annotated[bool, hidden("--no-color", help="No colours; NO_COLOR does the same.")]
 StateDir = Annotated[
     Path | None,
-    hidden("--state-dir", help="Directory of the journals.", envvar="ASYNCIMPORT_STATE_DIR"),
+    hidden("--state-dir", help="Directory of the journals."),
 ]
 JournalFile = Annotated[
     Path | None,
-    hidden("--journal", help="Use this journal file.", envvar="ASYNCIMPORT_JOURNAL"),
+    hidden("--journal", help="Use this journal file."),
 ]
 CaBundle = Annotated[
     Path | None,
-    hidden(
-        "--ca-bundle",
-        help="PEM file of the certificate authorities to trust.",
-        envvar="ASYNCIMPORT_CA_BUNDLE",
-    ),
+    hidden("--ca-bundle", help="PEM file of the certificate authorities to trust."),
 ]
 Insecure = Annotated[bool, hidden("--insecure", help="Allow plain http and certificates that nobody vouches for.")]
 HelpAll = Annotated[

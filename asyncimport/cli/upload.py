@@ -22,6 +22,7 @@ from asyncimport.cli.options import (
     StateDir,
     User,
     hidden,
+    variable,
 )
 from asyncimport.cli.output import consoles, show_error, summary_json, write_json
 from asyncimport.credentials import check_host, find
@@ -76,7 +77,12 @@ def upload(
     ] = True,
     retry: Annotated[
         str,
-        typer.Option("--retry", metavar="held,refused", help="Also take up what an earlier run held or refused."),
+        typer.Option(
+            "--retry",
+            metavar="held,refused",
+            envvar=variable("--retry"),
+            help="Also take up what an earlier run held or refused.",
+        ),
     ] = "",
     output: OutputOption = Output.TABLE,
     quiet: Quiet = False,
