@@ -289,6 +289,7 @@ CUT = {
 }
 
 
+@pytest.mark.thorough
 def test_every_file_of_the_packages_is_told_as_the_oracle_tells_it() -> None:
     """Path by path: who it is, why it is nobody, and whether it was cut."""
     counts: Counter[str] = Counter()
@@ -319,6 +320,7 @@ def cuts_of(content: bytes, seed: str) -> list[int]:
     return sorted((size for size in chosen if 0 <= size < len(content)), reverse=True)
 
 
+@pytest.mark.thorough
 def test_wherever_a_file_is_cut_the_oracle_agrees(tmp_path: Path) -> None:
     """Some 300 files under 1 MB, each cut at 45 places and more: the verdict, and never another's UID."""
     copy = tmp_path / "cut"
