@@ -28,6 +28,12 @@ T = TypeVar("T")
 # XNAT takes anything with Mozilla, AppleWebKit, MSIE or Opera in it for a browser, and answers it with login pages
 # and CSRF errors.
 _USER_AGENT = f"asyncimport/{__version__}"
+# By OpenSSL's codes of verification (x509_vfy.h): what a certificate authority would not help with.
+_CERTIFICATE_HINTS = {
+    10: "the certificate has expired: whoever runs the server has to renew it",
+    62: "use the name in --host that the certificate is made out to",
+    64: "use the name in --host that the certificate is made out to, not an address",
+}
 _HEADERS_READ = ("content-type", "location", "retry-after")
 
 
@@ -176,10 +182,13 @@ class Client:
             async with self._http.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
                 yield response
         except aiohttp.ClientConnectorCertificateError as error:
+            problem = error.certificate_error
             raise UnavailableError(
-                "the server's certificate is not trusted: "
-                f"{getattr(error.certificate_error, 'verify_message', 'verification failed')}",
-                hint="name the certificate authority of your site with --ca-bundle",
+                f"the server's certificate is not trusted: {getattr(problem, 'verify_message', 'verification failed')}",
+                hint=_CERTIFICATE_HINTS.get(
+                    getattr(problem, "verify_code", 0),
+                    "name the certificate authority of your site with --ca-bundle",
+                ),
             ) from error
         except aiohttp.ClientConnectorError as error:
             raise TransientError(

@@ -152,8 +152,10 @@ class Xnat:
                         trouble or "XNAT could not archive the session and marked it in the prearchive",
                     )
                 if step is Step.FINISH:
+                    # A build that a proxy did not wait for has come to its end: not again, or it never would.
+                    is_built = asked and row is not None and row.status == "READY"
                     asked = True
-                    built = await self._finish(delivery)
+                    built = await self._finish(delivery, is_built=is_built)
                     return built if built is not None else await self._verify(sealed)
                 if step is Step.LOST:
                     lost += 1
@@ -177,18 +179,19 @@ class Xnat:
     async def _find(self, delivery: Delivery) -> replies.Experiment | None:
         return await find_experiment(self._client, delivery.session, self._policy)
 
-    async def _finish(self, delivery: Delivery) -> Built | None:
+    async def _finish(self, delivery: Delivery, *, is_built: bool) -> Built | None:
         """Take the row to its end: None when it is in the archive.
 
         `build` where the session is to stay in the prearchive, because `commit` archives on auto-archive projects.
         """
         action = "commit" if self._archive else "build"
         at_work = self._client.timeouts.stall + self._client.timeouts.reply
-        url = self._client.url(f"/data{delivery.uri}?action={action}&SOURCE=uploader")
-        with bounded(at_work):
-            archive_uri = await self._client.call("POST", url, replies.committed)
-        if archive_uri is not None:
-            return None
+        if not is_built:
+            url = self._client.url(f"/data{delivery.uri}?action={action}&SOURCE=uploader")
+            with bounded(at_work):
+                archive_uri = await self._client.call("POST", url, replies.committed)
+            if archive_uri is not None:
+                return None
         if not self._archive:
             return Built(delivery, f"/data{delivery.uri}")
         overwrite = "" if self._overwrite == "none" else f"&overwrite={self._overwrite}"
