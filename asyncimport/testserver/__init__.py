@@ -8,8 +8,27 @@ It behaves like XNAT towards importers, unfriendly behaviours included, keeps it
 in a directory, injects scripted faults, and records what it received. It shares nothing with the client.
 """
 
+from .actions import (
+    Conflict,
+    DiskFull,
+    Empty,
+    ExpireLogins,
+    Gateway,
+    Late,
+    Leave,
+    Locked,
+    LoginPage,
+    Reset,
+    Restart,
+    Stall,
+    Status,
+    Tell,
+    Unseen,
+)
 from .dicom import Header
-from .faults import Fault, Reset, Status, Tell
+from .fault_files import faults_from
+from .faults import Fault
+from .held import Held, Left
 from .profile import PROFILES, Profile
 from .rules import Script, SeriesFilter
 from .server import serve
@@ -29,23 +48,38 @@ from .state import (
 __all__ = [
     "PROFILES",
     "ArchivedSession",
+    "Conflict",
+    "DiskFull",
+    "Empty",
+    "ExpireLogins",
     "Fault",
+    "Gateway",
     "Header",
+    "Held",
     "ImportRecord",
+    "Late",
+    "Leave",
+    "Left",
+    "Locked",
+    "LoginPage",
     "PrearchiveRow",
     "Profile",
     "Project",
     "Reset",
+    "Restart",
     "RowStatus",
     "Scan",
     "Script",
     "SeriesFilter",
+    "Stall",
     "Status",
     "StoredFile",
     "Subject",
     "Tell",
     "TestXnat",
     "Timing",
+    "Unseen",
     "User",
+    "faults_from",
     "serve",
 ]

@@ -7,23 +7,20 @@ of its own rather than an aiohttp application.
 import asyncio
 import json
 import re
-import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import assert_never
+from functools import lru_cache, partial
+from http import HTTPStatus
 from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from . import archive, batch, imports, listings, logins, prearchive, projects, settings, status
-from .auth import Entry, needs_token
+from . import archive, batch, imports, listings, logins, prearchive, projects, settings, status, striking
+from .auth import Entry, Login, needs_token
 from .call import Call, Engine
-from .faults import Action, Reset, Status, Tell
 from .names import escape_parameter
-from .pages import Refused, text, tomcat_page
+from .pages import Refused, tomcat_page
 from .site import TestXnat
 
 __all__ = ["App"]
@@ -76,6 +73,8 @@ _XAPI = (
     _route("anonymize/projects/(?P<name>[^/]+)(?:/(?P<part>enabled))?", GET=settings.anonymisation),
     _route("event_tracking/(?P<key>[^/]+)(?:/(?P<payload>payload))?", GET=archive.event_tracking),
 )
+_NOBODY = Login("", None, 0.0)
+"""Who asks, until that is known."""
 _LOGIN_PAGE = "app/template/Login.vm"
 _OPEN = {"JSESSION", "services/auth", *(f"siteConfig/{name}" for name in settings.OPEN_NAMES)}
 _FORBIDDEN = re.compile(r"""["<>\\^`{|}\[\]]""")
@@ -128,11 +127,6 @@ class App:
         if area != "xapi" and path.startswith("archive/"):
             path = path.removeprefix("archive/")
         path = path.rstrip("/")
-        entry = self._xnat.logins.enter(
-            request,
-            open_url=not self._xnat.require_login or path in _OPEN or path.startswith("siteConfig/buildInfo"),
-            login_page=f"{self._context}/{_LOGIN_PAGE}",
-        )
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
@@ -141,26 +135,51 @@ class App:
         params = {**query, **{name: escape_parameter(values[0]) for name, values in form.items()}} if form else query
         kind = _kind(request.method, path, params)
         self._xnat.count[kind] += 1
-        call = Call(self._xnat, self._engine, request, path, query, params, form, entry.login, self.site_url)
-        action = self._xnat.faults.take(kind)
-        if action is not None and (broken := await _strike(call, action)) is not None:
-            return broken
+        call = Call(
+            self._xnat, self._engine, request, path, query, params, form, _NOBODY, self.site_url, request.content
+        )
+        fault = self._xnat.faults.take(kind, path, params)
+        if fault is not None:
+            instead = await striking.on_the_way(call, fault, partial(self._reply, call, area, kind))
+            if instead is not None:
+                return instead
+        response = await self._reply(call, area, kind)
+        if fault is not None and (other := striking.replaced(call, fault, response)) is not response:
+            return other
+        if response.status < HTTPStatus.BAD_REQUEST:
+            await self._xnat.faults.acknowledge(kind)
+        return response
+
+    async def _reply(self, call: Call, area: str, kind: str) -> web.StreamResponse:
+        """Let a request in and serve it, faults within XNAT included; a refusal becomes its page."""
         try:
-            response = await self._serve(call, entry, area)
+            entry = self._xnat.logins.enter(
+                call.request,
+                open_url=not self._xnat.require_login
+                or call.path in _OPEN
+                or call.path.startswith("siteConfig/buildInfo"),
+                login_page=f"{self._context}/{_LOGIN_PAGE}",
+            )
+        except Refused as refused:
+            return refused.page()
+        call.login = entry.login
+        try:
+            response = self._barred(entry) or entry.denied or await self._serve(call, area, kind)
         except Refused as refused:
             response = refused.page()
-        if isinstance(action, Reset):
-            return _abort(request)
         self._set_cookies(response, call, entry)
         return response
 
-    async def _serve(self, call: Call, entry: Entry, area: str) -> web.StreamResponse:
-        """Find the handler and let it answer, if whoever asks may enter (XnatSecureGuard)."""
-        if (barred := self._barred(entry) or entry.denied) is not None:
-            return barred
-        request, method = call.request, call.request.method
+    async def _serve(self, call: Call, area: str, kind: str) -> web.StreamResponse:
+        """Find the handler and let it answer (XnatSecureGuard), unless a fault does."""
+        fault = self._xnat.faults.take(kind, call.path, call.params, within=True)
+        if fault is not None and (response := await striking.within(call, fault)) is not None:
+            return response
+        if self._xnat.left and kind == "listing" and call.path.startswith("prearchive"):
+            await striking.look(call)
+        method = call.request.method
         changes = method not in {"GET", "HEAD"} and area != "xapi"
-        browser = changes and needs_token(request.headers.get("User-Agent", ""))
+        browser = changes and needs_token(call.request.headers.get("User-Agent", ""))
         if browser and call.params.get("XNAT_CSRF") != call.login.csrf:
             raise Refused(500, "Invalid CSRF")
         for route in _TABLES[area]:
@@ -250,39 +269,3 @@ async def _form(request: web.BaseRequest) -> Mapping[str, list[str]]:
             raise Refused(400) from None
         values = {name: [str(value)] for name, value in body.items()} if isinstance(body, dict) else {}
     return values
-
-
-async def _strike(call: Call, action: Action) -> web.Response | None:
-    """Do a fault's action, or return None for one that takes place after the request has been served."""
-    match action:
-        case Status():
-            await _drain(call.request)
-            return web.Response(status=action.status, text=action.body, headers=action.headers)
-        case Reset(effect=False, after_bytes=None):
-            await _drain(call.request)
-            return _abort(call.request)
-        case Reset():
-            call.stop_after = action.after_bytes
-            return None
-        case Tell():
-            action.function()
-            return None
-        case _:
-            assert_never(action)
-
-
-async def _drain(request: web.BaseRequest) -> None:
-    """Read the body away, as a proxy does before it answers."""
-    while await request.content.readany():
-        pass
-
-
-def _abort(request: web.BaseRequest) -> web.Response:
-    """Break the connection with a reset."""
-    if (transport := request.transport) is not None:
-        connection = transport.get_extra_info("socket")
-        if connection is not None:
-            # Lingering for zero seconds makes close() send a reset rather than an orderly end.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
-    return text()

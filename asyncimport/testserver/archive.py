@@ -12,10 +12,11 @@ from .call import Call
 from .conflicts import Terms
 from .jobs import Job, archive_all, is_auto_archive, overwrites_files, submit
 from .pages import Refused, row_table, text, uri_list
+from .site import TestXnat
 from .state import UNASSIGNED, ArchivedSession, PrearchiveRow, Project, RowStatus
 from .tracking import ArchiveFailed, Tracked
 
-__all__ = ["archive_after_commit", "archive_service", "event_tracking"]
+__all__ = ["archive_after_commit", "archive_service", "event_tracking", "failure", "timed_out"]
 
 _SOURCE = re.compile(r"(?:/data|/REST)?/prearchive/projects/([^/]+)/([^/]+)/([^/]+)/?")
 _ARCHIVED = re.compile(r"(?:/data|/REST)?/archive(?:/.*)?")
@@ -31,7 +32,7 @@ async def archive_service(call: Call) -> web.StreamResponse:
             raise Refused(403, "Operation already in progress on this prearchive entry.")
     if len(rows) == 1 and "dest" in call.params and call.xnat.profile.archive_dest_breaks:
         rows[0][0].status = RowStatus.ERROR
-        raise Refused(500, _failure(rows[0][0], "DataURIA cannot be cast to java.lang.String"))
+        raise failure(call.xnat, rows[0][0], "DataURIA cannot be cast to java.lang.String")
     params = {**call.params, **_destination(call, rows)}
     listener = call.params.get("http-session-listener", "")
     jobs = []
@@ -111,7 +112,7 @@ def _source(call: Call, source: str) -> tuple[PrearchiveRow, Project]:
     if project_id == UNASSIGNED:
         raise Refused(400, "Cannot archive sessions from the Unassigned folder.")
     project = call.xnat.projects.get(project_id)
-    if project is None or not project.allows(call.user, "edit"):
+    if project is None or not call.may("edit", project_id):
         raise Refused(403, f"User {call.user.name} cannot archive into project {project_id}")
     row = call.xnat.find_row(project_id, timestamp, folder)
     if row is None:
@@ -140,18 +141,22 @@ async def _wait(call: Call, job: Job) -> ArchivedSession:
         outcome = await job.tracked.result(call.xnat.timing.poll_seconds)
     match outcome:
         case None:
-            raise Refused(
-                500,
-                f"The archive operation for {job.row.folder} did not complete within the configured timeout interval.",
-            )
+            raise timed_out(job.row)
         case ArchiveFailed() as failed:
-            hidden = call.xnat.profile.archive_hides_codes or not failed.conflict
-            raise Refused(500 if hidden else 409, _failure(job.row, failed.message))
+            raise failure(call.xnat, job.row, failed.message, conflict=failed.conflict)
         case ArchivedSession() as session:
             return session
         case _:
             assert_never(outcome)
 
 
-def _failure(row: PrearchiveRow, message: str) -> str:
-    return f"FAILED: Unable to archive {row.folder}: Operation Failed: {message}"
+def failure(xnat: TestXnat, row: PrearchiveRow, message: str, *, conflict: bool = False) -> Refused:
+    """Return the refusal that tells of a failed archiving; 500 hides the code of a conflict in newer versions."""
+    status = 409 if conflict and not xnat.profile.archive_hides_codes else 500
+    return Refused(status, f"FAILED: Unable to archive {row.folder}: Operation Failed: {message}")
+
+
+def timed_out(row: PrearchiveRow) -> Refused:
+    """Return the refusal that tells of an archiving that is not done yet (sessionArchiveTimeoutInterval)."""
+    message = f"The archive operation for {row.folder} did not complete within the configured timeout interval."
+    return Refused(500, message)

@@ -53,7 +53,7 @@ def _row(call: Call, source: str) -> PrearchiveRow:
 
 def _target(call: Call) -> Project:
     name = call.params.get("newProject", "")
-    if (found := call.xnat.find_project(name, call.user, "edit")) is None:
+    if (found := call.find_project(name, "edit")) is None:
         raise Refused(403, f"User {call.user.name} cannot access project {name}")
     return found
 

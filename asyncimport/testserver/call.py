@@ -1,29 +1,62 @@
 """One request on its way to a handler."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVarTuple
 
 from aiohttp import web
-from anyio import CapacityLimiter, Lock
+from anyio import CancelScope, CapacityLimiter, Lock
 from anyio.abc import TaskGroup
 
+from .actions import DiskFull, Unseen
 from .auth import Login
+from .door import Door
 from .names import escape_parameter
 from .pages import Refused
 from .profile import Right
 from .site import TestXnat, Timing
 from .state import GUEST, ArchivedSession, Project, User
+from .storage import Stream
 
-__all__ = ["Call", "Engine"]
+__all__ = ["Call", "Engine", "Jobs"]
+
+_Arguments = TypeVarTuple("_Arguments")
+
+
+class Jobs:
+    """Work that outlives the request that started it, until the server stops or all of it is given up."""
+
+    def __init__(self, tasks: TaskGroup) -> None:
+        self._tasks = tasks
+        self._scopes: set[CancelScope] = set()
+
+    def start_soon(self, work: Callable[[*_Arguments], Awaitable[None]], *arguments: *_Arguments) -> None:
+        """Start a job."""
+        scope = CancelScope()
+        self._scopes.add(scope)
+
+        async def run() -> None:
+            try:
+                with scope:
+                    await work(*arguments)
+            finally:
+                self._scopes.discard(scope)
+
+        self._tasks.start_soon(run)
+
+    def cancel(self) -> None:
+        """Give all jobs up, as a restart of the server does."""
+        for scope in self._scopes:
+            scope.cancel()
 
 
 @dataclass(slots=True)
 class Engine:
     """What a running server has besides the site's state: tasks and locks. One a `serve`."""
 
-    jobs: TaskGroup
-    """Work that outlives the request that started it."""
+    jobs: Jobs
     timing: Timing
+    door: Door
     row_lock: Lock = field(default_factory=Lock)
     """The one lock around row look-ups (the static synchronized methods of PrearcDatabase)."""
     archive_lock: Lock = field(default_factory=Lock)
@@ -48,7 +81,8 @@ class Call:
 
     `path` is raw below /data or /xapi, without a leading slash: Restlet 1.1 does not decode the variables
     of its path templates. `query` has its values decoded and then escaped (TurbineUtils.escapeParam); it
-    holds the first value of each parameter. `stop_after` is a scripted break after so many body bytes.
+    holds the first value of each parameter. `stop_after`, a break after so many body bytes, `disk_full` and `unseen`
+    are what a fault does to it.
     """
 
     xnat: TestXnat
@@ -61,7 +95,10 @@ class Call:
     form: Mapping[str, list[str]]
     login: Login
     site_url: str
+    body: Stream
     stop_after: int | None = None
+    disk_full: DiskFull | None = None
+    unseen: Unseen | None = None
 
     @property
     def user(self) -> User:
@@ -75,13 +112,24 @@ class Call:
 
     def readable(self, project_id: str) -> Project:
         """Return a project the user can read; an unreadable one looks absent (ProjectResource)."""
-        project = self.xnat.find_project(project_id, self.user, "read")
+        project = self.find_project(project_id, "read")
         if project is None:
             raise Refused(404, "Unable to find the specified experiment.")
         return project
+
+    def find_project(self, name: str, right: Right) -> Project | None:
+        """Return the project of this id or alias if the user has the right, and this request is to know of it."""
+        found = self.xnat.find_project(name, self.user, right)
+        return found if found is not None and self.allows(found, right) else None
+
+    def allows(self, project: Project, right: Right) -> bool:
+        """Tell whether the user has a right on a project, as far as this request is to know."""
+        if self.unseen is not None and self.unseen.project == project.id and self.unseen.right in {"read", right}:
+            return False
+        return project.allows(self.user, right)
 
     def may(self, right: Right, project_id: str | None) -> bool:
         """Tell whether the user has a right on a project, or, for None, on Unassigned rows."""
         if project_id is None:
             return self.user.all_data
-        return self.xnat.find_project(project_id, self.user, right) is not None
+        return self.find_project(project_id, right) is not None

@@ -4,7 +4,7 @@ import errno
 import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import anyio
@@ -45,7 +45,7 @@ async def gradual_import(call: Call, name: str, content_type: str) -> web.Stream
     What a filter or the anonymisation script refuses is answered with 200 and an empty body.
     """
     xnat = call.xnat
-    body = await xnat.storage.receive(call.request.content, stop_after=call.stop_after)
+    body = await xnat.storage.receive(call.body, stop_after=call.stop_after)
     try:
         header = _identify(body, name)
         where = _destination(call, header, _GRADUAL_NAMES)
@@ -72,7 +72,7 @@ async def session_import(call: Call, name: str, _content_type: str) -> web.Strea
     Its document is built at once. Archives, of which XNAT means this importer to take one a session, are not emulated.
     """
     xnat = call.xnat
-    body = await xnat.storage.receive(call.request.content, stop_after=call.stop_after)
+    body = await xnat.storage.receive(call.body, stop_after=call.stop_after)
     try:
         try:
             header = read_header(body.head)
@@ -145,7 +145,7 @@ def _destination(call: Call, header: Header, names: Mapping[str, tuple[str, ...]
         header.study_description,
         header.accession,
     )
-    found = (call.xnat.find_project(name, call.user, right) for name in candidates if name)
+    found = (call.find_project(name, right) for name in candidates if name)
     project = next((project for project in found if project is not None), None)
     label = given["session"] or to_label_chars(_assigned("Session", header) or header.patient_id)
     subject = given["subject"] or to_label_chars(_assigned("Subject", header) or header.patient_name)
@@ -295,7 +295,9 @@ async def _write(call: Call, row: PrearchiveRow, header: Header, body: Body, nam
     """Write a file and enter it in the books; False when the script refuses it."""
     xnat, folder = call.xnat, scan_folder(header)
     parts = (*row.path, "SCANS", folder, "DICOM", name)
-    if xnat.disk_full:
+    if xnat.disk_full or call.disk_full is not None:
+        if call.disk_full is not None and call.disk_full.partial:
+            await _enter(call, row, header, _fitting(body), name)
         raise OSError(errno.ENOSPC, "No space left on device")
     # A cut file stays as it came: XNAT anonymises when all of it is on the disk.
     script = xnat.script if body.complete and not row.prevent_anon else None
@@ -308,14 +310,33 @@ async def _write(call: Call, row: PrearchiveRow, header: Header, body: Body, nam
     if script is not None:
         sop_uid = script.map_uid(sop_uid) if script.map_uid is not None else sop_uid
         head = _anonymised(script, row, header, body, sop_uid)
-    size, digest = await xnat.storage.write(parts, body, head)
+    await _enter(call, row, replace(header, sop_uid=sop_uid), body, name, head)
+    return True
+
+
+async def _enter(
+    call: Call, row: PrearchiveRow, header: Header, body: Body, name: str, head: bytes | None = None
+) -> None:
+    """Write a file and enter it in the row; `head`, where given, takes the place of the body's."""
+    folder = scan_folder(header)
+    size, digest = await call.xnat.storage.write((*row.path, "SCANS", folder, "DICOM", name), body, head)
     series = row.series.get(header.series_uid)
     if series is None:
         series = Series(header.series_uid, header.series_number, header.modality, header.series_description)
         row.series[header.series_uid] = series
-    stored = StoredFile(name, size, digest, sop_uid, series, body.complete, header.sop_class)
+    stored = StoredFile(name, size, digest, header.sop_uid, series, body.complete, header.sop_class)
     row.scans.setdefault(folder, {})[name] = stored
-    return True
+
+
+def _fitting(body: Body) -> Body:
+    """Return what a full disk takes of a file: half of it, or all but a byte where half is no more than a header."""
+    half = body.head[: len(body.head) // 2]
+    try:
+        whole = read_header(half).layout.goes_on
+    except NotDicomError:
+        whole = False
+    head = half if whole else body.head[:-1]
+    return Body(head, len(head), None, None, complete=False)
 
 
 def _anonymised(script: Script, row: PrearchiveRow, header: Header, body: Body, sop_uid: str) -> bytes | None:

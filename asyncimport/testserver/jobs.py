@@ -12,7 +12,7 @@ import anyio
 from .anonymising import rewritten
 from .archiving import plan_merge, split_document, target_names
 from .call import Engine
-from .conflicts import Terms, validate_files
+from .conflicts import FileNames, Terms, validate_files
 from .dicom import read_header
 from .rules import Script
 from .site import TestXnat
@@ -34,6 +34,8 @@ class Job:
     params: Mapping[str, str]
     terms: Terms
     tracked: Tracked
+    files: FileNames | None = None
+    """What was on the disk when it began, if that was before now."""
 
 
 def is_auto_archive(params: Mapping[str, str], row: PrearchiveRow | None, project: Project) -> bool:
@@ -134,7 +136,7 @@ async def _subject_lock(engine: Engine, label: str) -> AsyncIterator[None]:
 async def _merge(xnat: TestXnat, engine: Engine, job: Job) -> ArchivedSession:
     """Move a session's files and state into the archive (PrearcSessionArchiver.call)."""
     row = job.row
-    on_disk = {folder: set(files) for folder, files in row.scans.items()}  # what comes later is lost
+    on_disk = job.files or {folder: set(files) for folder, files in row.scans.items()}  # what comes later is lost
     if xnat.archive_seconds:
         await anyio.sleep(xnat.archive_seconds)
     if row.document is None:

@@ -5,12 +5,13 @@ import anyio
 from .building import build
 from .call import Engine
 from .conflicts import Terms
+from .held import ARCHIVING, BUILDING, DELETING, Left
 from .jobs import Job, is_auto_archive, overwrites_files, run
 from .site import TestXnat
 from .state import PrearchiveRow, Project, RowStatus
 from .tracking import Tracked
 
-__all__ = ["build_idle", "delete_row", "move_row", "rebuild"]
+__all__ = ["build_idle", "delete_row", "finish", "move_row", "rebuild"]
 
 _SECONDS = 60
 
@@ -85,3 +86,35 @@ async def delete_row(xnat: TestXnat, row: PrearchiveRow) -> None:
     """Delete a session and its files."""
     xnat.remove_row(row)
     await xnat.storage.remove(row.path)
+
+
+async def finish(xnat: TestXnat, engine: Engine, left: Left) -> None:
+    """Go on with a row that has been left in a status, when it is let go."""
+    await left.released()
+    await _finish(xnat, engine, left)
+    if left in xnat.left:
+        xnat.left.remove(left)
+    left.end()
+
+
+async def _finish(xnat: TestXnat, engine: Engine, left: Left) -> None:
+    row, status = left.row, left.status
+    # What has been given another status meanwhile is not built or deleted; an archiving does not look.
+    if row not in xnat or (row.status is not status and status not in ARCHIVING):
+        return
+    if left.then is not None:
+        row.status = left.then
+    elif status in BUILDING:
+        row.status = RowStatus.BUILDING
+        await build(xnat, row)
+    elif status in DELETING:
+        await delete_row(xnat, row)
+    elif status in ARCHIVING:
+        row.status = RowStatus.QUEUED_ARCHIVING
+        project = xnat.projects.get(row.project or "")
+        terms = Terms(
+            override=left.params.get("overwrite") in {"append", "delete"},
+            overwrite_files=project is not None and overwrites_files(row, project),
+            allow_merge=True,
+        )
+        await run(xnat, engine, Job(row, left.params, terms, Tracked(row.uri), left.files))

@@ -26,10 +26,10 @@ async def listing(call: Call, projects: str = "") -> web.StreamResponse:
         for name in named - {UNASSIGNED}:
             if not call.may("edit", name):
                 raise Refused(403)
-        shown = {call.xnat.find_project(name, call.user, "edit") for name in named}
+        shown = {call.find_project(name, "edit") for name in named}
         ids = {project.id for project in shown if project is not None}
     else:
-        ids = {project.id for project in call.xnat.projects.values() if project.allows(call.user, "edit")}
+        ids = {project.id for project in call.xnat.projects.values() if call.allows(project, "edit")}
     rows = [
         row
         for row in call.xnat.prearchive
@@ -175,7 +175,7 @@ async def _commit(call: Call, row: PrearchiveRow) -> web.Response:
 async def _move(call: Call, row: PrearchiveRow) -> web.Response:
     """Move a session to another project; `newProject` counts in the query string only."""
     target = call.query.get("newProject", "")
-    new = call.xnat.find_project(target, call.user, "edit")
+    new = call.find_project(target, "edit")
     if new is None:
         raise Refused(403, f"User {call.user.name} cannot access project {target}")
     if row.status.locked:

@@ -44,7 +44,7 @@ async def list_projects(call: Call) -> web.StreamResponse:
         columns = [name for name in call.query["columns"].split(",") if name in _COLUMNS]
     rows = []
     for found in call.xnat.projects.values():
-        if found.allows(call.user, right):
+        if call.allows(found, right):
             values = dict.fromkeys(_COLUMNS, "") | {
                 "ID": found.id,
                 "secondary_ID": found.id,
@@ -97,7 +97,7 @@ async def setting(call: Call, name: str, key: str, value: str | None = None) -> 
     found = call.readable(name)
     if value is None:
         return text(str(found.prearchive_code))
-    if not found.allows(call.user, "edit"):
+    if not call.allows(found, "edit"):
         raise Refused(403)
     number = {"true": "1", "false": "0"}.get(value, value)
     if not re.fullmatch(r"-?\d+", number):

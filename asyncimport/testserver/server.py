@@ -6,17 +6,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import anyio
-from aiohttp import web
 
 from .app import App
-from .call import Engine
-from .operations import build_idle
+from .call import Engine, Jobs
+from .door import Door
+from .held import Left
+from .operations import build_idle, finish
 from .site import TestXnat
 
 __all__ = ["serve"]
-
-_SHUTDOWN_SECONDS = 0.5
-_FOREVER = 3600.0
 
 
 @asynccontextmanager
@@ -48,27 +46,46 @@ async def serve(
     """Serve `xnat` and yield its URL, such as http://127.0.0.1:41234/xnat for the context path /xnat.
 
     Port 0 takes a free one. On leaving, jobs still under way are given up, as when a server stops; the
-    state stays in `xnat`, which may be served again.
+    state stays in `xnat`, which may be served again, on the same port too (SO_REUSEADDR).
     """
     context = f"/{context.strip('/')}" if context.strip("/") else ""
-    async with _alone(), anyio.create_task_group() as jobs:
-        engine = Engine(jobs, xnat.timing)
+    async with _alone(), anyio.create_task_group() as tasks:
+        door = Door(
+            tasks,
+            lambda request: app.answer(request),
+            (host, port),
+            ssl_context=ssl_context,
+            keepalive=xnat.timing.keepalive_seconds,
+        )
+        engine = Engine(Jobs(tasks), xnat.timing, door)
         app = App(xnat, engine, context, secure=ssl_context is not None)
-        idle = xnat.timing.keepalive_seconds
-        server = web.Server(app.answer, access_log=None, keepalive_timeout=_FOREVER if idle is None else idle)
-        runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
-        await runner.setup()
         try:
-            await web.TCPSite(runner, host, port, ssl_context=ssl_context).start()
-            bound = runner.addresses[0][1]
+            await door.open()
             scheme = "https" if ssl_context is not None else "http"
-            url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{bound}{context}"
+            url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{door.port}{context}"
             app.site_url = xnat.site_url or url
-            xnat.idle_builder = partial(build_idle, xnat, engine)
-            jobs.start_soon(_build_idle, xnat, engine)
+            _begin(xnat, engine)
+            tasks.start_soon(_build_idle, xnat, engine)
             yield url
         finally:
-            xnat.idle_builder = None
-            jobs.cancel_scope.cancel()
+            xnat.idle_builder = xnat.finisher = xnat.on_restart = None
+            tasks.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
-                await runner.cleanup()
+                await door.close()
+
+
+def _begin(xnat: TestXnat, engine: Engine) -> None:
+    """Give the site what it has of a running server."""
+
+    def finish_later(left: Left) -> None:
+        engine.jobs.start_soon(finish, xnat, engine, left)
+
+    def restart() -> None:
+        engine.jobs.cancel()
+        engine.door.drop()
+
+    xnat.idle_builder = partial(build_idle, xnat, engine)
+    xnat.finisher = finish_later
+    xnat.on_restart = restart
+    for left in xnat.left:
+        finish_later(left)

@@ -2,13 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from .auth import Logins
 from .faults import Faults
+from .held import Left
 from .profile import PROFILES, Profile, Right
 from .rules import Script, SeriesFilter
 from .state import (
@@ -18,6 +19,7 @@ from .state import (
     PrearchiveRow,
     Project,
     Resource,
+    RowStatus,
     Scan,
     Series,
     StoredFile,
@@ -150,7 +152,11 @@ class TestXnat:
         """Archive jobs by user and key."""
         self.orphans: dict[tuple[str, str], set[tuple[str, str, str]]] = {}
         """(scan, resource, file name) of what is in the archive folder of (project, label), unknown to the database."""
+        self.left: list[Left] = []
+        """Rows that stay in a status until they are let go."""
         self.idle_builder: Callable[[], Awaitable[int]] | None = None
+        self.finisher: Callable[[Left], None] | None = None
+        self.on_restart: Callable[[], None] | None = None
         self._rows: dict[tuple[str | None, str, str], list[PrearchiveRow]] = {}
         self._by_uri: dict[tuple[str | None, str, str], PrearchiveRow] = {}
         self._experiments: dict[str, ArchivedSession] = {}
@@ -197,6 +203,24 @@ class TestXnat:
         """Make all cookies invalid."""
         self.logins.expire()
 
+    def restart(self) -> None:
+        """Forget what a restart of the server forgets: logins, queued jobs, and requests whose effect is late.
+
+        Rows stay in whatever status they are. A running server breaks all its connections, and goes on at once. For a
+        longer outage, strike a request with `Restart`; or leave `serve`, call this, and serve again on the same port:
+
+            async with serve(xnat) as url: ...
+            xnat.restart()
+            async with serve(xnat, port=URL(url).port): ...
+        """
+        self.logins.expire()
+        self.tracked.clear()
+        for left in self.left:
+            left.end()
+        self.left.clear()
+        if self.on_restart is not None:
+            self.on_restart()
+
     # ---- prearchive
 
     @property
@@ -230,6 +254,27 @@ class TestXnat:
         del self._by_uri[row.project, row.timestamp, row.folder]
         if not rows:
             self._rows.pop(self._key(row), None)
+
+    def leave(
+        self,
+        row: PrearchiveRow,
+        status: RowStatus,
+        *,
+        looks: int | None = None,
+        then: RowStatus | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Left:
+        """Leave a row in a status. One at which somebody is at work stays so until the work is let go.
+
+        That is by `release()` of what is returned (and `await settled()`, to see it done), or when so many `looks`
+        over HTTP have shown it; the work takes place in a running server. With `then`, the row ends in that status.
+        """
+        left = Left(row, status, looks, then, params or {})
+        row.status = status
+        self.left.append(left)
+        if self.finisher is not None:
+            self.finisher(left)
+        return left
 
     def _key(self, row: PrearchiveRow) -> tuple[str | None, str, str]:
         return (row.project, row.study_uid, row.name if self.profile.row_key_has_label else "")

@@ -70,6 +70,10 @@ def describe(xnat: TestXnat) -> dict[str, Any]:
             for session in xnat.archived
         ],
         "requests": dict(xnat.count),
+        "faults": [
+            {"kind": fault.kind, "action": type(fault.action).__name__, "seen": fault.seen, "hits": fault.hits}
+            for fault in xnat.faults
+        ],
         "imports": len(xnat.imports),
     }
 

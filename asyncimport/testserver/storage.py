@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
-from aiohttp import ClientError, StreamReader
+from aiohttp import ClientError
 from aiohttp.http_exceptions import HttpProcessingError
 from anyio import CancelScope, to_thread
 
-__all__ = ["Body", "Parts", "Storage"]
+__all__ = ["Body", "Kept", "Parts", "Storage", "Stream"]
 
 Parts = tuple[str, ...]
 
@@ -26,6 +27,25 @@ _PIECE = 1024 * 1024
 _INLINE_DIGEST = 64 * 1024
 """Bytes that are hashed in the event loop: a hop to a thread would take longer."""
 _LONGEST_NAME = 200
+
+
+class Stream(Protocol):
+    """The body of a request, as it comes in."""
+
+    async def readany(self) -> bytes:
+        """Return what has come, or wait for it; nothing at the end."""
+
+
+class Kept:
+    """A body that has all come in."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def readany(self) -> bytes:
+        """Return all, and then nothing."""
+        data, self._data = self._data, b""
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +75,7 @@ class Storage:
         """Return where a file or folder is, or None when bytes are not kept."""
         return _below(self._directory, parts) if self._directory else None
 
-    async def receive(self, stream: StreamReader, *, stop_after: int | None = None) -> Body:
+    async def receive(self, stream: Stream, *, stop_after: int | None = None) -> Body:
         """Read a body to its end, or to where the connection breaks, or until `stop_after` bytes."""
         pieces: list[bytes] = []
         size = 0
@@ -75,7 +95,7 @@ class Storage:
             complete = False
         return Body(b"".join(pieces), size, None, None, complete)
 
-    async def _receive_large(self, stream: StreamReader, head: bytes, stop_after: int | None) -> Body:
+    async def _receive_large(self, stream: Stream, head: bytes, stop_after: int | None) -> Body:
         """Go on with a body that is larger than what stays in memory."""
         spooled = self._directory / "spool" / secrets.token_hex(8) if self._directory else None
         digest = hashlib.md5(usedforsecurity=False) if self.checksums else None

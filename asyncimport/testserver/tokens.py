@@ -52,3 +52,7 @@ class Tokens:
     def end(self, alias: str) -> None:
         """Invalidate a token."""
         self._tokens.pop(alias, None)
+
+    def clear(self) -> None:
+        """Invalidate all tokens."""
+        self._tokens.clear()

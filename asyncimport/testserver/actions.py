@@ -1,0 +1,293 @@
+"""What a fault may do to a request, and which kinds of requests it can strike. Plain data."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from .held import BUSY
+from .profile import Right
+from .state import RowStatus
+
+__all__ = [
+    "INSIDE",
+    "KINDS",
+    "NAMES",
+    "STRIKES",
+    "Action",
+    "Conflict",
+    "DiskFull",
+    "Empty",
+    "ExpireLogins",
+    "Gateway",
+    "Late",
+    "Leave",
+    "Locked",
+    "LoginPage",
+    "Reset",
+    "Restart",
+    "Stall",
+    "Status",
+    "Tell",
+    "Unseen",
+    "strikable",
+]
+
+
+KINDS = frozenset({"login", "logout", "import", "build", "commit", "prearchive", "archive", "listing", "other", "any"})
+_GATEWAY = (502, 503, 504)
+_FIRST_STATUS, _LAST_STATUS = 200, 599
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Answer with this status in XNAT's place, as a proxy would; nothing takes effect."""
+
+    status: int
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _FIRST_STATUS <= self.status <= _LAST_STATUS:
+            raise ValueError(f"{self.status} is no status of a reply")
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Break the connection without a reply.
+
+    With `effect`, the request is served before; without, not. With `after_bytes`, the connection breaks
+    when that many bytes of the body have arrived, and what XNAT keeps of a cut upload is kept.
+    """
+
+    effect: bool = False
+    after_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Break the connection, and serve the request later: XNAT had all of it, and was slow.
+
+    Later is when `after` further requests of the kind `of` have been acknowledged, each with a status below 400: the
+    last of them gets its reply when the late effect has taken place, so that whoever has that reply finds it. Without
+    `after` it is when the test calls `release()` of the fault. The late request does whatever XNAT does to what it
+    finds then: a late import may change a row that is being archived, and be lost with it, or make a stray one. With
+    `status`, the client is not cut off but gets the reply of a gateway.
+    """
+
+    after: int | None = None
+    of: str = "import"
+    status: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.after is not None and self.after < 1:
+            raise ValueError(f"after {self.after} requests is not late; it takes one at least")
+        _check_kind(self.of)
+        _check_gateway(self.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Answer as a gateway (nginx) that has given up waiting, while the work is done all the same.
+
+    The reply comes when the work is done; without `wait` it comes at once, and the work goes on. Without `effect`
+    the request has not reached XNAT, as when a gateway finds it down.
+    """
+
+    status: int = 504
+    headers: Mapping[str, str] = field(default_factory=dict)
+    wait: bool = True
+    effect: bool = True
+
+    def __post_init__(self) -> None:
+        _check_gateway(self.status)
+        if not self.wait and not self.effect:
+            raise ValueError("without an effect there is no work that goes on")
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Never answer, until the connection goes away, the fault is released or the server stops; then break it.
+
+    With `effect`, the request is served first. Without `reads`, the body is not read beyond what fits in buffers.
+    """
+
+    effect: bool = False
+    reads: bool = True
+
+    def __post_init__(self) -> None:
+        if self.effect and not self.reads:
+            raise ValueError("a request whose body is not read has no effect")
+
+
+@dataclass(frozen=True, slots=True)
+class LoginPage:
+    """Answer with a login page and 200, as a site's single sign-on does to whom it does not know; no effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireLogins:
+    """Make all logins invalid, this request's among them, and then serve it; with `tokens`, all alias tokens too."""
+
+    tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Break all connections and refuse new ones for a while; logins and queued jobs are forgotten.
+
+    The server comes back after `seconds`, or when the fault is released. The request has no effect.
+    """
+
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and self.seconds < 0:
+            raise ValueError(f"a restart cannot take {self.seconds} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """Answer that somebody is at work on the session: 403 to an archive request, 409 to a build or commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Fail an archiving with 500 and XNAT's text; the row is left in CONFLICT, or in ERROR. A commit builds first."""
+
+    message: str = "Session already exists with matching files."
+    status: RowStatus = RowStatus.CONFLICT
+
+    def __post_init__(self) -> None:
+        if self.status not in {RowStatus.CONFLICT, RowStatus.ERROR}:
+            raise ValueError(f"a failed archiving leaves CONFLICT or ERROR, not {self.status}")
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Answer with a failure and leave the row in this status.
+
+    After CONFLICT, ERROR and the like: 500. Where somebody is at work the client hears that waiting took too long:
+    XNAT's own text (500) of an archiving, a gateway's 504 of anything else. Such a row moves on when the fault is
+    released, or when so many `looks` (listings of the prearchive, GETs of the session) have shown it: the work is
+    done then, or it ends in the status `then`.
+    """
+
+    status: RowStatus
+    looks: int | None = None
+    then: RowStatus | None = None
+    message: str = "The session could not be processed."
+
+    def __post_init__(self) -> None:
+        if self.looks is not None and self.looks < 0:
+            raise ValueError(f"a row cannot be looked at {self.looks} times")
+        if self.looks is not None and self.status not in BUSY and self.then is None:
+            raise ValueError(f"nobody is at work on a row in {self.status}: it does not move on by itself")
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """Answer an import with an empty 200, as to a file that a filter refuses; nothing takes effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFull:
+    """Fail the import of a sound file with 400 "unable to read DICOM object"; with `partial`, half of the file stays.
+
+    A file of which half is no more than a header stays but for its last byte.
+    """
+
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """Serve the request as if the project were not there yet (a cache that is behind), or not yet to be edited.
+
+    Only requests that name the project, or list projects, are counted. An import goes where imports go whose
+    project is unknown. With right="edit" the project can be read, and only what needs the right to edit is denied.
+    """
+
+    project: str
+    right: Right = "read"
+
+    def __post_init__(self) -> None:
+        if self.right not in {"read", "edit"}:
+            raise ValueError(f"{self.right!r} is neither read nor edit")
+
+    def concerns(self, path: str, params: Mapping[str, str]) -> bool:
+        """Tell whether a request asks for the project."""
+        name = re.compile(rf"(?<![\w-]){re.escape(self.project)}(?![\w-])")
+        return path in {"projects", "prearchive", "prearchive/projects"} or any(
+            map(name.search, (path, *params.values()))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Call a function when the request has come, and then serve it as if nothing had been: to kill the client, say."""
+
+    function: Callable[[], None]
+
+
+Action = (
+    Status
+    | Reset
+    | Late
+    | Gateway
+    | Stall
+    | LoginPage
+    | ExpireLogins
+    | Restart
+    | Locked
+    | Conflict
+    | Leave
+    | Empty
+    | DiskFull
+    | Unseen
+    | Tell
+)
+
+_SESSION = frozenset({"build", "commit", "archive"})
+STRIKES: Mapping[type[Action], frozenset[str]] = {
+    Status: KINDS,
+    Reset: KINDS,
+    Late: _SESSION | {"import", "prearchive", "other"},
+    Gateway: KINDS,
+    Stall: KINDS,
+    LoginPage: KINDS,
+    ExpireLogins: KINDS,
+    Restart: KINDS,
+    Locked: _SESSION,
+    Conflict: frozenset({"commit", "archive"}),
+    Leave: _SESSION,
+    Empty: frozenset({"import"}),
+    DiskFull: frozenset({"import"}),
+    Unseen: _SESSION | {"import", "prearchive", "listing"},
+    Tell: KINDS,
+}
+"""The kinds of requests that each action can strike; Reset with `after_bytes`, which cuts a body, imports alone."""
+
+INSIDE: tuple[type[Action], ...] = (Locked, Conflict, Leave, Empty, DiskFull, Unseen)
+"""What XNAT itself does to a request it has let in; all others strike on the way, whoever asks."""
+
+NAMES: Mapping[str, type[Action]] = {
+    re.sub("(?<!^)(?=[A-Z])", "_", action.__name__).lower(): action for action in STRIKES
+}
+"""The actions by their names in files: status, reset, login_page ..."""
+
+
+def strikable(action: Action) -> frozenset[str]:
+    """Return the kinds that this very action can strike."""
+    if isinstance(action, Reset) and action.after_bytes is not None:
+        return frozenset({"import"})
+    return STRIKES[type(action)]
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is none of the kinds of requests: {', '.join(sorted(KINDS))}")
+
+
+def _check_gateway(status: int | None) -> None:
+    if status is not None and status not in _GATEWAY:
+        raise ValueError(f"a gateway that gives up answers {', '.join(map(str, _GATEWAY))}, not {status}")
