@@ -270,7 +270,6 @@ class Admitted:
 
     files: int
     size: int
-    sessions: int
 
 
 @dataclass(frozen=True, slots=True)

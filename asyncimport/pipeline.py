@@ -230,7 +230,6 @@ class _Line:
             Admitted(
                 known.files + admission.files,
                 known.size + admission.size,
-                known.sessions + admission.sessions,
             )
         )
 

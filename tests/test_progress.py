@@ -69,7 +69,7 @@ OUTCOMES: tuple[Outcome, ...] = (
     [
         ([], {}),
         ([Scanned(5, 5000), Scanned(7, 1)], {"scanned": 12}),
-        ([Admitted(3, 3000, 1), Admitted(2, 500, 0)], {"waiting": 5, "waiting_size": 3500}),
+        ([Admitted(3, 3000), Admitted(2, 500)], {"waiting": 5, "waiting_size": 3500}),
         ([ScanFinished(4, 1)], {"scanning": False, "gone": 4, "gone_unsent": 1}),
         ([Settled(OUTCOMES)], {"stored": 2, "stored_size": 1234, "refused": 1, "failed": 2}),
         ([Settled(())], {}),
@@ -90,7 +90,7 @@ def test_events_are_added_up(events: list[Event], expected: dict[str, object]) -
 
 def test_line_while_scanning() -> None:
     """While the scan goes on the line says so, and how far it is; without an earlier look there is no rate yet."""
-    watched = Watched(Scanned(12_345, 1), Admitted(10_000, 1, 3))
+    watched = Watched(Scanned(12_345, 1), Admitted(10_000, 1))
     assert watched.line(0.0) == [
         "scanning (12,345 files seen)",
         "0 of 10,000 files",
@@ -102,7 +102,7 @@ def test_line_while_scanning() -> None:
 def test_line_after_the_scan() -> None:
     """Afterwards the line shows what was stored of what waits, and the sessions done, built ones among them."""
     watched = Watched(
-        Admitted(2000, 1, 3),
+        Admitted(2000, 1),
         ScanFinished(0, 0),
         stored(1500),
         Archived(DELIVERY, "/data/archive", "uids"),
@@ -113,7 +113,7 @@ def test_line_after_the_scan() -> None:
 
 def test_line_tells_trouble() -> None:
     """What was refused, failed or held is told as soon as there is any of it, and calls that are repeated too."""
-    watched = Watched(ScanFinished(0, 0), Admitted(5, 1, 1), Settled(OUTCOMES), Held(DELIVERY, "conflict"))
+    watched = Watched(ScanFinished(0, 0), Admitted(5, 1), Settled(OUTCOMES), Held(DELIVERY, "conflict"))
     assert watched.line(0.0)[3:] == ["1 refused, 2 failed, 1 held"]
     assert "1 calls repeated (last: the server is away)" in watched.line(0.0, Repeated("the server is away"))
 
@@ -126,28 +126,28 @@ def test_line_tells_each_trouble(event: Event) -> None:
 
 def test_rate_and_time_left() -> None:
     """From the second look on the line shows files and bytes a second, and how long the rest will take at that."""
-    watched = Watched(ScanFinished(0, 0), Admitted(1000, 1, 1))
+    watched = Watched(ScanFinished(0, 0), Admitted(1000, 1))
     watched.line(0.0)
     assert watched.line(10.0, stored(100, size=50_000))[3:] == ["10 files/s, 500.0 kB/s", "1:30 left"]
 
 
 def test_time_left_while_scanning_is_a_lower_bound() -> None:
     """Before the scan is over nobody knows how much there is to do."""
-    watched = Watched(Admitted(1000, 1, 1))
+    watched = Watched(Admitted(1000, 1))
     watched.line(0.0)
     assert watched.line(10.0, stored(100))[-1] == "at least 1:30 left"
 
 
 def test_refused_and_failed_files_are_done_too() -> None:
     """Rate and time left count every file that has its verdict, for none of them is left to do."""
-    watched = Watched(ScanFinished(0, 0), Admitted(10, 1, 1))
+    watched = Watched(ScanFinished(0, 0), Admitted(10, 1))
     watched.line(0.0)
     assert watched.line(1.0, Settled(OUTCOMES))[-2:] == ["5 files/s, 1.2 kB/s", "0:01 left"]
 
 
 def test_rate_is_that_of_the_last_quarter_of_a_minute() -> None:
     """The rate follows the server: what was fast a minute ago does not count any more."""
-    watched = Watched(ScanFinished(0, 0), Admitted(100_000, 1, 1))
+    watched = Watched(ScanFinished(0, 0), Admitted(100_000, 1))
     watched.line(0.0)
     rates = [watched.line(1.0, stored(100))[-2] for _ in range(20)]
     assert set(rates) == {"100 files/s, 100.0 kB/s"}
@@ -158,14 +158,14 @@ def test_rate_is_that_of_the_last_quarter_of_a_minute() -> None:
 
 def test_nothing_settled_lately_means_no_rate() -> None:
     """When nothing moves the line promises nothing."""
-    watched = Watched(ScanFinished(0, 0), Admitted(1000, 1, 1), stored(10))
+    watched = Watched(ScanFinished(0, 0), Admitted(1000, 1), stored(10))
     watched.line(0.0)
     assert all("left" not in part for part in watched.line(20.0))
 
 
 def test_rate_of_lines_that_come_rarely() -> None:
     """In a log, where a line comes every half minute, each shows the rate since the one before."""
-    watched = Watched(ScanFinished(0, 0), Admitted(10_000, 1, 1))
+    watched = Watched(ScanFinished(0, 0), Admitted(10_000, 1))
     watched.line(0.0)
     assert watched.line(30.0, stored(300))[-2] == "10 files/s, 10.0 kB/s"
     assert watched.line(30.0, stored(600))[-2] == "20 files/s, 20.0 kB/s"
@@ -173,13 +173,13 @@ def test_rate_of_lines_that_come_rarely() -> None:
 
 def test_looks_at_the_same_moment() -> None:
     """Two looks without time between them divide nothing by nothing."""
-    watched = Watched(ScanFinished(0, 0), Admitted(100, 1, 1))
+    watched = Watched(ScanFinished(0, 0), Admitted(100, 1))
     assert watched.line(0.0) == watched.line(0.0)
 
 
 def test_more_done_than_known() -> None:
     """A resumed run sends what the journal knows before the scan has met it: no time is left then, not less."""
-    watched = Watched(Admitted(10, 1, 1))
+    watched = Watched(Admitted(10, 1))
     watched.line(0.0)
     assert watched.line(1.0, stored(100))[-1] == "at least 0:00 left"
 

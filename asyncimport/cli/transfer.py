@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -119,7 +119,9 @@ def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) 
     ) as journal:
         outcome.run = str(journal.run)
         try:
-            anyio.run(_send, task, source, router, journal, totals, outcome, err, quiet)
+            # Under one fixed label any second study collides, and that is better known before anything is sent.
+            options = replace(task.options, scan_first=task.options.scan_first or router.one_session)
+            anyio.run(_send, replace(task, options=options), source, router, journal, totals, outcome, err, quiet)
         except FatalError as error:
             outcome.error = error
         outcome.summary = Ledger.of(journal).summary()

@@ -149,8 +149,7 @@ def upload(
             workers=AUTO_WORKERS if workers == "auto" else int(workers),
             max_open_sessions=max_open_sessions,
             archive=archive,
-            # Under one fixed label any second study collides, and that is better known before anything is sent.
-            scan_first=scan_first or "{" not in session,
+            scan_first=scan_first,
             max_outage=seconds_of(max_outage, "--max-outage"),
             retry_held="held" in wanted,
             retry_refused="refused" in wanted,

@@ -31,7 +31,6 @@ class Admission:
     twins: list[Twin]
     files: int
     size: int
-    sessions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ class Intake(Registry):
                         size += file.size
             self._db.executemany("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", reset)
             self._wait(waiting)
-        return Admission(unknown, [], len(waiting), size, len({session for session, _ in waiting}))
+        return Admission(unknown, [], len(waiting), size)
 
     def admit(self, batch: Sequence[Instance | Ignored]) -> Admission:
         """Record what the files are, and let new instances wait to be sent.
@@ -110,7 +109,7 @@ class Intake(Registry):
                 waiting.append((session, instance))
                 size += item.file.size
             self._wait(waiting)
-        return Admission([], twins, len(waiting), size, len({session for session, _ in waiting}))
+        return Admission([], twins, len(waiting), size)
 
     def finish_scan(self, roots: Iterable[str], *, archive_built: bool, retry_held: bool) -> Gone:
         """Note that the walk is at its end: sessions with nothing left to send become ready for finalising.
