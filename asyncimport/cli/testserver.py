@@ -3,21 +3,33 @@
 import json
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
+from rich.console import Console
 
-from asyncimport.cli.options import NoColor, Output, OutputOption, hidden
+from asyncimport.cli.options import HelpAll, NoColor, Output, OutputOption, hidden
 from asyncimport.cli.output import consoles, show_error
 from asyncimport.cli.running import on_signals
 from asyncimport.errors import UsageError
 
+if TYPE_CHECKING:
+    from asyncimport.testserver import Fault
+
 __all__ = ["testserver"]
 
 DEFAULT_PORT = 8090
+_FAULTS_HELP = (
+    'JSON file of faults that strike requests, such as [{"kind": "import", "action": "status", "status": 503, '
+    '"headers": {"Retry-After": "1"}, "nth": 3, "times": 2}, {"kind": "any", "action": "reset", "effect": true, '
+    '"share": 0.05, "seed": 1, "path": "prearchive"}]: the third and the fourth import are answered 503; and of all '
+    "requests whose address contains `prearchive`, one in twenty, drawn with a seed, is served but gets no reply. "
+    "What an action takes stands beside it; a wrong name is answered with those there are."
+)
 
 
 def testserver(
@@ -26,16 +38,19 @@ def testserver(
         Path | None, typer.Option(help="Keep the files here; by default they go when the server stops.")
     ] = None,
     context: Annotated[str, hidden("--context", help="Context path, as old XNATs have: /xnat.")] = "",
+    faults: Annotated[Path | None, hidden("--faults", help=_FAULTS_HELP)] = None,
     output: OutputOption = Output.TABLE,
     no_color: NoColor = False,
+    _help_all: HelpAll = False,
 ) -> None:
     """Run the embedded test XNAT on this machine. User, password and project are all `demo`."""
     _, err = consoles(no_color=no_color)
+    to_add = _read_faults(faults, err) if faults is not None else []
     with ExitStack() as stack:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncimport-testserver-")))
         try:
-            anyio.run(_serve, directory, port, context, output is Output.JSON)
+            anyio.run(_serve, directory, port, context, to_add, output is Output.JSON)
         except OSError as error:
             problem = UsageError(
                 f"the test server cannot listen on port {port}: {error.strerror or error}",
@@ -45,11 +60,32 @@ def testserver(
             raise typer.Exit(problem.exit_code) from None
 
 
-async def _serve(directory: Path, port: int, context: str, as_json: bool) -> None:
+def _read_faults(file: Path, err: Console) -> "list[Fault]":
+    """Return the faults of a file, or tell each mistake in a line of its own and exit."""
+    from asyncimport.testserver import faults_from
+
+    try:
+        return faults_from(json.loads(file.read_bytes()))
+    except OSError as error:
+        mistakes = [error.strerror or str(error)]
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        mistakes = [f"this is not JSON: {error}"]
+    except ValueError as error:
+        mistakes = str(error).splitlines()
+    for mistake in mistakes:
+        hint = "`asyncimport testserver --help-all` shows an example" if mistake is mistakes[-1] else ""
+        show_error(err, UsageError(f"{file}: {mistake}", hint=hint))
+    raise typer.Exit(UsageError.exit_code)
+
+
+async def _serve(directory: Path, port: int, context: str, faults: "Iterable[Fault]", as_json: bool) -> None:
     from asyncimport.testserver import TestXnat, serve
 
+    xnat = TestXnat(directory)
+    for fault in faults:
+        xnat.faults.add(fault)
     stopped = anyio.Event()
-    async with serve(TestXnat(directory), port=port, context=context) as url:
+    async with serve(xnat, port=port, context=context) as url:
         with on_signals(lambda _: stopped.set()):
             if as_json:
                 line = json.dumps({"url": url, "user": "demo", "password": "demo", "project": "demo"})

@@ -83,15 +83,11 @@ def _checked(key: str, value: object, wanted: Any) -> object:
         ):
             return value
         if isinstance(choice, type) and issubclass(choice, StrEnum):
-            if value in set(choice):
-                return choice(str(value))
+            if isinstance(value, str) and value in set(choice):
+                return choice(value)
         elif choice in _KINDS_OF_VALUES and (type(value) is choice or (choice is float and type(value) is int)):
             return value
     raise ValueError(f"{key}: {_shown(value)} is not {' or '.join(map(_called, choices))}")
-
-
-def _all_texts(values: Mapping[str, object]) -> bool:
-    return all(isinstance(value, str) for value in values.values())
 
 
 def _called(choice: Any) -> str:

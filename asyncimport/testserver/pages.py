@@ -61,8 +61,14 @@ _ROW_COLUMNS = (
     "TIMEZONE",
 )
 
-_FORMATS = {"json": "json", "csv": "csv", "xml": "xml", "html": "html"}
-_ACCEPTS = {"application/json": "json", "text/csv": "csv", "text/xml": "xml", "application/xml": "xml"}
+_FORMATS = {"json": "json", "csv": "csv", "xml": "xml", "html": "html", "zip": "zip"}
+_ACCEPTS = {
+    "application/json": "json",
+    "text/csv": "csv",
+    "text/xml": "xml",
+    "application/xml": "xml",
+    "application/zip": "zip",
+}
 
 
 class Refused(Exception):  # noqa: N818

@@ -10,6 +10,7 @@ from .names import scan_type
 from .operations import delete_row, move_row
 from .pages import Refused, row_table, table, text, uri_list, wanted, xml
 from .state import UNASSIGNED, Document, PrearchiveRow, RowStatus, Scan
+from .zips import session_zip
 
 __all__ = ["delete", "listing", "session", "session_action", "session_part"]
 
@@ -53,15 +54,18 @@ def _row(call: Call, project: str, timestamp: str, folder: str) -> PrearchiveRow
 
 
 async def session(call: Call, project: str, timestamp: str, folder: str) -> web.StreamResponse:
-    """Return the session document, or with format=json the row (PrearcSessionResource.represent).
+    """Return the session document, with format=json the row, with format=zip its files (PrearcSessionResource).
 
     A row that is gone is an empty result in JSON: a cheap way to ask for its status.
     """
     row = _row(call, project, timestamp, folder)
-    if wanted(call.request, call.query, "xml") != "xml":
+    form = wanted(call.request, call.query, "xml")
+    if form not in {"xml", "zip"}:
         return row_table(call.request, call.query, [row] if row is not None else [])
     if row is None:
         raise Refused(404)
+    if form == "zip":
+        return session_zip(call, row)
     if row.document is None:
         raise Refused(
             404,

@@ -235,6 +235,7 @@ NAMED = (
             '[{"kind": "build", "action": "leave", "status": "LOST"}]',
             'fault 1: status: "LOST" is not one of RECEIVING, ',
         ),
+        ('[{"kind": "build", "action": "leave", "status": []}]', "fault 1: status: [] is not one of RECEIVING, "),
         (
             '[{"kind": "listing", "action": "unseen", "project": "P", "right": "delete"}]',
             'fault 1: right: "delete" is not one of read, edit',

@@ -1,12 +1,16 @@
 """The prearchive as XNAT has it: listing, session documents, build, commit, move, delete."""
 
+import re
+from datetime import datetime, timedelta
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import anyio
 import pytest
-from emulated import STUDY, dicom, stored, visit
+from emulated import STUDY, Visitor, dicom, stored, visit
 
-from asyncimport.testserver import Project, RowStatus, TestXnat, Timing, User
+from asyncimport.testserver import Fault, Gateway, Project, Reset, RowStatus, Script, TestXnat, Timing, User
 
 pytestmark = pytest.mark.anyio
 COLUMNS = [
@@ -47,6 +51,26 @@ async def test_import_21_the_listing_has_these_columns_and_only_texts(path: str)
         assert "/data" + row["url"] == uri
         assert (row["project"], row["subject"], row["name"], row["tag"]) == ("demo", "S", "E", STUDY)
         assert (row["status"], row["autoarchive"]) == ("RECEIVING", "Manual")
+
+
+async def test_import_21_a_row_says_when_and_by_whom_it_was_uploaded() -> None:
+    """By the server's clock, as SQL writes it; the source is as the creating request gave it."""
+    async with visit() as web:
+        before = web.xnat.now()
+        uri = await web.received(dicom(), SOURCE="script")
+        await web.received(dicom(2), SOURCE="another")
+        listed, (own,) = (await web.get("/data/prearchive")).rows, (await web.get(uri, format="json")).rows
+        assert listed == [own]
+        assert own["SOURCE"] == "script"
+        for column in ("uploaded", "lastmod"):
+            assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{1,3}", own[column])
+            moment = datetime.fromisoformat(own[column].ljust(23, "0"))
+            assert before - timedelta(milliseconds=1) < moment <= web.xnat.now()
+        assert (own["scan_date"], own["timestamp"], own["folderName"]) == (
+            "2020-01-02 00:00:00.0",
+            uri.split("/")[-2],
+            "E",
+        )
 
 
 async def test_import_21_csv_and_xml() -> None:
@@ -111,6 +135,106 @@ async def test_import_22_a_session_is_xml_or_a_row() -> None:
         assert await web.status(uri) == "gone"
         assert (await web.get(uri)).status == 404
         assert (await web.get(f"{uri}/scans")).status == 404
+
+
+async def unzipped(web: Visitor, uri: str) -> dict[str, bytes]:
+    """Download a session as a zip file; return its files by name."""
+    async with web.http.get(web.url + uri, params={"format": "zip"}) as reply:
+        assert (reply.status, reply.content_type) == (200, "application/zip")
+        with ZipFile(BytesIO(await reply.read())) as archive:
+            assert archive.testzip() is None
+            return {name: archive.read(name) for name in archive.namelist()}
+
+
+async def test_import_22_a_session_can_be_downloaded_before_and_after_it_is_built(tmp_path: Path) -> None:
+    """What lies in its folder at that time, whether or not the document knows it, under the names it has there."""
+    async with visit(TestXnat(tmp_path, anonymise=False)) as web:
+        bodies = dicom(), dicom(2, SeriesNumber=7, SeriesInstanceUID="7"), dicom(3)
+        uri = await web.received(*bodies[:2])
+        before = await unzipped(web, uri)
+        assert set(before.values()) == set(bodies[:2])
+        assert all(re.fullmatch(r"E/SCANS/[17]/DICOM/1\.2\.3-[17]-[12]-\w+\.dcm", name) for name in before)
+        on_disk = await stored(tmp_path / "prearchive" / "demo" / uri.split("/")[-2])
+        assert before == {"/".join(parts): content for parts, content in on_disk.items()}
+        assert (await web.post(uri, action="build")).status == 200
+        await web.received(bodies[2])
+        assert set((await unzipped(web, uri)).values()) == set(bodies)
+
+
+async def test_import_22_accept_asks_for_a_download_too(tmp_path: Path) -> None:
+    """The label stands in it as it is, whatever the folder is called here; HEAD tells the type only."""
+    async with visit(TestXnat(tmp_path)) as web:
+        uri = await web.received(dicom(), EXPT_LABEL="T:1")
+        async with web.http.get(web.url + uri, headers={"Accept": "application/zip"}) as reply:
+            (name,) = ZipFile(BytesIO(await reply.read())).namelist()
+        assert name.startswith("T:1/SCANS/1/DICOM/1.2.3-1-1-")
+        head = await web.ask("HEAD", uri, None, {"Accept": "application/zip"})
+        assert (head.status, head.type, head.text) == (200, "application/zip", "")
+
+
+async def test_import_22_a_cut_file_is_in_the_download(tmp_path: Path) -> None:
+    """As far as it has come."""
+    body = dicom()
+    async with visit(TestXnat(tmp_path)) as web:
+        web.xnat.faults.add(Fault("import", Reset(after_bytes=len(body) - 10)))
+        with pytest.raises(OSError, match=r"."):
+            await web.send(body)
+        (row,) = web.xnat.prearchive
+        assert list((await unzipped(web, "/data" + row.uri)).values()) == [body[:-10]]
+
+
+async def test_import_22_who_may_not_edit_may_not_download(tmp_path: Path) -> None:
+    """403; no session 404, no project 404."""
+    xnat = TestXnat(tmp_path)
+    xnat.add_project(Project("seen", editors=["boss"], readers=["demo"]))
+    async with visit(xnat) as web:
+        uri = await web.received(dicom())
+        assert (await web.get(await web.received(dicom(), PROJECT_ID="seen"), format="zip")).status == 403
+        assert (await web.get(uri.replace("demo", "Unassigned"), format="zip")).status == 403
+        assert (await web.get(uri.replace("demo", "nope"), format="zip")).status == 404
+        assert (await web.ask("DELETE", uri)).status == 200
+        assert (await web.get(uri, format="zip")).status == 404
+
+
+async def test_import_22_a_download_passes_over_what_has_gone(tmp_path: Path) -> None:
+    """A folder that is emptied meanwhile makes a smaller zip file, or one without files."""
+    async with visit(TestXnat(tmp_path)) as web:
+        uri = await web.received(dicom(), dicom(2))
+        first, second = sorted((tmp_path / "prearchive").rglob("*.dcm"))
+        first.unlink()
+        assert [Path(name).name for name in await unzipped(web, uri)] == [second.name]
+        second.unlink()
+        assert await unzipped(web, uri) == {}
+
+
+async def test_import_22_a_file_that_is_larger_than_a_piece_is_whole(tmp_path: Path) -> None:
+    """As is the connection after it."""
+    async with visit(TestXnat(tmp_path, anonymise=False)) as web:
+        body = dicom(PixelData=bytes(range(256)) * 40_000)
+        assert list((await unzipped(web, await web.received(body))).values()) == [body]
+        assert (await web.get("/data/projects")).status == 200
+
+
+async def test_import_22_a_gateway_may_give_up_on_a_download(tmp_path: Path) -> None:
+    """Nothing of the zip file has been sent then."""
+    async with visit(TestXnat(tmp_path)) as web:
+        uri = await web.received(dicom())
+        web.xnat.faults.add(Fault("listing", Gateway()))
+        assert (await web.get(uri, format="zip")).status == 504
+        assert len(await unzipped(web, uri)) == 1
+
+
+@pytest.mark.parametrize("directory", [True, False])
+async def test_import_22_a_site_that_keeps_no_bytes_has_no_downloads(tmp_path: Path, directory: bool) -> None:
+    """It says so, rather than that session or files are not there; a session without files is an empty zip file."""
+    script = Script(reject=lambda header: header.modality == "OT")
+    xnat = TestXnat(tmp_path if directory else None, keep_bytes=False, anonymise=script)
+    async with visit(xnat) as web:
+        answer = await web.get(await web.received(dicom()), format="zip")
+        assert (answer.status, answer.message) == (501, "This test server keeps sizes and digests of files only.")
+        assert (await web.send(dicom(Modality="OT"), EXPT_LABEL="F")).text == ""
+        (uri,) = ["/data" + row.uri for row in xnat.prearchive if row.name == "F"]
+        assert await unzipped(web, uri) == {}
 
 
 async def test_import_22_scans_of_one_number_are_kept_apart() -> None:
@@ -242,6 +366,21 @@ async def test_import_23_delete() -> None:
         assert (await web.ask("DELETE", uri)).status == 200
         assert (await web.ask("DELETE", uri)).status == 404
         assert not web.xnat.prearchive
+
+
+async def test_import_23_delete_removes_the_files_of_its_own_session_only(tmp_path: Path) -> None:
+    """Built or not; what another study has beside it stays, and so does everything without the right to edit."""
+    xnat = TestXnat(tmp_path)
+    xnat.add_project(Project("seen", editors=["boss"], readers=["demo"]))
+    async with visit(xnat) as web:
+        kept = await web.received(dicom(), EXPT_LABEL="F")
+        forbidden = await web.received(dicom(), PROJECT_ID="seen")
+        for uri in (await web.received(dicom(1), dicom(2)), await web.built(dicom(3), EXPT_LABEL="G")):
+            assert (await web.ask("DELETE", uri)).status == 200
+            assert await web.status(uri) == "gone"
+        assert (await web.ask("DELETE", forbidden)).status == 403
+        assert {row.uri for row in xnat.prearchive} == {uri.removeprefix("/data") for uri in (kept, forbidden)}
+        assert sorted(parts[1:4:2] for parts in await stored(tmp_path)) == [("demo", "F"), ("seen", "E")]
 
 
 async def test_import_24_commit_with_auto_archive_is_301_with_a_body_and_no_location() -> None:
