@@ -10,7 +10,8 @@ AsyncimportError                 every error of ours; `exit_code` and `hint` are
 │   ├── JournalBusyError         7  another run holds the journal
 │   └── JournalError             1  the journal is torn, foreign, of other rules, or cannot be written
 ├── TransientError               repeat the call; `overload` also slows all other calls down
-│   └── LoginExpiredError        log in again, then repeat
+│   ├── LoginExpiredError        log in again, then repeat
+│   └── NotKeptError             XNAT answered 200 and kept nothing
 ├── RefusedError                 XNAT's last word on this file, or (`whole_session`) on its session
 └── SourceError                  the file cannot be read as it was found
 """
@@ -22,6 +23,7 @@ __all__ = [
     "JournalError",
     "LoginExpiredError",
     "LoginRefusedError",
+    "NotKeptError",
     "ProjectMissingError",
     "ProjectReadOnlyError",
     "RefusedError",
@@ -91,8 +93,9 @@ class TransientError(AsyncimportError):
     """The call may succeed when repeated.
 
     `retry_after` is the server's own wish in seconds; `overload` means that the server, not this call, is in
-    trouble; `unreachable` that no connection came about; `cut` that the call may have taken effect, wholly or in part;
-    `blames_file` that a repeated answer of this kind is a verdict on the file.
+    trouble; `unreachable` that no connection came about; `cut` that the call may have taken effect, wholly or in part,
+    or may yet; `judges_file` that a repeated answer of this kind is a verdict on the file; `blames_file` that it is,
+    and that XNAT says so of sound files too when it is in trouble itself.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class TransientError(AsyncimportError):
         overload: bool = False,
         unreachable: bool = False,
         cut: bool = False,
+        judges_file: bool = False,
         blames_file: bool = False,
     ) -> None:
         super().__init__(message)
@@ -110,6 +114,7 @@ class TransientError(AsyncimportError):
         self.overload = overload
         self.unreachable = unreachable
         self.cut = cut
+        self.judges_file = judges_file or blames_file
         self.blames_file = blames_file
 
 
@@ -117,12 +122,20 @@ class LoginExpiredError(TransientError):
     """The login (the cookie) is no longer valid: one new login, then the same call again."""
 
 
-class RefusedError(AsyncimportError):
-    """XNAT will not take this file, or with `whole_session` anything more of its session."""
+class NotKeptError(TransientError):
+    """XNAT took the file and kept nothing of it: its empty 200. A filter's verdict, if there is one, else a riddle."""
 
-    def __init__(self, message: str, *, whole_session: bool = False) -> None:
+
+class RefusedError(AsyncimportError):
+    """XNAT will not take this file, or with `whole_session` anything more of its session.
+
+    `at_the_door`: a proxy turned it away, so that XNAT has nothing of it, whatever became of earlier attempts.
+    """
+
+    def __init__(self, message: str, *, whole_session: bool = False, at_the_door: bool = False) -> None:
         super().__init__(message)
         self.whole_session = whole_session
+        self.at_the_door = at_the_door
 
 
 class SourceError(AsyncimportError):

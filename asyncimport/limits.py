@@ -9,7 +9,7 @@ import anyio
 
 from asyncimport.errors import TransientError, UnavailableError
 
-__all__ = ["Outage", "Throttle"]
+__all__ = ["Outage", "RetryBudget", "Throttle"]
 
 T = TypeVar("T")
 
@@ -73,6 +73,30 @@ class Throttle:
             self._limiter.total_tokens = max(1, self.limit // 2)
 
 
+class RetryBudget:
+    """How many repetitions there are to spare: a share of what succeeds, and some to begin with.
+
+    A server in trouble gets few repetitions in place of many: who finds none to spare waits long before the next.
+    """
+
+    _MOST = 100.0
+    _SHARE = 0.2
+
+    def __init__(self) -> None:
+        self._left = self._MOST
+
+    def succeeded(self) -> None:
+        """Note a call that went well."""
+        self._left = min(self._MOST, self._left + self._SHARE)
+
+    def spend(self) -> bool:
+        """Take a repetition; whether there was one to spare."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Outage:
     """Waits for a server that is away, once for all who need it, `longest` seconds at most.
 
@@ -121,7 +145,7 @@ class Outage:
         """Whether an error is the server's and not the call's: nothing got through since `since` (by `clock`)."""
         if self._succeeded_at > since:
             return False
-        return not error.blames_file or len(self._blamed) >= self._TOO_MANY_BLAMED
+        return not error.judges_file or (error.blames_file and len(self._blamed) >= self._TOO_MANY_BLAMED)
 
     async def outlast(self, call: Callable[[], Awaitable[T]], error: TransientError, since: float) -> T:
         """Repeat `call` until it gets through.

@@ -29,6 +29,7 @@ __all__ = [
     "Files",
     "Held",
     "Ignored",
+    "Incomplete",
     "Instance",
     "InstanceState",
     "Outcome",
@@ -43,6 +44,7 @@ __all__ = [
     "SessionReport",
     "Settled",
     "Stored",
+    "Stray",
     "Streamed",
     "Summary",
     "Verdict",
@@ -79,9 +81,9 @@ class DeliveryState(StrEnum):
     HELD = "HELD"
 
 
-# The database enforces both tables with triggers. STORED and ARCHIVED are final: what XNAT has acknowledged is never
-# sent again, and what comes later for an archived session is another delivery. A seal is never broken: HELD goes
-# back to SEALED, not to OPEN.
+# The database enforces both tables with triggers. What XNAT has acknowledged is sent again only when the archive turned
+# out to lack it, and is refused when a script of the site may have dropped it there. ARCHIVED is final: what comes
+# later for an archived session is another delivery. A seal is never broken: HELD goes back to SEALED, not to OPEN.
 INSTANCE_TRANSITIONS = frozenset(
     {
         (InstanceState.PENDING, InstanceState.STORED),
@@ -89,6 +91,8 @@ INSTANCE_TRANSITIONS = frozenset(
         (InstanceState.PENDING, InstanceState.FAILED),
         (InstanceState.FAILED, InstanceState.PENDING),
         (InstanceState.REFUSED, InstanceState.PENDING),
+        (InstanceState.STORED, InstanceState.PENDING),
+        (InstanceState.STORED, InstanceState.REFUSED),
     }
 )
 DELIVERY_TRANSITIONS = frozenset(
@@ -114,16 +118,6 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Ignored:
-    """A file that is not sent, and why. `duplicate_of` is the journal's key of the instance that it repeats."""
-
-    file: File
-    kind: FileKind
-    reason: str
-    duplicate_of: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Session:
     """An XNAT imaging session: one study under its labels."""
 
@@ -131,6 +125,23 @@ class Session:
     subject: str
     label: str
     study_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A file that is not sent, and why.
+
+    `duplicate_of` is the journal's key of the instance that it repeats. An unreadable file whose header could be read
+    names the session that lacks it, and the instance (`sop_uid`); the session around a `damaged` one may lack it.
+    """
+
+    file: File
+    kind: FileKind
+    reason: str
+    duplicate_of: int | None = None
+    session: Session | None = None
+    sop_uid: str | None = None
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -183,6 +194,11 @@ class Streamed(Protocol):
         """Length in bytes, sent as Content-Length: XNAT refuses chunked bodies."""
         ...
 
+    @property
+    def sha256(self) -> bytes | None:
+        """Digest of the bytes, once they have been read to the end; None before that, or where nobody asked for it."""
+        ...
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Start at the first byte."""
         ...
@@ -201,10 +217,18 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """XNAT acknowledged the file and put it where it belongs."""
+    """XNAT acknowledged the file and put it where it belongs, at the last of so many `attempts`.
+
+    `unsure`: an earlier attempt broke off, and may yet take effect. `sha256` is the digest of what was sent; `merges`
+    whether the archive held the session before anything of this delivery was sent. Both only where they were asked for.
+    """
 
     claim: Claim
     uri: str
+    attempts: int = 1
+    unsure: bool = False
+    sha256: bytes | None = None
+    merges: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +238,8 @@ class Refused:
     claim: Claim
     reason: str
     whole_session: bool = False
+    attempts: int = 1
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +249,8 @@ class Failed:
     claim: Claim
     reason: str
     unreadable: bool = False
+    attempts: int = 1
+    unsure: bool = False
 
 
 Outcome = Stored | Refused | Failed
@@ -253,7 +281,20 @@ class Held:
     reason: str
 
 
-Verdict = Archived | Built | Held
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """The session is in the archive, which lacks instances that XNAT had acknowledged, by SOPInstanceUID.
+
+    `expected` names what of the site may have dropped them there; without it they are lost.
+    """
+
+    delivery: Delivery
+    uri: str
+    missing: frozenset[str]
+    expected: str | None = None
+
+
+Verdict = Archived | Built | Held | Incomplete
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +346,7 @@ class Away:
     reason: str | None
 
 
-Event = Scanned | Admitted | ScanFinished | Repeated | Away | Settled | Archived | Built | Held
+Event = Scanned | Admitted | ScanFinished | Repeated | Away | Settled | Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +393,21 @@ class SessionReport:
     uri: str | None
     verified: str | None
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A row of XNAT's prearchive that bears the names of one of our sessions and is no delivery that we know of.
+
+    A request that broke off and took effect late may have made it. `created` is in the server's local time, `source`
+    what its maker called itself.
+    """
+
+    session: Session
+    uri: str
+    status: str
+    created: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)

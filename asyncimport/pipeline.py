@@ -11,8 +11,10 @@ a bell (a stream of one) for the stage that may now go on. Streams are closed by
 when its stream does, or when the journal says that nothing will ever come again.
 """
 
+import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import InitVar, dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -24,7 +26,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from asyncimport.dicom import Identity
 from asyncimport.errors import RefusedError, SourceError, TransientError, UsageError, worst
 from asyncimport.journal import Journal, Twin
-from asyncimport.limits import Outage, Throttle
+from asyncimport.limits import Outage, RetryBudget, Throttle
 from asyncimport.model import (
     Admitted,
     Away,
@@ -43,6 +45,7 @@ from asyncimport.model import (
     ScanFinished,
     Scanned,
     Sealed,
+    Session,
     Settled,
     Stored,
     Verdict,
@@ -97,6 +100,13 @@ class Destination(Protocol):
         """Send one file once, and return the address of the prearchive row it went to.
 
         Raises: TransientError, RefusedError, SourceError, FatalError.
+        """
+        ...
+
+    async def holds(self, session: Session) -> bool | None:
+        """Tell whether the archive has a session of this label already; None when that cannot be told.
+
+        Raises: FatalError.
         """
         ...
 
@@ -177,6 +187,7 @@ class _Line:
         self._stop = stop
         self._may_feed = not options.scan_first
         self._throttle = Throttle(options.workers)
+        self._budget = RetryBudget()
         self._outage = Outage(
             options.max_outage,
             first=policy.first,
@@ -202,6 +213,7 @@ class _Line:
                         self._source.roots,
                         archive_built=options.archive,
                         retry_held=options.retry_held,
+                        partial=options.partial,
                     )
                 )
                 if options.scan_first and (collisions := await self._ask(self._journal.collisions)):
@@ -237,10 +249,16 @@ class _Line:
         identity = self._source.identify(file)
         if isinstance(identity, Ignored):
             return identity
+        truncated = identity.truncated if not self._options.send_truncated else None
         try:
             session = self._router.route(identity.study_uid, identity.fields)
         except UnroutableError as error:
+            if truncated:
+                return Ignored(file, FileKind.UNREADABLE, f"truncated: {truncated}", damaged=True)
             return Ignored(file, FileKind.SKIPPED, f"study {identity.study_uid}: {error}")
+        if truncated:
+            reason = f"truncated: {truncated}"
+            return Ignored(file, FileKind.UNREADABLE, reason, session=session, sop_uid=identity.sop_uid)
         return Instance(file, identity.sop_uid, identity.series_uid, session, patient_of(identity.fields))
 
     async def _compare(self, twin: Twin) -> Ignored:
@@ -281,64 +299,66 @@ class _Line:
             with self._stop.after_grace():
                 async for parcel in parcels:
                     bodies = await self._source.read([claim.instance.file for claim in parcel])
-                    for claim, body in zip(parcel, bodies, strict=True):
+                    digests = await self._digests(bodies)
+                    for claim, body, digest in zip(parcel, bodies, digests, strict=True):
                         if self._stop.requested:
                             return
                         try:
-                            outcome = await self._send(claim, body)
+                            outcome = await self._send(claim, body, digest)
                         except StoppedError:
                             return
                         await _hand_in(outcomes, outcome)
 
-    async def _send(self, claim: Claim, body: Body | SourceError) -> Outcome:
+    async def _digests(self, bodies: Sequence[Body | SourceError]) -> list[bytes | None]:
+        """Digest what is to be sent, if there will be receipts; large bodies are digested as they are read."""
+        if not self._options.receipts:
+            return [None] * len(bodies)
+        return await anyio.to_thread.run_sync(
+            lambda: [hashlib.sha256(body).digest() if isinstance(body, bytes) else None for body in bodies]
+        )
+
+    async def _send(self, claim: Claim, body: Body | SourceError, digest: bytes | None) -> Outcome:
         if isinstance(body, SourceError):
             return Failed(claim, str(body), unreadable=True)
+        trail = _Trail(anyio.current_time())
 
         async def attempt() -> str:
             async with self._throttle.slot():
-                return await self._destination.store(claim, body)
-
-        failures: list[TransientError] = []
-        times = [anyio.current_time()]
-
-        def failed(error: TransientError) -> None:
-            failures.append(error)
-            times.append(anyio.current_time())
-            if error.blames_file:
-                self._outage.blamed(claim.key)
-            self._slow_down(error)
+                trail.attempts += 1
+                try:
+                    return await self._destination.store(claim, body)
+                except TransientError as error:
+                    self._failed(claim, error, trail)
+                    raise
 
         try:
             try:
-                uri = await retrying(attempt, self._policy, on_error=failed, sleep=self._stop.sleep)
+                uri = await retrying(attempt, self._policy, spend=self._budget.spend, sleep=self._stop.sleep)
             except TransientError as error:
                 # Between the last two attempts of this file, has any other got through?
-                if not self._outage.is_on(error, times[-2]):
+                if not self._outage.is_on(error, trail.times[-2]):
                     raise
-                uri = await self._outage.outlast(attempt, error, times[0])
+                uri = await self._outage.outlast(attempt, error, trail.times[0])
         except SourceError as error:
-            return Failed(claim, str(error), unreadable=True)
+            return Failed(claim, str(error), unreadable=True, attempts=trail.attempts, unsure=trail.unsure)
         except (RefusedError, TransientError) as error:
-            return self._verdict(claim, error, failures)
+            return _verdict(claim, error, trail)
         self._throttle.succeeded()
+        self._budget.succeeded()
         self._outage.succeeded()
-        return Stored(claim, uri)
+        merges = None
+        if self._options.receipts:
+            if not isinstance(body, bytes):
+                digest = body.sha256
+            if claim.delivery.uri is None:
+                merges = await self._destination.holds(claim.instance.session)
+        return Stored(claim, uri, trail.attempts, trail.unsure, digest, merges)
 
-    def _verdict(
-        self, claim: Claim, error: RefusedError | TransientError, failures: Sequence[TransientError]
-    ) -> Refused | Failed:
-        """Judge a file that was not stored, by the last error and those before it."""
-        final = isinstance(error, RefusedError) or error.blames_file
-        reason = str(error) if isinstance(error, RefusedError) else f"{error}, {len(failures)} times"
-        if final and any(failure.cut for failure in failures):
-            # XNAT keeps what came of a body that broke off. Refused files are left out of a session that is
-            # archived all the same, and this one would be in it, in part.
-            return Failed(claim, f"{reason}, after an attempt that broke off")
-        if final:
-            return Refused(claim, reason, whole_session=isinstance(error, RefusedError) and error.whole_session)
-        return Failed(claim, reason)
-
-    def _slow_down(self, error: TransientError) -> None:
+    def _failed(self, claim: Claim, error: TransientError, trail: "_Trail") -> None:
+        trail.times.append(anyio.current_time())
+        trail.unsure |= error.cut
+        if error.blames_file:
+            self._outage.blamed(claim.key)
         self._report(Repeated(str(error)))
         if error.overload:
             self._throttle.overloaded(error.retry_after)
@@ -362,18 +382,22 @@ class _Line:
         _ring(work)
 
     async def finalize(self, ready: ObjectReceiveStream[None], work: _Bell) -> None:
+        claim = partial(self._journal.claim_session, quiet_period=self._options.quiet_period)
         async with ready, work:
             with self._stop.at_once():
-                async for _ in ready:
-                    while sealed := await self._ask(self._journal.claim_session):
-                        try:
-                            verdict = await self._finalized(sealed)
-                        except StoppedError:
-                            # It stays sealed, and the next run finalises it.
-                            return
-                        await self._ask(partial(self._journal.close, verdict))
-                        self._report(verdict)
-                        _ring(work)
+                listening = True
+                while listening:
+                    found = await self._ask(claim)
+                    if not isinstance(found, Sealed):
+                        listening = await _heard(ready, found)
+                        continue
+                    try:
+                        verdict = await self._finalized(found)
+                    except StoppedError:
+                        # It stays sealed, and the next run finalises it.
+                        return
+                    self._report(await self._ask(partial(self._journal.close, verdict)))
+                    _ring(work)
 
     async def _finalized(self, sealed: Sealed) -> Verdict:
         call = partial(self._destination.finalize, sealed)
@@ -393,6 +417,35 @@ class _Line:
         return await anyio.to_thread.run_sync(method, limiter=self._turn)
 
 
+@dataclass(slots=True)
+class _Trail:
+    """What came of one file on its way: its attempts, when it began and each of them failed, and if one broke off."""
+
+    began: InitVar[float]
+    attempts: int = 0
+    unsure: bool = False
+    times: list[float] = field(init=False)
+
+    def __post_init__(self, began: float) -> None:
+        self.times = [began]
+
+
+def _verdict(claim: Claim, error: RefusedError | TransientError, trail: _Trail) -> Refused | Failed:
+    """Judge a file that was not stored, by the last error and those before it."""
+    reason, at_the_door, whole_session = str(error), False, False
+    if isinstance(error, RefusedError):
+        at_the_door, whole_session = error.at_the_door, error.whole_session
+    else:
+        reason = f"{error}, {trail.attempts} times"
+        if not error.judges_file:
+            return Failed(claim, reason, attempts=trail.attempts, unsure=trail.unsure)
+    if trail.unsure and not at_the_door:
+        # XNAT keeps what came of a body that broke off. Refused files are left out of a session that is archived all
+        # the same, and this one would be in it, in part.
+        return Failed(claim, f"{reason}, after an attempt that broke off", attempts=trail.attempts, unsure=True)
+    return Refused(claim, reason, whole_session, trail.attempts, trail.unsure)
+
+
 def _bell(places: int = 1) -> tuple[_Bell, MemoryObjectReceiveStream[None]]:
     return anyio.create_memory_object_stream[None](places)
 
@@ -404,6 +457,16 @@ def _ring(bell: _Bell, times: int = 1) -> None:
             bell.send_nowait(None)
     except (anyio.WouldBlock, anyio.BrokenResourceError):
         pass
+
+
+async def _heard(bell: ObjectReceiveStream[None], longest: float | None) -> bool:
+    """Wait for a ring, `longest` seconds at most; False when there will be none any more."""
+    with anyio.move_on_after(longest):
+        try:
+            await bell.receive()
+        except anyio.EndOfStream:
+            return False
+    return True
 
 
 async def _hand_in(outcomes: MemoryObjectSendStream[Outcome], outcome: Outcome) -> None:

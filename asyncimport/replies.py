@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 from xml.etree.ElementTree import ParseError
 
@@ -20,6 +20,7 @@ from defusedxml.common import DefusedXmlException
 from asyncimport.errors import (
     LoginExpiredError,
     LoginRefusedError,
+    NotKeptError,
     RefusedError,
     TransientError,
     UnavailableError,
@@ -30,23 +31,30 @@ __all__ = [
     "Reply",
     "Row",
     "ScanResource",
-    "anonymises",
     "archived",
     "catalog",
     "committed",
+    "deleted",
     "editable_projects",
     "experiment",
     "experiments",
+    "filters_series",
     "login",
     "maps_uids",
+    "not_downloaded",
+    "prearchive",
     "project_id",
+    "rejects",
     "row",
     "scan_resources",
+    "setting",
     "stored",
     "user",
 ]
 
 _OVERLOAD = frozenset({408, 429, 502, 503, 504})
+# A gateway says these also of a call that it has passed on, and that XNAT is still at work on.
+_GATEWAY = frozenset({502, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
 _ARCHIVE_URI = re.compile(r"(?:/data|/REST)?(/archive/[^\r\n]+)")
@@ -56,6 +64,8 @@ _RESTLET = re.compile(r"<h3>(?!Apache Tomcat)(.*?)</h3>", re.DOTALL)
 _TOMCAT = re.compile(r"<b>Message</b>(.*?)</p>", re.DOTALL)
 # What DicomEdit scripts use for it: an assignment to the tag, or one of the functions made for UIDs.
 _MAPS_UIDS = re.compile(r"\(\s*0008\s*,\s*0018\s*\)\s*:=|hashUID|mapUID|mapReferencedUIDs|newUID", re.IGNORECASE)
+# DicomEdit's statement, outside of a comment.
+_REJECTS = re.compile(r"^(?:(?!//).)*\breject\b", re.MULTILINE)
 _TAGS = re.compile(r"<[^>]*>")
 _ADDRESS = re.compile(r"(?<![\w/])(?:https?:/)?(?:/[^\s/()<>\"',;]+){2,}/?")
 
@@ -85,9 +95,19 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the prearchive: its status, as PrearcUtils.PrearcStatus spells it."""
+    """A row of the prearchive: its status, as PrearcUtils.PrearcStatus spells it, and whose it is (DatabaseSession).
+
+    `uri` is without /data; `uploaded` is the server's local time.
+    """
 
     status: str
+    uri: str = ""
+    project: str = ""
+    subject: str = ""
+    label: str = ""
+    study_uid: str = ""
+    source: str = ""
+    uploaded: str = ""
 
     @property
     def is_busy(self) -> bool:
@@ -150,14 +170,16 @@ def login(reply: Reply) -> None:
 def user(reply: Reply, name: str) -> None:
     """Check that the login is ours and not a guest's (UserAuth): /data/JSESSION answers 200 to anyone.
 
-    Raises: LoginRefusedError, UnavailableError when this is not an XNAT, TransientError.
+    Raises: LoginRefusedError, LoginExpiredError, UnavailableError when this is not an XNAT, TransientError.
     """
     if reply.status == 200 and (match := re.search(r"User '(.*?)' is logged in", reply.text)):
         # An alias token logs in under the name of its owner, so another name than `name` is fine; a guest is not.
         if match.group(1).lower() == "guest" != name.lower():
             raise LoginRefusedError("XNAT took the login for a guest's", hint="check the user name and password")
         return
-    if reply.status in {302, 401, 403} or _is_login_page(reply):
+    if reply.status == 401:
+        raise LoginExpiredError("XNAT does not know the login that it has just made (401)")
+    if reply.status in {302, 403} or _is_login_page(reply):
         raise LoginRefusedError(
             "XNAT does not accept the login",
             hint="log in with a browser once: the password may have expired, or the account be disabled",
@@ -187,7 +209,7 @@ def stored(reply: Reply, project: str, expected: str | None) -> str:
     """Judge the answer to an import, and return the prearchive URI (without /data) that the file went to.
 
     `expected` is the URI that the first file of the delivery got. Sources: Importer, GradualDicomImporter.
-    Raises: TransientError, LoginExpiredError, RefusedError.
+    Raises: TransientError, LoginExpiredError, NotKeptError, RefusedError.
     """
     if reply.status == 200 and not reply.is_html:
         return _stored_uri(reply, project, expected)
@@ -204,7 +226,7 @@ def stored(reply: Reply, project: str, expected: str | None) -> str:
             raise TransientError("XNAT was writing the same file at the same time (400)")
         raise RefusedError(f"XNAT refused the file (400: {text})")
     if reply.status == 413:
-        raise RefusedError("the file is larger than a proxy before XNAT lets through (413)")
+        raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", at_the_door=True)
     if reply.status in {403, 405}:
         raise RefusedError(
             f"XNAT does not let this user import here ({reply.status}: {reply.message})", whole_session=True
@@ -219,7 +241,7 @@ def stored(reply: Reply, project: str, expected: str | None) -> str:
 def _stored_uri(reply: Reply, project: str, expected: str | None) -> str:
     text = reply.text.strip()
     if not text:
-        raise RefusedError("XNAT did not keep the file: a series filter or anonymisation script rejects it (empty 200)")
+        raise NotKeptError("XNAT answered, but did not keep the file (empty 200)", judges_file=True)
     match = _URI.fullmatch(text)
     if match is None:
         raise RefusedError("XNAT's answer to the import is not a prearchive address", whole_session=True)
@@ -291,7 +313,42 @@ def row(reply: Reply) -> Row | None:
     if reply.status == 403:
         raise RefusedError(f"XNAT does not let this user see the prearchive session (403: {reply.message})")
     results = _results(reply)
-    return Row(results[0].get("status", "")) if results else None
+    return _row(results[0]) if results else None
+
+
+def prearchive(reply: Reply) -> list[Row]:
+    """Return the rows of the prearchive (PrearcSessionListResource).
+
+    Raises: TransientError, LoginExpiredError, RefusedError when this user may not look at it.
+    """
+    _check(reply)
+    if reply.status in {403, 404}:
+        raise RefusedError(f"XNAT does not let this user see the prearchive ({reply.status}: {reply.message})")
+    return [_row(result) for result in _results(reply)]
+
+
+def _row(result: Mapping[str, str]) -> Row:
+    names = ("status", "url", "project", "subject", "name", "tag", "SOURCE", "uploaded")
+    return Row(*(result.get(name, "") for name in names))
+
+
+def not_downloaded(reply: Reply) -> NoReturn:
+    """Judge an answer that should have been a file and has another status than 200.
+
+    Raises: TransientError, LoginExpiredError, RefusedError.
+    """
+    _check(reply)
+    raise RefusedError(f"XNAT does not hand the files out ({reply.status}: {reply.message})")
+
+
+def deleted(reply: Reply) -> None:
+    """Judge the answer to a DELETE of a prearchive session; one that is gone already is fine.
+
+    Raises: TransientError, LoginExpiredError, RefusedError.
+    """
+    _check(reply)
+    if reply.status not in {200, 204, 404}:
+        raise RefusedError(f"XNAT did not delete the prearchive session ({reply.status}: {reply.message})")
 
 
 def experiment(reply: Reply) -> Experiment | None:
@@ -318,11 +375,29 @@ def experiments(reply: Reply, study_uid: str) -> list[Experiment]:
     return found
 
 
-def anonymises(reply: Reply) -> bool:
-    """Whether an anonymisation script is in force (AnonymizeApi, `/enabled`); old XNATs cannot be asked."""
+def filters_series(reply: Reply) -> bool | None:
+    """Whether a project's series import filter (ConfigResource, `contents=true`) is enabled; None: it does not tell."""
+    _check(reply)
+    if reply.status == 404:
+        return False
+    try:
+        return str(json.loads(reply.text)["enabled"]).lower() == "true" if reply.status == 200 else None
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+
+
+def setting(reply: Reply) -> bool | None:
+    """Return what is true or false at a site (SiteConfigApi, AnonymizeApi); None: an old XNAT, or it does not tell."""
     if reply.status not in {403, 404}:
         _check(reply)
-    return reply.status == 200 and reply.text.strip().lower() == "true"
+    return {"true": True, "false": False}.get(reply.text.strip().lower()) if reply.status == 200 else None
+
+
+def rejects(reply: Reply) -> bool | None:
+    """Whether an anonymisation script (AnonymizeApi) can reject files; None: an old XNAT, or it does not tell."""
+    if reply.status not in {403, 404}:
+        _check(reply)
+    return _REJECTS.search(reply.text) is not None if reply.status == 200 else None
 
 
 def maps_uids(reply: Reply) -> bool:
@@ -372,7 +447,10 @@ def _check(reply: Reply, *, server_errors: bool = True) -> None:
         raise TransientError("XNAT is not there (404)", retry_after=_hint(reply), overload=True)
     if reply.status in _OVERLOAD:
         raise TransientError(
-            f"the server is overloaded or away ({reply.status})", retry_after=_hint(reply), overload=True
+            f"the server is overloaded or away ({reply.status})",
+            retry_after=_hint(reply),
+            overload=True,
+            cut=reply.status in _GATEWAY,
         )
     if reply.status >= 500 and (server_errors or reply.status != 500):
         raise TransientError(f"the server failed ({reply.status}: {reply.message})", retry_after=_hint(reply))

@@ -15,13 +15,14 @@ from asyncimport.errors import TransientError
 __all__ = ["RetryPolicy", "retrying"]
 
 T = TypeVar("T")
+_LATE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often and how long to wait: `attempts` in all, then `first` seconds growing by `factor` up to `cap`.
 
-    An answer that blames the file is believed after `file_attempts`: a bad file should not hold a worker for long.
+    An answer that judges the file is believed after `file_attempts`: a bad file should not hold a worker for long.
     """
 
     attempts: int = 6
@@ -30,13 +31,15 @@ class RetryPolicy:
     factor: float = 2.0
     cap: float = 30.0
 
-    def delay(self, attempt: int, *, hint: float | None, jitter: float) -> float:
+    def delay(self, attempt: int, *, hint: float | None, jitter: float, spare: bool = True) -> float:
         """Seconds to wait after the failed `attempt` (from 1), for `jitter` in [0, 1).
 
         Full jitter spreads workers that failed together. The server's own hint (Retry-After, bounded to five
-        minutes) is a lower bound, to which the jitter is added.
+        minutes) is a lower bound, to which the jitter is added. Where no repetition is to `spare`, even the first
+        pause is as long as the last.
         """
-        spread = min(self.cap, self.first * self.factor ** (attempt - 1)) * jitter
+        step = attempt if spare else max(attempt, _LATE)
+        spread = min(self.cap, self.first * self.factor ** (step - 1)) * jitter
         return spread if hint is None else min(hint, 300.0) + spread
 
 
@@ -45,19 +48,20 @@ async def retrying(
     policy: RetryPolicy,
     *,
     on_error: Callable[[TransientError], None] = lambda _: None,
+    spend: Callable[[], bool] = lambda: True,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     jitter: Callable[[], float] = random.random,
 ) -> T:
     """Await `call()` until it succeeds, raises anything but `TransientError`, or the attempts are used up.
 
-    Raises: the last `TransientError`.
+    `spend` is asked before each repetition whether there is one to spare. Raises: the last `TransientError`.
     """
     for attempt in range(1, policy.attempts + 1):
         try:
             return await call()
         except TransientError as error:
             on_error(error)
-            if attempt == policy.attempts or (error.blames_file and attempt >= policy.file_attempts):
+            if attempt == policy.attempts or (error.judges_file and attempt >= policy.file_attempts):
                 raise
-            await sleep(policy.delay(attempt, hint=error.retry_after, jitter=jitter()))
+            await sleep(policy.delay(attempt, hint=error.retry_after, jitter=jitter(), spare=spend()))
     raise ValueError("a retry policy needs at least one attempt")

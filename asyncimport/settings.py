@@ -18,7 +18,10 @@ class Options:
 
     `workers` is the most uploads in flight, `finalizers` the sessions being archived at a time, `max_open_sessions`
     how many sessions may occupy the server's prearchive. `scan_first` sends nothing before the whole source is
-    scanned without a collision. `max_outage` is how many seconds to wait for a server that is away.
+    scanned without a collision. `max_outage` is how many seconds to wait for a server that is away, `quiet_period` how
+    many a session is left alone after an attempt to send into it broke off, which may yet take effect. `partial`
+    archives also sessions that lack files. `send_truncated` sends files whose data set ends before it should.
+    `receipts` keeps for each file what a receipt needs: the digest of what was sent, and what the archive held before.
     """
 
     workers: int = AUTO_WORKERS
@@ -27,6 +30,10 @@ class Options:
     archive: bool = True
     scan_first: bool = False
     max_outage: float = 3600.0
+    quiet_period: float = 30.0
+    partial: bool = False
+    send_truncated: bool = False
+    receipts: bool = False
     retry_held: bool = False
     retry_refused: bool = False
 

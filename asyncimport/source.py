@@ -3,9 +3,10 @@
 Nothing here knows of XNAT or of the journal. Whatever blocks runs in worker threads.
 """
 
+import hashlib
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import islice
 
 import aiofiles
@@ -30,19 +31,19 @@ _BATCH = 512
 class Folder:
     """Directories (or single files), walked in sorted order. Content decides what is DICOM, never a name.
 
-    A file whose data set ends before it should is unreadable, unless `send_truncated`. Archives that hold DICOM are
-    told apart from what is merely not DICOM, unless `ignore_archives`. Raises: UsageError when a root does not exist.
+    Archives that hold DICOM are told apart from what is merely not DICOM, unless `ignore_archives`. With `digests`,
+    large files are digested while they are read. Raises: UsageError when a root does not exist.
     """
 
     def __init__(
         self,
         roots: Sequence[str | os.PathLike[str]],
         *,
-        send_truncated: bool = False,
         ignore_archives: bool = False,
+        digests: bool = False,
     ) -> None:
-        self._send_truncated = send_truncated
         self._ignore_archives = ignore_archives
+        self._digests = digests
         self.roots = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
         for root in self.roots:
             if not os.path.lexists(root):
@@ -59,23 +60,20 @@ class Folder:
     def identify(self, file: File) -> Identity | Ignored:
         """Look into a file. It blocks: call it in a worker thread."""
         try:
-            identity = identify(file.path)
+            return identify(file.path)
         except NotDicom as outcome:
             if not self._ignore_archives and (kind := kind_of_container(file.path)) is not None:
                 return Ignored(file, FileKind.CONTAINER, f"a {kind} archive that holds DICOM")
             return Ignored(file, FileKind.NOT_DICOM, outcome.reason)
         except Unreadable as outcome:
-            return Ignored(file, FileKind.UNREADABLE, outcome.reason)
-        if identity.truncated and not self._send_truncated:
-            return Ignored(file, FileKind.UNREADABLE, f"truncated: {identity.truncated}")
-        return identity
+            return Ignored(file, FileKind.UNREADABLE, outcome.reason, damaged=outcome.damaged)
 
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
         """Read the bodies of files for one attempt to send them, in one thread hop; large ones are read as they go.
 
         A file that is gone, cannot be read or is not what was scanned gives a SourceError in its place.
         """
-        return await anyio.to_thread.run_sync(lambda: [_read(file) for file in files])
+        return await anyio.to_thread.run_sync(lambda: [_read(file, digests=self._digests) for file in files])
 
     async def same_bytes(self, one: str, other: str) -> bool:
         """Compare two files; one that cannot be read equals nothing."""
@@ -124,14 +122,15 @@ def _look(path: str, found: os.stat_result) -> File | Ignored:
 
 
 def _unreadable(path: str, error: OSError) -> Ignored:
-    return Ignored(File(path, 0, 0), FileKind.UNREADABLE, (error.strerror or "cannot be read").lower())
+    reason = (error.strerror or "cannot be read").lower()
+    return Ignored(File(path, 0, 0), FileKind.UNREADABLE, reason, damaged=True)
 
 
-def _read(file: File) -> Body | SourceError:
+def _read(file: File, *, digests: bool) -> Body | SourceError:
     try:
         if file.size > LARGE:
             _check(file, os.stat(file.path))  # noqa: PTH116 - the path need not be text
-            return _Large(file)
+            return _Large(file, hashlib.sha256 if digests else None)
         with open(file.path, "rb", buffering=0, opener=_opened) as handle:
             _check(file, os.fstat(handle.fileno()))
             body = handle.read(file.size + 1)
@@ -171,9 +170,11 @@ def _same_bytes(one: str, other: str) -> bool:
 class _Large:
     """The bytes of a large file in pieces, counted: exactly as many as were scanned, or a SourceError."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, digest: Callable[[], "hashlib._Hash"] | None = None) -> None:
         self._file = file
+        self._digest = digest
         self.size = file.size
+        self.sha256: bytes | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         # A cancellation in the middle of opening or closing would leave aiofiles' handle open: both are shielded.
@@ -181,6 +182,7 @@ class _Large:
         try:
             with anyio.CancelScope(shield=True):
                 handle = await aiofiles.open(self._file.path, "rb", buffering=0, opener=_opened)
+            digest = self._digest() if self._digest is not None else None
             try:
                 left = self.size
                 while left:
@@ -188,9 +190,12 @@ class _Large:
                     if not piece:
                         raise SourceError("the file shrank while it was sent")
                     left -= len(piece)
+                    if digest is not None:
+                        await anyio.to_thread.run_sync(digest.update, piece)
                     if not left:
                         # Before the last piece, so that a file that was rewritten never ends as a whole body.
                         _check(self._file, os.fstat(handle.fileno()))
+                        self.sha256 = digest.digest() if digest is not None else None
                     yield piece
             finally:
                 with anyio.CancelScope(shield=True):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -189,9 +190,10 @@ async def upload(
     report: Callable[[Event], None] = lambda _: None,
     stop: Stop | None = None,
     timeouts: Timeouts = QUICK,
+    quiet_period: float = 0.0,
 ) -> Summary:
     """Do what the command does: log in, run the line, and return the summary."""
-    options = options or Options(workers=4, finalizers=2)
+    options = replace(options or Options(workers=4, finalizers=2), quiet_period=quiet_period)
     rules = rules or router()
     source = await folder(*roots)
     async with opened(journal, rules) as book, logged_in(url, timeouts=timeouts) as client:

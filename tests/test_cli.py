@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
+from base64 import b64encode
 from contextlib import suppress
 from pathlib import Path
 
+import aiohttp
 import anyio
 import anyio.to_thread
 import filelock
@@ -18,7 +21,8 @@ from aiohttp import web
 from conftest import Commands
 from pydicom.uid import UID
 
-from asyncimport.testserver import Fault, Project, Reset, Status, Tell, TestXnat, User, serve
+from asyncimport.journal.database import create_or_open
+from asyncimport.testserver import Fault, Project, Reset, Status, Tell, TestXnat, User, faults_from, serve
 from asyncimport.testserver.samples import bundled, generated, odd
 
 pytestmark = pytest.mark.anyio
@@ -277,6 +281,15 @@ async def test_status_and_verify_read_the_journal(xnat: TestXnat, url: str, comm
     ]
 
 
+@pytest.mark.parametrize("command", ["status", "verify"])
+async def test_a_journal_that_was_killed_before_it_was_bound(commands: Commands, tmp_path: Path, command: str) -> None:
+    """Its tables are there, its server is not: the disk was full, or the run killed, between the two."""
+    await anyio.to_thread.run_sync(lambda: create_or_open(tmp_path / "x.journal").close())
+    ended = await commands(command, "--journal", tmp_path / "x.journal")
+    assert "Traceback" not in ended.err
+    assert "error: " in ended.err
+
+
 def writes_nothing(err: str) -> bool:
     """Whether an error is one line and a hint, without a traceback."""
     lines = err.strip().splitlines()
@@ -532,6 +545,80 @@ async def test_testserver_says_when_its_port_is_taken(url: str, commands: Comman
     ended = await commands("testserver", "--port", url.rpartition(":")[2])
     assert ended.code == 2
     assert writes_nothing(ended.err)
+
+
+async def test_testserver_strikes_with_the_faults_of_a_file(commands: Commands, tmp_path: Path) -> None:
+    """Which requests, how often; the page of the state counts them."""
+    file = tmp_path / "faults.json"
+    file.write_text(
+        '[{"kind": "login", "action": "status", "status": 503, "headers": {"Retry-After": "1"}, "nth": 2},'
+        ' {"kind": "listing", "action": "login_page", "path": "projects"}]'
+    )
+    async with (
+        commands.start("testserver", "--faults", file, "--port", "0", "-o", "json") as process,
+        aiohttp.ClientSession(headers={"Authorization": f"Basic {b64encode(b'demo:demo').decode()}"}) as http,
+    ):
+        assert process.stdout is not None
+        url = json.loads(await process.stdout.receive())["url"]
+        answers = []
+        for path in ("JSESSION", "JSESSION", "JSESSION", "projects", "projects"):
+            async with http.get(f"{url}/data/{path}") as reply:
+                answers.append((reply.status, reply.headers.get("Retry-After"), reply.content_type))
+        assert answers == [
+            (200, None, "text/plain"),
+            (503, "1", "text/plain"),
+            (200, None, "text/plain"),
+            (200, None, "text/html"),
+            (200, None, "application/json"),
+        ]
+        async with http.get(f"{url}/testserver/state") as reply:
+            assert [(fault["action"], fault["hits"]) for fault in (await reply.json())["faults"]] == [
+                ("Status", 1),
+                ("LoginPage", 1),
+            ]
+
+
+@pytest.mark.parametrize(
+    ("content", "problems"),
+    [
+        (None, ["No such file or directory"]),
+        (b"", ["this is not JSON: Expecting value: line 1 column 1 (char 0)"]),
+        (b"[\xff]", ["this is not JSON: 'utf-8' codec can't decode byte 0xff in position 1: invalid start byte"]),
+        (b"[" * 200_000, ["this is not JSON: maximum recursion depth exceeded"]),
+        (b"{}", ["faults are a list, not {}"]),
+        (
+            b'[{"kind": "import"}, {"kind": "import", "action": "empty"}, {"action": "empty"}]',
+            ["fault 1: action: null is none of conflict, ", "fault 3: kind is missing"],
+        ),
+    ],
+    ids=["missing", "empty", "no text", "deep", "no list", "mistakes"],
+)
+async def test_testserver_does_not_serve_with_faults_it_cannot_read(
+    commands: Commands, tmp_path: Path, content: bytes | None, problems: list[str]
+) -> None:
+    """Each mistake in one line, a hint, and nothing else."""
+    file = tmp_path / "faults.json"
+    if content is not None:
+        file.write_bytes(content)
+    with anyio.fail_after(30):
+        ended = await commands("testserver", "--faults", file, "--port", "0", "-o", "json")
+    assert (ended.code, ended.out) == (2, "")
+    *errors, hint = ended.err.splitlines()
+    assert hint == "hint: `asyncimport testserver --help-all` shows an example"
+    for error, problem in zip(errors, problems, strict=True):
+        assert error.startswith(f"error: {file}: {problem}")
+
+
+async def test_testserver_shows_an_example_of_a_fault_file_that_can_be_used(commands: Commands) -> None:
+    """Only to those who ask for all options; every value that counts stands in it."""
+    assert "--faults" not in (await commands("testserver", "--help")).out
+    text = " ".join((await commands("testserver", "--help-all")).out.split())
+    assert "--faults" in text
+    example = re.search(r"\[\{.*?\}\](?=:)", text)
+    assert example, text
+    first, second = faults_from(json.loads(example[0]))
+    assert first == Fault("import", Status(503, headers={"Retry-After": "1"}), nth=3, times=2)
+    assert second == Fault("any", Reset(effect=True), share=0.05, seed=1, path="prearchive")
 
 
 async def test_demo_does_the_whole_job(commands: Commands, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from scenery import (
 from yarl import URL
 
 from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
-from asyncimport.model import Archived, Built, Held, Session
+from asyncimport.model import Archived, Built, Held, Incomplete, Session
 from asyncimport.replies import Experiment, Row
 from asyncimport.source import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tell, TestXnat, serve
@@ -166,6 +166,8 @@ def rewrite(path: Path) -> None:
 class Meddling:
     """A body under which the file changes after the first piece."""
 
+    sha256 = None
+
     def __init__(self, body: Any, change: Callable[[], None]) -> None:
         self.size: int = body.size
         self._body = body
@@ -261,6 +263,7 @@ class Ticking:
     """A body whose pieces come so slowly that all of them together take longer than a stall may."""
 
     size = 8
+    sha256 = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield a byte at a time."""
@@ -471,12 +474,13 @@ async def test_new_instances_join_an_archived_session(xnat: TestXnat, url: str, 
     assert len(session.scans) == 2
 
 
-async def test_missing_instances_hold_the_delivery(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+async def test_missing_instances_are_told(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """XNAT acknowledged five, and two of them are not in the archive."""
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1, 2, 3)
         verdict = await there.finalize(sealed(uri, 1, 2, 3, 4, 5))
-    assert verdict == Held(sealed(uri).delivery, "2 of 5 instances are missing from the archive")
+    archive = "/data/archive/projects/demo/subjects/S/experiments/E"
+    assert verdict == Incomplete(sealed(uri).delivery, archive, frozenset({sop(4), sop(5)}))
     assert xnat.sop_uids() == {sop(1), sop(2), sop(3)}
 
 
@@ -521,7 +525,7 @@ async def test_an_earlier_attempt_may_have_archived_it(xnat: TestXnat, url: str,
         assert isinstance(verdict, Archived)
         assert xnat.count["archive"] == 1
         assert await there.finalize(sealed(uri, 1)) == verdict
-        assert isinstance(await there.finalize(sealed(uri, 1, 2)), Held)
+        assert isinstance(await there.finalize(sealed(uri, 1, 2)), Incomplete)
 
 
 @pytest.mark.parametrize("kind", ["commit", "archive"])

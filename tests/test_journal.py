@@ -24,6 +24,7 @@ from journals import (
     names,
     opened,
     scan,
+    sealed_by,
     send,
     session,
     stored,
@@ -161,6 +162,8 @@ def state_of(raw: sqlite3.Connection, table: str) -> str:
 @pytest.mark.parametrize(("was", "becomes"), sorted(INSTANCE_TRANSITIONS))
 def test_legal_changes_of_an_instance(raw: sqlite3.Connection, was: InstanceState, becomes: InstanceState) -> None:
     """The database lets an instance make each change of the table."""
+    if was == InstanceState.STORED:
+        as_delivery(raw, DeliveryState.ARCHIVED)
     as_instance(raw, was)
     raw.execute("UPDATE instance SET state = ?, delivery = 1 WHERE key = 1", (becomes,))
     assert state_of(raw, "instance") == becomes
@@ -381,7 +384,7 @@ def test_the_number_of_begun_sessions_is_bounded(journal: Journal, disk: Disk) -
         assert {claim.delivery.session.label for claim in claims} == {"E1", "E2"}
         journal.settle([stored(claim) for claim in claims])
     assert journal.claim(8, most_begun=2) == []
-    sealed = journal.claim_session()
+    sealed = sealed_by(journal)
     assert sealed is not None
     assert journal.claim(8, most_begun=2) == []
     journal.close(archived(sealed))
@@ -418,7 +421,10 @@ def test_sessions_stuck_during_the_scan_give_their_place_up_at_its_end(journal: 
 
 
 def test_empty_while_more_may_come_and_none_at_the_end(journal: Journal) -> None:
-    """An empty list says: ask again. None says: never again; it waits for the scan and for what is in flight."""
+    """An empty list says: ask again. None says: never again.
+
+    It waits for the scan, for what is in flight, and for the verdict: it may be that something is to be sent again.
+    """
     assert journal.claim(8, most_begun=1) == []
     journal.admit([instance("a", E1)])
     claims = journal.claim(8, most_begun=1)
@@ -426,6 +432,11 @@ def test_empty_while_more_may_come_and_none_at_the_end(journal: Journal) -> None
     journal.finish_scan([ROOT], archive_built=True, retry_held=False)
     assert journal.claim(8, most_begun=1) == []
     journal.settle([stored(claim) for claim in claims])
+    assert journal.claim(8, most_begun=1) == []
+    sealed = sealed_by(journal)
+    assert sealed is not None
+    assert journal.claim(8, most_begun=1) == []
+    journal.close(archived(sealed))
     assert journal.claim(8, most_begun=1) is None
 
 
@@ -589,14 +600,14 @@ def test_a_session_is_ready_only_after_the_scan(journal: Journal, disk: Disk) ->
     meet(journal, disk)
     while claims := journal.claim(8, most_begun=9):
         assert journal.settle([only("b", refused)(claim) for claim in claims]) == 0
-    assert journal.claim_session() is None
+    assert sealed_by(journal) is None
     journal.finish_scan([ROOT], archive_built=True, retry_held=False)
-    sealed = journal.claim_session()
+    sealed = sealed_by(journal)
     assert sealed is not None
     assert sealed.sop_uids == {"1.2.E1.a", "1.2.E1.c"}
     assert (sealed.delivery.session, sealed.delivery.number, sealed.delivery.uri) == (E1, 1, "/prearchive/E1/1")
     assert deliveries(journal) == [("E1", 1, "SEALED")]
-    assert journal.claim_session() is None
+    assert sealed_by(journal) is None
 
 
 def test_settle_tells_how_many_sessions_became_ready(journal: Journal, disk: Disk) -> None:
@@ -616,13 +627,13 @@ def test_one_delivery_of_a_subject_at_a_time(journal: Journal, disk: Disk) -> No
     claims = journal.claim(8, most_begun=9)
     assert claims is not None
     assert journal.settle([stored(claim) for claim in claims]) == 3
-    first, second = journal.claim_session(), journal.claim_session()
+    first, second = sealed_by(journal), sealed_by(journal)
     assert first is not None
     assert second is not None
     assert [first.delivery.session, second.delivery.session] == [one, E3]
-    assert journal.claim_session() is None
+    assert sealed_by(journal) is None
     journal.close(archived(first))
-    third = journal.claim_session()
+    third = sealed_by(journal)
     assert third is not None
     assert third.delivery.session == other
 
@@ -677,7 +688,7 @@ def test_a_second_run_sends_nothing(path: Path, disk: Disk) -> None:
     with opened(path) as journal:
         scan(journal, disk)
         assert journal.claim(8, most_begun=9) is None
-        assert journal.claim_session() is None
+        assert sealed_by(journal) is None
 
 
 def test_new_files_of_an_archived_session_are_a_new_delivery(path: Path, disk: Disk) -> None:
@@ -691,7 +702,7 @@ def test_new_files_of_an_archived_session_are_a_new_delivery(path: Path, disk: D
         assert claims is not None
         assert (claims[0].delivery.number, claims[0].delivery.uri) == (2, None)
         journal.settle([stored(claim) for claim in claims])
-        sealed = journal.claim_session()
+        sealed = sealed_by(journal)
         assert sealed is not None
         assert sealed.sop_uids == {"1.2.E1.a", "1.2.E1.b"}
         journal.close(archived(sealed))
@@ -706,7 +717,7 @@ def seal(path: Path, disk: Disk) -> None:
         scan(journal, disk)
         while claims := journal.claim(8, most_begun=9):
             journal.settle([stored(claim) for claim in claims])
-        assert journal.claim_session() is not None
+        assert sealed_by(journal) is not None
 
 
 def test_sealed_deliveries_are_ready_at_once(path: Path, disk: Disk) -> None:
@@ -714,7 +725,7 @@ def test_sealed_deliveries_are_ready_at_once(path: Path, disk: Disk) -> None:
     disk.put(instance("a", E1))
     seal(path, disk)
     with opened(path) as journal:
-        sealed = journal.claim_session()
+        sealed = sealed_by(journal)
         assert sealed is not None
         assert sealed.delivery.session == E1
         assert sealed.sop_uids == {"1.2.E1.a"}
@@ -732,7 +743,7 @@ def test_new_files_wait_for_the_end_of_a_sealed_delivery(path: Path, disk: Disk)
         journal.admit([instance("d", E1)])
         journal.finish_scan([ROOT], archive_built=True, retry_held=False)
         assert journal.claim(8, most_begun=9) == []
-        sealed = journal.claim_session()
+        sealed = sealed_by(journal)
         assert sealed is not None
         assert journal.claim(8, most_begun=9) == []
         journal.close(archived(sealed))
@@ -750,7 +761,7 @@ def test_a_sealed_delivery_ends_while_new_files_are_met(path: Path, disk: Disk, 
         meet(journal, disk)
         if asked:
             assert journal.claim(8, most_begun=9) == []
-        sealed = journal.claim_session()
+        sealed = sealed_by(journal)
         assert sealed is not None
         journal.admit([instance("c", E1)])
         journal.close(archived(sealed))
@@ -780,7 +791,7 @@ def test_held_deliveries_are_taken_up_only_when_asked(path: Path, disk: Disk) ->
     whole_run(path, disk, verdict=held)
     with opened(path) as journal:
         scan(journal, disk)
-        assert journal.claim_session() is None
+        assert sealed_by(journal) is None
         assert journal.claim(8, most_begun=9) is None
     disk.put(instance("b", E1))
     assert whole_run(path, disk, retry_held=True) == ["b"]
@@ -793,11 +804,11 @@ def test_what_is_held_in_a_run_is_not_taken_up_in_it(path: Path, disk: Disk) -> 
     disk.put(instance("a", E1))
     seal(path, disk)
     with opened(path) as journal:
-        sealed = journal.claim_session()
+        sealed = sealed_by(journal)
         assert sealed is not None
         journal.close(held(sealed))
         scan(journal, disk, retry_held=True)
-        assert journal.claim_session() is None
+        assert sealed_by(journal) is None
         assert journal.claim(8, most_begun=9) is None
 
 
@@ -850,10 +861,10 @@ def test_only_sessions_of_these_sources_are_taken_up(path: Path, disk: Disk) -> 
     disk.remove("a")
     with opened(path) as journal:
         scan(journal, disk, retry_held=True)
-        sealed = journal.claim_session()
+        sealed = sealed_by(journal)
         assert sealed is not None
         assert sealed.delivery.session == E2
-        assert journal.claim_session() is None
+        assert sealed_by(journal) is None
 
 
 def test_an_open_delivery_goes_on_in_the_next_run(path: Path, disk: Disk) -> None:
@@ -1466,7 +1477,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def claim_session(self) -> None:
         """Seal: the session has nothing in flight, the subject no other delivery in hand, the UIDs are all of them."""
-        sealed = self.journal.claim_session()
+        sealed = sealed_by(self.journal)
         if sealed is None:
             return
         of = sealed.delivery.session

@@ -190,12 +190,12 @@ def test_the_database_of_another_program(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize("version", [0, 3])
 def test_a_journal_of_another_version(filled: Path, version: int) -> None:
     """A journal that this program does not know how to read is named with both versions, and left as it is."""
     with closing(sqlite3.connect(filled)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
-    with pytest.raises(JournalError, match=rf"is of version {version}, this program writes version 1"):
+    with pytest.raises(JournalError, match=rf"is of version {version}, this program writes version 2"):
         opened(filled)
     with pytest.raises(JournalError, match=f"is of version {version}"), Ledger.read(filled):
         pass
@@ -257,7 +257,7 @@ def test_a_full_disk(path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     done, message = finished.stdout.splitlines()
     assert int(done) > 0
-    assert "cannot be used: " in message
+    assert "cannot be written: " in message
     assert "disk" in message
     with opened(path) as journal:
         assert journal.connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -24,6 +24,8 @@ LAYERS = {
     "journal": 2,
     "xnat": 2,
     "pipeline": 3,
+    "receipts": 3,
+    "verification": 3,
     "progress": 3,
     "cli": 4,
 }
@@ -35,6 +37,7 @@ HOMES = {
     "aiofiles": {"source", APART},
     "sqlite3": {"journal"},
     "filelock": {"journal"},
+    "psutil": {"journal"},
     "defusedxml": {"replies"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -5,7 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from journals import ROOT, Disk, archived, instance, meet, names, opened, scan, send, session, stored, whole_run
+from journals import (
+    ROOT,
+    Disk,
+    archived,
+    instance,
+    meet,
+    names,
+    opened,
+    scan,
+    sealed_by,
+    send,
+    session,
+    stored,
+    whole_run,
+)
 
 from asyncimport.journal import Ledger
 from asyncimport.model import (
@@ -209,7 +223,7 @@ def test_a_session_is_open_until_its_verdict(path: Path, disk: Disk) -> None:
             seen.append(only_session(ledger.summary()))
             journal.settle([stored(claim) for claim in claims])
             seen.append(only_session(ledger.summary()))
-        assert journal.claim_session() is not None
+        assert sealed_by(journal) is not None
         seen.append(only_session(ledger.summary()))
     assert {report.state for report in seen} == {"open"}
     assert [report.uri for report in seen] == [None, None, *["/prearchive/E1/1"] * 4]

@@ -142,6 +142,7 @@ class TestJson:
                     "example": "/a/\\x1b[2J\\xff.dcm",
                 }
             ],
+            "strays": None,
         }
 
     def test_keys_keep_their_order(self) -> None:
@@ -158,6 +159,7 @@ class TestJson:
             "sessions",
             "details",
             "problems",
+            "strays",
         ]
         assert isinstance(made["files"], dict)
         assert list(made["files"]) == ["found", *COUNTS]

@@ -69,8 +69,8 @@ from asyncimport.xnat import Xnat
 
 pytestmark = pytest.mark.anyio
 
-FEW = Options(workers=4, finalizers=2)
-ONE = Options(workers=1, finalizers=1)
+FEW = Options(workers=4, finalizers=2, quiet_period=0)
+ONE = Options(workers=1, finalizers=1, quiet_period=0)
 
 
 @pytest.fixture
@@ -489,6 +489,10 @@ class Shelf:
         await self.on_store(claim)
         self.stored.append(claim.instance.sop_uid)
         return f"/prearchive/{claim.instance.session.label}/{claim.delivery.number}"
+
+    async def holds(self, session: Session) -> bool | None:
+        """Hold what has been archived."""
+        return session.study_uid in self.finalized
 
     async def finalize(self, sealed: Sealed) -> Verdict:
         """Archive a delivery."""
@@ -1008,7 +1012,7 @@ async def test_no_file_is_to_blame_for_an_outage(book: Path, error: TransientErr
         Memory({**study("1", 20), **study("2", 20), **study("3", 20)}, batch=100),
         shelf,
         book,
-        options=Options(workers=6, finalizers=2),
+        options=Options(workers=6, finalizers=2, quiet_period=0),
         report=events.append,
     )
     assert trouble == 0

@@ -14,6 +14,7 @@ from asyncimport.errors import (
     AsyncimportError,
     LoginExpiredError,
     LoginRefusedError,
+    NotKeptError,
     RefusedError,
     TransientError,
     UnavailableError,
@@ -92,7 +93,12 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "row": replies.row,
     "experiment": replies.experiment,
     "experiments": lambda reply: replies.experiments(reply, STUDY),
-    "anonymises": replies.anonymises,
+    "setting": replies.setting,
+    "filters_series": replies.filters_series,
+    "rejects": replies.rejects,
+    "prearchive": replies.prearchive,
+    "deleted": replies.deleted,
+    "not_downloaded": replies.not_downloaded,
     "maps_uids": replies.maps_uids,
     "scan_resources": replies.scan_resources,
     "catalog": replies.catalog,
@@ -102,7 +108,16 @@ IN_A_RUN = [call for call in ASKED if call not in {"login", "user"}]
 
 def flags(error: AsyncimportError) -> dict[str, object]:
     """Return what the error tells the caller apart from its text: only what differs from the plain error."""
-    names = ("retry_after", "overload", "unreachable", "blames_file", "whole_session")
+    names = (
+        "retry_after",
+        "overload",
+        "unreachable",
+        "cut",
+        "judges_file",
+        "blames_file",
+        "whole_session",
+        "at_the_door",
+    )
     found = {name: getattr(error, name, None) for name in names}
     return {name: value for name, value in found.items() if value is not None and value is not False}
 
@@ -116,7 +131,9 @@ def judged(read: Callable[[Reply], object], answer: Reply) -> AsyncimportError:
 
 OVERLOAD = {"overload": True}
 SLOW_DOWN = {"overload": True, "retry_after": 7.0}
-BLAMED = {"blames_file": True}
+JUDGED = {"judges_file": True}
+BLAMED = {"judges_file": True, "blames_file": True}
+GIVEN_UP = {"overload": True, "cut": True}
 WHOLE = {"whole_session": True}
 
 
@@ -275,11 +292,49 @@ VALUES = [
     ("experiments", table(), []),
     ("experiments", restlet(404, "Unable to identify project"), []),
     ("experiments", restlet(403, "no"), []),
-    ("anonymises", reply(200, "true"), True),
-    ("anonymises", reply(200, "false"), False),
-    ("anonymises", reply(404), False),
-    ("anonymises", reply(403), False),
-    ("anonymises", tomcat(404, "Not Found"), False),
+    ("setting", reply(200, "true"), True),
+    ("setting", reply(200, "false\n"), False),
+    ("setting", reply(200, "maybe"), None),
+    ("setting", reply(404), None),
+    ("setting", reply(403), None),
+    ("setting", tomcat(404, "Not Found"), None),
+    ("filters_series", reply(200, '{"enabled": "true", "mode": "blacklist", "list": "x"}'), True),
+    ("filters_series", reply(200, '{"enabled": true}'), True),
+    ("filters_series", reply(200, '{"enabled": "false"}'), False),
+    ("filters_series", reply(200, "{}"), None),
+    ("filters_series", reply(200, "[]"), None),
+    ("filters_series", reply(200, "no JSON"), None),
+    ("filters_series", restlet(403, "no"), None),
+    ("filters_series", restlet(404, "Config not found for tool seriesImportFilter and path config"), False),
+    ("rejects", reply(200, 'version "6.1"\n(0008,1030) := project\n'), False),
+    ("rejects", reply(200, 'version "6.1"\nreject\n'), True),
+    ("rejects", reply(200, '(0008,0060) = "SR" ? reject\n'), True),
+    ("rejects", reply(200, "// does not reject\n- (0008,0090) // never reject\n"), False),
+    ("rejects", reply(200, "removeRejected[]"), False),
+    ("rejects", reply(404), None),
+    ("rejects", reply(403), None),
+    (
+        "prearchive",
+        table(
+            {
+                "project": "P",
+                "timestamp": "20240131_120000123",
+                "uploaded": "2024-01-31 12:00:00.123",
+                "subject": "S",
+                "folderName": "E",
+                "name": "E",
+                "tag": STUDY,
+                "status": "RECEIVING",
+                "url": ROW,
+                "SOURCE": "uploader",
+            },
+            {"status": "READY"},
+        ),
+        [Row("RECEIVING", ROW, "P", "S", "E", STUDY, "uploader", "2024-01-31 12:00:00.123"), Row("READY")],
+    ),
+    ("prearchive", table(), []),
+    ("deleted", reply(200), None),
+    ("deleted", restlet(404, f"{ROW} not found."), None),
     ("maps_uids", reply(200, 'version "6.1"\n(0008,1030) := project\n(0010,0010) := subject\n'), False),
     ("maps_uids", reply(200, 'version "6.1"\n(0008,0018) := "1.2.3"\n'), True),
     ("maps_uids", reply(200, "(0008,0018) := hashUID[(0008,0018)]"), True),
@@ -288,8 +343,8 @@ VALUES = [
     ("maps_uids", reply(200, ""), False),
     ("maps_uids", reply(404), False),
     ("maps_uids", reply(403), False),
-    ("row", table({"status": "RECEIVING", "name": "E"}), Row("RECEIVING")),
-    ("row", table({"name": "E"}), Row("")),
+    ("row", table({"status": "RECEIVING", "name": "E"}), Row("RECEIVING", label="E")),
+    ("row", table({"name": "E"}), Row("", label="E")),
     ("row", table(), None),
     ("row", restlet(404, f"{ROW} not found."), None),
     ("row", reply(404), None),
@@ -374,7 +429,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     # user
     ("user", reply(200, "User 'guest' is logged in"), LoginRefusedError, {}),
     ("user", reply(200, "User 'Guest' is logged in"), LoginRefusedError, {}),
-    ("user", tomcat(401, "Unauthorized"), LoginRefusedError, {}),
+    ("user", tomcat(401, "Unauthorized"), LoginExpiredError, {}),
     ("user", redirect(302, EXPIRED), LoginRefusedError, {}),
     ("user", redirect(302, LOGIN_VM), LoginRefusedError, {}),
     ("user", tomcat(403, "Your password has expired."), LoginRefusedError, {}),
@@ -384,8 +439,8 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("user", reply(200, "hello"), UnavailableError, {}),
     ("user", tomcat(404, "Not Found"), UnavailableError, {}),
     # stored, for good
-    ("stored", reply(200, "", URIS), RefusedError, {}),
-    ("stored", reply(200, "\r\n", URIS), RefusedError, {}),
+    ("stored", reply(200, "", URIS), NotKeptError, JUDGED),
+    ("stored", reply(200, "\r\n", URIS), NotKeptError, JUDGED),
     ("stored", reply(200, f"/data{ROW}\r\n".replace("/P/", "/Unassigned/"), URIS), RefusedError, WHOLE),
     ("stored", reply(200, f"/data{ROW}\r\n".replace("/P/", "/Q/"), URIS), RefusedError, WHOLE),
     ("stored", reply(200, f"/data{ROW}\r\n".replace("/P/", "/p/"), URIS), RefusedError, WHOLE),
@@ -397,7 +452,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("stored", restlet(400, "object upload.dcm contains no SOP Class UID"), RefusedError, {}),
     ("stored", restlet(400, "In-body File posts must include the file directly as the body"), RefusedError, {}),
     ("stored", tomcat(400, "Invalid character found in the request target"), RefusedError, {}),
-    ("stored", reply(413, NGINX, HTML), RefusedError, {}),
+    ("stored", reply(413, NGINX, HTML), RefusedError, {"at_the_door": True}),
     ("stored", restlet(403, "The server understood the request, but is refusing to fulfill it"), RefusedError, WHOLE),
     ("stored", restlet(405, "The method specified in the request is not allowed"), RefusedError, WHOLE),
     ("stored", restlet(406, "In-body File posts must include the file directly"), RefusedError, {}),
@@ -420,7 +475,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("committed", restlet(400, "No action parameter was specified"), RefusedError, {}),
     ("committed", restlet(403, "no edit right"), RefusedError, {}),
     ("committed", restlet(500, "Unable to build the session"), RefusedError, {}),
-    ("committed", reply(504, NGINX, HTML), TransientError, OVERLOAD),
+    ("committed", reply(504, NGINX, HTML), TransientError, GIVEN_UP),
     ("committed", reply(524, NGINX, HTML), TransientError, {}),
     # archived
     (
@@ -478,6 +533,15 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("project_id", restlet(400, "bad"), TransientError, {}),
     ("editable_projects", restlet(403, "no"), TransientError, {}),
     ("row", restlet(403, "no"), RefusedError, {}),
+    ("prearchive", restlet(403, "no"), RefusedError, {}),
+    ("prearchive", restlet(404, "no such project"), RefusedError, {}),
+    ("deleted", restlet(403, "no"), RefusedError, {}),
+    ("not_downloaded", restlet(404, f"{ROW} not found."), RefusedError, {}),
+    ("not_downloaded", restlet(403, "no"), RefusedError, {}),
+    ("deleted", restlet(409, "session document locked"), RefusedError, {}),
+    ("setting", restlet(500, "no"), TransientError, {}),
+    ("filters_series", restlet(500, "no"), TransientError, {}),
+    ("rejects", restlet(500, "no"), TransientError, {}),
     ("experiment", reply(200, "<xnat:MRSession/>", XML), TransientError, {}),
     ("scan_resources", restlet(403, "no"), TransientError, {}),
     ("catalog", restlet(404, "Unable to find catalog"), TransientError, {}),
@@ -488,7 +552,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     *(
         (call, tomcat(404, "Not Found"), TransientError, OVERLOAD)
         for call in IN_A_RUN
-        if call not in {"committed", "archived", "anonymises", "maps_uids"}
+        if call not in {"committed", "archived", "setting", "maps_uids", "rejects"}
     ),
     # whatever was asked in a run
     *((call, tomcat(401, "Unauthorized"), LoginExpiredError, {}) for call in IN_A_RUN),
@@ -501,11 +565,9 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     *((call, reply(200, LOGIN_PAGE, HTML), LoginExpiredError, {}) for call in IN_A_RUN),
     *((call, reply(200, LOGIN_PAGE, TEXT), LoginExpiredError, {}) for call in IN_A_RUN),
     *((call, reply(200, NGINX, HTML), TransientError, {}) for call in IN_A_RUN),
-    *(
-        (call, reply(status, NGINX, HTML), TransientError, OVERLOAD)
-        for call in IN_A_RUN
-        for status in (408, 429, 502, 503, 504)
-    ),
+    *((call, reply(status, NGINX, HTML), TransientError, OVERLOAD) for call in IN_A_RUN for status in (408, 429, 503)),
+    # Whatever stands before XNAT has passed the call on, and XNAT may still be at work on it.
+    *((call, reply(status, NGINX, HTML), TransientError, GIVEN_UP) for call in IN_A_RUN for status in (502, 504)),
     *((call, reply(503, NGINX, {**HTML, "retry-after": "7"}), TransientError, SLOW_DOWN) for call in IN_A_RUN),
     *(
         (call, restlet(500, "The server encountered an unexpected condition"), TransientError, {})
@@ -534,7 +596,7 @@ def test_every_question_is_asked() -> None:
     offered = {name for name in replies.__all__ if name.islower()}
     assert offered == set(ASKED)
     assert {call for call, *_ in ERRORS} == offered
-    assert {call for call, *_ in VALUES} == offered - {"login", "user"}
+    assert {call for call, *_ in VALUES} == offered - {"login", "user", "not_downloaded"}
 
 
 def test_reasons_of_the_session_keep_the_words_of_xnat() -> None:

@@ -22,6 +22,7 @@ from scenery import (
     opened,
     router,
     sealed,
+    sop,
     upload,
     write,
 )
@@ -36,9 +37,8 @@ from asyncimport.model import (
     Archived,
     Claim,
     File,
-    FileKind,
-    Held,
     Ignored,
+    Incomplete,
     Instance,
     Patient,
     Sealed,
@@ -160,24 +160,20 @@ async def test_a_refused_password_is_tried_once_by_all_workers_together(xnat: Te
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("content", "truncated"),
     [
-        (image(1, pixels=100), None),
-        (image(1, pixels=100)[:-1], "truncated: "),
-        (image(1, PixelData=None), "truncated: "),
+        (image(1, pixels=100), False),
+        (image(1, pixels=100)[:-1], True),
+        (image(1, PixelData=None), True),
     ],
     ids=["whole", "the last byte", "no pixels"],
 )
-async def test_a_truncated_file_is_told_from_a_whole_one(tmp_path: Path, content: bytes, reason: str | None) -> None:
+async def test_a_truncated_file_is_told_from_a_whole_one(tmp_path: Path, content: bytes, truncated: bool) -> None:
     """Pydicom calls all of them fine, and XNAT takes them."""
     file = write(tmp_path / "file", content)
     found = (await folder(tmp_path)).identify(file)
-    if reason is None:
-        assert not isinstance(found, Ignored)
-    else:
-        assert isinstance(found, Ignored)
-        assert found.kind == FileKind.UNREADABLE
-        assert found.reason.startswith(reason)
+    assert not isinstance(found, Ignored)
+    assert bool(found.truncated) is truncated
 
 
 async def test_a_zip_of_images_is_not_passed_over_in_silence(url: str, tmp_path: Path) -> None:
@@ -218,16 +214,16 @@ async def test_as_many_other_instances_are_no_substitute(xnat: TestXnat, url: st
     """The archive holds as many as were sent, but not those, and nothing in XNAT gives instances new UIDs."""
     xnat.script = None
     verdict = await finalized(url, tmp_path, (1, 2, 3), (4, 5, 6))
-    assert isinstance(verdict, Held)
-    assert verdict.reason == "3 of 3 instances are missing from the archive"
+    assert isinstance(verdict, Incomplete)
+    assert verdict.missing == {sop(4), sop(5), sop(6)}
 
 
 async def test_some_missing_instances_are_missing_under_a_script_too(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """A script that gives new UIDs gives them to all instances: where some are as they were, others are lost."""
     xnat.script = Script(map_uid=lambda uid: uid)
     verdict = await finalized(url, tmp_path, (1, 2, 3), (2, 3, 4))
-    assert isinstance(verdict, Held)
-    assert verdict.reason == "1 of 3 instances are missing from the archive"
+    assert isinstance(verdict, Incomplete)
+    assert verdict.missing == {sop(4)}
 
 
 async def test_what_could_not_be_compared_is_not_called_verified(xnat: TestXnat, url: str, tmp_path: Path) -> None:

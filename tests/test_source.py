@@ -115,7 +115,9 @@ async def test_a_broken_link_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     write(tmp_path / "sound", b"x")
     found = await walk(tmp_path)
-    assert found[0] == Ignored(File(str(tmp_path / "broken"), 0, 0), FileKind.UNREADABLE, "no such file or directory")
+    assert found[0] == Ignored(
+        File(str(tmp_path / "broken"), 0, 0), FileKind.UNREADABLE, "no such file or directory", damaged=True
+    )
     assert isinstance(found[1], File)
 
 
@@ -150,7 +152,7 @@ async def test_an_unreadable_directory_is_passed() -> None:
         (Path(root) / "a").chmod(0)
         with as_nobody():
             found = await walk(root)
-    assert found[0] == Ignored(File(f"{root}/a", 0, 0), FileKind.UNREADABLE, "permission denied")
+    assert found[0] == Ignored(File(f"{root}/a", 0, 0), FileKind.UNREADABLE, "permission denied", damaged=True)
     assert [name(item) for item in found[1:]] == ["seen"]
 
 
@@ -166,7 +168,9 @@ async def test_a_directory_that_vanishes_is_passed(tmp_path: Path) -> None:
     (tmp_path / "b" / "late").unlink()
     (tmp_path / "b").rmdir()
     rest = await anext(batches)
-    assert rest[8] == Ignored(File(str(tmp_path / "b"), 0, 0), FileKind.UNREADABLE, "no such file or directory")
+    assert rest[8] == Ignored(
+        File(str(tmp_path / "b"), 0, 0), FileKind.UNREADABLE, "no such file or directory", damaged=True
+    )
     assert name(rest[9]) == "there"
 
 

@@ -2,17 +2,27 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from asyncimport.errors import AsyncimportError
-from asyncimport.model import NOTHING_KEPT, Files, SessionReport, Summary
+from asyncimport.model import NOTHING_KEPT, Files, SessionReport, Stray, Summary
 from asyncimport.progress import human_bytes, human_seconds
 
-__all__ = ["consoles", "exit_code", "plain", "show_error", "show_summary", "summary_json", "write_json"]
+__all__ = [
+    "consoles",
+    "exit_code",
+    "plain",
+    "show_error",
+    "show_strays",
+    "show_summary",
+    "stray_json",
+    "summary_json",
+    "write_json",
+]
 
 _SHOWN = 20
 
@@ -68,6 +78,7 @@ def summary_json(
     seconds: float,
     code: int,
     error: AsyncimportError | None = None,
+    strays: Sequence[Stray] | None = None,
 ) -> dict[str, object]:
     """Return the JSON summary of `upload`; without a summary, that of a run that did not begin."""
     if summary is None:
@@ -96,7 +107,33 @@ def summary_json(
             }
             for problem in summary.problems
         ],
+        "strays": None if strays is None else [stray_json(stray) for stray in strays],
     }
+
+
+def stray_json(stray: Stray) -> dict[str, object]:
+    """Return a stray row of the prearchive as JSON."""
+    session = stray.session
+    return {
+        "project": session.project,
+        "subject": session.subject,
+        "session": session.label,
+        "study_uid": session.study_uid,
+        "uri": stray.uri,
+        "status": stray.status,
+        "created": stray.created,
+    }
+
+
+def show_strays(console: Console, strays: Sequence[Stray]) -> None:
+    """Write what else of our sessions stands in the prearchive."""
+    if not strays:
+        return
+    what = "stray sessions in the prearchive, left by uploads that broke off and took effect late"
+    console.print(Text(f"{len(strays):,} {what} (see `asyncimport verify --strays`)", style="bold"))
+    for stray in strays[:_SHOWN]:
+        session = stray.session
+        console.print(Text(f"  stray: {session.project} / {session.subject} / {session.label}: {plain(stray.uri)}"))
 
 
 def _detail(report: SessionReport) -> dict[str, object]:

@@ -14,18 +14,20 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.journals import journal_path
-from asyncimport.cli.output import exit_code, plain, show_error, show_summary, summary_json, write_json
+from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
 from asyncimport.cli.running import on_signals, progress
 from asyncimport.dicom import STUDY_FIELDS
-from asyncimport.errors import AsyncimportError, FatalError, UsageError
+from asyncimport.errors import AsyncimportError, FatalError, RefusedError, TransientError, UsageError
 from asyncimport.journal import Journal, Ledger
-from asyncimport.model import Summary
+from asyncimport.model import Stray, Summary
 from asyncimport.pipeline import Stop, run
 from asyncimport.progress import Totals
+from asyncimport.receipts import check_receipts, write_receipts
 from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.settings import Options
 from asyncimport.source import Folder
-from asyncimport.xnat import Credentials, Timeouts, Xnat, check_project, connect
+from asyncimport.verification import strays_of
+from asyncimport.xnat import Client, Credentials, Timeouts, Xnat, check_project, connect
 
 __all__ = ["Transfer", "transfer"]
 
@@ -46,20 +48,21 @@ class Transfer:
     reroute: bool = False
     merge_patients: bool = False
     max_duration: float | None = None
-    send_truncated: bool = False
     ignore_archives: bool = False
     journal: Path | None = None
     state_dir: Path | None = None
     ca_bundle: Path | None = None
     verify: bool = True
+    receipts: Path | None = None
 
 
 @dataclass(slots=True)
 class _Outcome:
-    """What there is to tell at the end, however the run ended."""
+    """What there is to tell at the end, however the run ended; without a list of strays nobody has looked."""
 
     run: str | None = None
     summary: Summary | None = None
+    strays: list[Stray] | None = None
     signal: int | None = None
     error: AsyncimportError | None = None
 
@@ -88,6 +91,7 @@ def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
         write_json(
             summary_json(
                 outcome.summary,
+                strays=outcome.strays,
                 run=outcome.run,
                 host=task.host,
                 seconds=seconds,
@@ -97,6 +101,7 @@ def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
         )
     elif outcome.summary is not None and (outcome.summary.files.found or outcome.summary.problems):
         show_summary(out, outcome.summary, seconds=seconds)
+        show_strays(out, outcome.strays or [])
     if outcome.error is not None:
         show_error(err, outcome.error)
     elif outcome.signal is not None:
@@ -106,7 +111,9 @@ def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
 
 def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) -> None:
     """Do what may block before the loop begins and after it has ended: disk and journal."""
-    source = Folder(task.sources, send_truncated=task.send_truncated, ignore_archives=task.ignore_archives)
+    if task.receipts is not None:
+        check_receipts(task.receipts)
+    source = Folder(task.sources, ignore_archives=task.ignore_archives, digests=task.options.receipts)
     router = _router(task, task.project)
     totals = Totals()
     path = task.journal or journal_path(task.host, task.project, task.state_dir)
@@ -124,10 +131,13 @@ def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) 
             anyio.run(_send, replace(task, options=options), source, router, journal, totals, outcome, err, quiet)
         except FatalError as error:
             outcome.error = error
-        outcome.summary = Ledger.of(journal).summary()
+        ledger = Ledger.of(journal)
+        outcome.summary = ledger.summary()
         if outcome.error is None and outcome.signal is None:
             outcome.error = _nothing_found(outcome.summary, source)
         journal.end_run(outcome.code)
+        if task.receipts is not None:
+            write_receipts(task.receipts, ledger)
     if totals.gone and not quiet:
         err.print(
             Text(
@@ -177,6 +187,18 @@ async def _send(  # anyio.run passes arguments by position
                 destination = Xnat(client, archive=task.options.archive, overwrite=task.overwrite)
                 async with progress(totals, err, quiet=quiet):
                     await run(source, destination, journal, router, options=task.options, report=totals.note, stop=stop)
+                if not stop.requested:
+                    with stop.at_once():
+                        outcome.strays = await _sweep(client, journal, err)
+
+
+async def _sweep(client: Client, journal: Journal, err: Console) -> list[Stray] | None:
+    """Look for what requests that broke off have left in the prearchive; None when XNAT does not let us look."""
+    try:
+        return await strays_of(client, Ledger.of(journal))
+    except (RefusedError, TransientError) as error:
+        err.print(Text(f"the prearchive could not be looked through for stray sessions: {plain(str(error))}"))
+        return None
 
 
 @contextmanager

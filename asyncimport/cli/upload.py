@@ -99,6 +99,21 @@ def upload(
     max_outage: Annotated[
         str, hidden("--max-outage", help="How long to wait for a server that is away: 90s, 15m, 8h.")
     ] = "1h",
+    quiet_period: Annotated[
+        str,
+        hidden(
+            "--quiet-period",
+            help="How long to leave a session alone after an upload broke off, which may yet take effect.",
+        ),
+    ] = "30s",
+    partial: Annotated[
+        str,
+        hidden("--partial", help="hold or archive sessions that lack files which failed or cannot be read."),
+    ] = "hold",
+    receipts: Annotated[
+        Path | None,
+        hidden("--receipts", help="Write a line of JSON to this file for each file and session that arrived."),
+    ] = None,
     max_duration: Annotated[
         str | None, hidden("--max-duration", help="Stop well after this time, as Ctrl-C does: 90s, 15m, 8h.")
     ] = None,
@@ -136,6 +151,8 @@ def upload(
             raise UsageError(f"--subject {subject} is the name of a file", hint="give a template such as {PatientID}")
         if truncated not in {"skip", "send"}:
             raise UsageError(f"--truncated {truncated} cannot be", hint="give skip or send")
+        if partial not in {"hold", "archive"}:
+            raise UsageError(f"--partial {partial} cannot be", hint="give hold or archive")
         if overwrite not in {"none", "append", "delete"}:
             raise UsageError(f"--overwrite {overwrite} cannot be", hint="give none, append or delete")
         wanted = {word for word in retry.split(",") if word}
@@ -151,8 +168,12 @@ def upload(
             archive=archive,
             scan_first=scan_first,
             max_outage=seconds_of(max_outage, "--max-outage"),
+            quiet_period=seconds_of(quiet_period, "--quiet-period"),
+            partial=partial == "archive",
+            receipts=receipts is not None,
             retry_held="held" in wanted,
             retry_refused="refused" in wanted,
+            send_truncated=truncated == "send",
         )
         longest = None if max_duration is None else seconds_of(max_duration, "--max-duration")
     except AsyncimportError as error:
@@ -175,12 +196,12 @@ def upload(
         reroute=reroute,
         merge_patients=merge_patients,
         max_duration=longest,
-        send_truncated=truncated == "send",
         ignore_archives=ignore_archives,
         journal=journal,
         state_dir=state_dir,
         ca_bundle=ca_bundle,
         verify=not insecure,
+        receipts=receipts,
     )
     raise typer.Exit(transfer(task, out, err, as_json=output is Output.JSON, quiet=quiet))
 

@@ -1,10 +1,16 @@
-"""`asyncimport verify`: compare the archive with the journal, now or weeks later. It changes nothing."""
+"""`asyncimport verify`: compare the archive with the journal, now or weeks later. Unasked, it changes nothing."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import anyio
+import anyio.to_thread
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.journals import existing_journal
@@ -21,23 +27,52 @@ from asyncimport.cli.options import (
     StateDir,
     User,
 )
-from asyncimport.cli.output import consoles, plain, show_error, write_json
+from asyncimport.cli.output import consoles, plain, show_error, stray_json, write_json
 from asyncimport.cli.upload import login_from
-from asyncimport.errors import AsyncimportError, JournalError, RefusedError, TransientError, UnavailableError
-from asyncimport.journal import Ledger
-from asyncimport.model import Session, SessionReport
+from asyncimport.errors import (
+    AsyncimportError,
+    JournalError,
+    RefusedError,
+    TransientError,
+    UnavailableError,
+    UsageError,
+)
+from asyncimport.journal import Journal, Ledger
+from asyncimport.model import Stray
+from asyncimport.verification import Finding, look, sources_of, strays_of, verified_sources
+from asyncimport.xnat import Client, Credentials, Xnat, connect, remove_stray
 
 __all__ = ["verify"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A session, how many instances were stored of it, how they were verified, and what is wrong."""
+@dataclass(slots=True)
+class _Result:
+    """What there is to tell: findings, the instances sent again, and stray rows with what became of each."""
 
-    session: Session
-    files: int
-    verified: str | None
-    problem: str | None
+    findings: list[Finding] = field(default_factory=list)
+    repaired: int = 0
+    unrepaired: int = 0
+    strays: list[tuple[Stray, str]] | None = None
+    safe: int | None = None
+
+    @property
+    def code(self) -> int:
+        return 9 if any(one.problem is not None for one in self.findings) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is asked for, and where."""
+
+    journal: Path
+    host: str
+    credentials: Credentials
+    ca_bundle: Path | None
+    trust_only_known: bool
+    repair: bool
+    strays: bool
+    remove_strays: bool
+    safe_to_delete: Path | None
 
 
 def verify(
@@ -45,6 +80,25 @@ def verify(
     host: Host = None,
     user: User = None,
     password_stdin: PasswordStdin = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Send again what the archive lacks, from the files it was sent from.")
+    ] = False,
+    strays: Annotated[
+        bool,
+        typer.Option("--strays", help="Look for sessions in the prearchive that uploads which broke off left behind."),
+    ] = False,
+    remove_strays: Annotated[
+        bool,
+        typer.Option("--remove-strays", help="Delete those of them whose every file is seen to be in the archive."),
+    ] = False,
+    safe_to_delete: Annotated[
+        Path | None,
+        typer.Option(
+            "--safe-to-delete",
+            metavar="FILE",
+            help="Write the paths of all files whose instances were just seen in the archive, one a line.",
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
     state_dir: StateDir = None,
     journal: JournalFile = None,
@@ -54,6 +108,7 @@ def verify(
 ) -> None:
     """Check that the archive still holds every instance that was stored, by SOPInstanceUID."""
     out, err = consoles(no_color=no_color)
+    result = _Result()
     try:
         path = existing_journal(host, project, state_dir, journal)
         with Ledger.read(path) as ledger:
@@ -63,80 +118,168 @@ def verify(
         )
         if host != about["destination"]:
             raise JournalError(f"the journal {path} belongs to {about['destination']}, not to {host}")
-        found = anyio.run(_compare, path, host, (name, password), ca_bundle, not insecure)
+        if safe_to_delete is not None and not safe_to_delete.parent.is_dir():
+            raise UsageError(f"--safe-to-delete {safe_to_delete} cannot be written", hint="check its directory")
+        task = _Task(
+            path,
+            host,
+            Credentials(name, password),
+            ca_bundle,
+            not insecure,
+            repair,
+            strays or remove_strays,
+            remove_strays,
+            safe_to_delete,
+        )
+        anyio.run(_carry_out, task, about, result)
     except AsyncimportError as error:
         if output is Output.JSON:
-            write_json(
-                {
-                    "host": host,
-                    "exit_code": error.exit_code,
-                    "error": {"message": str(error), "hint": error.hint},
-                }
-            )
+            message = {"message": str(error), "hint": error.hint}
+            write_json({"host": host, "exit_code": error.exit_code, "error": message})
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
-    complete = [one for one in found if one.problem is None]
-    code = 0 if len(complete) == len(found) else 9
     if output is Output.JSON:
-        write_json(
-            {
-                "host": host,
-                "exit_code": code,
-                "sessions": {
-                    "total": len(found),
-                    "verified": len(complete),
-                    "incomplete": len(found) - len(complete),
-                },
-                "details": [
-                    {
-                        "project": one.session.project,
-                        "subject": one.session.subject,
-                        "session": one.session.label,
-                        "study_uid": one.session.study_uid,
-                        "files": one.files,
-                        "verified": one.verified,
-                        "reason": one.problem,
-                    }
-                    for one in found
-                ],
-            }
-        )
+        write_json(_json(host, result))
     else:
-        out.print(
-            Text(f"{len(complete):,} of {len(found):,} sessions hold every instance that was stored", style="bold")
-        )
-        for one in found:
-            if one.problem is not None:
-                session = one.session
-                out.print(Text(f"  {session.project} / {session.subject} / {session.label}: {plain(one.problem)}"))
-    raise typer.Exit(code)
+        _show(out, result)
+    raise typer.Exit(result.code)
 
 
-async def _compare(
-    path: Path, host: str, login: tuple[str, str], ca_bundle: Path | None, trust_only_known: bool
-) -> list[_Found]:
-    """Look at each session of the journal."""
+async def _carry_out(task: _Task, about: dict[str, str], result: _Result) -> None:
     from asyncimport.retry import RetryPolicy
-    from asyncimport.xnat import Client, Credentials, compare, connect, find_experiment
 
     policy = RetryPolicy()
+    async with connect(
+        task.host, task.credentials, connections=16, ca_bundle=task.ca_bundle, verify=task.trust_only_known
+    ) as client:
+        with Ledger.read(task.journal) as ledger:
+            result.findings = await look(client, ledger, policy)
+        if task.repair:
+            await _repair(client, task.journal, about, result)
+        with Ledger.read(task.journal) as ledger:
+            if task.repair:
+                # What was sent again counts once it is seen in the archive.
+                result.findings = await look(client, ledger, policy)
+            if task.safe_to_delete is not None:
+                write = partial(_write_paths, task.safe_to_delete, ledger, result.findings)
+                result.safe = await anyio.to_thread.run_sync(write)
+            if task.strays:
+                result.strays = await _strays(client, ledger, remove=task.remove_strays)
 
-    async def look(client: Client, report: SessionReport, uids: frozenset[str]) -> _Found:
-        if report.state != "archived":
-            return _Found(report.session, len(uids), None, f"not archived yet ({report.state})")
-        try:
-            experiment = await find_experiment(client, report.session, policy)
-            if experiment is None:
-                return _Found(report.session, len(uids), None, "the archive has no session of this label and study")
-            found = await compare(client, experiment, report.session, uids, policy)
-        except TransientError as error:
-            raise UnavailableError(str(error), hint="run verify again when the server is back") from error
-        except RefusedError as error:
-            return _Found(report.session, len(uids), None, str(error))
-        problem = f"{found.missing} of {len(uids)} instances are missing" if found.missing else None
-        return _Found(report.session, len(uids), found.verified, problem)
 
-    with Ledger.read(path) as ledger:
-        credentials = Credentials(*login)
-        async with connect(host, credentials, connections=2, ca_bundle=ca_bundle, verify=trust_only_known) as client:
-            return [await look(client, report, uids) for report, uids in ledger.acknowledged()]
+async def _repair(client: Client, path: Path, about: dict[str, str], result: _Result) -> None:
+    """Send missing instances again in a run of their own, from the files they were sent from."""
+    from asyncimport.dicom import STUDY_FIELDS
+    from asyncimport.pipeline import run
+    from asyncimport.routing import Router
+    from asyncimport.settings import Options
+    from asyncimport.source import Folder
+
+    rules = {name.removeprefix("rule "): rule for name, rule in about.items() if name != "destination"}
+    with Journal(path, destination=about["destination"], rules=rules) as journal:
+        everything = Ledger(journal.connection, path, run=None)
+        paths: list[str] = []
+        for finding in result.findings:
+            if not finding.missing or finding.expected is not None:
+                continue
+            there, gone = await anyio.to_thread.run_sync(sources_of, everything, finding)
+            result.unrepaired += gone
+            uids = [source.sop_uid for source in there]
+            if await anyio.to_thread.run_sync(journal.repair, finding.session, uids):
+                result.repaired += len(uids)
+                paths += [source.file.path for source in there]
+        if paths:
+            router = Router(rules["project"], rules["subject"], rules["session"], keywords=frozenset(STUDY_FIELDS))
+            source = await anyio.to_thread.run_sync(Folder, paths)
+            await run(source, Xnat(client), journal, router, options=Options())
+        await anyio.to_thread.run_sync(journal.end_run, 0)
+
+
+async def _strays(client: Client, ledger: Ledger, *, remove: bool) -> list[tuple[Stray, str]]:
+    """Look for stray rows; return them, each with what became of it."""
+    try:
+        found = await strays_of(client, ledger)
+        return [(stray, await _removed(client, stray) if remove else "left") for stray in found]
+    except TransientError as error:
+        raise UnavailableError(str(error), hint="run verify again when the server is back") from error
+    except RefusedError as error:
+        raise UsageError(str(error), hint="--strays needs the right to edit the project") from error
+
+
+async def _removed(client: Client, stray: Stray) -> str:
+    from asyncimport.retry import RetryPolicy
+
+    try:
+        await remove_stray(client, stray, RetryPolicy())
+    except RefusedError as error:
+        return f"left: {error}"
+    return "removed"
+
+
+def _write_paths(path: Path, ledger: Ledger, findings: Sequence[Finding]) -> int:
+    """Write paths as the file system has them, one a line; return how many. A path with a line end is left out."""
+    count = 0
+    try:
+        with path.open("wb") as file:
+            for found in verified_sources(ledger, findings):
+                raw = os.fsencode(found.path)
+                if b"\n" not in raw:
+                    file.write(raw + b"\n")
+                    count += 1
+    except OSError as error:
+        raise UsageError(f"--safe-to-delete {path} cannot be written: {error.strerror}", hint="check it") from error
+    return count
+
+
+def _json(host: str, result: _Result) -> dict[str, object]:
+    complete = sum(one.problem is None for one in result.findings)
+    value: dict[str, object] = {
+        "host": host,
+        "exit_code": result.code,
+        "sessions": {
+            "total": len(result.findings),
+            "verified": complete,
+            "incomplete": len(result.findings) - complete,
+        },
+        "repaired": result.repaired,
+        "unrepaired": result.unrepaired,
+        "safe_to_delete": result.safe,
+        "details": [
+            {
+                "project": one.session.project,
+                "subject": one.session.subject,
+                "session": one.session.label,
+                "study_uid": one.session.study_uid,
+                "files": one.files,
+                "missing": len(one.missing),
+                "verified": one.verified,
+                "reason": one.problem,
+            }
+            for one in result.findings
+        ],
+    }
+    if result.strays is not None:
+        value["strays"] = [{**stray_json(stray), "outcome": outcome} for stray, outcome in result.strays]
+    return value
+
+
+def _show(out: Console, result: _Result) -> None:
+    complete = sum(one.problem is None for one in result.findings)
+    total = len(result.findings)
+    out.print(Text(f"{complete:,} of {total:,} sessions hold every instance that was stored", style="bold"))
+    for one in result.findings:
+        if one.problem is not None:
+            session = one.session
+            out.print(Text(f"  {session.project} / {session.subject} / {session.label}: {plain(one.problem)}"))
+    if result.repaired or result.unrepaired:
+        out.print(Text(f"{result.repaired:,} missing instances were sent again"))
+    if result.unrepaired:
+        out.print(Text(f"{result.unrepaired:,} could not be: their files are gone, or have changed"))
+    elif not result.repaired and any(one.missing and one.expected is None for one in result.findings):
+        out.print(Text("hint: --repair sends again what is missing"))
+    if result.safe is not None:
+        out.print(Text(f"{result.safe:,} files are safe to delete: their instances were just seen in the archive"))
+    if result.strays is not None:
+        out.print(Text(f"{len(result.strays):,} stray sessions in the prearchive", style="bold"))
+        for stray, outcome in result.strays:
+            out.print(Text(f"  {plain(stray.uri)} ({stray.status}, {stray.created}): {plain(outcome)}"))

@@ -91,7 +91,14 @@ class NotDicom(Unidentified):
 
 
 class Unreadable(Unidentified):
-    """The file is DICOM but cut short, or lacks a UID or cannot be parsed, or the system does not let us read it."""
+    """The file is DICOM but cut short, or lacks a UID or cannot be parsed, or the system does not let us read it.
+
+    A `damaged` one may be of any study; one that is whole and lacks a UID is of none.
+    """
+
+    def __init__(self, reason: str, *, damaged: bool = True) -> None:
+        super().__init__(reason)
+        self.damaged = damaged
 
 
 _KEYWORDS = {tag: keyword for keyword, tag in FIELDS.items()}

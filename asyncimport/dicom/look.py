@@ -61,6 +61,7 @@ def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
     data_set = data_set_of(file)
     fields: Mapping[str, str] = {}
     reason = ""
+    damaged = False
     try:
         if isinstance(data_set.source, Inflated) and (peeked := _peek_inflated(data_set.source)):
             fields = peeked.fields
@@ -69,11 +70,11 @@ def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
         if missing := missing_uid(fields):
             reason = f"no {missing}"
     except Unreadable as error:
-        reason = error.reason
+        reason, damaged = error.reason, True
     truncated = shortfall(*data_set, fields.get("SOPClassUID", ""))
     if reason:
         # What is missing from a file that was cut is missing because it was cut.
-        raise Unreadable(f"truncated: {truncated}" if truncated else reason)
+        raise Unreadable(f"truncated: {truncated}" if truncated else reason, damaged=damaged or bool(truncated))
     return identity(fields, truncated)
 
 

@@ -10,13 +10,16 @@ from pathlib import Path
 import filelock
 
 from asyncimport.errors import JournalBusyError, JournalError, UsageError
+from asyncimport.journal.disk import refuse_network_disk
 from asyncimport.model import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS
 
-__all__ = ["bind", "connect_read_only", "create_or_open", "locked", "translated"]
+__all__ = ["NOTHING_YET", "bind", "connect_read_only", "create_or_open", "locked", "translated"]
 
 # "aimp": SQLite's own way to tell one application's files from another's.
 _APPLICATION_ID = 0x61696D70
-_VERSION = 1
+_VERSION = 2
+
+NOTHING_YET = "nothing was uploaded yet, or the journal is kept elsewhere"
 
 
 @contextmanager
@@ -25,6 +28,11 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and ("full" in str(error) or "disk I/O" in str(error)):
+            raise JournalError(
+                f"the journal {path} cannot be written: {error}",
+                hint="make room on its disk, and see that the disk is sound; the same command goes on from there",
+            ) from error
         raise JournalError(
             f"the journal {path} cannot be used: {error}",
             hint="check the disk; then move the journal away, or name another with --journal: files that XNAT "
@@ -39,6 +47,7 @@ def locked(path: Path) -> filelock.FileLock:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_network_disk(path)
         # The line opens and closes the journal from different threads.
         lock = filelock.FileLock(f"{path}.lock", mode=0o600, thread_local=False)
         lock.acquire(blocking=False)
@@ -73,8 +82,8 @@ def create_or_open(path: Path) -> sqlite3.Connection:
             # Asked of SQLite, not of the file system: a kill in the midst of making it leaves a file to roll back.
             if connection.execute("PRAGMA page_count").fetchone() == (0,):
                 _create(connection)
-            else:
-                _recognise(connection, path)
+            elif (version := _recognise(connection, path)) < _VERSION:
+                _migrate(connection, version)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA cache_size = -16000")
@@ -90,15 +99,23 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
     Raises: UsageError when there is none, JournalError when it is not ours.
     """
-    if not path.is_file():
-        raise UsageError(f"there is no journal {path}", hint="nothing was uploaded yet, or it is kept elsewhere")
+    if not path.is_file() or not path.stat().st_size:
+        raise UsageError(f"there is no journal {path}", hint=NOTHING_YET)
     with translated(path):
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        )
         try:
-            _recognise(connection, path)
+            version = _recognise(connection, path)
         except BaseException:
             connection.close()
             raise
+    if version < _VERSION:
+        connection.close()
+        raise JournalError(
+            f"the journal {path} was written by an older version of asyncimport",
+            hint="`asyncimport upload` brings it forward; it need not send anything for that",
+        )
     return connection
 
 
@@ -127,23 +144,40 @@ def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Ma
 
 def _create(connection: sqlite3.Connection) -> None:
     connection.executescript(f"BEGIN IMMEDIATE; {_sql('schema.sql')}")
-    connection.executemany("INSERT INTO transition VALUES ('instance', ?, ?)", sorted(INSTANCE_TRANSITIONS))
-    connection.executemany("INSERT INTO transition VALUES ('delivery', ?, ?)", sorted(DELIVERY_TRANSITIONS))
+    _set_transitions(connection)
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {_VERSION}")
     connection.execute("COMMIT")
 
 
-def _recognise(connection: sqlite3.Connection, path: Path) -> None:
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring an older journal forward, in one transaction: a kill leaves it as it was."""
+    steps = "".join(_sql(f"from_{step}.sql") for step in range(version, _VERSION))
+    connection.executescript(f"BEGIN IMMEDIATE; {steps}")
+    _set_transitions(connection)
+    connection.execute(f"PRAGMA user_version = {_VERSION}")
+    connection.execute("COMMIT")
+
+
+def _set_transitions(connection: sqlite3.Connection) -> None:
+    connection.execute("DELETE FROM transition")
+    connection.executemany("INSERT INTO transition VALUES ('instance', ?, ?)", sorted(INSTANCE_TRANSITIONS))
+    connection.executemany("INSERT INTO transition VALUES ('delivery', ?, ?)", sorted(DELIVERY_TRANSITIONS))
+
+
+def _recognise(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of a journal."""
+    version: int
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION_ID:
         raise JournalError(f"{path} is not a journal of asyncimport", hint="name another file with --journal")
-    if version != _VERSION:
+    if not 1 <= version <= _VERSION:
         raise JournalError(
             f"the journal {path} is of version {version}, this program writes version {_VERSION}",
-            hint="use the version of asyncimport that began it",
+            hint="use the version of asyncimport that wrote it last",
         )
+    return version
 
 
 def _sql(name: str) -> str:

@@ -5,12 +5,14 @@ CREATE TEMP TABLE scope (file INTEGER PRIMARY KEY);
 -- Instances to be handed out, and instances handed out and not settled yet.
 CREATE TEMP TABLE waiting (session INTEGER, instance INTEGER, PRIMARY KEY (session, instance)) WITHOUT ROWID;
 CREATE TEMP TABLE flying (session INTEGER, instance INTEGER, PRIMARY KEY (session, instance)) WITHOUT ROWID;
--- Sessions whose waiting instances may go only after an earlier delivery has been archived.
-CREATE TEMP TABLE parked (session INTEGER PRIMARY KEY);
 -- Sessions that XNAT would not take or archive in this run, with the reason: nothing more of them is sent in it.
 CREATE TEMP TABLE barred (session INTEGER PRIMARY KEY, reason TEXT NOT NULL);
 -- Instances whose only copy could not be read; a duplicate that the scan has yet to meet may stand in.
 CREATE TEMP TABLE unread (instance INTEGER PRIMARY KEY);
+-- Unreadable files whose header could be read, and what it said.
+CREATE TEMP TABLE lacked (file INTEGER PRIMARY KEY, project TEXT, study_uid TEXT, sop_uid TEXT);
+-- Sessions whose missing instances have been sent again in this run.
+CREATE TEMP TABLE repaired (session INTEGER PRIMARY KEY);
 -- Sessions that occupy the server's prearchive because of this run.
 CREATE TEMP TABLE begun (session INTEGER PRIMARY KEY);
 -- Deliveries to be finalised, and subjects that a finalizer is at work on.

@@ -11,6 +11,12 @@ from asyncimport.model import File, FileKind, Ignored, Instance
 __all__ = ["Admission", "Gone", "Intake", "Twin"]
 
 _CHANGED = "changed on disk after XNAT stored it; the new bytes were not sent"
+# Of the session: failed files, and unreadable ones of which no sound copy was met.
+_LACKING = (
+    "SELECT (SELECT count(*) FROM instance WHERE session = :session AND state = 'FAILED'), "
+    "(SELECT count(*) FROM file f WHERE f.lacked_by = :session AND f.kind = 'UNREADABLE' AND NOT EXISTS "
+    "(SELECT 1 FROM instance i WHERE i.session = :session AND i.sop_uid = f.lacked_uid))"
+)
 _ELSEWHERE = "XNAT holds this instance already, sent from a file that cannot be compared any more"
 
 
@@ -93,7 +99,11 @@ class Intake(Registry):
         with self._transaction():
             for item in batch:
                 if isinstance(item, Ignored):
-                    self._record(item.file, item.kind, item.reason, item.duplicate_of)
+                    key = self._record(item.file, item.kind, item.reason, item.duplicate_of)
+                    if item.session is not None or item.damaged:
+                        # Its session need not have a row yet.
+                        of = (item.session.project, item.session.study_uid) if item.session else (None, None)
+                        self._db.execute("INSERT OR REPLACE INTO lacked VALUES (?, ?, ?, ?)", (key, *of, item.sop_uid))
                     continue
                 session = self._session(item)
                 if isinstance(session, str):
@@ -111,12 +121,16 @@ class Intake(Registry):
             self._wait(waiting)
         return Admission([], twins, len(waiting), size)
 
-    def finish_scan(self, roots: Iterable[str], *, archive_built: bool, retry_held: bool) -> Gone:
+    def finish_scan(
+        self, roots: Sequence[str], *, archive_built: bool = True, retry_held: bool = False, partial: bool = False
+    ) -> Gone:
         """Note that the walk is at its end: sessions with nothing left to send become ready for finalising.
 
         `roots` are the sources; what was known below them and was not met again is gone. `archive_built` takes up
         the sessions that an earlier run left in the prearchive, `retry_held` those that XNAT would not archive.
+        `partial` finalises, from now on, also what lacks files that failed or cannot be read.
         """
+        self._partial = partial
         gone = unsent = 0
         take_up = ["OPEN", *(["BUILT"] if archive_built else []), *(["HELD"] if retry_held else [])]
         with self._transaction():
@@ -124,6 +138,7 @@ class Intake(Registry):
                 counts = self._vanished(root)
                 gone, unsent = gone + counts[0], unsent + counts[1]
             self._stand_in()
+            self._assign_damaged()
             self._scan_finished = True
             marks = ", ".join("?" * len(take_up))
             sessions = self._db.execute(
@@ -176,7 +191,7 @@ class Intake(Registry):
             key = self._next_key
             self._next_key += 1
             self._db.execute(
-                "INSERT INTO file VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO file (key, path, size, mtime_ns, kind, reason, instance) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (key, path, file.size, str(file.mtime_ns), kind, reason, instance),
             )
         else:
@@ -185,7 +200,9 @@ class Intake(Registry):
                 self._db.execute("UPDATE file SET kind = ?, reason = ? WHERE key = ?", (kind, reason, key))
             else:
                 self._db.execute(
-                    "UPDATE file SET size = ?, mtime_ns = ?, kind = ?, reason = ?, instance = ? WHERE key = ?",
+                    "UPDATE file SET size = ?1, mtime_ns = ?2, kind = ?3, reason = ?4, instance = ?5, "
+                    # What it carried when it could be read is still known.
+                    "lacked_by = iif(?3 = 'UNREADABLE' AND lacked_uid IS NOT NULL, lacked_by, NULL) WHERE key = ?6",
                     (file.size, str(file.mtime_ns), kind, reason, instance, key),
                 )
             if row[2] == FileKind.INSTANCE and row[1] != instance:
@@ -235,8 +252,9 @@ class Intake(Registry):
             self._db.execute("DELETE FROM unread WHERE instance = ?", (instance,))
             if met:
                 self._db.execute(
-                    "UPDATE file SET kind = 'UNREADABLE', reason = coalesce(reason, ?), instance = NULL WHERE key = ?",
-                    (trouble, other),
+                    "UPDATE file SET kind = 'UNREADABLE', reason = coalesce(reason, ?), instance = NULL, "
+                    "lacked_by = ?, lacked_uid = ? WHERE key = ?",
+                    (trouble, session, item.sop_uid, other),
                 )
             else:
                 self._db.execute("DELETE FROM file WHERE key = ?", (other,))
@@ -280,9 +298,10 @@ class Intake(Registry):
         if row is None:
             return False
         self._db.execute(
-            "UPDATE file SET kind = 'UNREADABLE', reason = ?1, instance = NULL "
+            "UPDATE file SET kind = 'UNREADABLE', reason = ?1, instance = NULL, lacked_by = ?3, "
+            "lacked_uid = (SELECT sop_uid FROM instance WHERE key = ?2) "
             "WHERE key = (SELECT file FROM instance WHERE key = ?2) AND instance = ?2",
-            (why, instance),
+            (why, instance, session),
         )
         self._db.execute("UPDATE file SET kind = 'INSTANCE', reason = NULL WHERE key = ?", row)
         self._db.execute(
@@ -302,16 +321,50 @@ class Intake(Registry):
         ).fetchall():
             self._promote(instance, session, reason)
 
+    def _assign_damaged(self) -> None:
+        """Note which session lacks a damaged file: the one its header names, else the only one in its directory."""
+        self._db.execute(
+            "UPDATE file SET (lacked_by, lacked_uid) = (SELECT s.key, l.sop_uid FROM lacked l JOIN session s "
+            "ON s.project = l.project AND s.study_uid = l.study_uid WHERE l.file = file.key) "
+            "WHERE key IN (SELECT file FROM lacked WHERE project IS NOT NULL)"
+        )
+        owners: dict[str, int | None] = {}
+        for file, raw in self._db.execute(
+            "SELECT f.key, f.path FROM lacked l JOIN file f ON f.key = l.file "
+            "WHERE l.project IS NULL AND f.kind = 'UNREADABLE' AND f.instance IS NULL AND f.lacked_by IS NULL"
+        ).fetchall():
+            directory = os.path.dirname(os.fsdecode(raw))  # noqa: PTH120 - the path need not be text
+            if directory not in owners:
+                owners[directory] = self._only_session_below(directory)
+            self._db.execute("UPDATE file SET lacked_by = ? WHERE key = ?", (owners[directory], file))
+
+    def _only_session_below(self, directory: str) -> int | None:
+        found = self._db.execute(
+            "SELECT DISTINCT i.session FROM file f JOIN instance i ON i.key = f.instance "
+            "WHERE f.path >= ? AND f.path < ? AND f.kind = 'INSTANCE' LIMIT 2",
+            _below(directory),
+        ).fetchall()
+        return found[0][0] if len(found) == 1 else None
+
+    def _lacking(self, session: int) -> tuple[int, int]:
+        """Return how many files of the session have failed, and how many cannot be read and stand nowhere else."""
+        failed, unreadable = self._one(_LACKING, {"session": session})
+        return failed, unreadable
+
     def _vanished(self, root: str) -> tuple[int, int]:
         """Count the known files below `root` that this run did not meet; fail what of them was not sent."""
-        # All paths below a directory sort between "dir/" and "dir0", the character after "/".
-        low = os.fsencode(os.path.join(root, ""))  # noqa: PTH118 - pathlib cannot end a path in a separator
-        high = low[:-1] + bytes([low[-1] + 1])
+        below = _below(root)
+        # What could not be read and is there no more is lacked by nobody.
+        self._db.execute(
+            "UPDATE file SET lacked_by = NULL WHERE path >= ? AND path < ? AND lacked_by IS NOT NULL "
+            "AND key NOT IN (SELECT file FROM scope)",
+            below,
+        )
         rows = self._db.execute(
             "SELECT f.key, i.key, i.session, i.state FROM file f JOIN instance i ON i.key = f.instance "
             "WHERE f.path >= ? AND f.path < ? AND f.kind IN ('INSTANCE', 'UNREADABLE') "
             "AND f.key NOT IN (SELECT file FROM scope)",
-            (low, high),
+            below,
         ).fetchall()
         unsent = 0
         for file, instance, session, state in rows:
@@ -334,7 +387,6 @@ class Intake(Registry):
             if uri is not None:
                 # What waits goes into the next delivery, once this one is through.
                 self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
-                self._db.execute("INSERT OR IGNORE INTO parked VALUES (?)", (session,))
                 self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
                 return True
             # XNAT has nothing of it: it begins anew.
@@ -347,13 +399,19 @@ class Intake(Registry):
         )
         if busy:
             return False
-        (lacking,) = self._one(
-            "SELECT EXISTS (SELECT 1 FROM instance WHERE session = ? AND state IN ('PENDING', 'FAILED'))",
-            (session,),
+        (pending,) = self._one(
+            "SELECT EXISTS (SELECT 1 FROM instance WHERE session = ? AND state = 'PENDING')", (session,)
         )
+        lacking = pending or (any(self._lacking(session)) and not self._partial)
         if state in take_up and state != "HELD" and uri is not None and not lacking:
             self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
             return True
         # It stays open for the next run, and must not keep others from beginning.
         self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
         return False
+
+
+def _below(directory: str) -> tuple[bytes, bytes]:
+    """Return the bounds of all paths below a directory: they sort between "dir/" and "dir0", the character after."""
+    low = os.fsencode(os.path.join(directory, ""))  # noqa: PTH118 - pathlib cannot end a path in a separator
+    return low, low[:-1] + bytes([low[-1] + 1])

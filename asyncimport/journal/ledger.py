@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncimport.journal.database import connect_read_only, translated
+from asyncimport.errors import UsageError
+from asyncimport.journal.database import NOTHING_YET, connect_read_only, translated
 from asyncimport.journal.queue import Journal
 from asyncimport.model import NOTHING_KEPT, File, Files, Problem, Session, SessionReport, Summary
 
-__all__ = ["InstanceRow", "Ledger", "Run"]
+__all__ = ["Arrived", "DeliveryRow", "InstanceRow", "Ledger", "Run"]
 
 _ALL = "file f"
 _SCOPE = "scope JOIN file f ON f.key = scope.file"
@@ -35,6 +36,38 @@ class InstanceRow:
     sop_uid: str
     state: str
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A file that XNAT has acknowledged; `sha256` in hexadecimal, `settled_at` in seconds since 1970."""
+
+    session: Session
+    series_uid: str
+    sop_uid: str
+    path: str
+    size: int
+    sha256: str | None
+    uri: str | None
+    attempts: int | None
+    settled_at: float | None
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """A delivery: where it went, how many files XNAT acknowledged of it, the first run that sent into it, its end."""
+
+    session: Session
+    number: int
+    state: str
+    uri: str | None
+    archive_uri: str | None
+    merges: bool | None
+    verified: str | None
+    closed_at: float | None
+    files: int
+    run: int | None
 
 
 class Ledger:
@@ -65,9 +98,15 @@ class Ledger:
             connection.close()
 
     def about(self) -> dict[str, str]:
-        """Return the journal's destination and rules."""
+        """Return the journal's destination and rules.
+
+        Raises: UsageError when it has none yet: it was killed in the making.
+        """
         with translated(self._path):
-            return dict(self._db.execute("SELECT key, value FROM about"))
+            about = dict(self._db.execute("SELECT key, value FROM about"))
+        if "destination" not in about:
+            raise UsageError(f"there is nothing in the journal {self._path} yet", hint=NOTHING_YET)
+        return about
 
     def runs(self) -> list[Run]:
         """Return all runs, the first one first."""
@@ -106,6 +145,54 @@ class Ledger:
                 ).fetchall()
             yield report, frozenset(uid for (uid,) in rows)
 
+    def arrived(self) -> Iterator[Arrived]:
+        """Yield all files that XNAT has acknowledged, in the order they were found."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT s.project, s.subject, s.label, s.study_uid, i.series_uid, i.sop_uid, f.path, f.size, i.sha256, "  # noqa: S608 - fixed text
+                f"d.uri, i.attempts, i.settled_at, i.run FROM {self._files} "
+                "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' JOIN session s ON s.key = i.session "
+                "LEFT JOIN delivery d ON d.key = i.delivery WHERE i.state = 'STORED' ORDER BY i.key"
+            )
+            for *names, series_uid, sop_uid, path, size, digest, uri, attempts, settled_at, run in rows:
+                sha256 = digest and digest.hex()
+                where = Session(*names)
+                path = os.fsdecode(path)
+                yield Arrived(where, series_uid, sop_uid, path, size, sha256, uri, attempts, settled_at, run)
+
+    def sources(self, session: Session) -> list[tuple[File, str, bool]]:
+        """Return the files that stored instances of a session were sent from, and copies of them (True)."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "WITH t AS (SELECT i.key, i.sop_uid, i.file FROM session s CROSS JOIN instance i ON i.session = s.key "
+                "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED') "
+                "SELECT f.path, f.size, f.mtime_ns, t.sop_uid, 0 FROM t JOIN file f ON f.key = t.file "
+                "WHERE f.kind = 'INSTANCE' AND f.instance = t.key UNION ALL "
+                "SELECT f.path, f.size, f.mtime_ns, t.sop_uid, 1 FROM t JOIN file f ON f.instance = t.key "
+                "WHERE f.kind = 'DUPLICATE'",
+                (session.project, session.study_uid),
+            ).fetchall()
+        return [(File(os.fsdecode(row[0]), row[1], int(row[2])), row[3], bool(row[4])) for row in rows]
+
+    def deliveries(self) -> list[DeliveryRow]:
+        """Return the deliveries of all sessions that the ledger counts."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "WITH t AS (SELECT DISTINCT i.session FROM "  # noqa: S608 - fixed text
+                f"{self._files} JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED')) "
+                "SELECT s.project, s.subject, s.label, s.study_uid, d.number, d.state, d.uri, d.archive_uri, "
+                "d.merges, d.verified, d.closed_at, count(i.key), min(i.run) "
+                "FROM t CROSS JOIN session s ON s.key = t.session JOIN delivery d ON d.session = s.key "
+                "LEFT JOIN instance i ON i.session = s.key AND i.delivery = d.key GROUP BY d.key ORDER BY d.key"
+            ).fetchall()
+        found = []
+        for *names, number, state, uri, archive_uri, merges, verified, closed_at, files, run in rows:
+            before = None if merges is None else bool(merges)
+            found.append(
+                DeliveryRow(Session(*names), number, state, uri, archive_uri, before, verified, closed_at, files, run)
+            )
+        return found
+
     def _sums(self) -> tuple[Files, int, int]:
         counts = dict.fromkeys(Files.__dataclass_fields__, 0)
         found = stored = 0
@@ -136,8 +223,10 @@ class Ledger:
             "GROUP BY i.session), u AS (SELECT i.session, sum(i.state = 'FAILED') AS failed, "
             "sum(i.state = 'PENDING') AS pending, sum(i.state = 'STORED') AS stored "
             "FROM t JOIN instance i ON i.session = t.session GROUP BY i.session) "
-            "SELECT s.project, s.subject, s.label, s.study_uid, t.files, t.size, u.failed, u.pending, u.stored, "
-            "d.state, coalesce(d.archive_uri, d.uri), d.verified, d.reason "
+            "SELECT s.project, s.subject, s.label, s.study_uid, t.files, t.size, u.failed, (SELECT count(*) "
+            "FROM file l WHERE l.lacked_by = s.key AND l.kind = 'UNREADABLE' AND NOT EXISTS (SELECT 1 FROM instance i "
+            "WHERE i.session = s.key AND i.sop_uid = l.lacked_uid)), u.pending, u.stored, "
+            "d.state, d.partial, coalesce(d.archive_uri, d.uri), d.verified, d.reason "
             "FROM t JOIN u ON u.session = t.session JOIN session s ON s.key = t.session "
             "LEFT JOIN delivery d ON d.session = s.key AND d.number = (SELECT max(number) FROM delivery "
             "WHERE session = s.key AND (state <> 'OPEN' OR uri IS NOT NULL)) ORDER BY s.key"
@@ -165,23 +254,31 @@ def _report(
     files: int,
     size: int,
     failed: int,
+    unreadable: int,
     pending: int,
     stored: int,
     state: str | None,
+    partial: int | None,
     uri: str | None,
     verified: str | None,
     reason: str | None,
 ) -> SessionReport:
     session = Session(project, subject, label, study_uid)
-    match state:
-        case "ARCHIVED" if not pending and not failed:
-            return SessionReport(session, files, size, "archived", uri, verified, reason)
-        case "BUILT" if not pending and not failed:
-            return SessionReport(session, files, size, "prearchive", uri, None, None)
-        case "HELD":
-            return SessionReport(session, files, size, "held", uri, None, reason)
-    if failed:
-        return SessionReport(session, files, size, "held", uri, None, f"{failed} of its files could not be sent")
+    lacks = _lacks(failed, unreadable)
+    if state in {"ARCHIVED", "BUILT"} and not pending and (not lacks or partial):
+        found = "archived" if state == "ARCHIVED" else "prearchive"
+        return SessionReport(session, files, size, found, uri, verified, lacks or reason)
+    if state == "HELD":
+        return SessionReport(session, files, size, "held", uri, None, reason)
+    if failed or (lacks and not pending and state != "SEALED"):
+        return SessionReport(session, files, size, "held", uri, None, lacks)
     if not pending and not stored:
         return SessionReport(session, files, size, "held", uri, None, NOTHING_KEPT)
-    return SessionReport(session, files, size, "open", uri, None, None)
+    return SessionReport(session, files, size, "open", uri, None, reason if pending else None)
+
+
+def _lacks(failed: int, unreadable: int) -> str | None:
+    """Say what a session lacks."""
+    if not failed:
+        return f"{unreadable} of its files cannot be read" if unreadable else None
+    return f"{failed} of its files could not be sent" + (f", {unreadable} cannot be read" if unreadable else "")

@@ -1,7 +1,7 @@
 """The journal as a queue: claims out, outcomes in; sealed deliveries out, verdicts in."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from asyncimport.journal.intake import Intake
 from asyncimport.model import (
@@ -12,6 +12,7 @@ from asyncimport.model import (
     Failed,
     File,
     Held,
+    Incomplete,
     Instance,
     Outcome,
     Refused,
@@ -59,7 +60,8 @@ class Journal(Intake):
                 return claims
             (left,) = self._one(
                 "SELECT EXISTS (SELECT 1 FROM waiting) OR EXISTS (SELECT 1 FROM flying) "
-                "OR EXISTS (SELECT 1 FROM parked)"
+                # What is being finalised may have to be sent again in part.
+                "OR EXISTS (SELECT 1 FROM ready) OR EXISTS (SELECT 1 FROM busy)"
             )
         return [] if left else None
 
@@ -72,17 +74,24 @@ class Journal(Intake):
                 (session,) = self._one("SELECT session FROM instance WHERE key = ?", (claim.key,))
                 touched.add(session)
                 self._db.execute("DELETE FROM flying WHERE session = ? AND instance = ?", (session, claim.key))
+                if outcome.unsure:
+                    self._db.execute(
+                        "UPDATE delivery SET unsure_at = ? WHERE key = ?", (self._clock(), claim.delivery.key)
+                    )
                 match outcome:
                     case Stored(uri=uri):
                         if claim.delivery.uri is None:
-                            self._db.execute("UPDATE delivery SET uri = ? WHERE key = ?", (uri, claim.delivery.key))
-                        self._settled(claim, "STORED", None, claim.delivery.key)
+                            self._db.execute(
+                                "UPDATE delivery SET uri = ?, merges = ? WHERE key = ?",
+                                (uri, outcome.merges, claim.delivery.key),
+                            )
+                        self._settled(outcome, "STORED", None)
                     case Refused(reason=reason, whole_session=whole):
-                        self._settled(claim, "REFUSED", reason, None)
+                        self._settled(outcome, "REFUSED", reason)
                         if whole:
                             self._db.execute("INSERT OR IGNORE INTO barred VALUES (?, ?)", (session, reason))
                     case Failed(reason=reason, unreadable=unreadable):
-                        self._settled(claim, "FAILED", reason, None)
+                        self._settled(outcome, "FAILED", reason)
                         if unreadable:
                             self._fall_back(claim, session, reason)
             for session in touched:
@@ -92,56 +101,130 @@ class Journal(Intake):
                 ready = sum(self._conclude(session, ["OPEN"]) for session in touched)
         return ready
 
-    def claim_session(self) -> Sealed | None:
-        """Seal a delivery, on disk, before anyone calls XNAT about it; None when none is ready now.
+    def claim_session(self, *, quiet_period: float = 0.0) -> Sealed | float | None:
+        """Seal a delivery, on disk, before anyone calls XNAT about it.
+
+        None when none is ready now, or the seconds until one is: a delivery that an attempt to send broke off into is
+        not sealed before `quiet_period` seconds have passed, because the attempt may yet take effect.
 
         Deliveries of one subject go one at a time: XNAT's archive step locks on the subject's label, and one that
         waits for the lock sleeps ten seconds (PrearcSessionArchiver).
         """
         with self._transaction():
             row = self._db.execute(
-                "SELECT d.key, d.number, d.uri, s.key, s.project, s.subject, s.label, s.study_uid "
+                "SELECT d.key, d.number, d.uri, s.key, s.project, s.subject, s.label, s.study_uid, "
+                "iif(d.state = 'OPEN', max(0, coalesce(d.unsure_at, 0) + ? - ?), 0) AS wait "
                 # CROSS: from the few that are ready, not from all deliveries there ever were.
                 "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
                 "WHERE NOT EXISTS (SELECT 1 FROM busy WHERE busy.subject = s.subject) "
-                "ORDER BY ready.delivery LIMIT 1"
+                "ORDER BY wait, ready.delivery LIMIT 1",
+                (quiet_period, self._clock()),
             ).fetchone()
             if row is None:
                 return None
-            key, number, uri, session, project, subject, label, study_uid = row
+            key, number, uri, session, project, subject, label, study_uid, wait = row
+            if wait:
+                # Bounded, should the clock have been set back.
+                return float(min(wait, quiet_period))
             self._db.execute("DELETE FROM ready WHERE delivery = ?", (key,))
             self._db.execute("INSERT INTO busy VALUES (?)", (subject,))
-            self._db.execute("UPDATE delivery SET state = 'SEALED' WHERE key = ?", (key,))
+            self._db.execute(
+                "UPDATE delivery SET state = 'SEALED', partial = ? WHERE key = ?", (any(self._lacking(session)), key)
+            )
             stored = self._db.execute("SELECT sop_uid FROM instance WHERE session = ? AND state = 'STORED'", (session,))
             uids = frozenset(uid for (uid,) in stored)
         delivery = Delivery(key, Session(project, subject, label, study_uid), number, uri)
         return Sealed(delivery, uids)
 
-    def close(self, verdict: Verdict) -> None:
+    def close(self, verdict: Verdict) -> Verdict:
         """Record how a delivery ended, and free its subject and its place among the begun sessions.
 
-        What waited for the end of this delivery goes into the next one, unless this one is held.
+        What waited for the end of this delivery goes into the next one, unless this one is held. What the archive
+        lacks of an incomplete one is sent again in the next one, once in a run; then it is held. Where a script may
+        have dropped it, it is refused. Returns the verdict that was recorded.
         """
         with self._transaction():
             delivery = verdict.delivery
-            self._db.execute(
-                "UPDATE delivery SET state = ?, archive_uri = ?, verified = ?, reason = ? WHERE key = ?",
-                (
-                    {Archived: "ARCHIVED", Built: "BUILT", Held: "HELD"}[type(verdict)],
-                    verdict.uri if isinstance(verdict, Archived) else None,
-                    verdict.verified if isinstance(verdict, Archived) else None,
-                    verdict.reason if isinstance(verdict, Held) else None,
-                    delivery.key,
-                ),
-            )
-            self._db.execute("DELETE FROM busy WHERE subject = ?", (delivery.session.subject,))
             (session,) = self._one("SELECT session FROM delivery WHERE key = ?", (delivery.key,))
+            self._db.execute("DELETE FROM busy WHERE subject = ?", (delivery.session.subject,))
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
-            self._db.execute("DELETE FROM parked WHERE session = ?", (session,))
-            if isinstance(verdict, Held):
-                self._db.execute("INSERT OR IGNORE INTO barred VALUES (?, ?)", (session, verdict.reason))
+            if isinstance(verdict, Incomplete) and verdict.expected is not None:
+                self._end(delivery, "ARCHIVED", uri=verdict.uri, verified="uids")
+                self._take_back(session, verdict.missing, "REFUSED", verdict.expected)
+                verdict = Archived(delivery, verdict.uri, "uids")
+            elif isinstance(verdict, Incomplete) and self._may_repair(session, verdict.missing):
+                lost = f"the archive lacked {len(verdict.missing)} of its instances, which are to be sent again"
+                self._end(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)
+                self._take_back(session, verdict.missing, "PENDING", None)
+            elif isinstance(verdict, Archived):
+                self._end(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified)
+            elif isinstance(verdict, Built):
+                self._end(delivery, "BUILT")
             else:
-                self._wait_again(session)
+                uri = None
+                if isinstance(verdict, Incomplete):
+                    uri = verdict.uri
+                    verdict = Held(
+                        delivery,
+                        f"the archive lacks {len(verdict.missing)} of its instances; "
+                        "`asyncimport verify --repair` sends them again",
+                    )
+                self._end(delivery, "HELD", uri=uri, reason=verdict.reason)
+                self._db.execute("INSERT OR IGNORE INTO barred VALUES (?, ?)", (session, verdict.reason))
+                return verdict
+            self._wait_again(session)
+        return verdict
+
+    def repair(self, session: Session, missing: Iterable[str]) -> int:
+        """Let instances that the archive was seen to lack wait to be sent again; how many of them do.
+
+        They wait for the scan to meet their files. None do while a delivery of the session is not at its end.
+        """
+        with self._transaction():
+            row = self._db.execute(
+                "SELECT d.key, d.session, d.state FROM session s JOIN delivery d ON d.session = s.key "
+                "WHERE s.project = ? AND s.study_uid = ? ORDER BY d.number DESC LIMIT 1",
+                (session.project, session.study_uid),
+            ).fetchone()
+            if row is None or row[2] not in {"ARCHIVED", "HELD"}:
+                return 0
+            delivery, key, state = row
+            if state == "HELD":
+                # It is in the archive, whatever was found wrong with it there.
+                for state in ("SEALED", "ARCHIVED"):
+                    self._db.execute("UPDATE delivery SET state = ? WHERE key = ?", (state, delivery))
+            self._take_back(key, missing, "PENDING", None)
+            (waiting,) = self._one("SELECT count(*) FROM instance WHERE session = ? AND state = 'PENDING'", (key,))
+        return int(waiting)
+
+    def _end(
+        self, delivery: Delivery, state: str, *, uri: str | None = None, verified: str | None = None, reason: str = ""
+    ) -> None:
+        self._db.execute(
+            "UPDATE delivery SET state = ?, archive_uri = ?, verified = ?, reason = ?, closed_at = ? WHERE key = ?",
+            (state, uri, verified, reason or None, self._clock(), delivery.key),
+        )
+
+    def _may_repair(self, session: int, missing: Iterable[str]) -> bool:
+        """Whether what the archive lacks may be sent again: once in a run, and not if somebody has taken it out.
+
+        What was seen in the archive when an earlier delivery was verified has been there.
+        """
+        query = (
+            "SELECT 1 FROM instance i JOIN delivery d ON d.key = i.delivery "
+            "WHERE i.session = ? AND i.sop_uid = ? AND d.verified = 'uids'"
+        )
+        if any(self._db.execute(query, (session, uid)).fetchone() for uid in missing):
+            return False
+        return self._db.execute("INSERT OR IGNORE INTO repaired VALUES (?)", (session,)).rowcount == 1
+
+    def _take_back(self, session: int, uids: Iterable[str], state: str, reason: str | None) -> None:
+        """Let instances that were stored wait again, or be refused after all."""
+        self._db.executemany(
+            "UPDATE instance SET state = ?, reason = ?, delivery = NULL, run = ? "
+            "WHERE session = ? AND sop_uid = ? AND state = 'STORED'",
+            [(state, reason, self.run, session, uid) for uid in uids],
+        )
 
     def _hold_barred(self, session: int) -> None:
         """Hold the delivery of a barred session, and free its place, once the last of its instances has landed.
@@ -170,8 +253,6 @@ class Journal(Intake):
         ).fetchone()
         if row is not None and row[1] in {"SEALED", "HELD"}:
             self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
-            if row[1] == "SEALED":
-                self._db.execute("INSERT OR IGNORE INTO parked VALUES (?)", (session,))
             return False
         if row is None or row[1] != "OPEN":
             number = 1 if row is None else row[0] + 1
@@ -206,8 +287,21 @@ class Journal(Intake):
         self._db.executemany("DELETE FROM waiting WHERE session = ? AND instance = ?", pairs)
         self._db.executemany("INSERT INTO flying VALUES (?, ?)", pairs)
 
-    def _settled(self, claim: Claim, state: str, reason: str | None, delivery: int | None) -> None:
+    def _settled(self, outcome: Outcome, state: str, reason: str | None) -> None:
+        delivery = digest = None
+        if isinstance(outcome, Stored):
+            delivery, digest = outcome.claim.delivery.key, outcome.sha256
         self._db.execute(
-            "UPDATE instance SET state = ?, reason = ?, delivery = ?, run = ? WHERE key = ?",
-            (state, reason, delivery, self.run, claim.key),
+            "UPDATE instance SET state = ?, reason = ?, delivery = ?, run = ?, attempts = ?, settled_at = ?, "
+            "sha256 = ? WHERE key = ?",
+            (
+                state,
+                reason,
+                delivery,
+                self.run,
+                outcome.attempts,
+                self._clock(),
+                digest,
+                outcome.claim.key,
+            ),
         )

@@ -1,7 +1,8 @@
 """Who goes where: studies, labels and patients, and what of them collides with what was met before."""
 
 import hashlib
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,9 @@ class Registry(Store):
         rules: Mapping[str, str],
         reroute: bool = False,
         merge_patients: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(path, destination=destination, rules=rules, reroute=reroute)
+        super().__init__(path, destination=destination, rules=rules, reroute=reroute, clock=clock)
         self._merge_patients = merge_patients
         self._sessions: dict[tuple[str, str], _Known] = {}
 

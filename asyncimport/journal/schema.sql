@@ -33,7 +33,10 @@ CREATE TABLE patient (
 ) WITHOUT ROWID;
 CREATE INDEX patient_id ON patient (project, id);
 
--- One prearchive row of a session. `uri` is known from the first acknowledged file on.
+-- One prearchive row of a session. `uri` is known from the first acknowledged file on. Times are seconds since 1970:
+-- `unsure_at` is when an attempt to send into it was last known to have broken off (it may yet take effect),
+-- `closed_at` when it came to its end. `merges`: the archive held the session before. `partial`: sealed though it lacks
+-- files.
 CREATE TABLE delivery (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -43,13 +46,18 @@ CREATE TABLE delivery (
     archive_uri TEXT,
     verified TEXT,
     reason TEXT,
+    unsure_at REAL,
+    closed_at REAL,
+    merges INTEGER,
+    partial INTEGER,
     UNIQUE (session, number)
 );
 CREATE INDEX delivery_live ON delivery (state) WHERE state IN ('OPEN', 'SEALED');
 
 -- Everything that was found on disk. `instance` is the instance that an INSTANCE file carries, a DUPLICATE repeats, a
--- SKIPPED file replaced after XNAT had stored it, or an UNREADABLE file carried when it could be read. Nanoseconds
--- after the year 2262 need more than SQLite's 64 bits.
+-- SKIPPED file replaced after XNAT had stored it, or an UNREADABLE file carried when it could be read. An UNREADABLE file
+-- that belongs to a session for all that can be told is `lacked_by` it, with its SOPInstanceUID where that is known.
+-- Nanoseconds after the year 2262 need more than SQLite's 64 bits.
 CREATE TABLE file (
     key INTEGER PRIMARY KEY,
     path BLOB NOT NULL UNIQUE,
@@ -57,12 +65,16 @@ CREATE TABLE file (
     mtime_ns TEXT NOT NULL,
     kind TEXT NOT NULL,
     reason TEXT,
-    instance INTEGER
+    instance INTEGER,
+    lacked_by INTEGER,
+    lacked_uid TEXT
 );
 CREATE INDEX file_duplicate ON file (instance) WHERE kind = 'DUPLICATE';
+CREATE INDEX file_lacked ON file (lacked_by) WHERE lacked_by IS NOT NULL;
 
 -- What is sent. `file` is the copy it is read from (which may hold something else by now: then it names another
--- instance), `delivery` where it was stored, `run` the run that settled it.
+-- instance), `delivery` where it was stored, `run` the run that settled it, after so many attempts, at a time in seconds
+-- since 1970. `sha256` is the digest of what was sent, where it was asked for.
 CREATE TABLE instance (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -73,6 +85,9 @@ CREATE TABLE instance (
     reason TEXT,
     delivery INTEGER REFERENCES delivery,
     run INTEGER REFERENCES run,
+    attempts INTEGER,
+    settled_at REAL,
+    sha256 BLOB,
     UNIQUE (session, sop_uid)
 );
 
@@ -96,6 +111,9 @@ BEGIN
     SELECT raise(ABORT, 'nothing is stored behind the seal')
     WHERE new.state = 'STORED'
       AND (SELECT state FROM delivery WHERE key = new.delivery AND session = new.session) IS NOT 'OPEN';
+    SELECT raise(ABORT, 'what is stored stays so until the archive is seen to lack it')
+    WHERE old.state = 'STORED'
+      AND EXISTS (SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT'));
 END;
 
 CREATE TRIGGER delivery_begins BEFORE INSERT ON delivery

@@ -1,7 +1,8 @@
 """The journal's file in the hands of one run: opened, locked, and changed in transactions."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ __all__ = ["Store"]
 class Store:
     """One journal, locked for one run. Use it as a context manager, or call `close_file()`.
 
-    Raises from every method: JournalError.
+    `clock` tells the time in seconds since 1970. Raises from every method: JournalError.
     """
 
     def __init__(
@@ -27,8 +28,10 @@ class Store:
         destination: str,
         rules: Mapping[str, str],
         reroute: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
+        self._clock = clock
         self._lock: FileLock = locked(path)
         try:
             self._db = create_or_open(path)
@@ -40,8 +43,10 @@ class Store:
                 if reroute:
                     self._forget_unsent()
                 bind(self._db, path, destination, rules)
-                started = datetime.now(UTC).isoformat(timespec="seconds")
-                self.run = self._insert("INSERT INTO run (started) VALUES (?)", (started,))
+                if self._was_killed():
+                    # Nobody knows what was in flight then, nor whether XNAT is still at work on it.
+                    self._db.execute("UPDATE delivery SET unsure_at = ? WHERE state = 'OPEN'", (clock(),))
+                self.run = self._insert("INSERT INTO run (started) VALUES (?)", (self._now(),))
                 (self._next_key,) = self._one(
                     "SELECT 1 + max((SELECT coalesce(max(key), 0) FROM file), "
                     "(SELECT coalesce(max(key), 0) FROM instance))"
@@ -51,6 +56,7 @@ class Store:
             self.close_file()
             raise
         self._scan_finished = False
+        self._partial = False
 
     def __enter__(self) -> Self:
         return self
@@ -69,12 +75,23 @@ class Store:
         return self._db
 
     def end_run(self, exit_code: int) -> None:
-        """Note how the run ended."""
+        """Note how the run ended. What it had handed out and not settled may yet take effect."""
         with self._transaction():
             self._db.execute(
-                "UPDATE run SET ended = ?, exit_code = ? WHERE key = ?",
-                (datetime.now(UTC).isoformat(timespec="seconds"), exit_code, self.run),
+                "UPDATE delivery SET unsure_at = ? WHERE state = 'OPEN' AND session IN (SELECT session FROM flying)",
+                (self._clock(),),
             )
+            self._db.execute(
+                "UPDATE run SET ended = ?, exit_code = ? WHERE key = ?", (self._now(), exit_code, self.run)
+            )
+
+    def _was_killed(self) -> bool:
+        """Whether the run before this one has no end."""
+        last = self._db.execute("SELECT ended FROM run ORDER BY key DESC LIMIT 1").fetchone()
+        return last is not None and last[0] is None
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="seconds")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -90,7 +107,7 @@ class Store:
                 raise
 
     # Rows are as untyped as SQLite itself: the schema, not Python, says what is in them.
-    def _one(self, sql: str, values: Sequence[object] = ()) -> tuple:  # type: ignore[type-arg]
+    def _one(self, sql: str, values: Sequence[object] | Mapping[str, object] = ()) -> tuple:  # type: ignore[type-arg]
         row: tuple | None = self._db.execute(sql, values).fetchone()  # type: ignore[type-arg]
         assert row is not None  # noqa: S101 - only for queries that always have a row
         return row
@@ -108,6 +125,7 @@ class Store:
             "DELETE FROM instance WHERE session NOT IN (SELECT session FROM delivery) AND state <> 'STORED'"
         )
         self._db.execute("DELETE FROM session WHERE key NOT IN (SELECT session FROM instance)")
+        self._db.execute("UPDATE file SET lacked_by = NULL")
         self._db.execute(
             "DELETE FROM patient WHERE NOT EXISTS (SELECT 1 FROM session s WHERE s.project = patient.project "
             "AND s.subject = patient.subject COLLATE NOCASE AND s.patient = patient.id)"

@@ -311,6 +311,11 @@ class TestXnat:
         self._experiments[session.id] = session
         self._by_label[session.project, session.label] = session
 
+    def remove_experiment(self, session: ArchivedSession) -> None:
+        """Forget an archived session, as after its deletion by a person; files on disk stay."""
+        del self._experiments[session.id]
+        self._by_label = {key: other for key, other in self._by_label.items() if other is not session}
+
     def share(self, session: ArchivedSession, project: str, label: str = "") -> None:
         """Make a session known in another project, or under another label too."""
         self._by_label[project, label or session.label] = session

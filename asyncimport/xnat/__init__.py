@@ -3,6 +3,19 @@
 from asyncimport.xnat.archive import compare, find_experiment
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
-from asyncimport.xnat.site import check_project
+from asyncimport.xnat.site import check_project, droppers
+from asyncimport.xnat.strays import find_strays, remove_stray
 
-__all__ = ["Client", "Credentials", "Timeouts", "Xnat", "check_project", "compare", "connect", "find_experiment"]
+__all__ = [
+    "Client",
+    "Credentials",
+    "Timeouts",
+    "Xnat",
+    "check_project",
+    "compare",
+    "connect",
+    "droppers",
+    "find_experiment",
+    "find_strays",
+    "remove_stray",
+]

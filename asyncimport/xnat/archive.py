@@ -10,18 +10,18 @@ from asyncimport.replies import Experiment
 from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 
-__all__ = ["Comparison", "compare", "find_experiment", "held_uids"]
+__all__ = ["Comparison", "compare", "find_experiment", "held_of_study", "held_uids"]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What came of comparing: `verified` is "uids", "count" where a script gives instances new UIDs, else None.
 
-    `missing` instances were sent and are in none of the study's sessions.
+    `missing` instances (SOPInstanceUIDs) were sent and are in none of the study's sessions.
     """
 
     verified: str | None
-    missing: int
+    missing: frozenset[str] = frozenset()
 
 
 async def compare(
@@ -33,15 +33,26 @@ async def compare(
     """
     held = await held_uids(client, experiment, policy)
     if sent - held:
-        # XNAT may divide a study (PET and MR, say) into sessions of their own.
-        for other in await _others(client, experiment, session, policy):
-            held |= await held_uids(client, other, policy)
-    missing = len(sent - held)
+        held = await held_of_study(client, experiment, session, policy)
+    missing = sent - held
     if not missing:
-        return Comparison("uids", 0)
-    if missing == len(sent) <= len(held) and await _maps_uids(client, session.project, policy):
-        return Comparison("count", 0)
+        return Comparison("uids")
+    if len(missing) == len(sent) <= len(held) and await _maps_uids(client, session.project, policy):
+        return Comparison("count")
     return Comparison(None, missing)
+
+
+async def held_of_study(
+    client: Client, experiment: Experiment, session: Session, policy: RetryPolicy
+) -> frozenset[str]:
+    """Return the SOPInstanceUIDs of all sessions of a study: XNAT may divide it (PET and MR, say).
+
+    Raises: TransientError, RefusedError when the archive cannot be read.
+    """
+    held = await held_uids(client, experiment, policy)
+    for other in await _others(client, experiment, session, policy):
+        held |= await held_uids(client, other, policy)
+    return held
 
 
 async def _others(client: Client, experiment: Experiment, session: Session, policy: RetryPolicy) -> list[Experiment]:
@@ -56,22 +67,24 @@ async def _others(client: Client, experiment: Experiment, session: Session, poli
 async def _maps_uids(client: Client, project: str, policy: RetryPolicy) -> bool:
     """Whether a script in force gives instances new UIDs; XNAT's own, which is on by default, does not."""
     for path in ("/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}"):
-        if await client.ask("GET", f"{path}/enabled", replies.anonymises, policy) and await client.ask(
+        if await client.ask("GET", f"{path}/enabled", replies.setting, policy) and await client.ask(
             "GET", path, replies.maps_uids, policy
         ):
             return True
     return False
 
 
-async def find_experiment(client: Client, session: Session, policy: RetryPolicy) -> Experiment | None:
-    """Return the archived session of this label and study; None when there is none, or it is another study's."""
+async def find_experiment(
+    client: Client, session: Session, policy: RetryPolicy, *, any_study: bool = False
+) -> Experiment | None:
+    """Return the archived session of this label and study, or with `any_study` of this label; None: there is none."""
     found = await client.ask(
         "GET",
         f"/data/projects/{session.project}/experiments/{session.label}?format=json",
         replies.experiment,
         policy,
     )
-    if found is None or found.study_uid not in {"", session.study_uid}:
+    if found is None or (found.study_uid not in {"", session.study_uid} and not any_study):
         return None
     return found
 

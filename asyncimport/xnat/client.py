@@ -17,7 +17,14 @@ import anyio
 from yarl import URL
 
 from asyncimport import __version__, replies
-from asyncimport.errors import LoginExpiredError, LoginRefusedError, TransientError, UnavailableError, UsageError
+from asyncimport.errors import (
+    LoginExpiredError,
+    LoginRefusedError,
+    TransientError,
+    UnavailableError,
+    UsageError,
+    worst,
+)
 from asyncimport.replies import Reply
 from asyncimport.retry import RetryPolicy, retrying
 
@@ -34,6 +41,9 @@ _CERTIFICATE_HINTS = {
     62: "use the name in --host that the certificate is made out to",
     64: "use the name in --host that the certificate is made out to, not an address",
 }
+_PIECE = 256 << 10
+# What ends a run, or is under way when it ends, gets no longer than this.
+_LAST_SECONDS = 5.0
 _HEADERS_READ = ("content-type", "location", "retry-after")
 
 
@@ -66,6 +76,26 @@ def bounded(seconds: float) -> Iterator[anyio.CancelScope]:
             yield scope
     except TimeoutError:
         raise TransientError("the server did not answer in time", overload=True, cut=True) from None
+
+
+@asynccontextmanager
+async def unhurried(seconds: float) -> AsyncIterator[None]:
+    """Let a block go on for so many seconds after it has been cancelled: XNAT may have done its part by then."""
+
+    async def hurry(scope: anyio.CancelScope) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            scope.deadline = anyio.current_time() + seconds
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            with anyio.CancelScope(shield=True) as scope:
+                tasks.start_soon(hurry, scope)
+                yield
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as errors:
+        raise worst(errors) from None
 
 
 class Client:
@@ -116,11 +146,65 @@ class Client:
 
         return await retrying(once, policy)
 
+    async def download(self, path: str, into: Path, policy: RetryPolicy) -> None:
+        """Write what an address holds into a file, again from the start while that fails for a time.
+
+        Raises: TransientError, RefusedError when there is nothing to be had.
+        """
+
+        async def once() -> None:
+            login = self._logins
+            with bounded(self.timeouts.reply) as scope:
+                async with self._answer("GET", self.url(path), None, self._headers) as response:
+                    if response.status != 200:
+                        refused = await _read(response)
+                    else:
+                        async with await anyio.open_file(into, "wb") as file:
+                            async for piece in response.content.iter_chunked(_PIECE):
+                                scope.deadline = anyio.current_time() + self.timeouts.stall
+                                await file.write(piece)
+                        return
+            try:
+                replies.not_downloaded(refused)
+            except LoginExpiredError:
+                await self._renew(login)
+                raise
+
+        await retrying(once, policy)
+
     async def log_in(self) -> None:
         """Log in, and check that it is not as a guest.
 
         Raises: LoginRefusedError, UnavailableError, TransientError.
         """
+        try:
+            await self._log_in()
+        except LoginExpiredError:
+            # The password was right, and the login is dead already: the server has restarted in between, it may be.
+            try:
+                await self._log_in()
+            except LoginExpiredError:
+                raise LoginRefusedError(
+                    "XNAT does not accept the login",
+                    hint="log in with a browser once: the password may have expired, or the account be disabled",
+                ) from None
+
+    async def _log_in(self) -> None:
+        try:
+            async with unhurried(_LAST_SECONDS):
+                cookies = await self._new_login()
+                self._headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+                self._logins += 1
+            with bounded(self.timeouts.stall):
+                check = await self._exchange("GET", self.url("/data/auth"), None, self._headers)
+            replies.user(check, self._credentials.user)
+        except BaseException:
+            # Whoever tries again gets another login: this one would stay open until it idles out.
+            await self.log_out()
+            raise
+
+    async def _new_login(self) -> dict[str, str]:
+        """Return the cookies of a new login."""
         secret = f"{self._credentials.user}:{self._credentials.password}".encode()
         auth = f"Basic {base64.b64encode(secret).decode()}"
         with bounded(self.timeouts.stall):
@@ -130,16 +214,7 @@ class Client:
                 cookies = {name: morsel.value for name, morsel in response.cookies.items()}
         cookies.pop("SESSION_EXPIRATION_TIME", None)
         cookies.setdefault("JSESSIONID", answer.text.strip())
-        self._headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
-        self._logins += 1
-        try:
-            with bounded(self.timeouts.stall):
-                check = await self._exchange("GET", self.url("/data/auth"), None, self._headers)
-            replies.user(check, self._credentials.user)
-        except BaseException:
-            # Whoever tries again gets another login: this one would stay open until it idles out.
-            await self.log_out()
-            raise
+        return cookies
 
     async def log_out(self) -> None:
         """End the login at the server, whatever happens around; a server that is away need not be told."""
@@ -147,7 +222,7 @@ class Client:
             return
         with anyio.CancelScope(shield=True):
             try:
-                with bounded(5.0):
+                with bounded(_LAST_SECONDS):
                     await self._exchange("DELETE", self.url("/data/JSESSION"), None, self._headers)
             except (TransientError, UnavailableError):
                 pass
@@ -159,6 +234,8 @@ class Client:
             if self._refused is not None:
                 raise LoginRefusedError(str(self._refused), hint=self._refused.hint)
             if self._logins == login:
+                # It need not be dead because one call was told so, and would stay open beside the new one.
+                await self.log_out()
                 try:
                     await self.log_in()
                 except LoginRefusedError as error:

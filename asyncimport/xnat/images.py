@@ -14,12 +14,25 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from yarl import URL
 
 from asyncimport import replies
-from asyncimport.errors import RefusedError, TransientError, worst
-from asyncimport.model import Archived, Body, Built, Claim, Delivery, Held, Sealed, Session, Streamed, Verdict
+from asyncimport.errors import NotKeptError, RefusedError, TransientError, worst
+from asyncimport.model import (
+    Archived,
+    Body,
+    Built,
+    Claim,
+    Delivery,
+    Held,
+    Incomplete,
+    Sealed,
+    Session,
+    Streamed,
+    Verdict,
+)
 from asyncimport.replies import Reply, Row
 from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.archive import compare, find_experiment
 from asyncimport.xnat.client import Client, bounded
+from asyncimport.xnat.site import Droppers, droppers
 
 __all__ = ["Step", "Xnat", "next_step"]
 
@@ -73,6 +86,8 @@ class Xnat:
         self._first_pause = first_pause
         self._sleep = sleep
         self._import_url = lru_cache(maxsize=1024)(self._make_import_url)
+        self._droppers: dict[str, Droppers] = {}
+        self._asking = anyio.Lock()
 
     def _make_import_url(self, session: Session) -> URL:
         """Return the address that imports into this session.
@@ -92,6 +107,31 @@ class Xnat:
 
         Raises: TransientError, RefusedError, SourceError when the file is not what was scanned.
         """
+        try:
+            return await self._import(claim, body)
+        except NotKeptError:
+            # A filter's verdict is final. Where there is none to give it, it may have been a mishap.
+            found = await self._dropping(claim.instance.session.project)
+            if found.on_import == "":
+                raise
+            what = found.on_import or "a series import filter or anonymisation script"
+            raise RefusedError(f"XNAT did not keep the file: {what} rejects it (empty 200)") from None
+
+    async def _dropping(self, project: str) -> Droppers:
+        """Ask once in a run what of the site drops files."""
+        async with self._asking:
+            if project not in self._droppers:
+                self._droppers[project] = await droppers(self._client, project, self._policy)
+        return self._droppers[project]
+
+    async def holds(self, session: Session) -> bool | None:
+        """Tell whether the archive has a session of this label already; None when it cannot be asked."""
+        try:
+            return await find_experiment(self._client, session, self._policy, any_study=True) is not None
+        except (RefusedError, TransientError):
+            return None
+
+    async def _import(self, claim: Claim, body: Body) -> str:
         session = claim.instance.session
         url = self._import_url(session)
         read = partial(replies.stored, project=session.project, expected=claim.delivery.uri)
@@ -215,9 +255,11 @@ class Xnat:
                 raise
             # It is archived; that it could not be looked into is told apart, and `verify` can do it later.
             return Archived(delivery, uri, None)
-        if found.missing:
-            return Held(delivery, f"{found.missing} of {len(sealed.sop_uids)} instances are missing from the archive")
-        return Archived(delivery, uri, found.verified)
+        if not found.missing:
+            return Archived(delivery, uri, found.verified)
+        dropping = (await self._dropping(session.project)).on_archive
+        expected = f"{dropping} rejects files, and the archive does not hold this one" if dropping else None
+        return Incomplete(delivery, uri, found.missing, expected)
 
 
 async def _pour(body: Streamed, into: MemoryObjectSendStream[bytes]) -> None:

@@ -1,11 +1,15 @@
-"""What must be true of the site before a byte is sent."""
+"""What must be true of the site before a byte is sent, and what of it drops files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from asyncimport import replies
 from asyncimport.errors import ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
+from asyncimport.replies import Reply
 from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 
-__all__ = ["check_project"]
+__all__ = ["Droppers", "check_project", "droppers"]
 
 # XNAT's caches of rights lag behind a new project by a second or so (its own tests wait for them).
 _POLICY = RetryPolicy(attempts=4)
@@ -38,3 +42,48 @@ async def check_project(client: Client, project: str, policy: RetryPolicy = _POL
             hint="ask the project's owner to make the user a member",
         )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Droppers:
+    """What in force at a site may drop files without a word: on import, and when a session is archived.
+
+    Each is "" for nothing, and None where XNAT does not tell (before 1.7, or not this user).
+    """
+
+    on_import: str | None
+    on_archive: str | None
+
+
+async def droppers(client: Client, project: str, policy: RetryPolicy) -> Droppers:
+    """Ask which series import filters and anonymisation scripts are in force.
+
+    XNAT runs both filters and the site's script when a file comes in (GradualDicomImporter), the project's script when
+    the session is archived (PrearcSessionArchiver). Raises: TransientError.
+    """
+
+    async def ask(path: str, read: Callable[[Reply], bool | None]) -> bool | None:
+        return await client.ask("GET", path, read, policy)
+
+    site_filter = await ask("/xapi/siteConfig/enableSitewideSeriesImportFilter", replies.setting)
+    own_filter = await ask(
+        f"/data/projects/{project}/config/seriesImportFilter/config?contents=true", replies.filters_series
+    )
+    scripts = []
+    for path in ("/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}"):
+        enabled = await ask(f"{path}/enabled", replies.setting)
+        scripts.append(await ask(path, replies.rejects) if enabled else enabled)
+    return Droppers(
+        _first(
+            (site_filter, "the site's series import filter"),
+            (own_filter, "the project's series import filter"),
+            (scripts[0], "the site's anonymisation script"),
+        ),
+        _first((scripts[1], "the project's anonymisation script")),
+    )
+
+
+def _first(*found: tuple[bool | None, str]) -> str | None:
+    """Name the first that is in force; "" when none is, None when some does not tell."""
+    names = [name for is_on, name in found if is_on]
+    return names[0] if names else None if any(is_on is None for is_on, _ in found) else ""

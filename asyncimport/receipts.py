@@ -1,0 +1,100 @@
+"""Receipts: a line of JSON for each file and session that arrived, and for every address that a run made.
+
+They are written from the journal, so a file has them also when the run that sent it was killed.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from asyncimport.errors import AsyncimportError, UsageError
+from asyncimport.journal import Ledger
+from asyncimport.model import Session
+
+__all__ = ["check_receipts", "write_receipts"]
+
+
+def check_receipts(path: Path) -> None:
+    """Refuse, before anything is sent, a place where no receipts can be written. Raises: UsageError."""
+    if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(
+            f"--receipts {path} cannot be written", hint="give a file in a directory that you may write to"
+        )
+
+
+def write_receipts(path: Path, ledger: Ledger) -> None:
+    """Write the receipts of all that the ledger counts, readable by their owner only, in place of earlier ones.
+
+    Raises: AsyncimportError; earlier receipts are left as they were then.
+    """
+    try:
+        number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                file.writelines(f"{json.dumps(line)}\n" for line in _lines(ledger))
+            os.replace(name, path)  # noqa: PTH105 - beside os.fdopen
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)  # noqa: PTH108 - as above
+            raise
+    except OSError as error:
+        raise AsyncimportError(
+            f"--receipts {path} cannot be written: {error.strerror}",
+            hint="nothing of the upload is lost by that: run the same command again",
+        ) from error
+
+
+def _lines(ledger: Ledger) -> Iterator[Mapping[str, object]]:
+    for arrived in ledger.arrived():
+        yield {
+            "kind": "file",
+            **_names(arrived.session),
+            "series_uid": arrived.series_uid,
+            "sop_uid": arrived.sop_uid,
+            "path": os.fsencode(arrived.path).decode("utf-8", "backslashreplace"),
+            "bytes": arrived.size,
+            "sha256": arrived.sha256,
+            "uri": arrived.uri and f"/data{arrived.uri}",
+            "attempts": arrived.attempts,
+            "time": _time(arrived.settled_at),
+            "run": str(arrived.run),
+        }
+    for one in ledger.deliveries():
+        uri = one.uri and f"/data{one.uri}"
+        if one.uri:
+            is_gone = one.state == "ARCHIVED"
+            yield {"kind": "created", "what": "prearchive", "uri": uri, "gone": is_gone, "run": str(one.run)}
+        if one.archive_uri:
+            if one.number == 1 and not one.merges:
+                # Without an answer from before, nobody knows whether it was there.
+                sure = one.merges is False
+                yield {"kind": "created", "what": "session", "uri": one.archive_uri, "sure": sure, "run": str(one.run)}
+            yield {
+                "kind": "session",
+                **_names(one.session),
+                "delivery": one.number,
+                "files": one.files,
+                "prearchive_uri": uri,
+                "uri": one.archive_uri,
+                "merged": True if one.number > 1 else one.merges,
+                "verified": one.verified,
+                "time": _time(one.closed_at),
+                "run": str(one.run),
+            }
+
+
+def _names(session: Session) -> dict[str, str]:
+    return {
+        "project": session.project,
+        "subject": session.subject,
+        "session": session.label,
+        "study_uid": session.study_uid,
+    }
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

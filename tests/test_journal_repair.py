@@ -1,0 +1,466 @@
+"""The journal where something may be lacking: attempts that may yet take effect, partial sessions, repairs."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from journals import ROOT, RULES, Disk, archived, instance, names, opened, scan, sealed_by, send, session, stored, uri
+
+from asyncimport.journal import Journal, Ledger
+from asyncimport.model import (
+    Archived,
+    Claim,
+    Failed,
+    File,
+    FileKind,
+    Held,
+    Ignored,
+    Incomplete,
+    Outcome,
+    Sealed,
+    SessionReport,
+    Stored,
+    Verdict,
+)
+
+E1, E2 = session("E1"), session("E2", subject="S2")
+SOP = "1.2.E1"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Say where the test's journal lies."""
+    return tmp_path / "test.journal"
+
+
+@pytest.fixture
+def disk() -> Disk:
+    """Give a disk with a session of three instances."""
+    disk = Disk()
+    disk.put(*[instance(f"visit/{name}", E1, sop=f"{SOP}.{name}") for name in "abc"])
+    return disk
+
+
+class Clock:
+    """A time that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock to set."""
+    return Clock()
+
+
+def begun(path: Path, clock: Clock) -> Journal:
+    """Open the journal under a clock."""
+    return Journal(path, destination="https://xnat.test", rules=RULES, clock=clock)
+
+
+def unsure(claim: Claim) -> Outcome:
+    """Acknowledge the file after an attempt that broke off."""
+    return Stored(claim, uri(claim), attempts=2, unsure=True)
+
+
+def failed(claim: Claim) -> Outcome:
+    """Find no verdict."""
+    return Failed(claim, "no answer")
+
+
+def only(name: str, outcome: Callable[[Claim], Outcome]) -> Callable[[Claim], Outcome]:
+    """Answer one file so, and acknowledge the others."""
+    return lambda claim: outcome(claim) if names([claim]) == [name] else stored(claim)
+
+
+def lacking(*uids: str, expected: str | None = None) -> Callable[[Sealed], Verdict]:
+    """Find the session archived, and these instances not in it."""
+    missing = frozenset(f"{SOP}.{uid}" for uid in uids)
+    return lambda sealed: Incomplete(sealed.delivery, "/archive/E1", missing, expected)
+
+
+def settle_all(journal: Journal, answer: Callable[[Claim], Outcome]) -> None:
+    """Settle everything that waits, and finalise nothing."""
+    while claims := journal.claim(64, most_begun=9):
+        journal.settle([answer(claim) for claim in claims])
+
+
+def report(journal: Journal) -> SessionReport:
+    """Return what the journal says of its one session."""
+    (found,) = Ledger.of(journal).summary().sessions
+    return found
+
+
+def states(journal: Journal) -> dict[str, str]:
+    """Return the state of each instance by the last part of its SOPInstanceUID."""
+    rows = journal.connection.execute("SELECT sop_uid, state FROM instance").fetchall()
+    return {uid.rpartition(".")[2]: state for uid, state in rows}
+
+
+# Attempts that may yet take effect
+
+
+def test_a_delivery_waits_for_quiet(path: Path, disk: Disk, clock: Clock) -> None:
+    """After an attempt that broke off it is left alone for the quiet period, counted from that attempt, then sealed."""
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal, only("visit/b", unsure))
+        assert journal.claim_session(quiet_period=30) == 30
+        clock.now += 29
+        assert journal.claim_session(quiet_period=30) == 1
+        clock.now += 1
+        assert isinstance(journal.claim_session(quiet_period=30), Sealed)
+
+
+def test_what_failed_for_good_may_take_effect_too(path: Path, disk: Disk, clock: Clock) -> None:
+    """A file that the next run sends may have been on its way all the time: the wait begins with its failure."""
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal, only("visit/b", lambda claim: Failed(claim, "cut", unsure=True)))
+        journal.end_run(8)
+    clock.now += 10
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal, stored)
+        assert journal.claim_session(quiet_period=30) == 20
+
+
+def test_others_do_not_wait_with_it(path: Path, disk: Disk, clock: Clock) -> None:
+    """A delivery that everything went well with is sealed at once, also when it became ready later."""
+    disk.put(instance("x", E2))
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal, only("visit/a", unsure))
+        found = journal.claim_session(quiet_period=30)
+        assert isinstance(found, Sealed)
+        assert found.delivery.session == E2
+        assert journal.claim_session(quiet_period=30) == 30
+
+
+def test_a_wait_is_bounded_though_the_clock_is_set_back(path: Path, disk: Disk, clock: Clock) -> None:
+    """Nobody waits for a day because somebody corrected the time."""
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal, unsure)
+        clock.now -= 86_400
+        assert journal.claim_session(quiet_period=30) == 30
+
+
+def test_after_a_kill_everything_open_is_unsure(path: Path, disk: Disk, clock: Clock) -> None:
+    """Nobody knows what was in flight: the next run waits, counted from its start."""
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        claims = journal.claim(1, most_begun=9)
+        assert claims
+        journal.settle([stored(claim) for claim in claims])
+    clock.now += 500
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal, stored)
+        assert journal.claim_session(quiet_period=30) == 30
+        journal.end_run(0)
+
+
+def test_after_an_orderly_end_only_what_was_in_flight_is_unsure(path: Path, disk: Disk, clock: Clock) -> None:
+    """A run that was stopped knows what it had handed out and not settled."""
+    disk.put(instance("x", E2), instance("y", E2))
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        claims = journal.claim(2, most_begun=9)
+        assert claims
+        assert [claim.delivery.session for claim in claims] == [E1, E2]
+        journal.settle([stored(claim) for claim in claims])
+        claims = journal.claim(1, most_begun=9)
+        assert claims
+        assert claims[0].delivery.session == E1
+        journal.end_run(130)
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal, stored)
+        found = journal.claim_session(quiet_period=30)
+        assert isinstance(found, Sealed)
+        assert found.delivery.session == E2
+        assert journal.claim_session(quiet_period=30) == 30
+
+
+def test_a_seal_needs_no_quiet(path: Path, disk: Disk, clock: Clock) -> None:
+    """What was sealed before the kill goes on at once: nothing can be sent into it any more."""
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal, unsure)
+        clock.now += 30
+        assert isinstance(journal.claim_session(quiet_period=30), Sealed)
+    with begun(path, clock) as journal:
+        assert isinstance(journal.claim_session(quiet_period=30), Sealed)
+
+
+# Partial sessions
+
+
+def unreadable(name: str, **how: object) -> Ignored:
+    """Meet a file that cannot be read."""
+    return replace(Ignored(File(f"{ROOT}/{name}", 5, 1_000), FileKind.UNREADABLE, "cut"), **how)  # type: ignore[arg-type]
+
+
+LACKS = {
+    "a failed file": (only("visit/b", failed), None, "1 of its files could not be sent"),
+    "a truncated file": (
+        stored,
+        unreadable("elsewhere/d", session=E1, sop_uid=f"{SOP}.d"),
+        "1 of its files cannot be read",
+    ),
+    "a damaged file beside it": (stored, unreadable("visit/d", damaged=True), "1 of its files cannot be read"),
+    "an unreadable directory": (stored, unreadable("visit", damaged=True), "1 of its files cannot be read"),
+    "both": (
+        only("visit/b", failed),
+        unreadable("visit/d", damaged=True),
+        "1 of its files could not be sent, 1 cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "odd", "reason"), LACKS.values(), ids=LACKS.keys())
+def test_a_session_that_lacks_files_is_held(
+    path: Path, disk: Disk, answer: Callable[[Claim], Outcome], odd: Ignored | None, reason: str
+) -> None:
+    """It is not archived by itself, and the report says what is lacking and what can be done."""
+    if odd is not None:
+        disk.put(odd)
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, answer)
+        found = report(journal)
+    assert (found.state, found.reason) == ("held", reason)
+
+
+@pytest.mark.parametrize(("answer", "odd", "reason"), LACKS.values(), ids=LACKS.keys())
+def test_a_partial_session_is_archived_when_asked(
+    path: Path, disk: Disk, answer: Callable[[Claim], Outcome], odd: Ignored | None, reason: str
+) -> None:
+    """It is archived as it is, now or in a run after the one that held it; what is lacking is told all the same."""
+    if odd is not None:
+        disk.put(odd)
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, answer)
+        assert report(journal).state == "held"
+    with opened(path) as journal:
+        scan(journal, disk, partial=True)
+        send(journal, answer)
+        found = report(journal)
+    assert (found.state, found.verified, found.reason) == ("archived", "uids", reason)
+
+
+def test_a_partial_session_becomes_whole(path: Path, disk: Disk) -> None:
+    """What could be sent after all is merged, and nothing is said of it any more."""
+    with opened(path) as journal:
+        scan(journal, disk, partial=True)
+        send(journal, only("visit/b", failed))
+    with opened(path) as journal:
+        scan(journal, disk)
+        assert names(send(journal, stored)) == ["visit/b"]
+        found = report(journal)
+    assert (found.state, found.reason) == ("archived", None)
+
+
+NOT_LACKED = {
+    "a sound copy was met": unreadable("visit/d", session=E1, sop_uid=f"{SOP}.a"),
+    "two sessions around it": unreadable("d", damaged=True),
+    "a file without its UIDs": unreadable("visit/d"),
+    "of a study that is not here": unreadable("visit/d", session=session("E9"), sop_uid="9"),
+}
+
+
+@pytest.mark.parametrize("odd", NOT_LACKED.values(), ids=NOT_LACKED.keys())
+def test_what_a_session_does_not_lack(path: Path, disk: Disk, odd: Ignored) -> None:
+    """Such files are reported as unreadable and hold nothing up."""
+    disk.put(instance("other/x", E2), odd)
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, stored)
+        summary = Ledger.of(journal).summary()
+    assert [found.state for found in summary.sessions] == ["archived", "archived"]
+    assert summary.files.unreadable == 1
+
+
+def test_a_damaged_file_that_was_taken_away_is_lacked_no_more(path: Path, disk: Disk) -> None:
+    """Whoever deletes the cut file has decided that the session is whole without it."""
+    disk.put(unreadable("visit/d", damaged=True))
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, stored)
+        assert report(journal).state == "held"
+    disk.remove("visit/d")
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, stored)
+        assert report(journal).state == "archived"
+
+
+def test_a_damaged_file_that_was_mended_is_sent(path: Path, disk: Disk) -> None:
+    """The session is archived with it, in one delivery."""
+    disk.put(unreadable("visit/d", damaged=True))
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, stored)
+    disk.put(instance("visit/d", E1, sop=f"{SOP}.d", size=50))
+    with opened(path) as journal:
+        scan(journal, disk)
+        assert names(send(journal, stored)) == ["visit/d"]
+        assert report(journal).state == "archived"
+        assert journal.connection.execute("SELECT count(*) FROM delivery").fetchone() == (1,)
+
+
+def test_a_copy_that_stood_in_leaves_nothing_lacking(path: Path, disk: Disk) -> None:
+    """The first copy could not be read, another was sent: the session is whole, in this run and in the next."""
+    disk.put(instance("visit/z", E1, sop=f"{SOP}.a"))
+    unread = only("visit/a", lambda claim: Failed(claim, "cannot be read", unreadable=True))
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, unread)
+        assert report(journal).state == "archived"
+    disk.put(unreadable("visit/a", damaged=True))
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, stored)
+        assert report(journal).state == "archived"
+
+
+# Repairs
+
+
+def test_missing_instances_are_sent_again_in_a_new_delivery(path: Path, disk: Disk) -> None:
+    """What the archive lacks is sent once more, and nothing else; then all of it has been seen there."""
+    verdicts = iter([lacking("a", "c"), archived])
+    with opened(path) as journal:
+        scan(journal, disk)
+        sent = names(send(journal, stored, verdict=lambda sealed: next(verdicts)(sealed)))
+        found = report(journal)
+        rows = journal.connection.execute("SELECT number, state, verified, reason FROM delivery").fetchall()
+    assert sent == ["visit/a", "visit/b", "visit/c", "visit/a", "visit/c"]
+    assert (found.state, found.verified) == ("archived", "uids")
+    lost = "the archive lacked 2 of its instances, which are to be sent again"
+    assert rows == [(1, "ARCHIVED", None, lost), (2, "ARCHIVED", "uids", None)]
+
+
+def test_what_is_missing_again_is_held(path: Path, disk: Disk) -> None:
+    """Once is enough: a loss that comes back is for a person to look at, and is not sent a third time."""
+    with opened(path) as journal:
+        scan(journal, disk)
+        sent = names(send(journal, stored, verdict=lacking("a")))
+        found = report(journal)
+    assert sent == ["visit/a", "visit/b", "visit/c", "visit/a"]
+    assert found.state == "held"
+    assert found.reason is not None
+    assert found.reason.startswith("the archive lacks 1 of its instances; ")
+
+
+def test_a_kill_in_the_midst_of_a_repair(path: Path, disk: Disk) -> None:
+    """What waits to be sent again waits on disk."""
+    with opened(path) as journal:
+        scan(journal, disk)
+        settle_all(journal, stored)
+        sealed = sealed_by(journal)
+        assert sealed is not None
+        journal.close(lacking("b")(sealed))
+        assert states(journal) == {"a": "STORED", "b": "PENDING", "c": "STORED"}
+        assert report(journal).state == "open"
+    with opened(path) as journal:
+        scan(journal, disk)
+        assert names(send(journal, stored)) == ["visit/b"]
+        assert report(journal).state == "archived"
+
+
+def test_what_a_script_rejects_is_refused(path: Path, disk: Disk) -> None:
+    """A loss that the site has asked for is told as a refusal, and holds nothing up."""
+    with opened(path) as journal:
+        scan(journal, disk)
+        sent = names(send(journal, stored, verdict=lacking("b", expected="the script rejects files")))
+        summary = Ledger.of(journal).summary()
+    assert sent == ["visit/a", "visit/b", "visit/c"]
+    (found,) = summary.sessions
+    assert (found.state, found.verified, summary.files.refused, summary.files.stored) == ("archived", "uids", 1, 2)
+    assert [problem.reason for problem in summary.problems] == ["the script rejects files"]
+
+
+def test_what_was_seen_in_the_archive_and_taken_out_is_not_put_back(path: Path, disk: Disk) -> None:
+    """Somebody has deleted a scan on purpose, it may be: the session is held, and only a person sends it again."""
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, stored)
+    disk.put(instance("visit/d", E1, sop=f"{SOP}.d"))
+    with opened(path) as journal:
+        scan(journal, disk)
+        assert names(send(journal, stored, verdict=lacking("a"))) == ["visit/d"]
+        assert report(journal).state == "held"
+
+
+def test_close_returns_what_was_recorded(path: Path, disk: Disk) -> None:
+    """Whoever reports it says what the journal says."""
+    with opened(path) as journal:
+        scan(journal, disk)
+        settle_all(journal, stored)
+        sealed = sealed_by(journal)
+        assert sealed is not None
+        first = journal.close(lacking("b")(sealed))
+        settle_all(journal, stored)
+        again = sealed_by(journal)
+        assert again is not None
+        second = journal.close(lacking("b")(again))
+    assert isinstance(first, Incomplete)
+    assert isinstance(second, Held)
+
+
+@pytest.mark.parametrize("verdict", [archived, lacking("a")], ids=["archived", "held"])
+def test_a_repair_that_is_asked_for(path: Path, disk: Disk, verdict: Callable[[Sealed], Verdict]) -> None:
+    """Also of a session that an earlier run has verified, or held because of it: only what is missing waits."""
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, stored, verdict=verdict)
+    with opened(path) as journal:
+        assert journal.repair(E1, [f"{SOP}.a"]) == 1
+        scan(journal, disk)
+        assert names(send(journal, stored)) == ["visit/a"]
+        assert (report(journal).state, report(journal).verified) == ("archived", "uids")
+
+
+def test_nothing_is_repaired_before_a_session_is_archived(path: Path, disk: Disk) -> None:
+    """What XNAT has acknowledged of an open session is not sent again, and an unknown session is nobody's."""
+    with opened(path) as journal:
+        scan(journal, disk)
+        settle_all(journal, stored)
+        assert journal.repair(E1, [f"{SOP}.a"]) == 0
+        assert journal.repair(E2, ["1"]) == 0
+        assert set(states(journal).values()) == {"STORED"}
+
+
+# Receipts
+
+
+def test_what_a_receipt_needs_is_kept(path: Path, disk: Disk, clock: Clock) -> None:
+    """Digest, attempts and times stand in the journal, and so does whether the archive had the session before."""
+
+    def answer(claim: Claim) -> Outcome:
+        return Stored(claim, uri(claim), attempts=3, sha256=b"\x01" * 32, merges=False)
+
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal, answer)
+        clock.now += 7
+        sealed = sealed_by(journal)
+        assert sealed is not None
+        journal.close(Archived(sealed.delivery, "/archive/E1", "uids"))
+        ledger = Ledger.of(journal)
+        arrived = list(ledger.arrived())
+        (delivery,) = ledger.deliveries()
+    assert [(one.sop_uid, one.sha256, one.attempts, one.settled_at, one.uri, one.run) for one in arrived] == [
+        (f"{SOP}.{name}", "01" * 32, 3, 1_000_000.0, "/prearchive/E1/1", 1) for name in "abc"
+    ]
+    assert (delivery.files, delivery.run, delivery.merges, delivery.closed_at) == (3, 1, False, 1_000_007.0)
+    assert (delivery.archive_uri, delivery.verified, delivery.state) == ("/archive/E1", "uids", "ARCHIVED")
