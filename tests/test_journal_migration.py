@@ -1,0 +1,86 @@
+"""Journals of older versions are brought forward, and nothing in them is lost on the way."""
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from journals import Disk, instance, names, opened, scan, send, session
+
+from asyncimport.errors import JournalError
+from asyncimport.journal import Ledger
+from asyncimport.journal.database import create_or_open
+
+E1, E2, E3 = session("E1"), session("E2", subject="S2"), session("E3", subject="S3")
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """Write a journal as version 1 left it: two sessions archived, one with a failed file."""
+    path = tmp_path / "old.journal"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript((Path(__file__).parent / "journal_v1.sql").read_text("utf-8"))
+        connection.execute(f"PRAGMA application_id = {0x61696D70}")
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute("PRAGMA journal_mode = WAL")
+    return path
+
+
+def schema(path: Path) -> set[tuple[str, ...]]:
+    """Return what there is in a database, apart from its rows: columns of tables, and all else as it was written."""
+    with closing(sqlite3.connect(path)) as connection:
+        objects = connection.execute("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master").fetchall()
+        columns = [
+            (name, *map(str, column))
+            for kind, name, *_ in objects
+            if kind == "table"
+            for column in connection.execute(f"PRAGMA table_info({name})")
+        ]
+        transitions = connection.execute("SELECT * FROM transition").fetchall()
+        version = connection.execute("PRAGMA user_version").fetchone()
+    others = [(kind, name, re.sub(r"\s+", " ", sql)) for kind, name, _, sql in objects if kind != "table"]
+    return {*columns, *others, *transitions, ("version", str(version))}
+
+
+def test_it_becomes_what_a_new_one_is(old: Path, tmp_path: Path) -> None:
+    """Tables, indexes, triggers and transitions are the same, whichever way a journal came to them."""
+    create_or_open(old).close()
+    create_or_open(tmp_path / "new.journal").close()
+    assert schema(old) == schema(tmp_path / "new.journal")
+
+
+def test_a_run_goes_on_with_it(old: Path) -> None:
+    """What was stored is not sent again, what had failed is, and its session is archived."""
+    disk = Disk()
+    disk.put(*[instance(f"1/{name}", E1) for name in "abc"], *[instance(f"2/{name}", E2) for name in "de"])
+    disk.put(instance("3/f", E3))
+    with opened(old) as journal:
+        assert journal.run == 2
+        scan(journal, disk)
+        assert names(send(journal)) == ["2/e"]
+        summary = Ledger.of(journal).summary()
+        arrived = list(Ledger.of(journal).arrived())
+    assert [report.state for report in summary.sessions] == ["archived"] * 3
+    assert (summary.files.already_stored, summary.files.stored, summary.files.already_refused) == (4, 1, 1)
+    # What nobody noted then is not known now, and says so.
+    assert [(one.sha256, one.attempts) for one in arrived if one.run == 1] == [(None, None)] * 4
+
+
+def test_a_reader_leaves_it_alone(old: Path) -> None:
+    """Reading changes nothing: it is said what brings the journal forward."""
+    before = old.read_bytes()
+    with pytest.raises(JournalError, match="written by an older version") as caught, Ledger.read(old):
+        pass
+    assert "asyncimport upload" in caught.value.hint
+    assert old.read_bytes() == before
+
+
+def test_a_step_that_fails_leaves_it_as_it_was(old: Path) -> None:
+    """Bringing it forward is one transaction."""
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute("CREATE TABLE file_lacked (in_the_way)")
+    before = schema(old)
+    with pytest.raises(JournalError):
+        opened(old)
+    assert schema(old) == before
