@@ -35,6 +35,7 @@ __all__ = [
     "Outcome",
     "Patient",
     "Problem",
+    "Quiet",
     "Refused",
     "Repeated",
     "ScanFinished",
@@ -346,7 +347,14 @@ class Away:
     reason: str | None
 
 
-Event = Scanned | Admitted | ScanFinished | Repeated | Away | Settled | Verdict
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A session is complete, and left alone for so many seconds: an upload into it broke off, and may yet arrive."""
+
+    seconds: float
+
+
+Event = Scanned | Admitted | ScanFinished | Repeated | Away | Quiet | Settled | Verdict
 
 
 @dataclass(frozen=True, slots=True)

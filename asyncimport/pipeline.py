@@ -40,6 +40,7 @@ from asyncimport.model import (
     Ignored,
     Instance,
     Outcome,
+    Quiet,
     Refused,
     Repeated,
     ScanFinished,
@@ -388,6 +389,8 @@ class _Line:
                 listening = True
                 while listening:
                     found = await self._ask(claim)
+                    if isinstance(found, float):
+                        self._report(Quiet(found))
                     if not isinstance(found, Sealed):
                         listening = await _heard(ready, found)
                         continue

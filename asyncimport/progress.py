@@ -16,6 +16,8 @@ from asyncimport.model import (
     Event,
     Failed,
     Held,
+    Incomplete,
+    Quiet,
     Refused,
     Repeated,
     ScanFinished,
@@ -49,7 +51,9 @@ class Totals:
     held: int = 0
     repeated: int = 0
     trouble: str = ""
+    repaired: int = 0
     away: str | None = None
+    quiet_until: float = float("-inf")
     gone: int = 0
     gone_unsent: int = 0
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
@@ -86,6 +90,11 @@ class Totals:
                 self.built += 1
             case Held():
                 self.held += 1
+            case Incomplete(missing=missing):
+                self.repaired += len(missing)
+                self.waiting += len(missing)
+            case Quiet(seconds=seconds):
+                self.quiet_until = self.clock() + seconds
 
     def line(self) -> str:
         """Describe the moment: files, bytes, sessions, rate and time left."""
@@ -108,6 +117,11 @@ class Totals:
             parts.insert(0, f"waiting for the server: {self.away}")
         if self.refused or self.failed or self.held:
             parts.append(f"{self.refused:,} refused, {self.failed:,} failed, {self.held:,} held")
+        if self.repaired:
+            parts.append(f"{self.repaired:,} missing from the archive and sent again")
+        if now < self.quiet_until and settled >= self.waiting:
+            wait = human_seconds(self.quiet_until - now)
+            parts.append(f"waiting {wait}, as an upload that broke off may yet arrive")
         if self.repeated:
             parts.append(f"{self.repeated:,} calls repeated (last: {self.trouble})")
         if rate > 0:

@@ -1,5 +1,6 @@
 """The journal where something may be lacking: attempts that may yet take effect, partial sessions, repairs."""
 
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -438,6 +439,15 @@ def test_nothing_is_repaired_before_a_session_is_archived(path: Path, disk: Disk
         assert journal.repair(E1, [f"{SOP}.a"]) == 0
         assert journal.repair(E2, ["1"]) == 0
         assert set(states(journal).values()) == {"STORED"}
+
+
+def test_the_database_keeps_what_is_stored(path: Path, disk: Disk) -> None:
+    """No code can take an instance back while a delivery of its session is not at its end."""
+    with opened(path) as journal:
+        scan(journal, disk)
+        settle_all(journal, stored)
+        with pytest.raises(sqlite3.IntegrityError, match="what is stored stays so"):
+            journal.connection.execute("UPDATE instance SET state = 'PENDING'")
 
 
 # Receipts

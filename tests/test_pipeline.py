@@ -329,6 +329,20 @@ async def test_a_refusal_after_a_broken_attempt_does_not_let_the_session_go(
     assert not xnat.partial_files()
 
 
+async def test_a_file_that_was_turned_away_at_the_door_is_refused_after_a_cut_too(
+    xnat: TestXnat, url: str, tree: Path, book: Path
+) -> None:
+    """XNAT has nothing of a file that the proxy before it does not let through, whatever became of the first answer."""
+    for number in range(1, 6):
+        write(tree / f"{number}", image(number))
+    xnat.faults.add(Fault("import", Reset(effect=False), nth=3))
+    xnat.faults.add(Fault("import", Status(413), nth=4))
+    summary = await upload(url, [tree], book, options=ONE)
+    assert (summary.files.failed, summary.files.refused, summary.files.stored) == (0, 1, 4)
+    assert "(413)" in summary.problems[0].reason
+    assert summary.count("archived") == 1
+
+
 async def test_an_overload_longer_than_the_attempts_is_outlasted(
     xnat: TestXnat, url: str, tree: Path, book: Path
 ) -> None:

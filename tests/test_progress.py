@@ -12,8 +12,10 @@ from asyncimport.model import (
     Failed,
     File,
     Held,
+    Incomplete,
     Instance,
     Outcome,
+    Quiet,
     Refused,
     Repeated,
     ScanFinished,
@@ -229,3 +231,20 @@ def test_human_bytes(size: float, expected: str) -> None:
 def test_human_seconds(seconds: float, expected: str) -> None:
     """A duration is minutes and seconds, and hours where there are any."""
     assert human_seconds(seconds) == expected
+
+
+def test_a_wait_for_quiet_is_told_while_nothing_else_is_done() -> None:
+    """A run that seems to hang says why it waits, and how long."""
+    watched = Watched(Admitted(2, 2000), ScanFinished(0, 0), stored(1), Quiet(30.0))
+    assert not any("broke off" in part for part in watched.line(1))
+    watched.totals.note(stored(1))
+    assert "waiting 0:24, as an upload that broke off may yet arrive" in watched.line(5)
+    assert not any("broke off" in part for part in watched.line(25))
+
+
+def test_what_is_sent_again_is_told() -> None:
+    """A repair is part of the work, and no secret."""
+    watched = Watched(Admitted(5, 5000), stored(5), Incomplete(DELIVERY, "/archive", frozenset({"1", "2"})))
+    parts = watched.line(1)
+    assert "5 of 7 files" in parts[1]
+    assert "2 missing from the archive and sent again" in parts

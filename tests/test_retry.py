@@ -169,3 +169,15 @@ async def test_an_answer_that_blames_the_file_is_believed_sooner() -> None:
     with pytest.raises(TransientError, match="bad file"):
         await retrying(answers(*bad), RetryPolicy(attempts=9, file_attempts=2), sleep=sleeper, jitter=lambda: 0.0)
     assert len(sleeper.asked) == 1
+
+
+async def test_without_repetitions_to_spare_every_pause_is_long() -> None:
+    """A sick server gets its rest: the first pause is as long as the last, and Retry-After still counts."""
+    sleeper = Sleeper()
+    trouble = [TransientError("busy"), TransientError("busy", retry_after=7.0), TransientError("busy")]
+    spare = iter([True, False, False])
+    policy = RetryPolicy(attempts=9, first=0.5, cap=30.0)
+    call = answers(*trouble, "stored")
+    done = await retrying(call, policy, spend=lambda: next(spare), sleep=sleeper, jitter=lambda: 0.5)
+    assert done == "stored"
+    assert sleeper.asked == [0.25, 7.0 + 15.0, 15.0]
