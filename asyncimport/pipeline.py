@@ -89,8 +89,8 @@ class Source(Protocol):
         """Read bodies, each good for any number of attempts; what cannot be read gives its error in its place."""
         ...
 
-    async def same_bytes(self, one: str, other: str) -> bool:
-        """Compare two files."""
+    async def same_bytes(self, one: str, other: str) -> bool | None:
+        """Compare two files; None when one of them cannot be read."""
         ...
 
 
@@ -264,7 +264,11 @@ class _Line:
 
     async def _compare(self, twin: Twin) -> Ignored:
         file = twin.instance.file
-        if await self._source.same_bytes(file.path, twin.other):
+        same = await self._source.same_bytes(file.path, twin.other)
+        if same is None:
+            reason = f"cannot be compared with another file of the same SOPInstanceUID ({twin.instance.sop_uid})"
+            return Ignored(file, FileKind.UNREADABLE, reason)
+        if same:
             return Ignored(file, FileKind.DUPLICATE, "the same bytes as another file", twin.key)
         return Ignored(
             file,

@@ -75,8 +75,8 @@ class Folder:
         """
         return await anyio.to_thread.run_sync(lambda: [_read(file, digests=self._digests) for file in files])
 
-    async def same_bytes(self, one: str, other: str) -> bool:
-        """Compare two files; one that cannot be read equals nothing."""
+    async def same_bytes(self, one: str, other: str) -> bool | None:
+        """Compare two files; None when that cannot be done, as one of them cannot be read."""
         return await anyio.to_thread.run_sync(_same_bytes, one, other)
 
 
@@ -153,7 +153,7 @@ def _check(file: File, now: os.stat_result) -> None:
         raise SourceError("the file changed after it was scanned")
 
 
-def _same_bytes(one: str, other: str) -> bool:
+def _same_bytes(one: str, other: str) -> bool | None:
     try:
         with (
             open(one, "rb", opener=_opened) as first,
@@ -163,7 +163,7 @@ def _same_bytes(one: str, other: str) -> bool:
                 if not piece:
                     return True
     except OSError:
-        pass
+        return None
     return False
 
 

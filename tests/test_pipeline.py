@@ -452,7 +452,7 @@ class Memory:
     before_last: Callable[[], Any] | None = None
     batch: int = 4
     patients: dict[str, str] = field(default_factory=dict)
-    twins_equal: bool = True
+    twins_equal: bool | None = True
 
     async def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield all files, a few at a time; and wait for something before the last batch, if wanted."""
@@ -475,7 +475,7 @@ class Memory:
         """Make up the bytes."""
         return [SourceError("cannot be read") if "bad" in file.path else file.path.encode() for file in files]
 
-    async def same_bytes(self, one: str, other: str) -> bool:
+    async def same_bytes(self, one: str, other: str) -> bool | None:
         """Say what was said."""
         assert one != other
         return self.twins_equal
@@ -621,6 +621,15 @@ async def test_equal_twins_are_duplicates_and_stand_in(book: Path) -> None:
     assert sorted(shelf.stored) == ["1.1", "1.2"]
     assert (summary.files.stored, summary.files.duplicate, summary.files.unreadable) == (2, 1, 1)
     assert summary.count("archived") == 1
+
+
+async def test_twins_that_cannot_be_compared_are_no_unequal_ones(book: Path) -> None:
+    """A copy that cannot be read is told as that; nothing is lacking, as another is sent."""
+    shelf = Shelf()
+    summary = await move(Memory({"/m/a": ("1", 1), "/m/b": ("1", 1)}, twins_equal=None), shelf, book)
+    assert shelf.stored == ["1.1"]
+    assert (summary.files.skipped, summary.files.unreadable, summary.count("archived")) == (0, 1, 1)
+    assert "cannot be compared" in summary.problems[0].reason
 
 
 async def test_unequal_twins_are_skipped(book: Path) -> None:

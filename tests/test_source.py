@@ -353,8 +353,8 @@ async def test_same_bytes_compares_to_the_last_byte(tmp_path: Path) -> None:
     source = await folder(tmp_path)
     one = write(tmp_path / "one", bytes(600_000)).path
     assert await source.same_bytes(one, write(tmp_path / "copy", bytes(600_000)).path)
-    assert not await source.same_bytes(one, write(tmp_path / "last", bytes(599_999) + b"x").path)
-    assert not await source.same_bytes(one, write(tmp_path / "longer", bytes(600_001)).path)
-    assert not await source.same_bytes(one, str(tmp_path / "gone"))
+    assert await source.same_bytes(one, write(tmp_path / "last", bytes(599_999) + b"x").path) is False
+    assert await source.same_bytes(one, write(tmp_path / "longer", bytes(600_001)).path) is False
+    assert await source.same_bytes(one, str(tmp_path / "gone")) is None
     os.mkfifo(tmp_path / "fifo")
     assert not await source.same_bytes(one, str(tmp_path / "fifo"))
