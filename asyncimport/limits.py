@@ -97,23 +97,30 @@ class RetryBudget:
         return True
 
 
+async def _nobody_knows() -> bool:
+    return False
+
+
 class Outage:
     """Waits for a server that is away, once for all who need it, `longest` seconds at most.
 
     Who has used up all attempts asks `is_on`: if nothing at all got through between its last two, the server and not
     the file is to blame. Then one call at a time is repeated with pauses that grow from `first` seconds, until it
-    gets through. `hold` keeps all other calls back for a pause; `report` is told of the beginning (with the reason)
-    and of the end (None).
+    gets through. But when a single one asks, and `is_there` says that the server answers, it is given up after a few
+    minutes: it may be the last file of the run, and one that a proxy cannot cope with. `hold` keeps all other calls
+    back for a pause; `report` is told of the beginning (with the reason) and of the end (None).
     """
 
     # XNAT answers a full disk as it answers a broken file. So many files broken in a row are not broken.
     _TOO_MANY_BLAMED = 3
+    _PATIENCE = 180.0
     _LONGEST_PAUSE = 60.0
 
     def __init__(
         self,
         longest: float,
         *,
+        is_there: Callable[[], Awaitable[bool]] = _nobody_knows,
         first: float = 1.0,
         hold: Callable[[float], None] = lambda _: None,
         report: Callable[[str | None], None] = lambda _: None,
@@ -122,6 +129,7 @@ class Outage:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._longest = longest
+        self._is_there = is_there
         self._first = first
         self._hold = hold
         self._report = report
@@ -131,11 +139,13 @@ class Outage:
         self._turn = anyio.Lock()
         self._succeeded_at = float("-inf")
         self._blamed: set[int] = set()
+        self._struck: set[object] = set()
 
     def succeeded(self) -> None:
         """Note that a call got through."""
         self._succeeded_at = self._clock()
         self._blamed.clear()
+        self._struck.clear()
 
     def blamed(self, key: int) -> None:
         """Note that the server calls the file `key` broken."""
@@ -147,19 +157,23 @@ class Outage:
             return False
         return not error.judges_file or (error.blames_file and len(self._blamed) >= self._TOO_MANY_BLAMED)
 
-    async def outlast(self, call: Callable[[], Awaitable[T]], error: TransientError, since: float) -> T:
-        """Repeat `call` until it gets through.
+    async def outlast(self, call: Callable[[], Awaitable[T]], error: TransientError, since: float, key: object) -> T:
+        """Repeat `call`, which is about `key`, until it gets through.
 
         Raises: UnavailableError after the longest time; the call's TransientError when it fails though others get
-        through; whatever else it raises.
+        through, or would; whatever else it raises.
         """
         entered = self._clock()
+        self._struck.add(key)
         async with self._turn:
             if self._succeeded_at <= entered:
                 self._report(str(error))
             pause = self._first
             while True:
                 if self._succeeded_at <= entered:
+                    if await self._is_hopeless(error, since):
+                        self._report(None)
+                        raise error
                     if self._clock() - since > self._longest:
                         raise UnavailableError(
                             f"the server has been away for too long: {error}",
@@ -180,3 +194,9 @@ class Outage:
                     self._report(None)
                 self.succeeded()
                 return result
+
+    async def _is_hopeless(self, error: TransientError, since: float) -> bool:
+        """Whether it is time to see that a call fails all by itself."""
+        if error.judges_file or len(self._struck) > 1 or self._clock() - since <= min(self._longest, self._PATIENCE):
+            return False
+        return await self._is_there()

@@ -210,10 +210,14 @@ Body = bytes | Streamed
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A delivery that nothing is sent into any more, and the SOPInstanceUIDs that XNAT acknowledged of its session."""
+    """A delivery that nothing is sent into any more, and the SOPInstanceUIDs that XNAT acknowledged of its session.
+
+    Of those that it `refused` nothing should be in the archive.
+    """
 
     delivery: Delivery
     sop_uids: frozenset[str]
+    refused: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,13 @@ class Destination(Protocol):
         """
         ...
 
+    async def is_there(self) -> bool:
+        """Ask something small, to tell whether the server is away or has an ill will to one file.
+
+        Raises: FatalError.
+        """
+        ...
+
     async def holds(self, session: Session) -> bool | None:
         """Tell whether the archive has a session of this label already; None when that cannot be told.
 
@@ -191,6 +198,7 @@ class _Line:
         self._budget = RetryBudget()
         self._outage = Outage(
             options.max_outage,
+            is_there=destination.is_there,
             first=policy.first,
             sleep=stop.sleep,
             hold=self._throttle.overloaded,
@@ -343,7 +351,7 @@ class _Line:
                 # Between the last two attempts of this file, has any other got through?
                 if not self._outage.is_on(error, trail.times[-2]):
                     raise
-                uri = await self._outage.outlast(attempt, error, trail.times[0])
+                uri = await self._outage.outlast(attempt, error, trail.times[0], claim.key)
         except SourceError as error:
             return Failed(claim, str(error), unreadable=True, attempts=trail.attempts, unsure=trail.unsure)
         except (RefusedError, TransientError) as error:
@@ -412,7 +420,7 @@ class _Line:
             try:
                 verdict = await call()
             except TransientError as error:
-                verdict = await self._outage.outlast(call, error, anyio.current_time())
+                verdict = await self._outage.outlast(call, error, anyio.current_time(), sealed.delivery)
         except TransientError as error:
             # Others get through meanwhile.
             return Held(sealed.delivery, str(error))

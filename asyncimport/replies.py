@@ -31,6 +31,7 @@ __all__ = [
     "Reply",
     "Row",
     "ScanResource",
+    "answers",
     "archived",
     "catalog",
     "committed",
@@ -64,6 +65,13 @@ _RESTLET = re.compile(r"<h3>(?!Apache Tomcat)(.*?)</h3>", re.DOTALL)
 _TOMCAT = re.compile(r"<b>Message</b>(.*?)</p>", re.DOTALL)
 # What DicomEdit scripts use for it: an assignment to the tag, or one of the functions made for UIDs.
 _MAPS_UIDS = re.compile(r"\(\s*0008\s*,\s*0018\s*\)\s*:=|hashUID|mapUID|mapReferencedUIDs|newUID", re.IGNORECASE)
+# In what XNAT says of an archive step that another one stands in the way of, or that takes its time.
+_AT_WORK = (
+    "duplicate archive attempt",
+    "configured timeout interval",
+    "destination session in use",
+    "session processing may already be in progress",
+)
 # DicomEdit's statement, outside of a comment.
 _REJECTS = re.compile(r"^(?:(?!//).)*\breject\b", re.MULTILINE)
 _TAGS = re.compile(r"<[^>]*>")
@@ -191,6 +199,15 @@ def user(reply: Reply, name: str) -> None:
     raise _not_xnat()
 
 
+def answers(reply: Reply) -> bool:
+    """Whether XNAT itself answers (UserAuth): whatever it says, it is there.
+
+    Raises: TransientError when it is not, LoginExpiredError.
+    """
+    _check(reply)
+    return True
+
+
 def project_id(reply: Reply) -> str | None:
     """Return the project's ID, for its ID or an alias (ProjectResource); None when XNAT shows no such project."""
     _check(reply)
@@ -270,6 +287,7 @@ def committed(reply: Reply) -> str | None:
         return None
     if reply.status in {404, 409}:
         raise TransientError(f"the prearchive session is busy or gone ({reply.status}: {reply.message})")
+    _check_archiving(reply)
     _check(reply, server_errors=False)
     raise RefusedError(f"XNAT could not build the session ({reply.status}: {reply.message})")
 
@@ -288,18 +306,19 @@ def archived(reply: Reply) -> str:
     lowered = text.lower()
     if reply.status in {404, 423} or (reply.status == 403 and "already in progress" in lowered):
         raise TransientError(f"the prearchive session is busy or gone ({reply.status}: {text})")
-    if reply.status == 500 and any(
-        words in lowered
-        for words in (
-            "duplicate archive attempt",
-            "configured timeout interval",
-            "destination session in use",
-            "session processing may already be in progress",
-        )
-    ):
-        raise TransientError(f"XNAT is still archiving the session ({text})")
+    _check_archiving(reply)
     _check(reply, server_errors=False)
-    raise RefusedError(f"XNAT did not archive the session ({reply.status}: {text})")
+    advice = ""
+    if "matching files" in lowered or "same resources" in lowered:
+        # A row that a late upload left behind takes in what comes next for the session, and its own files conflict.
+        advice = "; `--overwrite append --retry held` lets the files that were sent take their place"
+    raise RefusedError(f"XNAT did not archive the session ({reply.status}: {text}){advice}")
+
+
+def _check_archiving(reply: Reply) -> None:
+    """Raise TransientError when a 500 says that XNAT is at it. A commit on an auto-archive project archives too."""
+    if reply.status == 500 and any(words in reply.message.lower() for words in _AT_WORK):
+        raise TransientError(f"XNAT is still archiving the session ({reply.message})")
 
 
 def row(reply: Reply) -> Row | None:

@@ -128,3 +128,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, and tests/conftest.py does not say why: {report.longrepr}"
     return report
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless it is asked for by its mark: -m endurance."""
+    if "endurance" not in config.option.markexpr:
+        out = [item for item in items if item.get_closest_marker("endurance")]
+        items[:] = [item for item in items if item not in out]
+        config.hook.pytest_deselected(items=out)

@@ -865,7 +865,7 @@ LINE = (
         "outage-while-finalising",
         "A session whose archiving meets an outage is held, and waits for a person.",
         "pipeline.py",
-        "verdict = await self._outage.outlast(call, error, anyio.current_time())",
+        "verdict = await self._outage.outlast(call, error, anyio.current_time(), sealed.delivery)",
         "verdict = Held(sealed.delivery, str(error))",
         ("test_pipeline.py::test_an_outage_while_finalising_is_waited_for",),
     ),

@@ -16,7 +16,7 @@ from scenery import AT_ONCE, SESSION, image, logged_in, no_sleep, sop, upload, w
 from asyncimport.errors import RefusedError
 from asyncimport.model import Event, Incomplete, Quiet, Stray, Summary
 from asyncimport.settings import Options
-from asyncimport.testserver import Empty, Fault, Late, RowStatus, Script, SeriesFilter, Tell, TestXnat
+from asyncimport.testserver import DiskFull, Empty, Fault, Late, RowStatus, Script, SeriesFilter, Tell, TestXnat
 from asyncimport.xnat import Xnat, remove_stray
 
 pytestmark = pytest.mark.anyio
@@ -328,6 +328,17 @@ async def test_an_instance_is_missing_whatever_the_site_says_of_filters(url: str
         verdict = await there.finalize(sealed(uri, 1, 2))
     assert isinstance(verdict, Incomplete)
     assert (verdict.missing, verdict.expected) == (frozenset({sop(2)}), None)
+
+
+async def test_a_part_of_a_refused_file_in_the_archive_is_told(
+    xnat: TestXnat, url: str, visit: Path, book: Path
+) -> None:
+    """A write that failed left half of it: XNAT refused the file, and archives the half as if it were whole."""
+    write(visit / "5", image(5))
+    xnat.faults.add(Fault("import", DiskFull(partial=True), nth=3, times=3))
+    summary = await upload(url, [visit], book, options=Options(workers=1, finalizers=1))
+    assert summary.files.refused == 1
+    assert only(summary) == ("held", None, "the archive holds 1 instances that XNAT refused, perhaps in part")
 
 
 # `asyncimport verify`

@@ -329,6 +329,43 @@ async def test_a_refusal_after_a_broken_attempt_does_not_let_the_session_go(
     assert not xnat.partial_files()
 
 
+@pytest.mark.parametrize("there", [True, False])
+async def test_the_last_file_may_be_hopeless(book: Path, there: bool) -> None:
+    """Nothing else is left that could get through: the server is asked whether it is away."""
+    shelf = Shelf()
+    shelf.there = there
+
+    async def store(claim: Claim) -> None:
+        if claim.instance.sop_uid == "1.5":
+            raise TransientError("the connection broke", cut=True)
+
+    shelf.on_store = store
+    options = replace(ONE, max_outage=0.05)
+    if there:
+        summary = await move(Memory(study("1", 5)), shelf, book, options=options)
+        assert (summary.files.failed, summary.files.stored) == (1, 4)
+        assert summary.count("held") == 1
+    else:
+        with pytest.raises(UnavailableError):
+            await move(Memory(study("1", 5)), shelf, book, options=options)
+
+
+async def test_many_files_are_not_all_hopeless(book: Path) -> None:
+    """XNAT answers what is small and lets no file in: one is given up at most, then the run waits."""
+    shelf = Shelf()
+    shelf.there = True
+
+    async def store(_: Claim) -> None:
+        if len(shelf.stored) >= 2:
+            raise TransientError("the connection broke", cut=True)
+
+    shelf.on_store = store
+    with pytest.raises(UnavailableError):
+        await move(Memory(study("1", 20)), shelf, book, options=replace(ONE, max_outage=0.05))
+    states = [str(state) for state in (await states_in(book)).values()]
+    assert (states.count("STORED"), states.count("FAILED"), states.count("PENDING")) == (2, 1, 17)
+
+
 async def test_a_file_that_was_turned_away_at_the_door_is_refused_after_a_cut_too(
     xnat: TestXnat, url: str, tree: Path, book: Path
 ) -> None:
@@ -496,6 +533,7 @@ class Shelf:
         self.on_store: Callable[[Claim], Any] = no_wait
         self.on_finalize: Callable[[Sealed], Any] = no_wait
         self.sealed: list[Sealed] = []
+        self.there = False
 
     async def store(self, claim: Claim, body: Body) -> str:
         """Acknowledge a file."""
@@ -503,6 +541,10 @@ class Shelf:
         await self.on_store(claim)
         self.stored.append(claim.instance.sop_uid)
         return f"/prearchive/{claim.instance.session.label}/{claim.delivery.number}"
+
+    async def is_there(self) -> bool:
+        """Be there or not, as told."""
+        return self.there
 
     async def holds(self, session: Session) -> bool | None:
         """Hold what has been archived."""

@@ -85,6 +85,7 @@ STUDY = "1.2.3"
 ASKED: dict[str, Callable[[Reply], object]] = {
     "login": replies.login,
     "user": user,
+    "answers": replies.answers,
     "project_id": replies.project_id,
     "editable_projects": replies.editable_projects,
     "stored": stored,
@@ -292,6 +293,9 @@ VALUES = [
     ("experiments", table(), []),
     ("experiments", restlet(404, "Unable to identify project"), []),
     ("experiments", restlet(403, "no"), []),
+    ("answers", reply(200, "User 'x' is logged in"), True),
+    ("answers", restlet(403, "no"), True),
+    ("answers", restlet(404, "no such thing"), True),
     ("setting", reply(200, "true"), True),
     ("setting", reply(200, "false\n"), False),
     ("setting", reply(200, "maybe"), None),
@@ -475,6 +479,15 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("committed", restlet(400, "No action parameter was specified"), RefusedError, {}),
     ("committed", restlet(403, "no edit right"), RefusedError, {}),
     ("committed", restlet(500, "Unable to build the session"), RefusedError, {}),
+    *(
+        ("committed", restlet(500, f"Operation Failed: {words}"), TransientError, {})
+        for words in (
+            "Duplicate archive attempt. Prearchive session already archiving.",
+            "did not complete within the configured timeout interval.",
+            "Destination session in use.",
+            "Session processing may already be in progress: x",
+        )
+    ),
     ("committed", reply(504, NGINX, HTML), TransientError, GIVEN_UP),
     ("committed", reply(524, NGINX, HTML), TransientError, {}),
     # archived

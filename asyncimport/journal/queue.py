@@ -131,10 +131,14 @@ class Journal(Intake):
             self._db.execute(
                 "UPDATE delivery SET state = 'SEALED', partial = ? WHERE key = ?", (any(self._lacking(session)), key)
             )
-            stored = self._db.execute("SELECT sop_uid FROM instance WHERE session = ? AND state = 'STORED'", (session,))
-            uids = frozenset(uid for (uid,) in stored)
+            uids = self._uids(session, "STORED")
+            refused = self._uids(session, "REFUSED")
         delivery = Delivery(key, Session(project, subject, label, study_uid), number, uri)
-        return Sealed(delivery, uids)
+        return Sealed(delivery, uids, refused)
+
+    def _uids(self, session: int, state: str) -> frozenset[str]:
+        rows = self._db.execute("SELECT sop_uid FROM instance WHERE session = ? AND state = ?", (session, state))
+        return frozenset(uid for (uid,) in rows)
 
     def close(self, verdict: Verdict) -> Verdict:
         """Record how a delivery ended, and free its subject and its place among the begun sessions.

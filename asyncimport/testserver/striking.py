@@ -220,7 +220,8 @@ async def _drain(request: web.BaseRequest) -> bytes | None:
     try:
         while piece := await request.content.readany():
             pieces.append(piece)
-    except (ConnectionError, ClientError, HttpProcessingError):
+    except (ConnectionError, ClientError, HttpProcessingError, web.PayloadAccessError):
+        # The last of these is what a late request meets, whose client has gone long ago.
         return None
     return b"".join(pieces)
 

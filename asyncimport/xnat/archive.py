@@ -17,10 +17,11 @@ __all__ = ["Comparison", "compare", "find_experiment", "held_of_study", "held_ui
 class Comparison:
     """What came of comparing: `verified` is "uids", "count" where a script gives instances new UIDs, else None.
 
-    `missing` instances (SOPInstanceUIDs) were sent and are in none of the study's sessions.
+    `missing` instances (SOPInstanceUIDs) were sent and are in none of the study's sessions; `held` is what is in them.
     """
 
     verified: str | None
+    held: frozenset[str]
     missing: frozenset[str] = frozenset()
 
 
@@ -36,10 +37,10 @@ async def compare(
         held = await held_of_study(client, experiment, session, policy)
     missing = sent - held
     if not missing:
-        return Comparison("uids")
+        return Comparison("uids", held)
     if len(missing) == len(sent) <= len(held) and await _maps_uids(client, session.project, policy):
-        return Comparison("count")
-    return Comparison(None, missing)
+        return Comparison("count", held)
+    return Comparison(None, held, missing)
 
 
 async def held_of_study(

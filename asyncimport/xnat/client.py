@@ -242,6 +242,9 @@ class Client:
                     # Those who wait for their turn must not try it too: refusals add up to a locked account.
                     self._refused = error
                     raise
+                except UnavailableError as error:
+                    # It was an XNAT before, so it is one that is starting, it may be.
+                    raise TransientError(str(error), overload=True) from error
 
     async def _exchange(
         self, method: str, url: URL, data: bytes | AsyncIterator[bytes] | None, headers: Mapping[str, str]

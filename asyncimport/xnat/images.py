@@ -14,7 +14,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from yarl import URL
 
 from asyncimport import replies
-from asyncimport.errors import NotKeptError, RefusedError, TransientError, worst
+from asyncimport.errors import LoginExpiredError, NotKeptError, RefusedError, TransientError, worst
 from asyncimport.model import (
     Archived,
     Body,
@@ -123,6 +123,16 @@ class Xnat:
             if project not in self._droppers:
                 self._droppers[project] = await droppers(self._client, project, self._policy)
         return self._droppers[project]
+
+    async def is_there(self) -> bool:
+        """Tell whether XNAT answers at all."""
+        try:
+            with bounded(self._client.timeouts.stall):
+                return await self._client.call("GET", self._client.url("/data/auth"), replies.answers)
+        except LoginExpiredError:
+            return True
+        except TransientError:
+            return False
 
     async def holds(self, session: Session) -> bool | None:
         """Tell whether the archive has a session of this label already; None when it cannot be asked."""
@@ -255,6 +265,12 @@ class Xnat:
                 raise
             # It is archived; that it could not be looked into is told apart, and `verify` can do it later.
             return Archived(delivery, uri, None)
+        if leftover := sealed.refused & found.held:
+            # A write that fails (a full disk, say) can leave a part of the file where the whole should be.
+            return Held(
+                delivery,
+                f"the archive holds {len(leftover)} instances that XNAT refused, perhaps in part",
+            )
         if not found.missing:
             return Archived(delivery, uri, found.verified)
         dropping = (await self._dropping(session.project)).on_archive

@@ -4,29 +4,43 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from asyncimport import replies
-from asyncimport.errors import ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
+from asyncimport.errors import FatalError, ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
 from asyncimport.replies import Reply
-from asyncimport.retry import RetryPolicy
+from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.xnat.client import Client
 
 __all__ = ["Droppers", "check_project", "droppers"]
 
-# XNAT's caches of rights lag behind a new project by a second or so (its own tests wait for them).
 _POLICY = RetryPolicy(attempts=4)
+# XNAT's caches of rights lag behind a new project by a second or so (its own tests wait for them).
+_CACHES = RetryPolicy(attempts=3)
 
 
-async def check_project(client: Client, project: str, policy: RetryPolicy = _POLICY) -> str:
+async def check_project(
+    client: Client, project: str, policy: RetryPolicy = _POLICY, caches: RetryPolicy = _CACHES
+) -> str:
     """Return the ID of the project (which may be named by an alias), if this user may import, commit and archive there.
 
     Import needs the right to read only, and puts files elsewhere without it; commit and archive need to edit.
     Raises: ProjectMissingError, ProjectReadOnlyError, UnavailableError.
     """
-    try:
+
+    async def check() -> str:
+        try:
+            return await look()
+        except _NotYetError:
+            raise
+        except TransientError as error:
+            raise UnavailableError(f"the project could not be checked: {error}") from error
+
+    async def look() -> str:
         found = await client.ask("GET", f"/data/projects/{project}?format=json", replies.project_id, policy)
         if found is None:
-            raise ProjectMissingError(
-                f"project {project} does not exist, or is not open to this user",
-                hint="check its ID (not its title) and that the user is a member of it",
+            raise _NotYetError(
+                ProjectMissingError(
+                    f"project {project} does not exist, or is not open to this user",
+                    hint="check its ID (not its title) and that the user is a member of it",
+                )
             )
         editable = await client.ask(
             "GET",
@@ -34,14 +48,27 @@ async def check_project(client: Client, project: str, policy: RetryPolicy = _POL
             replies.editable_projects,
             policy,
         )
-    except TransientError as error:
-        raise UnavailableError(f"the project could not be checked: {error}") from error
-    if found not in editable:
-        raise ProjectReadOnlyError(
-            f"this user may read project {found}, but not add sessions to it",
-            hint="ask the project's owner to make the user a member",
-        )
-    return found
+        if found not in editable:
+            raise _NotYetError(
+                ProjectReadOnlyError(
+                    f"this user may read project {found}, but not add sessions to it",
+                    hint="ask the project's owner to make the user a member",
+                )
+            )
+        return found
+
+    try:
+        return await retrying(check, caches)
+    except _NotYetError as error:
+        raise error.verdict from None
+
+
+class _NotYetError(TransientError):
+    """XNAT's caches do not know better, it may be."""
+
+    def __init__(self, verdict: FatalError) -> None:
+        super().__init__(str(verdict))
+        self.verdict = verdict
 
 
 @dataclass(frozen=True, slots=True)
