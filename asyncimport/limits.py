@@ -171,10 +171,11 @@ class Outage:
             pause = self._first
             while True:
                 if self._succeeded_at <= entered:
-                    if await self._is_hopeless(error, since):
+                    waited = self._clock() - since
+                    if await self._is_hopeless(error, waited):
                         self._report(None)
                         raise error
-                    if self._clock() - since > self._longest:
+                    if waited > self._longest:
                         raise UnavailableError(
                             f"the server has been away for too long: {error}",
                             hint="run the same command again when it is back; --max-outage says how long to wait",
@@ -195,8 +196,8 @@ class Outage:
                 self.succeeded()
                 return result
 
-    async def _is_hopeless(self, error: TransientError, since: float) -> bool:
+    async def _is_hopeless(self, error: TransientError, waited: float) -> bool:
         """Whether it is time to see that a call fails all by itself."""
-        if error.judges_file or len(self._struck) > 1 or self._clock() - since <= min(self._longest, self._PATIENCE):
+        if error.judges_file or len(self._struck) > 1 or waited <= min(self._longest, self._PATIENCE):
             return False
         return await self._is_there()

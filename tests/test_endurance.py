@@ -34,7 +34,7 @@ from asyncimport.testserver import (
 from asyncimport.testserver.actions import Action
 from asyncimport.testserver.samples import generated
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 MOST_RUNS = 6
 # Refusals are final, and a 500 to a commit or an archiving may be a conflict that is for a person to look at: what was

@@ -56,7 +56,7 @@ from asyncimport.testserver import (
 from asyncimport.testserver.actions import STRIKES, Action
 from asyncimport.xnat import Client, Timeouts, check_project
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 STRUCK = 5
 ALONE = Options(workers=1, finalizers=1, max_open_sessions=1)

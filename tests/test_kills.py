@@ -21,7 +21,7 @@ from asyncimport.testserver import Fault, Tell, TestXnat
 from asyncimport.testserver.held import Held
 from asyncimport.testserver.samples import generated
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 WORKERS = 4
 SESSIONS, FILES = 5, 60

@@ -21,7 +21,7 @@ from asyncimport.settings import Options
 from asyncimport.testserver import ExpireLogins, Fault, Status, Tell, TestXnat, User
 from asyncimport.testserver.samples import generated
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 WORKERS = 32
 FILES, SESSIONS = 480, 4
