@@ -14,15 +14,12 @@ __all__ = [
     "DELIVERY_TRANSITIONS",
     "INSTANCE_TRANSITIONS",
     "NOTHING_KEPT",
-    "Admitted",
     "Archived",
-    "Away",
     "Body",
     "Built",
     "Claim",
     "Delivery",
     "DeliveryState",
-    "Event",
     "Failed",
     "File",
     "FileKind",
@@ -35,15 +32,10 @@ __all__ = [
     "Outcome",
     "Patient",
     "Problem",
-    "Quiet",
     "Refused",
-    "Repeated",
-    "ScanFinished",
-    "Scanned",
     "Sealed",
     "Session",
     "SessionReport",
-    "Settled",
     "Stored",
     "Stray",
     "Streamed",
@@ -300,65 +292,6 @@ class Incomplete:
 
 
 Verdict = Archived | Built | Held | Incomplete
-
-
-@dataclass(frozen=True, slots=True)
-class Scanned:
-    """The walk has passed `files` more files of `size` bytes."""
-
-    files: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """Of the files passed, this many wait to be sent."""
-
-    files: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class ScanFinished:
-    """The walk is at its end: the totals no longer grow.
-
-    Of the files that an earlier run knew in these sources, `gone` are there no more, and `unsent` of them had not
-    been stored.
-    """
-
-    gone: int
-    unsent: int
-
-
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """A call failed for a time, and is made again."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """These outcomes are on disk."""
-
-    outcomes: tuple[Outcome, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Away:
-    """Nothing gets through to the server, for this reason; the run waits for it. Without a reason: it is back."""
-
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Quiet:
-    """A session is complete, and left alone for so many seconds: an upload into it broke off, and may yet arrive."""
-
-    seconds: float
-
-
-Event = Scanned | Admitted | ScanFinished | Repeated | Away | Quiet | Settled | Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,27 +12,25 @@ when its stream does, or when the journal says that nothing will ever come again
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 from anyio.abc import ObjectReceiveStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncimport.dicom import Identity
+from asyncimport.ends import Destination, Source
 from asyncimport.errors import RefusedError, SourceError, TransientError, UsageError, worst
+from asyncimport.events import Admitted, Away, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
 from asyncimport.journal import Journal, Twin
 from asyncimport.limits import Outage, RetryBudget, Throttle
 from asyncimport.model import (
-    Admitted,
-    Away,
     Body,
     Claim,
-    Event,
     Failed,
     File,
     FileKind,
@@ -40,14 +38,8 @@ from asyncimport.model import (
     Ignored,
     Instance,
     Outcome,
-    Quiet,
     Refused,
-    Repeated,
-    ScanFinished,
-    Scanned,
     Sealed,
-    Session,
-    Settled,
     Stored,
     Verdict,
 )
@@ -67,63 +59,6 @@ _PARCEL_FILES = 8
 _PARCEL_BYTES = 1 << 20
 # As many outcomes as may be settled in one transaction.
 _MOST_OUTCOMES = 512
-
-
-class Source(Protocol):
-    """Where instances come from."""
-
-    @property
-    def roots(self) -> Sequence[str]:
-        """The places that the walk covers wholly: what is known below them and not met again is gone."""
-        ...
-
-    def batches(self) -> AsyncIterator[list[File | Ignored]]:
-        """Yield all files there are, in an order that keeps sessions together."""
-        ...
-
-    def identify(self, file: File) -> Identity | Ignored:
-        """Look into a file; called in a worker thread."""
-        ...
-
-    async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
-        """Read bodies, each good for any number of attempts; what cannot be read gives its error in its place."""
-        ...
-
-    async def same_bytes(self, one: str, other: str) -> bool | None:
-        """Compare two files; None when one of them cannot be read."""
-        ...
-
-
-class Destination(Protocol):
-    """Where sessions go."""
-
-    async def store(self, claim: Claim, body: Body) -> str:
-        """Send one file once, and return the address of the prearchive row it went to.
-
-        Raises: TransientError, RefusedError, SourceError, FatalError.
-        """
-        ...
-
-    async def is_there(self) -> bool:
-        """Ask something small, to tell whether the server is away or has an ill will to one file.
-
-        Raises: FatalError.
-        """
-        ...
-
-    async def holds(self, session: Session) -> bool | None:
-        """Tell whether the archive has a session of this label already; None when that cannot be told.
-
-        Raises: FatalError.
-        """
-        ...
-
-    async def finalize(self, sealed: Sealed) -> Verdict:
-        """Bring a delivery to its end. It may be called again at any time, also after a kill.
-
-        Raises: TransientError when the server is away, FatalError.
-        """
-        ...
 
 
 async def run(

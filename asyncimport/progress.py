@@ -8,23 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from asyncimport.model import (
-    Admitted,
-    Archived,
-    Away,
-    Built,
-    Event,
-    Failed,
-    Held,
-    Incomplete,
-    Quiet,
-    Refused,
-    Repeated,
-    ScanFinished,
-    Scanned,
-    Settled,
-    Stored,
-)
+from asyncimport.events import Admitted, Away, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
+from asyncimport.model import Archived, Built, Failed, Held, Incomplete, Refused, Stored
 
 __all__ = ["Totals", "human_bytes", "human_seconds"]
 

@@ -17,8 +17,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from asyncimport.dicom import STUDY_FIELDS
+from asyncimport.events import Event
 from asyncimport.journal import Journal, Ledger
-from asyncimport.model import Claim, Delivery, Event, File, Instance, InstanceState, Sealed, Session, Summary
+from asyncimport.model import Claim, Delivery, File, Instance, InstanceState, Sealed, Session, Summary
 from asyncimport.pipeline import Stop, run
 from asyncimport.retry import RetryPolicy
 from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router

@@ -28,8 +28,9 @@ from asyncimport.errors import (
     TransientError,
     UnavailableError,
 )
+from asyncimport.events import Away, Event, Repeated, Settled
 from asyncimport.limits import RetryBudget
-from asyncimport.model import Away, Event, Outcome, Repeated, Settled, Summary
+from asyncimport.model import Outcome, Summary
 from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.settings import Options
 from asyncimport.stop import Stop

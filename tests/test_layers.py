@@ -12,6 +12,8 @@ LAYERS = {
     "errors": 0,
     "model": 0,
     "dicom": 0,
+    "ends": 1,
+    "events": 1,
     "routing": 1,
     "replies": 1,
     "retry": 1,

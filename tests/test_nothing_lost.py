@@ -14,7 +14,8 @@ from conftest import Commands
 from scenery import AT_ONCE, SESSION, image, logged_in, no_sleep, sop, upload, write
 
 from asyncimport.errors import RefusedError
-from asyncimport.model import Event, Incomplete, Quiet, Stray, Summary
+from asyncimport.events import Event, Quiet
+from asyncimport.model import Incomplete, Stray, Summary
 from asyncimport.settings import Options
 from asyncimport.testserver import DiskFull, Empty, Fault, Late, RowStatus, Script, SeriesFilter, Tell, TestXnat
 from asyncimport.xnat import Xnat, remove_stray

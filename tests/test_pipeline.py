@@ -36,27 +36,21 @@ from asyncimport.errors import (
     UnavailableError,
     UsageError,
 )
+from asyncimport.events import Admitted, Away, Event, Repeated, ScanFinished, Scanned, Settled
 from asyncimport.journal import Journal
 from asyncimport.model import (
-    Admitted,
     Archived,
-    Away,
     Body,
     Claim,
     Delivery,
-    Event,
     File,
     FileKind,
     Held,
     Ignored,
     Instance,
     Outcome,
-    Repeated,
-    ScanFinished,
-    Scanned,
     Sealed,
     Session,
-    Settled,
     Summary,
     Verdict,
 )

@@ -2,26 +2,20 @@
 
 import pytest
 
+from asyncimport.events import Admitted, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
 from asyncimport.model import (
-    Admitted,
     Archived,
     Built,
     Claim,
     Delivery,
-    Event,
     Failed,
     File,
     Held,
     Incomplete,
     Instance,
     Outcome,
-    Quiet,
     Refused,
-    Repeated,
-    ScanFinished,
-    Scanned,
     Session,
-    Settled,
     Stored,
 )
 from asyncimport.progress import Totals, human_bytes, human_seconds

@@ -1,0 +1,67 @@
+"""The two ends of the line: what a source of instances and a destination of sessions must do."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from asyncimport.dicom import Identity
+from asyncimport.errors import SourceError
+from asyncimport.model import Body, Claim, File, Ignored, Sealed, Session, Verdict
+
+__all__ = ["Destination", "Source"]
+
+
+class Source(Protocol):
+    """Where instances come from."""
+
+    @property
+    def roots(self) -> Sequence[str]:
+        """The places that the walk covers wholly: what is known below them and not met again is gone."""
+        ...
+
+    def batches(self) -> AsyncIterator[list[File | Ignored]]:
+        """Yield all files there are, in an order that keeps sessions together."""
+        ...
+
+    def identify(self, file: File) -> Identity | Ignored:
+        """Look into a file; called in a worker thread."""
+        ...
+
+    async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
+        """Read bodies, each good for any number of attempts; what cannot be read gives its error in its place."""
+        ...
+
+    async def same_bytes(self, one: str, other: str) -> bool | None:
+        """Compare two files; None when one of them cannot be read."""
+        ...
+
+
+class Destination(Protocol):
+    """Where sessions go."""
+
+    async def store(self, claim: Claim, body: Body) -> str:
+        """Send one file once, and return the address of the prearchive row it went to.
+
+        Raises: TransientError, RefusedError, SourceError, FatalError.
+        """
+        ...
+
+    async def is_there(self) -> bool:
+        """Ask something small, to tell whether the server is away or has an ill will to one file.
+
+        Raises: FatalError.
+        """
+        ...
+
+    async def holds(self, session: Session) -> bool | None:
+        """Tell whether the archive has a session of this label already; None when that cannot be told.
+
+        Raises: FatalError.
+        """
+        ...
+
+    async def finalize(self, sealed: Sealed) -> Verdict:
+        """Bring a delivery to its end. It may be called again at any time, also after a kill.
+
+        Raises: TransientError when the server is away, FatalError.
+        """
+        ...

@@ -1,0 +1,75 @@
+"""What the line tells of itself while it runs: for the eye only, as the journal is what decides."""
+
+from dataclasses import dataclass
+
+from asyncimport.model import Outcome, Verdict
+
+__all__ = [
+    "Admitted",
+    "Away",
+    "Event",
+    "Quiet",
+    "Repeated",
+    "ScanFinished",
+    "Scanned",
+    "Settled",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """The walk has passed `files` more files of `size` bytes."""
+
+    files: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Of the files passed, this many wait to be sent."""
+
+    files: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanFinished:
+    """The walk is at its end: the totals no longer grow.
+
+    Of the files that an earlier run knew in these sources, `gone` are there no more, and `unsent` of them had not
+    been stored.
+    """
+
+    gone: int
+    unsent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A call failed for a time, and is made again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """These outcomes are on disk."""
+
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Nothing gets through to the server, for this reason; the run waits for it. Without a reason: it is back."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A session is complete, and left alone for so many seconds: an upload into it broke off, and may yet arrive."""
+
+    seconds: float
+
+
+Event = Scanned | Admitted | ScanFinished | Repeated | Away | Quiet | Settled | Verdict
