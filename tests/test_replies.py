@@ -612,6 +612,14 @@ def test_every_question_is_asked() -> None:
     assert {call for call, *_ in VALUES} == offered - {"login", "user", "not_downloaded"}
 
 
+def test_a_conflict_of_files_comes_with_advice() -> None:
+    """The way out is known: what a late upload left behind may be replaced by what was sent."""
+    answer = restlet(500, "FAILED: Unable to archive E: Operation Failed: Session already exists with matching files.")
+    assert "`--overwrite append --retry held`" in str(judged(replies.archived, answer))
+    other = restlet(500, "FAILED: Unable to archive E: Operation Failed: Invalid modification of session UID")
+    assert "--overwrite" not in str(judged(replies.archived, other))
+
+
 def test_reasons_of_the_session_keep_the_words_of_xnat() -> None:
     """Why XNAT did not archive a session is XNAT's to say; its summary line names the session anyway."""
     answer = restlet(500, "FAILED: Unable to archive E: Operation Failed: Session already exists with matching files.")
