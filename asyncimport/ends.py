@@ -1,13 +1,34 @@
-"""The two ends of the line: what a source of instances and a destination of sessions must do."""
+"""The two ends of the line, and the rules between them: what each of them must do."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
 from asyncimport.model import Body, Claim, File, Ignored, Sealed, Session, Verdict
 
-__all__ = ["Destination", "Source"]
+__all__ = ["Destination", "Routes", "Source"]
+
+
+class Routes(Protocol):
+    """Which session a file belongs to."""
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """Everything that decides, by name: a journal is bound to it."""
+        ...
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether a file cannot be routed without its path relative to the source."""
+        ...
+
+    def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session:
+        """Return the session of a file with these header fields.
+
+        Raises: UnroutableError when it has no place to go, LeftOutError when it is not meant to go anywhere.
+        """
+        ...
 
 
 class Source(Protocol):
@@ -28,6 +49,10 @@ class Source(Protocol):
 
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
         """Read bodies, each good for any number of attempts; what cannot be read gives its error in its place."""
+        ...
+
+    def relative(self, path: str) -> str:
+        """Return a path relative to the place that it was found below."""
         ...
 
     async def same_bytes(self, one: str, other: str) -> bool | None:

@@ -50,6 +50,7 @@ class FileKind(StrEnum):
     INSTANCE = "INSTANCE"  # the copy of an instance that is sent
     DUPLICATE = "DUPLICATE"  # the same instance again, byte for byte; stands in if the first copy cannot be read
     SKIPPED = "SKIPPED"  # an instance that we chose not to send, with the reason
+    EXCLUDED = "EXCLUDED"  # an instance that nobody asked for: it is not in the plan, say
     NOT_DICOM = "NOT_DICOM"
     UNREADABLE = "UNREADABLE"  # DICOM, but truncated or without the identifiers, or a file that cannot be opened
     CONTAINER = "CONTAINER"  # a zip, tar or the like that holds DICOM, which is passed over

@@ -23,7 +23,7 @@ import anyio.to_thread
 from anyio.abc import ObjectReceiveStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncimport.ends import Destination, Source
+from asyncimport.ends import Destination, Routes, Source
 from asyncimport.errors import RefusedError, SourceError, TransientError, UsageError, worst
 from asyncimport.events import Admitted, Away, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
 from asyncimport.journal import Journal, Twin
@@ -44,7 +44,7 @@ from asyncimport.model import (
     Verdict,
 )
 from asyncimport.retry import RetryPolicy, retrying
-from asyncimport.routing import Router, UnroutableError, patient_of
+from asyncimport.routing import LeftOutError, UnroutableError, patient_of
 from asyncimport.settings import Options
 from asyncimport.stop import Stop, StoppedError
 
@@ -65,7 +65,7 @@ async def run(
     source: Source,
     destination: Destination,
     journal: Journal,
-    router: Router,
+    router: Routes,
     *,
     options: Options,
     policy: RetryPolicy | None = None,
@@ -114,7 +114,7 @@ class _Line:
         source: Source,
         destination: Destination,
         journal: Journal,
-        router: Router,
+        router: Routes,
         options: Options,
         policy: RetryPolicy,
         report: Callable[[Event], None],
@@ -195,7 +195,10 @@ class _Line:
             return identity
         truncated = identity.truncated if not self._options.send_truncated else None
         try:
-            session = self._router.route(identity.study_uid, identity.fields)
+            path = self._source.relative(file.path) if self._router.needs_path else ""
+            session = self._router.route(identity.study_uid, identity.fields, path)
+        except LeftOutError as error:
+            return Ignored(file, FileKind.EXCLUDED, f"study {identity.study_uid}: {error}")
         except UnroutableError as error:
             if truncated:
                 return Ignored(file, FileKind.UNREADABLE, f"truncated: {truncated}", damaged=True)

@@ -40,6 +40,7 @@ __all__ = [
     "experiment",
     "experiments",
     "filters_series",
+    "labelled",
     "login",
     "maps_uids",
     "not_downloaded",
@@ -381,6 +382,11 @@ def experiment(reply: Reply) -> Experiment | None:
 
 def experiments(reply: Reply, study_uid: str) -> list[Experiment]:
     """Return the archived sessions of a study from a listing (ProjSubExptList), which may hold others too."""
+    return [one for one in labelled(reply) if one.study_uid == study_uid]
+
+
+def labelled(reply: Reply) -> list[Experiment]:
+    """Return the archived sessions of a listing (ProjSubExptList)."""
     _check(reply)
     if reply.status in {403, 404}:
         return []
@@ -389,8 +395,7 @@ def experiments(reply: Reply, study_uid: str) -> list[Experiment]:
         # Two shortcuts stand for the same path, and XNAT names the column by either, or by the path.
         names = ("UID", "studyInstanceUID", "xnat:imagesessiondata/uid")
         uid = next((result[name] for name in names if result.get(name)), "")
-        if uid == study_uid:
-            found.append(Experiment(result.get("ID", ""), result.get("label", ""), uid))
+        found.append(Experiment(result.get("ID", ""), result.get("label", ""), uid))
     return found
 
 

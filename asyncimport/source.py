@@ -75,6 +75,14 @@ class Folder:
         """
         return await anyio.to_thread.run_sync(lambda: [_read(file, digests=self._digests) for file in files])
 
+    def relative(self, path: str) -> str:
+        """Return a path relative to the root that it was found below; a root that is a file is its own name."""
+        for root in self.roots:
+            below = os.path.join(root, "")  # noqa: PTH118 - the path need not be text
+            if path.startswith(below):
+                return path[len(below) :]
+        return os.path.basename(path)  # noqa: PTH119 - as above
+
     async def same_bytes(self, one: str, other: str) -> bool | None:
         """Compare two files; None when that cannot be done, as one of them cannot be read."""
         return await anyio.to_thread.run_sync(_same_bytes, one, other)

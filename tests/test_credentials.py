@@ -1,12 +1,18 @@
 """Where user name and password come from, and that they go nowhere else."""
 
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import keyring
+import keyring.backends.fail
 import pytest
+from keyring.backend import KeyringBackend
+from keyring.errors import KeyringLocked
+from keyrings.alt.file import PlaintextKeyring  # type: ignore[import-untyped]
 
-from asyncimport.credentials import check_host, find
+from asyncimport.credentials import Token, check_host, check_keyring, find, forget, keep, kept, same_server
 from asyncimport.errors import UsageError
 
 HOST = "https://xnat.example.org/xnat"
@@ -121,6 +127,25 @@ class TestHost:
         with pytest.raises(UsageError, match="holds a user name or password") as caught:
             check_host(host, insecure=True)
         assert PASSWORD not in f"{caught.value} {caught.value.hint} {caught.value!r}"
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (HOST, True),
+        (f"{HOST}/", True),
+        ("HTTPS://XNAT.Example.ORG/xnat", True),
+        ("http://xnat.example.org/xnat", False),
+        ("https://xnat.example.org", False),
+        ("https://xnat.example.org/XNAT", False),
+        ("https://xnat.example.org:8443/xnat", False),
+        ("https://xnat.example.org.evil.org/xnat", False),
+        ("https://[", False),
+    ],
+)
+def test_same_server(other: str, same: bool) -> None:
+    """Scheme, port and path are part of a server's name; letters of scheme and host are all one."""
+    assert same_server(HOST, other) is same
 
 
 class TestEnvironment:
@@ -326,6 +351,159 @@ class TestNetrc:
         with pytest.raises(UsageError, match="cannot be read") as caught:
             find(HOST, None, environ=home)
         assert str(path) in str(caught.value)
+
+
+@pytest.fixture
+def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlaintextKeyring]:
+    """Use a keyring that is a file of this test's own."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    before, ours = keyring.get_keyring(), PlaintextKeyring()
+    keyring.set_keyring(ours)
+    yield ours
+    keyring.set_keyring(before)
+
+
+class Locked(KeyringBackend):
+    """A keyring that nobody is there to unlock."""
+
+    priority = 1
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def get_password(self, service: str, username: str) -> str | None:  # noqa: ARG002 - as its base has it
+        """Refuse."""
+        raise KeyringLocked("Failed to unlock the collection!")
+
+    def set_password(self, service: str, username: str, password: str) -> None:  # noqa: ARG002 - the same
+        """Refuse."""
+        raise KeyringLocked("Failed to unlock the collection!")
+
+    def delete_password(self, service: str, username: str) -> None:  # noqa: ARG002 - the same
+        """Refuse."""
+        raise KeyringLocked("Failed to unlock the collection!")
+
+
+class TestKeyring:
+    """The system's keyring: what is kept in it, for whom, and when it is looked into."""
+
+    def test_password(self, vault: PlaintextKeyring) -> None:
+        """It is kept under user and server, and for no other of either."""
+        keep("ada", HOST, SECRET)
+        assert vault.get_password("asyncimport", f"ada@{HOST}") == SECRET
+        assert kept("ada", f"{HOST}/") == ("ada", SECRET)
+        for user, host in [("grace", HOST), ("ada", OTHER), ("ada", HOST.replace("https", "http"))]:
+            assert kept(user, host) is None
+
+    def test_token(self, vault: PlaintextKeyring) -> None:
+        """It takes the place of the password, and the other way round."""
+        keep("ada", HOST, SECRET)
+        keep("ada", HOST, Token("alias", "half", time.time() + 60))
+        assert kept("ada", HOST) == ("alias", "half")
+        assert vault.get_password("asyncimport", f"ada@{HOST}") is None
+        keep("ada", HOST, Token("alias", "whole"))
+        assert kept("ada", HOST) == ("alias", "whole")
+        keep("ada", HOST, SECRET)
+        assert kept("ada", HOST) == ("ada", SECRET)
+
+    @pytest.mark.usefixtures("vault")
+    def test_expired(self, home: Mapping[str, str]) -> None:
+        """A token that is of no use any more is not tried; that is said where nothing else has a password."""
+        keep("ada", HOST, Token("alias", "half", time.time() - 1))
+        with pytest.raises(UsageError, match="the token of ada has expired") as caught:
+            find(HOST, "ada", environ=home, kept=kept)
+        assert caught.value.hint == "asyncimport login --token gets another"
+        write_netrc(home, ENTRY)
+        assert find(HOST, "ada", environ=home, kept=kept) == ("ada", PASSWORD)
+
+    @pytest.mark.parametrize("text", ["half", "[]", '{"alias": "a"}', '{"alias": "a", "secret": "b", "more": 1}'])
+    def test_malformed(self, vault: PlaintextKeyring, text: str) -> None:
+        """What is no token is not shown."""
+        vault.set_password("asyncimport", f"ada@{HOST} token", text)
+        with pytest.raises(UsageError, match=r"^the token in the keyring is malformed$"):
+            kept("ada", HOST)
+
+    @pytest.mark.usefixtures("vault")
+    def test_forgotten(self) -> None:
+        """Nothing is left, and nothing need be there."""
+        keep("ada", HOST, SECRET)
+        keep("grace", HOST, SECRET)
+        forget("ada", HOST)
+        forget("ada", HOST)
+        assert kept("ada", HOST) is None
+        assert kept("grace", HOST) == ("grace", SECRET)
+
+    def test_shown_nowhere(self) -> None:
+        """Not even half of a token stands in a traceback."""
+        assert "half" not in repr(Token("alias", "half"))
+
+    def test_none(self, vault: PlaintextKeyring) -> None:
+        """A system without one keeps nothing, which is said before anybody gives a password."""
+        keyring.set_keyring(keyring.backends.fail.Keyring())  # type: ignore[no-untyped-call]
+        assert kept("ada", HOST) is None
+        with pytest.raises(UsageError, match="this system has no keyring") as caught:
+            check_keyring()
+        for instead in ("netrc", "XNAT_PASS"):
+            assert instead in caught.value.hint
+        keyring.set_keyring(vault)
+        check_keyring()
+
+    @pytest.mark.usefixtures("vault")
+    def test_locked(self, home: Mapping[str, str]) -> None:
+        """A run of the night, when it is locked, has netrc; without one, the error says what the matter is."""
+        keyring.set_keyring(Locked())
+        with pytest.raises(UsageError, match="the keyring does not open: Failed to unlock"):
+            find(HOST, "ada", environ=home, kept=kept)
+        with pytest.raises(UsageError, match="Failed to unlock") as caught:
+            keep("ada", HOST, SECRET)
+        assert SECRET not in f"{caught.value} {caught.value.hint}"
+        write_netrc(home, ENTRY)
+        assert find(HOST, "ada", environ=home, kept=kept) == ("ada", PASSWORD)
+
+    @pytest.mark.parametrize(
+        ("environ", "kept_first", "expected"),
+        [
+            pytest.param({}, False, "kept", id="before netrc"),
+            pytest.param({"XNAT_PASS": "set"}, False, "set", id="after the environment"),
+            pytest.param({"XNAT_PASS": "set"}, True, "kept", id="before the environment"),
+            pytest.param({"XNAT_PASS": "set", "XNAT_HOST": OTHER}, False, "kept", id="set for another server"),
+            pytest.param({"XNAT_PASS": "set", "XNAT_USER": "grace"}, False, "kept", id="set for another user"),
+        ],
+    )
+    @pytest.mark.usefixtures("vault")
+    def test_order(self, home: Mapping[str, str], environ: Mapping[str, str], kept_first: bool, expected: str) -> None:
+        """The keyring comes before netrc; before the environment, where a profile was asked for."""
+        keep("ada", HOST, "kept")
+        write_netrc(home, ENTRY)
+        assert find(HOST, "ada", environ={**home, **environ}, kept=kept, kept_first=kept_first) == ("ada", expected)
+
+    @pytest.mark.usefixtures("vault")
+    @pytest.mark.parametrize("kept_first", [True, False])
+    def test_nothing_kept(self, home: Mapping[str, str], kept_first: bool) -> None:
+        """Then the others are asked, down to a person."""
+        environ = {**home, "XNAT_PASS": "set"}
+        assert find(HOST, "ada", environ=environ, kept=kept, kept_first=kept_first) == ("ada", "set")
+        assert find(HOST, "ada", environ=environ, kept=kept, password=SECRET) == ("ada", SECRET)
+        prompt, questions = asked(SECRET)
+        assert find(HOST, "ada", environ=home, kept=kept, kept_first=kept_first, prompt=prompt) == ("ada", SECRET)
+        assert questions == ["password of ada: "]
+
+    @pytest.mark.usefixtures("vault")
+    def test_default_user(self, home: Mapping[str, str]) -> None:
+        """A default profile names the user where neither option nor environment do."""
+        keep("ada", HOST, "kept")
+        keep("grace", HOST, "another")
+
+        def found(user: str | None, **environ: str) -> tuple[str, str]:
+            return find(HOST, user, environ={**home, **environ}, kept=kept, default_user="ada")
+
+        assert found(None) == ("ada", "kept")
+        assert found("grace") == ("grace", "another")
+        assert found(None, XNAT_USER="grace") == ("grace", "another")
+        assert found(None, XNAT_USER="grace", XNAT_HOST=OTHER) == ("ada", "kept")
+        assert found(None, XNAT_PASS="set") == ("ada", "set")
+        assert found(None, XNAT_TOKEN="alias:a") == ("alias", "a")
+        assert find(HOST, None, environ=home, default_user="ada", password=SECRET) == ("ada", SECRET)
 
 
 class TestPerson:

@@ -506,6 +506,10 @@ class Memory:
         """Make up the bytes."""
         return [SourceError("cannot be read") if "bad" in file.path else file.path.encode() for file in files]
 
+    def relative(self, path: str) -> str:
+        """Take away the root."""
+        return path.removeprefix("/m/")
+
     async def same_bytes(self, one: str, other: str) -> bool | None:
         """Say what was said."""
         assert one != other

@@ -94,6 +94,7 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "row": replies.row,
     "experiment": replies.experiment,
     "experiments": lambda reply: replies.experiments(reply, STUDY),
+    "labelled": replies.labelled,
     "setting": replies.setting,
     "filters_series": replies.filters_series,
     "rejects": replies.rejects,
@@ -290,6 +291,15 @@ VALUES = [
         table({"ID": "X_E1", "label": "E", "xnat:imagesessiondata/uid": STUDY}, {"ID": "X_E2", "UID": "9"}, {}),
         [Experiment("X_E1", "E", STUDY)],
     ),
+    (
+        "labelled",
+        table({"ID": "X_E1", "label": "E", "UID": STUDY}, {"ID": "X_E2"}),
+        [
+            Experiment("X_E1", "E", STUDY),
+            Experiment("X_E2", "", ""),
+        ],
+    ),
+    ("labelled", restlet(404, "Unable to identify project"), []),
     ("experiments", table(), []),
     ("experiments", restlet(404, "Unable to identify project"), []),
     ("experiments", restlet(403, "no"), []),

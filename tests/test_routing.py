@@ -1,7 +1,10 @@
-"""Where a study goes: templates, labels that XNAT can hold, and what cannot be routed."""
+"""Where a study goes: its project and labels, by header, path and table; and what cannot be routed."""
 
 import re
 from collections.abc import Mapping
+from functools import partial
+from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +12,15 @@ from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Session
-from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router, UnroutableError, clean_label
+from asyncimport.routing import (
+    DEFAULT_SESSION,
+    DEFAULT_SUBJECT,
+    LookupTable,
+    PathPattern,
+    Router,
+    UnroutableError,
+    clean_label,
+)
 
 KEYWORDS = frozenset({"PatientID", "PatientName", "StudyDate"})
 FIELDS = {"PatientID": "4711", "PatientName": "Röntgen^Wilhelm", "StudyDate": "18951108"}
@@ -101,18 +112,9 @@ def test_subject_is_routed_like_the_session() -> None:
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("{Modality}", "{Modality} is not a field of the study"),
         ("{patientid}", "{patientid} is not a field of the study"),
-        ("{}", "{} is not a field of the study"),
-        ("{0}", "{0} is not a field of the study"),
-        ("{PatientID.real}", "{PatientID.real} is not a field of the study"),
-        ("{PatientID[0]}", "{PatientID[0]} is not a field of the study"),
-        ("{PatientID:>8}", "{PatientID} cannot be given a format"),
-        ("{PatientID!r}", "{PatientID} cannot be given a format"),
-        ("{PatientID:{StudyDate}}", "{PatientID} cannot be given a format"),
-        ("{PatientID", "the template '{PatientID' is malformed"),
-        ("PatientID}", "the template 'PatientID}' is malformed"),
-        ("{PatientID!}", "the template '{PatientID!}' is malformed"),
+        ("{Modality}", "{Modality} is not a field of the study"),
+        ("{StudyIndex}", "{StudyIndex} is not a field of the study"),
         ("", "an empty label"),
         ("  ", "an empty label"),
         ("é", "nothing is left of the label after cleaning"),
@@ -128,20 +130,15 @@ def test_templates_that_no_file_could_satisfy(option: str, template: str, words:
     assert words in str(caught.value)
 
 
-def test_unknown_field_gets_the_list() -> None:
-    """Who names a field that is not the same for a whole study is told those that are, in order."""
-    with pytest.raises(UsageError) as caught:
-        router(subject="{Modality}")
-    assert caught.value.hint == "fields are: PatientID, PatientName, StudyDate"
-
-
 @pytest.mark.parametrize("project", ["P", "p_1-A"])
 def test_project(project: str) -> None:
     """A project ID goes into the session as it is."""
     assert router(project=project).route("1.2.3", FIELDS).project == project
 
 
-@pytest.mark.parametrize("project", ["", "a b", "{PatientID}", "P/../Q", "Ä", "P\n"])
+@pytest.mark.parametrize(
+    "project", ["", " ", "a b", "P/../Q", "Ä", "P\n", "{{P}}", "x" * 256, "a b{PatientID}", "{PatientID|'a b'}"]
+)
 def test_project_that_is_none(project: str) -> None:
     """What cannot be a project ID is refused, so that it never becomes part of an address."""
     with pytest.raises(UsageError, match="is not a project ID") as caught:
@@ -175,3 +172,205 @@ def test_labels_are_always_safe(patient: str, date: str) -> None:
         made = "unroutable"
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,255}", made)
     assert made.strip("_-")
+
+
+@pytest.mark.parametrize("value", ["4711", "SITE_01-a"])
+def test_project_by_a_template(value: str) -> None:
+    """A project may come from the header."""
+    rules = router(project="P-{PatientID}", subject="S")
+    assert rules.route("1.2.3", {"PatientID": value, "StudyDate": "18951108"}).project == f"P-{value}"
+    assert rules.project is None
+    assert router().project == "P"
+
+
+@pytest.mark.parametrize("value", ["a b", "Ä", "../x", "x" * 256])
+def test_project_that_no_value_gives(value: str) -> None:
+    """A value is not cleaned into a project's ID: what is not one could otherwise become that of another project."""
+    with pytest.raises(UnroutableError, match=r"^what is named as its project is not a project ID$"):
+        router(project="{PatientID}", session="{StudyDate}").route("1.2.3", {**FIELDS, "PatientID": value})
+
+
+def test_no_project() -> None:
+    """A project must be named by somebody."""
+    with pytest.raises(UsageError, match=r"^no project$") as caught:
+        Router(None, keywords=KEYWORDS)
+    assert caught.value.hint == "name it with -P"
+
+
+PATHS = PathPattern.parse("{project}/{subject}/{session}/**", separator="/")
+PATH = "p/s/e/1/2.dcm"
+
+
+def table(text: str, *path_fields: str) -> LookupTable:
+    """Make a table for three fields of the header and those of a path."""
+    return LookupTable.parse(text, KEYWORDS | set(path_fields))
+
+
+def routed(*, path: str = PATH, **options: Any) -> tuple[str, str, str]:
+    """Return project, subject and session of a file, by whatever is given of the options."""
+    session = Router(**{"project": None, "keywords": KEYWORDS} | options).route("1.2.3", FIELDS, path)
+    return session.project, session.subject, session.label
+
+
+def test_labels_of_the_path() -> None:
+    """Project, subject and session of the path are the labels, unless they are given."""
+    assert routed(paths=PATHS) == ("p", "s", "e")
+    assert routed(paths=PATHS, project="P", session="{subject}_{session}_{StudyDate}") == ("P", "s", "s_e_18951108")
+    assert routed(paths=PathPattern.parse("{subject}/**"), project="P") == ("P", "p", "4711_18951108")
+    assert routed(paths=PathPattern.parse("{site}/**"), project="{site}") == ("p", "4711", "4711_18951108")
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "expected"),
+    [
+        ("project_id,subject_label,session_label", "p1,s1,e1", ("p1", "s1", "e1")),
+        ("session,subject,project", "e1,s1,p1", ("p1", "s1", "e1")),
+        ("project,arm", "p1,A", ("p1", "4711", "4711_18951108")),
+    ],
+)
+def test_labels_of_the_table(columns: str, values: str, expected: tuple[str, str, str]) -> None:
+    """Columns of these names are the labels, unless they are given."""
+    assert routed(table=table(f"PatientID,{columns}\n4711,{values}\n")) == expected
+
+
+def test_given_before_table_before_path() -> None:
+    """What is given counts more than the table, the table more than the path."""
+    by_path = table("subject,subject_label,arm\ns,S1,A\n", *PATHS.fields)
+    assert routed(paths=PATHS, table=by_path) == ("p", "S1", "e")
+    assert routed(paths=PATHS, table=by_path, subject="{subject}-{arm}") == ("p", "s-A", "e")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"paths": PathPattern.parse("{subject}/x/**")}, "its path does not match --path-pattern"),
+        ({"table": table("PatientID,arm\n1,A\n")}, "its PatientID is not in --map"),
+        ({"table": table("PatientID,StudyDate\n4711,20000101\n")}, "its PatientID and StudyDate are not in --map"),
+        ({"table": table("PatientID,subject\n4711,\n")}, "no subject in --map"),
+        (
+            {"table": table("PatientID,arm\n4711,\n"), "session": "{arm|PatientBirthDate}"},
+            "no arm in --map and no PatientBirthDate in the header",
+        ),
+        ({"paths": PathPattern.parse("{a}/**"), "session": "{a}"}, "no a in the path"),
+    ],
+)
+def test_not_in_path_or_table(options: dict[str, Any], reason: str) -> None:
+    """A file that path or table do not know has no place to go; the reason names fields and never their values."""
+    with pytest.raises(UnroutableError) as caught:
+        routed(**{"project": "P", "keywords": KEYWORDS | {"PatientBirthDate"}, "path": " /f"} | options)
+    assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize("name", ["PatientID", "Modality", "StudyIndex"])
+def test_path_fields_do_not_hide_others(name: str) -> None:
+    """A field must mean one thing."""
+    with pytest.raises(UsageError, match=f"{{{name}}} is a field of the study already"):
+        Router("P", keywords=KEYWORDS, paths=PathPattern.parse(f"{{{name}}}/**"))
+
+
+def test_rules_of_path_and_table() -> None:
+    """What path and table decide is among the rules; a file's odd bytes do not keep them out of the journal."""
+    rules = Router(None, keywords=KEYWORDS, paths=PathPattern.parse("\udcff{project}/**")).rules
+    assert rules["project"] == "{project}"
+    assert rules["path pattern"] == r"\udcff{project}/**"
+    assert Router("P", keywords=KEYWORDS, table=table("PatientID\n1\n")).rules["map"].startswith("sha256 ")
+
+
+def test_rules_tell_whatever_decides() -> None:
+    """Two routers of different rules can be told apart by their texts."""
+    make = partial(Router, keywords=KEYWORDS)
+    texts = [
+        make("P").rules,
+        make("Q").rules,
+        make("P", "{PatientName}").rules,
+        make("P", "{PatientID:upper}").rules,
+        make("P", "{PatientID|'x'}").rules,
+        make("P", None, "{PatientID}").rules,
+        make("P", paths=PathPattern.parse("{a}/**")).rules,
+        make("P", paths=PathPattern.parse("{a}/*")).rules,
+        make("P", table=table("PatientID\n1\n")).rules,
+        make("P", table=table("PatientID\n2\n")).rules,
+        make("P", table=table("PatientName\n1\n")).rules,
+        make("P", table=table("PatientID,a\n1,\n")).rules,
+        make("P", table=table("PatientID,a\n1,A\n")).rules,
+        make("P", table=table("PatientID,b\n1,A\n")).rules,
+    ]
+    for one, other in combinations(texts, 2):
+        assert one != other
+
+
+@pytest.mark.parametrize(
+    ("pattern", "session", "expected"),
+    [
+        ("{project}/{subject}/{session}/**", None, 3),
+        ("{project}/{subject}/{session}/**", "{subject}_{session}", 3),
+        ("{project}/{subject}/{session}/**", "{subject}", 2),
+        ("{project}/{subject}/{session}/**", "{session}_{StudyDate}", None),
+        ("{project}/{subject}/{session}/**", "{session:.3}", None),
+        ("{project}/{subject}/{session}/**", "{session:upper}", None),
+        ("{project}/{subject}/{session}/**", "{session|subject}", None),
+        ("{project}/{subject}/{session}/**", "fixed", None),
+        ("{site}/{session}/**", None, None),
+        ("{site}/{session}/**", "{site}_{session}", 2),
+    ],
+)
+def test_session_depth(pattern: str, session: str | None, expected: int | None) -> None:
+    """The directories decide the session if nothing else does, and none of them is left out of its labels."""
+    project = None if "{project}" in pattern else "P"
+    rules = Router(project, None, session, keywords=KEYWORDS, paths=PathPattern.parse(pattern))
+    assert rules.session_depth == expected
+
+
+def test_session_depth_needs_what_tells_directories_apart() -> None:
+    """Where all goes into one project, directories of two projects may hold the same session."""
+    assert Router("P", keywords=KEYWORDS, paths=PATHS).session_depth is None
+    assert Router("P", "{project}_{subject}", keywords=KEYWORDS, paths=PATHS).session_depth == 3
+    assert router().session_depth is None
+
+
+def test_a_path_is_asked_for() -> None:
+    """Who has to find out paths can ask whether they matter."""
+    assert Router("P", keywords=KEYWORDS, paths=PATHS).needs_path
+    assert not router().needs_path
+
+
+@given(st.dictionaries(st.sampled_from(sorted(KEYWORDS)), st.text()), st.text())
+def test_values_are_never_told(fields: dict[str, str], path: str) -> None:
+    """Whatever makes a file unroutable, its reason is one of a few texts, which hold nothing of the file."""
+    rules = Router(
+        "{PatientName:/^(p.*)/}",
+        "{PatientID:08}",
+        "{StudyDate:/^\\d+$/}_{a:.5}",
+        keywords=KEYWORDS,
+        paths=PathPattern.parse("{a}/**"),
+    )
+    reason = ""
+    try:
+        rules.route("1.2.3", fields, path)
+    except UnroutableError as error:
+        reason = str(error)
+    assert reason in {
+        "",
+        *(f"no {name} in the header" for name in KEYWORDS),
+        "no a in the path",
+        "StudyDate does not match the pattern of --session",
+        "PatientName does not match the pattern of --project",
+        "its path does not match --path-pattern",
+        "what is named as its project is not a project ID",
+        "nothing is left of the label after cleaning",
+        "the label is longer than 255 characters",
+    }
+
+
+@given(st.lists(st.tuples(st.sampled_from("12"), st.dictionaries(st.sampled_from(sorted(KEYWORDS)), st.text()))))
+def test_what_is_remembered_is_what_is_decided(files: list[tuple[str, dict[str, str]]]) -> None:
+    """A file's session depends on nothing but the file: not on those that came before it."""
+    remembering = router()
+    for uid, fields in files:
+        results = []
+        for rules in (remembering, router()):
+            try:
+                results.append(str(rules.route(uid, fields)))
+            except UnroutableError as error:
+                results.append(str(error))
+        assert results[0] == results[1]

@@ -8,7 +8,10 @@ import typer
 
 from asyncimport import __version__
 from asyncimport.cli.demo import demo
+from asyncimport.cli.login import login
 from asyncimport.cli.output import summary_json, write_json
+from asyncimport.cli.plan import plan
+from asyncimport.cli.profiles import Profiled
 from asyncimport.cli.status import status
 from asyncimport.cli.testserver import testserver
 from asyncimport.cli.upload import upload
@@ -42,8 +45,8 @@ def _root(
     """Move large DICOM collections from disk into an XNAT archive, fast, and with proof that nothing was lost."""
 
 
-for _command in (upload, status, verify, testserver, demo):
-    app.command()(_command)
+for _command in (upload, plan, status, verify, login, testserver, demo):
+    app.command(cls=Profiled)(_command)
 
 
 # Typer keeps to itself what it parses with, but for this: an error of the command line is a base of BadParameter.

@@ -109,6 +109,7 @@ def _plan(out: Console, files: Path, url: str) -> None:
 
 
 def _upload(out: Console, err: Console, directory: Path, url: str, *, quiet: bool) -> int:
+    from asyncimport.cli.routes import rules_from
     from asyncimport.cli.transfer import Transfer, transfer
     from asyncimport.xnat import Credentials
 
@@ -118,6 +119,7 @@ def _upload(out: Console, err: Console, directory: Path, url: str, *, quiet: boo
         host=url,
         credentials=Credentials("demo", "demo"),
         project="demo",
+        routes=rules_from("demo", None, None, None, None),
         state_dir=directory / "state",
     )
     return transfer(task, out, err, as_json=False, quiet=quiet)

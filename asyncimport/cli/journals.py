@@ -9,10 +9,11 @@ import platformdirs
 
 from asyncimport.errors import UsageError
 
-__all__ = ["existing_journal", "journal_path"]
+__all__ = ["existing_journal", "journal_path", "state_directory"]
 
 
-def _directory(state_dir: Path | None) -> Path:
+def state_directory(state_dir: Path | None) -> Path:
+    """Return where journals lie."""
     return state_dir or platformdirs.user_state_path("asyncimport", appauthor=False)
 
 
@@ -20,7 +21,7 @@ def journal_path(host: str, project: str, state_dir: Path | None) -> Path:
     """Return the journal for this server and this value of -P. The name tells them to people, the digest apart."""
     readable = _readable(f"{urlsplit(host).netloc}-{project}")[:80]
     digest = hashlib.sha256(f"{host}\n{project}".encode()).hexdigest()[:8]
-    return _directory(state_dir) / f"{readable}-{digest}.journal"
+    return state_directory(state_dir) / f"{readable}-{digest}.journal"
 
 
 def _readable(text: str) -> str:
@@ -37,11 +38,13 @@ def existing_journal(host: str | None, project: str | None, state_dir: Path | No
     if host and project:
         return journal_path(host.rstrip("/"), project, state_dir)
     server = f"{_readable(urlsplit(host).netloc)}-" if host else ""
-    found = sorted(_directory(state_dir).glob(f"{server}*.journal"))
+    found = sorted(state_directory(state_dir).glob(f"{server}*.journal"))
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UsageError(f"there is no journal in {_directory(state_dir)}", hint="nothing was uploaded from here yet")
+        raise UsageError(
+            f"there is no journal in {state_directory(state_dir)}", hint="nothing was uploaded from here yet"
+        )
     raise UsageError(
         f"there are {len(found)} journals",
         hint="name server and project with --host and -P, or one of these with --journal: "

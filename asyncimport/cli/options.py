@@ -6,19 +6,31 @@ from typing import Annotated
 
 import typer
 
+from asyncimport.cli.profiles import Chosen, chosen
+
 __all__ = [
     "CaBundle",
+    "Experiment",
     "HelpAll",
     "Host",
+    "IgnoreArchives",
     "Insecure",
     "JournalFile",
+    "Map",
+    "MergePatients",
     "NoColor",
+    "OnCollision",
     "Output",
     "OutputOption",
     "PasswordStdin",
+    "PathPatternOption",
+    "Profile",
     "Project",
     "Quiet",
+    "Sources",
     "StateDir",
+    "Subject",
+    "Truncated",
     "User",
     "hidden",
     "variable",
@@ -63,11 +75,21 @@ User = Annotated[
     str | None,
     typer.Option("--user", metavar="NAME", envvar="ASYNCIMPORT_USER", help="XNAT user; else XNAT_USER or netrc."),
 ]
+Profile = Annotated[
+    Chosen | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        metavar="NAME",
+        envvar="ASYNCIMPORT_PROFILE",
+        parser=str,
+        callback=chosen,
+        help="Host, user, project and other options from the configuration.",
+    ),
+]
 PasswordStdin = Annotated[
     bool,
-    typer.Option(
-        "--password-stdin", envvar=variable("--password-stdin"), help="Read the password from standard input."
-    ),
+    hidden("--password-stdin", help="Read the password from standard input."),
 ]
 Project = Annotated[
     str | None,
@@ -96,4 +118,46 @@ CaBundle = Annotated[
 Insecure = Annotated[bool, hidden("--insecure", help="Allow plain http and certificates that nobody vouches for.")]
 HelpAll = Annotated[
     bool, typer.Option("--help-all", is_eager=True, callback=_show_all, help="Show all options and exit.")
+]
+Sources = Annotated[
+    list[Path],
+    typer.Argument(metavar="SOURCE...", help="Directories or files; everything below is looked at."),
+]
+Subject = Annotated[
+    str | None,
+    typer.Option(
+        "--subject",
+        "-S",
+        metavar="TEMPLATE",
+        envvar="ASYNCIMPORT_SUBJECT",
+        help="Subject label: fields in braces, or a fixed text; default {PatientID}.",
+    ),
+]
+Experiment = Annotated[
+    str | None,
+    typer.Option(
+        "--session",
+        "--experiment",
+        "-E",
+        metavar="TEMPLATE",
+        envvar="ASYNCIMPORT_SESSION",
+        help="Session label, likewise; default {PatientID}_{StudyDate}.",
+    ),
+]
+PathPatternOption = Annotated[
+    str | None,
+    hidden("--path-pattern", help="Fields from directories: '{subject}/{session}/**'."),
+]
+Map = Annotated[
+    Path | None,
+    hidden("--map", help="CSV that gives labels by fields: PatientID,subject."),
+]
+OnCollision = Annotated[
+    str,
+    hidden("--on-collision", help="error, or suffix: a label that another study has gets _2, _3 ..."),
+]
+MergePatients = Annotated[bool, hidden("--merge-patients", help="Let several patients share a subject label.")]
+Truncated = Annotated[str, hidden("--truncated", help="skip or send files whose data set ends before it should.")]
+IgnoreArchives = Annotated[
+    bool, hidden("--ignore-archives", help="Do not report zip, tar and gz files that hold DICOM.")
 ]

@@ -60,7 +60,9 @@ def exit_code(summary: Summary) -> int:
     What an earlier run saw refused, and is still refused, does not count again.
     """
     files = summary.files
-    if files.skipped or files.unreadable or files.refused or files.failed or summary.containers:
+    # What nobody asked for is no problem.
+    skipped = files.skipped - sum(problem.files for problem in summary.problems if problem.kind == "excluded")
+    if skipped or files.unreadable or files.refused or files.failed or summary.containers:
         return 8
     for report in summary.sessions:
         if report.state in {"held", "open"} and report.reason != NOTHING_KEPT:

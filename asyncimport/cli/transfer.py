@@ -15,21 +15,30 @@ from rich.text import Text
 
 from asyncimport.cli.journals import journal_path
 from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
+from asyncimport.cli.plan import plan_of
 from asyncimport.cli.running import on_signals, progress
-from asyncimport.dicom import STUDY_FIELDS
-from asyncimport.errors import AsyncimportError, FatalError, RefusedError, TransientError, UsageError
+from asyncimport.errors import (
+    AsyncimportError,
+    FatalError,
+    ProjectMissingError,
+    ProjectReadOnlyError,
+    RefusedError,
+    TransientError,
+    UsageError,
+)
 from asyncimport.journal import Journal, Ledger
 from asyncimport.model import Stray, Summary
 from asyncimport.pipeline import Stop, run
+from asyncimport.plan import Plan, PlannedRoutes, Planning, Severity
 from asyncimport.progress import Totals
 from asyncimport.receipts import check_receipts, write_receipts
-from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
+from asyncimport.routing import Router
 from asyncimport.settings import Options
 from asyncimport.source import Folder
 from asyncimport.verification import strays_of
 from asyncimport.xnat import Client, Credentials, Timeouts, Xnat, check_project, connect
 
-__all__ = ["Transfer", "transfer"]
+__all__ = ["Transfer", "check_projects", "transfer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +49,8 @@ class Transfer:
     host: str
     credentials: Credentials
     project: str
-    subject: str = DEFAULT_SUBJECT
-    session: str = DEFAULT_SESSION
+    routes: Router | PlannedRoutes
+    suffix: bool = False
     options: Options = field(default_factory=Options)
     timeouts: Timeouts = field(default_factory=Timeouts)
     overwrite: str = "none"
@@ -114,21 +123,26 @@ def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) 
     if task.receipts is not None:
         check_receipts(task.receipts)
     source = Folder(task.sources, ignore_archives=task.ignore_archives, digests=task.options.receipts)
-    router = _router(task, task.project)
+    routes, rules = task.routes, task.routes.rules
+    if isinstance(routes, Router) and (routes.project is None or routes.needs_whole_study or task.suffix):
+        # What only whole studies decide is decided first, for all of them.
+        routes = PlannedRoutes(_plan(task, source, routes, err, quiet=quiet).rows)
+    elif isinstance(routes, PlannedRoutes):
+        _plan(task, source, routes, err, quiet=quiet)
     totals = Totals()
     path = task.journal or journal_path(task.host, task.project, task.state_dir)
     with Journal(
         path,
         destination=task.host,
-        rules=router.rules,
+        rules=rules,
         reroute=task.reroute,
         merge_patients=task.merge_patients,
     ) as journal:
         outcome.run = str(journal.run)
         try:
             # Under one fixed label any second study collides, and that is better known before anything is sent.
-            options = replace(task.options, scan_first=task.options.scan_first or router.one_session)
-            anyio.run(_send, replace(task, options=options), source, router, journal, totals, outcome, err, quiet)
+            options = replace(task.options, scan_first=task.options.scan_first or _one_session(routes))
+            anyio.run(_send, replace(task, options=options), source, routes, journal, totals, outcome, err, quiet)
         except FatalError as error:
             outcome.error = error
         ledger = Ledger.of(journal)
@@ -150,7 +164,7 @@ def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) 
 async def _send(  # anyio.run passes arguments by position
     task: Transfer,
     source: Folder,
-    router: Router,
+    routes: Router | PlannedRoutes,
     journal: Journal,
     totals: Totals,
     outcome: _Outcome,
@@ -179,14 +193,11 @@ async def _send(  # anyio.run passes arguments by position
                         verify=task.verify,
                     )
                 )
-                project = await check_project(client, task.project)
-                if project != task.project:
-                    # The project was named by an alias; XNAT's answers will name its ID.
-                    router = _router(task, project)
+                routes = await check_projects(client, task.project, routes)
             if not stop.requested:
                 destination = Xnat(client, archive=task.options.archive, overwrite=task.overwrite)
                 async with progress(totals, err, quiet=quiet):
-                    await run(source, destination, journal, router, options=task.options, report=totals.note, stop=stop)
+                    await run(source, destination, journal, routes, options=task.options, report=totals.note, stop=stop)
                 if not stop.requested:
                     with stop.at_once():
                         outcome.strays = await _sweep(client, journal, err)
@@ -214,8 +225,51 @@ def _after(seconds: float | None, call: Callable[[], None]) -> Iterator[None]:
         timer.cancel()
 
 
-def _router(task: Transfer, project: str) -> Router:
-    return Router(project, task.subject, task.session, keywords=frozenset(STUDY_FIELDS))
+async def check_projects(client: Client, named: str, routes: Router | PlannedRoutes) -> Router | PlannedRoutes:
+    """See that the projects are open; a plan with several goes on without those that are not.
+
+    Raises: ProjectMissingError, ProjectReadOnlyError when it is the only one, UnavailableError.
+    """
+    if isinstance(routes, Router):
+        if routes.project is None:
+            return routes
+        project = await check_project(client, named)
+        # The project may be named by an alias; XNAT's answers will name its ID.
+        return routes if project == named else routes.renamed(project)
+    projects = routes.projects
+    for project in projects:
+        try:
+            routes.rename(project, await check_project(client, project))
+        except (ProjectMissingError, ProjectReadOnlyError) as error:
+            if len(projects) == 1:
+                raise
+            routes.close(project, str(error))
+    return routes
+
+
+def _one_session(routes: Router | PlannedRoutes) -> bool:
+    return isinstance(routes, Router) and routes.one_session
+
+
+def _plan(task: Transfer, source: Folder, routes: Planning, err: Console, *, quiet: bool) -> Plan:
+    """Scan, and decide all studies. Raises: UsageError when something is wrong with one of them."""
+    found = plan_of(
+        source,
+        routes,
+        task.state_dir,
+        err,
+        quiet=quiet,
+        truncated=task.options.send_truncated,
+        merge_patients=task.merge_patients,
+        suffix=task.suffix,
+    )
+    if found.errors:
+        first = next(problem for problem in found.problems if problem.severity is Severity.ERROR)
+        raise UsageError(
+            f"nothing was sent, because {found.errors} problem(s) were found: study {first.study_uid}: {first.text}",
+            hint=f"{first.advice}; `asyncimport plan` shows them all",
+        )
+    return found
 
 
 def _nothing_found(summary: Summary, source: Folder) -> UsageError | None:

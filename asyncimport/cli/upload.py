@@ -9,60 +9,62 @@ import typer
 
 from asyncimport.cli.options import (
     CaBundle,
+    Experiment,
     HelpAll,
     Host,
+    IgnoreArchives,
     Insecure,
     JournalFile,
+    Map,
+    MergePatients,
     NoColor,
+    OnCollision,
     Output,
     OutputOption,
     PasswordStdin,
+    PathPatternOption,
+    Profile,
     Project,
     Quiet,
+    Sources,
     StateDir,
+    Subject,
+    Truncated,
     User,
     hidden,
     variable,
 )
 from asyncimport.cli.output import consoles, show_error, summary_json, write_json
-from asyncimport.credentials import check_host, find
+from asyncimport.cli.profiles import Chosen, question
+from asyncimport.credentials import check_host, find, kept
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT
 from asyncimport.settings import AUTO_WORKERS, Options, seconds_of
 
 __all__ = ["login_from", "upload"]
 
 
 def upload(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(metavar="SOURCE...", help="Directories or files; everything below is looked at."),
-    ],
+    sources: Sources,
     project: Project = None,
     host: Host = None,
     user: User = None,
+    profile: Profile = None,
     password_stdin: PasswordStdin = False,
-    subject: Annotated[
-        str,
+    subject: Subject = None,
+    session: Experiment = None,
+    plan: Annotated[
+        Path | None,
         typer.Option(
-            "--subject",
-            "-S",
-            metavar="TEMPLATE",
-            envvar="ASYNCIMPORT_SUBJECT",
-            help="Subject label: DICOM fields in braces, or a fixed text.",
+            "--plan",
+            metavar="FILE",
+            envvar=variable("--plan"),
+            help="Do what this plan (a CSV of `asyncimport plan`) says, and nothing else.",
         ),
-    ] = DEFAULT_SUBJECT,
-    session: Annotated[
-        str,
-        typer.Option(
-            "--session",
-            "--experiment",
-            "-E",
-            metavar="TEMPLATE",
-            envvar="ASYNCIMPORT_SESSION",
-            help="Session label, likewise.",
-        ),
-    ] = DEFAULT_SESSION,
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", envvar=variable("--dry-run"), help="Scan, check server and project, send nothing."),
+    ] = False,
     workers: Annotated[
         str,
         typer.Option("--workers", "-w", metavar="N|auto", envvar="ASYNCIMPORT_WORKERS", help="Uploads in flight."),
@@ -119,15 +121,12 @@ def upload(
     ] = None,
     timeout: Annotated[float, hidden("--timeout", help="Seconds to wait for an answer of the server.")] = 600.0,
     reroute: Annotated[bool, hidden("--reroute", help="Apply changed -S and -E to what was not sent yet.")] = False,
-    truncated: Annotated[
-        str, hidden("--truncated", help="skip or send files whose data set ends before it should.")
-    ] = "skip",
-    ignore_archives: Annotated[
-        bool, hidden("--ignore-archives", help="Do not report zip, tar and gz files that hold DICOM.")
-    ] = False,
-    merge_patients: Annotated[
-        bool, hidden("--merge-patients", help="Let several patients share a subject label.")
-    ] = False,
+    truncated: Truncated = "skip",
+    ignore_archives: IgnoreArchives = False,
+    merge_patients: MergePatients = False,
+    path_pattern: PathPatternOption = None,
+    table: Map = None,
+    on_collision: OnCollision = "error",
     state_dir: StateDir = None,
     journal: JournalFile = None,
     ca_bundle: CaBundle = None,
@@ -139,15 +138,15 @@ def upload(
 
     It sends the files as they are: it does not de-identify.
     """
+    from asyncimport.cli.routes import plan_from, rules_from
     from asyncimport.cli.transfer import Transfer, transfer
+    from asyncimport.plan import PlannedRoutes
     from asyncimport.xnat import Timeouts
 
     out, err = consoles(no_color=no_color)
     try:
-        host, name, password = login_from(host, user, password_stdin=password_stdin, insecure=insecure)
-        if not project:
-            raise UsageError("no project", hint="name it with -P")
-        if os.path.exists(subject):  # noqa: PTH110 - any text may stand here
+        host, name, password = login_from(host, user, profile, password_stdin=password_stdin, insecure=insecure)
+        if subject is not None and os.path.exists(subject):  # noqa: PTH110 - any text may stand here
             raise UsageError(f"--subject {subject} is the name of a file", hint="give a template such as {PatientID}")
         if truncated not in {"skip", "send"}:
             raise UsageError(f"--truncated {truncated} cannot be", hint="give skip or send")
@@ -155,6 +154,16 @@ def upload(
             raise UsageError(f"--partial {partial} cannot be", hint="give hold or archive")
         if overwrite not in {"none", "append", "delete"}:
             raise UsageError(f"--overwrite {overwrite} cannot be", hint="give none, append or delete")
+        if on_collision not in {"error", "suffix"}:
+            raise UsageError(f"--on-collision {on_collision} cannot be", hint="give error or suffix")
+        if plan is not None and (subject or session or path_pattern or table):
+            raise UsageError("--plan says where studies go, and so do templates", hint="give one of them")
+        rows = None if plan is None else plan_from(plan, project)
+        routes = (
+            PlannedRoutes(rows, project=project or "")
+            if rows is not None
+            else rules_from(project or None, subject, session, path_pattern, table)
+        )
         wanted = {word for word in retry.split(",") if word}
         if unknown := wanted - {"held", "refused"}:
             raise UsageError(
@@ -187,9 +196,9 @@ def upload(
         sources=sources,
         host=host,
         credentials=Credentials(name, password),
-        project=project,
-        subject=subject,
-        session=session,
+        project=project or "",
+        routes=routes,
+        suffix=on_collision == "suffix",
         options=options,
         timeouts=Timeouts(reply=timeout),
         overwrite=overwrite,
@@ -203,26 +212,32 @@ def upload(
         verify=not insecure,
         receipts=receipts,
     )
+    if dry_run:
+        from asyncimport.cli.rehearsal import rehearse
+
+        raise typer.Exit(rehearse(task, out, err, as_json=output is Output.JSON, quiet=quiet))
     raise typer.Exit(transfer(task, out, err, as_json=output is Output.JSON, quiet=quiet))
 
 
-def login_from(host: str | None, user: str | None, *, password_stdin: bool, insecure: bool) -> tuple[str, str, str]:
-    """Return host, user and password from options, environment, netrc or a person.
+def login_from(
+    host: str | None, user: str | None, profile: Chosen | None, *, password_stdin: bool, insecure: bool
+) -> tuple[str, str, str]:
+    """Return host, user and password from options, profile, environment, keyring, netrc or a person.
 
     Raises: UsageError.
     """
     if not host:
-        raise UsageError("no server", hint="name it with --host, or set XNAT_HOST")
+        raise UsageError("no server", hint="name it with --host, set XNAT_HOST, or use asyncimport login")
     host = check_host(host, insecure=insecure)
     password = sys.stdin.readline().rstrip("\r\n") if password_stdin else None
-    asks = sys.stdin.isatty() and not password_stdin
     name, password = find(
         host,
         user,
         environ=os.environ,
         password=password,
-        prompt=(lambda text: str(typer.prompt(text, prompt_suffix="", hide_input="password" in text, err=True)))
-        if asks
-        else None,
+        default_user=profile.user if profile else None,
+        kept=kept,
+        kept_first=profile is not None and profile.explicit,
+        prompt=None if password_stdin else question(),
     )
     return host, name, password

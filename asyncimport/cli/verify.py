@@ -23,6 +23,7 @@ from asyncimport.cli.options import (
     Output,
     OutputOption,
     PasswordStdin,
+    Profile,
     Project,
     StateDir,
     User,
@@ -79,6 +80,7 @@ def verify(
     project: Project = None,
     host: Host = None,
     user: User = None,
+    profile: Profile = None,
     password_stdin: PasswordStdin = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Send again what the archive lacks, from the files it was sent from.")
@@ -114,7 +116,7 @@ def verify(
         with Ledger.read(path) as ledger:
             about = ledger.about()
         host, name, password = login_from(
-            host or about["destination"], user, password_stdin=password_stdin, insecure=insecure
+            host or about["destination"], user, profile, password_stdin=password_stdin, insecure=insecure
         )
         if host != about["destination"]:
             raise JournalError(f"the journal {path} belongs to {about['destination']}, not to {host}")
@@ -169,9 +171,8 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result) -> Non
 
 async def _repair(client: Client, path: Path, about: dict[str, str], result: _Result) -> None:
     """Send missing instances again in a run of their own, from the files they were sent from."""
-    from asyncimport.dicom import STUDY_FIELDS
     from asyncimport.pipeline import run
-    from asyncimport.routing import Router
+    from asyncimport.plan import PlannedRoutes
     from asyncimport.settings import Options
     from asyncimport.source import Folder
 
@@ -189,9 +190,10 @@ async def _repair(client: Client, path: Path, about: dict[str, str], result: _Re
                 result.repaired += len(uids)
                 paths += [source.file.path for source in there]
         if paths:
-            router = Router(rules["project"], rules["subject"], rules["session"], keywords=frozenset(STUDY_FIELDS))
+            # The journal knows where each of them goes; one that has changed meanwhile is not what is missing.
+            routes = PlannedRoutes([])
             source = await anyio.to_thread.run_sync(Folder, paths)
-            await run(source, Xnat(client), journal, router, options=Options())
+            await run(source, Xnat(client), journal, routes, options=Options())
         await anyio.to_thread.run_sync(journal.end_run, 0)
 
 

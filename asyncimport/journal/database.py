@@ -13,7 +13,7 @@ from asyncimport.errors import JournalBusyError, JournalError, UsageError
 from asyncimport.journal.disk import refuse_network_disk
 from asyncimport.model import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS
 
-__all__ = ["NOTHING_YET", "bind", "connect_read_only", "create_or_open", "locked", "translated"]
+__all__ = ["NOTHING_YET", "bind", "connect_read_only", "create_or_open", "locked", "sql", "translated"]
 
 # "aimp": SQLite's own way to tell one application's files from another's.
 _APPLICATION_ID = 0x61696D70
@@ -87,7 +87,7 @@ def create_or_open(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA cache_size = -16000")
-            connection.executescript(_sql("ephemeral.sql"))
+            connection.executescript(sql("ephemeral.sql"))
         except BaseException:
             connection.close()
             raise
@@ -143,7 +143,7 @@ def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Ma
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    connection.executescript(f"BEGIN IMMEDIATE; {_sql('schema.sql')}")
+    connection.executescript(f"BEGIN IMMEDIATE; {sql('schema.sql')}")
     _set_transitions(connection)
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -152,7 +152,7 @@ def _create(connection: sqlite3.Connection) -> None:
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:
     """Bring an older journal forward, in one transaction: a kill leaves it as it was."""
-    steps = "".join(_sql(f"from_{step}.sql") for step in range(version, _VERSION))
+    steps = "".join(sql(f"from_{step}.sql") for step in range(version, _VERSION))
     connection.executescript(f"BEGIN IMMEDIATE; {steps}")
     _set_transitions(connection)
     connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -180,5 +180,6 @@ def _recognise(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def _sql(name: str) -> str:
+def sql(name: str) -> str:
+    """Return a script of this package."""
     return files("asyncimport.journal").joinpath(name).read_text(encoding="utf-8")

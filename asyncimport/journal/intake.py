@@ -72,7 +72,8 @@ class Intake(Registry):
                     continue
                 key, _, _, kind, instance, session, state = row
                 # What stood in the way of these may be gone by now.
-                if kind in {FileKind.UNREADABLE, FileKind.CONTAINER} or (kind == FileKind.SKIPPED and instance is None):
+                again = {FileKind.UNREADABLE, FileKind.CONTAINER, FileKind.EXCLUDED}
+                if kind in again or (kind == FileKind.SKIPPED and instance is None):
                     unknown.append(file)
                     continue
                 # Met a second time in this run, through overlapping sources, it has been passed already.
@@ -194,6 +195,9 @@ class Intake(Registry):
                 "INSERT INTO file (key, path, size, mtime_ns, kind, reason, instance) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (key, path, file.size, str(file.mtime_ns), kind, reason, instance),
             )
+        elif kind == FileKind.EXCLUDED and row[2] == FileKind.INSTANCE:
+            # Today nobody asks for it; what became of it before stands.
+            key = row[0]
         else:
             key = row[0]
             if kind == FileKind.UNREADABLE and row[1] is not None and row[2] in {FileKind.INSTANCE, kind}:

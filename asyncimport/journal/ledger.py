@@ -204,7 +204,7 @@ class Ledger:
         )
         for kind, state, other_run, count, size in rows:
             name = (kind if state is None else state).lower()
-            name = {"pending": "left", "container": "not_dicom"}.get(name, name)
+            name = {"pending": "left", "container": "not_dicom", "excluded": "skipped"}.get(name, name)
             if other_run and self._run is not None and name in {"stored", "refused"}:
                 name = f"already_{name}"
             counts[name] += count
@@ -236,7 +236,7 @@ class Ledger:
     def _problems(self) -> tuple[Problem, ...]:
         rows = self._db.execute(
             f"SELECT f.kind, f.reason, count(*), min(f.path) FROM {self._files} "  # noqa: S608 - fixed text
-            "WHERE f.kind IN ('SKIPPED', 'UNREADABLE', 'CONTAINER') GROUP BY 1, 2 UNION ALL "
+            "WHERE f.kind IN ('SKIPPED', 'EXCLUDED', 'UNREADABLE', 'CONTAINER') GROUP BY 1, 2 UNION ALL "
             f"SELECT i.state, i.reason, count(*), min(f.path) FROM {self._files} "
             "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' "
             "WHERE i.state IN ('REFUSED', 'FAILED') GROUP BY 1, 2 ORDER BY 1, 2"

@@ -132,7 +132,7 @@ class Store:
         )
         # What XNAT holds keeps its file, whatever that holds by now.
         undecided = (
-            "kind IN ('INSTANCE', 'DUPLICATE', 'SKIPPED') "
+            "kind IN ('INSTANCE', 'DUPLICATE', 'SKIPPED', 'EXCLUDED') "
             "AND (instance IS NULL OR instance NOT IN (SELECT key FROM instance))"
         )
         self._db.execute(f"DELETE FROM file WHERE {undecided} AND key NOT IN (SELECT file FROM instance)")  # noqa: S608 - fixed text

@@ -1,6 +1,6 @@
 """The XNAT client: login, images, archive, site. The only package that speaks HTTP."""
 
-from asyncimport.xnat.archive import compare, find_experiment
+from asyncimport.xnat.archive import archived_labels, compare, find_experiment
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.site import check_project, droppers
@@ -11,6 +11,7 @@ __all__ = [
     "Credentials",
     "Timeouts",
     "Xnat",
+    "archived_labels",
     "check_project",
     "compare",
     "connect",

@@ -5,6 +5,7 @@ valid one (with the 401 as well), and a jar would let it replace ours.
 """
 
 import base64
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 import aiohttp
 import anyio
+import anyio.to_thread
 from yarl import URL
 
 from asyncimport import __version__, replies
@@ -27,6 +29,7 @@ from asyncimport.errors import (
 )
 from asyncimport.replies import Reply
 from asyncimport.retry import RetryPolicy, retrying
+from asyncimport.xnat.proxies import DIRECT, Proxy, proxy_for
 
 __all__ = ["Client", "Credentials", "Timeouts", "bounded", "connect"]
 
@@ -41,6 +44,8 @@ _CERTIFICATE_HINTS = {
     62: "use the name in --host that the certificate is made out to",
     64: "use the name in --host that the certificate is made out to, not an address",
 }
+# Whatever else this machine runs finds the authorities of the site by one of these: curl, Python's requests, OpenSSL.
+_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _PIECE = 256 << 10
 # What ends a run, or is under way when it ends, gets no longer than this.
 _LAST_SECONDS = 5.0
@@ -101,11 +106,19 @@ async def unhurried(seconds: float) -> AsyncIterator[None]:
 class Client:
     """Asks XNAT, under one login that is renewed when it has expired. Make it with `connect`."""
 
-    def __init__(self, http: aiohttp.ClientSession, host: URL, credentials: Credentials, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        host: URL,
+        credentials: Credentials,
+        timeouts: Timeouts,
+        proxy: Proxy = DIRECT,
+    ) -> None:
         self._http = http
         self._host = host
         self._credentials = credentials
         self.timeouts = timeouts
+        self._proxy = proxy
         self._headers: Mapping[str, str] = {}
         self._logins = 0
         self._renewing = anyio.Lock()
@@ -259,7 +272,17 @@ class Client:
         """Send, and translate what can go wrong on the way. This is the only place that knows aiohttp's errors."""
         try:
             # A redirect is never followed: it could lead to another host, and the cookie with it.
-            async with self._http.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
+            async with self._http.request(
+                method,
+                url,
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+                proxy=self._proxy.url,
+                proxy_headers=self._proxy.headers,
+            ) as response:
+                if response.status == 407:
+                    raise self._proxy.refused()
                 yield response
         except aiohttp.ClientConnectorCertificateError as error:
             problem = error.certificate_error
@@ -270,9 +293,13 @@ class Client:
                     "name the certificate authority of your site with --ca-bundle",
                 ),
             ) from error
+        except aiohttp.ClientHttpProxyError as error:
+            # It holds the headers that went to the proxy, password and all.
+            raise _not_let_through(self._proxy, error.status) from None
         except aiohttp.ClientConnectorError as error:
+            place = "the server" if isinstance(error, aiohttp.ClientSSLError) else self._proxy
             raise TransientError(
-                f"no connection to the server ({error.strerror or error.os_error})", unreachable=True
+                f"no connection to {place} ({error.strerror or error.os_error})", unreachable=True
             ) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise TransientError(f"the connection broke ({type(error).__name__})", cut=True) from error
@@ -291,21 +318,22 @@ async def connect(
 ) -> AsyncIterator[Client]:
     """Log in to the XNAT at `host` (context path included), and out at the end.
 
-    `connections` bounds the open connections. Raises: LoginRefusedError, UnavailableError, UsageError.
+    `connections` bounds the open connections. A proxy, and a bundle that none is given for, come from the environment.
+    Raises: LoginRefusedError, UnavailableError, UsageError.
     """
     timeouts = timeouts or Timeouts()
-    try:
-        connector = aiohttp.TCPConnector(limit=connections, ssl=_tls(ca_bundle, verify=verify))
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"--ca-bundle {ca_bundle}: {error}", hint="give a file of PEM certificates") from None
+    server = URL(host.rstrip("/"))
+    proxy = await anyio.to_thread.run_sync(proxy_for, server)  # Windows may ask its name server
+    connector = aiohttp.TCPConnector(limit=connections, ssl=_tls(ca_bundle, verify=verify))
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": _USER_AGENT},
+        # Without TLS the proxy reads the request itself; with it, what goes to the proxy goes there before.
+        headers={"User-Agent": _USER_AGENT, **(proxy.headers if server.scheme == "http" else {})},
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
         trust_env=False,  # it would also send Basic credentials from ~/.netrc
     ) as http:
-        client = Client(http, URL(host.rstrip("/")), credentials, timeouts)
+        client = Client(http, server, credentials, timeouts, proxy)
         try:
             await retrying(client.log_in, policy or RetryPolicy(attempts=3))
         except TransientError as error:
@@ -321,7 +349,29 @@ async def connect(
 def _tls(ca_bundle: Path | None, *, verify: bool) -> ssl.SSLContext | bool:
     if not verify:
         return False
-    return ssl.create_default_context(cafile=ca_bundle) if ca_bundle else True
+    name, bundle = "--ca-bundle", str(ca_bundle or "")
+    if not bundle:
+        name, bundle = next(((name, found) for name in _CA_VARIABLES if (found := os.environ.get(name))), ("", ""))
+    if not bundle:
+        return True
+    try:
+        return ssl.create_default_context(cafile=bundle)
+    except IsADirectoryError:
+        return ssl.create_default_context(capath=bundle)
+    except OSError as error:  # ssl.SSLError is one
+        raise UsageError(f"{name} {bundle}: {error}", hint="give a file of PEM certificates") from None
+
+
+def _not_let_through(proxy: Proxy, status: int) -> UnavailableError | TransientError:
+    """Return what it means when a proxy makes no connection to the server."""
+    if status == 407:
+        return proxy.refused()
+    if status >= 500 or status == 429:
+        return TransientError(f"{proxy} has no connection to the server ({status})", unreachable=True)
+    return UnavailableError(
+        f"{proxy} does not let us through to the server ({status})",
+        hint="ask whoever runs it, or leave the server out with NO_PROXY",
+    )
 
 
 async def _read(response: aiohttp.ClientResponse) -> Reply:

@@ -1,4 +1,4 @@
-"""Where user name and password come from: option, environment, netrc, or a question. Never the command line."""
+"""Where user name and password come from: option, profile, environment, keyring, netrc, or a question."""
 
 import netrc
 import os
@@ -9,38 +9,7 @@ from urllib.parse import urlsplit
 
 from asyncimport.errors import UsageError
 
-__all__ = ["check_host", "find"]
-
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-def check_host(host: str, *, insecure: bool) -> str:
-    """Return the address without its trailing slash.
-
-    Raises: UsageError when it is not an address, or would send the password over the network in the clear.
-    """
-    if "@" in host:  # first of all, so that no other message shows the password
-        raise UsageError("--host holds a user name or password", hint="give them apart: --user, XNAT_PASS or netrc")
-    try:
-        parts = urlsplit(host)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    if (
-        parts.scheme not in {"http", "https"}
-        or not parts.hostname
-        or port == 0
-        or parts.query
-        or parts.fragment
-        or host.split() != [host]
-    ):
-        raise UsageError(f"--host {host!r} is not an address", hint="write it as https://xnat.example.org")
-    if parts.scheme == "http" and parts.hostname not in _LOOPBACK and not insecure:
-        raise UsageError(
-            f"{host} is not encrypted: password and patients would cross the network in the clear",
-            hint="use https, or --insecure if you know that the network is safe",
-        )
-    return host.rstrip("/")
+__all__ = ["find"]
 
 
 def find(
@@ -49,14 +18,32 @@ def find(
     *,
     environ: Mapping[str, str],
     password: str | None = None,
+    default_user: str | None = None,
+    kept: Callable[[str, str], tuple[str, str] | None] = lambda _user, _host: None,
+    kept_first: bool = False,
     prompt: Callable[[str], str] | None = None,
 ) -> tuple[str, str]:
     """Return user name and password for `host`.
 
-    `password` was read from standard input; `prompt` asks a person, where there is one. The environment's secrets
-    belong to the environment's host: they are not sent to another one that is named by --host.
+    `password` was read from standard input; `default_user` is the default profile's; `kept` looks into the keyring,
+    `kept_first` before the environment, for a profile that was asked for; `prompt` asks a person, where there is one.
+    The environment's secrets belong to the environment's host: they are not sent to another one.
     Raises: UsageError when none are found, or netrc may be read by others.
     """
+    if user and password:
+        return user, password
+    trouble: UsageError | None = None
+
+    def from_keyring() -> tuple[str, str] | None:
+        nonlocal trouble
+        try:
+            return kept(user, host) if user and password is None else None
+        except UsageError as error:
+            trouble = error  # of interest only where nothing else has a password
+            return None
+
+    if kept_first and (entry := from_keyring()) is not None:
+        return entry
     named = environ.get("XNAT_HOST") or environ.get("XNAT_URL")
     if not named or named.rstrip("/") == host:
         if user is None and password is None and (token := environ.get("XNAT_TOKEN")):
@@ -66,19 +53,22 @@ def find(
             return alias, secret
         wanted = environ.get("XNAT_USER")
         if user is None or not wanted or user == wanted:
-            user = user or wanted
+            user = user or wanted or default_user
             password = password or (environ.get("XNAT_PASS") if user else None)
+    user = user or default_user
     if user and password:
         return user, password
+    if not kept_first and (entry := from_keyring()) is not None:
+        return entry
     if password is None and (entry := _netrc(host, environ)) is not None and user in {None, entry[0]}:
         return entry
     if prompt is not None:
         user = user or prompt("XNAT user name: ")
         return user, password or prompt(f"password of {user}: ")
-    raise UsageError(
+    raise trouble or UsageError(
         "no password for XNAT" if user else "no user name and password for XNAT",
-        hint="set XNAT_USER and XNAT_PASS (they belong to XNAT_HOST, if that is set), or use ~/.netrc, or "
-        "--user with --password-stdin",
+        hint="set XNAT_USER and XNAT_PASS (they belong to XNAT_HOST, if that is set), or use `asyncimport login`, "
+        "~/.netrc, or --user with --password-stdin",
     )
 
 

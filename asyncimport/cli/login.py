@@ -1,0 +1,147 @@
+"""`asyncimport login`: check a login, keep its secret in the system's keyring, and the rest in a profile."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from asyncimport.cli.options import CaBundle, HelpAll, Host, Insecure, NoColor, PasswordStdin, Profile, Project, User
+from asyncimport.cli.output import consoles, plain, show_error
+from asyncimport.cli.profiles import profiles_path, question
+from asyncimport.credentials import (
+    Profiles,
+    Token,
+    check_host,
+    check_keyring,
+    forget,
+    keep,
+    read_profiles,
+    remove_profile,
+    same_server,
+    write_profile,
+)
+from asyncimport.errors import AsyncimportError, TransientError, UnavailableError, UsageError
+from asyncimport.progress import human_seconds
+
+__all__ = ["login"]
+
+
+def login(
+    profile: Profile = None,
+    host: Host = None,
+    user: User = None,
+    project: Project = None,
+    password_stdin: PasswordStdin = False,
+    token: Annotated[
+        bool, typer.Option("--token", help="Keep a token, which XNAT issues for a while, in place of the password.")
+    ] = False,
+    forgotten: Annotated[
+        str | None, typer.Option("--forget", metavar="NAME", help="Remove this profile and its secret, and do no more.")
+    ] = None,
+    ca_bundle: CaBundle = None,
+    insecure: Insecure = False,
+    no_color: NoColor = False,
+    _help_all: HelpAll = False,
+) -> None:
+    """Try a login once, keep its password or token in the system's keyring, and the rest in a profile."""
+    out, err = consoles(no_color=no_color)
+    name = profile.name if profile else "default"
+    try:
+        check_keyring()
+        profiles = read_profiles(profiles_path())
+        if forgotten is not None:
+            _forget(profiles, forgotten)
+            out.print(Text(plain(f"profile {forgotten} and its secret are removed")))
+            return
+        ask = None if password_stdin else question()
+        host = check_host(host or _asked(ask, "XNAT address: ", "--host"), insecure=insecure)
+        before = profiles.named.get(name)
+        if before and before.host and not (profile and profile.explicit) and not same_server(before.host, host):
+            raise UsageError(f"profile {name} is of {before.host}", hint=f"name one for {host} with --profile")
+        user = user or (profile.user if profile else None) or _asked(ask, "XNAT user name: ", "--user")
+        if password_stdin:
+            password = sys.stdin.readline().rstrip("\r\n")
+        else:
+            password = _asked(ask, f"password of {user}: ", "--password-stdin")
+        secret = _tried(host, user, password, ca_bundle, verify=not insecure, token=token)
+        if before and (before.user, before.host) != (user, host):
+            _forget_secret(profiles, name)
+        keep(user, host, secret)
+        values = {
+            "host": host,
+            "user": user,
+            "project": project,
+            "ca_bundle": None if ca_bundle is None else str(ca_bundle.absolute()),
+            "insecure": insecure or None,
+        }
+        write_profile(profiles.path, name, values)
+    except AsyncimportError as error:
+        show_error(err, error)
+        raise typer.Exit(error.exit_code) from None
+    out.print(Text(plain(f"{host} takes the login of {user}; profile {name} is in {profiles.path}")))
+    out.print(Text(f"the keyring has {_described(secret)}"))
+
+
+def _asked(ask: Callable[[str], str] | None, text: str, option: str) -> str:
+    if ask is None:
+        raise UsageError(f"{option} is missing", hint="there is no terminal to ask at")
+    return ask(text)
+
+
+def _described(secret: str | Token) -> str:
+    if isinstance(secret, str):
+        return "the password"
+    if secret.expires is None:
+        return "a token, which lives for as long as the server is set to"
+    end = time.strftime("%Y-%m-%d %H:%M", time.localtime(secret.expires))
+    return f"a token, which lives for {human_seconds(secret.expires - time.time())}, until {end}"
+
+
+def _tried(host: str, user: str, password: str, ca_bundle: Path | None, *, verify: bool, token: bool) -> str | Token:
+    """Log in once, and return what is to be kept.
+
+    Raises: LoginRefusedError, UnavailableError, UsageError.
+    """
+    import anyio
+
+    from asyncimport.retry import RetryPolicy
+    from asyncimport.xnat import Credentials, connect
+    from asyncimport.xnat.tokens import issue_token
+
+    async def once() -> str | Token:
+        async with connect(
+            host,
+            Credentials(user, password),
+            connections=1,
+            ca_bundle=ca_bundle,
+            verify=verify,
+            policy=RetryPolicy(attempts=1),
+        ) as client:
+            return await issue_token(client) if token else password
+
+    try:
+        return anyio.run(once)
+    except TransientError as error:
+        raise UnavailableError(f"XNAT issues no token: {error}", hint="try again later") from error
+
+
+def _forget(profiles: Profiles, name: str) -> None:
+    profiles.get(name)
+    _forget_secret(profiles, name)
+    remove_profile(profiles.path, name)
+
+
+def _forget_secret(profiles: Profiles, name: str) -> None:
+    """Remove the secret of a profile, unless another one uses it too."""
+    profile = profiles.named[name]
+    shared = any(
+        (other.host, other.user) == (profile.host, profile.user)
+        for other_name, other in profiles.named.items()
+        if other_name != name
+    )
+    if profile.host and profile.user and not shared:
+        forget(profile.user, profile.host)

@@ -1,0 +1,249 @@
+"""`asyncimport plan`: what would go where, and every problem, before a byte is sent."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from asyncimport.cli.journals import state_directory
+from asyncimport.cli.options import (
+    Experiment,
+    HelpAll,
+    IgnoreArchives,
+    Map,
+    MergePatients,
+    NoColor,
+    OnCollision,
+    Output,
+    OutputOption,
+    PathPatternOption,
+    Project,
+    Quiet,
+    Sources,
+    StateDir,
+    Subject,
+    Truncated,
+)
+from asyncimport.cli.output import consoles, plain, show_error, write_json
+from asyncimport.cli.routes import rules_from
+from asyncimport.cli.running import progress
+from asyncimport.errors import AsyncimportError, UsageError
+from asyncimport.journal import Survey
+from asyncimport.manifest import PlanRow, split, write_plan
+from asyncimport.plan import Plan, Planning, Problem, Severity, make_plan, survey
+from asyncimport.progress import Totals, human_bytes
+from asyncimport.source import Folder
+
+__all__ = ["plan", "plan_json", "plan_of", "show_plan"]
+
+_SHOWN = 20
+
+
+def plan(
+    sources: Sources,
+    project: Project = None,
+    subject: Subject = None,
+    session: Experiment = None,
+    path_pattern: PathPatternOption = None,
+    table: Map = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the plan as CSV, for upload --plan.")
+    ] = None,
+    parts: Annotated[
+        int, typer.Option("--split", metavar="N", min=1, help="Write N plans of about equal size: FILE-1, FILE-2 ...")
+    ] = 1,
+    on_collision: OnCollision = "error",
+    merge_patients: MergePatients = False,
+    truncated: Truncated = "skip",
+    ignore_archives: IgnoreArchives = False,
+    output: OutputOption = Output.TABLE,
+    quiet: Quiet = False,
+    state_dir: StateDir = None,
+    no_color: NoColor = False,
+    _help_all: HelpAll = False,
+) -> None:
+    """Scan, and say which session each study would become, with every problem. Nothing is sent."""
+    out, err = consoles(no_color=no_color)
+    try:
+        routes = rules_from(project or "PROJECT", subject, session, path_pattern, table)
+        if on_collision not in {"error", "suffix"}:
+            raise UsageError(f"--on-collision {on_collision} cannot be", hint="give error or suffix")
+        if parts > 1 and out_file is None:
+            raise UsageError("--split needs a file to write to", hint="name it with --out")
+        found = plan_of(
+            Folder(sources, ignore_archives=ignore_archives),
+            routes,
+            state_dir,
+            err,
+            quiet=quiet,
+            truncated=truncated == "send",
+            merge_patients=merge_patients,
+            suffix=on_collision == "suffix",
+        )
+        if not found.rows and not any(problem.code == "unreadable" for problem in found.problems):
+            raise UsageError(f"no DICOM found in {', '.join(map(str, sources))}", hint="check the path")
+        rows = found.rows if project else [_without_project(row) for row in found.rows]
+        written = _write(out_file, split(rows, parts) if parts > 1 else [list(rows)]) if out_file else []
+    except AsyncimportError as error:
+        if output is Output.JSON:
+            write_json({"exit_code": error.exit_code, "error": {"message": str(error), "hint": error.hint or None}})
+        show_error(err, error)
+        raise typer.Exit(error.exit_code) from None
+    code = 2 if found.errors else 0
+    if output is Output.JSON:
+        write_json(plan_json(found, written, code))
+    else:
+        show_plan(out, found)
+        for path in written:
+            out.print(Text(f"written: {plain(str(path))}"))
+    raise typer.Exit(code)
+
+
+def plan_of(
+    source: Folder,
+    routes: Planning,
+    state_dir: Path | None,
+    err: Console,
+    *,
+    quiet: bool,
+    truncated: bool,
+    merge_patients: bool,
+    suffix: bool,
+) -> Plan:
+    """Scan a source with progress, remembering what was found, and make a plan of it."""
+    digest = hashlib.sha256("\n".join(source.roots).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    with Survey(state_directory(state_dir) / f"scan-{digest}.survey") as found:
+
+        async def scan() -> None:
+            totals = Totals()
+            async with progress(totals, err, quiet=quiet):
+                await survey(source, found, totals.note)
+
+        anyio.run(scan)
+        return make_plan(
+            found,
+            routes,
+            relative=source.relative,
+            truncated=truncated,
+            merge_patients=merge_patients,
+            suffix=suffix,
+        )
+
+
+def _without_project(row: PlanRow) -> PlanRow:
+    """Leave the project to the upload, as none was named."""
+    return replace(row, project_id="")
+
+
+def _write(path: Path, parts: Sequence[Sequence[PlanRow]]) -> list[Path]:
+    paths = (
+        [path]
+        if len(parts) == 1
+        else [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, len(parts) + 1)]
+    )
+    for target, rows in zip(paths, parts, strict=True):
+        try:
+            target.write_bytes(write_plan(rows).encode("utf-8-sig"))
+        except OSError as error:
+            raise UsageError(f"--out {target} cannot be written: {error.strerror}", hint="check it") from error
+    return paths
+
+
+def show_plan(out: Console, found: Plan) -> None:
+    """Write what a plan comes to, and every problem by its code."""
+    sent = [row for row in found.rows if not row.skip]
+    size = sum(row.bytes or 0 for row in sent)
+    files = sum(row.files or 0 for row in sent)
+    subjects = {(row.project_id, row.subject_label.lower()) for row in sent}
+    out.print(
+        Text(
+            f"{len(subjects):,} subjects, {len(sent):,} sessions, {sum(row.series or 0 for row in sent):,} scans, "
+            f"{files:,} files, {human_bytes(size)}",
+            style="bold",
+        )
+    )
+    modalities = Counter(one for row in sent for one in row.modalities.split())
+    if modalities:
+        out.print(Text("modalities: " + ", ".join(f"{name} {count:,}" for name, count in modalities.most_common())))
+    dates = sorted(row.study_date for row in sent if row.study_date)
+    if dates:
+        out.print(Text(f"study dates: {dates[0]} to {dates[-1]}"))
+    out.print(Text(f"the server needs about {human_bytes(2 * size)}: prearchive and archive, while sessions move"))
+    if found.not_dicom:
+        kinds = ", ".join(f"{plain(suffix) or 'no suffix'} {count:,}" for suffix, count in found.not_dicom[:8])
+        out.print(Text(f"not DICOM: {sum(count for _, count in found.not_dicom):,} files ({kinds})"))
+    skipped = [row for row in found.rows if row.skip]
+    if skipped:
+        out.print(Text(f"{len(skipped):,} studies would not be sent", style="bold"))
+    _show_problems(out, found.problems)
+
+
+def _show_problems(out: Console, problems: Sequence[Problem]) -> None:
+    order = list(Severity)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for problem in sorted(problems, key=lambda one: order.index(one.severity))[:_SHOWN]:
+        where = f"study {problem.study_uid}: " if problem.study_uid else ""
+        table.add_row(
+            Text(problem.severity, style={"error": "red", "warning": "yellow"}.get(problem.severity, "")),
+            Text(problem.code),
+            Text(
+                f"{where}{plain(problem.text)} ({problem.files:,} files, such as {plain(problem.example)}); "
+                f"{problem.advice}"
+            ),
+        )
+    if problems:
+        out.print(table)
+    if len(problems) > _SHOWN:
+        out.print(Text(f"and {len(problems) - _SHOWN:,} more: see -o json"))
+
+
+def plan_json(found: Plan, written: Sequence[Path], code: int) -> dict[str, object]:
+    """Return a plan as JSON, with the files it was written to."""
+    sent = [row for row in found.rows if not row.skip]
+    return {
+        "exit_code": code,
+        "sessions": len(sent),
+        "subjects": len({(row.project_id, row.subject_label.lower()) for row in sent}),
+        "files": sum(row.files or 0 for row in sent),
+        "bytes": sum(row.bytes or 0 for row in sent),
+        "written": [os.fspath(path) for path in written],
+        "not_dicom": dict(found.not_dicom),
+        "problems": [
+            {
+                "code": problem.code,
+                "severity": problem.severity,
+                "text": problem.text,
+                "advice": problem.advice,
+                "study_uid": problem.study_uid or None,
+                "files": problem.files,
+                "example": plain(problem.example),
+            }
+            for problem in found.problems
+        ],
+        "rows": [
+            {
+                "study_uid": row.study_uid,
+                "project": row.project_id or None,
+                "subject": row.subject_label or None,
+                "session": row.session_label or None,
+                "study_date": row.study_date,
+                "modalities": row.modalities.split(),
+                "series": row.series,
+                "files": row.files,
+                "bytes": row.bytes,
+                "source": plain(row.source),
+                "skip": row.skip,
+                "problems": row.problems.split(),
+            }
+            for row in found.rows
+        ],
+    }

@@ -1,0 +1,125 @@
+"""How a profile reaches the options of a command: as their defaults, so that --help shows them."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import typer
+from typer.core import TyperCommand
+
+from asyncimport.credentials import Profile, read_profiles, same_server
+from asyncimport.errors import UsageError
+
+__all__ = ["Chosen", "Profiled", "chosen", "profiles_path", "question"]
+
+_OWN = ("host", "user", "project", "ca_bundle", "insecure")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The profile that a command runs under; explicit: it was asked for on the command line.
+
+    `user` is that of a default profile, which counts only where the environment names none.
+    """
+
+    name: str
+    explicit: bool
+    user: str | None = None
+
+
+def profiles_path() -> Path:
+    """Return where the profiles lie."""
+    named = os.environ.get("ASYNCIMPORT_CONFIG")
+    return Path(named) if named else platformdirs.user_config_path("asyncimport", appauthor=False) / "config.toml"
+
+
+def chosen(context: typer.Context) -> Chosen | None:
+    """Return what `Profiled` has chosen, as the value of --profile."""
+    return context.obj  # type: ignore[no-any-return]
+
+
+def question() -> Callable[[str], str] | None:
+    """Return what asks the person at the terminal; None where there is none."""
+    if not sys.stdin.isatty():
+        return None
+    return lambda text: str(typer.prompt(text, prompt_suffix="", hide_input="password" in text, err=True))
+
+
+class Profiled(TyperCommand):
+    """A command whose options, where it has --profile, come from a profile too.
+
+    A profile that was asked for goes before the environment, the default one after it.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what is given, with the values of the profile for what is not."""
+        if not ctx.resilient_parsing and any(parameter.name == "profile" for parameter in self.params):
+            given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+            try:
+                ctx.obj = self._apply(ctx, given)
+            except UsageError as error:
+                # Help is there for whoever has a fault in the file.
+                if not {"help", "help_all"} & set(given):
+                    raise typer.BadParameter(f"{error} ({error.hint})" if error.hint else str(error)) from None
+        return super().parse_args(ctx, args)
+
+    def _apply(self, ctx: Any, given: Mapping[str, Any]) -> Chosen | None:
+        """Make the values of the profile the defaults of the options.
+
+        Raises: UsageError.
+        """
+        profiles = read_profiles(profiles_path())
+        defaults = {name: _defaults(ctx, profiles.path, name, profile) for name, profile in profiles.named.items()}
+        explicit = bool(given.get("profile"))
+        name = given.get("profile") or os.environ.get("ASYNCIMPORT_PROFILE") or profiles.default
+        if not name:
+            return None
+        if self.name == "login" and name not in profiles.named:
+            return Chosen(name, explicit)  # it is about to be made
+        profile = profiles.get(name)
+        options: dict[str, Any] = {str(parameter.name): parameter for parameter in self.params}
+        host = given.get("host") or (None if explicit and profile.host else options["host"].value_from_envvar(ctx))
+        own = {} if host and profile.host and not same_server(host, profile.host) else _own(profile)
+        # XNAT_USER goes before a default profile, but does not mean what --user means: `find` sees to that.
+        user = None if explicit else own.pop("user", None)
+        for key, value in (defaults[name] | own).items():
+            if key in options:
+                options[key].default = value
+                if explicit:
+                    options[key].envvar = None
+        return Chosen(name, explicit, user)
+
+
+def _own(profile: Profile) -> dict[str, Any]:
+    """Return what a profile says of its server, and of no other."""
+    return {key: value for key in _OWN if (value := getattr(profile, key)) is not None}
+
+
+def _defaults(ctx: Any, path: Path, name: str, profile: Profile) -> dict[str, Any]:
+    """Return the defaults of a profile, by the names of parameters; check that each is one of `upload`'s options.
+
+    Raises: UsageError.
+    """
+    options = {
+        spelling.removeprefix("--").replace("-", "_"): parameter
+        for parameter in ctx.parent.command.commands["upload"].params
+        for spelling in parameter.opts
+        if spelling.startswith("--") and not parameter.is_eager and spelling != "--profile"
+    }
+    defaults = {}
+    for key, value in profile.defaults.items():
+        where = f"{path}: profiles.{name}.defaults.{key}"
+        if key in _OWN:
+            raise UsageError(f"{where} is not a default", hint=f"write {key} before the table of defaults")
+        if key not in options:
+            raise UsageError(f"{where} is unknown", hint="asyncimport upload --help-all shows the options")
+        try:
+            options[key].process_value(ctx, value)
+        except typer.BadParameter as error:
+            raise UsageError(f"{where}: {error.message}") from None
+        defaults[options[key].name] = value
+    return defaults

@@ -1,0 +1,63 @@
+"""`asyncimport upload --dry-run`: the plan, and what the server says of it; nothing is sent or written down."""
+
+import anyio
+from rich.console import Console
+
+from asyncimport.cli.output import show_error, write_json
+from asyncimport.cli.plan import plan_json, plan_of, show_plan
+from asyncimport.cli.transfer import Transfer, check_projects
+from asyncimport.errors import AsyncimportError, TransientError, UnavailableError
+from asyncimport.plan import Plan, with_archive
+from asyncimport.retry import RetryPolicy
+from asyncimport.source import Folder
+from asyncimport.xnat import archived_labels, connect
+
+__all__ = ["rehearse"]
+
+
+def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
+    """Scan, log in, look whether the projects are open, and compare the plan with the archive; return the exit code."""
+    try:
+        source = Folder(task.sources, ignore_archives=task.ignore_archives)
+        found = plan_of(
+            source,
+            task.routes,
+            task.state_dir,
+            err,
+            quiet=quiet,
+            truncated=task.options.send_truncated,
+            merge_patients=task.merge_patients,
+            suffix=task.suffix,
+        )
+        found = anyio.run(_compared, task, found)
+    except AsyncimportError as error:
+        if as_json:
+            write_json({"exit_code": error.exit_code, "error": {"message": str(error), "hint": error.hint or None}})
+        show_error(err, error)
+        return error.exit_code
+    code = 2 if found.errors else 0
+    if as_json:
+        write_json(plan_json(found, [], code))
+    else:
+        show_plan(out, found)
+    return code
+
+
+async def _compared(task: Transfer, found: Plan) -> Plan:
+    async with connect(
+        task.host,
+        task.credentials,
+        connections=4,
+        timeouts=task.timeouts,
+        ca_bundle=task.ca_bundle,
+        verify=task.verify,
+    ) as client:
+        await check_projects(client, task.project, task.routes)
+        known: dict[tuple[str, str], str] = {}
+        try:
+            for project in sorted({row.project_id for row in found.rows if row.project_id}):
+                labels = await archived_labels(client, project, RetryPolicy())
+                known |= {(project, label.lower()): study_uid for label, study_uid in labels.items()}
+        except TransientError as error:
+            raise UnavailableError(f"the archive could not be compared with the plan: {error}") from error
+    return with_archive(found, known)

@@ -1,0 +1,43 @@
+"""The rules of a run, out of what the command line says."""
+
+from pathlib import Path
+
+from asyncimport.dicom import STUDY_FIELDS
+from asyncimport.errors import UsageError
+from asyncimport.manifest import PlanRow, read_plan
+from asyncimport.routing import LookupTable, PathPattern, Router
+
+__all__ = ["plan_from", "rules_from"]
+
+
+def rules_from(
+    project: str | None, subject: str | None, session: str | None, path_pattern: str | None, table: Path | None
+) -> Router:
+    """Make the rules of templates, of a pattern of paths and of a lookup table.
+
+    Raises: UsageError.
+    """
+    keywords = frozenset(STUDY_FIELDS)
+    paths = None if path_pattern is None else PathPattern.parse(path_pattern)
+    fields = set() if paths is None else set(paths.fields)
+    found = None if table is None else LookupTable.parse(_text(table, "--map"), keywords | fields)
+    return Router(project, subject, session, keywords=keywords, paths=paths, table=found, whole_studies=True)
+
+
+def plan_from(path: Path, project: str | None) -> list[PlanRow]:
+    """Read a plan that says where each study goes. Raises: UsageError."""
+    try:
+        return read_plan(path.read_bytes(), project=project or "")
+    except OSError as error:
+        raise UsageError(f"--plan {path} cannot be read: {error.strerror}", hint="check the path") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}", hint=error.hint) from None
+
+
+def _text(path: Path, option: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{option} {path} cannot be read: {error.strerror}", hint="check the path") from error
+    except UnicodeDecodeError:
+        raise UsageError(f"{option} {path} is not UTF-8", hint="save it as UTF-8 CSV") from None

@@ -1,0 +1,22 @@
+"""Who we are to which server: addresses, profiles, and where a password comes from. Never the command line."""
+
+from asyncimport.credentials.hosts import check_host, same_server
+from asyncimport.credentials.lookup import find
+from asyncimport.credentials.profiles import Profile, Profiles, read_profiles, remove_profile, write_profile
+from asyncimport.credentials.vault import Token, check_keyring, forget, keep, kept
+
+__all__ = [
+    "Profile",
+    "Profiles",
+    "Token",
+    "check_host",
+    "check_keyring",
+    "find",
+    "forget",
+    "keep",
+    "kept",
+    "read_profiles",
+    "remove_profile",
+    "same_server",
+    "write_profile",
+]

@@ -1,0 +1,52 @@
+"""Addresses of servers: which are fit to send a password to, and which are the same."""
+
+from urllib.parse import urlsplit
+
+from asyncimport.errors import UsageError
+
+__all__ = ["canonical", "check_host", "same_server"]
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def check_host(host: str, *, insecure: bool, name: str = "--host") -> str:
+    """Return the address without its trailing slash; `name` says where it stands.
+
+    Raises: UsageError when it is not an address, or would send the password over the network in the clear.
+    """
+    if "@" in host:  # first of all, so that no other message shows the password
+        raise UsageError(f"{name} holds a user name or password", hint="give them apart: --user, XNAT_PASS or netrc")
+    try:
+        parts = urlsplit(host)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or port == 0
+        or parts.query
+        or parts.fragment
+        or host.split() != [host]
+    ):
+        raise UsageError(f"{name} {host!r} is not an address", hint="write it as https://xnat.example.org")
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK and not insecure:
+        raise UsageError(
+            f"{host} is not encrypted: password and patients would cross the network in the clear",
+            hint="use https, or --insecure if you know that the network is safe",
+        )
+    return host.rstrip("/")
+
+
+def canonical(host: str) -> str:
+    """Return the one spelling of an address that a secret is kept under: scheme, port and path are part of it."""
+    parts = urlsplit(host)
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
+
+
+def same_server(one: str, other: str) -> bool:
+    """Whether two addresses are the same server's; what is no address is nobody's."""
+    try:
+        return canonical(one) == canonical(other)
+    except ValueError:
+        return False

@@ -1,0 +1,186 @@
+"""Profiles: what is the same each time, under a name, in a file that never holds a password."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asyncimport.credentials.hosts import check_host
+from asyncimport.errors import UsageError
+
+__all__ = ["Profile", "Profiles", "read_profiles", "remove_profile", "write_profile"]
+
+_SECRETS = frozenset({"pass", "passwd", "password", "secret", "token"})
+_KINDS = {str: "a text", bool: "true or false", dict: "a table", (str, int, float, bool): "a text, a number, or a flag"}
+Setting = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a profile says of its server, and its defaults for other options, by their long names."""
+
+    host: str | None = None
+    user: str | None = None
+    project: str | None = None
+    ca_bundle: Path | None = None
+    insecure: bool | None = None
+    defaults: Mapping[str, Setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Profiles:
+    """The profiles of a file, and the name of the one that counts when none is asked for."""
+
+    path: Path
+    named: Mapping[str, Profile] = field(default_factory=dict)
+    default: str | None = None
+
+    def get(self, name: str) -> Profile:
+        """Return a profile.
+
+        Raises: UsageError.
+        """
+        if name not in self.named:
+            known = f"there are {', '.join(self.named)}" if self.named else "there are none yet"
+            raise UsageError(
+                f"{self.path} has no profile {name}; {known}", hint=f"asyncimport login --profile {name} makes it"
+            )
+        return self.named[name]
+
+
+def read_profiles(path: Path) -> Profiles:
+    """Read the file; one that is not there has no profiles.
+
+    Raises: UsageError, which names the file and the key, and shows no value that may be a password.
+    """
+    text = _text(path)
+    if text is None:
+        return Profiles(path)
+    import tomllib
+
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is malformed: {error}", hint="see https://toml.io for its form") from None
+    _check(f"{path}: ", document, {"profiles": dict, "default_profile": str})
+    named = {name: _profile(path, name, table) for name, table in document.get("profiles", {}).items()}
+    profiles = Profiles(path, named, document.get("default_profile"))
+    if profiles.default is not None:
+        profiles.get(profiles.default)
+    return profiles
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} cannot be read: it is not text") from None
+
+
+def _check(where: str, table: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Check that a table has only the keys that it may have, each with a value of its kind."""
+    for key, value in table.items():
+        _check_secret(where, key)
+        if key not in kinds:
+            raise UsageError(f"{where}{key} is unknown", hint=f"there may be {', '.join(kinds)}")
+        _check_kind(where, key, value, kinds[key])
+
+
+def _check_secret(where: str, key: str) -> None:
+    if key.lower() in _SECRETS:
+        raise UsageError(
+            f"{where}{key}: no secret may stand in this file",
+            hint="remove it; asyncimport login puts it into the system's keyring",
+        )
+
+
+def _check_kind(where: str, key: str, value: object, kind: Any) -> None:
+    if not isinstance(value, kind):
+        raise UsageError(f"{where}{key} has to be {_KINDS[kind]}")
+
+
+def _profile(path: Path, name: str, table: object) -> Profile:
+    where = f"{path}: profiles.{name}"
+    if not isinstance(table, dict):
+        raise UsageError(f"{where} has to be a table")
+    kinds = {"host": str, "user": str, "project": str, "ca_bundle": str, "insecure": bool, "defaults": dict}
+    _check(f"{where}.", table, kinds)
+    values = dict(table)
+    if "host" in values:
+        # Whether plain http will do is asked when it is used.
+        values["host"] = check_host(values["host"], insecure=True, name=f"{where}.host")
+    if "ca_bundle" in values:
+        values["ca_bundle"] = path.parent / Path(values["ca_bundle"]).expanduser()
+    if "defaults" in values:
+        values["defaults"] = _defaults(f"{where}.defaults.", values["defaults"])
+    return Profile(**values)
+
+
+def _defaults(where: str, table: Mapping[str, Any]) -> dict[str, Setting]:
+    defaults: dict[str, Setting] = {}
+    for key, value in table.items():
+        _check_secret(where, key)
+        _check_kind(where, key, value, (str, int, float, bool))
+        # No shell is there to do it.
+        home = isinstance(value, str) and value.startswith("~")
+        defaults[key.replace("-", "_")] = str(Path(value).expanduser()) if home else value
+    return defaults
+
+
+def write_profile(path: Path, name: str, values: Mapping[str, Setting | None]) -> None:
+    """Set keys of a profile, remove those that are None, and leave all else in the file as it is.
+
+    The first profile becomes the default one. Raises: UsageError.
+    """
+    import tomlkit
+
+    document: Any = tomlkit.parse(_text(path) or "")
+    profiles = document.setdefault("profiles", tomlkit.table(is_super_table=True))
+    if not profiles and "default_profile" not in document:
+        document["default_profile"] = name
+    profile = profiles.setdefault(name, tomlkit.table())
+    for key, value in values.items():
+        if value is not None:
+            profile[key] = value
+        elif key in profile:
+            del profile[key]
+    _write(path, tomlkit.dumps(document))
+
+
+def remove_profile(path: Path, name: str) -> None:
+    """Remove a profile that is there.
+
+    Raises: UsageError.
+    """
+    import tomlkit
+
+    document: Any = tomlkit.parse(_text(path) or "")
+    del document["profiles"][name]
+    if document.get("default_profile") == name:
+        del document["default_profile"]
+    _write(path, tomlkit.dumps(document))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the file anew, readable only by its owner; whoever reads it meanwhile sees the old one whole."""
+    target = path.resolve()  # a link stays one
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None

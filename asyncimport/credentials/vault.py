@@ -1,0 +1,122 @@
+"""Secrets in the system's keyring, each under its user and the one server that it may be sent to."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from asyncimport.credentials.hosts import canonical
+from asyncimport.errors import UsageError
+
+__all__ = ["Token", "check_keyring", "forget", "keep", "kept"]
+
+_SERVICE = "asyncimport"
+_INSTEAD = "use ~/.netrc or XNAT_PASS instead"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An alias token of XNAT: it logs in as its owner, and is of no use when it has expired."""
+
+    alias: str
+    secret: str = field(repr=False)
+    expires: float | None = None
+    """Seconds since 1970; None where XNAT does not tell."""
+
+
+def check_keyring() -> None:
+    """Check that secrets can be kept, before anybody is asked for one.
+
+    Raises: UsageError.
+    """
+    try:
+        import keyring
+        import tomlkit  # noqa: F401 - it writes the profile, and comes with the same extra
+        from keyring.backends.fail import Keyring as Nothing
+
+        backend = keyring.get_keyring()
+    except ImportError as error:
+        raise UsageError(
+            f"there is no keyring to keep a password in ({error})",
+            hint=f"pip install 'asyncimport[keyring]', or {_INSTEAD}",
+        ) from None
+    if isinstance(backend, Nothing):
+        raise UsageError("this system has no keyring to keep a password in", hint=_INSTEAD)
+
+
+def kept(user: str, host: str) -> tuple[str, str] | None:
+    """Return what to log in with at this server: alias and secret of a token, or user and password.
+
+    Raises: UsageError when the keyring does not open, or holds a token that has expired.
+    """
+    try:
+        import keyring
+        from keyring.errors import KeyringError, NoKeyringError
+    except ImportError:
+        return None
+    try:
+        token = keyring.get_password(_SERVICE, _account(user, host, Token))
+        password = keyring.get_password(_SERVICE, _account(user, host, str))
+    except (NoKeyringError, ImportError):  # none, or one of a library that is not there
+        return None
+    except KeyringError as error:
+        raise UsageError(f"the keyring does not open: {_said(error)}", hint=_INSTEAD) from None
+    if token:
+        return _login(user, _token(token))
+    return (user, password) if password else None
+
+
+def _token(text: str) -> Token:
+    try:
+        return Token(**json.loads(text))
+    except (ValueError, TypeError):
+        raise UsageError("the token in the keyring is malformed", hint="asyncimport login --token gets one") from None
+
+
+def _login(user: str, token: Token) -> tuple[str, str]:
+    if token.expires is not None and token.expires < time.time():
+        raise UsageError(f"the token of {user} has expired", hint="asyncimport login --token gets another")
+    return token.alias, token.secret
+
+
+def keep(user: str, host: str, secret: str | Token) -> None:
+    """Keep a password or a token in place of whatever is kept for this user and server.
+
+    Raises: UsageError.
+    """
+    import keyring
+    from keyring.errors import KeyringError
+
+    forget(user, host)
+    text = json.dumps(asdict(secret)) if isinstance(secret, Token) else secret
+    try:
+        keyring.set_password(_SERVICE, _account(user, host, type(secret)), text)
+    except KeyringError as error:
+        raise UsageError(f"the keyring takes no password: {_said(error)}", hint=_INSTEAD) from None
+
+
+def forget(user: str, host: str) -> None:
+    """Remove what is kept for this user and server, if anything is.
+
+    Raises: UsageError.
+    """
+    import keyring
+    from keyring.errors import KeyringError, PasswordDeleteError
+
+    kinds: tuple[type[Any], ...] = (str, Token)
+    for kind in kinds:
+        try:
+            keyring.delete_password(_SERVICE, _account(user, host, kind))
+        except PasswordDeleteError:
+            continue  # there is none
+        except KeyringError as error:
+            raise UsageError(f"the keyring does not open: {_said(error)}", hint=_INSTEAD) from None
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _account(user: str, host: str, kind: type[Any]) -> str:
+    # Neither users nor addresses have blanks in them.
+    return f"{user}@{canonical(host)}{' token' if kind is Token else ''}"

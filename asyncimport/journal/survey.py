@@ -1,0 +1,248 @@
+"""What a scan has found, on disk: a plan is made of it, and the next plan need not open unchanged files again."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from asyncimport.dicom import STUDY_FIELDS, Identity
+from asyncimport.journal.database import locked, sql, translated
+from asyncimport.model import File, FileKind, Ignored
+
+__all__ = ["Header", "Odd", "Survey", "Surveyed"]
+
+# "aims", beside the journal's "aimp".
+_APPLICATION_ID = 0x61696D73
+_VARIANTS_REMEMBERED = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The study fields and the modality of a file, and its path: they stand for all files that have the same."""
+
+    study_uid: str
+    fields: Mapping[str, str]
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """How much there is of a study.
+
+    `files` are instances: copies of one count once. `directory` holds all of them. `copies` are paths of files that
+    carry the same SOPInstanceUID, the first one first.
+    """
+
+    study_uid: str
+    modalities: tuple[str, ...]
+    series: int
+    files: int
+    size: int
+    directory: str
+    example: str
+    copies: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """Files that are no instances to send: what they are, why, of which suffix, how many, and one of them."""
+
+    kind: FileKind
+    reason: str
+    files: int
+    example: str
+
+
+class Survey:
+    """A file of findings, locked for one scan. Use it as a context manager. Raises from every method: JournalError.
+
+    What cannot be used, for its age or a tear, is begun anew: it holds nothing that is not on disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = locked(path)
+        try:
+            with translated(path):
+                self._db = _open(path)
+                (last,) = self._db.execute("SELECT coalesce(max(scan), 0) FROM file").fetchone()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._scan = last + 1
+        self._variants: dict[tuple[str, str], int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+        self._lock.release()
+
+    def recall(self, files: Sequence[File]) -> list[File]:
+        """Pass the files that are known, sound and unchanged; return those to be looked into."""
+        unknown = []
+        with self._transaction():
+            for file in files:
+                row = self._db.execute(
+                    "SELECT size, mtime_ns, kind FROM file WHERE path = ?", (os.fsencode(file.path),)
+                ).fetchone()
+                # What stood in the way of an unreadable file may be gone by now.
+                if row is None or row[2] == FileKind.UNREADABLE or row[:2] != (file.size, str(file.mtime_ns)):
+                    unknown.append(file)
+                    continue
+                self._db.execute("UPDATE file SET scan = ? WHERE path = ?", (self._scan, os.fsencode(file.path)))
+        return unknown
+
+    def record(self, found: Sequence[tuple[File, Identity] | Ignored]) -> None:
+        """Write down what files are."""
+        with self._transaction():
+            for item in found:
+                if isinstance(item, Ignored):
+                    file = item.file
+                    what: tuple[object, ...] = (item.kind, item.reason, None, None, None, None)
+                else:
+                    file, identity = item
+                    what = (
+                        FileKind.INSTANCE,
+                        identity.truncated,
+                        identity.sop_uid,
+                        identity.series_uid,
+                        identity.fields.get("Modality", ""),
+                        self._variant(identity),
+                    )
+                self._db.execute(
+                    "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (os.fsencode(file.path), file.size, str(file.mtime_ns), *what, self._scan),
+                )
+
+    def headers(self, *, truncated: bool = False, by_directory: bool = False) -> Iterator[Header]:
+        """Yield every header of every study that this scan has met: what differs in nothing comes once.
+
+        With `by_directory` it comes once for each directory. Truncated files count only if asked for.
+        """
+        whole = "" if truncated else "AND f.reason = ''"
+        directory = ", directory(f.path)" if by_directory else ""
+        with translated(self.path):
+            rows = self._db.execute(
+                "SELECT v.study_uid, v.fields, f.modality, min(f.path) FROM file f JOIN variant v ON v.key = f.variant "  # noqa: S608 - fixed text
+                f"WHERE f.scan = ? {whole} GROUP BY f.variant, f.modality{directory} ORDER BY 1, 2, 3, 4",
+                (self._scan,),
+            )
+            for study_uid, fields, modality, path in rows:
+                yield Header(study_uid, {**json.loads(fields), "Modality": modality}, os.fsdecode(path))
+
+    def studies(self, *, truncated: bool = False) -> Iterator[Surveyed]:
+        """Yield the studies that this scan has met, in the order of their UIDs; truncated files only if asked for."""
+        whole = "" if truncated else "AND f.reason = ''"
+        with translated(self.path):
+            copies = self._copies(whole)
+            rows = self._db.execute(
+                "SELECT v.study_uid, json_group_array(DISTINCT f.modality), count(DISTINCT f.series_uid), "  # noqa: S608 - fixed text
+                "count(DISTINCT f.sop_uid), sum(f.size), min(f.path), max(f.path) "
+                f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {whole} GROUP BY v.study_uid",
+                (self._scan,),
+            )
+            for study_uid, modalities, series, files, size, first, last in rows:
+                yield Surveyed(
+                    study_uid,
+                    tuple(sorted(one for one in json.loads(modalities) if one)),
+                    series,
+                    files,
+                    size,
+                    os.fsdecode(os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])),  # noqa: PTH120 - bytes
+                    os.fsdecode(first),
+                    tuple(copies.get(study_uid, ())),
+                )
+
+    def _copies(self, whole: str) -> dict[str, list[tuple[str, ...]]]:
+        """Return the paths of files with one SOPInstanceUID, by study."""
+        copies: dict[str, list[tuple[str, ...]]] = {}
+        for study_uid, paths in self._db.execute(
+            "SELECT v.study_uid, json_group_array(hex(f.path)) FROM file f JOIN variant v ON v.key = f.variant "  # noqa: S608 - fixed text
+            f"WHERE f.scan = ? {whole} GROUP BY v.study_uid, f.sop_uid HAVING count(*) > 1",
+            (self._scan,),
+        ):
+            raw = sorted(map(bytes.fromhex, json.loads(paths)))
+            copies.setdefault(study_uid, []).append(tuple(map(os.fsdecode, raw)))
+        return copies
+
+    def odd(self, *, truncated: bool = False) -> list[Odd]:
+        """Return what else this scan has met, by what it is and why; truncated files too, unless they count."""
+        with translated(self.path):
+            rows = self._db.execute(
+                "SELECT iif(reason <> '' AND variant IS NOT NULL, 'UNREADABLE', kind), "
+                "iif(variant IS NOT NULL, 'truncated: ' || reason, reason), count(*), min(path) FROM file "
+                "WHERE scan = ? AND (variant IS NULL OR (reason <> '' AND NOT ?)) GROUP BY 1, 2 ORDER BY 1, 2",
+                (self._scan, truncated),
+            ).fetchall()
+        return [Odd(FileKind(kind), reason, count, os.fsdecode(path)) for kind, reason, count, path in rows]
+
+    def suffixes(self) -> list[tuple[str, int]]:
+        """Return the suffixes of what is not DICOM, each with the number of files, most of them first."""
+        counts: dict[str, int] = {}
+        with translated(self.path):
+            for (path,) in self._db.execute(
+                "SELECT path FROM file WHERE scan = ? AND kind = ?", (self._scan, FileKind.NOT_DICOM)
+            ):
+                suffix = os.path.splitext(os.fsdecode(path))[1].lower()  # noqa: PTH122 - the path need not be text
+                counts[suffix] = counts.get(suffix, 0) + 1
+        return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+    def _variant(self, identity: Identity) -> int:
+        fields = {name: identity.fields[name] for name in STUDY_FIELDS if identity.fields.get(name)}
+        text = json.dumps(fields, sort_keys=True)
+        known = self._variants.get((identity.study_uid, text))
+        if known is None:
+            values = (identity.study_uid, text)
+            self._db.execute("INSERT OR IGNORE INTO variant (study_uid, fields) VALUES (?, ?)", values)
+            (known,) = self._db.execute("SELECT key FROM variant WHERE study_uid = ? AND fields = ?", values).fetchone()
+            if len(self._variants) >= _VARIANTS_REMEMBERED:
+                self._variants.clear()
+            self._variants[identity.study_uid, text] = int(known)
+        return int(known)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with translated(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    for again in (False, True):
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            connection.create_function("directory", 1, _directory, deterministic=True)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA cache_size = -16000")
+            if connection.execute("PRAGMA page_count").fetchone() == (0,) or again:
+                mark = f"PRAGMA application_id = {_APPLICATION_ID};"
+                connection.executescript(f"BEGIN; {sql('survey.sql')} {mark} COMMIT;")
+                return connection
+            if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION_ID,):
+                connection.execute("SELECT scan, modality FROM file LIMIT 1").fetchone()
+                return connection
+        except sqlite3.DatabaseError:
+            if again:
+                raise
+        connection.close()
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+    raise AssertionError("unreachable")
+
+
+def _directory(path: bytes) -> bytes:
+    return os.path.dirname(path)  # noqa: PTH120 - bytes

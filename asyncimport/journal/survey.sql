@@ -1,0 +1,24 @@
+-- What a scan has found, for plans. Nothing depends on it: it only saves looking into unchanged files again.
+
+-- The same study may come with different headers: each is a variant of it. `fields` is a JSON object of DICOM keywords.
+CREATE TABLE variant (
+    key INTEGER PRIMARY KEY,
+    study_uid TEXT NOT NULL,
+    fields TEXT NOT NULL,
+    UNIQUE (study_uid, fields)
+);
+
+-- `scan` is the last scan that met the file. Paths are the raw bytes of the file system.
+CREATE TABLE file (
+    path BLOB PRIMARY KEY,
+    size INTEGER NOT NULL,
+    mtime_ns TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    sop_uid TEXT,
+    series_uid TEXT,
+    modality TEXT,
+    variant INTEGER REFERENCES variant,
+    scan INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX file_variant ON file (variant, sop_uid);

@@ -1,0 +1,385 @@
+"""A plan: where each study of a source would go, and every problem, before a byte is sent.
+
+It is made of a survey of the source and the rules of a run, and of nothing else: what the server knows is asked
+elsewhere and added (`with_archive`). As a table (`manifest`) it can be edited, and is then the rules of a run itself
+(`PlannedRoutes`).
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+
+from asyncimport.dicom import Identity
+from asyncimport.events import Event, Scanned
+from asyncimport.journal import Survey, Surveyed
+from asyncimport.manifest import Key, KeyKind, PlanRow
+from asyncimport.model import File, FileKind, Ignored, Patient, Session
+from asyncimport.routing import DisputedError, LeftOutError, Study, UnroutableError, patient_of
+from asyncimport.source import Folder
+
+__all__ = ["Plan", "PlannedRoutes", "Planning", "Problem", "Severity", "make_plan", "survey", "with_archive"]
+
+
+_ONE_PERSON = "look at the patients; if they are one, --merge-patients"
+_SAME_FIELDS = "choose templates of fields that are the same in all its files"
+
+Relative = Callable[[str], str]
+
+
+class Planning(Protocol):
+    """Rules that decide whole studies, as `routing.Router` and `PlannedRoutes` do."""
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether paths decide."""
+        ...
+
+    def study(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Study:
+        """Return what a header tells of its study. Raises: UnroutableError."""
+        ...
+
+    def resolve(self, studies: Iterable[Study]) -> Mapping[str, Session | UnroutableError]:
+        """Decide all studies."""
+        ...
+
+
+class Severity(StrEnum):
+    """How bad a problem is: an error keeps a study from being sent, a warning may cost something."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something to know or to correct, with a stable code, a sentence, and what to do. `files` are concerned."""
+
+    code: str
+    severity: Severity
+    text: str
+    advice: str
+    study_uid: str = ""
+    files: int = 0
+    example: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A row for each study, in the order of subjects and sessions, and all problems."""
+
+    rows: tuple[PlanRow, ...]
+    problems: tuple[Problem, ...]
+    not_dicom: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def errors(self) -> int:
+        """Return the number of problems that keep something from being sent."""
+        return sum(problem.severity is Severity.ERROR for problem in self.problems)
+
+
+async def survey(source: Folder, found: Survey, report: Callable[[Event], None] = lambda _: None) -> None:
+    """Look at everything in a source, and write it down; files that a survey knows are not opened again."""
+
+    def identified(files: Sequence[File]) -> list[tuple[File, Identity] | Ignored]:
+        return [
+            identity if isinstance(identity := source.identify(file), Ignored) else (file, identity) for file in files
+        ]
+
+    async for batch in source.batches():
+        files = [item for item in batch if isinstance(item, File)]
+        unknown = await anyio.to_thread.run_sync(found.recall, files)
+        looked = await anyio.to_thread.run_sync(identified, unknown)
+        await anyio.to_thread.run_sync(found.record, [*looked, *(one for one in batch if isinstance(one, Ignored))])
+        report(Scanned(len(batch), sum(file.size for file in files)))
+
+
+def make_plan(
+    found: Survey,
+    routes: Planning,
+    *,
+    relative: Relative = lambda path: path,
+    truncated: bool = False,
+    merge_patients: bool = False,
+    suffix: bool = False,
+) -> Plan:
+    """Route every study, and compare all with each other.
+
+    With `suffix`, studies whose label another one has already get `_2`, `_3` and so on behind it, in the order of their
+    dates; else they are errors. It blocks: call it in a worker thread.
+    """
+    problems: list[Problem] = []
+    drafts = _drafts(found, routes, problems, truncated=truncated, relative=relative)
+    drafts = list(_distinct(drafts, problems, suffix=suffix))
+    if not merge_patients:
+        drafts = list(_one_patient(drafts, problems))
+    problems += _of_files(found, truncated=truncated)
+    rows = tuple(_row(draft, problems) for draft in drafts)
+    return Plan(rows, tuple(problems), tuple(found.suffixes()))
+
+
+def with_archive(plan: Plan, known: Mapping[tuple[str, str], str]) -> Plan:
+    """Compare a plan with the archive: `known` are the studies of its sessions, by project and label in lower case.
+
+    A label of another study is an error; a study that is there already is merged, and that is told.
+    """
+    problems = list(plan.problems)
+    rows = []
+    for row in plan.rows:
+        there = None if row.skip else known.get((row.project_id, row.session_label.lower()))
+        if there is None:
+            rows.append(row)
+            continue
+        files = row.files or 0
+        if there == row.study_uid:
+            text, advice = "its session is in the archive already", "only what is new of it will be merged"
+            told = Problem("archived-already", Severity.INFO, text, advice, row.study_uid, files, row.source)
+        else:
+            text = f"the session label {row.session_label} is that of another study in the archive"
+            told = Problem(
+                "label-on-server", Severity.ERROR, text, "choose another label", row.study_uid, files, row.source
+            )
+        problems.append(told)
+        is_error = told.severity is Severity.ERROR
+        rows.append(replace(row, skip=is_error, problems=" ".join(filter(None, (row.problems, told.code)))))
+    return replace(plan, rows=tuple(rows), problems=tuple(problems))
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A study, where it would go (None: nowhere), when it was, and who it is of."""
+
+    study: Surveyed
+    session: Session | None
+    when: tuple[str, str]
+    patients: frozenset[Patient]
+
+    def without_place(self) -> "_Draft":
+        return replace(self, session=None)
+
+
+def _drafts(
+    found: Survey, routes: Planning, problems: list[Problem], *, truncated: bool, relative: Relative
+) -> list[_Draft]:
+    """Route every study; in the order of their dates, so that whoever came first keeps a label that two would have."""
+    facts: list[Study] = []
+    lost: dict[str, UnroutableError] = {}
+    when: dict[str, tuple[str, str]] = {}
+    patients: dict[str, set[Patient]] = {}
+    for header in found.headers(truncated=truncated, by_directory=routes.needs_path):
+        fields = header.fields
+        when.setdefault(header.study_uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
+        patients.setdefault(header.study_uid, set()).add(patient_of(fields))
+        try:
+            facts.append(routes.study(header.study_uid, fields, relative(header.path)))
+        except UnroutableError as error:
+            lost[header.study_uid] = error
+    decided = {**routes.resolve(facts), **lost}
+    drafts = []
+    for study in found.studies(truncated=truncated):
+        session = decided[study.study_uid]
+        if isinstance(session, LeftOutError):
+            problems.append(_problem("left-out", Severity.INFO, study, str(session), "it was not asked for"))
+        elif isinstance(session, DisputedError):
+            several = len({patient.id for patient in patients[study.study_uid]}) > 1
+            code, advice = ("two-patients", _ONE_PERSON) if several else ("labels-differ", _SAME_FIELDS)
+            problems.append(_problem(code, Severity.ERROR, study, str(session), advice))
+        elif isinstance(session, UnroutableError):
+            advice = "choose other templates, or write its labels into the plan"
+            problems.append(_problem("no-label", Severity.ERROR, study, str(session), advice))
+        place = session if isinstance(session, Session) else None
+        drafts.append(_Draft(study, place, when[study.study_uid], frozenset(patients[study.study_uid])))
+    return sorted(drafts, key=lambda draft: (*draft.when, draft.study.study_uid))
+
+
+def _distinct(drafts: Iterable[_Draft], problems: list[Problem], *, suffix: bool) -> Iterable[_Draft]:
+    """Give each label to one study. XNAT matches labels without regard to case when it archives."""
+    taken: dict[tuple[str, str], str] = {}
+    for draft in drafts:
+        if draft.session is None:
+            yield draft
+            continue
+        wanted = draft.session
+        session, number = wanted, 1
+        while suffix and (session.project, session.label.lower()) in taken:
+            number += 1
+            session = replace(wanted, label=f"{wanted.label}_{number}")
+        owner = taken.setdefault((session.project, session.label.lower()), draft.study.study_uid)
+        if owner != draft.study.study_uid:
+            text = f"the session label {session.label} is that of study {owner} already"
+            advice = "use a template that tells them apart, --on-collision suffix, or edit the plan"
+            problems.append(_problem("label-taken", Severity.ERROR, draft.study, text, advice))
+            yield draft.without_place()
+            continue
+        if session != wanted:
+            text = f"the session label {wanted.label} was taken: it gets {session.label}"
+            problems.append(_problem("label-suffixed", Severity.WARNING, draft.study, text, "see that this is meant"))
+        yield replace(draft, session=session)
+
+
+def _one_patient(drafts: Iterable[_Draft], problems: list[Problem]) -> Iterable[_Draft]:
+    """Give each subject to one patient, and each PatientID to one person."""
+    subjects: dict[tuple[str, str], str] = {}
+    people: dict[tuple[str, str], Patient] = {}
+    for draft in drafts:
+        if draft.session is None:
+            yield draft
+            continue
+        code = text = ""
+        session = draft.session
+        ids = {patient.id for patient in draft.patients}
+        if len(ids) > 1:
+            code, text = "two-patients", f"it holds files of {len(ids)} PatientIDs"
+        elif subjects.setdefault((session.project, session.subject.lower()), *ids) not in ids:
+            code, text = "subject-taken", f"the subject {session.subject} would hold two PatientIDs"
+        for patient in draft.patients if not code else ():
+            known = people.setdefault((session.project, patient.id), patient)
+            for what, one, other in (
+                ("names", known.name, patient.name),
+                ("birth dates", known.birth_date, patient.birth_date),
+            ):
+                if one and other and one != other:
+                    code, text = "two-people", f"one PatientID with two {what}"
+            people[session.project, patient.id] = Patient(
+                patient.id, known.name or patient.name, known.birth_date or patient.birth_date
+            )
+        if not code:
+            yield draft
+            continue
+        problems.append(_problem(code, Severity.ERROR, draft.study, text, _ONE_PERSON))
+        yield draft.without_place()
+
+
+def _of_files(found: Survey, *, truncated: bool) -> list[Problem]:
+    """Tell of what is no instance and yet is not nothing, and of copies."""
+    problems = []
+    for odd in found.odd(truncated=truncated):
+        match odd.kind:
+            case FileKind.UNREADABLE:
+                code, advice = "unreadable", "it is not sent; get a sound copy"
+            case FileKind.CONTAINER:
+                code, advice = "archive-file", "unpack it, or --ignore-archives"
+            case _:
+                continue
+        problems.append(Problem(code, Severity.WARNING, odd.reason, advice, files=odd.files, example=odd.example))
+    for study in found.studies(truncated=truncated):
+        for paths in study.copies:
+            sizes = {_size(path) for path in paths}
+            if len(sizes) > 1:
+                text = "files with one SOPInstanceUID and different sizes: only the first is sent"
+                problems.append(_problem("twin", Severity.WARNING, study, text, "decide which is right", paths))
+        if study.copies:
+            count = sum(len(paths) - 1 for paths in study.copies)
+            text = f"{count} files are copies of others"
+            advice = "each instance is sent once"
+            problems.append(_problem("duplicate", Severity.INFO, study, text, advice, study.copies[0]))
+    return problems
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - the path need not be text
+    except OSError:
+        return -1
+
+
+def _problem(
+    code: str, severity: Severity, study: Surveyed, text: str, advice: str, paths: Sequence[str] = ()
+) -> Problem:
+    files = len(paths) or study.files
+    return Problem(code, severity, text, advice, study.study_uid, files, paths[-1] if paths else study.example)
+
+
+def _row(draft: _Draft, problems: Sequence[Problem]) -> PlanRow:
+    study, session = draft.study, draft.session
+    own = [problem.code for problem in problems if problem.study_uid == study.study_uid]
+    return PlanRow(
+        study.study_uid,
+        session.project if session else "",
+        session.subject if session else "",
+        session.label if session else "",
+        study_date=draft.when[0],
+        modalities=" ".join(study.modalities),
+        series=study.series,
+        files=study.files,
+        bytes=study.size,
+        source=study.directory,
+        problems=" ".join(dict.fromkeys(own)),
+        skip=session is None,
+    )
+
+
+class PlannedRoutes:
+    """The rules of a run that does what a plan says, and nothing else."""
+
+    def __init__(self, rows: Iterable[PlanRow], *, project: str = "") -> None:
+        self._rows: dict[Key, PlanRow] = {}
+        told = hashlib.sha256()
+        for row in rows:
+            self._rows[row.key] = row
+            target = (row.project_id or project, row.subject_label, row.session_label, str(row.skip))
+            told.update("\n".join((row.key.kind, *row.key.values, *target, "")).encode("utf-8", "surrogatepass"))
+        self._project = project
+        self._closed: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self.rules: Mapping[str, str] = {"project": project, "plan": told.hexdigest()[:16]}
+
+    needs_path = False
+
+    @property
+    def projects(self) -> list[str]:
+        """Return all projects that something goes to."""
+        return sorted({row.project_id or self._project for row in self._rows.values() if not row.skip})
+
+    def close(self, project: str, reason: str) -> None:
+        """Send nothing into this project, for this reason."""
+        self._closed[project] = reason
+
+    def rename(self, project: str, project_id: str) -> None:
+        """Use the ID of a project that the plan names by an alias: XNAT's answers will."""
+        self._names[project] = project_id
+
+    def route(self, study_uid: str, fields: Mapping[str, str], _: str = "") -> Session:
+        """Return the session of a study.
+
+        Raises: LeftOutError when the plan does not have it, or says skip, UnroutableError when its project is closed.
+        """
+        row = self._find(study_uid, fields)
+        if row is None:
+            raise LeftOutError("it is not in the plan")
+        if row.skip:
+            raise LeftOutError("the plan says skip")
+        project = row.project_id or self._project
+        if project in self._closed:
+            raise UnroutableError(self._closed[project])
+        return Session(self._names.get(project, project), row.subject_label, row.session_label, study_uid)
+
+    def study(self, study_uid: str, fields: Mapping[str, str], _: str = "") -> Study:
+        """Return what decides of a study."""
+        names = ("AccessionNumber", "PatientID", "StudyDate")
+        return Study(study_uid, {name: fields[name] for name in names if fields.get(name)})
+
+    def resolve(self, studies: Iterable[Study]) -> Mapping[str, Session | UnroutableError]:
+        """Decide all studies."""
+        decided: dict[str, Session | UnroutableError] = {}
+        for study in studies:
+            try:
+                decided[study.uid] = self.route(study.uid, study.fields)
+            except UnroutableError as error:
+                decided[study.uid] = error
+        return decided
+
+    def _find(self, study_uid: str, fields: Mapping[str, str]) -> PlanRow | None:
+        date = fields.get("StudyDate", "").strip()
+        keys = (
+            Key(KeyKind.STUDY_UID, (study_uid,)),
+            Key(KeyKind.ACCESSION_NUMBER, (fields.get("AccessionNumber", "").strip(),)),
+            Key(KeyKind.PATIENT_ID_AND_STUDY_DATE, (fields.get("PatientID", "").strip(), date)),
+        )
+        return next((row for key in keys if (row := self._rows.get(key)) is not None), None)

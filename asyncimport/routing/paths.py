@@ -1,0 +1,137 @@
+"""Patterns of paths: fields from the directories that a file lies in, and from its name.
+
+| written                             | matches                                                                 |
+|-------------------------------------|-------------------------------------------------------------------------|
+| `{subject}`                         | a directory's name, or the file's                                       |
+| `sub-{subject}`, `{subject}_{visit}` | parts of it; what stands between fields parts them where it is met first |
+| `*`                                 | any one name; within a name, any part of it                             |
+| `**/`                               | any number of directories, none too, and as few as will do              |
+| `/**`, or `/` at the end            | everything below                                                        |
+| `{{` and `}}`                       | a brace                                                                 |
+
+A pattern matches the whole path of a file, its name included, from the source root on. A name that is given twice must
+be the same text both times. Separators are slashes; the pattern may have backslashes too, and paths that of the system
+(elsewhere than on Windows a backslash is part of a name).
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+from asyncimport.errors import UsageError
+from asyncimport.routing.labels import UnroutableError
+
+__all__ = ["PathPattern"]
+
+_OPTION = "--path-pattern"
+_EXAMPLE = "as in '{subject}/{session}/**', from SOURCE on"
+_TOKEN = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<name>[^{}]*)\}|(?P<star>\*+)|(?P<text>[^{}*]+)|(?P<odd>[{}])")
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LABELS = frozenset({"project", "subject", "session"})
+
+
+@dataclass(frozen=True, slots=True)
+class PathPattern:
+    """A parsed pattern. `fields` are its names in order; `components` those in each directory, and in the file's name.
+
+    A component with a star has None in place of its names: it is not known by its fields alone.
+    """
+
+    text: str
+    fields: tuple[str, ...]
+    components: tuple[frozenset[str] | None, ...] = field(repr=False)
+    _form: re.Pattern[str] = field(repr=False)
+    _separator: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str, *, separator: str = os.sep) -> "PathPattern":
+        """Parse the pattern for paths with this separator. Raises: UsageError."""
+        names = text.replace("\\", "/").split("/")
+        if len(names) > 1 and not names[-1]:
+            names[-1] = "**"
+        fields: dict[str, None] = {}
+        components: list[frozenset[str] | None] = []
+        form = ""
+        for position, name in enumerate(names):
+            last = position == len(names) - 1
+            if name in {"", ".", ".."}:
+                raise _error(text, f"{name!r} is not the name of a directory", hint=_EXAMPLE)
+            if name == "**":
+                if not last and names[position + 1] == "**":
+                    raise _error(text, "'**' twice in a row", hint="one is enough")
+                components.append(None)
+                form += ".+" if last else "(?:[^/]+/)*?"
+                continue
+            tokens = list(_tokens(text, name))
+            form += "".join(_form_of(token, fields) for token in tokens) if name != "*" else "[^/]+"
+            form += "" if last else "/"
+            components.append(None if "*" in name else frozenset(token["name"] for token in tokens if token["name"]))
+        if not fields:
+            raise _error(text, "no field in it", hint=_EXAMPLE)
+        return cls(text, tuple(fields), tuple(components), re.compile(form, re.DOTALL), separator)
+
+    def match(self, path: str) -> tuple[str, ...]:
+        """Return the values of `fields` for a path relative to the source root.
+
+        Raises: UnroutableError when it does not match.
+        """
+        match = self._form.fullmatch(path if self._separator == "/" else path.replace(self._separator, "/"))
+        if match is None:
+            raise UnroutableError(f"its path does not match {_OPTION}")
+        return match.groups()
+
+    @property
+    def session_depth(self) -> int | None:
+        """How many directories below the source root decide the session, when its label is `{session}`; see `depth`."""
+        return self.depth({"session"}, _LABELS)
+
+    def depth(self, names: AbstractSet[str], told_apart: AbstractSet[str]) -> int | None:
+        """Return how many directories below the source root decide these fields, so that none other gives the same.
+
+        None if it is not the directories that decide, or if two of them may give the same values: when it is not known
+        how deep they lie, when a star stands for one of them, or when one has a field that is not among `told_apart`.
+        (Names that differ only in what labels cannot hold become the same label nevertheless.)
+        """
+        wanted = set(names)
+        if not wanted:
+            return None
+        for position, found in enumerate(self.components[:-1], start=1):
+            if found is None or not found <= told_apart:
+                return None
+            wanted -= found
+            if not wanted:
+                return position
+        return None
+
+
+def _tokens(text: str, name: str) -> Iterator[re.Match[str]]:
+    """Yield what a component is made of. Raises: UsageError for what cannot be, or could match in many ways."""
+    open_ended = False
+    for token in _TOKEN.finditer(name):
+        if token["odd"]:
+            raise _error(text, f"a brace without its other half in {name!r}", hint=_EXAMPLE)
+        if token["star"] and token["star"] != "*":
+            raise _error(text, f"'**' is not alone in {name!r}", hint="it stands between slashes")
+        if token["name"] is not None and not _FIELD_NAME.fullmatch(token["name"]):
+            raise _error(text, f"{{{token['name']}}} is not a name", hint="names are letters, digits and '_'")
+        varies = token["star"] is not None or token["name"] is not None
+        if varies and open_ended:
+            raise _error(text, f"nothing between two fields in {name!r}", hint="something must part them: {a}_{b}")
+        open_ended = varies
+        yield token
+
+
+def _form_of(token: re.Match[str], fields: dict[str, None]) -> str:
+    """Return the regular expression of a token, and note its field."""
+    if (name := token["name"]) is not None:
+        if name in fields:
+            return f"(?P={name})"
+        fields[name] = None
+        return f"(?P<{name}>[^/]+?)"
+    return "[^/]*?" if token["star"] else re.escape(token["text"] or token["brace"][0])
+
+
+def _error(text: str, what: str, *, hint: str) -> UsageError:
+    return UsageError(f"{_OPTION} {text!r}: {what}", hint=hint)

@@ -1,0 +1,238 @@
+"""The rules of one run, put together."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from copy import copy
+from functools import lru_cache
+
+from asyncimport.errors import UsageError
+from asyncimport.model import Session
+from asyncimport.routing.labels import LONGEST_LABEL, DisputedError, UnroutableError, is_project_id, label_of
+from asyncimport.routing.lookup import LookupTable
+from asyncimport.routing.paths import PathPattern
+from asyncimport.routing.studies import WHOLE_STUDY, Study, in_order, modality_of
+from asyncimport.routing.templates import Template
+
+__all__ = ["DEFAULT_SESSION", "DEFAULT_SUBJECT", "Router"]
+
+DEFAULT_SUBJECT = "{PatientID}"
+DEFAULT_SESSION = "{PatientID}_{StudyDate}"
+
+# Files of a session mostly come one after the other, those of a few sessions in turns.
+_REMEMBERED = 1024
+
+
+class Router:
+    """The rules of one run: which session a file belongs to.
+
+    `keywords` are the DICOM keywords that templates may use: those that are the same for a whole study. A template that
+    is None is taken from the lookup table, or else from the path pattern, or else is the default. The table's fields
+    must be these keywords and those of the path pattern. `whole_studies` offers the fields that only `resolve` decides.
+    Raises: UsageError for what no file could satisfy.
+    """
+
+    def __init__(
+        self,
+        project: str | None,
+        subject: str | None = None,
+        session: str | None = None,
+        *,
+        keywords: frozenset[str],
+        paths: PathPattern | None = None,
+        table: LookupTable | None = None,
+        whole_studies: bool = False,
+    ) -> None:
+        self._paths = paths
+        self._table = table
+        self._path_fields = () if paths is None else paths.fields
+        columns = () if table is None else table.columns
+        for name in self._path_fields:
+            if name in keywords or name in WHOLE_STUDY:
+                raise UsageError(
+                    f"--path-pattern: {{{name}}} is a field of the study already", hint="give it another name"
+                )
+        offered = keywords.union(WHOLE_STUDY) if whole_studies else keywords
+        places = {
+            **dict.fromkeys(offered, "the header"),
+            **dict.fromkeys(self._path_fields, "the path"),
+            **dict.fromkeys(columns, "--map"),
+        }
+        if project is None and (project := self._given_elsewhere("project")) is None:
+            raise UsageError("no project", hint="name it with -P")
+        subject = self._given_elsewhere("subject") or DEFAULT_SUBJECT if subject is None else subject
+        session = self._given_elsewhere("session") or DEFAULT_SESSION if session is None else session
+        self._project = _project_template(project, places)
+        self._subject = _label_template(subject, "--subject", places)
+        self._session = _label_template(session, "--session", places)
+        for option, template in (("--project", self._project), ("--subject", self._subject)):
+            if "StudyIndex" in template.names:
+                raise UsageError(
+                    f"{option}: {{StudyIndex}} counts the studies of a subject", hint="only --session can have it"
+                )
+        self._used = self._project.names | self._subject.names | self._session.names
+        needed = self._used if table is None else self._used | set(table.keys)
+        self._decisive = needed - set(columns) - set(WHOLE_STUDY)
+        self._keywords = tuple(sorted(self._decisive & keywords))
+        self.rules = _rules(project, subject, session, paths, table)
+        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._session_of)
+
+    def _given_elsewhere(self, label: str) -> str | None:
+        if self._table is not None and (column := self._table.column(label)) is not None:
+            return f"{{{column}}}"
+        return f"{{{label}}}" if label in self._path_fields else None
+
+    @property
+    def project(self) -> str | None:
+        """The project, if it is the same for all files."""
+        return self._project.render({}) if self._project.is_fixed else None
+
+    def renamed(self, project: str) -> "Router":
+        """Return these rules with another name for the project: its ID in place of an alias."""
+        other = copy(self)
+        other._project = Template.parse(project, "--project", {})  # noqa: SLF001 - a copy of itself
+        other._remembered = lru_cache(maxsize=_REMEMBERED)(other._session_of)  # noqa: SLF001 - as above
+        return other
+
+    @property
+    def one_session(self) -> bool:
+        """Whether every file would get the same session label, so that two studies are bound to collide."""
+        return self._session.is_fixed
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether a file cannot be routed without its path."""
+        return self._paths is not None
+
+    @property
+    def needs_whole_study(self) -> bool:
+        """Whether some label is not decided before all studies are known: `route` cannot be called then."""
+        return not self._used.isdisjoint(WHOLE_STUDY)
+
+    @property
+    def session_depth(self) -> int | None:
+        """How many directories below the source root decide the session label, so that none other has the same session.
+
+        None if it takes more than directories to decide, or if two of them may give the same; see `PathPattern.depth`.
+        """
+        verbatim = self._session.verbatim
+        if self._paths is None or not self._session.names <= verbatim & set(self._path_fields):
+            return None
+        return self._paths.depth(verbatim, verbatim | self._subject.verbatim | self._project.verbatim)
+
+    def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session:
+        """Return the session of a file with these header fields, and this path relative to the source root.
+
+        Raises: UnroutableError when a field is missing or nothing usable is left of a label, or when the path or the
+        table does not know the file.
+        """
+        if self._paths is None:
+            return self._remembered(study_uid, *map(fields.get, self._keywords))
+        return self._remembered(study_uid, *map(fields.get, self._keywords), *self._paths.match(path))
+
+    def study(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Study:
+        """Return what a file with these header fields, and this path, tells of its study.
+
+        Raises: UnroutableError when the path does not match; all else is for `resolve` to say.
+        """
+        values = () if self._paths is None else self._paths.match(path)
+        names = {*self._keywords, "StudyDate", "StudyTime"}
+        known = {name: value for name in names if (value := fields.get(name, ""))}
+        modality = fields.get("Modality", "")
+        return Study(
+            study_uid,
+            known | dict(zip(self._path_fields, values, strict=True)),
+            frozenset([modality] if modality else []),
+        )
+
+    def resolve(self, studies: Iterable[Study]) -> dict[str, Session | UnroutableError]:
+        """Decide all studies: return the session of each by its UID, or why it has none.
+
+        A study may come in any number of pieces, in any order. All studies of a subject must be among them for
+        `{StudyIndex}`, as each counts, also one whose label cannot be made.
+        """
+        whole: dict[str, Study] = {}
+        for study in studies:
+            known = whole.get(study.uid)
+            whole[study.uid] = study if known is None else known.joined(study)
+        decided: dict[str, Session | UnroutableError] = {}
+        subjects: dict[tuple[str, str], list[tuple[tuple[str, str, str], Mapping[str, str]]]] = defaultdict(list)
+        for uid, study in whole.items():
+            try:
+                fields = self._fields_of(study)
+                place = self._project_of(fields), label_of(self._subject.render(fields))
+                order = in_order(study) if "StudyIndex" in self._session.names else ("", "", uid)
+            except UnroutableError as error:
+                decided[uid] = error
+            else:
+                subjects[place].append((order, fields))
+        for (project, subject), members in subjects.items():
+            for index, ((_, _, uid), fields) in enumerate(sorted(members, key=lambda member: member[0]), start=1):
+                try:
+                    label = label_of(self._session.render({**fields, "StudyIndex": str(index)}))
+                    decided[uid] = Session(project, subject, label, uid)
+                except UnroutableError as error:
+                    decided[uid] = error
+        return decided
+
+    def _session_of(self, study_uid: str, *values: str | None) -> Session:
+        if self.needs_whole_study:
+            raise TypeError("these labels need whole studies: gather them with `study`, and `resolve` them")
+        names = self._keywords + self._path_fields
+        fields = self._with_values({name: value for name, value in zip(names, values, strict=True) if value})
+        return Session(
+            self._project_of(fields),
+            label_of(self._subject.render(fields)),
+            label_of(self._session.render(fields)),
+            study_uid,
+        )
+
+    def _fields_of(self, study: Study) -> Mapping[str, str]:
+        if differing := study.disputed & self._decisive:
+            raise DisputedError(f"its files differ in {' and '.join(sorted(differing))}")
+        return {**self._with_values(study.fields), "Modality": modality_of(study.modalities)}
+
+    def _with_values(self, fields: Mapping[str, str]) -> Mapping[str, str]:
+        return fields if self._table is None else {**fields, **self._table.find(fields)}
+
+    def _project_of(self, fields: Mapping[str, str]) -> str:
+        project = self._project.render(fields)
+        if not is_project_id(project):
+            raise UnroutableError("what is named as its project is not a project ID")
+        return project
+
+
+def _project_template(text: str, places: Mapping[str, str]) -> Template:
+    template = Template.parse(text, "--project", places)
+    # What stands fast must be right as it is written: an ID becomes part of addresses.
+    if not all(is_project_id(literal) for literal in template.literals if literal) or not text:
+        raise UsageError(
+            f"{text!r} is not a project ID", hint="XNAT's project IDs consist of letters, digits, '_' and '-'"
+        )
+    return template
+
+
+def _label_template(text: str, option: str, places: Mapping[str, str]) -> Template:
+    if not text.strip():
+        raise UsageError(f"{option}: an empty label")
+    template = Template.parse(text, option, places)
+    if template.is_fixed:
+        try:
+            label_of(template.render({}))
+        except UnroutableError as error:
+            raise UsageError(
+                f"{option} {text!r}: {error}",
+                hint=f"labels are letters, digits, '_' and '-', {LONGEST_LABEL} at most",
+            ) from None
+    return template
+
+
+def _rules(
+    project: str, subject: str, session: str, paths: PathPattern | None, table: LookupTable | None
+) -> Mapping[str, str]:
+    """Return everything that decides, as texts that a journal can keep: odd bytes of a command line are escaped."""
+    rules = {"project": project, "subject": subject, "session": session}
+    if paths is not None:
+        rules["path pattern"] = paths.text
+    if table is not None:
+        rules["map"] = table.fingerprint
+    return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in rules.items()}

@@ -1,0 +1,81 @@
+"""The facts of whole studies, for labels that no file decides by itself."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from asyncimport.routing.labels import UnroutableError
+
+__all__ = ["WHOLE_STUDY", "Study", "in_order", "modality_of"]
+
+WHOLE_STUDY = ("Modality", "StudyIndex")
+
+# XNAT names a session by the first of these that it finds (SOPModel, lead types); secondary captures come after all
+# other images.
+_LEADING = ("PT", "MR", "CT", "XA", "US", "RTIMAGE", "CR", "OPT", "MG", "DX", "NM", "SM", "GM", "RF", "ES", "RG")
+_SECONDARY = frozenset({"OT", "SC"})
+_OTHERS = """
+    ANN AR ASMT AU CTPROTOCOL DOC ECG EEG EMG EOG EPS FID HD IOL KER KO LEN M3D PLAN POS PR REG RESP RTDOSE RTINTENT
+    RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SMR SR SRF STAIN TEXTUREMAP VA XAPROTOCOL
+"""
+_NO_IMAGES = frozenset(_OTHERS.split())
+_RANKS = {modality: rank for rank, modality in enumerate(_LEADING)}
+_DATE = re.compile(r"\d{8}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is known of a study, by one of its files or by many.
+
+    `fields` are those of its header and of its path. `disputed` names those in which its files differ.
+    """
+
+    uid: str
+    fields: Mapping[str, str]
+    modalities: frozenset[str] = frozenset()
+    disputed: frozenset[str] = frozenset()
+
+    def joined(self, other: "Study") -> "Study":
+        """Return what is known by both, in whatever order; what is lacking in one of them is no difference."""
+        if other.fields == self.fields and other.modalities <= self.modalities and other.disputed <= self.disputed:
+            return self
+        fields = dict(self.fields)
+        disputed = set(self.disputed | other.disputed)
+        for name, value in other.fields.items():
+            if not value:
+                continue
+            mine = fields.get(name) or value
+            if mine != value:
+                disputed.add(name)
+            fields[name] = min(mine, value)
+        return Study(self.uid, fields, self.modalities | other.modalities, frozenset(disputed))
+
+
+def modality_of(modalities: Iterable[str]) -> str:
+    """Return the modality that XNAT would name a session by, or nothing if there is none.
+
+    Presentation states, reports and the like count when there is nothing else.
+    """
+    return min((modality for modality in modalities if modality), key=_rank, default="")
+
+
+def in_order(study: Study) -> tuple[str, str, str]:
+    """Return what sorts studies by date and time, and by UID where these do not tell.
+
+    Raises: UnroutableError when it has no date.
+    """
+    # Old files have points in dates and colons in times (PS3.5 6.2, DA and TM).
+    date = study.fields.get("StudyDate", "").strip().replace(".", "")
+    if not date:
+        raise UnroutableError("no StudyDate in the header")
+    if not _DATE.fullmatch(date):
+        raise UnroutableError("StudyDate is not a date")
+    return date, study.fields.get("StudyTime", "").strip().replace(":", ""), study.uid
+
+
+def _rank(modality: str) -> tuple[int, str]:
+    if modality in _NO_IMAGES:
+        return len(_RANKS) + 2, modality
+    if modality in _SECONDARY:
+        return len(_RANKS) + 1, modality
+    return _RANKS.get(modality, len(_RANKS)), modality

@@ -1,0 +1,148 @@
+"""Fields from paths: what patterns match, and how deep the session lies."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncimport.errors import UsageError
+from asyncimport.routing import PathPattern, UnroutableError
+
+
+def found(pattern: str, path: str, separator: str = "/") -> dict[str, str] | None:
+    """Return the fields of a path, or None if it does not match."""
+    parsed = PathPattern.parse(pattern, separator=separator)
+    try:
+        return dict(zip(parsed.fields, parsed.match(path), strict=True))
+    except UnroutableError:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        ("{project}/{subject}/{session}/**", "p/s/e/f", {"project": "p", "subject": "s", "session": "e"}),
+        ("{project}/{subject}/{session}/**", "p/s/e/1/DICOM/f", {"project": "p", "subject": "s", "session": "e"}),
+        ("{project}/{subject}/{session}/**", "p/s/f", None),
+        ("{subject}/{session}/", "s/e/1/f", {"subject": "s", "session": "e"}),
+        ("{subject}/*", "s/f", {"subject": "s"}),
+        ("{subject}/*", "s/1/f", None),
+        ("{subject}/*/{session}/*", "s/x/e/f", {"subject": "s", "session": "e"}),
+        ("{subject}", "f", {"subject": "f"}),
+        # Parts of names.
+        ("sub-{subject}/ses-{session}/**", "sub-01/ses-02/f", {"subject": "01", "session": "02"}),
+        ("sub-{subject}/**", "01/f", None),
+        ("sub-{subject}/**", "sub-/f", None),
+        ("{subject}_{session}/**", "a_b_c/f", {"subject": "a", "session": "b_c"}),
+        ("{subject}_*/**", "a_b_c/f", {"subject": "a"}),
+        ("{subject}_*/**", "a_/f", {"subject": "a"}),
+        ("scan*-{n}.dcm", "scan-7.dcm", {"n": "7"}),
+        ("scan*-{n}.dcm", "scan12-7.dcm", {"n": "7"}),
+        ("scan*-{n}.dcm", "scan12-7xdcm", None),
+        # Any depth.
+        ("**/{session}/DICOM/*", "e/DICOM/f", {"session": "e"}),
+        ("**/{session}/DICOM/*", "a/b/e/DICOM/f", {"session": "e"}),
+        ("{subject}/**/{session}.d/**", "s/e.d/f", {"subject": "s", "session": "e"}),
+        ("{subject}/**/{session}.d/**", "s/x/e.d/y.d/f", {"subject": "s", "session": "e"}),
+        ("**/{a}/**", "x/y/f", {"a": "x"}),
+        # The same twice.
+        ("{s}/{s}_{e}/**", "01/01_b/f", {"s": "01", "e": "b"}),
+        ("{s}/{s}_{e}/**", "01/02_b/f", None),
+        # Nothing else is special.
+        ("{{{a}}}/b.c?[x]/*", "{1}/b.c?[x]/f", {"a": "1"}),
+        ("{a}/b.c/*", "1/bxc/f", None),
+        # Odd bytes and line breaks.
+        ("{a}/\udcff/**", "\udce4\n/\udcff/\n", {"a": "\udce4\n"}),
+    ],
+)
+def test_matches(pattern: str, path: str, expected: dict[str, str] | None) -> None:
+    """Each form of a pattern, by example; the whole path must match."""
+    assert found(pattern, path) == expected
+
+
+def test_no_match_is_told_without_the_path() -> None:
+    """Paths are full of names of patients."""
+    with pytest.raises(UnroutableError, match=r"^its path does not match --path-pattern$"):
+        PathPattern.parse("{subject}/x/**").match("Doe/y/f")
+
+
+def test_separators() -> None:
+    """A backslash in a path parts names where the system says so; in a pattern it always does."""
+    assert found(r"{subject}\{session}\**", "s/e/f") == {"subject": "s", "session": "e"}
+    assert found("{subject}/{session}/**", r"s\e\f", separator="\\") == {"subject": "s", "session": "e"}
+    assert found("{subject}/**", "\udc95\\/f") == {"subject": "\udc95\\"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("", "'' is not the name of a directory"),
+        ("/data/{subject}/**", "'' is not the name of a directory"),
+        ("{subject}//**", "'' is not the name of a directory"),
+        ("./{subject}/**", "'.' is not the name of a directory"),
+        ("{subject}/../**", "'..' is not the name of a directory"),
+        ("**", "no field in it"),
+        ("a/b", "no field in it"),
+        ("{subject}/**/**", "'**' twice in a row"),
+        ("{subject}/**x", "'**' is not alone in '**x'"),
+        ("{subject}/***", "'**' is not alone in '***'"),
+        ("{}/**", "{} is not a name"),
+        ("{a-b}/**", "{a-b} is not a name"),
+        ("{ä}/**", "{ä} is not a name"),
+        ("{1}/**", "{1} is not a name"),
+        ("{a", "a brace without its other half in '{a'"),
+        ("{a/b}", "a brace without its other half in '{a'"),
+        ("a}/{b}", "a brace without its other half in 'a}'"),
+        ("{a}{b}/**", "nothing between two fields in '{a}{b}'"),
+        ("{a}*/**", "nothing between two fields in '{a}*'"),
+        ("*{a}/**", "nothing between two fields in '*{a}'"),
+    ],
+)
+def test_mistakes(pattern: str, words: str) -> None:
+    """A pattern that cannot be, or that could be read in many ways, is a mistake of the command."""
+    with pytest.raises(UsageError) as caught:
+        PathPattern.parse(pattern)
+    assert str(caught.value) == f"--path-pattern {pattern!r}: {words}"
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("{session}/**", 1),
+        ("{project}/{subject}/{session}/**", 3),
+        ("{session}/{subject}/**", 1),
+        ("sub-{subject}/ses-{session}/{session}_{n}.dcm", 2),
+        ("data/{session}/*", 2),
+        ("{subject}/{session}", None),
+        ("{subject}/{session}.dcm", None),
+        ("{subject}/**", None),
+        ("**/{session}/*", None),
+        ("*/{session}/*", None),
+        ("{session}_*/**", None),
+        ("{site}/{session}/**", None),
+    ],
+)
+def test_session_depth(pattern: str, expected: int | None) -> None:
+    """How deep the session lies is known when all directories above it are, and no two can give the same."""
+    assert PathPattern.parse(pattern).session_depth == expected
+
+
+COMPONENT = st.text(st.characters(exclude_characters="/"), min_size=1)
+
+
+@given(COMPONENT, COMPONENT, st.lists(COMPONENT, min_size=1))
+def test_whatever_directories_are_called(subject: str, session: str, below: list[str]) -> None:
+    """Names of directories come out as they are, surrogates for odd bytes among them."""
+    path = "/".join([subject, session, *below])
+    assert found("{subject}/{session}/**", path) == {"subject": subject, "session": session}
+
+
+@given(st.text(st.sampled_from("{}*/\\ab._")))
+def test_any_text_is_a_pattern_or_a_mistake(text: str) -> None:
+    """No text makes the parser stumble."""
+    try:
+        pattern = PathPattern.parse(text, separator="/")
+    except UsageError:
+        return
+    assert pattern.fields
+    found(text, "a/b/c")

@@ -1,0 +1,189 @@
+"""Labels that whole studies decide: their modality, and their place among the studies of a subject."""
+
+from datetime import date, time
+from itertools import permutations
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncimport.errors import UsageError
+from asyncimport.model import Session
+from asyncimport.routing import LookupTable, PathPattern, Router, Study, UnroutableError, modality_of
+
+KEYWORDS = frozenset({"PatientID", "StudyDate", "StudyTime", "StudyDescription"})
+
+
+def router(session: str, subject: str = "{PatientID}") -> Router:
+    """Make a router that knows a few fields."""
+    return Router("P", subject, session, keywords=KEYWORDS, whole_studies=True)
+
+
+def study(uid: str, day: str = "20000101", at: str = "", patient: str = "A", *modalities: str) -> Study:
+    """Make the facts of a study."""
+    return Study(uid, {"PatientID": patient, "StudyDate": day, "StudyTime": at}, frozenset(modalities))
+
+
+def labels(rules: Router, *studies: Study) -> dict[str, str]:
+    """Return label or reason of each study."""
+    decided = rules.resolve(studies)
+    return {uid: made.label if isinstance(made, Session) else f"! {made}" for uid, made in decided.items()}
+
+
+@pytest.mark.parametrize(
+    ("modalities", "expected"),
+    [
+        ("PT CT", "PT"),
+        ("PT MR", "PT"),
+        ("MR CT", "MR"),
+        ("CT XA", "CT"),
+        ("MR SC OT", "MR"),
+        ("MR SR PR KO", "MR"),
+        ("RTSTRUCT CT RTPLAN", "CT"),
+        ("SR KO", "KO"),
+        ("SR", "SR"),
+        ("OT SR", "OT"),
+        ("XX YY SR OT", "XX"),
+        ("XX ES", "ES"),
+        ("", ""),
+    ],
+)
+def test_modality(modalities: str, expected: str) -> None:
+    """One modality names a session, by XNAT's order; what is no image counts when there is nothing else."""
+    for order in permutations(modalities.split()):
+        assert modality_of([*order, ""]) == expected
+
+
+def test_modality_in_a_label() -> None:
+    """All files of a study count, in whatever pieces they come."""
+    rules = router("{PatientID}_{Modality}")
+    pieces = [study("1", "20000101", "", "A", modality) for modality in ("SR", "CT", "PT")]
+    for order in permutations(pieces):
+        assert labels(rules, *order) == {"1": "A_PT"}
+    assert labels(rules, study("1")) == {"1": "! no Modality in the header"}
+    assert labels(router("{Modality|'none'}"), study("1")) == {"1": "none"}
+
+
+def test_index() -> None:
+    """Studies count up by date and time, each subject by itself; the UID decides where these do not."""
+    studies = [
+        study("1", "20010101"),
+        study("2", "1999.12.31", "23:59:59"),
+        study("3", "20000101", "1000"),
+        study("4", "20000101", "09:30:00.5"),
+        study("6", "20000101", "093000.5"),
+        study("5", "20000101", "0930"),
+        study("7", "20000101", "", "B"),
+    ]
+    expected = {"2": "A-01", "5": "A-02", "4": "A-03", "6": "A-04", "3": "A-05", "1": "A-06", "7": "B-01"}
+    assert labels(router("{PatientID}-{StudyIndex:02}"), *studies) == expected
+    assert labels(router("{PatientID}-{StudyIndex:02}"), *reversed(studies)) == expected
+
+
+def test_index_counts_by_label() -> None:
+    """Two patients of one subject are counted together; the subject may depend on the modality."""
+    rules = router("{StudyIndex}", subject="{Modality}")
+    one, two = study("1", "20000101", "", "A", "MR"), study("2", "20000102", "", "B", "MR")
+    assert labels(rules, one, two, study("3", "20000102", "", "B", "CT")) == {"1": "1", "2": "2", "3": "1"}
+
+
+def test_index_counts_what_has_no_label() -> None:
+    """A study that cannot be sent yet keeps its number, so that the others keep theirs."""
+    decided = labels(router("{StudyDescription}_{StudyIndex}"), study("1"), study("2", "20000102"))
+    assert decided == dict.fromkeys("12", "! no StudyDescription in the header")
+    later = Study("2", {"PatientID": "A", "StudyDate": "20000102", "StudyDescription": "x"})
+    assert labels(router("{StudyDescription}_{StudyIndex}"), study("1"), later)["2"] == "x_2"
+
+
+@pytest.mark.parametrize(
+    ("day", "reason"),
+    [("", "no StudyDate in the header"), ("yesterday", "StudyDate is not a date"), ("2000", "StudyDate is not a date")],
+)
+def test_index_needs_a_date(day: str, reason: str) -> None:
+    """A study without a date has no place among the others, which are decided all the same."""
+    assert labels(router("{StudyIndex}"), study("1", day), study("2")) == {"1": f"! {reason}", "2": "1"}
+
+
+@pytest.mark.parametrize(("project", "subject"), [("{StudyIndex}", "S"), ("P", "{StudyIndex|PatientID}")])
+def test_index_only_in_sessions(project: str, subject: str) -> None:
+    """What counts the studies of a subject cannot name it."""
+    option = "project" if "Study" in project else "subject"
+    with pytest.raises(UsageError, match=f"^--{option}: {{StudyIndex}} counts the studies of a subject$"):
+        Router(project, subject, keywords=KEYWORDS, whole_studies=True)
+
+
+def test_files_that_differ() -> None:
+    """Where files of one study differ in what decides, it has no place; what decides nothing may differ or lack."""
+    other = Study("1", {"PatientID": "B", "StudyTime": "12"})
+    assert labels(router("{StudyDate}_{Modality|'x'}"), study("1"), other) == {"1": "! its files differ in PatientID"}
+    assert labels(router("{StudyDate}_{Modality|'x'}", "S"), study("1"), other) == {"1": "20000101_x"}
+    by_table = Router("P", "S", "{a}", keywords=KEYWORDS, table=LookupTable.parse("PatientID,a\nA,1\n", KEYWORDS))
+    assert labels(by_table, study("1"), other) == {"1": "! its files differ in PatientID"}
+
+
+def test_two_steps() -> None:
+    """File by file nothing is missed that the whole study has to say; then header, path and table decide together."""
+    paths = PathPattern.parse("{site}/{session}/**", separator="/")
+    table = LookupTable.parse("site,PatientID,subject\nx,A,S1\n", KEYWORDS | {"site"})
+    template = "{subject}_{session}_{Modality}_{StudyIndex}"
+    rules = Router("P", None, template, keywords=KEYWORDS, paths=paths, table=table, whole_studies=True)
+    assert rules.needs_whole_study
+    fields = {"PatientID": "A", "StudyDate": "20000101", "Modality": "MR", "StudyDescription": "not asked for"}
+    known = rules.study("1", fields, "x/e/f")
+    assert known == Study(
+        "1", {"PatientID": "A", "StudyDate": "20000101", "site": "x", "session": "e"}, frozenset({"MR"})
+    )
+    assert known.joined(rules.study("1", {}, "x/e/g")).modalities == {"MR"}
+    assert rules.resolve([known, rules.study("1", {}, "x/e/g")]) == {"1": Session("P", "S1", "S1_e_MR_1", "1")}
+    assert labels(rules, rules.study("1", fields, "x/e/f"), rules.study("1", fields, "x/f/f")) == {
+        "1": "! its files differ in session"
+    }
+    assert labels(rules, rules.study("1", fields, "y/e/f")) == {"1": "! its site and PatientID are not in --map"}
+    with pytest.raises(UnroutableError, match=r"^its path does not match --path-pattern$"):
+        rules.study("1", fields, "f")
+    with pytest.raises(TypeError):
+        rules.route("1", fields, "x/e/f")
+
+
+def test_other_labels_are_resolved_alike() -> None:
+    """A plan resolves all labels, also those that a file decides by itself."""
+    rules = router("{PatientID}_{StudyDate}")
+    assert not rules.needs_whole_study
+    fields = {"PatientID": "A", "StudyDate": "20000101"}
+    assert rules.resolve([rules.study("1", fields)]) == {"1": rules.route("1", fields)}
+    assert labels(rules, Study("1", {"PatientID": "A"})) == {"1": "! no StudyDate in the header"}
+
+
+DATES = st.dates(min_value=date(1895, 11, 8))
+STUDIES = st.builds(
+    Study,
+    st.just("1"),
+    st.dictionaries(st.sampled_from("abc"), st.sampled_from(["", "x", "y", "z"])),
+    st.frozensets(st.sampled_from("MC")),
+)
+
+
+@given(st.lists(STUDIES, min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_pieces_may_come_in_any_order(pieces: list[Study], random: Random) -> None:
+    """What is known of a study in the end does not depend on the order in which its files were met."""
+
+    def together(studies: list[Study]) -> tuple[dict[str, str], frozenset[str], frozenset[str]]:
+        whole = studies[0]
+        for other in studies[1:]:
+            whole = whole.joined(other)
+        return {name: value for name, value in whole.fields.items() if value}, whole.modalities, whole.disputed
+
+    expected = together(pieces)
+    random.shuffle(pieces)
+    assert together(pieces) == expected
+
+
+@given(st.lists(st.tuples(st.sampled_from("AB"), DATES, st.times()), max_size=8))
+def test_indices_have_no_gaps(found: list[tuple[str, date, time]]) -> None:
+    """The studies of each subject are numbered from 1 on, each once."""
+    studies = [study(str(n), f"{day:%Y%m%d}", f"{at:%H%M%S}", who) for n, (who, day, at) in enumerate(found)]
+    decided = labels(router("{PatientID}_{StudyIndex}"), *studies)
+    for who in "AB":
+        count = sum(patient == who for patient, _, _ in found)
+        assert {label for label in decided.values() if label[0] == who} == {f"{who}_{n + 1}" for n in range(count)}

@@ -1,0 +1,225 @@
+"""The language of templates: what each form gives, and each mistake with its place."""
+
+import re
+import string
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from asyncimport.errors import UsageError
+from asyncimport.routing import UnroutableError
+from asyncimport.routing.templates import Template
+
+HEADER = dict.fromkeys(["PatientID", "AccessionNumber", "StudyID", "StudyDescription"], "the header")
+PLACES = {**HEADER, "subject": "the path", "Arm of trial": "--map"}
+FIELDS = {"PatientID": "Site-42", "StudyID": "  7 ", "StudyDescription": "MR {Brain}: a|b/c 'x'", "subject": "s1"}
+
+
+def rendered(template: str, fields: dict[str, str] = FIELDS) -> str:
+    """Return what a template gives, not cleaned."""
+    return Template.parse(template, "--session", PLACES).render(fields)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        # Text and fields.
+        ("a b", "a b"),
+        ("{PatientID}", "Site-42"),
+        ("{StudyID}", "7"),
+        ("x{PatientID}-{StudyID}y", "xSite-42-7y"),
+        ("{ PatientID }", "Site-42"),
+        ("{subject}", "s1"),
+        ("{PatientID:}", "Site-42"),
+        # Braces.
+        ("{{PatientID}}", "{PatientID}"),
+        ("{{{PatientID}}}", "{Site-42}"),
+        ("{{}}{StudyID}{{{{", "{}7{{"),
+        # Alternatives.
+        ("{AccessionNumber|StudyID}", "7"),
+        ("{AccessionNumber | StudyID | PatientID}", "7"),
+        ("{StudyID|AccessionNumber}", "7"),
+        ("{Arm of trial|subject}", "s1"),
+        ("{AccessionNumber|'none'}", "none"),
+        ('{AccessionNumber|"none"}', "none"),
+        ("{AccessionNumber | 'none' }", "none"),
+        ("{AccessionNumber|'it''s'}", "it's"),
+        ('{AccessionNumber|"say ""no""\'\'"}', "say \"no\"''"),
+        ("{AccessionNumber|'a}b|c:d{e\"'}", 'a}b|c:d{e"'),
+        ("{AccessionNumber|''}x", "x"),
+        ("{StudyID|'none'}", "7"),
+        # Letter case; a text in quotes stays as it is.
+        ("{PatientID:upper}", "SITE-42"),
+        ("{PatientID:lower}", "site-42"),
+        ("{PatientID: upper }", "SITE-42"),
+        ("{AccessionNumber|'None':upper}", "None"),
+        # Padding.
+        ("{StudyID:03}", "007"),
+        ("{StudyID:01}", "7"),
+        ("{PatientID:08}", "Site-42"),
+        # Cutting.
+        ("{PatientID:.4}", "Site"),
+        ("{PatientID:.99}", "Site-42"),
+        ("{StudyDescription:.3}", "MR"),
+        # Patterns.
+        (r"{PatientID:/^Site-(\d+)$/}", "42"),
+        (r"{PatientID:/\d+/}", "42"),
+        (r"{PatientID:/(?i)SITE/}", "Site"),
+        (r"{PatientID:/(\w+)-(\d+)/}", "Site"),
+        (r"{PatientID:/(?:x|(Site))/}", "Site"),
+        (r"{PatientID:/\d{2}/}", "42"),
+        (r"{StudyDescription:/\{(.*)\}: a\|b/}", "Brain"),
+        (r"{StudyDescription:/: (a|z)\|/}", "a"),
+        (r"{StudyDescription:/b\/(.)/}", "c"),
+        (r"{StudyDescription:/[\/]c '(x)'/}", "x"),
+        (r"{StudyDescription:/MR /}", "MR"),
+        # One after the other, from left to right.
+        (r"{PatientID:/(\d+)/:06}", "000042"),
+        (r"{PatientID:lower:/site/:upper:.2}", "SI"),
+        (r"{AccessionNumber|PatientID:/(\d+)/:04}-{StudyID:02}", "0042-07"),
+    ],
+)
+def test_what_templates_give(template: str, expected: str) -> None:
+    """Each form of the language, by example."""
+    assert rendered(template) == expected
+
+
+@pytest.mark.parametrize("value", ["٣", "²", "1.5", "-1", "1 2", "12345678901"])
+def test_only_numbers_are_padded(value: str) -> None:
+    """What is no number of plain digits, or is long enough, stays as it is."""
+    assert rendered("{PatientID:08}", {"PatientID": value}) == value
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{AccessionNumber}", "no AccessionNumber in the header"),
+        ("{AccessionNumber:upper}", "no AccessionNumber in the header"),
+        ("{AccessionNumber|PatientID}", "no AccessionNumber or PatientID in the header"),
+        (
+            "{Arm of trial|PatientID|subject}",
+            "no Arm of trial in --map and no PatientID in the header and no subject in",
+        ),
+        ("{StudyID:/^x/}", "StudyID does not match the pattern of --session"),
+        ("{PatientID|StudyID:/^x/}", "StudyID does not match the pattern of --session"),
+        ("{StudyID|'none':/^x/}", "StudyID does not match the pattern of --session"),
+        ("{StudyID:/(x)?/}", "StudyID does not match the pattern of --session"),
+        ("{StudyID:/ */}", "StudyID does not match the pattern of --session"),
+    ],
+)
+def test_what_templates_do_not_give(template: str, reason: str) -> None:
+    """A value that is missing, or does not match, is told by its field; a pattern that matches nothing is no match."""
+    with pytest.raises(UnroutableError) as caught:
+        rendered(template, {"StudyID": "secret", "PatientID": "  ", "subject": ""})
+    assert str(caught.value).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("template", "words", "place", "hint"),
+    [
+        ("{PatientID", "a brace that is not closed", 1, "as in {PatientID}; a brace as such: {{"),
+        ("x{", "{} is not a field of the study", 3, "fields are: "),
+        ("ab}", "a brace that closes nothing", 3, "}}"),
+        ("{PatientID}}", "a brace that closes nothing", 12, "}}"),
+        ("{}", "{} is not a field of the study", 2, "fields are: "),
+        ("{0}", "{0} is not a field of the study", 2, "fields are: "),
+        ("a{patientid}", "{patientid} is not a field of the study", 3, "fields are: "),
+        ("{PatientID.real}", "{PatientID.real} is not a field of the study", 2, "fields are: "),
+        ("{PatientID[0]}", "{PatientID[0]} is not a field of the study", 2, "fields are: "),
+        ("{PatientID!r}", "{PatientID!r} is not a field of the study", 2, "fields are: "),
+        ("{PatientID|}", "{} is not a field of the study", 12, "fields are: "),
+        ("{|PatientID}", "{} is not a field of the study", 2, "fields are: "),
+        ("{PatientID{", "'{' cannot stand here", 11, "a field ends with a brace"),
+        ("{PatientID:{StudyID}}", "'{' cannot stand here", 12, "a field ends with a brace"),
+        ("{'none'}", "a text in quotes is the last resort", 2, "write it last"),
+        ("{'none'|PatientID}", "a text in quotes is the last resort", 2, "write it last"),
+        ("{PatientID|'a'|StudyID}", "a text in quotes is the last resort", 12, "write it last"),
+        ("{PatientID|'a'b}", "'b' cannot stand here", 15, "a field ends with a brace"),
+        ("{PatientID|'a}", "a quote that does not belong here, or is not closed", 12, "as in {StudyID|'none'}"),
+        ("{PatientID'a'}", "a quote that does not belong here, or is not closed", 11, "as in {StudyID|'none'}"),
+        ("{PatientID:>8}", "'>8' is nothing that can be done to a field", 12, "after the colon stands"),
+        ("{PatientID:8}", "'8' is nothing that can be done to a field", 12, "after the colon stands"),
+        ("{PatientID:00}", "'00' is nothing that can be done to a field", 12, "after the colon stands"),
+        ("{PatientID:0256}", "'0256' is nothing that can be done to a field", 12, "after the colon stands"),
+        ("{PatientID:.0}", "'.0' is nothing that can be done to a field", 12, "after the colon stands"),
+        ("{PatientID:.256}", "'.256' is nothing that can be done to a field", 12, "after the colon stands"),
+        ("{PatientID:.٣}", "'.٣' is nothing that can be done to a field", 12, "after the colon stands"),
+        ("{PatientID:UPPER}", "'UPPER' is nothing that can be done to a field", 12, "after the colon stands"),
+        ("{PatientID:upper|StudyID}", "an alternative after a colon", 17, "{StudyID|PatientID:upper}"),
+        ("{PatientID://}", "a pattern that is empty or has no end", 12, "as in "),
+        ("{PatientID:/abc}", "a pattern that is empty or has no end", 12, "as in "),
+        (r"{PatientID:/abc\/}", "a pattern that is empty or has no end", 12, "as in "),
+        ("{PatientID:/a/i}", "'i' cannot stand here", 15, "a field ends with a brace"),
+        ("{PatientID:/a(b/}", "the pattern is malformed: missing ), unterminated subpattern", 14, "Python's"),
+        ("{PatientID:/a{99999999999}/}", "the pattern is too large", 13, ""),
+    ],
+)
+def test_mistakes(template: str, words: str, place: int, hint: str) -> None:
+    """A template that cannot be read names its option, what is wrong, where, and what to do."""
+    with pytest.raises(UsageError) as caught:
+        Template.parse(template, "--session", PLACES)
+    assert str(caught.value) == f"--session: the template {template!r} is malformed at character {place}: {words}"
+    assert hint in caught.value.hint
+
+
+def test_unknown_field_gets_the_list() -> None:
+    """Who names a field that there is not is told those that there are, in order."""
+    with pytest.raises(UsageError) as caught:
+        Template.parse("{Modality}", "--session", HEADER)
+    assert caught.value.hint == "fields are: AccessionNumber, PatientID, StudyDescription, StudyID"
+
+
+@pytest.mark.parametrize(
+    ("template", "names", "verbatim", "literals"),
+    [
+        ("a", set(), set(), ["a"]),
+        ("{PatientID}", {"PatientID"}, {"PatientID"}, []),
+        ("a{PatientID|StudyID|'b'}{{", {"PatientID", "StudyID"}, set(), ["a", "b", "{"]),
+        ("{PatientID:upper}{PatientID}", {"PatientID"}, {"PatientID"}, []),
+    ],
+)
+def test_what_is_in_a_template(template: str, names: set[str], verbatim: set[str], literals: list[str]) -> None:
+    """A template tells which fields it needs, which of them change nothing, and what stands fast."""
+    parsed = Template.parse(template, "--session", PLACES)
+    assert parsed.names == names
+    assert parsed.verbatim == verbatim
+    assert parsed.literals == literals
+    assert parsed.is_fixed is not bool(names)
+
+
+PIECES = st.one_of(
+    st.sampled_from([f"{{{name}}}" for name in HEADER]),
+    st.sampled_from(["{{", "}}", "{PatientID:}"]),
+    st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"])),
+)
+
+
+@given(st.lists(PIECES), st.lists(st.text(min_size=1), min_size=4, max_size=4))
+def test_old_templates_mean_what_they_meant(pieces: list[str], values: list[str]) -> None:
+    """Templates were once those of str.format, without formats."""
+    template = "".join(pieces)
+    fields = {name: value.strip() for name, value in zip(HEADER, values, strict=True)}
+    assume(all(fields.values()))
+    assert rendered(template, fields) == string.Formatter().vformat(template, (), fields)
+
+
+@given(st.text(st.sampled_from("{}|:'\"/\\ 0.8aPatientID"), max_size=30))
+def test_any_text_is_a_template_or_a_mistake(text: str) -> None:
+    """No text makes the parser stumble, and every mistake has its place."""
+    try:
+        template = Template.parse(text, "--subject", PLACES)
+    except UsageError as error:
+        found = re.fullmatch(r"--subject: the template .+ is malformed at character (\d+): .+", str(error))
+        assert found
+        assert 1 <= int(found[1]) <= len(text) + 1
+    else:
+        assert isinstance(template.render({**FIELDS, "AccessionNumber": "1"}), str)
+
+
+@given(st.text(), st.text())
+def test_any_text_can_be_written(before: str, last_resort: str) -> None:
+    """Doubled braces and quotes let every text stand in a template."""
+    quoted = last_resort.replace("'", "''")
+    doubled = before.replace("{", "{{").replace("}", "}}")
+    assert rendered(f"{doubled}{{AccessionNumber|'{quoted}'}}") == before + last_resort
