@@ -20,11 +20,23 @@ from asyncimport.events import Event, Scanned
 from asyncimport.journal import Survey, Surveyed
 from asyncimport.manifest import Key, KeyKind, PlanRow
 from asyncimport.model import File, FileKind, Ignored, Patient, Session
-from asyncimport.routing import DisputedError, LeftOutError, Study, UnroutableError, patient_of
+from asyncimport.routing import Choice, DisputedError, LeftOutError, Study, UnroutableError, patient_of
 from asyncimport.source import Folder
 
-__all__ = ["Plan", "PlannedRoutes", "Planning", "Problem", "Severity", "make_plan", "survey", "with_archive"]
+__all__ = [
+    "EVERYTHING",
+    "Plan",
+    "PlannedRoutes",
+    "Planning",
+    "Problem",
+    "Severity",
+    "make_plan",
+    "survey",
+    "with_archive",
+]
 
+
+EVERYTHING = Choice()
 
 _ONE_PERSON = "look at the patients; if they are one, --merge-patients"
 _SAME_FIELDS = "choose templates of fields that are the same in all its files"
@@ -108,14 +120,18 @@ def make_plan(
     truncated: bool = False,
     merge_patients: bool = False,
     suffix: bool = False,
+    choice: Choice = EVERYTHING,
+    limit: int | None = None,
 ) -> Plan:
-    """Route every study, and compare all with each other.
+    """Route every study that the choice asks for, the first `limit` at most by their places, and compare them all.
 
     With `suffix`, studies whose label another one has already get `_2`, `_3` and so on behind it, in the order of their
     dates; else they are errors. It blocks: call it in a worker thread.
     """
     problems: list[Problem] = []
-    drafts = _drafts(found, routes, problems, truncated=truncated, relative=relative)
+    drafts = _drafts(found, routes, problems, choice, truncated=truncated, relative=relative)
+    if limit is not None:
+        drafts = _first(drafts, limit)
     drafts = list(_distinct(drafts, problems, suffix=suffix))
     if not merge_patients:
         drafts = list(_one_patient(drafts, problems))
@@ -164,23 +180,40 @@ class _Draft:
         return replace(self, session=None)
 
 
+def _first(drafts: list[_Draft], limit: int) -> list[_Draft]:
+    """Keep the studies that a walk meets first."""
+    met = sorted((draft for draft in drafts if draft.session is not None), key=lambda draft: draft.study.example)
+    kept = {draft.study.study_uid for draft in met[:limit]}
+    return [draft for draft in drafts if draft.session is None or draft.study.study_uid in kept]
+
+
 def _drafts(
-    found: Survey, routes: Planning, problems: list[Problem], *, truncated: bool, relative: Relative
+    found: Survey,
+    routes: Planning,
+    problems: list[Problem],
+    choice: Choice,
+    *,
+    truncated: bool,
+    relative: Relative,
 ) -> list[_Draft]:
     """Route every study; in the order of their dates, so that whoever came first keeps a label that two would have."""
     facts: list[Study] = []
+    left: dict[str, UnroutableError] = {}
     lost: dict[str, UnroutableError] = {}
     when: dict[str, tuple[str, str]] = {}
     patients: dict[str, set[Patient]] = {}
     for header in found.headers(truncated=truncated, by_directory=routes.needs_path):
         fields = header.fields
+        if reason := choice.against(header.study_uid, fields):
+            left.setdefault(header.study_uid, LeftOutError(reason))
+            continue
         when.setdefault(header.study_uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
         patients.setdefault(header.study_uid, set()).add(patient_of(fields))
         try:
             facts.append(routes.study(header.study_uid, fields, relative(header.path)))
         except UnroutableError as error:
             lost[header.study_uid] = error
-    decided = {**routes.resolve(facts), **lost}
+    decided = {**left, **routes.resolve(facts), **lost}
     drafts = []
     for study in found.studies(truncated=truncated):
         session = decided[study.study_uid]
@@ -194,7 +227,8 @@ def _drafts(
             advice = "choose other templates, or write its labels into the plan"
             problems.append(_problem("no-label", Severity.ERROR, study, str(session), advice))
         place = session if isinstance(session, Session) else None
-        drafts.append(_Draft(study, place, when[study.study_uid], frozenset(patients[study.study_uid])))
+        whose = frozenset(patients.get(study.study_uid, ()))
+        drafts.append(_Draft(study, place, when.get(study.study_uid, ("", "")), whose))
     return sorted(drafts, key=lambda draft: (*draft.when, draft.study.study_uid))
 
 

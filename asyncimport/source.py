@@ -3,8 +3,10 @@
 Nothing here knows of XNAT or of the journal. Whatever blocks runs in worker threads.
 """
 
+import fnmatch
 import hashlib
 import os
+import re
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import islice
@@ -32,7 +34,8 @@ class Folder:
     """Directories (or single files), walked in sorted order. Content decides what is DICOM, never a name.
 
     Archives that hold DICOM are told apart from what is merely not DICOM, unless `ignore_archives`. With `digests`,
-    large files are digested while they are read. Raises: UsageError when a root does not exist.
+    large files are digested while they are read. Paths below a root must match one of `include`, if there are any, and
+    none of `exclude`: shell patterns, whose `*` passes `/` too. Raises: UsageError when a root does not exist.
     """
 
     def __init__(
@@ -41,17 +44,34 @@ class Folder:
         *,
         ignore_archives: bool = False,
         digests: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
     ) -> None:
+        self._include = _patterns(include)
+        self._exclude = _patterns(exclude)
         self._ignore_archives = ignore_archives
         self._digests = digests
-        self.roots = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
-        for root in self.roots:
+        self.places = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
+        for root in self.places:
             if not os.path.lexists(root):
                 raise UsageError(f"no such file or directory: {root}", hint="check the path of SOURCE")
 
+    @property
+    def roots(self) -> Sequence[str]:
+        """The places that the walk covers wholly: none where only a part is asked for."""
+        return () if self._include or self._exclude else self.places
+
+    def _is_wanted(self, found: File | Ignored) -> bool:
+        if self._include is None and self._exclude is None:
+            return True
+        name = self.relative((found.file if isinstance(found, Ignored) else found).path)
+        if self._include is not None and not self._include.fullmatch(name):
+            return False
+        return self._exclude is None or not self._exclude.fullmatch(name)
+
     async def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield what the walk meets, in batches; nothing is opened yet."""
-        walk = (found for root in self.roots for found in _walk(root))
+        walk = (found for root in self.places for found in _walk(root) if self._is_wanted(found))
         size = _FIRST_BATCH
         while batch := await anyio.to_thread.run_sync(lambda: list(islice(walk, size))):  # noqa: B023 - awaited at once
             yield batch
@@ -77,7 +97,7 @@ class Folder:
 
     def relative(self, path: str) -> str:
         """Return a path relative to the root that it was found below; a root that is a file is its own name."""
-        for root in self.roots:
+        for root in self.places:
             below = os.path.join(root, "")  # noqa: PTH118 - the path need not be text
             if path.startswith(below):
                 return path[len(below) :]
@@ -86,6 +106,10 @@ class Folder:
     async def same_bytes(self, one: str, other: str) -> bool | None:
         """Compare two files; None when that cannot be done, as one of them cannot be read."""
         return await anyio.to_thread.run_sync(_same_bytes, one, other)
+
+
+def _patterns(globs: Sequence[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(map(fnmatch.translate, globs))) if globs else None
 
 
 def _walk(root: str) -> Iterator[File | Ignored]:

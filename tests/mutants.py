@@ -991,7 +991,7 @@ MANNERS = (
     Mutant(
         "netrc-is-private",
         "A password that everybody may read is used without a word.",
-        "credentials.py",
+        "credentials/lookup.py",
         'if os.name == "posix" and path.stat()',
         'if os.name == "none" and path.stat()',
         ("test_credentials.py::TestNetrc::test_open_to_others",),
@@ -999,7 +999,7 @@ MANNERS = (
     Mutant(
         "plain-http",
         "Password and patients cross the network in the clear.",
-        "credentials.py",
+        "credentials/hosts.py",
         "parts.hostname not in _LOOPBACK and not insecure:",
         "not parts.hostname:",
         ("test_credentials.py::TestHost::test_plain_http_to_another_machine",),
@@ -1007,7 +1007,7 @@ MANNERS = (
     Mutant(
         "password-of-another-server",
         "The environment's password goes to whichever server --host names.",
-        "credentials.py",
+        "credentials/lookup.py",
         'if not named or named.rstrip("/") == host:',
         "if host:",
         ("test_credentials.py::TestEnvironment::test_bound_to_another_server",),

@@ -330,3 +330,59 @@ async def test_a_second_plan_opens_no_file_again(commands: Commands, source: Pat
         "1.2.3": 5,
         "1.2.4": 1,
     }
+
+
+PARTS: dict[str, tuple[tuple[str, ...], set[str]]] = {
+    "included": (("--include", "p1/*", "--include", "*/visit/3?.dcm"), {"P1", "P3"}),
+    "excluded": (("--exclude", "p2/*"), {"P1", "P3"}),
+    "of a modality": (("--modality", "ct,PT"), {"P4"}),
+    "since a date": (("--since", "2021-01-01"), {"P4"}),
+    "a pilot": (("--limit", "2"), {"P1", "P2"}),
+}
+
+
+@pytest.mark.parametrize(("words", "patients"), PARTS.values(), ids=PARTS)
+async def test_a_part_of_the_source(
+    xnat: TestXnat, url: str, commands: Commands, source: Path, words: tuple[str, ...], patients: set[str]
+) -> None:
+    """Plan and upload choose the same; what was not asked for is no problem, and the next run may ask for it."""
+    files(source / "p4" / "visit", 40, 2, **study(4, Modality="CT", StudyDate="20210303"))
+    if "included" in words[0] or words[0] in {"--include", "--exclude"}:
+        (source / "p4" / "visit" / "40.dcm").unlink()
+        (source / "p4" / "visit" / "41.dcm").unlink()
+    plan = await commands("plan", source, "-P", "demo", "-o", "json", *words)
+    assert plan.code == 0, plan.err
+    assert {row["subject"] for row in plan.json["rows"] if not row["skip"]} == patients
+    commands.login(url)
+    ended = await commands("upload", source, "-P", "demo", "-o", "json", *words)
+    assert ended.code == 0, ended.err
+    assert {one.subject.label for one in xnat.archived} == patients
+    sent = xnat.count["import"]
+    assert (await commands("upload", source, "-P", "demo", "-o", "json", *words)).code == 0
+    assert xnat.count["import"] == sent
+    whole = await commands("upload", source, "-P", "demo", "-o", "json")
+    assert (whole.code, whole.json["files"]["skipped"]) == (0, 0)
+    assert {one.subject.label for one in xnat.archived} >= {"P1", "P2", "P3"}
+    assert len(xnat.sop_uids()) == xnat.count["import"]
+
+
+async def test_what_a_pattern_passes_over_is_not_gone(
+    xnat: TestXnat, url: str, commands: Commands, source: Path
+) -> None:
+    """A run over a part does not fail what an earlier one left of the rest."""
+    commands.login(url)
+    commands.env["ASYNCIMPORT_MAX_DURATION"] = "0s"
+    assert (await commands("upload", source, "-P", "demo", "-q")).code == 130
+    del commands.env["ASYNCIMPORT_MAX_DURATION"]
+    part = await commands("upload", source, "-P", "demo", "-o", "json", "--include", "p1/*")
+    assert (part.code, part.json["files"]["failed"], part.json["files"]["stored"]) == (0, 0, 3)
+    assert (await commands("upload", source, "-P", "demo", "-q")).code == 0
+    assert len(xnat.sop_uids()) == 12
+
+
+@pytest.mark.parametrize("words", [("--since", "soon"), ("--limit", "0"), ("--on-collision", "ask")])
+async def test_parts_that_cannot_be(commands: Commands, source: Path, words: tuple[str, str]) -> None:
+    """One line says what is wrong, and what would do."""
+    commands.login("http://127.0.0.1:1")
+    ended = await commands("upload", source, "-P", "demo", *words)
+    assert (ended.code, words[1] in ended.err, "hint: " in ended.err) == (2, True, True)

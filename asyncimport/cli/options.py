@@ -10,14 +10,18 @@ from asyncimport.cli.profiles import Chosen, chosen
 
 __all__ = [
     "CaBundle",
+    "Exclude",
     "Experiment",
     "HelpAll",
     "Host",
     "IgnoreArchives",
+    "Include",
     "Insecure",
     "JournalFile",
+    "Limit",
     "Map",
     "MergePatients",
+    "Modality",
     "NoColor",
     "OnCollision",
     "Output",
@@ -27,6 +31,7 @@ __all__ = [
     "Profile",
     "Project",
     "Quiet",
+    "Since",
     "Sources",
     "StateDir",
     "Subject",
@@ -160,4 +165,24 @@ MergePatients = Annotated[bool, hidden("--merge-patients", help="Let several pat
 Truncated = Annotated[str, hidden("--truncated", help="skip or send files whose data set ends before it should.")]
 IgnoreArchives = Annotated[
     bool, hidden("--ignore-archives", help="Do not report zip, tar and gz files that hold DICOM.")
+]
+Include = Annotated[
+    list[str] | None,
+    hidden("--include", help="Only paths below SOURCE that match: '*/MR/*'; may be given again."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    hidden("--exclude", help="No paths below SOURCE that match; may be given again."),
+]
+Modality = Annotated[
+    str | None,
+    hidden("--modality", help="Only files of these modalities: MR,PT."),
+]
+Since = Annotated[
+    str | None,
+    hidden("--since", help="Only studies from this date on: 2020-01-31."),
+]
+Limit = Annotated[
+    int | None,
+    hidden("--limit", help="Only the first N sessions, for a pilot."),
 ]

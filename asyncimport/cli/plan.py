@@ -16,11 +16,15 @@ from rich.text import Text
 
 from asyncimport.cli.journals import state_directory
 from asyncimport.cli.options import (
+    Exclude,
     Experiment,
     HelpAll,
     IgnoreArchives,
+    Include,
+    Limit,
     Map,
     MergePatients,
+    Modality,
     NoColor,
     OnCollision,
     Output,
@@ -28,19 +32,21 @@ from asyncimport.cli.options import (
     PathPatternOption,
     Project,
     Quiet,
+    Since,
     Sources,
     StateDir,
     Subject,
     Truncated,
 )
 from asyncimport.cli.output import consoles, plain, show_error, write_json
-from asyncimport.cli.routes import rules_from
+from asyncimport.cli.routes import choice_from, rules_from
 from asyncimport.cli.running import progress
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Survey
 from asyncimport.manifest import PlanRow, split, write_plan
 from asyncimport.plan import Plan, Planning, Problem, Severity, make_plan, survey
 from asyncimport.progress import Totals, human_bytes
+from asyncimport.routing import Choice
 from asyncimport.source import Folder
 
 __all__ = ["plan", "plan_json", "plan_of", "show_plan"]
@@ -65,6 +71,11 @@ def plan(
     merge_patients: MergePatients = False,
     truncated: Truncated = "skip",
     ignore_archives: IgnoreArchives = False,
+    include: Include = None,
+    exclude: Exclude = None,
+    modality: Modality = None,
+    since: Since = None,
+    limit: Limit = None,
     output: OutputOption = Output.TABLE,
     quiet: Quiet = False,
     state_dir: StateDir = None,
@@ -80,7 +91,7 @@ def plan(
         if parts > 1 and out_file is None:
             raise UsageError("--split needs a file to write to", hint="name it with --out")
         found = plan_of(
-            Folder(sources, ignore_archives=ignore_archives),
+            Folder(sources, ignore_archives=ignore_archives, include=include or (), exclude=exclude or ()),
             routes,
             state_dir,
             err,
@@ -88,6 +99,8 @@ def plan(
             truncated=truncated == "send",
             merge_patients=merge_patients,
             suffix=on_collision == "suffix",
+            choice=choice_from(modality, since),
+            limit=limit,
         )
         if not found.rows and not any(problem.code == "unreadable" for problem in found.problems):
             raise UsageError(f"no DICOM found in {', '.join(map(str, sources))}", hint="check the path")
@@ -118,9 +131,11 @@ def plan_of(
     truncated: bool,
     merge_patients: bool,
     suffix: bool,
+    choice: Choice,
+    limit: int | None,
 ) -> Plan:
     """Scan a source with progress, remembering what was found, and make a plan of it."""
-    digest = hashlib.sha256("\n".join(source.roots).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     with Survey(state_directory(state_dir) / f"scan-{digest}.survey") as found:
 
         async def scan() -> None:
@@ -136,6 +151,8 @@ def plan_of(
             truncated=truncated,
             merge_patients=merge_patients,
             suffix=suffix,
+            choice=choice,
+            limit=limit,
         )
 
 

@@ -9,7 +9,6 @@ from asyncimport.cli.transfer import Transfer, check_projects
 from asyncimport.errors import AsyncimportError, TransientError, UnavailableError
 from asyncimport.plan import Plan, with_archive
 from asyncimport.retry import RetryPolicy
-from asyncimport.source import Folder
 from asyncimport.xnat import archived_labels, connect
 
 __all__ = ["rehearse"]
@@ -18,7 +17,7 @@ __all__ = ["rehearse"]
 def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
     """Scan, log in, look whether the projects are open, and compare the plan with the archive; return the exit code."""
     try:
-        source = Folder(task.sources, ignore_archives=task.ignore_archives)
+        source = task.source()
         found = plan_of(
             source,
             task.routes,
@@ -28,6 +27,8 @@ def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
             truncated=task.options.send_truncated,
             merge_patients=task.merge_patients,
             suffix=task.suffix,
+            choice=task.choice,
+            limit=task.limit,
         )
         found = anyio.run(_compared, task, found)
     except AsyncimportError as error:

@@ -1,13 +1,14 @@
 """The rules of a run, out of what the command line says."""
 
+import re
 from pathlib import Path
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
 from asyncimport.manifest import PlanRow, read_plan
-from asyncimport.routing import LookupTable, PathPattern, Router
+from asyncimport.routing import Choice, LookupTable, PathPattern, Router
 
-__all__ = ["plan_from", "rules_from"]
+__all__ = ["choice_from", "plan_from", "rules_from"]
 
 
 def rules_from(
@@ -22,6 +23,14 @@ def rules_from(
     fields = set() if paths is None else set(paths.fields)
     found = None if table is None else LookupTable.parse(_text(table, "--map"), keywords | fields)
     return Router(project, subject, session, keywords=keywords, paths=paths, table=found, whole_studies=True)
+
+
+def choice_from(modality: str | None, since: str | None) -> Choice:
+    """Make the choice of a part of the source. Raises: UsageError."""
+    day = (since or "").replace("-", "").replace(".", "")
+    if since is not None and not re.fullmatch(r"\d{8}", day):
+        raise UsageError(f"--since {since} is not a date", hint="write it as 2020-01-31")
+    return Choice(frozenset(one.strip().upper() for one in (modality or "").split(",") if one.strip()), day)
 
 
 def plan_from(path: Path, project: str | None) -> list[PlanRow]:

@@ -29,10 +29,10 @@ from asyncimport.errors import (
 from asyncimport.journal import Journal, Ledger
 from asyncimport.model import Stray, Summary
 from asyncimport.pipeline import Stop, run
-from asyncimport.plan import Plan, PlannedRoutes, Planning, Severity
+from asyncimport.plan import EVERYTHING, Plan, PlannedRoutes, Planning, Severity
 from asyncimport.progress import Totals
 from asyncimport.receipts import check_receipts, write_receipts
-from asyncimport.routing import Router
+from asyncimport.routing import Choice, Router, Selected
 from asyncimport.settings import Options
 from asyncimport.source import Folder
 from asyncimport.verification import strays_of
@@ -51,6 +51,10 @@ class Transfer:
     project: str
     routes: Router | PlannedRoutes
     suffix: bool = False
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    choice: Choice = EVERYTHING
+    limit: int | None = None
     options: Options = field(default_factory=Options)
     timeouts: Timeouts = field(default_factory=Timeouts)
     overwrite: str = "none"
@@ -63,6 +67,16 @@ class Transfer:
     ca_bundle: Path | None = None
     verify: bool = True
     receipts: Path | None = None
+
+    def source(self) -> Folder:
+        """Return what is read. Raises: UsageError."""
+        return Folder(
+            self.sources,
+            ignore_archives=self.ignore_archives,
+            digests=self.options.receipts,
+            include=self.include,
+            exclude=self.exclude,
+        )
 
 
 @dataclass(slots=True)
@@ -122,13 +136,17 @@ def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) 
     """Do what may block before the loop begins and after it has ended: disk and journal."""
     if task.receipts is not None:
         check_receipts(task.receipts)
-    source = Folder(task.sources, ignore_archives=task.ignore_archives, digests=task.options.receipts)
+    source = task.source()
     routes, rules = task.routes, task.routes.rules
-    if isinstance(routes, Router) and (routes.project is None or routes.needs_whole_study or task.suffix):
-        # What only whole studies decide is decided first, for all of them.
-        routes = PlannedRoutes(_plan(task, source, routes, err, quiet=quiet).rows)
-    elif isinstance(routes, PlannedRoutes):
-        _plan(task, source, routes, err, quiet=quiet)
+    decided_as_a_whole = isinstance(routes, Router) and (
+        task.suffix or routes.project is None or routes.needs_whole_study
+    )
+    if decided_as_a_whole or isinstance(routes, PlannedRoutes) or task.limit is not None:
+        found = _plan(task, source, routes, err, quiet=quiet)
+        if task.limit is not None:
+            task = replace(task, choice=task.choice.of({row.study_uid for row in found.rows if not row.skip}))
+        if decided_as_a_whole:
+            routes = PlannedRoutes(found.rows)
     totals = Totals()
     path = task.journal or journal_path(task.host, task.project, task.state_dir)
     with Journal(
@@ -196,8 +214,9 @@ async def _send(  # anyio.run passes arguments by position
                 routes = await check_projects(client, task.project, routes)
             if not stop.requested:
                 destination = Xnat(client, archive=task.options.archive, overwrite=task.overwrite)
+                chosen = Selected(routes, task.choice)
                 async with progress(totals, err, quiet=quiet):
-                    await run(source, destination, journal, routes, options=task.options, report=totals.note, stop=stop)
+                    await run(source, destination, journal, chosen, options=task.options, report=totals.note, stop=stop)
                 if not stop.requested:
                     with stop.at_once():
                         outcome.strays = await _sweep(client, journal, err)
@@ -262,6 +281,8 @@ def _plan(task: Transfer, source: Folder, routes: Planning, err: Console, *, qui
         truncated=task.options.send_truncated,
         merge_patients=task.merge_patients,
         suffix=task.suffix,
+        choice=task.choice,
+        limit=task.limit,
     )
     if found.errors:
         first = next(problem for problem in found.problems if problem.severity is Severity.ERROR)
@@ -276,6 +297,6 @@ def _nothing_found(summary: Summary, source: Folder) -> UsageError | None:
     if summary.files.found or summary.files.unreadable or summary.containers:
         return None
     return UsageError(
-        f"no DICOM found in {', '.join(plain(root) for root in source.roots)}",
+        f"no DICOM found in {', '.join(plain(root) for root in source.places)}",
         hint=f"{summary.files.not_dicom:,} other files were looked at; check the path",
     )

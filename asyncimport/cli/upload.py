@@ -9,14 +9,18 @@ import typer
 
 from asyncimport.cli.options import (
     CaBundle,
+    Exclude,
     Experiment,
     HelpAll,
     Host,
     IgnoreArchives,
+    Include,
     Insecure,
     JournalFile,
+    Limit,
     Map,
     MergePatients,
+    Modality,
     NoColor,
     OnCollision,
     Output,
@@ -26,6 +30,7 @@ from asyncimport.cli.options import (
     Profile,
     Project,
     Quiet,
+    Since,
     Sources,
     StateDir,
     Subject,
@@ -127,6 +132,11 @@ def upload(
     path_pattern: PathPatternOption = None,
     table: Map = None,
     on_collision: OnCollision = "error",
+    include: Include = None,
+    exclude: Exclude = None,
+    modality: Modality = None,
+    since: Since = None,
+    limit: Limit = None,
     state_dir: StateDir = None,
     journal: JournalFile = None,
     ca_bundle: CaBundle = None,
@@ -138,7 +148,7 @@ def upload(
 
     It sends the files as they are: it does not de-identify.
     """
-    from asyncimport.cli.routes import plan_from, rules_from
+    from asyncimport.cli.routes import choice_from, plan_from, rules_from
     from asyncimport.cli.transfer import Transfer, transfer
     from asyncimport.plan import PlannedRoutes
     from asyncimport.xnat import Timeouts
@@ -164,6 +174,9 @@ def upload(
             if rows is not None
             else rules_from(project or None, subject, session, path_pattern, table)
         )
+        choice = choice_from(modality, since)
+        if limit is not None and limit < 1:
+            raise UsageError(f"--limit {limit} cannot be", hint="give the number of sessions of the pilot")
         wanted = {word for word in retry.split(",") if word}
         if unknown := wanted - {"held", "refused"}:
             raise UsageError(
@@ -199,6 +212,10 @@ def upload(
         project=project or "",
         routes=routes,
         suffix=on_collision == "suffix",
+        include=include or (),
+        exclude=exclude or (),
+        choice=choice,
+        limit=limit,
         options=options,
         timeouts=Timeouts(reply=timeout),
         overwrite=overwrite,

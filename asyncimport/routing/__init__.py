@@ -24,16 +24,19 @@ from asyncimport.routing.lookup import LookupTable
 from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.patients import patient_of
 from asyncimport.routing.router import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
+from asyncimport.routing.selection import Choice, Selected
 from asyncimport.routing.studies import Study, modality_of
 
 __all__ = [
     "DEFAULT_SESSION",
     "DEFAULT_SUBJECT",
+    "Choice",
     "DisputedError",
     "LeftOutError",
     "LookupTable",
     "PathPattern",
     "Router",
+    "Selected",
     "Study",
     "UnroutableError",
     "clean_label",

@@ -1,0 +1,63 @@
+"""A part of the source: what nobody asked for is left out before it is routed."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from asyncimport.model import Session
+from asyncimport.routing.labels import LeftOutError
+
+__all__ = ["Choice", "Selected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which studies and series are asked for: of these modalities, since a date (YYYYMMDD), of these studies.
+
+    What is empty or None asks for everything.
+    """
+
+    modalities: frozenset[str] = frozenset()
+    since: str = ""
+    studies: Collection[str] | None = None
+
+    def of(self, studies: Collection[str]) -> "Choice":
+        """Return the same of these studies only."""
+        return replace(self, studies=studies)
+
+    def against(self, study_uid: str, fields: Mapping[str, str]) -> str:
+        """Say why a file with these header fields is not asked for; "" when it is."""
+        if self.modalities and fields.get("Modality", "") not in self.modalities:
+            return "its modality was not asked for"
+        # Old files have points in dates (PS3.5 6.2, DA).
+        if self.since and fields.get("StudyDate", "").strip().replace(".", "") < self.since:
+            return "it is of before --since, or has no date"
+        if self.studies is not None and study_uid not in self.studies:
+            return "it is beyond --limit"
+        return ""
+
+
+class _Routes(Protocol):
+    @property
+    def rules(self) -> Mapping[str, str]: ...
+
+    @property
+    def needs_path(self) -> bool: ...
+
+    def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session: ...
+
+
+class Selected:
+    """Rules that route what is asked for, as others do. A choice is no rule: the next run may make another."""
+
+    def __init__(self, routes: _Routes, choice: Choice) -> None:
+        self._routes = routes
+        self._choice = choice
+        self.rules = routes.rules
+        self.needs_path = routes.needs_path
+
+    def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session:
+        """Return the session of a file. Raises: LeftOutError when it is not asked for, UnroutableError."""
+        if reason := self._choice.against(study_uid, fields):
+            raise LeftOutError(reason)
+        return self._routes.route(study_uid, fields, path)
