@@ -122,14 +122,18 @@ def make_plan(
     suffix: bool = False,
     choice: Choice = EVERYTHING,
     limit: int | None = None,
+    quiet_since: float | None = None,
 ) -> Plan:
     """Route every study that the choice asks for, the first `limit` at most by their places, and compare them all.
 
+    With `quiet_since` (seconds since 1970), studies are left out of which a file has changed after that.
     With `suffix`, studies whose label another one has already get `_2`, `_3` and so on behind it, in the order of their
     dates; else they are errors. It blocks: call it in a worker thread.
     """
     problems: list[Problem] = []
     drafts = _drafts(found, routes, problems, choice, truncated=truncated, relative=relative)
+    if quiet_since is not None:
+        drafts = [_quiet(draft, quiet_since, problems) for draft in drafts]
     if limit is not None:
         drafts = _first(drafts, limit)
     drafts = list(_distinct(drafts, problems, suffix=suffix))
@@ -178,6 +182,15 @@ class _Draft:
 
     def without_place(self) -> "_Draft":
         return replace(self, session=None)
+
+
+def _quiet(draft: _Draft, since: float, problems: list[Problem]) -> _Draft:
+    """Leave a study out that is still being written, it may be."""
+    if draft.session is None or draft.study.newest <= since:
+        return draft
+    advice = "it is sent when its files have been quiet"
+    problems.append(_problem("being-written", Severity.INFO, draft.study, "a file of it has just changed", advice))
+    return draft.without_place()
 
 
 def _first(drafts: list[_Draft], limit: int) -> list[_Draft]:

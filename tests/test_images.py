@@ -716,3 +716,26 @@ async def test_no_right_to_edit_holds_the_delivery(xnat: TestXnat, url: str, tmp
         verdict = await there.finalize(sealed(uri, 1, session=session))
     assert isinstance(verdict, Held)
     assert not xnat.archived
+
+
+async def test_manners_go_with_every_finalising_call() -> None:
+    """Whether pipelines start, and why the session comes: on the commit too, as that may archive."""
+    asked: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.method == "POST":
+            asked.append(request.rel_url.raw_query_string)
+        if request.path == "/data/auth":
+            return web.Response(text="User 'demo' is logged in")
+        if request.path.startswith("/data/prearchive") and request.method == "GET":
+            return web.json_response({"ResultSet": {"Result": [{"status": "READY"}]}})
+        if request.path == "/data/services/archive":
+            return web.Response(status=403, text="no")
+        return web.Response(text="SESSION")
+
+    async with listening(answer) as url, logged_in(url) as client:
+        there = Xnat(client, policy=AT_ONCE, sleep=no_sleep, trigger_pipelines=False, event_reason="migration & co")
+        assert isinstance(await there.finalize(sealed("/prearchive/projects/demo/1/E", 1)), Held)
+    commit, archive = asked[-2:]
+    for query in (commit, archive):
+        assert "&triggerPipelines=false&event_reason=migration%20%26%20co" in query

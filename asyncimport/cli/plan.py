@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -101,6 +102,7 @@ def plan(
             suffix=on_collision == "suffix",
             choice=choice_from(modality, since),
             limit=limit,
+            quiet_time=0.0,
         )
         if not found.rows and not any(problem.code == "unreadable" for problem in found.problems):
             raise UsageError(f"no DICOM found in {', '.join(map(str, sources))}", hint="check the path")
@@ -133,6 +135,7 @@ def plan_of(
     suffix: bool,
     choice: Choice,
     limit: int | None,
+    quiet_time: float,
 ) -> Plan:
     """Scan a source with progress, remembering what was found, and make a plan of it."""
     digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -153,6 +156,7 @@ def plan_of(
             suffix=suffix,
             choice=choice,
             limit=limit,
+            quiet_since=time.time() - quiet_time if quiet_time else None,
         )
 
 

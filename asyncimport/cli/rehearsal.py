@@ -29,6 +29,7 @@ def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
             suffix=task.suffix,
             choice=task.choice,
             limit=task.limit,
+            quiet_time=task.quiet_time,
         )
         found = anyio.run(_compared, task, found)
     except AsyncimportError as error:

@@ -58,6 +58,10 @@ class Transfer:
     options: Options = field(default_factory=Options)
     timeouts: Timeouts = field(default_factory=Timeouts)
     overwrite: str = "none"
+    trigger_pipelines: bool | None = None
+    event_reason: str = ""
+    quiet_time: float = 0.0
+    watch: float | None = None
     reroute: bool = False
     merge_patients: bool = False
     max_duration: float | None = None
@@ -98,12 +102,17 @@ class _Outcome:
         return 1 if self.summary is None else exit_code(self.summary)
 
 
-def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
-    """Carry it out, write the summary (JSON also after a failure), and return the exit code."""
+def transfer(
+    task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool, empty_is_fine: bool = False
+) -> int:
+    """Carry it out, write the summary (JSON also after a failure), and return the exit code.
+
+    A source without any DICOM is a mistake, unless `empty_is_fine`.
+    """
     began = monotonic()
     outcome = _Outcome()
     try:
-        _carry_out(task, outcome, err, quiet=quiet)
+        _carry_out(task, outcome, err, quiet=quiet, empty_is_fine=empty_is_fine)
     except AsyncimportError as error:
         outcome.error = error
     except KeyboardInterrupt:
@@ -132,7 +141,7 @@ def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
     return outcome.code
 
 
-def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) -> None:
+def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool, empty_is_fine: bool) -> None:
     """Do what may block before the loop begins and after it has ended: disk and journal."""
     if task.receipts is not None:
         check_receipts(task.receipts)
@@ -141,9 +150,10 @@ def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) 
     decided_as_a_whole = isinstance(routes, Router) and (
         task.suffix or routes.project is None or routes.needs_whole_study
     )
-    if decided_as_a_whole or isinstance(routes, PlannedRoutes) or task.limit is not None:
-        found = _plan(task, source, routes, err, quiet=quiet)
-        if task.limit is not None:
+    if decided_as_a_whole or isinstance(routes, PlannedRoutes) or task.limit is not None or task.quiet_time:
+        strict = decided_as_a_whole or isinstance(routes, PlannedRoutes)
+        found = _plan(task, source, routes, err, quiet=quiet, strict=strict)
+        if task.limit is not None or task.quiet_time:
             task = replace(task, choice=task.choice.of({row.study_uid for row in found.rows if not row.skip}))
         if decided_as_a_whole:
             routes = PlannedRoutes(found.rows)
@@ -165,7 +175,7 @@ def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool) 
             outcome.error = error
         ledger = Ledger.of(journal)
         outcome.summary = ledger.summary()
-        if outcome.error is None and outcome.signal is None:
+        if outcome.error is None and outcome.signal is None and not empty_is_fine:
             outcome.error = _nothing_found(outcome.summary, source)
         journal.end_run(outcome.code)
         if task.receipts is not None:
@@ -213,7 +223,13 @@ async def _send(  # anyio.run passes arguments by position
                 )
                 routes = await check_projects(client, task.project, routes)
             if not stop.requested:
-                destination = Xnat(client, archive=task.options.archive, overwrite=task.overwrite)
+                destination = Xnat(
+                    client,
+                    archive=task.options.archive,
+                    overwrite=task.overwrite,
+                    trigger_pipelines=task.trigger_pipelines,
+                    event_reason=task.event_reason,
+                )
                 chosen = Selected(routes, task.choice)
                 async with progress(totals, err, quiet=quiet):
                     await run(source, destination, journal, chosen, options=task.options, report=totals.note, stop=stop)
@@ -270,8 +286,8 @@ def _one_session(routes: Router | PlannedRoutes) -> bool:
     return isinstance(routes, Router) and routes.one_session
 
 
-def _plan(task: Transfer, source: Folder, routes: Planning, err: Console, *, quiet: bool) -> Plan:
-    """Scan, and decide all studies. Raises: UsageError when something is wrong with one of them."""
+def _plan(task: Transfer, source: Folder, routes: Planning, err: Console, *, quiet: bool, strict: bool) -> Plan:
+    """Scan, and decide all studies. Raises: UsageError when something is wrong with one of them, if `strict`."""
     found = plan_of(
         source,
         routes,
@@ -283,8 +299,9 @@ def _plan(task: Transfer, source: Folder, routes: Planning, err: Console, *, qui
         suffix=task.suffix,
         choice=task.choice,
         limit=task.limit,
+        quiet_time=task.quiet_time,
     )
-    if found.errors:
+    if strict and found.errors:
         first = next(problem for problem in found.problems if problem.severity is Severity.ERROR)
         raise UsageError(
             f"nothing was sent, because {found.errors} problem(s) were found: study {first.study_uid}: {first.text}",

@@ -137,6 +137,26 @@ def upload(
     modality: Modality = None,
     since: Since = None,
     limit: Limit = None,
+    trigger_pipelines: Annotated[
+        bool | None,
+        typer.Option(
+            "--trigger-pipelines/--no-trigger-pipelines",
+            envvar=variable("--trigger-pipelines"),
+            hidden=True,
+            help="Whether archiving starts the project's AutoRun pipelines; default: as XNAT is set up.",
+        ),
+    ] = None,
+    event_reason: Annotated[
+        str, hidden("--event-reason", help="Why, for sites with an audit trail that ask for it.")
+    ] = "",
+    watch: Annotated[
+        str | None,
+        hidden("--watch", help="Look for new studies again and again, with this pause: 60s, 5m; until stopped."),
+    ] = None,
+    quiet_time: Annotated[
+        str | None,
+        hidden("--quiet-time", help="Leave studies out of which a file changed within this time; 2m with --watch."),
+    ] = None,
     state_dir: StateDir = None,
     journal: JournalFile = None,
     ca_bundle: CaBundle = None,
@@ -197,6 +217,8 @@ def upload(
             retry_refused="refused" in wanted,
             send_truncated=truncated == "send",
         )
+        pause = None if watch is None else seconds_of(watch, "--watch")
+        quiet_for = seconds_of(quiet_time or ("0s" if watch is None else "2m"), "--quiet-time")
         longest = None if max_duration is None else seconds_of(max_duration, "--max-duration")
     except AsyncimportError as error:
         if output is Output.JSON:
@@ -216,6 +238,10 @@ def upload(
         exclude=exclude or (),
         choice=choice,
         limit=limit,
+        trigger_pipelines=trigger_pipelines,
+        event_reason=event_reason,
+        watch=pause,
+        quiet_time=quiet_for,
         options=options,
         timeouts=Timeouts(reply=timeout),
         overwrite=overwrite,
@@ -233,6 +259,10 @@ def upload(
         from asyncimport.cli.rehearsal import rehearse
 
         raise typer.Exit(rehearse(task, out, err, as_json=output is Output.JSON, quiet=quiet))
+    if pause is not None:
+        from asyncimport.cli.watching import watch_source
+
+        raise typer.Exit(watch_source(task, out, err, as_json=output is Output.JSON, quiet=quiet))
     raise typer.Exit(transfer(task, out, err, as_json=output is Output.JSON, quiet=quiet))
 
 

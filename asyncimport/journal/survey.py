@@ -34,7 +34,8 @@ class Surveyed:
     """How much there is of a study.
 
     `files` are instances: copies of one count once. `directory` holds all of them. `copies` are paths of files that
-    carry the same SOPInstanceUID, the first one first.
+    carry the same SOPInstanceUID, the first one first. `newest` is when a file of it changed last, in seconds since
+    1970.
     """
 
     study_uid: str
@@ -45,6 +46,7 @@ class Surveyed:
     directory: str
     example: str
     copies: tuple[tuple[str, ...], ...] = ()
+    newest: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +145,11 @@ class Survey:
             copies = self._copies(whole)
             rows = self._db.execute(
                 "SELECT v.study_uid, json_group_array(DISTINCT f.modality), count(DISTINCT f.series_uid), "  # noqa: S608 - fixed text
-                "count(DISTINCT f.sop_uid), sum(f.size), min(f.path), max(f.path) "
+                "count(DISTINCT f.sop_uid), sum(f.size), min(f.path), max(f.path), max(CAST(f.mtime_ns AS INTEGER)) "
                 f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {whole} GROUP BY v.study_uid",
                 (self._scan,),
             )
-            for study_uid, modalities, series, files, size, first, last in rows:
+            for study_uid, modalities, series, files, size, first, last, newest in rows:
                 yield Surveyed(
                     study_uid,
                     tuple(sorted(one for one in json.loads(modalities) if one)),
@@ -157,6 +159,7 @@ class Survey:
                     os.fsdecode(os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])),  # noqa: PTH120 - bytes
                     os.fsdecode(first),
                     tuple(copies.get(study_uid, ())),
+                    newest / 1e9,
                 )
 
     def _copies(self, whole: str) -> dict[str, list[tuple[str, ...]]]:

@@ -63,7 +63,8 @@ def next_step(row: Row | None, *, archived: bool, asked: bool) -> Step:
 class Xnat:
     """The destination of a run.
 
-    `overwrite` ("append", "delete" or "none") goes to the archive step. `patience` is how many seconds XNAT may be
+    `overwrite` ("append", "delete" or "none") goes to the archive step, and so do `trigger_pipelines` (None: as XNAT is
+    set up) and `event_reason`, which sites with an audit trail ask for. `patience` is how many seconds XNAT may be
     at work on one session; `first_pause` how long to wait before the second look at it (pauses double up to 30 s).
     """
 
@@ -73,6 +74,8 @@ class Xnat:
         *,
         archive: bool = True,
         overwrite: str = "none",
+        trigger_pipelines: bool | None = None,
+        event_reason: str = "",
         policy: RetryPolicy | None = None,
         patience: float = 3600.0,
         first_pause: float = 1.0,
@@ -81,6 +84,8 @@ class Xnat:
         self._client = client
         self._archive = archive
         self._overwrite = overwrite
+        self._manners = "" if trigger_pipelines is None else f"&triggerPipelines={str(trigger_pipelines).lower()}"
+        self._manners += f"&event_reason={quote(event_reason, safe='')}" if event_reason else ""
         self._policy = policy or RetryPolicy()
         self._patience = patience
         self._first_pause = first_pause
@@ -237,7 +242,7 @@ class Xnat:
         action = "commit" if self._archive else "build"
         at_work = self._client.timeouts.stall + self._client.timeouts.reply
         if not is_built:
-            url = self._client.url(f"/data{delivery.uri}?action={action}&SOURCE=uploader")
+            url = self._client.url(f"/data{delivery.uri}?action={action}&SOURCE=uploader{self._manners}")
             with bounded(at_work):
                 archive_uri = await self._client.call("POST", url, replies.committed)
             if archive_uri is not None:
@@ -245,7 +250,7 @@ class Xnat:
         if not self._archive:
             return Built(delivery, f"/data{delivery.uri}")
         overwrite = "" if self._overwrite == "none" else f"&overwrite={self._overwrite}"
-        url = self._client.url(f"/data/services/archive?src={quote(delivery.uri or '')}{overwrite}")
+        url = self._client.url(f"/data/services/archive?src={quote(delivery.uri or '')}{overwrite}{self._manners}")
         with bounded(at_work):
             await self._client.call("POST", url, replies.archived)
         return None
