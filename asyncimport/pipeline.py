@@ -174,12 +174,17 @@ class _Line:
         self._report(Scanned(len(batch), sum(item.size for item in batch if isinstance(item, File))))
         files = [item for item in batch if isinstance(item, File)]
         ignored = [item for item in batch if isinstance(item, Ignored)]
-        known = await self._ask(partial(self._journal.recall, files, retry_refused=self._options.retry_refused))
+        options = self._options
+        recall = partial(
+            self._journal.recall, retry_refused=options.retry_refused, resend_changed=options.resend_changed
+        )
+        known = await self._ask(partial(recall, files))
         # Nothing is lost when a stop leaves the thread behind at a slow disk: it only reads.
         found = await anyio.to_thread.run_sync(
             lambda: [self._identify(file) for file in known.unknown], abandon_on_cancel=True
         )
-        admission = await self._ask(partial(self._journal.admit, [*ignored, *found]))
+        admit = partial(self._journal.admit, resend_changed=options.resend_changed)
+        admission = await self._ask(partial(admit, [*ignored, *found]))
         if admission.twins:
             await self._ask(partial(self._journal.admit, [await self._compare(twin) for twin in admission.twins]))
         self._report(

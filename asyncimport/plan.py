@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Protocol
 
 import anyio
@@ -144,12 +145,19 @@ def make_plan(
     return Plan(rows, tuple(problems), tuple(found.suffixes()))
 
 
-def with_archive(plan: Plan, known: Mapping[tuple[str, str], str]) -> Plan:
+def with_archive(
+    plan: Plan, known: Mapping[tuple[str, str], str], dropping: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> Plan:
     """Compare a plan with the archive: `known` are the studies of its sessions, by project and label in lower case.
 
-    A label of another study is an error; a study that is there already is merged, and that is told.
+    A label of another study is an error; a study that is there already is merged, and that is told. `dropping` names by
+    project what of the site drops files without a word.
     """
     problems = list(plan.problems)
+    for project, names in dropping.items():
+        for name in names:
+            text = f"project {project}: {name} is in force, and may drop files"
+            problems.append(Problem("may-be-dropped", Severity.WARNING, text, "what it drops is told as refused"))
     rows = []
     for row in plan.rows:
         there = None if row.skip else known.get((row.project_id, row.session_label.lower()))

@@ -31,6 +31,7 @@ __all__ = [
     "Reply",
     "Row",
     "ScanResource",
+    "SeriesFilter",
     "answers",
     "archived",
     "catalog",
@@ -42,16 +43,23 @@ __all__ = [
     "filters_series",
     "labelled",
     "login",
+    "logins",
     "maps_uids",
     "not_downloaded",
+    "pipelines",
     "prearchive",
     "project_id",
     "rejects",
+    "rewrites",
     "row",
     "scan_resources",
+    "series_filter",
     "setting",
     "stored",
+    "subscriptions",
     "user",
+    "user_name",
+    "value",
 ]
 
 _OVERLOAD = frozenset({408, 429, 502, 503, 504})
@@ -75,6 +83,11 @@ _AT_WORK = (
 )
 # DicomEdit's statement, outside of a comment.
 _REJECTS = re.compile(r"^(?:(?!//).)*\breject\b", re.MULTILINE)
+# The statements of DicomEdit that change attributes, outside of a comment: assignments, deletions, functions.
+_REWRITES = re.compile(
+    r"^(?:(?!//).)*?(?::=|-\s*[({]|\b(?:removeAllPrivateTags|retainPrivateTags|blankValues|alterPixels|delete)\b)",
+    re.MULTILINE,
+)
 _TAGS = re.compile(r"<[^>]*>")
 _ADDRESS = re.compile(r"(?<![\w/])(?:https?:/)?(?:/[^\s/()<>\"',;]+){2,}/?")
 
@@ -150,6 +163,15 @@ class ScanResource:
 
     scan: str
     label: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFilter:
+    """A series import filter: its mode as XNAT spells it (blacklist, whitelist, ...), and how many patterns it has."""
+
+    enabled: bool
+    mode: str = ""
+    patterns: int = 0
 
 
 def login(reply: Reply) -> None:
@@ -455,6 +477,74 @@ def catalog(reply: Reply) -> frozenset[str]:
     return frozenset(
         uid for element in root.iter() if element.tag.rpartition("}")[2] == "entry" and (uid := element.get("UID"))
     )
+
+
+def rewrites(reply: Reply) -> bool | None:
+    """Whether an anonymisation script (AnonymizeApi) changes attributes; None: an old XNAT, or it does not tell."""
+    if reply.status not in {403, 404}:
+        _check(reply)
+    return _REWRITES.search(reply.text) is not None if reply.status == 200 else None
+
+
+def value(reply: Reply) -> str | None:
+    """Return a setting as text (SiteConfigApi, ProjectResource); None: an old XNAT, or it does not tell."""
+    if reply.status not in {403, 404}:
+        _check(reply)
+    return reply.text.strip() if reply.status == 200 else None
+
+
+def series_filter(reply: Reply) -> SeriesFilter | None:
+    """Return a project's series import filter (ConfigResource, `contents=true`); None: it does not tell."""
+    _check(reply)
+    if reply.status == 404:
+        return SeriesFilter(enabled=False)
+    try:
+        found = json.loads(reply.text) if reply.status == 200 else {}
+        enabled = str(found["enabled"]).lower() == "true"
+        patterns = [line for line in str(found.get("list") or "").splitlines() if line.strip()]
+        return SeriesFilter(enabled, str(found.get("mode") or ""), len(patterns))
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def user_name(reply: Reply) -> str | None:
+    """Return who is logged in (UserAuth): with an alias token it is the token's owner."""
+    _check(reply)
+    match = re.search(r"User '(.*?)' is logged in", reply.text)
+    return match[1] if match and reply.status == 200 else None
+
+
+def logins(reply: Reply) -> int | None:
+    """Return how many logins a user has open (UserSessionId); None: it does not tell."""
+    _check(reply)
+    if reply.status != 200:
+        return None
+    try:
+        (count,) = dict(json.loads(reply.text)).values()
+        return int(count)
+    except (ValueError, RecursionError, TypeError, OverflowError):
+        return None
+
+
+def pipelines(reply: Reply) -> int | None:
+    """Return how many pipelines are set up in a project (ProjectPipelineListResource); None: it does not tell."""
+    _check(reply)
+    return len(_results(reply)) if reply.status == 200 else None
+
+
+def subscriptions(reply: Reply) -> int | None:
+    """Return how many subscriptions of the event service are active in a project (EventServiceRestApi).
+
+    None: an old XNAT, or it does not tell.
+    """
+    if reply.status not in {403, 404}:
+        _check(reply)
+    if reply.status != 200:
+        return None
+    try:
+        return sum(one["active"] is True for one in json.loads(reply.text))
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
 
 
 def _check(reply: Reply, *, server_errors: bool = True) -> None:

@@ -21,7 +21,8 @@ class Options:
     scanned without a collision. `max_outage` is how many seconds to wait for a server that is away, `quiet_period` how
     many a session is left alone after an attempt to send into it broke off, which may yet take effect. `partial`
     archives also sessions that lack files. `send_truncated` sends files whose data set ends before it should.
-    `receipts` keeps for each file what a receipt needs: the digest of what was sent, and what the archive held before.
+    `resend_changed` sends files again that were rewritten after XNAT had stored them. `receipts` keeps for each file
+    what a receipt needs: the digest of what was sent, and what the archive held before.
     """
 
     workers: int = AUTO_WORKERS
@@ -33,6 +34,7 @@ class Options:
     quiet_period: float = 30.0
     partial: bool = False
     send_truncated: bool = False
+    resend_changed: bool = False
     receipts: bool = False
     retry_held: bool = False
     retry_refused: bool = False

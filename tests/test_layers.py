@@ -26,6 +26,7 @@ LAYERS = {
     "source": 2,
     "journal": 2,
     "xnat": 2,
+    "doctor": 3,
     "pipeline": 3,
     "plan": 3,
     "receipts": 3,

@@ -541,3 +541,23 @@ async def test_receipts_that_cannot_be_written(commands: Commands, visit: Path, 
     ended = await commands("upload", visit, "-P", "demo", "--receipts", tmp_path / "nowhere" / "receipts")
     assert ended.code == 2
     assert "cannot be written" in ended.err
+
+
+async def test_rewritten_files_are_sent_again_only_when_asked(
+    xnat: TestXnat, url: str, commands: Commands, visit: Path
+) -> None:
+    """XNAT's copy stays as it is, and that is told; asked for, the new bytes take its place, once."""
+    commands.login(url)
+    assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
+    before = {file.sop_uid: file.digest for _, _, file in xnat.instances()}
+    write(visit / "2", image(2, pixels=50))
+    told = await commands("upload", visit, "-P", "demo", "-o", "json")
+    assert (told.code, told.json["files"]["skipped"], xnat.count["import"]) == (8, 1, 4)
+    assert (await commands("upload", visit, "-P", "demo", "--resend-changed")).code == 2
+    words = ("upload", visit, "-P", "demo", "-o", "json", "--resend-changed", "--overwrite", "append")
+    again = await commands(*words)
+    assert (again.code, again.json["files"]["stored"], xnat.count["import"]) == (0, 1, 5), again.out
+    after = {file.sop_uid: file.digest for _, _, file in xnat.instances()}
+    assert {uid for uid in after if after[uid] != before[uid]} == {sop(2)}
+    assert (await commands(*words)).json["files"]["already_stored"] == 4
+    assert xnat.count["import"] == 5

@@ -12,7 +12,7 @@ from conftest import Commands
 from scenery import image, sop, write
 
 from asyncimport.manifest import read_plan
-from asyncimport.testserver import Project, TestXnat
+from asyncimport.testserver import Project, SeriesFilter, TestXnat
 
 pytestmark = pytest.mark.anyio
 
@@ -378,6 +378,15 @@ async def test_what_a_pattern_passes_over_is_not_gone(
     assert (part.code, part.json["files"]["failed"], part.json["files"]["stored"]) == (0, 0, 3)
     assert (await commands("upload", source, "-P", "demo", "-q")).code == 0
     assert len(xnat.sop_uids()) == 12
+
+
+async def test_a_dry_run_names_what_drops_files(xnat: TestXnat, url: str, commands: Commands, source: Path) -> None:
+    """A filter of the project is known before anything is sent, and is no error."""
+    xnat.project("demo").series_filter = SeriesFilter(("localizer",))
+    commands.login(url)
+    ended = await commands("upload", source, "-P", "demo", "--dry-run", "-o", "json")
+    assert (ended.code, [one["code"] for one in ended.json["problems"]]) == (0, ["may-be-dropped"])
+    assert "the project's series import filter" in ended.json["problems"][0]["text"]
 
 
 @pytest.mark.parametrize("words", [("--since", "soon"), ("--limit", "0"), ("--on-collision", "ask")])

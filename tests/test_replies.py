@@ -19,7 +19,7 @@ from asyncimport.errors import (
     TransientError,
     UnavailableError,
 )
-from asyncimport.replies import Experiment, Reply, Row, ScanResource
+from asyncimport.replies import Experiment, Reply, Row, ScanResource, SeriesFilter
 
 SECRET = "Roentgen_W"  # a label: it names a patient, and no reason may
 ROW = f"/prearchive/projects/P/20240131_120000123/{SECRET}"
@@ -104,6 +104,13 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "maps_uids": replies.maps_uids,
     "scan_resources": replies.scan_resources,
     "catalog": replies.catalog,
+    "rewrites": replies.rewrites,
+    "value": replies.value,
+    "series_filter": replies.series_filter,
+    "user_name": replies.user_name,
+    "logins": replies.logins,
+    "pipelines": replies.pipelines,
+    "subscriptions": replies.subscriptions,
 }
 IN_A_RUN = [call for call in ASKED if call not in {"login", "user"}]
 
@@ -347,6 +354,44 @@ VALUES = [
         [Row("RECEIVING", ROW, "P", "S", "E", STUDY, "uploader", "2024-01-31 12:00:00.123"), Row("READY")],
     ),
     ("prearchive", table(), []),
+    ("rewrites", reply(200, 'version "6.1"\n(0008,1030) := project\n'), True),
+    ("rewrites", reply(200, 'version "6.1"\n- (0008,0090)\n'), True),
+    ("rewrites", reply(200, "removeAllPrivateTags"), True),
+    ("rewrites", reply(200, 'version "6.1"\n// (0008,1030) := project\n(0008,0060) = "SR" ? reject\n'), False),
+    ("rewrites", reply(200, ""), False),
+    ("rewrites", reply(403), None),
+    ("rewrites", tomcat(404, "Not Found"), None),
+    ("value", reply(200, "600"), "600"),
+    ("value", reply(200, "${StudyInstanceUID}\n", JSON), "${StudyInstanceUID}"),
+    ("value", reply(403), None),
+    ("value", tomcat(404, "Not Found"), None),
+    (
+        "series_filter",
+        reply(200, '{"enabled": "true", "mode": "blacklist", "list": "a.*\\n\\nb"}'),
+        SeriesFilter(enabled=True, mode="blacklist", patterns=2),
+    ),
+    ("series_filter", reply(200, '{"enabled": false}'), SeriesFilter(enabled=False)),
+    ("series_filter", restlet(404, "Config not found for tool"), SeriesFilter(enabled=False)),
+    ("series_filter", restlet(403, "no"), None),
+    ("series_filter", reply(200, "[]"), None),
+    ("series_filter", reply(200, "no JSON"), None),
+    ("user_name", reply(200, "User 'ada' is logged in"), "ada"),
+    ("user_name", reply(200, "something else"), None),
+    ("user_name", restlet(403, "no"), None),
+    ("logins", reply(200, '{"ada": 3}', JSON), 3),
+    ("logins", reply(200, "{}", JSON), None),
+    ("logins", reply(200, '{"ada": "many"}', JSON), None),
+    ("logins", reply(200, "7", JSON), None),
+    ("logins", restlet(403, "no"), None),
+    ("pipelines", table({"Name": "a"}, {"Name": "b"}), 2),
+    ("pipelines", table(), 0),
+    ("pipelines", restlet(403, "no"), None),
+    ("subscriptions", reply(200, '[{"active": true}, {"active": false}]', JSON), 1),
+    ("subscriptions", reply(200, "[]", JSON), 0),
+    ("subscriptions", reply(200, "[7]", JSON), None),
+    ("subscriptions", reply(200, "{", JSON), None),
+    ("subscriptions", reply(403), None),
+    ("subscriptions", tomcat(404, "Not Found"), None),
     ("deleted", reply(200), None),
     ("deleted", restlet(404, f"{ROW} not found."), None),
     ("maps_uids", reply(200, 'version "6.1"\n(0008,1030) := project\n(0010,0010) := subject\n'), False),
@@ -575,7 +620,8 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     *(
         (call, tomcat(404, "Not Found"), TransientError, OVERLOAD)
         for call in IN_A_RUN
-        if call not in {"committed", "archived", "setting", "maps_uids", "rejects"}
+        if call
+        not in {"committed", "archived", "setting", "maps_uids", "rejects", "rewrites", "value", "subscriptions"}
     ),
     # whatever was asked in a run
     *((call, tomcat(401, "Unauthorized"), LoginExpiredError, {}) for call in IN_A_RUN),

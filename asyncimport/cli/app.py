@@ -8,6 +8,7 @@ import typer
 
 from asyncimport import __version__
 from asyncimport.cli.demo import demo
+from asyncimport.cli.doctor import doctor
 from asyncimport.cli.login import login
 from asyncimport.cli.output import summary_json, write_json
 from asyncimport.cli.plan import plan
@@ -45,7 +46,7 @@ def _root(
     """Move large DICOM collections from disk into an XNAT archive, fast, and with proof that nothing was lost."""
 
 
-for _command in (upload, plan, status, verify, login, testserver, demo):
+for _command in (upload, plan, status, verify, login, doctor, testserver, demo):
     app.command(cls=Profiled)(_command)
 
 

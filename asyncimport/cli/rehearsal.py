@@ -9,7 +9,7 @@ from asyncimport.cli.transfer import Transfer, check_projects
 from asyncimport.errors import AsyncimportError, TransientError, UnavailableError
 from asyncimport.plan import Plan, with_archive
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat import archived_labels, connect
+from asyncimport.xnat import archived_labels, connect, droppers
 
 __all__ = ["rehearse"]
 
@@ -56,10 +56,13 @@ async def _compared(task: Transfer, found: Plan) -> Plan:
     ) as client:
         await check_projects(client, task.project, task.routes)
         known: dict[tuple[str, str], str] = {}
+        dropping: dict[str, list[str]] = {}
         try:
             for project in sorted({row.project_id for row in found.rows if row.project_id}):
                 labels = await archived_labels(client, project, RetryPolicy())
                 known |= {(project, label.lower()): study_uid for label, study_uid in labels.items()}
+                what = await droppers(client, project, RetryPolicy())
+                dropping[project] = [name for name in (what.on_import, what.on_archive) if name]
         except TransientError as error:
             raise UnavailableError(f"the archive could not be compared with the plan: {error}") from error
-    return with_archive(found, known)
+    return with_archive(found, known, dropping)

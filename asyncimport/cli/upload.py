@@ -137,6 +137,10 @@ def upload(
     modality: Modality = None,
     since: Since = None,
     limit: Limit = None,
+    resend_changed: Annotated[
+        bool,
+        hidden("--resend-changed", help="Send files again that were rewritten since; needs --overwrite append."),
+    ] = False,
     trigger_pipelines: Annotated[
         bool | None,
         typer.Option(
@@ -184,6 +188,9 @@ def upload(
             raise UsageError(f"--partial {partial} cannot be", hint="give hold or archive")
         if overwrite not in {"none", "append", "delete"}:
             raise UsageError(f"--overwrite {overwrite} cannot be", hint="give none, append or delete")
+        if resend_changed and overwrite == "none":
+            # XNAT keeps what it has, and answers the new file with a conflict.
+            raise UsageError("--resend-changed replaces files in the archive", hint="add --overwrite append")
         if on_collision not in {"error", "suffix"}:
             raise UsageError(f"--on-collision {on_collision} cannot be", hint="give error or suffix")
         if plan is not None and (subject or session or path_pattern or table):
@@ -213,6 +220,7 @@ def upload(
             quiet_period=seconds_of(quiet_period, "--quiet-period"),
             partial=partial == "archive",
             receipts=receipts is not None,
+            resend_changed=resend_changed,
             retry_held="held" in wanted,
             retry_refused="refused" in wanted,
             send_truncated=truncated == "send",

@@ -50,7 +50,7 @@ class Gone:
 class Intake(Registry):
     """Files in."""
 
-    def recall(self, files: Sequence[File], *, retry_refused: bool = False) -> Admission:
+    def recall(self, files: Sequence[File], *, retry_refused: bool = False, resend_changed: bool = False) -> Admission:
         """Pass the files that are known, sound and unchanged; what is left to send of them waits again.
 
         The others are returned as `unknown`, to be looked into and admitted.
@@ -73,7 +73,7 @@ class Intake(Registry):
                 key, _, _, kind, instance, session, state = row
                 # What stood in the way of these may be gone by now.
                 again = {FileKind.UNREADABLE, FileKind.CONTAINER, FileKind.EXCLUDED}
-                if kind in again or (kind == FileKind.SKIPPED and instance is None):
+                if kind in again or (kind == FileKind.SKIPPED and (instance is None or resend_changed)):
                     unknown.append(file)
                     continue
                 # Met a second time in this run, through overlapping sources, it has been passed already.
@@ -88,11 +88,13 @@ class Intake(Registry):
             self._wait(waiting)
         return Admission(unknown, [], len(waiting), size)
 
-    def admit(self, batch: Sequence[Instance | Ignored]) -> Admission:
+    def admit(self, batch: Sequence[Instance | Ignored], *, resend_changed: bool = False) -> Admission:
         """Record what the files are, and let new instances wait to be sent.
 
         An instance whose study, label or identity collides with one met before is not admitted: a collision of
         labels is recorded as SKIPPED with its reason, the same SOPInstanceUID in another file is returned as a twin.
+        A file that was rewritten after XNAT had stored it is SKIPPED too, unless `resend_changed`: then it waits to be
+        sent in a new delivery.
         """
         twins: list[Twin] = []
         waiting: list[tuple[int, int]] = []
@@ -110,7 +112,7 @@ class Intake(Registry):
                 if isinstance(session, str):
                     self._record(item.file, FileKind.SKIPPED, session, None)
                     continue
-                known = self._known(item, session)
+                known = self._known(item, session, resend_changed=resend_changed)
                 if isinstance(known, Twin):
                     twins.append(known)
                     continue
@@ -231,7 +233,7 @@ class Intake(Registry):
         )
         return instance
 
-    def _known(self, item: Instance, session: int) -> Twin | tuple[int, bool]:
+    def _known(self, item: Instance, session: int, *, resend_changed: bool) -> Twin | tuple[int, bool]:
         """Return the instance's key and whether it waits to be sent from this file, or the twin if that is open."""
         file = item.file
         row = self._db.execute(
@@ -262,15 +264,22 @@ class Intake(Registry):
                 )
             else:
                 self._db.execute("DELETE FROM file WHERE key = ?", (other,))
-        if state == "STORED" and not same:
+        again = resend_changed and own and carries and state == "STORED" and not same and self._is_at_its_end(session)
+        if state == "STORED" and not same and not again:
             key = self._record(file, FileKind.SKIPPED, _CHANGED if own and carries else _ELSEWHERE, instance)
         else:
             key = self._record(file, FileKind.INSTANCE, None, instance)
         self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (key, instance))
-        waits = unsent or (state == "REFUSED" and not same)
+        waits = unsent or again or (state == "REFUSED" and not same)
         if waits:
             self._db.execute("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", (instance,))
         return instance, waits
+
+    def _is_at_its_end(self, session: int) -> bool:
+        """Whether all deliveries of a session have come to their end, so that a new one may follow."""
+        return not self._db.execute(
+            "SELECT 1 FROM delivery WHERE session = ? AND state NOT IN ('ARCHIVED', 'BUILT')", (session,)
+        ).fetchone()
 
     def _orphan(self, instance: int, trouble: str | None) -> None:
         """Look for another copy of an instance whose file cannot be read any more, or now holds something else."""

@@ -7,8 +7,10 @@ of its own rather than an aiohttp application.
 import asyncio
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
 from urllib.parse import parse_qsl
@@ -61,6 +63,7 @@ _DATA = (
     _route("projects", GET=projects.list_projects),
     _route("projects/(?P<name>[^/]+)", GET=projects.project, PUT=projects.put_project),
     _route("(?:projects/(?P<name>[^/]+)/)?config/seriesImportFilter/config", GET=settings.filter_config),
+    _route("projects/(?P<name>[^/]+)/pipelines", GET=projects.pipelines),
     _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)", GET=projects.setting),
     _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)/(?P<value>[^/]+)", PUT=projects.setting),
     _route(f"(?:{_OWNER}/)?experiments", GET=listings.experiment_list),
@@ -71,6 +74,7 @@ _XAPI = (
     _route("siteConfig/(?P<name>[^/]+)", GET=settings.site_setting),
     _route("anonymize/site(?:/(?P<part>enabled))?", GET=settings.anonymisation),
     _route("anonymize/projects/(?P<name>[^/]+)(?:/(?P<part>enabled))?", GET=settings.anonymisation),
+    _route("projects/(?P<name>[^/]+)/events/subscriptions", GET=projects.subscriptions),
     _route("event_tracking/(?P<key>[^/]+)(?:/(?P<payload>payload))?", GET=archive.event_tracking),
 )
 _NOBODY = Login("", None, 0.0)
@@ -107,6 +111,8 @@ class App:
             response = await self._answer(request)
         except Refused as refused:
             response = refused.page()
+        if self._xnat.seconds_ahead and not response.prepared:
+            response.headers["Date"] = formatdate(time.time() + self._xnat.seconds_ahead, usegmt=True)
         limit = self._xnat.timing.keepalive_requests
         if limit is not None and request.transport is not None:
             self._limit_keepalive(request.transport, response, limit)
@@ -228,7 +234,7 @@ class App:
         """Set a new login's cookie (also a guest's, also on a 401) and always the time of expiry."""
         if entry.fresh or call.login is not entry.login:
             response.headers.add("Set-Cookie", f"JSESSIONID={call.login.id}{self._cookie_end}")
-        response.headers.add("Set-Cookie", self._xnat.logins.expiration_cookie())
+        response.headers.add("Set-Cookie", self._xnat.logins.expiration_cookie(self._xnat.seconds_ahead))
 
     def _limit_keepalive(self, transport: asyncio.Transport, response: web.StreamResponse, limit: int) -> None:
         """Close the connection after its allotted requests (Tomcat's maxKeepAliveRequests)."""

@@ -163,9 +163,9 @@ class Logins:
         token = self._tokens.find(name)
         return name if token is None else token.user
 
-    def expiration_cookie(self) -> str:
+    def expiration_cookie(self, seconds_ahead: float = 0.0) -> str:
         """Return the SESSION_EXPIRATION_TIME cookie, quoted for its comma (XnatExpiredPasswordFilter)."""
-        times = f"{int(time.time() * 1000)},{int(self.timeout * 1000)}"
+        times = f"{int((time.time() + seconds_ahead) * 1000)},{int(self.timeout * 1000)}"
         return f'SESSION_EXPIRATION_TIME="{times}"; Version=1; Path=/'
 
     def _sweep(self) -> None:

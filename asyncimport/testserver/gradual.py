@@ -273,10 +273,12 @@ async def _store(call: Call, row: PrearchiveRow, header: Header, body: Body, nam
 
 async def _file_name(call: Call, row: PrearchiveRow, header: Header, name: str) -> str:
     if call.query.get("rename", "").lower() == "true":
-        return dicom_file_name(header)
+        return dicom_file_name(header, call.xnat.file_name_template)
     present = row.scans.get(scan_folder(header), {}).get(name)
     await anyio.sleep(call.xnat.timing.naming_seconds)  # the window between the look and the lock
-    return name if present is None or present.sop_uid == header.sop_uid else dicom_file_name(header)
+    if present is None or present.sop_uid == header.sop_uid:
+        return name
+    return dicom_file_name(header, call.xnat.file_name_template)
 
 
 def _lock_key(lock: FileLock, row: PrearchiveRow, folder: str, name: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from .dicom import Header
 
 __all__ = [
+    "FILE_NAME_TEMPLATE",
     "clean_value",
     "content",
     "dicom_file_name",
@@ -21,6 +22,8 @@ __all__ = [
     "sql_timestamp",
     "to_label_chars",
 ]
+
+FILE_NAME_TEMPLATE = "${StudyInstanceUID}-${SeriesNumber}-${InstanceNumber}-${HashSOPClassUIDWithSOPInstanceUID}"
 
 _NOT_LABEL = re.compile(r"[^A-Za-z0-9_-]")
 _NOT_FILE_NAME = re.compile(r"[^\w.-]", re.ASCII)
@@ -103,6 +106,17 @@ def java_hash(text: str) -> int:
     return value
 
 
+# What a template may name, as far as the importer looks at it.
+_IN_TEMPLATES = {
+    "SOPClassUID": "sop_class",
+    "SOPInstanceUID": "sop_uid",
+    "StudyInstanceUID": "study_uid",
+    "SeriesInstanceUID": "series_uid",
+    "SeriesNumber": "series_number",
+    "InstanceNumber": "instance_number",
+    "Modality": "modality",
+}
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 _class_hash = lru_cache(maxsize=256)(java_hash)
 
 
@@ -114,16 +128,21 @@ def _base36(value: int) -> str:
     return digits or "0"
 
 
-def dicom_file_name(header: Header) -> str:
-    """Return the file name of the default template (TemplatizedDicomFileNamer).
+def dicom_file_name(header: Header, template: str = FILE_NAME_TEMPLATE) -> str:
+    """Return the file name of a template (TemplatizedDicomFileNamer).
 
-    Study UID, series number, instance number, and the hash of the list [SOP class UID, SOP instance UID].
+    The default one has study UID, series number, instance number, and the hash of the list [SOP class UID, SOP
+    instance UID].
     """
-    both = (31 * (31 + _class_hash(header.sop_class)) + java_hash(header.sop_uid)) & 0xFFFFFFFF
-    study = header.study_uid or "no-value-for-StudyInstanceUID"
-    series = header.series_number or "no-value-for-SeriesNumber"
-    instance = header.instance_number or "no-value-for-InstanceNumber"
-    return request_file_name(f"{study}-{series}-{instance}-{_base36(both)}.dcm")
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name == "HashSOPClassUIDWithSOPInstanceUID":
+            both = (31 * (31 + _class_hash(header.sop_class)) + java_hash(header.sop_uid)) & 0xFFFFFFFF
+            return _base36(both)
+        return str(getattr(header, _IN_TEMPLATES.get(name, ""), "")) or f"no-value-for-{name}"
+
+    return request_file_name(f"{_VARIABLE.sub(value, template)}.dcm")
 
 
 def make_timestamp(now: datetime) -> str:

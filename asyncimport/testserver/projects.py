@@ -1,5 +1,6 @@
 """Projects and their settings."""
 
+import json
 import re
 
 from aiohttp import web
@@ -10,7 +11,7 @@ from .pages import Refused, table, text, wanted
 from .profile import Right
 from .state import Project
 
-__all__ = ["list_projects", "project", "put_project", "setting"]
+__all__ = ["list_projects", "pipelines", "project", "put_project", "setting", "subscriptions"]
 
 _PROJECT_ID = re.compile(r"[A-Za-z0-9_-]+")
 _COLUMNS = (
@@ -24,7 +25,7 @@ _COLUMNS = (
 _RIGHTS: dict[str, Right] = {
     "read": "read",
     "edit": "edit",
-    "create": "edit",
+    "create": "create",
     "delete": "edit",
     "activate": "edit",
 }
@@ -33,7 +34,8 @@ _RIGHTS: dict[str, Right] = {
 async def list_projects(call: Call) -> web.StreamResponse:
     """List the projects the user can read, or has another right on (ProjectListResource).
 
-    `permissions=edit&dataType=...` and `restrict=edit` ask for the right to edit.
+    `permissions=edit&dataType=...` and `restrict=edit` ask for the right to edit, `permissions=create` for that to
+    make new sessions.
     """
     asked = call.query.get("permissions") or call.query.get("restrict") or "read"
     if call.query.get("dataAccess") == "writable":
@@ -104,3 +106,25 @@ async def setting(call: Call, name: str, key: str, value: str | None = None) -> 
         raise Refused(400)
     found.prearchive_code = int(number)
     return text()
+
+
+async def pipelines(call: Call, name: str) -> web.StreamResponse:
+    """List the pipelines that are set up (ProjectPipelineListResource), to those who may also delete there."""
+    found = call.readable(name)
+    if not call.allows(found, _RIGHTS["delete"]):
+        raise Refused(403)
+    columns = ["Applies To", "Generates", "Name", "Description", "Path", "Datatype"]
+    rows = [("MR Session", "", one, "", f"/data/pipelines/{one}.xml", "xnat:mrSessionData") for one in found.pipelines]
+    return table(wanted(call.request, call.query, "json"), columns, rows)
+
+
+async def subscriptions(call: Call, name: str) -> web.StreamResponse:
+    """List the subscriptions of the event service (EventServiceRestApi), to those who may also delete there."""
+    found = call.find_project(name, _RIGHTS["delete"])
+    if found is None:
+        raise Refused(403)
+    rows = [
+        {"id": number, "name": one, "active": active}
+        for number, (one, active) in enumerate(found.subscriptions.items(), 1)
+    ]
+    return web.Response(text=json.dumps(rows), content_type="application/json")

@@ -14,13 +14,6 @@ __all__ = ["OPEN_NAMES", "anonymisation", "filter_config", "site_setting"]
 OPEN_NAMES = frozenset({"siteHome", "siteId", "siteLogoPath", "siteUrl"})
 """Preferences that need no login, besides buildInfo."""
 
-_ADMIN_ONLY = {
-    "preventCrossModalityMerge": "prevent_cross_modality_merge",
-    "useSopInstanceUidToUniquelyIdentifyDicom": "unique_sop_uids",
-    "separateSecondaryDicomOnArchive": "separate_secondary",
-    "requireLogin": "require_login",
-}
-
 
 def _for_all(xnat: TestXnat, site_url: str) -> dict[str, object]:
     site_filter = xnat.series_filter
@@ -32,14 +25,24 @@ def _for_all(xnat: TestXnat, site_url: str) -> dict[str, object]:
         "checksums": xnat.storage.checksums,
         "enableSitewideAnonymizationScript": xnat.script is not None,
         "sitewideAnonymizationScript": xnat.script.text if xnat.script is not None else "",
-        "dicomFileNameTemplate": "${StudyInstanceUID}-${SeriesNumber}-${InstanceNumber}"
-        "-${HashSOPClassUIDWithSOPInstanceUID}",
+        "dicomFileNameTemplate": xnat.file_name_template,
         "defaultProjectAutoArchiveSetting": xnat.default_prearchive_code,
         "enableSitewideSeriesImportFilter": site_filter is not None and site_filter.enabled,
         "sitewideSeriesImportFilter": "\n".join(site_filter.patterns) if site_filter is not None else "",
         "sitewideSeriesImportFilterMode": site_filter.wire_mode if site_filter is not None else "blacklist",
         "scanTypeMapping": True,
         "sessionXmlRebuilderInterval": xnat.idle_minutes,
+    }
+
+
+def _for_admins(xnat: TestXnat) -> dict[str, object]:
+    return {
+        "preventCrossModalityMerge": xnat.prevent_cross_modality_merge,
+        "useSopInstanceUidToUniquelyIdentifyDicom": xnat.unique_sop_uids,
+        "separateSecondaryDicomOnArchive": xnat.separate_secondary,
+        "requireLogin": xnat.require_login,
+        "sessionArchiveTimeoutInterval": int(xnat.archive_timeout),
+        "concurrentMaxSessions": xnat.logins.max_per_user,
     }
 
 
@@ -50,9 +53,10 @@ async def site_setting(call: Call, name: str) -> web.StreamResponse:
         return _value(values[name])
     if not call.user.all_data:
         raise Refused(403)
-    if name not in _ADMIN_ONLY:
+    values = _for_admins(call.xnat)
+    if name not in values:
         raise Refused(404)
-    return _value(getattr(call.xnat, _ADMIN_ONLY[name]))
+    return _value(values[name])
 
 
 def _value(value: object) -> web.Response:

@@ -4,12 +4,13 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from .auth import Logins
 from .faults import Faults
 from .held import Left
+from .names import FILE_NAME_TEMPLATE
 from .profile import PROFILES, Profile, Right
 from .rules import Script, SeriesFilter
 from .state import (
@@ -76,7 +77,8 @@ class TestXnat:
     XNAT comes. What rules imports and archiving are attributes of the same names, which may be set at any time.
 
     `anonymise` is the attribute `script`: None (False) stores files as they are sent; otherwise three attributes
-    of each are rewritten, or what the given script says. A project may have a filter and a script of its own.
+    of each are rewritten, or what the given script says. A project may have a filter and a script of its own. The
+    server's clock is `seconds_ahead` of this machine's.
     """
 
     __test__ = False  # pytest is not to collect it
@@ -110,6 +112,8 @@ class TestXnat:
         strict_urls: bool = True,
         disk_full: bool = False,
         site_url: str | None = None,
+        file_name_template: str = FILE_NAME_TEMPLATE,
+        seconds_ahead: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.profile = profile
@@ -130,6 +134,8 @@ class TestXnat:
         self.strict_urls = strict_urls
         self.disk_full = disk_full
         self.site_url = site_url
+        self.file_name_template = file_name_template
+        self.seconds_ahead = seconds_ahead
         self.clock = clock
         self.storage = Storage(directory, keep_bytes=keep_bytes, checksums=checksums)
         self.users: dict[str, User] = {}
@@ -281,7 +287,8 @@ class TestXnat:
 
     def now(self) -> datetime:
         """Return the server's local time, as XNAT stores it."""
-        return datetime.now()  # noqa: DTZ005 - java.sql.Timestamp has no zone
+        here = datetime.now()  # noqa: DTZ005 - java.sql.Timestamp has no zone
+        return here + timedelta(seconds=self.seconds_ahead)
 
     async def idle_round(self) -> int:
         """Let the idle builder look once; return how many sessions it has built, and archived where they are to be.

@@ -1,6 +1,6 @@
 """The nouns of an XNAT site: users, projects, prearchive rows, archived sessions. No HTTP, no files."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -57,6 +57,8 @@ class Project:
     readers: Iterable[str] = ()
     """Names of users who may read; editors may read too."""
     editors: Iterable[str] = (EVERYONE,)
+    creators: Iterable[str] | None = None
+    """Names of editors who may also make new sessions, as the listing of projects tells; None: all of them."""
     aliases: Iterable[str] = ()
     description: str = ""
     public: bool = False
@@ -66,11 +68,18 @@ class Project:
     """Its anonymisation script, which runs when a session is archived."""
     allows_other_studies: bool = False
     """Whether another StudyInstanceUID may be merged into a session."""
+    pipelines: Iterable[str] = ()
+    """Names of the pipelines that are set up here; none of them ever runs."""
+    subscriptions: Mapping[str, bool] = field(default_factory=dict)
+    """Names of the event service's subscriptions, and whether they are active; none of them ever does anything."""
 
     def allows(self, user: User, right: Right) -> bool:
         """Tell whether the user has the right here."""
         if user is GUEST:
             return self.public and right == "read"
+        if right == "create":
+            may = self.creators is None or user.all_data or user.name in self.creators or EVERYONE in self.creators
+            return may and self.allows(user, "edit")
         if user.all_data or user.name in self.editors or EVERYONE in self.editors:
             return True
         return right == "read" and (user.name in self.readers or EVERYONE in self.readers)

@@ -31,7 +31,7 @@ from asyncimport.replies import Reply
 from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.xnat.proxies import DIRECT, Proxy, proxy_for
 
-__all__ = ["Client", "Credentials", "Timeouts", "bounded", "connect"]
+__all__ = ["Client", "Credentials", "Timeouts", "bounded", "connect", "tls_context"]
 
 T = TypeVar("T")
 
@@ -324,7 +324,7 @@ async def connect(
     timeouts = timeouts or Timeouts()
     server = URL(host.rstrip("/"))
     proxy = await anyio.to_thread.run_sync(proxy_for, server)  # Windows may ask its name server
-    connector = aiohttp.TCPConnector(limit=connections, ssl=_tls(ca_bundle, verify=verify))
+    connector = aiohttp.TCPConnector(limit=connections, ssl=tls_context(ca_bundle, verify=verify))
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -346,7 +346,11 @@ async def connect(
             await client.log_out()
 
 
-def _tls(ca_bundle: Path | None, *, verify: bool) -> ssl.SSLContext | bool:
+def tls_context(ca_bundle: Path | None, *, verify: bool) -> ssl.SSLContext | bool:
+    """Return whom to trust, as aiohttp takes it: a bundle, that of the environment, the system (True) or all (False).
+
+    Raises: OSError, ssl.SSLError, UsageError when the bundle cannot be used.
+    """
     if not verify:
         return False
     name, bundle = "--ca-bundle", str(ca_bundle or "")
