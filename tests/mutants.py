@@ -613,7 +613,7 @@ LINE = (
         "changed-after-stored",
         "Bytes that XNAT never got count as stored.",
         "journal/intake.py",
-        '        if state == "STORED" and not same:',
+        '        if state == "STORED" and not same and not again:',
         '        if state == "STORED" and not state:',
         ("test_journal.py::test_a_file_rewritten_after_it_was_stored",),
     ),
@@ -1070,10 +1070,104 @@ MANNERS = (
     ),
 )
 
-# --- What is lacking, late or gone
+# --- Plans, and parts of a source
 
+_PLAN = "test_plan.py::"
 _REPAIR = "test_journal_repair.py::"
 _LOST = "test_nothing_lost.py::"
+
+PLANS = (
+    Mutant(
+        "only-what-is-in-the-plan",
+        "A study that somebody took out of the plan is sent all the same, somewhere.",
+        "plan.py",
+        'raise LeftOutError("it is not in the plan")',
+        'return Session(self._project or "demo", "S", "E" + study_uid.replace(".", "_"), study_uid)',
+        (f"{_PLAN}test_upload_does_what_the_plan_says_and_nothing_else",),
+    ),
+    Mutant(
+        "skip-means-skip",
+        "A row marked skip is sent.",
+        "plan.py",
+        "        if row.skip:\n            raise",
+        "        if False:\n            raise",
+        (f"{_PLAN}test_upload_does_what_the_plan_says_and_nothing_else",),
+    ),
+    Mutant(
+        "a-plan-is-checked-first",
+        "Half of a plan is sent before its first error is met.",
+        "cli/transfer.py",
+        "    if strict and found.errors:\n",
+        "    if False:\n",
+        (f"{_PLAN}test_a_plan_with_an_error_sends_nothing",),
+    ),
+    Mutant(
+        "one-label-one-study-in-a-plan",
+        "Two studies share a label in a plan, and the second ends as a conflict on the server.",
+        "plan.py",
+        "        if owner != draft.study.study_uid:\n",
+        "        if False:\n",
+        (f"{_PLAN}test_each_problem_is_told_with_its_code[label-taken]",),
+    ),
+    Mutant(
+        "one-subject-one-patient-in-a-plan",
+        "Two patients share a subject, and nobody is told.",
+        "plan.py",
+        "    if not merge_patients:\n",
+        "    if False:\n",
+        (f"{_PLAN}test_each_problem_is_told_with_its_code",),
+    ),
+    Mutant(
+        "label-on-server",
+        "A dry run does not see that the label is another study's in the archive.",
+        "plan.py",
+        "        if there == row.study_uid:\n",
+        "        if there:\n",
+        (f"{_PLAN}test_a_dry_run_asks_the_server_and_sends_nothing",),
+    ),
+    Mutant(
+        "a-part-is-not-the-whole",
+        "A run over a part marks everything else as gone, and failed.",
+        "source.py",
+        "return () if self._include or self._exclude else self.places",
+        "return self.places",
+        (f"{_PLAN}test_what_a_pattern_passes_over_is_not_gone",),
+    ),
+    Mutant(
+        "being-written",
+        "Half a study is taken from a drop directory while the scanner is still writing.",
+        "plan.py",
+        "    if draft.session is None or draft.study.newest <= since:\n",
+        "    if True:\n",
+        ("test_watching.py::test_a_study_that_is_being_written_waits",),
+    ),
+    Mutant(
+        "excluded-is-no-problem",
+        "Whoever sends a pilot gets an exit code as if something had gone wrong.",
+        "cli/output.py",
+        'if problem.kind == "excluded")',
+        "if False)",
+        (f"{_PLAN}test_a_part_of_the_source",),
+    ),
+    Mutant(
+        "closed-projects",
+        "One project that is missing ends a run with ten others.",
+        "cli/transfer.py",
+        "            if len(projects) == 1:\n",
+        "            if True:\n",
+        (f"{_PLAN}test_a_run_goes_on_without_a_project_that_is_closed",),
+    ),
+    Mutant(
+        "resend-only-when-asked",
+        "A rewritten file takes the place of what is in the archive, though nobody asked for it.",
+        "journal/intake.py",
+        "        again = resend_changed and own",
+        "        again = own",
+        (f"{_LOST}test_rewritten_files_are_sent_again_only_when_asked",),
+    ),
+)
+
+# --- What is lacking, late or gone
 
 LACKING = (
     Mutant(
@@ -1408,7 +1502,7 @@ LACKING = (
     ),
 )
 
-MUTANTS = (*XNAT, *LINE, *MANNERS, *LACKING)
+MUTANTS = (*XNAT, *LINE, *MANNERS, *PLANS, *LACKING)
 
 
 # --- The runner

@@ -12,7 +12,7 @@ from conftest import Commands
 from scenery import image, sop, write
 
 from asyncimport.manifest import read_plan
-from asyncimport.testserver import Project, SeriesFilter, TestXnat
+from asyncimport.testserver import Fault, Project, SeriesFilter, Tell, TestXnat
 
 pytestmark = pytest.mark.anyio
 
@@ -213,6 +213,19 @@ async def test_a_plan_that_cannot_be_read(commands: Commands, url: str, source: 
     assert (both.code, "give one of them" in both.err) == (2, True)
 
 
+async def test_a_plan_with_an_error_sends_nothing(
+    xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
+) -> None:
+    """Edited so that two patients would share a subject: it is known before the first byte."""
+    target = tmp_path / "plan.csv"
+    await commands("plan", source, "-P", "demo", "--out", target)
+    target.write_text(target.read_text("utf-8-sig").replace(",P2,", ",P1,"), "utf-8")
+    commands.login(url)
+    ended = await commands("upload", source, "--plan", target, "-o", "json")
+    assert (ended.code, xnat.count["import"]) == (2, 0)
+    assert "two PatientIDs" in ended.err
+
+
 async def test_a_dry_run_asks_the_server_and_sends_nothing(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
@@ -371,11 +384,12 @@ async def test_what_a_pattern_passes_over_is_not_gone(
 ) -> None:
     """A run over a part does not fail what an earlier one left of the rest."""
     commands.login(url)
-    commands.env["ASYNCIMPORT_MAX_DURATION"] = "0s"
-    assert (await commands("upload", source, "-P", "demo", "-q")).code == 130
-    del commands.env["ASYNCIMPORT_MAX_DURATION"]
+    async with commands.start("upload", source, "-P", "demo", "-q", "-w", "1") as process:
+        xnat.faults.add(Fault("import", Tell(process.kill), nth=2))
+        await process.wait()
     part = await commands("upload", source, "-P", "demo", "-o", "json", "--include", "p1/*")
-    assert (part.code, part.json["files"]["failed"], part.json["files"]["stored"]) == (0, 0, 3)
+    assert (part.code, part.json["files"]["failed"]) == (0, 0), part.out
+    assert part.json["files"]["stored"] + part.json["files"]["already_stored"] == 3
     assert (await commands("upload", source, "-P", "demo", "-q")).code == 0
     assert len(xnat.sop_uids()) == 12
 
