@@ -39,7 +39,7 @@ from asyncimport.testserver import Status as Answer
 from asyncimport.xnat import Credentials
 from asyncimport.xnat.survey import SIZES, BodyLimit, Inside, Outside, ProjectFacts, Untold
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 behind_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
 WAY = ["address", "encryption", "proxy", "version", "clock", "round-trip", "body-size"]

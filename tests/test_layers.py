@@ -27,6 +27,7 @@ LAYERS = {
     "journal": 2,
     "xnat": 2,
     "doctor": 3,
+    "eventlog": 3,
     "pipeline": 3,
     "plan": 3,
     "receipts": 3,

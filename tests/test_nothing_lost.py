@@ -20,7 +20,7 @@ from asyncimport.settings import Options
 from asyncimport.testserver import DiskFull, Empty, Fault, Late, RowStatus, Script, SeriesFilter, Tell, TestXnat
 from asyncimport.xnat import Xnat, remove_stray
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 ARCHIVED = "/data/archive/projects/demo/subjects/S/experiments/S_20200102"
 

@@ -9,6 +9,7 @@ import typer
 from asyncimport import __version__
 from asyncimport.cli.demo import demo
 from asyncimport.cli.doctor import doctor
+from asyncimport.cli.forget import forget
 from asyncimport.cli.login import login
 from asyncimport.cli.output import summary_json, write_json
 from asyncimport.cli.plan import plan
@@ -46,7 +47,7 @@ def _root(
     """Move large DICOM collections from disk into an XNAT archive, fast, and with proof that nothing was lost."""
 
 
-for _command in (upload, plan, status, verify, login, doctor, testserver, demo):
+for _command in (upload, plan, status, verify, forget, login, doctor, testserver, demo):
     app.command(cls=Profiled)(_command)
 
 

@@ -1,5 +1,11 @@
 """`asyncimport status`: what the journal holds. It reads beside a run and never disturbs it."""
 
+import csv
+import enum
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -8,20 +14,40 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncimport.cli.journals import existing_journal
-from asyncimport.cli.options import Host, JournalFile, NoColor, Output, OutputOption, Project, StateDir
+from asyncimport.cli.options import Host, JournalFile, NoColor, Project, StateDir
 from asyncimport.cli.output import consoles, plain, show_error, show_summary, summary_json, write_json
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Ledger
+from asyncimport.journal.ledger import DeliveryRow, InstanceRow, Left, Run
 from asyncimport.progress import human_bytes
 
 __all__ = ["status"]
+
+# With these a spreadsheet takes a text for a formula, the last four being their full width.
+_FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+class _Form(enum.StrEnum):
+    """How the journal is written to standard output."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
 
 
 def status(
     session: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="A session label: show its files.")] = None,
     host: Host = None,
     project: Project = None,
-    output: OutputOption = Output.TABLE,
+    output: Annotated[
+        _Form,
+        typer.Option(
+            "--output",
+            "-o",
+            envvar="ASYNCIMPORT_OUTPUT",
+            help="How to write it to standard output; csv has a row for each session, or for each file of one.",
+        ),
+    ] = _Form.TABLE,
     state_dir: StateDir = None,
     journal: JournalFile = None,
     no_color: NoColor = False,
@@ -32,18 +58,39 @@ def status(
         path = existing_journal(host, project, state_dir, journal)
         with Ledger.read(path) as ledger:
             if session is not None:
-                _session(out, ledger, session, as_json=output is Output.JSON)
+                _session(out, ledger, session, output)
             else:
-                _journal(out, ledger, as_json=output is Output.JSON)
+                _journal(out, ledger, output)
     except AsyncimportError as error:
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
 
 
-def _journal(out: Console, ledger: Ledger, *, as_json: bool) -> None:
-    about, runs, summary = ledger.about(), ledger.runs(), ledger.summary()
+def _journal(out: Console, ledger: Ledger, form: _Form) -> None:
+    with ledger.moment():
+        about, runs, summary, left = ledger.about(), ledger.runs(), ledger.summary(), ledger.left()
     last = runs[-1] if runs else None
-    if as_json:
+    at_work = ledger.is_at_work(last) if last else False
+    if form is _Form.CSV:
+        names = ("project", "subject", "session", "study_uid", "state", "files", "bytes", "uri", "verified", "reason")
+        rows = (
+            (
+                report.session.project,
+                report.session.subject,
+                report.session.label,
+                report.session.study_uid,
+                report.state,
+                report.files,
+                report.size,
+                report.uri,
+                report.verified,
+                report.reason,
+            )
+            for report in summary.sessions
+        )
+        _write_csv(names, rows)
+        return
+    if form is _Form.JSON:
         value = summary_json(
             summary,
             run=str(last.key) if last else None,
@@ -56,44 +103,130 @@ def _journal(out: Console, ledger: Ledger, *, as_json: bool) -> None:
             {"run": str(run.key), "started": run.started, "ended": run.ended, "exit_code": run.exit_code}
             for run in runs
         ]
+        value["at_work"] = at_work
+        value["remaining"] = {
+            "files": left.files,
+            "bytes": left.size,
+            "seconds": None if left.seconds is None else round(left.seconds),
+        }
         write_json(value)
         return
     out.print(Text(f"{about['destination']}, project {about.get('rule project')}", style="bold"))
     for run in runs[-5:]:
-        end = f"ended {run.ended} with exit code {run.exit_code}" if run.ended else "has not ended, or was killed"
-        out.print(Text(f"  run {run.key}: started {run.started}, {end}"))
+        out.print(Text(f"  run {run.key}: started {run.started}, {_end(run, at_work if run is last else False)}"))
     show_summary(out, summary, seconds=None)
+    if left.files:
+        out.print(Text(_remaining(left), style="bold"))
 
 
-def _session(out: Console, ledger: Ledger, label: str, *, as_json: bool) -> None:
-    rows = ledger.instances(label)
-    if not rows:
+def _end(run: Run, at_work: bool | None) -> str:
+    if run.ended:
+        return f"ended {run.ended} with exit code {run.exit_code}"
+    return {True: "is at work", False: "was killed", None: "has not ended, or was killed"}[at_work]
+
+
+def _remaining(left: Left) -> str:
+    text = f"left to send: {left.files:,} files, {human_bytes(left.size)}"
+    return text if left.seconds is None else f"{text}; {_about(left.seconds)} at the rate of the last run"
+
+
+def _about(seconds: float) -> str:
+    """Write an estimate as it deserves."""
+    for name, length, most in (("min", 60, 90), ("h", 3600, 36)):
+        if seconds < 60:
+            return "less than a minute"
+        if round(seconds / length) < most:
+            return f"about {round(seconds / length)} {name}"
+    return f"about {round(seconds / 86_400)} days"
+
+
+def _session(out: Console, ledger: Ledger, label: str, form: _Form) -> None:
+    with ledger.moment():
+        rows = [*ledger.instances(label), *ledger.companions(label)]
+        deliveries = ledger.deliveries(label)
+    if not rows and not deliveries:
         raise UsageError(f"the journal knows no session {label}", hint="`asyncimport status -o json` lists them all")
-    if as_json:
-        write_json(
-            {
-                "session": label,
-                "files": [
-                    {
-                        "path": plain(row.file.path),
-                        "bytes": row.file.size,
-                        "sop_uid": row.sop_uid,
-                        "state": row.state.lower(),
-                        "reason": row.reason,
-                    }
-                    for row in rows
-                ],
-            }
-        )
-        return
+    files = [_file_json(row) for row in rows]
+    if form is _Form.CSV:
+        names = ("path", "bytes", "sop_uid", "state", "attempts", "time", "reason")
+        _write_csv(names, ([file[name] for name in names] for file in files))
+    elif form is _Form.JSON:
+        write_json({"session": label, "files": files, "deliveries": [_delivery_json(one) for one in deliveries]})
+    else:
+        for one in deliveries:
+            out.print(Text(_delivery_line(one)))
+        _show_files(out, rows)
+
+
+def _file_json(row: InstanceRow) -> dict[str, object]:
+    return {
+        "path": plain(row.file.path),
+        "bytes": row.file.size,
+        "sop_uid": row.sop_uid or None,
+        "state": row.state.lower(),
+        "reason": row.reason,
+        "attempts": row.attempts,
+        "time": _time(row.settled_at),
+    }
+
+
+def _delivery_json(one: DeliveryRow) -> dict[str, object]:
+    return {
+        "project": one.session.project,
+        "study_uid": one.session.study_uid,
+        "delivery": one.number,
+        "state": one.state.lower(),
+        "files": one.files,
+        "prearchive_uri": one.uri and f"/data{one.uri}",
+        "uri": one.archive_uri,
+        "verified": one.verified,
+        "reason": one.reason,
+        "time": _time(one.closed_at),
+    }
+
+
+def _delivery_line(one: DeliveryRow) -> str:
+    places = [place for place in (one.uri and f"/data{one.uri}", one.archive_uri) if place]
+    text = f"delivery {one.number}: {one.state.lower()}, {one.files:,} files"
+    if places:
+        text += f", {' -> '.join(map(plain, places))}"
+    if one.verified:
+        text += f", verified by {one.verified}"
+    return f"{text}: {plain(one.reason)}" if one.reason else text
+
+
+def _show_files(out: Console, rows: Sequence[InstanceRow]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("state", "size", "path", "reason"):
+    for heading in ("state", "size", "attempts", "time", "path", "reason"):
         table.add_column(heading, no_wrap=True, overflow="fold")
     for row in rows:
         table.add_row(
             Text(row.state.lower()),
             human_bytes(row.file.size),
+            "" if row.attempts is None else str(row.attempts),
+            _time(row.settled_at) or "",
             Text(plain(row.file.path)),
-            Text(row.reason or ""),
+            Text(plain(row.reason or "")),
         )
     out.print(table)
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _write_csv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table for spreadsheets: UTF-8, whatever the terminal speaks, and nothing that they would carry out."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    sys.stdout.buffer.write(text.getvalue().encode())
+    sys.stdout.buffer.flush()
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULAS) else text

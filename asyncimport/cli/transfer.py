@@ -2,9 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -13,9 +13,11 @@ import anyio
 from rich.console import Console
 from rich.text import Text
 
+from asyncimport import __version__
 from asyncimport.cli.journals import journal_path
 from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
 from asyncimport.cli.plan import plan_of
+from asyncimport.cli.recording import recorded
 from asyncimport.cli.running import on_signals, progress
 from asyncimport.errors import (
     AsyncimportError,
@@ -26,6 +28,8 @@ from asyncimport.errors import (
     TransientError,
     UsageError,
 )
+from asyncimport.eventlog import Began, Ended, Entry
+from asyncimport.events import Event
 from asyncimport.journal import Journal, Ledger
 from asyncimport.model import Stray, Summary
 from asyncimport.pipeline import Stop, run
@@ -71,6 +75,9 @@ class Transfer:
     ca_bundle: Path | None = None
     verify: bool = True
     receipts: Path | None = None
+    events: Path | None = None
+    log_file: Path | None = None
+    verbose: bool = False
 
     def source(self) -> Folder:
         """Return what is read. Raises: UsageError."""
@@ -111,13 +118,11 @@ def transfer(
     """
     began = monotonic()
     outcome = _Outcome()
-    try:
-        _carry_out(task, outcome, err, quiet=quiet, empty_is_fine=empty_is_fine)
-    except AsyncimportError as error:
-        outcome.error = error
-    except KeyboardInterrupt:
-        # Before or after the line, when nobody else listens for it.
-        outcome.signal = signal.SIGINT
+    recording = recorded(err, events=task.events, log_file=task.log_file, verbose=task.verbose)
+    with _caught(outcome), recording as record:
+        with _caught(outcome):
+            _carry_out(task, outcome, record, err, quiet=quiet, empty_is_fine=empty_is_fine)
+        record(Ended(outcome.run, outcome.code, outcome.error, outcome.summary))
     seconds = monotonic() - began
     if as_json:
         write_json(
@@ -141,7 +146,34 @@ def transfer(
     return outcome.code
 
 
-def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool, empty_is_fine: bool) -> None:
+@contextmanager
+def _caught(outcome: _Outcome) -> Iterator[None]:
+    """Keep what ends the block for the end of the run."""
+    try:
+        yield
+    except AsyncimportError as error:
+        outcome.error = error
+    except KeyboardInterrupt:
+        # Before or after the line, when nobody else listens for it.
+        outcome.signal = signal.SIGINT
+
+
+def _beginning(task: Transfer, run: str, rules: Mapping[str, str]) -> Began:
+    """Say what is run, and how; no secret is among it."""
+    settings = {**asdict(task.options), "overwrite": task.overwrite, "reroute": task.reroute}
+    names = {"sources": [plain(str(path)) for path in task.sources], **rules}
+    return Began(run, __version__, task.host, task.project, settings, names)
+
+
+def _carry_out(
+    task: Transfer,
+    outcome: _Outcome,
+    record: Callable[[Entry], None],
+    err: Console,
+    *,
+    quiet: bool,
+    empty_is_fine: bool,
+) -> None:
     """Do what may block before the loop begins and after it has ended: disk and journal."""
     if task.receipts is not None:
         check_receipts(task.receipts)
@@ -167,16 +199,25 @@ def _carry_out(task: Transfer, outcome: _Outcome, err: Console, *, quiet: bool, 
         merge_patients=task.merge_patients,
     ) as journal:
         outcome.run = str(journal.run)
+        record(_beginning(task, outcome.run, rules))
+
+        def report(event: Event) -> None:
+            totals.note(event)
+            record(event)
+
         try:
             # Under one fixed label any second study collides, and that is better known before anything is sent.
             options = replace(task.options, scan_first=task.options.scan_first or _one_session(routes))
-            anyio.run(_send, replace(task, options=options), source, routes, journal, totals, outcome, err, quiet)
+            task = replace(task, options=options)
+            anyio.run(_send, task, source, routes, journal, totals, report, outcome, err, quiet)
         except FatalError as error:
             outcome.error = error
         ledger = Ledger.of(journal)
         outcome.summary = ledger.summary()
         if outcome.error is None and outcome.signal is None and not empty_is_fine:
             outcome.error = _nothing_found(outcome.summary, source)
+        for stray in outcome.strays or ():
+            record(stray)
         journal.end_run(outcome.code)
         if task.receipts is not None:
             write_receipts(task.receipts, ledger)
@@ -195,6 +236,7 @@ async def _send(  # anyio.run passes arguments by position
     routes: Router | PlannedRoutes,
     journal: Journal,
     totals: Totals,
+    report: Callable[[Event], None],
     outcome: _Outcome,
     err: Console,
     quiet: bool,
@@ -232,7 +274,7 @@ async def _send(  # anyio.run passes arguments by position
                 )
                 chosen = Selected(routes, task.choice)
                 async with progress(totals, err, quiet=quiet):
-                    await run(source, destination, journal, chosen, options=task.options, report=totals.note, stop=stop)
+                    await run(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
                 if not stop.requested:
                     with stop.at_once():
                         outcome.strays = await _sweep(client, journal, err)

@@ -121,6 +121,17 @@ def upload(
         Path | None,
         hidden("--receipts", help="Write a line of JSON to this file for each file and session that arrived."),
     ] = None,
+    events: Annotated[
+        Path | None,
+        hidden("--events", help="Append a line of JSON to this file for each thing that happens."),
+    ] = None,
+    log_file: Annotated[
+        Path | None,
+        hidden("--log-file", help="Append a log to this file, without names of people unless --verbose is given."),
+    ] = None,
+    verbose: Annotated[
+        bool, hidden("--verbose", "-v", help="Write the log to standard error too, with labels and paths.")
+    ] = False,
     max_duration: Annotated[
         str | None, hidden("--max-duration", help="Stop well after this time, as Ctrl-C does: 90s, 15m, 8h.")
     ] = None,
@@ -262,6 +273,9 @@ def upload(
         ca_bundle=ca_bundle,
         verify=not insecure,
         receipts=receipts,
+        events=events,
+        log_file=log_file,
+        verbose=verbose,
     )
     if dry_run:
         from asyncimport.cli.rehearsal import rehearse

@@ -13,11 +13,14 @@ from asyncimport.errors import JournalBusyError, JournalError, UsageError
 from asyncimport.journal.disk import refuse_network_disk
 from asyncimport.model import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS
 
-__all__ = ["NOTHING_YET", "bind", "connect_read_only", "create_or_open", "locked", "sql", "translated"]
+__all__ = ["NOTHING_YET", "bind", "connect_read_only", "create_or_open", "is_locked", "locked", "sql", "translated"]
 
 # "aimp": SQLite's own way to tell one application's files from another's.
 _APPLICATION_ID = 0x61696D70
 _VERSION = 2
+
+# How long a lock is tried for: `is_locked` has it for less.
+_MOMENT = 0.2
 
 NOTHING_YET = "nothing was uploaded yet, or the journal is kept elsewhere"
 
@@ -50,7 +53,7 @@ def locked(path: Path) -> filelock.FileLock:
         refuse_network_disk(path)
         # The line opens and closes the journal from different threads.
         lock = filelock.FileLock(f"{path}.lock", mode=0o600, thread_local=False)
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=_MOMENT, poll_interval=_MOMENT / 10)
     except filelock.Timeout:
         raise JournalBusyError(
             f"the journal {path} is in use by another run",
@@ -62,6 +65,19 @@ def locked(path: Path) -> filelock.FileLock:
             hint="choose another place with --state-dir",
         ) from error
     return lock
+
+
+def is_locked(path: Path) -> bool | None:
+    """Tell whether a run holds the journal's lock; None where that cannot be tried, as on a disk that is read-only."""
+    if not Path(f"{path}.lock").exists():
+        return False
+    try:
+        with filelock.FileLock(f"{path}.lock", mode=0o600, blocking=False):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return None
 
 
 def create_or_open(path: Path) -> sqlite3.Connection:
@@ -102,14 +118,20 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     if not path.is_file() or not path.stat().st_size:
         raise UsageError(f"there is no journal {path}", hint=NOTHING_YET)
     with translated(path):
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-        )
         try:
-            version = _recognise(connection, path)
-        except BaseException:
-            connection.close()
-            raise
+            connection, version = _reading(path, "mode=ro")
+        except sqlite3.OperationalError as error:
+            if os.access(path.parent, os.W_OK):
+                raise
+            # SQLite wants to make its -wal and -shm files. Where it cannot, and no run has left any, nothing changes.
+            log = Path(f"{path}-wal")
+            if log.exists() and log.stat().st_size:
+                raise JournalError(
+                    f"the journal {path} cannot be read where it is: {error}",
+                    hint="its directory is read-only, and a file of it is missing; copy it with its -wal file, and "
+                    "name the copy with --journal",
+                ) from error
+            connection, version = _reading(path, "mode=ro&immutable=1")
     if version < _VERSION:
         connection.close()
         raise JournalError(
@@ -117,6 +139,18 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             hint="`asyncimport upload` brings it forward; it need not send anything for that",
         )
     return connection
+
+
+def _reading(path: Path, how: str) -> tuple[sqlite3.Connection, int]:
+    """Open a journal for reading, and return its version too."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False
+    )
+    try:
+        return connection, _recognise(connection, path)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Mapping[str, str]) -> None:

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncimport.errors import UsageError
-from asyncimport.journal.database import NOTHING_YET, connect_read_only, translated
+from asyncimport.journal.database import NOTHING_YET, connect_read_only, is_locked, translated
 from asyncimport.journal.queue import Journal
 from asyncimport.model import NOTHING_KEPT, File, Files, Problem, Session, SessionReport, Summary
 
-__all__ = ["Arrived", "DeliveryRow", "InstanceRow", "Ledger", "Run"]
+__all__ = ["Arrived", "DeliveryRow", "InstanceRow", "Ledger", "Left", "Run"]
 
 _ALL = "file f"
 _SCOPE = "scope JOIN file f ON f.key = scope.file"
+# A rate is that of the stretches of this many seconds in which a file was stored: a longer outage is no part of it.
+# Over less time than the least nobody knows it.
+_STRETCH_SECONDS = 300
+_LEAST_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +34,23 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRow:
-    """One instance of a session, for `status SESSION`."""
+    """One file of a session; `sop_uid` is "" where it is not known, `settled_at` in seconds since 1970."""
 
     file: File
     sop_uid: str
     state: str
     reason: str | None
+    attempts: int | None
+    settled_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What waits to be sent, and for how many seconds at the rate of the last run; None where that is unknown."""
+
+    files: int
+    size: int
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,7 @@ class DeliveryRow:
     closed_at: float | None
     files: int
     run: int | None
+    reason: str | None
 
 
 class Ledger:
@@ -97,6 +113,26 @@ class Ledger:
         finally:
             connection.close()
 
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """See the journal as it is now, whatever a run makes of it while the block lasts, which should not be long."""
+        with translated(self._path):
+            self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
+    def is_at_work(self, run: Run) -> bool | None:
+        """Tell whether a run that was seen without an end is at work, or was killed; None where nobody can tell."""
+        if run.ended is not None:
+            return False
+        held = is_locked(self._path)
+        if held is False and any(one.ended for one in self.runs() if one.key == run.key):
+            # It has ended since it was seen.
+            return True
+        return held
+
     def about(self) -> dict[str, str]:
         """Return the journal's destination and rules.
 
@@ -123,14 +159,44 @@ class Ledger:
 
     def instances(self, label: str) -> list[InstanceRow]:
         """Return the instances of the sessions with this label, in the order they were found."""
+        return self._rows(
+            "SELECT f.path, f.size, f.mtime_ns, i.sop_uid, i.state, "
+            # What the file is by now, where it is not what was sent.
+            "coalesce(i.reason, iif(f.instance = i.key, f.reason, NULL)), i.attempts, i.settled_at FROM session s "
+            "CROSS JOIN instance i ON i.session = s.key JOIN file f ON f.key = i.file "
+            "WHERE s.label = ? COLLATE NOCASE ORDER BY i.key",
+            label,
+        )
+
+    def companions(self, label: str) -> list[InstanceRow]:
+        """Return the files of the sessions with this label that are not sent: copies, and what cannot be read."""
+        return self._rows(
+            "WITH t AS (SELECT key FROM session WHERE label = ? COLLATE NOCASE), "
+            "u AS (SELECT i.key, i.sop_uid, i.file FROM t CROSS JOIN instance i ON i.session = t.key) "
+            "SELECT f.path, f.size, f.mtime_ns, coalesce(u.sop_uid, f.lacked_uid, ''), f.kind, f.reason, NULL, NULL "
+            "FROM file f LEFT JOIN u ON u.key = f.instance WHERE f.kind <> 'INSTANCE' "
+            "AND (u.key IS NOT NULL OR f.lacked_by IN (SELECT key FROM t)) AND f.key NOT IN (SELECT file FROM u) "
+            "ORDER BY f.key",
+            label,
+        )
+
+    def left(self) -> Left:
+        """Return what waits to be sent, and how long that will take by files or by bytes, whichever takes longer."""
         with translated(self._path):
-            rows = self._db.execute(
-                "SELECT f.path, f.size, f.mtime_ns, i.sop_uid, i.state, i.reason FROM session s "
-                "CROSS JOIN instance i ON i.session = s.key JOIN file f ON f.key = i.file "
-                "WHERE s.label = ? ORDER BY i.key",
-                (label,),
-            ).fetchall()
-        return [InstanceRow(File(os.fsdecode(row[0]), row[1], int(row[2])), *row[3:]) for row in rows]
+            ((files, size),) = self._db.execute(
+                f"SELECT count(*), coalesce(sum(f.size), 0) FROM {self._files} "  # noqa: S608 - fixed text
+                "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' WHERE i.state = 'PENDING'"
+            )
+            ((sent, sent_size, span, stretches),) = self._db.execute(
+                "SELECT count(*), sum(f.size), max(i.settled_at) - min(i.settled_at), "
+                "count(DISTINCT CAST(i.settled_at / ? AS INTEGER)) FROM instance i JOIN file f ON f.key = i.file "
+                "WHERE i.state = 'STORED' AND i.run = (SELECT max(run) FROM instance WHERE state = 'STORED')",
+                (_STRETCH_SECONDS,),
+            )
+        took = min(span or 0.0, float(stretches * _STRETCH_SECONDS))
+        if took < _LEAST_SECONDS:
+            return Left(files, size, None)
+        return Left(files, size, took * max(files / sent, size / max(sent_size, 1)))
 
     def acknowledged(self) -> Iterator[tuple[SessionReport, frozenset[str]]]:
         """Yield each session and the SOPInstanceUIDs that XNAT acknowledged of it."""
@@ -174,24 +240,35 @@ class Ledger:
             ).fetchall()
         return [(File(os.fsdecode(row[0]), row[1], int(row[2])), row[3], bool(row[4])) for row in rows]
 
-    def deliveries(self) -> list[DeliveryRow]:
-        """Return the deliveries of all sessions that the ledger counts."""
+    def deliveries(self, label: str | None = None) -> list[DeliveryRow]:
+        """Return the deliveries of all sessions that the ledger counts, or of those with this label."""
+        if label is None:
+            which = f"DISTINCT i.session FROM {self._files} JOIN instance i ON i.key = f.instance AND f.kind IN "
+            which += "('INSTANCE', 'SKIPPED')"
+        else:
+            which = "key AS session FROM session WHERE label = ? COLLATE NOCASE"
         with translated(self._path):
             rows = self._db.execute(
-                "WITH t AS (SELECT DISTINCT i.session FROM "  # noqa: S608 - fixed text
-                f"{self._files} JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED')) "
+                f"WITH t AS (SELECT {which}) "  # noqa: S608 - fixed text
                 "SELECT s.project, s.subject, s.label, s.study_uid, d.number, d.state, d.uri, d.archive_uri, "
-                "d.merges, d.verified, d.closed_at, count(i.key), min(i.run) "
+                "d.merges, d.verified, d.closed_at, count(i.key), min(i.run), d.reason "
                 "FROM t CROSS JOIN session s ON s.key = t.session JOIN delivery d ON d.session = s.key "
-                "LEFT JOIN instance i ON i.session = s.key AND i.delivery = d.key GROUP BY d.key ORDER BY d.key"
+                "LEFT JOIN instance i ON i.session = s.key AND i.delivery = d.key GROUP BY d.key ORDER BY d.key",
+                () if label is None else (label,),
             ).fetchall()
         found = []
-        for *names, number, state, uri, archive_uri, merges, verified, closed_at, files, run in rows:
+        for *names, number, state, uri, archive_uri, merges, verified, closed_at, files, run, reason in rows:
             before = None if merges is None else bool(merges)
+            where = Session(*names)
             found.append(
-                DeliveryRow(Session(*names), number, state, uri, archive_uri, before, verified, closed_at, files, run)
+                DeliveryRow(where, number, state, uri, archive_uri, before, verified, closed_at, files, run, reason)
             )
         return found
+
+    def _rows(self, query: str, label: str) -> list[InstanceRow]:
+        with translated(self._path):
+            rows = self._db.execute(query, (label,)).fetchall()
+        return [InstanceRow(File(os.fsdecode(row[0]), row[1], int(row[2])), *row[3:]) for row in rows]
 
     def _sums(self) -> tuple[Files, int, int]:
         counts = dict.fromkeys(Files.__dataclass_fields__, 0)

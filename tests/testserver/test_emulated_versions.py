@@ -9,7 +9,7 @@ from emulated import Visitor, dicom, sop, visit
 from asyncimport.testserver import PROFILES, RowStatus, TestXnat, Timing
 
 pytestmark = pytest.mark.anyio
-SLOW = Timing(parallel_seconds=0.15)
+SLOW = Timing(parallel_seconds=0.6)
 
 
 async def at_once(web: Visitor, *sent: tuple[bytes, dict[str, str]]) -> list[tuple[int, str]]:

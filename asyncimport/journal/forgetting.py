@@ -1,0 +1,273 @@
+"""What a journal need not know any more: found and told first, then taken out in one transaction.
+
+Only rows are deleted, and no state is changed, so nothing becomes true by forgetting. What holds the run of things
+together stays: no row is left that names one which is gone.
+"""
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncimport.errors import UsageError
+from asyncimport.journal.database import NOTHING_YET, create_or_open, locked, translated
+from asyncimport.journal.ledger import Ledger
+from asyncimport.model import FileKind, Session, SessionReport
+
+__all__ = ["Forgetting", "Matter"]
+
+_UNFINISHED = "XNAT holds an unfinished delivery of it"
+_UNMOUNTED = "nothing at all is left around it, as where a disk is not mounted"
+_DOOMED = """
+CREATE TEMP TABLE doomed_session (key INTEGER PRIMARY KEY);
+CREATE TEMP TABLE doomed_instance (key INTEGER PRIMARY KEY);
+CREATE TEMP TABLE doomed_file (key INTEGER PRIMARY KEY);
+"""
+_FORGET = """
+BEGIN IMMEDIATE;
+INSERT OR IGNORE INTO doomed_instance SELECT key FROM instance WHERE session IN (SELECT key FROM doomed_session);
+-- Copies too: they are looked into again, and one of them is sent.
+INSERT OR IGNORE INTO doomed_file SELECT key FROM file WHERE instance IN (SELECT key FROM doomed_instance)
+    OR lacked_by IN (SELECT key FROM doomed_session);
+DELETE FROM instance WHERE key IN (SELECT key FROM doomed_instance);
+DELETE FROM delivery WHERE session IN (SELECT key FROM doomed_session);
+DELETE FROM file WHERE key IN (SELECT key FROM doomed_file) AND key NOT IN (SELECT file FROM instance);
+-- What is left of these is where an instance that stays was sent from, before the file held one that is forgotten.
+UPDATE file SET kind = 'UNREADABLE', reason = 'not looked into yet', instance = NULL
+    WHERE instance IN (SELECT key FROM doomed_instance);
+-- What XNAT has seen nothing of, and what nothing is left of on this side, begins anew if it ever comes back.
+DELETE FROM delivery WHERE uri IS NULL AND session NOT IN (SELECT session FROM instance);
+DELETE FROM session WHERE key NOT IN (SELECT session FROM instance) AND key NOT IN (SELECT session FROM delivery);
+UPDATE file SET lacked_by = NULL WHERE lacked_by NOT IN (SELECT key FROM session);
+DELETE FROM patient WHERE NOT EXISTS (SELECT 1 FROM session s WHERE s.project = patient.project
+    AND s.subject = patient.subject COLLATE NOCASE AND s.patient = patient.id);
+COMMIT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Matter:
+    """A whole session in a state, or files in a state (of a session or of none), and the path of one of them.
+
+    `kept` says why it is not forgotten.
+    """
+
+    session: Session | None
+    state: str
+    files: int
+    size: int
+    example: str
+    uri: str | None = None
+    kept: str | None = None
+    is_whole: bool = False
+
+
+class Forgetting:
+    """A locked journal, and what is to be taken out of it: `found`. Nothing is before `forget()` is called."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._db = connection
+        self._path = path
+        self._places: dict[str, bool] = {}
+        self.found: list[Matter] = []
+        with translated(path):
+            self._db.executescript(_DOOMED)
+
+    @classmethod
+    @contextmanager
+    def of(cls, path: Path) -> Iterator["Forgetting"]:
+        """Lock a journal, so that no run begins between what is told and what is done.
+
+        Raises: UsageError when there is none, JournalBusyError when a run is at work, JournalError.
+        """
+        if not path.is_file() or not path.stat().st_size:
+            raise UsageError(f"there is no journal {path}", hint=NOTHING_YET)
+        with locked(path):
+            connection = create_or_open(path)
+            try:
+                yield cls(connection, path)
+            finally:
+                connection.close()
+
+    def sessions(self, label: str, *, force: bool = False) -> None:
+        """Find the sessions with this label, whole: the next scan meets them as new.
+
+        Raises: UsageError when there is none, or XNAT holds an unfinished delivery of one and `force` is not given.
+        """
+        matters = self._whole(label, force=force)
+        if not matters:
+            raise UsageError(
+                f"the journal knows no session {label}", hint="`asyncimport status -o json` lists them all"
+            )
+        for matter in matters:
+            if matter.kept:
+                raise UsageError(
+                    f"{matter.kept}: {label} in {matter.uri or 'its prearchive'}",
+                    hint="let `asyncimport upload` finish it, or delete it in XNAT and give --force",
+                )
+        self.found += matters
+
+    def held(self, *, force: bool = False) -> None:
+        """Find the sessions that are held, whole."""
+        self.found += self._whole(None, force=force, only="held")
+
+    def gone(self, *, force: bool = False) -> None:
+        """Find files that are no longer on disk and that XNAT does not have: their sessions lack them no more."""
+        tally = _Tally()
+        with translated(self._path):
+            # A file that holds something else by now has lost its instance as surely as one that is gone.
+            rows = self._db.execute(
+                "SELECT i.key, f.key, f.path, f.size, f.instance IS i.key, i.state, s.project, s.subject, s.label, "
+                "s.study_uid, i.state = 'REFUSED' AND EXISTS (SELECT 1 FROM delivery d WHERE d.session = s.key "
+                "AND d.uri IS NOT NULL AND d.state <> 'ARCHIVED') FROM instance i JOIN file f ON f.key = i.file "
+                "JOIN session s ON s.key = i.session WHERE i.state <> 'STORED' ORDER BY i.key"
+            ).fetchall()
+            for instance, file, path, size, carries, state, *names, unfinished in rows:
+                if carries and not _is_gone(path):
+                    continue
+                # What XNAT refused is looked for in what it holds when the session is archived.
+                kept = _UNFINISHED if unfinished and not force else None
+                if carries:
+                    kept = kept or self._unmounted(path, force=force)
+                tally.count(Session(*names), state, size, path, kept)
+                if kept is None:
+                    self._doom("instance", [instance])
+                    self._doom("file", [file] if carries else [])
+            rows = self._db.execute(
+                "SELECT key, path, size, kind FROM file WHERE kind <> ? AND key NOT IN (SELECT file FROM instance)",
+                (FileKind.INSTANCE,),
+            ).fetchall()
+            for file, path, size, kind in rows:
+                if _is_gone(path):
+                    kept = self._unmounted(path, force=force)
+                    tally.count(None, kind, size, path, kept)
+                    self._doom("file", [file] if kept is None else [])
+        self.found += tally.matters()
+
+    def archived(self, before: float, *, force: bool = False) -> None:
+        """Find the files of sessions that were archived and compared before a time, and whose files are all gone.
+
+        The session itself stays known, with its label and its patient, so that no other study takes its place; but
+        `verify` has nothing to compare any more.
+        """
+        with translated(self._path):
+            sessions = self._db.execute(
+                # Each comparison is of all that was stored until then, so the last one counts.
+                "SELECT s.key, s.project, s.subject, s.label, s.study_uid, d.archive_uri FROM session s "
+                "JOIN delivery d ON d.session = s.key AND d.number = "
+                "(SELECT max(number) FROM delivery WHERE session = s.key AND uri IS NOT NULL) "
+                "WHERE d.state = 'ARCHIVED' AND d.verified IS NOT NULL AND d.closed_at < ? "
+                "AND NOT EXISTS (SELECT 1 FROM instance WHERE session = s.key AND state IN ('PENDING', 'FAILED')) "
+                "AND EXISTS (SELECT 1 FROM instance WHERE session = s.key) ORDER BY s.key",
+                (before,),
+            ).fetchall()
+            for session, *names, uri in sessions:
+                rows = self._db.execute(
+                    "SELECT f.key, f.path, f.size FROM instance i JOIN file f ON f.key = i.file AND f.instance = i.key "
+                    "WHERE i.session = ?1 UNION SELECT f.key, f.path, f.size FROM instance i "
+                    "JOIN file f ON f.instance = i.key AND f.kind = 'DUPLICATE' WHERE i.session = ?1 ORDER BY 1",
+                    (session,),
+                ).fetchall()
+                there = sum(not _is_gone(path) for _, path, _ in rows)
+                kept = f"{there:,} of its files are still on disk, and would be sent again" if there else None
+                for _, path, _ in rows if kept is None else ():
+                    kept = kept or self._unmounted(path, force=force)
+                if kept is None:
+                    self._db.execute(
+                        "INSERT OR IGNORE INTO doomed_instance SELECT key FROM instance WHERE session = ?", (session,)
+                    )
+                    self._doom("file", [key for key, _, _ in rows])
+                size = sum(size for _, _, size in rows)
+                example = os.fsdecode(rows[0][1]) if rows else ""
+                self.found.append(Matter(Session(*names), "archived", len(rows), size, example, uri, kept))
+
+    def forget(self) -> None:
+        """Take out what was found, all of it or, after a kill or an error, nothing."""
+        with translated(self._path):
+            try:
+                self._db.executescript(_FORGET)
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _whole(self, label: str | None, *, force: bool, only: str | None = None) -> list[Matter]:
+        """Find sessions, and how the ledger reports them; those whose files were forgotten earlier it does not."""
+        reports = {report.session: report for report in Ledger(self._db, self._path, run=None).summary().sessions}
+        matters = []
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT s.key, s.project, s.subject, s.label, s.study_uid, (SELECT f.path FROM instance i "
+                "JOIN file f ON f.key = i.file WHERE i.session = s.key ORDER BY i.key LIMIT 1), "
+                "EXISTS (SELECT 1 FROM delivery d WHERE d.session = s.key AND d.uri IS NOT NULL "
+                "AND d.state <> 'ARCHIVED') FROM session s WHERE ?1 IS NULL OR s.label = ?1 COLLATE NOCASE "
+                "ORDER BY s.key",
+                (label,),
+            ).fetchall()
+            for key, *names, example, unfinished in rows:
+                session, path = Session(*names), os.fsdecode(example or b"")
+                report = reports.get(session) or SessionReport(session, 0, 0, "archived", None, None, None)
+                if only is not None and report.state != only:
+                    continue
+                kept = _UNFINISHED if unfinished and not force else None
+                if kept is None:
+                    self._doom("session", [key])
+                matters.append(
+                    Matter(session, report.state, report.files, report.size, path, report.uri, kept, is_whole=True)
+                )
+        return matters
+
+    def _doom(self, what: str, keys: Iterable[int]) -> None:
+        self._db.executemany(
+            f"INSERT OR IGNORE INTO doomed_{what} VALUES (?)",  # noqa: S608 - fixed text
+            [(key,) for key in keys],
+        )
+
+    def _unmounted(self, path: bytes, *, force: bool) -> str | None:
+        """Say why a file that is gone may yet come back: the nearest directory that is there holds nothing."""
+        place = os.path.dirname(path)  # noqa: PTH120 - as above
+        return _UNMOUNTED if not force and self._is_bare(place) else None
+
+    def _is_bare(self, directory: bytes) -> bool:
+        key = os.fsdecode(directory)
+        if key not in self._places:
+            try:
+                with os.scandir(directory) as entries:
+                    self._places[key] = next(entries, None) is None
+            except (FileNotFoundError, NotADirectoryError):
+                above = os.path.dirname(directory)  # noqa: PTH120 - as above
+                # A drive of Windows that is not there has nothing above it.
+                self._places[key] = above == directory or self._is_bare(above)
+            except OSError:
+                self._places[key] = True
+        return self._places[key]
+
+
+def _is_gone(path: bytes) -> bool:
+    """Whether there is no regular file; a disk that does not answer has not said so."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - the path need not be text
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+
+
+class _Tally:
+    """Files that are forgotten, or kept, for one reason, by session and state."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[Session | None, str, str | None], tuple[int, int, bytes]] = {}
+
+    def count(self, session: Session | None, state: str, size: int, path: bytes, kept: str | None) -> None:
+        files, total, example = self._counts.get((session, state, kept), (0, 0, path))
+        self._counts[session, state, kept] = (files + 1, total + size, example)
+
+    def matters(self) -> list[Matter]:
+        return [
+            Matter(session, state.lower(), files, size, os.fsdecode(example), kept=kept)
+            for (session, state, kept), (files, size, example) in self._counts.items()
+        ]
