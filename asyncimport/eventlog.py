@@ -23,6 +23,7 @@ from asyncimport.events import Admitted, Away, Event, Quiet, Repeated, ScanFinis
 from asyncimport.model import (
     Archived,
     Built,
+    Claim,
     Delivery,
     Failed,
     Held,
@@ -234,8 +235,9 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "scan_finished", "gone": gone, "gone_unsent": unsent}
         case Settled(outcomes=outcomes):
             yield from map(_outcome, outcomes)
-        case Repeated(reason=reason):
-            yield {"event": "call_repeated", "reason": reason}
+        case Repeated(reason=reason, claim=claim, attempt=attempt):
+            file = {} if claim is None else _file(claim)
+            yield {"event": "call_repeated", **file, "attempt": attempt, "reason": reason}
         case Away(reason=None):
             yield {"event": "server_back"}
         case Away(reason=reason):
@@ -262,16 +264,7 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
 
 
 def _outcome(outcome: Outcome) -> dict[str, object]:
-    claim = outcome.claim
-    instance = claim.instance
-    event = {
-        "event": "file_stored",
-        **_names(claim.delivery),
-        "path": _text(instance.file.path),
-        "sop_uid": instance.sop_uid,
-        "bytes": instance.file.size,
-        "attempts": outcome.attempts,
-    }
+    event = {"event": "file_stored", **_file(outcome.claim), "attempts": outcome.attempts}
     match outcome:
         case Stored(uri=uri):
             return event | {"uri": f"/data{uri}"}
@@ -279,6 +272,16 @@ def _outcome(outcome: Outcome) -> dict[str, object]:
             return event | {"event": "file_refused", "reason": reason}
         case Failed(reason=reason):
             return event | {"event": "file_failed", "reason": reason}
+
+
+def _file(claim: Claim) -> dict[str, object]:
+    file = claim.instance.file
+    return {
+        **_names(claim.delivery),
+        "path": _text(file.path),
+        "sop_uid": claim.instance.sop_uid,
+        "bytes": file.size,
+    }
 
 
 def _names(delivery: Delivery) -> dict[str, object]:

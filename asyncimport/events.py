@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from asyncimport.model import Outcome, Verdict
+from asyncimport.model import Claim, Outcome, Verdict
 
 __all__ = [
     "Admitted",
@@ -46,9 +46,11 @@ class ScanFinished:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """A call failed for a time, and is made again."""
+    """An attempt to send a file (the nth) failed for a time, and is made again, unless it was the last."""
 
     reason: str
+    claim: Claim | None = None
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -315,7 +315,7 @@ class _Line:
         trail.unsure |= error.cut
         if error.blames_file:
             self._outage.blamed(claim.key)
-        self._report(Repeated(str(error)))
+        self._report(Repeated(str(error), claim, trail.attempts))
         if error.overload:
             self._throttle.overloaded(error.retry_after)
 

@@ -317,7 +317,9 @@ async def test_a_whole_run(xnat: TestXnat, url: str, commands: Commands, tree: P
     assert [one["reason"] for one in found if one["event"] == "file_refused"] == [
         "XNAT refused the file (400: no SOP Class)"
     ]
-    assert [one["reason"] for one in found if one["event"] == "call_repeated"] == ["the server failed (500: trouble)"]
+    (repeated,) = (one for one in found if one["event"] == "call_repeated")
+    assert (repeated["reason"], repeated["attempt"]) == ("the server failed (500: trouble)", 1)
+    assert repeated["sop_uid"] in {one["sop_uid"] for one in found if one["event"] == "file_stored"}
     assert len([one for one in found if one["event"] == "session_archived"]) == 2
     assert found[-1]["files"] == ended.json["files"]
     assert [one["ts"] for one in found] == sorted(one["ts"] for one in found)

@@ -745,7 +745,9 @@ async def test_repetitions_are_reported_and_slow_all_down(book: Path) -> None:
 
     shelf.on_store = store
     await move(Memory(study("1", 40)), shelf, book, report=events.append, options=Options(workers=2))
-    assert [event for event in events if isinstance(event, Repeated)] == [Repeated("busy")]
+    (repeated,) = (event for event in events if isinstance(event, Repeated))
+    assert (repeated.reason, repeated.attempt) == ("busy", 1)
+    assert repeated.claim is not None
     assert len(shelf.stored) == 40
     assert most <= 2
 
