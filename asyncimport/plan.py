@@ -8,9 +8,8 @@ elsewhere and added (`with_archive`). As a table (`manifest`) it can be edited, 
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Protocol
 
 import anyio
@@ -21,11 +20,13 @@ from asyncimport.events import Event, Scanned
 from asyncimport.journal import Survey, Surveyed
 from asyncimport.manifest import Key, KeyKind, PlanRow
 from asyncimport.model import File, FileKind, Ignored, Patient, Session
+from asyncimport.replies import Experiment, SeriesFilter
 from asyncimport.routing import Choice, DisputedError, LeftOutError, Study, UnroutableError, patient_of
 from asyncimport.source import Folder
 
 __all__ = [
     "EVERYTHING",
+    "Known",
     "Plan",
     "PlannedRoutes",
     "Planning",
@@ -85,11 +86,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A row for each study, in the order of subjects and sessions, and all problems."""
+    """A row for each study, in the order of their dates, and all problems.
+
+    `not_dicom` counts other files by suffix, `series` tells SeriesDescription and files of each series, by study.
+    """
 
     rows: tuple[PlanRow, ...]
     problems: tuple[Problem, ...]
     not_dicom: tuple[tuple[str, int], ...] = ()
+    series: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict, repr=False)
 
     @property
     def errors(self) -> int:
@@ -142,41 +147,64 @@ def make_plan(
         drafts = list(_one_patient(drafts, problems))
     problems += _of_files(found, truncated=truncated)
     rows = tuple(_row(draft, problems) for draft in drafts)
-    return Plan(rows, tuple(problems), tuple(found.suffixes()))
+    return Plan(rows, tuple(problems), tuple(found.suffixes()), found.series(truncated=truncated))
 
 
-def with_archive(
-    plan: Plan, known: Mapping[tuple[str, str], str], dropping: Mapping[str, Sequence[str]] = MappingProxyType({})
-) -> Plan:
-    """Compare a plan with the archive: `known` are the studies of its sessions, by project and label in lower case.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the server knows of a project: its sessions by label in lower case, and what drops files there.
 
-    A label of another study is an error; a study that is there already is merged, and that is told. `dropping` names by
-    project what of the site drops files without a word.
+    `filters` drop series by their SeriesDescription, `scripts` files for whatever reason they have.
+    """
+
+    sessions: Mapping[str, Experiment]
+    filters: Sequence[tuple[str, SeriesFilter]] = ()
+    scripts: Sequence[str] = ()
+
+
+def with_archive(plan: Plan, known: Mapping[str, Known]) -> Plan:
+    """Compare a plan with what the server knows, by project.
+
+    A label of another study or subject is an error; a study that is there already is merged, and that is told.
     """
     problems = list(plan.problems)
-    for project, names in dropping.items():
-        for name in names:
-            text = f"project {project}: {name} is in force, and may drop files"
-            problems.append(Problem("may-be-dropped", Severity.WARNING, text, "what it drops is told as refused"))
+    for project, there in known.items():
+        for name in there.scripts:
+            text = f"project {project}: {name} may reject files"
+            problems.append(Problem("may-be-rejected", Severity.WARNING, text, "what it rejects is told as refused"))
     rows = []
     for row in plan.rows:
-        there = None if row.skip else known.get((row.project_id, row.session_label.lower()))
-        if there is None:
-            rows.append(row)
-            continue
-        files = row.files or 0
-        if there == row.study_uid:
-            text, advice = "its session is in the archive already", "only what is new of it will be merged"
-            told = Problem("archived-already", Severity.INFO, text, advice, row.study_uid, files, row.source)
-        else:
-            text = f"the session label {row.session_label} is that of another study in the archive"
-            told = Problem(
-                "label-on-server", Severity.ERROR, text, "choose another label", row.study_uid, files, row.source
-            )
-        problems.append(told)
-        is_error = told.severity is Severity.ERROR
-        rows.append(replace(row, skip=is_error, problems=" ".join(filter(None, (row.problems, told.code)))))
+        told = [] if row.skip or row.project_id not in known else list(_told(plan, row, known[row.project_id]))
+        problems += told
+        codes = dict.fromkeys(problem.code for problem in told)
+        is_error = any(problem.severity is Severity.ERROR for problem in told)
+        words = " ".join(filter(None, (row.problems, *codes)))
+        rows.append(replace(row, skip=row.skip or is_error, problems=words))
     return replace(plan, rows=tuple(rows), problems=tuple(problems))
+
+
+def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
+    """Tell what the server has to say of a study."""
+
+    def problem(code: str, severity: Severity, text: str, advice: str, files: int | None = None) -> Problem:
+        count = row.files or 0 if files is None else files
+        return Problem(code, severity, text, advice, row.study_uid, count, row.source)
+
+    there = known.sessions.get(row.session_label.lower())
+    if there is not None and there.study_uid not in {"", row.study_uid}:
+        text = f"the session label {row.session_label} is that of another study in the archive"
+        yield problem("label-on-server", Severity.ERROR, text, "choose another label")
+    elif there is not None and there.subject and there.subject.lower() != row.subject_label.lower():
+        text = f"the session {row.session_label} belongs to another subject in the archive"
+        yield problem("subject-on-server", Severity.ERROR, text, "use that subject, or another label")
+    elif there is not None:
+        text, advice = "its session is in the archive already", "only what is new of it will be merged"
+        yield problem("archived-already", Severity.INFO, text, advice)
+    for name, one in known.filters:
+        dropped = [files for description, files in plan.series.get(row.study_uid, ()) if one.drops(description)]
+        if dropped:
+            text = f"{len(dropped)} of its series would be dropped by {name}"
+            yield problem("series-dropped", Severity.WARNING, text, "they are told as refused", sum(dropped))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import html
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 from xml.etree.ElementTree import ParseError
@@ -150,11 +150,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """An archived session: XNAT's accession ID, label, and StudyInstanceUID ("" where XNAT has none)."""
+    """An archived session: accession ID, label, StudyInstanceUID and subject label, "" where XNAT tells none."""
 
     accession: str
     label: str
     study_uid: str
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,20 @@ class SeriesFilter:
     enabled: bool
     mode: str = ""
     patterns: int = 0
+    expressions: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    def drops(self, description: str) -> bool:
+        """Whether it drops a series of this SeriesDescription, as far as that can be told.
+
+        Patterns are Java's, and match the whole description, an absent one never (RegExBasedSeriesImportFilter).
+        """
+        if not self.enabled or self.mode not in {"blacklist", "whitelist"}:
+            return False
+        try:
+            matches = bool(description.strip()) and any(re.fullmatch(one, description) for one in self.expressions)
+        except re.error:
+            return False
+        return matches is (self.mode == "blacklist")
 
 
 def login(reply: Reply) -> None:
@@ -417,7 +432,8 @@ def labelled(reply: Reply) -> list[Experiment]:
         # Two shortcuts stand for the same path, and XNAT names the column by either, or by the path.
         names = ("UID", "studyInstanceUID", "xnat:imagesessiondata/uid")
         uid = next((result[name] for name in names if result.get(name)), "")
-        found.append(Experiment(result.get("ID", ""), result.get("label", ""), uid))
+        subject = result.get("subject_label", "")
+        found.append(Experiment(result.get("ID", ""), result.get("label", ""), uid, subject))
     return found
 
 
@@ -502,7 +518,7 @@ def series_filter(reply: Reply) -> SeriesFilter | None:
         found = json.loads(reply.text) if reply.status == 200 else {}
         enabled = str(found["enabled"]).lower() == "true"
         patterns = [line for line in str(found.get("list") or "").splitlines() if line.strip()]
-        return SeriesFilter(enabled, str(found.get("mode") or ""), len(patterns))
+        return SeriesFilter(enabled, str(found.get("mode") or ""), len(patterns), tuple(patterns))
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
 

@@ -1121,8 +1121,8 @@ PLANS = (
         "label-on-server",
         "A dry run does not see that the label is another study's in the archive.",
         "plan.py",
-        "        if there == row.study_uid:\n",
-        "        if there:\n",
+        'if there is not None and there.study_uid not in {"", row.study_uid}:',
+        "if False:",
         (f"{_PLAN}test_a_dry_run_asks_the_server_and_sends_nothing",),
     ),
     Mutant(

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -394,13 +395,43 @@ async def test_what_a_pattern_passes_over_is_not_gone(
     assert len(xnat.sop_uids()) == 12
 
 
-async def test_a_dry_run_names_what_drops_files(xnat: TestXnat, url: str, commands: Commands, source: Path) -> None:
-    """A filter of the project is known before anything is sent, and is no error."""
-    xnat.project("demo").series_filter = SeriesFilter(("localizer",))
+async def test_a_dry_run_names_series_that_a_filter_would_drop(
+    xnat: TestXnat, url: str, commands: Commands, source: Path
+) -> None:
+    """It is known before anything is sent which studies lose series, and how many files that are."""
+    files(source / "p2" / "scout", 80, 2, **study(2, SeriesInstanceUID="1.2.2.9", SeriesDescription="Localizer 1"))
+    xnat.project("demo").series_filter = SeriesFilter(("Localizer.*", "Survey"))
     commands.login(url)
     ended = await commands("upload", source, "-P", "demo", "--dry-run", "-o", "json")
-    assert (ended.code, [one["code"] for one in ended.json["problems"]]) == (0, ["may-be-dropped"])
-    assert "the project's series import filter" in ended.json["problems"][0]["text"]
+    (told,) = ended.json["problems"]
+    assert (ended.code, told["code"], told["study_uid"], told["files"]) == (0, "series-dropped", "1.2.2", 2)
+    assert told["text"] == "1 of its series would be dropped by the project's series import filter"
+    xnat.project("demo").series_filter = None
+    xnat.series_filter = SeriesFilter(("Localizer.*",), mode="allowlist")
+    ended = await commands("upload", source, "-P", "demo", "--dry-run", "-o", "json")
+    assert [(one["code"], one["study_uid"]) for one in ended.json["problems"]] == [
+        ("series-dropped", f"1.2.{number}") for number in (1, 2, 3)
+    ]
+
+
+async def test_a_dry_run_sees_sessions_of_other_subjects(url: str, commands: Commands, source: Path) -> None:
+    """The study is there under another subject: XNAT would refuse it when it archives."""
+    commands.login(url)
+    assert (await commands("upload", source / "p1", "-P", "demo", "-S", "other", "-q")).code == 0
+    ended = await commands("upload", source, "-P", "demo", "--dry-run", "-o", "json")
+    assert ended.code == 2
+    assert [(one["code"], one["study_uid"]) for one in ended.json["problems"]] == [("subject-on-server", "1.2.1")]
+
+
+def test_the_readme_names_every_problem() -> None:
+    """Codes are for programs: none may be missing from the table, and none stand there that nobody gives."""
+    root = Path(__file__).parent.parent
+    table = (root / "README.md").read_text("utf-8").partition("| problem | is | because |")[2].partition("\n\n")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    told = set(re.findall(r"`([a-z-]+)`", " ".join(first_cells)))
+    source = (root / "asyncimport" / "plan.py").read_text("utf-8")
+    given = set(re.findall(r'"([a-z]+(?:-[a-z]+)+|duplicate|twin|unreadable)"', source))
+    assert told == given
 
 
 @pytest.mark.parametrize("words", [("--since", "soon"), ("--limit", "0"), ("--on-collision", "ask")])

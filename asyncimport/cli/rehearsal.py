@@ -7,9 +7,9 @@ from asyncimport.cli.output import show_error, write_json
 from asyncimport.cli.plan import plan_json, plan_of, show_plan
 from asyncimport.cli.transfer import Transfer, check_projects
 from asyncimport.errors import AsyncimportError, TransientError, UnavailableError
-from asyncimport.plan import Plan, with_archive
+from asyncimport.plan import Known, Plan, with_archive
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat import archived_labels, connect, droppers
+from asyncimport.xnat import archived_sessions, connect, droppers, series_filters
 
 __all__ = ["rehearse"]
 
@@ -55,14 +55,14 @@ async def _compared(task: Transfer, found: Plan) -> Plan:
         verify=task.verify,
     ) as client:
         await check_projects(client, task.project, task.routes)
-        known: dict[tuple[str, str], str] = {}
-        dropping: dict[str, list[str]] = {}
+        known: dict[str, Known] = {}
         try:
             for project in sorted({row.project_id for row in found.rows if row.project_id}):
-                labels = await archived_labels(client, project, RetryPolicy())
-                known |= {(project, label.lower()): study_uid for label, study_uid in labels.items()}
+                sessions = await archived_sessions(client, project, RetryPolicy())
                 what = await droppers(client, project, RetryPolicy())
-                dropping[project] = [name for name in (what.on_import, what.on_archive) if name]
+                scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
+                filters = await series_filters(client, project)
+                known[project] = Known({one.label.lower(): one for one in sessions}, filters, scripts)
         except TransientError as error:
             raise UnavailableError(f"the archive could not be compared with the plan: {error}") from error
-    return with_archive(found, known, dropping)
+    return with_archive(found, known)

@@ -106,7 +106,7 @@ class Survey:
             for item in found:
                 if isinstance(item, Ignored):
                     file = item.file
-                    what: tuple[object, ...] = (item.kind, item.reason, None, None, None, None)
+                    what: tuple[object, ...] = (item.kind, item.reason, None, None, None, None, None)
                 else:
                     file, identity = item
                     what = (
@@ -115,10 +115,11 @@ class Survey:
                         identity.sop_uid,
                         identity.series_uid,
                         identity.fields.get("Modality", ""),
+                        identity.fields.get("SeriesDescription", ""),
                         self._variant(identity),
                     )
                 self._db.execute(
-                    "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (os.fsencode(file.path), file.size, str(file.mtime_ns), *what, self._scan),
                 )
 
@@ -161,6 +162,20 @@ class Survey:
                     tuple(copies.get(study_uid, ())),
                     newest / 1e9,
                 )
+
+    def series(self, *, truncated: bool = False) -> dict[str, list[tuple[str, int]]]:
+        """Return the SeriesDescription of each series, and the number of its files, by study."""
+        whole = "" if truncated else "AND f.reason = ''"
+        found: dict[str, list[tuple[str, int]]] = {}
+        with translated(self.path):
+            for study_uid, description, files in self._db.execute(
+                "SELECT v.study_uid, min(f.description), count(DISTINCT f.sop_uid) "  # noqa: S608 - fixed text
+                f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {whole} "
+                "GROUP BY v.study_uid, f.series_uid",
+                (self._scan,),
+            ):
+                found.setdefault(study_uid, []).append((description, files))
+        return found
 
     def _copies(self, whole: str) -> dict[str, list[tuple[str, ...]]]:
         """Return the paths of files with one SOPInstanceUID, by study."""
@@ -236,7 +251,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 connection.executescript(f"BEGIN; {sql('survey.sql')} {mark} COMMIT;")
                 return connection
             if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION_ID,):
-                connection.execute("SELECT scan, modality FROM file LIMIT 1").fetchone()
+                connection.execute("SELECT scan, description FROM file LIMIT 1").fetchone()
                 return connection
         except sqlite3.DatabaseError:
             if again:

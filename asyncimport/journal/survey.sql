@@ -18,6 +18,7 @@ CREATE TABLE file (
     sop_uid TEXT,
     series_uid TEXT,
     modality TEXT,
+    description TEXT,
     variant INTEGER REFERENCES variant,
     scan INTEGER NOT NULL
 ) WITHOUT ROWID;

@@ -10,7 +10,7 @@ from asyncimport.replies import Experiment
 from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 
-__all__ = ["Comparison", "archived_labels", "compare", "find_experiment", "held_of_study", "held_uids"]
+__all__ = ["Comparison", "archived_sessions", "compare", "find_experiment", "held_of_study", "held_uids"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,11 @@ async def _maps_uids(client: Client, project: str, policy: RetryPolicy) -> bool:
     return False
 
 
-async def archived_labels(client: Client, project: str, policy: RetryPolicy) -> dict[str, str]:
-    """Return the StudyInstanceUIDs of all imaging sessions of a project, by their labels ("" where XNAT has none).
-
-    Raises: TransientError.
-    """
-    path = f"/data/projects/{project}/experiments?xsiType=xnat%3AimageSessionData&columns=ID,label,UID&format=json"
-    found = await client.ask("GET", path, replies.labelled, policy)
-    return {one.label: one.study_uid for one in found}
+async def archived_sessions(client: Client, project: str, policy: RetryPolicy) -> list[Experiment]:
+    """Return all imaging sessions of a project. Raises: TransientError."""
+    columns = "columns=ID,label,UID,subject_label"
+    path = f"/data/projects/{project}/experiments?xsiType=xnat%3AimageSessionData&{columns}&format=json"
+    return await client.ask("GET", path, replies.labelled, policy)
 
 
 async def find_experiment(

@@ -47,6 +47,7 @@ __all__ = [
     "look_at_project",
     "look_from_inside",
     "look_from_outside",
+    "series_filters",
 ]
 
 T = TypeVar("T")
@@ -455,8 +456,24 @@ async def _site_filter(client: Client) -> Told[SeriesFilter]:
         return enabled if isinstance(enabled, Untold) else SeriesFilter(enabled=False)
     mode = await _told(client, "/xapi/siteConfig/sitewideSeriesImportFilterMode", replies.value)
     patterns = await _told(client, "/xapi/siteConfig/sitewideSeriesImportFilter", replies.value)
-    count = 0 if isinstance(patterns, Untold) else sum(1 for line in patterns.splitlines() if line.strip())
-    return SeriesFilter(enabled=True, mode="" if isinstance(mode, Untold) else mode, patterns=count)
+    lines = () if isinstance(patterns, Untold) else tuple(line for line in patterns.splitlines() if line.strip())
+    return SeriesFilter(
+        enabled=True, mode="" if isinstance(mode, Untold) else mode, patterns=len(lines), expressions=lines
+    )
+
+
+async def series_filters(client: Client, project: str) -> list[tuple[str, SeriesFilter]]:
+    """Return the series import filters that a project's files pass, each with its name, as far as XNAT tells them."""
+    found = (
+        ("the site's series import filter", await _site_filter(client)),
+        ("the project's series import filter", await _project_filter(client, quote(project, safe=""))),
+    )
+    return [(name, one) for name, one in found if isinstance(one, SeriesFilter) and one.enabled]
+
+
+async def _project_filter(client: Client, place: str) -> Told[SeriesFilter]:
+    path = f"/data/projects/{place}/config/seriesImportFilter/config?contents=true"
+    return await _told(client, path, replies.series_filter)
 
 
 async def _script(client: Client, path: str) -> Told[Script | None]:
@@ -494,9 +511,7 @@ async def look_at_project(client: Client, name: str) -> ProjectFacts:
             client, "/data/projects?permissions=create&dataType=xnat:mrSessionData&format=json", creatable
         ),
         prearchive_code=await _told(client, f"/data/projects/{project}/prearchive_code", replies.value),
-        series_filter=await _told(
-            client, f"/data/projects/{project}/config/seriesImportFilter/config?contents=true", replies.series_filter
-        ),
+        series_filter=await _project_filter(client, project),
         script=await _script(client, f"/xapi/anonymize/projects/{project}"),
         pipelines=await _told(client, f"/data/projects/{project}/pipelines?format=json", replies.pipelines),
         subscriptions=await _told(client, f"/xapi/projects/{project}/events/subscriptions", replies.subscriptions),
