@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from asyncimport.errors import UsageError
 
-__all__ = ["Key", "KeyKind", "PlanRow", "read_plan", "split", "write_plan"]
+__all__ = ["Key", "KeyKind", "PlanRow", "guarded", "read_plan", "split", "write_plan"]
 
 # The columns in the order in which they are written, and their names in the manifests of XNAT Desktop Client, DQR and
 # dax. Case, blanks and underscores do not count, so that `Study UID` and `StudyInstanceUID` cover DICOM's names too.
@@ -142,9 +142,9 @@ def write_plan(rows: Iterable[PlanRow]) -> str:
     columns += [name for name in extras if name.strip()]
     out = io.StringIO(newline="")
     table = csv.writer(out, lineterminator="\r\n")
-    table.writerow(_guarded("", column) for column in columns)
+    table.writerow(guarded(column) for column in columns)
     for row in rows:
-        table.writerow(_guarded(column, _cell(row, column)) for column in columns)
+        table.writerow(guarded(_cell(row, column), column) for column in columns)
     return out.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -231,7 +231,8 @@ def _is_tempting(column: str, text: str) -> bool:
     return _TEMPTING.match(text) is not None
 
 
-def _guarded(column: str, text: str) -> str:
+def guarded(text: str, column: str = "") -> str:
+    """Return a cell that spreadsheets leave alone: with an apostrophe in front where they would not."""
     return f"'{text}" if _is_tempting(column, text) else text
 
 

@@ -40,7 +40,6 @@ __all__ = [
     "editable_projects",
     "experiment",
     "experiments",
-    "filters_series",
     "labelled",
     "login",
     "logins",
@@ -435,17 +434,6 @@ def labelled(reply: Reply) -> list[Experiment]:
         subject = result.get("subject_label", "")
         found.append(Experiment(result.get("ID", ""), result.get("label", ""), uid, subject))
     return found
-
-
-def filters_series(reply: Reply) -> bool | None:
-    """Whether a project's series import filter (ConfigResource, `contents=true`) is enabled; None: it does not tell."""
-    _check(reply)
-    if reply.status == 404:
-        return False
-    try:
-        return str(json.loads(reply.text)["enabled"]).lower() == "true" if reply.status == 200 else None
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return None
 
 
 def setting(reply: Reply) -> bool | None:

@@ -19,12 +19,10 @@ from asyncimport.cli.output import consoles, plain, show_error, show_summary, su
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Ledger
 from asyncimport.journal.ledger import DeliveryRow, InstanceRow, Left, Run
+from asyncimport.manifest import guarded
 from asyncimport.progress import human_bytes
 
 __all__ = ["status"]
-
-# With these a spreadsheet takes a text for a formula, the last four being their full width.
-_FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class _Form(enum.StrEnum):
@@ -228,5 +226,4 @@ def _write_csv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 def _cell(value: object) -> object:
     if not isinstance(value, str):
         return value
-    text = plain(value)
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULAS) else text
+    return guarded(plain(value))

@@ -93,8 +93,11 @@ async def droppers(client: Client, project: str, policy: RetryPolicy) -> Dropper
         return await client.ask("GET", path, read, policy)
 
     site_filter = await ask("/xapi/siteConfig/enableSitewideSeriesImportFilter", replies.setting)
-    own_filter = await ask(
-        f"/data/projects/{project}/config/seriesImportFilter/config?contents=true", replies.filters_series
+    own = await client.ask(
+        "GET",
+        f"/data/projects/{project}/config/seriesImportFilter/config?contents=true",
+        replies.series_filter,
+        policy,
     )
     scripts = []
     for path in ("/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}"):
@@ -103,7 +106,7 @@ async def droppers(client: Client, project: str, policy: RetryPolicy) -> Dropper
     return Droppers(
         _first(
             (site_filter, "the site's series import filter"),
-            (own_filter, "the project's series import filter"),
+            (None if own is None else own.enabled, "the project's series import filter"),
             (scripts[0], "the site's anonymisation script"),
         ),
         _first((scripts[1], "the project's anonymisation script")),
