@@ -40,7 +40,6 @@ __all__ = ["Began", "Ended", "Entry", "Form", "Lost", "Recorder", "appending", "
 # Files whose outcome may wait to be written: some ten megabytes, and seconds of the fastest run.
 _MOST_WAITING = 20_000
 _MOST_AT_A_TIME = 1_000
-_PATIENCE_SECONDS = 10.0
 # What stands in brackets are XNAT's own words, which may name anybody; all but the status.
 _QUOTED = re.compile(r"\((\d{3})?.*\)", re.DOTALL)
 
@@ -82,7 +81,7 @@ class Recorder:
     """Writes entries to one place, in a thread of its own. Use it as a context manager.
 
     `form` makes lines of entries, `write` takes them and raises OSError, `complain` is told once what is wrong. `clock`
-    tells the time in seconds since 1970.
+    tells the time in seconds since 1970. The end is waited for `patience` seconds.
     """
 
     def __init__(
@@ -92,8 +91,10 @@ class Recorder:
         complain: Callable[[str], None],
         *,
         clock: Callable[[], float] = time.time,
+        patience: float = 10.0,
     ) -> None:
         self._form = form
+        self._patience = patience
         self._write = write
         self._complain = complain
         self._clock = clock
@@ -113,7 +114,7 @@ class Recorder:
     ) -> None:
         self._tell_lost()
         self._queue.put(None)
-        self._thread.join(_PATIENCE_SECONDS)
+        self._thread.join(self._patience)
         if self._thread.is_alive():
             self._say("is too slow, and lacks the end")
 

@@ -36,7 +36,7 @@ from asyncimport.model import (
     Session,
     Verdict,
 )
-from asyncimport.testserver import TestXnat
+from asyncimport.testserver import Fault, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
@@ -466,11 +466,9 @@ async def test_a_held_session_is_freed(xnat: TestXnat, url: str, commands: Comma
     generated(tree, sessions=2, files=300, size=1_000, seed=4)
     commands.login(url)
     async with commands.start("upload", tree, "-P", "demo", "-w", "2") as process:
+        xnat.faults.add(Fault("import", Tell(lambda: process.send_signal(signal.SIGINT)), nth=21))
         with anyio.fail_after(30):
-            while xnat.count["import"] < 20:  # noqa: ASYNC110 - the server is no part of this test
-                await anyio.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        assert await process.wait() == 130
+            assert await process.wait() == 130
     (journal,) = commands.home.rglob("*.journal")
     with Ledger.read(journal) as ledger:
         arrived = {one.path for one in ledger.arrived()}

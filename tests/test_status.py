@@ -255,7 +255,6 @@ async def test_beside_a_real_run(xnat: TestXnat, url: str, commands: Commands, t
                 # Before there is a journal, there is nothing to tell.
                 if ended.code != 2:
                     told.append(ended)
-                await anyio.sleep(0.01)
     assert process.returncode == 0
     assert len(xnat.sop_uids()) == written.instances == 1_500
     at_work = 0
