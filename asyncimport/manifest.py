@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from asyncimport.errors import UsageError
 
-__all__ = ["Key", "KeyKind", "PlanRow", "guarded", "read_plan", "split", "write_plan"]
+__all__ = ["Key", "KeyKind", "PlanRow", "guarded", "read_plan", "split", "text_of", "write_plan"]
 
 # The columns in the order in which they are written, and their names in the manifests of XNAT Desktop Client, DQR and
 # dax. Case, blanks and underscores do not count, so that `Study UID` and `StudyInstanceUID` cover DICOM's names too.
@@ -154,7 +154,7 @@ def read_plan(data: bytes, *, project: str = "") -> list[PlanRow]:
     Rows are in the order of the file; one that repeats the study and the target of another is dropped.
     Raises: UsageError with all that is wrong, by line and column; of a cell it tells one character at most.
     """
-    records = _records(_text(data))
+    records = _records(text_of(data))
     _, names = next(records, (0, []))
     if not names:
         raise UsageError("the plan is empty", hint="`asyncimport plan` writes one")
@@ -249,10 +249,13 @@ def _cell(row: PlanRow, column: str) -> str:
     return "" if value is None else str(value)
 
 
-def _text(data: bytes) -> str:
-    """Decode what spreadsheets save: with a byte order mark what it says, else UTF-8, else Windows' own."""
+def text_of(data: bytes) -> str:
+    """Decode what spreadsheets save: with a byte order mark what it says, else UTF-8, else Windows' own.
+
+    Raises: UsageError.
+    """
     if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise UsageError("the plan is a workbook, not a CSV file", hint="save it as CSV (UTF-8) in the spreadsheet")
+        raise UsageError("the file is a workbook, not a CSV file", hint="save it as CSV (UTF-8) in the spreadsheet")
     encodings = ["utf-8", "cp1252"]
     if data.startswith(codecs.BOM_UTF8):
         encodings = ["utf-8-sig"]
@@ -263,7 +266,7 @@ def _text(data: bytes) -> str:
             return data.decode(encoding)
         except UnicodeDecodeError:
             pass
-    raise UsageError(f"the plan is not text in {' or '.join(encodings)}", hint="save it as CSV (UTF-8)")
+    raise UsageError(f"the file is not text in {' or '.join(encodings)}", hint="save it as CSV (UTF-8)")
 
 
 def _records(text: str) -> Iterator[tuple[int, list[str]]]:

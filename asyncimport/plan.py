@@ -352,16 +352,17 @@ def _of_files(found: Survey, *, truncated: bool) -> list[Problem]:
                 continue
         problems.append(Problem(code, Severity.WARNING, odd.reason, advice, files=odd.files, example=odd.example))
     for study in found.studies(truncated=truncated):
+        alike: list[tuple[str, ...]] = []
         for paths in study.copies:
-            sizes = {_size(path) for path in paths}
-            if len(sizes) > 1:
-                text = "files with one SOPInstanceUID and different sizes: only the first is sent"
-                problems.append(_problem("twin", Severity.WARNING, study, text, "decide which is right", paths))
-        if study.copies:
-            count = sum(len(paths) - 1 for paths in study.copies)
-            text = f"{count} files are copies of others"
+            if len({_size(path) for path in paths}) == 1:
+                alike.append(paths)
+                continue
+            text = "files with one SOPInstanceUID and different sizes: only the first is sent"
+            problems.append(_problem("twin", Severity.WARNING, study, text, "decide which is right", paths))
+        if alike:
+            text = f"{sum(len(paths) - 1 for paths in alike)} files are copies of others"
             advice = "each instance is sent once"
-            problems.append(_problem("duplicate", Severity.INFO, study, text, advice, study.copies[0]))
+            problems.append(_problem("duplicate", Severity.INFO, study, text, advice, alike[0]))
     return problems
 
 

@@ -546,11 +546,11 @@ def test_a_missing_project_can_be_given() -> None:
     [
         (b"", "the plan is empty"),
         (b"\xef\xbb\xbf\r\n  \r\n", "the plan is empty"),
-        (b"PK\x03\x04\x14\x00", "the plan is a workbook, not a CSV file"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1", "the plan is a workbook, not a CSV file"),
-        (b"study_uid\x81\xff", "the plan is not text in utf-8 or cp1252"),
-        (b"\xff\xfea", "the plan is not text in utf-16"),
-        (b"\xef\xbb\xbf\xff", "the plan is not text in utf-8-sig"),
+        (b"PK\x03\x04\x14\x00", "the file is a workbook, not a CSV file"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "the file is a workbook, not a CSV file"),
+        (b"study_uid\x81\xff", "the file is not text in utf-8 or cp1252"),
+        (b"\xff\xfea", "the file is not text in utf-16"),
+        (b"\xef\xbb\xbf\xff", "the file is not text in utf-8-sig"),
         (plan(f'{UID},P,S,E,"upload', "", "x"), "the plan cannot be read from line 2 on: unexpected end of data"),
         (
             plan(header=f'"{"x" * 200_000}'),

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,6 +303,49 @@ async def test_a_lookup_table_gives_labels(
     ended = await commands("upload", source, "-P", "demo", "--map", table, "-E", "{subject}_{StudyDate}", "-o", "json")
     assert ended.code == 8, ended.err
     assert {one.label for one in xnat.archived} == {"sub-001_20200102", "sub-003_20200102"}
+
+
+@pytest.mark.parametrize(("encoding", "mark"), [("cp1252", ";"), ("utf-8-sig", "\t"), ("utf-16", ",")])
+async def test_a_lookup_table_as_spreadsheets_save_it(
+    xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path, encoding: str, mark: str
+) -> None:
+    """Whatever stands between its cells, and however its letters are written."""
+    table = tmp_path / "subjects.csv"
+    rows = [("PatientID", "StudyDate", "subject", "Notes"), ("P2", "20200102", "sub-2", "M\u00fcller")]
+    table.write_bytes("\r\n".join(mark.join(row) for row in rows).encode(encoding))
+    commands.login(url)
+    ended = await commands("upload", source / "p2", "-P", "demo", "--map", table, "-q")
+    assert ended.code == 0, ended.err
+    assert [one.subject.label for one in xnat.archived] == ["sub-2"]
+
+
+async def test_all_problems_of_a_tree_are_told_at_once(commands: Commands, source: Path) -> None:
+    """Each stands there once, with a path, and none hides another."""
+    numbers = iter(range(200, 300))
+
+    def add(of: int, **attributes: Any) -> None:
+        number = next(numbers)
+        write(source / "odd" / f"{number}", image(number, **study(of, **attributes)))
+
+    add(11, StudyDate=None)
+    add(12)
+    add(12, StudyDate="20210101")
+    add(13, PatientID="P1")
+    add(14, PatientID="B 1")
+    add(14, PatientID="B_1")
+    add(15, PatientID="p2", StudyDate="20210102")
+    add(16, PatientID="Q", PatientBirthDate="19700101")
+    add(17, PatientID="Q", PatientBirthDate="19800101", StudyDate="20210102")
+    write(source / "odd" / "cut", image(300, **study(18))[:-20])
+    write(source / "odd" / "copy", image(10, **study(1)))
+    write(source / "odd" / "twin", image(20, pixels=55, **study(2)))
+    with zipfile.ZipFile(source / "odd" / "old.zip", "w") as archive:
+        archive.writestr("1.dcm", image(301, **study(19)))
+    ended = await commands("plan", source, "-P", "demo", "-o", "json")
+    codes = sorted(problem["code"] for problem in ended.json["problems"])
+    assert codes == sorted([*PROBLEMS, "archive-file"])
+    assert all(problem["example"].startswith(str(source)) for problem in ended.json["problems"])
+    assert ended.code == 2
 
 
 async def test_a_project_template_sends_to_several(xnat: TestXnat, url: str, commands: Commands, source: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
-from asyncimport.manifest import PlanRow, read_plan
+from asyncimport.manifest import PlanRow, read_plan, text_of
 from asyncimport.routing import Choice, LookupTable, PathPattern, Router
 
 __all__ = ["choice_from", "plan_from", "rules_from"]
@@ -43,10 +43,8 @@ def plan_from(path: Path, project: str | None) -> list[PlanRow]:
         raise UsageError(f"{path}: {error}", hint=error.hint) from None
 
 
-def _text(path: Path, option: str) -> str:
+def _text(table: Path, option: str) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return text_of(table.read_bytes())
     except OSError as error:
-        raise UsageError(f"{option} {path} cannot be read: {error.strerror}", hint="check the path") from error
-    except UnicodeDecodeError:
-        raise UsageError(f"{option} {path} is not UTF-8", hint="save it as UTF-8 CSV") from None
+        raise UsageError(f"{option} {table} cannot be read: {error.strerror}", hint="check the path") from error
