@@ -15,7 +15,7 @@ from conftest import Commands, Ended
 
 from asyncimport.testserver import ExpireLogins, Fault, Status, Tell, TestXnat, User, serve
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 PASSWORD = "horse-battery"
 

@@ -16,7 +16,7 @@ from scenery import image, sop, write
 from asyncimport.manifest import read_plan
 from asyncimport.testserver import Fault, Project, SeriesFilter, Tell, TestXnat
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 
 def study(number: int, **attributes: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from asyncimport.testserver import TestXnat, serve
 from asyncimport.xnat import check_project
 from asyncimport.xnat.proxies import DIRECT, proxy_for
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 NAME = "xnat.example.org"
 PASSWORD = "p@ss:w/rd#1"

@@ -28,7 +28,7 @@ from asyncimport.model import Claim, Failed, File, FileKind, Ignored, Outcome, R
 from asyncimport.testserver import TestXnat
 from asyncimport.testserver.samples import generated
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 E1, E2 = session("E1"), session("E2", subject="S2")
 

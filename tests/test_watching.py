@@ -12,7 +12,7 @@ from scenery import image, sop, write
 
 from asyncimport.testserver import Fault, Status, Tell, TestXnat
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 
 def drop(place: Path, study: int, count: int, *, age: float = 3600) -> None:
