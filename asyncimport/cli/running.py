@@ -2,8 +2,10 @@
 
 import asyncio
 import signal
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 
 import anyio
 import anyio.to_thread
@@ -22,27 +24,29 @@ _PLAIN_SECONDS = 30.0
 
 @contextmanager
 def on_signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """Call `stop` on the loop for each SIGINT and SIGTERM, in place of what Python does with them."""
+    """Call `stop` on the loop for each SIGINT and SIGTERM, in place of what Python does with them.
+
+    None is lost: one that comes too late for the loop is told at the end of the block. (asyncio's own handlers forget a
+    signal that comes in the last turn of a loop, and whoever runs several would never hear of it.)
+    """
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        for number in numbers:
-            loop.add_signal_handler(number, stop, number)
-    except NotImplementedError:  # Windows
-        before = {
-            number: signal.signal(number, lambda got, _: loop.call_soon_threadsafe(stop, got)) for number in numbers
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        return
+    waiting: deque[int] = deque()
+
+    def deliver() -> None:
+        while waiting:
+            stop(waiting.popleft())
+
+    def received(number: int, _: FrameType | None) -> None:
+        waiting.append(number)
+        loop.call_soon_threadsafe(deliver)
+
+    before = {number: signal.signal(number, received) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        deliver()
 
 
 @asynccontextmanager

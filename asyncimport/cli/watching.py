@@ -20,13 +20,11 @@ def watch_source(task: Transfer, out: Console, err: Console, *, as_json: bool, q
     Each run tells its summary, and takes up what the one before could not send.
     """
     pause = task.watch or 0.0
-    while True:
-        code = transfer(task, out, err, as_json=as_json, quiet=quiet, empty_is_fine=True)
-        if code not in _GOES_ON:
-            return code
-        try:
+    try:
+        while (code := transfer(task, out, err, as_json=as_json, quiet=quiet, empty_is_fine=True)) in _GOES_ON:
             if not quiet:
                 err.print(Text(f"looking again in {pause:.0f} s; Ctrl-C stops"))
             time.sleep(pause)
-        except KeyboardInterrupt:
-            return 130
+    except KeyboardInterrupt:
+        return 130
+    return code
