@@ -140,12 +140,20 @@ class Outage:
         self._succeeded_at = float("-inf")
         self._blamed: set[int] = set()
         self._struck: set[object] = set()
+        self._is_away = False
 
     def succeeded(self) -> None:
         """Note that a call got through."""
         self._succeeded_at = self._clock()
         self._blamed.clear()
         self._struck.clear()
+        self._back()
+
+    def _back(self) -> None:
+        """Tell the end of an outage, whoever has met it."""
+        if self._is_away:
+            self._is_away = False
+            self._report(None)
 
     def blamed(self, key: int) -> None:
         """Note that the server calls the file `key` broken."""
@@ -167,13 +175,14 @@ class Outage:
         self._struck.add(key)
         async with self._turn:
             if self._succeeded_at <= entered:
+                self._is_away = True
                 self._report(str(error))
             pause = self._first
             while True:
                 if self._succeeded_at <= entered:
                     waited = self._clock() - since
                     if await self._is_hopeless(error, waited):
-                        self._report(None)
+                        self._back()
                         raise error
                     if waited > self._longest:
                         raise UnavailableError(
@@ -191,8 +200,6 @@ class Outage:
                         raise
                     error = again
                     continue
-                if self._succeeded_at <= entered:
-                    self._report(None)
                 self.succeeded()
                 return result
 
