@@ -108,7 +108,7 @@ XNAT = (
     Mutant(
         "empty-200",
         "A file that a filter or an anonymisation script rejected counts as stored.",
-        "replies.py",
+        "replies/images.py",
         "    if not text:\n        raise",
         '    if not text:\n        return expected or ""\n        raise',
         ("test_replies.py::test_errors",),
@@ -116,7 +116,7 @@ XNAT = (
     Mutant(
         "other-project",
         "Files that XNAT put into Unassigned, or into another's project, count as stored in ours.",
-        "replies.py",
+        "replies/images.py",
         'if match["project"] != project:',
         "if not project:",
         ("test_pipeline.py::test_misrouting_stops_a_session_after_its_first_file",),
@@ -124,7 +124,7 @@ XNAT = (
     Mutant(
         "second-uri",
         "Files in a second prearchive session are never committed: they count as stored and are never archived.",
-        "replies.py",
+        "replies/images.py",
         "if expected is not None and match[1] != expected:",
         "if expected is not None and not match[1]:",
         ("test_replies.py::TestMisplaced::test_a_second_row_stops_the_session",),
@@ -140,7 +140,7 @@ XNAT = (
     Mutant(
         "unable-to-read-is-repeated",
         "XNAT's full disk or exhausted database refuses sound files for good.",
-        "replies.py",
+        "replies/images.py",
         'raise TransientError("XNAT could not read the file (400: unable to read DICOM object)", blames_file=True)',
         'raise RefusedError("XNAT could not read the file (400: unable to read DICOM object)")',
         ("test_pipeline.py::test_a_fault_for_a_time_costs_nothing",),
@@ -172,7 +172,7 @@ XNAT = (
     Mutant(
         "concurrent-sends",
         "A file that met its own repetition in XNAT is refused for good.",
-        "replies.py",
+        "replies/images.py",
         'if "concurrent file sends" in lowered:',
         'if "CONCURRENT" in lowered:',
         ("test_replies.py::test_errors",),
@@ -204,7 +204,7 @@ XNAT = (
     Mutant(
         "commit-301",
         "A session that an auto-archive project has archived with the commit is held as an error.",
-        "replies.py",
+        "replies/images.py",
         "    if reply.status == 301:\n        return _archive_uri(reply)",
         "    if reply.status == 301 and not reply.text:\n        return _archive_uri(reply)",
         ("test_images.py::test_a_delivery_is_archived_and_verified",),
@@ -212,7 +212,7 @@ XNAT = (
     Mutant(
         "archive-uri-in-the-body",
         "The 301 of a commit has no Location: what it archived is not found.",
-        "replies.py",
+        "replies/images.py",
         "_ARCHIVE_URI.fullmatch(reply.text.strip()) or _ARCHIVE_URI.search",
         "_ARCHIVE_URI.search",
         ("test_replies.py::test_values",),
@@ -228,7 +228,7 @@ XNAT = (
     Mutant(
         "archive-303",
         "A session that XNAT has archived with a 303 is held as an error.",
-        "replies.py",
+        "replies/images.py",
         "if reply.status in {200, 301, 303} and",
         "if reply.status in {200, 301} and",
         ("test_images.py::test_an_archive_step_that_redirects_has_succeeded",),
@@ -236,9 +236,9 @@ XNAT = (
     Mutant(
         "conflict-500",
         "XNAT's refusal to archive is taken for trouble of the moment, and asked for again and again.",
-        "replies.py",
-        '    _check(reply, server_errors=False)\n    advice = ""',
-        '    _check(reply)\n    advice = ""',
+        "replies/images.py",
+        '    check(reply, server_errors=False)\n    advice = ""',
+        '    check(reply)\n    advice = ""',
         ("test_replies.py::test_errors",),
     ),
     Mutant(
@@ -268,7 +268,7 @@ XNAT = (
     Mutant(
         "still-archiving",
         "A 500 that means `still at work` holds the session.",
-        "replies.py",
+        "replies/images.py",
         '"session processing may already be in progress",',
         "",
         ("test_replies.py::test_errors",),
@@ -300,7 +300,7 @@ XNAT = (
     Mutant(
         "refused-password-stops",
         "A refused password is tried again, and 20 refusals lock the account.",
-        "replies.py",
+        "replies/logins.py",
         "    if reply.status == 401:\n        raise LoginRefusedError(\n",
         '    if reply.status == 401:\n        raise TransientError("401")\n        raise LoginRefusedError(\n',
         ("test_client.py::test_a_wrong_password_is_tried_once",),
@@ -326,7 +326,7 @@ XNAT = (
     Mutant(
         "guest-login",
         "A login that XNAT took for a guest's counts as ours.",
-        "replies.py",
+        "replies/logins.py",
         'if match.group(1).lower() == "guest" != name.lower():',
         'if match.group(1).lower() == "":',
         ("test_client.py::test_a_guest_is_not_logged_in",),
@@ -358,7 +358,7 @@ XNAT = (
     Mutant(
         "login-page",
         "XNAT's login page with 200 is repeated under the dead login until the attempts are used up.",
-        "replies.py",
+        "replies/reply.py",
         'return LoginExpiredError("XNAT answers with its login page")',
         'return TransientError("XNAT answers with its login page")',
         ("test_replies.py::test_errors",),
@@ -366,7 +366,7 @@ XNAT = (
     Mutant(
         "page-instead-of-answer",
         "A proxy's page with 200 is judged as XNAT's answer to an import, and ends the session.",
-        "replies.py",
+        "replies/images.py",
         "    if reply.status == 200 and not reply.is_html:\n        return _stored_uri",
         "    if reply.status == 200:\n        return _stored_uri",
         ("test_replies.py::test_errors",),
@@ -438,7 +438,7 @@ XNAT = (
     Mutant(
         "secondary-resource",
         "Instances that XNAT files under `secondary` are held to be missing.",
-        "replies.py",
+        "replies/archive.py",
         '(result.get("format") == "DICOM" or result.get("label") == "DICOM")',
         'result.get("label") == "DICOM"',
         ("test_images.py::test_all_dicom_of_all_scans_is_looked_at",),
@@ -889,7 +889,7 @@ LINE = (
     Mutant(
         "retry-after-is-read",
         "XNAT's wish for time is not heard.",
-        "replies.py",
+        "replies/reply.py",
         "return float(value) if value.isdecimal() else None",
         "return None",
         ("test_replies.py::test_retry_after",),
@@ -1015,7 +1015,7 @@ MANNERS = (
     Mutant(
         "addresses-in-reasons",
         "XNAT's error pages put labels, which are patients, into messages and logs.",
-        "replies.py",
+        "replies/reply.py",
         '_ADDRESS.sub("…", " ".join(html.unescape(_TAGS.sub(" ", text)).split()))',
         '" ".join(html.unescape(_TAGS.sub(" ", text)).split())',
         ("test_replies.py::test_reasons_of_the_session_keep_the_words_of_xnat", "test_replies.py::test_errors"),
@@ -1213,7 +1213,7 @@ LACKING = (
     Mutant(
         "a-gateways-504-is-unsure",
         "What a gateway did not wait for takes effect behind the seal.",
-        "replies.py",
+        "replies/reply.py",
         "            cut=reply.status in _GATEWAY,\n",
         "",
         ("test_replies.py::test_errors",),
@@ -1318,7 +1318,7 @@ LACKING = (
     Mutant(
         "only-a-rejecting-script-explains",
         "Any script of the project is an excuse for any loss.",
-        "replies.py",
+        "replies/site.py",
         "return _REJECTS.search(reply.text) is not None if reply.status == 200 else None",
         "return True if reply.status == 200 else None",
         (f"{_LOST}test_a_script_that_rejects_nothing_explains_nothing",),
@@ -1455,7 +1455,7 @@ LACKING = (
     Mutant(
         "commit-that-archives",
         "A commit that archives, and takes its time, is taken for one that failed.",
-        "replies.py",
+        "replies/images.py",
         '({reply.status}: {reply.message})")\n    _check_archiving(reply)\n',
         '({reply.status}: {reply.message})")\n',
         ("test_replies.py::test_errors",),

@@ -1,0 +1,67 @@
+"""What XNAT's answers mean. Pure: a status, headers and a body in, a value or a typed error out.
+
+XNAT answers 200 to much that it did not do, 400 to its own disk being full, and 500 to a conflict of labels. All
+that is judged here and nowhere else. Each function names the XNAT class whose answers it reads. Reasons name
+statuses and XNAT's own words, never an address: addresses carry labels, and labels are patients.
+"""
+
+from asyncimport.replies.archive import (
+    Experiment,
+    ScanResource,
+    catalog,
+    experiment,
+    experiments,
+    labelled,
+    scan_resources,
+)
+from asyncimport.replies.images import Row, archived, committed, deleted, not_downloaded, prearchive, row, stored
+from asyncimport.replies.logins import answers, login, logins, user, user_name
+from asyncimport.replies.reply import Reply
+from asyncimport.replies.site import (
+    SeriesFilter,
+    editable_projects,
+    maps_uids,
+    pipelines,
+    project_id,
+    rejects,
+    rewrites,
+    series_filter,
+    setting,
+    subscriptions,
+    value,
+)
+
+__all__ = [
+    "Experiment",
+    "Reply",
+    "Row",
+    "ScanResource",
+    "SeriesFilter",
+    "answers",
+    "archived",
+    "catalog",
+    "committed",
+    "deleted",
+    "editable_projects",
+    "experiment",
+    "experiments",
+    "labelled",
+    "login",
+    "logins",
+    "maps_uids",
+    "not_downloaded",
+    "pipelines",
+    "prearchive",
+    "project_id",
+    "rejects",
+    "rewrites",
+    "row",
+    "scan_resources",
+    "series_filter",
+    "setting",
+    "stored",
+    "subscriptions",
+    "user",
+    "user_name",
+    "value",
+]

@@ -1,0 +1,166 @@
+"""One answer of XNAT, what any answer can mean, and the shapes that listings and items come in."""
+
+import html
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from asyncimport.errors import LoginExpiredError, LoginRefusedError, TransientError, UnavailableError
+
+__all__ = [
+    "OVERLOAD",
+    "REDIRECTS",
+    "Reply",
+    "act_first",
+    "check",
+    "is_login_page",
+    "item_of",
+    "location",
+    "not_xnat",
+    "page_instead_of_answer",
+    "redirected",
+    "retry_after",
+    "rows_of",
+]
+
+OVERLOAD = frozenset({408, 429, 502, 503, 504})
+# A gateway says these also of a call that it has passed on, and that XNAT is still at work on.
+_GATEWAY = frozenset({502, 504})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PAGE = re.compile(r"\s*<(?:!doctype )?html\b", re.IGNORECASE)
+# Restlet's status page says what happened in its heading, Tomcat's after "Message" (its heading is its version).
+_RESTLET = re.compile(r"<h3>(?!Apache Tomcat)(.*?)</h3>", re.DOTALL)
+_TOMCAT = re.compile(r"<b>Message</b>(.*?)</p>", re.DOTALL)
+_TAGS = re.compile(r"<[^>]*>")
+_ADDRESS = re.compile(r"(?<![\w/])(?:https?:/)?(?:/[^\s/()<>\"',;]+){2,}/?")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One HTTP answer: status, headers with lower-case names, and the body as text."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def is_html(self) -> bool:
+        """Whether this is a page for people: XNAT's login, an error page, or some gateway's."""
+        kind = self.headers.get("content-type", "").lower()
+        return kind.startswith("text/html") or _PAGE.match(self.text) is not None
+
+    @property
+    def message(self) -> str:
+        """What the answer says, in one short line without addresses: that of an error page, else the text itself."""
+        said = _RESTLET.search(self.text) or _TOMCAT.search(self.text)
+        text = said.group(1) if said else ("" if self.is_html else self.text)
+        words = _ADDRESS.sub("…", " ".join(html.unescape(_TAGS.sub(" ", text)).split()))
+        return "".join(filter(str.isprintable, words))[:300] or f"status {self.status}"
+
+
+def check(reply: Reply, *, server_errors: bool = True) -> None:
+    """Raise what any answer can mean: no login, overload, a gateway's page. Leave the rest to the caller.
+
+    Without `server_errors` a 500 is left too, for it is how the archive step says no; other codes are a gateway's.
+    """
+    if reply.status == 401:
+        raise LoginExpiredError("XNAT no longer knows the login (401)")
+    if reply.status in REDIRECTS:
+        raise redirected(reply)
+    if reply.status == 404 and reply.is_html and not _RESTLET.search(reply.text):
+        # It is not XNAT that misses something: XNAT itself is missing, as while Tomcat starts.
+        raise TransientError("XNAT is not there (404)", retry_after=retry_after(reply), overload=True)
+    if reply.status in OVERLOAD:
+        raise TransientError(
+            f"the server is overloaded or away ({reply.status})",
+            retry_after=retry_after(reply),
+            overload=True,
+            cut=reply.status in _GATEWAY,
+        )
+    if reply.status >= 500 and (server_errors or reply.status != 500):
+        raise TransientError(f"the server failed ({reply.status}: {reply.message})", retry_after=retry_after(reply))
+    if reply.status == 200 and reply.is_html:
+        raise page_instead_of_answer(reply)
+
+
+def redirected(reply: Reply) -> LoginExpiredError | LoginRefusedError | UnavailableError:
+    """Return what a redirect means, which is never followed."""
+    if is_login_page(reply):
+        return LoginExpiredError(f"XNAT no longer knows the login ({reply.status})")
+    target = location(reply)
+    if "UpdateUser" in target.path or "InactiveAccount" in target.path:
+        return act_first()
+    host = target.netloc.rpartition("@")[2]
+    place = f"{target.scheme}://{host}" if host and host.isprintable() else "another path"
+    return UnavailableError(f"the server redirects to {place}", hint="give the address it redirects to as --host")
+
+
+def is_login_page(reply: Reply) -> bool:
+    """Tell XNAT's login page, or the way to it, which XNAT shows to what it takes for a browser."""
+    if reply.status == 200:
+        return reply.is_html and "Login.vm" in reply.text
+    return reply.status in REDIRECTS and "Login.vm" in location(reply).path
+
+
+def act_first() -> LoginRefusedError:
+    """Return the error for an account that XNAT lets do nothing before its owner has done something."""
+    return LoginRefusedError(
+        "XNAT wants the user to act first",
+        hint="log in with a browser: the password has expired or is to be set",
+    )
+
+
+def location(reply: Reply) -> SplitResult:
+    """Return the Location of a redirect, in parts; empty where there is none."""
+    try:
+        return urlsplit(reply.headers.get("location", ""))
+    except ValueError:
+        return urlsplit("")
+
+
+def page_instead_of_answer(reply: Reply) -> TransientError:
+    """Return the error for a page where XNAT's answer should be: its login page, or some gateway's."""
+    if is_login_page(reply):
+        return LoginExpiredError("XNAT answers with its login page")
+    return TransientError("a web page came instead of XNAT's answer (200)")
+
+
+def not_xnat() -> UnavailableError:
+    """Return the error for an answer that no XNAT would give."""
+    return UnavailableError(
+        "what answers there is not an XNAT",
+        hint="give the address with its context path, as in https://xnat.example.org/xnat",
+    )
+
+
+def retry_after(reply: Reply) -> float | None:
+    """Return Retry-After in seconds; the form with a date is as good as none."""
+    value = reply.headers.get("retry-after", "")
+    return float(value) if value.isdecimal() else None
+
+
+def rows_of(reply: Reply) -> list[dict[str, str]]:
+    """Return the rows of a listing; all values are strings, unknown ones ""."""
+    try:
+        results = _json(reply)["ResultSet"]["Result"]
+        return [{key: "" if value is None else str(value) for key, value in result.items()} for result in results]
+    except (KeyError, TypeError, AttributeError):
+        raise TransientError(f"XNAT's answer is not a listing ({reply.status})") from None
+
+
+def item_of(reply: Reply) -> dict[str, Any]:
+    """Return the fields of an item (ItemJSONBuilder). Raises: TransientError."""
+    try:
+        return dict(_json(reply)["items"][0]["data_fields"])
+    except (KeyError, TypeError, IndexError, ValueError):
+        raise TransientError(f"XNAT's answer is not an item ({reply.status})") from None
+
+
+def _json(reply: Reply) -> Any:
+    try:
+        return json.loads(reply.text)
+    except (ValueError, RecursionError):
+        raise TransientError(f"XNAT's answer is not JSON ({reply.status})") from None
