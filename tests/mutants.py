@@ -983,7 +983,7 @@ MANNERS = (
     Mutant(
         "patient-in-repr",
         "Tracebacks and logs show the patient.",
-        "model.py",
+        "model/files.py",
         "@dataclass(frozen=True, slots=True, repr=False)\nclass Patient:",
         "@dataclass(frozen=True, slots=True)\nclass Patient:",
         ("test_sharpness.py::test_no_repr_shows_the_patient",),

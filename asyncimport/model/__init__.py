@@ -1,0 +1,57 @@
+"""The nouns of the line, and every legal change of their states.
+
+A `File` is found on disk. If it is DICOM it holds an `Instance` of a `Session`; otherwise it is `Ignored` with its
+reason. An instance that is handed out to be sent is a `Claim`, which ends in an `Outcome`. A session reaches XNAT in
+one or more deliveries (one prearchive row each); a `Sealed` delivery ends in a `Verdict`.
+"""
+
+from asyncimport.model.deliveries import (
+    Archived,
+    Built,
+    Claim,
+    Delivery,
+    Failed,
+    Held,
+    Incomplete,
+    Outcome,
+    Refused,
+    Sealed,
+    Stored,
+    Verdict,
+)
+from asyncimport.model.files import Body, File, Ignored, Instance, Patient, Session, Streamed
+from asyncimport.model.states import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS, DeliveryState, FileKind, InstanceState
+from asyncimport.model.summary import NOTHING_KEPT, Files, Problem, SessionReport, Stray, Summary
+
+__all__ = [
+    "DELIVERY_TRANSITIONS",
+    "INSTANCE_TRANSITIONS",
+    "NOTHING_KEPT",
+    "Archived",
+    "Body",
+    "Built",
+    "Claim",
+    "Delivery",
+    "DeliveryState",
+    "Failed",
+    "File",
+    "FileKind",
+    "Files",
+    "Held",
+    "Ignored",
+    "Incomplete",
+    "Instance",
+    "InstanceState",
+    "Outcome",
+    "Patient",
+    "Problem",
+    "Refused",
+    "Sealed",
+    "Session",
+    "SessionReport",
+    "Stored",
+    "Stray",
+    "Streamed",
+    "Summary",
+    "Verdict",
+]

@@ -1,0 +1,133 @@
+"""What is handed out and what becomes of it: deliveries, claims, outcomes, verdicts."""
+
+from dataclasses import dataclass
+
+from asyncimport.model.files import Instance, Session
+
+__all__ = [
+    "Archived",
+    "Built",
+    "Claim",
+    "Delivery",
+    "Failed",
+    "Held",
+    "Incomplete",
+    "Outcome",
+    "Refused",
+    "Sealed",
+    "Stored",
+    "Verdict",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One prearchive row of a session; `uri` is None until the first file has been acknowledged."""
+
+    key: int
+    session: Session
+    number: int
+    uri: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An instance handed out to be sent, and where it goes; `key` is the journal's."""
+
+    key: int
+    instance: Instance
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A delivery that nothing is sent into any more, and the SOPInstanceUIDs that XNAT acknowledged of its session.
+
+    Of those that it `refused` nothing should be in the archive.
+    """
+
+    delivery: Delivery
+    sop_uids: frozenset[str]
+    refused: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """XNAT acknowledged the file and put it where it belongs, at the last of so many `attempts`.
+
+    `unsure`: an earlier attempt broke off, and may yet take effect. `sha256` is the digest of what was sent; `merges`
+    whether the archive held the session before anything of this delivery was sent. Both only where they were asked for.
+    """
+
+    claim: Claim
+    uri: str
+    attempts: int = 1
+    unsure: bool = False
+    sha256: bytes | None = None
+    merges: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """XNAT answered, but did not keep the file; with `whole_session` nothing more of the session is sent."""
+
+    claim: Claim
+    reason: str
+    whole_session: bool = False
+    attempts: int = 1
+    unsure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No verdict after all retries, or (`unreadable`) the file could not be read."""
+
+    claim: Claim
+    reason: str
+    unreadable: bool = False
+    attempts: int = 1
+    unsure: bool = False
+
+
+Outcome = Stored | Refused | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """The session is in the archive; `verified` is "uids" when the set of SOPInstanceUIDs was compared."""
+
+    delivery: Delivery
+    uri: str
+    verified: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The session is built and stays in the prearchive, as asked."""
+
+    delivery: Delivery
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """XNAT would not commit or archive the session, or the archive lacks instances of it."""
+
+    delivery: Delivery
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """The session is in the archive, which lacks instances that XNAT had acknowledged, by SOPInstanceUID.
+
+    `expected` names what of the site may have dropped them there; without it they are lost.
+    """
+
+    delivery: Delivery
+    uri: str
+    missing: frozenset[str]
+    expected: str | None = None
+
+
+Verdict = Archived | Built | Held | Incomplete

@@ -1,0 +1,65 @@
+"""States, and every legal change of them."""
+
+from enum import StrEnum
+
+__all__ = ["DELIVERY_TRANSITIONS", "INSTANCE_TRANSITIONS", "DeliveryState", "FileKind", "InstanceState"]
+
+
+class FileKind(StrEnum):
+    """What a file on disk turned out to be."""
+
+    INSTANCE = "INSTANCE"  # the copy of an instance that is sent
+    DUPLICATE = "DUPLICATE"  # the same instance again, byte for byte; stands in if the first copy cannot be read
+    SKIPPED = "SKIPPED"  # an instance that we chose not to send, with the reason
+    EXCLUDED = "EXCLUDED"  # an instance that nobody asked for: it is not in the plan, say
+    NOT_DICOM = "NOT_DICOM"
+    UNREADABLE = "UNREADABLE"  # DICOM, but truncated or without the identifiers, or a file that cannot be opened
+    CONTAINER = "CONTAINER"  # a zip, tar or the like that holds DICOM, which is passed over
+
+
+class InstanceState(StrEnum):
+    """Where an instance stands between disk and XNAT."""
+
+    PENDING = "PENDING"
+    STORED = "STORED"
+    REFUSED = "REFUSED"
+    FAILED = "FAILED"
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands between its first file and the archive."""
+
+    OPEN = "OPEN"
+    SEALED = "SEALED"
+    BUILT = "BUILT"
+    ARCHIVED = "ARCHIVED"
+    HELD = "HELD"
+
+
+# The database enforces both tables with triggers. What XNAT has acknowledged is sent again only when the archive turned
+# out to lack it, and is refused when a script of the site may have dropped it there. ARCHIVED is final: what comes
+# later for an archived session is another delivery. A seal is never broken: HELD goes back to SEALED, not to OPEN.
+INSTANCE_TRANSITIONS = frozenset(
+    {
+        (InstanceState.PENDING, InstanceState.STORED),
+        (InstanceState.PENDING, InstanceState.REFUSED),
+        (InstanceState.PENDING, InstanceState.FAILED),
+        (InstanceState.FAILED, InstanceState.PENDING),
+        (InstanceState.REFUSED, InstanceState.PENDING),
+        (InstanceState.STORED, InstanceState.PENDING),
+        (InstanceState.STORED, InstanceState.REFUSED),
+    }
+)
+
+
+DELIVERY_TRANSITIONS = frozenset(
+    {
+        (DeliveryState.OPEN, DeliveryState.SEALED),
+        (DeliveryState.OPEN, DeliveryState.HELD),
+        (DeliveryState.SEALED, DeliveryState.BUILT),
+        (DeliveryState.SEALED, DeliveryState.ARCHIVED),
+        (DeliveryState.SEALED, DeliveryState.HELD),
+        (DeliveryState.BUILT, DeliveryState.SEALED),
+        (DeliveryState.HELD, DeliveryState.SEALED),
+    }
+)

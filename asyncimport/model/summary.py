@@ -1,0 +1,98 @@
+"""What there is to tell at the end of a run."""
+
+from dataclasses import dataclass
+
+from asyncimport.model.files import Session
+
+__all__ = ["NOTHING_KEPT", "Files", "Problem", "SessionReport", "Stray", "Summary"]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """How many files ended in which way; `found` is the sum of the DICOM instances that can be sent."""
+
+    not_dicom: int = 0
+    unreadable: int = 0
+    duplicate: int = 0
+    skipped: int = 0
+    already_stored: int = 0
+    already_refused: int = 0
+    stored: int = 0
+    refused: int = 0
+    failed: int = 0
+    left: int = 0
+
+    @property
+    def found(self) -> int:
+        """DICOM instances that can be sent, whatever became of them."""
+        return (
+            self.duplicate
+            + self.skipped
+            + self.already_stored
+            + self.already_refused
+            + self.stored
+            + self.refused
+            + self.failed
+            + self.left
+        )
+
+
+NOTHING_KEPT = "XNAT kept none of its files"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReport:
+    """What became of one session: `state` is archived, prearchive, held or open; `files` are its instances."""
+
+    session: Session
+    files: int
+    size: int
+    state: str
+    uri: str | None
+    verified: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A row of XNAT's prearchive that bears the names of one of our sessions and is no delivery that we know of.
+
+    A request that broke off and took effect late may have made it. `created` is in the server's local time, `source`
+    what its maker called itself.
+    """
+
+    session: Session
+    uri: str
+    status: str
+    created: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A reason for which files did not arrive, how many, and the path of one of them."""
+
+    kind: str
+    reason: str
+    files: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The end of a run, or what a journal holds: files, bytes, sessions, and every reason."""
+
+    files: Files
+    bytes_found: int
+    bytes_stored: int
+    sessions: tuple[SessionReport, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def containers(self) -> int:
+        """Archives that hold DICOM and were passed over; they count among what is not DICOM."""
+        return sum(problem.files for problem in self.problems if problem.kind == "container")
+
+    def count(self, state: str) -> int:
+        """Return the number of sessions in this state."""
+        return sum(report.state == state for report in self.sessions)
