@@ -7,7 +7,7 @@ from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
 from asyncimport.model import Body, Claim, File, Ignored, Sealed, Session, Verdict
 
-__all__ = ["Destination", "Routes", "Source"]
+__all__ = ["Bytes", "Destination", "Readable", "Routes", "Source"]
 
 
 class Routes(Protocol):
@@ -31,7 +31,23 @@ class Routes(Protocol):
         ...
 
 
-class Source(Protocol):
+class Readable(Protocol):
+    """The bytes of files that are known."""
+
+    async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
+        """Read bodies, each good for any number of attempts; what cannot be read gives its error in its place."""
+        ...
+
+
+class Bytes(Readable, Protocol):
+    """The bytes of files, and their digests."""
+
+    async def md5(self, parts: Sequence[tuple[File, int]]) -> list[str | SourceError]:
+        """Return the MD5 (hexadecimal) of the first so many bytes of each file, or the error in its place."""
+        ...
+
+
+class Source(Readable, Protocol):
     """Where instances come from."""
 
     @property
@@ -45,10 +61,6 @@ class Source(Protocol):
 
     def identify(self, file: File) -> Identity | Ignored:
         """Look into a file; called in a worker thread."""
-        ...
-
-    async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
-        """Read bodies, each good for any number of attempts; what cannot be read gives its error in its place."""
         ...
 
     def relative(self, path: str) -> str:

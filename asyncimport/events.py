@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
-from asyncimport.model import Claim, Outcome, Verdict
+from asyncimport.model import Claim, Filed, Outcome, Resource, SubjectReport, Verdict
 
 __all__ = [
     "Admitted",
     "Away",
+    "Enclosed",
+    "Enclosing",
     "Event",
     "Quiet",
     "Repeated",
@@ -74,4 +76,31 @@ class Quiet:
     seconds: float
 
 
-Event = Scanned | Admitted | ScanFinished | Repeated | Away | Quiet | Settled | Verdict
+@dataclass(frozen=True, slots=True)
+class Enclosing:
+    """The images are through, and so many attachments wait to go beside them."""
+
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosed:
+    """This became of attachments of one resource, and is on disk."""
+
+    resource: Resource
+    filed: tuple[Filed, ...]
+
+
+Event = (
+    Scanned
+    | Admitted
+    | ScanFinished
+    | Repeated
+    | Away
+    | Quiet
+    | Settled
+    | Verdict
+    | Enclosing
+    | Enclosed
+    | SubjectReport
+)

@@ -165,6 +165,18 @@ class Outage:
             return False
         return not error.judges_file or (error.blames_file and len(self._blamed) >= self._TOO_MANY_BLAMED)
 
+    async def through(self, call: Callable[[], Awaitable[T]], key: object) -> T:
+        """Make a call that is about `key`, repeat it while the server is away, and note that it got through.
+
+        Raises: as `outlast`.
+        """
+        try:
+            result = await call()
+        except TransientError as error:
+            return await self.outlast(call, error, self._clock(), key)
+        self.succeeded()
+        return result
+
     async def outlast(self, call: Callable[[], Awaitable[T]], error: TransientError, since: float, key: object) -> T:
         """Repeat `call`, which is about `key`, until it gets through.
 

@@ -4,15 +4,15 @@ What is read is meant exactly as it stands, so nothing is corrected in silence. 
 formulas, numbers or dates, and change them; such cells are written behind an apostrophe, which reading takes away.
 """
 
-import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from asyncimport.errors import UsageError
+from asyncimport.tables import LABELS, character, folded, is_tempting, label_flaw, records, text_of
 
 __all__ = ["Key", "KeyKind", "PlanRow", "guarded", "read_plan", "split", "text_of", "write_plan"]
 
@@ -36,10 +36,6 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 _KEYS = ("study_uid", "accession_number", "patient_id")
 
-_LABEL = re.compile(r"[A-Za-z0-9_-]+")
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-# XNAT stores labels in columns of 255 characters.
-_LONGEST_LABEL = 255
 # PS3.5 9.1, but for a UID of one or two components, which is valid, names no study, and is what is left of a longer one
 # that a spreadsheet took for a number.
 _UID = re.compile(r"(?=.{1,64}\Z)(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){2,}")
@@ -47,31 +43,11 @@ _NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)?E[+-]?[0-9]+|[0-9]+[.,][0-9]*|[0-9]+
 # A number with an exponent, as Excel writes long ones, or with `.0`, as pandas writes those of columns with gaps.
 _SHORTENED = re.compile(r"[0-9]+(?:[.,][0-9]+)?E[+-][0-9]+|[0-9]+[.,]0+", re.IGNORECASE)
 _DATE = re.compile(r"([0-9]{4})([-./]?)([0-9]{2})\2([0-9]{2})")
-_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
-
-# What a spreadsheet does not leave alone: formulas (also in full width, \uff0b and the like), numbers that lose digits,
-# zeros or dots, dates, and words that it spells its own way. Any apostrophes before it are part of the pattern, so that
-# those that were there themselves come back.
-_TEMPTING = re.compile(
-    r"""'*(?:
-        [\t\r\n] | [ ]*[=+\-@\uff1d\uff0b\uff0d\uff20]
-        | (?: 0[0-9]+ | [0-9]{16,}
-            | [0-9]+(?:[.,][0-9]*)?E[+-]?[0-9]+ | [0-9]+[.,][0-9]* | [0-9]{1,3}(?:[.,][0-9]{3})+
-            | [0-9]{1,4}[-./:][0-9]{1,2}(?:[-./:][0-9]{1,4})?
-            | (?:[0-9]{1,4}[-./ ]?)? (?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?
-                |sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?) (?:[-./ ]?[0-9]{1,4})?
-            | true | false
-        )\Z
-    )""",
-    re.IGNORECASE | re.VERBOSE,
-)
-
 _SHOWN = 10
 _AS_TEXT = "have the spreadsheet take all columns as text; an apostrophe in front keeps a cell as it is"
 _COPY_UID = "copy StudyInstanceUIDs as the plan or the header has them"
 _ONE_ROW = "a study has one row, and one session"
 _ONE_LABEL = "within a project each study needs a session label of its own"
-_LABELS = f"labels are letters, digits, '_' and '-', {_LONGEST_LABEL} at most; nothing is cleaned silently"
 
 
 class KeyKind(StrEnum):
@@ -133,7 +109,7 @@ def write_plan(rows: Iterable[PlanRow]) -> str:
     if len({bool(row.study_uid) for row in rows}) > 1:
         raise ValueError("some rows have a study_uid and some have none")
     extras = list(dict.fromkeys(name for row in rows for name in row.extra))
-    if taken := [name for name in extras if _folded(name) in _COLUMN_OF]:
+    if taken := [name for name in extras if folded(name) in _COLUMN_OF]:
         raise ValueError(f"extra columns may not be named {', '.join(taken)}")
     # A last column without a name would look like the empty cells that spreadsheets leave behind.
     columns = [name for name in extras if not name.strip()]
@@ -154,8 +130,8 @@ def read_plan(data: bytes, *, project: str = "") -> list[PlanRow]:
     Rows are in the order of the file; one that repeats the study and the target of another is dropped.
     Raises: UsageError with all that is wrong, by line and column; of a cell it tells one character at most.
     """
-    records = _records(text_of(data))
-    _, names = next(records, (0, []))
+    table = records(text_of(data), _COLUMN_OF, "the plan")
+    _, names = next(table, (0, []))
     if not names:
         raise UsageError("the plan is empty", hint="`asyncimport plan` writes one")
     header = _Header(names, has_project=bool(project))
@@ -163,7 +139,7 @@ def read_plan(data: bytes, *, project: str = "") -> list[PlanRow]:
     rows: list[PlanRow] = []
     targets: dict[Key, tuple[int, tuple[str, str, str, bool]]] = {}
     sessions: dict[tuple[str, str], tuple[int, Key]] = {}
-    for line, cells in records:
+    for line, cells in table:
         row = _Reader(header, problems, line, cells).row(project)
         if row is None:
             continue
@@ -213,12 +189,7 @@ def _subject(row: PlanRow) -> tuple[str, str]:
     return row.project_id, row.subject_label
 
 
-def _folded(name: str) -> str:
-    """Return what counts of the name of a column."""
-    return "".join(name.split()).replace("_", "").casefold()
-
-
-_COLUMN_OF = {_folded(name): column for column, aliases in _COLUMNS.items() for name in (column, *aliases)}
+_COLUMN_OF = {folded(name): column for column, aliases in _COLUMNS.items() for name in (column, *aliases)}
 
 
 def _is_tempting(column: str, text: str) -> bool:
@@ -228,7 +199,7 @@ def _is_tempting(column: str, text: str) -> bool:
     """
     if column == "study_uid" and (bare := text.lstrip("'")) and not _UID.fullmatch(bare):
         return True
-    return _TEMPTING.match(text) is not None
+    return is_tempting(text)
 
 
 def guarded(text: str, column: str = "") -> str:
@@ -247,60 +218,6 @@ def _cell(row: PlanRow, column: str) -> str:
         return "skip" if row.skip else "upload"
     value = getattr(row, column)
     return "" if value is None else str(value)
-
-
-def text_of(data: bytes) -> str:
-    """Decode what spreadsheets save: with a byte order mark what it says, else UTF-8, else Windows' own.
-
-    Raises: UsageError.
-    """
-    if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise UsageError("the file is a workbook, not a CSV file", hint="save it as CSV (UTF-8) in the spreadsheet")
-    encodings = ["utf-8", "cp1252"]
-    if data.startswith(codecs.BOM_UTF8):
-        encodings = ["utf-8-sig"]
-    elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encodings = ["utf-16"]
-    for encoding in encodings:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            pass
-    raise UsageError(f"the file is not text in {' or '.join(encodings)}", hint="save it as CSV (UTF-8)")
-
-
-def _records(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line at which a record begins, and its cells; blank lines and those of blank cells are passed over."""
-    line = 1
-    if separator := _SEPARATOR_LINE.match(text):
-        text = text[separator.end() :]
-        line = 2
-    delimiter = separator[1] if separator else _delimiter(text)
-    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    offset = line
-    try:
-        for cells in table:
-            if any(cell.strip() for cell in cells):
-                yield line, cells
-            line = table.line_num + offset
-    except csv.Error as error:
-        raise UsageError(
-            f"the plan cannot be read from line {line} on: {error}",
-            hint="check the quotes there, or save it in a spreadsheet once more",
-        ) from None
-
-
-def _delimiter(text: str) -> str:
-    """Return the delimiter that makes the most of the header."""
-
-    def recognised(delimiter: str) -> tuple[int, int]:
-        try:
-            names = next(filter(any, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), [])
-        except csv.Error:
-            return 0, 0
-        return sum(_folded(name) in _COLUMN_OF for name in names), len(names)
-
-    return max(",;\t", key=recognised)
 
 
 class _Problems:
@@ -340,7 +257,7 @@ class _Header:
         self.extras: dict[str, int] = {}
         twice: list[str] = []
         for place, name in enumerate(cells):
-            column = _COLUMN_OF.get(_folded(name))
+            column = _COLUMN_OF.get(folded(name))
             if column is None:
                 # Not by name: in a file without a header these would be somebody's data.
                 if self.extras.setdefault(name, place) != place:
@@ -374,7 +291,7 @@ class _Header:
 
 def _described(column: str) -> str:
     """Return a column with the other names that it may have."""
-    others = [name for name in _COLUMNS[column] if _folded(name) != _folded(column)]
+    others = [name for name in _COLUMNS[column] if folded(name) != folded(column)]
     return f"{column} (or {', '.join(others)})" if others else column
 
 
@@ -481,29 +398,21 @@ class _Reader:
     def _check_label(self, column: str) -> None:
         value = self._value(column)
         if not value:
-            self._wrong(column, "empty", _LABELS if column != "project_id" else "a project for all rows goes with -P")
+            self._wrong(column, "empty", LABELS if column != "project_id" else "a project for all rows goes with -P")
         elif not self._check_number(column):
             return
-        elif not _LABEL.fullmatch(value):
-            self._wrong(column, f"the character {_shown(_UNSAFE, value)}", _LABELS)
-        elif len(value) > _LONGEST_LABEL:
-            self._wrong(column, f"{len(value)} characters", _LABELS)
+        elif flaw := label_flaw(value):
+            self._wrong(column, flaw, LABELS)
 
 
 def _why_no_uid(text: str) -> str:
     """Say which rule of PS3.5 9.1 a text breaks, without its contents: columns may have slipped."""
-    if re.search(r"[^0-9.]", text):
-        return f"the character {_shown(re.compile(r'[^0-9.]'), text)}"
+    if found := re.search(r"[^0-9.]", text):
+        return f"the character {character(found[0])}"
     if len(text) > 64:
         return f"{len(text)} characters"
     components = text.split(".")
     return "an empty component" if "" in components else "a component that begins with 0"
-
-
-def _shown(pattern: re.Pattern[str], text: str) -> str:
-    """Return the first match, one character, also by its code point: many look like others, or like nothing."""
-    found = pattern.search(text)
-    return f"{found[0]!r} (U+{ord(found[0]):04X})" if found else ""
 
 
 def _count(text: str) -> int | None:

@@ -358,17 +358,11 @@ class _Line:
                     _ring(work)
 
     async def _finalized(self, sealed: Sealed) -> Verdict:
-        call = partial(self._destination.finalize, sealed)
         try:
-            try:
-                verdict = await call()
-            except TransientError as error:
-                verdict = await self._outage.outlast(call, error, anyio.current_time(), sealed.delivery)
+            return await self._outage.through(partial(self._destination.finalize, sealed), sealed.delivery)
         except TransientError as error:
             # Others get through meanwhile.
             return Held(sealed.delivery, str(error))
-        self._outage.succeeded()
-        return verdict
 
     async def _ask(self, method: Callable[[], T]) -> T:
         """Call the journal in a worker thread, one call at a time."""

@@ -8,8 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from asyncimport.events import Admitted, Away, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
-from asyncimport.model import Archived, Built, Failed, Held, Incomplete, Refused, Stored
+from asyncimport.events import (
+    Admitted,
+    Away,
+    Enclosed,
+    Enclosing,
+    Event,
+    Quiet,
+    Repeated,
+    ScanFinished,
+    Scanned,
+    Settled,
+)
+from asyncimport.model import Archived, AttachmentState, Built, Failed, Held, Incomplete, Refused, Stored
 
 __all__ = ["Totals", "human_bytes", "human_seconds"]
 
@@ -39,6 +50,9 @@ class Totals:
     repaired: int = 0
     away: str | None = None
     quiet_until: float = float("-inf")
+    attachments: int = 0
+    attached: int = 0
+    unattached: int = 0
     gone: int = 0
     gone_unsent: int = 0
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
@@ -78,6 +92,12 @@ class Totals:
             case Incomplete(missing=missing):
                 self.repaired += len(missing)
                 self.waiting += len(missing)
+            case Enclosing(files=files):
+                self.attachments = files
+            case Enclosed(filed=filed):
+                attached = sum(one.state is AttachmentState.STORED for one in filed)
+                self.attached += attached
+                self.unattached += len(filed) - attached
             case Quiet(seconds=seconds):
                 self.quiet_until = self.clock() + seconds
 
@@ -96,6 +116,10 @@ class Totals:
             human_bytes(self.stored_size),
             f"{self.archived + self.built:,} sessions done",
         ]
+        if self.attachments:
+            parts.append(f"{self.attached:,} of {self.attachments:,} attachments")
+        if self.unattached:
+            parts.append(f"{self.unattached:,} attachments refused or failed")
         if self.scanning:
             parts.insert(0, f"scanning ({self.scanned:,} files seen)")
         if self.away is not None:

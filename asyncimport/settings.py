@@ -16,17 +16,19 @@ _MOST_WORKERS = 256
 class Options:
     """How a run goes about its work.
 
-    `workers` is the most uploads in flight, `finalizers` the sessions being archived at a time, `max_open_sessions`
-    how many sessions may occupy the server's prearchive. `scan_first` sends nothing before the whole source is
-    scanned without a collision. `max_outage` is how many seconds to wait for a server that is away, `quiet_period` how
-    many a session is left alone after an attempt to send into it broke off, which may yet take effect. `partial`
-    archives also sessions that lack files. `send_truncated` sends files whose data set ends before it should.
-    `resend_changed` sends files again that were rewritten after XNAT had stored them. `receipts` keeps for each file
-    what a receipt needs: the digest of what was sent, and what the archive held before.
+    `workers` is the most uploads in flight, `finalizers` the sessions being archived at a time, `enclosers` the
+    resources being filled at a time, `max_open_sessions` how many sessions may occupy the server's prearchive.
+    `scan_first` sends nothing before the whole source is scanned without a collision. `max_outage` is how many
+    seconds to wait for a server that is away, `quiet_period` how many a session is left alone after an attempt to
+    send into it broke off, which may yet take effect. `partial` archives also sessions that lack files.
+    `send_truncated` sends files whose data set ends before it should. `resend_changed` sends files again that were
+    rewritten after XNAT had stored them. `receipts` keeps for each file what a receipt needs: the digest of what was
+    sent, and what the archive held before.
     """
 
     workers: int = AUTO_WORKERS
     finalizers: int = 4
+    enclosers: int = 8
     max_open_sessions: int = 200
     archive: bool = True
     scan_first: bool = False

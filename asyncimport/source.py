@@ -95,6 +95,10 @@ class Folder:
         """
         return await anyio.to_thread.run_sync(lambda: [_read(file, digests=self._digests) for file in files])
 
+    async def md5(self, parts: Sequence[tuple[File, int]]) -> list[str | SourceError]:
+        """Return the MD5 of the first so many bytes of each file, in one thread hop; errors as from `read`."""
+        return await anyio.to_thread.run_sync(lambda: [_md5(file, size) for file, size in parts])
+
     def relative(self, path: str) -> str:
         """Return a path relative to the root that it was found below; a root that is a file is its own name."""
         for root in self.places:
@@ -172,7 +176,26 @@ def _read(file: File, *, digests: bool) -> Body | SourceError:
     except SourceError as error:
         return error
     except OSError as error:
-        return SourceError(f"the file cannot be read: {(error.strerror or 'unknown error').lower()}")
+        return _cannot_be_read(error)
+
+
+def _md5(file: File, size: int) -> str | SourceError:
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with open(file.path, "rb", buffering=0, opener=_opened) as handle:
+            _check(file, os.fstat(handle.fileno()))
+            while size and (piece := handle.read(min(_PIECE, size))):
+                digest.update(piece)
+                size -= len(piece)
+    except SourceError as error:
+        return error
+    except OSError as error:
+        return _cannot_be_read(error)
+    return SourceError("the file changed while it was read") if size else digest.hexdigest()
+
+
+def _cannot_be_read(error: OSError) -> SourceError:
+    return SourceError(f"the file cannot be read: {(error.strerror or 'unknown error').lower()}")
 
 
 def _opened(path: str, flags: int) -> int:
@@ -233,4 +256,4 @@ class _Large:
                 with anyio.CancelScope(shield=True):
                     await handle.close()
         except OSError as error:
-            raise SourceError(f"the file cannot be read: {(error.strerror or 'unknown error').lower()}") from error
+            raise _cannot_be_read(error) from error

@@ -7,13 +7,27 @@ from dataclasses import dataclass
 import anyio
 import anyio.to_thread
 
+from asyncimport.demographics import Demographics
 from asyncimport.errors import RefusedError, TransientError, UnavailableError, worst
 from asyncimport.journal import Ledger
-from asyncimport.model import File, Session, SessionReport, Stray
+from asyncimport.model import Attachment, Enclosure, File, Session, SessionReport, Stray
+from asyncimport.replies import ListedFile
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat import Client, compare, droppers, find_experiment, find_strays
+from asyncimport.xnat import Client, Described, Resources, compare, describe, droppers, find_experiment, find_strays
 
-__all__ = ["Finding", "Source", "look", "sources_of", "strays_of", "verified_sources"]
+__all__ = [
+    "Beside",
+    "Finding",
+    "Source",
+    "SubjectFinding",
+    "look",
+    "look_at_subjects",
+    "look_beside",
+    "sources_of",
+    "strays_of",
+    "verified_attachments",
+    "verified_sources",
+]
 
 # Sessions that are looked at at a time; each is a handful of small requests.
 _AT_A_TIME = 8
@@ -105,6 +119,93 @@ async def _finding(client: Client, report: SessionReport, uids: frozenset[str], 
     return Finding(session, files, None, problem, found.missing)
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What the archive holds of the attachments that were stored in a resource: `problem` is None if all of them.
+
+    `missing` are those that are not there any more, `altered` those under whose names something else is.
+    """
+
+    enclosure: Enclosure
+    problem: str | None = None
+    missing: tuple[Attachment, ...] = ()
+    altered: tuple[Attachment, ...] = ()
+
+
+async def look_beside(client: Client, ledger: Ledger, policy: RetryPolicy) -> list[Beside]:
+    """Look at the resources that attachments were stored in, by name, size and MD5, where the site has those.
+
+    Raises: UnavailableError when the server goes away meanwhile.
+    """
+    enclosures = await anyio.to_thread.run_sync(ledger.enclosures)
+    found: dict[int, Beside] = {}
+    limiter = anyio.CapacityLimiter(_AT_A_TIME)
+    resources = Resources(client, policy=policy)
+
+    async def one(place: int, enclosure: Enclosure) -> None:
+        async with limiter:
+            found[place] = await _beside(resources, enclosure)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for place, enclosure in enumerate(enclosures):
+                tasks.start_soon(one, place, enclosure)
+    except BaseExceptionGroup as errors:
+        raise worst(errors) from None
+    return [found[place] for place in range(len(enclosures))]
+
+
+async def _beside(resources: Resources, enclosure: Enclosure) -> Beside:
+    try:
+        there = await resources.files(enclosure.resource.place, enclosure.resource.label)
+    except TransientError as error:
+        raise UnavailableError(str(error), hint="run verify again when the server is back") from error
+    except RefusedError as error:
+        return Beside(enclosure, str(error), enclosure.attachments)
+    missing = tuple(one for one in enclosure.attachments if one.name not in there)
+    altered = tuple(one for one in enclosure.attachments if one.name in there and not _is_same(one, there[one.name]))
+    problems = [f"{len(missing)} of {len(enclosure.attachments)} files are missing"] if missing else []
+    problems += [f"{len(altered)} are not what was stored"] if altered else []
+    return Beside(enclosure, "; ".join(problems) or None, missing, altered)
+
+
+def _is_same(attachment: Attachment, there: ListedFile) -> bool:
+    return there.md5 == attachment.previous if there.md5 else there.size == attachment.file.size
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectFinding:
+    """A subject that was described: its `fields`, those of them that the archive has other values of, or a problem."""
+
+    project: str
+    subject: str
+    fields: tuple[str, ...]
+    differing: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+async def look_at_subjects(client: Client, ledger: Ledger, policy: RetryPolicy) -> list[SubjectFinding]:
+    """Compare what was said of subjects with what the archive has.
+
+    Raises: UnavailableError when the server goes away meanwhile.
+    """
+    described = await anyio.to_thread.run_sync(ledger.described)
+    wishes = [Demographics(subject, values, project) for project, subject, values in described if values]
+    findings = []
+    for wish, found in zip(
+        wishes, await describe(client, wishes, policy, dry_run=True, only_existing=True), strict=True
+    ):
+        differing: tuple[str, ...] = ()
+        problem = None
+        if isinstance(found, Described):
+            differing = tuple(dict.fromkeys((*found.written, *(one.name for one in found.kept))))
+            problem = f"XNAT has another {', '.join(differing)}" if differing else None
+        else:
+            problem = found.reason
+        findings.append(SubjectFinding(wish.project, wish.subject, tuple(wish.values), differing, problem))
+    return findings
+
+
 async def strays_of(client: Client, ledger: Ledger) -> list[Stray]:
     """Look through the prearchive for rows of the ledger's sessions that are no deliveries the journal knows of.
 
@@ -128,6 +229,14 @@ def sources_of(ledger: Ledger, finding: Finding) -> tuple[list[Source], int]:
     wanted = [one for one in _sources(ledger, finding.session) if one.sop_uid in finding.missing and not one.is_copy]
     there = [source for source in wanted if _is_unchanged(source.file)]
     return there, len(finding.missing) - len(there)
+
+
+def verified_attachments(besides: Iterable[Beside]) -> Iterator[File]:
+    """Yield the files that were just seen in resources of the archive, as far as they have not changed since."""
+    for beside in besides:
+        for one in beside.enclosure.attachments:
+            if one not in beside.missing and one not in beside.altered and _is_unchanged(one.file):
+                yield one.file
 
 
 def verified_sources(ledger: Ledger, findings: Iterable[Finding]) -> Iterator[File]:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,17 @@ def test_every_option_of_upload_has_its_environment_variable() -> None:
         if long is not None and not parameter.is_eager:
             variables = [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or []
             assert f"ASYNCIMPORT_{long[2:].replace('-', '_').upper()}" in variables, long
+
+
+def test_help_is_there_at_once() -> None:
+    """The list of commands loads none of them, nor what they need."""
+    script = (
+        "import sys; from asyncimport.cli.app import app; app(['--help'], standalone_mode=False); "
+        "sys.exit(bool({'aiohttp', 'pydicom', 'sqlite3', 'rich'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert found.returncode == 0
+    assert all(f"\n  {name} " in found.stdout for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

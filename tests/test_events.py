@@ -24,20 +24,37 @@ from scenery import claim, upload
 
 from asyncimport.errors import UnavailableError, UsageError
 from asyncimport.eventlog import Began, Ended, Entry, Lost, Recorder, appending, as_json, log_lines
-from asyncimport.events import Admitted, Away, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
+from asyncimport.events import (
+    Admitted,
+    Away,
+    Enclosed,
+    Enclosing,
+    Event,
+    Quiet,
+    Repeated,
+    ScanFinished,
+    Scanned,
+    Settled,
+)
 from asyncimport.model import (
     Archived,
+    Attachment,
+    AttachmentState,
     Built,
     Failed,
     File,
+    Filed,
     Files,
     Held,
     Incomplete,
     Outcome,
+    Place,
     Refused,
+    Resource,
     Session,
     Stored,
     Stray,
+    SubjectReport,
     Summary,
 )
 from asyncimport.testserver import Fault, Reset, Status, Tell, TestXnat
@@ -51,6 +68,15 @@ CLAIM = claim(File("/data/LABEL1/\udcff.dcm", 1_000, 1), session=SESSION)
 QUOTING = "XNAT did not archive the session (500: FAILED (1): LABEL1_2020); `--overwrite append` helps"
 STRAY = Stray(SESSION, "/data/prearchive/projects/P/1/LABEL1_20200101", "RECEIVING", "2026-01-31 12:00:00", "x")
 SUMMARY = Summary(Files(stored=2, refused=1), 3_000, 2_000, (), ())
+
+ATTACHMENT = Attachment(1, File("/data/LABEL1/\udcff.pdf", 1_000, 1), "_.pdf")
+
+
+def enclosed(state: AttachmentState, reason: str | None = None, md5: str | None = None) -> Enclosed:
+    """Make the end of one attachment."""
+    resource = Resource(Place("P", "LABEL1", "LABEL1_20200101", "1.2.3"), "REPORTS")
+    return Enclosed(resource, (Filed(ATTACHMENT, state, reason, md5, sent=md5 is not None),))
+
 
 EVERYTHING: dict[str, Entry] = {
     "run_began": Began("1", "0.1", "https://xnat.test", "P", {"workers": 4}, {"sources": ["/data/LABEL1"]}),
@@ -68,6 +94,13 @@ EVERYTHING: dict[str, Entry] = {
     "session_built": Built(CLAIM.delivery, "/data/prearchive/projects/P/1/LABEL1_20200101"),
     "session_held": Held(CLAIM.delivery, QUOTING),
     "session_incomplete": Incomplete(CLAIM.delivery, "/data/archive/projects/P", frozenset(["1.2.9", "1.2.8"])),
+    "enclosing": Enclosing(3),
+    "attachment_stored": enclosed(AttachmentState.STORED, md5="ab"),
+    "attachment_refused": enclosed(AttachmentState.REFUSED, "the archive has no such session (LABEL1)"),
+    "attachment_failed": enclosed(AttachmentState.FAILED, "the connection broke"),
+    "subject_stored": SubjectReport("P", "LABEL1", "stored", ("gender",), ("yob",), ("gender",)),
+    "subject_refused": SubjectReport("P", "LABEL1", "refused", reason="XNAT has no such subject (LABEL1)"),
+    "subject_failed": SubjectReport("P", "LABEL1", "failed", reason="the connection broke"),
     "stray_found": STRAY,
     "events_lost": Lost(7),
     "run_ended": Ended("1", 8, None, SUMMARY),
@@ -124,6 +157,17 @@ class TestJson:
             "attempts": 1,
             "reason": "no answer",
         }
+
+    def test_an_attachment_and_a_subject(self) -> None:
+        """Where a file went, and whether it had to be sent; of a subject the fields, and never a value."""
+        names = {"project": "P", "subject": "LABEL1"}
+        stored, refused = event(EVERYTHING["attachment_stored"]), event(EVERYTHING["attachment_refused"])
+        common = {"session": "LABEL1_20200101", "resource": "REPORTS", "name": "_.pdf", "bytes": 1_000}
+        assert stored.items() >= {**names, **common, "sent": True, "md5": "ab"}.items()
+        assert stored["path"] == "/data/LABEL1/\\xff.pdf"
+        assert refused.items() >= {**names, **common, "reason": "the archive has no such session (LABEL1)"}.items()
+        subject = event(EVERYTHING["subject_stored"])
+        assert (subject["written"], subject["kept"], subject["taken"]) == (["gender"], ["yob"], ["gender"])
 
     def test_a_session_and_a_run(self) -> None:
         """What became of them, with their reasons and counts."""

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from asyncimport.cli.output import exit_code, plain, summary_json
 from asyncimport.errors import LoginRefusedError, UnavailableError
-from asyncimport.model import NOTHING_KEPT, Files, Problem, Session, SessionReport, Summary
+from asyncimport.model import (
+    NOTHING_KEPT,
+    AttachmentCounts,
+    Files,
+    Problem,
+    Session,
+    SessionReport,
+    SubjectCounts,
+    Summary,
+)
 
 SESSION = Session("P", "S", "E", "1.2.3")
 ARCHIVED = SessionReport(SESSION, 3, 3000, "archived", "/data/archive/projects/P", "uids", None)
@@ -82,8 +91,13 @@ class TestJson:
         """Every key has its value and its place, and the whole is one JSON object."""
         files = Files(**{name: number for number, name in enumerate(COUNTS, start=1)})
         problem = Problem("refused", "no SOP Class UID", 2, "/a/\x1b[2J\udcff.dcm")
-        made = summary_json(
+        whole = replace(
             summary(files, [ARCHIVED, HELD], problem),
+            attachments=AttachmentCounts(1, 2, 3, 4, 5, 6, 7),
+            subjects=SubjectCounts(1, 2, 3, 4),
+        )
+        made = summary_json(
+            whole,
             run="7",
             host="https://xnat.example.org",
             seconds=12.34567,
@@ -109,6 +123,17 @@ class TestJson:
                 "left": 10,
             },
             "bytes": {"found": 1000, "stored": 500},
+            "attachments": {
+                "found": 28,
+                "stored": 1,
+                "already_stored": 2,
+                "skipped": 3,
+                "refused": 4,
+                "already_refused": 5,
+                "failed": 6,
+                "left": 7,
+            },
+            "subjects": {"found": 10, "stored": 1, "already_stored": 2, "refused": 3, "failed": 4},
             "sessions": {"total": 2, "archived": 1, "prearchive": 0, "held": 1, "open": 0},
             "details": [
                 {
@@ -156,6 +181,8 @@ class TestJson:
             "error",
             "files",
             "bytes",
+            "attachments",
+            "subjects",
             "sessions",
             "details",
             "problems",

@@ -2,29 +2,77 @@
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from asyncimport import __version__
-from asyncimport.cli.demo import demo
-from asyncimport.cli.doctor import doctor
-from asyncimport.cli.forget import forget
-from asyncimport.cli.login import login
-from asyncimport.cli.output import summary_json, write_json
-from asyncimport.cli.plan import plan
-from asyncimport.cli.profiles import Profiled
-from asyncimport.cli.status import status
-from asyncimport.cli.testserver import testserver
-from asyncimport.cli.upload import upload
-from asyncimport.cli.verify import verify
 from asyncimport.errors import UsageError
 
 __all__ = ["app", "main"]
 
+# Each command is the function of its name in the module of its name, which is imported when it is asked for: what they
+# need takes longer to import than a person likes to wait for help.
+_COMMANDS: Mapping[str, str] = {
+    "upload": "Upload DICOM files: scan, send, commit, archive, verify.",
+    "plan": "Scan, and say what would go where, with every problem.",
+    "status": "Show what was uploaded, what is left, and why.",
+    "verify": "Check that the archive still holds everything that was stored.",
+    "forget": "Take out of the journal what no longer matters.",
+    "attach": "Put PDF, CSV and other files into resources of the archive.",
+    "subjects": "Set demographics of subjects from a CSV file.",
+    "login": "Try a login once, and keep it.",
+    "doctor": "Check server, login and projects; say what to change.",
+    "testserver": "Run the embedded test XNAT on this machine.",
+    "demo": "Move sample files into a test XNAT on this machine.",
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by their names, each loaded when it is looked up."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _COMMANDS:
+            raise KeyError(name)
+        from asyncimport.cli.profiles import Profiled
+
+        alone = typer.Typer(
+            pretty_exceptions_enable=False,
+            rich_markup_mode=None,
+            add_completion=False,
+            context_settings={"help_option_names": ["--help", "-h"]},
+        )
+        alone.command(name, cls=Profiled)(getattr(import_module(f"asyncimport.cli.{name}"), name))
+        return get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+class _Group(TyperGroup):
+    """A group whose commands are loaded when they are needed."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()  # type: ignore[assignment]  # nobody adds any
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as Typer calls it
+        """Write what there is, without loading it."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
 # Typer's own tracebacks show the values of variables: passwords and patients.
 app = typer.Typer(
     name="asyncimport",
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -47,10 +95,6 @@ def _root(
     """Move large DICOM collections from disk into an XNAT archive, fast, and with proof that nothing was lost."""
 
 
-for _command in (upload, plan, status, verify, forget, login, doctor, testserver, demo):
-    app.command(cls=Profiled)(_command)
-
-
 # Typer keeps to itself what it parses with, but for this: an error of the command line is a base of BadParameter.
 _ParsingError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -66,6 +110,8 @@ def main() -> None:
         sys.exit(130)
     except _ParsingError as error:
         if words[:1] == ["upload"] and _wants_json(words):
+            from asyncimport.cli.output import summary_json, write_json
+
             write_json(summary_json(None, run=None, host=None, seconds=0.0, code=2, error=UsageError(str(error))))
         typer.echo(f"error: {error}", err=True)
         typer.echo(f"hint: see asyncimport {words[0] if words else ''} --help", err=True)

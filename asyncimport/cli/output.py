@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncimport.errors import AsyncimportError
-from asyncimport.model import NOTHING_KEPT, Files, SessionReport, Stray, Summary
+from asyncimport.model import NOTHING_KEPT, AttachmentCounts, Files, SessionReport, Stray, SubjectCounts, Summary
 from asyncimport.progress import human_bytes, human_seconds
 
 __all__ = [
@@ -64,12 +64,19 @@ def exit_code(summary: Summary) -> int:
     skipped = files.skipped - sum(problem.files for problem in summary.problems if problem.kind == "excluded")
     if skipped or files.unreadable or files.refused or files.failed or summary.containers:
         return 8
+    attachments = summary.attachments
+    if attachments.skipped or attachments.refused or attachments.failed:
+        return 8
+    if summary.subjects.refused or summary.subjects.failed:
+        return 8
     for report in summary.sessions:
         if report.state in {"held", "open"} and report.reason != NOTHING_KEPT:
             return 9
         if report.state == "archived" and report.verified is None:
             return 9
-    return 9 if files.left else 0
+    # What is left in the prearchive, as asked, has no place in the archive for them yet.
+    waits = attachments.left and not summary.count("prearchive")
+    return 9 if files.left or waits else 0
 
 
 def summary_json(
@@ -86,15 +93,16 @@ def summary_json(
     if summary is None:
         summary = Summary(Files(), 0, 0, (), ())
     files = summary.files
-    counts = {name: getattr(files, name) for name in ("found", *Files.__dataclass_fields__)}
     return {
         "run": run,
         "host": host,
         "seconds": round(seconds, 3),
         "exit_code": code,
         "error": None if error is None else {"message": str(error), "hint": error.hint or None},
-        "files": counts,
+        "files": _counts(files),
         "bytes": {"found": summary.bytes_found, "stored": summary.bytes_stored},
+        "attachments": _counts(summary.attachments),
+        "subjects": _counts(summary.subjects),
         "sessions": {
             "total": len(summary.sessions),
             **{state: summary.count(state) for state in ("archived", "prearchive", "held", "open")},
@@ -111,6 +119,10 @@ def summary_json(
         ],
         "strays": None if strays is None else [stray_json(stray) for stray in strays],
     }
+
+
+def _counts(counts: Files | AttachmentCounts | SubjectCounts) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in ("found", *counts.__dataclass_fields__)}
 
 
 def stray_json(stray: Stray) -> dict[str, object]:
@@ -185,6 +197,10 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
         if count := getattr(files, name):
             table.add_row(f"{count:,}", words)
     console.print(table)
+    if summary.attachments.found:
+        _show_attachments(console, summary.attachments)
+    if summary.subjects.found:
+        _show_subjects(console, summary.subjects)
     states = {state: summary.count(state) for state in ("archived", "prearchive", "held", "open")}
     verified = sum(report.verified is not None for report in summary.sessions)
     counts = [f"{count:,} {state}" for state, count in states.items() if count]
@@ -197,6 +213,25 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
         console.print(Text(f"      such as {plain(problem.example)}", style="dim"))
     if len(summary.problems) > _SHOWN:
         console.print(Text(f"  and {len(summary.problems) - _SHOWN:,} more kinds of problem: see -o json"))
+
+
+def _show_attachments(console: Console, attachments: AttachmentCounts) -> None:
+    counts = [
+        f"{count:,} {_WORDS[name] if name != 'left' else 'wait for their session'}"
+        for name in attachments.__dataclass_fields__
+        if (count := getattr(attachments, name))
+    ]
+    console.print(Text(f"{attachments.found:,} attachments: {', '.join(counts)}", style="bold"))
+
+
+def _show_subjects(console: Console, subjects: SubjectCounts) -> None:
+    words = {"stored": "described", "already_stored": "described by an earlier run"}
+    counts = [
+        f"{count:,} {words.get(name) or _WORDS[name]}"
+        for name in subjects.__dataclass_fields__
+        if (count := getattr(subjects, name))
+    ]
+    console.print(Text(f"{subjects.found:,} subjects: {', '.join(counts)}", style="bold"))
 
 
 def _show_sessions(console: Console, reports: list[SessionReport]) -> None:

@@ -18,6 +18,7 @@ from asyncimport.cli.options import Host, JournalFile, NoColor, Project, StateDi
 from asyncimport.cli.output import consoles, plain, show_error, show_summary, summary_json, write_json
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Ledger
+from asyncimport.journal.filed import AttachmentRow
 from asyncimport.journal.ledger import DeliveryRow, InstanceRow, Left, Run
 from asyncimport.manifest import guarded
 from asyncimport.progress import human_bytes
@@ -142,6 +143,7 @@ def _session(out: Console, ledger: Ledger, label: str, form: _Form) -> None:
     with ledger.moment():
         rows = [*ledger.instances(label), *ledger.companions(label)]
         deliveries = ledger.deliveries(label)
+        attachments = ledger.attachments(label)
     if not rows and not deliveries:
         raise UsageError(f"the journal knows no session {label}", hint="`asyncimport status -o json` lists them all")
     files = [_file_json(row) for row in rows]
@@ -149,11 +151,20 @@ def _session(out: Console, ledger: Ledger, label: str, form: _Form) -> None:
         names = ("path", "bytes", "sop_uid", "state", "attempts", "time", "reason")
         _write_csv(names, ([file[name] for name in names] for file in files))
     elif form is _Form.JSON:
-        write_json({"session": label, "files": files, "deliveries": [_delivery_json(one) for one in deliveries]})
+        write_json(
+            {
+                "session": label,
+                "files": files,
+                "attachments": [_attachment_json(one) for one in attachments],
+                "deliveries": [_delivery_json(one) for one in deliveries],
+            }
+        )
     else:
         for one in deliveries:
             out.print(Text(_delivery_line(one)))
         _show_files(out, rows)
+        if attachments:
+            _show_attachments(out, attachments)
 
 
 def _file_json(row: InstanceRow) -> dict[str, object]:
@@ -164,6 +175,19 @@ def _file_json(row: InstanceRow) -> dict[str, object]:
         "state": row.state.lower(),
         "reason": row.reason,
         "attempts": row.attempts,
+        "time": _time(row.settled_at),
+    }
+
+
+def _attachment_json(row: AttachmentRow) -> dict[str, object]:
+    return {
+        "path": plain(row.file.path),
+        "bytes": row.file.size,
+        "resource": row.resource,
+        "name": row.name,
+        "md5": row.md5,
+        "state": row.state.lower(),
+        "reason": row.reason,
         "time": _time(row.settled_at),
     }
 
@@ -203,6 +227,22 @@ def _show_files(out: Console, rows: Sequence[InstanceRow]) -> None:
             human_bytes(row.file.size),
             "" if row.attempts is None else str(row.attempts),
             _time(row.settled_at) or "",
+            Text(plain(row.file.path)),
+            Text(plain(row.reason or "")),
+        )
+    out.print(table)
+
+
+def _show_attachments(out: Console, rows: Sequence[AttachmentRow]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("state", "size", "time", "resource", "attachment", "reason"):
+        table.add_column(heading, no_wrap=True, overflow="fold")
+    for row in rows:
+        table.add_row(
+            Text(row.state.lower()),
+            human_bytes(row.file.size),
+            _time(row.settled_at) or "",
+            Text(row.resource),
             Text(plain(row.file.path)),
             Text(plain(row.reason or "")),
         )

@@ -1,6 +1,7 @@
 """One run, whole: settings to journal to login to line to summary to exit code. `upload` and `demo` are made of it."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 import anyio
+import anyio.to_thread
 from rich.console import Console
 from rich.text import Text
 
@@ -19,6 +21,8 @@ from asyncimport.cli.output import exit_code, plain, show_error, show_strays, sh
 from asyncimport.cli.plan import plan_of
 from asyncimport.cli.recording import recorded
 from asyncimport.cli.running import on_signals, progress
+from asyncimport.describing import Wishes, describe_subjects
+from asyncimport.enclosing import enclose
 from asyncimport.errors import (
     AsyncimportError,
     FatalError,
@@ -29,18 +33,19 @@ from asyncimport.errors import (
     UsageError,
 )
 from asyncimport.eventlog import Began, Ended, Entry
-from asyncimport.events import Event
+from asyncimport.events import Enclosing, Event
 from asyncimport.journal import Journal, Ledger
 from asyncimport.model import Stray, Summary
 from asyncimport.pipeline import Stop, run
 from asyncimport.plan import EVERYTHING, Plan, PlannedRoutes, Planning, Severity
 from asyncimport.progress import Totals
 from asyncimport.receipts import check_receipts, write_receipts
-from asyncimport.routing import Choice, Router, Selected
+from asyncimport.retry import RetryPolicy
+from asyncimport.routing import AttachRule, Choice, Router, Selected, resource_of
 from asyncimport.settings import Options
 from asyncimport.source import Folder
 from asyncimport.verification import strays_of
-from asyncimport.xnat import Client, Credentials, Timeouts, Xnat, check_project, connect
+from asyncimport.xnat import Client, Credentials, Resources, Subjects, Timeouts, Xnat, check_project, connect
 
 __all__ = ["Transfer", "check_projects", "transfer"]
 
@@ -64,6 +69,9 @@ class Transfer:
     overwrite: str = "none"
     trigger_pipelines: bool | None = None
     event_reason: str = ""
+    attach: Sequence[AttachRule] = ()
+    wishes: Wishes = field(default_factory=Wishes)
+    flaws: int = 0
     quiet_time: float = 0.0
     watch: float | None = None
     reroute: bool = False
@@ -97,6 +105,7 @@ class _Outcome:
     run: str | None = None
     summary: Summary | None = None
     strays: list[Stray] | None = None
+    flaws: int = 0
     signal: int | None = None
     error: AsyncimportError | None = None
 
@@ -106,7 +115,7 @@ class _Outcome:
             return self.error.exit_code
         if self.signal is not None:
             return 128 + self.signal
-        return 1 if self.summary is None else exit_code(self.summary)
+        return 1 if self.summary is None else exit_code(self.summary) or (8 if self.flaws else 0)
 
 
 def transfer(
@@ -117,7 +126,7 @@ def transfer(
     A source without any DICOM is a mistake, unless `empty_is_fine`.
     """
     began = monotonic()
-    outcome = _Outcome()
+    outcome = _Outcome(flaws=task.flaws)
     recording = recorded(err, events=task.events, log_file=task.log_file, verbose=task.verbose)
     with _caught(outcome), recording as record:
         with _caught(outcome):
@@ -275,9 +284,58 @@ async def _send(  # anyio.run passes arguments by position
                 chosen = Selected(routes, task.choice)
                 async with progress(totals, err, quiet=quiet):
                     await run(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
+                    await _attach(task, source, journal, client, report, stop)
+                    await _describe(task, routes, source, journal, client, report, stop)
                 if not stop.requested:
                     with stop.at_once():
                         outcome.strays = await _sweep(client, journal, err)
+
+
+async def _attach(
+    task: Transfer, source: Folder, journal: Journal, client: Client, report: Callable[[Event], None], stop: Stop
+) -> None:
+    """Bring what lies beside the images of archived sessions into their resources."""
+    # Where the run is to stop the scan need not have met all files.
+    waiting = bool(task.attach) or await anyio.to_thread.run_sync(journal.has_unattached)
+    if stop.requested or not waiting:
+        return
+
+    def which(path: str) -> str | None:
+        return resource_of(task.attach, source.relative(path).replace(os.sep, "/"))
+
+    # What changed since it was stored may have been refused for that.
+    again = task.options.retry_refused or task.options.resend_changed
+    decide = partial(journal.enclose, source.places, which, roots=source.roots, retry_refused=again)
+    report(Enclosing(await anyio.to_thread.run_sync(decide)))
+    cabinet = Resources(client, replace_changed=task.options.resend_changed, event_reason=task.event_reason)
+    await enclose(source, cabinet, journal, options=task.options, report=report, stop=stop)
+
+
+async def _describe(
+    task: Transfer,
+    routes: Router | PlannedRoutes,
+    source: Folder,
+    journal: Journal,
+    client: Client,
+    report: Callable[[Event], None],
+    stop: Stop,
+) -> None:
+    """Say what the table and the headers tell of subjects whose sessions are archived."""
+    wishes = task.wishes
+    if stop.requested or not (wishes.table or wishes.from_headers):
+        return
+    if isinstance(routes, Router) and routes.project is not None:
+        # The project may be named by an alias.
+        table = [replace(row, project=routes.project) if row.project == task.project else row for row in wishes.table]
+        wishes = replace(wishes, table=table)
+    register = Subjects(
+        client,
+        RetryPolicy(),
+        overwrite=wishes.overwrite,
+        event_reason=task.event_reason or "demographics",
+        only_existing=True,
+    )
+    await describe_subjects(source, register, journal, wishes, options=task.options, report=report, stop=stop)
 
 
 async def _sweep(client: Client, journal: Journal, err: Console) -> list[Stray] | None:

@@ -91,8 +91,30 @@ def upload(
             help="Also take up what an earlier run held or refused.",
         ),
     ] = "",
+    attach: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attach",
+            metavar="PATTERN=RESOURCE",
+            envvar=variable("--attach"),
+            hidden=True,
+            help="Put other files beside a session's images into a resource: '*.pdf=REPORTS'; may be given again.",
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
     quiet: Quiet = False,
+    subjects: Annotated[
+        Path | None,
+        hidden("--subjects", help="CSV with demographics of the subjects: subject_label, gender, dob, handedness ..."),
+    ] = None,
+    subjects_from_dicom: Annotated[
+        str,
+        hidden("--subjects-from-dicom", help="Fields of subjects to fill from headers: gender,yob."),
+    ] = "",
+    overwrite_demographics: Annotated[
+        bool,
+        hidden("--overwrite-demographics", help="Replace values that XNAT has of a subject; else they are kept."),
+    ] = False,
     scan_first: Annotated[
         bool,
         hidden("--scan-first", help="Send nothing before the whole source is scanned and free of collisions."),
@@ -184,8 +206,12 @@ def upload(
     It sends the files as they are: it does not de-identify.
     """
     from asyncimport.cli.routes import choice_from, plan_from, rules_from
+    from asyncimport.cli.subjects import show_flaws, table_of
     from asyncimport.cli.transfer import Transfer, transfer
+    from asyncimport.demographics import header_keywords
+    from asyncimport.describing import Wishes
     from asyncimport.plan import PlannedRoutes
+    from asyncimport.routing import AttachRule
     from asyncimport.xnat import Timeouts
 
     out, err = consoles(no_color=no_color)
@@ -215,6 +241,11 @@ def upload(
         choice = choice_from(modality, since)
         if limit is not None and limit < 1:
             raise UsageError(f"--limit {limit} cannot be", hint="give the number of sessions of the pilot")
+        rules = [AttachRule.parse(text) for text in attach or ()]
+        said, flaws = table_of(subjects, project or "") if subjects is not None else ([], [])
+        wished = [name.strip() for name in subjects_from_dicom.split(",") if name.strip()]
+        header_keywords(wished)  # which refuses what no header tells
+        wishes = Wishes(said, wished, overwrite_demographics)
         wanted = {word for word in retry.split(",") if word}
         if unknown := wanted - {"held", "refused"}:
             raise UsageError(
@@ -246,6 +277,7 @@ def upload(
         raise typer.Exit(error.exit_code) from None
     from asyncimport.xnat import Credentials
 
+    show_flaws(err, flaws)
     task = Transfer(
         sources=sources,
         host=host,
@@ -259,6 +291,9 @@ def upload(
         limit=limit,
         trigger_pipelines=trigger_pipelines,
         event_reason=event_reason,
+        attach=rules,
+        wishes=wishes,
+        flaws=sum(not flaw.is_warning for flaw in flaws),
         watch=pause,
         quiet_time=quiet_for,
         options=options,

@@ -1,9 +1,9 @@
 """`asyncimport verify`: compare the archive with the journal, now or weeks later. Unasked, it changes nothing."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -38,10 +38,22 @@ from asyncimport.errors import (
     UnavailableError,
     UsageError,
 )
+from asyncimport.events import Enclosed, Event
 from asyncimport.journal import Journal, Ledger
-from asyncimport.model import Stray
-from asyncimport.verification import Finding, look, sources_of, strays_of, verified_sources
-from asyncimport.xnat import Client, Credentials, Xnat, connect, remove_stray
+from asyncimport.model import AttachmentState, Stray
+from asyncimport.verification import (
+    Beside,
+    Finding,
+    SubjectFinding,
+    look,
+    look_at_subjects,
+    look_beside,
+    sources_of,
+    strays_of,
+    verified_attachments,
+    verified_sources,
+)
+from asyncimport.xnat import Client, Credentials, Resources, Xnat, connect, remove_stray
 
 __all__ = ["verify"]
 
@@ -51,6 +63,8 @@ class _Result:
     """What there is to tell: findings, the instances sent again, and stray rows with what became of each."""
 
     findings: list[Finding] = field(default_factory=list)
+    besides: list[Beside] = field(default_factory=list)
+    subjects: list[SubjectFinding] = field(default_factory=list)
     repaired: int = 0
     unrepaired: int = 0
     strays: list[tuple[Stray, str]] | None = None
@@ -58,7 +72,8 @@ class _Result:
 
     @property
     def code(self) -> int:
-        return 9 if any(one.problem is not None for one in self.findings) else 0
+        problems = [one.problem for kind in (self.findings, self.besides, self.subjects) for one in kind]
+        return 0 if all(problem is None for problem in problems) else 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +171,17 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result) -> Non
     ) as client:
         with Ledger.read(task.journal) as ledger:
             result.findings = await look(client, ledger, policy)
+            result.besides = await look_beside(client, ledger, policy)
+            result.subjects = await look_at_subjects(client, ledger, policy)
         if task.repair:
             await _repair(client, task.journal, about, result)
         with Ledger.read(task.journal) as ledger:
             if task.repair:
                 # What was sent again counts once it is seen in the archive.
                 result.findings = await look(client, ledger, policy)
+                result.besides = await look_beside(client, ledger, policy)
             if task.safe_to_delete is not None:
-                write = partial(_write_paths, task.safe_to_delete, ledger, result.findings)
+                write = partial(_write_paths, task.safe_to_delete, ledger, result)
                 result.safe = await anyio.to_thread.run_sync(write)
             if task.strays:
                 result.strays = await _strays(client, ledger, remove=task.remove_strays)
@@ -171,6 +189,7 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result) -> Non
 
 async def _repair(client: Client, path: Path, about: dict[str, str], result: _Result) -> None:
     """Send missing instances again in a run of their own, from the files they were sent from."""
+    from asyncimport.enclosing import enclose
     from asyncimport.pipeline import run
     from asyncimport.plan import PlannedRoutes
     from asyncimport.settings import Options
@@ -194,6 +213,20 @@ async def _repair(client: Client, path: Path, about: dict[str, str], result: _Re
             routes = PlannedRoutes([])
             source = await anyio.to_thread.run_sync(Folder, paths)
             await run(source, Xnat(client), journal, routes, options=Options())
+        missing = [one for beside in result.besides for one in beside.missing]
+        if missing:
+            stored = 0
+
+            def count(event: Event) -> None:
+                nonlocal stored
+                if isinstance(event, Enclosed):
+                    stored += sum(one.state is AttachmentState.STORED for one in event.filed)
+
+            await anyio.to_thread.run_sync(journal.put_back, [one.key for one in missing])
+            source = await anyio.to_thread.run_sync(Folder, [])
+            await enclose(source, Resources(client), journal, options=Options(), report=count)
+            result.repaired += stored
+            result.unrepaired += len(missing) - stored
         await anyio.to_thread.run_sync(journal.end_run, 0)
 
 
@@ -218,12 +251,12 @@ async def _removed(client: Client, stray: Stray) -> str:
     return "removed"
 
 
-def _write_paths(path: Path, ledger: Ledger, findings: Sequence[Finding]) -> int:
+def _write_paths(path: Path, ledger: Ledger, result: _Result) -> int:
     """Write paths as the file system has them, one a line; return how many. A path with a line end is left out."""
     count = 0
     try:
         with path.open("wb") as file:
-            for found in verified_sources(ledger, findings):
+            for found in chain(verified_sources(ledger, result.findings), verified_attachments(result.besides)):
                 raw = os.fsencode(found.path)
                 if b"\n" not in raw:
                     file.write(raw + b"\n")
@@ -243,6 +276,31 @@ def _json(host: str, result: _Result) -> dict[str, object]:
             "verified": complete,
             "incomplete": len(result.findings) - complete,
         },
+        "attachments": [
+            {
+                "project": one.enclosure.resource.place.project,
+                "subject": one.enclosure.resource.place.subject,
+                "session": one.enclosure.resource.place.session,
+                "resource": one.enclosure.resource.label,
+                "files": len(one.enclosure.attachments),
+                "missing": [each.name for each in one.missing],
+                "altered": [each.name for each in one.altered],
+                "verified": one.problem is None,
+                "reason": one.problem,
+            }
+            for one in result.besides
+        ],
+        "subjects": [
+            {
+                "project": one.project,
+                "subject": one.subject,
+                "fields": list(one.fields),
+                "differing": list(one.differing),
+                "verified": one.problem is None,
+                "reason": one.problem,
+            }
+            for one in result.subjects
+        ],
         "repaired": result.repaired,
         "unrepaired": result.unrepaired,
         "safe_to_delete": result.safe,
@@ -273,11 +331,29 @@ def _show(out: Console, result: _Result) -> None:
         if one.problem is not None:
             session = one.session
             out.print(Text(f"  {session.project} / {session.subject} / {session.label}: {plain(one.problem)}"))
+    if result.besides:
+        attachments = sum(len(one.enclosure.attachments) for one in result.besides)
+        sound = attachments - sum(len(one.missing) + len(one.altered) for one in result.besides)
+        out.print(Text(f"{sound:,} of {attachments:,} attachments are there as they were stored", style="bold"))
+    for beside in result.besides:
+        if beside.problem is not None:
+            place = beside.enclosure.resource.place
+            where = f"{place.project} / {place.subject} / {place.session} / {beside.enclosure.resource.label}"
+            out.print(Text(f"  {where}: {plain(beside.problem)}"))
+    if result.subjects:
+        agree = sum(one.problem is None for one in result.subjects)
+        out.print(Text(f"{agree:,} of {len(result.subjects):,} subjects are described as they were", style="bold"))
+    for subject in result.subjects:
+        if subject.problem is not None:
+            out.print(Text(f"  {subject.project} / {subject.subject}: {plain(subject.problem)}"))
     if result.repaired or result.unrepaired:
-        out.print(Text(f"{result.repaired:,} missing instances were sent again"))
+        out.print(Text(f"{result.repaired:,} missing files were sent again"))
     if result.unrepaired:
         out.print(Text(f"{result.unrepaired:,} could not be: their files are gone, or have changed"))
-    elif not result.repaired and any(one.missing and one.expected is None for one in result.findings):
+    elif not result.repaired and (
+        any(one.missing and one.expected is None for one in result.findings)
+        or any(one.missing for one in result.besides)
+    ):
         out.print(Text("hint: --repair sends again what is missing"))
     if result.safe is not None:
         out.print(Text(f"{result.safe:,} files are safe to delete: their instances were just seen in the archive"))

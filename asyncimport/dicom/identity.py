@@ -41,6 +41,13 @@ STUDY_FIELDS: Mapping[str, int] = {
     "StudyInstanceUID": 0x0020_000D,
     "StudyID": 0x0020_0010,
 }
+# The patient at the time of the study (PS3.3 C.7.2.2), and what else may be said of a subject.
+_PATIENT_FIELDS: Mapping[str, int] = {
+    "PatientAge": 0x0010_1010,
+    "PatientSize": 0x0010_1020,
+    "PatientWeight": 0x0010_1030,
+    "EthnicGroup": 0x0010_2160,
+}
 # Series and equipment (PS3.3 C.7.3 and C.7.5) are the same in every file of a series.
 SERIES_FIELDS: Mapping[str, int] = {
     "Modality": 0x0008_0060,
@@ -57,6 +64,7 @@ SERIES_FIELDS: Mapping[str, int] = {
 FIELDS: Mapping[str, int] = {
     **STUDY_FIELDS,
     **SERIES_FIELDS,
+    **_PATIENT_FIELDS,
     # These differ from file to file.
     "SOPClassUID": 0x0008_0016,
     "SOPInstanceUID": 0x0008_0018,

@@ -18,3 +18,5 @@ CREATE TEMP TABLE begun (session INTEGER PRIMARY KEY);
 -- Deliveries to be finalised, and subjects that a finalizer is at work on.
 CREATE TEMP TABLE ready (delivery INTEGER PRIMARY KEY);
 CREATE TEMP TABLE busy (subject TEXT COLLATE NOCASE PRIMARY KEY) WITHOUT ROWID;
+-- Resources that are being filled: one write at a time goes into each.
+CREATE TEMP TABLE filling (session INTEGER, resource TEXT, PRIMARY KEY (session, resource)) WITHOUT ROWID;

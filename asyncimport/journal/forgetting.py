@@ -31,7 +31,9 @@ BEGIN IMMEDIATE;
 INSERT OR IGNORE INTO doomed_instance SELECT key FROM instance WHERE session IN (SELECT key FROM doomed_session);
 -- Copies too: they are looked into again, and one of them is sent.
 INSERT OR IGNORE INTO doomed_file SELECT key FROM file WHERE instance IN (SELECT key FROM doomed_instance)
-    OR lacked_by IN (SELECT key FROM doomed_session);
+    OR lacked_by IN (SELECT key FROM doomed_session)
+    OR key IN (SELECT file FROM attachment WHERE session IN (SELECT key FROM doomed_session));
+DELETE FROM attachment WHERE file IN (SELECT key FROM doomed_file);
 DELETE FROM instance WHERE key IN (SELECT key FROM doomed_instance);
 DELETE FROM delivery WHERE session IN (SELECT key FROM doomed_session);
 DELETE FROM file WHERE key IN (SELECT key FROM doomed_file) AND key NOT IN (SELECT file FROM instance);
@@ -42,8 +44,11 @@ UPDATE file SET kind = 'UNREADABLE', reason = 'not looked into yet', instance = 
 DELETE FROM delivery WHERE uri IS NULL AND session NOT IN (SELECT session FROM instance);
 DELETE FROM session WHERE key NOT IN (SELECT session FROM instance) AND key NOT IN (SELECT session FROM delivery);
 UPDATE file SET lacked_by = NULL WHERE lacked_by NOT IN (SELECT key FROM session);
+DELETE FROM attachment WHERE session NOT IN (SELECT key FROM session);
 DELETE FROM patient WHERE NOT EXISTS (SELECT 1 FROM session s WHERE s.project = patient.project
     AND s.subject = patient.subject COLLATE NOCASE AND s.patient = patient.id);
+DELETE FROM described WHERE NOT EXISTS (SELECT 1 FROM session s WHERE s.project = described.project
+    AND s.subject = described.subject);
 COMMIT;
 """
 
@@ -137,7 +142,8 @@ class Forgetting:
                     self._doom("instance", [instance])
                     self._doom("file", [file] if carries else [])
             rows = self._db.execute(
-                "SELECT key, path, size, kind FROM file WHERE kind <> ? AND key NOT IN (SELECT file FROM instance)",
+                "SELECT key, path, size, kind FROM file WHERE kind <> ? AND key NOT IN (SELECT file FROM instance) "
+                "AND key NOT IN (SELECT file FROM attachment WHERE state = 'STORED')",
                 (FileKind.INSTANCE,),
             ).fetchall()
             for file, path, size, kind in rows:

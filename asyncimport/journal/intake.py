@@ -8,7 +8,7 @@ from asyncimport.journal.database import translated
 from asyncimport.journal.registry import Registry
 from asyncimport.model import File, FileKind, Ignored, Instance
 
-__all__ = ["Admission", "Gone", "Intake", "Twin"]
+__all__ = ["Admission", "Gone", "Intake", "Twin", "below"]
 
 _CHANGED = "changed on disk after XNAT stored it; the new bytes were not sent"
 # Of the session: failed files, and unreadable ones of which no sound copy was met.
@@ -355,7 +355,7 @@ class Intake(Registry):
         found = self._db.execute(
             "SELECT DISTINCT i.session FROM file f JOIN instance i ON i.key = f.instance "
             "WHERE f.path >= ? AND f.path < ? AND f.kind = 'INSTANCE' LIMIT 2",
-            _below(directory),
+            below(directory),
         ).fetchall()
         return found[0][0] if len(found) == 1 else None
 
@@ -366,18 +366,18 @@ class Intake(Registry):
 
     def _vanished(self, root: str) -> tuple[int, int]:
         """Count the known files below `root` that this run did not meet; fail what of them was not sent."""
-        below = _below(root)
+        bounds = below(root)
         # What could not be read and is there no more is lacked by nobody.
         self._db.execute(
             "UPDATE file SET lacked_by = NULL WHERE path >= ? AND path < ? AND lacked_by IS NOT NULL "
             "AND key NOT IN (SELECT file FROM scope)",
-            below,
+            bounds,
         )
         rows = self._db.execute(
             "SELECT f.key, i.key, i.session, i.state FROM file f JOIN instance i ON i.key = f.instance "
             "WHERE f.path >= ? AND f.path < ? AND f.kind IN ('INSTANCE', 'UNREADABLE') "
             "AND f.key NOT IN (SELECT file FROM scope)",
-            below,
+            bounds,
         ).fetchall()
         unsent = 0
         for file, instance, session, state in rows:
@@ -424,7 +424,7 @@ class Intake(Registry):
         return False
 
 
-def _below(directory: str) -> tuple[bytes, bytes]:
+def below(directory: str) -> tuple[bytes, bytes]:
     """Return the bounds of all paths below a directory: they sort between "dir/" and "dir0", the character after."""
     low = os.fsencode(os.path.join(directory, ""))  # noqa: PTH118 - pathlib cannot end a path in a separator
     return low, low[:-1] + bytes([low[-1] + 1])

@@ -9,8 +9,18 @@ from pathlib import Path
 
 from asyncimport.errors import UsageError
 from asyncimport.journal.database import NOTHING_YET, connect_read_only, is_locked, translated
+from asyncimport.journal.filed import (
+    AttachmentRow,
+    attachment_counts,
+    attachment_problems,
+    attachment_rows,
+    described_subjects,
+    stored_enclosures,
+    subject_counts,
+    subject_problems,
+)
 from asyncimport.journal.queue import Journal
-from asyncimport.model import NOTHING_KEPT, File, Files, Problem, Session, SessionReport, Summary
+from asyncimport.model import NOTHING_KEPT, Enclosure, File, Files, Problem, Session, SessionReport, Summary
 
 __all__ = ["Arrived", "DeliveryRow", "InstanceRow", "Ledger", "Left", "Run"]
 
@@ -155,7 +165,14 @@ class Ledger:
         """Add up files, bytes, sessions and problems."""
         with translated(self._path):
             files, found, stored = self._sums()
-            return Summary(files, found, stored, self._sessions(), self._problems())
+            problems = [
+                *self._problems(),
+                *attachment_problems(self._db, self._files),
+                *subject_problems(self._db, self._files),
+            ]
+            attachments = attachment_counts(self._db, self._files, self._run)
+            subjects = subject_counts(self._db, self._files, self._run)
+            return Summary(files, found, stored, self._sessions(), tuple(problems), attachments, subjects)
 
     def instances(self, label: str) -> list[InstanceRow]:
         """Return the instances of the sessions with this label, in the order they were found."""
@@ -179,6 +196,21 @@ class Ledger:
             "ORDER BY f.key",
             label,
         )
+
+    def attachments(self, label: str) -> list[AttachmentRow]:
+        """Return what goes beside the images of the sessions with this label."""
+        with translated(self._path):
+            return attachment_rows(self._db, label)
+
+    def enclosures(self) -> list[Enclosure]:
+        """Return the attachments that XNAT has stored, by resource; `previous` is the MD5 of what it stored."""
+        with translated(self._path):
+            return stored_enclosures(self._db)
+
+    def described(self) -> list[tuple[str, str, dict[str, str]]]:
+        """Return project, subject and the values that XNAT was seen to have of each subject that was described."""
+        with translated(self._path):
+            return described_subjects(self._db)
 
     def left(self) -> Left:
         """Return what waits to be sent, and how long that will take by files or by bytes, whichever takes longer."""
@@ -280,6 +312,8 @@ class Ledger:
             (self._run,),
         )
         for kind, state, other_run, count, size in rows:
+            if kind == "ATTACHMENT":
+                continue
             name = (kind if state is None else state).lower()
             name = {"pending": "left", "container": "not_dicom", "excluded": "skipped"}.get(name, name)
             if other_run and self._run is not None and name in {"stored", "refused"}:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 
-from asyncimport.journal.intake import Intake
+from asyncimport.journal.subjects import Subjects
 from asyncimport.model import (
     Archived,
     Built,
@@ -25,7 +25,7 @@ from asyncimport.model import (
 __all__ = ["Journal"]
 
 
-class Journal(Intake):
+class Journal(Subjects):
     """The durable queue of one run. What its methods return has reached the disk.
 
     Call it from one thread at a time. Raises from every method: JournalError.

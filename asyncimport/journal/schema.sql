@@ -91,6 +91,40 @@ CREATE TABLE instance (
     UNIQUE (session, sop_uid)
 );
 
+-- Files that go beside the images of a session, into a resource, under a name (its path there). `session` is NULL where
+-- it is not clear whose they are. Size and time are those of the file when it was judged last, `md5` is that of what
+-- XNAT stored, in hexadecimal.
+CREATE TABLE attachment (
+    key INTEGER PRIMARY KEY,
+    file INTEGER NOT NULL UNIQUE REFERENCES file,
+    size INTEGER NOT NULL,
+    mtime_ns TEXT NOT NULL,
+    session INTEGER REFERENCES session,
+    resource TEXT NOT NULL,
+    name TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('PENDING', 'STORED', 'REFUSED', 'FAILED', 'SKIPPED')),
+    reason TEXT,
+    run INTEGER REFERENCES run,
+    settled_at REAL,
+    md5 TEXT
+);
+CREATE UNIQUE INDEX attachment_name ON attachment (session, resource, name) WHERE session IS NOT NULL;
+CREATE INDEX attachment_pending ON attachment (session, resource) WHERE state = 'PENDING';
+
+-- What was said of subjects: `fields` is a JSON object of what the archive was to hold, `kept` a JSON array of those of
+-- the fields that have another value there, and were left so, `taken` of those that came from headers.
+CREATE TABLE described (
+    project TEXT NOT NULL,
+    subject TEXT NOT NULL COLLATE NOCASE,
+    state TEXT NOT NULL CHECK (state IN ('STORED', 'REFUSED', 'FAILED')),
+    fields TEXT NOT NULL,
+    kept TEXT NOT NULL,
+    taken TEXT NOT NULL,
+    reason TEXT,
+    run INTEGER REFERENCES run,
+    PRIMARY KEY (project, subject)
+) WITHOUT ROWID;
+
 CREATE TABLE transition (
     thing TEXT NOT NULL,
     was TEXT NOT NULL,

@@ -2,9 +2,11 @@
 
 A `File` is found on disk. If it is DICOM it holds an `Instance` of a `Session`; otherwise it is `Ignored` with its
 reason. An instance that is handed out to be sent is a `Claim`, which ends in an `Outcome`. A session reaches XNAT in
-one or more deliveries (one prearchive row each); a `Sealed` delivery ends in a `Verdict`.
+one or more deliveries (one prearchive row each); a `Sealed` delivery ends in a `Verdict`. Other files are
+`Attachment`s, which go into a `Resource` beside the images, and end as `Filed`.
 """
 
+from asyncimport.model.attachments import Attachment, AttachmentState, Enclosure, Filed, Place, Resource
 from asyncimport.model.deliveries import (
     Archived,
     Built,
@@ -21,21 +23,36 @@ from asyncimport.model.deliveries import (
 )
 from asyncimport.model.files import Body, File, Ignored, Instance, Patient, Session, Streamed
 from asyncimport.model.states import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS, DeliveryState, FileKind, InstanceState
-from asyncimport.model.summary import NOTHING_KEPT, Files, Problem, SessionReport, Stray, Summary
+from asyncimport.model.subjects import SubjectReport
+from asyncimport.model.summary import (
+    NOTHING_KEPT,
+    AttachmentCounts,
+    Files,
+    Problem,
+    SessionReport,
+    Stray,
+    SubjectCounts,
+    Summary,
+)
 
 __all__ = [
     "DELIVERY_TRANSITIONS",
     "INSTANCE_TRANSITIONS",
     "NOTHING_KEPT",
     "Archived",
+    "Attachment",
+    "AttachmentCounts",
+    "AttachmentState",
     "Body",
     "Built",
     "Claim",
     "Delivery",
     "DeliveryState",
+    "Enclosure",
     "Failed",
     "File",
     "FileKind",
+    "Filed",
     "Files",
     "Held",
     "Ignored",
@@ -44,14 +61,18 @@ __all__ = [
     "InstanceState",
     "Outcome",
     "Patient",
+    "Place",
     "Problem",
     "Refused",
+    "Resource",
     "Sealed",
     "Session",
     "SessionReport",
     "Stored",
     "Stray",
     "Streamed",
+    "SubjectCounts",
+    "SubjectReport",
     "Summary",
     "Verdict",
 ]

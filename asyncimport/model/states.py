@@ -13,6 +13,7 @@ class FileKind(StrEnum):
     SKIPPED = "SKIPPED"  # an instance that we chose not to send, with the reason
     EXCLUDED = "EXCLUDED"  # an instance that nobody asked for: it is not in the plan, say
     NOT_DICOM = "NOT_DICOM"
+    ATTACHMENT = "ATTACHMENT"  # not DICOM, and asked for: it goes beside the images of a session
     UNREADABLE = "UNREADABLE"  # DICOM, but truncated or without the identifiers, or a file that cannot be opened
     CONTAINER = "CONTAINER"  # a zip, tar or the like that holds DICOM, which is passed over
 

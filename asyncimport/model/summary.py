@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from asyncimport.model.files import Session
 
-__all__ = ["NOTHING_KEPT", "Files", "Problem", "SessionReport", "Stray", "Summary"]
+__all__ = ["NOTHING_KEPT", "AttachmentCounts", "Files", "Problem", "SessionReport", "Stray", "SubjectCounts", "Summary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,47 @@ class Files:
             + self.failed
             + self.left
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentCounts:
+    """How many attachments ended in which way; `already_*` in an earlier run."""
+
+    stored: int = 0
+    already_stored: int = 0
+    skipped: int = 0
+    refused: int = 0
+    already_refused: int = 0
+    failed: int = 0
+    left: int = 0
+
+    @property
+    def found(self) -> int:
+        """All of them."""
+        return (
+            self.stored
+            + self.already_stored
+            + self.skipped
+            + self.refused
+            + self.already_refused
+            + self.failed
+            + self.left
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectCounts:
+    """How many subjects had something to be said of them, and what came of it; `already_stored` in an earlier run."""
+
+    stored: int = 0
+    already_stored: int = 0
+    refused: int = 0
+    failed: int = 0
+
+    @property
+    def found(self) -> int:
+        """All of them."""
+        return self.stored + self.already_stored + self.refused + self.failed
 
 
 NOTHING_KEPT = "XNAT kept none of its files"
@@ -80,13 +121,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The end of a run, or what a journal holds: files, bytes, sessions, and every reason."""
+    """The end of a run, or what a journal holds: files, bytes, sessions, every reason, and what goes beside them."""
 
     files: Files
     bytes_found: int
     bytes_stored: int
     sessions: tuple[SessionReport, ...]
     problems: tuple[Problem, ...]
+    attachments: AttachmentCounts = AttachmentCounts()
+    subjects: SubjectCounts = SubjectCounts()
 
     @property
     def containers(self) -> int:

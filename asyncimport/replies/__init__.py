@@ -17,6 +17,7 @@ from asyncimport.replies.archive import (
 from asyncimport.replies.images import Row, archived, committed, deleted, not_downloaded, prearchive, row, stored
 from asyncimport.replies.logins import answers, login, logins, user, user_name
 from asyncimport.replies.reply import Reply
+from asyncimport.replies.resources import ListedFile, duplicates, files, resource_made, scans, subject_id
 from asyncimport.replies.site import (
     SeriesFilter,
     editable_projects,
@@ -30,21 +31,28 @@ from asyncimport.replies.site import (
     subscriptions,
     value,
 )
+from asyncimport.replies.subjects import ListedSubject, SubjectItem, described, subject, subjects
 
 __all__ = [
     "Experiment",
+    "ListedFile",
+    "ListedSubject",
     "Reply",
     "Row",
     "ScanResource",
     "SeriesFilter",
+    "SubjectItem",
     "answers",
     "archived",
     "catalog",
     "committed",
     "deleted",
+    "described",
+    "duplicates",
     "editable_projects",
     "experiment",
     "experiments",
+    "files",
     "labelled",
     "login",
     "logins",
@@ -54,12 +62,17 @@ __all__ = [
     "prearchive",
     "project_id",
     "rejects",
+    "resource_made",
     "rewrites",
     "row",
     "scan_resources",
+    "scans",
     "series_filter",
     "setting",
     "stored",
+    "subject",
+    "subject_id",
+    "subjects",
     "subscriptions",
     "user",
     "user_name",

@@ -19,6 +19,7 @@ are the study's header fields and its path fields (`zip(pattern.fields, pattern.
 cannot clash. `resolve` works with any templates, and only it can tell that a study's files differ in what decides.
 """
 
+from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, resource_of, unfit
 from asyncimport.routing.labels import DisputedError, LeftOutError, UnroutableError, clean_label
 from asyncimport.routing.lookup import LookupTable
 from asyncimport.routing.paths import PathPattern
@@ -30,6 +31,7 @@ from asyncimport.routing.studies import Study, modality_of
 __all__ = [
     "DEFAULT_SESSION",
     "DEFAULT_SUBJECT",
+    "AttachRule",
     "Choice",
     "DisputedError",
     "LeftOutError",
@@ -39,7 +41,11 @@ __all__ = [
     "Selected",
     "Study",
     "UnroutableError",
+    "check_resource",
     "clean_label",
     "modality_of",
+    "name_in_resource",
     "patient_of",
+    "resource_of",
+    "unfit",
 ]

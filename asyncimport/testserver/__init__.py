@@ -28,6 +28,7 @@ from .actions import (
 from .dicom import Header
 from .fault_files import faults_from
 from .faults import Fault
+from .fixtures import add_creator, add_file, add_reader, add_session, file_bytes
 from .held import Held, Left
 from .profile import PROFILES, Profile
 from .rules import Script, SeriesFilter
@@ -38,6 +39,7 @@ from .state import (
     ImportRecord,
     PrearchiveRow,
     Project,
+    Resource,
     RowStatus,
     Scan,
     StoredFile,
@@ -66,6 +68,7 @@ __all__ = [
     "Profile",
     "Project",
     "Reset",
+    "Resource",
     "Restart",
     "RowStatus",
     "Scan",
@@ -80,6 +83,11 @@ __all__ = [
     "Timing",
     "Unseen",
     "User",
+    "add_creator",
+    "add_file",
+    "add_reader",
+    "add_session",
     "faults_from",
+    "file_bytes",
     "serve",
 ]

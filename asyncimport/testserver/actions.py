@@ -3,9 +3,9 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .held import BUSY
-from .profile import Right
 from .state import RowStatus
 
 __all__ = [
@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 
-KINDS = frozenset({"login", "logout", "import", "build", "commit", "prearchive", "archive", "listing", "other", "any"})
+_ARCHIVED = frozenset({"subject", "resource", "file", "refresh"})
+KINDS = _ARCHIVED | {"login", "logout", "import", "build", "commit", "prearchive", "archive", "listing", "other", "any"}
 _GATEWAY = (502, 503, 504)
 _FIRST_STATUS, _LAST_STATUS = 200, 599
 
@@ -193,7 +194,8 @@ class Empty:
 class DiskFull:
     """Fail the import of a sound file with 400 "unable to read DICOM object"; with `partial`, half of the file stays.
 
-    A file of which half is no more than a header stays but for its last byte.
+    A file of which half is no more than a header stays but for its last byte. The upload of a file to a resource fails
+    with 500.
     """
 
     partial: bool = False
@@ -208,7 +210,7 @@ class Unseen:
     """
 
     project: str
-    right: Right = "read"
+    right: Literal["read", "edit"] = "read"
 
     def __post_init__(self) -> None:
         if self.right not in {"read", "edit"}:
@@ -251,7 +253,7 @@ _SESSION = frozenset({"build", "commit", "archive"})
 STRIKES: Mapping[type[Action], frozenset[str]] = {
     Status: KINDS,
     Reset: KINDS,
-    Late: _SESSION | {"import", "prearchive", "other"},
+    Late: _SESSION | _ARCHIVED | {"import", "prearchive", "other"},
     Gateway: KINDS,
     Stall: KINDS,
     LoginPage: KINDS,
@@ -261,11 +263,11 @@ STRIKES: Mapping[type[Action], frozenset[str]] = {
     Conflict: frozenset({"commit", "archive"}),
     Leave: _SESSION,
     Empty: frozenset({"import"}),
-    DiskFull: frozenset({"import"}),
-    Unseen: _SESSION | {"import", "prearchive", "listing"},
+    DiskFull: frozenset({"import", "file"}),
+    Unseen: _SESSION | _ARCHIVED | {"import", "prearchive", "listing"},
     Tell: KINDS,
 }
-"""The kinds of requests that each action can strike; Reset with `after_bytes`, which cuts a body, imports alone."""
+"""The kinds of requests that each action can strike; Reset with `after_bytes`, which cuts a body: imports and files."""
 
 INSIDE: tuple[type[Action], ...] = (Locked, Conflict, Leave, Empty, DiskFull, Unseen)
 """What XNAT itself does to a request it has let in; all others strike on the way, whoever asks."""
@@ -279,7 +281,7 @@ NAMES: Mapping[str, type[Action]] = {
 def strikable(action: Action) -> frozenset[str]:
     """Return the kinds that this very action can strike."""
     if isinstance(action, Reset) and action.after_bytes is not None:
-        return frozenset({"import"})
+        return frozenset({"import", "file"})
     return STRIKES[type(action)]
 
 

@@ -18,11 +18,28 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from . import archive, batch, imports, listings, logins, prearchive, projects, settings, status, striking
+from . import (
+    archive,
+    batch,
+    files,
+    imports,
+    listings,
+    logins,
+    prearchive,
+    projects,
+    refresh,
+    resources,
+    settings,
+    status,
+    striking,
+    subjects,
+    uploads,
+)
 from .auth import Entry, Login, needs_token
 from .call import Call, Engine
 from .names import escape_parameter
 from .pages import Refused, tomcat_page
+from .places import WHERE
 from .site import TestXnat
 
 __all__ = ["App"]
@@ -31,6 +48,7 @@ _Handler = Callable[..., Awaitable[web.StreamResponse]]
 
 _PREARCHIVED = r"prearchive/projects/(?P<project>[^/]+)/(?P<timestamp>[^/]+)/(?P<folder>[^/]+)"
 _OWNER = r"projects/(?P<project>[^/]+)(?:/subjects/(?P<subject>[^/]+))?"
+_RESOURCE = WHERE + "resources/(?P<label>[^/]+)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +63,18 @@ def _route(pattern: str, **handlers: _Handler) -> _Route:
     return _Route(re.compile(pattern), handlers)
 
 
+def _files(pattern: str) -> _Route:
+    return _route(pattern, GET=files.get_files, PUT=uploads.upload, POST=uploads.upload, DELETE=files.delete_files)
+
+
+_WRITES = {
+    "file": re.compile(WHERE + "(?:resources/[^/]+/)?files(?:/|$)"),
+    "resource": re.compile(WHERE + "resources(?:/|$)"),
+    "subject": re.compile("(?:projects/[^/]+/)?subjects(?:/[^/]+)?$"),
+    "refresh": re.compile("services/refresh/catalog$|archive/catalogs/refresh(?:/|$)"),
+}
+"""The kinds of requests that change what is archived, by their addresses."""
+
 _IMPORT = _route(r"services/import(?:/(?P<name>.*))?", POST=imports.import_service)
 
 _DATA = (
@@ -56,6 +86,7 @@ _DATA = (
     _route("version", GET=logins.version),
     _route(r"services/tokens/(?P<operation>[^/]+)(?:/(?P<alias>[^/]+)(?:/(?P<secret>[^/]+))?)?", GET=logins.tokens),
     _route("services/archive", POST=archive.archive_service),
+    _route("services/refresh/catalog", POST=refresh.refresh_catalogs),
     _route("services/prearchive/(?P<operation>rebuild|move|delete)", POST=batch.batch),
     _route("prearchive(?:/projects(?:/(?P<projects>[^/]+))?)?", GET=prearchive.listing),
     _route(_PREARCHIVED, GET=prearchive.session, POST=prearchive.session_action, DELETE=prearchive.delete),
@@ -66,6 +97,24 @@ _DATA = (
     _route("projects/(?P<name>[^/]+)/pipelines", GET=projects.pipelines),
     _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)", GET=projects.setting),
     _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)/(?P<value>[^/]+)", PUT=projects.setting),
+    _route("subjects", GET=subjects.list_subjects),
+    _route("projects/(?P<project>[^/]+)/subjects", GET=subjects.list_subjects, POST=subjects.post_subject),
+    _route(
+        "(?:projects/(?P<project>[^/]+)/)?subjects/(?P<subject>[^/]+)",
+        GET=subjects.get_subject,
+        PUT=subjects.put_subject,
+    ),
+    _route(WHERE + "resources", GET=resources.list_resources, POST=resources.post_resource),
+    _route(
+        _RESOURCE,
+        GET=resources.get_resource,
+        PUT=resources.put_resource,
+        POST=resources.put_resource,
+        DELETE=resources.delete_resource,
+    ),
+    _files(_RESOURCE + "/files(?:/(?P<name>.+))?"),
+    _files(WHERE + "files(?:/(?P<name>.+))?"),
+    _route(_RESOURCE + "/(?P<extra>.+)", PUT=resources.put_extra),
     _route(f"(?:{_OWNER}/)?experiments", GET=listings.experiment_list),
     _route(f"(?:{_OWNER}/)?experiments/(?P<name>[^/]+)(?:/(?P<part>.+))?", GET=listings.experiment),
 )
@@ -75,6 +124,7 @@ _XAPI = (
     _route("anonymize/site(?:/(?P<part>enabled))?", GET=settings.anonymisation),
     _route("anonymize/projects/(?P<name>[^/]+)(?:/(?P<part>enabled))?", GET=settings.anonymisation),
     _route("projects/(?P<name>[^/]+)/events/subscriptions", GET=projects.subscriptions),
+    _route("archive/catalogs/refresh(?:/(?P<options>[^/]+))?", PUT=refresh.refresh_through_xapi),
     _route("event_tracking/(?P<key>[^/]+)(?:/(?P<payload>payload))?", GET=archive.event_tracking),
 )
 _NOBODY = Login("", None, 0.0)
@@ -124,7 +174,7 @@ class App:
             raise Refused(400, "Invalid character found in the request target", tomcat=True)
         if not raw.startswith(self._context + "/"):
             return Refused(404, raw, tomcat=True).page()
-        raw = raw.removeprefix(self._context + "/")
+        raw = _resolved(raw.removeprefix(self._context + "/"))
         if (page := self._outside(request, raw)) is not None:
             return page
         area, _, path = raw.partition("/")
@@ -137,9 +187,11 @@ class App:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         query = _parse_query(query_string)
-        form = await _form(request)
+        kind = _kind(request.method, path)
+        form = await _form(request) if kind != "file" else {}
         params = {**query, **{name: escape_parameter(values[0]) for name, values in form.items()}} if form else query
-        kind = _kind(request.method, path, params)
+        if kind == "prearchive" and params.get("action") in {"build", "commit"}:
+            kind = params["action"]
         self._xnat.count[kind] += 1
         call = Call(
             self._xnat, self._engine, request, path, query, params, form, _NOBODY, self.site_url, request.content
@@ -243,8 +295,8 @@ class App:
             response.force_close()
 
 
-def _kind(method: str, path: str, params: Mapping[str, str]) -> str:
-    """Classify a request for counts and faults."""
+def _kind(method: str, path: str) -> str:
+    """Classify a request for counts and faults, as far as its address goes."""
     if path.startswith("services/import"):
         return "import"
     match method, path:
@@ -257,9 +309,26 @@ def _kind(method: str, path: str, params: Mapping[str, str]) -> str:
         case ("GET" | "HEAD", _):
             return "listing"
     if path.startswith("prearchive/"):
-        action = params.get("action", "")
-        return action if action in {"build", "commit"} else "prearchive"
-    return "other"
+        return "prearchive"
+    return next((kind for kind, pattern in _WRITES.items() if pattern.match(path)), "other")
+
+
+def _resolved(raw: str) -> str:
+    """Resolve `.` and `..` in an address, as Tomcat does before XNAT sees it; one that leaves the site is refused."""
+    if "/." not in raw and "/%2e" not in raw.lower():
+        return raw
+    segments: list[str] = []
+    for segment in raw.split("/"):
+        match segment.lower().replace("%2e", "."):
+            case ".":
+                continue
+            case "..":
+                if not segments:
+                    raise Refused(400, "Invalid URI", tomcat=True)
+                segments.pop()
+            case _:
+                segments.append(segment)
+    return "/".join(segments)
 
 
 async def _form(request: web.BaseRequest) -> Mapping[str, list[str]]:

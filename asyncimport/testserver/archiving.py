@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .conflicts import Arrival, Terms, check_names, check_session, scan_of_series
-from .names import clean_value, scan_type, session_type
+from .names import clean_value, is_label, scan_type, session_type
 from .site import TestXnat
 from .state import ArchivedSession, Document, PrearchiveRow, Resource
 from .storage import Parts
@@ -62,6 +62,8 @@ def _merge_catalogs(xnat: TestXnat, into: Resource, arrived: Resource) -> None:
         for name in [name for name, file in into.files.items() if file.sop_uid in uids]:
             del into.files[name]
     into.files.update(arrived.files)
+    into.version += 1
+    into.recount()
 
 
 def target_names(row: PrearchiveRow, params: Mapping[str, str]) -> tuple[str, str]:
@@ -104,6 +106,9 @@ def plan_merge(
         raise ArchiveFailed("unable to deduce session label")
     if not subject_label:
         raise ArchiveFailed("Unable to identify subject.")
+    # What cleaning leaves of the characters that a label may not have fails when it is saved.
+    if not (is_label(label) and is_label(subject_label)):
+        raise ArchiveFailed("Identifiers cannot use special characters.")
     subject = xnat.subject_of_archive(row.project, subject_label)
     existing = xnat.experiment(label, row.project)
     if existing is not None:

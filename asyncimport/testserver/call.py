@@ -21,6 +21,7 @@ from .storage import Stream
 __all__ = ["Call", "Engine", "Jobs"]
 
 _Arguments = TypeVarTuple("_Arguments")
+_EDITING = frozenset({"edit", "delete"})
 
 
 class Jobs:
@@ -110,6 +111,15 @@ class Call:
         query = self.request.query.getall(name, [])
         return [escape_parameter(value) for value in query or self.form.get(name, [])]
 
+    def flag(self, name: str) -> bool:
+        """Tell whether a flag is set: to anything but false or 0 (SecureResource.isQueryVariableTrueHelper)."""
+        return self.params.get(name, "false").lower() not in {"false", "0"}
+
+    @property
+    def lacks_reason(self) -> bool:
+        """Whether the site wants to be told why things change, and is not (PersistentWorkflowUtils)."""
+        return self.xnat.needs_reason and not self.params.get("event_reason")
+
     def readable(self, project_id: str) -> Project:
         """Return a project the user can read; an unreadable one looks absent (ProjectResource)."""
         project = self.find_project(project_id, "read")
@@ -124,7 +134,8 @@ class Call:
 
     def allows(self, project: Project, right: Right) -> bool:
         """Tell whether the user has a right on a project, as far as this request is to know."""
-        if self.unseen is not None and self.unseen.project == project.id and self.unseen.right in {"read", right}:
+        unseen = self.unseen
+        if unseen is not None and unseen.project == project.id and (unseen.right == "read" or right in _EDITING):
             return False
         return project.allows(self.user, right)
 

@@ -34,8 +34,9 @@ class Fault:
     struck `times` times (no end unless given). With a `path`, only requests whose raw address below /data contains
     that text are counted.
 
-    Kinds: login, logout, import, build, commit, prearchive (other actions on a prearchive session),
-    archive, listing (every GET of data), other; `any` counts them all.
+    Kinds: login, logout, import, build, commit, prearchive (other actions on a prearchive session), archive,
+    subject, resource, file (changes of what is archived), refresh (of catalogs), listing (every GET of data), other;
+    `any` counts them all.
     """
 
     kind: str

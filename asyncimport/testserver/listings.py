@@ -1,4 +1,4 @@
-"""Archived experiments: lists, items, scans, resources."""
+"""Archived experiments: lists, items, scans; and what all lists and items have in common."""
 
 import fnmatch
 import html
@@ -9,26 +9,12 @@ from typing import Any
 from aiohttp import web
 
 from .call import Call
-from .files import catalog, file, file_list
-from .names import content, scan_type, sql_timestamp
+from .names import scan_type, sql_timestamp
 from .pages import Refused, table, wanted, xml
-from .state import ArchivedSession, Resource, Scan
+from .places import scans_named
+from .state import ArchivedSession, Scan
 
-__all__ = ["experiment", "experiment_list", "item"]
-
-_RESOURCE_COLUMNS = (
-    "xnat_abstractresource_id",
-    "label",
-    "element_name",
-    "category",
-    "cat_id",
-    "cat_desc",
-    "file_count",
-    "file_size",
-    "tags",
-    "content",
-    "format",
-)
+__all__ = ["asked_columns", "experiment", "experiment_list", "item", "matches", "member"]
 
 _EXPERIMENT_FIELDS: dict[str, Callable[[ArchivedSession], str]] = {
     "ID": lambda session: session.id,
@@ -77,7 +63,7 @@ async def experiment_list(call: Call, project: str | None = None, subject: str |
             if (owner := call.xnat.subject(found.id, subject)) is None:
                 raise Refused(404, "Unable to identify subject")
             sessions = [session for session in sessions if session.subject == owner]
-    columns = _columns(call.query, _EXPERIMENT_FIELDS, _EXPERIMENT_DEFAULTS)
+    columns = asked_columns(call.query, _EXPERIMENT_FIELDS, _EXPERIMENT_DEFAULTS)
     for key, pattern in call.query.items():
         name = key.rpartition("/")[2]
         if name not in _EXPERIMENT_FIELDS:
@@ -85,7 +71,7 @@ async def experiment_list(call: Call, project: str | None = None, subject: str |
         if name == "xsiType" and pattern in {"xnat:imageSessionData", "xnat:experimentData"}:
             continue  # a parent type matches all its children
         field = _EXPERIMENT_FIELDS[name]
-        sessions = [session for session in sessions if _matches(field(session), pattern)]
+        sessions = [session for session in sessions if matches(field(session), pattern)]
         if name not in columns:
             columns.append(name)
     rows = [
@@ -96,7 +82,7 @@ async def experiment_list(call: Call, project: str | None = None, subject: str |
     return table(form, [*columns, "URI"], rows, title="Matching experiments")
 
 
-def _columns(query: Mapping[str, str], fields: Iterable[str], defaults: list[str]) -> list[str]:
+def asked_columns(query: Mapping[str, str], fields: Iterable[str], defaults: list[str]) -> list[str]:
     """Return the columns asked for, without unknown ones (QueryOrganizerResource)."""
     if "columns" not in query:
         return list(defaults)
@@ -104,7 +90,7 @@ def _columns(query: Mapping[str, str], fields: Iterable[str], defaults: list[str
     return [name for name in dict.fromkeys(names) if name in set(fields) and name != "URI"]
 
 
-def _matches(value: str, pattern: str) -> bool:
+def matches(value: str, pattern: str) -> bool:
     """Apply a filter: a comma means or; `*` and `%` are wild."""
     return any(fnmatch.fnmatchcase(value, one.replace("%", "*").replace("[", "[[]")) for one in pattern.split(","))
 
@@ -121,90 +107,30 @@ async def experiment(
         or (subject is not None and subject not in {session.subject.label, session.subject.id})
     ):
         raise Refused(404, "Unable to find the specified experiment.")
-    form = wanted(call.request, call.query, "json")
     match part.split("/") if part else []:
         case []:
             return item(call, session.xsi_type, _data_fields(session), _children(session))
         case ["scans"]:
             return _scan_list(call, session)
-        case ["resources"]:
-            everything = call.query.get("all", "false") not in {"false", "0"}
-            return _resource_list(form, session.resources if everything else ())
-        case ["files"]:
-            return file_list(call, session, session.resources)
-        case ["scans", scan_id]:
-            (scan,) = _scans(session, scan_id)[:1]
-            return item(call, scan_type(scan.series.modality), _scan_fields(scan), [])
-        case ["scans", scan_id, "resources"]:
-            return _resource_list(form, _resources(session, scan_id))
-        case ["scans", scan_id, "files"]:
-            return file_list(call, session, _resources(session, scan_id))
-        case ["scans", scan_id, "resources", label]:
-            return catalog(_one(session, scan_id, label))
-        case ["scans", scan_id, "resources", label, "files"]:
-            return file_list(call, session, [_one(session, scan_id, label)])
-        case ["scans", scan_id, "resources", label, "files", *path]:
-            return await file(call, session, _one(session, scan_id, label), "/".join(path))
+        case ["scans", name]:
+            if not (scans := scans_named(session, name)):
+                raise Refused(404, "Unable to find the specified scan.")
+            return item(call, scan_type(scans[0].series.modality), _scan_fields(scans[0]), [])
         case _:
             raise Refused(404)
-
-
-def _scans(session: ArchivedSession, scan_id: str) -> list[Scan]:
-    """Return scans by id, comma list, or ALL; 404 when there is none."""
-    if scan_id in {"ALL", "*"}:
-        return list(session.scans.values())
-    found = [session.scans[one] for one in scan_id.split(",") if one in session.scans]
-    if not found:
-        raise Refused(404, "Unable to find the specified scan.")
-    return found
-
-
-def _resources(session: ArchivedSession, scan_id: str) -> list[tuple[Scan, Resource]]:
-    return [(scan, resource) for scan in _scans(session, scan_id) for resource in scan.resources.values()]
-
-
-def _one(session: ArchivedSession, scan_id: str, label: str) -> tuple[Scan, Resource]:
-    """Return a resource by label, or else by number (CatalogResource)."""
-    found = _resources(session, scan_id)
-    for scan, resource in found:
-        if resource.label == label:
-            return scan, resource
-    for scan, resource in found:
-        if str(resource.number) == label:
-            return scan, resource
-    raise Refused(404, "Unable to find the specified resource.")
 
 
 def _scan_list(call: Call, session: ArchivedSession) -> web.Response:
     """List scans (ScanList)."""
     columns = ["xnat_imagescandata_id"]
-    columns += [name for name in _columns(call.query, _SCAN_FIELDS, _SCAN_DEFAULTS) if name != "xnat_imagescandata_id"]
+    columns += [
+        name for name in asked_columns(call.query, _SCAN_FIELDS, _SCAN_DEFAULTS) if name != "xnat_imagescandata_id"
+    ]
     rows = [
         (*(_SCAN_FIELDS[name](scan) for name in columns), f"/data/experiments/{session.id}/scans/{scan.id}")
         for scan in session.scans.values()
     ]
     return table(wanted(call.request, call.query, "json"), [*columns, "URI"], rows)
-
-
-def _resource_list(form: str, resources: Iterable[tuple[Scan, Resource]]) -> web.Response:
-    """List resources (CatalogResourceList)."""
-    rows = [
-        (
-            resource.number,
-            resource.label,
-            "xnat:resourceCatalog",
-            "scans",
-            scan.id,
-            scan.series.description,
-            len(resource.files),
-            resource.size,
-            "",
-            content(resource.label),
-            "DICOM",
-        )
-        for scan, resource in resources
-    ]
-    return table(form, _RESOURCE_COLUMNS, rows, title="Resources")
 
 
 def _data_fields(session: ArchivedSession) -> dict[str, Any]:
@@ -234,23 +160,26 @@ def _scan_fields(scan: Scan) -> dict[str, Any]:
 
 
 def _children(session: ArchivedSession) -> list[dict[str, Any]]:
-    scans = [_item(scan_type(scan.series.modality), _scan_fields(scan), []) for scan in session.scans.values()]
+    scans = [member(scan_type(scan.series.modality), _scan_fields(scan), []) for scan in session.scans.values()]
     return [{"field": "scans/scan", "items": scans}] if scans else []
 
 
-def _item(kind: str, fields: dict[str, Any], children: list[dict[str, Any]]) -> dict[str, Any]:
+def member(kind: str, fields: dict[str, Any], children: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return an item as it stands in JSON, among others or alone (ItemJSONBuilder)."""
     meta = {"xsi:type": kind, "isHistory": False, "start_date": "Thu Jan 01 10:00:00 UTC 2026"}
     return {"children": children, "meta": meta, "data_fields": fields}
 
 
-def item(call: Call, kind: str, fields: dict[str, Any], children: list[dict[str, Any]]) -> web.Response:
-    """Return one item: HTML unless asked for otherwise; its JSON has real numbers (ItemJSONBuilder)."""
+def item(
+    call: Call, kind: str, fields: dict[str, Any], children: list[dict[str, Any]], document: str = ""
+) -> web.Response:
+    """Return one item: HTML unless asked for otherwise; its JSON has real numbers. `document` is its XML."""
     form = wanted(call.request, call.query, "html")
     if form == "json":
-        body = json.dumps({"items": [_item(kind, fields, children)]})
+        body = json.dumps({"items": [member(kind, fields, children)]})
         return web.Response(text=body, content_type="application/json")
     if form == "xml":
-        return xml(_item_xml(kind, fields, children))
+        return xml(document or _item_xml(kind, fields, children))
     cells = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in fields.items())
     return web.Response(text=f"<html><body><table>{cells}</table></body></html>", content_type="text/html")
 

@@ -12,6 +12,7 @@ __all__ = [
     "content",
     "dicom_file_name",
     "escape_parameter",
+    "is_label",
     "is_primary",
     "java_hash",
     "make_timestamp",
@@ -79,6 +80,11 @@ def escape_parameter(value: str) -> str:
 def to_label_chars(value: str) -> str:
     """Replace all but `[A-Za-z0-9_-]` by `_` (Labels.toLabelChars; for values that come from DICOM)."""
     return _NOT_LABEL.sub("_", value)
+
+
+def is_label(value: str) -> bool:
+    """Tell whether a label has no characters but `[A-Za-z0-9_-]`, as it must when it is saved."""
+    return not _NOT_LABEL.search(value)
 
 
 def clean_value(value: str) -> str:

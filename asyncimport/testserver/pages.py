@@ -61,7 +61,7 @@ _ROW_COLUMNS = (
     "TIMEZONE",
 )
 
-_FORMATS = {"json": "json", "csv": "csv", "xml": "xml", "html": "html", "zip": "zip"}
+_FORMATS = {name: name for name in ("json", "csv", "xml", "html", "zip", "tar", "tar.gz")}
 _ACCEPTS = {
     "application/json": "json",
     "text/csv": "csv",

@@ -8,7 +8,7 @@ from typing import Literal
 
 __all__ = ["PROFILES", "FileLock", "Profile", "Right"]
 
-Right = Literal["read", "edit", "create"]
+Right = Literal["read", "edit", "create", "delete"]
 FileLock = Literal["none", "site", "session", "scan"]
 
 

@@ -12,6 +12,7 @@ from .faults import Faults
 from .held import Left
 from .names import FILE_NAME_TEMPLATE
 from .profile import PROFILES, Profile, Right
+from .roster import Roster
 from .rules import Script, SeriesFilter
 from .state import (
     UNASSIGNED,
@@ -26,6 +27,7 @@ from .state import (
     StoredFile,
     Subject,
     User,
+    Value,
 )
 from .storage import Storage
 from .tokens import Tokens
@@ -52,6 +54,9 @@ class Timing:
     """Spent by an archiving or a batch operation in its queue, before it begins."""
     poll_seconds: float = 0.0
     """Spent between the end of an archiving and the look of those who wait for it; up to 0.5 in XNAT."""
+    saving_seconds: float = 0.0
+    """Spent by an upload between reading a resource's catalog and writing it again, and by a new subject between the
+    look whether it is there and its saving: what comes meanwhile makes one of the two fail."""
     subject_lock_seconds: float = 0.0
     """How long an archiving sleeps when another has its subject's label; 10 in XNAT. 0 waits no longer than it must."""
     threads: int = 200
@@ -78,7 +83,7 @@ class TestXnat:
 
     `anonymise` is the attribute `script`: None (False) stores files as they are sent; otherwise three attributes
     of each are rewritten, or what the given script says. A project may have a filter and a script of its own. The
-    server's clock is `seconds_ahead` of this machine's.
+    server's clock is `seconds_ahead` of this machine's. Where it `needs_reason`, changes need an event_reason.
     """
 
     __test__ = False  # pytest is not to collect it
@@ -111,6 +116,7 @@ class TestXnat:
         initialised: bool = True,
         strict_urls: bool = True,
         disk_full: bool = False,
+        needs_reason: bool = False,
         site_url: str | None = None,
         file_name_template: str = FILE_NAME_TEMPLATE,
         seconds_ahead: float = 0.0,
@@ -133,6 +139,7 @@ class TestXnat:
         self.initialised = initialised
         self.strict_urls = strict_urls
         self.disk_full = disk_full
+        self.needs_reason = needs_reason
         self.site_url = site_url
         self.file_name_template = file_name_template
         self.seconds_ahead = seconds_ahead
@@ -158,6 +165,8 @@ class TestXnat:
         """Archive jobs by user and key."""
         self.orphans: dict[tuple[str, str], set[tuple[str, str, str]]] = {}
         """(scan, resource, file name) of what is in the archive folder of (project, label), unknown to the database."""
+        self.remains: dict[tuple[str, ...], dict[str, StoredFile]] = {}
+        """Files of deleted resources that are still on the disk, by the folder."""
         self.left: list[Left] = []
         """Rows that stay in a status until they are let go."""
         self.idle_builder: Callable[[], Awaitable[int]] | None = None
@@ -167,7 +176,7 @@ class TestXnat:
         self._by_uri: dict[tuple[str | None, str, str], PrearchiveRow] = {}
         self._experiments: dict[str, ArchivedSession] = {}
         self._by_label: dict[tuple[str, str], ArchivedSession] = {}
-        self._subjects: dict[tuple[str, str], Subject] = {}
+        self._roster = Roster()
         self._numbers: Counter[str] = Counter()
         self.add_user(User("demo", "demo"))
         self.add_project(Project("demo", "Demo"))
@@ -327,26 +336,35 @@ class TestXnat:
         """Make a session known in another project, or under another label too."""
         self._by_label[project, label or session.label] = session
 
-    def subjects(self, project: str) -> Iterator[Subject]:
-        """Yield the subjects of a project."""
-        return (subject for subject in self._subjects.values() if subject.project == project)
+    def subjects(self, project: str | None = None) -> list[Subject]:
+        """Return the subjects of a project, or of the site, in order of their making."""
+        return [subject for subject in self._roster if project in {None, subject.project}]
 
-    def subject(self, project: str, name: str) -> Subject | None:
-        """Return a subject by label (letter case counts) or accession id."""
-        for subject in self.subjects(project):
-            if name in {subject.label, subject.id}:
-                return subject
-        return None
+    def subject(self, project: str | None, name: str) -> Subject | None:
+        """Return a subject by label (letter case counts) within a project, or by accession id."""
+        return self._roster.find(name, project)
+
+    def add_subject(self, project: str, label: str, *, by: str = "admin", **demographics: Value) -> Subject:
+        """Make a subject."""
+        return self.enter_subject(Subject("", project, label, self.now(), by, demographics))
+
+    def enter_subject(self, subject: Subject) -> Subject:
+        """Enter a new subject, with the next accession id unless it has one."""
+        subject.id = subject.id or self.accession("S")
+        return self._roster.add(subject)
+
+    def rename_subject(self, subject: Subject, label: str) -> None:
+        """Give a subject another label."""
+        self._roster.rename(subject, label)
 
     def subject_of_archive(self, project: str, label: str) -> Subject:
         """Return the subject a session is archived under; made if need be.
 
         PrearcSessionArchiver.retrieveMatchingSubject ignores letter case, unlike the REST look-ups.
         """
-        key = (project, label.lower())
-        if key not in self._subjects:
-            self._subjects[key] = Subject(self.accession("S"), project, label, self.now())
-        return self._subjects[key]
+        alike = self._roster.alike(project, label)
+        exact = (subject for subject in alike if subject.label == label)
+        return next(exact, None) or next(iter(alike), None) or self.add_subject(project, label)
 
     def accession(self, kind: str) -> str:
         """Return the next accession id, such as XNAT_E00001."""
@@ -369,15 +387,16 @@ class TestXnat:
         return [file for _, _, file in self.instances(project) if not file.complete]
 
     def instances(self, project: str | None = None) -> Iterator[tuple[ArchivedSession, Scan, StoredFile]]:
-        """Yield every archived instance with its session and scan."""
+        """Yield every archived instance with its session and scan; not what was uploaded to a scan's resources."""
         for session in self._experiments.values():
             if project in {None, session.project}:
                 for scan, resource in session.resources:
                     for file in resource.files.values():
-                        yield session, scan, file
+                        if file.said is None:
+                            yield session, scan, file
 
     def new_resource(self, label: str, files: dict[str, StoredFile]) -> Resource:
-        """Make a resource with a number of its own."""
+        """Make a resource of imported files, with a number of its own."""
         return Resource(self.number("resource"), label, files)
 
     def new_scan(self, scan_id: str, series: Series) -> Scan:

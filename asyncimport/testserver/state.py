@@ -11,8 +11,10 @@ from .rules import Script, SeriesFilter
 __all__ = [
     "EVERYONE",
     "GUEST",
+    "NO_SERIES",
     "UNASSIGNED",
     "ArchivedSession",
+    "Described",
     "Document",
     "ImportRecord",
     "PrearchiveRow",
@@ -24,8 +26,11 @@ __all__ = [
     "StoredFile",
     "Subject",
     "User",
+    "Value",
 ]
 
+Value = str | int | float
+"""What a field of a subject's demographics may hold."""
 UNASSIGNED = "Unassigned"
 EVERYONE = "*"
 
@@ -42,8 +47,91 @@ class User:
     """Whether every request is redirected to where the password can be changed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What an uploader says of a file, or of a resource."""
+
+    format: str = ""
+    content: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+
+
 GUEST = User("guest", "")
 """Who asks without a login; reads public projects where the site is open to guests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What all files of one series share."""
+
+    uid: str
+    number: str
+    modality: str
+    description: str
+
+
+NO_SERIES = Series("", "", "", "")
+"""Of a file that did not come by import."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One stored file: an instance that was imported, or what was uploaded to a resource."""
+
+    name: str
+    size: int
+    digest: bytes | None
+    """MD5, or None where checksums are off."""
+    sop_uid: str
+    series: Series
+    complete: bool
+    """False when the connection was cut in mid-body: XNAT lists such a file like any other."""
+    sop_class: str = ""
+    on_disk: bool = True
+    """False when the file has vanished from the disk: the catalog lists it all the same."""
+    said: Described | None = None
+    """What was said of it when it was uploaded to a resource; None for what came as DICOM by import."""
+
+
+@dataclass(slots=True)
+class Resource:
+    """A resource (catalog): its number on the site, its label, and its files by their paths within it."""
+
+    number: int
+    label: str
+    """Empty where a file was uploaded without naming a resource."""
+    files: dict[str, StoredFile] = field(default_factory=dict)
+    """What its catalog lists."""
+    folder: str = ""
+    """The name of its folder; the label unless given."""
+    said: Described | None = None
+    """What was said of it; None for one that an archiving has made."""
+    uncatalogued: dict[str, StoredFile] = field(default_factory=dict)
+    """What is on the disk and in no catalog: uploads that were cut, or that lost a race."""
+    told: tuple[str, str] | None = None
+    """Count and bytes as the database tells them; None where they are those of `files`."""
+    version: int = 0
+    """Counts how often the catalog has been written."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files.values())
+
+    @property
+    def stats(self) -> tuple[str, str]:
+        """Count and bytes as listings of resources show them: empty as long as nobody has counted."""
+        return self.told or (str(len(self.files)), str(self.size))
+
+    def recount(self) -> None:
+        """Let the database tell of all catalogued files that are on the disk."""
+        present = [file.size for file in self.files.values() if file.on_disk]
+        self.told = None if len(present) == len(self.files) else (str(len(present)), str(sum(present)))
+
+    def has_on_disk(self, name: str) -> bool:
+        """Tell whether there is a file of this name in the folder, catalogued or not."""
+        return name in self.uncatalogued or (name in self.files and self.files[name].on_disk)
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +146,9 @@ class Project:
     """Names of users who may read; editors may read too."""
     editors: Iterable[str] = (EVERYONE,)
     creators: Iterable[str] | None = None
-    """Names of editors who may also make new sessions, as the listing of projects tells; None: all of them."""
+    """Names of users who may make new subjects and sessions, editors or not; None: all editors."""
+    deleters: Iterable[str] | None = None
+    """Names of editors who may also delete; None: all of them."""
     aliases: Iterable[str] = ()
     description: str = ""
     public: bool = False
@@ -72,17 +162,28 @@ class Project:
     """Names of the pipelines that are set up here; none of them ever runs."""
     subscriptions: Mapping[str, bool] = field(default_factory=dict)
     """Names of the event service's subscriptions, and whether they are active; none of them ever does anything."""
+    resources: dict[str, Resource] = field(default_factory=dict)
 
     def allows(self, user: User, right: Right) -> bool:
         """Tell whether the user has the right here."""
         if user is GUEST:
             return self.public and right == "read"
-        if right == "create":
-            may = self.creators is None or user.all_data or user.name in self.creators or EVERYONE in self.creators
-            return may and self.allows(user, "edit")
-        if user.all_data or user.name in self.editors or EVERYONE in self.editors:
+        if user.all_data:
             return True
-        return right == "read" and (user.name in self.readers or EVERYONE in self.readers)
+        edits = _named(user, self.editors)
+        match right:
+            case "read":
+                return edits or _named(user, self.readers) or _named(user, self.creators or ())
+            case "edit":
+                return edits
+            case "create":
+                return edits if self.creators is None else _named(user, self.creators)
+            case "delete":
+                return edits and (self.deleters is None or _named(user, self.deleters))
+
+
+def _named(user: User, names: Iterable[str]) -> bool:
+    return user.name in names or EVERYONE in names
 
 
 class RowStatus(StrEnum):
@@ -111,47 +212,6 @@ class RowStatus(StrEnum):
     def locked(self) -> bool:
         """Whether the row may not be touched (PrearcDatabase.isLocked)."""
         return self.value.startswith("_")
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """What all files of one series share."""
-
-    uid: str
-    number: str
-    modality: str
-    description: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """One stored instance."""
-
-    name: str
-    size: int
-    digest: bytes | None
-    """MD5, or None where checksums are off."""
-    sop_uid: str
-    series: Series
-    complete: bool
-    """False when the connection was cut in mid-body: XNAT lists such a file like any other."""
-    sop_class: str = ""
-    on_disk: bool = True
-    """False when the file has vanished from the disk: the catalog lists it all the same."""
-
-
-@dataclass(slots=True)
-class Resource:
-    """A resource (catalog) of a scan: its number on the site, its label, its files by name."""
-
-    number: int
-    label: str
-    files: dict[str, StoredFile] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files.values())
 
 
 @dataclass(slots=True)
@@ -241,7 +301,7 @@ class PrearchiveRow:
             yield from files.values()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Subject:
     """A subject of a project."""
 
@@ -249,6 +309,19 @@ class Subject:
     project: str
     label: str
     inserted: datetime
+    inserted_by: str = "admin"
+    demographics: dict[str, Value] = field(default_factory=dict)
+    """gender, dob, yob ...: dates and texts as texts, numbers as numbers."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """group, src, pi_firstname, pi_lastname."""
+    custom: dict[str, str] = field(default_factory=dict)
+    """Custom variables."""
+    resources: dict[str, Resource] = field(default_factory=dict)
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Its folder below the site's directory; by its id, so that a new label moves nothing."""
+        return ("archive", self.project, "subjects", self.id)
 
 
 @dataclass(slots=True, eq=False)
@@ -264,6 +337,8 @@ class ArchivedSession:
     date: str
     inserted: datetime
     scans: dict[str, Scan] = field(default_factory=dict)
+    own_resources: dict[str, Resource] = field(default_factory=dict)
+    """Resources of the session itself, by label; those of its scans are `resources`."""
     workflow: str = ""
     """Name of a workflow that is open on it, such as a pipeline under way: nothing may be merged meanwhile."""
 

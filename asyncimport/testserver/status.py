@@ -2,13 +2,14 @@
 
 import html
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from aiohttp import web
 
+from .places import everywhere
 from .site import TestXnat
-from .state import UNASSIGNED
+from .state import UNASSIGNED, Resource
 
 __all__ = ["home", "instances", "state"]
 
@@ -32,7 +33,12 @@ def describe(xnat: TestXnat) -> dict[str, Any]:
     return {
         "version": xnat.profile.version,
         "projects": [
-            {"id": project.id, "name": project.name, "prearchive_code": project.prearchive_code}
+            {
+                "id": project.id,
+                "name": project.name,
+                "prearchive_code": project.prearchive_code,
+                "resources": _resources(project.resources),
+            }
             for project in xnat.projects.values()
         ],
         "prearchive": [
@@ -48,6 +54,16 @@ def describe(xnat: TestXnat) -> dict[str, Any]:
             }
             for row in xnat.prearchive
         ],
+        "subjects": [
+            {
+                "id": subject.id,
+                "project": subject.project,
+                "label": subject.label,
+                "demographics": subject.demographics,
+                "resources": _resources(subject.resources),
+            }
+            for subject in xnat.subjects()
+        ],
         "archived": [
             {
                 "id": session.id,
@@ -62,9 +78,13 @@ def describe(xnat: TestXnat) -> dict[str, Any]:
                         "series_uid": scan.series_uid,
                         "files": sum(len(resource.files) for resource in scan.resources.values()),
                         "bytes": sum(resource.size for resource in scan.resources.values()),
+                        "resources": _resources(
+                            {label: one for label, one in scan.resources.items() if one.said is not None}
+                        ),
                     }
                     for scan in session.scans.values()
                 ],
+                "resources": _resources(session.own_resources),
                 "partial_files": sum(not file.complete for file in session.files),
             }
             for session in xnat.archived
@@ -75,6 +95,20 @@ def describe(xnat: TestXnat) -> dict[str, Any]:
             for fault in xnat.faults
         ],
         "imports": len(xnat.imports),
+    }
+
+
+def _resources(resources: Mapping[str, Resource]) -> dict[str, Any]:
+    """Describe what was uploaded: the files of each resource by name, with size and MD5, and those in no catalog."""
+    return {
+        label: {
+            "files": [
+                {"name": file.name, "size": file.size, "md5": file.digest.hex() if file.digest else ""}
+                for file in resource.files.values()
+            ],
+            "uncatalogued": sorted(resource.uncatalogued),
+        }
+        for label, resource in resources.items()
     }
 
 
@@ -103,6 +137,8 @@ def home(xnat: TestXnat) -> web.Response:
             ("Project", "Subject", "Session", "Modality", "Scans", "Files", "Size", "Cut files"),
             _sessions(xnat),
         ),
+        *_table("Subjects", ("Project", "Subject", "ID", "Demographics"), _subjects(xnat)),
+        *_table("Uploaded resources", ("Project", "Of", "Resource", "Files", "Size"), _uploaded(xnat)),
         "</body></html>\n",
     ]
     return web.Response(text="".join(parts), content_type="text/html")
@@ -134,6 +170,19 @@ def _sessions(xnat: TestXnat) -> Iterator[tuple[object, ...]]:
             _size(sum(file.size for file in files)),
             sum(not file.complete for file in files),
         )
+
+
+def _subjects(xnat: TestXnat) -> Iterator[tuple[object, ...]]:
+    for subject in xnat.subjects():
+        told = ", ".join(f"{name} {value}" for name, value in subject.demographics.items())
+        yield subject.project, subject.label, subject.id, told
+
+
+def _uploaded(xnat: TestXnat) -> Iterator[tuple[object, ...]]:
+    for place in everywhere(xnat):
+        for resource in place.resources.values():
+            if resource.said is not None:
+                yield place.project, place.uri, resource.label, len(resource.files), _size(resource.size)
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterator[str]:

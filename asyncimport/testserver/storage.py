@@ -5,6 +5,7 @@ the disk, so no label can name another directory. Whatever blocks runs in a thre
 """
 
 import hashlib
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
@@ -75,6 +76,18 @@ class Storage:
         """Return where a file or folder is, or None when bytes are not kept."""
         return _below(self._directory, parts) if self._directory else None
 
+    async def collect(self, stream: Stream, *, stop_after: int | None = None) -> bytes | None:
+        """Read a body of any size into memory; None when it is cut."""
+        data = bytearray()
+        try:
+            while piece := await stream.readany():
+                data += piece
+                if stop_after is not None and len(data) >= stop_after:
+                    return None
+        except (ConnectionError, ClientError, HttpProcessingError):
+            return None
+        return bytes(data)
+
     async def receive(self, stream: Stream, *, stop_after: int | None = None) -> Body:
         """Read a body to its end, or to where the connection breaks, or until `stop_after` bytes."""
         pieces: list[bytes] = []
@@ -144,6 +157,11 @@ class Storage:
         """Delete a file that may be there."""
         if (path := self.path(parts)) is not None:
             await to_thread.run_sync(_unlink, path)
+
+    async def measure(self, parts: Parts, *, digest: bool) -> tuple[int, bytes | None] | None:
+        """Return a file's size, and its MD5 where that is asked for; None when it is not there."""
+        path = self.path(parts)
+        return await to_thread.run_sync(_measure, path, digest) if path is not None else None
 
     async def change(self, parts: Parts, edit: Callable[[bytes], bytes]) -> tuple[int, bytes | None] | None:
         """Rewrite a file; return its new size and MD5, or None where bytes are not kept."""
@@ -232,6 +250,14 @@ def _encode(part: str) -> str:
 
 def _md5(data: bytes) -> bytes:
     return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def _measure(path: Path, digest: bool) -> tuple[int, bytes | None] | None:  # noqa: FBT001 - to_thread has no keywords
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest() if digest else None
+        return os.fstat(file.fileno()).st_size, md5
 
 
 def _unlink(path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Prearchive sessions as zip files, made while they are sent."""
+"""Downloads of many files as zip or tar, made while they are sent."""
 
-from collections.abc import AsyncIterator
+import tarfile
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 from aiohttp import web
 from anyio import to_thread
@@ -10,8 +11,14 @@ from anyio import to_thread
 from .call import Call
 from .pages import Refused
 from .state import PrearchiveRow
+from .storage import Parts
 
-__all__ = ["session_zip"]
+__all__ = ["ARCHIVES", "files_archive", "session_zip"]
+
+ARCHIVES = {"zip": "application/zip", "tar": "application/x-tar", "tar.gz": "application/gzip"}
+"""The formats and their media types."""
+
+_Files = list[tuple[str, Path]]
 
 
 class _Pieces:
@@ -40,30 +47,62 @@ class _Pieces:
 
 def session_zip(call: Call, row: PrearchiveRow) -> web.Response:
     """Return a download of what lies in a session's folder, built or not (ZipRepresentation.addFolder)."""
-    storage = call.xnat.storage
-    files: list[tuple[str, Path]] = []
-    for scan, names in row.scans.items():
-        for name in names:
-            if (path := storage.path((*row.path, "SCANS", scan, "DICOM", name))) is None:
-                # Neither 404, which says that the session is gone, nor an empty zip, which says that its files are.
-                raise Refused(501, "This test server keeps sizes and digests of files only.")
-            files.append((f"{row.folder}/SCANS/{scan}/DICOM/{name}", path))
-    return web.Response(body=_zipped(files), content_type="application/zip")
+    names = [
+        (f"{row.folder}/SCANS/{scan}/DICOM/{name}", (*row.path, "SCANS", scan, "DICOM", name))
+        for scan, names in row.scans.items()
+        for name in names
+    ]
+    return web.Response(body=_zipped(_kept(call, names), ZIP_DEFLATED), content_type=ARCHIVES["zip"])
 
 
-async def _zipped(files: list[tuple[str, Path]]) -> AsyncIterator[bytes]:
+def files_archive(call: Call, form: str, files: Sequence[tuple[str, Parts]]) -> web.Response:
+    """Return a download of files of resources, each with its path in it; 404 where there are none."""
+    if not files:
+        raise Refused(404)
+    kept = _kept(call, files)
+    body = _zipped(kept, ZIP_STORED) if form == "zip" else _tarred(kept, packed=form == "tar.gz")
+    return web.Response(body=body, content_type=ARCHIVES[form])
+
+
+def _kept(call: Call, files: Sequence[tuple[str, Parts]]) -> _Files:
+    """Return names in an archive and paths on the disk."""
+    found = []
+    for name, parts in files:
+        if (path := call.xnat.storage.path(parts)) is None:
+            # Neither 404, which says that the session is gone, nor an empty zip, which says that its files are.
+            raise Refused(501, "This test server keeps sizes and digests of files only.")
+        found.append((name, path))
+    return found
+
+
+async def _zipped(files: _Files, compression: int) -> AsyncIterator[bytes]:
     """Yield a zip file, a piece for each of its files."""
     pieces = _Pieces()
-    with ZipFile(pieces, "w", ZIP_DEFLATED) as archive:
+    with ZipFile(pieces, "w", compression) as archive:
         for name, path in files:
             await to_thread.run_sync(_add, archive, name, path)
             yield pieces.take()
     yield pieces.take()
 
 
-def _add(archive: ZipFile, name: str, path: Path) -> None:
+async def _tarred(files: _Files, *, packed: bool) -> AsyncIterator[bytes]:
+    """Yield a tar file, a piece for each of its files."""
+    pieces = _Pieces()
+    mode = "w|gz" if packed else "w|"
+    # Of a stream nothing but write() is called.
+    with tarfile.open(fileobj=pieces, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, path in files:
+            await to_thread.run_sync(_add, archive, name, path)
+            yield pieces.take()
+    yield pieces.take()
+
+
+def _add(archive: ZipFile | tarfile.TarFile, name: str, path: Path) -> None:
     """Add a file, unless it has gone since the folder was looked at: the session may just be archived or deleted."""
     try:
-        archive.write(path, name)
+        if isinstance(archive, ZipFile):
+            archive.write(path, name)
+        else:
+            archive.add(path, name)
     except FileNotFoundError:
         return

@@ -3,22 +3,30 @@
 from asyncimport.xnat.archive import archived_sessions, compare, find_experiment
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.site import check_project, droppers
 from asyncimport.xnat.strays import find_strays, remove_stray
+from asyncimport.xnat.subjects import Described, NotDescribed, Subjects, describe, project_of
 from asyncimport.xnat.survey import series_filters
 
 __all__ = [
     "Client",
     "Credentials",
+    "Described",
+    "NotDescribed",
+    "Resources",
+    "Subjects",
     "Timeouts",
     "Xnat",
     "archived_sessions",
     "check_project",
     "compare",
     "connect",
+    "describe",
     "droppers",
     "find_experiment",
     "find_strays",
+    "project_of",
     "remove_stray",
     "series_filters",
 ]

@@ -159,6 +159,16 @@ class Client:
 
         return await retrying(once, policy)
 
+    async def is_there(self) -> bool:
+        """Tell whether XNAT answers at all, whatever it says."""
+        try:
+            with bounded(self.timeouts.stall):
+                return await self.call("GET", self.url("/data/auth"), replies.answers)
+        except LoginExpiredError:
+            return True
+        except TransientError:
+            return False
+
     async def download(self, path: str, into: Path, policy: RetryPolicy) -> None:
         """Write what an address holds into a file, again from the start while that fails for a time.
 

@@ -4,17 +4,16 @@
 look again. It may run twice, or after a kill, and must come to the same end.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from functools import lru_cache, partial
 from urllib.parse import quote
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from yarl import URL
 
 from asyncimport import replies
-from asyncimport.errors import LoginExpiredError, NotKeptError, RefusedError, TransientError, worst
+from asyncimport.errors import NotKeptError, RefusedError, TransientError
 from asyncimport.model import (
     Archived,
     Body,
@@ -25,13 +24,13 @@ from asyncimport.model import (
     Incomplete,
     Sealed,
     Session,
-    Streamed,
     Verdict,
 )
-from asyncimport.replies import Reply, Row
+from asyncimport.replies import Row
 from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.archive import compare, find_experiment
 from asyncimport.xnat.client import Client, bounded
+from asyncimport.xnat.sending import send
 from asyncimport.xnat.site import Droppers, droppers
 
 __all__ = ["Step", "Xnat", "next_step"]
@@ -131,13 +130,7 @@ class Xnat:
 
     async def is_there(self) -> bool:
         """Tell whether XNAT answers at all."""
-        try:
-            with bounded(self._client.timeouts.stall):
-                return await self._client.call("GET", self._client.url("/data/auth"), replies.answers)
-        except LoginExpiredError:
-            return True
-        except TransientError:
-            return False
+        return await self._client.is_there()
 
     async def holds(self, session: Session) -> bool | None:
         """Tell whether the archive has a session of this label already; None when it cannot be asked."""
@@ -150,34 +143,7 @@ class Xnat:
         session = claim.instance.session
         url = self._import_url(session)
         read = partial(replies.stored, project=session.project, expected=claim.delivery.uri)
-        timeouts = self._client.timeouts
-        if isinstance(body, bytes):
-            with bounded(timeouts.stall + timeouts.reply):
-                return await self._client.call("POST", url, read, data=body, headers=_DICOM)
-        with bounded(timeouts.stall) as scope:
-            return await self._stream(url, read, body, scope)
-
-    async def _stream(self, url: URL, read: Callable[[Reply], str], body: Streamed, scope: anyio.CancelScope) -> str:
-        """Send a body while it is read; the file is closed when this returns, however it does.
-
-        aiohttp writes bodies in a task of its own, which it cancels from outside, in the middle of whatever is done
-        there, and does not wait for. So a task of ours reads, and that one only takes the pieces over.
-        """
-        timeouts = self._client.timeouts
-        headers = {**_DICOM, "Content-Length": str(body.size)}
-        into, out = anyio.create_memory_object_stream[bytes](0)
-        try:
-            with out:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_pour, body, into)
-                    pieces = _Watched(out, scope, timeouts.stall, timeouts.reply)
-                    answer = await self._client.call("POST", url, read, data=pieces, headers=headers)
-                    # XNAT may have answered before the end of the body.
-                    tasks.cancel_scope.cancel()
-        except BaseExceptionGroup as errors:
-            raise worst(errors) from None
-        else:
-            return answer
+        return await send(self._client, "POST", url, body, read, _DICOM)
 
     async def finalize(self, sealed: Sealed) -> Verdict:
         """Commit, archive and verify one delivery.
@@ -281,40 +247,3 @@ class Xnat:
         dropping = (await self._dropping(session.project)).on_archive
         expected = f"{dropping} rejects files, and the archive does not hold this one" if dropping else None
         return Incomplete(delivery, uri, found.missing, expected)
-
-
-async def _pour(body: Streamed, into: MemoryObjectSendStream[bytes]) -> None:
-    """Read a body to its end, as fast as its pieces are taken."""
-    pieces = aiter(body)
-    async with into:
-        try:
-            async for piece in pieces:
-                await into.send(piece)
-        finally:
-            if isinstance(pieces, AsyncGenerator):
-                with anyio.CancelScope(shield=True):
-                    await pieces.aclose()
-
-
-class _Watched:
-    """Hands on the pieces of a body and moves the deadline of the request with each: aiohttp's writes have none."""
-
-    def __init__(
-        self, pieces: MemoryObjectReceiveStream[bytes], scope: anyio.CancelScope, stall: float, reply: float
-    ) -> None:
-        self._pieces = pieces
-        self._scope = scope
-        self._stall = stall
-        self._reply = reply
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            piece = await self._pieces.receive()
-        except anyio.EndOfStream:
-            self._scope.deadline = anyio.current_time() + self._reply
-            raise StopAsyncIteration from None
-        self._scope.deadline = anyio.current_time() + self._stall
-        return piece

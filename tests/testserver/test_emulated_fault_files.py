@@ -75,7 +75,7 @@ def test_every_action_has_an_example() -> None:
     [
         (
             lambda: Fault("listing", Reset(after_bytes=1)),
-            "Reset cannot strike requests of the kind listing, only im",
+            "Reset cannot strike requests of the kind listing, only file, im",
         ),
         (lambda: Fault("any", Late()), "Late cannot strike"),
         (lambda: Fault("import", Empty(), nth=0), "nth=0"),

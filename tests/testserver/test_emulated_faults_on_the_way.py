@@ -25,6 +25,7 @@ from asyncimport.testserver import (
     Status,
     Tell,
     TestXnat,
+    add_file,
     serve,
 )
 from asyncimport.testserver.actions import KINDS, STRIKES, Action
@@ -54,6 +55,10 @@ class Scene:
             "commit": lambda: web.post(self.received, {"action": "commit"}),
             "prearchive": lambda: web.post(self.received, action="set-status", status="ERROR"),
             "archive": lambda: web.archive(self.built),
+            "subject": lambda: web.put(f"{PROJECTS}/demo/subjects/S", gender="male"),
+            "resource": lambda: web.put(f"{PROJECTS}/demo/resources/new"),
+            "file": lambda: web.put(f"{PROJECTS}/demo/resources/R/files/new", b"1"),
+            "refresh": lambda: web.post("/data/services/refresh/catalog", resource="/archive/projects/demo"),
             "listing": lambda: web.get(PROJECTS),
             "other": lambda: web.put(f"{PROJECTS}/new"),
             "any": lambda: web.put(f"{PROJECTS}/new"),
@@ -77,6 +82,14 @@ class Scene:
                 return row.status is RowStatus.ERROR
             case "archive":
                 return bool(xnat.archived)
+            case "subject":
+                return bool(xnat.subjects())
+            case "resource":
+                return "new" in xnat.project("demo").resources
+            case "file":
+                return "new" in xnat.project("demo").resources["R"].files
+            case "refresh":
+                return "lost" in xnat.project("demo").resources["R"].files
             case "listing":
                 return False
             case _:
@@ -90,6 +103,7 @@ async def scene(xnat: TestXnat | None = None) -> AsyncIterator[Scene]:
         web.http._retry_connection = False
         built = await web.built(dicom(5), EXPT_LABEL="F")
         received = await web.received(dicom())
+        await add_file(web.xnat, web.xnat.project("demo"), "R", "lost", b"1", catalogued=False)
         yield Scene(web, received, built)
 
 

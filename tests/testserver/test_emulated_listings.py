@@ -12,6 +12,7 @@ from asyncimport.testserver import Project, TestXnat
 pytestmark = pytest.mark.anyio
 UNFOUND = "Unable to find the specified experiment."
 EXPERIMENT = "/data/experiments/XNAT_E00001"
+PREFIX = "/data/projects/demo/subjects/XNAT_S00001"
 
 
 async def test_archive_14_projects_are_made_and_changed_with_an_empty_200() -> None:
@@ -205,7 +206,8 @@ async def test_archive_35_files() -> None:
                 "digest",
             ]
             assert first["Size"] == str(len(dicom(1)))
-            assert re.fullmatch(rf"{EXPERIMENT}/scans/1/resources/1/files/.*\.dcm", first["URI"])
+            below = EXPERIMENT.removeprefix("/data")
+            assert re.fullmatch(rf"{PREFIX}{below}/scans/1/resources/1/files/.*\.dcm", first["URI"])
             assert re.fullmatch("[0-9a-f]{32}", first["digest"])
 
 

@@ -1,0 +1,325 @@
+"""What `asyncimport attach` does: gather files by resource, fill the resources, and tell what became of each file.
+
+With `-o json` one object stands on standard output, also after failures:
+
+    {"host": "...", "exit_code": 0, "error": null, "dry_run": false,
+     "attachments": {"total": 0, "stored": 0, "sent": 0, "refused": 0, "failed": 0, "left": 0},
+     "details": [{"path": "a.pdf", "project": "P", "subject": null, "session": "E", "study_uid": null, "scan": null,
+                  "resource": "REPORTS", "name": "a.pdf", "bytes": 1, "state": "stored", "sent": true, "md5": "...",
+                  "reason": null}],
+     "flaws": [{"line": 3, "column": "path", "problem": "...", "hint": "...", "warning": false}]}
+
+`stored` are those that the archive was seen to hold in the end, `sent` those of them that were not there before.
+"""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+from rich.console import Console
+from rich.text import Text
+
+from asyncimport.attachments import AttachRow, read_attachments
+from asyncimport.cli.output import plain
+from asyncimport.cli.running import on_signals
+from asyncimport.enclosing import Pile, enclose
+from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError, UsageError
+from asyncimport.events import Enclosed, Event
+from asyncimport.model import Attachment, AttachmentState, Enclosure, File, Filed, Place, Resource
+from asyncimport.routing import check_resource, name_in_resource, unfit
+from asyncimport.settings import Options
+from asyncimport.source import Folder
+from asyncimport.stop import Stop
+from asyncimport.tables import Flaw, label_flaw
+from asyncimport.xnat import Client, Credentials, Resources, check_project, connect
+
+__all__ = ["AttachResult", "AttachTask", "as_json", "carry_out", "gathered", "given", "show"]
+
+_SHOWN = 20
+_STEP = 500
+
+
+@dataclass(frozen=True, slots=True)
+class AttachTask:
+    """What is asked for, and where."""
+
+    host: str
+    credentials: Credentials
+    ca_bundle: Path | None
+    verify: bool
+    dry_run: bool
+    replace: bool
+    zips: bool
+    event_reason: str
+
+
+@dataclass(slots=True)
+class AttachResult:
+    """What there is to tell: of what was given, and of each file that was come to."""
+
+    enclosures: list[Enclosure] = field(default_factory=list)
+    flaws: list[Flaw] = field(default_factory=list)
+    filed: list[tuple[Resource, Filed]] = field(default_factory=list)
+    signal: int | None = None
+    error: AsyncimportError | None = None
+
+    @property
+    def total(self) -> int:
+        """How many files there are to be attached."""
+        return sum(len(one.attachments) for one in self.enclosures)
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        if self.error is not None:
+            return self.error.exit_code
+        if self.signal is not None:
+            return 128 + self.signal
+        bad = {AttachmentState.REFUSED, AttachmentState.FAILED}
+        return (
+            8 if any(not one.is_warning for one in self.flaws) or any(one.state in bad for _, one in self.filed) else 0
+        )
+
+
+def given(
+    files: Sequence[Path], said: AttachRow, table: Path | None, *, whole_project: bool
+) -> tuple[list[AttachRow], list[Flaw]]:
+    """Return what is to be attached, of a table or of the command line, and what of it cannot be.
+
+    Raises: UsageError.
+    """
+    place = said.place
+    if (table is None) == (not files):
+        raise UsageError("give files, or a table of files", hint="FILE... with --session, or --table FILE.csv")
+    if table is not None:
+        try:
+            data = table.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{table} cannot be read: {error.strerror}", hint="check the path") from error
+        try:
+            rows, flaws = read_attachments(data, project=place.project, resource=said.resource)
+        except UsageError as error:
+            raise UsageError(f"{table}: {error}", hint=error.hint) from None
+        return [replace(row, path=str(table.parent / row.path)) for row in rows], flaws
+    if not place.project:
+        raise UsageError("no project", hint="name it with -P")
+    if not said.resource:
+        raise UsageError("no resource", hint="name it with --resource, as in --resource REPORTS")
+    check_resource(said.resource, "--resource")
+    for option, label in (("-P", place.project), ("--subject", place.subject), ("--session", place.session)):
+        if flaw := label_flaw(label):
+            raise UsageError(f"{option}: {flaw} is in no label of XNAT's", hint="copy it as XNAT shows it")
+    if place.scan and not place.session:
+        raise UsageError("--scan without a session", hint="name it with --session")
+    if whole_project == bool(place.session or place.subject):
+        raise UsageError(
+            "--to-project goes with no other level" if whole_project else "nothing says what the files belong to",
+            hint="give --session, or --session with --scan, or --subject, or --to-project",
+        )
+    return [replace(said, path=str(path)) for path in files], []
+
+
+def gathered(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[Enclosure]:
+    """Look at the files, and gather them by resource; what cannot be sent is added to `flaws`."""
+    found: dict[tuple[Place, str], tuple[list[str], dict[str, Attachment]]] = {}
+    key = 0
+    for row in rows:
+        for file, path in _files(row):
+            if file is None:
+                flaws.append(Flaw(row.line, "path", f"{plain(path)} is no file, or cannot be read", "check the path"))
+                continue
+            name = name_in_resource(row.name or path.replace(os.sep, "/"))
+            tags, names = found.setdefault((row.place, row.resource), ([], {}))
+            tags += [row.tags] if row.tags and row.tags not in tags else []
+            if why := unfit(name, file.size):
+                flaws.append(Flaw(row.line, "path", f"{plain(file.path)}: {why}", "leave it out"))
+            elif name in names:
+                what = f"{plain(file.path)} and {plain(names[name].file.path)} would both be {name} there"
+                flaws.append(Flaw(row.line, "name", what, "give one of them another name, in the column name"))
+            else:
+                key += 1
+                names[name] = Attachment(key, file, name, row.format, row.content)
+    return [
+        Enclosure(Resource(place, label, ",".join(tags)), tuple(names.values()))
+        for (place, label), (tags, names) in found.items()
+        if names
+    ]
+
+
+def _files(row: AttachRow) -> Iterator[tuple[File | None, str]]:
+    """Yield the files of a row, a directory's all below it, each with its name relative to that.
+
+    What is no file, or cannot be read, is None, with its path.
+    """
+    unread: list[str] = []
+    paths = [row.path]
+    # As elsewhere: pathlib would change what was given.
+    if os.path.isdir(row.path):  # noqa: PTH112
+        walk = os.walk(row.path, onerror=lambda error: unread.append(error.filename))
+        paths = sorted(os.path.join(directory, name) for directory, _, names in walk for name in names)  # noqa: PTH118
+    for path in paths:
+        try:
+            found = os.stat(path)  # noqa: PTH116
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError  # noqa: TRY301
+        except (OSError, ValueError):
+            unread.append(path)
+            continue
+        name = os.path.relpath(path, row.path) if path != row.path else os.path.basename(path)  # noqa: PTH119
+        yield File(os.path.abspath(path), found.st_size, found.st_mtime_ns), name  # noqa: PTH100
+    for path in unread or ([] if paths else [row.path]):
+        yield None, path
+
+
+async def carry_out(task: AttachTask, result: AttachResult, err: Console | None) -> None:
+    """Log in, see that the projects are open, and fill the resources."""
+    stop = Stop()
+
+    def stopped(number: int) -> None:
+        result.signal = result.signal or number
+        stop.request()
+
+    def report(event: Event) -> None:
+        if isinstance(event, Enclosed):
+            before = len(result.filed) // _STEP
+            result.filed += [(event.resource, one) for one in event.filed]
+            if err is not None and len(result.filed) // _STEP > before:
+                err.print(Text(f"{len(result.filed):,} of {result.total:,} files"))
+
+    with on_signals(stopped):
+        async with AsyncExitStack() as stack:
+            with stop.at_once():
+                there = connect(
+                    task.host, task.credentials, connections=16, ca_bundle=task.ca_bundle, verify=task.verify
+                )
+                client = await stack.enter_async_context(there)
+                waiting = await _open(client, result)
+            if stop.requested:
+                return
+            source = await anyio.to_thread.run_sync(Folder, [])
+            cabinet = Resources(
+                client,
+                replace=task.replace,
+                zips=task.zips,
+                event_reason=task.event_reason,
+                dry_run=task.dry_run,
+            )
+            await enclose(source, cabinet, Pile(waiting), options=Options(), report=report, stop=stop)
+
+
+async def _open(client: Client, result: AttachResult) -> list[Enclosure]:
+    """Return what goes into projects that are open to this user, under their IDs; the others refuse theirs.
+
+    Raises: ProjectMissingError, ProjectReadOnlyError when there is one project only, UnavailableError.
+    """
+    projects = list(dict.fromkeys(one.resource.place.project for one in result.enclosures))
+    names: dict[str, str] = {}
+    closed: dict[str, str] = {}
+    for project in projects:
+        try:
+            names[project] = await check_project(client, project)
+        except (ProjectMissingError, ProjectReadOnlyError) as error:
+            if len(projects) == 1:
+                raise
+            closed[project] = str(error)
+    waiting = []
+    for one in result.enclosures:
+        resource = one.resource
+        if why := closed.get(resource.place.project):
+            result.filed += [(resource, Filed(each, AttachmentState.REFUSED, why)) for each in one.attachments]
+        else:
+            place = replace(resource.place, project=names[resource.place.project])
+            waiting.append(replace(one, resource=replace(resource, place=place)))
+    return waiting
+
+
+def _counts(result: AttachResult, *, dry_run: bool) -> dict[str, int]:
+    states = Counter(one.state for _, one in result.filed)
+    pending = states[AttachmentState.PENDING]
+    return {
+        "total": result.total,
+        "stored": states[AttachmentState.STORED],
+        "sent": sum(one.sent for _, one in result.filed),
+        "refused": states[AttachmentState.REFUSED],
+        "failed": states[AttachmentState.FAILED],
+        "left": result.total - len(result.filed) + (pending if dry_run else 0),
+    }
+
+
+def as_json(host: str | None, result: AttachResult, *, dry_run: bool) -> dict[str, object]:
+    """Return the object of `-o json`."""
+    error = result.error
+    return {
+        "host": host,
+        "exit_code": result.code,
+        "error": None if error is None else {"message": str(error), "hint": error.hint or None},
+        "dry_run": dry_run,
+        "attachments": _counts(result, dry_run=dry_run),
+        "details": [_detail(resource, one) for resource, one in result.filed],
+        "flaws": [
+            {
+                "line": flaw.line or None,
+                "column": plain(flaw.column) or None,
+                "problem": flaw.text,
+                "hint": flaw.hint or None,
+                "warning": flaw.is_warning,
+            }
+            for flaw in result.flaws
+        ],
+    }
+
+
+def _detail(resource: Resource, filed: Filed) -> dict[str, object]:
+    place, file = resource.place, filed.attachment.file
+    return {
+        "path": plain(file.path),
+        "project": place.project,
+        "subject": place.subject or None,
+        "session": place.session or None,
+        "study_uid": place.study_uid or None,
+        "scan": place.scan or None,
+        "resource": resource.label,
+        "name": filed.attachment.name,
+        "bytes": file.size,
+        "state": filed.state.value.lower(),
+        "sent": filed.sent,
+        "md5": filed.md5,
+        "reason": filed.reason,
+    }
+
+
+def show(out: Console, result: AttachResult, *, dry_run: bool) -> None:
+    """Write what became of the files, for people."""
+    for flaw in result.flaws[:_SHOWN]:
+        line = f"line {flaw.line}, {plain(flaw.column)}: " if flaw.line else ""
+        out.print(Text(f"  {'warning' if flaw.is_warning else 'not sent'}: {line}{flaw.text} ({flaw.hint})"))
+    if len(result.flaws) > _SHOWN:
+        out.print(Text(f"  and {len(result.flaws) - _SHOWN:,} more: see -o json"))
+    if not result.enclosures:
+        return
+    counts = _counts(result, dry_run=dry_run)
+    there = counts["stored"] - counts["sent"]
+    words = {"sent": counts["sent"], "there already": there, "refused": counts["refused"], "failed": counts["failed"]}
+    words["would be sent" if dry_run else "left"] = counts["left"]
+    told = ", ".join(f"{count:,} {word}" for word, count in words.items() if count)
+    out.print(Text(f"{counts['total']:,} files: {told}", style="bold"))
+    bad = [(resource, one) for resource, one in result.filed if one.reason]
+    for resource, one in bad[:_SHOWN]:
+        place = resource.place
+        labels = [place.project, place.subject, place.session or place.study_uid, place.scan]
+        where = " / ".join(label for label in labels if label)
+        name = f"{where} / {resource.label} / {one.attachment.name}"
+        out.print(Text(f"  {one.state.value.lower()}: {plain(name)}: {plain(one.reason or '')}"))
+    if len(bad) > _SHOWN:
+        out.print(Text(f"  and {len(bad) - _SHOWN:,} more: see -o json"))
+    pairs = [(os.path.basename(one.attachment.file.path), one.attachment.name) for _, one in result.filed]  # noqa: PTH119
+    renamed = [(own, name) for own, name in pairs if name.rpartition("/")[2] != own]
+    if renamed:
+        names = f"{plain(renamed[0][0])} is {renamed[0][1]} there"
+        out.print(Text(f"  renamed: {len(renamed):,} names, as XNAT changes some characters of them: {names}"))

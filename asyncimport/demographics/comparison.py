@@ -1,0 +1,100 @@
+"""What is given beside what XNAT has: what to write, what to keep, and whether it has arrived."""
+
+import html
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Kind
+
+__all__ = ["Decision", "Difference", "Values", "decide", "lacking", "same"]
+
+Values = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field whose value in XNAT is another than the given one. `instead` is the field that XNAT has in its place.
+
+    Its repr shows the field only.
+    """
+
+    name: str
+    ours: str = field(repr=False)
+    theirs: str = field(repr=False)
+    instead: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to send (NULL clears a field), which values to leave as they are, and which to replace."""
+
+    write: Values = field(repr=False)
+    kept: tuple[Difference, ...] = ()
+    replaced: tuple[Difference, ...] = ()
+    unchanged: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The given fields among what is sent; fields that only make room for them are left out."""
+        making_room = {one.instead for one in self.replaced}
+        return tuple(name for name in self.write if name not in making_room)
+
+
+def decide(given: Values, existing: Values, *, overwrite: bool) -> Decision:
+    """Decide about each given field; `existing` are the values that XNAT has, without those it has not.
+
+    Of dob, yob and age a subject has one: another one in XNAT is another value, and is cleared when it is replaced.
+    """
+    write: dict[str, str] = {}
+    kept: list[Difference] = []
+    replaced: list[Difference] = []
+    unchanged: list[str] = []
+    for name, value in given.items():
+        if same(name, value, existing.get(name, "")):
+            unchanged.append(name)
+            continue
+        differing = [Difference(name, value, existing[name])] if existing.get(name) else []
+        if name in BIRTH and value != NULL:
+            differing += [
+                Difference(name, value, existing[other], other)
+                for other in BIRTH
+                if other != name and existing.get(other)
+            ]
+        if differing and not overwrite:
+            kept += differing
+            continue
+        write[name] = value
+        write |= {one.instead: NULL for one in differing if one.instead}
+        replaced += differing
+    return Decision(write, tuple(kept), tuple(replaced), tuple(unchanged))
+
+
+def lacking(written: Values, existing: Values) -> tuple[str, ...]:
+    """Return the fields that were sent and whose values XNAT does not show."""
+    return tuple(name for name, value in written.items() if not same(name, value, existing.get(name, "")))
+
+
+def same(name: str, ours: str, theirs: str) -> bool:
+    """Whether two values of a field mean the same: 70 and 70.0, M and male. NULL and "" are both nothing.
+
+    XNAT stores what it is sent behind its escaping of XML (SecureResource.getQueryVariable), which is undone here.
+    """
+    ours, theirs = ("" if value == NULL else html.unescape(value).strip() for value in (ours, theirs))
+    if ours == theirs or not ours or not theirs:
+        return ours == theirs
+    one = FIELDS[name]
+    match one.kind:
+        case Kind.WORD:
+            return one.words.get(ours.casefold(), ours) == one.words.get(theirs.casefold(), theirs)
+        case Kind.INTEGER | Kind.FLOAT:
+            try:
+                # XNAT's numbers have the precision of a float.
+                return math.isclose(float(ours), float(theirs), rel_tol=1e-6)
+            except ValueError:
+                return False
+        case Kind.DATE:
+            # Its JSON shows a day, or the midnight that it begins with.
+            return ours == theirs.split(" ")[0].split("T")[0]
+        case Kind.TEXT:
+            return False

@@ -1,0 +1,189 @@
+"""The fields of a subject that XNAT has names for (XMLPathShortcuts), and what each may hold (xnat:demographicData).
+
+Everything is checked here, because XNAT takes 31/01/1970 for another day and a misspelt field for none, without a word.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from asyncimport.errors import UsageError
+from asyncimport.tables import character, folded
+
+__all__ = ["BIRTH", "FIELDS", "NULL", "Field", "Kind", "canonical", "field_of", "local_day", "plausible_date"]
+
+# What XNAT takes for "clear this field" (GenericItemObject.setProperties).
+NULL = "NULL"
+# A choice in XNAT's schema: a subject has one of them.
+BIRTH = ("dob", "yob", "age")
+
+_LONGEST_TEXT = 255
+_FIRST_YEAR = 1850
+_DATE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})|([0-9]{4})([0-9]{2})([0-9]{2})")
+# pandas writes whole numbers of columns with gaps with `.0`.
+_INTEGER = re.compile(r"([0-9]{1,9})(?:\.0+)?")
+_FLOAT = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_COMMA = re.compile(r"[0-9]+,[0-9]+")
+
+
+class Kind(StrEnum):
+    """What the values of a field are."""
+
+    WORD = "word"
+    DATE = "date"
+    INTEGER = "integer"
+    FLOAT = "float"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field by XNAT's name for it: other names of its column, and the words or the bounds that it may hold.
+
+    `words` maps what may be written, in lower case, to what XNAT knows it by; `keyword` is the DICOM attribute, if any,
+    that it can be filled from.
+    """
+
+    name: str
+    kind: Kind
+    aliases: tuple[str, ...] = ()
+    words: Mapping[str, str] = field(default_factory=dict, hash=False)
+    lowest: float = 0
+    highest: float = 0
+    keyword: str = ""
+
+
+def _words(*names: str) -> dict[str, str]:
+    """Return words by themselves and by their initials."""
+    return {spelling: name for name in names for spelling in (name, name[0])}
+
+
+FIELDS: Mapping[str, Field] = {
+    one.name: one
+    for one in (
+        Field(
+            "gender",
+            Kind.WORD,
+            ("sex", "PatientSex"),
+            _words("male", "female", "other", "unknown"),
+            keyword="PatientSex",
+        ),
+        Field(
+            "dob",
+            Kind.DATE,
+            ("birth_date", "date_of_birth", "birthday", "PatientBirthDate"),
+            keyword="PatientBirthDate",
+        ),
+        Field(
+            "yob",
+            Kind.INTEGER,
+            ("birth_year", "year_of_birth"),
+            lowest=_FIRST_YEAR,
+            highest=9999,
+            keyword="PatientBirthDate",
+        ),
+        Field("age", Kind.INTEGER, ("age_years",), highest=130, keyword="PatientAge"),
+        Field(
+            "handedness",
+            Kind.WORD,
+            ("hand", "dominant_hand"),
+            _words("left", "right", "ambidextrous", "unknown"),
+        ),
+        Field("education", Kind.INTEGER, ("education_years", "years_of_education"), highest=30),
+        Field("educationDesc", Kind.TEXT, ("education_description",)),
+        Field("race", Kind.TEXT),
+        Field("ethnicity", Kind.TEXT, ("ethnic_group",), keyword="EthnicGroup"),
+        Field("height", Kind.FLOAT, ("height_in", "height_inches"), lowest=1, highest=300, keyword="PatientSize"),
+        Field("weight", Kind.FLOAT, ("weight_lb", "weight_lbs"), lowest=0.1, highest=1500, keyword="PatientWeight"),
+        Field("ses", Kind.INTEGER, ("socioeconomic_status",), highest=100),
+        Field("gestational_age", Kind.FLOAT, highest=400),
+        Field("post_menstrual_age", Kind.FLOAT, ("pma",), highest=10_000),
+        Field("birth_weight", Kind.FLOAT, lowest=0.1, highest=20_000),
+        Field("group", Kind.TEXT, ("cohort",)),
+        Field("src", Kind.TEXT, ("source",)),
+    )
+}
+
+_FIELD_OF = {folded(name): one for one in FIELDS.values() for name in (one.name, *one.aliases)}
+
+
+def field_of(name: str) -> Field | None:
+    """Return the field of a column's name, whatever its case, blanks and underscores."""
+    return _FIELD_OF.get(folded(name))
+
+
+def canonical(one: Field, text: str, today: date) -> str:
+    """Return a value as it is sent. Raises: UsageError, which says what is wrong and not with what."""
+    match one.kind:
+        case Kind.WORD:
+            if word := one.words.get(text.casefold()):
+                return word
+            raise UsageError("not one of its words", hint=f"{one.name}: {', '.join(dict.fromkeys(one.words.values()))}")
+        case Kind.DATE:
+            return _date(text, today).isoformat()
+        case Kind.INTEGER:
+            found = _INTEGER.fullmatch(text)
+            if found is None:
+                raise UsageError("not a whole number", hint=f"{one.name}: {_bounds(one, today)}")
+            return str(int(_bounded(one, found[1], today)))
+        case Kind.FLOAT:
+            if _COMMA.fullmatch(text):
+                raise UsageError("a decimal comma, which XNAT does not read", hint="write numbers as 70.5")
+            if not _FLOAT.fullmatch(text):
+                raise UsageError("not a number", hint="write numbers as 70.5, without units")
+            return f"{_bounded(one, text, today).normalize():f}"
+        case Kind.TEXT:
+            return _text(text)
+
+
+def local_day() -> date:
+    """Return today's date where this machine is."""
+    return datetime.now().astimezone().date()
+
+
+def plausible_date(text: str, today: date) -> date | None:
+    """Return the day of a birth date, YYYY-MM-DD or YYYYMMDD; None for what cannot be one."""
+    found = _DATE.fullmatch(text)
+    if found is None:
+        return None
+    year, month, day = (int(part) for part in found.groups() if part is not None)
+    try:
+        born = date(year, month, day)
+    except ValueError:
+        return None
+    return born if year >= _FIRST_YEAR and born <= today else None
+
+
+def _date(text: str, today: date) -> date:
+    if not _DATE.fullmatch(text):
+        raise UsageError(
+            "not a date as 1970-01-31",
+            hint="write dates as YYYY-MM-DD: of other orders XNAT makes another day without a word",
+        )
+    born = plausible_date(text, today)
+    if born is None:
+        raise UsageError("no day, or none that anybody was born on", hint=f"dates lie between {_FIRST_YEAR} and today")
+    return born
+
+
+def _bounded(one: Field, text: str, today: date) -> Decimal:
+    value = Decimal(text)
+    if not one.lowest <= value <= (today.year if one.name == "yob" else one.highest):
+        raise UsageError("out of bounds", hint=f"{one.name}: {_bounds(one, today)}")
+    return value
+
+
+def _bounds(one: Field, today: date) -> str:
+    return f"{one.lowest:g} to {today.year if one.name == 'yob' else one.highest:g}"
+
+
+def _text(text: str) -> str:
+    odd = next((one for one in text if not one.isprintable()), "")
+    if odd:
+        raise UsageError(f"the character {character(odd)}", hint="write texts in one line")
+    if len(text) > _LONGEST_TEXT:
+        raise UsageError(f"{len(text)} characters", hint=f"XNAT keeps {_LONGEST_TEXT} at most")
+    return text

@@ -1,0 +1,173 @@
+"""Tables of demographics: CSV with a row for each subject. Pure: no disk.
+
+A row with a flaw is not sent, and the others are. An empty cell, or `n/a`, is unknown, and leaves a field alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+
+from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, canonical, field_of, local_day
+from asyncimport.errors import UsageError
+from asyncimport.tables import LABELS, Flaw, bare, folded, label_flaw, records, text_of
+
+__all__ = ["Demographics", "filled", "read_subjects"]
+
+_SUBJECT = ("subject_label", "subject", "label", "subject_id", "participant_id", "XNAT Subject ID")
+_PROJECT = ("project_id", "project")
+_OWN = {folded(name): column for names in (_SUBJECT, _PROJECT) for column in names[:1] for name in names}
+_UNKNOWN = {"", "n/a"}
+_ONE_ROW = "a subject has one row: which of them is right?"
+_NULL = "an empty cell leaves a field alone; --null-clears lets NULL clear it"
+
+
+@dataclass(frozen=True, slots=True)
+class Demographics:
+    """What is to be said of a subject: values by XNAT's names of the fields; NULL clears one. Its repr shows none."""
+
+    subject: str
+    values: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    project: str = ""
+
+
+def read_subjects(
+    data: bytes, *, project: str = "", null_clears: bool = False, today: date | None = None
+) -> tuple[list[Demographics], list[Flaw]]:
+    """Return the sound rows of a table in its order, and all that is wrong with the others.
+
+    `project` is for rows that name none. Two rows of one subject are fine if they say the same; else neither counts.
+    Raises: UsageError when there is no header that names a subject and a field.
+    """
+    table = records(text_of(data), _KNOWN, "the table")
+    line, names = next(table, (0, []))
+    header = _Header(line, names, has_project=bool(project))
+    flaws = header.warnings()
+    reader = _Reader(header, project, today or local_day(), null_clears=null_clears)
+    rows: dict[tuple[str, str], Demographics] = {}
+    firsts: dict[tuple[str, str], int] = {}
+    contradicted: set[tuple[str, str]] = set()
+    for line, cells in table:
+        found, wrong = reader.row(line, cells)
+        flaws += wrong
+        if found is None:
+            continue
+        # XNAT's archive step takes labels that differ in case only for one (PrearcSessionArchiver).
+        key = found.project, found.subject.casefold()
+        first = firsts.setdefault(key, line)
+        if rows.setdefault(key, found) != found:
+            flaws.append(Flaw(line, header.name("subject_label"), f"the subject of line {first} again", _ONE_ROW))
+            contradicted.add(key)
+    return [row for key, row in rows.items() if key not in contradicted], flaws
+
+
+def filled(given: Demographics, found: Mapping[str, str]) -> Demographics:
+    """Add what is not given, such as what headers tell. Of dob, yob and age the given one stays the only one."""
+    has_birth = bool(given.values.keys() & set(BIRTH))
+    more = {
+        name: value for name, value in found.items() if name not in given.values and not (name in BIRTH and has_birth)
+    }
+    return replace(given, values={**given.values, **more})
+
+
+_KNOWN = {*_OWN, *(folded(name) for one in FIELDS.values() for name in (one.name, *one.aliases))}
+
+
+class _Header:
+    """Which column stands where, as the file names it."""
+
+    def __init__(self, line: int, names: Sequence[str], *, has_project: bool) -> None:
+        cells = [bare(name).strip() for name in names]
+        while cells and not cells[-1]:
+            cells.pop()
+        self.line = line
+        self.width = len(cells)
+        self.places: dict[str, int] = {}
+        self._names = cells
+        self._unknown: list[str] = []
+        twice: list[str] = []
+        for place, name in enumerate(cells):
+            one = field_of(name)
+            column = one.name if one else _OWN.get(folded(name))
+            if column is None:
+                self._unknown += [name] if name else []
+            elif column in self.places:
+                twice.append(f"{self.name(column)!r} and {name!r} both mean {column}")
+            else:
+                self.places[column] = place
+        self._require(has_project=has_project)
+        if twice:
+            raise UsageError("the header of the table: " + "; ".join(twice), hint="rename or remove one of each two")
+
+    def _require(self, *, has_project: bool) -> None:
+        # No name of an unknown column here: in a file without a header these would be somebody's data.
+        if "subject_label" not in self.places:
+            raise UsageError(
+                f"the table has no column of subjects ({', '.join(_SUBJECT)})", hint="the first line names the columns"
+            )
+        if not self.places.keys() & FIELDS.keys():
+            raise UsageError("the table has no column that XNAT has a field for", hint=", ".join(FIELDS))
+        if "project_id" not in self.places and not has_project:
+            raise UsageError("the table names no project", hint="give one with -P, or a column project_id")
+
+    def name(self, column: str) -> str:
+        """Return what the file calls a column."""
+        return self._names[self.places[column]] if column in self.places else column
+
+    def warnings(self) -> list[Flaw]:
+        """Return a warning for each column that means nothing here: it may be a misspelt one."""
+        return [
+            Flaw(self.line, name, "a column that XNAT has no field for; it is not sent", is_warning=True)
+            for name in dict.fromkeys(self._unknown)
+        ]
+
+
+class _Reader:
+    """Makes rows of records."""
+
+    def __init__(self, header: _Header, project: str, today: date, *, null_clears: bool) -> None:
+        self._header = header
+        self._project = project
+        self._today = today
+        self._null_clears = null_clears
+
+    def row(self, line: int, cells: Sequence[str]) -> tuple[Demographics | None, list[Flaw]]:
+        """Return the row, or None if anything is wrong with it, and what that is."""
+        width = self._header.width
+        if any(cell.strip() for cell in cells[width:]):
+            text = f"{len(cells)} cells, but the header has {width}"
+            return None, [Flaw(line, "", text, "a cell that holds a delimiter needs quotes")]
+        texts = {
+            column: bare(cells[place]).strip() for column, place in self._header.places.items() if place < len(cells)
+        }
+        project = texts.get("project_id") or self._project
+        subject = texts.get("subject_label", "")
+        values: dict[str, str] = {}
+        flaws = [
+            Flaw(line, self._header.name(column), text, LABELS)
+            for column, label in (("project_id", project), ("subject_label", subject))
+            if (text := _label(label))
+        ]
+        for column, text in texts.items():
+            if column in FIELDS and text.casefold() not in _UNKNOWN:
+                try:
+                    values[column] = self._value(column, text)
+                except UsageError as error:
+                    flaws.append(Flaw(line, self._header.name(column), str(error), error.hint))
+        births = [self._header.name(name) for name in BIRTH if values.get(name, NULL) != NULL]
+        if len(births) > 1:
+            flaws.append(Flaw(line, " and ".join(births), "more than one", "XNAT keeps one of dob, yob and age"))
+        return (None if flaws else Demographics(subject, values, project)), flaws
+
+    def _value(self, column: str, text: str) -> str:
+        if text.upper() != NULL:
+            return canonical(FIELDS[column], text, self._today)
+        if self._null_clears:
+            return NULL
+        raise UsageError("the word NULL, with which XNAT clears a field", hint=_NULL)
+
+
+def _label(text: str) -> str:
+    if not text:
+        return "empty"
+    # As a label XNAT would clear it.
+    return "the word NULL" if text.upper() == NULL else label_flaw(text)

@@ -1,0 +1,150 @@
+"""What the journal knows of attachments and subjects, to be read: counts, reasons, and what XNAT has stored."""
+
+import json
+import os
+import sqlite3
+from dataclasses import dataclass
+
+from asyncimport.model import Attachment, AttachmentCounts, Enclosure, File, Place, Problem, Resource, SubjectCounts
+
+__all__ = [
+    "AttachmentRow",
+    "attachment_counts",
+    "attachment_problems",
+    "attachment_rows",
+    "described_subjects",
+    "stored_enclosures",
+    "subject_counts",
+    "subject_problems",
+]
+
+# Whether a subject has files among those that are counted.
+_AMONG = (
+    "EXISTS (SELECT 1 FROM {} JOIN instance i ON i.key = f.instance JOIN session s ON s.key = i.session "
+    "WHERE s.project = d.project AND s.subject = d.subject)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentRow:
+    """An attachment of a session; `settled_at` in seconds since 1970, `md5` in hexadecimal."""
+
+    file: File
+    resource: str
+    name: str
+    state: str
+    reason: str | None
+    settled_at: float | None
+    md5: str | None
+
+
+def attachment_counts(database: sqlite3.Connection, files: str, run: int | None) -> AttachmentCounts:
+    """Count those among `files` (a FROM clause); with a `run`, what others have settled is told apart."""
+    counts = dict.fromkeys(AttachmentCounts.__dataclass_fields__, 0)
+    rows = database.execute(
+        f"SELECT a.state, a.run IS NOT ?, count(*) FROM {files} "  # noqa: S608 - fixed text
+        "JOIN attachment a ON a.file = f.key AND f.kind = 'ATTACHMENT' GROUP BY 1, 2",
+        (run,),
+    )
+    for state, other_run, count in rows:
+        name = "left" if state == "PENDING" else state.lower()
+        if other_run and run is not None and name in {"stored", "refused"}:
+            name = f"already_{name}"
+        counts[name] += count
+    return AttachmentCounts(**counts)
+
+
+def attachment_problems(database: sqlite3.Connection, files: str) -> list[Problem]:
+    """Return why attachments among `files` did not arrive, and which arrived under other names."""
+    rows = database.execute(
+        f"SELECT a.state, a.reason, count(*), min(f.path) FROM {files} "  # noqa: S608 - fixed text
+        "JOIN attachment a ON a.file = f.key AND f.kind = 'ATTACHMENT' "
+        "WHERE a.state IN ('SKIPPED', 'REFUSED', 'FAILED') GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    problems = [
+        Problem(f"attachment {state.lower()}", reason or "", count, os.fsdecode(path))
+        for state, reason, count, path in rows
+    ]
+    renamed: list[tuple[str, str]] = []
+    for raw, name in database.execute(
+        f"SELECT f.path, a.name FROM {files} JOIN attachment a ON a.file = f.key "  # noqa: S608 - fixed text
+        "WHERE f.kind = 'ATTACHMENT' AND a.state = 'STORED' ORDER BY f.path"
+    ):
+        path = os.fsdecode(raw)
+        if os.path.basename(path) != name.rpartition("/")[2]:  # noqa: PTH119 - the path need not be text
+            renamed.append((path, name))
+    if renamed:
+        path, name = renamed[0]
+        text = f"XNAT changes some characters of names; this one is {name} there"
+        problems.append(Problem("attachment renamed", text, len(renamed), path))
+    return problems
+
+
+def attachment_rows(database: sqlite3.Connection, label: str) -> list[AttachmentRow]:
+    """Return the attachments of the sessions with this label."""
+    rows = database.execute(
+        "SELECT f.path, f.size, f.mtime_ns, a.resource, a.name, a.state, a.reason, a.settled_at, a.md5 "
+        "FROM session s JOIN attachment a ON a.session = s.key JOIN file f ON f.key = a.file "
+        "WHERE s.label = ? COLLATE NOCASE ORDER BY a.resource, a.name",
+        (label,),
+    )
+    return [AttachmentRow(File(os.fsdecode(path), size, int(time)), *rest) for path, size, time, *rest in rows]
+
+
+def stored_enclosures(database: sqlite3.Connection) -> list[Enclosure]:
+    """Return what XNAT has stored, resource by resource: `previous` is the MD5 of what it stored."""
+    found: dict[Resource, list[Attachment]] = {}
+    for project, subject, label, uid, resource, key, raw, size, time, name, md5 in database.execute(
+        "SELECT s.project, s.subject, s.label, s.study_uid, a.resource, a.key, f.path, a.size, a.mtime_ns, a.name, "
+        "a.md5 FROM attachment a JOIN session s ON s.key = a.session JOIN file f ON f.key = a.file "
+        "WHERE a.state = 'STORED' ORDER BY a.session, a.resource, a.name"
+    ):
+        place = Place(project, subject, label, uid)
+        attachment = Attachment(key, File(os.fsdecode(raw), size, int(time)), name, previous=md5)
+        found.setdefault(Resource(place, resource), []).append(attachment)
+    return [Enclosure(resource, tuple(attachments)) for resource, attachments in found.items()]
+
+
+def subject_counts(database: sqlite3.Connection, files: str, run: int | None) -> SubjectCounts:
+    """Count the subjects of `files` (a FROM clause) that something was said of."""
+    counts = dict.fromkeys(SubjectCounts.__dataclass_fields__, 0)
+    rows = database.execute(
+        f"SELECT d.state, d.run IS NOT ?, count(*) FROM described d WHERE {_AMONG.format(files)} GROUP BY 1, 2",  # noqa: S608 - fixed text
+        (run,),
+    )
+    for state, other_run, count in rows:
+        name = state.lower()
+        counts["already_stored" if name == "stored" and other_run and run is not None else name] += count
+    return SubjectCounts(**counts)
+
+
+def subject_problems(database: sqlite3.Connection, files: str) -> list[Problem]:
+    """Return what was taken from headers, where XNAT was left to differ, and why something could not be said."""
+    problems = [
+        Problem("subject from headers", f"{', '.join(json.loads(taken))} were taken from headers", count, example)
+        for taken, count, example in database.execute(
+            "SELECT d.taken, count(*), min(d.project || ' / ' || d.subject) FROM described d "  # noqa: S608 - fixed text
+            f"WHERE {_AMONG.format(files)} AND d.taken <> '[]' GROUP BY 1 ORDER BY 1"
+        )
+    ]
+    for state, kept, reason, count, example in database.execute(
+        "SELECT d.state, d.kept, d.reason, count(*), min(d.project || ' / ' || d.subject) FROM described d "  # noqa: S608 - fixed text
+        f"WHERE {_AMONG.format(files)} AND (d.state <> 'STORED' OR d.kept <> '[]') GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+    ):
+        if state == "STORED":
+            names = ", ".join(json.loads(kept))
+            text = f"XNAT has another {names}, which is kept; --overwrite-demographics replaces it"
+            problems.append(Problem("subject differs", text, count, example))
+        else:
+            problems.append(Problem(f"subject {state.lower()}", reason or "", count, example))
+    return problems
+
+
+def described_subjects(database: sqlite3.Connection) -> list[tuple[str, str, dict[str, str]]]:
+    """Return project, subject and the values that XNAT was seen to have, without those that it has others for."""
+    return [
+        (project, subject, {name: value for name, value in json.loads(fields).items() if name not in json.loads(kept)})
+        for project, subject, fields, kept in database.execute(
+            "SELECT project, subject, fields, kept FROM described WHERE state = 'STORED' ORDER BY project, subject"
+        )
+    ]

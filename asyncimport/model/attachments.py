@@ -1,0 +1,75 @@
+"""Files that go beside images into resources of the archive: where to, and what became of them."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from asyncimport.model.files import File
+
+__all__ = ["Attachment", "AttachmentState", "Enclosure", "Filed", "Place", "Resource"]
+
+
+class AttachmentState(StrEnum):
+    """Where an attachment stands between disk and XNAT."""
+
+    PENDING = "PENDING"
+    STORED = "STORED"
+    REFUSED = "REFUSED"
+    FAILED = "FAILED"
+    SKIPPED = "SKIPPED"  # it is not clear where it belongs
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a resource belongs to: a project, or in it a subject, a session, or a scan of a session.
+
+    A session is known by its label, its StudyInstanceUID, or both.
+    """
+
+    project: str
+    subject: str = ""
+    session: str = ""
+    study_uid: str = ""
+    scan: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource (XNAT's catalog of files) by its label; `tags` (comma-separated) are given to it when it is made."""
+
+    place: Place
+    label: str
+    tags: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file on its way into a resource; `name` is its path there, with `/` and of characters that XNAT leaves alone.
+
+    `previous` is the MD5 (hexadecimal) of what was stored under this name from an earlier state of the file.
+    """
+
+    key: int
+    file: File
+    name: str
+    format: str = ""
+    content: str = ""
+    previous: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosure:
+    """All that waits for one resource: nobody else writes into it meanwhile, as XNAT would lose one of the two."""
+
+    resource: Resource
+    attachments: tuple[Attachment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """What became of an attachment; `md5` is that of the bytes in the resource, `sent` false if they were there."""
+
+    attachment: Attachment
+    state: AttachmentState
+    reason: str | None = None
+    md5: str | None = None
+    sent: bool = False

@@ -1,0 +1,101 @@
+"""Answers about resources and their files: made, stored, listed."""
+
+import json
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from asyncimport.errors import RefusedError, TransientError
+from asyncimport.replies.reply import Reply, check, item_of, rows_of
+
+__all__ = ["ListedFile", "duplicates", "files", "resource_made", "scans", "subject_id"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file of a resource as XNAT's catalog has it; None and "" where it tells no size and no MD5 (hexadecimal)."""
+
+    size: int | None
+    md5: str
+    uri: str
+
+
+def resource_made(reply: Reply) -> bool:
+    """Judge the answer to the making of a resource (CatalogResource): False when it was there already.
+
+    Raises: TransientError, RefusedError when this user may not, or there is nothing that it could belong to.
+    """
+    if reply.status == 409:
+        return False
+    check(reply)
+    if reply.status == 403:
+        raise RefusedError(f"XNAT does not let this user add files here (403: {reply.message})", whole_session=True)
+    if reply.status != 200:
+        raise RefusedError(f"XNAT did not make the resource ({reply.status}: {reply.message})", whole_session=True)
+    return True
+
+
+def duplicates(reply: Reply) -> bool:
+    """Judge the answer to a file (FileList): whether XNAT has kept a file of this name that was there before.
+
+    An empty 200 means nothing: XNAT says so as well to a user who may not edit, and stores nothing then.
+    Raises: TransientError, RefusedError.
+    """
+    if reply.status == 200 and (found := _duplicates(reply)) is not None:
+        # It is labelled as HTML.
+        return found
+    check(reply)
+    if reply.status in {200, 201}:
+        return False
+    if reply.status == 413:
+        raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", at_the_door=True)
+    raise RefusedError(f"XNAT refused the file ({reply.status}: {reply.message})")
+
+
+def _duplicates(reply: Reply) -> bool | None:
+    try:
+        found = json.loads(reply.text)
+    except (ValueError, RecursionError):
+        return None
+    return bool(found["duplicates"]) if isinstance(found, dict) and "duplicates" in found else None
+
+
+def files(reply: Reply, resource: str) -> dict[str, ListedFile]:
+    """Return the files of a resource (FileList) by their paths in it.
+
+    Where XNAT does not find the resource, it may list the files of what it would be in: those are left out.
+    Raises: TransientError, RefusedError.
+    """
+    check(reply)
+    if reply.status == 404:
+        return {}
+    if reply.status != 200:
+        raise RefusedError(f"XNAT does not list the files ({reply.status}: {reply.message})", whole_session=True)
+    found = {}
+    for row in rows_of(reply):
+        uri = row.get("URI", "")
+        _, _, path = uri.partition("/files/")
+        size = row.get("Size", "")
+        if path and row.get("collection", resource) == resource:
+            listed = ListedFile(int(size) if size.isdecimal() else None, row.get("digest", "").lower(), uri)
+            found[unquote(path)] = listed
+    return found
+
+
+def scans(reply: Reply) -> set[str]:
+    """Return the IDs of the scans of a session (ScanList). Raises: TransientError."""
+    check(reply)
+    return set() if reply.status in {403, 404} else {row.get("ID", "") for row in rows_of(reply)}
+
+
+def subject_id(reply: Reply) -> str | None:
+    """Return the accession ID of a subject (SubjectResource, `format=json`); None when there is none.
+
+    Raises: TransientError.
+    """
+    check(reply)
+    if reply.status in {403, 404}:
+        return None
+    fields = item_of(reply)
+    if not (found := str(fields.get("ID", ""))):
+        raise TransientError("XNAT's answer names no subject")
+    return found

@@ -1,0 +1,154 @@
+"""CSV as spreadsheets save it: encodings, separators, cells they would garble, and labels in them. Pure: no disk.
+
+What is said of a cell tells one character of it at most: cells can be patients' data.
+"""
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+
+from asyncimport.errors import UsageError
+
+__all__ = [
+    "LABELS",
+    "Flaw",
+    "bare",
+    "character",
+    "folded",
+    "guarded",
+    "is_tempting",
+    "label_flaw",
+    "records",
+    "text_of",
+]
+
+# XNAT stores labels in columns of 255 characters.
+_LONGEST_LABEL = 255
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+LABELS = f"labels are letters, digits, '_' and '-', {_LONGEST_LABEL} at most; nothing is cleaned silently"
+
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
+
+# What a spreadsheet does not leave alone: formulas (also in full width, \uff0b and the like), numbers that lose digits,
+# zeros or dots, dates, and words that it spells its own way. Any apostrophes before it are part of the pattern, so that
+# those that were there themselves come back.
+_TEMPTING = re.compile(
+    r"""'*(?:
+        [\t\r\n] | [ ]*[=+\-@\uff1d\uff0b\uff0d\uff20]
+        | (?: 0[0-9]+ | [0-9]{16,}
+            | [0-9]+(?:[.,][0-9]*)?E[+-]?[0-9]+ | [0-9]+[.,][0-9]* | [0-9]{1,3}(?:[.,][0-9]{3})+
+            | [0-9]{1,4}[-./:][0-9]{1,2}(?:[-./:][0-9]{1,4})?
+            | (?:[0-9]{1,4}[-./ ]?)? (?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?
+                |sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?) (?:[-./ ]?[0-9]{1,4})?
+            | true | false
+        )\Z
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """What is wrong in a table, and where; `column` as the file names it, "" for the whole line.
+
+    A warning concerns a column that is not sent; any other flaw keeps its row from being sent.
+    """
+
+    line: int
+    column: str
+    text: str
+    hint: str = ""
+    is_warning: bool = False
+
+
+def text_of(data: bytes) -> str:
+    """Decode what spreadsheets save: with a byte order mark what it says, else UTF-8, else Windows' own.
+
+    Raises: UsageError.
+    """
+    if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise UsageError("the file is a workbook, not a CSV file", hint="save it as CSV (UTF-8) in the spreadsheet")
+    encodings = ["utf-8", "cp1252"]
+    if data.startswith(codecs.BOM_UTF8):
+        encodings = ["utf-8-sig"]
+    elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encodings = ["utf-16"]
+    for encoding in encodings:
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            pass
+    raise UsageError(f"the file is not text in {' or '.join(encodings)}", hint="save it as CSV (UTF-8)")
+
+
+def records(text: str, columns: Container[str], what: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line at which a record begins, and its cells; blank lines and those of blank cells are passed over.
+
+    `columns` are the folded names of columns that are known, by which the delimiter is told; `what` the file is.
+    Raises: UsageError.
+    """
+    line = 1
+    if separator := _SEPARATOR_LINE.match(text):
+        text = text[separator.end() :]
+        line = 2
+    delimiter = separator[1] if separator else _delimiter(text, columns)
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    offset = line
+    try:
+        for cells in table:
+            if any(cell.strip() for cell in cells):
+                yield line, cells
+            line = table.line_num + offset
+    except csv.Error as error:
+        raise UsageError(
+            f"{what} cannot be read from line {line} on: {error}",
+            hint="check the quotes there, or save it in a spreadsheet once more",
+        ) from None
+
+
+def _delimiter(text: str, columns: Container[str]) -> str:
+    """Return the delimiter that makes the most of the header."""
+
+    def recognised(delimiter: str) -> tuple[int, int]:
+        try:
+            names = next(filter(any, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), [])
+        except csv.Error:
+            return 0, 0
+        return sum(folded(name) in columns for name in names), len(names)
+
+    return max(",;\t", key=recognised)
+
+
+def folded(name: str) -> str:
+    """Return what counts of the name of a column: neither case nor blanks nor underscores."""
+    return "".join(name.split()).replace("_", "").casefold()
+
+
+def is_tempting(text: str) -> bool:
+    """Whether a spreadsheet would not leave a cell alone; apostrophes that it begins with make no difference."""
+    return _TEMPTING.match(text) is not None
+
+
+def guarded(text: str) -> str:
+    """Return a cell that spreadsheets leave alone: with an apostrophe in front where they would not."""
+    return f"'{text}" if is_tempting(text) else text
+
+
+def bare(text: str) -> str:
+    """Return what `guarded` was given."""
+    return text[1:] if text.startswith("'") and is_tempting(text) else text
+
+
+def label_flaw(text: str) -> str:
+    """Say what keeps a text from being a label; "" for nothing."""
+    if found := _UNSAFE.search(text):
+        return f"the character {character(found[0])}"
+    return f"{len(text)} characters" if len(text) > _LONGEST_LABEL else ""
+
+
+def character(one: str) -> str:
+    """Return a character, also by its code point: many look like others, or like nothing."""
+    return f"{one!r} (U+{ord(one):04X})"

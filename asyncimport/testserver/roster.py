@@ -1,0 +1,46 @@
+"""The subjects of a site, by accession id and by label. Pure state."""
+
+from collections.abc import Iterator
+
+from .state import Subject
+
+__all__ = ["Roster"]
+
+
+class Roster:
+    """All subjects, in order of their making."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Subject] = {}
+        self._by_label: dict[tuple[str, str], list[Subject]] = {}
+
+    def __iter__(self) -> Iterator[Subject]:
+        return iter(self._by_id.values())
+
+    def add(self, subject: Subject) -> Subject:
+        """Add a subject."""
+        self._by_id[subject.id] = subject
+        self._alike(subject).append(subject)
+        return subject
+
+    def rename(self, subject: Subject, label: str) -> None:
+        """Give a subject another label."""
+        self._alike(subject).remove(subject)
+        subject.label = label
+        self._alike(subject).append(subject)
+
+    def find(self, name: str, project: str | None = None) -> Subject | None:
+        """Return a subject by label within a project, letter case included, or else by accession id."""
+        if project is not None:
+            for subject in self.alike(project, name):
+                if subject.label == name:
+                    return subject
+        found = self._by_id.get(name)
+        return found if found is not None and project in {None, found.project} else None
+
+    def alike(self, project: str, label: str) -> list[Subject]:
+        """Return the subjects of a project that have a label but for letter case."""
+        return self._by_label.get((project, label.lower()), [])
+
+    def _alike(self, subject: Subject) -> list[Subject]:
+        return self._by_label.setdefault((subject.project, subject.label.lower()), [])

@@ -1,0 +1,273 @@
+"""`asyncimport subjects`, as users run it."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+from conftest import Commands, Ended
+
+from asyncimport.testserver import Fault, Project, Status, TestXnat
+
+pytestmark = pytest.mark.anyio
+
+TABLE = "subject_label,sex,birth_date,handedness\nS1,F,1970-01-31,r\nS2,m,,\n"
+
+
+@pytest.fixture
+def ready(url: str, commands: Commands) -> Commands:
+    """Let the commands find the test XNAT."""
+    commands.login(url)
+    return commands
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Write a table of two subjects."""
+    path = tmp_path / "subjects.csv"
+    path.write_text(TABLE, encoding="utf-8")
+    return path
+
+
+async def as_json(commands: Commands, table: Path, *options: str) -> Ended:
+    """Run it for JSON, and see that its exit code is the one in it."""
+    ended = await commands("subjects", table, "-P", "demo", "-o", "json", *options)
+    assert ended.json["exit_code"] == ended.code
+    return ended
+
+
+async def test_twice(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """Subjects are made and described; the second time all is there."""
+    first = await as_json(ready, table)
+    assert first.code == 0
+    assert first.json["subjects"] == {
+        "total": 2,
+        "created": 2,
+        "updated": 0,
+        "unchanged": 0,
+        "refused": 0,
+        "failed": 0,
+        "left": 0,
+    }
+    assert first.json["details"][0] == {
+        "project": "demo",
+        "subject": "S1",
+        "label": "S1",
+        "accession": first.json["details"][0]["accession"],
+        "state": "created",
+        "written": ["gender", "dob", "handedness"],
+        "kept": [],
+        "replaced": [],
+        "unchanged": [],
+        "reason": None,
+    }
+    subject = xnat.subject("demo", first.json["details"][0]["accession"])
+    assert subject is not None
+    assert subject.demographics == {"gender": "female", "dob": "1970-01-31", "handedness": "right"}
+    second = await as_json(ready, table)
+    assert (second.code, second.json["subjects"]["unchanged"]) == (0, 2)
+    shown = await ready("subjects", table, "-P", "demo")
+    assert (shown.code, shown.out) == (0, "2 subjects: 2 unchanged\n")
+
+
+async def test_compared_only(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """A dry run tells what would be, and changes nothing."""
+    xnat.add_subject("demo", "s1", gender="male")
+    ended = await ready("subjects", table, "-P", "demo", "--dry-run")
+    assert ended.code == 0
+    assert "2 subjects: would be 1 created, 1 updated" in ended.out
+    assert "kept: demo / S1 (in XNAT s1): gender" in ended.out
+    assert "--overwrite-demographics" in ended.out
+    assert [(one.label, one.demographics) for one in xnat.subjects("demo")] == [("s1", {"gender": "male"})]
+
+
+async def test_overwritten(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """What differs is kept, which is no error, until it is asked for."""
+    xnat.add_subject("demo", "S1", gender="male", yob=1971)
+    kept = await as_json(ready, table, "--existing-only")
+    assert kept.code == 8  # S2 is not there
+    assert (kept.json["details"][0]["kept"], kept.json["details"][0]["written"]) == (["gender", "dob"], ["handedness"])
+    assert kept.json["details"][1]["reason"] == "XNAT has no such subject"
+    ended = await as_json(ready, table, "--overwrite-demographics")
+    assert ended.code == 0
+    assert ended.json["details"][0]["replaced"] == ["gender", "dob"]
+    assert xnat.subject("demo", "S1").demographics == {  # type: ignore[union-attr]
+        "gender": "female",
+        "dob": "1970-01-31",
+        "handedness": "right",
+    }
+
+
+async def test_flawed_rows(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """They are told by line and column, and the others are sent."""
+    table.write_text(TABLE + "S3,xyz,31/01/1970,,\nS4,f,,\n", encoding="utf-8")
+    ended = await as_json(ready, table)
+    assert ended.code == 8
+    assert ended.json["subjects"]["created"] == 3
+    assert [(flaw["line"], flaw["column"]) for flaw in ended.json["flaws"]] == [(4, "sex"), (4, "birth_date")]
+    assert {one.label for one in xnat.subjects("demo")} == {"S1", "S2", "S4"}
+    shown = await ready("subjects", table, "-P", "demo")
+    assert shown.code == 8
+    assert "not sent: line 4, birth_date: not a date as 1970-01-31" in shown.out
+    assert "xyz" not in shown.out + shown.err + ended.out
+
+
+async def test_a_misspelt_column(ready: Commands, table: Path) -> None:
+    """A warning tells of it, and spoils nothing."""
+    table.write_text(TABLE.replace("handedness", "handednes"), encoding="utf-8")
+    ended = await as_json(ready, table)
+    assert (ended.code, ended.json["flaws"][0]["warning"], ended.json["flaws"][0]["column"]) == (0, True, "handednes")
+    assert "warning: line 1, handednes" in (await ready("subjects", table, "-P", "demo")).out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read"),
+        ("", "no column of subjects"),
+        ("Jane^Doe,F\n", "no column of subjects"),
+        ("subject,sex\nS1,xyz\n", "has no row that can be sent"),
+        ("subject,sex\n", "has no row that can be sent"),
+    ],
+)
+async def test_no_table(ready: Commands, table: Path, text: str | None, said: str) -> None:
+    """Then the server is not even asked."""
+    if text is None:
+        table.unlink()
+    else:
+        table.write_text(text, encoding="utf-8")
+    ready.env["XNAT_HOST"] = "http://127.0.0.1:9"
+    ended = await as_json(ready, table)
+    assert ended.code == 2
+    assert said in ended.err
+    assert "hint:" in ended.err
+    assert ended.json["error"]["message"] in ended.err
+
+
+async def test_the_word_null(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """It clears a field only when that is asked for."""
+    xnat.add_subject("demo", "S1", race="x")
+    table.write_text("subject,race\nS1,NULL\n", encoding="utf-8")
+    assert (await as_json(ready, table, "--overwrite-demographics")).code == 2
+    assert xnat.subject("demo", "S1").demographics == {"race": "x"}  # type: ignore[union-attr]
+    assert (await as_json(ready, table, "--overwrite-demographics", "--null-clears")).code == 0
+    assert xnat.subject("demo", "S1").demographics == {}  # type: ignore[union-attr]
+
+
+async def test_projects(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """One that is missing ends the run, or, among others, has its subjects refused; an alias is another name."""
+    assert (await ready("subjects", table, "-P", "nope")).code == 5
+    xnat.add_project(Project("real", aliases=["alias"]))
+    table.write_text("project,subject,sex\nnope,S1,f\nalias,S2,f\n,S3,f\n", encoding="utf-8")
+    ended = await as_json(ready, table)
+    assert ended.code == 8
+    assert [(one["project"], one["state"]) for one in ended.json["details"]] == [
+        ("nope", "refused"),
+        ("real", "created"),
+        ("demo", "created"),
+    ]
+
+
+async def test_no_rights(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """Who may do nothing at all is told so."""
+    xnat.projects["demo"].editors = []
+    xnat.projects["demo"].readers = ["demo"]
+    ended = await as_json(ready, table)
+    assert ended.code == 6
+    assert {one["state"] for one in ended.json["details"]} == {"refused"}
+    assert "let this user create subjects" in ended.json["details"][0]["reason"]
+
+
+async def test_a_wrong_password(ready: Commands, table: Path) -> None:
+    """Exit code 3, as everywhere."""
+    ready.env["XNAT_PASS"] = "wrong"
+    assert (await as_json(ready, table)).code == 3
+
+
+async def test_the_server_goes_away(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """What was done is told; the next run does the rest."""
+    names = [f"S{number}" for number in range(30)]
+    table.write_text("subject,sex\n" + "".join(f"{name},f\n" for name in names), encoding="utf-8")
+    xnat.faults.add(Fault("any", Status(503, "away"), nth=40, times=10_000, path="subjects"))
+    ended = await as_json(ready, table)
+    assert ended.code == 4
+    counts = ended.json["subjects"]
+    assert counts["created"] + counts["left"] == 30
+    assert 0 < counts["created"] < 30
+    assert "run the command again" in ended.err
+    xnat.faults.clear()
+    again = await as_json(ready, table)
+    assert (again.code, again.json["subjects"]["left"]) == (0, 0)
+    assert {one.label for one in xnat.subjects("demo")} == set(names)
+
+
+async def test_a_reason_is_always_sent(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """Sites that want one would fail without a word."""
+    xnat.needs_reason = True
+    assert (await as_json(ready, table)).code == 0
+    table.write_text("subject,age\nS1,34\n", encoding="utf-8")
+    ended = await as_json(ready, table, "--overwrite-demographics", "--event-reason", "")
+    assert (ended.code, ended.json["details"][0]["state"]) == (8, "failed")
+    assert "--event-reason" in ended.json["details"][0]["reason"]
+
+
+async def test_values_stay_where_they_are(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """They are in no output, whatever goes wrong, and in no argument of a process."""
+    xnat.add_subject("demo", "S1", race="planted-there", gender="male")
+    table.write_text(
+        "subject,race,gender,dob\nS1,planted-here,f,1933-04-21\nS2,planted-2,planted-3,1933-04-21\nS3,planted-4,f,\n",
+        encoding="utf-8",
+    )
+    accession = xnat.subject("demo", "S1").id  # type: ignore[union-attr]
+    text = "<h3>race : 'planted' Must Be A Valid String</h3>"
+    refused = xnat.faults.add(Fault("subject", Status(400, text), path="subjects/S3"))
+    failing = xnat.faults.add(
+        Fault("any", Status(500, "<h3>planted</h3>"), nth=3, times=9, path=f"subjects/{accession}")
+    )
+    told = [
+        await ready("subjects", table, "-P", "demo", *options)
+        for options in (["--dry-run"], ["-o", "json"], [], ["--overwrite-demographics"], ["-o", "json"])
+    ]
+    assert {ended.code for ended in told} == {8}
+    assert refused.hits
+    assert failing.hits
+    for ended in told:
+        text = (ended.out + ended.err).lower()
+        assert "planted" not in text
+        assert "1933" not in text
+        # Labels are patients too, for logs.
+        assert "S1" not in ended.err
+
+
+async def test_values_on_a_terminal(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """There they can be shown, when that is asked for; nowhere else."""
+    for options in ([], ["-o", "json"]):
+        ended = await ready("subjects", table, "-P", "demo", "--show-values", *options)
+        assert ended.code == 2
+        assert "only on a terminal" in ended.err
+    xnat.add_subject("demo", "S1", gender="male", yob=1971)
+    shown = await anyio.to_thread.run_sync(_on_a_terminal, ready, table, "--show-values")
+    assert "gender female, in XNAT gender male" in shown
+    assert "dob 1970-01-31, in XNAT yob 1971" in shown
+    assert "female" not in await anyio.to_thread.run_sync(_on_a_terminal, ready, table)
+
+
+def _on_a_terminal(commands: Commands, table: Path, *options: str) -> str:
+    """Run the command on a terminal, and return what it shows there."""
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "asyncimport", "subjects", str(table), "-P", "demo", *options]
+    with subprocess.Popen(words, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=commands.env) as process:
+        os.close(theirs)
+        told = b""
+        try:
+            while piece := os.read(ours, 4096):
+                told += piece
+        except OSError:  # the other end is closed
+            pass
+        process.wait()
+    os.close(ours)
+    return told.decode()

@@ -1,0 +1,128 @@
+"""XNAT's answers about resources and their files."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from asyncimport import replies
+from asyncimport.errors import AsyncimportError, LoginExpiredError, RefusedError, TransientError
+from asyncimport.replies import ListedFile, Reply
+
+HTML = {"content-type": "text/html"}
+TEXT = {"content-type": "text/plain"}
+files = partial(replies.files, resource="DATA")
+READERS: list[Callable[[Reply], object]] = [replies.resource_made, replies.duplicates, files, replies.subject_id]
+
+
+def page(text: str) -> str:
+    """Make an error page as Restlet does."""
+    return f"<html>\n<head>\n   <title>Status page</title>\n</head>\n<body>\n<h3>{text}</h3></body></html>"
+
+
+def listing(*rows: dict[str, Any]) -> Reply:
+    """Make a listing of files, which has no totalRecords."""
+    columns = [{"key": "URI", "serverRoot": ""}]
+    return Reply(200, {}, json.dumps({"ResultSet": {"Result": rows, "Columns": columns, "title": "Files"}}))
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (Reply(401, HTML, page("The request requires user authentication")), LoginExpiredError),
+        (Reply(200, HTML, "<html><!-- BEGIN xnat-templates/screens/Login.vm --></html>"), LoginExpiredError),
+        (Reply(302, {"location": "/app/template/Login.vm"}, ""), LoginExpiredError),
+        (Reply(503, HTML, "<html>nginx</html>"), TransientError),
+        (Reply(504, HTML, "<html>nginx</html>"), TransientError),
+        (Reply(500, HTML, page("Another thread or process modified the catalog")), TransientError),
+        (Reply(404, HTML, "<html><title>HTTP Status 404</title></html>"), TransientError),
+    ],
+)
+def test_what_any_answer_can_mean(read: Callable[[Reply], object], answer: Reply, kind: type[AsyncimportError]) -> None:
+    """No login, a sick server, a lost race: asked again, whatever the question was."""
+    with pytest.raises(kind):
+        read(answer)
+
+
+def test_a_resource_that_is_made_or_there() -> None:
+    """Both are fine; 409 is how XNAT says the second."""
+    assert replies.resource_made(Reply(200, TEXT, "")) is True
+    assert replies.resource_made(Reply(409, HTML, page("Specified resource already exists."))) is False
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(403, "User account doesn't have permission"), (404, "Unable to identify scan"), (400, "This resource works")],
+)
+def test_a_resource_that_cannot_be_made(status: int, text: str) -> None:
+    """Nothing else of it need be tried, and the reason has XNAT's words."""
+    with pytest.raises(RefusedError, match=text) as caught:
+        replies.resource_made(Reply(status, HTML, page(text)))
+    assert caught.value.whole_session
+
+
+def test_a_file_that_is_taken() -> None:
+    """An empty 200, which proves nothing."""
+    assert replies.duplicates(Reply(200, TEXT, "")) is False
+
+
+def test_a_file_that_is_there_already() -> None:
+    """JSON that calls itself HTML, and says that nothing was written."""
+    assert replies.duplicates(Reply(200, HTML, '{"duplicates":["a.csv"]}')) is True
+    assert replies.duplicates(Reply(200, HTML, '{"duplicates":[]}')) is False
+
+
+@pytest.mark.parametrize("text", ["[1]", "1", "[" * 100_000])
+def test_json_that_says_nothing_of_duplicates(text: str) -> None:
+    """It is as good as an empty answer."""
+    assert replies.duplicates(Reply(200, TEXT, text)) is False
+
+
+@pytest.mark.parametrize(
+    ("status", "at_the_door"), [(400, False), (403, False), (404, False), (405, False), (413, True)]
+)
+def test_a_file_that_is_refused(status: int, at_the_door: bool) -> None:
+    """The proxy's word is told from XNAT's."""
+    with pytest.raises(RefusedError, match=str(status)) as caught:
+        replies.duplicates(Reply(status, HTML, page("You tried to PUT a payload")))
+    assert caught.value.at_the_door is at_the_door
+
+
+def test_a_listing() -> None:
+    """Paths with their folders, sizes as numbers, what XNAT does not know as nothing."""
+    base = "/data/experiments/XNAT_E00001/resources/12/files/"
+    found = files(
+        listing(
+            {"Name": "a.csv", "Size": "12", "URI": f"{base}x/a.csv", "collection": "DATA", "digest": "AB"},
+            {"Name": "b c.csv", "Size": "", "URI": f"{base}b%20c.csv", "collection": "DATA", "digest": ""},
+            {"Name": "other", "Size": "1", "URI": f"{base}other", "collection": "REPORTS", "digest": ""},
+            {"Name": "nowhere", "Size": "1", "URI": "", "collection": "DATA", "digest": ""},
+        )
+    )
+    assert found == {
+        "x/a.csv": ListedFile(12, "ab", f"{base}x/a.csv"),
+        "b c.csv": ListedFile(None, "", f"{base}b%20c.csv"),
+    }
+
+
+def test_a_listing_of_what_is_not_there() -> None:
+    """A resource that nobody has made holds nothing."""
+    assert files(Reply(404, HTML, page("Unable to find the specified resource"))) == {}
+
+
+def test_a_listing_that_is_refused() -> None:
+    """Nothing can be proved then, and so nothing is sent."""
+    with pytest.raises(RefusedError, match="does not list"):
+        files(Reply(403, HTML, page("no")))
+
+
+def test_a_subject() -> None:
+    """Its accession ID; None where XNAT has none, or hides it."""
+    fields = {"items": [{"data_fields": {"ID": "XNAT_S00001", "label": "S1"}}]}
+    assert replies.subject_id(Reply(200, {}, json.dumps(fields))) == "XNAT_S00001"
+    assert replies.subject_id(Reply(404, HTML, page("Unable to find the specified subject."))) is None
+    with pytest.raises(TransientError):
+        replies.subject_id(Reply(200, {}, json.dumps({"items": [{"data_fields": {}}]})))

@@ -1,0 +1,146 @@
+"""XNAT's answers about subjects: what they mean, and that no reason repeats a value."""
+
+import json
+from typing import Any
+
+import pytest
+
+from asyncimport import replies
+from asyncimport.errors import LoginExpiredError, RefusedError, TransientError
+from asyncimport.replies import ListedSubject, Reply
+
+HTML = {"content-type": "text/html"}
+
+
+def page(text: str) -> str:
+    """Make an error page as Restlet does."""
+    return f"<html>\n<head>\n   <title>Status page</title>\n</head>\n<body>\n<h3>{text}</h3></body></html>"
+
+
+def item(fields: dict[str, Any], demographics: dict[str, Any] | None, **meta: Any) -> Reply:
+    """Make a subject as ItemJSONBuilder does, with a past of its own."""
+    children = []
+    if demographics is not None:
+        now = {"children": [], "meta": {"xsi:type": "xnat:demographicData", **meta}, "data_fields": demographics}
+        past = {"children": [], "meta": {"isHistory": True}, "data_fields": {"gender": "unknown"}}
+        children.append({"field": "demographics", "items": [past, now]})
+    children.append({"field": "experiments/experiment", "items": [{"meta": {}, "data_fields": {"note": "x"}}]})
+    whole = {"children": children, "meta": {"xsi:type": "xnat:subjectData", "isHistory": False}, "data_fields": fields}
+    return Reply(200, {"content-type": "application/json"}, json.dumps({"items": [whole]}))
+
+
+def test_a_listing() -> None:
+    """Labels and accession IDs, whatever else there is."""
+    rows = [{"ID": "XNAT_S00001", "label": "S1", "project": "P", "insert_date": ""}, {"ID": "", "label": "x"}]
+    reply = Reply(200, {}, json.dumps({"ResultSet": {"Result": rows, "totalRecords": "2"}}))
+    assert replies.subjects(reply) == [ListedSubject("XNAT_S00001", "S1")]
+
+
+def test_an_item() -> None:
+    """Numbers are native in it; its past and its experiments are not it."""
+    fields = {"ID": "XNAT_S00001", "label": "S1", "project": "P", "group": "control", "src": ""}
+    found = replies.subject(item(fields, {"gender": "male", "age": 34, "weight": 70.0, "race": None}))
+    assert found is not None
+    assert (found.accession, found.label) == ("XNAT_S00001", "S1")
+    assert {name: found.values.get(name) for name in ("gender", "age", "weight", "race", "group", "src", "note")} == {
+        "gender": "male",
+        "age": "34",
+        "weight": "70.0",
+        "race": None,
+        "group": "control",
+        "src": None,
+        "note": None,
+    }
+    assert "male" not in repr(found)
+
+
+def test_an_item_without_demographics() -> None:
+    """As the archive step leaves it."""
+    found = replies.subject(item({"ID": "XNAT_S00001", "label": "S1"}, None))
+    assert found is not None
+    assert "gender" not in found.values
+
+
+def test_demographics_of_another_type() -> None:
+    """Those of animals, say, have other fields, and are left alone."""
+    with pytest.raises(RefusedError, match="of a type"):
+        replies.subject(item({"ID": "X"}, {"species": "mouse"}, **{"xsi:type": "xnat:animalDemographicData"}))
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_no_item(status: int) -> None:
+    """XNAT hides what this user may not see."""
+    assert replies.subject(Reply(status, HTML, page("Unable to find the specified subject. "))) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"items": []}', '{"items": [{"data_fields": {}}]}', "[" * 100_000])
+def test_an_item_that_is_none(text: str) -> None:
+    """It is asked for again."""
+    with pytest.raises(TransientError):
+        replies.subject(Reply(200, {}, text))
+
+
+@pytest.mark.parametrize("status", [200, 201])
+def test_described(status: int) -> None:
+    """Made or changed, the body is the accession ID."""
+    assert replies.described(Reply(status, {"content-type": "text/plain"}, "XNAT_S00001\n")) == "XNAT_S00001"
+
+
+@pytest.mark.parametrize("headers", [{}, HTML])
+def test_an_empty_200(headers: dict[str, str]) -> None:
+    """Nothing was saved: so XNAT answers where `label` is in the query."""
+    with pytest.raises(RefusedError, match="saved nothing"):
+        replies.described(Reply(200, headers, ""))
+
+
+@pytest.mark.parametrize("what", ["create", "edit"])
+def test_no_right(what: str) -> None:
+    """It holds for the whole project."""
+    text = f"Specified user account has insufficient {what} privileges for subjects in this project."
+    with pytest.raises(RefusedError, match=f"let this user {what} subjects") as caught:
+        replies.described(Reply(403, HTML, page(text)))
+    assert caught.value.whole_session
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "gender: 'planted' Must Match Pre-Defined Values...(male,female)",
+            "gender: must match pre-defined values",
+        ),
+        (
+            "xnat:subjectData/demographics[@xsi:type=xnat:demographicData]/dob : 'planted' Must Be A Valid Date",
+            "dob: must be a valid date",
+        ),
+        ("Must Be Less Than 255 Characters : planted", "of some field: must be less than 255"),
+        ("planted", "of some field: it does not say why"),
+    ],
+)
+def test_a_value_that_xnat_refuses(text: str, said: str) -> None:
+    """The reason names the field and the rule, and never the value."""
+    with pytest.raises(RefusedError, match=said) as caught:
+        replies.described(Reply(400, HTML, page(text)), ["gender", "dob"])
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "error", "said"),
+    [
+        (409, "Conflict: Duplicate subject label", TransientError, "another subject of this label"),
+        (409, "Project must be modified through separate URI.", RefusedError, "not free"),
+        (404, "planted", RefusedError, "no such project"),
+        (417, "Invalid character in subject label: planted", RefusedError, "417"),
+        (422, "planted", RefusedError, "422"),
+        (500, "planted", TransientError, "--event-reason"),
+        (503, "planted", TransientError, "overloaded"),
+        (401, "planted", LoginExpiredError, "login"),
+        (200, page("planted"), TransientError, "web page"),
+        (200, "planted planted", TransientError, "not an accession"),
+    ],
+)
+def test_other_answers(status: int, text: str, error: type[Exception], said: str) -> None:
+    """Each has its meaning, and none repeats what XNAT says of values."""
+    with pytest.raises(error, match=said) as caught:
+        replies.described(Reply(status, HTML if status >= 400 else {}, page(text) if status >= 400 else text))
+    assert "planted" not in str(caught.value)
