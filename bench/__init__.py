@@ -1,0 +1,1 @@
+"""The project's own benchmark: what the tool does beside what people would use instead, in one run."""

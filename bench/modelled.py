@@ -1,0 +1,123 @@
+"""The test XNAT with a model of what a server spends on a file, and a record of what it received."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+import anyio
+
+from asyncimport.testserver import ArchivedSession, TestXnat, Timing
+from asyncimport.testserver.storage import Body, Parts, Storage, Stream
+from bench.received import Phase
+
+__all__ = ["Capacity", "ModelledXnat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a server can do, for some seconds from its first import on, or for ever.
+
+    Each import takes the one lock of the site for `serial` seconds, then `parallel` seconds outside of it; then one
+    of `cores` spends `working` seconds on it, and `anonymising` more for each megabyte. All of it is waited, not
+    computed: the server stands for a machine with cores of its own.
+    """
+
+    name: str = ""
+    seconds: float = float("inf")
+    serial: float = 0.002
+    parallel: float = 0.020
+    working: float = 0.0
+    anonymising: float = 0.030
+    cores: int = 8
+
+    @property
+    def timing(self) -> Timing:
+        """What of it the test XNAT models itself."""
+        return Timing(serial_seconds=self.serial, parallel_seconds=self.parallel, threads=200, db_connections=40)
+
+
+class _Recording(Storage):
+    """Keeps no bytes; takes the time that a file costs, and writes a line for each import that it has kept."""
+
+    def __init__(self, capacity: Capacity, log: TextIO) -> None:
+        super().__init__(None, keep_bytes=False, checksums=False)
+        self._capacity = capacity
+        self._cores = anyio.CapacityLimiter(capacity.cores)
+        self._log = log
+        self._begun: dict[int, float] = {}
+        self.begun = anyio.Event()
+
+    def go_on_with(self, capacity: Capacity) -> None:
+        """Have another capacity from now on."""
+        self._capacity = capacity
+        self._cores.total_tokens = capacity.cores
+
+    async def receive(self, stream: Stream, *, stop_after: int | None = None) -> Body:
+        """Read a body, and note when it began to come."""
+        begin = time.time()
+        self.begun.set()
+        body = await super().receive(stream, stop_after=stop_after)
+        self._begun[id(body)] = begin
+        return body
+
+    async def write(self, parts: Parts, body: Body, head: bytes | None = None) -> tuple[int, bytes | None]:
+        """Take the time that the file costs; write a line about it."""
+        seconds = self._capacity.working + self._capacity.anonymising * body.size / 1e6
+        if seconds:
+            async with self._cores:
+                await anyio.sleep(seconds)
+        written = await super().write(parts, body, head)
+        now = time.time()
+        begin = self._begun.pop(id(body), now)
+        # Of its parts, prearchive/project/timestamp/label, the last tells the session.
+        self._log.write(f"{now:.6f} {now - begin:.6f} {200 if body.complete else 0} {body.size} {parts[3]}\n")
+        return written
+
+    async def discard(self, body: Body) -> None:
+        """Forget a body that is not kept."""
+        self._begun.pop(id(body), None)
+        await super().discard(body)
+
+
+class ModelledXnat(TestXnat):
+    """A test XNAT of one capacity, or of several, one after the other."""
+
+    def __init__(self, capacities: Sequence[Capacity], log: TextIO, *, archive_seconds: float = 0.0) -> None:
+        self.archived_at: dict[str, float] = {}
+        """When each session was archived, by label."""
+        super().__init__(
+            timing=capacities[0].timing,
+            keep_bytes=False,
+            checksums=False,
+            anonymise=False,
+            archive_seconds=archive_seconds,
+        )
+        self._capacities = capacities
+        self._recording = _Recording(capacities[0], log)
+        self.storage = self._recording
+        self.phases: list[Phase] = []
+
+    def add_experiment(self, session: ArchivedSession) -> None:
+        """Add an archived session, and note when."""
+        self.archived_at.setdefault(session.label, time.time())
+        super().add_experiment(session)
+
+    def held(self) -> int:
+        """Return how many instances there are, each counted once, however often it was sent."""
+        archived = sum(file.complete for _, _, file in self.instances())
+        return archived + sum(file.complete for row in self.prearchive for file in row.files)
+
+    async def live(self) -> None:
+        """Change the capacity when it is time to; the first one's time begins with the first import."""
+        await self._recording.begun.wait()
+        begin = time.time()
+        for capacity in self._capacities:
+            self._recording.go_on_with(capacity)
+            self.timing = capacity.timing
+            self.phases.append(Phase(capacity.name, begin, begin + capacity.seconds))
+            if capacity.seconds == float("inf"):
+                return
+            await anyio.sleep(capacity.seconds)
+            begin = time.time()
+            self.phases[-1] = Phase(capacity.name, self.phases[-1].begin, begin)

@@ -1,0 +1,146 @@
+"""What is measured without a server, through the package's own interface: scanning, and resuming a finished run.
+
+A process of its own for each, so that it can be that of another revision; it prints its figures as JSON.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anyio
+
+from asyncimport.dicom import STUDY_FIELDS, Identity
+from asyncimport.journal import Journal
+from asyncimport.model import Archived, Body, Claim, File, Instance, Sealed, Session, Stored, Verdict
+from asyncimport.pipeline import run
+from asyncimport.routing import Router
+from asyncimport.settings import Options
+from asyncimport.source import Folder
+from bench.slowly import count_opens
+
+__all__ = ["main"]
+
+_SESSION_FILES = 2_000
+_BATCH = 5_000
+_DESTINATION = "http://bench.invalid"
+
+
+class Nowhere:
+    """A destination that stores nothing and says yes to everything."""
+
+    async def store(self, claim: Claim, body: Body) -> str:
+        """Say that it is stored."""
+        del body
+        return f"/prearchive/projects/P/0/{claim.instance.session.label}"
+
+    async def is_there(self) -> bool:
+        """Say that it is there."""
+        return True
+
+    async def holds(self, session: Session) -> bool | None:
+        """Say that it does not know."""
+        del session
+        return None
+
+    async def finalize(self, sealed: Sealed) -> Verdict:
+        """Say that it is archived."""
+        return Archived(sealed.delivery, "/data/archive", "uids")
+
+
+def _router() -> Router:
+    return Router("P", keywords=frozenset(STUDY_FIELDS))
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def scan(root: Path) -> dict[str, float]:
+    """Walk and look into each file, in one thread and on one core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    source = Folder([root])
+    opens = count_opens(str(root))
+    found = 0
+
+    async def walk() -> None:
+        nonlocal found
+        async for batch in source.batches():
+            for file in batch:
+                found += isinstance(file, File) and isinstance(source.identify(file), Identity)
+
+    began, cpu = time.monotonic(), _cpu()
+    anyio.run(walk)
+    seconds = time.monotonic() - began
+    return {"files": found, "seconds": seconds, "cpu": _cpu() - cpu, "opens": opens[0] / max(found, 1)}
+
+
+def finish(root: Path, journal: Path) -> dict[str, float]:
+    """Make the journal of a run that has sent and archived every file below `root`.
+
+    Nobody looks into the files, which may be empty: the journal is told of instances that are made up.
+    """
+    began = time.monotonic()
+    files = [File(str(path), 0, path.stat().st_mtime_ns) for path in sorted(root.rglob("*.dcm"))]
+    with Journal(journal, destination=_DESTINATION, rules=_router().rules) as book:
+        for at in range(0, len(files), _BATCH):
+            book.admit([_made_up(file, at + offset) for offset, file in enumerate(files[at : at + _BATCH])])
+        book.finish_scan([str(root)])
+        while (claims := book.claim(_BATCH, most_begun=10**6)) is not None:
+            book.settle([Stored(claim, f"/prearchive/projects/P/0/{claim.instance.session.label}") for claim in claims])
+            while isinstance(sealed := book.claim_session(), Sealed):
+                book.close(Archived(sealed.delivery, "/data/archive", "uids"))
+        book.end_run(0)
+    return {"files": len(files), "seconds": time.monotonic() - began}
+
+
+def _made_up(file: File, number: int) -> Instance:
+    study = number // _SESSION_FILES
+    session = Session("P", f"S{study:06}", f"S{study:06}_20200101", f"2.25.1{study:020}")
+    return Instance(file, f"2.25.2{number:020}", f"2.25.3{study:020}", session)
+
+
+def resume(root: Path, journal: Path) -> dict[str, float]:
+    """Run the line again over a source that has all been archived: whatever is not known would be sent."""
+    opens = count_opens(str(root))
+    source = Folder([root])
+    router = _router()
+    began, cpu = time.monotonic(), _cpu()
+    with Journal(journal, destination=_DESTINATION, rules=router.rules) as book:
+        anyio.run(lambda: run(source, Nowhere(), book, router, options=Options()))
+        book.end_run(0)
+    seconds = time.monotonic() - began
+    files = sum(len(names) for _, _, names in os.walk(root))
+    return {"files": files, "seconds": seconds, "cpu": _cpu() - cpu, "opens": opens[0] / max(files, 1)}
+
+
+def empty_files(root: Path, files: int) -> dict[str, float]:
+    """Make so many empty files: what a resume asks of a file is size and time."""
+    began = time.monotonic()
+    for number in range(files):
+        folder = root / f"{number // _SESSION_FILES:06}"
+        if number % _SESSION_FILES == 0:
+            folder.mkdir(parents=True)
+        (folder / f"{number % _SESSION_FILES:06}.dcm").touch()
+    return {"files": files, "seconds": time.monotonic() - began}
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    name, root, rest = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+    probes: dict[str, Callable[[Sequence[str]], dict[str, float]]] = {
+        "scan": lambda _: scan(root),
+        "empty-files": lambda rest: empty_files(root, int(rest[0])),
+        "finish": lambda rest: finish(root, Path(rest[0])),
+        "resume": lambda rest: resume(root, Path(rest[0])),
+    }
+    sys.stdout.write(json.dumps(probes[name](rest)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""What is measured: a table of scenarios, each with its files, servers, contenders and targets."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bench.corpus import Part, Shape
+
+__all__ = ["SCENARIOS", "SWEEP", "Kind", "Scenario", "Target"]
+
+Kind = Literal["transfer", "sweep", "memory", "scan", "resume", "start-up"]
+
+SWEEP = (1, 2, 4, 8, 16, 32, 64)
+AUTO = "asyncimport auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A figure to reach: of `metric`, what `ours` has (over `over`, or less it) is at least or at most `bound`."""
+
+    metric: str
+    ours: str
+    op: Literal[">=", "<="]
+    bound: float
+    over: str = ""
+    less: str = ""
+    models: tuple[str, ...] = ()
+    """On which servers it counts; none: all."""
+
+    def __str__(self) -> str:
+        other = f" / {self.over}" if self.over else f" - {self.less}" if self.less else ""
+        return f"{self.metric}: {self.ours}{other} {self.op} {self.bound:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One scenario. Names of contenders and models are those of `rivals` and `servers`.
+
+    `shapes` are the collections: one, but where collections are what is compared; those have names of their own, and
+    take the place of contenders. `quick` are the contenders of a quick run, `quick_models` its
+    servers; where it has none, it takes no part in a quick run.
+    """
+
+    name: str
+    what: str
+    kind: Kind
+    shapes: tuple[Shape, ...]
+    models: tuple[str, ...] = ()
+    contenders: tuple[str, ...] = (AUTO,)
+    targets: tuple[Target, ...] = ()
+    rounds: int = 5
+    reference: str = ""
+    """The contender that the others are told as ratios of."""
+    quick: tuple[str, ...] = ()
+    quick_models: tuple[str, ...] | None = None
+    options: tuple[str, ...] = ()
+    slow_source: float = 0.0
+    """Seconds that each open of a source file takes."""
+    notes: tuple[str, ...] = field(default=())
+
+
+def _shape(name: str, *parts: Part) -> Shape:
+    return Shape(name, parts)
+
+
+_RIVALS = (
+    AUTO, "asyncimport 4", "asyncimport 16", "curl loop", "curl data 4", "curl data 16", "curl -T 4", "curl -T 16",
+    "xnatctl 4", "xnatctl 16", "ceiling 4", "ceiling 16", "ceiling memory 4", "ceiling memory 16",
+)  # fmt: skip
+_PARALLEL = (AUTO, "asyncimport 4", "asyncimport 16", "curl data 4", "curl data 16", "ceiling 4", "ceiling 16")
+
+
+def _against_all(share: float) -> tuple[Target, ...]:
+    """Return the targets of the three sizes of images, with the share of the ceiling on the instant server."""
+    instant, realistic = ("instant",), ("realistic",)
+    return (
+        Target("rate", AUTO, ">=", share, over="ceiling 16", models=instant),
+        Target("rate", AUTO, ">=", 0.97, over="ceiling 16", models=realistic),
+        *(Target("rate", f"asyncimport {n}", ">=", 1.0, over=f"curl data {n}", models=realistic) for n in (4, 16)),
+        Target("rate", "asyncimport 16", ">=", 20.0, over="curl loop", models=instant),
+        Target("rate", "asyncimport 16", ">=", 3.0, over="xnatctl 16", models=instant),
+        Target("cpu_ms", "asyncimport 16", "<=", 1 / 3, over="xnatctl 16", models=instant),
+    )
+
+
+_SMALL = _shape("20 kB x 20,000", Part(20_000, 20_000, 20))
+_MR = _shape("131 kB x 4,000", Part(4_000, 131_000, 8))
+
+_TABLE = (
+    Scenario(
+        "small", "small files: how much a file costs", "transfer", (_SMALL,), ("instant", "realistic"), _RIVALS,
+        _against_all(0.60), reference="ceiling 16",
+        quick=(AUTO, "curl loop", "curl data 4", "curl -T 4", "xnatctl 4", "ceiling 4", "ceiling memory 4"),
+        quick_models=("instant",),
+    ),
+    Scenario(
+        "mr", "MR images", "transfer", (_MR,), ("instant", "realistic"), _RIVALS,
+        (*_against_all(0.70), Target("cpu_ms", AUTO, "<=", 1.6, over="ceiling 16", models=("instant",))),
+        reference="ceiling 16", quick=(AUTO,), quick_models=("realistic",),
+    ),
+    Scenario(
+        "ct", "CT images", "transfer", (_shape("526 kB x 2,000", Part(2_000, 526_000, 4)),),
+        ("instant", "realistic"), _RIVALS, _against_all(0.85), reference="ceiling 16", quick=(AUTO,),
+        quick_models=(),
+    ),
+    Scenario(
+        "far", "100 ms away", "transfer", (_shape("131 kB x 2,000", Part(2_000, 131_000, 4)),), ("far",),
+        (*_PARALLEL, "curl -T 16", "xnatctl 16"),
+        tuple(Target("rate", f"asyncimport {n}", ">=", 1.0, over=f"curl data {n}") for n in (4, 16)),
+        rounds=3, reference="ceiling 16", quick=("asyncimport 16",),
+    ),
+    Scenario(
+        "tls", "over TLS", "transfer", (_MR,), ("tls",), _PARALLEL,
+        (Target("rate", AUTO, ">=", 0.70, over="ceiling 16"),), reference="ceiling 16", quick=("ceiling 4",),
+    ),
+    Scenario(
+        "faults", "one request in a hundred fails", "transfer", (_shape("20 kB x 4,000", Part(4_000, 20_000, 8)),),
+        ("faults",), (AUTO, "asyncimport 16", "curl data 16", "xnatctl 16", "ceiling 16"), rounds=3,
+        reference="ceiling 16", quick=(AUTO,), options=("--quiet-period", "1s"),
+        notes=(
+            "asyncimport runs with --quiet-period 1s; by default a session in which a request broke off waits for 30 s",
+            "who does not repeat fails here, and is shown as failed",
+        ),
+    ),
+    Scenario(
+        "slow-archive", "archiving takes long", "transfer",
+        (_shape("20 kB x 4,000 in 40 sessions", Part(4_000, 20_000, 40)),), ("slow-archive",),
+        (AUTO, "asyncimport 16", "ceiling 16"),
+        (Target("tail", AUTO, "<=", 0.08), Target("archiving", AUTO, "<=", 1.1)), rounds=3,
+        reference="ceiling 16", quick=(AUTO,),
+        notes=("nothing but asyncimport archives: the ceiling only shows how long the sending takes",
+               "archiving: how long it took, over how long it takes when no finalizer waits while a session is ready"),
+    ),
+    Scenario(
+        "distance", "100 ms of real TCP away, between two network namespaces", "transfer",
+        (_shape("20 kB x 2,000", Part(2_000, 20_000, 4)),), ("netns",), _PARALLEL,
+        tuple(Target("rate", f"asyncimport {n}", ">=", 1.0, over=f"curl data {n}") for n in (4, 16)),
+        rounds=3, reference="ceiling 16", quick=("asyncimport 16",),
+    ),
+    Scenario(
+        "multiframe", "large multi-frame files", "transfer",
+        (_shape("200 MB x 40", Part(40, 200_000_000, 4, sparse=True)),), ("instant",),
+        (AUTO, "curl -T 4", "xnatctl 4", "ceiling 4", "ceiling 16"), rounds=3, reference="ceiling 4",
+        quick_models=(),
+        notes=("the files are sparse: reading them costs a copy, and no disk",),
+    ),
+    Scenario(
+        "huge", "one file of 2 GB", "transfer", (_shape("2 GB x 1", Part(1, 2_000_000_000, 1, sparse=True)),),
+        ("instant",), (AUTO, "curl -T 4", "ceiling 4"), rounds=3, reference="ceiling 4", quick=(AUTO,),
+        quick_models=(),
+    ),
+    Scenario(
+        "mixed", "small and large files together", "transfer",
+        (_shape("mixed", Part(4_000, 20_000, 8), Part(1_000, 131_000, 4), Part(400, 526_000, 2),
+                Part(8, 50_000_000, 2, sparse=True)),),
+        ("instant", "realistic"), _PARALLEL,
+        (Target("rate", AUTO, ">=", 0.97, over="ceiling 16", models=("realistic",)),),
+        rounds=3, reference="ceiling 16", quick_models=(),
+    ),
+    Scenario(
+        "slow-disk", "each open of a source file takes 5 ms", "transfer",
+        (_shape("20 kB x 2,000", Part(2_000, 20_000, 4)),), ("instant",), (AUTO, "asyncimport 16", "ceiling 16"),
+        rounds=3, reference="ceiling 16", quick=(AUTO,), slow_source=0.005,
+        notes=("a file is opened to be looked into, and again to be sent: one at a time that makes 100 files/s",),
+    ),
+    Scenario(
+        "first-archived", "a tree whose directories tell the session: when the first one is archived", "transfer",
+        (_shape("20 kB x 20,000 in 100 sessions", Part(20_000, 20_000, 100)),), ("instant",),
+        ("asyncimport paths", AUTO),
+        (
+            Target("first_archived", "asyncimport paths", "<=", 1.0),
+            Target("tail", "asyncimport paths", "<=", 0.08),
+            Target("first_byte", "asyncimport paths", "<=", 1.0),
+        ),
+        rounds=3, quick=("asyncimport paths",),
+        notes=("first_archived: seconds from the start to the first archived session, its own upload apart",),
+    ),
+    Scenario(
+        "tail", "how the last files end, and how soon the first is on its way", "transfer",
+        (_MR,), ("instant", "realistic"), (AUTO,),
+        (Target("tail", AUTO, "<=", 0.08), Target("first_byte", AUTO, "<=", 1.0)), rounds=3, quick=(AUTO,),
+        quick_models=(),
+        notes=("finishing: seconds from the end of the last import to the end of the process",),
+    ),
+    Scenario(
+        "start-up", "asyncimport --help", "start-up", (), (), ("asyncimport",),
+        (Target("seconds", "asyncimport", "<=", 0.2),), rounds=15,
+    ),
+    Scenario(
+        "memory", "memory at its peak, as the work grows", "memory",
+        (
+            _shape("1 kB x 10", Part(10, 1_200, 1)),
+            _shape("1 kB x 20,000", Part(20_000, 1_200, 10)),
+            _shape("1 kB x 1,000,000", Part(1_000_000, 1_200, 500)),
+            _shape("2 GB x 1", Part(1, 2_000_000_000, 1, sparse=True)),
+        ),
+        ("instant",), (AUTO,),
+        (
+            Target("rss_mb", "1 kB x 20,000", "<=", 120.0),
+            Target("rss_mb", "1 kB x 1,000,000", "<=", 1.1, over="1 kB x 20,000"),
+            Target("rss_mb", "2 GB x 1", "<=", 32.0, less="1 kB x 10"),
+        ),
+        rounds=1,
+    ),
+    Scenario(
+        "scan", "a million small files, looked into and no more", "scan",
+        (Shape("1 kB x 1,000,000", (Part(1_000_000, 1_200, 500),), listed=False),), contenders=("asyncimport",),
+        targets=(Target("rate", "asyncimport", ">=", 10_000),), rounds=3,
+    ),
+    Scenario(
+        "deep", "the same in deep directories", "scan",
+        (Shape("1 kB x 100,000, deep", (Part(100_000, 1_200, 50),), "deep", listed=False),),
+        contenders=("asyncimport",), targets=(Target("rate", "asyncimport", ">=", 10_000),), rounds=3,
+        quick_models=(),
+    ),
+    Scenario(
+        "flat", "the same in one directory", "scan",
+        (Shape("1 kB x 100,000, flat", (Part(100_000, 1_200, 50),), "flat", listed=False),),
+        contenders=("asyncimport",), targets=(Target("rate", "asyncimport", ">=", 10_000),), rounds=3,
+        quick_models=(),
+    ),
+    Scenario(
+        "resume", "a finished run of a million files, run again", "resume",
+        (Shape("1,000,000 empty files", (Part(1_000_000, 0, 1),), listed=False),), contenders=("asyncimport",),
+        targets=(Target("rate", "asyncimport", ">=", 100_000), Target("opens", "asyncimport", "<=", 0.0)), rounds=3,
+        notes=("the files are empty, and their instances are made up in the journal: a resume looks at size and time",),
+    ),
+    Scenario(
+        "sweep", "-w auto against every fixed N", "sweep", (_SMALL,),
+        ("instant", "realistic", "slow-archive", "far", "changing"),
+        (*(f"asyncimport {n}" for n in SWEEP), AUTO), rounds=7, reference=AUTO,
+        quick=("asyncimport 4", AUTO), quick_models=("changing",),
+        notes=("files/s are those of the second half of a phase, that is, 10 s after its beginning at full scale",),
+    ),
+)  # fmt: skip
+SCENARIOS = {scenario.name: scenario for scenario in _TABLE}

@@ -1,0 +1,199 @@
+"""The server models, and how one is run beside a client: a process of its own for each measured run."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from bench.corpus import Corpus
+from bench.received import Phase, Received, read_log
+from bench.sink import NGINX
+from bench.trees import ROOT, python_path
+
+__all__ = ["MODELS", "Model", "Served", "Tally", "served"]
+
+_PATIENCE = 30.0
+_REALISTIC: Mapping[str, Any] = {"serial": 0.002, "parallel": 0.020, "anonymising": 0.030, "cores": 8}
+_FREE: Mapping[str, Any] = {"serial": 0.0, "parallel": 0.0, "anonymising": 0.0, "cores": 64}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A kind of server: what it is for people, and as `bench.serve` takes it."""
+
+    name: str
+    what: str
+    settings: Mapping[str, Any]
+    phases: tuple[Mapping[str, Any], ...] = ()
+    """Capacities that follow each other, each for an equal time."""
+    needs: tuple[str, ...] = ()
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    """What is otherwise in a quick run."""
+
+    def lacks(self) -> str:
+        """Return why it cannot be run here, or nothing."""
+        if "nginx" in self.needs and NGINX is None:
+            return "nginx is not installed"
+        if "trustme" in self.needs:
+            from importlib.util import find_spec
+
+            if find_spec("trustme") is None:
+                return "trustme, which makes the certificate, is not installed"
+        if "netns" in self.needs:
+            from bench.netns import lacks
+
+            return lacks()
+        return ""
+
+    def with_phases(self, seconds: float) -> "Model":
+        """Return it with phases of so many seconds, if it has phases."""
+        if not self.phases:
+            return self
+        capacities = [{**phase, "seconds": seconds} for phase in self.phases]
+        return replace(self, settings={**self.settings, "capacities": capacities})
+
+
+_MODELS = (
+    Model(
+        "instant",
+        "a real nginx reads each body and answers at once; the rest is answered by the test XNAT behind it",
+        {"sink": True, "capacities": [_FREE]},
+        needs=("nginx",),
+    ),
+    Model(
+        "realistic",
+        "test XNAT: 2 ms under one lock, 20 ms beside, 40 database connections, 200 threads, 30 ms/MB on 8 cores",
+        {"capacities": [_REALISTIC]},
+    ),
+    Model(
+        "slow-archive",
+        "the realistic one, which takes 3 s to archive a session",
+        {"capacities": [_REALISTIC], "archive_seconds": 3.0},
+        quick={"archive_seconds": 0.5},
+    ),
+    Model(
+        "far",
+        "the realistic one behind a relay that delays every byte: 100 ms round trip",
+        {"capacities": [_REALISTIC], "round_trip": 0.1},
+    ),
+    Model(
+        "changing",
+        "the realistic one, whose capacity changes: 40 cores of 20 ms a file, then 4, then 64 of 60 ms",
+        {"capacities": [_REALISTIC]},
+        (
+            {"name": "wide", "serial": 0.002, "parallel": 0.0, "working": 0.020, "anonymising": 0.0, "cores": 40},
+            {"name": "narrow", "serial": 0.002, "parallel": 0.0, "working": 0.020, "anonymising": 0.0, "cores": 4},
+            {"name": "long", "serial": 0.001, "parallel": 0.0, "working": 0.060, "anonymising": 0.0, "cores": 64},
+        ),
+    ),
+    Model(
+        "faults",
+        "the realistic one; of 200 imports one gets 503 with Retry-After, one loses its reply",
+        {"capacities": [_REALISTIC], "faults": 0.01},
+        quick={"faults": 0.02},
+    ),
+    Model(
+        "tls",
+        "the instant one, over TLS",
+        {"sink": True, "capacities": [_FREE], "tls": True},
+        needs=("nginx", "trustme"),
+    ),
+    Model(
+        "netns",
+        "the realistic one in another network namespace, 100 ms of real TCP round trip away",
+        {"capacities": [_REALISTIC], "namespaces": True},
+        needs=("netns",),
+    ),
+)
+MODELS = {model.name: model for model in _MODELS}
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the server counted: imports, distinct instances it holds (None: it keeps none), its CPU seconds."""
+
+    received: Received
+    held: int | None
+    cpu: float
+    phases: tuple[Phase, ...]
+    archived_at: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class Served:
+    """A running server; after the block, with its tally."""
+
+    url: str
+    bundle: str
+    user: str = "demo"
+    password: str = "demo"  # noqa: S105 - the test XNAT's
+    project: str = "demo"
+    within: tuple[str, ...] = ()
+    """What stands before a client's command, so that it runs where the server can be reached."""
+    prefix: str = ""
+    """What labels begin with."""
+    tally: Tally | None = None
+    left: str = ""
+    """What a real site could not be cleaned of."""
+
+
+@contextmanager
+def served(model: Model, corpus: Corpus, home: Path) -> Iterator[Served]:
+    """Run a server for one client. Raises RuntimeError when it does not start or stop as it should."""
+    home.mkdir(parents=True)
+    if model.settings.get("namespaces"):
+        from bench.netns import ADDRESS, joined
+
+        with joined(0.1) as (near, there), _process(model, corpus, home, there, {"address": ADDRESS}) as one:
+            one.within = near
+            yield one
+        return
+    with _process(model, corpus, home, (), {}) as one:
+        yield one
+
+
+@contextmanager
+def _process(
+    model: Model, corpus: Corpus, home: Path, within: tuple[str, ...], more: Mapping[str, Any]
+) -> Iterator[Served]:
+    settings = {**model.settings, **more, "home": str(home), "corpus": str(corpus.directory)}
+    process = subprocess.Popen(
+        [*within, sys.executable, "-P", "-m", "bench.serve", json.dumps(settings)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=python_path(ROOT),
+        text=True,
+        start_new_session=True,  # Ctrl-C is for us; a server ends when its standard input does
+    )
+    assert process.stdin is not None  # noqa: S101 - for the type checker
+    assert process.stdout is not None  # noqa: S101 - for the type checker
+    with process:
+        try:
+            ready = _told(process.stdout, model)
+            one = Served(ready["url"], ready["bundle"])
+            yield one
+            process.stdin.close()
+            result = _told(process.stdout, model)
+        finally:
+            process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
+            process.kill()
+    one.tally = Tally(
+        read_log(Path(result["log"])),
+        result["held"],
+        result["cpu"],
+        tuple(Phase(*phase) for phase in result["phases"]),
+        result["archived_at"],
+    )
+
+
+def _told(out: IO[str], model: Model) -> Any:
+    line = out.readline()
+    if not line:
+        raise RuntimeError(f"the server {model.name} has ended before its time")
+    return json.loads(line)
