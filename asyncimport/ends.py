@@ -59,8 +59,8 @@ class Source(Readable, Protocol):
         """Yield all files there are, in an order that keeps sessions together."""
         ...
 
-    def identify(self, file: File) -> Identity | Ignored:
-        """Look into a file; called in a worker thread."""
+    async def look(self, files: Sequence[File]) -> list[Identity | Ignored]:
+        """Look into files, and return what each of them is."""
         ...
 
     def relative(self, path: str) -> str:

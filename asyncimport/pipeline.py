@@ -1,6 +1,6 @@
 """The line, from file to archived session.
 
-    scan     walk -> recall what the journal knows -> look into the rest -> admit
+    scan     walk -> recall what the journal knows -> look into the rest -> route, admit
     feed     claim what waits -> parcels, a bounded stream
     upload   read a parcel -> store each file, with retries, under the throttle -> outcomes     (x workers)
     record   settle outcomes, as many as have come in
@@ -23,10 +23,11 @@ import anyio.to_thread
 from anyio.abc import ObjectReceiveStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from asyncimport.dicom import Identity
 from asyncimport.ends import Destination, Routes, Source
 from asyncimport.errors import RefusedError, SourceError, TransientError, UsageError, worst
 from asyncimport.events import Admitted, Away, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
-from asyncimport.journal import Journal, Twin
+from asyncimport.journal import Admission, Journal, Twin
 from asyncimport.limits import Outage, RetryBudget, Throttle
 from asyncimport.model import (
     Body,
@@ -179,12 +180,13 @@ class _Line:
             self._journal.recall, retry_refused=options.retry_refused, resend_changed=options.resend_changed
         )
         known = await self._ask(partial(recall, files))
-        # Nothing is lost when a stop leaves the thread behind at a slow disk: it only reads.
-        found = await anyio.to_thread.run_sync(
-            lambda: [self._identify(file) for file in known.unknown], abandon_on_cancel=True
-        )
+        looks = await self._source.look(known.unknown)
         admit = partial(self._journal.admit, resend_changed=options.resend_changed)
-        admission = await self._ask(partial(admit, [*ignored, *found]))
+
+        def routed() -> Admission:
+            return admit([*ignored, *map(self._routed, known.unknown, looks)])
+
+        admission = await self._ask(routed)
         if admission.twins:
             await self._ask(partial(self._journal.admit, [await self._compare(twin) for twin in admission.twins]))
         self._report(
@@ -194,8 +196,7 @@ class _Line:
             )
         )
 
-    def _identify(self, file: File) -> Instance | Ignored:
-        identity = self._source.identify(file)
+    def _routed(self, file: File, identity: Identity | Ignored) -> Instance | Ignored:
         if isinstance(identity, Ignored):
             return identity
         truncated = identity.truncated if not self._options.send_truncated else None
@@ -426,8 +427,12 @@ async def _hand_in(outcomes: MemoryObjectSendStream[Outcome], outcome: Outcome) 
 
     The recorder takes all there is before it ends; if it has failed, that is what ends the run.
     """
-    with anyio.CancelScope(shield=True), suppress(anyio.BrokenResourceError):
-        await outcomes.send(outcome)
+    with suppress(anyio.BrokenResourceError):
+        try:
+            outcomes.send_nowait(outcome)
+        except anyio.WouldBlock:
+            with anyio.CancelScope(shield=True):
+                await outcomes.send(outcome)
 
 
 def _at_hand(outcomes: MemoryObjectReceiveStream[Outcome]) -> list[Outcome]:

@@ -15,7 +15,6 @@ from typing import Protocol
 import anyio
 import anyio.to_thread
 
-from asyncimport.dicom import Identity
 from asyncimport.events import Event, Scanned
 from asyncimport.journal import Survey, Surveyed
 from asyncimport.manifest import Key, KeyKind, PlanRow
@@ -88,13 +87,15 @@ class Problem:
 class Plan:
     """A row for each study, in the order of their dates, and all problems.
 
-    `not_dicom` counts other files by suffix, `series` tells SeriesDescription and files of each series, by study.
+    `not_dicom` counts other files by suffix, `attachments` those of them that are to go beside the images by resource,
+    `series` tells SeriesDescription and files of each series, by study.
     """
 
     rows: tuple[PlanRow, ...]
     problems: tuple[Problem, ...]
     not_dicom: tuple[tuple[str, int], ...] = ()
     series: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict, repr=False)
+    attachments: tuple[tuple[str, int], ...] = ()
 
     @property
     def errors(self) -> int:
@@ -104,16 +105,11 @@ class Plan:
 
 async def survey(source: Folder, found: Survey, report: Callable[[Event], None] = lambda _: None) -> None:
     """Look at everything in a source, and write it down; files that a survey knows are not opened again."""
-
-    def identified(files: Sequence[File]) -> list[tuple[File, Identity] | Ignored]:
-        return [
-            identity if isinstance(identity := source.identify(file), Ignored) else (file, identity) for file in files
-        ]
-
     async for batch in source.batches():
         files = [item for item in batch if isinstance(item, File)]
         unknown = await anyio.to_thread.run_sync(found.recall, files)
-        looked = await anyio.to_thread.run_sync(identified, unknown)
+        looks = zip(unknown, await source.look(unknown), strict=True)
+        looked = [look if isinstance(look, Ignored) else (file, look) for file, look in looks]
         await anyio.to_thread.run_sync(found.record, [*looked, *(one for one in batch if isinstance(one, Ignored))])
         report(Scanned(len(batch), sum(file.size for file in files)))
 
@@ -129,6 +125,7 @@ def make_plan(
     choice: Choice = EVERYTHING,
     limit: int | None = None,
     quiet_since: float | None = None,
+    resource_of: Callable[[str], str | None] = lambda _: None,
 ) -> Plan:
     """Route every study that the choice asks for, the first `limit` at most by their places, and compare them all.
 
@@ -147,7 +144,12 @@ def make_plan(
         drafts = list(_one_patient(drafts, problems))
     problems += _of_files(found, truncated=truncated)
     rows = tuple(_row(draft, problems) for draft in drafts)
-    return Plan(rows, tuple(problems), tuple(found.suffixes()), found.series(truncated=truncated))
+    series = found.series(truncated=truncated)
+    return Plan(rows, tuple(problems), tuple(found.others(_suffix)), series, tuple(found.others(resource_of)))
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()  # noqa: PTH122 - the path need not be text
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,15 @@ import fnmatch
 import hashlib
 import os
 import re
+import signal
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import aiofiles
 import anyio
+import anyio.to_process
 import anyio.to_thread
 
 from asyncimport.containers import kind_of_container
@@ -28,14 +31,16 @@ _PIECE = 256 << 10
 # The first batch is small, so that the first file is on its way at once; then a thread hop serves many files.
 _FIRST_BATCH = 32
 _BATCH = 512
+_MANY = 4 * _BATCH
 
 
 class Folder:
     """Directories (or single files), walked in sorted order. Content decides what is DICOM, never a name.
 
     Archives that hold DICOM are told apart from what is merely not DICOM, unless `ignore_archives`. With `digests`,
-    large files are digested while they are read. Paths below a root must match one of `include`, if there are any, and
-    none of `exclude`: shell patterns, whose `*` passes `/` too. Raises: UsageError when a root does not exist.
+    large files are digested while they are read. After `many` files, headers are read in another process. Paths below
+    a root must match one of `include`, if there are any, and none of `exclude`: shell patterns, whose `*` passes `/`
+    too. Raises: UsageError when a root does not exist.
     """
 
     def __init__(
@@ -46,10 +51,13 @@ class Folder:
         digests: bool = False,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        many: int = _MANY,
     ) -> None:
         self._include = _patterns(include)
         self._exclude = _patterns(exclude)
         self._ignore_archives = ignore_archives
+        # Of so many files the headers are read in threads before it is worth while to begin a process.
+        self._left_for_threads = many if (os.cpu_count() or 1) > 1 else sys.maxsize
         self._digests = digests
         self.places = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
         for root in self.places:
@@ -79,14 +87,25 @@ class Folder:
 
     def identify(self, file: File) -> Identity | Ignored:
         """Look into a file. It blocks: call it in a worker thread."""
-        try:
-            return identify(file.path)
-        except NotDicom as outcome:
-            if not self._ignore_archives and (kind := kind_of_container(file.path)) is not None:
-                return Ignored(file, FileKind.CONTAINER, f"a {kind} archive that holds DICOM")
-            return Ignored(file, FileKind.NOT_DICOM, outcome.reason)
-        except Unreadable as outcome:
-            return Ignored(file, FileKind.UNREADABLE, outcome.reason, damaged=outcome.damaged)
+        return _found(file, _look_into(file.path, ignore_archives=self._ignore_archives))
+
+    async def look(self, files: Sequence[File]) -> list[Identity | Ignored]:
+        """Look into files, in one thread hop; the headers of many files are read in a process of their own.
+
+        Reading headers is pure Python, and would keep the loop from sending. It only reads, so that nothing is lost
+        when a stop leaves it behind at a slow disk.
+        """
+        self._left_for_threads -= len(files)
+        if self._left_for_threads < 0:
+            paths = [file.path for file in files]
+            try:
+                looks = await anyio.to_process.run_sync(_looks, paths, self._ignore_archives, cancellable=True)
+            except (anyio.BrokenWorkerProcess, KeyboardInterrupt):
+                # It was killed, cannot be begun, or has got the Ctrl-C that was meant for us.
+                self._left_for_threads = sys.maxsize
+            else:
+                return [_found(file, look) for file, look in zip(files, looks, strict=True)]
+        return await anyio.to_thread.run_sync(lambda: [self.identify(file) for file in files], abandon_on_cancel=True)
 
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
         """Read the bodies of files for one attempt to send them, in one thread hop; large ones are read as they go.
@@ -110,6 +129,36 @@ class Folder:
     async def same_bytes(self, one: str, other: str) -> bool | None:
         """Compare two files; None when that cannot be done, as one of them cannot be read."""
         return await anyio.to_thread.run_sync(_same_bytes, one, other)
+
+
+# What a look comes to, in a form that costs little to pass from one process to another: the parts of an Identity, or
+# those of an Ignored without its file.
+_Look = tuple[str, str, str, Mapping[str, str], str] | tuple[FileKind, str, bool]
+
+
+def _looks(paths: Sequence[str], ignore_archives: bool) -> list[_Look]:  # noqa: FBT001 - called by position
+    """Look into files, in another process, which a Ctrl-C does not concern."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return [_look_into(path, ignore_archives=ignore_archives) for path in paths]
+
+
+def _look_into(path: str, *, ignore_archives: bool) -> _Look:
+    try:
+        found = identify(path)
+    except NotDicom as outcome:
+        if not ignore_archives and (kind := kind_of_container(path)) is not None:
+            return FileKind.CONTAINER, f"a {kind} archive that holds DICOM", False
+        return FileKind.NOT_DICOM, outcome.reason, False
+    except Unreadable as outcome:
+        return FileKind.UNREADABLE, outcome.reason, outcome.damaged
+    return found.sop_uid, found.study_uid, found.series_uid, found.fields, found.truncated
+
+
+def _found(file: File, look: _Look) -> Identity | Ignored:
+    if len(look) == 3:
+        kind, reason, damaged = look
+        return Ignored(file, kind, reason, damaged=damaged)
+    return Identity(*look)
 
 
 def _patterns(globs: Sequence[str]) -> re.Pattern[str] | None:

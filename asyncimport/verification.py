@@ -20,6 +20,7 @@ __all__ = [
     "Finding",
     "Source",
     "SubjectFinding",
+    "attachments_to_repair",
     "look",
     "look_at_subjects",
     "look_beside",
@@ -229,6 +230,13 @@ def sources_of(ledger: Ledger, finding: Finding) -> tuple[list[Source], int]:
     wanted = [one for one in _sources(ledger, finding.session) if one.sop_uid in finding.missing and not one.is_copy]
     there = [source for source in wanted if _is_unchanged(source.file)]
     return there, len(finding.missing) - len(there)
+
+
+def attachments_to_repair(besides: Iterable[Beside]) -> tuple[list[Attachment], int]:
+    """Return the missing attachments whose files are still there and unchanged, and the number of the others."""
+    missing = [one for beside in besides for one in beside.missing]
+    there = [one for one in missing if _is_unchanged(one.file)]
+    return there, len(missing) - len(there)
 
 
 def verified_attachments(besides: Iterable[Beside]) -> Iterator[File]:

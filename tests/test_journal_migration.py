@@ -11,20 +11,31 @@ from journals import Disk, instance, names, opened, scan, send, session
 from asyncimport.errors import JournalError
 from asyncimport.journal import Ledger
 from asyncimport.journal.database import create_or_open
+from asyncimport.model import AttachmentState, File, Filed, FileKind, Ignored
 
 E1, E2, E3 = session("E1"), session("E2", subject="S2"), session("E3", subject="S3")
+
+
+def written_by(version: int, path: Path) -> Path:
+    """Write a journal as that version left it."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript((Path(__file__).parent / f"journal_v{version}.sql").read_text("utf-8"))
+        connection.execute(f"PRAGMA application_id = {0x61696D70}")
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute("PRAGMA journal_mode = WAL")
+    return path
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """Write a journal as version 1 left it: two sessions archived, one with a failed file."""
-    path = tmp_path / "old.journal"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript((Path(__file__).parent / "journal_v1.sql").read_text("utf-8"))
-        connection.execute(f"PRAGMA application_id = {0x61696D70}")
-        connection.execute("PRAGMA user_version = 1")
-        connection.execute("PRAGMA journal_mode = WAL")
-    return path
+    return written_by(1, tmp_path / "old.journal")
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """Write a journal as version 2 left it: a session archived, with a file beside it, and one with a failed file."""
+    return written_by(2, tmp_path / "second.journal")
 
 
 def schema(path: Path) -> set[tuple[str, ...]]:
@@ -43,8 +54,10 @@ def schema(path: Path) -> set[tuple[str, ...]]:
     return {*columns, *others, *transitions, ("version", str(version))}
 
 
-def test_it_becomes_what_a_new_one_is(old: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_it_becomes_what_a_new_one_is(tmp_path: Path, version: int) -> None:
     """Tables, indexes, triggers and transitions are the same, whichever way a journal came to them."""
+    old = written_by(version, tmp_path / "old.journal")
     create_or_open(old).close()
     create_or_open(tmp_path / "new.journal").close()
     assert schema(old) == schema(tmp_path / "new.journal")
@@ -67,6 +80,24 @@ def test_a_run_goes_on_with_it(old: Path) -> None:
     assert [(one.sha256, one.attempts) for one in arrived if one.run == 1] == [(None, None)] * 4
 
 
+def test_what_lies_beside_old_sessions_is_attached(second: Path) -> None:
+    """A journal of before there were attachments knows which sessions are archived, and what lies beside them."""
+    disk = Disk()
+    disk.put(*[instance(f"1/{name}", E1) for name in "abc"], *[instance(f"2/{name}", E2) for name in "de"])
+    disk.put(instance("3/f", E3), Ignored(File("/src/1/notes.csv", 3, 1_000), FileKind.NOT_DICOM, "not DICOM"))
+    with opened(second) as journal:
+        assert not journal.has_unattached()
+        scan(journal, disk)
+        assert names(send(journal)) == ["2/e"]
+        assert journal.enclose(["/src"], lambda path: "DATA" if path.endswith(".csv") else None) == 1
+        enclosure = journal.claim_enclosure()
+        assert enclosure is not None
+        assert (enclosure.resource.place.session, [one.name for one in enclosure.attachments]) == ("E1", ["notes.csv"])
+        journal.file_away(enclosure, [Filed(one, AttachmentState.STORED, md5="x") for one in enclosure.attachments])
+        summary = Ledger.of(journal).summary()
+    assert (summary.files.already_stored, summary.files.stored, summary.attachments.stored) == (4, 1, 1)
+
+
 def test_a_reader_leaves_it_alone(old: Path) -> None:
     """Reading changes nothing: it is said what brings the journal forward."""
     before = old.read_bytes()
@@ -76,10 +107,12 @@ def test_a_reader_leaves_it_alone(old: Path) -> None:
     assert old.read_bytes() == before
 
 
-def test_a_step_that_fails_leaves_it_as_it_was(old: Path) -> None:
+@pytest.mark.parametrize(("version", "table"), [(1, "file_lacked"), (1, "attachment"), (2, "described")])
+def test_a_step_that_fails_leaves_it_as_it_was(tmp_path: Path, version: int, table: str) -> None:
     """Bringing it forward is one transaction."""
+    old = written_by(version, tmp_path / "old.journal")
     with closing(sqlite3.connect(old)) as connection:
-        connection.execute("CREATE TABLE file_lacked (in_the_way)")
+        connection.execute(f"CREATE TABLE {table} (in_the_way)")
     before = schema(old)
     with pytest.raises(JournalError):
         opened(old)

@@ -494,8 +494,11 @@ class Memory:
                 await self.before_last()
             yield found[start : start + self.batch]
 
-    def identify(self, file: File) -> Identity | Ignored:
-        """Look it up."""
+    async def look(self, files: Sequence[File]) -> list[Identity | Ignored]:
+        """Look them up."""
+        return [self._look(file) for file in files]
+
+    def _look(self, file: File) -> Identity | Ignored:
         study, number = self.files[file.path]
         if not number:
             return Ignored(file, FileKind.NOT_DICOM, "not DICOM")

@@ -2,13 +2,16 @@
 
 import os
 import socket
+import zipfile
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import anyio
 import anyio.to_thread
+import psutil
 import pytest
 from scenery import body_of, folder, image, open_files, sop, write
 
@@ -358,3 +361,52 @@ async def test_same_bytes_compares_to_the_last_byte(tmp_path: Path) -> None:
     assert await source.same_bytes(one, str(tmp_path / "gone")) is None
     os.mkfifo(tmp_path / "fifo")
     assert not await source.same_bytes(one, str(tmp_path / "fifo"))
+
+
+async def test_many_headers_are_read_in_another_process(tmp_path: Path) -> None:
+    """It tells the same of all that can be met as a look from here."""
+    for number in range(1, 6):
+        write(tmp_path / f"{number}.dcm", image(number, PatientName="Müller^Änne", SpecificCharacterSet="ISO_IR 100"))
+    write(tmp_path / "cut.dcm", image(9)[:-3])
+    write(tmp_path / "cut.header", image(9)[:150])
+    write(tmp_path / "note.txt", b"no image")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("1.dcm", image(1))
+    os.mkfifo(tmp_path / "pipe")
+    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path], many=0))
+    met = [item async for batch in source.batches() for item in batch if isinstance(item, File)]
+    gone = File(str(tmp_path / "gone"), 1, 1)
+    odd = write(Path(os.fsdecode(bytes(tmp_path) + b"/\xff")), image(7))
+    files = [*met, gone, odd]
+    looks = await source.look(files)
+    assert looks == [await anyio.to_thread.run_sync(source.identify, file) for file in files]
+    assert {type(look) for look in looks} == {Identity, Ignored}
+    kinds = {look.kind for look in looks if isinstance(look, Ignored)}
+    assert kinds == {FileKind.NOT_DICOM, FileKind.UNREADABLE, FileKind.CONTAINER}
+    assert children() == 1
+
+
+async def test_a_process_that_dies_is_done_without(tmp_path: Path) -> None:
+    """As when the system is short of memory: headers are read from here then, and none is left out."""
+    files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
+    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path], many=0))
+    first = await source.look(files)
+    for process in psutil.Process().children():
+        process.kill()
+        process.wait(10)
+    # A pool that has noticed begins another one; else the look fails, and is made from here.
+    assert await source.look(files) == first
+    assert await source.look(files) == first
+
+
+async def test_few_headers_are_read_from_here(tmp_path: Path) -> None:
+    """A process takes longer to begin than they take to read."""
+    files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
+    source = await folder(tmp_path)
+    assert len(await source.look(files)) == 3
+    assert children() == 0
+
+
+def children() -> int:
+    """Return how many processes of ours there are."""
+    return len(psutil.Process().children())

@@ -139,6 +139,8 @@ def gathered(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[Enclosure]:
             tags += [row.tags] if row.tags and row.tags not in tags else []
             if why := unfit(name, file.size):
                 flaws.append(Flaw(row.line, "path", f"{plain(file.path)}: {why}", "leave it out"))
+            elif name in names and names[name].file == file:
+                continue
             elif name in names:
                 what = f"{plain(file.path)} and {plain(names[name].file.path)} would both be {name} there"
                 flaws.append(Flaw(row.line, "name", what, "give one of them another name, in the column name"))

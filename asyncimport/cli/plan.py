@@ -47,7 +47,7 @@ from asyncimport.journal import Survey
 from asyncimport.manifest import PlanRow, split, write_plan
 from asyncimport.plan import Plan, Planning, Problem, Severity, make_plan, survey
 from asyncimport.progress import Totals, human_bytes
-from asyncimport.routing import Choice
+from asyncimport.routing import AttachRule, Choice, resource_of
 from asyncimport.source import Folder
 
 __all__ = ["plan", "plan_json", "plan_of", "show_plan"]
@@ -136,6 +136,7 @@ def plan_of(
     choice: Choice,
     limit: int | None,
     quiet_time: float,
+    attach: Sequence[AttachRule] = (),
 ) -> Plan:
     """Scan a source with progress, remembering what was found, and make a plan of it."""
     digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -157,6 +158,7 @@ def plan_of(
             choice=choice,
             limit=limit,
             quiet_since=time.time() - quiet_time if quiet_time else None,
+            resource_of=lambda path: resource_of(attach, source.relative(path).replace(os.sep, "/")),
         )
 
 
@@ -202,6 +204,9 @@ def show_plan(out: Console, found: Plan) -> None:
     if found.not_dicom:
         kinds = ", ".join(f"{plain(suffix) or 'no suffix'} {count:,}" for suffix, count in found.not_dicom[:8])
         out.print(Text(f"not DICOM: {sum(count for _, count in found.not_dicom):,} files ({kinds})"))
+    if found.attachments:
+        counts = ", ".join(f"{count:,} into {label}" for label, count in found.attachments)
+        out.print(Text(f"beside the images: {counts}"))
     skipped = [row for row in found.rows if row.skip]
     if skipped:
         out.print(Text(f"{len(skipped):,} studies would not be sent", style="bold"))
@@ -238,6 +243,7 @@ def plan_json(found: Plan, written: Sequence[Path], code: int) -> dict[str, obje
         "bytes": sum(row.bytes or 0 for row in sent),
         "written": [os.fspath(path) for path in written],
         "not_dicom": dict(found.not_dicom),
+        "attachments": dict(found.attachments),
         "problems": [
             {
                 "code": problem.code,

@@ -30,6 +30,7 @@ def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
             choice=task.choice,
             limit=task.limit,
             quiet_time=task.quiet_time,
+            attach=task.attach,
         )
         found = anyio.run(_compared, task, found)
     except AsyncimportError as error:

@@ -266,7 +266,7 @@ async def _send(  # anyio.run passes arguments by position
                     connect(
                         task.host,
                         task.credentials,
-                        connections=task.options.workers + task.options.finalizers,
+                        connections=max(task.options.workers + task.options.finalizers, task.options.enclosers),
                         timeouts=task.timeouts,
                         ca_bundle=task.ca_bundle,
                         verify=task.verify,

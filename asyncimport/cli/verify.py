@@ -45,6 +45,7 @@ from asyncimport.verification import (
     Beside,
     Finding,
     SubjectFinding,
+    attachments_to_repair,
     look,
     look_at_subjects,
     look_beside,
@@ -73,7 +74,7 @@ class _Result:
     @property
     def code(self) -> int:
         problems = [one.problem for kind in (self.findings, self.besides, self.subjects) for one in kind]
-        return 0 if all(problem is None for problem in problems) else 9
+        return 0 if all(problem is None for problem in problems) and not self.unrepaired else 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,8 @@ async def _repair(client: Client, path: Path, about: dict[str, str], result: _Re
             routes = PlannedRoutes([])
             source = await anyio.to_thread.run_sync(Folder, paths)
             await run(source, Xnat(client), journal, routes, options=Options())
-        missing = [one for beside in result.besides for one in beside.missing]
+        missing, gone = await anyio.to_thread.run_sync(attachments_to_repair, result.besides)
+        result.unrepaired += gone
         if missing:
             stored = 0
 

@@ -3,7 +3,8 @@
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,15 +201,15 @@ class Survey:
             ).fetchall()
         return [Odd(FileKind(kind), reason, count, os.fsdecode(path)) for kind, reason, count, path in rows]
 
-    def suffixes(self) -> list[tuple[str, int]]:
-        """Return the suffixes of what is not DICOM, each with the number of files, most of them first."""
-        counts: dict[str, int] = {}
+    def others(self, kind_of: Callable[[str], str | None]) -> list[tuple[str, int]]:
+        """Return kinds of what is not DICOM, by their paths, each with the number of files, most of them first."""
+        counts: Counter[str] = Counter()
         with translated(self.path):
             for (path,) in self._db.execute(
                 "SELECT path FROM file WHERE scan = ? AND kind = ?", (self._scan, FileKind.NOT_DICOM)
             ):
-                suffix = os.path.splitext(os.fsdecode(path))[1].lower()  # noqa: PTH122 - the path need not be text
-                counts[suffix] = counts.get(suffix, 0) + 1
+                if (kind := kind_of(os.fsdecode(path))) is not None:
+                    counts[kind] += 1
         return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
     def _variant(self, identity: Identity) -> int:

@@ -8,7 +8,7 @@ import base64
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -80,7 +80,7 @@ def bounded(seconds: float) -> Iterator[anyio.CancelScope]:
         with anyio.fail_after(seconds) as scope:
             yield scope
     except TimeoutError:
-        raise TransientError("the server did not answer in time", overload=True, cut=True) from None
+        raise _late() from None
 
 
 @asynccontextmanager
@@ -118,6 +118,7 @@ class Client:
         self._host = host
         self._credentials = credentials
         self.timeouts = timeouts
+        self._in_time = aiohttp.ClientTimeout(total=timeouts.stall + timeouts.reply, sock_connect=timeouts.connect)
         self._proxy = proxy
         self._headers: Mapping[str, str] = {}
         self._logins = 0
@@ -136,14 +137,16 @@ class Client:
         *,
         data: bytes | AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
+        in_time: bool = False,
     ) -> T:
-        """Ask once, and return what `read` makes of the answer. The caller bounds the time.
+        """Ask once, and return what `read` makes of the answer.
 
-        Raises: TransientError when no answer came, LoginExpiredError after the login was renewed (ask again), and
-        whatever `read` raises.
+        With `in_time` it has the time of a body and an answer; else the caller bounds it. Raises: TransientError when
+        no answer came, LoginExpiredError after the login was renewed (ask again), and whatever `read` raises.
         """
         login = self._logins
-        answer = await self._exchange(method, url, data, {**self._headers, **(headers or {})})
+        timeout = self._in_time if in_time else None
+        answer = await self._exchange(method, url, data, {**self._headers, **(headers or {})}, timeout)
         try:
             return read(answer)
         except LoginExpiredError:
@@ -270,49 +273,77 @@ class Client:
                     raise TransientError(str(error), overload=True) from error
 
     async def _exchange(
-        self, method: str, url: URL, data: bytes | AsyncIterator[bytes] | None, headers: Mapping[str, str]
+        self,
+        method: str,
+        url: URL,
+        data: bytes | AsyncIterator[bytes] | None,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout | None = None,
     ) -> Reply:
-        async with self._answer(method, url, data, headers) as response:
-            return await _read(response)
+        # As `_answer`, without its context manager: this is on the way of every file.
+        try:
+            async with self._request(method, url, data, headers, timeout) as response:
+                if response.status == 407:
+                    raise self._proxy.refused()
+                return await _read(response)
+        except aiohttp.ClientHttpProxyError as error:
+            # It holds the headers that went to the proxy, password and all.
+            raise _not_let_through(self._proxy, error.status) from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._meaning(error) from error
 
     @asynccontextmanager
     async def _answer(
         self, method: str, url: URL, data: bytes | AsyncIterator[bytes] | None, headers: Mapping[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send, and translate what can go wrong on the way. This is the only place that knows aiohttp's errors."""
+        """Send, and give the answer before its body is read. Raises: TransientError, UnavailableError."""
         try:
-            # A redirect is never followed: it could lead to another host, and the cookie with it.
-            async with self._http.request(
-                method,
-                url,
-                data=data,
-                headers=headers,
-                allow_redirects=False,
-                proxy=self._proxy.url,
-                proxy_headers=self._proxy.headers,
-            ) as response:
+            async with self._request(method, url, data, headers, None) as response:
                 if response.status == 407:
                     raise self._proxy.refused()
                 yield response
-        except aiohttp.ClientConnectorCertificateError as error:
+        except aiohttp.ClientHttpProxyError as error:
+            raise _not_let_through(self._proxy, error.status) from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._meaning(error) from error
+
+    def _request(
+        self,
+        method: str,
+        url: URL,
+        data: bytes | AsyncIterator[bytes] | None,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout | None,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        # A redirect is never followed: it could lead to another host, and the cookie with it.
+        return self._http.request(
+            method,
+            url,
+            data=data,
+            headers=headers,
+            allow_redirects=False,
+            proxy=self._proxy.url,
+            proxy_headers=self._proxy.headers,
+            timeout=timeout or self._http.timeout,
+        )
+
+    def _meaning(self, error: aiohttp.ClientError | TimeoutError) -> TransientError | UnavailableError:
+        """Say what went wrong on the way. This is the only place that knows aiohttp's errors."""
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
             problem = error.certificate_error
-            raise UnavailableError(
+            return UnavailableError(
                 f"the server's certificate is not trusted: {getattr(problem, 'verify_message', 'verification failed')}",
                 hint=_CERTIFICATE_HINTS.get(
                     getattr(problem, "verify_code", 0),
                     "name the certificate authority of your site with --ca-bundle",
                 ),
-            ) from error
-        except aiohttp.ClientHttpProxyError as error:
-            # It holds the headers that went to the proxy, password and all.
-            raise _not_let_through(self._proxy, error.status) from None
-        except aiohttp.ClientConnectorError as error:
+            )
+        if isinstance(error, aiohttp.ClientConnectorError):
             place = "the server" if isinstance(error, aiohttp.ClientSSLError) else self._proxy
-            raise TransientError(
-                f"no connection to {place} ({error.strerror or error.os_error})", unreachable=True
-            ) from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise TransientError(f"the connection broke ({type(error).__name__})", cut=True) from error
+            return TransientError(f"no connection to {place} ({error.strerror or error.os_error})", unreachable=True)
+        if not isinstance(error, aiohttp.ClientError):
+            return _late()
+        return TransientError(f"the connection broke ({type(error).__name__})", cut=True)
 
 
 @asynccontextmanager
@@ -374,6 +405,10 @@ def tls_context(ca_bundle: Path | None, *, verify: bool) -> ssl.SSLContext | boo
         return ssl.create_default_context(capath=bundle)
     except OSError as error:  # ssl.SSLError is one
         raise UsageError(f"{name} {bundle}: {error}", hint="give a file of PEM certificates") from None
+
+
+def _late() -> TransientError:
+    return TransientError("the server did not answer in time", overload=True, cut=True)
 
 
 def _not_let_through(proxy: Proxy, status: int) -> UnavailableError | TransientError:

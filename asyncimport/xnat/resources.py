@@ -39,6 +39,7 @@ _ZIP_BYTES = 8 << 20
 _LARGE = 1 << 20
 _PIECE = 256 << 10
 _BYTES = {"Content-Type": "application/octet-stream"}
+_ONCE = RetryPolicy(attempts=1)
 _NOTHING_STORED = "XNAT answered 200 and stored nothing; this user may not be allowed to edit here"
 _TAKEN = "the resource holds another file of this name; `asyncimport attach --replace` puts this one in its place"
 
@@ -138,9 +139,13 @@ class Resources:
 
     async def _fill(self, base: str, resource: Resource, loads: list[_Load], source: Bytes, filed: list[Filed]) -> None:
         """Look, and bring what is not there. Raises: RefusedError of all that is not in `filed` yet."""
-        if not self._dry_run:
-            await self._make(base, resource)
-        there = await self._list(base, resource.label)
+        try:
+            there = await self._list(base, resource.label, _ONCE)
+        except TransientError:
+            # It may be that XNAT does not know how to list what nobody has made yet.
+            if not self._dry_run:
+                await self._make(base, resource)
+            there = await self._list(base, resource.label)
         waiting: list[_Load] = []
         for load in loads:
             verdict = await self._judge(load, there.get(load.attachment.name), source)
@@ -150,7 +155,9 @@ class Resources:
                 waiting.append(load)
             else:
                 filed.append(verdict)
-        await self._bring(base, resource.label, waiting, source, filed)
+        if waiting:
+            await self._make(base, resource)
+            await self._bring(base, resource.label, waiting, source, filed)
 
     async def _bring(self, base: str, label: str, waiting: list[_Load], source: Bytes, filed: list[Filed]) -> None:
         """Send, and look, until all is there or nothing helps. Raises: RefusedError, as `_fill`."""
@@ -274,9 +281,9 @@ class Resources:
         path = f"{base}/resources/{quote(resource.label, safe='')}?{query}"
         await self._client.ask("PUT", path, replies.resource_made, self._policy)
 
-    async def _list(self, base: str, label: str) -> dict[str, ListedFile]:
+    async def _list(self, base: str, label: str, policy: RetryPolicy | None = None) -> dict[str, ListedFile]:
         path = f"{base}/resources/{quote(label, safe='')}/files?format=json"
-        return await self._client.ask("GET", path, partial(replies.files, resource=label), self._policy)
+        return await self._client.ask("GET", path, partial(replies.files, resource=label), policy or self._policy)
 
     async def _downloaded(self, there: ListedFile) -> tuple[int, str]:
         """Return the size and the MD5 of what XNAT holds; 0 and "" where it does not hand that out."""

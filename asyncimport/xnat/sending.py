@@ -24,11 +24,9 @@ async def send(
 
     Raises: TransientError, SourceError when the file is not what was scanned, and whatever `read` raises.
     """
-    timeouts = client.timeouts
     if isinstance(body, bytes):
-        with bounded(timeouts.stall + timeouts.reply):
-            return await client.call(method, url, read, data=body, headers=headers)
-    with bounded(timeouts.stall) as scope:
+        return await client.call(method, url, read, data=body, headers=headers, in_time=True)
+    with bounded(client.timeouts.stall) as scope:
         return await _stream(client, method, url, body, read, headers, scope)
 
 

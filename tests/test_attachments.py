@@ -1,0 +1,268 @@
+"""Which files go into which resource, and under which name; tables of files. No disk, no server."""
+
+import os
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncimport.attachments import AttachRow, read_attachments
+from asyncimport.errors import UsageError
+from asyncimport.model import Place
+from asyncimport.routing import AttachRule, check_resource, name_in_resource, resource_of, unfit
+from asyncimport.tables import Flaw
+
+
+def read(text: str, *, project: str = "P", resource: str = "R") -> tuple[list[AttachRow], list[Flaw]]:
+    """Read a table."""
+    return read_attachments(text.encode(), project=project, resource=resource)
+
+
+def only_flaw(text: str, **defaults: str) -> tuple[int, str, str]:
+    """Return line, column and text of the one flaw of a table; there is nothing else in it."""
+    rows, flaws = read(text, **defaults)
+    assert rows == []
+    (flaw,) = flaws
+    assert flaw.hint
+    assert not flaw.is_warning
+    return flaw.line, flaw.column, flaw.text
+
+
+class TestRules:
+    """PATTERN=RESOURCE."""
+
+    @pytest.mark.parametrize(
+        ("text", "path", "matches"),
+        [
+            ("*.pdf=R", "a.pdf", True),
+            ("*.pdf=R", "visit/deep/A.PDF", True),
+            ("*.PDF=R", "a.pdf", True),
+            ("*.pdf=R", "a.pdf.bak", False),
+            ("*.pdf=R", "a.pdf/b.csv", False),
+            ("report?.pdf=R", "x/report1.pdf", True),
+            ("report?.pdf=R", "x/report.pdf", False),
+            ("[ab]*=R", "Bc", True),
+            # With a slash it is the path below the source, whose `/` a star passes.
+            ("reports/*=R", "reports/deep/a.pdf", True),
+            ("reports/*=R", "visit/reports/a.pdf", False),
+            ("*/reports/*=R", "visit/Reports/a.pdf", True),
+            # The last equals sign divides, so that patterns may have some.
+            ("a=b*=R", "a=b1.txt", True),
+            ("*=R", "\udcff.pdf", True),
+            ("*=R", "two\nlines", True),
+        ],
+    )
+    def test_match(self, text: str, path: str, matches: bool) -> None:
+        """Case aside; a name, or a path."""
+        rule = AttachRule.parse(text)
+        assert rule.resource == "R"
+        assert rule.matches(path) is matches
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("", "cannot be"),
+            ("*.pdf", "cannot be"),
+            ("=R", "cannot be"),
+            ("*.pdf=", "is no label"),
+            ("*.pdf=a b", "is no label"),
+            ("*.pdf=a'b", "is no label"),
+            ("*.pdf=R\n", "is no label"),
+            ("*.pdf=Ä", "is no label"),
+            ("*.pdf=a/b", "is no label"),
+            ("*.pdf=12", "the number of some resource"),
+        ],
+    )
+    def test_bad_texts(self, text: str, reason: str) -> None:
+        """They are usage errors that say what to do."""
+        with pytest.raises(UsageError, match=reason) as caught:
+            AttachRule.parse(text)
+        assert "--attach" in str(caught.value)
+        assert caught.value.hint
+
+    def test_the_first_rule_wins(self) -> None:
+        """What no rule is about stays where it is."""
+        rules = [AttachRule.parse(text) for text in ("final*.pdf=FINAL", "*.pdf=REPORTS", "*.csv=DATA")]
+        found = {path: resource_of(rules, path) for path in ("final1.pdf", "a.pdf", "v/b.CSV", "c.txt")}
+        assert found == {"final1.pdf": "FINAL", "a.pdf": "REPORTS", "v/b.CSV": "DATA", "c.txt": None}
+        assert resource_of([], "a.pdf") is None
+
+    @pytest.mark.parametrize("label", ["R", "1a", "a-b_c", "2024-01"])
+    def test_labels(self, label: str) -> None:
+        """Whatever XNAT leaves alone may be one."""
+        check_resource(label, "--resource")
+
+    @pytest.mark.parametrize("label", ["", " ", "a.b", "7", "007", "a\x00"])
+    def test_labels_that_xnat_reads_as_something_else(self, label: str) -> None:
+        """A number would be the key of a resource anywhere on the site."""
+        with pytest.raises(UsageError, match="--resource"):
+            check_resource(label, "--resource")
+
+
+class TestNames:
+    """The path in the resource."""
+
+    @pytest.mark.parametrize(
+        ("path", "name"),
+        [
+            ("a.pdf", "a.pdf"),
+            ("in/side/a-b_c.1.pdf", "in/side/a-b_c.1.pdf"),
+            ("Übersicht für Zoë.pdf", "Ubersicht_fur_Zoe.pdf"),
+            ("U\u0308ber.pdf", "Uber.pdf"),
+            ("a b%20c+d&e.pdf", "a_b_20c_d_e.pdf"),
+            ("報告.pdf", "__.pdf"),
+            ("\udcff\udc80.pdf", "__.pdf"),
+            ("a\x00\n.pdf", "a__.pdf"),
+            (".hidden", ".hidden"),
+            ("../../etc/passwd", "etc/passwd"),
+            ("./a//b/../c", "a/b/c"),
+            ("/abs/a", "abs/a"),
+            ("...", "___"),
+            # Some characters come apart into dots, into a slash, or into nothing.
+            ("\u2024\u2024/a", "__/a"),
+            ("\u2100.pdf", "a_c.pdf"),
+            ("dir/\u0301", "dir/_"),
+            ("..", ""),
+        ],
+    )
+    def test_what_becomes_of_a_path(self, path: str, name: str) -> None:
+        """Accents go, what is strange becomes `_`, and nothing leads out of the resource."""
+        assert name_in_resource(path) == name
+
+    @given(st.text() | st.binary().map(os.fsdecode))
+    def test_only_what_xnat_leaves_alone(self, path: str) -> None:
+        """Whatever the path is: as many parts as it has names, each of safe characters, none of dots only."""
+        name = name_in_resource(path)
+        wanted = [part for part in path.split("/") if part not in {"", ".", ".."}]
+        parts = name.split("/") if name else []
+        assert len(parts) == len(wanted)
+        for part in parts:
+            assert re.fullmatch(r"[A-Za-z0-9._-]+", part)
+            assert part.strip(".")
+        assert name_in_resource(name) == name
+
+    @pytest.mark.parametrize(
+        ("name", "size", "reason"),
+        [
+            ("a.pdf", 1, None),
+            ("catalog.xml", 1, None),
+            ("a.pdf", 0, "it is empty"),
+            ("R_catalog.xml", 1, "a catalog of its own"),
+            ("in/R_CATALOG.XML", 1, "a catalog of its own"),
+            ("", 1, "nothing of its path is a name"),
+        ],
+    )
+    def test_what_cannot_be_stored(self, name: str, size: int, reason: str | None) -> None:
+        """Each has its reason."""
+        said = unfit(name, size)
+        assert said is None if reason is None else said is not None and reason in said
+
+
+class TestTables:
+    """CSV: path, and what its resource belongs to."""
+
+    def test_all_columns(self) -> None:
+        """Each value in its place."""
+        text = (
+            "path,project_id,subject_label,session_label,study_uid,scan,level,resource,name,format,content,tags\n"
+            "a/b.pdf,P1,S1,E1,1.2.3,4,scan,REPORTS,r.pdf,PDF,report,\"x,y\"\n"
+        )  # fmt: skip
+        assert read(text) == (
+            [
+                AttachRow(
+                    2, "a/b.pdf", Place("P1", "S1", "E1", "1.2.3", "4"), "REPORTS", "r.pdf", "PDF", "report", "x,y"
+                )
+            ],
+            [],
+        )
+
+    def test_aliases_and_defaults(self) -> None:
+        """Names as pyxnat's scripts and XNAT have them, case, blanks and underscores aside; semicolons; a BOM."""
+        text = "\ufeffFile;Experiment Label;StudyInstanceUID\na.pdf;E1;\nb.pdf;;1.2\n"
+        assert read(text) == (
+            [AttachRow(2, "a.pdf", Place("P", "", "E1"), "R"), AttachRow(3, "b.pdf", Place("P", "", "", "1.2"), "R")],
+            [],
+        )
+
+    def test_apostrophes_that_spreadsheets_need(self) -> None:
+        """They guard a cell, and are no part of it; others are."""
+        text = "path,session,study_uid\n'-a.pdf,'0012,'1.20\n'a.pdf,E,\n"
+        rows, flaws = read(text)
+        assert [(row.path, row.place.session, row.place.study_uid) for row in rows] == [
+            ("-a.pdf", "0012", "1.20"),
+            ("'a.pdf", "E", ""),
+        ]
+        assert flaws == []
+
+    @pytest.mark.parametrize(
+        ("columns", "cells", "place"),
+        [
+            ("session", "E", Place("P", "", "E")),
+            ("session,scan", "E,1", Place("P", "", "E", "", "1")),
+            ("subject", "S", Place("P", "S")),
+            ("subject,level", "S,Subject", Place("P", "S")),
+            ("level", "PROJECT", Place("P")),
+        ],
+    )
+    def test_levels(self, columns: str, cells: str, place: Place) -> None:
+        """Project, subject, session, scan."""
+        rows, flaws = read(f"path,{columns}\na,{cells}\n")
+        assert ([row.place for row in rows], flaws) == ([place], [])
+
+    @pytest.mark.parametrize(
+        ("columns", "cells", "column", "text"),
+        [
+            ("path,session", ",E", "path", "is empty"),
+            ("path,session", "a,", "session_label", "nothing says"),
+            ("path,session", "a,E 1", "session_label", "the character ' ' (U+0020)"),
+            ("path,subject", "a,Ä", "subject_label", "(U+00C4)"),
+            ("path,project,session", "a,P/Q,E", "project_id", "'/'"),
+            ("path,session,resource", "a,E,12", "resource", "the number of some resource"),
+            ("path,session,resource", "a,E,x y", "resource", "is no label"),
+            ("path,session,level", "a,E,site", "level", "is no level"),
+            ("path,session,level", "a,E,project", "level", "the project itself"),
+            ("path,scan,level", "a,1,project", "level", "the project itself"),
+            ("path,subject,scan", "a,S,1", "scan", "belongs to a session"),
+        ],
+    )
+    def test_flaws(self, columns: str, cells: str, column: str, text: str) -> None:
+        """Each by line and column; the rows around it go on."""
+        assert text in only_flaw(f"{columns}\n{cells}\n")[2]
+        names = [*columns.split(","), *(() if "session" in columns else ("session",))]
+        good = ",".join({"path": "good", "session": "E"}.get(name, "") for name in names)
+        rows, flaws = read(f"{','.join(names)}\n\n{cells}\n{good}\n")
+        assert [row.path for row in rows] == ["good"]
+        assert [(flaw.line, flaw.column) for flaw in flaws] == [(3, column)]
+
+    @pytest.mark.parametrize(("lacking", "column"), [("project", "project_id"), ("resource", "resource")])
+    def test_what_has_no_default(self, lacking: str, column: str) -> None:
+        """Without -P and --resource the table must say it."""
+        assert only_flaw("path,session\na,E\n", **{lacking: ""})[:2] == (2, column)
+
+    def test_unknown_columns_are_only_told(self) -> None:
+        """What they say is not sent; the row is."""
+        rows, flaws = read("path,session,comment,\na,E,x,y\n")
+        assert len(rows) == 1
+        assert [(flaw.line, flaw.column, flaw.is_warning) for flaw in flaws] == [(1, "comment", True)]
+
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (b"", "no column path"),
+            (b"session,resource\nE,R\n", "no column path"),
+            (b"path,file,session\na,b,E\n", "several columns for one thing: path, file"),
+            (b'path,session\n"a,E\n', "cannot be read from line 2"),
+            (b"PK\x03\x04", "a workbook"),
+        ],
+    )
+    def test_what_is_no_table(self, data: bytes, reason: str) -> None:
+        """Nothing of it is believed."""
+        with pytest.raises(UsageError, match=reason) as caught:
+            read_attachments(data)
+        assert caught.value.hint
+
+    def test_flaws_quote_no_cell(self) -> None:
+        """Labels can be patients' names: one character of one is told at most."""
+        _, flaws = read("path,session\na,Doe Jane\n")
+        assert "Doe" not in f"{flaws[0].text} {flaws[0].hint}"

@@ -1,0 +1,346 @@
+"""`asyncimport attach`, as users run it."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from conftest import Commands, Ended
+
+from asyncimport.testserver import (
+    ArchivedSession,
+    Fault,
+    Project,
+    Stall,
+    Status,
+    Tell,
+    TestXnat,
+    Timing,
+    add_file,
+    add_session,
+    file_bytes,
+)
+
+pytestmark = pytest.mark.anyio
+
+STUDY = "1.2.840.1"
+
+
+@pytest.fixture
+def session(xnat: TestXnat) -> ArchivedSession:
+    """Archive a session E of the subject S, with a scan 1, long ago."""
+    return add_session(xnat, "S", "E", study_uid=STUDY)
+
+
+@pytest.fixture
+def ready(url: str, commands: Commands, session: ArchivedSession) -> Commands:
+    """Let the commands find the test XNAT, in which there is a session."""
+    assert session.label == "E"
+    commands.login(url)
+    return commands
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Write a directory of files."""
+    place = tmp_path / "folder"
+    for name, content in (("a.pdf", b"pdf"), ("Größe 1.csv", b"1,2"), ("in/b.pdf", b"other")):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
+    return place
+
+
+async def attach(commands: Commands, *words: str | os.PathLike[str]) -> Ended:
+    """Run it for JSON, and see that its exit code is the one in it, and that the counts agree with the details."""
+    ended = await commands("attach", *words, "-o", "json")
+    found = ended.json
+    assert found["exit_code"] == ended.code
+    states = [one["state"] for one in found["details"]]
+    counts = found["attachments"]
+    assert counts["stored"] == states.count("stored")
+    assert counts["refused"] == states.count("refused")
+    assert counts["failed"] == states.count("failed")
+    assert counts["sent"] == sum(one["sent"] for one in found["details"])
+    assert counts["total"] == counts["stored"] + counts["refused"] + counts["failed"] + counts["left"]
+    return ended
+
+
+def names(session: ArchivedSession, label: str = "REPORTS") -> list[str]:
+    """Return what is in a resource of the session."""
+    return sorted(session.own_resources[label].files)
+
+
+TO_E = ("-P", "demo", "--session", "E", "--resource", "REPORTS")
+
+
+async def test_files_and_directories_and_again(
+    xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path
+) -> None:
+    """All arrive under names that XNAT leaves alone, and are seen; the second time nothing is sent."""
+    # What is named twice is one file all the same.
+    said_of_them = ("--format", "X", "--content", "a report", "--tags", "x,y")
+    first = await attach(ready, folder, folder / "a.pdf", *TO_E, *said_of_them)
+    assert (first.code, first.err) == (0, "")
+    assert first.json["attachments"] == {"total": 3, "stored": 3, "sent": 3, "refused": 0, "failed": 0, "left": 0}
+    assert names(session) == ["Gro_e_1.csv", "a.pdf", "in/b.pdf"]
+    said = session.own_resources["REPORTS"].files["a.pdf"].said
+    assert said is not None
+    assert (said.format, said.content) == ("X", "a report")
+    resource = session.own_resources["REPORTS"].said
+    assert resource is not None
+    assert resource.tags == ("x", "y")
+    detail = next(one for one in first.json["details"] if one["name"] == "a.pdf")
+    assert detail == {
+        "path": str(folder / "a.pdf"),
+        "project": "demo",
+        "subject": None,
+        "session": "E",
+        "study_uid": None,
+        "scan": None,
+        "resource": "REPORTS",
+        "name": "a.pdf",
+        "bytes": 3,
+        "state": "stored",
+        "sent": True,
+        "md5": "437175ba4191210ee004e1d937494d09",
+        "reason": None,
+    }
+    xnat.count.clear()
+    again = await ready("attach", folder, *TO_E)
+    assert again.code == 0
+    assert again.out.splitlines()[0] == "3 files: 3 there already"
+    assert "renamed: 1 names" in again.out
+    assert xnat.count["file"] == xnat.count["resource"] == 0
+
+
+async def test_names_that_are_taken(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
+    """Another file stays, exit 8, and what to do is said; a dry run tells what would be; --replace does it."""
+    await add_file(xnat, session, "REPORTS", "a.pdf", b"theirs")
+    plain = await ready("attach", folder / "a.pdf", folder / "in" / "b.pdf", *TO_E)
+    assert plain.code == 8
+    assert "2 files: 1 sent, 1 refused" in plain.out
+    assert "refused: demo / E / REPORTS / a.pdf: the resource holds another file of this name" in plain.out
+    assert "--replace" in plain.out
+    xnat.count.clear()
+    dry = await attach(ready, folder, *TO_E, "--replace", "--dry-run")
+    assert (dry.code, dry.json["dry_run"]) == (0, True)
+    assert dry.json["attachments"] == {"total": 3, "stored": 0, "sent": 0, "refused": 0, "failed": 0, "left": 3}
+    assert {one["name"]: one["state"] for one in dry.json["details"]}["a.pdf"] == "pending"
+    assert xnat.count["file"] == xnat.count["resource"] == 0
+    assert await file_bytes(xnat, session, "REPORTS", "a.pdf") == b"theirs"
+    replaced = await attach(ready, folder, *TO_E, "--replace")
+    assert (replaced.code, replaced.json["attachments"]["sent"]) == (0, 3)
+    assert await file_bytes(xnat, session, "REPORTS", "a.pdf") == b"pdf"
+
+
+async def test_a_table(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
+    """Paths are relative to it; every level is reached; rows with flaws are told by line, the others go on."""
+    table = folder / "table.csv"
+    table.write_text(
+        "path,session_label,study_uid,subject_label,scan,level,resource,name,tags,remark\n"
+        "a.pdf,E,,,,,,,x,\n"
+        f"{folder / 'a.pdf'},,{STUDY},,,,DATA,renamed.pdf,,\n"
+        "in,,,S,,,,,,\n"
+        "a.pdf,E,,,1,,,,,\n"
+        "a.pdf,,,,,project,,,,\n"
+        "gone.pdf,E,,,,,,,,\n"
+        "a.pdf,NOPE,,,,,,,,\n"
+        "a.pdf,Jane Doe,,,,,,,,\n"
+        "a.pdf,E,,,9,,,,,\n",
+        encoding="utf-8",
+    )
+    ended = await attach(ready, "--table", table, "-P", "demo", "--resource", "R")
+    assert ended.code == 8
+    assert [(one["line"], one["column"], one["warning"]) for one in ended.json["flaws"]] == [
+        (1, "remark", True),
+        (9, "session_label", False),
+        (7, "path", False),
+    ]
+    assert ended.json["attachments"] == {"total": 7, "stored": 5, "sent": 5, "refused": 2, "failed": 0, "left": 0}
+    reasons = {one["reason"] for one in ended.json["details"] if one["state"] == "refused"}
+    assert reasons == {"the archive has no such session in project demo (NOPE)", "the session has no scan 9"}
+    assert (names(session, "R"), names(session, "DATA")) == (["a.pdf"], ["renamed.pdf"])
+    assert session.subject is not None
+    assert list(session.subject.resources["R"].files) == ["b.pdf"]
+    assert list(session.scans["1"].resources["R"].files) == ["a.pdf"]
+    assert list(xnat.project("demo").resources["R"].files) == ["a.pdf"]
+    assert "Doe" not in ended.out + ended.err
+
+
+async def test_what_cannot_be_attached_is_told(
+    ready: Commands, session: ArchivedSession, folder: Path, tmp_path: Path
+) -> None:
+    """Empty files, names that meet, links that lead nowhere: none of them keeps others from going, or goes unseen."""
+    (folder / "a b.txt").write_bytes(b"1")
+    (folder / "a_b.txt").write_bytes(b"2")
+    (folder / "empty").touch()
+    (folder / "R_catalog.xml").write_bytes(b"x")
+    (folder / "dangling").symlink_to(tmp_path / "nowhere")
+    (folder / "z.txt").write_bytes(b"last")
+    ended = await attach(ready, folder, tmp_path / "none", *TO_E)
+    assert ended.code == 8
+    problems = " ".join(flaw["problem"] for flaw in ended.json["flaws"])
+    for words in (
+        "both be a_b.txt",
+        "it is empty",
+        "a catalog of its own",
+        "dangling is no file",
+        "none is no file",
+    ):
+        assert words in problems
+    assert len(ended.json["flaws"]) == 5
+    assert ended.json["attachments"]["stored"] == 5
+    assert {"z.txt", "in/b.pdf", "a_b.txt"} <= set(names(session))
+
+
+USAGE: dict[str, tuple[list[str], str]] = {
+    "nothing": ([*TO_E], "give files, or a table"),
+    "both": (["{a}", "--table", "{a}", *TO_E], "give files, or a table"),
+    "no project": (["{a}", "--session", "E", "--resource", "R"], "no project"),
+    "no resource": (["{a}", "-P", "demo", "--session", "E"], "no resource"),
+    "a number": (["{a}", "-P", "demo", "--session", "E", "--resource", "12"], "the number of some resource"),
+    "no level": (["{a}", "-P", "demo", "--resource", "R"], "nothing says what the files belong to"),
+    "two levels": (["{a}", *TO_E, "--to-project"], "--to-project goes with no other level"),
+    "scan only": (
+        ["{a}", "-P", "demo", "--scan", "1", "-S", "S", "--resource", "R"],
+        "--scan without a session",
+    ),
+    "bad label": (["{a}", "-P", "demo", "--session", "E 1", "--resource", "R"], "--session: the character ' '"),
+    "no file": (["{a}x", *TO_E], "there is no file that can be attached"),
+    "no table": (["--table", "{a}x", "-P", "demo"], "cannot be read"),
+    "not a table": (["--table", "{a}", "-P", "demo"], "no column path"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), USAGE.values(), ids=USAGE.keys())
+async def test_mistakes(commands: Commands, folder: Path, words: list[str], message: str) -> None:
+    """Exit 2, one line that says what is wrong and one what to do, before anybody logs in."""
+    commands.login("http://127.0.0.1:1")
+    ended = await commands("attach", *[word.replace("{a}", str(folder / "a.pdf")) for word in words])
+    assert ended.code == 2
+    first, second = ended.err.splitlines()
+    assert first.startswith("error: ")
+    assert message in first
+    assert second.startswith("hint: ")
+
+
+async def test_a_mistake_as_json(commands: Commands, folder: Path) -> None:
+    """One object all the same."""
+    commands.login("http://127.0.0.1:1")
+    ended = await attach(commands, folder / "a.pdf", "-P", "demo")
+    assert ended.code == 2
+    assert ended.json["error"]["message"] == "no resource"
+    assert ended.json["details"] == []
+
+
+@pytest.mark.thorough
+async def test_projects_that_are_closed(xnat: TestXnat, ready: Commands, folder: Path) -> None:
+    """Missing: 5; read-only: 6; the server away: 4; one of several in a table: 8, and the others go on."""
+    xnat.add_project(Project("closed", editors=["boss"], readers=["demo"]))
+    missing = await attach(ready, folder, "-P", "nope", *TO_E[2:])
+    closed = await attach(ready, folder, "-P", "closed", *TO_E[2:])
+    assert (missing.code, closed.code) == (5, 6)
+    assert closed.json["error"]["hint"]
+    table = folder / "table.csv"
+    table.write_text("path,project,session\na.pdf,closed,E\na.pdf,demo,E\n", encoding="utf-8")
+    several = await attach(ready, "--table", table, "--resource", "R")
+    assert several.code == 8
+    assert {one["project"]: one["state"] for one in several.json["details"]} == {"closed": "refused", "demo": "stored"}
+    assert xnat.live_logins("demo") == 0
+
+
+async def test_a_server_that_is_away(commands: Commands, folder: Path) -> None:
+    """Exit 4, and no password in what is said."""
+    commands.login("http://127.0.0.1:1")
+    commands.env["XNAT_PASS"] = "s3cret-word"
+    ended = await attach(commands, folder, *TO_E)
+    assert ended.code == 4
+    assert "s3cret-word" not in ended.out + ended.err
+    assert ended.err.splitlines()[1].startswith("hint: ")
+
+
+async def test_a_wrong_password(xnat: TestXnat, ready: Commands, folder: Path) -> None:
+    """Exit 3 after a single attempt."""
+    ready.env["XNAT_PASS"] = "s3cret-word"
+    ended = await attach(ready, folder, *TO_E)
+    assert ended.code == 3
+    assert "s3cret-word" not in ended.out + ended.err
+    assert xnat.count["login"] == 1
+
+
+async def test_a_file_that_xnat_fails_at(xnat: TestXnat, ready: Commands, folder: Path) -> None:
+    """Exit 8 with the reason, in a line that a terminal can be shown."""
+    xnat.faults.add(Fault("file", Status(400, "<h3>no \x1b[2J such</h3>"), path="a.pdf"))
+    ended = await ready("attach", folder / "a.pdf", *TO_E, "--no-zip")
+    assert ended.code == 8
+    assert "refused: demo / E / REPORTS / a.pdf: XNAT refused the file (400: no [2J such)" in ended.out
+    assert "\x1b" not in ended.out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+async def test_a_stop_in_the_middle(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
+    """What is on its way arrives, exit 130, JSON all the same; the same command goes on, and nothing goes twice."""
+    xnat.timing = Timing(saving_seconds=0.05)
+    table = folder / "table.csv"
+    rows = [f"a.pdf,E,R{number:02}" for number in range(40)]
+    table.write_text("\n".join(["path,session,resource", *rows, ""]), encoding="utf-8")
+    words = ("attach", "--table", table, "-P", "demo", "-o", "json")
+    async with ready.start(*words) as process:
+        xnat.faults.add(Fault("file", Tell(lambda: process.send_signal(signal.SIGINT)), nth=10))
+        assert process.stdout is not None
+        out = b"".join([piece async for piece in process.stdout])
+        code = await process.wait()
+    ended = Ended(code, out.decode(), "")
+    assert (code, ended.json["exit_code"]) == (130, 130)
+    assert 0 < ended.json["attachments"]["left"] < 40
+    assert ended.json["attachments"]["stored"] == len(ended.json["details"]) == xnat.count["file"]
+    assert xnat.live_logins("demo") == 0
+    again = await attach(ready, *words[1:-2])
+    assert again.code == 0
+    assert again.json["attachments"]["stored"] == 40
+    assert xnat.count["file"] == len(session.own_resources) == 40
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+async def test_a_stop_before_it_begins(xnat: TestXnat, ready: Commands, folder: Path) -> None:
+    """The server does not answer the login: nobody waits for it."""
+    async with ready.start("attach", folder, *TO_E) as process:
+        xnat.faults.add(Fault("login", Tell(lambda: process.send_signal(signal.SIGINT))))
+        xnat.faults.add(Fault("login", Stall(), nth=2))
+        with anyio.fail_after(20):
+            assert await process.wait() == 130
+
+
+async def test_help(commands: Commands) -> None:
+    """The options used most are in it."""
+    ended = await commands("attach", "--help")
+    assert ended.code == 0
+    for option in ("--session", "--scan", "--subject", "--resource", "--table", "--replace", "--dry-run"):
+        assert option in ended.out
+
+
+async def test_more_than_a_screen(xnat: TestXnat, ready: Commands, folder: Path) -> None:
+    """Twenty of a kind are shown, the others counted."""
+    for number in range(25):
+        (folder / f"{number:02}.csv").touch()
+        (folder / f"{number:02}.txt").write_bytes(f"{number}".encode())
+    xnat.project("demo").editors = ["demo"]
+    xnat.faults.add(Fault("file", Status(400, "<h3>no</h3>"), share=1))
+    ended = await ready("attach", folder, *TO_E)
+    assert ended.code == 8
+    assert ended.out.count("it is empty") == ended.out.count("refused: demo / E / REPORTS / ") == 20
+    assert ended.out.count("more: see -o json") == 2
+    assert "28 files: 28 refused" in ended.out
+
+
+async def test_quiet_and_progress(ready: Commands, session: ArchivedSession, folder: Path) -> None:
+    """Of many files one reads on standard error how far it is; with -q nothing."""
+    for number in range(501):
+        (folder / f"{number}.csv").write_bytes(f"{number}".encode())
+    quiet = await ready("attach", folder, *TO_E, "-q")
+    assert (quiet.code, quiet.err) == (0, "")
+    told = await ready("attach", folder, *TO_E)
+    assert (told.code, told.err) == (0, "500 of 504 files\n")
+    assert len(names(session)) == 504

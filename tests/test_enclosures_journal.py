@@ -1,0 +1,529 @@
+"""The journal of attachments: whose a file is, what waits for which resource, what became of it in which run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from journals import ROOT, Disk, archived, instance, opened, scan, send, session, stored
+
+from asyncimport.journal import Journal, Ledger
+from asyncimport.journal.forgetting import Forgetting
+from asyncimport.model import (
+    Attachment,
+    AttachmentCounts,
+    AttachmentState,
+    Built,
+    Claim,
+    Enclosure,
+    File,
+    Filed,
+    FileKind,
+    Ignored,
+    Outcome,
+    Refused,
+    Sealed,
+    Summary,
+    Verdict,
+)
+from asyncimport.routing import AttachRule, resource_of
+
+E1, E2 = session("E1"), session("E2", subject="S2")
+PDF = ("*.pdf=REPORTS",)
+STORED, REFUSED, FAILED = AttachmentState.STORED, AttachmentState.REFUSED, AttachmentState.FAILED
+
+
+def other(name: str, *, size: int = 5, mtime_ns: int = 1_000, kind: FileKind = FileKind.NOT_DICOM) -> Ignored:
+    """Make a file below the root that is no image."""
+    return Ignored(File(f"{ROOT}/{name}", size, mtime_ns), kind, "not DICOM")
+
+
+def sent(attachment: Attachment) -> Filed:
+    """Store it."""
+    return Filed(attachment, STORED, md5=f"md5 of {attachment.file.size}", sent=True)
+
+
+def there(attachment: Attachment) -> Filed:
+    """Find it there, byte for byte."""
+    return Filed(attachment, STORED, md5=f"md5 of {attachment.file.size}")
+
+
+def refused(attachment: Attachment) -> Filed:
+    """Refuse it."""
+    return Filed(attachment, REFUSED, "no")
+
+
+def failed(attachment: Attachment) -> Filed:
+    """Come to no verdict on it."""
+    return Filed(attachment, FAILED, "broken")
+
+
+def take(journal: Journal, answer: Callable[[Attachment], Filed] = sent) -> list[Attachment]:
+    """Do what the line of enclosures does, one after the other; return what was handed out."""
+    handed: list[Attachment] = []
+    while (enclosure := journal.claim_enclosure()) is not None:
+        handed += enclosure.attachments
+        journal.file_away(enclosure, [answer(one) for one in enclosure.attachments])
+    return handed
+
+
+@dataclass
+class Book:
+    """A journal and a disk; each run meets all that is on the disk."""
+
+    path: Path
+    disk: Disk = field(default_factory=Disk)
+    summary: Summary | None = None
+
+    def run(
+        self,
+        *rules: str,
+        answer: Callable[[Attachment], Filed] = sent,
+        outcome: Callable[[Claim], Outcome] = stored,
+        verdict: Callable[[Sealed], Verdict] = archived,
+        places: Sequence[str] = (ROOT,),
+        roots: Sequence[str] | None = None,
+        retry_refused: bool = False,
+        reroute: bool = False,
+    ) -> list[str]:
+        """Be one whole run; return what was handed out, by its name in the resource."""
+        parsed = [AttachRule.parse(rule) for rule in rules or PDF]
+        with opened(self.path, reroute=reroute) as journal:
+            scan(journal, self.disk)
+            send(journal, outcome, verdict=verdict)
+            journal.enclose(
+                places,
+                lambda path: resource_of(parsed, path.removeprefix(f"{ROOT}/")),
+                roots=places if roots is None else roots,
+                retry_refused=retry_refused,
+            )
+            handed = [one.name for one in take(journal, answer)]
+            self.summary = Ledger.of(journal).summary()
+        return handed
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the last run counted, without what it counted none of."""
+        assert self.summary is not None
+        counts = self.summary.attachments
+        named = {name: getattr(counts, name) for name in AttachmentCounts.__dataclass_fields__}
+        assert counts.found == sum(named.values())
+        return {name: count for name, count in named.items() if count}
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why attachments of the last run did not arrive, by the example's name."""
+        assert self.summary is not None
+        problems = [problem for problem in self.summary.problems if problem.kind.startswith("attachment ")]
+        return {Path(one.example).name: one.reason for one in problems}
+
+    def names(self, label: str = "E1") -> dict[str, str]:
+        """Return what the journal knows of a session's attachments: states by resource and name."""
+        with Ledger.read(self.path) as ledger:
+            return {f"{row.resource}/{row.name}": row.state for row in ledger.attachments(label)}
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Book:
+    """Make a journal that knows nothing yet, and a visit of two images in a directory of its own."""
+    book = Book(tmp_path / "book")
+    book.disk.put(instance("v1/dicom/1", E1), instance("v1/dicom/2", E1))
+    return book
+
+
+class TestWhose:
+    """The session whose images lie beside a file."""
+
+    @pytest.mark.parametrize(
+        ("path", "name"),
+        [
+            ("v1/dicom/a.pdf", "a.pdf"),
+            ("v1/a.pdf", "a.pdf"),
+            ("v1/reports/a.pdf", "reports/a.pdf"),
+            ("v1/reports/deep/ä b.pdf", "reports/deep/a_b.pdf"),
+            ("v1/dicom/below/a.pdf", "below/a.pdf"),
+        ],
+    )
+    def test_in_its_directory_above_beside_or_below(self, book: Book, path: str, name: str) -> None:
+        """Named relative to the directory that holds it and all of the session's images."""
+        book.disk.put(other(path), instance("v2/dicom/1", E2))
+        assert book.run() == [name]
+        assert book.names() == {f"REPORTS/{name}": "STORED"}
+        assert book.counts == {"stored": 1}
+
+    def test_a_session_in_several_directories(self, book: Book) -> None:
+        """A file in one of them keeps that one's name, so that two of one name do not meet."""
+        book.disk.put(instance("v1/more/3", E1), other("v1/dicom/a.pdf"), other("v1/more/a.pdf"), other("v1/a.pdf"))
+        book.disk.put(instance("v2/1", E2))
+        assert sorted(book.run()) == ["a.pdf", "dicom/a.pdf", "more/a.pdf"]
+
+    def test_among_several_sessions(self, book: Book) -> None:
+        """It is not guessed: it stays, with its reason; so does one that nothing lies beside."""
+        book.disk.put(instance("v1/dicom/3", E2), other("v1/dicom/a.pdf"))
+        assert book.run() == []
+        assert book.counts == {"skipped": 1}
+        assert book.reasons["a.pdf"].startswith("files of several sessions lie beside it")
+
+    def test_above_several_sessions(self, book: Book) -> None:
+        """The directory that holds all visits is nobody's."""
+        book.disk.put(instance("v2/dicom/1", E2), other("a.pdf"), other("v2/b.pdf"))
+        assert book.run() == ["b.pdf"]
+        assert book.names("E2") == {"REPORTS/b.pdf": "STORED"}
+        assert book.counts == {"stored": 1, "skipped": 1}
+
+    def test_beside_nothing(self, tmp_path: Path) -> None:
+        """No image anywhere around: skipped. The search does not leave the source."""
+        book = Book(tmp_path / "book")
+        book.disk.put(instance("v1/dicom/1", E1), other("v2/a.pdf"))
+        assert book.run(places=[f"{ROOT}/v2", f"{ROOT}/v1"]) == []
+        assert book.counts == {"skipped": 1}
+        assert book.reasons["a.pdf"].startswith("no DICOM file lies beside it")
+
+    def test_sources_that_are_files(self, book: Book) -> None:
+        """A report that is given by itself looks into its own directory only."""
+        book.disk.put(other("v1/dicom/a.pdf"), other("v1/reports/b.pdf"))
+        places = [f"{ROOT}/v1/dicom", f"{ROOT}/v1/dicom/a.pdf", f"{ROOT}/v1/reports/b.pdf"]
+        assert book.run(places=places) == ["a.pdf"]
+        assert book.counts == {"stored": 1, "skipped": 1}
+
+    @pytest.mark.parametrize("where", ["v2/a.pdf", "v2/reports/a.pdf", "v2/dicom/a.pdf"])
+    def test_beside_a_study_that_nobody_asks_for(self, book: Book, where: str) -> None:
+        """It is none of this run's business, and above all no file of the session next door."""
+        book.disk.put(other("v2/dicom/1", kind=FileKind.EXCLUDED), other(where))
+        assert book.run() == []
+        assert book.counts == {}
+        # Asked for later, both go.
+        book.disk.put(instance("v2/dicom/1", E2))
+        assert len(book.run()) == 1
+        assert list(book.names("E2").values()) == ["STORED"]
+        assert book.names("E1") == {}
+
+    def test_beside_a_study_that_is_skipped(self, book: Book) -> None:
+        """The reason says so; the session next door is not given it."""
+        book.disk.put(other("v2/dicom/1", kind=FileKind.SKIPPED), other("v2/a.pdf"))
+        assert book.run() == []
+        assert book.reasons["a.pdf"] == "the study beside it is not sent"
+
+    def test_beside_duplicates_only(self, book: Book) -> None:
+        """The second copy of a visit is that session's too, and so is what lies in it, also under a name that meets."""
+        book.disk.put(*[instance(f"w/{number}", E1, sop=f"{E1.study_uid}.v1/dicom/{number}") for number in "12"])
+        book.disk.put(other("v1/dicom/a.pdf"), other("w/a.pdf"))
+        assert sorted(book.run()) == ["a.pdf", "w/a.pdf"]
+        assert book.counts == {"stored": 2}
+
+    def test_beside_unreadable_images(self, book: Book) -> None:
+        """A damaged file says what session it belonged to, where its header could be read."""
+        damaged = Ignored(File(f"{ROOT}/v2/1", 9, 1_000), FileKind.UNREADABLE, "truncated", session=E1, damaged=True)
+        book.disk.put(damaged, other("v2/a.pdf"))
+        book.run()
+        assert "REPORTS/a.pdf" in {name.replace("v2/", "") for name in book.names()}
+
+    def test_two_of_one_name(self, book: Book) -> None:
+        """What would meet under one name in XNAT is not sent over one another: the second is skipped, also later."""
+        book.disk.put(other("v1/dicom/a b.pdf"), other("v1/dicom/a_b.pdf"))
+        assert book.run() == ["a_b.pdf"]
+        assert book.counts == {"stored": 1, "skipped": 1}
+        assert book.reasons["a_b.pdf"].startswith("another file of this session goes")
+        assert book.run() == []
+        assert book.counts == {"already_stored": 1, "skipped": 1}
+
+    def test_what_cannot_be_stored(self, book: Book) -> None:
+        """Empty files, and names that XNAT keeps for itself, are refused before anything is sent."""
+        book.disk.put(other("v1/a.pdf", size=0), other("v1/b_catalog.xml"))
+        assert book.run("*=X") == []
+        assert book.counts == {"refused": 2}
+        assert book.reasons["a.pdf"].startswith("it is empty")
+        assert book.run("*=X") == []
+        assert book.counts == {"already_refused": 2}
+
+    def test_a_path_that_is_no_text(self, book: Book) -> None:
+        """Bytes of any kind come back as they were."""
+        book.disk.put(other("v1/\udcff.pdf"))
+        with opened(book.path) as journal:
+            scan(journal, book.disk)
+            send(journal)
+            journal.enclose([ROOT], lambda _: "R")
+            (attachment,) = take(journal)
+        assert (attachment.file.path, attachment.name) == (f"{ROOT}/v1/\udcff.pdf", "_.pdf")
+
+
+class TestLaterRuns:
+    """What another run makes of what is known."""
+
+    def test_nothing_waits_twice(self, book: Book) -> None:
+        """What is stored is counted as an earlier run's, and no image of any run is concerned."""
+        book.disk.put(other("v1/a.pdf"), other("v1/b.csv"), other("v1/c.txt"))
+        assert book.run("*.pdf=REPORTS", "*.csv=DATA") == ["b.csv", "a.pdf"]
+        assert book.names() == {"REPORTS/a.pdf": "STORED", "DATA/b.csv": "STORED"}
+        assert book.run("*.pdf=REPORTS", "*.csv=DATA") == []
+        assert book.counts == {"already_stored": 2}
+        assert book.summary is not None
+        assert (book.summary.files.already_stored, book.summary.files.not_dicom) == (2, 1)
+
+    def test_a_changed_file_is_compared_again(self, book: Book) -> None:
+        """With what was stored of it before; merely touched, it stays an earlier run's."""
+        book.disk.put(other("v1/a.pdf"))
+        book.run()
+        book.disk.touch("v1/a.pdf")
+        seen: list[str | None] = []
+
+        def look(attachment: Attachment) -> Filed:
+            seen.append(attachment.previous)
+            return there(attachment)
+
+        assert book.run(answer=look) == ["a.pdf"]
+        assert seen == ["md5 of 5"]
+        assert book.counts == {"already_stored": 1}
+        assert book.run() == []
+        book.disk.touch("v1/a.pdf", size=7, mtime_ns=3_000)
+        assert book.run() == ["a.pdf"]
+        assert book.counts == {"stored": 1}
+
+    def test_a_changed_file_that_is_refused(self, book: Book) -> None:
+        """What XNAT holds of it stays known: should replacing be asked for, it is told what may be replaced."""
+        book.disk.put(other("v1/a.pdf"))
+        book.run()
+        book.disk.touch("v1/a.pdf", size=7)
+        assert book.run(answer=refused) == ["a.pdf"]
+        assert book.counts == {"refused": 1}
+        assert book.run() == []
+        assert book.counts == {"already_refused": 1}
+        # Not even new rules make one forget.
+        assert book.run(reroute=True) == []
+        previous: list[str | None] = []
+
+        def replace(attachment: Attachment) -> Filed:
+            previous.append(attachment.previous)
+            return sent(attachment)
+
+        assert book.run(answer=replace, retry_refused=True) == ["a.pdf"]
+        assert previous == ["md5 of 5"]
+        assert book.counts == {"stored": 1}
+
+    def test_a_file_that_became_empty(self, book: Book) -> None:
+        """It is refused, and nothing is sent in its place."""
+        book.disk.put(other("v1/a.pdf"))
+        book.run()
+        book.disk.put(other("v1/a.pdf", size=0, mtime_ns=2_000))
+        assert book.run() == []
+        assert book.counts == {"refused": 1}
+
+    def test_refused_and_failed(self, book: Book) -> None:
+        """What failed is taken up again, what was refused on demand only, or when it has changed."""
+        book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
+
+        def answer(attachment: Attachment) -> Filed:
+            return refused(attachment) if attachment.name == "a.pdf" else failed(attachment)
+
+        assert book.run(answer=answer) == ["a.pdf", "b.pdf"]
+        assert book.counts == {"refused": 1, "failed": 1}
+        assert book.reasons == {"a.pdf": "no", "b.pdf": "broken"}
+        assert book.run() == ["b.pdf"]
+        assert book.counts == {"already_refused": 1, "stored": 1}
+        assert book.run(retry_refused=True, answer=refused) == ["a.pdf"]
+        assert book.counts == {"already_stored": 1, "refused": 1}
+        book.disk.touch("v1/a.pdf")
+        assert book.run() == ["a.pdf"]
+
+    def test_rules_that_change(self, book: Book) -> None:
+        """What is stored stays where it is; what is not goes by the new rules, or nowhere any more."""
+        book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"), other("v1/c.csv"))
+        book.run("a.pdf=REPORTS", "*=OTHER", answer=lambda one: sent(one) if one.name == "a.pdf" else refused(one))
+        assert book.counts == {"stored": 1, "refused": 2}
+        assert book.run("*.pdf=MORE") == ["b.pdf"]
+        assert book.counts == {"already_stored": 1, "stored": 1}
+        assert book.names() == {"REPORTS/a.pdf": "STORED", "MORE/b.pdf": "STORED"}
+
+    def test_a_visit_that_is_moved(self, book: Book) -> None:
+        """Its images are known again by their UIDs, its attachments by their names: they are compared, not sent."""
+        book.disk.put(other("v1/a.pdf"), other("v1/reports/b.pdf"))
+        book.run(answer=lambda one: sent(one) if one.name == "a.pdf" else failed(one))
+        for name in ("dicom/1", "dicom/2", "a.pdf", "reports/b.pdf"):
+            book.disk.move(f"v1/{name}", f"moved/{name}")
+        handed: list[Attachment] = []
+
+        def look(attachment: Attachment) -> Filed:
+            handed.append(attachment)
+            return there(attachment) if attachment.previous else sent(attachment)
+
+        assert sorted(book.run(answer=look)) == ["a.pdf", "reports/b.pdf"]
+        assert {one.file.path for one in handed} == {f"{ROOT}/moved/a.pdf", f"{ROOT}/moved/reports/b.pdf"}
+        assert book.counts == {"stored": 1, "already_stored": 1}
+        assert book.run() == []
+        assert book.counts == {"already_stored": 2}
+
+    def test_what_is_gone(self, book: Book) -> None:
+        """What was to be sent and is not there any more has failed; what was stored may go."""
+        book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
+        book.run(answer=lambda one: sent(one) if one.name == "a.pdf" else failed(one))
+        book.disk.remove("v1/a.pdf")
+        book.disk.remove("v1/b.pdf")
+        assert book.run() == []
+        assert book.counts == {"failed": 1}
+        assert book.reasons == {"b.pdf": "the file is gone"}
+        # A run that asks for a part of the source cannot know.
+        assert book.run(roots=()) == []
+        assert book.counts == {}
+
+    def test_the_session_is_not_archived_yet(self, book: Book) -> None:
+        """It waits, and is handed out by the run that sees it archived."""
+        book.disk.put(other("v1/a.pdf"))
+
+        def built(sealed: Sealed) -> Verdict:
+            return Built(sealed.delivery, "/prearchive/x")
+
+        assert book.run(verdict=built) == []
+        assert book.counts == {"left": 1}
+        assert book.run() == ["a.pdf"]
+        assert book.counts == {"stored": 1}
+
+    def test_a_session_of_which_xnat_keeps_nothing(self, book: Book) -> None:
+        """Nothing is attached to what is not there."""
+        book.disk.put(other("v1/a.pdf"))
+        assert book.run(outcome=lambda claim: Refused(claim, "no")) == []
+        assert book.counts == {"left": 1}
+
+    def test_a_run_that_meets_other_files(self, book: Book) -> None:
+        """What this run has not met is not handed out, though it waits."""
+        book.disk.put(other("v1/a.pdf"))
+        book.run(answer=failed)
+        with opened(book.path) as journal:
+            journal.enclose([ROOT], lambda _: "R")
+            assert journal.has_unattached()
+            assert journal.claim_enclosure() is None
+
+    def test_has_unattached(self, book: Book) -> None:
+        """Only what XNAT does not have makes a run without rules look."""
+        book.disk.put(other("v1/a.pdf"))
+        with opened(book.path) as journal:
+            assert not journal.has_unattached()
+        book.run(answer=failed)
+        with opened(book.path) as journal:
+            assert journal.has_unattached()
+        book.run()
+        with opened(book.path) as journal:
+            assert not journal.has_unattached()
+
+    def test_a_run_that_was_killed(self, book: Book) -> None:
+        """What it had handed out and not filed away is handed out again."""
+        book.disk.put(other("v1/a.pdf"))
+        with opened(book.path) as journal:
+            scan(journal, book.disk)
+            send(journal)
+            journal.enclose([ROOT], lambda _: "REPORTS")
+            assert journal.claim_enclosure() is not None
+        assert book.run() == ["a.pdf"]
+
+    def test_new_rules_of_routing(self, book: Book) -> None:
+        """`--reroute` lets go what XNAT has nothing of."""
+        book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
+        book.run(answer=lambda one: sent(one) if one.name == "a.pdf" else refused(one))
+        assert book.run(reroute=True) == ["b.pdf"]
+        assert book.counts == {"already_stored": 1, "stored": 1}
+
+
+class TestHandedOut:
+    """Resources, one at a time each."""
+
+    def claims(self, journal: Journal) -> list[Enclosure]:
+        """Take all that can be handed out now."""
+        found = []
+        while (enclosure := journal.claim_enclosure()) is not None:
+            found.append(enclosure)
+        return found
+
+    def test_a_resource_to_one_at_a_time(self, book: Book) -> None:
+        """Others go meanwhile; the rest of one when its first part is filed away."""
+        book.disk.put(*[other(f"v1/{number:04}.pdf") for number in range(1_201)], other("v1/a.csv"))
+        book.disk.put(instance("v2/1", E2), other("v2/b.pdf"))
+        with opened(book.path) as journal:
+            scan(journal, book.disk)
+            send(journal)
+            rules = [AttachRule.parse(text) for text in ("*.pdf=REPORTS", "*.csv=DATA")]
+            assert journal.enclose([ROOT], lambda path: resource_of(rules, path)) == 1_203
+            found = self.claims(journal)
+            assert sorted((one.resource.place.session, one.resource.label, len(one.attachments)) for one in found) == [
+                ("E1", "DATA", 1),
+                ("E1", "REPORTS", 500),
+                ("E2", "REPORTS", 1),
+            ]
+            place = found[0].resource.place
+            assert (place.project, place.subject, place.study_uid, place.scan) == ("P", "S1", E1.study_uid, "")
+            handed = [one.name for enclosure in found for one in enclosure.attachments]
+            for size in (500, 201):
+                reports = next(
+                    one for one in found if (one.resource.label, one.resource.place.session) == ("REPORTS", "E1")
+                )
+                journal.file_away(reports, [sent(one) for one in reports.attachments])
+                found = self.claims(journal)
+                assert [len(one.attachments) for one in found] == [size]
+                handed += [one.name for one in found[0].attachments]
+            assert len(handed) == len(set(handed)) == 1_203
+            journal.file_away(found[0], [sent(one) for one in found[0].attachments])
+            assert self.claims(journal) == []
+
+    def test_no_more_bytes_at_a_time_than_can_be_read(self, book: Book) -> None:
+        """Large files come a few at a time, and one that is larger than that alone."""
+        sizes = (300 << 20, 100 << 20, 100 << 20, 100 << 20)
+        book.disk.put(*[other(f"v1/{number}.pdf", size=size) for number, size in enumerate(sizes)])
+        batches = []
+        with opened(book.path) as journal:
+            scan(journal, book.disk)
+            send(journal)
+            journal.enclose([ROOT], lambda _: "R")
+            while (enclosure := journal.claim_enclosure()) is not None:
+                batches.append([one.name for one in enclosure.attachments])
+                journal.file_away(enclosure, [sent(one) for one in enclosure.attachments])
+        assert batches == [["0.pdf"], ["1.pdf", "2.pdf"], ["3.pdf"]]
+
+    def test_put_back(self, book: Book) -> None:
+        """What the archive was seen to lack is handed out again, and that alone."""
+        book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
+        book.run()
+        with Ledger.read(book.path) as ledger:
+            (enclosure,) = ledger.enclosures()
+        assert [(one.name, one.previous) for one in enclosure.attachments] == [
+            ("a.pdf", "md5 of 5"),
+            ("b.pdf", "md5 of 5"),
+        ]
+        with opened(book.path) as journal:
+            journal.put_back([enclosure.attachments[1].key])
+            assert [one.name for one in take(journal)] == ["b.pdf"]
+        assert book.names() == {"REPORTS/a.pdf": "STORED", "REPORTS/b.pdf": "STORED"}
+
+
+class TestForgetting:
+    """What `forget` does with attachments."""
+
+    def test_a_session(self, book: Book) -> None:
+        """It goes with all that was attached to it, and comes again whole."""
+        book.disk.put(other("v1/a.pdf"), instance("v2/1", E2), other("v2/b.pdf"))
+        book.run()
+        with Forgetting.of(book.path) as forgetting:
+            forgetting.sessions("E1")
+            forgetting.forget()
+        assert book.names("E1") == {}
+        assert book.names("E2") == {"REPORTS/b.pdf": "STORED"}
+        assert book.run() == ["a.pdf"]
+        assert book.counts == {"stored": 1, "already_stored": 1}
+
+    def test_files_that_are_gone(self, tmp_path: Path) -> None:
+        """What was not stored is forgotten with its file; what was stored stays, so that it can be verified."""
+        root = tmp_path / "src"
+        root.mkdir()
+        (root / "still here").touch()
+        book = Book(tmp_path / "book")
+        files = {name: File(str(root / name), 5, 1_000) for name in ("1", "a.pdf", "b.pdf")}
+        item = instance("1", E1)
+        book.disk.put(type(item)(files["1"], item.sop_uid, item.series_uid, E1))
+        book.disk.put(*[Ignored(files[name], FileKind.NOT_DICOM, "not DICOM") for name in ("a.pdf", "b.pdf")])
+        with opened(book.path) as journal:
+            scan(journal, book.disk)
+            send(journal)
+            journal.enclose([str(root)], lambda path: "R" if path.endswith(".pdf") else None)
+            take(journal, lambda one: sent(one) if one.name == "a.pdf" else failed(one))
+        with Forgetting.of(book.path) as forgetting:
+            forgetting.gone()
+            assert {Path(matter.example).name for matter in forgetting.found} == {"b.pdf"}
+            forgetting.forget()
+        assert book.names() == {"R/a.pdf": "STORED"}
