@@ -23,6 +23,11 @@ class Routes(Protocol):
         """Whether a file cannot be routed without its path relative to the source."""
         ...
 
+    @property
+    def session_depth(self) -> int | None:
+        """How many directories below a source decide the session, so that none other has the same; None: others do."""
+        ...
+
     def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session:
         """Return the session of a file with these header fields.
 
@@ -49,6 +54,11 @@ class Bytes(Readable, Protocol):
 
 class Source(Readable, Protocol):
     """Where instances come from."""
+
+    @property
+    def places(self) -> Sequence[str]:
+        """Where the walk begins."""
+        ...
 
     @property
     def roots(self) -> Sequence[str]:

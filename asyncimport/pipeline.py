@@ -12,6 +12,7 @@ when its stream does, or when the journal says that nothing will ever come again
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field
@@ -141,6 +142,7 @@ class _Line:
             report=lambda reason: report(Away(reason)),
         )
         self._turn = anyio.CapacityLimiter(1)
+        self._place = ""
 
     async def scan(self, work: _Bell, ready: _Bell) -> None:
         options = self._options
@@ -152,6 +154,9 @@ class _Line:
                     await self._admit(batch)
                     if not options.scan_first:
                         _ring(work)
+                        if left := self._left(batch):
+                            leave = partial(self._journal.leave, left, partial=options.partial)
+                            _ring(ready, await self._ask(leave))
                 gone = await self._ask(
                     partial(
                         self._journal.finish_scan,
@@ -170,6 +175,25 @@ class _Line:
                 self._report(ScanFinished(gone.files, gone.unsent))
                 _ring(ready, options.finalizers)
                 _ring(work)
+
+    def _left(self, batch: list[File | Ignored]) -> list[str]:
+        """Return the directories, each with whole sessions all of its own, that the walk has left with this batch.
+
+        Of several sources two may have the same session.
+        """
+        depth = self._router.session_depth
+        if depth is None or len(self._source.places) > 1:
+            return []
+        left: list[str] = []
+        for item in batch:
+            path = (item if isinstance(item, File) else item.file).path
+            below = self._source.relative(path)
+            parts = below.split(os.sep, depth)
+            place = path[: len(path) - len(parts[depth]) - 1] if len(parts) > depth else ""
+            if place != self._place:
+                left += [self._place] if self._place else []
+                self._place = place
+        return left
 
     async def _admit(self, batch: list[File | Ignored]) -> None:
         self._report(Scanned(len(batch), sum(item.size for item in batch if isinstance(item, File))))

@@ -417,6 +417,7 @@ class PlannedRoutes:
         self.rules: Mapping[str, str] = {"project": project, "plan": told.hexdigest()[:16]}
 
     needs_path = False
+    session_depth = None
 
     @property
     def projects(self) -> list[str]:

@@ -26,7 +26,7 @@ from scenery import (
     write,
 )
 
-from asyncimport.dicom import Identity
+from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.errors import (
     JournalError,
     LoginRefusedError,
@@ -56,6 +56,7 @@ from asyncimport.model import (
 )
 from asyncimport.pipeline import Stop, _parcels, run
 from asyncimport.retry import RetryPolicy
+from asyncimport.routing import PathPattern, Router
 from asyncimport.settings import Options
 from asyncimport.testserver import Fault, Reset, RowStatus, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import Written, generated
@@ -485,6 +486,11 @@ class Memory:
     patients: dict[str, str] = field(default_factory=dict)
     twins_equal: bool | None = True
 
+    @property
+    def places(self) -> Sequence[str]:
+        """Walk what is to be covered."""
+        return self.roots
+
     async def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield all files, a few at a time; and wait for something before the last batch, if wanted."""
         found: list[File | Ignored] = [File(path, 100, 1) for path in self.files]
@@ -586,6 +592,59 @@ async def move(
         async with opened(book, rules) as journal:
             await run(source, shelf, journal, rules, options=options, policy=policy, stop=stop, report=report)
             return await summary_of(journal)
+
+
+async def move_by_directory(source: Memory, shelf: Shelf, book: Path, **options: Any) -> Summary:
+    """Run the line with labels out of directories."""
+    rules = Router("P", session="{session}", keywords=frozenset(STUDY_FIELDS), paths=PathPattern.parse("{session}/**"))
+    assert rules.session_depth == 1
+    with anyio.fail_after(20):
+        async with opened(book, rules) as journal:
+            await run(source, shelf, journal, rules, options=replace(FEW, **options), policy=AT_ONCE)
+            return await summary_of(journal)
+
+
+async def test_a_session_ends_when_the_walk_leaves_its_directory(book: Path) -> None:
+    """It is archived while the scan goes on, which here does not before that."""
+    shelf = Shelf()
+    archived = anyio.Event()
+
+    async def first(_: Sealed) -> None:
+        archived.set()
+
+    shelf.on_finalize = first
+    files = {**study("1", 6), **study("2", 6), "/m/2/notes": ("-", 0)}
+    source = Memory(files, before_last=archived.wait)
+    summary = await move_by_directory(source, shelf, book)
+    assert shelf.finalized == ["1", "2"]
+    assert summary.count("archived") == 2
+    assert [len(sealed.sop_uids) for sealed in shelf.sealed] == [6, 6]
+
+
+async def test_a_session_that_lacks_a_file_does_not_end_so(book: Path) -> None:
+    """What cannot be read keeps it open to the end, where it is held; asked for, it ends in part."""
+    files = {**study("1", 3), "/m/1/bad": ("1", 9), **study("2", 6)}
+    shelf = Shelf()
+    summary = await move_by_directory(Memory(files), shelf, book)
+    assert shelf.finalized == ["2"]
+    assert [report.state for report in summary.sessions] == ["held", "archived"]
+    summary = await move_by_directory(Memory(files), shelf, book, partial=True)
+    assert shelf.finalized == ["2", "1"]
+    assert summary.count("archived") == 2
+
+
+async def test_two_sources_may_have_one_session(book: Path) -> None:
+    """Nothing ends before the scan does, as the other may have more of it."""
+    shelf = Shelf()
+    files = {"/m/1/a": ("1", 1), "/m/2/a": ("2", 1), "/n/1/b": ("1", 2)}
+
+    class Both(Memory):
+        def relative(self, path: str) -> str:
+            return path[3:]
+
+    summary = await move_by_directory(Both(files, roots=("/m", "/n"), batch=1), shelf, book)
+    assert [len(sealed.sop_uids) for sealed in sorted(shelf.sealed, key=lambda one: one.delivery.key)] == [2, 1]
+    assert summary.count("archived") == 2
 
 
 async def test_every_event_is_reported(book: Path) -> None:

@@ -124,6 +124,27 @@ class Intake(Registry):
             self._wait(waiting)
         return Admission([], twins, len(waiting), size)
 
+    def leave(self, directories: Sequence[str], *, partial: bool = False) -> int:
+        """Note that the walk has left directories that hold whole sessions, each all of its own.
+
+        What of them has nothing left to send becomes ready for finalising; returns how many sessions do. `partial` as
+        in `finish_scan`.
+        """
+        self._partial = partial
+        with self._transaction():
+            self._assign_damaged()
+            sessions = [
+                session
+                for directory in directories
+                for (session,) in self._db.execute(
+                    "SELECT DISTINCT i.session FROM file f JOIN instance i ON i.key = f.instance "
+                    "WHERE f.path >= ? AND f.path < ? AND f.kind = 'INSTANCE'",
+                    below(directory),
+                ).fetchall()
+            ]
+            self._complete.update(sessions)
+            return sum(self._conclude(session, ["OPEN"]) for session in sessions)
+
     def finish_scan(
         self, roots: Sequence[str], *, archive_built: bool = True, retry_held: bool = False, partial: bool = False
     ) -> Gone:
@@ -393,9 +414,13 @@ class Intake(Registry):
 
     def _conclude(self, session: int, take_up: Sequence[str]) -> bool:
         """Make the session ready for finalising if nothing of it is to be sent; whether it is ready now."""
-        key, state, uri = self._one(
+        row = self._db.execute(
             "SELECT key, state, uri FROM delivery WHERE session = ? ORDER BY number DESC LIMIT 1", (session,)
-        )
+        ).fetchone()
+        if row is None:
+            # Nothing of it has been sent yet.
+            return False
+        key, state, uri = row
         if state == "HELD" and state in take_up and not self._is_barred(session):
             if uri is not None:
                 # What waits goes into the next delivery, once this one is through.

@@ -96,10 +96,8 @@ class Journal(Subjects):
                             self._fall_back(claim, session, reason)
             for session in touched:
                 self._hold_barred(session)
-            ready = 0
-            if self._scan_finished:
-                ready = sum(self._conclude(session, ["OPEN"]) for session in touched)
-        return ready
+            complete = touched if self._scan_finished else touched & self._complete
+            return sum(self._conclude(session, ["OPEN"]) for session in complete)
 
     def claim_session(self, *, quiet_period: float = 0.0) -> Sealed | float | None:
         """Seal a delivery, on disk, before anyone calls XNAT about it.

@@ -56,6 +56,8 @@ class Store:
             self.close_file()
             raise
         self._scan_finished = False
+        # Sessions that nothing more will come of, though the scan goes on.
+        self._complete: set[int] = set()
         self._partial = False
 
     def __enter__(self) -> Self:

@@ -44,6 +44,9 @@ class _Routes(Protocol):
     @property
     def needs_path(self) -> bool: ...
 
+    @property
+    def session_depth(self) -> int | None: ...
+
     def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session: ...
 
 
@@ -55,6 +58,7 @@ class Selected:
         self._choice = choice
         self.rules = routes.rules
         self.needs_path = routes.needs_path
+        self.session_depth = routes.session_depth
 
     def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session:
         """Return the session of a file. Raises: LeftOutError when it is not asked for, UnroutableError."""
