@@ -13,7 +13,7 @@ from math import ceil
 
 from asyncimport.errors import FatalError, LoginRefusedError, UsageError
 from asyncimport.replies import Row, SeriesFilter
-from asyncimport.settings import AUTO_WORKERS
+from asyncimport.settings import AUTO_CEILING
 from asyncimport.xnat.survey import BodyLimit, Inside, Outside, ProjectFacts, Script, Told, Untold
 
 __all__ = ["Facts", "Finding", "Status", "exit_code", "judge"]
@@ -32,8 +32,6 @@ _SOON = timedelta(days=30)
 _STALE = timedelta(days=2)
 # What one XNAT takes in a second at best: each file passes one lock and one SELECT (PrearcDatabase).
 _FILES_A_SECOND = 100
-# Its connections to the database: more uploads in flight would wait for each other (DatabaseConfig).
-_MOST_WORKERS = 40
 
 
 class Status(StrEnum):
@@ -203,13 +201,13 @@ def _clock(ahead: float) -> Finding:
 
 def _round_trip(seconds: float) -> Finding:
     found = f"a round trip takes {seconds * 1000:,.{0 if seconds > 0.01 else 1}f} ms"
-    wanted = min(_MOST_WORKERS, ceil(seconds * _FILES_A_SECOND))
-    if wanted <= AUTO_WORKERS:
-        return Finding("round-trip", Status.OK, found, f"--workers auto ({AUTO_WORKERS}) does")
-    meaning = f"{AUTO_WORKERS} workers send {AUTO_WORKERS / seconds:,.0f} small files a second at most"
-    return Finding(
-        "round-trip", Status.WARNING, found, meaning, f"give --workers {wanted}, or run nearer to the server"
-    )
+    wanted = ceil(seconds * _FILES_A_SECOND)
+    if wanted <= AUTO_CEILING:
+        return Finding(
+            "round-trip", Status.OK, found, f"--workers auto finds how many it takes ({AUTO_CEILING} at most)"
+        )
+    meaning = f"{AUTO_CEILING} uploads in flight send {AUTO_CEILING / seconds:,.0f} small files a second at most"
+    return Finding("round-trip", Status.WARNING, found, meaning, "run nearer to the server")
 
 
 def _body(told: Told[BodyLimit]) -> Finding:

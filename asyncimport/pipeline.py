@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field
 from functools import partial
+from time import monotonic
 from typing import TypeVar
 
 import anyio
@@ -29,7 +30,7 @@ from asyncimport.ends import Destination, Routes, Source
 from asyncimport.errors import RefusedError, SourceError, TransientError, UsageError, worst
 from asyncimport.events import Admitted, Away, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
 from asyncimport.journal import Admission, Journal, Twin
-from asyncimport.limits import Outage, RetryBudget, Throttle
+from asyncimport.limits import Outage, RetryBudget, Slot, Throttle
 from asyncimport.model import (
     Body,
     Claim,
@@ -131,16 +132,18 @@ class _Line:
         self._report = report
         self._stop = stop
         self._may_feed = not options.scan_first
-        self._throttle = Throttle(options.workers)
+        self._throttle = Throttle(options.workers, adaptive=options.adaptive)
         self._budget = RetryBudget()
         self._outage = Outage(
             options.max_outage,
             is_there=destination.is_there,
             first=policy.first,
+            clock=monotonic,
             sleep=stop.sleep,
             hold=self._throttle.overloaded,
             report=lambda reason: report(Away(reason)),
         )
+        self._taking = anyio.Lock()
         self._turn = anyio.CapacityLimiter(1)
         self._place = ""
 
@@ -253,23 +256,21 @@ class _Line:
         )
 
     async def feed(self, work: ObjectReceiveStream[None], parcels: MemoryObjectSendStream[list[Claim]]) -> None:
-        claim = partial(
-            self._journal.claim,
-            _PARCEL_FILES * self._options.workers,
-            most_begun=self._options.max_open_sessions,
-            # One first file for each worker is as much as can be on its way.
-            most_new=self._options.workers,
-        )
         async with work, parcels:
             with self._stop.at_once():
                 async for _ in work:
                     if not self._may_feed:
                         continue
-                    while claims := await self._ask(claim):
-                        for parcel in _parcels(claims, self._options.workers):
+                    while claims := await self._ask(self._claim):
+                        for parcel in _parcels(claims, self._throttle.limit):
                             await parcels.send(parcel)
                     if claims is None:
                         return
+
+    def _claim(self) -> list[Claim] | None:
+        limit = self._throttle.limit
+        # One first file for each slot is as much as can be on its way.
+        return self._journal.claim(_PARCEL_FILES * limit, most_begun=self._options.max_open_sessions, most_new=limit)
 
     async def upload(
         self,
@@ -277,18 +278,23 @@ class _Line:
         outcomes: MemoryObjectSendStream[Outcome],
     ) -> None:
         async with parcels, outcomes:
-            with self._stop.after_grace():
-                async for parcel in parcels:
-                    bodies = await self._source.read([claim.instance.file for claim in parcel])
-                    digests = await self._digests(bodies)
-                    for claim, body, digest in zip(parcel, bodies, digests, strict=True):
-                        if self._stop.requested:
-                            return
-                        try:
-                            outcome = await self._send(claim, body, digest)
-                        except StoppedError:
-                            return
-                        await _hand_in(outcomes, outcome)
+            with self._stop.after_grace(), suppress(StoppedError, anyio.EndOfStream):
+                while True:
+                    with self._throttle.slot() as slot:
+                        # Of those who have no slot yet, one has a parcel.
+                        async with self._taking:
+                            parcel = await parcels.receive()
+                            await slot.turn()
+                        await self._send_parcel(parcel, slot, outcomes)
+
+    async def _send_parcel(self, parcel: list[Claim], slot: Slot, outcomes: MemoryObjectSendStream[Outcome]) -> None:
+        """Send files one after the other in one slot. Raises: StoppedError."""
+        bodies = await self._source.read([claim.instance.file for claim in parcel])
+        digests = await self._digests(bodies)
+        for claim, body, digest in zip(parcel, bodies, digests, strict=True):
+            if self._stop.requested:
+                raise StoppedError
+            await _hand_in(outcomes, await self._send(claim, body, digest, slot))
 
     async def _digests(self, bodies: Sequence[Body | SourceError]) -> list[bytes | None]:
         """Digest what is to be sent, if there will be receipts; large bodies are digested as they are read."""
@@ -298,19 +304,21 @@ class _Line:
             lambda: [hashlib.sha256(body).digest() if isinstance(body, bytes) else None for body in bodies]
         )
 
-    async def _send(self, claim: Claim, body: Body | SourceError, digest: bytes | None) -> Outcome:
+    async def _send(self, claim: Claim, body: Body | SourceError, digest: bytes | None, slot: Slot) -> Outcome:
         if isinstance(body, SourceError):
             return Failed(claim, str(body), unreadable=True)
-        trail = _Trail(anyio.current_time())
+        trail = _Trail(monotonic())
 
         async def attempt() -> str:
-            async with self._throttle.slot():
-                trail.attempts += 1
-                try:
-                    return await self._destination.store(claim, body)
-                except TransientError as error:
-                    self._failed(claim, error, trail)
-                    raise
+            await slot.turn()
+            trail.attempts += 1
+            try:
+                return await self._destination.store(claim, body)
+            except TransientError as error:
+                self._failed(claim, error, trail)
+                # Whoever waits holds no slot.
+                slot.leave()
+                raise
 
         try:
             try:
@@ -324,7 +332,7 @@ class _Line:
             return Failed(claim, str(error), unreadable=True, attempts=trail.attempts, unsure=trail.unsure)
         except (RefusedError, TransientError) as error:
             return _verdict(claim, error, trail)
-        self._throttle.succeeded()
+        slot.succeeded(claim.instance.file.size)
         self._budget.succeeded()
         self._outage.succeeded()
         merges = None
@@ -336,7 +344,7 @@ class _Line:
         return Stored(claim, uri, trail.attempts, trail.unsure, digest, merges)
 
     def _failed(self, claim: Claim, error: TransientError, trail: "_Trail") -> None:
-        trail.times.append(anyio.current_time())
+        trail.times.append(monotonic())
         trail.unsure |= error.cut
         if error.blames_file:
             self._outage.blamed(claim.key)

@@ -30,6 +30,7 @@ from scenery import (
 from yarl import URL
 
 from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
+from asyncimport.limits import Rate
 from asyncimport.model import Archived, Built, Held, Incomplete, Session
 from asyncimport.replies import Experiment, Row
 from asyncimport.source import LARGE
@@ -739,3 +740,24 @@ async def test_manners_go_with_every_finalising_call() -> None:
     commit, archive = asked[-2:]
     for query in (commit, archive):
         assert "&triggerPipelines=false&event_reason=migration%20%26%20co" in query
+
+
+@pytest.mark.parametrize("size", [LARGE // 4, 3 * LARGE])
+async def test_no_more_bytes_a_second_than_asked_for(url: str, tmp_path: Path, size: int) -> None:
+    """What is sent in one piece, and what in many, waits until all before it has had its time."""
+    file = write(tmp_path / "1", image(pixels=size))
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    async with logged_in(url) as client:
+        client.rate = Rate(1_000.0, sleep=wait, clock=lambda: 0.0)
+        for _ in range(2):
+            await Xnat(client).store(claim(file), await body_of(file))
+    # A tenth of a second is given on credit; the last piece need not be waited for.
+    pieces = 1 if size < LARGE else -(-file.size // (256 << 10))
+    last = file.size - (pieces - 1) * (256 << 10)
+    assert len(waits) == 2 * pieces - 1
+    assert waits == sorted(waits)
+    assert waits[-1] == pytest.approx((2 * file.size - last) / 1_000.0 - 0.1)

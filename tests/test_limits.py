@@ -1,13 +1,18 @@
-"""The throttle: cut by overload, grown by success, and never more in flight than it allows."""
+"""The throttle: cut by overload, grown by success, and never more in flight than it allows; the knee; the rate."""
 
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.abc import TaskGroup
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from asyncimport.limits import Throttle
+from asyncimport.errors import UsageError
+from asyncimport.limits import Knee, Rate, Slot, Throttle
+from asyncimport.settings import bytes_of
 
 pytestmark = pytest.mark.anyio
 
@@ -298,3 +303,438 @@ async def test_lives_in_real_time_by_default() -> None:
     throttle.overloaded(0.0)
     async with throttle.slot():
         assert throttle.limit == 1
+
+
+async def test_a_slot_serves_calls_that_follow_each_other() -> None:
+    """Between two calls it is kept, but for a slot that is one too many since a cut: that one waits for its turn."""
+    time = Time()
+    throttle = throttle_at(2, time)
+    turns: list[str] = []
+
+    async def calls(name: str, go_on: anyio.Event) -> None:
+        with throttle.slot() as slot:
+            await slot.turn()
+            turns.append(name)
+            await go_on.wait()
+            await slot.turn()
+            turns.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        first, second = anyio.Event(), anyio.Event()
+        tasks.start_soon(calls, "first", first)
+        tasks.start_soon(calls, "second", second)
+        await wait_all_tasks_blocked()
+        throttle.overloaded()
+        assert throttle.is_crowded
+        first.set()
+        await wait_all_tasks_blocked()
+        assert turns == ["first", "second"]
+        assert not throttle.is_crowded
+        second.set()
+        await wait_all_tasks_blocked()
+        assert turns == ["first", "second", "second", "first"]
+
+
+async def test_a_slot_that_is_given_back_is_had_again() -> None:
+    """Who waits to repeat a call holds no slot meanwhile, and waits for one like everybody else."""
+    throttle = throttle_at(1, Time())
+    async with throttle.slot() as slot:
+        slot.leave()
+        slot.leave()
+        async with anyio.create_task_group() as tasks:
+            calls = Calls(throttle, tasks)
+            await calls.begin(1)
+            assert calls.in_flight == 1
+            tasks.start_soon(slot.turn)
+            await wait_all_tasks_blocked()
+            assert not throttle.try_enter()
+            await calls.end(1)
+        assert not throttle.try_enter()
+    assert throttle.try_enter()
+
+
+async def test_a_retry_after_holds_back_the_next_call_of_a_slot() -> None:
+    """It holds for the calls of a slot that is held already."""
+    time = Time()
+    throttle = throttle_at(2, time)
+    async with throttle.slot() as slot, anyio.create_task_group() as tasks:
+        throttle.overloaded(10.0)
+        tasks.start_soon(slot.turn)
+        await wait_all_tasks_blocked()
+        assert time.asked == [10.0]
+        await time.pass_by(10.0)
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_no_slot_is_lost_to_who_is_cancelled_just_then(cancelled_first: bool) -> None:
+    """A slot that is given at the moment of a cancellation goes to the next who waits."""
+    throttle = throttle_at(1, Time())
+    assert throttle.try_enter()
+    async with anyio.create_task_group() as tasks:
+        scope = anyio.CancelScope()
+
+        async def gives_up() -> None:
+            with scope:
+                async with throttle.slot():
+                    await anyio.sleep_forever()
+
+        tasks.start_soon(gives_up)
+        await wait_all_tasks_blocked()
+        calls = Calls(throttle, tasks)
+        await calls.begin(1)
+        for happens in (scope.cancel, throttle.leave) if cancelled_first else (throttle.leave, scope.cancel):
+            happens()
+        await wait_all_tasks_blocked()
+        assert calls.in_flight == 1
+        await calls.end(1)
+    assert throttle.try_enter()
+
+
+async def test_no_slot_is_lost_to_who_is_cancelled_in_a_retry_after() -> None:
+    """Who is cancelled while the server wants to be left alone gives the slot back."""
+    time = Time()
+    throttle = throttle_at(1, time)
+    throttle.overloaded(60.0)
+    with anyio.move_on_after(0.01) as scope:
+        async with throttle.slot():
+            raise AssertionError
+    assert scope.cancelled_caught
+    assert throttle.try_enter()
+
+
+class Doings:
+    """Tasks under a throttle, and what can happen to them."""
+
+    def __init__(self, throttle: Throttle, time: Time, tasks: TaskGroup) -> None:
+        self.throttle = throttle
+        self._time = time
+        self._tasks = tasks
+        self._scopes: dict[int, anyio.CancelScope] = {}
+        self._ends: dict[int, anyio.Event] = {}
+        self._turns: dict[int, anyio.Event] = {}
+        self._holding: set[int] = set()
+        self._count = 0
+
+    @property
+    def holding(self) -> int:
+        """How many are at work."""
+        return len(self._holding)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return len(self._scopes) - len(self._holding)
+
+    async def do(self, what: str, which: int) -> None:
+        """Do one thing, to one of the tasks if it is done to a task."""
+        names = sorted(self._scopes)
+        name = names[which % len(names)] if names else None
+        match what:
+            case "begin":
+                self._count += 1
+                self._tasks.start_soon(self._task, self._count)
+            case "succeed":
+                self.throttle.succeeded()
+            case "overload":
+                self.throttle.overloaded()
+            case "wait":
+                await self._time.pass_by(1.0)
+            case "cancel" if name is not None:
+                self._scopes[name].cancel()
+            case "end" if name is not None:
+                self._ends[name].set()
+                self._turns[name].set()
+            case "turn" if name is not None:
+                self._turns[name].set()
+
+    async def end(self) -> None:
+        """Let all come to their end."""
+        while self._scopes:
+            for name in sorted(self._scopes):
+                await self.do("end", sorted(self._scopes).index(name))
+            await wait_all_tasks_blocked()
+
+    async def _task(self, name: int) -> None:
+        self._ends[name], self._turns[name] = anyio.Event(), anyio.Event()
+        with anyio.CancelScope() as self._scopes[name]:
+            async with self.throttle.slot() as slot:
+                await self._at_work(name, slot)
+        del self._scopes[name]
+
+    async def _at_work(self, name: int, slot: Slot) -> None:
+        try:
+            while not self._ends[name].is_set():
+                self._holding.add(name)
+                await self._turns[name].wait()
+                self._turns[name] = anyio.Event()
+                self._holding.discard(name)
+                await slot.turn()
+        finally:
+            self._holding.discard(name)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ceiling=st.integers(1, 6),
+    doings=st.lists(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["begin", "begin", "end", "turn", "cancel", "succeed", "overload", "wait"]),
+                st.integers(0, 20),
+            ),
+            max_size=6,
+        ),
+        max_size=12,
+    ),
+)
+def test_whatever_happens_no_slot_is_lost(ceiling: int, doings: list[list[tuple[str, int]]]) -> None:
+    """Things happen, several at the same moment: nobody waits while there is a slot, and in the end all are free."""
+
+    async def live() -> None:
+        time = Time()
+        throttle = throttle_at(ceiling, time)
+        async with anyio.create_task_group() as tasks:
+            doing = Doings(throttle, time, tasks)
+            for moment in doings:
+                allowed = max(doing.holding, throttle.limit)
+                for what, which in moment:
+                    await doing.do(what, which)
+                    allowed = max(allowed, throttle.limit)
+                await wait_all_tasks_blocked()
+                assert doing.holding <= allowed
+                assert not doing.waiting or doing.holding >= throttle.limit
+            await doing.end()
+        assert [throttle.try_enter() for _ in range(ceiling + 1)].count(True) == throttle.limit
+
+    anyio.run(live)
+
+
+async def test_without_a_number_it_finds_one() -> None:
+    """It begins with few, lets more in as long as they take no longer, and stops at the ceiling."""
+    time = Time()
+    throttle = Throttle(6, adaptive=True, sleep=time.sleep, clock=time.clock)
+    async with anyio.create_task_group() as tasks:
+        calls = Calls(throttle, tasks)
+        await calls.begin(8)
+        assert (throttle.limit, calls.in_flight) == (3, 3)
+        for _ in range(300):
+            time.now += 0.1 / throttle.limit
+            throttle.succeeded(0.1, 1000)
+        await wait_all_tasks_blocked()
+        assert (throttle.limit, calls.in_flight) == (6, 6)
+        while calls.in_flight:
+            await calls.end(1)
+
+
+async def test_what_a_slot_is_occupied_with_counts() -> None:
+    """From its being taken on, or the end of its last call; what it waited for before is not its own."""
+    time = Time()
+    throttle = Throttle(64, adaptive=True, sleep=time.sleep, clock=time.clock)
+    noted: list[float] = []
+    throttle.succeeded = lambda seconds=0.0, size=0: noted.append(seconds + size)  # type: ignore[method-assign]
+    with throttle.slot() as slot:
+        await slot.turn()
+        time.now += 1.0
+        await slot.turn()
+        time.now += 1.0
+        slot.succeeded(100)
+        time.now += 3.0
+        await slot.turn()
+        slot.succeeded(0)
+        slot.leave()
+        time.now += 5.0
+        await slot.turn()
+        slot.succeeded(0)
+        throttle.overloaded(10.0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(slot.turn)
+            await wait_all_tasks_blocked()
+            await time.pass_by(10.0)
+        time.now += 2.0
+        slot.succeeded(0)
+    assert noted == [102.0, 3.0, 0.0, 2.0]
+
+
+async def test_an_overload_cuts_what_was_found_too() -> None:
+    """Then it grows back by one for each full round, and only what was found again is a reason to find out more."""
+    time = Time()
+    throttle = Throttle(64, adaptive=True, sleep=time.sleep, clock=time.clock)
+    while throttle.limit < 20:
+        while throttle.try_enter():
+            pass
+        time.now += 0.1 / throttle.limit
+        throttle.succeeded(0.1, 1000)
+    found = throttle.limit
+    throttle.overloaded()
+    assert throttle.limit == found // 2
+    while throttle.is_crowded:
+        throttle.leave()
+    rounds = []
+    while throttle.limit < found:
+        before, successes = throttle.limit, 0
+        while throttle.limit == before:
+            throttle.succeeded(0.1, 1000)
+            successes += 1
+        rounds.append((successes, throttle.limit - before))
+    assert rounds == [(limit, 1) for limit in range(found // 2, found)]
+
+
+class Line:
+    """Calls under a knee that all take as long as a function of their number says."""
+
+    def __init__(self, most: int = 64) -> None:
+        self.now = 0.0
+        self.knee = Knee(most, clock=lambda: self.now)
+        self.limits = [self.knee.limit]
+
+    def run(self, seconds: Callable[[int], float], *, until: float, size: int = 1000, full: bool = True) -> list[int]:
+        """Let calls end until so many seconds have passed; return the limits there were."""
+        end, self.limits = self.now + until, [self.knee.limit]
+        while self.now < end:
+            took = seconds(self.knee.limit)
+            self.now += took / self.knee.limit
+            self.knee.succeeded(took, size, full=full)
+            if self.knee.limit != self.limits[-1]:
+                self.limits.append(self.knee.limit)
+        return self.limits
+
+
+def server(unhurried: float, rate: float) -> Callable[[int], float]:
+    """Return what calls take at a server that takes so many a second, and so long for each if it is alone."""
+    return lambda limit: max(unhurried, limit / rate)
+
+
+def test_it_grows_as_long_as_calls_take_no_longer() -> None:
+    """By a third or so each time, so as not to overshoot, and up to the bound."""
+    limits = Line().run(lambda _: 0.1, until=10)
+    assert limits[0] == 3
+    assert limits[-1] == 64
+    assert all(before < after <= 1.3 * before + 1.5 for before, after in pairwise(limits))
+
+
+@pytest.mark.parametrize("knee", [3, 10, 16, 40])
+def test_it_stops_a_little_above_the_knee(knee: int) -> None:
+    """Three in ten above, and one: so that the server always has something to do."""
+    line = Line()
+    line.run(server(0.05, knee / 0.05), until=20)
+    assert line.knee.limit in range(knee + 1, int(1.3 * knee + 1.5) + 1)
+    assert max(line.run(server(0.05, knee / 0.05), until=60)) <= 1.3 * knee + 1.5
+
+
+def test_one_at_a_time_is_never_aimed_at() -> None:
+    """While one is on its way, the client reads and settles others."""
+    line = Line()
+    line.run(server(0.05, 20), until=30)
+    assert line.knee.limit == 3
+
+
+def test_it_follows_a_server_that_takes_fewer() -> None:
+    """A queue is told by what happens at half the limit: there, calls take half as long."""
+    line = Line()
+    line.run(server(0.05, 600), until=20)
+    limits = line.run(server(0.05, 100), until=10)
+    assert limits[-1] in range(6, 9)
+
+
+def test_it_follows_a_way_that_becomes_longer() -> None:
+    """Calls that take longer at half the limit as well do not wait for each other: more of them are worth it."""
+    line = Line()
+    line.run(server(0.02, 500), until=20)
+    limits = line.run(server(0.1, 500), until=20)
+    assert limits[-1] >= 50
+
+
+def test_it_follows_a_server_that_becomes_quicker() -> None:
+    """What calls took before is forgotten: far fewer of them fill the server now."""
+    line = Line()
+    line.run(server(0.1, 500), until=20)
+    limits = line.run(server(0.02, 500), until=20)
+    assert limits[-1] in range(10, 16)
+
+
+def test_one_odd_measure_is_no_alarm() -> None:
+    """A pause of the client's, say, makes calls slow for once; the limit does not follow."""
+    line = Line()
+    line.run(lambda _: 0.1, until=20)
+    line.run(lambda _: 2.0, until=1.0)
+    assert set(line.run(lambda _: 0.1, until=4.0)) == {64}
+
+
+def test_slots_that_are_not_at_work_do_not_want_more() -> None:
+    """When the scan brings fewer than there are slots, there are enough."""
+    line = Line()
+    assert line.run(lambda _: 0.1, until=60, full=False) == [3]
+
+
+def test_large_files_may_take_longer() -> None:
+    """A call is compared with those of files of its size."""
+    line = Line()
+    for number in range(4000):
+        size, took = (20_000, 0.05) if number // 50 % 2 else (500_000, 0.4)
+        line.now += took / line.knee.limit
+        line.knee.succeeded(took, size)
+    assert line.knee.limit == 64
+
+
+def test_trouble_in_a_probe_ends_it() -> None:
+    """Then the limit is what it was before the probe, for the throttle to cut."""
+    line = Line()
+    limits = line.run(server(0.05, 200), until=5)
+    steady = max(limits)
+    while line.knee.limit > steady // 2:
+        line.run(server(0.05, 200), until=0.1)
+    line.knee.disturbed()
+    assert line.knee.limit > steady // 2 + 1
+
+
+async def test_a_rate_is_kept_by_all_together() -> None:
+    """Each waits until what went before has had its time; what was not used is not made up for."""
+    time = Time()
+    rate = Rate(1000.0, sleep=time.sleep, clock=time.clock)
+    ended: list[float] = []
+
+    async def spend(size: int) -> None:
+        await rate.spend(size)
+        ended.append(time.now)
+
+    async with anyio.create_task_group() as tasks:
+        for size in (2100, 3000, 1000):
+            tasks.start_soon(spend, size)
+        await wait_all_tasks_blocked()
+        for _ in range(10):
+            await time.pass_by(1.0)
+    assert ended == [100.0, 102.0, 105.0]
+    time.asked.clear()
+    await rate.spend(1100)
+    assert time.asked == []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(rate.spend, 1)
+        await wait_all_tasks_blocked()
+        assert time.asked == [pytest.approx(1.0)]
+        await time.pass_by(1.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("500000", 5e5),
+        ("500kB", 5e5),
+        ("20MB", 2e7),
+        ("20m", 2e7),
+        ("1.5 GB", 1.5e9),
+        ("1T", 1e12),
+        ("16MiB", 16 * 2**20),
+        ("7b", 7),
+    ],
+)
+def test_sizes(text: str, size: float) -> None:
+    """Sizes are written as people write them."""
+    assert bytes_of(text, "--max-rate") == size
+
+
+@pytest.mark.parametrize("text", ["", "fast", "0", "0MB", "-1", "20MB/s", "20Mbit", "MB", "5ib"])
+def test_what_is_no_size(text: str) -> None:
+    """The error names the option, and shows how to write it."""
+    with pytest.raises(UsageError, match="--max-rate") as caught:
+        bytes_of(text, "--max-rate")
+    assert caught.value.hint

@@ -267,6 +267,7 @@ async def _send(  # anyio.run passes arguments by position
                         task.host,
                         task.credentials,
                         connections=max(task.options.workers + task.options.finalizers, task.options.enclosers),
+                        max_rate=task.options.max_rate,
                         timeouts=task.timeouts,
                         ca_bundle=task.ca_bundle,
                         verify=task.verify,

@@ -43,7 +43,7 @@ from asyncimport.cli.output import consoles, show_error, summary_json, write_jso
 from asyncimport.cli.profiles import Chosen, question
 from asyncimport.credentials import check_host, find, kept
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.settings import AUTO_WORKERS, Options, seconds_of
+from asyncimport.settings import AUTO_CEILING, Options, bytes_of, seconds_of
 
 __all__ = ["login_from", "upload"]
 
@@ -157,6 +157,7 @@ def upload(
     max_duration: Annotated[
         str | None, hidden("--max-duration", help="Stop well after this time, as Ctrl-C does: 90s, 15m, 8h.")
     ] = None,
+    max_rate: Annotated[str | None, hidden("--max-rate", help="Bytes a second at most: 500kB, 20MB, 1.5GB.")] = None,
     timeout: Annotated[float, hidden("--timeout", help="Seconds to wait for an answer of the server.")] = 600.0,
     reroute: Annotated[bool, hidden("--reroute", help="Apply changed -S and -E to what was not sent yet.")] = False,
     truncated: Truncated = "skip",
@@ -254,7 +255,9 @@ def upload(
         if not workers.isdigit() and workers != "auto":
             raise UsageError(f"--workers {workers} cannot be", hint="give a number, or auto")
         options = Options(
-            workers=AUTO_WORKERS if workers == "auto" else int(workers),
+            workers=AUTO_CEILING if workers == "auto" else int(workers),
+            adaptive=workers == "auto",
+            max_rate=None if max_rate is None else bytes_of(max_rate, "--max-rate"),
             max_open_sessions=max_open_sessions,
             archive=archive,
             scan_first=scan_first,

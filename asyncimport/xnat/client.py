@@ -27,6 +27,7 @@ from asyncimport.errors import (
     UsageError,
     worst,
 )
+from asyncimport.limits import Rate
 from asyncimport.replies import Reply
 from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.xnat.proxies import DIRECT, Proxy, proxy_for
@@ -113,11 +114,13 @@ class Client:
         credentials: Credentials,
         timeouts: Timeouts,
         proxy: Proxy = DIRECT,
+        rate: Rate | None = None,
     ) -> None:
         self._http = http
         self._host = host
         self._credentials = credentials
         self.timeouts = timeouts
+        self.rate = rate
         self._in_time = aiohttp.ClientTimeout(total=timeouts.stall + timeouts.reply, sock_connect=timeouts.connect)
         self._proxy = proxy
         self._headers: Mapping[str, str] = {}
@@ -356,10 +359,12 @@ async def connect(
     ca_bundle: Path | None = None,
     verify: bool = True,
     policy: RetryPolicy | None = None,
+    max_rate: float | None = None,
 ) -> AsyncIterator[Client]:
     """Log in to the XNAT at `host` (context path included), and out at the end.
 
-    `connections` bounds the open connections. A proxy, and a bundle that none is given for, come from the environment.
+    `connections` bounds the open connections, `max_rate` the bytes of bodies that go out in a second. A proxy, and a
+    bundle that none is given for, come from the environment.
     Raises: LoginRefusedError, UnavailableError, UsageError.
     """
     timeouts = timeouts or Timeouts()
@@ -374,7 +379,7 @@ async def connect(
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
         trust_env=False,  # it would also send Basic credentials from ~/.netrc
     ) as http:
-        client = Client(http, server, credentials, timeouts, proxy)
+        client = Client(http, server, credentials, timeouts, proxy, None if max_rate is None else Rate(max_rate))
         try:
             await retrying(client.log_in, policy or RetryPolicy(attempts=3))
         except TransientError as error:

@@ -1,6 +1,7 @@
 """Send a body, whatever its size, and let nothing wait for ever: aiohttp's writes have no time-out."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from math import inf
 from typing import TypeVar
 
 import anyio
@@ -25,6 +26,8 @@ async def send(
     Raises: TransientError, SourceError when the file is not what was scanned, and whatever `read` raises.
     """
     if isinstance(body, bytes):
+        if client.rate is not None:
+            await client.rate.spend(len(body))
         return await client.call(method, url, read, data=body, headers=headers, in_time=True)
     with bounded(client.timeouts.stall) as scope:
         return await _stream(client, method, url, body, read, headers, scope)
@@ -44,14 +47,13 @@ async def _stream(
     aiohttp writes bodies in a task of its own, which it cancels from outside, in the middle of whatever is done
     there, and does not wait for. So a task of ours reads, and that one only takes the pieces over.
     """
-    timeouts = client.timeouts
     headers = {**headers, "Content-Length": str(body.size)}
     into, out = anyio.create_memory_object_stream[bytes](0)
     try:
         with out:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_pour, body, into)
-                pieces = _Watched(out, scope, timeouts.stall, timeouts.reply)
+                pieces = _Watched(out, scope, client)
                 answer = await client.call(method, url, read, data=pieces, headers=headers)
                 # XNAT may have answered before the end of the body.
                 tasks.cancel_scope.cancel()
@@ -77,13 +79,11 @@ async def _pour(body: Streamed, into: MemoryObjectSendStream[bytes]) -> None:
 class _Watched:
     """Hands on the pieces of a body and moves the deadline of the request with each: aiohttp's writes have none."""
 
-    def __init__(
-        self, pieces: MemoryObjectReceiveStream[bytes], scope: anyio.CancelScope, stall: float, reply: float
-    ) -> None:
+    def __init__(self, pieces: MemoryObjectReceiveStream[bytes], scope: anyio.CancelScope, client: Client) -> None:
         self._pieces = pieces
         self._scope = scope
-        self._stall = stall
-        self._reply = reply
+        self._timeouts = client.timeouts
+        self._rate = client.rate
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -92,7 +92,10 @@ class _Watched:
         try:
             piece = await self._pieces.receive()
         except anyio.EndOfStream:
-            self._scope.deadline = anyio.current_time() + self._reply
+            self._scope.deadline = anyio.current_time() + self._timeouts.reply
             raise StopAsyncIteration from None
-        self._scope.deadline = anyio.current_time() + self._stall
+        if self._rate is not None:
+            self._scope.deadline = inf
+            await self._rate.spend(len(piece))
+        self._scope.deadline = anyio.current_time() + self._timeouts.stall
         return piece
