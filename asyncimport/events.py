@@ -57,7 +57,7 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """These outcomes are on disk."""
+    """These outcomes are in the journal."""
 
     outcomes: tuple[Outcome, ...]
 

@@ -60,6 +60,8 @@ _Bell = MemoryObjectSendStream[None]
 # parcels would leave workers idle at the end of a session.
 _PARCEL_FILES = 8
 _PARCEL_BYTES = 1 << 20
+# As many files as are claimed at a time, if there are: a call of the journal costs the same for one as for many.
+_LEAST_CLAIMED = 128
 # As many outcomes as may be settled in one transaction.
 _MOST_OUTCOMES = 512
 
@@ -268,9 +270,10 @@ class _Line:
                         return
 
     def _claim(self) -> list[Claim] | None:
-        limit = self._throttle.limit
         # One first file for each slot is as much as can be on its way.
-        return self._journal.claim(_PARCEL_FILES * limit, most_begun=self._options.max_open_sessions, most_new=limit)
+        limit = self._throttle.limit
+        files = max(_PARCEL_FILES * limit, _LEAST_CLAIMED)
+        return self._journal.claim(files, most_begun=self._options.max_open_sessions, most_new=limit)
 
     async def upload(
         self,

@@ -10,8 +10,12 @@ import re
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain, islice
+from time import monotonic, thread_time
+from typing import TypeVar
 
 import aiofiles
 import anyio
@@ -32,6 +36,15 @@ _PIECE = 256 << 10
 _FIRST_BATCH = 32
 _BATCH = 512
 _MANY = 4 * _BATCH
+# Seconds from which on files were slow to read (other threads of ours may be what kept them), and how many reads are
+# made in threads after that.
+_SLOW_READ, _SLOW_FILE = 0.01, 0.003
+_READS_IN_THREADS = 64
+# So many files are looked at together at most, where the source keeps a file waiting for longer than this.
+_TOGETHER = 32
+_PATIENCE = 0.0002
+# What os.fsencode goes by, at half its price.
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 class Folder:
@@ -58,7 +71,9 @@ class Folder:
         self._ignore_archives = ignore_archives
         # Of so many files the headers are read in threads before it is worth while to begin a process.
         self._left_for_threads = many if (os.cpu_count() or 1) > 1 else sys.maxsize
+        self._together = 1
         self._digests = digests
+        self._reads_in_threads = 1
         self.places = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
         for root in self.places:
             if not os.path.lexists(root):
@@ -70,8 +85,6 @@ class Folder:
         return () if self._include or self._exclude else self.places
 
     def _is_wanted(self, found: File | Ignored) -> bool:
-        if self._include is None and self._exclude is None:
-            return True
         name = self.relative((found.file if isinstance(found, Ignored) else found).path)
         if self._include is not None and not self._include.fullmatch(name):
             return False
@@ -79,7 +92,9 @@ class Folder:
 
     async def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield what the walk meets, in batches; nothing is opened yet."""
-        walk = (found for root in self.places for found in _walk(root) if self._is_wanted(found))
+        walk: Iterator[File | Ignored] = chain.from_iterable(map(_walk, self.places))
+        if self._include is not None or self._exclude is not None:
+            walk = filter(self._is_wanted, walk)
         size = _FIRST_BATCH
         while batch := await anyio.to_thread.run_sync(lambda: list(islice(walk, size))):  # noqa: B023 - awaited at once
             yield batch
@@ -93,26 +108,38 @@ class Folder:
         """Look into files, in one thread hop; the headers of many files are read in a process of their own.
 
         Reading headers is pure Python, and would keep the loop from sending. It only reads, so that nothing is lost
-        when a stop leaves it behind at a slow disk.
+        when a stop leaves it behind at a slow disk, where many are read at once.
         """
         self._left_for_threads -= len(files)
+        wish = [file.path for file in files], self._ignore_archives, self._together
+        done: tuple[list[_Look], int] | None = None
         if self._left_for_threads < 0:
-            paths = [file.path for file in files]
             try:
-                looks = await anyio.to_process.run_sync(_looks, paths, self._ignore_archives, cancellable=True)
+                done = await anyio.to_process.run_sync(_looks_apart, *wish, cancellable=True)
             except (anyio.BrokenWorkerProcess, KeyboardInterrupt):
                 # It was killed, cannot be begun, or has got the Ctrl-C that was meant for us.
                 self._left_for_threads = sys.maxsize
-            else:
-                return [_found(file, look) for file, look in zip(files, looks, strict=True)]
-        return await anyio.to_thread.run_sync(lambda: [self.identify(file) for file in files], abandon_on_cancel=True)
+        if done is None:
+            done = await anyio.to_thread.run_sync(_looks, *wish, abandon_on_cancel=True)
+        looks, self._together = done
+        return [_found(file, look) for file, look in zip(files, looks, strict=True)]
 
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
-        """Read the bodies of files for one attempt to send them, in one thread hop; large ones are read as they go.
+        """Read the bodies of files for one attempt to send them; large ones are read as they go.
 
-        A file that is gone, cannot be read or is not what was scanned gives a SourceError in its place.
+        A file that is gone, cannot be read or is not what was scanned gives a SourceError in its place. As long as the
+        disk answers at once, files are read in the loop: 20 us each from the page cache, to which the hop to a thread
+        and back would add as much again. One slow answer, and the next files are read in threads.
         """
-        return await anyio.to_thread.run_sync(lambda: [_read(file, digests=self._digests) for file in files])
+        began = monotonic()
+        if self._reads_in_threads or any(file.size > LARGE for file in files):
+            self._reads_in_threads = max(self._reads_in_threads - 1, 0)
+            bodies = await anyio.to_thread.run_sync(lambda: [_read(file, digests=self._digests) for file in files])
+        else:
+            bodies = [_read(file, digests=self._digests) for file in files]
+        if monotonic() - began > _SLOW_READ + _SLOW_FILE * len(files):
+            self._reads_in_threads = _READS_IN_THREADS
+        return bodies
 
     async def md5(self, parts: Sequence[tuple[File, int]]) -> list[str | SourceError]:
         """Return the MD5 of the first so many bytes of each file, in one thread hop; errors as from `read`."""
@@ -131,34 +158,61 @@ class Folder:
         return await anyio.to_thread.run_sync(_same_bytes, one, other)
 
 
-# What a look comes to, in a form that costs little to pass from one process to another: the parts of an Identity, or
-# those of an Ignored without its file.
-_Look = tuple[str, str, str, Mapping[str, str], str] | tuple[FileKind, str, bool]
+# What a look comes to: an identity, or the parts of an Ignored without its file.
+_Look = Identity | tuple[FileKind, str, bool]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
-def _looks(paths: Sequence[str], ignore_archives: bool) -> list[_Look]:  # noqa: FBT001 - called by position
+def _looks_apart(paths: Sequence[str], ignore_archives: bool, together: int) -> tuple[list[_Look], int]:  # noqa: FBT001
     """Look into files, in another process, which a Ctrl-C does not concern."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return [_look_into(path, ignore_archives=ignore_archives) for path in paths]
+    return _looks(paths, ignore_archives, together)
+
+
+def _looks(paths: Sequence[str], ignore_archives: bool, together: int) -> tuple[list[_Look], int]:  # noqa: FBT001
+    return _each(partial(_look_into, ignore_archives=ignore_archives), paths, together)
+
+
+def _each(do: Callable[[_Item], _Result], items: Sequence[_Item], together: int) -> tuple[list[_Result], int]:
+    """Do the same to every item, to so many together; return what comes of it, and how many the next ones should be.
+
+    That is by how long an item waits, as for a disk far away. Where none waits, threads would only cost.
+    """
+    together = max(1, min(together, len(items)))
+
+    def share(first: int) -> tuple[list[_Result], float]:
+        began = thread_time()
+        return [do(item) for item in items[first::together]], thread_time() - began
+
+    began = monotonic()
+    if together == 1:
+        results, busy = share(0)
+    else:
+        with ThreadPoolExecutor(together) as threads:
+            shares = list(threads.map(share, range(together)))
+        results = [shares[index % together][0][index // together] for index in range(len(items))]
+        busy = sum(seconds for _, seconds in shares)
+    waited = (monotonic() - began - busy) / max(1, len(items))
+    return results, max(1, min(round(together * waited / _PATIENCE), _TOGETHER))
 
 
 def _look_into(path: str, *, ignore_archives: bool) -> _Look:
     try:
-        found = identify(path)
+        return identify(path)
     except NotDicom as outcome:
         if not ignore_archives and (kind := kind_of_container(path)) is not None:
             return FileKind.CONTAINER, f"a {kind} archive that holds DICOM", False
         return FileKind.NOT_DICOM, outcome.reason, False
     except Unreadable as outcome:
         return FileKind.UNREADABLE, outcome.reason, outcome.damaged
-    return found.sop_uid, found.study_uid, found.series_uid, found.fields, found.truncated
 
 
 def _found(file: File, look: _Look) -> Identity | Ignored:
-    if len(look) == 3:
-        kind, reason, damaged = look
-        return Ignored(file, kind, reason, damaged=damaged)
-    return Identity(*look)
+    if isinstance(look, Identity):
+        return look
+    kind, reason, damaged = look
+    return Ignored(file, kind, reason, damaged=damaged)
 
 
 def _patterns(globs: Sequence[str]) -> re.Pattern[str] | None:
@@ -178,25 +232,34 @@ def _walk(root: str) -> Iterator[File | Ignored]:
     if not stat.S_ISDIR(found.st_mode):
         yield _look(root, found)
         return
-    directories = [root]
+    directories, together = [root], 1
     while directories:
         path = directories.pop()
         try:
             with os.scandir(path) as entries:
-                ordered = sorted(entries, key=lambda entry: os.fsencode(entry.name))
+                ordered = iter(sorted(entries, key=lambda entry: entry.name.encode(_ENCODING, _ERRORS)))
         except OSError as error:
             yield _unreadable(path, error)
             continue
         below = []
-        for entry in ordered:
-            try:
-                if entry.is_dir(follow_symlinks=False):
+        while some := list(islice(ordered, _FIRST_BATCH * together)):
+            every, together = _each(_met, some, together)
+            for entry, met in zip(some, every, strict=True):
+                if met is None:
                     below.append(entry.path)
                 else:
-                    yield _look(entry.path, entry.stat())
-            except OSError as error:
-                yield _unreadable(entry.path, error)
+                    yield met
         directories.extend(reversed(below))
+
+
+def _met(entry: os.DirEntry[str]) -> File | Ignored | None:
+    """Return what stands in a directory, or None for a directory."""
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            return None
+        return _look(entry.path, entry.stat())
+    except OSError as error:
+        return _unreadable(entry.path, error)
 
 
 def _look(path: str, found: os.stat_result) -> File | Ignored:

@@ -480,6 +480,8 @@ XNAT = (
 
 # --- The line and its journal
 
+_SYNCED = "test_journal_file.py::"
+
 LINE = (
     Mutant(
         "first-file-alone",
@@ -499,11 +501,67 @@ LINE = (
     ),
     Mutant(
         "durable",
-        "After a power cut the journal has forgotten a seal that XNAT has acted upon.",
+        "After a power cut the journal has forgotten that a run began, and what it made of an older journal.",
         "journal/database.py",
         "PRAGMA synchronous = FULL",
         "PRAGMA synchronous = OFF",
-        ("test_journal_file.py::test_what_is_committed_has_reached_the_disk",),
+        (f"{_SYNCED}test_what_must_not_be_forgotten_is_synced",),
+    ),
+    Mutant(
+        "durable-is-full",
+        "After a power cut the journal has forgotten all that it said was for good.",
+        "journal/store.py",
+        "'FULL' if durable else 'NORMAL'",
+        "'NORMAL'",
+        (f"{_SYNCED}test_what_must_not_be_forgotten_is_synced",),
+    ),
+    Mutant(
+        "durable-seal",
+        "After a power cut the journal has forgotten a seal that XNAT has acted upon, and sends behind it.",
+        "journal/queue.py",
+        '(durable=True):\n            row = self._db.execute(\n                "SELECT d.key, d.number',
+        '():\n            row = self._db.execute(\n                "SELECT d.key, d.number',
+        (f"{_SYNCED}test_what_must_not_be_forgotten_is_synced",),
+    ),
+    Mutant(
+        "settling-syncs-by-age",
+        "A power cut takes back hours of acknowledgements.",
+        "journal/queue.py",
+        "due = not 0 <= now - self._synced_at < self.SYNC_SECONDS",
+        "due = False",
+        (f"{_SYNCED}test_acknowledgements_are_synced_by_age",),
+    ),
+    Mutant(
+        "settling-syncs-after-a-clock-was-set-back",
+        "A power cut takes back all acknowledgements since the clock was set back.",
+        "journal/queue.py",
+        "due = not 0 <= now - self._synced_at < self.SYNC_SECONDS",
+        "due = now - self._synced_at >= self.SYNC_SECONDS",
+        (f"{_SYNCED}test_acknowledgements_are_synced_by_age",),
+    ),
+    Mutant(
+        "unsure-after-a-power-cut",
+        "What was in flight into a delivery that the journal has forgotten takes effect behind the seal.",
+        "journal/queue.py",
+        "            self._sync()\n",
+        "            pass\n",
+        (f"{_SYNCED}test_what_must_not_be_forgotten_is_synced",),
+    ),
+    Mutant(
+        "known-instances-are-not-entered",
+        "A second file with an instance's UID passes for sent, whatever its bytes.",
+        "journal/intake.py",
+        "DELETE FROM file WHERE key >= ? AND key NOT IN (SELECT key FROM instance)",
+        "DELETE FROM file WHERE key >= ? AND 0",
+        ("test_journal.py::test_twins",),
+    ),
+    Mutant(
+        "the-order-of-a-batch",
+        "Which of two files with one instance's UID is sent depends on how the walk was cut.",
+        "journal/intake.py",
+        "if file.path not in met and identity not in met:",
+        "if True:",
+        ("test_journal.py::test_the_first_of_two_is_sent_though_its_path_was_known",),
     ),
     Mutant(
         "nothing-behind-the-seal",
@@ -621,8 +679,8 @@ LINE = (
         "changed-files-are-noticed",
         "A file that was rewritten passes for the one that XNAT holds.",
         "journal/intake.py",
-        "row[1] == file.size and row[2] == str(file.mtime_ns)",
-        "row[1] == file.size",
+        "row[0] != file.size or row[1] != str(file.mtime_ns)",
+        "row[0] != file.size",
         ("test_journal.py::test_changed_files_are_looked_into_again",),
     ),
     Mutant(
@@ -653,8 +711,8 @@ LINE = (
         "duplicate-stands-in",
         "An instance is lost though there is a second, sound copy of it.",
         "journal/queue.py",
-        "                        if unreadable:\n                            self._fall_back(claim, session, reason)\n",
-        "",
+        "                    self._fall_back(instance, session, outcome.reason)\n",
+        "                    pass\n",
         ("test_pipeline.py::test_equal_twins_are_duplicates_and_stand_in",),
     ),
     Mutant(
@@ -790,10 +848,8 @@ LINE = (
         "refused-session-is-barred",
         "The rest of a misrouted session follows its first file into the wrong project.",
         "journal/queue.py",
-        "                        if whole:\n"
-        '                            self._db.execute("INSERT OR IGNORE INTO barred '
-        'VALUES (?, ?)", (session, reason))\n',
-        "",
+        "if isinstance(outcome, Refused) and outcome.whole_session:",
+        "if False:",
         ("test_journal.py::test_nothing_more_of_a_refused_session_is_sent",),
     ),
     Mutant(
@@ -941,6 +997,38 @@ LINE = (
         'return identity(fields, shortfall(file, at, encoding, fields.get("SOPClassUID", "")))',
         'return identity(fields, shortfall(file, at, encoding, ""))',
         ("test_sharpness.py::test_a_truncated_file_is_told_from_a_whole_one",),
+    ),
+    Mutant(
+        "pixels-to-the-last",
+        "An image whose last pixels are missing is archived as a whole one.",
+        "dicom/ending.py",
+        "end == source.size < UNDEFINED",
+        "end >= source.size",
+        ("test_sharpness.py::test_a_truncated_file_is_told_from_a_whole_one",),
+    ),
+    Mutant(
+        "another-files-character-set",
+        "A name is decoded by the character set of the file before, and its session gets another's label.",
+        "dicom/peek.py",
+        "key = last, codec, explicit",
+        "key = last, explicit",
+        ("test_dicom.py::test_a_character_set_is_not_taken_from_the_file_before",),
+    ),
+    Mutant(
+        "another-files-header",
+        "A file is routed by the header of the file before.",
+        "dicom/peek.py",
+        "(known := _latest.get(key)) and head.startswith(known[0], at)",
+        "(known := _latest.get(key)) and head.startswith(known[0][:4], at)",
+        ("test_dicom.py::test_what_came_before_changes_nothing",),
+    ),
+    Mutant(
+        "looks-in-their-order",
+        "Files that are looked at together are sent under the labels of each other.",
+        "source.py",
+        "[shares[index % together][0][index // together] for index in range(len(items))]",
+        "[result for share_of, _ in shares for result in share_of]",
+        ("test_source.py::test_where_opening_is_slow_many_are_opened_at_once",),
     ),
     Mutant(
         "archives-in-the-tree",

@@ -184,8 +184,8 @@ def by_pydicom(content: bytes) -> Identity | None:
 
 def by_peek(content: bytes) -> Identity | None:
     """Identify by the peek alone."""
-    found = peek.peek(content[: look._LONG_HEAD])
-    return found and identity(found.fields, "")
+    found = peek.peek(content[: look._HEADS[-1]])
+    return found and identity(found[0], "")
 
 
 @pytest.fixture
@@ -222,6 +222,8 @@ def test_character_sets_are_pydicoms() -> None:
     """Each codec is pydicom's, or ASCII where pydicom would read Latin-1 into bytes that ASCII has not."""
     for charset, codec in peek._CODECS.items():
         theirs = python_encoding[charset]
+        ascii_text = bytes(range(0x20, 0x7F))
+        assert ascii_text.decode(codec) == ascii_text.decode("ascii"), "a value in ASCII is decoded as such"
         if codecs.lookup(codec).name == "ascii":
             assert theirs == "iso8859"
         else:
@@ -382,6 +384,41 @@ def test_damage_ends_in_an_identity_or_in_a_reason(
         with path.open("rb") as stream:
             prefixed = content[128:132] == b"DICM"
             assert reader.fields_by_pydicom(stream.fileno(), prefixed=prefixed) == peeked.fields
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_what_came_before_changes_nothing(syntax: str) -> None:
+    """The peek remembers the file before. Of one with any other byte, or a cut, it gives what it would give alone."""
+    before = PREAMBLE + meta(syntax) + encoded(data_set(ProtocolName="T1"), syntax)
+    changed = (bytes([*before[:at], before[at] ^ 1, *before[at + 1 :]]) for at in range(128, len(before)))
+    differing = 0
+    for content in *changed, *(before[:at] for at in range(128, len(before))):
+        peek._latest.clear()
+        alone = outcome(lambda content=content: by_peek(content))  # type: ignore[misc]
+        peek._latest.clear()
+        known = by_peek(before)
+        assert outcome(lambda content=content: by_peek(content)) == alone  # type: ignore[misc]
+        differing += isinstance(alone, Identity) and alone != known
+    assert differing > 50
+
+
+def test_a_character_set_is_not_taken_from_the_file_before() -> None:
+    """The same bytes are another name in another character set, and so are they in another encoding."""
+    name = b"R\xf6ntgen^Wilhelm "
+    for charset, codec in ("ISO_IR 100", "latin-1"), ("ISO_IR 144", "iso8859-5"), ("ISO_IR 100", "latin-1"):
+        for syntax in ExplicitVRLittleEndian, ImplicitVRLittleEndian:
+            made = data_set(SpecificCharacterSet=charset)
+            found = by_peek(PREAMBLE + meta(syntax) + encoded(made, syntax).replace(PATIENT.encode(), name))
+            assert found is not None
+            assert found.fields["PatientName"] == name.decode(codec).strip()
+
+
+def test_a_header_may_hold_the_uids_alone() -> None:
+    """A part of a header without anything that is wanted is no reason to decline."""
+    nothing = dict.fromkeys(("StudyDate", "Modality", "StudyDescription", "PatientName", "PatientID", "SeriesNumber"))
+    found = by_peek(PREAMBLE + meta() + encoded(data_set(**nothing)))
+    assert found is not None
+    assert found.fields.keys() == {"SOPClassUID", *UIDS}
 
 
 # What is DICOM

@@ -1251,6 +1251,18 @@ def test_the_same_file_twice_in_one_batch(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 512])
+def test_the_first_of_two_is_sent_though_its_path_was_known(path: Path, disk: Disk, batch: int) -> None:
+    """A file that was rewritten carries a new instance, which a new file repeats: the order decides."""
+    disk.put(instance("a", E1, sop="1.2.x"))
+    whole_run(path, disk)
+    disk.put(instance("a", E1, sop="1.2.y", size=99), instance("b", E1, sop="1.2.y"))
+    with opened(path) as journal:
+        scan(journal, disk, batch=batch)
+        assert names(send(journal)) == ["a"]
+        assert kinds(journal) == {"a": "INSTANCE", "b": "DUPLICATE"}
+
+
+@pytest.mark.parametrize("batch", [1, 512])
 def test_twins(journal: Journal, disk: Disk, batch: int) -> None:
     """The same instance in another file is a duplicate if the bytes agree, else skipped; one of them is sent."""
     disk.put(instance("a", E1, sop="1.2.x"), instance("b", E1, sop="1.2.x"))

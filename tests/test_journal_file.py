@@ -7,14 +7,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from journals import ROOT, RULES, Disk, instance, meet, opened, scan, send, session
+from journals import ROOT, RULES, Disk, archived, instance, meet, opened, scan, send, session, stored
 
 from asyncimport.errors import JournalBusyError, JournalError, UsageError
 from asyncimport.journal import Journal, Ledger
 from asyncimport.journal.database import connect_read_only
-from asyncimport.model import File, Instance
+from asyncimport.model import Enclosure, File, Instance, Place, Resource, SubjectReport
 
 HERE = Path(__file__).parent
 
@@ -67,11 +68,74 @@ def test_a_new_journal_is_its_owners_alone(path: Path) -> None:
     assert mode(path.parent) == 0o700
 
 
-def test_what_is_committed_has_reached_the_disk(path: Path) -> None:
-    """Readers do not wait for the run, and each commit is synced."""
+def level(journal: Journal) -> str:
+    """Return how the last transaction was committed: with a sync of the log, up to its end, or without."""
+    assert journal.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    (number,) = journal.connection.execute("PRAGMA synchronous").fetchone()
+    return {1: "committed", 2: "synced"}[number]
+
+
+def test_what_must_not_be_forgotten_is_synced(path: Path) -> None:
+    """What XNAT is called about, and what came of it, survives a power failure."""
+    levels: dict[str, str] = {}
+    enclosure = Enclosure(Resource(Place("P", "S1", "E1", "1.2.E1"), "DOCS"), ())
+    with Journal(path, destination="https://xnat.test", rules=RULES, clock=lambda: 1_000.0) as journal:
+        levels["open"] = level(journal)
+
+        def do(name: str, *words: object) -> Any:
+            journal.recall([])
+            levels["recall"] = level(journal)
+            found = getattr(journal, name)(*words)
+            levels[name] = level(journal)
+            return found
+
+        do("admit", [instance("a")])
+        do("finish_scan", [ROOT])
+        claims = journal.claim(1, most_begun=1)
+        levels["claim of a new delivery"] = level(journal)
+        journal.claim(1, most_begun=1)
+        levels["claim"] = level(journal)
+        do("settle", [stored(claim) for claim in claims or ()])
+        do("close", archived(do("claim_session")))
+        do("repair", session(), ["1.2.E1.a"])
+        do("put_back", [])
+        do("file_away", enclosure, [])
+        do("describe", SubjectReport("P", "S1", "stored"), {})
+        do("end_run", 0)
+    assert [name for name, how in levels.items() if how == "committed"] == [
+        "recall",
+        "admit",
+        "finish_scan",
+        "claim",
+        "settle",
+    ]
+
+
+def test_acknowledgements_are_synced_by_age(path: Path) -> None:
+    """Each quarter of a second, whatever else was asked of the journal meanwhile, and after a clock was set back."""
+    now = [1_000.0]
+    found = []
+    with Journal(path, destination="https://xnat.test", rules=RULES, clock=lambda: now[0]) as journal:
+        journal.admit([instance(f"{n}") for n in range(7)])
+        for step in (0.0, 0.125, 0.0625, 0.0625, 0.1875, -100.0, 0.1875):
+            now[0] += step
+            assert journal.claim_session() is None
+            journal.settle([stored(claim) for claim in journal.claim(1, most_begun=1) or ()])
+            found.append(level(journal))
+    last = "committed"
+    assert found == [last, last, last, "synced", last, "synced", last]
+
+
+def test_a_commit_is_synced_from_its_beginning(path: Path) -> None:
+    """The level is set before the transaction begins: SQLite does not take it within one."""
+    said: list[str] = []
     with opened(path) as journal:
-        assert journal.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert journal.connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        journal.admit([instance("a")])
+        journal.connection.set_trace_callback(said.append)
+        journal.end_run(0)
+        journal.connection.set_trace_callback(None)
+    assert said[:2] == ["PRAGMA synchronous = FULL", "BEGIN IMMEDIATE"]
+    assert said[-1] == "COMMIT"
 
 
 def test_an_empty_file_becomes_a_journal(path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import os
 import socket
+import sys
+import threading
+import time
 import zipfile
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -407,6 +410,180 @@ async def test_few_headers_are_read_from_here(tmp_path: Path) -> None:
     assert children() == 0
 
 
+class Slow:
+    """Makes each open of a file below `root` wait, until it is `over`, and counts how many wait together at most."""
+
+    def __init__(self, root: Path, seconds: float = 0.005) -> None:
+        self.below = f"{root}{os.sep}"
+        self.seconds = seconds
+        self.most = 0
+        self.opens = 0
+        self._now = 0
+        self._lock = threading.Lock()
+        sys.addaudithook(self._opened)
+
+    def _opened(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and self.seconds and str(arguments[0]).startswith(self.below):
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait, as a thread of several."""
+        with self._lock:
+            self._now += 1
+            self.opens += 1
+            self.most = max(self.most, self._now)
+        time.sleep(self.seconds)
+        with self._lock:
+            self._now -= 1
+
+
+async def test_where_opening_is_slow_many_are_opened_at_once(tmp_path: Path) -> None:
+    """One at a time at first, and then as many as the waiting is worth; each tells its own, in its place."""
+    files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
+    expected = await (await folder(tmp_path)).look(files)
+    source = await folder(tmp_path)
+    slow = Slow(tmp_path)
+    assert await source.look(files[:8]) == expected[:8]
+    assert slow.most == 1
+    assert await source.look([*files, File(str(tmp_path / "gone"), 1, 1)]) == [
+        *expected,
+        Ignored(File(str(tmp_path / "gone"), 1, 1), FileKind.UNREADABLE, "vanished", damaged=True),
+    ]
+    assert 16 <= slow.most <= 32
+    assert slow.opens == 8 + 129
+    assert await source.look([]) == []
+    assert await source.look(files[:2]) == expected[:2]
+    slow.seconds = 0
+
+
+async def test_where_opening_is_quick_again_threads_are_left_out(tmp_path: Path) -> None:
+    """They would cost more than they bring."""
+    files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
+    source = await folder(tmp_path)
+    slow = Slow(tmp_path)
+    await source.look(files[:8])
+    for _ in range(20):
+        slow.seconds = 1e-9
+        slow.most = 0
+        await source.look(files)
+        if slow.most == 1:
+            break
+    slow.seconds = 0
+    assert slow.most == 1
+
+
+async def test_a_stop_leaves_the_slow_reads_behind(tmp_path: Path) -> None:
+    """It does not wait for them, and the threads end by themselves."""
+    files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 65)]
+    source = await folder(tmp_path)
+    slow = Slow(tmp_path, 0.05)
+    await source.look(files[:4])
+    before = threading.active_count()
+    with anyio.move_on_after(0.02) as scope:
+        await source.look(files)
+    assert scope.cancelled_caught
+    assert slow.opens < 4 + 64
+    with anyio.fail_after(10):
+        while slow.opens < 4 + 64 or threading.active_count() > before + 1:  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.01)
+    slow.seconds = 0
+
+
+async def test_another_process_opens_many_at_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slow disk is the same from there."""
+    told = tmp_path / "told"
+    root = tmp_path / "root"
+    script = f"""
+import sys, time
+now = most = 0
+def opened(event, arguments):
+    global now, most
+    if event == "open" and str(arguments[0]).startswith({str(root)!r}):
+        now += 1
+        time.sleep(0.005)
+        most = max(most, now)
+        now -= 1
+        with open({str(told)!r}, "w") as file:
+            file.write(str(most))
+sys.addaudithook(opened)
+"""
+    (tmp_path / "sitecustomize.py").write_text(script)
+    files = [write(root / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
+    here = await (await folder(root)).look(files)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    source = await anyio.to_thread.run_sync(partial(Folder, [root], many=0))
+    assert await source.look(files[:8]) == here[:8]
+    assert told.read_text() == "1"
+    assert await source.look(files) == here
+    assert int(told.read_text()) >= 16
+
+
+async def test_where_the_disk_is_slow_the_walk_asks_for_many_files_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it yields, and in which order, stays the same."""
+    for number in range(300):
+        write(tmp_path / f"{number:03}", b"x")
+    write(tmp_path / "100d" / "deep", b"x")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    expected = await walk(tmp_path)
+    slow = Slow(tmp_path)
+    scandir = os.scandir
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path, self.is_dir, self.entry = entry.name, entry.path, entry.is_dir, entry
+
+        def stat(self) -> os.stat_result:
+            slow.wait()
+            return self.entry.stat()
+
+    @contextmanager
+    def scanned(path: str) -> Iterator[Iterator[Entry]]:
+        with scandir(path) as entries:
+            yield map(Entry, entries)
+
+    monkeypatch.setattr("asyncimport.source.os.scandir", scanned)
+    assert await walk(tmp_path) == expected
+    assert 16 <= slow.most <= 32
+    slow.seconds = 0
+
+
 def children() -> int:
     """Return how many processes of ours there are."""
     return len(psutil.Process().children())
+
+
+async def test_bodies_are_read_in_the_loop_until_the_disk_is_slow(tmp_path: Path) -> None:
+    """From the page cache that costs less than a thread; after one slow answer the next are read in threads."""
+    file = write(tmp_path / "1.dcm", image(1))
+    large = write(tmp_path / "2.dcm", image(2, pixels=LARGE))
+    source = await folder(tmp_path)
+    where: list[int] = []
+
+    class Told(Slow):
+        def wait(self) -> None:
+            where.append(threading.get_ident())
+            end = time.monotonic() + self.seconds
+            while time.monotonic() < end:
+                """The loop is watched for sleep."""
+
+    told = Told(tmp_path, 1e-9)
+    here = threading.get_ident()
+
+    async def is_here(*files: File) -> bool:
+        where.clear()
+        await source.read(files)
+        return where == [here] * len(where)
+
+    assert not await is_here(file)  # nobody knows this disk yet
+    assert await is_here(file, file)
+    await is_here(large)
+    assert where == []
+    told.seconds = 0.05
+    assert await is_here(file)
+    told.seconds = 1e-9
+    assert not await is_here(file)
+    assert not any([await is_here(file) for _ in range(60)])
+    assert any([await is_here(file) for _ in range(10)])
+    told.seconds = 0

@@ -52,6 +52,8 @@ _DEFLATED_SYNTAXES = frozenset(
 )
 _PIXEL_DATA = frozenset({0x7FE0_0008, 0x7FE0_0009, 0x7FE0_0010})  # floats, doubles, integers
 _PIXEL_GROUP = 0x7FE0
+_IMPLICIT_PIXELS = b"\xe0\x7f\x10\0"
+_EXPLICIT_PIXELS = (_IMPLICIT_PIXELS + b"OW", _IMPLICIT_PIXELS + b"OB")
 # Together the first describe pixels, and the other tells where these are instead (PS3.3 C.7.6.3).
 _ROWS_COLUMNS_BITS, _PROVIDER_URL = frozenset({0x0028_0010, 0x0028_0011, 0x0028_0100}), 0x0028_7FE0
 
@@ -106,7 +108,9 @@ def data_set_of(file: File) -> DataSet:
 def _shortfall(source: Bytes, begin: int, encoding: Encoding, sop_class: str) -> str:
     at = begin
     while True:
-        at = _stride(source, at, encoding)
+        at = source.start + _stride(source.window, at - source.start, encoding)
+        if _pixels_end(source, at, encoding):
+            return ""
         element = _element(source, at, encoding)
         if element is None:
             if any(source.at(at, 12)) or at > source.size:
@@ -145,10 +149,8 @@ def _must_have_pixels(source: Bytes, at: int, encoding: Encoding, sop_class: str
     return _PROVIDER_URL not in described and (sop_class in IMAGE_CLASSES or described >= _ROWS_COLUMNS_BITS)
 
 
-def _stride(source: Bytes, at: int, encoding: Encoding) -> int:
+def _stride(window: bytes, at: int, encoding: Encoding) -> int:
     """Step quickly over the elements in the window that need no thought: of defined length, before the pixel data."""
-    window, start = source.window, source.start
-    at -= start
     try:
         if encoding.explicit:
             brief, short = encoding.brief, encoding.short
@@ -172,7 +174,7 @@ def _stride(source: Bytes, at: int, encoding: Encoding) -> int:
                 at += 8 + length
     except struct.error:
         pass  # the window ends
-    return start + at
+    return at
 
 
 def _element(source: Bytes, at: int, encoding: Encoding) -> _Element | None:
@@ -198,6 +200,18 @@ def _element(source: Bytes, at: int, encoding: Encoding) -> _Element | None:
 def _are_letters(vr: bytes) -> bool:
     """Whether this may be a value representation, rather than a length."""
     return vr.isalpha() and vr.isupper()
+
+
+def _pixels_end(source: Bytes, at: int, encoding: Encoding) -> bool:
+    """Whether pixel data of defined length begin here and end the file, as nearly always: a short way to say so."""
+    begin = at - source.start
+    header = source.window[begin : begin + 12]
+    if len(header) < 12 or not header.startswith(_EXPLICIT_PIXELS if encoding.explicit else _IMPLICIT_PIXELS):
+        return False
+    value = 12 if encoding.explicit else 8
+    # No length that is defined leads as far as an undefined one would.
+    end = at + value + int.from_bytes(header[value - 4 : value], "little")
+    return isinstance(source, File) and encoding.order == "little" and end == source.size < UNDEFINED
 
 
 def _beyond_pixels(source: Bytes, pixels: _Element, encoding: Encoding) -> str:
@@ -250,7 +264,7 @@ def _end_of_sequence(source: Bytes, at: int, encoding: Encoding) -> int | None:
     while True:
         here = opened[-1] if opened else encoding
         if not between:
-            at = _stride(source, at, here)
+            at = source.start + _stride(source.window, at - source.start, here)
         element = _element(source, at, here)
         if element is None or not (element.tag or element.length):
             return None  # nothing, or zeros where something was to be

@@ -9,17 +9,16 @@ from asyncimport.dicom.beginning import begins_dicom
 from asyncimport.dicom.encoding import PREFIX
 from asyncimport.dicom.ending import data_set_of, shortfall
 from asyncimport.dicom.identity import Identity, NotDicom, Unreadable, identity, missing_uid
-from asyncimport.dicom.peek import Peeked, peek
+from asyncimport.dicom.peek import peek
 from asyncimport.dicom.reader import fields_by_pydicom
-from asyncimport.dicom.source import File, Inflated
+from asyncimport.dicom.source import Bytes, File, Inflated
 
 __all__ = ["identify"]
 
 # O_NONBLOCK, because opening a FIFO without a writer would wait for ever; O_BINARY is Windows'.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-# What we want lies within 8 kB nearly always, and within 128 kB behind long private groups and sequences.
-_HEAD = 8 << 10
-_LONG_HEAD = 128 << 10
+# What we want lies within 4 kB nearly always, and within 128 kB behind long private groups and sequences.
+_HEADS = (4 << 10, 16 << 10, 128 << 10)
 
 
 def identify(path: str | bytes) -> Identity:
@@ -42,19 +41,18 @@ def _identify(fd: int) -> Identity:
     # The walk passes only regular files on, but what was one then may be a pipe or a directory now.
     if not stat.S_ISREG(status.st_mode):
         raise Unreadable("not a regular file")
-    head = os.read(fd, _HEAD)
-    peeked = peek(head)
-    if peeked is None:
+    head = b""
+    for longest in _HEADS:
+        head += os.read(fd, longest - len(head))
+        if (peeked := peek(head)) is not None:
+            fields, at, encoding = peeked
+            file = File(fd, status.st_size, head)
+            return identity(fields, shortfall(file, at, encoding, fields.get("SOPClassUID", "")))
         if not begins_dicom(head):
             raise NotDicom("not DICOM" if head else "empty")
-        if len(head) == _HEAD:
-            head += os.read(fd, _LONG_HEAD - _HEAD)
-            peeked = peek(head)
-    file = File(fd, status.st_size, head)
-    if peeked is not None:
-        fields, at, encoding = peeked
-        return identity(fields, shortfall(file, at, encoding, fields.get("SOPClassUID", "")))
-    return _identify_slowly(file, prefixed=head[128:132] == PREFIX)
+        if len(head) < longest:
+            break
+    return _identify_slowly(File(fd, status.st_size, head), prefixed=head[128:132] == PREFIX)
 
 
 def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
@@ -63,10 +61,7 @@ def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
     reason = ""
     damaged = False
     try:
-        if isinstance(data_set.source, Inflated) and (peeked := _peek_inflated(data_set.source)):
-            fields = peeked.fields
-        else:
-            fields = fields_by_pydicom(file.fd, prefixed=prefixed)
+        fields = _peek_inflated(data_set.source) or fields_by_pydicom(file.fd, prefixed=prefixed)
         if missing := missing_uid(fields):
             reason = f"no {missing}"
     except Unreadable as error:
@@ -78,8 +73,9 @@ def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
     return identity(fields, truncated)
 
 
-def _peek_inflated(source: Inflated) -> Peeked | None:
+def _peek_inflated(source: Bytes) -> Mapping[str, str] | None:
     try:
-        return peek(source.at(0, _HEAD))
+        peeked = peek(source.at(0, _HEADS[0])) if isinstance(source, Inflated) else None
     except zlib.error:
         return None
+    return peeked and peeked[0]

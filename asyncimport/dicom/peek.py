@@ -1,7 +1,7 @@
 """The peek: an instance's fields by the first bytes of its file, or none."""
 
 import struct
-from typing import NamedTuple
+from collections.abc import Mapping
 
 from asyncimport.dicom.encoding import (
     DELIMITERS,
@@ -18,9 +18,9 @@ from asyncimport.dicom.encoding import (
     UNDEFINED,
     Encoding,
 )
-from asyncimport.dicom.identity import FIELDS, NotDicom, fields_of, missing_uid
+from asyncimport.dicom.identity import FIELDS, NotDicom, missing_uid, tidy
 
-__all__ = ["CODES", "DICOMDIR", "LAST", "LONGEST_VALUE", "PADDING", "Peeked", "peek"]
+__all__ = ["CODES", "DICOMDIR", "LAST", "LONGEST_VALUE", "PADDING", "peek"]
 
 PADDING = " \0"
 DICOMDIR = "1.2.840.10008.1.3.10"
@@ -36,14 +36,22 @@ _DATES_AND_CODES = (
     "BodyPartExamined",
     "SeriesNumber",
 )
-CODES = frozenset(tag for keyword, tag in FIELDS.items() if keyword.endswith("UID") or keyword in _DATES_AND_CODES)
+CODES = frozenset(keyword for keyword in FIELDS if keyword.endswith("UID") or keyword in _DATES_AND_CODES)
 
-_CHARSET, _META_CLASS, _META_SYNTAX = 0x0008_0005, 0x0002_0002, 0x0002_0010
-_WANTED = frozenset({*FIELDS.values(), _CHARSET, _META_CLASS, _META_SYNTAX})
+_WANTED = {tag: keyword for keyword, tag in FIELDS.items()}
+_WANTED |= {
+    0x0002_0002: "MediaStorageSOPClassUID",
+    0x0002_0010: "TransferSyntaxUID",
+    0x0008_0005: "SpecificCharacterSet",
+}
 _IMPLICIT_SYNTAX = "1.2.840.10008.1.2"
 _EXPLICIT_SYNTAXES = frozenset({"1.2.840.10008.1.2.1", "1.2.840.10008.1.2.5"})
 _ENCAPSULATED_SYNTAXES = "1.2.840.10008.1.2.4."  # JPEG, MPEG and kin: all explicit little endian (PS3.5 A.4)
 _ENDLESS = 1 << 62
+# Up to here lie the UID and the times that are each image's own; and what is the same for a whole study.
+_LAST_OF_IMAGE_META, _LAST_OF_IMAGE, _LAST_OF_STUDY = 0x0002_0003, 0x0008_0033, 0x0017_FFFF
+_NONE = -1  # stands for the VR where there is none
+_READABLE, _SHORT = TEXTS | {_NONE}, TEXTS | NUMBERS
 
 # Without escape sequences the first character set holds for a whole value (PS3.5 6.1.2.3). Of the default one
 # only ASCII is sure.
@@ -57,33 +65,30 @@ _CODECS |= {"ISO_IR 13": "shift_jis", "ISO 2022 IR 13": "shift_jis", "GB18030": 
 
 _explicit, _implicit, _length = EXPLICIT.header, IMPLICIT.plain, EXPLICIT.number
 
+# What was read last, of each part of a header; see `_same`.
+_latest: dict[tuple[int, str, bool], tuple[bytes, dict[str, str]]] = {}
+
 
 class _Unsure(Exception):  # noqa: N818 - never leaves this module
     """The peek met something that it does not surely know."""
 
 
-class Peeked(NamedTuple):
-    """What the peek found, and where it stopped: `at` the first element that is of no interest to it."""
-
-    fields: dict[str, str]
-    at: int
-    encoding: Encoding
-
-
-def peek(head: bytes) -> Peeked | None:
+def peek(head: bytes) -> tuple[dict[str, str], int, Encoding] | None:
     """Give the fields that pydicom would give, by the first bytes of the file, or decline by None.
 
-    Raises: NotDicom for a DICOMDIR.
+    With them comes where the first element begins that is of no interest, and the encoding. Raises: NotDicom for a
+    DICOMDIR.
     """
     try:
         at = 132 if head[128:132] == PREFIX else 0
         if head[at : at + 2] == b"\x02\x00":
             if head[at + 2 : at + 4] == b"\0\0" and head[at + 4 : at + 8] != b"UL\x04\0":
                 return None  # pydicom stumbles over a group length that is no number
-            meta, at = _scan(head, at, 0x0002_FFFF, explicit=True)
-            if _text(meta.get(_META_CLASS, b""), "ascii") == DICOMDIR:
+            meta, at = _scan(head, at, _LAST_OF_IMAGE_META, explicit=True)
+            if meta.get("MediaStorageSOPClassUID", b"").strip(b" \0") == DICOMDIR.encode():
                 raise NotDicom("DICOMDIR")
-            syntax = _text(meta[_META_SYNTAX], "ascii")
+            more, at = _same(head, at, 0x0002_FFFF, "ascii", explicit=True)
+            syntax = more["TransferSyntaxUID"]
             explicit = syntax in _EXPLICIT_SYNTAXES or syntax.startswith(_ENCAPSULATED_SYNTAXES)
             if not explicit and syntax != _IMPLICIT_SYNTAX:
                 return None
@@ -92,56 +97,74 @@ def peek(head: bytes) -> Peeked | None:
         # pydicom trusts the first element more than the transfer syntax; where they differ, it decides.
         if head[at : at + 2] != b"\x08\x00" or head[at + 4 : at + 6].isalpha() != explicit:
             return None
-        found, at = _scan(head, at, LAST, explicit=explicit)
-        if head[at : at + 2] == b"\xfe\xff":
-            return None  # a delimiter that ends nothing: what we want may follow
-        charset = found.pop(_CHARSET, b"").rstrip(b" \0").decode("ascii")
+        found, at = _scan(head, at, _LAST_OF_IMAGE, explicit=explicit)
+        charset = found.pop("SpecificCharacterSet", b"").rstrip(b" \0").decode("ascii")
         if not charset.isprintable():
             return None
         codec = _CODECS[charset.partition("\\")[0]]
-        texts = {tag: _text(raw, "ascii" if tag in CODES else codec) for tag, raw in found.items()}
-        fields = fields_of(texts)
-        return None if missing_uid(fields) else Peeked(fields, at, EXPLICIT if explicit else IMPLICIT)
+        fields = _fields(found, codec)
+        for last in _LAST_OF_STUDY, LAST:
+            more, at = _same(head, at, last, codec, explicit=explicit)
+            fields.update(more)
+        if at + 8 > len(head) or head[at : at + 2] == b"\xfe\xff":
+            return None  # a delimiter that ends nothing: what we want may follow
+        return None if missing_uid(fields) else (fields, at, EXPLICIT if explicit else IMPLICIT)
     except (_Unsure, struct.error, UnicodeDecodeError, KeyError, RecursionError):
         return None
 
 
-def _scan(head: bytes, at: int, last: int, *, explicit: bool, end: int = _ENDLESS) -> tuple[dict[int, bytes], int]:
+def _same(head: bytes, at: int, last: int, codec: str, *, explicit: bool) -> tuple[dict[str, str], int]:
+    """Return the fields of the elements up to `last`, and where the first one behind them begins.
+
+    One file has mostly the same bytes here as the one before; up to the tag where they end, for that decided it.
+    """
+    key = last, codec, explicit
+    if (known := _latest.get(key)) and head.startswith(known[0], at):
+        return known[1], at + len(known[0]) - 4
+    found, end = _scan(head, at, last, explicit=explicit)
+    fields = _fields(found, codec)
+    _latest[key] = head[at : end + 4], fields
+    return fields, end
+
+
+def _scan(
+    head: bytes, at: int, last: int, *, explicit: bool, end: int = _ENDLESS, wanted: Mapping[int, str] = _WANTED
+) -> tuple[dict[str, bytes], int]:
     """Return the values wanted of the elements that begin `at`, and where the first one past `last` begins.
 
     Tags must ascend (PS3.5 7.1). A value may lie beyond the bytes that we have: so does the next header then,
     and reading that raises struct.error.
     """
-    found: dict[int, bytes] = {}
+    found: dict[str, bytes] = {}
     previous = -1
+    vr = _NONE
     while at < end:
         if explicit:
             group, element, vr, length = _explicit(head, at)
         else:
             group, element, length = _implicit(head, at)
-            vr = 0
         tag = group << 16 | element
-        if tag > last:
-            break
-        if tag <= previous:
+        if not previous < tag <= last:
+            if tag > last:
+                break
             raise _Unsure
         previous = tag
         at += 8
-        if explicit and vr not in TEXTS:
-            if tag in _WANTED or (vr not in LONGS and vr not in NUMBERS):
+        if tag in wanted:
+            if vr not in _READABLE or length > LONGEST_VALUE:
                 raise _Unsure
-            if vr in LONGS:
+            found[wanted[tag]] = head[at : at + length]
+        elif vr not in _SHORT:
+            if explicit:
+                if vr not in LONGS:
+                    raise _Unsure
                 (length,) = _length(head, at)
                 at += 4
-        if length == UNDEFINED:
-            if tag in _WANTED or (explicit and vr != SEQUENCE):
-                raise _Unsure
-            at = _skip_sequence(head, at, explicit=explicit)
-            continue
-        if tag in _WANTED:
-            if length > LONGEST_VALUE:
-                raise _Unsure
-            found[tag] = head[at : at + length]
+            if length == UNDEFINED:
+                if explicit and vr != SEQUENCE:
+                    raise _Unsure
+                at = _skip_sequence(head, at, explicit=explicit)
+                continue
         at += length
     return found, at
 
@@ -157,7 +180,7 @@ def _skip_sequence(head: bytes, at: int, *, explicit: bool) -> int:
         if tag != ITEM:
             raise _Unsure
         end = _ENDLESS if length == UNDEFINED else at + length
-        _, at = _scan(head, at, DELIMITERS << 16, explicit=explicit, end=end)
+        _, at = _scan(head, at, DELIMITERS << 16, explicit=explicit, end=end, wanted={})
         if end == _ENDLESS:
             group, element, length = _implicit(head, at)
             if group << 16 | element != END_OF_ITEM or length:
@@ -167,9 +190,17 @@ def _skip_sequence(head: bytes, at: int, *, explicit: bool) -> int:
             raise _Unsure  # pydicom goes by the elements, and not by the length of their item
 
 
-def _text(value: bytes, codec: str) -> str:
-    """Decode a value, if nothing but its padding is unprintable: a null, a line break, an escape sequence."""
-    text = value.decode(codec).strip(PADDING)
-    if not text.isprintable():
+def _fields(found: Mapping[str, bytes], codec: str) -> dict[str, str]:
+    """Decode values, if nothing but their padding is unprintable: a null, a line break, an escape sequence."""
+    values = b"\n".join(found.values())
+    if values.isascii():  # as nearly always; and ASCII is the same in all codecs
+        texts = values.decode("ascii").split("\n") if found else []
+    else:
+        texts = [value.decode("ascii" if name in CODES else codec) for name, value in found.items()]
+    texts = [text.strip(PADDING) for text in texts]
+    everything = "".join(texts)
+    if len(texts) != len(found) or not everything.isprintable():
         raise _Unsure
-    return text
+    if "\\" in everything or "=" in everything:
+        texts = list(map(tidy, found, texts))
+    return {name: text for name, text in zip(found, texts, strict=True) if text}

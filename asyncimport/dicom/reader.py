@@ -8,12 +8,11 @@ import warnings
 import zlib
 from typing import Any
 
-from asyncimport.dicom.identity import FIELDS, NotDicom, Unreadable, fields_of, missing_uid
+from asyncimport.dicom.identity import FIELDS, NotDicom, Unreadable, missing_uid, tidy
 from asyncimport.dicom.peek import CODES, DICOMDIR, LAST, LONGEST_VALUE, PADDING
 
 __all__ = ["fields_by_pydicom"]
 
-_UIDS = frozenset({0x0008_0018, 0x0020_000D, 0x0020_000E})
 _FIRST_DIRECTORY_RECORD, _BEFORE_PIXELS = 0x0004_1200, 0x7FE0_0007
 _DOTTED = re.compile(r"[0-9]+(\.[0-9]+)+")
 
@@ -23,11 +22,10 @@ def fields_by_pydicom(fd: int, *, prefixed: bool) -> dict[str, str]:
     _silence_pydicom()
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    texts: dict[int, str] = {}
     try:
-        texts = _texts(fd, LAST)
-        if not texts.keys() >= _UIDS:
-            texts = _texts(fd, _BEFORE_PIXELS)  # perhaps its tags do not ascend
+        fields = _fields(fd, LAST)
+        if missing_uid(fields):
+            fields = _fields(fd, _BEFORE_PIXELS)  # perhaps its tags do not ascend
     # Damaged bytes make pydicom raise nearly anything: its readers index, convert and look up unchecked. And
     # someone may turn its warnings into errors at this very moment.
     except (
@@ -46,15 +44,14 @@ def fields_by_pydicom(fd: int, *, prefixed: bool) -> dict[str, str]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's, not pydicom's
         raise Unreadable("cannot be parsed") from None
-    fields = fields_of(texts)
     names_itself = any(_DOTTED.fullmatch(fields.get(uid, "")) for uid in ("SOPClassUID", "SOPInstanceUID"))
     if missing_uid(fields) and not prefixed and not names_itself:
         raise NotDicom("not DICOM")
     return fields
 
 
-def _texts(fd: int, last: int) -> dict[int, str]:
-    """Read texts up to the tag `last`: what follows may be long, or damaged, and is not needed."""
+def _fields(fd: int, last: int) -> dict[str, str]:
+    """Read fields up to the tag `last`: what follows may be long, or damaged, and is not needed."""
     from pydicom.charset import decode_bytes, default_encoding
     from pydicom.filereader import read_partial
     from pydicom.valuerep import TEXT_VR_DELIMS
@@ -69,18 +66,18 @@ def _texts(fd: int, last: int) -> dict[int, str]:
         raise NotDicom("DICOMDIR")
     charset = header.original_character_set
     encodings = [charset] if isinstance(charset, str) else list(charset)
-    texts = {}
-    for tag in FIELDS.values():
+    fields = {}
+    for keyword, tag in FIELDS.items():
         # The raw value: converting it could fail on a number or a date that has nothing to do with identity.
         element = header.get_item(tag, keep_deferred=True)
         raw = getattr(element, "value", None)
         # A value that the end of the file has cut, a UID above all, would be another's.
         if isinstance(raw, bytes) and len(raw) >= getattr(element, "length", 0):
-            codecs = [default_encoding] if tag in CODES else encodings
-            text = decode_bytes(raw, codecs, TEXT_VR_DELIMS).strip(PADDING)
+            codecs = [default_encoding] if keyword in CODES else encodings
+            text = tidy(keyword, decode_bytes(raw, codecs, TEXT_VR_DELIMS).strip(PADDING))
             if text:
-                texts[tag] = text
-    return texts
+                fields[keyword] = text
+    return fields
 
 
 _SILENCE: Any = ("ignore", None, Warning, re.compile(r"pydicom\b"), 0)

@@ -11,11 +11,12 @@ _PIECE = 64 << 10
 
 
 class Bytes(ABC):
-    """Bytes through a window, which is best moved forward."""
+    """Bytes through a window, which is best moved forward; `size` is where they end, as far as that is known."""
 
-    def __init__(self, window: bytes) -> None:
+    def __init__(self, window: bytes, size: int) -> None:
         self.window = window
         self.start = 0
+        self.size = size
 
     def at(self, position: int, count: int) -> bytes:
         """Return as many bytes as asked for, and fewer only where there are no more."""
@@ -30,11 +31,6 @@ class Bytes(ABC):
     def _read(self, position: int) -> bytes:
         """Read a window that begins at `position`; it may be empty."""
 
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """Where the bytes end, known when reading has come there."""
-
     @abstractmethod
     def ends_with(self, position: int, last: bytes) -> bool:
         """Whether these are the last bytes, and none of them lies before the position."""
@@ -44,24 +40,18 @@ class File(Bytes):
     """A file of a known size, whose head has been read. It moves the descriptor's position."""
 
     def __init__(self, fd: int, size: int, head: bytes) -> None:
-        super().__init__(head)
+        super().__init__(head, size)
         self.fd = fd
-        self._size = size
-
-    @property
-    def size(self) -> int:
-        """Where the file ends."""
-        return self._size
 
     def _read(self, position: int) -> bytes:
-        if position >= self._size:
+        if position >= self.size:
             return b""
         os.lseek(self.fd, position, os.SEEK_SET)
         return os.read(self.fd, _WINDOW)
 
     def ends_with(self, position: int, last: bytes) -> bool:
         """Look at the end, and at nothing between."""
-        begin = self._size - len(last)
+        begin = self.size - len(last)
         if begin < position:
             return False
         os.lseek(self.fd, begin, os.SEEK_SET)
@@ -72,7 +62,7 @@ class Inflated(Bytes):
     """What a file inflates to from a position on (PS3.5 A.5), a piece at a time. Raises zlib.error."""
 
     def __init__(self, fd: int, position: int) -> None:
-        super().__init__(b"")
+        super().__init__(b"", 0)
         self._fd = fd
         self._begin = position
         self._restart()
@@ -80,21 +70,16 @@ class Inflated(Bytes):
     def _restart(self) -> None:
         self._packed = self._begin  # where to read on: others move the descriptor's position too
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._end = 0  # of what has been inflated
-
-    @property
-    def size(self) -> int:
-        """Where the bytes end, as far as they have been inflated."""
-        return self._end
+        self.size = 0
 
     def _read(self, position: int) -> bytes:
         if position < self.start:
             self._restart()
             self.window = b""
         window = self.window[max(position - self.start, 0) :]
-        while self._end < position + _WINDOW and (piece := self._next()):
+        while self.size < position + _WINDOW and (piece := self._next()):
             # What lies before the position is inflated and dropped.
-            window += piece[max(position - self._end + len(piece), 0) :]
+            window += piece[max(position - self.size + len(piece), 0) :]
         return window
 
     def _next(self) -> bytes:
@@ -106,7 +91,7 @@ class Inflated(Bytes):
                 packed = os.read(self._fd, _PIECE)
                 self._packed += len(packed)
             piece = self._inflate.decompress(packed, _PIECE)
-            self._end += len(piece)
+            self.size += len(piece)
             if piece or not packed:
                 return piece
         return b""

@@ -124,7 +124,7 @@ class Attachments(Intake):
 
     def put_back(self, keys: Iterable[int]) -> None:
         """Let attachments wait again that the archive was seen to lack."""
-        with self._transaction():
+        with self._transaction(durable=True):
             for key in keys:
                 self._db.execute("UPDATE attachment SET state = 'PENDING' WHERE key = ? AND state = 'STORED'", (key,))
                 self._db.execute(
@@ -171,7 +171,7 @@ class Attachments(Intake):
     def file_away(self, enclosure: Enclosure, filed: Sequence[Filed]) -> None:
         """Record what became of an enclosure's attachments, and let others of its resource be handed out."""
         place = enclosure.resource.place
-        with self._transaction():
+        with self._transaction(durable=True):
             for one in filed:
                 # What an earlier run had stored, and is still there, is not of this run.
                 old = one.state is AttachmentState.STORED and not one.sent and one.attachment.previous is not None

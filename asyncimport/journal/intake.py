@@ -10,6 +10,8 @@ from asyncimport.model import File, FileKind, Ignored, Instance
 
 __all__ = ["Admission", "Gone", "Intake", "Twin", "below"]
 
+# What stood in the way of these may be gone by now.
+_LOOKED_INTO_AGAIN = {"UNREADABLE", "CONTAINER", "EXCLUDED"}
 _CHANGED = "changed on disk after XNAT stored it; the new bytes were not sent"
 # Of the session: failed files, and unreadable ones of which no sound copy was met.
 _LACKING = (
@@ -47,6 +49,10 @@ class Gone:
     unsent: int
 
 
+# A key for it, the file, and the key of its session or why it goes into none.
+_Found = tuple[int, Instance | Ignored, int | str | None]
+
+
 class Intake(Registry):
     """Files in."""
 
@@ -56,34 +62,42 @@ class Intake(Registry):
         The others are returned as `unknown`, to be looked into and admitted.
         """
         unknown: list[File] = []
+        passed: dict[int, None] = {}
         reset: list[tuple[int]] = []
         waiting: list[tuple[int, int]] = []
         size = 0
+        paths = [os.fsencode(file.path) for file in files]
         with self._transaction():
-            for file in files:
-                row = self._db.execute(
-                    "SELECT f.key, f.size, f.mtime_ns, f.kind, i.key, i.session, i.state FROM file f "
-                    "LEFT JOIN instance i ON i.key = f.instance WHERE f.path = ?",
-                    (os.fsencode(file.path),),
-                ).fetchone()
-                unchanged = row is not None and row[1] == file.size and row[2] == str(file.mtime_ns)
-                if not unchanged:
+            rows = {
+                path: row
+                for path, *row in self._db.execute(
+                    "SELECT f.path, f.size, f.mtime_ns, f.key, f.kind, f.key IN (SELECT file FROM scope), "  # noqa: S608 - only marks
+                    "i.key, i.session, i.state FROM file f LEFT JOIN instance i ON i.key = f.instance "
+                    f"WHERE f.path IN ({', '.join('?' * len(paths))})",
+                    paths,
+                )
+            }
+            for path, file in zip(paths, files, strict=True):
+                row = rows.get(path)
+                if row is None or row[0] != file.size or row[1] != str(file.mtime_ns):
                     unknown.append(file)
                     continue
-                key, _, _, kind, instance, session, state = row
-                # What stood in the way of these may be gone by now.
-                again = {FileKind.UNREADABLE, FileKind.CONTAINER, FileKind.EXCLUDED}
-                if kind in again or (kind == FileKind.SKIPPED and (instance is None or resend_changed)):
+                _, _, key, kind, met, instance, session, state = row
+                if kind in _LOOKED_INTO_AGAIN or (kind == "SKIPPED" and (instance is None or resend_changed)):
                     unknown.append(file)
                     continue
                 # Met a second time in this run, through overlapping sources, it has been passed already.
-                if self._passes(key) and kind == FileKind.INSTANCE:
+                if met or key in passed:
+                    continue
+                passed[key] = None
+                if kind == "INSTANCE":
                     if state == "FAILED" or (state == "REFUSED" and retry_refused):
                         reset.append((instance,))
                         state = "PENDING"
                     if state == "PENDING":
                         waiting.append((session, instance))
                         size += file.size
+            self._db.executemany("INSERT INTO scope VALUES (?)", zip(passed))
             self._db.executemany("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", reset)
             self._wait(waiting)
         return Admission(unknown, [], len(waiting), size)
@@ -97,32 +111,72 @@ class Intake(Registry):
         sent in a new delivery.
         """
         twins: list[Twin] = []
-        waiting: list[tuple[int, int]] = []
-        size = 0
         with self._transaction():
-            for item in batch:
+            first = self._next_key
+            self._next_key += len(batch)
+            found = [
+                (key, item, self._session(item) if isinstance(item, Instance) else None)
+                for key, item in enumerate(batch, first)
+            ]
+            entered = self._enter(found, first)
+            waiting, size = len(entered), sum(entered.values())
+            for key, item, session in found:
+                if key in entered:
+                    continue
                 if isinstance(item, Ignored):
-                    key = self._record(item.file, item.kind, item.reason, item.duplicate_of)
+                    file = self._record(key, item.file, item.kind, item.reason, item.duplicate_of)
                     if item.session is not None or item.damaged:
                         # Its session need not have a row yet.
                         of = (item.session.project, item.session.study_uid) if item.session else (None, None)
-                        self._db.execute("INSERT OR REPLACE INTO lacked VALUES (?, ?, ?, ?)", (key, *of, item.sop_uid))
+                        self._db.execute("INSERT OR REPLACE INTO lacked VALUES (?, ?, ?, ?)", (file, *of, item.sop_uid))
                     continue
-                session = self._session(item)
-                if isinstance(session, str):
-                    self._record(item.file, FileKind.SKIPPED, session, None)
+                if not isinstance(session, int):
+                    self._record(key, item.file, FileKind.SKIPPED, session, None)
                     continue
-                known = self._known(item, session, resend_changed=resend_changed)
+                known = self._known(key, item, session, resend_changed=resend_changed)
                 if isinstance(known, Twin):
                     twins.append(known)
                     continue
                 instance, waits = known
                 if not waits:
                     continue
-                waiting.append((session, instance))
+                self._wait([(session, instance)])
+                waiting += 1
                 size += item.file.size
-            self._wait(waiting)
-        return Admission([], twins, len(waiting), size)
+        return Admission([], twins, waiting, size)
+
+    def _enter(self, found: Sequence[_Found], first: int) -> dict[int, int]:
+        """Write down, all at once, what is new in every way and waits; return the keys, from `first` on, and the sizes.
+
+        What a batch holds twice is left to the careful way, but for the first of it, so that the order decides.
+        """
+        met: set[object] = set()
+        rows = []
+        for key, item, session in found:
+            file = item.file
+            if isinstance(item, Instance) and isinstance(session, int):
+                identity = session, item.sop_uid
+                if file.path not in met and identity not in met:
+                    path = os.fsencode(file.path)
+                    rows.append((key, path, file.size, str(file.mtime_ns), *identity, item.series_uid))
+                met.add(identity)
+            met.add(file.path)
+        # One key serves for both, so that each row can name the other from the start.
+        self._db.executemany(
+            "INSERT OR IGNORE INTO file (key, path, size, mtime_ns, kind, instance) "
+            "VALUES (?1, ?2, ?3, ?4, 'INSTANCE', ?1)",
+            [row[:4] for row in rows],
+        )
+        self._db.executemany(
+            "INSERT OR IGNORE INTO instance (key, session, sop_uid, series_uid, file) "
+            "SELECT ?1, ?5, ?6, ?7, ?1 WHERE EXISTS (SELECT 1 FROM file WHERE key = ?1)",
+            rows,
+        )
+        # Not new after all: the path was, but not the instance.
+        self._db.execute("DELETE FROM file WHERE key >= ? AND key NOT IN (SELECT key FROM instance)", (first,))
+        self._db.execute("INSERT INTO scope SELECT key FROM file WHERE key >= ?", (first,))
+        self._db.execute("INSERT INTO waiting SELECT session, key FROM instance WHERE key >= ?", (first,))
+        return dict(self._db.execute("SELECT key, size FROM file WHERE key >= ?", (first,)).fetchall())
 
     def leave(self, directories: Sequence[str], *, partial: bool = False) -> int:
         """Note that the walk has left directories that hold whole sessions, each all of its own.
@@ -203,17 +257,15 @@ class Intake(Registry):
     def _is_barred(self, session: int) -> bool:
         return self._one("SELECT EXISTS (SELECT 1 FROM barred WHERE session = ?)", (session,)) == (1,)
 
-    def _record(self, file: File, kind: FileKind, reason: str | None, instance: int | None) -> int:
-        """Write the file's row and return its key; an instance that the path carried before is orphaned.
+    def _record(self, key: int, file: File, kind: FileKind, reason: str | None, instance: int | None) -> int:
+        """Write the file's row and return its key, which is `key` if it is new.
 
-        A file that cannot be read may be the one it was when it can be again: what is known of it is kept.
+        An instance that the path carried before is orphaned. A file that cannot be read may be the one it was when it
+        can be again: what is known of it is kept.
         """
-        key: int
         path = os.fsencode(file.path)
         row = self._db.execute("SELECT key, instance, kind FROM file WHERE path = ?", (path,)).fetchone()
         if row is None:
-            key = self._next_key
-            self._next_key += 1
             self._db.execute(
                 "INSERT INTO file (key, path, size, mtime_ns, kind, reason, instance) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (key, path, file.size, str(file.mtime_ns), kind, reason, instance),
@@ -241,20 +293,7 @@ class Intake(Registry):
         """Count the file among those of this run; whether it is met for the first time."""
         return self._db.execute("INSERT OR IGNORE INTO scope VALUES (?)", (file,)).rowcount == 1
 
-    def _new(self, item: Instance, session: int) -> int:
-        # The instance takes the next free key of the files, so that each row can name the other from the start.
-        instance: int = self._next_key
-        (taken,) = self._one("SELECT EXISTS (SELECT 1 FROM file WHERE path = ?)", (os.fsencode(item.file.path),))
-        if taken:
-            self._next_key += 1
-        key = self._record(item.file, FileKind.INSTANCE, None, instance)
-        self._db.execute(
-            "INSERT INTO instance (key, session, sop_uid, series_uid, file) VALUES (?, ?, ?, ?, ?)",
-            (instance, session, item.sop_uid, item.series_uid, key),
-        )
-        return instance
-
-    def _known(self, item: Instance, session: int, *, resend_changed: bool) -> Twin | tuple[int, bool]:
+    def _known(self, key: int, item: Instance, session: int, *, resend_changed: bool) -> Twin | tuple[int, bool]:
         """Return the instance's key and whether it waits to be sent from this file, or the twin if that is open."""
         file = item.file
         row = self._db.execute(
@@ -264,7 +303,12 @@ class Intake(Registry):
             (file.size, str(file.mtime_ns), session, item.sop_uid),
         ).fetchone()
         if row is None:
-            return self._new(item, session), True
+            carrier = self._record(key, file, FileKind.INSTANCE, None, key)
+            self._db.execute(
+                "INSERT INTO instance (key, session, sop_uid, series_uid, file) VALUES (?, ?, ?, ?, ?)",
+                (key, session, item.sop_uid, item.series_uid, carrier),
+            )
+            return key, True
         instance, state, trouble, other, path, kind, carries, same, met, unread = row
         own = path == os.fsencode(file.path)
         # Size and time vouch for the bytes, as they do for a file that has not moved.
@@ -287,9 +331,9 @@ class Intake(Registry):
                 self._db.execute("DELETE FROM file WHERE key = ?", (other,))
         again = resend_changed and own and carries and state == "STORED" and not same and self._is_at_its_end(session)
         if state == "STORED" and not same and not again:
-            key = self._record(file, FileKind.SKIPPED, _CHANGED if own and carries else _ELSEWHERE, instance)
+            key = self._record(key, file, FileKind.SKIPPED, _CHANGED if own and carries else _ELSEWHERE, instance)
         else:
-            key = self._record(file, FileKind.INSTANCE, None, instance)
+            key = self._record(key, file, FileKind.INSTANCE, None, instance)
         self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (key, instance))
         waits = unsent or again or (state == "REFUSED" and not same)
         if waits:
@@ -390,7 +434,8 @@ class Intake(Registry):
         bounds = below(root)
         # What could not be read and is there no more is lacked by nobody.
         self._db.execute(
-            "UPDATE file SET lacked_by = NULL WHERE path >= ? AND path < ? AND lacked_by IS NOT NULL "
+            # +: from the few that are lacked, not from all files there ever were.
+            "UPDATE file SET lacked_by = NULL WHERE +path >= ? AND +path < ? AND lacked_by IS NOT NULL "
             "AND key NOT IN (SELECT file FROM scope)",
             bounds,
         )

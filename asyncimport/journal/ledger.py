@@ -1,8 +1,9 @@
 """The reading side of the journal: sums, reports and what was stored. It never writes."""
 
+import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,15 +165,17 @@ class Ledger:
     def summary(self) -> Summary:
         """Add up files, bytes, sessions and problems."""
         with translated(self._path):
-            files, found, stored = self._sums()
-            problems = [
-                *self._problems(),
-                *attachment_problems(self._db, self._files),
-                *subject_problems(self._db, self._files),
-            ]
+            files, found, stored, parts = self._sums()
             attachments = attachment_counts(self._db, self._files, self._run)
             subjects = subject_counts(self._db, self._files, self._run)
-            return Summary(files, found, stored, self._sessions(), tuple(problems), attachments, subjects)
+            sound = files.stored + files.already_stored + files.duplicate + files.left
+            # Each of these looks at every file there is.
+            problems = [
+                *(self._problems() if files.found + files.not_dicom + files.unreadable > sound else ()),
+                *(attachment_problems(self._db, self._files) if attachments.found else ()),
+                *subject_problems(self._db, self._files),
+            ]
+            return Summary(files, found, stored, self._sessions(parts), tuple(problems), attachments, subjects)
 
     def instances(self, label: str) -> list[InstanceRow]:
         """Return the instances of the sessions with this label, in the order they were found."""
@@ -233,7 +236,7 @@ class Ledger:
     def acknowledged(self) -> Iterator[tuple[SessionReport, frozenset[str]]]:
         """Yield each session and the SOPInstanceUIDs that XNAT acknowledged of it."""
         with translated(self._path):
-            reports = self._sessions()
+            reports = self._sessions(self._sums()[-1])
         for report in reports:
             with translated(self._path):
                 rows = self._db.execute(
@@ -302,19 +305,24 @@ class Ledger:
             rows = self._db.execute(query, (label,)).fetchall()
         return [InstanceRow(File(os.fsdecode(row[0]), row[1], int(row[2])), *row[3:]) for row in rows]
 
-    def _sums(self) -> tuple[Files, int, int]:
+    def _sums(self) -> tuple[Files, int, int, dict[int, tuple[int, int]]]:
+        """Count files by what became of them, the bytes found and stored, and files and bytes of each session."""
         counts = dict.fromkeys(Files.__dataclass_fields__, 0)
         found = stored = 0
+        sessions: dict[int, tuple[int, int]] = {}
         # In the scope of a run, "already" means: settled by another run.
         rows = self._db.execute(
-            f"SELECT f.kind, i.state, i.run IS NOT ?, count(*), sum(f.size) FROM {self._files} "  # noqa: S608 - fixed text
-            "LEFT JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' GROUP BY 1, 2, 3",
+            f"SELECT f.kind, i.state, i.run IS NOT ?, i.session, count(*), sum(f.size) FROM {self._files} "  # noqa: S608 - fixed text
+            "LEFT JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED') GROUP BY 4, 1, 2, 3",
             (self._run,),
         )
-        for kind, state, other_run, count, size in rows:
+        for kind, state, other_run, session, count, size in rows:
             if kind == "ATTACHMENT":
                 continue
-            name = (kind if state is None else state).lower()
+            if session is not None:
+                files, total = sessions.get(session, (0, 0))
+                sessions[session] = files + count, total + size
+            name = (state if kind == "INSTANCE" else kind).lower()
             name = {"pending": "left", "container": "not_dicom", "excluded": "skipped"}.get(name, name)
             if other_run and self._run is not None and name in {"stored", "refused"}:
                 name = f"already_{name}"
@@ -323,26 +331,25 @@ class Ledger:
                 found += size
             if name == "stored":
                 stored += size
-        return Files(**counts), found, stored
+        return Files(**counts), found, stored, sessions
 
-    def _sessions(self) -> tuple[SessionReport, ...]:
+    def _sessions(self, counted: Mapping[int, tuple[int, int]]) -> tuple[SessionReport, ...]:
         # Files and bytes are those in scope. The state is the session's own: what other sources lack, it lacks. A
         # delivery into which nothing has come yet says nothing about it.
         rows = self._db.execute(
-            "WITH t AS (SELECT i.session, count(*) AS files, sum(f.size) AS size "  # noqa: S608 - fixed text
-            f"FROM {self._files} JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED') "
-            "GROUP BY i.session), u AS (SELECT i.session, sum(i.state = 'FAILED') AS failed, "
-            "sum(i.state = 'PENDING') AS pending, sum(i.state = 'STORED') AS stored "
-            "FROM t JOIN instance i ON i.session = t.session GROUP BY i.session) "
-            "SELECT s.project, s.subject, s.label, s.study_uid, t.files, t.size, u.failed, (SELECT count(*) "
+            "WITH u AS (SELECT i.session, sum(i.state = 'FAILED') AS failed, "
+            "sum(i.state = 'PENDING') AS pending, sum(i.state = 'STORED') AS stored FROM instance i "
+            "WHERE i.session IN (SELECT value FROM json_each(?)) GROUP BY i.session) "
+            "SELECT s.key, s.project, s.subject, s.label, s.study_uid, u.failed, (SELECT count(*) "
             "FROM file l WHERE l.lacked_by = s.key AND l.kind = 'UNREADABLE' AND NOT EXISTS (SELECT 1 FROM instance i "
             "WHERE i.session = s.key AND i.sop_uid = l.lacked_uid)), u.pending, u.stored, "
             "d.state, d.partial, coalesce(d.archive_uri, d.uri), d.verified, d.reason "
-            "FROM t JOIN u ON u.session = t.session JOIN session s ON s.key = t.session "
+            "FROM u CROSS JOIN session s ON s.key = u.session "
             "LEFT JOIN delivery d ON d.session = s.key AND d.number = (SELECT max(number) FROM delivery "
-            "WHERE session = s.key AND (state <> 'OPEN' OR uri IS NOT NULL)) ORDER BY s.key"
+            "WHERE session = s.key AND (state <> 'OPEN' OR uri IS NOT NULL)) ORDER BY s.key",
+            (json.dumps(list(counted)),),
         )
-        return tuple(_report(*row) for row in rows)
+        return tuple(_report(Session(*row[1:5]), *counted[row[0]], *row[5:]) for row in rows)
 
     def _problems(self) -> tuple[Problem, ...]:
         rows = self._db.execute(
@@ -358,10 +365,7 @@ class Ledger:
 
 
 def _report(
-    project: str,
-    subject: str,
-    label: str,
-    study_uid: str,
+    session: Session,
     files: int,
     size: int,
     failed: int,
@@ -374,7 +378,6 @@ def _report(
     verified: str | None,
     reason: str | None,
 ) -> SessionReport:
-    session = Session(project, subject, label, study_uid)
     lacks = _lacks(failed, unreadable)
     if state in {"ARCHIVED", "BUILT"} and not pending and (not lacks or partial):
         found = "archived" if state == "ARCHIVED" else "prearchive"

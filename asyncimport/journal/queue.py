@@ -24,9 +24,11 @@ from asyncimport.model import (
 
 __all__ = ["Journal"]
 
+_SETTLE = "UPDATE instance SET run = ?, attempts = ?, settled_at = ?,"
+
 
 class Journal(Subjects):
-    """The durable queue of one run. What its methods return has reached the disk.
+    """The durable queue of one run. What its methods return is committed.
 
     Call it from one thread at a time. Raises from every method: JournalError.
     """
@@ -46,8 +48,8 @@ class Journal(Subjects):
             ).fetchall():
                 if len(claims) < limit:
                     self._hand_out(session, limit - len(claims), claims)
-            (begun,) = self._one("SELECT count(*) FROM begun")
-            most_begun = min(most_begun, begun + most_new)
+            (before,) = self._one("SELECT count(*) FROM begun")
+            begun, most_begun = before, min(most_begun, before + most_new)
             session = -1
             while len(claims) < limit and begun < most_begun:
                 (session,) = self._one("SELECT min(session) FROM waiting WHERE session > ?", (session,))
@@ -56,48 +58,63 @@ class Journal(Subjects):
                 if not self._one("SELECT count(*) FROM begun WHERE session = ?", (session,))[0]:
                     begun += self._begin(session)
                     self._hand_out(session, limit - len(claims), claims)
-            if claims or not self._scan_finished:
-                return claims
             (left,) = self._one(
                 "SELECT EXISTS (SELECT 1 FROM waiting) OR EXISTS (SELECT 1 FROM flying) "
                 # What is being finalised may have to be sent again in part.
                 "OR EXISTS (SELECT 1 FROM ready) OR EXISTS (SELECT 1 FROM busy)"
             )
-        return [] if left else None
+        if begun > before:
+            # Were it forgotten that something may be on its way into it, the next run would not leave it alone.
+            self._sync()
+        return claims if claims or left or not self._scan_finished else None
 
     def settle(self, outcomes: Sequence[Outcome]) -> int:
-        """Record outcomes; how many sessions have become ready for finalising."""
-        with self._transaction():
-            touched: set[int] = set()
+        """Record outcomes, for good every `SYNC_SECONDS`; how many sessions have become ready for finalising."""
+        now = self._clock()
+        # A clock that was set back says nothing of how long ago it was.
+        due = not 0 <= now - self._synced_at < self.SYNC_SECONDS
+        with self._transaction(durable=due):
+            sessions = {
+                key: self._one("SELECT session FROM delivery WHERE key = ?", (key,))[0]
+                for key in {outcome.claim.delivery.key for outcome in outcomes}
+            }
+            landed, stored, others = [], [], []
             for outcome in outcomes:
-                claim = outcome.claim
-                (session,) = self._one("SELECT session FROM instance WHERE key = ?", (claim.key,))
-                touched.add(session)
-                self._db.execute("DELETE FROM flying WHERE session = ? AND instance = ?", (session, claim.key))
+                claim, delivery = outcome.claim, outcome.claim.delivery
+                landed.append((sessions[delivery.key], claim.key))
+                how = self.run, outcome.attempts, now
                 if outcome.unsure:
-                    self._db.execute(
-                        "UPDATE delivery SET unsure_at = ? WHERE key = ?", (self._clock(), claim.delivery.key)
-                    )
-                match outcome:
-                    case Stored(uri=uri):
-                        if claim.delivery.uri is None:
-                            self._db.execute(
-                                "UPDATE delivery SET uri = ?, merges = ? WHERE key = ?",
-                                (uri, outcome.merges, claim.delivery.key),
-                            )
-                        self._settled(outcome, "STORED", None)
-                    case Refused(reason=reason, whole_session=whole):
-                        self._settled(outcome, "REFUSED", reason)
-                        if whole:
-                            self._db.execute("INSERT OR IGNORE INTO barred VALUES (?, ?)", (session, reason))
-                    case Failed(reason=reason, unreadable=unreadable):
-                        self._settled(outcome, "FAILED", reason)
-                        if unreadable:
-                            self._fall_back(claim, session, reason)
+                    self._db.execute("UPDATE delivery SET unsure_at = ? WHERE key = ?", (now, delivery.key))
+                if isinstance(outcome, Stored):
+                    stored.append((*how, delivery.key, outcome.sha256, claim.key))
+                    if delivery.uri is None:
+                        self._db.execute(
+                            "UPDATE delivery SET uri = ?, merges = ? WHERE key = ?",
+                            (outcome.uri, outcome.merges, delivery.key),
+                        )
+                else:
+                    state = "REFUSED" if isinstance(outcome, Refused) else "FAILED"
+                    others.append((*how, state, outcome.reason, claim.key))
+            self._db.executemany("DELETE FROM flying WHERE session = ? AND instance = ?", landed)
+            self._db.executemany(
+                f"{_SETTLE} state = 'STORED', reason = NULL, delivery = ?, sha256 = ? WHERE key = ?", stored
+            )
+            self._db.executemany(
+                f"{_SETTLE} state = ?, reason = ?, delivery = NULL, sha256 = NULL WHERE key = ?", others
+            )
+            for (session, instance), outcome in zip(landed, outcomes, strict=True) if others else ():
+                if isinstance(outcome, Refused) and outcome.whole_session:
+                    self._db.execute("INSERT OR IGNORE INTO barred VALUES (?, ?)", (session, outcome.reason))
+                if isinstance(outcome, Failed) and outcome.unreadable:
+                    self._fall_back(instance, session, outcome.reason)
+            touched = set(sessions.values())
             for session in touched:
                 self._hold_barred(session)
             complete = touched if self._scan_finished else touched & self._complete
-            return sum(self._conclude(session, ["OPEN"]) for session in complete)
+            ready = sum(self._conclude(session, ["OPEN"]) for session in complete)
+        if due:
+            self._synced_at = now
+        return ready
 
     def claim_session(self, *, quiet_period: float = 0.0) -> Sealed | float | None:
         """Seal a delivery, on disk, before anyone calls XNAT about it.
@@ -108,7 +125,7 @@ class Journal(Subjects):
         Deliveries of one subject go one at a time: XNAT's archive step locks on the subject's label, and one that
         waits for the lock sleeps ten seconds (PrearcSessionArchiver).
         """
-        with self._transaction():
+        with self._transaction(durable=True):
             row = self._db.execute(
                 "SELECT d.key, d.number, d.uri, s.key, s.project, s.subject, s.label, s.study_uid, "
                 "iif(d.state = 'OPEN', max(0, coalesce(d.unsure_at, 0) + ? - ?), 0) AS wait "
@@ -145,7 +162,7 @@ class Journal(Subjects):
         lacks of an incomplete one is sent again in the next one, once in a run; then it is held. Where a script may
         have dropped it, it is refused. Returns the verdict that was recorded.
         """
-        with self._transaction():
+        with self._transaction(durable=True):
             delivery = verdict.delivery
             (session,) = self._one("SELECT session FROM delivery WHERE key = ?", (delivery.key,))
             self._db.execute("DELETE FROM busy WHERE subject = ?", (delivery.session.subject,))
@@ -182,7 +199,7 @@ class Journal(Subjects):
 
         They wait for the scan to meet their files. None do while a delivery of the session is not at its end.
         """
-        with self._transaction():
+        with self._transaction(durable=True):
             row = self._db.execute(
                 "SELECT d.key, d.session, d.state FROM session s JOIN delivery d ON d.session = s.key "
                 "WHERE s.project = ? AND s.study_uid = ? ORDER BY d.number DESC LIMIT 1",
@@ -244,9 +261,9 @@ class Journal(Subjects):
             )
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
 
-    def _fall_back(self, claim: Claim, session: int, reason: str) -> None:
-        if not self._promote(claim.key, session, reason):
-            self._db.execute("INSERT OR IGNORE INTO unread VALUES (?)", (claim.key,))
+    def _fall_back(self, instance: int, session: int, reason: str) -> None:
+        if not self._promote(instance, session, reason):
+            self._db.execute("INSERT OR IGNORE INTO unread VALUES (?)", (instance,))
 
     def _begin(self, session: int) -> bool:
         """Give the session an open delivery if it may have one now; whether it occupies the prearchive from now on."""
@@ -285,25 +302,8 @@ class Journal(Subjects):
         for instance, sop_uid, series_uid, path, size, mtime_ns in rows:
             file = File(os.fsdecode(path), size, int(mtime_ns))
             claims.append(Claim(instance, Instance(file, sop_uid, series_uid, where), delivery))
-        pairs = [(session, row[0]) for row in rows]
-        self._db.executemany("DELETE FROM waiting WHERE session = ? AND instance = ?", pairs)
-        self._db.executemany("INSERT INTO flying VALUES (?, ?)", pairs)
-
-    def _settled(self, outcome: Outcome, state: str, reason: str | None) -> None:
-        delivery = digest = None
-        if isinstance(outcome, Stored):
-            delivery, digest = outcome.claim.delivery.key, outcome.sha256
+        handed_out = session, rows[-1][0] if rows else -1
         self._db.execute(
-            "UPDATE instance SET state = ?, reason = ?, delivery = ?, run = ?, attempts = ?, settled_at = ?, "
-            "sha256 = ? WHERE key = ?",
-            (
-                state,
-                reason,
-                delivery,
-                self.run,
-                outcome.attempts,
-                self._clock(),
-                digest,
-                outcome.claim.key,
-            ),
+            "INSERT INTO flying SELECT session, instance FROM waiting WHERE session = ? AND instance <= ?", handed_out
         )
+        self._db.execute("DELETE FROM waiting WHERE session = ? AND instance <= ?", handed_out)

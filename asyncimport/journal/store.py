@@ -21,6 +21,9 @@ class Store:
     `clock` tells the time in seconds since 1970. Raises from every method: JournalError.
     """
 
+    # A power failure makes the journal forget the acknowledgements of this many seconds at most.
+    SYNC_SECONDS = 0.25
+
     def __init__(
         self,
         path: Path,
@@ -32,6 +35,8 @@ class Store:
     ) -> None:
         self.path = path
         self._clock = clock
+        self._synced_at = clock()
+        self._syncs = True
         self._lock: FileLock = locked(path)
         try:
             self._db = create_or_open(path)
@@ -39,7 +44,7 @@ class Store:
             self._lock.release()
             raise
         try:
-            with self._transaction():
+            with self._transaction(durable=True):
                 if reroute:
                     self._forget_unsent()
                 bind(self._db, path, destination, rules)
@@ -78,7 +83,7 @@ class Store:
 
     def end_run(self, exit_code: int) -> None:
         """Note how the run ended. What it had handed out and not settled may yet take effect."""
-        with self._transaction():
+        with self._transaction(durable=True):
             self._db.execute(
                 "UPDATE delivery SET unsure_at = ? WHERE state = 'OPEN' AND session IN (SELECT session FROM flying)",
                 (self._clock(),),
@@ -96,8 +101,16 @@ class Store:
         return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="seconds")
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, *, durable: bool = False) -> Iterator[None]:
+        """Commit what the block does, or nothing of it; `durable`: with all that was committed before, for good.
+
+        What is not outlives the process, however it dies, but perhaps not a power failure. The log is written in
+        order, so what that takes away are always the last transactions.
+        """
         with translated(self.path):
+            if durable is not self._syncs:
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._syncs = durable
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -107,6 +120,12 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    def _sync(self) -> None:
+        """Keep all that was committed for good."""
+        with self._transaction(durable=True):
+            # A transaction that writes nothing syncs nothing.
+            self._db.execute("UPDATE run SET started = started WHERE key = ?", (self.run,))
 
     # Rows are as untyped as SQLite itself: the schema, not Python, says what is in them.
     def _one(self, sql: str, values: Sequence[object] | Mapping[str, object] = ()) -> tuple:  # type: ignore[type-arg]

@@ -50,7 +50,7 @@ class Subjects(Attachments):
 
     def describe(self, report: SubjectReport, fields: Mapping[str, str]) -> None:
         """Record what became of a subject of which these values were to be said."""
-        with self._transaction():
+        with self._transaction(durable=True):
             self._db.execute(
                 "INSERT OR REPLACE INTO described VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
