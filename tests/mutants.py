@@ -309,10 +309,10 @@ XNAT = (
         "guest-cookie",
         "The guest's cookie that XNAT sends with a 401 replaces the good one.",
         "xnat/client.py",
-        "                yield response\n",
+        "                return await _read(response)\n",
         '                if self._headers and (guest := response.cookies.get("JSESSIONID")) is not None:\n'
         '                    self._headers = {"Cookie": f"JSESSIONID={guest.value}"}\n'
-        "                yield response\n",
+        "                return await _read(response)\n",
         ("test_client.py::test_a_guests_cookie_does_not_replace_ours",),
     ),
     Mutant(
