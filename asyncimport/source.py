@@ -1,7 +1,7 @@
 """The file system as a source: a sorted walk, a look at each header, and the bytes when they are sent.
 
-Nothing here knows of XNAT or of the journal. What blocks runs in worker threads, but for the reading of small files from a
-disk that answers at once.
+Nothing here knows of XNAT or of the journal. What blocks runs in worker threads, but for the reading of small files
+from a disk that answers at once.
 """
 
 import fnmatch
