@@ -4,9 +4,9 @@ from asyncimport.xnat.archive import archived_sessions, compare, find_experiment
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.resources import Resources
-from asyncimport.xnat.site import check_project, droppers
+from asyncimport.xnat.site import check_project, droppers, project_of
 from asyncimport.xnat.strays import find_strays, remove_stray
-from asyncimport.xnat.subjects import Described, NotDescribed, Subjects, describe, project_of
+from asyncimport.xnat.subjects import Described, NotDescribed, Subjects, describe
 from asyncimport.xnat.survey import series_filters
 
 __all__ = [

@@ -10,7 +10,16 @@ from asyncimport.replies import Experiment
 from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 
-__all__ = ["Comparison", "archived_sessions", "compare", "find_experiment", "held_of_study", "held_uids"]
+__all__ = [
+    "Comparison",
+    "archived_sessions",
+    "compare",
+    "find_experiment",
+    "held_of_study",
+    "held_uids",
+    "scan_path",
+    "sessions_of_study",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +60,25 @@ async def held_of_study(
     Raises: TransientError, RefusedError when the archive cannot be read.
     """
     held = await held_uids(client, experiment, policy)
-    for other in await _others(client, experiment, session, policy):
-        held |= await held_uids(client, other, policy)
+    for other in await sessions_of_study(client, session.project, session.study_uid, policy):
+        if other.accession != experiment.accession:
+            held |= await held_uids(client, other, policy)
     return held
 
 
-async def _others(client: Client, experiment: Experiment, session: Session, policy: RetryPolicy) -> list[Experiment]:
+async def sessions_of_study(client: Client, project: str, study_uid: str, policy: RetryPolicy) -> list[Experiment]:
+    """Return the archived sessions of a study in a project. Raises: TransientError."""
     path = (
-        f"/data/projects/{session.project}/experiments?xsiType=xnat%3AimageSessionData"
-        f"&xnat%3AimageSessionData%2FUID={session.study_uid}&columns=ID,label,UID&format=json"
+        f"/data/projects/{project}/experiments?xsiType=xnat%3AimageSessionData"
+        f"&xnat%3AimageSessionData%2FUID={quote(study_uid, safe='')}&columns=ID,label,UID&format=json"
     )
-    found = await client.ask("GET", path, partial(replies.experiments, study_uid=session.study_uid), policy)
-    return [other for other in found if other.accession != experiment.accession]
+    return await client.ask("GET", path, partial(replies.experiments, study_uid=study_uid), policy)
+
+
+def scan_path(accession: str, scan: str) -> str:
+    """Return the path of a scan, whose ID may be anything: XNAT decodes it (SecureResource.getUrlEncodedParameter)."""
+    name = scan.replace("/", "[SLASH]").replace(",", "[COMMA]")
+    return f"/data/experiments/{accession}/scans/{quote(name, safe='')}"
 
 
 async def _maps_uids(client: Client, project: str, policy: RetryPolicy) -> bool:
@@ -106,9 +122,7 @@ async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy)
     resources = await client.ask("GET", f"{base}/resources?all=true&format=json", replies.scan_resources, policy)
     uids: set[str] = set()
     for resource in resources:
-        # Scans that were there before us may have any ID; XNAT decodes these (SecureResource.getUrlEncodedParameter).
-        scan = quote(resource.scan.replace("/", "[SLASH]").replace(",", "[COMMA]"), safe="")
         label = quote(resource.label, safe="")
-        path = f"{base}/scans/{scan}/resources/{label}?format=xml"
+        path = f"{scan_path(experiment.accession, resource.scan)}/resources/{label}?format=xml"
         uids |= await client.ask("GET", path, replies.catalog, policy)
     return frozenset(uids)

@@ -25,6 +25,7 @@ from asyncimport.errors import RefusedError, SourceError, TransientError
 from asyncimport.model import Attachment, AttachmentState, Enclosure, Filed, Place, Resource
 from asyncimport.replies import ListedFile
 from asyncimport.retry import RetryPolicy
+from asyncimport.xnat.archive import scan_path, sessions_of_study
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.sending import send
 
@@ -312,7 +313,8 @@ class Resources:
             if subject is None:
                 raise RefusedError(f"the archive has no such subject in project {place.project} ({place.subject})")
             return f"{project}/subjects/{subject}"
-        experiment = f"/data/experiments/{await self._session(place)}"
+        accession = await self._session(place)
+        experiment = f"/data/experiments/{accession}"
         if not place.scan:
             return experiment
         # XNAT takes types and patterns for scans too, and looks elsewhere where there is none.
@@ -320,26 +322,18 @@ class Resources:
             "GET", f"{experiment}/scans?format=json", replies.scans, self._policy
         ):
             raise RefusedError(f"the session has no scan {place.scan}")
-        scan = quote(place.scan.replace("/", "[SLASH]").replace(",", "[COMMA]"), safe="")
-        return f"{experiment}/scans/{scan}"
+        return scan_path(accession, place.scan)
 
     async def _session(self, place: Place) -> str:
         """Return the accession ID of a session."""
-        experiments = f"/data/projects/{place.project}/experiments"
         if place.session:
-            path = f"{experiments}/{quote(place.session, safe='')}?format=json"
+            path = f"/data/projects/{place.project}/experiments/{quote(place.session, safe='')}?format=json"
             found = await self._client.ask("GET", path, replies.experiment, self._policy)
             if found is None or (place.study_uid and found.study_uid not in {"", place.study_uid}):
                 what = "such session" + (" of this study" if found is not None else "")
                 raise RefusedError(f"the archive has no {what} in project {place.project} ({place.session})")
             return found.accession
-        path = (
-            f"{experiments}?xsiType=xnat%3AimageSessionData"
-            f"&xnat%3AimageSessionData%2FUID={quote(place.study_uid, safe='')}"
-            "&columns=ID,label,UID&format=json"
-        )
-        read = partial(replies.experiments, study_uid=place.study_uid)
-        sessions = await self._client.ask("GET", path, read, self._policy)
+        sessions = await sessions_of_study(self._client, place.project, place.study_uid, self._policy)
         if len(sessions) != 1:
             count = f"{len(sessions)} sessions" if sessions else "no session"
             raise RefusedError(f"the archive has {count} of study {place.study_uid} in project {place.project}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from asyncimport import replies
 from asyncimport.errors import FatalError, ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
@@ -9,7 +10,7 @@ from asyncimport.replies import Reply
 from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.xnat.client import Client
 
-__all__ = ["Droppers", "check_project", "droppers"]
+__all__ = ["Droppers", "check_project", "droppers", "project_of"]
 
 _POLICY = RetryPolicy(attempts=4)
 # XNAT's caches of rights lag behind a new project by a second or so (its own tests wait for them).
@@ -34,14 +35,10 @@ async def check_project(
             raise UnavailableError(f"the project could not be checked: {error}") from error
 
     async def look() -> str:
-        found = await client.ask("GET", f"/data/projects/{project}?format=json", replies.project_id, policy)
-        if found is None:
-            raise _NotYetError(
-                ProjectMissingError(
-                    f"project {project} does not exist, or is not open to this user",
-                    hint="check its ID (not its title) and that the user is a member of it",
-                )
-            )
+        try:
+            found = await project_of(client, project, policy)
+        except ProjectMissingError as error:
+            raise _NotYetError(error) from None
         editable = await client.ask(
             "GET",
             "/data/projects?permissions=edit&dataType=xnat:mrSessionData&format=json",
@@ -61,6 +58,24 @@ async def check_project(
         return await retrying(check, caches)
     except _NotYetError as error:
         raise error.verdict from None
+
+
+async def project_of(client: Client, project: str, policy: RetryPolicy) -> str:
+    """Return the ID of a project, which may be named by an alias. Rights show only when they are used.
+
+    Raises: ProjectMissingError, UnavailableError.
+    """
+    path = f"/data/projects/{quote(project, safe='')}?format=json"
+    try:
+        found = await client.ask("GET", path, replies.project_id, policy)
+    except TransientError as error:
+        raise UnavailableError(f"the project could not be checked: {error}") from error
+    if found is None:
+        raise ProjectMissingError(
+            f"project {project} does not exist, or is not open to this user",
+            hint="check its ID (not its title) and that the user is a member of it",
+        )
+    return found
 
 
 class _NotYetError(TransientError):

@@ -14,13 +14,13 @@ import anyio
 
 from asyncimport import replies
 from asyncimport.demographics import Decision, Demographics, Difference, Values, decide, lacking
-from asyncimport.errors import ProjectMissingError, RefusedError, TransientError, UnavailableError, worst
+from asyncimport.errors import RefusedError, TransientError, UnavailableError, worst
 from asyncimport.replies import ListedSubject, SubjectItem
 from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.tables import label_flaw
 from asyncimport.xnat.client import Client
 
-__all__ = ["Described", "NotDescribed", "Outcome", "Subjects", "describe", "project_of"]
+__all__ = ["Described", "NotDescribed", "Outcome", "Subjects", "describe"]
 
 # Each is three small requests; XNAT saves subjects one after the other anyway.
 _AT_A_TIME = 8
@@ -300,21 +300,3 @@ async def _outcome(subjects: Subjects, wish: Demographics) -> Outcome:
         if error.unreachable or error.overload or error.cut:
             raise UnavailableError(str(error), hint="run the command again when the server is back") from error
         return NotDescribed(wish.project, wish.subject, str(error), refused=False)
-
-
-async def project_of(client: Client, project: str, policy: RetryPolicy) -> str:
-    """Return the ID of a project, which may be named by an alias. Rights show only when they are used.
-
-    Raises: ProjectMissingError, UnavailableError.
-    """
-    path = f"/data/projects/{quote(project, safe='')}?format=json"
-    try:
-        found = await client.ask("GET", path, replies.project_id, policy)
-    except TransientError as error:
-        raise UnavailableError(f"the project could not be checked: {error}") from error
-    if found is None:
-        raise ProjectMissingError(
-            f"project {project} does not exist, or is not open to this user",
-            hint="check its ID (not its title) and that the user is a member of it",
-        )
-    return found
