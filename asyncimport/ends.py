@@ -65,6 +65,11 @@ class Source(Readable, Protocol):
         """The places that the walk covers wholly: what is known below them and not met again is gone."""
         ...
 
+    @property
+    def read_ahead(self) -> int:
+        """Bytes of bodies that are worth reading at a time; 0 for one file at a time."""
+        ...
+
     def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield all files there are, in an order that keeps sessions together."""
         ...

@@ -56,14 +56,16 @@ __all__ = ["Destination", "Source", "Stop", "run"]
 T = TypeVar("T")
 _Bell = MemoryObjectSendStream[None]
 
-# A parcel is read in one thread hop and sent one file after another. Hops are what costs with small files; large
-# parcels would leave workers idle at the end of a session.
+# A parcel is sent one file after another by one worker. Handing over is what costs with small files; large parcels
+# would leave workers idle at the end of a session.
 _PARCEL_FILES = 8
-_PARCEL_BYTES = 1 << 20
+_PARCEL_BYTES = 4 << 20
 # As many files as are claimed at a time, if there are: a call of the journal costs the same for one as for many.
 _LEAST_CLAIMED = 128
-# As many outcomes as may be settled in one transaction.
+# As many outcomes as may be settled in one transaction, and how many seconds the recorder lets them come together: a
+# transaction costs about the same for one as for many.
 _MOST_OUTCOMES = 512
+_BETWEEN_SETTLEMENTS = 0.02
 
 
 async def run(
@@ -93,9 +95,9 @@ async def run(
     )
     work, work_bell = _bell()
     ready, ready_bell = _bell(options.finalizers)
-    parcel_in, parcel_out = anyio.create_memory_object_stream[list[Claim]](2)
-    # What XNAT has acknowledged and a kill would send again: small, as the recorder settles all there is at once.
-    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](options.workers)
+    parcel_in, parcel_out = anyio.create_memory_object_stream[list[Claim]](options.workers)
+    # What XNAT has acknowledged and a kill would send again: little of it, as the recorder takes all there is at once.
+    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](_MOST_OUTCOMES)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(line.scan, work.clone(), ready.clone())
@@ -264,7 +266,8 @@ class _Line:
                     if not self._may_feed:
                         continue
                     while claims := await self._ask(self._claim):
-                        for parcel in _parcels(claims, self._throttle.limit):
+                        share = min(_PARCEL_FILES, -(-len(claims) // self._throttle.limit))
+                        for parcel in _parcels(claims, share, _PARCEL_BYTES):
                             await parcels.send(parcel)
                     if claims is None:
                         return
@@ -292,12 +295,13 @@ class _Line:
 
     async def _send_parcel(self, parcel: list[Claim], slot: Slot, outcomes: MemoryObjectSendStream[Outcome]) -> None:
         """Send files one after the other in one slot. Raises: StoppedError."""
-        bodies = await self._source.read([claim.instance.file for claim in parcel])
-        digests = await self._digests(bodies)
-        for claim, body, digest in zip(parcel, bodies, digests, strict=True):
-            if self._stop.requested:
-                raise StoppedError
-            await _hand_in(outcomes, await self._send(claim, body, digest, slot))
+        for claims in _parcels(parcel, _PARCEL_FILES, self._source.read_ahead):
+            bodies = await self._source.read([claim.instance.file for claim in claims])
+            digests = await self._digests(bodies)
+            for claim, body, digest in zip(claims, bodies, digests, strict=True):
+                if self._stop.requested:
+                    raise StoppedError
+                await _hand_in(outcomes, await self._send(claim, body, digest, slot))
 
     async def _digests(self, bodies: Sequence[Body | SourceError]) -> list[bytes | None]:
         """Digest what is to be sent, if there will be receipts; large bodies are digested as they are read."""
@@ -360,6 +364,7 @@ class _Line:
             try:
                 async for outcome in outcomes:
                     await self._settle([outcome, *_at_hand(outcomes)], work, ready)
+                    await anyio.sleep(_BETWEEN_SETTLEMENTS)
             finally:
                 # When another stage has failed, what XNAT acknowledged up to now is still worth keeping.
                 while rest := _at_hand(outcomes):
@@ -481,16 +486,15 @@ def _at_hand(outcomes: MemoryObjectReceiveStream[Outcome]) -> list[Outcome]:
     return taken
 
 
-def _parcels(claims: list[Claim], workers: int) -> list[list[Claim]]:
-    """Divide claims among the workers, in order, a bounded number of files and bytes to each."""
-    share = min(_PARCEL_FILES, -(-len(claims) // workers))
+def _parcels(claims: list[Claim], most: int, most_bytes: int) -> list[list[Claim]]:
+    """Divide claims into parcels, in order, of so many files and bytes at most, but of one at least."""
     parcels: list[list[Claim]] = []
     room = 0
     for claim in claims:
         size = claim.instance.file.size
-        if not parcels or len(parcels[-1]) >= share or size > room:
+        if not parcels or len(parcels[-1]) >= most or size > room:
             parcels.append([])
-            room = _PARCEL_BYTES
+            room = most_bytes
         parcels[-1].append(claim)
         room -= size
     return parcels

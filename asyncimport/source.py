@@ -37,10 +37,13 @@ _PIECE = 256 << 10
 _FIRST_BATCH = 32
 _BATCH = 512
 _MANY = 4 * _BATCH
-# Seconds from which on files were slow to read (other threads of ours may be what kept them), and how many reads are
-# made in threads after that.
-_SLOW_READ, _SLOW_FILE = 0.01, 0.003
+# Seconds from which on a file is slow to read, by the mean of so many lately (one may have waited for another thread of
+# ours), and how many reads are made in threads after that.
+_SLOW = 0.001
+_LATELY = 8
 _READS_IN_THREADS = 64
+# Without waiting: what the walk met as a regular file may be a pipe by now.
+_READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 # So many files are looked at together at most, where the source keeps a file waiting for longer than this.
 _TOGETHER = 32
 _PATIENCE = 0.0002
@@ -75,6 +78,8 @@ class Folder:
         self._together = 1
         self._digests = digests
         self._reads_in_threads = 1
+        self._pace = 0.0
+        """Seconds that a file takes to be read, lately."""
         self.places = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
         for root in self.places:
             if not os.path.lexists(root):
@@ -130,17 +135,26 @@ class Folder:
 
         A file that is gone, cannot be read or is not what was scanned gives a SourceError in its place. As long as the
         disk answers at once, files are read in the loop: 20 us each from the page cache, to which the hop to a thread
-        and back would add as much again. One slow answer, and the next files are read in threads.
+        and back would add as much again. If the last ones were slow, the next are read in threads.
         """
-        began = monotonic()
         if self._reads_in_threads or any(file.size > LARGE for file in files):
             self._reads_in_threads = max(self._reads_in_threads - 1, 0)
-            bodies = await anyio.to_thread.run_sync(lambda: [_read(file, digests=self._digests) for file in files])
+            bodies, seconds = await anyio.to_thread.run_sync(_bodies, files, self._digests)
         else:
-            bodies = [_read(file, digests=self._digests) for file in files]
-        if monotonic() - began > _SLOW_READ + _SLOW_FILE * len(files):
+            bodies, seconds = _bodies(files, self._digests)
+        self._pace += (seconds / max(1, len(files)) - self._pace) / _LATELY
+        if self._pace > _SLOW:
+            self._pace = _SLOW
             self._reads_in_threads = _READS_IN_THREADS
         return bodies
+
+    @property
+    def read_ahead(self) -> int:
+        """Bytes that are worth reading at a time: a hop to a thread is shared by several files.
+
+        Where no hop is needed, each is best read when it is its turn, and sent while the processor has it at hand.
+        """
+        return LARGE if self._reads_in_threads or self._digests else 0
 
     async def md5(self, parts: Sequence[tuple[File, int]]) -> list[str | SourceError]:
         """Return the MD5 of the first so many bytes of each file, in one thread hop; errors as from `read`."""
@@ -275,17 +289,24 @@ def _unreadable(path: str, error: OSError) -> Ignored:
     return Ignored(File(path, 0, 0), FileKind.UNREADABLE, reason, damaged=True)
 
 
+def _bodies(files: Sequence[File], digests: bool) -> tuple[list[Body | SourceError], float]:  # noqa: FBT001 - of run_sync
+    """Read bodies; return them and how many seconds that took."""
+    began = monotonic()
+    return [_read(file, digests=digests) for file in files], monotonic() - began
+
+
 def _read(file: File, *, digests: bool) -> Body | SourceError:
     try:
         if file.size > LARGE:
             _check(file, os.stat(file.path))  # noqa: PTH116 - the path need not be text
             return _Large(file, hashlib.sha256 if digests else None)
-        with open(file.path, "rb", buffering=0, opener=_opened) as handle:
-            _check(file, os.fstat(handle.fileno()))
-            body = handle.read(file.size + 1)
-            if len(body) != file.size:
-                return SourceError("the file changed while it was read")
-            return body
+        handle = os.open(file.path, _READING)
+        try:
+            _check(file, os.fstat(handle))
+            body = os.read(handle, file.size + 1)
+        finally:
+            os.close(handle)
+        return body if len(body) == file.size else SourceError("the file changed while it was read")
     except SourceError as error:
         return error
     except OSError as error:
@@ -312,8 +333,7 @@ def _cannot_be_read(error: OSError) -> SourceError:
 
 
 def _opened(path: str, flags: int) -> int:
-    """Open without waiting: what the walk met as a regular file may be a pipe by now."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return os.open(path, flags | _READING)
 
 
 def _check(file: File, now: os.stat_result) -> None:

@@ -1533,3 +1533,34 @@ AnyOrder.TestCase.settings = settings(
     max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAnyOrder = pytest.mark.thorough(AnyOrder.TestCase)
+
+
+@pytest.mark.parametrize("number", [2, 3, 512, 513, 1_300])
+def test_a_batch_is_written_to_the_last_row_however_many_there_are(journal: Journal, number: int) -> None:
+    """Rows go to SQLite many at a time, padded to a power of two; none is lost for that, and none comes twice."""
+    admission = journal.admit([instance(f"f{index:04}", E1) for index in range(number)])
+    assert (admission.files, admission.size) == (number, 10 * number)
+    first = journal.claim(number, most_begun=9) or []
+    assert names(first) == ["f0000"]
+    journal.settle([stored(first[0])])
+    rest = journal.claim(number, most_begun=9) or []
+    assert names(rest) == [f"f{index:04}" for index in range(1, number)]
+    journal.settle(
+        [
+            (stored(claim), Refused(claim, f"no {claim.key}"), Failed(claim, f"not yet {claim.key}"))[index % 3]
+            for index, claim in enumerate(rest)
+        ]
+    )
+    rows = journal.connection.execute("SELECT key, state, reason, run, attempts, delivery FROM instance ORDER BY key")
+    (_, *stored_first), *others = rows.fetchall()
+    delivery = stored_first[-1]
+    assert stored_first == ["STORED", None, journal.run, 1, delivery]
+    assert [row[1:] for row in others] == [
+        (
+            ("STORED", None, journal.run, 1, delivery),
+            ("REFUSED", f"no {key}", journal.run, 1, None),
+            ("FAILED", f"not yet {key}", journal.run, 1, None),
+        )[index % 3]
+        for index, (key, *_) in enumerate(others)
+    ]
+    assert journal.connection.execute("SELECT count(*) FROM flying").fetchone() == (0,)

@@ -485,6 +485,7 @@ class Memory:
     batch: int = 4
     patients: dict[str, str] = field(default_factory=dict)
     twins_equal: bool | None = True
+    read_ahead: int = 1_000
 
     @property
     def places(self) -> Sequence[str]:
@@ -1304,26 +1305,41 @@ def claims(*sizes: int) -> list[Claim]:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "workers", "expected"),
+    ("sizes", "most", "expected"),
     [
-        ([], 4, []),
-        ([1], 4, [1]),
-        ([1] * 4, 4, [1, 1, 1, 1]),
-        ([1] * 10, 4, [3, 3, 3, 1]),
-        ([1] * 100, 2, [8] * 12 + [4]),
-        ([1 << 20] * 3, 1, [1, 1, 1]),
-        ([1 << 19] * 5, 1, [2, 2, 1]),
-        ([5 << 20, 1, 1], 1, [1, 2]),
-        ([1, 5 << 20, 1], 1, [1, 1, 1]),
-        ([0] * 9, 1, [8, 1]),
+        ([], 8, []),
+        ([1], 8, [1]),
+        ([1] * 4, 1, [1, 1, 1, 1]),
+        ([1] * 10, 3, [3, 3, 3, 1]),
+        ([1] * 100, 8, [8] * 12 + [4]),
+        ([1000] * 3, 8, [1, 1, 1]),
+        ([500] * 5, 8, [2, 2, 1]),
+        ([5000, 1, 1], 8, [1, 2]),
+        ([1, 5000, 1], 8, [1, 1, 1]),
+        ([0] * 9, 8, [8, 1]),
     ],
 )
-def test_parcels_are_small_and_in_order(sizes: list[int], workers: int, expected: list[int]) -> None:
-    """A share for each worker, at most eight files and a mebibyte, unless one file is larger."""
+def test_parcels_are_small_and_in_order(sizes: list[int], most: int, expected: list[int]) -> None:
+    """So many files and bytes at most, but one file however large it is."""
     waiting = claims(*sizes)
-    parcels = _parcels(waiting, workers)
+    parcels = _parcels(waiting, most, 1000)
     assert [len(parcel) for parcel in parcels] == expected
     assert [claim for parcel in parcels for claim in parcel] == waiting
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(0, 1), (250, 2), (1_000, 8)])
+async def test_a_parcel_is_read_as_far_ahead_as_the_source_wishes(book: Path, ahead: int, expected: int) -> None:
+    """A quick one is asked for each file when it is its turn; the others for several in one go."""
+    asked: list[int] = []
+
+    class Watched(Memory):
+        async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
+            asked.append(len(files))
+            return await super().read(files)
+
+    summary = await move(Watched(study("a", 40), read_ahead=ahead, batch=40), Shelf(), book, options=ONE)
+    assert summary.files.stored == sum(asked) == 40
+    assert max(asked) == expected
 
 
 async def test_a_run_with_its_defaults(xnat: TestXnat, url: str, tree: Path, book: Path) -> None:

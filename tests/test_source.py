@@ -555,7 +555,7 @@ def children() -> int:
 
 
 async def test_bodies_are_read_in_the_loop_until_the_disk_is_slow(tmp_path: Path) -> None:
-    """From the page cache that costs less than a thread; after one slow answer the next are read in threads."""
+    """From the page cache that costs less than a thread; a slow answer, and the next are read in threads."""
     file = write(tmp_path / "1.dcm", image(1))
     large = write(tmp_path / "2.dcm", image(2, pixels=LARGE))
     source = await folder(tmp_path)
@@ -576,14 +576,44 @@ async def test_bodies_are_read_in_the_loop_until_the_disk_is_slow(tmp_path: Path
         await source.read(files)
         return where == [here] * len(where)
 
+    assert source.read_ahead == LARGE
     assert not await is_here(file)  # nobody knows this disk yet
     assert await is_here(file, file)
+    assert source.read_ahead == 0
     await is_here(large)
     assert where == []
     told.seconds = 0.05
     assert await is_here(file)
     told.seconds = 1e-9
     assert not await is_here(file)
+    assert source.read_ahead == LARGE
     assert not any([await is_here(file) for _ in range(60)])
     assert any([await is_here(file) for _ in range(10)])
+    assert source.read_ahead == 0
     told.seconds = 0
+
+
+async def test_one_late_answer_does_not_make_a_disk_slow(tmp_path: Path) -> None:
+    """Another thread may have kept it; several do. What is to be digested is always read in threads."""
+    file = write(tmp_path / "1.dcm", image(1))
+    source = await folder(tmp_path)
+    for _ in range(20):
+        await source.read([file])
+
+    class Late(Slow):
+        def wait(self) -> None:
+            end = time.monotonic() + self.seconds
+            while time.monotonic() < end:
+                """The loop is watched for sleep."""
+
+    late = Late(tmp_path, 0.004)
+    await source.read([file])
+    assert source.read_ahead == 0
+    for _ in range(8):
+        await source.read([file])
+    late.seconds = 0
+    assert source.read_ahead == LARGE
+    digesting = await anyio.to_thread.run_sync(partial(Folder, [tmp_path], digests=True))
+    for _ in range(20):
+        await digesting.read([file])
+    assert digesting.read_ahead == LARGE

@@ -1,7 +1,7 @@
 """The journal during the scan: what the files are, and which of them wait to be sent."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asyncimport.journal.database import translated
@@ -97,7 +97,7 @@ class Intake(Registry):
                     if state == "PENDING":
                         waiting.append((session, instance))
                         size += file.size
-            self._db.executemany("INSERT INTO scope VALUES (?)", zip(passed))
+            self._over("INSERT OR IGNORE INTO scope SELECT column1 FROM {rows}", [*zip(passed)])
             self._db.executemany("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", reset)
             self._wait(waiting)
         return Admission(unknown, [], len(waiting), size)
@@ -162,21 +162,25 @@ class Intake(Registry):
                 met.add(identity)
             met.add(file.path)
         # One key serves for both, so that each row can name the other from the start.
-        self._db.executemany(
+        self._over(
             "INSERT OR IGNORE INTO file (key, path, size, mtime_ns, kind, instance) "
-            "VALUES (?1, ?2, ?3, ?4, 'INSTANCE', ?1)",
+            "SELECT column1, column2, column3, column4, 'INSTANCE', column1 FROM {rows}",
             [row[:4] for row in rows],
         )
-        self._db.executemany(
+        self._over(
             "INSERT OR IGNORE INTO instance (key, session, sop_uid, series_uid, file) "
-            "SELECT ?1, ?5, ?6, ?7, ?1 WHERE EXISTS (SELECT 1 FROM file WHERE key = ?1)",
+            "SELECT column1, column5, column6, column7, column1 FROM {rows} "
+            "WHERE EXISTS (SELECT 1 FROM file WHERE key = column1)",
             rows,
         )
         # Not new after all: the path was, but not the instance.
         self._db.execute("DELETE FROM file WHERE key >= ? AND key NOT IN (SELECT key FROM instance)", (first,))
         self._db.execute("INSERT INTO scope SELECT key FROM file WHERE key >= ?", (first,))
         self._db.execute("INSERT INTO waiting SELECT session, key FROM instance WHERE key >= ?", (first,))
-        return dict(self._db.execute("SELECT key, size FROM file WHERE key >= ?", (first,)).fetchall())
+        sizes = {row[0]: row[2] for row in rows}
+        if self._one("SELECT count(*) FROM file WHERE key >= ?", (first,)) != (len(sizes),):
+            sizes = dict(self._db.execute("SELECT key, size FROM file WHERE key >= ?", (first,)).fetchall())
+        return sizes
 
     def leave(self, directories: Sequence[str], *, partial: bool = False) -> int:
         """Note that the walk has left directories that hold whole sessions, each all of its own.
@@ -236,11 +240,11 @@ class Intake(Registry):
                 "WHERE f.kind = 'SKIPPED' GROUP BY f.reason ORDER BY f.reason"
             ).fetchall()
 
-    def _wait(self, waiting: Iterable[tuple[int, int]]) -> None:
+    def _wait(self, waiting: Sequence[tuple[int, int]]) -> None:
         # A file that is met twice in one run (overlapping sources) may be on its way already.
-        self._db.executemany(
-            "INSERT OR IGNORE INTO waiting SELECT ?1, ?2 WHERE NOT EXISTS "
-            "(SELECT 1 FROM flying WHERE session = ?1 AND instance = ?2)",
+        self._over(
+            "INSERT OR IGNORE INTO waiting SELECT column1, column2 FROM {rows} WHERE NOT EXISTS "
+            "(SELECT 1 FROM flying WHERE session = column1 AND instance = column2)",
             waiting,
         )
 

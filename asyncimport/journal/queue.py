@@ -24,7 +24,7 @@ from asyncimport.model import (
 
 __all__ = ["Journal"]
 
-_SETTLE = "UPDATE instance SET run = ?, attempts = ?, settled_at = ?,"
+_SETTLE = "UPDATE instance SET run = column2, attempts = column3, settled_at = column4,"
 
 
 class Journal(Subjects):
@@ -82,11 +82,11 @@ class Journal(Subjects):
             for outcome in outcomes:
                 claim, delivery = outcome.claim, outcome.claim.delivery
                 landed.append((sessions[delivery.key], claim.key))
-                how = self.run, outcome.attempts, now
+                how = claim.key, self.run, outcome.attempts, now
                 if outcome.unsure:
                     self._db.execute("UPDATE delivery SET unsure_at = ? WHERE key = ?", (now, delivery.key))
                 if isinstance(outcome, Stored):
-                    stored.append((*how, delivery.key, outcome.sha256, claim.key))
+                    stored.append((*how, delivery.key, outcome.sha256))
                     if delivery.uri is None:
                         self._db.execute(
                             "UPDATE delivery SET uri = ?, merges = ? WHERE key = ?",
@@ -94,13 +94,17 @@ class Journal(Subjects):
                         )
                 else:
                     state = "REFUSED" if isinstance(outcome, Refused) else "FAILED"
-                    others.append((*how, state, outcome.reason, claim.key))
-            self._db.executemany("DELETE FROM flying WHERE session = ? AND instance = ?", landed)
-            self._db.executemany(
-                f"{_SETTLE} state = 'STORED', reason = NULL, delivery = ?, sha256 = ? WHERE key = ?", stored
+                    others.append((*how, state, outcome.reason))
+            self._over("DELETE FROM flying WHERE (session, instance) IN {rows}", landed)
+            self._over(
+                f"{_SETTLE} state = 'STORED', reason = NULL, delivery = column5, sha256 = column6 "
+                "FROM {rows} WHERE key = column1",
+                stored,
             )
-            self._db.executemany(
-                f"{_SETTLE} state = ?, reason = ?, delivery = NULL, sha256 = NULL WHERE key = ?", others
+            self._over(
+                f"{_SETTLE} state = column5, reason = column6, delivery = NULL, sha256 = NULL "
+                "FROM {rows} WHERE key = column1",
+                others,
             )
             for (session, instance), outcome in zip(landed, outcomes, strict=True) if others else ():
                 if isinstance(outcome, Refused) and outcome.whole_session:

@@ -14,6 +14,9 @@ from asyncimport.journal.database import bind, create_or_open, locked, translate
 
 __all__ = ["Store"]
 
+# SQLite binds at least 32,766 values.
+_ROWS_AT_ONCE = 512
+
 
 class Store:
     """One journal, locked for one run. Use it as a context manager, or call `close_file()`.
@@ -126,6 +129,20 @@ class Store:
         with self._transaction(durable=True):
             # A transaction that writes nothing syncs nothing.
             self._db.execute("UPDATE run SET started = started WHERE key = ?", (self.run,))
+
+    def _over(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        """Run a statement with `{rows}` in it, a table whose columns are column1, column2 and so on, over many rows.
+
+        `executemany` takes Python's lock and gives it back with each row, and the loop waits as often; this does so
+        once for many. The last row is repeated up to a power of two, so that few statements have to be kept prepared:
+        it must not matter that a row comes twice.
+        """
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            some = rows[first : first + _ROWS_AT_ONCE]
+            number = 1 << (len(some) - 1).bit_length()
+            marks = f"({', '.join('?' * len(some[0]))})"
+            values = [value for row in some for value in row] + [*some[-1]] * (number - len(some))
+            self._db.execute(sql.format(rows=f"(VALUES {', '.join([marks] * number)})"), values)
 
     # Rows are as untyped as SQLite itself: the schema, not Python, says what is in them.
     def _one(self, sql: str, values: Sequence[object] | Mapping[str, object] = ()) -> tuple:  # type: ignore[type-arg]
