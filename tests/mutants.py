@@ -914,7 +914,7 @@ LINE = (
         "journal/store.py",
         "range(0, len(rows), _ROWS_AT_ONCE)",
         "range(0, min(len(rows), _ROWS_AT_ONCE), _ROWS_AT_ONCE)",
-        ("test_journal.py::test_a_batch_is_written_to_the_last_row_however_many_there_are[513]",),
+        ("test_journal.py::test_a_batch_is_written_to_the_last_row_however_many_there_are[1300]",),
     ),
     Mutant(
         "outage-is-no-verdict",
