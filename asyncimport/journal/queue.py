@@ -156,8 +156,8 @@ class Journal(Subjects):
         return Sealed(delivery, uids, refused)
 
     def _uids(self, session: int, state: str) -> frozenset[str]:
-        rows = self._db.execute("SELECT sop_uid FROM instance WHERE session = ? AND state = ?", (session, state))
-        return frozenset(uid for (uid,) in rows)
+        query = "SELECT json_quote(sop_uid) FROM instance WHERE session = ? AND state = ?"
+        return frozenset(self._all_of(query, (session, state)))
 
     def close(self, verdict: Verdict) -> Verdict:
         """Record how a delivery ended, and free its subject and its place among the begun sessions.
@@ -297,14 +297,14 @@ class Journal(Subjects):
             room = 0 if flying else 1
         where = Session(project, subject, label, study_uid)
         delivery = Delivery(key, where, number, uri)
-        rows = self._db.execute(
-            "SELECT i.key, i.sop_uid, i.series_uid, f.path, f.size, f.mtime_ns FROM waiting w "
+        rows = self._all_of(
+            "SELECT json_array(i.key, i.sop_uid, i.series_uid, hex(f.path), f.size, f.mtime_ns) FROM waiting w "
             "JOIN instance i ON i.key = w.instance JOIN file f ON f.key = i.file "
             "WHERE w.session = ? ORDER BY w.instance LIMIT ?",
             (session, room),
-        ).fetchall()
+        )
         for instance, sop_uid, series_uid, path, size, mtime_ns in rows:
-            file = File(os.fsdecode(path), size, int(mtime_ns))
+            file = File(os.fsdecode(bytes.fromhex(path)), size, int(mtime_ns))
             claims.append(Claim(instance, Instance(file, sop_uid, series_uid, where), delivery))
         handed_out = session, rows[-1][0] if rows else -1
         self._db.execute(
