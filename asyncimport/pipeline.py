@@ -56,10 +56,11 @@ __all__ = ["Destination", "Source", "Stop", "run"]
 T = TypeVar("T")
 _Bell = MemoryObjectSendStream[None]
 
-# A parcel is sent one file after another by one worker. Handing over is what costs with small files; large parcels
-# would leave workers idle at the end of a session.
+# A parcel is sent one file after another by one worker. Handing over is what costs with small files and a quick server;
+# parcels that take longer than this would leave workers idle at the end.
 _PARCEL_FILES = 8
 _PARCEL_BYTES = 4 << 20
+_PARCEL_SECONDS = 0.05
 # As many files as are claimed at a time, if there are: a call of the journal costs the same for one as for many.
 _LEAST_CLAIMED = 128
 # As many outcomes as may be settled in one transaction, and how many seconds the recorder lets them come together: a
@@ -266,7 +267,7 @@ class _Line:
                     if not self._may_feed:
                         continue
                     while claims := await self._ask(self._claim):
-                        share = min(_PARCEL_FILES, -(-len(claims) // self._throttle.limit))
+                        share = _share(len(claims), self._throttle.limit, self._throttle.pace)
                         for parcel in _parcels(claims, share, _PARCEL_BYTES):
                             await parcels.send(parcel)
                     if claims is None:
@@ -484,6 +485,12 @@ def _at_hand(outcomes: MemoryObjectReceiveStream[Outcome]) -> list[Outcome]:
     except (anyio.WouldBlock, anyio.EndOfStream, anyio.ClosedResourceError):
         pass
     return taken
+
+
+def _share(claims: int, slots: int, pace: float | None) -> int:
+    """Return how many files of so many go into a parcel, by the seconds that one takes; unknown, they may be many."""
+    in_time = int(_PARCEL_SECONDS / pace) if pace else 1
+    return max(1, min(_PARCEL_FILES, -(-claims // slots), in_time))
 
 
 def _parcels(claims: list[Claim], most: int, most_bytes: int) -> list[list[Claim]]:

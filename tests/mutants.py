@@ -2270,6 +2270,33 @@ FLIGHT = (
         ("test_limits.py::test_it_stops_a_little_above_the_knee",),
     ),
     Mutant(
+        "it-doubles-at-first",
+        "It takes many rounds to find out that a server far away takes dozens at once.",
+        "limits/knee.py",
+        "if not self._is_new else min(self._most, 2 * limit)",
+        "if not self._is_new else self._target(limit)",
+        ("test_limits.py::test_it_grows_as_long_as_calls_take_no_longer",),
+    ),
+    Mutant(
+        "it-doubles-at-first-only",
+        "Once a queue was seen, it is overshot by twice whenever calls take no longer for a while.",
+        "limits/knee.py",
+        "        self._is_new &= slowness < _NOTICEABLE\n",
+        "",
+        (
+            "test_limits.py::test_it_grows_with_care_once_it_has_seen_a_queue",
+            "test_limits.py::test_it_stops_a_little_above_the_knee",
+        ),
+    ),
+    Mutant(
+        "slow-files-go-alone",
+        "At the end of a run some workers have a parcel of files that take long, and the others nothing to do.",
+        "pipeline.py",
+        "-(-claims // slots), in_time))",
+        "-(-claims // slots)))",
+        ("test_pipeline.py::test_a_parcel_takes_no_worker_long",),
+    ),
+    Mutant(
         "slower-server-is-noticed",
         "A server that has lost most of its capacity gets as much at once as before.",
         "limits/knee.py",

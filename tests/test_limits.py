@@ -555,6 +555,16 @@ async def test_what_a_slot_is_occupied_with_counts() -> None:
     assert noted == [102.0, 3.0, 0.0, 2.0]
 
 
+def test_the_pace_is_that_of_the_last_calls() -> None:
+    """Nobody knows it before a call has ended; then each call counts an eighth."""
+    throttle = Throttle(4)
+    assert throttle.pace is None
+    throttle.succeeded(0.8)
+    assert throttle.pace == 0.8
+    throttle.succeeded(1.6)
+    assert throttle.pace == pytest.approx(0.9)
+
+
 async def test_an_overload_cuts_what_was_found_too() -> None:
     """Then it grows back by one for each full round, and only what was found again is a reason to find out more."""
     time = Time()
@@ -605,9 +615,15 @@ def server(unhurried: float, rate: float) -> Callable[[int], float]:
 
 
 def test_it_grows_as_long_as_calls_take_no_longer() -> None:
-    """By a third or so each time, so as not to overshoot, and up to the bound."""
-    limits = Line().run(lambda _: 0.1, until=10)
-    assert limits[0] == 3
+    """At first by twice as many each time, up to the bound."""
+    assert Line().run(lambda _: 0.1, until=10) == [3, 6, 12, 24, 48, 64]
+
+
+def test_it_grows_with_care_once_it_has_seen_a_queue() -> None:
+    """By a third or so each time, so as not to overshoot."""
+    line = Line()
+    line.run(server(0.1, 100), until=20)
+    limits = line.run(lambda _: 0.1, until=20)
     assert limits[-1] == 64
     assert all(before < after <= 1.3 * before + 1.5 for before, after in pairwise(limits))
 

@@ -54,7 +54,7 @@ from asyncimport.model import (
     Summary,
     Verdict,
 )
-from asyncimport.pipeline import Stop, _parcels, run
+from asyncimport.pipeline import Stop, _parcels, _share, run
 from asyncimport.retry import RetryPolicy
 from asyncimport.routing import PathPattern, Router
 from asyncimport.settings import Options
@@ -1293,6 +1293,23 @@ async def test_outcomes_that_wait_for_the_journal_outlive_a_cancellation(book: P
 
 
 # --- parcels
+
+
+@pytest.mark.parametrize(
+    ("claims", "slots", "pace", "expected"),
+    [
+        (128, 3, None, 1),
+        (128, 16, 0.005, 8),
+        (128, 16, 0.010, 5),
+        (128, 16, 0.040, 1),
+        (128, 16, 30.0, 1),
+        (20, 16, 0.005, 2),
+        (2, 16, 0.005, 1),
+    ],
+)
+def test_a_parcel_takes_no_worker_long(claims: int, slots: int, pace: float | None, expected: int) -> None:
+    """Where a file takes long, one at a time is handed over: at the end none waits behind another."""
+    assert _share(claims, slots, pace) == expected
 
 
 def claims(*sizes: int) -> list[Claim]:

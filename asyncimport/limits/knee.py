@@ -31,6 +31,8 @@ _KINDS = 64
 class Knee:
     """Finds how many calls in flight fill the server: the number from which on more only wait for each other.
 
+    It begins with few and doubles them as long as calls do not become slower for it, then goes by what they take.
+
     Below it, a call takes as long as if it were alone; above it, the longer, the more there are. So `slowness`, what
     calls take over what they take unhurried, tells both where the knee is (limit / slowness) and what to aim at. What
     calls take unhurried depends on the size of the file, so it is kept for each power of two of bytes; and it changes
@@ -57,6 +59,8 @@ class Knee:
         self._pause = _SHORTEST_PAUSE
         self._is_alarmed = False
         self._is_growing = True
+        self._is_new = True
+        """Whether calls have never been slower than unhurried: then the knee may be anywhere above."""
         self._begin(self._limit)
 
     @property
@@ -88,7 +92,7 @@ class Knee:
         if self._probed is not None:
             self._limit = self._before
             self._probed = None
-        self._is_growing = False
+        self._is_growing = self._is_new = False
         self._begin(self._limit)
 
     def _begin(self, limit: int) -> None:
@@ -111,7 +115,8 @@ class Knee:
         if slowness < 1:
             # Half of it may be chance.
             self._scale(slowness**0.5)
-        target = self._target(limit / slowness)
+        self._is_new &= slowness < _NOTICEABLE
+        target = self._target(limit / slowness) if not self._is_new else min(self._most, 2 * limit)
         is_far_below = _SPARE * target < limit
         if is_far_below and not self._is_alarmed:
             # Calls from before a change and after it are mixed in this: once more.

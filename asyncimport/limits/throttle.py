@@ -15,6 +15,8 @@ __all__ = ["Slot", "Throttle"]
 # Seconds that a Retry-After is heeded for at most.
 _LONGEST_WISH = 300.0
 _SECONDS_BETWEEN_CUTS = 1.0
+# So many calls are what `pace` is told by.
+_LATELY = 8
 
 
 class Throttle:
@@ -43,6 +45,12 @@ class Throttle:
         self._successes = 0
         self._cut_at = float("-inf")
         self._resume_at = float("-inf")
+        self._pace: float | None = None
+
+    @property
+    def pace(self) -> float | None:
+        """How many seconds a call has taken lately, or None where none has ended yet."""
+        return self._pace
 
     @property
     def limit(self) -> int:
@@ -104,6 +112,7 @@ class Throttle:
         While more is in flight than a cut now allows, the calls that end began before it and say nothing of the new
         limit.
         """
+        self._pace = seconds if self._pace is None else self._pace + (seconds - self._pace) / _LATELY
         if self._limit < self._ceiling:
             if not self.is_crowded:
                 self._successes += 1
