@@ -1,7 +1,7 @@
 """The file system as a source: a sorted walk, a look at each header, and the bytes when they are sent.
 
 Nothing here knows of XNAT or of the journal. What blocks runs in worker threads, but for the reading of small files
-from a disk that answers at once.
+from a disk of this machine that answers at once.
 """
 
 import fnmatch
@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
+from math import inf
+from pathlib import Path
 from time import monotonic, thread_time
 from typing import TypeVar
 
@@ -25,6 +27,7 @@ import anyio.to_thread
 
 from asyncimport.containers import kind_of_container
 from asyncimport.dicom import Identity, NotDicom, Unreadable, identify
+from asyncimport.disks import is_local
 from asyncimport.errors import SourceError, UsageError
 from asyncimport.model import Body, File, FileKind, Ignored
 
@@ -77,13 +80,16 @@ class Folder:
         self._left_for_threads = many if (os.cpu_count() or 1) > 1 else sys.maxsize
         self._together = 1
         self._digests = digests
-        self._reads_in_threads = 1
+        self._reads_in_threads: float = 1
         self._pace = 0.0
         """Seconds that a file takes to be read, lately."""
         self.places = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
         for root in self.places:
             if not os.path.lexists(root):
                 raise UsageError(f"no such file or directory: {root}", hint="check the path of SOURCE")
+        if not is_local(map(Path, self.places)):
+            # A server that goes away keeps whoever reads from it waiting, for minutes: never the loop.
+            self._reads_in_threads = inf
 
     @property
     def roots(self) -> Sequence[str]:
@@ -133,9 +139,9 @@ class Folder:
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
         """Read the bodies of files for one attempt to send them; large ones are read as they go.
 
-        A file that is gone, cannot be read or is not what was scanned gives a SourceError in its place. As long as the
-        disk answers at once, files are read in the loop: 20 us each from the page cache, to which the hop to a thread
-        and back would add as much again. If the last ones were slow, the next are read in threads.
+        A file that is gone, cannot be read or is not what was scanned gives a SourceError in its place. As long as a
+        disk of this machine answers at once, files are read in the loop: 20 us each from the page cache, to which the
+        hop to a thread and back would add as much again. If the last ones were slow, the next are read in threads.
         """
         if self._reads_in_threads or any(file.size > LARGE for file in files):
             self._reads_in_threads = max(self._reads_in_threads - 1, 0)
@@ -145,7 +151,7 @@ class Folder:
         self._pace += (seconds / max(1, len(files)) - self._pace) / _LATELY
         if self._pace > _SLOW:
             self._pace = _SLOW
-            self._reads_in_threads = _READS_IN_THREADS
+            self._reads_in_threads = max(self._reads_in_threads, _READS_IN_THREADS)
         return bodies
 
     @property
@@ -341,6 +347,10 @@ def _check(file: File, now: os.stat_result) -> None:
         raise SourceError("the file changed after it was scanned")
 
 
+def _check_open(file: File, handle: int) -> None:
+    _check(file, os.fstat(handle))
+
+
 def _same_bytes(one: str, other: str) -> bool | None:
     try:
         with (
@@ -382,7 +392,7 @@ class _Large:
                         await anyio.to_thread.run_sync(digest.update, piece)
                     if not left:
                         # Before the last piece, so that a file that was rewritten never ends as a whole body.
-                        _check(self._file, os.fstat(handle.fileno()))
+                        await anyio.to_thread.run_sync(_check_open, self._file, handle.fileno())
                         self.sha256 = digest.digest() if digest is not None else None
                     yield piece
             finally:

@@ -1,4 +1,4 @@
-"""The journal's disk: a network file system is refused, wherever links and missing directories lead, others are not."""
+"""What is this machine's own disk: a journal on another's is refused, and a source there is read in threads only."""
 
 import ctypes
 import errno
@@ -13,9 +13,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 import pytest
+from scenery import folder, image, write
 
+from asyncimport.disks import is_local, network_file_system
 from asyncimport.errors import JournalError
-from asyncimport.journal.disk import network_file_system, refuse_network_disk
+from asyncimport.journal.disk import refuse_network_disk
+from asyncimport.source import LARGE
 
 
 class Row(NamedTuple):
@@ -191,6 +194,27 @@ def test_odd_paths(tmp_path: Path) -> None:
         refuse_network_disk(path, [ROOT])
 
 
+@pytest.mark.parametrize(
+    ("paths", "local"),
+    [
+        (["tree"], True),
+        (["tree", "net"], False),
+        (["net/images"], False),
+        (["link"], False),
+        (["."], False),
+        (["network"], True),
+        ([], True),
+    ],
+)
+def test_what_a_source_is_or_holds(tmp_path: Path, paths: list[str], local: bool) -> None:
+    """A disk of another machine may lie at a source, above it, or anywhere below."""
+    for name in ("tree", "net", "network"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("net")
+    mounts = [ROOT, Row(str(tmp_path.resolve() / "net"), "nfs4")]
+    assert is_local([tmp_path / path for path in paths], mounts) is local
+
+
 # This machine's mounts
 
 
@@ -266,3 +290,22 @@ def test_a_real_mount(tmp_path: Path) -> None:
     with mounted(point, "fuse.mergerfs"):
         refuse_network_disk(path)
     refuse_network_disk(path)
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a test mount something")
+async def test_a_source_on_a_real_mount_is_read_in_threads_only(tmp_path: Path) -> None:
+    """However quick its answers are: when they stop coming, the loop goes on."""
+    point = tmp_path / "net"
+    point.mkdir()
+    file = write(tmp_path / "1.dcm", image(1))
+
+    async def ahead() -> int:
+        source = await folder(tmp_path)
+        for _ in range(2):
+            await source.read([file])
+        return source.read_ahead
+
+    assert await ahead() == 0
+    with mounted(point, "fuse.sshfs"):
+        assert await ahead() == LARGE
