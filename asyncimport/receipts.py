@@ -1,4 +1,4 @@
-"""Receipts: a line of JSON for each file and session that arrived, and for every address that a run made.
+"""Receipts: a line of JSON for each file, attachment and session that arrived, and for every address that a run made.
 
 They are written from the journal, so a file has them also when the run that sent it was killed.
 """
@@ -55,13 +55,25 @@ def _lines(ledger: Ledger) -> Iterator[Mapping[str, object]]:
             **_names(arrived.session),
             "series_uid": arrived.series_uid,
             "sop_uid": arrived.sop_uid,
-            "path": os.fsencode(arrived.path).decode("utf-8", "backslashreplace"),
+            "path": _text(arrived.path),
             "bytes": arrived.size,
             "sha256": arrived.sha256,
             "uri": arrived.uri and f"/data{arrived.uri}",
             "attempts": arrived.attempts,
             "time": _time(arrived.settled_at),
             "run": str(arrived.run),
+        }
+    for row in ledger.attached():
+        yield {
+            "kind": "attachment",
+            **_names(row.session),
+            "resource": row.resource,
+            "name": row.name,
+            "path": _text(row.file.path),
+            "bytes": row.file.size,
+            "md5": row.md5,
+            "time": _time(row.settled_at),
+            "run": str(row.run),
         }
     for one in ledger.deliveries():
         uri = one.uri and f"/data{one.uri}"
@@ -94,6 +106,10 @@ def _names(session: Session) -> dict[str, str]:
         "session": session.label,
         "study_uid": session.study_uid,
     }
+
+
+def _text(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _time(seconds: float | None) -> str | None:

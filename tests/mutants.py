@@ -1517,6 +1517,14 @@ LACKING = (
         (f"{_LOST}test_receipts_tell_what_arrived",),
     ),
     Mutant(
+        "receipts-of-the-stored-only",
+        "A receipt tells of a report that XNAT refused.",
+        "journal/filed.py",
+        "WHERE f.kind = 'ATTACHMENT' AND a.state = 'STORED' ORDER BY a.session, a.resource, a.name",
+        "WHERE f.kind = 'ATTACHMENT' ORDER BY a.session, a.resource, a.name",
+        ("test_beside.py::test_receipts_tell_of_attachments",),
+    ),
+    Mutant(
         "not-ours-is-not-created",
         "The undo sheet names a session that was there before: whoever follows it deletes what others have made.",
         "receipts.py",

@@ -1,5 +1,6 @@
 """`upload --attach`: images and what lies beside them, in one command, resumed and verified alike."""
 
+import hashlib
 import json
 import os
 import signal
@@ -124,6 +125,28 @@ async def see_all(xnat: TestXnat, tree: Path) -> None:
 def first(xnat: TestXnat) -> ArchivedSession:
     """Return the session of the first visit."""
     return next(session for session in xnat.archived if session.label == "S1_20200102")
+
+
+async def test_receipts_tell_of_attachments(ready: Commands, tree: Path, tmp_path: Path) -> None:
+    """Where each went, under which name, and the digest of its bytes; of what did not arrive there is none."""
+    write(tree / "visit1" / "empty.pdf", b"")
+    receipts = tmp_path / "receipts.jsonl"
+    ended = await upload(ready, tree, *RULES, "--receipts", receipts)
+    assert counts(ended) == {"stored": 4 * VISITS, "refused": 1}
+    found = [json.loads(line) for line in receipts.read_text("utf-8").splitlines()]
+    rows = [row for row in found if row["kind"] == "attachment"]
+    expected = {
+        (f"S{number}_20200102", *BESIDE[name]): (tree / f"visit{number}" / name)
+        for number in range(1, VISITS + 1)
+        for name in BESIDE
+    }
+    assert {(row["session"], row["resource"], row["name"]): Path(row["path"]) for row in rows} == expected
+    assert len(rows) == len(expected)
+    for row in rows:
+        content = Path(row["path"]).read_bytes()
+        assert (row["bytes"], row["md5"]) == (len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())
+        assert (row["project"], row["subject"], row["run"]) == ("demo", row["session"][:2], "1")
+        assert row["time"] > "2026"
 
 
 async def test_one_command_and_again(xnat: TestXnat, ready: Commands, tree: Path) -> None:

@@ -141,7 +141,7 @@ def upload(
     ] = "hold",
     receipts: Annotated[
         Path | None,
-        hidden("--receipts", help="Write a line of JSON to this file for each file and session that arrived."),
+        hidden("--receipts", help="Write a line of JSON to this file for each file, attachment and session."),
     ] = None,
     events: Annotated[
         Path | None,

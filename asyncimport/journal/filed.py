@@ -3,9 +3,21 @@
 import json
 import os
 import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from asyncimport.model import Attachment, AttachmentCounts, Enclosure, File, Place, Problem, Resource, SubjectCounts
+from asyncimport.model import (
+    Attachment,
+    AttachmentCounts,
+    Enclosure,
+    File,
+    Place,
+    Problem,
+    Resource,
+    Session,
+    SubjectCounts,
+)
 
 __all__ = [
     "AttachmentRow",
@@ -14,6 +26,7 @@ __all__ = [
     "attachment_rows",
     "described_subjects",
     "stored_enclosures",
+    "stored_rows",
     "subject_counts",
     "subject_problems",
 ]
@@ -27,8 +40,9 @@ _AMONG = (
 
 @dataclass(frozen=True, slots=True)
 class AttachmentRow:
-    """An attachment of a session; `settled_at` in seconds since 1970, `md5` in hexadecimal."""
+    """An attachment of a session; `settled_at` in seconds since 1970, `md5` in hexadecimal, `run` that settled it."""
 
+    session: Session
     file: File
     resource: str
     name: str
@@ -36,6 +50,19 @@ class AttachmentRow:
     reason: str | None
     settled_at: float | None
     md5: str | None
+    run: int | None
+
+
+_ROW = (
+    "SELECT s.project, s.subject, s.label, s.study_uid, f.path, a.size, a.mtime_ns, a.resource, a.name, a.state, "
+    "a.reason, a.settled_at, a.md5, a.run FROM "
+)
+
+
+def _rows(rows: Iterable[Sequence[Any]]) -> Iterator[AttachmentRow]:
+    for project, subject, label, uid, path, size, time, *rest in rows:
+        file = File(os.fsdecode(path), size, int(time))
+        yield AttachmentRow(Session(project, subject, label, uid), file, *rest)
 
 
 def attachment_counts(database: sqlite3.Connection, files: str, run: int | None) -> AttachmentCounts:
@@ -83,12 +110,21 @@ def attachment_problems(database: sqlite3.Connection, files: str) -> list[Proble
 def attachment_rows(database: sqlite3.Connection, label: str) -> list[AttachmentRow]:
     """Return the attachments of the sessions with this label."""
     rows = database.execute(
-        "SELECT f.path, f.size, f.mtime_ns, a.resource, a.name, a.state, a.reason, a.settled_at, a.md5 "
-        "FROM session s JOIN attachment a ON a.session = s.key JOIN file f ON f.key = a.file "
+        f"{_ROW} session s JOIN attachment a ON a.session = s.key JOIN file f ON f.key = a.file "
         "WHERE s.label = ? COLLATE NOCASE ORDER BY a.resource, a.name",
         (label,),
     )
-    return [AttachmentRow(File(os.fsdecode(path), size, int(time)), *rest) for path, size, time, *rest in rows]
+    return list(_rows(rows))
+
+
+def stored_rows(database: sqlite3.Connection, files: str) -> Iterator[AttachmentRow]:
+    """Yield those among `files` (a FROM clause) that XNAT has stored, session by session."""
+    return _rows(
+        database.execute(
+            f"{_ROW} {files} JOIN attachment a ON a.file = f.key JOIN session s ON s.key = a.session "
+            "WHERE f.kind = 'ATTACHMENT' AND a.state = 'STORED' ORDER BY a.session, a.resource, a.name"
+        )
+    )
 
 
 def stored_enclosures(database: sqlite3.Connection) -> list[Enclosure]:

@@ -17,6 +17,7 @@ from asyncimport.journal.filed import (
     attachment_rows,
     described_subjects,
     stored_enclosures,
+    stored_rows,
     subject_counts,
     subject_problems,
 )
@@ -260,6 +261,11 @@ class Ledger:
                 where = Session(*names)
                 path = os.fsdecode(path)
                 yield Arrived(where, series_uid, sop_uid, path, size, sha256, uri, attempts, settled_at, run)
+
+    def attached(self) -> Iterator[AttachmentRow]:
+        """Yield all attachments that XNAT has stored."""
+        with translated(self._path):
+            yield from stored_rows(self._db, self._files)
 
     def sources(self, session: Session) -> list[tuple[File, str, bool]]:
         """Return the files that stored instances of a session were sent from, and copies of them (True)."""
