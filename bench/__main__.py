@@ -1,4 +1,4 @@
-"""`python -m bench`: list the scenarios, run some or all of them, write the report of a run."""
+"""`python -m bench`: list the scenarios, run some or all of them, write the report of runs."""
 
 import argparse
 import json
@@ -40,8 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--work", type=Path, metavar="DIR", help="where the files are written; default: the system's")
     run.add_argument("--longest", type=float, default=1800.0, metavar="S", help="seconds after which a run is given up")
     run.add_argument("--project", metavar="ID", help="a scratch project of the XNAT that XNAT_HOST names: move there")
-    report = commands.add_parser("report", help="write the tables of a run as Markdown, and a plot")
-    report.add_argument("results", type=Path, help="what --json has written")
+    report = commands.add_parser("report", help="write the tables of one or several runs as Markdown, and a plot")
+    report.add_argument("results", type=Path, nargs="+", metavar="FILE", help="what --json has written")
     report.add_argument("--markdown", type=Path, metavar="FILE", help="default: standard output")
     report.add_argument("--svg", type=Path, metavar="FILE", help="where the plot goes")
     return parser
@@ -112,7 +112,14 @@ def _run(options: argparse.Namespace, scenarios: Sequence[Scenario]) -> int:
 
 
 def _write(path: Path, described: object, options: argparse.Namespace, results: Sequence[Result]) -> None:
-    told = {"quick": options.quick, "scale": options.scale, "against": options.against, "site": bool(options.project)}
+    told = {
+        "quick": options.quick,
+        "scale": options.scale,
+        "rounds": options.rounds,
+        "against": options.against,
+        "contenders": options.contender,
+        "site": bool(options.project),
+    }
     data = {
         "version": 1,
         "machine": described,

@@ -1,4 +1,4 @@
-"""The report of a run: its tables as Markdown, and a plot of who sends how fast, as SVG."""
+"""The report of one or several runs: their tables as Markdown, and a plot of who sends how fast, as SVG."""
 
 import html
 import json
@@ -16,29 +16,40 @@ _WIDTH, _NAMES, _BAR, _GAP, _HEAD = 760, 170, 16, 6, 46
 _OURS, _CEILING, _RIVAL, _INK = "#2563a8", "#9aa5b1", "#d08c3f", "#4a5560"
 
 
-def write_report(results: Path, markdown_file: Path | None, svg_file: Path | None) -> None:
-    """Write what a results file holds as Markdown (to standard output, unless a file is named), and as a plot."""
-    data = json.loads(results.read_bytes())
-    text = as_markdown(data)
+def write_report(results: Sequence[Path], markdown_file: Path | None, svg_file: Path | None) -> None:
+    """Write what results files hold as Markdown (to standard output, unless a file is named), and as a plot."""
+    runs = [json.loads(path.read_bytes()) for path in results]
+    text = as_markdown(runs)
     if markdown_file is None:
         sys.stdout.write(text)
     else:
         markdown_file.write_text(text)
     if svg_file is not None:
-        svg_file.write_text(as_svg(data["results"]))
+        svg_file.write_text(as_svg([result for run in runs for result in run["results"]]))
 
 
-def as_markdown(data: Mapping[str, Any]) -> str:
-    """Return a run's tables, with machine and caveats."""
-    parts = [", ".join(f"{name} {value}" for name, value in data["machine"].items())]
-    parts += ["\n".join(f"- {caveat}" for caveat in data["caveats"])]
-    if data["options"]["quick"]:
-        parts.append("This was a quick run: it shows that everything works. Its figures say nothing.")
-    for result in data["results"]:
-        parts += [f"### {headline(result)}", f"`{_command(data['options'], result)}`", markdown(table_of(result))]
-        if lines := [*targets_of(result), *(f"note: {note}" for note in result["notes"])]:
-            parts.append("\n".join(f"- {line}" for line in lines))
+def as_markdown(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the tables of runs; machine and caveats are told once for runs that follow each other and share them."""
+    parts: list[str] = []
+    told: list[str] = []
+    for run in runs:
+        head = _head(run)
+        parts += head if head != told else []
+        told = head
+        for result in run["results"]:
+            command = f"`{_command(run['options'], result)}`, at a load of {run['machine']['load'][0]}"
+            parts += [f"### {headline(result)}", command, markdown(table_of(result))]
+            if lines := [*targets_of(result), *(f"note: {note}" for note in result["notes"])]:
+                parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _head(run: Mapping[str, Any]) -> list[str]:
+    parts = [", ".join(f"{name} {value}" for name, value in run["machine"].items() if name != "load")]
+    parts += ["\n".join(f"- {caveat}" for caveat in run["caveats"])]
+    if run["options"]["quick"]:
+        parts.append("This was a quick run: it shows that everything works. Its figures say nothing.")
+    return parts
 
 
 def _command(options: Mapping[str, Any], result: Mapping[str, Any]) -> str:
@@ -46,7 +57,9 @@ def _command(options: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     words += [f"--model {result['model']}"] if result["model"] not in {"", "site"} else []
     words += ["--quick"] if options["quick"] else []
     words += [f"--scale {options['scale']:g}"] if options["scale"] != 1 else []
+    words += [f"--rounds {options['rounds']}"] if options["rounds"] else []
     words += [f"--against {options['against']}"] if options["against"] else []
+    words += [f'--contender "{name}"' for name in options["contenders"]]
     words += ["--project ID"] if options["site"] else []
     return " ".join(words)
 
