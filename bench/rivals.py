@@ -33,11 +33,14 @@ class Job:
     """How many files are enough for a rival that is known to be very slow."""
     slow_source: float = 0.0
     """Seconds that each open of a source file takes."""
+    sampled: Path | None = None
+    """Where it is to be told what the time was spent with, if it is."""
 
     def module(self, name: str) -> list[str]:
-        """Return what runs a Python module, with the source as slow as it is to be."""
-        slowly = ["bench.slowly", str(self.corpus.root), str(self.slow_source)] if self.slow_source else []
-        return [sys.executable, "-P", "-m", *slowly, name]
+        """Return what runs a Python module, with the source as slow as it is to be, and watched if it is to be."""
+        around = ["bench.slowly", str(self.corpus.root), str(self.slow_source)] if self.slow_source else []
+        around += ["bench.sampled", str(self.sampled)] if self.sampled else []
+        return [sys.executable, "-P", "-m", *around, name]
 
     @property
     def environment(self) -> dict[str, str]:

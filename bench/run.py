@@ -94,6 +94,7 @@ class Run:
         kinds: Mapping[str, Callable[[Scenario], Iterator[Result]]] = {
             "transfer": self._transfers,
             "sweep": self._transfers,
+            "profile": self._transfers,
             "memory": self._memory,
             "scan": self._scan,
             "resume": self._resume,
@@ -210,13 +211,21 @@ class Run:
         try:
             with self._server(model, corpus, place / "server") as server:
                 most = _LOOP_FILES if contender.slow else None
-                job = Job(corpus, server, place / "client", boxed, scenario.options, most, scenario.slow_source)
+                sampled = place / "samples" if scenario.kind == "profile" else None
+                job = Job(
+                    corpus, server, place / "client", boxed, scenario.options, most, scenario.slow_source, sampled
+                )
                 command = contender.make(job)
                 ended = run(command, job.place, longest=self._options.longest, within=server.within)
             self._left += [server.left] if server.left else []
-            return judged(contender.name, number, command, ended, server.tally, boxed=boxed)
+            measured = judged(contender.name, number, command, ended, server.tally, boxed=boxed)
+            if sampled and not measured.problem:
+                spent = json.loads(sampled.read_bytes())
+                measured.more.update((name, 1e6 * seconds / measured.files) for name, seconds in spent.items())
         except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
             return Measured(contender.name, number, 0.0, 0, 0.0, 0, problem=f"it could not be run: {error}")
+        else:
+            return measured
         finally:
             shutil.rmtree(place, ignore_errors=True)
 

@@ -7,7 +7,7 @@ from bench.corpus import Part, Shape
 
 __all__ = ["SCENARIOS", "SWEEP", "Kind", "Scenario", "Target"]
 
-Kind = Literal["transfer", "sweep", "memory", "scan", "resume", "start-up"]
+Kind = Literal["transfer", "sweep", "profile", "memory", "scan", "resume", "start-up"]
 
 SWEEP = (1, 2, 4, 8, 16, 32, 64)
 AUTO = "asyncimport auto"
@@ -84,6 +84,7 @@ def _against_all(share: float) -> tuple[Target, ...]:
 
 _SMALL = _shape("20 kB x 20,000", Part(20_000, 20_000, 20))
 _MR = _shape("131 kB x 4,000", Part(4_000, 131_000, 8))
+_CT = _shape("526 kB x 2,000", Part(2_000, 526_000, 4))
 
 _TABLE = (
     Scenario(
@@ -98,9 +99,8 @@ _TABLE = (
         reference="ceiling 16", quick=(AUTO,), quick_models=("realistic",),
     ),
     Scenario(
-        "ct", "CT images", "transfer", (_shape("526 kB x 2,000", Part(2_000, 526_000, 4)),),
-        ("instant", "realistic"), _RIVALS, _against_all(0.85), reference="ceiling 16", quick=(AUTO,),
-        quick_models=(),
+        "ct", "CT images", "transfer", (_CT,), ("instant", "realistic"), _RIVALS, _against_all(0.85),
+        reference="ceiling 16", quick=(AUTO,), quick_models=(),
     ),
     Scenario(
         "far", "100 ms away", "transfer", (_shape("131 kB x 2,000", Part(2_000, 131_000, 4)),), ("far",),
@@ -230,6 +230,15 @@ _TABLE = (
         (*(f"asyncimport {n}" for n in SWEEP), AUTO), rounds=7, reference=AUTO,
         quick=("asyncimport 4", AUTO), quick_models=("changing",),
         notes=("files/s are those of the second half of a phase, that is, 10 s after its beginning at full scale",),
+    ),
+    *(
+        Scenario(
+            f"profile-{name}", "what the time of a file is spent with, by samples of the loop's thread", "profile",
+            (shape,), ("instant",), ("asyncimport 16", "ceiling 16"), rounds=3, reference="ceiling 16",
+            quick=("asyncimport 16", "ceiling 16"), quick_models=("instant",) if name == "small" else (),
+            notes=("microseconds a file; the samples take their time too, so compare them with each other only",),
+        )
+        for name, shape in (("small", _SMALL), ("mr", _MR), ("ct", _CT))
     ),
 )  # fmt: skip
 SCENARIOS = {scenario.name: scenario for scenario in _TABLE}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.rounds import Spread, figure, ratios, spread
+from bench.sampled import PLACES
 
 __all__ = ["Table", "headline", "markdown", "rates_of", "table_of", "targets_of", "text"]
 
@@ -22,6 +23,10 @@ _COLUMNS = {
     "archiving": "archiving x ideal",
     "opens": "opens/file",
     "seconds": "s",
+    **{place: f"{place} us" for place in PLACES},
+    "loop_cpu": "CPU us: loop",
+    "threads_cpu": "threads",
+    "children_cpu": "children",
 }
 _SPREAD = frozenset({"rate", "seconds"})
 """Figures whose least and greatest are shown too; the others' are in the JSON file."""
@@ -43,6 +48,7 @@ _WANTED: Mapping[str, Sequence[str]] = {
     "scan": ("rate", "cpu_ms", "opens", "rss_mb"),
     "resume": ("rate", "cpu_ms", "opens", "rss_mb"),
     "start-up": ("seconds", "rss_mb"),
+    "profile": ("rate", *PLACES, "loop_cpu", "threads_cpu", "children_cpu"),
 }
 
 

@@ -24,6 +24,7 @@ from bench.measure import Claim, Command, Ended, Measured, judged, run
 from bench.received import Import, Phase, Received, read_log
 from bench.report import as_markdown, as_svg
 from bench.rounds import Spread, interleaved, ratios, spread
+from bench.sampled import PLACES
 from bench.scenarios import SCENARIOS, Target
 from bench.servers import MODELS, Tally
 from bench.sink import NGINX, nginx
@@ -369,8 +370,9 @@ def bench(*words: str | Path) -> subprocess.CompletedProcess[str]:
 def test_a_quick_run_measures_what_it_says(tmp_path: Path) -> None:
     """Every kind of scenario once; whoever is measured has delivered, and the report can be made of it."""
     results = tmp_path / "results.json"
-    scenarios = ["small", "mr", "start-up", "scan", "resume"]
+    scenarios = ["small", "mr", "start-up", "scan", "resume", "profile-small"]
     only = ["asyncimport auto", "ceiling 4", "ceiling memory 4", "curl data 4", "curl -T 4", "curl loop"]
+    only += ["asyncimport 16", "ceiling 16"]
     options = [word for name in only for word in ("--contender", name)]
     done = bench("run", *scenarios, "--quick", *options, "--json", results, "--work", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -395,6 +397,12 @@ def test_a_quick_run_measures_what_it_says(tmp_path: Path) -> None:
     assert 1 <= realistic["in_flight"] <= 16
     assert 0 <= realistic["tail"] <= 1
     assert data["results"][4]["contenders"]["asyncimport"][0]["values"]["opens"] == 0
+    for one in (runs[0] for runs in data["results"][5]["contenders"].values()):
+        spent = {name: one["files"] * one["values"][name] / 1e6 for name in PLACES}
+        assert 0.3 < sum(spent.values()) / one["seconds"] < 1.05
+        assert spent["starting"] > 0.05
+        assert spent["aiohttp"] + spent["sending"] > 0
+        assert one["values"]["loop_cpu"] > 0
     both = as_markdown([data, data])
     assert both.count("| asyncimport auto |") == 2 * as_markdown([data]).count("| asyncimport auto |") > 0
     assert both.count(data["caveats"][0]) == 1
