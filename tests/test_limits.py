@@ -637,6 +637,11 @@ def test_it_stops_a_little_above_the_knee(knee: int) -> None:
     assert max(line.run(server(0.05, knee / 0.05), until=60)) <= 1.3 * knee + 1.5
 
 
+def test_a_probe_goes_no_deeper_than_it_must() -> None:
+    """Where calls take just what is known to be unhurried, fewer of them would leave the server idle for nothing."""
+    assert Line().run(server(0.05, 11.5 / 0.05), until=3)[:6] == [3, 6, 12, 24, 12, 17]
+
+
 def test_one_at_a_time_is_never_aimed_at() -> None:
     """While one is on its way, the client reads and settles others."""
     line = Line()

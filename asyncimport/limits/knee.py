@@ -61,6 +61,8 @@ class Knee:
         self._is_growing = True
         self._is_new = True
         """Whether calls have never been slower than unhurried: then the knee may be anywhere above."""
+        self._is_measured = False
+        """Whether `unhurried` is not only what the first calls took, which may have waited for each other."""
         self._begin(self._limit)
 
     @property
@@ -116,6 +118,7 @@ class Knee:
             # Half of it may be chance.
             self._scale(slowness**0.5)
         self._is_new &= slowness < _NOTICEABLE
+        self._is_measured |= self._is_new and limit > _LEAST
         target = self._target(limit / slowness) if not self._is_new else min(self._most, 2 * limit)
         is_far_below = _SPARE * target < limit
         if is_far_below and not self._is_alarmed:
@@ -140,12 +143,17 @@ class Knee:
             self._enough += max(2 * limit, _FEW)
 
     def _judge_probe(self, before: int, slowness_before: float, slowness: float, now: float) -> None:
-        """Halve once more if latency fell in proportion; otherwise it is the measure of what calls take unhurried."""
+        """Halve once more if latency fell in proportion; otherwise it is the measure of what calls take unhurried.
+
+        So it is if it fell to just what is known: below that, the server would be idle for nothing.
+        """
         limit = self._limit
-        if limit > 1 and slowness < _NOTICEABLE * slowness_before * limit / before:
+        is_known = self._is_measured and 1 / _NOTICEABLE < slowness < _NOTICEABLE
+        if limit > 1 and not is_known and slowness < _NOTICEABLE * slowness_before * limit / before:
             self._probed = limit, slowness
             self._begin(limit // 2)
             return
+        self._is_measured = True
         if not 0.75 < slowness < 1.25:
             self._scale(slowness)
         for kind, count in enumerate(self._counts):
