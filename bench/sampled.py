@@ -18,12 +18,12 @@ from types import CodeType, FrameType
 
 __all__ = ["PLACES"]
 
-PLACES = ("starting", "waiting", "sending", "receiving", "reading", "aiohttp", "asyncio", "anyio", "own", "elsewhere")
+PLACES = ("starting", "waiting", "writing", "receiving", "reading", "aiohttp", "asyncio", "anyio", "own", "elsewhere")
 _STEP = 0.001
 # Of a file and the functions in it (none: all of them), the place; the first that fits.
 _KNOWN = (
     ("/selectors.py", ("select",), "waiting"),
-    ("/asyncio/selector_events.py", ("write", "writelines", "_write_ready", "_write_send"), "sending"),
+    ("/asyncio/selector_events.py", ("write", "writelines", "_write_ready", "_write_send"), "writing"),
     ("/asyncio/selector_events.py", ("_read_ready", "_read_ready__data_received"), "receiving"),
     ("/asyncimport/source.py", ("_read", "_bodies", "_check"), "reading"),
     ("/bench/ceiling.py", ("_read",), "reading"),

@@ -183,6 +183,11 @@ def test_scenarios_name_only_what_there_is() -> None:
             assert {target.ours, target.over or target.ours, target.less or target.ours} <= names, scenario.name
 
 
+def test_figures_have_names_of_their_own() -> None:
+    """What a profile tells stands beside the figures of every run, and must not take their place."""
+    assert not {*PLACES} & Measured("asyncimport 16", 0, 1.0, 1, 1.0, 1).values.keys()
+
+
 # --- files
 
 
@@ -401,7 +406,7 @@ def test_a_quick_run_measures_what_it_says(tmp_path: Path) -> None:
         spent = {name: one["files"] * one["values"][name] / 1e6 for name in PLACES}
         assert 0.3 < sum(spent.values()) / one["seconds"] < 1.05
         assert spent["starting"] > 0.05
-        assert spent["aiohttp"] + spent["sending"] > 0
+        assert spent["aiohttp"] + spent["writing"] > 0
         assert one["values"]["loop_cpu"] > 0
     both = as_markdown([data, data])
     assert both.count("| asyncimport auto |") == 2 * as_markdown([data]).count("| asyncimport auto |") > 0

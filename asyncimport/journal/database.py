@@ -102,7 +102,8 @@ def create_or_open(path: Path) -> sqlite3.Connection:
                 _migrate(connection, version)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA cache_size = -16000")
+            # In KiB. Twice as much would be a twentieth faster with a million files, and cost 20 MB of memory.
+            connection.execute("PRAGMA cache_size = -8000")
             connection.executescript(sql("ephemeral.sql"))
         except BaseException:
             connection.close()
