@@ -67,6 +67,8 @@ _LEAST_CLAIMED = 128
 # transaction costs about the same for one as for many.
 _MOST_OUTCOMES = 512
 _BETWEEN_SETTLEMENTS = 0.02
+# As many outcomes may wait for the recorder, for each worker; then workers do.
+_OUTCOMES_EACH = 8
 
 
 async def run(
@@ -97,8 +99,9 @@ async def run(
     work, work_bell = _bell()
     ready, ready_bell = _bell(options.finalizers)
     parcel_in, parcel_out = anyio.create_memory_object_stream[list[Claim]](options.workers)
-    # What XNAT has acknowledged and a kill would send again: little of it, as the recorder takes all there is at once.
-    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](_MOST_OUTCOMES)
+    # What XNAT has acknowledged and a kill would send again: no more than comes in while the recorder pauses.
+    kept = min(_MOST_OUTCOMES, _OUTCOMES_EACH * options.workers)
+    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](kept)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(line.scan, work.clone(), ready.clone())
