@@ -87,7 +87,7 @@ def _network(mount: Mount) -> str:
 
 
 def _mounts() -> Iterable[Mount]:
-    import psutil  # takes 13 ms, and only commands that write a journal need it
+    import psutil  # takes 13 ms, and only commands that read sources or write a journal need it
 
     try:
         # Without `all` there would be no network file systems in it.

@@ -67,8 +67,6 @@ _LEAST_CLAIMED = 128
 # transaction costs about the same for one as for many.
 _MOST_OUTCOMES = 512
 _BETWEEN_SETTLEMENTS = 0.02
-# As many outcomes may wait for the recorder, for each worker; then workers do.
-_OUTCOMES_EACH = 8
 
 
 async def run(
@@ -99,19 +97,19 @@ async def run(
     work, work_bell = _bell()
     ready, ready_bell = _bell(options.finalizers)
     parcel_in, parcel_out = anyio.create_memory_object_stream[list[Claim]](options.workers)
-    # What XNAT has acknowledged and a kill would send again: no more than comes in while the recorder pauses.
-    kept = min(_MOST_OUTCOMES, _OUTCOMES_EACH * options.workers)
-    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](kept)
+    # What XNAT has acknowledged and a kill would send again: little of it, as a full stream ends the recorder's pause.
+    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](options.workers)
+    full, full_bell = _bell()
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(line.scan, work.clone(), ready.clone())
             tasks.start_soon(line.feed, work_bell, parcel_in)
-            tasks.start_soon(line.record, outcome_out, work.clone(), ready.clone())
+            tasks.start_soon(line.record, outcome_out, full_bell, work.clone(), ready.clone())
             for _ in range(options.workers):
-                tasks.start_soon(line.upload, parcel_out.clone(), outcome_in.clone())
+                tasks.start_soon(line.upload, parcel_out.clone(), outcome_in.clone(), full.clone())
             for _ in range(options.finalizers):
                 tasks.start_soon(line.finalize, ready_bell.clone(), work.clone())
-            for own in (work, ready, ready_bell, parcel_out, outcome_in):
+            for own in (work, ready, ready_bell, parcel_out, outcome_in, full):
                 own.close()
     except BaseExceptionGroup as errors:
         raise worst(errors) from None
@@ -286,8 +284,9 @@ class _Line:
         self,
         parcels: MemoryObjectReceiveStream[list[Claim]],
         outcomes: MemoryObjectSendStream[Outcome],
+        full: _Bell,
     ) -> None:
-        async with parcels, outcomes:
+        async with parcels, outcomes, full:
             with self._stop.after_grace(), suppress(StoppedError, anyio.EndOfStream):
                 while True:
                     with self._throttle.slot() as slot:
@@ -295,9 +294,11 @@ class _Line:
                         async with self._taking:
                             parcel = await parcels.receive()
                             await slot.turn()
-                        await self._send_parcel(parcel, slot, outcomes)
+                        await self._send_parcel(parcel, slot, outcomes, full)
 
-    async def _send_parcel(self, parcel: list[Claim], slot: Slot, outcomes: MemoryObjectSendStream[Outcome]) -> None:
+    async def _send_parcel(
+        self, parcel: list[Claim], slot: Slot, outcomes: MemoryObjectSendStream[Outcome], full: _Bell
+    ) -> None:
         """Send files one after the other in one slot. Raises: StoppedError."""
         for claims in _parcels(parcel, _PARCEL_FILES, self._source.read_ahead):
             bodies = await self._source.read([claim.instance.file for claim in claims])
@@ -305,7 +306,7 @@ class _Line:
             for claim, body, digest in zip(claims, bodies, digests, strict=True):
                 if self._stop.requested:
                     raise StoppedError
-                await _hand_in(outcomes, await self._send(claim, body, digest, slot))
+                await _hand_in(outcomes, await self._send(claim, body, digest, slot), full)
 
     async def _digests(self, bodies: Sequence[Body | SourceError]) -> list[bytes | None]:
         """Digest what is to be sent, if there will be receipts; large bodies are digested as they are read."""
@@ -363,12 +364,18 @@ class _Line:
         if error.overload:
             self._throttle.overloaded(error.retry_after)
 
-    async def record(self, outcomes: MemoryObjectReceiveStream[Outcome], work: _Bell, ready: _Bell) -> None:
-        async with outcomes, work, ready:
+    async def record(
+        self,
+        outcomes: MemoryObjectReceiveStream[Outcome],
+        full: ObjectReceiveStream[None],
+        work: _Bell,
+        ready: _Bell,
+    ) -> None:
+        async with outcomes, full, work, ready:
             try:
                 async for outcome in outcomes:
                     await self._settle([outcome, *_at_hand(outcomes)], work, ready)
-                    await anyio.sleep(_BETWEEN_SETTLEMENTS)
+                    await _heard(full, _BETWEEN_SETTLEMENTS)
             finally:
                 # When another stage has failed, what XNAT acknowledged up to now is still worth keeping.
                 while rest := _at_hand(outcomes):
@@ -466,7 +473,7 @@ async def _heard(bell: ObjectReceiveStream[None], longest: float | None) -> bool
     return True
 
 
-async def _hand_in(outcomes: MemoryObjectSendStream[Outcome], outcome: Outcome) -> None:
+async def _hand_in(outcomes: MemoryObjectSendStream[Outcome], outcome: Outcome, full: _Bell) -> None:
     """Pass an outcome on, also when this stage has been cancelled meanwhile: XNAT has the file.
 
     The recorder takes all there is before it ends; if it has failed, that is what ends the run.
@@ -475,6 +482,7 @@ async def _hand_in(outcomes: MemoryObjectSendStream[Outcome], outcome: Outcome) 
         try:
             outcomes.send_nowait(outcome)
         except anyio.WouldBlock:
+            _ring(full)
             with anyio.CancelScope(shield=True):
                 await outcomes.send(outcome)
 

@@ -31,7 +31,7 @@ REQUESTS = 100
 # What has reached XNAT and not the journal when a run is killed: each worker has a file in flight, or waits with one
 # for a place in the stream to the recorder; the stream is full; and the recorder settles what it has received and all
 # that was at hand then, which is a full stream and what as many workers were waiting with.
-UNSETTLED = WORKERS + WORKERS + 8 * WORKERS + (1 + 8 * WORKERS + WORKERS)
+UNSETTLED = WORKERS + WORKERS + (1 + WORKERS + WORKERS)
 
 How = Literal["unserved", "served", "unheard"]
 

@@ -1288,9 +1288,9 @@ async def test_outcomes_that_wait_for_the_journal_outlive_a_cancellation(book: P
                 anyio.from_thread.run_sync(scope.cancel)
 
         journal.before_settle = strike
-        await run(Memory(study("1", 120), batch=120), shelf, journal, rules, options=FEW, policy=AT_ONCE)
+        await run(Memory(study("1", 60), batch=60), shelf, journal, rules, options=FEW, policy=AT_ONCE)
     assert scope.cancelled_caught
-    assert 9 * FEW.workers <= len(shelf.stored) < 120
+    assert 2 * FEW.workers < len(shelf.stored) < 60
     await anyio.to_thread.run_sync(journal.close_file)
     states = await states_in(book)
     assert {uid for uid, state in states.items() if state == "STORED"} == set(shelf.stored)
