@@ -1555,12 +1555,15 @@ def test_a_batch_is_written_to_the_last_row_however_many_there_are(journal: Jour
     (_, *stored_first), *others = rows.fetchall()
     delivery = stored_first[-1]
     assert stored_first == ["STORED", None, journal.run, 1, delivery]
-    assert [row[1:] for row in others] == [
-        (
+    wrong = [
+        (key, *found)
+        for index, (key, *found) in enumerate(others)
+        if tuple(found)
+        != (
             ("STORED", None, journal.run, 1, delivery),
             ("REFUSED", f"no {key}", journal.run, 1, None),
             ("FAILED", f"not yet {key}", journal.run, 1, None),
         )[index % 3]
-        for index, (key, *_) in enumerate(others)
     ]
+    assert (len(others), wrong[:3]) == (number - 1, [])  # the first few say it: a diff of all of them takes minutes
     assert journal.connection.execute("SELECT count(*) FROM flying").fetchone() == (0,)
