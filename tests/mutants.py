@@ -607,8 +607,8 @@ LINE = (
         "session-waits-for-the-scan",
         "A session is archived before the scan has met the rest of it.",
         "journal/queue.py",
-        "complete = touched if self._scan_finished else touched & self._complete",
-        "complete = touched",
+        "if self._scan_finished or session in self._complete:",
+        "if True:",
         ("test_journal.py::test_a_session_is_ready_only_after_the_scan",),
     ),
     Mutant(
@@ -851,6 +851,14 @@ LINE = (
         'if not self._one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))[0]:',
         "if row:",
         ("test_journal.py::test_what_is_in_flight_of_a_refused_session_is_still_recorded",),
+    ),
+    Mutant(
+        "landed-is-in-flight",
+        "What has landed counts as on its way for ever: its session is never finalised.",
+        "journal/ephemeral.sql",
+        "    DELETE FROM flying WHERE session = new.session AND instance = new.key;",
+        "    SELECT 1;",
+        ("test_journal.py::test_a_batch_is_written_to_the_last_row_however_many_there_are[3]",),
     ),
     Mutant(
         "refused-session-is-barred",

@@ -5,6 +5,11 @@ CREATE TEMP TABLE scope (file INTEGER PRIMARY KEY);
 -- Instances to be handed out, and instances handed out and not settled yet.
 CREATE TEMP TABLE waiting (session INTEGER, instance INTEGER, PRIMARY KEY (session, instance)) WITHOUT ROWID;
 CREATE TEMP TABLE flying (session INTEGER, instance INTEGER, PRIMARY KEY (session, instance)) WITHOUT ROWID;
+-- Here, and not in a statement of its own: each statement asks for Python's lock, which the loop then waits for.
+CREATE TEMP TRIGGER instance_lands AFTER UPDATE OF settled_at ON main.instance
+BEGIN
+    DELETE FROM flying WHERE session = new.session AND instance = new.key;
+END;
 -- Sessions that XNAT would not take or archive in this run, with the reason: nothing more of them is sent in it.
 CREATE TEMP TABLE barred (session INTEGER PRIMARY KEY, reason TEXT NOT NULL);
 -- Instances whose only copy could not be read; a duplicate that the scan has yet to meet may stand in.

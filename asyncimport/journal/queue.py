@@ -1,5 +1,6 @@
 """The journal as a queue: claims out, outcomes in; sealed deliveries out, verdicts in."""
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 
@@ -74,14 +75,9 @@ class Journal(Subjects):
         # A clock that was set back says nothing of how long ago it was.
         due = not 0 <= now - self._synced_at < self.SYNC_SECONDS
         with self._transaction(durable=due):
-            sessions = {
-                key: self._one("SELECT session FROM delivery WHERE key = ?", (key,))[0]
-                for key in {outcome.claim.delivery.key for outcome in outcomes}
-            }
-            landed, stored, others = [], [], []
+            stored, others = [], []
             for outcome in outcomes:
                 claim, delivery = outcome.claim, outcome.claim.delivery
-                landed.append((sessions[delivery.key], claim.key))
                 how = claim.key, self.run, outcome.attempts, now
                 if outcome.unsure:
                     self._db.execute("UPDATE delivery SET unsure_at = ? WHERE key = ?", (now, delivery.key))
@@ -95,7 +91,6 @@ class Journal(Subjects):
                 else:
                     state = "REFUSED" if isinstance(outcome, Refused) else "FAILED"
                     others.append((*how, state, outcome.reason))
-            self._over("DELETE FROM flying WHERE (session, instance) IN {rows}", landed)
             self._over(
                 f"{_SETTLE} state = 'STORED', reason = NULL, delivery = column5, sha256 = column6 "
                 "FROM {rows} WHERE key = column1",
@@ -106,16 +101,20 @@ class Journal(Subjects):
                 "FROM {rows} WHERE key = column1",
                 others,
             )
-            for (session, instance), outcome in zip(landed, outcomes, strict=True) if others else ():
+            for outcome in outcomes if others else ():
                 if isinstance(outcome, Refused) and outcome.whole_session:
-                    self._db.execute("INSERT OR IGNORE INTO barred VALUES (?, ?)", (session, outcome.reason))
+                    self._db.execute(
+                        "INSERT OR IGNORE INTO barred SELECT session, ? FROM delivery WHERE key = ?",
+                        (outcome.reason, outcome.claim.delivery.key),
+                    )
                 if isinstance(outcome, Failed) and outcome.unreadable:
-                    self._fall_back(instance, session, outcome.reason)
-            touched = set(sessions.values())
-            for session in touched:
-                self._hold_barred(session)
-            complete = touched if self._scan_finished else touched & self._complete
-            ready = sum(self._conclude(session, ["OPEN"]) for session in complete)
+                    self._fall_back(outcome.claim.key, outcome.reason)
+            ready = 0
+            for session, barred in self._at_a_turn({outcome.claim.delivery.key for outcome in outcomes}):
+                if barred:
+                    self._hold_barred(session)
+                if self._scan_finished or session in self._complete:
+                    ready += self._conclude(session, ["OPEN"])
         if due:
             self._synced_at = now
         return ready
@@ -265,7 +264,18 @@ class Journal(Subjects):
             )
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
 
-    def _fall_back(self, instance: int, session: int, reason: str) -> None:
+    def _at_a_turn(self, deliveries: Iterable[int]) -> list[tuple[int, bool]]:
+        """Return the sessions of these deliveries that are barred, or have nothing left to send, and which it is."""
+        return self._db.execute(
+            "SELECT d.session, b.session IS NOT NULL FROM delivery d LEFT JOIN barred b ON b.session = d.session "
+            "WHERE d.key IN (SELECT value FROM json_each(?)) AND (b.session IS NOT NULL OR "
+            "NOT EXISTS (SELECT 1 FROM waiting w WHERE w.session = d.session) AND "
+            "NOT EXISTS (SELECT 1 FROM flying f WHERE f.session = d.session))",
+            (json.dumps([*deliveries]),),
+        ).fetchall()
+
+    def _fall_back(self, instance: int, reason: str) -> None:
+        (session,) = self._one("SELECT session FROM instance WHERE key = ?", (instance,))
         if not self._promote(instance, session, reason):
             self._db.execute("INSERT OR IGNORE INTO unread VALUES (?)", (instance,))
 
