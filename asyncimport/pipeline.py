@@ -61,8 +61,10 @@ _Bell = MemoryObjectSendStream[None]
 _PARCEL_FILES = 8
 _PARCEL_BYTES = 4 << 20
 _PARCEL_SECONDS = 0.05
-# As many files as are claimed at a time, if there are: a call of the journal costs the same for one as for many.
-_LEAST_CLAIMED = 128
+# As many files as are claimed at a time, if there are, or what is sent in so many seconds, up to a bound: a call of the
+# journal costs the same for one as for many.
+_LEAST_CLAIMED, _MOST_CLAIMED = 128, 512
+_CLAIMED_SECONDS = 0.15
 # As many outcomes as may be settled in one transaction, and how many seconds the recorder lets them come together: a
 # transaction costs about the same for one as for many.
 _MOST_OUTCOMES = 512
@@ -276,8 +278,9 @@ class _Line:
 
     def _claim(self) -> list[Claim] | None:
         # One first file for each slot is as much as can be on its way.
-        limit = self._throttle.limit
-        files = max(_PARCEL_FILES * limit, _LEAST_CLAIMED)
+        limit, pace = self._throttle.limit, self._throttle.pace
+        in_time = min(int(_CLAIMED_SECONDS * limit / pace), _MOST_CLAIMED) if pace else 0
+        files = max(_PARCEL_FILES * limit, _LEAST_CLAIMED, in_time)
         return self._journal.claim(files, most_begun=self._options.max_open_sessions, most_new=limit)
 
     async def upload(

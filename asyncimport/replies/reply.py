@@ -40,7 +40,7 @@ _ADDRESS = re.compile(r"(?<![\w/])(?:https?:/)?(?:/[^\s/()<>\"',;]+){2,}/?")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One HTTP answer: status, headers with lower-case names, and the body as text."""
+    """One HTTP answer: status, headers (asked for by lower-case names), and the body as text."""
 
     status: int
     headers: Mapping[str, str]

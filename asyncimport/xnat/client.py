@@ -50,7 +50,6 @@ _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _PIECE = 256 << 10
 # What ends a run, or is under way when it ends, gets no longer than this.
 _LAST_SECONDS = 5.0
-_HEADERS_READ = ("content-type", "location", "retry-after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,5 +429,4 @@ def _not_let_through(proxy: Proxy, status: int) -> UnavailableError | TransientE
 
 async def _read(response: aiohttp.ClientResponse) -> Reply:
     body = await response.read()
-    headers = {name: value for name in _HEADERS_READ if (value := response.headers.get(name)) is not None}
-    return Reply(response.status, headers, body.decode("utf-8", "replace"))
+    return Reply(response.status, response.headers, body.decode("utf-8", "replace"))
