@@ -6,8 +6,11 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from time import time
+from random import Random, randrange
+from threading import Thread
+from time import perf_counter, time
 from typing import Any
 
 import anyio.to_thread
@@ -766,6 +769,56 @@ async def test_no_byte_of_a_body_is_sent() -> None:
     assert [finding.found for finding in findings if finding.code == "body-size"] == ["files of 8 GB get through"]
     assert sizes == list(SIZES.values())
     assert b"".join(bodies) == b""
+
+
+async def test_an_answer_that_follows_at_once() -> None:
+    """The body is asked for and the answer given in one breath: whichever is seen first, it is an answer.
+
+    Both are on their way at the same moment only now and then, hence many of them.
+    """
+    seed = randrange(1 << 32)
+    print(f"seed {seed}")  # noqa: T201 - pytest shows it with a failure
+    chance = Random(seed)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def answer(self, status: int, text: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def do_GET(self) -> None:
+            self.answer(200, b'{"version": "1.8.10"}' if "buildInfo" in self.path else b"0" * 32)
+
+        def do_DELETE(self) -> None:
+            self.answer(200, b"")
+
+        def do_POST(self) -> None:
+            # By now a 100 has been sent.
+            until = perf_counter() + chance.uniform(0, 0.0005)
+            while perf_counter() < until:
+                pass
+            self.close_connection = True
+            with suppress(OSError):
+                self.answer(401, b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            for _ in range(100):
+                findings = await examined(f"http://127.0.0.1:{server.server_port}", credentials=None)
+                (finding,) = [finding for finding in findings if finding.code == "body-size"]
+                assert finding.found == "files of 8 GB get through"
+        finally:
+            await anyio.to_thread.run_sync(server.shutdown)
+            thread.join()
 
 
 def test_what_nobody_tells_is_unknown() -> None:

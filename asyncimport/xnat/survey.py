@@ -167,6 +167,10 @@ class ProjectFacts:
 # --- from outside
 
 
+class _NothingToSendError(Exception):
+    """Ends a request whose body is asked for."""
+
+
 class _Guest(Client):
     """Asks without a login. XNAT takes whoever does so for a guest with a login of his own: one for all questions."""
 
@@ -195,24 +199,24 @@ class _Guest(Client):
 
         It is 0 where the connection was closed, and None where nothing came at all.
         """
-        status: int | None = None
         headers = {"Content-Type": "application/dicom", "Content-Length": str(size), "Expect": "100-continue"}
-        with anyio.move_on_after(_LAST_SECONDS) as scope:
+        is_asked_for = False
 
-            async def body() -> AsyncIterator[bytes]:
-                # Nobody reads from here before a 100 has come, and nobody is to get anything.
-                nonlocal status
-                status = 100
-                scope.cancel()
-                await anyio.sleep_forever()
-                yield b""
+        async def body() -> AsyncIterator[bytes]:
+            # Nobody reads from here before a 100 has come; nobody is to get anything, so the request ends with that.
+            nonlocal is_asked_for
+            is_asked_for = True
+            raise _NothingToSendError
+            yield b""
 
+        with anyio.move_on_after(_LAST_SECONDS):
             try:
                 async with self._answer("POST", _below(base, _IMPORT), body(), headers) as response:
-                    status = response.status
+                    return response.status
             except TransientError as error:
-                status = 0 if error.cut else None
-        return status
+                if not is_asked_for:
+                    return 0 if error.cut else None
+        return 100 if is_asked_for else None
 
     async def leave(self) -> None:
         """End the guest's logins: others would wait for theirs while these idle out."""
