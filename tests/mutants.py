@@ -711,7 +711,7 @@ LINE = (
         "duplicate-stands-in",
         "An instance is lost though there is a second, sound copy of it.",
         "journal/queue.py",
-        "                    self._fall_back(instance, session, outcome.reason)\n",
+        "                    self._fall_back(outcome.claim.key, outcome.reason)\n",
         "                    pass\n",
         ("test_pipeline.py::test_equal_twins_are_duplicates_and_stand_in",),
     ),
