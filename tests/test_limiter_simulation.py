@@ -148,15 +148,15 @@ def test_as_good_as_the_best_fixed_number(name: str) -> None:
 def test_a_limit_that_is_not_used_does_not_grow(rate: int, seed: int) -> None:
     """Where the scan is slower than the server, there is no reason to allow more than it brings.
 
-    At 100 files/s that is two or three, all of the first slots at times, for which they are doubled once. What has
-    piled up while a probe allowed for fewer is a reason for more, as long as it is there.
+    At 100 files/s that is two or three. What has piled up while a probe allowed for fewer is a reason for more, as
+    long as it is there.
     """
     run, throttle, clock = auto(Model(noisy([REALISTIC]), {"sourced": rate}), seed)
     most, step = throttle.limit, 0.01
     for number in range(6_000):
         waiting = run.waiting
         clock.run(step * (number + 1))
-        assert throttle.limit <= max(most, 6) or waiting > 1
+        assert throttle.limit <= max(most, 5) or waiting > 1
         most = max(most, throttle.limit)
     sys.stdout.write(f"seed {seed}: {rate} files/s: limit {throttle.limit}, most in flight {run.most(0, 60)}\n")
     assert run.rate(10, 60) == pytest.approx(rate, rel=0.02)

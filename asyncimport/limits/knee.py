@@ -16,8 +16,9 @@ _LEAST = 3
 _FEW, _MANY, _PROBE = 8, 128, 64
 # Seconds that they are spread over at least: commits, and whatever else occupies the client for moments, average out.
 _SHORTEST = 0.1
-# Latency that has grown by less needs no explanation.
+# Latency that has grown by less needs no explanation, or is no reason to grow with more care.
 _NOTICEABLE = 1.15
+_HARDLY_NOTICEABLE = 1.05
 # A probe costs a third of the throughput while it lasts: it comes again after so many times its duration, and after
 # so many seconds at least. When the last one found a change it comes sooner, as a change seldom comes alone.
 _PAUSES = 30
@@ -31,7 +32,8 @@ _KINDS = 64
 class Knee:
     """Finds how many calls in flight fill the server: the number from which on more only wait for each other.
 
-    It begins with few and doubles them as long as calls do not become slower for it, then goes by what they take.
+    It begins with few and has nearly twice as many each time, as long as calls do not become slower for it; then it
+    goes by what they take.
 
     Below it, a call takes as long as if it were alone; above it, the longer, the more there are. So `slowness`, what
     calls take over what they take unhurried, tells both where the knee is (limit / slowness) and what to aim at. What
@@ -61,8 +63,6 @@ class Knee:
         self._is_growing = True
         self._is_new = True
         """Whether calls have never been slower than unhurried: then the knee may be anywhere above."""
-        self._is_measured = False
-        """Whether `unhurried` is not only what the first calls took, which may have waited for each other."""
         self._begin(self._limit)
 
     @property
@@ -118,8 +118,9 @@ class Knee:
             # Half of it may be chance.
             self._scale(slowness**0.5)
         self._is_new &= slowness < _NOTICEABLE
-        self._is_measured |= self._is_new and limit > _LEAST
-        target = self._target(limit / slowness) if not self._is_new else min(self._most, 2 * limit)
+        target = self._target(limit / slowness)
+        if self._is_new and slowness < _HARDLY_NOTICEABLE:
+            target = min(self._most, 2 * limit - 1)
         is_far_below = _SPARE * target < limit
         if is_far_below and not self._is_alarmed:
             # Calls from before a change and after it are mixed in this: once more.
@@ -148,12 +149,11 @@ class Knee:
         So it is if it fell to just what is known: below that, the server would be idle for nothing.
         """
         limit = self._limit
-        is_known = self._is_measured and 1 / _NOTICEABLE < slowness < _NOTICEABLE
+        is_known = 1 / _NOTICEABLE < slowness < _NOTICEABLE
         if limit > 1 and not is_known and slowness < _NOTICEABLE * slowness_before * limit / before:
             self._probed = limit, slowness
             self._begin(limit // 2)
             return
-        self._is_measured = True
         if not 0.75 < slowness < 1.25:
             self._scale(slowness)
         for kind, count in enumerate(self._counts):
