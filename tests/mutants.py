@@ -2313,12 +2313,20 @@ FLIGHT = (
         "it-doubles-at-first-only",
         "Once a queue was seen, it is overshot by twice whenever calls take no longer for a while.",
         "limits/knee.py",
-        "        self._is_new &= slowness < _NOTICEABLE\n",
-        "",
+        "was_new, self._is_new = self._is_new, self._is_new and slowness < _NOTICEABLE",
+        "was_new = self._is_new",
         (
             "test_limits.py::test_it_grows_with_care_once_it_has_seen_a_queue",
             "test_limits.py::test_it_stops_a_little_above_the_knee",
         ),
+    ),
+    Mutant(
+        "no-probe-at-once",
+        "It has hardly found how many the server takes, and leaves it half idle to find out how long one takes alone.",
+        "limits/knee.py",
+        "if was_new and not self._is_new and limit > 2 * _LEAST:",
+        "if False:",
+        ("test_limits.py::test_what_has_just_been_measured_needs_no_probe",),
     ),
     Mutant(
         "a-probe-ends-at-what-is-known",

@@ -642,6 +642,13 @@ def test_a_probe_goes_no_deeper_than_it_must() -> None:
     assert Line().run(server(0.05, 8.6 / 0.05), until=3)[:6] == [3, 5, 9, 17, 8, 12]
 
 
+def test_what_has_just_been_measured_needs_no_probe() -> None:
+    """While it grew, calls took what they take unhurried; only after a while there is reason to look again."""
+    line = Line()
+    assert line.run(server(0.05, 11.5 / 0.05), until=8) == [3, 5, 9, 17, 16]
+    assert line.run(server(0.05, 11.5 / 0.05), until=12) == [16, 8, 16]
+
+
 def test_one_at_a_time_is_never_aimed_at() -> None:
     """While one is on its way, the client reads and settles others."""
     line = Line()

@@ -117,10 +117,13 @@ class Knee:
         if slowness < 1:
             # Half of it may be chance.
             self._scale(slowness**0.5)
-        self._is_new &= slowness < _NOTICEABLE
+        was_new, self._is_new = self._is_new, self._is_new and slowness < _NOTICEABLE
         target = self._target(limit / slowness)
         if self._is_new and slowness < _HARDLY_NOTICEABLE:
             target = min(self._most, 2 * limit - 1)
+        if was_new and not self._is_new and limit > 2 * _LEAST:
+            # What calls take unhurried has just been measured, with fewer of them and more than the first ones.
+            self._probe_at = now + _LONGEST_PAUSE
         is_far_below = _SPARE * target < limit
         if is_far_below and not self._is_alarmed:
             # Calls from before a change and after it are mixed in this: once more.
