@@ -2289,8 +2289,8 @@ FLIGHT = (
         "latency-tells",
         "With -w auto the number in flight grows until the server breaks down.",
         "limits/knee.py",
-        "target = self._target(limit / slowness)",
-        "target = self._target(limit)",
+        "target = self._target(limit / slowness, self._mean() / slowness)",
+        "target = self._target(limit, self._mean())",
         ("test_limits.py::test_it_stops_a_little_above_the_knee",),
     ),
     Mutant(
@@ -2327,6 +2327,14 @@ FLIGHT = (
         "if was_new and not self._is_new and limit > 2 * _LEAST:",
         "if False:",
         ("test_limits.py::test_what_has_just_been_measured_needs_no_probe",),
+    ),
+    Mutant(
+        "quick-calls-may-wait",
+        "At a server that is quicker than the client, the client is idle while a few replies are on their way.",
+        "limits/knee.py",
+        "max(_SPARE, _QUICK / unhurried) if unhurried else _SPARE",
+        "_SPARE",
+        ("test_limits.py::test_quick_calls_may_wait_for_each_other",),
     ),
     Mutant(
         "a-probe-ends-at-what-is-known",

@@ -172,9 +172,10 @@ class Server:
 class Client:
     """Sends files as its throttle lets it, a slot for each that it is at work on.
 
-    On its only thread each file takes `seconds`; `between` passes between two calls of a slot, in which it reads and
-    settles; a call that is the first of its connection takes `connecting` more. `sourced` is how many files a second
-    it is given to send. A worker whose file was refused waits a second or so, without a slot, before it tries again.
+    On its only thread each file takes `seconds`, and its share of a `turn` of the loop, which all that are in flight
+    have in common; `between` passes between two calls of a slot, in which it reads and settles; a call that is the
+    first of its connection takes `connecting` more. `sourced` is how many files a second it is given to send. A worker
+    whose file was refused waits a second or so, without a slot, before it tries again.
     """
 
     clock: Clock
@@ -183,6 +184,7 @@ class Client:
     rng: Random
     sizes: Sizes = lambda _: 20_000
     seconds: float = 0.00015
+    turn: float = 0.0
     between: float = 0.0
     connecting: float = 0.0
     sourced: float = inf
@@ -224,7 +226,7 @@ class Client:
         if self.in_flight > self._connections:
             self._connections += 1
             yield self.connecting
-        yield self._thread.wait(clock.now, self.seconds / 2)
+        yield self._thread.wait(clock.now, self.seconds / 2 + self.turn / self.in_flight)
         served = yield from self.server.serve(size)
         yield self._thread.wait(clock.now, self.seconds / 2)
         if served:

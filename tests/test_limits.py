@@ -649,6 +649,12 @@ def test_what_has_just_been_measured_needs_no_probe() -> None:
     assert line.run(server(0.05, 11.5 / 0.05), until=12) == [16, 8, 16]
 
 
+def test_quick_calls_may_wait_for_each_other() -> None:
+    """What all of them take is 7.5 ms: it is the client that is full, and more at a time is less work for it."""
+    assert Line().run(server(0.0005, 3_000), until=8)[-1] in range(22, 25)
+    assert Line().run(server(0.0005, 30_000), until=8)[-1] == 64
+
+
 def test_one_at_a_time_is_never_aimed_at() -> None:
     """While one is on its way, the client reads and settles others."""
     line = Line()

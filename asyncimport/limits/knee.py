@@ -9,6 +9,9 @@ __all__ = ["Knee"]
 # then, as times vary; from 1.5 times as many on, they only wait for each other. So is a probe's reach: see `_judge`.
 _SPARE = 1.3
 _MORE = 1.5
+# What is over in so many seconds waits for nobody that matters: where calls are quicker, as at a server that is faster
+# than the client, more of them are worth it, as the client does more at a time.
+_QUICK = 0.0075
 # What it begins with, and the least: not too many for a server that two would fill, and while one is on its way, the
 # client reads and settles others.
 _LEAST = 3
@@ -118,7 +121,7 @@ class Knee:
             # Half of it may be chance.
             self._scale(slowness**0.5)
         was_new, self._is_new = self._is_new, self._is_new and slowness < _NOTICEABLE
-        target = self._target(limit / slowness)
+        target = self._target(limit / slowness, self._mean() / slowness)
         if self._is_new and slowness < _HARDLY_NOTICEABLE:
             target = min(self._most, 2 * limit - 1)
         if was_new and not self._is_new and limit > 2 * _LEAST:
@@ -162,7 +165,7 @@ class Knee:
         for kind, count in enumerate(self._counts):
             self._unhurried[kind] = (_PROBE * self._unhurried[kind] / 2 + self._seconds[kind]) / (_PROBE / 2 + count)
         self._probed = None
-        target = self._target(before * slowness / slowness_before)
+        target = self._target(before * slowness / slowness_before, self._mean())
         took = now - self._probe_began
         if 0.8 < target / self._before < 1.25:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -173,8 +176,13 @@ class Knee:
         # To grow is for a verdict that looks whether the slots are in use.
         self._begin(min(target, self._before))
 
-    def _target(self, knee: float) -> int:
-        return min(self._most, max(_LEAST, int(_SPARE * knee + _MORE)))
+    def _target(self, knee: float, unhurried: float) -> int:
+        spare = max(_SPARE, _QUICK / unhurried) if unhurried else _SPARE
+        return min(self._most, max(_LEAST, int(spare * knee + _MORE)))
+
+    def _mean(self) -> float:
+        """Return how many seconds a call took that was measured."""
+        return sum(self._seconds) / self._count
 
     def _slowness(self) -> float:
         """Return what calls take over what they take unhurried; of kinds that are new, it is thought to be the same."""
