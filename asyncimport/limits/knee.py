@@ -9,8 +9,8 @@ __all__ = ["Knee"]
 # then, as times vary; from 1.5 times as many on, they only wait for each other. So is a probe's reach: see `_judge`.
 _SPARE = 1.3
 _MORE = 1.5
-# What is over in so many seconds waits for nobody that matters: where calls are quicker, as at a server that is faster
-# than the client, more of them are worth it, as the client does more at a time.
+# What is over in so many seconds waits for nobody that matters. Where calls are quicker the server is faster than the
+# client, which does more at a time if more of them are in flight.
 _QUICK = 0.0075
 # What it begins with, and the least: not too many for a server that two would fill, and while one is on its way, the
 # client reads and settles others.
@@ -121,7 +121,10 @@ class Knee:
             # Half of it may be chance.
             self._scale(slowness**0.5)
         was_new, self._is_new = self._is_new, self._is_new and slowness < _NOTICEABLE
-        target = self._target(limit / slowness, self._mean() / slowness)
+        mean = sum(self._seconds) / self._count
+        target = self._target(limit / slowness)
+        if mean < _QUICK * limit / target:
+            target = min(self._most, int(limit * _QUICK / mean)) if mean else self._most
         if self._is_new and slowness < _HARDLY_NOTICEABLE:
             target = min(self._most, 2 * limit - 1)
         if was_new and not self._is_new and limit > 2 * _LEAST:
@@ -135,7 +138,8 @@ class Knee:
             return
         self._is_alarmed = False
         is_used = self._full >= _FULL * self._count
-        if limit > 1 and (is_far_below or (is_used and slowness > _NOTICEABLE and now >= self._probe_at)):
+        is_due = is_used and slowness > _NOTICEABLE and now >= self._probe_at and mean > _SPARE * _QUICK
+        if limit > 1 and (is_far_below or is_due):
             self._before, self._probe_began = limit, now
             self._probed = limit, slowness
             self._begin(limit // 2)
@@ -165,7 +169,7 @@ class Knee:
         for kind, count in enumerate(self._counts):
             self._unhurried[kind] = (_PROBE * self._unhurried[kind] / 2 + self._seconds[kind]) / (_PROBE / 2 + count)
         self._probed = None
-        target = self._target(before * slowness / slowness_before, self._mean())
+        target = self._target(before * slowness / slowness_before)
         took = now - self._probe_began
         if 0.8 < target / self._before < 1.25:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -176,13 +180,8 @@ class Knee:
         # To grow is for a verdict that looks whether the slots are in use.
         self._begin(min(target, self._before))
 
-    def _target(self, knee: float, unhurried: float) -> int:
-        spare = max(_SPARE, _QUICK / unhurried) if unhurried else _SPARE
-        return min(self._most, max(_LEAST, int(spare * knee + _MORE)))
-
-    def _mean(self) -> float:
-        """Return how many seconds a call took that was measured."""
-        return sum(self._seconds) / self._count
+    def _target(self, knee: float) -> int:
+        return min(self._most, max(_LEAST, int(_SPARE * knee + _MORE)))
 
     def _slowness(self) -> float:
         """Return what calls take over what they take unhurried; of kinds that are new, it is thought to be the same."""
