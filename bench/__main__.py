@@ -75,6 +75,8 @@ def _show(result: Result) -> None:
 
 
 def _run(options: argparse.Namespace, scenarios: Sequence[Scenario]) -> int:
+    if not 0 < options.scale <= 1:
+        raise SystemExit(f"--scale {options.scale:g} is no part of the files: more than 0, and at most 1")
     if not options.quick and not options.project:
         XNATCTL.install()
     described = machine(str(ROOT))

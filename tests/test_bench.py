@@ -427,6 +427,7 @@ def test_a_list_tells_scenarios_servers_and_contenders() -> None:
     ("words", "why"),
     [
         (["nosuch"], "there is no scenario nosuch"),
+        (["small", "--scale", "5"], "--scale 5 is no part of the files"),
         (["small", "--against", "no such revision"], "--against no such revision"),
     ],
 )
