@@ -4,7 +4,7 @@ import html
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -40,10 +40,10 @@ _ADDRESS = re.compile(r"(?<![\w/])(?:https?:/)?(?:/[^\s/()<>\"',;]+){2,}/?")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One HTTP answer: status, headers (asked for by lower-case names), and the body as text."""
+    """One HTTP answer: status, headers (asked for by lower-case names; cookies are among them), the body as text."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     text: str
 
     @property
