@@ -111,8 +111,8 @@ class Journal(Subjects):
                     self._fall_back(outcome.claim.key, outcome.reason)
             ready = 0
             for session, barred in self._at_a_turn({outcome.claim.delivery.key for outcome in outcomes}):
-                if barred:
-                    self._hold_barred(session)
+                if barred is not None:
+                    self._hold_barred(session, barred)
                 if self._scan_finished or session in self._complete:
                     ready += self._conclude(session, ["OPEN"])
         if due:
@@ -248,26 +248,23 @@ class Journal(Subjects):
             [(state, reason, self.run, session, uid) for uid in uids],
         )
 
-    def _hold_barred(self, session: int) -> None:
+    def _hold_barred(self, session: int, reason: str) -> None:
         """Hold the delivery of a barred session, and free its place, once the last of its instances has landed.
 
         Not before: XNAT may yet acknowledge what is on its way, and that is to be recorded.
         """
-        row = self._db.execute("SELECT reason FROM barred WHERE session = ?", (session,)).fetchone()
-        if row is None:
-            return
         self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
         if not self._one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))[0]:
             self._db.execute(
                 "UPDATE delivery SET state = 'HELD', reason = ? WHERE session = ? AND state = 'OPEN'",
-                (*row, session),
+                (reason, session),
             )
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
 
-    def _at_a_turn(self, deliveries: Iterable[int]) -> list[tuple[int, bool]]:
-        """Return the sessions of these deliveries that are barred, or have nothing left to send, and which it is."""
+    def _at_a_turn(self, deliveries: Iterable[int]) -> list[tuple[int, str | None]]:
+        """Return the sessions of these deliveries that are barred, with the reason, or have nothing left to send."""
         return self._db.execute(
-            "SELECT d.session, b.session IS NOT NULL FROM delivery d LEFT JOIN barred b ON b.session = d.session "
+            "SELECT d.session, b.reason FROM delivery d LEFT JOIN barred b ON b.session = d.session "
             "WHERE d.key IN (SELECT value FROM json_each(?)) AND (b.session IS NOT NULL OR "
             "NOT EXISTS (SELECT 1 FROM waiting w WHERE w.session = d.session) AND "
             "NOT EXISTS (SELECT 1 FROM flying f WHERE f.session = d.session))",

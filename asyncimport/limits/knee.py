@@ -122,9 +122,8 @@ class Knee:
             self._scale(slowness**0.5)
         was_new, self._is_new = self._is_new, self._is_new and slowness < _NOTICEABLE
         mean = sum(self._seconds) / self._count
-        target = self._target(limit / slowness)
-        if mean < _QUICK * limit / target:
-            target = min(self._most, int(limit * _QUICK / mean)) if mean else self._most
+        quick = min(self._most, int(limit * _QUICK / mean)) if mean else self._most
+        target = max(self._target(limit / slowness), quick)
         if self._is_new and slowness < _HARDLY_NOTICEABLE:
             target = min(self._most, 2 * limit - 1)
         if was_new and not self._is_new and limit > 2 * _LEAST:
