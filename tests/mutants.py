@@ -2437,13 +2437,16 @@ class Copy:
         if not Path(where).is_relative_to(place):
             raise SystemExit(f"the tests would not test the copy, but {where}")
 
-    def test(self, tests: Sequence[str], *, seconds: int = _TEST_SECONDS) -> subprocess.CompletedProcess[str]:
-        """Run tests up to the first failure, each for so long at most. Raises: subprocess.TimeoutExpired."""
+    def test(
+        self, tests: Sequence[str], *, seconds: int = _TEST_SECONDS, in_all: int | None = _MUTANT_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
+        """Run tests up to the first failure, each for so long at most, and all. Raises: subprocess.TimeoutExpired."""
         return self._python(
             *("-m", "pytest", "-n0", "-x", "-q", "--tb=short", f"--timeout={seconds}"),
             # Hypothesis works without its plugin, which would be imported for every test.
             *("-p", "no:cacheprovider", "-p", "no:hypothesispytest"),
             *(f"tests/{test}" for test in tests),
+            seconds=in_all,
         )
 
     def try_out(self, mutant: Mutant) -> Result:
@@ -2463,14 +2466,14 @@ class Copy:
             file.write_text(source, encoding="utf-8")
         return Result(mutant, verdict, monotonic() - began, "" if verdict == "red" else said)
 
-    def _python(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def _python(self, *words: str, seconds: int | None = _MUTANT_SECONDS) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *words],
             cwd=self.place,
             env=self._env,
             capture_output=True,
             text=True,
-            timeout=_MUTANT_SECONDS,
+            timeout=seconds,
             check=False,
         )
 
@@ -2515,7 +2518,8 @@ def _want_green(copies: queue.SimpleQueue[Copy], jobs: int, tests: list[str]) ->
     def test(some: list[str]) -> str:
         copy = copies.get()
         try:
-            done = copy.test(some)
+            # Each has its time; how long all take grows with their number, and on a slow machine.
+            done = copy.test(some, in_all=None)
         finally:
             copies.put(copy)
         return "" if done.returncode == 0 else done.stdout + done.stderr
