@@ -1646,6 +1646,22 @@ _ANSWERS = "test_subject_replies.py::"
 
 SUBJECTS = (
     Mutant(
+        "subjects-heed-a-stop",
+        "After a Ctrl-C all other subjects are described all the same.",
+        "cli/subjects.py",
+        "takewhile(lambda _: not stop.requested, rows)",
+        "rows",
+        ("test_cli_subjects.py::test_a_stop_in_the_middle",),
+    ),
+    Mutant(
+        "subjects-in-hand",
+        "A stop drops what is under way, and nobody knows whether XNAT has it.",
+        "cli/subjects.py",
+        "with stop.after_grace():",
+        "with stop.at_once():",
+        ("test_cli_subjects.py::test_a_stop_in_the_middle",),
+    ),
+    Mutant(
         "subject-label",
         "XNAT stops reading at `label`, answers 200, and saves nothing of a subject that is there.",
         "xnat/subjects.py",

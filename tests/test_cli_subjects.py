@@ -2,6 +2,7 @@
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import anyio.to_thread
 import pytest
 from conftest import Commands, Ended
 
-from asyncimport.testserver import Fault, Project, Status, TestXnat
+from asyncimport.testserver import Fault, Project, Stall, Status, Tell, TestXnat, Timing
 
 pytestmark = pytest.mark.anyio
 
@@ -203,6 +204,41 @@ async def test_the_server_goes_away(xnat: TestXnat, ready: Commands, table: Path
     again = await as_json(ready, table)
     assert (again.code, again.json["subjects"]["left"]) == (0, 0)
     assert {one.label for one in xnat.subjects("demo")} == set(names)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_stop_in_the_middle(
+    xnat: TestXnat, ready: Commands, table: Path, number: signal.Signals, code: int
+) -> None:
+    """Subjects in hand are done, the others left, and JSON tells which; the same command goes on."""
+    xnat.timing = Timing(saving_seconds=0.05)
+    names = [f"S{number}" for number in range(40)]
+    table.write_text("subject,sex\n" + "".join(f"{name},f\n" for name in names), encoding="utf-8")
+    async with ready.start("subjects", table, "-P", "demo", "-o", "json") as process:
+        xnat.faults.add(Fault("subject", Tell(lambda: process.send_signal(number)), nth=10))
+        assert process.stdout is not None
+        out = b"".join([piece async for piece in process.stdout])
+        ended = Ended(await process.wait(), out.decode(), "")
+    assert (ended.code, ended.json["exit_code"]) == (code, code)
+    counts = ended.json["subjects"]
+    assert 0 < counts["left"] < 40
+    assert counts["created"] == len(ended.json["details"]) == 40 - counts["left"]
+    assert {one.label for one in xnat.subjects("demo")} == {one["label"] for one in ended.json["details"]}
+    assert xnat.live_logins("demo") == 0
+    again = await as_json(ready, table)
+    assert (again.code, again.json["subjects"]["created"]) == (0, counts["left"])
+    assert {one.label for one in xnat.subjects("demo")} == set(names)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+async def test_a_stop_before_it_begins(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """The server does not answer the login: nobody waits for it."""
+    async with ready.start("subjects", table, "-P", "demo") as process:
+        xnat.faults.add(Fault("login", Tell(lambda: process.send_signal(signal.SIGINT))))
+        xnat.faults.add(Fault("login", Stall(), nth=2))
+        with anyio.fail_after(20):
+            assert await process.wait() == 130
 
 
 async def test_a_reason_is_always_sent(xnat: TestXnat, ready: Commands, table: Path) -> None:

@@ -8,12 +8,15 @@ With `-o json` one object stands on standard output, also after failures; fields
                   "written": ["gender"], "kept": ["yob"], "replaced": [], "unchanged": [], "reason": null}],
      "flaws": [{"line": 3, "column": "sex", "problem": "...", "hint": "...", "warning": false}]}
 
-`subject` is the label as the table has it, `label` as XNAT has it. `left` were not come to, for an error ended the run.
+`subject` is the label as the table has it, `label` as XNAT has it. `left` were not come to, as an error or a signal
+ended the run.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -38,12 +41,14 @@ from asyncimport.cli.options import (
     variable,
 )
 from asyncimport.cli.output import consoles, plain, show_error, write_json
+from asyncimport.cli.running import on_signals
 from asyncimport.cli.upload import login_from
 from asyncimport.demographics import Demographics, Difference, read_subjects
 from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError, UsageError
 from asyncimport.retry import RetryPolicy
+from asyncimport.stop import Stop
 from asyncimport.tables import Flaw
-from asyncimport.xnat import Credentials, Described, NotDescribed, connect, describe, project_of
+from asyncimport.xnat import Client, Credentials, Described, NotDescribed, connect, describe, project_of
 
 __all__ = ["show_flaws", "subjects", "table_of"]
 
@@ -73,12 +78,15 @@ class _Result:
     rows: list[Demographics] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list)
     outcomes: list[Described | NotDescribed] = field(default_factory=list)
+    signal: int | None = None
     error: AsyncimportError | None = None
 
     @property
     def code(self) -> int:
         if self.error is not None:
             return self.error.exit_code
+        if self.signal is not None:
+            return 128 + self.signal
         is_flawed = any(not flaw.is_warning for flaw in self.flaws)
         return 8 if is_flawed or any(isinstance(one, NotDescribed) for one in self.outcomes) else 0
 
@@ -159,6 +167,8 @@ def subjects(
         _show(out, result, dry_run=dry_run, values=show_values)
     if result.error is not None:
         show_error(err, result.error)
+    elif result.signal is not None:
+        err.print(Text("stopped; the same command goes on from here"))
     raise typer.Exit(result.code)
 
 
@@ -178,6 +188,11 @@ def _first_hint(flaws: Sequence[Flaw]) -> str:
 
 async def _carry_out(task: _Task, result: _Result, err: Console | None) -> None:
     """Log in, see that the projects are there, and describe their subjects."""
+    stop = Stop()
+
+    def stopped(number: int) -> None:
+        result.signal = result.signal or number
+        stop.request()
 
     def report(outcome: Described | NotDescribed) -> None:
         result.outcomes.append(outcome)
@@ -185,38 +200,58 @@ async def _carry_out(task: _Task, result: _Result, err: Console | None) -> None:
             err.print(Text(f"{len(result.outcomes):,} of {len(result.rows):,} subjects"))
 
     policy = RetryPolicy()
-    async with connect(
-        task.host, task.credentials, connections=16, ca_bundle=task.ca_bundle, verify=task.verify
-    ) as client:
-        names: dict[str, str] = {}
-        closed: dict[str, str] = {}
-        projects = list(dict.fromkeys(row.project for row in result.rows))
-        for project in projects:
-            try:
-                names[project] = await project_of(client, project, policy)
-            except ProjectMissingError as error:
-                if len(projects) == 1:
-                    raise
-                closed[project] = str(error)
-        for row in result.rows:
-            if row.project in closed:
-                report(NotDescribed(row.project, row.subject, closed[row.project], refused=True))
-        told = list(result.outcomes)
-        result.outcomes = told + await describe(
-            client,
-            [replace(row, project=names[row.project]) for row in result.rows if row.project in names],
-            policy,
-            overwrite=task.overwrite,
-            event_reason=task.event_reason,
-            dry_run=task.dry_run,
-            only_existing=task.only_existing,
-            report=report,
-        )
+    with on_signals(stopped):
+        async with AsyncExitStack() as stack:
+            with stop.at_once():
+                there = connect(
+                    task.host, task.credentials, connections=16, ca_bundle=task.ca_bundle, verify=task.verify
+                )
+                client = await stack.enter_async_context(there)
+                names = await _open(client, result.rows, policy, report)
+            if stop.requested:
+                return
+            told = list(result.outcomes)
+            rows = (replace(row, project=names[row.project]) for row in result.rows if row.project in names)
+            with stop.after_grace():
+                done = await describe(
+                    client,
+                    takewhile(lambda _: not stop.requested, rows),
+                    policy,
+                    overwrite=task.overwrite,
+                    event_reason=task.event_reason,
+                    dry_run=task.dry_run,
+                    only_existing=task.only_existing,
+                    report=report,
+                )
+                result.outcomes = told + done
     if result.outcomes and all(isinstance(one, NotDescribed) and one.no_right for one in result.outcomes):
         raise ProjectReadOnlyError(
             "this user may not set demographics of any of the subjects",
             hint="ask the project's owner for the right to edit subjects",
         )
+
+
+async def _open(
+    client: Client, rows: Sequence[Demographics], policy: RetryPolicy, report: Callable[[NotDescribed], None]
+) -> dict[str, str]:
+    """Return the IDs of the projects that are there, by what the rows call them; rows of the others are refused.
+
+    Raises: ProjectMissingError when there is one project only, UnavailableError.
+    """
+    names: dict[str, str] = {}
+    closed: dict[str, str] = {}
+    projects = list(dict.fromkeys(row.project for row in rows))
+    for project in projects:
+        try:
+            names[project] = await project_of(client, project, policy)
+        except ProjectMissingError as error:
+            if len(projects) == 1:
+                raise
+            closed[project] = str(error)
+    for row in rows:
+        if row.project in closed:
+            report(NotDescribed(row.project, row.subject, closed[row.project], refused=True))
+    return names
 
 
 def _counts(result: _Result) -> dict[str, int]:
