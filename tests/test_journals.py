@@ -53,8 +53,19 @@ class TestExisting:
     @pytest.mark.parametrize("host", [HOST, f"{HOST}/"])
     def test_of_server_and_project(self, tmp_path: Path, host: str) -> None:
         """Server and project name the journal that `upload` wrote for them, with a slash at the end or without."""
-        (tmp_path / "other.journal").touch()
-        assert existing_journal(host, "P", tmp_path, None) == journal_path(HOST, "P", tmp_path)
+        own = journal_path(HOST, "P", tmp_path)
+        for path in (own, tmp_path / "other.journal"):
+            path.touch()
+        assert existing_journal(host, "P", tmp_path, None) == own
+
+    def test_none_of_server_and_project(self, tmp_path: Path) -> None:
+        """Where there are only others they are shown: nobody is told that nothing was ever uploaded."""
+        others = [journal_path(HOST, name, tmp_path) for name in ("Q", "R")]
+        for path in others:
+            path.touch()
+        with pytest.raises(UsageError, match=f"nothing was uploaded to project P on {HOST} from here") as caught:
+            existing_journal(HOST, "P", tmp_path, None)
+        assert caught.value.hint.endswith(", ".join(map(str, sorted(others))))
 
     @pytest.mark.parametrize(("host", "project"), [(None, None), (HOST, None), (None, "P")])
     def test_the_only_one(self, tmp_path: Path, host: str | None, project: str | None) -> None:

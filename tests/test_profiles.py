@@ -296,7 +296,9 @@ class TestOptions:
         assert parse(command="login")["host"] == HOST
         new = parse("-p", "new", command="login")
         assert (new["host"], new["profile"].name, new["profile"].explicit) == (None, "new", True)
-        assert parse(command="status")["host"] is None
+        for command in ("status", "forget"):
+            values = parse("-p", "special", command=command)
+            assert (values["host"], values["project"], values["output"].value) == (OTHER, "P2", "json")
 
     @pytest.mark.parametrize(
         ("key", "message"),

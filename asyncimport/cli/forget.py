@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.journals import existing_journal
-from asyncimport.cli.options import Host, JournalFile, NoColor, Output, OutputOption, Project, StateDir
+from asyncimport.cli.options import Host, JournalFile, NoColor, Output, OutputOption, Profile, Project, StateDir
 from asyncimport.cli.output import consoles, plain, show_error, write_json
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal.forgetting import Forgetting, Matter
@@ -24,6 +24,7 @@ _NOTHING = "nothing was forgotten"
 
 def forget(
     host: Host = None,
+    profile: Profile = None,  # noqa: ARG001 - what it says comes as the other options' values
     project: Project = None,
     session: Annotated[
         list[str] | None,

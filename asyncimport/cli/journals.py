@@ -35,18 +35,30 @@ def existing_journal(host: str | None, project: str | None, state_dir: Path | No
     """
     if journal is not None:
         return journal
+    directory = state_directory(state_dir)
     if host and project:
-        return journal_path(host.rstrip("/"), project, state_dir)
+        path = journal_path(host.rstrip("/"), project, state_dir)
+        if not path.exists() and (others := _journals(directory)):
+            raise UsageError(
+                f"nothing was uploaded to project {project} on {host} from here",
+                hint=f"name one of the journals that there are with --journal: {_listed(others)}",
+            )
+        return path
     server = f"{_readable(urlsplit(host).netloc)}-" if host else ""
-    found = sorted(state_directory(state_dir).glob(f"{server}*.journal"))
+    found = _journals(directory, server)
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UsageError(
-            f"there is no journal in {state_directory(state_dir)}", hint="nothing was uploaded from here yet"
-        )
+        raise UsageError(f"there is no journal in {directory}", hint="nothing was uploaded from here yet")
     raise UsageError(
         f"there are {len(found)} journals",
-        hint="name server and project with --host and -P, or one of these with --journal: "
-        + ", ".join(str(path) for path in found),
+        hint=f"name server and project with --host and -P, or one of these with --journal: {_listed(found)}",
     )
+
+
+def _journals(directory: Path, beginning: str = "") -> list[Path]:
+    return sorted(directory.glob(f"{beginning}*.journal"))
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(str(path) for path in paths)

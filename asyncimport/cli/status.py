@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncimport.cli.journals import existing_journal
-from asyncimport.cli.options import Host, JournalFile, NoColor, Project, StateDir
+from asyncimport.cli.options import Host, JournalFile, NoColor, Profile, Project, StateDir
 from asyncimport.cli.output import consoles, plain, show_error, show_summary, summary_json, write_json
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Ledger
@@ -37,6 +37,7 @@ class _Form(enum.StrEnum):
 def status(
     session: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="A session label: show its files.")] = None,
     host: Host = None,
+    profile: Profile = None,  # noqa: ARG001 - what it says comes as the other options' values
     project: Project = None,
     output: Annotated[
         _Form,
