@@ -2456,7 +2456,10 @@ class Copy:
     def test(
         self, tests: Sequence[str], *, seconds: int = _TEST_SECONDS, in_all: int | None = _MUTANT_SECONDS
     ) -> subprocess.CompletedProcess[str]:
-        """Run tests up to the first failure, each for so long at most, and all. Raises: subprocess.TimeoutExpired."""
+        """Run tests up to the first failure, each for `seconds` at most, all for `in_all` (None: as long as they take).
+
+        Raises: subprocess.TimeoutExpired.
+        """
         return self._python(
             *("-m", "pytest", "-n0", "-x", "-q", "--tb=short", f"--timeout={seconds}"),
             # Hypothesis works without its plugin, which would be imported for every test.

@@ -27,7 +27,7 @@ from rich.text import Text
 
 from asyncimport.attachments import AttachRow, read_attachments
 from asyncimport.cli.output import plain
-from asyncimport.cli.running import on_signals
+from asyncimport.cli.running import stopped_by
 from asyncimport.enclosing import Pile, enclose
 from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError, UsageError
 from asyncimport.events import Enclosed, Event
@@ -35,7 +35,6 @@ from asyncimport.model import Attachment, AttachmentState, Enclosure, File, File
 from asyncimport.routing import check_resource, name_in_resource, unfit
 from asyncimport.settings import Options
 from asyncimport.source import Folder
-from asyncimport.stop import Stop
 from asyncimport.tables import Flaw, label_flaw
 from asyncimport.xnat import Client, Credentials, Resources, check_project, connect
 
@@ -181,11 +180,6 @@ def _files(row: AttachRow) -> Iterator[tuple[File | None, str]]:
 
 async def carry_out(task: AttachTask, result: AttachResult, err: Console | None) -> None:
     """Log in, see that the projects are open, and fill the resources."""
-    stop = Stop()
-
-    def stopped(number: int) -> None:
-        result.signal = result.signal or number
-        stop.request()
 
     def report(event: Event) -> None:
         if isinstance(event, Enclosed):
@@ -194,7 +188,7 @@ async def carry_out(task: AttachTask, result: AttachResult, err: Console | None)
             if err is not None and len(result.filed) // _STEP > before:
                 err.print(Text(f"{len(result.filed):,} of {result.total:,} files"))
 
-    with on_signals(stopped):
+    with stopped_by(result) as stop:
         async with AsyncExitStack() as stack:
             with stop.at_once():
                 there = connect(

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -15,8 +16,9 @@ from rich.text import Text
 
 from asyncimport.errors import worst
 from asyncimport.progress import Totals
+from asyncimport.stop import Stop
 
-__all__ = ["on_signals", "progress"]
+__all__ = ["on_signals", "progress", "stopped_by"]
 
 _LIVE_SECONDS = 0.2
 _PLAIN_SECONDS = 30.0
@@ -47,6 +49,23 @@ def on_signals(stop: Callable[[int], None]) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         deliver()
+
+
+class _Stoppable(Protocol):
+    signal: int | None
+
+
+@contextmanager
+def stopped_by(result: _Stoppable) -> Iterator[Stop]:
+    """Give a stop that SIGINT and SIGTERM ask for; the first of them stands in the result."""
+    stop = Stop()
+
+    def stopped(number: int) -> None:
+        result.signal = result.signal or number
+        stop.request()
+
+    with on_signals(stopped):
+        yield stop
 
 
 @asynccontextmanager

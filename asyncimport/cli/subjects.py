@@ -41,12 +41,11 @@ from asyncimport.cli.options import (
     variable,
 )
 from asyncimport.cli.output import consoles, plain, show_error, write_json
-from asyncimport.cli.running import on_signals
+from asyncimport.cli.running import stopped_by
 from asyncimport.cli.upload import login_from
 from asyncimport.demographics import Demographics, Difference, read_subjects
 from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError, UsageError
 from asyncimport.retry import RetryPolicy
-from asyncimport.stop import Stop
 from asyncimport.tables import Flaw
 from asyncimport.xnat import Client, Credentials, Described, NotDescribed, connect, describe, project_of
 
@@ -188,11 +187,6 @@ def _first_hint(flaws: Sequence[Flaw]) -> str:
 
 async def _carry_out(task: _Task, result: _Result, err: Console | None) -> None:
     """Log in, see that the projects are there, and describe their subjects."""
-    stop = Stop()
-
-    def stopped(number: int) -> None:
-        result.signal = result.signal or number
-        stop.request()
 
     def report(outcome: Described | NotDescribed) -> None:
         result.outcomes.append(outcome)
@@ -200,7 +194,7 @@ async def _carry_out(task: _Task, result: _Result, err: Console | None) -> None:
             err.print(Text(f"{len(result.outcomes):,} of {len(result.rows):,} subjects"))
 
     policy = RetryPolicy()
-    with on_signals(stopped):
+    with stopped_by(result) as stop:
         async with AsyncExitStack() as stack:
             with stop.at_once():
                 there = connect(
