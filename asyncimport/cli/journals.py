@@ -41,7 +41,7 @@ def existing_journal(host: str | None, project: str | None, state_dir: Path | No
         if not path.exists() and (others := _journals(directory)):
             raise UsageError(
                 f"nothing was uploaded to project {project} on {host} from here",
-                hint=f"name one of the journals that there are with --journal: {_listed(others)}",
+                hint=f"check --host, -P and --profile, or name one of these journals with --journal: {_listed(others)}",
             )
         return path
     server = f"{_readable(urlsplit(host).netloc)}-" if host else ""
