@@ -135,6 +135,22 @@ async def test_names_that_are_taken(xnat: TestXnat, ready: Commands, session: Ar
     assert await file_bytes(xnat, session, "REPORTS", "a.pdf") == b"pdf"
 
 
+async def test_a_dry_run_onto_a_resource_that_is_not_there(
+    xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path
+) -> None:
+    """It would be made, which is told at once, though XNAT answers a listing of its files with an empty 404."""
+    empty = Status(404, "", {"Content-Type": "text/html"})
+    xnat.faults.add(Fault("listing", empty, path="/files", share=1))
+    with anyio.fail_after(10):
+        ended = await attach(ready, folder, *TO_E, "--dry-run")
+    assert (ended.code, ended.json["attachments"]["left"]) == (0, 3)
+    assert {one["reason"] for one in ended.json["details"]} == {"the resource would be made"}
+    shown = await ready("attach", folder, *TO_E, "--dry-run")
+    assert "3 files: 3 would be sent" in shown.out
+    assert shown.out.count("would be made: demo / E / REPORTS") == 1
+    assert session.own_resources == {}
+
+
 async def test_a_table(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
     """Paths are relative to it; every level is reached; rows with flaws are told by line, the others go on."""
     table = folder / "table.csv"

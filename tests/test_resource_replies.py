@@ -111,6 +111,9 @@ def test_a_listing() -> None:
 def test_a_listing_of_what_is_not_there() -> None:
     """A resource that nobody has made holds nothing."""
     assert files(Reply(404, HTML, page("Unable to find the specified resource"))) == {}
+    assert files(Reply(404, HTML, "")) == {}
+    assert files(Reply(404, TEXT, "")) == {}
+    assert files(listing()) == {}
 
 
 def test_a_listing_that_is_refused() -> None:

@@ -914,10 +914,52 @@ async def test_a_dry_run(xnat: TestXnat, url: str, session: ArchivedSession, fil
         "half": "PENDING",
         "new": "PENDING",
     }
-    new = await fill(url, into(files.write("a", b"1"), label="NEW"), dry_run=True)
-    assert new["a"].state.value == "PENDING"
     assert {kind: xnat.count[kind] for kind in WRITES} == dict.fromkeys(WRITES, 0)
     assert list(session.own_resources) == ["R"]
+
+
+_NO_SUCH_RESOURCE = [
+    None,
+    Status(404, "", {"Content-Type": "text/html"}),
+    Status(404),
+    Status(404, "<h3>Unable to find the specified resource.</h3>", {"Content-Type": "text/html"}),
+    Status(404, "<html><title>404 Not Found</title></html>", {"Content-Type": "text/html"}),
+    Status(500, "<h3>NullPointerException</h3>", {"Content-Type": "text/html"}),
+]
+
+
+@pytest.mark.parametrize("answer", _NO_SUCH_RESOURCE)
+async def test_a_dry_run_onto_a_resource_that_is_not_there(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, answer: Status | None
+) -> None:
+    """However XNAT says that there are no files: it would be made, which a few requests tell."""
+    if answer is not None:
+        xnat.faults.add(Fault("listing", answer, path="/files", share=1))
+    before = xnat.count["listing"]
+    filed = await fill(url, into(files.write("a", b"1"), files.write("b", b"2"), label="NEW"), dry_run=True)
+    assert {(one.state.value, one.reason) for one in filed.values()} == {("PENDING", "the resource would be made")}
+    assert xnat.count["listing"] - before <= 4
+    assert {kind: xnat.count[kind] for kind in WRITES} == dict.fromkeys(WRITES, 0)
+    assert session.own_resources == {}
+
+
+async def test_a_dry_run_onto_an_empty_resource(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """It is there, and would not be made."""
+    await add_file(xnat, session, "EMPTY", "on-the-disk-only", b"1", catalogued=False)
+    filed = await fill(url, into(files.write("a", b"1"), label="EMPTY"), dry_run=True)
+    assert (filed["a"].state.value, filed["a"].reason) == ("PENDING", None)
+
+
+@pytest.mark.parametrize("answer", _NO_SUCH_RESOURCE[1:4])
+async def test_a_resource_that_xnat_does_not_find(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, answer: Status
+) -> None:
+    """It is made, and filled, whatever the first listing was answered with."""
+    xnat.faults.add(Fault("listing", answer, path="/files"))
+    assert (await only(url, files.write("a", b"1"))).sent
+    assert list(listed(session)) == ["a"]
 
 
 # --- Several at a time

@@ -305,17 +305,25 @@ def show(out: Console, result: AttachResult, *, dry_run: bool) -> None:
     words["would be sent" if dry_run else "left"] = counts["left"]
     told = ", ".join(f"{count:,} {word}" for word, count in words.items() if count)
     out.print(Text(f"{counts['total']:,} files: {told}", style="bold"))
-    bad = [(resource, one) for resource, one in result.filed if one.reason]
-    for resource, one in bad[:_SHOWN]:
-        place = resource.place
-        labels = [place.project, place.subject, place.session or place.study_uid, place.scan]
-        where = " / ".join(label for label in labels if label)
-        name = f"{where} / {resource.label} / {one.attachment.name}"
-        out.print(Text(f"  {one.state.value.lower()}: {plain(name)}: {plain(one.reason or '')}"))
-    if len(bad) > _SHOWN:
-        out.print(Text(f"  and {len(bad) - _SHOWN:,} more: see -o json"))
+    pending = {resource: None for resource, one in result.filed if one.reason and one.state is AttachmentState.PENDING}
+    lines = [f"would be made: {plain(_where(resource))}" for resource in pending]
+    lines += [
+        f"{one.state.value.lower()}: {plain(f'{_where(resource)} / {one.attachment.name}')}: {plain(one.reason)}"
+        for resource, one in result.filed
+        if one.reason and one.state is not AttachmentState.PENDING
+    ]
+    for line in lines[:_SHOWN]:
+        out.print(Text(f"  {line}"))
+    if len(lines) > _SHOWN:
+        out.print(Text(f"  and {len(lines) - _SHOWN:,} more: see -o json"))
     pairs = [(os.path.basename(one.attachment.file.path), one.attachment.name) for _, one in result.filed]  # noqa: PTH119
     renamed = [(own, name) for own, name in pairs if name.rpartition("/")[2] != own]
     if renamed:
         names = f"{plain(renamed[0][0])} is {renamed[0][1]} there"
         out.print(Text(f"  renamed: {len(renamed):,} names, as XNAT changes some characters of them: {names}"))
+
+
+def _where(resource: Resource) -> str:
+    place = resource.place
+    labels = [place.project, place.subject, place.session or place.study_uid, place.scan, resource.label]
+    return " / ".join(label for label in labels if label)

@@ -17,7 +17,7 @@ from asyncimport.replies.archive import (
 from asyncimport.replies.images import Row, archived, committed, deleted, not_downloaded, prearchive, row, stored
 from asyncimport.replies.logins import answers, login, logins, user, user_name
 from asyncimport.replies.reply import Reply
-from asyncimport.replies.resources import ListedFile, duplicates, files, resource_made, scans, subject_id
+from asyncimport.replies.resources import ListedFile, duplicates, files, resource_made, resources, scans, subject_id
 from asyncimport.replies.site import (
     SeriesFilter,
     editable_projects,
@@ -63,6 +63,7 @@ __all__ = [
     "project_id",
     "rejects",
     "resource_made",
+    "resources",
     "rewrites",
     "row",
     "scan_resources",

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.replies.reply import Reply, check, item_of, rows_of
 
-__all__ = ["ListedFile", "duplicates", "files", "resource_made", "scans", "subject_id"]
+__all__ = ["ListedFile", "duplicates", "files", "resource_made", "resources", "scans", "subject_id"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,12 @@ def _duplicates(reply: Reply) -> bool | None:
 def files(reply: Reply, resource: str) -> dict[str, ListedFile]:
     """Return the files of a resource (FileList) by their paths in it.
 
-    Where XNAT does not find the resource, it may list the files of what it would be in: those are left out.
-    Raises: TransientError, RefusedError.
+    Of a resource that is not there XNAT lists nothing, or the files of what it would be in: those are left out. It may
+    also answer 404, with or without a text, which is the same. Raises: TransientError, RefusedError.
     """
+    if reply.status == 404 and not reply.text.strip():
+        # Every 404 of FileList is empty, whatever it calls itself; a server that is away has a page.
+        return {}
     check(reply)
     if reply.status == 404:
         return {}
@@ -79,6 +82,12 @@ def files(reply: Reply, resource: str) -> dict[str, ListedFile]:
             listed = ListedFile(int(size) if size.isdecimal() else None, row.get("digest", "").lower(), uri)
             found[unquote(path)] = listed
     return found
+
+
+def resources(reply: Reply) -> set[str]:
+    """Return the labels of the resources of an object (CatalogResourceList). Raises: TransientError."""
+    check(reply)
+    return set() if reply.status in {403, 404} else {row.get("label", "") for row in rows_of(reply)}
 
 
 def scans(reply: Reply) -> set[str]:

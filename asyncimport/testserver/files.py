@@ -43,15 +43,14 @@ _TYPES = {
 async def get_files(call: Call, label: str = "", name: str = "", **where: str) -> web.StreamResponse:
     """List files, or return one (FileList.represent).
 
-    Where the address names no resource, all those of the object count, and of a session those of its scans.
+    Where the address names no resource, all those of the object count, and of a session those of its scans. A resource
+    that is not there has no files: an empty list.
     """
     places = read(call, where)
     if not places:
         raise Refused(500)  # a NullPointerException
     if label:
         found = numbered(call, places, escape_parameter(label))
-        if not found:
-            return _missing(call)
     else:
         found = [(place, resource) for one in places for place in below(one) for resource in place.resources.values()]
     name = file_name(name)

@@ -4,7 +4,6 @@ from aiohttp import web
 
 from .call import Call
 from .catalogs import catalog, imported
-from .listings import item
 from .names import escape_parameter
 from .pages import Refused, table, text, wanted, xml
 from .places import FORBIDDEN, Found, below, labelled, made, numbered, read, written
@@ -68,16 +67,13 @@ def _values(found: Found) -> dict[str, object]:
 
 
 async def get_resource(call: Call, label: str, **where: str) -> web.StreamResponse:
-    """Return a resource's catalog; its row of the list as an item in JSON (CatalogResource.represent).
+    """Return a resource's catalog, as XML whatever is asked for (CatalogResource.represent).
 
     A label that several scans have is a 404.
     """
     found = numbered(call, read(call, where), escape_parameter(label))
     if len(found) != 1:
         raise Refused(404, "Unable to find the specified resource.")
-    if wanted(call.request, call.query, "xml") == "json":
-        fields = {name: value for name, value in _values(found[0]).items() if value != ""}
-        return item(call, "xnat:resourceCatalog", fields, [])
     return xml(catalog(*found[0]))
 
 
@@ -111,10 +107,13 @@ async def post_resource(call: Call, **where: str) -> web.StreamResponse:
 
 
 async def delete_resource(call: Call, label: str, **where: str) -> web.StreamResponse:
-    """Delete a resource, and its files where that is asked for (CatalogResource.handleDelete)."""
+    """Delete a resource, and its files where that is asked for (CatalogResource.handleDelete).
+
+    One that is not there is gone: 200.
+    """
     found = numbered(call, [written(call, where)], escape_parameter(label))
     if not found:
-        raise Refused(404, "Unable to find the specified resource.")
+        return text()
     place, resource = found[0]
     if not call.may("delete", place.project) or call.lacks_reason:
         raise Refused(403, FORBIDDEN)

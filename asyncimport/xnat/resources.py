@@ -42,6 +42,7 @@ _PIECE = 256 << 10
 _BYTES = {"Content-Type": "application/octet-stream"}
 _ONCE = RetryPolicy(attempts=1)
 _NOTHING_STORED = "XNAT answered 200 and stored nothing; this user may not be allowed to edit here"
+_WOULD_BE_MADE = "the resource would be made"
 _TAKEN = "the resource holds another file of this name; `asyncimport attach --replace` puts this one in its place"
 
 
@@ -140,6 +141,9 @@ class Resources:
 
     async def _fill(self, base: str, resource: Resource, loads: list[_Load], source: Bytes, filed: list[Filed]) -> None:
         """Look, and bring what is not there. Raises: RefusedError of all that is not in `filed` yet."""
+        if self._dry_run and not await self._exists(base, resource.label):
+            filed += [Filed(load.attachment, AttachmentState.PENDING, _WOULD_BE_MADE) for load in loads]
+            return
         try:
             there = await self._list(base, resource.label, _ONCE)
         except TransientError:
@@ -281,6 +285,10 @@ class Resources:
         query = urlencode({**({"tags": resource.tags} if resource.tags else {}), **self._reason}, quote_via=quote)
         path = f"{base}/resources/{quote(resource.label, safe='')}?{query}"
         await self._client.ask("PUT", path, replies.resource_made, self._policy)
+
+    async def _exists(self, base: str, label: str) -> bool:
+        """Whether there is a resource of this label; no files are listed of an empty one either."""
+        return label in await self._client.ask("GET", f"{base}/resources?format=json", replies.resources, self._policy)
 
     async def _list(self, base: str, label: str, policy: RetryPolicy | None = None) -> dict[str, ListedFile]:
         path = f"{base}/resources/{quote(label, safe='')}/files?format=json"
