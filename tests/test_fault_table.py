@@ -158,6 +158,8 @@ FAULTS: Mapping[str, Action] = {
     "502": Status(502),
     "503": Status(503, headers=_NOW),
     "504": Status(504),
+    "520": Status(520),
+    "maintenance": Status(302, headers={"Location": "https://example.org/maintenance.html"}),
     "403": Status(403),
     "413": Status(413),
     "404 page": Status(404, _TOMCATS, {"Content-Type": "text/html"}),
@@ -194,10 +196,14 @@ FAULTS: Mapping[str, Action] = {
 # The next request of the kind brings the late one about, or the next but one step of the session does.
 _LATER = {"import": "commit", "commit": "listing", "build": "listing", "archive": "listing"}
 
-NO_EFFECT = ["429", "500", "502", "503", "504", "404 page", "reset", "gateway alone", "stall"]
+NO_EFFECT = [
+    *("429", "500", "502", "503", "504", "520", "maintenance"),
+    *("404 page", "reset", "gateway alone", "stall"),
+]
 DONE = ["reset when done", "gateway", "gateway at once", "stall when done"]
 CUT = [
-    *("502", "504", "reset", "gateway alone", "stall", *DONE),
+    *("500", "502", "503", "504", "520", "maintenance"),
+    *("reset", "gateway alone", "stall", *DONE),
     *("reset midway", "stall unread", "late", "late, in between"),
 ]
 ROWS_LEFT = [name for name in FAULTS if name.startswith("left ")]
@@ -231,7 +237,7 @@ def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
     """Return the rows of an import; one that ends a session ends it after `until` files."""
     ends = {"import": until, **_UNHELPED, "listing": 0}
     return {
-        **dict.fromkeys(["429", "500", "503", "404 page"], row(**{"import": 3})),
+        **dict.fromkeys(["429", "404 page"], row(**{"import": 3})),
         **dict.fromkeys(CUT, replace(row(**{"import": 3}), cut=True)),
         # Its work goes on, and XNAT calls what is sent meanwhile a concurrent send, however often that is.
         "gateway at once": replace(row(**{"import": range(3, 200)}), cut=True),
@@ -278,6 +284,7 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         **dict.fromkeys(NO_EFFECT, row(login=2)),
         # XNAT has logged in somebody who never hears of it.
         **dict.fromkeys(DONE, replace(row(login=2), logins=1)),
+        "maintenance": row(UnavailableError, "redirects to https://example.org", **_NO_LOGIN),
         "403": row(UnavailableError, "does not let anyone in", **_NO_LOGIN),
         **dict.fromkeys(["413", "404 page"], row(UnavailableError, _NOT_XNAT, **_NO_LOGIN)),
         # Refusals add up to a locked account: once, and no more.
@@ -292,6 +299,7 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         **dict.fromkeys([*NO_EFFECT, *DONE], row(login=2, listing=2, logout=2)),
         # What breaks on a connection that was good before is asked again by aiohttp itself, once, if it is no POST.
         **dict.fromkeys(["reset", "reset when done"], row(listing=2)),
+        "maintenance": row(UnavailableError, "redirects to https://example.org"),
         **dict.fromkeys(["413", "404 page"], row(UnavailableError, _NOT_XNAT)),
         **dict.fromkeys(["403", "login page"], row(LoginRefusedError, "does not accept the login")),
         # Another login may be meant to last.

@@ -14,10 +14,10 @@ from conftest import Commands
 from scenery import AT_ONCE, SESSION, image, logged_in, no_sleep, sop, upload, write
 
 from asyncimport.errors import RefusedError
-from asyncimport.events import Event, Quiet
+from asyncimport.events import Away, Event, Quiet
 from asyncimport.model import Incomplete, Stray, Summary
 from asyncimport.settings import Options
-from asyncimport.testserver import DiskFull, Empty, Fault, Late, RowStatus, Script, SeriesFilter, Tell, TestXnat
+from asyncimport.testserver import DiskFull, Empty, Fault, Late, RowStatus, Script, SeriesFilter, Status, Tell, TestXnat
 from asyncimport.xnat import Xnat, remove_stray
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
@@ -84,6 +84,49 @@ async def test_a_late_effect_within_the_quiet_period_does_no_harm(
     assert only(summary) == ("archived", "uids", None)
     assert xnat.sop_uids() == {sop(number) for number in range(1, 5)}
     assert xnat.prearchive == []
+
+
+@pytest.mark.parametrize("status", [500, 503, 504, 520, 527])
+async def test_a_late_effect_of_what_a_gateway_called_an_error(
+    xnat: TestXnat, url: str, visit: Path, book: Path, status: int
+) -> None:
+    """Whatever a gateway answered, it had passed the file on: it takes effect, and the session waits for that."""
+    late = xnat.faults.add(Fault("import", Late(status=status), nth=3))
+    waits: list[float] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, Quiet) and not waits:
+            waits.append(event.seconds)
+            assert xnat.count["commit"] == 0
+            late.release()
+
+    summary = await upload(url, [visit], book, report=report, quiet_period=0.3)
+    await late.settled()
+    assert late.hits == 1
+    assert len(waits) == 1
+    assert 0 < waits[0] <= 0.3
+    assert only(summary) == ("archived", "uids", None)
+    assert xnat.sop_uids() == {sop(number) for number in range(1, 5)}
+    assert xnat.prearchive == []
+
+
+async def test_a_page_that_tells_of_maintenance_is_an_outage(xnat: TestXnat, url: str, visit: Path, book: Path) -> None:
+    """Whoever leads all requests to such a page is waited for, longer than any call is repeated."""
+    page = Status(302, headers={"Location": "https://example.org/maintenance.html"})
+    away: list[str | None] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, Away):
+            away.append(event.reason)
+            # It is led there, whatever it asks, until it has begun to wait.
+            fault.times = 0
+
+    fault = xnat.faults.add(Fault("any", page, nth=5, times=100_000))
+    summary = await upload(url, [visit], book, report=report)
+    assert away == ["the server redirects to https://example.org (302)", None]
+    assert fault.hits > AT_ONCE.attempts
+    assert only(summary) == ("archived", "uids", None)
+    assert xnat.sop_uids() == {sop(number) for number in range(1, 5)}
 
 
 @pytest.fixture

@@ -142,6 +142,7 @@ SLOW_DOWN = {"overload": True, "retry_after": 7.0}
 JUDGED = {"judges_file": True}
 BLAMED = {"judges_file": True, "blames_file": True}
 GIVEN_UP = {"overload": True, "cut": True}
+MAYBE = {"cut": True}
 WHOLE = {"whole_session": True}
 
 
@@ -482,6 +483,8 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("user", tomcat(401, "Unauthorized"), LoginExpiredError, {}),
     ("user", redirect(302, EXPIRED), LoginRefusedError, {}),
     ("user", redirect(302, LOGIN_VM), LoginRefusedError, {}),
+    ("user", redirect(302, "https://xnat.example.org/maintenance.html"), UnavailableError, {}),
+    ("user", redirect(301, "https://xnat.example.org/data/auth"), UnavailableError, {}),
     ("user", tomcat(403, "Your password has expired."), LoginRefusedError, {}),
     ("user", reply(200, LOGIN_PAGE, HTML), LoginRefusedError, {}),
     ("user", reply(429, "", {"retry-after": "7"}), TransientError, SLOW_DOWN),
@@ -511,11 +514,11 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("stored", restlet(400, "unable to read DICOM object upload.dcm"), TransientError, BLAMED),
     ("stored", reply(400, "Unable to read DICOM object upload.dcm"), TransientError, BLAMED),
     ("stored", restlet(400, "Concurrent file sends of the same data is not supported."), TransientError, {}),
-    ("stored", restlet(500, "Concurrent file sends are not supported."), TransientError, {}),
+    ("stored", restlet(500, "Concurrent file sends are not supported."), TransientError, MAYBE),
     ("stored", restlet(404, "Unknown importer implementation specified: X"), TransientError, OVERLOAD),
     ("stored", tomcat(404, "Not Found"), TransientError, OVERLOAD),
-    ("stored", reply(200, NGINX, HTML), TransientError, {}),
-    ("stored", reply(200, NGINX, TEXT), TransientError, {}),
+    ("stored", reply(200, NGINX, HTML), TransientError, MAYBE),
+    ("stored", reply(200, NGINX, TEXT), TransientError, MAYBE),
     # committed
     ("committed", restlet(409, "session document locked"), TransientError, {}),
     ("committed", restlet(404, f"{ROW} not found."), TransientError, {}),
@@ -535,7 +538,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
         )
     ),
     ("committed", reply(504, NGINX, HTML), TransientError, GIVEN_UP),
-    ("committed", reply(524, NGINX, HTML), TransientError, {}),
+    ("committed", reply(524, NGINX, HTML), TransientError, MAYBE),
     # archived
     (
         "archived",
@@ -584,8 +587,8 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("archived", reply(200, "Archival initiated", TEXT), TransientError, {}),
     ("archived", redirect(303, "https://xnat.example.org/app/template/XDATScreen_prearchives.vm"), TransientError, {}),
     ("archived", redirect(303, "http://[::1", ""), TransientError, {}),
-    ("archived", reply(200, NGINX, HTML), TransientError, {}),
-    ("archived", reply(524, NGINX, HTML), TransientError, {}),
+    ("archived", reply(200, NGINX, HTML), TransientError, MAYBE),
+    ("archived", reply(524, NGINX, HTML), TransientError, MAYBE),
     ("archived", reply(500, "", {}), RefusedError, {}),
     # questions: answers that are none
     ("project_id", reply(200, "{", JSON), TransientError, {}),
@@ -598,8 +601,8 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("not_downloaded", restlet(404, f"{ROW} not found."), RefusedError, {}),
     ("not_downloaded", restlet(403, "no"), RefusedError, {}),
     ("deleted", restlet(409, "session document locked"), RefusedError, {}),
-    ("setting", restlet(500, "no"), TransientError, {}),
-    ("rejects", restlet(500, "no"), TransientError, {}),
+    ("setting", restlet(500, "no"), TransientError, MAYBE),
+    ("rejects", restlet(500, "no"), TransientError, MAYBE),
     ("experiment", reply(200, "<xnat:MRSession/>", XML), TransientError, {}),
     ("scan_resources", restlet(403, "no"), TransientError, {}),
     ("catalog", restlet(404, "Unable to find catalog"), TransientError, {}),
@@ -618,18 +621,30 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     *((call, redirect(302, LOGIN_VM), LoginExpiredError, {}) for call in IN_A_RUN),
     *((call, redirect(302, EXPIRED), LoginRefusedError, {}) for call in IN_A_RUN),
     *((call, redirect(302, INACTIVE), LoginRefusedError, {}) for call in IN_A_RUN),
-    *((call, redirect(302, "https://sso.example.org/in"), UnavailableError, {}) for call in IN_A_RUN),
-    *((call, redirect(307, f"https://xnat.example.org{ROW}"), UnavailableError, {}) for call in IN_A_RUN),
-    *((call, redirect(302, "http://[::1"), UnavailableError, {}) for call in IN_A_RUN),
+    *(
+        (call, redirect(status, target), TransientError, GIVEN_UP)
+        for call in IN_A_RUN
+        for status, target in ((302, "https://sso.example.org/in"), (307, f"https://xnat.example.org{ROW}"))
+    ),
+    *((call, redirect(302, "http://[::1"), TransientError, GIVEN_UP) for call in IN_A_RUN),
+    *((call, redirect(308, "https://xnat.example.org/"), UnavailableError, {}) for call in IN_A_RUN),
     *((call, reply(200, LOGIN_PAGE, HTML), LoginExpiredError, {}) for call in IN_A_RUN),
     *((call, reply(200, LOGIN_PAGE, TEXT), LoginExpiredError, {}) for call in IN_A_RUN),
-    *((call, reply(200, NGINX, HTML), TransientError, {}) for call in IN_A_RUN),
-    *((call, reply(status, NGINX, HTML), TransientError, OVERLOAD) for call in IN_A_RUN for status in (408, 429, 503)),
+    *((call, reply(200, NGINX, HTML), TransientError, MAYBE) for call in IN_A_RUN),
+    *((call, reply(status, NGINX, HTML), TransientError, OVERLOAD) for call in IN_A_RUN for status in (408, 429)),
     # Whatever stands before XNAT has passed the call on, and XNAT may still be at work on it.
-    *((call, reply(status, NGINX, HTML), TransientError, GIVEN_UP) for call in IN_A_RUN for status in (502, 504)),
-    *((call, reply(503, NGINX, {**HTML, "retry-after": "7"}), TransientError, SLOW_DOWN) for call in IN_A_RUN),
+    *((call, reply(status, NGINX, HTML), TransientError, GIVEN_UP) for call in IN_A_RUN for status in (502, 503, 504)),
     *(
-        (call, restlet(500, "The server encountered an unexpected condition"), TransientError, {})
+        (call, reply(status, NGINX, HTML), TransientError, MAYBE)
+        for call in IN_A_RUN
+        for status in (501, 520, 527, 599)
+    ),
+    *(
+        (call, reply(503, NGINX, {**HTML, "retry-after": "7"}), TransientError, {**SLOW_DOWN, "cut": True})
+        for call in IN_A_RUN
+    ),
+    *(
+        (call, restlet(500, "The server encountered an unexpected condition"), TransientError, MAYBE)
         for call in IN_A_RUN
         if call not in {"committed", "archived"}
     ),
@@ -686,9 +701,10 @@ def test_reasons_of_the_session_keep_the_words_of_xnat() -> None:
 )
 def test_redirects_name_the_host_and_not_the_path(target: str, place: str) -> None:
     """Where the server sends us is told by scheme and host: that is what --host wants, and a path holds labels."""
-    error = judged(replies.row, redirect(302, target))
+    error = judged(replies.login, redirect(302, target))
     assert str(error) == f"the server redirects to {place}"
-    assert error.hint
+    assert "--host" in error.hint
+    assert str(judged(replies.row, redirect(302, target))) == f"the server redirects to {place} (302)"
 
 
 def test_uninitialised_site_is_told_in_its_words() -> None:

@@ -32,7 +32,7 @@ def login(reply: Reply) -> None:
     if is_login_page(reply):
         raise LoginRefusedError("XNAT answers the login with its login page", hint="check the user name and password")
     if reply.status in REDIRECTS:
-        raise redirected(reply)
+        raise redirected(reply, at_login=True)
     if reply.status == 403 and "password has expired" in reply.message:
         raise act_first()
     if reply.status == 403:
@@ -57,7 +57,11 @@ def user(reply: Reply, name: str) -> None:
         return
     if reply.status == 401:
         raise LoginExpiredError("XNAT does not know the login that it has just made (401)")
-    if reply.status in {302, 403} or is_login_page(reply):
+    if reply.status in REDIRECTS:
+        found = redirected(reply, at_login=True)
+        if isinstance(found, UnavailableError):
+            raise found
+    if reply.status in {403, *REDIRECTS} or is_login_page(reply):
         raise LoginRefusedError(
             "XNAT does not accept the login",
             hint="log in with a browser once: the password may have expired, or the account be disabled",

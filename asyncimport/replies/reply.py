@@ -27,9 +27,8 @@ __all__ = [
 ]
 
 OVERLOAD = frozenset({408, 429, 502, 503, 504})
-# A gateway says these also of a call that it has passed on, and that XNAT is still at work on.
-_GATEWAY = frozenset({502, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PERMANENT = frozenset({301, 308})
 _PAGE = re.compile(r"\s*<(?:!doctype )?html\b", re.IGNORECASE)
 # Restlet's status page says what happened in its heading, Tomcat's after "Message" (its heading is its version).
 _RESTLET = re.compile(r"<h3>(?!Apache Tomcat)(.*?)</h3>", re.DOTALL)
@@ -65,6 +64,8 @@ def check(reply: Reply, *, server_errors: bool = True) -> None:
     """Raise what any answer can mean: no login, overload, a gateway's page. Leave the rest to the caller.
 
     Without `server_errors` a 500 is left too, for it is how the archive step says no; other codes are a gateway's.
+    A gateway gives any of its answers also to a call that it has passed on, and that XNAT is still at work on: 502 to
+    504, and 520 to 527 (Cloudflare's), but a 500 or a page of its own too.
     """
     if reply.status == 401:
         raise LoginExpiredError("XNAT no longer knows the login (401)")
@@ -78,16 +79,22 @@ def check(reply: Reply, *, server_errors: bool = True) -> None:
             f"the server is overloaded or away ({reply.status})",
             retry_after=retry_after(reply),
             overload=True,
-            cut=reply.status in _GATEWAY,
+            cut=reply.status >= 500,
         )
     if reply.status >= 500 and (server_errors or reply.status != 500):
-        raise TransientError(f"the server failed ({reply.status}: {reply.message})", retry_after=retry_after(reply))
+        raise TransientError(
+            f"the server failed ({reply.status}: {reply.message})", retry_after=retry_after(reply), cut=True
+        )
     if reply.status == 200 and reply.is_html:
         raise page_instead_of_answer(reply)
 
 
-def redirected(reply: Reply) -> LoginExpiredError | LoginRefusedError | UnavailableError:
-    """Return what a redirect means, which is never followed."""
+def redirected(reply: Reply, *, at_login: bool = False) -> TransientError | LoginRefusedError | UnavailableError:
+    """Return what a redirect means, which is never followed.
+
+    In a run, one that is not permanent leads to a page that says when the server is back. At a login it shows that the
+    address is not XNAT's.
+    """
     if is_login_page(reply):
         return LoginExpiredError(f"XNAT no longer knows the login ({reply.status})")
     target = location(reply)
@@ -95,7 +102,11 @@ def redirected(reply: Reply) -> LoginExpiredError | LoginRefusedError | Unavaila
         return act_first()
     host = target.netloc.rpartition("@")[2]
     place = f"{target.scheme}://{host}" if host and host.isprintable() else "another path"
-    return UnavailableError(f"the server redirects to {place}", hint="give the address it redirects to as --host")
+    if at_login or reply.status in _PERMANENT:
+        return UnavailableError(f"the server redirects to {place}", hint="give the address it redirects to as --host")
+    return TransientError(
+        f"the server redirects to {place} ({reply.status})", retry_after=retry_after(reply), overload=True, cut=True
+    )
 
 
 def is_login_page(reply: Reply) -> bool:
@@ -125,7 +136,7 @@ def page_instead_of_answer(reply: Reply) -> TransientError:
     """Return the error for a page where XNAT's answer should be: its login page, or some gateway's."""
     if is_login_page(reply):
         return LoginExpiredError("XNAT answers with its login page")
-    return TransientError("a web page came instead of XNAT's answer (200)")
+    return TransientError("a web page came instead of XNAT's answer (200)", cut=True)
 
 
 def not_xnat() -> UnavailableError:

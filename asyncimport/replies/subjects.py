@@ -36,6 +36,8 @@ class SubjectItem:
 
 def subjects(reply: Reply) -> list[ListedSubject]:
     """Return the subjects of a project (SubjectListResource). Raises: TransientError, RefusedError."""
+    if reply.status == 500:
+        raise TransientError("XNAT could not list the subjects (500)")
     check(reply)
     if reply.status != 200:
         raise RefusedError(f"XNAT does not list the subjects ({reply.status})", whole_session=True)

@@ -35,7 +35,8 @@ __all__ = [
 
 _ARCHIVED = frozenset({"subject", "resource", "file", "refresh"})
 KINDS = _ARCHIVED | {"login", "logout", "import", "build", "commit", "prearchive", "archive", "listing", "other", "any"}
-_GATEWAY = (502, 503, 504)
+_GATEWAY = (500, 502, 503, 504, *range(520, 528))
+"""What gateways answer when they have given up: Envoy and load balancers also 500 and 503, Cloudflare 520 to 527."""
 _FIRST_STATUS, _LAST_STATUS = 200, 599
 
 
@@ -88,7 +89,7 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Answer as a gateway (nginx) that has given up waiting, while the work is done all the same.
+    """Answer as a gateway (nginx, or another by its status) that has given up, while the work is done all the same.
 
     The reply comes when the work is done; without `wait` it comes at once, and the work goes on. Without `effect`
     the request has not reached XNAT, as when a gateway finds it down.

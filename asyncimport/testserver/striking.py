@@ -4,7 +4,6 @@ import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -205,13 +204,13 @@ def _locked(call: Call) -> Refused:
 def _gateway(action: Gateway) -> web.Response:
     """Return nginx's own page."""
     phrases = {502: "Bad Gateway", 503: "Service Temporarily Unavailable", 504: "Gateway Time-out"}
-    title = f"{action.status} {phrases[action.status]}"
+    title = f"{action.status} {phrases.get(action.status, 'Error')}"
     body = (
         f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
         "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
     )
     headers = {"Content-Type": "text/html", "Server": "nginx", **action.headers}
-    return web.Response(status=HTTPStatus(action.status), body=body.encode(), headers=headers)
+    return web.Response(status=action.status, body=body.encode(), headers=headers)
 
 
 async def _drain(request: web.BaseRequest) -> bytes | None:
