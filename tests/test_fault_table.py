@@ -140,7 +140,7 @@ STAGES: Mapping[str, Stage] = {
     "commit": Stage("commit", "/S{}_", requests=_FINAL),
     "archive": Stage("archive", requests=_FINAL),
     "build": Stage("build", "/S{}_", requests={"import": 1, "build": 1, "listing": 1}),
-    "verify: experiment": Stage("listing", "experiments/S{}_", requests=_FINAL),
+    "verify: experiment": Stage("listing", "label=S{}_", requests=_FINAL),
     "verify: resources": Stage("listing", "experiments/XNAT_E0000{}/resources", requests=_FINAL),
     "verify: catalog": Stage("listing", "experiments/XNAT_E0000{}/scans/", requests=_FINAL),
     "logout": Stage("logout", requests=_LOGIN),

@@ -667,7 +667,7 @@ def test_errors(call: str, answer: Reply, kind: type[AsyncimportError], expected
 
 def test_every_question_is_asked() -> None:
     """Whatever `replies` offers to judge an answer has its rows in the tables above, or in tests of its own."""
-    elsewhere = {"asyncimport.replies.resources", "asyncimport.replies.subjects"}
+    elsewhere = {f"asyncimport.replies.{name}" for name in ("identity", "resources", "subjects")}
     offered = {
         name for name in replies.__all__ if name.islower() and getattr(replies, name).__module__ not in elsewhere
     }

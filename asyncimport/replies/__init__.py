@@ -14,6 +14,7 @@ from asyncimport.replies.archive import (
     labelled,
     scan_resources,
 )
+from asyncimport.replies.identity import OUR_SOURCE, archived_as, misplaced, other_row, other_session, same_label
 from asyncimport.replies.images import Row, archived, committed, deleted, not_downloaded, prearchive, row, stored
 from asyncimport.replies.logins import answers, login, logins, user, user_name
 from asyncimport.replies.reply import Reply
@@ -34,6 +35,7 @@ from asyncimport.replies.site import (
 from asyncimport.replies.subjects import ListedSubject, SubjectItem, described, subject, subjects
 
 __all__ = [
+    "OUR_SOURCE",
     "Experiment",
     "ListedFile",
     "ListedSubject",
@@ -44,6 +46,7 @@ __all__ = [
     "SubjectItem",
     "answers",
     "archived",
+    "archived_as",
     "catalog",
     "committed",
     "deleted",
@@ -57,7 +60,10 @@ __all__ = [
     "login",
     "logins",
     "maps_uids",
+    "misplaced",
     "not_downloaded",
+    "other_row",
+    "other_session",
     "pipelines",
     "prearchive",
     "project_id",
@@ -66,6 +72,7 @@ __all__ = [
     "resources",
     "rewrites",
     "row",
+    "same_label",
     "scan_resources",
     "scans",
     "series_filter",

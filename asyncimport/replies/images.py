@@ -25,7 +25,7 @@ _AT_WORK = (
 class Row:
     """A row of the prearchive: its status, as PrearcUtils.PrearcStatus spells it, and whose it is (DatabaseSession).
 
-    `uri` is without /data; `uploaded` is the server's local time.
+    `uri` is without /data; `uploaded` is the server's local time. None is what XNAT does not tell.
     """
 
     status: str
@@ -34,8 +34,9 @@ class Row:
     subject: str = ""
     label: str = ""
     study_uid: str = ""
-    source: str = ""
+    source: str | None = None
     uploaded: str = ""
+    prevents_auto_commit: bool | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -186,8 +187,17 @@ def prearchive(reply: Reply) -> list[Row]:
 
 
 def _row(result: Mapping[str, str]) -> Row:
-    names = ("status", "url", "project", "subject", "name", "tag", "SOURCE", "uploaded")
-    return Row(*(result.get(name, "") for name in names))
+    return Row(
+        status=result.get("status", ""),
+        uri=result.get("url", ""),
+        project=result.get("project", ""),
+        subject=result.get("subject", ""),
+        label=result.get("name", ""),
+        study_uid=result.get("tag", ""),
+        source=result.get("SOURCE"),
+        uploaded=result.get("uploaded", ""),
+        prevents_auto_commit={"true": True, "false": False}.get(result.get("prevent_auto_commit", "").lower()),
+    )
 
 
 def not_downloaded(reply: Reply) -> NoReturn:

@@ -196,7 +196,7 @@ class App:
         call = Call(
             self._xnat, self._engine, request, path, query, params, form, _NOBODY, self.site_url, request.content
         )
-        fault = self._xnat.faults.take(kind, path, params)
+        fault = self._xnat.faults.take(kind, path, params, query=query_string)
         if fault is not None:
             instead = await striking.on_the_way(call, fault, partial(self._reply, call, area, kind))
             if instead is not None:
@@ -230,7 +230,8 @@ class App:
 
     async def _serve(self, call: Call, area: str, kind: str) -> web.StreamResponse:
         """Find the handler and let it answer (XnatSecureGuard), unless a fault does."""
-        fault = self._xnat.faults.take(kind, call.path, call.params, within=True)
+        query = call.request.raw_path.partition("?")[2]
+        fault = self._xnat.faults.take(kind, call.path, call.params, query=query, within=True)
         if fault is not None and (response := await striking.within(call, fault)) is not None:
             return response
         if self._xnat.left and kind == "listing" and call.path.startswith("prearchive"):

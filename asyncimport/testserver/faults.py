@@ -31,8 +31,8 @@ class Fault:
     """An action on the requests `nth` ... `nth + times - 1` of a kind, counted from when it is added.
 
     With a `share`, it is an action on that part of the requests from the nth on, drawn with `seed`, until it has
-    struck `times` times (no end unless given). With a `path`, only requests whose raw address below /data contains
-    that text are counted.
+    struck `times` times (no end unless given). With a `path`, only requests whose raw address below /data, query
+    included, contains that text are counted.
 
     Kinds: login, logout, import, build, commit, prearchive (other actions on a prearchive session), archive,
     subject, resource, file (changes of what is archived), refresh (of catalogs), listing (every GET of data), other;
@@ -72,9 +72,9 @@ class Fault:
         action = "Tell" if isinstance(self.action, Tell) else repr(self.action)
         self._random = random.Random(f"{self.seed} {self.kind} {action}")  # noqa: S311 - to be repeated, not secret
 
-    def counts(self, kind: str, path: str, params: Mapping[str, str], *, within: bool) -> bool:
+    def counts(self, kind: str, path: str, query: str, params: Mapping[str, str], *, within: bool) -> bool:
         """Tell whether a request is one of those that this fault counts, on its way to XNAT or `within` it."""
-        if self.kind not in {kind, "any"} or self.path not in path:
+        if self.kind not in {kind, "any"} or self.path not in f"{path}?{query}":
             return False
         if isinstance(self.action, INSIDE) is not within:
             return False
@@ -138,14 +138,16 @@ class Faults:
         """Forget all faults; what they keep back stays so."""
         self._faults.clear()
 
-    def take(self, kind: str, path: str, params: Mapping[str, str], *, within: bool = False) -> Fault | None:
+    def take(
+        self, kind: str, path: str, params: Mapping[str, str], *, query: str = "", within: bool = False
+    ) -> Fault | None:
         """Count a request in every fault of what is on the way to XNAT, or is `within` it; return the first to strike.
 
         So two faults may strike one request: XNAT fails, and a gateway hides it.
         """
         first: Fault | None = None
         for fault in self._faults:
-            if fault.counts(kind, path, params, within=within) and fault.due() and first is None:
+            if fault.counts(kind, path, query, params, within=within) and fault.due() and first is None:
                 first = fault
         if first is not None:
             first.hits += 1

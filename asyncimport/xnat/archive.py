@@ -101,16 +101,19 @@ async def archived_sessions(client: Client, project: str, policy: RetryPolicy) -
 async def find_experiment(
     client: Client, session: Session, policy: RetryPolicy, *, any_study: bool = False
 ) -> Experiment | None:
-    """Return the archived session of this label and study, or with `any_study` of this label; None: there is none."""
-    found = await client.ask(
-        "GET",
-        f"/data/projects/{session.project}/experiments/{session.label}?format=json",
-        replies.experiment,
-        policy,
+    """Return the archived session of this label and study, or with `any_study` of this label; None: there is none.
+
+    Its subject need not be the session's. The item alone would not tell the subject's label, so it is listed.
+    """
+    path = (
+        f"/data/projects/{session.project}/experiments?xsiType=xnat%3AimageSessionData"
+        f"&label={session.label}&columns=ID,label,UID,subject_label&format=json"
     )
-    if found is None or (found.study_uid not in {"", session.study_uid} and not any_study):
+    found = await client.ask("GET", path, replies.labelled, policy)
+    there = next((one for one in found if one.label == session.label), None)
+    if there is None or (there.study_uid not in {"", session.study_uid} and not any_study):
         return None
-    return found
+    return there
 
 
 async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy) -> frozenset[str]:

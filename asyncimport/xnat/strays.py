@@ -32,7 +32,7 @@ async def find_strays(
     rows = await client.ask("GET", f"/data/prearchive/projects/{project}?format=json", replies.prearchive, policy)
     ours = {(session.study_uid, session.label): session for session in sessions}
     return [
-        Stray(session, f"/data{row.uri}", row.status, row.uploaded, row.source)
+        Stray(session, f"/data{row.uri}", row.status, row.uploaded, row.source or "")
         for row in rows
         # XNAT shows rows without a project to those who may see all: what it misrouted is among them.
         if row.project in {project, "Unassigned"} and row.uri not in known

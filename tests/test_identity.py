@@ -1,0 +1,82 @@
+"""What XNAT has, compared with what was asked for: every row and session that somebody else may have begun."""
+
+from dataclasses import replace
+
+import pytest
+
+from asyncimport.model import Session
+from asyncimport.replies import Experiment, Row, archived_as, misplaced, other_row, other_session, same_label
+
+ASKED = Session("P", "S1", "E1", "1.2.3")
+OURS = Row("RECEIVING", "/prearchive/projects/P/1/E1", "P", "S1", "E1", "1.2.3", "uploader", prevents_auto_commit=True)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        OURS,
+        replace(OURS, subject="s1"),
+        replace(OURS, label="e1"),
+        replace(OURS, source=None, prevents_auto_commit=None),
+        Row("READY"),
+    ],
+)
+def test_a_row_like_ours_may_be_filled(row: Row) -> None:
+    """Its subject is ours, whatever its case, as XNAT joins them; what XNAT does not tell is no difference."""
+    assert other_row(row, ASKED) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"subject": "S2"}, "under subject S2, not S1"),
+        ({"label": "E2"}, "as session E2, not E1"),
+        ({"source": ""}, "not sent by an uploader"),
+        ({"source": "SessionImporter"}, "sent by SessionImporter"),
+        ({"prevents_auto_commit": False}, "to be archived by XNAT itself when it has been idle"),
+    ],
+)
+def test_a_row_that_somebody_else_began_is_told(changes: dict[str, str | bool], why: str) -> None:
+    """Each thing that the first file decides, and where the row is."""
+    said = other_row(replace(OURS, **changes), ASKED)  # type: ignore[arg-type]
+    assert said is not None
+    assert said.endswith(why)
+    assert OURS.uri in said
+
+
+def test_all_differences_of_a_row_are_told() -> None:
+    """Whoever has to mend it sees all of them at once."""
+    said = other_row(replace(OURS, subject="S2", source="", prevents_auto_commit=False), ASKED)
+    assert said is not None
+    assert "under subject S2, not S1, not sent by an uploader, to be archived" in said
+
+
+@pytest.mark.parametrize(
+    ("there", "why"),
+    [
+        (Experiment("X_E1", "E1", "1.2.3", "S1"), None),
+        (Experiment("X_E1", "E1", "1.2.3", "s1"), None),
+        (Experiment("X_E1", "E1", "", ""), None),
+        (Experiment("X_E1", "E1", "9.9", "S1"), "the archive's session E1 is of another study (9.9)"),
+        (Experiment("X_E1", "E1", "1.2.3", "S2"), "the archive has session E1 under subject S2, not S1"),
+    ],
+)
+def test_a_session_is_ours_by_study_and_subject(there: Experiment, why: str | None) -> None:
+    """Before anything is merged into it."""
+    assert other_session(there, ASKED) == why
+
+
+def test_what_is_archived_elsewhere_is_told() -> None:
+    """By the subject that XNAT has it under; case alone is no other subject."""
+    assert misplaced("S2", ASKED) == "the archive has session E1 under subject S2, not S1"
+    assert misplaced("s1", ASKED) is None
+    assert misplaced("", ASKED) is None
+    assert same_label("aB", "Ab")
+
+
+def test_an_address_names_subject_and_session() -> None:
+    """As XNAT answers the archive step, with /data or without; nothing else is taken for one."""
+    assert archived_as("/data/archive/projects/P/subjects/S/experiments/E") == ("S", "E")
+    assert archived_as("/archive/projects/P/subjects/S/experiments/E") == ("S", "E")
+    assert archived_as("/data/prearchive/projects/P/1/E") is None
+    assert archived_as("/data/archive/projects/P") is None
