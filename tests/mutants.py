@@ -1315,6 +1315,22 @@ LACKING = (
         (f"{_REPAIR}test_a_delivery_waits_for_quiet",),
     ),
     Mutant(
+        "the-time-of-day-decides-no-wait",
+        "A clock that is set forwards ends the wait for an upload that broke off, one that is set back prolongs it.",
+        "journal/queue.py",
+        "(quiet_period, self._ticks()),",
+        "(quiet_period, self._ticks() + self._clock() % 86_400),",
+        (f"{_REPAIR}test_a_wait_is_what_it_is_though_the_clock_is_set",),
+    ),
+    Mutant(
+        "a-clock-that-was-ahead",
+        "A run whose clock was a day ahead makes the next one wait for a day.",
+        "journal/store.py",
+        "max(0, ? - unsure_at)",
+        "(? - unsure_at)",
+        (f"{_REPAIR}test_a_clock_that_was_a_day_ahead",),
+    ),
+    Mutant(
         "cut-is-unsure",
         "The line does not tell the journal of attempts that broke off.",
         "pipeline.py",

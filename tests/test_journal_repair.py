@@ -44,14 +44,19 @@ def disk() -> Disk:
 
 
 class Clock:
-    """A time that stands still until it is told to go on."""
+    """A time that stands still until it is told to go on, and a time of day that can be set."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
+        self._set_by = 0.0
 
     def __call__(self) -> float:
-        """Tell the time."""
-        return self.now
+        """Tell the time of day."""
+        return self.now + self._set_by
+
+    def set_by(self, seconds: float) -> None:
+        """Set the time of day forwards, or back."""
+        self._set_by += seconds
 
 
 @pytest.fixture
@@ -61,8 +66,8 @@ def clock() -> Clock:
 
 
 def begun(path: Path, clock: Clock) -> Journal:
-    """Open the journal under a clock."""
-    return Journal(path, destination="https://xnat.test", rules=RULES, clock=clock)
+    """Open the journal under a clock: its time of day may be set, its ticks only pass."""
+    return Journal(path, destination="https://xnat.test", rules=RULES, clock=clock, ticks=lambda: clock.now)
 
 
 def unsure(claim: Claim) -> Outcome:
@@ -144,13 +149,39 @@ def test_others_do_not_wait_with_it(path: Path, disk: Disk, clock: Clock) -> Non
         assert journal.claim_session(quiet_period=30) == 30
 
 
-def test_a_wait_is_bounded_though_the_clock_is_set_back(path: Path, disk: Disk, clock: Clock) -> None:
-    """Nobody waits for a day because somebody corrected the time."""
+@pytest.mark.parametrize("seconds", [-86_400, 86_400])
+def test_a_wait_is_what_it_is_though_the_clock_is_set(path: Path, disk: Disk, clock: Clock, seconds: int) -> None:
+    """Nobody waits for a day because somebody corrects the time, and nobody waits less for it."""
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, unsure)
-        clock.now -= 86_400
+        clock.set_by(seconds)
         assert journal.claim_session(quiet_period=30) == 30
+        clock.now += 10
+        clock.set_by(seconds)
+        assert journal.claim_session(quiet_period=30) == 20
+        clock.now += 20
+        assert isinstance(journal.claim_session(quiet_period=30), Sealed)
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_clock_that_was_a_day_ahead(path: Path, disk: Disk, clock: Clock, killed: bool) -> None:
+    """A run noted a time that has yet to come: the next waits for the quiet period, in all, and no day."""
+    clock.set_by(86_400)
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal, only("visit/b", lambda claim: Failed(claim, "cut", unsure=True)))
+        if not killed:
+            journal.end_run(8)
+    clock.set_by(-86_400)
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal, stored)
+        assert journal.claim_session(quiet_period=30) == 30
+        clock.now += 29
+        assert journal.claim_session(quiet_period=30) == 1
+        clock.now += 1
+        assert isinstance(journal.claim_session(quiet_period=30), Sealed)
 
 
 def test_after_a_kill_everything_open_is_unsure(path: Path, disk: Disk, clock: Clock) -> None:

@@ -18,6 +18,8 @@ CREATE TEMP TABLE unread (instance INTEGER PRIMARY KEY);
 CREATE TEMP TABLE lacked (file INTEGER PRIMARY KEY, project TEXT, study_uid TEXT, sop_uid TEXT);
 -- Sessions whose missing instances have been sent again in this run.
 CREATE TEMP TABLE repaired (session INTEGER PRIMARY KEY);
+-- When an attempt to send into an open delivery was last known to have broken off, by a clock that nobody can set.
+CREATE TEMP TABLE unsure (delivery INTEGER PRIMARY KEY, since REAL NOT NULL);
 -- Sessions that occupy the server's prearchive because of this run.
 CREATE TEMP TABLE begun (session INTEGER PRIMARY KEY);
 -- Deliveries to be finalised, and subjects that a finalizer is at work on.

@@ -81,6 +81,7 @@ class Journal(Subjects):
                 how = claim.key, self.run, outcome.attempts, now
                 if outcome.unsure:
                     self._db.execute("UPDATE delivery SET unsure_at = ? WHERE key = ?", (now, delivery.key))
+                    self._db.execute("INSERT OR REPLACE INTO unsure VALUES (?, ?)", (delivery.key, self._ticks()))
                 if isinstance(outcome, Stored):
                     stored.append((*how, delivery.key, outcome.sha256))
                     if delivery.uri is None:
@@ -131,19 +132,19 @@ class Journal(Subjects):
         with self._transaction(durable=True):
             row = self._db.execute(
                 "SELECT d.key, d.number, d.uri, s.key, s.project, s.subject, s.label, s.study_uid, "
-                "iif(d.state = 'OPEN', max(0, coalesce(d.unsure_at, 0) + ? - ?), 0) AS wait "
+                "iif(d.state = 'OPEN', max(0, coalesce(u.since + ? - ?, 0)), 0) AS wait "
                 # CROSS: from the few that are ready, not from all deliveries there ever were.
                 "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
+                "LEFT JOIN unsure u ON u.delivery = d.key "
                 "WHERE NOT EXISTS (SELECT 1 FROM busy WHERE busy.subject = s.subject) "
                 "ORDER BY wait, ready.delivery LIMIT 1",
-                (quiet_period, self._clock()),
+                (quiet_period, self._ticks()),
             ).fetchone()
             if row is None:
                 return None
             key, number, uri, session, project, subject, label, study_uid, wait = row
             if wait:
-                # Bounded, should the clock have been set back.
-                return float(min(wait, quiet_period))
+                return float(wait)
             self._db.execute("DELETE FROM ready WHERE delivery = ?", (key,))
             self._db.execute("INSERT INTO busy VALUES (?)", (subject,))
             self._db.execute(

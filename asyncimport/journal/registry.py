@@ -40,8 +40,9 @@ class Registry(Store):
         reroute: bool = False,
         merge_patients: bool = False,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(path, destination=destination, rules=rules, reroute=reroute, clock=clock)
+        super().__init__(path, destination=destination, rules=rules, reroute=reroute, clock=clock, ticks=ticks)
         self._merge_patients = merge_patients
         self._sessions: dict[tuple[str, str], _Known] = {}
 

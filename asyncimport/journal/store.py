@@ -22,7 +22,8 @@ _ROWS_AT_ONCE = 512
 class Store:
     """One journal, locked for one run. Use it as a context manager, or call `close_file()`.
 
-    `clock` tells the time in seconds since 1970. Raises from every method: JournalError.
+    `clock` tells the time in seconds since 1970, `ticks` seconds that nobody can set. Raises from every method:
+    JournalError.
     """
 
     # A power failure makes the journal forget the acknowledgements of this many seconds at most.
@@ -36,9 +37,11 @@ class Store:
         rules: Mapping[str, str],
         reroute: bool = False,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
         self._clock = clock
+        self._ticks = ticks
         self._synced_at = clock()
         self._syncs = True
         self._lock: FileLock = locked(path)
@@ -55,6 +58,12 @@ class Store:
                 if self._was_killed():
                     # Nobody knows what was in flight then, nor whether XNAT is still at work on it.
                     self._db.execute("UPDATE delivery SET unsure_at = ? WHERE state = 'OPEN'", (clock(),))
+                # From here on the time of day decides nothing: it may be corrected, or have been wrong before.
+                self._db.execute(
+                    "INSERT INTO unsure SELECT key, ? - max(0, ? - unsure_at) FROM delivery "
+                    "WHERE state = 'OPEN' AND unsure_at IS NOT NULL",
+                    (ticks(), clock()),
+                )
                 self.run = self._insert("INSERT INTO run (started) VALUES (?)", (self._now(),))
                 (self._next_key,) = self._one(
                     "SELECT 1 + max((SELECT coalesce(max(key), 0) FROM file), "
