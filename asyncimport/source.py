@@ -8,9 +8,9 @@ import fnmatch
 import hashlib
 import os
 import re
-import signal
 import stat
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,17 +18,17 @@ from itertools import chain, islice
 from math import inf
 from pathlib import Path
 from time import monotonic, thread_time
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiofiles
 import anyio
-import anyio.to_process
 import anyio.to_thread
 
 from asyncimport.containers import kind_of_container
 from asyncimport.dicom import Identity, NotDicom, Unreadable, identify
 from asyncimport.disks import is_local
 from asyncimport.errors import SourceError, UsageError
+from asyncimport.interpreter import Worker, WorkerDiedError, WorkerMissingError
 from asyncimport.model import Body, File, FileKind, Ignored
 
 __all__ = ["LARGE", "Folder"]
@@ -50,6 +50,8 @@ _READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 
 # So many files are looked at together at most, where the source keeps a file waiting for longer than this.
 _TOGETHER = 32
 _PATIENCE = 0.0002
+# What a look comes to: an identity, or the parts of an Ignored without its file.
+_Look = Identity | tuple[FileKind, str, bool]
 # What os.fsencode goes by, at half its price.
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
@@ -78,6 +80,7 @@ class Folder:
         self._ignore_archives = ignore_archives
         # Of so many files the headers are read in threads before it is worth while to begin a process.
         self._left_for_threads = many if (os.cpu_count() or 1) > 1 else sys.maxsize
+        self._worker = Worker(_looks_apart)
         self._together = 1
         self._digests = digests
         self._reads_in_threads: float = 1
@@ -111,6 +114,7 @@ class Folder:
         while batch := await anyio.to_thread.run_sync(lambda: list(islice(walk, size))):  # noqa: B023 - awaited at once
             yield batch
             size = _BATCH
+        self._worker.close()
 
     def identify(self, file: File) -> Identity | Ignored:
         """Look into a file. It blocks: call it in a worker thread."""
@@ -123,18 +127,51 @@ class Folder:
         when a stop leaves it behind at a slow disk, where many are read at once.
         """
         self._left_for_threads -= len(files)
-        wish = [file.path for file in files], self._ignore_archives, self._together
-        done: tuple[list[_Look], int] | None = None
-        if self._left_for_threads < 0:
-            try:
-                done = await anyio.to_process.run_sync(_looks_apart, *wish, cancellable=True)
-            except (anyio.BrokenWorkerProcess, KeyboardInterrupt):
-                # It was killed, cannot be begun, or has got the Ctrl-C that was meant for us.
-                self._left_for_threads = sys.maxsize
-        if done is None:
-            done = await anyio.to_thread.run_sync(_looks, *wish, abandon_on_cancel=True)
-        looks, self._together = done
+        paths = [file.path for file in files]
+        is_left = threading.Event()
+        read = partial(self._looks_apart, is_left) if self._left_for_threads < 0 else self._looks_here
+        try:
+            looks = await anyio.to_thread.run_sync(read, paths, abandon_on_cancel=True)
+        except anyio.get_cancelled_exc_class():
+            is_left.set()
+            self._worker.close()
+            raise
         return [_found(file, look) for file, look in zip(files, looks, strict=True)]
+
+    def _looks_here(self, paths: Sequence[str]) -> list[_Look]:
+        looks, self._together = _looks(paths, self._ignore_archives, self._together)
+        return looks
+
+    def _looks_apart(self, is_left: threading.Event, paths: Sequence[str]) -> list[_Look]:
+        """Look into files in the worker; if it dies, one by one in another, to find out which of them ended it.
+
+        It stops when nobody waits for it. Where no worker can be started, headers are read from here.
+        """
+        try:
+            return self._ask_worker(paths)
+        except WorkerMissingError:
+            return self._looks_without_worker(paths)
+        except WorkerDiedError:
+            looks: list[_Look] = []
+        for number, path in enumerate(paths):
+            if is_left.is_set():
+                break
+            try:
+                looks += self._ask_worker([path])
+            except WorkerMissingError:
+                return looks + self._looks_without_worker(paths[number:])
+            except WorkerDiedError:
+                looks.append((FileKind.UNREADABLE, "to read its header ends the process that reads it", True))
+        return looks
+
+    def _ask_worker(self, paths: Sequence[str]) -> list[_Look]:
+        """Look into files in the worker. Raises: WorkerDiedError, WorkerMissingError."""
+        looks, self._together = self._worker.call((paths, self._ignore_archives, self._together))
+        return list(map(_from_plain, looks))
+
+    def _looks_without_worker(self, paths: Sequence[str]) -> list[_Look]:
+        self._left_for_threads = sys.maxsize
+        return self._looks_here(paths)
 
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
         """Read the bodies of files for one attempt to send them; large ones are read as they go.
@@ -179,16 +216,27 @@ class Folder:
         return await anyio.to_thread.run_sync(_same_bytes, one, other)
 
 
-# What a look comes to: an identity, or the parts of an Ignored without its file.
-_Look = Identity | tuple[FileKind, str, bool]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def _looks_apart(paths: Sequence[str], ignore_archives: bool, together: int) -> tuple[list[_Look], int]:  # noqa: FBT001
-    """Look into files, in another process, which a Ctrl-C does not concern."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return _looks(paths, ignore_archives, together)
+def _looks_apart(request: tuple[Sequence[str], bool, int]) -> tuple[list[tuple[Any, ...]], int]:
+    """Look into files, in the worker."""
+    looks, together = _looks(*request)
+    return list(map(_as_plain, looks)), together
+
+
+def _as_plain(look: _Look) -> tuple[Any, ...]:
+    """Return what passes from the worker: texts, mappings of texts, flags."""
+    if isinstance(look, Identity):
+        return "", look.sop_uid, look.study_uid, look.series_uid, look.fields, look.truncated
+    kind, reason, damaged = look
+    return kind.value, reason, damaged
+
+
+def _from_plain(plain: tuple[Any, ...]) -> _Look:
+    kind, *parts = plain
+    return (FileKind(kind), *parts) if kind else Identity(*parts)
 
 
 def _looks(paths: Sequence[str], ignore_archives: bool, together: int) -> tuple[list[_Look], int]:  # noqa: FBT001

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "asyncimport"
 
 LAYERS = {
     "errors": 0,
+    "interpreter": 0,
     "model": 0,
     "dicom": 0,
     "disks": 0,

@@ -389,17 +389,79 @@ async def test_many_headers_are_read_in_another_process(tmp_path: Path) -> None:
     assert children() == 1
 
 
-async def test_a_process_that_dies_is_done_without(tmp_path: Path) -> None:
-    """As when the system is short of memory: headers are read from here then, and none is left out."""
+async def test_a_process_that_dies_is_begun_again(tmp_path: Path) -> None:
+    """As when the system is short of memory: none of the headers is left out."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path], many=0))
     first = await source.look(files)
-    for process in psutil.Process().children():
-        process.kill()
-        process.wait(10)
-    # A pool that has noticed begins another one; else the look fails, and is made from here.
+    (process,) = psutil.Process().children()
+    process.kill()
     assert await source.look(files) == first
     assert await source.look(files) == first
+    assert children() == 1
+
+
+async def test_a_file_that_ends_the_process_twice_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before and behind it are not, and the headers that follow are read in another process still."""
+    files = [write(tmp_path / "root" / f"{number}.dcm", image(number)) for number in range(1, 6)]
+    for_children(tmp_path, monkeypatch, f"os._exit(1) if path == {files[2].path!r} else None")
+    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path / "root"], many=0))
+    expected: list[Identity | Ignored] = [await anyio.to_thread.run_sync(source.identify, file) for file in files]
+    expected[2] = Ignored(
+        files[2], FileKind.UNREADABLE, "to read its header ends the process that reads it", damaged=True
+    )
+    assert await source.look(files) == expected
+    assert await source.look(files[:2]) == expected[:2]
+    assert children() == 1
+
+
+async def test_where_no_process_can_be_begun_headers_are_read_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a system allows none."""
+    files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path], many=0))
+    looks = await source.look(files)
+    assert {type(look) for look in looks} == {Identity}
+    assert children() == 0
+
+
+async def test_a_stop_ends_the_process_that_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hang at a disk that does not answer; and no other one is begun in its place."""
+    files = [write(tmp_path / "root" / f"{number}.dcm", image(number)) for number in range(1, 4)]
+    hangs = tmp_path / "hangs"
+    for_children(tmp_path, monkeypatch, f"(open({str(hangs)!r}, 'w'), time.sleep(600))")
+    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path / "root"], many=0))
+    before = threading.active_count()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(source.look, files)
+        while not hangs.exists():  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    with anyio.fail_after(10):
+        while children() or threading.active_count() > before + 1:  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.01)
+
+
+async def test_the_process_that_reads_ends_with_the_walk(tmp_path: Path) -> None:
+    """And when the source is not used any more."""
+    files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
+    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path], many=0))
+    async for _ in source.batches():
+        await source.look(files)
+        assert children() == 1
+    with anyio.fail_after(10):
+        while children():  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.01)
+    await source.look(files)
+    assert children() == 1
+    del source
+    with anyio.fail_after(10):
+        while children():  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.01)
 
 
 async def test_few_headers_are_read_from_here(tmp_path: Path) -> None:
@@ -493,24 +555,9 @@ async def test_another_process_opens_many_at_once_too(tmp_path: Path, monkeypatc
     """The slow disk is the same from there."""
     told = tmp_path / "told"
     root = tmp_path / "root"
-    script = f"""
-import sys, time
-now = most = 0
-def opened(event, arguments):
-    global now, most
-    if event == "open" and str(arguments[0]).startswith({str(root)!r}):
-        now += 1
-        time.sleep(0.005)
-        most = max(most, now)
-        now -= 1
-        with open({str(told)!r}, "w") as file:
-            file.write(str(most))
-sys.addaudithook(opened)
-"""
-    (tmp_path / "sitecustomize.py").write_text(script)
+    for_children(tmp_path, monkeypatch, f"count(path, {str(told)!r}) if path.startswith({str(root)!r}) else None")
     files = [write(root / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
     here = await (await folder(root)).look(files)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     source = await anyio.to_thread.run_sync(partial(Folder, [root], many=0))
     assert await source.look(files[:8]) == here[:8]
     assert told.read_text() == "1"
@@ -547,6 +594,36 @@ async def test_where_the_disk_is_slow_the_walk_asks_for_many_files_at_once(
     assert await walk(tmp_path) == expected
     assert 16 <= slow.most <= 32
     slow.seconds = 0
+
+
+def for_children(place: Path, monkeypatch: pytest.MonkeyPatch, do: str) -> None:
+    """Let processes that are begun from now on do something whenever they open a file that ends in .dcm.
+
+    They import from the path of this process, and find there a module in place of one of Python's.
+    """
+    script = f"""
+import os, sys, time
+del sys.modules["fnmatch"]
+sys.path.remove({str(place / "modules")!r})
+from fnmatch import *
+now = most = 0
+def count(path, told):
+    global now, most
+    now += 1
+    time.sleep(0.005)
+    most = max(most, now)
+    now -= 1
+    with open(told, "w") as file:
+        file.write(str(most))
+def opened(event, arguments):
+    path = str(arguments[0]) if event == "open" else ""
+    if path.endswith(".dcm"):
+        {do}
+sys.addaudithook(opened)
+"""
+    (place / "modules").mkdir()
+    (place / "modules" / "fnmatch.py").write_text(script)
+    monkeypatch.syspath_prepend(place / "modules")
 
 
 def children() -> int:

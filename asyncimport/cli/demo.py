@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from rich.text import Text
 from asyncimport.cli.options import NoColor, Quiet
 from asyncimport.cli.output import consoles, show_error
 from asyncimport.errors import UnavailableError
+from asyncimport.interpreter import child_environment, python_command
 from asyncimport.progress import human_bytes
 
 __all__ = ["demo"]
@@ -75,19 +75,11 @@ def _write_samples(out: Console, target: Path) -> int:
 @contextmanager
 def _server(directory: Path) -> Iterator[str]:
     """Start `asyncimport testserver` and yield its address."""
-    command = [
-        sys.executable,
-        "-m",
-        "asyncimport",
-        "testserver",
-        "--port",
-        "0",
-        "-o",
-        "json",
-        "--directory",
-        str(directory),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603 - our own command
+    code = "from asyncimport.cli import main; main()"
+    command = python_command(code, "testserver", "--port", "0", "-o", "json", "--directory", str(directory))
+    with subprocess.Popen(  # noqa: S603 - our own command
+        command, stdout=subprocess.PIPE, text=True, env=child_environment()
+    ) as server:
         assert server.stdout is not None  # noqa: S101 - it was asked for
         try:
             line = server.stdout.readline()
