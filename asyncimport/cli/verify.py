@@ -250,6 +250,10 @@ async def _removed(client: Client, stray: Stray) -> str:
         await remove_stray(client, stray, RetryPolicy())
     except RefusedError as error:
         return f"left: {error}"
+    except TransientError as error:
+        if error.overload or error.unreachable:
+            raise
+        return f"left: {error}"
     return "removed"
 
 

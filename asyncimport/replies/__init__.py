@@ -15,7 +15,17 @@ from asyncimport.replies.archive import (
     scan_resources,
 )
 from asyncimport.replies.identity import OUR_SOURCE, archived_as, misplaced, other_row, other_session, same_label
-from asyncimport.replies.images import Row, archived, committed, deleted, not_downloaded, prearchive, row, stored
+from asyncimport.replies.images import (
+    Row,
+    archived,
+    committed,
+    deleted,
+    file_count,
+    not_downloaded,
+    prearchive,
+    row,
+    stored,
+)
 from asyncimport.replies.logins import answers, login, logins, user, user_name
 from asyncimport.replies.reply import Reply
 from asyncimport.replies.resources import ListedFile, duplicates, files, resource_made, resources, scans, subject_id
@@ -55,6 +65,7 @@ __all__ = [
     "editable_projects",
     "experiment",
     "experiments",
+    "file_count",
     "files",
     "labelled",
     "login",

@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
 from asyncimport.errors import NotKeptError, RefusedError, TransientError
 from asyncimport.replies.reply import Reply, check, location, page_instead_of_answer, rows_of
 
-__all__ = ["Row", "archived", "committed", "deleted", "not_downloaded", "prearchive", "row", "stored"]
+__all__ = ["Row", "archived", "committed", "deleted", "file_count", "not_downloaded", "prearchive", "row", "stored"]
 
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
 _ARCHIVE_URI = re.compile(r"(?:/data|/REST)?(/archive/[^\r\n]+)")
@@ -19,13 +21,17 @@ _AT_WORK = (
     "destination session in use",
     "session processing may already be in progress",
 )
+_ZONE_SECONDS = 15 * 60
+_CLOCK_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A row of the prearchive: its status, as PrearcUtils.PrearcStatus spells it, and whose it is (DatabaseSession).
 
-    `uri` is without /data; `uploaded` is the server's local time. None is what XNAT does not tell.
+    `uri` is without /data; `uploaded` and `lastmod` are the server's local time. None is what XNAT does not tell.
+    `quiet_seconds` is how long `lastmod` was ago at least when the row was looked at, 0 where that cannot be told; it
+    does not count in comparisons.
     """
 
     status: str
@@ -37,6 +43,13 @@ class Row:
     source: str | None = None
     uploaded: str = ""
     prevents_auto_commit: bool | None = None
+    lastmod: str = ""
+    quiet_seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether the session was not built since its last file came in."""
+        return self.status in {"RECEIVING", "RECEIVING_INTERRUPT"}
 
     @property
     def is_busy(self) -> bool:
@@ -172,7 +185,38 @@ def row(reply: Reply) -> Row | None:
     if reply.status == 403:
         raise RefusedError(f"XNAT does not let this user see the prearchive session (403: {reply.message})")
     results = rows_of(reply)
-    return _row(results[0]) if results else None
+    if not results:
+        return None
+    found = _row(results[0])
+    return replace(found, quiet_seconds=_least_age(found.lastmod, reply.headers.get("date", "")))
+
+
+def _least_age(local: str, date: str) -> float:
+    """Return how many seconds before `date` (of HTTP) a local time of the same server was at least.
+
+    The server does not tell its time zone, but zones differ by whole quarters of an hour: the age is known but for
+    these. A few seconds less than a quarter may be none, by the clock of a proxy.
+    """
+    try:
+        then, now = datetime.fromisoformat(local), parsedate_to_datetime(date)
+    except (ValueError, OverflowError):
+        return 0.0
+    age = (now.replace(tzinfo=None) - then.replace(tzinfo=None)).total_seconds() % _ZONE_SECONDS
+    return 0.0 if age > _ZONE_SECONDS - _CLOCK_SECONDS else age
+
+
+def file_count(reply: Reply) -> int | None:
+    """Return how many files the document of a prearchive session names (PrearcSessionResourcesList); None without one.
+
+    Raises: TransientError, LoginExpiredError, RefusedError when this user may not look at it.
+    """
+    check(reply)
+    if reply.status == 404:
+        return None
+    if reply.status == 403:
+        raise RefusedError(f"XNAT does not let this user see the prearchive session (403: {reply.message})")
+    counts = [result.get("file_count", "") for result in rows_of(reply)]
+    return sum(map(int, counts)) if all(one.isdecimal() and len(one) < 10 for one in counts) else None
 
 
 def prearchive(reply: Reply) -> list[Row]:
@@ -197,6 +241,7 @@ def _row(result: Mapping[str, str]) -> Row:
         source=result.get("SOURCE"),
         uploaded=result.get("uploaded", ""),
         prevents_auto_commit={"true": True, "false": False}.get(result.get("prevent_auto_commit", "").lower()),
+        lastmod=result.get("lastmod", ""),
     )
 
 

@@ -9,7 +9,9 @@ from aiohttp import web
 from anyio import to_thread
 
 from .call import Call
+from .catalogs import catalog
 from .pages import Refused
+from .places import Place
 from .state import PrearchiveRow
 from .storage import Parts
 
@@ -18,7 +20,7 @@ __all__ = ["ARCHIVES", "files_archive", "session_zip"]
 ARCHIVES = {"zip": "application/zip", "tar": "application/x-tar", "tar.gz": "application/gzip"}
 """The formats and their media types."""
 
-_Files = list[tuple[str, Path]]
+_Files = list[tuple[str, Path | bytes]]
 
 
 class _Pieces:
@@ -46,13 +48,28 @@ class _Pieces:
 
 
 def session_zip(call: Call, row: PrearchiveRow) -> web.Response:
-    """Return a download of what lies in a session's folder, built or not (ZipRepresentation.addFolder)."""
+    """Return a download of what lies in a session's folder, built or not (ZipRepresentation.addFolder).
+
+    A build leaves the catalogs that the session document names among the files (CatalogBuilder).
+    """
     names = [
         (f"{row.folder}/SCANS/{scan}/DICOM/{name}", (*row.path, "SCANS", scan, "DICOM", name))
         for scan, names in row.scans.items()
         for name in names
     ]
-    return web.Response(body=_zipped(_kept(call, names), ZIP_DEFLATED), content_type=ARCHIVES["zip"])
+    files = [*_kept(call, names), *_catalogs(row)]
+    return web.Response(body=_zipped(files, ZIP_DEFLATED), content_type=ARCHIVES["zip"])
+
+
+def _catalogs(row: PrearchiveRow) -> _Files:
+    """Return the catalogs that a build has left in the folder."""
+    found: _Files = []
+    for scan in row.document.scans if row.document is not None else ():
+        for label, resource in scan.resources.items():
+            name = f"{row.folder}/SCANS/{scan.folder}/{label}/scan_{scan.id}_catalog.xml"
+            place = Place("", "", (), "", {}, "scans", scan.id, series_uid=scan.series.uid)
+            found.append((name, catalog(place, resource).encode()))
+    return found
 
 
 def files_archive(call: Call, form: str, files: Sequence[tuple[str, Parts]]) -> web.Response:
@@ -66,7 +83,7 @@ def files_archive(call: Call, form: str, files: Sequence[tuple[str, Parts]]) -> 
 
 def _kept(call: Call, files: Sequence[tuple[str, Parts]]) -> _Files:
     """Return names in an archive and paths on the disk."""
-    found = []
+    found: _Files = []
     for name, parts in files:
         if (path := call.xnat.storage.path(parts)) is None:
             # Neither 404, which says that the session is gone, nor an empty zip, which says that its files are.
@@ -97,12 +114,19 @@ async def _tarred(files: _Files, *, packed: bool) -> AsyncIterator[bytes]:
     yield pieces.take()
 
 
-def _add(archive: ZipFile | tarfile.TarFile, name: str, path: Path) -> None:
-    """Add a file, unless it has gone since the folder was looked at: the session may just be archived or deleted."""
+def _add(archive: ZipFile | tarfile.TarFile, name: str, file: Path | bytes) -> None:
+    """Add a file, unless it has gone since the folder was looked at: the session may just be archived or deleted.
+
+    Only zip files hold what is not on the disk: the catalogs of a session's download.
+    """
+    if isinstance(file, bytes):
+        if isinstance(archive, ZipFile):
+            archive.writestr(name, file)
+        return
     try:
         if isinstance(archive, ZipFile):
-            archive.write(path, name)
+            archive.write(file, name)
         else:
-            archive.add(path, name)
+            archive.add(file, name)
     except FileNotFoundError:
         return

@@ -147,7 +147,7 @@ async def unzipped(web: Visitor, uri: str) -> dict[str, bytes]:
 
 
 async def test_import_22_a_session_can_be_downloaded_before_and_after_it_is_built(tmp_path: Path) -> None:
-    """What lies in its folder at that time, whether or not the document knows it, under the names it has there."""
+    """What lies in its folder at that time, whether or not the document knows it, and the catalogs of a build."""
     async with visit(TestXnat(tmp_path, anonymise=False)) as web:
         bodies = dicom(), dicom(2, SeriesNumber=7, SeriesInstanceUID="7"), dicom(3)
         uri = await web.received(*bodies[:2])
@@ -158,7 +158,11 @@ async def test_import_22_a_session_can_be_downloaded_before_and_after_it_is_buil
         assert before == {"/".join(parts): content for parts, content in on_disk.items()}
         assert (await web.post(uri, action="build")).status == 200
         await web.received(bodies[2])
-        assert set((await unzipped(web, uri)).values()) == set(bodies)
+        after = await unzipped(web, uri)
+        catalogs = {name: after.pop(name) for name in list(after) if name.endswith("_catalog.xml")}
+        assert set(after.values()) == set(bodies)
+        assert set(catalogs) == {f"E/SCANS/{scan}/DICOM/scan_{scan}_catalog.xml" for scan in (1, 7)}
+        assert all(b"<cat:DCMCatalog" in document for document in catalogs.values())
 
 
 async def test_import_22_accept_asks_for_a_download_too(tmp_path: Path) -> None:
