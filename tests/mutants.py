@@ -1055,6 +1055,22 @@ LINE = (
         ("test_source.py::test_where_opening_is_slow_many_are_opened_at_once",),
     ),
     Mutant(
+        "a-long-answer-may-follow-an-effect",
+        "A session is sealed though what came in place of XNAT's answer says nothing of the file that was sent.",
+        "replies/reply.py",
+        "which is none of XNAT's\", cut=True)",
+        "which is none of XNAT's\")",
+        ("test_reading.py::test_an_answer_without_end_is_judged_by_its_beginning",),
+    ),
+    Mutant(
+        "a-packed-answer-that-breaks-off",
+        "What the archive lacks is not seen in half a listing.",
+        "xnat/reading.py",
+        "if not unpacking.eof:",
+        "if not unpacking:",
+        ("test_reading.py::test_what_cannot_be_unpacked_may_come_again",),
+    ),
+    Mutant(
         "headers-of-a-dead-worker",
         "What stands behind a file that ends the process that reads headers is not sent, and nobody hears of it.",
         "source.py",

@@ -50,7 +50,7 @@ def user(reply: Reply, name: str) -> None:
 
     Raises: LoginRefusedError, LoginExpiredError, UnavailableError when this is not an XNAT, TransientError.
     """
-    if reply.status == 200 and (match := re.search(r"User '(.*?)' is logged in", reply.text)):
+    if reply.status == 200 and (match := re.search(r"User '(.*?)' is logged in", reply.head)):
         # An alias token logs in under the name of its owner, so another name than `name` is fine; a guest is not.
         if match.group(1).lower() == "guest" != name.lower():
             raise LoginRefusedError("XNAT took the login for a guest's", hint="check the user name and password")
@@ -85,7 +85,7 @@ def answers(reply: Reply) -> bool:
 def user_name(reply: Reply) -> str | None:
     """Return who is logged in (UserAuth): with an alias token it is the token's owner."""
     check(reply)
-    match = re.search(r"User '(.*?)' is logged in", reply.text)
+    match = re.search(r"User '(.*?)' is logged in", reply.head)
     return match[1] if match and reply.status == 200 else None
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "REDIRECTS",
     "Reply",
     "act_first",
+    "beginning",
     "check",
     "is_login_page",
     "item_of",
@@ -29,6 +30,7 @@ __all__ = [
 OVERLOAD = frozenset({408, 429, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PERMANENT = frozenset({301, 308})
+_HEAD = 8 << 10
 _PAGE = re.compile(r"\s*<(?:!doctype )?html\b", re.IGNORECASE)
 # Restlet's status page says what happened in its heading, Tomcat's after "Message" (its heading is its version).
 _RESTLET = re.compile(r"<h3>(?!Apache Tomcat)(.*?)</h3>", re.DOTALL)
@@ -46,6 +48,11 @@ class Reply:
     text: str
 
     @property
+    def head(self) -> str:
+        """The beginning of the text: only that is searched for patterns, which may take the square of its length."""
+        return self.text[:_HEAD]
+
+    @property
     def is_html(self) -> bool:
         """Whether this is a page for people: XNAT's login, an error page, or some gateway's."""
         kind = self.headers.get("content-type", "").lower()
@@ -54,10 +61,20 @@ class Reply:
     @property
     def message(self) -> str:
         """What the answer says, in one short line without addresses: that of an error page, else the text itself."""
-        said = _RESTLET.search(self.text) or _TOMCAT.search(self.text)
-        text = said.group(1) if said else ("" if self.is_html else self.text)
+        said = _RESTLET.search(self.head) or _TOMCAT.search(self.head)
+        text = said.group(1) if said else ("" if self.is_html else self.head)
         words = _ADDRESS.sub("…", " ".join(html.unescape(_TAGS.sub(" ", text)).split()))
         return "".join(filter(str.isprintable, words))[:300] or f"status {self.status}"
+
+
+def beginning(reply: Reply, most: int) -> Reply:
+    """Return an answer of which only the beginning was read, if that tells what it is: a page.
+
+    Raises: TransientError. XNAT may have done what it was asked to, whatever has answered.
+    """
+    if not reply.is_html:
+        raise TransientError(f"an answer of more than {most:,} bytes came, which is none of XNAT's", cut=True)
+    return reply
 
 
 def check(reply: Reply, *, server_errors: bool = True) -> None:
@@ -71,7 +88,7 @@ def check(reply: Reply, *, server_errors: bool = True) -> None:
         raise LoginExpiredError("XNAT no longer knows the login (401)")
     if reply.status in REDIRECTS:
         raise redirected(reply)
-    if reply.status == 404 and reply.is_html and not _RESTLET.search(reply.text):
+    if reply.status == 404 and reply.is_html and not _RESTLET.search(reply.head):
         # It is not XNAT that misses something: XNAT itself is missing, as while Tomcat starts.
         raise TransientError("XNAT is not there (404)", retry_after=retry_after(reply), overload=True)
     if reply.status in OVERLOAD:

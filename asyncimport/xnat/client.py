@@ -31,6 +31,7 @@ from asyncimport.limits import Rate
 from asyncimport.replies import Reply
 from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.xnat.proxies import DIRECT, Proxy, proxy_for
+from asyncimport.xnat.reading import ACCEPTED, ANSWER, FILE, LISTING, SLOWEST, pieces, read_reply
 
 __all__ = ["Client", "Credentials", "Timeouts", "bounded", "connect", "tls_context"]
 
@@ -47,7 +48,6 @@ _CERTIFICATE_HINTS = {
 }
 # Whatever else this machine runs finds the authorities of the site by one of these: curl, Python's requests, OpenSSL.
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_PIECE = 256 << 10
 # What ends a run, or is under way when it ends, gets no longer than this.
 _LAST_SECONDS = 5.0
 
@@ -66,7 +66,10 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to connect; for a body to make progress; for an answer after the body. There is no total."""
+    """Seconds: to connect; for a body to make progress; for the whole answer after it. A body has no total.
+
+    How large an answer may be stands in `reading`.
+    """
 
     connect: float = 30.0
     stall: float = 60.0
@@ -140,15 +143,16 @@ class Client:
         data: bytes | AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         in_time: bool = False,
+        most: int = ANSWER,
     ) -> T:
-        """Ask once, and return what `read` makes of the answer.
+        """Ask once, and return what `read` makes of the answer, which has `most` bytes at most.
 
         With `in_time` it has the time of a body and an answer; else the caller bounds it. Raises: TransientError when
         no answer came, LoginExpiredError after the login was renewed (ask again), and whatever `read` raises.
         """
         login = self._logins
         timeout = self._in_time if in_time else None
-        answer = await self._exchange(method, url, data, {**self._headers, **(headers or {})}, timeout)
+        answer = await self._exchange(method, url, data, {**self._headers, **(headers or {})}, timeout, most)
         try:
             return read(answer)
         except LoginExpiredError:
@@ -157,10 +161,11 @@ class Client:
 
     async def ask(self, method: str, path: str, read: Callable[[Reply], T], policy: RetryPolicy) -> T:
         """Ask a question without a body, again while it fails for a time."""
+        most = LISTING if method == "GET" else ANSWER
 
         async def once() -> T:
             with bounded(self.timeouts.reply):
-                return await self.call(method, self.url(path), read)
+                return await self.call(method, self.url(path), read, most=most)
 
         return await retrying(once, policy)
 
@@ -177,21 +182,17 @@ class Client:
     async def download(self, path: str, into: Path, policy: RetryPolicy) -> None:
         """Write what an address holds into a file, again from the start while that fails for a time.
 
-        Raises: TransientError, RefusedError when there is nothing to be had.
+        Raises: TransientError, RefusedError when there is nothing to be had, or too much.
         """
 
         async def once() -> None:
             login = self._logins
             with bounded(self.timeouts.reply) as scope:
                 async with self._answer("GET", self.url(path), None, self._headers) as response:
-                    if response.status != 200:
-                        refused = await _read(response)
-                    else:
-                        async with await anyio.open_file(into, "wb") as file:
-                            async for piece in response.content.iter_chunked(_PIECE):
-                                scope.deadline = anyio.current_time() + self.timeouts.stall
-                                await file.write(piece)
+                    if response.status == 200:
+                        await self._write(response, into, scope)
                         return
+                    refused = await read_reply(response, ANSWER)
             try:
                 replies.not_downloaded(refused)
             except LoginExpiredError:
@@ -199,6 +200,15 @@ class Client:
                 raise
 
         await retrying(once, policy)
+
+    async def _write(self, response: aiohttp.ClientResponse, into: Path, scope: anyio.CancelScope) -> None:
+        """Write the body of an answer into a file, and move the deadline with each piece that comes in time."""
+        last = scope.deadline
+        async with await anyio.open_file(into, "wb") as file:
+            async for piece in pieces(response, FILE):
+                last += len(piece) / SLOWEST
+                scope.deadline = min(anyio.current_time() + self.timeouts.stall, last)
+                await file.write(piece)
 
     async def log_in(self) -> None:
         """Log in, and check that it is not as a guest.
@@ -237,7 +247,7 @@ class Client:
         auth = f"Basic {base64.b64encode(secret).decode()}"
         with bounded(self.timeouts.stall):
             async with self._answer("POST", self.url("/data/JSESSION"), None, {"Authorization": auth}) as response:
-                answer = await _read(response)
+                answer = await read_reply(response, ANSWER)
                 replies.login(answer)
                 cookies = {name: morsel.value for name, morsel in response.cookies.items()}
         cookies.pop("SESSION_EXPIRATION_TIME", None)
@@ -281,13 +291,14 @@ class Client:
         data: bytes | AsyncIterator[bytes] | None,
         headers: Mapping[str, str],
         timeout: aiohttp.ClientTimeout | None = None,
+        most: int = ANSWER,
     ) -> Reply:
         # As `_answer`, without its context manager: this is on the way of every file.
         try:
             async with self._request(method, url, data, headers, timeout) as response:
                 if response.status == 407:
                     raise self._proxy.refused()
-                return await _read(response)
+                return await read_reply(response, most)
         except aiohttp.ClientHttpProxyError as error:
             # It holds the headers that went to the proxy, password and all.
             raise _not_let_through(self._proxy, error.status) from None
@@ -374,7 +385,8 @@ async def connect(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         # Without TLS the proxy reads the request itself; with it, what goes to the proxy goes there before.
-        headers={"User-Agent": _USER_AGENT, **(proxy.headers if server.scheme == "http" else {})},
+        headers={"User-Agent": _USER_AGENT, **ACCEPTED, **(proxy.headers if server.scheme == "http" else {})},
+        auto_decompress=False,  # which would unpack megabytes before anybody can say that it is enough
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
         trust_env=False,  # it would also send Basic credentials from ~/.netrc
     ) as http:
@@ -425,8 +437,3 @@ def _not_let_through(proxy: Proxy, status: int) -> UnavailableError | TransientE
         f"{proxy} does not let us through to the server ({status})",
         hint="ask whoever runs it, or leave the server out with NO_PROXY",
     )
-
-
-async def _read(response: aiohttp.ClientResponse) -> Reply:
-    body = await response.read()
-    return Reply(response.status, response.headers, body.decode("utf-8", "replace"))

@@ -33,6 +33,7 @@ from asyncimport.replies import Reply, Row, SeriesFilter
 from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.client import Client, Credentials, Timeouts, bounded, tls_context
 from asyncimport.xnat.proxies import Proxy, proxy_for
+from asyncimport.xnat.reading import ACCEPTED, ANSWER, read_reply
 from asyncimport.xnat.site import check_project
 
 __all__ = [
@@ -58,7 +59,6 @@ SIZES: Mapping[str, int] = {"1 MB": 1 << 20, "100 MB": 100 << 20, "2 GB": 2 << 3
 _QUICK = Timeouts(connect=10.0, stall=15.0, reply=15.0)
 _ONCE_MORE = RetryPolicy(attempts=2)
 _LAST_SECONDS = 5.0
-_READ = 1 << 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUILD_INFO = "/xapi/siteConfig/buildInfo"
 _JSESSION = "/data/JSESSION"
@@ -186,13 +186,9 @@ class _Guest(Client):
         """
         with bounded(self.timeouts.reply):
             async with self._answer(method, _below(base, path), None, {}) as response:
-                body = b""
-                async for piece in response.content.iter_any():
-                    body += piece
-                    if len(body) > _READ:
-                        break
+                body = (await read_reply(response, ANSWER)).text
                 headers = {name.lower(): "\n".join(response.headers.getall(name)) for name in response.headers}
-                return Reply(response.status, headers, body.decode("utf-8", "replace"))
+                return Reply(response.status, headers, body)
 
     async def announce(self, base: URL, size: int) -> int | None:
         """Announce a body, and send none: return the status of the answer, or 100 when the body is asked for.
@@ -246,7 +242,12 @@ async def look_from_outside(host: str, *, ca_bundle: Path | None = None, verify:
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=1, ssl=context),
         cookie_jar=aiohttp.CookieJar(unsafe=True),  # which is to take cookies of addresses of numbers too
-        headers={"User-Agent": f"asyncimport/{__version__}", **(proxy.headers if base.scheme == "http" else {})},
+        headers={
+            "User-Agent": f"asyncimport/{__version__}",
+            **ACCEPTED,
+            **(proxy.headers if base.scheme == "http" else {}),
+        },
+        auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_QUICK.connect),
         trust_env=False,
     ) as http:
