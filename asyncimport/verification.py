@@ -13,7 +13,7 @@ from asyncimport.journal import Ledger
 from asyncimport.model import Attachment, Enclosure, File, Session, SessionReport, Stray
 from asyncimport.replies import ListedFile
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat import Client, Described, Resources, compare, describe, droppers, find_experiment, find_strays
+from asyncimport.xnat import Client, Described, Resources, SiteRules, compare, describe, find_session, find_strays
 
 __all__ = [
     "Beside",
@@ -73,11 +73,12 @@ async def look(
     """
     wanted = [(one, uids) for one, uids in await anyio.to_thread.run_sync(_acknowledged, ledger) if only(one.session)]
     found: dict[int, Finding] = {}
+    rules = SiteRules(client, policy)
     limiter = anyio.CapacityLimiter(_AT_A_TIME)
 
     async def one(place: int, session: SessionReport, uids: frozenset[str]) -> None:
         async with limiter:
-            found[place] = await _finding(client, session, uids, policy)
+            found[place] = await _finding(client, session, uids, policy, rules)
             report(found[place])
 
     try:
@@ -93,18 +94,21 @@ def _acknowledged(ledger: Ledger) -> list[tuple[SessionReport, frozenset[str]]]:
     return list(ledger.acknowledged())
 
 
-async def _finding(client: Client, report: SessionReport, uids: frozenset[str], policy: RetryPolicy) -> Finding:
+async def _finding(
+    client: Client, report: SessionReport, uids: frozenset[str], policy: RetryPolicy, rules: SiteRules
+) -> Finding:
     session, files = report.session, len(uids)
     if report.state in {"open", "prearchive"}:
         return Finding(session, files, None, f"not archived yet ({report.state})")
     try:
-        experiment = await find_experiment(client, session, policy)
-        if experiment is None:
+        there = await find_session(client, session, policy, rules)
+        if not there.experiments:
             if report.state == "held":
                 return Finding(session, files, None, report.reason)
-            return Finding(session, files, None, "the archive has no session of this label and study", uids)
-        found = await compare(client, experiment, session, uids, policy)
-        dropping = (await droppers(client, session.project, policy)).on_archive if found.missing else None
+            gone = there.problem or "the archive has no session of this label and study"
+            return Finding(session, files, None, gone, uids)
+        found = await compare(client, session, there.experiments, uids, policy, rules)
+        dropping = (await rules.of(session.project)).on_archive if found.missing else None
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     except RefusedError as error:

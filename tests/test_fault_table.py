@@ -360,20 +360,20 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         # Two looks show it at work, the third that it is built.
         **dict.fromkeys(["left BUILDING", "left QUEUED_BUILDING"], row(listing=7)),
         # XNAT archives what is committed, and has told that this takes longer than it lets anyone wait. Two looks show
-        # it at work, the third that the row is gone, and one more GET that the session is in the archive.
-        **dict.fromkeys(["left ARCHIVING", "left QUEUED_ARCHIVING"], replace(row(archive=0, listing=8), auto=True)),
+        # it at work, the third that the row is gone.
+        **dict.fromkeys(["left ARCHIVING", "left QUEUED_ARCHIVING"], replace(row(archive=0, listing=7), auto=True)),
         "unseen": row(End.HELD, "cannot access project demo", archive=0, listing=1),
         "tell": row(),
     },
     "archive": {
         **_POST,
         **dict.fromkeys([*NO_EFFECT, "late", "locked"], row(archive=2, listing=5)),
-        # The next look shows that the row is gone, and one more GET that the session is in the archive.
-        **dict.fromkeys(DONE, row(listing=6)),
+        # The next look shows that the row is gone.
+        **dict.fromkeys(DONE, row(listing=5)),
         # It is looked at, without a pause here, for as long as XNAT is at work on it; never asked for again.
         "gateway at once": row(listing=range(6, 1000)),
         # The look that brings it about still shows the row; what is asked of it then finds it gone.
-        "late, in between": row(archive=2, listing=7),
+        "late, in between": row(archive=2, listing=6),
         "500": row(End.HELD, r"did not archive the session \(500", listing=1),
         "413": row(End.HELD, r"did not archive the session \(413", listing=1),
         "403": row(End.HELD, r"did not archive the session \(403", listing=1),
@@ -386,7 +386,7 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
             ["left CONFLICT", "left ERROR"], row(End.HELD, "The session could not be processed", listing=1)
         ),
         **dict.fromkeys(["left BUILDING", "left QUEUED_BUILDING"], row(archive=2, listing=7)),
-        **dict.fromkeys(["left ARCHIVING", "left QUEUED_ARCHIVING"], row(listing=8)),
+        **dict.fromkeys(["left ARCHIVING", "left QUEUED_ARCHIVING"], row(listing=7)),
         "unseen": row(End.HELD, "cannot archive into project demo", listing=1),
         "tell": row(),
     },
@@ -407,12 +407,12 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         "tell": row(End.BUILT),
     },
     "verify: experiment": {
-        **_verify(restart=9),
-        # It looks as if the archive's listing were behind: the row is looked for, and then the session, twice.
-        **dict.fromkeys(["403", "unseen"], row(listing=7)),
+        **_verify(restart=8),
+        # It looks as if the archive's listing were behind: the row is looked for, and then the session again.
+        **dict.fromkeys(["403", "unseen"], row(listing=6)),
     },
-    "verify: resources": _verify(restart=10),
-    "verify: catalog": _verify(restart=11),
+    "verify: resources": _verify(restart=9),
+    "verify: catalog": _verify(restart=10),
     "logout": {
         **_AUTH,
         # Nobody is told, and the login is left to idle out.

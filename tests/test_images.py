@@ -625,13 +625,15 @@ async def test_a_lost_delivery_is_held(xnat: TestXnat, url: str, tmp_path: Path)
 
 
 async def test_another_study_under_the_label_is_not_ours(url: str, tmp_path: Path) -> None:
-    """The row is gone and the label is there, of another study: lost, and not verified on it."""
-    async with reaching(url) as there:
+    """The row is gone and the label is there, of another study: held at once, as no waiting would change that."""
+    pauses = Pauses()
+    async with reaching(url, sleep=pauses) as there:
         other = Session("demo", "S", "E", "9.9")
         uri = await sent(there, tmp_path, 1, session=other, StudyInstanceUID="9.9")
         await there.finalize(sealed(uri, 1, session=other))
         verdict = await there.finalize(sealed(uri, 1))
-    assert verdict == Held(sealed(uri).delivery, "the session is neither in the prearchive nor in the archive")
+    assert verdict == Held(sealed(uri).delivery, "the archive's session E is of another study (9.9)")
+    assert not pauses.seconds
 
 
 async def test_a_session_that_the_archive_shows_late_is_found(xnat: TestXnat, url: str, tmp_path: Path) -> None:

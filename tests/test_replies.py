@@ -101,6 +101,7 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "deleted": replies.deleted,
     "file_count": replies.file_count,
     "not_downloaded": replies.not_downloaded,
+    "maps_studies": replies.maps_studies,
     "maps_uids": replies.maps_uids,
     "scan_resources": replies.scan_resources,
     "catalog": replies.catalog,
@@ -398,8 +399,15 @@ VALUES = [
     ("maps_uids", reply(200, 'removeAllPrivateTags\nmapReferencedUIDs["1.2", "3"]'), True),
     ("maps_uids", reply(200, "// keeps (0008,0018) as it is"), False),
     ("maps_uids", reply(200, ""), False),
-    ("maps_uids", reply(404), False),
-    ("maps_uids", reply(403), False),
+    ("maps_uids", reply(404), None),
+    ("maps_uids", reply(403), None),
+    ("maps_studies", reply(200, 'version "6.1"\n(0008,1030) := project\n(0020,0010) := "1"\n'), False),
+    ("maps_studies", reply(200, "(0020, 000d) := hashUID[(0020,000D)]"), True),
+    ("maps_studies", reply(200, '(0020,000D) := "1.2.3"\n'), True),
+    ("maps_studies", reply(200, "(0008,0018) := newUID[]"), True),
+    ("maps_studies", reply(200, ""), False),
+    ("maps_studies", reply(404), None),
+    ("maps_studies", reply(403), None),
     ("row", table({"status": "RECEIVING", "name": "E"}), Row("RECEIVING", label="E")),
     ("row", table({"name": "E"}), Row("", label="E")),
     ("row", table(), None),
@@ -621,7 +629,10 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
         (call, tomcat(404, "Not Found"), TransientError, OVERLOAD)
         for call in IN_A_RUN
         if call
-        not in {"committed", "archived", "setting", "maps_uids", "rejects", "rewrites", "value", "subscriptions"}
+        not in {
+            *("committed", "archived", "setting", "maps_uids", "maps_studies"),
+            *("rejects", "rewrites", "value", "subscriptions"),
+        }
     ),
     # whatever was asked in a run
     *((call, tomcat(401, "Unauthorized"), LoginExpiredError, {}) for call in IN_A_RUN),

@@ -1,15 +1,25 @@
 """What "verified" means: which instances the archive holds, wherever XNAT has put them."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import anyio.to_thread
 import pydicom
 import pytest
 from conftest import Commands
 from pydicom.uid import SecondaryCaptureImageStorage
+from scenery import AT_ONCE, logged_in, router, upload
 
-from asyncimport.testserver import Fault, Script, Status, Tell, TestXnat, serve
+from asyncimport.journal import Ledger
+from asyncimport.model import Session
+from asyncimport.replies import Experiment
+from asyncimport.settings import Options
+from asyncimport.testserver import Fault, RowStatus, Script, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import generated
+from asyncimport.verification import Finding, look
+from asyncimport.xnat.archive import parts_among
 
 pytestmark = pytest.mark.anyio
 
@@ -44,21 +54,155 @@ async def test_series_of_one_number_are_found_by_their_uids(
     assert len(xnat.sop_uids()) == 12
 
 
-async def test_a_study_that_xnat_divides_is_found_whole(commands: Commands, tree: Path, tmp_path: Path) -> None:
-    """PET and MR of one study may be archived as two sessions; together they hold what was sent."""
-    xnat = TestXnat(tmp_path / "xnat", split_by=lambda scan: "" if scan.id == "1" else "_2")
+async def test_the_same_study_under_another_label_proves_nothing(
+    xnat: TestXnat, url: str, commands: Commands, tree: Path
+) -> None:
+    """What XNAT lost of our session is missing, though somebody's own session of the study holds it."""
+    commands.login(url)
+    assert (
+        await commands("upload", tree, "-P", "demo", "-E", "other_{PatientID}", "--state-dir", tree.parent)
+    ).code == 0
+    lost: list[str] = []
+
+    def lose() -> None:
+        for row in xnat.prearchive:
+            for files in row.scans.values():
+                lost.extend(files.popitem()[1].sop_uid for _ in files and [1])
+
+    xnat.faults.add(Fault("commit", Tell(lose), times=4))
+    ended = await commands("upload", tree, "-P", "demo", "-o", "json")
+    assert lost
+    assert ended.code == 9, ended.out
+    assert {(detail["state"], detail["verified"]) for detail in ended.json["details"]} == {("held", None)}
+    verify = await commands("verify", "-P", "demo", "-o", "json", "--safe-to-delete", tree.parent / "safe")
+    assert verify.code == 9
+    assert all(detail["missing"] for detail in verify.json["details"])
+    safe = (tree.parent / "safe").read_text().splitlines()
+    gone = {uid for _, _, file in xnat.instances() for uid in [file.sop_uid]}
+    held = {file.sop_uid for session, _, file in xnat.instances() if not session.label.startswith("other_")}
+    assert {pydicom.dcmread(path).SOPInstanceUID for path in safe} == held < gone
+
+
+SMALL = Options(workers=4, finalizers=2)
+
+
+async def looked_at(url: str, book: Path) -> Sequence[Finding]:
+    """Do what `verify` does."""
+    reading = Ledger.read(book)
+    ledger = await anyio.to_thread.run_sync(reading.__enter__)
+    try:
+        async with logged_in(url) as client:
+            return await look(client, ledger, AT_ONCE)
+    finally:
+        await anyio.to_thread.run_sync(reading.__exit__, None, None, None)
+
+
+def pet_mr(tree: Path) -> None:
+    """Make every second file of each study a PET image."""
     for number, path in enumerate(sorted(path for path in tree.rglob("*") if path.is_file())):
         dataset = pydicom.dcmread(path)
         dataset.SeriesNumber = 1 + number % 2
+        dataset.Modality = ("MR", "PT")[number % 2]
         dataset.SeriesInstanceUID = f"1.2.{int(dataset.StudyInstanceUID[-9:])}.{number % 2}"
         dataset.save_as(path)
+
+
+@pytest.mark.parametrize("template", ["{PatientID}", "{PatientID}_PETMR"])
+async def test_a_study_that_xnat_divides_is_found_whole(tree: Path, tmp_path: Path, template: str) -> None:
+    """PET and MR of one study may become two sessions; together they hold what was sent, or lack some of it."""
+    xnat = TestXnat(tmp_path / "xnat", pet_mr="separate")
+    pet_mr(tree)
+    book, rules = tmp_path / "journal.db", router(session=template)
     async with serve(xnat) as url:
-        commands.login(url)
-        ended = await commands("upload", tree, "-P", "demo", "-o", "json")
-        assert ended.code == 0, ended.out
+        built = await upload(url, [tree], book, rules=rules, options=replace(SMALL, archive=False))
+        assert built.count("prearchive") == 2
+        # As when somebody has them rebuilt.
+        xnat.project("demo").prearchive_code = 4
+        for row in xnat.prearchive:
+            row.source, row.prevent_auto_commit, row.status = "", False, RowStatus.RECEIVING
+            row.touched, row.autoarchive = -1e9, "AutoArchive"
+        assert await xnat.idle_round() == 2
         assert len(xnat.archived) == 4
-        assert {detail["verified"] for detail in ended.json["details"]} == {"uids"}
-        assert (await commands("verify")).code == 0
+        summary = await upload(url, [tree], book, rules=rules, options=SMALL)
+        assert [(one.state, one.verified) for one in summary.sessions] == [("archived", "uids")] * 2
+        assert [len(one.missing) for one in await looked_at(url, book)] == [0, 0]
+        part = next(session for session in xnat.archived if session.xsi_type == "xnat:petSessionData")
+        for _, resource in part.resources:
+            resource.files.popitem()
+        assert sorted(len(one.missing) for one in await looked_at(url, book)) == [0, 1]
+
+
+def test_parts_are_those_that_xnat_has_made() -> None:
+    """Both kinds, of the study and the subject, and named as XNAT names them: else nothing is a part."""
+    session = Session("P", "Sub", "E", "1.2")
+    mr = Experiment("1", "E_MR", "1.2", "sub", "xnat:mrSessionData")
+    pet = Experiment("2", "E_PET1", "1.2", "sub", "xnat:petSessionData")
+    assert parts_among([mr, pet, Experiment("3", "E", "1.2", "sub", "xnat:mrSessionData")], session) == (mr, pet)
+    for other in (
+        replace(pet, label="E_PETx"),
+        replace(pet, label="F_PET"),
+        replace(pet, study_uid="1.3"),
+        replace(pet, subject="other"),
+        replace(pet, type="xnat:mrSessionData"),
+        mr,
+    ):
+        assert parts_among([mr, other], session) == ()
+    assert parts_among([replace(mr, label="AMRB"), replace(pet, label="APETB")], replace(session, label="APETMRB"))
+    assert not parts_among([mr, pet], replace(session, label="APETMRB"))
+
+
+async def test_a_study_that_xnat_calls_pet_is_found_under_its_new_label(tree: Path, tmp_path: Path) -> None:
+    """Where PET/MR studies become PET sessions, XNAT changes labels that say PETMR; its answer names the new one."""
+    xnat = TestXnat(tmp_path / "xnat", pet_mr="pet")
+    pet_mr(tree)
+    book, rules = tmp_path / "journal.db", router(session="{PatientID}_petmr")
+    async with serve(xnat) as url:
+        summary = await upload(url, [tree], book, rules=rules, options=SMALL)
+        assert [one.label for one in xnat.archived] == [f"{one.subject.label}_PET" for one in xnat.archived]
+        uris = {f"/data{session.uri}" for session in xnat.archived}
+        assert {(one.verified, one.uri) for one in summary.sessions} == {("uids", uri) for uri in uris}
+        assert [one.verified for one in await looked_at(url, book)] == ["uids", "uids"]
+
+
+def mapped(uid: str) -> str:
+    """Return another UID, the same for the same."""
+    return f"2.25.{int.from_bytes(hashlib.sha256(uid.encode()).digest()[:15])}"
+
+
+@pytest.mark.parametrize("of", ["site", "project"])
+@pytest.mark.parametrize("instances", [True, False])
+async def test_studies_whose_uid_a_script_maps_are_verified_at_once(
+    tree: Path, tmp_path: Path, of: str, instances: bool
+) -> None:
+    """The session is found by its label and XNAT's own answer: nothing is waited for, and what is lost is told."""
+    script = Script(map_study=mapped, map_series=mapped, map_uid=mapped if instances else None)
+    xnat = TestXnat(tmp_path / "xnat", anonymise=script if of == "site" else False)
+    if of == "project":
+        xnat.project("demo").script = script
+    book = tmp_path / "journal.db"
+    async with serve(xnat) as url:
+        summary = await upload(url, [tree], book, options=SMALL)
+        word = "count" if instances else "uids"
+        assert [(one.state, one.verified) for one in summary.sessions] == [("archived", word)] * 2
+        assert xnat.count["commit"] == xnat.count["archive"] == 2
+        assert [one.verified for one in await looked_at(url, book)] == [word, word]
+        for _, resource in xnat.archived[0].resources:
+            resource.files.popitem()
+        assert [one.problem is None for one in await looked_at(url, book)].count(False) == 1
+
+
+async def test_another_study_under_the_label_is_told_at_once(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """Nothing that is waited for would change it, and its instances are no proof of ours."""
+    tree = tmp_path / "tree"
+    generated(tree, sessions=1, files=3, size=2_000, seed=6)
+    commands.login(url)
+    assert (await commands("upload", tree, "-P", "demo", "-o", "json")).code == 0
+    xnat.archived[0].study_uid = "9.9"
+    verify = await commands("verify", "-o", "json")
+    assert verify.code == 9
+    assert "another study" in verify.json["details"][0]["reason"]
 
 
 async def test_where_a_script_gives_new_uids_only_counts_can_be_compared(

@@ -32,6 +32,7 @@ from asyncimport.replies.resources import ListedFile, duplicates, files, resourc
 from asyncimport.replies.site import (
     SeriesFilter,
     editable_projects,
+    maps_studies,
     maps_uids,
     pipelines,
     project_id,
@@ -70,6 +71,7 @@ __all__ = [
     "labelled",
     "login",
     "logins",
+    "maps_studies",
     "maps_uids",
     "misplaced",
     "not_downloaded",

@@ -14,12 +14,13 @@ __all__ = ["Experiment", "ScanResource", "catalog", "experiment", "experiments",
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """An archived session: accession ID, label, StudyInstanceUID and subject label, "" where XNAT tells none."""
+    """An archived session: accession ID, labels and so on as XNAT tells them, "" where it does not."""
 
     accession: str
     label: str
     study_uid: str
     subject: str = ""
+    type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,9 @@ def labelled(reply: Reply) -> list[Experiment]:
         # Two shortcuts stand for the same path, and XNAT names the column by either, or by the path.
         names = ("UID", "studyInstanceUID", "xnat:imagesessiondata/uid")
         uid = next((result[name] for name in names if result.get(name)), "")
-        subject = result.get("subject_label", "")
-        found.append(Experiment(result.get("ID", ""), result.get("label", ""), uid, subject))
+        columns = ("ID", "label", "subject_label", "xsiType")
+        accession, label, subject, kind = (result.get(name, "") for name in columns)
+        found.append(Experiment(accession, label, uid, subject, kind))
     return found
 
 

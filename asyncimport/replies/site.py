@@ -9,6 +9,7 @@ from asyncimport.replies.reply import Reply, check, item_of, rows_of
 __all__ = [
     "SeriesFilter",
     "editable_projects",
+    "maps_studies",
     "maps_uids",
     "pipelines",
     "project_id",
@@ -22,6 +23,7 @@ __all__ = [
 
 # What DicomEdit scripts use for it: an assignment to the tag, or one of the functions made for UIDs.
 _MAPS_UIDS = re.compile(r"\(\s*0008\s*,\s*0018\s*\)\s*:=|hashUID|mapUID|mapReferencedUIDs|newUID", re.IGNORECASE)
+_MAPS_STUDIES = re.compile(r"\(\s*0020\s*,\s*000D\s*\)\s*:=|hashUID|mapUID|newUID", re.IGNORECASE)
 # DicomEdit's statement, outside of a comment.
 _REJECTS = re.compile(r"^(?:(?!//).)*\breject\b", re.MULTILINE)
 # The statements of DicomEdit that change attributes, outside of a comment: assignments, deletions, functions.
@@ -96,11 +98,18 @@ def rewrites(reply: Reply) -> bool | None:
     return _REWRITES.search(reply.text) is not None if reply.status == 200 else None
 
 
-def maps_uids(reply: Reply) -> bool:
-    """Whether an anonymisation script (AnonymizeApi) gives instances other SOPInstanceUIDs than they came with."""
+def maps_uids(reply: Reply) -> bool | None:
+    """Whether an anonymisation script (AnonymizeApi) gives instances new SOPInstanceUIDs; None: it does not tell."""
     if reply.status not in {403, 404}:
         check(reply)
-    return reply.status == 200 and _MAPS_UIDS.search(reply.text) is not None
+    return _MAPS_UIDS.search(reply.text) is not None if reply.status == 200 else None
+
+
+def maps_studies(reply: Reply) -> bool | None:
+    """Whether an anonymisation script (AnonymizeApi) gives studies new StudyInstanceUIDs; None: it does not tell."""
+    if reply.status not in {403, 404}:
+        check(reply)
+    return _MAPS_STUDIES.search(reply.text) is not None if reply.status == 200 else None
 
 
 def series_filter(reply: Reply) -> SeriesFilter | None:

@@ -13,7 +13,7 @@ from .state import ArchivedSession, Document, PrearchiveRow, Resource
 from .storage import Parts
 from .tracking import ArchiveFailed
 
-__all__ = ["Merge", "plan_merge", "split_document", "target_names"]
+__all__ = ["Merge", "plan_merge", "target_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +69,14 @@ def _merge_catalogs(xnat: TestXnat, into: Resource, arrived: Resource) -> None:
 def target_names(row: PrearchiveRow, params: Mapping[str, str]) -> tuple[str, str]:
     """Return the labels of session and subject in the archive (fixSessionLabel, fixSubject).
 
-    Parameters outweigh the row, and the patient's name is the last resort for the subject.
+    Parameters outweigh the session document, and the patient's name is the last resort for the subject.
     """
     asked = (params.get(key) for key in ("session", "EXPT_LABEL", "label"))
-    session = clean_value(next(filter(None, asked), row.name))
+    built = row.document.label if row.document is not None else ""
+    session = clean_value(next(filter(None, asked), built or row.name))
     asked = (params.get(key) for key in ("subject", "SUBJECT_ID"))
     subject = clean_value(next(filter(None, asked), row.subject or row.patient_name))
     return session, subject
-
-
-def split_document(xnat: TestXnat, document: Document) -> Mapping[str, Document]:
-    """Return the documents of the sessions that the site makes of one, by what is added to the label."""
-    if xnat.split_by is None:
-        return {"": document}
-    parts: dict[str, Document] = {}
-    for scan in document.scans:
-        suffix = xnat.split_by(scan)
-        before = parts[suffix].scans if suffix in parts else ()
-        parts[suffix] = Document((*before, scan), document.study_uid, document.patient_name)
-    return parts
 
 
 def plan_merge(
@@ -112,7 +101,8 @@ def plan_merge(
     subject = xnat.subject_of_archive(row.project, subject_label)
     existing = xnat.experiment(label, row.project)
     if existing is not None:
-        check_session(xnat, row, existing, document, (label, subject), terms)
+        # The project's script has not run yet then, so what it maps is compared as it came.
+        check_session(xnat, row, existing, row.document or document, (label, subject), terms)
         arrivals = _correct_scan_ids(document, existing)
     else:
         arrivals = tuple(Arrival(scan.id, scan) for scan in document.scans)
@@ -125,7 +115,7 @@ def plan_merge(
         project=row.project,
         subject=subject,
         label=label,
-        study_uid=row.study_uid,
+        study_uid=document.study_uid,
         xsi_type=session_type(document.modalities),
         date=row.scan_date[:10],
         inserted=xnat.now(),

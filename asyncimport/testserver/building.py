@@ -1,6 +1,7 @@
 """Turns what is in a prearchive session's folder into its session document."""
 
 import html
+import re
 
 import anyio
 
@@ -37,7 +38,15 @@ def build_document(xnat: TestXnat, row: PrearchiveRow) -> Document:
             label = "DICOM" if is_primary(file.sop_class) or not xnat.separate_secondary else "secondary"
             resources.setdefault(label, Resource(0, label)).files[file.name] = file
         scans.append(Scan(scan_id, series, folder, resources=resources))
-    return Document(tuple(scans), row.study_uid, row.patient_name)
+    study_uid = row.mapped_study or row.study_uid
+    return Document(tuple(scans), study_uid, row.patient_name, _label(xnat, row))
+
+
+def _label(xnat: TestXnat, row: PrearchiveRow) -> str:
+    """Return the label, whose last "PETMR" is "PET" where PET/MR are PET sessions (XNATSessionBuilder)."""
+    if xnat.pet_mr_of(row.project) != "pet":
+        return row.name
+    return re.sub(r"petmr(?!.*petmr)", "PET", row.name, flags=re.IGNORECASE)
 
 
 async def build(xnat: TestXnat, row: PrearchiveRow) -> None:
@@ -74,7 +83,7 @@ def session_xml(row: PrearchiveRow, document: Document) -> str:
     )
     return (
         f'<{element} ID="" UID="{escape(document.study_uid)}" '
-        f'project="{escape(row.project or "")}" label="{escape(row.name)}" '
+        f'project="{escape(row.project or "")}" label="{escape(document.label or row.name)}" '
         'xmlns:xnat="http://nrg.wustl.edu/xnat" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
         f"<xnat:dcmPatientName>{escape(document.patient_name)}</xnat:dcmPatientName>"
         f"<xnat:subject_ID>{escape(row.subject)}</xnat:subject_ID><xnat:scans>{scans}</xnat:scans>"

@@ -22,8 +22,13 @@ REWRITTEN = (
     (Tag(0x0008, 0x1030), b"LO"),
     (Tag(0x0010, 0x0010), b"PN"),
     (Tag(0x0010, 0x0020), b"LO"),
+    (Tag(0x0020, 0x000D), b"UI"),
+    (Tag(0x0020, 0x000E), b"UI"),
 )
-"""The attributes that an anonymisation script may set: SOPInstanceUID, StudyDescription, PatientName, PatientID."""
+"""The attributes that an anonymisation script may set.
+
+SOPInstanceUID, StudyDescription, PatientName, PatientID, StudyInstanceUID, SeriesInstanceUID.
+"""
 
 
 class NotDicomError(ValueError):

@@ -4,7 +4,7 @@ import errno
 import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import anyio
@@ -308,19 +308,29 @@ async def _write(call: Call, row: PrearchiveRow, header: Header, body: Body, nam
         await xnat.storage.delete(parts)
         row.scans.get(folder, {}).pop(name, None)
         return False
-    sop_uid, head = header.sop_uid, None
+    head = None
     if script is not None:
-        sop_uid = script.map_uid(sop_uid) if script.map_uid is not None else sop_uid
-        head = _anonymised(script, row, header, body, sop_uid)
-    await _enter(call, row, replace(header, sop_uid=sop_uid), body, name, head)
+        head = _anonymised(script, row, header, body)
+        header = script.mapped(header)
+        row.mapped_study = header.study_uid if script.map_study is not None else ""
+    await _enter(call, row, header, body, name, head, folder)
     return True
 
 
 async def _enter(
-    call: Call, row: PrearchiveRow, header: Header, body: Body, name: str, head: bytes | None = None
+    call: Call,
+    row: PrearchiveRow,
+    header: Header,
+    body: Body,
+    name: str,
+    head: bytes | None = None,
+    folder: str | None = None,
 ) -> None:
-    """Write a file and enter it in the row; `head`, where given, takes the place of the body's."""
-    folder = scan_folder(header)
+    """Write a file and enter it in the row; `head`, where given, takes the place of the body's.
+
+    The folder of its scan is that of the header as it came, before any script.
+    """
+    folder = folder or scan_folder(header)
     size, digest = await call.xnat.storage.write((*row.path, "SCANS", folder, "DICOM", name), body, head)
     series = row.series.get(header.series_uid)
     if series is None:
@@ -341,10 +351,8 @@ def _fitting(body: Body) -> Body:
     return Body(head, len(head), None, None, complete=False)
 
 
-def _anonymised(script: Script, row: PrearchiveRow, header: Header, body: Body, sop_uid: str) -> bytes | None:
+def _anonymised(script: Script, row: PrearchiveRow, header: Header, body: Body) -> bytes | None:
     """Return the first bytes as the site's script leaves them; None for a file that it leaves alone."""
     if header.layout.deflated and len(body.head) < body.size:
         return None  # not worth the trouble: a deflated file of more than 8 MiB
-    new_uid = sop_uid if sop_uid != header.sop_uid else None
-    values = (row.project or UNASSIGNED, row.subject, row.name) if script.rewrite else (None, None, None)
-    return rewritten(body.head, header, (new_uid, *values))
+    return rewritten(body.head, header, script.values(header, (row.project or UNASSIGNED, row.subject, row.name)))

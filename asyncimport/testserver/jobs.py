@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import anyio
 
 from .anonymising import rewritten
-from .archiving import plan_merge, split_document, target_names
+from .archiving import plan_merge, target_names
 from .call import Engine
 from .conflicts import FileNames, Terms, validate_files
 from .dicom import read_header
@@ -149,14 +149,12 @@ async def _merge(xnat: TestXnat, engine: Engine, job: Job) -> ArchivedSession:
     # XNAT locks a session that exists, so that two new ones of one label may collide; here they are merged
     # one after the other.
     async with engine.archive_lock:
-        parts = split_document(xnat, document)
-        merges = [plan_merge(xnat, row, part, (label + end, subject), job.terms) for end, part in parts.items()]
-        for merge in merges:
-            await xnat.storage.move(merge.moves())
-            merge.apply(xnat)
+        merge = plan_merge(xnat, row, document, (label, subject), job.terms)
+        await xnat.storage.move(merge.moves())
+        merge.apply(xnat)
     xnat.remove_row(row)
     await xnat.storage.remove(row.path)
-    return merges[0].session
+    return merge.session
 
 
 async def _anonymised(xnat: TestXnat, row: PrearchiveRow, document: Document, script: Script) -> Document:
@@ -173,27 +171,31 @@ async def _anonymised(xnat: TestXnat, row: PrearchiveRow, document: Document, sc
             if files:
                 resources[label] = Resource(resource.number, label, files)
         if resources:
-            scans.append(replace(scan, resources=resources))
+            series = next(file.series for resource in resources.values() for file in resource.files.values())
+            scans.append(replace(scan, series=series, resources=resources))
     if not scans:
         raise ArchiveFailed("All files were rejected by the project's anonymization script.")
-    return replace(document, scans=tuple(scans))
+    study = document.study_uid if script.map_study is None else script.map_study(document.study_uid)
+    return replace(document, scans=tuple(scans), study_uid=study)
 
 
 async def _rewritten(
     xnat: TestXnat, row: PrearchiveRow, file: StoredFile, parts: tuple[str, ...], script: Script
 ) -> StoredFile | None:
     uid = script.map_uid(file.sop_uid) if script.map_uid is not None else file.sop_uid
-    names = (row.project, row.subject, row.name) if script.rewrite else (None, None, None)
+    series = file.series
+    if script.map_series is not None:
+        series = replace(series, uid=script.map_series(series.uid))
     rejected = False
 
     def edit(data: bytes) -> bytes:
         nonlocal rejected
         header = read_header(data)
         rejected = script.reject is not None and script.reject(header)
-        return rewritten(data, header, (uid if uid != file.sop_uid else None, *names))
+        return rewritten(data, header, script.values(header, (row.project or "", row.subject, row.name)))
 
     written = await xnat.storage.change(parts, edit)
     if rejected:
         return None
     size, digest = written or (file.size, file.digest)
-    return replace(file, size=size, digest=digest, sop_uid=uid)
+    return replace(file, size=size, digest=digest, sop_uid=uid, series=series)

@@ -1,5 +1,8 @@
 """What XNAT's own workers do to prearchive sessions: rebuild, move, delete, and build what is idle. No HTTP."""
 
+from dataclasses import replace
+from datetime import timedelta
+
 import anyio
 
 from .building import build
@@ -7,8 +10,9 @@ from .call import Engine
 from .conflicts import Terms
 from .held import ARCHIVING, BUILDING, DELETING, Left
 from .jobs import Job, is_auto_archive, overwrites_files, run
+from .names import make_timestamp
 from .site import TestXnat
-from .state import PrearchiveRow, Project, RowStatus
+from .state import UNASSIGNED, PrearchiveRow, Project, RowStatus
 from .tracking import Tracked
 
 __all__ = ["build_idle", "delete_row", "finish", "move_row", "rebuild"]
@@ -55,11 +59,70 @@ async def rebuild(xnat: TestXnat, engine: Engine, row: PrearchiveRow, *, archive
         return
     await build(xnat, row)
     project = xnat.projects.get(row.project or "")
+    modalities = row.document.modalities if row.document is not None else set()
+    rows = [row]
+    if xnat.pet_mr_of(row.project) == "separate" and {"PT", "MR"} <= modalities:
+        rows = await separate(xnat, row)
     if not archive or project is None or not is_auto_archive({}, row, project):
         return
-    row.status = RowStatus.QUEUED_ARCHIVING
-    terms = Terms(override=False, overwrite_files=overwrites_files(row, project), allow_merge=True)
-    await run(xnat, engine, Job(row, {}, terms, Tracked(row.uri)))
+    for one in rows:
+        one.status = RowStatus.QUEUED_ARCHIVING
+        terms = Terms(override=False, overwrite_files=overwrites_files(one, project), allow_merge=True)
+        await run(xnat, engine, Job(one, {}, terms, Tracked(one.uri)))
+
+
+async def separate(xnat: TestXnat, row: PrearchiveRow) -> list[PrearchiveRow]:
+    """Divide a session into an MR and a PET session, and return their rows (PrearcDatabase._separatePetMrSession)."""
+    row.status = RowStatus.SEPARATING
+    made = []
+    for modality, kind in (("MR", "MR"), ("PT", "PET")):
+        label = _unique_label(xnat, row, kind)
+        moment = xnat.now()
+        while xnat.find_row(row.project or UNASSIGNED, make_timestamp(moment), label) is not None:
+            moment += timedelta(milliseconds=1)
+        scans = {
+            folder: {name: file for name, file in files.items() if (file.series.modality == "PT") is (modality == "PT")}
+            for folder, files in row.scans.items()
+        }
+        new = replace(
+            row,
+            timestamp=make_timestamp(moment),
+            folder=label,
+            name=label,
+            status=RowStatus.READY,
+            scans={folder: files for folder, files in scans.items() if files},
+            series=dict(row.series),
+            document=None,
+            logs=[],
+        )
+        await xnat.storage.move(
+            (
+                (*row.path, "SCANS", folder, "DICOM", name),
+                (*new.path, "SCANS", folder, "DICOM", name),
+            )
+            for folder, files in new.scans.items()
+            for name in files
+        )
+        xnat.add_row(new)
+        await build(xnat, new)
+        made.append(new)
+    xnat.remove_row(row)
+    await xnat.storage.remove(row.path)
+    return made
+
+
+def _unique_label(xnat: TestXnat, row: PrearchiveRow, kind: str) -> str:
+    """Return the label of a part (PrearcDatabase.getUniqueSessionLabel): numbered where the archive has it."""
+    if "PETMR" in row.name:
+        label = row.name.replace("PETMR", kind)
+    elif "petmr" in row.name:
+        label = row.name.replace("petmr", kind.lower())
+    else:
+        label = f"{row.name}_{kind}"
+    number = 0
+    while xnat.experiment(f"{label}{number or ''}", row.project) is not None:
+        number += 1
+    return f"{label}{number or ''}"
 
 
 async def move_row(xnat: TestXnat, row: PrearchiveRow, project: Project) -> None:

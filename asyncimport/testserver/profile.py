@@ -6,10 +6,11 @@ The code asks a switch, never a version number, so that a new version is a new r
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["PROFILES", "FileLock", "Profile", "Right"]
+__all__ = ["PROFILES", "FileLock", "PetMr", "Profile", "Right"]
 
 Right = Literal["read", "edit", "create", "delete"]
 FileLock = Literal["none", "site", "session", "scan"]
+PetMr = Literal["", "separate", "pet", "petmr"]
 
 
 @dataclass(frozen=True, slots=True)

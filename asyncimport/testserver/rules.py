@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -59,13 +59,37 @@ class Script:
     """Tells which instances the script refuses: they are dropped without a word."""
     map_uid: Callable[[str], str] | None = None
     """Returns the SOPInstanceUID that takes the place of one."""
+    map_study: Callable[[str], str] | None = None
+    """Returns the StudyInstanceUID that takes the place of one."""
+    map_series: Callable[[str], str] | None = None
+    """Returns the SeriesInstanceUID that takes the place of one."""
 
     @property
     def text(self) -> str:
         """The script as DicomEdit has it, as far as it can be said so."""
         lines = ["(0008,1030) := project", "(0010,0010) := subject", "(0010,0020) := session"] if self.rewrite else []
-        if self.map_uid is not None:
-            lines.append("(0008,0018) := mapUID[(0008,0018)]")
+        mapped = (("0008,0018", self.map_uid), ("0020,000D", self.map_study), ("0020,000E", self.map_series))
+        lines += [f"({tag}) := mapUID[({tag})]" for tag, mapping in mapped if mapping is not None]
         if self.reject is not None:
             lines.append("reject")
         return "".join(f"{line}\n" for line in ['version "6.1"', *lines])
+
+    def mapped(self, header: Header) -> Header:
+        """Return what the header says afterwards: UIDs, the others are not looked at again."""
+        return replace(
+            header,
+            sop_uid=_through(self.map_uid, header.sop_uid),
+            study_uid=_through(self.map_study, header.study_uid),
+            series_uid=_through(self.map_series, header.series_uid),
+        )
+
+    def values(self, header: Header, names: tuple[str, str, str]) -> tuple[str | None, ...]:
+        """Return the values of REWRITTEN, None for what is left alone; `names` are project, subject and session."""
+        new = self.mapped(header)
+        pairs = ((new.sop_uid, header.sop_uid), (new.study_uid, header.study_uid), (new.series_uid, header.series_uid))
+        sop, study, series = (one if one != other else None for one, other in pairs)
+        return (sop, *(names if self.rewrite else (None, None, None)), study, series)
+
+
+def _through(mapping: Callable[[str], str] | None, uid: str) -> str:
+    return uid if mapping is None else mapping(uid)

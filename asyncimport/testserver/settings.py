@@ -32,6 +32,7 @@ def _for_all(xnat: TestXnat, site_url: str) -> dict[str, object]:
         "sitewideSeriesImportFilterMode": site_filter.wire_mode if site_filter is not None else "blacklist",
         "scanTypeMapping": True,
         "sessionXmlRebuilderInterval": xnat.idle_minutes,
+        "sitewidePetMr": xnat.pet_mr,
     }
 
 

@@ -11,7 +11,7 @@ from .auth import Logins
 from .faults import Faults
 from .held import Left
 from .names import FILE_NAME_TEMPLATE
-from .profile import PROFILES, Profile, Right
+from .profile import PROFILES, PetMr, Profile, Right
 from .roster import Roster
 from .rules import Script, SeriesFilter
 from .state import (
@@ -110,7 +110,7 @@ class TestXnat:
         prevent_cross_modality_merge: bool = True,
         unique_sop_uids: bool = True,
         separate_secondary: bool = True,
-        split_by: Callable[[Scan], str] | None = None,
+        pet_mr: PetMr = "",
         token_seconds: float = 172_800,
         require_login: bool = True,
         initialised: bool = True,
@@ -134,7 +134,7 @@ class TestXnat:
         self.prevent_cross_modality_merge = prevent_cross_modality_merge
         self.unique_sop_uids = unique_sop_uids
         self.separate_secondary = separate_secondary
-        self.split_by = split_by
+        self.pet_mr: PetMr = pet_mr
         self.require_login = require_login
         self.initialised = initialised
         self.strict_urls = strict_urls
@@ -207,6 +207,11 @@ class TestXnat:
         """Return the project of this id or alias if the user has the right (UserProjectCache)."""
         project = self.project_named(name)
         return project if project is not None and user is not None and project.allows(user, right) else None
+
+    def pet_mr_of(self, project: str | None) -> PetMr:
+        """Return what is done with PET and MR in one study (HandlePetMr): a project's word, or else the site's."""
+        found = self.projects.get(project or "")
+        return (found.pet_mr if found is not None else "") or self.pet_mr
 
     # ---- logins
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from .profile import Right
+from .profile import PetMr, Right
 from .rules import Script, SeriesFilter
 
 __all__ = [
@@ -158,6 +158,8 @@ class Project:
     """Its anonymisation script, which runs when a session is archived."""
     allows_other_studies: bool = False
     """Whether another StudyInstanceUID may be merged into a session."""
+    pet_mr: PetMr = ""
+    """What is done with PET and MR in one study; what the site says, unless given."""
     pipelines: Iterable[str] = ()
     """Names of the pipelines that are set up here; none of them ever runs."""
     subscriptions: Mapping[str, bool] = field(default_factory=dict)
@@ -244,6 +246,8 @@ class Document:
     scans: tuple[Scan, ...]
     study_uid: str
     patient_name: str
+    label: str = ""
+    """The session's label where it is not the row's."""
 
     @property
     def modalities(self) -> set[str]:
@@ -261,6 +265,7 @@ class PrearchiveRow:
     name: str
     """The session label."""
     study_uid: str
+    """As it came: the column "tag". What scripts make of it is `mapped_study`."""
     subject: str
     patient_name: str
     scan_date: str
@@ -281,6 +286,8 @@ class PrearchiveRow:
     series: dict[str, Series] = field(default_factory=dict)
     writing: int = 0
     """How many files are being written: its lock files."""
+    mapped_study: str = ""
+    """StudyInstanceUID of its files on the disk, where the site's script has changed it."""
     document: Document | None = None
     logs: list[str] = field(default_factory=list)
 

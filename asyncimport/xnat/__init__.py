@@ -1,10 +1,10 @@
 """The XNAT client: login, images, archive, site. The only package that speaks HTTP."""
 
-from asyncimport.xnat.archive import archived_sessions, compare, find_experiment
+from asyncimport.xnat.archive import archived_sessions, compare, find_session
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.resources import Resources
-from asyncimport.xnat.site import check_project, droppers, project_of
+from asyncimport.xnat.site import SiteRules, check_project, droppers, project_of
 from asyncimport.xnat.strays import find_strays, remove_stray
 from asyncimport.xnat.subjects import Described, NotDescribed, Subjects, describe
 from asyncimport.xnat.survey import series_filters
@@ -15,6 +15,7 @@ __all__ = [
     "Described",
     "NotDescribed",
     "Resources",
+    "SiteRules",
     "Subjects",
     "Timeouts",
     "Xnat",
@@ -24,7 +25,7 @@ __all__ = [
     "connect",
     "describe",
     "droppers",
-    "find_experiment",
+    "find_session",
     "find_strays",
     "project_of",
     "remove_stray",

@@ -1,6 +1,8 @@
 """What the archive holds: find a session, and compare its instances with what XNAT acknowledged."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import quote
 
@@ -9,68 +11,161 @@ from asyncimport.model import Session
 from asyncimport.replies import Experiment
 from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.client import Client
+from asyncimport.xnat.site import SiteRules
 
 __all__ = [
     "Comparison",
+    "Found",
     "archived_sessions",
     "compare",
     "find_experiment",
-    "held_of_study",
+    "find_session",
+    "held_of_session",
     "held_uids",
+    "parts_among",
     "scan_path",
     "sessions_of_study",
 ]
+
+_COLUMNS = "columns=ID,label,UID,xsiType,subject_label&format=json"
+_IMAGE_SESSIONS = "xsiType=xnat%3AimageSessionData"
+_MR, _PET = "xnat:mrSessionData", "xnat:petSessionData"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The archived sessions that one of ours has become: one, several where XNAT has divided it, or none.
+
+    With a `problem` the archive has something else in its place.
+    """
+
+    experiments: tuple[Experiment, ...] = ()
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What came of comparing: `verified` is "uids", "count" where a script gives instances new UIDs, else None.
 
-    `missing` instances (SOPInstanceUIDs) were sent and are in none of the study's sessions; `held` is what is in them.
+    `missing` instances (SOPInstanceUIDs) were sent and are not in the session; `held` is what is in it. `short` is how
+    many it lacks where nobody can tell which.
     """
 
     verified: str | None
     held: frozenset[str]
     missing: frozenset[str] = frozenset()
+    short: int = 0
+
+
+async def find_session(
+    client: Client, session: Session, policy: RetryPolicy, rules: SiteRules, *, named: str | None = None
+) -> Found:
+    """Find what has become of a session: under its label, or the one that XNAT has `named` when it archived it.
+
+    XNAT keeps the label, but of studies with PET and MR, which it can be told to divide, or to call PET sessions.
+    It keeps the StudyInstanceUID, but for scripts that map it (MergePrearcToArchiveSession).
+    Raises: TransientError, RefusedError.
+    """
+    label = named or session.label
+    renamed = _as_pet(session.label)
+    listed = await _labelled(
+        client, session.project, [*dict.fromkeys((label, renamed, *_stems(session.label).values()))], policy
+    )
+    there = next((one for one in listed if one.label == label), None)
+    if there is None:
+        there = next(
+            (one for one in listed if one.label == renamed and replies.other_session(one, session) is None), None
+        )
+        return Found((there,)) if there is not None else Found(parts_among(listed, session))
+    if there.study_uid not in {"", session.study_uid}:
+        maps = (await rules.of(session.project)).maps_studies
+        # Where scripts do not show, XNAT's own word decides.
+        if maps or (maps is None and named is not None):
+            there = replace(there, study_uid="")
+    problem = replies.other_session(there, session)
+    return Found((there,)) if problem is None else Found(problem=problem)
+
+
+def _as_pet(label: str) -> str:
+    """Return the label that a PET/MR session has where the site makes PET sessions of them (XNATSessionBuilder)."""
+    return re.sub(r"petmr(?!.*petmr)", "PET", label, flags=re.IGNORECASE)
+
+
+def _stems(label: str) -> dict[str, str]:
+    """Return the labels of the parts of a session by data type (PrearcDatabase.getUniqueSessionLabel)."""
+    if "PETMR" in label:
+        return {_MR: label.replace("PETMR", "MR"), _PET: label.replace("PETMR", "PET")}
+    if "petmr" in label:
+        return {_MR: label.replace("petmr", "mr"), _PET: label.replace("petmr", "pet")}
+    return {_MR: f"{label}_MR", _PET: f"{label}_PET"}
+
+
+def parts_among(found: Iterable[Experiment], session: Session) -> tuple[Experiment, ...]:
+    """Return the sessions of a listing that XNAT has made of this one by dividing PET from MR; none if it has not.
+
+    There is an MR and a PET session then, of the same study and subject, with labels made of the session's own, and
+    a number where those were taken. Any other session of the study is somebody else's, and proves nothing.
+    """
+    stems = _stems(session.label)
+    parts = [
+        one
+        for one in found
+        if one.type in stems
+        and one.study_uid == session.study_uid
+        and replies.same_label(one.subject, session.subject)
+        and re.fullmatch(re.escape(stems[one.type]) + r"[0-9]*", one.label)
+    ]
+    return tuple(parts) if {one.type for one in parts} == {_MR, _PET} else ()
 
 
 async def compare(
-    client: Client, experiment: Experiment, session: Session, sent: frozenset[str], policy: RetryPolicy
+    client: Client,
+    session: Session,
+    experiments: Sequence[Experiment],
+    sent: frozenset[str],
+    policy: RetryPolicy,
+    rules: SiteRules,
 ) -> Comparison:
-    """Compare the SOPInstanceUIDs that were sent with those that the archive holds of the study.
+    """Compare the SOPInstanceUIDs that were sent with those that the archive holds of the session.
 
     Raises: TransientError, RefusedError when the archive cannot be read.
     """
-    held = await held_uids(client, experiment, policy)
-    if sent - held:
-        held = await held_of_study(client, experiment, session, policy)
+    held = await held_of_session(client, session, experiments, sent, policy)
     missing = sent - held
     if not missing:
         return Comparison("uids", held)
-    if len(missing) == len(sent) <= len(held) and await _maps_uids(client, session.project, policy):
+    if len(missing) == len(sent) <= len(held) and (await rules.of(session.project)).maps_instances:
         return Comparison("count", held)
     return Comparison(None, held, missing)
 
 
-async def held_of_study(
-    client: Client, experiment: Experiment, session: Session, policy: RetryPolicy
+async def held_of_session(
+    client: Client,
+    session: Session,
+    experiments: Sequence[Experiment],
+    wanted: frozenset[str],
+    policy: RetryPolicy,
 ) -> frozenset[str]:
-    """Return the SOPInstanceUIDs of all sessions of a study: XNAT may divide it (PET and MR, say).
+    """Return the SOPInstanceUIDs in sessions of the archive, and in parts of ours if these lack something `wanted`.
 
     Raises: TransientError, RefusedError when the archive cannot be read.
     """
-    held = await held_uids(client, experiment, policy)
-    for other in await sessions_of_study(client, session.project, session.study_uid, policy):
-        if other.accession != experiment.accession:
-            held |= await held_uids(client, other, policy)
-    return held
+    held: set[str] = set()
+    for experiment in experiments:
+        held |= await held_uids(client, experiment, policy)
+    if wanted - held:
+        known = {experiment.accession for experiment in experiments}
+        for part in parts_among(await sessions_of_study(client, session.project, session.study_uid, policy), session):
+            if part.accession not in known:
+                held |= await held_uids(client, part, policy)
+    return frozenset(held)
 
 
 async def sessions_of_study(client: Client, project: str, study_uid: str, policy: RetryPolicy) -> list[Experiment]:
     """Return the archived sessions of a study in a project. Raises: TransientError."""
     path = (
-        f"/data/projects/{project}/experiments?xsiType=xnat%3AimageSessionData"
-        f"&xnat%3AimageSessionData%2FUID={quote(study_uid, safe='')}&columns=ID,label,UID&format=json"
+        f"/data/projects/{project}/experiments?{_IMAGE_SESSIONS}"
+        f"&xnat%3AimageSessionData%2FUID={quote(study_uid, safe='')}&{_COLUMNS}"
     )
     return await client.ask("GET", path, partial(replies.experiments, study_uid=study_uid), policy)
 
@@ -81,20 +176,9 @@ def scan_path(accession: str, scan: str) -> str:
     return f"/data/experiments/{accession}/scans/{quote(name, safe='')}"
 
 
-async def _maps_uids(client: Client, project: str, policy: RetryPolicy) -> bool:
-    """Whether a script in force gives instances new UIDs; XNAT's own, which is on by default, does not."""
-    for path in ("/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}"):
-        if await client.ask("GET", f"{path}/enabled", replies.setting, policy) and await client.ask(
-            "GET", path, replies.maps_uids, policy
-        ):
-            return True
-    return False
-
-
 async def archived_sessions(client: Client, project: str, policy: RetryPolicy) -> list[Experiment]:
     """Return all imaging sessions of a project. Raises: TransientError."""
-    columns = "columns=ID,label,UID,subject_label"
-    path = f"/data/projects/{project}/experiments?xsiType=xnat%3AimageSessionData&{columns}&format=json"
+    path = f"/data/projects/{project}/experiments?{_IMAGE_SESSIONS}&{_COLUMNS}"
     return await client.ask("GET", path, replies.labelled, policy)
 
 
@@ -103,17 +187,23 @@ async def find_experiment(
 ) -> Experiment | None:
     """Return the archived session of this label and study, or with `any_study` of this label; None: there is none.
 
-    Its subject need not be the session's. The item alone would not tell the subject's label, so it is listed.
+    Its subject need not be the session's.
     """
-    path = (
-        f"/data/projects/{session.project}/experiments?xsiType=xnat%3AimageSessionData"
-        f"&label={session.label}&columns=ID,label,UID,subject_label&format=json"
-    )
-    found = await client.ask("GET", path, replies.labelled, policy)
+    found = await _labelled(client, session.project, [session.label], policy)
     there = next((one for one in found if one.label == session.label), None)
     if there is None or (there.study_uid not in {"", session.study_uid} and not any_study):
         return None
     return there
+
+
+async def _labelled(client: Client, project: str, labels: Sequence[str], policy: RetryPolicy) -> list[Experiment]:
+    """List the archived sessions of these labels, of whatever study: an item alone would not tell its subject's label.
+
+    XNAT reads a comma as "or" (QueryOrganizerResource).
+    """
+    wanted = ",".join(quote(label, safe="") for label in labels)
+    path = f"/data/projects/{project}/experiments?{_IMAGE_SESSIONS}&label={wanted}&{_COLUMNS}"
+    return await client.ask("GET", path, replies.labelled, policy)
 
 
 async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy) -> frozenset[str]:

@@ -7,7 +7,7 @@ look again. It may run twice, or after a kill, and must come to the same end.
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from functools import lru_cache, partial
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import anyio
 from yarl import URL
@@ -28,10 +28,10 @@ from asyncimport.model import (
 )
 from asyncimport.replies import Row
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat.archive import compare, find_experiment
+from asyncimport.xnat.archive import Found, compare, find_session
 from asyncimport.xnat.client import Client, bounded
 from asyncimport.xnat.sending import send
-from asyncimport.xnat.site import Droppers, droppers
+from asyncimport.xnat.site import SiteRules
 
 __all__ = ["Step", "Xnat", "next_step"]
 
@@ -90,8 +90,7 @@ class Xnat:
         self._first_pause = first_pause
         self._sleep = sleep
         self._import_url = lru_cache(maxsize=1024)(self._make_import_url)
-        self._droppers: dict[str, Droppers] = {}
-        self._asking = anyio.Lock()
+        self._rules = SiteRules(client, self._policy)
 
     def _make_import_url(self, session: Session) -> URL:
         """Return the address that imports into this session.
@@ -115,18 +114,11 @@ class Xnat:
             return await self._import(claim, body)
         except NotKeptError:
             # A filter's verdict is final. Where there is none to give it, it may have been a mishap.
-            found = await self._dropping(claim.instance.session.project)
+            found = await self._rules.of(claim.instance.session.project)
             if found.on_import == "":
                 raise
             what = found.on_import or "a series import filter or anonymisation script"
             raise RefusedError(f"XNAT did not keep the file: {what} rejects it (empty 200)") from None
-
-    async def _dropping(self, project: str) -> Droppers:
-        """Ask once in a run what of the site drops files."""
-        async with self._asking:
-            if project not in self._droppers:
-                self._droppers[project] = await droppers(self._client, project, self._policy)
-        return self._droppers[project]
 
     async def is_there(self) -> bool:
         """Tell whether XNAT answers at all."""
@@ -135,7 +127,8 @@ class Xnat:
     async def holds(self, session: Session) -> bool | None:
         """Tell whether the archive has a session of this label already; None when it cannot be asked."""
         try:
-            return await find_experiment(self._client, session, self._policy, any_study=True) is not None
+            found = await find_session(self._client, session, self._policy, self._rules)
+            return bool(found.experiments) or found.problem is not None
         except (RefusedError, TransientError):
             return None
 
@@ -154,19 +147,22 @@ class Xnat:
         asked = False
         failures = lost = 0
         trouble = ""
+        answer: str | None = None
         pause = self._first_pause
         give_up = anyio.current_time() + self._patience
         while True:
             try:
                 # A server that does not even let itself be looked at is away, and that is no verdict on the session.
                 row = await self._look(delivery)
-                archived = row is None and await self._find(delivery) is not None
+                found = await self._find(delivery, answer) if row is None else Found()
             except RefusedError as error:
                 return Held(delivery, str(error))
-            step = next_step(row, archived=archived, asked=asked)
+            if found.problem is not None:
+                return Held(delivery, found.problem)
+            step = next_step(row, archived=bool(found.experiments), asked=asked)
             try:
                 if step is Step.VERIFY:
-                    return await self._verify(sealed)
+                    return await self._verify(sealed, found)
                 if step is Step.STUCK:
                     return Held(
                         delivery,
@@ -176,8 +172,11 @@ class Xnat:
                     # A build that a proxy did not wait for has come to its end: not again, or it never would.
                     is_built = asked and row is not None and row.status == "READY"
                     asked = True
-                    built = await self._finish(delivery, is_built=is_built)
-                    return built if built is not None else await self._verify(sealed)
+                    end = await self._finish(delivery, is_built=is_built)
+                    if isinstance(end, Built):
+                        return end
+                    answer = end
+                    return await self._verify(sealed, await self._find(delivery, answer))
                 if step is Step.LOST:
                     lost += 1
                     if lost >= self._policy.attempts:
@@ -197,11 +196,13 @@ class Xnat:
     async def _look(self, delivery: Delivery) -> Row | None:
         return await self._client.ask("GET", f"/data{delivery.uri}?format=json", replies.row, self._policy)
 
-    async def _find(self, delivery: Delivery) -> replies.Experiment | None:
-        return await find_experiment(self._client, delivery.session, self._policy)
+    async def _find(self, delivery: Delivery, answer: str | None) -> Found:
+        """Look for the session in the archive; `answer` is where XNAT has said that it archived it."""
+        named = unquote(answer.rpartition("/")[2]) if answer else None
+        return await find_session(self._client, delivery.session, self._policy, self._rules, named=named)
 
-    async def _finish(self, delivery: Delivery, *, is_built: bool) -> Built | None:
-        """Take the row to its end: None when it is in the archive.
+    async def _finish(self, delivery: Delivery, *, is_built: bool) -> Built | str:
+        """Take the row to its end, and return the address that XNAT gives it in the archive.
 
         `build` where the session is to stay in the prearchive, because `commit` archives on auto-archive projects.
         """
@@ -212,25 +213,26 @@ class Xnat:
             with bounded(at_work):
                 archive_uri = await self._client.call("POST", url, replies.committed)
             if archive_uri is not None:
-                return None
+                return archive_uri
         if not self._archive:
             return Built(delivery, f"/data{delivery.uri}")
         overwrite = "" if self._overwrite == "none" else f"&overwrite={self._overwrite}"
         url = self._client.url(f"/data/services/archive?src={quote(delivery.uri or '')}{overwrite}{self._manners}")
         with bounded(at_work):
-            await self._client.call("POST", url, replies.archived)
-        return None
+            return await self._client.call("POST", url, replies.archived)
 
-    async def _verify(self, sealed: Sealed) -> Verdict:
+    async def _verify(self, sealed: Sealed, there: Found) -> Verdict:
         """Compare what the archive holds with what XNAT acknowledged."""
         delivery, session = sealed.delivery, sealed.delivery.session
-        experiment = await self._find(delivery)
-        if experiment is None:
+        if there.problem is not None:
+            return Held(delivery, there.problem)
+        if not there.experiments:
             # XNAT's caches may lag behind its archive by a second.
             raise TransientError("the archived session cannot be found under its label and study")
-        uri = f"/data/archive/projects/{session.project}/subjects/{session.subject}/experiments/{experiment.label}"
+        label = there.experiments[0].label
+        uri = f"/data/archive/projects/{session.project}/subjects/{session.subject}/experiments/{label}"
         try:
-            found = await compare(self._client, experiment, session, sealed.sop_uids, self._policy)
+            found = await compare(self._client, session, there.experiments, sealed.sop_uids, self._policy, self._rules)
         except (RefusedError, TransientError) as error:
             if isinstance(error, TransientError) and (error.unreachable or error.overload):
                 raise
@@ -244,6 +246,6 @@ class Xnat:
             )
         if not found.missing:
             return Archived(delivery, uri, found.verified)
-        dropping = (await self._dropping(session.project)).on_archive
+        dropping = (await self._rules.of(session.project)).on_archive
         expected = f"{dropping} rejects files, and the archive does not hold this one" if dropping else None
         return Incomplete(delivery, uri, found.missing, expected)

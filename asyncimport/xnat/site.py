@@ -1,8 +1,11 @@
 """What must be true of the site before a byte is sent, and what of it drops files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import quote
+
+import anyio
 
 from asyncimport import replies
 from asyncimport.errors import FatalError, ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
@@ -10,7 +13,9 @@ from asyncimport.replies import Reply
 from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.xnat.client import Client
 
-__all__ = ["Droppers", "check_project", "droppers", "project_of"]
+__all__ = ["Droppers", "SiteRules", "check_project", "droppers", "project_of"]
+
+T = TypeVar("T")
 
 _POLICY = RetryPolicy(attempts=4)
 # XNAT's caches of rights lag behind a new project by a second or so (its own tests wait for them).
@@ -90,11 +95,31 @@ class _NotYetError(TransientError):
 class Droppers:
     """What in force at a site may drop files without a word: on import, and when a session is archived.
 
-    Each is "" for nothing, and None where XNAT does not tell (before 1.7, or not this user).
+    Each is "" for nothing, and None where XNAT does not tell (before 1.7, or not this user). `maps_instances` and
+    `maps_studies`: whether a script in force gives new UIDs; XNAT's own, which is on by default, does not.
     """
 
     on_import: str | None
     on_archive: str | None
+    maps_instances: bool | None = None
+    maps_studies: bool | None = None
+
+
+class SiteRules:
+    """What of a site drops files or gives them new UIDs, asked once for each project."""
+
+    def __init__(self, client: Client, policy: RetryPolicy) -> None:
+        self._client = client
+        self._policy = policy
+        self._found: dict[str, Droppers] = {}
+        self._turn = anyio.Lock()
+
+    async def of(self, project: str) -> Droppers:
+        """Return what is in force in a project. Raises: TransientError."""
+        async with self._turn:
+            if project not in self._found:
+                self._found[project] = await droppers(self._client, project, self._policy)
+        return self._found[project]
 
 
 async def droppers(client: Client, project: str, policy: RetryPolicy) -> Droppers:
@@ -104,8 +129,11 @@ async def droppers(client: Client, project: str, policy: RetryPolicy) -> Dropper
     the session is archived (PrearcSessionArchiver). Raises: TransientError.
     """
 
-    async def ask(path: str, read: Callable[[Reply], bool | None]) -> bool | None:
+    async def ask(path: str, read: Callable[[Reply], T]) -> T:
         return await client.ask("GET", path, read, policy)
+
+    def script(reply: Reply) -> tuple[bool | None, bool | None, bool | None]:
+        return replies.rejects(reply), replies.maps_uids(reply), replies.maps_studies(reply)
 
     site_filter = await ask("/xapi/siteConfig/enableSitewideSeriesImportFilter", replies.setting)
     own = await client.ask(
@@ -117,15 +145,23 @@ async def droppers(client: Client, project: str, policy: RetryPolicy) -> Dropper
     scripts = []
     for path in ("/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}"):
         enabled = await ask(f"{path}/enabled", replies.setting)
-        scripts.append(await ask(path, replies.rejects) if enabled else enabled)
+        scripts.append(await ask(path, script) if enabled else (enabled, enabled, enabled))
     return Droppers(
         _first(
             (site_filter, "the site's series import filter"),
             (None if own is None else own.enabled, "the project's series import filter"),
-            (scripts[0], "the site's anonymisation script"),
+            (scripts[0][0], "the site's anonymisation script"),
         ),
-        _first((scripts[1], "the project's anonymisation script")),
+        _first((scripts[1][0], "the project's anonymisation script")),
+        maps_instances=_any(maps for _, maps, _ in scripts),
+        maps_studies=_any(maps for _, _, maps in scripts),
     )
+
+
+def _any(found: Iterable[bool | None]) -> bool | None:
+    """Whether one of them is so; None when some does not tell."""
+    told = list(found)
+    return True if True in told else None if None in told else False
 
 
 def _first(*found: tuple[bool | None, str]) -> str | None:

@@ -20,8 +20,9 @@ from asyncimport.errors import RefusedError
 from asyncimport.model import Session, Stray
 from asyncimport.replies import OUR_SOURCE, Row
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat.archive import find_experiment, held_of_study
+from asyncimport.xnat.archive import find_session, held_of_session
 from asyncimport.xnat.client import Client
+from asyncimport.xnat.site import SiteRules
 
 __all__ = ["find_strays", "remove_stray"]
 
@@ -72,15 +73,15 @@ async def remove_stray(client: Client, stray: Stray, policy: RetryPolicy) -> Non
         raise RefusedError(f"XNAT is at work on it ({row.status})")
     if row.quiet_seconds < _QUIET_SECONDS:
         raise RefusedError("a file may have come into it within the last minute: try again in a few minutes")
-    experiment = await find_experiment(client, stray.session, policy)
-    if experiment is None:
-        raise RefusedError("the archive has no session of this label and study")
+    there = await find_session(client, stray.session, policy, SiteRules(client, policy))
+    if not there.experiments:
+        raise RefusedError(there.problem or "the archive has no session of this label and study")
     before = await _built(client, stray, row, policy)
     found = await _downloaded(client, stray, policy)
     if len(found) < before.files:
         raise RefusedError(f"XNAT handed out {len(found)} of its {before.files} files")
     uids = frozenset(found)
-    held = await held_of_study(client, experiment, stray.session, policy)
+    held = await held_of_session(client, stray.session, there.experiments, uids, policy)
     if lacking := uids - held:
         raise RefusedError(f"{len(lacking)} of its {len(uids)} instances are not in the archive")
     if await _state(client, stray, policy) != before:

@@ -486,7 +486,7 @@ async def _script(client: Client, path: str) -> Told[Script | None]:
         rewrites, rejects = replies.rewrites(reply), replies.rejects(reply)
         if rewrites is None or rejects is None:
             return None
-        return Script(rewrites, rejects, replies.maps_uids(reply))
+        return Script(rewrites, rejects, bool(replies.maps_uids(reply)))
 
     enabled = await _told(client, f"{path}/enabled", replies.setting)
     if enabled is not True:

@@ -6,9 +6,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pydicom
 import pytest
-from emulated import STUDY, Visitor, dicom, sop, stored, visit
+from emulated import SERIES, STUDY, Visitor, dicom, sop, stored, visit
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -251,18 +252,91 @@ async def test_secondary_catalogs_can_be_switched_off() -> None:
         assert (row["label"], row["file_count"]) == ("DICOM", "5")
 
 
-async def test_a_site_may_split_a_session_into_two() -> None:
-    """By scan: the reply names one of them, and both have the study's UID."""
-    xnat = TestXnat(split_by=lambda scan: "_PET" if scan.series.modality == "PT" else "_MR")
+async def test_import_16_a_script_may_give_other_uids_to_study_and_series(tmp_path: Path) -> None:
+    """The row keeps the UID that came, as its key; document, archive and files have the new ones."""
+    script = Script(rewrite=False, map_study=lambda uid: f"{uid}.8", map_series=lambda uid: f"{uid}.9")
+    async with visit(TestXnat(tmp_path, anonymise=script)) as web:
+        uri = await web.built(dicom(1))
+        (row,) = web.xnat.prearchive
+        assert (row.study_uid, row.document and row.document.study_uid) == (STUDY, f"{STUDY}.8")
+        assert f'UID="{STUDY}.8"' in (await web.get(uri)).text
+        assert (await web.archive(uri)).status == 200
+        (session,) = web.xnat.archived
+        assert session.study_uid == f"{STUDY}.8"
+        assert session.scans["1"].series_uid == f"{SERIES}.9"
+        _, dataset = await only(tmp_path)
+        assert (dataset.StudyInstanceUID, dataset.SeriesInstanceUID) == (f"{STUDY}.8", f"{SERIES}.9")
+        # Both are mapped before they are compared, so more may be merged.
+        assert (await web.archive(await web.built(dicom(2)))).status == 200
+
+
+async def test_a_projects_script_maps_a_study_after_it_was_compared(tmp_path: Path) -> None:
+    """What comes later for the session is a conflict, unless that is overridden: the archive has the new UID."""
+    xnat = TestXnat(tmp_path, anonymise=False)
+    xnat.project("demo").script = Script(map_study=lambda uid: f"{uid}.8", map_series=lambda uid: f"{uid}.9")
     async with visit(xnat) as web:
-        uri = await web.archived(
-            dicom(1), dicom(2, Modality="PT", SeriesNumber=2, SeriesInstanceUID="2"), dicom(3, InstanceNumber=3)
-        )
-        assert uri.endswith("/E_MR")
-        sessions = {session.label: (session.xsi_type, session.study_uid) for session in web.xnat.archived}
-        assert sessions == {"E_MR": ("xnat:mrSessionData", STUDY), "E_PET": ("xnat:petSessionData", STUDY)}
-        assert web.xnat.sop_uids() == {sop(1), sop(2), sop(3)}
-        assert not web.xnat.prearchive
+        await web.archived(dicom(1))
+        (session,) = xnat.archived
+        assert (session.study_uid, session.scans["1"].series_uid) == (f"{STUDY}.8", f"{SERIES}.9")
+        uri = await web.built(dicom(2, SeriesNumber=2, SeriesInstanceUID="1.2.3.5"))
+        answer = await web.archive(uri)
+        assert (answer.status, "Invalid modification of session UID" in answer.text) == (500, True)
+        assert (await web.archive(uri, overwrite="append")).status == 200
+
+
+PET: dict[str, Any] = {"Modality": "PT", "SeriesNumber": 2, "SeriesInstanceUID": "2"}
+
+
+async def separated(web: Visitor, uri: str) -> None:
+    """Have a session rebuilt, until two have taken its place."""
+    await web.post("/data/services/prearchive/rebuild", src=uri.removeprefix("/data"))
+    with anyio.fail_after(5):
+        while await web.status(uri) != "gone":
+            pass
+
+
+@pytest.mark.parametrize(
+    ("label", "parts"),
+    [("E", ("E_MR", "E_PET")), ("A_PETMR_1", ("A_MR_1", "A_PET_1")), ("petmr7", ("mr7", "pet7"))],
+)
+async def test_a_rebuild_may_separate_pet_and_mr(tmp_path: Path, label: str, parts: tuple[str, str]) -> None:
+    """Two rows take the place of one, with labels made of its own; a build or a commit does not do so."""
+    xnat = TestXnat(tmp_path, pet_mr="separate")
+    async with visit(xnat) as web:
+        uri = await web.built(dicom(1), dicom(2, **PET), EXPT_LABEL=label)
+        assert [row.name for row in xnat.prearchive] == [label]
+        await separated(web, uri)
+        assert {row.name for row in xnat.prearchive} == set(parts)
+        assert {(row.status, row.study_uid, row.subject) for row in xnat.prearchive} == {(RowStatus.READY, STUDY, "S")}
+        for row in xnat.prearchive:
+            assert (await web.archive(f"/data{row.uri}")).status == 200
+        sessions = {one.label: (one.xsi_type, one.study_uid) for one in xnat.archived}
+        assert sessions == {parts[0]: ("xnat:mrSessionData", STUDY), parts[1]: ("xnat:petSessionData", STUDY)}
+        assert xnat.sop_uids() == {sop(1), sop(2)}
+        assert not xnat.prearchive
+
+
+async def test_a_part_has_a_number_where_its_label_is_taken(tmp_path: Path) -> None:
+    """A second division of the same session is not merged into the first."""
+    xnat = TestXnat(tmp_path, pet_mr="separate")
+    async with visit(xnat) as web:
+        for number in (1, 3):
+            uri = await web.built(dicom(number), dicom(number + 1, **PET))
+            await separated(web, uri)
+            for row in xnat.prearchive:
+                assert (await web.archive(f"/data{row.uri}")).status == 200
+        assert [one.label for one in xnat.archived] == ["E_MR", "E_PET", "E_MR1", "E_PET1"]
+
+
+@pytest.mark.parametrize(("label", "becomes"), [("A_PETMR", "A_PET"), ("petmr_PetMr_1", "petmr_PET_1"), ("A", "A")])
+async def test_pet_mr_as_pet_changes_labels(label: str, becomes: str) -> None:
+    """A project's word outweighs the site's; the row keeps its name, and the archive has the other."""
+    xnat = TestXnat(pet_mr="separate")
+    xnat.project("demo").pet_mr = "pet"
+    async with visit(xnat) as web:
+        uri = await web.archived(dicom(1), dicom(2, **PET), EXPT_LABEL=label)
+        assert uri == f"/data/archive/projects/demo/subjects/S/experiments/{becomes}"
+        assert [one.label for one in xnat.archived] == [becomes]
 
 
 async def test_filters_of_projects_that_are_found_by_the_file() -> None:
