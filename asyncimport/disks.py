@@ -1,4 +1,4 @@
-"""What lies on a disk of this machine's own, and what on another machine's."""
+"""What lies on a disk of this machine's own, and what on another machine's; which disks keep their inodes' numbers."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Protocol
 
-__all__ = ["Mount", "is_local", "network_disk", "network_file_system"]
+__all__ = ["Devices", "Mount", "is_local", "keeps_inodes", "network_disk", "network_file_system"]
 
 # As `mount` and psutil name them, without the "fuse." of those that run as a process. Windows drives in WSL 2 are 9p,
 # and folders of the host in a virtual machine are as far away as those of a server.
@@ -16,6 +16,11 @@ _NETWORK = frozenset({
     "juicefs", "lizardfs", "lustre", "mfs", "mmfs", "moosefs", "mount-s3", "ncp", "ncpfs", "nfs", "nfs3", "nfs4",
     "openafs", "orangefs", "panfs", "prl_fs", "pvfs2", "quobyte", "rclone", "s3fs", "smb", "smb2", "smb3", "smbfs",
     "sshfs", "vboxsf", "vmhgfs", "vmhgfs-fuse", "webdav", "webdavfs", "wekafs",
+})  # fmt: skip
+# These make up the numbers of their inodes as files are met, and others after the next mount. So do those that run as a
+# process ("fuse"), unless they say otherwise, and shares whose server has no numbers ("noserverino").
+_NO_INODES = frozenset({
+    "9p", "exfat", "fat", "fat32", "msdos", "prl_fs", "vboxsf", "vfat", "vmhgfs", "davfs", "webdav", "webdavfs",
 })  # fmt: skip
 _WINDOWS_SHARE = re.compile(r"\\\\([?.]\\UNC\\|(?![?.]\\))", re.IGNORECASE)
 
@@ -66,6 +71,40 @@ def network_file_system(place: PurePath, mounts: Iterable[Mount]) -> str:
     """Return the type of the network file system that an absolute path without links lies on, or "" for any other."""
     if _WINDOWS_SHARE.match(place.drive):
         return "a share of Windows"
+    mount = _mount_of(place, mounts)
+    return _network(mount) if mount is not None else ""
+
+
+class Devices:
+    """Which file systems keep the numbers of their inodes, by the number of the device: each is looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, bool] = {}
+
+    def keep_inodes(self, path: str, found: os.stat_result) -> bool:
+        """Whether the file system that a path was `found` on does."""
+        known = self._known.get(found.st_dev)
+        if known is None:
+            known = self._known[found.st_dev] = keeps_inodes(path)
+        return known
+
+
+def keeps_inodes(path: str, mounts: Iterable[Mount] | None = None) -> bool:
+    """Whether a file keeps its inode and its ctime as long as nobody touches it, also over the next mount.
+
+    Windows has no time of the last change among what it tells of a file.
+    """
+    if os.name == "nt":
+        return False
+    mount = _mount_of(Path(os.path.realpath(path)), _mounts() if mounts is None else mounts)
+    if mount is None:
+        return True
+    kind = mount.fstype.lower()
+    return not (kind in _NO_INODES or kind.startswith("fuse") or "noserverino" in mount.opts.split(","))
+
+
+def _mount_of(place: PurePath, mounts: Iterable[Mount]) -> Mount | None:
+    """Return the mount that an absolute path without links lies on."""
     mount: Mount | None = None
     longest = 0
     for candidate in mounts:
@@ -73,7 +112,7 @@ def network_file_system(place: PurePath, mounts: Iterable[Mount]) -> str:
         # Of two that are mounted at the same place, the later one hides the other.
         if len(point.parts) >= longest and place.is_relative_to(point):
             mount, longest = candidate, len(point.parts)
-    return _network(mount) if mount is not None else ""
+    return mount
 
 
 def _network(mount: Mount) -> str:

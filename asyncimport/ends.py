@@ -5,7 +5,7 @@ from typing import Protocol
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
-from asyncimport.model import Body, Claim, File, Ignored, Sealed, Session, Verdict
+from asyncimport.model import Body, Claim, Digest, File, Ignored, Sealed, Session, Verdict
 
 __all__ = ["Bytes", "Destination", "Readable", "Routes", "Source"]
 
@@ -84,6 +84,10 @@ class Source(Readable, Protocol):
 
     async def same_bytes(self, one: str, other: str) -> bool | None:
         """Compare two files; None when one of them cannot be read."""
+        ...
+
+    async def have(self, files: Sequence[tuple[File, Digest]]) -> list[bool | None]:
+        """Tell of each file whether its bytes have this digest; None when that cannot be told."""
         ...
 
 

@@ -26,6 +26,7 @@ from anyio.abc import ObjectReceiveStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncimport.dicom import Identity
+from asyncimport.digests import xxh3_of
 from asyncimport.ends import Destination, Routes, Source
 from asyncimport.errors import RefusedError, SourceError, TransientError, UsageError, worst
 from asyncimport.events import Admitted, Away, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
@@ -221,15 +222,12 @@ class _Line:
         def routed() -> Admission:
             return admit([*ignored, *map(self._routed, known.unknown, looks)])
 
-        admission = await self._ask(routed)
-        if admission.twins:
-            await self._ask(partial(self._journal.admit, [await self._compare(twin) for twin in admission.twins]))
-        self._report(
-            Admitted(
-                known.files + admission.files,
-                known.size + admission.size,
-            )
-        )
+        admissions = [known, await self._ask(routed)]
+        proofs: dict[str, bool] = {}
+        while twins := admissions[-1].twins:
+            compared = await self._compared(twins, proofs)
+            admissions.append(await self._ask(partial(admit, compared, proofs=proofs)))
+        self._report(Admitted(sum(one.files for one in admissions), sum(one.size for one in admissions)))
 
     def _routed(self, file: File, identity: Identity | Ignored) -> Instance | Ignored:
         if isinstance(identity, Ignored):
@@ -248,6 +246,20 @@ class _Line:
             reason = f"truncated: {truncated}"
             return Ignored(file, FileKind.UNREADABLE, reason, session=session, sop_uid=identity.sop_uid)
         return Instance(file, identity.sop_uid, identity.series_uid, session, patient_of(identity.fields))
+
+    async def _compared(self, twins: Sequence[Twin], proofs: dict[str, bool]) -> list[Instance | Ignored]:
+        """Compare files with what was sent, which goes into the `proofs`, or with others that carry the instance."""
+        compared: list[Instance | Ignored] = [await self._compare(twin) for twin in twins if twin.sent is None]
+        sent = [(twin.instance, twin.sent) for twin in twins if twin.sent is not None]
+        same = await self._source.have([(instance.file, digest) for instance, digest in sent])
+        for (instance, _), is_same in zip(sent, same, strict=True):
+            if is_same is None:
+                reason = f"cannot be compared with what was sent of this instance ({instance.sop_uid})"
+                compared.append(Ignored(instance.file, FileKind.UNREADABLE, reason))
+            else:
+                proofs[instance.file.path] = is_same
+                compared.append(instance)
+        return compared
 
     async def _compare(self, twin: Twin) -> Ignored:
         file = twin.instance.file
@@ -356,7 +368,8 @@ class _Line:
                 digest = body.sha256
             if claim.delivery.uri is None:
                 merges = await self._destination.holds(claim.instance.session)
-        return Stored(claim, uri, trail.attempts, trail.unsure, digest, merges)
+        xxh3 = xxh3_of(body) if isinstance(body, bytes) else body.xxh3
+        return Stored(claim, uri, trail.attempts, trail.unsure, digest, merges, xxh3)
 
     def _failed(self, claim: Claim, error: TransientError, trail: "_Trail") -> None:
         trail.times.append(monotonic())

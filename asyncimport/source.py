@@ -5,7 +5,6 @@ from a disk of this machine that answers at once.
 """
 
 import fnmatch
-import hashlib
 import os
 import re
 import stat
@@ -26,12 +25,13 @@ import anyio.to_thread
 
 from asyncimport.containers import kind_of_container
 from asyncimport.dicom import Identity, NotDicom, Unreadable, identify
-from asyncimport.disks import is_local
+from asyncimport.digests import Hash, new_hash
+from asyncimport.disks import Devices, is_local
 from asyncimport.errors import SourceError, UsageError
 from asyncimport.interpreter import Worker, WorkerDiedError, WorkerMissingError
-from asyncimport.model import Body, File, FileKind, Ignored
+from asyncimport.model import Algorithm, Body, Digest, File, FileKind, Ignored
 
-__all__ = ["LARGE", "Folder"]
+__all__ = ["LARGE", "Folder", "has_digest"]
 
 # Up to this size a body is read in one go: aiohttp warns of larger ones, and a thread hop a piece costs more.
 LARGE = 1 << 20
@@ -83,6 +83,7 @@ class Folder:
         self._worker = Worker(_looks_apart)
         self._together = 1
         self._digests = digests
+        self._devices = Devices()
         self._reads_in_threads: float = 1
         self._pace = 0.0
         """Seconds that a file takes to be read, lately."""
@@ -107,7 +108,7 @@ class Folder:
 
     async def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield what the walk meets, in batches; nothing is opened yet."""
-        walk: Iterator[File | Ignored] = chain.from_iterable(map(_walk, self.places))
+        walk: Iterator[File | Ignored] = chain.from_iterable(_walk(place, self._devices) for place in self.places)
         if self._include is not None or self._exclude is not None:
             walk = filter(self._is_wanted, walk)
         size = _FIRST_BATCH
@@ -215,6 +216,24 @@ class Folder:
         """Compare two files; None when that cannot be done, as one of them cannot be read."""
         return await anyio.to_thread.run_sync(_same_bytes, one, other)
 
+    async def have(self, files: Sequence[tuple[File, Digest]]) -> list[bool | None]:
+        """Tell of each file whether its bytes have this digest; None where it cannot be read, or changes meanwhile.
+
+        Several are read at a time. It only reads, so that nothing is lost when a stop leaves it behind.
+        """
+        found: list[bool | None] = [None] * len(files)
+        limiter = anyio.CapacityLimiter(_TOGETHER)
+
+        async def one(place: int) -> None:
+            found[place] = await anyio.to_thread.run_sync(
+                has_digest, *files[place], abandon_on_cancel=True, limiter=limiter
+            )
+
+        async with anyio.create_task_group() as tasks:
+            for place in range(len(files)):
+                tasks.start_soon(one, place)
+        return found
+
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -288,7 +307,20 @@ def _patterns(globs: Sequence[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(map(fnmatch.translate, globs))) if globs else None
 
 
-def _walk(root: str) -> Iterator[File | Ignored]:
+def has_digest(file: File, digest: Digest) -> bool | None:
+    """Whether the bytes of a file have this digest; None where it cannot be read, or is not as it was described.
+
+    It blocks: call it in a worker thread.
+    """
+    known = new_hash(digest.algorithm)
+    try:
+        _take_in(file, file.size, known)
+    except (SourceError, OSError):
+        return None
+    return known.digest() == digest.value
+
+
+def _walk(root: str, devices: Devices) -> Iterator[File | Ignored]:
     """Pass everything below `root`, directories depth first, names in sorted order.
 
     Links to files are followed; links to directories are not, as they may lead round in circles or to a second copy.
@@ -299,7 +331,7 @@ def _walk(root: str) -> Iterator[File | Ignored]:
         yield _unreadable(root, error)
         return
     if not stat.S_ISDIR(found.st_mode):
-        yield _look(root, found)
+        yield _look(root, found, devices)
         return
     directories, together = [root], 1
     while directories:
@@ -313,7 +345,7 @@ def _walk(root: str) -> Iterator[File | Ignored]:
         below = []
         # Taken from the list, as each keeps what was found out about it, half a kilobyte.
         while some := [left.pop() for _ in range(min(_FIRST_BATCH * together, len(left)))]:
-            every, together = _each(_met, some, together)
+            every, together = _each(partial(_met, devices=devices), some, together)
             for entry, met in zip(some, every, strict=True):
                 if met is None:
                     below.append(entry.path)
@@ -322,19 +354,19 @@ def _walk(root: str) -> Iterator[File | Ignored]:
         directories.extend(reversed(below))
 
 
-def _met(entry: os.DirEntry[str]) -> File | Ignored | None:
+def _met(entry: os.DirEntry[str], devices: Devices) -> File | Ignored | None:
     """Return what stands in a directory, or None for a directory."""
     try:
         if entry.is_dir(follow_symlinks=False):
             return None
-        return _look(entry.path, entry.stat())
+        return _look(entry.path, entry.stat(), devices)
     except OSError as error:
         return _unreadable(entry.path, error)
 
 
-def _look(path: str, found: os.stat_result) -> File | Ignored:
+def _look(path: str, found: os.stat_result, devices: Devices) -> File | Ignored:
     if stat.S_ISREG(found.st_mode):
-        return File(path, found.st_size, found.st_mtime_ns)
+        return File.of(path, found, lasting=devices.keep_inodes(path, found))
     what = "a link to a directory" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
     return Ignored(File(path, 0, 0), FileKind.NOT_DICOM, what)
 
@@ -354,7 +386,7 @@ def _read(file: File, *, digests: bool) -> Body | SourceError:
     try:
         if file.size > LARGE:
             _check(file, os.stat(file.path))  # noqa: PTH116 - the path need not be text
-            return _Large(file, hashlib.sha256 if digests else None)
+            return _Large(file, with_sha256=digests)
         handle = os.open(file.path, _READING)
         try:
             _check(file, os.fstat(handle))
@@ -369,18 +401,26 @@ def _read(file: File, *, digests: bool) -> Body | SourceError:
 
 
 def _md5(file: File, size: int) -> str | SourceError:
-    digest = hashlib.md5(usedforsecurity=False)
+    digest = new_hash(Algorithm.MD5)
     try:
-        with open(file.path, "rb", buffering=0, opener=_opened) as handle:
-            _check(file, os.fstat(handle.fileno()))
-            while size and (piece := handle.read(min(_PIECE, size))):
-                digest.update(piece)
-                size -= len(piece)
+        _take_in(file, size, digest)
     except SourceError as error:
         return error
     except OSError as error:
         return _cannot_be_read(error)
-    return SourceError("the file changed while it was read") if size else digest.hexdigest()
+    return digest.digest().hex()
+
+
+def _take_in(file: File, size: int, digest: Hash) -> None:
+    """Read the first so many bytes of a file. Raises: SourceError when it is not as it was described, OSError."""
+    with open(file.path, "rb", buffering=0, opener=_opened) as handle:
+        _check(file, os.fstat(handle.fileno()))
+        while size and (piece := handle.read(min(_PIECE, size))):
+            digest.update(piece)
+            size -= len(piece)
+        _check(file, os.fstat(handle.fileno()))
+    if size:
+        raise SourceError("the file changed while it was read")
 
 
 def _cannot_be_read(error: OSError) -> SourceError:
@@ -392,12 +432,14 @@ def _opened(path: str, flags: int) -> int:
 
 
 def _check(file: File, now: os.stat_result) -> None:
-    if (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns):
+    if not file.is_unchanged(now):
         raise SourceError("the file changed after it was scanned")
 
 
 def _check_open(file: File, handle: int) -> None:
-    _check(file, os.fstat(handle))
+    """Check a file that has been read: it may have been removed meanwhile, which changes its ctime and no byte."""
+    if not file.looks_unchanged(os.fstat(handle)):
+        raise SourceError("the file changed after it was scanned")
 
 
 def _same_bytes(one: str, other: str) -> bool | None:
@@ -417,10 +459,11 @@ def _same_bytes(one: str, other: str) -> bool | None:
 class _Large:
     """The bytes of a large file in pieces, counted: exactly as many as were scanned, or a SourceError."""
 
-    def __init__(self, file: File, digest: Callable[[], "hashlib._Hash"] | None = None) -> None:
+    def __init__(self, file: File, *, with_sha256: bool = False) -> None:
         self._file = file
-        self._digest = digest
+        self._with_sha256 = with_sha256
         self.size = file.size
+        self.xxh3: bytes | None = None
         self.sha256: bytes | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -429,7 +472,8 @@ class _Large:
         try:
             with anyio.CancelScope(shield=True):
                 handle = await aiofiles.open(self._file.path, "rb", buffering=0, opener=_opened)
-            digest = self._digest() if self._digest is not None else None
+            xxh3 = new_hash(Algorithm.XXH3)
+            sha256 = new_hash(Algorithm.SHA256) if self._with_sha256 else None
             try:
                 left = self.size
                 while left:
@@ -437,12 +481,15 @@ class _Large:
                     if not piece:
                         raise SourceError("the file shrank while it was sent")
                     left -= len(piece)
-                    if digest is not None:
-                        await anyio.to_thread.run_sync(digest.update, piece)
+                    # 10 us: less than the hop to a thread, which the slower digest is worth.
+                    xxh3.update(piece)
+                    if sha256 is not None:
+                        await anyio.to_thread.run_sync(sha256.update, piece)
                     if not left:
                         # Before the last piece, so that a file that was rewritten never ends as a whole body.
                         await anyio.to_thread.run_sync(_check_open, self._file, handle.fileno())
-                        self.sha256 = digest.digest() if digest is not None else None
+                        self.xxh3 = xxh3.digest()
+                        self.sha256 = sha256.digest() if sha256 is not None else None
                     yield piece
             finally:
                 with anyio.CancelScope(shield=True):

@@ -2,23 +2,25 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import anyio
 import anyio.to_thread
 
 from asyncimport.demographics import Demographics
+from asyncimport.disks import Devices
 from asyncimport.errors import RefusedError, TransientError, UnavailableError, worst
-from asyncimport.journal import Ledger
-from asyncimport.model import Attachment, Enclosure, File, Session, SessionReport, Stray
+from asyncimport.journal import Ledger, SentFile
+from asyncimport.model import Algorithm, Attachment, Digest, Enclosure, File, Session, SessionReport, Stray
 from asyncimport.replies import ListedFile
 from asyncimport.retry import RetryPolicy
+from asyncimport.source import has_digest
 from asyncimport.xnat import Client, Described, Resources, SiteRules, compare, describe, find_session, find_strays
 
 __all__ = [
     "Beside",
     "Finding",
-    "Source",
     "SubjectFinding",
     "attachments_to_repair",
     "look",
@@ -48,15 +50,6 @@ class Finding:
     problem: str | None = None
     missing: frozenset[str] = frozenset()
     expected: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A file on disk and the instance in it; `is_copy` where another file was sent."""
-
-    file: File
-    sop_uid: str
-    is_copy: bool
 
 
 async def look(
@@ -226,51 +219,83 @@ async def strays_of(client: Client, ledger: Ledger) -> list[Stray]:
     return found
 
 
-def sources_of(ledger: Ledger, finding: Finding) -> tuple[list[Source], int]:
-    """Return the files that missing instances were sent from, as far as they are still there and unchanged.
+def sources_of(ledger: Ledger, finding: Finding) -> tuple[list[SentFile], int]:
+    """Return the files that missing instances were sent from, as they are now, if that is what was sent.
 
-    The second value is the number of those that are not.
+    Where no digest is kept, their size and time have to do: XNAT lacks the instance in any case. The second value is
+    the number of those that are not there, or not the same.
     """
-    wanted = [one for one in _sources(ledger, finding.session) if one.sop_uid in finding.missing and not one.is_copy]
-    there = [source for source in wanted if _is_unchanged(source.file)]
+    wanted = [one for one in ledger.sources(finding.session) if one.sop_uid in finding.missing and not one.is_copy]
+    devices = Devices()
+    there = []
+    for source in wanted:
+        now = _now(source.file.path, devices)
+        if now is not None and _holds(now, source.file, source.digest, or_looks_so=True):
+            there.append(replace(source, file=now))
     return there, len(finding.missing) - len(there)
 
 
 def attachments_to_repair(besides: Iterable[Beside]) -> tuple[list[Attachment], int]:
-    """Return the missing attachments whose files are still there and unchanged, and the number of the others."""
+    """Return missing attachments whose files, as they are now, hold what was stored, and the number of the others."""
     missing = [one for beside in besides for one in beside.missing]
-    there = [one for one in missing if _is_unchanged(one.file)]
+    devices = Devices()
+    there = []
+    for one in missing:
+        now = _now(one.file.path, devices)
+        if now is not None and _holds(now, one.file, _md5_of(one)):
+            there.append(replace(one, file=now))
     return there, len(missing) - len(there)
 
 
-def verified_attachments(besides: Iterable[Beside]) -> Iterator[File]:
-    """Yield the files that were just seen in resources of the archive, as far as they have not changed since."""
-    for beside in besides:
-        for one in beside.enclosure.attachments:
-            if one not in beside.missing and one not in beside.altered and _is_unchanged(one.file):
-                yield one.file
+def verified_attachments(besides: Iterable[Beside]) -> Iterator[tuple[File, bool]]:
+    """Yield the files on disk that were just seen in resources of the archive, and whether each holds what is there."""
+    yield from _judged(
+        (one.file, _md5_of(one))
+        for beside in besides
+        for one in beside.enclosure.attachments
+        if one not in beside.missing and one not in beside.altered
+    )
 
 
-def verified_sources(ledger: Ledger, findings: Iterable[Finding]) -> Iterator[File]:
-    """Yield the files whose instances were just seen in the archive by their UIDs, copies of them too.
+def verified_sources(ledger: Ledger, findings: Iterable[Finding]) -> Iterator[tuple[File, bool]]:
+    """Yield the files on disk whose instances were just seen in the archive by their UIDs, copies of them too.
 
-    A file that has changed since is not among them: nobody has sent what is in it now.
+    With each comes whether it holds what was sent: by the digest of that, if one is kept, for which the file is read.
     """
     for finding in findings:
         if finding.verified == "uids" or finding.missing:
-            for source in _sources(ledger, finding.session):
-                if source.sop_uid not in finding.missing and _is_unchanged(source.file):
-                    yield source.file
+            sources = ledger.sources(finding.session)
+            yield from _judged((one.file, one.digest) for one in sources if one.sop_uid not in finding.missing)
 
 
-def _sources(ledger: Ledger, session: Session) -> Iterator[Source]:
-    for file, sop_uid, is_copy in ledger.sources(session):
-        yield Source(file, sop_uid, is_copy)
+def _judged(files: Iterable[tuple[File, Digest | None]]) -> Iterator[tuple[File, bool]]:
+    """Tell of each file that is still there whether it holds what was sent. Several are read at a time."""
+    devices = Devices()
+
+    def judge(one: tuple[File, Digest | None]) -> tuple[File, bool] | None:
+        file, digest = one
+        now = _now(file.path, devices)
+        return None if now is None else (file, _holds(now, file, digest))
+
+    with ThreadPoolExecutor(_AT_A_TIME) as threads:
+        yield from filter(None, threads.map(judge, files))
 
 
-def _is_unchanged(file: File) -> bool:
+def _now(path: str, devices: Devices) -> File | None:
+    """Describe a file as it is now; None when it is not there."""
     try:
-        now = os.stat(file.path)  # noqa: PTH116 - the path need not be text
+        found = os.stat(path)  # noqa: PTH116 - the path need not be text
     except OSError:
-        return False
-    return (now.st_size, now.st_mtime_ns) == (file.size, file.mtime_ns)
+        return None
+    return File.of(path, found, lasting=devices.keep_inodes(path, found))
+
+
+def _holds(now: File, sent: File, digest: Digest | None, *, or_looks_so: bool = False) -> bool:
+    """Whether a file holds what was sent of it; without a digest, if nothing at all about it is different."""
+    if digest is not None:
+        return now.size == sent.size and has_digest(now, digest) is True
+    return now == sent or (or_looks_so and (now.size, now.mtime_ns) == (sent.size, sent.mtime_ns))
+
+
+def _md5_of(attachment: Attachment) -> Digest | None:
+    return None if attachment.previous is None else Digest(Algorithm.MD5, bytes.fromhex(attachment.previous))

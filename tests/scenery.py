@@ -98,7 +98,7 @@ def write(path: Path, content: bytes) -> File:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     found = path.stat()
-    return File(str(path), found.st_size, found.st_mtime_ns)
+    return File.of(str(path), found, lasting=True)
 
 
 def claim(file: File, *, number: int = 1, session: Session = SESSION, uri: str | None = None) -> Claim:
@@ -131,6 +131,28 @@ def open_files(path: Path) -> int:
         except FileNotFoundError:  # the listing's own
             continue
     return links.count(str(path))
+
+
+def opens(env: dict[str, str], tmp_path: Path, place: Path) -> Callable[[], list[str]]:
+    """Note the files below a place that Python programs with this environment open; tell those since the last time."""
+    home, log = tmp_path / "hook", tmp_path / "opened"
+    home.mkdir()
+    (home / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        f"log = os.open({os.fspath(log)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
+        "def note(event, args):\n"
+        f"    if event == 'open' and str(args[0]).startswith({os.fspath(place) + os.sep!r}):\n"
+        "        os.write(log, os.fsencode(args[0]) + b'\\n')\n"
+        "sys.addaudithook(note)\n"
+    )
+    env["PYTHONPATH"] = os.fspath(home)
+
+    def told() -> list[str]:
+        lines = log.read_text().splitlines()
+        os.truncate(log, 0)
+        return lines
+
+    return told
 
 
 async def uids_below(folder: Path) -> set[str]:

@@ -82,8 +82,7 @@ class Place:
         self.disk.put(Ignored(self._file(self.root / name), FileKind.NOT_DICOM, "no DICOM"))
 
     def _file(self, path: Path) -> File:
-        found = path.stat()
-        return File(str(path), found.st_size, found.st_mtime_ns)
+        return File.of(str(path), path.stat(), lasting=True)
 
     def remove(self, *names: str) -> None:
         """Delete files."""

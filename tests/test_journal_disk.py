@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 from scenery import folder, image, write
 
-from asyncimport.disks import is_local, network_file_system
+from asyncimport.disks import is_local, keeps_inodes, network_file_system
 from asyncimport.errors import JournalError
 from asyncimport.journal.disk import refuse_network_disk
 from asyncimport.source import LARGE
@@ -127,6 +127,37 @@ def test_the_longest_mount_point_is_the_one(place: str, kind: str) -> None:
         Row("/twice", "lustre"),
     ]
     assert network_file_system(PurePosixPath(place), mounts) == kind
+
+
+@pytest.mark.parametrize(
+    ("place", "keeps"),
+    [
+        ("/home/ann", True),
+        ("/nfs/x", True),
+        ("/share/x", True),
+        ("/old-share/x", False),
+        ("/stick/DCIM", False),
+        ("/card/DCIM", False),
+        ("/remote/x", False),
+        ("/plugged/x", False),
+        ("/mnt/c/x", False),
+    ],
+)
+def test_which_disks_keep_their_inodes(place: str, keeps: bool) -> None:
+    """Those that make up the numbers as files are met do not, so that nothing may be concluded from another number."""
+    mounts = [
+        ROOT,
+        Row("/nfs", "nfs4"),
+        Row("/share", "cifs", "rw,vers=3.1.1,serverino"),
+        Row("/old-share", "cifs", "rw,vers=1.0,noserverino"),
+        Row("/stick", "vfat"),
+        Row("/card", "exFAT"),
+        Row("/remote", "fuse.sshfs"),
+        Row("/plugged", "fuseblk"),
+        Row("/mnt/c", "9p"),
+    ]
+    assert keeps_inodes(place, mounts) is keeps
+    assert keeps_inodes(place, [])
 
 
 def test_nothing_is_known() -> None:

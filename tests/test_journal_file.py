@@ -254,12 +254,12 @@ def test_the_database_of_another_program(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("version", [0, 4])
+@pytest.mark.parametrize("version", [0, 5])
 def test_a_journal_of_another_version(filled: Path, version: int) -> None:
     """A journal that this program does not know how to read is named with both versions, and left as it is."""
     with closing(sqlite3.connect(filled)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
-    with pytest.raises(JournalError, match=rf"is of version {version}, this program writes version 3"):
+    with pytest.raises(JournalError, match=rf"is of version {version}, this program writes version 4"):
         opened(filled)
     with pytest.raises(JournalError, match=f"is of version {version}"), Ledger.read(filled):
         pass

@@ -54,7 +54,7 @@ def schema(path: Path) -> set[tuple[str, ...]]:
     return {*columns, *others, *transitions, ("version", str(version))}
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_it_becomes_what_a_new_one_is(tmp_path: Path, version: int) -> None:
     """Tables, indexes, triggers and transitions are the same, whichever way a journal came to them."""
     old = written_by(version, tmp_path / "old.journal")

@@ -1,6 +1,7 @@
 """The walk over real trees with whatever else lies in them, and the bytes of files that change under our hands."""
 
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -8,6 +9,7 @@ import time
 import zipfile
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,7 +72,9 @@ async def test_files_come_with_size_and_time(tmp_path: Path) -> None:
     path.write_bytes(b"12345")
     os.utime(path, ns=(1, 1_600_000_000_123_456_789))
     found = path.stat()
-    assert await walk(tmp_path) == [File(str(path), 5, found.st_mtime_ns)]
+    assert await walk(tmp_path) == [
+        File(str(path), 5, 1_600_000_000_123_456_789, found.st_ino, found.st_ctime_ns),
+    ]
 
 
 async def test_batches_begin_small_and_grow(tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ async def test_links_to_files_are_followed(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "link").symlink_to(target.path)
-    assert await walk(root) == [File(str(root / "link"), 5, target.mtime_ns)]
+    assert await walk(root) == [replace(target, path=str(root / "link"))]
 
 
 async def test_links_to_directories_are_not_followed(tmp_path: Path) -> None:
@@ -107,13 +111,9 @@ async def test_links_to_directories_are_not_followed(tmp_path: Path) -> None:
 
 async def test_a_root_that_is_a_link_to_a_directory_is_walked(tmp_path: Path) -> None:
     """Whoever names a link as the source means what it leads to."""
-    write(tmp_path / "real" / "file", b"x")
+    file = write(tmp_path / "real" / "file", b"x")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert await walk(tmp_path / "link") == [File(str(tmp_path / "link" / "file"), 1, _mtime(tmp_path / "real/file"))]
-
-
-def _mtime(path: Path) -> int:
-    return path.stat().st_mtime_ns
+    assert await walk(tmp_path / "link") == [replace(file, path=str(tmp_path / "link" / "file"))]
 
 
 async def test_a_broken_link_is_unreadable(tmp_path: Path) -> None:
@@ -256,9 +256,9 @@ async def test_large_bodies_are_streamed_again_and_again(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", [100, LARGE + 1])
-@pytest.mark.parametrize("change", ["grown", "shrunk", "touched", "gone", "a pipe"])
+@pytest.mark.parametrize("change", ["grown", "shrunk", "touched", "replaced", "rewritten", "gone", "a pipe"])
 async def test_what_changed_after_the_walk_is_not_read(tmp_path: Path, size: int, change: str) -> None:
-    """Other size, other time, nothing, or what would hang: a SourceError in its place, and the rest is read."""
+    """Other size, time, inode or ctime, nothing, or what would hang: an error in its place, and the rest is read."""
     file = write(tmp_path / "file", bytes(size))
     other = write(tmp_path / "other", b"other")
     path = Path(file.path)
@@ -269,6 +269,12 @@ async def test_what_changed_after_the_walk_is_not_read(tmp_path: Path, size: int
             path.write_bytes(bytes(size - 1))
         case "touched":
             os.utime(path, ns=(1, 1))
+        case "replaced":
+            shutil.copy2(path, tmp_path / "new")
+            (tmp_path / "new").replace(path)
+        case "rewritten":
+            path.write_bytes(b"x" * size)
+            os.utime(path, ns=(1, file.mtime_ns))
         case _:
             path.unlink()
     if change == "a pipe":

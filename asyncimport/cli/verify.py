@@ -70,6 +70,7 @@ class _Result:
     unrepaired: int = 0
     strays: list[tuple[Stray, str]] | None = None
     safe: int | None = None
+    kept_back: int = 0
 
     @property
     def code(self) -> int:
@@ -208,6 +209,7 @@ async def _repair(client: Client, path: Path, about: dict[str, str], result: _Re
             uids = [source.sop_uid for source in there]
             if await anyio.to_thread.run_sync(journal.repair, finding.session, uids):
                 result.repaired += len(uids)
+                await anyio.to_thread.run_sync(journal.confirm, [source.file for source in there])
                 paths += [source.file.path for source in there]
         if paths:
             # The journal knows where each of them goes; one that has changed meanwhile is not what is missing.
@@ -224,6 +226,7 @@ async def _repair(client: Client, path: Path, about: dict[str, str], result: _Re
                 if isinstance(event, Enclosed):
                     stored += sum(one.state is AttachmentState.STORED for one in event.filed)
 
+            await anyio.to_thread.run_sync(journal.confirm, [one.file for one in missing])
             await anyio.to_thread.run_sync(journal.put_back, [one.key for one in missing])
             source = await anyio.to_thread.run_sync(Folder, [])
             await enclose(source, Resources(client), journal, options=Options(), report=count)
@@ -258,15 +261,21 @@ async def _removed(client: Client, stray: Stray) -> str:
 
 
 def _write_paths(path: Path, ledger: Ledger, result: _Result) -> int:
-    """Write paths as the file system has them, one a line; return how many. A path with a line end is left out."""
+    """Write paths as the file system has them, one a line; return how many.
+
+    A path with a line end is kept back, and so is a file that is not known to hold what was sent.
+    """
     count = 0
     try:
         with path.open("wb") as file:
-            for found in chain(verified_sources(ledger, result.findings), verified_attachments(result.besides)):
+            seen = chain(verified_sources(ledger, result.findings), verified_attachments(result.besides))
+            for found, holds_what_was_sent in seen:
                 raw = os.fsencode(found.path)
-                if b"\n" not in raw:
+                if holds_what_was_sent and b"\n" not in raw:
                     file.write(raw + b"\n")
                     count += 1
+                else:
+                    result.kept_back += 1
     except OSError as error:
         raise UsageError(f"--safe-to-delete {path} cannot be written: {error.strerror}", hint="check it") from error
     return count
@@ -310,6 +319,7 @@ def _json(host: str, result: _Result) -> dict[str, object]:
         "repaired": result.repaired,
         "unrepaired": result.unrepaired,
         "safe_to_delete": result.safe,
+        "kept_back": result.kept_back,
         "details": [
             {
                 "project": one.session.project,
@@ -363,6 +373,8 @@ def _show(out: Console, result: _Result) -> None:
         out.print(Text("hint: --repair sends again what is missing"))
     if result.safe is not None:
         out.print(Text(f"{result.safe:,} files are safe to delete: their instances were just seen in the archive"))
+        if result.kept_back:
+            out.print(Text(f"{result.kept_back:,} others are kept back: they are not known to hold what was sent"))
     if result.strays is not None:
         out.print(Text(f"{len(result.strays):,} stray sessions in the prearchive", style="bold"))
         for stray, outcome in result.strays:

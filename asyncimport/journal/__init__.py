@@ -10,9 +10,21 @@ sealed, where it overwrites itself.
 """
 
 from asyncimport.journal.intake import Admission, Gone, Twin
-from asyncimport.journal.ledger import Ledger
+from asyncimport.journal.ledger import Ledger, SentFile
 from asyncimport.journal.queue import Journal
 from asyncimport.journal.subjects import DueSubject
 from asyncimport.journal.survey import Header, Odd, Survey, Surveyed
 
-__all__ = ["Admission", "DueSubject", "Gone", "Header", "Journal", "Ledger", "Odd", "Survey", "Surveyed", "Twin"]
+__all__ = [
+    "Admission",
+    "DueSubject",
+    "Gone",
+    "Header",
+    "Journal",
+    "Ledger",
+    "Odd",
+    "SentFile",
+    "Survey",
+    "Surveyed",
+    "Twin",
+]

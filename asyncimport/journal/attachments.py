@@ -4,8 +4,9 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
+from asyncimport.journal.facts import Facts, file_of, is_same
 from asyncimport.journal.intake import Intake, below
-from asyncimport.model import Attachment, AttachmentState, Enclosure, File, Filed, Place, Resource
+from asyncimport.model import Attachment, AttachmentState, Enclosure, Filed, Place, Resource
 from asyncimport.routing import name_in_resource, unfit
 
 __all__ = ["Attachments"]
@@ -41,25 +42,32 @@ class Attachments(Intake):
         whose = _Whose(self._db, places)
         with self._transaction():
             rows = self._db.execute(
-                "SELECT f.key, f.path, f.size, f.mtime_ns, f.kind, a.size = f.size AND a.mtime_ns = f.mtime_ns, "
-                "a.key, a.resource, a.name, a.state, a.md5 FROM scope JOIN file f ON f.key = scope.file "
+                "SELECT f.key, f.path, f.kind, a.key, a.resource, a.name, a.state, a.md5, a.settled_at, "
+                "f.size, f.mtime_ns, f.inode, f.ctime_ns, a.size, a.mtime_ns, a.inode, a.ctime_ns "
+                "FROM scope JOIN file f ON f.key = scope.file "
                 "LEFT JOIN attachment a ON a.file = f.key WHERE f.kind IN ('NOT_DICOM', 'CONTAINER', 'ATTACHMENT') "
                 "ORDER BY f.path"
             ).fetchall()
-            for file, raw, size, mtime_ns, kind, unchanged, attachment, resource, name, state, md5 in rows:
+            for file, raw, kind, attachment, resource, name, state, md5, settled_at, *facts in rows:
                 path = os.fsdecode(raw)
+                looks, known = (*facts[:4],), facts[4:]
+                unchanged = is_same(known, file_of(raw, looks), settled_at)
                 is_settled = unchanged and (state == "STORED" or (state == "REFUSED" and not retry_refused))
                 if md5 is not None:
                     # XNAT has it, or had it, whatever the rules say today; changed, it is compared again.
                     self._becomes(file, "ATTACHMENT")
                     if not is_settled:
-                        self._compare(attachment, file, (size, mtime_ns), unfit(name, size))
+                        self._compare(attachment, file, looks, unfit(name, looks[0]))
+                    elif (*known,) != looks:
+                        self._db.execute(
+                            "UPDATE attachment SET inode = ?, ctime_ns = ? WHERE key = ?", (*looks[2:], attachment)
+                        )
                     continue
                 wanted = resource_of(path)
                 if is_settled and wanted == resource:
                     continue
                 self._db.execute("DELETE FROM attachment WHERE key = ?", (attachment,))
-                if wanted is not None and self._place(whose.find(path), file, path, (size, mtime_ns), wanted):
+                if wanted is not None and self._place(whose.find(path), file, path, looks, wanted):
                     self._becomes(file, "ATTACHMENT")
                 elif kind == "ATTACHMENT":
                     self._becomes(file, "NOT_DICOM")
@@ -86,7 +94,7 @@ class Attachments(Intake):
         for (file,) in gone:
             self._passes(file)
 
-    def _place(self, where: tuple[int | str, str], file: int, path: str, looks: tuple[int, str], resource: str) -> bool:
+    def _place(self, where: tuple[int | str, str], file: int, path: str, looks: Facts, resource: str) -> bool:
         """Note where a file goes, or why it goes nowhere; False when it is none of this run's business."""
         found, directory = where
         if found == _UNWANTED:
@@ -107,18 +115,18 @@ class Attachments(Intake):
         if taken is not None:
             session, state, reason = None, "SKIPPED", _SAME_NAME
         self._db.execute(
-            "INSERT INTO attachment (file, size, mtime_ns, session, resource, name, state, reason, run) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO attachment (file, size, mtime_ns, inode, ctime_ns, session, resource, name, state, reason, "
+            "run) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (file, *looks, session, resource, name, state, reason, None if state == "PENDING" else self.run),
         )
         return True
 
-    def _compare(self, attachment: int, file: int, looks: tuple[int, str], unfit_for: str | None) -> None:
+    def _compare(self, attachment: int, file: int, looks: Facts, unfit_for: str | None) -> None:
         """Let what is known under a name wait to be compared with a file, unless XNAT cannot store that."""
         state = "REFUSED" if unfit_for else "PENDING"
         self._db.execute(
-            "UPDATE attachment SET file = ?, size = ?, mtime_ns = ?, state = ?, reason = ?, run = iif(?, ?, run) "
-            "WHERE key = ?",
+            "UPDATE attachment SET file = ?, size = ?, mtime_ns = ?, inode = ?, ctime_ns = ?, state = ?, reason = ?, "
+            "run = iif(?, ?, run) WHERE key = ?",
             (file, *looks, state, unfit_for, unfit_for is not None, self.run, attachment),
         )
 
@@ -151,19 +159,19 @@ class Attachments(Intake):
             session, project, subject, label, study_uid, resource = row
             self._db.execute("INSERT INTO filling VALUES (?, ?)", (session, resource))
             rows = self._db.execute(
-                "SELECT a.key, f.path, f.size, f.mtime_ns, a.name, a.md5 FROM attachment a JOIN scope USING (file) "
-                "JOIN file f ON f.key = a.file AND f.kind = 'ATTACHMENT' "
+                "SELECT a.key, a.name, a.md5, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns FROM attachment a "
+                "JOIN scope USING (file) JOIN file f ON f.key = a.file AND f.kind = 'ATTACHMENT' "
                 "WHERE a.session = ? AND a.resource = ? AND a.state = 'PENDING' "
                 "ORDER BY a.key LIMIT ?",
                 (session, resource, _MOST_FILES),
             ).fetchall()
         attachments: list[Attachment] = []
         room = _MOST_BYTES
-        for key, path, size, mtime_ns, name, md5 in rows:
-            if attachments and size > room:
+        for key, name, md5, path, *facts in rows:
+            file = file_of(path, facts)
+            if attachments and file.size > room:
                 break
-            room -= size
-            file = File(os.fsdecode(path), size, int(mtime_ns))
+            room -= file.size
             attachments.append(Attachment(key, file, name, previous=md5))
         place = Place(project, subject, label, study_uid)
         return Enclosure(Resource(place, resource), tuple(attachments))

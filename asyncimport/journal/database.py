@@ -17,7 +17,7 @@ __all__ = ["NOTHING_YET", "bind", "connect_read_only", "create_or_open", "is_loc
 
 # "aimp": SQLite's own way to tell one application's files from another's.
 _APPLICATION_ID = 0x61696D70
-_VERSION = 3
+_VERSION = 4
 
 # How long a lock is tried for: `is_locked` has it for less.
 _MOMENT = 0.2

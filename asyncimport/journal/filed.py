@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from asyncimport.journal.facts import file_of
 from asyncimport.model import (
     Attachment,
     AttachmentCounts,
@@ -54,15 +55,15 @@ class AttachmentRow:
 
 
 _ROW = (
-    "SELECT s.project, s.subject, s.label, s.study_uid, f.path, a.size, a.mtime_ns, a.resource, a.name, a.state, "
-    "a.reason, a.settled_at, a.md5, a.run FROM "
+    "SELECT s.project, s.subject, s.label, s.study_uid, f.path, a.size, a.mtime_ns, a.inode, a.ctime_ns, a.resource, "
+    "a.name, a.state, a.reason, a.settled_at, a.md5, a.run FROM "
 )
 
 
 def _rows(rows: Iterable[Sequence[Any]]) -> Iterator[AttachmentRow]:
-    for project, subject, label, uid, path, size, time, *rest in rows:
-        file = File(os.fsdecode(path), size, int(time))
-        yield AttachmentRow(Session(project, subject, label, uid), file, *rest)
+    for *names, path, size, mtime_ns, inode, ctime_ns, resource, name, state, reason, settled_at, md5, run in rows:
+        file = file_of(path, (size, mtime_ns, inode, ctime_ns))
+        yield AttachmentRow(Session(*names), file, resource, name, state, reason, settled_at, md5, run)
 
 
 def attachment_counts(database: sqlite3.Connection, files: str, run: int | None) -> AttachmentCounts:
@@ -130,13 +131,14 @@ def stored_rows(database: sqlite3.Connection, files: str) -> Iterator[Attachment
 def stored_enclosures(database: sqlite3.Connection) -> list[Enclosure]:
     """Return what XNAT has stored, resource by resource: `previous` is the MD5 of what it stored."""
     found: dict[Resource, list[Attachment]] = {}
-    for project, subject, label, uid, resource, key, raw, size, time, name, md5 in database.execute(
-        "SELECT s.project, s.subject, s.label, s.study_uid, a.resource, a.key, f.path, a.size, a.mtime_ns, a.name, "
-        "a.md5 FROM attachment a JOIN session s ON s.key = a.session JOIN file f ON f.key = a.file "
+    for project, subject, label, uid, resource, key, name, md5, path, *facts in database.execute(
+        "SELECT s.project, s.subject, s.label, s.study_uid, a.resource, a.key, a.name, a.md5, "
+        "f.path, a.size, a.mtime_ns, a.inode, a.ctime_ns "
+        "FROM attachment a JOIN session s ON s.key = a.session JOIN file f ON f.key = a.file "
         "WHERE a.state = 'STORED' ORDER BY a.session, a.resource, a.name"
     ):
         place = Place(project, subject, label, uid)
-        attachment = Attachment(key, File(os.fsdecode(raw), size, int(time)), name, previous=md5)
+        attachment = Attachment(key, file_of(path, facts), name, previous=md5)
         found.setdefault(Resource(place, resource), []).append(attachment)
     return [Enclosure(resource, tuple(attachments)) for resource, attachments in found.items()]
 

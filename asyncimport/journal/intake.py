@@ -1,12 +1,14 @@
 """The journal during the scan: what the files are, and which of them wait to be sent."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from asyncimport.journal.database import translated
+from asyncimport.journal.facts import Facts, digest_of, facts_of, is_same, unproven
 from asyncimport.journal.registry import Registry
-from asyncimport.model import File, FileKind, Ignored, Instance
+from asyncimport.model import Digest, File, FileKind, Ignored, Instance
 
 __all__ = ["Admission", "Gone", "Intake", "Twin", "below"]
 
@@ -20,15 +22,24 @@ _LACKING = (
     "(SELECT 1 FROM instance i WHERE i.session = :session AND i.sop_uid = f.lacked_uid))"
 )
 _ELSEWHERE = "XNAT holds this instance already, sent from a file that cannot be compared any more"
+_OTHER_BYTES = "XNAT holds this instance ({}) already, sent from a file with other bytes"
+_SAME_BYTES = "the same bytes as another file"
+
+
+_NOTHING: Mapping[str, bool] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """A file that carries an instance the journal knows from another file; whether the bytes agree is not known yet."""
+    """A file that carries an instance the journal knows already; whether the bytes agree is not known yet.
+
+    They are to be compared with what was `sent`, if that is kept, and else with the file `other`.
+    """
 
     instance: Instance
     key: int
     other: str
+    sent: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,7 @@ class Intake(Registry):
         """
         unknown: list[File] = []
         passed: dict[int, None] = {}
+        proven: list[tuple[int, int | None, int | None]] = []
         reset: list[tuple[int]] = []
         waiting: list[tuple[int, int]] = []
         size = 0
@@ -71,18 +83,20 @@ class Intake(Registry):
             rows = {
                 path: row
                 for path, *row in self._db.execute(
-                    "SELECT f.path, f.size, f.mtime_ns, f.key, f.kind, f.key IN (SELECT file FROM scope), "  # noqa: S608 - only marks
-                    "i.key, i.session, i.state FROM file f LEFT JOIN instance i ON i.key = f.instance "
+                    "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, f.key, f.kind, "  # noqa: S608 - only marks
+                    "f.key IN (SELECT file FROM scope), i.key, i.session, i.state, "
+                    "iif(f.kind = 'INSTANCE' AND i.state = 'STORED', i.settled_at, NULL) "
+                    "FROM file f LEFT JOIN instance i ON i.key = f.instance "
                     f"WHERE f.path IN ({', '.join('?' * len(paths))})",
                     paths,
                 )
             }
             for path, file in zip(paths, files, strict=True):
                 row = rows.get(path)
-                if row is None or row[0] != file.size or row[1] != str(file.mtime_ns):
+                if row is None or not is_same(row[:4], file, row[-1]):
                     unknown.append(file)
                     continue
-                _, _, key, kind, met, instance, session, state = row
+                _, _, inode, _, key, kind, met, instance, session, state, _ = row
                 if kind in _LOOKED_INTO_AGAIN or (kind == "SKIPPED" and (instance is None or resend_changed)):
                     unknown.append(file)
                     continue
@@ -90,6 +104,8 @@ class Intake(Registry):
                 if met or key in passed:
                     continue
                 passed[key] = None
+                if inode is None and file.inode is not None:
+                    proven.append((key, file.inode, file.ctime_ns))
                 if kind == "INSTANCE":
                     if state == "FAILED" or (state == "REFUSED" and retry_refused):
                         reset.append((instance,))
@@ -98,17 +114,28 @@ class Intake(Registry):
                         waiting.append((session, instance))
                         size += file.size
             self._over("INSERT OR IGNORE INTO scope SELECT column1 FROM {rows}", [*zip(passed)])
+            self._over(
+                "UPDATE file SET inode = column2, ctime_ns = column3 FROM {rows} WHERE key = column1",
+                proven,
+            )
             self._db.executemany("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", reset)
             self._wait(waiting)
         return Admission(unknown, [], len(waiting), size)
 
-    def admit(self, batch: Sequence[Instance | Ignored], *, resend_changed: bool = False) -> Admission:
+    def admit(
+        self,
+        batch: Sequence[Instance | Ignored],
+        *,
+        resend_changed: bool = False,
+        proofs: Mapping[str, bool] = _NOTHING,
+    ) -> Admission:
         """Record what the files are, and let new instances wait to be sent.
 
         An instance whose study, label or identity collides with one met before is not admitted: a collision of
-        labels is recorded as SKIPPED with its reason, the same SOPInstanceUID in another file is returned as a twin.
-        A file that was rewritten after XNAT had stored it is SKIPPED too, unless `resend_changed`: then it waits to be
-        sent in a new delivery.
+        labels is recorded as SKIPPED with its reason, the same SOPInstanceUID in another file is returned as a twin,
+        and so is a file of what XNAT has stored that may have been rewritten or replaced since, until `proofs` tell (by
+        path) whether it holds the bytes that were sent. One that does not is SKIPPED too, unless `resend_changed`: then
+        it waits to be sent in a new delivery.
         """
         twins: list[Twin] = []
         with self._transaction():
@@ -133,7 +160,8 @@ class Intake(Registry):
                 if not isinstance(session, int):
                     self._record(key, item.file, FileKind.SKIPPED, session, None)
                     continue
-                known = self._known(key, item, session, resend_changed=resend_changed)
+                proof = proofs.get(item.file.path)
+                known = self._known(key, item, session, resend_changed=resend_changed, proof=proof)
                 if isinstance(known, Twin):
                     twins.append(known)
                     continue
@@ -158,18 +186,18 @@ class Intake(Registry):
                 identity = session, item.sop_uid
                 if file.path not in met and identity not in met:
                     path = os.fsencode(file.path)
-                    rows.append((key, path, file.size, str(file.mtime_ns), *identity, item.series_uid))
+                    rows.append((key, path, *facts_of(file), *identity, item.series_uid))
                 met.add(identity)
             met.add(file.path)
         # One key serves for both, so that each row can name the other from the start.
         self._over(
-            "INSERT OR IGNORE INTO file (key, path, size, mtime_ns, kind, instance) "
-            "SELECT column1, column2, column3, column4, 'INSTANCE', column1 FROM {rows}",
-            [row[:4] for row in rows],
+            "INSERT OR IGNORE INTO file (key, path, size, mtime_ns, inode, ctime_ns, kind, instance) "
+            "SELECT column1, column2, column3, column4, column5, column6, 'INSTANCE', column1 FROM {rows}",
+            [row[:6] for row in rows],
         )
         self._over(
             "INSERT OR IGNORE INTO instance (key, session, sop_uid, series_uid, file) "
-            "SELECT column1, column5, column6, column7, column1 FROM {rows} "
+            "SELECT column1, column7, column8, column9, column1 FROM {rows} "
             "WHERE EXISTS (SELECT 1 FROM file WHERE key = column1)",
             rows,
         )
@@ -261,18 +289,28 @@ class Intake(Registry):
     def _is_barred(self, session: int) -> bool:
         return self._one("SELECT EXISTS (SELECT 1 FROM barred WHERE session = ?)", (session,)) == (1,)
 
-    def _record(self, key: int, file: File, kind: FileKind, reason: str | None, instance: int | None) -> int:
-        """Write the file's row and return its key, which is `key` if it is new.
+    def _record(
+        self,
+        key: int,
+        file: File,
+        kind: FileKind,
+        reason: str | None,
+        instance: int | None,
+        facts: Facts | None = None,
+    ) -> int:
+        """Write the file's row and return its key, which is `key` if it is new; the `facts` are its own unless given.
 
         An instance that the path carried before is orphaned. A file that cannot be read may be the one it was when it
         can be again: what is known of it is kept.
         """
         path = os.fsencode(file.path)
+        facts = facts or facts_of(file)
         row = self._db.execute("SELECT key, instance, kind FROM file WHERE path = ?", (path,)).fetchone()
         if row is None:
             self._db.execute(
-                "INSERT INTO file (key, path, size, mtime_ns, kind, reason, instance) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (key, path, file.size, str(file.mtime_ns), kind, reason, instance),
+                "INSERT INTO file (key, path, size, mtime_ns, inode, ctime_ns, kind, reason, instance) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (key, path, *facts, kind, reason, instance),
             )
         elif kind == FileKind.EXCLUDED and row[2] == FileKind.INSTANCE:
             # Today nobody asks for it; what became of it before stands.
@@ -283,10 +321,11 @@ class Intake(Registry):
                 self._db.execute("UPDATE file SET kind = ?, reason = ? WHERE key = ?", (kind, reason, key))
             else:
                 self._db.execute(
-                    "UPDATE file SET size = ?1, mtime_ns = ?2, kind = ?3, reason = ?4, instance = ?5, "
+                    "UPDATE file SET size = ?1, mtime_ns = ?2, inode = ?3, ctime_ns = ?4, kind = ?5, reason = ?6, "
                     # What it carried when it could be read is still known.
-                    "lacked_by = iif(?3 = 'UNREADABLE' AND lacked_uid IS NOT NULL, lacked_by, NULL) WHERE key = ?6",
-                    (file.size, str(file.mtime_ns), kind, reason, instance, key),
+                    "instance = ?7, lacked_by = iif(?5 = 'UNREADABLE' AND lacked_uid IS NOT NULL, lacked_by, NULL) "
+                    "WHERE key = ?8",
+                    (*facts, kind, reason, instance, key),
                 )
             if row[2] == FileKind.INSTANCE and row[1] != instance:
                 self._orphan(row[1], reason if kind == FileKind.UNREADABLE else None)
@@ -297,14 +336,20 @@ class Intake(Registry):
         """Count the file among those of this run; whether it is met for the first time."""
         return self._db.execute("INSERT OR IGNORE INTO scope VALUES (?)", (file,)).rowcount == 1
 
-    def _known(self, key: int, item: Instance, session: int, *, resend_changed: bool) -> Twin | tuple[int, bool]:
-        """Return the instance's key and whether it waits to be sent from this file, or the twin if that is open."""
+    def _known(
+        self, key: int, item: Instance, session: int, *, resend_changed: bool, proof: bool | None
+    ) -> Twin | tuple[int, bool]:
+        """Return the instance's key and whether it waits to be sent from this file, or the twin if that is open.
+
+        `proof` tells whether the file holds the bytes that were sent, where that has been looked at.
+        """
         file = item.file
         row = self._db.execute(
             "SELECT i.key, i.state, i.reason, f.key, f.path, f.kind, f.instance = i.key, "
-            "f.size = ? AND f.mtime_ns = ?, f.key IN (SELECT file FROM scope), i.key IN (SELECT instance FROM unread) "
+            "f.key IN (SELECT file FROM scope), i.key IN (SELECT instance FROM unread), i.sha256, i.xxh3, "
+            "i.settled_at, f.size, f.mtime_ns, f.inode, f.ctime_ns "
             "FROM instance i LEFT JOIN file f ON f.key = i.file WHERE i.session = ? AND i.sop_uid = ?",
-            (file.size, str(file.mtime_ns), session, item.sop_uid),
+            (session, item.sop_uid),
         ).fetchone()
         if row is None:
             carrier = self._record(key, file, FileKind.INSTANCE, None, key)
@@ -313,16 +358,33 @@ class Intake(Registry):
                 (key, session, item.sop_uid, item.series_uid, carrier),
             )
             return key, True
-        instance, state, trouble, other, path, kind, carries, same, met, unread = row
+        instance, state, trouble, other, path, kind, carries, met, unread, sha256, xxh3, settled_at, *facts = row
         own = path == os.fsencode(file.path)
-        # Size and time vouch for the bytes, as they do for a file that has not moved.
-        same = carries and same and kind in {FileKind.INSTANCE, FileKind.UNREADABLE}
+        sound = carries and kind in {FileKind.INSTANCE, FileKind.UNREADABLE}
+        stored = state == "STORED"
         unsent = state in {"PENDING", "FAILED"}
-        if own and same and met and kind == FileKind.INSTANCE:
+        proven = sound and is_same(facts, file, settled_at if stored else None)
+        if own and proven and met and kind == FileKind.INSTANCE:
             return instance, False
-        if not own and carries and kind != FileKind.UNREADABLE and not unread and (met or not (unsent or same)):
+        sent = digest_of(sha256, xxh3)
+        if stored and not proven and sent is not None:
+            if proof is None:
+                return Twin(item, instance, os.fsdecode(path), sent)
+            if not proof and not own:
+                self._record(key, file, FileKind.SKIPPED, _OTHER_BYTES.format(item.sop_uid), None)
+                return instance, False
+            proven = proof
+        # Without a digest size and time, and the SOPInstanceUID, have to do for what was moved or restored. It is not
+        # sent again, and not known to be what was sent.
+        same = proven or (
+            sound and proof is None and (stored or not own) and (*facts[:2],) == (file.size, str(file.mtime_ns))
+        )
+        if not own and sound and kind == FileKind.INSTANCE and not unread and (met or not (unsent or same)):
+            if proof:
+                self._record(key, file, FileKind.DUPLICATE, _SAME_BYTES, instance)
+                return instance, False
             return Twin(item, instance, os.fsdecode(path))
-        if not own and carries:
+        if not own and sound:
             # The other copy cannot be read, or this run has not met it: should it be there, it is looked into again.
             self._db.execute("DELETE FROM unread WHERE instance = ?", (instance,))
             if met:
@@ -333,11 +395,12 @@ class Intake(Registry):
                 )
             else:
                 self._db.execute("DELETE FROM file WHERE key = ?", (other,))
-        again = resend_changed and own and carries and state == "STORED" and not same and self._is_at_its_end(session)
-        if state == "STORED" and not same and not again:
+        again = resend_changed and own and carries and stored and not same and self._is_at_its_end(session)
+        if stored and not same and not again:
             key = self._record(key, file, FileKind.SKIPPED, _CHANGED if own and carries else _ELSEWHERE, instance)
         else:
-            key = self._record(key, file, FileKind.INSTANCE, None, instance)
+            known = unproven(file) if stored and same and not proven else facts_of(file)
+            key = self._record(key, file, FileKind.INSTANCE, None, instance, known)
         self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (key, instance))
         waits = unsent or again or (state == "REFUSED" and not same)
         if waits:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from asyncimport.errors import UsageError
 from asyncimport.journal.database import NOTHING_YET, connect_read_only, is_locked, translated
+from asyncimport.journal.facts import digest_of, file_of
 from asyncimport.journal.filed import (
     AttachmentRow,
     attachment_counts,
@@ -22,9 +23,9 @@ from asyncimport.journal.filed import (
     subject_problems,
 )
 from asyncimport.journal.queue import Journal
-from asyncimport.model import NOTHING_KEPT, Enclosure, File, Files, Problem, Session, SessionReport, Summary
+from asyncimport.model import NOTHING_KEPT, Digest, Enclosure, File, Files, Problem, Session, SessionReport, Summary
 
-__all__ = ["Arrived", "DeliveryRow", "InstanceRow", "Ledger", "Left", "Run"]
+__all__ = ["Arrived", "DeliveryRow", "InstanceRow", "Ledger", "Left", "Run", "SentFile"]
 
 _ALL = "file f"
 _SCOPE = "scope JOIN file f ON f.key = scope.file"
@@ -79,6 +80,16 @@ class Arrived:
     attempts: int | None
     settled_at: float | None
     run: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentFile:
+    """A file that an instance was sent from, or a copy of it, and the digest of what was sent, where one is kept."""
+
+    file: File
+    sop_uid: str
+    is_copy: bool
+    digest: Digest | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +192,7 @@ class Ledger:
     def instances(self, label: str) -> list[InstanceRow]:
         """Return the instances of the sessions with this label, in the order they were found."""
         return self._rows(
-            "SELECT f.path, f.size, f.mtime_ns, i.sop_uid, i.state, "
+            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, i.sop_uid, i.state, "
             # What the file is by now, where it is not what was sent.
             "coalesce(i.reason, iif(f.instance = i.key, f.reason, NULL)), i.attempts, i.settled_at FROM session s "
             "CROSS JOIN instance i ON i.session = s.key JOIN file f ON f.key = i.file "
@@ -194,8 +205,8 @@ class Ledger:
         return self._rows(
             "WITH t AS (SELECT key FROM session WHERE label = ? COLLATE NOCASE), "
             "u AS (SELECT i.key, i.sop_uid, i.file FROM t CROSS JOIN instance i ON i.session = t.key) "
-            "SELECT f.path, f.size, f.mtime_ns, coalesce(u.sop_uid, f.lacked_uid, ''), f.kind, f.reason, NULL, NULL "
-            "FROM file f LEFT JOIN u ON u.key = f.instance WHERE f.kind <> 'INSTANCE' "
+            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, coalesce(u.sop_uid, f.lacked_uid, ''), f.kind, "
+            "f.reason, NULL, NULL FROM file f LEFT JOIN u ON u.key = f.instance WHERE f.kind <> 'INSTANCE' "
             "AND (u.key IS NOT NULL OR f.lacked_by IN (SELECT key FROM t)) AND f.key NOT IN (SELECT file FROM u) "
             "ORDER BY f.key",
             label,
@@ -267,19 +278,25 @@ class Ledger:
         with translated(self._path):
             yield from stored_rows(self._db, self._files)
 
-    def sources(self, session: Session) -> list[tuple[File, str, bool]]:
-        """Return the files that stored instances of a session were sent from, and copies of them (True)."""
+    def sources(self, session: Session) -> list[SentFile]:
+        """Return the files that stored instances of a session were sent from, and copies of them."""
         with translated(self._path):
             rows = self._db.execute(
-                "WITH t AS (SELECT i.key, i.sop_uid, i.file FROM session s CROSS JOIN instance i ON i.session = s.key "
+                "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3 FROM session s "
+                "CROSS JOIN instance i ON i.session = s.key "
                 "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED') "
-                "SELECT f.path, f.size, f.mtime_ns, t.sop_uid, 0 FROM t JOIN file f ON f.key = t.file "
-                "WHERE f.kind = 'INSTANCE' AND f.instance = t.key UNION ALL "
-                "SELECT f.path, f.size, f.mtime_ns, t.sop_uid, 1 FROM t JOIN file f ON f.instance = t.key "
-                "WHERE f.kind = 'DUPLICATE'",
+                "SELECT t.sop_uid, 0, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+                "FROM t JOIN file f ON f.key = t.file WHERE f.kind = 'INSTANCE' AND f.instance = t.key UNION ALL "
+                "SELECT t.sop_uid, 1, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
+                # A copy of what is not known to be what was sent is not either.
+                "iif(o.inode IS NULL, NULL, f.inode), f.ctime_ns "
+                "FROM t JOIN file o ON o.key = t.file JOIN file f ON f.instance = t.key WHERE f.kind = 'DUPLICATE'",
                 (session.project, session.study_uid),
             ).fetchall()
-        return [(File(os.fsdecode(row[0]), row[1], int(row[2])), row[3], bool(row[4])) for row in rows]
+        return [
+            SentFile(file_of(path, facts), sop_uid, bool(is_copy), digest_of(sha256, xxh3))
+            for sop_uid, is_copy, sha256, xxh3, path, *facts in rows
+        ]
 
     def deliveries(self, label: str | None = None) -> list[DeliveryRow]:
         """Return the deliveries of all sessions that the ledger counts, or of those with this label."""
@@ -309,7 +326,7 @@ class Ledger:
     def _rows(self, query: str, label: str) -> list[InstanceRow]:
         with translated(self._path):
             rows = self._db.execute(query, (label,)).fetchall()
-        return [InstanceRow(File(os.fsdecode(row[0]), row[1], int(row[2])), *row[3:]) for row in rows]
+        return [InstanceRow(file_of(row[0], row[1:5]), *row[5:]) for row in rows]
 
     def _sums(self) -> tuple[Files, int, int, dict[int, tuple[int, int]]]:
         """Count files by what became of them, the bytes found and stored, and files and bytes of each session."""

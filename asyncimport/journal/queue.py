@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 
+from asyncimport.journal.facts import facts_of, file_of
 from asyncimport.journal.subjects import Subjects
 from asyncimport.model import (
     Archived,
@@ -83,7 +84,7 @@ class Journal(Subjects):
                     self._db.execute("UPDATE delivery SET unsure_at = ? WHERE key = ?", (now, delivery.key))
                     self._db.execute("INSERT OR REPLACE INTO unsure VALUES (?, ?)", (delivery.key, self._ticks()))
                 if isinstance(outcome, Stored):
-                    stored.append((*how, delivery.key, outcome.sha256))
+                    stored.append((*how, delivery.key, outcome.sha256, outcome.xxh3))
                     if delivery.uri is None:
                         self._db.execute(
                             "UPDATE delivery SET uri = ?, merges = ? WHERE key = ?",
@@ -93,12 +94,12 @@ class Journal(Subjects):
                     state = "REFUSED" if isinstance(outcome, Refused) else "FAILED"
                     others.append((*how, state, outcome.reason))
             self._over(
-                f"{_SETTLE} state = 'STORED', reason = NULL, delivery = column5, sha256 = column6 "
+                f"{_SETTLE} state = 'STORED', reason = NULL, delivery = column5, sha256 = column6, xxh3 = column7 "
                 "FROM {rows} WHERE key = column1",
                 stored,
             )
             self._over(
-                f"{_SETTLE} state = column5, reason = column6, delivery = NULL, sha256 = NULL "
+                f"{_SETTLE} state = column5, reason = column6, delivery = NULL, sha256 = NULL, xxh3 = NULL "
                 "FROM {rows} WHERE key = column1",
                 others,
             )
@@ -220,6 +221,15 @@ class Journal(Subjects):
             (waiting,) = self._one("SELECT count(*) FROM instance WHERE session = ? AND state = 'PENDING'", (key,))
         return int(waiting)
 
+    def confirm(self, files: Iterable[File]) -> None:
+        """Note of files that were moved or touched that they hold what was sent of them: it is sent as they are now."""
+        with self._transaction():
+            self._over(
+                "UPDATE file SET size = column2, mtime_ns = column3, inode = column4, ctime_ns = column5 "
+                "FROM {rows} WHERE path = column1",
+                [(os.fsencode(file.path), *facts_of(file)) for file in files],
+            )
+
     def _end(
         self, delivery: Delivery, state: str, *, uri: str | None = None, verified: str | None = None, reason: str = ""
     ) -> None:
@@ -306,13 +316,13 @@ class Journal(Subjects):
         where = Session(project, subject, label, study_uid)
         delivery = Delivery(key, where, number, uri)
         rows = self._all_of(
-            "SELECT json_array(i.key, i.sop_uid, i.series_uid, hex(f.path), f.size, f.mtime_ns) FROM waiting w "
-            "JOIN instance i ON i.key = w.instance JOIN file f ON f.key = i.file "
+            "SELECT json_array(i.key, i.sop_uid, i.series_uid, hex(f.path), f.size, f.mtime_ns, f.inode, f.ctime_ns) "
+            "FROM waiting w JOIN instance i ON i.key = w.instance JOIN file f ON f.key = i.file "
             "WHERE w.session = ? ORDER BY w.instance LIMIT ?",
             (session, room),
         )
-        for instance, sop_uid, series_uid, path, size, mtime_ns in rows:
-            file = File(os.fsdecode(bytes.fromhex(path)), size, int(mtime_ns))
+        for instance, sop_uid, series_uid, path, *facts in rows:
+            file = file_of(bytes.fromhex(path), facts)
             claims.append(Claim(instance, Instance(file, sop_uid, series_uid, where), delivery))
         handed_out = session, rows[-1][0] if rows else -1
         self._db.execute(

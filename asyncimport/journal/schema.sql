@@ -57,7 +57,8 @@ CREATE INDEX delivery_live ON delivery (state) WHERE state IN ('OPEN', 'SEALED')
 -- Everything that was found on disk. `instance` is the instance that an INSTANCE file carries, a DUPLICATE repeats, a
 -- SKIPPED file replaced after XNAT had stored it, or an UNREADABLE file carried when it could be read. An UNREADABLE file
 -- that belongs to a session for all that can be told is `lacked_by` it, with its SOPInstanceUID where that is known.
--- Nanoseconds after the year 2262 need more than SQLite's 64 bits.
+-- Size, times and inode are those of the bytes that were sent, or were found to be the same. Without inode and ctime
+-- nobody knows that of a file whose file system has them. Nanoseconds after the year 2262 need more than SQLite's 64 bits.
 CREATE TABLE file (
     key INTEGER PRIMARY KEY,
     path BLOB NOT NULL UNIQUE,
@@ -67,14 +68,17 @@ CREATE TABLE file (
     reason TEXT,
     instance INTEGER,
     lacked_by INTEGER,
-    lacked_uid TEXT
+    lacked_uid TEXT,
+    inode INTEGER,
+    ctime_ns INTEGER
 );
 CREATE INDEX file_duplicate ON file (instance) WHERE kind = 'DUPLICATE';
 CREATE INDEX file_lacked ON file (lacked_by) WHERE lacked_by IS NOT NULL;
 
 -- What is sent. `file` is the copy it is read from (which may hold something else by now: then it names another
 -- instance), `delivery` where it was stored, `run` the run that settled it, after so many attempts, at a time in seconds
--- since 1970. `sha256` is the digest of what was sent, where it was asked for.
+-- since 1970. `sha256` is the digest of what was sent, where it was asked for, `xxh3` (XXH3-128, big-endian) that of all
+-- that was sent since there is this column.
 CREATE TABLE instance (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -88,12 +92,13 @@ CREATE TABLE instance (
     attempts INTEGER,
     settled_at REAL,
     sha256 BLOB,
+    xxh3 BLOB,
     UNIQUE (session, sop_uid)
 );
 
 -- Files that go beside the images of a session, into a resource, under a name (its path there). `session` is NULL where
--- it is not clear whose they are. Size and time are those of the file when it was judged last, `md5` is that of what
--- XNAT stored, in hexadecimal.
+-- it is not clear whose they are. Size, times and inode are those of the file when it was judged last, `md5` is that of
+-- what XNAT stored, in hexadecimal.
 CREATE TABLE attachment (
     key INTEGER PRIMARY KEY,
     file INTEGER NOT NULL UNIQUE REFERENCES file,
@@ -106,7 +111,9 @@ CREATE TABLE attachment (
     reason TEXT,
     run INTEGER REFERENCES run,
     settled_at REAL,
-    md5 TEXT
+    md5 TEXT,
+    inode INTEGER,
+    ctime_ns INTEGER
 );
 CREATE UNIQUE INDEX attachment_name ON attachment (session, resource, name) WHERE session IS NOT NULL;
 CREATE INDEX attachment_pending ON attachment (session, resource) WHERE state = 'PENDING';

@@ -1,11 +1,11 @@
 """The journal of what is said of subjects."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asyncimport.journal.attachments import Attachments
+from asyncimport.journal.facts import file_of
 from asyncimport.model import File, SubjectReport
 
 __all__ = ["DueSubject", "Subjects"]
@@ -32,16 +32,17 @@ class Subjects(Attachments):
         """Return the subjects of this run's files whose sessions are archived, in the order they were found."""
         with self._transaction():
             rows = self._db.execute(
-                "SELECT s.project, s.subject, f.path, f.size, f.mtime_ns, d.fields, d.kept FROM session s JOIN file f "
+                "SELECT s.project, s.subject, d.fields, d.kept, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+                "FROM session s JOIN file f "
                 "ON f.key = (SELECT i.file FROM instance i JOIN scope ON scope.file = i.file WHERE i.session = s.key "
                 "AND i.state = 'STORED' ORDER BY i.key LIMIT 1) "
                 "LEFT JOIN described d ON d.project = s.project AND d.subject = s.subject AND d.state = 'STORED' "
                 "WHERE EXISTS (SELECT 1 FROM delivery WHERE session = s.key AND state = 'ARCHIVED') ORDER BY s.key"
             ).fetchall()
         found: dict[tuple[str, str], DueSubject] = {}
-        for project, subject, path, size, mtime_ns, fields, kept in rows:
+        for project, subject, fields, kept, path, *facts in rows:
             key = project, subject.casefold()
-            file = File(os.fsdecode(path), size, int(mtime_ns))
+            file = file_of(path, facts)
             known = found.get(key)
             said = json.loads(fields) if fields else None
             files = (*known.files, file) if known else (file,)

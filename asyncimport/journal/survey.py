@@ -12,6 +12,7 @@ from typing import Self
 
 from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.journal.database import locked, sql, translated
+from asyncimport.journal.facts import facts_of, is_same
 from asyncimport.model import File, FileKind, Ignored
 
 __all__ = ["Header", "Odd", "Survey", "Surveyed"]
@@ -92,10 +93,10 @@ class Survey:
         with self._transaction():
             for file in files:
                 row = self._db.execute(
-                    "SELECT size, mtime_ns, kind FROM file WHERE path = ?", (os.fsencode(file.path),)
+                    "SELECT kind, size, mtime_ns, inode, ctime_ns FROM file WHERE path = ?", (os.fsencode(file.path),)
                 ).fetchone()
                 # What stood in the way of an unreadable file may be gone by now.
-                if row is None or row[2] == FileKind.UNREADABLE or row[:2] != (file.size, str(file.mtime_ns)):
+                if row is None or row[0] == FileKind.UNREADABLE or not is_same(row[1:], file):
                     unknown.append(file)
                     continue
                 self._db.execute("UPDATE file SET scan = ? WHERE path = ?", (self._scan, os.fsencode(file.path)))
@@ -119,9 +120,10 @@ class Survey:
                         identity.fields.get("SeriesDescription", ""),
                         self._variant(identity),
                     )
+                facts = facts_of(file)
                 self._db.execute(
-                    "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (os.fsencode(file.path), file.size, str(file.mtime_ns), *what, self._scan),
+                    "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (os.fsencode(file.path), *facts[:2], *what, self._scan, *facts[2:]),
                 )
 
     def headers(self, *, truncated: bool = False, by_directory: bool = False) -> Iterator[Header]:
@@ -252,7 +254,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 connection.executescript(f"BEGIN; {sql('survey.sql')} {mark} COMMIT;")
                 return connection
             if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION_ID,):
-                connection.execute("SELECT scan, description FROM file LIMIT 1").fetchone()
+                connection.execute("SELECT scan, description, ctime_ns FROM file LIMIT 1").fetchone()
                 return connection
         except sqlite3.DatabaseError:
             if again:

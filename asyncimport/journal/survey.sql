@@ -20,6 +20,8 @@ CREATE TABLE file (
     modality TEXT,
     description TEXT,
     variant INTEGER REFERENCES variant,
-    scan INTEGER NOT NULL
+    scan INTEGER NOT NULL,
+    inode INTEGER,
+    ctime_ns INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX file_variant ON file (variant, sop_uid);

@@ -21,7 +21,7 @@ from asyncimport.model.deliveries import (
     Stored,
     Verdict,
 )
-from asyncimport.model.files import Body, File, Ignored, Instance, Patient, Session, Streamed
+from asyncimport.model.files import Algorithm, Body, Digest, File, Ignored, Instance, Patient, Session, Streamed
 from asyncimport.model.states import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS, DeliveryState, FileKind, InstanceState
 from asyncimport.model.subjects import SubjectReport
 from asyncimport.model.summary import (
@@ -39,6 +39,7 @@ __all__ = [
     "DELIVERY_TRANSITIONS",
     "INSTANCE_TRANSITIONS",
     "NOTHING_KEPT",
+    "Algorithm",
     "Archived",
     "Attachment",
     "AttachmentCounts",
@@ -48,6 +49,7 @@ __all__ = [
     "Claim",
     "Delivery",
     "DeliveryState",
+    "Digest",
     "Enclosure",
     "Failed",
     "File",

@@ -55,8 +55,9 @@ class Sealed:
 class Stored:
     """XNAT acknowledged the file and put it where it belongs, at the last of so many `attempts`.
 
-    `unsure`: an earlier attempt broke off, and may yet take effect. `sha256` is the digest of what was sent; `merges`
-    whether the archive held the session before anything of this delivery was sent. Both only where they were asked for.
+    `unsure`: an earlier attempt broke off, and may yet take effect. `xxh3` and `sha256` are digests of what was sent;
+    `merges` tells whether the archive held the session before anything of this delivery was sent. The last two only
+    where they were asked for.
     """
 
     claim: Claim
@@ -65,6 +66,7 @@ class Stored:
     unsure: bool = False
     sha256: bytes | None = None
     merges: bool | None = None
+    xxh3: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

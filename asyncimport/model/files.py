@@ -1,21 +1,75 @@
 """What is found on disk, and the bytes of it."""
 
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from enum import StrEnum
+from typing import Protocol, Self
 
 from asyncimport.model.states import FileKind
 
-__all__ = ["Body", "File", "Ignored", "Instance", "Patient", "Session", "Streamed"]
+__all__ = ["Algorithm", "Body", "Digest", "File", "Ignored", "Instance", "Patient", "Session", "Streamed"]
+
+# SQLite's numbers are signed and have 64 bits; those of inodes have no sign.
+_SIGN = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file as the walk met it; `path` in Python's file system encoding (surrogates for odd bytes)."""
+    """A regular file as the walk met it; `path` in Python's file system encoding (surrogates for odd bytes).
+
+    `inode` and `ctime_ns` (when content, name or rights changed last) tell a file that was replaced or rewritten and
+    has the size and the time of before. They are None where the file system does not keep them. The number of the
+    inode is signed.
+    """
 
     path: str
     size: int
     mtime_ns: int
+    inode: int | None = None
+    ctime_ns: int | None = None
+
+    @classmethod
+    def of(cls, path: str, found: os.stat_result, *, lasting: bool) -> Self:
+        """Describe a file; `lasting` tells whether its file system keeps the numbers of its inodes."""
+        inode, ctime = found.st_ino, found.st_ctime_ns
+        if not lasting or not inode:
+            return cls(path, found.st_size, found.st_mtime_ns)
+        return cls(
+            path,
+            found.st_size,
+            found.st_mtime_ns,
+            inode if inode < _SIGN else inode - 2 * _SIGN,
+            ctime if -_SIGN <= ctime < _SIGN else None,
+        )
+
+    def is_unchanged(self, now: os.stat_result) -> bool:
+        """Whether this is the file still, by all that is known of it."""
+        return (
+            self.looks_unchanged(now)
+            and (self.inode is None or (now.st_ino - self.inode) % (2 * _SIGN) == 0)
+            and (self.ctime_ns is None or now.st_ctime_ns == self.ctime_ns)
+        )
+
+    def looks_unchanged(self, now: os.stat_result) -> bool:
+        """Whether it has the size and the time of before, also if it was renamed, linked or removed since."""
+        return (now.st_size, now.st_mtime_ns) == (self.size, self.mtime_ns)
+
+
+class Algorithm(StrEnum):
+    """How a digest is made, by the name that `hashlib` or `xxhash` has for it."""
+
+    XXH3 = "xxh3_128"  # of every file that is sent: it costs nothing, and stands against chance
+    SHA256 = "sha256"  # where receipts are written
+    MD5 = "md5"  # what XNAT says of a file in a resource
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A digest of the bytes of a file."""
+
+    algorithm: Algorithm
+    value: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +131,13 @@ class Streamed(Protocol):
         ...
 
     @property
+    def xxh3(self) -> bytes | None:
+        """XXH3-128 of the bytes, once they have been read to the end; None before that."""
+        ...
+
+    @property
     def sha256(self) -> bytes | None:
-        """Digest of the bytes, once they have been read to the end; None before that, or where nobody asked for it."""
+        """SHA-256 of the bytes, likewise; None also where nobody asked for it."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:

@@ -60,7 +60,7 @@ class _Load:
 class _Pieces:
     """A large body that is in memory."""
 
-    sha256 = None
+    xxh3 = sha256 = None
 
     def __init__(self, body: bytes) -> None:
         self._body = body
