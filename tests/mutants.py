@@ -456,6 +456,17 @@ XNAT = (
         ("test_sharpness.py::test_what_could_not_be_compared_is_not_called_verified",),
     ),
     Mutant(
+        "verified-by-the-next-run",
+        "A session that could not be verified once is never looked at again, and what it lacks is never sent.",
+        "journal/intake.py",
+        "AND d.verified IS NULL AND d.number =",
+        "AND d.verified IS NULL AND NOT d.number =",
+        (
+            "test_verification.py::test_an_archive_that_cannot_be_read_is_archived_but_not_verified",
+            "test_verification.py::test_what_was_not_verified_may_be_lacking_when_it_is",
+        ),
+    ),
+    Mutant(
         "secondary-resource",
         "Instances that XNAT files under `secondary` are held to be missing.",
         "replies/archive.py",

@@ -1,12 +1,15 @@
 """The ledger: what a run, or all runs, have made of the files; every file in one category, every session in a state."""
 
 import os
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from journals import (
     ROOT,
+    RULES,
     Disk,
     archived,
     instance,
@@ -21,7 +24,7 @@ from journals import (
     whole_run,
 )
 
-from asyncimport.journal import Ledger
+from asyncimport.journal import Journal, Ledger
 from asyncimport.model import (
     NOTHING_KEPT,
     Built,
@@ -203,13 +206,28 @@ def test_states_of_a_session(
         scan(journal, disk)
         send(journal, verdict=verdict)
         summary = Ledger.of(journal).summary()
-    assert only_session(summary) == report
+    found = only_session(summary)
+    assert (found.as_of is None, found.earlier) == (report.state == "held", False)
+    assert replace(found, as_of=None) == report
     assert [summary.count(state) for state in ("archived", "prearchive", "held", "open")].count(1) == 1
     assert summary.count(report.state) == 1
     with opened(path) as journal:
         scan(journal, disk, archive_built=False)
         assert send(journal) == []
-        assert only_session(Ledger.of(journal).summary()) == report
+        assert replace(only_session(Ledger.of(journal).summary()), as_of=None, earlier=False) == report
+
+
+def test_what_an_earlier_run_archived_is_told_apart(path: Path, disk: Disk) -> None:
+    """By the time at which it came to its end; a run knows its own beginning."""
+    disk.put(instance("a", E1))
+    whole_run(path, disk)
+    with Journal(path, destination="https://xnat.test", rules=RULES, clock=lambda: time.time() + 60) as journal:
+        scan(journal, disk)
+        found = only_session(Ledger.of(journal).summary())
+        assert found.earlier
+        assert found.as_of is not None
+        assert time.time() - 60 < found.as_of < time.time()
+    assert not only_session(of_all(path)).earlier
 
 
 def test_a_session_is_open_until_its_verdict(path: Path, disk: Disk) -> None:

@@ -22,11 +22,11 @@ from asyncimport.model import (
 )
 
 SESSION = Session("P", "S", "E", "1.2.3")
-ARCHIVED = SessionReport(SESSION, 3, 3000, "archived", "/data/archive/projects/P", "uids", None)
+ARCHIVED = SessionReport(SESSION, 3, 3000, "archived", "/data/archive/projects/P", "uids", None, 0.25)
 COUNTED = replace(ARCHIVED, verified="count")
 UNVERIFIED = replace(ARCHIVED, verified=None)
 BUILT = replace(ARCHIVED, state="prearchive", uri="/data/prearchive/projects/P/1/E", verified=None)
-HELD = replace(BUILT, state="held", reason="XNAT did not archive the session (500: FAILED)")
+HELD = replace(BUILT, state="held", as_of=None, reason="XNAT did not archive the session (500: FAILED)")
 KEPT_NOTHING = replace(HELD, reason=NOTHING_KEPT)
 OPEN = replace(BUILT, state="open")
 
@@ -146,6 +146,7 @@ class TestJson:
                     "uri": "/data/archive/projects/P",
                     "verified": "uids",
                     "reason": None,
+                    "as_of": "1970-01-01T00:00:00+00:00",
                 },
                 {
                     "project": "P",
@@ -157,6 +158,7 @@ class TestJson:
                     "uri": "/data/prearchive/projects/P/1/E",
                     "verified": None,
                     "reason": "XNAT did not archive the session (500: FAILED)",
+                    "as_of": None,
                 },
             ],
             "problems": [

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio.to_thread
@@ -12,6 +13,7 @@ from conftest import Commands
 from pydicom.uid import SecondaryCaptureImageStorage
 from scenery import AT_ONCE, logged_in, router, upload
 
+from asyncimport.cli.output import exit_code
 from asyncimport.journal import Ledger
 from asyncimport.model import Session
 from asyncimport.replies import Experiment
@@ -237,21 +239,72 @@ async def test_new_uids_are_not_believed_without_a_script_that_makes_them(
     assert verify.json["sessions"]["incomplete"] == 2
 
 
-async def test_an_archive_that_cannot_be_read_is_archived_but_not_verified(
-    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
-) -> None:
-    """The session has arrived; that nobody could compare it is told apart, and `verify` does it later."""
-    tree = tmp_path / "tree"
-    generated(tree, sessions=1, files=3, size=2_000, seed=6)
-    commands.login(url)
+def unreadable_once_archived(xnat: TestXnat) -> None:
+    """Let nobody look into what the next archive step archives."""
 
     def no_more() -> None:
-        xnat.faults.add(Fault("listing", Status(403, "<h3>no</h3>"), nth=2, times=10))
+        xnat.faults.add(Fault("listing", Status(403, "<h3>no</h3>"), times=AT_ONCE.attempts, path="/resources?all"))
 
     xnat.faults.add(Fault("archive", Tell(no_more)))
-    ended = await commands("upload", tree, "-P", "demo", "-o", "json")
-    assert ended.code == 9, ended.out
-    (detail,) = ended.json["details"]
-    assert (detail["state"], detail["verified"]) == ("archived", None)
-    xnat.faults.clear()
-    assert (await commands("verify")).code == 0
+
+
+async def test_an_archive_that_cannot_be_read_is_archived_but_not_verified(
+    xnat: TestXnat, url: str, tmp_path: Path
+) -> None:
+    """The session has arrived; that nobody could compare it is told apart, and the next run does it, unasked."""
+    tree, book = tmp_path / "tree", tmp_path / "journal.db"
+    generated(tree, sessions=1, files=3, size=2_000, seed=6)
+    unreadable_once_archived(xnat)
+    for verified, code in ((None, 9), ("uids", 0)):
+        summary = await upload(url, [tree], book, options=SMALL)
+        assert [(one.state, one.verified, one.earlier) for one in summary.sessions] == [("archived", verified, False)]
+        assert exit_code(summary) == code
+    assert (xnat.count["import"], xnat.count["archive"]) == (3, 1)
+    assert (await upload(url, [tree], book, options=SMALL)).sessions[0].earlier
+
+
+@pytest.mark.parametrize("gone", ["an instance", "the session"])
+async def test_what_was_not_verified_may_be_lacking_when_it_is(
+    xnat: TestXnat, url: str, tree: Path, tmp_path: Path, gone: str
+) -> None:
+    """Instances are sent again then; a session that is not there any more is told, and looked for again."""
+    book = tmp_path / "journal.db"
+    unreadable_once_archived(xnat)
+    await upload(url, [tree], book, options=replace(SMALL, finalizers=1))
+    session = next(one for one in xnat.archived)
+    if gone == "the session":
+        xnat.remove_experiment(session)
+    for _, resource in session.resources:
+        resource.files.popitem()
+    summary = await upload(url, [tree], book, options=SMALL)
+    report = next(one for one in summary.sessions if one.session.label == session.label)
+    if gone == "an instance":
+        assert (report.state, report.verified, report.earlier) == ("archived", "uids", False)
+        assert len(xnat.sop_uids()) == 12
+        assert xnat.count["import"] == 12 + len([*session.resources])
+    else:
+        assert (report.state, report.verified, report.reason) == (
+            "archived",
+            None,
+            "the session is not in the archive any more",
+        )
+        assert (xnat.count["import"], xnat.count["archive"]) == (12, 2)
+
+
+async def test_what_nobody_has_looked_at_is_told_with_its_day(
+    xnat: TestXnat, url: str, commands: Commands, tree: Path
+) -> None:
+    """An unchanged upload asks nothing about sessions of an earlier run; it says when, and what looks at them."""
+    commands.login(url)
+    first = await commands("upload", tree, "-P", "demo")
+    assert "2 archived, 2 of them verified" in first.out
+    for session in list(xnat.archived):
+        xnat.remove_experiment(session)
+    again = await commands("upload", tree, "-P", "demo")
+    assert again.code == 0
+    assert "verified" not in again.out
+    day = datetime.now(UTC).astimezone().date().isoformat()
+    assert f"2 of them were archived on {day}; `asyncimport verify` looks whether they are still there" in again.out
+    said = (await commands("upload", tree, "-P", "demo", "-o", "json")).json["details"]
+    assert all(datetime.fromisoformat(detail["as_of"]).astimezone().date().isoformat() == day for detail in said)
+    assert (await commands("verify")).code == 9

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -72,7 +73,7 @@ def exit_code(summary: Summary) -> int:
     for report in summary.sessions:
         if report.state in {"held", "open"} and report.reason != NOTHING_KEPT:
             return 9
-        if report.state == "archived" and report.verified is None:
+        if _unseen(report):
             return 9
     # What is left in the prearchive, as asked, has no place in the archive for them yet.
     waits = attachments.left and not summary.count("prearchive")
@@ -162,7 +163,12 @@ def _detail(report: SessionReport) -> dict[str, object]:
         "uri": report.uri,
         "verified": report.verified,
         "reason": report.reason,
+        "as_of": _time(report.as_of),
     }
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def write_json(value: Mapping[str, object]) -> None:
@@ -202,17 +208,27 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
     if summary.subjects.found:
         _show_subjects(console, summary.subjects)
     states = {state: summary.count(state) for state in ("archived", "prearchive", "held", "open")}
-    verified = sum(report.verified is not None for report in summary.sessions)
+    verified = sum(report.verified is not None and not report.earlier for report in summary.sessions)
     counts = [f"{count:,} {state}" for state, count in states.items() if count]
     if verified:
         counts.insert(1, f"{verified:,} of them verified")
     console.print(Text(f"{len(summary.sessions):,} sessions: {', '.join(counts) or 'none'}", style="bold"))
-    _show_sessions(console, [report for report in summary.sessions if report.state in {"held", "open"}])
+    if days := sorted(_day(report) for report in summary.sessions if report.earlier and report.state == "archived"):
+        when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
+        again = "`asyncimport verify` looks whether they are still there"
+        console.print(Text(f"  {len(days):,} of them were archived {when}; {again}"))
+    _show_sessions(
+        console, [report for report in summary.sessions if report.state in {"held", "open"} or _unseen(report)]
+    )
     for problem in summary.problems[:_SHOWN]:
         console.print(Text(f"  {problem.kind}: {problem.files:,} x {plain(problem.reason)}"))
         console.print(Text(f"      such as {plain(problem.example)}", style="dim"))
     if len(summary.problems) > _SHOWN:
         console.print(Text(f"  and {len(summary.problems) - _SHOWN:,} more kinds of problem: see -o json"))
+
+
+def _day(report: SessionReport) -> str:
+    return datetime.fromtimestamp(report.as_of or 0.0).astimezone().date().isoformat()
 
 
 def _show_attachments(console: Console, attachments: AttachmentCounts) -> None:
@@ -234,10 +250,16 @@ def _show_subjects(console: Console, subjects: SubjectCounts) -> None:
     console.print(Text(f"{subjects.found:,} subjects: {', '.join(counts)}", style="bold"))
 
 
+def _unseen(report: SessionReport) -> bool:
+    """Whether the session is in the archive, and nobody could look into it there."""
+    return report.state == "archived" and report.verified is None
+
+
 def _show_sessions(console: Console, reports: list[SessionReport]) -> None:
     for report in reports[:_SHOWN]:
         session = report.session
-        reason = f": {plain(report.reason)}" if report.reason else ""
+        why = report.reason or ("could not be verified; the next run looks again" if _unseen(report) else "")
+        reason = f": {plain(why)}" if why else ""
         console.print(Text(f"  {report.state}: {session.project} / {session.subject} / {session.label}{reason}"))
     if len(reports) > _SHOWN:
         console.print(Text(f"  and {len(reports) - _SHOWN:,} more: see -o json"))

@@ -258,6 +258,13 @@ class Intake(Registry):
             ).fetchall()
             for (session,) in sessions:
                 self._conclude(session, take_up)
+            # What was archived, and could not be looked into then; what waits brings a delivery with its own verdict.
+            self._db.execute(
+                "INSERT OR IGNORE INTO ready SELECT d.key FROM delivery d WHERE d.state = 'ARCHIVED' "
+                "AND d.verified IS NULL AND d.number = (SELECT max(number) FROM delivery WHERE session = d.session) "
+                "AND NOT EXISTS (SELECT 1 FROM instance WHERE session = d.session AND state = 'PENDING') AND EXISTS "
+                "(SELECT 1 FROM instance i JOIN scope ON scope.file = i.file WHERE i.session = d.session)"
+            )
         return Gone(gone, unsent)
 
     def collisions(self) -> list[tuple[str, int]]:

@@ -5,7 +5,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asyncimport.errors import UsageError
@@ -112,16 +112,19 @@ class DeliveryRow:
 class Ledger:
     """Read a journal. `Ledger.of(journal)` counts the files of that run; `Ledger.read(path)` all there are."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, *, run: int | None) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, *, run: int | None, began_at: float | None = None
+    ) -> None:
         self._db = connection
         self._path = path
         self._run = run
+        self._began_at = began_at
         self._files = _ALL if run is None else _SCOPE
 
     @classmethod
     def of(cls, journal: Journal) -> "Ledger":
         """Look at the journal of a run, within the scope of that run's sources."""
-        return cls(journal.connection, journal.path, run=journal.run)
+        return cls(journal.connection, journal.path, run=journal.run, began_at=journal.began_at)
 
     @classmethod
     @contextmanager
@@ -366,13 +369,20 @@ class Ledger:
             "SELECT s.key, s.project, s.subject, s.label, s.study_uid, u.failed, (SELECT count(*) "
             "FROM file l WHERE l.lacked_by = s.key AND l.kind = 'UNREADABLE' AND NOT EXISTS (SELECT 1 FROM instance i "
             "WHERE i.session = s.key AND i.sop_uid = l.lacked_uid)), u.pending, u.stored, "
-            "d.state, d.partial, coalesce(d.archive_uri, d.uri), d.verified, d.reason "
+            "d.state, d.partial, coalesce(d.archive_uri, d.uri), d.verified, d.reason, d.closed_at "
             "FROM u CROSS JOIN session s ON s.key = u.session "
             "LEFT JOIN delivery d ON d.session = s.key AND d.number = (SELECT max(number) FROM delivery "
             "WHERE session = s.key AND (state <> 'OPEN' OR uri IS NOT NULL)) ORDER BY s.key",
             (json.dumps(list(counted)),),
         )
-        return tuple(_report(Session(*row[1:5]), *counted[row[0]], *row[5:]) for row in rows)
+        began = self._began_at
+        return tuple(
+            replace(report, as_of=as_of, earlier=began is not None and as_of < began)
+            if as_of is not None and report.state in {"archived", "prearchive"}
+            else report
+            for *row, as_of in rows
+            for report in [_report(Session(*row[1:5]), *counted[row[0]], *row[5:])]
+        )
 
     def _problems(self) -> tuple[Problem, ...]:
         rows = self._db.execute(

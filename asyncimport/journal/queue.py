@@ -132,7 +132,7 @@ class Journal(Subjects):
         """
         with self._transaction(durable=True):
             row = self._db.execute(
-                "SELECT d.key, d.number, d.uri, s.key, s.project, s.subject, s.label, s.study_uid, "
+                "SELECT d.key, d.number, d.uri, d.state, s.key, s.project, s.subject, s.label, s.study_uid, "
                 "iif(d.state = 'OPEN', max(0, coalesce(u.since + ? - ?, 0)), 0) AS wait "
                 # CROSS: from the few that are ready, not from all deliveries there ever were.
                 "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
@@ -143,18 +143,20 @@ class Journal(Subjects):
             ).fetchone()
             if row is None:
                 return None
-            key, number, uri, session, project, subject, label, study_uid, wait = row
+            key, number, uri, state, session, project, subject, label, study_uid, wait = row
             if wait:
                 return float(wait)
             self._db.execute("DELETE FROM ready WHERE delivery = ?", (key,))
             self._db.execute("INSERT INTO busy VALUES (?)", (subject,))
-            self._db.execute(
-                "UPDATE delivery SET state = 'SEALED', partial = ? WHERE key = ?", (any(self._lacking(session)), key)
-            )
+            if state != "ARCHIVED":
+                self._db.execute(
+                    "UPDATE delivery SET state = 'SEALED', partial = ? WHERE key = ?",
+                    (any(self._lacking(session)), key),
+                )
             uids = self._uids(session, "STORED")
             refused = self._uids(session, "REFUSED")
         delivery = Delivery(key, Session(project, subject, label, study_uid), number, uri)
-        return Sealed(delivery, uids, refused)
+        return Sealed(delivery, uids, refused, archived=state == "ARCHIVED")
 
     def _uids(self, session: int, state: str) -> frozenset[str]:
         query = "SELECT json_quote(sop_uid) FROM instance WHERE session = ? AND state = ?"
@@ -165,12 +167,19 @@ class Journal(Subjects):
 
         What waited for the end of this delivery goes into the next one, unless this one is held. What the archive
         lacks of an incomplete one is sent again in the next one, once in a run; then it is held. Where a script may
-        have dropped it, it is refused. Returns the verdict that was recorded.
+        have dropped it, it is refused. One that was archived before, and looked at again, stays so whatever is found,
+        and if another has begun meanwhile, that one's verdict counts. Returns the verdict that was recorded.
         """
         with self._transaction(durable=True):
             delivery = verdict.delivery
-            (session,) = self._one("SELECT session FROM delivery WHERE key = ?", (delivery.key,))
+            session, was, is_last = self._one(
+                "SELECT session, state, number = (SELECT max(number) FROM delivery o WHERE o.session = d.session) "
+                "FROM delivery d WHERE key = ?",
+                (delivery.key,),
+            )
             self._db.execute("DELETE FROM busy WHERE subject = ?", (delivery.session.subject,))
+            if not is_last:
+                return verdict
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
             if isinstance(verdict, Incomplete) and verdict.expected is not None:
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, verified="uids")
@@ -186,6 +195,8 @@ class Journal(Subjects):
                 self._end(delivery, "BUILT")
             else:
                 uri = None
+                if was == "ARCHIVED":
+                    (uri,) = self._one("SELECT archive_uri FROM delivery WHERE key = ?", (delivery.key,))
                 if isinstance(verdict, Incomplete):
                     uri = verdict.uri
                     verdict = Held(
@@ -193,7 +204,7 @@ class Journal(Subjects):
                         f"the archive lacks {len(verdict.missing)} of its instances; "
                         "`asyncimport verify --repair` sends them again",
                     )
-                self._end(delivery, "HELD", uri=uri, reason=verdict.reason)
+                self._end(delivery, "ARCHIVED" if was == "ARCHIVED" else "HELD", uri=uri, reason=verdict.reason)
                 self._db.execute("INSERT OR IGNORE INTO barred VALUES (?, ?)", (session, verdict.reason))
                 return verdict
             self._wait_again(session)

@@ -42,7 +42,8 @@ class Store:
         self.path = path
         self._clock = clock
         self._ticks = ticks
-        self._synced_at = clock()
+        self.began_at = self._synced_at = clock()
+        """When this run began, in seconds since 1970."""
         self._syncs = True
         self._lock: FileLock = locked(path)
         try:

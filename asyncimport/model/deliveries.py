@@ -43,12 +43,14 @@ class Claim:
 class Sealed:
     """A delivery that nothing is sent into any more, and the SOPInstanceUIDs that XNAT acknowledged of its session.
 
-    Of those that it `refused` nothing should be in the archive.
+    Of those that it `refused` nothing should be in the archive. `archived`: it is there already, and only to be
+    verified.
     """
 
     delivery: Delivery
     sop_uids: frozenset[str]
     refused: frozenset[str] = frozenset()
+    archived: bool = False
 
 
 @dataclass(frozen=True, slots=True)

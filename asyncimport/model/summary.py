@@ -83,7 +83,10 @@ NOTHING_KEPT = "XNAT kept none of its files"
 
 @dataclass(frozen=True, slots=True)
 class SessionReport:
-    """What became of one session: `state` is archived, prearchive, held or open; `files` are its instances."""
+    """What became of one session: `state` is archived, prearchive, held or open; `files` are its instances.
+
+    `as_of` is when it came to that, in seconds since 1970; what `earlier` runs archived nobody has looked at since.
+    """
 
     session: Session
     files: int
@@ -92,6 +95,8 @@ class SessionReport:
     uri: str | None
     verified: str | None
     reason: str | None
+    as_of: float | None = None
+    earlier: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,8 @@ class Xnat:
         Raises: TransientError when the server is away.
         """
         delivery = sealed.delivery
+        if sealed.archived:
+            return await self._look_again(sealed)
         asked = False
         failures = lost = 0
         trouble = ""
@@ -192,6 +194,17 @@ class Xnat:
                 return Held(delivery, "XNAT has not finished with the session in time")
             await self._sleep(pause)
             pause = min(2 * pause, 30.0)
+
+    async def _look_again(self, sealed: Sealed) -> Verdict:
+        """Verify what an earlier run archived. Raises: TransientError."""
+        delivery = sealed.delivery
+        try:
+            there = await self._find(delivery, None)
+        except RefusedError as error:
+            return Held(delivery, str(error))
+        if not there.experiments:
+            return Held(delivery, there.problem or "the session is not in the archive any more")
+        return await self._verify(sealed, there)
 
     async def _look(self, delivery: Delivery) -> Row | None:
         return await self._client.ask("GET", f"/data{delivery.uri}?format=json", replies.row, self._policy)
