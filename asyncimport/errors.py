@@ -130,12 +130,24 @@ class RefusedError(AsyncimportError):
     """XNAT will not take this file, or with `whole_session` anything more of its session.
 
     `at_the_door`: a proxy turned it away, so that XNAT has nothing of it, whatever became of earlier attempts.
+    `dropped`: a rule of the site, a filter or a script, does not let it in. `by_state`: it is the state of the server
+    that stands in the way, and not the file.
     """
 
-    def __init__(self, message: str, *, whole_session: bool = False, at_the_door: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        whole_session: bool = False,
+        at_the_door: bool = False,
+        dropped: bool = False,
+        by_state: bool = False,
+    ) -> None:
         super().__init__(message)
         self.whole_session = whole_session
         self.at_the_door = at_the_door
+        self.dropped = dropped
+        self.by_state = by_state or whole_session
 
 
 class SourceError(AsyncimportError):

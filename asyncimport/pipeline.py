@@ -42,6 +42,7 @@ from asyncimport.model import (
     Ignored,
     Instance,
     Outcome,
+    Refusal,
     Refused,
     Sealed,
     Stored,
@@ -459,11 +460,20 @@ def _verdict(claim: Claim, error: RefusedError | TransientError, trail: _Trail) 
         reason = f"{error}, {trail.attempts} times"
         if not error.judges_file:
             return Failed(claim, reason, attempts=trail.attempts, unsure=trail.unsure)
+    kind = _kind(error)
     if trail.unsure and not at_the_door:
-        # XNAT keeps what came of a body that broke off. Refused files are left out of a session that is archived all
+        # XNAT keeps what came of a body that broke off. Dropped files are left out of a session that is archived all
         # the same, and this one would be in it, in part.
         return Failed(claim, f"{reason}, after an attempt that broke off", attempts=trail.attempts, unsure=True)
-    return Refused(claim, reason, whole_session, trail.attempts, trail.unsure)
+    return Refused(claim, reason, whole_session, trail.attempts, trail.unsure, kind)
+
+
+def _kind(error: RefusedError | TransientError) -> Refusal:
+    """Say whose doing a refusal is: a rule's of the site, the server's at the moment, or the file's."""
+    if isinstance(error, RefusedError):
+        return Refusal.DROPPED if error.dropped else Refusal.SERVER if error.by_state else Refusal.FILE
+    # XNAT says of sound files too that it cannot read them, when its disk is full, say; and this one was read by us.
+    return Refusal.SERVER if error.blames_file else Refusal.FILE
 
 
 def _bell(places: int = 1) -> tuple[_Bell, MemoryObjectReceiveStream[None]]:

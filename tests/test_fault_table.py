@@ -76,7 +76,7 @@ class End(StrEnum):
     WELL = "all that was sent is in the archive and verified, or the login is in order"
     BUILT = "the session is built, and stays in the prearchive as asked"
     HELD = "the session is held, with the reason, and nothing of it is archived"
-    REFUSED = "the file is refused, with the reason, and the rest of its session is archived"
+    REFUSED = "the file is refused, with the reason, and its session is held: it is not archived without it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,7 @@ def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
         # Its work goes on, and XNAT calls what is sent meanwhile a concurrent send, however often that is.
         "gateway at once": replace(row(**{"import": range(3, 200)}), cut=True),
         "403": row(End.HELD, r"does not let this user import here \(403", **ends),
-        "413": row(End.REFUSED, r"larger than a proxy .* lets through \(413\)"),
+        "413": row(End.REFUSED, r"larger than a proxy .* lets through \(413\)", **_UNHELPED, listing=0),
         "login page": row(login=1, logout=1, listing=5, **{"import": 3}),
         "expired": row(login=1, logout=1, listing=5, **{"import": 3}),
         # Broken off, then without a login, then stored.
@@ -251,11 +251,14 @@ def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
         # What filters and scripts there are is asked once in a run: five settings.
         "empty": replace(row(**{"import": 3}), once=5),
         "empty for good": replace(
-            row(End.REFUSED, r"did not keep the file \(empty 200\), 3 times", **{"import": 4}), times=3, once=5
+            row(End.REFUSED, r"did not keep the file \(empty 200\), 3 times", **{"import": 4}, **_UNHELPED, listing=0),
+            times=3,
+            once=5,
         ),
         **dict.fromkeys(["disk full", "disk full in part"], row(**{"import": 3})),
         "disk full for good": replace(
-            row(End.REFUSED, r"unable to read DICOM object\), 3 times", **{"import": 4}), times=3
+            row(End.REFUSED, r"unable to read DICOM object\), 3 times", **{"import": 4}, **_UNHELPED, listing=0),
+            times=3,
         ),
         "unseen": row(End.HELD, "put the file into unassigned", **ends),
         "tell": row(),
@@ -534,6 +537,8 @@ def check_summary(summary: Summary, stage: Stage, cell: Row) -> None:
         STRUCK * left,
     )
     match cell.end:
+        case End.REFUSED:
+            assert [(one.state, one.reason) for one in ends] == [("held", "1 of its files was refused")] * STRUCK
         case End.HELD:
             assert [one.state for one in ends] == ["held"] * STRUCK
             assert all(re.search(cell.why, one.reason or "") for one in ends), ends
@@ -556,8 +561,8 @@ def check_files(xnat: TestXnat, sent: Sequence[Sequence[str]], stage: Stage, cel
         if file.complete
     }
     match cell.end:
-        case End.WELL | End.REFUSED:
-            assert xnat.sop_uids() == (every if cell.end is End.WELL else every - struck)
+        case End.WELL:
+            assert xnat.sop_uids() == every
             assert len(xnat.archived) == STRUCK
             assert not xnat.prearchive
             assert not xnat.partial_files()
@@ -565,6 +570,9 @@ def check_files(xnat: TestXnat, sent: Sequence[Sequence[str]], stage: Stage, cel
             assert not xnat.archived
             assert waiting == every
             assert {one.status for one in xnat.prearchive} == {RowStatus.READY}
+        case End.REFUSED:
+            assert not xnat.archived
+            assert waiting == every - struck
         case _:
             assert not xnat.archived
             assert waiting == {uid for uids in sent for uid in uids[: stage.held[0]]}
@@ -674,7 +682,7 @@ async def test_what_the_archive_lacks_is_sent_again_once(xnat: TestXnat, url: st
 async def test_a_file_too_large_is_refused_also_after_a_broken_attempt(
     xnat: TestXnat, url: str, tmp_path: Path
 ) -> None:
-    """A proxy that gives up once and then turns it away has never let it through: the rest is archived."""
+    """A proxy that gives up once and then turns it away has never let it through: it has not failed."""
     sent = study(tmp_path / "tree", files=2)
     faults = [
         xnat.faults.add(Fault("import", action, nth + 3 * number))
@@ -685,8 +693,13 @@ async def test_a_file_too_large_is_refused_also_after_a_broken_attempt(
     assert [fault.hits for fault in faults] == [1, 1] * STRUCK
     assert xnat.count["import"] == 3 * STRUCK
     assert (summary.files.refused, summary.files.failed) == (STRUCK, 0)
+    assert summary.count("held") == STRUCK
+    assert not xnat.archived
+    summary = await upload(
+        url, [tmp_path / "tree"], tmp_path / "journal.db", options=replace(ALONE, retry_refused=True)
+    )
     assert summary.count("archived") == STRUCK
-    assert xnat.sop_uids() == {uids[0] for uids in sent}
+    assert xnat.sop_uids() == {uid for uids in sent for uid in uids}
 
 
 # --- what holds for all rows

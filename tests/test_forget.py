@@ -31,6 +31,7 @@ from asyncimport.model import (
     Instance,
     Outcome,
     Patient,
+    Refusal,
     Refused,
     Sealed,
     Session,
@@ -153,7 +154,7 @@ def failed(claim: Claim) -> Outcome:
 
 def refused(claim: Claim) -> Outcome:
     """Refuse the file."""
-    return Refused(claim, "XNAT did not keep it")
+    return Refused(claim, "XNAT did not keep it", kind=Refusal.DROPPED)
 
 
 def held(sealed: Sealed) -> Verdict:

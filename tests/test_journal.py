@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from itertools import product
 from pathlib import Path
@@ -32,6 +32,7 @@ from journals import (
     whole_run,
 )
 
+from asyncimport.cli.output import exit_code
 from asyncimport.errors import JournalError
 from asyncimport.journal import Gone, Journal, Ledger
 from asyncimport.model import (
@@ -48,6 +49,7 @@ from asyncimport.model import (
     Instance,
     InstanceState,
     Outcome,
+    Refusal,
     Refused,
     Sealed,
     Session,
@@ -108,7 +110,12 @@ def kinds(journal: Journal) -> dict[str, str]:
 
 def refused(claim: Claim) -> Outcome:
     """Refuse the file."""
-    return Refused(claim, "XNAT did not keep it")
+    return Refused(claim, "XNAT did not keep it", kind=Refusal.DROPPED)
+
+
+def barred(claim: Claim) -> Outcome:
+    """Refuse the file, with all of its session."""
+    return Refused(claim, "not allowed", whole_session=True, kind=Refusal.SERVER)
 
 
 def failed(claim: Claim) -> Outcome:
@@ -535,7 +542,7 @@ def test_a_copy_that_stands_in_is_compared_with_others(path: Path, disk: Disk) -
 
 
 def test_nothing_more_of_a_refused_session_is_sent(journal: Journal, disk: Disk) -> None:
-    """With `whole_session` the delivery is held with the reason, and what waited stays for later runs."""
+    """With `whole_session` the session is held with the reason, and what waited stays for later runs."""
     disk.put(*[instance(name, E1) for name in "abc"], instance("d", E2))
     meet(journal, disk)
     claims = journal.claim(8, most_begun=9)
@@ -544,7 +551,8 @@ def test_nothing_more_of_a_refused_session_is_sent(journal: Journal, disk: Disk)
     journal.admit([instance("e", E1)])
     journal.finish_scan([ROOT], archive_built=True, retry_held=True)
     assert send(journal) == []
-    assert deliveries(journal) == [("E1", 1, "HELD"), ("E2", 1, "ARCHIVED")]
+    # Nothing has been sealed: the next run goes on with it.
+    assert deliveries(journal) == [("E1", 1, "OPEN"), ("E2", 1, "ARCHIVED")]
     assert states(journal) == {"a": "REFUSED", "b": "PENDING", "c": "PENDING", "d": "STORED", "e": "PENDING"}
     (report, _) = Ledger.of(journal).summary().sessions
     assert (report.state, report.reason) == ("held", "not allowed")
@@ -564,7 +572,7 @@ def test_what_is_in_flight_of_a_refused_session_is_still_recorded(journal: Journ
         journal.settle(batch)
         assert journal.claim(8, most_begun=1) == []
     assert states(journal) == {"a": "STORED", "b": "REFUSED", "c": "STORED", "d": "STORED", "e": "PENDING"}
-    assert deliveries(journal) == [("E1", 1, "HELD")]
+    assert journal.connection.execute("SELECT state, reason FROM delivery").fetchone() == ("OPEN", "another row")
 
 
 def test_a_refused_session_frees_its_place_at_once(journal: Journal) -> None:
@@ -588,7 +596,7 @@ def test_several_refusals_of_one_session(journal: Journal) -> None:
     flying = journal.claim(8, most_begun=1)
     assert flying is not None
     journal.settle([Refused(claim, f"reason {n}", whole_session=True) for n, claim in enumerate(flying)])
-    assert journal.connection.execute("SELECT state, reason FROM delivery").fetchone() == ("HELD", "reason 0")
+    assert journal.connection.execute("SELECT state, reason FROM delivery").fetchone() == ("OPEN", "reason 0")
 
 
 # Deliveries
@@ -657,7 +665,7 @@ def test_verdicts_are_recorded(
 
 
 def test_a_session_with_failed_files_is_not_sealed(journal: Journal, disk: Disk) -> None:
-    """A failed file is taken up again by the next run, so its session stays open; a refused one does not matter."""
+    """A failed file is taken up again by the next run, so its session stays open; a dropped one does not matter."""
     disk.put(instance("a", E1), instance("b", E1), instance("c", E2), instance("d", E2))
     scan(journal, disk)
     send(journal, lambda claim: {"b": failed, "d": refused}.get(names([claim])[0], stored)(claim))
@@ -812,26 +820,49 @@ def test_what_is_held_in_a_run_is_not_taken_up_in_it(path: Path, disk: Disk) -> 
         assert journal.claim(8, most_begun=9) is None
 
 
-@pytest.mark.parametrize("retry_refused", [True, False])
-def test_a_session_refused_with_its_first_file_begins_anew(path: Path, disk: Disk, retry_refused: bool) -> None:
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_session_refused_with_one_of_its_files_goes_on(path: Path, disk: Disk, name: str) -> None:
+    """What was in its way may be gone: the next run sends its files, the refused one too, unasked."""
+    disk.put(*[instance(name, E1) for name in "abc"])
+    whole_run(path, disk, only(name, barred))
+    with opened(path) as journal:
+        scan(journal, disk)
+        assert names(send(journal)) == (["a", "b", "c"] if name == "a" else ["b"])
+        assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
+        (report,) = Ledger.of(journal).summary().sessions
+    assert (report.state, report.reason) == ("archived", None)
+
+
+def test_a_barred_session_is_not_archived_in_part(journal: Journal, disk: Disk) -> None:
+    """`--partial archive` is for files that are lost to it; this one goes on."""
+    disk.put(*[instance(name, E1) for name in "abc"])
+    scan(journal, disk, partial=True)
+    send(journal, only("c", barred))
+    assert deliveries(journal) == [("E1", 1, "OPEN")]
+
+
+def test_a_session_that_stays_refused_is_tried_once_a_run(path: Path, disk: Disk) -> None:
+    """It does not keep a run from ending."""
+    disk.put(instance("a", E1))
+    for retry_held in (False, True):
+        assert whole_run(path, disk, barred, retry_held=retry_held) == ["a"]
+
+
+def test_a_delivery_of_an_old_journal_that_holds_nothing_begins_anew(path: Path, disk: Disk) -> None:
     """XNAT holds nothing of it, so `retry_held` has nothing to finalise: its files are sent like new ones."""
     disk.put(*[instance(name, E1) for name in "abc"])
-    whole_run(path, disk, only("a", lambda claim: Refused(claim, "not allowed", whole_session=True)))
+    whole_run(path, disk, only("a", barred))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE delivery SET state = 'HELD'")
+        connection.commit()
     assert whole_run(path, disk) == []
     with opened(path) as journal:
-        meet(journal, disk, retry_refused=retry_refused)
+        meet(journal, disk)
         # Until the end of the scan nobody knows that it may.
         assert journal.claim(8, most_begun=9) == []
         journal.finish_scan([ROOT], archive_built=True, retry_held=True)
-        assert names(send(journal)) == (["a", "b", "c"] if retry_refused else ["b", "c"])
+        assert names(send(journal)) == ["a", "b", "c"]
         assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
-
-
-def test_a_session_refused_whole_with_nothing_else(path: Path, disk: Disk) -> None:
-    """Where its only file stays refused, `retry_held` finds nothing to do and the run ends."""
-    disk.put(instance("a", E1))
-    whole_run(path, disk, lambda claim: Refused(claim, "not allowed", whole_session=True))
-    assert whole_run(path, disk, retry_held=True) == []
 
 
 @pytest.mark.parametrize("archive_built", [True, False])
@@ -890,6 +921,52 @@ def test_failed_files_are_always_taken_up(path: Path, disk: Disk) -> None:
     assert whole_run(path, disk) == ["b"]
     with opened(path) as journal:
         assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
+
+
+KINDS: Mapping[Refusal, tuple[bool, bool, int]] = {
+    Refusal.DROPPED: (True, False, 1),
+    Refusal.FILE: (False, False, 0),
+    Refusal.SERVER: (False, True, 0),
+}
+
+
+@pytest.mark.parametrize("kind", list(Refusal))
+def test_only_what_a_rule_of_the_site_drops_is_not_lacking(path: Path, disk: Disk, kind: Refusal) -> None:
+    """Any other refusal holds the session, is told in each run, and is sent again when it may have passed, or asked."""
+    is_archived, again, already = KINDS[kind]
+    disk.put(instance("a", E1), instance("b", E1))
+    refuse = only("b", lambda claim: Refused(claim, "no", kind=kind))
+    whole_run(path, disk, refuse)
+    with opened(path) as journal:
+        assert deliveries(journal) == [("E1", 1, "ARCHIVED" if is_archived else "OPEN")]
+        scan(journal, disk)
+        assert names(send(journal, refuse)) == (["b"] if again else [])
+        summary = Ledger.of(journal).summary()
+    (report,) = summary.sessions
+    assert (report.state, report.reason) == (
+        ("archived", None) if is_archived else ("held", "1 of its files was refused")
+    )
+    assert (summary.files.already_refused, summary.files.refused) == (already, 1 - already)
+    assert exit_code(summary) == (0 if is_archived else 8)
+    assert whole_run(path, disk, retry_refused=True) == ["b"]
+    with opened(path) as journal:
+        assert {state for *_, state in deliveries(journal)} == {"ARCHIVED"}
+
+
+@pytest.mark.parametrize("kind", list(Refusal))
+def test_a_session_that_lacks_refused_files_is_archived_when_asked(path: Path, disk: Disk, kind: Refusal) -> None:
+    """`--partial archive` takes it as it is, and it says what it lacks."""
+    disk.put(instance("a", E1), instance("b", E1))
+    with opened(path) as journal:
+        scan(journal, disk, partial=True)
+        send(journal, only("b", lambda claim: Refused(claim, "no", kind=kind)))
+        assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
+        assert journal.connection.execute("SELECT partial FROM delivery").fetchone() == (kind is not Refusal.DROPPED,)
+        (report,) = Ledger.of(journal).summary().sessions
+    assert (report.state, report.reason) == (
+        "archived",
+        None if kind is Refusal.DROPPED else "1 of its files was refused",
+    )
 
 
 def test_refused_files_are_taken_up_only_when_asked(path: Path, disk: Disk) -> None:
@@ -1335,7 +1412,7 @@ def test_reroute_forgets_what_was_not_sent(path: Path, disk: Disk) -> None:
     """Sessions of which XNAT holds something keep their labels; all others are decided anew under the new rules."""
     disk.put(*[instance(name, E1) for name in "ab"], *[instance(name, E2) for name in "cd"], instance("e", E3))
     disk.put(instance("f", session("e3", study="1.2.late")), Ignored(File(f"{ROOT}/g", 1, 1), FileKind.NOT_DICOM, "no"))
-    answers = {"b": failed, "c": lambda claim: Refused(claim, "not allowed", whole_session=True), "e": failed}
+    answers = {"b": failed, "c": barred, "e": failed}
     with opened(path) as journal:
         scan(journal, disk)
         send(journal, lambda claim: answers.get(names([claim])[0], stored)(claim))
@@ -1479,7 +1556,8 @@ class AnyOrder(RuleBasedStateMachine):
                 self.uris.setdefault(claim.delivery.key, uri(claim))
                 outcomes.append(stored(claim))
             elif how in "rw":
-                outcomes.append(Refused(claim, "no", whole_session=how == "w"))
+                kind = Refusal.SERVER if how == "w" else data.draw(st.sampled_from(Refusal))
+                outcomes.append(Refused(claim, "no", whole_session=how == "w", kind=kind))
             else:
                 outcomes.append(Failed(claim, "no", unreadable=how == "u"))
             self.settled.add(key)

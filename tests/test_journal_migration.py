@@ -16,10 +16,10 @@ from asyncimport.model import AttachmentState, File, Filed, FileKind, Ignored
 E1, E2, E3 = session("E1"), session("E2", subject="S2"), session("E3", subject="S3")
 
 
-def written_by(version: int, path: Path) -> Path:
+def written_by(version: int, path: Path, which: str = "") -> Path:
     """Write a journal as that version left it."""
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript((Path(__file__).parent / f"journal_v{version}.sql").read_text("utf-8"))
+        connection.executescript((Path(__file__).parent / f"journal_v{version}{which}.sql").read_text("utf-8"))
         connection.execute(f"PRAGMA application_id = {0x61696D70}")
         connection.execute(f"PRAGMA user_version = {version}")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -96,6 +96,28 @@ def test_what_lies_beside_old_sessions_is_attached(second: Path) -> None:
         journal.file_away(enclosure, [Filed(one, AttachmentState.STORED, md5="x") for one in enclosure.attachments])
         summary = Ledger.of(journal).summary()
     assert (summary.files.already_stored, summary.files.stored, summary.attachments.stored) == (4, 1, 1)
+
+
+@pytest.mark.parametrize("retry_refused", [False, True])
+def test_sessions_that_were_archived_without_refused_files_say_so(tmp_path: Path, retry_refused: bool) -> None:
+    """What was held because XNAT would not take a file was never sealed: it goes on, with that file too."""
+    disk = Disk()
+    for number in range(1, 5):
+        of = session(f"E{number}", subject=f"S{number}")
+        disk.put(*[instance(f"{number}/{name}", of) for name in "abc"])
+    with opened(written_by(3, tmp_path / "third.journal", "_refused")) as journal:
+        scan(journal, disk, retry_refused=retry_refused)
+        sent = ["3/b", "4/a", "4/b", "4/c"]
+        assert sorted(names(send(journal))) == (["1/c", "2/c", *sent] if retry_refused else sent)
+        summary = Ledger.of(journal).summary()
+    ends = [(report.state, report.reason) for report in summary.sessions]
+    assert ends == [
+        ("archived", None),
+        ("archived", None) if retry_refused else ("held", "1 of its files was refused"),
+        ("archived", None),
+        ("archived", None),
+    ]
+    assert (summary.files.already_refused, summary.files.refused) == ((0, 0) if retry_refused else (1, 1))
 
 
 def test_a_reader_leaves_it_alone(old: Path) -> None:

@@ -37,6 +37,7 @@ from asyncimport.model import (
     Ignored,
     Outcome,
     Problem,
+    Refusal,
     Refused,
     Sealed,
     SessionReport,
@@ -66,7 +67,7 @@ def answers(verdicts: dict[str, Callable[[Claim], Outcome]]) -> Callable[[Claim]
 
 def refused(claim: Claim) -> Outcome:
     """Refuse the file."""
-    return Refused(claim, "XNAT did not keep it")
+    return Refused(claim, "XNAT did not keep it", kind=Refusal.DROPPED)
 
 
 def failed(claim: Claim) -> Outcome:
@@ -126,7 +127,7 @@ def test_each_file_is_in_one_category(path: Path, disk: Disk) -> None:
     verdicts = {
         "2-refused": refused,
         "3-failed": failed,
-        "8-whole": lambda claim: Refused(claim, "not allowed", whole_session=True),
+        "8-whole": lambda claim: Refused(claim, "not allowed", whole_session=True, kind=Refusal.SERVER),
     }
     with opened(path) as journal:
         scan(journal, disk)
@@ -138,13 +139,14 @@ def test_each_file_is_in_one_category(path: Path, disk: Disk) -> None:
     )
     assert (summary.files.found, summary.bytes_found, summary.bytes_stored) == (7, 7_654_321, 1)
     assert of_all(path) == summary
-    # The next run finds the same files: old verdicts are an earlier run's, and what failed is taken up again.
+    # The next run finds the same files: old verdicts are an earlier run's, and what failed, or was refused with its
+    # session, is taken up again.
     with opened(path) as journal:
         scan(journal, disk)
         send(journal, failed)
         later = Ledger.of(journal).summary()
     assert later.files == Files(
-        not_dicom=1, unreadable=1, duplicate=1, skipped=1, already_stored=1, already_refused=2, failed=1, left=1
+        not_dicom=1, unreadable=1, duplicate=1, skipped=1, already_stored=1, already_refused=1, failed=3
     )
     assert (later.files.found, later.bytes_found, later.bytes_stored) == (7, 7_654_321, 0)
 

@@ -320,14 +320,19 @@ async def test_an_empty_answer_without_a_filter_is_not_believed_at_once(
     assert xnat.count["import"] == 5
 
 
-async def test_an_empty_answer_that_stays_is_believed(xnat: TestXnat, url: str, visit: Path, book: Path) -> None:
-    """Something of the site drops the file that nobody can be asked about: it is refused, and the rest is archived."""
+async def test_an_empty_answer_that_stays_and_that_nothing_explains(
+    xnat: TestXnat, url: str, visit: Path, book: Path
+) -> None:
+    """No filter or script is known that would drop the file: it is refused, and its session is not archived so."""
     xnat.faults.add(Fault("import", Empty(), nth=4, times=3))
     summary = await upload(url, [visit], book, options=Options(workers=1, finalizers=1))
     assert (summary.files.stored, summary.files.refused) == (3, 1)
-    assert only(summary)[0] == "archived"
+    assert only(summary) == ("held", None, "1 of its files was refused")
     (problem,) = summary.problems
     assert problem.reason == "XNAT answered, but did not keep the file (empty 200), 3 times"
+    summary = await upload(url, [visit], book, options=Options(retry_refused=True))
+    assert only(summary) == ("archived", "uids", None)
+    assert xnat.sop_uids() == {sop(number) for number in range(1, 5)}
 
 
 def is_noise(header: Any) -> bool:
@@ -384,9 +389,50 @@ async def test_a_part_of_a_refused_file_in_the_archive_is_told(
     """A write that failed left half of it: XNAT refused the file, and archives the half as if it were whole."""
     write(visit / "5", image(5))
     xnat.faults.add(Fault("import", DiskFull(partial=True), nth=3, times=3))
-    summary = await upload(url, [visit], book, options=Options(workers=1, finalizers=1))
+    summary = await upload(url, [visit], book, options=Options(workers=1, finalizers=1, partial=True))
     assert summary.files.refused == 1
     assert only(summary) == ("held", None, "the archive holds 1 instances that XNAT refused, perhaps in part")
+
+
+# Refusals that are no filter's
+
+
+NGINX_400 = Status(400, "<html><head><title>400 Bad Request</title></head></html>", {"Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize("answer", [Status(403), NGINX_400], ids=["403", "400 of nginx"])
+async def test_what_a_gateway_refuses_once_is_not_left_out(
+    xnat: TestXnat, url: str, commands: Commands, visit: Path, answer: Status
+) -> None:
+    """Its session is not archived without the file; the next run sends it unasked, and says that all is well."""
+    xnat.faults.add(Fault("import", answer, nth=3))
+    commands.login(url)
+    ended = await commands("upload", visit, "-P", "demo", "-w", "1", "-o", "json")
+    assert (ended.code, ended.json["files"]["refused"], ended.json["sessions"]["held"]) == (8, 1, 1)
+    assert not xnat.archived
+    assert (await commands("verify")).code == 9
+    ended = await commands("upload", visit, "-P", "demo", "-o", "json")
+    assert (ended.code, ended.json["files"]["refused"], ended.json["details"][0]["verified"]) == (0, 0, "uids")
+    assert xnat.sop_uids() == {sop(number) for number in range(1, 5)}
+
+
+async def test_what_is_refused_for_good_is_told_in_each_run(
+    xnat: TestXnat, url: str, commands: Commands, visit: Path
+) -> None:
+    """It is not sent again unasked, the exit code stays 8, and `--partial archive` takes the session as it is."""
+    xnat.faults.add(Fault("import", Status(413), nth=3))
+    commands.login(url)
+    upload_it = ("upload", visit, "-P", "demo", "-w", "1", "-o", "json")
+    for imports in (4, 4):
+        ended = await commands(*upload_it)
+        assert (ended.code, ended.json["details"][0]["reason"]) == (8, "1 of its files was refused")
+        assert (xnat.count["import"], xnat.archived) == (imports, [])
+    ended = await commands(*upload_it, "--partial", "archive")
+    assert (ended.code, ended.json["details"][0]["state"]) == (8, "archived")
+    assert ended.json["details"][0]["reason"] == "1 of its files was refused"
+    ended = await commands(*upload_it, "--retry", "refused")
+    assert (ended.code, ended.json["details"][0]["verified"]) == (0, "uids")
+    assert xnat.sop_uids() == {sop(number) for number in range(1, 5)}
 
 
 # `asyncimport verify`

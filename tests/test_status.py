@@ -24,7 +24,7 @@ from asyncimport.cli.status import _about, _cell
 from asyncimport.errors import JournalBusyError
 from asyncimport.journal import Journal, Ledger
 from asyncimport.journal.database import is_locked, locked
-from asyncimport.model import Claim, Failed, File, FileKind, Ignored, Outcome, Refused
+from asyncimport.model import Claim, Failed, File, FileKind, Ignored, Outcome, Refusal, Refused
 from asyncimport.testserver import TestXnat
 from asyncimport.testserver.samples import generated
 
@@ -48,7 +48,7 @@ def failing(claim: Claim) -> Outcome:
     """Acknowledge, refuse and fail files, as their names say."""
     name = claim.instance.file.path
     if "refused" in name:
-        return Refused(claim, "=cmd|' /C calc'!A0", attempts=2)
+        return Refused(claim, "=cmd|' /C calc'!A0", attempts=2, kind=Refusal.DROPPED)
     return Failed(claim, "no answer", attempts=8) if "failed" in name else stored(claim)
 
 

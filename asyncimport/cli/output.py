@@ -58,7 +58,7 @@ def show_error(console: Console, error: AsyncimportError) -> None:
 def exit_code(summary: Summary) -> int:
     """Return the code of a run that came to its end: 0, 8 when files are lacking, 9 when only sessions are.
 
-    What an earlier run saw refused, and is still refused, does not count again.
+    What an earlier run saw dropped by a filter or a script of the site does not count again.
     """
     files = summary.files
     # What nobody asked for is no problem.
@@ -183,7 +183,7 @@ _WORDS = {
     "duplicate": "the same instance again",
     "skipped": "skipped",
     "refused": "refused by XNAT",
-    "already_refused": "refused in an earlier run",
+    "already_refused": "dropped by the site in an earlier run",
     "failed": "failed",
     "left": "left for the next run",
     "unreadable": "unreadable",

@@ -88,7 +88,7 @@ def upload(
             "--retry",
             metavar="held,refused",
             envvar=variable("--retry"),
-            help="Also take up what an earlier run held or refused.",
+            help="Also take up what an earlier run held, or all that it saw refused.",
         ),
     ] = "",
     attach: Annotated[
@@ -137,7 +137,9 @@ def upload(
     ] = "30s",
     partial: Annotated[
         str,
-        hidden("--partial", help="hold or archive sessions that lack files which failed or cannot be read."),
+        hidden(
+            "--partial", help="hold or archive sessions that lack files which failed, were refused or cannot be read."
+        ),
     ] = "hold",
     receipts: Annotated[
         Path | None,

@@ -1,7 +1,37 @@
--- From version 3 to 4: what tells a file that was replaced, and digests of all that is sent.
+-- From version 3 to 4: what tells a file that was replaced, digests of all that is sent, and why XNAT refused a file.
 
 ALTER TABLE file ADD COLUMN inode INTEGER;
 ALTER TABLE file ADD COLUMN ctime_ns INTEGER;
 ALTER TABLE instance ADD COLUMN xxh3 BLOB;
 ALTER TABLE attachment ADD COLUMN inode INTEGER;
 ALTER TABLE attachment ADD COLUMN ctime_ns INTEGER;
+ALTER TABLE instance ADD COLUMN refusal TEXT;
+
+-- Until then each refused file was left out of its session. What a rule of the site drops still is.
+UPDATE instance SET refusal = CASE
+    WHEN reason LIKE 'XNAT did not keep %' THEN 'DROPPED'
+    WHEN reason LIKE '%rejects files, and the archive does not hold this one' THEN 'DROPPED'
+    WHEN reason LIKE 'XNAT put the file into %' THEN 'SERVER'
+    WHEN reason LIKE 'XNAT does not let this user import here %' THEN 'SERVER'
+    WHEN reason LIKE 'XNAT could not read the file %' THEN 'SERVER'
+    ELSE 'FILE'
+END WHERE state = 'REFUSED';
+
+-- What was held because XNAT would not take its files was never sealed: it goes on.
+DROP TRIGGER delivery_moves;
+UPDATE delivery SET state = 'OPEN' WHERE state = 'HELD' AND archive_uri IS NULL AND (
+    reason LIKE 'XNAT put the file into %'
+    OR reason LIKE 'XNAT does not let this user import here %'
+    OR reason LIKE 'XNAT''s answer to the import is not %'
+);
+CREATE TRIGGER delivery_moves BEFORE UPDATE OF state ON delivery
+WHEN old.state <> new.state
+BEGIN
+    SELECT raise(ABORT, 'illegal change of a delivery')
+    WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'delivery' AND was = old.state AND becomes = new.state);
+    SELECT raise(ABORT, 'a delivery that holds nothing cannot be sealed')
+    WHERE new.state = 'SEALED' AND old.uri IS NULL;
+    SELECT raise(ABORT, 'a session with unsettled instances cannot be sealed')
+    WHERE new.state = 'SEALED' AND old.state = 'OPEN'
+      AND EXISTS (SELECT 1 FROM instance WHERE session = old.session AND state = 'PENDING');
+END;

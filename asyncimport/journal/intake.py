@@ -15,11 +15,14 @@ __all__ = ["Admission", "Gone", "Intake", "Twin", "below"]
 # What stood in the way of these may be gone by now.
 _LOOKED_INTO_AGAIN = {"UNREADABLE", "CONTAINER", "EXCLUDED"}
 _CHANGED = "changed on disk after XNAT stored it; the new bytes were not sent"
-# Of the session: failed files, and unreadable ones of which no sound copy was met.
+# Of the session: failed files, files that were refused and that no rule of the site drops, and unreadable ones of which
+# no sound copy was met.
 _LACKING = (
-    "SELECT (SELECT count(*) FROM instance WHERE session = :session AND state = 'FAILED'), "
+    "SELECT count(*) FILTER (WHERE state = 'FAILED'), "
+    "count(*) FILTER (WHERE state = 'REFUSED' AND refusal IS NOT 'DROPPED'), "
     "(SELECT count(*) FROM file f WHERE f.lacked_by = :session AND f.kind = 'UNREADABLE' AND NOT EXISTS "
-    "(SELECT 1 FROM instance i WHERE i.session = :session AND i.sop_uid = f.lacked_uid))"
+    "(SELECT 1 FROM instance i WHERE i.session = :session AND i.sop_uid = f.lacked_uid)) "
+    "FROM instance WHERE session = :session"
 )
 _ELSEWHERE = "XNAT holds this instance already, sent from a file that cannot be compared any more"
 _OTHER_BYTES = "XNAT holds this instance ({}) already, sent from a file with other bytes"
@@ -70,6 +73,7 @@ class Intake(Registry):
     def recall(self, files: Sequence[File], *, retry_refused: bool = False, resend_changed: bool = False) -> Admission:
         """Pass the files that are known, sound and unchanged; what is left to send of them waits again.
 
+        So does what was refused because of the server's state, and with `retry_refused` all that was refused.
         The others are returned as `unknown`, to be looked into and admitted.
         """
         unknown: list[File] = []
@@ -84,7 +88,7 @@ class Intake(Registry):
                 path: row
                 for path, *row in self._db.execute(
                     "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, f.key, f.kind, "  # noqa: S608 - only marks
-                    "f.key IN (SELECT file FROM scope), i.key, i.session, i.state, "
+                    "f.key IN (SELECT file FROM scope), i.key, i.session, i.state, i.refusal, "
                     "iif(f.kind = 'INSTANCE' AND i.state = 'STORED', i.settled_at, NULL) "
                     "FROM file f LEFT JOIN instance i ON i.key = f.instance "
                     f"WHERE f.path IN ({', '.join('?' * len(paths))})",
@@ -96,7 +100,7 @@ class Intake(Registry):
                 if row is None or not is_same(row[:4], file, row[-1]):
                     unknown.append(file)
                     continue
-                _, _, inode, _, key, kind, met, instance, session, state, _ = row
+                _, _, inode, _, key, kind, met, instance, session, state, refusal, _ = row
                 if kind in _LOOKED_INTO_AGAIN or (kind == "SKIPPED" and (instance is None or resend_changed)):
                     unknown.append(file)
                     continue
@@ -107,7 +111,7 @@ class Intake(Registry):
                 if inode is None and file.inode is not None:
                     proven.append((key, file.inode, file.ctime_ns))
                 if kind == "INSTANCE":
-                    if state == "FAILED" or (state == "REFUSED" and retry_refused):
+                    if state == "FAILED" or (state == "REFUSED" and (retry_refused or refusal == "SERVER")):
                         reset.append((instance,))
                         state = "PENDING"
                     if state == "PENDING":
@@ -118,7 +122,9 @@ class Intake(Registry):
                 "UPDATE file SET inode = column2, ctime_ns = column3 FROM {rows} WHERE key = column1",
                 proven,
             )
-            self._db.executemany("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", reset)
+            self._db.executemany(
+                "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL WHERE key = ?", reset
+            )
             self._wait(waiting)
         return Admission(unknown, [], len(waiting), size)
 
@@ -238,7 +244,7 @@ class Intake(Registry):
 
         `roots` are the sources; what was known below them and was not met again is gone. `archive_built` takes up
         the sessions that an earlier run left in the prearchive, `retry_held` those that XNAT would not archive.
-        `partial` finalises, from now on, also what lacks files that failed or cannot be read.
+        `partial` finalises, from now on, also what lacks files that failed, were refused or cannot be read.
         """
         self._partial = partial
         gone = unsent = 0
@@ -411,7 +417,9 @@ class Intake(Registry):
         self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (key, instance))
         waits = unsent or again or (state == "REFUSED" and not same)
         if waits:
-            self._db.execute("UPDATE instance SET state = 'PENDING', reason = NULL WHERE key = ?", (instance,))
+            self._db.execute(
+                "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL WHERE key = ?", (instance,)
+            )
         return instance, waits
 
     def _is_at_its_end(self, session: int) -> bool:
@@ -498,10 +506,10 @@ class Intake(Registry):
         ).fetchall()
         return found[0][0] if len(found) == 1 else None
 
-    def _lacking(self, session: int) -> tuple[int, int]:
-        """Return how many files of the session have failed, and how many cannot be read and stand nowhere else."""
-        failed, unreadable = self._one(_LACKING, {"session": session})
-        return failed, unreadable
+    def _lacking(self, session: int) -> tuple[int, int, int]:
+        """Return how many files of the session have failed, were refused, and cannot be read and stand nowhere else."""
+        failed, refused, unreadable = self._one(_LACKING, {"session": session})
+        return failed, refused, unreadable
 
     def _vanished(self, root: str) -> tuple[int, int]:
         """Count the known files below `root` that this run did not meet; fail what of them was not sent."""
@@ -539,8 +547,11 @@ class Intake(Registry):
         if row is None:
             # Nothing of it has been sent yet.
             return False
+        if self._is_barred(session):
+            self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+            return False
         key, state, uri = row
-        if state == "HELD" and state in take_up and not self._is_barred(session):
+        if state == "HELD" and state in take_up:
             if uri is not None:
                 # What waits goes into the next delivery, once this one is through.
                 self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
@@ -561,6 +572,7 @@ class Intake(Registry):
         )
         lacking = pending or (any(self._lacking(session)) and not self._partial)
         if state in take_up and state != "HELD" and uri is not None and not lacking:
+            self._db.execute("UPDATE delivery SET reason = NULL WHERE key = ?", (key,))
             self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
             return True
         # It stays open for the next run, and must not keep others from beginning.

@@ -336,13 +336,14 @@ class Ledger:
         counts = dict.fromkeys(Files.__dataclass_fields__, 0)
         found = stored = 0
         sessions: dict[int, tuple[int, int]] = {}
-        # In the scope of a run, "already" means: settled by another run.
+        # In the scope of a run, "already" means: settled by another run. What is refused, but not dropped, is not.
         rows = self._db.execute(
-            f"SELECT f.kind, i.state, i.run IS NOT ?, i.session, count(*), sum(f.size) FROM {self._files} "  # noqa: S608 - fixed text
+            "SELECT f.kind, i.state, i.run IS NOT ? AND (i.state = 'STORED' OR i.refusal IS 'DROPPED'), i.session, "  # noqa: S608 - fixed text
+            f"count(*), sum(f.size) FROM {self._files} "
             "LEFT JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED') GROUP BY 4, 1, 2, 3",
             (self._run,),
         )
-        for kind, state, other_run, session, count, size in rows:
+        for kind, state, by_another, session, count, size in rows:
             if kind == "ATTACHMENT":
                 continue
             if session is not None:
@@ -350,7 +351,7 @@ class Ledger:
                 sessions[session] = files + count, total + size
             name = (state if kind == "INSTANCE" else kind).lower()
             name = {"pending": "left", "container": "not_dicom", "excluded": "skipped"}.get(name, name)
-            if other_run and self._run is not None and name in {"stored", "refused"}:
+            if by_another and self._run is not None and name in {"stored", "refused"}:
                 name = f"already_{name}"
             counts[name] += count
             if kind not in {"NOT_DICOM", "CONTAINER", "UNREADABLE"}:
@@ -364,15 +365,16 @@ class Ledger:
         # delivery into which nothing has come yet says nothing about it.
         rows = self._db.execute(
             "WITH u AS (SELECT i.session, sum(i.state = 'FAILED') AS failed, "
+            "sum(i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED') AS refused, "
             "sum(i.state = 'PENDING') AS pending, sum(i.state = 'STORED') AS stored FROM instance i "
             "WHERE i.session IN (SELECT value FROM json_each(?)) GROUP BY i.session) "
-            "SELECT s.key, s.project, s.subject, s.label, s.study_uid, u.failed, (SELECT count(*) "
+            "SELECT s.key, s.project, s.subject, s.label, s.study_uid, u.failed, u.refused, (SELECT count(*) "
             "FROM file l WHERE l.lacked_by = s.key AND l.kind = 'UNREADABLE' AND NOT EXISTS (SELECT 1 FROM instance i "
             "WHERE i.session = s.key AND i.sop_uid = l.lacked_uid)), u.pending, u.stored, "
             "d.state, d.partial, coalesce(d.archive_uri, d.uri), d.verified, d.reason, d.closed_at "
             "FROM u CROSS JOIN session s ON s.key = u.session "
             "LEFT JOIN delivery d ON d.session = s.key AND d.number = (SELECT max(number) FROM delivery "
-            "WHERE session = s.key AND (state <> 'OPEN' OR uri IS NOT NULL)) ORDER BY s.key",
+            "WHERE session = s.key AND (state <> 'OPEN' OR uri IS NOT NULL OR reason IS NOT NULL)) ORDER BY s.key",
             (json.dumps(list(counted)),),
         )
         began = self._began_at
@@ -402,6 +404,7 @@ def _report(
     files: int,
     size: int,
     failed: int,
+    refused: int,
     unreadable: int,
     pending: int,
     stored: int,
@@ -411,11 +414,12 @@ def _report(
     verified: str | None,
     reason: str | None,
 ) -> SessionReport:
-    lacks = _lacks(failed, unreadable)
+    lacks = _lacks(failed, refused, unreadable)
     if state in {"ARCHIVED", "BUILT"} and not pending and (not lacks or partial):
         found = "archived" if state == "ARCHIVED" else "prearchive"
         return SessionReport(session, files, size, found, uri, verified, lacks or reason)
-    if state == "HELD":
+    # Of an open one it says why the last run did not go on with it.
+    if state == "HELD" or (state == "OPEN" and reason):
         return SessionReport(session, files, size, "held", uri, None, reason)
     if failed or (lacks and not pending and state != "SEALED"):
         return SessionReport(session, files, size, "held", uri, None, lacks)
@@ -424,8 +428,12 @@ def _report(
     return SessionReport(session, files, size, "open", uri, None, reason if pending else None)
 
 
-def _lacks(failed: int, unreadable: int) -> str | None:
+def _lacks(failed: int, refused: int, unreadable: int) -> str | None:
     """Say what a session lacks."""
-    if not failed:
-        return f"{unreadable} of its files cannot be read" if unreadable else None
-    return f"{failed} of its files could not be sent" + (f", {unreadable} cannot be read" if unreadable else "")
+    counts = {
+        "could not be sent": failed,
+        "was refused" if refused == 1 else "were refused": refused,
+        "cannot be read": unreadable,
+    }
+    said = [f"{count} {what}" for what, count in counts.items() if count]
+    return ", ".join(said).replace(" ", " of its files ", 1) if said else None

@@ -17,6 +17,7 @@ from asyncimport.model import (
     Incomplete,
     Instance,
     Outcome,
+    Refusal,
     Refused,
     Sealed,
     Session,
@@ -91,16 +92,17 @@ class Journal(Subjects):
                             (outcome.uri, outcome.merges, delivery.key),
                         )
                 else:
-                    state = "REFUSED" if isinstance(outcome, Refused) else "FAILED"
-                    others.append((*how, state, outcome.reason))
+                    refused = isinstance(outcome, Refused)
+                    kind = outcome.kind if isinstance(outcome, Refused) else None
+                    others.append((*how, "REFUSED" if refused else "FAILED", outcome.reason, kind))
             self._over(
                 f"{_SETTLE} state = 'STORED', reason = NULL, delivery = column5, sha256 = column6, xxh3 = column7 "
                 "FROM {rows} WHERE key = column1",
                 stored,
             )
             self._over(
-                f"{_SETTLE} state = column5, reason = column6, delivery = NULL, sha256 = NULL, xxh3 = NULL "
-                "FROM {rows} WHERE key = column1",
+                f"{_SETTLE} state = column5, reason = column6, refusal = column7, "
+                "delivery = NULL, sha256 = NULL, xxh3 = NULL FROM {rows} WHERE key = column1",
                 others,
             )
             for outcome in outcomes if others else ():
@@ -183,7 +185,7 @@ class Journal(Subjects):
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
             if isinstance(verdict, Incomplete) and verdict.expected is not None:
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, verified="uids")
-                self._take_back(session, verdict.missing, "REFUSED", verdict.expected)
+                self._take_back(session, verdict.missing, "REFUSED", verdict.expected, Refusal.DROPPED)
                 verdict = Archived(delivery, verdict.uri, "uids")
             elif isinstance(verdict, Incomplete) and self._may_repair(session, verdict.missing):
                 lost = f"the archive lacked {len(verdict.missing)} of its instances, which are to be sent again"
@@ -262,23 +264,26 @@ class Journal(Subjects):
             return False
         return self._db.execute("INSERT OR IGNORE INTO repaired VALUES (?)", (session,)).rowcount == 1
 
-    def _take_back(self, session: int, uids: Iterable[str], state: str, reason: str | None) -> None:
+    def _take_back(
+        self, session: int, uids: Iterable[str], state: str, reason: str | None, refusal: Refusal | None = None
+    ) -> None:
         """Let instances that were stored wait again, or be refused after all."""
         self._db.executemany(
-            "UPDATE instance SET state = ?, reason = ?, delivery = NULL, run = ? "
+            "UPDATE instance SET state = ?, reason = ?, refusal = ?, delivery = NULL, run = ? "
             "WHERE session = ? AND sop_uid = ? AND state = 'STORED'",
-            [(state, reason, self.run, session, uid) for uid in uids],
+            [(state, reason, refusal, self.run, session, uid) for uid in uids],
         )
 
     def _hold_barred(self, session: int, reason: str) -> None:
-        """Hold the delivery of a barred session, and free its place, once the last of its instances has landed.
+        """Note why nothing more of a barred session is sent, and free its place, once the last of it has landed.
 
-        Not before: XNAT may yet acknowledge what is on its way, and that is to be recorded.
+        Not before: XNAT may yet acknowledge what is on its way, and that is to be recorded. Its delivery stays open:
+        nothing has been sealed, and the next run goes on with it.
         """
         self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
         if not self._one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))[0]:
             self._db.execute(
-                "UPDATE delivery SET state = 'HELD', reason = ? WHERE session = ? AND state = 'OPEN'",
+                "UPDATE delivery SET reason = ? WHERE session = ? AND state = 'OPEN'",
                 (reason, session),
             )
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
@@ -303,12 +308,14 @@ class Journal(Subjects):
         row = self._db.execute(
             "SELECT number, state FROM delivery WHERE session = ? ORDER BY number DESC LIMIT 1", (session,)
         ).fetchone()
-        if row is not None and row[1] in {"SEALED", "HELD"}:
+        if (row is not None and row[1] in {"SEALED", "HELD"}) or self._is_barred(session):
             self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
             return False
         if row is None or row[1] != "OPEN":
             number = 1 if row is None else row[0] + 1
             self._db.execute("INSERT INTO delivery (session, number) VALUES (?, ?)", (session, number))
+        else:
+            self._db.execute("UPDATE delivery SET reason = NULL WHERE session = ? AND state = 'OPEN'", (session,))
         self._db.execute("INSERT INTO begun VALUES (?)", (session,))
         return True
 

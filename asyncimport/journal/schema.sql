@@ -36,7 +36,7 @@ CREATE INDEX patient_id ON patient (project, id);
 -- One prearchive row of a session. `uri` is known from the first acknowledged file on. Times are seconds since 1970:
 -- `unsure_at` is when an attempt to send into it was last known to have broken off (it may yet take effect),
 -- `closed_at` when it came to its end. `merges`: the archive held the session before. `partial`: sealed though it lacks
--- files.
+-- files. The `reason` of an OPEN one is why the last run did not go on with it.
 CREATE TABLE delivery (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -78,7 +78,8 @@ CREATE INDEX file_lacked ON file (lacked_by) WHERE lacked_by IS NOT NULL;
 -- What is sent. `file` is the copy it is read from (which may hold something else by now: then it names another
 -- instance), `delivery` where it was stored, `run` the run that settled it, after so many attempts, at a time in seconds
 -- since 1970. `sha256` is the digest of what was sent, where it was asked for, `xxh3` (XXH3-128, big-endian) that of all
--- that was sent since there is this column.
+-- that was sent since there is this column. `refusal` is why XNAT does not have a REFUSED one: DROPPED by a rule of the
+-- site, because of the FILE, or because of the state of the SERVER.
 CREATE TABLE instance (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -93,6 +94,7 @@ CREATE TABLE instance (
     settled_at REAL,
     sha256 BLOB,
     xxh3 BLOB,
+    refusal TEXT,
     UNIQUE (session, sop_uid)
 );
 

@@ -22,7 +22,14 @@ from asyncimport.model.deliveries import (
     Verdict,
 )
 from asyncimport.model.files import Algorithm, Body, Digest, File, Ignored, Instance, Patient, Session, Streamed
-from asyncimport.model.states import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS, DeliveryState, FileKind, InstanceState
+from asyncimport.model.states import (
+    DELIVERY_TRANSITIONS,
+    INSTANCE_TRANSITIONS,
+    DeliveryState,
+    FileKind,
+    InstanceState,
+    Refusal,
+)
 from asyncimport.model.subjects import SubjectReport
 from asyncimport.model.summary import (
     NOTHING_KEPT,
@@ -65,6 +72,7 @@ __all__ = [
     "Patient",
     "Place",
     "Problem",
+    "Refusal",
     "Refused",
     "Resource",
     "Sealed",

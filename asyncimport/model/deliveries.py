@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from asyncimport.model.files import Instance, Session
+from asyncimport.model.states import Refusal
 
 __all__ = [
     "Archived",
@@ -73,13 +74,17 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """XNAT answered, but did not keep the file; with `whole_session` nothing more of the session is sent."""
+    """XNAT answered, but did not keep the file, for a reason of this `kind`.
+
+    With `whole_session` nothing more of the session is sent in this run.
+    """
 
     claim: Claim
     reason: str
     whole_session: bool = False
     attempts: int = 1
     unsure: bool = False
+    kind: Refusal = Refusal.FILE
 
 
 @dataclass(frozen=True, slots=True)

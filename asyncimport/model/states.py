@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-__all__ = ["DELIVERY_TRANSITIONS", "INSTANCE_TRANSITIONS", "DeliveryState", "FileKind", "InstanceState"]
+__all__ = ["DELIVERY_TRANSITIONS", "INSTANCE_TRANSITIONS", "DeliveryState", "FileKind", "InstanceState", "Refusal"]
 
 
 class FileKind(StrEnum):
@@ -25,6 +25,17 @@ class InstanceState(StrEnum):
     STORED = "STORED"
     REFUSED = "REFUSED"
     FAILED = "FAILED"
+
+
+class Refusal(StrEnum):
+    """Why XNAT has nothing of a file that was sent to it and refused.
+
+    Only what a rule of the site drops is not lacking: a session is archived without it. Any other holds its session.
+    """
+
+    DROPPED = "DROPPED"  # a filter or a script of the site drops it
+    FILE = "FILE"  # the file is why, as far as anyone can tell: it is sent again when asked for
+    SERVER = "SERVER"  # the state of the server is why, which may change: the next run sends it again
 
 
 class DeliveryState(StrEnum):

@@ -87,7 +87,7 @@ def stored(reply: Reply, project: str, expected: str | None) -> str:
             raise TransientError("XNAT could not read the file (400: unable to read DICOM object)", blames_file=True)
         if "concurrent file sends" in lowered:
             raise TransientError("XNAT was writing the same file at the same time (400)")
-        raise RefusedError(f"XNAT refused the file (400: {text})")
+        raise RefusedError(f"XNAT refused the file (400: {text})", by_state=reply.is_foreign)
     if reply.status == 413:
         raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", at_the_door=True)
     if reply.status in {403, 405}:
@@ -98,7 +98,7 @@ def stored(reply: Reply, project: str, expected: str | None) -> str:
     if reply.status == 404:
         # XNAT's web application is not there while Tomcat restarts.
         raise TransientError(f"the import service is not there (404: {reply.message})", overload=True)
-    raise RefusedError(f"XNAT refused the file ({reply.status}: {reply.message})")
+    raise RefusedError(f"XNAT refused the file ({reply.status}: {reply.message})", by_state=reply.is_foreign)
 
 
 def _stored_uri(reply: Reply, project: str, expected: str | None) -> str:

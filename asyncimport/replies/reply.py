@@ -59,6 +59,11 @@ class Reply:
         return kind.startswith("text/html") or _PAGE.match(self.text) is not None
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether this is a page that XNAT's own services do not make: Tomcat's, or some gateway's."""
+        return self.is_html and _RESTLET.search(self.head) is None
+
+    @property
     def message(self) -> str:
         """What the answer says, in one short line without addresses: that of an error page, else the text itself."""
         said = _RESTLET.search(self.head) or _TOMCAT.search(self.head)
@@ -88,7 +93,7 @@ def check(reply: Reply, *, server_errors: bool = True) -> None:
         raise LoginExpiredError("XNAT no longer knows the login (401)")
     if reply.status in REDIRECTS:
         raise redirected(reply)
-    if reply.status == 404 and reply.is_html and not _RESTLET.search(reply.head):
+    if reply.status == 404 and reply.is_foreign:
         # It is not XNAT that misses something: XNAT itself is missing, as while Tomcat starts.
         raise TransientError("XNAT is not there (404)", retry_after=retry_after(reply), overload=True)
     if reply.status in OVERLOAD:

@@ -118,7 +118,8 @@ class Xnat:
             if found.on_import == "":
                 raise
             what = found.on_import or "a series import filter or anonymisation script"
-            raise RefusedError(f"XNAT did not keep the file: {what} rejects it (empty 200)") from None
+            message = f"XNAT did not keep the file: {what} rejects it (empty 200)"
+            raise RefusedError(message, dropped=True) from None
 
     async def is_there(self) -> bool:
         """Tell whether XNAT answers at all."""
