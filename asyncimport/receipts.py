@@ -5,42 +5,37 @@ They are written from the journal, so a file has them also when the run that sen
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Ledger
 from asyncimport.model import Session
+from asyncimport.outputs import advice, check_output, replacing
 
 __all__ = ["check_receipts", "write_receipts"]
 
 
 def check_receipts(path: Path) -> None:
     """Refuse, before anything is sent, a place where no receipts can be written. Raises: UsageError."""
-    if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
+    try:
+        check_output(path)
+    except OSError as error:
         raise UsageError(
-            f"--receipts {path} cannot be written", hint="give a file in a directory that you may write to"
-        )
+            f"--receipts {path} cannot be written: {error.strerror}",
+            hint=advice(error, "give a file in a directory that you may write to"),
+        ) from error
 
 
 def write_receipts(path: Path, ledger: Ledger) -> None:
     """Write the receipts of all that the ledger counts, readable by their owner only, in place of earlier ones.
 
-    Raises: AsyncimportError; earlier receipts are left as they were then.
+    A pipe or a device is written to. Raises: AsyncimportError; earlier receipts are left as they were then.
     """
     try:
-        number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                file.writelines(f"{json.dumps(line)}\n" for line in _lines(ledger))
-            os.replace(name, path)  # noqa: PTH105 - beside os.fdopen
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)  # noqa: PTH108 - as above
-            raise
+        with replacing(path) as file:
+            file.writelines(f"{json.dumps(line)}\n".encode() for line in _lines(ledger))
     except OSError as error:
         raise AsyncimportError(
             f"--receipts {path} cannot be written: {error.strerror}",

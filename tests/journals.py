@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from asyncimport.journal import Admission, Gone, Journal
+from asyncimport.journal import Admission, Gone, Journal, Waiting
 from asyncimport.model import (
     Archived,
     Claim,
@@ -23,9 +23,11 @@ ROOT = "/src"
 RULES: Mapping[str, str] = {"project": "P", "subject": "{PatientID}"}
 
 
-def opened(path: Path, *, reroute: bool = False, rules: Mapping[str, str] = RULES) -> Journal:
+def opened(
+    path: Path, *, reroute: bool = False, rules: Mapping[str, str] = RULES, waiting: Waiting | None = None
+) -> Journal:
     """Open the journal as a run does."""
-    return Journal(path, destination="https://xnat.test", rules=rules, reroute=reroute)
+    return Journal(path, destination="https://xnat.test", rules=rules, reroute=reroute, waiting=waiting)
 
 
 def session(label: str = "E1", *, subject: str = "S1", study: str | None = None, project: str = "P") -> Session:

@@ -198,7 +198,7 @@ async def test_the_disk_gets_full_at_a_moment(
 @contextmanager
 def small_disk(point: Path, kilobytes: int) -> Iterator[bool]:
     """Mount a small disk and say whether that was allowed; at the end of the block it is large enough."""
-    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(point)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k,mode=0700", "none", str(point)]
     if sys.platform != "linux" or os.getuid() != 0 or subprocess.run(command, check=False).returncode != 0:
         yield False
         return

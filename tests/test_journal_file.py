@@ -4,8 +4,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import pytest
 from journals import ROOT, RULES, Disk, archived, instance, meet, opened, scan, send, session, stored
 
 from asyncimport.errors import JournalBusyError, JournalError, UsageError
-from asyncimport.journal import Journal, Ledger
-from asyncimport.journal.database import connect_read_only
-from asyncimport.model import Enclosure, File, Instance, Place, Resource, SubjectReport
+from asyncimport.journal import Journal, Ledger, Survey
+from asyncimport.journal.database import Waiting, connect_read_only
+from asyncimport.model import Enclosure, File, FileKind, Ignored, Instance, Place, Resource, SubjectReport
 
 HERE = Path(__file__).parent
 
@@ -226,6 +226,153 @@ def test_the_lock_is_given_back_when_opening_fails(path: Path) -> None:
             opened(path, rules={"project": "Q"})
 
 
+def test_a_link_and_what_it_leads_to_are_one_journal(path: Path, tmp_path: Path) -> None:
+    """Two runs, each under another name of it, would send everything twice, and tear what SQLite keeps beside it."""
+    link = tmp_path / "elsewhere" / "link.journal"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with opened(link) as journal:
+        journal.admit([instance("a")])
+        for name in (path, link):
+            with pytest.raises(JournalBusyError):
+                opened(name)
+            with Ledger.read(name) as ledger:
+                (run,) = ledger.runs()
+                assert ledger.is_at_work(run)
+        assert [one.name for one in link.parent.iterdir()] == ["link.journal"]
+    with opened(path) as journal:
+        assert journal.run == 2
+    assert link.is_symlink()
+
+
+# Other programs, and other users
+
+
+@contextmanager
+def held(path: Path) -> Iterator[sqlite3.Connection]:
+    """Hold the lock that a backup program may hold, until the block ends or somebody else ends it."""
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield other
+
+
+def test_another_programs_lock_is_waited_for(filled: Path) -> None:
+    """That is told once, and the run goes on where it was."""
+    told: list[str] = []
+    with ExitStack() as stack:
+        other = stack.enter_context(held(filled))
+
+        def tell(text: str) -> None:
+            told.append(text)
+            other.execute("ROLLBACK")
+
+        journal = stack.enter_context(opened(filled, waiting=Waiting(tell=tell)))
+        assert len(told) == 1
+        assert str(filled) in told[0]
+        assert "waiting" in told[0]
+        other.execute("BEGIN IMMEDIATE")
+        assert journal.admit([instance("new")]).files == 1
+        assert len(told) == 2
+
+
+def test_a_lock_that_is_held_for_ever(filled: Path) -> None:
+    """The wait has an end; the journal is left where it is, and the hint says that nothing is lost."""
+    with opened(filled, waiting=Waiting(seconds=0)) as journal, held(filled):
+        with pytest.raises(JournalError, match="another program holds a lock on the journal") as error:
+            journal.admit([instance("new")])
+        assert "nothing is lost" in error.value.hint
+        assert "move" not in error.value.hint
+    with pytest.raises(JournalError, match="another program"), held(filled):
+        opened(filled, waiting=Waiting(seconds=0))
+    with opened(filled) as journal:
+        assert journal.admit([instance("new")]).files == 1
+
+
+def test_a_survey_is_not_begun_anew_for_a_lock(tmp_path: Path) -> None:
+    """Only what cannot be used is."""
+    path = tmp_path / "scan.survey"
+    with Survey(path) as survey:
+        survey.record([Ignored(File("/a", 1, 1), FileKind.NOT_DICOM, "not DICOM")])
+    told: list[str] = []
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+
+        def tell(text: str) -> None:
+            told.append(text)
+            other.close()
+
+        with Survey(path, Waiting(tell=tell)) as survey:
+            assert survey.recall([File("/a", 1, 1)]) == []
+    assert len(told) == 1
+
+
+ANOTHER = 65534
+
+
+@pytest.mark.parametrize("beside", ["", "-wal", "-shm", "-journal", ".lock"])
+def test_a_journal_of_another_user(path: Path, beside: str) -> None:
+    """What he put there tells what is sent, and what may be deleted; so does a log that he put beside ours."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    opened(path).close_file()
+    planted = path.with_name(f"{path.name}{beside}")
+    planted.touch()
+    os.chown(planted, ANOTHER, ANOTHER)
+    with pytest.raises(JournalError, match="is not used: it belongs to ") as error:
+        opened(path)
+    assert error.value.hint
+    with pytest.raises(JournalError, match="is not used"), Ledger.read(path):
+        pass
+
+
+def test_a_link_that_another_user_made_leads_to_no_journal(path: Path, tmp_path: Path) -> None:
+    """He would choose which of our journals is meant, or where a new one is made."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives links away")
+    opened(path).close_file()
+    link = tmp_path / "link.journal"
+    link.symlink_to(path)
+    os.chown(link, ANOTHER, ANOTHER, follow_symlinks=False)
+    with pytest.raises(JournalError, match="the link belongs to "):
+        opened(link)
+    with pytest.raises(JournalError, match="the link belongs to "), Ledger.read(link):
+        pass
+
+
+def test_a_journal_that_others_can_write_to(path: Path) -> None:
+    """It is not used before its owner has said that nobody did; what others can only read becomes private."""
+    opened(path).close_file()
+    path.chmod(0o660)
+    with pytest.raises(JournalError, match="others may write to it") as error:
+        opened(path)
+    assert "chmod" in error.value.hint
+    path.chmod(0o644)
+    opened(path).close_file()
+    assert mode(path) == 0o600
+
+
+def test_a_directory_that_everybody_can_write_to(path: Path) -> None:
+    """There SQLite would read what anybody put beside the journal."""
+    opened(path).close_file()
+    path.parent.chmod(0o1777)
+    with pytest.raises(JournalError, match="everybody may write to its directory"):
+        opened(path)
+    with pytest.raises(JournalError, match="everybody may write to its directory"), Ledger.read(path):
+        pass
+
+
+def test_a_lock_file_that_is_a_link(path: Path, tmp_path: Path) -> None:
+    """To take the lock would empty what it leads to."""
+    path.parent.mkdir()
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    path.with_name(f"{path.name}.lock").symlink_to(precious)
+    with pytest.raises(JournalError):
+        opened(path)
+    assert precious.read_text() == "precious"
+
+
 # Recognition
 
 
@@ -284,7 +431,8 @@ def test_a_torn_journal(filled: Path, share: float) -> None:
     filled.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(JournalError, match="cannot be used") as error:
         use(filled)
-    assert "sent again and overwrite themselves" in error.value.hint
+    assert "restore the journal from a backup" in error.value.hint
+    assert "move" not in error.value.hint
 
 
 def test_a_journal_with_a_hole(filled: Path) -> None:

@@ -15,6 +15,7 @@ LAYERS = {
     "dicom": 0,
     "disks": 0,
     "digests": 1,
+    "outputs": 1,
     "tables": 1,
     "containers": 2,
     "credentials": 2,

@@ -43,7 +43,7 @@ from asyncimport.cli.output import consoles, plain, show_error, write_json
 from asyncimport.cli.routes import choice_from, rules_from
 from asyncimport.cli.running import progress
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.journal import Survey
+from asyncimport.journal import Survey, Waiting
 from asyncimport.manifest import PlanRow, split, write_plan
 from asyncimport.plan import Plan, Planning, Problem, Severity, make_plan, survey
 from asyncimport.progress import Totals, human_bytes
@@ -140,7 +140,8 @@ def plan_of(
 ) -> Plan:
     """Scan a source with progress, remembering what was found, and make a plan of it."""
     digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    with Survey(state_directory(state_dir) / f"scan-{digest}.survey") as found:
+    waiting = Waiting(tell=lambda text: err.print(Text(plain(text))))
+    with Survey(state_directory(state_dir) / f"scan-{digest}.survey", waiting) as found:
 
         async def scan() -> None:
             totals = Totals()

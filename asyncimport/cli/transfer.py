@@ -34,7 +34,7 @@ from asyncimport.errors import (
 )
 from asyncimport.eventlog import Began, Ended, Entry
 from asyncimport.events import Enclosing, Event
-from asyncimport.journal import Journal, Ledger
+from asyncimport.journal import Journal, Ledger, Waiting
 from asyncimport.model import Stray, Summary
 from asyncimport.pipeline import Stop, run
 from asyncimport.plan import EVERYTHING, Plan, PlannedRoutes, Planning, Severity
@@ -206,6 +206,7 @@ def _carry_out(
         rules=rules,
         reroute=task.reroute,
         merge_patients=task.merge_patients,
+        waiting=Waiting(tell=lambda text: err.print(Text(plain(text)))),
     ) as journal:
         outcome.run = str(journal.run)
         record(_beginning(task, outcome.run, rules))

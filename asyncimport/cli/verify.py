@@ -41,6 +41,7 @@ from asyncimport.errors import (
 from asyncimport.events import Enclosed, Event
 from asyncimport.journal import Journal, Ledger
 from asyncimport.model import AttachmentState, Stray
+from asyncimport.outputs import advice, check_output, replacing
 from asyncimport.verification import (
     Beside,
     Finding,
@@ -137,8 +138,8 @@ def verify(
         )
         if host != about["destination"]:
             raise JournalError(f"the journal {path} belongs to {about['destination']}, not to {host}")
-        if safe_to_delete is not None and not safe_to_delete.parent.is_dir():
-            raise UsageError(f"--safe-to-delete {safe_to_delete} cannot be written", hint="check its directory")
+        if safe_to_delete is not None:
+            _check_place(safe_to_delete)
         task = _Task(
             path,
             host,
@@ -260,6 +261,21 @@ async def _removed(client: Client, stray: Stray) -> str:
     return "removed"
 
 
+def _check_place(path: Path) -> None:
+    """Refuse, before anything is asked, a place where no list can be written. Raises: UsageError."""
+    try:
+        check_output(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"--safe-to-delete {path} cannot be written: {error.strerror}",
+        hint=advice(error, "give a file in a directory that you may write to"),
+    )
+
+
 def _write_paths(path: Path, ledger: Ledger, result: _Result) -> int:
     """Write paths as the file system has them, one a line; return how many.
 
@@ -267,7 +283,7 @@ def _write_paths(path: Path, ledger: Ledger, result: _Result) -> int:
     """
     count = 0
     try:
-        with path.open("wb") as file:
+        with replacing(path) as file:
             seen = chain(verified_sources(ledger, result.findings), verified_attachments(result.besides))
             for found, holds_what_was_sent in seen:
                 raw = os.fsencode(found.path)
@@ -277,7 +293,7 @@ def _write_paths(path: Path, ledger: Ledger, result: _Result) -> int:
                 else:
                     result.kept_back += 1
     except OSError as error:
-        raise UsageError(f"--safe-to-delete {path} cannot be written: {error.strerror}", hint="check it") from error
+        raise _unwritable(path, error) from error
     return count
 
 

@@ -13,6 +13,7 @@ from typing import Self
 from asyncimport.errors import UsageError
 from asyncimport.eventlog.entries import Entry, Form, Lost
 from asyncimport.events import Enclosed, Settled
+from asyncimport.outputs import advice, open_output
 
 __all__ = ["Recorder", "appending"]
 
@@ -128,16 +129,16 @@ def _weight(entry: Entry) -> int:
 
 @contextmanager
 def appending(path: Path, option: str) -> Iterator[Callable[[str], None]]:
-    """Open a file for appending, for its owner only if it is new, and yield what writes whole lines into it.
+    """Open a file for appending, for its owner only, and yield what writes whole lines into it.
 
     Raises: UsageError.
     """
     try:
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        file = open_output(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:
         raise UsageError(
             f"{option} {path} cannot be written: {error.strerror}",
-            hint="give a file in a directory that you may write to",
+            hint=advice(error, "give a file in a directory that you may write to"),
         ) from error
 
     def write(text: str) -> None:

@@ -9,6 +9,7 @@ run's beginning and end; outcomes four times a second. What is forgotten is foun
 sealed, where it overwrites itself.
 """
 
+from asyncimport.journal.database import Waiting
 from asyncimport.journal.intake import Admission, Gone, Twin
 from asyncimport.journal.ledger import Ledger, SentFile
 from asyncimport.journal.queue import Journal
@@ -27,4 +28,5 @@ __all__ = [
     "Survey",
     "Surveyed",
     "Twin",
+    "Waiting",
 ]

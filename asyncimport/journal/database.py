@@ -1,19 +1,40 @@
 """The SQLite file behind the journal: made, recognised, locked, and its errors translated."""
 
+import errno
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from time import monotonic
+from typing import TypeVar
 
 import filelock
 
 from asyncimport.errors import JournalBusyError, JournalError, UsageError
 from asyncimport.journal.disk import refuse_network_disk
 from asyncimport.model import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS
+from asyncimport.outputs import UntrustedError, check_directory, check_trusted, real_path
 
-__all__ = ["NOTHING_YET", "bind", "connect_read_only", "create_or_open", "is_locked", "locked", "sql", "translated"]
+__all__ = [
+    "BUSY_SECONDS",
+    "NOTHING_YET",
+    "Waiting",
+    "bind",
+    "connect_read_only",
+    "create_or_open",
+    "is_busy",
+    "is_locked",
+    "locked",
+    "make_private",
+    "sql",
+    "translated",
+]
+
+T = TypeVar("T")
 
 # "aimp": SQLite's own way to tell one application's files from another's.
 _APPLICATION_ID = 0x61696D70
@@ -21,6 +42,11 @@ _VERSION = 4
 
 # How long a lock is tried for: `is_locked` has it for less.
 _MOMENT = 0.2
+# How long SQLite itself waits for another program's lock, after which somebody is told that we wait.
+BUSY_SECONDS = 1.0
+_ELSEWHERE = "choose another place with --state-dir or --journal"
+# Whoever reads need not wait for those who write, but for what sets a journal right after a kill.
+_READER_SECONDS = 60.0
 
 NOTHING_YET = "nothing was uploaded yet, or the journal is kept elsewhere"
 
@@ -31,6 +57,11 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
+        if is_busy(error):
+            raise JournalError(
+                f"another program holds a lock on the journal {path}",
+                hint="let it end (a backup, say), and run the same command again: nothing is lost",
+            ) from error
         if isinstance(error, sqlite3.OperationalError) and ("full" in str(error) or "disk I/O" in str(error)):
             raise JournalError(
                 f"the journal {path} cannot be written: {error}",
@@ -38,21 +69,79 @@ def translated(path: Path) -> Iterator[None]:
             ) from error
         raise JournalError(
             f"the journal {path} cannot be used: {error}",
-            hint="check the disk; then move the journal away, or name another with --journal: files that XNAT "
-            "holds already are then sent again and overwrite themselves",
+            hint=f"check the disk, and restore the journal from a backup; `sqlite3 {path} .recover` reads what is left",
         ) from error
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Tell whether it is another program's lock that stands in the way."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How long another program's lock on the journal is waited for, and who is told, once for each wait."""
+
+    seconds: float = 600.0
+    tell: Callable[[str], None] = lambda _: None
+
+    def until_free(self, path: Path, call: Callable[[], T]) -> T:
+        """Do something with the journal, again and again while another program holds a lock on it.
+
+        Raises: sqlite3.OperationalError when it is not free in time.
+        """
+        until = monotonic() + self.seconds
+        is_told = False
+        while True:
+            try:
+                return call()
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or monotonic() > until:
+                    raise
+            if not is_told:
+                is_told = True
+                self.tell(f"another program (a backup, say) holds a lock on the journal {path}: waiting for it")
+
+
+def _real_name(path: Path) -> Path:
+    """Return the real name of a journal, of which there is one whatever links lead to it.
+
+    The journal, and what SQLite would read beside it, must be ours alone. Raises: JournalError.
+    """
+    try:
+        real = real_path(path)
+        check_directory(real.parent)
+        check_trusted(real)
+        for beside in ("-wal", "-shm", "-journal", ".lock"):
+            place = real.with_name(f"{real.name}{beside}")
+            if place.is_symlink():
+                hint = f"see where it leads: ls -l {place}"
+                raise UntrustedError("what is beside it is a link", os.fspath(place), hint)
+            check_trusted(place)
+    except OSError as error:
+        raise _refused(path, "opened", error, _ELSEWHERE) from error
+    return real
+
+
+def _refused(path: Path, problem: str, error: OSError, hint: str) -> JournalError:
+    if isinstance(error, UntrustedError):
+        where = "" if error.filename == os.fspath(path) else f" ({error.filename})"
+        return JournalError(f"the journal {path} is not used: {error.strerror}{where}", hint=error.hint)
+    return JournalError(f"the journal {path} cannot be {problem}: {error.strerror}", hint=hint)
 
 
 def locked(path: Path) -> filelock.FileLock:
     """Take the journal's lock, which the system gives back when the process dies, however it dies.
 
-    Raises: JournalBusyError when another run holds it, JournalError when it cannot be made.
+    Raises: JournalBusyError when another run holds it, JournalError when it cannot be made or is not ours alone.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        real_path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_network_disk(path)
+        real = _real_name(path)
         # The line opens and closes the journal from different threads.
-        lock = filelock.FileLock(f"{path}.lock", mode=0o600, thread_local=False)
+        lock = filelock.FileLock(f"{real}.lock", mode=0o600, thread_local=False)
         lock.acquire(timeout=_MOMENT, poll_interval=_MOMENT / 10)
     except filelock.Timeout:
         raise JournalBusyError(
@@ -60,19 +149,17 @@ def locked(path: Path) -> filelock.FileLock:
             hint="wait for it to end, or see its progress with `asyncimport status`",
         ) from None
     except OSError as error:
-        raise JournalError(
-            f"the journal {path} cannot be made: {error.strerror}",
-            hint="choose another place with --state-dir",
-        ) from error
+        raise _refused(path, "made", error, "choose another place with --state-dir") from error
     return lock
 
 
 def is_locked(path: Path) -> bool | None:
     """Tell whether a run holds the journal's lock; None where that cannot be tried, as on a disk that is read-only."""
-    if not Path(f"{path}.lock").exists():
-        return False
     try:
-        with filelock.FileLock(f"{path}.lock", mode=0o600, blocking=False):
+        lock = Path(f"{real_path(path)}.lock")
+        if not lock.exists():
+            return False
+        with filelock.FileLock(lock, mode=0o600, blocking=False):
             return False
     except filelock.Timeout:
         return True
@@ -80,34 +167,45 @@ def is_locked(path: Path) -> bool | None:
         return None
 
 
-def create_or_open(path: Path) -> sqlite3.Connection:
+def make_private(path: Path) -> None:
+    """Make an empty file for its owner only, where there is none. Raises: OSError when it cannot be written to."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    # Not by opening it: to close it would release the locks that this process has on it.
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+
+
+def create_or_open(path: Path, waiting: Waiting | None = None) -> sqlite3.Connection:
     """Open the journal for writing, and make it, readable by its owner only, where there is none.
 
     Raises: JournalError when the file is not ours, of a newer version, or damaged.
     """
+    real = _real_name(path)
+    try:
+        make_private(real)
+    except OSError as error:
+        raise _refused(path, "opened", error, _ELSEWHERE) from error
     with translated(path):
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        except OSError as error:
-            raise JournalError(
-                f"the journal {path} cannot be opened: {error.strerror}",
-                hint="choose another place with --state-dir or --journal",
-            ) from error
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        try:
-            # Asked of SQLite, not of the file system: a kill in the midst of making it leaves a file to roll back.
-            if connection.execute("PRAGMA page_count").fetchone() == (0,):
-                _create(connection)
-            elif (version := _recognise(connection, path)) < _VERSION:
-                _migrate(connection, version)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            # In KiB. Twice as much would be a twentieth faster with a million files, and cost 20 MB of memory.
-            connection.execute("PRAGMA cache_size = -8000")
-            connection.executescript(sql("ephemeral.sql"))
-        except BaseException:
-            connection.close()
-            raise
+        return (waiting or Waiting()).until_free(path, partial(_opened, path, real))
+
+
+def _opened(path: Path, real: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(real, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS)
+    try:
+        # Asked of SQLite, not of the file system: a kill in the midst of making it leaves a file to roll back.
+        if connection.execute("PRAGMA page_count").fetchone() == (0,):
+            _create(connection)
+        elif (version := _recognise(connection, path)) < _VERSION:
+            _migrate(connection, version)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        # In KiB. Twice as much would be a twentieth faster with a million files, and cost 20 MB of memory.
+        connection.execute("PRAGMA cache_size = -8000")
+        connection.executescript(sql("ephemeral.sql"))
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -118,21 +216,22 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     """
     if not path.is_file() or not path.stat().st_size:
         raise UsageError(f"there is no journal {path}", hint=NOTHING_YET)
+    real = _real_name(path)
     with translated(path):
         try:
-            connection, version = _reading(path, "mode=ro")
+            connection, version = _reading(path, real, "mode=ro")
         except sqlite3.OperationalError as error:
-            if os.access(path.parent, os.W_OK):
+            if os.access(real.parent, os.W_OK):
                 raise
             # SQLite wants to make its -wal and -shm files. Where it cannot, and no run has left any, nothing changes.
-            log = Path(f"{path}-wal")
+            log = Path(f"{real}-wal")
             if log.exists() and log.stat().st_size:
                 raise JournalError(
                     f"the journal {path} cannot be read where it is: {error}",
                     hint="its directory is read-only, and a file of it is missing; copy it with its -wal file, and "
                     "name the copy with --journal",
                 ) from error
-            connection, version = _reading(path, "mode=ro&immutable=1")
+            connection, version = _reading(path, real, "mode=ro&immutable=1")
     if version < _VERSION:
         connection.close()
         raise JournalError(
@@ -142,10 +241,14 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _reading(path: Path, how: str) -> tuple[sqlite3.Connection, int]:
+def _reading(path: Path, real: Path, how: str) -> tuple[sqlite3.Connection, int]:
     """Open a journal for reading, and return its version too."""
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False
+        f"{real.absolute().as_uri()}?{how}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=_READER_SECONDS,
     )
     try:
         return connection, _recognise(connection, path)

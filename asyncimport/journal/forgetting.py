@@ -10,10 +10,11 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from asyncimport.errors import UsageError
-from asyncimport.journal.database import NOTHING_YET, create_or_open, locked, translated
+from asyncimport.journal.database import NOTHING_YET, Waiting, create_or_open, locked, translated
 from asyncimport.journal.ledger import Ledger
 from asyncimport.model import FileKind, Session, SessionReport
 
@@ -194,7 +195,7 @@ class Forgetting:
         """Take out what was found, all of it or, after a kill or an error, nothing."""
         with translated(self._path):
             try:
-                self._db.executescript(_FORGET)
+                Waiting().until_free(self._path, partial(self._db.executescript, _FORGET))
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")

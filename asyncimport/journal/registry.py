@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from asyncimport.journal.database import Waiting
 from asyncimport.journal.store import Store
 from asyncimport.model import Instance, Patient, Session
 
@@ -41,8 +42,17 @@ class Registry(Store):
         merge_patients: bool = False,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
+        waiting: Waiting | None = None,
     ) -> None:
-        super().__init__(path, destination=destination, rules=rules, reroute=reroute, clock=clock, ticks=ticks)
+        super().__init__(
+            path,
+            destination=destination,
+            rules=rules,
+            reroute=reroute,
+            clock=clock,
+            ticks=ticks,
+            waiting=waiting,
+        )
         self._merge_patients = merge_patients
         self._sessions: dict[tuple[str, str], _Known] = {}
 

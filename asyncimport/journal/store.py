@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from filelock import FileLock
 
-from asyncimport.journal.database import bind, create_or_open, locked, translated
+from asyncimport.journal.database import Waiting, bind, create_or_open, locked, translated
 
 __all__ = ["Store"]
 
@@ -22,8 +22,8 @@ _ROWS_AT_ONCE = 512
 class Store:
     """One journal, locked for one run. Use it as a context manager, or call `close_file()`.
 
-    `clock` tells the time in seconds since 1970, `ticks` seconds that nobody can set. Raises from every method:
-    JournalError.
+    `clock` tells the time in seconds since 1970, `ticks` seconds that nobody can set; `waiting` is how other programs'
+    locks are waited for. Raises from every method: JournalError.
     """
 
     # A power failure makes the journal forget the acknowledgements of this many seconds at most.
@@ -38,8 +38,10 @@ class Store:
         reroute: bool = False,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
+        waiting: Waiting | None = None,
     ) -> None:
         self.path = path
+        self._waiting = waiting or Waiting()
         self._clock = clock
         self._ticks = ticks
         self.began_at = self._synced_at = clock()
@@ -47,7 +49,7 @@ class Store:
         self._syncs = True
         self._lock: FileLock = locked(path)
         try:
-            self._db = create_or_open(path)
+            self._db = create_or_open(path, self._waiting)
         except BaseException:
             self._lock.release()
             raise
@@ -125,7 +127,7 @@ class Store:
             if durable is not self._syncs:
                 self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._syncs = durable
-            self._db.execute("BEGIN IMMEDIATE")
+            self._waiting.until_free(self.path, self._lock_rows)
             try:
                 yield
                 self._db.execute("COMMIT")
@@ -134,6 +136,9 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    def _lock_rows(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
 
     def _sync(self) -> None:
         """Keep all that was committed for good."""

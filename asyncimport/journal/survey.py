@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from asyncimport.dicom import STUDY_FIELDS, Identity
-from asyncimport.journal.database import locked, sql, translated
+from asyncimport.journal.database import BUSY_SECONDS, Waiting, is_busy, locked, make_private, sql, translated
 from asyncimport.journal.facts import facts_of, is_same
 from asyncimport.model import File, FileKind, Ignored
+from asyncimport.outputs import real_path
 
 __all__ = ["Header", "Odd", "Survey", "Surveyed"]
 
@@ -67,12 +69,13 @@ class Survey:
     What cannot be used, for its age or a tear, is begun anew: it holds nothing that is not on disk.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, waiting: Waiting | None = None) -> None:
         self.path = path
+        self._waiting = waiting or Waiting()
         self._lock = locked(path)
         try:
             with translated(path):
-                self._db = _open(path)
+                self._db = self._waiting.until_free(path, partial(_open, real_path(path)))
                 (last,) = self._db.execute("SELECT coalesce(max(scan), 0) FROM file").fetchone()
         except BaseException:
             self._lock.release()
@@ -227,10 +230,13 @@ class Survey:
             self._variants[identity.study_uid, text] = int(known)
         return int(known)
 
+    def _lock_rows(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with translated(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
+            self._waiting.until_free(self.path, self._lock_rows)
             try:
                 yield
                 self._db.execute("COMMIT")
@@ -242,8 +248,8 @@ class Survey:
 
 def _open(path: Path) -> sqlite3.Connection:
     for again in (False, True):
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        make_private(path)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS)
         try:
             connection.create_function("directory", 1, _directory, deterministic=True)
             connection.execute("PRAGMA journal_mode = WAL")
@@ -256,8 +262,9 @@ def _open(path: Path) -> sqlite3.Connection:
             if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION_ID,):
                 connection.execute("SELECT scan, description, ctime_ns FROM file LIMIT 1").fetchone()
                 return connection
-        except sqlite3.DatabaseError:
-            if again:
+        except sqlite3.DatabaseError as error:
+            if again or is_busy(error):
+                connection.close()
                 raise
         connection.close()
         for suffix in ("", "-wal", "-shm"):
