@@ -681,7 +681,7 @@ def test_what_the_database_refuses_leaves_no_trace(journal: Journal, disk: Disk)
     wrong = Claim(claims[0].key, claims[0].instance, claims[1].delivery)
     with pytest.raises(JournalError, match="behind the seal") as error:
         journal.settle([stored(claims[1]), stored(wrong)])
-    assert "--journal" in error.value.hint
+    assert "restore the journal" in error.value.hint
     assert states(journal) == {"a": "PENDING", "b": "PENDING"}
     assert journal.settle([stored(claim) for claim in claims]) == 2
 
