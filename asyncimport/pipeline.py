@@ -241,11 +241,10 @@ class _Line:
             return Ignored(file, FileKind.EXCLUDED, f"study {identity.study_uid}: {error}")
         except UnroutableError as error:
             if truncated:
-                return Ignored(file, FileKind.UNREADABLE, f"truncated: {truncated}", damaged=True)
+                return Ignored(file, FileKind.UNREADABLE, truncated, damaged=True)
             return Ignored(file, FileKind.SKIPPED, f"study {identity.study_uid}: {error}")
         if truncated:
-            reason = f"truncated: {truncated}"
-            return Ignored(file, FileKind.UNREADABLE, reason, session=session, sop_uid=identity.sop_uid)
+            return Ignored(file, FileKind.UNREADABLE, truncated, session=session, sop_uid=identity.sop_uid)
         return Instance(file, identity.sop_uid, identity.series_uid, session, patient_of(identity.fields))
 
     async def _compared(self, twins: Sequence[Twin], proofs: dict[str, bool]) -> list[Instance | Ignored]:

@@ -279,14 +279,17 @@ def told_of(path: Path) -> Identity | tuple[str, str]:
 
 # Cut on purpose, or made without pixel data to test what reads no pixels. (The 50 of TINY_ALPHA are one make.)
 CUT = {
-    "MR_truncated.dcm": "the pixel data ends early",
-    "rtplan_truncated.dcm": "an element ends early",
-    "emri_small_jpeg_2k_lossless_too_short.dcm": "the pixel data ends early",
-    "chrJapMulti.dcm": "the pixel data is missing",
-    "chrJapMultiExplicitIR6.dcm": "the pixel data is missing",
-    "chrKoreanMulti.dcm": "the pixel data is missing",
-    "csa_slice_norm.dcm": "the pixel data is missing",
-    **{f"IM0000{n}": "the pixel data is missing" for n in (f"{tens}{ones}" for tens in "01" for ones in ALPHABET)},
+    "MR_truncated.dcm": "truncated: the pixel data ends early",
+    "rtplan_truncated.dcm": "truncated: an element ends early",
+    "emri_small_jpeg_2k_lossless_too_short.dcm": "truncated: the pixel data ends early",
+    "chrJapMulti.dcm": "truncated: the pixel data is missing",
+    "chrJapMultiExplicitIR6.dcm": "truncated: the pixel data is missing",
+    "chrKoreanMulti.dcm": "truncated: the pixel data is missing",
+    "csa_slice_norm.dcm": "truncated: the pixel data is missing",
+    **{
+        f"IM0000{n}": "truncated: the pixel data is missing"
+        for n in (f"{tens}{ones}" for tens in "01" for ones in ALPHABET)
+    },
 }
 
 
@@ -614,7 +617,7 @@ def test_what_is_missing_is_told(told: Tell, content: bytes, reason: str) -> Non
     """A file that was cut behind the UIDs is still known, and what it lacks is said."""
     got = told(content)
     assert isinstance(got, Identity)
-    assert got.truncated == reason
+    assert got.truncated == (reason and f"truncated: {reason}")
     assert is_cut(content) == bool(reason)
 
 

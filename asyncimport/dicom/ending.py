@@ -13,6 +13,9 @@ A length stands for all that it encloses, which is not looked at. Zeros where an
 as is Data Set Trailing Padding, (FFFC,FFFC) (PS3.10 7.2). When the pixel data are whole, a rest that begins like no
 further element is stray and no loss. What is wrong without being cut is not truncated: a delimiter that ends nothing,
 a sequence that ends without its own before a further element, tags out of order.
+
+How much is looked at is bounded: what inflates to too much, has too many elements or sequences too deep in each other
+is not known to be whole.
 """
 
 import struct
@@ -32,6 +35,7 @@ from asyncimport.dicom.encoding import (
     UNDEFINED,
     Encoding,
 )
+from asyncimport.dicom.identity import TooLarge
 from asyncimport.dicom.images import IMAGE_CLASSES, NEVER_IMAGES
 from asyncimport.dicom.source import Bytes, File, Inflated
 
@@ -41,6 +45,9 @@ _ELEMENT, _SEQUENCE, _PIXELS = "an element ends early", "a sequence has no end",
 _NO_PIXELS, _DEFLATED = "the pixel data is missing", "the deflated data does not inflate to its end"
 _NOTHING = "the data set is missing"
 
+_DEEPEST = 100  # items within items: reports have twenty
+_MOST_BEFORE = 10_000  # elements before the data set: a command has thirty, and meta information fifteen
+_ITEM_NUMBER = ITEM & 0xFFFF
 _SYNTAX = 0x0002_0010
 _BIG_SYNTAX = b"1.2.840.10008.1.2.2"
 _DEFLATED_SYNTAXES = frozenset(
@@ -76,26 +83,35 @@ class _Element(NamedTuple):
 
 
 def shortfall(source: Bytes, at: int, encoding: Encoding, sop_class: str) -> str:
-    """Say in short what is missing at the end of the data set whose elements begin `at`, or "" if it is whole."""
+    """Say in short why the data set whose elements begin `at` is not known to be whole, or "" if it is."""
     try:
         reason = _shortfall(source, at, encoding, sop_class)
-        return _DEFLATED if isinstance(source, Inflated) and not source.complete() else reason
+        if isinstance(source, Inflated) and not source.complete():
+            reason = _DEFLATED
     except zlib.error:
-        return _DEFLATED
+        reason = _DEFLATED
+    except TooLarge as error:
+        return error.reason
+    return reason and f"truncated: {reason}"
 
 
 def data_set_of(file: File) -> DataSet:
-    """Find the data set of a file. How the first element is encoded counts more than the transfer syntax."""
+    """Find the data set of a file. How the first element is encoded counts more than the transfer syntax.
+
+    Raises: TooLarge when it lies behind too many other elements.
+    """
     at = 132 if file.at(128, 4) == PREFIX else 0
     syntax = b""
     while (element := _element(file, at, EXPLICIT)) and element.tag >> 16 == 0x0002:
+        _check_few(file)
         if element.tag == _SYNTAX:
             syntax = file.at(element.value, min(element.length, 64)).strip(b" \0")
         at = element.value + element.length
     if syntax in _DEFLATED_SYNTAXES:
-        return DataSet(Inflated(file.fd, at), 0, EXPLICIT)
+        return DataSet(Inflated(file.fd, at, file.size), 0, EXPLICIT)
     # A command set is always implicit (PS3.7 6.3).
     while (element := _element(file, at, IMPLICIT)) and not element.tag >> 16 and (element.tag or element.length):
+        _check_few(file)
         at = element.value + element.length
     first = file.at(at, 6)
     explicit = _are_letters(first[4:6])
@@ -105,10 +121,17 @@ def data_set_of(file: File) -> DataSet:
     return DataSet(file, at, EXPLICIT if explicit else IMPLICIT)
 
 
+def _check_few(file: File) -> None:
+    """Raise TooLarge when so many elements have been met and none of them is the data set's."""
+    if file.most_steps - file.steps > _MOST_BEFORE:
+        raise TooLarge(f"more than {_MOST_BEFORE:,} elements come before the data set")
+
+
 def _shortfall(source: Bytes, begin: int, encoding: Encoding, sop_class: str) -> str:
     at = begin
+    stray = 0
     while True:
-        at = source.start + _stride(source.window, at - source.start, encoding)
+        at = _stride(source, at, encoding)
         if _pixels_end(source, at, encoding):
             return ""
         element = _element(source, at, encoding)
@@ -123,6 +146,9 @@ def _shortfall(source: Bytes, begin: int, encoding: Encoding, sop_class: str) ->
             break  # padding
         if tag >> 16 == DELIMITERS:
             at = value
+            stray += 1
+            if stray > _MOST_BEFORE:
+                raise TooLarge(f"more than {_MOST_BEFORE:,} delimiters end nothing")
         elif length != UNDEFINED:
             at = value + length
         elif (end := _end_of_sequence(source, value, encoding)) is not None:
@@ -140,7 +166,7 @@ def _must_have_pixels(source: Bytes, at: int, encoding: Encoding, sop_class: str
         return False
     described = set()
     # As tags ascend, nothing that lies behind is looked at.
-    while (element := _element(source, at, encoding)) and element.tag <= _PROVIDER_URL:
+    while (element := _element(source, at, encoding)) and 0 < element.tag <= _PROVIDER_URL:
         described.add(element.tag)
         end = element.value + element.length
         if element.length == UNDEFINED:
@@ -149,12 +175,14 @@ def _must_have_pixels(source: Bytes, at: int, encoding: Encoding, sop_class: str
     return _PROVIDER_URL not in described and (sop_class in IMAGE_CLASSES or described >= _ROWS_COLUMNS_BITS)
 
 
-def _stride(window: bytes, at: int, encoding: Encoding) -> int:
+def _stride(source: Bytes, at: int, encoding: Encoding) -> int:
     """Step quickly over the elements in the window that need no thought: of defined length, before the pixel data."""
+    window, start, steps = source.window, source.start, source.steps
+    at -= start
     try:
         if encoding.explicit:
             brief, short = encoding.brief, encoding.short
-            while True:
+            for steps in range(source.steps, 0, -1):  # noqa: B007 - what is left, when it ends
                 vr, length = brief(window, at)
                 if vr not in short:
                     group, _, length = encoding.plain(window, at)
@@ -167,18 +195,52 @@ def _stride(window: bytes, at: int, encoding: Encoding) -> int:
                 at += 8 + length
         else:
             plain = encoding.plain
-            while True:
+            for steps in range(source.steps, 0, -1):  # noqa: B007 - what is left, when it ends
                 group, _, length = plain(window, at)
                 if length == UNDEFINED or group >= _PIXEL_GROUP or not group:
                     break
                 at += 8 + length
     except struct.error:
         pass  # the window ends
-    return at
+    source.steps = steps
+    return start + at
+
+
+def _stride_items(source: Bytes, at: int, encoding: Encoding) -> int:
+    """Step quickly over the items in the window that have a length."""
+    window, start, steps, plain = source.window, source.start, source.steps, encoding.plain
+    at -= start
+    try:
+        for steps in range(source.steps, 0, -1):  # noqa: B007 - what is left, when it ends
+            group, number, length = plain(window, at)
+            if number != _ITEM_NUMBER or group != DELIMITERS or length == UNDEFINED:
+                break
+            at += 8 + length
+    except struct.error:
+        pass  # the window ends
+    source.steps = steps
+    return start + at
+
+
+def _delimiter(source: Bytes, at: int, encoding: Encoding) -> tuple[int, int, int, bool] | None:
+    """Do as `_element` does, at half the price, where an item or a delimiter lies in the window; None elsewhere."""
+    offset = at - source.start
+    if offset <= len(source.window) - 8 and source.steps:
+        group, number, length = encoding.plain(source.window, offset)
+        if group == DELIMITERS:
+            source.steps -= 1
+            return group << 16 | number, length, at + 8, True
+    return None
 
 
 def _element(source: Bytes, at: int, encoding: Encoding) -> _Element | None:
-    """Read the header of the element that begins `at`, or None where there are too few bytes for one."""
+    """Read the header of the element that begins `at`, or None where there are too few bytes for one.
+
+    Raises: TooLarge after so many of them.
+    """
+    if not source.steps:
+        raise TooLarge(f"the data set has more than {source.most_steps:,} elements")
+    source.steps -= 1
     raw = source.at(at, 12)
     if len(raw) < 8:
         return None
@@ -241,16 +303,17 @@ def _beyond_pixels(source: Bytes, pixels: _Element, encoding: Encoding) -> str:
 
 def _end_of_fragments(source: Bytes, at: int, encoding: Encoding) -> int | None:
     """Return where the encapsulated pixel data end whose first fragment begins `at` (PS3.5 A.4)."""
-    while len(raw := source.at(at, 8)) == 8:
-        group, number, length = encoding.plain(raw)
-        tag = group << 16 | number
-        at += 8
+    while True:
+        at = _stride_items(source, at, encoding)
+        element = _delimiter(source, at, encoding) or _element(source, at, encoding)
+        if element is None:
+            return None
+        tag, length, value, _ = element
         if tag == END_OF_SEQUENCE:
-            return at
+            return value
         if tag != ITEM or length == UNDEFINED:
-            break
-        at += length
-    return None
+            return None
+        at = value + length
 
 
 def _end_of_sequence(source: Bytes, at: int, encoding: Encoding) -> int | None:
@@ -258,15 +321,15 @@ def _end_of_sequence(source: Bytes, at: int, encoding: Encoding) -> int | None:
 
     Only items of undefined length are looked into. `opened` are the encodings of those that have begun, each within
     the one before; the next element belongs to the last of them or, if we stand `between` items, to a sequence in it.
+    Raises: TooLarge when there are too many.
     """
     opened: list[Encoding] = []
     between = True
     while True:
         here = opened[-1] if opened else encoding
-        if not between:
-            at = source.start + _stride(source.window, at - source.start, here)
-        element = _element(source, at, here)
-        if element is None or not (element.tag or element.length):
+        at = _stride_items(source, at, here) if between else _stride(source, at, here)
+        element = _delimiter(source, at, here) or _element(source, at, here)
+        if element is None or not (element[0] or element[1]):
             return None  # nothing, or zeros where something was to be
         tag, length, value, _ = element
         if tag >> 16 != DELIMITERS and not between:
@@ -275,6 +338,8 @@ def _end_of_sequence(source: Bytes, at: int, encoding: Encoding) -> int | None:
             at, between = (value, False) if length == UNDEFINED else (value + length, True)
             if not between:
                 opened.append(_encoding_of_item(source, value, here))
+                if len(opened) > _DEEPEST:
+                    raise TooLarge(f"sequences lie more than {_DEEPEST} deep in each other")
         # The sequence or the item ends, perhaps without its delimiter.
         elif between:
             at = value if tag == END_OF_SEQUENCE else at

@@ -9,6 +9,7 @@ __all__ = [
     "STUDY_FIELDS",
     "Identity",
     "NotDicom",
+    "TooLarge",
     "Unidentified",
     "Unreadable",
     "identity",
@@ -76,7 +77,8 @@ class Identity:
     """Who an instance is. The UIDs are the data set's, which XNAT stores, not the file meta information's.
 
     `fields` maps keywords of FIELDS to text without padding. An empty value is absent; several values are
-    joined by a backslash, as in the file. `truncated` says what is missing at the end of the file, or is empty.
+    joined by a backslash, as in the file. `truncated` says why the file is not known to be whole: what is missing at
+    its end, or what is more than is looked at. It is empty for a whole file.
     """
 
     sop_uid: str
@@ -111,6 +113,13 @@ class Unreadable(Unidentified):
     def __init__(self, reason: str, *, damaged: bool = True) -> None:
         super().__init__(reason)
         self.damaged = damaged
+
+
+class TooLarge(Unreadable):
+    """There is more in the file than is looked at: a few kilobytes may stand for gigabytes, or for hours.
+
+    What counts are bytes and elements, not seconds: the same file is judged the same on every machine.
+    """
 
 
 _NAMES = frozenset({"PatientName", "ReferringPhysicianName"})

@@ -1,24 +1,27 @@
 """The look into a file."""
 
+import io
 import os
 import stat
-import zlib
 from collections.abc import Mapping
 
 from asyncimport.dicom.beginning import begins_dicom
 from asyncimport.dicom.encoding import PREFIX
 from asyncimport.dicom.ending import data_set_of, shortfall
-from asyncimport.dicom.identity import Identity, NotDicom, Unreadable, identity, missing_uid
-from asyncimport.dicom.peek import peek
+from asyncimport.dicom.identity import Identity, NotDicom, TooLarge, Unreadable, identity, missing_uid
+from asyncimport.dicom.peek import BeyondHead, peek
 from asyncimport.dicom.reader import fields_by_pydicom
-from asyncimport.dicom.source import Bytes, File, Inflated
+from asyncimport.dicom.source import File, Inflated
 
 __all__ = ["identify"]
 
 # O_NONBLOCK, because opening a FIFO without a writer would wait for ever; O_BINARY is Windows'.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-# What we want lies within 4 kB nearly always, and within 128 kB behind long private groups and sequences.
-_HEADS = (4 << 10, 16 << 10, 128 << 10)
+# What we want lies within 4 kB nearly always, within 128 kB behind long private groups and sequences, and within 8 MB
+# behind a list of 60,000 references.
+_HEADS = (4 << 10, 16 << 10, 128 << 10, 1 << 20, 8 << 20)
+# Before what was inflated, so that pydicom does not do so: it would do it wholly, and in memory (PS3.5 A.5).
+_PLAIN = bytes(128) + PREFIX + b"\2\0\x10\0UI\x14\0" + b"1.2.840.10008.1.2.1\0"
 
 
 def identify(path: str | bytes) -> Identity:
@@ -44,13 +47,19 @@ def _identify(fd: int) -> Identity:
     head = b""
     for longest in _HEADS:
         head += os.read(fd, longest - len(head))
-        if (peeked := peek(head)) is not None:
+        try:
+            peeked = peek(head)
+            beyond = False
+        except BeyondHead:
+            peeked = None
+            beyond = len(head) == longest
+        if peeked is not None:
             fields, at, encoding = peeked
             file = File(fd, status.st_size, head)
             return identity(fields, shortfall(file, at, encoding, fields.get("SOPClassUID", "")))
         if not begins_dicom(head):
             raise NotDicom("not DICOM" if head else "empty")
-        if len(head) < longest:
+        if not beyond:
             break
     return _identify_slowly(File(fd, status.st_size, head), prefixed=head[128:132] == PREFIX)
 
@@ -61,7 +70,10 @@ def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
     reason = ""
     damaged = False
     try:
-        fields = _peek_inflated(data_set.source) or fields_by_pydicom(file.fd, prefixed=prefixed)
+        if isinstance(data_set.source, Inflated):
+            fields = _fields_inflated(data_set.source, prefixed=prefixed)
+        else:
+            fields = fields_by_pydicom(io.FileIO(file.fd, closefd=False), prefixed=prefixed)
         if missing := missing_uid(fields):
             reason = f"no {missing}"
     except Unreadable as error:
@@ -69,13 +81,23 @@ def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
     truncated = shortfall(*data_set, fields.get("SOPClassUID", ""))
     if reason:
         # What is missing from a file that was cut is missing because it was cut.
-        raise Unreadable(f"truncated: {truncated}" if truncated else reason, damaged=damaged or bool(truncated))
+        raise Unreadable(truncated or reason, damaged=damaged or bool(truncated))
     return identity(fields, truncated)
 
 
-def _peek_inflated(source: Bytes) -> Mapping[str, str] | None:
-    try:
-        peeked = peek(source.at(0, _HEADS[0])) if isinstance(source, Inflated) else None
-    except zlib.error:
-        return None
-    return peeked and peeked[0]
+def _fields_inflated(source: Inflated, *, prefixed: bool) -> Mapping[str, str]:
+    """Give the fields by the head of what a file inflates to. Raises: NotDicom, Unreadable."""
+    for longest in _HEADS:
+        head = source.head(longest)
+        try:
+            if (peeked := peek(head)) is not None:
+                return peeked[0]
+            break
+        except BeyondHead:
+            if len(head) < longest:
+                break
+    head = source.head(_HEADS[-1])
+    fields = fields_by_pydicom(io.BytesIO(_PLAIN + head), prefixed=prefixed)
+    if missing_uid(fields) and len(head) == _HEADS[-1]:
+        raise TooLarge(f"no UIDs in the first {len(head) >> 20} MiB of the inflated data set")
+    return fields

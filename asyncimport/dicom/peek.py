@@ -20,7 +20,7 @@ from asyncimport.dicom.encoding import (
 )
 from asyncimport.dicom.identity import FIELDS, NotDicom, missing_uid, tidy
 
-__all__ = ["CODES", "DICOMDIR", "LAST", "LONGEST_VALUE", "PADDING", "peek"]
+__all__ = ["CODES", "DICOMDIR", "LAST", "LONGEST_VALUE", "PADDING", "BeyondHead", "peek"]
 
 PADDING = " \0"
 DICOMDIR = "1.2.840.10008.1.3.10"
@@ -48,6 +48,7 @@ _IMPLICIT_SYNTAX = "1.2.840.10008.1.2"
 _EXPLICIT_SYNTAXES = frozenset({"1.2.840.10008.1.2.1", "1.2.840.10008.1.2.5"})
 _ENCAPSULATED_SYNTAXES = "1.2.840.10008.1.2.4."  # JPEG, MPEG and kin: all explicit little endian (PS3.5 A.4)
 _ENDLESS = 1 << 62
+_LONGEST_KNOWN = 64 << 10
 # Up to here lie the UID and the times that are each image's own; and what is the same for a whole study.
 _LAST_OF_IMAGE_META, _LAST_OF_IMAGE, _LAST_OF_STUDY = 0x0002_0003, 0x0008_0033, 0x0017_FFFF
 _NONE = -1  # stands for the VR where there is none
@@ -69,6 +70,10 @@ _explicit, _implicit, _length = EXPLICIT.header, IMPLICIT.plain, EXPLICIT.number
 _latest: dict[tuple[int, str, bool], tuple[bytes, dict[str, str]]] = {}
 
 
+class BeyondHead(Exception):  # noqa: N818 - asks for more of the file
+    """What the peek needs lies behind the bytes that it was given, for all that they show."""
+
+
 class _Unsure(Exception):  # noqa: N818 - never leaves this module
     """The peek met something that it does not surely know."""
 
@@ -77,7 +82,7 @@ def peek(head: bytes) -> tuple[dict[str, str], int, Encoding] | None:
     """Give the fields that pydicom would give, by the first bytes of the file, or decline by None.
 
     With them comes where the first element begins that is of no interest, and the encoding. Raises: NotDicom for a
-    DICOMDIR.
+    DICOMDIR, BeyondHead.
     """
     try:
         at = 132 if head[128:132] == PREFIX else 0
@@ -106,10 +111,14 @@ def peek(head: bytes) -> tuple[dict[str, str], int, Encoding] | None:
         for last in _LAST_OF_STUDY, LAST:
             more, at = _same(head, at, last, codec, explicit=explicit)
             fields.update(more)
-        if at + 8 > len(head) or head[at : at + 2] == b"\xfe\xff":
+        if at + 8 > len(head):
+            raise BeyondHead
+        if head[at : at + 2] == b"\xfe\xff":
             return None  # a delimiter that ends nothing: what we want may follow
         return None if missing_uid(fields) else (fields, at, EXPLICIT if explicit else IMPLICIT)
-    except (_Unsure, struct.error, UnicodeDecodeError, KeyError, RecursionError):
+    except struct.error:
+        raise BeyondHead from None
+    except (_Unsure, UnicodeDecodeError, KeyError, RecursionError):
         return None
 
 
@@ -123,7 +132,8 @@ def _same(head: bytes, at: int, last: int, codec: str, *, explicit: bool) -> tup
         return known[1], at + len(known[0]) - 4
     found, end = _scan(head, at, last, explicit=explicit)
     fields = _fields(found, codec)
-    _latest[key] = head[at : end + 4], fields
+    if end - at < _LONGEST_KNOWN:
+        _latest[key] = head[at : end + 4], fields
     return fields, end
 
 

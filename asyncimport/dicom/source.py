@@ -4,19 +4,32 @@ import os
 import zlib
 from abc import ABC, abstractmethod
 
+from asyncimport.dicom.identity import TooLarge
+
 __all__ = ["Bytes", "File", "Inflated"]
 
 _WINDOW = 8 << 10
 _PIECE = 64 << 10
+# Elements, items and delimiters that are stepped over, at a million a second or more.
+# 100,000 frames with a functional group of 30 elements each make 3 million.
+_MOST_ELEMENTS = 10_000_000
+_MOST_ELEMENTS_INFLATED = 4_000_000
+# Deflate makes up to 1,032 bytes of one. Images become a third, masks a hundredth of their size.
+_MOST_INFLATED = 1 << 30
+_MOST_RATIO = 32
 
 
 class Bytes(ABC):
-    """Bytes through a window, which is best moved forward; `size` is where they end, as far as that is known."""
+    """Bytes through a window, which is best moved forward; `size` is where they end, as far as that is known.
 
-    def __init__(self, window: bytes, size: int) -> None:
+    `steps` are those that may still be taken from element to element, of `most_steps` in all.
+    """
+
+    def __init__(self, window: bytes, size: int, steps: int) -> None:
         self.window = window
         self.start = 0
         self.size = size
+        self.steps = self.most_steps = steps
 
     def at(self, position: int, count: int) -> bytes:
         """Return as many bytes as asked for, and fewer only where there are no more."""
@@ -40,7 +53,7 @@ class File(Bytes):
     """A file of a known size, whose head has been read. It moves the descriptor's position."""
 
     def __init__(self, fd: int, size: int, head: bytes) -> None:
-        super().__init__(head, size)
+        super().__init__(head, size, _MOST_ELEMENTS)
         self.fd = fd
 
     def _read(self, position: int) -> bytes:
@@ -59,13 +72,31 @@ class File(Bytes):
 
 
 class Inflated(Bytes):
-    """What a file inflates to from a position on (PS3.5 A.5), a piece at a time. Raises zlib.error."""
+    """What a file of `size` inflates to from a position on (PS3.5 A.5), a piece at a time.
 
-    def __init__(self, fd: int, position: int) -> None:
-        super().__init__(b"", 0)
+    Raises: zlib.error for damaged data, TooLarge for too many.
+    """
+
+    def __init__(self, fd: int, position: int, size: int) -> None:
+        super().__init__(b"", 0, _MOST_ELEMENTS_INFLATED)
         self._fd = fd
         self._begin = position
+        self._most = max(_MOST_INFLATED, _MOST_RATIO * size)
         self._restart()
+
+    def head(self, count: int) -> bytes:
+        """Return the first bytes: as many as asked for, and fewer only where there are no more, or damaged ones."""
+        if self.start:
+            self._restart()
+            self.window, self.start = b"", 0
+        pieces = [self.window]
+        try:
+            while self.size < count and (piece := self._next()):
+                pieces.append(piece)
+        except zlib.error:
+            pass  # which comes again when the end is looked for
+        self.window = b"".join(pieces)
+        return self.window[:count]
 
     def _restart(self) -> None:
         self._packed = self._begin  # where to read on: others move the descriptor's position too
@@ -92,6 +123,9 @@ class Inflated(Bytes):
                 self._packed += len(packed)
             piece = self._inflate.decompress(packed, _PIECE)
             self.size += len(piece)
+            if self.size > self._most:
+                most = "1 GiB" if self._most == _MOST_INFLATED else f"{_MOST_RATIO} times its size"
+                raise TooLarge(f"the deflated data set inflates to more than {most}")
             if piece or not packed:
                 return piece
         return b""

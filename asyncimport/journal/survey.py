@@ -199,9 +199,9 @@ class Survey:
         """Return what else this scan has met, by what it is and why; truncated files too, unless they count."""
         with translated(self.path):
             rows = self._db.execute(
-                "SELECT iif(reason <> '' AND variant IS NOT NULL, 'UNREADABLE', kind), "
-                "iif(variant IS NOT NULL, 'truncated: ' || reason, reason), count(*), min(path) FROM file "
-                "WHERE scan = ? AND (variant IS NULL OR (reason <> '' AND NOT ?)) GROUP BY 1, 2 ORDER BY 1, 2",
+                "SELECT iif(reason <> '' AND variant IS NOT NULL, 'UNREADABLE', kind), reason, count(*), min(path) "
+                "FROM file WHERE scan = ? AND (variant IS NULL OR (reason <> '' AND NOT ?)) "
+                "GROUP BY 1, 2 ORDER BY 1, 2",
                 (self._scan, truncated),
             ).fetchall()
         return [Odd(FileKind(kind), reason, count, os.fsdecode(path)) for kind, reason, count, path in rows]
