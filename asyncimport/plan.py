@@ -20,7 +20,16 @@ from asyncimport.journal import Survey, Surveyed
 from asyncimport.manifest import Key, KeyKind, PlanRow
 from asyncimport.model import File, FileKind, Ignored, Patient, Session
 from asyncimport.replies import Experiment, SeriesFilter
-from asyncimport.routing import Choice, DisputedError, LeftOutError, Study, UnroutableError, patient_of
+from asyncimport.routing import (
+    Choice,
+    DisputedError,
+    LeftOutError,
+    Study,
+    UnroutableError,
+    mismatch,
+    patient_of,
+    person_of,
+)
 from asyncimport.source import Folder
 
 __all__ = [
@@ -311,7 +320,7 @@ def _distinct(drafts: Iterable[_Draft], problems: list[Problem], *, suffix: bool
 def _one_patient(drafts: Iterable[_Draft], problems: list[Problem]) -> Iterable[_Draft]:
     """Give each subject to one patient, and each PatientID to one person."""
     subjects: dict[tuple[str, str], str] = {}
-    people: dict[tuple[str, str], Patient] = {}
+    people: dict[tuple[str, tuple[str, str]], Patient] = {}
     for draft in drafts:
         if draft.session is None:
             yield draft
@@ -324,16 +333,11 @@ def _one_patient(drafts: Iterable[_Draft], problems: list[Problem]) -> Iterable[
         elif subjects.setdefault((session.project, session.subject.lower()), *ids) not in ids:
             code, text = "subject-taken", f"the subject {session.subject} would hold two PatientIDs"
         for patient in draft.patients if not code else ():
-            known = people.setdefault((session.project, patient.id), patient)
-            for what, one, other in (
-                ("names", known.name, patient.name),
-                ("birth dates", known.birth_date, patient.birth_date),
-            ):
-                if one and other and one != other:
-                    code, text = "two-people", f"one PatientID with two {what}"
-            people[session.project, patient.id] = Patient(
-                patient.id, known.name or patient.name, known.birth_date or patient.birth_date
-            )
+            person = session.project, person_of(patient, session.subject)
+            known = people.setdefault(person, patient)
+            if why := mismatch(known, patient):
+                code, text = "two-people", why
+            people[person] = Patient(patient.id, known.name or patient.name, known.birth_date or patient.birth_date)
         if not code:
             yield draft
             continue

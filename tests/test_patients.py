@@ -1,12 +1,14 @@
 """No two patients under one label: what the headers say of them is compared before a file is let in."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Commands
+from scenery import image, write
 
 from asyncimport.journal import Journal, Ledger
-from asyncimport.model import File, Instance, Patient, Session
+from asyncimport.model import File, Instance, Patient, Session, Stored
 from asyncimport.routing import patient_of
 from asyncimport.testserver import TestXnat
 
@@ -41,6 +43,9 @@ def reasons(path: Path, *batches: list[Instance], merge: bool = False) -> list[s
         (DOE, Patient("1", "roe^jane", "19500101"), "one PatientID with two names"),
         (DOE, Patient("1", "doe^john", "19500102"), "one PatientID with two birth dates"),
         (DOE, Patient("", "doe^john", "19500101"), "two PatientIDs"),
+        (Patient("", "doe^john"), Patient("", "doe^john"), None),
+        (Patient("", "doe^john"), Patient("", "roe^jane"), "files without PatientID, of two names"),
+        (Patient("", "", "19500101"), Patient("", "", "19500102"), "files without PatientID, of two birth dates"),
     ],
 )
 def test_two_studies_of_one_subject(tmp_path: Path, first: Patient, second: Patient, expected: str | None) -> None:
@@ -80,6 +85,38 @@ def test_a_study_belongs_to_one_patient(tmp_path: Path, other: Patient) -> None:
     with Journal(path, destination="http://x", rules={}) as journal:
         assert journal.admit([instance("d", "1", other), instance("e", "1", DOE)]).files == 1
         assert Ledger.of(journal).summary().files.skipped == 1
+
+
+def test_what_was_sent_of_a_disputed_study_is_not_archived(tmp_path: Path) -> None:
+    """All its files are there when the file of another patient is met; the next run sends nothing of it either."""
+    path = tmp_path / "j"
+    late = instance("z", "1", DOE)
+    with Journal(path, destination="http://x", rules={}) as journal:
+        journal.admit([instance("a", "1", DOE), instance("b", "1", DOE)])
+        while claims := journal.claim(8, most_begun=8):
+            journal.settle([Stored(claim, "/prearchive/1") for claim in claims])
+        journal.admit([instance("c", "1", Patient("2"))])
+        journal.finish_scan(["/data"], partial=True)
+        assert journal.claim_session() is None
+        assert journal.claim(8, most_begun=8) is None
+    with Journal(path, destination="http://x", rules={}) as journal:
+        journal.recall([file("a"), file("b")])
+        journal.admit([late])
+        assert journal.claim(8, most_begun=8) == []
+        # The other file is gone.
+        journal.finish_scan(["/data"])
+        claims = journal.claim(8, most_begun=8) or []
+        assert [claim.instance.sop_uid for claim in claims] == [late.sop_uid]
+        journal.settle([Stored(claim, "/prearchive/1") for claim in claims])
+        assert journal.claim_session() is not None
+
+
+def test_nobody_is_known_by_an_empty_patient_id(tmp_path: Path) -> None:
+    """Studies without one, of two subjects, are two people, and may have two names."""
+    one, other = Patient("", "doe^john", "19500101"), Patient("", "roe^jane", "19600101")
+    assert reasons(tmp_path / "j", [instance("a", "1", one), instance("b", "2", other, subject="T")]) == []
+    found = reasons(tmp_path / "k", [instance("a", "1", one), instance("b", "2", other, subject="s")])
+    assert ["files without PatientID, of two names" in reason for reason in found] == [True]
 
 
 def test_a_name_learnt_later_counts(tmp_path: Path) -> None:
@@ -147,3 +184,87 @@ async def test_a_shared_subject_is_found_before_and_while_sending(
     assert merged.code == 0, merged.out
     assert merged.json["sessions"]["archived"] == 2
     assert len(xnat.sop_uids()) == 12
+
+
+TEMPLATES: dict[str, tuple[str, ...]] = {"same label": ("-S", "all", "-E", "E_{StudyDate}")}
+OF_TWO = {"label": {"PatientID": "T"}, "same label": {"PatientID": "T"}, "name": {"PatientName": "Roe^Jane"}}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("archive", ["--archive", "--no-archive"])
+@pytest.mark.parametrize("what", list(OF_TWO))
+async def test_a_study_of_two_patients_is_held_as_a_whole(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, what: str, archive: str
+) -> None:
+    """Its first file may be on its way when the second is met; nothing is archived before one of them is gone."""
+    commands.login(url)
+    place = tmp_path / "visit"
+    for number in range(1, 4):
+        write(place / f"{number}", image(number, PatientName="Doe^John"))
+    other: dict[str, Any] = {"PatientName": "Doe^John", **OF_TWO[what]}
+    write(place / "9", image(9, **other))
+    words: tuple[Any, ...] = ("upload", place, "-P", "demo", "-o", "json", archive, *TEMPLATES.get(what, ()))
+    for _ in range(2):
+        ended = await commands(*words, "--partial", "archive", "--retry", "held")
+        assert (ended.code, ended.json["files"]["skipped"]) == (8, 1), ended.out
+        (report,) = ended.json["details"]
+        assert report["state"] == "held"
+        assert report["reason"].startswith("files of two patients: study 1.2.3")
+        assert xnat.archived == []
+        assert {row.status for row in xnat.prearchive} <= {"RECEIVING"}
+    (place / "9").unlink()
+    ended = await commands(*words)
+    state = "archived" if archive == "--archive" else "prearchive"
+    assert (ended.code, [one["state"] for one in ended.json["details"]]) == (0, [state]), ended.out
+
+
+@pytest.mark.anyio
+async def test_a_study_of_two_patients_may_be_wanted(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """With --merge-patients the same command takes it up, and archives it whole."""
+    commands.login(url)
+    for number, patient in enumerate(["S", "S", "T"]):
+        write(tmp_path / "visit" / f"{number}", image(number, PatientID=patient))
+    words = ("upload", tmp_path / "visit", "-P", "demo", "-o", "json", "-S", "all", "-E", "E_{StudyDate}")
+    assert (await commands(*words)).code == 8
+    ended = await commands(*words, "--merge-patients")
+    assert (ended.code, [one["state"] for one in ended.json["details"]]) == (0, ["archived"]), ended.out
+    assert len(xnat.sop_uids()) == 3
+
+
+@pytest.mark.anyio
+async def test_a_patient_who_comes_after_archiving_spoils_nothing(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """What is archived stays so; the file of the other one is told, and what lies beside it goes nowhere."""
+    commands.login(url)
+    place = tmp_path / "visits"
+    write(place / "a" / "1", image(1))
+    words = ("upload", place, "-P", "demo", "-o", "json", "--attach", "*.pdf=REPORTS")
+    assert (await commands(*words)).code == 0
+    write(place / "b" / "2", image(2, PatientID="T"))
+    write(place / "b" / "report.pdf", b"about T")
+    ended = await commands(*words)
+    assert (ended.code, ended.json["files"]["skipped"], ended.json["attachments"]["skipped"]) == (8, 1, 1)
+    assert [one["state"] for one in ended.json["details"]] == ["archived"]
+    assert xnat.archived[0].own_resources == {}
+
+
+@pytest.mark.anyio
+async def test_a_plan_knows_nobody_by_an_empty_patient_id(commands: Commands, tmp_path: Path) -> None:
+    """By the same rules as while sending."""
+    for number, name in enumerate(["Doe^John", "Roe^Jane"], start=1):
+        header: dict[str, Any] = {
+            "StudyInstanceUID": f"1.2.{number}",
+            "PatientID": None,
+            "PatientName": name,
+            "StudyID": f"A{number}",
+        }
+        write(tmp_path / "source" / f"{number}", image(number, **header))
+    words = ("plan", tmp_path / "source", "-P", "demo", "-o", "json", "-E", "{StudyID}")
+    apart = await commands(*words, "-S", "{StudyID}")
+    assert (apart.code, apart.json["problems"]) == (0, [])
+    together = await commands(*words, "-S", "all")
+    assert (together.code, [one["code"] for one in together.json["problems"]]) == (2, ["two-people"])
+    assert "files without PatientID, of two names" in together.json["problems"][0]["text"]

@@ -226,8 +226,8 @@ class _Whose:
         """Return whose the DICOM files in or below a directory are: sessions, or why they are of none."""
         if directory not in self._beside:
             rows = self._db.execute(
-                "SELECT DISTINCT CASE WHEN f.kind = 'EXCLUDED' THEN ? WHEN f.lacked_by NOT NULL THEN f.lacked_by "
-                "WHEN i.session NOT NULL THEN i.session WHEN f.kind = 'SKIPPED' THEN ? END AS whose FROM file f "
+                "SELECT DISTINCT CASE WHEN f.kind = 'EXCLUDED' THEN ? WHEN f.kind = 'SKIPPED' AND i.session IS NULL "
+                "THEN ? WHEN f.lacked_by NOT NULL THEN f.lacked_by ELSE i.session END AS whose FROM file f "
                 "LEFT JOIN instance i ON i.key = f.instance WHERE f.path >= ? AND f.path < ? AND whose NOT NULL "
                 "LIMIT 2",
                 (_UNWANTED, _NOT_SENT, *below(directory)),

@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 from asyncimport.journal.database import translated
 from asyncimport.journal.facts import Facts, digest_of, facts_of, is_same, unproven
-from asyncimport.journal.registry import Registry
+from asyncimport.journal.registry import NoPlace, Registry
 from asyncimport.model import Digest, File, FileKind, Ignored, Instance
 
-__all__ = ["Admission", "Gone", "Intake", "Twin", "below"]
+__all__ = ["DISPUTED", "Admission", "Gone", "Intake", "Twin", "below"]
 
 # What stood in the way of these may be gone by now.
 _LOOKED_INTO_AGAIN = {"UNREADABLE", "CONTAINER", "EXCLUDED"}
@@ -24,6 +24,8 @@ _LACKING = (
     "(SELECT 1 FROM instance i WHERE i.session = :session AND i.sop_uid = f.lacked_uid)) "
     "FROM instance WHERE session = :session"
 )
+# Whether the study of a session has a file of another patient. Nothing more of it is sent, and it is not archived.
+DISPUTED = "EXISTS (SELECT 1 FROM file WHERE lacked_by = {} AND kind = 'SKIPPED')"
 _ELSEWHERE = "XNAT holds this instance already, sent from a file that cannot be compared any more"
 _OTHER_BYTES = "XNAT holds this instance ({}) already, sent from a file with other bytes"
 _SAME_BYTES = "the same bytes as another file"
@@ -64,7 +66,7 @@ class Gone:
 
 
 # A key for it, the file, and the key of its session or why it goes into none.
-_Found = tuple[int, Instance | Ignored, int | str | None]
+_Found = tuple[int, Instance | Ignored, int | NoPlace | None]
 
 
 class Intake(Registry):
@@ -164,7 +166,9 @@ class Intake(Registry):
                         self._db.execute("INSERT OR REPLACE INTO lacked VALUES (?, ?, ?, ?)", (file, *of, item.sop_uid))
                     continue
                 if not isinstance(session, int):
-                    self._record(key, item.file, FileKind.SKIPPED, session, None)
+                    assert session is not None  # noqa: S101 - of an instance it is one or the other
+                    file = self._record(key, item.file, FileKind.SKIPPED, session.reason, None)
+                    self._db.execute("UPDATE file SET lacked_by = ? WHERE key = ?", (session.disputes, file))
                     continue
                 proof = proofs.get(item.file.path)
                 known = self._known(key, item, session, resend_changed=resend_changed, proof=proof)
@@ -256,6 +260,7 @@ class Intake(Registry):
             self._stand_in()
             self._assign_damaged()
             self._scan_finished = True
+            self._db.execute(f"DELETE FROM waiting WHERE {DISPUTED.format('waiting.session')}")  # noqa: S608 - fixed text
             marks = ", ".join("?" * len(take_up))
             sessions = self._db.execute(
                 f"SELECT DISTINCT d.session FROM delivery d WHERE d.state IN ({marks}) AND EXISTS "  # noqa: S608 - only marks
@@ -506,6 +511,10 @@ class Intake(Registry):
         ).fetchall()
         return found[0][0] if len(found) == 1 else None
 
+    def _is_disputed(self, session: int) -> bool:
+        """Whether a file was met that gives the study of a session to another patient."""
+        return self._one(f"SELECT {DISPUTED.format('?')}", (session,)) == (1,)
+
     def _lacking(self, session: int) -> tuple[int, int, int]:
         """Return how many files of the session have failed, were refused, and cannot be read and stand nowhere else."""
         failed, refused, unreadable = self._one(_LACKING, {"session": session})
@@ -551,7 +560,8 @@ class Intake(Registry):
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
             return False
         key, state, uri = row
-        if state == "HELD" and state in take_up:
+        disputed = self._is_disputed(session)
+        if state == "HELD" and state in take_up and not disputed:
             if uri is not None:
                 # What waits goes into the next delivery, once this one is through.
                 self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
@@ -570,7 +580,7 @@ class Intake(Registry):
         (pending,) = self._one(
             "SELECT EXISTS (SELECT 1 FROM instance WHERE session = ? AND state = 'PENDING')", (session,)
         )
-        lacking = pending or (any(self._lacking(session)) and not self._partial)
+        lacking = pending or disputed or (any(self._lacking(session)) and not self._partial)
         if state in take_up and state != "HELD" and uri is not None and not lacking:
             self._db.execute("UPDATE delivery SET reason = NULL WHERE key = ?", (key,))
             self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))

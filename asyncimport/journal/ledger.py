@@ -371,6 +371,7 @@ class Ledger:
             "SELECT s.key, s.project, s.subject, s.label, s.study_uid, u.failed, u.refused, (SELECT count(*) "
             "FROM file l WHERE l.lacked_by = s.key AND l.kind = 'UNREADABLE' AND NOT EXISTS (SELECT 1 FROM instance i "
             "WHERE i.session = s.key AND i.sop_uid = l.lacked_uid)), u.pending, u.stored, "
+            "(SELECT min(l.reason) FROM file l WHERE l.lacked_by = s.key AND l.kind = 'SKIPPED'), "
             "d.state, d.partial, coalesce(d.archive_uri, d.uri), d.verified, d.reason, d.closed_at "
             "FROM u CROSS JOIN session s ON s.key = u.session "
             "LEFT JOIN delivery d ON d.session = s.key AND d.number = (SELECT max(number) FROM delivery "
@@ -408,6 +409,7 @@ def _report(
     unreadable: int,
     pending: int,
     stored: int,
+    disputed: str | None,
     state: str | None,
     partial: int | None,
     uri: str | None,
@@ -415,12 +417,15 @@ def _report(
     reason: str | None,
 ) -> SessionReport:
     lacks = _lacks(failed, refused, unreadable)
-    if state in {"ARCHIVED", "BUILT"} and not pending and (not lacks or partial):
+    disputes = disputed is not None and state not in {"ARCHIVED", "SEALED"}
+    if state in {"ARCHIVED", "BUILT"} and not pending and not disputes and (not lacks or partial):
         found = "archived" if state == "ARCHIVED" else "prearchive"
         return SessionReport(session, files, size, found, uri, verified, lacks or reason)
     # Of an open one it says why the last run did not go on with it.
     if state == "HELD" or (state == "OPEN" and reason):
         return SessionReport(session, files, size, "held", uri, None, reason)
+    if disputes:
+        return SessionReport(session, files, size, "held", uri, None, f"files of two patients: {disputed}")
     if failed or (lacks and not pending and state != "SEALED"):
         return SessionReport(session, files, size, "held", uri, None, lacks)
     if not pending and not stored:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from asyncimport.journal.facts import facts_of, file_of
+from asyncimport.journal.intake import DISPUTED
 from asyncimport.journal.subjects import Subjects
 from asyncimport.model import (
     Archived,
@@ -46,8 +47,9 @@ class Journal(Subjects):
         claims: list[Claim] = []
         with self._transaction():
             for (session,) in self._db.execute(
-                "SELECT session FROM begun b WHERE EXISTS (SELECT 1 FROM waiting w WHERE w.session = b.session) "
-                "AND NOT EXISTS (SELECT 1 FROM barred WHERE barred.session = b.session) ORDER BY session"
+                "SELECT session FROM begun b WHERE EXISTS (SELECT 1 FROM waiting w WHERE w.session = b.session) "  # noqa: S608 - fixed text
+                "AND NOT EXISTS (SELECT 1 FROM barred WHERE barred.session = b.session) "
+                f"AND NOT {DISPUTED.format('b.session')} ORDER BY session"
             ).fetchall():
                 if len(claims) < limit:
                     self._hand_out(session, limit - len(claims), claims)
@@ -58,8 +60,9 @@ class Journal(Subjects):
                 (session,) = self._one("SELECT min(session) FROM waiting WHERE session > ?", (session,))
                 if session is None:
                     break
-                if not self._one("SELECT count(*) FROM begun WHERE session = ?", (session,))[0]:
-                    begun += self._begin(session)
+                is_new = not self._one("SELECT count(*) FROM begun WHERE session = ?", (session,))[0]
+                if is_new and self._begin(session):
+                    begun += 1
                     self._hand_out(session, limit - len(claims), claims)
             (left,) = self._one(
                 "SELECT EXISTS (SELECT 1 FROM waiting) OR EXISTS (SELECT 1 FROM flying) "
@@ -308,7 +311,11 @@ class Journal(Subjects):
         row = self._db.execute(
             "SELECT number, state FROM delivery WHERE session = ? ORDER BY number DESC LIMIT 1", (session,)
         ).fetchone()
-        if (row is not None and row[1] in {"SEALED", "HELD"}) or self._is_barred(session):
+        disputed = self._is_disputed(session)
+        if disputed and not self._scan_finished:
+            # The file of another patient may be gone: then the scan does not meet it.
+            return False
+        if disputed or (row is not None and row[1] in {"SEALED", "HELD"}) or self._is_barred(session):
             self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
             return False
         if row is None or row[1] != "OPEN":

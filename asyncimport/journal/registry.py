@@ -9,8 +9,9 @@ from pathlib import Path
 from asyncimport.journal.database import Waiting
 from asyncimport.journal.store import Store
 from asyncimport.model import Instance, Patient, Session
+from asyncimport.routing import mismatch
 
-__all__ = ["Registry"]
+__all__ = ["NoPlace", "Registry"]
 
 # Files of a session come together; with more sessions than this in between, one is looked up again.
 _SESSIONS_REMEMBERED = 2_000
@@ -24,6 +25,14 @@ class _Known:
     key: int
     session: Session
     patient: Patient | None
+
+
+@dataclass(frozen=True, slots=True)
+class NoPlace:
+    """Why an instance goes into no session; `disputes` is the session of its study, if another patient has that."""
+
+    reason: str
+    disputes: int | None = None
 
 
 class Registry(Store):
@@ -56,23 +65,24 @@ class Registry(Store):
         self._merge_patients = merge_patients
         self._sessions: dict[tuple[str, str], _Known] = {}
 
-    def _session(self, instance: Instance) -> int | str:
+    def _session(self, instance: Instance) -> int | NoPlace:
         """Return the key of the instance's session, or the reason why it cannot go there."""
         session, patient = instance.session, instance.patient
         known = self._sessions.get((session.project, session.study_uid)) or self._find(session)
         if known is None:
             if reason := self._label_taken(session) or self._meet(session, patient, None):
-                return reason
+                return NoPlace(reason)
             known = _Known(self._register(session, patient), session, patient)
         elif known.session != session:
             first = known.session
-            return (
+            return NoPlace(
                 f"study {session.study_uid} goes to subject {first.subject}, session {first.label}; by this file's "
-                f"header it would go to subject {session.subject}, session {session.label}"
+                f"header it would go to subject {session.subject}, session {session.label}",
+                known.key if self._is_of_another(known.key, patient) else None,
             )
         elif known.patient != patient:
             if reason := self._meet(session, patient, known.key):
-                return reason
+                return NoPlace(reason, known.key)
             known = _Known(known.key, session, patient)
         if len(self._sessions) >= _SESSIONS_REMEMBERED:
             self._sessions.clear()
@@ -109,7 +119,7 @@ class Registry(Store):
         if self._merge_patients:
             return None
         where = f"study {session.study_uid}, subject {session.subject}"
-        if key is not None and self._one("SELECT patient FROM session WHERE key = ?", (key,)) != (patient.id,):
+        if key is not None and self._is_of_another(key, patient):
             return f"{where}: the study holds files of two PatientIDs; {_ALLOW}"
         if self._db.execute(
             "SELECT 1 FROM patient WHERE project = ? AND subject = ? AND id <> ?",
@@ -117,15 +127,14 @@ class Registry(Store):
         ).fetchone():
             return f"{where}: the subject would hold two PatientIDs; {_ALLOW}"
         name, birth_date = _digest(patient.name), _digest(patient.birth_date)
-        for column, value, what in (("name", name, "names"), ("birth_date", birth_date, "birth dates")):
-            if (
-                value
-                and self._db.execute(
-                    f"SELECT 1 FROM patient WHERE project = ? AND id = ? AND {column} NOT IN ('', ?)",  # noqa: S608 - fixed text
-                    (session.project, patient.id, value),
-                ).fetchone()
-            ):
-                return f"{where}: one PatientID with two {what}; {_ALLOW}"
+        same_person = "id = ?2" if patient.id else "id = '' AND subject = ?2"
+        other = self._db.execute(
+            f"SELECT name, birth_date FROM patient WHERE project = ?1 AND {same_person} AND "  # noqa: S608 - fixed text
+            "((?3 <> '' AND name NOT IN ('', ?3)) OR (?4 <> '' AND birth_date NOT IN ('', ?4)))",
+            (session.project, patient.id or session.subject, name, birth_date),
+        ).fetchone()
+        if other is not None:
+            return f"{where}: {mismatch(Patient(patient.id, *other), Patient(patient.id, name, birth_date))}; {_ALLOW}"
         self._db.execute(
             "INSERT INTO patient VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
             "name = iif(name = '', excluded.name, name), "
@@ -133,6 +142,11 @@ class Registry(Store):
             (session.project, session.subject, patient.id, name, birth_date),
         )
         return None
+
+    def _is_of_another(self, key: int, patient: Patient) -> bool:
+        """Whether the session of this row is of another PatientID, and may not be."""
+        of = self._one("SELECT patient FROM session WHERE key = ?", (key,))
+        return not self._merge_patients and of != (patient.id,)
 
 
 def _digest(text: str) -> str:

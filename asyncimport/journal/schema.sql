@@ -56,7 +56,8 @@ CREATE INDEX delivery_live ON delivery (state) WHERE state IN ('OPEN', 'SEALED')
 
 -- Everything that was found on disk. `instance` is the instance that an INSTANCE file carries, a DUPLICATE repeats, a
 -- SKIPPED file replaced after XNAT had stored it, or an UNREADABLE file carried when it could be read. An UNREADABLE file
--- that belongs to a session for all that can be told is `lacked_by` it, with its SOPInstanceUID where that is known.
+-- that belongs to a session for all that can be told is `lacked_by` it, with its SOPInstanceUID where that is known; so is
+-- a SKIPPED file of another patient that has the study of the session.
 -- Size, times and inode are those of the bytes that were sent, or were found to be the same. Without inode and ctime
 -- nobody knows that of a file whose file system has them. Nanoseconds after the year 2262 need more than SQLite's 64 bits.
 CREATE TABLE file (

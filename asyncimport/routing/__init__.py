@@ -23,7 +23,7 @@ from asyncimport.routing.attachments import AttachRule, check_resource, name_in_
 from asyncimport.routing.labels import DisputedError, LeftOutError, UnroutableError, clean_label
 from asyncimport.routing.lookup import LookupTable
 from asyncimport.routing.paths import PathPattern
-from asyncimport.routing.patients import patient_of
+from asyncimport.routing.patients import mismatch, patient_of, person_of
 from asyncimport.routing.router import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.routing.selection import Choice, Selected
 from asyncimport.routing.studies import Study, modality_of
@@ -43,9 +43,11 @@ __all__ = [
     "UnroutableError",
     "check_resource",
     "clean_label",
+    "mismatch",
     "modality_of",
     "name_in_resource",
     "patient_of",
+    "person_of",
     "resource_of",
     "unfit",
 ]
