@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from asyncimport.errors import UsageError
-from asyncimport.tables import LABELS, character, folded, is_tempting, label_flaw, records, text_of
+from asyncimport.tables import LABELS, character, folded, is_tempting, label_flaw, records, text_of, without_controls
 
 __all__ = ["Key", "KeyKind", "PlanRow", "guarded", "read_plan", "split", "text_of", "write_plan"]
 
@@ -103,7 +103,7 @@ class PlanRow:
 def write_plan(rows: Iterable[PlanRow]) -> str:
     r"""Return the rows as CSV: a header, commas, `\r\n`. Encode it as `utf-8-sig`, without which Excel garbles umlauts.
 
-    Bytes of paths that are no text are spelt out, as nothing but people reads them.
+    Bytes of paths that are no text are spelt out, and so are control characters: a terminal would carry them out.
     """
     rows = list(rows)
     if len({bool(row.study_uid) for row in rows}) > 1:
@@ -118,9 +118,9 @@ def write_plan(rows: Iterable[PlanRow]) -> str:
     columns += [name for name in extras if name.strip()]
     out = io.StringIO(newline="")
     table = csv.writer(out, lineterminator="\r\n")
-    table.writerow(guarded(column) for column in columns)
+    table.writerow(guarded(without_controls(column)) for column in columns)
     for row in rows:
-        table.writerow(guarded(_cell(row, column), column) for column in columns)
+        table.writerow(guarded(without_controls(_cell(row, column)), column) for column in columns)
     return out.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -23,12 +23,15 @@ __all__ = [
     "label_flaw",
     "records",
     "text_of",
+    "without_controls",
 ]
 
 # XNAT stores labels in columns of 255 characters.
 _LONGEST_LABEL = 255
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 LABELS = f"labels are letters, digits, '_' and '-', {_LONGEST_LABEL} at most; nothing is cleaned silently"
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
 
@@ -140,6 +143,11 @@ def guarded(text: str) -> str:
 def bare(text: str) -> str:
     """Return what `guarded` was given."""
     return text[1:] if text.startswith("'") and is_tempting(text) else text
+
+
+def without_controls(text: str) -> str:
+    """Spell out control characters; tabs and line feeds belong to a text, and do no harm to a terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def label_flaw(text: str) -> str:

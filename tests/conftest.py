@@ -70,6 +70,11 @@ class Commands:
             if not name.startswith(("XNAT", "ASYNCIMPORT", "XDG", "NETRC", "PYTEST"))
         } | {"HOME": str(home), "COLUMNS": "200", "NO_COLOR": "1", "ASYNCIMPORT_QUIET_PERIOD": "0s"}
 
+    def use_keyring(self, name: str = "file_keyring.Keyring") -> None:
+        """Let the commands use a keyring, by its class; that of these tests is a file below their home."""
+        path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parent))))
+        self.env |= {"PYTHON_KEYRING_BACKEND": name, "PYTHONPATH": path}
+
     def login(self, url: str) -> None:
         """Let the commands find the test XNAT in their environment, as its user `demo`."""
         self.env |= {"XNAT_HOST": url, "XNAT_USER": "demo", "XNAT_PASS": "demo"}

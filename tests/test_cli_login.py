@@ -11,7 +11,9 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
+from aiohttp import web
 from conftest import Commands, Ended
+from scenery import listening
 
 from asyncimport.testserver import ExpireLogins, Fault, Status, Tell, TestXnat, User, serve
 
@@ -23,7 +25,7 @@ PASSWORD = "horse-battery"
 @pytest.fixture(autouse=True)
 def ada(xnat: TestXnat, commands: Commands) -> None:
     """Give the commands a keyring that is a file, and the test XNAT a user whose password can be looked for."""
-    commands.env["PYTHON_KEYRING_BACKEND"] = "keyrings.alt.file.PlaintextKeyring"
+    commands.use_keyring()
     xnat.add_user(User("ada", PASSWORD, all_data=True))
 
 
@@ -56,7 +58,7 @@ async def test_from_login_to_upload(xnat: TestXnat, url: str, commands: Commands
     assert ended.code == 0, ended.err
     assert ended.out.splitlines() == [
         f"{url} takes the login of ada; profile default is in {config(commands)}",
-        "the keyring has the password",
+        "the keyring (a file for tests) has the password",
     ]
     assert (xnat.count["login"], xnat.live_logins("ada")) == (1, 0)
     assert profiles(commands) == {"default": {"host": url, "user": "ada", "project": "demo"}}
@@ -95,7 +97,7 @@ async def test_a_token_is_kept_in_place_of_the_password(
     await logged_in(commands, url)
     ended = await logged_in(commands, url, "--token")
     assert ended.code == 0, ended.err
-    assert "the keyring has a token, which lives for 48:00:00, until 20" in ended.out
+    assert "the keyring (a file for tests) has a token, which lives for 48:00:00, until 20" in ended.out
     (token,) = xnat.tokens.of("ada")
     assert token.secret not in ended.out + ended.err
     xnat.add_user(User("ada", "another", all_data=True))
@@ -104,6 +106,40 @@ async def test_a_token_is_kept_in_place_of_the_password(
     xnat.tokens.clear()
     dead = await commands("upload", tree, "-P", "demo")
     assert dead.code == 3
+
+
+@pytest.mark.parametrize(
+    ("end", "kept"),
+    [
+        ("1e30", True),
+        ("9" * 400, False),
+        ("9" * 5_000, False),
+        ("NaN", True),
+        ("Infinity", True),
+        ("-1", True),
+        ('"soon"', False),
+        ("[" * 100_000, False),
+    ],
+)
+async def test_a_token_that_ends_at_no_time(commands: Commands, end: str, kept: bool) -> None:
+    """It is kept without one, or is no token; and is told in one line."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.path == "/data/JSESSION":
+            return web.Response(text="0123456789ABCDEF")
+        if request.path == "/data/auth":
+            return web.Response(text="User 'ada' is logged in")
+        token = f'{{"alias": "a", "secret": "b", "created": 1, "estimatedExpirationTime": {end}}}'
+        return web.Response(text=token, content_type="application/json")
+
+    async with listening(answer) as url:
+        ended = await logged_in(commands, url, "--token")
+    if kept:
+        assert ended.code == 0, ended.err
+        assert "a token, which lives for as long as the server is set to" in ended.out
+    else:
+        assert (ended.code, ended.err.splitlines()[0]) == (4, "error: XNAT's answer is not a token")
+        assert len(ended.err.splitlines()) == 2
 
 
 async def test_a_token_that_is_not_issued_leaves_all_as_it_was(xnat: TestXnat, url: str, commands: Commands) -> None:
@@ -164,6 +200,11 @@ async def test_what_is_forgotten_is_gone(url: str, commands: Commands) -> None:
     ("backend", "message"),
     [
         ("keyring.backends.fail.Keyring", "this system has no keyring to keep a password in"),
+        ("keyring.backends.null.Keyring", "this system has no keyring to keep a password in"),
+        (
+            "keyrings.alt.file.PlaintextKeyring",
+            "the keyring 'file PlaintextKeyring' does not keep passwords secret",
+        ),
         ("not_installed.Keyring", "there is no keyring to keep a password in (No module named 'not_installed')"),
     ],
 )
@@ -171,7 +212,7 @@ async def test_without_a_keyring(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, backend: str, message: str
 ) -> None:
     """It is said before the password is read, in one line, with what there is instead; nothing else needs it."""
-    commands.env["PYTHON_KEYRING_BACKEND"] = backend
+    commands.use_keyring(backend)
     ended = await logged_in(commands, url)
     assert ended.code == 2
     error, hint = ended.err.splitlines()

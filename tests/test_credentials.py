@@ -2,13 +2,15 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keyring
 import keyring.backends.fail
 import pytest
+from file_keyring import Keyring as FileKeyring
 from keyring.backend import KeyringBackend
+from keyring.backends.chainer import ChainerBackend
 from keyring.errors import KeyringLocked
 from keyrings.alt.file import PlaintextKeyring  # type: ignore[import-untyped]
 
@@ -99,6 +101,11 @@ class TestHost:
             "https://xnat.example.org:99999",
             "https://xnat.example.org:0",
             "https://[::1",
+            "http://[::1].example.org",
+            "https://[::1]x:1",
+            "https://xnat.example.org\\.example.org",
+            "https://xnat.example.org\x1b[31m",
+            "https://xnat%2e.example.org",
             "https://xnat example.org",
             "https://xnat.example.org ",
             "https://xnat\n.example.org",
@@ -119,6 +126,7 @@ class TestHost:
             f"ada:{PASSWORD}@xnat.example.org",
             f"ftp://ada:{PASSWORD}@xnat.example.org",
             f"https://ada:{PASSWORD}@[::1",
+            f"https://ada:{PASSWORD}%40xnat.example.org",
             f"https://ada:{PASSWORD}@xnat.example.org?x#y",
         ],
     )
@@ -354,10 +362,10 @@ class TestNetrc:
 
 
 @pytest.fixture
-def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlaintextKeyring]:
+def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileKeyring]:
     """Use a keyring that is a file of this test's own."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    before, ours = keyring.get_keyring(), PlaintextKeyring()
+    before, ours = keyring.get_keyring(), FileKeyring()
     keyring.set_keyring(ours)
     yield ours
     keyring.set_keyring(before)
@@ -384,10 +392,21 @@ class Locked(KeyringBackend):
         raise KeyringLocked("Failed to unlock the collection!")
 
 
+class Unfit:
+    """A keyring that cannot be used here; not one of keyring's, which would look for it everywhere."""
+
+    name = "unfit"
+
+    @property
+    def priority(self) -> float:
+        """Say so, as keyring's own do."""
+        raise RuntimeError("Secret Service not available")
+
+
 class TestKeyring:
     """The system's keyring: what is kept in it, for whom, and when it is looked into."""
 
-    def test_password(self, vault: PlaintextKeyring) -> None:
+    def test_password(self, vault: FileKeyring) -> None:
         """It is kept under user and server, and for no other of either."""
         keep("ada", HOST, SECRET)
         assert vault.get_password("asyncimport", f"ada@{HOST}") == SECRET
@@ -395,7 +414,7 @@ class TestKeyring:
         for user, host in [("grace", HOST), ("ada", OTHER), ("ada", HOST.replace("https", "http"))]:
             assert kept(user, host) is None
 
-    def test_token(self, vault: PlaintextKeyring) -> None:
+    def test_token(self, vault: FileKeyring) -> None:
         """It takes the place of the password, and the other way round."""
         keep("ada", HOST, SECRET)
         keep("ada", HOST, Token("alias", "half", time.time() + 60))
@@ -416,8 +435,19 @@ class TestKeyring:
         write_netrc(home, ENTRY)
         assert find(HOST, "ada", environ=home, kept=kept) == ("ada", PASSWORD)
 
-    @pytest.mark.parametrize("text", ["half", "[]", '{"alias": "a"}', '{"alias": "a", "secret": "b", "more": 1}'])
-    def test_malformed(self, vault: PlaintextKeyring, text: str) -> None:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "half",
+            "[]",
+            '{"alias": "a"}',
+            '{"alias": "a", "secret": "b", "more": 1}',
+            "[" * 100_000,
+            '{"alias": "a", "secret": "b", "expires": "soon"}',
+            "1",
+        ],
+    )
+    def test_malformed(self, vault: FileKeyring, text: str) -> None:
         """What is no token is not shown."""
         vault.set_password("asyncimport", f"ada@{HOST} token", text)
         with pytest.raises(UsageError, match=r"^the token in the keyring is malformed$"):
@@ -437,7 +467,37 @@ class TestKeyring:
         """Not even half of a token stands in a traceback."""
         assert "half" not in repr(Token("alias", "half"))
 
-    def test_none(self, vault: PlaintextKeyring) -> None:
+    @pytest.mark.parametrize(
+        ("backends", "said"),
+        [
+            ([], "no keyring"),
+            ([PlaintextKeyring], "does not keep passwords secret"),
+            ([Unfit, PlaintextKeyring], "does not keep passwords secret"),
+            ([FileKeyring, PlaintextKeyring], ""),
+        ],
+    )
+    def test_several(
+        self,
+        vault: FileKeyring,
+        monkeypatch: pytest.MonkeyPatch,
+        backends: Sequence[type[KeyringBackend | Unfit]],
+        said: str,
+    ) -> None:
+        """Of a chain the first one counts, which is where the secret would go."""
+        chain = ChainerBackend()  # type: ignore[no-untyped-call]
+        monkeypatch.setattr(ChainerBackend, "backends", [backend() for backend in backends])
+        keyring.set_keyring(chain)
+        if said:
+            with pytest.raises(UsageError, match=said):
+                check_keyring()
+            with pytest.raises(UsageError, match=said):
+                keep("ada", HOST, SECRET)
+        else:
+            assert check_keyring() == "a file for tests"
+            keep("ada", HOST, SECRET)
+            assert vault.get_password("asyncimport", f"ada@{HOST}") == SECRET
+
+    def test_none(self, vault: FileKeyring) -> None:
         """A system without one keeps nothing, which is said before anybody gives a password."""
         keyring.set_keyring(keyring.backends.fail.Keyring())  # type: ignore[no-untyped-call]
         assert kept("ada", HOST) is None

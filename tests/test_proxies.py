@@ -95,10 +95,12 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def proxied(server: str, *, secret: str = "", status: int = 200) -> AsyncIterator[ForwardProxy]:
-    """Run a proxy that leads to this server, whatever it is asked for."""
+async def proxied(
+    server: str, *, secret: str = "", status: int = 200, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[ForwardProxy]:
+    """Run a proxy that leads to this server, whatever it is asked for; with `tls` it is spoken to encrypted."""
     proxy = ForwardProxy(int(server.rpartition(":")[2]), secret, status)
-    listener = await asyncio.start_server(proxy.answer, "127.0.0.1", 0)
+    listener = await asyncio.start_server(proxy.answer, "127.0.0.1", 0, ssl=tls)
     proxy.url = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     try:
         yield proxy
@@ -106,12 +108,12 @@ async def proxied(server: str, *, secret: str = "", status: int = 200) -> AsyncI
         listener.close()
 
 
-def authority(bundle: Path) -> ssl.SSLContext:
+def authority(bundle: Path, name: str = NAME) -> ssl.SSLContext:
     """Make a certificate for the server's name by an authority of one's own, which is written to a bundle."""
     ours = trustme.CA()
     ours.cert_pem.write_to_path(bundle)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.issue_cert(NAME).configure_cert(context)
+    ours.issue_cert(name).configure_cert(context)
     return context
 
 
@@ -369,6 +371,23 @@ async def test_bundles_in_order(xnat: TestXnat, tmp_path: Path, monkeypatch: pyt
         async with logged_in(f"https://{NAME}", verify=False):
             pass
     assert xnat.count["login"] == 3
+
+
+async def test_insecure_is_the_server_and_not_the_proxy(
+    xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever trusts any server has not said anything of a proxy on the way, which gets a password of its own."""
+    ours = tmp_path / "proxy.pem"
+    context = await anyio.to_thread.run_sync(authority, ours, "127.0.0.1")
+    async with certified(xnat, tmp_path / "ca.pem") as url, proxied(url, secret="ada:x", tls=context) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"https://ada:x@{proxy.url}")
+        with pytest.raises(UnavailableError, match=r"not trusted|no connection"):
+            async with logged_in(f"https://{NAME}", verify=False):
+                raise AssertionError("a proxy of nobody was trusted")
+        assert proxy.asked == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(ours))
+        async with logged_in(f"https://{NAME}", verify=False) as client:
+            assert await check_project(client, "demo") == "demo"
 
 
 @pytest.mark.parametrize("variable", BUNDLES)

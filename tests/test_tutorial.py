@@ -39,10 +39,8 @@ async def test_the_tutorial_works(commands: Commands, tmp_path: Path, port: int)
         tool = tools / name
         tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
         tool.chmod(0o755)
-    env = commands.env | {
-        "PATH": f"{tools}:{commands.env['PATH']}",
-        "PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring",
-    }
+    commands.use_keyring()
+    env = commands.env | {"PATH": f"{tools}:{commands.env['PATH']}"}
     work = tmp_path / "work"
     work.mkdir()
     with anyio.fail_after(50):

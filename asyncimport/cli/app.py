@@ -1,9 +1,11 @@
 """The commands, assembled."""
 
+import errno
 import gc
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -105,26 +107,95 @@ _THINGS = 50_000
 
 
 def main() -> None:
-    """Run the command line. A usage error that Typer finds still gives the JSON that a scheduler waits for."""
+    """Run the command line; whatever ends it, standard error has a line that says why, and no traceback."""
     # Journals hold patients' identifiers: whatever is made from here on is for its owner only.
     os.umask(0o077)
     gc.set_threshold(_THINGS)
-    words = sys.argv[1:]
+    _open_standard_streams()
+    code, lost = 1, None
     try:
-        sys.exit(app(words, standalone_mode=False))
-    except typer.Abort:
-        sys.exit(130)
-    except _ParsingError as error:
-        if words[:1] == ["upload"] and _wants_json(words):
-            from asyncimport.cli.output import summary_json, write_json
-
-            write_json(summary_json(None, run=None, host=None, seconds=0.0, code=2, error=UsageError(str(error))))
-        typer.echo(f"error: {error}", err=True)
-        typer.echo(f"hint: see asyncimport {words[0] if words else ''} --help", err=True)
-        sys.exit(2)
+        try:
+            code = _run(sys.argv[1:])
+        except OSError as error:
+            if not _is_of_output(error):
+                raise
+            lost = error
+        sys.exit(_written(code, lost))
     finally:
         # The process ends, and all it has with it: there is no need to look through that once more.
         gc.freeze()
+
+
+def _run(words: list[str]) -> int:
+    """Run a command, and return its exit code. A usage error still gives the JSON that a scheduler waits for."""
+    try:
+        return int(app(words, standalone_mode=False) or 0)
+    except typer.Abort:
+        return 130
+    except SystemExit as end:
+        # Typer says nothing of a pipe that nobody reads from any more.
+        raise end.__context__ if isinstance(end.__context__, BrokenPipeError) else end from None
+    except _ParsingError as error:
+        # Without its option the text says little; those that we raise ourselves name it.
+        is_of_option = getattr(error, "param", None) is not None
+        text = error.format_message() if is_of_option else str(error)  # type: ignore[attr-defined]
+        problem = UsageError(text, hint=f"see asyncimport {words[0] if words else ''} --help")
+    except UsageError as error:
+        problem = error
+    except MemoryError:
+        _complain("there is not enough memory", "give the process more, or run it on a part of the source")
+        return 1
+    if words[:1] == ["upload"] and _wants_json(words):
+        from asyncimport.cli.output import summary_json, write_json
+
+        write_json(summary_json(None, run=None, host=None, seconds=0.0, code=2, error=UsageError(str(problem))))
+    _complain(str(problem), problem.hint)
+    return problem.exit_code
+
+
+def _complain(message: str, hint: str) -> None:
+    from asyncimport.cli.output import plain
+
+    # Where standard error is lost, nobody can be told so.
+    with suppress(OSError):
+        sys.stderr.write(f"error: {plain(message)}\nhint: {plain(hint)}\n")
+
+
+def _open_standard_streams() -> None:
+    """Let nothing that is opened later take the number, and so the output, of a standard stream that was closed."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - as long as we live
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether what could not be written was for standard output."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return error.filename is None and error.errno in {errno.ENOSPC, errno.EPIPE, errno.EIO}
+
+
+def _written(code: int, lost: OSError | None) -> int:
+    """Write what waits to be, and return the exit code: 1 where it cannot be written, whatever has been done before."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            lost = error if stream is sys.stdout else lost
+            # Python would try it once more, and complain in its own way.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if lost is None:
+        return code
+    _complain(
+        f"standard output cannot be written: {(lost.strerror or str(lost)).lower()}",
+        "what was done is done: `asyncimport status` tells what the journal holds",
+    )
+    return 1
 
 
 def _wants_json(words: list[str]) -> bool:

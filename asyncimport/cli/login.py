@@ -51,7 +51,7 @@ def login(
     out, err = consoles(no_color=no_color)
     name = profile.name if profile else "default"
     try:
-        check_keyring()
+        keyring = check_keyring()
         profiles = read_profiles(profiles_path())
         if forgotten is not None:
             _forget(profiles, forgotten)
@@ -83,7 +83,7 @@ def login(
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
     out.print(Text(plain(f"{host} takes the login of {user}; profile {name} is in {profiles.path}")))
-    out.print(Text(f"the keyring has {_described(secret)}"))
+    out.print(Text(plain(f"the keyring ({keyring}) has {_described(secret)}")))
 
 
 def _asked(ask: Callable[[str], str] | None, text: str, option: str) -> str:

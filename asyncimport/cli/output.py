@@ -3,7 +3,9 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from typing import IO, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -33,8 +35,32 @@ def consoles(*, no_color: bool) -> tuple[Console, Console]:
     # Rich's highlighter would colour digits at random; its markup would read "[...]" in paths.
     return (
         Console(no_color=no_color or None, highlight=False, markup=False, soft_wrap=True),
-        Console(no_color=no_color or None, highlight=False, markup=False, soft_wrap=True, stderr=True),
+        Console(
+            no_color=no_color or None,
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+            file=cast("IO[str]", _StandardError()),
+        ),
     )
+
+
+class _StandardError:
+    """Standard error, on which nothing depends: a run does not end because nobody can read of its progress any more."""
+
+    def write(self, text: str) -> int:
+        """Write, if that can be done."""
+        with suppress(OSError):
+            return sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, likewise."""
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(sys.stderr, name)
 
 
 def plain(text: str) -> str:

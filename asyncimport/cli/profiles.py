@@ -11,7 +11,7 @@ import platformdirs
 import typer
 from typer.core import TyperCommand
 
-from asyncimport.credentials import Profile, read_profiles, same_server
+from asyncimport.credentials import Profile, check_no_secret, read_profiles, same_server
 from asyncimport.errors import UsageError
 
 __all__ = ["Chosen", "Profiled", "chosen", "profiles_path", "question"]
@@ -56,7 +56,10 @@ class Profiled(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what is given, with the values of the profile for what is not."""
+        """Parse what is given, with the values of the profile for what is not.
+
+        Raises: UsageError when the values contradict each other, or one holds a secret.
+        """
         if not ctx.resilient_parsing and any(parameter.name == "profile" for parameter in self.params):
             given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             try:
@@ -65,7 +68,16 @@ class Profiled(TyperCommand):
                 # Help is there for whoever has a fault in the file.
                 if not {"help", "help_all"} & set(given):
                     raise typer.BadParameter(f"{error} ({error.hint})" if error.hint else str(error)) from None
-        return super().parse_args(ctx, args)
+        left = super().parse_args(ctx, args)
+        # Doctor tells what is wrong with an address among the rest.
+        if (host := ctx.params.get("host")) and self.name != "doctor":
+            check_no_secret(host)
+        if ctx.params.get("insecure") and ctx.params.get("ca_bundle"):
+            raise UsageError(
+                "--insecure trusts any certificate, and --ca-bundle those of one authority",
+                hint="leave one of them out; the profile may have it",
+            )
+        return left
 
     def _apply(self, ctx: Any, given: Mapping[str, Any]) -> Chosen | None:
         """Make the values of the profile the defaults of the options.

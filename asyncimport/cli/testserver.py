@@ -33,7 +33,7 @@ _FAULTS_HELP = (
 
 
 def testserver(
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")] = DEFAULT_PORT,
     directory: Annotated[
         Path | None, typer.Option(help="Keep the files here; by default they go when the server stops.")
     ] = None,

@@ -1,12 +1,24 @@
 """Addresses of servers: which are fit to send a password to, and which are the same."""
 
-from urllib.parse import urlsplit
+import re
+from urllib.parse import unquote, urlsplit
 
 from asyncimport.errors import UsageError
 
-__all__ = ["canonical", "check_host", "same_server"]
+__all__ = ["canonical", "check_host", "check_no_secret", "same_server"]
 
+# A name, or an address of IPv6 in brackets, behind which nothing but a port stands: `[::1].example.org` is a name.
+_NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%25\w+)?\]|[^\[\]:/\\?#%]+)(?::[0-9]*)?")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def check_no_secret(host: str, name: str = "--host") -> None:
+    """Refuse an address with a user name or password in it, before it gets anywhere; it is not told what stands there.
+
+    Raises: UsageError.
+    """
+    if "@" in unquote(host):
+        raise UsageError(f"{name} holds a user name or password", hint="give them apart: --user, XNAT_PASS or netrc")
 
 
 def check_host(host: str, *, insecure: bool, name: str = "--host") -> str:
@@ -14,8 +26,7 @@ def check_host(host: str, *, insecure: bool, name: str = "--host") -> str:
 
     Raises: UsageError when it is not an address, or would send the password over the network in the clear.
     """
-    if "@" in host:  # first of all, so that no other message shows the password
-        raise UsageError(f"{name} holds a user name or password", hint="give them apart: --user, XNAT_PASS or netrc")
+    check_no_secret(host, name)
     try:
         parts = urlsplit(host)
         port = parts.port
@@ -23,11 +34,12 @@ def check_host(host: str, *, insecure: bool, name: str = "--host") -> str:
         parts, port = urlsplit(""), None
     if (
         parts.scheme not in {"http", "https"}
-        or not parts.hostname
+        or not _NETLOC.fullmatch(parts.netloc)
         or port == 0
         or parts.query
         or parts.fragment
         or host.split() != [host]
+        or not host.isprintable()
     ):
         raise UsageError(f"{name} {host!r} is not an address", hint="write it as https://xnat.example.org")
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK and not insecure:

@@ -12,6 +12,7 @@ from asyncimport.errors import UsageError
 
 __all__ = ["Profile", "Profiles", "read_profiles", "remove_profile", "write_profile"]
 
+_LONGEST = 1 << 20
 _SECRETS = frozenset({"pass", "passwd", "password", "secret", "token"})
 _KINDS = {str: "a text", bool: "true or false", dict: "a table", (str, int, float, bool): "a text, a number, or a flag"}
 Setting = str | int | float | bool
@@ -62,8 +63,9 @@ def read_profiles(path: Path) -> Profiles:
 
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is malformed: {error}", hint="see https://toml.io for its form") from None
+    except (ValueError, RecursionError) as error:
+        why = "its values are nested too deep" if isinstance(error, RecursionError) else error
+        raise UsageError(f"{path} is malformed: {why}", hint="see https://toml.io for its form") from None
     _check(f"{path}: ", document, {"profiles": dict, "default_profile": str})
     named = {name: _profile(path, name, table) for name, table in document.get("profiles", {}).items()}
     profiles = Profiles(path, named, document.get("default_profile"))
@@ -74,7 +76,11 @@ def read_profiles(path: Path) -> Profiles:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(_LONGEST + 1)
+        if len(content) > _LONGEST:
+            raise UsageError(f"{path} is no configuration: it is larger than 1 MiB", hint="name another file")
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
         return None
     except OSError as error:

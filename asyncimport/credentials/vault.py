@@ -24,24 +24,48 @@ class Token:
     """Seconds since 1970; None where XNAT does not tell."""
 
 
-def check_keyring() -> None:
-    """Check that secrets can be kept, before anybody is asked for one.
+def check_keyring() -> str:
+    """Check that secrets can be kept, before anybody is asked for one; return the name of what keeps them.
 
     Raises: UsageError.
     """
     try:
-        import keyring
         import tomlkit  # noqa: F401 - it writes the profile, and comes with the same extra
-        from keyring.backends.fail import Keyring as Nothing
 
-        backend = keyring.get_keyring()
+        return str(_keeper().name)
     except ImportError as error:
         raise UsageError(
             f"there is no keyring to keep a password in ({error})",
             hint=f"pip install 'asyncimport[keyring]', or {_INSTEAD}",
         ) from None
-    if isinstance(backend, Nothing):
+
+
+def _keeper() -> Any:
+    """Return the backend that keeps secrets: of several, keyring's own choice.
+
+    Raises: UsageError when it would not keep them, or not secret; ImportError.
+    """
+    import keyring
+    from keyring.backends.chainer import ChainerBackend
+    from keyring.backends.fail import Keyring as Nothing
+    from keyring.backends.null import Keyring as Nowhere
+
+    backend: Any = keyring.get_keyring()
+    if isinstance(backend, ChainerBackend):
+        backend = next(iter(backend.backends), None)
+    if backend is None or isinstance(backend, Nothing | Nowhere):
         raise UsageError("this system has no keyring to keep a password in", hint=_INSTEAD)
+    # keyring recommends no other priority; what these keep anybody reads who reads the file.
+    if type(backend).__module__.startswith("keyrings.alt.") or _priority(backend) < 1:
+        raise UsageError(f"the keyring '{backend.name}' does not keep passwords secret", hint=_INSTEAD)
+    return backend
+
+
+def _priority(backend: Any) -> float:
+    try:
+        return float(backend.priority)
+    except (RuntimeError, ImportError):  # it cannot be used here
+        return 0.0
 
 
 def kept(user: str, host: str) -> tuple[str, str] | None:
@@ -68,8 +92,10 @@ def kept(user: str, host: str) -> tuple[str, str] | None:
 
 def _token(text: str) -> Token:
     try:
-        return Token(**json.loads(text))
-    except (ValueError, TypeError):
+        values = json.loads(text)
+        expires = values.pop("expires", None)
+        return Token(**{name: str(value) for name, value in values.items()}, expires=expires and float(expires))
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UsageError("the token in the keyring is malformed", hint="asyncimport login --token gets one") from None
 
 
@@ -84,13 +110,13 @@ def keep(user: str, host: str, secret: str | Token) -> None:
 
     Raises: UsageError.
     """
-    import keyring
     from keyring.errors import KeyringError
 
+    keeper = _keeper()
     forget(user, host)
     text = json.dumps(asdict(secret)) if isinstance(secret, Token) else secret
     try:
-        keyring.set_password(_SERVICE, _account(user, host, type(secret)), text)
+        keeper.set_password(_SERVICE, _account(user, host, type(secret)), text)
     except KeyringError as error:
         raise UsageError(f"the keyring takes no password: {_said(error)}", hint=_INSTEAD) from None
 

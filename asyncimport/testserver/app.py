@@ -41,6 +41,7 @@ from .names import escape_parameter
 from .pages import Refused, tomcat_page
 from .places import WHERE
 from .site import TestXnat
+from .strangers import is_at_home, keep_out
 
 __all__ = ["App"]
 
@@ -174,6 +175,7 @@ class App:
             raise Refused(400, "Invalid character found in the request target", tomcat=True)
         if not raw.startswith(self._context + "/"):
             return Refused(404, raw, tomcat=True).page()
+        keep_out(request, self.site_url)
         raw = _resolved(raw.removeprefix(self._context + "/"))
         if (page := self._outside(request, raw)) is not None:
             return page
@@ -268,9 +270,16 @@ class App:
         return web.Response(status=302, headers={"Location": f"{self._context}/{page}"})
 
     def _outside(self, request: web.BaseRequest, raw: str) -> web.Response | None:
-        """Answer addresses that need no login: the home page, the server's own state, the login page."""
+        """Answer addresses that are not XNAT's: the home page, the server's own state; and the login page.
+
+        What the server holds is told to processes of this machine, and to others under a login.
+        """
         if request.method not in {"GET", "HEAD"}:
             return None
+        if raw in {"", "testserver/state", "testserver/instances"} and not is_at_home(request, self.site_url):
+            entry = self._xnat.logins.enter(request, open_url=False, login_page=f"{self._context}/{_LOGIN_PAGE}")
+            if entry.denied is not None:
+                return entry.denied
         match raw:
             case "":
                 return status.home(self._xnat)

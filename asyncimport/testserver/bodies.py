@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from aiohttp import content_disposition_filename, parse_content_disposition
 
@@ -17,6 +18,12 @@ __all__ = ["BadArchiveError", "Part", "entries", "form_parts", "is_archive"]
 _ZIPS = (".zip", ".zar", ".xar")
 _TARS = (".tar", ".tar.gz", ".tgz")
 _BOUNDARY = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
+
+
+# What an archive may hold: files, and bytes however small it is, and for each of its own.
+_MOST_FILES = 20_000
+_ALWAYS = 64 << 20
+_RATIO = 100
 
 
 class BadArchiveError(ValueError):
@@ -56,35 +63,54 @@ def is_archive(name: str) -> bool:
 def entries(name: str, source: bytes | Path) -> list[tuple[str, bytes]]:
     """Return the files of an archive, by their paths within it. Raises BadArchiveError; reads files, and so blocks."""
     lower = name.lower()
+    room = _Room(len(source) if isinstance(source, bytes) else source.stat().st_size)
+    file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     try:
-        if lower.endswith(_ZIPS):
-            found = list(_of_zip(source))
-        elif lower.endswith(_TARS):
-            found = list(_of_tar(source, zipped=not lower.endswith(".tar")))
-        else:
-            data = source if isinstance(source, bytes) else source.read_bytes()
-            found = [(PurePosixPath(name[:-3]).name, gzip.decompress(data))]
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
+        with file:
+            if lower.endswith(_ZIPS):
+                found = list(_of_zip(file, room))
+            elif lower.endswith(_TARS):
+                # What is packed as a whole takes its room twice: once for all of it, once for its members.
+                packed = not lower.endswith(".tar")
+                found = list(_of_tar(io.BytesIO(room.read(gzip.GzipFile(fileobj=file))) if packed else file, room))
+            else:
+                found = [(PurePosixPath(name[:-3]).name, room.read(gzip.GzipFile(fileobj=file)))]
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
         # RuntimeError is what zipfile raises of an encrypted entry.
         raise BadArchiveError(f"Unable to unpack {name}: {error}") from None
     return [(_inside(path), data) for path, data in found]
 
 
-def _of_zip(source: bytes | Path) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
+class _Room:
+    """How much more may come out of an archive: of files, and of bytes by how many went in."""
+
+    def __init__(self, packed: int) -> None:
+        self._files = _MOST_FILES
+        self._bytes = _ALWAYS + packed * _RATIO
+
+    def read(self, file: IO[bytes] | gzip.GzipFile) -> bytes:
+        """Read a file that is unpacked. Raises: BadArchiveError."""
+        data = file.read(self._bytes + 1)
+        self._files -= 1
+        self._bytes -= len(data)
+        if self._bytes < 0 or self._files < 0:
+            raise BadArchiveError("more comes out of it than this test server has room for")
+        return data
+
+
+def _of_zip(source: IO[bytes], room: _Room) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(source) as archive:
         for info in archive.infolist():
             if not info.is_dir():
-                yield info.filename, archive.read(info)
+                with archive.open(info) as file:
+                    yield info.filename, room.read(file)
 
 
-def _of_tar(source: bytes | Path, *, zipped: bool) -> Iterator[tuple[str, bytes]]:
-    data = source if isinstance(source, bytes) else source.read_bytes()
-    if zipped:
-        data = gzip.decompress(data)
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+def _of_tar(source: IO[bytes], room: _Room) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=source, mode="r:") as archive:
         for member in archive:
             if (file := archive.extractfile(member) if member.isfile() else None) is not None:
-                yield member.name, file.read()
+                yield member.name, room.read(file)
 
 
 def _inside(path: str) -> str:

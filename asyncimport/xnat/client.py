@@ -5,8 +5,6 @@ valid one (with the 401 as well), and a jar would let it replace ours.
 """
 
 import base64
-import os
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -24,7 +22,6 @@ from asyncimport.errors import (
     LoginRefusedError,
     TransientError,
     UnavailableError,
-    UsageError,
     worst,
 )
 from asyncimport.limits import Rate
@@ -32,8 +29,9 @@ from asyncimport.replies import Reply
 from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.xnat.proxies import DIRECT, Proxy, proxy_for
 from asyncimport.xnat.reading import ACCEPTED, ANSWER, FILE, LISTING, SLOWEST, pieces, read_reply
+from asyncimport.xnat.trust import tls_context
 
-__all__ = ["Client", "Credentials", "Timeouts", "bounded", "connect", "tls_context"]
+__all__ = ["Client", "Credentials", "Timeouts", "bounded", "connect"]
 
 T = TypeVar("T")
 
@@ -46,8 +44,6 @@ _CERTIFICATE_HINTS = {
     62: "use the name in --host that the certificate is made out to",
     64: "use the name in --host that the certificate is made out to, not an address",
 }
-# Whatever else this machine runs finds the authorities of the site by one of these: curl, Python's requests, OpenSSL.
-_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # What ends a run, or is under way when it ends, gets no longer than this.
 _LAST_SECONDS = 5.0
 
@@ -380,7 +376,7 @@ async def connect(
     timeouts = timeouts or Timeouts()
     server = URL(host.rstrip("/"))
     proxy = await anyio.to_thread.run_sync(proxy_for, server)  # Windows may ask its name server
-    connector = aiohttp.TCPConnector(limit=connections, ssl=tls_context(ca_bundle, verify=verify))
+    connector = aiohttp.TCPConnector(limit=connections, ssl=tls_context(ca_bundle, proxy, verify=verify))
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -401,26 +397,6 @@ async def connect(
             yield client
         finally:
             await client.log_out()
-
-
-def tls_context(ca_bundle: Path | None, *, verify: bool) -> ssl.SSLContext | bool:
-    """Return whom to trust, as aiohttp takes it: a bundle, that of the environment, the system (True) or all (False).
-
-    Raises: OSError, ssl.SSLError, UsageError when the bundle cannot be used.
-    """
-    if not verify:
-        return False
-    name, bundle = "--ca-bundle", str(ca_bundle or "")
-    if not bundle:
-        name, bundle = next(((name, found) for name in _CA_VARIABLES if (found := os.environ.get(name))), ("", ""))
-    if not bundle:
-        return True
-    try:
-        return ssl.create_default_context(cafile=bundle)
-    except IsADirectoryError:
-        return ssl.create_default_context(capath=bundle)
-    except OSError as error:  # ssl.SSLError is one
-        raise UsageError(f"{name} {bundle}: {error}", hint="give a file of PEM certificates") from None
 
 
 def _late() -> TransientError:

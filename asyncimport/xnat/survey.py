@@ -31,10 +31,11 @@ from asyncimport.errors import (
 )
 from asyncimport.replies import Reply, Row, SeriesFilter
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat.client import Client, Credentials, Timeouts, bounded, tls_context
+from asyncimport.xnat.client import Client, Credentials, Timeouts, bounded
 from asyncimport.xnat.proxies import Proxy, proxy_for
 from asyncimport.xnat.reading import ACCEPTED, ANSWER, read_reply
 from asyncimport.xnat.site import check_project
+from asyncimport.xnat.trust import tls_context
 
 __all__ = [
     "SIZES",
@@ -230,15 +231,15 @@ async def look_from_outside(host: str, *, ca_bundle: Path | None = None, verify:
     """Find out about an address what needs no login, and send none."""
     base = URL(host.rstrip("/"))
     try:
-        tls = tls_context(ca_bundle, verify=verify)
+        proxy = await anyio.to_thread.run_sync(proxy_for, base)
+    except FatalError as error:
+        return Outside(error, "proxy")
+    try:
+        tls = tls_context(ca_bundle, proxy, verify=verify)
     except FatalError as error:
         return Outside(error, "certificate")
     context = ssl.create_default_context() if tls is True else tls
     certificates = _watched(context) if isinstance(context, ssl.SSLContext) else []
-    try:
-        proxy = await anyio.to_thread.run_sync(proxy_for, base)
-    except FatalError as error:
-        return Outside(error, "proxy")
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=1, ssl=context),
         cookie_jar=aiohttp.CookieJar(unsafe=True),  # which is to take cookies of addresses of numbers too

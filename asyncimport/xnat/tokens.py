@@ -11,6 +11,9 @@ from asyncimport.xnat.client import Client
 
 __all__ = ["issue_token"]
 
+# Seconds: a hundred years.
+_LONGEST = 100 * 366 * 86_400
+
 
 async def issue_token(client: Client) -> Token:
     """Let XNAT issue a token for the user who is logged in.
@@ -33,7 +36,9 @@ def _token(reply: Reply) -> Token:
         found = json.loads(reply.text)
         alias, secret = str(found["alias"]), str(found["secret"])
         end, beginning = found.get("estimatedExpirationTime"), found.get("created")
-        expires = time.time() + (end - beginning) / 1000 if end and beginning else None
-    except (ValueError, TypeError, KeyError):
+        lifetime = (end - beginning) / 1000 if end and beginning else None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise UnavailableError("XNAT's answer is not a token", hint="log in without --token") from None
+    # Any other lifetime is a mistake of the site's clock or settings, and tells nothing.
+    expires = time.time() + lifetime if lifetime is not None and 0 < lifetime < _LONGEST else None
     return Token(alias, secret, expires)

@@ -317,6 +317,29 @@ async def test_archive_31_one_file_packed(tmp_path: Path) -> None:
         assert await file_bytes(web.xnat, web.xnat.archived[0], "R", "a.txt") == DATA
 
 
+def bomb(name: str) -> bytes:
+    """Return an archive of which far more comes out than went in."""
+    if name == "many.zip":
+        return zipped(**{str(number): b"" for number in range(20_001)})
+    zeros = bytes(200 << 20)
+    if name == "x.zip":
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("zeros", zeros)
+        return buffer.getvalue()
+    return tarred("w:gz", zeros=zeros) if name == "x.tar.gz" else gzip.compress(zeros)
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.gz", "many.zip"])
+async def test_archives_that_burst_are_not_unpacked(tmp_path: Path, name: str) -> None:
+    """500, as of any other that cannot be unpacked, and nothing of them is stored."""
+    data = await anyio.to_thread.run_sync(bomb, name)
+    async with visit(site(tmp_path)) as web:
+        reply = await put(web, f"{R}/files/{name}", data, extract="true")
+        assert reply.status == 500
+        assert await stored(tmp_path) == {}
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [

@@ -1,0 +1,212 @@
+"""What goes wrong outside of the run itself is told in one line and a hint, with its exit code, and no traceback."""
+
+import os
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from conftest import Commands, Ended
+
+from asyncimport.testserver import TestXnat
+
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
+
+SECRET = "hidden-word"
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="only Linux has a disk that is always full")
+
+
+def one_line(ended: Ended, code: int) -> str:
+    """Return the message of a command that has ended with this code, and said nothing but that and a hint."""
+    error, hint = ended.err.splitlines()
+    assert (ended.code, error[:7], hint[:6]) == (code, "error: ", "hint: ")
+    return error.removeprefix("error: ")
+
+
+async def shell(commands: Commands, script: str, *words: str | os.PathLike[str]) -> Ended:
+    """Run a script of the shell, to which `$@` is asyncimport with these words."""
+    command: list[str | os.PathLike[str]] = ["sh", "-c", script, "sh", sys.executable, "-m", "asyncimport", *words]
+    done = await anyio.run_process(command, env=commands.env, check=False)
+    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+# --- standard output
+
+
+@needs_full
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--help",),
+        ("--version",),
+        ("upload", "--help"),
+        ("plan", "{tree}", "-q"),
+        ("plan", "{tree}", "-q", "-o", "json"),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+async def test_a_full_disk_under_standard_output(
+    commands: Commands, tree: Path, words: tuple[str, ...], unbuffered: str
+) -> None:
+    """The result is lost, which is told; whether it was written at once or at the end."""
+    commands.env["PYTHONUNBUFFERED"] = unbuffered
+    ended = await shell(commands, 'exec "$@" > /dev/full', *(word.format(tree=tree) for word in words))
+    assert one_line(ended, 1) == "standard output cannot be written: no space left on device"
+
+
+@needs_full
+@pytest.mark.parametrize("output", ["json", "table"])
+async def test_an_upload_whose_summary_is_lost(
+    xnat: TestXnat, url: str, commands: Commands, tree: Path, output: str
+) -> None:
+    """All is archived, and the journal knows: `status` tells what could not be."""
+    commands.login(url)
+    ended = await shell(commands, 'exec "$@" > /dev/full', "upload", tree, "-P", "demo", "-q", "-o", output)
+    assert one_line(ended, 1) == "standard output cannot be written: no space left on device"
+    assert len(xnat.archived) == 2
+    assert (await commands("status", "-o", "json")).json["files"]["stored"] == 12
+
+
+@needs_full
+@pytest.mark.parametrize("verbose", [(), ("-v",)])
+async def test_nothing_depends_on_standard_error(
+    url: str, commands: Commands, tree: Path, verbose: tuple[str, ...]
+) -> None:
+    """An upload goes on to its end, and has its exit code, though nobody can read of its progress."""
+    commands.login(url)
+    commands.env["ASYNCIMPORT_MAX_DURATION"] = "1h"
+    ended = await shell(commands, 'exec "$@" 2> /dev/full', "upload", tree, "-P", "demo", "-o", "json", *verbose)
+    assert (ended.code, ended.json["sessions"]["archived"]) == (0, 2)
+    ended = await shell(commands, 'exec "$@" 2> /dev/full', "upload", tree, "-P", "nowhere")
+    assert ended.code == 5
+
+
+async def test_standard_output_that_nobody_reads(commands: Commands) -> None:
+    """As of `| head -1`, when it has ended."""
+    script = '{ sleep 0.5; "$@"; echo $? >&3; } 3>&2 | true'
+    ended = await shell(commands, script, "upload", "--help-all")
+    *told, code = ended.err.splitlines()
+    assert one_line(Ended(int(code), "", "\n".join(told)), 1) == "standard output cannot be written: broken pipe"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+async def test_standard_streams_that_are_closed(
+    xnat: TestXnat, url: str, commands: Commands, tree: Path, closed: str
+) -> None:
+    """Nothing else gets their numbers, above all no journal, into which a message would be written."""
+    commands.login(url)
+    ended = await shell(commands, f'exec "$@" {closed}', "upload", tree, "-P", "demo")
+    assert ended.code == 0, ended.err
+    assert len(xnat.archived) == 2
+
+
+# --- memory
+
+
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
+os.execv(sys.executable, [sys.executable, "-m", "asyncimport", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not hold processes to this limit")
+async def test_too_little_memory(url: str, commands: Commands, tmp_path: Path) -> None:
+    """A table of subjects is read whole: one of a gigabyte is none."""
+    commands.login(url)
+    table = tmp_path / "subjects.csv"
+    with table.open("wb") as file:
+        file.truncate(2 << 30)
+    words = [sys.executable, "-c", LIMITED, str(1 << 30), "subjects", str(table), "-P", "demo"]
+    done = await anyio.run_process(words, env=commands.env, check=False)
+    ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+    assert one_line(ended, 1) == "there is not enough memory"
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("upload", "{tree}", "-P", "demo"),
+        ("upload", "{tree}", "-P", "demo", "-o", "json"),
+        ("upload", "{tree}", "-P", "demo", "--dry-run"),
+        ("status", "-P", "demo"),
+        ("verify", "-P", "demo", "-o", "json"),
+        ("forget", "-P", "demo", "--gone"),
+        ("attach", "{tree}", "-P", "demo", "--session", "E", "--resource", "R"),
+        ("subjects", "{tree}/x.csv", "-P", "demo", "-o", "json"),
+        ("login", "--user", "ada", "--password-stdin"),
+        ("doctor", "-P", "demo"),
+    ],
+)
+async def test_a_password_in_the_address(commands: Commands, tree: Path, words: tuple[str, ...]) -> None:
+    """It is refused before anything is written, and told nowhere."""
+    commands.use_keyring()
+    commands.env |= {"XNAT_USER": "ada", "XNAT_PASS": "x"}
+    host = f"http://ada:{SECRET}@127.0.0.1:1"
+    ended = await commands(*(word.format(tree=tree) for word in words), "--host", host)
+    assert ended.code == 2
+    assert "holds a user name or password" in ended.out + ended.err
+    assert SECRET not in ended.out + ended.err
+    assert [path for path in commands.home.rglob("*") if SECRET in str(path) or path.suffix == ".journal"] == []
+    if words[0] == "upload" and "json" in words:
+        assert (ended.json["host"], ended.json["exit_code"]) == (None, 2)
+
+
+@pytest.mark.parametrize("variable", ["XNAT_HOST", "XNAT_URL", "ASYNCIMPORT_HOST"])
+async def test_a_password_in_the_address_of_a_variable(commands: Commands, tree: Path, variable: str) -> None:
+    """There too, and in whatever form."""
+    commands.env[variable] = f"https://{SECRET}%40xnat.example.org"
+    ended = await commands("upload", tree, "-P", "demo")
+    assert one_line(ended, 2) == "--host holds a user name or password"
+    assert SECRET not in ended.err
+
+
+@pytest.mark.parametrize("command", [("upload", "."), ("verify",), ("doctor",), ("login",), ("subjects", "x.csv")])
+async def test_insecure_with_a_bundle(commands: Commands, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Whoever gives both means something else than the one would do to the other."""
+    host = ("--host", "https://127.0.0.1:1")
+    ended = await commands(*command, *host, "--insecure", "--ca-bundle", str(tmp_path / "ca.pem"))
+    assert one_line(ended, 2) == "--insecure trusts any certificate, and --ca-bundle those of one authority"
+
+
+async def test_a_port_that_is_none(commands: Commands) -> None:
+    """Before anything listens."""
+    message = one_line(await commands("testserver", "--port", "99999"), 2)
+    assert "'--port'" in message
+    assert "65535" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = " + "[" * 100_000, "its values are nested too deep"),
+        ("a = " + "{a=" * 100_000, "its values are nested too deep"),
+        ("a = " + "9" * 10_000, "digits"),
+        ("#" * (2 << 20), "is no configuration: it is larger than 1 MiB"),
+    ],
+)
+async def test_a_configuration_that_is_none(commands: Commands, tmp_path: Path, text: str, said: str) -> None:
+    """Whoever can write it can have it read for ever, but not here."""
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    commands.env["ASYNCIMPORT_CONFIG"] = str(config)
+    message = one_line(await commands("status"), 2)
+    assert str(config) in message
+    assert said in message
+
+
+async def test_a_configuration_without_end(commands: Commands) -> None:
+    """A device is none."""
+    commands.env["ASYNCIMPORT_CONFIG"] = "/dev/zero"
+    assert "larger than 1 MiB" in one_line(await commands("status"), 2)
+
+
+async def test_what_is_typed_wrong_says_nothing_to_the_terminal(commands: Commands) -> None:
+    """It may have come from elsewhere, by a script."""
+    ended = await commands("status", "--\x1b[31m")
+    assert ended.code == 2
+    assert "\x1b" not in ended.err
