@@ -1757,6 +1757,14 @@ LACKING = (
         ("test_outputs.py::test_a_pipe_is_written_to", "test_outputs.py::test_what_a_process_was_given_open"),
     ),
     Mutant(
+        "edited-plans-stay",
+        "Hours of editing are overwritten, and the studies go elsewhere.",
+        "cli/plan.py",
+        "        if old.strip() and old != content:\n",
+        "        if False:\n",
+        ("test_plan.py::test_an_edited_plan_is_not_replaced_in_silence",),
+    ),
+    Mutant(
         "repair",
         "What the archive lacks is not sent again.",
         "journal/queue.py",

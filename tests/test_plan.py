@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import zipfile
 from collections.abc import Callable
@@ -149,6 +150,48 @@ async def test_upload_does_what_the_plan_says_and_nothing_else(
     # The same again: nothing is sent twice.
     again = await commands("upload", source, "--plan", target, "-o", "json")
     assert (again.code, again.json["files"]["already_stored"], xnat.count["import"]) == (0, 4, 4)
+
+
+async def test_an_edited_plan_is_not_replaced_in_silence(commands: Commands, source: Path, tmp_path: Path) -> None:
+    """Hours of editing are kept until somebody says otherwise; the same plan again is no trouble."""
+    target = tmp_path / "plan.csv"
+    words = ("plan", source, "-P", "demo", "--out", target)
+    assert (await commands(*words)).code == 0
+    first = target.read_bytes()
+    assert (await commands(*words)).code == 0
+    edited = first.replace(b"P2_20200102", b"baseline")
+    target.write_bytes(edited)
+    refused = await commands(*words)
+    assert refused.code == 2
+    assert f"--out {target} exists, and 1 of its lines are not in this plan" in refused.err
+    assert "--force" in refused.err
+    assert target.read_bytes() == edited
+    assert (await commands(*words, "--force")).code == 0
+    assert target.read_bytes() == first
+    assert [one.name for one in tmp_path.glob("*plan*")] == ["plan.csv"]
+
+
+async def test_no_part_of_a_plan_is_written_where_one_cannot_be(
+    commands: Commands, source: Path, tmp_path: Path
+) -> None:
+    """Half of the old ones and half of the new ones would be no plan."""
+    (tmp_path / "plan-2.csv").write_text("mine")
+    ended = await commands("plan", source, "-P", "demo", "--out", tmp_path / "plan.csv", "--split", "2")
+    assert ended.code == 2
+    assert (tmp_path / "plan-2.csv").read_text() == "mine"
+    assert not (tmp_path / "plan-1.csv").exists()
+
+
+async def test_where_no_plan_can_be_written(commands: Commands, source: Path, tmp_path: Path) -> None:
+    """It is known before anything is scanned; a pipe is as good as a file, and a plan is its owner's alone."""
+    ended = await commands("plan", source, "-P", "demo", "--out", tmp_path / "away" / "plan.csv")
+    assert (ended.code, "there is no such directory" in ended.err) == (2, True)
+    assert not list(commands.home.rglob("*.survey"))
+    piped = await commands("plan", source, "-P", "demo", "--out", "/dev/stdout", "-o", "json")
+    assert "study_uid" in piped.out.partition("{")[0]
+    assert (await commands("plan", source, "-P", "demo", "--out", tmp_path / "plan.csv")).code == 0
+    if os.name == "posix":
+        assert (tmp_path / "plan.csv").stat().st_mode & 0o077 == 0
 
 
 async def test_a_plan_may_be_split_among_machines(

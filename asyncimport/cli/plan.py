@@ -45,6 +45,7 @@ from asyncimport.cli.running import progress
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Survey, Waiting
 from asyncimport.manifest import PlanRow, split, write_plan
+from asyncimport.outputs import advice, check_output, replacing
 from asyncimport.plan import Plan, Planning, Problem, Severity, make_plan, survey
 from asyncimport.progress import Totals, human_bytes
 from asyncimport.routing import AttachRule, Choice, resource_of
@@ -68,6 +69,7 @@ def plan(
     parts: Annotated[
         int, typer.Option("--split", metavar="N", min=1, help="Write N plans of about equal size: FILE-1, FILE-2 ...")
     ] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Replace a plan that exists, edits and all.")] = False,
     on_collision: OnCollision = "error",
     merge_patients: MergePatients = False,
     truncated: Truncated = "skip",
@@ -91,6 +93,8 @@ def plan(
             raise UsageError(f"--on-collision {on_collision} cannot be", hint="give error or suffix")
         if parts > 1 and out_file is None:
             raise UsageError("--split needs a file to write to", hint="name it with --out")
+        targets = _targets(out_file, parts) if out_file else []
+        _check_targets(targets)
         found = plan_of(
             Folder(sources, ignore_archives=ignore_archives, include=include or (), exclude=exclude or ()),
             routes,
@@ -107,7 +111,7 @@ def plan(
         if not found.rows and not any(problem.code == "unreadable" for problem in found.problems):
             raise UsageError(f"no DICOM found in {', '.join(map(str, sources))}", hint="check the path")
         rows = found.rows if project else [_without_project(row) for row in found.rows]
-        written = _write(out_file, split(rows, parts) if parts > 1 else [list(rows)]) if out_file else []
+        _write(targets, split(rows, parts) if parts > 1 else [list(rows)] if targets else [], force=force)
     except AsyncimportError as error:
         if output is Output.JSON:
             write_json({"exit_code": error.exit_code, "error": {"message": str(error), "hint": error.hint or None}})
@@ -115,10 +119,10 @@ def plan(
         raise typer.Exit(error.exit_code) from None
     code = 2 if found.errors else 0
     if output is Output.JSON:
-        write_json(plan_json(found, written, code))
+        write_json(plan_json(found, targets, code))
     else:
         show_plan(out, found)
-        for path in written:
+        for path in targets:
             out.print(Text(f"written: {plain(str(path))}"))
     raise typer.Exit(code)
 
@@ -168,18 +172,53 @@ def _without_project(row: PlanRow) -> PlanRow:
     return replace(row, project_id="")
 
 
-def _write(path: Path, parts: Sequence[Sequence[PlanRow]]) -> list[Path]:
-    paths = (
-        [path]
-        if len(parts) == 1
-        else [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, len(parts) + 1)]
-    )
-    for target, rows in zip(paths, parts, strict=True):
+def _targets(path: Path, parts: int) -> list[Path]:
+    """Return the files that a plan, or its parts, are written to."""
+    if parts == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, parts + 1)]
+
+
+def _check_targets(targets: Sequence[Path]) -> None:
+    """Refuse, before anything is scanned, places where no plan can be written. Raises: UsageError."""
+    for target in targets:
         try:
-            target.write_bytes(write_plan(rows).encode("utf-8-sig"))
+            check_output(target)
         except OSError as error:
-            raise UsageError(f"--out {target} cannot be written: {error.strerror}", hint="check it") from error
-    return paths
+            raise _unwritable(target, error) from error
+
+
+def _write(targets: Sequence[Path], parts: Sequence[Sequence[PlanRow]], *, force: bool) -> None:
+    """Write a plan or its parts; all of them, or none where one would take the place of another plan.
+
+    Raises: UsageError.
+    """
+    for target, content in (contents := [(one, _encoded(rows)) for one, rows in zip(targets, parts, strict=True)]):
+        try:
+            old = target.read_bytes() if target.is_file() and not force else content
+        except OSError as error:
+            raise _unwritable(target, error) from error
+        if old.strip() and old != content:
+            lost = len(set(old.splitlines()) - set(content.splitlines()))
+            raise UsageError(
+                f"--out {target} exists, and {lost:,} of its lines are not in this plan",
+                hint="name another file, or --force to replace it with whatever was edited in it",
+            )
+    for target, content in contents:
+        try:
+            with replacing(target) as file:
+                file.write(content)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+
+
+def _encoded(rows: Sequence[PlanRow]) -> bytes:
+    return write_plan(rows).encode("utf-8-sig")
+
+
+def _unwritable(target: Path, error: OSError) -> UsageError:
+    hint = advice(error, "give a file in a directory that you may write to")
+    return UsageError(f"--out {target} cannot be written: {error.strerror}", hint=hint)
 
 
 def show_plan(out: Console, found: Plan) -> None:
