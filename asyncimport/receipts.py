@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.journal import Ledger
+from asyncimport.journal import Arrived, Ledger
 from asyncimport.model import Session
 from asyncimport.outputs import advice, check_output, replacing
+from asyncimport.source import sha256_of
 
 __all__ = ["check_receipts", "write_receipts"]
 
@@ -45,14 +46,16 @@ def write_receipts(path: Path, ledger: Ledger) -> None:
 
 def _lines(ledger: Ledger) -> Iterator[Mapping[str, object]]:
     for arrived in ledger.arrived():
+        sha256, of = _digest(arrived)
         yield {
             "kind": "file",
             **_names(arrived.session),
             "series_uid": arrived.series_uid,
             "sop_uid": arrived.sop_uid,
-            "path": _text(arrived.path),
-            "bytes": arrived.size,
-            "sha256": arrived.sha256,
+            "path": _text(arrived.file.path),
+            "bytes": arrived.file.size,
+            "sha256": sha256,
+            "sha256_of": of,
             "uri": arrived.uri and f"/data{arrived.uri}",
             "attempts": arrived.attempts,
             "time": _time(arrived.settled_at),
@@ -92,6 +95,19 @@ def _lines(ledger: Ledger) -> Iterator[Mapping[str, object]]:
                 "time": _time(one.closed_at),
                 "run": str(one.run),
             }
+
+
+def _digest(arrived: Arrived) -> tuple[str | None, str | None]:
+    """Return the SHA-256 of a file that was sent, and whose it is: of what was "sent", or of the "file" as it is now.
+
+    A run without receipts keeps a quicker digest only. By that one the file on disk is known to be what was sent.
+    """
+    if arrived.sha256 is not None:
+        return arrived.sha256, "sent"
+    if (found := sha256_of(arrived.file, arrived.xxh3)) is None:
+        return None, None
+    sha256, is_what_was_sent = found
+    return sha256.hex(), "sent" if is_what_was_sent else "file"
 
 
 def _names(session: Session) -> dict[str, str]:

@@ -31,7 +31,7 @@ from asyncimport.errors import SourceError, UsageError
 from asyncimport.interpreter import Worker, WorkerDiedError, WorkerMissingError
 from asyncimport.model import Algorithm, Body, Digest, File, FileKind, Ignored
 
-__all__ = ["LARGE", "Folder", "has_digest"]
+__all__ = ["LARGE", "Folder", "has_digest", "sha256_of"]
 
 # Up to this size a body is read in one go: aiohttp warns of larger ones, and a thread hop a piece costs more.
 LARGE = 1 << 20
@@ -318,6 +318,42 @@ def has_digest(file: File, digest: Digest) -> bool | None:
     except (SourceError, OSError):
         return None
     return known.digest() == digest.value
+
+
+class _Both:
+    """Two digests of the same bytes, read once."""
+
+    def __init__(self) -> None:
+        self.sha256, self.xxh3 = new_hash(Algorithm.SHA256), new_hash(Algorithm.XXH3)
+
+    def update(self, data: bytes, /) -> None:
+        """Take more bytes in."""
+        self.sha256.update(data)
+        self.xxh3.update(data)
+
+    def digest(self) -> bytes:
+        """Return the stronger one."""
+        return self.sha256.digest()
+
+
+def sha256_of(file: File, xxh3: bytes | None) -> tuple[bytes, bool] | None:
+    """Return the SHA-256 of a file, and whether it holds what was sent, of which the XXH3 may be known.
+
+    None where it holds something else, cannot be read, or is, if no XXH3 is known, not as it was described. It blocks:
+    call it in a worker thread.
+    """
+    both = _Both()
+    try:
+        if xxh3 is not None:
+            # Its bytes tell, whatever its inode and times are by now.
+            found = os.stat(file.path)  # noqa: PTH116 - the path need not be text
+            file = File(file.path, found.st_size, found.st_mtime_ns)
+        _take_in(file, file.size, both)
+    except (SourceError, OSError):
+        return None
+    if xxh3 is not None and both.xxh3.digest() != xxh3:
+        return None
+    return both.digest(), xxh3 is not None
 
 
 def _walk(root: str, devices: Devices) -> Iterator[File | Ignored]:

@@ -64,27 +64,27 @@ async def look(
 
     Raises: UnavailableError when the server goes away meanwhile.
     """
-    wanted = [(one, uids) for one, uids in await anyio.to_thread.run_sync(_acknowledged, ledger) if only(one.session)]
+    reports = [one for one in await anyio.to_thread.run_sync(ledger.sessions) if only(one.session)]
     found: dict[int, Finding] = {}
     rules = SiteRules(client, policy)
-    limiter = anyio.CapacityLimiter(_AT_A_TIME)
+    # Only the UIDs of those that are being looked at are in memory.
+    turns = iter(enumerate(reports))
+    reading = anyio.Lock()
 
-    async def one(place: int, session: SessionReport, uids: frozenset[str]) -> None:
-        async with limiter:
+    async def worker() -> None:
+        for place, session in turns:
+            async with reading:
+                uids = await anyio.to_thread.run_sync(ledger.acknowledged, session.session)
             found[place] = await _finding(client, session, uids, policy, rules)
             report(found[place])
 
     try:
         async with anyio.create_task_group() as tasks:
-            for place, (session, uids) in enumerate(wanted):
-                tasks.start_soon(one, place, session, uids)
+            for _ in range(_AT_A_TIME):
+                tasks.start_soon(worker)
     except BaseExceptionGroup as errors:
         raise worst(errors) from None
-    return [found[place] for place in range(len(wanted))]
-
-
-def _acknowledged(ledger: Ledger) -> list[tuple[SessionReport, frozenset[str]]]:
-    return list(ledger.acknowledged())
+    return [found[place] for place in range(len(reports))]
 
 
 async def _finding(

@@ -316,7 +316,7 @@ class TestGone:
         place.remove("a", "b")
         assert place.forget(Forgetting.gone) == [("duplicate", 1, None)]
         with Ledger.read(place.path) as ledger:
-            assert [len(uids) for _, uids in ledger.acknowledged()] == [1, 1]
+            assert [len(ledger.acknowledged(one.session)) for one in ledger.sessions()] == [1, 1]
 
     def test_what_xnat_refused_of_an_unfinished_session(self, place: Place) -> None:
         """Until the session is archived it is looked for in what XNAT holds."""
@@ -471,7 +471,7 @@ async def test_a_held_session_is_freed(xnat: TestXnat, url: str, commands: Comma
             assert await process.wait() == 130
     (journal,) = commands.home.rglob("*.journal")
     with Ledger.read(journal) as ledger:
-        arrived = {one.path for one in ledger.arrived()}
+        arrived = {one.file.path for one in ledger.arrived()}
     gone = next(path for path in sorted(tree.rglob("*")) if path.is_file() and str(path) not in arrived)
     gone.unlink()
     held = await commands("upload", tree, "-P", "demo", "-o", "json")

@@ -4,7 +4,10 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -609,6 +612,45 @@ async def test_receipts_outlive_a_kill_and_tell_attempts(
     assert {line["run"] for line in files} == {"1", "2"}
     assert sorted(line["attempts"] for line in files) == [1, 1, 1, 2]
     assert all(line["sha256"] for line in files)
+
+
+async def test_receipts_of_what_an_earlier_run_sent_without_them_have_digests(
+    url: str, commands: Commands, visit: Path, tmp_path: Path
+) -> None:
+    """The file on disk is read where it is known to hold what was sent; one that holds something else has none."""
+    receipts = tmp_path / "receipts.jsonl"
+    commands.login(url)
+    assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
+    # A copy that came back from a backup has another inode and another time.
+    (visit / "2").rename(tmp_path / "moved")
+    shutil.copy(tmp_path / "moved", visit / "2")
+    content = (visit / "3").read_bytes()
+    before = (visit / "3").stat()
+    (visit / "3").write_bytes(content[:-1] + b"!")
+    os.utime(visit / "3", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (visit / "4").unlink()
+    await commands("upload", visit, "-P", "demo", "-q", "--receipts", receipts)
+    files = {Path(line["path"]).name: line for line in lines(receipts, "file")}
+    for name in ("1", "2"):
+        digest = hashlib.sha256((visit / name).read_bytes()).hexdigest()
+        assert (files[name]["sha256"], files[name]["sha256_of"]) == (digest, "sent")
+    assert all((files[name]["sha256"], files[name]["sha256_of"]) == (None, None) for name in files.keys() - {"1", "2"})
+
+
+async def test_receipts_from_a_journal_without_digests(
+    url: str, commands: Commands, visit: Path, tmp_path: Path
+) -> None:
+    """What is told is the digest of the file as it is now, and that it is."""
+    receipts, journal = tmp_path / "receipts.jsonl", tmp_path / "x.journal"
+    commands.login(url)
+    words = ("upload", visit, "-P", "demo", "-q", "--journal", journal)
+    assert (await commands(*words)).code == 0
+    with closing(sqlite3.connect(journal)) as connection, connection:
+        connection.execute("UPDATE instance SET xxh3 = NULL")
+    assert (await commands(*words, "--receipts", receipts)).code == 0
+    for line in lines(receipts, "file"):
+        digest = hashlib.sha256(Path(line["path"]).read_bytes()).hexdigest()
+        assert (line["sha256"], line["sha256_of"]) == (digest, "file")
 
 
 async def test_what_the_archive_had_before_is_not_called_created(

@@ -11,13 +11,14 @@ sealed, where it overwrites itself.
 
 from asyncimport.journal.database import Waiting
 from asyncimport.journal.intake import Admission, Gone, Twin
-from asyncimport.journal.ledger import Ledger, SentFile
+from asyncimport.journal.ledger import Arrived, Ledger, SentFile
 from asyncimport.journal.queue import Journal
 from asyncimport.journal.subjects import DueSubject
 from asyncimport.journal.survey import Header, Odd, Survey, Surveyed
 
 __all__ = [
     "Admission",
+    "Arrived",
     "DueSubject",
     "Gone",
     "Header",

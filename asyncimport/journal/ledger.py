@@ -68,14 +68,17 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A file that XNAT has acknowledged; `sha256` in hexadecimal, `settled_at` in seconds since 1970."""
+    """A file that XNAT has acknowledged.
+
+    `sha256` (in hexadecimal) and `xxh3` are of what was sent, `settled_at` in seconds since 1970.
+    """
 
     session: Session
     series_uid: str
     sop_uid: str
-    path: str
-    size: int
+    file: File
     sha256: str | None
+    xxh3: bytes | None
     uri: str | None
     attempts: int | None
     settled_at: float | None
@@ -248,33 +251,36 @@ class Ledger:
             return Left(files, size, None)
         return Left(files, size, took * max(files / sent, size / max(sent_size, 1)))
 
-    def acknowledged(self) -> Iterator[tuple[SessionReport, frozenset[str]]]:
-        """Yield each session and the SOPInstanceUIDs that XNAT acknowledged of it."""
+    def sessions(self) -> tuple[SessionReport, ...]:
+        """Return what became of each session, in the order they were found."""
         with translated(self._path):
-            reports = self._sessions(self._sums()[-1])
-        for report in reports:
-            with translated(self._path):
-                rows = self._db.execute(
-                    "SELECT i.sop_uid FROM instance i JOIN session s ON s.key = i.session "
-                    "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED'",
-                    (report.session.project, report.session.study_uid),
-                ).fetchall()
-            yield report, frozenset(uid for (uid,) in rows)
+            return self._sessions(self._sums()[-1])
+
+    def acknowledged(self, session: Session) -> frozenset[str]:
+        """Return the SOPInstanceUIDs that XNAT acknowledged of a session."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT i.sop_uid FROM instance i JOIN session s ON s.key = i.session "
+                "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED'",
+                (session.project, session.study_uid),
+            )
+            return frozenset(uid for (uid,) in rows)
 
     def arrived(self) -> Iterator[Arrived]:
         """Yield all files that XNAT has acknowledged, in the order they were found."""
         with translated(self._path):
             rows = self._db.execute(
-                "SELECT s.project, s.subject, s.label, s.study_uid, i.series_uid, i.sop_uid, f.path, f.size, i.sha256, "  # noqa: S608 - fixed text
-                f"d.uri, i.attempts, i.settled_at, i.run FROM {self._files} "
+                "SELECT s.project, s.subject, s.label, s.study_uid, i.series_uid, i.sop_uid, i.sha256, i.xxh3, d.uri, "  # noqa: S608 - fixed text
+                "i.attempts, i.settled_at, i.run, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+                f"FROM {self._files} "
                 "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' JOIN session s ON s.key = i.session "
                 "LEFT JOIN delivery d ON d.key = i.delivery WHERE i.state = 'STORED' ORDER BY i.key"
             )
-            for *names, series_uid, sop_uid, path, size, digest, uri, attempts, settled_at, run in rows:
-                sha256 = digest and digest.hex()
-                where = Session(*names)
-                path = os.fsdecode(path)
-                yield Arrived(where, series_uid, sop_uid, path, size, sha256, uri, attempts, settled_at, run)
+            for row in rows:
+                series_uid, sop_uid, sha256, xxh3, uri, attempts, settled_at, run, path, *facts = row[4:]
+                digests = sha256 and sha256.hex(), xxh3
+                file = file_of(path, facts)
+                yield Arrived(Session(*row[:4]), series_uid, sop_uid, file, *digests, uri, attempts, settled_at, run)
 
     def attached(self) -> Iterator[AttachmentRow]:
         """Yield all attachments that XNAT has stored."""
