@@ -131,7 +131,7 @@ class RefusedError(AsyncimportError):
 
     `at_the_door`: a proxy turned it away, so that XNAT has nothing of it, whatever became of earlier attempts.
     `dropped`: a rule of the site, a filter or a script, does not let it in. `by_state`: it is the state of the server
-    that stands in the way, and not the file.
+    that stands in the way, and not the file. `second_row`: XNAT has put it into another row than those before it.
     """
 
     def __init__(
@@ -142,12 +142,14 @@ class RefusedError(AsyncimportError):
         at_the_door: bool = False,
         dropped: bool = False,
         by_state: bool = False,
+        second_row: bool = False,
     ) -> None:
         super().__init__(message)
-        self.whole_session = whole_session
+        self.whole_session = whole_session or second_row
         self.at_the_door = at_the_door
         self.dropped = dropped
-        self.by_state = by_state or whole_session
+        self.by_state = by_state or self.whole_session
+        self.second_row = second_row
 
 
 class SourceError(AsyncimportError):

@@ -452,19 +452,18 @@ class _Trail:
 
 def _verdict(claim: Claim, error: RefusedError | TransientError, trail: _Trail) -> Refused | Failed:
     """Judge a file that was not stored, by the last error and those before it."""
-    reason, at_the_door, whole_session = str(error), False, False
+    reason, at_the_door, whole_session, second_row = str(error), False, False, False
     if isinstance(error, RefusedError):
-        at_the_door, whole_session = error.at_the_door, error.whole_session
+        at_the_door, whole_session, second_row = error.at_the_door, error.whole_session, error.second_row
     else:
         reason = f"{error}, {trail.attempts} times"
         if not error.judges_file:
             return Failed(claim, reason, attempts=trail.attempts, unsure=trail.unsure)
-    kind = _kind(error)
-    if trail.unsure and not at_the_door:
+    if trail.unsure and not (at_the_door or whole_session):
         # XNAT keeps what came of a body that broke off. Dropped files are left out of a session that is archived all
         # the same, and this one would be in it, in part.
         return Failed(claim, f"{reason}, after an attempt that broke off", attempts=trail.attempts, unsure=True)
-    return Refused(claim, reason, whole_session, trail.attempts, trail.unsure, kind)
+    return Refused(claim, reason, whole_session, trail.attempts, trail.unsure, _kind(error), second_row)
 
 
 def _kind(error: RefusedError | TransientError) -> Refusal:

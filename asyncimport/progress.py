@@ -20,7 +20,7 @@ from asyncimport.events import (
     Scanned,
     Settled,
 )
-from asyncimport.model import Archived, AttachmentState, Built, Failed, Held, Incomplete, Refused, Stored
+from asyncimport.model import Archived, AttachmentState, Built, Deleted, Failed, Held, Incomplete, Refused, Stored
 
 __all__ = ["Totals", "human_bytes", "human_seconds"]
 
@@ -89,6 +89,9 @@ class Totals:
                 self.built += 1
             case Held():
                 self.held += 1
+            case Deleted(files=files):
+                self.repaired += files
+                self.waiting += files
             case Incomplete(missing=missing):
                 self.repaired += len(missing)
                 self.waiting += len(missing)
@@ -127,7 +130,7 @@ class Totals:
         if self.refused or self.failed or self.held:
             parts.append(f"{self.refused:,} refused, {self.failed:,} failed, {self.held:,} held")
         if self.repaired:
-            parts.append(f"{self.repaired:,} missing from the archive and sent again")
+            parts.append(f"{self.repaired:,} missing from XNAT and sent again")
         if now < self.quiet_until and settled >= self.waiting:
             wait = human_seconds(self.quiet_until - now)
             parts.append(f"waiting {wait}, as an upload that broke off may yet arrive")

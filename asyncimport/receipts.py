@@ -76,7 +76,7 @@ def _lines(ledger: Ledger) -> Iterator[Mapping[str, object]]:
     for one in ledger.deliveries():
         uri = one.uri and f"/data{one.uri}"
         if one.uri:
-            is_gone = one.state == "ARCHIVED"
+            is_gone = one.state in {"ARCHIVED", "DELETED"}
             yield {"kind": "created", "what": "prearchive", "uri": uri, "gone": is_gone, "run": str(one.run)}
         if one.archive_uri:
             if one.number == 1 and not one.merges:

@@ -210,8 +210,8 @@ async def strays_of(client: Client, ledger: Ledger) -> list[Stray]:
     Raises: TransientError, RefusedError when this user may not look.
     """
     deliveries = await anyio.to_thread.run_sync(ledger.deliveries)
-    # Where an archived session was, there is nothing any more, or something that came later.
-    live = {one.uri for one in deliveries if one.uri and one.state != "ARCHIVED"}
+    # Where an archived or deleted session was, there is nothing any more, or something that came later.
+    live = {one.uri for one in deliveries if one.uri and one.state not in {"ARCHIVED", "DELETED"}}
     found: list[Stray] = []
     for project in sorted({one.session.project for one in deliveries}):
         sessions = {one.session for one in deliveries if one.session.project == project}

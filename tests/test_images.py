@@ -31,7 +31,7 @@ from yarl import URL
 
 from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
 from asyncimport.limits import Rate
-from asyncimport.model import Archived, Built, Held, Incomplete, Session
+from asyncimport.model import Archived, Built, Deleted, Held, Incomplete, Session
 from asyncimport.replies import Experiment, Row
 from asyncimport.source import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tell, TestXnat, serve
@@ -613,14 +613,14 @@ async def test_patience_ends(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     assert verdict == Held(sealed(uri).delivery, "XNAT has not finished with the session in time")
 
 
-async def test_a_lost_delivery_is_held(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+async def test_a_lost_delivery_is_looked_for(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """Somebody has deleted the row: looked for a few times, as XNAT's caches lag, and then said."""
     pauses = Pauses()
     async with reaching(url, sleep=pauses) as there:
         uri = await sent(there, tmp_path, 1)
         xnat.remove_row(xnat.prearchive[0])
         verdict = await there.finalize(sealed(uri, 1))
-    assert verdict == Held(sealed(uri).delivery, "the session is neither in the prearchive nor in the archive")
+    assert verdict == Deleted(sealed(uri).delivery)
     assert len(pauses.seconds) == AT_ONCE.attempts - 1
 
 

@@ -40,12 +40,14 @@ from asyncimport.model import (
     INSTANCE_TRANSITIONS,
     Built,
     Claim,
+    Deleted,
     DeliveryState,
     Failed,
     File,
     FileKind,
     Held,
     Ignored,
+    Incomplete,
     Instance,
     InstanceState,
     Outcome,
@@ -116,6 +118,11 @@ def refused(claim: Claim) -> Outcome:
 def barred(claim: Claim) -> Outcome:
     """Refuse the file, with all of its session."""
     return Refused(claim, "not allowed", whole_session=True, kind=Refusal.SERVER)
+
+
+def second_row(claim: Claim) -> Outcome:
+    """Refuse the file, as XNAT has put it into another row."""
+    return Refused(claim, "a second row", whole_session=True, kind=Refusal.SERVER, second_row=True)
 
 
 def failed(claim: Claim) -> Outcome:
@@ -246,9 +253,9 @@ def test_deliveries_begin_as_open(raw: sqlite3.Connection, state: DeliveryState)
 
 @pytest.mark.parametrize("state", sorted(DeliveryState))
 def test_a_new_delivery_only_after_the_end_of_the_last(raw: sqlite3.Connection, state: DeliveryState) -> None:
-    """A session has one live delivery: another begins only when the last is archived, or built and left there."""
+    """A session has one live delivery: another begins only when the last is archived, deleted, or built and left."""
     as_delivery(raw, state)
-    if state in {DeliveryState.ARCHIVED, DeliveryState.BUILT}:
+    if state in {DeliveryState.ARCHIVED, DeliveryState.BUILT, DeliveryState.DELETED}:
         raw.execute("INSERT INTO delivery (session, number) VALUES (1, 2)")
         assert raw.execute("SELECT count(*) FROM delivery WHERE session = 1").fetchone() == (2,)
     else:
@@ -839,6 +846,98 @@ def test_a_barred_session_is_not_archived_in_part(journal: Journal, disk: Disk) 
     scan(journal, disk, partial=True)
     send(journal, only("c", barred))
     assert deliveries(journal) == [("E1", 1, "OPEN")]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_became_of_a_row_is_asked_when_all_has_landed(journal: Journal, disk: Disk, together: bool) -> None:
+    """A second row says that the first may be gone; but not before all that is on its way has been acknowledged."""
+    disk.put(*[instance(name, E1) for name in "abcde"])
+    scan(journal, disk)
+    for _ in range(2):
+        claims = journal.claim(1, most_begun=1)
+        assert claims is not None
+        journal.settle([stored(claim) for claim in claims])
+    flying = journal.claim(3, most_begun=1)
+    assert flying is not None
+    outcomes = [second_row(flying[0]), stored(flying[1]), second_row(flying[2])]
+    batches = [outcomes] if together else [[outcome] for outcome in outcomes]
+    for batch in batches:
+        assert sealed_by(journal) is None
+        assert journal.settle(batch) == (batch is batches[-1])
+        assert journal.claim(8, most_begun=1) == []
+    found = sealed_by(journal)
+    assert found is not None
+    assert (found.is_open, set(found.sop_uids), set(found.refused)) == (
+        True,
+        {f"1.2.E1.{name}" for name in "abd"},
+        set(),
+    )
+    assert deliveries(journal) == [("E1", 1, "OPEN")]
+    # An administrator has archived it, without what came last.
+    journal.close(Incomplete(found.delivery, "/archive/E1", frozenset(["1.2.E1.d"])))
+    assert states(journal) == {"a": "STORED", "b": "STORED", "c": "PENDING", "d": "PENDING", "e": "PENDING"}
+    assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
+    assert names(send(journal)) == ["c", "d", "e"]
+    assert deliveries(journal) == [("E1", 1, "ARCHIVED"), ("E1", 2, "ARCHIVED")]
+
+
+def test_a_row_that_is_still_there_holds_its_session(journal: Journal, disk: Disk) -> None:
+    """The second one is somebody else's: nothing more is sent in this run, and nothing is sealed."""
+    disk.put(*[instance(name, E1) for name in "abc"])
+    scan(journal, disk)
+    assert names(send(journal, only("b", second_row), verdict=lambda one: Held(one.delivery, "two rows"))) == [
+        "a", "b", "c"
+    ]  # fmt: skip
+    assert journal.connection.execute("SELECT state, reason FROM delivery").fetchone() == ("OPEN", "two rows")
+    (report,) = Ledger.of(journal).summary().sessions
+    assert (report.state, report.reason) == ("held", "two rows")
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_deleted_delivery_is_sent_again_once(journal: Journal, disk: Disk, is_open: bool) -> None:
+    """All that was stored in it waits, and goes into another one; if that is deleted too, somebody has to look."""
+    disk.put(*[instance(name, E1) for name in "abc"])
+    scan(journal, disk)
+    answer = only("c", second_row) if is_open else stored
+    sent = names(send(journal, answer, verdict=lambda one: Deleted(one.delivery)))
+    assert sent == [*"abc", *"abc"]
+    assert deliveries(journal) == [("E1", 1, "DELETED"), ("E1", 2, "OPEN" if is_open else "HELD")]
+    (report,) = Ledger.of(journal).summary().sessions
+    assert (report.state, report.reason) == (
+        "held",
+        "somebody has deleted it from the prearchive, and once more in the same run",
+    )
+
+
+def test_only_a_deleted_delivery_is_sent_again(path: Path, disk: Disk) -> None:
+    """What an earlier one has brought into the archive stays there."""
+    disk.put(*[instance(name, E1) for name in "ab"])
+    whole_run(path, disk)
+    disk.put(*[instance(name, E1) for name in "cd"])
+    verdicts = iter([lambda one: Deleted(one.delivery), archived])
+    with opened(path) as journal:
+        scan(journal, disk)
+        sent = names(send(journal, verdict=lambda one: next(verdicts)(one)))
+    assert sent == ["c", "d", "c", "d"]
+
+
+def test_what_may_be_on_its_way_into_a_deleted_row_is_waited_for(journal: Journal, disk: Disk) -> None:
+    """It makes or finds the row of the next delivery, which is therefore not sealed before the quiet period is over."""
+    disk.put(*[instance(name, E1) for name in "ab"])
+    scan(journal, disk)
+    for _ in range(2):
+        claims = journal.claim(1, most_begun=1)
+        assert claims is not None
+        journal.settle([Stored(claim, uri(claim), 2, unsure=True) for claim in claims])
+    assert isinstance(journal.claim_session(quiet_period=60), float)
+    found = sealed_by(journal)
+    assert found is not None
+    journal.close(Deleted(found.delivery))
+    for _ in range(2):
+        claims = journal.claim(1, most_begun=1)
+        assert claims is not None
+        journal.settle([stored(claim) for claim in claims])
+    assert isinstance(journal.claim_session(quiet_period=60), float)
 
 
 def test_a_session_that_stays_refused_is_tried_once_a_run(path: Path, disk: Disk) -> None:

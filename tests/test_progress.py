@@ -241,4 +241,4 @@ def test_what_is_sent_again_is_told() -> None:
     watched = Watched(Admitted(5, 5000), stored(5), Incomplete(DELIVERY, "/archive", frozenset({"1", "2"})))
     parts = watched.line(1)
     assert "5 of 7 files" in parts[1]
-    assert "2 missing from the archive and sent again" in parts
+    assert "2 missing from XNAT and sent again" in parts

@@ -10,6 +10,7 @@ from asyncimport.model import (
     Archived,
     Built,
     Claim,
+    Deleted,
     Delivery,
     Failed,
     Filed,
@@ -68,6 +69,8 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "session_built", **_names(delivery), "uri": uri}
         case Held(delivery=delivery, reason=reason):
             yield {"event": "session_held", **_names(delivery), "reason": reason}
+        case Deleted(delivery=delivery, files=files):
+            yield {"event": "session_deleted", **_names(delivery), "files": files}
         case Incomplete(delivery=delivery, uri=uri, missing=missing):
             yield {"event": "session_incomplete", **_names(delivery), "uri": uri, "missing": sorted(missing)}
         case Enclosing(files=files):

@@ -11,6 +11,7 @@ from asyncimport.model import (
     Archived,
     AttachmentState,
     Built,
+    Deleted,
     Delivery,
     Held,
     Incomplete,
@@ -76,6 +77,8 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
             yield "INFO", f"built, and left in the prearchive: {who(delivery)}"
         case Held(delivery=delivery, reason=reason):
             yield "WARNING", f"held: {who(delivery)}: {why(reason)}"
+        case Deleted(delivery=delivery, files=files):
+            yield "WARNING", f"deleted from the prearchive, {files} instances are sent again: {who(delivery)}"
         case Incomplete(delivery=delivery, missing=missing):
             yield "WARNING", f"the archive lacks {len(missing)} instances, which are sent again: {who(delivery)}"
         case Enclosed(resource=resource, filed=filed):

@@ -10,8 +10,9 @@ CREATE TEMP TRIGGER instance_lands AFTER UPDATE OF settled_at ON main.instance
 BEGIN
     DELETE FROM flying WHERE session = new.session AND instance = new.key;
 END;
--- Sessions that XNAT would not take or archive in this run, with the reason: nothing more of them is sent in it.
-CREATE TEMP TABLE barred (session INTEGER PRIMARY KEY, reason TEXT NOT NULL);
+-- Sessions that XNAT would not take or archive in this run, with the reason: nothing more of them is sent in it. With
+-- `second_row`, what has become of the row of their open delivery is yet to be found out.
+CREATE TEMP TABLE barred (session INTEGER PRIMARY KEY, reason TEXT NOT NULL, second_row INTEGER NOT NULL DEFAULT 0);
 -- Instances whose only copy could not be read; a duplicate that the scan has yet to meet may stand in.
 CREATE TEMP TABLE unread (instance INTEGER PRIMARY KEY);
 -- Unreadable files whose header could be read, and what it said.

@@ -128,8 +128,9 @@ class Forgetting:
             rows = self._db.execute(
                 "SELECT i.key, f.key, f.path, f.size, f.instance IS i.key, i.state, s.project, s.subject, s.label, "
                 "s.study_uid, i.state = 'REFUSED' AND EXISTS (SELECT 1 FROM delivery d WHERE d.session = s.key "
-                "AND d.uri IS NOT NULL AND d.state <> 'ARCHIVED') FROM instance i JOIN file f ON f.key = i.file "
-                "JOIN session s ON s.key = i.session WHERE i.state <> 'STORED' ORDER BY i.key"
+                "AND d.uri IS NOT NULL AND d.state NOT IN ('ARCHIVED', 'DELETED')) "
+                "FROM instance i JOIN file f ON f.key = i.file JOIN session s ON s.key = i.session "
+                "WHERE i.state <> 'STORED' ORDER BY i.key"
             ).fetchall()
             for instance, file, path, size, carries, state, *names, unfinished in rows:
                 if carries and not _is_gone(path):
@@ -210,8 +211,8 @@ class Forgetting:
                 "SELECT s.key, s.project, s.subject, s.label, s.study_uid, (SELECT f.path FROM instance i "
                 "JOIN file f ON f.key = i.file WHERE i.session = s.key ORDER BY i.key LIMIT 1), "
                 "EXISTS (SELECT 1 FROM delivery d WHERE d.session = s.key AND d.uri IS NOT NULL "
-                "AND d.state <> 'ARCHIVED') FROM session s WHERE ?1 IS NULL OR s.label = ?1 COLLATE NOCASE "
-                "ORDER BY s.key",
+                "AND d.state NOT IN ('ARCHIVED', 'DELETED')) FROM session s "
+                "WHERE ?1 IS NULL OR s.label = ?1 COLLATE NOCASE ORDER BY s.key",
                 (label,),
             ).fetchall()
             for key, *names, example, unfinished in rows:

@@ -35,3 +35,27 @@ BEGIN
     WHERE new.state = 'SEALED' AND old.state = 'OPEN'
       AND EXISTS (SELECT 1 FROM instance WHERE session = old.session AND state = 'PENDING');
 END;
+
+-- A delivery whose row somebody has deleted is at its end too.
+DROP TRIGGER instance_moves;
+CREATE TRIGGER instance_moves BEFORE UPDATE OF state ON instance
+WHEN old.state <> new.state
+BEGIN
+    SELECT raise(ABORT, 'illegal change of an instance')
+    WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'instance' AND was = old.state AND becomes = new.state);
+    SELECT raise(ABORT, 'nothing is stored behind the seal')
+    WHERE new.state = 'STORED'
+      AND (SELECT state FROM delivery WHERE key = new.delivery AND session = new.session) IS NOT 'OPEN';
+    SELECT raise(ABORT, 'what is stored stays so until the archive is seen to lack it')
+    WHERE old.state = 'STORED'
+      AND EXISTS (SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED'));
+END;
+DROP TRIGGER delivery_begins;
+CREATE TRIGGER delivery_begins BEFORE INSERT ON delivery
+BEGIN
+    SELECT raise(ABORT, 'a delivery begins as OPEN') WHERE new.state <> 'OPEN';
+    SELECT raise(ABORT, 'the last delivery of the session is not at its end')
+    WHERE EXISTS (
+        SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED')
+    );
+END;

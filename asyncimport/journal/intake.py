@@ -430,7 +430,7 @@ class Intake(Registry):
     def _is_at_its_end(self, session: int) -> bool:
         """Whether all deliveries of a session have come to their end, so that a new one may follow."""
         return not self._db.execute(
-            "SELECT 1 FROM delivery WHERE session = ? AND state NOT IN ('ARCHIVED', 'BUILT')", (session,)
+            "SELECT 1 FROM delivery WHERE session = ? AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED')", (session,)
         ).fetchone()
 
     def _orphan(self, instance: int, trouble: str | None) -> None:

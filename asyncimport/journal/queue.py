@@ -11,6 +11,7 @@ from asyncimport.model import (
     Archived,
     Built,
     Claim,
+    Deleted,
     Delivery,
     Failed,
     File,
@@ -111,15 +112,15 @@ class Journal(Subjects):
             for outcome in outcomes if others else ():
                 if isinstance(outcome, Refused) and outcome.whole_session:
                     self._db.execute(
-                        "INSERT OR IGNORE INTO barred SELECT session, ? FROM delivery WHERE key = ?",
-                        (outcome.reason, outcome.claim.delivery.key),
+                        "INSERT OR IGNORE INTO barred SELECT session, ?, ? FROM delivery WHERE key = ?",
+                        (outcome.reason, outcome.second_row, outcome.claim.delivery.key),
                     )
                 if isinstance(outcome, Failed) and outcome.unreadable:
                     self._fall_back(outcome.claim.key, outcome.reason)
             ready = 0
             for session, barred in self._at_a_turn({outcome.claim.delivery.key for outcome in outcomes}):
                 if barred is not None:
-                    self._hold_barred(session, barred)
+                    ready += self._hold_barred(session, barred)
                 if self._scan_finished or session in self._complete:
                     ready += self._conclude(session, ["OPEN"])
         if due:
@@ -130,7 +131,8 @@ class Journal(Subjects):
         """Seal a delivery, on disk, before anyone calls XNAT about it.
 
         None when none is ready now, or the seconds until one is: a delivery that an attempt to send broke off into is
-        not sealed before `quiet_period` seconds have passed, because the attempt may yet take effect.
+        not sealed before `quiet_period` seconds have passed, because the attempt may yet take effect. One whose row may
+        be gone, as XNAT has made a second one, is not sealed at all.
 
         Deliveries of one subject go one at a time: XNAT's archive step locks on the subject's label, and one that
         waits for the lock sleeps ten seconds (PrearcSessionArchiver).
@@ -138,6 +140,7 @@ class Journal(Subjects):
         with self._transaction(durable=True):
             row = self._db.execute(
                 "SELECT d.key, d.number, d.uri, d.state, s.key, s.project, s.subject, s.label, s.study_uid, "
+                "EXISTS (SELECT 1 FROM barred WHERE barred.session = s.key AND barred.second_row), "
                 "iif(d.state = 'OPEN', max(0, coalesce(u.since + ? - ?, 0)), 0) AS wait "
                 # CROSS: from the few that are ready, not from all deliveries there ever were.
                 "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
@@ -148,20 +151,22 @@ class Journal(Subjects):
             ).fetchone()
             if row is None:
                 return None
-            key, number, uri, state, session, project, subject, label, study_uid, wait = row
+            key, number, uri, state, session, project, subject, label, study_uid, second_row, wait = row
+            is_open = bool(second_row) and state == "OPEN"
             if wait:
                 return float(wait)
             self._db.execute("DELETE FROM ready WHERE delivery = ?", (key,))
             self._db.execute("INSERT INTO busy VALUES (?)", (subject,))
-            if state != "ARCHIVED":
+            if state != "ARCHIVED" and not is_open:
                 self._db.execute(
                     "UPDATE delivery SET state = 'SEALED', partial = ? WHERE key = ?",
                     (any(self._lacking(session)), key),
                 )
             uids = self._uids(session, "STORED")
-            refused = self._uids(session, "REFUSED")
+            # What went into the second row need not be refused for good.
+            refused = frozenset() if is_open else self._uids(session, "REFUSED")
         delivery = Delivery(key, Session(project, subject, label, study_uid), number, uri)
-        return Sealed(delivery, uids, refused, archived=state == "ARCHIVED")
+        return Sealed(delivery, uids, refused, archived=state == "ARCHIVED", is_open=is_open)
 
     def _uids(self, session: int, state: str) -> frozenset[str]:
         query = "SELECT json_quote(sop_uid) FROM instance WHERE session = ? AND state = ?"
@@ -172,8 +177,10 @@ class Journal(Subjects):
 
         What waited for the end of this delivery goes into the next one, unless this one is held. What the archive
         lacks of an incomplete one is sent again in the next one, once in a run; then it is held. Where a script may
-        have dropped it, it is refused. One that was archived before, and looked at again, stays so whatever is found,
-        and if another has begun meanwhile, that one's verdict counts. Returns the verdict that was recorded.
+        have dropped it, it is refused. All that was stored of a deleted one is sent again too. An open one comes to
+        its end if somebody else has archived or deleted it, and stays open otherwise. One that was archived before,
+        and looked at again, stays so whatever is found, and if another has begun meanwhile, that one's verdict counts.
+        Returns the verdict that was recorded.
         """
         with self._transaction(durable=True):
             delivery = verdict.delivery
@@ -186,7 +193,14 @@ class Journal(Subjects):
             if not is_last:
                 return verdict
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
-            if isinstance(verdict, Incomplete) and verdict.expected is not None:
+            if isinstance(verdict, Deleted) and not self._is_first_repair(session):
+                verdict = Held(delivery, "somebody has deleted it from the prearchive, and once more in the same run")
+            if isinstance(verdict, Deleted):
+                self._end(delivery, "DELETED", reason="somebody has deleted it from the prearchive")
+                stored = self._uids_of(delivery)
+                self._take_back(session, stored, "PENDING", None)
+                verdict = Deleted(delivery, len(stored))
+            elif isinstance(verdict, Incomplete) and verdict.expected is not None:
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, verified="uids")
                 self._take_back(session, verdict.missing, "REFUSED", verdict.expected, Refusal.DROPPED)
                 verdict = Archived(delivery, verdict.uri, "uids")
@@ -198,6 +212,10 @@ class Journal(Subjects):
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified)
             elif isinstance(verdict, Built):
                 self._end(delivery, "BUILT")
+            elif isinstance(verdict, Held) and was == "OPEN":
+                self._db.execute("UPDATE delivery SET reason = ? WHERE key = ?", (verdict.reason, delivery.key))
+                self._db.execute("UPDATE barred SET second_row = 0 WHERE session = ?", (session,))
+                return verdict
             else:
                 uri = None
                 if was == "ARCHIVED":
@@ -210,8 +228,12 @@ class Journal(Subjects):
                         "`asyncimport verify --repair` sends them again",
                     )
                 self._end(delivery, "ARCHIVED" if was == "ARCHIVED" else "HELD", uri=uri, reason=verdict.reason)
-                self._db.execute("INSERT OR IGNORE INTO barred VALUES (?, ?)", (session, verdict.reason))
+                self._db.execute(
+                    "INSERT OR IGNORE INTO barred (session, reason) VALUES (?, ?)", (session, verdict.reason)
+                )
                 return verdict
+            if was == "OPEN":
+                self._go_on(session)
             self._wait_again(session)
         return verdict
 
@@ -265,7 +287,24 @@ class Journal(Subjects):
         )
         if any(self._db.execute(query, (session, uid)).fetchone() for uid in missing):
             return False
+        return self._is_first_repair(session)
+
+    def _is_first_repair(self, session: int) -> bool:
+        """Note that what was stored of a session is sent again; whether that is for the first time in this run."""
         return self._db.execute("INSERT OR IGNORE INTO repaired VALUES (?)", (session,)).rowcount == 1
+
+    def _go_on(self, session: int) -> None:
+        """Let a session begin another delivery, with what went into its row too soon: it may do so now."""
+        self._db.execute("DELETE FROM barred WHERE session = ?", (session,))
+        self._db.execute(
+            "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL "
+            "WHERE session = ? AND state = 'REFUSED' AND refusal = 'SERVER'",
+            (session,),
+        )
+
+    def _uids_of(self, delivery: Delivery) -> list[str]:
+        """Return the SOPInstanceUIDs that were stored in a delivery."""
+        return list(self._all_of("SELECT json_quote(sop_uid) FROM instance WHERE delivery = ?", (delivery.key,)))
 
     def _take_back(
         self, session: int, uids: Iterable[str], state: str, reason: str | None, refusal: Refusal | None = None
@@ -277,19 +316,25 @@ class Journal(Subjects):
             [(state, reason, refusal, self.run, session, uid) for uid in uids],
         )
 
-    def _hold_barred(self, session: int, reason: str) -> None:
+    def _hold_barred(self, session: int, reason: str) -> bool:
         """Note why nothing more of a barred session is sent, and free its place, once the last of it has landed.
 
         Not before: XNAT may yet acknowledge what is on its way, and that is to be recorded. Its delivery stays open:
-        nothing has been sealed, and the next run goes on with it.
+        nothing has been sealed, and the next run goes on with it. Returns whether it is to be found out now what has
+        become of its row.
         """
         self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
-        if not self._one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))[0]:
+        if self._one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))[0]:
+            return False
+        self._db.execute("UPDATE delivery SET reason = ? WHERE session = ? AND state = 'OPEN'", (reason, session))
+        self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+        return bool(
             self._db.execute(
-                "UPDATE delivery SET reason = ? WHERE session = ? AND state = 'OPEN'",
-                (reason, session),
-            )
-            self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+                "INSERT OR IGNORE INTO ready SELECT d.key FROM delivery d JOIN barred b ON b.session = d.session "
+                "WHERE d.session = ? AND d.state = 'OPEN' AND d.uri IS NOT NULL AND b.second_row",
+                (session,),
+            ).rowcount
+        )
 
     def _at_a_turn(self, deliveries: Iterable[int]) -> list[tuple[int, str | None]]:
         """Return the sessions of these deliveries that are barred, with the reason, or have nothing left to send."""
@@ -320,11 +365,26 @@ class Journal(Subjects):
             return False
         if row is None or row[1] != "OPEN":
             number = 1 if row is None else row[0] + 1
-            self._db.execute("INSERT INTO delivery (session, number) VALUES (?, ?)", (session, number))
+            key = self._insert("INSERT INTO delivery (session, number) VALUES (?, ?)", (session, number))
+            if number > 1:
+                self._inherit_unsure(session, number, key)
         else:
             self._db.execute("UPDATE delivery SET reason = NULL WHERE session = ? AND state = 'OPEN'", (session,))
         self._db.execute("INSERT INTO begun VALUES (?)", (session,))
         return True
+
+    def _inherit_unsure(self, session: int, number: int, key: int) -> None:
+        """Note that what broke off on its way into the last row makes or finds this one, if that is gone."""
+        self._db.execute(
+            "UPDATE delivery SET unsure_at = (SELECT unsure_at FROM delivery WHERE session = ? AND number = ?) "
+            "WHERE key = ?",
+            (session, number - 1, key),
+        )
+        self._db.execute(
+            "INSERT INTO unsure SELECT ?, u.since FROM unsure u JOIN delivery d ON d.key = u.delivery "
+            "WHERE d.session = ? AND d.number = ?",
+            (key, session, number - 1),
+        )
 
     def _hand_out(self, session: int, room: int, claims: list[Claim]) -> None:
         row = self._db.execute(

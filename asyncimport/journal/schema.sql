@@ -157,7 +157,7 @@ BEGIN
       AND (SELECT state FROM delivery WHERE key = new.delivery AND session = new.session) IS NOT 'OPEN';
     SELECT raise(ABORT, 'what is stored stays so until the archive is seen to lack it')
     WHERE old.state = 'STORED'
-      AND EXISTS (SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT'));
+      AND EXISTS (SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED'));
 END;
 
 CREATE TRIGGER delivery_begins BEFORE INSERT ON delivery
@@ -165,7 +165,7 @@ BEGIN
     SELECT raise(ABORT, 'a delivery begins as OPEN') WHERE new.state <> 'OPEN';
     SELECT raise(ABORT, 'the last delivery of the session is not at its end')
     WHERE EXISTS (
-        SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT')
+        SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED')
     );
 END;
 

@@ -9,6 +9,7 @@ __all__ = [
     "Archived",
     "Built",
     "Claim",
+    "Deleted",
     "Delivery",
     "Failed",
     "Held",
@@ -45,13 +46,14 @@ class Sealed:
     """A delivery that nothing is sent into any more, and the SOPInstanceUIDs that XNAT acknowledged of its session.
 
     Of those that it `refused` nothing should be in the archive. `archived`: it is there already, and only to be
-    verified.
+    verified. `is_open`: it is not sealed, and all that is to be found out is what has become of its row.
     """
 
     delivery: Delivery
     sop_uids: frozenset[str]
     refused: frozenset[str] = frozenset()
     archived: bool = False
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ class Stored:
 class Refused:
     """XNAT answered, but did not keep the file, for a reason of this `kind`.
 
-    With `whole_session` nothing more of the session is sent in this run.
+    With `whole_session` nothing more of the session is sent in this run; with `second_row`, because XNAT has put the
+    file into another row than those before it, unless the first one turns out to be gone.
     """
 
     claim: Claim
@@ -85,6 +88,7 @@ class Refused:
     attempts: int = 1
     unsure: bool = False
     kind: Refusal = Refusal.FILE
+    second_row: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,17 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Deleted:
+    """The row of the delivery is gone, and nothing of it is in the archive: somebody has deleted it.
+
+    So many `files` of it are to be sent again, as the journal adds.
+    """
+
+    delivery: Delivery
+    files: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Incomplete:
     """The session is in the archive, which lacks instances that XNAT had acknowledged, by SOPInstanceUID.
 
@@ -139,4 +154,4 @@ class Incomplete:
     expected: str | None = None
 
 
-Verdict = Archived | Built | Held | Incomplete
+Verdict = Archived | Built | Deleted | Held | Incomplete

@@ -46,11 +46,13 @@ class DeliveryState(StrEnum):
     BUILT = "BUILT"
     ARCHIVED = "ARCHIVED"
     HELD = "HELD"
+    DELETED = "DELETED"  # somebody deleted its row before anything of it was archived
 
 
 # The database enforces both tables with triggers. What XNAT has acknowledged is sent again only when the archive turned
-# out to lack it, and is refused when a script of the site may have dropped it there. ARCHIVED is final: what comes
-# later for an archived session is another delivery. A seal is never broken: HELD goes back to SEALED, not to OPEN.
+# out to lack it, and is refused when a script of the site may have dropped it there. ARCHIVED and DELETED
+# are final: what comes later for the session is another delivery. Somebody else may have archived or deleted the row of
+# an open one. A seal is never broken: HELD goes back to SEALED, not to OPEN.
 INSTANCE_TRANSITIONS = frozenset(
     {
         (InstanceState.PENDING, InstanceState.STORED),
@@ -68,6 +70,9 @@ DELIVERY_TRANSITIONS = frozenset(
     {
         (DeliveryState.OPEN, DeliveryState.SEALED),
         (DeliveryState.OPEN, DeliveryState.HELD),
+        (DeliveryState.OPEN, DeliveryState.ARCHIVED),
+        (DeliveryState.OPEN, DeliveryState.DELETED),
+        (DeliveryState.SEALED, DeliveryState.DELETED),
         (DeliveryState.SEALED, DeliveryState.BUILT),
         (DeliveryState.SEALED, DeliveryState.ARCHIVED),
         (DeliveryState.SEALED, DeliveryState.HELD),

@@ -115,7 +115,7 @@ def _stored_uri(reply: Reply, project: str, expected: str | None) -> str:
             whole_session=True,
         )
     if expected is not None and match[1] != expected:
-        raise RefusedError("XNAT put the file into a second prearchive session of the same study", whole_session=True)
+        raise RefusedError("XNAT put the file into a second prearchive session of the same study", second_row=True)
     return match[1]
 
 

@@ -9,6 +9,7 @@ in a directory, injects scripted faults, and records what it received. It shares
 """
 
 from .actions import (
+    Administer,
     Conflict,
     DiskFull,
     Empty,
@@ -49,6 +50,7 @@ from .state import (
 
 __all__ = [
     "PROFILES",
+    "Administer",
     "ArchivedSession",
     "Conflict",
     "DiskFull",

@@ -14,6 +14,7 @@ __all__ = [
     "NAMES",
     "STRIKES",
     "Action",
+    "Administer",
     "Conflict",
     "DiskFull",
     "Empty",
@@ -187,6 +188,22 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class Administer:
+    """Let an administrator archive, delete or move the session that a request is about, and then serve the request.
+
+    It is the row that the request names; an import's are those of its project and label. A session is archived under
+    its own labels, and moved to the project `to`, or to Unassigned. Where there is no row, nothing happens.
+    """
+
+    act: Literal["archive", "delete", "move"]
+    to: str = ""
+
+    def __post_init__(self) -> None:
+        if self.act not in {"archive", "delete", "move"}:
+            raise ValueError(f"an administrator cannot {self.act!r} a session, only archive, delete or move it")
+
+
+@dataclass(frozen=True, slots=True)
 class Empty:
     """Answer an import with an empty 200, as to a file that a filter refuses; nothing takes effect."""
 
@@ -244,6 +261,7 @@ Action = (
     | Locked
     | Conflict
     | Leave
+    | Administer
     | Empty
     | DiskFull
     | Unseen
@@ -263,6 +281,7 @@ STRIKES: Mapping[type[Action], frozenset[str]] = {
     Locked: _SESSION,
     Conflict: frozenset({"commit", "archive"}),
     Leave: _SESSION,
+    Administer: _SESSION | {"import", "prearchive", "listing"},
     Empty: frozenset({"import"}),
     DiskFull: frozenset({"import", "file"}),
     Unseen: _SESSION | _ARCHIVED | {"import", "prearchive", "listing"},

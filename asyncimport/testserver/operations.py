@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import anyio
 
+from .actions import Administer
 from .building import build
 from .call import Engine
 from .conflicts import Terms
@@ -15,7 +16,7 @@ from .site import TestXnat
 from .state import UNASSIGNED, PrearchiveRow, Project, RowStatus
 from .tracking import Tracked
 
-__all__ = ["build_idle", "delete_row", "finish", "move_row", "rebuild"]
+__all__ = ["administer", "build_idle", "delete_row", "finish", "move_row", "rebuild"]
 
 _SECONDS = 60
 
@@ -125,14 +126,29 @@ def _unique_label(xnat: TestXnat, row: PrearchiveRow, kind: str) -> str:
     return f"{label}{number or ''}"
 
 
-async def move_row(xnat: TestXnat, row: PrearchiveRow, project: Project) -> None:
-    """Move a session to another project's prearchive."""
+async def administer(xnat: TestXnat, engine: Engine, row: PrearchiveRow, action: Administer) -> None:
+    """Do what a person does to a session of the prearchive, on its page, and see it done."""
+    if row.status.locked or row not in xnat:
+        return
+    match action.act:
+        case "archive":
+            await build(xnat, row)
+            terms = Terms(override=False, overwrite_files=False, allow_merge=True)
+            await run(xnat, engine, Job(row, {}, terms, Tracked(row.uri)))
+        case "delete":
+            await delete_row(xnat, row)
+        case "move":
+            await move_row(xnat, row, xnat.project(action.to) if action.to else None)
+
+
+async def move_row(xnat: TestXnat, row: PrearchiveRow, project: Project | None) -> None:
+    """Move a session to another project's prearchive, or to Unassigned."""
     row.status = RowStatus.LOCKED_MOVING
     old = row.path
     moves = [
         (
             (*old, "SCANS", folder, "DICOM", name),
-            ("prearchive", project.id, *old[2:], "SCANS", folder, "DICOM", name),
+            ("prearchive", UNASSIGNED if project is None else project.id, *old[2:], "SCANS", folder, "DICOM", name),
         )
         for folder, files in row.scans.items()
         for name in files
@@ -140,7 +156,7 @@ async def move_row(xnat: TestXnat, row: PrearchiveRow, project: Project) -> None
     await xnat.storage.move(moves)
     await xnat.storage.remove(old)
     xnat.remove_row(row)
-    row.project = project.id
+    row.project = None if project is None else project.id
     row.status = RowStatus.READY
     xnat.add_row(row)
 

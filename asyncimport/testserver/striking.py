@@ -9,6 +9,7 @@ from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from .actions import (
+    Administer,
     Conflict,
     DiskFull,
     Empty,
@@ -31,6 +32,7 @@ from .call import Call
 from .faults import Fault
 from .held import ARCHIVING, BUSY, Held
 from .logins import login_page
+from .operations import administer
 from .pages import Refused, text, uri_list
 from .state import PrearchiveRow, RowStatus
 from .storage import Kept
@@ -80,6 +82,9 @@ async def on_the_way(call: Call, fault: Fault, serve: _Serve) -> web.StreamRespo
             return _abort(request)
         case Tell() as action:
             action.function()
+        case Administer() as action:
+            for row in _rows(call):
+                await administer(call.xnat, call.engine, row, action)
         case _:
             pass  # within XNAT, or when it has answered
     return None
@@ -170,6 +175,14 @@ def _row(call: Call) -> PrearchiveRow | None:
     source = call.path if call.path.startswith("prearchive/") else next(iter(call.values("src")), "")
     match = _ROW.search(source)
     return call.xnat.find_row(*match.groups()) if match is not None else None
+
+
+def _rows(call: Call) -> list[PrearchiveRow]:
+    """Return the rows that a request is about, those of an import's project and label too."""
+    if (row := _row(call)) is not None:
+        return [row]
+    names = call.query.get("PROJECT_ID"), call.query.get("EXPT_LABEL")
+    return [row for row in call.xnat.prearchive if (row.project, row.name) == names]
 
 
 async def _build_first(call: Call, row: PrearchiveRow) -> None:

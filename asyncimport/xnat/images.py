@@ -19,6 +19,7 @@ from asyncimport.model import (
     Body,
     Built,
     Claim,
+    Deleted,
     Delivery,
     Held,
     Incomplete,
@@ -32,6 +33,7 @@ from asyncimport.xnat.archive import Found, compare, find_session
 from asyncimport.xnat.client import Client, bounded
 from asyncimport.xnat.sending import send
 from asyncimport.xnat.site import SiteRules
+from asyncimport.xnat.whereabouts import why_not_here
 
 __all__ = ["Step", "Xnat", "next_step"]
 
@@ -140,7 +142,7 @@ class Xnat:
         return await send(self._client, "POST", url, body, read, _DICOM)
 
     async def finalize(self, sealed: Sealed) -> Verdict:
-        """Commit, archive and verify one delivery.
+        """Commit, archive and verify one delivery; of one that is open, find out what has become of its row.
 
         Raises: TransientError when the server is away.
         """
@@ -163,6 +165,9 @@ class Xnat:
             if found.problem is not None:
                 return Held(delivery, found.problem)
             step = next_step(row, archived=bool(found.experiments), asked=asked)
+            if sealed.is_open and step in {Step.FINISH, Step.STUCK}:
+                # XNAT makes a second row only where it does not find the first one: somebody else has made this one.
+                return Held(delivery, "XNAT puts files of this study into a second row of the prearchive beside ours")
             try:
                 if step is Step.VERIFY:
                     return await self._verify(sealed, found)
@@ -183,7 +188,8 @@ class Xnat:
                 if step is Step.LOST:
                     lost += 1
                     if lost >= self._policy.attempts:
-                        return Held(delivery, "the session is neither in the prearchive nor in the archive")
+                        why = await why_not_here(self._client, delivery, sealed.sop_uids, self._policy)
+                        return Deleted(delivery) if why is None else Held(delivery, why)
             except RefusedError as error:
                 return Held(delivery, str(error))
             except TransientError as error:

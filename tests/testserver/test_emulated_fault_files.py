@@ -8,6 +8,7 @@ import pytest
 from emulated import dicom, visit
 
 from asyncimport.testserver import (
+    Administer,
     Conflict,
     DiskFull,
     Empty,
@@ -42,6 +43,7 @@ EXAMPLES: list[Action] = [
     Locked(),
     Conflict(),
     Leave(RowStatus.ERROR),
+    Administer("delete"),
     Empty(),
     DiskFull(),
     Unseen("demo"),
@@ -93,6 +95,7 @@ def test_every_action_has_an_example() -> None:
         (lambda: Conflict(status=RowStatus.READY), "CONFLICT or ERROR, not READY"),
         (lambda: Leave(RowStatus.BUILDING, looks=-1), "-1 times"),
         (lambda: Leave(RowStatus.CONFLICT, looks=1), "nobody is at work"),
+        (lambda: Administer("rename"), "cannot 'rename' a session"),  # type: ignore[arg-type]
         (lambda: Unseen("demo", "write"), "'write' is neither"),  # type: ignore[arg-type]
     ],
 )
@@ -185,6 +188,8 @@ WRITTEN: list[tuple[str, Fault]] = [
      Fault("archive", Conflict("No", RowStatus.ERROR))),
     ('{"kind": "archive", "action": "leave", "status": "_ARCHIVING", "looks": 2, "then": "CONFLICT"}',
      Fault("archive", Leave(RowStatus.LOCKED_ARCHIVING, 2, RowStatus.CONFLICT))),
+    ('{"kind": "import", "action": "administer", "act": "move", "to": "new"}',
+     Fault("import", Administer("move", "new"))),
     ('{"kind": "import", "action": "empty"}', Fault("import", Empty())),
     ('{"kind": "import", "action": "disk_full", "partial": true}', Fault("import", DiskFull(partial=True))),
     ('{"kind": "listing", "action": "unseen", "project": "new", "right": "edit", "path": "projects"}',
@@ -205,8 +210,8 @@ def test_every_action_but_a_function_can_be_written() -> None:
 
 
 NAMED = (
-    "conflict, disk_full, empty, expire_logins, gateway, late, leave, locked, login_page, reset, restart, stall, "
-    "status, unseen"
+    "administer, conflict, disk_full, empty, expire_logins, gateway, late, leave, locked, login_page, reset, restart, "
+    "stall, status, unseen"
 )
 
 
@@ -215,8 +220,8 @@ NAMED = (
     [
         ("{}", "faults are a list, not {}"),
         ("[3]", "fault 1: a fault is an object, not 3"),
-        ('[{"kind": "import"}]', "fault 1: action: null is none of conflict, disk_full, "),
-        ('[{"kind": "import", "action": "tell"}]', 'fault 1: action: "tell" is none of conflict, '),
+        ('[{"kind": "import"}]', "fault 1: action: null is none of administer, conflict, "),
+        ('[{"kind": "import", "action": "tell"}]', 'fault 1: action: "tell" is none of administer, '),
         ('[{"action": "empty"}]', "fault 1: kind is missing"),
         ('[{"kind": "import", "action": "status"}]', "fault 1: status is missing"),
         ('[{"kind": "import", "action": "empty", "number": 3}]', "fault 1: empty has no value number"),

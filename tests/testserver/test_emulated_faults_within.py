@@ -10,6 +10,7 @@ from yarl import URL
 
 from asyncimport.testserver import (
     PROFILES,
+    Administer,
     Conflict,
     DiskFull,
     Empty,
@@ -429,6 +430,31 @@ async def archiving(web: Visitor, tasks: TaskGroup, uri: str) -> None:
     tasks.start_soon(web.archive, uri)
     while await web.status(uri) != "_ARCHIVING":
         await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("kind", ["import", "listing", "commit", "archive"])
+@pytest.mark.parametrize("act", ["archive", "delete", "move", "unassign"])
+async def test_an_administrator_is_quicker(act: str, kind: str) -> None:
+    """The session has gone its way before the request is served: a file makes a new row, all else finds none."""
+    async with visit() as web:
+        web.xnat.add_project(Project("new"))
+        action = Administer("move") if act == "unassign" else Administer(act, to="new")  # type: ignore[arg-type]
+        uri = await web.built(dicom(1))
+        fault = web.xnat.faults.add(Fault(kind, action))
+        match kind:
+            case "import":
+                assert await web.received(dicom(2)) != uri
+            case "listing":
+                assert await web.status(uri) == "gone"
+            case _:
+                assert (await finalise(web, kind, uri)).status == 404
+        assert fault.hits == 1
+        assert web.xnat.sop_uids() == ({sop(1)} if act == "archive" else set())
+        there = {row.project: {file.sop_uid for file in row.files} for row in web.xnat.prearchive}
+        wanted: dict[str | None, set[str]] = {"demo": {sop(2)}} if kind == "import" else {}
+        if act in {"move", "unassign"}:
+            wanted["new" if act == "move" else None] = {sop(1)}
+        assert there == wanted
 
 
 async def test_a_late_import_into_what_is_being_archived_is_lost() -> None:
