@@ -1,6 +1,7 @@
 """Interpreters beside this one: what they import from, what they know, and how they end."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -119,7 +120,7 @@ def test_a_worker_that_cannot_be_begun_is_missing(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(WorkerMissingError):
             Worker(os.path.basename).call("a")
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "executable", "/bin/true")
+        patch.setattr(sys, "executable", shutil.which("true"))
         with pytest.raises(WorkerMissingError):
             Worker(os.path.basename).call("a")
 

@@ -205,6 +205,16 @@ async def test_a_download_that_drips_ends(site: tuple[Site, str], tmp_path: Path
         assert (tmp_path / "zip").stat().st_size == 20 * (8 << 10)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+async def test_a_download_for_which_there_is_no_room(site: tuple[Site, str]) -> None:
+    """The disk of temporary files is no verdict on what is downloaded."""
+    told, url = site
+    async with logged_in(url) as client:
+        told.body = b"x"
+        with pytest.raises(TransientError, match="cannot be kept here: No space left"):
+            await client.download("/data/zip", Path("/dev/full"), ONCE)
+
+
 async def test_an_answer_that_drips_ends(site: tuple[Site, str]) -> None:
     """The time-out is that of the whole answer."""
     told, url = site

@@ -172,7 +172,7 @@ def _open_standard_streams() -> None:
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Whether what could not be written was for standard output."""
+    """Whether this says that standard output cannot be written: other files that cannot are told where they are."""
     try:
         sys.stdout.flush()
     except OSError:

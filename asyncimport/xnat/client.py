@@ -200,11 +200,16 @@ class Client:
     async def _write(self, response: aiohttp.ClientResponse, into: Path, scope: anyio.CancelScope) -> None:
         """Write the body of an answer into a file, and move the deadline with each piece that comes in time."""
         last = scope.deadline
-        async with await anyio.open_file(into, "wb") as file:
+        async with await anyio.open_file(into, "wb", buffering=0) as file:
             async for piece in pieces(response, FILE):
                 last += len(piece) / SLOWEST
                 scope.deadline = min(anyio.current_time() + self.timeouts.stall, last)
-                await file.write(piece)
+                left = memoryview(piece)
+                try:
+                    while left:
+                        left = left[await file.write(left) :]
+                except OSError as error:
+                    raise TransientError(f"a file of XNAT's cannot be kept here: {error.strerror}") from None
 
     async def log_in(self) -> None:
         """Log in, and check that it is not as a guest.
