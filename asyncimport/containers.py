@@ -5,36 +5,43 @@ members, so many bytes, or at the first DICOM file. What is returned names the k
 """
 
 import bz2
-import gzip
 import lzma
 import os
+import re
 import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Protocol, cast
 
 from asyncimport.dicom import begins_dicom
 
-__all__ = ["kind_of_container", "looks_like_container"]
+__all__ = ["kind_of_container", "looks_like_container", "reason_for"]
 
 _MOST_MEMBERS = 256
+_MOST_HEADERS = 2 * _MOST_MEMBERS  # of a tar, where a member may have a second one for its long name
 _MOST_BYTES = 16 << 20  # read of an archive, or unpacked
 _HEAD = 512  # shows a DICOM file, and is the header of a tar
-_MOST_DIRECTORY = 8 << 20  # of a zip: some 100,000 members, which zipfile reads at once
+_PIECE = 64 << 10
+_MOST_PACKED = 10_000  # streams in one file: some pack each 64 kB for itself
+# Of a zip: some 100,000 members, which zipfile reads at once; and what it reads of members.
+_MOST_DIRECTORY = 8 << 20
+_MOST_OF_ZIP = _MOST_DIRECTORY + (2 << 20)
+_MOST_MEMORY = 256 << 20  # that an xz may ask for: its strongest preset takes 65 MiB
+_TOO_MUCH_MEMORY = "xz (memory)"
 
 _LOCAL_MEMBER, _END_OF_DIRECTORY = b"PK\x03\x04", b"PK\x05\x06"
-_PACKERS: Mapping[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
-    b"\x1f\x8b": ("gz", gzip.open),
-    b"BZh": ("bz2", bz2.open),
-    b"\xfd7zXZ\0": ("xz", lzma.open),
+_PACKERS: Mapping[bytes, tuple[str, Callable[[], Any]]] = {
+    b"\x1f\x8b": ("gz", lambda: zlib.decompressobj(16 + zlib.MAX_WBITS)),
+    b"BZh": ("bz2", bz2.BZ2Decompressor),
+    b"\xfd7zXZ\0": ("xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_MEMORY)),
 }
 # What the standard library raises for archives that are damaged, and for files that are gone.
 _BROKEN = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
-    *(EOFError, OSError, ValueError, NotImplementedError),
+    *(EOFError, OSError, ValueError, LookupError, OverflowError, NotImplementedError, RecursionError),
 )
 
 
@@ -46,7 +53,8 @@ def looks_like_container(head: bytes) -> bool:
 def kind_of_container(path: str | bytes) -> str | None:
     """Name the kind of archive, such as "zip" or "tar.gz", if the file is one and holds DICOM.
 
-    An encrypted zip cannot be looked into: it is named as such, as it may hold DICOM. It blocks.
+    An encrypted zip cannot be looked into, nor an xz that asks for too much memory: they are named as such, as they may
+    hold DICOM. It blocks.
     """
     try:
         with open(path, "rb", opener=_opened) as file:
@@ -62,13 +70,22 @@ def _kind(file: IO[bytes]) -> str | None:
         return _kind_of_zip(file)
     for magic, (name, unpack) in _PACKERS.items():
         if head.startswith(magic):
-            with unpack(file) as unpacked:
-                inner = unpacked.read(_HEAD)
-                if begins_dicom(inner):
-                    return name
-                unpacked.seek(0)
-                return f"tar.{name}" if _is_tar(inner) and _tar_holds_dicom(unpacked, "r|") else None
-    return "tar" if _is_tar(head) and _tar_holds_dicom(file, "r:") else None
+            try:
+                inner = _Unpacked(file, unpack).read(_HEAD)
+            except lzma.LZMAError as error:
+                return _TOO_MUCH_MEMORY if "limit" in str(error) else None
+            if begins_dicom(inner):
+                return name
+            file.seek(0)
+            return f"tar.{name}" if _is_tar(inner) and _tar_holds_dicom(_Unpacked(file, unpack)) else None
+    return "tar" if _is_tar(head) and _tar_holds_dicom(_Bounded(file, _MOST_BYTES)) else None
+
+
+def reason_for(kind: str) -> str:
+    """Say why an archive of this kind is passed over."""
+    if kind == _TOO_MUCH_MEMORY:
+        return "an xz archive that needs too much memory to look into"
+    return f"a {kind} archive that holds DICOM"
 
 
 def _opened(path: str, flags: int) -> int:
@@ -103,7 +120,8 @@ def _directory_of_zip(file: IO[bytes]) -> int:
 
 def _heads_in_zip(file: IO[bytes]) -> Iterator[bytes | None]:
     """Yield the first bytes of members, and None for encrypted ones."""
-    with zipfile.ZipFile(file) as archive:
+    # A second record at the end may claim another size of the directory.
+    with zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, _MOST_OF_ZIP))) as archive:
         for member in islice(archive.infolist(), _MOST_MEMBERS):
             if member.flag_bits & 1:
                 yield None
@@ -135,30 +153,124 @@ def _is_tar(head: bytes) -> bool:
     return True
 
 
-def _tar_holds_dicom(file: IO[bytes], mode: Literal["r:", "r|"]) -> bool:
-    """Look at members; of what was packed as a whole ("r|") each one must be unpacked to come to the next."""
+_EXTENDED = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
+_NAMES = frozenset({tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK})
+_MOST_EXTENDED = 16 << 10
+# The size of a member that has more than 8 GiB may stand in the header before its own (POSIX pax).
+_SIZE = re.compile(rb"(?:\A|\n)[0-9]{1,9} size=([0-9]{1,18})\n")
+
+
+def _tar_holds_dicom(file: "_Readable") -> bool:
+    """Look at members, from header to header: tarfile reads long names of any length, and each in a call of its own."""
+    members = 0
+    size: int | None = None
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", _Bounded(file)), mode=mode) as archive:
-            for member in islice(archive, _MOST_MEMBERS):
-                content = archive.extractfile(member) if member.isreg() else None
-                if content and begins_dicom(content.read(_HEAD)):
+        for _ in range(_MOST_HEADERS):
+            member = tarfile.TarInfo.frombuf(header := file.read(_HEAD), "utf-8", "surrogateescape")
+            if member.type in _EXTENDED:
+                extended = file.read(min(member.size, _MOST_EXTENDED))
+                size = int(found[1]) if (found := _SIZE.search(extended)) else size
+                file.skip(_padded(member.size) - len(extended))
+                continue
+            if size is not None and member.type not in _NAMES:
+                member.size, size = size, None
+            if member.type == tarfile.GNUTYPE_SPARSE:
+                more = header[482]
+                while more:
+                    more = file.read(_HEAD)[504]
+            content = b""
+            if member.isreg():
+                members += 1
+                content = file.read(min(member.size, _HEAD))
+                if begins_dicom(content):
                     return True
+            if members == _MOST_MEMBERS:
+                break
+            # Directories and links have no content, whatever size they name.
+            if member.isreg() or member.type not in tarfile.SUPPORTED_TYPES or member.type in _NAMES:
+                file.skip(_padded(member.size) - len(content))
     except _BROKEN:
         pass
     return False
 
 
+def _padded(size: int) -> int:
+    if size < 0:
+        raise ValueError("a negative size")
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+# --- bounded reading ---
+
+
+class _Readable(Protocol):
+    """What is read forward."""
+
+    def read(self, size: int) -> bytes: ...
+
+    def skip(self, count: int) -> None: ...
+
+
 class _Bounded:
     """A file that ends when so many bytes have been read, wherever they stood in it."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], most: int) -> None:
         self._file = file
-        self._left = _MOST_BYTES
-        self.seek = file.seek
-        self.tell = file.tell
+        self._left = most
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
         """Read as a file does, within the bound."""
         content = self._file.read(min(size, self._left) if size >= 0 else self._left)
         self._left -= len(content)
         return content
+
+    def skip(self, count: int) -> None:
+        """Go on behind so many bytes, which are not read."""
+        self.seek(count, os.SEEK_CUR)
+
+
+class _Unpacked:
+    """What a file is unpacked to, from its beginning; it ends when so many bytes have been read or unpacked."""
+
+    def __init__(self, file: IO[bytes], unpack: Callable[[], Any]) -> None:
+        self._file = _Bounded(file, _MOST_BYTES)
+        self._unpack = unpack
+        self._left = _MOST_BYTES
+        self._streams = _MOST_PACKED
+        self._stream = unpack()
+        self._packed = b""
+
+    def read(self, size: int) -> bytes:
+        """Read as many bytes, and fewer only at the end. Raises what the standard library does for damaged ones."""
+        pieces = []
+        size = min(size, self._left)
+        while size and (piece := self._next(size)):
+            pieces.append(piece)
+            size -= len(piece)
+            self._left -= len(piece)
+        return b"".join(pieces)
+
+    def skip(self, count: int) -> None:
+        """Unpack so many bytes and drop them."""
+        while count and (piece := self.read(min(count, _PIECE))):
+            count -= len(piece)
+
+    def _next(self, size: int) -> bytes:
+        while self._streams:
+            if self._stream.eof:
+                # Another stream may follow, or zeros: tapes are padded.
+                self._packed = (self._stream.unused_data or self._packed).lstrip(b"\0")
+                self._packed = self._packed or self._file.read(_PIECE).lstrip(b"\0")
+                if not self._packed:
+                    return b""
+                self._stream = self._unpack()
+                self._streams -= 1
+            packed = self._packed
+            if not packed and getattr(self._stream, "needs_input", True):
+                packed = self._file.read(_PIECE)
+            piece: bytes = self._stream.decompress(packed, size)
+            self._packed = getattr(self._stream, "unconsumed_tail", b"")
+            if piece or (not packed and not self._stream.eof):
+                return piece
+        return b""

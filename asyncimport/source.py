@@ -23,7 +23,7 @@ import aiofiles
 import anyio
 import anyio.to_thread
 
-from asyncimport.containers import kind_of_container
+from asyncimport.containers import kind_of_container, reason_for
 from asyncimport.dicom import Identity, NotDicom, Unreadable, identify
 from asyncimport.digests import Hash, new_hash
 from asyncimport.disks import Devices, is_local
@@ -290,7 +290,7 @@ def _look_into(path: str, *, ignore_archives: bool) -> _Look:
         return identify(path)
     except NotDicom as outcome:
         if not ignore_archives and (kind := kind_of_container(path)) is not None:
-            return FileKind.CONTAINER, f"a {kind} archive that holds DICOM", False
+            return FileKind.CONTAINER, reason_for(kind), False
         return FileKind.NOT_DICOM, outcome.reason, False
     except Unreadable as outcome:
         return FileKind.UNREADABLE, outcome.reason, outcome.damaged

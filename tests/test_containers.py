@@ -6,16 +6,19 @@ import io
 import lzma
 import os
 import random
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time
 
 import pytest
 from test_dicom import TEXT, data_set, encoded, part10
 from test_odd_files import packaged
 
-from asyncimport.containers import kind_of_container, looks_like_container
+from asyncimport.containers import kind_of_container, looks_like_container, reason_for
 from asyncimport.dicom import begins_dicom
 
 IMAGE = part10(data_set())
@@ -71,6 +74,56 @@ def encrypted(content: bytes) -> bytes:
     return content
 
 
+def pax_header(records: bytes, *, claimed: int | None = None) -> bytes:
+    """Make the header that may stand before a member, and what it says of it."""
+    header = tarfile.TarInfo("PaxHeader")
+    header.type = tarfile.XHDTYPE
+    header.size = len(records) if claimed is None else claimed
+    return header.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512)
+
+
+def long_names(count: int) -> bytes:
+    """Make headers of GNU that each give a long name to the one that follows."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type = tarfile.GNUTYPE_LONGNAME
+    header.size = 4
+    return (header.tobuf(tarfile.GNU_FORMAT) + b"abc".ljust(512, b"\0")) * count
+
+
+def sparse() -> bytes:
+    """Make a member of GNU's old format for files with holes, whose map needs two blocks of its own."""
+    header = tarfile.TarInfo("holes")
+    header.type = tarfile.GNUTYPE_SPARSE
+    header.size = 512
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    block[482] = 1
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + bytes(504) + b"\1" + bytes(7) + bytes(512) + b"x" * 512
+
+
+def directory(members: int, *, claimed: int | None = None) -> bytes:
+    """Make a zip with so many members in its directory, whose size is claimed to be another one by its last record."""
+    first = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0, 0, 0, 0, 1, 0) + b"a"
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, *([0] * 7), 1, *([0] * 6)) + b"b"
+    entries = entry * members
+    size = len(entries) if claimed is None else claimed
+    tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, members % 65_536, members % 65_536, size, len(first), 0)
+    if claimed is not None:
+        large = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, members, members, len(entries), len(first))
+        tail = large + struct.pack("<4sLQL", b"PK\6\7", 0, len(first) + len(entries), 1) + tail
+    return first + entries + tail
+
+
+def claiming_memory(dictionary: int) -> bytes:
+    """Make an xz whose header claims a dictionary of a size: 40 stands for 4 GiB, and 30 for 128 MiB."""
+    packed = bytearray(lzma.compress(IMAGE))
+    end = 12 + (packed[12] + 1) * 4
+    packed[packed.index(b"\x21\x01", 12) + 2] = dictionary
+    packed[end - 4 : end] = zlib.crc32(packed[12 : end - 4]).to_bytes(4, "little")
+    return bytes(packed)
+
+
 @pytest.fixture
 def kind(tmp_path: Path) -> Callable[[bytes], str | None]:
     """Return a function that asks for the kind of a file with that content."""
@@ -106,6 +159,20 @@ HOLDING = {
     "gz, cut": (gzip.compress(IMAGE + random.Random(1).randbytes(9_000))[:-2_000], "gz"),
     "bz2": (bz2.compress(IMAGE), "bz2"),
     "xz": (lzma.compress(IMAGE), "xz"),
+    "xz at its strongest": (lzma.compress(IMAGE, preset=9), "xz"),
+    "gz in two streams": (gzip.compress(IMAGE[:200]) + bytes(700) + gzip.compress(IMAGE[200:]), "gz"),
+    "tar.gz in streams": (
+        b"".join(gzip.compress(tarred(TEXT, IMAGE)[at : at + 999]) for at in range(0, 9_000, 999)),
+        "tar.gz",
+    ),
+    "tar, behind a member whose size stands before it": (
+        pax_header(b"22 path=study/1/report\n17 size=000000512\n")
+        + tarfile.TarInfo("x").tobuf()
+        + bytes(512)
+        + tarred(IMAGE),
+        "tar",
+    ),
+    "tar of a sparse file": (sparse() + tarred(IMAGE), "tar"),
 }
 OTHERS = {
     "nothing": b"",
@@ -203,6 +270,41 @@ def test_of_a_huge_zip_the_first_member_counts(kind: Kind, first: bytes, name: s
         huge[-10:-6] = (1 << 30).to_bytes(4, "little")
         assert kind(bytes(huge)) == name
         assert kind(encrypted(bytes(huge))) == "zip (encrypted)"
+
+
+HOSTILE = {
+    "names of names": (long_names(5_000) + tarred(IMAGE), None),
+    "names of names, packed": (gzip.compress(long_names(15_000) + tarred(IMAGE)), None),
+    "headers of headers": (pax_header(b"8 a=bcd\n") * 5_000 + tarred(IMAGE), None),
+    "a header of digits": (pax_header(b"1" * (4 * MIB), claimed=15 * MIB), None),
+    "a header of records": (pax_header(b"6 a=b\n" * MIB) + tarred(IMAGE), "tar"),
+    "a size below zero": (pax_header(b"")[:124] + b"\xff" * 12 + pax_header(b"")[136:], None),
+    "a map without end": (sparse()[:512] + (bytes(504) + b"\1" + bytes(7)) * 9_000, None),
+    "a million members": (directory(1_000_000), None),
+    "a million members, and a claim of one": (directory(1_000_000, claimed=47), None),
+    "a name without end": (b"\x1f\x8b\x08\x08" + bytes(5) + b"\xff" + b"a" * (64 * MIB), None),
+    "streams of nothing, gz": (gzip.compress(b"") * 800_000 + gzip.compress(IMAGE), None),
+    "streams of nothing, bz2": (bz2.compress(b"") * 800_000, None),
+    "streams of nothing, xz": (lzma.compress(b"") * 400_000, None),
+    "zeros behind nothing": (gzip.compress(b"") + bytes(64 * MIB), None),
+}
+
+
+@pytest.mark.parametrize(("content", "name"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_archive_ends_in_an_answer_soon(kind: Kind, content: bytes, name: str | None) -> None:
+    """None is read for long, whatever it is made of, and none brings the scan down."""
+    began = process_time()
+    assert kind(content) == name
+    assert process_time() - began < 20
+
+
+def test_an_xz_that_claims_much_memory_is_told(kind: Kind) -> None:
+    """It may hold DICOM, and nobody can say so: 4 GiB for its dictionary are not given to it."""
+    assert kind(claiming_memory(30)) == "xz"
+    told = kind(claiming_memory(40))
+    assert told is not None
+    assert reason_for(told) == "an xz archive that needs too much memory to look into"
+    assert reason_for("tar.gz") == "a tar.gz archive that holds DICOM"
 
 
 def test_damage_ends_in_an_answer(kind: Kind) -> None:
