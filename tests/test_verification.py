@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -15,6 +17,7 @@ from scenery import AT_ONCE, logged_in, router, upload
 
 from asyncimport.cli.output import exit_code
 from asyncimport.journal import Ledger
+from asyncimport.journal.database import connect_read_only
 from asyncimport.model import Session
 from asyncimport.replies import Experiment
 from asyncimport.settings import Options
@@ -24,6 +27,27 @@ from asyncimport.verification import Finding, look
 from asyncimport.xnat.archive import parts_among
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_what_is_not_looked_at_yet_is_not_in_memory(url: str, commands: Commands, tmp_path: Path) -> None:
+    """The UIDs of a session are read when its turn comes, so that a journal may be of any size."""
+    await anyio.to_thread.run_sync(partial(generated, tmp_path / "many", sessions=30, files=60, size=500, seed=1))
+    commands.login(url)
+    journal = tmp_path / "x.journal"
+    assert (await commands("upload", tmp_path / "many", "-P", "demo", "-q", "--journal", journal)).code == 0
+    said: list[str] = []
+    ahead: list[int] = []
+
+    def report(_: Finding) -> None:
+        read = sum("SELECT i.sop_uid FROM instance" in statement for statement in said)
+        ahead.append(read - len(ahead))
+
+    with closing(await anyio.to_thread.run_sync(connect_read_only, journal)) as connection:
+        connection.set_trace_callback(said.append)
+        async with logged_in(url) as client:
+            found = await look(client, Ledger(connection, journal, run=None), AT_ONCE, report=report)
+    assert [one.verified for one in found] == ["uids"] * 30
+    assert max(ahead) <= 9
 
 
 async def test_instances_under_secondary_count(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
