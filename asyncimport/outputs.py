@@ -120,7 +120,10 @@ def check_directory(path: Path) -> None:
     if os.geteuid() != _ROOT:
         _check_owner(found, os.fspath(path), "its directory")
     if found.st_mode & _OTHERS_WRITE:
-        hint = f"choose a directory of your own, such as a new one in it: {path}/asyncimport, or: chmod o-w {path}"
+        hint = f"choose a directory of your own, such as a new one in it: {path}/asyncimport"
+        # What has the sticky bit, as /tmp has, is shared on purpose.
+        if found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX:
+            hint += f"; or close it: chmod o-w {path}"
         raise UntrustedError("everybody may write to its directory", os.fspath(path), hint)
 
 
