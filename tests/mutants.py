@@ -430,10 +430,10 @@ XNAT = (
         "guest-cookie",
         "The guest's cookie that XNAT sends with a 401 replaces the good one.",
         "xnat/client.py",
-        "                return await _read(response)\n",
+        "                return await read_reply(response, most)\n",
         '                if self._headers and (guest := response.cookies.get("JSESSIONID")) is not None:\n'
         '                    self._headers = {"Cookie": f"JSESSIONID={guest.value}"}\n'
-        "                return await _read(response)\n",
+        "                return await read_reply(response, most)\n",
         ("test_client.py::test_a_guests_cookie_does_not_replace_ours",),
     ),
     Mutant(
