@@ -49,7 +49,7 @@ from asyncimport.model import (
     Verdict,
 )
 from asyncimport.retry import RetryPolicy, retrying
-from asyncimport.routing import LeftOutError, UnroutableError, patient_of
+from asyncimport.routing import LeftOutError, UnplannedError, UnroutableError, patient_of
 from asyncimport.settings import Options
 from asyncimport.stop import Stop, StoppedError
 
@@ -238,6 +238,9 @@ class _Line:
             path = self._source.relative(file.path) if self._router.needs_path else ""
             session = self._router.route(identity.study_uid, identity.fields, path)
         except LeftOutError as error:
+            if truncated and isinstance(error, UnplannedError):
+                # A plan has no place for a study of which nothing is sound, and nobody has said to leave that out.
+                return Ignored(file, FileKind.UNREADABLE, truncated, damaged=True)
             return Ignored(file, FileKind.EXCLUDED, f"study {identity.study_uid}: {error}")
         except UnroutableError as error:
             if truncated:

@@ -25,6 +25,7 @@ from asyncimport.routing import (
     DisputedError,
     LeftOutError,
     Study,
+    UnplannedError,
     UnroutableError,
     mismatch,
     patient_of,
@@ -146,6 +147,7 @@ def make_plan(
     drafts = _drafts(found, routes, problems, choice, truncated=truncated, relative=relative)
     if quiet_since is not None:
         drafts = [_quiet(draft, quiet_since, problems) for draft in drafts]
+        drafts += _unfinished(found, drafts, quiet_since, problems)
     if limit is not None:
         drafts = _first(drafts, limit)
     drafts = list(_distinct(drafts, problems, suffix=suffix))
@@ -240,6 +242,18 @@ def _quiet(draft: _Draft, since: float, problems: list[Problem]) -> _Draft:
     return draft.without_place()
 
 
+def _unfinished(found: Survey, drafts: Sequence[_Draft], since: float, problems: list[Problem]) -> list[_Draft]:
+    """Leave studies out of which no file is whole yet, as they are being written, it may be."""
+    known = {draft.study.study_uid for draft in drafts}
+    left = []
+    for study in found.studies(truncated=True):
+        if study.study_uid not in known and study.newest > since:
+            text, advice = "a file of it has just changed", "it is sent when its files have been quiet"
+            problems.append(_problem("being-written", Severity.INFO, study, text, advice))
+            left.append(_Draft(study, None, ("", ""), frozenset()))
+    return left
+
+
 def _first(drafts: list[_Draft], limit: int) -> list[_Draft]:
     """Keep the studies that a walk meets first."""
     met = sorted((draft for draft in drafts if draft.session is not None), key=lambda draft: draft.study.example)
@@ -264,7 +278,7 @@ def _drafts(
     patients: dict[str, set[Patient]] = {}
     for header in found.headers(truncated=truncated, by_directory=routes.needs_path):
         fields = header.fields
-        if reason := choice.against(header.study_uid, fields):
+        if reason := choice.against(fields):
             left.setdefault(header.study_uid, LeftOutError(reason))
             continue
         when.setdefault(header.study_uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
@@ -443,7 +457,7 @@ class PlannedRoutes:
         """
         row = self._find(study_uid, fields)
         if row is None:
-            raise LeftOutError("it is not in the plan")
+            raise UnplannedError("it is not in the plan")
         if row.skip:
             raise LeftOutError("the plan says skip")
         project = row.project_id or self._project

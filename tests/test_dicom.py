@@ -657,7 +657,7 @@ def test_a_dicomdir_is_told_by_its_content(file: Callable[[bytes], Path], syntax
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
-@pytest.mark.parametrize("uid", UIDS)
+@pytest.mark.parametrize("uid", [*UIDS, "SOPClassUID"])
 @pytest.mark.parametrize("value", [None, "", "\0 "])
 def test_a_missing_uid_is_named(file: Callable[[bytes], Path], syntax: str, uid: str, value: str | None) -> None:
     """DICOM without one of the UIDs is a problem and not a foreign file; the reason says which."""

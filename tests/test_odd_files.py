@@ -263,8 +263,9 @@ def expected_of(content: bytes) -> Identity | tuple[str, str]:
         return "NotDicom", "not DICOM"
     found = by_pydicom(content)
     cut = is_cut(content)
-    if found is None:
-        return "Unreadable", "truncated" if cut else f"no {UIDS[named.index('', 1) - 1]}"
+    if found is None or not named[0]:
+        missing = UIDS[named.index("", 1) - 1] if found is None else "SOPClassUID"
+        return "Unreadable", "truncated" if cut else f"no {missing}"
     return replace(found, truncated="truncated" if cut else "")
 
 
@@ -554,7 +555,6 @@ OTHERS = {
     "spectroscopy, which has rows": without_pixels(MRSpectroscopyStorage, Rows=1, Columns=1, BitsAllocated=16),
     "raw data, which may have anything": without_pixels(RawDataStorage, Rows=1, Columns=1, BitsAllocated=16),
     "private class": without_pixels("1.2.276.0.99.2", Rows=1, Columns=1),
-    "no class": without_pixels(None),
 }
 
 
@@ -733,7 +733,7 @@ def test_what_is_none_of_ours_is_told_apart(told: Tell, content: bytes, reason: 
     assert told(content) == ("NotDicom", reason)
 
 
-@pytest.mark.parametrize("uid", UIDS)
+@pytest.mark.parametrize("uid", [*UIDS, "SOPClassUID"])
 def test_a_missing_uid_is_told_apart_from_a_cut(told: Tell, uid: str) -> None:
     """In a file that is whole, the reason names the UID."""
     assert told(odd(data_set(**{uid: None}))) == ("Unreadable", f"no {uid}")

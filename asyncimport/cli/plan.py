@@ -51,7 +51,7 @@ from asyncimport.progress import Totals, human_bytes
 from asyncimport.routing import AttachRule, Choice, resource_of
 from asyncimport.source import Folder
 
-__all__ = ["plan", "plan_json", "plan_of", "show_plan"]
+__all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan"]
 
 _SHOWN = 20
 
@@ -117,7 +117,7 @@ def plan(
             write_json({"exit_code": error.exit_code, "error": {"message": str(error), "hint": error.hint or None}})
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
-    code = 2 if found.errors else 0
+    code = plan_code(found)
     if output is Output.JSON:
         write_json(plan_json(found, targets, code))
     else:
@@ -165,6 +165,13 @@ def plan_of(
             quiet_since=time.time() - quiet_time if quiet_time else None,
             resource_of=lambda path: resource_of(attach, source.relative(path).replace(os.sep, "/")),
         )
+
+
+def plan_code(found: Plan) -> int:
+    """Return the exit code that a plan foretells: 2 with errors, 8 where files cannot be read, else 0."""
+    if found.errors:
+        return 2
+    return 8 if any(problem.code == "unreadable" for problem in found.problems) else 0
 
 
 def _without_project(row: PlanRow) -> PlanRow:

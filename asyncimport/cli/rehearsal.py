@@ -4,7 +4,7 @@ import anyio
 from rich.console import Console
 
 from asyncimport.cli.output import show_error, write_json
-from asyncimport.cli.plan import plan_json, plan_of, show_plan
+from asyncimport.cli.plan import plan_code, plan_json, plan_of, show_plan
 from asyncimport.cli.transfer import Transfer, check_projects
 from asyncimport.errors import AsyncimportError, TransientError, UnavailableError
 from asyncimport.plan import Known, Plan, with_archive
@@ -38,7 +38,7 @@ def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
             write_json({"exit_code": error.exit_code, "error": {"message": str(error), "hint": error.hint or None}})
         show_error(err, error)
         return error.exit_code
-    code = 2 if found.errors else 0
+    code = plan_code(found)
     if as_json:
         write_json(plan_json(found, [], code))
     else:

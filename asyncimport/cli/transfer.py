@@ -195,7 +195,9 @@ def _carry_out(
         strict = decided_as_a_whole or isinstance(routes, PlannedRoutes)
         found = _plan(task, source, routes, err, quiet=quiet, strict=strict)
         if task.limit is not None or task.quiet_time:
-            task = replace(task, choice=task.choice.of({row.study_uid for row in found.rows if not row.skip}))
+            sent = {row.study_uid for row in found.rows if not row.skip}
+            wrong = {one.study_uid: one.text for one in found.problems if one.severity is Severity.ERROR}
+            task = replace(task, choice=task.choice.of(sent, {row.study_uid for row in found.rows}, wrong))
         if decided_as_a_whole:
             routes = PlannedRoutes(found.rows)
     totals = Totals()

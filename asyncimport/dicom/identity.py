@@ -123,7 +123,8 @@ class TooLarge(Unreadable):
 
 
 _NAMES = frozenset({"PatientName", "ReferringPhysicianName"})
-_UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+# XNAT refuses a file without any of them (GradualDicomImporter).
+_UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID")
 _PADDING = " \0"
 
 
@@ -135,7 +136,7 @@ def tidy(keyword: str, text: str) -> str:
 
 
 def missing_uid(fields: Mapping[str, str]) -> str:
-    """Name the first of the three UIDs that is not there, or none."""
+    """Name the first of the UIDs that is not there, or none."""
     for uid in _UIDS:
         if uid not in fields:
             return uid
@@ -143,7 +144,7 @@ def missing_uid(fields: Mapping[str, str]) -> str:
 
 
 def identity(fields: Mapping[str, str], truncated: str) -> Identity:
-    """Make an identity of fields that hold the three UIDs."""
+    """Make an identity of fields that hold the UIDs."""
     return Identity(
         fields["SOPInstanceUID"],
         fields["StudyInstanceUID"],

@@ -75,7 +75,8 @@ def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
         else:
             fields = fields_by_pydicom(io.FileIO(file.fd, closefd=False), prefixed=prefixed)
         if missing := missing_uid(fields):
-            reason = f"no {missing}"
+            # Only the class is missing: the study that the others name lacks this file.
+            reason, damaged = f"no {missing}", missing == "SOPClassUID"
     except Unreadable as error:
         reason, damaged = error.reason, True
     truncated = shortfall(*data_set, fields.get("SOPClassUID", ""))

@@ -20,7 +20,7 @@ cannot clash. `resolve` works with any templates, and only it can tell that a st
 """
 
 from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, resource_of, unfit
-from asyncimport.routing.labels import DisputedError, LeftOutError, UnroutableError, clean_label
+from asyncimport.routing.labels import DisputedError, LeftOutError, UnplannedError, UnroutableError, clean_label
 from asyncimport.routing.lookup import LookupTable
 from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.patients import mismatch, patient_of, person_of
@@ -40,6 +40,7 @@ __all__ = [
     "Router",
     "Selected",
     "Study",
+    "UnplannedError",
     "UnroutableError",
     "check_resource",
     "clean_label",

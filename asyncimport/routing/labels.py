@@ -6,6 +6,7 @@ __all__ = [
     "LONGEST_LABEL",
     "DisputedError",
     "LeftOutError",
+    "UnplannedError",
     "UnroutableError",
     "clean_label",
     "is_project_id",
@@ -29,6 +30,10 @@ class DisputedError(UnroutableError):
 
 class LeftOutError(UnroutableError):
     """This file is not meant to go anywhere: nobody asked for it."""
+
+
+class UnplannedError(LeftOutError):
+    """The plan of this run knows nothing of the study: all files of it that it met are damaged, it may be."""
 
 
 def clean_label(text: str) -> str:

@@ -1,11 +1,11 @@
 """A part of the source: what nobody asked for is left out before it is routed."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from asyncimport.model import Session
-from asyncimport.routing.labels import LeftOutError
+from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 
 __all__ = ["Choice", "Selected"]
 
@@ -14,27 +14,36 @@ __all__ = ["Choice", "Selected"]
 class Choice:
     """Which studies and series are asked for: of these modalities, since a date (YYYYMMDD), of these studies.
 
-    What is empty or None asks for everything.
+    What is empty or None asks for everything. Of the studies that a plan has `known` those in `wrong` have a reason why
+    they go nowhere.
     """
 
     modalities: frozenset[str] = frozenset()
     since: str = ""
     studies: Collection[str] | None = None
+    known: Collection[str] = ()
+    wrong: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, studies: Collection[str]) -> "Choice":
-        """Return the same of these studies only."""
-        return replace(self, studies=studies)
+    def of(self, studies: Collection[str], known: Collection[str], wrong: Mapping[str, str]) -> "Choice":
+        """Return the same of these studies only, out of those that a plan knows."""
+        return replace(self, studies=studies, known=known, wrong=wrong)
 
-    def against(self, study_uid: str, fields: Mapping[str, str]) -> str:
+    def against(self, fields: Mapping[str, str]) -> str:
         """Say why a file with these header fields is not asked for; "" when it is."""
         if self.modalities and fields.get("Modality", "") not in self.modalities:
             return "its modality was not asked for"
         # Old files have points in dates (PS3.5 6.2, DA).
         if self.since and fields.get("StudyDate", "").strip().replace(".", "") < self.since:
             return "it is of before --since, or has no date"
-        if self.studies is not None and study_uid not in self.studies:
-            return "it is beyond --limit"
         return ""
+
+    def check(self, study_uid: str) -> None:
+        """Raise what keeps a study from being sent. Raises: UnroutableError, LeftOutError."""
+        if self.studies is None or study_uid in self.studies:
+            return
+        if study_uid in self.wrong:
+            raise UnroutableError(self.wrong[study_uid])
+        raise (LeftOutError if study_uid in self.known else UnplannedError)("it is beyond --limit")
 
 
 class _Routes(Protocol):
@@ -62,6 +71,7 @@ class Selected:
 
     def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session:
         """Return the session of a file. Raises: LeftOutError when it is not asked for, UnroutableError."""
-        if reason := self._choice.against(study_uid, fields):
+        if reason := self._choice.against(fields):
             raise LeftOutError(reason)
+        self._choice.check(study_uid)
         return self._routes.route(study_uid, fields, path)
