@@ -1318,6 +1318,14 @@ LINE = (
         ("test_hostile_dicom.py::test_what_is_too_large_before_the_uids_is_told[items for pydicom]",),
     ),
     Mutant(
+        "path-parted-once",
+        "A path whose subject stands in it twice is parted where it should not be, and its files stay behind.",
+        "routing/paths.py",
+        'group = "(?:" if twice else "(?>"',
+        'group = "(?>"',
+        ("test_hostile_patterns.py::test_paths_match_as_they_did",),
+    ),
+    Mutant(
         "another-files-character-set",
         "A name is decoded by the character set of the file before, and its session gets another's label.",
         "dicom/peek.py",

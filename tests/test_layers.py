@@ -54,6 +54,7 @@ HOMES = {
     "filelock": {"journal"},
     "psutil": {"disks"},
     "xxhash": {"digests"},
+    "regex": {"routing"},
     "defusedxml": {"replies", APART},
     "typer": {"cli"},
     "keyring": {"credentials"},

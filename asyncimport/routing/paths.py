@@ -12,6 +12,10 @@
 A pattern matches the whole path of a file, its name included, from the source root on. A name that is given twice must
 be the same text both times. Separators are slashes; the pattern may have backslashes too, and paths that of the system
 (elsewhere than on Windows a backslash is part of a name).
+
+A path is matched in time that is proportional to its length: what comes between two texts is the least that there can
+be, and if that does not lead on, nothing longer would; so nothing is tried twice (atomic groups). That does not hold
+for a name that is given twice, where a match that takes too long is given up.
 """
 
 import os
@@ -22,6 +26,7 @@ from dataclasses import dataclass, field
 
 from asyncimport.errors import UsageError
 from asyncimport.routing.labels import UnroutableError
+from asyncimport.routing.patterns import BoundedPattern, SlowMatchError
 
 __all__ = ["PathPattern"]
 
@@ -42,7 +47,7 @@ class PathPattern:
     text: str
     fields: tuple[str, ...]
     components: tuple[frozenset[str] | None, ...] = field(repr=False)
-    _form: re.Pattern[str] = field(repr=False)
+    _form: re.Pattern[str] | BoundedPattern = field(repr=False)
     _separator: str = field(repr=False)
 
     @classmethod
@@ -53,7 +58,10 @@ class PathPattern:
             names[-1] = "**"
         fields: dict[str, None] = {}
         components: list[frozenset[str] | None] = []
-        form = ""
+        given = [token["name"] for token in _TOKEN.finditer(text) if token["name"]]
+        twice = len(set(given)) < len(given)
+        group = "(?:" if twice else "(?>"
+        form = closing = ""
         for position, name in enumerate(names):
             last = position == len(names) - 1
             if name in {"", ".", ".."}:
@@ -62,22 +70,29 @@ class PathPattern:
                 if not last and names[position + 1] == "**":
                     raise _error(text, "'**' twice in a row", hint="one is enough")
                 components.append(None)
-                form += ".+" if last else "(?:[^/]+/)*?"
+                # With what follows it: the fewest directories behind which that comes.
+                form += closing + (".+" if last else f"{group}(?:[^/]+/)*?")
+                closing = "" if last else ")"
                 continue
             tokens = list(_tokens(text, name))
-            form += "".join(_form_of(token, fields) for token in tokens) if name != "*" else "[^/]+"
-            form += "" if last else "/"
+            end = r"\Z" if last else "/"
+            form += _form_of(tokens, fields, end, group) if name != "*" else f"[^/]+{end}"
             components.append(None if "*" in name else frozenset(token["name"] for token in tokens if token["name"]))
         if not fields:
             raise _error(text, "no field in it", hint=_EXAMPLE)
-        return cls(text, tuple(fields), tuple(components), re.compile(form, re.DOTALL), separator)
+        form = f"(?s:{form}{closing})"
+        compiled = BoundedPattern(form) if twice else re.compile(form)
+        return cls(text, tuple(fields), tuple(components), compiled, separator)
 
     def match(self, path: str) -> tuple[str, ...]:
         """Return the values of `fields` for a path relative to the source root.
 
         Raises: UnroutableError when it does not match.
         """
-        match = self._form.fullmatch(path if self._separator == "/" else path.replace(self._separator, "/"))
+        try:
+            match = self._form.fullmatch(path if self._separator == "/" else path.replace(self._separator, "/"))
+        except SlowMatchError:
+            raise UnroutableError(f"its path takes too long to match {_OPTION}") from None
         if match is None:
             raise UnroutableError(f"its path does not match {_OPTION}")
         return match.groups()
@@ -123,7 +138,18 @@ def _tokens(text: str, name: str) -> Iterator[re.Match[str]]:
         yield token
 
 
-def _form_of(token: re.Match[str], fields: dict[str, None]) -> str:
+def _form_of(tokens: list[re.Match[str]], fields: dict[str, None], end: str, group: str) -> str:
+    """Return the regular expression of a component: each part that varies in one group with the text that ends it."""
+    form = closing = ""
+    for token in tokens:
+        if token["star"] or (token["name"] is not None and token["name"] not in fields):
+            form += closing + group
+            closing = ")"
+        form += _form_of_token(token, fields)
+    return form + end + closing
+
+
+def _form_of_token(token: re.Match[str], fields: dict[str, None]) -> str:
     """Return the regular expression of a token, and note its field."""
     if (name := token["name"]) is not None:
         if name in fields:

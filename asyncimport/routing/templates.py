@@ -15,7 +15,8 @@ r"""Templates of labels: text that stands as it is, and fields in braces.
 Alternatives come before the first colon: what follows it is done to whichever field has a value, and not to the text
 in quotes, in which a quote of its kind is doubled. A pattern is Python's, searched for anywhere in the value, and ends
 at the first slash without a backslash before it; braces, colons and bars in it need no escape. A file that does not
-match is not routed. Blanks around names and colons do not count.
+match is not routed, nor one whose value is longer than DICOM allows or takes the pattern too long. Blanks around names
+and colons do not count.
 """
 
 import re
@@ -25,6 +26,7 @@ from functools import partial
 
 from asyncimport.errors import UsageError
 from asyncimport.routing.labels import LONGEST_LABEL, UnroutableError
+from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
 
 __all__ = ["Template"]
 
@@ -65,7 +67,10 @@ class _Field:
 
     def _changed(self, name: str, value: str) -> str:
         for change in self.changes:
-            changed = change(value)
+            try:
+                changed = change(value)
+            except SlowMatchError:
+                raise UnroutableError(f"{name} takes too long to match the pattern of {self.option}") from None
             if changed is None:
                 raise UnroutableError(f"{name} does not match the pattern of {self.option}")
             value = changed
@@ -191,9 +196,9 @@ class _Parser:
             raise self._error("a pattern that is empty or has no end", at, hint=r"as in {PatientID:/^S-(\d+)$/}")
         raise self._error(f"{word!r} is nothing that can be done to a field", at, hint=_CHANGES)
 
-    def _compiled(self, pattern: str, at: int) -> re.Pattern[str]:
+    def _compiled(self, pattern: str, at: int) -> BoundedPattern:
         try:
-            return re.compile(pattern)
+            return BoundedPattern(pattern)
         except re.error as error:
             raise self._error(
                 f"the pattern is malformed: {error.msg}", at + (error.pos or 0), hint="patterns are Python's"
@@ -243,7 +248,9 @@ def _cut(length: int, value: str) -> str:
     return value[:length].rstrip()
 
 
-def _searched(pattern: re.Pattern[str], value: str) -> str | None:
-    """Return what a pattern cuts out; nothing is as good as no match."""
+def _searched(pattern: BoundedPattern, value: str) -> str | None:
+    """Return what a pattern cuts out; nothing is as good as no match. Raises: SlowMatchError."""
+    if len(value) > LONGEST_VALUE:
+        raise SlowMatchError
     match = pattern.search(value)
     return None if match is None else (match[1 if pattern.groups else 0] or "").strip() or None
