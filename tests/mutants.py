@@ -270,8 +270,8 @@ XNAT = (
         "barred-sessions-are-not-sealed",
         "A session of which XNAT would not take more is archived as it is, with --partial archive.",
         "journal/intake.py",
-        "        if self._is_barred(session):\n            self._db",
-        "        if False:\n            self._db",
+        "        if self._is_barred(session):\n            return False\n        key, state, uri = row",
+        "        if False:\n            return False\n        key, state, uri = row",
         ("test_journal.py::test_a_barred_session_is_not_archived_in_part",),
     ),
     Mutant(

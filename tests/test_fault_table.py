@@ -36,6 +36,7 @@ from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.settings import Options
 from asyncimport.stop import Stop
 from asyncimport.testserver import (
+    Administer,
     Conflict,
     DiskFull,
     Empty,
@@ -46,6 +47,7 @@ from asyncimport.testserver import (
     Leave,
     Locked,
     LoginPage,
+    Project,
     Reset,
     Restart,
     RowStatus,
@@ -86,7 +88,7 @@ class Row:
     `why` is what the reason, or the error that ends the login, says. The fault strikes each of them `times` times.
     `once` GETs are made once in the run besides, and each leaves so many `logins` open that nobody knows of. With
     `cut`, the file may yet take effect as far as anyone can know; with `auto`, the project archives by itself what is
-    committed.
+    committed. With `moved`, the row with the first file is in another project.
     """
 
     end: End | type[FatalError]
@@ -97,6 +99,7 @@ class Row:
     logins: int = 0
     cut: bool = False
     auto: bool = False
+    moved: bool = False
 
 
 def row(end: End | type[FatalError] = End.WELL, why: str = "", /, **requests: int | range) -> Row:
@@ -190,6 +193,9 @@ FAULTS: Mapping[str, Action] = {
     "disk full": DiskFull(),
     "disk full in part": DiskFull(partial=True),
     "disk full for good": DiskFull(),
+    "row archived": Administer("archive"),
+    "row deleted": Administer("delete"),
+    "row moved": Administer("move", to="other"),
     "unseen": Unseen("demo"),
     "tell": Tell(lambda: None),
 }
@@ -206,12 +212,15 @@ CUT = [
     *("reset", "gateway alone", "stall", *DONE),
     *("reset midway", "stall unread", "late", "late, in between"),
 ]
+ROWS_TAKEN = ["row archived", "row deleted", "row moved"]
 ROWS_LEFT = [name for name in FAULTS if name.startswith("left ")]
 OF_FILES = ["empty", "empty for good", "disk full", "disk full in part", "disk full for good"]
 
 NO_FILE = "no file is sent, so none can be dropped or fail to be written"
 NO_BODY = "the request has no body that could be cut or left unread"
 NO_ROW = "it is about no row of the prearchive, so nobody can be at work on one, or leave one in a status"
+NO_ROW_YET = "there is no row of the session yet that somebody could archive, delete or move"
+NO_ROW_LEFT = "the session is in the archive, and has no row any more that somebody could take"
 NO_CHANGE = "it changes nothing, so it makes no difference when it takes effect"
 LATE_LOGIN = "what comes late is a login that nobody hears of, or the end of one, as when it is reset when done"
 NO_PROJECT = "it names no project, so that it does not matter whether that is known"
@@ -221,7 +230,7 @@ FINAL = "the request is about a session whose files are in place"
 _GET = {
     **dict.fromkeys(OF_FILES, NO_FILE),
     **dict.fromkeys(["reset midway", "stall unread"], NO_BODY),
-    **dict.fromkeys(["locked", "conflict", *ROWS_LEFT], NO_ROW),
+    **dict.fromkeys(["locked", "conflict", *ROWS_LEFT, *ROWS_TAKEN], NO_ROW),
     **dict.fromkeys(["late", "late, in between"], NO_CHANGE),
 }
 _AUTH = {**_GET, **dict.fromkeys(["late", "late, in between"], LATE_LOGIN), "unseen": NO_PROJECT}
@@ -231,6 +240,25 @@ _POST = {
 }
 _NO_LOGIN = {"login": 1, "listing": 0, "logout": 0}
 _UNHELPED = {"commit": 0, "archive": 0}
+
+
+# It is looked for three times, row and archive, then in other projects and under other labels; and sent anew.
+_LOST = 3 * 2
+_MOVED = "somebody has moved it to project other"
+
+
+def _taken(*, listing: int, commit: int, archive: int) -> Mapping[str, Row | str]:
+    """Return the rows of a request about a sealed session that somebody takes: with what is asked before it is missed.
+
+    `commit` and `archive` are those that find it gone.
+    """
+    return {
+        "row archived": row(commit=commit, archive=archive, listing=listing + 4),
+        "row deleted": row(**{"import": 2}, commit=commit + 1, archive=archive + 1, listing=listing + _LOST + 2 + 4),
+        "row moved": replace(
+            row(End.HELD, _MOVED, commit=commit, archive=archive, listing=listing + _LOST + 1), moved=True
+        ),
+    }
 
 
 def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
@@ -269,6 +297,7 @@ def _verify(*, restart: int) -> Mapping[str, Row | str]:
     """Return the rows of a GET of the archive, with all the GETs of a session when XNAT restarts at it."""
     return {
         **_GET,
+        **dict.fromkeys(ROWS_TAKEN, NO_ROW_LEFT),
         **dict.fromkeys([*NO_EFFECT, *DONE, "403", "413"], row(listing=5)),
         "login page": row(login=1, logout=1, listing=6),
         "expired": row(login=1, logout=1, listing=6),
@@ -330,8 +359,14 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         "unseen": row(listing=5),
         "tell": row(),
     },
-    "first file": _imports(_ELSEWHERE, until=1),
-    "later file": _imports(_ELSEWHERE, until=2),
+    "first file": {**_imports(_ELSEWHERE, until=1), **dict.fromkeys(ROWS_TAKEN, NO_ROW_YET)},
+    "later file": {
+        **_imports(_ELSEWHERE, until=2),
+        # XNAT makes a second row: the first is looked for, and what it held is compared. The file is sent again, alone.
+        "row archived": row(**{"import": 3}, listing=4 + 4),
+        "row deleted": row(**{"import": 4}, listing=_LOST + 2 + 4),
+        "row moved": replace(row(End.HELD, _MOVED, **_UNHELPED, listing=_LOST + 1), moved=True),
+    },
     "look": {
         **_GET,
         **dict.fromkeys([*NO_EFFECT, *DONE, "413"], row(listing=5)),
@@ -342,9 +377,11 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         "restart": row(login=1, logout=1, listing=7),
         "unseen": row(End.HELD, "does not let this user see the prearchive session", listing=1, **_UNHELPED),
         "tell": row(),
+        **_taken(listing=0, commit=0, archive=0),
     },
     "commit": {
         **_POST,
+        **_taken(listing=1, commit=1, archive=0),
         **dict.fromkeys(NO_EFFECT, row(commit=2, listing=5)),
         # The next look shows that the session is built.
         **dict.fromkeys(DONE, row(listing=5)),
@@ -370,6 +407,7 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
     },
     "archive": {
         **_POST,
+        **_taken(listing=1, commit=1, archive=1),
         **dict.fromkeys([*NO_EFFECT, "late", "locked"], row(archive=2, listing=5)),
         # The next look shows that the row is gone.
         **dict.fromkeys(DONE, row(listing=5)),
@@ -397,16 +435,23 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         **_POST,
         **dict.fromkeys([*NO_EFFECT, "late", "late, in between", "locked"], row(End.BUILT, build=2, listing=2)),
         **dict.fromkeys(DONE, row(End.BUILT, listing=2)),
-        "500": row(End.HELD, r"could not build the session \(500"),
-        "413": row(End.HELD, r"could not build the session \(413"),
-        "403": row(End.HELD, r"could not build the session \(403"),
+        # It may have gone: it is looked at once more.
+        "500": row(End.HELD, r"could not build the session \(500", listing=2),
+        "413": row(End.HELD, r"could not build the session \(413", listing=2),
+        "403": row(End.HELD, r"could not build the session \(403", listing=2),
+        # Somebody else has archived it, for all that was asked.
+        "row archived": row(listing=2 + 4),
+        "row deleted": row(End.BUILT, **{"import": 2}, build=2, listing=2 + _LOST + 2 + 1),
+        "row moved": replace(row(End.HELD, _MOVED, listing=2 + _LOST + 1), moved=True),
         "login page": row(End.BUILT, login=1, logout=1, build=2, listing=3),
         "expired": row(End.BUILT, login=1, logout=1, build=2, listing=3),
         "restart": row(End.BUILT, login=1, logout=1, build=2, listing=4),
-        **dict.fromkeys(["left CONFLICT", "left ERROR"], row(End.HELD, "The session could not be processed")),
+        **dict.fromkeys(
+            ["left CONFLICT", "left ERROR"], row(End.HELD, "The session could not be processed", listing=2)
+        ),
         **dict.fromkeys(["left BUILDING", "left QUEUED_BUILDING"], row(End.BUILT, listing=4)),
         **dict.fromkeys(["conflict", "left ARCHIVING", "left QUEUED_ARCHIVING"], NO_ARCHIVING),
-        "unseen": row(End.HELD, "cannot access project demo"),
+        "unseen": row(End.HELD, "cannot access project demo", listing=2),
         "tell": row(End.BUILT),
     },
     "verify: experiment": {
@@ -552,14 +597,11 @@ def check_files(xnat: TestXnat, sent: Sequence[Sequence[str]], stage: Stage, cel
     """Compare what the archive holds, and what the prearchive, with what the table says."""
     struck = {uids[stage.nth - 1] for uids in sent}
     every = {uid for uids in sent for uid in uids}
-    waiting = {
-        file.sop_uid
-        for one in xnat.prearchive
-        if one.project == "demo"
-        for files in one.scans.values()
-        for file in files.values()
-        if file.complete
-    }
+    rows = [(one.project, file) for one in xnat.prearchive for file in one.files if file.complete]
+    waiting = {file.sop_uid for project, file in rows if project == "demo"}
+    assert {file.sop_uid for project, file in rows if project == "other"} == (
+        {uids[0] for uids in sent} if cell.moved else set()
+    )
     match cell.end:
         case End.WELL:
             assert xnat.sop_uids() == every
@@ -575,7 +617,8 @@ def check_files(xnat: TestXnat, sent: Sequence[Sequence[str]], stage: Stage, cel
             assert waiting == every - struck
         case _:
             assert not xnat.archived
-            assert waiting == {uid for uids in sent for uid in uids[: stage.held[0]]}
+            # XNAT has made another row for what came after one that was moved.
+            assert waiting == {uid for uids in sent for uid in (uids[1:] if cell.moved else uids[: stage.held[0]])}
 
 
 @pytest.mark.parametrize(("stage", "fault", "cell"), [cell for cell in CELLS if cell.values[0] in RUNS])
@@ -584,6 +627,7 @@ async def test_a_fault_in_a_run(xnat: TestXnat, url: str, tmp_path: Path, stage:
     place, action = STAGES[stage], FAULTS[fault]
     if cell.auto:
         xnat.project("demo").prearchive_code = 4
+    xnat.add_project(Project("other"))
     # One after another where requests are struck by their number, and where a fault has to do with other requests; but
     # five stalls at a time take no longer than one.
     alone = not place.path or isinstance(action, Late | LoginPage | ExpireLogins | Restart)

@@ -557,7 +557,6 @@ class Intake(Registry):
             # Nothing of it has been sent yet.
             return False
         if self._is_barred(session):
-            self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
             return False
         key, state, uri = row
         disputed = self._is_disputed(session)

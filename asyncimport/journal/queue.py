@@ -327,14 +327,14 @@ class Journal(Subjects):
         if self._one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))[0]:
             return False
         self._db.execute("UPDATE delivery SET reason = ? WHERE session = ? AND state = 'OPEN'", (reason, session))
-        self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
-        return bool(
-            self._db.execute(
-                "INSERT OR IGNORE INTO ready SELECT d.key FROM delivery d JOIN barred b ON b.session = d.session "
-                "WHERE d.session = ? AND d.state = 'OPEN' AND d.uri IS NOT NULL AND b.second_row",
-                (session,),
-            ).rowcount
-        )
+        asked = self._db.execute(
+            "INSERT OR IGNORE INTO ready SELECT d.key FROM delivery d JOIN barred b ON b.session = d.session "
+            "WHERE d.session = ? AND d.state = 'OPEN' AND d.uri IS NOT NULL AND b.second_row",
+            (session,),
+        ).rowcount
+        if not asked:
+            self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+        return bool(asked)
 
     def _at_a_turn(self, deliveries: Iterable[int]) -> list[tuple[int, str | None]]:
         """Return the sessions of these deliveries that are barred, with the reason, or have nothing left to send."""

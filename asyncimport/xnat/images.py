@@ -191,7 +191,9 @@ class Xnat:
                         why = await why_not_here(self._client, delivery, sealed.sop_uids, self._policy)
                         return Deleted(delivery) if why is None else Held(delivery, why)
             except RefusedError as error:
-                return Held(delivery, str(error))
+                # XNAT answers 500 to the build of a row that is gone (PrearcSessionResource), as to one that failed.
+                if self._archive or step is not Step.FINISH or not await self._is_gone(delivery):
+                    return Held(delivery, str(error))
             except TransientError as error:
                 trouble = str(error)
                 failures += 1
@@ -215,6 +217,12 @@ class Xnat:
 
     async def _look(self, delivery: Delivery) -> Row | None:
         return await self._client.ask("GET", f"/data{delivery.uri}?format=json", replies.row, self._policy)
+
+    async def _is_gone(self, delivery: Delivery) -> bool:
+        try:
+            return await self._look(delivery) is None
+        except RefusedError:
+            return False
 
     async def _find(self, delivery: Delivery, answer: str | None) -> Found:
         """Look for the session in the archive; `answer` is where XNAT has said that it archived it."""
