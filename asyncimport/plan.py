@@ -112,6 +112,12 @@ class Plan:
         """Return the number of problems that keep something from being sent."""
         return sum(problem.severity is Severity.ERROR for problem in self.problems)
 
+    @property
+    def faulty(self) -> Mapping[str, str]:
+        """Return what is wrong with each study that an error keeps from being sent."""
+        errors = [problem for problem in self.problems if problem.severity is Severity.ERROR and problem.study_uid]
+        return {problem.study_uid: f"{problem.text}; {problem.advice}" for problem in reversed(errors)}
+
 
 async def survey(source: Folder, found: Survey, report: Callable[[Event], None] = lambda _: None) -> None:
     """Look at everything in a source, and write it down; files that a survey knows are not opened again."""
@@ -420,9 +426,13 @@ def _row(draft: _Draft, problems: Sequence[Problem]) -> PlanRow:
 
 
 class PlannedRoutes:
-    """The rules of a run that does what a plan says, and nothing else."""
+    """The rules of a run that does what a plan says, and nothing else.
 
-    def __init__(self, rows: Iterable[PlanRow], *, project: str = "") -> None:
+    `faulty` are studies without a place, each with what is wrong with it.
+    """
+
+    def __init__(self, rows: Iterable[PlanRow], *, project: str = "", faulty: Mapping[str, str] | None = None) -> None:
+        self._faulty = faulty or {}
         self._rows: dict[Key, PlanRow] = {}
         told = hashlib.sha256()
         for row in rows:
@@ -447,14 +457,18 @@ class PlannedRoutes:
         self._closed[project] = reason
 
     def rename(self, project: str, project_id: str) -> None:
-        """Use the ID of a project that the plan names by an alias: XNAT's answers will."""
+        """Use the ID of a project that the plan names by an alias, and that is open: XNAT's answers will."""
         self._names[project] = project_id
+        self._closed.pop(project, None)
 
     def route(self, study_uid: str, fields: Mapping[str, str], _: str = "") -> Session:
         """Return the session of a study.
 
-        Raises: LeftOutError when the plan does not have it, or says skip, UnroutableError when its project is closed.
+        Raises: LeftOutError when the plan does not have it, or says skip, UnroutableError when its project is closed,
+        or something is wrong with it.
         """
+        if reason := self._faulty.get(study_uid):
+            raise UnroutableError(reason)
         row = self._find(study_uid, fields)
         if row is None:
             raise UnplannedError("it is not in the plan")

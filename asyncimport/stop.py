@@ -1,12 +1,27 @@
 """How a run ends early and well."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
+from types import FrameType
 
 import anyio
 
-__all__ = ["Stop", "StoppedError"]
+__all__ = ["Stop", "StoppedError", "Terminated", "end_on_sigterm"]
+
+
+class Terminated(BaseException):
+    """SIGTERM came where nobody listens for it: what is open is closed, as after Ctrl-C."""
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM raise Terminated, as SIGINT raises KeyboardInterrupt, in place of ending the process at once."""
+
+    def received(_: int, __: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, received)
 
 
 class StoppedError(Exception):

@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from asyncimport import __version__
 from asyncimport.errors import UsageError
+from asyncimport.stop import Terminated, end_on_sigterm
 
 __all__ = ["app", "main"]
 
@@ -112,6 +113,7 @@ def main() -> None:
     os.umask(0o077)
     gc.set_threshold(_THINGS)
     _open_standard_streams()
+    end_on_sigterm()
     code, lost = 1, None
     try:
         try:
@@ -132,6 +134,9 @@ def _run(words: list[str]) -> int:
         return int(app(words, standalone_mode=False) or 0)
     except typer.Abort:
         return 130
+    except Terminated:
+        _write_error(words, 143, "stopped")
+        return 143
     except SystemExit as end:
         # Typer says nothing of a pipe that nobody reads from any more.
         raise end.__context__ if isinstance(end.__context__, BrokenPipeError) else end from None
@@ -145,10 +150,8 @@ def _run(words: list[str]) -> int:
     except MemoryError:
         _complain("there is not enough memory", "give the process more, or run it on a part of the source")
         return 1
-    if words[:1] == ["upload"] and _wants_json(words):
-        from asyncimport.cli.output import summary_json, write_json
-
-        write_json(summary_json(None, run=None, host=None, seconds=0.0, code=2, error=UsageError(str(problem))))
+    if words[:1] == ["upload"]:
+        _write_error(words, 2, str(problem))
     _complain(str(problem), problem.hint)
     return problem.exit_code
 
@@ -196,6 +199,18 @@ def _written(code: int, lost: OSError | None) -> int:
         "what was done is done: `asyncimport status` tells what the journal holds",
     )
     return 1
+
+
+def _write_error(words: list[str], code: int, message: str) -> None:
+    """Write the JSON of a command that did not come to begin, if that is asked for."""
+    if not _wants_json(words):
+        return
+    from asyncimport.cli.output import summary_json, write_json
+
+    if words[:1] == ["upload"]:
+        write_json(summary_json(None, run=None, host=None, seconds=0.0, code=code, error=UsageError(message)))
+    else:
+        write_json({"exit_code": code, "error": {"message": message, "hint": None}})
 
 
 def _wants_json(words: list[str]) -> bool:

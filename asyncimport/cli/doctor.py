@@ -1,6 +1,6 @@
 """`asyncimport doctor`: check everything that decides whether a migration will work, and say what to change."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from asyncimport.cli.options import (
 )
 from asyncimport.cli.output import consoles, plain, write_json
 from asyncimport.cli.profiles import Chosen
+from asyncimport.cli.running import Stopped, stopped_by
 from asyncimport.cli.upload import login_from
 from asyncimport.credentials import check_host
 from asyncimport.errors import FatalError, UsageError
@@ -59,16 +60,19 @@ def doctor(
     """Check the server, the way to it, the login and the projects, and say what to change. It stores nothing."""
     from asyncimport.doctor import exit_code, judge
 
-    out, _ = consoles(no_color=no_color)
+    out, err = consoles(no_color=no_color)
     facts, credentials = _facts(host, user, profile, password_stdin=password_stdin, insecure=insecure)
     wanted = list(dict.fromkeys(projects or []))
-    facts = anyio.run(partial(examine, facts, credentials, wanted, ca_bundle=ca_bundle))
+    stopped = Stopped()
+    facts = anyio.run(_until_stopped, partial(examine, facts, credentials, wanted, ca_bundle=ca_bundle), facts, stopped)
     findings = judge(facts)
-    code = exit_code(findings)
+    code = exit_code(findings) if stopped.signal is None else 128 + stopped.signal
     if output is Output.JSON:
         write_json({"host": facts.host or None, "exit_code": code, "checks": [_json(one) for one in findings]})
     else:
         _show(out, findings)
+    if stopped.signal is not None:
+        err.print(Text("stopped"))
     raise typer.Exit(code)
 
 
@@ -94,6 +98,13 @@ def _facts(
     except UsageError as error:
         return replace(facts, no_login=error), None
     return facts, Credentials(name, password)
+
+
+async def _until_stopped(find: "Callable[[], Awaitable[Facts]]", known: "Facts", stopped: Stopped) -> "Facts":
+    """Find out more, unless a signal stops that."""
+    with stopped_by(stopped) as stop, stop.at_once():
+        return await find()
+    return known
 
 
 async def examine(
@@ -144,7 +155,7 @@ def _json(finding: "Finding") -> dict[str, object]:
 
 
 def _show(out: Console, findings: "list[Finding]") -> None:
-    wide = max(len(_name(finding)) for finding in findings)
+    wide = max((len(_name(finding)) for finding in findings), default=0)
     for finding in findings:
         line = Text(f"{finding.status.value:8}", style=_STYLES[finding.status])
         line.append(f"{_name(finding):{wide}}  ", style="bold")

@@ -1,6 +1,7 @@
 """What is written: results to standard output, the rest to standard error; nothing in a path can forge either."""
 
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ __all__ = [
     "exit_code",
     "plain",
     "show_error",
+    "show_stopped",
     "show_strays",
     "show_summary",
     "stray_json",
@@ -79,6 +81,15 @@ def show_error(console: Console, error: AsyncimportError) -> None:
     console.print(Text(f"error: {plain(str(error))}", style="red"))
     if error.hint:
         console.print(Text(f"hint: {plain(error.hint)}"))
+
+
+def show_stopped(console: Console, number: int | None, *, as_json: bool) -> int:
+    """Tell that a signal has stopped what had no result yet, and return the exit code."""
+    code = 128 + (number or signal.SIGINT)
+    if as_json:
+        write_json({"exit_code": code, "error": {"message": "stopped", "hint": None}})
+    console.print(Text("stopped"))
+    return code
 
 
 def exit_code(summary: Summary) -> int:

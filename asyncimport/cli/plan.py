@@ -4,12 +4,14 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import anyio
+import anyio.to_thread
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -39,9 +41,9 @@ from asyncimport.cli.options import (
     Subject,
     Truncated,
 )
-from asyncimport.cli.output import consoles, plain, show_error, write_json
+from asyncimport.cli.output import consoles, plain, show_error, show_stopped, write_json
 from asyncimport.cli.routes import choice_from, rules_from
-from asyncimport.cli.running import progress
+from asyncimport.cli.running import Stopped, in_threads, progress, stopped_by
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Survey, Waiting
 from asyncimport.manifest import PlanRow, split, write_plan
@@ -50,6 +52,7 @@ from asyncimport.plan import Plan, Planning, Problem, Severity, make_plan, surve
 from asyncimport.progress import Totals, human_bytes
 from asyncimport.routing import AttachRule, Choice, resource_of
 from asyncimport.source import Folder
+from asyncimport.stop import Stop
 
 __all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan"]
 
@@ -95,7 +98,8 @@ def plan(
             raise UsageError("--split needs a file to write to", hint="name it with --out")
         targets = _targets(out_file, parts) if out_file else []
         _check_targets(targets)
-        found = plan_of(
+        make = partial(
+            plan_of,
             Folder(sources, ignore_archives=ignore_archives, include=include or (), exclude=exclude or ()),
             routes,
             state_dir,
@@ -108,6 +112,10 @@ def plan(
             limit=limit,
             quiet_time=0.0,
         )
+        stopped = Stopped()
+        found = anyio.run(_until_stopped, make, stopped)
+        if found is None:
+            raise typer.Exit(show_stopped(err, stopped.signal, as_json=output is Output.JSON))
         if not found.rows and not any(problem.code == "unreadable" for problem in found.problems):
             raise UsageError(f"no DICOM found in {', '.join(map(str, sources))}", hint="check the path")
         rows = found.rows if project else [_without_project(row) for row in found.rows]
@@ -127,12 +135,18 @@ def plan(
     raise typer.Exit(code)
 
 
-def plan_of(
+async def _until_stopped(make: Callable[..., Awaitable[Plan | None]], stopped: Stopped) -> Plan | None:
+    with stopped_by(stopped) as stop:
+        return await make(stop=stop)
+
+
+async def plan_of(
     source: Folder,
     routes: Planning,
     state_dir: Path | None,
     err: Console,
     *,
+    stop: Stop,
     quiet: bool,
     truncated: bool,
     merge_patients: bool,
@@ -141,19 +155,20 @@ def plan_of(
     limit: int | None,
     quiet_time: float,
     attach: Sequence[AttachRule] = (),
-) -> Plan:
-    """Scan a source with progress, remembering what was found, and make a plan of it."""
+) -> Plan | None:
+    """Scan a source with progress, remembering what was found, and make a plan of it; None when it was stopped."""
     digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    path = state_directory(state_dir) / f"scan-{digest}.survey"
     waiting = Waiting(tell=lambda text: err.print(Text(plain(text))))
-    with Survey(state_directory(state_dir) / f"scan-{digest}.survey", waiting) as found:
-
-        async def scan() -> None:
-            totals = Totals()
+    async with in_threads(partial(Survey, path, waiting)) as found:
+        totals = Totals()
+        with stop.at_once():
             async with progress(totals, err, quiet=quiet):
                 await survey(source, found, totals.note)
-
-        anyio.run(scan)
-        return make_plan(
+        if stop.requested:
+            return None
+        make = partial(
+            make_plan,
             found,
             routes,
             relative=source.relative,
@@ -165,6 +180,7 @@ def plan_of(
             quiet_since=time.time() - quiet_time if quiet_time else None,
             resource_of=lambda path: resource_of(attach, source.relative(path).replace(os.sep, "/")),
         )
+        return await anyio.to_thread.run_sync(make)
 
 
 def plan_code(found: Plan) -> int:

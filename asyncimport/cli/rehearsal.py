@@ -3,12 +3,14 @@
 import anyio
 from rich.console import Console
 
-from asyncimport.cli.output import show_error, write_json
+from asyncimport.cli.output import show_error, show_stopped, write_json
 from asyncimport.cli.plan import plan_code, plan_json, plan_of, show_plan
+from asyncimport.cli.running import Stopped, stopped_by
 from asyncimport.cli.transfer import Transfer, check_projects
 from asyncimport.errors import AsyncimportError, TransientError, UnavailableError
 from asyncimport.plan import Known, Plan, with_archive
 from asyncimport.retry import RetryPolicy
+from asyncimport.source import Folder
 from asyncimport.xnat import archived_sessions, connect, droppers, series_filters
 
 __all__ = ["rehearse"]
@@ -16,13 +18,35 @@ __all__ = ["rehearse"]
 
 def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
     """Scan, log in, look whether the projects are open, and compare the plan with the archive; return the exit code."""
+    stopped = Stopped()
     try:
-        source = task.source()
-        found = plan_of(
+        found = anyio.run(_planned, task, task.source(), err, quiet, stopped)
+    except AsyncimportError as error:
+        if as_json:
+            write_json({"exit_code": error.exit_code, "error": {"message": str(error), "hint": error.hint or None}})
+        show_error(err, error)
+        return error.exit_code
+    if found is None:
+        return show_stopped(err, stopped.signal, as_json=as_json)
+    code = plan_code(found)
+    if as_json:
+        write_json(plan_json(found, [], code))
+    else:
+        show_plan(out, found)
+    return code
+
+
+async def _planned(  # anyio.run passes arguments by position
+    task: Transfer, source: Folder, err: Console, quiet: bool, stopped: Stopped
+) -> Plan | None:
+    """Make the plan, and compare it; None when that was stopped."""
+    with stopped_by(stopped) as stop:
+        found = await plan_of(
             source,
             task.routes,
             task.state_dir,
             err,
+            stop=stop,
             quiet=quiet,
             truncated=task.options.send_truncated,
             merge_patients=task.merge_patients,
@@ -32,18 +56,10 @@ def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
             quiet_time=task.quiet_time,
             attach=task.attach,
         )
-        found = anyio.run(_compared, task, found)
-    except AsyncimportError as error:
-        if as_json:
-            write_json({"exit_code": error.exit_code, "error": {"message": str(error), "hint": error.hint or None}})
-        show_error(err, error)
-        return error.exit_code
-    code = plan_code(found)
-    if as_json:
-        write_json(plan_json(found, [], code))
-    else:
-        show_plan(out, found)
-    return code
+        if found is not None:
+            with stop.at_once():
+                return await _compared(task, found)
+    return None
 
 
 async def _compared(task: Transfer, found: Plan) -> Plan:

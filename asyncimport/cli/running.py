@@ -1,12 +1,13 @@
-"""What runs around the line: signals that stop it, and the line of progress."""
+"""What runs around the line: signals that stop it, what blocks when it is opened, and the line of progress."""
 
 import asyncio
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -18,7 +19,9 @@ from asyncimport.errors import worst
 from asyncimport.progress import Totals
 from asyncimport.stop import Stop
 
-__all__ = ["on_signals", "progress", "stopped_by"]
+__all__ = ["Stopped", "in_threads", "on_signals", "progress", "stopped_by"]
+
+T = TypeVar("T")
 
 _LIVE_SECONDS = 0.2
 _PLAIN_SECONDS = 30.0
@@ -55,6 +58,13 @@ class _Stoppable(Protocol):
     signal: int | None
 
 
+@dataclass(slots=True)
+class Stopped:
+    """The signal that has stopped a command, if one has."""
+
+    signal: int | None = None
+
+
 @contextmanager
 def stopped_by(result: _Stoppable) -> Iterator[Stop]:
     """Give a stop that SIGINT and SIGTERM ask for; the first of them stands in the result."""
@@ -66,6 +76,20 @@ def stopped_by(result: _Stoppable) -> Iterator[Stop]:
 
     with on_signals(stopped):
         yield stop
+
+
+@asynccontextmanager
+async def in_threads(make: Callable[[], AbstractContextManager[T]]) -> AsyncIterator[T]:
+    """Make, enter and leave in worker threads what blocks: files that are opened, locked and closed."""
+    with anyio.CancelScope(shield=True):
+        # Else a lock that is had just then would not be given back.
+        manager = await anyio.to_thread.run_sync(make)
+        entered = await anyio.to_thread.run_sync(manager.__enter__)
+    try:
+        yield entered
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(manager.__exit__, None, None, None)
 
 
 @asynccontextmanager

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from asyncimport.cli.journals import journal_path
 from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
 from asyncimport.cli.plan import plan_of
 from asyncimport.cli.recording import recorded
-from asyncimport.cli.running import on_signals, progress
+from asyncimport.cli.running import Stopped, in_threads, on_signals, progress
 from asyncimport.describing import Wishes, describe_subjects
 from asyncimport.enclosing import enclose
 from asyncimport.errors import (
@@ -36,7 +36,7 @@ from asyncimport.eventlog import Began, Ended, Entry
 from asyncimport.events import Enclosing, Event
 from asyncimport.journal import Journal, Ledger, Waiting
 from asyncimport.model import Stray, Summary
-from asyncimport.pipeline import Stop, run
+from asyncimport.pipeline import run
 from asyncimport.plan import EVERYTHING, Plan, PlannedRoutes, Planning, Severity
 from asyncimport.progress import Totals
 from asyncimport.receipts import check_receipts, write_receipts
@@ -44,10 +44,11 @@ from asyncimport.retry import RetryPolicy
 from asyncimport.routing import AttachRule, Choice, Router, Selected, resource_of
 from asyncimport.settings import Options
 from asyncimport.source import Folder
+from asyncimport.stop import Stop, Terminated
 from asyncimport.verification import strays_of
 from asyncimport.xnat import Client, Credentials, Resources, Subjects, Timeouts, Xnat, check_project, connect
 
-__all__ = ["Transfer", "check_projects", "transfer"]
+__all__ = ["Outcome", "Transfer", "Uploads", "caught", "check_projects", "show_outcome", "transfer", "uploads"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +100,20 @@ class Transfer:
 
 
 @dataclass(slots=True)
-class _Outcome:
+class Outcome:
     """What there is to tell at the end, however the run ended; without a list of strays nobody has looked."""
 
     run: str | None = None
     summary: Summary | None = None
     strays: list[Stray] | None = None
+    totals: Totals = field(default_factory=Totals)
     flaws: int = 0
     signal: int | None = None
     error: AsyncimportError | None = None
 
     @property
     def code(self) -> int:
+        """The exit code."""
         if self.error is not None:
             return self.error.exit_code
         if self.signal is not None:
@@ -118,21 +121,26 @@ class _Outcome:
         return 1 if self.summary is None else exit_code(self.summary) or (8 if self.flaws else 0)
 
 
-def transfer(
-    task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool, empty_is_fine: bool = False
-) -> int:
+def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
     """Carry it out, write the summary (JSON also after a failure), and return the exit code.
 
-    A source without any DICOM is a mistake, unless `empty_is_fine`.
+    A source without any DICOM is a mistake.
     """
     began = monotonic()
-    outcome = _Outcome(flaws=task.flaws)
+    outcome = Outcome(flaws=task.flaws)
     recording = recorded(err, events=task.events, log_file=task.log_file, verbose=task.verbose)
-    with _caught(outcome), recording as record:
-        with _caught(outcome):
-            _carry_out(task, outcome, record, err, quiet=quiet, empty_is_fine=empty_is_fine)
+    with caught(outcome), recording as record:
+        with caught(outcome):
+            anyio.run(_once, task, outcome, record, err, quiet)
         record(Ended(outcome.run, outcome.code, outcome.error, outcome.summary))
-    seconds = monotonic() - began
+    show_outcome(task, outcome, out, err, seconds=monotonic() - began, as_json=as_json)
+    return outcome.code
+
+
+def show_outcome(
+    task: Transfer, outcome: Outcome, out: Console, err: Console, *, seconds: float, as_json: bool
+) -> None:
+    """Write the summary, and what ended the run."""
     if as_json:
         write_json(
             summary_json(
@@ -152,11 +160,10 @@ def transfer(
         show_error(err, outcome.error)
     elif outcome.signal is not None:
         err.print(Text("stopped; the same command goes on from here"))
-    return outcome.code
 
 
 @contextmanager
-def _caught(outcome: _Outcome) -> Iterator[None]:
+def caught(outcome: Outcome) -> Iterator[None]:
     """Keep what ends the block for the end of the run."""
     try:
         yield
@@ -165,74 +172,16 @@ def _caught(outcome: _Outcome) -> Iterator[None]:
     except KeyboardInterrupt:
         # Before or after the line, when nobody else listens for it.
         outcome.signal = signal.SIGINT
+    except Terminated:
+        outcome.signal = signal.SIGTERM
 
 
-def _beginning(task: Transfer, run: str, rules: Mapping[str, str]) -> Began:
-    """Say what is run, and how; no secret is among it."""
-    settings = {**asdict(task.options), "overwrite": task.overwrite, "reroute": task.reroute}
-    names = {"sources": [plain(str(path)) for path in task.sources], **rules}
-    return Began(run, __version__, task.host, task.project, settings, names)
-
-
-def _carry_out(
-    task: Transfer,
-    outcome: _Outcome,
-    record: Callable[[Entry], None],
-    err: Console,
-    *,
-    quiet: bool,
-    empty_is_fine: bool,
+async def _once(  # anyio.run passes arguments by position
+    task: Transfer, outcome: Outcome, record: Callable[[Entry], None], err: Console, quiet: bool
 ) -> None:
-    """Do what may block before the loop begins and after it has ended: disk and journal."""
-    if task.receipts is not None:
-        check_receipts(task.receipts)
-    source = task.source()
-    routes, rules = task.routes, task.routes.rules
-    decided_as_a_whole = isinstance(routes, Router) and (
-        task.suffix or routes.project is None or routes.needs_whole_study
-    )
-    if decided_as_a_whole or isinstance(routes, PlannedRoutes) or task.limit is not None or task.quiet_time:
-        strict = decided_as_a_whole or isinstance(routes, PlannedRoutes)
-        found = _plan(task, source, routes, err, quiet=quiet, strict=strict)
-        if task.limit is not None or task.quiet_time:
-            sent = {row.study_uid for row in found.rows if not row.skip}
-            wrong = {one.study_uid: one.text for one in found.problems if one.severity is Severity.ERROR}
-            task = replace(task, choice=task.choice.of(sent, {row.study_uid for row in found.rows}, wrong))
-        if decided_as_a_whole:
-            routes = PlannedRoutes(found.rows)
-    totals = Totals()
-    path = task.journal or journal_path(task.host, task.project, task.state_dir)
-    with Journal(
-        path,
-        destination=task.host,
-        rules=rules,
-        reroute=task.reroute,
-        merge_patients=task.merge_patients,
-        waiting=Waiting(tell=lambda text: err.print(Text(plain(text)))),
-    ) as journal:
-        outcome.run = str(journal.run)
-        record(_beginning(task, outcome.run, rules))
-
-        def report(event: Event) -> None:
-            totals.note(event)
-            record(event)
-
-        try:
-            # Under one fixed label any second study collides, and that is better known before anything is sent.
-            options = replace(task.options, scan_first=task.options.scan_first or _one_session(routes))
-            task = replace(task, options=options)
-            anyio.run(_send, task, source, routes, journal, totals, report, outcome, err, quiet)
-        except FatalError as error:
-            outcome.error = error
-        ledger = Ledger.of(journal)
-        outcome.summary = ledger.summary()
-        if outcome.error is None and outcome.signal is None and not empty_is_fine:
-            outcome.error = _nothing_found(outcome.summary, source)
-        for stray in outcome.strays or ():
-            record(stray)
-        journal.end_run(outcome.code)
-        if task.receipts is not None:
-            write_receipts(task.receipts, ledger)
+    async with uploads(task, record, err, quiet=quiet) as runs:
+        await runs.run(outcome)
+    totals = outcome.totals
     if totals.gone and not quiet:
         err.print(
             Text(
@@ -242,57 +191,193 @@ def _carry_out(
         )
 
 
-async def _send(  # anyio.run passes arguments by position
-    task: Transfer,
-    source: Folder,
-    routes: Router | PlannedRoutes,
-    journal: Journal,
-    totals: Totals,
-    report: Callable[[Event], None],
-    outcome: _Outcome,
-    err: Console,
-    quiet: bool,
-) -> None:
-    """Log in, look whether the project is open, run the line, log out."""
+@asynccontextmanager
+async def uploads(
+    task: Transfer, record: Callable[[Entry], None], err: Console, *, quiet: bool
+) -> "AsyncIterator[Uploads]":
+    """Give runs that a signal, or the end of their longest time, stops; the login that they need is given back."""
+    stopped = Stopped()
     stop = Stop()
 
-    def stopped(number: int) -> None:
-        if outcome.signal is None:
-            outcome.signal = number
+    def request(number: int) -> None:
+        if stopped.signal is None:
+            stopped.signal = number
             err.print(Text("stopping: what is in flight may finish (30 s at most); once more to stop at once"))
         stop.request()
 
-    with on_signals(stopped), _after(task.max_duration, partial(stopped, signal.SIGINT)):
+    with on_signals(request), _after(task.max_duration, partial(request, signal.SIGINT)):
         async with AsyncExitStack() as stack:
+            yield Uploads(task, record, err, stopped, stop, stack, quiet=quiet)
+
+
+def _beginning(task: Transfer, run: str, rules: Mapping[str, str]) -> Began:
+    """Say what is run, and how; no secret is among it."""
+    settings = {**asdict(task.options), "overwrite": task.overwrite, "reroute": task.reroute}
+    names = {"sources": [plain(str(path)) for path in task.sources], **rules}
+    return Began(run, __version__, task.host, task.project, settings, names)
+
+
+class Uploads:
+    """Runs one after the other, under one login. Make it with `uploads`.
+
+    What they say of themselves on standard error they say once.
+    """
+
+    def __init__(
+        self,
+        task: Transfer,
+        record: Callable[[Entry], None],
+        err: Console,
+        stopped: Stopped,
+        stop: Stop,
+        stack: AsyncExitStack,
+        *,
+        quiet: bool,
+    ) -> None:
+        self.stop = stop
+        self._task = task
+        self._record = record
+        self._err = err
+        self._stopped = stopped
+        self._stack = stack
+        self._quiet = quiet
+        self._client: Client | None = None
+        self._first: int | None = None
+        self._told: set[str] = set()
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that has stopped them, if one has."""
+        return self._stopped.signal
+
+    async def run(self, outcome: Outcome, *, is_watch: bool = False) -> None:
+        """Run once: journal, login, line, summary.
+
+        In a watch a source without DICOM is fine, studies that something is wrong with keep no other one back, and
+        what earlier runs of it have stored counts among what was stored. Raises: AsyncimportError of what comes before
+        the line; after that it is in the outcome.
+        """
+        try:
+            await self._run(self._task, outcome, is_watch=is_watch)
+        finally:
+            outcome.signal = self._stopped.signal
+
+    async def _run(self, task: Transfer, outcome: Outcome, *, is_watch: bool) -> None:
+        if task.receipts is not None:
+            await anyio.to_thread.run_sync(check_receipts, task.receipts)
+        source = await anyio.to_thread.run_sync(task.source)
+        routes, rules = task.routes, task.routes.rules
+        decided_as_a_whole = isinstance(routes, Router) and (
+            task.suffix or routes.project is None or routes.needs_whole_study
+        )
+        if decided_as_a_whole or isinstance(routes, PlannedRoutes) or task.limit is not None or task.quiet_time:
+            strict = (decided_as_a_whole or isinstance(routes, PlannedRoutes)) and not is_watch
+            found = await _plan(task, source, routes, self._err, self.stop, quiet=self._quiet, strict=strict)
+            if found is None:
+                return
+            if task.limit is not None or task.quiet_time:
+                sent = {row.study_uid for row in found.rows if not row.skip}
+                wrong = {one.study_uid: one.text for one in found.problems if one.severity is Severity.ERROR}
+                task = replace(task, choice=task.choice.of(sent, {row.study_uid for row in found.rows}, wrong))
+            if decided_as_a_whole:
+                routes = PlannedRoutes(found.rows, faulty=found.faulty)
+        path = task.journal or journal_path(task.host, task.project, task.state_dir)
+        opened = partial(
+            Journal,
+            path,
+            destination=task.host,
+            rules=rules,
+            reroute=task.reroute,
+            merge_patients=task.merge_patients,
+            waiting=Waiting(tell=self._tell),
+        )
+        async with in_threads(opened) as journal:
+            outcome.run = str(journal.run)
+            self._first = self._first or journal.run
+            self._record(_beginning(task, outcome.run, rules))
+
+            def report(event: Event) -> None:
+                outcome.totals.note(event)
+                self._record(event)
+
+            # Under one fixed label any second study collides, and that is better known before anything is sent.
+            options = replace(task.options, scan_first=task.options.scan_first or _one_session(routes))
+            try:
+                await self._send(replace(task, options=options), source, routes, journal, outcome, report)
+            except FatalError as error:
+                outcome.error = error
+            ledger = Ledger.of(journal, since=self._first)
+            outcome.summary = await anyio.to_thread.run_sync(ledger.summary)
+            outcome.signal = self._stopped.signal
+            if outcome.error is None and outcome.signal is None and not is_watch:
+                outcome.error = _nothing_found(outcome.summary, source)
+            for stray in outcome.strays or ():
+                self._record(stray)
+            await anyio.to_thread.run_sync(journal.end_run, outcome.code)
+            if task.receipts is not None:
+                await anyio.to_thread.run_sync(write_receipts, task.receipts, ledger)
+
+    async def _send(
+        self,
+        task: Transfer,
+        source: Folder,
+        routes: Router | PlannedRoutes,
+        journal: Journal,
+        outcome: Outcome,
+        report: Callable[[Event], None],
+    ) -> None:
+        """Log in, look whether the project is open, run the line."""
+        stop = self.stop
+        with stop.at_once():
+            client = await self._logged_in()
+            routes = await check_projects(client, task.project, routes)
+        if stop.requested:
+            return
+        destination = Xnat(
+            client,
+            archive=task.options.archive,
+            overwrite=task.overwrite,
+            trigger_pipelines=task.trigger_pipelines,
+            event_reason=task.event_reason,
+        )
+        chosen = Selected(routes, task.choice)
+        async with progress(outcome.totals, self._err, quiet=self._quiet):
+            await run(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
+            await _attach(task, source, journal, client, report, stop)
+            await _describe(task, routes, source, journal, client, report, stop)
+        if not stop.requested:
             with stop.at_once():
-                client = await stack.enter_async_context(
-                    connect(
-                        task.host,
-                        task.credentials,
-                        connections=max(task.options.workers + task.options.finalizers, task.options.enclosers),
-                        max_rate=task.options.max_rate,
-                        timeouts=task.timeouts,
-                        ca_bundle=task.ca_bundle,
-                        verify=task.verify,
-                    )
+                outcome.strays = await self._sweep(client, journal)
+
+    async def _logged_in(self) -> Client:
+        """Log in, once for all runs."""
+        task = self._task
+        if self._client is None:
+            self._client = await self._stack.enter_async_context(
+                connect(
+                    task.host,
+                    task.credentials,
+                    connections=max(task.options.workers + task.options.finalizers, task.options.enclosers),
+                    max_rate=task.options.max_rate,
+                    timeouts=task.timeouts,
+                    ca_bundle=task.ca_bundle,
+                    verify=task.verify,
                 )
-                routes = await check_projects(client, task.project, routes)
-            if not stop.requested:
-                destination = Xnat(
-                    client,
-                    archive=task.options.archive,
-                    overwrite=task.overwrite,
-                    trigger_pipelines=task.trigger_pipelines,
-                    event_reason=task.event_reason,
-                )
-                chosen = Selected(routes, task.choice)
-                async with progress(totals, err, quiet=quiet):
-                    await run(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
-                    await _attach(task, source, journal, client, report, stop)
-                    await _describe(task, routes, source, journal, client, report, stop)
-                if not stop.requested:
-                    with stop.at_once():
-                        outcome.strays = await _sweep(client, journal, err)
+            )
+        return self._client
+
+    async def _sweep(self, client: Client, journal: Journal) -> list[Stray] | None:
+        """Look for what requests that broke off have left in the prearchive; None when XNAT does not let us look."""
+        try:
+            return await strays_of(client, Ledger.of(journal))
+        except (RefusedError, TransientError) as error:
+            self._tell(f"the prearchive could not be looked through for stray sessions: {error}")
+            return None
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._err.print(Text(plain(text)))
 
 
 async def _attach(
@@ -342,15 +427,6 @@ async def _describe(
     await describe_subjects(source, register, journal, wishes, options=task.options, report=report, stop=stop)
 
 
-async def _sweep(client: Client, journal: Journal, err: Console) -> list[Stray] | None:
-    """Look for what requests that broke off have left in the prearchive; None when XNAT does not let us look."""
-    try:
-        return await strays_of(client, Ledger.of(journal))
-    except (RefusedError, TransientError) as error:
-        err.print(Text(f"the prearchive could not be looked through for stray sessions: {plain(str(error))}"))
-        return None
-
-
 @contextmanager
 def _after(seconds: float | None, call: Callable[[], None]) -> Iterator[None]:
     """Call a function on the loop when the block has taken so many seconds."""
@@ -390,13 +466,19 @@ def _one_session(routes: Router | PlannedRoutes) -> bool:
     return isinstance(routes, Router) and routes.one_session
 
 
-def _plan(task: Transfer, source: Folder, routes: Planning, err: Console, *, quiet: bool, strict: bool) -> Plan:
-    """Scan, and decide all studies. Raises: UsageError when something is wrong with one of them, if `strict`."""
-    found = plan_of(
+async def _plan(
+    task: Transfer, source: Folder, routes: Planning, err: Console, stop: Stop, *, quiet: bool, strict: bool
+) -> Plan | None:
+    """Scan, and decide all studies; None when that was stopped.
+
+    Raises: UsageError when something is wrong with one of them, if `strict`.
+    """
+    found = await plan_of(
         source,
         routes,
         task.state_dir,
         err,
+        stop=stop,
         quiet=quiet,
         truncated=task.options.send_truncated,
         merge_patients=task.merge_patients,
@@ -405,7 +487,7 @@ def _plan(task: Transfer, source: Folder, routes: Planning, err: Console, *, qui
         limit=task.limit,
         quiet_time=task.quiet_time,
     )
-    if strict and found.errors:
+    if found is not None and strict and found.errors:
         first = next(problem for problem in found.problems if problem.severity is Severity.ERROR)
         raise UsageError(
             f"nothing was sent, because {found.errors} problem(s) were found: study {first.study_uid}: {first.text}",

@@ -273,6 +273,8 @@ def upload(
             send_truncated=truncated == "send",
         )
         pause = None if watch is None else seconds_of(watch, "--watch")
+        if pause == 0:
+            raise UsageError(f"--watch {watch} is no pause", hint="say how often to look, as in --watch 60s")
         quiet_for = seconds_of(quiet_time or ("0s" if watch is None else "2m"), "--quiet-time")
         longest = None if max_duration is None else seconds_of(max_duration, "--max-duration")
     except AsyncimportError as error:

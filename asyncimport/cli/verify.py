@@ -1,6 +1,7 @@
 """`asyncimport verify`: compare the archive with the journal, now or weeks later. Unasked, it changes nothing."""
 
 import os
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -29,6 +30,7 @@ from asyncimport.cli.options import (
     User,
 )
 from asyncimport.cli.output import consoles, plain, show_error, stray_json, write_json
+from asyncimport.cli.running import stopped_by
 from asyncimport.cli.upload import login_from
 from asyncimport.errors import (
     AsyncimportError,
@@ -42,6 +44,7 @@ from asyncimport.events import Enclosed, Event
 from asyncimport.journal import Journal, Ledger
 from asyncimport.model import AttachmentState, Stray
 from asyncimport.outputs import advice, check_output, replacing
+from asyncimport.stop import Stop
 from asyncimport.verification import (
     Beside,
     Finding,
@@ -62,7 +65,10 @@ __all__ = ["verify"]
 
 @dataclass(slots=True)
 class _Result:
-    """What there is to tell: findings, the instances sent again, and stray rows with what became of each."""
+    """What there is to tell: findings, the instances sent again, and stray rows with what became of each.
+
+    After a `signal` they are those that were come to.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     besides: list[Beside] = field(default_factory=list)
@@ -72,9 +78,12 @@ class _Result:
     strays: list[tuple[Stray, str]] | None = None
     safe: int | None = None
     kept_back: int = 0
+    signal: int | None = None
 
     @property
     def code(self) -> int:
+        if self.signal is not None:
+            return 128 + self.signal
         problems = [one.problem for kind in (self.findings, self.besides, self.subjects) for one in kind]
         return 0 if all(problem is None for problem in problems) and not self.unrepaired else 9
 
@@ -162,35 +171,47 @@ def verify(
         write_json(_json(host, result))
     else:
         _show(out, result)
+    if result.signal is not None:
+        rest = "`asyncimport upload` sends the rest" if result.repaired else "the same command begins anew"
+        err.print(Text(f"stopped; {rest}"))
     raise typer.Exit(result.code)
 
 
 async def _carry_out(task: _Task, about: dict[str, str], result: _Result) -> None:
+    """Log in, look, and do what else is asked for; a stop lets a repair end what it has in flight."""
+    with stopped_by(result) as stop:
+        async with AsyncExitStack() as stack:
+            with stop.at_once():
+                there = connect(
+                    task.host, task.credentials, connections=16, ca_bundle=task.ca_bundle, verify=task.trust_only_known
+                )
+                client = await stack.enter_async_context(there)
+                await _look(client, task.journal, result)
+            if task.repair and not stop.requested:
+                await _repair(client, task.journal, about, result, stop)
+                with stop.at_once():
+                    # What was sent again counts once it is seen in the archive.
+                    await _look(client, task.journal, result)
+            with Ledger.read(task.journal) as ledger:
+                if task.safe_to_delete is not None and not stop.requested:
+                    write = partial(_write_paths, task.safe_to_delete, ledger, result)
+                    result.safe = await anyio.to_thread.run_sync(write)
+                if task.strays and not stop.requested:
+                    await _strays(client, ledger, result, stop, remove=task.remove_strays)
+
+
+async def _look(client: Client, path: Path, result: _Result) -> None:
     from asyncimport.retry import RetryPolicy
 
     policy = RetryPolicy()
-    async with connect(
-        task.host, task.credentials, connections=16, ca_bundle=task.ca_bundle, verify=task.trust_only_known
-    ) as client:
-        with Ledger.read(task.journal) as ledger:
-            result.findings = await look(client, ledger, policy)
-            result.besides = await look_beside(client, ledger, policy)
-            result.subjects = await look_at_subjects(client, ledger, policy)
-        if task.repair:
-            await _repair(client, task.journal, about, result)
-        with Ledger.read(task.journal) as ledger:
-            if task.repair:
-                # What was sent again counts once it is seen in the archive.
-                result.findings = await look(client, ledger, policy)
-                result.besides = await look_beside(client, ledger, policy)
-            if task.safe_to_delete is not None:
-                write = partial(_write_paths, task.safe_to_delete, ledger, result)
-                result.safe = await anyio.to_thread.run_sync(write)
-            if task.strays:
-                result.strays = await _strays(client, ledger, remove=task.remove_strays)
+    result.findings = []
+    with Ledger.read(path) as ledger:
+        result.findings = await look(client, ledger, policy, report=result.findings.append)
+        result.besides = await look_beside(client, ledger, policy)
+        result.subjects = await look_at_subjects(client, ledger, policy)
 
 
-async def _repair(client: Client, path: Path, about: dict[str, str], result: _Result) -> None:
+async def _repair(client: Client, path: Path, about: dict[str, str], result: _Result, stop: Stop) -> None:
     """Send missing instances again in a run of their own, from the files they were sent from."""
     from asyncimport.enclosing import enclose
     from asyncimport.pipeline import run
@@ -216,7 +237,7 @@ async def _repair(client: Client, path: Path, about: dict[str, str], result: _Re
             # The journal knows where each of them goes; one that has changed meanwhile is not what is missing.
             routes = PlannedRoutes([])
             source = await anyio.to_thread.run_sync(Folder, paths)
-            await run(source, Xnat(client), journal, routes, options=Options())
+            await run(source, Xnat(client), journal, routes, options=Options(), stop=stop)
         missing, gone = await anyio.to_thread.run_sync(attachments_to_repair, result.besides)
         result.unrepaired += gone
         if missing:
@@ -230,17 +251,27 @@ async def _repair(client: Client, path: Path, about: dict[str, str], result: _Re
             await anyio.to_thread.run_sync(journal.confirm, [one.file for one in missing])
             await anyio.to_thread.run_sync(journal.put_back, [one.key for one in missing])
             source = await anyio.to_thread.run_sync(Folder, [])
-            await enclose(source, Resources(client), journal, options=Options(), report=count)
+            await enclose(source, Resources(client), journal, options=Options(), report=count, stop=stop)
             result.repaired += stored
             result.unrepaired += len(missing) - stored
-        await anyio.to_thread.run_sync(journal.end_run, 0)
+        await anyio.to_thread.run_sync(journal.end_run, result.code if stop.requested else 0)
 
 
-async def _strays(client: Client, ledger: Ledger, *, remove: bool) -> list[tuple[Stray, str]]:
-    """Look for stray rows; return them, each with what became of it."""
+async def _strays(client: Client, ledger: Ledger, result: _Result, stop: Stop, *, remove: bool) -> None:
+    """Look for stray rows, and tell what became of each."""
     try:
-        found = await strays_of(client, ledger)
-        return [(stray, await _removed(client, stray) if remove else "left") for stray in found]
+        with stop.at_once():
+            found = await strays_of(client, ledger)
+        if stop.requested:
+            return
+        result.strays = []
+        for stray in found:
+            outcome = "left"
+            if remove and not stop.requested:
+                outcome = "left: stopped"
+                with stop.after_grace():
+                    outcome = await _removed(client, stray)
+            result.strays.append((stray, outcome))
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     except RefusedError as error:
@@ -358,7 +389,8 @@ def _json(host: str, result: _Result) -> dict[str, object]:
 def _show(out: Console, result: _Result) -> None:
     complete = sum(one.problem is None for one in result.findings)
     total = len(result.findings)
-    out.print(Text(f"{complete:,} of {total:,} sessions hold every instance that was stored", style="bold"))
+    come_to = "" if result.signal is None else " come to"
+    out.print(Text(f"{complete:,} of {total:,} sessions{come_to} hold every instance that was stored", style="bold"))
     for one in result.findings:
         if one.problem is not None:
             session = one.session

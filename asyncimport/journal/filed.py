@@ -67,16 +67,16 @@ def _rows(rows: Iterable[Sequence[Any]]) -> Iterator[AttachmentRow]:
 
 
 def attachment_counts(database: sqlite3.Connection, files: str, run: int | None) -> AttachmentCounts:
-    """Count those among `files` (a FROM clause); with a `run`, what others have settled is told apart."""
+    """Count those among `files` (a FROM clause); with a `run`, what earlier ones have settled is told apart."""
     counts = dict.fromkeys(AttachmentCounts.__dataclass_fields__, 0)
     rows = database.execute(
-        f"SELECT a.state, a.run IS NOT ?, count(*) FROM {files} "  # noqa: S608 - fixed text
+        f"SELECT a.state, coalesce(a.run, 0) < ?, count(*) FROM {files} "  # noqa: S608 - fixed text
         "JOIN attachment a ON a.file = f.key AND f.kind = 'ATTACHMENT' GROUP BY 1, 2",
         (run,),
     )
-    for state, other_run, count in rows:
+    for state, earlier, count in rows:
         name = "left" if state == "PENDING" else state.lower()
-        if other_run and run is not None and name in {"stored", "refused"}:
+        if earlier and run is not None and name in {"stored", "refused"}:
             name = f"already_{name}"
         counts[name] += count
     return AttachmentCounts(**counts)
@@ -147,12 +147,12 @@ def subject_counts(database: sqlite3.Connection, files: str, run: int | None) ->
     """Count the subjects of `files` (a FROM clause) that something was said of."""
     counts = dict.fromkeys(SubjectCounts.__dataclass_fields__, 0)
     rows = database.execute(
-        f"SELECT d.state, d.run IS NOT ?, count(*) FROM described d WHERE {_AMONG.format(files)} GROUP BY 1, 2",  # noqa: S608 - fixed text
+        f"SELECT d.state, coalesce(d.run, 0) < ?, count(*) FROM described d WHERE {_AMONG.format(files)} GROUP BY 1, 2",  # noqa: S608 - fixed text
         (run,),
     )
-    for state, other_run, count in rows:
+    for state, earlier, count in rows:
         name = state.lower()
-        counts["already_stored" if name == "stored" and other_run and run is not None else name] += count
+        counts["already_stored" if name == "stored" and earlier and run is not None else name] += count
     return SubjectCounts(**counts)
 
 

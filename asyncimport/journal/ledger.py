@@ -125,9 +125,14 @@ class Ledger:
         self._files = _ALL if run is None else _SCOPE
 
     @classmethod
-    def of(cls, journal: Journal) -> "Ledger":
-        """Look at the journal of a run, within the scope of that run's sources."""
-        return cls(journal.connection, journal.path, run=journal.run, began_at=journal.began_at)
+    def of(cls, journal: Journal, *, since: int | None = None) -> "Ledger":
+        """Look at the journal of a run, within the scope of that run's sources.
+
+        What runs from `since` on have settled (this one only unless given) is new; before, it was so already.
+        """
+        return cls(
+            journal.connection, journal.path, run=journal.run if since is None else since, began_at=journal.began_at
+        )
 
     @classmethod
     @contextmanager
@@ -342,14 +347,14 @@ class Ledger:
         counts = dict.fromkeys(Files.__dataclass_fields__, 0)
         found = stored = 0
         sessions: dict[int, tuple[int, int]] = {}
-        # In the scope of a run, "already" means: settled by another run. What is refused, but not dropped, is not.
+        # In the scope of a run, "already" means: settled by an earlier run. What is refused, but not dropped, is not.
         rows = self._db.execute(
-            "SELECT f.kind, i.state, i.run IS NOT ? AND (i.state = 'STORED' OR i.refusal IS 'DROPPED'), i.session, "  # noqa: S608 - fixed text
-            f"count(*), sum(f.size) FROM {self._files} "
+            "SELECT f.kind, i.state, coalesce(i.run, 0) < ? AND (i.state = 'STORED' OR i.refusal IS 'DROPPED'), "  # noqa: S608 - fixed text
+            f"i.session, count(*), sum(f.size) FROM {self._files} "
             "LEFT JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED') GROUP BY 4, 1, 2, 3",
             (self._run,),
         )
-        for kind, state, by_another, session, count, size in rows:
+        for kind, state, earlier, session, count, size in rows:
             if kind == "ATTACHMENT":
                 continue
             if session is not None:
@@ -357,7 +362,7 @@ class Ledger:
                 sessions[session] = files + count, total + size
             name = (state if kind == "INSTANCE" else kind).lower()
             name = {"pending": "left", "container": "not_dicom", "excluded": "skipped"}.get(name, name)
-            if by_another and self._run is not None and name in {"stored", "refused"}:
+            if earlier and self._run is not None and name in {"stored", "refused"}:
                 name = f"already_{name}"
             counts[name] += count
             if kind not in {"NOT_DICOM", "CONTAINER", "UNREADABLE"}:

@@ -1,0 +1,151 @@
+"""SIGINT and SIGTERM end every command well: the exit code, the login given back, the lock, what was found so far."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+from anyio.abc import Process
+from conftest import Commands, Ended
+
+from asyncimport.testserver import Fault, Stall, Tell, TestXnat, Timing, add_session
+from asyncimport.testserver.samples import generated
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process"),
+]
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+
+
+async def ended(process: Process) -> Ended:
+    """Wait for the end of a command."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with anyio.fail_after(40):
+        out = b"".join([piece async for piece in process.stdout])
+        err = b"".join([piece async for piece in process.stderr])
+        return Ended(await process.wait(), out.decode(), err.decode())
+
+
+def sending(process: Process, number: signal.Signals) -> Tell:
+    """Make the fault that sends a signal, and leaves the request as it is."""
+    return Tell(lambda: process.send_signal(number))
+
+
+@pytest.fixture
+async def uploaded(url: str, commands: Commands, tmp_path: Path) -> Commands:
+    """Upload a tree of five sessions."""
+    await anyio.to_thread.run_sync(lambda: generated(tmp_path / "many", sessions=5, files=20, size=500, seed=3))
+    commands.login(url)
+    done = await commands("upload", tmp_path / "many", "-P", "demo", "-q")
+    assert done.code == 0
+    return commands
+
+
+@BOTH
+@pytest.mark.parametrize(("kind", "nth"), [("login", 1), ("listing", 1), ("listing", 6)])
+async def test_verify(xnat: TestXnat, uploaded: Commands, number: signal.Signals, kind: str, nth: int) -> None:
+    """While it logs in, and while it looks: what it has come to is told, and nobody is left logged in."""
+    async with uploaded.start("verify", "-o", "json") as process:
+        xnat.faults.add(Fault(kind, sending(process, number), nth=nth))
+        done = await ended(process)
+    assert (done.code, done.json["exit_code"]) == (128 + number, 128 + number), done.err
+    assert "stopped" in done.err
+    assert xnat.live_logins("demo") == 0
+    assert (await uploaded("verify")).code == 0
+
+
+@BOTH
+async def test_verify_that_repairs(xnat: TestXnat, uploaded: Commands, tmp_path: Path, number: signal.Signals) -> None:
+    """What is in flight may end, the lock of the journal is given back, and the next upload sends the rest."""
+    lost = 0
+    for scan in xnat.archived[0].scans.values():
+        for resource in scan.resources.values():
+            lost += len(resource.files)
+            resource.files.clear()
+    before = xnat.count["import"]
+    async with uploaded.start("verify", "--repair", "--safe-to-delete", tmp_path / "safe", "-o", "json") as process:
+        xnat.faults.add(Fault("import", sending(process, number)))
+        done = await ended(process)
+    assert done.code == 128 + number, done.err
+    assert xnat.live_logins("demo") == 0
+    assert not (tmp_path / "safe").exists()
+    assert "`asyncimport upload` sends the rest" in done.err
+    assert (await uploaded("upload", tmp_path / "many", "-P", "demo", "-q")).code == 0
+    assert xnat.count["import"] - before == lost
+    assert len(xnat.sop_uids()) == 20
+
+
+@BOTH
+async def test_doctor(xnat: TestXnat, url: str, commands: Commands, number: signal.Signals) -> None:
+    """It says what it found, and logs out."""
+    commands.login(url)
+    async with commands.start("doctor", "-P", "demo", "-o", "json") as process:
+        xnat.faults.add(Fault("listing", sending(process, number), path="projects/demo"))
+        done = await ended(process)
+    assert (done.code, done.json["exit_code"]) == (128 + number, 128 + number), done.err
+    assert xnat.live_logins("demo") == 0
+
+
+@BOTH
+@pytest.mark.parametrize(("kind", "nth"), [("login", 1), ("file", 5)])
+async def test_attach(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, number: signal.Signals, kind: str, nth: int
+) -> None:
+    """What is in hand is done, the rest is left, and told so."""
+    session = add_session(xnat, "S", "E", study_uid="1.2")
+    xnat.timing = Timing(saving_seconds=0.02)
+    for one in range(30):
+        (tmp_path / f"{one}.txt").write_text(str(one))
+    commands.login(url)
+    table = tmp_path / "table.csv"
+    table.write_text("path,session_label,resource\n" + "".join(f"{one}.txt,E,R{one}\n" for one in range(30)))
+    async with commands.start("attach", "--table", table, "-P", "demo", "-o", "json") as process:
+        xnat.faults.add(Fault(kind, sending(process, number), nth=nth))
+        done = await ended(process)
+    assert (done.code, done.json["exit_code"]) == (128 + number, 128 + number), done.err
+    there = sum(bool(resource.files) for resource in session.own_resources.values())
+    assert done.json["attachments"]["left"] == 30 - there > 0
+    assert xnat.live_logins("demo") == 0
+
+
+@BOTH
+@pytest.mark.parametrize("words", [("plan",), ("upload", "-P", "demo"), ("upload", "-P", "demo", "--watch", "1s")])
+async def test_before_anything_begins(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, tree: Path, number: signal.Signals, words: list[str]
+) -> None:
+    """A table of labels is read from a pipe that nothing comes out of."""
+    commands.login(url)
+    pipe = tmp_path / "pipe"
+    await anyio.to_thread.run_sync(os.mkfifo, pipe)
+    async with commands.start(words[0], tree, *words[1:], "--map", pipe, "-o", "json") as process:
+        # To open it waits for a reader.
+        with await anyio.to_thread.run_sync(lambda: pipe.open("wb")):
+            process.send_signal(number)
+            done = await ended(process)
+    assert done.code == 128 + number, done.err
+    assert "Traceback" not in done.err
+    assert xnat.count["login"] == 0
+
+
+@BOTH
+async def test_a_server_that_does_not_answer(
+    xnat: TestXnat, uploaded: Commands, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Nobody waits for it: the signal is obeyed at once."""
+    for words in (("verify",), ("doctor",), ("upload", tmp_path / "many", "-P", "demo", "--dry-run")):
+        xnat.faults.clear()
+        async with uploaded.start(*words, "-o", "json") as process:
+
+            def hang(process: Process = process) -> None:
+                xnat.faults.add(Fault("any", Stall(), times=99))
+                process.send_signal(number)
+
+            xnat.faults.add(Fault("login", Tell(hang)))
+            with anyio.fail_after(20):
+                assert (await ended(process)).code == 128 + number
