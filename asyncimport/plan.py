@@ -374,9 +374,14 @@ def _of_files(found: Survey, *, truncated: bool) -> list[Problem]:
                 code, advice = "unreadable", "it is not sent; get a sound copy"
             case FileKind.CONTAINER:
                 code, advice = "archive-file", "unpack it, or --ignore-archives"
+            case FileKind.LINK:
+                code, advice = "link", "--follow-links follows it"
+            case FileKind.INNER_LINK:
+                code, advice = "inner-link", "nothing is lost by that"
             case _:
                 continue
-        problems.append(Problem(code, Severity.WARNING, odd.reason, advice, files=odd.files, example=odd.example))
+        severity = Severity.INFO if odd.kind is FileKind.INNER_LINK else Severity.WARNING
+        problems.append(Problem(code, severity, odd.reason, advice, files=odd.files, example=odd.example))
     for study in found.studies(truncated=truncated):
         alike: list[tuple[str, ...]] = []
         for paths in study.copies:

@@ -59,6 +59,7 @@ _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors(
 class Folder:
     """Directories (or single files), walked in sorted order. Content decides what is DICOM, never a name.
 
+    Links that lead out of the places are followed with `follow_links` only.
     Archives that hold DICOM are told apart from what is merely not DICOM, unless `ignore_archives`. With `digests`,
     large files are digested while they are read. After `many` files, headers are read in another process. Paths below
     a root must match one of `include`, if there are any, and none of `exclude`: shell patterns, whose `*` passes `/`
@@ -70,6 +71,7 @@ class Folder:
         roots: Sequence[str | os.PathLike[str]],
         *,
         ignore_archives: bool = False,
+        follow_links: bool = False,
         digests: bool = False,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
@@ -78,6 +80,7 @@ class Folder:
         self._include = _patterns(include)
         self._exclude = _patterns(exclude)
         self._ignore_archives = ignore_archives
+        self._follow_links = follow_links
         # Of so many files the headers are read in threads before it is worth while to begin a process.
         self._left_for_threads = many if (os.cpu_count() or 1) > 1 else sys.maxsize
         self._worker = Worker(_looks_apart)
@@ -91,7 +94,7 @@ class Folder:
         for root in self.places:
             if not os.path.lexists(root):
                 raise UsageError(f"no such file or directory: {root}", hint="check the path of SOURCE")
-        if not is_local(map(Path, self.places)):
+        if follow_links or not is_local(map(Path, self.places)):
             # A server that goes away keeps whoever reads from it waiting, for minutes: never the loop.
             self._reads_in_threads = inf
 
@@ -108,7 +111,10 @@ class Folder:
 
     async def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield what the walk meets, in batches; nothing is opened yet."""
-        walk: Iterator[File | Ignored] = chain.from_iterable(_walk(place, self._devices) for place in self.places)
+        links = await anyio.to_thread.run_sync(partial(_Links, self.places, follow=self._follow_links))
+        walk: Iterator[File | Ignored] = chain.from_iterable(
+            _walk(place, self._devices, links) for place in self.places
+        )
         if self._include is not None or self._exclude is not None:
             walk = filter(self._is_wanted, walk)
         size = _FIRST_BATCH
@@ -356,11 +362,47 @@ def sha256_of(file: File, xxh3: bytes | None) -> tuple[bytes, bool] | None:
     return both.digest(), xxh3 is not None
 
 
-def _walk(root: str, devices: Devices) -> Iterator[File | Ignored]:
-    """Pass everything below `root`, directories depth first, names in sorted order.
+class _Links:
+    """Which links one walk follows: those to files of the source, and with `follow` those that lead out of it too.
 
-    Links to files are followed; links to directories are not, as they may lead round in circles or to a second copy.
+    Links to directories of the source are not followed, as all that is there is met in its place. No directory is
+    walked twice, so that links that lead round in circles, or to one place, do no harm.
     """
+
+    def __init__(self, places: Sequence[str], *, follow: bool) -> None:
+        self.follow = follow
+        self._homes = [os.path.realpath(place) for place in places]
+        self._walked: set[tuple[int, int] | str] = set()
+
+    def enter(self, directory: str) -> bool:
+        """Note that a directory is walked; whether it is for the first time. Raises: OSError."""
+        if not self.follow:
+            return True
+        found = os.stat(directory)  # noqa: PTH116 - the path need not be text
+        # Where a file system has no numbers, the real path tells one directory from another.
+        identity = (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(directory)
+        if identity in self._walked:
+            return False
+        self._walked.add(identity)
+        return True
+
+    def refuse(self, path: str, found: os.stat_result) -> Ignored | None:
+        """Say why a link is not followed to what was `found` there; None when it is."""
+        real = os.path.realpath(path)
+        is_directory = stat.S_ISDIR(found.st_mode)
+        what = "directory" if is_directory else "file"
+        if any(real == home or real.startswith(os.path.join(home, "")) for home in self._homes):  # noqa: PTH118
+            text = "a link to a directory of the source, where all that is in it is met"
+            return Ignored(File(path, 0, 0), FileKind.INNER_LINK, text) if is_directory else None
+        if self.follow or not (is_directory or stat.S_ISREG(found.st_mode)):
+            return None
+        return Ignored(
+            File(path, 0, 0), FileKind.LINK, f"a link to a {what} outside the source; --follow-links follows it"
+        )
+
+
+def _walk(root: str, devices: Devices, links: _Links) -> Iterator[File | Ignored]:
+    """Pass everything below `root`, directories depth first, names in sorted order. `links` says which it follows."""
     try:
         found = os.stat(root)  # noqa: PTH116 - the path need not be text
     except OSError as error:
@@ -373,6 +415,8 @@ def _walk(root: str, devices: Devices) -> Iterator[File | Ignored]:
     while directories:
         path = directories.pop()
         try:
+            if not links.enter(path):
+                continue
             with os.scandir(path) as entries:
                 left = sorted(entries, key=lambda entry: entry.name.encode(_ENCODING, _ERRORS), reverse=True)
         except OSError as error:
@@ -381,7 +425,7 @@ def _walk(root: str, devices: Devices) -> Iterator[File | Ignored]:
         below = []
         # Taken from the list, as each keeps what was found out about it, half a kilobyte.
         while some := [left.pop() for _ in range(min(_FIRST_BATCH * together, len(left)))]:
-            every, together = _each(partial(_met, devices=devices), some, together)
+            every, together = _each(partial(_met, devices=devices, links=links), some, together)
             for entry, met in zip(some, every, strict=True):
                 if met is None:
                     below.append(entry.path)
@@ -390,12 +434,18 @@ def _walk(root: str, devices: Devices) -> Iterator[File | Ignored]:
         directories.extend(reversed(below))
 
 
-def _met(entry: os.DirEntry[str], devices: Devices) -> File | Ignored | None:
-    """Return what stands in a directory, or None for a directory."""
+def _met(entry: os.DirEntry[str], devices: Devices, links: _Links) -> File | Ignored | None:
+    """Return what stands in a directory, or None for a directory to be walked."""
     try:
         if entry.is_dir(follow_symlinks=False):
             return None
-        return _look(entry.path, entry.stat(), devices)
+        found = entry.stat()
+        if entry.is_symlink():
+            if (refused := links.refuse(entry.path, found)) is not None:
+                return refused
+            if stat.S_ISDIR(found.st_mode):
+                return None
+        return _look(entry.path, found, devices)
     except OSError as error:
         return _unreadable(entry.path, error)
 
@@ -403,8 +453,7 @@ def _met(entry: os.DirEntry[str], devices: Devices) -> File | Ignored | None:
 def _look(path: str, found: os.stat_result, devices: Devices) -> File | Ignored:
     if stat.S_ISREG(found.st_mode):
         return File.of(path, found, lasting=devices.keep_inodes(path, found))
-    what = "a link to a directory" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
-    return Ignored(File(path, 0, 0), FileKind.NOT_DICOM, what)
+    return Ignored(File(path, 0, 0), FileKind.NOT_DICOM, "a pipe, socket or device")
 
 
 def _unreadable(path: str, error: OSError) -> Ignored:

@@ -28,9 +28,9 @@ from asyncimport.source import LARGE, Folder
 pytestmark = pytest.mark.anyio
 
 
-async def walk(*roots: Path | str) -> list[File | Ignored]:
+async def walk(*roots: Path | str, follow_links: bool = False) -> list[File | Ignored]:
     """Return all that a walk meets."""
-    source = await folder(*roots)
+    source = await anyio.to_thread.run_sync(partial(Folder, roots, follow_links=follow_links))
     return [item async for batch in source.batches() for item in batch]
 
 
@@ -89,24 +89,53 @@ async def test_an_empty_directory_yields_nothing(tmp_path: Path) -> None:
     assert [batch async for batch in (await folder(tmp_path)).batches()] == []
 
 
-async def test_links_to_files_are_followed(tmp_path: Path) -> None:
+async def test_links_to_files_of_the_source_are_followed(tmp_path: Path) -> None:
     """The link's own path is given, with size and time of what it leads to."""
-    target = write(tmp_path / "elsewhere" / "file", b"12345")
-    root = tmp_path / "root"
-    root.mkdir()
-    (root / "link").symlink_to(target.path)
-    assert await walk(root) == [replace(target, path=str(root / "link"))]
+    target = write(tmp_path / "file", b"12345")
+    (tmp_path / "link").symlink_to(target.path)
+    assert await walk(tmp_path) == [target, replace(target, path=str(tmp_path / "link"))]
 
 
-async def test_links_to_directories_are_not_followed(tmp_path: Path) -> None:
-    """A link that leads up would go round in circles; it is named and passed."""
+async def test_links_to_directories_of_the_source_are_not_followed(tmp_path: Path) -> None:
+    """What they lead to is met in its own place; they are named and passed, whether others are followed or not."""
     write(tmp_path / "a" / "file", b"x")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
-    found = await walk(tmp_path)
-    assert [(name(item), item.reason) for item in found if isinstance(item, Ignored)] == [
-        ("up", "a link to a directory")
-    ]
-    assert [name(item) for item in found if isinstance(item, File)] == ["file"]
+    for follow in (False, True):
+        found = await walk(tmp_path, follow_links=follow)
+        assert [(name(item), item.kind, item.reason) for item in found if isinstance(item, Ignored)] == [
+            ("up", FileKind.INNER_LINK, "a link to a directory of the source, where all that is in it is met")
+        ]
+        assert [name(item) for item in found if isinstance(item, File)] == ["file"]
+
+
+async def test_links_that_lead_out_are_followed_when_asked(tmp_path: Path) -> None:
+    """To files and to directories, round in circles, to the source's own parent and to one place twice: all once."""
+    out = tmp_path / "out"
+    write(out / "a" / "1", b"x")
+    write(out / "2", b"x")
+    (out / "a" / "round").symlink_to(out)
+    (out / "a" / "more").symlink_to(tmp_path / "more")
+    write(tmp_path / "more" / "3", b"x")
+    root = tmp_path / "root"
+    write(root / "z" / "4", b"x")
+    (root / "b").symlink_to(out / "a")
+    (root / "c").symlink_to(out)
+    (root / "d").symlink_to(tmp_path)
+    (root / "inside").symlink_to(root / "z" / "4")
+    write(tmp_path / "5", b"x")
+    (root / "file").symlink_to(tmp_path / "5")
+    told = await walk(root)
+    assert [name(item) for item in told if isinstance(item, File)] == ["inside", "4"]
+    reasons = {name(item): item.reason for item in told if isinstance(item, Ignored) and item.kind == FileKind.LINK}
+    assert reasons == {
+        **dict.fromkeys("bcd", "a link to a directory outside the source; --follow-links follows it"),
+        "file": "a link to a file outside the source; --follow-links follows it",
+    }
+    source = await anyio.to_thread.run_sync(partial(Folder, [root], follow_links=True))
+    for _ in range(2):
+        found = [item async for batch in source.batches() for item in batch]
+        names = [os.path.relpath(item.path, root) for item in found if isinstance(item, File)]
+        assert names == ["file", "inside", "b/1", "b/more/3", "b/round/2", "d/5", "z/4"]
 
 
 async def test_a_root_that_is_a_link_to_a_directory_is_walked(tmp_path: Path) -> None:
@@ -585,7 +614,8 @@ async def test_where_the_disk_is_slow_the_walk_asks_for_many_files_at_once(
 
     class Entry:
         def __init__(self, entry: os.DirEntry[str]) -> None:
-            self.name, self.path, self.is_dir, self.entry = entry.name, entry.path, entry.is_dir, entry
+            self.name, self.path, self.entry = entry.name, entry.path, entry
+            self.is_dir, self.is_symlink = entry.is_dir, entry.is_symlink
 
         def stat(self) -> os.stat_result:
             slow.wait()

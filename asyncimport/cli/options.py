@@ -12,6 +12,7 @@ __all__ = [
     "CaBundle",
     "Exclude",
     "Experiment",
+    "FollowLinks",
     "HelpAll",
     "Host",
     "IgnoreArchives",
@@ -165,6 +166,10 @@ MergePatients = Annotated[bool, hidden("--merge-patients", help="Let several pat
 Truncated = Annotated[str, hidden("--truncated", help="skip or send files whose data set ends before it should.")]
 IgnoreArchives = Annotated[
     bool, hidden("--ignore-archives", help="Do not report zip, tar and gz files that hold DICOM.")
+]
+FollowLinks = Annotated[
+    bool,
+    hidden("--follow-links", help="Follow links that lead out of SOURCE, to directories and to files; else only told."),
 ]
 Include = Annotated[
     list[str] | None,

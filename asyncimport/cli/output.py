@@ -100,7 +100,7 @@ def exit_code(summary: Summary) -> int:
     files = summary.files
     # What nobody asked for is no problem.
     skipped = files.skipped - sum(problem.files for problem in summary.problems if problem.kind == "excluded")
-    if skipped or files.unreadable or files.refused or files.failed or summary.containers:
+    if skipped or files.unreadable or files.refused or files.failed or summary.containers or summary.links:
         return 8
     attachments = summary.attachments
     if attachments.skipped or attachments.refused or attachments.failed:

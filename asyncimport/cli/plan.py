@@ -21,6 +21,7 @@ from asyncimport.cli.journals import state_directory
 from asyncimport.cli.options import (
     Exclude,
     Experiment,
+    FollowLinks,
     HelpAll,
     IgnoreArchives,
     Include,
@@ -77,6 +78,7 @@ def plan(
     merge_patients: MergePatients = False,
     truncated: Truncated = "skip",
     ignore_archives: IgnoreArchives = False,
+    follow_links: FollowLinks = False,
     include: Include = None,
     exclude: Exclude = None,
     modality: Modality = None,
@@ -100,7 +102,13 @@ def plan(
         _check_targets(targets)
         make = partial(
             plan_of,
-            Folder(sources, ignore_archives=ignore_archives, include=include or (), exclude=exclude or ()),
+            Folder(
+                sources,
+                ignore_archives=ignore_archives,
+                follow_links=follow_links,
+                include=include or (),
+                exclude=exclude or (),
+            ),
             routes,
             state_dir,
             err,
@@ -184,10 +192,10 @@ async def plan_of(
 
 
 def plan_code(found: Plan) -> int:
-    """Return the exit code that a plan foretells: 2 with errors, 8 where files cannot be read, else 0."""
+    """Return the exit code that a plan foretells: 2 with errors, 8 for what cannot be read and links not followed."""
     if found.errors:
         return 2
-    return 8 if any(problem.code == "unreadable" for problem in found.problems) else 0
+    return 8 if any(problem.code in {"unreadable", "link"} for problem in found.problems) else 0
 
 
 def _without_project(row: PlanRow) -> PlanRow:

@@ -79,6 +79,7 @@ class Transfer:
     merge_patients: bool = False
     max_duration: float | None = None
     ignore_archives: bool = False
+    follow_links: bool = False
     journal: Path | None = None
     state_dir: Path | None = None
     ca_bundle: Path | None = None
@@ -93,6 +94,7 @@ class Transfer:
         return Folder(
             self.sources,
             ignore_archives=self.ignore_archives,
+            follow_links=self.follow_links,
             digests=self.options.receipts,
             include=self.include,
             exclude=self.exclude,

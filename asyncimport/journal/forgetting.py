@@ -144,7 +144,8 @@ class Forgetting:
                     self._doom("instance", [instance])
                     self._doom("file", [file] if carries else [])
             rows = self._db.execute(
-                "SELECT key, path, size, kind FROM file WHERE kind <> ? AND key NOT IN (SELECT file FROM instance) "
+                "SELECT key, path, size, kind FROM file WHERE kind NOT IN (?, 'LINK', 'INNER_LINK') "
+                "AND key NOT IN (SELECT file FROM instance) "
                 "AND key NOT IN (SELECT file FROM attachment WHERE state = 'STORED')",
                 (FileKind.INSTANCE,),
             ).fetchall()

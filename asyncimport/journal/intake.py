@@ -330,7 +330,7 @@ class Intake(Registry):
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (key, path, *facts, kind, reason, instance),
             )
-        elif kind == FileKind.EXCLUDED and row[2] == FileKind.INSTANCE:
+        elif kind in {FileKind.EXCLUDED, FileKind.LINK} and row[2] == FileKind.INSTANCE:
             # Today nobody asks for it; what became of it before stands.
             key = row[0]
         else:
@@ -531,11 +531,20 @@ class Intake(Registry):
             bounds,
         )
         rows = self._db.execute(
-            "SELECT f.key, i.key, i.session, i.state FROM file f JOIN instance i ON i.key = f.instance "
+            "SELECT f.key, i.key, i.session, i.state, f.path FROM file f JOIN instance i ON i.key = f.instance "
             "WHERE f.path >= ? AND f.path < ? AND f.kind IN ('INSTANCE', 'UNREADABLE') "
             "AND f.key NOT IN (SELECT file FROM scope)",
             bounds,
         ).fetchall()
+        if rows:
+            # What lies beyond a link that is not followed today is there all the same.
+            links = tuple(
+                link + os.fsencode(os.sep)
+                for (link,) in self._db.execute(
+                    "SELECT f.path FROM scope JOIN file f ON f.key = scope.file WHERE f.kind = 'LINK'"
+                )
+            )
+            rows = [row[:4] for row in rows if not row[4].startswith(links)]
         unsent = 0
         for file, instance, session, state in rows:
             if state in {"PENDING", "FAILED"}:

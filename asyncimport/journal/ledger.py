@@ -29,6 +29,11 @@ __all__ = ["Arrived", "DeliveryRow", "InstanceRow", "Ledger", "Left", "Run", "Se
 
 _ALL = "file f"
 _SCOPE = "scope JOIN file f ON f.key = scope.file"
+_COUNTED_AS = {
+    "pending": "left",
+    "excluded": "skipped",
+    **dict.fromkeys(("container", "link", "inner_link"), "not_dicom"),
+}
 # A rate is that of the stretches of this many seconds in which a file was stored: a longer outage is no part of it.
 # Over less time than the least nobody knows it.
 _STRETCH_SECONDS = 300
@@ -361,11 +366,11 @@ class Ledger:
                 files, total = sessions.get(session, (0, 0))
                 sessions[session] = files + count, total + size
             name = (state if kind == "INSTANCE" else kind).lower()
-            name = {"pending": "left", "container": "not_dicom", "excluded": "skipped"}.get(name, name)
+            name = _COUNTED_AS.get(name, name)
             if earlier and self._run is not None and name in {"stored", "refused"}:
                 name = f"already_{name}"
             counts[name] += count
-            if kind not in {"NOT_DICOM", "CONTAINER", "UNREADABLE"}:
+            if kind not in {"NOT_DICOM", "CONTAINER", "LINK", "INNER_LINK", "UNREADABLE"}:
                 found += size
             if name == "stored":
                 stored += size
@@ -401,7 +406,8 @@ class Ledger:
     def _problems(self) -> tuple[Problem, ...]:
         rows = self._db.execute(
             f"SELECT f.kind, f.reason, count(*), min(f.path) FROM {self._files} "  # noqa: S608 - fixed text
-            "WHERE f.kind IN ('SKIPPED', 'EXCLUDED', 'UNREADABLE', 'CONTAINER') GROUP BY 1, 2 UNION ALL "
+            "WHERE f.kind IN ('SKIPPED', 'EXCLUDED', 'UNREADABLE', 'CONTAINER', 'LINK', 'INNER_LINK') GROUP BY 1, 2 "
+            "UNION ALL "
             f"SELECT i.state, i.reason, count(*), min(f.path) FROM {self._files} "
             "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' "
             "WHERE i.state IN ('REFUSED', 'FAILED') GROUP BY 1, 2 ORDER BY 1, 2"

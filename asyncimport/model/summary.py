@@ -141,6 +141,11 @@ class Summary:
         """Archives that hold DICOM and were passed over; they count among what is not DICOM."""
         return sum(problem.files for problem in self.problems if problem.kind == "container")
 
+    @property
+    def links(self) -> int:
+        """Links that lead out of the source and were not followed; they count among what is not DICOM."""
+        return sum(problem.files for problem in self.problems if problem.kind == "link")
+
     def count(self, state: str) -> int:
         """Return the number of sessions in this state."""
         return sum(report.state == state for report in self.sessions)
