@@ -12,7 +12,7 @@ from enum import StrEnum
 from math import ceil
 
 from asyncimport.errors import FatalError, LoginRefusedError, UsageError
-from asyncimport.replies import Row, SeriesFilter
+from asyncimport.replies import OUR_SOURCE, Row, SeriesFilter
 from asyncimport.settings import AUTO_CEILING
 from asyncimport.xnat.survey import BodyLimit, Inside, Outside, ProjectFacts, Script, Told, Untold
 
@@ -381,8 +381,13 @@ def _prearchive(facts: Facts, told: Told[list[Row]]) -> Finding:
     rows = [row for row in told if (row.project in named if named else row.project not in {"", "Unassigned"})]
     stuck = sum(row.is_stuck for row in rows)
     stale = sum(row.status.startswith("RECEIVING") and _is_stale(row.uploaded, facts.now) for row in rows)
+    others = sum(row.source not in {None, OUR_SOURCE} or row.prevents_auto_commit is False for row in rows)
     if not stuck and not stale:
-        return Finding("prearchive", Status.OK, f"{len(rows):,} sessions in the prearchive, none of them stuck")
+        found = f"{len(rows):,} sessions in the prearchive, none of them stuck"
+        if not others:
+            return Finding("prearchive", Status.OK, found)
+        meaning = "an upload sends nothing into those, and holds its sessions of the same studies"
+        return Finding("prearchive", Status.OK, f"{found}, {others:,} of them begun by other tools", meaning)
     return Finding(
         "prearchive",
         Status.WARNING,
@@ -411,7 +416,7 @@ def _projects(facts: Facts) -> Iterator[Finding]:
 def _project(project: ProjectFacts) -> Iterator[Finding]:
     about = project.name
     if project.failure is not None:
-        meaning = "files would arrive, and commit and archive be refused" if project.is_readable else ""
+        meaning = "files would arrive, and build and archive be refused" if project.is_readable else ""
         yield _failed("project", project.failure, meaning=meaning, about=about)
     else:
         yield Finding("project", Status.OK, "this user may read and edit it", about=about)
@@ -440,10 +445,10 @@ def _prearchive_code(told: Told[str], about: str) -> Finding:
         return _unknown("prearchive-code", "whether XNAT archives by itself", told, about)
     match told:
         case "0":
-            meaning = "a commit builds a session; a call of its own archives it"
+            meaning = "an upload archives them, in a step of its own"
             return Finding("prearchive-code", Status.OK, "0: sessions wait to be archived", meaning, about=about)
         case "4":
-            meaning = "a commit archives as well, even with --no-archive"
+            meaning = "an upload archives them in a step of its own all the same, and with --no-archive leaves them"
             return Finding("prearchive-code", Status.OK, "4: XNAT archives by itself", meaning, about=about)
         case "5":
             return Finding(
@@ -457,7 +462,7 @@ def _prearchive_code(told: Told[str], about: str) -> Finding:
         case _:
             found = f"{told}: a code that XNAT gives no meaning" if _number(told) is not None else "it is not a number"
             hint = "have the project's prearchive setting changed to 0 or 4"
-            return Finding("prearchive-code", Status.WARNING, found, "what a commit does is open", hint, about)
+            return Finding("prearchive-code", Status.WARNING, found, "what XNAT makes of it is open", hint, about)
 
 
 def _automation(project: ProjectFacts) -> Finding:

@@ -13,6 +13,7 @@ AsyncimportError                 every error of ours; `exit_code` and `hint` are
 │   ├── LoginExpiredError        log in again, then repeat
 │   └── NotKeptError             XNAT answered 200 and kept nothing
 ├── RefusedError                 XNAT's last word on this file, or (`whole_session`) on its session
+│   └── OccupiedError            something else is where the session would go; nothing is said of the file
 └── SourceError                  the file cannot be read as it was found
 """
 
@@ -24,6 +25,7 @@ __all__ = [
     "LoginExpiredError",
     "LoginRefusedError",
     "NotKeptError",
+    "OccupiedError",
     "ProjectMissingError",
     "ProjectReadOnlyError",
     "RefusedError",
@@ -74,7 +76,7 @@ class ProjectMissingError(FatalError):
 
 
 class ProjectReadOnlyError(FatalError):
-    """The user may read the project but not edit it: import would work, commit and archive would not."""
+    """The user may read the project but not edit it: import would work, build and archive would not."""
 
     exit_code = 6
 
@@ -94,7 +96,8 @@ class TransientError(AsyncimportError):
 
     `retry_after` is the server's own wish in seconds; `overload` means that the server, not this call, is in
     trouble; `unreachable` that no connection came about; `cut` that the call may have taken effect, wholly or in part,
-    or may yet; `judges_file` that a repeated answer of this kind is a verdict on the file; `blames_file` that it is,
+    or may yet; `idle` that the connection had served other calls, and the server may have closed it before this one;
+    `judges_file` that a repeated answer of this kind is a verdict on the file; `blames_file` that it is,
     and that XNAT says so of sound files too when it is in trouble itself.
     """
 
@@ -106,6 +109,7 @@ class TransientError(AsyncimportError):
         overload: bool = False,
         unreachable: bool = False,
         cut: bool = False,
+        idle: bool = False,
         judges_file: bool = False,
         blames_file: bool = False,
     ) -> None:
@@ -114,6 +118,7 @@ class TransientError(AsyncimportError):
         self.overload = overload
         self.unreachable = unreachable
         self.cut = cut
+        self.idle = idle
         self.judges_file = judges_file or blames_file
         self.blames_file = blames_file
 
@@ -150,6 +155,13 @@ class RefusedError(AsyncimportError):
         self.dropped = dropped
         self.by_state = by_state or self.whole_session
         self.second_row = second_row
+
+
+class OccupiedError(RefusedError):
+    """XNAT has something else in the place of the session, so that nothing of it may be sent; the file is as it was."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, whole_session=True)
 
 
 class SourceError(AsyncimportError):

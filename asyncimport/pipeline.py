@@ -4,7 +4,7 @@
     feed     claim what waits -> parcels, a bounded stream
     upload   read a parcel -> store each file, with retries, under the throttle -> outcomes     (x workers)
     record   settle outcomes, as many as have come in
-    finalize seal a delivery whose session is complete -> commit, archive, verify -> close      (x finalizers)
+    finalize seal a delivery whose session is complete -> build, archive, verify -> close       (x finalizers)
 
 The journal stands between the stages, so they need not know of each other. A stage that has changed something rings
 a bell (a stream of one) for the stage that may now go on. Streams are closed by who writes into them; a stage ends
@@ -28,7 +28,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from asyncimport.dicom import Identity
 from asyncimport.digests import xxh3_of
 from asyncimport.ends import Destination, Routes, Source
-from asyncimport.errors import RefusedError, SourceError, TransientError, UsageError, worst
+from asyncimport.errors import OccupiedError, RefusedError, SourceError, TransientError, UsageError, worst
 from asyncimport.events import Admitted, Away, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
 from asyncimport.journal import Admission, Journal, Twin
 from asyncimport.limits import Outage, RetryBudget, Slot, Throttle
@@ -38,15 +38,16 @@ from asyncimport.model import (
     Failed,
     File,
     FileKind,
-    Held,
     Ignored,
     Instance,
     Outcome,
+    Postponed,
     Refusal,
     Refused,
     Sealed,
     Stored,
     Verdict,
+    Withheld,
 )
 from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.routing import LeftOutError, UnplannedError, UnroutableError, patient_of
@@ -432,8 +433,8 @@ class _Line:
         try:
             return await self._outage.through(partial(self._destination.finalize, sealed), sealed.delivery)
         except TransientError as error:
-            # Others get through meanwhile.
-            return Held(sealed.delivery, str(error))
+            # Others get through meanwhile. That is no verdict on the session.
+            return Postponed(sealed.delivery, str(error))
 
     async def _ask(self, method: Callable[[], T]) -> T:
         """Call the journal in a worker thread, one call at a time."""
@@ -453,8 +454,10 @@ class _Trail:
         self.times = [began]
 
 
-def _verdict(claim: Claim, error: RefusedError | TransientError, trail: _Trail) -> Refused | Failed:
+def _verdict(claim: Claim, error: RefusedError | TransientError, trail: _Trail) -> Refused | Failed | Withheld:
     """Judge a file that was not stored, by the last error and those before it."""
+    if isinstance(error, OccupiedError):
+        return Withheld(claim, str(error), trail.attempts, trail.unsure)
     reason, at_the_door, whole_session, second_row = str(error), False, False, False
     if isinstance(error, RefusedError):
         at_the_door, whole_session, second_row = error.at_the_door, error.whole_session, error.second_row

@@ -19,7 +19,7 @@ from asyncimport.events import Event, Scanned
 from asyncimport.journal import Survey, Surveyed
 from asyncimport.manifest import Key, KeyKind, PlanRow
 from asyncimport.model import File, FileKind, Ignored, Patient, Session
-from asyncimport.replies import Experiment, SeriesFilter
+from asyncimport.replies import Experiment, Row, SeriesFilter, other_row
 from asyncimport.routing import (
     Choice,
     DisputedError,
@@ -173,12 +173,14 @@ def _suffix(path: str) -> str:
 class Known:
     """What the server knows of a project: its sessions by label in lower case, and what drops files there.
 
-    `filters` drop series by their SeriesDescription, `scripts` files for whatever reason they have.
+    `filters` drop series by their SeriesDescription, `scripts` files for whatever reason they have. `rows` are those of
+    the prearchive, by StudyInstanceUID and label.
     """
 
     sessions: Mapping[str, Experiment]
     filters: Sequence[tuple[str, SeriesFilter]] = ()
     scripts: Sequence[str] = ()
+    rows: Mapping[tuple[str, str], Sequence[Row]] = field(default_factory=dict)
 
 
 def with_archive(plan: Plan, known: Mapping[str, Known]) -> Plan:
@@ -219,6 +221,16 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
     elif there is not None:
         text, advice = "its session is in the archive already", "only what is new of it will be merged"
         yield problem("archived-already", Severity.INFO, text, advice)
+    for begun in known.rows.get((row.study_uid, row.session_label), ()):
+        if reason := other_row(begun, Session(row.project_id, row.subject_label, row.session_label, row.study_uid)):
+            advice = "archive, move or delete it in XNAT's prearchive: nothing is sent before"
+            yield problem("prearchive-taken", Severity.ERROR, reason, advice)
+        else:
+            text, advice = (
+                "the prearchive has files of it already",
+                "if some were not sent from here, it is held",
+            )
+            yield problem("prearchive-begun", Severity.WARNING, text, advice)
     for name, one in known.filters:
         dropped = [files for description, files in plan.series.get(row.study_uid, ()) if one.drops(description)]
         if dropped:

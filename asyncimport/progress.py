@@ -20,7 +20,18 @@ from asyncimport.events import (
     Scanned,
     Settled,
 )
-from asyncimport.model import Archived, AttachmentState, Built, Deleted, Failed, Held, Incomplete, Refused, Stored
+from asyncimport.model import (
+    Archived,
+    AttachmentState,
+    Built,
+    Deleted,
+    Failed,
+    Held,
+    Incomplete,
+    Refused,
+    Stored,
+    Withheld,
+)
 
 __all__ = ["Totals", "human_bytes", "human_seconds"]
 
@@ -78,6 +89,8 @@ class Totals:
                             self.refused += 1
                         case Failed():
                             self.failed += 1
+                        case Withheld():
+                            self.held += 1
             case Away(reason=reason):
                 self.away = reason
             case Repeated(reason=reason):

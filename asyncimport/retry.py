@@ -54,14 +54,21 @@ async def retrying(
 ) -> T:
     """Await `call()` until it succeeds, raises anything but `TransientError`, or the attempts are used up.
 
-    `spend` is asked before each repetition whether there is one to spare. Raises: the last `TransientError`.
+    A connection that the server had closed while it was idle costs no attempt: the call is made once more, at once.
+    `spend` is asked before each other repetition whether there is one to spare. Raises: the last `TransientError`.
     """
-    for attempt in range(1, policy.attempts + 1):
+    if policy.attempts < 1:
+        raise ValueError("a retry policy needs at least one attempt")
+    attempt, was_idle = 1, False
+    while True:
         try:
             return await call()
         except TransientError as error:
             on_error(error)
+            was_idle = error.idle and not was_idle
+            if was_idle:
+                continue
             if attempt == policy.attempts or (error.judges_file and attempt >= policy.file_attempts):
                 raise
             await sleep(policy.delay(attempt, hint=error.retry_after, jitter=jitter(), spare=spend()))
-    raise ValueError("a retry policy needs at least one attempt")
+            attempt += 1

@@ -95,11 +95,13 @@ async def _finding(
         return Finding(session, files, None, f"not archived yet ({report.state})")
     try:
         there = await find_session(client, session, policy, rules)
+        if there.problem is not None:
+            # Nothing of it counts as missing: what would be sent again could not go there.
+            return Finding(session, files, None, there.problem)
         if not there.experiments:
             if report.state == "held":
                 return Finding(session, files, None, report.reason)
-            gone = there.problem or "the archive has no session of this label and study"
-            return Finding(session, files, None, gone, uids)
+            return Finding(session, files, None, "the archive has no session of this label and study", uids)
         found = await compare(client, session, there.experiments, uids, policy, rules)
         dropping = (await rules.of(session.project)).on_archive if found.missing else None
     except TransientError as error:

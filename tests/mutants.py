@@ -47,6 +47,7 @@ class Mutant:
 # --- What XNAT does that decides correctness
 
 _SAME = "test_file_identity.py::"
+_OTHERS = "test_other_tools.py::"
 _IMPORT = ("test_images.py::test_every_import_is_as_xnat_needs_it",)
 
 XNAT = (
@@ -286,8 +287,8 @@ XNAT = (
         "broken-connections-are-cuts",
         "What a connection that broke may have left in XNAT is not reckoned with.",
         "xnat/client.py",
-        'return TransientError(f"the connection broke ({type(error).__name__})", cut=True)',
-        'return TransientError(f"the connection broke ({type(error).__name__})")',
+        '({type(error).__name__})", cut=True, idle=idle)',
+        '({type(error).__name__})", idle=idle)',
         ("test_pipeline.py::test_a_refusal_after_a_broken_attempt_does_not_let_the_session_go",),
     ),
     Mutant(
@@ -323,14 +324,6 @@ XNAT = (
         ("test_journal.py::test_new_files_of_an_archived_session_are_a_new_delivery",),
     ),
     Mutant(
-        "commit-301",
-        "A session that an auto-archive project has archived with the commit is held as an error.",
-        "replies/images.py",
-        "    if reply.status == 301:\n        return _archive_uri(reply)",
-        "    if reply.status == 301 and not reply.text:\n        return _archive_uri(reply)",
-        ("test_images.py::test_a_delivery_is_archived_and_verified",),
-    ),
-    Mutant(
         "archive-uri-in-the-body",
         "The 301 of a commit has no Location: what it archived is not found.",
         "replies/images.py",
@@ -340,11 +333,14 @@ XNAT = (
     ),
     Mutant(
         "build-without-archive",
-        "With --no-archive, auto-archive projects archive all the same.",
+        "With --no-archive, auto-archive projects archive all the same, and unseen; with --overwrite, without it.",
         "xnat/images.py",
-        'action = "commit" if self._archive else "build"',
-        'action = "commit"',
-        ("test_images.py::test_without_archiving_a_delivery_is_built_and_never_committed",),
+        "?action=build&",
+        "?action=commit&",
+        (
+            "test_images.py::test_without_archiving_a_delivery_is_built_and_never_committed",
+            "test_images.py::test_overwrite_counts_where_xnat_archives_by_itself",
+        ),
     ),
     Mutant(
         "archive-303",
@@ -374,16 +370,16 @@ XNAT = (
         "lost-answer",
         "An archive step whose answer was lost is asked for blindly once more.",
         "xnat/images.py",
-        "step = next_step(row, archived=archived, asked=asked)",
-        "step = Step.FINISH if asked else next_step(row, archived=archived, asked=asked)",
+        "step = next_step(row, archived=bool(found.experiments), asked=asked)",
+        "step = Step.FINISH if asked else next_step(row, archived=False, asked=asked)",
         ("test_images.py::test_an_answer_that_gets_lost_is_found_out_by_looking",),
     ),
     Mutant(
         "busy-row",
         "A session that XNAT is at work on is committed once more, under its hands.",
         "xnat/images.py",
-        "    if row.is_busy:",
-        "    if row.is_busy and row.is_stuck:",
+        "    if row.is_busy:\n        return Step.WAIT",
+        "    if row.is_busy and row.is_stuck:\n        return Step.WAIT",
         ("test_images.py::test_a_row_that_xnat_works_on_is_left_alone",),
     ),
     Mutant(
@@ -496,7 +492,7 @@ XNAT = (
         "dropped-connection",
         "Tomcat closes each connection after 100 requests: the file on its way is given up.",
         "xnat/client.py",
-        'return TransientError(f"the connection broke ({type(error).__name__})", cut=True)',
+        'return TransientError(f"the connection broke ({type(error).__name__})", cut=True, idle=idle)',
         'return UnavailableError(f"the connection broke ({type(error).__name__})")',
         ("test_images.py::test_a_connection_that_is_reset_in_mid_body_is_transient",),
     ),
@@ -605,10 +601,110 @@ XNAT = (
     Mutant(
         "another-study-under-the-label",
         "An archived session of another study under our label is taken for ours.",
-        "xnat/archive.py",
-        'found.study_uid not in {"", session.study_uid}',
-        'found.study_uid == ""',
+        "replies/identity.py",
+        'if there.study_uid not in {"", session.study_uid}:',
+        'if there.study_uid == "":',
         ("test_images.py::test_another_study_under_the_label_is_not_ours",),
+    ),
+    Mutant(
+        "rows-of-others-before-the-first-file",
+        "A file goes into a row that another subject's files, or another tool's, are in.",
+        "xnat/images.py",
+        "            if reason := replies.other_row(row, session):\n                raise OccupiedError",
+        '            if reason := "" and replies.other_row(row, session):\n                raise OccupiedError',
+        (
+            f"{_OTHERS}test_a_row_of_another_tool_is_left_alone",
+            f"{_OTHERS}test_rows_under_another_subject_are_not_filled",
+        ),
+    ),
+    Mutant(
+        "rows-of-others-after-the-first-file",
+        "A whole session goes into a row that somebody else began in the same moment.",
+        "xnat/images.py",
+        "            await self._look_after(claim.delivery, uri)\n",
+        "            pass\n",
+        (f"{_OTHERS}test_another_tool_at_every_stage",),
+    ),
+    Mutant(
+        "rows-of-others-before-they-are-built",
+        "A row that has become another subject's is archived under it, and called ours.",
+        "xnat/images.py",
+        "        if reason := replies.other_row(row, session):\n            return Held",
+        '        if reason := "" and replies.other_row(row, session):\n            return Held',
+        (
+            "test_images.py::test_a_row_of_somebody_else_is_not_finished",
+            f"{_OTHERS}test_another_tool_at_every_stage",
+        ),
+    ),
+    Mutant(
+        "rows-that-xnat-works-on",
+        "Files go into a session that XNAT is archiving, and vanish.",
+        "xnat/images.py",
+        "            if row.is_busy:\n                raise",
+        "            if row.is_busy and row.is_stuck:\n                raise",
+        (f"{_OTHERS}test_a_row_that_xnat_is_at_work_on_is_waited_for",),
+    ),
+    Mutant(
+        "files-that-we-did-not-send",
+        "Somebody else's files in our row are archived with ours.",
+        "xnat/images.py",
+        "if found is None or found <= most:",
+        "if found is None or found:",
+        (
+            "test_images.py::test_files_that_we_did_not_send_hold_the_delivery",
+            f"{_OTHERS}test_a_row_with_files_that_we_did_not_send_is_held",
+        ),
+    ),
+    Mutant(
+        "merged-into-another-study",
+        "With --overwrite, XNAT mixes two studies that have one label.",
+        "xnat/images.py",
+        "        if reason := await self._in_the_way(delivery):",
+        '        if reason := "" and await self._in_the_way(delivery):',
+        ("test_images.py::test_nothing_is_merged_into_another_study",),
+    ),
+    Mutant(
+        "a-label-that-was-not-seen-to-be-free",
+        "A listing that is not shown is taken for an empty one, and two studies are mixed.",
+        "replies/archive.py",
+        "        if is_proof:\n",
+        "        if is_proof and not reply.text:\n",
+        ("test_replies.py::test_errors",),
+    ),
+    Mutant(
+        "archived-under-another-subject",
+        "A session under another subject is told as archived and verified.",
+        "replies/identity.py",
+        "    if not subject or same_label(subject, session.subject):",
+        "    if subject or same_label(subject, session.subject):",
+        (
+            "test_images.py::test_a_row_that_turns_out_another_subjects_when_it_is_archived",
+            f"{_OTHERS}test_a_session_that_was_moved_to_another_subject_proves_nothing",
+        ),
+    ),
+    Mutant(
+        "moved-sessions-are-not-missing",
+        "What is under another subject counts as missing, and a repair sends all of it again.",
+        "verification.py",
+        "            return Finding(session, files, None, there.problem)\n",
+        "            return Finding(session, files, None, there.problem, uids)\n",
+        (f"{_OTHERS}test_a_session_that_was_moved_to_another_subject_proves_nothing",),
+    ),
+    Mutant(
+        "a-step-that-fails-is-no-verdict",
+        "A session is held, and waits for a person, because a connection broke while others were well.",
+        "pipeline.py",
+        "            return Postponed(sealed.delivery, str(error))",
+        "            raise",
+        (f"{_OTHERS}test_a_step_that_fails_for_a_time_is_no_verdict",),
+    ),
+    Mutant(
+        "idle-connections-cost-no-attempt",
+        "A server that restarted has closed all connections, and each costs one of the attempts that there are.",
+        "retry.py",
+        "            was_idle = error.idle and not was_idle\n",
+        "            was_idle = False\n",
+        ("test_client.py::test_a_connection_that_was_closed_while_idle_costs_no_attempt",),
     ),
     Mutant(
         "read-only-project",
@@ -2099,14 +2195,6 @@ LACKING = (
         "or len(self._struck) > 1 or",
         "or",
         ("test_pipeline.py::test_many_files_are_not_all_hopeless",),
-    ),
-    Mutant(
-        "commit-that-archives",
-        "A commit that archives, and takes its time, is taken for one that failed.",
-        "replies/images.py",
-        '({reply.status}: {reply.message})")\n    _check_archiving(reply)\n',
-        '({reply.status}: {reply.message})")\n',
-        ("test_replies.py::test_errors",),
     ),
     Mutant(
         "parts-of-refused-files",

@@ -175,7 +175,7 @@ async def test_a_session_that_was_archived_under_another_label_is_held(
     await stopped_after(url, visit, book, 4)
     (row,) = xnat.prearchive
     async with logged_in(url) as client:
-        await client.call("POST", client.url(f"/data{row.uri}?action=build"), replies.committed)
+        await client.call("POST", client.url(f"/data{row.uri}?action=build"), replies.built)
         address = client.url(f"/data/services/archive?src={row.uri}&session=corrected")
         await client.call("POST", address, replies.archived)
     summary = await upload(url, [visit], book, options=ONE)

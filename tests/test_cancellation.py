@@ -137,7 +137,7 @@ async def test_a_run_is_cancelled_at_a_request(xnat: TestXnat, tmp_path: Path, s
     tree, book = tmp_path / "tree", tmp_path / "book" / "journal.db"
     files = collection(tree, seed=seed)
     kind, nth = rng.choice(
-        [("import", rng.randint(1, 40)), ("commit", rng.randint(1, 4)), ("archive", rng.randint(1, 4)), ("listing", 5)]
+        [("import", rng.randint(1, 40)), ("build", rng.randint(1, 4)), ("archive", rng.randint(1, 4)), ("listing", 5)]
     )
     sys.stdout.write(f"seed {seed}: {kind} {nth}\n")
     xnat.faults.add(Fault("import", Status(503, headers={"Retry-After": "0"}), nth=rng.randint(1, 10)))
@@ -199,14 +199,14 @@ async def test_the_task_of_a_run_is_cancelled_from_outside(xnat: TestXnat, tmp_p
     await check_next_run(xnat, tmp_path, tree, book, files)
 
 
-@pytest.mark.parametrize("kind", ["import", "commit", "archive"])
+@pytest.mark.parametrize("kind", ["import", "build", "archive"])
 async def test_a_cancellation_does_not_wait_for_a_server_that_hangs(tmp_path: Path, kind: str) -> None:
     """The run is over within a moment, though XNAT would take minutes."""
     tree, book = tmp_path / "tree", tmp_path / "book" / "journal.db"
     write(tree / "1", image(1))
     slow = Timing(
         parallel_seconds=600 if kind == "import" else 0,
-        build_seconds=600 if kind == "commit" else 0,
+        build_seconds=600 if kind == "build" else 0,
     )
     xnat = TestXnat(timing=slow, archive_seconds=600 if kind == "archive" else 0)
     async with serve(xnat) as url:

@@ -457,7 +457,7 @@ async def test_kill_minus_nine_loses_nothing(xnat: TestXnat, url: str, commands:
     tree = tmp_path / "tree"
     generated(tree, sessions=10, files=400, size=1_000, seed=5)
     commands.login(url)
-    for kind, nth in (("import", 150), ("archive", 3), ("commit", 2)):
+    for kind, nth in (("import", 150), ("archive", 3), ("build", 2)):
         async with commands.start("upload", tree, "-P", "demo", "-q") as process:
             xnat.faults.add(Fault(kind, Tell(process.kill), nth=nth))
             assert await process.wait() == -signal.SIGKILL

@@ -25,7 +25,7 @@ from asyncimport.errors import (
     UsageError,
 )
 from asyncimport.replies import Reply
-from asyncimport.retry import RetryPolicy
+from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.testserver import Fault, Project, Reset, Status, Tell, TestXnat, serve
 from asyncimport.xnat import Client, Credentials, Timeouts, check_project, connect
 
@@ -497,3 +497,45 @@ async def test_a_project_that_cannot_be_checked_is_unavailable(xnat: TestXnat, u
         with pytest.raises(UnavailableError, match=r"the project could not be checked: .*502"):
             await check_project(client, "demo", AT_ONCE)
         assert await check_project(client, "demo", AT_ONCE) == "demo"
+
+
+@asynccontextmanager
+async def closing(*, served: int) -> AsyncIterator[tuple[str, list[int]]]:
+    """Serve so many POSTs on each connection, and close it when one more comes; the list is how many came on each."""
+    came: dict[object, list[int]] = {}
+    posts: list[int] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.path == "/data/auth":
+            return web.Response(text="User 'demo' is logged in")
+        if request.path == "/data/JSESSION":
+            return web.Response(text="OURS")
+        count = came.setdefault(request.transport, [0])
+        count[0] += 1
+        posts.append(count[0])
+        if count[0] > served and request.transport is not None:
+            request.transport.close()
+        return web.Response(text="done")
+
+    async with listening(answer) as url:
+        yield url, posts
+
+
+async def test_a_connection_that_was_closed_while_idle_costs_no_attempt() -> None:
+    """The call is made again at once, on another connection, though it has one attempt only; once, and no more."""
+    once = RetryPolicy(attempts=1)
+
+    async def post(client: Client) -> str:
+        return await client.call("POST", client.url("/data/x"), lambda reply: reply.text)
+
+    async with closing(served=1) as (url, posts), logged_in(url) as client:
+        for _ in range(3):
+            assert await retrying(lambda: post(client), once) == "done"
+        assert posts == [1, 2, 1, 2, 1]
+    async with closing(served=0) as (url, posts), logged_in(url) as client:
+        with pytest.raises(TransientError, match="the connection broke") as caught:
+            await retrying(lambda: post(client), once)
+        # The login went over the connection before; the next one is new, and that it breaks is no accident.
+        assert len(posts) == 2
+        assert not caught.value.idle
+        assert caught.value.cut

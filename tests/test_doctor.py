@@ -356,7 +356,7 @@ async def test_a_project_that_may_only_be_read(xnat: TestXnat, url: str) -> None
     findings = await examined(url, "library")
     about = {finding.code: finding for finding in findings if finding.about}
     assert about["project"].status is Status.ERROR
-    assert "commit and archive be refused" in about["project"].meaning
+    assert "build and archive be refused" in about["project"].meaning
     assert "member" in about["project"].hint
     assert about["automation"].status is Status.UNKNOWN
     assert about["prearchive-code"].status is Status.OK

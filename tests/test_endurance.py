@@ -37,7 +37,7 @@ from asyncimport.testserver.samples import generated
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 MOST_RUNS = 6
-# Refusals are final, and a 500 to a commit or an archiving may be a conflict that is for a person to look at: what was
+# Refusals are final, and a 500 to a build or an archiving may be a conflict that is for a person to look at: what was
 # refused or held stays so until one asks for another try.
 AGAIN = ("--retry", "held,refused")
 # A late file makes a row anew when its session has been archived. What is sent of the session after that gets into this
@@ -59,7 +59,7 @@ FAULTS: dict[str, tuple[float, Sequence[Action]]] = {
     "listing": (0.05, ON_THE_WAY),
     "import": (0.05, (*ON_THE_WAY, *CUT, *LATE_FILE, Empty(), DiskFull(), DiskFull(partial=True))),
     # There are so few of these that a smaller share would leave most faults out.
-    "commit": (0.15, (*ON_THE_WAY, *LATE_STEP, Locked(), Leave(RowStatus.BUILDING, looks=2))),
+    "build": (0.15, (*ON_THE_WAY, *LATE_STEP, Locked(), Leave(RowStatus.BUILDING, looks=2))),
     "archive": (0.15, (*ON_THE_WAY, *LATE_STEP, Locked(), Leave(RowStatus.ARCHIVING, looks=2), Conflict())),
 }
 

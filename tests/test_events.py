@@ -50,6 +50,7 @@ from asyncimport.model import (
     Incomplete,
     Outcome,
     Place,
+    Postponed,
     Refused,
     Resource,
     Session,
@@ -57,6 +58,7 @@ from asyncimport.model import (
     Stray,
     SubjectReport,
     Summary,
+    Withheld,
 )
 from asyncimport.testserver import Fault, Reset, Status, Tell, TestXnat
 from asyncimport.testserver.samples import generated
@@ -87,6 +89,7 @@ EVERYTHING: dict[str, Entry] = {
     "file_stored": Settled((Stored(CLAIM, "/prearchive/projects/P/1/LABEL1_20200101", 2),)),
     "file_refused": Settled((Refused(CLAIM, "XNAT refused the file (400: of LABEL1)", attempts=3),)),
     "file_failed": Settled((Failed(CLAIM, "no answer", unreadable=True),)),
+    "file_withheld": Settled((Withheld(CLAIM, "begun by somebody else (its subject is LABEL1); archive it"),)),
     "call_repeated": Repeated("the server failed (500: LABEL1)"),
     "server_away": Away("the server is overloaded or away (503)"),
     "server_back": Away(None),
@@ -95,6 +98,7 @@ EVERYTHING: dict[str, Entry] = {
     "session_built": Built(CLAIM.delivery, "/data/prearchive/projects/P/1/LABEL1_20200101"),
     "session_held": Held(CLAIM.delivery, QUOTING),
     "session_deleted": Deleted(CLAIM.delivery, 3),
+    "session_postponed": Postponed(CLAIM.delivery, "the server failed (500: LABEL1)"),
     "session_incomplete": Incomplete(CLAIM.delivery, "/data/archive/projects/P", frozenset(["1.2.9", "1.2.8"])),
     "enclosing": Enclosing(3),
     "attachment_stored": enclosed(AttachmentState.STORED, md5="ab"),
@@ -201,6 +205,10 @@ class TestLog:
         )
         assert logged(EVERYTHING["run_ended"]).endswith("WARNING run 1 ended with exit code 8: 2 stored, 1 refused\n")
         assert "refused: instance 1.2.3.4.1 of study 1.2.3" in logged(EVERYTHING["file_refused"])
+        assert "postponed to the next run: study 1.2.3: the server failed (500)" in logged(
+            EVERYTHING["session_postponed"]
+        )
+        assert logged(EVERYTHING["file_withheld"]).endswith("begun by somebody else (…); archive it\n")
         assert "INFO    archived, verified by uids: study 1.2.3\n" in logged(EVERYTHING["session_archived"])
         assert logged(EVERYTHING["call_repeated"]) == logged(EVERYTHING["file_stored"]) == ""
 

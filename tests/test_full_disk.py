@@ -161,8 +161,8 @@ MOMENTS = [
     ("import", 1, 0),
     ("import", 100, 0),
     ("import", 200, 3_000),
-    ("commit", 1, 0),
-    ("commit", 5, 6_000),
+    ("build", 1, 0),
+    ("build", 5, 6_000),
     ("archive", 2, 0),
 ]
 

@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 
 from asyncimport.model import Session
-from asyncimport.replies import Experiment, Row, archived_as, misplaced, other_row, other_session, same_label
+from asyncimport.replies import (
+    Experiment,
+    Row,
+    archived_as,
+    as_archived,
+    misplaced,
+    other_row,
+    other_session,
+    same_label,
+)
 
 ASKED = Session("P", "S1", "E1", "1.2.3")
 OURS = Row("RECEIVING", "/prearchive/projects/P/1/E1", "P", "S1", "E1", "1.2.3", "uploader", prevents_auto_commit=True)
@@ -29,26 +38,25 @@ def test_a_row_like_ours_may_be_filled(row: Row) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"subject": "S2"}, "under subject S2, not S1"),
-        ({"label": "E2"}, "as session E2, not E1"),
-        ({"source": ""}, "not sent by an uploader"),
-        ({"source": "SessionImporter"}, "sent by SessionImporter"),
-        ({"prevents_auto_commit": False}, "to be archived by XNAT itself when it has been idle"),
+        ({"subject": "S2"}, "its subject is S2, not S1"),
+        ({"label": "E2"}, "its label is E2, not E1"),
+        ({"source": ""}, "its source is '', not uploader"),
+        ({"source": "SessionImporter"}, "its source is 'SessionImporter', not uploader"),
+        ({"prevents_auto_commit": False}, "XNAT archives it by itself when nothing comes for a while"),
     ],
 )
 def test_a_row_that_somebody_else_began_is_told(changes: dict[str, str | bool], why: str) -> None:
     """Each thing that the first file decides, and where the row is."""
     said = other_row(replace(OURS, **changes), ASKED)  # type: ignore[arg-type]
     assert said is not None
-    assert said.endswith(why)
-    assert OURS.uri in said
+    assert said.endswith(f"({why}: {OURS.uri})")
 
 
 def test_all_differences_of_a_row_are_told() -> None:
     """Whoever has to mend it sees all of them at once."""
     said = other_row(replace(OURS, subject="S2", source="", prevents_auto_commit=False), ASKED)
     assert said is not None
-    assert "under subject S2, not S1, not sent by an uploader, to be archived" in said
+    assert "its subject is S2, not S1; its source is '', not uploader; XNAT archives it by itself" in said
 
 
 @pytest.mark.parametrize(
@@ -57,8 +65,8 @@ def test_all_differences_of_a_row_are_told() -> None:
         (Experiment("X_E1", "E1", "1.2.3", "S1"), None),
         (Experiment("X_E1", "E1", "1.2.3", "s1"), None),
         (Experiment("X_E1", "E1", "", ""), None),
-        (Experiment("X_E1", "E1", "9.9", "S1"), "the archive's session E1 is of another study (9.9)"),
-        (Experiment("X_E1", "E1", "1.2.3", "S2"), "the archive has session E1 under subject S2, not S1"),
+        (Experiment("X_E1", "E1", "9.9", "S1"), "the archive has another study under this label (E1: 9.9)"),
+        (Experiment("X_E1", "E1", "1.2.3", "S2"), "the archive has it under another subject (S2, not S1)"),
     ],
 )
 def test_a_session_is_ours_by_study_and_subject(there: Experiment, why: str | None) -> None:
@@ -68,7 +76,7 @@ def test_a_session_is_ours_by_study_and_subject(there: Experiment, why: str | No
 
 def test_what_is_archived_elsewhere_is_told() -> None:
     """By the subject that XNAT has it under; case alone is no other subject."""
-    assert misplaced("S2", ASKED) == "the archive has session E1 under subject S2, not S1"
+    assert misplaced("S2", ASKED) == "the archive has it under another subject (S2, not S1)"
     assert misplaced("s1", ASKED) is None
     assert misplaced("", ASKED) is None
     assert same_label("aB", "Ab")
@@ -80,3 +88,11 @@ def test_an_address_names_subject_and_session() -> None:
     assert archived_as("/archive/projects/P/subjects/S/experiments/E") == ("S", "E")
     assert archived_as("/data/prearchive/projects/P/1/E") is None
     assert archived_as("/data/archive/projects/P") is None
+
+
+def test_a_session_is_told_as_xnat_has_it_only_where_it_is_the_same() -> None:
+    """Under another subject it is not the session that was asked for, and goes by the names that were."""
+    base = "/data/archive/projects/P/subjects"
+    assert as_archived(ASKED, f"{base}/s1/experiments/E1") == replace(ASKED, subject="s1")
+    for uri in (f"{base}/S2/experiments/E1", f"{base}/S1/experiments/E1_PET", "/prearchive/projects/P/1/E1", None):
+        assert as_archived(ASKED, uri) == ASKED

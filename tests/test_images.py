@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from yarl import URL
 
 from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
 from asyncimport.limits import Rate
-from asyncimport.model import Archived, Built, Deleted, Held, Incomplete, Session
+from asyncimport.model import Archived, Built, Deleted, Held, Incomplete, Sealed, Session
 from asyncimport.replies import Experiment, Row
 from asyncimport.source import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tell, TestXnat, serve
@@ -61,7 +62,7 @@ async def reaching(url: str, **options: Any) -> AsyncIterator[Xnat]:
 
 
 class Sink:
-    """A server that takes imports down as they come over the wire, and answers them well."""
+    """A server without any rows that takes imports down as they come over the wire, and answers them well."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[dict[str, str], dict[str, str], bytes]] = []
@@ -72,6 +73,8 @@ class Sink:
             return web.Response(text="OURS")
         if request.path == "/data/auth":
             return web.Response(text="User 'demo' is logged in")
+        if request.method == "GET" and request.path.startswith("/data/prearchive/"):
+            return web.json_response({"ResultSet": {"Result": []}})
         assert (request.method, request.path) == ("POST", "/data/services/import")
         content = b"".join([piece async for piece in request.content.iter_any()])
         self.requests.append((dict(request.query), dict(request.headers), content))
@@ -246,7 +249,7 @@ async def test_a_server_that_stops_reading_is_given_up(tmp_path: Path) -> None:
     file = write(path, bytes(30 << 20))
     async with deaf(Timeouts(stall=0.1, reply=600)) as there:
         with anyio.fail_after(5), pytest.raises(TransientError, match="did not answer in time") as caught:
-            await there.store(claim(file), await body_of(file))
+            await there.store(claim(file, uri=URI), await body_of(file))
         assert caught.value.overload
         assert open_files(path) == 0
 
@@ -386,15 +389,15 @@ async def sent(there: Xnat, folder: Path, *numbers: int, session: Session = SESS
 
 @pytest.mark.parametrize("code", [0, 4, 5])
 async def test_a_delivery_is_archived_and_verified(xnat: TestXnat, url: str, tmp_path: Path, code: int) -> None:
-    """On manual projects by commit and archive, on auto-archive projects by commit alone; twice is as good as once."""
+    """By build and archive, also on projects that archive by themselves; twice is as good as once."""
     xnat.project("demo").prearchive_code = code
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1, 2, 3)
         verdict = await there.finalize(sealed(uri, 1, 2, 3))
         assert verdict == Archived(sealed(uri).delivery, ARCHIVED, "uids")
-        assert (xnat.count["commit"], xnat.count["archive"]) == (1, 0 if code else 1)
+        assert (xnat.count["build"], xnat.count["archive"]) == (1, 1)
         assert await there.finalize(sealed(uri, 1, 2, 3)) == verdict
-        assert (xnat.count["commit"], xnat.count["archive"]) == (1, 0 if code else 1)
+        assert (xnat.count["build"], xnat.count["archive"]) == (1, 1)
     assert xnat.sop_uids("demo") == {sop(1), sop(2), sop(3)}
     assert not xnat.prearchive
 
@@ -432,18 +435,17 @@ async def test_without_archiving_a_delivery_is_built_and_never_committed(
 
 
 async def test_a_conflict_holds_the_delivery_with_xnats_words(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """The label belongs to another subject: XNAT says so in a 500, and is not asked again."""
+    """The same files again: XNAT says so in a 500, and is not asked a second time in this run."""
     async with reaching(url) as there:
-        other = Session("demo", "OTHER", "E", "1.2.3")
-        uri = await sent(there, tmp_path, 1, session=other)
-        assert isinstance(await there.finalize(sealed(uri, 1, session=other)), Archived)
-        uri = await sent(there, tmp_path, 2)
-        verdict = await there.finalize(sealed(uri, 1, 2))
+        uri = await sent(there, tmp_path, 1)
+        assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
+        uri = await sent(there, tmp_path, 1)
+        verdict = await there.finalize(sealed(uri, 1))
         assert isinstance(verdict, Held)
-        assert "E Already Exists for another Subject" in verdict.reason
+        assert "Session already exists with matching files" in verdict.reason
         assert xnat.count["archive"] == 2
         # Another run looks again, in case a person has mended it.
-        assert await there.finalize(sealed(uri, 1, 2)) == verdict
+        assert await there.finalize(sealed(uri, 1)) == verdict
         assert xnat.count["archive"] == 3
 
 
@@ -462,6 +464,141 @@ async def test_overwrite_goes_to_the_archive_step(xnat: TestXnat, url: str, tmp_
     else:
         assert isinstance(verdict, Archived)
         assert not xnat.prearchive
+
+
+@pytest.mark.parametrize("code", [0, 4])
+async def test_overwrite_counts_where_xnat_archives_by_itself(
+    xnat: TestXnat, url: str, tmp_path: Path, code: int
+) -> None:
+    """XNAT would archive what is committed without it; so nothing is committed."""
+    xnat.project("demo").prearchive_code = code
+    async with reaching(url, overwrite="append") as there:
+        for _ in range(2):
+            uri = await sent(there, tmp_path, 1)
+            assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
+    assert xnat.count["commit"] == 0
+
+
+# --- identity
+
+
+@pytest.mark.parametrize("code", [0, 4])
+@pytest.mark.parametrize("overwrite", ["append", "delete", "none"])
+async def test_nothing_is_merged_into_another_study(
+    xnat: TestXnat, url: str, tmp_path: Path, overwrite: str, code: int
+) -> None:
+    """XNAT merges by the label. With `overwrite` it would mix two studies: held before, with the true reason."""
+    xnat.project("demo").prearchive_code = code
+    async with reaching(url, overwrite=overwrite) as there:
+        other = Session("demo", "S", "E", "9.9")
+        uri = await sent(there, tmp_path, 5, session=other, StudyInstanceUID="9.9")
+        assert isinstance(await there.finalize(sealed(uri, 5, session=other)), Archived)
+        uri = await sent(there, tmp_path, 1, 2)
+        verdict = await there.finalize(sealed(uri, 1, 2))
+    assert isinstance(verdict, Held)
+    assert verdict.reason.startswith("the archive has another study under this label (E: 9.9); ")
+    assert "append" not in verdict.reason
+    assert "--retry held" in verdict.reason
+    (session,) = xnat.archived
+    assert [file.sop_uid for file in session.files] == [sop(5)]
+    assert len(list(xnat.prearchive[0].files)) == 2
+
+
+async def test_nothing_is_merged_into_another_subjects_session(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """XNAT would refuse it: it is told before, with both subjects."""
+    async with reaching(url) as there:
+        other = Session("demo", "OTHER", "E", "1.2.3")
+        uri = await sent(there, tmp_path, 1, session=other)
+        assert isinstance(await there.finalize(sealed(uri, 1, session=other)), Archived)
+        uri = await sent(there, tmp_path, 2)
+        verdict = await there.finalize(sealed(uri, 1, 2))
+    assert isinstance(verdict, Held)
+    assert verdict.reason.startswith("the archive has it under another subject (OTHER, not S)")
+    assert xnat.count["archive"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("subject", "OTHER", "its subject is OTHER, not S"),
+        ("source", "", "its source is '', not uploader"),
+        ("prevent_auto_commit", False, "XNAT archives it by itself"),
+    ],
+)
+@pytest.mark.parametrize("archive", [False, True])
+async def test_a_row_of_somebody_else_is_not_finished(
+    xnat: TestXnat, url: str, tmp_path: Path, name: str, value: object, why: str, archive: bool
+) -> None:
+    """What began a row decides whose it is: it is left as it is, and held with what XNAT has."""
+    async with reaching(url, archive=archive) as there:
+        uri = await sent(there, tmp_path, 1)
+        setattr(xnat.prearchive[0], name, value)
+        verdict = await there.finalize(sealed(uri, 1))
+    assert isinstance(verdict, Held)
+    assert why in verdict.reason
+    assert uri in verdict.reason
+    assert (xnat.count["build"], xnat.count["archive"]) == (0, 0)
+
+
+def counted(uri: str, *numbers: int, most: int) -> Sealed:
+    """Make a sealed delivery of which somebody has counted the files."""
+    return replace(sealed(uri, *numbers), most_files=most)
+
+
+@pytest.mark.parametrize("code", [0, 4])
+@pytest.mark.parametrize("archive", [False, True])
+async def test_files_that_we_did_not_send_hold_the_delivery(
+    xnat: TestXnat, url: str, tmp_path: Path, code: int, archive: bool
+) -> None:
+    """Counted when the row is built, and before it is archived, wherever XNAT archives by itself too."""
+    xnat.project("demo").prearchive_code = code
+    async with reaching(url, archive=archive) as there:
+        uri = await sent(there, tmp_path, 1, 2, 3)
+        verdict = await there.finalize(counted(uri, 1, most=1))
+        assert isinstance(verdict, Held)
+        assert verdict.reason.startswith(f"the prearchive holds 2 files more than were sent there ({uri}); ")
+        assert not xnat.archived
+        ended = await there.finalize(counted(uri, 1, 2, 3, most=3))
+        assert isinstance(ended, Archived if archive else Built)
+
+
+async def test_a_row_that_turns_out_another_subjects_when_it_is_archived(
+    xnat: TestXnat, url: str, tmp_path: Path
+) -> None:
+    """The archive step's own answer counts: it is not told as archived where it was to go."""
+
+    def change() -> None:
+        xnat.prearchive[0].subject = "OTHER"
+
+    xnat.faults.add(Fault("archive", Tell(change)))
+    async with reaching(url) as there:
+        uri = await sent(there, tmp_path, 1)
+        verdict = await there.finalize(sealed(uri, 1))
+        elsewhere = ARCHIVED.replace("/S/", "/OTHER/")
+        assert verdict == Held(
+            sealed(uri).delivery,
+            "the archive has it under another subject (OTHER, not S); correct it in XNAT, then `--retry held`",
+            elsewhere,
+        )
+        # A run that goes on from here has no answer, and looks at the session itself.
+        assert await there.finalize(sealed(uri, 1)) == verdict
+        session = xnat.archived[0]
+        session.subject = xnat.add_subject("demo", "S")
+        assert await there.finalize(sealed(uri, 1)) == Archived(sealed(uri).delivery, ARCHIVED, "uids")
+
+
+async def test_a_subject_of_another_case_is_the_same_and_told_as_xnat_has_it(
+    xnat: TestXnat, url: str, tmp_path: Path
+) -> None:
+    """XNAT joins subjects without regard to case when it archives, and the label that was there first stays."""
+    xnat.add_subject("demo", "s")
+    async with reaching(url) as there:
+        uri = await sent(there, tmp_path, 1)
+        verdict = await there.finalize(sealed(uri, 1))
+        assert verdict == Archived(sealed(uri).delivery, ARCHIVED.replace("/S/", "/s/"), "uids")
+        assert await there.finalize(sealed(uri, 1)) == verdict
+        uri = await sent(there, tmp_path, 2)
+        assert isinstance(await there.finalize(sealed(uri, 1, 2)), Archived)
 
 
 async def test_new_instances_join_an_archived_session(xnat: TestXnat, url: str, tmp_path: Path) -> None:
@@ -529,7 +666,7 @@ async def test_an_earlier_attempt_may_have_archived_it(xnat: TestXnat, url: str,
         assert isinstance(await there.finalize(sealed(uri, 1, 2)), Incomplete)
 
 
-@pytest.mark.parametrize("kind", ["commit", "archive"])
+@pytest.mark.parametrize("kind", ["build", "archive"])
 @pytest.mark.parametrize("effect", [False, True])
 async def test_an_answer_that_gets_lost_is_found_out_by_looking(
     xnat: TestXnat, url: str, tmp_path: Path, kind: str, effect: bool
@@ -590,12 +727,12 @@ async def test_a_row_that_xnat_works_on_is_left_alone(
         xnat.prearchive[0].status = status
         assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
     assert pauses.seconds == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
-    assert (xnat.count["commit"], xnat.count["archive"]) == (1, 1)
+    assert (xnat.count["build"], xnat.count["archive"]) == (1, 1)
 
 
 async def test_a_row_that_locks_under_our_hands_is_waited_for(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """Free when it was looked at, locked when it was to be committed: 409, and once more."""
-    xnat.faults.add(Fault("commit", Status(409, "session document locked")))
+    """Free when it was looked at, locked when it was to be built: 409, and once more."""
+    xnat.faults.add(Fault("build", Status(409, "session document locked")))
     xnat.faults.add(Fault("archive", Status(403, "Operation already in progress on this prearchive entry.")))
     pauses = Pauses()
     async with reaching(url, sleep=pauses) as there:
@@ -632,7 +769,8 @@ async def test_another_study_under_the_label_is_not_ours(url: str, tmp_path: Pat
         uri = await sent(there, tmp_path, 1, session=other, StudyInstanceUID="9.9")
         await there.finalize(sealed(uri, 1, session=other))
         verdict = await there.finalize(sealed(uri, 1))
-    assert verdict == Held(sealed(uri).delivery, "the archive's session E is of another study (9.9)")
+    reason = "the archive has another study under this label (E: 9.9); correct it in XNAT, then `--retry held`"
+    assert verdict == Held(sealed(uri).delivery, reason, ARCHIVED)
     assert not pauses.seconds
 
 
@@ -662,14 +800,21 @@ async def test_a_mark_that_our_attempt_left_is_a_verdict(
     assert verdict == Held(sealed(uri).delivery, "the server is overloaded or away (504)")
 
 
-async def test_a_step_that_never_succeeds_holds_the_delivery(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """After all attempts, with the reason: the server answers all else, so it is this session's."""
-    xnat.faults.add(Fault("commit", Status(503), times=100))
-    async with reaching(url) as there:
+@pytest.mark.parametrize("kind", ["build", "archive"])
+async def test_a_step_that_never_gets_through_is_no_verdict(
+    xnat: TestXnat, url: str, tmp_path: Path, kind: str
+) -> None:
+    """It is tried as often as any other call; then whoever asked decides, and another run takes it up."""
+    pauses = Pauses()
+    async with reaching(url, sleep=pauses) as there:
         uri = await sent(there, tmp_path, 1)
-        verdict = await there.finalize(sealed(uri, 1))
-    assert verdict == Held(sealed(uri).delivery, "the server is overloaded or away (503)")
-    assert xnat.count["commit"] == AT_ONCE.attempts
+        fault = xnat.faults.add(Fault(kind, Status(503, headers={"Retry-After": "17"}), times=100))
+        with pytest.raises(TransientError, match="overloaded or away"):
+            await there.finalize(sealed(uri, 1))
+        assert fault.hits == AT_ONCE.attempts
+        assert pauses.seconds == [17.0] * (AT_ONCE.attempts - 1)
+        xnat.faults.clear()
+        assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
 
 
 @pytest.mark.parametrize("nth", [1, 2])
@@ -683,7 +828,7 @@ async def test_a_server_that_cannot_be_looked_at_is_no_verdict_on_the_delivery(
         with pytest.raises(TransientError) as caught:
             await there.finalize(sealed(uri, 1))
         assert caught.value.overload
-        assert xnat.count["commit"] == (nth > 1)
+        assert xnat.count["build"] == (nth > 1)
         xnat.faults.clear()
         assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
 
@@ -722,7 +867,7 @@ async def test_no_right_to_edit_holds_the_delivery(xnat: TestXnat, url: str, tmp
 
 
 async def test_manners_go_with_every_finalising_call() -> None:
-    """Whether pipelines start, and why the session comes: on the commit too, as that may archive."""
+    """Whether pipelines start, and why the session comes: on the build too."""
     asked: list[str] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -730,8 +875,9 @@ async def test_manners_go_with_every_finalising_call() -> None:
             asked.append(request.rel_url.raw_query_string)
         if request.path == "/data/auth":
             return web.Response(text="User 'demo' is logged in")
-        if request.path.startswith("/data/prearchive") and request.method == "GET":
-            return web.json_response({"ResultSet": {"Result": [{"status": "READY"}]}})
+        if request.path.startswith("/data/pr") and request.method == "GET":
+            is_row = request.path.startswith("/data/prearchive")
+            return web.json_response({"ResultSet": {"Result": [{"status": "READY"}] if is_row else []}})
         if request.path == "/data/services/archive":
             return web.Response(status=403, text="no")
         return web.Response(text="SESSION")
@@ -739,8 +885,8 @@ async def test_manners_go_with_every_finalising_call() -> None:
     async with listening(answer) as url, logged_in(url) as client:
         there = Xnat(client, policy=AT_ONCE, sleep=no_sleep, trigger_pipelines=False, event_reason="migration & co")
         assert isinstance(await there.finalize(sealed("/prearchive/projects/demo/1/E", 1)), Held)
-    commit, archive = asked[-2:]
-    for query in (commit, archive):
+    build, archive = asked[-2:]
+    for query in (build, archive):
         assert "&triggerPipelines=false&event_reason=migration%20%26%20co" in query
 
 

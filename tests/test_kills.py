@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 WORKERS = 4
 SESSIONS, FILES = 5, 60
 # An undisturbed migration makes no fewer: one import for each file, and for each session two listings and what its
-# scans need, a commit and an archiving.
+# scans need, a build and an archiving.
 REQUESTS = 100
 # What has reached XNAT and not the journal when a run is killed: each worker has a file in flight, or waits with one
 # for a place in the stream to the recorder; the stream is full; and the recorder settles what it has received and all
@@ -167,7 +167,7 @@ def migration(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> M
 
 MOMENTS = [
     *(Kill("import", nth, how) for nth in (1, FILES // 2, FILES) for how in get_args(How)),
-    *(Kill(kind, nth, how) for kind in ("commit", "archive") for nth in (1, SESSIONS) for how in get_args(How)),
+    *(Kill(kind, nth, how) for kind in ("build", "archive") for nth in (1, SESSIONS) for how in get_args(How)),
     # The requests that compare what the archive holds with what was sent.
     Kill("listing", 1, path="resources"),
     Kill("listing", 2 * SESSIONS, path="resources"),

@@ -117,7 +117,7 @@ async def test_expiries_do_not_add_up(xnat: TestXnat, url: str, commands: Comman
     apart = WORKERS + 8
     expiries = [
         *[xnat.faults.add(Fault("import", ExpireLogins(), nth=nth)) for nth in range(apart, FILES, apart)],
-        xnat.faults.add(Fault("commit", ExpireLogins(), nth=SESSIONS)),
+        xnat.faults.add(Fault("build", ExpireLogins(), nth=SESSIONS)),
     ]
     census = Census(xnat)
     commands.login(url)
@@ -218,7 +218,7 @@ async def check_refused(
     assert xnat.live_logins("demo") == 0
 
 
-MOMENTS = [("import", 200), ("import", FILES - 5), ("commit", 1), ("archive", SESSIONS)]
+MOMENTS = [("import", 200), ("import", FILES - 5), ("build", 1), ("archive", SESSIONS)]
 
 
 @pytest.mark.parametrize(("kind", "nth"), MOMENTS)

@@ -56,7 +56,7 @@ def lose(xnat: TestXnat, *numbers: int) -> None:
 def losing(xnat: TestXnat, *numbers: int, times: int = 1) -> Fault:
     """Let the archive lose instances before it is asked what it holds, the first so many times."""
     tell = Tell(partial(lose, xnat, *numbers))
-    return xnat.faults.add(Fault("listing", tell, path="/resources", times=times))
+    return xnat.faults.add(Fault("listing", tell, path="/resources?all", times=times))
 
 
 def only(summary: Summary) -> tuple[str, str | None, str | None]:
@@ -78,7 +78,7 @@ async def test_a_late_effect_within_the_quiet_period_does_no_harm(
     def report(event: Event) -> None:
         if isinstance(event, Quiet) and not commits:
             assert 0 < event.seconds <= 0.3
-            commits.append(xnat.count["commit"])
+            commits.append(xnat.count["build"])
             late.release()
 
     summary = await upload(url, [visit], book, report=report, quiet_period=0.3)
@@ -101,7 +101,7 @@ async def test_a_late_effect_of_what_a_gateway_called_an_error(
     def report(event: Event) -> None:
         if isinstance(event, Quiet) and not waits:
             waits.append(event.seconds)
-            assert xnat.count["commit"] == 0
+            assert xnat.count["build"] == 0
             late.release()
 
     summary = await upload(url, [visit], book, report=report, quiet_period=0.3)
@@ -244,7 +244,7 @@ async def test_a_prearchive_that_may_not_be_seen_is_told(
     """Nobody has looked, and the summary does not say that there are none."""
     from asyncimport.testserver import Status
 
-    xnat.faults.add(Fault("listing", Status(403, "<h3>no</h3>"), path="prearchive/projects/demo", nth=2))
+    xnat.faults.add(Fault("listing", Status(403, "<h3>no</h3>"), path="prearchive/projects/demo?", nth=2))
     commands.login(url)
     ended = await commands("upload", visit, "-P", "demo", "-o", "json", "-q")
     assert ended.json["strays"] is None
@@ -283,7 +283,7 @@ async def test_a_file_that_changed_is_not_sent_as_a_repair(xnat: TestXnat, url: 
         lose(xnat, 2)
         asyncio.get_running_loop().call_soon(write, visit / "2", image(2, pixels=50))
 
-    xnat.faults.add(Fault("listing", Tell(lost), path="/resources"))
+    xnat.faults.add(Fault("listing", Tell(lost), path="/resources?all"))
     summary = await upload(url, [visit], book)
     assert only(summary)[0] == "held"
     assert [problem.reason for problem in summary.problems] == ["the file changed after it was scanned"]

@@ -213,7 +213,7 @@ async def test_misrouting_stops_a_session_after_its_first_file(
     assert {record.project for record in xnat.imports} == {"Unassigned"}
     assert [report.state for report in summary.sessions] == ["held"] * written.sessions
     assert all("unassigned" in (report.reason or "") for report in summary.sessions)
-    assert (xnat.count["commit"], xnat.count["archive"]) == (0, 0)
+    assert (xnat.count["build"], xnat.count["archive"]) == (0, 0)
 
 
 @pytest.mark.parametrize("most_open", [1, 2])
@@ -253,8 +253,8 @@ async def test_few_sessions_are_open_at_a_time(xnat: TestXnat, url: str, tree: P
         Fault("import", Reset(after_bytes=1500), nth=4),
         Fault("import", Reset(effect=True), nth=1),
         Fault("login", Status(503)),
-        Fault("commit", Reset(effect=True)),
-        Fault("commit", Status(409, "session document locked")),
+        Fault("build", Reset(effect=True)),
+        Fault("build", Status(409, "session document locked")),
         Fault("archive", Reset(effect=True)),
         Fault("archive", Status(504)),
         Fault("listing", Status(502), nth=2),
@@ -314,7 +314,8 @@ async def test_a_refusal_after_a_broken_attempt_does_not_let_the_session_go(
         write(tree / f"{number}", image(number))
     answer = Status(400, "unable to read DICOM object upload.dcm")
     cut = xnat.faults.add(Fault("import", Reset(after_bytes=(tree / "3").stat().st_size - 10), nth=3))
-    xnat.faults.add(Fault("import", answer, nth=4, times=AT_ONCE.attempts - 1))
+    # The connection may have been closed before: that has cost no attempt.
+    xnat.faults.add(Fault("import", answer, nth=4, times=AT_ONCE.attempts))
     summary = await upload(url, [tree], book, options=ONE)
     assert cut.hits == 1
     assert (summary.files.failed, summary.files.refused, summary.files.stored) == (1, 0, 4)
@@ -1232,8 +1233,8 @@ async def test_a_stop_does_not_wait_for_a_server_that_is_away(book: Path, where:
     assert (await move(Memory(study("1", 6)), shelf, book)).count("archived") == 1
 
 
-async def test_a_session_that_a_gateway_cannot_cope_with_is_held(book: Path) -> None:
-    """Others get through meanwhile, so it is no outage; a person is to look at it."""
+async def test_a_session_that_a_gateway_cannot_cope_with_stays_open(book: Path) -> None:
+    """Others get through meanwhile, so it is no outage, and no verdict either: the next run goes on with it."""
     shelf = Shelf()
 
     async def finalize(sealed: Sealed) -> None:
@@ -1246,8 +1247,11 @@ async def test_a_session_that_a_gateway_cannot_cope_with_is_held(book: Path) -> 
     shelf.on_finalize = finalize
     studies = {**study("1", 2), **study("2", 2), **study("3", 2)}
     summary = await move(Memory(studies, batch=100), shelf, book, options=Options(workers=2, finalizers=2))
-    assert [report.state for report in summary.sessions] == ["held", "archived", "archived"]
+    assert [report.state for report in summary.sessions] == ["open", "archived", "archived"]
     assert summary.sessions[0].reason == "the server is overloaded or away (504)"
+    shelf.on_finalize = no_wait
+    summary = await move(Memory(studies, batch=100), shelf, book, options=Options(workers=2, finalizers=2))
+    assert [report.state for report in summary.sessions] == ["archived"] * 3
 
 
 class Torn(Journal):

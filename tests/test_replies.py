@@ -89,12 +89,13 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "project_id": replies.project_id,
     "editable_projects": replies.editable_projects,
     "stored": stored,
-    "committed": replies.committed,
+    "built": replies.built,
     "archived": replies.archived,
     "row": replies.row,
     "experiment": replies.experiment,
     "experiments": lambda reply: replies.experiments(reply, STUDY),
     "labelled": replies.labelled,
+    "labelled as proof": partial(replies.labelled, is_proof=True),
     "setting": replies.setting,
     "rejects": replies.rejects,
     "prearchive": replies.prearchive,
@@ -281,11 +282,9 @@ VALUES = [
     ("stored", reply(200, ROW, URIS), ROW),
     ("stored", reply(200, f"/data{ROW}", {}), ROW),
     ("stored", reply(200, f"/data{ROW}_1\r\n", URIS), f"{ROW}_1"),
-    # committed
-    ("committed", reply(200, f"/data{ROW}", URIS), None),
-    ("committed", reply(200, "", URIS), None),
-    ("committed", reply(301, SESSION, URIS), SESSION),
-    ("committed", reply(301, f"/REST{SESSION.removeprefix('/data')}\r\n", {}), SESSION),
+    # built
+    ("built", reply(200, f"/data{ROW}", URIS), None),
+    ("built", reply(200, "", URIS), None),
     # archived
     ("archived", reply(200, f"{SESSION}\r\n", URIS), SESSION),
     ("archived", reply(200, f"{SESSION.removeprefix('/data')}\r\n", URIS), SESSION),
@@ -410,6 +409,12 @@ VALUES = [
     ("maps_studies", reply(403), None),
     ("row", table({"status": "RECEIVING", "name": "E"}), Row("RECEIVING", label="E")),
     ("row", table({"name": "E"}), Row("", label="E")),
+    (
+        "row",
+        table({"status": "READY", "SOURCE": "", "prevent_auto_commit": "false"}),
+        Row("READY", source="", prevents_auto_commit=False),
+    ),
+    ("row", table({"status": "READY", "prevent_auto_commit": "perhaps"}), Row("READY")),
     ("row", table(), None),
     ("row", restlet(404, f"{ROW} not found."), None),
     ("row", reply(404), None),
@@ -533,26 +538,16 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("stored", tomcat(404, "Not Found"), TransientError, OVERLOAD),
     ("stored", reply(200, NGINX, HTML), TransientError, MAYBE),
     ("stored", reply(200, NGINX, TEXT), TransientError, MAYBE),
-    # committed
-    ("committed", restlet(409, "session document locked"), TransientError, {}),
-    ("committed", restlet(404, f"{ROW} not found."), TransientError, {}),
-    ("committed", tomcat(404, "Not Found"), TransientError, {}),
-    ("committed", reply(301, "", URIS), TransientError, {}),
-    ("committed", redirect(301, f"https://xnat.example.org/data{ROW}?action=commit", NGINX), TransientError, {}),
-    ("committed", restlet(400, "No action parameter was specified"), RefusedError, {}),
-    ("committed", restlet(403, "no edit right"), RefusedError, {}),
-    ("committed", restlet(500, "Unable to build the session"), RefusedError, {}),
-    *(
-        ("committed", restlet(500, f"Operation Failed: {words}"), TransientError, {})
-        for words in (
-            "Duplicate archive attempt. Prearchive session already archiving.",
-            "did not complete within the configured timeout interval.",
-            "Destination session in use.",
-            "Session processing may already be in progress: x",
-        )
-    ),
-    ("committed", reply(504, NGINX, HTML), TransientError, GIVEN_UP),
-    ("committed", reply(524, NGINX, HTML), TransientError, MAYBE),
+    # built
+    ("built", restlet(409, "session document locked"), TransientError, {}),
+    ("built", restlet(404, f"{ROW} not found."), TransientError, {}),
+    ("built", tomcat(404, "Not Found"), TransientError, {}),
+    ("built", redirect(302, f"https://xnat.example.org/data{ROW}?action=build", NGINX), TransientError, GIVEN_UP),
+    ("built", restlet(400, "No action parameter was specified"), RefusedError, {}),
+    ("built", restlet(403, "no edit right"), RefusedError, {}),
+    ("built", restlet(500, "Unable to build the session"), RefusedError, {}),
+    ("built", reply(504, NGINX, HTML), TransientError, GIVEN_UP),
+    ("built", reply(524, NGINX, HTML), TransientError, MAYBE),
     # archived
     (
         "archived",
@@ -613,6 +608,8 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("prearchive", restlet(404, "no such project"), RefusedError, {}),
     ("deleted", restlet(403, "no"), RefusedError, {}),
     ("file_count", restlet(403, "no"), RefusedError, {}),
+    ("labelled as proof", restlet(403, "no"), TransientError, {}),
+    ("labelled as proof", restlet(404, "Unable to identify project"), TransientError, {}),
     ("not_downloaded", restlet(404, f"{ROW} not found."), RefusedError, {}),
     ("not_downloaded", restlet(403, "no"), RefusedError, {}),
     ("deleted", restlet(409, "session document locked"), RefusedError, {}),
@@ -630,7 +627,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
         for call in IN_A_RUN
         if call
         not in {
-            *("committed", "archived", "setting", "maps_uids", "maps_studies"),
+            *("built", "archived", "setting", "maps_uids", "maps_studies"),
             *("rejects", "rewrites", "value", "subscriptions"),
         }
     ),
@@ -664,7 +661,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     *(
         (call, restlet(500, "The server encountered an unexpected condition"), TransientError, MAYBE)
         for call in IN_A_RUN
-        if call not in {"committed", "archived"}
+        if call not in {"built", "archived"}
     ),
 ]
 
@@ -689,8 +686,8 @@ def test_every_question_is_asked() -> None:
     offered = {
         name for name in replies.__all__ if name.islower() and getattr(replies, name).__module__ not in elsewhere
     }
-    assert offered == set(ASKED)
-    assert {call for call, *_ in ERRORS} == offered
+    assert offered == {name.removesuffix(" as proof") for name in ASKED}
+    assert {call for call, *_ in ERRORS} == set(ASKED)
     assert {call for call, *_ in VALUES} == offered - {"login", "user", "not_downloaded"}
 
 

@@ -95,7 +95,7 @@ async def test_the_same_study_under_another_label_proves_nothing(
             for files in row.scans.values():
                 lost.extend(files.popitem()[1].sop_uid for _ in files and [1])
 
-    xnat.faults.add(Fault("commit", Tell(lose), times=4))
+    xnat.faults.add(Fault("build", Tell(lose), times=4))
     ended = await commands("upload", tree, "-P", "demo", "-o", "json")
     assert lost
     assert ended.code == 9, ended.out
@@ -210,7 +210,7 @@ async def test_studies_whose_uid_a_script_maps_are_verified_at_once(
         summary = await upload(url, [tree], book, options=SMALL)
         word = "count" if instances else "uids"
         assert [(one.state, one.verified) for one in summary.sessions] == [("archived", word)] * 2
-        assert xnat.count["commit"] == xnat.count["archive"] == 2
+        assert xnat.count["build"] == xnat.count["archive"] == 2
         assert [one.verified for one in await looked_at(url, book)] == [word, word]
         for _, resource in xnat.archived[0].resources:
             resource.files.popitem()

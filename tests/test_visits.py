@@ -13,7 +13,7 @@ from asyncimport.testserver import Fault, Status, TestXnat
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 ATTACH = ("--attach", "*.pdf=REPORTS", "--attach", "*.csv=DATA")
-CHANGES = ("import", "commit", "archive", "file", "resource", "subject", "refresh")
+CHANGES = ("import", "build", "archive", "file", "resource", "subject", "refresh")
 TABLE = "subject_label,sex,birth_date,handedness\nS1,F,1970-01-31,right\nS2,M,1980-02-29,left\n"
 
 

@@ -22,7 +22,7 @@ __all__ = ["app", "main"]
 # Each command is the function of its name in the module of its name, which is imported when it is asked for: what they
 # need takes longer to import than a person likes to wait for help.
 _COMMANDS: Mapping[str, str] = {
-    "upload": "Upload DICOM files: scan, send, commit, archive, verify.",
+    "upload": "Upload DICOM files: scan, send, build, archive, verify.",
     "plan": "Scan, and say what would go where, with every problem.",
     "status": "Show what was uploaded, what is left, and why.",
     "verify": "Check that the archive still holds everything that was stored.",

@@ -11,7 +11,7 @@ from asyncimport.errors import AsyncimportError, TransientError, UnavailableErro
 from asyncimport.plan import Known, Plan, with_archive
 from asyncimport.retry import RetryPolicy
 from asyncimport.source import Folder
-from asyncimport.xnat import archived_sessions, connect, droppers, series_filters
+from asyncimport.xnat import PrearchiveRows, archived_sessions, connect, droppers, series_filters
 
 __all__ = ["rehearse"]
 
@@ -79,7 +79,8 @@ async def _compared(task: Transfer, found: Plan) -> Plan:
                 what = await droppers(client, project, RetryPolicy())
                 scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
                 filters = await series_filters(client, project)
-                known[project] = Known({one.label.lower(): one for one in sessions}, filters, scripts)
+                rows = await PrearchiveRows(client).in_project(project)
+                known[project] = Known({one.label.lower(): one for one in sessions}, filters, scripts, rows)
         except TransientError as error:
             raise UnavailableError(f"the archive could not be compared with the plan: {error}") from error
     return with_archive(found, known)

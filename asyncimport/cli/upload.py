@@ -206,7 +206,7 @@ def upload(
     no_color: NoColor = False,
     _help_all: HelpAll = False,
 ) -> None:
-    """Upload DICOM files into XNAT: scan, send, commit, archive, verify. Run it again to resume.
+    """Upload DICOM files into XNAT: scan, send, build, archive, verify. Run it again to resume.
 
     It sends the files as they are: it does not de-identify.
     """

@@ -17,12 +17,14 @@ from asyncimport.model import (
     Held,
     Incomplete,
     Outcome,
+    Postponed,
     Refused,
     Resource,
     Stored,
     Stray,
     SubjectReport,
     Summary,
+    Withheld,
 )
 
 __all__ = ["as_json"]
@@ -71,6 +73,8 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "session_held", **_names(delivery), "reason": reason}
         case Deleted(delivery=delivery, files=files):
             yield {"event": "session_deleted", **_names(delivery), "files": files}
+        case Postponed(delivery=delivery, reason=reason):
+            yield {"event": "session_postponed", **_names(delivery), "reason": reason}
         case Incomplete(delivery=delivery, uri=uri, missing=missing):
             yield {"event": "session_incomplete", **_names(delivery), "uri": uri, "missing": sorted(missing)}
         case Enclosing(files=files):
@@ -105,6 +109,8 @@ def _outcome(outcome: Outcome) -> dict[str, object]:
             return event | {"event": "file_refused", "reason": reason}
         case Failed(reason=reason):
             return event | {"event": "file_failed", "reason": reason}
+        case Withheld(reason=reason):
+            return event | {"event": "file_withheld", "reason": reason}
 
 
 def _file(claim: Claim) -> dict[str, object]:

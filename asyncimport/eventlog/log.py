@@ -15,10 +15,12 @@ from asyncimport.model import (
     Delivery,
     Held,
     Incomplete,
+    Postponed,
     Refused,
     Stored,
     Stray,
     SubjectReport,
+    Withheld,
 )
 
 __all__ = ["log_lines"]
@@ -61,7 +63,7 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
                 if not isinstance(outcome, Stored):
                     instance = outcome.claim.instance
                     path = f" ({text_of_path(instance.file.path)})" if names else ""
-                    what = "refused" if isinstance(outcome, Refused) else "failed"
+                    what = {Refused: "refused", Withheld: "withheld"}.get(type(outcome), "failed")
                     which = f"instance {instance.sop_uid}{path} of {who(outcome.claim.delivery)}"
                     yield "WARNING", f"{what}: {which}: {why(outcome.reason)}"
         case Repeated(reason=reason) if names:
@@ -79,6 +81,8 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
             yield "WARNING", f"held: {who(delivery)}: {why(reason)}"
         case Deleted(delivery=delivery, files=files):
             yield "WARNING", f"deleted from the prearchive, {files} instances are sent again: {who(delivery)}"
+        case Postponed(delivery=delivery, reason=reason):
+            yield "WARNING", f"postponed to the next run: {who(delivery)}: {why(reason)}"
         case Incomplete(delivery=delivery, missing=missing):
             yield "WARNING", f"the archive lacks {len(missing)} instances, which are sent again: {who(delivery)}"
         case Enclosed(resource=resource, filed=filed):

@@ -24,6 +24,7 @@ from asyncimport.journal.filed import (
 )
 from asyncimport.journal.queue import Journal
 from asyncimport.model import NOTHING_KEPT, Digest, Enclosure, File, Files, Problem, Session, SessionReport, Summary
+from asyncimport.replies import as_archived
 
 __all__ = ["Arrived", "DeliveryRow", "InstanceRow", "Ledger", "Left", "Run", "SentFile"]
 
@@ -281,16 +282,19 @@ class Ledger:
         with translated(self._path):
             rows = self._db.execute(
                 "SELECT s.project, s.subject, s.label, s.study_uid, i.series_uid, i.sop_uid, i.sha256, i.xxh3, d.uri, "  # noqa: S608 - fixed text
-                "i.attempts, i.settled_at, i.run, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+                "i.attempts, i.settled_at, i.run, d.archive_uri, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
                 f"FROM {self._files} "
                 "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' JOIN session s ON s.key = i.session "
                 "LEFT JOIN delivery d ON d.key = i.delivery WHERE i.state = 'STORED' ORDER BY i.key"
             )
+            last = where = None
             for row in rows:
-                series_uid, sop_uid, sha256, xxh3, uri, attempts, settled_at, run, path, *facts = row[4:]
+                series_uid, sop_uid, sha256, xxh3, uri, attempts, settled_at, run, there, path, *facts = row[4:]
                 digests = sha256 and sha256.hex(), xxh3
                 file = file_of(path, facts)
-                yield Arrived(Session(*row[:4]), series_uid, sop_uid, file, *digests, uri, attempts, settled_at, run)
+                if where is None or last != (row[:4], there):
+                    last, where = (row[:4], there), as_archived(Session(*row[:4]), there)
+                yield Arrived(where, series_uid, sop_uid, file, *digests, uri, attempts, settled_at, run)
 
     def attached(self) -> Iterator[AttachmentRow]:
         """Yield all attachments that XNAT has stored."""
@@ -336,7 +340,7 @@ class Ledger:
         found = []
         for *names, number, state, uri, archive_uri, merges, verified, closed_at, files, run, reason in rows:
             before = None if merges is None else bool(merges)
-            where = Session(*names)
+            where = as_archived(Session(*names), archive_uri)
             found.append(
                 DeliveryRow(where, number, state, uri, archive_uri, before, verified, closed_at, files, run, reason)
             )
@@ -433,6 +437,7 @@ def _report(
     verified: str | None,
     reason: str | None,
 ) -> SessionReport:
+    session = as_archived(session, uri)
     lacks = _lacks(failed, refused, unreadable)
     disputes = disputed is not None and state not in {"ARCHIVED", "SEALED"}
     if state in {"ARCHIVED", "BUILT"} and not pending and not disputes and (not lacks or partial):
@@ -447,7 +452,7 @@ def _report(
         return SessionReport(session, files, size, "held", uri, None, lacks)
     if not pending and not stored:
         return SessionReport(session, files, size, "held", uri, None, NOTHING_KEPT)
-    return SessionReport(session, files, size, "open", uri, None, reason if pending else None)
+    return SessionReport(session, files, size, "open", uri, None, reason if pending or state == "SEALED" else None)
 
 
 def _lacks(failed: int, refused: int, unreadable: int) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from asyncimport.journal.facts import facts_of, file_of
 from asyncimport.journal.intake import DISPUTED
@@ -19,12 +20,14 @@ from asyncimport.model import (
     Incomplete,
     Instance,
     Outcome,
+    Postponed,
     Refusal,
     Refused,
     Sealed,
     Session,
     Stored,
     Verdict,
+    Withheld,
 )
 
 __all__ = ["Journal"]
@@ -95,6 +98,8 @@ class Journal(Subjects):
                             "UPDATE delivery SET uri = ?, merges = ? WHERE key = ?",
                             (outcome.uri, outcome.merges, delivery.key),
                         )
+                elif isinstance(outcome, Withheld):
+                    self._withhold(outcome)
                 else:
                     refused = isinstance(outcome, Refused)
                     kind = outcome.kind if isinstance(outcome, Refused) else None
@@ -126,6 +131,14 @@ class Journal(Subjects):
         if due:
             self._synced_at = now
         return ready
+
+    def _withhold(self, outcome: Withheld) -> None:
+        """Let an instance wait as before, and nothing of its session be sent any more in this run."""
+        self._db.execute("DELETE FROM flying WHERE instance = ?", (outcome.claim.key,))
+        self._db.execute(
+            "INSERT OR IGNORE INTO barred (session, reason) SELECT session, ? FROM delivery WHERE key = ?",
+            (outcome.reason, outcome.claim.delivery.key),
+        )
 
     def claim_session(self, *, quiet_period: float = 0.0) -> Sealed | float | None:
         """Seal a delivery, on disk, before anyone calls XNAT about it.
@@ -165,8 +178,14 @@ class Journal(Subjects):
             uids = self._uids(session, "STORED")
             # What went into the second row need not be refused for good.
             refused = frozenset() if is_open else self._uids(session, "REFUSED")
+            (most_files,) = self._one(
+                "SELECT count(*) FROM instance i LEFT JOIN delivery d ON d.key = i.delivery WHERE i.session = ? "
+                # A row that was built and left takes in what comes later. What failed may be there in part.
+                "AND (d.uri = ? OR i.state = 'FAILED' OR (i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED'))",
+                (session, uri),
+            )
         delivery = Delivery(key, Session(project, subject, label, study_uid), number, uri)
-        return Sealed(delivery, uids, refused, archived=state == "ARCHIVED", is_open=is_open)
+        return Sealed(delivery, uids, refused, state == "ARCHIVED", is_open, most_files)
 
     def _uids(self, session: int, state: str) -> frozenset[str]:
         query = "SELECT json_quote(sop_uid) FROM instance WHERE session = ? AND state = ?"
@@ -193,6 +212,11 @@ class Journal(Subjects):
             if not is_last:
                 return verdict
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+            if isinstance(verdict, Postponed):
+                # It stays as it is, and is finalised by the next run.
+                if was == "SEALED":
+                    self._db.execute("UPDATE delivery SET reason = ? WHERE key = ?", (verdict.reason, delivery.key))
+                return verdict
             if isinstance(verdict, Deleted) and not self._is_first_repair(session):
                 verdict = Held(delivery, "somebody has deleted it from the prearchive, and once more in the same run")
             if isinstance(verdict, Deleted):
@@ -217,17 +241,17 @@ class Journal(Subjects):
                 self._db.execute("UPDATE barred SET second_row = 0 WHERE session = ?", (session,))
                 return verdict
             else:
-                uri = None
-                if was == "ARCHIVED":
-                    (uri,) = self._one("SELECT archive_uri FROM delivery WHERE key = ?", (delivery.key,))
                 if isinstance(verdict, Incomplete):
-                    uri = verdict.uri
                     verdict = Held(
                         delivery,
                         f"the archive lacks {len(verdict.missing)} of its instances; "
                         "`asyncimport verify --repair` sends them again",
+                        verdict.uri,
                     )
-                self._end(delivery, "ARCHIVED" if was == "ARCHIVED" else "HELD", uri=uri, reason=verdict.reason)
+                if was == "ARCHIVED" and verdict.uri is None:
+                    (uri,) = self._one("SELECT archive_uri FROM delivery WHERE key = ?", (delivery.key,))
+                    verdict = replace(verdict, uri=uri)
+                self._end(delivery, "ARCHIVED" if was == "ARCHIVED" else "HELD", uri=verdict.uri, reason=verdict.reason)
                 self._db.execute(
                     "INSERT OR IGNORE INTO barred (session, reason) VALUES (?, ?)", (session, verdict.reason)
                 )

@@ -36,7 +36,7 @@ CREATE INDEX patient_id ON patient (project, id);
 -- One prearchive row of a session. `uri` is known from the first acknowledged file on. Times are seconds since 1970:
 -- `unsure_at` is when an attempt to send into it was last known to have broken off (it may yet take effect),
 -- `closed_at` when it came to its end. `merges`: the archive held the session before. `partial`: sealed though it lacks
--- files. The `reason` of an OPEN one is why the last run did not go on with it.
+-- files. The `reason` of an OPEN or SEALED one is why the last run did not go on with it.
 CREATE TABLE delivery (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,

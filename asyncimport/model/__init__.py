@@ -17,10 +17,12 @@ from asyncimport.model.deliveries import (
     Held,
     Incomplete,
     Outcome,
+    Postponed,
     Refused,
     Sealed,
     Stored,
     Verdict,
+    Withheld,
 )
 from asyncimport.model.files import Algorithm, Body, Digest, File, Ignored, Instance, Patient, Session, Streamed
 from asyncimport.model.states import (
@@ -73,6 +75,7 @@ __all__ = [
     "Outcome",
     "Patient",
     "Place",
+    "Postponed",
     "Problem",
     "Refusal",
     "Refused",
@@ -87,4 +90,5 @@ __all__ = [
     "SubjectReport",
     "Summary",
     "Verdict",
+    "Withheld",
 ]

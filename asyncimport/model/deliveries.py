@@ -15,10 +15,12 @@ __all__ = [
     "Held",
     "Incomplete",
     "Outcome",
+    "Postponed",
     "Refused",
     "Sealed",
     "Stored",
     "Verdict",
+    "Withheld",
 ]
 
 
@@ -46,7 +48,9 @@ class Sealed:
     """A delivery that nothing is sent into any more, and the SOPInstanceUIDs that XNAT acknowledged of its session.
 
     Of those that it `refused` nothing should be in the archive. `archived`: it is there already, and only to be
-    verified. `is_open`: it is not sealed, and all that is to be found out is what has become of its row.
+    verified. `is_open`: it is not sealed, and all that is to be found out is what has become of its row. `most_files`
+    is how many files of ours that can hold: those acknowledged there, and those of which it may have kept a part; None:
+    nobody has counted.
     """
 
     delivery: Delivery
@@ -54,6 +58,7 @@ class Sealed:
     refused: frozenset[str] = frozenset()
     archived: bool = False
     is_open: bool = False
+    most_files: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,17 @@ class Failed:
     unsure: bool = False
 
 
-Outcome = Stored | Refused | Failed
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """The file waits as before, and nothing of its session is sent: XNAT has something else in the session's place."""
+
+    claim: Claim
+    reason: str
+    attempts: int = 1
+    unsure: bool = False
+
+
+Outcome = Stored | Refused | Failed | Withheld
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +139,11 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """XNAT would not commit or archive the session, or the archive lacks instances of it."""
+    """XNAT would not build or archive the session, or what it has is not what was sent; `uri` where it is archived."""
 
     delivery: Delivery
     reason: str
+    uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,4 +170,12 @@ class Incomplete:
     expected: str | None = None
 
 
-Verdict = Archived | Built | Deleted | Held | Incomplete
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """No verdict: a step failed for a time as often as any call may. The next run goes on with the delivery."""
+
+    delivery: Delivery
+    reason: str
+
+
+Verdict = Archived | Built | Deleted | Held | Incomplete | Postponed

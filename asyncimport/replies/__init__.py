@@ -14,11 +14,19 @@ from asyncimport.replies.archive import (
     labelled,
     scan_resources,
 )
-from asyncimport.replies.identity import OUR_SOURCE, archived_as, misplaced, other_row, other_session, same_label
+from asyncimport.replies.identity import (
+    OUR_SOURCE,
+    archived_as,
+    as_archived,
+    misplaced,
+    other_row,
+    other_session,
+    same_label,
+)
 from asyncimport.replies.images import (
     Row,
     archived,
-    committed,
+    built,
     deleted,
     file_count,
     not_downloaded,
@@ -58,8 +66,9 @@ __all__ = [
     "answers",
     "archived",
     "archived_as",
+    "as_archived",
+    "built",
     "catalog",
-    "committed",
     "deleted",
     "described",
     "duplicates",

@@ -45,10 +45,15 @@ def experiments(reply: Reply, study_uid: str) -> list[Experiment]:
     return [one for one in labelled(reply) if one.study_uid == study_uid]
 
 
-def labelled(reply: Reply) -> list[Experiment]:
-    """Return the archived sessions of a listing (ProjSubExptList)."""
+def labelled(reply: Reply, *, is_proof: bool = False) -> list[Experiment]:
+    """Return the archived sessions of a listing (ProjSubExptList); none where it is not shown.
+
+    Raises: TransientError; as a proof that there are none (`is_proof`), also where it is not shown.
+    """
     check(reply)
     if reply.status in {403, 404}:
+        if is_proof:
+            raise TransientError(f"XNAT does not show the project's sessions ({reply.status}: {reply.message})")
         return []
     found = []
     for result in rows_of(reply):

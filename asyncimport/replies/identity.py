@@ -6,12 +6,13 @@ is compared with what was asked for before anything goes into it. All comparison
 """
 
 import re
+from dataclasses import replace
 
 from asyncimport.model import Session
 from asyncimport.replies.archive import Experiment
 from asyncimport.replies.images import Row
 
-__all__ = ["OUR_SOURCE", "archived_as", "misplaced", "other_row", "other_session", "same_label"]
+__all__ = ["OUR_SOURCE", "archived_as", "as_archived", "misplaced", "other_row", "other_session", "same_label"]
 
 OUR_SOURCE = "uploader"
 """What our imports call their source; XNAT's idle builder leaves the rows of that name alone."""
@@ -27,29 +28,29 @@ def same_label(one: str, other: str) -> bool:
 def other_row(row: Row, session: Session) -> str | None:
     """Say why nothing of a session may go into a row of its study; None: it is as if we had begun it.
 
-    What XNAT does not tell of a row counts as right.
+    What XNAT does not tell of a row counts as right. Labels stand in brackets, which logs without names leave out.
     """
     differences = []
-    if not same_label(row.subject, session.subject) and row.subject:
-        differences.append(f"under subject {row.subject}, not {session.subject}")
-    if not same_label(row.label, session.label) and row.label:
-        differences.append(f"as session {row.label}, not {session.label}")
+    if row.subject and not same_label(row.subject, session.subject):
+        differences.append(f"its subject is {row.subject}, not {session.subject}")
+    if row.label and not same_label(row.label, session.label):
+        differences.append(f"its label is {row.label}, not {session.label}")
     if row.source is not None and row.source != OUR_SOURCE:
-        differences.append(f"sent by {row.source}" if row.source else "not sent by an uploader")
+        differences.append(f"its source is '{row.source}', not {OUR_SOURCE}")
     if row.prevents_auto_commit is False:
-        differences.append("to be archived by XNAT itself when it has been idle")
+        differences.append("XNAT archives it by itself when nothing comes for a while")
     if not differences:
         return None
-    return f"XNAT's prearchive has this study already ({row.uri}), {', '.join(differences)}"
+    return f"the prearchive has this study already, begun by somebody else ({'; '.join(differences)}: {row.uri})"
 
 
 def other_session(there: Experiment, session: Session) -> str | None:
     """Say why nothing of a session may be merged into the one that has its label; None: they are one.
 
-    Under `overwrite` XNAT compares labels and subjects only, and mixes two studies (PrearcSessionArchiver).
+    With `overwrite` XNAT compares project, label and subject only, and mixes two studies (PrearcSessionArchiver).
     """
     if there.study_uid not in {"", session.study_uid}:
-        return f"the archive's session {there.label} is of another study ({there.study_uid})"
+        return f"the archive has another study under this label ({there.label}: {there.study_uid})"
     return misplaced(there.subject, session)
 
 
@@ -57,10 +58,18 @@ def misplaced(subject: str, session: Session) -> str | None:
     """Say that the archive has a session under another subject; None where it does not, or XNAT does not tell."""
     if not subject or same_label(subject, session.subject):
         return None
-    return f"the archive has session {session.label} under subject {subject}, not {session.subject}"
+    return f"the archive has it under another subject ({subject}, not {session.subject})"
 
 
 def archived_as(uri: str) -> tuple[str, str] | None:
     """Return the labels of subject and session in the address of an archived session; None if it has none."""
     match = _ADDRESS.fullmatch(uri)
     return None if match is None else (match[2], match[3])
+
+
+def as_archived(session: Session, uri: str | None) -> Session:
+    """Return a session with its subject's label as XNAT has it by an archive address, where only case differs."""
+    names = archived_as(uri) if uri else None
+    if names is None or names[0] == session.subject or not same_label(names[0], session.subject):
+        return session
+    return replace(session, subject=names[0])

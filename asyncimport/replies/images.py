@@ -1,4 +1,4 @@
-"""Answers on the way of images: import, prearchive, commit, archive."""
+"""Answers on the way of images: import, prearchive, build, archive."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import NoReturn
 from asyncimport.errors import NotKeptError, RefusedError, TransientError
 from asyncimport.replies.reply import Reply, check, location, page_instead_of_answer, rows_of
 
-__all__ = ["Row", "archived", "committed", "deleted", "file_count", "not_downloaded", "prearchive", "row", "stored"]
+__all__ = ["Row", "archived", "built", "deleted", "file_count", "not_downloaded", "prearchive", "row", "stored"]
 
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
 _ARCHIVE_URI = re.compile(r"(?:/data|/REST)?(/archive/[^\r\n]+)")
@@ -119,21 +119,17 @@ def _stored_uri(reply: Reply, project: str, expected: str | None) -> str:
     return match[1]
 
 
-def committed(reply: Reply) -> str | None:
-    """Judge the answer to `action=commit` or `build`: None when built, the archive URI when archived already.
+def built(reply: Reply) -> None:
+    """Judge the answer to `action=build` (PrearcSessionResource).
 
-    An auto-archive project answers 301 with the archive URI in the body and no Location (PrearcSessionResource).
     Raises: TransientError when it is not over yet or the row is gone: look again; RefusedError.
     """
-    if reply.status == 301:
-        return _archive_uri(reply)
     if reply.status == 200 and reply.is_html:
         raise page_instead_of_answer(reply)
     if reply.status == 200:
-        return None
+        return
     if reply.status in {404, 409}:
         raise TransientError(f"the prearchive session is busy or gone ({reply.status}: {reply.message})")
-    _check_archiving(reply)
     check(reply, server_errors=False)
     raise RefusedError(f"XNAT could not build the session ({reply.status}: {reply.message})")
 
@@ -152,19 +148,15 @@ def archived(reply: Reply) -> str:
     lowered = text.lower()
     if reply.status in {404, 423} or (reply.status == 403 and "already in progress" in lowered):
         raise TransientError(f"the prearchive session is busy or gone ({reply.status}: {text})")
-    _check_archiving(reply)
+    if reply.status == 500 and any(words in lowered for words in _AT_WORK):
+        raise TransientError(f"XNAT is still archiving the session ({text})")
     check(reply, server_errors=False)
     advice = ""
     if "matching files" in lowered or "same resources" in lowered:
-        # A row that a late upload left behind takes in what comes next for the session, and its own files conflict.
+        # The session that is there was compared before: it is of this study and subject. A row that a late upload left
+        # behind takes in what comes next for the session, and its own files conflict.
         advice = "; `--overwrite append --retry held` lets the files that were sent take their place"
     raise RefusedError(f"XNAT did not archive the session ({reply.status}: {text}){advice}")
-
-
-def _check_archiving(reply: Reply) -> None:
-    """Raise TransientError when a 500 says that XNAT is at it. A commit on an auto-archive project archives too."""
-    if reply.status == 500 and any(words in reply.message.lower() for words in _AT_WORK):
-        raise TransientError(f"XNAT is still archiving the session ({reply.message})")
 
 
 def _archive_uri(reply: Reply) -> str:

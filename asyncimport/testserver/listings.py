@@ -56,7 +56,7 @@ async def experiment_list(call: Call, project: str | None = None, subject: str |
     if project is not None:
         if (found := call.xnat.project_named(project)) is None:
             raise Refused(404, f"Unable to identify project {project}")
-        if not found.allows(call.user, "read"):
+        if not call.allows(found, "read"):
             raise Refused(403)
         sessions = [session for session in sessions if session.project == found.id]
         if subject is not None:

@@ -40,7 +40,7 @@ from .storage import Kept
 __all__ = ["look", "on_the_way", "replaced", "within"]
 
 _Serve = Callable[[], Awaitable[web.StreamResponse]]
-_ROW = re.compile(r"prearchive/projects/([^/]+)/([^/]+)/([^/]+)/?\Z")
+_ROW = re.compile(r"prearchive/projects/([^/]+)/([^/]+)/([^/]+)(?:/.*)?\Z")
 
 
 async def on_the_way(call: Call, fault: Fault, serve: _Serve) -> web.StreamResponse | None:

@@ -3,6 +3,7 @@
 from asyncimport.xnat.archive import archived_sessions, compare, find_session
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.site import SiteRules, check_project, droppers, project_of
 from asyncimport.xnat.strays import find_strays, remove_stray
@@ -14,6 +15,7 @@ __all__ = [
     "Credentials",
     "Described",
     "NotDescribed",
+    "PrearchiveRows",
     "Resources",
     "SiteRules",
     "Subjects",

@@ -36,7 +36,7 @@ _MR, _PET = "xnat:mrSessionData", "xnat:petSessionData"
 class Found:
     """The archived sessions that one of ours has become: one, several where XNAT has divided it, or none.
 
-    With a `problem` the archive has something else in its place.
+    With a `problem` what the archive has in its place is not it.
     """
 
     experiments: tuple[Experiment, ...] = ()
@@ -83,7 +83,7 @@ async def find_session(
         if maps or (maps is None and named is not None):
             there = replace(there, study_uid="")
     problem = replies.other_session(there, session)
-    return Found((there,)) if problem is None else Found(problem=problem)
+    return Found((there,), problem)
 
 
 def _as_pet(label: str) -> str:
@@ -188,22 +188,25 @@ async def find_experiment(
     """Return the archived session of this label and study, or with `any_study` of this label; None: there is none.
 
     Its subject need not be the session's.
+    Raises: TransientError; with `any_study` also where this user may not look, so that None is proof.
     """
-    found = await _labelled(client, session.project, [session.label], policy)
+    found = await _labelled(client, session.project, [session.label], policy, is_proof=any_study)
     there = next((one for one in found if one.label == session.label), None)
     if there is None or (there.study_uid not in {"", session.study_uid} and not any_study):
         return None
     return there
 
 
-async def _labelled(client: Client, project: str, labels: Sequence[str], policy: RetryPolicy) -> list[Experiment]:
+async def _labelled(
+    client: Client, project: str, labels: Sequence[str], policy: RetryPolicy, *, is_proof: bool = False
+) -> list[Experiment]:
     """List the archived sessions of these labels, of whatever study: an item alone would not tell its subject's label.
 
     XNAT reads a comma as "or" (QueryOrganizerResource).
     """
     wanted = ",".join(quote(label, safe="") for label in labels)
     path = f"/data/projects/{project}/experiments?{_IMAGE_SESSIONS}&label={wanted}&{_COLUMNS}"
-    return await client.ask("GET", path, replies.labelled, policy)
+    return await client.ask("GET", path, partial(replies.labelled, is_proof=is_proof), policy)
 
 
 async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy) -> frozenset[str]:

@@ -10,10 +10,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakSet
 
 import aiohttp
 import anyio
 import anyio.to_thread
+from aiohttp.connector import Connection
 from yarl import URL
 
 from asyncimport import __version__, replies
@@ -100,6 +102,30 @@ async def unhurried(seconds: float) -> AsyncIterator[None]:
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as errors:
         raise worst(errors) from None
+
+
+class _ClosedWhileIdleError(aiohttp.ServerDisconnectedError):
+    """A connection that had served other requests ended before any byte of the answer came."""
+
+
+def _responses() -> type[aiohttp.ClientResponse]:
+    """Return a class of responses that know whether their connection has served a request before."""
+    served: WeakSet[object] = WeakSet()
+
+    class Response(aiohttp.ClientResponse):
+        async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+            protocol = connection.protocol
+            try:
+                response = await super().start(connection)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if protocol in served:
+                    raise _ClosedWhileIdleError from error
+                raise
+            if protocol is not None:
+                served.add(protocol)
+            return response
+
+    return Response
 
 
 class Client:
@@ -357,7 +383,8 @@ class Client:
             return TransientError(f"no connection to {place} ({error.strerror or error.os_error})", unreachable=True)
         if not isinstance(error, aiohttp.ClientError):
             return _late()
-        return TransientError(f"the connection broke ({type(error).__name__})", cut=True)
+        idle = isinstance(error, _ClosedWhileIdleError)
+        return TransientError(f"the connection broke ({type(error).__name__})", cut=True, idle=idle)
 
 
 @asynccontextmanager
@@ -384,6 +411,7 @@ async def connect(
     connector = aiohttp.TCPConnector(limit=connections, ssl=tls_context(ca_bundle, proxy, verify=verify))
     async with aiohttp.ClientSession(
         connector=connector,
+        response_class=_responses(),
         cookie_jar=aiohttp.DummyCookieJar(),
         # Without TLS the proxy reads the request itself; with it, what goes to the proxy goes there before.
         headers={"User-Agent": _USER_AGENT, **ACCEPTED, **(proxy.headers if server.scheme == "http" else {})},

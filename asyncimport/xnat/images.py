@@ -7,13 +7,14 @@ look again. It may run twice, or after a kill, and must come to the same end.
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from functools import lru_cache, partial
+from typing import TypeVar
 from urllib.parse import quote, unquote
 
 import anyio
 from yarl import URL
 
 from asyncimport import replies
-from asyncimport.errors import NotKeptError, RefusedError, TransientError
+from asyncimport.errors import NotKeptError, OccupiedError, RefusedError, TransientError
 from asyncimport.model import (
     Archived,
     Body,
@@ -27,23 +28,30 @@ from asyncimport.model import (
     Session,
     Verdict,
 )
-from asyncimport.replies import Row
+from asyncimport.replies import OUR_SOURCE, Row
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat.archive import Found, compare, find_session
+from asyncimport.xnat.archive import Found, compare, find_experiment, find_session
 from asyncimport.xnat.client import Client, bounded
+from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.sending import send
 from asyncimport.xnat.site import SiteRules
 from asyncimport.xnat.whereabouts import why_not_here
 
 __all__ = ["Step", "Xnat", "next_step"]
 
+T = TypeVar("T")
+
 _DICOM = {"Content-Type": "application/dicom"}
+# What a person can do about a session that is not what it should be.
+_CLEAR_AWAY = "archive, move or delete it in XNAT's prearchive, then"
+_OTHER_LABEL = "give this one another label, or rename that one, then `--retry held`"
+_MOVE_IT = "correct it in XNAT, then `--retry held`"
 
 
 class Step(Enum):
     """What to do next about a sealed delivery."""
 
-    FINISH = auto()  # commit (or build), then archive
+    FINISH = auto()  # build, then archive
     WAIT = auto()  # XNAT is at work on it
     VERIFY = auto()  # it is in the archive
     STUCK = auto()  # our attempt failed and XNAT marked the row
@@ -93,6 +101,7 @@ class Xnat:
         self._sleep = sleep
         self._import_url = lru_cache(maxsize=1024)(self._make_import_url)
         self._rules = SiteRules(client, self._policy)
+        self._rows = PrearchiveRows(client)
 
     def _make_import_url(self, session: Session) -> URL:
         """Return the address that imports into this session.
@@ -110,10 +119,15 @@ class Xnat:
     async def store(self, claim: Claim, body: Body) -> str:
         """Import one file, once, and return the prearchive URI it went to.
 
-        Raises: TransientError, RefusedError, SourceError when the file is not what was scanned.
+        Before the first file of a delivery it looks for a row that somebody else has begun, and after it at the row
+        that the file went to.
+        Raises: TransientError, OccupiedError, RefusedError, SourceError when the file is not what was scanned.
         """
+        begins = claim.delivery.uri is None
+        if begins:
+            await self._look_before(claim.instance.session)
         try:
-            return await self._import(claim, body)
+            uri = await self._import(claim, body)
         except NotKeptError:
             # A filter's verdict is final. Where there is none to give it, it may have been a mishap.
             found = await self._rules.of(claim.instance.session.project)
@@ -122,6 +136,33 @@ class Xnat:
             what = found.on_import or "a series import filter or anonymisation script"
             message = f"XNAT did not keep the file: {what} rejects it (empty 200)"
             raise RefusedError(message, dropped=True) from None
+        if begins:
+            await self._look_after(claim.delivery, uri)
+        return uri
+
+    async def _look_before(self, session: Session) -> None:
+        """See that no row stands where the session would go, or one that it may go into.
+
+        Raises: OccupiedError, TransientError.
+        """
+        for row in await self._rows.of(session):
+            if reason := replies.other_row(row, session):
+                raise OccupiedError(f"{reason}; {_CLEAR_AWAY} run this again")
+            if row.is_busy:
+                raise TransientError(f"XNAT is at work on a prearchive session of this study ({row.status})")
+
+    async def _look_after(self, delivery: Delivery, uri: str) -> None:
+        """See that the row of the first file is as it should be: it may have been begun in the same moment.
+
+        Raises: OccupiedError, TransientError.
+        """
+        try:
+            row = await self._look(uri)
+        except RefusedError:
+            # Without the right to look it will be held when it is to be finished.
+            return
+        if row is not None and (reason := replies.other_row(row, delivery.session)):
+            raise OccupiedError(f"{reason}, and a file from here is in it; {_CLEAR_AWAY} run this again")
 
     async def is_there(self) -> bool:
         """Tell whether XNAT answers at all."""
@@ -142,49 +183,60 @@ class Xnat:
         return await send(self._client, "POST", url, body, read, _DICOM)
 
     async def finalize(self, sealed: Sealed) -> Verdict:
-        """Commit, archive and verify one delivery; of one that is open, find out what has become of its row.
+        """Build, archive and verify one delivery; of one that is open, find out what has become of its row.
 
-        Raises: TransientError when the server is away.
+        Raises: TransientError when the server is away, or a step failed as often as any other call may.
         """
         delivery = sealed.delivery
         if sealed.archived:
             return await self._look_again(sealed)
-        asked = False
+        asked = was_idle = False
         failures = lost = 0
         trouble = ""
         answer: str | None = None
         pause = self._first_pause
         give_up = anyio.current_time() + self._patience
         while True:
+            wait, step = pause, Step.WAIT
             try:
-                # A server that does not even let itself be looked at is away, and that is no verdict on the session.
-                row = await self._look(delivery)
+                row = await self._look(delivery.uri)
                 found = await self._find(delivery, answer) if row is None else Found()
-            except RefusedError as error:
-                return Held(delivery, str(error))
-            if found.problem is not None:
-                return Held(delivery, found.problem)
-            step = next_step(row, archived=bool(found.experiments), asked=asked)
-            if sealed.is_open and step in {Step.FINISH, Step.STUCK}:
-                # XNAT makes a second row only where it does not find the first one: somebody else has made this one.
-                return Held(delivery, "XNAT puts files of this study into a second row of the prearchive beside ours")
-            try:
-                if step is Step.VERIFY:
-                    return await self._verify(sealed, found)
+                step = next_step(row, archived=bool(found.experiments), asked=asked)
+                if sealed.is_open and step in {Step.FINISH, Step.STUCK}:
+                    # XNAT makes a second row only where it does not find the first one: somebody else has made this.
+                    return Held(
+                        delivery, "XNAT puts files of this study into a second row of the prearchive beside ours"
+                    )
                 if step is Step.STUCK:
                     return Held(
                         delivery,
                         trouble or "XNAT could not archive the session and marked it in the prearchive",
                     )
-                if step is Step.FINISH:
+                if row is not None and step is Step.FINISH:
                     # A build that a proxy did not wait for has come to its end: not again, or it never would.
-                    is_built = asked and row is not None and row.status == "READY"
+                    is_built = asked and row.status == "READY"
                     asked = True
-                    end = await self._finish(delivery, is_built=is_built)
-                    if isinstance(end, Built):
-                        return end
-                    answer = end
-                    return await self._verify(sealed, await self._find(delivery, answer))
+                    try:
+                        end = await self._finish(sealed, row, is_built=is_built)
+                    except TransientError as error:
+                        # What it came to is seen when it is looked at again.
+                        trouble = str(error)
+                        was_idle = error.idle and not was_idle
+                        if was_idle:
+                            continue
+                        failures += 1
+                        if failures >= self._policy.attempts:
+                            raise
+                        wait = max(pause, error.retry_after or 0.0)
+                    else:
+                        if not isinstance(end, str):
+                            return end
+                        answer = end
+                        # XNAT's caches may lag behind its archive by a second.
+                        found = await self._find(delivery, answer)
+                        step = Step.LOST
+                if found.experiments:
+                    return await self._verify(sealed, found)
                 if step is Step.LOST:
                     lost += 1
                     if lost >= self._policy.attempts:
@@ -192,16 +244,11 @@ class Xnat:
                         return Deleted(delivery) if why is None else Held(delivery, why)
             except RefusedError as error:
                 # XNAT answers 500 to the build of a row that is gone (PrearcSessionResource), as to one that failed.
-                if self._archive or step is not Step.FINISH or not await self._is_gone(delivery):
+                if step is not Step.FINISH or not await self._is_gone(delivery):
                     return Held(delivery, str(error))
-            except TransientError as error:
-                trouble = str(error)
-                failures += 1
-                if failures >= self._policy.attempts:
-                    return Held(delivery, trouble)
             if anyio.current_time() > give_up:
                 return Held(delivery, "XNAT has not finished with the session in time")
-            await self._sleep(pause)
+            await self._sleep(wait)
             pause = min(2 * pause, 30.0)
 
     async def _look_again(self, sealed: Sealed) -> Verdict:
@@ -215,12 +262,12 @@ class Xnat:
             return Held(delivery, there.problem or "the session is not in the archive any more")
         return await self._verify(sealed, there)
 
-    async def _look(self, delivery: Delivery) -> Row | None:
-        return await self._client.ask("GET", f"/data{delivery.uri}?format=json", replies.row, self._policy)
+    async def _look(self, uri: str | None) -> Row | None:
+        return await self._client.ask("GET", f"/data{uri}?format=json", replies.row, self._policy)
 
     async def _is_gone(self, delivery: Delivery) -> bool:
         try:
-            return await self._look(delivery) is None
+            return await self._look(delivery.uri) is None
         except RefusedError:
             return False
 
@@ -229,40 +276,72 @@ class Xnat:
         named = unquote(answer.rpartition("/")[2]) if answer else None
         return await find_session(self._client, delivery.session, self._policy, self._rules, named=named)
 
-    async def _finish(self, delivery: Delivery, *, is_built: bool) -> Built | str:
+    async def _finish(self, sealed: Sealed, row: Row, *, is_built: bool) -> Built | Held | str:
         """Take the row to its end, and return the address that XNAT gives it in the archive.
 
-        `build` where the session is to stay in the prearchive, because `commit` archives on auto-archive projects.
+        `build`, and not `commit`: that archives by itself on auto-archive projects, where the session may be meant to
+        stay, without `overwrite`, and before anybody has looked at what it holds. The archive step works on all.
         """
-        action = "commit" if self._archive else "build"
-        at_work = self._client.timeouts.stall + self._client.timeouts.reply
+        delivery, session = sealed.delivery, sealed.delivery.session
+        if reason := replies.other_row(row, session):
+            return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if not is_built:
-            url = self._client.url(f"/data{delivery.uri}?action={action}&SOURCE=uploader{self._manners}")
-            with bounded(at_work):
-                archive_uri = await self._client.call("POST", url, replies.committed)
-            if archive_uri is not None:
-                return archive_uri
+            await self._ask_for(f"/data{delivery.uri}?action=build&SOURCE={OUR_SOURCE}{self._manners}", replies.built)
+        if reason := await self._surplus(sealed):
+            return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if not self._archive:
             return Built(delivery, f"/data{delivery.uri}")
+        if reason := await self._in_the_way(delivery):
+            return Held(delivery, f"{reason}; {_OTHER_LABEL}")
         overwrite = "" if self._overwrite == "none" else f"&overwrite={self._overwrite}"
-        url = self._client.url(f"/data/services/archive?src={quote(delivery.uri or '')}{overwrite}{self._manners}")
-        with bounded(at_work):
-            return await self._client.call("POST", url, replies.archived)
+        path = f"/data/services/archive?src={quote(delivery.uri or '')}{overwrite}{self._manners}"
+        uri = await self._ask_for(path, replies.archived)
+        names = replies.archived_as(uri)
+        if names is not None and (reason := replies.misplaced(names[0], session)):
+            return Held(delivery, f"{reason}; {_MOVE_IT}", uri)
+        return uri
+
+    async def _ask_for(self, path: str, read: Callable[[replies.Reply], T]) -> T:
+        """Ask XNAT, once, for something that takes its time."""
+        with bounded(self._client.timeouts.stall + self._client.timeouts.reply):
+            return await self._client.call("POST", self._client.url(path), read)
+
+    async def _surplus(self, sealed: Sealed) -> str | None:
+        """Say how many files of a built row did not come from us; None where all did, or nobody has counted them."""
+        uri, most = sealed.delivery.uri, sealed.most_files
+        if most is None:
+            return None
+        if self._overwrite != "none":
+            # Who asks for it lets files that came late take their place, whichever row of ours they were meant for.
+            most = max(most, len(sealed.sop_uids))
+        found = await self._client.ask("GET", f"/data{uri}/resources?format=json", replies.file_count, self._policy)
+        if found is None or found <= most:
+            return None
+        return f"the prearchive holds {found - most:,} files more than were sent there ({uri})"
+
+    async def _in_the_way(self, delivery: Delivery) -> str | None:
+        """Say what has the label in the archive, if it is not this session: XNAT would merge the two by the label."""
+        session = delivery.session
+        there = await find_experiment(self._client, session, self._policy, any_study=True)
+        if there is None:
+            return None
+        # A script may have mapped the study of what an earlier delivery has brought there.
+        if delivery.number > 1 and (await self._rules.of(session.project)).maps_studies is not False:
+            return replies.misplaced(there.subject, session)
+        return replies.other_session(there, session)
 
     async def _verify(self, sealed: Sealed, there: Found) -> Verdict:
         """Compare what the archive holds with what XNAT acknowledged."""
         delivery, session = sealed.delivery, sealed.delivery.session
+        first = there.experiments[0]
+        subject = first.subject or session.subject
+        uri = f"/data/archive/projects/{session.project}/subjects/{subject}/experiments/{first.label}"
         if there.problem is not None:
-            return Held(delivery, there.problem)
-        if not there.experiments:
-            # XNAT's caches may lag behind its archive by a second.
-            raise TransientError("the archived session cannot be found under its label and study")
-        label = there.experiments[0].label
-        uri = f"/data/archive/projects/{session.project}/subjects/{session.subject}/experiments/{label}"
+            return Held(delivery, f"{there.problem}; {_MOVE_IT}", uri)
         try:
             found = await compare(self._client, session, there.experiments, sealed.sop_uids, self._policy, self._rules)
         except (RefusedError, TransientError) as error:
-            if isinstance(error, TransientError) and (error.unreachable or error.overload):
+            if isinstance(error, TransientError) and (error.unreachable or error.overload or error.cut):
                 raise
             # It is archived; that it could not be looked into is told apart, and `verify` can do it later.
             return Archived(delivery, uri, None)

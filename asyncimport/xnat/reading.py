@@ -2,7 +2,7 @@
 
 | what                | bytes, unpacked | why                                                                       |
 |---------------------|-----------------|---------------------------------------------------------------------------|
-| an answer (ANSWER)  | 1 MiB           | an import, a commit, a PUT, a login is answered with an address or a text  |
+| an answer (ANSWER)  | 1 MiB           | an import, a build, a PUT, a login is answered with an address or a text   |
 | a listing (LISTING) | 256 MiB         | the catalog of 400,000 instances has 140 MB                               |
 | a file (FILE)       | 64 GiB          | a row of the prearchive, as a zip                                         |
 | an error, a page    | 64 KiB          | status, heading and address of the form are at its beginning; none fails  |

@@ -25,9 +25,9 @@ _CACHES = RetryPolicy(attempts=3)
 async def check_project(
     client: Client, project: str, policy: RetryPolicy = _POLICY, caches: RetryPolicy = _CACHES
 ) -> str:
-    """Return the ID of the project (which may be named by an alias), if this user may import, commit and archive there.
+    """Return the ID of the project (which may be named by an alias), if this user may import, build and archive there.
 
-    Import needs the right to read only, and puts files elsewhere without it; commit and archive need to edit.
+    Import needs the right to read only, and puts files elsewhere without it; build and archive need to edit.
     Raises: ProjectMissingError, ProjectReadOnlyError, UnavailableError.
     """
 

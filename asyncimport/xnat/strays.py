@@ -74,7 +74,7 @@ async def remove_stray(client: Client, stray: Stray, policy: RetryPolicy) -> Non
     if row.quiet_seconds < _QUIET_SECONDS:
         raise RefusedError("a file may have come into it within the last minute: try again in a few minutes")
     there = await find_session(client, stray.session, policy, SiteRules(client, policy))
-    if not there.experiments:
+    if there.problem is not None or not there.experiments:
         raise RefusedError(there.problem or "the archive has no session of this label and study")
     before = await _built(client, stray, row, policy)
     found = await _downloaded(client, stray, policy)
@@ -112,7 +112,7 @@ async def _built(client: Client, stray: Stray, row: Row, policy: RetryPolicy) ->
     if row.is_receiving:
         if row.source != OUR_SOURCE:
             raise RefusedError(f"it is receiving files ({row.status})")
-        await client.ask("POST", f"{stray.uri}?action=build&SOURCE={OUR_SOURCE}", replies.committed, policy)
+        await client.ask("POST", f"{stray.uri}?action=build&SOURCE={OUR_SOURCE}", replies.built, policy)
     state = await _state(client, stray, policy)
     if state is None:
         raise RefusedError("it has no session document that tells what is in it")
