@@ -147,6 +147,24 @@ async def test_a_token_logs_in_under_the_name_of_its_owner() -> None:
         assert await who(client) == "User 'somebody' is logged in"
 
 
+async def test_nobody_asks_as_a_guest(xnat: TestXnat, url: str) -> None:
+    """The login could not be renewed, as the server was overloaded: the next call logs in before it asks anything."""
+
+    def read(reply: Reply) -> Reply:
+        if reply.status == 401:
+            raise LoginExpiredError("expired")
+        return reply
+
+    async with logged_in(url) as client:
+        xnat.expire_logins()
+        xnat.faults.add(Fault("login", Status(503)))
+        with pytest.raises(TransientError, match="503"):
+            await client.call("GET", client.url("/data/auth"), read)
+        reply = await client.call("GET", client.url("/data/auth"), as_it_is)
+        assert reply.text == "User 'demo' is logged in"
+    assert xnat.live_logins("demo") == 0
+
+
 async def test_an_expired_login_is_renewed_once_for_all_calls(xnat: TestXnat, url: str) -> None:
     """Thirty-two requests are in flight under one cookie when it expires: one new login serves all of them."""
     together = 32

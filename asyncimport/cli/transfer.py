@@ -33,12 +33,13 @@ from asyncimport.errors import (
     UsageError,
 )
 from asyncimport.eventlog import Began, Ended, Entry
-from asyncimport.events import Enclosing, Event
+from asyncimport.events import Away, Enclosing, Event
 from asyncimport.journal import Journal, Ledger, Waiting
+from asyncimport.limits import OutageMonitor
 from asyncimport.model import Stray, Summary
 from asyncimport.pipeline import run
 from asyncimport.plan import EVERYTHING, Plan, PlannedRoutes, Planning, Severity
-from asyncimport.progress import Totals
+from asyncimport.progress import Totals, human_seconds
 from asyncimport.receipts import check_receipts, write_receipts
 from asyncimport.retry import RetryPolicy
 from asyncimport.routing import AttachRule, Choice, Router, Selected, resource_of
@@ -245,6 +246,8 @@ class Uploads:
         self._quiet = quiet
         self._client: Client | None = None
         self._first: int | None = None
+        self._report: Callable[[Event], None] = lambda _: None
+        self._monitor = OutageMonitor(task.options.max_outage, report=lambda reason: self._report(Away(reason)))
         self._told: set[str] = set()
 
     @property
@@ -299,13 +302,21 @@ class Uploads:
             self._record(_beginning(task, outcome.run, rules))
 
             def report(event: Event) -> None:
+                if isinstance(event, Away):
+                    if (event.reason is None) == (outcome.totals.away is None):
+                        # Several find out that it is so.
+                        return
+                    self._tell_away(event.reason)
                 outcome.totals.note(event)
                 self._record(event)
+
+            self._report = report
 
             # Under one fixed label any second study collides, and that is better known before anything is sent.
             options = replace(task.options, scan_first=task.options.scan_first or _one_session(routes))
             try:
-                await self._send(replace(task, options=options), source, routes, journal, outcome, report)
+                async with self._monitor.guard():
+                    await self._send(replace(task, options=options), source, routes, journal, outcome, report)
             except FatalError as error:
                 outcome.error = error
             ledger = Ledger.of(journal, since=self._first)
@@ -359,13 +370,16 @@ class Uploads:
                 connect(
                     task.host,
                     task.credentials,
-                    connections=max(task.options.workers + task.options.finalizers, task.options.enclosers),
+                    # One more, to ask whether the server answers when all others hang.
+                    connections=max(task.options.workers + task.options.finalizers, task.options.enclosers) + 1,
                     max_rate=task.options.max_rate,
                     timeouts=task.timeouts,
                     ca_bundle=task.ca_bundle,
                     verify=task.verify,
+                    monitor=self._monitor,
                 )
             )
+            self._monitor.is_there = self._client.is_there
         return self._client
 
     async def _sweep(self, client: Client, journal: Journal) -> list[Stray] | None:
@@ -375,6 +389,14 @@ class Uploads:
         except (RefusedError, TransientError) as error:
             self._tell(f"the prearchive could not be looked through for stray sessions: {error}")
             return None
+
+    def _tell_away(self, reason: str | None) -> None:
+        if self._quiet or self._err.is_terminal:
+            # There it stands in the line of progress.
+            return
+        longest = human_seconds(self._task.options.max_outage)
+        text = "the server is back" if reason is None else f"the server is away: {reason}; waiting {longest} at most"
+        self._err.print(Text(plain(text)))
 
     def _tell(self, text: str) -> None:
         if text not in self._told:

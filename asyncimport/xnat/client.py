@@ -8,6 +8,8 @@ import base64
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakSet
@@ -22,11 +24,13 @@ from asyncimport import __version__, replies
 from asyncimport.errors import (
     LoginExpiredError,
     LoginRefusedError,
+    NotKeptError,
+    RefusedError,
     TransientError,
     UnavailableError,
     worst,
 )
-from asyncimport.limits import Rate
+from asyncimport.limits import OutageMonitor, Rate
 from asyncimport.replies import Reply
 from asyncimport.retry import RetryPolicy, retrying
 from asyncimport.xnat.proxies import DIRECT, Proxy, proxy_for
@@ -48,6 +52,8 @@ _CERTIFICATE_HINTS = {
 }
 # What ends a run, or is under way when it ends, gets no longer than this.
 _LAST_SECONDS = 5.0
+# The same, when the server is known to be away.
+_LAST_MOMENT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +91,14 @@ def bounded(seconds: float) -> Iterator[anyio.CancelScope]:
 
 
 @asynccontextmanager
-async def unhurried(seconds: float) -> AsyncIterator[None]:
-    """Let a block go on for so many seconds after it has been cancelled: XNAT may have done its part by then."""
+async def unhurried(seconds: Callable[[], float]) -> AsyncIterator[None]:
+    """Let a block go on for so many seconds after it was cancelled: XNAT may have done its part by then."""
 
     async def hurry(scope: anyio.CancelScope) -> None:
         try:
             await anyio.sleep_forever()
         finally:
-            scope.deadline = anyio.current_time() + seconds
+            scope.deadline = anyio.current_time() + seconds()
 
     try:
         async with anyio.create_task_group() as tasks:
@@ -139,18 +145,21 @@ class Client:
         timeouts: Timeouts,
         proxy: Proxy = DIRECT,
         rate: Rate | None = None,
+        monitor: OutageMonitor | None = None,
     ) -> None:
         self._http = http
         self._host = host
         self._credentials = credentials
         self.timeouts = timeouts
         self.rate = rate
+        self._monitor = monitor or OutageMonitor(inf)
         self._in_time = aiohttp.ClientTimeout(total=timeouts.stall + timeouts.reply, sock_connect=timeouts.connect)
         self._proxy = proxy
         self._headers: Mapping[str, str] = {}
         self._logins = 0
         self._renewing = anyio.Lock()
         self._refused: LoginRefusedError | None = None
+        self._is_lost = False
 
     def url(self, path: str) -> URL:
         """Return the address of a path below XNAT's, such as `/data/projects`; the path is encoded already."""
@@ -173,13 +182,37 @@ class Client:
         no answer came, LoginExpiredError after the login was renewed (ask again), and whatever `read` raises.
         """
         login = self._logins
+        if self._is_lost:
+            # The login could not be renewed the last time: without one we would be a guest, who sees other things.
+            await self._renew(login)
+            login = self._logins
         timeout = self._in_time if in_time else None
-        answer = await self._exchange(method, url, data, {**self._headers, **(headers or {})}, timeout, most)
         try:
-            return read(answer)
+            with self._told():
+                answer = await self._exchange(method, url, data, {**self._headers, **(headers or {})}, timeout, most)
+                return read(answer)
         except LoginExpiredError:
             await self._renew(login)
             raise
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell the monitor of a call how it ends: whatever XNAT answers has got through."""
+        monitor = self._monitor
+        monitor.began()
+        note = monitor.dropped
+        try:
+            yield
+            note = monitor.got_through
+        except TransientError as error:
+            answered = error.judges_file or isinstance(error, LoginExpiredError | NotKeptError)
+            note = monitor.got_through if answered else partial(monitor.failed, error)
+            raise
+        except (RefusedError, UnavailableError):
+            note = monitor.got_through
+            raise
+        finally:
+            note()
 
     async def ask(self, method: str, path: str, read: Callable[[Reply], T], policy: RetryPolicy) -> T:
         """Ask a question without a body, again while it fails for a time."""
@@ -209,7 +242,7 @@ class Client:
 
         async def once() -> None:
             login = self._logins
-            with bounded(self.timeouts.reply) as scope:
+            with self._told(), bounded(self.timeouts.reply) as scope:
                 async with self._answer("GET", self.url(path), None, self._headers) as response:
                     if response.status == 200:
                         await self._write(response, into, scope)
@@ -243,7 +276,8 @@ class Client:
         Raises: LoginRefusedError, UnavailableError, TransientError.
         """
         try:
-            await self._log_in()
+            with self._told():
+                await self._log_in()
         except LoginExpiredError:
             # The password was right, and the login is dead already: the server has restarted in between, it may be.
             try:
@@ -256,7 +290,7 @@ class Client:
 
     async def _log_in(self) -> None:
         try:
-            async with unhurried(_LAST_SECONDS):
+            async with unhurried(self._last_seconds):
                 cookies = await self._new_login()
                 self._headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
                 self._logins += 1
@@ -287,11 +321,14 @@ class Client:
             return
         with anyio.CancelScope(shield=True):
             try:
-                with bounded(_LAST_SECONDS):
+                with bounded(self._last_seconds()):
                     await self._exchange("DELETE", self.url("/data/JSESSION"), None, self._headers)
             except (TransientError, UnavailableError):
                 pass
         self._headers = {}
+
+    def _last_seconds(self) -> float:
+        return _LAST_MOMENT if self._monitor.is_on else _LAST_SECONDS
 
     async def _renew(self, login: int) -> None:
         """Log in again, once for all calls that found the login `login` dead."""
@@ -301,8 +338,10 @@ class Client:
             if self._logins == login:
                 # It need not be dead because one call was told so, and would stay open beside the new one.
                 await self.log_out()
+                self._is_lost = True
                 try:
                     await self.log_in()
+                    self._is_lost = False
                 except LoginRefusedError as error:
                     # Those who wait for their turn must not try it too: refusals add up to a locked account.
                     self._refused = error
@@ -398,11 +437,12 @@ async def connect(
     verify: bool = True,
     policy: RetryPolicy | None = None,
     max_rate: float | None = None,
+    monitor: OutageMonitor | None = None,
 ) -> AsyncIterator[Client]:
     """Log in to the XNAT at `host` (context path included), and out at the end.
 
     `connections` bounds the open connections, `max_rate` the bytes of bodies that go out in a second. A proxy, and a
-    bundle that none is given for, come from the environment.
+    bundle that none is given for, come from the environment. The `monitor` is told of each call.
     Raises: LoginRefusedError, UnavailableError, UsageError.
     """
     timeouts = timeouts or Timeouts()
@@ -419,7 +459,9 @@ async def connect(
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
         trust_env=False,  # it would also send Basic credentials from ~/.netrc
     ) as http:
-        client = Client(http, server, credentials, timeouts, proxy, None if max_rate is None else Rate(max_rate))
+        client = Client(
+            http, server, credentials, timeouts, proxy, None if max_rate is None else Rate(max_rate), monitor
+        )
         try:
             await retrying(client.log_in, policy or RetryPolicy(attempts=3))
         except TransientError as error:
