@@ -588,7 +588,7 @@ async def test_testserver_strikes_with_the_faults_of_a_file(commands: Commands, 
         (b"{}", ["faults are a list, not {}"]),
         (
             b'[{"kind": "import"}, {"kind": "import", "action": "empty"}, {"action": "empty"}]',
-            ["fault 1: action: null is none of conflict, ", "fault 3: kind is missing"],
+            ["fault 1: action: null is none of administer, ", "fault 3: kind is missing"],
         ),
     ],
     ids=["missing", "empty", "no text", "deep", "no list", "mistakes"],
