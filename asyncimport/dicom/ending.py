@@ -46,6 +46,7 @@ _NO_PIXELS, _DEFLATED = "the pixel data is missing", "the deflated data does not
 _NOTHING = "the data set is missing"
 
 _DEEPEST = 100  # items within items: reports have twenty
+_MOST_AT_TOP = 1_000_000  # of what is not stepped over quickly
 _MOST_BEFORE = 10_000  # elements before the data set: a command has thirty, and meta information fifteen
 _ITEM_NUMBER = ITEM & 0xFFFF
 _SYNTAX = 0x0002_0010
@@ -129,8 +130,7 @@ def _check_few(file: File) -> None:
 
 def _shortfall(source: Bytes, begin: int, encoding: Encoding, sop_class: str) -> str:
     at = begin
-    stray = 0
-    while True:
+    for _ in range(_MOST_AT_TOP):
         at = _stride(source, at, encoding)
         if _pixels_end(source, at, encoding):
             return ""
@@ -146,15 +146,14 @@ def _shortfall(source: Bytes, begin: int, encoding: Encoding, sop_class: str) ->
             break  # padding
         if tag >> 16 == DELIMITERS:
             at = value
-            stray += 1
-            if stray > _MOST_BEFORE:
-                raise TooLarge(f"more than {_MOST_BEFORE:,} delimiters end nothing")
         elif length != UNDEFINED:
             at = value + length
         elif (end := _end_of_sequence(source, value, encoding)) is not None:
             at = end
         else:
             return _SEQUENCE
+    else:
+        raise TooLarge(f"the data set has more than {_MOST_AT_TOP:,} sequences and delimiters")
     if at == begin:
         return _NOTHING
     return _NO_PIXELS if _must_have_pixels(source, begin, encoding, sop_class) else ""
