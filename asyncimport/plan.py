@@ -387,7 +387,7 @@ def _of_files(found: Survey, *, truncated: bool) -> list[Problem]:
             case FileKind.CONTAINER:
                 code, advice = "archive-file", "unpack it, or --ignore-archives"
             case FileKind.LINK:
-                code, advice = "link", "--follow-links follows it"
+                code, advice = "link", "or leave it out with --exclude"
             case FileKind.INNER_LINK:
                 code, advice = "inner-link", "nothing is lost by that"
             case _:

@@ -2134,11 +2134,19 @@ LACKING = (
     ),
     Mutant(
         "large-files-are-digested",
-        "A receipt of a large file names no digest.",
+        "A receipt of a large file has a digest of what lies there at the end, and not of what was sent.",
         "source.py",
         "sha256.digest() if sha256 is not None else None",
         "None",
-        (f"{_LOST}test_receipts_tell_what_arrived",),
+        (f"{_SAME}test_every_file_has_a_digest",),
+    ),
+    Mutant(
+        "large-files-are-known-again",
+        "A large file that was restored or moved is not known to be what was sent.",
+        "source.py",
+        "self.xxh3 = xxh3.digest()",
+        "self.xxh3 = None",
+        (f"{_SAME}test_every_file_has_a_digest",),
     ),
     Mutant(
         "receipts-of-the-stored-only",

@@ -1,5 +1,6 @@
 """What proves that a file is the one that was sent: more than path, size and time, which many things keep."""
 
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -225,7 +226,7 @@ async def test_a_journal_of_before_proves_nothing_about_what_was_touched(
     safe, told = await safe_of(ready, tmp_path / "safe")
     assert (safe, told.json["safe_to_delete"], told.json["kept_back"]) == (set(), 0, 4)
     shown = await ready("verify", "--safe-to-delete", tmp_path / "safe")
-    assert "4 others are kept back: they are not known to hold what was sent" in shown.out
+    assert "4 kept back: not known to hold what was sent" in shown.out
 
 
 async def test_moved_without_a_digest(xnat: TestXnat, ready: Commands, visit: Path, tmp_path: Path) -> None:
@@ -271,17 +272,21 @@ async def test_attachments_are_put_back_from_a_new_file_server(xnat: TestXnat, r
     assert list(session.own_resources["DATA"].files) == ["a.csv"]
 
 
-async def test_every_file_has_a_digest(ready: Commands, visit: Path) -> None:
-    """Small ones, and large ones that are read as they are sent."""
+@pytest.mark.parametrize("receipts", [False, True])
+async def test_every_file_has_a_digest(ready: Commands, visit: Path, tmp_path: Path, receipts: bool) -> None:
+    """Small ones, and large ones that are read as they are sent; another one where receipts are written."""
     write(visit / "large", image(9, pixels=2 * LARGE))
-    assert (await ready("upload", visit, *WORDS)).code == 0
+    extra: tuple[Any, ...] = ("--receipts", tmp_path / "receipts") if receipts else ()
+    assert (await ready("upload", visit, *WORDS, *extra)).code == 0
     with closing(sqlite3.connect(journal_of(ready))) as connection:
-        kept = dict(
-            connection.execute("SELECT f.path, i.xxh3 FROM instance i JOIN file f ON f.key = i.file").fetchall()
-        )
-    assert {os.fsdecode(path): digest for path, digest in kept.items()} == {
-        os.fspath(path): xxhash.xxh3_128_digest(path.read_bytes()) for path in visit.iterdir()
-    }
+        kept = connection.execute("SELECT f.path, i.xxh3, i.sha256 FROM instance i JOIN file f ON f.key = i.file")
+        assert {Path(os.fsdecode(path)): digests for path, *digests in kept} == {
+            path: [
+                xxhash.xxh3_128_digest(path.read_bytes()),
+                hashlib.sha256(path.read_bytes()).digest() if receipts else None,
+            ]
+            for path in visit.iterdir()
+        }
 
 
 async def test_what_waits_is_looked_into_again(xnat: TestXnat, ready: Commands, visit: Path) -> None:

@@ -422,7 +422,7 @@ def _show(out: Console, result: _Result) -> None:
     if result.safe is not None:
         out.print(Text(f"{result.safe:,} files are safe to delete: their instances were just seen in the archive"))
         if result.kept_back:
-            out.print(Text(f"{result.kept_back:,} others are kept back: they are not known to hold what was sent"))
+            out.print(Text(f"{result.kept_back:,} kept back: not known to hold what was sent"))
     if result.strays is not None:
         out.print(Text(f"{len(result.strays):,} stray sessions in the prearchive", style="bold"))
         for stray, outcome in result.strays:
