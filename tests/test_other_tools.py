@@ -83,6 +83,7 @@ async def test_rows_under_another_subject_are_not_filled(
     assert ended.code == 9, ended.err
     assert states(ended) == {("held", None)}
     assert ended.json["files"]["left"] == len(EVERY)
+    assert ended.json["strays"] == []
     for detail in ended.json["details"]:
         subject = detail["subject"]
         assert f"its subject is WRONG_{subject}, not {subject}" in detail["reason"]

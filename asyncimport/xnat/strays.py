@@ -53,6 +53,8 @@ async def find_strays(
         # XNAT shows rows without a project to those who may see all: what it misrouted is among them.
         if row.project in {project, "Unassigned"} and row.uri not in known
         if (session := ours.get((row.study_uid, row.label))) is not None
+        # What another subject's files are in was begun by somebody else.
+        if not row.subject or replies.same_label(row.subject, session.subject)
     ]
 
 
