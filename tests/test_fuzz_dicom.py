@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -68,10 +69,17 @@ def archives() -> list[bytes]:
     return [zipped(text, image), tarred(text, image), gzip.compress(image), *packed]
 
 
+def elements_in(content: bytes) -> list[int]:
+    """Return where elements at the top begin, as far as the oracle comes: it goes into each sequence by a call."""
+    places: list[int] = []
+    with suppress(RecursionError):
+        is_cut(content, places)
+    return places
+
+
 def places_in(content: bytes) -> list[int]:
     """Return where elements at the top and delimiters begin."""
-    places: list[int] = []
-    is_cut(content, places)
+    places = elements_in(content)
     for delimiter in DELIMITERS:
         at = content.find(delimiter)
         while at >= 0 and len(places) < 10_000:
@@ -211,9 +219,7 @@ def made_by(seed: str) -> bytes:
 
 def meta_ends(content: bytes) -> int:
     """Return where the data set begins."""
-    places: list[int] = []
-    is_cut(content, places)
-    return next((at for at in places if content[at : at + 2] != b"\2\0"), 132)
+    return next((at for at in elements_in(content) if content[at : at + 2] != b"\2\0"), 132)
 
 
 @dataclass
