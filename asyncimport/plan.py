@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.events import Event, Scanned
-from asyncimport.journal import Survey, Surveyed
+from asyncimport.journal import Looks, Survey, Surveyed
 from asyncimport.manifest import Key, KeyKind, PlanRow
 from asyncimport.model import File, FileKind, Ignored, Patient, Session
 from asyncimport.replies import Experiment, Row, SeriesFilter, other_row
@@ -113,6 +113,12 @@ class Plan:
         return sum(problem.severity is Severity.ERROR for problem in self.problems)
 
     @property
+    def waiting(self) -> Mapping[str, str]:
+        """Return why each study waits that may still be being written."""
+        found = [problem for problem in self.problems if problem.code == "being-written"]
+        return {problem.study_uid: f"it is being written: {problem.text}" for problem in found}
+
+    @property
     def faulty(self) -> Mapping[str, str]:
         """Return what is wrong with each study that an error keeps from being sent."""
         errors = [problem for problem in self.problems if problem.severity is Severity.ERROR and problem.study_uid]
@@ -140,20 +146,20 @@ def make_plan(
     suffix: bool = False,
     choice: Choice = EVERYTHING,
     limit: int | None = None,
-    quiet_since: float | None = None,
+    looks: Looks | None = None,
     resource_of: Callable[[str], str | None] = lambda _: None,
 ) -> Plan:
     """Route every study that the choice asks for, the first `limit` at most by their places, and compare them all.
 
-    With `quiet_since` (seconds since 1970), studies are left out of which a file has changed after that.
+    With `looks`, studies are left out that may still be being written.
     With `suffix`, studies whose label another one has already get `_2`, `_3` and so on behind it, in the order of their
     dates; else they are errors. It blocks: call it in a worker thread.
     """
     problems: list[Problem] = []
     drafts = _drafts(found, routes, problems, choice, truncated=truncated, relative=relative)
-    if quiet_since is not None:
-        drafts = [_quiet(draft, quiet_since, problems) for draft in drafts]
-        drafts += _unfinished(found, drafts, quiet_since, problems)
+    if looks is not None:
+        drafts = [_quiet(draft, looks, problems) for draft in drafts]
+        drafts += _unfinished(found, drafts, looks, problems)
     if limit is not None:
         drafts = _first(drafts, limit)
     drafts = list(_distinct(drafts, problems, suffix=suffix))
@@ -251,23 +257,30 @@ class _Draft:
         return replace(self, session=None)
 
 
-def _quiet(draft: _Draft, since: float, problems: list[Problem]) -> _Draft:
-    """Leave a study out that is still being written, it may be."""
-    if draft.session is None or draft.study.newest <= since:
+def _quiet(draft: _Draft, looks: Looks, problems: list[Problem]) -> _Draft:
+    """Leave a study out that is still being written, it may be; tell of files that are dated in the future."""
+    study = draft.study
+    if files := looks.ahead.get(study.study_uid):
+        text, advice = f"{files} of its files are dated in the future", "set the clock; their times are not gone by"
+        problems.append(_problem("dated-ahead", Severity.WARNING, study, text, advice))
+    if draft.session is None or study.study_uid not in looks.waiting:
         return draft
-    advice = "it is sent when its files have been quiet"
-    problems.append(_problem("being-written", Severity.INFO, draft.study, "a file of it has just changed", advice))
+    problems.append(_being_written(study, looks))
     return draft.without_place()
 
 
-def _unfinished(found: Survey, drafts: Sequence[_Draft], since: float, problems: list[Problem]) -> list[_Draft]:
+def _being_written(study: Surveyed, looks: Looks) -> Problem:
+    advice = "it is sent when its files have been quiet"
+    return _problem("being-written", Severity.INFO, study, looks.waiting[study.study_uid], advice)
+
+
+def _unfinished(found: Survey, drafts: Sequence[_Draft], looks: Looks, problems: list[Problem]) -> list[_Draft]:
     """Leave studies out of which no file is whole yet, as they are being written, it may be."""
     known = {draft.study.study_uid for draft in drafts}
     left = []
     for study in found.studies(truncated=True):
-        if study.study_uid not in known and study.newest > since:
-            text, advice = "a file of it has just changed", "it is sent when its files have been quiet"
-            problems.append(_problem("being-written", Severity.INFO, study, text, advice))
+        if study.study_uid not in known and study.study_uid in looks.waiting:
+            problems.append(_being_written(study, looks))
             left.append(_Draft(study, None, ("", ""), frozenset()))
     return left
 

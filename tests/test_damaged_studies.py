@@ -32,7 +32,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "index": ("-E", "{PatientID}_{StudyIndex}"),
     "suffix": ("--on-collision", "suffix"),
     "limit": ("--limit", "5"),
-    "quiet": ("--quiet-time", "2m"),
+    "quiet": ("--quiet-time", "0.01s"),
     "plan": ("--plan",),
 }
 
@@ -48,6 +48,9 @@ async def test_it_is_unreadable_on_every_way(
         target = tmp_path / "plan.csv"
         assert (await commands("plan", source, "-P", "demo", "--out", target)).code == 8
         words = (*words, target)
+    if way == "quiet":
+        # The first of two looks.
+        await commands(*words, "--dry-run")
     rehearsed = await commands(*words, "--dry-run")
     assert (rehearsed.code, {one["code"] for one in rehearsed.json["problems"]}) == (8, {"unreadable"}), rehearsed.out
     for _ in range(2):
@@ -89,7 +92,7 @@ async def test_a_first_file_in_the_midst_of_being_copied_is_not_damaged(
     assert {one["kind"] for one in ended.json["problems"]} == {"excluded"}
 
 
-@pytest.mark.parametrize("way", [("--limit", "5"), ("--quiet-time", "2m")])
+@pytest.mark.parametrize("way", [("--limit", "5"), ("--quiet-time", "0.01s")])
 async def test_what_a_plan_finds_wrong_is_told_by_a_pilot(
     xnat: TestXnat, url: str, commands: Commands, source: Path, way: tuple[str, ...]
 ) -> None:
@@ -98,7 +101,9 @@ async def test_what_a_plan_finds_wrong_is_told_by_a_pilot(
     for number, patient in ((5, "A 1"), (6, "A_1")):
         write(source / "two" / f"{number}", image(number, StudyInstanceUID="1.2.5", PatientID=patient))
         os.utime(source / "two" / f"{number}", (OLD, OLD))
-    ended = await commands("upload", source / "two", source / "sound", "-P", "demo", "-o", "json", *way)
+    words: tuple[Any, ...] = ("upload", source / "two", source / "sound", "-P", "demo", "-o", "json", *way)
+    await commands(*words, "--dry-run")
+    ended = await commands(*words)
     assert (ended.code, ended.json["files"]["skipped"]) == (8, 2), ended.out
     assert [one["reason"] for one in ended.json["problems"]] == ["study 1.2.5: its files differ in PatientID"]
     assert xnat.sop_uids() == {sop(1)}

@@ -48,26 +48,6 @@ def run_over(xnat: TestXnat, kind: str, *, nth: int = 1) -> anyio.Event:
     return event
 
 
-async def test_a_study_that_is_being_written_waits(
-    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
-) -> None:
-    """One of its files has just changed: none of it is sent; a later run, as cron makes it, takes it."""
-    place = tmp_path / "drop"
-    drop(place / "a", 1, 3)
-    drop(place / "b", 2, 2)
-    drop(place / "b", 3, 1)
-    os.utime(place / "b" / "20")
-    commands.login(url)
-    words = ("upload", place, "-P", "demo", "-o", "json", "--quiet-time", "5m")
-    first = await commands(*words)
-    assert (first.code, first.json["files"]["stored"], first.json["files"]["skipped"]) == (0, 4, 2)
-    assert {one.label for one in xnat.archived} == {"P1_20200102", "P3_20200102"}
-    drop(place / "b", 2, 2)
-    second = await commands(*words)
-    assert (second.code, second.json["files"]["stored"], second.json["files"]["already_stored"]) == (0, 2, 4)
-    assert len(xnat.archived) == 3
-
-
 async def test_a_watch_takes_what_comes_until_it_is_stopped(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:

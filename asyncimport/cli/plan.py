@@ -175,6 +175,7 @@ async def plan_of(
                 await survey(source, found, totals.note)
         if stop.requested:
             return None
+        looks = await anyio.to_thread.run_sync(found.look, time.time(), quiet_time) if quiet_time else None
         make = partial(
             make_plan,
             found,
@@ -185,7 +186,7 @@ async def plan_of(
             suffix=suffix,
             choice=choice,
             limit=limit,
-            quiet_since=time.time() - quiet_time if quiet_time else None,
+            looks=looks,
             resource_of=lambda path: resource_of(attach, source.relative(path).replace(os.sep, "/")),
         )
         return await anyio.to_thread.run_sync(make)

@@ -272,6 +272,7 @@ class Uploads:
             await anyio.to_thread.run_sync(check_receipts, task.receipts)
         source = await anyio.to_thread.run_sync(task.source)
         routes, rules = task.routes, task.routes.rules
+        waiting: Mapping[str, str] = {}
         decided_as_a_whole = isinstance(routes, Router) and (
             task.suffix or routes.project is None or routes.needs_whole_study
         )
@@ -283,7 +284,10 @@ class Uploads:
             if task.limit is not None or task.quiet_time:
                 sent = {row.study_uid for row in found.rows if not row.skip}
                 wrong = {one.study_uid: one.text for one in found.problems if one.severity is Severity.ERROR}
-                task = replace(task, choice=task.choice.of(sent, {row.study_uid for row in found.rows}, wrong))
+                known = {row.study_uid for row in found.rows}
+                waiting = found.waiting
+                choice = task.choice.of(sent, known, wrong, waiting, has_limit=task.limit is not None)
+                task = replace(task, choice=choice)
             if decided_as_a_whole:
                 routes = PlannedRoutes(found.rows, faulty=found.faulty)
         path = task.journal or journal_path(task.host, task.project, task.state_dir)
@@ -312,6 +316,7 @@ class Uploads:
 
             self._report = report
 
+            await anyio.to_thread.run_sync(journal.let_wait, waiting)
             # Under one fixed label any second study collides, and that is better known before anything is sent.
             options = replace(task.options, scan_first=task.options.scan_first or _one_session(routes))
             try:

@@ -14,7 +14,7 @@ from asyncimport.journal.intake import Admission, Gone, Twin
 from asyncimport.journal.ledger import Arrived, Ledger, SentFile
 from asyncimport.journal.queue import Journal
 from asyncimport.journal.subjects import DueSubject
-from asyncimport.journal.survey import Header, Odd, Survey, Surveyed
+from asyncimport.journal.survey import Header, Looks, Odd, Survey, Surveyed
 
 __all__ = [
     "Admission",
@@ -24,6 +24,7 @@ __all__ = [
     "Header",
     "Journal",
     "Ledger",
+    "Looks",
     "Odd",
     "SentFile",
     "Survey",

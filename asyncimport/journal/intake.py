@@ -72,6 +72,16 @@ _Found = tuple[int, Instance | Ignored, int | NoPlace | None]
 class Intake(Registry):
     """Files in."""
 
+    def let_wait(self, studies: Mapping[str, str]) -> None:
+        """Send and finalise nothing more of studies in this run, for a reason each: they may still be being written.
+
+        Call it before the scan. What is sealed is finalised.
+        """
+        if studies:
+            with translated(self.path):
+                sessions = self._db.execute("SELECT key, study_uid FROM session").fetchall()
+            self.waits = {session: studies[study_uid] for session, study_uid in sessions if study_uid in studies}
+
     def recall(self, files: Sequence[File], *, retry_refused: bool = False, resend_changed: bool = False) -> Admission:
         """Pass the files that are known, sound and unchanged; what is left to send of them waits again.
 
@@ -112,7 +122,7 @@ class Intake(Registry):
                 passed[key] = None
                 if inode is None and file.inode is not None:
                     proven.append((key, file.inode, file.ctime_ns))
-                if kind == "INSTANCE":
+                if kind == "INSTANCE" and session not in self.waits:
                     if state == "FAILED" or (state == "REFUSED" and (retry_refused or refusal == "SERVER")):
                         reset.append((instance,))
                         state = "PENDING"
@@ -287,6 +297,8 @@ class Intake(Registry):
             ).fetchall()
 
     def _wait(self, waiting: Sequence[tuple[int, int]]) -> None:
+        if self.waits:
+            waiting = [one for one in waiting if one[0] not in self.waits]
         # A file that is met twice in one run (overlapping sources) may be on its way already.
         self._over(
             "INSERT OR IGNORE INTO waiting SELECT column1, column2 FROM {rows} WHERE NOT EXISTS "
@@ -565,7 +577,7 @@ class Intake(Registry):
         if row is None:
             # Nothing of it has been sent yet.
             return False
-        if self._is_barred(session):
+        if self._is_barred(session) or session in self.waits:
             return False
         key, state, uri = row
         disputed = self._is_disputed(session)

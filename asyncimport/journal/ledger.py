@@ -122,12 +122,19 @@ class Ledger:
     """Read a journal. `Ledger.of(journal)` counts the files of that run; `Ledger.read(path)` all there are."""
 
     def __init__(
-        self, connection: sqlite3.Connection, path: Path, *, run: int | None, began_at: float | None = None
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        *,
+        run: int | None,
+        began_at: float | None = None,
+        waits: Mapping[int, str] | None = None,
     ) -> None:
         self._db = connection
         self._path = path
         self._run = run
         self._began_at = began_at
+        self._waits = waits or {}
         self._files = _ALL if run is None else _SCOPE
 
     @classmethod
@@ -137,7 +144,11 @@ class Ledger:
         What runs from `since` on have settled (this one only unless given) is new; before, it was so already.
         """
         return cls(
-            journal.connection, journal.path, run=journal.run if since is None else since, began_at=journal.began_at
+            journal.connection,
+            journal.path,
+            run=journal.run if since is None else since,
+            began_at=journal.began_at,
+            waits=journal.waits,
         )
 
     @classmethod
@@ -404,8 +415,13 @@ class Ledger:
             if as_of is not None and report.state in {"archived", "prearchive"}
             else report
             for *row, as_of in rows
-            for report in [_report(Session(*row[1:5]), *counted[row[0]], *row[5:])]
+            for report in [self._waiting(row[0], _report(Session(*row[1:5]), *counted[row[0]], *row[5:]))]
         )
+
+    def _waiting(self, session: int, report: SessionReport) -> SessionReport:
+        """Say of a session that is left alone in this run why it is not archived."""
+        reason = self._waits.get(session)
+        return report if reason is None or report.state != "open" else replace(report, reason=reason)
 
     def _problems(self) -> tuple[Problem, ...]:
         rows = self._db.execute(

@@ -80,6 +80,8 @@ class Store:
         # Sessions that nothing more will come of, though the scan goes on.
         self._complete: set[int] = set()
         self._partial = False
+        self.waits: dict[int, str] = {}
+        """Sessions of which nothing is sent or finalised in this run, and why."""
 
     def __enter__(self) -> Self:
         return self

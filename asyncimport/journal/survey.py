@@ -6,7 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -17,11 +17,15 @@ from asyncimport.journal.facts import facts_of, is_same
 from asyncimport.model import File, FileKind, Ignored
 from asyncimport.outputs import real_path
 
-__all__ = ["Header", "Odd", "Survey", "Surveyed"]
+__all__ = ["Header", "Looks", "Odd", "Survey", "Surveyed"]
 
 # "aims", beside the journal's "aimp".
 _APPLICATION_ID = 0x61696D73
 _VARIANTS_REMEMBERED = 2_000
+# Times that are later than now by more than this have yet to come: clocks of file servers differ by a little.
+_AHEAD_SECONDS = 60.0
+# What has not changed for so long is quiet, whatever clock says so.
+_OLD_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,7 @@ class Surveyed:
     """How much there is of a study.
 
     `files` are instances: copies of one count once. `directory` holds all of them. `copies` are paths of files that
-    carry the same SOPInstanceUID, the first one first. `newest` is when a file of it changed last, in seconds since
-    1970.
+    carry the same SOPInstanceUID, the first one first.
     """
 
     study_uid: str
@@ -50,7 +53,6 @@ class Surveyed:
     directory: str
     example: str
     copies: tuple[tuple[str, ...], ...] = ()
-    newest: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,14 @@ class Odd:
     reason: str
     files: int
     example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Studies that may still be being written, with the reason, and how many files of which are dated in the future."""
+
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    ahead: Mapping[str, int] = field(default_factory=dict)
 
 
 class Survey:
@@ -152,11 +162,11 @@ class Survey:
             copies = self._copies(whole)
             rows = self._db.execute(
                 "SELECT v.study_uid, json_group_array(DISTINCT f.modality), count(DISTINCT f.series_uid), "  # noqa: S608 - fixed text
-                "count(DISTINCT f.sop_uid), sum(f.size), min(f.path), max(f.path), max(CAST(f.mtime_ns AS INTEGER)) "
+                "count(DISTINCT f.sop_uid), sum(f.size), min(f.path), max(f.path) "
                 f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {whole} GROUP BY v.study_uid",
                 (self._scan,),
             )
-            for study_uid, modalities, series, files, size, first, last, newest in rows:
+            for study_uid, modalities, series, files, size, first, last in rows:
                 yield Surveyed(
                     study_uid,
                     tuple(sorted(one for one in json.loads(modalities) if one)),
@@ -166,8 +176,68 @@ class Survey:
                     os.fsdecode(os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])),  # noqa: PTH120 - bytes
                     os.fsdecode(first),
                     tuple(copies.get(study_uid, ())),
-                    newest / 1e9,
                 )
+
+    def look(self, now: float, quiet_time: float) -> "Looks":
+        """Tell which studies may still be being written, and remember what all of them look like now.
+
+        A study is quiet when for `quiet_time` seconds none of its files has changed, by mtime and ctime (which a copy
+        that keeps times does not set), nor one beside them that cannot be read yet; and when it looked the same so long
+        ago, as not all clocks and file systems tell when a file has changed. That is not asked of what is older than a
+        day. `now` is in seconds since 1970; times that have yet to come say nothing.
+        """
+        waiting: dict[str, str] = {}
+        ahead: dict[str, int] = {}
+        come = int((now + _AHEAD_SECONDS) * 1e9)
+        with self._transaction():
+            beside = self._written_beside(now - quiet_time, come)
+            known = {
+                study_uid: (looks, since)
+                for study_uid, looks, since in self._db.execute("SELECT * FROM look").fetchall()
+            }
+            self._db.execute("DELETE FROM look")
+            for study_uid, files, size, mtime, ctime, changed_ns, early in self._db.execute(
+                "WITH f AS (SELECT v.study_uid, f.size, CAST(f.mtime_ns AS INTEGER) AS m, coalesce(f.ctime_ns, 0) AS c "
+                "FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ?1) "
+                "SELECT study_uid, count(*), sum(size), max(m), max(c), "
+                "max(max(iif(m <= ?2, m, 0), iif(c <= ?2, c, 0))), sum(m > ?2 OR c > ?2) FROM f GROUP BY study_uid",
+                (self._scan, come),
+            ).fetchall():
+                looks = f"{files} {size} {mtime} {ctime}"
+                before, since = known.get(study_uid, ("", now))
+                # A clock that was ahead makes nobody wait for it.
+                since = min(since, now) if before == looks else now
+                self._db.execute("INSERT INTO look VALUES (?, ?, ?)", (study_uid, looks, since))
+                changed = changed_ns / 1e9
+                if early:
+                    ahead[study_uid] = early
+                if changed > now - quiet_time:
+                    waiting[study_uid] = "a file of it has just changed"
+                elif study_uid in beside:
+                    waiting[study_uid] = "a file beside it that cannot be read has just changed"
+                elif now - since < quiet_time and (early or changed > now - _OLD_SECONDS):
+                    waiting[study_uid] = "it has not been seen unchanged for long enough"
+        return Looks(waiting, ahead)
+
+    def _written_beside(self, since: float, come: int) -> set[str]:
+        """Return the studies in whose directories there is something unreadable that has changed since then."""
+        directories = {
+            directory
+            for (directory,) in self._db.execute(
+                "WITH f AS (SELECT path, CAST(mtime_ns AS INTEGER) AS m, coalesce(ctime_ns, 0) AS c FROM file "
+                "WHERE scan = ?1 AND kind = 'UNREADABLE') "
+                "SELECT DISTINCT directory(path) FROM f WHERE max(iif(m <= ?2, m, 0), iif(c <= ?2, c, 0)) > ?3",
+                (self._scan, come, int(since * 1e9)),
+            )
+        }
+        if not directories:
+            return set()
+        rows = self._db.execute(
+            "SELECT DISTINCT v.study_uid, directory(f.path) FROM file f JOIN variant v ON v.key = f.variant "
+            "WHERE f.scan = ?",
+            (self._scan,),
+        )
+        return {study_uid for study_uid, directory in rows if directory in directories}
 
     def series(self, *, truncated: bool = False) -> dict[str, list[tuple[str, int]]]:
         """Return the SeriesDescription of each series, and the number of its files, by study."""
@@ -261,6 +331,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 return connection
             if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION_ID,):
                 connection.execute("SELECT scan, description, ctime_ns FROM file LIMIT 1").fetchone()
+                connection.execute("SELECT since FROM look LIMIT 1").fetchone()
                 return connection
         except sqlite3.DatabaseError as error:
             if again or is_busy(error):

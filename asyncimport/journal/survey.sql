@@ -25,3 +25,11 @@ CREATE TABLE file (
     ctime_ns INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX file_variant ON file (variant, sop_uid);
+
+-- What a study looked like to the last scan that met it: files, bytes and newest times in one text. It has looked so
+-- `since` then, in seconds since 1970.
+CREATE TABLE look (
+    study_uid TEXT PRIMARY KEY,
+    looks TEXT NOT NULL,
+    since REAL NOT NULL
+) WITHOUT ROWID;

@@ -15,7 +15,7 @@ class Choice:
     """Which studies and series are asked for: of these modalities, since a date (YYYYMMDD), of these studies.
 
     What is empty or None asks for everything. Of the studies that a plan has `known` those in `wrong` have a reason why
-    they go nowhere.
+    they go nowhere, those in `waiting` why they do not go yet; `beyond` is why one does not that it does not have.
     """
 
     modalities: frozenset[str] = frozenset()
@@ -23,10 +23,21 @@ class Choice:
     studies: Collection[str] | None = None
     known: Collection[str] = ()
     wrong: Mapping[str, str] = field(default_factory=dict)
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    beyond: str = "it is beyond --limit"
 
-    def of(self, studies: Collection[str], known: Collection[str], wrong: Mapping[str, str]) -> "Choice":
+    def of(
+        self,
+        studies: Collection[str],
+        known: Collection[str],
+        wrong: Mapping[str, str],
+        waiting: Mapping[str, str],
+        *,
+        has_limit: bool,
+    ) -> "Choice":
         """Return the same of these studies only, out of those that a plan knows."""
-        return replace(self, studies=studies, known=known, wrong=wrong)
+        beyond = self.beyond if has_limit else "it has come since all was looked at, and may be being written"
+        return replace(self, studies=studies, known=known, wrong=wrong, waiting=waiting, beyond=beyond)
 
     def against(self, fields: Mapping[str, str]) -> str:
         """Say why a file with these header fields is not asked for; "" when it is."""
@@ -43,7 +54,9 @@ class Choice:
             return
         if study_uid in self.wrong:
             raise UnroutableError(self.wrong[study_uid])
-        raise (LeftOutError if study_uid in self.known else UnplannedError)("it is beyond --limit")
+        if study_uid in self.waiting:
+            raise LeftOutError(self.waiting[study_uid])
+        raise (LeftOutError if study_uid in self.known else UnplannedError)(self.beyond)
 
 
 class _Routes(Protocol):
