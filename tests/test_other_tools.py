@@ -144,6 +144,7 @@ async def test_a_session_that_was_moved_to_another_subject_proves_nothing(
     assert verify.code == 9
     (detail,) = [detail for detail in verify.json["details"] if not detail["verified"]]
     assert detail["reason"] == "the archive has it under another subject (OTHER, not P2)"
+    assert not detail["missing"]
     assert not [line for line in safe.read_text().splitlines() if "/P2/" in line]
     assert len(safe.read_text().splitlines()) == len(EVERY) - FILES
 
