@@ -1760,8 +1760,8 @@ PLANS = (
         "pending-files-wait-too",
         "Of a study that is being written, what an earlier run had met is sent and archived.",
         "journal/intake.py",
-        'if kind == "INSTANCE" and session not in self.waits:',
-        'if kind == "INSTANCE":',
+        "for session, study_uid in sessions if study_uid in studies}",
+        "for session, study_uid in sessions if study_uid not in studies}",
         ("test_quiet_time.py::test_what_an_earlier_run_has_begun_waits_too",),
     ),
     Mutant(
