@@ -5,7 +5,7 @@ from typing import Protocol
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
-from asyncimport.model import Body, Claim, Digest, File, Ignored, Sealed, Session, Verdict
+from asyncimport.model import Body, Claim, Digest, Existing, File, Ignored, Sealed, Session, Verdict
 
 __all__ = ["Bytes", "Destination", "Readable", "Routes", "Source"]
 
@@ -108,10 +108,17 @@ class Destination(Protocol):
         """
         ...
 
-    async def holds(self, session: Session) -> bool | None:
-        """Tell whether the archive has a session of this label already; None when that cannot be told.
+    async def find(self, claim: Claim) -> Existing | None:
+        """Tell what the archive has of the session of a claim already; None: nothing.
 
-        Raises: FatalError.
+        Raises: OccupiedError when it has something else in its place, TransientError, FatalError.
+        """
+        ...
+
+    async def count(self, session: Session) -> int | None:
+        """Count what the archive holds of a session, where only numbers tell what arrives; None: UIDs will.
+
+        Raises: TransientError, RefusedError, FatalError.
         """
         ...
 

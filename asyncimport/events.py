@@ -10,6 +10,7 @@ __all__ = [
     "Enclosed",
     "Enclosing",
     "Event",
+    "Found",
     "Quiet",
     "Repeated",
     "ScanFinished",
@@ -63,6 +64,16 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """The archive has the session of a claim already, and so many instances of it that waited need not be sent."""
+
+    claim: Claim
+    uri: str
+    files: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Away:
     """Nothing gets through to the server, for this reason; the run waits for it. Without a reason: it is back."""
 
@@ -98,6 +109,7 @@ Event = (
     | Repeated
     | Away
     | Quiet
+    | Found
     | Settled
     | Verdict
     | Enclosing

@@ -3,6 +3,7 @@
     scan     walk -> recall what the journal knows -> look into the rest -> route, admit
     feed     claim what waits -> parcels, a bounded stream
     upload   read a parcel -> store each file, with retries, under the throttle -> outcomes     (x workers)
+             before the first file of a session: what has the archive of it already?
     record   settle outcomes, as many as have come in
     finalize seal a delivery whose session is complete -> build, archive, verify -> close       (x finalizers)
 
@@ -29,15 +30,17 @@ from asyncimport.dicom import Identity
 from asyncimport.digests import xxh3_of
 from asyncimport.ends import Destination, Routes, Source
 from asyncimport.errors import OccupiedError, RefusedError, SourceError, TransientError, UsageError, worst
-from asyncimport.events import Admitted, Away, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
+from asyncimport.events import Admitted, Away, Event, Found, Quiet, Repeated, ScanFinished, Scanned, Settled
 from asyncimport.journal import Admission, Journal, Twin
 from asyncimport.limits import Outage, RetryBudget, Slot, Throttle
 from asyncimport.model import (
     Body,
     Claim,
+    Existing,
     Failed,
     File,
     FileKind,
+    Held,
     Ignored,
     Instance,
     Outcome,
@@ -111,7 +114,7 @@ async def run(
             tasks.start_soon(line.feed, work_bell, parcel_in)
             tasks.start_soon(line.record, outcome_out, full_bell, work.clone(), ready.clone())
             for _ in range(options.workers):
-                tasks.start_soon(line.upload, parcel_out.clone(), outcome_in.clone(), full.clone())
+                tasks.start_soon(line.upload, parcel_out.clone(), outcome_in.clone(), full.clone(), work.clone())
             for _ in range(options.finalizers):
                 tasks.start_soon(line.finalize, ready_bell.clone(), work.clone())
             for own in (work, ready, ready_bell, parcel_out, outcome_in, full):
@@ -304,8 +307,9 @@ class _Line:
         parcels: MemoryObjectReceiveStream[list[Claim]],
         outcomes: MemoryObjectSendStream[Outcome],
         full: _Bell,
+        work: _Bell,
     ) -> None:
-        async with parcels, outcomes, full:
+        async with parcels, outcomes, full, work:
             with self._stop.after_grace(), suppress(StoppedError, anyio.EndOfStream):
                 while True:
                     with self._throttle.slot() as slot:
@@ -313,10 +317,10 @@ class _Line:
                         async with self._taking:
                             parcel = await parcels.receive()
                             await slot.turn()
-                        await self._send_parcel(parcel, slot, outcomes, full)
+                        await self._send_parcel(parcel, slot, outcomes, full, work)
 
     async def _send_parcel(
-        self, parcel: list[Claim], slot: Slot, outcomes: MemoryObjectSendStream[Outcome], full: _Bell
+        self, parcel: list[Claim], slot: Slot, outcomes: MemoryObjectSendStream[Outcome], full: _Bell, work: _Bell
     ) -> None:
         """Send files one after the other in one slot. Raises: StoppedError."""
         for claims in _parcels(parcel, _PARCEL_FILES, self._source.read_ahead):
@@ -325,7 +329,37 @@ class _Line:
             for claim, body, digest in zip(claims, bodies, digests, strict=True):
                 if self._stop.requested:
                     raise StoppedError
-                await _hand_in(outcomes, await self._send(claim, body, digest, slot), full)
+                outcome = await self._look_up(claim, slot, work) if claim.look else None
+                if not isinstance(outcome, Found):
+                    await _hand_in(outcomes, outcome or await self._send(claim, body, digest, slot), full)
+
+    async def _look_up(self, claim: Claim, slot: Slot, work: _Bell) -> Found | Failed | Withheld | None:
+        """Ask the archive what it has of the session of a claim; None: nothing, and the claim is to be sent."""
+
+        async def find() -> Existing | None:
+            await slot.turn()
+            try:
+                return await self._destination.find(claim)
+            except TransientError as error:
+                if error.overload:
+                    self._throttle.overloaded(error.retry_after)
+                # Whoever waits holds no slot.
+                slot.leave()
+                raise
+
+        try:
+            there = await self._outage.through(find, claim.key)
+        except OccupiedError as error:
+            return Withheld(claim, str(error))
+        except (RefusedError, TransientError) as error:
+            return Failed(claim, f"the archive could not be asked for its session: {error}")
+        adopted = await self._ask(partial(self._journal.adopt, claim, there))
+        if there is None or adopted is None:
+            return None
+        found = Found(claim, there.uri, adopted.files, adopted.size)
+        self._report(found)
+        _ring(work)
+        return found
 
     async def _digests(self, bodies: Sequence[Body | SourceError]) -> list[bytes | None]:
         """Digest what is to be sent, if there will be receipts; large bodies are digested as they are read."""
@@ -368,14 +402,10 @@ class _Line:
         slot.succeeded(claim.instance.file.size)
         self._budget.succeeded()
         self._outage.succeeded()
-        merges = None
-        if self._options.receipts:
-            if not isinstance(body, bytes):
-                digest = body.sha256
-            if claim.delivery.uri is None:
-                merges = await self._destination.holds(claim.instance.session)
         if not isinstance(body, bytes):
             xxh3 = body.xxh3
+            digest = body.sha256 if self._options.receipts else digest
+        merges = False if claim.look else None
         return Stored(claim, uri, trail.attempts, trail.unsure, digest, merges, xxh3)
 
     def _failed(self, claim: Claim, error: TransientError, trail: "_Trail") -> None:
@@ -434,7 +464,14 @@ class _Line:
 
     async def _finalized(self, sealed: Sealed) -> Verdict:
         try:
+            if sealed.expected is None and not (sealed.archived or sealed.is_open):
+                count = partial(self._destination.count, sealed.delivery.session)
+                before = await self._outage.through(count, sealed.delivery)
+                if before is not None:
+                    sealed = await self._ask(partial(self._journal.expect, sealed, before))
             return await self._outage.through(partial(self._destination.finalize, sealed), sealed.delivery)
+        except RefusedError as error:
+            return Held(sealed.delivery, str(error))
         except TransientError as error:
             # Others get through meanwhile. That is no verdict on the session.
             return Postponed(sealed.delivery, str(error))

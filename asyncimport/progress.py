@@ -14,6 +14,7 @@ from asyncimport.events import (
     Enclosed,
     Enclosing,
     Event,
+    Found,
     Quiet,
     Repeated,
     ScanFinished,
@@ -56,6 +57,7 @@ class Totals:
     archived: int = 0
     built: int = 0
     held: int = 0
+    found: int = 0
     repeated: int = 0
     trouble: str = ""
     repaired: int = 0
@@ -91,6 +93,10 @@ class Totals:
                             self.failed += 1
                         case Withheld():
                             self.held += 1
+            case Found(files=files, size=size):
+                self.waiting -= files
+                self.waiting_size -= size
+                self.found += files
             case Away(reason=reason):
                 self.away = reason
             case Repeated(reason=reason):
@@ -132,6 +138,8 @@ class Totals:
             human_bytes(self.stored_size),
             f"{self.archived + self.built:,} sessions done",
         ]
+        if self.found:
+            parts.append(f"{self.found:,} files found in the archive")
         if self.attachments:
             parts.append(f"{self.attached:,} of {self.attachments:,} attachments")
         if self.unattached:

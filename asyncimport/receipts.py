@@ -78,7 +78,8 @@ def _lines(ledger: Ledger) -> Iterator[Mapping[str, object]]:
         if one.uri:
             is_gone = one.state in {"ARCHIVED", "DELETED"}
             yield {"kind": "created", "what": "prearchive", "uri": uri, "gone": is_gone, "run": str(one.run)}
-        if one.archive_uri:
+        # What was found in the archive is no delivery from here.
+        if one.uri and one.archive_uri:
             if one.number == 1 and not one.merges:
                 # Without an answer from before, nobody knows whether it was there.
                 sure = one.merges is False

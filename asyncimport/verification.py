@@ -16,7 +16,17 @@ from asyncimport.model import Algorithm, Attachment, Digest, Enclosure, File, Se
 from asyncimport.replies import ListedFile
 from asyncimport.retry import RetryPolicy
 from asyncimport.source import has_digest
-from asyncimport.xnat import Client, Described, Resources, SiteRules, compare, describe, find_session, find_strays
+from asyncimport.xnat import (
+    NOBODY_KNOWS_WHICH,
+    Client,
+    Described,
+    Resources,
+    SiteRules,
+    compare,
+    describe,
+    find_session,
+    find_strays,
+)
 
 __all__ = [
     "Beside",
@@ -40,8 +50,9 @@ _AT_A_TIME = 8
 class Finding:
     """What the archive holds of a session.
 
-    `files` instances were stored of it. `verified` is "uids" or "count", or None where something is wrong: then
-    `problem` says what. Of `missing` (SOPInstanceUIDs) nothing explains where they are, unless `expected` does.
+    `files` instances were stored of it. `verified` is "uids", "present" or "count" (as of `Archived`), or None where
+    something is wrong: then `problem` says what. Of `missing` (SOPInstanceUIDs) nothing explains where they are, unless
+    `expected` does.
     """
 
     session: Session
@@ -102,16 +113,19 @@ async def _finding(
             if report.state == "held":
                 return Finding(session, files, None, report.reason)
             return Finding(session, files, None, "the archive has no session of this label and study", uids)
-        found = await compare(client, session, there.experiments, uids, policy, rules)
+        found = await compare(client, session, there.experiments, uids, policy, rules, report.expected)
         dropping = (await rules.of(session.project)).on_archive if found.missing else None
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     except RefusedError as error:
         return Finding(session, files, None, str(error))
+    if found.short and not found.missing:
+        return Finding(session, files, None, f"{found.short} instances are missing, {NOBODY_KNOWS_WHICH}")
     if not found.missing:
         # A session can be held for files that never arrived, while all that arrived is there.
         problem = report.reason if report.state == "held" else None
-        return Finding(session, files, found.verified if problem is None else None, problem)
+        verified = "present" if report.presumed and found.verified == "uids" else found.verified
+        return Finding(session, files, verified if problem is None else None, problem)
     problem = f"{len(found.missing)} of {files} instances are missing"
     if dropping and report.verified is None:
         problem += f"; {dropping} rejects files, so that may be as it should be"
@@ -263,11 +277,13 @@ def verified_sources(ledger: Ledger, findings: Iterable[Finding]) -> Iterator[tu
     """Yield the files on disk whose instances were just seen in the archive by their UIDs, copies of them too.
 
     With each comes whether it holds what was sent: by the digest of that, if one is kept, for which the file is read.
+    What the archive had before, and nothing proves to be this version, is not known to be there.
     """
     for finding in findings:
-        if finding.verified == "uids" or finding.missing:
-            sources = ledger.sources(finding.session)
-            yield from _judged((one.file, one.digest) for one in sources if one.sop_uid not in finding.missing)
+        if finding.verified in {"uids", "present"} or finding.missing:
+            there = [one for one in ledger.sources(finding.session) if one.sop_uid not in finding.missing]
+            yield from _judged((one.file, one.digest) for one in there if not one.presumed)
+            yield from ((one.file, False) for one in there if one.presumed)
 
 
 def _judged(files: Iterable[tuple[File, Digest | None]]) -> Iterator[tuple[File, bool]]:

@@ -41,10 +41,11 @@ class Nowhere:
         """Say that it is there."""
         return True
 
-    async def holds(self, session: Session) -> bool | None:
-        """Say that it does not know."""
-        del session
-        return None
+    async def find(self, claim: Claim) -> None:
+        """Find nothing."""
+
+    async def count(self, session: Session) -> None:
+        """Say that UIDs will tell."""
 
     async def finalize(self, sealed: Sealed) -> Verdict:
         """Say that it is archived."""

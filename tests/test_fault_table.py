@@ -124,9 +124,9 @@ class Stage:
 
 # Where a login is renewed, the old one is ended, and the new one checked: a logout, a login and a GET more.
 
-# The row is looked at after the first file, and before it is built; then its files are counted, and the label is looked
-# for. Afterwards come the experiment, its resources and their one catalog.
-_GETS = 7
+# The archive is asked for the session before the first file. The row is looked at after it, and before it is built;
+# then its files are counted, and the label is looked for. Afterwards come the experiment, its resources, their catalog.
+_GETS = 8
 _SESSION = {"build": 1, "archive": 1, "listing": _GETS}
 _LOGIN = {"login": 1, "listing": 1, "logout": 1}
 _CHECKED = {**_LOGIN, "listing": 3}
@@ -138,16 +138,17 @@ STAGES: Mapping[str, Stage] = {
     "login check": Stage("listing", "auth", requests=_LOGIN),
     "preflight: project": Stage("listing", "projects/demo", requests=_CHECKED),
     "preflight: rights": Stage("listing", "projects", nth=2, requests=_CHECKED),
+    "look up": Stage("listing", "label=S{}_", requests=_FINAL, held=(0, 0, 1)),
     "first file": Stage("import", files=2, requests=_IMPORTS, held=(0, 1, 1)),
     "later file": Stage("import", nth=2, files=2, requests=_IMPORTS, held=(1, 1, 0)),
     "look after it": Stage("listing", "/S{}_", requests=_FINAL),
     "look": Stage("listing", "/S{}_", nth=2, requests=_FINAL),
     "build": Stage("build", "/S{}_", requests=_FINAL),
     "count": Stage("listing", "/S{}_", nth=3, requests=_FINAL),
-    "label": Stage("listing", "label=S{}_", requests=_FINAL),
+    "label": Stage("listing", "label=S{}_", nth=2, requests=_FINAL),
     "archive": Stage("archive", requests=_FINAL),
-    "build alone": Stage("build", "/S{}_", requests={"import": 1, "build": 1, "listing": 3}),
-    "verify: experiment": Stage("listing", "label=S{}_", nth=2, requests=_FINAL),
+    "build alone": Stage("build", "/S{}_", requests={"import": 1, "build": 1, "listing": 4}),
+    "verify: experiment": Stage("listing", "label=S{}_", nth=3, requests=_FINAL),
     "verify: resources": Stage("listing", "experiments/XNAT_E0000{}/resources", requests=_FINAL),
     "verify: catalog": Stage("listing", "experiments/XNAT_E0000{}/scans/", requests=_FINAL),
     "logout": Stage("logout", requests=_LOGIN),
@@ -258,7 +259,7 @@ def _taken(*, listing: int, build: int, archive: int) -> Mapping[str, Row | str]
     """
     return {
         "row archived": row(build=build, archive=archive, listing=listing + 4),
-        "row deleted": row(**{"import": 2}, build=build + 1, archive=archive + 1, listing=listing + _LOST + 2 + _GETS),
+        "row deleted": row(**{"import": 2}, build=build + 1, archive=archive + 1, listing=listing + _LOST + 1 + _GETS),
         "row moved": replace(
             row(End.HELD, _MOVED, build=build, archive=archive, listing=listing + _LOST + 1), moved=True
         ),
@@ -267,14 +268,14 @@ def _taken(*, listing: int, build: int, archive: int) -> Mapping[str, Row | str]
 
 def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
     """Return the rows of an import; one that ends a session ends it after `until` files."""
-    ends = {"import": until, **_UNHELPED, "listing": until - 1}
+    ends = {"import": until, **_UNHELPED, "listing": until}
     return {
         **dict.fromkeys(["429", "404 page"], row(**{"import": 3})),
         **dict.fromkeys(CUT, replace(row(**{"import": 3}), cut=True)),
         # Its work goes on, and XNAT calls what is sent meanwhile a concurrent send, however often that is.
         "gateway at once": replace(row(**{"import": range(3, 200)}), cut=True),
         "403": row(End.HELD, r"does not let this user import here \(403", **ends),
-        "413": row(End.REFUSED, r"larger than a proxy .* lets through \(413\)", **_UNHELPED, listing=1),
+        "413": row(End.REFUSED, r"larger than a proxy .* lets through \(413\)", **_UNHELPED, listing=2),
         "login page": row(login=1, logout=1, listing=_GETS + 1, **{"import": 3}),
         "expired": row(login=1, logout=1, listing=_GETS + 1, **{"import": 3}),
         # Broken off, then without a login, then stored.
@@ -284,16 +285,16 @@ def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
             cut=True,
         ),
         **dict.fromkeys(["locked", "conflict", *ROWS_LEFT], end),
-        # What filters and scripts there are is asked once in a run: five settings.
-        "empty": replace(row(**{"import": 3}), once=5),
+        # What filters and scripts there are is asked once in a run, here because of the empty answer.
+        "empty": row(**{"import": 3}),
         "empty for good": replace(
-            row(End.REFUSED, r"did not keep the file \(empty 200\), 3 times", **{"import": 4}, **_UNHELPED, listing=1),
+            row(End.REFUSED, r"did not keep the file \(empty 200\), 3 times", **{"import": 4}, **_UNHELPED, listing=2),
             times=3,
             once=5,
         ),
         **dict.fromkeys(["disk full", "disk full in part"], row(**{"import": 3})),
         "disk full for good": replace(
-            row(End.REFUSED, r"unable to read DICOM object\), 3 times", **{"import": 4}, **_UNHELPED, listing=1),
+            row(End.REFUSED, r"unable to read DICOM object\), 3 times", **{"import": 4}, **_UNHELPED, listing=2),
             times=3,
         ),
         "unseen": row(End.HELD, "put the file into unassigned", **ends),
@@ -372,59 +373,65 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         "unseen": row(listing=5),
         "tell": row(),
     },
+    "look up": {
+        # What may not be listed counts as not there; it is looked for again before anything is archived.
+        **_look(),
+        **dict.fromkeys(ROWS_TAKEN, NO_ROW_YET),
+        "restart": row(login=1, logout=1, listing=range(_GETS + 1, _GETS + 4)),
+    },
     "first file": {**_imports(_ELSEWHERE, until=1), **dict.fromkeys(ROWS_TAKEN, NO_ROW_YET)},
     "later file": {
         **_imports(_ELSEWHERE, until=2),
         # XNAT makes a second row: the first is looked for, and what it held is compared. The file is sent again, alone.
         "row archived": row(**{"import": 3}, listing=1 + 4 + _GETS),
         "row deleted": row(**{"import": 4}, listing=1 + _LOST + 2 + _GETS),
-        "row moved": replace(row(End.HELD, _MOVED, **_UNHELPED, listing=1 + _LOST + 1), moved=True),
+        "row moved": replace(row(End.HELD, _MOVED, **_UNHELPED, listing=2 + _LOST + 1), moved=True),
     },
     "look after it": {
         # What may not be looked at then may be later.
         **_look(),
-        **_taken(listing=1, build=0, archive=0),
+        **_taken(listing=2, build=0, archive=0),
         # The file is sent again until its row has been seen.
         "restart": row(login=1, logout=1, listing=range(_GETS + 1, _GETS + 6), **{"import": range(2, 5)}),
     },
     "look": {
         **_look(),
-        **_taken(listing=1, build=0, archive=0),
+        **_taken(listing=2, build=0, archive=0),
         **dict.fromkeys(
             ["403", "unseen"],
-            row(End.HELD, "does not let this user see the prearchive session", listing=2, **_UNHELPED),
+            row(End.HELD, "does not let this user see the prearchive session", listing=3, **_UNHELPED),
         ),
     },
     "build": {
         **_POST,
         # What may have gone is looked at once more.
-        **_taken(listing=3, build=1, archive=0),
+        **_taken(listing=4, build=1, archive=0),
         # It is looked at again, and it is to be built as it was.
         **dict.fromkeys(NO_EFFECT, row(build=2, listing=_GETS + 1)),
         # The next look shows that the session is built.
         **dict.fromkeys(DONE, row(listing=_GETS + 1)),
         **dict.fromkeys(["late", "late, in between", "locked"], row(build=2, listing=_GETS + 1)),
         **{
-            status: row(End.HELD, rf"could not build the session \({status}", archive=0, listing=3)
+            status: row(End.HELD, rf"could not build the session \({status}", archive=0, listing=4)
             for status in ("500", "413", "403")
         },
         "login page": row(login=1, logout=1, build=2, listing=_GETS + 2),
         "expired": row(login=1, logout=1, build=2, listing=_GETS + 2),
         "restart": row(login=1, logout=1, build=2, listing=_GETS + 3),
         **dict.fromkeys(
-            ["left CONFLICT", "left ERROR"], row(End.HELD, "The session could not be processed", archive=0, listing=3)
+            ["left CONFLICT", "left ERROR"], row(End.HELD, "The session could not be processed", archive=0, listing=4)
         ),
         # Two looks show it at work, the third that it is built.
         **dict.fromkeys(["left BUILDING", "left QUEUED_BUILDING"], row(listing=_GETS + 3)),
         **dict.fromkeys(["conflict", "left ARCHIVING", "left QUEUED_ARCHIVING"], NO_ARCHIVING),
-        "unseen": row(End.HELD, "cannot access project demo", archive=0, listing=3),
+        "unseen": row(End.HELD, "cannot access project demo", archive=0, listing=4),
         "tell": row(),
     },
     "count": {
         **_look(),
-        **_taken(listing=4, build=1, archive=1),
+        **_taken(listing=5, build=1, archive=1),
         **dict.fromkeys(
-            ["403", "unseen"], row(End.HELD, "does not let this user see the prearchive session", archive=0, listing=4)
+            ["403", "unseen"], row(End.HELD, "does not let this user see the prearchive session", archive=0, listing=5)
         ),
         # Begun anew, the session is built again.
         "restart": row(login=1, logout=1, build=2, listing=_GETS + 4),
@@ -438,7 +445,7 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
     },
     "archive": {
         **_POST,
-        **_taken(listing=4, build=1, archive=1),
+        **_taken(listing=5, build=1, archive=1),
         # The row is looked at again, and so are its files and its label.
         **dict.fromkeys([*NO_EFFECT, "late", "locked"], row(archive=2, listing=_GETS + 3)),
         # The next look shows that the row is gone, and one more GET that the session is in the archive.
@@ -448,43 +455,43 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         # The look that brings it about still shows the row; what is asked of it then finds it gone.
         "late, in between": row(archive=2, listing=_GETS + 4),
         **{
-            status: row(End.HELD, rf"did not archive the session \({status}", listing=5)
+            status: row(End.HELD, rf"did not archive the session \({status}", listing=6)
             for status in ("500", "413", "403")
         },
         "login page": row(login=1, logout=1, archive=2, listing=_GETS + 4),
         "expired": row(login=1, logout=1, archive=2, listing=_GETS + 4),
         # Begun anew, the session is built again.
         "restart": row(login=1, logout=1, build=2, archive=2, listing=_GETS + 5),
-        "conflict": row(End.HELD, "Session already exists with matching files", listing=5),
+        "conflict": row(End.HELD, "Session already exists with matching files", listing=6),
         **dict.fromkeys(
-            ["left CONFLICT", "left ERROR"], row(End.HELD, "The session could not be processed", listing=5)
+            ["left CONFLICT", "left ERROR"], row(End.HELD, "The session could not be processed", listing=6)
         ),
         **dict.fromkeys(["left BUILDING", "left QUEUED_BUILDING"], row(archive=2, listing=_GETS + 5)),
         **dict.fromkeys(["left ARCHIVING", "left QUEUED_ARCHIVING"], row(listing=_GETS + 3)),
-        "unseen": row(End.HELD, "cannot archive into project demo", listing=5),
+        "unseen": row(End.HELD, "cannot archive into project demo", listing=6),
         "tell": row(),
     },
     "build alone": {
         **_POST,
         # Somebody else has archived it, for all that was asked.
-        "row archived": row(listing=3 + 4),
-        "row deleted": row(End.BUILT, **{"import": 2}, build=2, listing=3 + _LOST + 2 + 3),
-        "row moved": replace(row(End.HELD, _MOVED, listing=3 + _LOST + 1), moved=True),
-        **dict.fromkeys([*NO_EFFECT, "late", "late, in between", "locked"], row(End.BUILT, build=2, listing=4)),
-        **dict.fromkeys(DONE, row(End.BUILT, listing=4)),
+        "row archived": row(listing=4 + 4),
+        "row deleted": row(End.BUILT, **{"import": 2}, build=2, listing=4 + _LOST + 2 + 3),
+        "row moved": replace(row(End.HELD, _MOVED, listing=4 + _LOST + 1), moved=True),
+        **dict.fromkeys([*NO_EFFECT, "late", "late, in between", "locked"], row(End.BUILT, build=2, listing=5)),
+        **dict.fromkeys(DONE, row(End.BUILT, listing=5)),
         **{
-            status: row(End.HELD, rf"could not build the session \({status}", listing=3)
+            status: row(End.HELD, rf"could not build the session \({status}", listing=4)
             for status in ("500", "413", "403")
         },
-        "login page": row(End.BUILT, login=1, logout=1, build=2, listing=5),
-        "expired": row(End.BUILT, login=1, logout=1, build=2, listing=5),
-        "restart": row(End.BUILT, login=1, logout=1, build=2, listing=6),
+        "login page": row(End.BUILT, login=1, logout=1, build=2, listing=6),
+        "expired": row(End.BUILT, login=1, logout=1, build=2, listing=6),
+        "restart": row(End.BUILT, login=1, logout=1, build=2, listing=7),
         **dict.fromkeys(
-            ["left CONFLICT", "left ERROR"], row(End.HELD, "The session could not be processed", listing=3)
+            ["left CONFLICT", "left ERROR"], row(End.HELD, "The session could not be processed", listing=4)
         ),
-        **dict.fromkeys(["left BUILDING", "left QUEUED_BUILDING"], row(End.BUILT, listing=6)),
+        **dict.fromkeys(["left BUILDING", "left QUEUED_BUILDING"], row(End.BUILT, listing=7)),
         **dict.fromkeys(["conflict", "left ARCHIVING", "left QUEUED_ARCHIVING"], NO_ARCHIVING),
-        "unseen": row(End.HELD, "cannot access project demo", listing=3),
+        "unseen": row(End.HELD, "cannot access project demo", listing=4),
         "tell": row(End.BUILT),
     },
     "verify: experiment": {
@@ -693,7 +700,9 @@ async def test_a_fault_in_a_run(xnat: TestXnat, url: str, tmp_path: Path, stage:
     check_files(xnat, sent, place, cell)
     # The prearchive is listed before each attempt at a first file, once for those that are made at the same moment.
     firsts = xnat.count["import"] if stage == "first file" or fault in ROWS_TAKEN else STRUCK
-    once = {"login": 1, "listing": 1 + cell.once, "logout": 1}
+    # Five settings tell what filters and scripts there are, when the first session is to be finished.
+    rules = 0 if stage in {"first file", "later file"} and cell.requests.get("build") == 0 else 5
+    once = {"login": 1, "listing": 1 + rules + cell.once, "logout": 1}
     check_requests(xnat, stage, cell, once, range(1, firsts + 1))
     assert xnat.live_logins("demo") == STRUCK * cell.logins
     cut = sum(outcome.unsure for outcome in outcomes)

@@ -125,7 +125,7 @@ async def test_a_page_that_tells_of_maintenance_is_an_outage(xnat: TestXnat, url
             # It is led there, whatever it asks, until it has begun to wait.
             fault.times = 0
 
-    fault = xnat.faults.add(Fault("any", page, nth=5, times=100_000))
+    fault = xnat.faults.add(Fault("any", page, nth=7, times=100_000))
     summary = await upload(url, [visit], book, report=report)
     assert away == ["the server redirects to https://example.org (302)", None]
     assert fault.hits > AT_ONCE.attempts

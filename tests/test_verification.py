@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 import pydicom
 import pytest
+from anyio.abc import Process
 from conftest import Commands
 from pydicom.uid import SecondaryCaptureImageStorage
-from scenery import AT_ONCE, logged_in, router, upload
+from scenery import AT_ONCE, image, logged_in, router, sop, upload, write
 
 from asyncimport.cli.output import exit_code
 from asyncimport.journal import Ledger
@@ -21,6 +23,7 @@ from asyncimport.journal.database import connect_read_only
 from asyncimport.model import Session
 from asyncimport.replies import Experiment
 from asyncimport.settings import Options
+from asyncimport.stop import Stop
 from asyncimport.testserver import Fault, RowStatus, Script, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import generated
 from asyncimport.verification import Finding, look
@@ -332,3 +335,146 @@ async def test_what_nobody_has_looked_at_is_told_with_its_day(
     said = (await commands("upload", tree, "-P", "demo", "-o", "json")).json["details"]
     assert all(datetime.fromisoformat(detail["as_of"]).astimezone().date().isoformat() == day for detail in said)
     assert (await commands("verify")).code == 9
+
+
+def losing_new(xnat: TestXnat, number: int, times: int = 1) -> Fault:
+    """Let XNAT lose so many files of each session right before it builds it."""
+
+    def lose() -> None:
+        for row in xnat.prearchive:
+            names = [(files, name) for files in row.scans.values() for name in files]
+            for files, name in names[:number]:
+                del files[name]
+
+    return xnat.faults.add(Fault("build", Tell(lose), times=times))
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("foreign", [0, 5])
+async def test_what_was_there_before_does_not_make_up_for_losses(tmp_path: Path, foreign: int, lost: int) -> None:
+    """Where only numbers can be compared, there must be as many more as were sent; held otherwise, not sent again."""
+    xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_uid=mapped))
+    for number in range(foreign):
+        write(tmp_path / "foreign" / str(number), image(number, SeriesInstanceUID="9.9", SeriesNumber=9))
+    for number in range(10, 14):
+        write(tmp_path / "ours" / str(number), image(number))
+    async with serve(xnat) as url:
+        if foreign:
+            await upload(url, [tmp_path / "foreign"], tmp_path / "other.db", options=SMALL)
+        losing_new(xnat, lost)
+        book = tmp_path / "journal.db"
+        # Files may take the place of others: where UIDs are new, nobody could tell which are there already.
+        summary = await upload(url, [tmp_path / "ours"], book, options=SMALL, overwrite="append")
+        (report,) = summary.sessions
+        assert len(xnat.sop_uids()) == foreign + 4 - lost
+        assert xnat.count["archive"] == (2 if foreign else 1)
+        if lost:
+            assert (report.state, report.verified) == ("held", None)
+            assert "2 instances too few" in (report.reason or "")
+        else:
+            assert (report.state, report.verified) == ("archived", "count")
+        (finding,) = await looked_at(url, book)
+        assert finding.verified == (None if lost else "count")
+        if not lost and foreign:
+            # Later too: somebody takes two out again.
+            for _, resource in [*xnat.archived[0].resources][:1]:
+                for _ in range(2):
+                    resource.files.popitem()
+            (finding,) = await looked_at(url, book)
+            assert "2 instances are missing, and nobody can tell which" in (finding.problem or "")
+
+
+async def test_what_is_lost_is_sent_again_though_a_script_maps_uids(tree: Path, tmp_path: Path) -> None:
+    """Where as many are absent by their number as by their UIDs, it is known which: the script maps other UIDs."""
+    xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_study=mapped))
+    async with serve(xnat) as url:
+        losing_new(xnat, 2)
+        summary = await upload(url, [tree], tmp_path / "journal.db", options=SMALL)
+        assert [(report.state, report.verified) for report in summary.sessions] == [("archived", "uids")] * 2
+        assert (xnat.count["import"] > 12, len(xnat.sop_uids())) == (True, 12)
+
+
+async def test_what_was_there_before_is_known_after_a_kill(tmp_path: Path) -> None:
+    """It is counted and kept before anything is archived: a run that comes later could not tell."""
+    xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_uid=mapped))
+    for number in range(5):
+        write(tmp_path / "foreign" / str(number), image(number, SeriesInstanceUID="9.9", SeriesNumber=9))
+    for number in range(10, 14):
+        write(tmp_path / "ours" / str(number), image(number))
+    async with serve(xnat) as url:
+        await upload(url, [tmp_path / "foreign"], tmp_path / "other.db", options=SMALL)
+        losing_new(xnat, 2)
+        stop = Stop()
+
+        def at_once() -> None:
+            stop.request()
+            stop.request()
+
+        # It is stopped as soon as XNAT is to archive, which archives all the same.
+        xnat.faults.add(Fault("archive", Tell(at_once)))
+        book = tmp_path / "journal.db"
+        await upload(url, [tmp_path / "ours"], book, options=SMALL, overwrite="append", stop=stop)
+        with anyio.fail_after(5):
+            while xnat.prearchive:
+                await anyio.lowlevel.checkpoint()
+        summary = await upload(url, [tmp_path / "ours"], book, options=SMALL, overwrite="append")
+        (report,) = summary.sessions
+        assert (report.state, report.verified) == ("held", None), report
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+async def test_files_that_were_sent_again_are_proven_by_what_came_with_them(
+    xnat: TestXnat, url: str, tmp_path: Path, lost: int
+) -> None:
+    """Their UIDs were in the archive before: what counts is that none got lost on the way. Lost ones are sent again."""
+    ours, book = tmp_path / "ours", tmp_path / "journal.db"
+    for number in range(4):
+        write(ours / str(number), image(number))
+    await upload(url, [ours], book, options=SMALL)
+    for number in range(2):
+        write(ours / str(number), image(number, pixels=300))
+    if lost:
+        losing_new(xnat, 1, times=lost)
+    again = replace(SMALL, resend_changed=True)
+    summary = await upload(url, [ours], book, options=again, overwrite="append")
+    (report,) = summary.sessions
+    sizes = {file.sop_uid: file.size for _, _, file in xnat.instances()}
+    new = [sizes[sop(number)] > sizes[sop(3)] for number in range(2)]
+    assert len(sizes) == 4
+    if lost == 2:
+        assert new.count(True) == 1
+        assert (report.state, report.verified) == ("held", None)
+        assert "XNAT has lost some of 2 files that were sent in place of earlier ones" in (report.reason or "")
+    else:
+        assert all(new)
+        assert (report.state, report.verified, report.presumed) == ("archived", "uids", 0)
+    assert xnat.count["import"] == 4 + 2 * (1 + bool(lost))
+
+
+async def test_files_that_were_sent_again_without_proof_are_told_apart(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """After a kill between archiving and verifying nobody knows what the row held: "present", not safe to delete."""
+    ours = tmp_path / "ours"
+    for number in range(4):
+        write(ours / str(number), image(number))
+    commands.login(url)
+    words = ("upload", ours, "-P", "demo", "-q", "-o", "json")
+    assert (await commands(*words)).code == 0
+    write(ours / "0", image(0, pixels=300))
+    again = (*words, "--resend-changed", "--overwrite", "append")
+    process: list[Process] = []
+    xnat.faults.add(Fault("archive", Tell(lambda: process[0].kill())))
+    async with commands.start(*again) as running:
+        process.append(running)
+        await running.wait()
+    with anyio.fail_after(5):
+        while xnat.prearchive:
+            await anyio.lowlevel.checkpoint()
+    ended = await commands(*again)
+    assert ended.code == 0, ended.out
+    assert {detail["verified"] for detail in ended.json["details"]} == {"present"}
+    verify = await commands("verify", "-o", "json", "--safe-to-delete", tmp_path / "safe")
+    assert verify.code == 0
+    assert {detail["verified"] for detail in verify.json["details"]} == {"present"}
+    assert sorted((tmp_path / "safe").read_text().splitlines()) == [str(ours / name) for name in "123"]

@@ -5,7 +5,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from asyncimport.eventlog.entries import Began, Ended, Entry, Lost, text_of_path
-from asyncimport.events import Admitted, Away, Enclosed, Enclosing, Quiet, Repeated, ScanFinished, Scanned, Settled
+from asyncimport.events import (
+    Admitted,
+    Away,
+    Enclosed,
+    Enclosing,
+    Found,
+    Quiet,
+    Repeated,
+    ScanFinished,
+    Scanned,
+    Settled,
+)
 from asyncimport.model import (
     Archived,
     Built,
@@ -59,6 +70,8 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
         case Repeated(reason=reason, claim=claim, attempt=attempt):
             file = {} if claim is None else _file(claim)
             yield {"event": "call_repeated", **file, "attempt": attempt, "reason": reason}
+        case Found(claim=claim, uri=uri, files=files):
+            yield {"event": "session_found", **_names(claim.delivery), "uri": uri, "files": files}
         case Away(reason=None):
             yield {"event": "server_back"}
         case Away(reason=reason):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from asyncimport.errors import UsageError
 from asyncimport.eventlog.entries import Began, Ended, Entry, Form, Lost, text_of_path
-from asyncimport.events import Away, Enclosed, Repeated, ScanFinished, Settled
+from asyncimport.events import Away, Enclosed, Found, Repeated, ScanFinished, Settled
 from asyncimport.model import (
     Archived,
     AttachmentState,
@@ -68,6 +68,8 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
                     yield "WARNING", f"{what}: {which}: {why(outcome.reason)}"
         case Repeated(reason=reason) if names:
             yield "INFO", f"repeated: {reason}"
+        case Found(claim=claim, files=files):
+            yield "INFO", f"in the archive already: {files:,} files of {who(claim.delivery)}"
         case Away(reason=None):
             yield "INFO", "the server is back"
         case Away(reason=reason):

@@ -10,6 +10,7 @@ sealed, where it overwrites itself.
 """
 
 from asyncimport.journal.database import Waiting
+from asyncimport.journal.holdings import Adopted
 from asyncimport.journal.intake import Admission, Gone, Twin
 from asyncimport.journal.ledger import Arrived, Ledger, SentFile
 from asyncimport.journal.queue import Journal
@@ -18,6 +19,7 @@ from asyncimport.journal.survey import Header, Looks, Odd, Survey, Surveyed
 
 __all__ = [
     "Admission",
+    "Adopted",
     "Arrived",
     "DueSubject",
     "Gone",

@@ -21,6 +21,9 @@ CREATE TEMP TABLE lacked (file INTEGER PRIMARY KEY, project TEXT, study_uid TEXT
 CREATE TEMP TABLE repaired (session INTEGER PRIMARY KEY);
 -- When an attempt to send into an open delivery was last known to have broken off, by a clock that nobody can set.
 CREATE TEMP TABLE unsure (delivery INTEGER PRIMARY KEY, since REAL NOT NULL);
+-- Sessions of which the archive was asked what it has, and the SOPInstanceUIDs that it has of them.
+CREATE TEMP TABLE looked (session INTEGER PRIMARY KEY);
+CREATE TEMP TABLE held (session INTEGER, sop_uid TEXT, PRIMARY KEY (session, sop_uid)) WITHOUT ROWID;
 -- Sessions that occupy the server's prearchive because of this run.
 CREATE TEMP TABLE begun (session INTEGER PRIMARY KEY);
 -- Deliveries to be finalised, and subjects that a finalizer is at work on.

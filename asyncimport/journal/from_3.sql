@@ -1,4 +1,5 @@
--- From version 3 to 4: what tells a file that was replaced, digests of all that is sent, and why XNAT refused a file.
+-- From version 3 to 4: what tells a file that was replaced, digests of all that is sent, why XNAT refused a file, and what
+-- the archive held before.
 
 ALTER TABLE file ADD COLUMN inode INTEGER;
 ALTER TABLE file ADD COLUMN ctime_ns INTEGER;
@@ -24,6 +25,10 @@ UPDATE delivery SET state = 'OPEN' WHERE state = 'HELD' AND archive_uri IS NULL 
     OR reason LIKE 'XNAT does not let this user import here %'
     OR reason LIKE 'XNAT''s answer to the import is not %'
 );
+
+ALTER TABLE instance ADD COLUMN presumed INTEGER;
+ALTER TABLE delivery ADD COLUMN expected INTEGER;
+
 CREATE TRIGGER delivery_moves BEFORE UPDATE OF state ON delivery
 WHEN old.state <> new.state
 BEGIN
@@ -31,6 +36,8 @@ BEGIN
     WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'delivery' AND was = old.state AND becomes = new.state);
     SELECT raise(ABORT, 'a delivery that holds nothing cannot be sealed')
     WHERE new.state = 'SEALED' AND old.uri IS NULL;
+    SELECT raise(ABORT, 'what was not sealed has been seen in the archive')
+    WHERE new.state = 'ARCHIVED' AND old.state = 'OPEN' AND new.archive_uri IS NULL;
     SELECT raise(ABORT, 'a session with unsettled instances cannot be sealed')
     WHERE new.state = 'SEALED' AND old.state = 'OPEN'
       AND EXISTS (SELECT 1 FROM instance WHERE session = old.session AND state = 'PENDING');
@@ -44,8 +51,11 @@ BEGIN
     SELECT raise(ABORT, 'illegal change of an instance')
     WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'instance' AND was = old.state AND becomes = new.state);
     SELECT raise(ABORT, 'nothing is stored behind the seal')
-    WHERE new.state = 'STORED'
-      AND (SELECT state FROM delivery WHERE key = new.delivery AND session = new.session) IS NOT 'OPEN';
+    WHERE new.state = 'STORED' AND NOT EXISTS (
+        SELECT 1 FROM delivery WHERE key = new.delivery AND session = new.session
+        -- What was found in the archive may grow while the scan goes on.
+        AND (state = 'OPEN' OR (state = 'ARCHIVED' AND uri IS NULL))
+    );
     SELECT raise(ABORT, 'what is stored stays so until the archive is seen to lack it')
     WHERE old.state = 'STORED'
       AND EXISTS (SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED'));

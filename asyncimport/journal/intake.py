@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 from asyncimport.journal.database import translated
 from asyncimport.journal.facts import Facts, digest_of, facts_of, is_same, unproven
-from asyncimport.journal.registry import NoPlace, Registry
+from asyncimport.journal.holdings import Holdings
+from asyncimport.journal.registry import NoPlace
 from asyncimport.model import Digest, File, FileKind, Ignored, Instance
 
 __all__ = ["DISPUTED", "Admission", "Gone", "Intake", "Twin", "below"]
@@ -69,7 +70,7 @@ class Gone:
 _Found = tuple[int, Instance | Ignored, int | NoPlace | None]
 
 
-class Intake(Registry):
+class Intake(Holdings):
     """Files in."""
 
     def let_wait(self, studies: Mapping[str, str]) -> None:
@@ -138,7 +139,8 @@ class Intake(Registry):
                 "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL WHERE key = ?", reset
             )
             self._wait(waiting)
-        return Admission(unknown, [], len(waiting), size)
+            there = self._adopt_waiting({session for session, _ in waiting})
+        return Admission(unknown, [], len(waiting) - there.files, size - there.size)
 
     def admit(
         self,
@@ -191,7 +193,8 @@ class Intake(Registry):
                 self._wait([(session, instance)])
                 waiting += 1
                 size += item.file.size
-        return Admission([], twins, waiting, size)
+            there = self._adopt_waiting({session for _, _, session in found if isinstance(session, int)})
+        return Admission([], twins, waiting - there.files, size - there.size)
 
     def _enter(self, found: Sequence[_Found], first: int) -> dict[int, int]:
         """Write down, all at once, what is new in every way and waits; return the keys, from `first` on, and the sizes.
@@ -435,7 +438,10 @@ class Intake(Registry):
         waits = unsent or again or (state == "REFUSED" and not same)
         if waits:
             self._db.execute(
-                "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL WHERE key = ?", (instance,)
+                "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL, "
+                # Its UID in the archive will prove nothing of the new version.
+                "presumed = iif(?, 1, presumed) WHERE key = ?",
+                (again, instance),
             )
         return instance, waits
 

@@ -93,12 +93,16 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class SentFile:
-    """A file that an instance was sent from, or a copy of it, and the digest of what was sent, where one is kept."""
+    """A file that an instance was sent from, or a copy of it, and the digest of what was sent, where one is kept.
+
+    It is `presumed` where the archive had some version of the instance before, and nothing proves that it has this one.
+    """
 
     file: File
     sop_uid: str
     is_copy: bool
     digest: Digest | None
+    presumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +300,9 @@ class Ledger:
                 "i.attempts, i.settled_at, i.run, d.archive_uri, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
                 f"FROM {self._files} "
                 "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' JOIN session s ON s.key = i.session "
-                "LEFT JOIN delivery d ON d.key = i.delivery WHERE i.state = 'STORED' ORDER BY i.key"
+                "LEFT JOIN delivery d ON d.key = i.delivery WHERE i.state = 'STORED' "
+                # What was found in the archive was sent by no run that this journal knows.
+                "AND i.run IS NOT NULL ORDER BY i.key"
             )
             last = where = None
             for row in rows:
@@ -316,20 +322,20 @@ class Ledger:
         """Return the files that stored instances of a session were sent from, and copies of them."""
         with translated(self._path):
             rows = self._db.execute(
-                "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3 FROM session s "
+                "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3, i.presumed FROM session s "
                 "CROSS JOIN instance i ON i.session = s.key "
                 "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED') "
-                "SELECT t.sop_uid, 0, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+                "SELECT t.sop_uid, 0, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
                 "FROM t JOIN file f ON f.key = t.file WHERE f.kind = 'INSTANCE' AND f.instance = t.key UNION ALL "
-                "SELECT t.sop_uid, 1, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
+                "SELECT t.sop_uid, 1, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
                 # A copy of what is not known to be what was sent is not either.
                 "iif(o.inode IS NULL, NULL, f.inode), f.ctime_ns "
                 "FROM t JOIN file o ON o.key = t.file JOIN file f ON f.instance = t.key WHERE f.kind = 'DUPLICATE'",
                 (session.project, session.study_uid),
             ).fetchall()
         return [
-            SentFile(file_of(path, facts), sop_uid, bool(is_copy), digest_of(sha256, xxh3))
-            for sop_uid, is_copy, sha256, xxh3, path, *facts in rows
+            SentFile(file_of(path, facts), sop_uid, bool(is_copy), digest_of(sha256, xxh3), bool(presumed))
+            for sop_uid, is_copy, presumed, sha256, xxh3, path, *facts in rows
         ]
 
     def deliveries(self, label: str | None = None) -> list[DeliveryRow]:
@@ -397,26 +403,29 @@ class Ledger:
         rows = self._db.execute(
             "WITH u AS (SELECT i.session, sum(i.state = 'FAILED') AS failed, "
             "sum(i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED') AS refused, "
-            "sum(i.state = 'PENDING') AS pending, sum(i.state = 'STORED') AS stored FROM instance i "
+            "sum(i.state = 'PENDING') AS pending, sum(i.state = 'STORED') AS stored, "
+            "sum(i.state = 'STORED' AND i.presumed IS NOT NULL) AS presumed FROM instance i "
             "WHERE i.session IN (SELECT value FROM json_each(?)) GROUP BY i.session) "
             "SELECT s.key, s.project, s.subject, s.label, s.study_uid, u.failed, u.refused, (SELECT count(*) "
             "FROM file l WHERE l.lacked_by = s.key AND l.kind = 'UNREADABLE' AND NOT EXISTS (SELECT 1 FROM instance i "
             "WHERE i.session = s.key AND i.sop_uid = l.lacked_uid)), u.pending, u.stored, "
             "(SELECT min(l.reason) FROM file l WHERE l.lacked_by = s.key AND l.kind = 'SKIPPED'), "
-            "d.state, d.partial, coalesce(d.archive_uri, d.uri), d.verified, d.reason, d.closed_at "
+            "d.state, d.partial, coalesce(d.archive_uri, d.uri), d.verified, d.reason, "
+            "u.presumed, d.expected, d.closed_at "
             "FROM u CROSS JOIN session s ON s.key = u.session "
             "LEFT JOIN delivery d ON d.session = s.key AND d.number = (SELECT max(number) FROM delivery "
             "WHERE session = s.key AND (state <> 'OPEN' OR uri IS NOT NULL OR reason IS NOT NULL)) ORDER BY s.key",
             (json.dumps(list(counted)),),
         )
-        began = self._began_at
-        return tuple(
-            replace(report, as_of=as_of, earlier=began is not None and as_of < began)
-            if as_of is not None and report.state in {"archived", "prearchive"}
-            else report
-            for *row, as_of in rows
-            for report in [self._waiting(row[0], _report(Session(*row[1:5]), *counted[row[0]], *row[5:]))]
-        )
+        reports = []
+        for key, *names, presumed, expected, as_of in rows:
+            report = self._waiting(key, _report(Session(*names[:4]), *counted[key], *names[4:]))
+            report = replace(report, presumed=presumed, expected=expected)
+            if as_of is not None and report.state in {"archived", "prearchive"}:
+                earlier = self._began_at is not None and as_of < self._began_at
+                report = replace(report, as_of=as_of, earlier=earlier)
+            reports.append(report)
+        return tuple(reports)
 
     def _waiting(self, session: int, report: SessionReport) -> SessionReport:
         """Say of a session that is left alone in this run why it is not archived."""

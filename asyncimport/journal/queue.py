@@ -35,6 +35,16 @@ __all__ = ["Journal"]
 _SETTLE = "UPDATE instance SET run = column2, attempts = column3, settled_at = column4,"
 
 
+_SEND_AGAIN = "`asyncimport verify --repair` sends them again"
+_TOUCH = "touch the files that were rewritten, and send them with `--resend-changed --retry held`"
+
+
+def _lost(verdict: Incomplete) -> str:
+    if not verdict.missing:
+        return f"XNAT has lost some of {len(verdict.resent)} files that were sent in place of earlier ones"
+    return f"the archive lacks {len(verdict.missing)} of its instances"
+
+
 class Journal(Subjects):
     """The durable queue of one run. What its methods return is committed.
 
@@ -44,9 +54,10 @@ class Journal(Subjects):
     def claim(self, limit: int, *, most_begun: int, most_new: int = 1_000) -> list[Claim] | None:
         """Hand out at most `limit` instances, session by session; None when nothing will ever come again.
 
-        Of a delivery without a URI one instance goes alone: its answer shows where the rest would go. A new delivery
-        begins only while fewer than `most_begun` sessions occupy the server's prearchive, and at most `most_new` do
-        at a time, so that sessions end before others begin. An empty list means: ask again after the next change.
+        Of a delivery without a URI one instance goes alone: its answer shows where the rest would go. So does one
+        before which the archive is to be asked (`Claim.look`; what it says goes to `adopt`). A new delivery begins
+        only while fewer than `most_begun` sessions occupy the server's prearchive, and at most `most_new` do at a time,
+        so that sessions end before others begin. An empty list means: ask again after the next change.
         """
         claims: list[Claim] = []
         with self._transaction():
@@ -184,12 +195,43 @@ class Journal(Subjects):
                 "AND (d.uri = ? OR i.state = 'FAILED' OR (i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED'))",
                 (session, uri),
             )
+            presumed, resent = self._presumed(session, key)
+            files, expected = self._one(
+                "SELECT (SELECT count(*) FROM instance i JOIN delivery d ON d.key = i.delivery "
+                "WHERE i.session = ?1 AND d.uri = ?2), expected FROM delivery WHERE key = ?3",
+                (session, uri, key),
+            )
         delivery = Delivery(key, Session(project, subject, label, study_uid), number, uri)
-        return Sealed(delivery, uids, refused, state == "ARCHIVED", is_open, most_files)
+        counted = {"most_files": most_files, "files": files, "expected": expected}
+        archived = state == "ARCHIVED"
+        return Sealed(delivery, uids, refused, archived, is_open, presumed=presumed, resent=resent, **counted)
 
-    def _uids(self, session: int, state: str) -> frozenset[str]:
-        query = "SELECT json_quote(sop_uid) FROM instance WHERE session = ? AND state = ?"
+    def _uids(self, session: int, state: str, which: str = "TRUE") -> frozenset[str]:
+        query = f"SELECT json_quote(sop_uid) FROM instance WHERE session = ? AND state = ? AND {which}"  # noqa: S608 - fixed text
         return frozenset(self._all_of(query, (session, state)))
+
+    def expect(self, sealed: Sealed, before: int) -> Sealed:
+        """Note how many instances the archive held before a sealed delivery, and how many it must hold after it.
+
+        It is kept before anyone calls XNAT about the delivery: later nobody could tell.
+        """
+        delivery = sealed.delivery.key
+        with self._transaction(durable=True):
+            self._db.execute(
+                "UPDATE delivery SET expected = ?1 + (SELECT count(*) FROM instance WHERE delivery = ?2 "
+                # What is sent again takes the place of what is there.
+                "AND state = 'STORED' AND presumed IS NULL) WHERE key = ?2",
+                (before, delivery),
+            )
+            (expected,) = self._one("SELECT expected FROM delivery WHERE key = ?", (delivery,))
+        return replace(sealed, expected=expected)
+
+    def _presumed(self, session: int, delivery: int) -> tuple[frozenset[str], frozenset[str]]:
+        """Return what is presumed of a session, and what of that a delivery has brought."""
+        presumed = self._uids(session, "STORED", "presumed")
+        return presumed, self._uids(
+            session, "STORED", f"presumed AND delivery = {delivery:d}"
+        ) if presumed else presumed
 
     def close(self, verdict: Verdict) -> Verdict:
         """Record how a delivery ended, and free its subject and its place among the begun sessions.
@@ -222,17 +264,22 @@ class Journal(Subjects):
             if isinstance(verdict, Deleted):
                 self._end(delivery, "DELETED", reason="somebody has deleted it from the prearchive")
                 stored = self._uids_of(delivery)
-                self._take_back(session, stored, "PENDING", None)
+                self._take_back(session, stored, "PENDING", None, is_lacking=False)
                 verdict = Deleted(delivery, len(stored))
             elif isinstance(verdict, Incomplete) and verdict.expected is not None:
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, verified="uids")
                 self._take_back(session, verdict.missing, "REFUSED", verdict.expected, Refusal.DROPPED)
                 verdict = Archived(delivery, verdict.uri, "uids")
             elif isinstance(verdict, Incomplete) and self._may_repair(session, verdict.missing):
-                lost = f"the archive lacked {len(verdict.missing)} of its instances, which are to be sent again"
+                lost = f"{_lost(verdict)}, which are to be sent again"
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)
                 self._take_back(session, verdict.missing, "PENDING", None)
+                self._take_back(session, verdict.resent, "PENDING", None, is_lacking=False)
             elif isinstance(verdict, Archived):
+                if verdict.holds is not None:
+                    self._db.execute("UPDATE delivery SET expected = ? WHERE key = ?", (verdict.holds, delivery.key))
+                if verdict.proven:
+                    self._db.execute("UPDATE instance SET presumed = NULL WHERE delivery = ?", (delivery.key,))
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified)
             elif isinstance(verdict, Built):
                 self._end(delivery, "BUILT")
@@ -244,8 +291,7 @@ class Journal(Subjects):
                 if isinstance(verdict, Incomplete):
                     verdict = Held(
                         delivery,
-                        f"the archive lacks {len(verdict.missing)} of its instances; "
-                        "`asyncimport verify --repair` sends them again",
+                        f"{_lost(verdict)}; {_SEND_AGAIN if verdict.missing else _TOUCH}",
                         verdict.uri,
                     )
                 if was == "ARCHIVED" and verdict.uri is None:
@@ -307,7 +353,7 @@ class Journal(Subjects):
         """
         query = (
             "SELECT 1 FROM instance i JOIN delivery d ON d.key = i.delivery "
-            "WHERE i.session = ? AND i.sop_uid = ? AND d.verified = 'uids'"
+            "WHERE i.session = ? AND i.sop_uid = ? AND d.verified IN ('uids', 'present')"
         )
         if any(self._db.execute(query, (session, uid)).fetchone() for uid in missing):
             return False
@@ -331,13 +377,23 @@ class Journal(Subjects):
         return list(self._all_of("SELECT json_quote(sop_uid) FROM instance WHERE delivery = ?", (delivery.key,)))
 
     def _take_back(
-        self, session: int, uids: Iterable[str], state: str, reason: str | None, refusal: Refusal | None = None
+        self,
+        session: int,
+        uids: Iterable[str],
+        state: str,
+        reason: str | None,
+        refusal: Refusal | None = None,
+        *,
+        is_lacking: bool = True,
     ) -> None:
-        """Let instances that were stored wait again, or be refused after all."""
+        """Let instances that were stored wait again, or be refused after all.
+
+        Unless the archive `is_lacking` them, what was presumed of them before still is.
+        """
         self._db.executemany(
-            "UPDATE instance SET state = ?, reason = ?, refusal = ?, delivery = NULL, run = ? "
-            "WHERE session = ? AND sop_uid = ? AND state = 'STORED'",
-            [(state, reason, refusal, self.run, session, uid) for uid in uids],
+            "UPDATE instance SET state = ?, reason = ?, refusal = ?, delivery = NULL, run = ?, "
+            "presumed = iif(?, NULL, presumed) WHERE session = ? AND sop_uid = ? AND state = 'STORED'",
+            [(state, reason, refusal, self.run, is_lacking, session, uid) for uid in uids],
         )
 
     def _hold_barred(self, session: int, reason: str) -> bool:
@@ -419,7 +475,8 @@ class Journal(Subjects):
         if row is None:
             return
         key, number, uri, project, subject, label, study_uid = row
-        if uri is None:
+        look = self._must_look(session)
+        if uri is None or look:
             (flying,) = self._one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))
             room = 0 if flying else 1
         where = Session(project, subject, label, study_uid)
@@ -432,7 +489,7 @@ class Journal(Subjects):
         )
         for instance, sop_uid, series_uid, path, *facts in rows:
             file = file_of(bytes.fromhex(path), facts)
-            claims.append(Claim(instance, Instance(file, sop_uid, series_uid, where), delivery))
+            claims.append(Claim(instance, Instance(file, sop_uid, series_uid, where), delivery, look))
         handed_out = session, rows[-1][0] if rows else -1
         self._db.execute(
             "INSERT INTO flying SELECT session, instance FROM waiting WHERE session = ? AND instance <= ?", handed_out

@@ -33,10 +33,12 @@ CREATE TABLE patient (
 ) WITHOUT ROWID;
 CREATE INDEX patient_id ON patient (project, id);
 
--- One prearchive row of a session. `uri` is known from the first acknowledged file on. Times are seconds since 1970:
--- `unsure_at` is when an attempt to send into it was last known to have broken off (it may yet take effect),
--- `closed_at` when it came to its end. `merges`: the archive held the session before. `partial`: sealed though it lacks
--- files. The `reason` of an OPEN or SEALED one is why the last run did not go on with it.
+-- One prearchive row of a session. `uri` is known from the first acknowledged file on; an ARCHIVED delivery without one
+-- stands for what was found in the archive, and not sent. Times are seconds since 1970: `unsure_at` is when an attempt to
+-- send into it was last known to have broken off (it may yet take effect), `closed_at` when it came to its end. `merges`:
+-- the archive held the session before. `partial`: sealed though it lacks files. `expected`: how many instances the
+-- archive must hold when all has arrived, where a script gives them new UIDs, so that only their number can be compared.
+-- The `reason` of an OPEN or SEALED one is why the last run did not go on with it.
 CREATE TABLE delivery (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -50,6 +52,7 @@ CREATE TABLE delivery (
     closed_at REAL,
     merges INTEGER,
     partial INTEGER,
+    expected INTEGER,
     UNIQUE (session, number)
 );
 CREATE INDEX delivery_live ON delivery (state) WHERE state IN ('OPEN', 'SEALED');
@@ -80,7 +83,8 @@ CREATE INDEX file_lacked ON file (lacked_by) WHERE lacked_by IS NOT NULL;
 -- instance), `delivery` where it was stored, `run` the run that settled it, after so many attempts, at a time in seconds
 -- since 1970. `sha256` is the digest of what was sent, where it was asked for, `xxh3` (XXH3-128, big-endian) that of all
 -- that was sent since there is this column. `refusal` is why XNAT does not have a REFUSED one: DROPPED by a rule of the
--- site, because of the FILE, or because of the state of the SERVER.
+-- site, because of the FILE, or because of the state of the SERVER. `presumed`: the archive had an instance of this
+-- SOPInstanceUID before, and nothing proves that it has this version of it; it was found there, or is sent again.
 CREATE TABLE instance (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -96,6 +100,7 @@ CREATE TABLE instance (
     sha256 BLOB,
     xxh3 BLOB,
     refusal TEXT,
+    presumed INTEGER,
     UNIQUE (session, sop_uid)
 );
 
@@ -153,8 +158,11 @@ BEGIN
     SELECT raise(ABORT, 'illegal change of an instance')
     WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'instance' AND was = old.state AND becomes = new.state);
     SELECT raise(ABORT, 'nothing is stored behind the seal')
-    WHERE new.state = 'STORED'
-      AND (SELECT state FROM delivery WHERE key = new.delivery AND session = new.session) IS NOT 'OPEN';
+    WHERE new.state = 'STORED' AND NOT EXISTS (
+        SELECT 1 FROM delivery WHERE key = new.delivery AND session = new.session
+        -- What was found in the archive may grow while the scan goes on.
+        AND (state = 'OPEN' OR (state = 'ARCHIVED' AND uri IS NULL))
+    );
     SELECT raise(ABORT, 'what is stored stays so until the archive is seen to lack it')
     WHERE old.state = 'STORED'
       AND EXISTS (SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED'));
@@ -176,6 +184,8 @@ BEGIN
     WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'delivery' AND was = old.state AND becomes = new.state);
     SELECT raise(ABORT, 'a delivery that holds nothing cannot be sealed')
     WHERE new.state = 'SEALED' AND old.uri IS NULL;
+    SELECT raise(ABORT, 'what was not sealed has been seen in the archive')
+    WHERE new.state = 'ARCHIVED' AND old.state = 'OPEN' AND new.archive_uri IS NULL;
     SELECT raise(ABORT, 'a session with unsettled instances cannot be sealed')
     WHERE new.state = 'SEALED' AND old.state = 'OPEN'
       AND EXISTS (SELECT 1 FROM instance WHERE session = old.session AND state = 'PENDING');

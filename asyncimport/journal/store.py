@@ -182,7 +182,7 @@ class Store:
         """Let the next scan decide anew about everything that XNAT holds nothing of."""
         self._db.execute("DELETE FROM about WHERE key <> 'destination'")
         self._db.execute("DELETE FROM attachment WHERE md5 IS NULL")
-        self._db.execute("DELETE FROM delivery WHERE uri IS NULL")
+        self._db.execute("DELETE FROM delivery WHERE uri IS NULL AND state <> 'ARCHIVED'")
         self._db.execute(
             "DELETE FROM instance WHERE session NOT IN (SELECT session FROM delivery) AND state <> 'STORED'"
         )

@@ -11,6 +11,7 @@ __all__ = [
     "Claim",
     "Deleted",
     "Delivery",
+    "Existing",
     "Failed",
     "Held",
     "Incomplete",
@@ -36,11 +37,23 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An instance handed out to be sent, and where it goes; `key` is the journal's."""
+    """An instance handed out to be sent, and where it goes; `key` is the journal's.
+
+    Before it is sent the archive is asked what it has of the session, if the journal does not know (`look`).
+    """
 
     key: int
     instance: Instance
     delivery: Delivery
+    look: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """What the archive has of a session before anything of it is sent: its address, and SOPInstanceUIDs."""
+
+    uri: str
+    held: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,10 @@ class Sealed:
     verified. `is_open`: it is not sealed, and all that is to be found out is what has become of its row. `most_files`
     is how many files of ours that can hold: those acknowledged there, and those of which it may have kept a part; None:
     nobody has counted.
+
+    Of `presumed` instances the archive had some version before, and nothing proves yet that it has the one on disk;
+    `resent` are those of them that this delivery has brought, among `files` in all. Where only numbers can be compared,
+    `expected` is how many instances the archive must hold.
     """
 
     delivery: Delivery
@@ -59,6 +76,10 @@ class Sealed:
     archived: bool = False
     is_open: bool = False
     most_files: int | None = None
+    presumed: frozenset[str] = frozenset()
+    resent: frozenset[str] = frozenset()
+    files: int = 0
+    expected: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +143,19 @@ Outcome = Stored | Refused | Failed | Withheld
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """The session is in the archive; `verified` is "uids" when the set of SOPInstanceUIDs was compared."""
+    """The session is in the archive; `verified` tells how it was compared with what was sent, None: it was not.
+
+    "uids": it has all SOPInstanceUIDs; "present": as well, but some were there before, and nothing proves that it has
+    the bytes on disk; "count": a script gives instances new UIDs, and there are as many more as were sent. `proven`:
+    what the delivery sent again has taken the place of what was there. `holds` is how many instances it holds then,
+    where only numbers can be compared.
+    """
 
     delivery: Delivery
     uri: str
     verified: str | None
+    proven: bool = False
+    holds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +190,15 @@ class Deleted:
 class Incomplete:
     """The session is in the archive, which lacks instances that XNAT had acknowledged, by SOPInstanceUID.
 
-    `expected` names what of the site may have dropped them there; without it they are lost.
+    `expected` names what of the site may have dropped them there; without it they are lost. Of those that were `resent`
+    it has an earlier version, and XNAT has lost the new one of some.
     """
 
     delivery: Delivery
     uri: str
     missing: frozenset[str]
     expected: str | None = None
+    resent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

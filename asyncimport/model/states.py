@@ -54,7 +54,8 @@ class DeliveryState(StrEnum):
 # The database enforces both tables with triggers. What XNAT has acknowledged is sent again only when the archive turned
 # out to lack it, and is refused when a script of the site may have dropped it there. ARCHIVED and DELETED
 # are final: what comes later for the session is another delivery. Somebody else may have archived or deleted the row of
-# an open one. A seal is never broken: HELD goes back to SEALED, not to OPEN.
+# an open one, and what is found in the archive before anything is sent needs no row. A seal is never broken: HELD goes
+# back to SEALED, not to OPEN.
 INSTANCE_TRANSITIONS = frozenset(
     {
         (InstanceState.PENDING, InstanceState.STORED),

@@ -86,6 +86,8 @@ class SessionReport:
     """What became of one session: `state` is archived, prearchive, held or open; `files` are its instances.
 
     `as_of` is when it came to that, in seconds since 1970; what `earlier` runs archived nobody has looked at since.
+    Of `presumed` instances the archive had some version before, and nothing proves that it has the one on disk.
+    Where only numbers can be compared, `expected` is how many instances the archive must hold.
     """
 
     session: Session
@@ -97,6 +99,8 @@ class SessionReport:
     reason: str | None
     as_of: float | None = None
     earlier: bool = False
+    presumed: int = 0
+    expected: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

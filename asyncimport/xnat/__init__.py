@@ -1,6 +1,6 @@
 """The XNAT client: login, images, archive, site. The only package that speaks HTTP."""
 
-from asyncimport.xnat.archive import archived_sessions, compare, find_session
+from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, archived_sessions, compare, find_session
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.prearchive import PrearchiveRows
@@ -11,6 +11,7 @@ from asyncimport.xnat.subjects import Described, NotDescribed, Subjects, describ
 from asyncimport.xnat.survey import series_filters
 
 __all__ = [
+    "NOBODY_KNOWS_WHICH",
     "Client",
     "Credentials",
     "Described",

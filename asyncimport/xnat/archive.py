@@ -14,6 +14,7 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.site import SiteRules
 
 __all__ = [
+    "NOBODY_KNOWS_WHICH",
     "Comparison",
     "Found",
     "archived_sessions",
@@ -26,6 +27,8 @@ __all__ = [
     "scan_path",
     "sessions_of_study",
 ]
+
+NOBODY_KNOWS_WHICH = "and nobody can tell which, as a script gives instances new UIDs"
 
 _COLUMNS = "columns=ID,label,UID,xsiType,subject_label&format=json"
 _IMAGE_SESSIONS = "xsiType=xnat%3AimageSessionData"
@@ -48,7 +51,7 @@ class Comparison:
     """What came of comparing: `verified` is "uids", "count" where a script gives instances new UIDs, else None.
 
     `missing` instances (SOPInstanceUIDs) were sent and are not in the session; `held` is what is in it. `short` is how
-    many it lacks where nobody can tell which.
+    many it lacks by their number; nobody can tell which if none are `missing`.
     """
 
     verified: str | None
@@ -125,18 +128,26 @@ async def compare(
     sent: frozenset[str],
     policy: RetryPolicy,
     rules: SiteRules,
+    expected: int | None = None,
 ) -> Comparison:
     """Compare the SOPInstanceUIDs that were sent with those that the archive holds of the session.
 
+    Where a script gives instances new UIDs, only the number tells: `expected` in all, or, if nobody has counted what
+    was there before, as many as were sent.
     Raises: TransientError, RefusedError when the archive cannot be read.
     """
     held = await held_of_session(client, session, experiments, sent, policy)
     missing = sent - held
     if not missing:
         return Comparison("uids", held)
-    if len(missing) == len(sent) <= len(held) and (await rules.of(session.project)).maps_instances:
+    uncounted = expected is None and len(missing) < len(sent)
+    if uncounted or not (await rules.of(session.project)).maps_instances:
+        return Comparison(None, held, missing)
+    short = (len(sent) if expected is None else expected) - len(held)
+    if short <= 0:
         return Comparison("count", held)
-    return Comparison(None, held, missing)
+    # Where as many are absent as UIDs are, those are the ones.
+    return Comparison(None, held, missing if short == len(missing) else frozenset(), short)
 
 
 async def held_of_session(

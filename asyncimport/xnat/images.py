@@ -5,6 +5,7 @@ look again. It may run twice, or after a kill, and must come to the same end.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache, partial
 from typing import TypeVar
@@ -22,6 +23,7 @@ from asyncimport.model import (
     Claim,
     Deleted,
     Delivery,
+    Existing,
     Held,
     Incomplete,
     Sealed,
@@ -30,7 +32,7 @@ from asyncimport.model import (
 )
 from asyncimport.replies import OUR_SOURCE, Row
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat.archive import Found, compare, find_experiment, find_session
+from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, Found, compare, find_experiment, find_session, held_of_session
 from asyncimport.xnat.client import Client, bounded
 from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.sending import send
@@ -168,13 +170,38 @@ class Xnat:
         """Tell whether XNAT answers at all."""
         return await self._client.is_there()
 
-    async def holds(self, session: Session) -> bool | None:
-        """Tell whether the archive has a session of this label already; None when it cannot be asked."""
-        try:
-            found = await find_session(self._client, session, self._policy, self._rules)
-            return bool(found.experiments) or found.problem is not None
-        except (RefusedError, TransientError):
+    async def find(self, claim: Claim) -> Existing | None:
+        """Tell what the archive has of the session of a claim already; None: nothing.
+
+        Where a script gives instances new UIDs nobody can tell which it has: they are sent only if they may take the
+        place of what is there. Raises: OccupiedError, TransientError.
+        """
+        session = claim.instance.session
+        there = await find_session(self._client, session, self._policy, self._rules)
+        if there.problem is not None:
+            raise OccupiedError(f"{there.problem}; {_OTHER_LABEL}")
+        if not there.experiments:
             return None
+        held = await held_of_session(self._client, session, there.experiments, frozenset(), self._policy)
+        hidden = held and claim.instance.sop_uid not in held and self._overwrite == "none"
+        if hidden and (await self._rules.of(session.project)).maps_instances:
+            raise OccupiedError(
+                "the archive has this session already, and a script gives instances new UIDs, so nobody can tell which "
+                "of them; `--overwrite append --retry held` sends all, in the place of what is there"
+            )
+        return Existing(_address(session, there.experiments[0]), held)
+
+    async def count(self, session: Session) -> int | None:
+        """Count what the archive holds of a session, where a script gives instances new UIDs; None: none does.
+
+        Raises: TransientError, RefusedError.
+        """
+        if not (await self._rules.of(session.project)).maps_instances:
+            return None
+        there = await find_session(self._client, session, self._policy, self._rules)
+        # What is not ours will hold the delivery.
+        held = await held_of_session(self._client, session, there.experiments, frozenset(), self._policy)
+        return len(held)
 
     async def _import(self, claim: Claim, body: Body) -> str:
         session = claim.instance.session
@@ -194,6 +221,7 @@ class Xnat:
         failures = lost = 0
         trouble = ""
         answer: str | None = None
+        row_files = _RowFiles()
         pause = self._first_pause
         give_up = anyio.current_time() + self._patience
         while True:
@@ -217,7 +245,7 @@ class Xnat:
                     is_built = asked and row.status == "READY"
                     asked = True
                     try:
-                        end = await self._finish(sealed, row, is_built=is_built)
+                        end = await self._finish(sealed, row, row_files, is_built=is_built)
                     except TransientError as error:
                         # What it came to is seen when it is looked at again.
                         trouble = str(error)
@@ -236,7 +264,7 @@ class Xnat:
                         found = await self._find(delivery, answer)
                         step = Step.LOST
                 if found.experiments:
-                    return await self._verify(sealed, found)
+                    return await self._verify(sealed, found, row_files.count)
                 if step is Step.LOST:
                     lost += 1
                     if lost >= self._policy.attempts:
@@ -260,7 +288,7 @@ class Xnat:
             return Held(delivery, str(error))
         if not there.experiments:
             return Held(delivery, there.problem or "the session is not in the archive any more")
-        return await self._verify(sealed, there)
+        return await self._verify(sealed, there, None)
 
     async def _look(self, uri: str | None) -> Row | None:
         return await self._client.ask("GET", f"/data{uri}?format=json", replies.row, self._policy)
@@ -276,8 +304,10 @@ class Xnat:
         named = unquote(answer.rpartition("/")[2]) if answer else None
         return await find_session(self._client, delivery.session, self._policy, self._rules, named=named)
 
-    async def _finish(self, sealed: Sealed, row: Row, *, is_built: bool) -> Built | Held | str:
+    async def _finish(self, sealed: Sealed, row: Row, files: "_RowFiles", *, is_built: bool) -> Built | Held | str:
         """Take the row to its end, and return the address that XNAT gives it in the archive.
+
+        How many files the row holds, once it is built, is noted in `files`.
 
         `build`, and not `commit`: that archives by itself on auto-archive projects, where the session may be meant to
         stay, without `overwrite`, and before anybody has looked at what it holds. The archive step works on all.
@@ -287,7 +317,10 @@ class Xnat:
             return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if not is_built:
             await self._ask_for(f"/data{delivery.uri}?action=build&SOURCE={OUR_SOURCE}{self._manners}", replies.built)
-        if reason := await self._surplus(sealed):
+        if sealed.most_files is not None:
+            path = f"/data{delivery.uri}/resources?format=json"
+            files.count = await self._client.ask("GET", path, replies.file_count, self._policy)
+        if reason := self._surplus(sealed, files.count):
             return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if not self._archive:
             return Built(delivery, f"/data{delivery.uri}")
@@ -306,16 +339,15 @@ class Xnat:
         with bounded(self._client.timeouts.stall + self._client.timeouts.reply):
             return await self._client.call("POST", self._client.url(path), read)
 
-    async def _surplus(self, sealed: Sealed) -> str | None:
+    def _surplus(self, sealed: Sealed, found: int | None) -> str | None:
         """Say how many files of a built row did not come from us; None where all did, or nobody has counted them."""
         uri, most = sealed.delivery.uri, sealed.most_files
-        if most is None:
+        if most is None or found is None:
             return None
         if self._overwrite != "none":
             # Who asks for it lets files that came late take their place, whichever row of ours they were meant for.
             most = max(most, len(sealed.sop_uids))
-        found = await self._client.ask("GET", f"/data{uri}/resources?format=json", replies.file_count, self._policy)
-        if found is None or found <= most:
+        if found <= most:
             return None
         return f"the prearchive holds {found - most:,} files more than were sent there ({uri})"
 
@@ -330,20 +362,20 @@ class Xnat:
             return replies.misplaced(there.subject, session)
         return replies.other_session(there, session)
 
-    async def _verify(self, sealed: Sealed, there: Found) -> Verdict:
-        """Compare what the archive holds with what XNAT acknowledged."""
+    async def _verify(self, sealed: Sealed, there: Found, row_files: int | None) -> Verdict:
+        """Compare what the archive holds with what XNAT acknowledged; its row held so many files when it was built."""
         delivery, session = sealed.delivery, sealed.delivery.session
-        first = there.experiments[0]
-        subject = first.subject or session.subject
-        uri = f"/data/archive/projects/{session.project}/subjects/{subject}/experiments/{first.label}"
+        uri = _address(session, there.experiments[0])
         if there.problem is not None:
             return Held(delivery, f"{there.problem}; {_MOVE_IT}", uri)
         try:
-            found = await compare(self._client, session, there.experiments, sealed.sop_uids, self._policy, self._rules)
+            found = await compare(
+                self._client, session, there.experiments, sealed.sop_uids, self._policy, self._rules, sealed.expected
+            )
         except (RefusedError, TransientError) as error:
             if isinstance(error, TransientError) and (error.unreachable or error.overload or error.cut):
                 raise
-            # It is archived; that it could not be looked into is told apart, and `verify` can do it later.
+            # It is archived; that it could not be looked into is told apart, and the next run looks again.
             return Archived(delivery, uri, None)
         if leftover := sealed.refused & found.held:
             # A write that fails (a full disk, say) can leave a part of the file where the whole should be.
@@ -351,8 +383,40 @@ class Xnat:
                 delivery,
                 f"the archive holds {len(leftover)} instances that XNAT refused, perhaps in part",
             )
-        if not found.missing:
-            return Archived(delivery, uri, found.verified)
-        dropping = (await self._rules.of(session.project)).on_archive
+        if found.short and await self._have_taken_places(sealed, found.held, row_files):
+            return Archived(delivery, uri, "count", holds=len(found.held))
+        if found.short and not found.missing:
+            return Held(delivery, f"the archive has {found.short} instances too few, {NOBODY_KNOWS_WHICH}", uri)
+        # Their UIDs were there before: that the row had all files is what tells of those that were sent again.
+        lost = sealed.files - row_files if sealed.resent and row_files is not None else 0
+        resent = sealed.resent if lost > len(found.missing) else frozenset()
+        if not found.missing and not resent:
+            proven = bool(sealed.resent) and row_files == sealed.files
+            is_sure = sealed.presumed <= (sealed.resent if proven else frozenset())
+            if found.verified == "uids":
+                return Archived(delivery, uri, "uids" if is_sure else "present", proven)
+            return Archived(delivery, uri, "count" if is_sure else "present", proven, len(found.held))
+        dropping = (await self._rules.of(session.project)).on_archive if not resent else None
         expected = f"{dropping} rejects files, and the archive does not hold this one" if dropping else None
-        return Incomplete(delivery, uri, found.missing, expected)
+        return Incomplete(delivery, uri, found.missing, expected, resent)
+
+    async def _have_taken_places(self, sealed: Sealed, held: frozenset[str], row_files: int | None) -> bool:
+        """Whether fewer instances than were added up may be all of them: some have taken the place of others.
+
+        All have new UIDs then, their row had all files, and nothing drops any in the archive.
+        """
+        if self._overwrite == "none" or row_files != sealed.files or held & sealed.sop_uids:
+            return False
+        return (await self._rules.of(sealed.delivery.session.project)).on_archive == ""
+
+
+@dataclass(slots=True)
+class _RowFiles:
+    """How many files a row held when it was built; None: nobody has counted."""
+
+    count: int | None = None
+
+
+def _address(session: Session, there: replies.Experiment) -> str:
+    subject = there.subject or session.subject
+    return f"/data/archive/projects/{session.project}/subjects/{subject}/experiments/{there.label}"
