@@ -740,6 +740,33 @@ async def test_a_fault_at_a_login(xnat: TestXnat, url: str, stage: str, fault: s
 # --- faults that take two
 
 
+@pytest.mark.parametrize("stage", RUNS)
+async def test_a_journal_that_is_lost(xnat: TestXnat, url: str, tmp_path: Path, stage: str) -> None:
+    """A run is killed at the third session, and its journal is gone: a new one sends nothing that is archived again."""
+    place, end = STAGES[stage], End.BUILT if stage == "build alone" else End.WELL
+    options = replace(ALONE, archive=end is End.WELL)
+    sent = study(tmp_path / "tree", place.files)
+    nth = place.nth if place.path else 2 * place.requests[place.kind] + place.nth
+    with anyio.CancelScope() as scope:
+        killed = xnat.faults.add(Fault(place.kind, Tell(scope.cancel), nth, path=place.path.format(3)))
+        await upload(url, [tmp_path / "tree"], tmp_path / "lost.db", options=options, policy=PATIENT)
+    assert killed.hits == 1
+    before = xnat.count["import"]
+    summary = await upload(url, [tmp_path / "tree"], tmp_path / "journal.db", options=options, policy=PATIENT)
+    files = summary.files
+    assert (files.stored + files.already_stored, files.refused, files.failed, files.left) == (
+        STRUCK * place.files, 0, 0, 0
+    )  # fmt: skip
+    check_files(xnat, sent, place, row(end))
+    # XNAT archives the third session whether anybody waits for that or not.
+    archived = 0 if end is End.BUILT else 3 if stage == "archive" or stage.startswith("verify") else 2
+    # What was not sent from this journal is seen to be there; in which version, nobody can tell.
+    proofs = ["present"] * archived + ["uids"] * (STRUCK - archived) if end is End.WELL else [None] * STRUCK
+    assert [one.verified for one in summary.sessions] == proofs
+    assert {one.state for one in summary.sessions} == {"archived" if end is End.WELL else "prearchive"}
+    assert xnat.count["import"] - before == (STRUCK - archived) * place.files
+
+
 @pytest.mark.parametrize("again", [False, True])
 async def test_what_the_archive_lacks_is_sent_again_once(xnat: TestXnat, url: str, tmp_path: Path, again: bool) -> None:
     """XNAT loses two files of each session before it builds it: sent again, and if one is lost again, held."""
