@@ -184,7 +184,7 @@ class Client:
         login = self._logins
         if self._is_lost:
             # The login could not be renewed the last time: without one we would be a guest, who sees other things.
-            await self._renew(login)
+            await self._renew(None)
             login = self._logins
         timeout = self._in_time if in_time else None
         try:
@@ -330,18 +330,18 @@ class Client:
     def _last_seconds(self) -> float:
         return _LAST_MOMENT if self._monitor.is_on else _LAST_SECONDS
 
-    async def _renew(self, login: int) -> None:
-        """Log in again, once for all calls that found the login `login` dead."""
+    async def _renew(self, login: int | None) -> None:
+        """Log in again, once for all calls that found the login `login` dead, or that there is none (None)."""
         async with self._renewing:
             if self._refused is not None:
                 raise LoginRefusedError(str(self._refused), hint=self._refused.hint)
-            if self._logins == login:
+            if self._is_lost if login is None else self._logins == login:
                 # It need not be dead because one call was told so, and would stay open beside the new one.
                 await self.log_out()
-                self._is_lost = True
+                is_lost = True
                 try:
                     await self.log_in()
-                    self._is_lost = False
+                    is_lost = False
                 except LoginRefusedError as error:
                     # Those who wait for their turn must not try it too: refusals add up to a locked account.
                     self._refused = error
@@ -349,6 +349,9 @@ class Client:
                 except UnavailableError as error:
                     # It was an XNAT before, so it is one that is starting, it may be.
                     raise TransientError(str(error), overload=True) from error
+                finally:
+                    # Not before: meanwhile calls are answered 401, and wait for the same login.
+                    self._is_lost = is_lost
 
     async def _exchange(
         self,
