@@ -22,10 +22,11 @@ from yarl import URL
 
 from asyncimport import __version__, replies
 from asyncimport.errors import (
+    AsyncimportError,
     LoginExpiredError,
     LoginRefusedError,
     NotKeptError,
-    RefusedError,
+    SourceError,
     TransientError,
     UnavailableError,
     worst,
@@ -187,13 +188,24 @@ class Client:
             await self._renew(None)
             login = self._logins
         timeout = self._in_time if in_time else None
+        # As `_told`, without a context manager: this is on the way of every file.
+        self._monitor.began()
+        note = self._monitor.dropped
         try:
-            with self._told():
-                answer = await self._exchange(method, url, data, {**self._headers, **(headers or {})}, timeout, most)
-                return read(answer)
-        except LoginExpiredError:
-            await self._renew(login)
-            raise
+            answer = await self._exchange(method, url, data, {**self._headers, **(headers or {})}, timeout, most)
+            result = read(answer)
+            note = self._monitor.got_through
+        except AsyncimportError as error:
+            note = self._meant(error)
+            if not isinstance(error, LoginExpiredError):
+                raise
+            expired = error
+        else:
+            return result
+        finally:
+            note()
+        await self._renew(login)
+        raise expired
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -204,15 +216,19 @@ class Client:
         try:
             yield
             note = monitor.got_through
-        except TransientError as error:
-            answered = error.judges_file or isinstance(error, LoginExpiredError | NotKeptError)
-            note = monitor.got_through if answered else partial(monitor.failed, error)
-            raise
-        except (RefusedError, UnavailableError):
-            note = monitor.got_through
+        except AsyncimportError as error:
+            note = self._meant(error)
             raise
         finally:
             note()
+
+    def _meant(self, error: AsyncimportError) -> Callable[[], None]:
+        """Return what is to be noted of a call that ends with an error."""
+        if isinstance(error, SourceError):
+            return self._monitor.dropped
+        if not isinstance(error, TransientError) or isinstance(error, LoginExpiredError | NotKeptError):
+            return self._monitor.got_through
+        return self._monitor.got_through if error.judges_file else partial(self._monitor.failed, error)
 
     async def ask(self, method: str, path: str, read: Callable[[Reply], T], policy: RetryPolicy) -> T:
         """Ask a question without a body, again while it fails for a time."""
