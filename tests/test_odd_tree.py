@@ -37,7 +37,7 @@ async def test_every_file_of_the_packages_ends_as_the_oracle_says(
     commands.login(url)
     ended = await commands(
         "upload", tree, "-P", "demo", "-S", "all", "-E", "{StudyInstanceUID}", "--merge-patients",
-        "--ignore-archives", "-o", "json",
+        "--ignore-archives", "--follow-links", "-o", "json",
     )  # fmt: skip
     assert ended.code == 8, ended.err
     counts = Counter(kinds.values())
