@@ -268,7 +268,7 @@ async def test_an_archive_that_cannot_be_asked_is_not_guessed_at(
     xnat.imports.clear()
     book = tmp_path / "journal.db"
     fault = xnat.faults.add(Fault("listing", Status(500), times=1_000_000, path="label=P0_"))
-    summary = await upload(url, [tree], book, options=SMALL)
+    summary = await upload(url, [tree], book, options=replace(SMALL, max_outage=2.0))
     assert fault.hits
     assert {record.session for record in xnat.imports} == {"P1_20200102"}
     assert (summary.files.failed, summary.files.stored) == (3, 3)
@@ -287,6 +287,8 @@ async def test_found_instances_are_not_safe_to_delete(url: str, commands: Comman
     ended = await commands("upload", tree, "-P", "demo", "-q", "-o", "json", "--receipts", tmp_path / "receipts")
     assert ended.code == 0, ended.out
     assert {detail["verified"] for detail in ended.json["details"]} == {"present"}
+    state = await commands("status", "-P", "demo")
+    assert "2 archived, 2 of them by UIDs that were there before" in state.out
     assert (tmp_path / "receipts").read_text().count('"kind": "file"') == 1
     verify = await commands("verify", "-P", "demo", "-o", "json", "--safe-to-delete", tmp_path / "safe")
     assert verify.code == 0, verify.out

@@ -245,10 +245,13 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
     if summary.subjects.found:
         _show_subjects(console, summary.subjects)
     states = {state: summary.count(state) for state in ("archived", "prearchive", "held", "open")}
-    verified = sum(report.verified is not None and not report.earlier for report in summary.sessions)
+    compared = [report.verified for report in summary.sessions if report.verified is not None and not report.earlier]
+    present = compared.count("present")
     counts = [f"{count:,} {state}" for state, count in states.items() if count]
-    if verified:
-        counts.insert(1, f"{verified:,} of them verified")
+    if present:
+        counts.insert(1, f"{present:,} of them by UIDs that were there before")
+    if len(compared) > present:
+        counts.insert(1, f"{len(compared) - present:,} of them verified")
     console.print(Text(f"{len(summary.sessions):,} sessions: {', '.join(counts) or 'none'}", style="bold"))
     if days := sorted(_day(report) for report in summary.sessions if report.earlier and report.state == "archived"):
         when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"

@@ -39,10 +39,10 @@ _SEND_AGAIN = "`asyncimport verify --repair` sends them again"
 _TOUCH = "touch the files that were rewritten, and send them with `--resend-changed --retry held`"
 
 
-def _lost(verdict: Incomplete) -> str:
+def _lost(verdict: Incomplete, *, lacks: str = "lacks") -> str:
     if not verdict.missing:
         return f"XNAT has lost some of {len(verdict.resent)} files that were sent in place of earlier ones"
-    return f"the archive lacks {len(verdict.missing)} of its instances"
+    return f"the archive {lacks} {len(verdict.missing)} of its instances"
 
 
 class Journal(Subjects):
@@ -271,7 +271,7 @@ class Journal(Subjects):
                 self._take_back(session, verdict.missing, "REFUSED", verdict.expected, Refusal.DROPPED)
                 verdict = Archived(delivery, verdict.uri, "uids")
             elif isinstance(verdict, Incomplete) and self._may_repair(session, verdict.missing):
-                lost = f"{_lost(verdict)}, which are to be sent again"
+                lost = f"{_lost(verdict, lacks='lacked')}, which are to be sent again"
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)
                 self._take_back(session, verdict.missing, "PENDING", None)
                 self._take_back(session, verdict.resent, "PENDING", None, is_lacking=False)
