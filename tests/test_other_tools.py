@@ -326,7 +326,8 @@ def archives_another(xnat: TestXnat, session: int) -> None:
         pytest.param("listing", "/P1_", 2, takes_over, "its subject is OTHER, not P1", FILES, id="look"),
         pytest.param("listing", "/P1_", 2, adds, "holds 1 files more", FILES, id="look, file"),
         pytest.param("build", "", 1, adds, "holds 1 files more", FILES, id="build"),
-        pytest.param("listing", "label=P1_", 1, archives_another, "another study under this label", FILES, id="label"),
+        pytest.param("listing", "label=P1_", 1, archives_another, "another study under this label", 0, id="look up"),
+        pytest.param("listing", "label=P1_", 2, archives_another, "another study under this label", FILES, id="label"),
         pytest.param("archive", "", 1, archives_another, "Invalid modification of session UID", FILES, id="archive"),
         pytest.param("archive", "", 1, takes_over, "another subject (OTHER, not P1)", FILES, id="archive, subject"),
     ],
@@ -359,6 +360,8 @@ async def test_another_tool_at_every_stage(
     archived = [one for one in xnat.archived if one.label == held.session.label and one.study_uid != "9.9"]
     if archived:
         assert held.uri == f"/data{archived[0].uri}"
+    elif kind == "listing" and intrude is archives_another and not stored:
+        assert not [one for one in xnat.prearchive if one.name == held.session.label]
     else:
         assert len(sop_uids([row_of(xnat, 1)]) & EVERY) == max(stored, 1)
 
