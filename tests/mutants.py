@@ -556,6 +556,22 @@ XNAT = (
         ("test_verification.py::test_what_is_lost_is_sent_again_though_a_script_maps_uids",),
     ),
     Mutant(
+        "sent-again-and-deleted",
+        "The row of new versions was deleted, and the old ones in the archive count as them.",
+        "xnat/images.py",
+        "row_files == sealed.files and answered",
+        "row_files == sealed.files",
+        ("test_verification.py::test_a_row_that_somebody_deletes_proves_nothing_of_what_was_sent_again",),
+    ),
+    Mutant(
+        "a-part-in-the-archive",
+        "A part of a file that somebody archived counts as the whole, which was deleted.",
+        "xnat/images.py",
+        "found.held - sealed.sop_uids if sealed.is_open else frozenset()",
+        "frozenset[str]()",
+        ("test_administrators.py::test_a_part_of_a_file_in_the_archive_does_not_stand_for_the_whole",),
+    ),
+    Mutant(
         "sent-again-is-proven",
         "A file that was sent in place of an earlier one and got lost counts as there, as its UID is.",
         "xnat/images.py",

@@ -15,7 +15,7 @@ from asyncimport.journal import Ledger
 from asyncimport.model import Deleted, Summary
 from asyncimport.settings import Options
 from asyncimport.stop import Stop
-from asyncimport.testserver import Administer, Fault, PrearchiveRow, Project, Tell, TestXnat
+from asyncimport.testserver import Administer, Fault, PrearchiveRow, Project, Reset, Tell, TestXnat
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
@@ -106,6 +106,19 @@ async def test_a_session_that_was_deleted_is_sent_again(
     assert xnat.sop_uids() == ALL
     assert xnat.prearchive == []
     assert await deliveries(book) == [(1, "DELETED"), (2, "ARCHIVED")]
+
+
+async def test_a_part_of_a_file_in_the_archive_does_not_stand_for_the_whole(
+    xnat: TestXnat, url: str, visit: Path, book: Path
+) -> None:
+    """An attempt breaks off, the row is archived with the part, and the row of the whole file is deleted."""
+    xnat.faults.add(Fault("import", Reset(after_bytes=1_000), nth=3))
+    xnat.faults.add(Fault("import", Administer("archive"), nth=4))
+    xnat.faults.add(Fault("build", Administer("delete"), nth=1))
+    summary = await upload(url, [visit], book, options=ONE)
+    state, verified, _ = only(summary)
+    assert xnat.sop_uids() == ALL
+    assert (state, verified) == ("archived", "present")
 
 
 async def test_a_session_that_is_deleted_again_and_again_is_held(

@@ -24,7 +24,7 @@ from asyncimport.model import Session
 from asyncimport.replies import Experiment
 from asyncimport.settings import Options
 from asyncimport.stop import Stop
-from asyncimport.testserver import Fault, RowStatus, Script, Status, Tell, TestXnat, serve
+from asyncimport.testserver import Administer, Fault, RowStatus, Script, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import generated
 from asyncimport.verification import Finding, look
 from asyncimport.xnat.archive import parts_among
@@ -449,6 +449,23 @@ async def test_files_that_were_sent_again_are_proven_by_what_came_with_them(
         assert all(new)
         assert (report.state, report.verified, report.presumed) == ("archived", "uids", 0)
     assert xnat.count["import"] == 4 + 2 * (1 + bool(lost))
+
+
+async def test_a_row_that_somebody_deletes_proves_nothing_of_what_was_sent_again(
+    xnat: TestXnat, url: str, tmp_path: Path
+) -> None:
+    """The row had all new versions, and is gone before XNAT archives it: the old ones are still there."""
+    ours, book = tmp_path / "ours", tmp_path / "journal.db"
+    for number in range(4):
+        write(ours / str(number), image(number))
+    await upload(url, [ours], book, options=SMALL)
+    for number in range(2):
+        write(ours / str(number), image(number, pixels=300))
+    xnat.faults.add(Fault("archive", Administer("delete")))
+    again = replace(SMALL, resend_changed=True)
+    summary = await upload(url, [ours], book, options=again, overwrite="append")
+    (report,) = summary.sessions
+    assert (report.state, report.verified, report.presumed) == ("archived", "present", 2)
 
 
 async def test_files_that_were_sent_again_without_proof_are_told_apart(

@@ -280,6 +280,10 @@ class Journal(Subjects):
                     self._db.execute("UPDATE delivery SET expected = ? WHERE key = ?", (verdict.holds, delivery.key))
                 if verdict.proven:
                     self._db.execute("UPDATE instance SET presumed = NULL WHERE delivery = ?", (delivery.key,))
+                self._db.executemany(
+                    "UPDATE instance SET presumed = 1 WHERE session = ? AND sop_uid = ? AND state <> 'STORED'",
+                    [(session, uid) for uid in verdict.unacknowledged],
+                )
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified)
             elif isinstance(verdict, Built):
                 self._end(delivery, "BUILT")

@@ -148,7 +148,8 @@ class Archived:
     "uids": it has all SOPInstanceUIDs; "present": as well, but some were there before, and nothing proves that it has
     the bytes on disk; "count": a script gives instances new UIDs, and there are as many more as were sent. `proven`:
     what the delivery sent again has taken the place of what was there. `holds` is how many instances it holds then,
-    where only numbers can be compared.
+    where only numbers can be compared. Where somebody else has archived it, `unacknowledged` instances are in it too,
+    perhaps in part.
     """
 
     delivery: Delivery
@@ -156,6 +157,7 @@ class Archived:
     verified: str | None
     proven: bool = False
     holds: int | None = None
+    unacknowledged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

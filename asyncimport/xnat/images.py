@@ -264,7 +264,7 @@ class Xnat:
                         found = await self._find(delivery, answer)
                         step = Step.LOST
                 if found.experiments:
-                    return await self._verify(sealed, found, row_files.count)
+                    return await self._verify(sealed, found, row_files.count, answered=answer is not None)
                 if step is Step.LOST:
                     lost += 1
                     if lost >= self._policy.attempts:
@@ -288,7 +288,7 @@ class Xnat:
             return Held(delivery, str(error))
         if not there.experiments:
             return Held(delivery, there.problem or "the session is not in the archive any more")
-        return await self._verify(sealed, there, None)
+        return await self._verify(sealed, there, None, answered=False)
 
     async def _look(self, uri: str | None) -> Row | None:
         return await self._client.ask("GET", f"/data{uri}?format=json", replies.row, self._policy)
@@ -362,8 +362,11 @@ class Xnat:
             return replies.misplaced(there.subject, session)
         return replies.other_session(there, session)
 
-    async def _verify(self, sealed: Sealed, there: Found, row_files: int | None) -> Verdict:
-        """Compare what the archive holds with what XNAT acknowledged; its row held so many files when it was built."""
+    async def _verify(self, sealed: Sealed, there: Found, row_files: int | None, *, answered: bool) -> Verdict:
+        """Compare what the archive holds with what XNAT acknowledged; its row held so many files when it was built.
+
+        `answered`: XNAT has said that it archived it. A row that is merely gone may have been deleted.
+        """
         delivery, session = sealed.delivery, sealed.delivery.session
         uri = _address(session, there.experiments[0])
         if there.problem is not None:
@@ -391,10 +394,12 @@ class Xnat:
         lost = sealed.files - row_files if sealed.resent and row_files is not None else 0
         resent = sealed.resent if lost > len(found.missing) else frozenset()
         if not found.missing and not resent:
-            proven = bool(sealed.resent) and row_files == sealed.files
+            proven = bool(sealed.resent) and row_files == sealed.files and answered
             is_sure = sealed.presumed <= (sealed.resent if proven else frozenset())
             if found.verified == "uids":
-                return Archived(delivery, uri, "uids" if is_sure else "present", proven)
+                # An attempt that broke off may have left a part of a file there.
+                others = found.held - sealed.sop_uids if sealed.is_open else frozenset()
+                return Archived(delivery, uri, "uids" if is_sure else "present", proven, unacknowledged=others)
             return Archived(delivery, uri, "count" if is_sure else "present", proven, len(found.held))
         dropping = (await self._rules.of(session.project)).on_archive if not resent else None
         expected = f"{dropping} rejects files, and the archive does not hold this one" if dropping else None
