@@ -333,7 +333,7 @@ class _Line:
                 if not isinstance(outcome, Found):
                     await _hand_in(outcomes, outcome or await self._send(claim, body, digest, slot), full)
 
-    async def _look_up(self, claim: Claim, slot: Slot, work: _Bell) -> Found | Failed | Withheld | None:
+    async def _look_up(self, claim: Claim, slot: Slot, work: _Bell) -> Found | Withheld | None:
         """Ask the archive what it has of the session of a claim; None: nothing, and the claim is to be sent."""
 
         async def find() -> Existing | None:
@@ -352,7 +352,8 @@ class _Line:
         except OccupiedError as error:
             return Withheld(claim, str(error))
         except (RefusedError, TransientError) as error:
-            return Failed(claim, f"the archive could not be asked for its session: {error}")
+            # No file is to blame, and each further one would have to ask the same.
+            return Withheld(claim, f"the archive could not be asked for its session: {error}")
         adopted = await self._ask(partial(self._journal.adopt, claim, there))
         if there is None or adopted is None:
             return None

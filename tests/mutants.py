@@ -556,6 +556,22 @@ XNAT = (
         ("test_verification.py::test_what_is_lost_is_sent_again_though_a_script_maps_uids",),
     ),
     Mutant(
+        "sent-again-and-rejected",
+        "A script has dropped the new version, and the old one in the archive counts as it.",
+        "xnat/images.py",
+        'proven = proven and (await self._rules.of(session.project)).on_archive == ""',
+        "proven = proven or False",
+        ("test_verification.py::test_a_script_that_rejects_new_versions_leaves_nothing_proven",),
+    ),
+    Mutant(
+        "copies-of-what-has-changed",
+        "A file counts as the copy of one that holds something else by now, and is sent by nobody.",
+        "journal/intake.py",
+        "            if own and carries and not same:\n",
+        "            if False:\n",
+        ("test_file_identity.py::test_a_copy_of_a_file_that_has_changed_before_it_was_sent_is_no_copy",),
+    ),
+    Mutant(
         "sent-again-and-deleted",
         "The row of new versions was deleted, and the old ones in the archive count as them.",
         "xnat/images.py",

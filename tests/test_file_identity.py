@@ -15,7 +15,7 @@ from conftest import Commands, Ended
 from scenery import image, opens, sop, write
 
 from asyncimport.source import LARGE
-from asyncimport.testserver import TestXnat
+from asyncimport.testserver import Fault, Status, TestXnat
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 WORDS = ("-P", "demo", "-o", "json")
@@ -321,3 +321,21 @@ async def test_attachments_are_compared_by_what_is_in_them(
     assert again.code == (0 if same else 8)
     assert again.json["attachments"]["already_stored" if same else "refused"] == 1
     assert ("a.csv" in (await safe_of(ready, tmp_path / "safe"))[0]) is same
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+async def test_a_copy_of_a_file_that_has_changed_before_it_was_sent_is_no_copy(
+    ready: Commands, xnat: TestXnat, tmp_path: Path, first: str
+) -> None:
+    """It is compared anew, whichever of the two is met first."""
+    for place in "ab":
+        write(tmp_path / place / "1", image(1, pixels=50))
+    sources = tmp_path / "a", tmp_path / "b"
+    xnat.faults.add(Fault("import", Status(403)))
+    assert counts(await ready("upload", *sources, *WORDS)) == {"duplicate": 1, "refused": 1}
+    rewrite(tmp_path / "a" / "1", image(1, pixels=50)[:-1] + b"\x07")
+    order = sources if first == "a" else sources[::-1]
+    ended = await ready("upload", *order, *WORDS)
+    assert (ended.code, "duplicate" in counts(ended)) == (8, False), ended.out
+    again = await ready("upload", *order, *WORDS)
+    assert (again.code, counts(again)) == (8, {"already_stored": 1, "skipped": 1}), again.out

@@ -129,15 +129,17 @@ async def test_a_journal_is_lost(
 async def test_what_the_archive_lacks_is_sent_and_merged(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
     """Of a session that the archive has in part, only the rest is sent; it goes into the same session."""
     await upload(url, [tree], tmp_path / "lost.db", options=SMALL)
+    lacking = {sop(99)}
     for session in xnat.archived:
         for _, resource in session.resources:
-            resource.files.popitem()
+            lacking.add(resource.files.popitem()[1].sop_uid)
     write(tree / "P1" / "new", image(99, PatientID="P1", StudyInstanceUID="1.2.1", SeriesInstanceUID="1.1"))
     xnat.imports.clear()
     noted = Noted()
     book = tmp_path / "journal.db"
     summary = await upload(url, [tree], book, options=SMALL, report=noted)
-    assert sorted(record.sop_uid for record in xnat.imports) == sorted({sop(2), sop(5), sop(99)})
+    assert sorted(record.sop_uid for record in xnat.imports) == sorted(lacking)
+    assert len(lacking) == 3
     assert xnat.sop_uids() == ALL | {sop(99)}
     assert len(xnat.archived) == 2
     assert [(report.state, report.verified) for report in summary.sessions] == [("archived", "present")] * 2
@@ -271,7 +273,8 @@ async def test_an_archive_that_cannot_be_asked_is_not_guessed_at(
     summary = await upload(url, [tree], book, options=replace(SMALL, max_outage=2.0))
     assert fault.hits
     assert {record.session for record in xnat.imports} == {"P1_20200102"}
-    assert (summary.files.failed, summary.files.stored) == (3, 3)
+    assert (summary.files.failed, summary.files.left, summary.files.stored) == (0, 3, 3)
+    assert [report.state for report in summary.sessions] == ["held", "archived"]
     xnat.faults.clear()
     summary = await upload(url, [tree], book, options=SMALL)
     assert exit_code(summary) == 0

@@ -468,6 +468,23 @@ async def test_a_row_that_somebody_deletes_proves_nothing_of_what_was_sent_again
     assert (report.state, report.verified, report.presumed) == ("archived", "present", 2)
 
 
+async def test_a_script_that_rejects_new_versions_leaves_nothing_proven(
+    xnat: TestXnat, url: str, tmp_path: Path
+) -> None:
+    """It drops a new version as it is archived, and the earlier one stays under the same UID."""
+    ours, book = tmp_path / "ours", tmp_path / "journal.db"
+    for number in range(4):
+        write(ours / str(number), image(number))
+    await upload(url, [ours], book, options=SMALL)
+    for number in range(2):
+        write(ours / str(number), image(number, pixels=300, SeriesDescription=("good", "bad")[number]))
+    xnat.project("demo").script = Script(reject=lambda header: header.series_description == "bad")
+    again = replace(SMALL, resend_changed=True)
+    summary = await upload(url, [ours], book, options=again, overwrite="append")
+    (report,) = summary.sessions
+    assert (report.state, report.verified, report.presumed) == ("archived", "present", 2)
+
+
 async def test_files_that_were_sent_again_without_proof_are_told_apart(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:

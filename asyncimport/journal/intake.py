@@ -30,6 +30,7 @@ DISPUTED = "EXISTS (SELECT 1 FROM file WHERE lacked_by = {} AND kind = 'SKIPPED'
 _ELSEWHERE = "XNAT holds this instance already, sent from a file that cannot be compared any more"
 _OTHER_BYTES = "XNAT holds this instance ({}) already, sent from a file with other bytes"
 _SAME_BYTES = "the same bytes as another file"
+_COPY_OF_CHANGED = "it was the copy of a file that has changed since; the next run compares them anew"
 
 
 _NOTHING: Mapping[str, bool] = MappingProxyType({})
@@ -443,7 +444,21 @@ class Intake(Holdings):
                 "presumed = iif(?, 1, presumed) WHERE key = ?",
                 (again, instance),
             )
+            if own and carries and not same:
+                self._look_at_copies_again(instance)
         return instance, waits
+
+    def _look_at_copies_again(self, instance: int) -> None:
+        """Let copies of a file that has changed be compared with what it holds now, in this run or in the next."""
+        self._db.execute(
+            "DELETE FROM file WHERE instance = ? AND kind = 'DUPLICATE' AND key NOT IN (SELECT file FROM scope)",
+            (instance,),
+        )
+        self._db.execute(
+            "UPDATE file SET kind = 'UNREADABLE', reason = ?, instance = NULL "
+            "WHERE instance = ? AND kind = 'DUPLICATE'",
+            (_COPY_OF_CHANGED, instance),
+        )
 
     def _is_at_its_end(self, session: int) -> bool:
         """Whether all deliveries of a session have come to their end, so that a new one may follow."""

@@ -395,6 +395,8 @@ class Xnat:
         resent = sealed.resent if lost > len(found.missing) else frozenset()
         if not found.missing and not resent:
             proven = bool(sealed.resent) and row_files == sealed.files and answered
+            # A script that rejects files as they are archived leaves the earlier versions there.
+            proven = proven and (await self._rules.of(session.project)).on_archive == ""
             is_sure = sealed.presumed <= (sealed.resent if proven else frozenset())
             if found.verified == "uids":
                 # An attempt that broke off may have left a part of a file there.
