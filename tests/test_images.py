@@ -556,7 +556,7 @@ async def test_files_that_we_did_not_send_hold_the_delivery(
         uri = await sent(there, tmp_path, 1, 2, 3)
         verdict = await there.finalize(counted(uri, 1, most=1))
         assert isinstance(verdict, Held)
-        assert verdict.reason.startswith(f"the prearchive holds 2 files more than were sent there ({uri}); ")
+        assert verdict.reason.startswith(f"the prearchive holds more files than were sent there: 2 too many ({uri}); ")
         assert not xnat.archived
         ended = await there.finalize(counted(uri, 1, 2, 3, most=3))
         assert isinstance(ended, Archived if archive else Built)

@@ -237,7 +237,7 @@ async def test_a_row_with_files_that_we_did_not_send_is_held(
     assert ended.code == 9
     (held,) = [detail for detail in ended.json["details"] if detail["state"] == "held"]
     assert held["subject"] == "P2"
-    assert held["reason"].startswith("the prearchive holds 1 files more than were sent there (/prearchive/")
+    assert held["reason"].startswith("the prearchive holds more files than were sent there: 1 too many (/prearchive/")
     assert len(xnat.archived) == (SESSIONS - 1 if archive else 0)
     assert len(list(next(row for row in xnat.prearchive if row.subject == "P2").files)) == FILES
 
@@ -320,12 +320,12 @@ def archives_another(xnat: TestXnat, session: int) -> None:
     ("kind", "path", "nth", "intrude", "why", "stored"),
     [
         pytest.param("import", "", 1, begins, "its subject is OTHER, not P1", 0, id="first file"),
-        pytest.param("import", "", 2, adds, "holds 1 files more than were sent there", FILES, id="later file"),
+        pytest.param("import", "", 2, adds, "more files than were sent there: 1 too many", FILES, id="later file"),
         pytest.param("import", "", 2, takes_over, "its subject is OTHER, not P1", FILES, id="later file, subject"),
         pytest.param("listing", "/P1_", 1, takes_over, "its subject is OTHER, not P1", 0, id="look after it"),
         pytest.param("listing", "/P1_", 2, takes_over, "its subject is OTHER, not P1", FILES, id="look"),
-        pytest.param("listing", "/P1_", 2, adds, "holds 1 files more", FILES, id="look, file"),
-        pytest.param("build", "", 1, adds, "holds 1 files more", FILES, id="build"),
+        pytest.param("listing", "/P1_", 2, adds, "more files than were sent there: 1 too many", FILES, id="look, file"),
+        pytest.param("build", "", 1, adds, "more files than were sent there: 1 too many", FILES, id="build"),
         pytest.param("listing", "label=P1_", 1, archives_another, "another study under this label", 0, id="look up"),
         pytest.param("listing", "label=P1_", 2, archives_another, "another study under this label", FILES, id="label"),
         pytest.param("archive", "", 1, archives_another, "Invalid modification of session UID", FILES, id="archive"),

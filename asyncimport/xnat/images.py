@@ -349,7 +349,7 @@ class Xnat:
             most = max(most, len(sealed.sop_uids))
         if found <= most:
             return None
-        return f"the prearchive holds {found - most:,} files more than were sent there ({uri})"
+        return f"the prearchive holds more files than were sent there: {found - most:,} too many ({uri})"
 
     async def _in_the_way(self, delivery: Delivery) -> str | None:
         """Say what has the label in the archive, if it is not this session: XNAT would merge the two by the label."""
