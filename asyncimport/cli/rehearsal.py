@@ -11,7 +11,7 @@ from asyncimport.errors import AsyncimportError, TransientError, UnavailableErro
 from asyncimport.plan import Known, Plan, with_archive
 from asyncimport.retry import RetryPolicy
 from asyncimport.source import Folder
-from asyncimport.xnat import PrearchiveRows, archived_sessions, connect, droppers, series_filters
+from asyncimport.xnat import ArchivedSessions, PrearchiveRows, connect, droppers, series_filters
 
 __all__ = ["rehearse"]
 
@@ -73,9 +73,10 @@ async def _compared(task: Transfer, found: Plan) -> Plan:
     ) as client:
         await check_projects(client, task.project, task.routes)
         known: dict[str, Known] = {}
+        archived = ArchivedSessions(client, RetryPolicy())
         try:
             for project in sorted({row.project_id for row in found.rows if row.project_id}):
-                sessions = await archived_sessions(client, project, RetryPolicy())
+                sessions = await archived.in_project(project) or ()
                 what = await droppers(client, project, RetryPolicy())
                 scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
                 filters = await series_filters(client, project)

@@ -8,6 +8,7 @@ statuses and XNAT's own words, never an address: addresses carry labels, and lab
 from asyncimport.replies.archive import (
     Experiment,
     ScanResource,
+    all_labelled,
     catalog,
     experiment,
     experiments,
@@ -63,6 +64,7 @@ __all__ = [
     "ScanResource",
     "SeriesFilter",
     "SubjectItem",
+    "all_labelled",
     "answers",
     "archived",
     "archived_as",

@@ -9,18 +9,31 @@ from defusedxml.common import DefusedXmlException
 from asyncimport.errors import TransientError
 from asyncimport.replies.reply import Reply, check, item_of, rows_of
 
-__all__ = ["Experiment", "ScanResource", "catalog", "experiment", "experiments", "labelled", "scan_resources"]
+__all__ = [
+    "Experiment",
+    "ScanResource",
+    "all_labelled",
+    "catalog",
+    "experiment",
+    "experiments",
+    "labelled",
+    "scan_resources",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """An archived session: accession ID, labels and so on as XNAT tells them, "" where it does not."""
+    """An archived session: accession ID, labels and so on as XNAT tells them, "" where it does not.
+
+    `date` is that of the study, as YYYY-MM-DD.
+    """
 
     accession: str
     label: str
     study_uid: str
     subject: str = ""
     type: str = ""
+    date: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +73,16 @@ def labelled(reply: Reply, *, is_proof: bool = False) -> list[Experiment]:
         # Two shortcuts stand for the same path, and XNAT names the column by either, or by the path.
         names = ("UID", "studyInstanceUID", "xnat:imagesessiondata/uid")
         uid = next((result[name] for name in names if result.get(name)), "")
-        columns = ("ID", "label", "subject_label", "xsiType")
-        accession, label, subject, kind = (result.get(name, "") for name in columns)
-        found.append(Experiment(accession, label, uid, subject, kind))
+        columns = ("ID", "label", "subject_label", "xsiType", "date")
+        accession, label, subject, kind, date = (result.get(name, "") for name in columns)
+        found.append(Experiment(accession, label, uid, subject, kind, date))
     return found
+
+
+def all_labelled(reply: Reply) -> list[Experiment] | None:
+    """Return the archived sessions of a whole project (ProjSubExptList); None where XNAT does not show them."""
+    check(reply)
+    return None if reply.status in {403, 404} else labelled(reply)
 
 
 def scan_resources(reply: Reply) -> list[ScanResource]:

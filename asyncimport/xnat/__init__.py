@@ -1,6 +1,6 @@
 """The XNAT client: login, images, archive, site. The only package that speaks HTTP."""
 
-from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, archived_sessions, compare, find_session
+from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, ArchivedSessions, compare, find_session
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.prearchive import PrearchiveRows
@@ -12,6 +12,7 @@ from asyncimport.xnat.survey import series_filters
 
 __all__ = [
     "NOBODY_KNOWS_WHICH",
+    "ArchivedSessions",
     "Client",
     "Credentials",
     "Described",
@@ -22,7 +23,6 @@ __all__ = [
     "Subjects",
     "Timeouts",
     "Xnat",
-    "archived_sessions",
     "check_project",
     "compare",
     "connect",

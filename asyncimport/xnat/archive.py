@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import quote
 
+import anyio
+
 from asyncimport import replies
 from asyncimport.model import Session
 from asyncimport.replies import Experiment
@@ -15,9 +17,9 @@ from asyncimport.xnat.site import SiteRules
 
 __all__ = [
     "NOBODY_KNOWS_WHICH",
+    "ArchivedSessions",
     "Comparison",
     "Found",
-    "archived_sessions",
     "compare",
     "find_experiment",
     "find_session",
@@ -30,7 +32,7 @@ __all__ = [
 
 NOBODY_KNOWS_WHICH = "and nobody can tell which, as a script gives instances new UIDs"
 
-_COLUMNS = "columns=ID,label,UID,xsiType,subject_label&format=json"
+_COLUMNS = "columns=ID,label,UID,xsiType,subject_label,date&format=json"
 _IMAGE_SESSIONS = "xsiType=xnat%3AimageSessionData"
 _MR, _PET = "xnat:mrSessionData", "xnat:petSessionData"
 
@@ -187,10 +189,25 @@ def scan_path(accession: str, scan: str) -> str:
     return f"/data/experiments/{accession}/scans/{quote(name, safe='')}"
 
 
-async def archived_sessions(client: Client, project: str, policy: RetryPolicy) -> list[Experiment]:
-    """Return all imaging sessions of a project. Raises: TransientError."""
-    path = f"/data/projects/{project}/experiments?{_IMAGE_SESSIONS}&{_COLUMNS}"
-    return await client.ask("GET", path, replies.labelled, policy)
+class ArchivedSessions:
+    """The imaging sessions that the archive holds of each project, listed once for all who ask."""
+
+    def __init__(self, client: Client, policy: RetryPolicy) -> None:
+        self._client = client
+        self._policy = policy
+        self._turns: dict[str, anyio.Lock] = {}
+        self._listed: dict[str, Sequence[Experiment] | None] = {}
+
+    async def in_project(self, project: str) -> Sequence[Experiment] | None:
+        """Return all imaging sessions of a project, as they were when it was first asked for.
+
+        None where XNAT does not show them to this user (ProjSubExptList: 403, 404). Raises: TransientError.
+        """
+        async with self._turns.setdefault(project, anyio.Lock()):
+            if project not in self._listed:
+                path = f"/data/projects/{quote(project, safe='')}/experiments?{_IMAGE_SESSIONS}&{_COLUMNS}"
+                self._listed[project] = await self._client.ask("GET", path, replies.all_labelled, self._policy)
+        return self._listed[project]
 
 
 async def find_experiment(

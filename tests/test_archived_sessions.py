@@ -1,0 +1,42 @@
+"""What the archive holds of a project: listed once, whoever asks and however many of them."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+from scenery import AT_ONCE, image, logged_in, upload, write
+
+from asyncimport.replies import Experiment
+from asyncimport.testserver import Fault, Status, TestXnat
+from asyncimport.xnat import ArchivedSessions
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_project_is_listed_once(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """All who ask at the same time, and later, share one listing; it tells label, study, subject and date."""
+    write(tmp_path / "tree" / "1.dcm", image(1))
+    await upload(url, [tmp_path / "tree"], tmp_path / "journal")
+    found: list[object] = []
+    async with logged_in(url) as client:
+        xnat.count.clear()
+        archived = ArchivedSessions(client, AT_ONCE)
+
+        async def ask() -> None:
+            found.append(await archived.in_project("demo"))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(ask)
+        await ask()
+    (session,) = xnat.archived
+    there = [Experiment(session.id, "S_20200102", "1.2.3", "S", "xnat:mrSessionData", "2020-01-02")]
+    assert found == [there] * 6
+    assert xnat.count["listing"] == 1
+
+
+async def test_what_is_not_shown_is_not_taken_for_nothing(xnat: TestXnat, url: str) -> None:
+    """None, in place of an empty list."""
+    async with logged_in(url) as client:
+        xnat.faults.add(Fault("listing", Status(403, "no")))
+        assert await ArchivedSessions(client, AT_ONCE).in_project("demo") is None
