@@ -157,14 +157,15 @@ def make_plan(
     """
     problems: list[Problem] = []
     drafts = _drafts(found, routes, problems, choice, truncated=truncated, relative=relative)
+    # All studies are compared before any is left for later: nothing that is wrong may hide behind a pause or a limit.
+    drafts = list(_distinct(drafts, problems, suffix=suffix))
+    if not merge_patients:
+        drafts = list(_one_patient(drafts, problems))
     if looks is not None:
         drafts = [_quiet(draft, looks, problems) for draft in drafts]
         drafts += _unfinished(found, drafts, looks, problems)
     if limit is not None:
         drafts = _first(drafts, limit)
-    drafts = list(_distinct(drafts, problems, suffix=suffix))
-    if not merge_patients:
-        drafts = list(_one_patient(drafts, problems))
     problems += _of_files(found, truncated=truncated)
     rows = tuple(_row(draft, problems) for draft in drafts)
     series = found.series(truncated=truncated)

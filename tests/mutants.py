@@ -1838,6 +1838,24 @@ PLANS = (
         (f"{_PLAN}test_what_a_pattern_passes_over_is_not_gone",),
     ),
     Mutant(
+        "problems-before-limits",
+        "Two studies share a label, and the second is merely beyond a limit: exit code 0.",
+        "plan.py",
+        "    drafts = list(_distinct(drafts, problems, suffix=suffix))\n",
+        "    drafts = _first(drafts, limit or len(drafts))\n"
+        "    drafts = list(_distinct(drafts, problems, suffix=suffix))\n",
+        ("test_guards_first.py::test_no_limit_and_no_pause_hides_a_problem",),
+    ),
+    Mutant(
+        "problems-before-pauses",
+        "Two people would share a subject, and the second is told to wait only: exit code 0.",
+        "plan.py",
+        "    drafts = list(_distinct(drafts, problems, suffix=suffix))\n",
+        "    drafts = [_quiet(draft, looks or Looks(), problems) for draft in drafts]\n"
+        "    drafts = list(_distinct(drafts, problems, suffix=suffix))\n",
+        ("test_guards_first.py::test_no_limit_and_no_pause_hides_a_problem",),
+    ),
+    Mutant(
         "being-written",
         "Half of a study is archived while the rest of it is still being copied.",
         "plan.py",
