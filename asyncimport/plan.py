@@ -63,6 +63,11 @@ class Planning(Protocol):
         """Whether paths decide."""
         ...
 
+    @property
+    def needs_name(self) -> bool:
+        """Whether the names of files decide, and not only their directories."""
+        ...
+
     def study(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Study:
         """Return what a header tells of its study. Raises: UnroutableError."""
         ...
@@ -303,12 +308,13 @@ def _drafts(
     relative: Relative,
 ) -> list[_Draft]:
     """Route every study; in the order of their dates, so that whoever came first keeps a label that two would have."""
-    facts: list[Study] = []
+    facts: dict[object, Study] = {}
     left: dict[str, UnroutableError] = {}
     lost: dict[str, UnroutableError] = {}
     when: dict[str, tuple[str, str]] = {}
     patients: dict[str, set[Patient]] = {}
-    for header in found.headers(truncated=truncated, by_directory=routes.needs_path):
+    headers = found.headers(truncated=truncated, by_directory=routes.needs_path, by_file=routes.needs_name)
+    for header in headers:
         fields = header.fields
         if reason := choice.against(fields):
             left.setdefault(header.study_uid, LeftOutError(reason))
@@ -316,10 +322,12 @@ def _drafts(
         when.setdefault(header.study_uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
         patients.setdefault(header.study_uid, set()).add(patient_of(fields))
         try:
-            facts.append(routes.study(header.study_uid, fields, relative(header.path)))
+            fact = routes.study(header.study_uid, fields, relative(header.path))
         except UnroutableError as error:
             lost[header.study_uid] = error
-    decided = {**left, **routes.resolve(facts), **lost}
+        else:
+            facts.setdefault((fact.uid, *sorted(fact.fields.items()), *fact.modalities), fact)
+    decided = {**left, **routes.resolve(facts.values()), **lost}
     drafts = []
     for study in found.studies(truncated=truncated):
         session = decided[study.study_uid]
@@ -475,7 +483,7 @@ class PlannedRoutes:
         self._names: dict[str, str] = {}
         self.rules: Mapping[str, str] = {"project": project, "plan": told.hexdigest()[:16]}
 
-    needs_path = False
+    needs_path = needs_name = False
     session_depth = None
 
     @property

@@ -1790,6 +1790,22 @@ PLANS = (
         (f"{_PLAN}test_upload_does_what_the_plan_says_and_nothing_else",),
     ),
     Mutant(
+        "each-file-by-its-own-path",
+        "One path stands for its directory where names tell subjects apart: a file goes into another's subject.",
+        "plan.py",
+        ", by_file=routes.needs_name)",
+        ")",
+        ("test_own_paths.py::test_no_file_goes_into_the_subject_of_another",),
+    ),
+    Mutant(
+        "names-of-files-decide",
+        "A pattern with a field in the name of a file is taken for one of directories.",
+        "routing/paths.py",
+        'names[-1] not in {"*", "**"}',
+        "False",
+        ("test_own_paths.py::test_a_plan_looks_at_each_name",),
+    ),
+    Mutant(
         "skip-means-skip",
         "A row marked skip is sent.",
         "plan.py",

@@ -59,6 +59,23 @@ def test_matches(pattern: str, path: str, expected: dict[str, str] | None) -> No
     assert found(pattern, path) == expected
 
 
+@pytest.mark.parametrize(
+    ("pattern", "needs_name"),
+    [
+        ("{subject}/**", False),
+        ("{subject}/", False),
+        ("{subject}/*", False),
+        ("{subject}/*.dcm", True),
+        ("{subject}", True),
+        ("flat/{subject}_{n}", True),
+        ("{subject}/IM*", True),
+    ],
+)
+def test_whether_names_of_files_decide(pattern: str, needs_name: bool) -> None:
+    """They do where the last part of a pattern is more than any name at all."""
+    assert PathPattern.parse(pattern).needs_name is needs_name
+
+
 def test_no_match_is_told_without_the_path() -> None:
     """Paths are full of names of patients."""
     with pytest.raises(UnroutableError, match=r"^its path does not match --path-pattern$"):

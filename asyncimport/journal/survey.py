@@ -139,21 +139,27 @@ class Survey:
                     (os.fsencode(file.path), *facts[:2], *what, self._scan, *facts[2:]),
                 )
 
-    def headers(self, *, truncated: bool = False, by_directory: bool = False) -> Iterator[Header]:
+    def headers(
+        self, *, truncated: bool = False, by_directory: bool = False, by_file: bool = False
+    ) -> Iterator[Header]:
         """Yield every header of every study that this scan has met: what differs in nothing comes once.
 
-        With `by_directory` it comes once for each directory. Truncated files count only if asked for.
+        With `by_directory` it comes once for each directory, with `by_file` for each file. Truncated files count only
+        if asked for.
         """
         whole = "" if truncated else "AND f.reason = ''"
-        directory = ", directory(f.path)" if by_directory else ""
+        place = ", f.path" if by_file else ", directory(f.path)" if by_directory else ""
         with translated(self.path):
             rows = self._db.execute(
                 "SELECT v.study_uid, v.fields, f.modality, min(f.path) FROM file f JOIN variant v ON v.key = f.variant "  # noqa: S608 - fixed text
-                f"WHERE f.scan = ? {whole} GROUP BY f.variant, f.modality{directory} ORDER BY 1, 2, 3, 4",
+                f"WHERE f.scan = ? {whole} GROUP BY f.variant, f.modality{place} ORDER BY 1, 2, 3, 4",
                 (self._scan,),
             )
-            for study_uid, fields, modality, path in rows:
-                yield Header(study_uid, {**json.loads(fields), "Modality": modality}, os.fsdecode(path))
+            last, known = None, {}
+            for study_uid, text, modality, path in rows:
+                if (text, modality) != last:
+                    last, known = (text, modality), {**json.loads(text), "Modality": modality}
+                yield Header(study_uid, known, os.fsdecode(path))
 
     def studies(self, *, truncated: bool = False) -> Iterator[Surveyed]:
         """Yield the studies that this scan has met, in the order of their UIDs; truncated files only if asked for."""

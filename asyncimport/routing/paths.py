@@ -41,12 +41,14 @@ _LABELS = frozenset({"project", "subject", "session"})
 class PathPattern:
     """A parsed pattern. `fields` are its names in order; `components` those in each directory, and in the file's name.
 
-    A component with a star has None in place of its names: it is not known by its fields alone.
+    A component with a star has None in place of its names: it is not known by its fields alone. `needs_name` tells
+    whether the name of a file decides anything: whether it matches, or what a field is.
     """
 
     text: str
     fields: tuple[str, ...]
     components: tuple[frozenset[str] | None, ...] = field(repr=False)
+    needs_name: bool = field(repr=False)
     _form: re.Pattern[str] | BoundedPattern = field(repr=False)
     _separator: str = field(repr=False)
 
@@ -82,7 +84,7 @@ class PathPattern:
             raise _error(text, "no field in it", hint=_EXAMPLE)
         form = f"(?s:{form}{closing})"
         compiled = BoundedPattern(form) if twice else re.compile(form)
-        return cls(text, tuple(fields), tuple(components), compiled, separator)
+        return cls(text, tuple(fields), tuple(components), names[-1] not in {"*", "**"}, compiled, separator)
 
     def match(self, path: str) -> tuple[str, ...]:
         """Return the values of `fields` for a path relative to the source root.

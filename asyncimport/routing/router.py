@@ -104,6 +104,11 @@ class Router:
         return self._paths is not None
 
     @property
+    def needs_name(self) -> bool:
+        """Whether files of one directory may go to different sessions for their names."""
+        return self._paths is not None and self._paths.needs_name
+
+    @property
     def needs_whole_study(self) -> bool:
         """Whether some label is not decided before all studies are known: `route` cannot be called then."""
         return not self._used.isdisjoint(WHOLE_STUDY)
@@ -137,10 +142,12 @@ class Router:
         values = () if self._paths is None else self._paths.match(path)
         names = {*self._keywords, "StudyDate", "StudyTime"}
         known = {name: value for name in names if (value := fields.get(name, ""))}
+        # What differs in each name, such as a number, and decides nothing, would make each file a fact of its own.
+        found = zip(self._path_fields, values, strict=True)
         modality = fields.get("Modality", "")
         return Study(
             study_uid,
-            known | dict(zip(self._path_fields, values, strict=True)),
+            known | {name: value for name, value in found if name in self._decisive},
             frozenset([modality] if modality else []),
         )
 
