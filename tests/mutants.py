@@ -1854,6 +1854,22 @@ PLANS = (
         (f"{_PLAN}test_what_a_pattern_passes_over_is_not_gone",),
     ),
     Mutant(
+        "copies-of-what-was-found",
+        "A copied tree whose sessions were found in the archive cannot be compared, and is unreadable for ever.",
+        "journal/intake.py",
+        "if stored and presumed and sent is None and not own and not met:",
+        "if False:",
+        ("test_copied_trees.py::test_a_copy_is_what_was_sent",),
+    ),
+    Mutant(
+        "copies-by-their-digest",
+        "A copy of an archived file is compared with nothing, and other bytes pass for what was sent.",
+        "journal/intake.py",
+        "if not proof and not own:",
+        "if False:",
+        ("test_copied_trees.py::test_a_copy_with_other_bytes_is_told",),
+    ),
+    Mutant(
         "problems-before-limits",
         "Two studies share a label, and the second is merely beyond a limit: exit code 0.",
         "plan.py",

@@ -1,6 +1,7 @@
 """What waits, or is beyond a limit, is looked at like all else: a problem is told as one, and spoils the exit code."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Commands, Ended
@@ -10,9 +11,14 @@ from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio
 
-FIRST = {"StudyInstanceUID": "1.2.1", "PatientID": "P1", "PatientName": "Doe^John", "StudyDate": "20200101"}
+FIRST: dict[str, Any] = {
+    "StudyInstanceUID": "1.2.1",
+    "PatientID": "P1",
+    "PatientName": "Doe^John",
+    "StudyDate": "20200101",
+}
 # What stands in the way of a second study.
-PROBLEMS = {
+PROBLEMS: dict[str, dict[str, Any]] = {
     "collision": {"StudyInstanceUID": "1.2.2", "PatientID": "P1", "PatientName": "Doe^John", "StudyDate": "20200101"},
     "two names": {"StudyInstanceUID": "1.2.2", "PatientID": "P1", "PatientName": "Roe^Jane", "StudyDate": "20200102"},
     "two patients": {"StudyInstanceUID": "1.2.2", "PatientID": "p1", "StudyDate": "20200102"},

@@ -381,7 +381,7 @@ class Intake(Holdings):
         row = self._db.execute(
             "SELECT i.key, i.state, i.reason, f.key, f.path, f.kind, f.instance = i.key, "
             "f.key IN (SELECT file FROM scope), i.key IN (SELECT instance FROM unread), i.sha256, i.xxh3, "
-            "i.settled_at, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+            "i.settled_at, i.presumed, f.size, f.mtime_ns, f.inode, f.ctime_ns "
             "FROM instance i LEFT JOIN file f ON f.key = i.file WHERE i.session = ? AND i.sop_uid = ?",
             (session, item.sop_uid),
         ).fetchone()
@@ -392,7 +392,22 @@ class Intake(Holdings):
                 (key, session, item.sop_uid, item.series_uid, carrier),
             )
             return key, True
-        instance, state, trouble, other, path, kind, carries, met, unread, sha256, xxh3, settled_at, *facts = row
+        (
+            instance,
+            state,
+            trouble,
+            other,
+            path,
+            kind,
+            carries,
+            met,
+            unread,
+            sha256,
+            xxh3,
+            settled_at,
+            presumed,
+            *facts,
+        ) = row
         own = path == os.fsencode(file.path)
         sound = carries and kind in {FileKind.INSTANCE, FileKind.UNREADABLE}
         stored = state == "STORED"
@@ -413,6 +428,9 @@ class Intake(Holdings):
         same = proven or (
             sound and proof is None and (stored or not own) and (*facts[:2],) == (file.size, str(file.mtime_ns))
         )
+        if stored and presumed and sent is None and not own and not met:
+            # Of what was found in the archive by its UID nothing was ever compared: one copy is as good as another.
+            same = True
         if not own and sound and kind == FileKind.INSTANCE and not unread and (met or not (unsent or same)):
             if proof:
                 self._record(key, file, FileKind.DUPLICATE, _SAME_BYTES, instance)
