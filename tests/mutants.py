@@ -370,8 +370,8 @@ XNAT = (
         "lost-answer",
         "An archive step whose answer was lost counts as one that failed, though the session is in the archive.",
         "xnat/images.py",
-        "                if found.experiments:\n",
-        "                if found.experiments and answer is not None:\n",
+        "if row is None else Found()",
+        "if row is None and answer is not None else Found()",
         ("test_images.py::test_an_answer_that_gets_lost_is_found_out_by_looking",),
     ),
     Mutant(
