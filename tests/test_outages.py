@@ -63,7 +63,7 @@ class Server:
 
     def __init__(self, longest: float) -> None:
         self.told: list[tuple[float, str | None]] = []
-        self.monitor = OutageMonitor(longest, report=self._tell)
+        self.monitor = OutageMonitor(longest, report=self._tell, clock=anyio.current_time)
         self.monitor.is_there = self.is_there
         self.is_away = False
         self.asked = 0

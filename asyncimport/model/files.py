@@ -45,10 +45,11 @@ class File:
 
     def is_unchanged(self, now: os.stat_result) -> bool:
         """Whether this is the file still, by all that is known of it."""
-        return (
-            self.looks_unchanged(now)
-            and (self.inode is None or (now.st_ino - self.inode) % (2 * _SIGN) == 0)
-            and (self.ctime_ns is None or now.st_ctime_ns == self.ctime_ns)
+        if now.st_mtime_ns != self.mtime_ns or now.st_size != self.size:
+            return False
+        inode, ctime_ns = self.inode, self.ctime_ns
+        return (inode is None or inode == now.st_ino or inode == now.st_ino - 2 * _SIGN) and (
+            ctime_ns is None or ctime_ns == now.st_ctime_ns
         )
 
     def looks_unchanged(self, now: os.stat_result) -> bool:

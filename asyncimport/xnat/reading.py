@@ -46,7 +46,7 @@ async def read_reply(response: aiohttp.ClientResponse, most: int) -> Reply:
     length = response.content_length
     if length is not None and length <= _BEGINNING and "Content-Encoding" not in response.headers:
         # As nearly always, on the way of every file.
-        return _reply(response, await response.read())
+        return Reply(response.status, response.headers, (await response.read()).decode("utf-8", "replace"))
     judged = response.status >= 300 or response.content_type == "text/html"
     found = bytearray()
     async for piece in pieces(response):
