@@ -1806,6 +1806,22 @@ PLANS = (
         ("test_own_paths.py::test_a_plan_looks_at_each_name",),
     ),
     Mutant(
+        "a-plan-keeps-the-projects-of-a-table",
+        "The projects that --map gives are lost in a plan, and everything goes into the one of the upload.",
+        "cli/plan.py",
+        "        is_open = not project and routes.project == _NO_PROJECT\n",
+        "        is_open = not project\n",
+        ("test_two_sources.py::test_a_plan_keeps_the_projects_of_a_table",),
+    ),
+    Mutant(
+        "one-project-one-source",
+        "A project in a profile overrides that of --map without a word, and patients go into another project.",
+        "routing/router.py",
+        "            if line is not None:\n",
+        "            if False:\n",
+        ("test_two_sources.py::test_two_sources_that_differ",),
+    ),
+    Mutant(
         "skip-means-skip",
         "A row marked skip is sent.",
         "plan.py",

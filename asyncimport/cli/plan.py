@@ -58,6 +58,8 @@ from asyncimport.stop import Stop
 __all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan"]
 
 _SHOWN = 20
+# Stands in a plan's studies for a project that the upload will name.
+_NO_PROJECT = "PROJECT"
 
 
 def plan(
@@ -93,7 +95,7 @@ def plan(
     """Scan, and say which session each study would become, with every problem. Nothing is sent."""
     out, err = consoles(no_color=no_color)
     try:
-        routes = rules_from(project or "PROJECT", subject, session, path_pattern, table)
+        routes = rules_from(project, subject, session, path_pattern, table, no_project=_NO_PROJECT)
         if on_collision not in {"error", "suffix"}:
             raise UsageError(f"--on-collision {on_collision} cannot be", hint="give error or suffix")
         if parts > 1 and out_file is None:
@@ -126,7 +128,8 @@ def plan(
             raise typer.Exit(show_stopped(err, stopped.signal, as_json=output is Output.JSON))
         if not found.rows and not any(problem.code == "unreadable" for problem in found.problems):
             raise UsageError(f"no DICOM found in {', '.join(map(str, sources))}", hint="check the path")
-        rows = found.rows if project else [_without_project(row) for row in found.rows]
+        is_open = not project and routes.project == _NO_PROJECT
+        rows = [_without_project(row) for row in found.rows] if is_open else found.rows
         _write(targets, split(rows, parts) if parts > 1 else [list(rows)] if targets else [], force=force)
     except AsyncimportError as error:
         if output is Output.JSON:

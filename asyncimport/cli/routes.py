@@ -12,16 +12,25 @@ __all__ = ["choice_from", "plan_from", "rules_from"]
 
 
 def rules_from(
-    project: str | None, subject: str | None, session: str | None, path_pattern: str | None, table: Path | None
+    project: str | None,
+    subject: str | None,
+    session: str | None,
+    path_pattern: str | None,
+    table: Path | None,
+    *,
+    no_project: str | None = None,
 ) -> Router:
     """Make the rules of templates, of a pattern of paths and of a lookup table.
 
-    Raises: UsageError.
+    `no_project` stands for the project where nothing names one. Raises: UsageError.
     """
     keywords = frozenset(STUDY_FIELDS)
     paths = None if path_pattern is None else PathPattern.parse(path_pattern)
     fields = set() if paths is None else set(paths.fields)
     found = None if table is None else LookupTable.parse(_text(table, "--map"), keywords | fields)
+    if not project:
+        is_named = "project" in fields or (found is not None and found.column("project") is not None)
+        project = None if is_named else no_project
     return Router(project, subject, session, keywords=keywords, paths=paths, table=found, whole_studies=True)
 
 

@@ -33,11 +33,12 @@ _EXPONENT = re.compile(r"[+-]?\d+(?:[.,]\d*)?[eE][+-]\d+")
 
 @dataclass(frozen=True, slots=True)
 class LookupTable:
-    """A parsed table: names of the key columns, names of the others, and their values by key."""
+    """A parsed table: names of the key columns, names of the others, and by key their values and their line."""
 
     keys: tuple[str, ...]
     columns: tuple[str, ...]
     rows: Mapping[tuple[str, ...], tuple[str, ...]] = field(repr=False)
+    lines: Mapping[tuple[str, ...], int] = field(repr=False)
 
     @classmethod
     def parse(cls, text: str, fields: Collection[str]) -> "LookupTable":
@@ -71,7 +72,7 @@ class LookupTable:
             numbers.setdefault(key, number)
         if not rows:
             raise UsageError(f"{_OPTION}: no line below the header", hint="nothing could be sent")
-        return cls(tuple(names[place] for place in keys), tuple(names[place] for place in values), rows)
+        return cls(tuple(names[place] for place in keys), tuple(names[place] for place in values), rows, numbers)
 
     @property
     def fingerprint(self) -> str:
@@ -84,6 +85,11 @@ class LookupTable:
     def column(self, label: str) -> str | None:
         """Return the column of values for `project`, `subject` or `session`, if there is one."""
         return next((name for name in _LABEL_COLUMNS[label] if name in self.columns), None)
+
+    def values(self, column: str) -> Iterator[tuple[int, str]]:
+        """Yield the line and the value of each row that has one in this column."""
+        place = self.columns.index(column)
+        return ((self.lines[key], row[place]) for key, row in self.rows.items() if row[place])
 
     def find(self, fields: Mapping[str, str]) -> Mapping[str, str]:
         """Return the values for what these fields say. Raises: UnroutableError when the table has no such key."""

@@ -7,7 +7,13 @@ from functools import lru_cache
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Session
-from asyncimport.routing.labels import LONGEST_LABEL, DisputedError, UnroutableError, is_project_id, label_of
+from asyncimport.routing.labels import (
+    LONGEST_LABEL,
+    DisputedError,
+    UnroutableError,
+    is_project_id,
+    label_of,
+)
 from asyncimport.routing.lookup import LookupTable
 from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.studies import WHOLE_STUDY, Study, in_order, modality_of
@@ -70,6 +76,7 @@ class Router:
                     f"{option}: {{StudyIndex}} counts the studies of a subject", hint="only --session can have it"
                 )
         self._used = self._project.names | self._subject.names | self._session.names
+        self._beside = self._project_beside()
         needed = self._used if table is None else self._used | set(table.keys)
         self._decisive = needed - set(columns) - set(WHOLE_STUDY)
         self._keywords = tuple(sorted(self._decisive & keywords))
@@ -80,6 +87,26 @@ class Router:
         if self._table is not None and (column := self._table.column(label)) is not None:
             return f"{{{column}}}"
         return f"{{{label}}}" if label in self._path_fields else None
+
+    def _project_beside(self) -> str | None:
+        """Return the table's column of projects if it is to be compared with what the header gives, file by file.
+
+        Raises: UsageError when it says something else than the one project that is named.
+        """
+        column = None if self._table is None else self._table.column("project")
+        if self._table is None or column is None or column in self._project.names:
+            return None
+        if (project := self.project) is not None:
+            # Once for all, and before an alias of it may become its ID.
+            line = next((line for line, value in self._table.values(column) if value != project), None)
+            if line is not None:
+                raise UsageError(
+                    f"the project is {project!r} by -P, ASYNCIMPORT_PROJECT or a profile, and another one by line "
+                    f"{line} of --map",
+                    hint=f"leave one of them out; -P '{{{column}}}' goes by --map, whatever else names a project",
+                )
+            return None
+        return column
 
     @property
     def project(self) -> str | None:
@@ -205,6 +232,8 @@ class Router:
         project = self._project.render(fields)
         if not is_project_id(project):
             raise UnroutableError("what is named as its project is not a project ID")
+        if self._beside is not None and fields.get(self._beside, "") not in {"", project}:
+            raise UnroutableError("-P and --map name two projects for it")
         return project
 
 
