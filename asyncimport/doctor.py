@@ -12,7 +12,7 @@ from enum import StrEnum
 from math import ceil
 
 from asyncimport.errors import FatalError, LoginRefusedError, UsageError
-from asyncimport.replies import OUR_SOURCE, Row, SeriesFilter
+from asyncimport.replies import Row, SeriesFilter, is_of_upload
 from asyncimport.settings import AUTO_CEILING
 from asyncimport.xnat.survey import BodyLimit, Inside, Outside, ProjectFacts, Script, Told, Untold
 
@@ -381,7 +381,9 @@ def _prearchive(facts: Facts, told: Told[list[Row]]) -> Finding:
     rows = [row for row in told if (row.project in named if named else row.project not in {"", "Unassigned"})]
     stuck = sum(row.is_stuck for row in rows)
     stale = sum(row.status.startswith("RECEIVING") and _is_stale(row.uploaded, facts.now) for row in rows)
-    others = sum(row.source not in {None, OUR_SOURCE} or row.prevents_auto_commit is False for row in rows)
+    others = sum(
+        (row.source is not None and not is_of_upload(row.source)) or row.prevents_auto_commit is False for row in rows
+    )
     if not stuck and not stale:
         found = f"{len(rows):,} sessions in the prearchive, none of them stuck"
         if not others:

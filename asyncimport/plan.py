@@ -186,13 +186,16 @@ class Known:
     """What the server knows of a project: its sessions by label in lower case, and what drops files there.
 
     `filters` drop series by their SeriesDescription, `scripts` files for whatever reason they have. `rows` are those of
-    the prearchive, by StudyInstanceUID and label.
+    the prearchive, by StudyInstanceUID and label; `source` and `own` (addresses) tell which of them the journal has
+    begun, as far as uploads have: None, nobody asks.
     """
 
     sessions: Mapping[str, Experiment]
     filters: Sequence[tuple[str, SeriesFilter]] = ()
     scripts: Sequence[str] = ()
     rows: Mapping[tuple[str, str], Sequence[Row]] = field(default_factory=dict)
+    source: str | None = None
+    own: frozenset[str] = frozenset()
 
 
 def with_archive(plan: Plan, known: Mapping[str, Known]) -> Plan:
@@ -234,8 +237,11 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
         text, advice = "its session is in the archive already", "only what is new of it will be merged"
         yield problem("archived-already", Severity.INFO, text, advice)
     for begun in known.rows.get((row.study_uid, row.session_label), ()):
-        if reason := other_row(begun, Session(row.project_id, row.subject_label, row.session_label, row.study_uid)):
+        session = Session(row.project_id, row.subject_label, row.session_label, row.study_uid)
+        if reason := other_row(begun, session, None if begun.uri in known.own else known.source):
             advice = "archive, move or delete it in XNAT's prearchive: nothing is sent before"
+            if other_row(begun, session) is None:
+                advice = f"let that upload end, or {advice}; --adopt-rows fills it all the same"
             yield problem("prearchive-taken", Severity.ERROR, reason, advice)
         else:
             text, advice = (

@@ -215,12 +215,21 @@ async def upload(
     timeouts: Timeouts = QUICK,
     quiet_period: float = 0.0,
     overwrite: str = "none",
+    adopt_rows: bool = False,
 ) -> Summary:
     """Do what the command does: log in, run the line, and return the summary."""
     options = replace(options or Options(workers=4, finalizers=2), quiet_period=quiet_period)
     rules = rules or router()
     source = await folder(*roots)
     async with opened(journal, rules) as book, logged_in(url, timeouts=timeouts) as client:
-        destination = Xnat(client, archive=options.archive, overwrite=overwrite, policy=AT_ONCE, sleep=no_sleep)
+        destination = Xnat(
+            client,
+            archive=options.archive,
+            overwrite=overwrite,
+            source=book.source,
+            adopt_rows=adopt_rows,
+            policy=AT_ONCE,
+            sleep=no_sleep,
+        )
         await run(source, destination, book, rules, options=options, policy=policy, report=report, stop=stop)
         return await summary_of(book)

@@ -52,6 +52,27 @@ def test_a_row_that_somebody_else_began_is_told(changes: dict[str, str | bool], 
     assert said.endswith(f"({why}: {OURS.uri})")
 
 
+@pytest.mark.parametrize(
+    ("source", "mine", "why"),
+    [
+        ("uploader-1", "uploader-1", None),
+        ("uploader", "uploader", None),
+        (None, "uploader-1", None),
+        ("uploader-1", None, None),
+        ("uploader-1", "uploader-2", "by an upload from another journal"),
+        # That of an earlier version of this program.
+        ("uploader", "uploader-2", "by an upload from another journal"),
+        ("uploaders", "uploader-2", "its source is 'uploaders', not uploader"),
+    ],
+)
+def test_a_row_is_that_of_the_journal_whose_source_it_has(
+    source: str | None, mine: str | None, why: str | None
+) -> None:
+    """What began it decides for good; where nobody asks whose it is, that of any upload will do."""
+    said = other_row(replace(OURS, source=source), ASKED, mine)
+    assert said == (why and f"the prearchive has this study already, begun by somebody else ({why}: {OURS.uri})")
+
+
 def test_all_differences_of_a_row_are_told() -> None:
     """Whoever has to mend it sees all of them at once."""
     said = other_row(replace(OURS, subject="S2", source="", prevents_auto_commit=False), ASKED)

@@ -1,6 +1,7 @@
 """The journal's file: made, locked, recognised, bound to one server and its rules, and read beside a run."""
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -498,9 +499,10 @@ def about(path: Path) -> dict[str, str]:
 
 def test_a_journal_is_bound_to_its_server_and_rules(path: Path) -> None:
     """Both are noted by the first run, and the same ones open it again."""
+    bound = {"destination": "https://xnat.test", "rule project": "P", "rule subject": "{PatientID}"}
     for _ in range(2):
         opened(path).close_file()
-        assert about(path) == {"destination": "https://xnat.test", "rule project": "P", "rule subject": "{PatientID}"}
+        assert about(path) == bound | {"source": about(path)["source"]}
 
 
 @pytest.mark.parametrize("reroute", [True, False])
@@ -532,11 +534,22 @@ def test_other_rules(path: Path) -> None:
         assert len(ledger.runs()) == 1
 
 
+def test_each_journal_has_a_source_of_its_own(path: Path, tmp_path: Path) -> None:
+    """It is drawn once: rows that name it are this journal's, in every run, and no other's."""
+    sources = []
+    for one in (path, path, tmp_path / "state" / "other"):
+        with opened(one) as journal:
+            sources.append(journal.source)
+    assert re.fullmatch("uploader-[0-9a-f]{16}", sources[0])
+    assert sources[0] == sources[1] != sources[2]
+
+
 def test_reroute_changes_the_rules(path: Path) -> None:
     """With `reroute` the new rules take the place of the old ones, and are compared from then on."""
     opened(path).close_file()
+    source = about(path)["source"]
     opened(path, reroute=True, rules={"project": "Q"}).close_file()
-    assert about(path) == {"destination": "https://xnat.test", "rule project": "Q"}
+    assert about(path) == {"destination": "https://xnat.test", "rule project": "Q", "source": source}
     with pytest.raises(UsageError, match="project 'Q'"):
         opened(path)
 

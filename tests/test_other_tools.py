@@ -205,17 +205,20 @@ async def test_a_row_of_another_tool_is_left_alone(
     assert xnat.sop_uids() == EVERY
 
 
-async def test_rows_of_a_lost_journal_are_filled(
+async def test_rows_of_a_lost_journal_are_filled_on_purpose(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path
 ) -> None:
-    """They are as if we had begun them, and hold nothing else when they are archived."""
+    """Nobody can tell them from another machine's: held, and with --adopt-rows filled as if we had begun them."""
     commands.login(url)
     assert (await commands("upload", visits, "-P", "demo", "--no-archive", "-q")).code == 0
     new = ("--state-dir", tmp_path / "new")
-    rehearsed = await commands("upload", visits, "-P", "demo", *new, "--dry-run", "-o", "json")
+    ended = await commands("upload", visits, "-P", "demo", *new, "-o", "json")
+    assert (ended.code, states(ended)) == (9, {("held", None)})
+    assert xnat.count["import"] == len(EVERY)
+    rehearsed = await commands("upload", visits, "-P", "demo", *new, "--adopt-rows", "--dry-run", "-o", "json")
     assert rehearsed.code == 0
     assert [problem["code"] for problem in rehearsed.json["problems"]] == ["prearchive-begun"] * SESSIONS
-    ended = await commands("upload", visits, "-P", "demo", *new, "-o", "json")
+    ended = await commands("upload", visits, "-P", "demo", *new, "--adopt-rows", "-o", "json")
     assert (ended.code, states(ended)) == (0, {("archived", "uids")})
     assert xnat.sop_uids() == EVERY
     assert not xnat.prearchive
@@ -232,7 +235,7 @@ async def test_a_row_with_files_that_we_did_not_send_is_held(
     assert (await commands("upload", visits, "-P", "demo", "--no-archive", "-q")).code == 0
     gone = visits / "P2" / "0"
     gone.rename(tmp_path / "gone")
-    words = () if archive else ("--no-archive",)
+    words = ("--adopt-rows",) if archive else ("--adopt-rows", "--no-archive")
     ended = await commands("upload", visits, "-P", "demo", "--state-dir", tmp_path / "new", "-o", "json", *words)
     assert ended.code == 9
     (held,) = [detail for detail in ended.json["details"] if detail["state"] == "held"]
@@ -268,9 +271,8 @@ async def test_a_row_that_xnat_is_at_work_on_is_waited_for(
         if looks.seen >= 2 and row in xnat:
             xnat.remove_row(row)
 
-    summary = await upload(
-        url, [visits / "P2"], tmp_path / "book", options=Options(workers=1, finalizers=1), report=report
-    )
+    alone = Options(workers=1, finalizers=1)
+    summary = await upload(url, [visits / "P2"], tmp_path / "book", options=alone, report=report, adopt_rows=True)
     assert summary.count("archived") == 1
     assert looks.seen >= 2
 

@@ -1,13 +1,16 @@
 """`asyncimport upload --dry-run`: the plan, and what the server says of it; nothing is sent or written down."""
 
 import anyio
+import anyio.to_thread
 from rich.console import Console
 
+from asyncimport.cli.journals import journal_path
 from asyncimport.cli.output import show_error, show_stopped, write_json
 from asyncimport.cli.plan import plan_code, plan_json, plan_of, show_plan
 from asyncimport.cli.running import Stopped, stopped_by
 from asyncimport.cli.transfer import Transfer, check_projects
-from asyncimport.errors import AsyncimportError, TransientError, UnavailableError
+from asyncimport.errors import AsyncimportError, JournalError, TransientError, UnavailableError, UsageError
+from asyncimport.journal import Ledger
 from asyncimport.plan import Known, Plan, with_archive
 from asyncimport.retry import RetryPolicy
 from asyncimport.source import Folder
@@ -72,6 +75,7 @@ async def _compared(task: Transfer, found: Plan) -> Plan:
         verify=task.verify,
     ) as client:
         await check_projects(client, task.project, task.routes)
+        source, own = (None, frozenset[str]()) if task.adopt_rows else await anyio.to_thread.run_sync(_own_rows, task)
         known: dict[str, Known] = {}
         archived = ArchivedSessions(client, RetryPolicy())
         try:
@@ -81,7 +85,23 @@ async def _compared(task: Transfer, found: Plan) -> Plan:
                 scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
                 filters = await series_filters(client, project)
                 rows = await PrearchiveRows(client).in_project(project)
-                known[project] = Known({one.label.lower(): one for one in sessions}, filters, scripts, rows)
+                known[project] = Known(
+                    {one.label.lower(): one for one in sessions}, filters, scripts, rows, source, own
+                )
         except TransientError as error:
             raise UnavailableError(f"the archive could not be compared with the plan: {error}") from error
     return with_archive(found, known)
+
+
+def _own_rows(task: Transfer) -> tuple[str | None, frozenset[str]]:
+    """Return what the rows of the journal name as their source, and where they are; None where it cannot be asked."""
+    path = task.journal or journal_path(task.host, task.project, task.state_dir)
+    if not path.exists():
+        return "", frozenset()
+    try:
+        with Ledger.read(path) as ledger:
+            own = frozenset(one.uri for one in ledger.deliveries() if one.uri is not None)
+            return ledger.about().get("source", ""), own
+    except (JournalError, UsageError):
+        # Of an older version, or in the making.
+        return None, frozenset()

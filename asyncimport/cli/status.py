@@ -98,7 +98,7 @@ def _journal(out: Console, ledger: Ledger, form: _Form) -> None:
             seconds=0.0,
             code=0,
         )
-        value["rules"] = {name.removeprefix("rule "): rule for name, rule in about.items() if name != "destination"}
+        value["rules"] = {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")}
         value["runs"] = [
             {"run": str(run.key), "started": run.started, "ended": run.ended, "exit_code": run.exit_code}
             for run in runs

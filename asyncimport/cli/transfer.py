@@ -77,6 +77,7 @@ class Transfer:
     quiet_time: float = 0.0
     watch: float | None = None
     reroute: bool = False
+    adopt_rows: bool = False
     merge_patients: bool = False
     max_duration: float | None = None
     ignore_archives: bool = False
@@ -216,6 +217,7 @@ async def uploads(
 def _beginning(task: Transfer, run: str, rules: Mapping[str, str]) -> Began:
     """Say what is run, and how; no secret is among it."""
     settings = {**asdict(task.options), "overwrite": task.overwrite, "reroute": task.reroute}
+    settings["adopt_rows"] = task.adopt_rows
     names = {"sources": [plain(str(path)) for path in task.sources], **rules}
     return Began(run, __version__, task.host, task.project, settings, names)
 
@@ -357,6 +359,8 @@ class Uploads:
             overwrite=task.overwrite,
             trigger_pipelines=task.trigger_pipelines,
             event_reason=task.event_reason,
+            source=journal.source,
+            adopt_rows=task.adopt_rows,
         )
         chosen = Selected(routes, task.choice)
         async with progress(outcome.totals, self._err, quiet=self._quiet):

@@ -163,6 +163,10 @@ def upload(
     max_rate: Annotated[str | None, hidden("--max-rate", help="Bytes a second at most: 500kB, 20MB, 1.5GB.")] = None,
     timeout: Annotated[float, hidden("--timeout", help="Seconds to wait for an answer of the server.")] = 600.0,
     reroute: Annotated[bool, hidden("--reroute", help="Apply changed -S and -E to what was not sent yet.")] = False,
+    adopt_rows: Annotated[
+        bool,
+        hidden("--adopt-rows", help="Fill sessions in the prearchive that an upload from another journal has begun."),
+    ] = False,
     truncated: Truncated = "skip",
     ignore_archives: IgnoreArchives = False,
     follow_links: FollowLinks = False,
@@ -309,6 +313,7 @@ def upload(
         timeouts=Timeouts(reply=timeout),
         overwrite=overwrite,
         reroute=reroute,
+        adopt_rows=adopt_rows,
         merge_patients=merge_patients,
         max_duration=longest,
         ignore_archives=ignore_archives,

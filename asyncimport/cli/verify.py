@@ -219,7 +219,7 @@ async def _repair(client: Client, path: Path, about: dict[str, str], result: _Re
     from asyncimport.settings import Options
     from asyncimport.source import Folder
 
-    rules = {name.removeprefix("rule "): rule for name, rule in about.items() if name != "destination"}
+    rules = {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")}
     with Journal(path, destination=about["destination"], rules=rules) as journal:
         everything = Ledger(journal.connection, path, run=None)
         paths: list[str] = []
@@ -237,7 +237,7 @@ async def _repair(client: Client, path: Path, about: dict[str, str], result: _Re
             # The journal knows where each of them goes; one that has changed meanwhile is not what is missing.
             routes = PlannedRoutes([])
             source = await anyio.to_thread.run_sync(Folder, paths)
-            await run(source, Xnat(client), journal, routes, options=Options(), stop=stop)
+            await run(source, Xnat(client, source=journal.source), journal, routes, options=Options(), stop=stop)
         missing, gone = await anyio.to_thread.run_sync(attachments_to_repair, result.besides)
         result.unrepaired += gone
         if missing:

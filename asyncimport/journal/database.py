@@ -269,7 +269,7 @@ def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Ma
             f"the journal {path} belongs to {stored['destination']}, not to {destination}",
             hint="leave out --journal, or name another: each server has a journal of its own",
         )
-    if stored.keys() <= {"destination"}:
+    if not any(name.startswith("rule ") for name in stored):
         connection.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", wanted.items())
         return
     if changed := [name for name in wanted if stored.get(name) != wanted[name]]:

@@ -1,6 +1,7 @@
 """The journal's file in the hands of one run: opened, locked, and changed in transactions."""
 
 import json
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Self
 from filelock import FileLock
 
 from asyncimport.journal.database import Waiting, bind, create_or_open, locked, translated
+from asyncimport.replies import OUR_SOURCE
 
 __all__ = ["Store"]
 
@@ -41,6 +43,8 @@ class Store:
         waiting: Waiting | None = None,
     ) -> None:
         self.path = path
+        self.source: str
+        """What prearchive rows that this journal begins, and no others, name as their source."""
         self._waiting = waiting or Waiting()
         self._clock = clock
         self._ticks = ticks
@@ -58,6 +62,8 @@ class Store:
                 if reroute:
                     self._forget_unsent()
                 bind(self._db, path, destination, rules)
+                self._db.execute("INSERT OR IGNORE INTO about VALUES ('source', ?)", (_new_source(),))
+                (self.source,) = self._one("SELECT value FROM about WHERE key = 'source'")
                 if self._was_killed():
                     # Nobody knows what was in flight then, nor whether XNAT is still at work on it.
                     self._db.execute("UPDATE delivery SET unsure_at = ? WHERE state = 'OPEN'", (clock(),))
@@ -180,7 +186,7 @@ class Store:
 
     def _forget_unsent(self) -> None:
         """Let the next scan decide anew about everything that XNAT holds nothing of."""
-        self._db.execute("DELETE FROM about WHERE key <> 'destination'")
+        self._db.execute("DELETE FROM about WHERE key LIKE 'rule %'")
         self._db.execute("DELETE FROM attachment WHERE md5 IS NULL")
         self._db.execute("DELETE FROM delivery WHERE uri IS NULL AND state <> 'ARCHIVED'")
         self._db.execute(
@@ -201,3 +207,7 @@ class Store:
         self._db.execute(
             f"UPDATE file SET kind = 'UNREADABLE', reason = 'not looked into yet', instance = NULL WHERE {undecided}"  # noqa: S608 - fixed text
         )
+
+
+def _new_source() -> str:
+    return f"{OUR_SOURCE}-{secrets.token_hex(8)}"

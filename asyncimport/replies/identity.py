@@ -12,10 +12,19 @@ from asyncimport.model import Session
 from asyncimport.replies.archive import Experiment
 from asyncimport.replies.images import Row
 
-__all__ = ["OUR_SOURCE", "archived_as", "as_archived", "misplaced", "other_row", "other_session", "same_label"]
+__all__ = [
+    "OUR_SOURCE",
+    "archived_as",
+    "as_archived",
+    "is_of_upload",
+    "misplaced",
+    "other_row",
+    "other_session",
+    "same_label",
+]
 
 OUR_SOURCE = "uploader"
-"""What our imports call their source; XNAT's idle builder leaves the rows of that name alone."""
+"""How the source begins that our imports name. What follows, after a hyphen, is the journal's own."""
 
 _ADDRESS = re.compile(r"(?:/data)?/archive/projects/([^/]+)/subjects/([^/]+)/experiments/([^/?]+)")
 
@@ -25,9 +34,16 @@ def same_label(one: str, other: str) -> bool:
     return one.lower() == other.lower()
 
 
-def other_row(row: Row, session: Session) -> str | None:
-    """Say why nothing of a session may go into a row of its study; None: it is as if we had begun it.
+def is_of_upload(source: str) -> bool:
+    """Whether an upload of this program has begun a row with this source, from whichever journal."""
+    return source == OUR_SOURCE or source.startswith(f"{OUR_SOURCE}-")
 
+
+def other_row(row: Row, session: Session, source: str | None = None) -> str | None:
+    """Say why nothing of a session may go into a row of its study; None: we have begun it.
+
+    `source` is what our journal's rows name as theirs; None: the row of any journal will do. XNAT keeps what the file
+    named that began the row (PrearcDatabase.eitherGetOrCreateSession), so two uploads cannot both take it for theirs.
     What XNAT does not tell of a row counts as right. Labels stand in brackets, which logs without names leave out.
     """
     differences = []
@@ -35,8 +51,10 @@ def other_row(row: Row, session: Session) -> str | None:
         differences.append(f"its subject is {row.subject}, not {session.subject}")
     if row.label and not same_label(row.label, session.label):
         differences.append(f"its label is {row.label}, not {session.label}")
-    if row.source is not None and row.source != OUR_SOURCE:
+    if row.source is not None and not is_of_upload(row.source):
         differences.append(f"its source is '{row.source}', not {OUR_SOURCE}")
+    elif row.source is not None and source is not None and row.source != source:
+        differences.append("by an upload from another journal")
     if row.prevents_auto_commit is False:
         differences.append("XNAT archives it by itself when nothing comes for a while")
     if not differences:

@@ -46,6 +46,8 @@ T = TypeVar("T")
 _DICOM = {"Content-Type": "application/dicom"}
 # What a person can do about a session that is not what it should be.
 _CLEAR_AWAY = "archive, move or delete it in XNAT's prearchive, then"
+_WAIT = "let that upload end, or"
+_ADOPT = "; `--adopt-rows` fills it all the same"
 _OTHER_LABEL = "give this one another label, or rename that one, then `--retry held`"
 _MOVE_IT = "correct it in XNAT, then `--retry held`"
 
@@ -77,6 +79,8 @@ class Xnat:
     `overwrite` ("append", "delete" or "none") goes to the archive step, and so do `trigger_pipelines` (None: as XNAT is
     set up) and `event_reason`, which sites with an audit trail ask for. `patience` is how many seconds XNAT may be
     at work on one session; `first_pause` how long to wait before the second look at it (pauses double up to 30 s).
+    `source` is what prearchive rows of this journal, and of no other, name as theirs; only those are filled, or with
+    `adopt_rows` those of other journals too.
     """
 
     def __init__(
@@ -87,6 +91,8 @@ class Xnat:
         overwrite: str = "none",
         trigger_pipelines: bool | None = None,
         event_reason: str = "",
+        source: str = OUR_SOURCE,
+        adopt_rows: bool = False,
         policy: RetryPolicy | None = None,
         patience: float = 3600.0,
         first_pause: float = 1.0,
@@ -97,6 +103,8 @@ class Xnat:
         self._overwrite = overwrite
         self._manners = "" if trigger_pipelines is None else f"&triggerPipelines={str(trigger_pipelines).lower()}"
         self._manners += f"&event_reason={quote(event_reason, safe='')}" if event_reason else ""
+        self._source = source
+        self._adopt_rows = adopt_rows
         self._policy = policy or RetryPolicy()
         self._patience = patience
         self._first_pause = first_pause
@@ -109,13 +117,15 @@ class Xnat:
         """Return the address that imports into this session.
 
         `rename`: files get names from their UIDs, so that parallel files do not collide and a repeated file
-        overwrites itself. `prevent_auto_commit` and `SOURCE=uploader` (read from whichever file makes the row, hence
-        on all of them) keep XNAT's idle builder from taking half a session. `PROJECT_ID`, as `project` is ignored.
+        overwrites itself. `prevent_auto_commit` keeps XNAT's idle builder from taking half a session
+        (SessionXMLRebuilder), and `SOURCE` tells whose row it is; both are read from whichever file makes the row,
+        hence on all of them. `PROJECT_ID`, as `project` is ignored.
         """
         return self._client.url(
             "/data/services/import?import-handler=gradual-DICOM&inbody=true"
             f"&PROJECT_ID={quote(session.project)}&SUBJECT_ID={quote(session.subject)}"
-            f"&EXPT_LABEL={quote(session.label)}&rename=true&prevent_auto_commit=true&SOURCE=uploader"
+            f"&EXPT_LABEL={quote(session.label)}&rename=true&prevent_auto_commit=true"
+            f"&SOURCE={quote(self._source)}"
         )
 
     async def store(self, claim: Claim, body: Body) -> str:
@@ -148,8 +158,8 @@ class Xnat:
         Raises: OccupiedError, TransientError.
         """
         for row in await self._rows.of(session):
-            if reason := replies.other_row(row, session):
-                raise OccupiedError(f"{reason}; {_CLEAR_AWAY} run this again")
+            if reason := self._other_row(row, session):
+                raise OccupiedError(reason)
             if row.is_busy:
                 raise TransientError(f"XNAT is at work on a prearchive session of this study ({row.status})")
 
@@ -163,8 +173,17 @@ class Xnat:
         except RefusedError:
             # Without the right to look it will be held when it is to be finished.
             return
-        if row is not None and (reason := replies.other_row(row, delivery.session)):
-            raise OccupiedError(f"{reason}, and a file from here is in it; {_CLEAR_AWAY} run this again")
+        if row is not None and (reason := self._other_row(row, delivery.session, ", and a file from here is in it")):
+            raise OccupiedError(reason)
+
+    def _other_row(self, row: Row, session: Session, more: str = "") -> str | None:
+        """Say why a session does not go into a row that it has not begun, and what to do about it; None: it may."""
+        reason = replies.other_row(row, session, None if self._adopt_rows else self._source)
+        if reason is None:
+            return None
+        if replies.other_row(row, session) is None:
+            return f"{reason}{more}; {_WAIT} {_CLEAR_AWAY} run this again{_ADOPT}"
+        return f"{reason}{more}; {_CLEAR_AWAY} run this again"
 
     async def is_there(self) -> bool:
         """Tell whether XNAT answers at all."""

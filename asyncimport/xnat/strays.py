@@ -66,7 +66,7 @@ async def remove_stray(client: Client, stray: Stray, policy: RetryPolicy) -> Non
     deleted.
     Raises: RefusedError with the reason for which it stays, TransientError.
     """
-    if stray.source not in {"", OUR_SOURCE}:
+    if stray.source and not replies.is_of_upload(stray.source):
         raise RefusedError(f"it was made by {stray.source}, not by us")
     row = await _row(client, stray, policy)
     if row is None:
@@ -112,7 +112,7 @@ async def _state(client: Client, stray: Stray, policy: RetryPolicy) -> _State | 
 async def _built(client: Client, stray: Stray, row: Row, policy: RetryPolicy) -> _State:
     """Build a row that is receiving, and return what it is then. Nothing may have come in since `row` was looked at."""
     if row.is_receiving:
-        if row.source != OUR_SOURCE:
+        if not replies.is_of_upload(row.source or ""):
             raise RefusedError(f"it is receiving files ({row.status})")
         await client.ask("POST", f"{stray.uri}?action=build&SOURCE={OUR_SOURCE}", replies.built, policy)
     state = await _state(client, stray, policy)
