@@ -5,7 +5,7 @@ from typing import Protocol
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
-from asyncimport.model import Body, Claim, Digest, Existing, File, Ignored, Sealed, Session, Verdict
+from asyncimport.model import Body, Claim, Digest, Dropped, Existing, File, Ignored, Sealed, Session, Verdict
 
 __all__ = ["Bytes", "Destination", "Readable", "Routes", "Source"]
 
@@ -74,6 +74,10 @@ class Source(Readable, Protocol):
         """Yield all files there are, in an order that keeps sessions together."""
         ...
 
+    def identify(self, file: File) -> Identity | Ignored:
+        """Look into one file, at any time. It blocks: call it in a worker thread."""
+        ...
+
     async def look(self, files: Sequence[File]) -> list[Identity | Ignored]:
         """Look into files, and return what each of them is."""
         ...
@@ -97,7 +101,16 @@ class Destination(Protocol):
     async def store(self, claim: Claim, body: Body) -> str:
         """Send one file once, and return the address of the prearchive row it went to.
 
-        Raises: TransientError, RefusedError, SourceError, FatalError.
+        Raises: TransientError, NotKeptError where `explain` may tell why, RefusedError, SourceError, FatalError.
+        """
+        ...
+
+    async def explain(
+        self, session: Session, headers: Sequence[Mapping[str, str] | None], /, *, archived: bool
+    ) -> list[Dropped | None]:
+        """Tell of files by their header fields which rule drops each as it comes in, or as it is archived; None: none.
+
+        Fields that are None are not known. Raises: TransientError, FatalError.
         """
         ...
 

@@ -14,9 +14,9 @@ when its stream does, or when the journal says that nothing will ever come again
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
 from time import monotonic
 from typing import TypeVar
@@ -29,11 +29,12 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from asyncimport.dicom import Identity
 from asyncimport.digests import xxh3_of
 from asyncimport.ends import Destination, Routes, Source
-from asyncimport.errors import OccupiedError, RefusedError, SourceError, TransientError, UsageError, worst
+from asyncimport.errors import NotKeptError, OccupiedError, RefusedError, SourceError, TransientError, UsageError, worst
 from asyncimport.events import Admitted, Away, Event, Found, Quiet, Repeated, ScanFinished, Scanned, Settled
 from asyncimport.journal import Admission, Journal, Twin
 from asyncimport.limits import Outage, RetryBudget, Slot, Throttle
 from asyncimport.model import (
+    MAY_HAVE_REJECTED,
     Body,
     Claim,
     Existing,
@@ -42,6 +43,7 @@ from asyncimport.model import (
     FileKind,
     Held,
     Ignored,
+    Incomplete,
     Instance,
     Outcome,
     Postponed,
@@ -75,6 +77,8 @@ _CLAIMED_SECONDS = 0.15
 # transaction costs about the same for one as for many.
 _MOST_OUTCOMES = 512
 _BETWEEN_SETTLEMENTS = 0.02
+# Headers that are in memory at a time, when it is asked whether a script has dropped files.
+_LOOKS = 512
 
 
 async def run(
@@ -381,7 +385,7 @@ class _Line:
             await slot.turn()
             trail.attempts += 1
             try:
-                return await self._destination.store(claim, body)
+                return await self._store(claim, body, trail.attempts)
             except TransientError as error:
                 self._failed(claim, error, trail)
                 # Whoever waits holds no slot.
@@ -408,6 +412,35 @@ class _Line:
             digest = body.sha256 if self._options.receipts else digest
         merges = False if claim.look else None
         return Stored(claim, uri, trail.attempts, trail.unsure, digest, merges, xxh3)
+
+    async def _store(self, claim: Claim, body: Body, attempt: int) -> str:
+        try:
+            return await self._destination.store(claim, body)
+        except NotKeptError:
+            headers = await self._headers([(claim.instance.sop_uid, claim.instance.file)])
+            (dropped,) = await self._destination.explain(claim.instance.session, headers, archived=False)
+            if dropped is not None and dropped.is_certain:
+                message = f"XNAT did not keep the file: {dropped.rule} rejects it (empty 200)"
+                raise RefusedError(message, dropped=True) from None
+            if dropped is not None and attempt > 1:
+                raise RefusedError(
+                    f"XNAT did not keep the file: {dropped.rule} {MAY_HAVE_REJECTED} (empty 200)"
+                ) from None
+            # Nothing is known that would drop it: it may have been a mishap.
+            raise
+
+    async def _headers(self, files: Sequence[tuple[str, File]]) -> list[Mapping[str, str] | None]:
+        """Return the header fields of instances (SOPInstanceUIDs) in files; None where they cannot be read there."""
+
+        def identify() -> list[Identity | Ignored]:
+            return [self._source.identify(file) for _, file in files]
+
+        # It only reads.
+        looks = await anyio.to_thread.run_sync(identify, abandon_on_cancel=True)
+        return [
+            look.fields if isinstance(look, Identity) and look.sop_uid == uid else None
+            for (uid, _), look in zip(files, looks, strict=True)
+        ]
 
     def _failed(self, claim: Claim, error: TransientError, trail: "_Trail") -> None:
         trail.times.append(monotonic())
@@ -470,12 +503,30 @@ class _Line:
                 before = await self._outage.through(count, sealed.delivery)
                 if before is not None:
                     sealed = await self._ask(partial(self._journal.expect, sealed, before))
-            return await self._outage.through(partial(self._destination.finalize, sealed), sealed.delivery)
+            verdict = await self._outage.through(partial(self._destination.finalize, sealed), sealed.delivery)
+            if isinstance(verdict, Incomplete) and verdict.script is not None:
+                verdict = await self._outage.through(partial(self._explained, verdict), sealed.delivery)
         except RefusedError as error:
             return Held(sealed.delivery, str(error))
         except TransientError as error:
             # Others get through meanwhile. That is no verdict on the session.
             return Postponed(sealed.delivery, str(error))
+        return verdict
+
+    async def _explained(self, verdict: Incomplete) -> Incomplete:
+        """Tell apart what a script of the site has dropped, what it may have dropped, and what is lost."""
+        delivery = verdict.delivery
+        rejects, doubtful = set[str](), set(verdict.missing)
+        files = await self._ask(partial(self._journal.files_of, delivery, verdict.missing))
+        for first in range(0, len(files), _LOOKS):
+            part = files[first : first + _LOOKS]
+            headers = await self._headers(part)
+            dropped = await self._destination.explain(delivery.session, headers, archived=True)
+            for (uid, _), why in zip(part, dropped, strict=True):
+                if why is None or why.is_certain:
+                    doubtful.remove(uid)
+                    rejects |= {uid} if why is not None else set()
+        return replace(verdict, rejects=frozenset(rejects), doubtful=frozenset(doubtful))
 
     async def _ask(self, method: Callable[[], T]) -> T:
         """Call the journal in a worker thread, one call at a time."""

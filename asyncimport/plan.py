@@ -31,6 +31,7 @@ from asyncimport.routing import (
     patient_of,
     person_of,
 )
+from asyncimport.routing.dropping import filter_drops
 from asyncimport.source import Folder
 
 __all__ = [
@@ -250,7 +251,11 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
             )
             yield problem("prearchive-begun", Severity.WARNING, text, advice)
     for name, one in known.filters:
-        dropped = [files for description, files in plan.series.get(row.study_uid, ()) if one.drops(description)]
+        dropped = [
+            files
+            for description, files in plan.series.get(row.study_uid, ())
+            if filter_drops(one.mode, one.expressions, {"SeriesDescription": description})
+        ]
         if dropped:
             text = f"{len(dropped)} of its series would be dropped by {name}"
             yield problem("series-dropped", Severity.WARNING, text, "they are told as refused", sum(dropped))

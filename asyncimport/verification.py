@@ -85,8 +85,8 @@ async def look(
     async def worker() -> None:
         for place, session in turns:
             async with reading:
-                uids = await anyio.to_thread.run_sync(ledger.acknowledged, session.session)
-            found[place] = await _finding(client, session, uids, policy, rules)
+                uids, doubtful = await anyio.to_thread.run_sync(ledger.acknowledged, session.session)
+            found[place] = await _finding(client, session, uids, doubtful, policy, rules)
             report(found[place])
 
     try:
@@ -99,8 +99,14 @@ async def look(
 
 
 async def _finding(
-    client: Client, report: SessionReport, uids: frozenset[str], policy: RetryPolicy, rules: SiteRules
+    client: Client,
+    report: SessionReport,
+    uids: frozenset[str],
+    doubtful: frozenset[str],
+    policy: RetryPolicy,
+    rules: SiteRules,
 ) -> Finding:
+    uids |= doubtful
     session, files = report.session, len(uids)
     if report.state in {"open", "prearchive"}:
         return Finding(session, files, None, f"not archived yet ({report.state})")
@@ -127,7 +133,7 @@ async def _finding(
         verified = "present" if report.presumed and found.verified == "uids" else found.verified
         return Finding(session, files, verified if problem is None else None, problem)
     problem = f"{len(found.missing)} of {files} instances are missing"
-    if dropping and report.verified is None:
+    if dropping and (report.verified is None or found.missing <= doubtful):
         problem += f"; {dropping} rejects files, so that may be as it should be"
         return Finding(session, files, None, problem, found.missing, dropping)
     return Finding(session, files, None, problem, found.missing)

@@ -8,14 +8,14 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import anyio
 
 from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.journal import Journal
-from asyncimport.model import Archived, Body, Claim, File, Instance, Sealed, Session, Stored, Verdict
+from asyncimport.model import Archived, Body, Claim, Dropped, File, Instance, Sealed, Session, Stored, Verdict
 from asyncimport.pipeline import run
 from asyncimport.routing import Router
 from asyncimport.settings import Options
@@ -40,6 +40,13 @@ class Nowhere:
     async def is_there(self) -> bool:
         """Say that it is there."""
         return True
+
+    async def explain(
+        self, _: Session, headers: Sequence[Mapping[str, str] | None], *, archived: bool
+    ) -> list[Dropped | None]:
+        """Say that nothing is dropped."""
+        del archived
+        return [None for _ in headers]
 
     async def find(self, claim: Claim) -> None:
         """Find nothing."""

@@ -316,7 +316,7 @@ class TestGone:
         place.remove("a", "b")
         assert place.forget(Forgetting.gone) == [("duplicate", 1, None)]
         with Ledger.read(place.path) as ledger:
-            assert [len(ledger.acknowledged(one.session)) for one in ledger.sessions()] == [1, 1]
+            assert [len(ledger.acknowledged(one.session)[0]) for one in ledger.sessions()] == [1, 1]
 
     def test_what_xnat_refused_of_an_unfinished_session(self, place: Place) -> None:
         """Until the session is archived it is looked for in what XNAT holds."""

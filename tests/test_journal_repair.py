@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from journals import ROOT, RULES, Disk, archived, instance, names, opened, scan, sealed_by, send, session, stored, uri
 
+from asyncimport.cli.output import exit_code
 from asyncimport.journal import Journal, Ledger
 from asyncimport.model import (
     Archived,
@@ -85,10 +86,12 @@ def only(name: str, outcome: Callable[[Claim], Outcome]) -> Callable[[Claim], Ou
     return lambda claim: outcome(claim) if names([claim]) == [name] else stored(claim)
 
 
-def lacking(*uids: str, expected: str | None = None) -> Callable[[Sealed], Verdict]:
-    """Find the session archived, and these instances not in it."""
-    missing = frozenset(f"{SOP}.{uid}" for uid in uids)
-    return lambda sealed: Incomplete(sealed.delivery, "/archive/E1", missing, expected)
+def lacking(*uids: str, rejects: str = "", doubtful: str = "") -> Callable[[Sealed], Verdict]:
+    """Find the session archived, and these instances not in it; of some a script may be why."""
+    missing, rejected, unknown = (frozenset(f"{SOP}.{uid}" for uid in names) for names in (uids, rejects, doubtful))
+    return lambda sealed: Incomplete(
+        sealed.delivery, "/archive/E1", missing, "the script", rejects=rejected, doubtful=unknown
+    )
 
 
 def settle_all(journal: Journal, answer: Callable[[Claim], Outcome]) -> None:
@@ -413,12 +416,43 @@ def test_what_a_script_rejects_is_refused(path: Path, disk: Disk) -> None:
     """A loss that the site has asked for is told as a refusal, and holds nothing up."""
     with opened(path) as journal:
         scan(journal, disk)
-        sent = names(send(journal, stored, verdict=lacking("b", expected="the script rejects files")))
+        sent = names(send(journal, stored, verdict=lacking("b", rejects="b")))
         summary = Ledger.of(journal).summary()
     assert sent == ["visit/a", "visit/b", "visit/c"]
     (found,) = summary.sessions
     assert (found.state, found.verified, summary.files.refused, summary.files.stored) == ("archived", "uids", 1, 2)
-    assert [problem.reason for problem in summary.problems] == ["the script rejects files"]
+    assert [problem.reason for problem in summary.problems] == [
+        "the script rejects it, and the archive does not hold it"
+    ]
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_what_a_script_may_have_rejected_is_lacking(path: Path, disk: Disk, *, partial: bool) -> None:
+    """It is refused, and said to be lacking in each run, with the exit code of files that are lacking."""
+    with opened(path) as journal:
+        scan(journal, disk, partial=partial)
+        sent = names(send(journal, stored, verdict=lacking("b", doubtful="b")))
+        summaries = [Ledger.of(journal).summary()]
+    with opened(path) as journal:
+        scan(journal, disk)
+        assert names(send(journal, stored)) == []
+        summaries.append(Ledger.of(journal).summary())
+    assert sent == ["visit/a", "visit/b", "visit/c"]
+    for summary in summaries:
+        (found,) = summary.sessions
+        assert (found.state, found.reason) == ("archived" if partial else "held", "1 of its files was refused")
+        assert (summary.files.refused, summary.files.already_refused, exit_code(summary)) == (1, 0, 8)
+
+
+def test_what_is_lost_is_sent_again_beside_what_a_script_drops(path: Path, disk: Disk) -> None:
+    """Each goes its way."""
+    with opened(path) as journal:
+        scan(journal, disk)
+        verdicts = iter([lacking("a", "b", "c", rejects="b", doubtful="c"), archived])
+        assert names(send(journal, stored, verdict=lambda sealed: next(verdicts)(sealed)))[3:] == ["visit/a"]
+        assert states(journal) == {"a": "STORED", "b": "REFUSED", "c": "REFUSED"}
+        kinds = journal.connection.execute("SELECT refusal FROM instance ORDER BY key").fetchall()
+    assert kinds == [(None,), ("DROPPED",), ("FILE",)]
 
 
 def test_what_was_seen_in_the_archive_and_taken_out_is_not_put_back(path: Path, disk: Disk) -> None:

@@ -291,12 +291,14 @@ async def test_a_file_that_changed_is_not_sent_as_a_repair(xnat: TestXnat, url: 
 
 async def test_what_a_projects_script_rejects_is_told_apart(xnat: TestXnat, url: str, visit: Path, book: Path) -> None:
     """XNAT runs the script when it archives: what it acknowledged before is gone then, as the project wants it."""
-    xnat.project("demo").script = Script(reject=lambda header: header.sop_uid == sop(2))
+    xnat.project("demo").script = Script(
+        reject=lambda header: header.sop_uid == sop(2), condition=f'(0008,0018) = "{sop(2)}"'
+    )
     summary = await upload(url, [visit], book)
     assert only(summary) == ("archived", "uids", None)
     assert (summary.files.stored, summary.files.refused) == (3, 1)
     (problem,) = summary.problems
-    assert problem.reason == "the project's anonymisation script rejects files, and the archive does not hold this one"
+    assert problem.reason == "the project's anonymisation script rejects it, and the archive does not hold it"
     assert xnat.count["import"] == 4
 
 
@@ -348,7 +350,7 @@ DROPPERS: dict[str, tuple[str, Any, str]] = {
     "project filter": ("project", SeriesFilter(("noise",)), "the project's series import filter"),
     "site script": (
         "script",
-        Script(reject=lambda h: h.series_description == "noise"),
+        Script(reject=lambda h: h.series_description == "noise", condition='(0008,103E) ~ "noise"'),
         "the site's anonymisation script",
     ),
 }
@@ -383,7 +385,7 @@ async def test_an_instance_is_missing_whatever_the_site_says_of_filters(url: str
         uri = await there.store(claim(file), await body_of(file))
         verdict = await there.finalize(sealed(uri, 1, 2))
     assert isinstance(verdict, Incomplete)
-    assert (verdict.missing, verdict.expected) == (frozenset({sop(2)}), None)
+    assert (verdict.missing, verdict.lost) == (frozenset({sop(2)}), frozenset({sop(2)}))
 
 
 async def test_a_part_of_a_refused_file_in_the_archive_is_told(

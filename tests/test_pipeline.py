@@ -1,6 +1,6 @@
 """The line: on real files, a real journal and a real test XNAT, and with a source and a destination out of memory."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ from asyncimport.model import (
     Claim,
     Delivery,
     Digest,
+    Dropped,
     Existing,
     File,
     FileKind,
@@ -515,9 +516,10 @@ class Memory:
 
     async def look(self, files: Sequence[File]) -> list[Identity | Ignored]:
         """Look them up."""
-        return [self._look(file) for file in files]
+        return [self.identify(file) for file in files]
 
-    def _look(self, file: File) -> Identity | Ignored:
+    def identify(self, file: File) -> Identity | Ignored:
+        """Look one up."""
         study, number = self.files[file.path]
         if not number:
             return Ignored(file, FileKind.NOT_DICOM, "not DICOM")
@@ -567,6 +569,13 @@ class Shelf:
         await self.on_store(claim)
         self.stored.append(claim.instance.sop_uid)
         return f"/prearchive/{claim.instance.session.label}/{claim.delivery.number}"
+
+    async def explain(
+        self, _session: Session, headers: Sequence[Mapping[str, str] | None], *, archived: bool
+    ) -> list[Dropped | None]:
+        """Know of no rules."""
+        del archived
+        return [None for _ in headers]
 
     async def is_there(self) -> bool:
         """Be there or not, as told."""

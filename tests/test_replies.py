@@ -99,6 +99,7 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "labelled as proof": partial(replies.labelled, is_proof=True),
     "setting": replies.setting,
     "rejects": replies.rejects,
+    "script": replies.script,
     "prearchive": replies.prearchive,
     "deleted": replies.deleted,
     "file_count": replies.file_count,
@@ -329,6 +330,9 @@ VALUES = [
     ("setting", reply(403), None),
     ("setting", tomcat(404, "Not Found"), None),
     ("rejects", reply(200, 'version "6.1"\n(0008,1030) := project\n'), False),
+    ("script", reply(200, "reject\n"), "reject\n"),
+    ("script", reply(404), None),
+    ("script", reply(403), None),
     ("rejects", reply(200, 'version "6.1"\nreject\n'), True),
     ("rejects", reply(200, '(0008,0060) = "SR" ? reject\n'), True),
     ("rejects", reply(200, "// does not reject\n- (0008,0090) // never reject\n"), False),
@@ -623,6 +627,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("deleted", restlet(409, "session document locked"), RefusedError, {}),
     ("setting", restlet(500, "no"), TransientError, MAYBE),
     ("rejects", restlet(500, "no"), TransientError, MAYBE),
+    ("script", restlet(500, "no"), TransientError, MAYBE),
     ("experiment", reply(200, "<xnat:MRSession/>", XML), TransientError, {}),
     ("scan_resources", restlet(403, "no"), TransientError, {}),
     ("catalog", restlet(404, "Unable to find catalog"), TransientError, {}),
@@ -636,7 +641,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
         if call
         not in {
             *("built", "archived", "setting", "maps_uids", "maps_studies"),
-            *("rejects", "rewrites", "value", "subscriptions"),
+            *("rejects", "rewrites", "script", "value", "subscriptions"),
         }
     ),
     # whatever was asked in a run

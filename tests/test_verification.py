@@ -42,7 +42,7 @@ async def test_what_is_not_looked_at_yet_is_not_in_memory(url: str, commands: Co
     ahead: list[int] = []
 
     def report(_: Finding) -> None:
-        read = sum("SELECT i.sop_uid FROM instance" in statement for statement in said)
+        read = sum("SELECT i.sop_uid, i.state <> 'STORED' FROM instance" in statement for statement in said)
         ahead.append(read - len(ahead))
 
     with closing(await anyio.to_thread.run_sync(connect_read_only, journal)) as connection:

@@ -283,6 +283,8 @@ class Intake(Holdings):
             ).fetchall()
             for (session,) in sessions:
                 self._conclude(session, take_up)
+            if partial:
+                self._accept()
             # What was archived, and could not be looked into then; what waits brings a delivery with its own verdict.
             self._db.execute(
                 "INSERT OR IGNORE INTO ready SELECT d.key FROM delivery d WHERE d.state = 'ARCHIVED' "
@@ -291,6 +293,16 @@ class Intake(Holdings):
                 "(SELECT 1 FROM instance i JOIN scope ON scope.file = i.file WHERE i.session = d.session)"
             )
         return Gone(gone, unsent)
+
+    def _accept(self) -> None:
+        """Take archived sessions as they are that this run met, and that lack refused files."""
+        self._db.execute(
+            "UPDATE delivery SET partial = 1 WHERE key IN (SELECT d.key FROM delivery d WHERE d.state = 'ARCHIVED' "
+            "AND d.partial IS NOT 1 AND d.number = (SELECT max(number) FROM delivery WHERE session = d.session) "
+            "AND EXISTS (SELECT 1 FROM instance WHERE session = d.session AND state = 'REFUSED' "
+            "AND refusal IS NOT 'DROPPED') AND EXISTS (SELECT 1 FROM instance i JOIN scope ON scope.file = i.file "
+            "WHERE i.session = d.session))"
+        )
 
     def collisions(self) -> list[tuple[str, int]]:
         """Return the reasons for which files of this run's sources were skipped, each with their number."""

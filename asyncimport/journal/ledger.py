@@ -282,15 +282,23 @@ class Ledger:
         with translated(self._path):
             return self._sessions(self._sums()[-1])
 
-    def acknowledged(self, session: Session) -> frozenset[str]:
-        """Return the SOPInstanceUIDs that XNAT acknowledged of a session."""
+    def acknowledged(self, session: Session) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the SOPInstanceUIDs that XNAT acknowledged of a session: those that were stored, and doubtful ones.
+
+        These it had lost when it archived, perhaps as a script wants it.
+        """
+        uids: tuple[list[str], list[str]] = [], []
         with translated(self._path):
             rows = self._db.execute(
-                "SELECT i.sop_uid FROM instance i JOIN session s ON s.key = i.session "
-                "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED'",
+                "SELECT i.sop_uid, i.state <> 'STORED' FROM instance i JOIN session s ON s.key = i.session "
+                # Of what it refused at once no digest is kept.
+                "WHERE s.project = ? AND s.study_uid = ? AND (i.state = 'STORED' "
+                "OR (i.state = 'REFUSED' AND i.refusal = 'FILE' AND i.xxh3 IS NOT NULL))",
                 (session.project, session.study_uid),
             )
-            return frozenset(uid for (uid,) in rows)
+            for uid, is_doubtful in rows:
+                uids[is_doubtful].append(uid)
+        return frozenset(uids[0]), frozenset(uids[1])
 
     def arrived(self) -> Iterator[Arrived]:
         """Yield all files that XNAT has acknowledged, in the order they were found."""

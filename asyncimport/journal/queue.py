@@ -9,6 +9,7 @@ from asyncimport.journal.facts import facts_of, file_of
 from asyncimport.journal.intake import DISPUTED
 from asyncimport.journal.subjects import Subjects
 from asyncimport.model import (
+    MAY_HAVE_REJECTED,
     Archived,
     Built,
     Claim,
@@ -40,9 +41,9 @@ _TOUCH = "touch the files that were rewritten, and send them with `--resend-chan
 
 
 def _lost(verdict: Incomplete, *, lacks: str = "lacks") -> str:
-    if not verdict.missing:
+    if not verdict.lost:
         return f"XNAT has lost some of {len(verdict.resent)} files that were sent in place of earlier ones"
-    return f"the archive {lacks} {len(verdict.missing)} of its instances"
+    return f"the archive {lacks} {len(verdict.lost)} of its instances"
 
 
 class Journal(Subjects):
@@ -237,10 +238,11 @@ class Journal(Subjects):
         """Record how a delivery ended, and free its subject and its place among the begun sessions.
 
         What waited for the end of this delivery goes into the next one, unless this one is held. What the archive
-        lacks of an incomplete one is sent again in the next one, once in a run; then it is held. Where a script may
-        have dropped it, it is refused. All that was stored of a deleted one is sent again too. An open one comes to
-        its end if somebody else has archived or deleted it, and stays open otherwise. One that was archived before,
-        and looked at again, stays so whatever is found, and if another has begun meanwhile, that one's verdict counts.
+        lacks of an incomplete one is sent again in the next one, once in a run; then it is held. What a script has
+        dropped there, or may have dropped, is refused. All that was stored of a deleted one is sent again too. An open
+        one comes to its end if somebody else has archived or deleted it, and stays open otherwise. One that was
+        archived before, and looked at again, stays so whatever is found, and if another has begun meanwhile, that
+        one's verdict counts.
         Returns the verdict that was recorded.
         """
         with self._transaction(durable=True):
@@ -266,14 +268,15 @@ class Journal(Subjects):
                 stored = self._uids_of(delivery)
                 self._take_back(session, stored, "PENDING", None, is_lacking=False)
                 verdict = Deleted(delivery, len(stored))
-            elif isinstance(verdict, Incomplete) and verdict.expected is not None:
+            elif isinstance(verdict, Incomplete) and not (verdict.lost or verdict.resent):
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, verified="uids")
-                self._take_back(session, verdict.missing, "REFUSED", verdict.expected, Refusal.DROPPED)
+                self._leave_out(session, verdict)
                 verdict = Archived(delivery, verdict.uri, "uids")
-            elif isinstance(verdict, Incomplete) and self._may_repair(session, verdict.missing):
+            elif isinstance(verdict, Incomplete) and self._may_repair(session, verdict.lost):
                 lost = f"{_lost(verdict, lacks='lacked')}, which are to be sent again"
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)
-                self._take_back(session, verdict.missing, "PENDING", None)
+                self._leave_out(session, verdict)
+                self._take_back(session, verdict.lost, "PENDING", None)
                 self._take_back(session, verdict.resent, "PENDING", None, is_lacking=False)
             elif isinstance(verdict, Archived):
                 if verdict.holds is not None:
@@ -295,7 +298,7 @@ class Journal(Subjects):
                 if isinstance(verdict, Incomplete):
                     verdict = Held(
                         delivery,
-                        f"{_lost(verdict)}; {_SEND_AGAIN if verdict.missing else _TOUCH}",
+                        f"{_lost(verdict)}; {_SEND_AGAIN if verdict.lost else _TOUCH}",
                         verdict.uri,
                     )
                 if was == "ARCHIVED" and verdict.uri is None:
@@ -379,6 +382,25 @@ class Journal(Subjects):
     def _uids_of(self, delivery: Delivery) -> list[str]:
         """Return the SOPInstanceUIDs that were stored in a delivery."""
         return list(self._all_of("SELECT json_quote(sop_uid) FROM instance WHERE delivery = ?", (delivery.key,)))
+
+    def _leave_out(self, session: int, verdict: Incomplete) -> None:
+        """Let instances be refused that a script has dropped in the archive, or may have dropped: these are lacking."""
+        rejected = f"{verdict.script} rejects it, and the archive does not hold it"
+        self._take_back(session, verdict.rejects, "REFUSED", rejected, Refusal.DROPPED)
+        doubtful = f"the archive does not hold it: {verdict.script} {MAY_HAVE_REJECTED}"
+        self._take_back(session, verdict.doubtful, "REFUSED", doubtful, Refusal.FILE)
+        if verdict.doubtful and self._partial:
+            self._db.execute("UPDATE delivery SET partial = 1 WHERE key = ?", (verdict.delivery.key,))
+
+    def files_of(self, delivery: Delivery, uids: Iterable[str]) -> list[tuple[str, File]]:
+        """Return the files that instances (SOPInstanceUIDs) of the session of a delivery were sent from, with these."""
+        rows = self._all_of(
+            "SELECT json_array(i.sop_uid, hex(f.path), f.size, f.mtime_ns, f.inode, f.ctime_ns) FROM delivery d "
+            "JOIN instance i ON i.session = d.session JOIN file f ON f.key = i.file "
+            "WHERE d.key = ? AND i.sop_uid IN (SELECT value FROM json_each(?)) AND i.state = 'STORED'",
+            (delivery.key, json.dumps([*uids])),
+        )
+        return [(uid, file_of(bytes.fromhex(path), facts)) for uid, path, *facts in rows]
 
     def _take_back(
         self,

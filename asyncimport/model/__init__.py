@@ -8,11 +8,13 @@ one or more deliveries (one prearchive row each); a `Sealed` delivery ends in a 
 
 from asyncimport.model.attachments import Attachment, AttachmentState, Enclosure, Filed, Place, Resource
 from asyncimport.model.deliveries import (
+    MAY_HAVE_REJECTED,
     Archived,
     Built,
     Claim,
     Deleted,
     Delivery,
+    Dropped,
     Existing,
     Failed,
     Held,
@@ -49,6 +51,7 @@ from asyncimport.model.summary import (
 __all__ = [
     "DELIVERY_TRANSITIONS",
     "INSTANCE_TRANSITIONS",
+    "MAY_HAVE_REJECTED",
     "NOTHING_KEPT",
     "Algorithm",
     "Archived",
@@ -62,6 +65,7 @@ __all__ = [
     "Delivery",
     "DeliveryState",
     "Digest",
+    "Dropped",
     "Enclosure",
     "Existing",
     "Failed",

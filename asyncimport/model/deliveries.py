@@ -6,11 +6,13 @@ from asyncimport.model.files import Instance, Session
 from asyncimport.model.states import Refusal
 
 __all__ = [
+    "MAY_HAVE_REJECTED",
     "Archived",
     "Built",
     "Claim",
     "Deleted",
     "Delivery",
+    "Dropped",
     "Existing",
     "Failed",
     "Held",
@@ -54,6 +56,17 @@ class Existing:
 
     uri: str
     held: frozenset[str]
+
+
+MAY_HAVE_REJECTED = "may have rejected it, which cannot be tried here"
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A rule of the site, by its name, that drops a file; unless that `is_certain`, it may do so."""
+
+    rule: str
+    is_certain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,15 +205,23 @@ class Deleted:
 class Incomplete:
     """The session is in the archive, which lacks instances that XNAT had acknowledged, by SOPInstanceUID.
 
-    `expected` names what of the site may have dropped them there; without it they are lost. Of those that were `resent`
-    it has an earlier version, and XNAT has lost the new one of some.
+    `script` names what of the site drops files there: it has dropped those that it `rejects`, and may have dropped the
+    `doubtful` ones. The others are lost. Of those that were `resent` it has an earlier version, and XNAT has lost the
+    new one of some.
     """
 
     delivery: Delivery
     uri: str
     missing: frozenset[str]
-    expected: str | None = None
+    script: str | None = None
     resent: frozenset[str] = frozenset()
+    rejects: frozenset[str] = frozenset()
+    doubtful: frozenset[str] = frozenset()
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """Return the instances that nothing explains where they are."""
+        return self.missing - self.rejects - self.doubtful
 
 
 @dataclass(frozen=True, slots=True)

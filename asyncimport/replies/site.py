@@ -15,6 +15,7 @@ __all__ = [
     "project_id",
     "rejects",
     "rewrites",
+    "script",
     "series_filter",
     "setting",
     "subscriptions",
@@ -35,25 +36,15 @@ _REWRITES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class SeriesFilter:
-    """A series import filter: its mode as XNAT spells it (blacklist, whitelist, ...), and how many patterns it has."""
+    """A series import filter: its mode as XNAT spells it (blacklist, whitelist, ...), and how many patterns it has.
+
+    `expressions` are the lines of it; `routing.dropping` says what they mean.
+    """
 
     enabled: bool
     mode: str = ""
     patterns: int = 0
     expressions: tuple[str, ...] = field(default=(), repr=False, compare=False)
-
-    def drops(self, description: str) -> bool:
-        """Whether it drops a series of this SeriesDescription, as far as that can be told.
-
-        Patterns are Java's, and match the whole description, an absent one never (RegExBasedSeriesImportFilter).
-        """
-        if not self.enabled or self.mode not in {"blacklist", "whitelist"}:
-            return False
-        try:
-            matches = bool(description.strip()) and any(re.fullmatch(one, description) for one in self.expressions)
-        except re.error:
-            return False
-        return matches is (self.mode == "blacklist")
 
 
 def project_id(reply: Reply) -> str | None:
@@ -89,6 +80,13 @@ def rejects(reply: Reply) -> bool | None:
     if reply.status not in {403, 404}:
         check(reply)
     return _REJECTS.search(reply.text) is not None if reply.status == 200 else None
+
+
+def script(reply: Reply) -> str | None:
+    """Return an anonymisation script (AnonymizeApi); None: an old XNAT, or it does not tell."""
+    if reply.status not in {403, 404}:
+        check(reply)
+    return reply.text if reply.status == 200 else None
 
 
 def rewrites(reply: Reply) -> bool | None:

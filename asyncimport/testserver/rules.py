@@ -11,24 +11,50 @@ from .dicom import Header
 
 __all__ = ["Script", "SeriesFilter"]
 
-_WIRE_MODES = {"denylist": "blacklist", "allowlist": "whitelist"}
+_WIRE_MODES = {"denylist": "blacklist", "allowlist": "whitelist", "modality map": "modalityMap"}
+_ATTRIBUTES = {
+    "SeriesDescription": "series_description",
+    "StudyDescription": "study_description",
+    "Modality": "modality",
+    "PatientID": "patient_id",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesFilter:
-    """A series import filter (RegExBasedSeriesImportFilter): patterns that match whole series descriptions."""
+    """A series import filter (RegExBasedSeriesImportFilter): patterns that are found in series descriptions.
+
+    It is as of XNAT 1.7: case does not matter, a line such as `[Modality]` begins the patterns of another attribute,
+    and one that begins with `#` is a comment. `modalityMap` filters (ModalityMapSeriesImportFilter) hold programs,
+    which are not run: they let everything in but what `excludes` says.
+    """
 
     patterns: tuple[str, ...]
-    mode: Literal["denylist", "allowlist"] = "denylist"
+    mode: Literal["denylist", "allowlist", "modality map"] = "denylist"
     enabled: bool = True
+    excludes: Callable[[Header], bool] | None = None
 
     def admits(self, header: Header) -> bool:
-        """Tell whether an instance is let in. An absent description matches nothing."""
+        """Tell whether an instance is let in. An absent attribute matches `!EXISTS` only."""
         if not self.enabled:
             return True
-        description = header.series_description
-        matched = bool(description.strip()) and any(_compiled(one).fullmatch(description) for one in self.patterns)
-        return matched is (self.mode == "allowlist")
+        if self.mode == "modality map":
+            return self.excludes is None or not self.excludes(header)
+        return self._matches(header) is (self.mode == "allowlist")
+
+    def _matches(self, header: Header) -> bool:
+        value = header.series_description
+        for line in self.patterns:
+            if line.startswith("#"):
+                continue
+            if line.startswith("[") and line.endswith("]"):
+                value = getattr(header, _ATTRIBUTES[line[1:-1]])
+            elif line in {"EXISTS", "!EXISTS"}:
+                if bool(value) is (line == "EXISTS"):
+                    return True
+            elif value and _compiled(line).search(value):
+                return True
+        return False
 
     @property
     def wire_mode(self) -> str:
@@ -42,7 +68,9 @@ class SeriesFilter:
         return json.dumps({"enabled": enabled, "mode": self.wire_mode, "list": "\n".join(self.patterns)})
 
 
-_compiled = lru_cache(maxsize=256)(re.compile)
+@lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +85,8 @@ class Script:
     """Whether those three attributes are set."""
     reject: Callable[[Header], bool] | None = None
     """Tells which instances the script refuses: they are dropped without a word."""
+    condition: str = "isUnwanted[]"
+    """What the script tells of which these are, as a condition of DicomEdit's; an empty one stands for all."""
     map_uid: Callable[[str], str] | None = None
     """Returns the SOPInstanceUID that takes the place of one."""
     map_study: Callable[[str], str] | None = None
@@ -71,7 +101,7 @@ class Script:
         mapped = (("0008,0018", self.map_uid), ("0020,000D", self.map_study), ("0020,000E", self.map_series))
         lines += [f"({tag}) := mapUID[({tag})]" for tag, mapping in mapped if mapping is not None]
         if self.reject is not None:
-            lines.append("reject")
+            lines.append(f"{self.condition} ? reject" if self.condition else "reject")
         return "".join(f"{line}\n" for line in ['version "6.1"', *lines])
 
     def mapped(self, header: Header) -> Header:

@@ -4,7 +4,7 @@
 look again. It may run twice, or after a kill, and must come to the same end.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache, partial
@@ -12,10 +12,11 @@ from typing import TypeVar
 from urllib.parse import quote, unquote
 
 import anyio
+import anyio.to_thread
 from yarl import URL
 
 from asyncimport import replies
-from asyncimport.errors import NotKeptError, OccupiedError, RefusedError, TransientError
+from asyncimport.errors import OccupiedError, RefusedError, TransientError
 from asyncimport.model import (
     Archived,
     Body,
@@ -23,6 +24,7 @@ from asyncimport.model import (
     Claim,
     Deleted,
     Delivery,
+    Dropped,
     Existing,
     Held,
     Incomplete,
@@ -36,7 +38,7 @@ from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, Found, compare, find_ex
 from asyncimport.xnat.client import Client, bounded
 from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.sending import send
-from asyncimport.xnat.site import SiteRules
+from asyncimport.xnat.site import SiteRules, explanation
 from asyncimport.xnat.whereabouts import why_not_here
 
 __all__ = ["Step", "Xnat", "next_step"]
@@ -133,21 +135,13 @@ class Xnat:
 
         Before the first file of a delivery it looks for a row that somebody else has begun, and after it at the row
         that the file went to.
-        Raises: TransientError, OccupiedError, RefusedError, SourceError when the file is not what was scanned.
+        Raises: TransientError, NotKeptError, OccupiedError, RefusedError, SourceError when the file is not what was
+        scanned.
         """
         begins = claim.delivery.uri is None
         if begins:
             await self._look_before(claim.instance.session)
-        try:
-            uri = await self._import(claim, body)
-        except NotKeptError:
-            # A filter's verdict is final. Where there is none to give it, it may have been a mishap.
-            found = await self._rules.of(claim.instance.session.project)
-            if found.on_import == "":
-                raise
-            what = found.on_import or "a series import filter or anonymisation script"
-            message = f"XNAT did not keep the file: {what} rejects it (empty 200)"
-            raise RefusedError(message, dropped=True) from None
+        uri = await self._import(claim, body)
         if begins:
             await self._look_after(claim.delivery, uri)
         return uri
@@ -184,6 +178,18 @@ class Xnat:
         if replies.other_row(row, session) is None:
             return f"{reason}{more}; {_WAIT} {_CLEAR_AWAY} run this again{_ADOPT}"
         return f"{reason}{more}; {_CLEAR_AWAY} run this again"
+
+    async def explain(
+        self, session: Session, headers: Sequence[Mapping[str, str] | None], *, archived: bool
+    ) -> list[Dropped | None]:
+        """Tell of files by their header fields which rule drops each as it comes in, or as it is archived; None: none.
+
+        Fields that are None are not known. Raises: TransientError.
+        """
+        found = await self._rules.of(session.project)
+        rules = found.archive_rules if archived else found.import_rules
+        # Patterns of the site take their time, each in bounds.
+        return await anyio.to_thread.run_sync(lambda: [explanation(rules, fields) for fields in headers])
 
     async def is_there(self) -> bool:
         """Tell whether XNAT answers at all."""
@@ -423,8 +429,9 @@ class Xnat:
                 return Archived(delivery, uri, "uids" if is_sure else "present", proven, unacknowledged=others)
             return Archived(delivery, uri, "count" if is_sure else "present", proven, len(found.held))
         dropping = (await self._rules.of(session.project)).on_archive if not resent else None
-        expected = f"{dropping} rejects files, and the archive does not hold this one" if dropping else None
-        return Incomplete(delivery, uri, found.missing, expected, resent)
+        return Incomplete(
+            delivery, uri, found.missing, dropping or None, resent, doubtful=found.missing if dropping else frozenset()
+        )
 
     async def _have_taken_places(self, sealed: Sealed, held: frozenset[str], row_files: int | None) -> bool:
         """Whether fewer instances than were added up may be all of them: some have taken the place of others.

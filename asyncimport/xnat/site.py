@@ -1,7 +1,8 @@
 """What must be true of the site before a byte is sent, and what of it drops files."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -9,11 +10,13 @@ import anyio
 
 from asyncimport import replies
 from asyncimport.errors import FatalError, ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
-from asyncimport.replies import Reply
+from asyncimport.model import Dropped
+from asyncimport.replies import Reply, SeriesFilter
 from asyncimport.retry import RetryPolicy, retrying
+from asyncimport.routing.dropping import filter_drops, script_rejects
 from asyncimport.xnat.client import Client
 
-__all__ = ["Droppers", "SiteRules", "check_project", "droppers", "project_of"]
+__all__ = ["Droppers", "DroppingRule", "SiteRules", "check_project", "droppers", "explanation", "project_of"]
 
 T = TypeVar("T")
 
@@ -92,6 +95,17 @@ class _NotYetError(TransientError):
 
 
 @dataclass(frozen=True, slots=True)
+class DroppingRule:
+    """A rule that drops files and is in force, or may be: its name, and what it does to a file of a header.
+
+    `drops` answers None where it cannot tell; so it does where XNAT does not tell of the rule.
+    """
+
+    name: str
+    drops: Callable[[Mapping[str, str]], bool | None] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Droppers:
     """What in force at a site may drop files without a word: on import, and when a session is archived.
 
@@ -103,6 +117,17 @@ class Droppers:
     on_archive: str | None
     maps_instances: bool | None = None
     maps_studies: bool | None = None
+    import_rules: Sequence[DroppingRule] = ()
+    archive_rules: Sequence[DroppingRule] = ()
+
+
+def explanation(rules: Sequence[DroppingRule], fields: Mapping[str, str] | None) -> Dropped | None:
+    """Say which of the rules drops a file with these header fields, None: unknown ones; None: no rule does."""
+    answers = [(rule.name, None if fields is None else rule.drops(fields)) for rule in rules]
+    certain = next((name for name, drops in answers if drops), None)
+    if certain is not None:
+        return Dropped(certain, is_certain=True)
+    return next((Dropped(name, is_certain=False) for name, drops in answers if drops is None), None)
 
 
 class SiteRules:
@@ -132,30 +157,60 @@ async def droppers(client: Client, project: str, policy: RetryPolicy) -> Dropper
     async def ask(path: str, read: Callable[[Reply], T]) -> T:
         return await client.ask("GET", path, read, policy)
 
-    def script(reply: Reply) -> tuple[bool | None, bool | None, bool | None]:
-        return replies.rejects(reply), replies.maps_uids(reply), replies.maps_studies(reply)
+    def script(reply: Reply) -> tuple[bool | None, bool | None, bool | None, str | None]:
+        return replies.rejects(reply), replies.maps_uids(reply), replies.maps_studies(reply), replies.script(reply)
 
-    site_filter = await ask("/xapi/siteConfig/enableSitewideSeriesImportFilter", replies.setting)
-    own = await client.ask(
-        "GET",
-        f"/data/projects/{project}/config/seriesImportFilter/config?contents=true",
-        replies.series_filter,
-        policy,
+    enabled = await ask("/xapi/siteConfig/enableSitewideSeriesImportFilter", replies.setting)
+    filters: list[SeriesFilter | None] = [None if enabled is None else SeriesFilter(enabled)]
+    if enabled:
+        mode = await ask("/xapi/siteConfig/sitewideSeriesImportFilterMode", replies.value)
+        lines = (await ask("/xapi/siteConfig/sitewideSeriesImportFilter", replies.value) or "").splitlines()
+        filters = [SeriesFilter(enabled, mode or "", len(lines), tuple(lines))]
+    filters.append(
+        await ask(f"/data/projects/{project}/config/seriesImportFilter/config?contents=true", replies.series_filter)
     )
     scripts = []
     for path in ("/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}"):
         enabled = await ask(f"{path}/enabled", replies.setting)
-        scripts.append(await ask(path, script) if enabled else (enabled, enabled, enabled))
-    return Droppers(
-        _first(
-            (site_filter, "the site's series import filter"),
-            (None if own is None else own.enabled, "the project's series import filter"),
-            (scripts[0][0], "the site's anonymisation script"),
-        ),
-        _first((scripts[1][0], "the project's anonymisation script")),
-        maps_instances=_any(maps for _, maps, _ in scripts),
-        maps_studies=_any(maps for _, _, maps in scripts),
+        scripts.append(await ask(path, script) if enabled else (enabled, enabled, enabled, None))
+    site_script, own_script = (
+        (rejects, name, partial(script_rejects, text) if text is not None else _unknown)
+        for (rejects, _, _, text), name in zip(scripts, _SCRIPTS, strict=True)
     )
+    on_import = (
+        *(
+            (None if one is None else one.enabled, name, _drops(one))
+            for one, name in zip(filters, _FILTERS, strict=True)
+        ),
+        site_script,
+    )
+    return Droppers(
+        _first(on_import),
+        _first([own_script]),
+        maps_instances=_any(maps for _, maps, *_ in scripts),
+        maps_studies=_any(maps for _, _, maps, _ in scripts),
+        import_rules=_in_force(on_import),
+        archive_rules=_in_force([own_script]),
+    )
+
+
+_FILTERS = ("the site's series import filter", "the project's series import filter")
+_SCRIPTS = ("the site's anonymisation script", "the project's anonymisation script")
+_Drops = Callable[[Mapping[str, str]], bool | None]
+# Whether a rule is in force (None: XNAT does not tell), its name, and what it does to a file.
+_Told = tuple[bool | None, str, _Drops]
+
+
+def _unknown(_: Mapping[str, str]) -> None:
+    """Say that it cannot be told whether a file is dropped."""
+
+
+def _drops(told: SeriesFilter | None) -> _Drops:
+    return _unknown if told is None else partial(filter_drops, told.mode, told.expressions)
+
+
+def _in_force(told: Iterable[_Told]) -> tuple[DroppingRule, ...]:
+    return tuple(DroppingRule(name, drops) for is_on, name, drops in told if is_on is not False)
 
 
 def _any(found: Iterable[bool | None]) -> bool | None:
@@ -164,7 +219,8 @@ def _any(found: Iterable[bool | None]) -> bool | None:
     return True if True in told else None if None in told else False
 
 
-def _first(*found: tuple[bool | None, str]) -> str | None:
+def _first(found: Iterable[_Told]) -> str | None:
     """Name the first that is in force; "" when none is, None when some does not tell."""
-    names = [name for is_on, name in found if is_on]
-    return names[0] if names else None if any(is_on is None for is_on, _ in found) else ""
+    told = list(found)
+    names = [name for is_on, name, _ in told if is_on]
+    return names[0] if names else None if any(is_on is None for is_on, *_ in told) else ""

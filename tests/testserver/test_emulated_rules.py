@@ -40,14 +40,24 @@ async def only(folder: Path) -> tuple[bytes, pydicom.Dataset]:
         (SeriesFilter(("T1", "T2"), "allowlist"), ["T1"]),
         (SeriesFilter((".*",), "allowlist"), ["T1", "scout 1"]),
         (SeriesFilter((".*",), enabled=False), ["T1", "scout 1", None]),
-        (SeriesFilter(("scout",)), ["T1", "scout 1", None]),
+        (SeriesFilter(("SCOUT",)), ["T1", None]),
+        (SeriesFilter(("# scout", "^out")), ["T1", "scout 1", None]),
+        (SeriesFilter(("[Modality]", "MR", "[SeriesDescription]", "T1")), []),
+        (SeriesFilter(("[Modality]", "CT", "[SeriesDescription]", "T1")), ["scout 1", None]),
+        (SeriesFilter(("EXISTS",)), [None]),
+        (SeriesFilter(("!EXISTS",)), ["T1", "scout 1"]),
+        (SeriesFilter(("MR: true",), "modality map"), ["T1", "scout 1", None]),
+        (
+            SeriesFilter((), "modality map", excludes=lambda header: header.series_description == "T1"),
+            ["scout 1", None],
+        ),
     ],
 )
 @pytest.mark.parametrize("of", ["site", "project"])
 async def test_import_16_filtered_series_get_200_and_no_row(
     series_filter: SeriesFilter, admitted: list[str | None], of: str
 ) -> None:
-    """A pattern matches whole descriptions; what is filtered leaves no trace, and none matches without description."""
+    """A pattern is found anywhere in a description, if there is one; what is filtered leaves no trace."""
     async with visit() as web:
         if of == "site":
             web.xnat.series_filter = series_filter
@@ -175,9 +185,11 @@ async def test_archive_42_anonymisation_can_be_asked_for() -> None:
         assert (await web.get("/xapi/siteConfig/enableSitewideAnonymizationScript")).json is True
         assert (await web.get("/xapi/anonymize/projects/demo/enabled")).json is False
         assert (await web.get("/xapi/anonymize/projects/nope/enabled")).status == 403
-        web.xnat.project("demo").script = Script(reject=lambda _: True, map_uid=lambda uid: uid)
+        web.xnat.project("demo").script = Script(reject=lambda _: True, condition="", map_uid=lambda uid: uid)
         assert (await web.get("/xapi/anonymize/projects/demo/enabled")).json is True
-        assert (await web.get("/xapi/anonymize/projects/demo")).text.endswith("reject\n")
+        assert (await web.get("/xapi/anonymize/projects/demo")).text.endswith("\nreject\n")
+        web.xnat.project("demo").script = Script(reject=lambda _: True, condition='(0008,0060) = "MR"')
+        assert (await web.get("/xapi/anonymize/projects/demo")).text.endswith('\n(0008,0060) = "MR" ? reject\n')
     async with visit(TestXnat(anonymise=False)) as web:
         assert (await web.get("/xapi/anonymize/site/enabled")).json is False
         assert (await web.get("/xapi/anonymize/site")).text == ""
