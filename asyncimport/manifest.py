@@ -14,7 +14,18 @@ from enum import StrEnum
 from asyncimport.errors import UsageError
 from asyncimport.tables import LABELS, character, folded, is_tempting, label_flaw, records, text_of, without_controls
 
-__all__ = ["Key", "KeyKind", "PlanRow", "guarded", "read_plan", "split", "text_of", "write_plan"]
+__all__ = [
+    "Key",
+    "KeyKind",
+    "PlanRow",
+    "as_written",
+    "day_of",
+    "guarded",
+    "read_plan",
+    "split",
+    "text_of",
+    "write_plan",
+]
 
 # The columns in the order in which they are written, and their names in the manifests of XNAT Desktop Client, DQR and
 # dax. Case, blanks and underscores do not count, so that `Study UID` and `StudyInstanceUID` cover DICOM's names too.
@@ -26,6 +37,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "subject_label": ("subject", "XNAT Subject ID"),
     "session_label": ("session", "experiment_label", "experiment"),
     "action": (),
+    "issuer": ("Issuer of Patient ID",),
     "study_date": ("Study Date",),
     "modalities": ("Modality",),
     "series": (),
@@ -70,8 +82,9 @@ class Key:
 class PlanRow:
     """A study and the session that it is to become, or with `skip` the wish to leave it out.
 
-    Only the key, the target and `skip` decide anything; the rest informs whoever edits the plan. `extra` are columns of
-    others, which are carried along; as they may hold names, its repr shows none of them.
+    The key, the target and `skip` decide. Patient, issuer, date and number of files bind: a study that differs is not
+    the one that the row was made for. The rest informs whoever edits the plan. `line` is where it stood in a file.
+    `extra` are columns of others, which are carried along; as they may hold names, its repr shows none of them.
     """
 
     study_uid: str
@@ -88,6 +101,8 @@ class PlanRow:
     skip: bool = False
     accession_number: str = field(default="", repr=False)
     patient_id: str = field(default="", repr=False)
+    issuer: str = field(default="", repr=False)
+    line: int = field(default=0, compare=False)
     extra: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
 
     @property
@@ -113,15 +128,32 @@ def write_plan(rows: Iterable[PlanRow]) -> str:
         raise ValueError(f"extra columns may not be named {', '.join(taken)}")
     # A last column without a name would look like the empty cells that spreadsheets leave behind.
     columns = [name for name in extras if not name.strip()]
-    keys = {key for key in _KEYS if any(getattr(row, key) for row in rows)} or {"study_uid"}
-    columns += [name for name in _COLUMNS if name not in _KEYS or name in keys]
+    if_any = (*_KEYS, "issuer")
+    there = {name for name in if_any if any(getattr(row, name) for row in rows)}
+    there |= {"study_uid"} if there <= {"issuer"} else set()
+    columns += [name for name in _COLUMNS if name not in if_any or name in there]
     columns += [name for name in extras if name.strip()]
     out = io.StringIO(newline="")
     table = csv.writer(out, lineterminator="\r\n")
     table.writerow(guarded(without_controls(column)) for column in columns)
     for row in rows:
         table.writerow(guarded(without_controls(_cell(row, column)), column) for column in columns)
-    return out.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
+    return _as_text(out.getvalue())
+
+
+def as_written(text: str) -> str:
+    """Return what comes back of a cell that is written and read."""
+    return _as_text(without_controls(text))
+
+
+def _as_text(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def day_of(text: str) -> str | None:
+    """Return a date as YYYYMMDD, if it is one that begins with its year."""
+    parts = _DATE.fullmatch(text.strip())
+    return None if parts is None else parts[1] + parts[3] + parts[4]
 
 
 def read_plan(data: bytes, *, project: str = "") -> list[PlanRow]:
@@ -338,6 +370,8 @@ class _Reader:
             skip=skip,
             accession_number=self._value("accession_number"),
             patient_id=self._value("patient_id"),
+            issuer=self._value("issuer"),
+            line=self._line,
             extra={name: _bare("", self._at(place)) for name, place in self._header.extras.items()},
         )
 
@@ -383,11 +417,11 @@ class _Reader:
             self._wrong("", "nothing to know the study by", "give an accession number, or patient ID and study date")
             return date
         self._check_number("patient_id")
-        parts = _DATE.fullmatch(date)
-        if parts is None:
+        day = day_of(date)
+        if day is None:
             self._wrong("study_date", "not a date as DICOM writes it", "write dates as YYYYMMDD or YYYY-MM-DD")
             return date
-        return parts[1] + parts[3] + parts[4]
+        return day
 
     def _check_number(self, column: str) -> bool:
         if not _SHORTENED.fullmatch(self._raw(column)):

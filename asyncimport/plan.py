@@ -8,6 +8,7 @@ elsewhere and added (`with_archive`). As a table (`manifest`) it can be edited, 
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
@@ -15,6 +16,7 @@ from typing import Protocol
 import anyio
 import anyio.to_thread
 
+from asyncimport.binding import FoundStudy, Header, differences, nearest
 from asyncimport.events import Event, Scanned
 from asyncimport.journal import Looks, Survey, Surveyed
 from asyncimport.manifest import Key, KeyKind, PlanRow
@@ -51,6 +53,8 @@ __all__ = [
 EVERYTHING = Choice()
 
 _ONE_PERSON = "look at the patients; if they are one, --merge-patients"
+_OTHER_STUDY = "make the plan anew; if the study is meant all the same, correct or empty that cell of the line"
+_NO_STUDY = "correct its key, take the line out or mark it skip; or check SOURCE"
 _SAME_FIELDS = "choose templates of fields that are the same in all its files"
 
 Relative = Callable[[str], str]
@@ -170,10 +174,15 @@ def make_plan(
     if looks is not None:
         drafts = [_quiet(draft, looks, problems) for draft in drafts]
         drafts += _unfinished(found, drafts, looks, problems)
+    if isinstance(routes, PlannedRoutes):
+        drafts = list(_bound(drafts, routes, problems, {} if looks is None else looks.waiting))
     if limit is not None:
         drafts = _first(drafts, limit)
     problems += _of_files(found, truncated=truncated)
-    rows = tuple(_row(draft, problems) for draft in drafts)
+    codes: dict[str, dict[str, None]] = {}
+    for problem in problems:
+        codes.setdefault(problem.study_uid, {})[problem.code] = None
+    rows = tuple(_row(draft, codes.get(draft.study.study_uid, ())) for draft in drafts)
     series = found.series(truncated=truncated)
     return Plan(rows, tuple(problems), tuple(found.others(_suffix)), series, tuple(found.others(resource_of)))
 
@@ -269,6 +278,7 @@ class _Draft:
     session: Session | None
     when: tuple[str, str]
     patients: frozenset[Patient]
+    found: FoundStudy
 
     def without_place(self) -> "_Draft":
         return replace(self, session=None)
@@ -298,7 +308,7 @@ def _unfinished(found: Survey, drafts: Sequence[_Draft], looks: Looks, problems:
     for study in found.studies(truncated=True):
         if study.study_uid not in known and study.study_uid in looks.waiting:
             problems.append(_being_written(study, looks))
-            left.append(_Draft(study, None, ("", ""), frozenset()))
+            left.append(_Draft(study, None, ("", ""), frozenset(), FoundStudy(study.study_uid, (), None)))
     return left
 
 
@@ -324,9 +334,11 @@ def _drafts(
     lost: dict[str, UnroutableError] = {}
     when: dict[str, tuple[str, str]] = {}
     patients: dict[str, set[Patient]] = {}
+    who: dict[str, dict[Header, None]] = {}
     headers = found.headers(truncated=truncated, by_directory=routes.needs_path, by_file=routes.needs_name)
     for header in headers:
         fields = header.fields
+        who.setdefault(header.study_uid, {})[Header.of(fields)] = None
         if reason := choice.against(fields):
             left.setdefault(header.study_uid, LeftOutError(reason))
             continue
@@ -353,7 +365,8 @@ def _drafts(
             problems.append(_problem("no-label", Severity.ERROR, study, str(session), advice))
         place = session if isinstance(session, Session) else None
         whose = frozenset(patients.get(study.study_uid, ()))
-        drafts.append(_Draft(study, place, when.get(study.study_uid, ("", "")), whose))
+        there = FoundStudy(study.study_uid, tuple(who[study.study_uid]), study.files)
+        drafts.append(_Draft(study, place, when.get(study.study_uid, ("", "")), whose, there))
     return sorted(drafts, key=lambda draft: (*draft.when, draft.study.study_uid))
 
 
@@ -410,6 +423,39 @@ def _one_patient(drafts: Iterable[_Draft], problems: list[Problem]) -> Iterable[
         yield draft.without_place()
 
 
+def _bound(
+    drafts: Iterable[_Draft], routes: "PlannedRoutes", problems: list[Problem], waiting: Mapping[str, str]
+) -> Iterable[_Draft]:
+    """Compare studies with what the rows of a plan were made for, and tell of rows that match none."""
+    matched: set[Key] = set()
+    unmatched: list[FoundStudy] = []
+    for draft in drafts:
+        rows = routes.rows_of(draft.found)
+        matched.update(row.key for row in rows)
+        if not rows:
+            unmatched.append(draft.found)
+        if draft.session is None:
+            yield draft
+            continue
+        # What is being written has not all of its files yet.
+        there = replace(draft.found, files=None) if draft.study.study_uid in waiting else draft.found
+        told = [(row.line, text) for row in rows for text in differences(row, there)]
+        if not told:
+            yield draft
+            continue
+        text = "; ".join(f"line {line} of the plan: {text}" for line, text in told)
+        problems.append(_problem("row-differs", Severity.ERROR, draft.study, text, _OTHER_STUDY))
+        yield draft.without_place()
+    for row in routes.rows:
+        if row.key in matched or (row.skip and matched):
+            continue
+        near = nearest(row, unmatched)
+        text = f"line {row.line} of the plan: no study of the source matches it"
+        advice = f"{near}: correct the line" if near else _NO_STUDY
+        uid = row.study_uid
+        problems.append(Problem("row-unmatched", Severity.ERROR, text, advice, uid, row.files or 0, row.source))
+
+
 def _of_files(found: Survey, *, truncated: bool) -> list[Problem]:
     """Tell of what is no instance and yet is not nothing, and of copies."""
     problems = []
@@ -456,9 +502,9 @@ def _problem(
     return Problem(code, severity, text, advice, study.study_uid, files, paths[-1] if paths else study.example)
 
 
-def _row(draft: _Draft, problems: Sequence[Problem]) -> PlanRow:
+def _row(draft: _Draft, codes: Iterable[str]) -> PlanRow:
     study, session = draft.study, draft.session
-    own = [problem.code for problem in problems if problem.study_uid == study.study_uid]
+    patient_id, issuer = draft.found.bound()
     return PlanRow(
         study.study_uid,
         session.project if session else "",
@@ -470,8 +516,10 @@ def _row(draft: _Draft, problems: Sequence[Problem]) -> PlanRow:
         files=study.files,
         bytes=study.size,
         source=study.directory,
-        problems=" ".join(dict.fromkeys(own)),
+        problems=" ".join(codes),
         skip=session is None,
+        patient_id=patient_id,
+        issuer=issuer,
     )
 
 
@@ -498,9 +546,31 @@ class PlannedRoutes:
     session_depth = None
 
     @property
+    def rows(self) -> Iterable[PlanRow]:
+        """Return all rows."""
+        return self._rows.values()
+
+    def rows_of(self, study: FoundStudy) -> list[PlanRow]:
+        """Return the rows that match any header of a study."""
+        found: dict[Key, PlanRow] = {}
+        for header in study.headers:
+            row = self._match(study.study_uid, header.accession_number, header.patient_id, header.study_date)
+            if row is not None:
+                found[row.key] = row
+        if not study.headers and (row := self._rows.get(Key(KeyKind.STUDY_UID, (study.study_uid,)))) is not None:
+            found[row.key] = row
+        return list(found.values())
+
+    @property
     def projects(self) -> list[str]:
         """Return all projects that something goes to."""
         return sorted({row.project_id or self._project for row in self._rows.values() if not row.skip})
+
+    def without(self, faulty: Mapping[str, str]) -> "PlannedRoutes":
+        """Return the same for all but these studies, each with what is wrong with it."""
+        other = copy(self)
+        other._faulty = {**self._faulty, **faulty}  # noqa: SLF001 - a copy of itself
+        return other
 
     def close(self, project: str, reason: str) -> None:
         """Send nothing into this project, for this reason."""
@@ -545,10 +615,13 @@ class PlannedRoutes:
         return decided
 
     def _find(self, study_uid: str, fields: Mapping[str, str]) -> PlanRow | None:
-        date = fields.get("StudyDate", "").strip()
+        values = (fields.get(name, "").strip() for name in ("AccessionNumber", "PatientID", "StudyDate"))
+        return self._match(study_uid, *values)
+
+    def _match(self, study_uid: str, accession_number: str, patient_id: str, study_date: str) -> PlanRow | None:
         keys = (
             Key(KeyKind.STUDY_UID, (study_uid,)),
-            Key(KeyKind.ACCESSION_NUMBER, (fields.get("AccessionNumber", "").strip(),)),
-            Key(KeyKind.PATIENT_ID_AND_STUDY_DATE, (fields.get("PatientID", "").strip(), date)),
+            Key(KeyKind.ACCESSION_NUMBER, (accession_number,)),
+            Key(KeyKind.PATIENT_ID_AND_STUDY_DATE, (patient_id, study_date)),
         )
         return next((row for key in keys if (row := self._rows.get(key)) is not None), None)

@@ -24,6 +24,7 @@ LAYERS = {
     "events": 2,
     "limits": 2,
     "manifest": 2,
+    "binding": 3,
     "replies": 2,
     "retry": 2,
     "routing": 2,

@@ -233,7 +233,7 @@ async def test_a_run_goes_on_without_a_project_that_is_closed(
     xnat.add_project(Project("second", editors=("demo",)))
     target = tmp_path / "plan.csv"
     await commands("plan", source, "-P", "demo", "--out", target)
-    text = target.read_text("utf-8-sig").replace("1.2.2,demo", "1.2.2,second").replace("1.2.3,demo", "1.2.3,nowhere")
+    text = target.read_text("utf-8-sig").replace("P2,demo", "P2,second").replace("P3,demo", "P3,nowhere")
     target.write_text(text, "utf-8")
     commands.login(url)
     ended = await commands("upload", source, "--plan", target, "-o", "json")

@@ -292,6 +292,8 @@ class Uploads:
                 task = replace(task, choice=choice)
             if decided_as_a_whole:
                 routes = PlannedRoutes(found.rows, faulty=found.faulty)
+            elif isinstance(routes, PlannedRoutes):
+                routes = routes.without(found.faulty)
         path = task.journal or journal_path(task.host, task.project, task.state_dir)
         opened = partial(
             Journal,
@@ -522,9 +524,10 @@ async def _plan(
     )
     if found is not None and strict and found.errors:
         first = next(problem for problem in found.problems if problem.severity is Severity.ERROR)
+        study = f"study {first.study_uid}: " if first.study_uid else ""
         raise UsageError(
-            f"nothing was sent, because {found.errors} problem(s) were found: study {first.study_uid}: {first.text}",
-            hint=f"{first.advice}; `asyncimport plan` shows them all",
+            f"nothing was sent, because {found.errors} problem(s) were found: {study}{first.text}",
+            hint=f"{first.advice}; --dry-run shows them all",
         )
     return found
 
