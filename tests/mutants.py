@@ -1535,6 +1535,14 @@ LINE = (
         ("test_nothing_lost.py::test_partial_sessions_are_held_or_archived",),
     ),
     Mutant(
+        "shifted-is-not-dicom",
+        "An instance to which a transfer has added a line end is passed over as no DICOM, and nobody is told.",
+        "dicom/look.py",
+        "            if begins_shifted(head):\n",
+        "            if False:\n",
+        ("test_odd_files.py::test_a_file_that_was_shifted_is_unreadable",),
+    ),
+    Mutant(
         "image-without-pixels",
         "An image that ends before its pixel data is archived as a whole one.",
         "dicom/look.py",

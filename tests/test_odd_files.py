@@ -733,6 +733,25 @@ def test_what_is_none_of_ours_is_told_apart(told: Tell, content: bytes, reason: 
     assert told(content) == ("NotDicom", reason)
 
 
+SHIFTED = {
+    "no preamble": b"DICM",
+    "half a preamble": bytes(64) + b"DICM",
+    "one byte too few": bytes(127) + b"DICM",
+    "CRLF before": b"\r\n" + PREAMBLE,
+    "byte order mark before": b"\xef\xbb\xbf" + PREAMBLE,
+    "sixteen bytes before": b"x" * 16 + PREAMBLE,
+    "text as preamble": b"x" * 100 + b"DICM",
+}
+
+
+@pytest.mark.parametrize("beginning", SHIFTED.values(), ids=SHIFTED)
+def test_a_file_that_was_shifted_is_unreadable(told: Tell, beginning: bytes) -> None:
+    """A transfer in the wrong mode, or an editor, has added or taken bytes: an instance that XNAT cannot read."""
+    whole = beginning + meta(ExplicitVRLittleEndian) + encoded(data_set())
+    assert told(whole) == ("Unreadable", "DICM is not at byte 128, where it belongs")
+    assert told(beginning + TEXT) == ("NotDicom", "not DICOM")
+
+
 @pytest.mark.parametrize("uid", [*UIDS, "SOPClassUID"])
 def test_a_missing_uid_is_told_apart_from_a_cut(told: Tell, uid: str) -> None:
     """In a file that is whole, the reason names the UID."""

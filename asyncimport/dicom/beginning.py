@@ -4,10 +4,12 @@ import struct
 
 from asyncimport.dicom.encoding import IMPLICIT, LONGS, NUMBERS, PREFIX, TEXTS
 
-__all__ = ["begins_dicom"]
+__all__ = ["begins_dicom", "begins_shifted"]
 
 # Group lengths, UIDs, character sets and image types may come first; none of them is longer.
 _LONGEST_FIRST = 1024
+# How many bytes too many may lie before "DICM": a line end or a byte order mark. In archives there are more.
+_MOST_TOO_MANY = 16
 
 
 def begins_dicom(head: bytes) -> bool:
@@ -20,6 +22,12 @@ def begins_dicom(head: bytes) -> bool:
     if prefixed and (len(head) < 140 or not any(head[:128])):
         return True
     return _begins_data_set(head[132:140] if prefixed else head[:8])
+
+
+def begins_shifted(head: bytes) -> bool:
+    """Whether the first bytes of a file are a DICOM file's, if some were not missing or too many before "DICM"."""
+    at = head.find(PREFIX, 0, 128 + _MOST_TOO_MANY + len(PREFIX))
+    return at not in {-1, 128} and _begins_data_set(head[at + 4 : at + 12])
 
 
 def _begins_data_set(header: bytes) -> bool:

@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Mapping
 
-from asyncimport.dicom.beginning import begins_dicom
+from asyncimport.dicom.beginning import begins_dicom, begins_shifted
 from asyncimport.dicom.encoding import PREFIX
 from asyncimport.dicom.ending import data_set_of, shortfall
 from asyncimport.dicom.identity import Identity, NotDicom, TooLarge, Unreadable, identity, missing_uid
@@ -58,6 +58,9 @@ def _identify(fd: int) -> Identity:
             file = File(fd, status.st_size, head)
             return identity(fields, shortfall(file, at, encoding, fields.get("SOPClassUID", "")))
         if not begins_dicom(head):
+            if begins_shifted(head):
+                # It is sent as it is, or not at all, and XNAT reads no such file.
+                raise Unreadable("DICM is not at byte 128, where it belongs")
             raise NotDicom("not DICOM" if head else "empty")
         if not beyond:
             break
