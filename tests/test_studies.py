@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Session
-from asyncimport.routing import LookupTable, PathPattern, Router, Study, UnroutableError, modality_of
+from asyncimport.routing import (
+    Given,
+    GivenSession,
+    LookupTable,
+    PathPattern,
+    Router,
+    Study,
+    UnroutableError,
+    modality_of,
+)
 
 KEYWORDS = frozenset({"PatientID", "StudyDate", "StudyTime", "StudyDescription"})
 
@@ -187,3 +196,99 @@ def test_indices_have_no_gaps(found: list[tuple[str, date, time]]) -> None:
     for who in "AB":
         count = sum(patient == who for patient, _, _ in found)
         assert {label for label in decided.values() if label[0] == who} == {f"{who}_{n + 1}" for n in range(count)}
+
+
+def there(label: str, uid: str = "", day: str = "", subject: str = "A") -> GivenSession:
+    """Give a session that the journal or the archive has."""
+    return GivenSession(Session("P", subject, label, uid), day)
+
+
+V = "{PatientID}_v{StudyIndex}"
+UNTOLD = "its subject has sessions of which nobody can tell the study, as a script gives them new UIDs"
+GIVEN: dict[str, tuple[str, list[GivenSession], list[Study], dict[str, str]]] = {
+    "the rest is elsewhere": (V, [there("A_v1", "1"), there("A_v2", "2")], [study("3", "20030101")], {"3": "A_v3"}),
+    "of another case": (V, [there("a_V1", "1", subject="a")], [study("3", "20030101")], {"3": "A_v2"}),
+    "another subject": (V, [there("B_v1", "1", subject="B")], [study("3", "20030101")], {"3": "A_v1"}),
+    "it is there itself": (V, [there("A_v4", "4")], [study("4", "20040101")], {"4": "A_v4"}),
+    "under another name": (
+        V,
+        [there("baseline", "4")],
+        [study("4"), study("5", "20050101")],
+        {"4": "baseline", "5": "A_v1"},
+    ),
+    "earlier ones come later": (
+        V,
+        [there("A_v3", "3")],
+        [study("1", "20010101"), study("2", "20020101"), study("3", "20030101")],
+        {"1": "A_v1", "2": "A_v2", "3": "A_v3"},
+    ),
+    "an earlier one is late": (
+        V,
+        [there("A_v1", "1", "20010101"), there("A_v2", "3", "20030101")],
+        [study("2", "20020101"), study("4", "20040101")],
+        {"2": "A_v3", "4": "A_v4"},
+    ),
+    "one was taken out": (V, [there("A_v2", "2", "20020101")], [study("3", "20030101")], {"3": "A_v3"}),
+    "padded": ("{PatientID}-{StudyIndex:03}", [there("A-009", "9")], [study("3")], {"3": "A-010"}),
+    "no separator": ("{PatientID}{StudyIndex}", [there("A1", "1")], [study("3")], {"3": "A2"}),
+    "of its date": (
+        "{StudyDate}_v{StudyIndex}",
+        [there("20010101_v1", "1"), there("20020101_v7", "7")],
+        [study("8", "20080101")],
+        {"8": "20080101_v8"},
+    ),
+    "a label of somebody else": (V, [there("A_v1", "9", subject="B")], [study("1")], {"1": "A_v2"}),
+    "a mapped study": (V, [there("A_v1"), there("A_v2", "2")], [study("1"), study("2")], {"1": UNTOLD, "2": "A_v2"}),
+    "a mapped one by hand": (V, [there("baseline")], [study("1")], {"1": "A_v1"}),
+    "no index": (
+        "{PatientID}_{Modality}",
+        [there("A_SR", "1")],
+        [study("1", "20000101", "", "A", "MR")],
+        {"1": "A_SR"},
+    ),
+    "no whole study": ("{PatientID}", [there("X", "1")], [study("1")], {"1": "A"}),
+}
+
+
+@pytest.mark.parametrize(("session", "given_sessions", "studies", "expected"), GIVEN.values(), ids=GIVEN)
+def test_what_is_there_keeps_its_label(
+    session: str, given_sessions: list[GivenSession], studies: list[Study], expected: dict[str, str]
+) -> None:
+    """A study that has a session keeps it, and new ones go on from there, by their dates."""
+    for order in (studies, studies[::-1]):
+        decided = router(session).resolve(order, Given.of(given_sessions))
+        assert {
+            uid: made.label if isinstance(made, Session) else str(made) for uid, made in decided.items()
+        } == expected
+
+
+def test_who_is_late_is_told() -> None:
+    """Whose number is higher than that of a later study, and nobody else."""
+    given_sessions = Given.of([there("A_v1", "1", "20010101"), there("A_v2", "3", "20030101")])
+    told: list[tuple[str, str]] = []
+    studies = [study("2", "20020101"), study("4", "20040101"), study("3", "20030101")]
+    router(V).resolve(studies, given_sessions, lambda *words: told.append(words))
+    assert told == [("2", "it is earlier than session A_v2, which keeps its label: it gets A_v3")]
+
+
+@given(
+    st.permutations(range(8)),
+    st.lists(st.integers(1, 8), min_size=1, max_size=5),
+    st.integers(0, 3),
+)
+def test_labels_never_move(days: list[int], sizes: list[int], forgotten: int) -> None:
+    """However a subject's studies come, in runs that see a part of them: nothing changes its label, or shares one."""
+    labels_of: dict[str, str] = {}
+    left = [study(f"{day}", f"200{day}0101") for day in days]
+    seen: list[Study] = []
+    for size in sizes:
+        seen, left = seen + left[:size], left[size:]
+        archived = [
+            there(label, uid, f"200{uid}0101" if int(uid) > forgotten else "") for uid, label in labels_of.items()
+        ]
+        for uid, made in router(V).resolve(seen[-size - 1 :], Given.of(archived)).items():
+            assert isinstance(made, Session)
+            assert labels_of.setdefault(uid, made.label) == made.label
+        assert len(set(labels_of.values())) == len(labels_of)
+    if len(sizes) == 1 and sizes[0] == 8:
+        assert labels_of == {f"{day}": f"A_v{day + 1}" for day in range(8)}

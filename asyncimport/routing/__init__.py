@@ -20,6 +20,7 @@ cannot clash. `resolve` works with any templates, and only it can tell that a st
 """
 
 from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, resource_of, unfit
+from asyncimport.routing.given import NOTHING_GIVEN, Given, GivenSession
 from asyncimport.routing.labels import DisputedError, LeftOutError, UnplannedError, UnroutableError, clean_label
 from asyncimport.routing.lookup import LookupTable
 from asyncimport.routing.paths import PathPattern
@@ -31,9 +32,12 @@ from asyncimport.routing.studies import Study, modality_of
 __all__ = [
     "DEFAULT_SESSION",
     "DEFAULT_SUBJECT",
+    "NOTHING_GIVEN",
     "AttachRule",
     "Choice",
     "DisputedError",
+    "Given",
+    "GivenSession",
     "LeftOutError",
     "LookupTable",
     "PathPattern",

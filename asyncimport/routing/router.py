@@ -1,12 +1,13 @@
 """The rules of one run, put together."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Session
+from asyncimport.routing.given import NOTHING_GIVEN, Given
 from asyncimport.routing.labels import (
     LONGEST_LABEL,
     DisputedError,
@@ -15,8 +16,9 @@ from asyncimport.routing.labels import (
     label_of,
 )
 from asyncimport.routing.lookup import LookupTable
+from asyncimport.routing.numbering import Member, Numbering
 from asyncimport.routing.paths import PathPattern
-from asyncimport.routing.studies import WHOLE_STUDY, Study, in_order, modality_of
+from asyncimport.routing.studies import WHOLE_STUDY, Study, in_order, is_dated, modality_of
 from asyncimport.routing.templates import Template
 
 __all__ = ["DEFAULT_SESSION", "DEFAULT_SUBJECT", "Router"]
@@ -77,6 +79,7 @@ class Router:
                 )
         self._used = self._project.names | self._subject.names | self._session.names
         self._beside = self._project_beside()
+        self._counts = "StudyIndex" in self._session.names
         needed = self._used if table is None else self._used | set(table.keys)
         self._decisive = needed - set(columns) - set(WHOLE_STUDY)
         self._keywords = tuple(sorted(self._decisive & keywords))
@@ -178,35 +181,53 @@ class Router:
             frozenset([modality] if modality else []),
         )
 
-    def resolve(self, studies: Iterable[Study]) -> dict[str, Session | UnroutableError]:
+    def resolve(
+        self,
+        studies: Iterable[Study],
+        given: Given = NOTHING_GIVEN,
+        tell: Callable[[str, str], None] = lambda _, __: None,
+    ) -> dict[str, Session | UnroutableError]:
         """Decide all studies: return the session of each by its UID, or why it has none.
 
-        A study may come in any number of pieces, in any order. All studies of a subject must be among them for
-        `{StudyIndex}`, as each counts, also one whose label cannot be made.
+        A study may come in any number of pieces, in any order. For labels that whole studies decide, what has a session
+        already (`given`) keeps its label, and `{StudyIndex}` goes on from there; whose place in the order of dates is
+        taken by then is told (`tell`, by UID). All studies of a subject must be among them, as each counts, also one
+        whose label cannot be made.
         """
         whole: dict[str, Study] = {}
         for study in studies:
             known = whole.get(study.uid)
             whole[study.uid] = study if known is None else known.joined(study)
         decided: dict[str, Session | UnroutableError] = {}
-        subjects: dict[tuple[str, str], list[tuple[tuple[str, str, str], Mapping[str, str]]]] = defaultdict(list)
+        subjects: dict[tuple[str, str], list[tuple[str, Member]]] = defaultdict(list)
         for uid, study in whole.items():
             try:
                 fields = self._fields_of(study)
-                place = self._project_of(fields), label_of(self._subject.render(fields))
-                order = in_order(study) if "StudyIndex" in self._session.names else ("", "", uid)
+                project, subject = self._project_of(fields), label_of(self._subject.render(fields))
+                has = given.session_of(project, uid) if self.needs_whole_study else None
+                if has is not None:
+                    decided[uid] = Session(project, subject, has.label, uid)
+                elif not self._counts:
+                    decided[uid] = Session(project, subject, self._label(fields, 0), uid)
+                if self._counts:
+                    order = ("", "", uid) if has is not None and not is_dated(study) else in_order(study)
+                    subjects[project, subject.lower()].append((subject, Member(order, fields)))
             except UnroutableError as error:
                 decided[uid] = error
-            else:
-                subjects[place].append((order, fields))
         for (project, subject), members in subjects.items():
-            for index, ((_, _, uid), fields) in enumerate(sorted(members, key=lambda member: member[0]), start=1):
-                try:
-                    label = label_of(self._session.render({**fields, "StudyIndex": str(index)}))
-                    decided[uid] = Session(project, subject, label, uid)
-                except UnroutableError as error:
-                    decided[uid] = error
+            numbering = Numbering(project, given, self._label, partial(self._session.number_in, "StudyIndex"), tell)
+            new = [member for _, member in members if member.study_uid not in decided]
+            kept = [member for _, member in members if member.study_uid in decided]
+            labels = numbering.labels(new, kept, given.of_subject(project, subject))
+            for spelt, member in members:
+                made = labels.get(member.study_uid)
+                if made is not None:
+                    uid = member.study_uid
+                    decided[uid] = Session(project, spelt, made, uid) if isinstance(made, str) else made
         return decided
+
+    def _label(self, fields: Mapping[str, str], number: int) -> str:
+        return label_of(self._session.render({**fields, "StudyIndex": str(number)}))
 
     def _session_of(self, study_uid: str, *values: str | None) -> Session:
         if self.needs_whole_study:

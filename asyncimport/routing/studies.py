@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from asyncimport.routing.labels import UnroutableError
 
-__all__ = ["WHOLE_STUDY", "Study", "in_order", "modality_of"]
+__all__ = ["WHOLE_STUDY", "Study", "in_order", "is_dated", "modality_of"]
 
 WHOLE_STUDY = ("Modality", "StudyIndex")
 
@@ -59,18 +59,24 @@ def modality_of(modalities: Iterable[str]) -> str:
     return min((modality for modality in modalities if modality), key=_rank, default="")
 
 
+def is_dated(study: Study) -> bool:
+    """Whether a study has a date by which it can be sorted."""
+    return _DATE.fullmatch(_date_of(study)) is not None
+
+
 def in_order(study: Study) -> tuple[str, str, str]:
     """Return what sorts studies by date and time, and by UID where these do not tell.
 
     Raises: UnroutableError when it has no date.
     """
+    if not is_dated(study):
+        raise UnroutableError("StudyDate is not a date" if _date_of(study) else "no StudyDate in the header")
+    return _date_of(study), study.fields.get("StudyTime", "").strip().replace(":", ""), study.uid
+
+
+def _date_of(study: Study) -> str:
     # Old files have points in dates and colons in times (PS3.5 6.2, DA and TM).
-    date = study.fields.get("StudyDate", "").strip().replace(".", "")
-    if not date:
-        raise UnroutableError("no StudyDate in the header")
-    if not _DATE.fullmatch(date):
-        raise UnroutableError("StudyDate is not a date")
-    return date, study.fields.get("StudyTime", "").strip().replace(":", ""), study.uid
+    return study.fields.get("StudyDate", "").strip().replace(".", "")
 
 
 def _rank(modality: str) -> tuple[int, str]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from asyncimport.errors import UsageError
-from asyncimport.routing.labels import LONGEST_LABEL, UnroutableError
+from asyncimport.routing.labels import LONGEST_LABEL, UnroutableError, clean_label
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
 
 __all__ = ["Template"]
@@ -116,6 +116,19 @@ class Template:
         return [
             text for part in self.parts if (text := part.fallback if isinstance(part, _Field) else part) is not None
         ]
+
+    def number_in(self, name: str, label: str) -> int | None:
+        """Return the number that a field seems to have had in a label of this template; None: it is none of it."""
+        form = "".join(
+            re.escape(clean_label(f"x{part}x")[1:-1])
+            if isinstance(part, str)
+            else "([0-9]+)"
+            if part.names == (name,)
+            else "[A-Za-z0-9_-]*?"
+            for part in self.parts
+        )
+        found = re.fullmatch(form, label, re.IGNORECASE)
+        return None if found is None or not found.groups() else int(found[1])
 
     def render(self, fields: Mapping[str, str]) -> str:
         """Return the text, not yet cleaned. Raises: UnroutableError."""
