@@ -11,6 +11,7 @@ AsyncimportError                 every error of ours; `exit_code` and `hint` are
 │   └── JournalError             1  the journal is torn, foreign, of other rules, or cannot be written
 ├── TransientError               repeat the call; `overload` also slows all other calls down
 │   ├── LoginExpiredError        log in again, then repeat
+│   ├── SessionChangedError      look at the session anew, as a whole
 │   └── NotKeptError             XNAT answered 200 and kept nothing
 ├── RefusedError                 XNAT's last word on this file, or (`whole_session`) on its session
 │   └── OccupiedError            something else is where the session would go; nothing is said of the file
@@ -29,6 +30,7 @@ __all__ = [
     "ProjectMissingError",
     "ProjectReadOnlyError",
     "RefusedError",
+    "SessionChangedError",
     "SourceError",
     "TransientError",
     "UnavailableError",
@@ -125,6 +127,10 @@ class TransientError(AsyncimportError):
 
 class LoginExpiredError(TransientError):
     """The login (the cookie) is no longer valid: one new login, then the same call again."""
+
+
+class SessionChangedError(TransientError):
+    """A session of the archive was moved, renamed or changed while it was looked at: look at all of it anew."""
 
 
 class NotKeptError(TransientError):

@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from asyncimport.demographics import Demographics
 from asyncimport.disks import Devices
-from asyncimport.errors import RefusedError, TransientError, UnavailableError, worst
+from asyncimport.errors import RefusedError, SessionChangedError, TransientError, UnavailableError, worst
 from asyncimport.journal import Ledger, SentFile
 from asyncimport.model import Algorithm, Attachment, Digest, Enclosure, File, Session, SessionReport, Stray
 from asyncimport.replies import ListedFile
@@ -22,8 +22,8 @@ from asyncimport.xnat import (
     Described,
     Resources,
     SiteRules,
-    compare,
     describe,
+    find_and_compare,
     find_session,
     find_strays,
 )
@@ -119,12 +119,16 @@ async def _finding(
             if report.state == "held":
                 return Finding(session, files, None, report.reason)
             return Finding(session, files, None, "the archive has no session of this label and study", uids)
-        found = await compare(client, session, there.experiments, uids, policy, rules, report.expected)
+        there, compared = await find_and_compare(client, session, there, uids, policy, rules, report.expected)
+        if compared is None:
+            gone = "the session was taken out of the archive while it was looked at"
+            return Finding(session, files, None, there.problem or gone)
+        found = compared
         dropping = (await rules.of(session.project)).on_archive if found.missing else None
+    except (SessionChangedError, RefusedError) as error:
+        return Finding(session, files, None, str(error))
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
-    except RefusedError as error:
-        return Finding(session, files, None, str(error))
     if found.short and not found.missing:
         return Finding(session, files, None, f"{found.short} instances are missing, {NOBODY_KNOWS_WHICH}")
     if not found.missing:

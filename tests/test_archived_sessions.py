@@ -1,5 +1,6 @@
 """What the archive holds of a project: listed once, whoever asks and however many of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -30,7 +31,8 @@ async def test_a_project_is_listed_once(xnat: TestXnat, url: str, tmp_path: Path
                 tasks.start_soon(ask)
         await ask()
     (session,) = xnat.archived
-    there = [Experiment(session.id, "S_20200102", "1.2.3", "S", "xnat:mrSessionData", "2020-01-02")]
+    there = [Experiment(session.id, "S_20200102", "1.2.3", "S", "xnat:mrSessionData", "2020-01-02", "demo")]
+    there = [replace(one, subject_id=session.subject.id, prearchive_path=session.prearchive_path) for one in there]
     assert found == [there] * 6
     assert xnat.count["listing"] == 1
 

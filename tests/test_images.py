@@ -641,6 +641,10 @@ async def test_all_dicom_of_all_scans_is_looked_at() -> None:
         asked.append(request.raw_path)
         if request.path.endswith("/resources"):
             return web.json_response({"ResultSet": {"Result": rows}})
+        if request.path.endswith("/XNAT_E1"):
+            scans = [{"data_fields": {"ID": scan}} for scan in ("1", "knee, left/2", "3")]
+            children = [{"field": "scans/scan", "items": scans}]
+            return web.json_response({"items": [{"children": children, "data_fields": {"label": "E"}}]})
         entries = f'<cat:entry UID="1.{len(asked)}"/><cat:entry/>'
         return web.Response(text=f'<cat:Catalog xmlns:cat="c"><cat:entries>{entries}</cat:entries></cat:Catalog>')
 
@@ -651,6 +655,7 @@ async def test_all_dicom_of_all_scans_is_looked_at() -> None:
         "/data/experiments/XNAT_E1/resources?all=true&format=json",
         "/data/experiments/XNAT_E1/scans/1/resources/DICOM?format=xml",
         "/data/experiments/XNAT_E1/scans/knee%5BCOMMA%5D%20left%5BSLASH%5D2/resources/secondary?format=xml",
+        "/data/experiments/XNAT_E1?format=json",
     ]
 
 

@@ -16,10 +16,11 @@ from asyncimport.errors import (
     LoginRefusedError,
     NotKeptError,
     RefusedError,
+    SessionChangedError,
     TransientError,
     UnavailableError,
 )
-from asyncimport.replies import Experiment, Reply, Row, ScanResource, SeriesFilter
+from asyncimport.replies import Experiment, Item, Reply, Row, ScanResource, SeriesFilter
 
 SECRET = "Roentgen_W"  # a label: it names a patient, and no reason may
 ROW = f"/prearchive/projects/P/20240131_120000123/{SECRET}"
@@ -93,6 +94,7 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "archived": replies.archived,
     "row": replies.row,
     "experiment": replies.experiment,
+    "item": replies.item,
     "experiments": lambda reply: replies.experiments(reply, STUDY),
     "labelled": replies.labelled,
     "all_labelled": replies.all_labelled,
@@ -436,6 +438,32 @@ VALUES = [
     ("experiment", item(), Experiment("", "", "")),
     ("experiment", restlet(404, "Unable to find the specified experiment."), None),
     ("experiment", restlet(403, "The server understood the request, but is refusing to fulfill it"), None),
+    # item
+    ("item", item(ID="X_E1", label="E", UID="1.2.3"), Item("X_E1", "", "E", "1.2.3", "", frozenset())),
+    (
+        "item",
+        reply(
+            200,
+            json.dumps(
+                {
+                    "items": [
+                        {
+                            "children": [
+                                {
+                                    "field": "scans/scan",
+                                    "items": [{"data_fields": {"ID": one}} for one in (1, "2-MR1")],
+                                },
+                                {"field": "resources/resource", "items": [{"data_fields": {"label": "R"}}]},
+                            ],
+                            "data_fields": {"ID": "X_E1", "project": "P", "subject_ID": "X_S1"},
+                        }
+                    ]
+                }
+            ),
+            JSON,
+        ),
+        Item("X_E1", "P", "", "", "X_S1", frozenset({"1", "2-MR1"})),
+    ),
     # scan_resources
     (
         "scan_resources",
@@ -575,9 +603,13 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ),
     (
         "archived",
-        restlet(500, "FAILED: Unable to archive E: Operation Failed: Duplicate archive attempt. Prearchive session"),
+        restlet(
+            500,
+            "FAILED: Unable to archive E: Operation Failed: "
+            "Duplicate archive attempt.  Prearchive session already archiving.",
+        ),
         TransientError,
-        {},
+        MAYBE,
     ),
     (
         "archived",
@@ -595,7 +627,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
         "archived",
         restlet(500, "The operation did not complete within the configured timeout interval."),
         TransientError,
-        {},
+        MAYBE,
     ),
     ("archived", restlet(409, "Session already exists, retry with overwrite enabled"), RefusedError, {}),
     ("archived", restlet(403, "Operation already in progress on this prearchive entry."), TransientError, {}),
@@ -604,10 +636,15 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("archived", restlet(404, "Unknown prearchive session."), TransientError, {}),
     ("archived", restlet(404, f"{ROW} not found."), TransientError, {}),
     ("archived", restlet(400, "Cannot archive sessions from the Unassigned folder."), RefusedError, {}),
-    ("archived", reply(200, "", URIS), TransientError, {}),
-    ("archived", reply(200, "Archival initiated", TEXT), TransientError, {}),
-    ("archived", redirect(303, "https://xnat.example.org/app/template/XDATScreen_prearchives.vm"), TransientError, {}),
-    ("archived", redirect(303, "http://[::1", ""), TransientError, {}),
+    ("archived", reply(200, "", URIS), TransientError, MAYBE),
+    ("archived", reply(200, "Archival initiated", TEXT), TransientError, MAYBE),
+    (
+        "archived",
+        redirect(303, "https://xnat.example.org/app/template/XDATScreen_prearchives.vm"),
+        TransientError,
+        MAYBE,
+    ),
+    ("archived", redirect(303, "http://[::1", ""), TransientError, MAYBE),
     ("archived", reply(200, NGINX, HTML), TransientError, MAYBE),
     ("archived", reply(524, NGINX, HTML), TransientError, MAYBE),
     ("archived", reply(500, "", {}), RefusedError, {}),
@@ -629,8 +666,12 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("rejects", restlet(500, "no"), TransientError, MAYBE),
     ("script", restlet(500, "no"), TransientError, MAYBE),
     ("experiment", reply(200, "<xnat:MRSession/>", XML), TransientError, {}),
+    ("item", reply(200, "<xnat:MRSession/>", XML), TransientError, {}),
+    ("item", reply(200, '{"items": [{"children": [7], "data_fields": {}}]}', JSON), TransientError, {}),
+    ("item", restlet(404, "Unable to find the specified experiment."), SessionChangedError, {}),
+    ("item", restlet(403, "no"), SessionChangedError, {}),
     ("scan_resources", restlet(403, "no"), TransientError, {}),
-    ("catalog", restlet(404, "Unable to find catalog"), TransientError, {}),
+    ("catalog", restlet(404, "Unable to find catalog"), SessionChangedError, {}),
     ("catalog", reply(404, "<html/>", {}), TransientError, OVERLOAD),
     ("catalog", reply(403, "<Status/>", XML), TransientError, {}),
     ("catalog", reply(200, "", XML), TransientError, {}),

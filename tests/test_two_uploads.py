@@ -10,11 +10,12 @@ from pathlib import Path
 import anyio
 import pytest
 from conftest import Commands
-from scenery import image, sop, upload, write
+from scenery import image, logged_in, sop, upload, write
 
+from asyncimport import replies
 from asyncimport.events import Event, Settled
 from asyncimport.model import Withheld
-from asyncimport.testserver import Fault, PrearchiveRow, RowStatus, Tell, TestXnat
+from asyncimport.testserver import Fault, Gateway, PrearchiveRow, Reset, RowStatus, Tell, TestXnat
 
 pytestmark = pytest.mark.anyio
 
@@ -156,3 +157,45 @@ async def test_a_journal_knows_its_own_rows_after_a_kill(xnat: TestXnat, url: st
     summary = await upload(url, [one], tmp_path / "book")
     assert [report.verified for report in summary.sessions] == ["uids"]
     assert not xnat.prearchive
+
+
+@pytest.mark.parametrize("others", [True, False])
+async def test_only_what_was_archived_from_our_row_is_ours(
+    xnat: TestXnat, url: str, commands: Commands, one: Path, two: Path, tmp_path: Path, others: bool
+) -> None:
+    """A built row that is gone: another upload has archived an older version, or a person has archived this one."""
+    commands.login(url)
+    ours = ("upload", two, "-P", "demo", "--state-dir", tmp_path / "b", "-o", "json")
+    assert (await commands(*ours, "--no-archive")).code == 0
+    (row,) = xnat.prearchive
+    if others:
+        xnat.remove_row(row)
+        assert (await commands("upload", one, "-P", "demo", "--state-dir", tmp_path / "a", "-q")).code == 0
+    else:
+        async with logged_in(url) as client:
+            path = client.url(f"/data/services/archive?src={row.uri}")
+            await client.call("POST", path, replies.archived)
+    sent = xnat.count["import"]
+    ended = await commands(*ours)
+    assert (ended.code, ended.json["details"][0]["verified"]) == (0, "present" if others else "uids")
+    assert xnat.count["import"] == sent
+    safe = tmp_path / "safe"
+    verify = await commands(
+        "verify", "-P", "demo", "--state-dir", tmp_path / "b", "--safe-to-delete", safe, "-o", "json"
+    )
+    assert (verify.code, verify.json["details"][0]["verified"]) == (0, "present" if others else "uids")
+    assert len(safe.read_text().splitlines()) == (0 if others else FILES)
+
+
+@pytest.mark.parametrize("action", [Reset(effect=True), Gateway(504)])
+async def test_an_archive_step_whose_answer_is_lost_is_still_ours(
+    xnat: TestXnat, url: str, two: Path, tmp_path: Path, action: Reset | Gateway
+) -> None:
+    """It was asked for, and the row has gone: also where the session was there before, and keeps its older path."""
+    await upload(url, [two], tmp_path / "book")
+    content = image(9, PatientID="P1", StudyInstanceUID="1.2.1", SeriesInstanceUID="1.2.1.1")
+    write(two / "new", content)
+    xnat.faults.add(Fault("archive", action))
+    summary = await upload(url, [two], tmp_path / "book")
+    assert [report.verified for report in summary.sessions] == ["uids"]
+    assert len(xnat.sop_uids()) == FILES + 1

@@ -153,7 +153,8 @@ async def test_a_study_that_xnat_divides_is_found_whole(tree: Path, tmp_path: Pa
         assert await xnat.idle_round() == 2
         assert len(xnat.archived) == 4
         summary = await upload(url, [tree], book, rules=rules, options=SMALL)
-        assert [(one.state, one.verified) for one in summary.sessions] == [("archived", "uids")] * 2
+        # XNAT has made rows of its own for them: nothing shows that they hold what ours did.
+        assert [(one.state, one.verified) for one in summary.sessions] == [("archived", "present")] * 2
         assert [len(one.missing) for one in await looked_at(url, book)] == [0, 0]
         part = next(session for session in xnat.archived if session.xsi_type == "xnat:petSessionData")
         for _, resource in part.resources:

@@ -261,6 +261,10 @@ class Journal(Subjects):
                 if was == "SEALED":
                     self._db.execute("UPDATE delivery SET reason = ? WHERE key = ?", (verdict.reason, delivery.key))
                 return verdict
+            if isinstance(verdict, Archived | Incomplete) and verdict.unproven:
+                self._db.execute(
+                    "UPDATE instance SET presumed = 1 WHERE delivery = ? AND state = 'STORED'", (delivery.key,)
+                )
             if isinstance(verdict, Deleted) and not self._is_first_repair(session):
                 verdict = Held(delivery, "somebody has deleted it from the prearchive, and once more in the same run")
             if isinstance(verdict, Deleted):
@@ -269,9 +273,10 @@ class Journal(Subjects):
                 self._take_back(session, stored, "PENDING", None, is_lacking=False)
                 verdict = Deleted(delivery, len(stored))
             elif isinstance(verdict, Incomplete) and not (verdict.lost or verdict.resent):
-                self._end(delivery, "ARCHIVED", uri=verdict.uri, verified="uids")
+                verified = "present" if verdict.unproven else "uids"
+                self._end(delivery, "ARCHIVED", uri=verdict.uri, verified=verified)
                 self._leave_out(session, verdict)
-                verdict = Archived(delivery, verdict.uri, "uids")
+                verdict = Archived(delivery, verdict.uri, verified)
             elif isinstance(verdict, Incomplete) and self._may_repair(session, verdict.lost):
                 lost = f"{_lost(verdict, lacks='lacked')}, which are to be sent again"
                 self._end(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)

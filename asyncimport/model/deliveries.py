@@ -162,7 +162,8 @@ class Archived:
     the bytes on disk; "count": a script gives instances new UIDs, and there are as many more as were sent. `proven`:
     what the delivery sent again has taken the place of what was there. `holds` is how many instances it holds then,
     where only numbers can be compared. Where somebody else has archived it, `unacknowledged` instances are in it too,
-    perhaps in part.
+    perhaps in part. `unproven`: nothing shows that it was archived from the row of the delivery, so all that went there
+    is presumed.
     """
 
     delivery: Delivery
@@ -171,6 +172,7 @@ class Archived:
     proven: bool = False
     holds: int | None = None
     unacknowledged: frozenset[str] = frozenset()
+    unproven: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ class Incomplete:
 
     `script` names what of the site drops files there: it has dropped those that it `rejects`, and may have dropped the
     `doubtful` ones. The others are lost. Of those that were `resent` it has an earlier version, and XNAT has lost the
-    new one of some.
+    new one of some. `unproven` is as of `Archived`.
     """
 
     delivery: Delivery
@@ -217,6 +219,7 @@ class Incomplete:
     resent: frozenset[str] = frozenset()
     rejects: frozenset[str] = frozenset()
     doubtful: frozenset[str] = frozenset()
+    unproven: bool = False
 
     @property
     def lost(self) -> frozenset[str]:

@@ -7,11 +7,13 @@ statuses and XNAT's own words, never an address: addresses carry labels, and lab
 
 from asyncimport.replies.archive import (
     Experiment,
+    Item,
     ScanResource,
     all_labelled,
     catalog,
     experiment,
     experiments,
+    item,
     labelled,
     scan_resources,
 )
@@ -59,6 +61,7 @@ from asyncimport.replies.subjects import ListedSubject, SubjectItem, described, 
 __all__ = [
     "OUR_SOURCE",
     "Experiment",
+    "Item",
     "ListedFile",
     "ListedSubject",
     "Reply",
@@ -82,6 +85,7 @@ __all__ = [
     "file_count",
     "files",
     "is_of_upload",
+    "item",
     "labelled",
     "login",
     "logins",

@@ -1,21 +1,24 @@
 """Answers that tell what the archive holds."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.etree.ElementTree import ParseError
 
 import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 
-from asyncimport.errors import TransientError
-from asyncimport.replies.reply import Reply, check, item_of, rows_of
+from asyncimport.errors import SessionChangedError, TransientError
+from asyncimport.replies.reply import Reply, check, item_of, items_below, rows_of
 
 __all__ = [
     "Experiment",
+    "Item",
     "ScanResource",
     "all_labelled",
     "catalog",
     "experiment",
     "experiments",
+    "item",
     "labelled",
     "scan_resources",
 ]
@@ -25,7 +28,8 @@ __all__ = [
 class Experiment:
     """An archived session: accession ID, labels and so on as XNAT tells them, "" where it does not.
 
-    `date` is that of the study, as YYYY-MM-DD.
+    `date` is that of the study, as YYYY-MM-DD. `project` owns it, which others may show too. `prearchive_path` is the
+    folder on the server that it was archived from, of the first archiving where others were merged into it.
     """
 
     accession: str
@@ -34,6 +38,32 @@ class Experiment:
     subject: str = ""
     type: str = ""
     date: str = ""
+    project: str = ""
+    subject_id: str = ""
+    prearchive_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An archived session as it is now: names as XNAT tells them, "" where it does not, and the IDs of its scans."""
+
+    accession: str
+    project: str
+    label: str
+    study_uid: str
+    subject_id: str
+    scans: frozenset[str]
+
+    def is_still(self, before: Experiment, scans: Iterable[str]) -> bool:
+        """Whether it is the session that a listing told of, with these scans; what XNAT does not tell is no change."""
+        pairs = (
+            (self.accession, before.accession),
+            (self.project, before.project),
+            (self.label, before.label),
+            (self.study_uid, before.study_uid),
+            (self.subject_id, before.subject_id),
+        )
+        return all(now == then or not now or not then for now, then in pairs) and self.scans.issuperset(scans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +81,21 @@ def experiment(reply: Reply) -> Experiment | None:
         return None
     fields = item_of(reply)
     return Experiment(str(fields.get("ID", "")), str(fields.get("label", "")), str(fields.get("UID", "")))
+
+
+def item(reply: Reply) -> Item:
+    """Return an archived session as it is now (ExperimentResource, `format=json`).
+
+    Raises: TransientError, SessionChangedError where it is not there, or not shown, any more.
+    """
+    check(reply)
+    if reply.status in {403, 404}:
+        raise SessionChangedError(f"the session is not there any more ({reply.status}: {reply.message})")
+    fields = item_of(reply)
+    names = ("ID", "project", "label", "UID", "subject_ID")
+    accession, project, label, uid, subject = (str(fields.get(name, "")) for name in names)
+    scans = frozenset(str(scan.get("ID", "")) for scan in items_below(reply, "scans/scan"))
+    return Item(accession, project, label, uid, subject, scans)
 
 
 def experiments(reply: Reply, study_uid: str) -> list[Experiment]:
@@ -73,9 +118,11 @@ def labelled(reply: Reply, *, is_proof: bool = False) -> list[Experiment]:
         # Two shortcuts stand for the same path, and XNAT names the column by either, or by the path.
         names = ("UID", "studyInstanceUID", "xnat:imagesessiondata/uid")
         uid = next((result[name] for name in names if result.get(name)), "")
-        columns = ("ID", "label", "subject_label", "xsiType", "date")
-        accession, label, subject, kind, date = (result.get(name, "") for name in columns)
-        found.append(Experiment(accession, label, uid, subject, kind, date))
+        columns = ("ID", "label", "subject_label", "xsiType", "date", "project", "subject_ID")
+        accession, label, subject, kind, date, project, owner = (result.get(name, "") for name in columns)
+        # A column that is asked for by its path may be named by the end of that, or by all of it in lower case.
+        paths = (value for name, value in result.items() if name.lower().endswith("prearchivepath"))
+        found.append(Experiment(accession, label, uid, subject, kind, date, project, owner, next(paths, "")))
     return found
 
 
@@ -100,6 +147,8 @@ def scan_resources(reply: Reply) -> list[ScanResource]:
 def catalog(reply: Reply) -> frozenset[str]:
     """Return the SOPInstanceUIDs of a resource's catalog (CatalogResource): the UID of each entry."""
     check(reply)
+    if reply.status == 404:
+        raise SessionChangedError("a catalog of the session is not there any more (404)")
     if reply.status != 200:
         raise TransientError(f"XNAT does not show the catalog ({reply.status})")
     try:

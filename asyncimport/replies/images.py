@@ -21,6 +21,7 @@ _AT_WORK = (
     "destination session in use",
     "session processing may already be in progress",
 )
+_GOES_ON = ("configured timeout interval", "prearchive session already archiving")
 _ZONE_SECONDS = 15 * 60
 _CLOCK_SECONDS = 5
 
@@ -149,7 +150,9 @@ def archived(reply: Reply) -> str:
     if reply.status in {404, 423} or (reply.status == 403 and "already in progress" in lowered):
         raise TransientError(f"the prearchive session is busy or gone ({reply.status}: {text})")
     if reply.status == 500 and any(words in lowered for words in _AT_WORK):
-        raise TransientError(f"XNAT is still archiving the session ({text})")
+        # In the way of another session it has not begun; of this one it goes on.
+        goes_on = any(words in lowered for words in _GOES_ON)
+        raise TransientError(f"XNAT is still archiving the session ({text})", cut=goes_on)
     check(reply, server_errors=False)
     advice = ""
     if "matching files" in lowered or "same resources" in lowered:
@@ -163,7 +166,7 @@ def _archive_uri(reply: Reply) -> str:
     # A Location has host and context path in front; the body has not.
     if match := _ARCHIVE_URI.fullmatch(reply.text.strip()) or _ARCHIVE_URI.search(location(reply).path):
         return f"/data{match[1]}"
-    raise TransientError(f"XNAT's answer names no archived session ({reply.status})")
+    raise TransientError(f"XNAT's answer names no archived session ({reply.status})", cut=True)
 
 
 def row(reply: Reply) -> Row | None:

@@ -192,6 +192,15 @@ def item_of(reply: Reply) -> dict[str, Any]:
         raise TransientError(f"XNAT's answer is not an item ({reply.status})") from None
 
 
+def items_below(reply: Reply, field: str) -> list[dict[str, Any]]:
+    """Return the fields of the items in a field of an item. Raises: TransientError."""
+    try:
+        children = _json(reply)["items"][0].get("children", ())
+        return [dict(one["data_fields"]) for child in children if child["field"] == field for one in child["items"]]
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError):
+        raise TransientError(f"XNAT's answer is not an item ({reply.status})") from None
+
+
 def _json(reply: Reply) -> Any:
     try:
         return json.loads(reply.text)

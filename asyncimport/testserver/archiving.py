@@ -119,6 +119,8 @@ def plan_merge(
         xsi_type=session_type(document.modalities),
         date=row.scan_date[:10],
         inserted=xnat.now(),
+        # It stays in the session, whatever is merged into that later (MergePrearcToArchiveSession.mergeSessions).
+        prearchive_path="/".join(("/data/xnat", *row.path)),
     )
     return Merge(session, new=True, arrivals=arrivals, row=row)
 

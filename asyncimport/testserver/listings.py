@@ -28,6 +28,7 @@ _EXPERIMENT_FIELDS: dict[str, Callable[[ArchivedSession], str]] = {
     "modality": lambda session: session.xsi_type.removeprefix("xnat:").removesuffix("SessionData").upper(),
     "subject_ID": lambda session: session.subject.id,
     "subject_label": lambda session: session.subject.label,
+    "prearchivePath": lambda session: session.prearchive_path,
 }
 _EXPERIMENT_DEFAULTS = ["ID", "project", "date", "xsiType", "label", "insert_date"]
 
@@ -142,7 +143,7 @@ def _data_fields(session: ArchivedSession) -> dict[str, Any]:
         "UID": session.study_uid,
         "modality": _EXPERIMENT_FIELDS["modality"](session),
         "date": session.date,
-        "prearchivePath": "",
+        "prearchivePath": session.prearchive_path,
     }
 
 

@@ -346,6 +346,8 @@ class ArchivedSession:
     scans: dict[str, Scan] = field(default_factory=dict)
     own_resources: dict[str, Resource] = field(default_factory=dict)
     """Resources of the session itself, by label; those of its scans are `resources`."""
+    prearchive_path: str = ""
+    """The folder of the prearchive that it was archived from first, on XNAT's own disk."""
     workflow: str = ""
     """Name of a workflow that is open on it, such as a pipeline under way: nothing may be merged meanwhile."""
 

@@ -1,6 +1,6 @@
 """The XNAT client: login, images, archive, site. The only package that speaks HTTP."""
 
-from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, ArchivedSessions, compare, find_session
+from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, ArchivedSessions, find_and_compare, find_session
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.prearchive import PrearchiveRows
@@ -24,10 +24,10 @@ __all__ = [
     "Timeouts",
     "Xnat",
     "check_project",
-    "compare",
     "connect",
     "describe",
     "droppers",
+    "find_and_compare",
     "find_session",
     "find_strays",
     "project_of",

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import anyio
 
 from asyncimport import replies
+from asyncimport.errors import SessionChangedError
 from asyncimport.model import Session
 from asyncimport.replies import Experiment
 from asyncimport.retry import RetryPolicy
@@ -21,6 +22,7 @@ __all__ = [
     "Comparison",
     "Found",
     "compare",
+    "find_and_compare",
     "find_experiment",
     "find_session",
     "held_of_session",
@@ -32,8 +34,13 @@ __all__ = [
 
 NOBODY_KNOWS_WHICH = "and nobody can tell which, as a script gives instances new UIDs"
 
-_COLUMNS = "columns=ID,label,UID,xsiType,subject_label,date&format=json"
+_COLUMNS = (
+    "columns=ID,label,UID,xsiType,subject_label,date,project,subject_ID,xnat%3AimageSessionData%2FprearchivePath"
+    "&format=json"
+)
 _IMAGE_SESSIONS = "xsiType=xnat%3AimageSessionData"
+# How often a session is looked at as a whole that others change meanwhile.
+_LOOKS = 3
 _MR, _PET = "xnat:mrSessionData", "xnat:petSessionData"
 
 
@@ -123,6 +130,34 @@ def parts_among(found: Iterable[Experiment], session: Session) -> tuple[Experime
     return tuple(parts) if {one.type for one in parts} == {_MR, _PET} else ()
 
 
+async def find_and_compare(
+    client: Client,
+    session: Session,
+    there: Found,
+    sent: frozenset[str],
+    policy: RetryPolicy,
+    rules: SiteRules,
+    expected: int | None = None,
+    *,
+    named: str | None = None,
+) -> tuple[Found, Comparison | None]:
+    """Compare what was sent with what was found `there`; anew, and as a whole, where that changes meanwhile.
+
+    Returns what was found last, which has a problem or is nothing where there is no comparison.
+    Raises: TransientError, SessionChangedError where it changes each time, RefusedError.
+    """
+    for look in range(_LOOKS):
+        if there.problem is not None or not there.experiments:
+            break
+        try:
+            return there, await compare(client, session, there.experiments, sent, policy, rules, expected)
+        except SessionChangedError:
+            if look == _LOOKS - 1:
+                raise
+        there = await find_session(client, session, policy, rules, named=named)
+    return there, None
+
+
 async def compare(
     client: Client,
     session: Session,
@@ -136,7 +171,7 @@ async def compare(
 
     Where a script gives instances new UIDs, only the number tells: `expected` in all, or, if nobody has counted what
     was there before, as many as were sent.
-    Raises: TransientError, RefusedError when the archive cannot be read.
+    Raises: TransientError, SessionChangedError, RefusedError when the archive cannot be read.
     """
     held = await held_of_session(client, session, experiments, sent, policy)
     missing = sent - held
@@ -241,6 +276,8 @@ async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy)
     """Return the SOPInstanceUIDs in the catalogs of all scans' DICOM resources.
 
     Stored bytes differ from those sent (XNAT anonymises on receipt by default), so sizes and digests prove nothing.
+    Afterwards the session itself is looked at: nothing counts that was read of another.
+    Raises: TransientError, SessionChangedError, RefusedError when the archive cannot be read.
     """
     base = f"/data/experiments/{experiment.accession}"
     resources = await client.ask("GET", f"{base}/resources?all=true&format=json", replies.scan_resources, policy)
@@ -249,4 +286,7 @@ async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy)
         label = quote(resource.label, safe="")
         path = f"{scan_path(experiment.accession, resource.scan)}/resources/{label}?format=xml"
         uids |= await client.ask("GET", path, replies.catalog, policy)
+    now = await client.ask("GET", f"{base}?format=json", replies.item, policy)
+    if not now.is_still(experiment, {resource.scan for resource in resources}):
+        raise SessionChangedError("the session was changed in XNAT while it was looked at")
     return frozenset(uids)

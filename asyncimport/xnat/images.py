@@ -34,7 +34,14 @@ from asyncimport.model import (
 )
 from asyncimport.replies import OUR_SOURCE, Row
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, Found, compare, find_experiment, find_session, held_of_session
+from asyncimport.xnat.archive import (
+    NOBODY_KNOWS_WHICH,
+    Found,
+    find_and_compare,
+    find_experiment,
+    find_session,
+    held_of_session,
+)
 from asyncimport.xnat.client import Client, bounded
 from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.sending import send
@@ -245,15 +252,14 @@ class Xnat:
         asked = was_idle = False
         failures = lost = 0
         trouble = ""
-        answer: str | None = None
-        row_files = _RowFiles()
+        steps = _Steps()
         pause = self._first_pause
         give_up = anyio.current_time() + self._patience
         while True:
             wait, step = pause, Step.WAIT
             try:
                 row = await self._look(delivery.uri)
-                found = await self._find(delivery, answer) if row is None else Found()
+                found = await self._find(delivery, steps) if row is None else Found()
                 step = next_step(row, archived=bool(found.experiments), asked=asked)
                 if sealed.is_open and step in {Step.FINISH, Step.STUCK}:
                     # XNAT makes a second row only where it does not find the first one: somebody else has made this.
@@ -270,7 +276,7 @@ class Xnat:
                     is_built = asked and row.status == "READY"
                     asked = True
                     try:
-                        end = await self._finish(sealed, row, row_files, is_built=is_built)
+                        end = await self._finish(sealed, row, steps, is_built=is_built)
                     except TransientError as error:
                         # What it came to is seen when it is looked at again.
                         trouble = str(error)
@@ -284,12 +290,11 @@ class Xnat:
                     else:
                         if not isinstance(end, str):
                             return end
-                        answer = end
                         # XNAT's caches may lag behind its archive by a second.
-                        found = await self._find(delivery, answer)
+                        found = await self._find(delivery, steps)
                         step = Step.LOST
                 if found.experiments:
-                    return await self._verify(sealed, found, row_files.count, answered=answer is not None)
+                    return await self._verify(sealed, found, steps)
                 if step is Step.LOST:
                     lost += 1
                     if lost >= self._policy.attempts:
@@ -308,12 +313,12 @@ class Xnat:
         """Verify what an earlier run archived. Raises: TransientError."""
         delivery = sealed.delivery
         try:
-            there = await self._find(delivery, None)
+            there = await self._find(delivery, _Steps())
         except RefusedError as error:
             return Held(delivery, str(error))
         if not there.experiments:
             return Held(delivery, there.problem or "the session is not in the archive any more")
-        return await self._verify(sealed, there, None, answered=False)
+        return await self._verify(sealed, there, _Steps())
 
     async def _look(self, uri: str | None) -> Row | None:
         return await self._client.ask("GET", f"/data{uri}?format=json", replies.row, self._policy)
@@ -324,16 +329,14 @@ class Xnat:
         except RefusedError:
             return False
 
-    async def _find(self, delivery: Delivery, answer: str | None) -> Found:
-        """Look for the session in the archive; `answer` is where XNAT has said that it archived it."""
-        named = unquote(answer.rpartition("/")[2]) if answer else None
-        return await find_session(self._client, delivery.session, self._policy, self._rules, named=named)
+    async def _find(self, delivery: Delivery, steps: "_Steps") -> Found:
+        """Look for the session in the archive."""
+        return await find_session(self._client, delivery.session, self._policy, self._rules, named=steps.named)
 
-    async def _finish(self, sealed: Sealed, row: Row, files: "_RowFiles", *, is_built: bool) -> Built | Held | str:
+    async def _finish(self, sealed: Sealed, row: Row, steps: "_Steps", *, is_built: bool) -> Built | Held | str:
         """Take the row to its end, and return the address that XNAT gives it in the archive.
 
-        How many files the row holds, once it is built, is noted in `files`.
-
+        What is seen of it on the way is noted in `steps`.
         `build`, and not `commit`: that archives by itself on auto-archive projects, where the session may be meant to
         stay, without `overwrite`, and before anybody has looked at what it holds. The archive step works on all.
         """
@@ -344,8 +347,8 @@ class Xnat:
             await self._ask_for(f"/data{delivery.uri}?action=build&SOURCE={OUR_SOURCE}{self._manners}", replies.built)
         if sealed.most_files is not None:
             path = f"/data{delivery.uri}/resources?format=json"
-            files.count = await self._client.ask("GET", path, replies.file_count, self._policy)
-        if reason := self._surplus(sealed, files.count):
+            steps.row_files = await self._client.ask("GET", path, replies.file_count, self._policy)
+        if reason := self._surplus(sealed, steps.row_files):
             return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if not self._archive:
             return Built(delivery, f"/data{delivery.uri}")
@@ -353,7 +356,11 @@ class Xnat:
             return Held(delivery, f"{reason}; {_OTHER_LABEL}")
         overwrite = "" if self._overwrite == "none" else f"&overwrite={self._overwrite}"
         path = f"/data/services/archive?src={quote(delivery.uri or '')}{overwrite}{self._manners}"
-        uri = await self._ask_for(path, replies.archived)
+        try:
+            uri = steps.answer = await self._ask_for(path, replies.archived)
+        except TransientError as error:
+            steps.asked |= error.cut
+            raise
         names = replies.archived_as(uri)
         if names is not None and (reason := replies.misplaced(names[0], session)):
             return Held(delivery, f"{reason}; {_MOVE_IT}", uri)
@@ -387,24 +394,36 @@ class Xnat:
             return replies.misplaced(there.subject, session)
         return replies.other_session(there, session)
 
-    async def _verify(self, sealed: Sealed, there: Found, row_files: int | None, *, answered: bool) -> Verdict:
-        """Compare what the archive holds with what XNAT acknowledged; its row held so many files when it was built.
+    async def _verify(self, sealed: Sealed, there: Found, steps: "_Steps") -> Verdict:
+        """Compare what the archive holds with what XNAT acknowledged.
 
-        `answered`: XNAT has said that it archived it. A row that is merely gone may have been deleted.
+        A row that is gone may have been deleted, and another of the same study archived. If nothing shows that it is
+        this one's, its UIDs prove nothing of the bytes.
         """
-        delivery, session = sealed.delivery, sealed.delivery.session
+        delivery, session, row_files = sealed.delivery, sealed.delivery.session, steps.row_files
         uri = _address(session, there.experiments[0])
-        if there.problem is not None:
-            return Held(delivery, f"{there.problem}; {_MOVE_IT}", uri)
+        # Of what an earlier run has archived it was seen then.
+        own = sealed.archived or steps.has_archived or _is_of_row(there, delivery)
         try:
-            found = await compare(
-                self._client, session, there.experiments, sealed.sop_uids, self._policy, self._rules, sealed.expected
+            there, found = await find_and_compare(
+                self._client,
+                session,
+                there,
+                sealed.sop_uids,
+                self._policy,
+                self._rules,
+                sealed.expected,
+                named=steps.named,
             )
         except (RefusedError, TransientError) as error:
             if isinstance(error, TransientError) and (error.unreachable or error.overload or error.cut):
                 raise
+            found = None
+        if there.problem is not None:
+            return Held(delivery, f"{there.problem}; {_MOVE_IT}", uri)
+        if found is None:
             # It is archived; that it could not be looked into is told apart, and the next run looks again.
-            return Archived(delivery, uri, None)
+            return Archived(delivery, uri, None, unproven=not own)
         if leftover := sealed.refused & found.held:
             # A write that fails (a full disk, say) can leave a part of the file where the whole should be.
             return Held(
@@ -412,26 +431,27 @@ class Xnat:
                 f"the archive holds {len(leftover)} instances that XNAT refused, perhaps in part",
             )
         if found.short and await self._have_taken_places(sealed, found.held, row_files):
-            return Archived(delivery, uri, "count", holds=len(found.held))
+            return Archived(delivery, uri, "count" if own else "present", holds=len(found.held), unproven=not own)
         if found.short and not found.missing:
             return Held(delivery, f"the archive has {found.short} instances too few, {NOBODY_KNOWS_WHICH}", uri)
         # Their UIDs were there before: that the row had all files is what tells of those that were sent again.
         lost = sealed.files - row_files if sealed.resent and row_files is not None else 0
         resent = sealed.resent if lost > len(found.missing) else frozenset()
         if not found.missing and not resent:
-            proven = bool(sealed.resent) and row_files == sealed.files and answered
+            proven = bool(sealed.resent) and row_files == sealed.files and steps.answer is not None
             # A script that rejects files as they are archived leaves the earlier versions there.
             proven = proven and (await self._rules.of(session.project)).on_archive == ""
-            is_sure = sealed.presumed <= (sealed.resent if proven else frozenset())
+            is_sure = own and sealed.presumed <= (sealed.resent if proven else frozenset())
             if found.verified == "uids":
                 # An attempt that broke off may have left a part of a file there.
                 others = found.held - sealed.sop_uids if sealed.is_open else frozenset()
-                return Archived(delivery, uri, "uids" if is_sure else "present", proven, unacknowledged=others)
-            return Archived(delivery, uri, "count" if is_sure else "present", proven, len(found.held))
+                verified = "uids" if is_sure else "present"
+                return Archived(delivery, uri, verified, proven, unacknowledged=others, unproven=not own)
+            verified = "count" if is_sure else "present"
+            return Archived(delivery, uri, verified, proven, len(found.held), unproven=not own)
         dropping = (await self._rules.of(session.project)).on_archive if not resent else None
-        return Incomplete(
-            delivery, uri, found.missing, dropping or None, resent, doubtful=found.missing if dropping else frozenset()
-        )
+        doubtful = found.missing if dropping else frozenset()
+        return Incomplete(delivery, uri, found.missing, dropping or None, resent, doubtful=doubtful, unproven=not own)
 
     async def _have_taken_places(self, sealed: Sealed, held: frozenset[str], row_files: int | None) -> bool:
         """Whether fewer instances than were added up may be all of them: some have taken the place of others.
@@ -444,10 +464,37 @@ class Xnat:
 
 
 @dataclass(slots=True)
-class _RowFiles:
-    """How many files a row held when it was built; None: nobody has counted."""
+class _Steps:
+    """What this run has seen of a delivery on its way into the archive.
 
-    count: int | None = None
+    `row_files` is how many files its row held when it was built; None: nobody has counted. `answer` is where XNAT says
+    that it has archived it; `asked`: it was asked to, and may have done so, though the answer was lost.
+    """
+
+    row_files: int | None = None
+    asked: bool = False
+    answer: str | None = None
+
+    @property
+    def has_archived(self) -> bool:
+        """Whether it was this run that had the row archived."""
+        return self.asked or self.answer is not None
+
+    @property
+    def named(self) -> str | None:
+        """The label that XNAT says it has given the session."""
+        return unquote(self.answer.rpartition("/")[2]) if self.answer else None
+
+
+def _is_of_row(there: Found, delivery: Delivery) -> bool:
+    """Whether sessions were archived from the row of a delivery, whoever did it.
+
+    An archived session keeps the folder of the row that made it (xnat:imageSessionData/prearchivePath): timestamp and
+    name are those of the row's address. Of rows that were merged into it later nothing is left.
+    """
+    place = (delivery.uri or "").split("/")[-2:]
+    paths = [one.prearchive_path.replace("\\", "/").rstrip("/").split("/")[-2:] for one in there.experiments]
+    return len(place) == 2 and all(path == place for path in paths)
 
 
 def _address(session: Session, there: replies.Experiment) -> str:
