@@ -126,8 +126,9 @@ class Stage:
 # Where a login is renewed, the old one is ended, and the new one checked: a logout, a login and a GET more.
 
 # The archive is asked for the session before the first file. The row is looked at after it, and before it is built;
-# then its files are counted, and the label is looked for. Afterwards come the experiment, its resources, their catalog.
-_GETS = 8
+# then its files are counted, and the label is looked for. Afterwards come the experiment, its resources, their catalog,
+# and the experiment again.
+_GETS = 9
 _SESSION = {"build": 1, "archive": 1, "listing": _GETS}
 _LOGIN = {"login": 1, "listing": 1, "logout": 1}
 _CHECKED = {**_LOGIN, "listing": 3}
@@ -152,6 +153,7 @@ STAGES: Mapping[str, Stage] = {
     "verify: experiment": Stage("listing", "label=S{}_", nth=3, requests=_FINAL),
     "verify: resources": Stage("listing", "experiments/XNAT_E0000{}/resources", requests=_FINAL),
     "verify: catalog": Stage("listing", "experiments/XNAT_E0000{}/scans/", requests=_FINAL),
+    "verify: again": Stage("listing", "experiments/XNAT_E0000{}?", requests=_FINAL),
     "logout": Stage("logout", requests=_LOGIN),
 }
 RUNS = [name for name, stage in STAGES.items() if "import" in stage.requests]
@@ -259,7 +261,7 @@ def _taken(*, listing: int, build: int, archive: int) -> Mapping[str, Row | str]
     `build` and `archive` are those that find it gone.
     """
     return {
-        "row archived": row(build=build, archive=archive, listing=listing + 4),
+        "row archived": row(build=build, archive=archive, listing=listing + 5),
         "row deleted": row(**{"import": 2}, build=build + 1, archive=archive + 1, listing=listing + _LOST + 1 + _GETS),
         "row moved": replace(
             row(End.HELD, _MOVED, build=build, archive=archive, listing=listing + _LOST + 1), moved=True
@@ -475,7 +477,7 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
     "build alone": {
         **_POST,
         # Somebody else has archived it, for all that was asked.
-        "row archived": row(listing=4 + 4),
+        "row archived": row(listing=4 + 5),
         "row deleted": row(End.BUILT, **{"import": 2}, build=2, listing=4 + _LOST + 2 + 3),
         "row moved": replace(row(End.HELD, _MOVED, listing=4 + _LOST + 1), moved=True),
         **dict.fromkeys([*NO_EFFECT, "late", "late, in between", "locked"], row(End.BUILT, build=2, listing=5)),
@@ -502,6 +504,7 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
     },
     "verify: resources": _verify(restart=_GETS + 5),
     "verify: catalog": _verify(restart=_GETS + 6),
+    "verify: again": _verify(restart=_GETS + 7),
     "logout": {
         **_AUTH,
         # Nobody is told, and the login is left to idle out.

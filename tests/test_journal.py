@@ -1528,6 +1528,7 @@ def test_reroute_forgets_what_was_not_sent(path: Path, disk: Disk) -> None:
             "destination": "https://xnat.test",
             "rule project": "P",
             "rule subject": "new",
+            "source": journal.source,
         }
         assert states(journal) == {"a": "STORED", "b": "FAILED"}
         assert kinds(journal) == {"a": "INSTANCE", "b": "INSTANCE", "g": "NOT_DICOM"}
