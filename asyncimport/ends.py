@@ -5,7 +5,7 @@ from typing import Protocol
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
-from asyncimport.model import Body, Claim, Digest, Dropped, Existing, File, Ignored, Sealed, Session, Verdict
+from asyncimport.model import Body, Claim, Digest, Dropped, Existing, File, Ignored, Occupant, Sealed, Session, Verdict
 
 __all__ = ["Bytes", "Destination", "Readable", "Routes", "Source"]
 
@@ -125,6 +125,13 @@ class Destination(Protocol):
         """Tell what the archive has of the session of a claim already; None: nothing.
 
         Raises: OccupiedError when it has something else in its place, TransientError, FatalError.
+        """
+        ...
+
+    async def occupants(self, session: Session) -> Sequence[Occupant]:
+        """Tell whom the archived sessions of the subject of a session name, before its first file is sent.
+
+        Raises: OccupiedError when a label of it means something else there, TransientError, FatalError.
         """
         ...
 

@@ -11,6 +11,7 @@ __all__ = [
     "Enclosing",
     "Event",
     "Found",
+    "Noticed",
     "Quiet",
     "Repeated",
     "ScanFinished",
@@ -74,6 +75,13 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Noticed:
+    """There is something to look at that keeps nothing from being sent; labels in it stand in brackets."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Away:
     """Nothing gets through to the server, for this reason; the run waits for it. Without a reason: it is back."""
 
@@ -110,6 +118,7 @@ Event = (
     | Away
     | Quiet
     | Found
+    | Noticed
     | Settled
     | Verdict
     | Enclosing

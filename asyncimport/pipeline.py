@@ -14,7 +14,7 @@ when its stream does, or when the journal says that nothing will ever come again
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
@@ -30,14 +30,13 @@ from asyncimport.dicom import Identity
 from asyncimport.digests import xxh3_of
 from asyncimport.ends import Destination, Routes, Source
 from asyncimport.errors import NotKeptError, OccupiedError, RefusedError, SourceError, TransientError, UsageError, worst
-from asyncimport.events import Admitted, Away, Event, Found, Quiet, Repeated, ScanFinished, Scanned, Settled
+from asyncimport.events import Admitted, Away, Event, Found, Noticed, Quiet, Repeated, ScanFinished, Scanned, Settled
 from asyncimport.journal import Admission, Journal, Twin
 from asyncimport.limits import Outage, RetryBudget, Slot, Throttle
 from asyncimport.model import (
     MAY_HAVE_REJECTED,
     Body,
     Claim,
-    Existing,
     Failed,
     File,
     FileKind,
@@ -237,6 +236,7 @@ class _Line:
             compared = await self._compared(twins, proofs)
             admissions.append(await self._ask(partial(admit, compared, proofs=proofs)))
         self._report(Admitted(sum(one.files for one in admissions), sum(one.size for one in admissions)))
+        self._tell_notices()
 
     def _routed(self, file: File, identity: Identity | Ignored) -> Instance | Ignored:
         if isinstance(identity, Ignored):
@@ -334,25 +334,15 @@ class _Line:
                 if self._stop.requested:
                     raise StoppedError
                 outcome = await self._look_up(claim, slot, work) if claim.look else None
+                if outcome is None and claim.delivery.uri is None:
+                    outcome = await self._meet(claim, slot)
                 if not isinstance(outcome, Found):
                     await _hand_in(outcomes, outcome or await self._send(claim, body, digest, slot), full)
 
     async def _look_up(self, claim: Claim, slot: Slot, work: _Bell) -> Found | Withheld | None:
         """Ask the archive what it has of the session of a claim; None: nothing, and the claim is to be sent."""
-
-        async def find() -> Existing | None:
-            await slot.turn()
-            try:
-                return await self._destination.find(claim)
-            except TransientError as error:
-                if error.overload:
-                    self._throttle.overloaded(error.retry_after)
-                # Whoever waits holds no slot.
-                slot.leave()
-                raise
-
         try:
-            there = await self._outage.through(find, claim.key)
+            there = await self._asked(partial(self._destination.find, claim), claim, slot)
         except OccupiedError as error:
             return Withheld(claim, str(error))
         except (RefusedError, TransientError) as error:
@@ -365,6 +355,41 @@ class _Line:
         self._report(found)
         _ring(work)
         return found
+
+    async def _meet(self, claim: Claim, slot: Slot) -> Withheld | None:
+        """See that the archive has nobody else in the subject of a claim; None: it is to be sent."""
+        session = claim.instance.session
+        try:
+            occupants = await self._asked(partial(self._destination.occupants, session), claim, slot)
+        except OccupiedError as error:
+            return Withheld(claim, str(error))
+        except (RefusedError, TransientError) as error:
+            return Withheld(claim, f"the archive could not be asked who is in its subject: {error}")
+        if not occupants:
+            return None
+        reason = await self._ask(partial(self._journal.meet_occupants, session, occupants))
+        self._tell_notices()
+        return None if reason is None else Withheld(claim, reason)
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]], claim: Claim, slot: Slot) -> T:
+        """Ask the archive something before a claim is sent. Raises: what `ask` raises."""
+
+        async def attempt() -> T:
+            await slot.turn()
+            try:
+                return await ask()
+            except TransientError as error:
+                if error.overload:
+                    self._throttle.overloaded(error.retry_after)
+                # Whoever waits holds no slot.
+                slot.leave()
+                raise
+
+        return await self._outage.through(attempt, claim.key)
+
+    def _tell_notices(self) -> None:
+        for text in self._journal.take_notices():
+            self._report(Noticed(text))
 
     async def _digests(self, bodies: Sequence[Body | SourceError]) -> list[bytes | None]:
         """Digest what is to be sent, if there will be receipts; large bodies are digested as they are read."""

@@ -8,6 +8,7 @@ elsewhere and added (`with_archive`). As a table (`manifest`) it can be edited, 
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -20,7 +21,7 @@ from asyncimport.binding import FoundStudy, Header, differences, nearest
 from asyncimport.events import Event, Scanned
 from asyncimport.journal import Looks, Survey, Surveyed
 from asyncimport.manifest import Key, KeyKind, PlanRow
-from asyncimport.model import File, FileKind, Ignored, Patient, Session
+from asyncimport.model import File, FileKind, Ignored, Occupant, Patient, Session
 from asyncimport.replies import Experiment, Row, SeriesFilter, other_row
 from asyncimport.routing import (
     Choice,
@@ -29,9 +30,12 @@ from asyncimport.routing import (
     Study,
     UnplannedError,
     UnroutableError,
-    mismatch,
+    agree,
+    clash,
+    doubts,
+    joined,
     patient_of,
-    person_of,
+    proves_another,
 )
 from asyncimport.routing.dropping import filter_drops
 from asyncimport.source import Folder
@@ -108,7 +112,7 @@ class Plan:
     """A row for each study, in the order of their dates, and all problems.
 
     `not_dicom` counts other files by suffix, `attachments` those of them that are to go beside the images by resource,
-    `series` tells SeriesDescription and files of each series, by study.
+    `series` tells SeriesDescription and files of each series, by study, and `patients` whom its headers name.
     """
 
     rows: tuple[PlanRow, ...]
@@ -116,6 +120,7 @@ class Plan:
     not_dicom: tuple[tuple[str, int], ...] = ()
     series: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict, repr=False)
     attachments: tuple[tuple[str, int], ...] = ()
+    patients: Mapping[str, AbstractSet[Patient]] = field(default_factory=dict, repr=False)
 
     @property
     def errors(self) -> int:
@@ -184,7 +189,9 @@ def make_plan(
         codes.setdefault(problem.study_uid, {})[problem.code] = None
     rows = tuple(_row(draft, codes.get(draft.study.study_uid, ())) for draft in drafts)
     series = found.series(truncated=truncated)
-    return Plan(rows, tuple(problems), tuple(found.others(_suffix)), series, tuple(found.others(resource_of)))
+    patients = {draft.study.study_uid: draft.patients for draft in drafts}
+    others, attachments = tuple(found.others(_suffix)), tuple(found.others(resource_of))
+    return Plan(rows, tuple(problems), others, series, attachments, patients)
 
 
 def _suffix(path: str) -> str:
@@ -198,6 +205,8 @@ class Known:
     `filters` drop series by their SeriesDescription, `scripts` files for whatever reason they have. `rows` are those of
     the prearchive, by StudyInstanceUID and label; `source` and `own` (addresses) tell which of them the journal has
     begun, as far as uploads have: None, nobody asks.
+    the prearchive, by StudyInstanceUID and label. `occupants` are whom the sessions of each subject (in lower case)
+    name; `ids` say of a study why a label of it is an ID of something else.
     """
 
     sessions: Mapping[str, Experiment]
@@ -206,6 +215,8 @@ class Known:
     rows: Mapping[tuple[str, str], Sequence[Row]] = field(default_factory=dict)
     source: str | None = None
     own: frozenset[str] = frozenset()
+    occupants: Mapping[str, Sequence[Occupant]] = field(default_factory=dict, repr=False)
+    ids: Mapping[str, str] = field(default_factory=dict)
 
 
 def with_archive(plan: Plan, known: Mapping[str, Known]) -> Plan:
@@ -246,6 +257,11 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
     elif there is not None:
         text, advice = "its session is in the archive already", "only what is new of it will be merged"
         yield problem("archived-already", Severity.INFO, text, advice)
+    if reason := known.ids.get(row.study_uid):
+        text, advice = reason.partition("; ")[::2]
+        yield problem("label-is-id", Severity.ERROR, text, advice)
+    for code, severity, text in _of_another(plan, row, known):
+        yield problem(code, severity, text, _ONE_PERSON)
     for begun in known.rows.get((row.study_uid, row.session_label), ()):
         session = Session(row.project_id, row.subject_label, row.session_label, row.study_uid)
         if reason := other_row(begun, session, None if begun.uri in known.own else known.source):
@@ -268,6 +284,22 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
         if dropped:
             text = f"{len(dropped)} of its series would be dropped by {name}"
             yield problem("series-dropped", Severity.WARNING, text, "they are told as refused", sum(dropped))
+
+
+def _of_another(plan: Plan, row: PlanRow, known: Known) -> Iterable[tuple[str, Severity, str]]:
+    """Tell of one session of the archive that is of somebody else, or may be, though it has the subject of a study."""
+    there = [
+        (one, patient)
+        for one in known.occupants.get(row.subject_label.lower(), ())
+        for patient in plan.patients.get(row.study_uid, ())
+        # What is there of the study itself is merged with it.
+        if one.session.study_uid != row.study_uid
+    ]
+    subject = row.subject_label
+    if why := next(filter(None, (proves_another(one, subject, patient) for one, patient in there)), ""):
+        yield "subject-of-another", Severity.ERROR, why
+    elif why := next(filter(None, (doubts(one, subject, patient) for one, patient in there)), ""):
+        yield "subject-doubted", Severity.WARNING, why
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,30 +429,53 @@ def _distinct(drafts: Iterable[_Draft], problems: list[Problem], *, suffix: bool
 
 def _one_patient(drafts: Iterable[_Draft], problems: list[Problem]) -> Iterable[_Draft]:
     """Give each subject to one patient, and each PatientID to one person."""
-    subjects: dict[tuple[str, str], str] = {}
-    people: dict[tuple[str, tuple[str, str]], Patient] = {}
+    people = _People()
     for draft in drafts:
         if draft.session is None:
             yield draft
             continue
-        code = text = ""
-        session = draft.session
-        ids = {patient.id for patient in draft.patients}
-        if len(ids) > 1:
-            code, text = "two-patients", f"it holds files of {len(ids)} PatientIDs"
-        elif subjects.setdefault((session.project, session.subject.lower()), *ids) not in ids:
-            code, text = "subject-taken", f"the subject {session.subject} would hold two PatientIDs"
-        for patient in draft.patients if not code else ():
-            person = session.project, person_of(patient, session.subject)
-            known = people.setdefault(person, patient)
-            if why := mismatch(known, patient):
-                code, text = "two-people", why
-            people[person] = Patient(patient.id, known.name or patient.name, known.birth_date or patient.birth_date)
-        if not code:
-            yield draft
-            continue
-        problems.append(_problem(code, Severity.ERROR, draft.study, text, _ONE_PERSON))
-        yield draft.without_place()
+        code, text = people.enter(draft.session, draft.patients)
+        if code:
+            severity = Severity.WARNING if code == "two-subjects" else Severity.ERROR
+            advice = "see that this is meant" if code == "two-subjects" else _ONE_PERSON
+            problems.append(_problem(code, severity, draft.study, text, advice))
+        yield draft if code in {"", "two-subjects"} else draft.without_place()
+
+
+class _People:
+    """Who is in which subject of a plan, as far as it has been read."""
+
+    def __init__(self) -> None:
+        self._subjects: dict[tuple[str, str], list[tuple[str, Patient]]] = {}
+        self._ids: dict[tuple[str, str], list[tuple[str, Patient]]] = {}
+
+    def enter(self, session: Session, patients: frozenset[Patient]) -> tuple[str, str]:
+        """Enter the patients of a study, or return a code and what keeps one of them out; or what is to be told."""
+        if len(ids := {patient.id for patient in patients}) > 1:
+            return "two-patients", f"it holds files of {len(ids)} PatientIDs"
+        told = "", ""
+        for patient in sorted(patients, key=lambda one: (one.id, one.issuer, one.name, one.birth_date)):
+            here = self._subjects.setdefault((session.project, session.subject.lower()), [])
+            same_id = self._ids.setdefault((session.project, patient.id), []) if patient.id else []
+            if why := clash([*here, *same_id], session.subject, patient):
+                code = "subject-taken" if why.startswith("the subject") else "two-people"
+                return code, why.replace("the subject", f"the subject {session.subject}", 1)
+            elsewhere = next((place for place, one in same_id if agree(one, patient)), session.subject)
+            if not _enter(here, session.subject, patient) and elsewhere.lower() != session.subject.lower():
+                text = f"its PatientID is under two subjects ({elsewhere}, {session.subject})"
+                told = "two-subjects", text
+            _enter(same_id, session.subject, patient)
+        return told
+
+
+def _enter(known: list[tuple[str, Patient]], subject: str, patient: Patient) -> bool:
+    """Note a patient, or what more is known of one; whether that is one who was known."""
+    for place, (where, one) in enumerate(known):
+        if agree(one, patient):
+            known[place] = where, joined(one, patient)
+            return True
+    known.append((subject, patient))
+    return False
 
 
 def _bound(

@@ -15,6 +15,7 @@ from asyncimport.events import (
     Enclosing,
     Event,
     Found,
+    Noticed,
     Quiet,
     Repeated,
     ScanFinished,
@@ -68,6 +69,7 @@ class Totals:
     unattached: int = 0
     gone: int = 0
     gone_unsent: int = 0
+    notices: list[str] = field(default_factory=list)
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def note(self, event: Event) -> None:
@@ -97,6 +99,8 @@ class Totals:
                 self.waiting -= files
                 self.waiting_size -= size
                 self.found += files
+            case Noticed(reason=reason):
+                self.notices.append(reason)
             case Away(reason=reason):
                 self.away = reason
             case Repeated(reason=reason):

@@ -15,7 +15,7 @@ import anyio
 
 from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.journal import Journal
-from asyncimport.model import Archived, Body, Claim, Dropped, File, Instance, Sealed, Session, Stored, Verdict
+from asyncimport.model import Archived, Body, Claim, Dropped, File, Instance, Occupant, Sealed, Session, Stored, Verdict
 from asyncimport.pipeline import run
 from asyncimport.routing import Router
 from asyncimport.settings import Options
@@ -47,6 +47,11 @@ class Nowhere:
         """Say that nothing is dropped."""
         del archived
         return [None for _ in headers]
+
+    async def occupants(self, session: Session) -> Sequence[Occupant]:
+        """Nobody is in the archive."""
+        nobody: dict[Session, list[Occupant]] = {}
+        return nobody.get(session, [])
 
     async def find(self, claim: Claim) -> None:
         """Find nothing."""

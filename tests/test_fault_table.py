@@ -708,7 +708,8 @@ async def test_a_fault_in_a_run(xnat: TestXnat, url: str, tmp_path: Path, stage:
     firsts = xnat.count["import"] if again else STRUCK
     # Five settings tell what filters and scripts there are, when the first session is to be finished.
     rules = 0 if stage in {"first file", "later file"} and cell.requests.get("build") == 0 else 5
-    once = {"login": 1, "listing": 1 + rules + cell.once, "logout": 1}
+    # The archived sessions of the project are listed once, before the first file of all, to see whose they are.
+    once = {"login": 1, "listing": 2 + rules + cell.once, "logout": 1}
     check_requests(xnat, stage, cell, once, range(1, firsts + 1))
     assert xnat.live_logins("demo") == STRUCK * cell.logins
     cut = sum(outcome.unsure for outcome in outcomes)

@@ -214,7 +214,8 @@ class TestSession:
         place.put("a", E2)
         place.run()
         assert place.forget(lambda it: it.sessions("E2")) == [("archived", 1, None)]
-        assert place.rows("SELECT subject, id FROM patient") == [("S1", "P1")]
+        # The archive has E2 still, under its subject, and whose it is.
+        assert place.rows("SELECT subject, id, archived FROM patient") == [("S1", "P1", None), ("S2", "", 1)]
         assert place.rows("SELECT state FROM instance") == [("STORED",), ("STORED",)]
         assert place.run() == ["a"]
         assert place.states()["E2"] == "archived"

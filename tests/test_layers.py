@@ -17,6 +17,7 @@ LAYERS = {
     "digests": 1,
     "outputs": 1,
     "tables": 1,
+    "texts": 1,
     "containers": 2,
     "credentials": 2,
     "demographics": 2,

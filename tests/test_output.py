@@ -169,6 +169,7 @@ class TestJson:
                     "example": "/a/\\x1b[2J\\xff.dcm",
                 }
             ],
+            "notices": [],
             "strays": None,
         }
 
@@ -188,6 +189,7 @@ class TestJson:
             "sessions",
             "details",
             "problems",
+            "notices",
             "strays",
         ]
         assert isinstance(made["files"], dict)

@@ -9,7 +9,7 @@ from scenery import image, write
 
 from asyncimport.journal import Journal, Ledger
 from asyncimport.model import File, Instance, Patient, Session, Stored
-from asyncimport.routing import patient_of
+from asyncimport.routing import agree, patient_of
 from asyncimport.testserver import TestXnat
 
 DOE = Patient("1", "doe^john", "19500101")
@@ -43,6 +43,8 @@ def reasons(path: Path, *batches: list[Instance], merge: bool = False) -> list[s
         (DOE, Patient("1", "roe^jane", "19500101"), "one PatientID with two names"),
         (DOE, Patient("1", "doe^john", "19500102"), "one PatientID with two birth dates"),
         (DOE, Patient("", "doe^john", "19500101"), "two PatientIDs"),
+        (Patient("1", issuer="A"), Patient("1", issuer="B"), "one PatientID of two issuers"),
+        (Patient("1", issuer="A"), Patient("1"), None),
         (Patient("", "doe^john"), Patient("", "doe^john"), None),
         (Patient("", "doe^john"), Patient("", "roe^jane"), "files without PatientID, of two names"),
         (Patient("", "", "19500101"), Patient("", "", "19500102"), "files without PatientID, of two birth dates"),
@@ -159,12 +161,16 @@ def test_the_journal_holds_no_names(tmp_path: Path) -> None:
         ("Doe^John", "Doe^Jane", False),
         ("Doe^John", "John^Doe", False),
         ("Straße^A", "STRASSE^A", True),
+        ("Mu\u0308ller^A", "M\u00fcller^A", True),
+        ("=山田^太郎=やまだ^たろう", "=山田^太郎", True),
+        ("=山田^太郎=やまだ^たろう", "=鈴木^花子=すずき^はなこ", False),
+        ("Yamada^Tarou=山田^太郎", "Yamada^Tarou=山田^花子", False),
     ],
 )
 def test_names_are_compared_by_what_they_say(one: str, other: str, same: bool) -> None:
     """Case, padding, empty components and other scripts do not make another patient."""
     first, second = (patient_of({"PatientID": "1", "PatientName": name}) for name in (one, other))
-    assert (first == second) is same
+    assert agree(first, second) is same
 
 
 @pytest.mark.anyio

@@ -51,6 +51,7 @@ from asyncimport.model import (
     Held,
     Ignored,
     Instance,
+    Occupant,
     Outcome,
     Sealed,
     Session,
@@ -580,6 +581,11 @@ class Shelf:
     async def is_there(self) -> bool:
         """Be there or not, as told."""
         return self.there
+
+    async def occupants(self, session: Session) -> Sequence[Occupant]:
+        """Nobody is in the archive."""
+        assert session.subject
+        return ()
 
     async def find(self, claim: Claim) -> Existing | None:
         """Find what is in the archive: nothing, unless a test puts it there."""

@@ -107,6 +107,7 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "file_count": replies.file_count,
     "not_downloaded": replies.not_downloaded,
     "maps_studies": replies.maps_studies,
+    "rewritten_of_patients": replies.rewritten_of_patients,
     "maps_uids": replies.maps_uids,
     "scan_resources": replies.scan_resources,
     "catalog": replies.catalog,
@@ -421,6 +422,15 @@ VALUES = [
     ("maps_studies", reply(200, ""), False),
     ("maps_studies", reply(404), None),
     ("maps_studies", reply(403), None),
+    (
+        "rewritten_of_patients",
+        reply(200, "(0010,0010) := subject\n(0010, 0020):=x"),
+        frozenset(["name", "id"]),
+    ),
+    ("rewritten_of_patients", reply(200, '(0008,1030) := project\n(0010,0030) := "1900"'), frozenset(["birth date"])),
+    ("rewritten_of_patients", reply(200, "-(0010,00X@)"), frozenset(["name", "id", "birth date"])),
+    ("rewritten_of_patients", reply(200, ""), frozenset()),
+    ("rewritten_of_patients", reply(404), None),
     ("row", table({"status": "RECEIVING", "name": "E"}), Row("RECEIVING", label="E")),
     ("row", table({"name": "E"}), Row("", label="E")),
     (
@@ -681,7 +691,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
         for call in IN_A_RUN
         if call
         not in {
-            *("built", "archived", "setting", "maps_uids", "maps_studies"),
+            *("built", "archived", "setting", "maps_uids", "maps_studies", "rewritten_of_patients"),
             *("rejects", "rewrites", "script", "value", "subscriptions"),
         }
     ),

@@ -126,6 +126,7 @@ def summary_json(
     code: int,
     error: AsyncimportError | None = None,
     strays: Sequence[Stray] | None = None,
+    notices: Sequence[str] = (),
 ) -> dict[str, object]:
     """Return the JSON summary of `upload`; without a summary, that of a run that did not begin."""
     if summary is None:
@@ -155,6 +156,7 @@ def summary_json(
             }
             for problem in summary.problems
         ],
+        "notices": [plain(text) for text in notices],
         "strays": None if strays is None else [stray_json(stray) for stray in strays],
     }
 

@@ -11,10 +11,11 @@ from asyncimport.cli.running import Stopped, stopped_by
 from asyncimport.cli.transfer import Transfer, check_projects
 from asyncimport.errors import AsyncimportError, JournalError, TransientError, UnavailableError, UsageError
 from asyncimport.journal import Ledger
+from asyncimport.model import Session
 from asyncimport.plan import Known, Plan, with_archive
 from asyncimport.retry import RetryPolicy
 from asyncimport.source import Folder
-from asyncimport.xnat import ArchivedSessions, PrearchiveRows, connect, droppers, series_filters
+from asyncimport.xnat import ArchivedSessions, Occupants, PrearchiveRows, SiteRules, connect, series_filters
 
 __all__ = ["rehearse"]
 
@@ -77,16 +78,24 @@ async def _compared(task: Transfer, found: Plan) -> Plan:
         await check_projects(client, task.project, task.routes)
         source, own = (None, frozenset[str]()) if task.adopt_rows else await anyio.to_thread.run_sync(_own_rows, task)
         known: dict[str, Known] = {}
-        archived = ArchivedSessions(client, RetryPolicy())
+        archived, rules = ArchivedSessions(client, RetryPolicy()), SiteRules(client, RetryPolicy())
+        occupants = Occupants(client, archived, rules, RetryPolicy())
         try:
             for project in sorted({row.project_id for row in found.rows if row.project_id}):
                 sessions = await archived.in_project(project) or ()
-                what = await droppers(client, project, RetryPolicy())
+                what = await rules.of(project)
                 scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
                 filters = await series_filters(client, project)
                 rows = await PrearchiveRows(client).in_project(project)
                 known[project] = Known(
-                    {one.label.lower(): one for one in sessions}, filters, scripts, rows, source, own
+                    {one.label.lower(): one for one in sessions},
+                    filters,
+                    scripts,
+                    rows,
+                    source,
+                    own,
+                    {} if task.merge_patients else await occupants.in_project(project),
+                    await _ids_among(occupants, found, project),
                 )
         except TransientError as error:
             raise UnavailableError(f"the archive could not be compared with the plan: {error}") from error
@@ -105,3 +114,15 @@ def _own_rows(task: Transfer) -> tuple[str | None, frozenset[str]]:
     except (JournalError, UsageError):
         # Of an older version, or in the making.
         return None, frozenset()
+
+
+async def _ids_among(occupants: Occupants, found: Plan, project: str) -> dict[str, str]:
+    """Say of each study of a plan whose labels XNAT would take for IDs of something else what that is."""
+    sessions = [
+        Session(project, row.subject_label, row.session_label, row.study_uid)
+        for row in found.rows
+        if row.project_id == project and not row.skip
+    ]
+    await occupants.expect(sessions)
+    reasons = {session.study_uid: await occupants.id_in_the_way(session) for session in sessions}
+    return {study_uid: reason for study_uid, reason in reasons.items() if reason}

@@ -33,7 +33,7 @@ from asyncimport.errors import (
     UsageError,
 )
 from asyncimport.eventlog import Began, Ended, Entry
-from asyncimport.events import Away, Enclosing, Event
+from asyncimport.events import Away, Enclosing, Event, Noticed
 from asyncimport.journal import Journal, Ledger, Waiting
 from asyncimport.limits import OutageMonitor
 from asyncimport.model import Stray, Summary
@@ -50,6 +50,9 @@ from asyncimport.verification import strays_of
 from asyncimport.xnat import Client, Credentials, Resources, Subjects, Timeouts, Xnat, check_project, connect
 
 __all__ = ["Outcome", "Transfer", "Uploads", "caught", "check_projects", "show_outcome", "transfer", "uploads"]
+
+# So many are written to standard error; JSON and events have them all.
+_NOTICES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,7 @@ def show_outcome(
             summary_json(
                 outcome.summary,
                 strays=outcome.strays,
+                notices=outcome.totals.notices,
                 run=outcome.run,
                 host=task.host,
                 seconds=seconds,
@@ -251,6 +255,7 @@ class Uploads:
         self._report: Callable[[Event], None] = lambda _: None
         self._monitor = OutageMonitor(task.options.max_outage, report=lambda reason: self._report(Away(reason)))
         self._told: set[str] = set()
+        self._notices = 0
 
     @property
     def signal(self) -> int | None:
@@ -315,6 +320,8 @@ class Uploads:
                         # Several find out that it is so.
                         return
                     self._tell_away(event.reason)
+                if isinstance(event, Noticed):
+                    self._tell_notice(event.reason)
                 outcome.totals.note(event)
                 self._record(event)
 
@@ -408,6 +415,14 @@ class Uploads:
         longest = human_seconds(self._task.options.max_outage)
         text = "the server is back" if reason is None else f"the server is away: {reason}; waiting {longest} at most"
         self._err.print(Text(plain(text)))
+
+    def _tell_notice(self, text: str) -> None:
+        """Tell what is to be looked at, and not more of it than can be read."""
+        self._notices += text not in self._told
+        if self._notices <= _NOTICES:
+            self._tell(text)
+        elif self._notices == _NOTICES + 1:
+            self._tell("and more of the kind: see -o json, or --events")
 
     def _tell(self, text: str) -> None:
         if text not in self._told:

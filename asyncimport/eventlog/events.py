@@ -11,6 +11,7 @@ from asyncimport.events import (
     Enclosed,
     Enclosing,
     Found,
+    Noticed,
     Quiet,
     Repeated,
     ScanFinished,
@@ -72,6 +73,8 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "call_repeated", **file, "attempt": attempt, "reason": reason}
         case Found(claim=claim, uri=uri, files=files):
             yield {"event": "session_found", **_names(claim.delivery), "uri": uri, "files": files}
+        case Noticed(reason=reason):
+            yield {"event": "noticed", "reason": reason}
         case Away(reason=None):
             yield {"event": "server_back"}
         case Away(reason=reason):

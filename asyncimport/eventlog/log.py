@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from asyncimport.errors import UsageError
 from asyncimport.eventlog.entries import Began, Ended, Entry, Form, Lost, text_of_path
-from asyncimport.events import Away, Enclosed, Found, Repeated, ScanFinished, Settled
+from asyncimport.events import Away, Enclosed, Found, Noticed, Repeated, ScanFinished, Settled
 from asyncimport.model import (
     Archived,
     AttachmentState,
@@ -70,6 +70,8 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
             yield "INFO", f"repeated: {reason}"
         case Found(claim=claim, files=files):
             yield "INFO", f"in the archive already: {files:,} files of {who(claim.delivery)}"
+        case Noticed(reason=reason):
+            yield "WARNING", f"noticed: {why(reason)}"
         case Away(reason=None):
             yield "INFO", "the server is back"
         case Away(reason=reason):

@@ -35,6 +35,10 @@ INSERT OR IGNORE INTO doomed_file SELECT key FROM file WHERE instance IN (SELECT
     OR lacked_by IN (SELECT key FROM doomed_session)
     OR key IN (SELECT file FROM attachment WHERE session IN (SELECT key FROM doomed_session));
 DELETE FROM attachment WHERE file IN (SELECT key FROM doomed_file);
+-- The archive keeps what it has of them, and with it who is in their subjects.
+UPDATE patient SET archived = 1 WHERE EXISTS (SELECT 1 FROM session s JOIN delivery d ON d.session = s.key
+    WHERE s.key IN (SELECT key FROM doomed_session) AND s.project = patient.project
+    AND s.subject = patient.subject COLLATE NOCASE AND d.archive_uri IS NOT NULL);
 DELETE FROM instance WHERE key IN (SELECT key FROM doomed_instance);
 DELETE FROM delivery WHERE session IN (SELECT key FROM doomed_session);
 DELETE FROM file WHERE key IN (SELECT key FROM doomed_file) AND key NOT IN (SELECT file FROM instance);
@@ -46,8 +50,8 @@ DELETE FROM delivery WHERE uri IS NULL AND session NOT IN (SELECT session FROM i
 DELETE FROM session WHERE key NOT IN (SELECT session FROM instance) AND key NOT IN (SELECT session FROM delivery);
 UPDATE file SET lacked_by = NULL WHERE lacked_by NOT IN (SELECT key FROM session);
 DELETE FROM attachment WHERE session NOT IN (SELECT key FROM session);
-DELETE FROM patient WHERE NOT EXISTS (SELECT 1 FROM session s WHERE s.project = patient.project
-    AND s.subject = patient.subject COLLATE NOCASE AND s.patient = patient.id);
+DELETE FROM patient WHERE archived IS NULL AND NOT EXISTS (SELECT 1 FROM session s
+    WHERE s.project = patient.project AND s.subject = patient.subject COLLATE NOCASE);
 DELETE FROM described WHERE NOT EXISTS (SELECT 1 FROM session s WHERE s.project = described.project
     AND s.subject = described.subject);
 COMMIT;

@@ -69,3 +69,27 @@ BEGIN
         SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED')
     );
 END;
+
+-- Several people may be in a subject: who they are is kept, also of those who were let in without being noted.
+ALTER TABLE patient RENAME TO earlier_patient;
+DROP INDEX patient_id;
+CREATE TABLE patient (
+    key INTEGER PRIMARY KEY,
+    project TEXT NOT NULL,
+    subject TEXT NOT NULL COLLATE NOCASE,
+    id TEXT NOT NULL,
+    issuer TEXT NOT NULL,
+    name TEXT NOT NULL,
+    birth_date TEXT NOT NULL,
+    merged INTEGER,
+    archived INTEGER
+);
+CREATE INDEX patient_subject ON patient (project, subject, id);
+CREATE INDEX patient_id ON patient (project, id, issuer, name, birth_date, subject);
+INSERT INTO patient (project, subject, id, issuer, name, birth_date)
+    SELECT project, subject, id, '', name, birth_date FROM earlier_patient ORDER BY project, subject, id;
+DROP TABLE earlier_patient;
+INSERT INTO patient (project, subject, id, issuer, name, birth_date, merged)
+    SELECT DISTINCT project, subject, patient, '', '', '', 1 FROM session s WHERE NOT EXISTS (
+        SELECT 1 FROM patient p WHERE p.project = s.project AND p.subject = s.subject AND p.id = s.patient
+    );

@@ -2,29 +2,31 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asyncimport.journal.database import Waiting
 from asyncimport.journal.store import Store
-from asyncimport.model import Instance, Patient, Session
-from asyncimport.routing import mismatch
+from asyncimport.model import Instance, Occupant, Patient, Session
+from asyncimport.routing import TWO_IDS, agree, clash, doubts, joined, proves_another
 
 __all__ = ["NoPlace", "Registry"]
 
 # Files of a session come together; with more sessions than this in between, one is looked up again.
 _SESSIONS_REMEMBERED = 2_000
+# Of one session; with more, one is compared again.
+_PATIENTS_REMEMBERED = 16
 _ALLOW = "--merge-patients allows it"
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A session that has a row, and the patient that it was last seen to agree with (None: not in this run)."""
+    """A session that has a row, and the patients that it was seen to agree with in this run."""
 
     key: int
     session: Session
-    patient: Patient | None
+    patients: frozenset[Patient]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class NoPlace:
 class Registry(Store):
     """The sessions of the journal. What was met first keeps its label; what collides with it gets a reason instead.
 
-    `merge_patients` lets several patients share a subject.
+    `merge_patients` lets several patients share a subject: each pair of a subject and a patient that it lets through is
+    noted, and goes through from then on.
     """
 
     def __init__(
@@ -64,6 +67,50 @@ class Registry(Store):
         )
         self._merge_patients = merge_patients
         self._sessions: dict[tuple[str, str], _Known] = {}
+        self._notices: dict[str, None] = {}
+        self._told: set[str] = set()
+
+    def take_notices(self) -> list[str]:
+        """Return what there is to tell of patients that keeps nothing from being sent; each once in a run."""
+        notices, self._notices = self._notices, {}
+        return [*notices]
+
+    def meet_occupants(self, session: Session, occupants: Sequence[Occupant]) -> str | None:
+        """Say why a session must not go into its subject, by whom the archive's sessions of that subject name.
+
+        Sessions of this journal need no such proof: it knows whose they are.
+        """
+        with self._transaction():
+            ours = self._db.execute(
+                "SELECT p.key, p.id, p.name, p.birth_date, p.issuer FROM patient p JOIN session s ON s.patient = p.id "
+                "AND s.project = p.project AND s.subject = p.subject COLLATE NOCASE "
+                "WHERE s.project = ? AND s.study_uid = ? AND p.merged IS NULL",
+                (session.project, session.study_uid),
+            ).fetchall()
+            sent = {
+                label.lower()
+                for (label,) in self._db.execute(
+                    "SELECT label FROM session s WHERE project = ? AND subject = ? COLLATE NOCASE AND EXISTS "
+                    "(SELECT 1 FROM delivery d WHERE d.session = s.key AND d.uri IS NOT NULL AND d.state = 'ARCHIVED')",
+                    (session.project, session.subject),
+                )
+            }
+            others = [_without_names(one) for one in occupants if one.session.label.lower() not in sent]
+            for key, *values in ours:
+                patient = Patient(*values)
+                why = next(filter(None, (proves_another(one, session.subject, patient) for one in others)), "")
+                if why and self._merge_patients:
+                    self._db.execute("UPDATE patient SET merged = 1 WHERE key = ?", (key,))
+                elif why:
+                    return f"{why}; {_ALLOW}"
+                elif doubt := next(filter(None, (doubts(one, session.subject, patient) for one in others)), ""):
+                    self._notice(f"study {session.study_uid} (subject {session.subject}): ({doubt})")
+        return None
+
+    def _notice(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._notices[text] = None
 
     def _session(self, instance: Instance) -> int | NoPlace:
         """Return the key of the instance's session, or the reason why it cannot go there."""
@@ -72,18 +119,19 @@ class Registry(Store):
         if known is None:
             if reason := self._label_taken(session) or self._meet(session, patient, None):
                 return NoPlace(reason)
-            known = _Known(self._register(session, patient), session, patient)
+            known = _Known(self._register(session, patient), session, frozenset([patient]))
         elif known.session != session:
             first = known.session
             return NoPlace(
                 f"study {session.study_uid} goes to subject {first.subject}, session {first.label}; by this file's "
                 f"header it would go to subject {session.subject}, session {session.label}",
-                known.key if self._is_of_another(known.key, patient) else None,
+                known.key if self._is_of_another(known, patient) else None,
             )
-        elif known.patient != patient:
-            if reason := self._meet(session, patient, known.key):
+        elif patient not in known.patients:
+            if reason := self._meet(session, patient, known):
                 return NoPlace(reason, known.key)
-            known = _Known(known.key, session, patient)
+            patients = known.patients if len(known.patients) < _PATIENTS_REMEMBERED else frozenset[Patient]()
+            known = replace(known, patients=patients | {patient})
         if len(self._sessions) >= _SESSIONS_REMEMBERED:
             self._sessions.clear()
         self._sessions[session.project, session.study_uid] = known
@@ -94,7 +142,7 @@ class Registry(Store):
             "SELECT key, subject, label FROM session WHERE project = ? AND study_uid = ?",
             (session.project, session.study_uid),
         ).fetchone()
-        return row and _Known(row[0], Session(session.project, row[1], row[2], session.study_uid), None)
+        return row and _Known(row[0], Session(session.project, row[1], row[2], session.study_uid), frozenset())
 
     def _label_taken(self, session: Session) -> str | None:
         owner = self._db.execute(
@@ -111,42 +159,94 @@ class Registry(Store):
             (session.project, session.subject, session.label, session.study_uid, patient.id),
         )
 
-    def _meet(self, session: Session, patient: Patient, key: int | None) -> str | None:
-        """Note the patient of a session (of the row `key`, if it has one), or return what is wrong with it.
+    def _meet(self, session: Session, patient: Patient, known: _Known | None) -> str | None:
+        """Note the patient of a session (which is `known`, if it has a row), or return what is wrong with it.
 
         Of names and birth dates the journal keeps digests only, as it needs to compare and not to tell them.
         """
-        if self._merge_patients:
-            return None
         where = f"study {session.study_uid}, subject {session.subject}"
-        if key is not None and self._is_of_another(key, patient):
-            return f"{where}: the study holds files of two PatientIDs; {_ALLOW}"
-        if self._db.execute(
-            "SELECT 1 FROM patient WHERE project = ? AND subject = ? AND id <> ?",
-            (session.project, session.subject, patient.id),
-        ).fetchone():
-            return f"{where}: the subject would hold two PatientIDs; {_ALLOW}"
-        name, birth_date = _digest(patient.name), _digest(patient.birth_date)
-        same_person = "id = ?2" if patient.id else "id = '' AND subject = ?2"
-        other = self._db.execute(
-            f"SELECT name, birth_date FROM patient WHERE project = ?1 AND {same_person} AND "  # noqa: S608 - fixed text
-            "((?3 <> '' AND name NOT IN ('', ?3)) OR (?4 <> '' AND birth_date NOT IN ('', ?4)))",
-            (session.project, patient.id or session.subject, name, birth_date),
-        ).fetchone()
-        if other is not None:
-            return f"{where}: {mismatch(Patient(patient.id, *other), Patient(patient.id, name, birth_date))}; {_ALLOW}"
+        wanted = replace(patient, name=_digests(patient.name), birth_date=_digest(patient.birth_date))
+        own, others = self._of_subject(session, patient.id), self._of_patient(session, patient.id)
+        for key, one in own:
+            if agree(one, wanted):
+                if (more := joined(one, wanted)) != one:
+                    self._db.execute(
+                        "UPDATE patient SET issuer = ?, name = ?, birth_date = ? WHERE key = ?",
+                        (more.issuer, more.name, more.birth_date, key),
+                    )
+                return None
+        why = ""
+        if known is not None and self._one("SELECT patient FROM session WHERE key = ?", (known.key,)) != (patient.id,):
+            why = "the study holds files of two PatientIDs"
+        if not why and self._has_others(session, patient.id):
+            why = TWO_IDS
+        why = why or clash([*((session.subject, one) for _, one in own), *others], session.subject, wanted)
+        if why and not self._merge_patients:
+            return f"{where}: {why}; {_ALLOW}"
         self._db.execute(
-            "INSERT INTO patient VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-            "name = iif(name = '', excluded.name, name), "
-            "birth_date = iif(birth_date = '', excluded.birth_date, birth_date)",
-            (session.project, session.subject, patient.id, name, birth_date),
+            "INSERT INTO patient (project, subject, id, issuer, name, birth_date, merged) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                session.project,
+                session.subject,
+                patient.id,
+                patient.issuer,
+                wanted.name,
+                wanted.birth_date,
+                1 if why else None,
+            ),
         )
+        for subject, one in others:
+            if agree(one, wanted):
+                self._notice(
+                    f"study {session.study_uid}: one PatientID under two subjects ({subject}, {session.subject})"
+                )
         return None
 
-    def _is_of_another(self, key: int, patient: Patient) -> bool:
+    def _of_subject(self, session: Session, patient_id: str) -> list[tuple[int, Patient]]:
+        """Return who of this PatientID is in the subject of a session."""
+        rows = self._db.execute(
+            "SELECT key, id, name, birth_date, issuer FROM patient WHERE project = ? AND subject = ? AND id = ?",
+            (session.project, session.subject, patient_id),
+        ).fetchall()
+        return [(key, Patient(*values)) for key, *values in rows]
+
+    def _has_others(self, session: Session, patient_id: str) -> bool:
+        """Whether anybody of another PatientID is in the subject of a session."""
+        return bool(
+            self._db.execute(
+                "SELECT 1 FROM patient WHERE project = ? AND subject = ? AND id <> ?",
+                (session.project, session.subject, patient_id),
+            ).fetchone()
+        )
+
+    def _of_patient(self, session: Session, patient_id: str) -> list[tuple[str, Patient]]:
+        """Return who has this PatientID in other subjects, each once, with one of them. An empty one is nobody's."""
+        if not patient_id:
+            return []
+        rows = self._db.execute(
+            "SELECT min(subject), id, name, birth_date, issuer FROM patient WHERE project = ? AND id = ? "
+            "AND subject <> ? GROUP BY issuer, name, birth_date",
+            (session.project, patient_id, session.subject),
+        ).fetchall()
+        return [(subject, Patient(*values)) for subject, *values in rows]
+
+    def _is_of_another(self, known: _Known, patient: Patient) -> bool:
         """Whether the session of this row is of another PatientID, and may not be."""
-        of = self._one("SELECT patient FROM session WHERE key = ?", (key,))
-        return not self._merge_patients and of != (patient.id,)
+        of = self._one("SELECT patient FROM session WHERE key = ?", (known.key,))
+        if self._merge_patients or of == (patient.id,):
+            return False
+        return not self._of_subject(known.session, patient.id)
+
+
+def _without_names(occupant: Occupant) -> Occupant:
+    patient = occupant.patient
+    digested = replace(patient, name=_digests(patient.name), birth_date=_digest(patient.birth_date))
+    return replace(occupant, patient=digested)
+
+
+def _digests(name: str) -> str:
+    """Digest each group of a name by itself, so that those that are known of two can be compared."""
+    return "=".join(map(_digest, name.split("=")))
 
 
 def _digest(text: str) -> str:

@@ -22,16 +22,22 @@ CREATE TABLE session (
 );
 CREATE UNIQUE INDEX session_label ON session (project, label COLLATE NOCASE);
 
--- The patients of a subject, by PatientID. Names and birth dates are digests, '' where unknown: enough to compare them.
+-- Who is in a subject. Names (each of their groups) and birth dates are digests, '' where unknown: enough to compare
+-- them. `merged`: was let in though somebody else was there, or was found in the archive, because that was asked for.
+-- `archived`: a session of theirs was archived and then forgotten here; they stay.
 CREATE TABLE patient (
+    key INTEGER PRIMARY KEY,
     project TEXT NOT NULL,
     subject TEXT NOT NULL COLLATE NOCASE,
     id TEXT NOT NULL,
+    issuer TEXT NOT NULL,
     name TEXT NOT NULL,
     birth_date TEXT NOT NULL,
-    PRIMARY KEY (project, subject, id)
-) WITHOUT ROWID;
-CREATE INDEX patient_id ON patient (project, id);
+    merged INTEGER,
+    archived INTEGER
+);
+CREATE INDEX patient_subject ON patient (project, subject, id);
+CREATE INDEX patient_id ON patient (project, id, issuer, name, birth_date, subject);
 
 -- One prearchive row of a session. `uri` is known from the first acknowledged file on; an ARCHIVED delivery without one
 -- stands for what was found in the archive, and not sent. Times are seconds since 1970: `unsure_at` is when an attempt to

@@ -195,8 +195,8 @@ class Store:
         self._db.execute("DELETE FROM session WHERE key NOT IN (SELECT session FROM instance)")
         self._db.execute("UPDATE file SET lacked_by = NULL")
         self._db.execute(
-            "DELETE FROM patient WHERE NOT EXISTS (SELECT 1 FROM session s WHERE s.project = patient.project "
-            "AND s.subject = patient.subject COLLATE NOCASE AND s.patient = patient.id)"
+            "DELETE FROM patient WHERE archived IS NULL AND NOT EXISTS (SELECT 1 FROM session s "
+            "WHERE s.project = patient.project AND s.subject = patient.subject COLLATE NOCASE)"
         )
         # What XNAT holds keeps its file, whatever that holds by now.
         undecided = (

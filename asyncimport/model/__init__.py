@@ -27,7 +27,18 @@ from asyncimport.model.deliveries import (
     Verdict,
     Withheld,
 )
-from asyncimport.model.files import Algorithm, Body, Digest, File, Ignored, Instance, Patient, Session, Streamed
+from asyncimport.model.files import (
+    Algorithm,
+    Body,
+    Digest,
+    File,
+    Ignored,
+    Instance,
+    Occupant,
+    Patient,
+    Session,
+    Streamed,
+)
 from asyncimport.model.states import (
     DELIVERY_TRANSITIONS,
     INSTANCE_TRANSITIONS,
@@ -78,6 +89,7 @@ __all__ = [
     "Incomplete",
     "Instance",
     "InstanceState",
+    "Occupant",
     "Outcome",
     "Patient",
     "Place",

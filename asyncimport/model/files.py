@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 from asyncimport.model.states import FileKind
 
-__all__ = ["Algorithm", "Body", "Digest", "File", "Ignored", "Instance", "Patient", "Session", "Streamed"]
+__all__ = ["Algorithm", "Body", "Digest", "File", "Ignored", "Instance", "Occupant", "Patient", "Session", "Streamed"]
 
 # SQLite's numbers are signed and have 64 bits; those of inodes have no sign.
 _SIGN = 1 << 63
@@ -104,12 +104,27 @@ class Ignored:
 class Patient:
     """Who a header speaks of, in a form that can be compared; "" is unknown, and agrees with everything.
 
+    The groups of a name (alphabetic, ideographic, phonetic) are parted by `=`. The issuer is that of the PatientID.
+
     Only comparisons leave this class: its repr shows nothing.
     """
 
     id: str = ""
     name: str = ""
     birth_date: str = ""
+    issuer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Occupant:
+    """Whom a session of the archive names, by its labels as XNAT has them: only what no script in force writes there.
+
+    `is_proof` tells whether its PatientID is known to be what was sent, as far as scripts are in force today.
+    """
+
+    session: Session
+    patient: Patient
+    is_proof: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,13 +50,14 @@ from asyncimport.replies.site import (
     project_id,
     rejects,
     rewrites,
+    rewritten_of_patients,
     script,
     series_filter,
     setting,
     subscriptions,
     value,
 )
-from asyncimport.replies.subjects import ListedSubject, SubjectItem, described, subject, subjects
+from asyncimport.replies.subjects import ListedSubject, SubjectItem, described, owners, subject, subjects
 
 __all__ = [
     "OUR_SOURCE",
@@ -95,6 +96,7 @@ __all__ = [
     "not_downloaded",
     "other_row",
     "other_session",
+    "owners",
     "pipelines",
     "prearchive",
     "project_id",
@@ -102,6 +104,7 @@ __all__ = [
     "resource_made",
     "resources",
     "rewrites",
+    "rewritten_of_patients",
     "row",
     "same_label",
     "scan_resources",

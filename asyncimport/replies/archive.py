@@ -1,7 +1,7 @@
 """Answers that tell what the archive holds."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from xml.etree.ElementTree import ParseError
 
 import defusedxml.ElementTree
@@ -30,6 +30,8 @@ class Experiment:
 
     `date` is that of the study, as YYYY-MM-DD. `project` owns it, which others may show too. `prearchive_path` is the
     folder on the server that it was archived from, of the first archiving where others were merged into it.
+
+    What DICOM says of the patient, in XNAT's words, is never in its repr.
     """
 
     accession: str
@@ -41,6 +43,9 @@ class Experiment:
     project: str = ""
     subject_id: str = ""
     prearchive_path: str = ""
+    patient_id: str = field(default="", repr=False, compare=False)
+    patient_name: str = field(default="", repr=False, compare=False)
+    birth_date: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +125,13 @@ def labelled(reply: Reply, *, is_proof: bool = False) -> list[Experiment]:
         uid = next((result[name] for name in names if result.get(name)), "")
         columns = ("ID", "label", "subject_label", "xsiType", "date", "project", "subject_ID")
         accession, label, subject, kind, date, project, owner = (result.get(name, "") for name in columns)
+        patient, name = (result.get(column, "") for column in ("dcmPatientId", "dcmPatientName"))
         # A column that is asked for by its path may be named by the end of that, or by all of it in lower case.
-        paths = (value for name, value in result.items() if name.lower().endswith("prearchivepath"))
-        found.append(Experiment(accession, label, uid, subject, kind, date, project, owner, next(paths, "")))
+        row, born = (
+            next((value for column, value in result.items() if column.lower().endswith(end)), "")
+            for end in ("prearchivepath", "dcmpatientbirthdate")
+        )
+        found.append(Experiment(accession, label, uid, subject, kind, date, project, owner, row, patient, name, born))
     return found
 
 

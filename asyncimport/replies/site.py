@@ -15,6 +15,7 @@ __all__ = [
     "project_id",
     "rejects",
     "rewrites",
+    "rewritten_of_patients",
     "script",
     "series_filter",
     "setting",
@@ -32,6 +33,10 @@ _REWRITES = re.compile(
     r"^(?:(?!//).)*?(?::=|-\s*[({]|\b(?:removeAllPrivateTags|retainPrivateTags|blankValues|alterPixels|delete)\b)",
     re.MULTILINE,
 )
+
+# An attribute that any statement names, and attributes of patients that one names by a pattern.
+_PATIENT_TAGS = {"0010": "name", "0020": "id", "0030": "birth date"}
+_NAMES_TAG = re.compile(r"\(\s*0010\s*,\s*([0-9A-FX@#]{4})\s*\)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,21 @@ def rewrites(reply: Reply) -> bool | None:
     if reply.status not in {403, 404}:
         check(reply)
     return _REWRITES.search(reply.text) is not None if reply.status == 200 else None
+
+
+def rewritten_of_patients(reply: Reply) -> frozenset[str] | None:
+    """Return what an anonymisation script (AnonymizeApi) may change of "id", "name" and "birth date" of a patient.
+
+    None: an old XNAT, or it does not tell.
+    """
+    if reply.status not in {403, 404}:
+        check(reply)
+    if reply.status != 200:
+        return None
+    tags = {match[1].upper() for match in _NAMES_TAG.finditer(reply.text)}
+    if any(not tag.isalnum() or "X" in tag for tag in tags):
+        return frozenset(_PATIENT_TAGS.values())
+    return frozenset(name for tag, name in _PATIENT_TAGS.items() if tag in tags)
 
 
 def maps_uids(reply: Reply) -> bool | None:

@@ -9,7 +9,7 @@ from typing import Any
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.replies.reply import Reply, check, rows_of
 
-__all__ = ["ListedSubject", "SubjectItem", "described", "subject", "subjects"]
+__all__ = ["ListedSubject", "SubjectItem", "described", "owners", "subject", "subjects"]
 
 # What XNAT's demographics are of, unless the site has a type of its own for animals, say.
 _DEMOGRAPHICS = "xnat:demographicData"
@@ -42,6 +42,17 @@ def subjects(reply: Reply) -> list[ListedSubject]:
     if reply.status != 200:
         raise RefusedError(f"XNAT does not list the subjects ({reply.status})", whole_session=True)
     return [ListedSubject(row.get("ID", ""), row.get("label", "")) for row in rows_of(reply) if row.get("ID")]
+
+
+def owners(reply: Reply) -> dict[str, tuple[str, str]]:
+    """Return project and label by accession ID of a listing of the site (SubjectListResource, ExperimentListResource).
+
+    What is not shown is nobody's for all that this user can tell. Raises: TransientError.
+    """
+    check(reply)
+    if reply.status != 200:
+        return {}
+    return {row["ID"]: (row.get("project", ""), row.get("label", "")) for row in rows_of(reply) if row.get("ID")}
 
 
 def subject(reply: Reply) -> SubjectItem | None:

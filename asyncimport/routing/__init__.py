@@ -24,7 +24,16 @@ from asyncimport.routing.given import NOTHING_GIVEN, Given, GivenSession
 from asyncimport.routing.labels import DisputedError, LeftOutError, UnplannedError, UnroutableError, clean_label
 from asyncimport.routing.lookup import LookupTable
 from asyncimport.routing.paths import PathPattern
-from asyncimport.routing.patients import mismatch, patient_of, person_of
+from asyncimport.routing.patients import (
+    TWO_IDS,
+    agree,
+    clash,
+    doubts,
+    joined,
+    mismatch,
+    patient_of,
+    proves_another,
+)
 from asyncimport.routing.router import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.routing.selection import Choice, Selected
 from asyncimport.routing.studies import Study, modality_of
@@ -33,6 +42,7 @@ __all__ = [
     "DEFAULT_SESSION",
     "DEFAULT_SUBJECT",
     "NOTHING_GIVEN",
+    "TWO_IDS",
     "AttachRule",
     "Choice",
     "DisputedError",
@@ -46,13 +56,17 @@ __all__ = [
     "Study",
     "UnplannedError",
     "UnroutableError",
+    "agree",
     "check_resource",
+    "clash",
     "clean_label",
+    "doubts",
+    "joined",
     "mismatch",
     "modality_of",
     "name_in_resource",
     "patient_of",
-    "person_of",
+    "proves_another",
     "resource_of",
     "unfit",
 ]

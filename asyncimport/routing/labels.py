@@ -2,6 +2,8 @@
 
 import re
 
+from asyncimport.texts import composed
+
 __all__ = [
     "LONGEST_LABEL",
     "DisputedError",
@@ -42,7 +44,7 @@ def clean_label(text: str) -> str:
     Import takes labels verbatim and the archive step cleans them later (OmUtils.cleanValue), so an unclean label
     would end under another name than the one asked for.
     """
-    return _UNSAFE.sub("_", text.strip())
+    return _UNSAFE.sub("_", composed(text.strip()))
 
 
 def label_of(text: str) -> str:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from asyncimport.errors import UsageError
 from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.patterns import BoundedPattern, SlowMatchError
+from asyncimport.texts import composed
 
 __all__ = ["PathPattern"]
 
@@ -55,6 +56,7 @@ class PathPattern:
     @classmethod
     def parse(cls, text: str, *, separator: str = os.sep) -> "PathPattern":
         """Parse the pattern for paths with this separator. Raises: UsageError."""
+        text = composed(text)
         names = text.replace("\\", "/").split("/")
         if len(names) > 1 and not names[-1]:
             names[-1] = "**"
@@ -87,10 +89,11 @@ class PathPattern:
         return cls(text, tuple(fields), tuple(components), names[-1] not in {"*", "**"}, compiled, separator)
 
     def match(self, path: str) -> tuple[str, ...]:
-        """Return the values of `fields` for a path relative to the source root.
+        """Return the values of `fields`, in composed form, for a path relative to the source root.
 
         Raises: UnroutableError when it does not match.
         """
+        path = composed(path)
         try:
             match = self._form.fullmatch(path if self._separator == "/" else path.replace(self._separator, "/"))
         except SlowMatchError:

@@ -20,6 +20,7 @@ from asyncimport.routing.numbering import Member, Numbering
 from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.studies import WHOLE_STUDY, Study, in_order, is_dated, modality_of
 from asyncimport.routing.templates import Template
+from asyncimport.texts import composed
 
 __all__ = ["DEFAULT_SESSION", "DEFAULT_SUBJECT", "Router"]
 
@@ -171,7 +172,7 @@ class Router:
         """
         values = () if self._paths is None else self._paths.match(path)
         names = {*self._keywords, "StudyDate", "StudyTime"}
-        known = {name: value for name in names if (value := fields.get(name, ""))}
+        known = {name: composed(value) for name in names if (value := fields.get(name, ""))}
         # What differs in each name, such as a number, and decides nothing, would make each file a fact of its own.
         found = zip(self._path_fields, values, strict=True)
         modality = fields.get("Modality", "")

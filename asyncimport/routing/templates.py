@@ -27,6 +27,7 @@ from functools import partial
 from asyncimport.errors import UsageError
 from asyncimport.routing.labels import LONGEST_LABEL, UnroutableError, clean_label
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
+from asyncimport.texts import composed
 
 __all__ = ["Template"]
 
@@ -59,7 +60,7 @@ class _Field:
     def value(self, fields: Mapping[str, str]) -> str:
         """Return the value that these fields give it. Raises: UnroutableError."""
         for name in self.names:
-            if value := fields.get(name, "").strip():
+            if value := composed(fields.get(name, "").strip()):
                 return self._changed(name, value)
         if self.fallback is None:
             raise UnroutableError(self.missing)
@@ -89,7 +90,7 @@ class Template:
 
         Raises: UsageError, which names the option and the place.
         """
-        return cls(tuple(_Parser(text, option, places).parts()))
+        return cls(tuple(_Parser(composed(text), option, places).parts()))
 
     @property
     def names(self) -> frozenset[str]:

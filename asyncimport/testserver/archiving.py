@@ -121,6 +121,7 @@ def plan_merge(
         inserted=xnat.now(),
         # It stays in the session, whatever is merged into that later (MergePrearcToArchiveSession.mergeSessions).
         prearchive_path="/".join(("/data/xnat", *row.path)),
+        patient=document.patient,
     )
     return Merge(session, new=True, arrivals=arrivals, row=row)
 

@@ -39,7 +39,13 @@ def build_document(xnat: TestXnat, row: PrearchiveRow) -> Document:
             resources.setdefault(label, Resource(0, label)).files[file.name] = file
         scans.append(Scan(scan_id, series, folder, resources=resources))
     study_uid = row.mapped_study or row.study_uid
-    return Document(tuple(scans), study_uid, row.patient_name, _label(xnat, row))
+    return Document(tuple(scans), study_uid, row.patient_name, _label(xnat, row), _patient(row))
+
+
+def _patient(row: PrearchiveRow) -> tuple[str, str, str]:
+    """Return what all files say of the patient: what they differ in is left out (XnatAttrDef)."""
+    one, two, three = ({patient[place] for patient in row.patients} for place in range(3))
+    return tuple(found.pop() if len(found) == 1 else "" for found in (one, two, three))  # type: ignore[return-value]
 
 
 def _label(xnat: TestXnat, row: PrearchiveRow) -> str:

@@ -67,6 +67,7 @@ class Header:
     modality: str
     patient_id: str
     patient_name: str
+    birth_date: str
     study_description: str
     series_description: str
     accession: str
@@ -89,6 +90,7 @@ _FIELDS = {
     "modality": Tag(0x0008, 0x0060),
     "patient_id": Tag(0x0010, 0x0020),
     "patient_name": Tag(0x0010, 0x0010),
+    "birth_date": Tag(0x0010, 0x0030),
     "study_description": Tag(0x0008, 0x1030),
     "series_description": Tag(0x0008, 0x103E),
     "accession": Tag(0x0008, 0x0050),

@@ -309,11 +309,14 @@ async def _write(call: Call, row: PrearchiveRow, header: Header, body: Body, nam
         row.scans.get(folder, {}).pop(name, None)
         return False
     head = None
+    patient = header.patient_id, header.patient_name, header.birth_date
     if script is not None:
+        patient = script.patient(header, (row.project or UNASSIGNED, row.subject, row.name))
         head = _anonymised(script, row, header, body)
         header = script.mapped(header)
         row.mapped_study = header.study_uid if script.map_study is not None else ""
     await _enter(call, row, header, body, name, head, folder)
+    row.patients.add(patient)
     return True
 
 

@@ -176,7 +176,10 @@ async def _anonymised(xnat: TestXnat, row: PrearchiveRow, document: Document, sc
     if not scans:
         raise ArchiveFailed("All files were rejected by the project's anonymization script.")
     study = document.study_uid if script.map_study is None else script.map_study(document.study_uid)
-    return replace(document, scans=tuple(scans), study_uid=study)
+    patient = document.patient
+    if script.rewrite:
+        patient = row.name, row.subject, patient[2]
+    return replace(document, scans=tuple(scans), study_uid=study, patient=patient)
 
 
 async def _rewritten(

@@ -3,6 +3,7 @@
 import fnmatch
 import html
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -29,7 +30,12 @@ _EXPERIMENT_FIELDS: dict[str, Callable[[ArchivedSession], str]] = {
     "subject_ID": lambda session: session.subject.id,
     "subject_label": lambda session: session.subject.label,
     "prearchivePath": lambda session: session.prearchive_path,
+    "dcmPatientId": lambda session: session.patient[0],
+    "dcmPatientName": lambda session: session.patient[1],
+    "dcmPatientBirthDate": lambda session: _as_date(session.patient[2]),
 }
+# A path that has no shortcut names its column, in small letters (XMLPathShortcuts, QueryOrganizer).
+_NAMED = {"dcmPatientBirthDate": "xnat:imagesessiondata/dcmpatientbirthdate"}
 _EXPERIMENT_DEFAULTS = ["ID", "project", "date", "xsiType", "label", "insert_date"]
 
 _SCAN_FIELDS: dict[str, Callable[[Scan], str]] = {
@@ -45,6 +51,11 @@ _SCAN_FIELDS: dict[str, Callable[[Scan], str]] = {
     "frames": lambda scan: str(sum(len(resource.files) for resource in scan.resources.values())),
 }
 _SCAN_DEFAULTS = ["ID", "type", "quality", "xsiType", "note", "series_description"]
+
+
+def _as_date(text: str) -> str:
+    """Return a date of DICOM as xs:date; what is none is not kept."""
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if re.fullmatch(r"\d{8}", text) else ""
 
 
 async def experiment_list(call: Call, project: str | None = None, subject: str | None = None) -> web.StreamResponse:
@@ -80,7 +91,7 @@ async def experiment_list(call: Call, project: str | None = None, subject: str |
         for session in sessions
     ]
     form = wanted(call.request, call.query, "json")
-    return table(form, [*columns, "URI"], rows, title="Matching experiments")
+    return table(form, [*(_NAMED.get(name, name) for name in columns), "URI"], rows, title="Matching experiments")
 
 
 def asked_columns(query: Mapping[str, str], fields: Iterable[str], defaults: list[str]) -> list[str]:

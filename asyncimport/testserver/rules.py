@@ -113,6 +113,12 @@ class Script:
             series_uid=_through(self.map_series, header.series_uid),
         )
 
+    def patient(self, header: Header, names: tuple[str, str, str]) -> tuple[str, str, str]:
+        """Return PatientID, PatientName and PatientBirthDate afterwards; `names` as in `values`."""
+        _, subject, session = names
+        known = header.patient_id, header.patient_name
+        return (*((session, subject) if self.rewrite else known), header.birth_date)
+
     def values(self, header: Header, names: tuple[str, str, str]) -> tuple[str | None, ...]:
         """Return the values of REWRITTEN, None for what is left alone; `names` are project, subject and session."""
         new = self.mapped(header)

@@ -365,11 +365,13 @@ class TestXnat:
     def subject_of_archive(self, project: str, label: str) -> Subject:
         """Return the subject a session is archived under; made if need be.
 
-        PrearcSessionArchiver.retrieveMatchingSubject ignores letter case, unlike the REST look-ups.
+        PrearcSessionArchiver.retrieveMatchingSubject ignores letter case, unlike the REST look-ups, and takes a label
+        that no subject of the project has for an accession id, of whatever project.
         """
         alike = self._roster.alike(project, label)
         exact = (subject for subject in alike if subject.label == label)
-        return next(exact, None) or next(iter(alike), None) or self.add_subject(project, label)
+        found = next(exact, None) or next(iter(alike), None) or self._roster.find(label)
+        return found or self.add_subject(project, label)
 
     def accession(self, kind: str) -> str:
         """Return the next accession id, such as XNAT_E00001."""

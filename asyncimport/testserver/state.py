@@ -248,6 +248,8 @@ class Document:
     patient_name: str
     label: str = ""
     """The session's label where it is not the row's."""
+    patient: tuple[str, str, str] = ("", "", "")
+    """PatientID, PatientName, PatientBirthDate of its files on the disk; empty where these differ."""
 
     @property
     def modalities(self) -> set[str]:
@@ -286,6 +288,8 @@ class PrearchiveRow:
     series: dict[str, Series] = field(default_factory=dict)
     writing: int = 0
     """How many files are being written: its lock files."""
+    patients: set[tuple[str, str, str]] = field(default_factory=set)
+    """PatientID, PatientName, PatientBirthDate of its files on the disk, as scripts have left them."""
     mapped_study: str = ""
     """StudyInstanceUID of its files on the disk, where the site's script has changed it."""
     document: Document | None = None
@@ -348,6 +352,8 @@ class ArchivedSession:
     """Resources of the session itself, by label; those of its scans are `resources`."""
     prearchive_path: str = ""
     """The folder of the prearchive that it was archived from first, on XNAT's own disk."""
+    patient: tuple[str, str, str] = ("", "", "")
+    """Its dcmPatientId, dcmPatientName, dcmPatientBirthDate, as in DICOM."""
     workflow: str = ""
     """Name of a workflow that is open on it, such as a pipeline under way: nothing may be merged meanwhile."""
 

@@ -3,6 +3,7 @@
 from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, ArchivedSessions, find_and_compare, find_session
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.occupants import Occupants
 from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.site import SiteRules, check_project, droppers, project_of
@@ -17,6 +18,7 @@ __all__ = [
     "Credentials",
     "Described",
     "NotDescribed",
+    "Occupants",
     "PrearchiveRows",
     "Resources",
     "SiteRules",

@@ -38,6 +38,8 @@ _COLUMNS = (
     "columns=ID,label,UID,xsiType,subject_label,date,project,subject_ID,xnat%3AimageSessionData%2FprearchivePath"
     "&format=json"
 )
+# What they say of patients. XNAT passes over names that it does not know (QueryOrganizerResource).
+_PATIENT_COLUMNS = "dcmPatientId,dcmPatientName,xnat%3AimageSessionData%2FdcmPatientBirthDate"
 _IMAGE_SESSIONS = "xsiType=xnat%3AimageSessionData"
 # How often a session is looked at as a whole that others change meanwhile.
 _LOOKS = 3
@@ -240,7 +242,8 @@ class ArchivedSessions:
         """
         async with self._turns.setdefault(project, anyio.Lock()):
             if project not in self._listed:
-                path = f"/data/projects/{quote(project, safe='')}/experiments?{_IMAGE_SESSIONS}&{_COLUMNS}"
+                columns = _COLUMNS.replace("&", f",{_PATIENT_COLUMNS}&", 1)
+                path = f"/data/projects/{quote(project, safe='')}/experiments?{_IMAGE_SESSIONS}&{columns}"
                 self._listed[project] = await self._client.ask("GET", path, replies.all_labelled, self._policy)
         return self._listed[project]
 

@@ -28,6 +28,7 @@ from asyncimport.model import (
     Existing,
     Held,
     Incomplete,
+    Occupant,
     Sealed,
     Session,
     Verdict,
@@ -36,6 +37,7 @@ from asyncimport.replies import OUR_SOURCE, Row
 from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.archive import (
     NOBODY_KNOWS_WHICH,
+    ArchivedSessions,
     Found,
     find_and_compare,
     find_experiment,
@@ -43,6 +45,7 @@ from asyncimport.xnat.archive import (
     held_of_session,
 )
 from asyncimport.xnat.client import Client, bounded
+from asyncimport.xnat.occupants import Occupants
 from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.sending import send
 from asyncimport.xnat.site import SiteRules, explanation
@@ -121,6 +124,7 @@ class Xnat:
         self._import_url = lru_cache(maxsize=1024)(self._make_import_url)
         self._rules = SiteRules(client, self._policy)
         self._rows = PrearchiveRows(client)
+        self._occupants = Occupants(client, ArchivedSessions(client, self._policy), self._rules, self._policy)
 
     def _make_import_url(self, session: Session) -> URL:
         """Return the address that imports into this session.
@@ -222,6 +226,13 @@ class Xnat:
                 "of them; `--overwrite append --retry held` sends all, in the place of what is there"
             )
         return Existing(_address(session, there.experiments[0]), held)
+
+    async def occupants(self, session: Session) -> Sequence[Occupant]:
+        """Tell whom the archived sessions of the subject of a session name: one listing of a project serves for all.
+
+        Raises: OccupiedError when a label of the session is the ID of something else, TransientError.
+        """
+        return await self._occupants.of(session)
 
     async def count(self, session: Session) -> int | None:
         """Count what the archive holds of a session, where a script gives instances new UIDs; None: none does.

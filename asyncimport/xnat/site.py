@@ -19,6 +19,7 @@ from asyncimport.xnat.client import Client
 __all__ = ["Droppers", "DroppingRule", "SiteRules", "check_project", "droppers", "explanation", "project_of"]
 
 T = TypeVar("T")
+_Script = tuple[bool | None, bool | None, bool | None, frozenset[str] | None, str | None]
 
 _POLICY = RetryPolicy(attempts=4)
 # XNAT's caches of rights lag behind a new project by a second or so (its own tests wait for them).
@@ -111,6 +112,7 @@ class Droppers:
 
     Each is "" for nothing, and None where XNAT does not tell (before 1.7, or not this user). `maps_instances` and
     `maps_studies`: whether a script in force gives new UIDs; XNAT's own, which is on by default, does not.
+    `rewritten_of_patients`: which of "id", "name" and "birth date" one may change.
     """
 
     on_import: str | None
@@ -119,6 +121,7 @@ class Droppers:
     maps_studies: bool | None = None
     import_rules: Sequence[DroppingRule] = ()
     archive_rules: Sequence[DroppingRule] = ()
+    rewritten_of_patients: frozenset[str] | None = None
 
 
 def explanation(rules: Sequence[DroppingRule], fields: Mapping[str, str] | None) -> Dropped | None:
@@ -157,8 +160,14 @@ async def droppers(client: Client, project: str, policy: RetryPolicy) -> Dropper
     async def ask(path: str, read: Callable[[Reply], T]) -> T:
         return await client.ask("GET", path, read, policy)
 
-    def script(reply: Reply) -> tuple[bool | None, bool | None, bool | None, str | None]:
-        return replies.rejects(reply), replies.maps_uids(reply), replies.maps_studies(reply), replies.script(reply)
+    def script(reply: Reply) -> _Script:
+        return (
+            replies.rejects(reply),
+            replies.maps_uids(reply),
+            replies.maps_studies(reply),
+            replies.rewritten_of_patients(reply),
+            replies.script(reply),
+        )
 
     enabled = await ask("/xapi/siteConfig/enableSitewideSeriesImportFilter", replies.setting)
     filters: list[SeriesFilter | None] = [None if enabled is None else SeriesFilter(enabled)]
@@ -172,10 +181,11 @@ async def droppers(client: Client, project: str, policy: RetryPolicy) -> Dropper
     scripts = []
     for path in ("/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}"):
         enabled = await ask(f"{path}/enabled", replies.setting)
-        scripts.append(await ask(path, script) if enabled else (enabled, enabled, enabled, None))
+        none = None if enabled is None else frozenset[str]()
+        scripts.append(await ask(path, script) if enabled else (enabled, enabled, enabled, none, None))
     site_script, own_script = (
         (rejects, name, partial(script_rejects, text) if text is not None else _unknown)
-        for (rejects, _, _, text), name in zip(scripts, _SCRIPTS, strict=True)
+        for (rejects, _, _, _, text), name in zip(scripts, _SCRIPTS, strict=True)
     )
     on_import = (
         *(
@@ -188,9 +198,10 @@ async def droppers(client: Client, project: str, policy: RetryPolicy) -> Dropper
         _first(on_import),
         _first([own_script]),
         maps_instances=_any(maps for _, maps, *_ in scripts),
-        maps_studies=_any(maps for _, _, maps, _ in scripts),
+        maps_studies=_any(maps for _, _, maps, *_ in scripts),
         import_rules=_in_force(on_import),
         archive_rules=_in_force([own_script]),
+        rewritten_of_patients=_all_of(rewritten for _, _, _, rewritten, _ in scripts),
     )
 
 
@@ -211,6 +222,12 @@ def _drops(told: SeriesFilter | None) -> _Drops:
 
 def _in_force(told: Iterable[_Told]) -> tuple[DroppingRule, ...]:
     return tuple(DroppingRule(name, drops) for is_on, name, drops in told if is_on is not False)
+
+
+def _all_of(found: Iterable[frozenset[str] | None]) -> frozenset[str] | None:
+    """Return what any of them changes; None when some does not tell."""
+    told = [one for one in found if one is not None]
+    return None if len(told) < 2 else frozenset().union(*told)
 
 
 def _any(found: Iterable[bool | None]) -> bool | None:
