@@ -115,9 +115,9 @@ class Totals:
             case Deleted(files=files):
                 self.repaired += files
                 self.waiting += files
-            case Incomplete(missing=missing):
-                self.repaired += len(missing)
-                self.waiting += len(missing)
+            case Incomplete(lost=lost):
+                self.repaired += len(lost)
+                self.waiting += len(lost)
             case Enclosing(files=files):
                 self.attachments = files
             case Enclosed(filed=filed):

@@ -233,6 +233,34 @@ class TestLog:
         assert " INFO " in logged(Ended("1", 0, None, replace(SUMMARY, files=Files())))
         assert "nothing was found" in logged(Ended("1", 0, None, replace(SUMMARY, files=Files())))
 
+    @pytest.mark.parametrize(
+        ("reason", "told"),
+        [
+            ("no (500: FAILED (1): x); (a) `b`", "no (500) `b`"),
+            ("no (LABEL1) and (404)", "no (…)"),
+            ("(12)", "(…)"),
+            ("(404", "(404"),
+            (") 404 (", ") 404 ("),
+            (") no (404)", ") no (404)"),
+            ("(4\n04: x)", "(…)"),
+        ],
+    )
+    def test_leaves_out_what_is_quoted(self, reason: str, told: str) -> None:
+        """From the first bracket that opens to the last that closes, all but the status."""
+        assert logged(Held(CLAIM.delivery, reason)).endswith(f": study 1.2.3: {told}\n")
+
+    def test_takes_no_longer_the_more_brackets_there_are(self) -> None:
+        """A page of a proxy may be full of them, and close none: ten times as much takes ten times as long or so."""
+
+        def seconds(brackets: int) -> float:
+            held = Held(CLAIM.delivery, "(" * brackets)
+            began = time.process_time()
+            logged(held)
+            return time.process_time() - began
+
+        few = min(seconds(10_000) for _ in range(5))
+        assert seconds(100_000) < 50 * max(few, 0.001)
+
     def test_cannot_be_forged(self) -> None:
         """A line stays a line, and tells a terminal nothing."""
         text = logged(Held(CLAIM.delivery, "a\nb\x1b[2J\udcff"), names=True)

@@ -91,8 +91,8 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "session_deleted", **_names(delivery), "files": files}
         case Postponed(delivery=delivery, reason=reason):
             yield {"event": "session_postponed", **_names(delivery), "reason": reason}
-        case Incomplete(delivery=delivery, uri=uri, missing=missing):
-            yield {"event": "session_incomplete", **_names(delivery), "uri": uri, "missing": sorted(missing)}
+        case Incomplete(delivery=delivery, uri=uri, lost=lost):
+            yield {"event": "session_incomplete", **_names(delivery), "uri": uri, "missing": sorted(lost)}
         case Enclosing(files=files):
             yield {"event": "enclosing", "files": files}
         case Enclosed(resource=resource, filed=filed):

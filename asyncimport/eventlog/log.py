@@ -25,8 +25,7 @@ from asyncimport.model import (
 
 __all__ = ["log_lines"]
 
-# What stands in brackets are XNAT's own words, which may name anybody; all but the status.
-_QUOTED = re.compile(r"\((\d{3})?.*\)", re.DOTALL)
+_STATUS = re.compile(r"\d{3}")
 
 
 def log_lines(*, names: bool) -> Form:
@@ -87,8 +86,8 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
             yield "WARNING", f"deleted from the prearchive, {files} instances are sent again: {who(delivery)}"
         case Postponed(delivery=delivery, reason=reason):
             yield "WARNING", f"postponed to the next run: {who(delivery)}: {why(reason)}"
-        case Incomplete(delivery=delivery, missing=missing):
-            yield "WARNING", f"the archive lacks {len(missing)} instances, which are sent again: {who(delivery)}"
+        case Incomplete(delivery=delivery, lost=lost):
+            yield "WARNING", f"the archive lacks {len(lost)} instances, which are sent again: {who(delivery)}"
         case Enclosed(resource=resource, filed=filed):
             for one in filed:
                 if one.state is not AttachmentState.STORED:
@@ -113,7 +112,12 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
 
 
 def _without_quotes(reason: str) -> str:
-    return _QUOTED.sub(lambda match: f"({match[1] or '…'})", reason)
+    """Leave out what stands in brackets: XNAT's own words, which may name anybody; all but the status."""
+    first, last = reason.find("("), reason.rfind(")")
+    if not 0 <= first < last:
+        return reason
+    status = _STATUS.match(reason, first + 1)
+    return f"{reason[:first]}({status[0] if status else '…'}{reason[last:]}"
 
 
 def _end(ended: Ended, *, names: bool) -> tuple[str, str]:
