@@ -45,6 +45,13 @@ class Stop:
         for scope, waits in self._scopes.items():
             scope.deadline = self._after_grace if waits else self._at_once
 
+    def ends_at(self, seconds: float) -> float:
+        """Return when a wait in a thread ends, by the monotonic clock: so long after a stop was asked for.
+
+        After the second time it is at once; before the first, never.
+        """
+        return min(self._at_once + seconds, self._after_grace)
+
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Bound a block that ends as soon as it is asked to."""

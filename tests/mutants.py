@@ -1559,6 +1559,18 @@ LINE = (
         ("test_nothing_lost.py::test_partial_sessions_are_held_or_archived",),
     ),
     Mutant(
+        "locks-know-no-stop",
+        "While a backup holds its lock on the journal, nothing but a kill ends a run.",
+        "journal/database.py",
+        "if monotonic() > self.ends():",
+        "if False:",
+        (
+            "test_stops.py::test_another_programs_lock_before_anything_begins",
+            "test_stops.py::test_another_programs_lock_in_the_midst_of_a_run",
+        ),
+        hang=True,
+    ),
+    Mutant(
         "shifted-is-not-dicom",
         "An instance to which a transfer has added a line end is passed over as no DICOM, and nobody is told.",
         "dicom/look.py",

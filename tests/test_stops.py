@@ -2,7 +2,11 @@
 
 import os
 import signal
+import sqlite3
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import anyio
@@ -149,3 +153,81 @@ async def test_a_server_that_does_not_answer(
             xnat.faults.add(Fault("login", Tell(hang)))
             with anyio.fail_after(20):
                 assert (await ended(process)).code == 128 + number
+
+
+@contextmanager
+def lock_of(path: Path) -> Iterator[sqlite3.Connection]:
+    """Hold the lock that a backup program may have on a journal."""
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield other
+
+
+async def stopped_while_it_waits(process: Process, number: signal.Signals, times: int = 1) -> Ended:
+    """Send a command a signal when it says that it waits for a lock, and wait for its end."""
+    assert process.stderr is not None
+    said = b""
+    with anyio.fail_after(40):
+        while b"waiting for it" not in said:
+            said += await process.stderr.receive()
+        for _ in range(times):
+            process.send_signal(number)
+            await anyio.sleep(0.1)
+    with anyio.fail_after(15):
+        return await ended(process)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGINT, ("upload",)),
+        (signal.SIGTERM, ("upload", "--limit", "1")),
+        (signal.SIGINT, ("upload", "--watch", "1s")),
+        (signal.SIGTERM, ("verify", "--repair")),
+        (signal.SIGINT, ("plan",)),
+    ],
+    ids=["upload", "pilot", "watch", "repair", "plan"],
+)
+async def test_another_programs_lock_before_anything_begins(
+    xnat: TestXnat, uploaded: Commands, tmp_path: Path, number: signal.Signals, words: tuple[str, ...]
+) -> None:
+    """A journal, or a survey, that is locked is not waited for any longer."""
+    plans = words == ("plan",) or "--limit" in words
+    assert (await uploaded("plan", tmp_path / "many", "-P", "demo", "-o", "json")).code == 0
+    if "--repair" in words:
+        for scan in xnat.archived[0].scans.values():
+            for resource in scan.resources.values():
+                resource.files.clear()
+    (path,) = uploaded.home.rglob("*.survey" if plans else "*.journal")
+    source = () if words[0] == "verify" else (tmp_path / "many",)
+    with lock_of(path):
+        async with uploaded.start(words[0], *source, *words[1:], "-P", "demo", "-o", "json") as process:
+            done = await stopped_while_it_waits(process, number)
+    assert (done.code, done.json["exit_code"]) == (128 + number, 128 + number), done.err
+    assert "stopped" in done.err
+    assert xnat.live_logins("demo") == 0
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)], ids=["TERM", "INT twice"])
+async def test_another_programs_lock_in_the_midst_of_a_run(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, number: signal.Signals, times: int
+) -> None:
+    """What was recorded is told; what was not is sent again by the next run, and nothing is lost."""
+    await anyio.to_thread.run_sync(lambda: generated(tmp_path / "many", sessions=3, files=300, size=500, seed=3))
+    commands.login(url)
+    with ExitStack() as stack:
+
+        def lock() -> None:
+            (path,) = commands.home.rglob("*.journal")
+            stack.enter_context(lock_of(path))
+
+        # In a thread, as the test XNAT and the loop are one.
+        xnat.faults.add(Fault("import", Tell(threading.Thread(target=lock).start), nth=20))
+        async with commands.start("upload", tmp_path / "many", "-P", "demo", "-w", "2", "-o", "json") as process:
+            done = await stopped_while_it_waits(process, number, times)
+    assert (done.code, done.json["exit_code"]) == (128 + number, 128 + number), done.err
+    assert done.json["files"]["stored"] + done.json["files"]["left"] > 0
+    assert xnat.live_logins("demo") == 0
+    again = await commands("upload", tmp_path / "many", "-P", "demo", "-o", "json")
+    assert (again.code, again.json["sessions"]["archived"]) == (0, 3), again.err
+    assert len(xnat.sop_uids()) == 300

@@ -5,6 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ from asyncimport.cli.options import (
 )
 from asyncimport.cli.output import consoles, plain, show_error, show_stopped, write_json
 from asyncimport.cli.routes import choice_from, rules_from
-from asyncimport.cli.running import Stopped, in_threads, progress, stopped_by
+from asyncimport.cli.running import LOCK_SECONDS, Stopped, in_threads, progress, stopped_by
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Survey, Waiting
 from asyncimport.manifest import PlanRow, split, write_plan
@@ -53,7 +54,7 @@ from asyncimport.plan import Plan, Planning, Problem, Severity, make_plan, surve
 from asyncimport.progress import Totals, human_bytes
 from asyncimport.routing import AttachRule, Choice, resource_of
 from asyncimport.source import Folder
-from asyncimport.stop import Stop
+from asyncimport.stop import Stop, StoppedError
 
 __all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan"]
 
@@ -170,29 +171,32 @@ async def plan_of(
     """Scan a source with progress, remembering what was found, and make a plan of it; None when it was stopped."""
     digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     path = state_directory(state_dir) / f"scan-{digest}.survey"
-    waiting = Waiting(tell=lambda text: err.print(Text(plain(text))))
-    async with in_threads(partial(Survey, path, waiting)) as found:
-        totals = Totals()
-        with stop.at_once():
-            async with progress(totals, err, quiet=quiet):
-                await survey(source, found, totals.note)
-        if stop.requested:
-            return None
-        looks = await anyio.to_thread.run_sync(found.look, time.time(), quiet_time) if quiet_time else None
-        make = partial(
-            make_plan,
-            found,
-            routes,
-            relative=source.relative,
-            truncated=truncated,
-            merge_patients=merge_patients,
-            suffix=suffix,
-            choice=choice,
-            limit=limit,
-            looks=looks,
-            resource_of=lambda path: resource_of(attach, source.relative(path).replace(os.sep, "/")),
-        )
-        return await anyio.to_thread.run_sync(make)
+    waiting = Waiting(tell=lambda text: err.print(Text(plain(text))), ends=partial(stop.ends_at, LOCK_SECONDS))
+    # While another program has locked it, a stop ends the wait.
+    with suppress(StoppedError):
+        async with in_threads(partial(Survey, path, waiting)) as found:
+            totals = Totals()
+            with stop.at_once():
+                async with progress(totals, err, quiet=quiet):
+                    await survey(source, found, totals.note)
+            if stop.requested:
+                return None
+            looks = await anyio.to_thread.run_sync(found.look, time.time(), quiet_time) if quiet_time else None
+            make = partial(
+                make_plan,
+                found,
+                routes,
+                relative=source.relative,
+                truncated=truncated,
+                merge_patients=merge_patients,
+                suffix=suffix,
+                choice=choice,
+                limit=limit,
+                looks=looks,
+                resource_of=lambda path: resource_of(attach, source.relative(path).replace(os.sep, "/")),
+            )
+            return await anyio.to_thread.run_sync(make)
+    return None
 
 
 def plan_code(found: Plan) -> int:

@@ -19,10 +19,12 @@ from asyncimport.errors import worst
 from asyncimport.progress import Totals
 from asyncimport.stop import Stop
 
-__all__ = ["Stopped", "in_threads", "on_signals", "progress", "stopped_by"]
+__all__ = ["LOCK_SECONDS", "Stopped", "in_threads", "on_signals", "progress", "stopped_by"]
 
 T = TypeVar("T")
 
+# How long another program's lock on a journal is still waited for after a stop: a backup's takes no longer.
+LOCK_SECONDS = 3.0
 _LIVE_SECONDS = 0.2
 _PLAIN_SECONDS = 30.0
 

@@ -20,7 +20,7 @@ from asyncimport.cli.journals import journal_path
 from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
 from asyncimport.cli.plan import plan_of
 from asyncimport.cli.recording import recorded
-from asyncimport.cli.running import Stopped, in_threads, on_signals, progress
+from asyncimport.cli.running import LOCK_SECONDS, Stopped, in_threads, on_signals, progress
 from asyncimport.describing import Wishes, describe_subjects
 from asyncimport.enclosing import enclose
 from asyncimport.errors import (
@@ -45,7 +45,7 @@ from asyncimport.retry import RetryPolicy
 from asyncimport.routing import AttachRule, Choice, Router, Selected, resource_of
 from asyncimport.settings import Options
 from asyncimport.source import Folder
-from asyncimport.stop import Stop, Terminated
+from asyncimport.stop import Stop, StoppedError, Terminated
 from asyncimport.verification import strays_of
 from asyncimport.xnat import Client, Credentials, Resources, Subjects, Timeouts, Xnat, check_project, connect
 
@@ -271,6 +271,9 @@ class Uploads:
         """
         try:
             await self._run(self._task, outcome, is_watch=is_watch)
+        except StoppedError:
+            # While another program had locked the journal: the run has no end there, like one that was killed.
+            pass
         finally:
             outcome.signal = self._stopped.signal
 
@@ -307,7 +310,7 @@ class Uploads:
             rules=rules,
             reroute=task.reroute,
             merge_patients=task.merge_patients,
-            waiting=Waiting(tell=self._tell),
+            waiting=Waiting(tell=self._tell, ends=partial(self.stop.ends_at, LOCK_SECONDS)),
         )
         async with in_threads(opened) as journal:
             outcome.run = str(journal.run)
@@ -335,6 +338,9 @@ class Uploads:
                     await self._send(replace(task, options=options), source, routes, journal, outcome, report)
             except FatalError as error:
                 outcome.error = error
+            except StoppedError:
+                # While another program had locked the journal. What is in it can be read all the same.
+                pass
             ledger = Ledger.of(journal, since=self._first)
             outcome.summary = await anyio.to_thread.run_sync(ledger.summary)
             outcome.signal = self._stopped.signal

@@ -1,7 +1,7 @@
 """`asyncimport verify`: compare the archive with the journal, now or weeks later. Unasked, it changes nothing."""
 
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -30,7 +30,7 @@ from asyncimport.cli.options import (
     User,
 )
 from asyncimport.cli.output import consoles, plain, show_error, stray_json, write_json
-from asyncimport.cli.running import stopped_by
+from asyncimport.cli.running import LOCK_SECONDS, in_threads, stopped_by
 from asyncimport.cli.upload import login_from
 from asyncimport.errors import (
     AsyncimportError,
@@ -41,10 +41,10 @@ from asyncimport.errors import (
     UsageError,
 )
 from asyncimport.events import Enclosed, Event
-from asyncimport.journal import Journal, Ledger
+from asyncimport.journal import Journal, Ledger, Waiting
 from asyncimport.model import AttachmentState, Stray
 from asyncimport.outputs import advice, check_output, replacing
-from asyncimport.stop import Stop
+from asyncimport.stop import Stop, StoppedError
 from asyncimport.verification import (
     Beside,
     Finding,
@@ -160,7 +160,7 @@ def verify(
             remove_strays,
             safe_to_delete,
         )
-        anyio.run(_carry_out, task, about, result)
+        anyio.run(_carry_out, task, about, result, err)
     except AsyncimportError as error:
         if output is Output.JSON:
             message = {"message": str(error), "hint": error.hint}
@@ -177,7 +177,7 @@ def verify(
     raise typer.Exit(result.code)
 
 
-async def _carry_out(task: _Task, about: dict[str, str], result: _Result) -> None:
+async def _carry_out(task: _Task, about: dict[str, str], result: _Result, err: Console) -> None:
     """Log in, look, and do what else is asked for; a stop lets a repair end what it has in flight."""
     with stopped_by(result) as stop:
         async with AsyncExitStack() as stack:
@@ -188,7 +188,12 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result) -> Non
                 client = await stack.enter_async_context(there)
                 await _look(client, task.journal, result)
             if task.repair and not stop.requested:
-                await _repair(client, task.journal, about, result, stop)
+                waiting = Waiting(
+                    tell=lambda text: err.print(Text(plain(text))), ends=partial(stop.ends_at, LOCK_SECONDS)
+                )
+                # While another program has locked the journal, a stop ends the wait.
+                with suppress(StoppedError):
+                    await _repair(client, task.journal, about, result, stop, waiting)
                 with stop.at_once():
                     # What was sent again counts once it is seen in the archive.
                     await _look(client, task.journal, result)
@@ -211,7 +216,9 @@ async def _look(client: Client, path: Path, result: _Result) -> None:
         result.subjects = await look_at_subjects(client, ledger, policy)
 
 
-async def _repair(client: Client, path: Path, about: dict[str, str], result: _Result, stop: Stop) -> None:
+async def _repair(
+    client: Client, path: Path, about: dict[str, str], result: _Result, stop: Stop, waiting: Waiting
+) -> None:
     """Send missing instances again in a run of their own, from the files they were sent from."""
     from asyncimport.enclosing import enclose
     from asyncimport.pipeline import run
@@ -220,7 +227,8 @@ async def _repair(client: Client, path: Path, about: dict[str, str], result: _Re
     from asyncimport.source import Folder
 
     rules = {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")}
-    with Journal(path, destination=about["destination"], rules=rules) as journal:
+    opened = partial(Journal, path, destination=about["destination"], rules=rules, waiting=waiting)
+    async with in_threads(opened) as journal:
         everything = Ledger(journal.connection, path, run=None)
         paths: list[str] = []
         for finding in result.findings:

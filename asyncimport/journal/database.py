@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import TypeVar
@@ -18,6 +19,7 @@ from asyncimport.errors import JournalBusyError, JournalError, UsageError
 from asyncimport.journal.disk import refuse_network_disk
 from asyncimport.model import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS
 from asyncimport.outputs import UntrustedError, check_directory, check_trusted, real_path
+from asyncimport.stop import StoppedError
 
 __all__ = [
     "BUSY_SECONDS",
@@ -81,15 +83,19 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How long another program's lock on the journal is waited for, and who is told, once for each wait."""
+    """How long another program's lock on the journal is waited for, and who is told, once for each wait.
+
+    `ends` is when the wait is given up because a stop was asked for, by the monotonic clock: never, unless one was.
+    """
 
     seconds: float = 600.0
     tell: Callable[[str], None] = lambda _: None
+    ends: Callable[[], float] = lambda: inf
 
     def until_free(self, path: Path, call: Callable[[], T]) -> T:
         """Do something with the journal, again and again while another program holds a lock on it.
 
-        Raises: sqlite3.OperationalError when it is not free in time.
+        Raises: sqlite3.OperationalError when it is not free in time, StoppedError when the wait is given up.
         """
         until = monotonic() + self.seconds
         is_told = False
@@ -99,6 +105,8 @@ class Waiting:
             except sqlite3.OperationalError as error:
                 if not is_busy(error) or monotonic() > until:
                     raise
+                if monotonic() > self.ends():
+                    raise StoppedError from None
             if not is_told:
                 is_told = True
                 self.tell(f"another program (a backup, say) holds a lock on the journal {path}: waiting for it")
