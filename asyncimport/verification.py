@@ -1,7 +1,7 @@
 """Compare the archive with the journal, session by session, at any time after the upload."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ import anyio.to_thread
 from asyncimport.demographics import Demographics
 from asyncimport.disks import Devices
 from asyncimport.errors import RefusedError, SessionChangedError, TransientError, UnavailableError, worst
-from asyncimport.journal import Ledger, SentFile
+from asyncimport.journal import Ledger, SentFile, replaced_since
 from asyncimport.model import Algorithm, Attachment, Digest, Enclosure, File, Session, SessionReport, Stray
 from asyncimport.replies import ListedFile
 from asyncimport.retry import RetryPolicy
@@ -52,7 +52,7 @@ class Finding:
 
     `files` instances were stored of it. `verified` is "uids", "present" or "count" (as of `Archived`), or None where
     something is wrong: then `problem` says what. Of `missing` (SOPInstanceUIDs) nothing explains where they are, unless
-    `expected` does.
+    `expected` does. Those `replaced` have other bytes in the archive than when they were verified.
     """
 
     session: Session
@@ -61,6 +61,12 @@ class Finding:
     problem: str | None = None
     missing: frozenset[str] = frozenset()
     expected: str | None = None
+    replaced: frozenset[str] = frozenset()
+
+    @property
+    def reason(self) -> str | None:
+        """What is wrong, or why the word for it is not a stronger one."""
+        return self.problem or (replaced_since(len(self.replaced)) if self.replaced else None)
 
 
 async def look(
@@ -86,7 +92,8 @@ async def look(
         for place, session in turns:
             async with reading:
                 uids, doubtful = await anyio.to_thread.run_sync(ledger.acknowledged, session.session)
-            found[place] = await _finding(client, session, uids, doubtful, policy, rules)
+                digests = await anyio.to_thread.run_sync(ledger.archived_digests, session.session)
+            found[place] = await _finding(client, session, uids, doubtful, digests, policy, rules)
             report(found[place])
 
     try:
@@ -103,6 +110,7 @@ async def _finding(
     report: SessionReport,
     uids: frozenset[str],
     doubtful: frozenset[str],
+    digests: Mapping[str, str],
     policy: RetryPolicy,
     rules: SiteRules,
 ) -> Finding:
@@ -129,18 +137,19 @@ async def _finding(
         return Finding(session, files, None, str(error))
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
+    replaced = uids & {uid for uid, digest in digests.items() if found.held.get(uid, digest) != digest}
     if found.short and not found.missing:
         return Finding(session, files, None, f"{found.short} instances are missing, {NOBODY_KNOWS_WHICH}")
     if not found.missing:
         # A session can be held for files that never arrived, while all that arrived is there.
         problem = report.reason if report.state == "held" else None
-        verified = "present" if report.presumed and found.verified == "uids" else found.verified
-        return Finding(session, files, verified if problem is None else None, problem)
+        verified = "present" if (report.presumed or replaced) and found.verified == "uids" else found.verified
+        return Finding(session, files, verified if problem is None else None, problem, replaced=replaced)
     problem = f"{len(found.missing)} of {files} instances are missing"
     if dropping and (report.verified is None or found.missing <= doubtful):
         problem += f"; {dropping} rejects files, so that may be as it should be"
-        return Finding(session, files, None, problem, found.missing, dropping)
-    return Finding(session, files, None, problem, found.missing)
+        return Finding(session, files, None, problem, found.missing, dropping, replaced)
+    return Finding(session, files, None, problem, found.missing, replaced=replaced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,8 +301,9 @@ def verified_sources(ledger: Ledger, findings: Iterable[Finding]) -> Iterator[tu
     for finding in findings:
         if finding.verified in {"uids", "present"} or finding.missing:
             there = [one for one in ledger.sources(finding.session) if one.sop_uid not in finding.missing]
-            yield from _judged((one.file, one.digest) for one in there if not one.presumed)
-            yield from ((one.file, False) for one in there if one.presumed)
+            other = finding.replaced
+            yield from _judged((one.file, one.digest) for one in there if not (one.presumed or one.sop_uid in other))
+            yield from ((one.file, False) for one in there if one.presumed or one.sop_uid in other)
 
 
 def _judged(files: Iterable[tuple[File, Digest | None]]) -> Iterator[tuple[File, bool]]:

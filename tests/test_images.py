@@ -650,7 +650,7 @@ async def test_all_dicom_of_all_scans_is_looked_at() -> None:
 
     async with listening(answer) as url, logged_in(url) as client:
         held = await held_uids(client, Experiment("XNAT_E1", "E", "1.2.3"), AT_ONCE)
-    assert held == {"1.2", "1.3"}
+    assert held == {"1.2": "", "1.3": ""}
     assert asked == [
         "/data/experiments/XNAT_E1/resources?all=true&format=json",
         "/data/experiments/XNAT_E1/scans/1/resources/DICOM?format=xml",

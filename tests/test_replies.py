@@ -506,10 +506,10 @@ VALUES = [
             "</cat:entries></cat:DCMCatalog>",
             XML,
         ),
-        frozenset({"1.2.1", "1.2.2"}),
+        {"1.2.1": "0", "1.2.2": ""},
     ),
-    ("catalog", reply(200, '<Catalog><entries><entry UID="1.2.1"/></entries></Catalog>', XML), frozenset({"1.2.1"})),
-    ("catalog", reply(200, "<cat:Catalog xmlns:cat='x'/>", XML), frozenset()),
+    ("catalog", reply(200, '<Catalog><entries><entry UID="1.2.1"/></entries></Catalog>', XML), {"1.2.1": ""}),
+    ("catalog", reply(200, "<cat:Catalog xmlns:cat='x'/>", XML), {}),
 ]
 
 

@@ -384,7 +384,8 @@ def _json(host: str, result: _Result) -> dict[str, object]:
                 "files": one.files,
                 "missing": len(one.missing),
                 "verified": one.verified,
-                "reason": one.problem,
+                "replaced": len(one.replaced),
+                "reason": one.reason,
             }
             for one in result.findings
         ],
@@ -400,9 +401,9 @@ def _show(out: Console, result: _Result) -> None:
     come_to = "" if result.signal is None else " come to"
     out.print(Text(f"{complete:,} of {total:,} sessions{come_to} hold every instance that was stored", style="bold"))
     for one in result.findings:
-        if one.problem is not None:
+        if one.reason is not None:
             session = one.session
-            out.print(Text(f"  {session.project} / {session.subject} / {session.label}: {plain(one.problem)}"))
+            out.print(Text(f"  {session.project} / {session.subject} / {session.label}: {plain(one.reason)}"))
     if result.besides:
         attachments = sum(len(one.enclosure.attachments) for one in result.besides)
         sound = attachments - sum(len(one.missing) + len(one.altered) for one in result.besides)

@@ -13,7 +13,7 @@ from asyncimport.journal.database import Waiting
 from asyncimport.journal.holdings import Adopted
 from asyncimport.journal.intake import Admission, Gone, Twin
 from asyncimport.journal.ledger import Arrived, Ledger, SentFile
-from asyncimport.journal.queue import Journal
+from asyncimport.journal.queue import Journal, replaced_since
 from asyncimport.journal.subjects import DueSubject
 from asyncimport.journal.survey import Header, Looks, Odd, Survey, Surveyed
 
@@ -33,4 +33,5 @@ __all__ = [
     "Surveyed",
     "Twin",
     "Waiting",
+    "replaced_since",
 ]

@@ -1,11 +1,13 @@
 """What the journal writes down of a file, and when it takes a file for the one that it knows."""
 
+import json
 import os
+import sqlite3
 from collections.abc import Sequence
 
 from asyncimport.model import Algorithm, Digest, File
 
-__all__ = ["Facts", "digest_of", "facts_of", "file_of", "is_same", "unproven"]
+__all__ = ["Facts", "digest_of", "digests_of", "facts_of", "file_of", "is_same", "unproven"]
 
 # Size, mtime_ns, inode and ctime_ns, as they stand in columns.
 Facts = tuple[int, str, int | None, int | None]
@@ -48,3 +50,13 @@ def digest_of(sha256: bytes | None, xxh3: bytes | None) -> Digest | None:
     if sha256 is not None:
         return Digest(Algorithm.SHA256, sha256)
     return None if xxh3 is None else Digest(Algorithm.XXH3, xxh3)
+
+
+def digests_of(connection: sqlite3.Connection, session: int) -> dict[str, str]:
+    """Return what XNAT told of the files of a session when it was verified last, by SOPInstanceUID (see schema.sql)."""
+    row = connection.execute(
+        "SELECT digests FROM delivery WHERE session = ? AND digests IS NOT NULL ORDER BY number DESC LIMIT 1",
+        (session,),
+    ).fetchone()
+    found: dict[str, str] = {} if row is None else json.loads(row[0])
+    return {uid: digest for uid, digest in found.items() if digest}

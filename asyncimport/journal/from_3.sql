@@ -28,6 +28,7 @@ UPDATE delivery SET state = 'OPEN' WHERE state = 'HELD' AND archive_uri IS NULL 
 
 ALTER TABLE instance ADD COLUMN presumed INTEGER;
 ALTER TABLE delivery ADD COLUMN expected INTEGER;
+ALTER TABLE delivery ADD COLUMN digests TEXT;
 
 CREATE TRIGGER delivery_moves BEFORE UPDATE OF state ON delivery
 WHEN old.state <> new.state

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from asyncimport.errors import UsageError
 from asyncimport.journal.database import NOTHING_YET, connect_read_only, is_locked, translated
-from asyncimport.journal.facts import digest_of, file_of
+from asyncimport.journal.facts import digest_of, digests_of, file_of
 from asyncimport.journal.filed import (
     AttachmentRow,
     attachment_counts,
@@ -299,6 +299,22 @@ class Ledger:
             for uid, is_doubtful in rows:
                 uids[is_doubtful].append(uid)
         return frozenset(uids[0]), frozenset(uids[1])
+
+    def archived_digests(self, session: Session) -> dict[str, str]:
+        """Return what XNAT told of the files of a session when it was verified last, by SOPInstanceUID.
+
+        Only of instances that are thought to be what was sent, and where the site keeps digests (MD5, hexadecimal).
+        """
+        with translated(self._path):
+            row = self._db.execute(
+                "SELECT key FROM session WHERE project = ? AND study_uid = ?", (session.project, session.study_uid)
+            ).fetchone()
+            digests = {} if row is None else digests_of(self._db, row[0])
+            if digests:
+                query = "SELECT sop_uid FROM instance WHERE session = ? AND (state <> 'STORED' OR presumed IS NOT NULL)"
+                for (uid,) in self._db.execute(query, row):
+                    digests.pop(uid, None)
+        return digests
 
     def arrived(self) -> Iterator[Arrived]:
         """Yield all files that XNAT has acknowledged, in the order they were found."""

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from asyncimport.journal.facts import facts_of, file_of
+from asyncimport.journal.facts import digests_of, facts_of, file_of
 from asyncimport.journal.intake import DISPUTED
 from asyncimport.journal.subjects import Subjects
 from asyncimport.model import (
@@ -31,13 +31,19 @@ from asyncimport.model import (
     Withheld,
 )
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "replaced_since"]
 
 _SETTLE = "UPDATE instance SET run = column2, attempts = column3, settled_at = column4,"
 
 
 _SEND_AGAIN = "`asyncimport verify --repair` sends them again"
 _TOUCH = "touch the files that were rewritten, and send them with `--resend-changed --retry held`"
+
+
+def replaced_since(files: int) -> str:
+    """Say that instances of the archive are not what they were when they were verified."""
+    what = "1 instance was" if files == 1 else f"{files} instances were"
+    return f"{what} replaced in the archive since the session was verified"
 
 
 def _lost(verdict: Incomplete, *, lacks: str = "lacks") -> str:
@@ -292,7 +298,11 @@ class Journal(Subjects):
                     "UPDATE instance SET presumed = 1 WHERE session = ? AND sop_uid = ? AND state <> 'STORED'",
                     [(session, uid) for uid in verdict.unacknowledged],
                 )
-                self._end(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified)
+                replaced = self._note_digests(session, verdict)
+                if replaced and verdict.verified == "uids":
+                    verdict = replace(verdict, verified="present")
+                reason = replaced_since(replaced) if replaced else ""
+                self._end(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified, reason=reason)
             elif isinstance(verdict, Built):
                 self._end(delivery, "BUILT")
             elif isinstance(verdict, Held) and was == "OPEN":
@@ -318,6 +328,25 @@ class Journal(Subjects):
                 self._go_on(session)
             self._wait_again(session)
         return verdict
+
+    def _note_digests(self, session: int, verdict: Archived) -> int:
+        """Keep what XNAT tells of the files of instances; how many of earlier deliveries are not what they were.
+
+        These have been replaced, and are presumed from now on.
+        """
+        if not verdict.digests:
+            return 0
+        delivery, told = verdict.delivery.key, verdict.digests
+        before = digests_of(self._db, session)
+        other = [uid for uid, digest in before.items() if told.get(uid, digest) != digest]
+        replaced = self._db.executemany(
+            "UPDATE instance SET presumed = 1 WHERE session = ? AND sop_uid = ? AND state = 'STORED' AND delivery <> ?",
+            [(session, uid, delivery) for uid in other],
+        ).rowcount
+        # As one text: a row for each instance would cost a hundredth of its upload.
+        self._db.execute("UPDATE delivery SET digests = NULL WHERE session = ?", (session,))
+        self._db.execute("UPDATE delivery SET digests = ? WHERE key = ?", (json.dumps(dict(told)), delivery))
+        return max(replaced, 0)
 
     def repair(self, session: Session, missing: Iterable[str]) -> int:
         """Let instances that the archive was seen to lack wait to be sent again; how many of them do.

@@ -44,7 +44,9 @@ CREATE INDEX patient_id ON patient (project, id, issuer, name, birth_date, subje
 -- send into it was last known to have broken off (it may yet take effect), `closed_at` when it came to its end. `merges`:
 -- the archive held the session before. `partial`: sealed though it lacks files. `expected`: how many instances the
 -- archive must hold when all has arrived, where a script gives them new UIDs, so that only their number can be compared.
--- The `reason` of an OPEN or SEALED one is why the last run did not go on with it.
+-- The `reason` of an OPEN or SEALED one is why the last run did not go on with it. `digests` of the last one that was
+-- verified is a JSON object of what XNAT told then of its files (whose bytes differ from those sent), by SOPInstanceUID,
+-- "" where it keeps none: another digest means that somebody has replaced the instance since.
 CREATE TABLE delivery (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -59,6 +61,7 @@ CREATE TABLE delivery (
     merges INTEGER,
     partial INTEGER,
     expected INTEGER,
+    digests TEXT,
     UNIQUE (session, number)
 );
 CREATE INDEX delivery_live ON delivery (state) WHERE state IN ('OPEN', 'SEALED');

@@ -1,6 +1,7 @@
 """What is handed out and what becomes of it: deliveries, claims, outcomes, verdicts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from asyncimport.model.files import Instance, Session
 from asyncimport.model.states import Refusal
@@ -163,7 +164,8 @@ class Archived:
     what the delivery sent again has taken the place of what was there. `holds` is how many instances it holds then,
     where only numbers can be compared. Where somebody else has archived it, `unacknowledged` instances are in it too,
     perhaps in part. `unproven`: nothing shows that it was archived from the row of the delivery, so all that went there
-    is presumed.
+    is presumed. `digests` are what XNAT tells of the file of each instance that it holds, by SOPInstanceUID, "" where
+    none: those that are not what they were when an earlier delivery was verified have been replaced.
     """
 
     delivery: Delivery
@@ -173,6 +175,7 @@ class Archived:
     holds: int | None = None
     unacknowledged: frozenset[str] = frozenset()
     unproven: bool = False
+    digests: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

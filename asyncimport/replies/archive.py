@@ -153,8 +153,11 @@ def scan_resources(reply: Reply) -> list[ScanResource]:
     ]
 
 
-def catalog(reply: Reply) -> frozenset[str]:
-    """Return the SOPInstanceUIDs of a resource's catalog (CatalogResource): the UID of each entry."""
+def catalog(reply: Reply) -> dict[str, str]:
+    """Return the SOPInstanceUIDs of a resource's catalog (CatalogResource), and the digest of each entry.
+
+    That is the MD5 of the file as XNAT keeps it, in hexadecimal, "" on sites that keep none.
+    """
     check(reply)
     if reply.status == 404:
         raise SessionChangedError("a catalog of the session is not there any more (404)")
@@ -164,6 +167,8 @@ def catalog(reply: Reply) -> frozenset[str]:
         root = defusedxml.ElementTree.fromstring(reply.text)
     except (ParseError, DefusedXmlException):
         raise TransientError("XNAT's catalog is not XML") from None
-    return frozenset(
-        uid for element in root.iter() if element.tag.rpartition("}")[2] == "entry" and (uid := element.get("UID"))
-    )
+    return {
+        uid: element.get("digest", "")
+        for element in root.iter()
+        if element.tag.rpartition("}")[2] == "entry" and (uid := element.get("UID"))
+    }

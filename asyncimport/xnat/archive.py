@@ -1,7 +1,7 @@
 """What the archive holds: find a session, and compare its instances with what XNAT acknowledged."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import quote
@@ -61,12 +61,13 @@ class Found:
 class Comparison:
     """What came of comparing: `verified` is "uids", "count" where a script gives instances new UIDs, else None.
 
-    `missing` instances (SOPInstanceUIDs) were sent and are not in the session; `held` is what is in it. `short` is how
+    `missing` instances (SOPInstanceUIDs) were sent and are not in the session; `held` is what is in it, and what digest
+    XNAT tells of each ("" where none). `short` is how
     many it lacks by their number; nobody can tell which if none are `missing`.
     """
 
     verified: str | None
-    held: frozenset[str]
+    held: Mapping[str, str]
     missing: frozenset[str] = frozenset()
     short: int = 0
 
@@ -176,7 +177,7 @@ async def compare(
     Raises: TransientError, SessionChangedError, RefusedError when the archive cannot be read.
     """
     held = await held_of_session(client, session, experiments, sent, policy)
-    missing = sent - held
+    missing = sent - held.keys()
     if not missing:
         return Comparison("uids", held)
     uncounted = expected is None and len(missing) < len(sent)
@@ -195,20 +196,22 @@ async def held_of_session(
     experiments: Sequence[Experiment],
     wanted: frozenset[str],
     policy: RetryPolicy,
-) -> frozenset[str]:
+) -> dict[str, str]:
     """Return the SOPInstanceUIDs in sessions of the archive, and in parts of ours if these lack something `wanted`.
+
+    With each comes the digest that XNAT tells of it.
 
     Raises: TransientError, RefusedError when the archive cannot be read.
     """
-    held: set[str] = set()
+    held: dict[str, str] = {}
     for experiment in experiments:
         held |= await held_uids(client, experiment, policy)
-    if wanted - held:
+    if wanted - held.keys():
         known = {experiment.accession for experiment in experiments}
         for part in parts_among(await sessions_of_study(client, session.project, session.study_uid, policy), session):
             if part.accession not in known:
                 held |= await held_uids(client, part, policy)
-    return frozenset(held)
+    return held
 
 
 async def sessions_of_study(client: Client, project: str, study_uid: str, policy: RetryPolicy) -> list[Experiment]:
@@ -275,21 +278,23 @@ async def _labelled(
     return await client.ask("GET", path, partial(replies.labelled, is_proof=is_proof), policy)
 
 
-async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy) -> frozenset[str]:
-    """Return the SOPInstanceUIDs in the catalogs of all scans' DICOM resources.
+async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy) -> dict[str, str]:
+    """Return the SOPInstanceUIDs in the catalogs of all scans' DICOM resources, and the digest of each.
 
-    Stored bytes differ from those sent (XNAT anonymises on receipt by default), so sizes and digests prove nothing.
+    Stored bytes differ from those sent (XNAT anonymises on receipt by default), so sizes and digests prove nothing
+    of what was sent; a digest that differs from what it was before tells that the file is another.
     Afterwards the session itself is looked at: nothing counts that was read of another.
     Raises: TransientError, SessionChangedError, RefusedError when the archive cannot be read.
     """
     base = f"/data/experiments/{experiment.accession}"
     resources = await client.ask("GET", f"{base}/resources?all=true&format=json", replies.scan_resources, policy)
-    uids: set[str] = set()
-    for resource in resources:
+    uids: dict[str, str] = {}
+    # Of an instance that is there twice the same one counts each time.
+    for resource in sorted(resources, key=lambda one: (one.scan, one.label)):
         label = quote(resource.label, safe="")
         path = f"{scan_path(experiment.accession, resource.scan)}/resources/{label}?format=xml"
         uids |= await client.ask("GET", path, replies.catalog, policy)
     now = await client.ask("GET", f"{base}?format=json", replies.item, policy)
     if not now.is_still(experiment, {resource.scan for resource in resources}):
         raise SessionChangedError("the session was changed in XNAT while it was looked at")
-    return frozenset(uids)
+    return uids

@@ -225,7 +225,7 @@ class Xnat:
                 "the archive has this session already, and a script gives instances new UIDs, so nobody can tell which "
                 "of them; `--overwrite append --retry held` sends all, in the place of what is there"
             )
-        return Existing(_address(session, there.experiments[0]), held)
+        return Existing(_address(session, there.experiments[0]), frozenset(held))
 
     async def occupants(self, session: Session) -> Sequence[Occupant]:
         """Tell whom the archived sessions of the subject of a session name: one listing of a project serves for all.
@@ -435,7 +435,7 @@ class Xnat:
         if found is None:
             # It is archived; that it could not be looked into is told apart, and the next run looks again.
             return Archived(delivery, uri, None, unproven=not own)
-        if leftover := sealed.refused & found.held:
+        if leftover := sealed.refused & found.held.keys():
             # A write that fails (a full disk, say) can leave a part of the file where the whole should be.
             return Held(
                 delivery,
@@ -455,21 +455,23 @@ class Xnat:
             is_sure = own and sealed.presumed <= (sealed.resent if proven else frozenset())
             if found.verified == "uids":
                 # An attempt that broke off may have left a part of a file there.
-                others = found.held - sealed.sop_uids if sealed.is_open else frozenset()
+                others = frozenset(found.held.keys() - sealed.sop_uids) if sealed.is_open else frozenset()
                 verified = "uids" if is_sure else "present"
-                return Archived(delivery, uri, verified, proven, unacknowledged=others, unproven=not own)
+                return Archived(
+                    delivery, uri, verified, proven, unacknowledged=others, unproven=not own, digests=found.held
+                )
             verified = "count" if is_sure else "present"
             return Archived(delivery, uri, verified, proven, len(found.held), unproven=not own)
         dropping = (await self._rules.of(session.project)).on_archive if not resent else None
         doubtful = found.missing if dropping else frozenset()
         return Incomplete(delivery, uri, found.missing, dropping or None, resent, doubtful=doubtful, unproven=not own)
 
-    async def _have_taken_places(self, sealed: Sealed, held: frozenset[str], row_files: int | None) -> bool:
+    async def _have_taken_places(self, sealed: Sealed, held: Mapping[str, str], row_files: int | None) -> bool:
         """Whether fewer instances than were added up may be all of them: some have taken the place of others.
 
         All have new UIDs then, their row had all files, and nothing drops any in the archive.
         """
-        if self._overwrite == "none" or row_files != sealed.files or held & sealed.sop_uids:
+        if self._overwrite == "none" or row_files != sealed.files or held.keys() & sealed.sop_uids:
             return False
         return (await self._rules.of(sealed.delivery.session.project)).on_archive == ""
 

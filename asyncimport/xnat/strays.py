@@ -84,7 +84,7 @@ async def remove_stray(client: Client, stray: Stray, policy: RetryPolicy) -> Non
         raise RefusedError(f"XNAT handed out {len(found)} of its {before.files} files")
     uids = frozenset(found)
     held = await held_of_session(client, stray.session, there.experiments, uids, policy)
-    if lacking := uids - held:
+    if lacking := uids - held.keys():
         raise RefusedError(f"{len(lacking)} of its {len(uids)} instances are not in the archive")
     if await _state(client, stray, policy) != before:
         raise RefusedError("it has changed while it was looked at: a file has come into it, it may be")

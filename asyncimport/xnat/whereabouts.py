@@ -27,7 +27,7 @@ async def why_not_here(client: Client, delivery: Delivery, sent: frozenset[str],
                 "and run the same command with `--retry held`"
             )
     for other in await sessions_of_study(client, session.project, session.study_uid, policy):
-        if sent & await held_uids(client, other, policy):
+        if sent & (await held_uids(client, other, policy)).keys():
             return (
                 f"it is gone from the prearchive, and the archive has its files as session {other.label}; "
                 f"`asyncimport forget {session.label} --force` lets it begin anew"
