@@ -1588,11 +1588,7 @@ LINE = (
         "journal/database.py",
         "if monotonic() > self.ends():",
         "if False:",
-        (
-            "test_stops.py::test_another_programs_lock_before_anything_begins",
-            "test_stops.py::test_another_programs_lock_in_the_midst_of_a_run",
-        ),
-        hang=True,
+        ("test_journal_file.py::test_a_stop_ends_the_wait_for_a_lock",),
     ),
     Mutant(
         "shifted-is-not-dicom",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from asyncimport.errors import JournalBusyError, JournalError, UsageError
 from asyncimport.journal import Journal, Ledger, Survey
 from asyncimport.journal.database import Waiting, connect_read_only
 from asyncimport.model import Enclosure, File, FileKind, Ignored, Instance, Place, Resource, SubjectReport
+from asyncimport.stop import StoppedError
 
 HERE = Path(__file__).parent
 
@@ -285,6 +287,20 @@ def test_a_lock_that_is_held_for_ever(filled: Path) -> None:
         assert "move" not in error.value.hint
     with pytest.raises(JournalError, match="another program"), held(filled):
         opened(filled, waiting=Waiting(seconds=0))
+    with opened(filled) as journal:
+        assert journal.admit([instance("new")]).files == 1
+
+
+def test_a_stop_ends_the_wait_for_a_lock(filled: Path) -> None:
+    """When it is opened, and in the midst of it; the lock that runs have is given back, and nothing is lost."""
+    ends = [inf]
+    waiting = Waiting(seconds=3, ends=lambda: ends[0])
+    with opened(filled, waiting=waiting) as journal, held(filled):
+        ends[0] = 0.0
+        with pytest.raises(StoppedError):
+            journal.admit([instance("new")])
+    with pytest.raises(StoppedError), held(filled):
+        opened(filled, waiting=waiting)
     with opened(filled) as journal:
         assert journal.admit([instance("new")]).files == 1
 
