@@ -211,6 +211,29 @@ async def test_what_cannot_be_attached_is_told(
     assert {"z.txt", "in/b.pdf", "a_b.txt"} <= set(names(session))
 
 
+async def test_links_are_told(ready: Commands, session: ArchivedSession, folder: Path, tmp_path: Path) -> None:
+    """What leads out of a directory is not attached, unless it is named itself; what leads into it is met there."""
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (outside / "c.pdf").write_bytes(b"outside")
+    (outside / "deep" / "d.pdf").write_bytes(b"deeper")
+    (folder / "c.pdf").symlink_to(outside / "c.pdf")
+    (folder / "in" / "more").symlink_to(outside)
+    (folder / "again").symlink_to(folder / "in")
+    (folder / "same.pdf").symlink_to("a.pdf")
+    ended = await attach(ready, folder, *TO_E)
+    assert (ended.code, names(session)) == (8, ["Gro_e_1.csv", "a.pdf", "in/b.pdf", "same.pdf"])
+    hint = "name it itself, or leave it out"
+    assert {(one["problem"], one["hint"], one["warning"]) for one in ended.json["flaws"]} == {
+        (f"{folder / 'c.pdf'} is a link to a file outside {folder}", hint, False),
+        (f"{folder / 'in' / 'more'} is a link to a directory outside {folder}", hint, False),
+        (f"{folder / 'again'} is a link to a directory that is met in its place", None, True),
+    }
+    for named, name in ((folder / "c.pdf", "c.pdf"), (folder / "in" / "more", "deep/d.pdf")):
+        assert (await attach(ready, named, *TO_E)).code == 0
+        assert name in names(session)
+
+
 USAGE: dict[str, tuple[list[str], str]] = {
     "nothing": ([*TO_E], "give files, or a table"),
     "both": (["{a}", "--table", "{a}", *TO_E], "give files, or a table"),

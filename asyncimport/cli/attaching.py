@@ -15,7 +15,7 @@ With `-o json` one object stands on standard output, also after failures:
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -129,10 +129,11 @@ def gathered(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[Enclosure]:
     found: dict[tuple[Place, str], tuple[list[str], dict[str, Attachment]]] = {}
     key = 0
     for row in rows:
-        for file, path in _files(row):
-            if file is None:
-                flaws.append(Flaw(row.line, "path", f"{plain(path)} is no file, or cannot be read", "check the path"))
+        for one in _files(row):
+            if isinstance(one, Flaw):
+                flaws.append(one)
                 continue
+            file, path = one
             name = name_in_resource(row.name or path.replace(os.sep, "/"))
             tags, names = found.setdefault((row.place, row.resource), ([], {}))
             tags += [row.tags] if row.tags and row.tags not in tags else []
@@ -153,18 +154,23 @@ def gathered(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[Enclosure]:
     ]
 
 
-def _files(row: AttachRow) -> Iterator[tuple[File | None, str]]:
-    """Yield the files of a row, a directory's all below it, each with its name relative to that.
+def _files(row: AttachRow) -> Iterator[tuple[File, str] | Flaw]:
+    """Yield the files of a row, a directory's all below it, each with its name relative to that, and what is none.
 
-    What is no file, or cannot be read, is None, with its path.
+    Links below a directory are followed to files in it only: whoever may write there could name any file.
     """
     unread: list[str] = []
     paths = [row.path]
     # As elsewhere: pathlib would change what was given.
-    if os.path.isdir(row.path):  # noqa: PTH112
+    is_directory = os.path.isdir(row.path)  # noqa: PTH112
+    if is_directory:
         walk = os.walk(row.path, onerror=lambda error: unread.append(error.filename))
-        paths = sorted(os.path.join(directory, name) for directory, _, names in walk for name in names)  # noqa: PTH118
+        names = ((directory, name) for directory, below, files in walk for name in (*files, *_links(directory, below)))
+        paths = sorted(os.path.join(directory, name) for directory, name in names)  # noqa: PTH118
     for path in paths:
+        if is_directory and (flaw := _link(row, path)) is not None:
+            yield flaw
+            continue
         try:
             found = os.stat(path)  # noqa: PTH116
             if not stat.S_ISREG(found.st_mode):
@@ -175,7 +181,27 @@ def _files(row: AttachRow) -> Iterator[tuple[File | None, str]]:
         name = os.path.relpath(path, row.path) if path != row.path else os.path.basename(path)  # noqa: PTH119
         yield File(os.path.abspath(path), found.st_size, found.st_mtime_ns), name  # noqa: PTH100
     for path in unread or ([] if paths else [row.path]):
-        yield None, path
+        yield Flaw(row.line, "path", f"{plain(path)} is no file, or cannot be read", "check the path")
+
+
+def _links(directory: str, below: Iterable[str]) -> Iterator[str]:
+    """Yield the links among the directories in a directory, which os.walk does not follow."""
+    return (name for name in below if os.path.islink(os.path.join(directory, name)))  # noqa: PTH114, PTH118
+
+
+def _link(row: AttachRow, path: str) -> Flaw | None:
+    """Say why a link in a directory is not followed; None when it is, or leads nowhere, or is none."""
+    if not os.path.islink(path) or not os.path.exists(path):  # noqa: PTH110, PTH114
+        return None
+    real, home = os.path.realpath(path), os.path.realpath(row.path)
+    what = "directory" if os.path.isdir(path) else "file"  # noqa: PTH112
+    if not real.startswith(os.path.join(home, "")) and real != home:  # noqa: PTH118
+        text = f"{plain(path)} is a link to a {what} outside {plain(row.path)}"
+        return Flaw(row.line, "path", text, "name it itself, or leave it out")
+    if what == "directory":
+        text = f"{plain(path)} is a link to a directory that is met in its place"
+        return Flaw(row.line, "path", text, is_warning=True)
+    return None
 
 
 async def carry_out(task: AttachTask, result: AttachResult, err: Console | None) -> None:
