@@ -249,7 +249,9 @@ class _Line:
             if truncated and isinstance(error, UnplannedError):
                 # A plan has no place for a study of which nothing is sound, and nobody has said to leave that out.
                 return Ignored(file, FileKind.UNREADABLE, truncated, damaged=True)
-            return Ignored(file, FileKind.EXCLUDED, f"study {identity.study_uid}: {error}")
+            reason = f"study {identity.study_uid}: {error}"
+            sop_uid = identity.sop_uid if error.session else None
+            return Ignored(file, FileKind.EXCLUDED, reason, session=error.session, sop_uid=sop_uid)
         except UnroutableError as error:
             if truncated:
                 return Ignored(file, FileKind.UNREADABLE, truncated, damaged=True)

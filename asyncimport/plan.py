@@ -9,15 +9,16 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Protocol
 
 import anyio
 import anyio.to_thread
 
 from asyncimport.binding import FoundStudy, Header, differences, nearest
+from asyncimport.errors import AsyncimportError
 from asyncimport.events import Event, Scanned
 from asyncimport.journal import Looks, Survey, Surveyed
 from asyncimport.manifest import Key, KeyKind, PlanRow
@@ -27,6 +28,7 @@ from asyncimport.routing import (
     Choice,
     DisputedError,
     LeftOutError,
+    PartlyPlannedError,
     Study,
     UnplannedError,
     UnroutableError,
@@ -42,12 +44,14 @@ from asyncimport.source import Folder
 
 __all__ = [
     "EVERYTHING",
+    "Drafts",
     "Known",
     "Plan",
     "PlannedRoutes",
     "Planning",
     "Problem",
     "Severity",
+    "draft_plan",
     "make_plan",
     "survey",
     "with_archive",
@@ -55,6 +59,7 @@ __all__ = [
 
 
 EVERYTHING = Choice()
+_NO_NAMES: Mapping[str, str | AsyncimportError] = MappingProxyType({})
 
 _ONE_PERSON = "look at the patients; if they are one, --merge-patients"
 _OTHER_STUDY = "make the plan anew; if the study is meant all the same, correct or empty that cell of the line"
@@ -112,7 +117,8 @@ class Plan:
     """A row for each study, in the order of their dates, and all problems.
 
     `not_dicom` counts other files by suffix, `attachments` those of them that are to go beside the images by resource,
-    `series` tells SeriesDescription and files of each series, by study, and `patients` whom its headers name.
+    `series` tells SeriesDescription and files of each series, by study, `patients` whom its headers name, `left` why
+    nobody asked for it.
     """
 
     rows: tuple[PlanRow, ...]
@@ -121,6 +127,7 @@ class Plan:
     series: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict, repr=False)
     attachments: tuple[tuple[str, int], ...] = ()
     patients: Mapping[str, AbstractSet[Patient]] = field(default_factory=dict, repr=False)
+    left: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def errors(self) -> int:
@@ -151,27 +158,45 @@ async def survey(source: Folder, found: Survey, report: Callable[[Event], None] 
         report(Scanned(len(batch), sum(file.size for file in files)))
 
 
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """The studies of a survey, each routed for itself by these rules, in the order of their dates.
+
+    `problems` are what is wrong with them, `left` is why nobody asked for a study.
+    """
+
+    routes: Planning
+    drafts: Sequence["_Draft"]
+    problems: Sequence[Problem]
+    left: Mapping[str, str]
+
+    @property
+    def projects(self) -> list[str]:
+        """Return the projects that something would go to, by the names that the rules have for them."""
+        return sorted({draft.session.project for draft in self.drafts if draft.session is not None})
+
+
 def make_plan(
     found: Survey,
-    routes: Planning,
+    drafted: Drafts,
     *,
-    relative: Relative = lambda path: path,
+    projects: Mapping[str, str | AsyncimportError] = _NO_NAMES,
     truncated: bool = False,
     merge_patients: bool = False,
     suffix: bool = False,
-    choice: Choice = EVERYTHING,
     limit: int | None = None,
     looks: Looks | None = None,
     resource_of: Callable[[str], str | None] = lambda _: None,
 ) -> Plan:
-    """Route every study that the choice asks for, the first `limit` at most by their places, and compare them all.
+    """Compare all studies with each other, and keep the first `limit` of them at most by their places.
 
+    `projects` are the IDs of projects, or why one is closed, by the names that the rules have for them.
     With `looks`, studies are left out that may still be being written.
     With `suffix`, studies whose label another one has already get `_2`, `_3` and so on behind it, in the order of their
     dates; else they are errors. It blocks: call it in a worker thread.
     """
-    problems: list[Problem] = []
-    drafts = _drafts(found, routes, problems, choice, truncated=truncated, relative=relative)
+    problems: list[Problem] = [*drafted.problems]
+    drafts = [_in_project(draft, projects, problems) for draft in drafted.drafts]
     # All studies are compared before any is left for later: nothing that is wrong may hide behind a pause or a limit.
     drafts = list(_distinct(drafts, problems, suffix=suffix))
     if not merge_patients:
@@ -179,8 +204,8 @@ def make_plan(
     if looks is not None:
         drafts = [_quiet(draft, looks, problems) for draft in drafts]
         drafts += _unfinished(found, drafts, looks, problems)
-    if isinstance(routes, PlannedRoutes):
-        drafts = list(_bound(drafts, routes, problems, {} if looks is None else looks.waiting))
+    if isinstance(drafted.routes, PlannedRoutes):
+        drafts = list(_bound(drafts, drafted.routes, problems, {} if looks is None else looks.waiting))
     if limit is not None:
         drafts = _first(drafts, limit)
     problems += _of_files(found, truncated=truncated)
@@ -191,7 +216,7 @@ def make_plan(
     series = found.series(truncated=truncated)
     patients = {draft.study.study_uid: draft.patients for draft in drafts}
     others, attachments = tuple(found.others(_suffix)), tuple(found.others(resource_of))
-    return Plan(rows, tuple(problems), others, series, attachments, patients)
+    return Plan(rows, tuple(problems), others, series, attachments, patients, drafted.left)
 
 
 def _suffix(path: str) -> str:
@@ -351,28 +376,31 @@ def _first(drafts: list[_Draft], limit: int) -> list[_Draft]:
     return [draft for draft in drafts if draft.session is None or draft.study.study_uid in kept]
 
 
-def _drafts(
+def draft_plan(
     found: Survey,
     routes: Planning,
-    problems: list[Problem],
-    choice: Choice,
     *,
-    truncated: bool,
-    relative: Relative,
-) -> list[_Draft]:
-    """Route every study; in the order of their dates, so that whoever came first keeps a label that two would have."""
+    relative: Relative = lambda path: path,
+    truncated: bool = False,
+    choice: Choice = EVERYTHING,
+) -> Drafts:
+    """Route every study that the choice asks for, whole, or with `parts` those of its files that it asks for.
+
+    They are in the order of their dates, so that whoever came first keeps a label that two would have. It blocks.
+    """
+    problems: list[Problem] = []
     facts: dict[object, Study] = {}
-    left: dict[str, UnroutableError] = {}
+    left = {} if choice.is_everything else _left_out(found, choice, relative)
+    decided: dict[str, Session | UnroutableError] = {uid: LeftOutError(reason) for uid, reason in left.items()}
     lost: dict[str, UnroutableError] = {}
     when: dict[str, tuple[str, str]] = {}
     patients: dict[str, set[Patient]] = {}
     who: dict[str, dict[Header, None]] = {}
-    headers = found.headers(truncated=truncated, by_directory=routes.needs_path, by_file=routes.needs_name)
-    for header in headers:
+    by_file = routes.needs_name or (choice.is_of_parts and choice.needs_path)
+    for header in found.headers(truncated=truncated, by_directory=routes.needs_path, by_file=by_file):
         fields = header.fields
         who.setdefault(header.study_uid, {})[Header.of(fields)] = None
-        if reason := choice.against(fields):
-            left.setdefault(header.study_uid, LeftOutError(reason))
+        if header.study_uid in left or (choice.is_of_parts and choice.against(fields, relative(header.path))):
             continue
         when.setdefault(header.study_uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
         patients.setdefault(header.study_uid, set()).add(patient_of(fields))
@@ -382,24 +410,68 @@ def _drafts(
             lost[header.study_uid] = error
         else:
             facts.setdefault((fact.uid, *sorted(fact.fields.items()), *fact.modalities), fact)
-    decided = {**left, **routes.resolve(facts.values()), **lost}
+    decided |= {**routes.resolve(facts.values()), **lost}
     drafts = []
-    for study in found.studies(truncated=truncated):
-        session = decided[study.study_uid]
+    asked = _of_parts(found, choice, relative, truncated=truncated) if choice.is_of_parts else {}
+    for whole in found.studies(truncated=truncated):
+        study = asked.get(whole.study_uid, whole)
+        if study.files < whole.files:
+            text = f"{whole.files - study.files} files of it were not asked for"
+            advice = "its session stays open for them"
+            problems.append(_problem("part-of-study", Severity.WARNING, study, text, advice))
+        session = decided.get(study.study_uid) or UnroutableError("none of the files that are asked for is sound")
         if isinstance(session, LeftOutError):
             problems.append(_problem("left-out", Severity.INFO, study, str(session), "it was not asked for"))
+            left[study.study_uid] = str(session)
         elif isinstance(session, DisputedError):
             several = len({patient.id for patient in patients[study.study_uid]}) > 1
             code, advice = ("two-patients", _ONE_PERSON) if several else ("labels-differ", _SAME_FIELDS)
             problems.append(_problem(code, Severity.ERROR, study, str(session), advice))
+        elif isinstance(session, PartlyPlannedError):
+            advice = "give the plan a row with its study_uid"
+            problems.append(_problem("partly-planned", Severity.ERROR, study, str(session), advice))
         elif isinstance(session, UnroutableError):
             advice = "choose other templates, or write its labels into the plan"
             problems.append(_problem("no-label", Severity.ERROR, study, str(session), advice))
         place = session if isinstance(session, Session) else None
         whose = frozenset(patients.get(study.study_uid, ()))
-        there = FoundStudy(study.study_uid, tuple(who[study.study_uid]), study.files)
+        there = FoundStudy(study.study_uid, tuple(who[study.study_uid]), whole.files)
         drafts.append(_Draft(study, place, when.get(study.study_uid, ("", "")), whose, there))
-    return sorted(drafts, key=lambda draft: (*draft.when, draft.study.study_uid))
+    drafts.sort(key=lambda draft: (*draft.when, draft.study.study_uid))
+    return Drafts(routes, drafts, problems, left)
+
+
+def _left_out(found: Survey, choice: Choice, relative: Relative) -> dict[str, str]:
+    """Return the studies no file of which is asked for, damaged ones included, each with why one is not."""
+    left: dict[str, str] = {}
+    asked: set[str] = set()
+    for header in found.headers(truncated=True, by_file=choice.needs_path):
+        if reason := choice.against(header.fields, relative(header.path)):
+            left.setdefault(header.study_uid, reason)
+        else:
+            asked.add(header.study_uid)
+    return {uid: reason for uid, reason in left.items() if uid not in asked}
+
+
+def _of_parts(found: Survey, choice: Choice, relative: Relative, *, truncated: bool) -> dict[str, Surveyed]:
+    """Return how much there is of each study, counting only what is asked for."""
+
+    def is_asked(fields: Mapping[str, str], path: str) -> bool:
+        return not choice.against(fields, relative(path))
+
+    return {study.study_uid: study for study in found.studies(truncated=truncated, is_asked=is_asked)}
+
+
+def _in_project(draft: _Draft, names: Mapping[str, str | AsyncimportError], problems: list[Problem]) -> _Draft:
+    """Let a study go to its project by the ID of that, or nowhere where the project is closed."""
+    if draft.session is None:
+        return draft
+    name = names.get(draft.session.project, draft.session.project)
+    if isinstance(name, str):
+        return draft if name == draft.session.project else replace(draft, session=replace(draft.session, project=name))
+    advice = name.hint or "see who owns the project"
+    problems.append(_problem("project-closed", Severity.ERROR, draft.study, str(name), advice))
+    return draft.without_place()
 
 
 def _distinct(drafts: Iterable[_Draft], problems: list[Problem], *, suffix: bool) -> Iterable[_Draft]:
@@ -581,11 +653,22 @@ def _row(draft: _Draft, codes: Iterable[str]) -> PlanRow:
 class PlannedRoutes:
     """The rules of a run that does what a plan says, and nothing else.
 
-    `faulty` are studies without a place, each with what is wrong with it.
+    `faulty` are studies without a place, each with what is wrong with it, `left` those that nobody asked for, with why.
+    Of what the rows do not know at all `otherwise` decides, where such rules were followed by a plan.
     """
 
-    def __init__(self, rows: Iterable[PlanRow], *, project: str = "", faulty: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        rows: Iterable[PlanRow],
+        *,
+        project: str = "",
+        faulty: Mapping[str, str] | None = None,
+        left: Mapping[str, str] | None = None,
+        otherwise: "PlannedRoutes | None" = None,
+    ) -> None:
         self._faulty = faulty or {}
+        self._left = left or {}
+        self._otherwise = otherwise
         self._rows: dict[Key, PlanRow] = {}
         told = hashlib.sha256()
         for row in rows:
@@ -593,8 +676,6 @@ class PlannedRoutes:
             target = (row.project_id or project, row.subject_label, row.session_label, str(row.skip))
             told.update("\n".join((row.key.kind, *row.key.values, *target, "")).encode("utf-8", "surrogatepass"))
         self._project = project
-        self._closed: dict[str, str] = {}
-        self._names: dict[str, str] = {}
         self.rules: Mapping[str, str] = {"project": project, "plan": told.hexdigest()[:16]}
 
     needs_path = needs_name = False
@@ -621,38 +702,28 @@ class PlannedRoutes:
         """Return all projects that something goes to."""
         return sorted({row.project_id or self._project for row in self._rows.values() if not row.skip})
 
-    def without(self, faulty: Mapping[str, str]) -> "PlannedRoutes":
-        """Return the same for all but these studies, each with what is wrong with it."""
-        other = copy(self)
-        other._faulty = {**self._faulty, **faulty}  # noqa: SLF001 - a copy of itself
-        return other
-
-    def close(self, project: str, reason: str) -> None:
-        """Send nothing into this project, for this reason."""
-        self._closed[project] = reason
-
-    def rename(self, project: str, project_id: str) -> None:
-        """Use the ID of a project that the plan names by an alias, and that is open: XNAT's answers will."""
-        self._names[project] = project_id
-        self._closed.pop(project, None)
-
-    def route(self, study_uid: str, fields: Mapping[str, str], _: str = "") -> Session:
+    def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session:
         """Return the session of a study.
 
-        Raises: LeftOutError when the plan does not have it, or says skip, UnroutableError when its project is closed,
-        or something is wrong with it.
+        Raises: LeftOutError when the plan does not have it, or says skip, UnroutableError when something is wrong with
+        it.
         """
         if reason := self._faulty.get(study_uid):
             raise UnroutableError(reason)
+        if reason := self._left.get(study_uid):
+            raise LeftOutError(reason)
         row = self._find(study_uid, fields)
+        if row is None and self._otherwise is not None:
+            return self._otherwise.route(study_uid, fields, path)
+        return self._session(study_uid, row)
+
+    def _session(self, study_uid: str, row: PlanRow | None) -> Session:
+        """Return what a row says of a study. Raises: LeftOutError."""
         if row is None:
             raise UnplannedError("it is not in the plan")
         if row.skip:
             raise LeftOutError("the plan says skip")
-        project = row.project_id or self._project
-        if project in self._closed:
-            raise UnroutableError(self._closed[project])
-        return Session(self._names.get(project, project), row.subject_label, row.session_label, study_uid)
+        return Session(row.project_id or self._project, row.subject_label, row.session_label, study_uid)
 
     def study(self, study_uid: str, fields: Mapping[str, str], _: str = "") -> Study:
         """Return what decides of a study."""
@@ -660,14 +731,37 @@ class PlannedRoutes:
         return Study(study_uid, {name: fields[name] for name in names if fields.get(name)})
 
     def resolve(self, studies: Iterable[Study]) -> Mapping[str, Session | UnroutableError]:
-        """Decide all studies."""
-        decided: dict[str, Session | UnroutableError] = {}
+        """Decide all studies, of which each may come in several pieces: it goes whole, or not at all."""
+        pieces: dict[str, list[Study]] = {}
         for study in studies:
+            pieces.setdefault(study.uid, []).append(study)
+        decided: dict[str, Session | UnroutableError] = {}
+        for uid, parts in pieces.items():
             try:
-                decided[study.uid] = self.route(study.uid, study.fields)
+                decided[uid] = self._session(uid, self._row_of(parts))
             except UnroutableError as error:
-                decided[study.uid] = error
+                decided[uid] = error
         return decided
+
+    def _row_of(self, parts: Sequence[Study]) -> PlanRow | None:
+        """Return the row of a study. A part without the field that knows it is no other study for that.
+
+        Raises: PartlyPlannedError when the row is that of a part of it, or parts have several.
+        """
+        rows = [self._find(part.uid, part.fields) for part in parts]
+        found = {row.key: row for row in rows if row is not None}
+        if len(found) > 1:
+            raise PartlyPlannedError("the plan has several rows for parts of it")
+        row = next(iter(found.values()), None)
+        if row is None:
+            return None
+        names = _KEY_FIELDS[row.key.kind]
+        if any(
+            other is None and all(part.fields.get(name) for name in names)
+            for other, part in zip(rows, parts, strict=True)
+        ):
+            raise PartlyPlannedError(f"the plan knows a part of it only: its files differ in {' and '.join(names)}")
+        return row
 
     def _find(self, study_uid: str, fields: Mapping[str, str]) -> PlanRow | None:
         values = (fields.get(name, "").strip() for name in ("AccessionNumber", "PatientID", "StudyDate"))
@@ -680,3 +774,10 @@ class PlannedRoutes:
             Key(KeyKind.PATIENT_ID_AND_STUDY_DATE, (patient_id, study_date)),
         )
         return next((row for key in keys if (row := self._rows.get(key)) is not None), None)
+
+
+_KEY_FIELDS: Mapping[KeyKind, tuple[str, ...]] = {
+    KeyKind.STUDY_UID: (),
+    KeyKind.ACCESSION_NUMBER: ("AccessionNumber",),
+    KeyKind.PATIENT_ID_AND_STUDY_DATE: ("PatientID", "StudyDate"),
+}

@@ -4,9 +4,7 @@ Nothing here knows of XNAT or of the journal. What blocks runs in worker threads
 from a disk of this machine that answers at once.
 """
 
-import fnmatch
 import os
-import re
 import stat
 import sys
 import threading
@@ -30,6 +28,7 @@ from asyncimport.disks import Devices, is_local
 from asyncimport.errors import SourceError, UsageError
 from asyncimport.interpreter import Worker, WorkerDiedError, WorkerMissingError
 from asyncimport.model import Algorithm, Body, Digest, File, FileKind, Ignored
+from asyncimport.routing import patterns
 
 __all__ = ["LARGE", "Folder", "has_digest", "sha256_of"]
 
@@ -62,8 +61,8 @@ class Folder:
     Links that lead out of the places are followed with `follow_links` only.
     Archives that hold DICOM are told apart from what is merely not DICOM, unless `ignore_archives`. With `digests`,
     large files are digested while they are read. After `many` files, headers are read in another process. Paths below
-    a root must match one of `include`, if there are any, and none of `exclude`: shell patterns, whose `*` passes `/`
-    too. Raises: UsageError when a root does not exist.
+    a root that match one of `exclude` are passed over: shell patterns, whose `*` passes `/` too.
+    `is_part`: not all that is met is asked for. Raises: UsageError when a root does not exist.
     """
 
     def __init__(
@@ -73,12 +72,12 @@ class Folder:
         ignore_archives: bool = False,
         follow_links: bool = False,
         digests: bool = False,
-        include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        is_part: bool = False,
         many: int = _MANY,
     ) -> None:
-        self._include = _patterns(include)
-        self._exclude = _patterns(exclude)
+        self._exclude = patterns(exclude)
+        self._is_part = is_part or self._exclude is not None
         self._ignore_archives = ignore_archives
         self._follow_links = follow_links
         # Of so many files the headers are read in threads before it is worth while to begin a process.
@@ -101,12 +100,10 @@ class Folder:
     @property
     def roots(self) -> Sequence[str]:
         """The places that the walk covers wholly: none where only a part is asked for."""
-        return () if self._include or self._exclude else self.places
+        return () if self._is_part else self.places
 
     def _is_wanted(self, found: File | Ignored) -> bool:
         name = self.relative((found.file if isinstance(found, Ignored) else found).path)
-        if self._include is not None and not self._include.fullmatch(name):
-            return False
         return self._exclude is None or not self._exclude.fullmatch(name)
 
     async def batches(self) -> AsyncIterator[list[File | Ignored]]:
@@ -115,7 +112,7 @@ class Folder:
         walk: Iterator[File | Ignored] = chain.from_iterable(
             _walk(place, self._devices, links) for place in self.places
         )
-        if self._include is not None or self._exclude is not None:
+        if self._exclude is not None:
             walk = filter(self._is_wanted, walk)
         size = _FIRST_BATCH
         while batch := await anyio.to_thread.run_sync(lambda: list(islice(walk, size))):  # noqa: B023 - awaited at once
@@ -307,10 +304,6 @@ def _found(file: File, look: _Look) -> Identity | Ignored:
         return look
     kind, reason, damaged = look
     return Ignored(file, kind, reason, damaged=damaged)
-
-
-def _patterns(globs: Sequence[str]) -> re.Pattern[str] | None:
-    return re.compile("|".join(map(fnmatch.translate, globs))) if globs else None
 
 
 def has_digest(file: File, digest: Digest) -> bool | None:

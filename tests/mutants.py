@@ -1969,7 +1969,7 @@ PLANS = (
         "a-part-is-not-the-whole",
         "A run over a part marks everything else as gone, and failed.",
         "source.py",
-        "return () if self._include or self._exclude else self.places",
+        "return () if self._is_part else self.places",
         "return self.places",
         (f"{_PLAN}test_what_a_pattern_passes_over_is_not_gone",),
     ),

@@ -8,11 +8,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asyncimport.dicom import STUDY_FIELDS
-from asyncimport.routing import PathPattern, Router
+from asyncimport.routing import PathPattern, Router, patterns
 from asyncimport.routing.attachments import AttachRule
 from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
-from asyncimport.source import _patterns
 
 MOST_SECONDS = 10.0
 
@@ -195,7 +194,7 @@ def test_no_path_holds_a_filter_up() -> None:
     """The standard library makes patterns of shells into such that try nothing twice."""
     glob = "*a" * 40 + "*b"
     path = "a/" * 2_000
-    filters = _patterns([glob, "*.dcm"])
+    filters = patterns([glob, "*.dcm"])
     assert filters is not None
     began = process_time()
     assert not filters.fullmatch(path)

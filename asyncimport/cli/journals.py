@@ -9,7 +9,7 @@ import platformdirs
 
 from asyncimport.errors import UsageError
 
-__all__ = ["existing_journal", "journal_path", "state_directory"]
+__all__ = ["existing_journal", "journal_of", "journal_path", "state_directory"]
 
 
 def state_directory(state_dir: Path | None) -> Path:
@@ -22,6 +22,17 @@ def journal_path(host: str, project: str, state_dir: Path | None) -> Path:
     readable = _readable(f"{urlsplit(host).netloc}-{project}")[:80]
     digest = hashlib.sha256(f"{host}\n{project}".encode()).hexdigest()[:8]
     return state_directory(state_dir) / f"{readable}-{digest}.journal"
+
+
+def journal_of(host: str, named: str, project: str, state_dir: Path | None, journal: Path | None) -> tuple[Path, str]:
+    """Return the journal of a run into a project, and the project that it is bound to.
+
+    An alias has the journal of its project, but where an older version of this program has begun one for the alias.
+    """
+    if journal is not None:
+        return journal, project
+    path, old = journal_path(host, project, state_dir), journal_path(host, named, state_dir)
+    return (old, named) if named != project and old.exists() and not path.exists() else (path, project)
 
 
 def _readable(text: str) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "OnCollision",
     "Output",
     "OutputOption",
+    "PartialStudies",
     "PasswordStdin",
     "PathPatternOption",
     "Profile",
@@ -173,7 +174,7 @@ FollowLinks = Annotated[
 ]
 Include = Annotated[
     list[str] | None,
-    hidden("--include", help="Only paths below SOURCE that match: '*/MR/*'; may be given again."),
+    hidden("--include", help="Only studies with a path below SOURCE that matches: '*/MR/*'; may be given again."),
 ]
 Exclude = Annotated[
     list[str] | None,
@@ -181,11 +182,18 @@ Exclude = Annotated[
 ]
 Modality = Annotated[
     str | None,
-    hidden("--modality", help="Only files of these modalities: MR,PT."),
+    hidden("--modality", help="Only studies with a series of these modalities: MR,PT."),
 ]
 Since = Annotated[
     str | None,
     hidden("--since", help="Only studies from this date on: 2020-01-31."),
+]
+PartialStudies = Annotated[
+    bool,
+    hidden(
+        "--partial-studies",
+        help="--modality, --since and --include choose series, not studies; sessions stay open for the rest.",
+    ),
 ]
 Limit = Annotated[
     int | None,

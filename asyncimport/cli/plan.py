@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -34,6 +34,7 @@ from asyncimport.cli.options import (
     OnCollision,
     Output,
     OutputOption,
+    PartialStudies,
     PathPatternOption,
     Project,
     Quiet,
@@ -50,7 +51,7 @@ from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Survey, Waiting
 from asyncimport.manifest import PlanRow, split, write_plan
 from asyncimport.outputs import advice, check_output, replacing
-from asyncimport.plan import Plan, Planning, Problem, Severity, make_plan, survey
+from asyncimport.plan import Plan, Planning, Problem, Severity, draft_plan, make_plan, survey
 from asyncimport.progress import Totals, human_bytes
 from asyncimport.routing import AttachRule, Choice, resource_of
 from asyncimport.source import Folder
@@ -86,6 +87,7 @@ def plan(
     exclude: Exclude = None,
     modality: Modality = None,
     since: Since = None,
+    partial_studies: PartialStudies = False,
     limit: Limit = None,
     output: OutputOption = Output.TABLE,
     quiet: Quiet = False,
@@ -109,7 +111,6 @@ def plan(
                 sources,
                 ignore_archives=ignore_archives,
                 follow_links=follow_links,
-                include=include or (),
                 exclude=exclude or (),
             ),
             routes,
@@ -119,7 +120,7 @@ def plan(
             truncated=truncated == "send",
             merge_patients=merge_patients,
             suffix=on_collision == "suffix",
-            choice=choice_from(modality, since),
+            choice=choice_from(modality, since, include, parts=partial_studies),
             limit=limit,
             quiet_time=0.0,
         )
@@ -152,6 +153,10 @@ async def _until_stopped(make: Callable[..., Awaitable[Plan | None]], stopped: S
         return await make(stop=stop)
 
 
+async def _as_they_are(_: Sequence[str]) -> Mapping[str, str | AsyncimportError]:
+    return {}
+
+
 async def plan_of(
     source: Folder,
     routes: Planning,
@@ -167,8 +172,12 @@ async def plan_of(
     limit: int | None,
     quiet_time: float,
     attach: Sequence[AttachRule] = (),
+    projects: Callable[[Sequence[str]], Awaitable[Mapping[str, str | AsyncimportError]]] = _as_they_are,
 ) -> Plan | None:
-    """Scan a source with progress, remembering what was found, and make a plan of it; None when it was stopped."""
+    """Scan a source with progress, remembering what was found, and make a plan of it; None when it was stopped.
+
+    `projects` tells the IDs of projects, or why they are closed.
+    """
     digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     path = state_directory(state_dir) / f"scan-{digest}.survey"
     waiting = Waiting(tell=lambda text: err.print(Text(plain(text))), ends=partial(stop.ends_at, LOCK_SECONDS))
@@ -182,15 +191,16 @@ async def plan_of(
             if stop.requested:
                 return None
             looks = await anyio.to_thread.run_sync(found.look, time.time(), quiet_time) if quiet_time else None
+            draft = partial(draft_plan, found, routes, relative=source.relative, truncated=truncated, choice=choice)
+            drafted = await anyio.to_thread.run_sync(draft)
             make = partial(
                 make_plan,
                 found,
-                routes,
-                relative=source.relative,
+                drafted,
+                projects=await projects(drafted.projects),
                 truncated=truncated,
                 merge_patients=merge_patients,
                 suffix=suffix,
-                choice=choice,
                 limit=limit,
                 looks=looks,
                 resource_of=lambda path: resource_of(attach, source.relative(path).replace(os.sep, "/")),

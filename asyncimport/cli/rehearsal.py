@@ -1,27 +1,29 @@
 """`asyncimport upload --dry-run`: the plan, and what the server says of it; nothing is sent or written down."""
 
+from pathlib import Path
+
 import anyio
 import anyio.to_thread
 from rich.console import Console
 
-from asyncimport.cli.journals import journal_path
+from asyncimport.cli.deciding import decide
 from asyncimport.cli.output import show_error, show_stopped, write_json
-from asyncimport.cli.plan import plan_code, plan_json, plan_of, show_plan
+from asyncimport.cli.plan import plan_code, plan_json, show_plan
 from asyncimport.cli.running import Stopped, stopped_by
-from asyncimport.cli.transfer import Transfer, check_projects
+from asyncimport.cli.transfer import Transfer
 from asyncimport.errors import AsyncimportError, JournalError, TransientError, UnavailableError, UsageError
 from asyncimport.journal import Ledger
 from asyncimport.model import Session
 from asyncimport.plan import Known, Plan, with_archive
 from asyncimport.retry import RetryPolicy
 from asyncimport.source import Folder
-from asyncimport.xnat import ArchivedSessions, Occupants, PrearchiveRows, SiteRules, connect, series_filters
+from asyncimport.xnat import ArchivedSessions, Client, Occupants, PrearchiveRows, SiteRules, connect, series_filters
 
 __all__ = ["rehearse"]
 
 
 def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
-    """Scan, log in, look whether the projects are open, and compare the plan with the archive; return the exit code."""
+    """Log in, decide as a run does, and compare what would be sent with the archive; return the exit code."""
     stopped = Stopped()
     try:
         found = anyio.run(_planned, task, task.source(), err, quiet, stopped)
@@ -43,72 +45,55 @@ def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
 async def _planned(  # anyio.run passes arguments by position
     task: Transfer, source: Folder, err: Console, quiet: bool, stopped: Stopped
 ) -> Plan | None:
-    """Make the plan, and compare it; None when that was stopped."""
-    with stopped_by(stopped) as stop:
-        found = await plan_of(
-            source,
-            task.routes,
-            task.state_dir,
-            err,
-            stop=stop,
-            quiet=quiet,
-            truncated=task.options.send_truncated,
-            merge_patients=task.merge_patients,
-            suffix=task.suffix,
-            choice=task.choice,
-            limit=task.limit,
-            quiet_time=task.quiet_time,
-            attach=task.attach,
-        )
-        if found is not None:
-            with stop.at_once():
-                return await _compared(task, found)
+    """Decide, and compare the plan of it with the archive; None when that was stopped."""
+    with stopped_by(stopped) as stop, stop.at_once():
+        async with connect(
+            task.host,
+            task.credentials,
+            connections=4,
+            timeouts=task.timeouts,
+            ca_bundle=task.ca_bundle,
+            verify=task.verify,
+        ) as client:
+            decision = await decide(task.wanted(), source, client, err, stop=stop, quiet=quiet, is_plan_shown=True)
+            if decision is not None and decision.plan is not None:
+                return await _compared(task, client, decision.journal, decision.plan)
     return None
 
 
-async def _compared(task: Transfer, found: Plan) -> Plan:
-    async with connect(
-        task.host,
-        task.credentials,
-        connections=4,
-        timeouts=task.timeouts,
-        ca_bundle=task.ca_bundle,
-        verify=task.verify,
-    ) as client:
-        await check_projects(client, task.project, task.routes)
-        source, own = (None, frozenset[str]()) if task.adopt_rows else await anyio.to_thread.run_sync(_own_rows, task)
-        known: dict[str, Known] = {}
-        archived, rules = ArchivedSessions(client, RetryPolicy()), SiteRules(client, RetryPolicy())
-        occupants = Occupants(client, archived, rules, RetryPolicy())
-        try:
-            for project in sorted({row.project_id for row in found.rows if row.project_id}):
-                sessions = await archived.in_project(project) or ()
-                what = await rules.of(project)
-                scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
-                filters = await series_filters(client, project)
-                rows = await PrearchiveRows(client).in_project(project)
-                known[project] = Known(
-                    {one.label.lower(): one for one in sessions},
-                    filters,
-                    scripts,
-                    rows,
-                    source,
-                    own,
-                    {} if task.merge_patients else await occupants.in_project(project),
-                    await _ids_among(occupants, found, project),
-                )
-        except TransientError as error:
-            raise UnavailableError(f"the archive could not be compared with the plan: {error}") from error
+async def _compared(task: Transfer, client: Client, journal: Path, found: Plan) -> Plan:
+    source, own = (None, frozenset[str]()) if task.adopt_rows else await anyio.to_thread.run_sync(_own_rows, journal)
+    known: dict[str, Known] = {}
+    archived, rules = ArchivedSessions(client, RetryPolicy()), SiteRules(client, RetryPolicy())
+    occupants = Occupants(client, archived, rules, RetryPolicy())
+    try:
+        for project in sorted({row.project_id for row in found.rows if row.project_id}):
+            sessions = await archived.in_project(project) or ()
+            what = await rules.of(project)
+            scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
+            filters = await series_filters(client, project)
+            rows = await PrearchiveRows(client).in_project(project)
+            known[project] = Known(
+                {one.label.lower(): one for one in sessions},
+                filters,
+                scripts,
+                rows,
+                source,
+                own,
+                {} if task.merge_patients else await occupants.in_project(project),
+                await _ids_among(occupants, found, project),
+            )
+    except TransientError as error:
+        raise UnavailableError(f"the archive could not be compared with the plan: {error}") from error
     return with_archive(found, known)
 
 
-def _own_rows(task: Transfer) -> tuple[str | None, frozenset[str]]:
+def _own_rows(journal: Path) -> tuple[str | None, frozenset[str]]:
     """Return what the rows of the journal name as their source, and where they are; None where it cannot be asked."""
-    path = task.journal or journal_path(task.host, task.project, task.state_dir)
-    if not path.exists():
+    if not journal.exists():
         return "", frozenset()
     try:
-        with Ledger.read(path) as ledger:
+        with Ledger.read(journal) as ledger:
             own = frozenset(one.uri for one in ledger.deliveries() if one.uri is not None)
             return ledger.about().get("source", ""), own
     except (JournalError, UsageError):

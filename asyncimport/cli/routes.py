@@ -1,12 +1,13 @@
 """The rules of a run, out of what the command line says."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
 from asyncimport.manifest import PlanRow, read_plan, text_of
-from asyncimport.routing import Choice, LookupTable, PathPattern, Router
+from asyncimport.routing import Choice, LookupTable, PathPattern, Router, patterns
 
 __all__ = ["choice_from", "plan_from", "rules_from"]
 
@@ -34,12 +35,16 @@ def rules_from(
     return Router(project, subject, session, keywords=keywords, paths=paths, table=found, whole_studies=True)
 
 
-def choice_from(modality: str | None, since: str | None) -> Choice:
+def choice_from(modality: str | None, since: str | None, include: Sequence[str] | None, *, parts: bool) -> Choice:
     """Make the choice of a part of the source. Raises: UsageError."""
     day = (since or "").replace("-", "").replace(".", "")
     if since is not None and not re.fullmatch(r"\d{8}", day):
         raise UsageError(f"--since {since} is not a date", hint="write it as 2020-01-31")
-    return Choice(frozenset(one.strip().upper() for one in (modality or "").split(",") if one.strip()), day)
+    modalities = frozenset(one.strip().upper() for one in (modality or "").split(",") if one.strip())
+    choice = Choice(modalities, day, patterns(include or ()), parts)
+    if parts and choice.is_everything:
+        raise UsageError("--partial-studies of what?", hint="choose series with --modality, --since or --include")
+    return choice
 
 
 def plan_from(path: Path, project: str | None) -> list[PlanRow]:

@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport import __version__
-from asyncimport.cli.journals import journal_path
+from asyncimport.cli.deciding import Decision, Wanted, decide
 from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
-from asyncimport.cli.plan import plan_of
 from asyncimport.cli.recording import recorded
 from asyncimport.cli.running import LOCK_SECONDS, Stopped, in_threads, on_signals, progress
 from asyncimport.describing import Wishes, describe_subjects
@@ -26,8 +25,6 @@ from asyncimport.enclosing import enclose
 from asyncimport.errors import (
     AsyncimportError,
     FatalError,
-    ProjectMissingError,
-    ProjectReadOnlyError,
     RefusedError,
     TransientError,
     UsageError,
@@ -38,7 +35,7 @@ from asyncimport.journal import Journal, Ledger, Waiting
 from asyncimport.limits import OutageMonitor
 from asyncimport.model import Stray, Summary
 from asyncimport.pipeline import run
-from asyncimport.plan import EVERYTHING, Plan, PlannedRoutes, Planning, Severity
+from asyncimport.plan import EVERYTHING, PlannedRoutes
 from asyncimport.progress import Totals, human_seconds
 from asyncimport.receipts import check_receipts, write_receipts
 from asyncimport.retry import RetryPolicy
@@ -47,9 +44,9 @@ from asyncimport.settings import Options
 from asyncimport.source import Folder
 from asyncimport.stop import Stop, StoppedError, Terminated
 from asyncimport.verification import strays_of
-from asyncimport.xnat import Client, Credentials, Resources, Subjects, Timeouts, Xnat, check_project, connect
+from asyncimport.xnat import Client, Credentials, Resources, Subjects, Timeouts, Xnat, connect
 
-__all__ = ["Outcome", "Transfer", "Uploads", "caught", "check_projects", "show_outcome", "transfer", "uploads"]
+__all__ = ["Outcome", "Transfer", "Uploads", "caught", "show_outcome", "transfer", "uploads"]
 
 # So many are written to standard error; JSON and events have them all.
 _NOTICES = 20
@@ -65,7 +62,6 @@ class Transfer:
     project: str
     routes: Router | PlannedRoutes
     suffix: bool = False
-    include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     choice: Choice = EVERYTHING
     limit: int | None = None
@@ -94,6 +90,23 @@ class Transfer:
     log_file: Path | None = None
     verbose: bool = False
 
+    def wanted(self) -> Wanted:
+        """Return what decides which study goes where."""
+        return Wanted(
+            self.host,
+            self.project,
+            self.routes,
+            self.choice,
+            self.suffix,
+            self.limit,
+            self.quiet_time,
+            self.merge_patients,
+            self.options.send_truncated,
+            self.state_dir,
+            self.journal,
+            self.attach,
+        )
+
     def source(self) -> Folder:
         """Return what is read. Raises: UsageError."""
         return Folder(
@@ -101,8 +114,8 @@ class Transfer:
             ignore_archives=self.ignore_archives,
             follow_links=self.follow_links,
             digests=self.options.receipts,
-            include=self.include,
             exclude=self.exclude,
+            is_part=not self.choice.is_everything,
         )
 
 
@@ -281,33 +294,33 @@ class Uploads:
         if task.receipts is not None:
             await anyio.to_thread.run_sync(check_receipts, task.receipts)
         source = await anyio.to_thread.run_sync(task.source)
-        routes, rules = task.routes, task.routes.rules
-        waiting: Mapping[str, str] = {}
-        decided_as_a_whole = isinstance(routes, Router) and (
-            task.suffix or routes.project is None or routes.needs_whole_study
-        )
-        if decided_as_a_whole or isinstance(routes, PlannedRoutes) or task.limit is not None or task.quiet_time:
-            strict = (decided_as_a_whole or isinstance(routes, PlannedRoutes)) and not is_watch
-            found = await _plan(task, source, routes, self._err, self.stop, quiet=self._quiet, strict=strict)
-            if found is None:
+
+        def report(event: Event) -> None:
+            if isinstance(event, Away):
+                if (event.reason is None) == (outcome.totals.away is None):
+                    # Several find out that it is so.
+                    return
+                self._tell_away(event.reason)
+            if isinstance(event, Noticed):
+                self._tell_notice(event.reason)
+            outcome.totals.note(event)
+            if outcome.run is not None:
+                self._record(event)
+
+        self._report = report
+        async with self._monitor.guard():
+            with self.stop.at_once():
+                client = await self._logged_in()
+                decision = await decide(task.wanted(), source, client, self._err, stop=self.stop, quiet=self._quiet)
+            if self.stop.requested or decision is None:
                 return
-            if task.limit is not None or task.quiet_time:
-                sent = {row.study_uid for row in found.rows if not row.skip}
-                wrong = {one.study_uid: one.text for one in found.problems if one.severity is Severity.ERROR}
-                known = {row.study_uid for row in found.rows}
-                waiting = found.waiting
-                choice = task.choice.of(sent, known, wrong, waiting, has_limit=task.limit is not None)
-                task = replace(task, choice=choice)
-            if decided_as_a_whole:
-                routes = PlannedRoutes(found.rows, faulty=found.faulty)
-            elif isinstance(routes, PlannedRoutes):
-                routes = routes.without(found.faulty)
-        path = task.journal or journal_path(task.host, task.project, task.state_dir)
+        if not is_watch:
+            decision.check()
         opened = partial(
             Journal,
-            path,
+            decision.journal,
             destination=task.host,
-            rules=rules,
+            rules=decision.rules,
             reroute=task.reroute,
             merge_patients=task.merge_patients,
             waiting=Waiting(tell=self._tell, ends=partial(self.stop.ends_at, LOCK_SECONDS)),
@@ -315,27 +328,16 @@ class Uploads:
         async with in_threads(opened) as journal:
             outcome.run = str(journal.run)
             self._first = self._first or journal.run
-            self._record(_beginning(task, outcome.run, rules))
-
-            def report(event: Event) -> None:
-                if isinstance(event, Away):
-                    if (event.reason is None) == (outcome.totals.away is None):
-                        # Several find out that it is so.
-                        return
-                    self._tell_away(event.reason)
-                if isinstance(event, Noticed):
-                    self._tell_notice(event.reason)
-                outcome.totals.note(event)
-                self._record(event)
-
-            self._report = report
-
-            await anyio.to_thread.run_sync(journal.let_wait, waiting)
+            self._record(_beginning(task, outcome.run, decision.rules))
+            if decision.plan is not None:
+                plan = decision.plan
+                unasked = () if task.choice.is_everything else plan.left
+                await anyio.to_thread.run_sync(journal.let_wait, plan.waiting, unasked)
             # Under one fixed label any second study collides, and that is better known before anything is sent.
-            options = replace(task.options, scan_first=task.options.scan_first or _one_session(routes))
+            options = replace(task.options, scan_first=task.options.scan_first or _one_session(decision.routes))
             try:
                 async with self._monitor.guard():
-                    await self._send(replace(task, options=options), source, routes, journal, outcome, report)
+                    await self._send(replace(task, options=options), source, decision, client, journal, outcome)
             except FatalError as error:
                 outcome.error = error
             except StoppedError:
@@ -356,18 +358,13 @@ class Uploads:
         self,
         task: Transfer,
         source: Folder,
-        routes: Router | PlannedRoutes,
+        decision: Decision,
+        client: Client,
         journal: Journal,
         outcome: Outcome,
-        report: Callable[[Event], None],
     ) -> None:
-        """Log in, look whether the project is open, run the line."""
-        stop = self.stop
-        with stop.at_once():
-            client = await self._logged_in()
-            routes = await check_projects(client, task.project, routes)
-        if stop.requested:
-            return
+        """Run the line, and what follows it."""
+        stop, report = self.stop, self._report
         destination = Xnat(
             client,
             archive=task.options.archive,
@@ -377,11 +374,11 @@ class Uploads:
             source=journal.source,
             adopt_rows=task.adopt_rows,
         )
-        chosen = Selected(routes, task.choice)
+        chosen = Selected(decision.routes, decision.choice)
         async with progress(outcome.totals, self._err, quiet=self._quiet):
             await run(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
             await _attach(task, source, journal, client, report, stop)
-            await _describe(task, routes, source, journal, client, report, stop)
+            await _describe(task, decision.routes, source, journal, client, report, stop)
         if not stop.requested:
             with stop.at_once():
                 outcome.strays = await self._sweep(client, journal)
@@ -496,61 +493,8 @@ def _after(seconds: float | None, call: Callable[[], None]) -> Iterator[None]:
         timer.cancel()
 
 
-async def check_projects(client: Client, named: str, routes: Router | PlannedRoutes) -> Router | PlannedRoutes:
-    """See that the projects are open; a plan with several goes on without those that are not.
-
-    Raises: ProjectMissingError, ProjectReadOnlyError when it is the only one, UnavailableError.
-    """
-    if isinstance(routes, Router):
-        if routes.project is None:
-            return routes
-        project = await check_project(client, named)
-        # The project may be named by an alias; XNAT's answers will name its ID.
-        return routes if project == named else routes.renamed(project)
-    projects = routes.projects
-    for project in projects:
-        try:
-            routes.rename(project, await check_project(client, project))
-        except (ProjectMissingError, ProjectReadOnlyError) as error:
-            if len(projects) == 1:
-                raise
-            routes.close(project, str(error))
-    return routes
-
-
 def _one_session(routes: Router | PlannedRoutes) -> bool:
     return isinstance(routes, Router) and routes.one_session
-
-
-async def _plan(
-    task: Transfer, source: Folder, routes: Planning, err: Console, stop: Stop, *, quiet: bool, strict: bool
-) -> Plan | None:
-    """Scan, and decide all studies; None when that was stopped.
-
-    Raises: UsageError when something is wrong with one of them, if `strict`.
-    """
-    found = await plan_of(
-        source,
-        routes,
-        task.state_dir,
-        err,
-        stop=stop,
-        quiet=quiet,
-        truncated=task.options.send_truncated,
-        merge_patients=task.merge_patients,
-        suffix=task.suffix,
-        choice=task.choice,
-        limit=task.limit,
-        quiet_time=task.quiet_time,
-    )
-    if found is not None and strict and found.errors:
-        first = next(problem for problem in found.problems if problem.severity is Severity.ERROR)
-        study = f"study {first.study_uid}: " if first.study_uid else ""
-        raise UsageError(
-            f"nothing was sent, because {found.errors} problem(s) were found: {study}{first.text}",
-            hint=f"{first.advice}; --dry-run shows them all",
-        )
-    return found
 
 
 def _nothing_found(summary: Summary, source: Folder) -> UsageError | None:

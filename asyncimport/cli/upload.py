@@ -26,6 +26,7 @@ from asyncimport.cli.options import (
     OnCollision,
     Output,
     OutputOption,
+    PartialStudies,
     PasswordStdin,
     PathPatternOption,
     Profile,
@@ -178,6 +179,7 @@ def upload(
     exclude: Exclude = None,
     modality: Modality = None,
     since: Since = None,
+    partial_studies: PartialStudies = False,
     limit: Limit = None,
     resend_changed: Annotated[
         bool,
@@ -247,7 +249,7 @@ def upload(
             if rows is not None
             else rules_from(project or None, subject, session, path_pattern, table)
         )
-        choice = choice_from(modality, since)
+        choice = choice_from(modality, since, include, parts=partial_studies)
         if limit is not None and limit < 1:
             raise UsageError(f"--limit {limit} cannot be", hint="give the number of sessions of the pilot")
         rules = [AttachRule.parse(text) for text in attach or ()]
@@ -298,7 +300,6 @@ def upload(
         project=project or "",
         routes=routes,
         suffix=on_collision == "suffix",
-        include=include or (),
         exclude=exclude or (),
         choice=choice,
         limit=limit,

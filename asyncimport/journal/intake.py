@@ -1,7 +1,7 @@
 """The journal during the scan: what the files are, and which of them wait to be sent."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -16,16 +16,17 @@ __all__ = ["DISPUTED", "Admission", "Gone", "Intake", "Twin", "below"]
 # What stood in the way of these may be gone by now.
 _LOOKED_INTO_AGAIN = {"UNREADABLE", "CONTAINER", "EXCLUDED"}
 _CHANGED = "changed on disk after XNAT stored it; the new bytes were not sent"
-# Of the session: failed files, files that were refused and that no rule of the site drops, and unreadable ones of which
-# no sound copy was met.
+# Of the session: failed files, files that were refused and that no rule of the site drops, and those that are
+# unreadable or were not asked for, and of which no sound copy was met.
 _LACKING = (
     "SELECT count(*) FILTER (WHERE state = 'FAILED'), "
     "count(*) FILTER (WHERE state = 'REFUSED' AND refusal IS NOT 'DROPPED'), "
-    "(SELECT count(*) FROM file f WHERE f.lacked_by = :session AND f.kind = 'UNREADABLE' AND NOT EXISTS "
+    "(SELECT count(*) FROM file f WHERE f.lacked_by = :session AND f.kind IN ('UNREADABLE', 'EXCLUDED') AND NOT EXISTS "
     "(SELECT 1 FROM instance i WHERE i.session = :session AND i.sop_uid = f.lacked_uid)) "
     "FROM instance WHERE session = :session"
 )
-# Whether the study of a session has a file of another patient. Nothing more of it is sent, and it is not archived.
+# Whether the study of a session has a file of another patient, or one that would go to another session. Nothing more of
+# it is sent, and it is not archived.
 DISPUTED = "EXISTS (SELECT 1 FROM file WHERE lacked_by = {} AND kind = 'SKIPPED')"
 _ELSEWHERE = "XNAT holds this instance already, sent from a file that cannot be compared any more"
 _OTHER_BYTES = "XNAT holds this instance ({}) already, sent from a file with other bytes"
@@ -74,15 +75,17 @@ _Found = tuple[int, Instance | Ignored, int | NoPlace | None]
 class Intake(Holdings):
     """Files in."""
 
-    def let_wait(self, studies: Mapping[str, str]) -> None:
+    def let_wait(self, studies: Mapping[str, str], unasked: Collection[str] = ()) -> None:
         """Send and finalise nothing more of studies in this run, for a reason each: they may still be being written.
 
-        Call it before the scan. What is sealed is finalised.
+        What nobody asked for does not count among this run's files either. Call it before the scan. What is sealed is
+        finalised.
         """
-        if studies:
+        if studies or unasked:
             with translated(self.path):
                 sessions = self._db.execute("SELECT key, study_uid FROM session").fetchall()
             self.waits = {session: studies[study_uid] for session, study_uid in sessions if study_uid in studies}
+            self._unasked = {session for session, study_uid in sessions if study_uid in unasked}
 
     def recall(self, files: Sequence[File], *, retry_refused: bool = False, resend_changed: bool = False) -> Admission:
         """Pass the files that are known, sound and unchanged; what is left to send of them waits again.
@@ -119,7 +122,7 @@ class Intake(Holdings):
                     unknown.append(file)
                     continue
                 # Met a second time in this run, through overlapping sources, it has been passed already.
-                if met or key in passed:
+                if met or key in passed or session in self._unasked:
                     continue
                 passed[key] = None
                 if inode is None and file.inode is not None:
@@ -554,7 +557,7 @@ class Intake(Holdings):
         self._db.execute(
             "UPDATE file SET (lacked_by, lacked_uid) = (SELECT s.key, l.sop_uid FROM lacked l JOIN session s "
             "ON s.project = l.project AND s.study_uid = l.study_uid WHERE l.file = file.key) "
-            "WHERE key IN (SELECT file FROM lacked WHERE project IS NOT NULL)"
+            "WHERE kind IN ('UNREADABLE', 'EXCLUDED') AND key IN (SELECT file FROM lacked WHERE project IS NOT NULL)"
         )
         owners: dict[str, int | None] = {}
         for file, raw in self._db.execute(
@@ -575,13 +578,13 @@ class Intake(Holdings):
         return found[0][0] if len(found) == 1 else None
 
     def _is_disputed(self, session: int) -> bool:
-        """Whether a file was met that gives the study of a session to another patient."""
+        """Whether a file was met that gives the study of a session to another patient, or to another session."""
         return self._one(f"SELECT {DISPUTED.format('?')}", (session,)) == (1,)
 
     def _lacking(self, session: int) -> tuple[int, int, int]:
-        """Return how many files of the session have failed, were refused, and cannot be read and stand nowhere else."""
-        failed, refused, unreadable = self._one(_LACKING, {"session": session})
-        return failed, refused, unreadable
+        """Return how many files of the session have failed, were refused, and are not sent and stand nowhere else."""
+        failed, refused, unsent = self._one(_LACKING, {"session": session})
+        return failed, refused, unsent
 
     def _vanished(self, root: str) -> tuple[int, int]:
         """Count the known files below `root` that this run did not meet; fail what of them was not sent."""

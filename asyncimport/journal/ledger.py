@@ -432,6 +432,8 @@ class Ledger:
             "WHERE i.session IN (SELECT value FROM json_each(?)) GROUP BY i.session) "
             "SELECT s.key, s.project, s.subject, s.label, s.study_uid, u.failed, u.refused, (SELECT count(*) "
             "FROM file l WHERE l.lacked_by = s.key AND l.kind = 'UNREADABLE' AND NOT EXISTS (SELECT 1 FROM instance i "
+            "WHERE i.session = s.key AND i.sop_uid = l.lacked_uid)), (SELECT count(*) FROM file l "
+            "WHERE l.lacked_by = s.key AND l.kind = 'EXCLUDED' AND NOT EXISTS (SELECT 1 FROM instance i "
             "WHERE i.session = s.key AND i.sop_uid = l.lacked_uid)), u.pending, u.stored, "
             "(SELECT min(l.reason) FROM file l WHERE l.lacked_by = s.key AND l.kind = 'SKIPPED'), "
             "d.state, d.partial, coalesce(d.archive_uri, d.uri), d.verified, d.reason, "
@@ -477,6 +479,7 @@ def _report(
     failed: int,
     refused: int,
     unreadable: int,
+    unasked: int,
     pending: int,
     stored: int,
     disputed: str | None,
@@ -491,14 +494,18 @@ def _report(
     disputes = disputed is not None and state not in {"ARCHIVED", "SEALED"}
     if state in {"ARCHIVED", "BUILT"} and not pending and not disputes and (not lacks or partial):
         found = "archived" if state == "ARCHIVED" else "prearchive"
-        return SessionReport(session, files, size, found, uri, verified, lacks or reason)
+        unasked_for = f"{unasked} files of it were not asked for" if unasked else None
+        return SessionReport(session, files, size, found, uri, verified, lacks or unasked_for or reason)
     # Of an open one it says why the last run did not go on with it.
     if state == "HELD" or (state == "OPEN" and reason):
         return SessionReport(session, files, size, "held", uri, None, reason)
     if disputes:
-        return SessionReport(session, files, size, "held", uri, None, f"files of two patients: {disputed}")
+        return SessionReport(session, files, size, "held", uri, None, f"it is not sent in part: {disputed}")
     if failed or (lacks and not pending and state != "SEALED"):
         return SessionReport(session, files, size, "held", uri, None, lacks)
+    if unasked and not pending and state != "SEALED":
+        reason = f"{unasked} files of it were not asked for: it is archived when they are in, or with --partial archive"
+        return SessionReport(session, files, size, "open", uri, None, reason)
     if not pending and not stored:
         return SessionReport(session, files, size, "held", uri, None, NOTHING_KEPT)
     return SessionReport(session, files, size, "open", uri, None, reason if pending or state == "SEALED" else None)

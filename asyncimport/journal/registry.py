@@ -31,7 +31,7 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class NoPlace:
-    """Why an instance goes into no session; `disputes` is the session of its study, if another patient has that."""
+    """Why an instance goes into no session; `disputes` is the session of its study, which then is not whole."""
 
     reason: str
     disputes: int | None = None
@@ -125,7 +125,7 @@ class Registry(Store):
             return NoPlace(
                 f"study {session.study_uid} goes to subject {first.subject}, session {first.label}; by this file's "
                 f"header it would go to subject {session.subject}, session {session.label}",
-                known.key if self._is_of_another(known, patient) else None,
+                known.key,
             )
         elif patient not in known.patients:
             if reason := self._meet(session, patient, known):

@@ -88,6 +88,7 @@ class Store:
         self._partial = False
         self.waits: dict[int, str] = {}
         """Sessions of which nothing is sent or finalised in this run, and why."""
+        self._unasked: set[int] = set()
 
     def __enter__(self) -> Self:
         return self

@@ -161,9 +161,21 @@ class Survey:
                     last, known = (text, modality), {**json.loads(text), "Modality": modality}
                 yield Header(study_uid, known, os.fsdecode(path))
 
-    def studies(self, *, truncated: bool = False) -> Iterator[Surveyed]:
-        """Yield the studies that this scan has met, in the order of their UIDs; truncated files only if asked for."""
+    def studies(
+        self, *, truncated: bool = False, is_asked: Callable[[Mapping[str, str], str], bool] | None = None
+    ) -> Iterator[Surveyed]:
+        """Yield the studies that this scan has met, in the order of their UIDs; truncated files only if asked for.
+
+        `is_asked` tells of header fields and a path whether a file counts.
+        """
         whole = "" if truncated else "AND f.reason = ''"
+        if is_asked is not None:
+
+            def counts(fields: str, modality: str, path: bytes) -> bool:
+                return is_asked({**json.loads(fields), "Modality": modality}, os.fsdecode(path))
+
+            self._db.create_function("asked", 3, counts)
+            whole += " AND asked(v.fields, f.modality, f.path)"
         with translated(self.path):
             copies = self._copies(whole)
             rows = self._db.execute(

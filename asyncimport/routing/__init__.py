@@ -21,7 +21,14 @@ cannot clash. `resolve` works with any templates, and only it can tell that a st
 
 from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, resource_of, unfit
 from asyncimport.routing.given import NOTHING_GIVEN, Given, GivenSession
-from asyncimport.routing.labels import DisputedError, LeftOutError, UnplannedError, UnroutableError, clean_label
+from asyncimport.routing.labels import (
+    DisputedError,
+    LeftOutError,
+    PartlyPlannedError,
+    UnplannedError,
+    UnroutableError,
+    clean_label,
+)
 from asyncimport.routing.lookup import LookupTable
 from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.patients import (
@@ -35,7 +42,7 @@ from asyncimport.routing.patients import (
     proves_another,
 )
 from asyncimport.routing.router import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
-from asyncimport.routing.selection import Choice, Selected
+from asyncimport.routing.selection import Choice, Selected, patterns
 from asyncimport.routing.studies import Study, modality_of
 
 __all__ = [
@@ -50,6 +57,7 @@ __all__ = [
     "GivenSession",
     "LeftOutError",
     "LookupTable",
+    "PartlyPlannedError",
     "PathPattern",
     "Router",
     "Selected",
@@ -66,6 +74,7 @@ __all__ = [
     "modality_of",
     "name_in_resource",
     "patient_of",
+    "patterns",
     "proves_another",
     "resource_of",
     "unfit",

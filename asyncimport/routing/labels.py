@@ -2,12 +2,14 @@
 
 import re
 
+from asyncimport.model import Session
 from asyncimport.texts import composed
 
 __all__ = [
     "LONGEST_LABEL",
     "DisputedError",
     "LeftOutError",
+    "PartlyPlannedError",
     "UnplannedError",
     "UnroutableError",
     "clean_label",
@@ -30,8 +32,16 @@ class DisputedError(UnroutableError):
     """The files of a study differ in what decides where it goes."""
 
 
+class PartlyPlannedError(UnroutableError):
+    """A row of a plan is that of a part of a study's files only."""
+
+
 class LeftOutError(UnroutableError):
-    """This file is not meant to go anywhere: nobody asked for it."""
+    """This file is not meant to go anywhere: nobody asked for it. `session` lacks it, if its study was asked for."""
+
+    def __init__(self, reason: str, session: Session | None = None) -> None:
+        super().__init__(reason)
+        self.session = session
 
 
 class UnplannedError(LeftOutError):

@@ -120,6 +120,7 @@ class Router:
     def renamed(self, project: str) -> "Router":
         """Return these rules with another name for the project: its ID in place of an alias."""
         other = copy(self)
+        other.rules = {**self.rules, "project": project}
         other._project = Template.parse(project, "--project", {})  # noqa: SLF001 - a copy of itself
         other._remembered = lru_cache(maxsize=_REMEMBERED)(other._session_of)  # noqa: SLF001 - as above
         return other

@@ -1,0 +1,166 @@
+"""What a run would do, decided before its first write: the dry run shows it, and the run does it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from asyncimport.cli.journals import journal_of
+from asyncimport.cli.plan import plan_of
+from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError, UsageError
+from asyncimport.plan import Plan, PlannedRoutes, Problem, Severity
+from asyncimport.routing import AttachRule, Choice, Router
+from asyncimport.source import Folder
+from asyncimport.stop import Stop
+from asyncimport.xnat import Client, check_project
+
+__all__ = ["Decision", "Wanted", "decide"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a run is told that decides which study goes where, and where its journal lies."""
+
+    host: str
+    project: str
+    routes: Router | PlannedRoutes
+    choice: Choice
+    suffix: bool
+    limit: int | None
+    quiet_time: float
+    merge_patients: bool
+    truncated: bool
+    state_dir: Path | None
+    journal: Path | None
+    attach: Sequence[AttachRule] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The rules that a run goes by, what of the source it takes, and the journal that it keeps.
+
+    `rules` are what the journal is bound to. The `plan` is None where files are routed one by one, as nothing needs
+    whole studies. `is_strict`: nothing is sent if something is `wrong` with a study.
+    """
+
+    routes: Router | PlannedRoutes
+    rules: Mapping[str, str]
+    choice: Choice
+    journal: Path
+    plan: Plan | None = None
+    is_strict: bool = False
+
+    @property
+    def wrong(self) -> list[Problem]:
+        """Return what is wrong with studies; a closed project is for its owner to mend, and keeps no other back."""
+        problems = () if self.plan is None else self.plan.problems
+        return [one for one in problems if one.severity is Severity.ERROR and one.code != "project-closed"]
+
+    def check(self) -> None:
+        """Refuse to send anything where something is wrong with a study. Raises: UsageError."""
+        if self.is_strict and (wrong := self.wrong):
+            first = wrong[0]
+            study = f"study {first.study_uid}: " if first.study_uid else ""
+            raise UsageError(
+                f"nothing was sent, because {len(wrong)} problem(s) were found: {study}{first.text}",
+                hint=f"{first.advice}; --dry-run shows them all",
+            )
+
+
+async def decide(
+    wanted: Wanted,
+    source: Folder,
+    client: Client,
+    err: Console,
+    *,
+    stop: Stop,
+    quiet: bool,
+    is_plan_shown: bool = False,
+) -> Decision | None:
+    """Find out which projects are meant, scan where whole studies decide, and decide; None when that was stopped.
+
+    Raises: ProjectMissingError, ProjectReadOnlyError when the only project is closed, UnavailableError, UsageError.
+    """
+    projects = _Projects(client)
+    routes = wanted.routes
+    if isinstance(routes, Router) and routes.project is not None:
+        names = await projects.named([wanted.project or routes.project])
+        # The project may be named by an alias; XNAT's answers will name its ID.
+        routes = routes.renamed(_id_of(wanted.project or routes.project, names))
+    elif isinstance(routes, PlannedRoutes):
+        # Before the scan, which may take long.
+        names = await projects.named(routes.projects)
+    else:
+        names = {}
+    project = _id_of(wanted.project, names)
+    journal, bound_to = journal_of(wanted.host, wanted.project, project, wanted.state_dir, wanted.journal)
+    rules = {**routes.rules, "project": bound_to} if bound_to != wanted.project else routes.rules
+    whole = isinstance(routes, Router) and (wanted.suffix or routes.project is None or routes.needs_whole_study)
+    is_strict = whole or isinstance(routes, PlannedRoutes)
+    chosen = not (wanted.choice.is_everything or wanted.choice.parts)
+    is_part = chosen or wanted.limit is not None or bool(wanted.quiet_time)
+    if not (is_strict or is_part or is_plan_shown):
+        return Decision(routes, rules, wanted.choice, journal)
+    plan = await plan_of(
+        source,
+        routes,
+        wanted.state_dir,
+        err,
+        stop=stop,
+        quiet=quiet,
+        truncated=wanted.truncated,
+        merge_patients=wanted.merge_patients,
+        suffix=wanted.suffix,
+        choice=wanted.choice,
+        limit=wanted.limit,
+        quiet_time=wanted.quiet_time,
+        attach=wanted.attach,
+        projects=projects.named,
+    )
+    if plan is None:
+        return None
+    choice = wanted.choice
+    if is_part:
+        choice = choice.of(
+            {row.study_uid for row in plan.rows if not row.skip},
+            {row.study_uid for row in plan.rows},
+            wrong={one.study_uid: one.text for one in plan.problems if one.severity is Severity.ERROR},
+            waiting=plan.waiting,
+            left=plan.left,
+            has_limit=wanted.limit is not None,
+        )
+    if is_strict:
+        otherwise = routes if isinstance(routes, PlannedRoutes) else None
+        routes = PlannedRoutes(plan.rows, faulty=plan.faulty, left=plan.left, otherwise=otherwise)
+    return Decision(routes, rules, choice, journal, plan, is_strict)
+
+
+class _Projects:
+    """The IDs of projects, which are asked for once."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._known: dict[str, str | AsyncimportError] = {}
+
+    async def named(self, names: Iterable[str]) -> Mapping[str, str | AsyncimportError]:
+        """Return the ID of each project that is open to this user, or why it is not.
+
+        Raises: ProjectMissingError, ProjectReadOnlyError when that is the only one, UnavailableError.
+        """
+        names = list(names)
+        for name in names:
+            if name in self._known:
+                continue
+            try:
+                self._known[name] = await check_project(self._client, name)
+            except (ProjectMissingError, ProjectReadOnlyError) as error:
+                if len(names) == 1:
+                    raise
+                self._known[name] = error
+        return self._known
+
+
+def _id_of(name: str, names: Mapping[str, str | AsyncimportError]) -> str:
+    found = names.get(name, name)
+    return found if isinstance(found, str) else name
