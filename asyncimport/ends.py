@@ -135,8 +135,8 @@ class Destination(Protocol):
         """
         ...
 
-    async def count(self, session: Session) -> int | None:
-        """Count what the archive holds of a session, where only numbers tell what arrives; None: UIDs will.
+    async def held_before(self, session: Session) -> frozenset[str] | None:
+        """Tell what the archive holds of a session, by UID, where only numbers tell what arrives; None: UIDs will.
 
         Raises: TransientError, RefusedError, FatalError.
         """

@@ -526,8 +526,8 @@ class _Line:
     async def _finalized(self, sealed: Sealed) -> Verdict:
         try:
             if sealed.expected is None and not (sealed.archived or sealed.is_open):
-                count = partial(self._destination.count, sealed.delivery.session)
-                before = await self._outage.through(count, sealed.delivery)
+                look = partial(self._destination.held_before, sealed.delivery.session)
+                before = await self._outage.through(look, sealed.delivery)
                 if before is not None:
                     sealed = await self._ask(partial(self._journal.expect, sealed, before))
             verdict = await self._outage.through(partial(self._destination.finalize, sealed), sealed.delivery)

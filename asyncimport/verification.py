@@ -138,6 +138,9 @@ async def _finding(
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     replaced = uids & {uid for uid, digest in digests.items() if found.held.get(uid, digest) != digest}
+    if found.verified == "count" and (lost := digests.keys() - found.held.keys()):
+        # What the archive held when it was verified, whatever has come since.
+        return Finding(session, files, None, f"{len(lost)} instances are missing, {NOBODY_KNOWS_WHICH}")
     if found.short and not found.missing:
         return Finding(session, files, None, f"{found.short} instances are missing, {NOBODY_KNOWS_WHICH}")
     if not found.missing:

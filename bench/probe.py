@@ -56,7 +56,7 @@ class Nowhere:
     async def find(self, claim: Claim) -> None:
         """Find nothing."""
 
-    async def count(self, session: Session) -> None:
+    async def held_before(self, session: Session) -> None:
         """Say that UIDs will tell."""
 
     async def finalize(self, sealed: Sealed) -> Verdict:

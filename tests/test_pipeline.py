@@ -562,7 +562,7 @@ class Shelf:
         self.sealed: list[Sealed] = []
         self.there = False
         self.archive: dict[str, Existing] = {}
-        self.before: dict[str, int] = {}
+        self.before: dict[str, frozenset[str]] = {}
 
     async def store(self, claim: Claim, body: Body) -> str:
         """Acknowledge a file."""
@@ -591,7 +591,7 @@ class Shelf:
         """Find what is in the archive: nothing, unless a test puts it there."""
         return self.archive.get(claim.instance.session.label)
 
-    async def count(self, session: Session) -> int | None:
+    async def held_before(self, session: Session) -> frozenset[str] | None:
         """Let UIDs tell, unless a test says otherwise."""
         return self.before.get(session.label)
 

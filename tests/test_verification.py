@@ -385,6 +385,69 @@ async def test_what_was_there_before_does_not_make_up_for_losses(tmp_path: Path,
             assert "2 instances are missing, and nobody can tell which" in (finding.problem or "")
 
 
+def others_come(xnat: TestXnat, added: int, removed: int = 0) -> None:
+    """Let somebody else's instances come into the archived session, and others go, the oldest first."""
+    resource = next(iter(xnat.archived[0].resources))[1]
+    for name in list(resource.files)[:removed]:
+        del resource.files[name]
+    some = next(iter(resource.files.values()))
+    for number in range(added):
+        resource.files[f"other-{number}"] = replace(some, name=f"other-{number}", sop_uid=f"9.9.{number}")
+
+
+@pytest.mark.parametrize(
+    ("lost", "added", "removed", "foreign", "expected"),
+    [
+        # XNAT loses two on the way, and two of somebody else's come in while ours are archived.
+        pytest.param(2, 2, 0, 0, ("held", None), id="lost in the row"),
+        pytest.param(2, 2, 0, 5, ("held", None), id="lost in the row, beside what was there"),
+        # None of ours is lost, but nobody can tell.
+        pytest.param(0, 2, 0, 0, ("archived", "present"), id="more than were sent"),
+        # Somebody takes out two of what was there, and adds one: it is not ours that makes up the number.
+        pytest.param(0, 2, 2, 5, ("archived", "present"), id="others in the place of others"),
+        pytest.param(0, 0, 0, 5, ("archived", "count"), id="nobody else"),
+    ],
+)
+async def test_others_do_not_make_up_for_losses_where_only_numbers_can_be_compared(
+    tmp_path: Path, lost: int, added: int, removed: int, foreign: int, expected: tuple[str, str | None]
+) -> None:
+    """What is new must be as many as were sent, and the row must have had them all."""
+    xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_uid=mapped))
+    for number in range(foreign):
+        write(tmp_path / "foreign" / str(number), image(number))
+    for number in range(10, 14):
+        write(tmp_path / "ours" / str(number), image(number))
+    async with serve(xnat) as url:
+        if foreign:
+            await upload(url, [tmp_path / "foreign"], tmp_path / "other.db", options=SMALL)
+        losing_new(xnat, lost)
+
+        def meanwhile() -> None:
+            come = partial(others_come, xnat, added, removed)
+            xnat.faults.add(Fault("listing", Tell(come), path="/resources?all"))
+
+        xnat.faults.add(Fault("archive", Tell(meanwhile)))
+        summary = await upload(url, [tmp_path / "ours"], tmp_path / "book", options=SMALL, overwrite="append")
+        (report,) = summary.sessions
+        assert (report.state, report.verified) == expected
+        if lost:
+            assert "2 instances too few" in (report.reason or "")
+
+
+async def test_what_is_gone_later_is_missed_though_a_script_maps_uids(tmp_path: Path) -> None:
+    """`verify` knows what the archive held: others that come in do not make up for it."""
+    xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_uid=mapped))
+    for number in range(4):
+        write(tmp_path / "ours" / str(number), image(number))
+    async with serve(xnat) as url:
+        await upload(url, [tmp_path / "ours"], tmp_path / "book", options=SMALL)
+        assert [one.verified for one in await looked_at(url, tmp_path / "book")] == ["count"]
+        others_come(xnat, 3, removed=1)
+        (finding,) = await looked_at(url, tmp_path / "book")
+        assert finding.verified is None
+        assert "1 instances are missing, and nobody can tell which" in (finding.problem or "")
+
+
 async def test_what_is_lost_is_sent_again_though_a_script_maps_uids(tree: Path, tmp_path: Path) -> None:
     """Where as many are absent by their number as by their UIDs, it is known which: the script maps other UIDs."""
     xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_study=mapped))

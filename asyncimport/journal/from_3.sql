@@ -29,6 +29,7 @@ UPDATE delivery SET state = 'OPEN' WHERE state = 'HELD' AND archive_uri IS NULL 
 ALTER TABLE instance ADD COLUMN presumed INTEGER;
 ALTER TABLE delivery ADD COLUMN expected INTEGER;
 ALTER TABLE delivery ADD COLUMN digests TEXT;
+ALTER TABLE delivery ADD COLUMN held_before TEXT;
 
 CREATE TRIGGER delivery_moves BEFORE UPDATE OF state ON delivery
 WHEN old.state <> new.state

@@ -203,35 +203,38 @@ class Journal(Subjects):
                 (session, uri),
             )
             presumed, resent = self._presumed(session, key)
-            files, expected = self._one(
+            files, expected, held_before = self._one(
                 "SELECT (SELECT count(*) FROM instance i JOIN delivery d ON d.key = i.delivery "
-                "WHERE i.session = ?1 AND d.uri = ?2), expected FROM delivery WHERE key = ?3",
+                "WHERE i.session = ?1 AND d.uri = ?2), expected, held_before FROM delivery WHERE key = ?3",
                 (session, uri, key),
             )
         delivery = Delivery(key, Session(project, subject, label, study_uid), number, uri)
         counted = {"most_files": most_files, "files": files, "expected": expected}
+        before = None if held_before is None else frozenset[str](json.loads(held_before))
         archived = state == "ARCHIVED"
-        return Sealed(delivery, uids, refused, archived, is_open, presumed=presumed, resent=resent, **counted)
+        return Sealed(
+            delivery, uids, refused, archived, is_open, presumed=presumed, resent=resent, before=before, **counted
+        )
 
     def _uids(self, session: int, state: str, which: str = "TRUE") -> frozenset[str]:
         query = f"SELECT json_quote(sop_uid) FROM instance WHERE session = ? AND state = ? AND {which}"  # noqa: S608 - fixed text
         return frozenset(self._all_of(query, (session, state)))
 
-    def expect(self, sealed: Sealed, before: int) -> Sealed:
-        """Note how many instances the archive held before a sealed delivery, and how many it must hold after it.
+    def expect(self, sealed: Sealed, before: frozenset[str]) -> Sealed:
+        """Note what the archive held before a sealed delivery, and how many instances it must hold after it.
 
         It is kept before anyone calls XNAT about the delivery: later nobody could tell.
         """
         delivery = sealed.delivery.key
         with self._transaction(durable=True):
             self._db.execute(
-                "UPDATE delivery SET expected = ?1 + (SELECT count(*) FROM instance WHERE delivery = ?2 "
+                "UPDATE delivery SET held_before = ?3, expected = ?1 + (SELECT count(*) FROM instance "
                 # What is sent again takes the place of what is there.
-                "AND state = 'STORED' AND presumed IS NULL) WHERE key = ?2",
-                (before, delivery),
+                "WHERE delivery = ?2 AND state = 'STORED' AND presumed IS NULL) WHERE key = ?2",
+                (len(before), delivery, json.dumps(sorted(before))),
             )
             (expected,) = self._one("SELECT expected FROM delivery WHERE key = ?", (delivery,))
-        return replace(sealed, expected=expected)
+        return replace(sealed, expected=expected, before=before)
 
     def _presumed(self, session: int, delivery: int) -> tuple[frozenset[str], frozenset[str]]:
         """Return what is presumed of a session, and what of that a delivery has brought."""
@@ -291,7 +294,10 @@ class Journal(Subjects):
                 self._take_back(session, verdict.resent, "PENDING", None, is_lacking=False)
             elif isinstance(verdict, Archived):
                 if verdict.holds is not None:
-                    self._db.execute("UPDATE delivery SET expected = ? WHERE key = ?", (verdict.holds, delivery.key))
+                    self._db.execute(
+                        "UPDATE delivery SET expected = ?, held_before = NULL WHERE key = ?",
+                        (verdict.holds, delivery.key),
+                    )
                 if verdict.proven:
                     self._db.execute("UPDATE instance SET presumed = NULL WHERE delivery = ?", (delivery.key,))
                 self._db.executemany(

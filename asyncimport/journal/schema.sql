@@ -43,7 +43,8 @@ CREATE INDEX patient_id ON patient (project, id, issuer, name, birth_date, subje
 -- stands for what was found in the archive, and not sent. Times are seconds since 1970: `unsure_at` is when an attempt to
 -- send into it was last known to have broken off (it may yet take effect), `closed_at` when it came to its end. `merges`:
 -- the archive held the session before. `partial`: sealed though it lacks files. `expected`: how many instances the
--- archive must hold when all has arrived, where a script gives them new UIDs, so that only their number can be compared.
+-- archive must hold when all has arrived, where a script gives them new UIDs, so that only their number can be compared;
+-- `held_before`: a JSON array of the SOPInstanceUIDs that it held before, until it is archived.
 -- The `reason` of an OPEN or SEALED one is why the last run did not go on with it. `digests` of the last one that was
 -- verified is a JSON object of what XNAT told then of its files (whose bytes differ from those sent), by SOPInstanceUID,
 -- "" where it keeps none: another digest means that somebody has replaced the instance since.
@@ -62,6 +63,7 @@ CREATE TABLE delivery (
     partial INTEGER,
     expected INTEGER,
     digests TEXT,
+    held_before TEXT,
     UNIQUE (session, number)
 );
 CREATE INDEX delivery_live ON delivery (state) WHERE state IN ('OPEN', 'SEALED');

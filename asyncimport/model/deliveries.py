@@ -81,7 +81,7 @@ class Sealed:
 
     Of `presumed` instances the archive had some version before, and nothing proves yet that it has the one on disk;
     `resent` are those of them that this delivery has brought, among `files` in all. Where only numbers can be compared,
-    `expected` is how many instances the archive must hold.
+    `expected` is how many instances the archive must hold, and `before` those that it held before, by SOPInstanceUID.
     """
 
     delivery: Delivery
@@ -94,6 +94,7 @@ class Sealed:
     resent: frozenset[str] = frozenset()
     files: int = 0
     expected: int | None = None
+    before: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

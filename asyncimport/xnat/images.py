@@ -38,6 +38,7 @@ from asyncimport.retry import RetryPolicy
 from asyncimport.xnat.archive import (
     NOBODY_KNOWS_WHICH,
     ArchivedSessions,
+    Comparison,
     Found,
     find_and_compare,
     find_experiment,
@@ -234,8 +235,8 @@ class Xnat:
         """
         return await self._occupants.of(session)
 
-    async def count(self, session: Session) -> int | None:
-        """Count what the archive holds of a session, where a script gives instances new UIDs; None: none does.
+    async def held_before(self, session: Session) -> frozenset[str] | None:
+        """Tell what the archive holds of a session, where a script gives instances new UIDs; None: none does.
 
         Raises: TransientError, RefusedError.
         """
@@ -243,8 +244,7 @@ class Xnat:
             return None
         there = await find_session(self._client, session, self._policy, self._rules)
         # What is not ours will hold the delivery.
-        held = await held_of_session(self._client, session, there.experiments, frozenset(), self._policy)
-        return len(held)
+        return frozenset(await held_of_session(self._client, session, there.experiments, frozenset(), self._policy))
 
     async def _import(self, claim: Claim, body: Body) -> str:
         session = claim.instance.session
@@ -441,6 +441,10 @@ class Xnat:
                 delivery,
                 f"the archive holds {len(leftover)} instances that XNAT refused, perhaps in part",
             )
+        new = _is_new(sealed, found)
+        if found.verified == "count" and (new < 0 or (row_files is not None and row_files < sealed.files)):
+            short = max(-new, sealed.files - (sealed.files if row_files is None else row_files))
+            return Held(delivery, f"the archive has {short} instances too few, {NOBODY_KNOWS_WHICH}", uri)
         if found.short and await self._have_taken_places(sealed, found.held, row_files):
             return Archived(delivery, uri, "count" if own else "present", holds=len(found.held), unproven=not own)
         if found.short and not found.missing:
@@ -460,8 +464,10 @@ class Xnat:
                 return Archived(
                     delivery, uri, verified, proven, unacknowledged=others, unproven=not own, digests=found.held
                 )
+            # The number may be made up by others': of what is in the archive that was in our row all, and no more.
+            is_sure = is_sure and new == 0 and row_files == sealed.files
             verified = "count" if is_sure else "present"
-            return Archived(delivery, uri, verified, proven, len(found.held), unproven=not own)
+            return Archived(delivery, uri, verified, proven, len(found.held), unproven=not own, digests=found.held)
         dropping = (await self._rules.of(session.project)).on_archive if not resent else None
         doubtful = found.missing if dropping else frozenset()
         return Incomplete(delivery, uri, found.missing, dropping or None, resent, doubtful=doubtful, unproven=not own)
@@ -497,6 +503,16 @@ class _Steps:
     def named(self) -> str | None:
         """The label that XNAT says it has given the session."""
         return unquote(self.answer.rpartition("/")[2]) if self.answer else None
+
+
+def _is_new(sealed: Sealed, found: Comparison) -> int:
+    """Return how many more instances are new in the archive than the delivery has brought there; 0: nobody counted.
+
+    Less than 0: so many lack, whatever the number of all says.
+    """
+    if sealed.before is None or sealed.expected is None:
+        return 0
+    return len(found.held.keys() - sealed.before) - (sealed.expected - len(sealed.before))
 
 
 def _is_of_row(there: Found, delivery: Delivery) -> bool:
