@@ -711,11 +711,19 @@ XNAT = (
         ("test_journal_lost.py::test_files_that_the_scan_meets_late_are_found_too",),
     ),
     Mutant(
+        "found-before-a-second-delivery",
+        "What another machine has sent of a session since is sent once more, and the session is held as a conflict.",
+        "journal/holdings.py",
+        "return uri is None or",
+        "return self._db.execute('SELECT 1 FROM delivery WHERE uri IS NOT NULL').fetchone() is None or",
+        ("test_journal_lost.py::test_another_machine_has_sent_the_rest",),
+    ),
+    Mutant(
         "found-in-the-next-run",
         "What a run before had not met is sent into a session that has it, and conflicts.",
         "journal/holdings.py",
-        '"OR EXISTS (SELECT 1 FROM delivery WHERE session = ?1 AND uri IS NULL AND',
-        '"OR EXISTS (SELECT 1 FROM delivery WHERE FALSE AND',
+        "return uri is None or self._adoption(session) is not None",
+        "return uri is None",
         (
             "test_journal_lost.py::test_files_that_are_met_later_are_found_too",
             "test_journal_lost.py::test_files_that_the_scan_meets_late_are_found_too",

@@ -190,10 +190,8 @@ def test_files_that_the_scan_meets_late_are_found_too(tmp_path: Path) -> None:
     with opened(tmp_path / "journal.db") as journal:
         journal.admit([instance("e")])
         (claim,) = journal.claim(10, most_begun=10) or []
-        assert claim.look
-        assert journal.adopt(claim, there) == Adopted(0, 0)
-        (claim,) = journal.claim(10, most_begun=10) or []
-        assert (claim.look, claim.delivery.number, claim.instance.sop_uid) == (False, 2, "1.2.E1.e")
+        assert (claim.look, claim.delivery.number, claim.instance.sop_uid) == (True, 2, "1.2.E1.e")
+        assert journal.adopt(claim, there) is None
 
 
 async def test_rerouting_keeps_what_was_found(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
@@ -323,3 +321,31 @@ async def test_what_was_found_and_is_gone_later_is_told_and_repaired(
     assert repaired.json["repaired"] == FILES
     assert {detail["verified"] for detail in repaired.json["details"]} == {"uids"}
     assert len((tmp_path / "safe").read_text().splitlines()) == FILES
+
+
+async def test_another_machine_has_sent_the_rest(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
+    """One journal has brought a part of a session, another the rest: the first finds it there and sends nothing."""
+    part, rest = tmp_path / "part", tmp_path / "rest"
+    shutil.copytree(tree, part)
+    (part / "P0" / "2").unlink()
+    shutil.copytree(tree / "P0", rest / "P0")
+    await upload(url, [part], tmp_path / "one", options=SMALL)
+    await upload(url, [rest], tmp_path / "two", options=SMALL)
+    assert xnat.sop_uids() == ALL
+    assert xnat.count["import"] == FILES
+    summary = await upload(url, [rest], tmp_path / "one", options=SMALL)
+    assert exit_code(summary) == 0
+    assert xnat.count["import"] == FILES
+    assert summary.files.already_stored == 3
+
+
+async def test_more_of_a_session_is_sent_after_a_look(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
+    """What a journal finds there is what it has brought itself: the rest is sent, and all is verified."""
+    part = tmp_path / "part"
+    shutil.copytree(tree / "P0", part / "P0")
+    (part / "P0" / "2").unlink()
+    await upload(url, [part], tmp_path / "one", options=SMALL)
+    summary = await upload(url, [tree], tmp_path / "one", options=SMALL)
+    assert exit_code(summary) == 0
+    assert (xnat.sop_uids(), xnat.count["import"]) == (ALL, FILES)
+    assert {one.verified for one in summary.sessions} == {"uids"}

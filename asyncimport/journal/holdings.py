@@ -23,13 +23,14 @@ class Holdings(Registry):
     def adopt(self, claim: Claim, there: Existing | None) -> Adopted | None:
         """Note what the archive has of the session of a claim; None: nothing, and the claim is to be sent.
 
-        Otherwise the claim is as if it had not been handed out, and what the archive has is not sent, whether it waits
-        now or is met later. All the same nothing proves that it has the bytes that are on disk: they are `presumed`.
+        Nothing counts as well what the journal itself has brought there. Otherwise the claim is as if it had not been
+        handed out, and what the archive has is not sent, whether it waits now or is met later. All the same nothing
+        proves that it has the bytes that are on disk: they are `presumed`.
         """
         with self._transaction():
             (session,) = self._one("SELECT session FROM instance WHERE key = ?", (claim.key,))
             self._db.execute("INSERT OR IGNORE INTO looked VALUES (?)", (session,))
-            if there is None:
+            if there is None or self._has_brought(session, there.held):
                 return None
             self._db.execute("DELETE FROM flying WHERE session = ? AND instance = ?", (session, claim.key))
             self._db.execute("INSERT OR IGNORE INTO waiting VALUES (?, ?)", (session, claim.key))
@@ -46,6 +47,11 @@ class Holdings(Registry):
                 )
             self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
             return self._adopt_waiting([session])
+
+    def _has_brought(self, session: int, held: frozenset[str]) -> bool:
+        """Whether all that the archive has of a session was stored there by deliveries of this journal."""
+        stored = self._db.execute("SELECT sop_uid FROM instance WHERE session = ? AND state = 'STORED'", (session,))
+        return bool(held) and held <= {uid for (uid,) in stored}
 
     def _adoption(self, session: int) -> int | None:
         """Return the delivery of a session that stands for what was found in the archive."""
@@ -81,15 +87,11 @@ class Holdings(Registry):
             files, size = files + len(rows), size + sum(size for _, size in rows)
         return Adopted(files, size)
 
-    def _must_look(self, session: int) -> bool:
-        """Whether the archive is to be asked what it has of a session before anything is sent.
+    def _must_look(self, session: int, uri: str | None) -> bool:
+        """Whether the archive is to be asked what it has of a session before more is sent into the delivery at `uri`.
 
-        It need not where the journal knows by its own deliveries; what another found there may not be all of it yet.
+        Before each new one, as others may have sent what waits here. What another found there may not be all of it yet.
         """
-        (looks,) = self._one(
-            "SELECT NOT EXISTS (SELECT 1 FROM looked WHERE session = ?1) AND ("
-            "NOT EXISTS (SELECT 1 FROM delivery WHERE session = ?1 AND uri IS NOT NULL) "
-            "OR EXISTS (SELECT 1 FROM delivery WHERE session = ?1 AND uri IS NULL AND state = 'ARCHIVED'))",
-            (session,),
-        )
-        return bool(looks)
+        if self._one("SELECT EXISTS (SELECT 1 FROM looked WHERE session = ?)", (session,))[0]:
+            return False
+        return uri is None or self._adoption(session) is not None

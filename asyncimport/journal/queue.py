@@ -541,7 +541,7 @@ class Journal(Subjects):
         if row is None:
             return
         key, number, uri, project, subject, label, study_uid = row
-        look = self._must_look(session)
+        look = self._must_look(session, uri)
         if uri is None or look:
             (flying,) = self._one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))
             room = 0 if flying else 1

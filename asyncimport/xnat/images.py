@@ -220,7 +220,8 @@ class Xnat:
         if not there.experiments:
             return None
         held = await held_of_session(self._client, session, there.experiments, frozenset(), self._policy)
-        hidden = held and claim.instance.sop_uid not in held and self._overwrite == "none"
+        is_first = claim.delivery.number == 1
+        hidden = held and is_first and claim.instance.sop_uid not in held and self._overwrite == "none"
         if hidden and (await self._rules.of(session.project)).maps_instances:
             raise OccupiedError(
                 "the archive has this session already, and a script gives instances new UIDs, so nobody can tell which "
