@@ -129,7 +129,7 @@ XNAT = (
         "verification.py",
         "if found.held.get(uid, digest) != digest}",
         "if found.held.get(uid, digest) != found.held.get(uid, digest)}",
-        ("test_replaced_instances.py",),
+        ("test_replaced_instances.py::test_only_the_replaced_one_is_not_safe_to_delete",),
     ),
     Mutant(
         "replaced-instances-are-not-safe-to-delete",
@@ -137,7 +137,7 @@ XNAT = (
         "verification.py",
         "for one in there if not (one.presumed or one.sop_uid in other)",
         "for one in there if not one.presumed",
-        ("test_replaced_instances.py",),
+        ("test_replaced_instances.py::test_only_the_replaced_one_is_not_safe_to_delete",),
     ),
     Mutant(
         "replaced-instances-in-a-rerun",
@@ -145,7 +145,7 @@ XNAT = (
         "journal/queue.py",
         "if told.get(uid, digest) != digest]",
         "if told.get(uid, digest) != told.get(uid, digest)]",
-        ("test_replaced_instances.py",),
+        ("test_replaced_instances.py::test_a_later_delivery_sees_what_was_replaced",),
     ),
     Mutant(
         "looked-at-again-after-the-catalogs",
@@ -153,7 +153,7 @@ XNAT = (
         "xnat/archive.py",
         "    if not now.is_still(experiment, {resource.scan for resource in resources}):",
         "    if False:",
-        ("test_changed_meanwhile.py",),
+        ("test_changed_meanwhile.py::test_a_session_that_changes_while_an_upload_compares_it",),
     ),
     Mutant(
         "source-lasts",

@@ -25,6 +25,7 @@ from asyncimport.retry import RetryPolicy
 from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.settings import Options
 from asyncimport.source import Folder
+from asyncimport.verification import Finding, look, verified_sources
 from asyncimport.xnat import Client, Credentials, Timeouts, Xnat, connect
 
 DEMO = Credentials("demo", "demo")
@@ -233,3 +234,19 @@ async def upload(
         )
         await run(source, destination, book, rules, options=options, policy=policy, report=report, stop=stop)
         return await summary_of(book)
+
+
+async def looked_at(url: str, journal: Path) -> tuple[list[Finding], set[str]]:
+    """Do what `verify --safe-to-delete` does: return what was found, and the files that it would list."""
+    reading = Ledger.read(journal)
+    ledger = await anyio.to_thread.run_sync(reading.__enter__)
+
+    def safe(found: list[Finding]) -> set[str]:
+        return {file.path for file, is_safe in verified_sources(ledger, found) if is_safe}
+
+    try:
+        async with logged_in(url) as client:
+            found = await look(client, ledger, AT_ONCE)
+        return found, await anyio.to_thread.run_sync(safe, found)
+    finally:
+        await anyio.to_thread.run_sync(reading.__exit__, None, None, None)

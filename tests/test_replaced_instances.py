@@ -9,7 +9,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from conftest import Commands
-from scenery import AT_ONCE, body_of, claim, image, logged_in, no_sleep, sealed, sop, upload, write
+from scenery import AT_ONCE, body_of, claim, image, logged_in, looked_at, no_sleep, sealed, sop, upload, write
 
 from asyncimport.journal import Ledger
 from asyncimport.model import Archived, Session
@@ -77,6 +77,17 @@ async def test_a_later_delivery_sees_what_was_replaced(xnat: TestXnat, url: str,
     assert report.reason == "1 instance was replaced in the archive since the session was verified"
     assert xnat.sop_uids() == {sop(number) for number in range(1, 6)}
     assert await anyio.to_thread.run_sync(presumed, book) == [sop(2)]
+
+
+async def test_only_the_replaced_one_is_not_safe_to_delete(url: str, visit: Path, tmp_path: Path) -> None:
+    """The same, a few times: what is not compared anew stays told."""
+    book = tmp_path / "state" / "book"
+    await upload(url, [visit], book)
+    await replaces(url, tmp_path, 2)
+    for _ in range(2):
+        (finding,), safe = await looked_at(url, book)
+        assert (finding.verified, sorted(finding.replaced)) == ("present", [sop(2)])
+        assert safe == {str(visit / "1"), str(visit / "3")}
 
 
 async def test_what_we_replace_ourselves_stays_ours(url: str, commands: Commands, visit: Path, tmp_path: Path) -> None:

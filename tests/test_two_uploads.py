@@ -10,11 +10,12 @@ from pathlib import Path
 import anyio
 import pytest
 from conftest import Commands
-from scenery import image, logged_in, sop, upload, write
+from scenery import image, logged_in, looked_at, sop, upload, write
 
 from asyncimport import replies
 from asyncimport.events import Event, Settled
 from asyncimport.model import Withheld
+from asyncimport.settings import Options
 from asyncimport.testserver import Fault, Gateway, PrearchiveRow, Reset, RowStatus, Tell, TestXnat
 
 pytestmark = pytest.mark.anyio
@@ -161,30 +162,27 @@ async def test_a_journal_knows_its_own_rows_after_a_kill(xnat: TestXnat, url: st
 
 @pytest.mark.parametrize("others", [True, False])
 async def test_only_what_was_archived_from_our_row_is_ours(
-    xnat: TestXnat, url: str, commands: Commands, one: Path, two: Path, tmp_path: Path, others: bool
+    xnat: TestXnat, url: str, one: Path, two: Path, tmp_path: Path, others: bool
 ) -> None:
     """A built row that is gone: another upload has archived an older version, or a person has archived this one."""
-    commands.login(url)
-    ours = ("upload", two, "-P", "demo", "--state-dir", tmp_path / "b", "-o", "json")
-    assert (await commands(*ours, "--no-archive")).code == 0
+    book = tmp_path / "book"
+    built = await upload(url, [two], book, options=Options(workers=2, finalizers=1, archive=False))
+    assert built.count("prearchive") == 1
     (row,) = xnat.prearchive
     if others:
         xnat.remove_row(row)
-        assert (await commands("upload", one, "-P", "demo", "--state-dir", tmp_path / "a", "-q")).code == 0
+        await upload(url, [one], tmp_path / "other")
     else:
         async with logged_in(url) as client:
-            path = client.url(f"/data/services/archive?src={row.uri}")
-            await client.call("POST", path, replies.archived)
+            await client.call("POST", client.url(f"/data/services/archive?src={row.uri}"), replies.archived)
     sent = xnat.count["import"]
-    ended = await commands(*ours)
-    assert (ended.code, ended.json["details"][0]["verified"]) == (0, "present" if others else "uids")
+    expected = "present" if others else "uids"
+    summary = await upload(url, [two], book)
+    assert [(report.state, report.verified) for report in summary.sessions] == [("archived", expected)]
     assert xnat.count["import"] == sent
-    safe = tmp_path / "safe"
-    verify = await commands(
-        "verify", "-P", "demo", "--state-dir", tmp_path / "b", "--safe-to-delete", safe, "-o", "json"
-    )
-    assert (verify.code, verify.json["details"][0]["verified"]) == (0, "present" if others else "uids")
-    assert len(safe.read_text().splitlines()) == (0 if others else FILES)
+    (finding,), safe = await looked_at(url, book)
+    assert finding.verified == expected
+    assert len(safe) == (0 if others else FILES)
 
 
 @pytest.mark.parametrize("action", [Reset(effect=True), Gateway(504)])
