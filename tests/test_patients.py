@@ -251,10 +251,21 @@ async def test_a_patient_who_comes_after_archiving_spoils_nothing(
     assert (await commands(*words)).code == 0
     write(place / "b" / "2", image(2, PatientID="T"))
     write(place / "b" / "report.pdf", b"about T")
-    ended = await commands(*words)
-    assert (ended.code, ended.json["files"]["skipped"], ended.json["attachments"]["skipped"]) == (8, 1, 1)
-    assert [one["state"] for one in ended.json["details"]] == ["archived"]
-    assert xnat.archived[0].own_resources == {}
+    for more in (
+        (),
+        (),
+        ("--retry", "held,refused"),
+        ("--partial", "archive"),
+        ("--resend-changed", "--overwrite", "append"),
+        (),
+    ):
+        ended = await commands(*words, *more)
+        assert (ended.code, ended.json["files"]["skipped"], ended.json["attachments"]["skipped"]) == (8, 1, 1)
+        assert [one["state"] for one in ended.json["details"]] == ["archived"]
+        assert xnat.archived[0].own_resources == {}
+    (place / "b" / "2").unlink()
+    (place / "b" / "report.pdf").unlink()
+    assert (await commands(*words)).code == 0
 
 
 @pytest.mark.anyio
