@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from journals import (
     ROOT,
     Disk,
@@ -1726,10 +1726,18 @@ class AnyOrder(RuleBasedStateMachine):
         assert files.found + files.unreadable == len(self.met)
 
 
-AnyOrder.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestAnyOrder = pytest.mark.thorough(AnyOrder.TestCase)
+# In parts, because each has a minute, and a busy machine is several times slower.
+@pytest.mark.thorough
+@pytest.mark.parametrize("part", range(4))
+def test_any_order(part: int) -> None:
+    """A hundred histories in all."""
+    assert part in range(4)
+    run_state_machine_as_test(
+        AnyOrder,
+        settings=settings(
+            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
 
 
 @pytest.mark.parametrize("number", [2, 3, 512, 513, 1_300])

@@ -325,15 +325,22 @@ def cuts_of(content: bytes, seed: str) -> list[int]:
     return sorted((size for size in chosen if 0 <= size < len(content)), reverse=True)
 
 
+# Each has a minute, and a busy machine is several times slower.
+_PARTS = 8
+
+
 @pytest.mark.thorough
-def test_wherever_a_file_is_cut_the_oracle_agrees(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", range(_PARTS))
+def test_wherever_a_file_is_cut_the_oracle_agrees(tmp_path: Path, part: int) -> None:
     """Some 300 files under 1 MB, each cut at 45 places and more: the verdict, and never another's UID."""
     copy = tmp_path / "cut"
     counts: Counter[str] = Counter()
     makes = set()
     for path in packaged():
-        whole = outcome(lambda path=path: identify(str(path)))  # type: ignore[misc]
         make = path.parent.name, path.stat().st_size
+        if make[1] // 2 % _PARTS != part:
+            continue
+        whole = outcome(lambda path=path: identify(str(path)))  # type: ignore[misc]
         if not isinstance(whole, Identity) or path.stat().st_size > 1 << 20 or (make in makes and make[1] < 1_000):
             continue
         makes.add(make)
@@ -361,7 +368,7 @@ def test_wherever_a_file_is_cut_the_oracle_agrees(tmp_path: Path) -> None:
                 assert size < 140 or content[128:132] != b"DICM", place
                 counts[told[1]] += 1
     sys.stdout.write(f"{dict(counts)}\n")
-    assert counts["cut"] > 5_000
+    assert counts["cut"] > 5_000 // _PARTS
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
