@@ -15,7 +15,7 @@ from asyncimport.journal import Ledger
 from asyncimport.model import Deleted, Summary
 from asyncimport.settings import Options
 from asyncimport.stop import Stop
-from asyncimport.testserver import Administer, Fault, PrearchiveRow, Project, Reset, Tell, TestXnat
+from asyncimport.testserver import Administer, Fault, PrearchiveRow, Project, Reset, Script, Tell, TestXnat
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
@@ -119,6 +119,19 @@ async def test_a_part_of_a_file_in_the_archive_does_not_stand_for_the_whole(
     state, verified, _ = only(summary)
     assert xnat.sop_uids() == ALL
     assert (state, verified) == ("archived", "present")
+
+
+async def test_a_part_in_the_archive_is_not_known_to_be_replaced_where_a_script_may_drop_files(
+    xnat: TestXnat, url: str, visit: Path, book: Path
+) -> None:
+    """The whole file is sent after it, and archived with `overwrite`; the script may have dropped that one."""
+    xnat.project("demo").script = Script(reject=lambda _: False)
+    xnat.faults.add(Fault("import", Reset(after_bytes=1_000), nth=3))
+    xnat.faults.add(Fault("import", Administer("archive"), nth=4))
+    summary = await upload(url, [visit], book, options=ONE, overwrite="append")
+    state, verified, _ = only(summary)
+    assert xnat.sop_uids() == ALL
+    assert (state, verified, summary.sessions[0].presumed) == ("archived", "present", 1)
 
 
 async def test_a_session_that_is_deleted_again_and_again_is_held(
