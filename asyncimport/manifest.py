@@ -43,6 +43,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "series": (),
     "files": (),
     "bytes": (),
+    "choice": (),
     "source": (),
     "problems": (),
 }
@@ -83,7 +84,8 @@ class PlanRow:
     """A study and the session that it is to become, or with `skip` the wish to leave it out.
 
     The key, the target and `skip` decide. Patient, issuer, date and number of files bind: a study that differs is not
-    the one that the row was made for. The rest informs whoever edits the plan. `line` is where it stood in a file.
+    the one that the row was made for. The rest informs whoever edits the plan. `choice` are the filters by which a
+    part of the study was chosen. `line` is where it stood in a file.
     `extra` are columns of others, which are carried along; as they may hold names, its repr shows none of them.
     """
 
@@ -102,6 +104,7 @@ class PlanRow:
     accession_number: str = field(default="", repr=False)
     patient_id: str = field(default="", repr=False)
     issuer: str = field(default="", repr=False)
+    choice: str = ""
     line: int = field(default=0, compare=False)
     extra: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
 
@@ -128,9 +131,9 @@ def write_plan(rows: Iterable[PlanRow]) -> str:
         raise ValueError(f"extra columns may not be named {', '.join(taken)}")
     # A last column without a name would look like the empty cells that spreadsheets leave behind.
     columns = [name for name in extras if not name.strip()]
-    if_any = (*_KEYS, "issuer")
+    if_any = (*_KEYS, "issuer", "choice")
     there = {name for name in if_any if any(getattr(row, name) for row in rows)}
-    there |= {"study_uid"} if there <= {"issuer"} else set()
+    there |= {"study_uid"} if there.isdisjoint(_KEYS) else set()
     columns += [name for name in _COLUMNS if name not in if_any or name in there]
     columns += [name for name in extras if name.strip()]
     out = io.StringIO(newline="")
@@ -371,6 +374,7 @@ class _Reader:
             accession_number=self._value("accession_number"),
             patient_id=self._value("patient_id"),
             issuer=self._value("issuer"),
+            choice=self._value("choice"),
             line=self._line,
             extra={name: _bare("", self._at(place)) for name, place in self._header.extras.items()},
         )

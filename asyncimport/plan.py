@@ -7,7 +7,7 @@ elsewhere and added (`with_archive`). As a table (`manifest`) it can be edited, 
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -25,8 +25,10 @@ from asyncimport.manifest import Key, KeyKind, PlanRow
 from asyncimport.model import File, FileKind, Ignored, Occupant, Patient, Session
 from asyncimport.replies import Experiment, Row, SeriesFilter, other_row
 from asyncimport.routing import (
+    NOTHING_GIVEN,
     Choice,
     DisputedError,
+    Given,
     LeftOutError,
     PartlyPlannedError,
     Study,
@@ -82,12 +84,19 @@ class Planning(Protocol):
         """Whether the names of files decide, and not only their directories."""
         ...
 
+    @property
+    def needs_whole_study(self) -> bool:
+        """Whether labels depend on whole studies, and on what others have already."""
+        ...
+
     def study(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Study:
         """Return what a header tells of its study. Raises: UnroutableError."""
         ...
 
-    def resolve(self, studies: Iterable[Study]) -> Mapping[str, Session | UnroutableError]:
-        """Decide all studies."""
+    def resolve(
+        self, studies: Iterable[Study], given: Given, tell: Callable[[str, str], None]
+    ) -> Mapping[str, Session | UnroutableError]:
+        """Decide all studies, beside sessions that there are; `tell` of a study (UID) that turned up late."""
         ...
 
 
@@ -182,30 +191,32 @@ def make_plan(
     *,
     projects: Mapping[str, str | AsyncimportError] = _NO_NAMES,
     truncated: bool = False,
+    given: Given = NOTHING_GIVEN,
     merge_patients: bool = False,
     suffix: bool = False,
     limit: int | None = None,
     looks: Looks | None = None,
     resource_of: Callable[[str], str | None] = lambda _: None,
 ) -> Plan:
-    """Compare all studies with each other, and keep the first `limit` of them at most by their places.
+    """Compare all studies with each other and with what is `given`, and keep the first `limit` at most by their places.
 
     `projects` are the IDs of projects, or why one is closed, by the names that the rules have for them.
     With `looks`, studies are left out that may still be being written.
     With `suffix`, studies whose label another one has already get `_2`, `_3` and so on behind it, in the order of their
-    dates; else they are errors. It blocks: call it in a worker thread.
+    dates; else they are errors, but for the one that has it or that the walk has met first. It blocks: call it in a
+    worker thread.
     """
     problems: list[Problem] = [*drafted.problems]
     drafts = [_in_project(draft, projects, problems) for draft in drafted.drafts]
+    if isinstance(drafted.routes, PlannedRoutes):
+        drafts = list(_bound(drafts, drafted.routes, problems, given, {} if looks is None else looks.waiting))
     # All studies are compared before any is left for later: nothing that is wrong may hide behind a pause or a limit.
-    drafts = list(_distinct(drafts, problems, suffix=suffix))
+    drafts = list(_distinct(drafts, problems, given, suffix=suffix))
     if not merge_patients:
         drafts = list(_one_patient(drafts, problems))
     if looks is not None:
         drafts = [_quiet(draft, looks, problems) for draft in drafts]
         drafts += _unfinished(found, drafts, looks, problems)
-    if isinstance(drafted.routes, PlannedRoutes):
-        drafts = list(_bound(drafts, drafted.routes, problems, {} if looks is None else looks.waiting))
     if limit is not None:
         drafts = _first(drafts, limit)
     problems += _of_files(found, truncated=truncated)
@@ -336,9 +347,11 @@ class _Draft:
     when: tuple[str, str]
     patients: frozenset[Patient]
     found: FoundStudy
+    wanted: Session | None = None
+    """Where it would go by its label alone, also where nobody asked for it."""
 
     def without_place(self) -> "_Draft":
-        return replace(self, session=None)
+        return replace(self, session=None, wanted=None)
 
 
 def _quiet(draft: _Draft, looks: Looks, problems: list[Problem]) -> _Draft:
@@ -371,7 +384,7 @@ def _unfinished(found: Survey, drafts: Sequence[_Draft], looks: Looks, problems:
 
 def _first(drafts: list[_Draft], limit: int) -> list[_Draft]:
     """Keep the studies that a walk meets first."""
-    met = sorted((draft for draft in drafts if draft.session is not None), key=lambda draft: draft.study.example)
+    met = sorted((draft for draft in drafts if draft.session is not None), key=lambda draft: draft.study.met)
     kept = {draft.study.study_uid for draft in met[:limit]}
     return [draft for draft in drafts if draft.session is None or draft.study.study_uid in kept]
 
@@ -383,15 +396,18 @@ def draft_plan(
     relative: Relative = lambda path: path,
     truncated: bool = False,
     choice: Choice = EVERYTHING,
+    given: Given = NOTHING_GIVEN,
+    suffix: bool = False,
 ) -> Drafts:
     """Route every study that the choice asks for, whole, or with `parts` those of its files that it asks for.
 
-    They are in the order of their dates, so that whoever came first keeps a label that two would have. It blocks.
+    They are in the order of their dates. Where labels depend on other studies (also with `suffix`), those that nobody
+    asks for count among these. It blocks.
     """
     problems: list[Problem] = []
     facts: dict[object, Study] = {}
     left = {} if choice.is_everything else _left_out(found, choice, relative)
-    decided: dict[str, Session | UnroutableError] = {uid: LeftOutError(reason) for uid, reason in left.items()}
+    counts_left = suffix or routes.needs_whole_study
     lost: dict[str, UnroutableError] = {}
     when: dict[str, tuple[str, str]] = {}
     patients: dict[str, set[Patient]] = {}
@@ -400,7 +416,9 @@ def draft_plan(
     for header in found.headers(truncated=truncated, by_directory=routes.needs_path, by_file=by_file):
         fields = header.fields
         who.setdefault(header.study_uid, {})[Header.of(fields)] = None
-        if header.study_uid in left or (choice.is_of_parts and choice.against(fields, relative(header.path))):
+        if (header.study_uid in left and not counts_left) or (
+            choice.is_of_parts and choice.against(fields, relative(header.path))
+        ):
             continue
         when.setdefault(header.study_uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
         patients.setdefault(header.study_uid, set()).add(patient_of(fields))
@@ -410,7 +428,9 @@ def draft_plan(
             lost[header.study_uid] = error
         else:
             facts.setdefault((fact.uid, *sorted(fact.fields.items()), *fact.modalities), fact)
-    decided |= {**routes.resolve(facts.values()), **lost}
+    late: dict[str, str] = {}
+    routed = routes.resolve(facts.values(), given, late.__setitem__)
+    decided = {**routed, **lost, **{uid: LeftOutError(reason) for uid, reason in left.items()}}
     drafts = []
     asked = _of_parts(found, choice, relative, truncated=truncated) if choice.is_of_parts else {}
     for whole in found.studies(truncated=truncated):
@@ -433,10 +453,15 @@ def draft_plan(
         elif isinstance(session, UnroutableError):
             advice = "choose other templates, or write its labels into the plan"
             problems.append(_problem("no-label", Severity.ERROR, study, str(session), advice))
+        elif study.study_uid in late:
+            text, advice = late[study.study_uid], "nobody moves for it; see that this is meant"
+            problems.append(_problem("label-late", Severity.WARNING, study, text, advice))
         place = session if isinstance(session, Session) else None
         whose = frozenset(patients.get(study.study_uid, ()))
-        there = FoundStudy(study.study_uid, tuple(who[study.study_uid]), whole.files)
-        drafts.append(_Draft(study, place, when.get(study.study_uid, ("", "")), whose, there))
+        there = FoundStudy(study.study_uid, tuple(who[study.study_uid]), study.files)
+        wanted = routed.get(study.study_uid) if study.study_uid in left and suffix else place
+        wanted = wanted if isinstance(wanted, Session) else None
+        drafts.append(_Draft(study, place, when.get(study.study_uid, ("", "")), whose, there, wanted))
     drafts.sort(key=lambda draft: (*draft.when, draft.study.study_uid))
     return Drafts(routes, drafts, problems, left)
 
@@ -464,39 +489,87 @@ def _of_parts(found: Survey, choice: Choice, relative: Relative, *, truncated: b
 
 def _in_project(draft: _Draft, names: Mapping[str, str | AsyncimportError], problems: list[Problem]) -> _Draft:
     """Let a study go to its project by the ID of that, or nowhere where the project is closed."""
-    if draft.session is None:
+    if draft.wanted is None:
         return draft
-    name = names.get(draft.session.project, draft.session.project)
+    name = names.get(draft.wanted.project, draft.wanted.project)
     if isinstance(name, str):
-        return draft if name == draft.session.project else replace(draft, session=replace(draft.session, project=name))
+        if name == draft.wanted.project:
+            return draft
+        wanted = replace(draft.wanted, project=name)
+        return replace(draft, wanted=wanted, session=None if draft.session is None else wanted)
+    if draft.session is None:
+        return replace(draft, wanted=None)
     advice = name.hint or "see who owns the project"
     problems.append(_problem("project-closed", Severity.ERROR, draft.study, str(name), advice))
     return draft.without_place()
 
 
-def _distinct(drafts: Iterable[_Draft], problems: list[Problem], *, suffix: bool) -> Iterable[_Draft]:
+def _distinct(drafts: Sequence[_Draft], problems: list[Problem], given: Given, *, suffix: bool) -> Iterable[_Draft]:
     """Give each label to one study. XNAT matches labels without regard to case when it archives."""
-    taken: dict[tuple[str, str], str] = {}
+    labels = _suffixed(drafts, given) if suffix else {}
+    owners = {} if suffix else _owners(drafts, given)
     for draft in drafts:
-        if draft.session is None:
+        wanted = draft.session
+        if wanted is None:
             yield draft
             continue
-        wanted = draft.session
-        session, number = wanted, 1
-        while suffix and (session.project, session.label.lower()) in taken:
-            number += 1
-            session = replace(wanted, label=f"{wanted.label}_{number}")
-        owner = taken.setdefault((session.project, session.label.lower()), draft.study.study_uid)
-        if owner != draft.study.study_uid:
-            text = f"the session label {session.label} is that of study {owner} already"
+        uid = draft.study.study_uid
+        label = labels.get(uid, wanted.label) if suffix else wanted.label
+        owner = uid if suffix else owners[wanted.project, wanted.label.lower()]
+        if label is None or owner != uid:
+            whose = f"that of study {owner} already" if label is not None else "that of a study which nobody can tell"
+            text = f"the session label {wanted.label} is {whose}"
             advice = "use a template that tells them apart, --on-collision suffix, or edit the plan"
             problems.append(_problem("label-taken", Severity.ERROR, draft.study, text, advice))
             yield draft.without_place()
             continue
-        if session != wanted:
-            text = f"the session label {wanted.label} was taken: it gets {session.label}"
+        if label != wanted.label:
+            text = f"the session label {wanted.label} was taken: it gets {label}"
             problems.append(_problem("label-suffixed", Severity.WARNING, draft.study, text, "see that this is meant"))
-        yield replace(draft, session=session)
+        yield replace(draft, session=replace(wanted, label=label))
+
+
+def _owners(drafts: Iterable[_Draft], given: Given) -> Mapping[tuple[str, str], str]:
+    """Return which study has each label: the one that has it already, or the one that a walk meets first.
+
+    So it is in an upload, which sends while it walks (`Registry` in the journal).
+    """
+    owners: dict[tuple[str, str], str] = {}
+    for draft in sorted(drafts, key=lambda draft: draft.study.met):
+        if (session := draft.session) is not None:
+            owner = given.owner_of(session.project, session.label) or draft.study.study_uid
+            owners.setdefault((session.project, session.label.lower()), owner)
+    return owners
+
+
+def _suffixed(drafts: Iterable[_Draft], given: Given) -> Mapping[str, str | None]:
+    """Return a label for each study, with a suffix where another study has it; None where nobody can tell which has.
+
+    A study that has a session keeps the label of that. The drafts are in the order of their dates.
+    """
+    labels: dict[str, str | None] = {}
+    last: dict[tuple[str, str], int] = {}
+    taken: set[tuple[str, str]] = set()
+    for draft in drafts:
+        if (wanted := draft.wanted) is None:
+            continue
+        uid, project = draft.study.study_uid, wanted.project
+        if (has := given.session_of(project, uid)) is not None:
+            labels[uid] = has.label
+            continue
+        first = project, wanted.label.lower()
+        while True:
+            number = last[first] = last.get(first, 0) + 1
+            label = wanted.label if number == 1 else f"{wanted.label}_{number}"
+            owner = given.owner_of(project, label)
+            if owner == "":
+                labels[uid] = None
+                break
+            if owner in {None, uid} and (project, label.lower()) not in taken:
+                labels[uid] = label
+                taken.add((project, label.lower()))
+                break
+    return labels
 
 
 def _one_patient(drafts: Iterable[_Draft], problems: list[Problem]) -> Iterable[_Draft]:
@@ -551,10 +624,18 @@ def _enter(known: list[tuple[str, Patient]], subject: str, patient: Patient) -> 
 
 
 def _bound(
-    drafts: Iterable[_Draft], routes: "PlannedRoutes", problems: list[Problem], waiting: Mapping[str, str]
+    drafts: Iterable[_Draft],
+    routes: "PlannedRoutes",
+    problems: list[Problem],
+    given: Given,
+    waiting: Mapping[str, str],
 ) -> Iterable[_Draft]:
-    """Compare studies with what the rows of a plan were made for, and tell of rows that match none."""
-    matched: set[Key] = set()
+    """Compare studies with what the rows of a plan were made for, and tell of rows that match none.
+
+    What has a session already may have been cleaned away, in part or as a whole.
+    """
+    # Of what is being written perhaps no file is whole yet.
+    matched = {Key(KeyKind.STUDY_UID, (uid,)) for uid in waiting}
     unmatched: list[FoundStudy] = []
     for draft in drafts:
         rows = routes.rows_of(draft.found)
@@ -564,17 +645,30 @@ def _bound(
         if draft.session is None:
             yield draft
             continue
-        # What is being written has not all of its files yet.
-        there = replace(draft.found, files=None) if draft.study.study_uid in waiting else draft.found
+        session, study = draft.session, draft.study
+        lines = ", ".join(str(row.line) for row in rows)
+        has = given.session_of(session.project, study.study_uid)
+        # Of a study with PET and MR, XNAT may have made a PET session.
+        if has is not None and has.label.lower() != session.label.lower() and "petmr" not in session.label.lower():
+            text = f"line {lines} of the plan: the study has session {has.label} already, and not {session.label}"
+            problems.append(_problem("row-elsewhere", Severity.ERROR, study, text, "write that label into the line"))
+            yield draft.without_place()
+            continue
+        is_partial = study.study_uid in waiting or (
+            has is not None and all(study.files < (row.files or 0) for row in rows)
+        )
+        there = replace(draft.found, files=None) if is_partial else draft.found
         told = [(row.line, text) for row in rows for text in differences(row, there)]
         if not told:
             yield draft
             continue
         text = "; ".join(f"line {line} of the plan: {text}" for line, text in told)
-        problems.append(_problem("row-differs", Severity.ERROR, draft.study, text, _OTHER_STUDY))
+        problems.append(_problem("row-differs", Severity.ERROR, study, text, _OTHER_STUDY))
         yield draft.without_place()
-    for row in routes.rows:
-        if row.key in matched or (row.skip and matched):
+    gone = {row.key: row for row in routes.rows if row.key not in matched and not routes.is_done(row, given)}
+    is_other = len(gone) == len(routes.rows)
+    for row in gone.values():
+        if row.skip and not is_other:
             continue
         near = nearest(row, unmatched)
         text = f"line {row.line} of the plan: no study of the source matches it"
@@ -678,13 +772,21 @@ class PlannedRoutes:
         self._project = project
         self.rules: Mapping[str, str] = {"project": project, "plan": told.hexdigest()[:16]}
 
-    needs_path = needs_name = False
+    needs_path = needs_name = needs_whole_study = False
     session_depth = None
 
     @property
-    def rows(self) -> Iterable[PlanRow]:
+    def rows(self) -> Collection[PlanRow]:
         """Return all rows."""
         return self._rows.values()
+
+    def is_done(self, row: PlanRow, given: Given) -> bool:
+        """Whether the session that a row asks for is there already, of its study as far as the row names it."""
+        project = row.project_id or self._project
+        if row.study_uid:
+            has = given.session_of(project, row.study_uid)
+            return has is not None and has.label.lower() == row.session_label.lower()
+        return bool(row.session_label) and given.owner_of(project, row.session_label) is not None
 
     def rows_of(self, study: FoundStudy) -> list[PlanRow]:
         """Return the rows that match any header of a study."""
@@ -693,8 +795,6 @@ class PlannedRoutes:
             row = self._match(study.study_uid, header.accession_number, header.patient_id, header.study_date)
             if row is not None:
                 found[row.key] = row
-        if not study.headers and (row := self._rows.get(Key(KeyKind.STUDY_UID, (study.study_uid,)))) is not None:
-            found[row.key] = row
         return list(found.values())
 
     @property
@@ -730,7 +830,12 @@ class PlannedRoutes:
         names = ("AccessionNumber", "PatientID", "StudyDate")
         return Study(study_uid, {name: fields[name] for name in names if fields.get(name)})
 
-    def resolve(self, studies: Iterable[Study]) -> Mapping[str, Session | UnroutableError]:
+    def resolve(
+        self,
+        studies: Iterable[Study],
+        given: Given = NOTHING_GIVEN,  # noqa: ARG002 - a plan says what it says
+        tell: Callable[[str, str], None] = lambda _, __: None,  # noqa: ARG002 - as above
+    ) -> Mapping[str, Session | UnroutableError]:
         """Decide all studies, of which each may come in several pieces: it goes whole, or not at all."""
         pieces: dict[str, list[Study]] = {}
         for study in studies:

@@ -9,7 +9,7 @@ from scenery import AT_ONCE, image, logged_in, upload, write
 
 from asyncimport.replies import Experiment
 from asyncimport.testserver import Fault, Status, TestXnat
-from asyncimport.xnat import ArchivedSessions
+from asyncimport.xnat import ArchivedSessions, label_before_division
 
 pytestmark = pytest.mark.anyio
 
@@ -42,3 +42,25 @@ async def test_what_is_not_shown_is_not_taken_for_nothing(xnat: TestXnat, url: s
     async with logged_in(url) as client:
         xnat.faults.add(Fault("listing", Status(403, "no")))
         assert await ArchivedSessions(client, AT_ONCE).in_project("demo") is None
+
+
+@pytest.mark.parametrize(
+    ("mr", "pet", "expected"),
+    [
+        ("E_MR", "E_PET", "E"),
+        ("E_MR2", "E_PET", "E"),
+        ("E_MR_1", "E_PET_1", "E_PETMR_1"),
+        ("MR_mr", "MR_pet", "MR_petmr"),
+        ("E", "F", None),
+        ("E_MR", "F_PET", None),
+    ],
+)
+def test_the_label_of_a_session_that_was_divided(mr: str, pet: str, expected: str | None) -> None:
+    """The MR and the PET session that XNAT makes of one tell it."""
+    found = [
+        Experiment("X1", mr, "1.2", "S", "xnat:mrSessionData"),
+        Experiment("X2", pet, "1.2", "S", "xnat:petSessionData"),
+    ]
+    assert label_before_division(found, "P") == expected
+    assert label_before_division(found[::-1], "P") == expected
+    assert label_before_division(found[:1], "P") is None

@@ -213,6 +213,42 @@ async def test_a_watch_sends_what_matches(
     assert {session.study_uid for session in xnat.archived} == {"1.2.1"}
 
 
+@pytest.fixture
+def mixed(source: Path) -> Path:
+    """Add to each study a report, and a study that nobody will ask for."""
+    for number in (1, 2):
+        report = {"SeriesInstanceUID": f"1.2.{number}.9", "Modality": "SR"}
+        write(source / str(number) / "report", image(10 * number + 5, **study(number, **report)))
+    files(source / "3", 30, 1, **study(3, Modality="CT"))
+    return source
+
+
+@pytest.mark.parametrize("choice", [("--modality", "MR"), ("--since", "2000-01-01", "--include", "*/*.dcm")])
+async def test_a_plan_carries_its_choice(
+    xnat: TestXnat, url: str, commands: Commands, mixed: Path, tmp_path: Path, choice: tuple[str, ...]
+) -> None:
+    """A plan of parts of studies is an upload of the same parts; one of whole studies has rows for these only."""
+    commands.login(url)
+    target = tmp_path / "parts.csv"
+    words = ("--exclude", "3/*") if "--since" in choice else ()
+    made = await commands("plan", mixed, "-P", "demo", *choice, "--partial-studies", *words, "--out", target)
+    assert made.code == 0, made.err
+    assert {row["files"] for row in rows_of(target) if row["action"] == "upload"} == {"3"}
+    rehearsed, _ = await both(commands, mixed, target, *words)
+    assert rehearsed.code in {0, 9}, rehearsed.out
+    assert xnat.count["import"] == 6
+    other = await commands("upload", mixed, "--plan", target, "-q", "--modality", "CT")
+    assert (other.code, "carries its own" in other.err) == (2, True)
+    whole = tmp_path / "whole.csv"
+    assert (await commands("plan", mixed, "-P", "demo", *choice, *words, "--out", whole)).code == 0
+    state = ("--state-dir", tmp_path / "state", "--adopt-rows")
+    ended = await commands("upload", mixed, "--plan", whole, "-q", "-o", "json", *words, *state)
+    assert ended.code in {0, 9}, ended.out
+    asked = {row.study_uid for row in read_plan(whole.read_bytes()) if not row.skip}
+    assert asked == {"1.2.1", "1.2.2"}
+    assert ended.json["files"]["stored"] + ended.json["files"]["already_stored"] + ended.json["files"]["left"] == 8
+
+
 ROW = PlanRow("1.2.1", "P", "S", "E", "20200131", patient_id="P1", issuer="I", files=3)
 HEADER = Header("P1", "I", "20200131", "")
 

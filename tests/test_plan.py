@@ -263,7 +263,7 @@ async def test_a_plan_with_an_error_sends_nothing(
     """Edited so that two patients would share a subject: it is known before the first byte."""
     target = tmp_path / "plan.csv"
     await commands("plan", source, "-P", "demo", "--out", target)
-    target.write_text(target.read_text("utf-8-sig").replace(",P2,", ",P1,"), "utf-8")
+    target.write_text(target.read_text("utf-8-sig").replace(",demo,P2,", ",demo,P1,"), "utf-8")
     commands.login(url)
     ended = await commands("upload", source, "--plan", target, "-o", "json")
     assert (ended.code, xnat.count["import"]) == (2, 0)
@@ -285,9 +285,12 @@ async def test_a_dry_run_asks_the_server_and_sends_nothing(
     assert [problem["code"] for problem in clean.json["problems"]] == ["archived-already"]
     files(source / "p7", 70, 1, **study(1, StudyInstanceUID="7.7.7"))
     (source / "p5" / "50.dcm").unlink()
-    taken = await commands("upload", source, "-P", "demo", "--dry-run", "-o", "json")
-    assert taken.code == 2
-    assert [(one["code"], one["study_uid"]) for one in taken.json["problems"]] == [("label-on-server", "7.7.7")]
+    # The journal knows whose it is, and without it the archive does.
+    for state, code in ((commands.home, "label-on-server"), (None, "label-taken")):
+        words = () if state is None else ("--state-dir", state)
+        taken = await commands("upload", source, "-P", "demo", "--dry-run", "-o", "json", *words)
+        assert taken.code == 2
+        assert [(one["code"], one["study_uid"]) for one in taken.json["problems"]] == [(code, "7.7.7")]
     assert xnat.count["import"] == 0
     assert (await commands("upload", source, "-P", "nowhere", "--dry-run")).code == 5
 
@@ -406,7 +409,7 @@ async def test_a_taken_label_may_get_a_suffix(xnat: TestXnat, url: str, commands
     commands.login(url)
     assert (await commands("plan", source, "-P", "demo")).code == 2
     told = await commands("plan", source, "-P", "demo", "--on-collision", "suffix", "-o", "json")
-    assert (told.code, [one["code"] for one in told.json["problems"]]) == (0, ["label-suffixed"])
+    assert (told.code, [one["code"] for one in told.json["problems"]]) == (0, ["label-suffixed", "labels-by-source"])
     assert (await commands("upload", source, "-P", "demo", "--on-collision", "suffix", "-q")).code == 0
     assert {one.study_uid: one.label for one in xnat.archived}["1.2.11"] == "P1_20200102_2"
 
@@ -513,7 +516,7 @@ def test_the_readme_names_every_problem() -> None:
     table = (root / "README.md").read_text("utf-8").partition("| problem | is | because |")[2].partition("\n\n")[0]
     first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     told = set(re.findall(r"`([a-z-]+)`", " ".join(first_cells)))
-    source = (root / "asyncimport" / "plan.py").read_text("utf-8")
+    source = "".join((root / "asyncimport" / name).read_text("utf-8") for name in ("plan.py", "cli/plan.py"))
     given = set(re.findall(r'"([a-z]+(?:-[a-z]+)+|duplicate|link|twin|unreadable)"', source))
     assert told == given
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from asyncimport.cli.given import GivenSessions
 from asyncimport.cli.journals import journal_of
 from asyncimport.cli.plan import plan_of
 from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError, UsageError
@@ -34,6 +36,7 @@ class Wanted:
     state_dir: Path | None
     journal: Path | None
     attach: Sequence[AttachRule] = ()
+    reroute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,9 @@ async def decide(
     is_part = chosen or wanted.limit is not None or bool(wanted.quiet_time)
     if not (is_strict or is_part or is_plan_shown):
         return Decision(routes, rules, wanted.choice, journal)
+    sessions = GivenSessions(client, journal, reroute=wanted.reroute)
+    # Elsewhere only the journal decides, as it does in a run that sends while it walks.
+    given = partial(sessions.in_projects, with_archive=is_strict)
     plan = await plan_of(
         source,
         routes,
@@ -117,6 +123,7 @@ async def decide(
         quiet_time=wanted.quiet_time,
         attach=wanted.attach,
         projects=projects.named,
+        given=given,
     )
     if plan is None:
         return None

@@ -45,7 +45,7 @@ from asyncimport.cli.options import (
     Truncated,
 )
 from asyncimport.cli.output import consoles, plain, show_error, show_stopped, write_json
-from asyncimport.cli.routes import choice_from, rules_from
+from asyncimport.cli.routes import choice_from, choice_text, rules_from
 from asyncimport.cli.running import LOCK_SECONDS, Stopped, in_threads, progress, stopped_by
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Survey, Waiting
@@ -53,7 +53,7 @@ from asyncimport.manifest import PlanRow, split, write_plan
 from asyncimport.outputs import advice, check_output, replacing
 from asyncimport.plan import Plan, Planning, Problem, Severity, draft_plan, make_plan, survey
 from asyncimport.progress import Totals, human_bytes
-from asyncimport.routing import AttachRule, Choice, resource_of
+from asyncimport.routing import NOTHING_GIVEN, AttachRule, Choice, Given, resource_of
 from asyncimport.source import Folder
 from asyncimport.stop import Stop, StoppedError
 
@@ -62,6 +62,12 @@ __all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan"]
 _SHOWN = 20
 # Stands in a plan's studies for a project that the upload will name.
 _NO_PROJECT = "PROJECT"
+_LABELS_BY_SOURCE = Problem(
+    "labels-by-source",
+    Severity.INFO,
+    "labels depend on other studies, and only those of this source are known: journal and archive were not asked",
+    "`upload --dry-run` asks them, and so does an upload by this plan",
+)
 
 
 def plan(
@@ -130,6 +136,11 @@ def plan(
             raise typer.Exit(show_stopped(err, stopped.signal, as_json=output is Output.JSON))
         if not found.rows and not any(problem.code == "unreadable" for problem in found.problems):
             raise UsageError(f"no DICOM found in {', '.join(map(str, sources))}", hint="check the path")
+        if routes.counts_studies or on_collision == "suffix":
+            found = replace(found, problems=(*found.problems, _LABELS_BY_SOURCE))
+        if partial_studies:
+            carried = choice_text(modality, since, include)
+            found = replace(found, rows=tuple(replace(row, choice=carried) for row in found.rows))
         is_open = not project and routes.project == _NO_PROJECT
         rows = [_without_project(row) for row in found.rows] if is_open else found.rows
         _write(targets, split(rows, parts) if parts > 1 else [list(rows)] if targets else [], force=force)
@@ -157,6 +168,10 @@ async def _as_they_are(_: Sequence[str]) -> Mapping[str, str | AsyncimportError]
     return {}
 
 
+async def _nothing(_: Mapping[str, str]) -> Given:
+    return NOTHING_GIVEN
+
+
 async def plan_of(
     source: Folder,
     routes: Planning,
@@ -173,10 +188,12 @@ async def plan_of(
     quiet_time: float,
     attach: Sequence[AttachRule] = (),
     projects: Callable[[Sequence[str]], Awaitable[Mapping[str, str | AsyncimportError]]] = _as_they_are,
+    given: Callable[[Mapping[str, str]], Awaitable[Given]] = _nothing,
 ) -> Plan | None:
     """Scan a source with progress, remembering what was found, and make a plan of it; None when it was stopped.
 
-    `projects` tells the IDs of projects, or why they are closed.
+    `projects` tells the IDs of projects, or why they are closed, `given` the sessions of those that are open, by ID of
+    the name that the rules have for it.
     """
     digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     path = state_directory(state_dir) / f"scan-{digest}.survey"
@@ -191,13 +208,20 @@ async def plan_of(
             if stop.requested:
                 return None
             looks = await anyio.to_thread.run_sync(found.look, time.time(), quiet_time) if quiet_time else None
-            draft = partial(draft_plan, found, routes, relative=source.relative, truncated=truncated, choice=choice)
+            draft = partial(
+                draft_plan, found, routes, relative=source.relative, truncated=truncated, choice=choice, suffix=suffix
+            )
             drafted = await anyio.to_thread.run_sync(draft)
+            names = await projects(drafted.projects)
+            there = await given({name: _id_in(names, name) for name in drafted.projects if _id_in(names, name)})
+            if routes.needs_whole_study and there != NOTHING_GIVEN:
+                drafted = await anyio.to_thread.run_sync(partial(draft, given=there))
             make = partial(
                 make_plan,
                 found,
                 drafted,
-                projects=await projects(drafted.projects),
+                projects=names,
+                given=there,
                 truncated=truncated,
                 merge_patients=merge_patients,
                 suffix=suffix,
@@ -207,6 +231,12 @@ async def plan_of(
             )
             return await anyio.to_thread.run_sync(make)
     return None
+
+
+def _id_in(names: Mapping[str, str | AsyncimportError], name: str) -> str:
+    """Return the ID of a project; "" where it is closed."""
+    found = names.get(name, name)
+    return found if isinstance(found, str) else ""
 
 
 def plan_code(found: Plan) -> int:
@@ -310,15 +340,16 @@ def _show_problems(out: Console, problems: Sequence[Problem]) -> None:
         table.add_row(
             Text(problem.severity, style={"error": "red", "warning": "yellow"}.get(problem.severity, "")),
             Text(problem.code),
-            Text(
-                f"{where}{plain(problem.text)} ({problem.files:,} files, such as {plain(problem.example)}); "
-                f"{problem.advice}"
-            ),
+            Text(f"{where}{plain(problem.text)}{_files_of(problem)}; {problem.advice}"),
         )
     if problems:
         out.print(table)
     if len(problems) > _SHOWN:
         out.print(Text(f"and {len(problems) - _SHOWN:,} more: see -o json"))
+
+
+def _files_of(problem: Problem) -> str:
+    return f" ({problem.files:,} files, such as {plain(problem.example)})" if problem.example else ""
 
 
 def plan_json(found: Plan, written: Sequence[Path], code: int) -> dict[str, object]:

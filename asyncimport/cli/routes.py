@@ -1,15 +1,17 @@
 """The rules of a run, out of what the command line says."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
 from asyncimport.manifest import PlanRow, read_plan, text_of
+from asyncimport.plan import EVERYTHING
 from asyncimport.routing import Choice, LookupTable, PathPattern, Router, patterns
 
-__all__ = ["choice_from", "plan_from", "rules_from"]
+__all__ = ["carried_choice", "choice_from", "choice_text", "plan_from", "rules_from"]
 
 
 def rules_from(
@@ -45,6 +47,43 @@ def choice_from(modality: str | None, since: str | None, include: Sequence[str] 
     if parts and choice.is_everything:
         raise UsageError("--partial-studies of what?", hint="choose series with --modality, --since or --include")
     return choice
+
+
+def choice_text(modality: str | None, since: str | None, include: Sequence[str] | None) -> str:
+    """Return the filters by which parts of studies are chosen as the text that a row of a plan carries."""
+    named = [("modality", modality), ("since", since), *(("include", one) for one in include or ())]
+    return shlex.join(f"{name}={value}" for name, value in named if value)
+
+
+def carried_choice(rows: Sequence[PlanRow], choice: Choice) -> Choice:
+    """Return the choice that a plan was made with, where it is one of parts of studies; else the one of this run.
+
+    Raises: UsageError where rows carry several, or this run has another one.
+    """
+    lines = {row.choice.strip(): row.line for row in rows if not row.skip}
+    if not any(lines):
+        return choice
+    if len(lines) > 1:
+        raise UsageError(
+            f"--plan, lines {' and '.join(map(str, sorted(lines.values())[:2]))}: two choices of parts of studies",
+            hint="a run has one choice: divide the plan, or make it anew",
+        )
+    ((text, line),) = lines.items()
+    named: dict[str, list[str]] = {"modality": [], "since": [], "include": []}
+    try:
+        for word in shlex.split(text):
+            name, _, value = word.partition("=")
+            named[name].append(value)
+        modality, since = ",".join(named["modality"]), next(iter(named["since"]), None)
+        carried = choice_from(modality, since, named["include"], parts=True)
+    except (KeyError, ValueError, UsageError):
+        raise UsageError(f"--plan, line {line}: the choice cannot be read", hint="make the plan anew") from None
+    if choice != EVERYTHING and choice != carried:
+        raise UsageError(
+            f"--plan was made with another choice of parts ({text})",
+            hint="leave --modality, --since, --include and --partial-studies out: the plan carries its own",
+        )
+    return carried
 
 
 def plan_from(path: Path, project: str | None) -> list[PlanRow]:

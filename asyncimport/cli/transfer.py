@@ -105,6 +105,7 @@ class Transfer:
             self.state_dir,
             self.journal,
             self.attach,
+            self.reroute,
         )
 
     def source(self) -> Folder:

@@ -216,7 +216,7 @@ def upload(
 
     It sends the files as they are: it does not de-identify.
     """
-    from asyncimport.cli.routes import choice_from, plan_from, rules_from
+    from asyncimport.cli.routes import carried_choice, choice_from, plan_from, rules_from
     from asyncimport.cli.subjects import show_flaws, table_of
     from asyncimport.cli.transfer import Transfer, transfer
     from asyncimport.demographics import header_keywords
@@ -250,6 +250,8 @@ def upload(
             else rules_from(project or None, subject, session, path_pattern, table)
         )
         choice = choice_from(modality, since, include, parts=partial_studies)
+        if rows is not None:
+            choice = carried_choice(rows, choice)
         if limit is not None and limit < 1:
             raise UsageError(f"--limit {limit} cannot be", hint="give the number of sessions of the pilot")
         rules = [AttachRule.parse(text) for text in attach or ()]

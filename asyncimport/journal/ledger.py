@@ -282,6 +282,18 @@ class Ledger:
         with translated(self._path):
             return self._sessions(self._sums()[-1])
 
+    def placed(self, *, after_reroute: bool = False) -> list[Session]:
+        """Return the sessions that studies have; with `after_reroute` those of which XNAT has something."""
+        kept = (
+            "WHERE EXISTS (SELECT 1 FROM instance WHERE session = s.key AND state = 'STORED') OR EXISTS "
+            "(SELECT 1 FROM delivery WHERE session = s.key AND (uri IS NOT NULL OR state = 'ARCHIVED'))"
+        )
+        with translated(self._path):
+            rows = self._db.execute(
+                f"SELECT project, subject, label, study_uid FROM session s {kept if after_reroute else ''} ORDER BY key"  # noqa: S608 - fixed text
+            ).fetchall()
+        return [Session(*row) for row in rows]
+
     def acknowledged(self, session: Session) -> tuple[frozenset[str], frozenset[str]]:
         """Return the SOPInstanceUIDs that XNAT acknowledged of a session: those that were stored, and doubtful ones.
 

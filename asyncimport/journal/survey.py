@@ -42,7 +42,7 @@ class Surveyed:
     """How much there is of a study.
 
     `files` are instances: copies of one count once. `directory` holds all of them. `copies` are paths of files that
-    carry the same SOPInstanceUID, the first one first.
+    carry the same SOPInstanceUID, the first one first. `met` sorts studies as the walk has met them.
     """
 
     study_uid: str
@@ -53,6 +53,7 @@ class Surveyed:
     directory: str
     example: str
     copies: tuple[tuple[str, ...], ...] = ()
+    met: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,8 @@ class Survey:
             self._lock.release()
             raise
         self._scan = last + 1
+        self._met = 0
+        self._places: dict[str, int] = {}
         self._variants: dict[tuple[str, str], int] = {}
 
     def __enter__(self) -> Self:
@@ -104,7 +107,7 @@ class Survey:
         """Pass the files that are known, sound and unchanged; return those to be looked into."""
         unknown = []
         with self._transaction():
-            for file in files:
+            for place, file in enumerate(files, self._met):
                 row = self._db.execute(
                     "SELECT kind, size, mtime_ns, inode, ctime_ns FROM file WHERE path = ?", (os.fsencode(file.path),)
                 ).fetchone()
@@ -112,11 +115,17 @@ class Survey:
                 if row is None or row[0] == FileKind.UNREADABLE or not is_same(row[1:], file):
                     unknown.append(file)
                     continue
-                self._db.execute("UPDATE file SET scan = ? WHERE path = ?", (self._scan, os.fsencode(file.path)))
+                self._db.execute(
+                    # Overlapping sources meet it again.
+                    "UPDATE file SET met = iif(scan = ?1, met, ?2), scan = ?1 WHERE path = ?3",
+                    (self._scan, place, os.fsencode(file.path)),
+                )
+        self._places = dict(zip((file.path for file in files), range(self._met, self._met + len(files)), strict=True))
+        self._met += len(files)
         return unknown
 
     def record(self, found: Sequence[tuple[File, Identity] | Ignored]) -> None:
-        """Write down what files are."""
+        """Write down what files are: those of the last batch that `recall` did not know."""
         with self._transaction():
             for item in found:
                 if isinstance(item, Ignored):
@@ -135,8 +144,15 @@ class Survey:
                     )
                 facts = facts_of(file)
                 self._db.execute(
-                    "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (os.fsencode(file.path), *facts[:2], *what, self._scan, *facts[2:]),
+                    "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        os.fsencode(file.path),
+                        *facts[:2],
+                        *what,
+                        self._scan,
+                        *facts[2:],
+                        self._places.get(file.path, self._met),
+                    ),
                 )
 
     def headers(
@@ -180,11 +196,11 @@ class Survey:
             copies = self._copies(whole)
             rows = self._db.execute(
                 "SELECT v.study_uid, json_group_array(DISTINCT f.modality), count(DISTINCT f.series_uid), "  # noqa: S608 - fixed text
-                "count(DISTINCT f.sop_uid), sum(f.size), min(f.path), max(f.path) "
+                "count(DISTINCT f.sop_uid), sum(f.size), min(f.path), max(f.path), min(f.met) "
                 f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {whole} GROUP BY v.study_uid",
                 (self._scan,),
             )
-            for study_uid, modalities, series, files, size, first, last in rows:
+            for study_uid, modalities, series, files, size, first, last, met in rows:
                 yield Surveyed(
                     study_uid,
                     tuple(sorted(one for one in json.loads(modalities) if one)),
@@ -194,6 +210,7 @@ class Survey:
                     os.fsdecode(os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])),  # noqa: PTH120 - bytes
                     os.fsdecode(first),
                     tuple(copies.get(study_uid, ())),
+                    met,
                 )
 
     def look(self, now: float, quiet_time: float) -> "Looks":
@@ -348,7 +365,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 connection.executescript(f"BEGIN; {sql('survey.sql')} {mark} COMMIT;")
                 return connection
             if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION_ID,):
-                connection.execute("SELECT scan, description, ctime_ns FROM file LIMIT 1").fetchone()
+                connection.execute("SELECT scan, description, ctime_ns, met FROM file LIMIT 1").fetchone()
                 connection.execute("SELECT since FROM look LIMIT 1").fetchone()
                 return connection
         except sqlite3.DatabaseError as error:

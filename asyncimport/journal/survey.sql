@@ -8,7 +8,7 @@ CREATE TABLE variant (
     UNIQUE (study_uid, fields)
 );
 
--- `scan` is the last scan that met the file. Paths are the raw bytes of the file system.
+-- `scan` is the last scan that met the file, as the `met`th one. Paths are the raw bytes of the file system.
 CREATE TABLE file (
     path BLOB PRIMARY KEY,
     size INTEGER NOT NULL,
@@ -22,7 +22,8 @@ CREATE TABLE file (
     variant INTEGER REFERENCES variant,
     scan INTEGER NOT NULL,
     inode INTEGER,
-    ctime_ns INTEGER
+    ctime_ns INTEGER,
+    met INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX file_variant ON file (variant, sop_uid);
 

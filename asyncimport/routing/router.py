@@ -146,6 +146,11 @@ class Router:
         return not self._used.isdisjoint(WHOLE_STUDY)
 
     @property
+    def counts_studies(self) -> bool:
+        """Whether labels count the studies of a subject."""
+        return self._counts
+
+    @property
     def session_depth(self) -> int | None:
         """How many directories below the source root decide the session label, so that none other has the same session.
 

@@ -1,6 +1,12 @@
 """The XNAT client: login, images, archive, site. The only package that speaks HTTP."""
 
-from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, ArchivedSessions, find_and_compare, find_session
+from asyncimport.xnat.archive import (
+    NOBODY_KNOWS_WHICH,
+    ArchivedSessions,
+    find_and_compare,
+    find_session,
+    label_before_division,
+)
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.occupants import Occupants
@@ -32,6 +38,7 @@ __all__ = [
     "find_and_compare",
     "find_session",
     "find_strays",
+    "label_before_division",
     "project_of",
     "remove_stray",
     "series_filters",

@@ -27,6 +27,7 @@ __all__ = [
     "find_session",
     "held_of_session",
     "held_uids",
+    "label_before_division",
     "parts_among",
     "scan_path",
     "sessions_of_study",
@@ -159,6 +160,23 @@ async def find_and_compare(
                 raise
         there = await find_session(client, session, policy, rules, named=named)
     return there, None
+
+
+def label_before_division(found: Sequence[Experiment], project: str) -> str | None:
+    """Return the label of the session that XNAT has divided into these, which are of one study; None: it has not."""
+    mr = next((one for one in found if one.type == _MR), None)
+    if mr is None or len(found) < 2:
+        return None
+    candidates = [re.sub(r"_MR[0-9]*\Z", "", mr.label)]
+    for name in ("MR", "mr"):
+        whole = "PETMR" if name == "MR" else "petmr"
+        candidates += [
+            mr.label[: place.start()] + whole + mr.label[place.end() :] for place in re.finditer(name, mr.label)
+        ]
+    for label in candidates:
+        if label != mr.label and parts_among(found, Session(project, mr.subject, label, mr.study_uid)):
+            return label
+    return None
 
 
 async def compare(

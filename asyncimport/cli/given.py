@@ -1,0 +1,90 @@
+"""The sessions that studies have already: what the journal knows, and what the archive holds."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from asyncimport.errors import JournalError, TransientError, UnavailableError, UsageError
+from asyncimport.journal import Ledger
+from asyncimport.model import Session
+from asyncimport.replies import Experiment
+from asyncimport.retry import RetryPolicy
+from asyncimport.routing import Given, GivenSession
+from asyncimport.xnat import ArchivedSessions, Client, SiteRules, label_before_division
+
+__all__ = ["GivenSessions"]
+
+
+class GivenSessions:
+    """The sessions that there are, by the journal of a run and by one listing of each project.
+
+    With `reroute`, what the journal has and XNAT has nothing of does not count.
+    """
+
+    def __init__(self, client: Client, journal: Path, *, reroute: bool) -> None:
+        policy = RetryPolicy()
+        self._archived = ArchivedSessions(client, policy)
+        self._rules = SiteRules(client, policy)
+        self._journal = journal
+        self._reroute = reroute
+
+    async def in_projects(self, names: Mapping[str, str], *, with_archive: bool) -> Given:
+        """Return the sessions of projects, of which the ID is given by the name that the rules have for it.
+
+        They are found by both. Raises: UnavailableError.
+        """
+        found = [GivenSession(one) for one in await anyio.to_thread.run_sync(self._journalled)]
+        try:
+            for project in sorted(set(names.values())) if with_archive else ():
+                found += await self._listed(project)
+        except TransientError as error:
+            raise UnavailableError(f"the archive could not be asked for its sessions: {error}") from error
+        aliases = {name: project for name, project in names.items() if name != project}
+        return Given.of(
+            [
+                *found,
+                *(
+                    GivenSession(replace(one.session, project=name), one.date)
+                    for name, project in aliases.items()
+                    for one in found
+                    if one.session.project == project
+                ),
+            ]
+        )
+
+    async def _listed(self, project: str) -> list[GivenSession]:
+        listed = await self._archived.in_project(project)
+        if listed is None:
+            raise UnavailableError(
+                f"XNAT does not show the sessions of project {project}",
+                hint="labels that depend on other sessions cannot be given without them",
+            )
+        is_mapped = bool(listed) and bool((await self._rules.of(project)).maps_studies)
+        studies: dict[str, list[Experiment]] = {}
+        for one in listed:
+            # One that somebody has made without DICOM has no StudyInstanceUID, and is another study's.
+            studies.setdefault(one.study_uid or one.accession, []).append(one)
+        found = []
+        for study, sessions in studies.items():
+            uid = "" if is_mapped else study
+            first = sessions[0]
+            if (whole := label_before_division(sessions, project)) is not None:
+                session = Session(project, first.subject, whole, uid)
+                found.append(GivenSession(session, first.date.replace("-", "")))
+            for one in sessions:
+                session = Session(project, one.subject, one.label, uid)
+                found.append(GivenSession(session, one.date.replace("-", "")))
+        return found
+
+    def _journalled(self) -> list[Session]:
+        if not self._journal.exists():
+            return []
+        try:
+            with Ledger.read(self._journal) as ledger:
+                return ledger.placed(after_reroute=self._reroute)
+        except (JournalError, UsageError):
+            # Of an older version, which the run will bring forward, or in the making: the archive knows most of it.
+            return []
