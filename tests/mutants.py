@@ -48,6 +48,7 @@ class Mutant:
 
 _SAME = "test_file_identity.py::"
 _OTHERS = "test_other_tools.py::"
+_WHOSE = "test_whose_subject.py::"
 _IMPORT = ("test_images.py::test_every_import_is_as_xnat_needs_it",)
 
 XNAT = (
@@ -1254,11 +1255,11 @@ LINE = (
     ),
     Mutant(
         "two-patients-of-a-study",
-        "A study with files of two patients ends under one of them.",
+        "A study with files of two patients ends under one of them, where their labels differ.",
         "journal/registry.py",
-        "return not self._merge_patients and of != (patient.id,)",
-        "return not self._merge_patients and of == ()",
-        ("test_sharpness.py::test_a_study_of_merged_patients_takes_no_third",),
+        "if self._merge_patients or of == (patient.id,):",
+        "if self._merge_patients or of:",
+        ("test_patients.py::test_a_study_of_two_patients_is_held_as_a_whole",),
     ),
     Mutant(
         "links-that-lead-out-are-told",
@@ -1312,10 +1313,90 @@ LINE = (
     Mutant(
         "one-id-two-names",
         "Two patients under one PatientID (`ANON`, `1`) end in one subject.",
-        "journal/registry.py",
-        "        if other is not None:",
-        "        if other is not None and not other:",
+        "routing/patients.py",
+        "        if same_person and (why := mismatch(one, patient)):",
+        "        if same_person and not one and (why := mismatch(one, patient)):",
         ("test_patients.py::test_two_studies_of_one_subject",),
+    ),
+    Mutant(
+        "an-exception-is-noted",
+        "What --merge-patients let in once is kept out by the next run, or all are let in.",
+        "journal/registry.py",
+        "        if why and not self._merge_patients:\n",
+        "        if why and self._merge_patients:\n            return None\n        if why:\n",
+        (f"{_WHOSE}test_an_exception_is_for_the_patients_that_it_was_made_for",),
+    ),
+    Mutant(
+        "forgetting-forgets-nobody",
+        "`forget` lets another patient into a subject of the archive.",
+        "journal/forgetting.py",
+        "DELETE FROM patient WHERE archived IS NULL AND NOT",
+        "DELETE FROM patient WHERE NOT",
+        (f"{_WHOSE}test_forgetting_a_session_forgets_nobody",),
+    ),
+    Mutant(
+        "the-archive-is-asked-whose-it-is",
+        "A second journal lets another patient into a subject of the archive.",
+        "pipeline.py",
+        "outcome = await self._meet(claim, slot)",
+        "outcome = None",
+        (f"{_WHOSE}test_a_second_journal_asks_the_archive",),
+    ),
+    Mutant(
+        "a-label-is-nobody",
+        "What a script wrote into PatientID holds every further session of the subject.",
+        "routing/patients.py",
+        "if _is_a_label(occupant) and clean_label(patient.id) != subject:",
+        "if _is_a_label(occupant) and not subject:",
+        (f"{_WHOSE}test_what_a_script_writes_is_nobody",),
+    ),
+    Mutant(
+        "what-a-script-writes-is-nobody",
+        "Every further session of a subject is said to be somebody else's, and nobody looks any more.",
+        "xnat/occupants.py",
+        "if what not in (rewritten or ())",
+        "if what not in ()",
+        (f"{_WHOSE}test_what_a_script_writes_is_nobody",),
+    ),
+    Mutant(
+        "labels-that-are-ids",
+        "A session ends under the subject whose accession ID its label is, of whatever project.",
+        "xnat/occupants.py",
+        "if reason := await self.id_in_the_way(session):",
+        "if (reason := await self.id_in_the_way(session)) and not session.label:",
+        (f"{_WHOSE}test_a_subject_label_that_is_an_id",),
+    ),
+    Mutant(
+        "all-groups-of-a-name",
+        "Two people whose names have no letters of the alphabet are taken for one.",
+        "routing/patients.py",
+        'zip_longest(one.name.split("="), other.name.split("="), fillvalue="")\n    if any',
+        'zip(one.name.split("=")[:1], other.name.split("="))\n    if any',
+        ("test_patients.py::test_names_are_compared_by_what_they_say",),
+    ),
+    Mutant(
+        "issuers-count",
+        "Two patients whose hospitals gave them one number end in one subject.",
+        "routing/patients.py",
+        "if same_subject and _differ(one.issuer, patient.issuer):",
+        "if same_subject and _differ(one.issuer, one.issuer):",
+        ("test_patients.py::test_two_studies_of_one_subject",),
+    ),
+    Mutant(
+        "one-spelling",
+        "A subject whose directory macOS has copied becomes two.",
+        "texts.py",
+        'unicodedata.normalize("NFC", text)',
+        "text",
+        (f"{_WHOSE}test_directories_in_two_spellings_are_one_subject",),
+    ),
+    Mutant(
+        "a-subject-stays-in-one-part",
+        "Two machines put two patients into the subjects S1 and s1, which XNAT makes one.",
+        "manifest.py",
+        "return row.project_id, row.subject_label.lower()",
+        "return row.project_id, row.subject_label",
+        ("test_manifest.py::test_split_keeps_a_subject_together_whatever_its_case",),
     ),
     Mutant(
         "a-study-of-two-patients-is-held",
@@ -1336,9 +1417,9 @@ LINE = (
     Mutant(
         "nobody-has-an-empty-patient-id",
         "Of two studies without PatientID, of two subjects, one is never sent.",
-        "routing/patients.py",
-        'return ("PatientID", patient.id) if patient.id else',
-        'return ("PatientID", patient.id) if patient else',
+        "plan.py",
+        "setdefault((session.project, patient.id), []) if patient.id else []",
+        "setdefault((session.project, patient.id), [])",
         ("test_patients.py::test_a_plan_knows_nobody_by_an_empty_patient_id",),
     ),
     Mutant(

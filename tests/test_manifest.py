@@ -635,6 +635,22 @@ def test_split_without_sizes() -> None:
     assert [[row.subject_label for row in part] for part in split(skipped, 2)] == [["A", "D"], ["B", "C"]]
 
 
+def test_split_keeps_a_subject_together_whatever_its_case() -> None:
+    """XNAT joins the two when it archives, and two machines would not know of each other."""
+    rows = [
+        PlanRow(f"1.2.{number}", "P", label, f"E{number}", bytes=10, patient_id=patient)
+        for number, (label, patient) in enumerate([("S1", "A"), ("s1", "B"), ("S2", "C"), ("S3", "C"), ("s4", "D")])
+    ]
+    parts = [{row.subject_label for row in part} for part in split(rows, 4)]
+    assert sorted(map(sorted, filter(None, parts))) == [["S1", "s1"], ["S2", "S3"], ["s4"]]
+
+
+def test_split_parts_what_everybody_is_called() -> None:
+    """A PatientID of very many subjects is nobody's, and keeps nothing together."""
+    rows = [PlanRow(f"1.2.{number}", "P", f"S{number}", f"E{number}", patient_id="ANON") for number in range(20)]
+    assert [len(part) for part in split(rows, 2)] == [10, 10]
+
+
 def test_split_too_often() -> None:
     """There are as many parts as asked for, even if some are empty."""
     assert split(sized(("A", 1), ("A", 2)), 3) == [sized(("A", 1), ("A", 2)), [], []]

@@ -67,9 +67,10 @@ def agree(one: Patient, other: Patient) -> bool:
 
 
 def clash(known: Iterable[tuple[str, Patient]], subject: str, patient: Patient) -> str:
-    """Say why a patient cannot be in a subject, by the patients of this project and their subjects; "" if they can.
+    """Say why a patient cannot be in a subject; "" if they can.
 
-    Subjects that differ in case only are one to XNAT (PrearcSessionArchiver).
+    `known` is who is in it, and who has their PatientID in other subjects, which an empty one never names. Subjects that
+    differ in case only are one to XNAT (PrearcSessionArchiver).
     """
     for place, one in known:
         same_subject = place.lower() == subject.lower()
@@ -78,8 +79,7 @@ def clash(known: Iterable[tuple[str, Patient]], subject: str, patient: Patient) 
         if same_subject and _differ(one.issuer, patient.issuer):
             return "the subject would hold one PatientID of two issuers"
         same_person = one.id == patient.id and not _differ(one.issuer, patient.issuer)
-        # Nobody is known by an empty PatientID: in two subjects they are two people.
-        if same_person and (same_subject or patient.id) and (why := mismatch(one, patient)):
+        if same_person and (why := mismatch(one, patient)):
             return why
     return ""
 
