@@ -373,6 +373,14 @@ class _Line:
         self._tell_notices()
         return None if reason is None else Withheld(claim, reason)
 
+    async def _meet_moved(self, sealed: Sealed) -> str | None:
+        """Say why a session cannot go into a subject that it was not sent to; None: it can."""
+        session = sealed.delivery.session
+        occupants = await self._outage.through(partial(self._destination.occupants, session), sealed.delivery)
+        reason = await self._ask(partial(self._journal.meet_occupants, session, occupants)) if occupants else None
+        self._tell_notices()
+        return reason
+
     async def _asked(self, ask: Callable[[], Awaitable[T]], claim: Claim, slot: Slot) -> T:
         """Ask the archive something before a claim is sent. Raises: what `ask` raises."""
 
@@ -530,6 +538,8 @@ class _Line:
                 before = await self._outage.through(look, sealed.delivery)
                 if before is not None:
                     sealed = await self._ask(partial(self._journal.expect, sealed, before))
+            if sealed.delivery.begun_as is not None and (reason := await self._meet_moved(sealed)):
+                return Held(sealed.delivery, reason)
             verdict = await self._outage.through(partial(self._destination.finalize, sealed), sealed.delivery)
             if isinstance(verdict, Incomplete) and verdict.script is not None:
                 verdict = await self._outage.through(partial(self._explained, verdict), sealed.delivery)

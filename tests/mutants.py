@@ -49,6 +49,7 @@ class Mutant:
 _SAME = "test_file_identity.py::"
 _OTHERS = "test_other_tools.py::"
 _WHOSE = "test_whose_subject.py::"
+_REROUTED = "test_reroute_built.py::"
 _IMPORT = ("test_images.py::test_every_import_is_as_xnat_needs_it",)
 
 XNAT = (
@@ -360,8 +361,8 @@ XNAT = (
         "barred-sessions-are-not-sealed",
         "A session of which XNAT would not take more is archived as it is, with --partial archive.",
         "journal/intake.py",
-        "if self._is_barred(session) or session in self.waits:",
-        "if session in self.waits:",
+        "if self._is_barred(session) or session in self.waits or",
+        "if session in self.waits or",
         ("test_journal.py::test_a_barred_session_is_not_archived_in_part",),
     ),
     Mutant(
@@ -830,8 +831,8 @@ XNAT = (
         "rows-of-others-before-they-are-built",
         "A row that has become another subject's is archived under it, and called ours.",
         "xnat/images.py",
-        "        if reason := replies.other_row(row, session):\n            return Held",
-        '        if reason := "" and replies.other_row(row, session):\n            return Held',
+        "        if reason := replies.other_row(row, delivery.row_session):\n            return Held",
+        '        if reason := "" and replies.other_row(row, delivery.row_session):\n            return Held',
         (
             "test_images.py::test_a_row_of_somebody_else_is_not_finished",
             f"{_OTHERS}test_another_tool_at_every_stage",
@@ -1089,8 +1090,8 @@ LINE = (
         "sealed-is-resumed",
         "What was sealed when the run was killed is never archived.",
         "journal/store.py",
-        "                self._db.execute(\"INSERT INTO ready SELECT key FROM delivery WHERE state = 'SEALED'\")\n",
-        "",
+        "\"INSERT INTO ready SELECT key FROM delivery WHERE state = 'SEALED' \"",
+        "\"INSERT INTO ready SELECT key FROM delivery WHERE state = 'NONE' \"",
         ("test_journal.py::test_sealed_deliveries_are_ready_at_once",),
     ),
     Mutant(
@@ -1389,6 +1390,38 @@ LINE = (
         'unicodedata.normalize("NFC", text)',
         "text",
         (f"{_WHOSE}test_directories_in_two_spellings_are_one_subject",),
+    ),
+    Mutant(
+        "a-row-under-new-labels",
+        "After --reroute a built session is archived under its old labels.",
+        "xnat/images.py",
+        'names = "" if delivery.begun_as is None else f"',
+        'names = "" if not delivery.begun_as or delivery.uri else f"',
+        (f"{_REROUTED}test_it_is_archived_under_the_new_labels[subject-as it is-0]",),
+    ),
+    Mutant(
+        "a-row-of-others-keeps-its-labels",
+        "Files of another upload are archived under the subject that --reroute says.",
+        "xnat/images.py",
+        "        if delivery.begun_as is None:\n            return None\n        is_ours",
+        "        if delivery.begun_as is None or row.uri:\n            return None\n        is_ours",
+        (f"{_REROUTED}test_a_row_that_is_not_all_ours_is_held",),
+    ),
+    Mutant(
+        "a-new-subject-is-looked-at",
+        "--reroute brings a built session into a subject of another patient.",
+        "pipeline.py",
+        "if sealed.delivery.begun_as is not None and (reason",
+        "if sealed.delivery.begun_as is not None and sealed.archived and (reason",
+        (f"{_REROUTED}test_the_new_subject_is_looked_at",),
+    ),
+    Mutant(
+        "what-was-sealed-waits-for-its-labels",
+        "A session that an earlier run had sealed is archived under labels that are wrong, before --reroute is done.",
+        "journal/store.py",
+        '"AND session NOT IN (SELECT session FROM rerouted)"',
+        '""',
+        (f"{_REROUTED}test_what_was_sealed_waits_for_its_labels",),
     ),
     Mutant(
         "a-subject-stays-in-one-part",
@@ -2182,8 +2215,8 @@ PLANS = (
         "nothing-that-waits-is-archived",
         "A study of which more is being copied is archived with what has come so far.",
         "journal/intake.py",
-        "if self._is_barred(session) or session in self.waits:",
-        "if self._is_barred(session):",
+        "if self._is_barred(session) or session in self.waits or",
+        "if self._is_barred(session) or",
         ("test_quiet_time.py::test_the_journal_leaves_alone_what_is_being_written",),
     ),
     Mutant(

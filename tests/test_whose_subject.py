@@ -93,21 +93,30 @@ async def sent_by_another(commands: Commands, place: Path, tmp_path: Path, *word
 
 
 async def test_a_second_journal_asks_the_archive(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """Held before the first file, told in a dry run, and let through for this pair by --merge-patients, for good."""
+    """Held before the first file, with the way out."""
+    xnat.script = None
+    commands.login(url)
+    await sent_by_another(commands, visit(tmp_path, 1, "A"), tmp_path, *UNDER_S)
+    sent = xnat.count["import"]
+    ended = await commands("upload", visit(tmp_path / "new", 2, "B"), *UNDER_S)
+    assert (ended.code, ended.json["sessions"]["held"]) == (9, 1), ended.out
+    assert "is of another PatientID; --merge-patients allows it" in ended.json["details"][0]["reason"]
+    assert xnat.count["import"] == sent
+
+
+async def test_an_exception_counts_against_the_archive_too(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """Told in a dry run, and let through for this pair by --merge-patients, for good."""
     xnat.script = None
     commands.login(url)
     await sent_by_another(commands, visit(tmp_path, 1, "A"), tmp_path, *UNDER_S)
     place = tmp_path / "new"
     visit(place, 2, "B")
     visit(place, 3, "B")
-    sent = xnat.count["import"]
     rehearsed = await commands("upload", place, *UNDER_S, "--dry-run")
     assert rehearsed.code == 2
     assert {one["code"] for one in rehearsed.json["problems"]} == {"subject-of-another"}
-    ended = await commands("upload", place, *UNDER_S)
-    assert (ended.code, ended.json["sessions"]["held"]) == (9, 2), ended.out
-    assert "is of another PatientID; --merge-patients allows it" in ended.json["details"][0]["reason"]
-    assert xnat.count["import"] == sent
     assert (await commands("upload", place / "2", *UNDER_S, "--merge-patients")).code == 0
     assert (await commands("upload", place, *UNDER_S)).code == 0
     visit(place, 4, "C")

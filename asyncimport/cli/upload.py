@@ -163,7 +163,7 @@ def upload(
     ] = None,
     max_rate: Annotated[str | None, hidden("--max-rate", help="Bytes a second at most: 500kB, 20MB, 1.5GB.")] = None,
     timeout: Annotated[float, hidden("--timeout", help="Seconds to wait for an answer of the server.")] = 600.0,
-    reroute: Annotated[bool, hidden("--reroute", help="Apply changed -S and -E to what was not sent yet.")] = False,
+    reroute: Annotated[bool, hidden("--reroute", help="Apply changed -S and -E to what is not archived yet.")] = False,
     adopt_rows: Annotated[
         bool,
         hidden("--adopt-rows", help="Fill sessions in the prearchive that an upload from another journal has begun."),

@@ -284,7 +284,7 @@ def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Ma
         was = ", ".join(f"{name.removeprefix('rule ')} {stored.get(name)!r}" for name in changed)
         raise UsageError(
             f"this journal was begun with other rules: {was}",
-            hint="give the same options again; --reroute applies the new ones to what was not sent yet",
+            hint="give the same options again; --reroute applies the new ones to what is not archived yet",
         )
 
 

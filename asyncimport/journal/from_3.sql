@@ -95,3 +95,6 @@ INSERT INTO patient (project, subject, id, issuer, name, birth_date, merged)
     SELECT DISTINCT project, subject, patient, '', '', '', 1 FROM session s WHERE NOT EXISTS (
         SELECT 1 FROM patient p WHERE p.project = s.project AND p.subject = s.subject AND p.id = s.patient
     );
+
+ALTER TABLE session ADD COLUMN begun_subject TEXT;
+ALTER TABLE session ADD COLUMN begun_label TEXT;

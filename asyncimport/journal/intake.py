@@ -33,6 +33,7 @@ _OTHER_BYTES = "XNAT holds this instance ({}) already, sent from a file with oth
 _SAME_BYTES = "the same bytes as another file"
 _COPY_OF_CHANGED = "it was the copy of a file that has changed since; the next run compares them anew"
 
+_NO_LABELS = "by the changed rules it has no labels, and it is not archived under its old ones"
 
 _NOTHING: Mapping[str, bool] = MappingProxyType({})
 
@@ -125,6 +126,9 @@ class Intake(Holdings):
                 if met or key in passed or session in self._unasked:
                     continue
                 passed[key] = None
+                if session in self._undecided and kind == "INSTANCE":
+                    # Its header decides what its session is called by now.
+                    unknown.append(file)
                 if inode is None and file.inode is not None:
                     proven.append((key, file.inode, file.ctime_ns))
                 if kind == "INSTANCE" and session not in self.waits:
@@ -277,6 +281,7 @@ class Intake(Holdings):
             self._stand_in()
             self._assign_damaged()
             self._scan_finished = True
+            self._end_rerouting()
             self._db.execute(f"DELETE FROM waiting WHERE {DISPUTED.format('waiting.session')}")  # noqa: S608 - fixed text
             marks = ", ".join("?" * len(take_up))
             sessions = self._db.execute(
@@ -305,6 +310,19 @@ class Intake(Holdings):
             "AND EXISTS (SELECT 1 FROM instance WHERE session = d.session AND state = 'REFUSED' "
             "AND refusal IS NOT 'DROPPED') AND EXISTS (SELECT 1 FROM instance i JOIN scope ON scope.file = i.file "
             "WHERE i.session = d.session))"
+        )
+
+    def _end_rerouting(self) -> None:
+        """Let what was sealed be finalised by its new labels; what was met and has none is left as it is, and told."""
+        for session in self._undecided:
+            self._db.execute(
+                "INSERT OR IGNORE INTO barred (session, reason) SELECT ?1, ?2 WHERE EXISTS "
+                "(SELECT 1 FROM instance i JOIN scope ON scope.file = i.file WHERE i.session = ?1)",
+                (session, _NO_LABELS),
+            )
+        self._db.execute(
+            "INSERT OR IGNORE INTO ready SELECT key FROM delivery WHERE state = 'SEALED' "
+            "AND session NOT IN (SELECT session FROM barred)"
         )
 
     def collisions(self) -> list[tuple[str, int]]:
@@ -631,7 +649,7 @@ class Intake(Holdings):
         if row is None:
             # Nothing of it has been sent yet.
             return False
-        if self._is_barred(session) or session in self.waits:
+        if self._is_barred(session) or session in self.waits or session in self._undecided:
             return False
         key, state, uri = row
         disputed = self._is_disputed(session)

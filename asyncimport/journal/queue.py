@@ -171,6 +171,7 @@ class Journal(Subjects):
         with self._transaction(durable=True):
             row = self._db.execute(
                 "SELECT d.key, d.number, d.uri, d.state, s.key, s.project, s.subject, s.label, s.study_uid, "
+                "s.begun_subject, s.begun_label, "
                 "EXISTS (SELECT 1 FROM barred WHERE barred.session = s.key AND barred.second_row), "
                 "iif(d.state = 'OPEN', max(0, coalesce(u.since + ? - ?, 0)), 0) AS wait "
                 # CROSS: from the few that are ready, not from all deliveries there ever were.
@@ -182,7 +183,7 @@ class Journal(Subjects):
             ).fetchone()
             if row is None:
                 return None
-            key, number, uri, state, session, project, subject, label, study_uid, second_row, wait = row
+            key, number, uri, state, session, project, subject, label, study_uid, *begun, second_row, wait = row
             is_open = bool(second_row) and state == "OPEN"
             if wait:
                 return float(wait)
@@ -208,7 +209,8 @@ class Journal(Subjects):
                 "WHERE i.session = ?1 AND d.uri = ?2), expected, held_before FROM delivery WHERE key = ?3",
                 (session, uri, key),
             )
-        delivery = Delivery(key, Session(project, subject, label, study_uid), number, uri)
+        where = Session(project, subject, label, study_uid)
+        delivery = Delivery(key, where, number, uri, _begun_as(where, *begun))
         counted = {"most_files": most_files, "files": files, "expected": expected}
         before = None if held_before is None else frozenset[str](json.loads(held_before))
         archived = state == "ARCHIVED"
@@ -392,6 +394,13 @@ class Journal(Subjects):
             "UPDATE delivery SET state = ?, archive_uri = ?, verified = ?, reason = ?, closed_at = ? WHERE key = ?",
             (state, uri, verified, reason or None, self._clock(), delivery.key),
         )
+        if state in {"ARCHIVED", "DELETED"}:
+            # Its row is gone, and the next one is begun with the labels that the session has.
+            self._db.execute(
+                "UPDATE session SET begun_subject = NULL, begun_label = NULL WHERE begun_label IS NOT NULL "
+                "AND key = (SELECT session FROM delivery WHERE key = ?)",
+                (delivery.key,),
+            )
 
     def _may_repair(self, session: int, missing: Iterable[str]) -> bool:
         """Whether what the archive lacks may be sent again: once in a run, and not if somebody has taken it out.
@@ -534,19 +543,19 @@ class Journal(Subjects):
 
     def _hand_out(self, session: int, room: int, claims: list[Claim]) -> None:
         row = self._db.execute(
-            "SELECT d.key, d.number, d.uri, s.project, s.subject, s.label, s.study_uid "
+            "SELECT d.key, d.number, d.uri, s.project, s.subject, s.label, s.study_uid, s.begun_subject, s.begun_label "
             "FROM delivery d JOIN session s ON s.key = d.session WHERE d.session = ? AND d.state = 'OPEN'",
             (session,),
         ).fetchone()
         if row is None:
             return
-        key, number, uri, project, subject, label, study_uid = row
+        key, number, uri, project, subject, label, study_uid, *begun = row
         look = self._must_look(session, uri)
         if uri is None or look:
             (flying,) = self._one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))
             room = 0 if flying else 1
         where = Session(project, subject, label, study_uid)
-        delivery = Delivery(key, where, number, uri)
+        delivery = Delivery(key, where, number, uri, _begun_as(where, *begun))
         rows = self._all_of(
             "SELECT json_array(i.key, i.sop_uid, i.series_uid, hex(f.path), f.size, f.mtime_ns, f.inode, f.ctime_ns) "
             "FROM waiting w JOIN instance i ON i.key = w.instance JOIN file f ON f.key = i.file "
@@ -561,3 +570,8 @@ class Journal(Subjects):
             "INSERT INTO flying SELECT session, instance FROM waiting WHERE session = ? AND instance <= ?", handed_out
         )
         self._db.execute("DELETE FROM waiting WHERE session = ? AND instance <= ?", handed_out)
+
+
+def _begun_as(session: Session, subject: str | None, label: str | None) -> Session | None:
+    """Return a session by the labels that its row was begun with; None where it has them still."""
+    return None if subject is None or label is None else replace(session, subject=subject, label=label)

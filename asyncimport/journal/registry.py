@@ -120,6 +120,10 @@ class Registry(Store):
             if reason := self._label_taken(session) or self._meet(session, patient, None):
                 return NoPlace(reason)
             known = _Known(self._register(session, patient), session, frozenset([patient]))
+        elif known.key in self._undecided:
+            if reason := self._move(known, session, patient):
+                return NoPlace(reason, known.key)
+            known = _Known(known.key, session, frozenset([patient]))
         elif known.session != session:
             first = known.session
             return NoPlace(
@@ -136,6 +140,33 @@ class Registry(Store):
             self._sessions.clear()
         self._sessions[session.project, session.study_uid] = known
         return known.key
+
+    def _move(self, known: _Known, session: Session, patient: Patient) -> str | None:
+        """Give a session in the prearchive the labels of changed rules, or return what is wrong with them."""
+        first = known.session
+        if first == session:
+            self._undecided.discard(known.key)
+            return None
+        self._db.execute("SAVEPOINT move")
+        reason = None if first.label.lower() == session.label.lower() else self._label_taken(session)
+        if reason is None:
+            self._db.execute(
+                "UPDATE session SET subject = ?, label = ?, begun_subject = coalesce(begun_subject, subject), "
+                "begun_label = coalesce(begun_label, label) WHERE key = ?",
+                (session.subject, session.label, known.key),
+            )
+            self._db.execute(
+                "DELETE FROM patient WHERE project = ?1 AND subject = ?2 AND archived IS NULL AND NOT EXISTS "
+                "(SELECT 1 FROM session WHERE project = ?1 AND subject = ?2 COLLATE NOCASE)",
+                (first.project, first.subject),
+            )
+            reason = self._meet(session, patient, known)
+        if reason is not None:
+            self._db.execute("ROLLBACK TO move")
+        else:
+            self._undecided.discard(known.key)
+        self._db.execute("RELEASE move")
+        return reason
 
     def _find(self, session: Session) -> _Known | None:
         row = self._db.execute(

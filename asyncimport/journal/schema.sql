@@ -10,7 +10,8 @@ CREATE TABLE run (
 );
 
 -- A study has one session, and a label is one study's: a second study under a label never gets a row. XNAT matches
--- labels without regard to case when it archives, hence NOCASE.
+-- labels without regard to case when it archives, hence NOCASE. `begun_*` are the labels that its row in the prearchive
+-- was begun with, where it has got others since.
 CREATE TABLE session (
     key INTEGER PRIMARY KEY,
     project TEXT NOT NULL,
@@ -18,6 +19,8 @@ CREATE TABLE session (
     label TEXT NOT NULL,
     study_uid TEXT NOT NULL,
     patient TEXT NOT NULL,
+    begun_subject TEXT,
+    begun_label TEXT,
     UNIQUE (project, study_uid)
 );
 CREATE UNIQUE INDEX session_label ON session (project, label COLLATE NOCASE);

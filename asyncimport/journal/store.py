@@ -20,6 +20,13 @@ __all__ = ["Store"]
 # SQLite binds at least 32,766 values.
 _ROWS_AT_ONCE = 512
 
+# Sessions that XNAT has in the prearchive and not in the archive.
+_REROUTE = (
+    "INSERT INTO rerouted SELECT DISTINCT session FROM delivery d WHERE uri IS NOT NULL AND state <> 'DELETED' "
+    "AND NOT EXISTS (SELECT 1 FROM delivery o WHERE o.session = d.session "
+    "AND (o.state = 'ARCHIVED' OR o.archive_uri IS NOT NULL))"
+)
+
 
 class Store:
     """One journal, locked for one run. Use it as a context manager, or call `close_file()`.
@@ -78,7 +85,13 @@ class Store:
                     "SELECT 1 + max((SELECT coalesce(max(key), 0) FROM file), "
                     "(SELECT coalesce(max(key), 0) FROM instance))"
                 )
-                self._db.execute("INSERT INTO ready SELECT key FROM delivery WHERE state = 'SEALED'")
+                if reroute:
+                    self._db.execute(_REROUTE)
+                self._db.execute(
+                    "INSERT INTO ready SELECT key FROM delivery WHERE state = 'SEALED' "
+                    "AND session NOT IN (SELECT session FROM rerouted)"
+                )
+                self._undecided = {key for (key,) in self._db.execute("SELECT session FROM rerouted")}
         except BaseException:
             self.close_file()
             raise

@@ -30,12 +30,21 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One prearchive row of a session; `uri` is None until the first file has been acknowledged."""
+    """One prearchive row of a session; `uri` is None until the first file has been acknowledged.
+
+    `begun_as` has the labels that the row was begun with, where the session has got others since.
+    """
 
     key: int
     session: Session
     number: int
     uri: str | None
+    begun_as: Session | None = None
+
+    @property
+    def row_session(self) -> Session:
+        """The session by the labels that the row has."""
+        return self.begun_as or self.session
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,8 @@ def agree(one: Patient, other: Patient) -> bool:
 def clash(known: Iterable[tuple[str, Patient]], subject: str, patient: Patient) -> str:
     """Say why a patient cannot be in a subject; "" if they can.
 
-    `known` is who is in it, and who has their PatientID in other subjects, which an empty one never names. Subjects that
-    differ in case only are one to XNAT (PrearcSessionArchiver).
+    `known` is who is in it, and who has their PatientID in other subjects, which an empty one never names. Subjects
+    that differ in case only are one to XNAT (PrearcSessionArchiver).
     """
     for place, one in known:
         same_subject = place.lower() == subject.lower()

@@ -152,7 +152,7 @@ class Xnat:
         """
         begins = claim.delivery.uri is None
         if begins:
-            await self._look_before(claim.instance.session)
+            await self._look_before(claim.delivery.row_session)
         uri = await self._import(claim, body)
         if begins:
             await self._look_after(claim.delivery, uri)
@@ -179,7 +179,9 @@ class Xnat:
         except RefusedError:
             # Without the right to look it will be held when it is to be finished.
             return
-        if row is not None and (reason := self._other_row(row, delivery.session, ", and a file from here is in it")):
+        if row is not None and (
+            reason := self._other_row(row, delivery.row_session, ", and a file from here is in it")
+        ):
             raise OccupiedError(reason)
 
     def _other_row(self, row: Row, session: Session, more: str = "") -> str | None:
@@ -248,7 +250,7 @@ class Xnat:
         return frozenset(await held_of_session(self._client, session, there.experiments, frozenset(), self._policy))
 
     async def _import(self, claim: Claim, body: Body) -> str:
-        session = claim.instance.session
+        session = claim.delivery.row_session
         url = self._import_url(session)
         read = partial(replies.stored, project=session.project, expected=claim.delivery.uri)
         return await send(self._client, "POST", url, body, read, _DICOM)
@@ -353,7 +355,7 @@ class Xnat:
         stay, without `overwrite`, and before anybody has looked at what it holds. The archive step works on all.
         """
         delivery, session = sealed.delivery, sealed.delivery.session
-        if reason := replies.other_row(row, session):
+        if reason := replies.other_row(row, delivery.row_session):
             return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if not is_built:
             await self._ask_for(f"/data{delivery.uri}?action=build&SOURCE={OUR_SOURCE}{self._manners}", replies.built)
@@ -364,17 +366,21 @@ class Xnat:
             return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if not self._archive:
             return Built(delivery, f"/data{delivery.uri}")
+        if reason := self._not_ours(sealed, row, steps.row_files):
+            return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if reason := await self._in_the_way(delivery):
             return Held(delivery, f"{reason}; {_OTHER_LABEL}")
         overwrite = "" if self._overwrite == "none" else f"&overwrite={self._overwrite}"
-        path = f"/data/services/archive?src={quote(delivery.uri or '')}{overwrite}{self._manners}"
+        # Which outweigh the row's own (PrearcSessionArchiver.fixSubject, fixSessionLabel).
+        names = "" if delivery.begun_as is None else f"&subject={quote(session.subject)}&session={quote(session.label)}"
+        path = f"/data/services/archive?src={quote(delivery.uri or '')}{names}{overwrite}{self._manners}"
         try:
             uri = steps.answer = await self._ask_for(path, replies.archived)
         except TransientError as error:
             steps.asked |= error.cut
             raise
-        names = replies.archived_as(uri)
-        if names is not None and (reason := replies.misplaced(names[0], session)):
+        there = replies.archived_as(uri)
+        if there is not None and (reason := replies.misplaced(there[0], session)):
             return Held(delivery, f"{reason}; {_MOVE_IT}", uri)
         return uri
 
@@ -394,6 +400,20 @@ class Xnat:
         if found <= most:
             return None
         return f"the prearchive holds more files than were sent there: {found - most:,} too many ({uri})"
+
+    def _not_ours(self, sealed: Sealed, row: Row, found: int | None) -> str | None:
+        """Say why a row may not be archived under other labels than its own; None: it is wholly ours, or has ours."""
+        delivery = sealed.delivery
+        if delivery.begun_as is None:
+            return None
+        is_ours = row.source in {None, self._source} and sealed.most_files is not None
+        if is_ours and found is not None and found <= (sealed.most_files or 0):
+            return None
+        begun, session = delivery.begun_as, delivery.session
+        return (
+            f"its row was begun as subject {begun.subject}, session {begun.label}, and is not known to hold only what "
+            f"was sent from here, so it cannot become subject {session.subject}, session {session.label}"
+        )
 
     async def _in_the_way(self, delivery: Delivery) -> str | None:
         """Say what has the label in the archive, if it is not this session: XNAT would merge the two by the label."""
