@@ -2484,7 +2484,7 @@ LACKING = (
         "repair",
         "What the archive lacks is not sent again.",
         "journal/queue.py",
-        '                self._take_back(session, verdict.missing, "PENDING", None)\n',
+        '                self._take_back(session, verdict.lost, "PENDING", None)\n',
         "                pass\n",
         (f"{_LOST}test_what_the_archive_lacks_is_sent_again",),
     ),

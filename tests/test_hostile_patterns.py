@@ -1,17 +1,22 @@
 """Patterns meet texts that strangers chose: matching ends soon, whatever both are, and means what it meant."""
 
 import re
+from pathlib import Path
 from time import process_time
 
+import anyio
 import pytest
+from conftest import Commands
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from scenery import image, write
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.routing import PathPattern, Router, patterns
 from asyncimport.routing.attachments import AttachRule
 from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
+from asyncimport.testserver import SeriesFilter, TestXnat
 
 MOST_SECONDS = 10.0
 
@@ -207,3 +212,19 @@ def test_a_match_in_time_is_one() -> None:
     assert BoundedPattern(r"(\d+)").search("x" * LONGEST_VALUE + "12") is not None
     with pytest.raises(SlowMatchError):
         BoundedPattern("^(a|a)*$").fullmatch("a" * 64 + "!")
+
+
+@pytest.mark.anyio
+async def test_no_filter_of_a_site_holds_a_dry_run_up(
+    url: str, xnat: TestXnat, commands: Commands, tmp_path: Path
+) -> None:
+    """Its patterns are whatever somebody has typed there: what takes too long is not foretold."""
+    for number, description in enumerate(("a" * 60 + "!", "aaa", "b"), start=1):
+        content = image(number, SeriesDescription=description, SeriesInstanceUID=f"1.2.{number}", SeriesNumber=number)
+        write(tmp_path / "visit" / f"{number}", content)
+    xnat.project("demo").series_filter = SeriesFilter(("^(a|a)*$",))
+    commands.login(url)
+    with anyio.fail_after(30):
+        ended = await commands("upload", tmp_path / "visit", "-P", "demo", "--dry-run", "-o", "json")
+    assert ended.code == 0
+    assert [(one["code"], one["files"]) for one in ended.json["problems"]] == [("series-dropped", 1)]
