@@ -563,7 +563,8 @@ def _suffixed(drafts: Iterable[_Draft], given: Given) -> Mapping[str, str | None
             label = wanted.label if number == 1 else f"{wanted.label}_{number}"
             owner = given.owner_of(project, label)
             if owner == "":
-                labels[uid] = None
+                # It may be that of any of them, so none gets another one.
+                labels[uid], last[first] = None, number - 1
                 break
             if owner in {None, uid} and (project, label.lower()) not in taken:
                 labels[uid] = label

@@ -5,8 +5,15 @@ from typing import Any
 
 import pytest
 from conftest import Commands, Ended
-from scenery import image, write
+from scenery import image, router, write
+from scenery import upload as upload_at_once
 
+from asyncimport.dicom import Identity
+from asyncimport.journal import Survey
+from asyncimport.manifest import PlanRow
+from asyncimport.model import File, Session
+from asyncimport.plan import Plan, PlannedRoutes, Planning, draft_plan, make_plan
+from asyncimport.routing import Given, GivenSession
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio
@@ -183,3 +190,54 @@ async def test_who_gets_a_label(xnat: TestXnat, url: str, commands: Commands, tm
         assert (rehearsed.code, told) == (2, ["1.2.1"])
         assert (await commands("upload", *words)).code == 8
         assert labels(xnat) == {"2": "P1"}
+
+
+async def test_one_visit_from_another_machine(
+    xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
+) -> None:
+    """It knows nothing but the archive."""
+    await upload_at_once(url, [source / "visit1"], tmp_path / "journal", rules=router(session="P1_v1"))
+    commands.login(url)
+    ended = await commands("upload", source / "visit3", "-P", "demo", *INDEX, "-q")
+    assert ended.code == 0, ended.err
+    assert labels(xnat) == {"1": "P1_v1", "3": "P1_v2"}
+
+
+def planned(place: Path, routes: Planning, *sessions: Session, suffix: bool = False) -> Plan:
+    """Make a plan of two visits, of 2001 and 2002, beside sessions that there are."""
+    with Survey(place) as found:
+        for number in (1, 2):
+            file = File(f"/{number}", 1, number)
+            fields = {"PatientID": "P1", "StudyDate": f"200{number}0101", "Modality": "MR"}
+            found.recall([file])
+            found.record([(file, Identity(f"1.{number}", f"1.2.{number}", "1.3", fields, ""))])
+        given = Given.of(map(GivenSession, sessions))
+        return make_plan(found, draft_plan(found, routes, given=given, suffix=suffix), given=given, suffix=suffix)
+
+
+def test_a_suffix_keeps_clear_of_what_is_there(tmp_path: Path) -> None:
+    """What has a session keeps its label, whatever that is, and nobody else gets one that is taken."""
+    taken, own = Session("demo", "P9", "p1", "1.2.9"), Session("demo", "P1", "P1_2", "1.2.2")
+    for sessions, expected in (
+        ((taken,), ["P1_2", "P1_3"]),
+        ((own,), ["P1", "P1_2"]),
+        ((taken, own), ["P1_3", "P1_2"]),
+        ((Session("demo", "P1", "other", "1.2.1"),), ["other", "P1"]),
+    ):
+        found = planned(tmp_path / "survey", router(session="{PatientID}"), *sessions, suffix=True)
+        assert [row.session_label for row in found.rows] == expected
+    untold = planned(tmp_path / "survey", router(session="{PatientID}"), Session("demo", "P1", "P1", ""), suffix=True)
+    assert {problem.code for problem in untold.problems} == {"label-taken"}
+
+
+def test_a_row_is_bound_to_the_session_of_its_study(tmp_path: Path) -> None:
+    """A plan that was made without a server may not send a study a second time, under another label."""
+    rows = [PlanRow(f"1.2.{number}", "demo", "P1", f"P1_v{number}", line=1 + number) for number in (1, 2)]
+    found = planned(tmp_path / "survey", PlannedRoutes(rows), Session("demo", "P1", "P1_v7", "1.2.2"))
+    (told,) = found.problems
+    assert (told.code, told.study_uid) == ("row-elsewhere", "1.2.2")
+    assert told.text.startswith("line 3 of the plan: the study has session P1_v7 already")
+    # What is there and has been cleaned away is no mistake of the plan.
+    rows.append(PlanRow("1.2.9", "demo", "P1", "P1_v9", line=4))
+    found = planned(tmp_path / "survey", PlannedRoutes(rows), Session("demo", "P1", "P1_v9", "1.2.9"))
+    assert found.problems == ()
