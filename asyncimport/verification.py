@@ -248,12 +248,13 @@ async def strays_of(client: Client, ledger: Ledger) -> list[Stray]:
     Raises: TransientError, RefusedError when this user may not look.
     """
     deliveries = await anyio.to_thread.run_sync(ledger.deliveries)
+    source = (await anyio.to_thread.run_sync(ledger.about)).get("source")
     # Where an archived or deleted session was, there is nothing any more, or something that came later.
     live = {one.uri for one in deliveries if one.uri and one.state not in {"ARCHIVED", "DELETED"}}
     found: list[Stray] = []
     for project in sorted({one.session.project for one in deliveries}):
         sessions = {one.session for one in deliveries if one.session.project == project}
-        found += await find_strays(client, project, sessions, live, RetryPolicy())
+        found += await find_strays(client, project, sessions, live, RetryPolicy(), source)
     return found
 
 

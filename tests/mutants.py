@@ -158,6 +158,14 @@ XNAT = (
         ("test_changed_meanwhile.py::test_a_session_that_changes_while_an_upload_compares_it",),
     ),
     Mutant(
+        "rows-of-other-journals-are-no-strays",
+        "What another upload is filling is taken for a stray, and removed under its hands.",
+        "xnat/strays.py",
+        "        if not (source and replies.is_of_journal",
+        "        if not (False and replies.is_of_journal",
+        ("test_two_uploads.py::test_a_row_that_another_journal_has_begun_is_not_filled",),
+    ),
+    Mutant(
         "source-lasts",
         "A run does not know the rows again that the run before it has begun.",
         "journal/store.py",

@@ -72,6 +72,8 @@ async def test_a_row_that_another_journal_has_begun_is_not_filled(
     (held,) = ended.json["details"]
     assert (held["state"], held["verified"]) == ("held", None)
     (row,) = xnat.prearchive
+    # Nor is it a stray that may be removed: the other upload may be at work on it.
+    assert ended.json["strays"] == []
     assert f"begun by somebody else (by an upload from another journal: {row.uri})" in held["reason"]
     assert "let that upload end" in held["reason"]
     assert "--adopt-rows" in held["reason"]

@@ -16,6 +16,7 @@ __all__ = [
     "OUR_SOURCE",
     "archived_as",
     "as_archived",
+    "is_of_journal",
     "is_of_upload",
     "misplaced",
     "other_row",
@@ -36,7 +37,12 @@ def same_label(one: str, other: str) -> bool:
 
 def is_of_upload(source: str) -> bool:
     """Whether an upload of this program has begun a row with this source, from whichever journal."""
-    return source == OUR_SOURCE or source.startswith(f"{OUR_SOURCE}-")
+    return source == OUR_SOURCE or is_of_journal(source)
+
+
+def is_of_journal(source: str) -> bool:
+    """Whether it tells which journal's upload has begun a row; those of earlier versions did not."""
+    return source.startswith(f"{OUR_SOURCE}-")
 
 
 def other_row(row: Row, session: Session, source: str | None = None) -> str | None:

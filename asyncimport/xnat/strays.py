@@ -39,10 +39,16 @@ _PIECE = 256 << 10
 
 
 async def find_strays(
-    client: Client, project: str, sessions: Iterable[Session], known: Collection[str], policy: RetryPolicy
+    client: Client,
+    project: str,
+    sessions: Iterable[Session],
+    known: Collection[str],
+    policy: RetryPolicy,
+    source: str | None = None,
 ) -> list[Stray]:
     """Look through the prearchive of a project for rows of these sessions; `known` are the URIs of live deliveries.
 
+    Those of other journals than the one that names this `source` are no strays: an upload may be at work on them.
     Raises: TransientError, RefusedError when this user may not look.
     """
     rows = await client.ask("GET", f"/data/prearchive/projects/{project}?format=json", replies.prearchive, policy)
@@ -55,6 +61,7 @@ async def find_strays(
         if (session := ours.get((row.study_uid, row.label))) is not None
         # What another subject's files are in was begun by somebody else.
         if not row.subject or replies.same_label(row.subject, session.subject)
+        if not (source and replies.is_of_journal(row.source or "") and row.source != source)
     ]
 
 
