@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.journals import existing_journal
+from asyncimport.cli.journals import existing_journal, part_of
 from asyncimport.cli.options import Host, JournalFile, NoColor, Output, OutputOption, Profile, Project, StateDir
 from asyncimport.cli.output import consoles, plain, show_error, write_json
 from asyncimport.errors import AsyncimportError, UsageError
@@ -68,7 +68,7 @@ def forget(
             )
         before = None if archived_before is None else _seconds(archived_before)
         path = existing_journal(host, project, state_dir, journal)
-        with Forgetting.of(path) as forgetting:
+        with Forgetting.of(path, part=part_of(path, project)) as forgetting:
             for label in dict.fromkeys(name.lower() for name in session or ()):
                 forgetting.sessions(label, force=force)
             if held:

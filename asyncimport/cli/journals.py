@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from asyncimport.errors import UsageError
+from asyncimport.errors import JournalError, UsageError
+from asyncimport.journal import Ledger
 
-__all__ = ["existing_journal", "journal_of", "journal_path", "state_directory"]
+__all__ = ["existing_journal", "journal_of", "journal_path", "part_of", "state_directory"]
 
 
 def state_directory(state_dir: Path | None) -> Path:
@@ -49,7 +50,11 @@ def existing_journal(host: str | None, project: str | None, state_dir: Path | No
     directory = state_directory(state_dir)
     if host and project:
         path = journal_path(host.rstrip("/"), project, state_dir)
-        if not path.exists() and (others := _journals(directory)):
+        others = [] if path.exists() else _journals(directory)
+        found = [other for other in others if _is_of(other, host.rstrip("/"), project)]
+        if len(found) == 1:
+            return found[0]
+        if others:
             raise UsageError(
                 f"nothing was uploaded to project {project} on {host} from here",
                 hint=f"check --host, -P and --profile, or name one of these journals with --journal: {_listed(others)}",
@@ -65,6 +70,28 @@ def existing_journal(host: str | None, project: str | None, state_dir: Path | No
         f"there are {len(found)} journals",
         hint=f"name server and project with --host and -P, or one of these with --journal: {_listed(found)}",
     )
+
+
+def part_of(path: Path, project: str | None) -> str | None:
+    """Return the project if it is one of several of a journal; None where all of the journal is meant."""
+    if not project:
+        return None
+    with Ledger.read(path) as ledger:
+        about = ledger.about()
+        is_whole = project == about.get("rule project") or f"alias {project}" in about
+        return None if is_whole or all(one.project != project for one in ledger.targets()) else project
+
+
+def _is_of(path: Path, host: str, project: str) -> bool:
+    """Whether a journal, of that server, is of a project: by another name of that, or as one of several."""
+    try:
+        with Ledger.read(path) as ledger:
+            about = ledger.about()
+            if about["destination"] != host:
+                return False
+            return f"alias {project}" in about or any(one.project == project for one in ledger.targets())
+    except (JournalError, UsageError):
+        return False
 
 
 def _journals(directory: Path, beginning: str = "") -> list[Path]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asyncimport.cli.journals import existing_journal
+from asyncimport.cli.journals import existing_journal, part_of
 from asyncimport.cli.options import Host, JournalFile, NoColor, Profile, Project, StateDir
 from asyncimport.cli.output import consoles, plain, show_error, show_summary, summary_json, write_json
 from asyncimport.errors import AsyncimportError, UsageError
@@ -56,7 +56,7 @@ def status(
     out, err = consoles(no_color=no_color)
     try:
         path = existing_journal(host, project, state_dir, journal)
-        with Ledger.read(path) as ledger:
+        with Ledger.read(path, part=part_of(path, project)) as ledger:
             if session is not None:
                 _session(out, ledger, session, output)
             else:

@@ -330,6 +330,8 @@ class Uploads:
             outcome.run = str(journal.run)
             self._first = self._first or journal.run
             self._record(_beginning(task, outcome.run, decision.rules))
+            if task.project and task.project != decision.rules.get("project"):
+                await anyio.to_thread.run_sync(journal.note_alias, task.project)
             if decision.plan is not None:
                 plan = decision.plan
                 unasked = () if task.choice.is_everything else plan.left

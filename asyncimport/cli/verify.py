@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.journals import existing_journal
+from asyncimport.cli.journals import existing_journal, part_of
 from asyncimport.cli.options import (
     CaBundle,
     Host,
@@ -93,6 +93,7 @@ class _Task:
     """What is asked for, and where."""
 
     journal: Path
+    part: str | None
     host: str
     credentials: Credentials
     ca_bundle: Path | None
@@ -151,6 +152,7 @@ def verify(
             _check_place(safe_to_delete)
         task = _Task(
             path,
+            part_of(path, project),
             host,
             Credentials(name, password),
             ca_bundle,
@@ -186,7 +188,7 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result, err: C
                     task.host, task.credentials, connections=16, ca_bundle=task.ca_bundle, verify=task.trust_only_known
                 )
                 client = await stack.enter_async_context(there)
-                await _look(client, task.journal, result)
+                await _look(client, task.journal, task.part, result)
             if task.repair and not stop.requested:
                 waiting = Waiting(
                     tell=lambda text: err.print(Text(plain(text))), ends=partial(stop.ends_at, LOCK_SECONDS)
@@ -196,8 +198,8 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result, err: C
                     await _repair(client, task.journal, about, result, stop, waiting)
                 with stop.at_once():
                     # What was sent again counts once it is seen in the archive.
-                    await _look(client, task.journal, result)
-            with Ledger.read(task.journal) as ledger:
+                    await _look(client, task.journal, task.part, result)
+            with Ledger.read(task.journal, part=task.part) as ledger:
                 if task.safe_to_delete is not None and not stop.requested:
                     write = partial(_write_paths, task.safe_to_delete, ledger, result)
                     result.safe = await anyio.to_thread.run_sync(write)
@@ -205,12 +207,12 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result, err: C
                     await _strays(client, ledger, result, stop, remove=task.remove_strays)
 
 
-async def _look(client: Client, path: Path, result: _Result) -> None:
+async def _look(client: Client, path: Path, part: str | None, result: _Result) -> None:
     from asyncimport.retry import RetryPolicy
 
     policy = RetryPolicy()
     result.findings = []
-    with Ledger.read(path) as ledger:
+    with Ledger.read(path, part=part) as ledger:
         result.findings = await look(client, ledger, policy, report=result.findings.append)
         result.besides = await look_beside(client, ledger, policy)
         result.subjects = await look_at_subjects(client, ledger, policy)

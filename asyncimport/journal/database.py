@@ -280,7 +280,9 @@ def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Ma
     if not any(name.startswith("rule ") for name in stored):
         connection.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", wanted.items())
         return
-    if changed := [name for name in wanted if stored.get(name) != wanted[name]]:
+    # The rows of a plan are rules for one study each, so parts of it, or a longer one, go on; what a study has stands.
+    fixed = [name for name in wanted if name != "rule plan" or name not in stored]
+    if changed := [name for name in fixed if stored.get(name) != wanted[name]]:
         was = ", ".join(f"{name.removeprefix('rule ')} {stored.get(name)!r}" for name in changed)
         raise UsageError(
             f"this journal was begun with other rules: {was}",

@@ -16,6 +16,7 @@ from pathlib import Path
 from asyncimport.errors import UsageError
 from asyncimport.journal.database import NOTHING_YET, Waiting, create_or_open, locked, translated
 from asyncimport.journal.ledger import Ledger
+from asyncimport.journal.part import restrict, widen
 from asyncimport.model import FileKind, Session, SessionReport
 
 __all__ = ["Forgetting", "Matter"]
@@ -88,9 +89,10 @@ class Forgetting:
 
     @classmethod
     @contextmanager
-    def of(cls, path: Path) -> Iterator["Forgetting"]:
+    def of(cls, path: Path, *, part: str | None = None) -> Iterator["Forgetting"]:
         """Lock a journal, so that no run begins between what is told and what is done.
 
+        With `part` it is about one project only.
         Raises: UsageError when there is none, JournalBusyError when a run is at work, JournalError.
         """
         if not path.is_file() or not path.stat().st_size:
@@ -98,6 +100,8 @@ class Forgetting:
         with locked(path):
             connection = create_or_open(path)
             try:
+                if part is not None:
+                    restrict(connection, part)
                 yield cls(connection, path)
             finally:
                 connection.close()
@@ -201,6 +205,7 @@ class Forgetting:
         """Take out what was found, all of it or, after a kill or an error, nothing."""
         with translated(self._path):
             try:
+                widen(self._db)
                 Waiting().until_free(self._path, partial(self._db.executescript, _FORGET))
             except BaseException:
                 if self._db.in_transaction:

@@ -22,6 +22,7 @@ from asyncimport.journal.filed import (
     subject_counts,
     subject_problems,
 )
+from asyncimport.journal.part import restrict
 from asyncimport.journal.queue import Journal
 from asyncimport.model import NOTHING_KEPT, Digest, Enclosure, File, Files, Problem, Session, SessionReport, Summary
 from asyncimport.replies import as_archived
@@ -157,13 +158,16 @@ class Ledger:
 
     @classmethod
     @contextmanager
-    def read(cls, path: Path) -> Iterator["Ledger"]:
-        """Look at a journal on disk, beside any run.
+    def read(cls, path: Path, *, part: str | None = None) -> Iterator["Ledger"]:
+        """Look at a journal on disk, beside any run, or at the `part` of it that is of one project.
 
         Raises: UsageError when there is none, JournalError when it is not ours.
         """
         connection = connect_read_only(path)
         try:
+            if part is not None:
+                with translated(path):
+                    restrict(connection, part)
             yield cls(connection, path, run=None)
         finally:
             connection.close()
@@ -198,6 +202,12 @@ class Ledger:
         if "destination" not in about:
             raise UsageError(f"there is nothing in the journal {self._path} yet", hint=NOTHING_YET)
         return about
+
+    def targets(self) -> list[Session]:
+        """Return the sessions that studies have got, in the order in which they did."""
+        with translated(self._path):
+            rows = self._db.execute("SELECT project, subject, label, study_uid FROM session ORDER BY key")
+            return [Session(*row) for row in rows]
 
     def runs(self) -> list[Run]:
         """Return all runs, the first one first."""

@@ -130,6 +130,11 @@ class Store:
                 "UPDATE run SET ended = ?, exit_code = ? WHERE key = ?", (self._now(), exit_code, self.run)
             )
 
+    def note_alias(self, name: str) -> None:
+        """Note another name of the project of this journal, by which it can be found."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO about VALUES (?, '')", (f"alias {name}",))
+
     def _was_killed(self) -> bool:
         """Whether the run before this one has no end."""
         last = self._db.execute("SELECT ended FROM run ORDER BY key DESC LIMIT 1").fetchone()
