@@ -1,16 +1,19 @@
 """What a run would do, decided before its first write: the dry run shows it, and the run does it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import anyio.to_thread
 from rich.console import Console
 
 from asyncimport.cli.given import GivenSessions
 from asyncimport.cli.journals import journal_of
 from asyncimport.cli.plan import plan_of
-from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError, UsageError
+from asyncimport.errors import AsyncimportError, JournalError, ProjectMissingError, ProjectReadOnlyError, UsageError
+from asyncimport.journal import Ledger
 from asyncimport.plan import Plan, PlannedRoutes, Problem, Severity
 from asyncimport.routing import AttachRule, Choice, Router
 from asyncimport.source import Folder
@@ -99,6 +102,8 @@ async def decide(
     project = _id_of(wanted.project, names)
     journal, bound_to = journal_of(wanted.host, wanted.project, project, wanted.state_dir, wanted.journal)
     rules = {**routes.rules, "project": bound_to} if bound_to != wanted.project else routes.rules
+    if not wanted.reroute:
+        await anyio.to_thread.run_sync(_check_rules, journal, wanted.host, rules)
     whole = isinstance(routes, Router) and (wanted.suffix or routes.project is None or routes.needs_whole_study)
     is_strict = whole or isinstance(routes, PlannedRoutes)
     chosen = not (wanted.choice.is_everything or wanted.choice.parts)
@@ -141,6 +146,20 @@ async def decide(
         otherwise = routes if isinstance(routes, PlannedRoutes) else None
         routes = PlannedRoutes(plan.rows, faulty=plan.faulty, left=plan.left, otherwise=otherwise)
     return Decision(routes, rules, choice, journal, plan, is_strict)
+
+
+def _check_rules(journal: Path, host: str, rules: Mapping[str, str]) -> None:
+    """See, before the scan, that a journal was begun with these rules. Raises: UsageError, JournalError."""
+    if not journal.exists():
+        return
+    with ExitStack() as stack:
+        try:
+            ledger = stack.enter_context(Ledger.read(journal))
+            ledger.about()
+        except (JournalError, UsageError):
+            # Of an older version, or in the making: the run itself will see.
+            return
+        ledger.check(host, rules)
 
 
 class _Projects:

@@ -26,6 +26,7 @@ __all__ = [
     "NOTHING_YET",
     "Waiting",
     "bind",
+    "check_rules",
     "connect_read_only",
     "create_or_open",
     "is_busy",
@@ -270,15 +271,25 @@ def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Ma
 
     Raises: JournalError for another destination, UsageError for other rules.
     """
-    wanted = {"destination": destination, **{f"rule {name}": rule for name, rule in rules.items()}}
     stored = dict(connection.execute("SELECT key, value FROM about"))
+    check_rules(stored, path, destination, rules)
+    if not _has_rules(stored):
+        wanted = {"destination": destination, **_as_kept(rules)}
+        connection.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", wanted.items())
+
+
+def check_rules(stored: Mapping[str, str], path: Path, destination: str, rules: Mapping[str, str]) -> None:
+    """Compare destination and rules with what is stored about a journal.
+
+    Raises: JournalError for another destination, UsageError for other rules.
+    """
+    wanted = _as_kept(rules)
     if stored.get("destination", destination) != destination:
         raise JournalError(
             f"the journal {path} belongs to {stored['destination']}, not to {destination}",
             hint="leave out --journal, or name another: each server has a journal of its own",
         )
-    if not any(name.startswith("rule ") for name in stored):
-        connection.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", wanted.items())
+    if not _has_rules(stored):
         return
     # The rows of a plan are rules for one study each, so parts of it, or a longer one, go on; what a study has stands.
     fixed = [name for name in wanted if name != "rule plan" or name not in stored]
@@ -288,6 +299,14 @@ def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Ma
             f"this journal was begun with other rules: {was}",
             hint="give the same options again; --reroute applies the new ones to what is not archived yet",
         )
+
+
+def _has_rules(stored: Mapping[str, str]) -> bool:
+    return any(name.startswith("rule ") for name in stored)
+
+
+def _as_kept(rules: Mapping[str, str]) -> dict[str, str]:
+    return {f"rule {name}": rule for name, rule in rules.items()}
 
 
 def _create(connection: sqlite3.Connection) -> None:

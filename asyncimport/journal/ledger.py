@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asyncimport.errors import UsageError
-from asyncimport.journal.database import NOTHING_YET, connect_read_only, is_locked, translated
+from asyncimport.journal.database import NOTHING_YET, check_rules, connect_read_only, is_locked, translated
 from asyncimport.journal.facts import digest_of, digests_of, file_of
 from asyncimport.journal.filed import (
     AttachmentRow,
@@ -202,6 +202,13 @@ class Ledger:
         if "destination" not in about:
             raise UsageError(f"there is nothing in the journal {self._path} yet", hint=NOTHING_YET)
         return about
+
+    def check(self, destination: str, rules: Mapping[str, str]) -> None:
+        """Compare destination and rules with those of the journal, as a run would.
+
+        Raises: JournalError for another destination, UsageError for other rules.
+        """
+        check_rules(self.about(), self._path, destination, rules)
 
     def targets(self) -> list[Session]:
         """Return the sessions that studies have got, in the order in which they did."""
