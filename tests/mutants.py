@@ -2029,8 +2029,8 @@ PLANS = (
         "each-file-by-its-own-path",
         "One path stands for its directory where names tell subjects apart: a file goes into another's subject.",
         "plan.py",
-        ", by_file=routes.needs_name)",
-        ")",
+        "    by_file = routes.needs_name or (",
+        "    by_file = (",
         ("test_own_paths.py::test_no_file_goes_into_the_subject_of_another",),
     ),
     Mutant(
@@ -2077,7 +2077,7 @@ PLANS = (
         "rows-that-match-nothing",
         "A slip of the hand in a plan leaves a study behind, with exit code 0.",
         "plan.py",
-        "        if row.key in matched or (row.skip and matched):\n",
+        "        if row.skip and not is_other:\n",
         "        if True:\n",
         ("test_bound_rows.py::test_a_row_that_matches_nothing",),
     ),
@@ -2149,8 +2149,8 @@ PLANS = (
         "one-label-one-study-in-a-plan",
         "Two studies share a label in a plan, and the second ends as a conflict on the server.",
         "plan.py",
-        "        if owner != draft.study.study_uid:\n",
-        "        if False:\n",
+        "        if label is None or owner != uid:\n",
+        "        if label is None:\n",
         (f"{_PLAN}test_each_problem_is_told_with_its_code[label-taken]",),
     ),
     Mutant(
@@ -2197,18 +2197,18 @@ PLANS = (
         "problems-before-limits",
         "Two studies share a label, and the second is merely beyond a limit: exit code 0.",
         "plan.py",
-        "    drafts = list(_distinct(drafts, problems, suffix=suffix))\n",
+        "    drafts = list(_distinct(drafts, problems, given, suffix=suffix))\n",
         "    drafts = _first(drafts, limit or len(drafts))\n"
-        "    drafts = list(_distinct(drafts, problems, suffix=suffix))\n",
+        "    drafts = list(_distinct(drafts, problems, given, suffix=suffix))\n",
         ("test_guards_first.py::test_no_limit_and_no_pause_hides_a_problem",),
     ),
     Mutant(
         "problems-before-pauses",
         "Two people would share a subject, and the second is told to wait only: exit code 0.",
         "plan.py",
-        "    drafts = list(_distinct(drafts, problems, suffix=suffix))\n",
+        "    drafts = list(_distinct(drafts, problems, given, suffix=suffix))\n",
         "    drafts = [_quiet(draft, looks or Looks(), problems) for draft in drafts]\n"
-        "    drafts = list(_distinct(drafts, problems, suffix=suffix))\n",
+        "    drafts = list(_distinct(drafts, problems, given, suffix=suffix))\n",
         ("test_guards_first.py::test_no_limit_and_no_pause_hides_a_problem",),
     ),
     Mutant(
