@@ -420,7 +420,12 @@ class _Line:
             await slot.turn()
             trail.attempts += 1
             try:
-                return await self._store(claim, body, trail.attempts)
+                try:
+                    return await self._destination.store(claim, body)
+                except NotKeptError:
+                    await self._explain(claim, trail.attempts)
+                    # Nothing is known that would drop it: it may have been a mishap.
+                    raise
             except TransientError as error:
                 self._failed(claim, error, trail)
                 # Whoever waits holds no slot.
@@ -448,21 +453,18 @@ class _Line:
         merges = False if claim.look else None
         return Stored(claim, uri, trail.attempts, trail.unsure, digest, merges, xxh3)
 
-    async def _store(self, claim: Claim, body: Body, attempt: int) -> str:
-        try:
-            return await self._destination.store(claim, body)
-        except NotKeptError:
-            headers = await self._headers([(claim.instance.sop_uid, claim.instance.file)])
-            (dropped,) = await self._destination.explain(claim.instance.session, headers, archived=False)
-            if dropped is not None and dropped.is_certain:
-                message = f"XNAT did not keep the file: {dropped.rule} rejects it (empty 200)"
-                raise RefusedError(message, dropped=True) from None
-            if dropped is not None and attempt > 1:
-                raise RefusedError(
-                    f"XNAT did not keep the file: {dropped.rule} {MAY_HAVE_REJECTED} (empty 200)"
-                ) from None
-            # Nothing is known that would drop it: it may have been a mishap.
-            raise
+    async def _explain(self, claim: Claim, attempt: int) -> None:
+        """Say which rule of the site is why XNAT has kept nothing of a file, or may be, at the second attempt.
+
+        Raises: RefusedError, TransientError.
+        """
+        headers = await self._headers([(claim.instance.sop_uid, claim.instance.file)])
+        (dropped,) = await self._destination.explain(claim.instance.session, headers, archived=False)
+        if dropped is not None and dropped.is_certain:
+            message = f"XNAT did not keep the file: {dropped.rule} rejects it (empty 200)"
+            raise RefusedError(message, dropped=True) from None
+        if dropped is not None and attempt > 1:
+            raise RefusedError(f"XNAT did not keep the file: {dropped.rule} {MAY_HAVE_REJECTED} (empty 200)") from None
 
     async def _headers(self, files: Sequence[tuple[str, File]]) -> list[Mapping[str, str] | None]:
         """Return the header fields of instances (SOPInstanceUIDs) in files; None where they cannot be read there."""

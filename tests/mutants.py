@@ -2643,9 +2643,9 @@ LACKING = (
         "empty-without-a-filter",
         "A mishap on the way is taken for a filter's verdict, and the file is left out of its session.",
         "pipeline.py",
-        "            if dropped is not None and dropped.is_certain:\n",
-        "            if dropped is None:\n                raise RefusedError(str(dropped), dropped=True)\n"
-        "            if dropped.is_certain:\n",
+        "        if dropped is not None and dropped.is_certain:\n",
+        "        if dropped is None:\n            raise RefusedError(str(dropped), dropped=True)\n"
+        "        if dropped.is_certain:\n",
         (f"{_LOST}test_an_empty_answer_without_a_filter_is_not_believed_at_once",),
     ),
     Mutant(
