@@ -1264,11 +1264,11 @@ LINE = (
     ),
     Mutant(
         "two-patients-of-a-study",
-        "A study with files of two patients ends under one of them, where their labels differ.",
+        "A study with files of two patients ends under one of them, without those of the other.",
         "journal/registry.py",
-        "if self._merge_patients or of == (patient.id,):",
-        "if self._merge_patients or of:",
-        ("test_patients.py::test_a_study_of_two_patients_is_held_as_a_whole",),
+        "                return NoPlace(reason, known.key)\n            patients =",
+        "                return NoPlace(reason)\n            patients =",
+        ("test_patients.py::test_a_study_of_two_patients_is_held_as_a_whole[name---archive]",),
     ),
     Mutant(
         "links-that-lead-out-are-told",

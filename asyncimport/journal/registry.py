@@ -261,13 +261,6 @@ class Registry(Store):
         ).fetchall()
         return [(subject, Patient(*values)) for subject, *values in rows]
 
-    def _is_of_another(self, known: _Known, patient: Patient) -> bool:
-        """Whether the session of this row is of another PatientID, and may not be."""
-        of = self._one("SELECT patient FROM session WHERE key = ?", (known.key,))
-        if self._merge_patients or of == (patient.id,):
-            return False
-        return not self._of_subject(known.session, patient.id)
-
 
 def _without_names(occupant: Occupant) -> Occupant:
     patient = occupant.patient
