@@ -523,7 +523,7 @@ def _report(
     disputes = disputed is not None and state not in {"ARCHIVED", "SEALED"}
     if state in {"ARCHIVED", "BUILT"} and not pending and not disputes and (not lacks or partial):
         found = "archived" if state == "ARCHIVED" else "prearchive"
-        unasked_for = f"{unasked} files of it were not asked for" if unasked else None
+        unasked_for = _unasked(unasked) if unasked else None
         return SessionReport(session, files, size, found, uri, verified, lacks or unasked_for or reason)
     # Of an open one it says why the last run did not go on with it.
     if state == "HELD" or (state == "OPEN" and reason):
@@ -533,11 +533,15 @@ def _report(
     if failed or (lacks and not pending and state != "SEALED"):
         return SessionReport(session, files, size, "held", uri, None, lacks)
     if unasked and not pending and state != "SEALED":
-        reason = f"{unasked} files of it were not asked for: it is archived when they are in, or with --partial archive"
+        reason = f"{_unasked(unasked)}: it is archived when all is in, or with --partial archive"
         return SessionReport(session, files, size, "open", uri, None, reason)
     if not pending and not stored:
         return SessionReport(session, files, size, "held", uri, None, NOTHING_KEPT)
     return SessionReport(session, files, size, "open", uri, None, reason if pending or state == "SEALED" else None)
+
+
+def _unasked(files: int) -> str:
+    return "1 file of it was not asked for" if files == 1 else f"{files:,} files of it were not asked for"
 
 
 def _lacks(failed: int, refused: int, unreadable: int) -> str | None:
