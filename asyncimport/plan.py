@@ -240,9 +240,8 @@ class Known:
 
     `filters` drop series by their SeriesDescription, `scripts` files for whatever reason they have. `rows` are those of
     the prearchive, by StudyInstanceUID and label; `source` and `own` (addresses) tell which of them the journal has
-    begun, as far as uploads have: None, nobody asks.
-    the prearchive, by StudyInstanceUID and label. `occupants` are whom the sessions of each subject (in lower case)
-    name; `ids` say of a study why a label of it is an ID of something else.
+    begun, as far as uploads have: None, nobody asks. `occupants` are whom the sessions of each subject (in lower case)
+    name; `in_the_way` says of a study why it cannot go under its labels.
     """
 
     sessions: Mapping[str, Experiment]
@@ -252,7 +251,7 @@ class Known:
     source: str | None = None
     own: frozenset[str] = frozenset()
     occupants: Mapping[str, Sequence[Occupant]] = field(default_factory=dict, repr=False)
-    ids: Mapping[str, str] = field(default_factory=dict)
+    in_the_way: Mapping[str, str] = field(default_factory=dict)
 
 
 def with_archive(plan: Plan, known: Mapping[str, Known]) -> Plan:
@@ -293,9 +292,9 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
     elif there is not None:
         text, advice = "its session is in the archive already", "only what is new of it will be merged"
         yield problem("archived-already", Severity.INFO, text, advice)
-    if reason := known.ids.get(row.study_uid):
+    if reason := known.in_the_way.get(row.study_uid):
         text, advice = reason.partition("; ")[::2]
-        yield problem("label-is-id", Severity.ERROR, text, advice)
+        yield problem("label-on-server", Severity.ERROR, text, advice)
     for code, severity, text in _of_another(plan, row, known):
         yield problem(code, severity, text, _ONE_PERSON)
     for begun in known.rows.get((row.study_uid, row.session_label), ()):

@@ -430,3 +430,20 @@ async def test_a_step_that_fails_for_a_time_is_no_verdict(
     again = await upload(url, [visits], tmp_path / "book")
     assert (again.count("archived"), xnat.count["import"]) == (SESSIONS, sent)
     assert xnat.sop_uids() == EVERY
+
+
+async def test_a_study_that_has_a_session_gets_no_second_one(
+    xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path
+) -> None:
+    """Another journal has archived it under other labels: it stays there, and that is told before anything is sent."""
+    commands.login(url)
+    assert (await commands("upload", visits, "-P", "demo", "-q")).code == 0
+    imports = xnat.count["import"]
+    other = ("-E", "again_{PatientID}", "--state-dir", tmp_path / "new")
+    rehearsed = await commands("upload", visits, "-P", "demo", *other, "--dry-run", "-o", "json")
+    assert rehearsed.code == 2
+    assert [problem["code"] for problem in rehearsed.json["problems"]] == ["label-on-server"] * SESSIONS
+    ended = await commands("upload", visits, "-P", "demo", *other, "-o", "json")
+    assert ended.code == 9, ended.err
+    assert all("as session P" in detail["reason"] for detail in ended.json["details"]), ended.out
+    assert (xnat.count["import"], len(xnat.archived)) == (imports, SESSIONS)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from asyncimport.cli.given import GivenSessions
 from asyncimport.cli.journals import journal_of
+from asyncimport.cli.output import plain
 from asyncimport.cli.plan import plan_of
 from asyncimport.errors import AsyncimportError, JournalError, ProjectMissingError, ProjectReadOnlyError, UsageError
 from asyncimport.journal import Ledger
@@ -20,7 +21,7 @@ from asyncimport.source import Folder
 from asyncimport.stop import Stop
 from asyncimport.xnat import Client, check_project
 
-__all__ = ["Decision", "Wanted", "decide"]
+__all__ = ["Decision", "Wanted", "decide", "no_dicom"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,3 +191,11 @@ class _Projects:
 def _id_of(name: str, names: Mapping[str, str | AsyncimportError]) -> str:
     found = names.get(name, name)
     return found if isinstance(found, str) else name
+
+
+def no_dicom(source: Folder, others: int) -> UsageError:
+    """Return the error for a source with nothing but other files."""
+    return UsageError(
+        f"no DICOM found in {', '.join(plain(root) for root in source.places)}",
+        hint=f"{others:,} other files were looked at; check the path",
+    )

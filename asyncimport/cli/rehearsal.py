@@ -6,7 +6,7 @@ import anyio
 import anyio.to_thread
 from rich.console import Console
 
-from asyncimport.cli.deciding import decide
+from asyncimport.cli.deciding import decide, no_dicom
 from asyncimport.cli.output import show_error, show_stopped, write_json
 from asyncimport.cli.plan import plan_code, plan_json, show_plan
 from asyncimport.cli.running import Stopped, stopped_by
@@ -57,6 +57,8 @@ async def _planned(  # anyio.run passes arguments by position
         ) as client:
             decision = await decide(task.wanted(), source, client, err, stop=stop, quiet=quiet, is_plan_shown=True)
             if decision is not None and decision.plan is not None:
+                if not (decision.plan.rows or decision.plan.problems):
+                    raise no_dicom(source, sum(count for _, count in decision.plan.not_dicom))
                 return await _compared(task, client, decision.journal, decision.plan)
     return None
 
@@ -81,7 +83,7 @@ async def _compared(task: Transfer, client: Client, journal: Path, found: Plan) 
                 source,
                 own,
                 {} if task.merge_patients else await occupants.in_project(project),
-                await _ids_among(occupants, found, project),
+                await _in_the_way(occupants, found, project),
             )
     except TransientError as error:
         raise UnavailableError(f"the archive could not be compared with the plan: {error}") from error
@@ -101,13 +103,13 @@ def _own_rows(journal: Path) -> tuple[str | None, frozenset[str]]:
         return None, frozenset()
 
 
-async def _ids_among(occupants: Occupants, found: Plan, project: str) -> dict[str, str]:
-    """Say of each study of a plan whose labels XNAT would take for IDs of something else what that is."""
+async def _in_the_way(occupants: Occupants, found: Plan, project: str) -> dict[str, str]:
+    """Say of each study of a plan that cannot go under its labels what stands in its way."""
     sessions = [
         Session(project, row.subject_label, row.session_label, row.study_uid)
         for row in found.rows
         if row.project_id == project and not row.skip
     ]
     await occupants.expect(sessions)
-    reasons = {session.study_uid: await occupants.id_in_the_way(session) for session in sessions}
+    reasons = {session.study_uid: await occupants.in_the_way(session) for session in sessions}
     return {study_uid: reason for study_uid, reason in reasons.items() if reason}

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport import __version__
-from asyncimport.cli.deciding import Decision, Wanted, decide
+from asyncimport.cli.deciding import Decision, Wanted, decide, no_dicom
 from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
 from asyncimport.cli.recording import recorded
 from asyncimport.cli.running import LOCK_SECONDS, Stopped, in_threads, on_signals, progress
@@ -35,7 +35,7 @@ from asyncimport.journal import Journal, Ledger, Waiting
 from asyncimport.limits import OutageMonitor
 from asyncimport.model import Stray, Summary
 from asyncimport.pipeline import run
-from asyncimport.plan import EVERYTHING, PlannedRoutes
+from asyncimport.plan import EVERYTHING, Plan, PlannedRoutes
 from asyncimport.progress import Totals, human_seconds
 from asyncimport.receipts import check_receipts, write_receipts
 from asyncimport.retry import RetryPolicy
@@ -350,7 +350,7 @@ class Uploads:
             outcome.summary = await anyio.to_thread.run_sync(ledger.summary)
             outcome.signal = self._stopped.signal
             if outcome.error is None and outcome.signal is None and not is_watch:
-                outcome.error = _nothing_found(outcome.summary, source)
+                outcome.error = _nothing_found(outcome.summary, decision.plan, source)
             for stray in outcome.strays or ():
                 self._record(stray)
             await anyio.to_thread.run_sync(journal.end_run, outcome.code)
@@ -500,10 +500,8 @@ def _one_session(routes: Router | PlannedRoutes) -> bool:
     return isinstance(routes, Router) and routes.one_session
 
 
-def _nothing_found(summary: Summary, source: Folder) -> UsageError | None:
-    if summary.files.found or summary.files.unreadable or summary.containers:
+def _nothing_found(summary: Summary, plan: Plan | None, source: Folder) -> UsageError | None:
+    # What nobody asks for today is not in the summary, if it was sent before.
+    if summary.files.found or summary.files.unreadable or summary.containers or (plan is not None and plan.rows):
         return None
-    return UsageError(
-        f"no DICOM found in {', '.join(plain(root) for root in source.places)}",
-        hint=f"{summary.files.not_dicom:,} other files were looked at; check the path",
-    )
+    return no_dicom(source, summary.files.not_dicom)

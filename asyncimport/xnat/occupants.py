@@ -1,4 +1,4 @@
-"""Who is in a subject of the archive already, and which labels XNAT would take for something else."""
+"""Who is in a subject of the archive already, where a study lies, and which labels are IDs of something else."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from asyncimport.model import Occupant, Session
 from asyncimport.replies import Experiment
 from asyncimport.retry import RetryPolicy
 from asyncimport.routing import patient_of
-from asyncimport.xnat.archive import ArchivedSessions
+from asyncimport.xnat.archive import ArchivedSessions, parts_among
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.site import SiteRules
 
@@ -32,19 +32,22 @@ _Label = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """The archived sessions of a project: by subject, and their labels, all in lower case; and what IDs look like."""
+    """The archived sessions of a project: by subject, by study, their labels in lower case, and what IDs look like."""
 
     subjects: Mapping[str, Sequence[Experiment]]
+    studies: Mapping[str, Sequence[Experiment]]
     labels: frozenset[str]
     shapes: frozenset[str]
 
     @classmethod
     def of(cls, sessions: Sequence[Experiment]) -> "_Listed":
         subjects: dict[str, list[Experiment]] = {}
+        studies: dict[str, list[Experiment]] = {}
         for one in sessions:
             subjects.setdefault(one.subject.lower(), []).append(one)
+            studies.setdefault(one.study_uid, []).append(one)
         ids = (one for there in sessions for one in (there.accession, there.subject_id) if one)
-        return cls(subjects, frozenset(one.label.lower() for one in sessions), frozenset(map(_shape, ids)))
+        return cls(subjects, studies, frozenset(one.label.lower() for one in sessions), frozenset(map(_shape, ids)))
 
     def doubtful(self, session: Session) -> list[_Label]:
         """Return the labels of a session that may be IDs. What the project has is found by its label before."""
@@ -75,9 +78,10 @@ class Occupants:
     async def of(self, session: Session) -> Sequence[Occupant]:
         """Return whom the archived sessions of the subject of a session name; none where XNAT does not show them.
 
-        Raises: OccupiedError when XNAT would take a label of it for the ID of something else, TransientError.
+        Raises: OccupiedError when XNAT would take a label of it for the ID of something else, or has its study under
+        another label; TransientError.
         """
-        if reason := await self.id_in_the_way(session):
+        if reason := await self.in_the_way(session):
             raise OccupiedError(reason)
         there = (await self._in_project(session.project)).subjects.get(session.subject.lower(), ())
         return await self._named(session.project, there) if there else ()
@@ -93,9 +97,23 @@ class Occupants:
             listed = await self._in_project(session.project)
             self._wanted |= dict.fromkeys(one for one in listed.doubtful(session) if one not in self._owners)
 
-    async def id_in_the_way(self, session: Session) -> str | None:
-        """Say why a label of a session would be taken for something else; None: none is. Raises: TransientError."""
-        for label in (await self._in_project(session.project)).doubtful(session):
+    async def in_the_way(self, session: Session) -> str | None:
+        """Say why a session cannot go under its labels: one is an ID of something else, or its study has others.
+
+        None: it can. Raises: TransientError.
+        """
+        listed = await self._in_project(session.project)
+        study = listed.studies.get(session.study_uid, ())
+        # XNAT may have divided the session, or it may lie under its label, and elsewhere too.
+        if study and not (
+            any(replies.same_label(one.label, session.label) for one in study) or parts_among(study, session)
+        ):
+            there = study[0]
+            return (
+                f"the study is in the archive already, as session {there.label} of subject {there.subject}; "
+                f"give it those labels, or remove that session in XNAT"
+            )
+        for label in listed.doubtful(session):
             kind, text = label
             project, name = await self._owner(label) or (session.project, text)
             if (project, name.lower()) != (session.project, text.lower()):
