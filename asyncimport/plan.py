@@ -241,7 +241,8 @@ class Known:
     `filters` drop series by their SeriesDescription, `scripts` files for whatever reason they have. `rows` are those of
     the prearchive, by StudyInstanceUID and label; `source` and `own` (addresses) tell which of them the journal has
     begun, as far as uploads have: None, nobody asks. `occupants` are whom the sessions of each subject (in lower case)
-    name; `in_the_way` says of a study why it cannot go under its labels.
+    name; `in_the_way` says of a study why it cannot go under its labels: label-is-id or study-on-server, and
+    the reason.
     """
 
     sessions: Mapping[str, Experiment]
@@ -251,7 +252,7 @@ class Known:
     source: str | None = None
     own: frozenset[str] = frozenset()
     occupants: Mapping[str, Sequence[Occupant]] = field(default_factory=dict, repr=False)
-    in_the_way: Mapping[str, str] = field(default_factory=dict)
+    in_the_way: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def with_archive(plan: Plan, known: Mapping[str, Known]) -> Plan:
@@ -292,9 +293,10 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
     elif there is not None:
         text, advice = "its session is in the archive already", "only what is new of it will be merged"
         yield problem("archived-already", Severity.INFO, text, advice)
-    if reason := known.in_the_way.get(row.study_uid):
-        text, advice = reason.partition("; ")[::2]
-        yield problem("label-on-server", Severity.ERROR, text, advice)
+    if row.study_uid in known.in_the_way:
+        code, why = known.in_the_way[row.study_uid]
+        text, advice = why.partition("; ")[::2]
+        yield problem(code, Severity.ERROR, text, advice)
     for code, severity, text in _of_another(plan, row, known):
         yield problem(code, severity, text, _ONE_PERSON)
     for begun in known.rows.get((row.study_uid, row.session_label), ()):

@@ -442,7 +442,7 @@ async def test_a_study_that_has_a_session_gets_no_second_one(
     other = ("-E", "again_{PatientID}", "--state-dir", tmp_path / "new")
     rehearsed = await commands("upload", visits, "-P", "demo", *other, "--dry-run", "-o", "json")
     assert rehearsed.code == 2
-    assert [problem["code"] for problem in rehearsed.json["problems"]] == ["label-on-server"] * SESSIONS
+    assert [problem["code"] for problem in rehearsed.json["problems"]] == ["study-on-server"] * SESSIONS
     ended = await commands("upload", visits, "-P", "demo", *other, "-o", "json")
     assert ended.code == 9, ended.err
     assert all("as session P" in detail["reason"] for detail in ended.json["details"]), ended.out

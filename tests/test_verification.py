@@ -92,12 +92,18 @@ async def test_the_same_study_under_another_label_proves_nothing(
         await commands("upload", tree, "-P", "demo", "-E", "other_{PatientID}", "--state-dir", tree.parent)
     ).code == 0
     lost: list[str] = []
+    theirs = {session.label: session.study_uid for session in xnat.archived}
 
     def lose() -> None:
+        for session in xnat.archived:
+            session.study_uid = theirs.get(session.label, session.study_uid)
         for row in xnat.prearchive:
             for files in row.scans.values():
                 lost.extend(files.popitem()[1].sop_uid for _ in files and [1])
 
+    # Had it been there before, nothing of ours would have been sent.
+    for session in xnat.archived:
+        session.study_uid = "1.9.9"
     xnat.faults.add(Fault("build", Tell(lose), times=4))
     ended = await commands("upload", tree, "-P", "demo", "-o", "json")
     assert lost

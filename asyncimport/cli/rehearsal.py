@@ -103,13 +103,18 @@ def _own_rows(journal: Path) -> tuple[str | None, frozenset[str]]:
         return None, frozenset()
 
 
-async def _in_the_way(occupants: Occupants, found: Plan, project: str) -> dict[str, str]:
-    """Say of each study of a plan that cannot go under its labels what stands in its way."""
+async def _in_the_way(occupants: Occupants, found: Plan, project: str) -> dict[str, tuple[str, str]]:
+    """Say of each study of a plan that cannot go under its labels why: the code of the problem, and the reason."""
     sessions = [
         Session(project, row.subject_label, row.session_label, row.study_uid)
         for row in found.rows
         if row.project_id == project and not row.skip
     ]
     await occupants.expect(sessions)
-    reasons = {session.study_uid: await occupants.in_the_way(session) for session in sessions}
-    return {study_uid: reason for study_uid, reason in reasons.items() if reason}
+    reasons: dict[str, tuple[str, str]] = {}
+    for session in sessions:
+        if reason := await occupants.id_in_the_way(session):
+            reasons[session.study_uid] = "label-is-id", reason
+        elif reason := await occupants.study_elsewhere(session):
+            reasons[session.study_uid] = "study-on-server", reason
+    return reasons

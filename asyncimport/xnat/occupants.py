@@ -81,7 +81,7 @@ class Occupants:
         Raises: OccupiedError when XNAT would take a label of it for the ID of something else, or has its study under
         another label; TransientError.
         """
-        if reason := await self.in_the_way(session):
+        if reason := await self.id_in_the_way(session) or await self.study_elsewhere(session):
             raise OccupiedError(reason)
         there = (await self._in_project(session.project)).subjects.get(session.subject.lower(), ())
         return await self._named(session.project, there) if there else ()
@@ -97,23 +97,24 @@ class Occupants:
             listed = await self._in_project(session.project)
             self._wanted |= dict.fromkeys(one for one in listed.doubtful(session) if one not in self._owners)
 
-    async def in_the_way(self, session: Session) -> str | None:
-        """Say why a session cannot go under its labels: one is an ID of something else, or its study has others.
+    async def study_elsewhere(self, session: Session) -> str | None:
+        """Say where the archive has the study of a session under another label; None: it has not.
 
-        None: it can. Raises: TransientError.
+        Raises: TransientError.
         """
-        listed = await self._in_project(session.project)
-        study = listed.studies.get(session.study_uid, ())
-        # XNAT may have divided the session, or it may lie under its label, and elsewhere too.
-        if study and not (
-            any(replies.same_label(one.label, session.label) for one in study) or parts_among(study, session)
-        ):
-            there = study[0]
-            return (
-                f"the study is in the archive already, as session {there.label} of subject {there.subject}; "
-                f"give it those labels, or remove that session in XNAT"
-            )
-        for label in listed.doubtful(session):
+        study = (await self._in_project(session.project)).studies.get(session.study_uid, ())
+        # It may lie under its own label too, and XNAT may have divided it.
+        is_own = any(replies.same_label(one.label, session.label) for one in study) or parts_among(study, session)
+        if not study or is_own:
+            return None
+        return (
+            f"the study is in the archive already, as session {study[0].label} of subject {study[0].subject}; "
+            "give it these labels, or remove that session in XNAT"
+        )
+
+    async def id_in_the_way(self, session: Session) -> str | None:
+        """Say why a label of a session would be taken for something else; None: none is. Raises: TransientError."""
+        for label in (await self._in_project(session.project)).doubtful(session):
             kind, text = label
             project, name = await self._owner(label) or (session.project, text)
             if (project, name.lower()) != (session.project, text.lower()):
