@@ -125,7 +125,8 @@ def _upload(tree: Path, *workers: str) -> Callable[[Job], Command]:
                 problem = problem or (f"{len(unverified)} sessions are not verified" if unverified else "")
             return Claim(stored, problem)
 
-        env = {**job.environment, "PYTHONPATH": python_path(tree)["PYTHONPATH"]}
+        # The rows that stand ready behind the instant server are not the journal's. Older revisions know no such option.
+        env = {**job.environment, "PYTHONPATH": python_path(tree)["PYTHONPATH"], "ASYNCIMPORT_ADOPT_ROWS": "1"}
         return Command(words, env, job.corpus.files, job.corpus.bytes, read)
 
     return make
