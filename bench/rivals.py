@@ -125,7 +125,7 @@ def _upload(tree: Path, *workers: str) -> Callable[[Job], Command]:
                 problem = problem or (f"{len(unverified)} sessions are not verified" if unverified else "")
             return Claim(stored, problem)
 
-        # The rows that stand ready behind the instant server are not the journal's. Older revisions know no such option.
+        # The rows that stand ready behind the instant server are not the journal's. Older revisions ignore this.
         env = {**job.environment, "PYTHONPATH": python_path(tree)["PYTHONPATH"], "ASYNCIMPORT_ADOPT_ROWS": "1"}
         return Command(words, env, job.corpus.files, job.corpus.bytes, read)
 
