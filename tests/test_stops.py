@@ -168,11 +168,11 @@ async def stopped_while_it_waits(process: Process, number: signal.Signals, times
     assert process.stderr is not None
     said = b""
     with anyio.fail_after(40):
-        while b"waiting for it" not in said:
-            said += await process.stderr.receive()
-        for _ in range(times):
+        # A second signal is one only when the first has been heard.
+        for sign in (b"waiting for it", b"stopping")[:times]:
+            while sign not in said:
+                said += await process.stderr.receive()
             process.send_signal(number)
-            await anyio.sleep(0.1)
     with anyio.fail_after(15):
         return await ended(process)
 
