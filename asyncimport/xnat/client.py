@@ -129,7 +129,11 @@ class _Response(aiohttp.ClientResponse):
                 raise _ClosedWhileIdleError from error
             raise
         # On the connection itself, as this is on the way of every file: a set of weak references takes 3 us.
-        setattr(protocol, _SERVED, True)
+        try:  # noqa: SIM105 - a context manager costs more, for every file
+            setattr(protocol, _SERVED, True)
+        except AttributeError:
+            # A version of aiohttp that does not let us: a connection that was closed while idle costs an attempt then.
+            pass
         return self
 
 
