@@ -16,10 +16,11 @@ from asyncimport.cli.plan import plan_of
 from asyncimport.errors import AsyncimportError, JournalError, ProjectMissingError, ProjectReadOnlyError, UsageError
 from asyncimport.journal import Ledger
 from asyncimport.plan import Plan, PlannedRoutes, Problem, Severity
+from asyncimport.retry import RetryPolicy
 from asyncimport.routing import AttachRule, Choice, Router
 from asyncimport.source import Folder
 from asyncimport.stop import Stop
-from asyncimport.xnat import Client, check_project
+from asyncimport.xnat import ArchivedSessions, Client, SiteRules, check_project
 
 __all__ = ["Decision", "Wanted", "decide", "no_dicom"]
 
@@ -83,10 +84,13 @@ async def decide(
     *,
     stop: Stop,
     quiet: bool,
+    archived: ArchivedSessions | None = None,
+    site: SiteRules | None = None,
     is_plan_shown: bool = False,
 ) -> Decision | None:
     """Find out which projects are meant, scan where whole studies decide, and decide; None when that was stopped.
 
+    Who asks the archive more of the same passes `archived` and `site`, so that it is asked once.
     Raises: ProjectMissingError, ProjectReadOnlyError when the only project is closed, UnavailableError, UsageError.
     """
     projects = _Projects(client)
@@ -111,7 +115,8 @@ async def decide(
     is_part = chosen or wanted.limit is not None or bool(wanted.quiet_time)
     if not (is_strict or is_part or is_plan_shown):
         return Decision(routes, rules, wanted.choice, journal)
-    sessions = GivenSessions(client, journal, reroute=wanted.reroute)
+    archived = archived or ArchivedSessions(client, RetryPolicy())
+    sessions = GivenSessions(archived, site or SiteRules(client, RetryPolicy()), journal, reroute=wanted.reroute)
     # Elsewhere only the journal decides, as it does in a run that sends while it walks.
     given = partial(sessions.in_projects, with_archive=is_strict)
     plan = await plan_of(

@@ -11,9 +11,8 @@ from asyncimport.errors import JournalError, TransientError, UnavailableError, U
 from asyncimport.journal import Ledger
 from asyncimport.model import Session
 from asyncimport.replies import Experiment
-from asyncimport.retry import RetryPolicy
 from asyncimport.routing import Given, GivenSession
-from asyncimport.xnat import ArchivedSessions, Client, SiteRules, label_before_division
+from asyncimport.xnat import ArchivedSessions, SiteRules, label_before_division
 
 __all__ = ["GivenSessions"]
 
@@ -24,10 +23,9 @@ class GivenSessions:
     With `reroute`, what the journal has and XNAT has nothing of does not count.
     """
 
-    def __init__(self, client: Client, journal: Path, *, reroute: bool) -> None:
-        policy = RetryPolicy()
-        self._archived = ArchivedSessions(client, policy)
-        self._rules = SiteRules(client, policy)
+    def __init__(self, archived: ArchivedSessions, rules: SiteRules, journal: Path, *, reroute: bool) -> None:
+        self._archived = archived
+        self._rules = rules
         self._journal = journal
         self._reroute = reroute
 

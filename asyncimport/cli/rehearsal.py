@@ -55,18 +55,30 @@ async def _planned(  # anyio.run passes arguments by position
             ca_bundle=task.ca_bundle,
             verify=task.verify,
         ) as client:
-            decision = await decide(task.wanted(), source, client, err, stop=stop, quiet=quiet, is_plan_shown=True)
+            archived, site = ArchivedSessions(client, RetryPolicy()), SiteRules(client, RetryPolicy())
+            decision = await decide(
+                task.wanted(),
+                source,
+                client,
+                err,
+                stop=stop,
+                quiet=quiet,
+                archived=archived,
+                site=site,
+                is_plan_shown=True,
+            )
             if decision is not None and decision.plan is not None:
                 if not (decision.plan.rows or decision.plan.problems):
                     raise no_dicom(source, sum(count for _, count in decision.plan.not_dicom))
-                return await _compared(task, client, decision.journal, decision.plan)
+                return await _compared(task, client, archived, site, decision.journal, decision.plan)
     return None
 
 
-async def _compared(task: Transfer, client: Client, journal: Path, found: Plan) -> Plan:
+async def _compared(
+    task: Transfer, client: Client, archived: ArchivedSessions, rules: SiteRules, journal: Path, found: Plan
+) -> Plan:
     source, own = (None, frozenset[str]()) if task.adopt_rows else await anyio.to_thread.run_sync(_own_rows, journal)
     known: dict[str, Known] = {}
-    archived, rules = ArchivedSessions(client, RetryPolicy()), SiteRules(client, RetryPolicy())
     occupants = Occupants(client, archived, rules, RetryPolicy())
     try:
         for project in sorted({row.project_id for row in found.rows if row.project_id}):
