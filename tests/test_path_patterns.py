@@ -1,7 +1,9 @@
 """Fields from paths: what patterns match, and how deep the session lies."""
 
+import unicodedata
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
@@ -148,10 +150,14 @@ COMPONENT = st.text(st.characters(exclude_characters="/"), min_size=1)
 
 
 @given(COMPONENT, COMPONENT, st.lists(COMPONENT, min_size=1))
+@example("\udcff", "\uf900", ["0"])
 def test_whatever_directories_are_called(subject: str, session: str, below: list[str]) -> None:
-    """Names of directories come out as they are, surrogates for odd bytes among them."""
+    """Names of directories come out composed and else as they are, surrogates for odd bytes among them."""
     path = "/".join([subject, session, *below])
-    assert found("{subject}/{session}/**", path) == {"subject": subject, "session": session}
+    fields = {"subject": subject, "session": session}
+    assert found("{subject}/{session}/**", path) == {
+        name: unicodedata.normalize("NFC", text) for name, text in fields.items()
+    }
 
 
 @given(st.text(st.sampled_from("{}*/\\ab._")))

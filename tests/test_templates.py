@@ -6,7 +6,7 @@ import unicodedata
 from functools import partial
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
@@ -222,8 +222,10 @@ def test_any_text_is_a_template_or_a_mistake(text: str) -> None:
 
 
 @given(st.text(), st.text())
+@example("", "\uf900")
 def test_any_text_can_be_written(before: str, last_resort: str) -> None:
-    """Doubled braces and quotes let every text stand in a template."""
+    """Doubled braces and quotes let every text stand in a template, in its composed form."""
     quoted = last_resort.replace("'", "''")
     doubled = before.replace("{", "{{").replace("}", "}}")
-    assert rendered(f"{doubled}{{AccessionNumber|'{quoted}'}}") == before + last_resort
+    expected = unicodedata.normalize("NFC", before + last_resort)
+    assert unicodedata.normalize("NFC", rendered(f"{doubled}{{AccessionNumber|'{quoted}'}}")) == expected
