@@ -1,5 +1,13 @@
 """The command line: parse, call, write, exit. The commands are thin; what they do is elsewhere."""
 
-from asyncimport.cli.app import main
+from asyncimport.cli.collector import put_off
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line."""
+    put_off()
+    from asyncimport.cli.app import main as run
+
+    run()

@@ -102,16 +102,11 @@ def _root(
 # Typer keeps to itself what it parses with, but for this: an error of the command line is a base of BadParameter.
 _ParsingError: type[Exception] = typer.BadParameter.__bases__[0]
 
-# So many things more than before, and the collector looks for garbage. With Python's own 700 it takes a tenth of the
-# time that starting takes, as it goes through all that is imported while that is imported.
-_THINGS = 50_000
-
 
 def main() -> None:
     """Run the command line; whatever ends it, standard error has a line that says why, and no traceback."""
     # Journals hold patients' identifiers: whatever is made from here on is for its owner only.
     os.umask(0o077)
-    gc.set_threshold(_THINGS)
     _open_standard_streams()
     end_on_sigterm()
     code, lost = 1, None

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport import __version__
+from asyncimport.cli.collector import resume
 from asyncimport.cli.deciding import Decision, Wanted, decide, no_dicom
 from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
 from asyncimport.cli.recording import recorded
@@ -148,6 +149,7 @@ def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
     A source without any DICOM is a mistake.
     """
     began = monotonic()
+    resume()
     outcome = Outcome(flaws=task.flaws)
     recording = recorded(err, events=task.events, log_file=task.log_file, verbose=task.verbose)
     with caught(outcome), recording as record:
