@@ -296,7 +296,10 @@ class _Line:
                         continue
                     while claims := await self._ask(self._claim):
                         share = _share(len(claims), self._throttle.limit, self._throttle.pace)
-                        for parcel in _parcels(claims, share, _PARCEL_BYTES):
+                        # What begins a delivery waits for several answers: meanwhile the others send the rest.
+                        first = [[claim] for claim in claims if claim.delivery.uri is None]
+                        rest = [claim for claim in claims if claim.delivery.uri is not None]
+                        for parcel in [*first, *_parcels(rest, share, _PARCEL_BYTES)]:
                             await parcels.send(parcel)
                     if claims is None:
                         return

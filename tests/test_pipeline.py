@@ -725,6 +725,22 @@ async def test_the_first_file_of_a_delivery_is_sent_by_itself(book: Path) -> Non
     assert len(shelf.stored) == 60
 
 
+async def test_the_next_session_begins_while_the_one_before_is_sent(book: Path) -> None:
+    """Its first file waits for several answers: asked early, they keep nobody waiting."""
+    shelf = Shelf()
+    under_way = anyio.Event()
+
+    async def store(claim: Claim) -> None:
+        if claim.delivery.uri is not None:
+            under_way.set()
+
+    shelf.on_store = store
+    source = Memory({**study("1", 200), **study("2", 20)}, batch=200, before_last=under_way.wait)
+    await move(source, shelf, book, options=replace(FEW, workers=1))
+    assert shelf.stored.index("2.1") < shelf.stored.index("1.200")
+    assert len(shelf.stored) == 220
+
+
 async def test_deliveries_of_a_subject_are_finalised_one_at_a_time(book: Path) -> None:
     """XNAT's archive step sleeps ten seconds where two of them meet; other subjects go on beside."""
     shelf = Shelf()
