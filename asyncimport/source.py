@@ -8,24 +8,22 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from math import inf
 from pathlib import Path
-from time import monotonic, thread_time
-from typing import Any, TypeVar
+from time import monotonic
 
 import aiofiles
 import anyio
 import anyio.to_thread
 
-from asyncimport.containers import kind_of_container, reason_for
-from asyncimport.dicom import Identity, NotDicom, Unreadable, identify
+from asyncimport.dicom import Identity
 from asyncimport.digests import Hash, new_hash
 from asyncimport.disks import Devices, is_local
 from asyncimport.errors import SourceError, UsageError
+from asyncimport.headers import MOST_TOGETHER, Look, each, from_plain, look_into, look_into_many, look_into_many_apart
 from asyncimport.interpreter import Worker, WorkerDiedError, WorkerMissingError
 from asyncimport.model import Algorithm, Body, Digest, File, FileKind, Ignored
 from asyncimport.routing import patterns
@@ -46,11 +44,6 @@ _LATELY = 8
 _READS_IN_THREADS = 64
 # Without waiting: what the walk met as a regular file may be a pipe by now.
 _READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-# So many files are looked at together at most, where the source keeps a file waiting for longer than this.
-_TOGETHER = 32
-_PATIENCE = 0.0002
-# What a look comes to: an identity, or the parts of an Ignored without its file.
-_Look = Identity | tuple[FileKind, str, bool]
 # What os.fsencode goes by, at half its price.
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
@@ -82,7 +75,7 @@ class Folder:
         self._follow_links = follow_links
         # Of so many files the headers are read in threads before it is worth while to begin a process.
         self._left_for_threads = many if (os.cpu_count() or 1) > 1 else sys.maxsize
-        self._worker = Worker(_looks_apart)
+        self._worker = Worker(look_into_many_apart)
         self._together = 1
         self._digests = digests
         self._devices = Devices()
@@ -122,7 +115,7 @@ class Folder:
 
     def identify(self, file: File) -> Identity | Ignored:
         """Look into a file. It blocks: call it in a worker thread."""
-        return _found(file, _look_into(file.path, ignore_archives=self._ignore_archives))
+        return _found(file, look_into(file.path, ignore_archives=self._ignore_archives))
 
     async def look(self, files: Sequence[File]) -> list[Identity | Ignored]:
         """Look into files, in one thread hop; the headers of many files are read in a process of their own.
@@ -142,11 +135,11 @@ class Folder:
             raise
         return [_found(file, look) for file, look in zip(files, looks, strict=True)]
 
-    def _looks_here(self, paths: Sequence[str]) -> list[_Look]:
-        looks, self._together = _looks(paths, self._ignore_archives, self._together)
+    def _looks_here(self, paths: Sequence[str]) -> list[Look]:
+        looks, self._together = look_into_many(paths, self._ignore_archives, self._together)
         return looks
 
-    def _looks_apart(self, is_left: threading.Event, paths: Sequence[str]) -> list[_Look]:
+    def _looks_apart(self, is_left: threading.Event, paths: Sequence[str]) -> list[Look]:
         """Look into files in the worker; if it dies, one by one in another, to find out which of them ended it.
 
         It stops when nobody waits for it. Where no worker can be started, headers are read from here.
@@ -156,7 +149,7 @@ class Folder:
         except WorkerMissingError:
             return self._looks_without_worker(paths)
         except WorkerDiedError:
-            looks: list[_Look] = []
+            looks: list[Look] = []
         for number, path in enumerate(paths):
             if is_left.is_set():
                 break
@@ -165,15 +158,15 @@ class Folder:
             except WorkerMissingError:
                 return looks + self._looks_without_worker(paths[number:])
             except WorkerDiedError:
-                looks.append((FileKind.UNREADABLE, "to read its header ends the process that reads it", True))
+                looks.append(("UNREADABLE", "to read its header ends the process that reads it", True))
         return looks
 
-    def _ask_worker(self, paths: Sequence[str]) -> list[_Look]:
+    def _ask_worker(self, paths: Sequence[str]) -> list[Look]:
         """Look into files in the worker. Raises: WorkerDiedError, WorkerMissingError."""
         looks, self._together = self._worker.call((paths, self._ignore_archives, self._together))
-        return list(map(_from_plain, looks))
+        return list(map(from_plain, looks))
 
-    def _looks_without_worker(self, paths: Sequence[str]) -> list[_Look]:
+    def _looks_without_worker(self, paths: Sequence[str]) -> list[Look]:
         self._left_for_threads = sys.maxsize
         return self._looks_here(paths)
 
@@ -225,7 +218,7 @@ class Folder:
         Several are read at a time. It only reads, so that nothing is lost when a stop leaves it behind.
         """
         found: list[bool | None] = [None] * len(files)
-        limiter = anyio.CapacityLimiter(_TOGETHER)
+        limiter = anyio.CapacityLimiter(MOST_TOGETHER)
 
         async def one(place: int) -> None:
             found[place] = await anyio.to_thread.run_sync(
@@ -238,72 +231,11 @@ class Folder:
         return found
 
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
-def _looks_apart(request: tuple[Sequence[str], bool, int]) -> tuple[list[tuple[Any, ...]], int]:
-    """Look into files, in the worker."""
-    looks, together = _looks(*request)
-    return list(map(_as_plain, looks)), together
-
-
-def _as_plain(look: _Look) -> tuple[Any, ...]:
-    """Return what passes from the worker: texts, mappings of texts, flags."""
-    if isinstance(look, Identity):
-        return "", look.sop_uid, look.study_uid, look.series_uid, look.fields, look.truncated
-    kind, reason, damaged = look
-    return kind.value, reason, damaged
-
-
-def _from_plain(plain: tuple[Any, ...]) -> _Look:
-    kind, *parts = plain
-    return (FileKind(kind), *parts) if kind else Identity(*parts)
-
-
-def _looks(paths: Sequence[str], ignore_archives: bool, together: int) -> tuple[list[_Look], int]:  # noqa: FBT001
-    return _each(partial(_look_into, ignore_archives=ignore_archives), paths, together)
-
-
-def _each(do: Callable[[_Item], _Result], items: Sequence[_Item], together: int) -> tuple[list[_Result], int]:
-    """Do the same to every item, to so many together; return what comes of it, and how many the next ones should be.
-
-    That is by how long an item waits, as for a disk far away. Where none waits, threads would only cost.
-    """
-    together = max(1, min(together, len(items)))
-
-    def share(first: int) -> tuple[list[_Result], float]:
-        began = thread_time()
-        return [do(item) for item in items[first::together]], thread_time() - began
-
-    began = monotonic()
-    if together == 1:
-        results, busy = share(0)
-    else:
-        with ThreadPoolExecutor(together) as threads:
-            shares = list(threads.map(share, range(together)))
-        results = [shares[index % together][0][index // together] for index in range(len(items))]
-        busy = sum(seconds for _, seconds in shares)
-    waited = (monotonic() - began - busy) / max(1, len(items))
-    return results, max(1, min(round(together * waited / _PATIENCE), _TOGETHER))
-
-
-def _look_into(path: str, *, ignore_archives: bool) -> _Look:
-    try:
-        return identify(path)
-    except NotDicom as outcome:
-        if not ignore_archives and (kind := kind_of_container(path)) is not None:
-            return FileKind.CONTAINER, reason_for(kind), False
-        return FileKind.NOT_DICOM, outcome.reason, False
-    except Unreadable as outcome:
-        return FileKind.UNREADABLE, outcome.reason, outcome.damaged
-
-
-def _found(file: File, look: _Look) -> Identity | Ignored:
+def _found(file: File, look: Look) -> Identity | Ignored:
     if isinstance(look, Identity):
         return look
     kind, reason, damaged = look
-    return Ignored(file, kind, reason, damaged=damaged)
+    return Ignored(file, FileKind(kind), reason, damaged=damaged)
 
 
 def has_digest(file: File, digest: Digest) -> bool | None:
@@ -418,7 +350,7 @@ def _walk(root: str, devices: Devices, links: _Links) -> Iterator[File | Ignored
         below = []
         # Taken from the list, as each keeps what was found out about it, half a kilobyte.
         while some := [left.pop() for _ in range(min(_FIRST_BATCH * together, len(left)))]:
-            every, together = _each(partial(_met, devices=devices, links=links), some, together)
+            every, together = each(partial(_met, devices=devices, links=links), some, together)
             for entry, met in zip(some, every, strict=True):
                 if met is None:
                     below.append(entry.path)

@@ -1818,7 +1818,7 @@ LINE = (
     Mutant(
         "looks-in-their-order",
         "Files that are looked at together are sent under the labels of each other.",
-        "source.py",
+        "headers.py",
         "[shares[index % together][0][index // together] for index in range(len(items))]",
         "[result for share_of, _ in shares for result in share_of]",
         ("test_source.py::test_where_opening_is_slow_many_are_opened_at_once",),
@@ -1843,8 +1843,8 @@ LINE = (
         "headers-of-a-dead-worker",
         "What stands behind a file that ends the process that reads headers is not sent, and nobody hears of it.",
         "source.py",
-        'looks.append((FileKind.UNREADABLE, "to read its header ends the process that reads it", True))',
-        'looks += [(FileKind.NOT_DICOM, "not DICOM", False)] * (len(paths) - number)\n                return looks',
+        'looks.append(("UNREADABLE", "to read its header ends the process that reads it", True))',
+        'looks += [("NOT_DICOM", "not DICOM", False)] * (len(paths) - number)\n                return looks',
         ("test_source.py::test_a_file_that_ends_the_process_twice_is_unreadable",),
     ),
     Mutant(
