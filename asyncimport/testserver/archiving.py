@@ -99,7 +99,7 @@ def plan_merge(
     if not (is_label(label) and is_label(subject_label)):
         raise ArchiveFailed("Identifiers cannot use special characters.")
     subject = xnat.subject_of_archive(row.project, subject_label)
-    existing = xnat.experiment(label, row.project)
+    existing = xnat.experiment_labelled(row.project, label)
     if existing is not None:
         # The project's script has not run yet then, so what it maps is compared as it came.
         check_session(xnat, row, existing, row.document or document, (label, subject), terms)

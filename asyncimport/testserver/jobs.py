@@ -87,7 +87,7 @@ async def _archive_locked(xnat: TestXnat, engine: Engine, job: Job) -> ArchivedS
     row.status = RowStatus.LOCKED_ARCHIVING
     label, subject = target_names(row, job.params)
     try:
-        with _held(engine.targets, xnat.experiment(label, row.project)):
+        with _held(engine.targets, xnat.experiment_labelled(row.project, label)):
             async with _subject_lock(engine, subject):
                 return await _merge(xnat, engine, job)
     except ArchiveFailed as failed:

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from .call import Call
+from .identifiers import is_visible, session_of_scans, session_to_show, subject_to_change
 from .names import scan_type, sql_timestamp
 from .pages import Refused, table, wanted, xml
 from .places import scans_named
@@ -62,17 +63,19 @@ async def experiment_list(call: Call, project: str | None = None, subject: str |
     """List experiments of a project, a subject or the site (ProjSubExptList, ExperimentListResource).
 
     A query key that names a field filters, and becomes a column; so does a path such as
-    xnat:imageSessionData/UID.
+    xnat:imageSessionData/UID. What is shared into the project is listed too, with its label there; a filter looks at
+    the label that it has in its own.
     """
-    sessions = [session for session in call.xnat.archived if call.may("read", session.project)]
+    sessions = [session for session in call.xnat.archived if is_visible(call, session)]
     if project is not None:
         if (found := call.xnat.project_named(project)) is None:
             raise Refused(404, f"Unable to identify project {project}")
         if not call.allows(found, "read"):
             raise Refused(403)
-        sessions = [session for session in sessions if session.project == found.id]
+        project = found.id
+        sessions = [session for session in sessions if session.is_in(project)]
         if subject is not None:
-            if (owner := call.xnat.subject(found.id, subject)) is None:
+            if (owner := subject_to_change(call, found, subject)) is None:
                 raise Refused(404, "Unable to identify subject")
             sessions = [session for session in sessions if session.subject == owner]
     columns = asked_columns(call.query, _EXPERIMENT_FIELDS, _EXPERIMENT_DEFAULTS)
@@ -86,10 +89,11 @@ async def experiment_list(call: Call, project: str | None = None, subject: str |
         sessions = [session for session in sessions if matches(field(session), pattern)]
         if name not in columns:
             columns.append(name)
-    rows = [
-        (*(_EXPERIMENT_FIELDS[name](session) for name in columns), f"/data/experiments/{session.id}")
-        for session in sessions
-    ]
+    fields: Mapping[str, Callable[[ArchivedSession], str]] = {
+        **_EXPERIMENT_FIELDS,
+        "label": lambda session: session.label_in(project),
+    }
+    rows = [(*(fields[name](session) for name in columns), f"/data/experiments/{session.id}") for session in sessions]
     form = wanted(call.request, call.query, "json")
     return table(form, [*(_NAMED.get(name, name) for name in columns), "URI"], rows, title="Matching experiments")
 
@@ -110,14 +114,18 @@ def matches(value: str, pattern: str) -> bool:
 async def experiment(
     call: Call, name: str, part: str = "", project: str | None = None, subject: str | None = None
 ) -> web.StreamResponse:
-    """Serve an experiment, or what is below it, by accession id or by label within a project."""
-    owner = call.xnat.project_named(project) if project is not None else None
-    session = call.xnat.experiment(name, owner.id if owner is not None else project)
-    if (
-        session is None
-        or not call.may("read", session.project)
-        or (subject is not None and subject not in {session.subject.label, session.subject.id})
-    ):
+    """Serve an experiment (ExperimentResource.represent; below a subject SubjAssessmentResource.represent), or scans.
+
+    An accession ID comes first, of whatever project, and only then a label of the project; the subject of the address
+    is not looked at. Scans are those of an ID that the project has, or else of a label, and of a subject that is there
+    (ScanList, ScanResource).
+    """
+    owner = call.find_project(project, "read") if project is not None else None
+    find = session_of_scans if part.startswith("scans") else session_to_show
+    session = find(call, owner, name)
+    if part and owner is not None and subject is not None and subject_to_change(call, owner, subject) is None:
+        session = None
+    if session is None:
         raise Refused(404, "Unable to find the specified experiment.")
     match part.split("/") if part else []:
         case []:

@@ -121,7 +121,7 @@ def _unique_label(xnat: TestXnat, row: PrearchiveRow, kind: str) -> str:
     else:
         label = f"{row.name}_{kind}"
     number = 0
-    while xnat.experiment(f"{label}{number or ''}", row.project) is not None:
+    while xnat.experiment_labelled(row.project, f"{label}{number or ''}") is not None:
         number += 1
     return f"{label}{number or ''}"
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from .call import Call
+from .identifiers import session_of_scans, session_to_show, subject_to_change
 from .names import make_timestamp
 from .pages import Refused
 from .site import TestXnat
@@ -143,36 +144,31 @@ def scans_named(session: ArchivedSession, name: str) -> list[Scan]:
     ]
 
 
-def _session(call: Call, where: Where, subject: Subject | None) -> ArchivedSession | None:
-    """Return the session of an address that the user can read."""
-    owner = call.xnat.project_named(where["project"]) if "project" in where else None
-    if subject is not None:
-        project: str | None = subject.project
-    else:
-        project = owner.id if owner is not None else where.get("project")
-    session = call.xnat.experiment(where["experiment"], project)
-    if session is None or ("subject" in where and session.subject is not subject):
+def _session(call: Call, where: Where, project: Project | None) -> ArchivedSession | None:
+    """Return the session of an address that the user can read: its scans' resources are found in another way."""
+    if "project" in where and project is None:
         return None
-    return session if call.may("read", session.project) else None
+    find = session_of_scans if "scan" in where else session_to_show
+    return find(call, project, where["experiment"])
 
 
 def _subject(call: Call, where: Where, project: Project | None) -> Subject | None:
     if "subject" not in where or ("project" in where and project is None):
         return None
-    subject = call.xnat.subject(project.id if project is not None else None, where["subject"])
-    return subject if subject is not None and call.may("read", subject.project) else None
+    return subject_to_change(call, project, where["subject"])
 
 
 def read(call: Call, where: Where) -> list[Place]:
     """Return the places that an address means to somebody who reads; several for a list of scans.
 
     Where a session or a scan is not there, XNAT goes on with what it has found on the way to it: the subject, or the
-    project (XNATTemplate.loadCatalogs). An address without either means nothing then.
+    project (XNATTemplate.loadCatalogs). An address without either means nothing then. Where it is there, it need not
+    be of the project or the subject of the address.
     """
     project = call.find_project(where["project"], "read") if "project" in where else None
     subject = _subject(call, where, project)
     owner = f"/projects/{project.id}" if project is not None else ""
-    if "experiment" in where and (session := _session(call, where, subject)) is not None:
+    if "experiment" in where and (session := _session(call, where, project)) is not None:
         # XNAT names project and subject in what it lists where the address has both.
         prefix = f"{owner}/subjects/{subject.id}" if owner and subject is not None else ""
         if "scan" not in where:
@@ -185,7 +181,10 @@ def read(call: Call, where: Where) -> list[Place]:
 
 
 def written(call: Call, where: Where) -> Place:
-    """Return the place that an address means to somebody who writes; 404 names the first part that is unknown."""
+    """Return the place that an address means to somebody who writes (XNATTemplate).
+
+    404 names the first part that is unknown. A session need not be of the project or the subject of the address.
+    """
     project = call.find_project(where["project"], "read") if "project" in where else None
     if "project" in where and project is None:
         raise _unidentified("project")
@@ -193,7 +192,7 @@ def written(call: Call, where: Where) -> Place:
     if "subject" in where and subject is None:
         raise _unidentified("subject")
     if "experiment" in where:
-        session = _session(call, where, subject)
+        session = _session(call, where, project)
         if session is None:
             raise _unidentified("image session" if "scan" in where else "experiment")
         if "scan" not in where:

@@ -176,6 +176,7 @@ class TestXnat:
         self._by_uri: dict[tuple[str | None, str, str], PrearchiveRow] = {}
         self._experiments: dict[str, ArchivedSession] = {}
         self._by_label: dict[tuple[str, str], ArchivedSession] = {}
+        self._shared: dict[tuple[str, str], ArchivedSession] = {}
         self._roster = Roster()
         self._numbers: Counter[str] = Counter()
         self.add_user(User("demo", "demo"))
@@ -320,12 +321,17 @@ class TestXnat:
         """All archived sessions, in order of their accession ids."""
         return list(self._experiments.values())
 
-    def experiment(self, name: str, project: str | None = None) -> ArchivedSession | None:
-        """Return an archived session by accession id, or by label within a project."""
-        if project is not None and (found := self._by_label.get((project, name))):
-            return found
-        found = self._experiments.get(name)
-        return found if found is not None and project in {None, found.project} else None
+    def experiment(self, accession: str) -> ArchivedSession | None:
+        """Return an archived session by accession id."""
+        return self._experiments.get(accession)
+
+    def experiment_labelled(self, project: str | None, label: str) -> ArchivedSession | None:
+        """Return the archived session of a label in a project: its own before one that is shared into it.
+
+        As XnatExperimentdata.GetExptByProjectIdentifier.
+        """
+        key = project or "", label
+        return self._by_label.get(key) or self._shared.get(key)
 
     def add_experiment(self, session: ArchivedSession) -> None:
         """Add an archived session."""
@@ -336,10 +342,16 @@ class TestXnat:
         """Forget an archived session, as after its deletion by a person; files on disk stay."""
         del self._experiments[session.id]
         self._by_label = {key: other for key, other in self._by_label.items() if other is not session}
+        self._shared = {key: other for key, other in self._shared.items() if other is not session}
 
-    def share(self, session: ArchivedSession, project: str, label: str = "") -> None:
-        """Make a session known in another project, or under another label too."""
-        self._by_label[project, label or session.label] = session
+    def share(self, item: Subject | ArchivedSession, project: str, label: str = "") -> None:
+        """Share a subject or a session into another project, perhaps under another label there."""
+        label = label or item.label
+        if isinstance(item, Subject):
+            self._roster.share(item, project, label)
+        else:
+            item.shares[project] = label
+            self._shared[project, label] = item
 
     def subjects(self, project: str | None = None) -> list[Subject]:
         """Return the subjects of a project, or of the site, in order of their making."""
@@ -348,6 +360,10 @@ class TestXnat:
     def subject(self, project: str | None, name: str) -> Subject | None:
         """Return a subject by label (letter case counts) within a project, or by accession id."""
         return self._roster.find(name, project)
+
+    def subject_labelled(self, project: str, label: str) -> Subject | None:
+        """Return the subject of a label (letter case counts) in a project, or shared into it."""
+        return self._roster.labelled(project, label)
 
     def add_subject(self, project: str, label: str, *, by: str = "admin", **demographics: Value) -> Subject:
         """Make a subject."""

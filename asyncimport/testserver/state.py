@@ -328,11 +328,21 @@ class Subject:
     custom: dict[str, str] = field(default_factory=dict)
     """Custom variables."""
     resources: dict[str, Resource] = field(default_factory=dict)
+    shares: dict[str, str] = field(default_factory=dict)
+    """The projects that it is shared into, and its label in each."""
 
     @property
     def path(self) -> tuple[str, ...]:
         """Its folder below the site's directory; by its id, so that a new label moves nothing."""
         return ("archive", self.project, "subjects", self.id)
+
+    def is_in(self, project: str) -> bool:
+        """Tell whether it is a project's own, or shared into it (hasProject)."""
+        return project == self.project or project in self.shares
+
+    def label_in(self, project: str | None) -> str:
+        """Return its label as a list of a project's has it."""
+        return self.shares.get(project or "", self.label)
 
 
 @dataclass(slots=True, eq=False)
@@ -356,6 +366,8 @@ class ArchivedSession:
     """Its dcmPatientId, dcmPatientName, dcmPatientBirthDate, as in DICOM."""
     workflow: str = ""
     """Name of a workflow that is open on it, such as a pipeline under way: nothing may be merged meanwhile."""
+    shares: dict[str, str] = field(default_factory=dict)
+    """The projects that it is shared into, and its label in each."""
 
     @property
     def uri(self) -> str:
@@ -366,6 +378,14 @@ class ArchivedSession:
     def path(self) -> tuple[str, ...]:
         """Its folder below the site's directory."""
         return ("archive", self.project, "arc001", self.label)
+
+    def is_in(self, project: str) -> bool:
+        """Tell whether it is a project's own, or shared into it (hasProject)."""
+        return project == self.project or project in self.shares
+
+    def label_in(self, project: str | None) -> str:
+        """Return its label as a list of a project's has it."""
+        return self.shares.get(project or "", self.label)
 
     @property
     def resources(self) -> Iterator[tuple[Scan, Resource]]:

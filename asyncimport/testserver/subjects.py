@@ -8,6 +8,7 @@ from aiohttp import web
 
 from .call import Call
 from .demographics import Asked, DocumentError, InvalidValueError, asked_by, asked_in, change, document
+from .identifiers import is_visible, subject_to_change, subject_to_show
 from .listings import asked_columns, item, matches, member
 from .names import escape_parameter, is_label, sql_timestamp
 from .pages import Refused, table, text, wanted
@@ -38,30 +39,43 @@ def _value(subject: Subject, name: str) -> object:
     return subject.demographics.get(name, subject.fields.get(name, ""))
 
 
+def _shown(subject: Subject, name: str, project: str | None) -> object:
+    return subject.label_in(project) if name == "label" else _value(subject, name)
+
+
 async def list_subjects(call: Call, project: str | None = None) -> web.StreamResponse:
-    """List the subjects of a project or of the site (SubjectListResource)."""
-    found = [subject for subject in call.xnat.subjects() if call.may("read", subject.project)]
+    """List the subjects of the site (SubjectListResource), or of a project (ProjectSubjectList).
+
+    What is shared into the project is listed too, with its label there; a filter looks at the label that it has in its
+    own.
+    """
+    found = [subject for subject in call.xnat.subjects() if is_visible(call, subject)]
     if project is not None:
         if (owner := call.xnat.project_named(project)) is None:
             raise Refused(404, f"Unable to identify project {project}")
         if not call.allows(owner, "read"):
             raise Refused(403)
-        found = [subject for subject in found if subject.project == owner.id]
+        project = owner.id
+        found = [subject for subject in found if subject.is_in(project)]
     known = [*_FIELDS, *_MORE]
     columns = asked_columns(call.query, known, _DEFAULTS)
     for key, pattern in call.query.items():
         name = key.rpartition("/")[2]
         if name in known and name != "xsiType":
             found = [subject for subject in found if matches(str(_value(subject, name)), pattern)]
-    rows = [(*(_value(subject, name) for name in columns), f"/data/subjects/{subject.id}") for subject in found]
+    rows = [(*(_shown(one, name, project) for name in columns), f"/data/subjects/{one.id}") for one in found]
     return table(wanted(call.request, call.query, "json"), [*columns, "URI"], rows, title="Subjects")
 
 
 async def get_subject(call: Call, subject: str, project: str | None = None) -> web.StreamResponse:
-    """Return a subject (SubjectResource.represent); its demographics are a child, with real numbers."""
+    """Return a subject (SubjectResource.represent); its demographics are a child, with real numbers.
+
+    An accession ID comes first, of whatever project, and only then a label of the project: PUT looks the other way
+    round.
+    """
     owner = call.find_project(project, "read") if project is not None else None
-    found = call.xnat.subject(owner.id if owner is not None else None, subject)
-    if found is None or (project is not None and owner is None) or not call.may("read", found.project):
+    found = subject_to_show(call, owner, subject)
+    if found is None:
         raise Refused(404, "Unable to find the specified subject.")
     fields: dict[str, Any] = {"ID": found.id, "project": found.project, "label": found.label, **found.fields}
     children = []
@@ -79,23 +93,21 @@ async def get_subject(call: Call, subject: str, project: str | None = None) -> w
 async def put_subject(call: Call, subject: str, project: str | None = None) -> web.StreamResponse:
     """Make a subject (201), or change it (200); the body is its accession id (SubjectResource.handlePut).
 
+    A label of the project comes first, and only then an accession ID that the project has: GET looks the other way
+    round. An ID of another project's subject is a free label.
     A `label` in the query of one that is there renames it, or does nothing, and everything else is dropped: 200
     without a body.
     """
     owner = call.find_project(project, "read") if project is not None else None
     name = escape_parameter(subject)
-    found = None
-    if project is None or owner is not None:
-        found = call.xnat.subject(owner.id if owner is not None else None, name)
-    if found is not None and not call.may("read", found.project):
-        found = None
+    found = subject_to_change(call, owner, name)
     asked, replace = await _asked(call)
     if found is not None:
         if "label" in call.query:
             _authorise_edit(call, found)
             _rename(call, found, call.query["label"])
             return text()
-        _update(call, found, asked, owner, replace=replace)
+        _update(call, found, asked, replace=replace)
         return text(found.id)
     owner = owner or call.find_project(asked.names.get("project", ""), "read")
     if owner is None:
@@ -113,7 +125,7 @@ async def post_subject(call: Call, project: str) -> web.StreamResponse:
         raise Refused(404, f"Unable to identify project {project}")
     asked, _ = await _asked(call)
     label = asked.names.get("label", "")
-    if label and call.xnat.subject(owner.id, label) is not None:
+    if label and call.xnat.subject_labelled(owner.id, label) is not None:
         raise Refused(409, "Subject already exists.")
     made = await _make(call, owner, label, asked, new_id=asked.names.get("ID", ""))
     uri = f"{call.site_url}/data/{call.path}/{made.id}"
@@ -157,13 +169,13 @@ async def _make(call: Call, owner: Project, label: str, asked: Asked, *, new_id:
     _change(made, asked, replace=False)
     await anyio.sleep(call.xnat.timing.saving_seconds)
     _check_label(label)
-    if label and call.xnat.subject(owner.id, label) is not None:
+    if label and call.xnat.subject_labelled(owner.id, label) is not None:
         raise Refused(409, "Conflict: Duplicate subject label")
     return call.xnat.enter_subject(made)
 
 
-def _update(call: Call, found: Subject, asked: Asked, owner: Project | None, *, replace: bool) -> None:
-    if asked.names.get("project", found.project) != found.project or (owner is not None and owner.id != found.project):
+def _update(call: Call, found: Subject, asked: Asked, *, replace: bool) -> None:
+    if asked.names.get("project", found.project) != found.project:
         raise Refused(409, "Project must be modified through separate URI.")
     if asked.names.get("ID", found.id) != found.id:
         raise Refused(400, "ID cannot be modified")
@@ -182,7 +194,7 @@ def _authorise_edit(call: Call, found: Subject) -> None:
 def _rename(call: Call, found: Subject, label: str) -> None:
     if label == found.label:
         return
-    if call.xnat.subject(found.project, label) is not None:
+    if call.xnat.subject_labelled(found.project, label) is not None:
         raise Refused(409, "Specified label is already in use.")
     _check_label(label)
     call.xnat.rename_subject(found, label)

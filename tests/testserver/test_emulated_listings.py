@@ -148,15 +148,20 @@ async def test_archive_23_items_are_html_unless_asked_otherwise() -> None:
 
 
 async def test_archive_23_addresses_of_a_session() -> None:
-    """Label within its project, or accession id; below the right subject only; 404 else."""
+    """Label within its project, or accession id, below whatever subject; 404 else. Its scans want a subject."""
     async with visit() as web:
         await web.archived(dicom())
         web.xnat.project("demo").aliases = ["other"]
-        for path in ("projects/demo/experiments/E", "projects/demo/subjects/XNAT_S00001/experiments/E"):
+        for path in (
+            "projects/demo/experiments/E",
+            "projects/demo/subjects/XNAT_S00001/experiments/E",
+            "projects/demo/subjects/T/experiments/E",
+            "projects/demo/subjects/S/experiments/E/scans",
+        ):
             assert (await web.get(f"/data/{path}", format="json")).status == 200
         assert (await web.get("/data/projects/demo/experiments/XNAT_E00001")).status == 200
         assert (await web.get("/data/projects/other/experiments/E")).status == 200
-        for path in ("experiments/E", "projects/demo/subjects/T/experiments/E", "projects/x/experiments/E"):
+        for path in ("experiments/E", "projects/demo/subjects/T/experiments/E/scans", "projects/x/experiments/E"):
             answer = await web.get(f"/data/{path}", format="json")
             assert (answer.status, answer.message) == (404, UNFOUND)
         web.xnat.project("demo").editors = ["boss"]
