@@ -47,12 +47,14 @@ class AttachRow:
     tags: str = ""
 
 
-def read_attachments(data: bytes, *, project: str = "", resource: str = "") -> tuple[list[AttachRow], list[Flaw]]:
+def read_attachments(
+    data: bytes, *, project: str = "", resource: str = "", encoding: str = ""
+) -> tuple[list[AttachRow], list[Flaw]]:
     """Return the rows that can be sent, and what is wrong with the others.
 
     `project` and `resource` are for rows that name none. Raises: UsageError when there is no table, or no path in it.
     """
-    table = records(text_of(data), _COLUMN_OF, "the table")
+    table = records(text_of(data, encoding), _COLUMN_OF, "the table")
     _, names = next(table, (0, []))
     columns = [_COLUMN_OF.get(folded(name), "") for name in names]
     if "path" not in columns:

@@ -1,25 +1,27 @@
 """What is said of subjects in an upload: of those whose sessions are archived, from a table and from headers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 import anyio
 import anyio.to_thread
 
-from asyncimport.demographics import Demographics, Difference, filled, from_header
+from asyncimport.demographics import Demographics, Difference, agreed, filled, header_fields, said_by
 from asyncimport.dicom import Identity
 from asyncimport.errors import RefusedError, TransientError, worst
-from asyncimport.events import Away, Event
-from asyncimport.journal import DueSubject, Journal
+from asyncimport.events import Away, Event, Noticed
+from asyncimport.journal import DueSubject, Journal, SessionHeaders
 from asyncimport.limits import Outage
 from asyncimport.model import File, Ignored, SubjectReport
 from asyncimport.settings import Options
 from asyncimport.stop import Stop, StoppedError
 from asyncimport.xnat import Described
 
-__all__ = ["Register", "Wishes", "describe_subjects"]
+__all__ = ["Register", "Wishes", "describe_subjects", "unmatched"]
+
+_CONTRADICTION = "the headers of its files contradict each other, and it was not set"
 
 
 class Headers(Protocol):
@@ -74,6 +76,7 @@ async def describe_subjects(
         options.max_outage, is_there=register.is_there, sleep=stop.sleep, report=lambda reason: report(Away(reason))
     )
     table = {(row.project, row.subject.casefold()): row for row in wishes.table}
+    wanted = header_fields(wishes.from_headers)
     due = iter(await anyio.to_thread.run_sync(journal.due_subjects))
 
     async def told(wish: Demographics, taken: Sequence[str]) -> SubjectReport:
@@ -84,29 +87,56 @@ async def describe_subjects(
             return reported("refused", reason=str(error))
         except TransientError as error:
             return reported("failed", reason=str(error))
+        if done.alike:
+            report(
+                Noticed(f"XNAT ignores letter case where it archives, and has several of it: ({', '.join(done.alike)})")
+            )
         arrived = tuple(one for one in taken if one in done.written)
         return reported("stored", written=done.written, kept=_names(done.kept), taken=arrived)
 
+    async def heard(subject: DueSubject) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Return what the headers of all sessions agree on, and the fields in which they do not."""
+        known = await anyio.to_thread.run_sync(journal.headers_of, subject, wanted, limiter=turn)
+        read = await anyio.to_thread.run_sync(_read, headers, known, wanted, journal.run, abandon_on_cancel=True)
+        if read != known:
+            await anyio.to_thread.run_sync(journal.hear, read, limiter=turn)
+        return agreed({name: {value for one in read for value in one.said[name]} for name in wanted}, wanted)
+
     async def work() -> None:
         for subject in due:
+            found: Mapping[str, str] = {}
+            disputed: Sequence[str] = ()
+            with stop.at_once():
+                if wanted:
+                    found, disputed = await heard(subject)
             if stop.requested:
                 return
             given = table.get((subject.project, subject.subject.casefold()))
-            found = await anyio.to_thread.run_sync(_from_headers, headers, subject, wishes.from_headers)
             own = Demographics(subject.subject, {} if given is None else given.values, subject.project)
             wish = filled(own, found)
-            if not wish.values or (subject.said == wish.values and not (subject.kept and wishes.overwrite)):
+            disputed = [name for name in filled(own, dict.fromkeys(disputed, "")).values if name not in own.values]
+            is_said = subject.said == wish.values and not wishes.overwrite
+            if not disputed and (not wish.values or is_said):
                 continue
             result = None
             try:
                 with stop.after_grace():
-                    result = await told(wish, [name for name in wish.values if name not in own.values])
+                    result = SubjectReport(wish.project, wish.subject, "stored")
+                    if wish.values:
+                        result = await told(wish, [name for name in wish.values if name not in own.values])
             except StoppedError:
-                pass
+                result = None
             if result is None:
                 return
+            if not disputed and subject.said == wish.values and (result.kept, result.written) == (subject.kept, ()):
+                # All is as an earlier run has left it.
+                continue
+            seen = {name: value for name, value in wish.values.items() if name not in result.kept}
+            seen = seen if result.state == "stored" else {}
+            if disputed and result.state == "stored":
+                result = replace(result, state="refused", reason=f"{_CONTRADICTION}: {', '.join(disputed)}")
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(journal.describe, result, wish.values, limiter=turn)
+                await anyio.to_thread.run_sync(journal.describe, result, wish.values, seen, limiter=turn)
             report(result)
 
     try:
@@ -117,15 +147,30 @@ async def describe_subjects(
         raise worst(errors) from None
 
 
-def _from_headers(headers: Headers, subject: DueSubject, wanted: Sequence[str]) -> Mapping[str, str]:
-    """Return what the headers of a subject's sessions tell of it, and none of them contradicts."""
-    found: dict[str, set[str]] = {}
-    for file in subject.files if wanted else ():
-        identity = headers.identify(file)
-        if isinstance(identity, Identity):
-            for name, value in from_header(identity.fields, wanted).items():
-                found.setdefault(name, set()).add(value)
-    return {name: values.pop() for name, values in found.items() if len(values) == 1}
+def unmatched(journal: Journal, wishes: Wishes) -> list[Demographics]:
+    """Return the rows of the table whose subjects have no session in the journal."""
+    met = journal.subjects_met() if wishes.table else set()
+    return [row for row in wishes.table if (row.project, row.subject.casefold()) not in met]
+
+
+def _read(
+    headers: Headers, sessions: Sequence[SessionHeaders], wanted: Sequence[str], run: int
+) -> list[SessionHeaders]:
+    """Read the headers of files that were not read so far, and add what they say, up to this run, to what is known."""
+    read = []
+    for session in sessions:
+        said = {name: dict.fromkeys(values) for name, values in session.said.items()}
+        is_whole = True
+        for file in session.files:
+            identity = headers.identify(file)
+            is_whole = is_whole and isinstance(identity, Identity)
+            if isinstance(identity, Identity):
+                for name, value in said_by(identity.fields, wanted).items():
+                    said[name][value] = None
+        lists = {name: [*values] for name, values in said.items()}
+        count = session.read + len(session.files)
+        read.append(replace(session, said=lists, run=run, read=count) if is_whole else replace(session, said=lists))
+    return read
 
 
 def _names(differences: Sequence[Difference]) -> tuple[str, ...]:

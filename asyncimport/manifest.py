@@ -160,13 +160,13 @@ def day_of(text: str) -> str | None:
     return None if parts is None else parts[1] + parts[3] + parts[4]
 
 
-def read_plan(data: bytes, *, project: str = "") -> list[PlanRow]:
+def read_plan(data: bytes, *, project: str = "", encoding: str = "") -> list[PlanRow]:
     """Return the rows of a plan, or of a manifest made for another tool; `project` is for rows that name none.
 
     Rows are in the order of the file; one that repeats the study and the target of another is dropped.
     Raises: UsageError with all that is wrong, by line and column; of a cell it tells one character at most.
     """
-    table = records(text_of(data), _COLUMN_OF, "the plan")
+    table = records(text_of(data, encoding), _COLUMN_OF, "the plan")
     _, names = next(table, (0, []))
     if not names:
         raise UsageError("the plan is empty", hint="`asyncimport plan` writes one")

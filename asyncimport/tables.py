@@ -67,24 +67,31 @@ class Flaw:
     is_warning: bool = False
 
 
-def text_of(data: bytes) -> str:
-    """Decode what spreadsheets save: with a byte order mark what it says, else UTF-8, else Windows' own.
+def text_of(data: bytes, encoding: str = "") -> str:
+    """Decode what spreadsheets save: with a byte order mark what it says, else in the given encoding, else UTF-8.
 
-    Raises: UsageError.
+    Nothing else is guessed: bytes that are letters in one encoding are other letters in the next. Raises: UsageError.
     """
     if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise UsageError("the file is a workbook, not a CSV file", hint="save it as CSV (UTF-8) in the spreadsheet")
-    encodings = ["utf-8", "cp1252"]
     if data.startswith(codecs.BOM_UTF8):
-        encodings = ["utf-8-sig"]
+        encoding = "utf-8-sig"
     elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encodings = ["utf-16"]
-    for encoding in encodings:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            pass
-    raise UsageError(f"the file is not text in {' or '.join(encodings)}", hint="save it as CSV (UTF-8)")
+        encoding = "utf-16"
+    encoding = encoding or "utf-8"
+    try:
+        text = data.decode(encoding)
+    except LookupError:
+        raise UsageError(f"there is no text encoding {encoding!r}", hint="name one such as cp1252 or latin-2") from None
+    except UnicodeError:
+        text = "\0"
+    # A text has no NUL, but UTF-16 read as something else has.
+    if "\0" in text:
+        raise UsageError(
+            f"the file is not text in {encoding}",
+            hint="name its encoding, as in --encoding cp1252, or save it as CSV (UTF-8)",
+        )
+    return text
 
 
 def records(text: str, columns: Container[str], what: str) -> Iterator[tuple[int, list[str]]]:

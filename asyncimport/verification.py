@@ -1,9 +1,9 @@
 """Compare the archive with the journal, session by session, at any time after the upload."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.to_thread
@@ -19,7 +19,8 @@ from asyncimport.source import has_digest
 from asyncimport.xnat import (
     NOBODY_KNOWS_WHICH,
     Client,
-    Described,
+    NotDescribed,
+    Outcome,
     Resources,
     SiteRules,
     describe,
@@ -36,6 +37,7 @@ __all__ = [
     "look",
     "look_at_subjects",
     "look_beside",
+    "restore_subjects",
     "sources_of",
     "strays_of",
     "verified_attachments",
@@ -44,6 +46,8 @@ __all__ = [
 
 # Sessions that are looked at at a time; each is a handful of small requests.
 _AT_A_TIME = 8
+# What sites with an audit trail are told.
+_REPAIR = "repair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +215,17 @@ def _is_same(attachment: Attachment, there: ListedFile) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SubjectFinding:
-    """A subject that was described: its `fields`, those of them that the archive has other values of, or a problem."""
+    """A subject that was described: its `fields`, those of them that the archive has other values of, or a problem.
+
+    `missing` are what was once there of those that it has no value of now; its repr shows none.
+    """
 
     project: str
     subject: str
     fields: tuple[str, ...]
     differing: tuple[str, ...] = ()
     problem: str | None = None
+    missing: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 async def look_at_subjects(client: Client, ledger: Ledger, policy: RetryPolicy) -> list[SubjectFinding]:
@@ -231,15 +239,25 @@ async def look_at_subjects(client: Client, ledger: Ledger, policy: RetryPolicy) 
     for wish, found in zip(
         wishes, await describe(client, wishes, policy, dry_run=True, only_existing=True), strict=True
     ):
-        differing: tuple[str, ...] = ()
-        problem = None
-        if isinstance(found, Described):
-            differing = tuple(dict.fromkeys((*found.written, *(one.name for one in found.kept))))
-            problem = f"XNAT has another {', '.join(differing)}" if differing else None
-        else:
-            problem = found.reason
-        findings.append(SubjectFinding(wish.project, wish.subject, tuple(wish.values), differing, problem))
+        finding = SubjectFinding(wish.project, wish.subject, tuple(wish.values))
+        if isinstance(found, NotDescribed):
+            findings.append(replace(finding, problem=found.reason))
+            continue
+        other = tuple(dict.fromkeys(one.name for one in found.kept))
+        told = {"another": other, "no": found.written}
+        problem = "; ".join(f"XNAT has {word} {', '.join(names)}" for word, names in told.items() if names)
+        missing = {name: wish.values[name] for name in found.written}
+        findings.append(replace(finding, differing=(*found.written, *other), problem=problem or None, missing=missing))
     return findings
+
+
+async def restore_subjects(client: Client, findings: Sequence[SubjectFinding], policy: RetryPolicy) -> list[Outcome]:
+    """Give subjects back what XNAT has no value of any more; what it has another value of stays as it is.
+
+    Raises: UnavailableError when the server goes away meanwhile.
+    """
+    wishes = [Demographics(one.subject, one.missing, one.project) for one in findings if one.missing]
+    return await describe(client, wishes, policy, event_reason=_REPAIR, only_existing=True)
 
 
 async def strays_of(client: Client, ledger: Ledger) -> list[Stray]:

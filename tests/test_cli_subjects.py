@@ -64,6 +64,7 @@ async def test_twice(xnat: TestXnat, ready: Commands, table: Path) -> None:
         "kept": [],
         "replaced": [],
         "unchanged": [],
+        "alike": [],
         "reason": None,
     }
     subject = xnat.subject("demo", first.json["details"][0]["accession"])
@@ -157,6 +158,25 @@ async def test_the_word_null(xnat: TestXnat, ready: Commands, table: Path) -> No
     assert xnat.subject("demo", "S1").demographics == {"race": "x"}  # type: ignore[union-attr]
     assert (await as_json(ready, table, "--overwrite-demographics", "--null-clears")).code == 0
     assert xnat.subject("demo", "S1").demographics == {}  # type: ignore[union-attr]
+
+
+async def test_an_encoding_is_named(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """It is not guessed: in another one these letters are others."""
+    table.write_bytes("subject,race\nS1,łódź\n".encode("cp1250"))
+    ended = await as_json(ready, table)
+    assert (ended.code, "--encoding" in ended.err, xnat.subjects("demo")) == (2, True, [])
+    assert (await as_json(ready, table, "--encoding", "cp1250")).code == 0
+    assert xnat.subjects("demo")[0].demographics == {"race": "łódź"}
+    assert (await as_json(ready, table, "--encoding", "klingon")).code == 2
+
+
+async def test_two_that_differ_in_case(xnat: TestXnat, ready: Commands, table: Path) -> None:
+    """They are told, and the one that is meant is described."""
+    xnat.add_subject("demo", "S1")
+    xnat.add_subject("demo", "s1")
+    ended = await ready("subjects", table, "-P", "demo")
+    assert ended.code == 0
+    assert "alike: demo / S1: XNAT has s1 too" in ended.out
 
 
 async def test_projects(xnat: TestXnat, ready: Commands, table: Path) -> None:
@@ -260,7 +280,7 @@ async def test_values_stay_where_they_are(xnat: TestXnat, ready: Commands, table
     )
     accession = xnat.subject("demo", "S1").id  # type: ignore[union-attr]
     text = "<h3>race : 'planted' Must Be A Valid String</h3>"
-    refused = xnat.faults.add(Fault("subject", Status(400, text), path="subjects/S3"))
+    refused = xnat.faults.add(Fault("subject", Status(400, text), path="subjects?label=S3"))
     failing = xnat.faults.add(
         Fault("any", Status(500, "<h3>planted</h3>"), nth=3, times=9, path=f"subjects/{accession}")
     )

@@ -1,7 +1,8 @@
 """Demographics: tables are checked cell by cell, headers are believed where they can be, and no value is told."""
 
+import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from asyncimport.demographics import (
     Demographics,
     Difference,
     Kind,
+    agreed,
     decide,
     filled,
-    from_header,
     header_keywords,
     lacking,
     read_subjects,
+    said_by,
     same,
 )
 from asyncimport.errors import UsageError
@@ -38,6 +40,11 @@ def one_value(column: str, cell: str) -> str | Flaw:
     """Return what becomes of one cell: its value, or the flaw."""
     rows, flaws = read(f"subject_label\t{column}\nS1\t{cell}\n")
     return flaws[0] if flaws else rows[0].values[FIELDS[column].name]
+
+
+def told(fields: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:
+    """Return what one header tells, as of a certain day."""
+    return agreed({name: [value] for name, value in said_by(fields, wanted, today=TODAY).items()}, wanted)[0]
 
 
 class TestCells:
@@ -106,6 +113,8 @@ class TestCells:
             ("weight", "nan", "not a number"),
             ("weight", "0", "out of bounds"),
             ("race", "x" * 256, "256 characters"),
+            ("race", "a &amp; b", "a character reference"),
+            ("race", "a &#38; b", "a character reference"),
             ("race", '"two\nlines"', "the character '\\n' (U+000A)"),
             ("gender", "NULL", "the word NULL"),
             ("race", "null", "the word NULL"),
@@ -148,7 +157,7 @@ class TestCells:
         # An apostrophe of its own stays, unless what follows it is what a spreadsheet changes.
         cell = guarded(value).replace('"', '""')
         rows, flaws = read(f'subject_label,{name}\nS1,"{cell}"\n')
-        if value.upper() == NULL:
+        if value.upper() == NULL or html.unescape(value) != value:
             assert [flaw.line for flaw in flaws] == [2]
         else:
             assert flaws == []
@@ -256,16 +265,52 @@ class TestTables:
             read("subject,sex\nS1,m\n", project="")
 
     def test_as_spreadsheets_save_it(self) -> None:
-        """UTF-16 with tabs, a separator line, Windows' own encoding."""
+        """UTF-16 with tabs, a mark, a separator line; Windows' own encoding where it is named."""
         text = "subject\trace\nS1\tZoë\n"
-        for data in (
-            text.encode("utf-16"),
-            text.encode("utf-8-sig"),
-            text.encode("cp1252"),
-            b"sep=\t\n" + text.encode(),
+        for data, encoding in (
+            (text.encode("utf-16"), ""),
+            (text.encode("utf-8-sig"), "cp1252"),
+            (text.encode("cp1252"), "cp1252"),
+            (text.encode("utf-16-le"), "utf-16-le"),
+            (b"sep=\t\n" + text.encode(), ""),
         ):
-            rows, flaws = read_subjects(data, project="P", today=TODAY)
+            rows, flaws = read_subjects(data, project="P", encoding=encoding, today=TODAY)
             assert (flaws, rows[0].values) == ([], {"race": "Zoë"})
+
+    @pytest.mark.parametrize(
+        ("data", "encoding", "said"),
+        [
+            ("subject,race\nS1,łódź\n".encode("cp1250"), "", "not text in utf-8"),
+            ("subject,race\nS1,x\n".encode("utf-16-le"), "", "not text in utf-8"),
+            (b"subject,race\nS1,x\n", "klingon", "no text encoding 'klingon'"),
+            (b"subject,race\nS1,x\n", "rot13", "no text encoding 'rot13'"),
+        ],
+    )
+    def test_no_encoding_is_guessed(self, data: bytes, encoding: str, said: str) -> None:
+        """What are letters in one encoding are others in the next; one that is not UTF-8 must be named."""
+        with pytest.raises(UsageError, match=said) as caught:
+            read_subjects(data, project="P", encoding=encoding, today=TODAY)
+        assert caught.value.hint
+
+    @pytest.mark.parametrize("other", ["H", "w", "Ж"])
+    def test_the_initials_of_another_language(self, other: str) -> None:
+        """M is a woman's beside H (hombre, mujer): initials are taken all, or none; words are what they are."""
+        rows, flaws = read(f"subject,gender,hand\nS1,M,L\nS2,{other},R\nS3,female,R\nS4,,L\nS5,F,\n")
+        assert [row.subject for row in rows] == ["S3", "S4"]
+        assert [(flaw.line, flaw.column) for flaw in flaws] == [(2, "gender"), (3, "gender"), (6, "gender")]
+        rows, _ = read("subject,gender\nS1,M\nS2,xyz\nS3,U\n")
+        assert [row.subject for row in rows] == ["S1", "S3"]
+
+    def test_paths_and_custom_fields_are_no_columns(self) -> None:
+        """XNAT would end reading at a path that it does not know, and keep nothing: none is sent."""
+        paths = [
+            "xnat:subjectData/demographics[@xsi:type=xnat:demographicData]/gender",
+            "xnat:subjectData/fields/field[name=site]/field",
+            "fields/field[name=x]/field",
+        ]
+        rows, flaws = read(f"subject,age,{','.join(paths)}\nS1,34,male,x,y\n")
+        assert [row.values for row in rows] == [{"age": "34"}]
+        assert [(flaw.column, flaw.is_warning) for flaw in flaws] == [(path, True) for path in paths]
 
     def test_a_repr_tells_no_value(self) -> None:
         """Reprs go into logs and tracebacks."""
@@ -315,25 +360,36 @@ class TestHeaders:
             ("weight", "PatientWeight", "1e2", None),
             ("ethnicity", "EthnicGroup", "B", "B"),
             ("ethnicity", "EthnicGroup", "Null", None),
+            ("ethnicity", "EthnicGroup", "A&B", "A&B"),
+            ("ethnicity", "EthnicGroup", "A &amp; B", None),
         ],
     )
     def test_one(self, wanted: str, keyword: str, text: str, value: str | None) -> None:
         """Good values are taken in XNAT's units, and partial or impossible ones are as good as none."""
-        found = from_header({keyword: text, "PatientName": "x"}, [wanted], today=TODAY)
+        found = told({keyword: text, "PatientName": "x"}, [wanted])
         assert found == ({} if value is None else {wanted: value})
         assert header_keywords([wanted]) == {keyword}
 
     def test_one_birth(self) -> None:
         """Of dob, yob and age the first that there is."""
         fields = {"PatientBirthDate": "1970", "PatientAge": "055Y"}
-        assert from_header(fields, ["dob", "age"], today=TODAY) == {"age": "55"}
+        assert told(fields, ["dob", "age"]) == {"age": "55"}
         fields["PatientBirthDate"] = "19700131"
-        assert from_header(fields, ["age", "dob", "yob"], today=TODAY) == {"age": "55"}
-        assert from_header(fields, ["yob", "age"], today=TODAY) == {"yob": "1970"}
+        assert told(fields, ["age", "dob", "yob"]) == {"age": "55"}
+        assert told(fields, ["yob", "age"]) == {"yob": "1970"}
+
+    def test_several_headers(self) -> None:
+        """One that says otherwise contradicts the others, however many these are; dob, yob and age are one thing."""
+        wanted = ["gender", "dob", "age", "weight"]
+        said = {"gender": ["male", "female", "female"], "dob": ["1970-01-31"], "age": ["55"], "weight": []}
+        assert agreed(said, wanted) == ({"dob": "1970-01-31"}, ("gender",))
+        assert agreed({**said, "dob": ["1970-01-31", "1970-01-30"]}, wanted) == ({}, ("gender", "dob"))
+        assert agreed({**said, "age": ["55", "56"]}, wanted) == ({}, ("gender", "age"))
+        assert agreed({"yob": ["1970"], "dob": ["1970-01-31"]}, ["yob", "dob"]) == ({"yob": "1970"}, ())
 
     def test_what_no_header_gives(self) -> None:
         """It is an error to ask for it."""
-        for ask in (header_keywords, lambda wanted: from_header({}, wanted)):
+        for ask in (header_keywords, lambda wanted: told({}, wanted)):
             with pytest.raises(UsageError, match="no header gives handedness, shoe_size"):
                 ask(["sex", "handedness", "shoe_size"])
 
@@ -364,6 +420,7 @@ class TestComparison:
             ("dob", "1970-01-31", "1970-01-31 00:00:00.0", True),
             ("dob", "1970-01-31", "1970-01-30", False),
             ("race", "a & b", "a &amp; b", True),
+            ("race", "a &amp; b", "a &amp; b", False),
             ("race", "a", "A", False),
             ("race", "", "a", False),
             ("race", NULL, "", True),

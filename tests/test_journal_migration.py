@@ -120,6 +120,20 @@ def test_sessions_that_were_archived_without_refused_files_say_so(tmp_path: Path
     assert (summary.files.already_refused, summary.files.refused) == ((0, 0) if retry_refused else (1, 1))
 
 
+def test_what_was_said_of_subjects_stays_on_the_list(tmp_path: Path) -> None:
+    """But for what the archive had another value of."""
+    old = written_by(3, tmp_path / "third.journal")
+    rows = [
+        ("S2", "STORED", '{"dob": "1970-01-31", "race": "x"}', '["race"]'),
+        ("S3", "REFUSED", '{"race": "x"}', "[]"),
+    ]
+    with closing(sqlite3.connect(old)) as connection, connection:
+        connection.executemany("INSERT INTO described VALUES ('P', ?, ?, ?, ?, '[]', NULL, 1)", rows)
+    with opened(old) as journal:
+        found = Ledger.of(journal).described()
+    assert found == [("P", "S1", {"gender": "female"}), ("P", "S2", {"dob": "1970-01-31"}), ("P", "S3", {})]
+
+
 def test_a_reader_leaves_it_alone(old: Path) -> None:
     """Reading changes nothing: it is said what brings the journal forward."""
     before = old.read_bytes()

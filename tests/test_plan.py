@@ -356,12 +356,15 @@ async def test_a_lookup_table_gives_labels(
 async def test_a_lookup_table_as_spreadsheets_save_it(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path, encoding: str, mark: str
 ) -> None:
-    """Whatever stands between its cells, and however its letters are written."""
+    """Whatever stands between its cells, and however its letters are written, if that is said or named."""
     table = tmp_path / "subjects.csv"
     rows = [("PatientID", "StudyDate", "subject", "Notes"), ("P2", "20200102", "sub-2", "M\u00fcller")]
     table.write_bytes("\r\n".join(mark.join(row) for row in rows).encode(encoding))
     commands.login(url)
-    ended = await commands("upload", source / "p2", "-P", "demo", "--map", table, "-q")
+    named = ("--encoding", encoding) if encoding == "cp1252" else ()
+    assert (await commands("plan", source / "p2", "--map", table, *named)).code == 0
+    assert (await commands("plan", source / "p2", "--map", table)).code == (2 if named else 0)
+    ended = await commands("upload", source / "p2", "-P", "demo", "--map", table, "-q", *named)
     assert ended.code == 0, ended.err
     assert [one.subject.label for one in xnat.archived] == ["sub-2"]
 

@@ -86,6 +86,15 @@ def test_described(status: int) -> None:
     assert replies.described(Reply(status, {"content-type": "text/plain"}, "XNAT_S00001\n")) == "XNAT_S00001"
 
 
+@pytest.mark.parametrize("rest", ["", "?label=S1&gender=male"])
+def test_made(rest: str) -> None:
+    """The answer to a POST on the list is the address of what was made."""
+    text = f"https://x.example/data/projects/demo/subjects/XNAT_S00001{rest}\n"
+    assert replies.described(Reply(200, {"content-type": "text/plain"}, text), is_new=True) == "XNAT_S00001"
+    with pytest.raises(TransientError):
+        replies.described(Reply(200, {"content-type": "text/plain"}, "/"), is_new=True)
+
+
 @pytest.mark.parametrize("headers", [{}, HTML])
 def test_an_empty_200(headers: dict[str, str]) -> None:
     """Nothing was saved: so XNAT answers where `label` is in the query."""
@@ -128,6 +137,7 @@ def test_a_value_that_xnat_refuses(text: str, said: str) -> None:
     ("status", "text", "error", "said"),
     [
         (409, "Conflict: Duplicate subject label", TransientError, "another subject of this label"),
+        (409, "Subject already exists.", TransientError, "another subject of this label"),
         (409, "Project must be modified through separate URI.", RefusedError, "not free"),
         (404, "planted", RefusedError, "no such project"),
         (417, "Invalid character in subject label: planted", RefusedError, "417"),

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.anyio
 
 GIVEN = {"gender": "female", "dob": "1970-01-31", "weight": "150.5", "race": "a & b/ü=[x]", "group": "control"}
 
+_WRITING = {"PUT", "POST"}
+
 
 @dataclass
 class Wire:
@@ -37,8 +39,8 @@ class Wire:
 
     @property
     def puts(self) -> list[str]:
-        """The addresses of all PUTs."""
-        return [path for method, path in self.calls if method == "PUT"]
+        """The addresses of all calls that make or change subjects."""
+        return [path for method, path in self.calls if method in _WRITING and "/subjects" in path]
 
 
 @asynccontextmanager
@@ -80,10 +82,11 @@ async def wire(url: str) -> AsyncIterator[Wire]:
     async with wired(url) as made:
         yield made
         # At `label` XNAT stops reading, and a body would be read in place of the query.
-        assert [path for path in made.puts if "label" in parse_qs(urlsplit(path).query)] == []
-        assert [
-            body for (method, _), body in zip(made.calls, made.bodies, strict=True) if method == "PUT" and body
-        ] == []
+        puts = [(path, body) for (method, path), body in zip(made.calls, made.bodies, strict=True) if method == "PUT"]
+        assert [path for path, _ in puts if "label" in parse_qs(urlsplit(path).query)] == []
+        assert [body for _, body in puts if body] == []
+        # What is there is called by its ID alone, which no label can be taken for.
+        assert [path for path, _ in puts if not path.startswith("/data/subjects/")] == []
 
 
 @pytest.fixture
@@ -217,17 +220,124 @@ class TestLabels:
             await Subjects(client, AT_ONCE).set(wish("XNAT_S00007", gender="female"))
         assert wire.puts == []
 
-    async def test_a_subject_that_is_gone(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+    async def test_a_subject_that_is_gone(self, xnat: TestXnat, client: Client) -> None:
         """What was deleted since the project was listed is not there."""
         subjects = Subjects(client, AT_ONCE, only_existing=True)
-        deleted = xnat.add_subject("demo", "S1").id
+        deleted = xnat.add_subject("demo", "S1")
         assert await subjects.find("demo", "S1") is not None
-        wire.instead = lambda _method, path: (
-            web.Response(status=404, text="<h3>gone</h3>", content_type="text/html") if deleted in path else None
-        )
+        xnat.remove_subject(deleted)
         with pytest.raises(RefusedError, match="no such subject"):
             await subjects.set(wish(gender="male"))
         assert await subjects.find("demo", "S1") is None
+        assert (await Subjects(client, AT_ONCE).set(wish(gender="male"))).created
+
+    @pytest.mark.parametrize("times", [1, 99])
+    async def test_no_second_one_beside_one_out_of_sight(
+        self, xnat: TestXnat, wire: Wire, client: Client, times: int
+    ) -> None:
+        """A 404 for what the listing has is looked at again; `sub1` is not made beside `SUB1` for it."""
+        there = xnat.add_subject("demo", "SUB1", gender="male").id
+        unseen: list[str] = []
+
+        def hide(method: str, path: str) -> web.Response | None:
+            if method != "GET" or there not in path or len(unseen) == times:
+                return None
+            unseen.append(path)
+            return web.Response(status=404, text="<h3>gone</h3>", content_type="text/html")
+
+        wire.instead = hide
+        (done,) = await describe(client, [wish("sub1", gender="male", age="34")], AT_ONCE)
+        assert [one.label for one in xnat.subjects("demo")] == ["SUB1"]
+        if times == 1:
+            assert isinstance(done, Described)
+            assert (done.label, done.written) == ("SUB1", ("age",))
+        else:
+            assert isinstance(done, NotDescribed)
+            assert (done.state, wire.puts) == ("failed", [])
+
+    async def test_the_id_of_one_that_is_the_label_of_another(self, xnat: TestXnat, client: Client) -> None:
+        """XNAT reads by ID first and writes by label first, so that each of the two may stand for the other."""
+        first, second = xnat.add_subject("demo", "S1"), xnat.add_subject("demo", "S2", gender="male", race="x")
+        xnat.rename_subject(second, first.id)
+        xnat.rename_subject(first, second.id)
+        done = await Subjects(client, AT_ONCE).set(wish(second.id, gender="female"))
+        assert (done.accession, done.written) == (first.id, ("gender",))
+        assert first.demographics == {"gender": "female"}
+        assert second.demographics == {"gender": "male", "race": "x"}
+        done = await Subjects(client, AT_ONCE).set(wish(first.id, gender="female", age="34"))
+        assert (done.accession, done.written, [one.name for one in done.kept]) == (second.id, ("age",), ["gender"])
+        assert first.demographics == {"gender": "female"}
+
+    async def test_the_id_of_one_of_another_project(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """It is shown to whoever asks by it in any project; its demographics are not ours to set."""
+        xnat.add_project(Project("other"))
+        theirs = xnat.add_subject("other", "S1")
+        with pytest.raises(RefusedError, match="accession ID of another subject"):
+            await Subjects(client, AT_ONCE).set(wish(theirs.id, gender="female"))
+        assert (wire.puts, theirs.demographics, xnat.subjects("demo")) == ([], {}, [])
+
+    async def test_two_that_differ_in_case_are_told(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """Where the label is that of one the other is named; where it is neither's nobody knows which is meant."""
+        xnat.add_subject("demo", "SUB1")
+        xnat.add_subject("demo", "sub1")
+        (done,) = await describe(client, [wish("sub1", gender="male")], AT_ONCE, dry_run=True)
+        assert isinstance(done, Described)
+        assert (done.label, done.alike) == ("sub1", ("SUB1",))
+        (told,) = await describe(client, [wish("Sub1", gender="male")], AT_ONCE)
+        assert isinstance(told, NotDescribed)
+        assert (told.state, wire.puts) == ("refused", [])
+        assert "SUB1 is XNAT_S00001" in told.reason
+
+    async def test_two_runs_that_make_two_of_one_at_once(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """XNAT makes `s1` beside `S1`, as it compares letter case: that there are two is seen when all is done."""
+
+        def race(method: str, path: str) -> web.Response | None:
+            if method == "POST" and "/subjects" in path and not xnat.subjects("demo"):
+                xnat.add_subject("demo", "s1", gender="male")
+            return None
+
+        wire.instead = race
+        (done,) = await describe(client, [wish("S1", gender="female")], AT_ONCE)
+        assert isinstance(done, Described)
+        assert (done.created, done.label, done.alike) == (True, "S1", ("s1",))
+
+    async def test_one_that_gets_another_label(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """Between the listing and the look: what had the label then is not what has it now."""
+        first, second = xnat.add_subject("demo", "S1"), xnat.add_subject("demo", "S2")
+
+        def swap(method: str, path: str) -> web.Response | None:
+            if method == "GET" and first.id in path and first.label == "S1":
+                xnat.rename_subject(first, "S3")
+                xnat.rename_subject(second, "S1")
+            return None
+
+        wire.instead = swap
+        done = await Subjects(client, AT_ONCE).set(wish("S1", gender="male"))
+        assert (done.accession, second.demographics, first.demographics) == (second.id, {"gender": "male"}, {})
+
+    async def test_a_shared_subject(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """It is compared, and changed where it belongs only: others share it for what it is."""
+        xnat.add_project(Project("home"))
+        shared = xnat.add_subject("home", "H1", gender="male")
+        xnat.share(shared, "demo", "S1")
+        (same,) = await describe(client, [wish("S1", gender="male")], AT_ONCE)
+        assert isinstance(same, Described)
+        assert (same.state, same.accession) == ("unchanged", shared.id)
+        for dry_run in (True, False):
+            (told,) = await describe(client, [wish("S1", gender="male", age="34")], AT_ONCE, dry_run=dry_run)
+            assert isinstance(told, NotDescribed)
+            assert told.reason == "the subject belongs to project home, where its demographics are set"
+        assert (wire.puts, shared.demographics) == ([], {"gender": "male"})
+        done = await Subjects(client, AT_ONCE).set(wish("H1", "home", gender="male", age="34"))
+        assert done.written == ("age",)
+
+    async def test_custom_fields_stay(self, xnat: TestXnat, client: Client) -> None:
+        """A variable of the site, whatever it is called, is no field of ours."""
+        there = xnat.add_subject("demo", "S1")
+        there.custom |= {"gender": "x", "site": "y"}
+        done = await Subjects(client, AT_ONCE, overwrite=True).set(wish(gender="female"))
+        assert (done.written, done.replaced) == (("gender",), ())
+        assert (there.custom, there.demographics) == ({"gender": "x", "site": "y"}, {"gender": "female"})
 
 
 class TestWhatIsThere:
@@ -347,6 +457,17 @@ class TestRights:
             await Subjects(client, AT_ONCE).set(wish())
         assert (await Subjects(client, AT_ONCE, event_reason="entry & more").set(wish())).state == "updated"
         assert held(xnat)["gender"] == "female"
+        with pytest.raises(TransientError, match="--event-reason"):
+            await Subjects(client, AT_ONCE).set(wish("S2"))
+        assert (await Subjects(client, AT_ONCE, event_reason="entry").set(wish("S2"))).state == "created"
+
+    async def test_a_locked_subject(self, xnat: TestXnat, client: Client) -> None:
+        """It is refused, and says what else than a right may be lacking; the others are set."""
+        xnat.add_subject("demo", "S1").locked = True
+        told, done = await describe(client, [wish("S1"), wish("S2")], AT_ONCE)
+        assert isinstance(told, NotDescribed)
+        assert "locked" in told.reason
+        assert done.state == "created"
 
 
 class TestTrouble:
@@ -388,7 +509,7 @@ class TestTrouble:
         lost: list[str] = []
 
         def lose(method: str, path: str) -> web.Response | None:
-            if method == "PUT" and not lost:
+            if method == "POST" and "/subjects" in path and not lost:
                 lost.append(path)
                 xnat.add_subject("demo", "S1", gender="male")
                 return web.Response(status=504)
@@ -398,6 +519,23 @@ class TestTrouble:
         done = await Subjects(client, AT_ONCE).set(wish(gender="male"))
         assert (done.state, done.written) == ("created", ("gender",))
         assert len(wire.puts) == 1
+
+    async def test_who_comes_in_between_is_not_overwritten(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """After a call that was cut it is looked again, and what somebody has set meanwhile is kept."""
+        there = xnat.add_subject("demo", "S1")
+        lost: list[str] = []
+
+        def lose(method: str, path: str) -> web.Response | None:
+            if method == "PUT" and not lost:
+                lost.append(path)
+                there.demographics |= {"gender": "male", "yob": 1970}
+                return web.Response(status=504)
+            return None
+
+        wire.instead = lose
+        done = await Subjects(client, AT_ONCE).set(wish(gender="female", dob="1980-01-31", race="x"))
+        assert (done.written, [one.name for one in done.kept]) == (("race",), ["gender", "dob"])
+        assert there.demographics == {"gender": "male", "yob": 1970, "race": "x"}
 
     async def test_a_look_back_that_fails(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """What was written is told as written, although it took two looks to see it."""
@@ -421,24 +559,40 @@ class TestTrouble:
             if method == "GET" and "/subjects/" in path
             else None
         )
-        with pytest.raises(TransientError, match="does not show the subject"):
+        with pytest.raises(TransientError, match="does not show it"):
             await Subjects(client, AT_ONCE).set(wish(gender="male"))
         assert held(xnat) == {"gender": "male"}
+        assert len(xnat.subjects("demo")) == 1
 
-    async def test_somebody_else_makes_it_too(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """Theirs is there first, and is kept."""
+    @pytest.mark.parametrize("answer", ["", "Conflict: Duplicate subject label"])
+    async def test_somebody_else_makes_it_too(self, xnat: TestXnat, wire: Wire, client: Client, answer: str) -> None:
+        """Theirs is there first, and is kept, whether XNAT sees it before it makes ours or while it does."""
 
-        def race(method: str, _path: str) -> web.Response | None:
-            if method == "PUT" and not xnat.subjects("demo"):
+        def race(method: str, path: str) -> web.Response | None:
+            if method == "POST" and "/subjects" in path and not xnat.subjects("demo"):
                 xnat.add_subject("demo", "S1", gender="male")
-                text = "<h3>Conflict: Duplicate subject label</h3>"
-                return web.Response(status=409, text=text, content_type="text/html")
+                if answer:
+                    return web.Response(status=409, text=f"<h3>{answer}</h3>", content_type="text/html")
             return None
 
         wire.instead = race
         done = await Subjects(client, AT_ONCE).set(wish(gender="female", age="34"))
         assert (done.created, done.written, [one.name for one in done.kept]) == (False, ("age",), ["gender"])
         assert held(xnat) == {"gender": "male", "age": "34"}
+
+    async def test_what_somebody_else_has_made_was_not_made_here(
+        self, xnat: TestXnat, wire: Wire, client: Client
+    ) -> None:
+        """Though it had no values, and has got them from here."""
+
+        def race(method: str, path: str) -> web.Response | None:
+            if method == "POST" and "/subjects" in path and not xnat.subjects("demo"):
+                xnat.add_subject("demo", "S1")
+            return None
+
+        wire.instead = race
+        done = await Subjects(client, AT_ONCE).set(wish(gender="female"))
+        assert (done.state, done.written, held(xnat)) == ("updated", ("gender",), {"gender": "female"})
 
     async def test_another_subject_answers(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """A label that is the ID of another one would bring its values to it."""
@@ -452,7 +606,7 @@ class TestTrouble:
         """Values would go elsewhere."""
         target = "http://127.0.0.1:9/elsewhere"
         wire.instead = lambda method, _path: (
-            web.Response(status=status, headers={"Location": target}) if method == "PUT" else None
+            web.Response(status=status, headers={"Location": target}) if method in _WRITING else None
         )
         with pytest.raises((UnavailableError, TransientError), match="redirects") as caught:
             await Subjects(client, AT_ONCE).set(wish())
@@ -500,9 +654,10 @@ class TestManyAtATime:
         assert [one.label for one in xnat.subjects("demo") if one.label.lower() == "t1"] == ["T1"]
 
     async def test_one_listing_a_project(self, wire: Wire, client: Client) -> None:
-        """However many subjects there are."""
-        await describe(client, [wish(f"S{number}", gender="male") for number in range(20)], AT_ONCE)
-        assert sum("/subjects?" in path for method, path in wire.calls if method == "GET") == 1
+        """However many subjects there are; and one more where some were made, to see whether they are the only ones."""
+        for most in (2, 3):
+            await describe(client, [wish(f"S{number}", gender="male") for number in range(20)], AT_ONCE)
+            assert sum("/subjects?" in path for method, path in wire.calls if method == "GET") == most
 
 
 async def test_nothing_is_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:

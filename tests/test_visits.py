@@ -119,13 +119,73 @@ async def test_headers_fill_what_the_table_leaves_open(xnat: TestXnat, ready: Co
     ]
 
 
+CONTRADICTION = "the headers of its files contradict each other, and it was not set"
+
+
 async def test_headers_that_contradict_each_other_say_nothing(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """Two sessions of one subject with two birth years; the sex they agree on is taken."""
+    """Two sessions of one subject with two birth years, which is told; the sex they agree on is taken."""
     other = {"StudyInstanceUID": "1.2.9", "StudyDate": "20210102", "SOPInstanceUID": "1.2.9.1"}
     visit(tree / "later", 1, PatientSex="F", PatientBirthDate="19710131", **other)
-    ended = await upload(ready, tree, "--subjects-from-dicom", "gender,yob", "--merge-patients")
-    assert ended.code == 0, ended.out
-    assert known(xnat, "S1") == {"gender": "female"}
+    for _ in range(2):
+        ended = await upload(ready, tree, "--subjects-from-dicom", "gender,yob", "--merge-patients")
+        assert (ended.code, problems(ended, "subject refused")) == (8, [f"{CONTRADICTION}: yob"])
+        assert known(xnat, "S1") == {"gender": "female"}
+    verified = await ready("verify", "-P", "demo", "-o", "json")
+    assert [one["fields"] for one in verified.json["subjects"]] == [["gender"], ["gender", "yob"]]
+    table = tree.parent / "subjects.csv"
+    table.write_text("subject_label,dob\nS1,1970-01-31\nS2,1980-02-29\n")
+    options = ("--subjects-from-dicom", "gender,yob", "--merge-patients", "--subjects", table)
+    assert (await upload(ready, tree, *options)).code == 0
+    assert known(xnat, "S1") == {"gender": "female", "dob": "1970-01-31"}
+
+
+@pytest.mark.parametrize("where", ["sessions", "files"])
+async def test_one_against_many(xnat: TestXnat, ready: Commands, tmp_path: Path, where: str) -> None:
+    """M, F, F is a contradiction, in the sessions of a subject as in the files of a session; nothing is set."""
+    for number, sex in enumerate("FFM"):
+        study = f"1.2.{number}" if where == "sessions" else "1.2.0"
+        ids: dict[str, Any] = {"StudyInstanceUID": study, "PatientID": "S1", "SOPInstanceUID": f"1.2.9.{number}"}
+        day = f"2020010{number + 1}" if where == "sessions" else "20200101"
+        write(tmp_path / "tree" / f"{number}.dcm", image(**ids, StudyDate=day, PatientSex=sex))
+    ended = await upload(ready, tmp_path / "tree", "--subjects-from-dicom", "gender")
+    assert (ended.code, problems(ended, "subject refused")) == (8, [f"{CONTRADICTION}: gender"])
+    assert (known(xnat, "S1"), xnat.count["subject"]) == ({}, 0)
+
+
+async def test_sessions_of_two_runs(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
+    """What an earlier run has read is known, though its files are gone; what it set stays, and is told."""
+    visit(tmp_path / "first", 1, PatientSex="M")
+    ended = await upload(ready, tmp_path / "first", "--subjects-from-dicom", "gender")
+    assert (ended.code, known(xnat, "S1")) == (0, {"gender": "male"})
+    (tmp_path / "first" / "visit1" / "1.dcm").unlink()
+    other = {"StudyInstanceUID": "1.2.9", "StudyDate": "20210102", "SOPInstanceUID": "1.2.9.1"}
+    visit(tmp_path / "second", 1, PatientSex="F", **other)
+    options = ("--subjects-from-dicom", "gender", "--overwrite-demographics")
+    ended = await upload(ready, tmp_path / "second", *options)
+    assert (ended.code, problems(ended, "subject refused")) == (8, [f"{CONTRADICTION}: gender"])
+    assert known(xnat, "S1") == {"gender": "male"}
+
+
+async def test_dob_and_age_of_several_sessions(xnat: TestXnat, ready: Commands, tree: Path) -> None:
+    """XNAT keeps one of them: of two headers, of which each tells another, it is the first that was asked for."""
+    other = {"StudyInstanceUID": "1.2.9", "StudyDate": "20210102", "SOPInstanceUID": "1.2.9.1"}
+    visit(tree / "later", 1, PatientAge="051Y", **other)
+    ended = await upload(ready, tree, "--subjects-from-dicom", "dob,age")
+    assert (ended.code, known(xnat, "S1")) == (0, {"dob": "1970-01-31"})
+    assert (await ready("verify", "-P", "demo")).code == 0
+
+
+async def test_rows_of_nobody(ready: Commands, tree: Path, table: Path) -> None:
+    """They are told with exit code 8, but for a pilot; those of a session that waits are not."""
+    table.write_text(TABLE + "S3,F,,\nS4,M,,\n")
+    pilot = await upload(ready, tree, "--subjects", table, "--limit", "1")
+    assert (pilot.code, pilot.json["notices"]) == (0, [])
+    ended = await upload(ready, tree, "--subjects", table, "--no-archive")
+    assert (ended.code, len(ended.json["notices"])) == (8, 1)
+    assert "2 rows of --subjects are of subjects without a session here (demo / S3, demo / S4)" in str(ended.json)
+    assert "2 rows of --subjects" in ended.err
+    table.write_text(TABLE.lower())
+    assert (await upload(ready, tree, "--subjects", table)).code == 0
 
 
 async def test_what_xnat_has_is_kept_and_told(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
@@ -142,6 +202,71 @@ async def test_what_xnat_has_is_kept_and_told(xnat: TestXnat, ready: Commands, t
     ended = await upload(ready, tree, "--subjects", table, "--overwrite-demographics")
     assert (ended.code, known(xnat, "S1")["gender"]) == (0, "female")
     assert problems(ended, "subject differs") == []
+
+
+async def test_what_somebody_has_changed_is_replaced(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
+    """Where that is asked for, XNAT is looked at, and not only what an earlier run has written down."""
+    await upload(ready, tree, "--subjects", table)
+    xnat.subject("demo", "S1").demographics["gender"] = "male"  # type: ignore[union-attr]
+    assert (await upload(ready, tree, "--subjects", table)).code == 0
+    assert known(xnat, "S1")["gender"] == "male"
+    ended = await upload(ready, tree, "--subjects", table, "--overwrite-demographics")
+    assert (ended.code, known(xnat, "S1")["gender"]) == (0, "female")
+
+
+async def test_what_is_lost_is_restored(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
+    """`verify --repair` sets what XNAT has no value of any more, and leaves what somebody has changed."""
+    xnat.needs_reason = True
+    await upload(ready, tree, "--subjects", table)
+    lost, changed = xnat.subject("demo", "S1"), xnat.subject("demo", "S2")
+    assert lost is not None
+    assert changed is not None
+    lost.demographics.clear()
+    changed.demographics["gender"] = "other"
+    found = await ready("verify", "-P", "demo")
+    assert "demo / S1: XNAT has no gender, dob, handedness" in found.out
+    assert "--repair sends again what is missing" in found.out
+    verified = await ready("verify", "-P", "demo", "--repair", "-o", "json")
+    assert verified.code == 9
+    assert verified.json["restored"] == [
+        {"project": "demo", "subject": "S1", "written": ["gender", "dob", "handedness"], "reason": None}
+    ]
+    assert [one["verified"] for one in verified.json["subjects"]] == [True, False]
+    assert lost.demographics == {"gender": "female", "dob": "1970-01-31", "handedness": "right"}
+    assert changed.demographics["gender"] == "other"
+    changed.demographics["gender"] = "male"
+    assert (await ready("verify", "-P", "demo")).code == 0
+
+
+async def test_what_was_once_there_stays_on_the_list(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
+    """Neither a repair nor an upload that failed, nor a table that says less, makes a lost value no loss."""
+    await upload(ready, tree, "--subjects", table)
+    for label in ("S1", "S2"):
+        xnat.subject("demo", label).demographics.clear()  # type: ignore[union-attr]
+
+    async def lacking() -> list[list[str]]:
+        verified = await ready("verify", "-P", "demo", "-o", "json")
+        assert verified.code == 9
+        return [one["differing"] for one in verified.json["subjects"]]
+
+    both = [["gender", "dob", "handedness"]] * 2
+    editors = xnat.projects["demo"].editors
+    xnat.projects["demo"].editors = []
+    xnat.projects["demo"].readers = ["demo"]
+    failed = await ready("verify", "-P", "demo", "--repair", "-o", "json")
+    assert (failed.code, ["403" in one["reason"] for one in failed.json["restored"]]) == (9, [True, True])
+    assert await lacking() == both
+    xnat.projects["demo"].editors = editors
+    table.write_text("subject_label,education\nS1,12\nS2,12\n")
+    refuse = Fault("subject", Status(403, "<h3>insufficient edit privileges</h3>"), times=2)
+    xnat.faults.add(refuse)
+    assert (await upload(ready, tree, "--subjects", table)).code == 8
+    assert await lacking() == both
+    ended = await upload(ready, tree, "--subjects", table)
+    assert (ended.code, known(xnat, "S1")) == (0, {"education": 12})
+    assert await lacking() == both
+    assert (await ready("verify", "-P", "demo", "--repair")).code == 0
+    assert known(xnat, "S2") == {"gender": "male", "dob": "1980-02-29", "handedness": "left", "education": 12}
 
 
 async def test_rows_with_flaws_keep_no_other_back(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:

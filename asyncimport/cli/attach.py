@@ -8,6 +8,7 @@ from rich.text import Text
 
 from asyncimport.cli.options import (
     CaBundle,
+    Encoding,
     Host,
     Insecure,
     NoColor,
@@ -55,6 +56,7 @@ def attach(
             help="CSV: path, project_id, session_label or study_uid, resource, format, content, tags.",
         ),
     ] = None,
+    encoding: Encoding = "",
     replacing: Annotated[
         bool, typer.Option("--replace", help="Put files in the place of others of the same name.")
     ] = False,
@@ -99,7 +101,7 @@ def attach(
     try:
         place = Place(project or "", subject or "", session or "", "", scan or "")
         said = AttachRow(0, "", place, resource or "", "", format_, content, tags)
-        rows, result.flaws = given(files or [], said, table, whole_project=whole_project)
+        rows, result.flaws = given(files or [], said, table, whole_project=whole_project, encoding=encoding)
         result.enclosures = gathered(rows, result.flaws)
         if not result.enclosures:
             hint = next((one.hint for one in result.flaws if one.hint), "check the paths")

@@ -87,7 +87,7 @@ class AttachResult:
 
 
 def given(
-    files: Sequence[Path], said: AttachRow, table: Path | None, *, whole_project: bool
+    files: Sequence[Path], said: AttachRow, table: Path | None, *, whole_project: bool, encoding: str = ""
 ) -> tuple[list[AttachRow], list[Flaw]]:
     """Return what is to be attached, of a table or of the command line, and what of it cannot be.
 
@@ -102,7 +102,7 @@ def given(
         except OSError as error:
             raise UsageError(f"{table} cannot be read: {error.strerror}", hint="check the path") from error
         try:
-            rows, flaws = read_attachments(data, project=place.project, resource=said.resource)
+            rows, flaws = read_attachments(data, project=place.project, resource=said.resource, encoding=encoding)
         except UsageError as error:
             raise UsageError(f"{table}: {error}", hint=error.hint) from None
         return [replace(row, path=str(table.parent / row.path)) for row in rows], flaws

@@ -10,6 +10,7 @@ from asyncimport.cli.profiles import Chosen, chosen
 
 __all__ = [
     "CaBundle",
+    "Encoding",
     "Exclude",
     "Experiment",
     "FollowLinks",
@@ -158,6 +159,12 @@ PathPatternOption = Annotated[
 Map = Annotated[
     Path | None,
     hidden("--map", help="CSV that gives labels by fields: PatientID,subject."),
+]
+Encoding = Annotated[
+    str,
+    hidden(
+        "--encoding", help="Encoding of the CSV files, such as cp1252, where it is neither UTF-8 nor told by a mark."
+    ),
 ]
 OnCollision = Annotated[
     str,

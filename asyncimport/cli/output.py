@@ -283,7 +283,7 @@ def _show_attachments(console: Console, attachments: AttachmentCounts) -> None:
 
 
 def _show_subjects(console: Console, subjects: SubjectCounts) -> None:
-    words = {"stored": "described", "already_stored": "described by an earlier run"}
+    words = {"stored": "described", "already_stored": "described by an earlier run", "refused": "refused"}
     counts = [
         f"{count:,} {words.get(name) or _WORDS[name]}"
         for name in subjects.__dataclass_fields__

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from asyncimport.cli.journals import state_directory
 from asyncimport.cli.options import (
+    Encoding,
     Exclude,
     Experiment,
     FollowLinks,
@@ -77,6 +78,7 @@ def plan(
     session: Experiment = None,
     path_pattern: PathPatternOption = None,
     table: Map = None,
+    encoding: Encoding = "",
     out_file: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the plan as CSV, for upload --plan.")
     ] = None,
@@ -104,7 +106,7 @@ def plan(
     """Scan, and say which session each study would become, with every problem. Nothing is sent."""
     out, err = consoles(no_color=no_color)
     try:
-        routes = rules_from(project, subject, session, path_pattern, table, no_project=_NO_PROJECT)
+        routes = rules_from(project, subject, session, path_pattern, table, no_project=_NO_PROJECT, encoding=encoding)
         if on_collision not in {"error", "suffix"}:
             raise UsageError(f"--on-collision {on_collision} cannot be", hint="give error or suffix")
         if parts > 1 and out_file is None:

@@ -22,6 +22,7 @@ def rules_from(
     table: Path | None,
     *,
     no_project: str | None = None,
+    encoding: str = "",
 ) -> Router:
     """Make the rules of templates, of a pattern of paths and of a lookup table.
 
@@ -30,7 +31,7 @@ def rules_from(
     keywords = frozenset(STUDY_FIELDS)
     paths = None if path_pattern is None else PathPattern.parse(path_pattern)
     fields = set() if paths is None else set(paths.fields)
-    found = None if table is None else LookupTable.parse(_text(table, "--map"), keywords | fields)
+    found = None if table is None else LookupTable.parse(_text(table, "--map", encoding), keywords | fields)
     if not project:
         is_named = "project" in fields or (found is not None and found.column("project") is not None)
         project = None if is_named else no_project
@@ -86,18 +87,18 @@ def carried_choice(rows: Sequence[PlanRow], choice: Choice) -> Choice:
     return carried
 
 
-def plan_from(path: Path, project: str | None) -> list[PlanRow]:
+def plan_from(path: Path, project: str | None, encoding: str = "") -> list[PlanRow]:
     """Read a plan that says where each study goes. Raises: UsageError."""
     try:
-        return read_plan(path.read_bytes(), project=project or "")
+        return read_plan(path.read_bytes(), project=project or "", encoding=encoding)
     except OSError as error:
         raise UsageError(f"--plan {path} cannot be read: {error.strerror}", hint="check the path") from error
     except UsageError as error:
         raise UsageError(f"{path}: {error}", hint=error.hint) from None
 
 
-def _text(table: Path, option: str) -> str:
+def _text(table: Path, option: str, encoding: str) -> str:
     try:
-        return text_of(table.read_bytes())
+        return text_of(table.read_bytes(), encoding)
     except OSError as error:
         raise UsageError(f"{option} {table} cannot be read: {error.strerror}", hint="check the path") from error

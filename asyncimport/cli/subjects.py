@@ -5,11 +5,12 @@ With `-o json` one object stands on standard output, also after failures; fields
     {"host": "...", "exit_code": 0, "error": null, "dry_run": false,
      "subjects": {"total": 0, "created": 0, "updated": 0, "unchanged": 0, "refused": 0, "failed": 0, "left": 0},
      "details": [{"project": "P", "subject": "S", "label": "S", "accession": "XNAT_S00001", "state": "updated",
-                  "written": ["gender"], "kept": ["yob"], "replaced": [], "unchanged": [], "reason": null}],
+                  "written": ["gender"], "kept": ["yob"], "replaced": [], "unchanged": [], "alike": [],
+                  "reason": null}],
      "flaws": [{"line": 3, "column": "sex", "problem": "...", "hint": "...", "warning": false}]}
 
-`subject` is the label as the table has it, `label` as XNAT has it. `left` were not come to, as an error or a signal
-ended the run.
+`subject` is the label as the table has it, `label` as XNAT has it; `alike` are labels of others that differ from that
+in letter case only. `left` were not come to, as an error or a signal ended the run.
 """
 
 from collections import Counter
@@ -27,6 +28,7 @@ from rich.text import Text
 
 from asyncimport.cli.options import (
     CaBundle,
+    Encoding,
     Host,
     Insecure,
     NoColor,
@@ -87,7 +89,12 @@ class _Result:
         if self.signal is not None:
             return 128 + self.signal
         is_flawed = any(not flaw.is_warning for flaw in self.flaws)
-        return 8 if is_flawed or any(isinstance(one, NotDescribed) for one in self.outcomes) else 0
+        return 8 if is_flawed or any(map(_is_problem, self.outcomes)) else 0
+
+
+def _is_problem(one: Described | NotDescribed) -> bool:
+    """Whether it was not done, or somebody else made a subject of the same label at the same time."""
+    return isinstance(one, NotDescribed) or (one.created and bool(one.alike))
 
 
 def subjects(
@@ -121,6 +128,7 @@ def subjects(
         bool,
         hidden("--null-clears", help="Let the word NULL in a cell clear the field, as XNAT does."),
     ] = False,
+    encoding: Encoding = "",
     show_values: Annotated[
         bool,
         hidden("--show-values", help="Show values that differ too, on a terminal: they are patients' data."),
@@ -143,7 +151,7 @@ def subjects(
     try:
         if show_values and (output is Output.JSON or not out.is_terminal):
             raise UsageError("--show-values shows patients' data, and only on a terminal", hint="leave it out")
-        result.rows, result.flaws = table_of(table, project or "", null_clears=null_clears)
+        result.rows, result.flaws = table_of(table, project or "", encoding, null_clears=null_clears)
         if not result.rows:
             raise UsageError(f"{table} has no row that can be sent", hint=_first_hint(result.flaws))
         host, name, password = login_from(host, user, profile, password_stdin=password_stdin, insecure=insecure)
@@ -171,10 +179,12 @@ def subjects(
     raise typer.Exit(result.code)
 
 
-def table_of(table: Path, project: str, *, null_clears: bool = False) -> tuple[list[Demographics], list[Flaw]]:
+def table_of(
+    table: Path, project: str, encoding: str = "", *, null_clears: bool = False
+) -> tuple[list[Demographics], list[Flaw]]:
     """Return the rows of a table of demographics, and what is wrong with the others. Raises: UsageError."""
     try:
-        return read_subjects(table.read_bytes(), project=project, null_clears=null_clears)
+        return read_subjects(table.read_bytes(), project=project, encoding=encoding, null_clears=null_clears)
     except OSError as error:
         raise UsageError(f"{table} cannot be read: {error.strerror}", hint="check the path") from error
     except UsageError as error:
@@ -289,6 +299,7 @@ def _detail(one: Described | NotDescribed) -> dict[str, object]:
         "kept": _names(found.kept),
         "replaced": _names(found.replaced),
         "unchanged": list(found.unchanged),
+        "alike": list(found.alike),
         "reason": reason,
     }
 
@@ -332,6 +343,8 @@ def _lines(one: Described | NotDescribed, *, dry_run: bool, values: bool) -> lis
     if one.label and one.label != one.subject:
         where += f" (in XNAT {one.label})"
     lines = []
+    if one.alike:
+        lines.append(f"alike: {where}: XNAT has {', '.join(one.alike)} too, and ignores letter case where it archives")
     for word, differences in (("kept", one.kept), ("to be replaced" if dry_run else "replaced", one.replaced)):
         if differences:
             lines.append(f"{word}: {where}: {', '.join(_shown(each, values=values) for each in differences)}")

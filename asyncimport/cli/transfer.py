@@ -21,7 +21,7 @@ from asyncimport.cli.deciding import Decision, Wanted, decide, no_dicom
 from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
 from asyncimport.cli.recording import recorded
 from asyncimport.cli.running import LOCK_SECONDS, Stopped, in_threads, on_signals, progress
-from asyncimport.describing import Wishes, describe_subjects
+from asyncimport.describing import Wishes, describe_subjects, unmatched
 from asyncimport.enclosing import enclose
 from asyncimport.errors import (
     AsyncimportError,
@@ -51,6 +51,8 @@ __all__ = ["Outcome", "Transfer", "Uploads", "caught", "show_outcome", "transfer
 
 # So many are written to standard error; JSON and events have them all.
 _NOTICES = 20
+# Subjects of a table that are named, of those that have no session.
+_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +385,7 @@ class Uploads:
         async with progress(outcome.totals, self._err, quiet=self._quiet):
             await run(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
             await _attach(task, source, journal, client, report, stop)
-            await _describe(task, decision.routes, source, journal, client, report, stop)
+            outcome.flaws += await _describe(task, decision.routes, source, journal, client, report, stop)
         if not stop.requested:
             with stop.at_once():
                 outcome.strays = await self._sweep(client, journal)
@@ -466,11 +468,14 @@ async def _describe(
     client: Client,
     report: Callable[[Event], None],
     stop: Stop,
-) -> None:
-    """Say what the table and the headers tell of subjects whose sessions are archived."""
+) -> int:
+    """Say what the table and the headers tell of subjects whose sessions are archived.
+
+    Returns how many rows of the table are of nobody, where all of the source was asked for.
+    """
     wishes = task.wishes
     if stop.requested or not (wishes.table or wishes.from_headers):
-        return
+        return 0
     if isinstance(routes, Router) and routes.project is not None:
         # The project may be named by an alias.
         table = [replace(row, project=routes.project) if row.project == task.project else row for row in wishes.table]
@@ -483,6 +488,21 @@ async def _describe(
         only_existing=True,
     )
     await describe_subjects(source, register, journal, wishes, options=task.options, report=report, stop=stop)
+    return await _tell_unmatched(task, journal, wishes, report, stop)
+
+
+async def _tell_unmatched(
+    task: Transfer, journal: Journal, wishes: Wishes, report: Callable[[Event], None], stop: Stop
+) -> int:
+    """Tell which rows of the table are of subjects that nothing was found of; return how many."""
+    if stop.requested or task.limit is not None or not task.choice.is_everything:
+        return 0
+    rows = await anyio.to_thread.run_sync(unmatched, journal, wishes)
+    if rows:
+        labels = ", ".join(f"{row.project} / {row.subject}" for row in rows[:_NAMED])
+        such = f"such as {labels}" if len(rows) > _NAMED else labels
+        report(Noticed(f"{len(rows):,} rows of --subjects are of subjects without a session here ({such})"))
+    return len(rows)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import typer
 
 from asyncimport.cli.options import (
     CaBundle,
+    Encoding,
     Exclude,
     Experiment,
     FollowLinks,
@@ -174,6 +175,7 @@ def upload(
     merge_patients: MergePatients = False,
     path_pattern: PathPatternOption = None,
     table: Map = None,
+    encoding: Encoding = "",
     on_collision: OnCollision = "error",
     include: Include = None,
     exclude: Exclude = None,
@@ -243,11 +245,11 @@ def upload(
             raise UsageError(f"--on-collision {on_collision} cannot be", hint="give error or suffix")
         if plan is not None and (subject or session or path_pattern or table):
             raise UsageError("--plan says where studies go, and so do templates", hint="give one of them")
-        rows = None if plan is None else plan_from(plan, project)
+        rows = None if plan is None else plan_from(plan, project, encoding)
         routes = (
             PlannedRoutes(rows, project=project or "")
             if rows is not None
-            else rules_from(project or None, subject, session, path_pattern, table)
+            else rules_from(project or None, subject, session, path_pattern, table, encoding=encoding)
         )
         choice = choice_from(modality, since, include, parts=partial_studies)
         if rows is not None:
@@ -255,7 +257,7 @@ def upload(
         if limit is not None and limit < 1:
             raise UsageError(f"--limit {limit} cannot be", hint="give the number of sessions of the pilot")
         rules = [AttachRule.parse(text) for text in attach or ()]
-        said, flaws = table_of(subjects, project or "") if subjects is not None else ([], [])
+        said, flaws = table_of(subjects, project or "", encoding) if subjects is not None else ([], [])
         wished = [name.strip() for name in subjects_from_dicom.split(",") if name.strip()]
         header_keywords(wished)  # which refuses what no header tells
         wishes = Wishes(said, wished, overwrite_demographics)

@@ -53,12 +53,23 @@ from asyncimport.verification import (
     look,
     look_at_subjects,
     look_beside,
+    restore_subjects,
     sources_of,
     strays_of,
     verified_attachments,
     verified_sources,
 )
-from asyncimport.xnat import Client, Credentials, Resources, Xnat, connect, remove_stray
+from asyncimport.xnat import (
+    Client,
+    Credentials,
+    Described,
+    NotDescribed,
+    Outcome,
+    Resources,
+    Xnat,
+    connect,
+    remove_stray,
+)
 
 __all__ = ["verify"]
 
@@ -73,6 +84,7 @@ class _Result:
     findings: list[Finding] = field(default_factory=list)
     besides: list[Beside] = field(default_factory=list)
     subjects: list[SubjectFinding] = field(default_factory=list)
+    described: list[Outcome] = field(default_factory=list)
     repaired: int = 0
     unrepaired: int = 0
     strays: list[tuple[Stray, str]] | None = None
@@ -264,7 +276,21 @@ async def _repair(
             await enclose(source, Resources(client), journal, options=Options(), report=count, stop=stop)
             result.repaired += stored
             result.unrepaired += len(missing) - stored
+        if not stop.requested and any(one.problem for one in result.subjects):
+            with stop.at_once():
+                await _restore(client, everything, result)
         await anyio.to_thread.run_sync(journal.end_run, result.code if stop.requested else 0)
+
+
+async def _restore(client: Client, ledger: Ledger, result: _Result) -> None:
+    """Give subjects back what XNAT has lost of their demographics, or they with their sessions that were sent again."""
+    from asyncimport.retry import RetryPolicy
+
+    wrong = {(one.project, one.subject) for one in result.subjects if one.problem}
+    found = await look_at_subjects(client, ledger, RetryPolicy())
+    result.described = await restore_subjects(
+        client, [one for one in found if (one.project, one.subject) in wrong], RetryPolicy()
+    )
 
 
 async def _strays(client: Client, ledger: Ledger, result: _Result, stop: Stop, *, remove: bool) -> None:
@@ -373,6 +399,15 @@ def _json(host: str, result: _Result) -> dict[str, object]:
             }
             for one in result.subjects
         ],
+        "restored": [
+            {
+                "project": one.project,
+                "subject": one.subject,
+                "written": list(one.written) if isinstance(one, Described) else [],
+                "reason": one.reason if isinstance(one, NotDescribed) else None,
+            }
+            for one in result.described
+        ],
         "repaired": result.repaired,
         "unrepaired": result.unrepaired,
         "safe_to_delete": result.safe,
@@ -421,6 +456,13 @@ def _show(out: Console, result: _Result) -> None:
     for subject in result.subjects:
         if subject.problem is not None:
             out.print(Text(f"  {subject.project} / {subject.subject}: {plain(subject.problem)}"))
+    for one_again in result.described:
+        what = (
+            f"described again: {', '.join(one_again.written)}"
+            if isinstance(one_again, Described)
+            else f"not described again: {plain(one_again.reason)}"
+        )
+        out.print(Text(f"  {one_again.project} / {one_again.subject}: {what}"))
     if result.repaired or result.unrepaired:
         out.print(Text(f"{result.repaired:,} missing files were sent again"))
     if result.unrepaired:
@@ -428,6 +470,7 @@ def _show(out: Console, result: _Result) -> None:
     elif not result.repaired and (
         any(one.missing and one.expected is None for one in result.findings)
         or any(one.missing for one in result.besides)
+        or any(one.missing for one in result.subjects)
     ):
         out.print(Text("hint: --repair sends again what is missing"))
     if result.safe is not None:

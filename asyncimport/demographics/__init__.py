@@ -6,7 +6,7 @@ holds more than one character of them.
 
 from asyncimport.demographics.comparison import Decision, Difference, Values, decide, lacking, same
 from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Field, Kind
-from asyncimport.demographics.headers import from_header, header_keywords
+from asyncimport.demographics.headers import agreed, header_fields, header_keywords, said_by
 from asyncimport.demographics.table import Demographics, filled, read_subjects
 
 __all__ = [
@@ -19,11 +19,13 @@ __all__ = [
     "Field",
     "Kind",
     "Values",
+    "agreed",
     "decide",
     "filled",
-    "from_header",
+    "header_fields",
     "header_keywords",
     "lacking",
     "read_subjects",
+    "said_by",
     "same",
 ]

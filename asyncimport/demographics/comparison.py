@@ -78,9 +78,10 @@ def lacking(written: Values, existing: Values) -> tuple[str, ...]:
 def same(name: str, ours: str, theirs: str) -> bool:
     """Whether two values of a field mean the same: 70 and 70.0, M and male. NULL and "" are both nothing.
 
-    XNAT stores what it is sent behind its escaping of XML (SecureResource.getQueryVariable), which is undone here.
+    XNAT stores what it is sent behind its escaping of XML (SecureResource.getQueryVariable), which is undone here; what
+    is given holds no such spelling (`has_reference`).
     """
-    ours, theirs = ("" if value == NULL else html.unescape(value).strip() for value in (ours, theirs))
+    ours, theirs = ("" if value == NULL else value.strip() for value in (ours, html.unescape(theirs)))
     if ours == theirs or not ours or not theirs:
         return ours == theirs
     one = FIELDS[name]

@@ -3,6 +3,7 @@
 Everything is checked here, because XNAT takes 31/01/1970 for another day and a misspelt field for none, without a word.
 """
 
+import html
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,18 @@ from enum import StrEnum
 from asyncimport.errors import UsageError
 from asyncimport.tables import character, folded
 
-__all__ = ["BIRTH", "FIELDS", "NULL", "Field", "Kind", "canonical", "field_of", "local_day", "plausible_date"]
+__all__ = [
+    "BIRTH",
+    "FIELDS",
+    "NULL",
+    "Field",
+    "Kind",
+    "canonical",
+    "field_of",
+    "has_reference",
+    "local_day",
+    "plausible_date",
+]
 
 # What XNAT takes for "clear this field" (GenericItemObject.setProperties).
 NULL = "NULL"
@@ -139,6 +151,11 @@ def canonical(one: Field, text: str, today: date) -> str:
             return _text(text)
 
 
+def has_reference(text: str) -> bool:
+    """Whether a text spells a character as XML or HTML does: XNAT's own spelling of & could not be told from it."""
+    return html.unescape(text) != text
+
+
 def local_day() -> date:
     """Return today's date where this machine is."""
     return datetime.now().astimezone().date()
@@ -186,4 +203,6 @@ def _text(text: str) -> str:
         raise UsageError(f"the character {character(odd)}", hint="write texts in one line")
     if len(text) > _LONGEST_TEXT:
         raise UsageError(f"{len(text)} characters", hint=f"XNAT keeps {_LONGEST_TEXT} at most")
+    if has_reference(text):
+        raise UsageError("a character reference, such as &amp;", hint="write the character itself")
     return text

@@ -1,13 +1,21 @@
 """What a DICOM header tells of its patient, as values of XNAT's fields. What it tells badly is left out."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 
-from asyncimport.demographics.fields import BIRTH, FIELDS, Field, field_of, local_day, plausible_date
+from asyncimport.demographics.fields import (
+    BIRTH,
+    FIELDS,
+    Field,
+    field_of,
+    has_reference,
+    local_day,
+    plausible_date,
+)
 from asyncimport.errors import UsageError
 
-__all__ = ["from_header", "header_keywords"]
+__all__ = ["agreed", "header_fields", "header_keywords", "said_by"]
 
 _SEXES = {"M": "male", "F": "female", "O": "other"}
 # What is written where a date must stand and nobody knows it.
@@ -25,20 +33,36 @@ def header_keywords(wanted: Sequence[str]) -> frozenset[str]:
     return frozenset(one.keyword for one in _wanted(wanted))
 
 
-def from_header(fields: Mapping[str, str], wanted: Sequence[str], *, today: date | None = None) -> dict[str, str]:
-    """Return the wanted fields that a header gives; of dob, yob and age the first one that it gives.
+def header_fields(wanted: Sequence[str]) -> list[str]:
+    """Return XNAT's names of the wanted fields, each once. Raises: UsageError for a field that no header gives."""
+    return list(dict.fromkeys(one.name for one in _wanted(wanted)))
+
+
+def said_by(fields: Mapping[str, str], wanted: Sequence[str], *, today: date | None = None) -> dict[str, str]:
+    """Return what a header says of the wanted fields, each by itself.
 
     `fields` maps keywords to texts. Partial, impossible and placeholder values are as good as none.
     Raises: UsageError for a field that no header gives.
     """
     day = today or local_day()
+    found = {one.name: _value(one.name, fields.get(one.keyword, "").strip(), day) for one in _wanted(wanted)}
+    return {name: value for name, value in found.items() if value}
+
+
+def agreed(said: Mapping[str, Collection[str]], wanted: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return what all headers agree on of all that they say of each field, and the fields that they contradict in.
+
+    Dob, yob and age are one thing: of these it is the first wanted one that any header gives, unless they contradict
+    each other in any of them.
+    """
+    names = header_fields(wanted)
+    contradicted = tuple(name for name in names if len(set(said.get(name, ()))) > 1)
+    left_out = {*contradicted, *(BIRTH if set(BIRTH) & set(contradicted) else ())}
     found: dict[str, str] = {}
-    for one in _wanted(wanted):
-        if one.name in BIRTH and found.keys() & set(BIRTH):
-            continue
-        if value := _value(one.name, fields.get(one.keyword, "").strip(), day):
-            found[one.name] = value
-    return found
+    for name in names:
+        if name not in left_out and said.get(name) and not (name in BIRTH and found.keys() & set(BIRTH)):
+            (found[name],) = set(said[name])
+    return found, contradicted
 
 
 def _wanted(names: Sequence[str]) -> list[Field]:
@@ -66,7 +90,8 @@ def _value(name: str, text: str, today: date) -> str:
         case "weight":
             return _converted(text, 0.2, 500, _POUND)
         case _:
-            return text if text.isprintable() and "\\" not in text and text.upper() != "NULL" else ""
+            is_one = text.isprintable() and "\\" not in text and not has_reference(text)
+            return text if is_one and text.upper() != "NULL" else ""
 
 
 def _converted(text: str, lowest: float, highest: float, unit: float) -> str:

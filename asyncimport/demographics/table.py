@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
-from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, canonical, field_of, local_day
+from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Kind, canonical, field_of, local_day
 from asyncimport.errors import UsageError
 from asyncimport.tables import LABELS, Flaw, bare, folded, label_flaw, records, text_of
 
@@ -18,6 +18,8 @@ _PROJECT = ("project_id", "project")
 _OWN = {folded(name): column for names in (_SUBJECT, _PROJECT) for column in names[:1] for name in names}
 _UNKNOWN = {"", "n/a"}
 _ONE_ROW = "a subject has one row: which of them is right?"
+# M is a man's in one language, and a woman's (mujer) in another.
+_LANGUAGE = "write the words of this column out, in English"
 _NULL = "an empty cell leaves a field alone; --null-clears lets NULL clear it"
 
 
@@ -31,14 +33,14 @@ class Demographics:
 
 
 def read_subjects(
-    data: bytes, *, project: str = "", null_clears: bool = False, today: date | None = None
+    data: bytes, *, project: str = "", encoding: str = "", null_clears: bool = False, today: date | None = None
 ) -> tuple[list[Demographics], list[Flaw]]:
     """Return the sound rows of a table in its order, and all that is wrong with the others.
 
     `project` is for rows that name none. Two rows of one subject are fine if they say the same; else neither counts.
     Raises: UsageError when there is no header that names a subject and a field.
     """
-    table = records(text_of(data), _KNOWN, "the table")
+    table = records(text_of(data, encoding), _KNOWN, "the table")
     line, names = next(table, (0, []))
     header = _Header(line, names, has_project=bool(project))
     flaws = header.warnings()
@@ -46,10 +48,9 @@ def read_subjects(
     rows: dict[tuple[str, str], Demographics] = {}
     firsts: dict[tuple[str, str], int] = {}
     contradicted: set[tuple[str, str]] = set()
-    for line, cells in table:
-        found, wrong = reader.row(line, cells)
-        flaws += wrong
-        if found is None:
+    for line, found, wrong in [(line, *reader.row(line, cells)) for line, cells in table]:
+        flaws += (doubts := reader.doubts(line)) + wrong
+        if found is None or doubts:
             continue
         # XNAT's archive step takes labels that differ in case only for one (PrearcSessionArchiver).
         key = found.project, found.subject.casefold()
@@ -129,6 +130,16 @@ class _Reader:
         self._project = project
         self._today = today
         self._null_clears = null_clears
+        self._initials: dict[int, list[str]] = {}
+        self._foreign: set[str] = set()
+
+    def doubts(self, line: int) -> list[Flaw]:
+        """Return what is wrong with a row as all rows are known: its initials may be those of another language."""
+        return [
+            Flaw(line, self._header.name(column), "an initial, beside others that mean nothing in English", _LANGUAGE)
+            for column in self._initials.get(line, ())
+            if column in self._foreign
+        ]
 
     def row(self, line: int, cells: Sequence[str]) -> tuple[Demographics | None, list[Flaw]]:
         """Return the row, or None if anything is wrong with it, and what that is."""
@@ -151,7 +162,11 @@ class _Reader:
             if column in FIELDS and text.casefold() not in _UNKNOWN:
                 try:
                     values[column] = self._value(column, text)
+                    if FIELDS[column].kind is Kind.WORD and len(text) == 1:
+                        self._initials.setdefault(line, []).append(column)
                 except UsageError as error:
+                    if FIELDS[column].kind is Kind.WORD and len(text) == 1 and text.isalpha():
+                        self._foreign.add(column)
                     flaws.append(Flaw(line, self._header.name(column), str(error), error.hint))
         births = [self._header.name(name) for name in BIRTH if values.get(name, NULL) != NULL]
         if len(births) > 1:

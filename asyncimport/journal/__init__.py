@@ -14,7 +14,7 @@ from asyncimport.journal.holdings import Adopted
 from asyncimport.journal.intake import Admission, Gone, Twin
 from asyncimport.journal.ledger import Arrived, Ledger, SentFile
 from asyncimport.journal.queue import Journal, replaced_since
-from asyncimport.journal.subjects import DueSubject
+from asyncimport.journal.subjects import DueSubject, SessionHeaders
 from asyncimport.journal.survey import Header, Looks, Odd, Survey, Surveyed
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Looks",
     "Odd",
     "SentFile",
+    "SessionHeaders",
     "Survey",
     "Surveyed",
     "Twin",

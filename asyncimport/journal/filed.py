@@ -179,10 +179,10 @@ def subject_problems(database: sqlite3.Connection, files: str) -> list[Problem]:
 
 
 def described_subjects(database: sqlite3.Connection) -> list[tuple[str, str, dict[str, str]]]:
-    """Return project, subject and the values that XNAT was seen to have, without those that it has others for."""
+    """Return project, subject and the values that XNAT was once seen to have, whatever came after that."""
     return [
-        (project, subject, {name: value for name, value in json.loads(fields).items() if name not in json.loads(kept)})
-        for project, subject, fields, kept in database.execute(
-            "SELECT project, subject, fields, kept FROM described WHERE state = 'STORED' ORDER BY project, subject"
+        (project, subject, json.loads(held))
+        for project, subject, held in database.execute(
+            "SELECT project, subject, held FROM described ORDER BY project, subject"
         )
     ]

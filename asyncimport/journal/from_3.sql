@@ -98,3 +98,8 @@ INSERT INTO patient (project, subject, id, issuer, name, birth_date, merged)
 
 ALTER TABLE session ADD COLUMN begun_subject TEXT;
 ALTER TABLE session ADD COLUMN begun_label TEXT;
+ALTER TABLE session ADD COLUMN headers TEXT;
+ALTER TABLE described ADD COLUMN held TEXT NOT NULL DEFAULT '{}';
+UPDATE described SET held = (
+    SELECT json_group_object(key, value) FROM json_each(fields) WHERE key NOT IN (SELECT value FROM json_each(kept))
+) WHERE state = 'STORED';

@@ -11,7 +11,9 @@ CREATE TABLE run (
 
 -- A study has one session, and a label is one study's: a second study under a label never gets a row. XNAT matches
 -- labels without regard to case when it archives, hence NOCASE. `begun_*` are the labels that its row in the prearchive
--- was begun with, where it has got others since.
+-- was begun with, where it has got others since. `headers` is a JSON object of what the headers of its stored files say
+-- of its patient: for each field that was asked for all values that were met, the `run` up to which files were read, and
+-- how many these were.
 CREATE TABLE session (
     key INTEGER PRIMARY KEY,
     project TEXT NOT NULL,
@@ -21,6 +23,7 @@ CREATE TABLE session (
     patient TEXT NOT NULL,
     begun_subject TEXT,
     begun_label TEXT,
+    headers TEXT,
     UNIQUE (project, study_uid)
 );
 CREATE UNIQUE INDEX session_label ON session (project, label COLLATE NOCASE);
@@ -141,7 +144,8 @@ CREATE UNIQUE INDEX attachment_name ON attachment (session, resource, name) WHER
 CREATE INDEX attachment_pending ON attachment (session, resource) WHERE state = 'PENDING';
 
 -- What was said of subjects: `fields` is a JSON object of what the archive was to hold, `kept` a JSON array of those of
--- the fields that have another value there, and were left so, `taken` of those that came from headers.
+-- the fields that have another value there, and were left so, `taken` of those that came from headers. `held` is a JSON
+-- object of the values that the archive was once seen to have, whatever a later run or repair has come to.
 CREATE TABLE described (
     project TEXT NOT NULL,
     subject TEXT NOT NULL COLLATE NOCASE,
@@ -151,6 +155,7 @@ CREATE TABLE described (
     taken TEXT NOT NULL,
     reason TEXT,
     run INTEGER REFERENCES run,
+    held TEXT NOT NULL DEFAULT '{}',
     PRIMARY KEY (project, subject)
 ) WITHOUT ROWID;
 

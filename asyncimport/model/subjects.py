@@ -7,7 +7,7 @@ __all__ = ["SubjectReport"]
 
 @dataclass(frozen=True, slots=True)
 class SubjectReport:
-    """What became of a subject's demographics: `state` is stored, refused or failed.
+    """What became of a subject's demographics: `state` is stored, refused (all or a part of them) or failed.
 
     `written` fields were sent and have arrived, `kept` ones have another value in XNAT, which was left alone. `taken`
     are those of the fields that come from headers.

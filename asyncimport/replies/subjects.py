@@ -16,6 +16,9 @@ _DEMOGRAPHICS = "xnat:demographicData"
 # The ends of what XNAT says of a value (XFTValidator); before them stands the value.
 _RULES = re.compile(r"must (?:match pre-defined values|be (?:a valid \w+|(?:less|more) than \S+))", re.IGNORECASE)
 
+# What XNAT says of a label that another subject has: one that was there before, one that came in meanwhile.
+_TAKEN = ("subject already exists", "duplicate subject label")
+
 
 @dataclass(frozen=True, slots=True)
 class ListedSubject:
@@ -27,11 +30,15 @@ class ListedSubject:
 
 @dataclass(frozen=True, slots=True)
 class SubjectItem:
-    """A subject as XNAT shows it: accession ID, label, and the values of its fields as text. Its repr tells none."""
+    """A subject as XNAT shows it: accession ID, label, and the values of its fields as text. Its repr tells none.
+
+    `project` is the one that it belongs to, and `label` its label there: those that share it may call it otherwise.
+    """
 
     accession: str
     label: str
     values: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    project: str = ""
 
 
 def subjects(reply: Reply) -> list[ListedSubject]:
@@ -80,7 +87,7 @@ def subject(reply: Reply) -> SubjectItem | None:
         raise RefusedError("the subject's demographics are of a type that is not XNAT's own")
     if not values.get("ID"):
         raise TransientError("XNAT's answer names no subject")
-    return SubjectItem(values["ID"], values.get("label", ""), values)
+    return SubjectItem(values["ID"], values.get("label", ""), values, values.get("project", ""))
 
 
 def _current(listed: dict[str, Any]) -> list[dict[str, Any]]:
@@ -92,18 +99,22 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def described(reply: Reply, sent: Collection[str] = ()) -> str:
+def described(reply: Reply, sent: Collection[str] = (), *, is_new: bool = False) -> str:
     """Judge the answer to a PUT on a subject (SubjectResource), and return its accession ID.
 
-    `sent` are the names of the fields in it, of which a refusal names those that XNAT complains of.
+    Of one that `is_new`, made by a POST on the list of subjects (ProjectSubjectList), the answer is the address. `sent`
+    are the names of the fields in it, of which a refusal names those that XNAT complains of.
     Raises: TransientError, RefusedError; `whole_session` is all of the project.
     """
     if reply.status == 403:
         what = next((word for word in ("create", "edit") if f"insufficient {word} " in reply.message), "change")
-        raise RefusedError(f"XNAT does not let this user {what} subjects in this project (403)", whole_session=True)
+        raise RefusedError(
+            f"XNAT does not let this user {what} subjects in this project, or this one is locked (403)",
+            whole_session=True,
+        )
     if reply.status == 400:
         raise RefusedError(_invalid(reply.message, sent))
-    if reply.status == 409 and "duplicate subject label" in reply.message.lower():
+    if reply.status == 409 and any(words in reply.message.lower() for words in _TAKEN):
         # Somebody else makes it at the same time, it may be: then it is there at the next look.
         raise TransientError("XNAT has another subject of this label (409)", judges_file=True)
     if reply.status == 500:
@@ -120,6 +131,8 @@ def described(reply: Reply, sent: Collection[str] = ()) -> str:
         why = {404: "there is no such project or subject", 409: "the label or the project is not free"}
         said = why.get(reply.status, "it does not say why")
         raise RefusedError(f"XNAT did not save the subject ({reply.status}: {said})")
+    if is_new:
+        accession = accession.split("?")[0].rpartition("/")[2]
     if not re.fullmatch(r"[\w.-]+", accession):
         raise TransientError(f"XNAT's answer is not an accession ID ({reply.status})")
     return accession

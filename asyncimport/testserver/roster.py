@@ -24,6 +24,11 @@ class Roster:
         self._alike(subject).append(subject)
         return subject
 
+    def remove(self, subject: Subject) -> None:
+        """Forget a subject."""
+        del self._by_id[subject.id]
+        self._alike(subject).remove(subject)
+
     def rename(self, subject: Subject, label: str) -> None:
         """Give a subject another label."""
         self._alike(subject).remove(subject)

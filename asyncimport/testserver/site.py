@@ -378,6 +378,10 @@ class TestXnat:
         """Give a subject another label."""
         self._roster.rename(subject, label)
 
+    def remove_subject(self, subject: Subject) -> None:
+        """Forget a subject, as after its deletion by a person."""
+        self._roster.remove(subject)
+
     def subject_of_archive(self, project: str, label: str) -> Subject:
         """Return the subject a session is archived under; made if need be.
 

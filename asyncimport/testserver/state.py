@@ -327,6 +327,8 @@ class Subject:
     """group, src, pi_firstname, pi_lastname."""
     custom: dict[str, str] = field(default_factory=dict)
     """Custom variables."""
+    locked: bool = False
+    """Whether nobody may change it, as data that was signed is."""
     resources: dict[str, Resource] = field(default_factory=dict)
     shares: dict[str, str] = field(default_factory=dict)
     """The projects that it is shared into, and its label in each."""

@@ -185,7 +185,7 @@ def _update(call: Call, found: Subject, asked: Asked, *, replace: bool) -> None:
 
 
 def _authorise_edit(call: Call, found: Subject) -> None:
-    if not call.may("edit", found.project):
+    if not call.may("edit", found.project) or found.locked:
         raise _insufficient("edit")
     if call.lacks_reason:
         raise Refused(500)  # JustificationAbsent has no text

@@ -14,7 +14,7 @@ from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.site import SiteRules, check_project, droppers, project_of
 from asyncimport.xnat.strays import find_strays, remove_stray
-from asyncimport.xnat.subjects import Described, NotDescribed, Subjects, describe
+from asyncimport.xnat.subjects import Described, NotDescribed, Outcome, Subjects, describe
 from asyncimport.xnat.survey import series_filters
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Described",
     "NotDescribed",
     "Occupants",
+    "Outcome",
     "PrearchiveRows",
     "Resources",
     "SiteRules",

@@ -1,11 +1,13 @@
 """Subjects of the archive: found as the archive step finds them, described, and looked at again.
 
-The call is the one that works before a session is archived and after it: a PUT on the subject with the fields in its
-query, without a body and without `label`, at which XNAT stops to read (SubjectResource.handlePut).
+The call is the one that works before a session is archived and after it: a PUT on the subject, by its accession ID,
+with the fields in its query, without a body and without `label`, at which XNAT stops to read
+(SubjectResource.handlePut).
+One that is not there is made by a POST on the list, which changes none that is (ProjectSubjectList.handlePost).
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import quote
 from weakref import WeakValueDictionary
@@ -25,6 +27,7 @@ __all__ = ["Described", "NotDescribed", "Outcome", "Subjects", "describe"]
 # Each is three small requests; XNAT saves subjects one after the other anyway.
 _AT_A_TIME = 8
 _ONCE = RetryPolicy(attempts=1)
+_ANOTHER = "XNAT answered for another subject"
 # What the archive step makes underscores of in a label (OmUtils.cleanValue).
 _CLEANED = str.maketrans(dict.fromkeys("`~@#$%^&*()+=[]{}|\\/?:;',.<> ", "_"))
 
@@ -34,7 +37,8 @@ class Described:
     """What became of a subject, or in a dry run what would: fields by XNAT's names, and never a value in its repr.
 
     `subject` is the label as it was given, `label` as XNAT has it. `written` fields were sent and have arrived, `kept`
-    ones have another value in XNAT, `replaced` ones had; `unchanged` ones are there already.
+    ones have another value in XNAT, `replaced` ones had; `unchanged` ones are there already. `alike` are labels of
+    other subjects that XNAT's archive step cannot tell from this one, as it ignores letter case.
     """
 
     project: str
@@ -46,6 +50,7 @@ class Described:
     kept: tuple[Difference, ...] = ()
     replaced: tuple[Difference, ...] = ()
     unchanged: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -81,23 +86,28 @@ class _Listing:
     """The subjects of a project, by label as the archive step looks for them (retrieveMatchingSubject)."""
 
     def __init__(self, listed: Iterable[ListedSubject]) -> None:
-        self._labels: dict[str, ListedSubject] = {}
-        self._folded: dict[str, ListedSubject] = {}
+        self._alike: dict[str, list[ListedSubject]] = {}
         for one in listed:
             self.add(one)
 
     def add(self, one: ListedSubject) -> None:
-        self._labels[one.label] = one
-        self._folded.setdefault(one.label.casefold(), one)
+        self._alike.setdefault(one.label.casefold(), []).append(one)
 
-    def remove(self, one: ListedSubject) -> None:
-        for known in (self._labels, self._folded):
-            for label in [label for label, found in known.items() if found is one]:
-                del known[label]
+    def find(self, label: str) -> list[ListedSubject]:
+        """Return the subjects that a label may mean: the same label first, then others but for letter case.
 
-    def find(self, label: str) -> ListedSubject | None:
-        """Return the subject of a label: the same, else but for letter case, else as the archive step cleans it."""
-        return self._labels.get(label) or self._folded.get(_key(label))
+        Else those of the label that the archive step makes of it.
+        """
+        return sorted(self._alike.get(_key(label), ()), key=lambda one: one.label != label)
+
+    def only(self, label: str) -> ListedSubject | None:
+        """Return the one subject that a label means, if there is any. Raises: RefusedError where it means several."""
+        found = self.find(label)
+        same = [one for one in found if one.label == label] or found
+        if len(same) > 1:
+            labels = ", ".join(sorted(f"{one.label} is {one.accession}" for one in same))
+            raise RefusedError(f"XNAT has several subjects of this label but for letter case ({labels})")
+        return same[0] if same else None
 
 
 def _key(label: str) -> str:
@@ -106,9 +116,10 @@ def _key(label: str) -> str:
 
 @dataclass(slots=True)
 class _Setting:
-    """A subject on its way: what was there at the look by which it was decided what to send."""
+    """A subject on its way: what was there when it was decided what to send, and whether it was made since."""
 
     wish: Demographics
+    made: bool = False
     before: SubjectItem | None = None
     decision: Decision | None = None
 
@@ -145,7 +156,15 @@ class Subjects:
 
         Raises: TransientError, RefusedError.
         """
-        return (await self._listed(project, self._policy)).find(label)
+        return next(iter((await self._listed(project, self._policy)).find(label)), None)
+
+    async def alike(self, project: str, label: str, accession: str) -> tuple[str, ...]:
+        """Return the labels of others that the archive step cannot tell from a subject; a project is listed once.
+
+        Raises: TransientError, RefusedError.
+        """
+        found = (await self._listed(project, self._policy)).find(label)
+        return tuple(one.label for one in found if one.accession != accession)
 
     async def is_there(self) -> bool:
         """Tell whether XNAT answers at all."""
@@ -167,76 +186,109 @@ class Subjects:
     async def _step(self, setting: _Setting) -> Described:
         """Look, decide, send what is lacking, and look again."""
         wish, now = setting.wish, await self._look(setting.wish)
-        if setting.decision is None:
-            setting.before = now
-            setting.decision = decide(wish.values, now.values if now else {}, overwrite=self._overwrite)
+        existing = now.values if now else {}
+        fresh = decide(wish.values, existing, overwrite=self._overwrite)
+        if setting.decision is None or any(one.name in setting.decision.write for one in fresh.kept):
+            # This is the first look, or somebody else has given one of the fields a value since.
+            setting.before, setting.decision = now, fresh
         decision = setting.decision
         if now is None and wish.values and self._only_existing:
             raise RefusedError("XNAT has no such subject")
-        if not self._dry_run and (missing := lacking(decision.write, now.values if now else {})):
+        missing = lacking(decision.write, existing)
+        if missing and now is not None and now.project != wish.project:
+            raise RefusedError(f"the subject belongs to project {now.project}, where its demographics are set")
+        if missing and not self._dry_run:
             now = await self._send(setting, now, {name: decision.write[name] for name in missing})
+        alike = await self.alike(wish.project, wish.subject, now.accession) if now else ()
         return Described(
             wish.project,
             wish.subject,
             now.label if now else "",
             now.accession if now else "",
-            created=setting.before is None and bool(decision.write),
+            created=setting.made or (setting.before is None and bool(decision.write)),
             written=decision.written,
             kept=decision.kept,
             replaced=decision.replaced,
             unchanged=decision.unchanged,
+            alike=alike,
         )
 
     async def _send(self, setting: _Setting, before: SubjectItem | None, values: Values) -> SubjectItem:
         """Send values, and return the subject as XNAT has it then, with all of them."""
         wish = setting.wish
         try:
-            accession = await self._put(wish, before, values)
+            accession = await (self._make(wish, values) if before is None else self._change(before, values))
         except TransientError as error:
             if not error.cut:
                 # Nothing was saved, and whoever has saved in between is not to be overwritten.
                 setting.decision = None
             raise
-        after = await self._item(wish.project, accession)
+        setting.made = setting.made or before is None
+        if before is None and wish.project in self._listings:
+            self._listings[wish.project].add(ListedSubject(accession, wish.subject))
+        after = await self._item(_path(accession))
         if after is None:
             raise TransientError("XNAT does not show the subject", judges_file=True)
-        if before is None and wish.project in self._listings:
-            self._listings[wish.project].add(ListedSubject(after.accession, after.label))
+        if after.accession != accession or (before is None and not _is_of(wish, after)):
+            raise RefusedError(_ANOTHER)
         if missing := lacking(values, after.values):
             # XNAT answers 200 to fields that it has dropped on the way.
             raise TransientError(f"XNAT does not show what was sent: {', '.join(missing)}", judges_file=True)
         return after
 
     async def _look(self, wish: Demographics) -> SubjectItem | None:
-        """Return the subject as XNAT has it now; None when it has none."""
+        """Return the subject as XNAT has it now, by the ID that its project lists it under; None when it has none.
+
+        XNAT takes a name for a label or for an accession ID, in an order that differs between its calls, so none but
+        the ID alone is safe to be called by. Raises: TransientError where the listing is out of date, RefusedError.
+        """
         listing = await self._listed(wish.project, _ONCE)
-        found = listing.find(wish.subject)
-        item = await self._item(wish.project, found.accession if found else wish.subject)
-        if item is None:
-            if found is not None:
-                listing.remove(found)
-            return None
+        found = listing.only(wish.subject)
         if found is None:
-            if item.label != wish.subject:
-                # XNAT looks for accession IDs first, and in all projects (SubjectResource.represent).
+            # Made since, it may be; or the label is somebody's accession ID (SubjectResource.represent).
+            item = await self._item(_path(wish.subject, wish.project))
+            if item is None:
+                return None
+            if not _is_of(wish, item):
                 raise RefusedError("the label is the accession ID of another subject")
             listing.add(ListedSubject(item.accession, item.label))
+            return item
+        item = await self._item(_path(found.accession))
+        if item is None:
+            # A second one beside it would be made of what is only out of sight for a moment.
+            self.forget(wish.project)
+            raise TransientError("XNAT lists the subject, and does not show it", judges_file=True)
+        if item.accession != found.accession:
+            raise RefusedError(_ANOTHER)
+        if item.project == wish.project and item.label != found.label:
+            self.forget(wish.project)
+            raise TransientError("the subject has another label by now", judges_file=True)
         return item
 
-    async def _put(self, wish: Demographics, before: SubjectItem | None, values: Values) -> str:
-        """Send values once, and return the accession ID of the subject."""
-        if before is None and (flaw := label_flaw(wish.subject)):
+    async def _make(self, wish: Demographics, values: Values) -> str:
+        """Make a subject with values, once, and return its accession ID. What is there already is left as it is."""
+        if flaw := label_flaw(wish.subject):
             raise RefusedError(f"XNAT does not save such a label: {flaw}")
-        fields = {**values, **({"event_reason": self._event_reason} if self._event_reason else {})}
-        query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
-        path = f"{_path(wish.project, before.accession if before else wish.subject)}?{query}"
+        path = (
+            f"/data/projects/{quote(wish.project, safe='')}/subjects?{self._query({'label': wish.subject, **values})}"
+        )
+        read = partial(replies.described, sent=tuple(values), is_new=True)
+        return await self._client.ask("POST", path, read, _ONCE)
+
+    async def _change(self, before: SubjectItem, values: Values) -> str:
+        """Give a subject values, once, and return its accession ID."""
+        path = f"{_path(before.accession)}?{self._query(values)}"
         accession = await self._client.ask("PUT", path, partial(replies.described, sent=tuple(values)), _ONCE)
-        if before is not None and accession != before.accession:
-            raise RefusedError("XNAT answered for another subject")
+        if accession != before.accession:
+            raise RefusedError(_ANOTHER)
         return accession
 
-    async def _item(self, project: str, name: str) -> SubjectItem | None:
-        return await self._client.ask("GET", f"{_path(project, name)}?format=json", replies.subject, _ONCE)
+    def _query(self, values: Values) -> str:
+        fields = {**values, **({"event_reason": self._event_reason} if self._event_reason else {})}
+        return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
+
+    async def _item(self, path: str) -> SubjectItem | None:
+        return await self._client.ask("GET", f"{path}?format=json", replies.subject, _ONCE)
 
     async def _listed(self, project: str, policy: RetryPolicy) -> _Listing:
         async with self._listing:
@@ -246,8 +298,14 @@ class Subjects:
             return self._listings[project]
 
 
-def _path(project: str, name: str) -> str:
-    return f"/data/projects/{quote(project, safe='')}/subjects/{quote(name, safe='')}"
+def _path(name: str, project: str = "") -> str:
+    """Return the address of a subject: by its accession ID, or in a project by whatever XNAT takes the name for."""
+    place = f"projects/{quote(project, safe='')}/" if project else ""
+    return f"/data/{place}subjects/{quote(name, safe='')}"
+
+
+def _is_of(wish: Demographics, item: SubjectItem) -> bool:
+    return (item.project, item.label) == (wish.project, wish.subject)
 
 
 async def describe(
@@ -288,7 +346,20 @@ async def describe(
                 tasks.start_soon(work)
     except BaseExceptionGroup as errors:
         raise worst(errors) from None
+    await _look_for_twins(subjects, outcomes)
     return [outcomes[place] for place in sorted(outcomes)]
+
+
+async def _look_for_twins(subjects: Subjects, outcomes: dict[int, Outcome]) -> None:
+    """Tell of subjects that were made whether somebody else has made another of their label at the same time."""
+    made = {place: one for place, one in outcomes.items() if isinstance(one, Described) and one.created and one.label}
+    for project in {one.project for one in made.values()}:
+        subjects.forget(project)
+    try:
+        for place, one in made.items():
+            outcomes[place] = replace(one, alike=await subjects.alike(one.project, one.subject, one.accession))
+    except (RefusedError, TransientError) as error:
+        raise UnavailableError(str(error), hint="run the command again when the server is back") from error
 
 
 async def _outcome(subjects: Subjects, wish: Demographics) -> Outcome:
