@@ -103,7 +103,7 @@ def test_what_must_not_be_forgotten_is_synced(path: Path) -> None:
         do("repair", session(), ["1.2.E1.a"])
         do("put_back", [])
         do("file_away", enclosure, [])
-        do("describe", SubjectReport("P", "S1", "stored"), {})
+        do("describe", SubjectReport("P", "S1", "stored"), {}, {})
         do("end_run", 0)
     assert [name for name, how in levels.items() if how == "committed"] == [
         "recall",
