@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from journals import ROOT, Disk, archived, instance, opened, scan, send, session, stored
@@ -217,6 +218,46 @@ class TestWhose:
         book.disk.put(damaged, other("v2/a.pdf"))
         book.run()
         assert "REPORTS/a.pdf" in {name.replace("v2/", "") for name in book.names()}
+
+    @pytest.mark.parametrize(
+        ("kind", "details"),
+        [
+            (FileKind.CONTAINER, {}),
+            (FileKind.UNREADABLE, {}),
+            (FileKind.UNREADABLE, {"damaged": True}),
+            (FileKind.UNREADABLE, {"session": E2, "sop_uid": "1.2.E2.1", "damaged": True}),
+        ],
+    )
+    def test_what_may_be_of_any_session_counts_as_one(
+        self, book: Book, kind: FileKind, details: dict[str, Any]
+    ) -> None:
+        """A report beside it, or above it and a session, is not guessed to be the session's, until all can be read."""
+        strange = Ignored(File(f"{ROOT}/v1/more/1", 9, 1_000), kind, "no header", **details)
+        book.disk.put(strange, other("v1/a.pdf"), other("v1/more/b.pdf"), other("v1/dicom/c.pdf"))
+        assert book.run() == ["c.pdf"]
+        assert book.counts == {"stored": 1, "skipped": 2}
+        assert book.reasons["a.pdf"].startswith("files of several sessions lie beside it")
+        assert " lies beside it, and nobody " in book.reasons["b.pdf"]
+        book.disk.put(instance("v1/more/1", E2))
+        assert book.run() == ["b.pdf"]
+        assert list(book.names("E2")) == ["REPORTS/b.pdf"]
+
+    @pytest.mark.parametrize("kind", [FileKind.CONTAINER, FileKind.UNREADABLE])
+    def test_what_may_be_of_any_session_and_is_gone(self, book: Book, kind: FileKind) -> None:
+        """Nobody asks for it any longer."""
+        book.disk.put(other("v1/dicom/9", kind=kind), other("v1/a.pdf"))
+        assert book.run() == []
+        assert book.counts == {"skipped": 1}
+        book.disk.remove("v1/dicom/9")
+        assert book.run() == ["a.pdf"]
+
+    def test_an_archive_that_is_asked_for(self, book: Book) -> None:
+        """It is an attachment, and no session; without its rule it is one again."""
+        book.disk.put(other("v1/dicom/raw.zip", kind=FileKind.CONTAINER), other("v1/a.pdf"))
+        assert sorted(book.run("*.zip=RAW", "*.pdf=REPORTS")) == ["a.pdf", "raw.zip"]
+        book.disk.put(other("v1/dicom/more.zip", kind=FileKind.CONTAINER), other("v1/b.pdf"))
+        assert book.run("*.pdf=REPORTS") == []
+        assert book.run("*.zip=RAW", "*.pdf=REPORTS") == ["more.zip", "b.pdf"]
 
     def test_two_of_one_name(self, book: Book) -> None:
         """What would meet under one name in XNAT is not sent over one another: the second is skipped, also later."""

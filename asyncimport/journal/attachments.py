@@ -18,6 +18,8 @@ _NOWHERE = "no DICOM file lies beside it, or in a directory below"
 _EVERYWHERE = "files of several sessions lie beside it; `asyncimport attach` says which one it belongs to"
 _UNWANTED = "the study beside it is not asked for"
 _NOT_SENT = "the study beside it is not sent"
+_PACKED = "an archive of DICOM files lies beside it, and nobody looks whose they are"
+_UNKNOWN = "a file that cannot be read lies beside it, and nobody can tell whose that is"
 _SAME_NAME = "another file of this session goes into the resource under the same name"
 
 
@@ -48,6 +50,10 @@ class Attachments(Intake):
                 "LEFT JOIN attachment a ON a.file = f.key WHERE f.kind IN ('NOT_DICOM', 'CONTAINER', 'ATTACHMENT') "
                 "ORDER BY f.path"
             ).fetchall()
+            for file, raw, kind, *_ in rows:
+                # An archive that is asked for is no session beside others.
+                if kind == "CONTAINER" and resource_of(os.fsdecode(raw)) is not None:
+                    self._becomes(file, "ATTACHMENT")
             for file, raw, kind, attachment, resource, name, state, md5, settled_at, *facts in rows:
                 path = os.fsdecode(raw)
                 looks, known = (*facts[:4],), facts[4:]
@@ -69,8 +75,8 @@ class Attachments(Intake):
                 self._db.execute("DELETE FROM attachment WHERE key = ?", (attachment,))
                 if wanted is not None and self._place(whose.find(path), file, path, looks, wanted):
                     self._becomes(file, "ATTACHMENT")
-                elif kind == "ATTACHMENT":
-                    self._becomes(file, "NOT_DICOM")
+                elif kind != "NOT_DICOM":
+                    self._becomes(file, "NOT_DICOM" if kind == "ATTACHMENT" else kind)
             for root in roots:
                 self._miss(root)
             (waiting,) = self._one("SELECT count(*) FROM attachment JOIN scope USING (file) WHERE state = 'PENDING'")
@@ -223,14 +229,21 @@ class _Whose:
         return session, own if common is None else os.path.commonpath([own, common])
 
     def _lies_beside(self, directory: str) -> frozenset[int | str]:
-        """Return whose the DICOM files in or below a directory are: sessions, or why they are of none."""
+        """Return whose the DICOM files in or below a directory are: sessions, or why they are of none.
+
+        What may be of any session counts as one of its own, though it is counted as lacking in the only one around.
+        """
         if directory not in self._beside:
             rows = self._db.execute(
                 "SELECT DISTINCT CASE WHEN f.kind = 'EXCLUDED' THEN ? WHEN f.kind = 'SKIPPED' AND i.session IS NULL "
-                "THEN ? WHEN f.lacked_by NOT NULL THEN f.lacked_by ELSE i.session END AS whose FROM file f "
+                "THEN ? WHEN f.kind = 'CONTAINER' AND f.key IN (SELECT file FROM scope) THEN ? "
+                "WHEN f.kind = 'UNREADABLE' AND f.instance IS NULL AND f.key IN (SELECT file FROM scope) AND "
+                "f.lacked_uid IS NULL AND (f.lacked_by IS NULL OR f.key IN "
+                "(SELECT file FROM lacked WHERE project IS NULL)) THEN ? "
+                "WHEN f.lacked_by NOT NULL THEN f.lacked_by ELSE i.session END AS whose FROM file f "
                 "LEFT JOIN instance i ON i.key = f.instance WHERE f.path >= ? AND f.path < ? AND whose NOT NULL "
                 "LIMIT 2",
-                (_UNWANTED, _NOT_SENT, *below(directory)),
+                (_UNWANTED, _NOT_SENT, _PACKED, _UNKNOWN, *below(directory)),
             )
             self._beside[directory] = frozenset(whose for (whose,) in rows)
         return self._beside[directory]
