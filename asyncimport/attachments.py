@@ -1,7 +1,7 @@
 """Tables of files that go into resources of the archive, as CSV. Pure: no disk.
 
 A row names a file, and what its resource belongs to: a session (by its label or its StudyInstanceUID), a scan of it, a
-subject, or, with `level` project, the project itself.
+subject, or, with `level` project, the project itself. Where a row has a `level`, that binds its other columns.
 """
 
 from collections.abc import Mapping
@@ -30,6 +30,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 _COLUMN_OF = {folded(name): column for column, others in _COLUMNS.items() for name in (column, *others)}
 _LABELS = ("project_id", "subject_label", "session_label")
+_LEVELS = frozenset({"project", "subject", "session", "scan"})
 _WHERE = "give session_label or study_uid, or subject_label, or `project` in the column level"
 
 
@@ -68,8 +69,14 @@ def read_attachments(
         for name, column in zip(names, columns, strict=True)
         if name.strip() and not column
     ]
+    named = max((place for place, name in enumerate(names, 1) if name.strip()), default=0)
     rows: list[AttachRow] = []
     for line, cells in table:
+        if len(cells) > len(names) or any(cell.strip() for cell in cells[named:]):
+            # A delimiter in a cell has cut it, and what follows stands a column further on.
+            text = f"{len(cells)} cells, but the header names {named}"
+            flaws.append(Flaw(line, "", text, "a cell that holds a delimiter needs quotes"))
+            continue
         values = {column: bare(cell).strip() for column, cell in zip(columns, cells, strict=False) if column}
         values["project_id"] = values.get("project_id") or project
         values["resource"] = values.get("resource") or resource
@@ -90,16 +97,20 @@ def _row(line: int, values: Mapping[str, str]) -> AttachRow | Flaw:
         check_resource(value["resource"], "resource")
     except UsageError as error:
         return Flaw(line, "resource", str(error), error.hint)
-    whole_project = value["level"].casefold() == "project"
-    whose = [column for column in ("session_label", "study_uid", "subject_label") if value[column]]
-    if value["level"] and value["level"].casefold() not in {"project", "subject", "session", "scan"}:
+    level = value["level"].casefold()
+    of_session = bool(value["session_label"] or value["study_uid"])
+    if level and level not in _LEVELS:
         return Flaw(line, "level", "is no level", "give project, subject, session or scan, or nothing")
-    if whole_project and (whose or value["scan"]):
+    if level == "project" and (of_session or value["subject_label"] or value["scan"]):
         return Flaw(line, "level", "the project itself has no subject, session or scan", _WHERE)
-    if not whose and not whole_project:
+    if not of_session and not value["subject_label"] and level != "project":
         return Flaw(line, "session_label", "nothing says what the file belongs to", _WHERE)
-    if value["scan"] and not (value["session_label"] or value["study_uid"]):
+    if value["scan"] and not of_session:
         return Flaw(line, "scan", "a scan belongs to a session", _WHERE)
+    named_level = "scan" if value["scan"] else "session" if of_session else "subject"
+    if level not in {"", "project", named_level}:
+        text = f"is {level}, and the other columns name a {named_level}"
+        return Flaw(line, "level", text, "leave the level empty, or the columns that do not belong to it")
     place = Place(*(value[name] for name in ("project_id", "subject_label", "session_label", "study_uid", "scan")))
     said = {name: value[name] for name in ("name", "format", "content", "tags")}
     return AttachRow(line, value["path"], place, value["resource"], **said)

@@ -151,6 +151,9 @@ class TestNames:
             ("R_catalog.xml", 1, "a catalog of its own"),
             ("in/R_CATALOG.XML", 1, "a catalog of its own"),
             ("", 1, "nothing of its path is a name"),
+            (f"in/{'a' * 255}", 1, None),
+            (f"{'a' * 256}/b", 1, "a name of more than 255 characters"),
+            (name_in_resource("\ufdfa" * 60), 1, "a name of more than 255 characters"),
         ],
     )
     def test_what_cannot_be_stored(self, name: str, size: int, reason: str | None) -> None:
@@ -202,6 +205,9 @@ class TestTables:
             ("session,scan", "E,1", Place("P", "", "E", "", "1")),
             ("subject", "S", Place("P", "S")),
             ("subject,level", "S,Subject", Place("P", "S")),
+            ("subject,session,level", "S,E,session", Place("P", "S", "E")),
+            ("study_uid,level", "1.2,session", Place("P", "", "", "1.2")),
+            ("session,scan,level", "E,1,scan", Place("P", "", "E", "", "1")),
             ("level", "PROJECT", Place("P")),
         ],
     )
@@ -224,6 +230,15 @@ class TestTables:
             ("path,session,level", "a,E,project", "level", "the project itself"),
             ("path,scan,level", "a,1,project", "level", "the project itself"),
             ("path,subject,scan", "a,S,1", "scan", "belongs to a session"),
+            ("path,subject,session,level", "a,S,E,subject", "level", "the other columns name a session"),
+            ("path,session,level", "a,E,subject", "level", "name a session"),
+            ("path,session,scan,level", "a,E,1,session", "level", "is session, and the other columns name a scan"),
+            ("path,session,level", "a,E,scan", "level", "is scan, and the other columns name a session"),
+            ("path,subject,level", "a,S,session", "level", "name a subject"),
+            ("path,subject,level", "a,S,scan", "level", "name a subject"),
+            # A path with a comma and no quotes: what is before it may be the path of another file.
+            ("path,session", "a, b.pdf,E", "", "3 cells, but the header names 2"),
+            ("path,session,format", "a,b,E,", "", "4 cells, but the header names 3"),
         ],
     )
     def test_flaws(self, columns: str, cells: str, column: str, text: str) -> None:
@@ -241,10 +256,10 @@ class TestTables:
         assert only_flaw("path,session\na,E\n", **{lacking: ""})[:2] == (2, column)
 
     def test_unknown_columns_are_only_told(self) -> None:
-        """What they say is not sent; the row is."""
-        rows, flaws = read("path,session,comment,\na,E,x,y\n")
-        assert len(rows) == 1
-        assert [(flaw.line, flaw.column, flaw.is_warning) for flaw in flaws] == [(1, "comment", True)]
+        """What they say is not sent; the row is. A column without a name has nothing to say."""
+        rows, flaws = read("path,session,comment,\na,E,x,\nb,E,x,y\n")
+        assert [row.path for row in rows] == ["a"]
+        assert [(flaw.line, flaw.column, flaw.is_warning) for flaw in flaws] == [(1, "comment", True), (3, "", False)]
 
     @pytest.mark.parametrize(
         ("data", "reason"),

@@ -12,6 +12,8 @@ __all__ = ["AttachRule", "check_resource", "name_in_resource", "resource_of", "u
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]")
+# Of a file or directory on the disks of servers, in bytes, and all characters of a clean name have one.
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ def unfit(name: str, size: int) -> str | None:
     """Say why XNAT cannot store a file of this name and size in a resource; None: it can."""
     if not name:
         return "nothing of its path is a name"
+    if any(len(part) > _LONGEST_NAME for part in name.split("/")):
+        return f"a name of more than {_LONGEST_NAME} characters fits no disk: XNAT's names have no accents"
     if not size:
         return "it is empty, and XNAT stores no file without bytes"
     if name.lower().endswith("_catalog.xml"):
