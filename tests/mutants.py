@@ -3249,6 +3249,7 @@ _INTO = "test_resources.py::"
 _BOOK = "test_enclosures_journal.py::"
 _BESIDE = "test_beside.py::"
 _ATTACH = "test_cli_attach.py::"
+_GOES = "test_where_attachments_go.py::"
 
 ATTACHMENTS = (
     Mutant(
@@ -3406,26 +3407,85 @@ ATTACHMENTS = (
     Mutant(
         "attach-label-and-study",
         "A file goes to another study that has the label by now.",
-        "xnat/resources.py",
-        'place.study_uid and found.study_uid not in {"", place.study_uid}',
-        "False",
+        "xnat/addresses.py",
+        'if not place.study_uid or one.study_uid in {"", place.study_uid}]',
+        "]",
         (f"{_INTO}test_the_session_by_its_study",),
     ),
     Mutant(
         "attach-one-session-of-a-study",
         "Of two sessions of a study one gets the file, whichever XNAT lists first.",
-        "xnat/resources.py",
-        "if len(sessions) != 1:",
-        "if not sessions:",
+        "xnat/addresses.py",
+        "if len(own) == 1:",
+        "if own:",
         (f"{_INTO}test_the_session_by_its_study",),
     ),
     Mutant(
         "attach-scan",
         "XNAT takes `ALL` and `*` for scans, and a file lands on one that nobody has named.",
-        "xnat/resources.py",
-        'raise RefusedError(f"the session has no scan {place.scan}")',
+        "xnat/addresses.py",
+        'raise RefusedError(f"the session has no scan {scan}")',
         "pass",
         (f"{_INTO}test_a_scan_that_is_not_there",),
+    ),
+    Mutant(
+        "attach-by-id-alone",
+        "A subject's ID is another's label, which XNAT looks for first: that patient gets the file.",
+        "xnat/addresses.py",
+        'return f"/data/subjects/{',
+        'return f"/data/projects/{place.project}/subjects/{',
+        (f"{_GOES}test_a_subject_label_that_is_an_id",),
+    ),
+    Mutant(
+        "attach-within-the-project",
+        "What another project shares is written to by the way of a project that has no right to.",
+        "xnat/addresses.py",
+        'if home in {"", place.project}]',
+        "]",
+        (f"{_GOES}test_what_another_project_shares",),
+    ),
+    Mutant(
+        "attach-under-its-subject",
+        "A session of another subject gets the file, although the subject was named.",
+        "xnat/addresses.py",
+        "if place.subject and (problem",
+        "if not place.session and (problem",
+        (
+            f"{_GOES}test_a_session_of_another_subject",
+            f"{_GOES}test_an_upload_whose_session_is_another_subjects_by_now",
+        ),
+    ),
+    Mutant(
+        "attach-one-address",
+        "Of two files that go to one place under one name, named in two ways, both count as stored, and one is lost.",
+        "cli/attaching.py",
+        "taken.setdefault((address, resource.label, each.name), each.file)",
+        "taken.setdefault((repr(resource.place), resource.label, each.name), each.file)",
+        (f"{_GOES}test_one_resource_by_several_names",),
+    ),
+    Mutant(
+        "attach-level-binds",
+        "A row for a subject that also names a session puts the file onto the session.",
+        "attachments.py",
+        'if level not in {"", "project", named_level}:',
+        "if False:",
+        ("test_attachments.py::TestTables::test_flaws",),
+    ),
+    Mutant(
+        "attach-cells-without-a-column",
+        "A comma in a path cuts it, and another file that has the shorter path is sent.",
+        "attachments.py",
+        "if len(cells) > len(names) or any(cell.strip() for cell in cells[named:]):",
+        "if False:",
+        ("test_attachments.py::TestTables::test_flaws",),
+    ),
+    Mutant(
+        "attach-project-called-files",
+        "The files of a project of this name are seen in no list: they are sent again and again, and never stored.",
+        "replies/resources.py",
+        're.compile(r"/resources/[^/]+/files/")',
+        're.compile(r"/files/")',
+        ("test_resource_replies.py::test_a_project_whose_id_is_a_word_of_addresses",),
     ),
     Mutant(
         "attach-files-of-another-resource",
@@ -3482,6 +3542,22 @@ ATTACHMENTS = (
         "CASE WHEN f.kind = 'EXCLUDED' THEN",
         "CASE WHEN f.kind = 'NONE' THEN",
         (f"{_BOOK}TestWhose::test_beside_a_study_that_nobody_asks_for",),
+    ),
+    Mutant(
+        "beside-unreadable",
+        "The report of a patient whose images cannot be read goes to the session in the next directory.",
+        "journal/attachments.py",
+        "WHEN f.kind = 'UNREADABLE' AND f.instance IS NULL",
+        "WHEN f.kind = 'NONE' AND f.instance IS NULL",
+        (f"{_BOOK}TestWhose::test_what_may_be_of_any_session_counts_as_one",),
+    ),
+    Mutant(
+        "beside-packed",
+        "The report of a patient whose images are zipped goes to the session in the next directory.",
+        "journal/attachments.py",
+        "WHEN f.kind = 'CONTAINER' AND",
+        "WHEN f.kind = 'NONE' AND",
+        (f"{_BOOK}TestWhose::test_what_may_be_of_any_session_counts_as_one",),
     ),
     Mutant(
         "beside-several",

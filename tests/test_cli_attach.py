@@ -250,6 +250,21 @@ USAGE: dict[str, tuple[list[str], str]] = {
     "no file": (["{a}x", *TO_E], "there is no file that can be attached"),
     "no table": (["--table", "{a}x", "-P", "demo"], "cannot be read"),
     "not a table": (["--table", "{a}", "-P", "demo"], "no column path"),
+    **{
+        f"{option} of a table": (
+            ["--table", "{a}", "-P", "demo", option, *value],
+            f"{option} goes with files, not with",
+        )
+        for option, *value in (
+            ("--session", "E"),
+            ("--subject", "S"),
+            ("--scan", "1"),
+            ("--to-project",),
+            ("--format", "F"),
+            ("--content", "C"),
+            ("--tags", "T"),
+        )
+    },
 }
 
 

@@ -93,7 +93,6 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "built": replies.built,
     "archived": replies.archived,
     "row": replies.row,
-    "experiment": replies.experiment,
     "item": replies.item,
     "experiments": lambda reply: replies.experiments(reply, STUDY),
     "labelled": replies.labelled,
@@ -443,11 +442,6 @@ VALUES = [
     ("row", restlet(404, f"{ROW} not found."), None),
     ("row", reply(404), None),
     # experiment
-    ("experiment", item(ID="X_E1", label="E", UID="1.2.3"), Experiment("X_E1", "E", "1.2.3")),
-    ("experiment", item(ID="X_E1", label=12), Experiment("X_E1", "12", "")),
-    ("experiment", item(), Experiment("", "", "")),
-    ("experiment", restlet(404, "Unable to find the specified experiment."), None),
-    ("experiment", restlet(403, "The server understood the request, but is refusing to fulfill it"), None),
     # item
     ("item", item(ID="X_E1", label="E", UID="1.2.3"), Item("X_E1", "", "E", "1.2.3", "", frozenset())),
     (
@@ -675,7 +669,6 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("setting", restlet(500, "no"), TransientError, MAYBE),
     ("rejects", restlet(500, "no"), TransientError, MAYBE),
     ("script", restlet(500, "no"), TransientError, MAYBE),
-    ("experiment", reply(200, "<xnat:MRSession/>", XML), TransientError, {}),
     ("item", reply(200, "<xnat:MRSession/>", XML), TransientError, {}),
     ("item", reply(200, '{"items": [{"children": [7], "data_fields": {}}]}', JSON), TransientError, {}),
     ("item", restlet(404, "Unable to find the specified experiment."), SessionChangedError, {}),
@@ -857,7 +850,7 @@ class TestMisplaced:
         pytest.param("[" * 100_000, id="deep"),
     ],
 )
-@pytest.mark.parametrize("call", ["project_id", "editable_projects", "row", "experiment", "scan_resources"])
+@pytest.mark.parametrize("call", ["project_id", "editable_projects", "row", "scan_resources"])
 def test_malformed_json(call: str, text: str) -> None:
     """An answer of another shape than XNAT's is a fault that may pass, never a crash and never "there is none"."""
     error = judged(ASKED[call], reply(200, text, JSON))

@@ -14,7 +14,7 @@ from asyncimport.replies import ListedFile, Reply
 HTML = {"content-type": "text/html"}
 TEXT = {"content-type": "text/plain"}
 files = partial(replies.files, resource="DATA")
-READERS: list[Callable[[Reply], object]] = [replies.resource_made, replies.duplicates, files, replies.subject_id]
+READERS: list[Callable[[Reply], object]] = [replies.resource_made, replies.duplicates, files]
 
 
 def page(text: str) -> str:
@@ -122,10 +122,9 @@ def test_a_listing_that_is_refused() -> None:
         files(Reply(403, HTML, page("no")))
 
 
-def test_a_subject() -> None:
-    """Its accession ID; None where XNAT has none, or hides it."""
-    fields = {"items": [{"data_fields": {"ID": "XNAT_S00001", "label": "S1"}}]}
-    assert replies.subject_id(Reply(200, {}, json.dumps(fields))) == "XNAT_S00001"
-    assert replies.subject_id(Reply(404, HTML, page("Unable to find the specified subject."))) is None
-    with pytest.raises(TransientError):
-        replies.subject_id(Reply(200, {}, json.dumps({"items": [{"data_fields": {}}]})))
+@pytest.mark.parametrize("project", ["files", "resources"])
+def test_a_project_whose_id_is_a_word_of_addresses(project: str) -> None:
+    """The path of a file begins where its resource's files do, and may hold the word too."""
+    uri = f"/data/projects/{project}/resources/7/files/in/files/a.pdf"
+    found = files(listing({"Name": "a.pdf", "Size": "1", "URI": uri, "collection": "DATA", "digest": ""}))
+    assert list(found) == ["in/files/a.pdf"]

@@ -703,9 +703,9 @@ class Sink:
             return web.Response(text="OURS")
         if path == "/data/auth":
             return web.Response(text="User 'demo' is logged in")
-        if path == "/data/projects/demo/experiments/E":
-            fields = {"ID": "X_E1", "label": "E", "UID": STUDY}
-            return web.json_response({"items": [{"data_fields": fields}]})
+        if path == "/data/projects/demo/experiments":
+            row = {"ID": "X_E1", "label": "E", "UID": STUDY, "project": "demo", "subject_label": "S"}
+            return web.json_response({"ResultSet": {"Result": [row]}})
         assert path.startswith("/data/experiments/X_E1/resources/R")
         if request.method == "GET":
             rows = [
@@ -713,7 +713,7 @@ class Sink:
                     "Name": name.rpartition("/")[2],
                     "Size": str(len(data)),
                     "digest": md5(data),
-                    "URI": f"/x/files/{name}",
+                    "URI": f"/data/experiments/X_E1/resources/1/files/{name}",
                 }
                 for name, data in self._files()
             ]

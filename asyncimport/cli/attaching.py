@@ -29,7 +29,16 @@ from asyncimport.attachments import AttachRow, read_attachments
 from asyncimport.cli.output import plain
 from asyncimport.cli.running import stopped_by
 from asyncimport.enclosing import Pile, enclose
-from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError, UsageError
+from asyncimport.errors import (
+    AsyncimportError,
+    ProjectMissingError,
+    ProjectReadOnlyError,
+    RefusedError,
+    TransientError,
+    UnavailableError,
+    UsageError,
+    worst,
+)
 from asyncimport.events import Enclosed, Event
 from asyncimport.model import Attachment, AttachmentState, Enclosure, File, Filed, Place, Resource
 from asyncimport.routing import check_resource, name_in_resource, unfit
@@ -42,6 +51,8 @@ __all__ = ["AttachResult", "AttachTask", "as_json", "carry_out", "gathered", "gi
 
 _SHOWN = 20
 _STEP = 500
+# How many places are looked up at a time.
+_LOOK_UPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +102,15 @@ def given(
 ) -> tuple[list[AttachRow], list[Flaw]]:
     """Return what is to be attached, of a table or of the command line, and what of it cannot be.
 
+    Rows of a table take the project and the resource of the command line where they name none. All else stands in it.
+
     Raises: UsageError.
     """
     place = said.place
     if (table is None) == (not files):
         raise UsageError("give files, or a table of files", hint="FILE... with --session, or --table FILE.csv")
     if table is not None:
+        _check_beside_table(said, whole_project=whole_project)
         try:
             data = table.read_bytes()
         except OSError as error:
@@ -122,6 +136,23 @@ def given(
             hint="give --session, or --session with --scan, or --subject, or --to-project",
         )
     return [replace(said, path=str(path)) for path in files], []
+
+
+def _check_beside_table(said: AttachRow, *, whole_project: bool) -> None:
+    """Refuse options that say of files what a table says of each row. Raises: UsageError."""
+    place = said.place
+    options = {
+        "--session": (place.session, "session_label"),
+        "--subject": (place.subject, "subject_label"),
+        "--scan": (place.scan, "scan"),
+        "--to-project": ("project" if whole_project else "", "level"),
+        "--format": (said.format, "format"),
+        "--content": (said.content, "content"),
+        "--tags": (said.tags, "tags"),
+    }
+    for option, (value, column) in options.items():
+        if value:
+            raise UsageError(f"{option} goes with files, not with --table", hint=f"name it in the column {column}")
 
 
 def gathered(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[Enclosure]:
@@ -221,17 +252,17 @@ async def carry_out(task: AttachTask, result: AttachResult, err: Console | None)
                     task.host, task.credentials, connections=16, ca_bundle=task.ca_bundle, verify=task.verify
                 )
                 client = await stack.enter_async_context(there)
-                waiting = await _open(client, result)
+                cabinet = Resources(
+                    client,
+                    replace=task.replace,
+                    zips=task.zips,
+                    event_reason=task.event_reason,
+                    dry_run=task.dry_run,
+                )
+                waiting = await _located(cabinet, await _open(client, result), result)
             if stop.requested:
                 return
             source = await anyio.to_thread.run_sync(Folder, [])
-            cabinet = Resources(
-                client,
-                replace=task.replace,
-                zips=task.zips,
-                event_reason=task.event_reason,
-                dry_run=task.dry_run,
-            )
             await enclose(source, cabinet, Pile(waiting), options=Options(), report=report, stop=stop)
 
 
@@ -259,6 +290,54 @@ async def _open(client: Client, result: AttachResult) -> list[Enclosure]:
             place = replace(resource.place, project=names[resource.place.project])
             waiting.append(replace(one, resource=replace(resource, place=place)))
     return waiting
+
+
+async def _located(cabinet: Resources, waiting: Sequence[Enclosure], result: AttachResult) -> list[Enclosure]:
+    """Look up what the resources belong to, and return what can be sent; the rest is refused, or fails.
+
+    A place may be named in several ways, as a session with its subject or without: of two files that would go to one
+    address under one name the first goes, and the other is refused, whatever may be replaced there.
+    Raises: UnavailableError.
+    """
+    places = iter(dict.fromkeys(one.resource.place for one in waiting))
+    found: dict[Place, str | RefusedError | TransientError] = {}
+
+    async def look() -> None:
+        for place in places:
+            try:
+                found[place] = await cabinet.locate(place)
+            except RefusedError as error:
+                found[place] = error
+            except TransientError as error:
+                if error.unreachable:
+                    raise UnavailableError(str(error), hint="run the command again when the server is back") from error
+                found[place] = error
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(_LOOK_UPS):
+                tasks.start_soon(look)
+    except BaseExceptionGroup as errors:
+        raise worst(errors) from None
+    taken: dict[tuple[str, str, str], File] = {}
+    left = []
+    for one in waiting:
+        resource, address = one.resource, found[one.resource.place]
+        if not isinstance(address, str):
+            state = AttachmentState.REFUSED if isinstance(address, RefusedError) else AttachmentState.FAILED
+            result.filed += [(resource, Filed(each, state, str(address))) for each in one.attachments]
+            continue
+        sound = []
+        for each in one.attachments:
+            first = taken.setdefault((address, resource.label, each.name), each.file)
+            if first == each.file:
+                sound.append(each)
+            else:
+                why = f"{plain(first.path)} goes there under this name"
+                result.filed.append((resource, Filed(each, AttachmentState.REFUSED, why)))
+        if sound:
+            left.append(replace(one, attachments=tuple(sound)))
+    return left
 
 
 def _counts(result: AttachResult, *, dry_run: bool) -> dict[str, int]:

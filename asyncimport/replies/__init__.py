@@ -11,7 +11,6 @@ from asyncimport.replies.archive import (
     ScanResource,
     all_labelled,
     catalog,
-    experiment,
     experiments,
     item,
     labelled,
@@ -41,7 +40,7 @@ from asyncimport.replies.images import (
 )
 from asyncimport.replies.logins import answers, login, logins, user, user_name
 from asyncimport.replies.reply import Reply
-from asyncimport.replies.resources import ListedFile, duplicates, files, resource_made, resources, scans, subject_id
+from asyncimport.replies.resources import ListedFile, duplicates, files, resource_made, resources, scans
 from asyncimport.replies.site import (
     SeriesFilter,
     editable_projects,
@@ -82,7 +81,6 @@ __all__ = [
     "described",
     "duplicates",
     "editable_projects",
-    "experiment",
     "experiments",
     "file_count",
     "files",
@@ -116,7 +114,6 @@ __all__ = [
     "setting",
     "stored",
     "subject",
-    "subject_id",
     "subjects",
     "subscriptions",
     "user",

@@ -16,7 +16,6 @@ __all__ = [
     "ScanResource",
     "all_labelled",
     "catalog",
-    "experiment",
     "experiments",
     "item",
     "labelled",
@@ -77,15 +76,6 @@ class ScanResource:
 
     scan: str
     label: str
-
-
-def experiment(reply: Reply) -> Experiment | None:
-    """Return an archived session (ExperimentResource, `format=json`); None when there is none."""
-    check(reply)
-    if reply.status in {403, 404}:
-        return None
-    fields = item_of(reply)
-    return Experiment(str(fields.get("ID", "")), str(fields.get("label", "")), str(fields.get("UID", "")))
 
 
 def item(reply: Reply) -> Item:

@@ -1,13 +1,18 @@
 """Answers about resources and their files: made, stored, listed."""
 
 import json
+import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from asyncimport.errors import RefusedError, TransientError
-from asyncimport.replies.reply import Reply, check, item_of, rows_of
+from asyncimport.errors import RefusedError
+from asyncimport.replies.reply import Reply, check, rows_of
 
-__all__ = ["ListedFile", "duplicates", "files", "resource_made", "resources", "scans", "subject_id"]
+__all__ = ["ListedFile", "duplicates", "files", "resource_made", "resources", "scans"]
+
+
+# Where the path of a file begins in its URI. A project may be called `files`, or `resources`.
+_FILES = re.compile(r"/resources/[^/]+/files/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ def files(reply: Reply, resource: str) -> dict[str, ListedFile]:
     found = {}
     for row in rows_of(reply):
         uri = row.get("URI", "")
-        _, _, path = uri.partition("/files/")
+        path = uri[found_at.end() :] if (found_at := _FILES.search(uri)) else ""
         size = row.get("Size", "")
         if path and row.get("collection", resource) == resource:
             listed = ListedFile(int(size) if size.isdecimal() else None, row.get("digest", "").lower(), uri)
@@ -94,17 +99,3 @@ def scans(reply: Reply) -> set[str]:
     """Return the IDs of the scans of a session (ScanList). Raises: TransientError."""
     check(reply)
     return set() if reply.status in {403, 404} else {row.get("ID", "") for row in rows_of(reply)}
-
-
-def subject_id(reply: Reply) -> str | None:
-    """Return the accession ID of a subject (SubjectResource, `format=json`); None when there is none.
-
-    Raises: TransientError.
-    """
-    check(reply)
-    if reply.status in {403, 404}:
-        return None
-    fields = item_of(reply)
-    if not (found := str(fields.get("ID", ""))):
-        raise TransientError("XNAT's answer names no subject")
-    return found

@@ -30,6 +30,7 @@ __all__ = [
     "label_before_division",
     "parts_among",
     "scan_path",
+    "sessions_labelled",
     "sessions_of_study",
 ]
 
@@ -84,7 +85,7 @@ async def find_session(
     """
     label = named or session.label
     renamed = _as_pet(session.label)
-    listed = await _labelled(
+    listed = await sessions_labelled(
         client, session.project, [*dict.fromkeys((label, renamed, *_stems(session.label).values()))], policy
     )
     there = next((one for one in listed if one.label == label), None)
@@ -277,14 +278,14 @@ async def find_experiment(
     Its subject need not be the session's.
     Raises: TransientError; with `any_study` also where this user may not look, so that None is proof.
     """
-    found = await _labelled(client, session.project, [session.label], policy, is_proof=any_study)
+    found = await sessions_labelled(client, session.project, [session.label], policy, is_proof=any_study)
     there = next((one for one in found if one.label == session.label), None)
     if there is None or (there.study_uid not in {"", session.study_uid} and not any_study):
         return None
     return there
 
 
-async def _labelled(
+async def sessions_labelled(
     client: Client, project: str, labels: Sequence[str], policy: RetryPolicy, *, is_proof: bool = False
 ) -> list[Experiment]:
     """List the archived sessions of these labels, of whatever study: an item alone would not tell its subject's label.

@@ -25,7 +25,7 @@ from asyncimport.errors import RefusedError, SourceError, TransientError
 from asyncimport.model import Attachment, AttachmentState, Enclosure, Filed, Place, Resource
 from asyncimport.replies import ListedFile
 from asyncimport.retry import RetryPolicy
-from asyncimport.xnat.archive import scan_path, sessions_of_study
+from asyncimport.xnat.addresses import address_of
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.sending import send
 
@@ -99,6 +99,7 @@ class Resources:
         self._dry_run = dry_run
         self._policy = policy or RetryPolicy()
         self._sleep = sleep
+        self._addresses: dict[Place, str] = {}
         self._turns: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
     async def files(self, place: Place, label: str) -> Mapping[str, ListedFile]:
@@ -106,7 +107,15 @@ class Resources:
 
         Raises: TransientError, RefusedError when there is nothing that it could belong to.
         """
-        return await self._list(await self._address(place), label)
+        return await self._list(await address_of(self._client, place, self._policy), label)
+
+    async def locate(self, place: Place) -> str:
+        """Return the address of a place, the same under whatever names, and keep it for all that is filled later.
+
+        Raises: TransientError, RefusedError when there is nothing of the kind.
+        """
+        self._addresses[place] = address = await address_of(self._client, place, self._policy)
+        return address
 
     async def is_there(self) -> bool:
         """Tell whether XNAT answers at all."""
@@ -129,7 +138,7 @@ class Resources:
             return filed
         resource = enclosure.resource
         try:
-            base = await self._address(resource.place)
+            base = self._addresses.get(resource.place) or await address_of(self._client, resource.place, self._policy)
             # A place may be named in several ways, and asked for under each.
             async with self._turns.setdefault(f"{base}/{resource.label}", anyio.Lock()):
                 await self._fill(base, resource, loads, source, filed)
@@ -306,46 +315,6 @@ class Resources:
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(scratch.cleanup)
-
-    async def _address(self, place: Place) -> str:
-        """Return the path of what a resource belongs to, by accession IDs: labels are looked up in other places too.
-
-        Raises: TransientError, RefusedError when the archive has nothing of the kind.
-        """
-        project = f"/data/projects/{place.project}"
-        if not place.session and not place.study_uid:
-            if not place.subject:
-                return project
-            path = f"{project}/subjects/{quote(place.subject, safe='')}?format=json"
-            subject = await self._client.ask("GET", path, replies.subject_id, self._policy)
-            if subject is None:
-                raise RefusedError(f"the archive has no such subject in project {place.project} ({place.subject})")
-            return f"{project}/subjects/{subject}"
-        accession = await self._session(place)
-        experiment = f"/data/experiments/{accession}"
-        if not place.scan:
-            return experiment
-        # XNAT takes types and patterns for scans too, and looks elsewhere where there is none.
-        if place.scan not in await self._client.ask(
-            "GET", f"{experiment}/scans?format=json", replies.scans, self._policy
-        ):
-            raise RefusedError(f"the session has no scan {place.scan}")
-        return scan_path(accession, place.scan)
-
-    async def _session(self, place: Place) -> str:
-        """Return the accession ID of a session."""
-        if place.session:
-            path = f"/data/projects/{place.project}/experiments/{quote(place.session, safe='')}?format=json"
-            found = await self._client.ask("GET", path, replies.experiment, self._policy)
-            if found is None or (place.study_uid and found.study_uid not in {"", place.study_uid}):
-                what = "such session" + (" of this study" if found is not None else "")
-                raise RefusedError(f"the archive has no {what} in project {place.project} ({place.session})")
-            return found.accession
-        sessions = await sessions_of_study(self._client, place.project, place.study_uid, self._policy)
-        if len(sessions) != 1:
-            count = f"{len(sessions)} sessions" if sessions else "no session"
-            raise RefusedError(f"the archive has {count} of study {place.study_uid} in project {place.project}")
-        return sessions[0].accession
 
 
 def _fits(load: _Load, there: ListedFile) -> bool:
