@@ -4,7 +4,7 @@ It runs when the images are through. Several resources are filled side by side, 
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -15,7 +15,7 @@ from asyncimport.ends import Bytes
 from asyncimport.errors import TransientError, worst
 from asyncimport.events import Away, Enclosed, Event
 from asyncimport.limits import Outage
-from asyncimport.model import AttachmentState, Enclosure, Filed
+from asyncimport.model import Attachment, AttachmentState, Enclosure, Filed
 from asyncimport.settings import Options
 from asyncimport.stop import Stop, StoppedError
 
@@ -31,6 +31,10 @@ class Waiting(Protocol):
         """Hand out files of one resource; None when there is nothing more."""
         ...
 
+    def begin(self, attachments: Sequence[Attachment]) -> None:
+        """Note that these are about to be sent."""
+        ...
+
     def file_away(self, enclosure: Enclosure, filed: Sequence[Filed]) -> None:
         """Record what became of them."""
         ...
@@ -39,8 +43,10 @@ class Waiting(Protocol):
 class Cabinet(Protocol):
     """Where enclosures go."""
 
-    async def fill(self, enclosure: Enclosure, source: Bytes) -> list[Filed]:
-        """Bring files into a resource; it may be done again at any time.
+    async def fill(
+        self, enclosure: Enclosure, source: Bytes, begin: Callable[[Sequence[Attachment]], Awaitable[None]]
+    ) -> list[Filed]:
+        """Bring files into a resource; it may be done again at any time. `begin` is told what is about to be sent.
 
         Raises: TransientError when the server is away, FatalError.
         """
@@ -72,6 +78,9 @@ class Pile:
         self._rest[first[0].key] = Enclosure(whole.resource, rest)
         return Enclosure(whole.resource, first)
 
+    def begin(self, attachments: Sequence[Attachment]) -> None:
+        """Note nothing: a later run knows of no earlier one."""
+
     def file_away(self, enclosure: Enclosure, _: Sequence[Filed]) -> None:
         """Let the rest of it be handed out."""
         if (rest := self._rest.pop(enclosure.attachments[0].key, None)) is not None:
@@ -100,9 +109,12 @@ async def enclose(
     async def ask(method: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(method, limiter=turn)
 
+    async def begin(attachments: Sequence[Attachment]) -> None:
+        await ask(partial(waiting.begin, attachments))
+
     async def filled(enclosure: Enclosure) -> list[Filed]:
         try:
-            return await outage.through(partial(cabinet.fill, enclosure, source), enclosure.resource)
+            return await outage.through(partial(cabinet.fill, enclosure, source, begin), enclosure.resource)
         except TransientError as error:
             # Others get through meanwhile.
             return [Filed(one, AttachmentState.FAILED, str(error)) for one in enclosure.attachments]

@@ -38,6 +38,7 @@ from asyncimport.routing import (
     clash,
     doubts,
     joined,
+    name_in_resource,
     patient_of,
     proves_another,
 )
@@ -226,8 +227,32 @@ def make_plan(
     rows = tuple(_row(draft, codes.get(draft.study.study_uid, ())) for draft in drafts)
     series = found.series(truncated=truncated)
     patients = {draft.study.study_uid: draft.patients for draft in drafts}
-    others, attachments = tuple(found.others(_suffix)), tuple(found.others(resource_of))
+    others = tuple(found.others(_suffix))
+    attachments = _attachments(found, resource_of, problems)
     return Plan(rows, tuple(problems), others, series, attachments, patients, drafted.left)
+
+
+def _attachments(
+    found: Survey, resource_of: Callable[[str], str | None], problems: list[Problem]
+) -> tuple[tuple[str, int], ...]:
+    """Count what goes beside the images, by resource; of what would have one name there, all but one are a problem."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+
+    def resource(path: str) -> str | None:
+        if (label := resource_of(path)) is not None:
+            directory, own = os.path.split(path)
+            alike.setdefault((directory, label, name_in_resource(own)), []).append(path)
+        return label
+
+    counts = tuple(found.others(resource))
+    for (_, label, name), paths in alike.items():
+        if len(paths) > 1:
+            text = f"{len(paths)} files beside each other would be {name} in {label}: only the first is sent"
+            advice = "give the others names that differ in letters, digits, '.', '_' or '-'"
+            problems.append(
+                Problem("attachment-names", Severity.WARNING, text, advice, files=len(paths), example=paths[-1])
+            )
+    return counts
 
 
 def _suffix(path: str) -> str:

@@ -13,12 +13,13 @@ from asyncimport.disks import Devices
 from asyncimport.errors import RefusedError, SessionChangedError, TransientError, UnavailableError, worst
 from asyncimport.journal import Ledger, SentFile, replaced_since
 from asyncimport.model import Algorithm, Attachment, Digest, Enclosure, File, Session, SessionReport, Stray
-from asyncimport.replies import ListedFile
 from asyncimport.retry import RetryPolicy
 from asyncimport.source import has_digest
 from asyncimport.xnat import (
     NOBODY_KNOWS_WHICH,
     Client,
+    Depth,
+    Held,
     NotDescribed,
     Outcome,
     Resources,
@@ -163,24 +164,29 @@ async def _finding(
 class Beside:
     """What the archive holds of the attachments that were stored in a resource: `problem` is None if all of them.
 
-    `missing` are those that are not there any more, `altered` those under whose names something else is.
+    `missing` are those that are not there any more, `altered` those under whose names something else is, or that cannot
+    be read; of these, `damaged` are still listed as what was stored.
     """
 
     enclosure: Enclosure
     problem: str | None = None
     missing: tuple[Attachment, ...] = ()
     altered: tuple[Attachment, ...] = ()
+    damaged: tuple[Attachment, ...] = ()
 
 
-async def look_beside(client: Client, ledger: Ledger, policy: RetryPolicy) -> list[Beside]:
-    """Look at the resources that attachments were stored in, by name, size and MD5, where the site has those.
+async def look_beside(
+    client: Client, ledger: Ledger, policy: RetryPolicy, *, reads_bytes: bool = False
+) -> list[Beside]:
+    """Look at the resources that attachments were stored in: name, size and MD5, and how much of each XNAT has.
 
+    The bytes are read where the site keeps no MD5, or tells it with another size; with `reads_bytes`, all are.
     Raises: UnavailableError when the server goes away meanwhile.
     """
     enclosures = await anyio.to_thread.run_sync(ledger.enclosures)
     found: dict[int, Beside] = {}
     limiter = anyio.CapacityLimiter(_AT_A_TIME)
-    resources = Resources(client, policy=policy)
+    resources = Resources(client, policy=policy, depth=Depth.BYTES if reads_bytes else Depth.SIZE)
 
     async def one(place: int, enclosure: Enclosure) -> None:
         async with limiter:
@@ -197,20 +203,21 @@ async def look_beside(client: Client, ledger: Ledger, policy: RetryPolicy) -> li
 
 async def _beside(resources: Resources, enclosure: Enclosure) -> Beside:
     try:
-        there = await resources.files(enclosure.resource.place, enclosure.resource.label)
+        held = await resources.held(enclosure)
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     except RefusedError as error:
         return Beside(enclosure, str(error), enclosure.attachments)
-    missing = tuple(one for one in enclosure.attachments if one.name not in there)
-    altered = tuple(one for one in enclosure.attachments if one.name in there and not _is_same(one, there[one.name]))
+
+    def those(*which: Held) -> tuple[Attachment, ...]:
+        return tuple(one for one in enclosure.attachments if held[one.key] in which)
+
+    missing, unread = those(Held.MISSING), those(Held.UNREADABLE)
+    altered, damaged = those(Held.OTHER, Held.DAMAGED), those(Held.DAMAGED)
     problems = [f"{len(missing)} of {len(enclosure.attachments)} files are missing"] if missing else []
     problems += [f"{len(altered)} are not what was stored"] if altered else []
-    return Beside(enclosure, "; ".join(problems) or None, missing, altered)
-
-
-def _is_same(attachment: Attachment, there: ListedFile) -> bool:
-    return there.md5 == attachment.previous if there.md5 else there.size == attachment.file.size
+    problems += [f"{len(unread)} cannot be read"] if unread else []
+    return Beside(enclosure, "; ".join(problems) or None, missing, altered + unread, damaged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +300,8 @@ def sources_of(ledger: Ledger, finding: Finding) -> tuple[list[SentFile], int]:
 
 
 def attachments_to_repair(besides: Iterable[Beside]) -> tuple[list[Attachment], int]:
-    """Return missing attachments whose files, as they are now, hold what was stored, and the number of the others."""
-    missing = [one for beside in besides for one in beside.missing]
+    """Return missing and damaged ones whose files, as they are now, hold what was stored, and the number of others."""
+    missing = [one for beside in besides for one in (*beside.missing, *beside.damaged)]
     devices = Devices()
     there = []
     for one in missing:

@@ -195,9 +195,12 @@ async def test_it_is_told(xnat: TestXnat, ready: Commands, tree: Path) -> None:
     shown = await ready("status", refused)
     assert "REPORTS" in shown.out
     assert "report.pdf" in shown.out
-    # An old refusal does not spoil the next run, unless it is taken up.
+    # An old refusal of the file is told again, and taken up when that is asked for.
     later = await upload(ready, tree, *RULES)
-    assert (later.code, counts(later)) == (0, {"already_stored": 11, "already_refused": 1})
+    assert (later.code, counts(later)) == (8, {"already_stored": 11, "already_refused": 1})
+    assert [one["reason"] for one in later.json["problems"] if one["kind"] == "attachment refused"] == [
+        "XNAT refused the file (400: no)"
+    ]
     taken = await upload(ready, tree, *RULES, "--retry", "refused")
     assert (taken.code, counts(taken)) == (0, {"already_stored": 11, "stored": 1})
     await see_all(xnat, tree)
@@ -264,7 +267,7 @@ async def test_changed_files(xnat: TestXnat, ready: Commands, tree: Path) -> Non
     assert (ended.code, counts(ended)) == (8, {"already_stored": 11, "refused": 1})
     assert xnat.count["file"] == 0
     again = await upload(ready, tree, *RULES)
-    assert (again.code, counts(again)) == (0, {"already_stored": 11, "already_refused": 1})
+    assert (again.code, counts(again)) == (8, {"already_stored": 11, "refused": 1})
     replaced = await upload(ready, tree, *RULES, "--resend-changed", "--overwrite", "append")
     assert (replaced.code, counts(replaced)) == (0, {"already_stored": 11, "stored": 1})
     await see_all(xnat, tree)

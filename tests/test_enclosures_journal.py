@@ -86,8 +86,12 @@ class Book:
         roots: Sequence[str] | None = None,
         retry_refused: bool = False,
         reroute: bool = False,
+        same: bool = True,
     ) -> list[str]:
-        """Be one whole run; return what was handed out, by its name in the resource."""
+        """Be one whole run; return what was handed out, by its name in the resource.
+
+        `same` is whether files that lie elsewhere under the name of what was stored have its bytes.
+        """
         parsed = [AttachRule.parse(rule) for rule in rules or PDF]
         with opened(self.path, reroute=reroute) as journal:
             scan(journal, self.disk)
@@ -98,6 +102,7 @@ class Book:
                 roots=places if roots is None else roots,
                 retry_refused=retry_refused,
             )
+            journal.were_moved([file for file, _ in journal.perhaps_moved() if same])
             handed = [one.name for one in take(journal, answer)]
             self.summary = Ledger.of(journal).summary()
         return handed
@@ -393,6 +398,65 @@ class TestLaterRuns:
         assert book.run() == []
         assert book.counts == {"already_stored": 2}
 
+    def test_another_file_of_the_name_from_another_tree(self, book: Book) -> None:
+        """It is another file, and not the same one, moved: both are told, and what was stored must be there."""
+        book.disk.put(other("v1/a b.pdf"))
+        book.run()
+        for name in ("dicom/1", "dicom/2", "a b.pdf"):
+            book.disk.move(f"v1/{name}", f"tree2/{name.replace(' ', '_')}")
+        assert book.run(same=False, retry_refused=True) == []
+        assert book.counts == {"skipped": 1}
+        assert book.reasons["a_b.pdf"].startswith("another file of this session goes")
+        with Ledger.read(book.path) as ledger:
+            (enclosure,) = ledger.enclosures()
+        assert [(one.file.path, one.previous) for one in enclosure.attachments] == [(f"{ROOT}/v1/a b.pdf", "md5 of 5")]
+        # Nor does it become so later; should it be the same bytes one day, it is.
+        assert book.run(same=False) == []
+        assert book.counts == {"skipped": 1}
+        assert book.run(answer=there) == ["a_b.pdf"]
+        assert book.counts == {"already_stored": 1}
+
+    def test_another_size_is_another_file(self, book: Book) -> None:
+        """Nobody has to read it for that."""
+        book.disk.put(other("v1/a.pdf"))
+        book.run()
+        for name in ("dicom/1", "dicom/2", "a.pdf"):
+            book.disk.move(f"v1/{name}", f"v2/{name}")
+        book.disk.touch("v2/a.pdf", size=9)
+        assert book.run(same=True) == []
+        assert book.counts == {"skipped": 1}
+
+    def test_refusals_of_the_server(self, book: Book) -> None:
+        """Its state may have changed: the next run asks again, unasked."""
+        book.disk.put(other("v1/a.pdf"))
+        assert book.run(answer=lambda one: Filed(one, REFUSED, "403", by_state=True)) == ["a.pdf"]
+        assert book.counts == {"refused": 1}
+        assert book.run() == ["a.pdf"]
+        assert book.counts == {"stored": 1}
+
+    @pytest.mark.parametrize("answer", [sent, refused, failed])
+    def test_a_run_that_was_killed_while_it_sent(self, book: Book, answer: Callable[[Attachment], Filed]) -> None:
+        """A part of the file may be there: the next runs know it until one has come to an end of it."""
+        book.disk.put(other("v1/a.pdf"))
+        with opened(book.path) as journal:
+            scan(journal, book.disk)
+            send(journal)
+            journal.enclose([ROOT], lambda _: "REPORTS")
+            enclosure = journal.claim_enclosure()
+            assert enclosure is not None
+            assert not enclosure.attachments[0].is_begun
+            journal.begin(enclosure.attachments)
+        begun: list[bool] = []
+
+        def look(attachment: Attachment) -> Filed:
+            begun.append(attachment.is_begun)
+            return answer(attachment)
+
+        book.run(answer=look)
+        book.disk.touch("v1/a.pdf")
+        book.run(answer=look)
+        assert begun == [True, answer is failed]
+
     def test_what_is_gone(self, book: Book) -> None:
         """What was to be sent and is not there any more has failed; what was stored may go."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
@@ -532,6 +596,29 @@ class TestHandedOut:
             assert [one.name for one in take(journal)] == ["b.pdf"]
         assert book.names() == {"REPORTS/a.pdf": "STORED", "REPORTS/b.pdf": "STORED"}
 
+    @pytest.mark.parametrize("end", [refused, failed, None])
+    def test_a_repair_that_failed(self, book: Book, end: Callable[[Attachment], Filed] | None) -> None:
+        """Whatever it ended with, or a kill: what was stored must be there, for each later check and repair."""
+        book.disk.put(other("v1/a.pdf"))
+        book.run()
+        for _ in range(2):
+            with Ledger.read(book.path) as ledger:
+                (enclosure,) = ledger.enclosures()
+            (attachment,) = enclosure.attachments
+            assert (attachment.name, attachment.previous, attachment.previous_size) == ("a.pdf", "md5 of 5", 5)
+            with opened(book.path) as journal:
+                journal.put_back([attachment.key])
+                claimed = journal.claim_enclosure()
+                assert claimed is not None
+                if end is not None:
+                    journal.file_away(claimed, [end(attachment)])
+        # It has changed since: what was stored is what it was.
+        book.disk.touch("v1/a.pdf", size=9)
+        book.run(answer=refused)
+        with Ledger.read(book.path) as ledger:
+            (enclosure,) = ledger.enclosures()
+        assert [(one.file.size, one.previous_size) for one in enclosure.attachments] == [(5, 5)]
+
 
 class TestForgetting:
     """What `forget` does with attachments."""
@@ -563,8 +650,11 @@ class TestForgetting:
             send(journal)
             journal.enclose([str(root)], lambda path: "R" if path.endswith(".pdf") else None)
             take(journal, lambda one: sent(one) if one.name == "a.pdf" else failed(one))
+            # A repair has begun with it.
+            (enclosure,) = Ledger.of(journal).enclosures()
+            journal.put_back([one.key for one in enclosure.attachments])
         with Forgetting.of(book.path) as forgetting:
             forgetting.gone()
             assert {Path(matter.example).name for matter in forgetting.found} == {"b.pdf"}
             forgetting.forget()
-        assert book.names() == {"R/a.pdf": "STORED"}
+        assert book.names() == {"R/a.pdf": "PENDING"}

@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,13 @@ from asyncimport.testserver import (
     add_file,
     add_reader,
     add_session,
+    damage_file,
     file_bytes,
+    lose_entry,
+    lose_file,
     serve,
 )
-from asyncimport.xnat import Client, Resources, connect
+from asyncimport.xnat import Client, Depth, Held, Resources, connect
 
 pytestmark = pytest.mark.anyio
 
@@ -329,18 +332,104 @@ async def test_duplicates_among_many(xnat: TestXnat, url: str, session: Archived
 
 
 @pytest.mark.parametrize("checksums", [True, False])
-async def test_the_beginning_of_a_file_is_ours(
+async def test_the_beginning_of_a_file_is_ours_if_an_earlier_run_began_it(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, checksums: bool
 ) -> None:
-    """A catalog that was refreshed shows what a broken transfer has left: nobody else's file is written over."""
+    """A catalog that was refreshed shows what a broken transfer has left; else it is a shorter file of somebody's."""
     xnat.storage.checksums = checksums
     await add_file(xnat, session, "R", "a", b"whole fi")
     await add_file(xnat, session, "R", "b", b"whole FI")
-    attachments = [files.write(name, b"whole file") for name in "ab"]
+    await add_file(xnat, session, "R", "c", b"whole fi")
+    attachments = [files.write(name, b"whole file", is_begun=name in "ab") for name in "abc"]
     filed = await fill(url, into(*attachments))
-    assert (filed["a"].state, filed["b"].state) == (STORED, REFUSED)
+    assert [filed[name].state for name in "abc"] == [STORED, REFUSED, REFUSED]
     assert await file_bytes(xnat, session, "R", "a") == b"whole file"
     assert await file_bytes(xnat, session, "R", "b") == b"whole FI"
+    assert await file_bytes(xnat, session, "R", "c") == b"whole fi"
+
+
+async def test_what_no_listing_shows_is_looked_at(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """A file whose entry the catalog has lost is nobody's to write over: the catalog is refreshed, and shows it."""
+    for name, content in (("theirs", b"another"), ("same", b"same"), ("cut", b"begin")):
+        await add_file(xnat, session, "R", name, content)
+        lose_entry(session, "R", name)
+    three = [files.write("theirs", b"our own file"), files.write("same", b"same"), files.write("cut", b"beginning")]
+    filed = await fill(url, into(*three), zips=False)
+    assert [(filed[one.name].state, filed[one.name].sent) for one in three] == [
+        (REFUSED, False),
+        (STORED, False),
+        (STORED, True),
+    ]
+    assert await file_bytes(xnat, session, "R", "theirs") == b"another"
+    assert listed(session) == {"theirs": digest(b"another"), "same": digest(b"same"), "cut": digest(b"beginning")}
+
+
+@pytest.mark.parametrize("status", [403, 500])
+async def test_a_catalog_that_cannot_be_refreshed(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, status: int
+) -> None:
+    """What XNAT keeps and does not show stays as it is, and the reason says so; `--replace` puts ours in its place."""
+    await add_file(xnat, session, "R", "a", b"theirs", catalogued=False)
+    xnat.faults.add(Fault("refresh", Status(status), share=1))
+    filed = await only(url, files.write("a", b"ours"))
+    assert (filed.state, filed.by_state) == (REFUSED, True)
+    assert "its catalog does not list" in str(filed.reason)
+    assert await file_bytes(xnat, session, "R", "a") == b"theirs"
+    # What a transfer of this very run has left is ours without being seen.
+    xnat.faults.add(Fault("file", Reset(after_bytes=500)))
+    assert (await only(url, files.write("b", bytes(1_000)))).state is STORED
+    assert (await only(url, files.write("a", b"ours"), replace=True)).state is STORED
+    assert await file_bytes(xnat, session, "R", "a") == b"ours"
+
+
+async def test_it_is_looked_again_before_a_repeated_write(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """While we wait for another attempt somebody else stores a file under the name: it is not written over."""
+
+    async def pause(_: float) -> None:
+        if "a" not in session.own_resources["R"].files:
+            session.own_resources["R"].uncatalogued.pop("a", None)
+            await add_file(xnat, session, "R", "a", b"theirs")
+
+    xnat.faults.add(Fault("file", Reset(after_bytes=500)))
+    filed = await only(url, files.write("a", bytes(1_000)), sleep=pause)
+    assert filed.state is REFUSED
+    assert await file_bytes(xnat, session, "R", "a") == b"theirs"
+
+
+async def test_it_is_looked_right_before_each_write_over_something(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """While one changed file is sent, somebody replaces the next: that is not our earlier state any more."""
+    for name in "ab":
+        await add_file(xnat, session, "R", name, b"earlier")
+
+    def replaced() -> None:
+        resource = session.own_resources["R"]
+        resource.files["b"] = replace(resource.files["b"], digest=digest(b"theirs!"))
+
+    xnat.faults.add(Fault("file", Tell(replaced)))
+    two = [files.write(name, b"later", previous=md5(b"earlier"), previous_size=7) for name in "ab"]
+    filed = await fill(url, into(*two), replace_changed=True, zips=False)
+    assert (filed["a"].state, filed["b"].state) == (STORED, REFUSED)
+    assert listed(session) == {"a": digest(b"later"), "b": digest(b"theirs!")}
+
+
+async def test_a_changed_file_is_not_sent_as_what_was_lost(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """XNAT has lost what was stored, and the file holds other bytes by now: these go only where that is asked for."""
+    changed = files.write("a", b"later", previous=md5(b"earlier"), previous_size=7)
+    filed = await only(url, changed)
+    assert (filed.state, filed.by_state, xnat.count["file"]) == (REFUSED, True, 0)
+    assert not session.own_resources
+    assert "has changed since it was stored" in str(filed.reason)
+    assert (await only(url, changed, replace_changed=True)).state is STORED
+    # The same bytes go in any case.
+    assert (await only(url, files.write("b", b"same", previous=md5(b"same"), previous_size=4))).state is STORED
 
 
 async def test_somebody_else_is_faster(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
@@ -465,6 +554,131 @@ async def test_replacing_without_checksums_is_not_taken_for_done(
     filed = await only(url, files.write("a", b"new"), replace=True)
     assert (filed.state, filed.sent) == (STORED, True)
     assert await file_bytes(xnat, session, "R", "a") == b"new"
+
+
+async def test_replacing_without_effect_is_noticed_without_checksums(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """The answer is 200, old and new have one size, and no MD5 is listed: the bytes tell that it is the old one."""
+    xnat.storage.checksums = False
+    await add_file(xnat, session, "R", "a", b"old")
+    fault = xnat.faults.add(Fault("file", Status(200)))
+    filed = await only(url, files.write("a", b"new"), replace=True)
+    assert (filed.state, filed.sent, fault.hits) == (STORED, True, 1)
+    assert await file_bytes(xnat, session, "R", "a") == b"new"
+    xnat.faults.add(Fault("file", Status(200), share=1))
+    filed = await only(url, files.write("a", b"xyz"), replace=True)
+    assert (filed.state, filed.reason) == (FAILED, "XNAT holds other bytes than were sent")
+
+
+@pytest.mark.parametrize("version", ["1.7", "1.8"])
+async def test_a_cut_over_an_earlier_state(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, version: str
+) -> None:
+    """The listing may be as before, size and all: what an attempt that broke has left is read."""
+    xnat.profile = PROFILES[version]
+    await add_file(xnat, session, "R", "a", b"earlier")
+    later = files.write("a", bytes(1_000), previous=md5(b"earlier"), previous_size=7)
+    xnat.faults.add(Fault("file", Reset(after_bytes=500)))
+    assert (await only(url, later, replace_changed=True)).state is STORED
+    assert await file_bytes(xnat, session, "R", "a") == bytes(1_000)
+    # So is what an earlier run has left that was killed, if the journal knows of it.
+    await add_file(xnat, session, "R", "b", b"earlier")
+    await damage_file(xnat, session, "R", "b", bytes(500))
+    again = files.write("b", bytes(1_000), previous=md5(b"earlier"), previous_size=7)
+    assert (await only(url, again)).state is REFUSED
+    assert (await only(url, replace(again, is_begun=True))).state is STORED
+    assert await file_bytes(xnat, session, "R", "b") == bytes(1_000)
+
+
+HELD: dict[str, tuple[bytes | None, bytes | None]] = {
+    # What the catalog lists and what is on the disk, for each thing that may have become of a file.
+    "same": (b"content", b"content"),
+    "missing": (None, None),
+    "missing, on the disk": (None, b"content"),
+    "missing, listed": (b"content", None),
+    "damaged, cut": (b"content", b"cont"),
+    "damaged, longer": (b"content", b"contents!"),
+    "other": (b"another", b"another"),
+    "other, shorter": (b"anoth", b"anoth"),
+}
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize("version", ["1.7", "1.8"])
+@pytest.mark.parametrize("case", HELD)
+async def test_what_became_of_a_stored_file(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, case: str, version: str, checksums: bool
+) -> None:
+    """Listing, size and bytes: whatever of them is wrong is found, on sites without checksums too."""
+    xnat.profile = PROFILES[version]
+    xnat.storage.checksums = checksums
+    stored = files.write("a", b"content", previous=md5(b"content"), previous_size=7)
+    catalogued, on_disk = HELD[case]
+    await add_file(xnat, session, "R", "other", b"1")
+    if catalogued is not None or on_disk is not None:
+        await add_file(xnat, session, "R", "a", catalogued or b"content")
+    if catalogued is None and on_disk is not None:
+        lose_entry(session, "R", "a")
+    if catalogued is not None and on_disk is None:
+        await lose_file(xnat, session, "R", "a")
+    if catalogued is not None and on_disk not in {None, catalogued}:
+        assert on_disk is not None
+        await damage_file(xnat, session, "R", "a", on_disk)
+    expected = Held(case.partition(",")[0])
+    if expected is Held.DAMAGED and not checksums:
+        expected = Held.OTHER
+    for depth in (Depth.SIZE, Depth.BYTES):
+        async with logged_in(url) as client:
+            assert await cabinet(client, depth=depth).held(into(stored)) == {stored.key: expected}
+
+
+async def test_other_bytes_of_the_same_size(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """A transfer that lost a race has left them under our MD5: only the bytes tell."""
+    stored = files.write("a", b"content", previous=md5(b"content"), previous_size=7)
+    await add_file(xnat, session, "R", "a", b"content")
+    await damage_file(xnat, session, "R", "a", b"another")
+    async with logged_in(url) as client:
+        assert await cabinet(client, depth=Depth.SIZE).held(into(stored)) == {stored.key: Held.SAME}
+        assert await cabinet(client, depth=Depth.BYTES).held(into(stored)) == {stored.key: Held.DAMAGED}
+
+
+async def test_a_file_that_may_not_be_read(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """Nobody knows what it is: it is not called the same, nor missing."""
+    stored = files.write("a", b"content", previous=md5(b"content"), previous_size=7)
+    await add_file(xnat, session, "R", "a", b"content")
+    xnat.faults.add(Fault("listing", Status(403), path="/files/a", share=1))
+    async with logged_in(url) as client:
+        assert await cabinet(client, depth=Depth.BYTES).held(into(stored)) == {stored.key: Held.UNREADABLE}
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+async def test_what_is_gone_from_the_disk_is_put_back(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, checksums: bool
+) -> None:
+    """The listing says that all is well: the bytes are asked for, and sent, though nothing may be replaced."""
+    xnat.storage.checksums = checksums
+    stored = files.write("a", b"content", previous=md5(b"content"), previous_size=7)
+    await add_file(xnat, session, "R", "a", b"content")
+    await lose_file(xnat, session, "R", "a")
+    assert (await only(url, stored, depth=Depth.BYTES)).state is STORED
+    assert await file_bytes(xnat, session, "R", "a") == b"content"
+
+
+async def test_it_is_told_what_is_about_to_be_sent(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """Before it is: what is there already is not told."""
+    await add_file(xnat, session, "R", "a", b"1")
+    told: list[tuple[list[str], int]] = []
+
+    async def begin(attachments: Sequence[Attachment]) -> None:
+        told.append(([one.name for one in attachments], xnat.count["file"]))
+
+    two = [files.write("a", b"1"), files.write("b", b"2")]
+    async with logged_in(url) as client:
+        await cabinet(client).fill(into(*two), await folder(), begin)
+    assert told == [(["b"], 0)]
 
 
 async def test_a_race_that_is_lost(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
@@ -906,7 +1120,7 @@ async def test_a_dry_run(xnat: TestXnat, url: str, session: ArchivedSession, fil
     await add_file(xnat, session, "R", "other", b"2")
     await add_file(xnat, session, "R", "half", b"1")
     contents = {"same": b"1", "other": b"3", "half": b"12", "new": b"4"}
-    three = [files.write(name, content) for name, content in contents.items()]
+    three = [files.write(name, content, is_begun=name == "half") for name, content in contents.items()]
     filed = await fill(url, into(*three), dry_run=True)
     assert {name: one.state.value for name, one in filed.items()} == {
         "same": "STORED",

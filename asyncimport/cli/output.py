@@ -103,7 +103,8 @@ def exit_code(summary: Summary) -> int:
     if skipped or files.unreadable or files.refused or files.failed or summary.containers or summary.links:
         return 8
     attachments = summary.attachments
-    if attachments.skipped or attachments.refused or attachments.failed:
+    # What is refused is lacking, whichever run was told so.
+    if attachments.skipped or attachments.refused or attachments.already_refused or attachments.failed:
         return 8
     if summary.subjects.refused or summary.subjects.failed:
         return 8
@@ -274,8 +275,9 @@ def _day(report: SessionReport) -> str:
 
 
 def _show_attachments(console: Console, attachments: AttachmentCounts) -> None:
+    words = {"left": "wait for their session", "already_refused": "refused by XNAT in an earlier run"}
     counts = [
-        f"{count:,} {_WORDS[name] if name != 'left' else 'wait for their session'}"
+        f"{count:,} {words.get(name) or _WORDS[name]}"
         for name in attachments.__dataclass_fields__
         if (count := getattr(attachments, name))
     ]

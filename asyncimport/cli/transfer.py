@@ -34,7 +34,7 @@ from asyncimport.eventlog import Began, Ended, Entry
 from asyncimport.events import Away, Enclosing, Event, Noticed
 from asyncimport.journal import Journal, Ledger, Waiting
 from asyncimport.limits import OutageMonitor
-from asyncimport.model import Stray, Summary
+from asyncimport.model import Algorithm, Digest, Stray, Summary
 from asyncimport.pipeline import run
 from asyncimport.plan import EVERYTHING, Plan, PlannedRoutes
 from asyncimport.progress import Totals, human_seconds
@@ -455,7 +455,13 @@ async def _attach(
     # What changed since it was stored may have been refused for that.
     again = task.options.retry_refused or task.options.resend_changed
     decide = partial(journal.enclose, source.places, which, roots=source.roots, retry_refused=again)
-    report(Enclosing(await anyio.to_thread.run_sync(decide)))
+    waiting_files = await anyio.to_thread.run_sync(decide)
+    if perhaps := await anyio.to_thread.run_sync(journal.perhaps_moved):
+        # What lies elsewhere under the name of what was stored is another file, unless its bytes are the same.
+        known = [(file, Digest(Algorithm.MD5, bytes.fromhex(md5))) for file, md5 in perhaps]
+        same = [file for (file, _), is_same in zip(known, await source.have(known), strict=True) if is_same]
+        waiting_files = await anyio.to_thread.run_sync(journal.were_moved, same)
+    report(Enclosing(waiting_files))
     cabinet = Resources(client, replace_changed=task.options.resend_changed, event_reason=task.event_reason)
     await enclose(source, cabinet, journal, options=task.options, report=report, stop=stop)
 

@@ -62,6 +62,7 @@ from asyncimport.verification import (
 from asyncimport.xnat import (
     Client,
     Credentials,
+    Depth,
     Described,
     NotDescribed,
     Outcome,
@@ -114,6 +115,7 @@ class _Task:
     strays: bool
     remove_strays: bool
     safe_to_delete: Path | None
+    attachments_bytes: bool
 
 
 def verify(
@@ -141,6 +143,10 @@ def verify(
             help="Write the paths of all files whose instances were just seen in the archive, one a line.",
         ),
     ] = None,
+    attachments_bytes: Annotated[
+        bool,
+        typer.Option("--attachments-bytes", help="Read all attachments back, and compare their bytes."),
+    ] = False,
     output: OutputOption = Output.TABLE,
     state_dir: StateDir = None,
     journal: JournalFile = None,
@@ -173,6 +179,7 @@ def verify(
             strays or remove_strays,
             remove_strays,
             safe_to_delete,
+            attachments_bytes,
         )
         anyio.run(_carry_out, task, about, result, err)
     except AsyncimportError as error:
@@ -200,7 +207,7 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result, err: C
                     task.host, task.credentials, connections=16, ca_bundle=task.ca_bundle, verify=task.trust_only_known
                 )
                 client = await stack.enter_async_context(there)
-                await _look(client, task.journal, task.part, result)
+                await _look(client, task, result)
             if task.repair and not stop.requested:
                 waiting = Waiting(
                     tell=lambda text: err.print(Text(plain(text))), ends=partial(stop.ends_at, LOCK_SECONDS)
@@ -210,7 +217,7 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result, err: C
                     await _repair(client, task.journal, about, result, stop, waiting)
                 with stop.at_once():
                     # What was sent again counts once it is seen in the archive.
-                    await _look(client, task.journal, task.part, result)
+                    await _look(client, task, result)
             with Ledger.read(task.journal, part=task.part) as ledger:
                 if task.safe_to_delete is not None and not stop.requested:
                     write = partial(_write_paths, task.safe_to_delete, ledger, result)
@@ -219,14 +226,14 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result, err: C
                     await _strays(client, ledger, result, stop, remove=task.remove_strays)
 
 
-async def _look(client: Client, path: Path, part: str | None, result: _Result) -> None:
+async def _look(client: Client, task: _Task, result: _Result) -> None:
     from asyncimport.retry import RetryPolicy
 
     policy = RetryPolicy()
     result.findings = []
-    with Ledger.read(path, part=part) as ledger:
+    with Ledger.read(task.journal, part=task.part) as ledger:
         result.findings = await look(client, ledger, policy, report=result.findings.append)
-        result.besides = await look_beside(client, ledger, policy)
+        result.besides = await look_beside(client, ledger, policy, reads_bytes=task.attachments_bytes)
         result.subjects = await look_at_subjects(client, ledger, policy)
 
 
@@ -273,7 +280,9 @@ async def _repair(
             await anyio.to_thread.run_sync(journal.confirm, [one.file for one in missing])
             await anyio.to_thread.run_sync(journal.put_back, [one.key for one in missing])
             source = await anyio.to_thread.run_sync(Folder, [])
-            await enclose(source, Resources(client), journal, options=Options(), report=count, stop=stop)
+            # The listing of what is gone from XNAT's disk, or damaged there, says that nothing is wrong.
+            cabinet = Resources(client, depth=Depth.BYTES)
+            await enclose(source, cabinet, journal, options=Options(), report=count, stop=stop)
             result.repaired += stored
             result.unrepaired += len(missing) - stored
         if not stop.requested and any(one.problem for one in result.subjects):
@@ -466,10 +475,12 @@ def _show(out: Console, result: _Result) -> None:
     if result.repaired or result.unrepaired:
         out.print(Text(f"{result.repaired:,} missing files were sent again"))
     if result.unrepaired:
-        out.print(Text(f"{result.unrepaired:,} could not be: their files are gone, or have changed"))
+        out.print(
+            Text(f"{result.unrepaired:,} could not be: their files are gone or have changed, or XNAT refused them")
+        )
     elif not result.repaired and (
         any(one.missing and one.expected is None for one in result.findings)
-        or any(one.missing for one in result.besides)
+        or any(one.missing or one.damaged for one in result.besides)
         or any(one.missing for one in result.subjects)
     ):
         out.print(Text("hint: --repair sends again what is missing"))

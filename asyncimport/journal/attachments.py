@@ -4,9 +4,18 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
-from asyncimport.journal.facts import Facts, file_of, is_same
+from asyncimport.journal.facts import Facts, facts_of, file_of, is_same
 from asyncimport.journal.intake import Intake, below
-from asyncimport.model import Attachment, AttachmentState, Enclosure, Filed, Place, Resource
+from asyncimport.model import (
+    Attachment,
+    AttachmentState,
+    Enclosure,
+    File,
+    Filed,
+    Place,
+    Refusal,
+    Resource,
+)
 from asyncimport.routing import name_in_resource, unfit
 
 __all__ = ["Attachments"]
@@ -43,9 +52,10 @@ class Attachments(Intake):
         """
         whose = _Whose(self._db, places)
         with self._transaction():
+            self._db.execute("DELETE FROM moved")
             rows = self._db.execute(
-                "SELECT f.key, f.path, f.kind, a.key, a.resource, a.name, a.state, a.md5, a.settled_at, "
-                "f.size, f.mtime_ns, f.inode, f.ctime_ns, a.size, a.mtime_ns, a.inode, a.ctime_ns "
+                "SELECT f.key, f.path, f.kind, a.key, a.resource, a.name, a.state, a.md5, a.settled_at, a.refusal, "
+                "a.begun, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.size, a.mtime_ns, a.inode, a.ctime_ns "
                 "FROM scope JOIN file f ON f.key = scope.file "
                 "LEFT JOIN attachment a ON a.file = f.key WHERE f.kind IN ('NOT_DICOM', 'CONTAINER', 'ATTACHMENT') "
                 "ORDER BY f.path"
@@ -54,11 +64,13 @@ class Attachments(Intake):
                 # An archive that is asked for is no session beside others.
                 if kind == "CONTAINER" and resource_of(os.fsdecode(raw)) is not None:
                     self._becomes(file, "ATTACHMENT")
-            for file, raw, kind, attachment, resource, name, state, md5, settled_at, *facts in rows:
+            for file, raw, kind, attachment, resource, name, state, md5, settled_at, refusal, begun, *facts in rows:
                 path = os.fsdecode(raw)
                 looks, known = (*facts[:4],), facts[4:]
                 unchanged = is_same(known, file_of(raw, looks), settled_at)
-                is_settled = unchanged and (state == "STORED" or (state == "REFUSED" and not retry_refused))
+                # What the server's state was the reason for is tried again.
+                is_final = state == "REFUSED" and refusal == Refusal.FILE and not retry_refused
+                is_settled = unchanged and (state == "STORED" or is_final)
                 if md5 is not None:
                     # XNAT has it, or had it, whatever the rules say today; changed, it is compared again.
                     self._becomes(file, "ATTACHMENT")
@@ -73,13 +85,17 @@ class Attachments(Intake):
                 if is_settled and wanted == resource:
                     continue
                 self._db.execute("DELETE FROM attachment WHERE key = ?", (attachment,))
-                if wanted is not None and self._place(whose.find(path), file, path, looks, wanted):
+                is_begun = begun if wanted == resource else None
+                if wanted is not None and self._place(whose.find(path), file, path, looks, wanted, is_begun):
                     self._becomes(file, "ATTACHMENT")
                 elif kind != "NOT_DICOM":
                     self._becomes(file, "NOT_DICOM" if kind == "ATTACHMENT" else kind)
             for root in roots:
                 self._miss(root)
-            (waiting,) = self._one("SELECT count(*) FROM attachment JOIN scope USING (file) WHERE state = 'PENDING'")
+            return self._count_waiting()
+
+    def _count_waiting(self) -> int:
+        (waiting,) = self._one("SELECT count(*) FROM attachment JOIN scope USING (file) WHERE state = 'PENDING'")
         return int(waiting)
 
     def has_unattached(self) -> bool:
@@ -100,7 +116,9 @@ class Attachments(Intake):
         for (file,) in gone:
             self._passes(file)
 
-    def _place(self, where: tuple[int | str, str], file: int, path: str, looks: Facts, resource: str) -> bool:
+    def _place(
+        self, where: tuple[int | str, str], file: int, path: str, looks: Facts, resource: str, begun: int | None
+    ) -> bool:
         """Note where a file goes, or why it goes nowhere; False when it is none of this run's business."""
         found, directory = where
         if found == _UNWANTED:
@@ -110,37 +128,70 @@ class Attachments(Intake):
         if session is not None and (reason := unfit(name, looks[0])):
             state = "REFUSED"
         taken = self._db.execute(
-            "SELECT key, file IN (SELECT file FROM scope) FROM attachment "
+            "SELECT key, file IN (SELECT file FROM scope), md5 FROM attachment "
             "WHERE session = ? AND resource = ? AND name = ?",
             (session, resource, name),
         ).fetchone()
-        if taken is not None and not taken[1]:
-            # That file is not there, or not asked for: this may be the same one, which was moved.
+        if taken is not None and not taken[1] and taken[2] is None:
+            # That file is not there, or not asked for, and XNAT has nothing of it: this one takes its place.
             self._compare(taken[0], file, looks, reason)
             return True
         if taken is not None:
+            if not taken[1]:
+                # It is the same one, which was moved, only if its bytes are those that were stored.
+                self._db.execute("INSERT OR REPLACE INTO moved VALUES (?, ?)", (file, taken[0]))
             session, state, reason = None, "SKIPPED", _SAME_NAME
+        refusal = Refusal.FILE if state == "REFUSED" else None
         self._db.execute(
             "INSERT INTO attachment (file, size, mtime_ns, inode, ctime_ns, session, resource, name, state, reason, "
-            "run) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (file, *looks, session, resource, name, state, reason, None if state == "PENDING" else self.run),
+            "run, refusal, begun) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(file, *looks, session, resource, name, state, reason),
+                *(None if state == "PENDING" else self.run, refusal, begun),
+            ),
         )
         return True
+
+    def perhaps_moved(self) -> list[tuple[File, str]]:
+        """Return files that `enclose` has skipped, as others of their names were stored, with the MD5 of those.
+
+        Those who have not as many bytes are none of them.
+        """
+        rows = self._db.execute(
+            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.md5 FROM moved m JOIN file f ON f.key = m.file "
+            "JOIN attachment a ON a.key = m.attachment WHERE f.size IS coalesce(a.stored_size, f.size) ORDER BY f.path"
+        ).fetchall()
+        return [(file_of(path, facts), md5) for path, *facts, md5 in rows]
+
+    def were_moved(self, files: Iterable[File]) -> int:
+        """Let files that are such others, moved, wait to be compared; return how many wait for their session's end."""
+        with self._transaction():
+            for file in files:
+                key, attachment = self._one(
+                    "SELECT m.file, m.attachment FROM moved m JOIN file f ON f.key = m.file WHERE f.path = ?",
+                    (os.fsencode(file.path),),
+                )
+                self._db.execute("DELETE FROM attachment WHERE file = ?", (key,))
+                self._compare(attachment, key, facts_of(file), None)
+            return self._count_waiting()
 
     def _compare(self, attachment: int, file: int, looks: Facts, unfit_for: str | None) -> None:
         """Let what is known under a name wait to be compared with a file, unless XNAT cannot store that."""
         state = "REFUSED" if unfit_for else "PENDING"
         self._db.execute(
             "UPDATE attachment SET file = ?, size = ?, mtime_ns = ?, inode = ?, ctime_ns = ?, state = ?, reason = ?, "
-            "run = iif(?, ?, run) WHERE key = ?",
-            (file, *looks, state, unfit_for, unfit_for is not None, self.run, attachment),
+            "refusal = ?, run = iif(?, ?, run) WHERE key = ?",
+            (
+                *(file, *looks, state, unfit_for, Refusal.FILE if unfit_for else None),
+                *(unfit_for is not None, self.run, attachment),
+            ),
         )
 
     def put_back(self, keys: Iterable[int]) -> None:
-        """Let attachments wait again that the archive was seen to lack."""
+        """Let attachments that were stored wait again, as the archive was seen to lack them."""
         with self._transaction(durable=True):
             for key in keys:
-                self._db.execute("UPDATE attachment SET state = 'PENDING' WHERE key = ? AND state = 'STORED'", (key,))
+                self._db.execute("UPDATE attachment SET state = 'PENDING' WHERE key = ? AND md5 IS NOT NULL", (key,))
                 self._db.execute(
                     "INSERT OR IGNORE INTO scope SELECT file FROM attachment WHERE key = ? AND state = 'PENDING'",
                     (key,),
@@ -165,7 +216,8 @@ class Attachments(Intake):
             session, project, subject, label, study_uid, resource = row
             self._db.execute("INSERT INTO filling VALUES (?, ?)", (session, resource))
             rows = self._db.execute(
-                "SELECT a.key, a.name, a.md5, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns FROM attachment a "
+                "SELECT a.key, a.name, a.md5, a.stored_size, a.begun, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+                "FROM attachment a "
                 "JOIN scope USING (file) JOIN file f ON f.key = a.file AND f.kind = 'ATTACHMENT' "
                 "WHERE a.session = ? AND a.resource = ? AND a.state = 'PENDING' "
                 "ORDER BY a.key LIMIT ?",
@@ -173,14 +225,21 @@ class Attachments(Intake):
             ).fetchall()
         attachments: list[Attachment] = []
         room = _MOST_BYTES
-        for key, name, md5, path, *facts in rows:
+        for key, name, md5, stored_size, begun, path, *facts in rows:
             file = file_of(path, facts)
             if attachments and file.size > room:
                 break
             room -= file.size
-            attachments.append(Attachment(key, file, name, previous=md5))
+            attachments.append(
+                Attachment(key, file, name, previous=md5, previous_size=stored_size, is_begun=bool(begun))
+            )
         place = Place(project, subject, label, study_uid)
         return Enclosure(Resource(place, resource), tuple(attachments))
+
+    def begin(self, attachments: Sequence[Attachment]) -> None:
+        """Note that attachments are about to be sent: a kill may leave a part of them."""
+        with self._transaction():
+            self._db.executemany("UPDATE attachment SET begun = 1 WHERE key = ?", [(one.key,) for one in attachments])
 
     def file_away(self, enclosure: Enclosure, filed: Sequence[Filed]) -> None:
         """Record what became of an enclosure's attachments, and let others of its resource be handed out."""
@@ -189,10 +248,16 @@ class Attachments(Intake):
             for one in filed:
                 # What an earlier run had stored, and is still there, is not of this run.
                 old = one.state is AttachmentState.STORED and not one.sent and one.attachment.previous is not None
+                refusal = Refusal.SERVER if one.by_state else Refusal.FILE
                 self._db.execute(
-                    "UPDATE attachment SET state = ?, reason = ?, md5 = coalesce(?, md5), run = iif(?, run, ?), "
-                    "settled_at = ? WHERE key = ?",
-                    (one.state, one.reason, one.md5, old, self.run, self._clock(), one.attachment.key),
+                    "UPDATE attachment SET state = ?, reason = ?, refusal = ?, "
+                    "stored_size = iif(?, ?, stored_size), md5 = coalesce(?, md5), begun = iif(?, begun, NULL), "
+                    "run = iif(?, run, ?), settled_at = ? WHERE key = ?",
+                    (
+                        *(one.state, one.reason, refusal if one.state is AttachmentState.REFUSED else None),
+                        *(one.md5 is not None, one.attachment.file.size, one.md5),
+                        *(one.state is AttachmentState.FAILED, old, self.run, self._clock(), one.attachment.key),
+                    ),
                 )
             self._db.execute(
                 "DELETE FROM filling WHERE resource = ? AND session = "

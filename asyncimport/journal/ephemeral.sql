@@ -31,5 +31,7 @@ CREATE TEMP TABLE begun (session INTEGER PRIMARY KEY);
 -- Deliveries to be finalised, and subjects that a finalizer is at work on.
 CREATE TEMP TABLE ready (delivery INTEGER PRIMARY KEY);
 CREATE TEMP TABLE busy (subject TEXT COLLATE NOCASE PRIMARY KEY) WITHOUT ROWID;
+-- Files that were met under a name that another one was stored under which was not: that one moved, if the bytes are its.
+CREATE TEMP TABLE moved (file INTEGER PRIMARY KEY, attachment INTEGER NOT NULL);
 -- Resources that are being filled: one write at a time goes into each.
 CREATE TEMP TABLE filling (session INTEGER, resource TEXT, PRIMARY KEY (session, resource)) WITHOUT ROWID;

@@ -129,16 +129,16 @@ def stored_rows(database: sqlite3.Connection, files: str) -> Iterator[Attachment
 
 
 def stored_enclosures(database: sqlite3.Connection) -> list[Enclosure]:
-    """Return what XNAT has stored, resource by resource: `previous` is the MD5 of what it stored."""
+    """Return what was ever stored, resource by resource, whatever became of later attempts: `previous` is its MD5."""
     found: dict[Resource, list[Attachment]] = {}
-    for project, subject, label, uid, resource, key, name, md5, path, *facts in database.execute(
-        "SELECT s.project, s.subject, s.label, s.study_uid, a.resource, a.key, a.name, a.md5, "
-        "f.path, a.size, a.mtime_ns, a.inode, a.ctime_ns "
+    for project, subject, label, uid, resource, key, name, md5, stored_size, path, *facts in database.execute(
+        "SELECT s.project, s.subject, s.label, s.study_uid, a.resource, a.key, a.name, a.md5, a.stored_size, "
+        "f.path, coalesce(a.stored_size, a.size), a.mtime_ns, a.inode, a.ctime_ns "
         "FROM attachment a JOIN session s ON s.key = a.session JOIN file f ON f.key = a.file "
-        "WHERE a.state = 'STORED' ORDER BY a.session, a.resource, a.name"
+        "WHERE a.md5 IS NOT NULL ORDER BY a.session, a.resource, a.name"
     ):
         place = Place(project, subject, label, uid)
-        attachment = Attachment(key, file_of(path, facts), name, previous=md5)
+        attachment = Attachment(key, file_of(path, facts), name, previous=md5, previous_size=stored_size)
         found.setdefault(Resource(place, resource), []).append(attachment)
     return [Enclosure(resource, tuple(attachments)) for resource, attachments in found.items()]
 

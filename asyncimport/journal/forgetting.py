@@ -154,7 +154,7 @@ class Forgetting:
             rows = self._db.execute(
                 "SELECT key, path, size, kind FROM file WHERE kind NOT IN (?, 'LINK', 'INNER_LINK') "
                 "AND key NOT IN (SELECT file FROM instance) "
-                "AND key NOT IN (SELECT file FROM attachment WHERE state = 'STORED')",
+                "AND key NOT IN (SELECT file FROM attachment WHERE md5 IS NOT NULL)",
                 (FileKind.INSTANCE,),
             ).fetchall()
             for file, path, size, kind in rows:

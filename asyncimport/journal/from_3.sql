@@ -6,6 +6,10 @@ ALTER TABLE file ADD COLUMN ctime_ns INTEGER;
 ALTER TABLE instance ADD COLUMN xxh3 BLOB;
 ALTER TABLE attachment ADD COLUMN inode INTEGER;
 ALTER TABLE attachment ADD COLUMN ctime_ns INTEGER;
+ALTER TABLE attachment ADD COLUMN stored_size INTEGER;
+ALTER TABLE attachment ADD COLUMN refusal TEXT;
+ALTER TABLE attachment ADD COLUMN begun INTEGER;
+UPDATE attachment SET stored_size = size WHERE state = 'STORED';
 ALTER TABLE instance ADD COLUMN refusal TEXT;
 
 -- Until then each refused file was left out of its session. What a rule of the site drops still is.

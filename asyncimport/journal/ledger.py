@@ -267,7 +267,7 @@ class Ledger:
             return attachment_rows(self._db, label)
 
     def enclosures(self) -> list[Enclosure]:
-        """Return the attachments that XNAT has stored, by resource; `previous` is the MD5 of what it stored."""
+        """Return the attachments that XNAT has ever stored, by resource; `previous` is the MD5 of what it stored."""
         with translated(self._path):
             return stored_enclosures(self._db)
 

@@ -122,8 +122,10 @@ CREATE TABLE instance (
 );
 
 -- Files that go beside the images of a session, into a resource, under a name (its path there). `session` is NULL where
--- it is not clear whose they are. Size, times and inode are those of the file when it was judged last, `md5` is that of
--- what XNAT stored, in hexadecimal.
+-- it is not clear whose they are. Size, times and inode are those of the file when it was judged last, `md5` (hexadecimal)
+-- and `stored_size` those of what XNAT stored last: while there is an `md5`, the archive must hold that, whatever the state
+-- says of another attempt. `refusal` is why XNAT does not have a REFUSED one: because of the FILE, or of the state of the
+-- SERVER. `begun`: a part of it may have been sent, by an attempt of which nobody knows the end.
 CREATE TABLE attachment (
     key INTEGER PRIMARY KEY,
     file INTEGER NOT NULL UNIQUE REFERENCES file,
@@ -138,7 +140,10 @@ CREATE TABLE attachment (
     settled_at REAL,
     md5 TEXT,
     inode INTEGER,
-    ctime_ns INTEGER
+    ctime_ns INTEGER,
+    stored_size INTEGER,
+    refusal TEXT,
+    begun INTEGER
 );
 CREATE UNIQUE INDEX attachment_name ON attachment (session, resource, name) WHERE session IS NOT NULL;
 CREATE INDEX attachment_pending ON attachment (session, resource) WHERE state = 'PENDING';

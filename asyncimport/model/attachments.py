@@ -45,7 +45,8 @@ class Resource:
 class Attachment:
     """A file on its way into a resource; `name` is its path there, with `/` and of characters that XNAT leaves alone.
 
-    `previous` is the MD5 (hexadecimal) of what was stored under this name from an earlier state of the file.
+    `previous` is the MD5 (hexadecimal) of what was stored under this name from an earlier state of the file, and
+    `previous_size` how many bytes that had, None where nobody knows. `is_begun`: an earlier run may have sent a part.
     """
 
     key: int
@@ -54,6 +55,8 @@ class Attachment:
     format: str = ""
     content: str = ""
     previous: str | None = None
+    previous_size: int | None = None
+    is_begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,14 @@ class Enclosure:
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """What became of an attachment; `md5` is that of the bytes in the resource, `sent` false if they were there."""
+    """What became of an attachment; `md5` is that of the bytes in the resource, `sent` false if they were there.
+
+    `by_state`: it is refused because of what XNAT holds, or lets this user do, which may change, and not for itself.
+    """
 
     attachment: Attachment
     state: AttachmentState
     reason: str | None = None
     md5: str | None = None
     sent: bool = False
+    by_state: bool = False

@@ -40,7 +40,17 @@ from asyncimport.replies.images import (
 )
 from asyncimport.replies.logins import answers, login, logins, user, user_name
 from asyncimport.replies.reply import Reply
-from asyncimport.replies.resources import ListedFile, duplicates, files, resource_made, resources, scans
+from asyncimport.replies.resources import (
+    ListedFile,
+    absent,
+    duplicates,
+    file_size,
+    files,
+    refreshed,
+    resource_made,
+    resources,
+    scans,
+)
 from asyncimport.replies.site import (
     SeriesFilter,
     editable_projects,
@@ -70,6 +80,7 @@ __all__ = [
     "ScanResource",
     "SeriesFilter",
     "SubjectItem",
+    "absent",
     "all_labelled",
     "answers",
     "archived",
@@ -83,6 +94,7 @@ __all__ = [
     "editable_projects",
     "experiments",
     "file_count",
+    "file_size",
     "files",
     "is_of_journal",
     "is_of_upload",
@@ -100,6 +112,7 @@ __all__ = [
     "pipelines",
     "prearchive",
     "project_id",
+    "refreshed",
     "rejects",
     "resource_made",
     "resources",

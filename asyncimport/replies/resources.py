@@ -8,7 +8,17 @@ from urllib.parse import unquote
 from asyncimport.errors import RefusedError
 from asyncimport.replies.reply import Reply, check, rows_of
 
-__all__ = ["ListedFile", "duplicates", "files", "resource_made", "resources", "scans"]
+__all__ = [
+    "ListedFile",
+    "absent",
+    "duplicates",
+    "file_size",
+    "files",
+    "refreshed",
+    "resource_made",
+    "resources",
+    "scans",
+]
 
 
 # Where the path of a file begins in its URI. A project may be called `files`, or `resources`.
@@ -53,7 +63,10 @@ def duplicates(reply: Reply) -> bool:
         return False
     if reply.status == 413:
         raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", at_the_door=True)
-    raise RefusedError(f"XNAT refused the file ({reply.status}: {reply.message})")
+    # Who may not, or has nothing to add it to, may find it otherwise the next time.
+    raise RefusedError(
+        f"XNAT refused the file ({reply.status}: {reply.message})", by_state=reply.status in {403, 404, 409}
+    )
 
 
 def _duplicates(reply: Reply) -> bool | None:
@@ -87,6 +100,39 @@ def files(reply: Reply, resource: str) -> dict[str, ListedFile]:
             listed = ListedFile(int(size) if size.isdecimal() else None, row.get("digest", "").lower(), uri)
             found[unquote(path)] = listed
     return found
+
+
+def file_size(reply: Reply) -> int | None:
+    """Return how many bytes XNAT would hand out of a file (HEAD, FileList); None when it does not say.
+
+    Raises: TransientError.
+    """
+    if reply.status == 404:
+        # Without a body nothing tells whose 404 it is.
+        return None
+    check(reply)
+    length = reply.headers.get("content-length", "")
+    return int(length) if reply.status == 200 and length.isdecimal() else None
+
+
+def absent(reply: Reply) -> None:
+    """Judge an answer that should have been a file of a resource: XNAT has none, though it may list it, or it raises.
+
+    Every 404 of FileList is empty; a server that is away has a page. Raises: TransientError, RefusedError.
+    """
+    if reply.status in {204, 404} and not reply.text.strip():
+        return
+    check(reply)
+    if reply.status == 404:
+        return
+    raise RefusedError(f"XNAT does not hand the file out ({reply.status}: {reply.message})", by_state=True)
+
+
+def refreshed(reply: Reply) -> None:
+    """Judge the answer to the refreshing of a catalog (RefreshCatalog). Raises: TransientError, RefusedError."""
+    check(reply)
+    if reply.status != 200:
+        raise RefusedError(f"XNAT does not refresh the catalog ({reply.status}: {reply.message})", by_state=True)
 
 
 def resources(reply: Reply) -> set[str]:

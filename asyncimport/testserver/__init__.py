@@ -29,7 +29,16 @@ from .actions import (
 from .dicom import Header
 from .fault_files import faults_from
 from .faults import Fault
-from .fixtures import add_creator, add_file, add_reader, add_session, file_bytes
+from .fixtures import (
+    add_creator,
+    add_file,
+    add_reader,
+    add_session,
+    damage_file,
+    file_bytes,
+    lose_entry,
+    lose_file,
+)
 from .held import Held, Left
 from .profile import PROFILES, Profile
 from .rules import Script, SeriesFilter
@@ -89,7 +98,10 @@ __all__ = [
     "add_file",
     "add_reader",
     "add_session",
+    "damage_file",
     "faults_from",
     "file_bytes",
+    "lose_entry",
+    "lose_file",
     "serve",
 ]

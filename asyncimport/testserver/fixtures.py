@@ -1,6 +1,7 @@
 """What a test puts into a site before it begins, and takes out of it when it is done, without a request."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from anyio import to_thread
 
@@ -20,7 +21,17 @@ from .state import (
 )
 from .storage import Body
 
-__all__ = ["Owner", "add_creator", "add_file", "add_reader", "add_session", "file_bytes"]
+__all__ = [
+    "Owner",
+    "add_creator",
+    "add_file",
+    "add_reader",
+    "add_session",
+    "damage_file",
+    "file_bytes",
+    "lose_entry",
+    "lose_file",
+]
 
 Owner = Project | Subject | ArchivedSession
 """What has resources; the scans of a session are named by their ids."""
@@ -116,6 +127,31 @@ async def file_bytes(xnat: TestXnat, owner: Owner, resource: str, name: str, *, 
     if path is None:
         raise FileNotFoundError(name)
     return await to_thread.run_sync(path.read_bytes)
+
+
+async def lose_file(xnat: TestXnat, owner: Owner, resource: str, name: str) -> None:
+    """Take a file off the disk, as a disk that fails does: its catalog lists it as before."""
+    place = _place(owner, "")
+    await xnat.storage.delete(place.file(place.resources[resource], name))
+
+
+async def damage_file(xnat: TestXnat, owner: Owner, resource: str, name: str, data: bytes) -> None:
+    """Write other bytes into a file on the disk, as a transfer over it does that is cut: digest and size stay listed.
+
+    The size stays where catalogs have it; it is that of the file elsewhere.
+    """
+    place = _place(owner, "")
+    found = place.resources[resource]
+    await xnat.storage.write(place.file(found, name), Body(data, len(data), None, None, complete=False))
+    if not xnat.profile.catalog_has_sizes:
+        found.files[name] = replace(found.files[name], size=len(data))
+
+
+def lose_entry(owner: Owner, resource: str, name: str) -> None:
+    """Let the catalog forget a file, which stays on the disk, as of two that write a catalog one undoes the other's."""
+    found = _place(owner, "").resources[resource]
+    found.uncatalogued[name] = found.files.pop(name)
+    found.version += 1
 
 
 def _place(owner: Owner, scan: str) -> Place:

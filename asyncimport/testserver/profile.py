@@ -39,6 +39,8 @@ class Profile:
     """What stands before the archived session's URI in the reply."""
     has_xapi: bool
     """Whether there is /xapi; before, the version was at /data/version."""
+    catalog_has_sizes: bool
+    """Whether listings of files tell sizes from the catalog, and not from the disk (CatalogUtils.getEntryDetails)."""
 
 
 _NOW = Profile(
@@ -53,9 +55,17 @@ _NOW = Profile(
     archive_hides_codes=True,
     archive_prefix="/data",
     has_xapi=True,
+    catalog_has_sizes=True,
 )
 # How 1.7 archives is inferred from 1.8.
-_1_7 = replace(_NOW, version="1.7.6", import_right="edit", default_importer="SI", file_lock="session")
+_1_7 = replace(
+    _NOW,
+    version="1.7.6",
+    import_right="edit",
+    default_importer="SI",
+    file_lock="session",
+    catalog_has_sizes=False,
+)
 _1_6 = replace(
     _1_7,
     version="1.6.5",

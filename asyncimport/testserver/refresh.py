@@ -93,6 +93,7 @@ async def _refresh_one(call: Call, found: Found, options: set[str]) -> None:
         elif present is None:
             resource.files[name] = replace(file, on_disk=False)
         else:
+            # Sizes are set right in any case (CatalogUtils.updateExistingCatEntry).
             resource.files[name] = present if checksum else replace(present, digest=file.digest)
     for name, file in list(resource.uncatalogued.items()) if "append" in options else ():
         present = await _measured(call, found, file, digest=checksum)

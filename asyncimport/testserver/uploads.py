@@ -70,17 +70,17 @@ async def upload(call: Call, label: str = "", name: str = "", **where: str) -> w
     stored: list[StoredFile] = []
     duplicates = []
     for one in arrived:
-        if not _flag(params, "overwrite") and resource.has_on_disk(one.name):
+        if not _flag(params, "overwrite") and await _is_on_disk(call, place, resource, one.name):
             duplicates.append(one.name)
             await call.xnat.storage.discard(one.body)
             continue
         try:
             stored.append(await _written(call, place, resource, one, said))
         except Refused:
-            _leave(resource, stored)
+            _leave(call, resource, stored)
             raise
     if stored and resource.version != version:
-        _leave(resource, stored)
+        _leave(call, resource, stored)
         path = "/".join((*place.folder(resource), f"{resource.label}_catalog.xml"))
         raise Refused(500, f"Another thread or process modified {path} since I last read it. Nothing has been saved.")
     if stored:
@@ -239,22 +239,31 @@ async def _written(call: Call, place: Place, resource: Resource, arrived: _Arriv
         raise Refused(500, error.strerror or "") from None  # such as a folder of the file's name
     file = StoredFile(name, size, digest, "", NO_SERIES, body.complete, said=said)
     if not body.complete:
-        _leave(resource, [file])
+        _leave(call, resource, [file])
         raise Refused(500)
     return file
 
 
-def _leave(resource: Resource, files: Iterable[StoredFile]) -> None:
+async def _is_on_disk(call: Call, place: Place, resource: Resource, name: str) -> bool:
+    """Tell whether there is a file of this name, in the catalog or not (CatalogUtils.storeCatalogEntry)."""
+    if not resource.has_on_disk(name):
+        return False
+    parts, storage = place.file(resource, name), call.xnat.storage
+    return storage.path(parts) is None or await storage.measure(parts, digest=False) is not None
+
+
+def _leave(call: Call, resource: Resource, files: Iterable[StoredFile]) -> None:
     """Leave files on the disk, with no catalog to know of them.
 
-    An entry of the same name stays as it was, digest included, but for its size, which is that of the file.
+    An entry of the same name stays as it was, digest included. So does its size, where the catalog has that.
     """
     for file in files:
         old = resource.files.get(file.name)
         if old is None:
             resource.uncatalogued[file.name] = file
         else:
-            resource.files[file.name] = replace(old, size=file.size, complete=file.complete, on_disk=True)
+            size = old.size if call.xnat.profile.catalog_has_sizes else file.size
+            resource.files[file.name] = replace(old, size=size, complete=file.complete, on_disk=True)
 
 
 def _catalogue(resource: Resource, stored: Iterable[StoredFile], *, count: bool) -> None:

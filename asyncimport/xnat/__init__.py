@@ -11,7 +11,7 @@ from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.occupants import Occupants
 from asyncimport.xnat.prearchive import PrearchiveRows
-from asyncimport.xnat.resources import Resources
+from asyncimport.xnat.resources import Depth, Held, Resources
 from asyncimport.xnat.site import SiteRules, check_project, droppers, project_of
 from asyncimport.xnat.strays import find_strays, remove_stray
 from asyncimport.xnat.subjects import Described, NotDescribed, Outcome, Subjects, describe
@@ -22,7 +22,9 @@ __all__ = [
     "ArchivedSessions",
     "Client",
     "Credentials",
+    "Depth",
     "Described",
+    "Held",
     "NotDescribed",
     "Occupants",
     "Outcome",

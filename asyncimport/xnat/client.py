@@ -5,7 +5,8 @@ valid one (with the 401 as well), and a jar would let it replace ours.
 """
 
 import base64
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,7 @@ from asyncimport.xnat.trust import tls_context
 __all__ = ["Client", "Credentials", "Timeouts", "bounded", "connect"]
 
 T = TypeVar("T")
+F = TypeVar("F")
 
 # XNAT takes anything with Mozilla, AppleWebKit, MSIE or Opera in it for a browser, and answers it with login pages
 # and CSRF errors.
@@ -258,35 +260,67 @@ class Client:
         Raises: TransientError, RefusedError when there is nothing to be had, or too much.
         """
 
-        async def once() -> None:
+        async def write(body: AsyncIterator[bytes]) -> None:
+            async with await anyio.open_file(into, "wb", buffering=0) as file:
+                async for piece in body:
+                    left = memoryview(piece)
+                    try:
+                        while left:
+                            left = left[await file.write(left) :]
+                    except OSError as error:
+                        raise TransientError(f"a file of XNAT's cannot be kept here: {error.strerror}") from None
+
+        await self._fetch(path, write, replies.not_downloaded, policy)
+
+    async def fingerprint(self, path: str, policy: RetryPolicy) -> tuple[int, str] | None:
+        """Return the size and the MD5 (hexadecimal) of a file of a resource; None where XNAT has none to hand out.
+
+        Raises: TransientError, RefusedError when this user may not have it, or it is too much.
+        """
+
+        async def measure(body: AsyncIterator[bytes]) -> tuple[int, str]:
+            size, digest = 0, hashlib.md5(usedforsecurity=False)
+            async for piece in body:
+                size += len(piece)
+                digest.update(piece)
+            return size, digest.hexdigest()
+
+        return await self._fetch(path, measure, replies.absent, policy)
+
+    async def _fetch(
+        self,
+        path: str,
+        take: Callable[[AsyncIterator[bytes]], Awaitable[T]],
+        otherwise: Callable[[Reply], F],
+        policy: RetryPolicy,
+    ) -> T | F:
+        """Ask for a file, and let its body be taken, again from the start while that fails for a time.
+
+        `otherwise` judges an answer of another status than 200.
+        """
+
+        async def once() -> T | F:
             login = self._logins
             with self._told(), bounded(self.timeouts.reply) as scope:
                 async with self._answer("GET", self.url(path), None, self._headers) as response:
                     if response.status == 200:
-                        await self._write(response, into, scope)
-                        return
-                    refused = await read_reply(response, ANSWER)
+                        return await take(self._body(response, scope))
+                    other = await read_reply(response, ANSWER)
             try:
-                replies.not_downloaded(refused)
+                return otherwise(other)
             except LoginExpiredError:
                 await self._renew(login)
                 raise
 
-        await retrying(once, policy)
+        return await retrying(once, policy)
 
-    async def _write(self, response: aiohttp.ClientResponse, into: Path, scope: anyio.CancelScope) -> None:
-        """Write the body of an answer into a file, and move the deadline with each piece that comes in time."""
+    async def _body(self, response: aiohttp.ClientResponse, scope: anyio.CancelScope) -> AsyncIterator[bytes]:
+        """Yield the body of an answer, and move the deadline with each piece that comes in time."""
         last = scope.deadline
-        async with await anyio.open_file(into, "wb", buffering=0) as file:
-            async for piece in pieces(response, FILE):
-                last += len(piece) / SLOWEST
-                scope.deadline = min(anyio.current_time() + self.timeouts.stall, last)
-                left = memoryview(piece)
-                try:
-                    while left:
-                        left = left[await file.write(left) :]
-                except OSError as error:
-                    raise TransientError(f"a file of XNAT's cannot be kept here: {error.strerror}") from None
+        async for piece in pieces(response, FILE):
+            last += len(piece) / SLOWEST
+            scope.deadline = min(anyio.current_time() + self.timeouts.stall, last)
+            yield piece
 
     async def log_in(self) -> None:
         """Log in, and check that it is not as a guest.
