@@ -66,8 +66,10 @@ async def experiment_list(call: Call, project: str | None = None, subject: str |
     xnat:imageSessionData/UID. What is shared into the project is listed too, with its label there; a filter looks at
     the label that it has in its own.
     """
-    sessions = [session for session in call.xnat.archived if is_visible(call, session)]
-    if project is not None:
+    sessions = list(call.xnat.archived)
+    if project is None:
+        sessions = [session for session in sessions if is_visible(call, session)]
+    else:
         if (found := call.xnat.project_named(project)) is None:
             raise Refused(404, f"Unable to identify project {project}")
         if not call.allows(found, "read"):
@@ -108,6 +110,8 @@ def asked_columns(query: Mapping[str, str], fields: Iterable[str], defaults: lis
 
 def matches(value: str, pattern: str) -> bool:
     """Apply a filter: a comma means or; `*` and `%` are wild."""
+    if "*" not in pattern and "%" not in pattern:
+        return value in pattern.split(",")
     return any(fnmatch.fnmatchcase(value, one.replace("%", "*").replace("[", "[[]")) for one in pattern.split(","))
 
 

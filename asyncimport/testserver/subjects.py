@@ -49,8 +49,10 @@ async def list_subjects(call: Call, project: str | None = None) -> web.StreamRes
     What is shared into the project is listed too, with its label there; a filter looks at the label that it has in its
     own.
     """
-    found = [subject for subject in call.xnat.subjects() if is_visible(call, subject)]
-    if project is not None:
+    found = call.xnat.subjects()
+    if project is None:
+        found = [subject for subject in found if is_visible(call, subject)]
+    else:
         if (owner := call.xnat.project_named(project)) is None:
             raise Refused(404, f"Unable to identify project {project}")
         if not call.allows(owner, "read"):
