@@ -9,6 +9,7 @@ import stat
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from math import inf
@@ -27,6 +28,7 @@ from asyncimport.headers import MOST_TOGETHER, Look, each, from_plain, look_into
 from asyncimport.interpreter import Worker, WorkerDiedError, WorkerMissingError
 from asyncimport.model import Algorithm, Body, Digest, File, FileKind, Ignored
 from asyncimport.routing import patterns
+from asyncimport.texts import composed
 
 __all__ = ["LARGE", "Folder", "has_digest", "sha256_of"]
 
@@ -97,7 +99,7 @@ class Folder:
 
     def _is_wanted(self, found: File | Ignored) -> bool:
         name = self.relative((found.file if isinstance(found, Ignored) else found).path)
-        return self._exclude is None or not self._exclude.fullmatch(name)
+        return self._exclude is None or not self._exclude.fullmatch(composed(name))
 
     async def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield what the walk meets, in batches; nothing is opened yet."""
@@ -287,28 +289,42 @@ def sha256_of(file: File, xxh3: bytes | None) -> tuple[bytes, bool] | None:
     return both.digest(), xxh3 is not None
 
 
+def _identity(directory: str) -> tuple[int, int] | str:
+    """Tell one directory from another: by its real path where a file system has no numbers. Raises: OSError."""
+    found = os.stat(directory)  # noqa: PTH116 - the path need not be text
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(directory)
+
+
+def _identities(places: Sequence[str]) -> Iterator[tuple[int, int] | str]:
+    for place in places:
+        with suppress(OSError):
+            yield _identity(place)
+
+
 class _Links:
     """Which links one walk follows: those to files of the source, and with `follow` those that lead out of it too.
 
     Links to directories of the source are not followed, as all that is there is met in its place. No directory is
-    walked twice, so that links that lead round in circles, or to one place, do no harm.
+    walked twice, so that links that lead round in circles, or to one place, do no harm, and neither do places that lie
+    in each other, or are one by several names.
     """
 
     def __init__(self, places: Sequence[str], *, follow: bool) -> None:
         self.follow = follow
         self._homes = [os.path.realpath(place) for place in places]
         self._walked: set[tuple[int, int] | str] = set()
+        # Without links two walks meet in the place where one of them begins, or not at all.
+        self._meeting = set(_identities(self._homes)) if len(places) > 1 else set()
 
     def enter(self, directory: str) -> bool:
         """Note that a directory is walked; whether it is for the first time. Raises: OSError."""
-        if not self.follow:
+        if not (self.follow or self._meeting):
             return True
-        found = os.stat(directory)  # noqa: PTH116 - the path need not be text
-        # Where a file system has no numbers, the real path tells one directory from another.
-        identity = (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(directory)
+        identity = _identity(directory)
         if identity in self._walked:
             return False
-        self._walked.add(identity)
+        if self.follow or identity in self._meeting:
+            self._walked.add(identity)
         return True
 
     def refuse(self, path: str, found: os.stat_result) -> Ignored | None:

@@ -120,7 +120,9 @@ class Survey:
                     "UPDATE file SET met = iif(scan = ?1, met, ?2), scan = ?1 WHERE path = ?3",
                     (self._scan, place, os.fsencode(file.path)),
                 )
-        self._places = dict(zip((file.path for file in files), range(self._met, self._met + len(files)), strict=True))
+        # The first of those that are met twice.
+        numbered = zip((file.path for file in files), range(self._met, self._met + len(files)), strict=True)
+        self._places = dict(reversed([*numbered]))
         self._met += len(files)
         return unknown
 
