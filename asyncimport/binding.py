@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from asyncimport.manifest import Key, KeyKind, PlanRow, as_written, day_of
+from asyncimport.texts import composed
 
 __all__ = ["FoundStudy", "Header", "differences", "nearest"]
 
@@ -26,9 +27,9 @@ class Header(NamedTuple):
 
     @classmethod
     def of(cls, fields: Mapping[str, str]) -> "Header":
-        """Take it from the fields of a header."""
+        """Take it from the fields of a header, in composed form, as the cells of a plan are read."""
         names = ("PatientID", "IssuerOfPatientID", "StudyDate", "AccessionNumber")
-        return cls(*(fields.get(name, "").strip() for name in names))
+        return cls(*(composed(fields.get(name, "").strip()) for name in names))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from asyncimport.errors import UsageError
 from asyncimport.tables import LABELS, character, folded, is_tempting, label_flaw, records, text_of, without_controls
+from asyncimport.texts import composed
 
 __all__ = [
     "Key",
@@ -414,7 +415,7 @@ class _Reader:
         return "" if place is None else self._at(place)
 
     def _value(self, column: str) -> str:
-        return _bare(column, self._raw(column))
+        return composed(_bare(column, self._raw(column)))
 
     def _wrong(self, column: str, text: str, *hints: str) -> None:
         self._sound = False

@@ -819,8 +819,7 @@ class PlannedRoutes:
         """Return the rows that match any header of a study."""
         found: dict[Key, PlanRow] = {}
         for header in study.headers:
-            row = self._match(study.study_uid, header.accession_number, header.patient_id, header.study_date)
-            if row is not None:
+            if (row := self._match(study.study_uid, header)) is not None:
                 found[row.key] = row
         return list(found.values())
 
@@ -896,14 +895,14 @@ class PlannedRoutes:
         return row
 
     def _find(self, study_uid: str, fields: Mapping[str, str]) -> PlanRow | None:
-        values = (fields.get(name, "").strip() for name in ("AccessionNumber", "PatientID", "StudyDate"))
-        return self._match(study_uid, *values)
+        # Plans mostly know studies by their UID, and this is asked for every file.
+        return self._rows.get(Key(KeyKind.STUDY_UID, (study_uid,))) or self._match(study_uid, Header.of(fields))
 
-    def _match(self, study_uid: str, accession_number: str, patient_id: str, study_date: str) -> PlanRow | None:
+    def _match(self, study_uid: str, header: Header) -> PlanRow | None:
         keys = (
             Key(KeyKind.STUDY_UID, (study_uid,)),
-            Key(KeyKind.ACCESSION_NUMBER, (accession_number,)),
-            Key(KeyKind.PATIENT_ID_AND_STUDY_DATE, (patient_id, study_date)),
+            Key(KeyKind.ACCESSION_NUMBER, (header.accession_number,)),
+            Key(KeyKind.PATIENT_ID_AND_STUDY_DATE, (header.patient_id, header.study_date)),
         )
         return next((row for key in keys if (row := self._rows.get(key)) is not None), None)
 

@@ -8,13 +8,17 @@ from typing import Protocol
 
 from asyncimport.model import Session
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
+from asyncimport.texts import composed
 
 __all__ = ["Choice", "Selected", "patterns"]
 
 
 def patterns(globs: Sequence[str]) -> re.Pattern[str] | None:
-    """Return what matches any of these shell patterns, whose `*` passes `/` too; None when there are none."""
-    return re.compile("|".join(map(fnmatch.translate, globs))) if globs else None
+    """Return what matches any of these shell patterns, whose `*` passes `/` too; None when there are none.
+
+    It matches texts in composed form.
+    """
+    return re.compile("|".join(fnmatch.translate(composed(glob)) for glob in globs)) if globs else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class Choice:
 
     def against(self, fields: Mapping[str, str], path: str) -> str:
         """Say why a file with these header fields, and this path below SOURCE, is not asked for; "" when it is."""
-        if self.include is not None and not self.include.fullmatch(path):
+        if self.include is not None and not self.include.fullmatch(composed(path)):
             return "its path was not asked for"
         if self.modalities and fields.get("Modality", "") not in self.modalities:
             return "its modality was not asked for"
