@@ -125,3 +125,38 @@ async def test_overlapping_sources_bring_each_file_once(xnat: TestXnat, ready: C
     }
     assert {session.label for session in xnat.archived} == {f"p{number}_v1" for number in range(4)}
     assert xnat.count["import"] == 4
+
+
+async def test_a_project_in_two_journals_is_told_by_each_command(ready: Commands, source: Path, tmp_path: Path) -> None:
+    """What one journal holds is not all of the project: the other one is named, and can be asked."""
+    assert (await upload(ready, source / "p0", "-P", "nickname")).code == 0
+    assert (await upload(ready, source / "p1", "-P", "{StudyDescription}")).code == 0
+    (other,) = [path for path in ready.home.rglob("*.journal") if "StudyDescription" in path.name]
+    for words in (("status",), ("verify", "--safe-to-delete", tmp_path / "safe")):
+        for name in ("demo", "nickname"):
+            ended = await ready(*words, "-P", name, "-o", "json")
+            assert (ended.code, ended.json["other_journals"]) == (0, [str(other)]), ended
+            assert f"--journal {other}" in ended.err
+        there = await ready(*words, "-P", "demo", "-o", "json", "--journal", other)
+        assert (there.code, there.json["other_journals"], there.err) == (0, [], ""), there
+        assert [one["subject"] for one in there.json["details"]] == ["P1"]
+    forgotten = await ready("forget", "-P", "demo", "--session", "P1_20200102", "--yes")
+    assert (forgotten.code, f"--journal {other}" in forgotten.err) == (2, True), forgotten
+
+
+async def test_two_journals_of_templates_and_none_of_the_project(ready: Commands, source: Path) -> None:
+    """Nobody is told that nothing was uploaded to it: one of the two is to be named."""
+    assert (await upload(ready, source / "p0", "-P", "{StudyDescription}")).code == 0
+    assert (await upload(ready, source / "p1", "-P", "{StudyDescription:lower}")).code == 0
+    ended = await ready("status", "-P", "demo")
+    assert (ended.code, "there are 2 journals with sessions of project demo" in ended.err) == (2, True), ended
+
+
+async def test_the_only_journal_is_not_taken_for_that_of_another_project(ready: Commands, source: Path) -> None:
+    """Where no server is named either: what is forgotten there would be somebody else's."""
+    assert (await upload(ready, source / "p0", "-P", "demo")).code == 0
+    del ready.env["XNAT_HOST"]
+    for words in (("status",), ("forget", "--session", "P0_20200102", "--yes")):
+        ended = await ready(*words, "-P", "other")
+        assert (ended.code, "nothing was uploaded to project other" in ended.err) == (2, True), ended
+        assert (await ready("status", "-P", "demo", "-o", "json")).json["sessions"]["archived"] == 1

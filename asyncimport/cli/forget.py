@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.journals import existing_journal, part_of
+from asyncimport.cli.journals import meant_journal
 from asyncimport.cli.options import Host, JournalFile, NoColor, Output, OutputOption, Profile, Project, StateDir
 from asyncimport.cli.output import consoles, plain, show_error, write_json
 from asyncimport.errors import AsyncimportError, UsageError
@@ -67,8 +67,8 @@ def forget(
                 "what is to be forgotten?", hint="give one of --session, --held, --gone and --archived-before"
             )
         before = None if archived_before is None else _seconds(archived_before)
-        path = existing_journal(host, project, state_dir, journal)
-        with Forgetting.of(path, part=part_of(path, project)) as forgetting:
+        path, part, others = meant_journal(host, project, state_dir, journal, err)
+        with Forgetting.of(path, part=part) as forgetting:
             for label in dict.fromkeys(name.lower() for name in session or ()):
                 forgetting.sessions(label, force=force)
             if held:
@@ -84,7 +84,8 @@ def forget(
                 forgetting.forget()
                 done = True
             if output is Output.JSON:
-                write_json({"forgotten": done, "found": [_json(matter) for matter in forgetting.found]})
+                matters = [_json(matter) for matter in forgetting.found]
+                write_json({"forgotten": done, "found": matters, "other_journals": [plain(str(one)) for one in others]})
             if found and not (done or sys.stdin.isatty()):
                 raise UsageError(_NOTHING, hint="give --yes")
         if not done:

@@ -6,11 +6,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import platformdirs
+from rich.console import Console
+from rich.text import Text
 
 from asyncimport.errors import JournalError, UsageError
 from asyncimport.journal import Ledger
 
-__all__ = ["existing_journal", "journal_of", "journal_path", "part_of", "state_directory"]
+__all__ = ["existing_journal", "journal_of", "journal_path", "meant_journal", "state_directory"]
 
 
 def state_directory(state_dir: Path | None) -> Path:
@@ -40,6 +42,35 @@ def _readable(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", text)
 
 
+def meant_journal(
+    host: str | None, project: str | None, state_dir: Path | None, journal: Path | None, err: Console
+) -> tuple[Path, str | None, list[Path]]:
+    """Return the journal that is meant, the project if that is one of several of it, and others that have a part of it.
+
+    These, which nobody looks at, are told on standard error. Raises: UsageError, JournalError.
+    """
+    path = existing_journal(host, project, state_dir, journal)
+    if not project:
+        return path, None, []
+    with Ledger.read(path) as ledger:
+        about = ledger.about()
+        is_whole = project == about["rule project"] or f"alias {project}" in about
+        is_part = not is_whole and ledger.has_project(project)
+    others = []
+    if journal is None:
+        server = about["destination"]
+        if not (is_whole or is_part):
+            raise _nothing_of(project, server, [path])
+        # The project may be named by an alias.
+        names = {project, about["rule project"]} if is_whole else {project}
+        found = (one for one in _journals(path.parent) if one != path)
+        others = [one for one in found if any(_is_of(one, server, name) for name in names)]
+    for other in others:
+        err.print(Text(f"project {project} has sessions in another journal too, which is not looked at: {other}"))
+        err.print(Text(f"hint: the same command with --journal {other} looks at it"))
+    return path, project if is_part else None, others
+
+
 def existing_journal(host: str | None, project: str | None, state_dir: Path | None, journal: Path | None) -> Path:
     """Return the journal that is meant: the one named, that of server and project, or the only one there is.
 
@@ -54,11 +85,13 @@ def existing_journal(host: str | None, project: str | None, state_dir: Path | No
         found = [other for other in others if _is_of(other, host.rstrip("/"), project)]
         if len(found) == 1:
             return found[0]
-        if others:
+        if found:
             raise UsageError(
-                f"nothing was uploaded to project {project} on {host} from here",
-                hint=f"check --host, -P and --profile, or name one of these journals with --journal: {_listed(others)}",
+                f"there are {len(found)} journals with sessions of project {project}",
+                hint=f"name one of them with --journal: {_listed(found)}",
             )
+        if others:
+            raise _nothing_of(project, host, others)
         return path
     server = f"{_readable(urlsplit(host).netloc)}-" if host else ""
     found = _journals(directory, server)
@@ -72,14 +105,11 @@ def existing_journal(host: str | None, project: str | None, state_dir: Path | No
     )
 
 
-def part_of(path: Path, project: str | None) -> str | None:
-    """Return the project if it is one of several of a journal; None where all of the journal is meant."""
-    if not project:
-        return None
-    with Ledger.read(path) as ledger:
-        about = ledger.about()
-        is_whole = project == about.get("rule project") or f"alias {project}" in about
-        return None if is_whole or all(one.project != project for one in ledger.targets()) else project
+def _nothing_of(project: str, host: str, others: list[Path]) -> UsageError:
+    return UsageError(
+        f"nothing was uploaded to project {project} on {host} from here",
+        hint=f"check --host, -P and --profile, or name one of these journals with --journal: {_listed(others)}",
+    )
 
 
 def _is_of(path: Path, host: str, project: str) -> bool:
@@ -87,9 +117,7 @@ def _is_of(path: Path, host: str, project: str) -> bool:
     try:
         with Ledger.read(path) as ledger:
             about = ledger.about()
-            if about["destination"] != host:
-                return False
-            return f"alias {project}" in about or any(one.project == project for one in ledger.targets())
+            return about["destination"] == host and (f"alias {project}" in about or ledger.has_project(project))
     except (JournalError, UsageError):
         return False
 

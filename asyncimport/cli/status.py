@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asyncimport.cli.journals import existing_journal, part_of
+from asyncimport.cli.journals import meant_journal
 from asyncimport.cli.options import Host, JournalFile, NoColor, Profile, Project, StateDir
 from asyncimport.cli.output import consoles, plain, show_error, show_summary, summary_json, write_json
 from asyncimport.errors import AsyncimportError, UsageError
@@ -55,18 +56,18 @@ def status(
     """Show what was uploaded, what is left, and why."""
     out, err = consoles(no_color=no_color)
     try:
-        path = existing_journal(host, project, state_dir, journal)
-        with Ledger.read(path, part=part_of(path, project)) as ledger:
+        path, part, others = meant_journal(host, project, state_dir, journal, err)
+        with Ledger.read(path, part=part) as ledger:
             if session is not None:
                 _session(out, ledger, session, output)
             else:
-                _journal(out, ledger, output)
+                _journal(out, ledger, output, others)
     except AsyncimportError as error:
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
 
 
-def _journal(out: Console, ledger: Ledger, form: _Form) -> None:
+def _journal(out: Console, ledger: Ledger, form: _Form, others: Sequence[Path]) -> None:
     with ledger.moment():
         about, runs, summary, left = ledger.about(), ledger.runs(), ledger.summary(), ledger.left()
     last = runs[-1] if runs else None
@@ -104,6 +105,7 @@ def _journal(out: Console, ledger: Ledger, form: _Form) -> None:
             for run in runs
         ]
         value["at_work"] = at_work
+        value["other_journals"] = [plain(str(one)) for one in others]
         value["remaining"] = {
             "files": left.files,
             "bytes": left.size,

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.journals import existing_journal, part_of
+from asyncimport.cli.journals import meant_journal
 from asyncimport.cli.options import (
     CaBundle,
     Host,
@@ -92,6 +92,8 @@ class _Result:
     safe: int | None = None
     kept_back: int = 0
     signal: int | None = None
+    others: list[Path] = field(default_factory=list)
+    """Journals that have sessions of the project too, and are not looked at."""
 
     @property
     def code(self) -> int:
@@ -158,7 +160,7 @@ def verify(
     out, err = consoles(no_color=no_color)
     result = _Result()
     try:
-        path = existing_journal(host, project, state_dir, journal)
+        path, part, result.others = meant_journal(host, project, state_dir, journal, err)
         with Ledger.read(path) as ledger:
             about = ledger.about()
         host, name, password = login_from(
@@ -170,7 +172,7 @@ def verify(
             _check_place(safe_to_delete)
         task = _Task(
             path,
-            part_of(path, project),
+            part,
             host,
             Credentials(name, password),
             ca_bundle,
@@ -218,7 +220,7 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result, err: C
                 with stop.at_once():
                     # What was sent again counts once it is seen in the archive.
                     await _look(client, task, result)
-            with Ledger.read(task.journal, part=task.part) as ledger:
+            async with in_threads(partial(Ledger.read, task.journal, part=task.part)) as ledger:
                 if task.safe_to_delete is not None and not stop.requested:
                     write = partial(_write_paths, task.safe_to_delete, ledger, result)
                     result.safe = await anyio.to_thread.run_sync(write)
@@ -231,7 +233,7 @@ async def _look(client: Client, task: _Task, result: _Result) -> None:
 
     policy = RetryPolicy()
     result.findings = []
-    with Ledger.read(task.journal, part=task.part) as ledger:
+    async with in_threads(partial(Ledger.read, task.journal, part=task.part)) as ledger:
         result.findings = await look(client, ledger, policy, report=result.findings.append)
         result.besides = await look_beside(client, ledger, policy, reads_bytes=task.attachments_bytes)
         result.subjects = await look_at_subjects(client, ledger, policy)
@@ -421,6 +423,7 @@ def _json(host: str, result: _Result) -> dict[str, object]:
         "unrepaired": result.unrepaired,
         "safe_to_delete": result.safe,
         "kept_back": result.kept_back,
+        "other_journals": [plain(str(one)) for one in result.others],
         "details": [
             {
                 "project": one.session.project,

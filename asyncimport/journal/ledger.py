@@ -216,6 +216,12 @@ class Ledger:
             rows = self._db.execute("SELECT project, subject, label, study_uid FROM session ORDER BY key")
             return [Session(*row) for row in rows]
 
+    def has_project(self, project: str) -> bool:
+        """Whether a study has got a session in this project."""
+        with translated(self._path):
+            query = "SELECT EXISTS (SELECT 1 FROM session WHERE project = ?)"
+            return bool(self._db.execute(query, (project,)).fetchone()[0])
+
     def runs(self) -> list[Run]:
         """Return all runs, the first one first."""
         with translated(self._path):
