@@ -105,7 +105,8 @@ async def decide(
     else:
         names = {}
     project = _id_of(wanted.project, names)
-    journal, bound_to = journal_of(wanted.host, wanted.project, project, wanted.state_dir, wanted.journal)
+    named = partial(journal_of, wanted.host, wanted.project, project, wanted.state_dir, wanted.journal)
+    journal, bound_to = await anyio.to_thread.run_sync(named)
     rules = {**routes.rules, "project": bound_to} if bound_to != wanted.project else routes.rules
     if not wanted.reroute:
         await anyio.to_thread.run_sync(_check_rules, journal, wanted.host, rules)
