@@ -1,6 +1,9 @@
 """Attachments go to what their labels name in their project, and to nothing that merely has such an ID or label."""
 
+import io
 import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -145,6 +148,33 @@ async def test_an_upload_whose_session_is_another_subjects_by_now(
     assert session.own_resources == {}
     (problem,) = [one for one in ended.json["problems"] if one["kind"] == "attachment refused"]
     assert problem["reason"] == "the archive has it under another subject (S2, not S1)"
+
+
+def zipped(content: bytes) -> bytes:
+    """Put an image into a zip."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("1.dcm", content)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"), [("cut.dcm", lambda content: content[:300]), ("images.zip", zipped)], ids=["damaged", "zipped"]
+)
+async def test_a_report_beside_images_that_cannot_be_read(
+    xnat: TestXnat, ready: Commands, tmp_path: Path, name: str, spoil: Callable[[bytes], bytes]
+) -> None:
+    """It is theirs, and not of the session in the next directory; what lies above both is nobody's."""
+    place = tmp_path / "visits"
+    write(place / "a" / "1.dcm", image(1, PatientID="S1", StudyInstanceUID=STUDY))
+    write(place / "a" / "of-a.pdf", b"of S1")
+    write(place / "b" / name, spoil(image(2, PatientID="S2", StudyInstanceUID="1.2.840.2")))
+    write(place / "b" / "report.pdf", b"of S2")
+    write(place / "summary.pdf", b"of both")
+    ended = await ready("upload", place, "-P", "demo", "-o", "json", "--attach", "*.pdf=REPORTS")
+    assert (ended.code, ended.json["attachments"]["skipped"]) == (8, 2), ended.out
+    session = next(one for one in xnat.archived if one.project == "demo")
+    assert list(session.own_resources["REPORTS"].files) == ["of-a.pdf"]
 
 
 @pytest.mark.parametrize("option", ["-E", "-S"])

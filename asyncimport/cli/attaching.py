@@ -398,7 +398,8 @@ def _detail(resource: Resource, filed: Filed) -> dict[str, object]:
 def show(out: Console, result: AttachResult, *, dry_run: bool) -> None:
     """Write what became of the files, for people."""
     for flaw in result.flaws[:_SHOWN]:
-        line = f"line {flaw.line}, {plain(flaw.column)}: " if flaw.line else ""
+        column = f", {plain(flaw.column)}" if flaw.column else ""
+        line = f"line {flaw.line}{column}: " if flaw.line else ""
         out.print(Text(f"  {'warning' if flaw.is_warning else 'not sent'}: {line}{flaw.text} ({flaw.hint})"))
     if len(result.flaws) > _SHOWN:
         out.print(Text(f"  and {len(result.flaws) - _SHOWN:,} more: see -o json"))
