@@ -10,7 +10,7 @@ import pytest
 from conftest import Commands, Ended
 from scenery import image, write
 
-from asyncimport.testserver import ArchivedSession, Project, TestXnat, add_session, file_bytes
+from asyncimport.testserver import ArchivedSession, Fault, Project, Status, TestXnat, add_session, file_bytes
 
 pytestmark = pytest.mark.anyio
 
@@ -221,6 +221,21 @@ async def test_one_resource_by_several_names(
         return
     assert await file_bytes(xnat, session, "REPORTS", "report.pdf") == b"report 1"
     assert await file_bytes(xnat, session.subject, "REPORTS", "report.pdf") == b"report 5"
+
+
+@pytest.mark.thorough
+async def test_a_place_that_cannot_be_looked_up(xnat: TestXnat, ready: Commands, report: Path, tmp_path: Path) -> None:
+    """Nothing is sent where nobody knows what it is; the rest goes, and the same command goes on later."""
+    session = add_session(xnat, "S", "E")
+    xnat.faults.add(Fault("listing", Status(500), path="projects/demo/subjects", share=1))
+    table = tmp_path / "table.csv"
+    table.write_text(f"path,subject,session\n{report.name},S,\n{report.name},,E\n", encoding="utf-8")
+    ended = await attach(ready, "--table", table, "-P", "demo", *REPORT)
+    assert (ended.code, sorted(state for state, _ in told(ended))) == (8, ["failed", "stored"])
+    assert holders(xnat) == [session.id]
+    xnat.faults.clear()
+    again = await attach(ready, "--table", table, "-P", "demo", *REPORT)
+    assert (again.code, holders(xnat)) == (0, [session.id, session.subject.id])
 
 
 # --- Names

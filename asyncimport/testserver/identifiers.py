@@ -9,7 +9,14 @@ from typing import TypeVar
 from .call import Call
 from .state import ArchivedSession, Project, Subject
 
-__all__ = ["is_visible", "session_of_scans", "session_to_show", "subject_to_change", "subject_to_show"]
+__all__ = [
+    "is_visible",
+    "session_of_scans",
+    "session_of_uri",
+    "session_to_show",
+    "subject_to_change",
+    "subject_to_show",
+]
 
 _Item = TypeVar("_Item", Subject, ArchivedSession)
 
@@ -54,6 +61,15 @@ def session_of_scans(call: Call, project: Project | None, name: str) -> Archived
     if project is None:
         return by_id
     return _of_project(project, by_id) or _seen(call, call.xnat.experiment_labelled(project.id, name))
+
+
+def session_of_uri(call: Call, project: Project | None, name: str) -> ArchivedSession | None:
+    """Return the session of a label in the project, or else of an ID that the project has, or any without a project.
+
+    So do the URIs of RefreshCatalog (helpers.uri.archive, populateExperiment).
+    """
+    by_label = call.xnat.experiment_labelled(project.id, name) if project is not None else None
+    return _seen(call, by_label) or session_of_scans(call, project, name)
 
 
 def is_visible(call: Call, item: Subject | ArchivedSession) -> bool:

@@ -1,12 +1,12 @@
 """What has resources: projects, subjects, sessions, scans; and which of them an address means (XNATTemplate)."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 from .call import Call
-from .identifiers import session_of_scans, session_to_show, subject_to_change
+from .identifiers import session_of_scans, session_of_uri, session_to_show, subject_to_change
 from .names import make_timestamp
 from .pages import Refused
 from .site import TestXnat
@@ -30,6 +30,7 @@ __all__ = [
     "of_subject",
     "placed",
     "read",
+    "refreshed",
     "scans_named",
     "written",
 ]
@@ -144,11 +145,14 @@ def scans_named(session: ArchivedSession, name: str) -> list[Scan]:
     ]
 
 
-def _session(call: Call, where: Where, project: Project | None) -> ArchivedSession | None:
+_Find = Callable[[Call, Project | None, str], ArchivedSession | None]
+
+
+def _session(call: Call, where: Where, project: Project | None, find: _Find | None = None) -> ArchivedSession | None:
     """Return the session of an address that the user can read: its scans' resources are found in another way."""
     if "project" in where and project is None:
         return None
-    find = session_of_scans if "scan" in where else session_to_show
+    find = find or (session_of_scans if "scan" in where else session_to_show)
     return find(call, project, where["experiment"])
 
 
@@ -180,7 +184,12 @@ def read(call: Call, where: Where) -> list[Place]:
     return [of_project(project)] if project is not None else []
 
 
-def written(call: Call, where: Where) -> Place:
+def refreshed(call: Call, where: Where) -> Place:
+    """Return the place that the URI of something to be refreshed means; else as `written`."""
+    return written(call, where, session_of_uri)
+
+
+def written(call: Call, where: Where, find: _Find | None = None) -> Place:
     """Return the place that an address means to somebody who writes (XNATTemplate).
 
     404 names the first part that is unknown. A session need not be of the project or the subject of the address.
@@ -192,7 +201,7 @@ def written(call: Call, where: Where) -> Place:
     if "subject" in where and subject is None:
         raise _unidentified("subject")
     if "experiment" in where:
-        session = _session(call, where, project)
+        session = _session(call, where, project, find)
         if session is None:
             raise _unidentified("image session" if "scan" in where else "experiment")
         if "scan" not in where:

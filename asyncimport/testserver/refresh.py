@@ -10,7 +10,7 @@ from .bodies import form_parts
 from .call import Call
 from .names import escape_parameter
 from .pages import Refused, text
-from .places import FORBIDDEN, Found, below, labelled, placed, written
+from .places import FORBIDDEN, Found, below, labelled, placed, refreshed
 from .state import StoredFile
 
 __all__ = ["refresh_catalogs", "refresh_through_xapi"]
@@ -59,7 +59,7 @@ def _resources(call: Call, source: str) -> list[Found]:
         raise Refused(400, f"Invalid resource URI: {source}")
     where, label = parsed
     try:
-        place = written(call, where)
+        place = refreshed(call, where)
     except Refused as refused:
         raise Refused(400, refused.message or f"Invalid resource URI: {source}") from None
     if not call.may("edit", place.project):

@@ -91,6 +91,17 @@ async def test_resources_of_scans_go_by_an_id_of_the_project_first() -> None:
         assert filled(web.xnat) == [theirs, mine]
 
 
+async def test_what_is_to_be_refreshed_goes_by_its_label_first() -> None:
+    """Unlike what is written at the same address."""
+    async with visit(site()) as web:
+        _, mine = web.xnat.archived
+        await web.put(f"/data/experiments/{mine.id}/resources/R")
+        source = f"/archive/projects/demo/subjects/mine/experiments/{E}/resources/R"
+        assert (await web.post("/data/services/refresh/catalog", resource=source)).status == 200
+        assert (await web.ask("DELETE", f"/data/experiments/{mine.id}/resources/R")).status == 200
+        assert (await web.post("/data/services/refresh/catalog", resource=source)).status == 400
+
+
 async def test_a_session_below_another_subject() -> None:
     """XNAT compares nothing."""
     async with visit(site()) as web:
