@@ -176,16 +176,20 @@ async def test_dob_and_age_of_several_sessions(xnat: TestXnat, ready: Commands, 
 
 
 async def test_rows_of_nobody(ready: Commands, tree: Path, table: Path) -> None:
-    """They are told with exit code 8, but for a pilot; those of a session that waits are not."""
+    """They are told with exit code 8; those of a session that waits are not."""
     table.write_text(TABLE + "S3,F,,\nS4,M,,\n")
-    pilot = await upload(ready, tree, "--subjects", table, "--limit", "1")
-    assert (pilot.code, pilot.json["notices"]) == (0, [])
     ended = await upload(ready, tree, "--subjects", table, "--no-archive")
     assert (ended.code, len(ended.json["notices"])) == (8, 1)
     assert "2 rows of --subjects are of subjects without a session here (demo / S3, demo / S4)" in str(ended.json)
     assert "2 rows of --subjects" in ended.err
+
+
+async def test_a_pilot_has_rows_of_others(ready: Commands, tree: Path, table: Path) -> None:
+    """They are told when all of the source was asked for; letter case makes nobody another."""
     table.write_text(TABLE.lower())
-    assert (await upload(ready, tree, "--subjects", table)).code == 0
+    for options in (("--limit", "1"), ()):
+        ended = await upload(ready, tree, "--subjects", table, *options)
+        assert (ended.code, ended.json["notices"]) == (0, [])
 
 
 async def test_what_xnat_has_is_kept_and_told(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
