@@ -221,7 +221,10 @@ class _Line:
         ignored = [item for item in batch if isinstance(item, Ignored)]
         options = self._options
         recall = partial(
-            self._journal.recall, retry_refused=options.retry_refused, resend_changed=options.resend_changed
+            self._journal.recall,
+            retry_refused=options.retry_refused,
+            resend_changed=options.resend_changed,
+            chooses=options.chooses,
         )
         known = await self._ask(partial(recall, files))
         looks = await self._source.look(known.unknown)
@@ -258,7 +261,8 @@ class _Line:
             return Ignored(file, FileKind.SKIPPED, f"study {identity.study_uid}: {error}")
         if truncated:
             return Ignored(file, FileKind.UNREADABLE, truncated, session=session, sop_uid=identity.sop_uid)
-        return Instance(file, identity.sop_uid, identity.series_uid, session, patient_of(identity.fields))
+        patient, modality = patient_of(identity.fields), identity.fields.get("Modality", "")
+        return Instance(file, identity.sop_uid, identity.series_uid, session, patient, modality)
 
     async def _compared(self, twins: Sequence[Twin], proofs: dict[str, bool]) -> list[Instance | Ignored]:
         """Compare files with what was sent, which goes into the `proofs`, or with others that carry the instance."""

@@ -20,7 +20,7 @@ import anyio.to_thread
 from asyncimport.binding import FoundStudy, Header, differences, nearest
 from asyncimport.errors import AsyncimportError
 from asyncimport.events import Event, Scanned
-from asyncimport.journal import Looks, Survey, Surveyed
+from asyncimport.journal import Looks, Resident, Survey, Surveyed, digested
 from asyncimport.manifest import Key, KeyKind, PlanRow
 from asyncimport.model import File, FileKind, Ignored, Occupant, Patient, Session
 from asyncimport.replies import Experiment, Row, SeriesFilter, other_row
@@ -38,8 +38,10 @@ from asyncimport.routing import (
     clash,
     doubts,
     joined,
+    label_taken,
     name_in_resource,
     patient_of,
+    placed,
     proves_another,
 )
 from asyncimport.routing.dropping import filter_drops
@@ -193,28 +195,34 @@ def make_plan(
     projects: Mapping[str, str | AsyncimportError] = _NO_NAMES,
     truncated: bool = False,
     given: Given = NOTHING_GIVEN,
+    residents: Iterable[Resident] = (),
     merge_patients: bool = False,
     suffix: bool = False,
     limit: int | None = None,
     looks: Looks | None = None,
     resource_of: Callable[[str], str | None] = lambda _: None,
+    streams: bool = False,
 ) -> Plan:
     """Compare all studies with each other and with what is `given`, and keep the first `limit` at most by their places.
 
-    `projects` are the IDs of projects, or why one is closed, by the names that the rules have for them.
+    `projects` are the IDs of projects, or why one is closed, by the names that the rules have for them, `residents` are
+    who is in each subject by the journal.
     With `looks`, studies are left out that may still be being written.
     With `suffix`, studies whose label another one has already get `_2`, `_3` and so on behind it, in the order of their
-    dates; else they are errors, but for the one that has it or that the walk has met first. It blocks: call it in a
-    worker thread.
+    dates; else they are errors, but for the one that has it, or is the first of them by date; or that the walk meets
+    first, as a run that `streams` knows no more when it begins. It blocks: call it in a worker thread.
     """
     problems: list[Problem] = [*drafted.problems]
     drafts = [_in_project(draft, projects, problems) for draft in drafted.drafts]
     if isinstance(drafted.routes, PlannedRoutes):
         drafts = list(_bound(drafts, drafted.routes, problems, given, {} if looks is None else looks.waiting))
+    else:
+        is_whole = suffix or drafted.routes.needs_whole_study
+        drafts = [_kept(draft, given, problems, is_whole=is_whole) for draft in drafts]
     # All studies are compared before any is left for later: nothing that is wrong may hide behind a pause or a limit.
-    drafts = list(_distinct(drafts, problems, given, suffix=suffix))
+    drafts = list(_distinct(drafts, problems, given, suffix=suffix, streams=streams))
     if not merge_patients:
-        drafts = list(_one_patient(drafts, problems))
+        drafts = list(_one_patient(drafts, problems, residents))
     if looks is not None:
         drafts = [_quiet(draft, looks, problems) for draft in drafts]
         drafts += _unfinished(found, drafts, looks, problems)
@@ -264,10 +272,11 @@ class Known:
     """What the server knows of a project: its sessions by label in lower case, and what drops files there.
 
     `filters` drop series by their SeriesDescription, `scripts` files for whatever reason they have. `rows` are those of
-    the prearchive, by StudyInstanceUID and label; `source` and `own` (addresses) tell which of them the journal has
-    begun, as far as uploads have: None, nobody asks. `occupants` are whom the sessions of each subject (in lower case)
-    name; `in_the_way` says of a study why it cannot go under its labels: label-is-id or study-on-server, and
-    the reason.
+    the prearchive, by StudyInstanceUID and label; `source` and `own` (by address, with the labels that they were begun
+    with) tell which of them the journal has begun, as far as uploads have: None, nobody asks. `occupants` are whom the
+    sessions of each subject (in lower case) name, but for those that the journal has brought; `residents` are who is in
+    a subject by the journal. `in_the_way` says of a study why it cannot go under its labels, or not as it is:
+    label-is-id, study-on-server or modality-on-server, and the reason.
     """
 
     sessions: Mapping[str, Experiment]
@@ -275,8 +284,9 @@ class Known:
     scripts: Sequence[str] = ()
     rows: Mapping[tuple[str, str], Sequence[Row]] = field(default_factory=dict)
     source: str | None = None
-    own: frozenset[str] = frozenset()
+    own: Mapping[str, Session] = field(default_factory=dict)
     occupants: Mapping[str, Sequence[Occupant]] = field(default_factory=dict, repr=False)
+    residents: Sequence[Resident] = ()
     in_the_way: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -326,7 +336,8 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
         yield problem(code, severity, text, _ONE_PERSON)
     for begun in known.rows.get((row.study_uid, row.session_label), ()):
         session = Session(row.project_id, row.subject_label, row.session_label, row.study_uid)
-        if reason := other_row(begun, session, None if begun.uri in known.own else known.source):
+        session, source = known.own.get(begun.uri, session), None if begun.uri in known.own else known.source
+        if reason := other_row(begun, session, source):
             advice = "archive, move or delete it in XNAT's prearchive: nothing is sent before"
             if other_row(begun, session) is None:
                 advice = f"let that upload end, or {advice}; --adopt-rows fills it all the same"
@@ -350,12 +361,17 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
 
 def _of_another(plan: Plan, row: PlanRow, known: Known) -> Iterable[tuple[str, Severity, str]]:
     """Tell of one session of the archive that is of somebody else, or may be, though it has the subject of a study."""
+    let_in = [
+        one.patient
+        for one in known.residents
+        if one.is_let_in and (one.project, one.subject.lower()) == (row.project_id, row.subject_label.lower())
+    ]
     there = [
         (one, patient)
         for one in known.occupants.get(row.subject_label.lower(), ())
         for patient in plan.patients.get(row.study_uid, ())
         # What is there of the study itself is merged with it.
-        if one.session.study_uid != row.study_uid
+        if one.session.study_uid != row.study_uid and not any(agree(who, digested(patient)) for who in let_in)
     ]
     subject = row.subject_label
     if why := next(filter(None, (proves_another(one, subject, patient) for one, patient in there)), ""):
@@ -530,10 +546,36 @@ def _in_project(draft: _Draft, names: Mapping[str, str | AsyncimportError], prob
     return draft.without_place()
 
 
-def _distinct(drafts: Sequence[_Draft], problems: list[Problem], given: Given, *, suffix: bool) -> Iterable[_Draft]:
+def _kept(draft: _Draft, given: Given, problems: list[Problem], *, is_whole: bool) -> _Draft:
+    """Let a study keep the session that it has by the journal, as a run does (`Registry` there).
+
+    Where whole studies decide (`is_whole`) it has been given the label of that already.
+    """
+    session, study = draft.session, draft.study
+    known = None if session is None else given.kept(session.project, study.study_uid)
+    if session is None or known is None:
+        return draft
+    has, (subject, label) = known
+    place = placed(has, (subject, None if is_whole else label), session)
+    if place is None:
+        text = f"it goes to subject {has.subject}, session {has.label}; by its headers it would go to subject "
+        text += f"{session.subject}, session {session.label}"
+        problems.append(_problem("labels-differ", Severity.ERROR, study, text, _SAME_FIELDS))
+        return draft.without_place()
+    if is_whole:
+        return replace(draft, session=replace(session, subject=place.subject))
+    if place != session:
+        text = f"it has session {place.label} of subject {place.subject}, and not {session.label} of {session.subject}"
+        problems.append(_problem("session-kept", Severity.INFO, study, text, "what is new of it goes there"))
+    return replace(draft, session=place, wanted=place)
+
+
+def _distinct(
+    drafts: Sequence[_Draft], problems: list[Problem], given: Given, *, suffix: bool, streams: bool
+) -> Iterable[_Draft]:
     """Give each label to one study. XNAT matches labels without regard to case when it archives."""
     labels = _suffixed(drafts, given) if suffix else {}
-    owners = {} if suffix else _owners(drafts, given)
+    owners = {} if suffix else _owners(sorted(drafts, key=lambda draft: draft.study.met) if streams else drafts, given)
     for draft in drafts:
         wanted = draft.session
         if wanted is None:
@@ -541,10 +583,8 @@ def _distinct(drafts: Sequence[_Draft], problems: list[Problem], given: Given, *
             continue
         uid = draft.study.study_uid
         label = labels.get(uid, wanted.label) if suffix else wanted.label
-        owner = uid if suffix else owners[wanted.project, wanted.label.lower()]
-        if label is None or owner != uid:
-            whose = f"that of study {owner} already" if label is not None else "that of a study which nobody can tell"
-            text = f"the session label {wanted.label} is {whose}"
+        owner = owners.get((wanted.project, wanted.label.lower())) if label is not None else ""
+        if text := label_taken(wanted, owner):
             advice = "use a template that tells them apart, --on-collision suffix, or edit the plan"
             problems.append(_problem("label-taken", Severity.ERROR, draft.study, text, advice))
             yield draft.without_place()
@@ -552,16 +592,13 @@ def _distinct(drafts: Sequence[_Draft], problems: list[Problem], given: Given, *
         if label != wanted.label:
             text = f"the session label {wanted.label} was taken: it gets {label}"
             problems.append(_problem("label-suffixed", Severity.WARNING, draft.study, text, "see that this is meant"))
-        yield replace(draft, session=replace(wanted, label=label))
+        yield replace(draft, session=replace(wanted, label=label or wanted.label))
 
 
 def _owners(drafts: Iterable[_Draft], given: Given) -> Mapping[tuple[str, str], str]:
-    """Return which study has each label: the one that has it already, or the one that a walk meets first.
-
-    So it is in an upload, which sends while it walks (`Registry` in the journal).
-    """
+    """Return which study has each label: the one that has it already, or the first of these."""
     owners: dict[tuple[str, str], str] = {}
-    for draft in sorted(drafts, key=lambda draft: draft.study.met):
+    for draft in drafts:
         if (session := draft.session) is not None:
             owner = given.owner_of(session.project, session.label) or draft.study.study_uid
             owners.setdefault((session.project, session.label.lower()), owner)
@@ -599,9 +636,9 @@ def _suffixed(drafts: Iterable[_Draft], given: Given) -> Mapping[str, str | None
     return labels
 
 
-def _one_patient(drafts: Iterable[_Draft], problems: list[Problem]) -> Iterable[_Draft]:
+def _one_patient(drafts: Iterable[_Draft], problems: list[Problem], residents: Iterable[Resident]) -> Iterable[_Draft]:
     """Give each subject to one patient, and each PatientID to one person."""
-    people = _People()
+    people = _People(residents)
     for draft in drafts:
         if draft.session is None:
             yield draft
@@ -615,21 +652,31 @@ def _one_patient(drafts: Iterable[_Draft], problems: list[Problem]) -> Iterable[
 
 
 class _People:
-    """Who is in which subject of a plan, as far as it has been read."""
+    """Who is in which subject, by the journal and by a plan as far as it has been read."""
 
-    def __init__(self) -> None:
+    def __init__(self, residents: Iterable[Resident]) -> None:
         self._subjects: dict[tuple[str, str], list[tuple[str, Patient]]] = {}
         self._ids: dict[tuple[str, str], list[tuple[str, Patient]]] = {}
+        for one in residents:
+            who = one.subject, one.patient
+            self._subjects.setdefault((one.project, one.subject.lower()), []).append(who)
+            if one.patient.id:
+                self._ids.setdefault((one.project, one.patient.id), []).append(who)
 
     def enter(self, session: Session, patients: frozenset[Patient]) -> tuple[str, str]:
-        """Enter the patients of a study, or return a code and what keeps one of them out; or what is to be told."""
-        if len(ids := {patient.id for patient in patients}) > 1:
+        """Enter the patients of a study, or return a code and what keeps one of them out; or what is to be told.
+
+        Nothing keeps out who is there already, as in a run (`Registry` in the journal).
+        """
+        here = self._subjects.setdefault((session.project, session.subject.lower()), [])
+        whose = sorted(map(digested, patients), key=lambda one: (one.id, one.issuer, one.name, one.birth_date))
+        strangers = [patient for patient in whose if not any(agree(one, patient) for _, one in here)]
+        if strangers and len(ids := {patient.id for patient in patients}) > 1:
             return "two-patients", f"it holds files of {len(ids)} PatientIDs"
         told = "", ""
-        for patient in sorted(patients, key=lambda one: (one.id, one.issuer, one.name, one.birth_date)):
-            here = self._subjects.setdefault((session.project, session.subject.lower()), [])
+        for patient in whose:
             same_id = self._ids.setdefault((session.project, patient.id), []) if patient.id else []
-            if why := clash([*here, *same_id], session.subject, patient):
+            if patient in strangers and (why := clash([*here, *same_id], session.subject, patient)):
                 code = "subject-taken" if why.startswith("the subject") else "two-people"
                 return code, why.replace("the subject", f"the subject {session.subject}", 1)
             elsewhere = next((place for place, one in same_id if agree(one, patient)), session.subject)

@@ -25,7 +25,8 @@ class Options:
     is away, `quiet_period` how many a session is left alone after an attempt to send into it broke off, which may yet
     take effect. `partial` archives also sessions that lack files. `send_truncated` sends files whose data set ends
     before it should. `resend_changed` sends files again that were rewritten after XNAT had stored them. `receipts`
-    keeps for each file what a receipt needs: the digest of what was sent, and what the archive held before.
+    keeps for each file what a receipt needs: the digest of what was sent, and what the archive held before. `chooses`:
+    not all is asked for that an earlier run may have left to be sent.
     """
 
     workers: int = AUTO_WORKERS
@@ -44,6 +45,7 @@ class Options:
     receipts: bool = False
     retry_held: bool = False
     retry_refused: bool = False
+    chooses: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""

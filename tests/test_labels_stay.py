@@ -168,26 +168,32 @@ async def test_the_archive_is_asked_once(xnat: TestXnat, url: str, commands: Com
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("way", ["plan", "upload"])
+@pytest.mark.parametrize("way", ["plan", "choice", "upload"])
 async def test_who_gets_a_label(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, way: str) -> None:
-    """Of two studies the one that a walk meets first, in a plan as in an upload, whatever their dates and names."""
+    """Of two studies the earlier one, where both are known; an upload that sends while it walks takes what it meets."""
     visit(tmp_path / "source" / "a", 2, 2002)
     visit(tmp_path / "source" / "a-b", 1, 2001)
     commands.login(url)
     words = (tmp_path / "source", "-P", "demo", "-E", "{PatientID}", "-q", "-o", "json")
     if way == "plan":
         ended = await commands("plan", *words)
-        assert [row["study_uid"] for row in ended.json["rows"] if not row["skip"]] == ["1.2.2"]
+        assert [row["study_uid"] for row in ended.json["rows"] if not row["skip"]] == ["1.2.1"]
         (told,) = [one for one in ended.json["problems"] if one["severity"] == "error"]
-        assert (told["code"], told["study_uid"]) == ("label-taken", "1.2.1")
+        assert (told["code"], told["study_uid"]) == ("label-taken", "1.2.2")
+    elif way == "choice":
+        assert (await commands("upload", *words, "--limit", "5")).code == 8
+        assert labels(xnat) == {"1": "P1"}
     else:
+        rehearsed = await commands("upload", *words, "--dry-run")
+        told = [one["study_uid"] for one in rehearsed.json["problems"] if one["code"] == "label-taken"]
+        assert (rehearsed.code, told) == (8, ["1.2.1"])
         assert (await commands("upload", *words)).code == 8
         assert labels(xnat) == {"2": "P1"}
         # The journal knows who had it first.
         (tmp_path / "source" / "a").rename(tmp_path / "source" / "z")
         rehearsed = await commands("upload", *words, "--dry-run")
         told = [one["study_uid"] for one in rehearsed.json["problems"] if one["code"] == "label-taken"]
-        assert (rehearsed.code, told) == (2, ["1.2.1"])
+        assert (rehearsed.code, told) == (8, ["1.2.1"])
         assert (await commands("upload", *words)).code == 8
         assert labels(xnat) == {"2": "P1"}
 

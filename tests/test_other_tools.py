@@ -75,7 +75,7 @@ async def test_rows_under_another_subject_are_not_filled(
 
     new = ("--state-dir", tmp_path / "new")
     rehearsed = await commands("upload", visits, "-P", "demo", *new, "--dry-run", "-o", "json")
-    assert rehearsed.code == 2
+    assert rehearsed.code == 9
     assert [problem["code"] for problem in rehearsed.json["problems"]] == ["prearchive-taken"] * SESSIONS
 
     receipts, safe = tmp_path / "receipts", tmp_path / "safe"
@@ -441,7 +441,7 @@ async def test_a_study_that_has_a_session_gets_no_second_one(
     imports = xnat.count["import"]
     other = ("-E", "again_{PatientID}", "--state-dir", tmp_path / "new")
     rehearsed = await commands("upload", visits, "-P", "demo", *other, "--dry-run", "-o", "json")
-    assert rehearsed.code == 2
+    assert rehearsed.code == 9
     assert [problem["code"] for problem in rehearsed.json["problems"]] == ["study-on-server"] * SESSIONS
     ended = await commands("upload", visits, "-P", "demo", *other, "-o", "json")
     assert ended.code == 9, ended.err

@@ -288,10 +288,10 @@ async def test_a_dry_run_asks_the_server_and_sends_nothing(
     files(source / "p7", 70, 1, **study(1, StudyInstanceUID="7.7.7"))
     (source / "p5" / "50.dcm").unlink()
     # The journal knows whose it is, and without it the archive does.
-    for state, code in ((commands.home, "label-on-server"), (None, "label-taken")):
+    for state, code, ends in ((commands.home, "label-on-server", 9), (None, "label-taken", 8)):
         words = () if state is None else ("--state-dir", state)
         taken = await commands("upload", source, "-P", "demo", "--dry-run", "-o", "json", *words)
-        assert taken.code == 2
+        assert taken.code == ends
         assert [(one["code"], one["study_uid"]) for one in taken.json["problems"]] == [(code, "7.7.7")]
     assert xnat.count["import"] == 0
     assert (await commands("upload", source, "-P", "nowhere", "--dry-run")).code == 5
@@ -512,7 +512,7 @@ async def test_a_dry_run_sees_sessions_of_other_subjects(url: str, commands: Com
     assert (await commands("upload", source / "p1", "-P", "demo", "-S", "other", "-q")).code == 0
     other = ("--state-dir", commands.home / "other")
     ended = await commands("upload", source, "-P", "demo", "--dry-run", "-o", "json", *other)
-    assert ended.code == 2
+    assert ended.code == 9
     assert [(one["code"], one["study_uid"]) for one in ended.json["problems"]] == [("subject-on-server", "1.2.1")]
 
 

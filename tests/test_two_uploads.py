@@ -65,7 +65,7 @@ async def test_a_row_that_another_journal_has_begun_is_not_filled(
     first, second = ("--state-dir", tmp_path / "a"), ("--state-dir", tmp_path / "b")
     assert (await commands("upload", one, "-P", "demo", *first, "--no-archive", "-q")).code == 0
     rehearsed = await commands("upload", two, "-P", "demo", *second, "--dry-run", "-o", "json")
-    assert rehearsed.code == 2
+    assert rehearsed.code == 9
     assert [problem["code"] for problem in rehearsed.json["problems"]] == ["prearchive-taken"]
     ended = await commands("upload", two, "-P", "demo", *second, "-o", "json")
     assert ended.code == 9

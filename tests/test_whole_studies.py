@@ -122,6 +122,34 @@ async def test_a_part_that_is_wanted_so_is_archived(xnat: TestXnat, ready: Comma
     assert ended.code == 0, ended.out
 
 
+async def test_what_an_earlier_run_has_left_is_asked_for_too(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
+    """An earlier run did not come to send it: a part that is asked for today is that part all the same."""
+    source = scanned(tmp_path / "source")
+    # The row that another journal has begun is in the way of all of it.
+    assert (await upload(ready, source, "--no-archive", "--state-dir", tmp_path / "other")).code == 0
+    assert (await upload(ready, source)).code == 9
+    for row in xnat.prearchive:
+        xnat.remove_row(row)
+    ended = await upload(ready, source, "--modality", "CT", "--partial-studies")
+    assert (ended.code, ended.json["files"]["left"]) == (9, 3), ended.out
+    assert {file.sop_uid for row in xnat.prearchive for file in row.files} == {sop(3), sop(4)}
+    assert (await upload(ready, source)).code == 0
+    assert xnat.sop_uids() == WHOLE | {sop(9)}
+
+
+async def test_a_pilot_is_no_more_than_that(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
+    """What an earlier run has left of other sessions is beyond --limit too."""
+    source = scanned(tmp_path / "source")
+    assert (await upload(ready, source, "--no-archive", "--state-dir", tmp_path / "other")).code == 0
+    assert (await upload(ready, source)).code == 9
+    for row in xnat.prearchive:
+        xnat.remove_row(row)
+    await upload(ready, source, "--limit", "1")
+    assert xnat.sop_uids() == WHOLE
+    assert (await upload(ready, source)).code == 0
+    assert xnat.sop_uids() == WHOLE | {sop(9)}
+
+
 async def test_all_of_a_study_is_no_part(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
     """A study of which everything is asked for is archived."""
     source = scanned(tmp_path / "source")

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio.to_thread
 from rich.console import Console
 
-from asyncimport.cli.given import GivenSessions
+from asyncimport.cli.given import GivenSessions, residents_of
 from asyncimport.cli.journals import journal_of
 from asyncimport.cli.output import plain
 from asyncimport.cli.plan import plan_of
@@ -134,6 +134,8 @@ async def decide(
         limit=wanted.limit,
         quiet_time=wanted.quiet_time,
         attach=wanted.attach,
+        residents=await anyio.to_thread.run_sync(residents_of, journal, wanted.reroute),
+        streams=not (is_strict or is_part),
         projects=projects.named,
         given=given,
     )

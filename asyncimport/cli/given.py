@@ -8,13 +8,13 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.errors import JournalError, TransientError, UnavailableError, UsageError
-from asyncimport.journal import Ledger
+from asyncimport.journal import Ledger, Resident
 from asyncimport.model import Session
 from asyncimport.replies import Experiment
 from asyncimport.routing import Given, GivenSession
 from asyncimport.xnat import ArchivedSessions, SiteRules, label_before_division
 
-__all__ = ["GivenSessions"]
+__all__ = ["GivenSessions", "residents_of"]
 
 
 class GivenSessions:
@@ -34,7 +34,7 @@ class GivenSessions:
 
         They are found by both. Raises: UnavailableError.
         """
-        found = [GivenSession(one) for one in await anyio.to_thread.run_sync(self._journalled)]
+        found = await anyio.to_thread.run_sync(self._journalled)
         try:
             for project in sorted(set(names.values())) if with_archive else ():
                 found += await self._listed(project)
@@ -45,7 +45,7 @@ class GivenSessions:
             [
                 *found,
                 *(
-                    GivenSession(replace(one.session, project=name), one.date)
+                    replace(one, session=replace(one.session, project=name))
                     for name, project in aliases.items()
                     for one in found
                     if one.session.project == project
@@ -77,12 +77,25 @@ class GivenSessions:
                 found.append(GivenSession(session, one.date.replace("-", "")))
         return found
 
-    def _journalled(self) -> list[Session]:
+    def _journalled(self) -> list[GivenSession]:
         if not self._journal.exists():
             return []
         try:
             with Ledger.read(self._journal) as ledger:
-                return ledger.placed(after_reroute=self._reroute)
+                placed = ledger.placed(after_reroute=self._reroute)
+                return [GivenSession(session, ruled=ruled) for session, ruled in placed]
         except (JournalError, UsageError):
             # Of an older version, which the run will bring forward, or in the making: the archive knows most of it.
             return []
+
+
+def residents_of(journal: Path, after_reroute: bool) -> list[Resident]:
+    """Return who is in each subject by a journal, if there is one."""
+    if not journal.exists():
+        return []
+    try:
+        with Ledger.read(journal) as ledger:
+            return ledger.residents(after_reroute=after_reroute)
+    except (JournalError, UsageError):
+        # As above.
+        return []

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -49,7 +49,7 @@ from asyncimport.cli.output import consoles, plain, show_error, show_stopped, wr
 from asyncimport.cli.routes import choice_from, choice_text, rules_from
 from asyncimport.cli.running import LOCK_SECONDS, Stopped, in_threads, progress, stopped_by
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.journal import Survey, Waiting
+from asyncimport.journal import Resident, Survey, Waiting
 from asyncimport.manifest import PlanRow, split, write_plan
 from asyncimport.outputs import advice, check_output, replacing
 from asyncimport.plan import Plan, Planning, Problem, Severity, draft_plan, make_plan, survey
@@ -58,7 +58,7 @@ from asyncimport.routing import NOTHING_GIVEN, AttachRule, Choice, Given, resour
 from asyncimport.source import Folder
 from asyncimport.stop import Stop, StoppedError
 
-__all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan"]
+__all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan", "survey_path"]
 
 _SHOWN = 20
 # Stands in a plan's studies for a project that the upload will name.
@@ -189,16 +189,17 @@ async def plan_of(
     limit: int | None,
     quiet_time: float,
     attach: Sequence[AttachRule] = (),
+    residents: Iterable[Resident] = (),
+    streams: bool = False,
     projects: Callable[[Sequence[str]], Awaitable[Mapping[str, str | AsyncimportError]]] = _as_they_are,
     given: Callable[[Mapping[str, str]], Awaitable[Given]] = _nothing,
 ) -> Plan | None:
     """Scan a source with progress, remembering what was found, and make a plan of it; None when it was stopped.
 
     `projects` tells the IDs of projects, or why they are closed, `given` the sessions of those that are open, by ID of
-    the name that the rules have for it.
+    the name that the rules have for it. The others are as in `make_plan`.
     """
-    digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    path = state_directory(state_dir) / f"scan-{digest}.survey"
+    path = survey_path(source, state_dir)
     waiting = Waiting(tell=lambda text: err.print(Text(plain(text))), ends=partial(stop.ends_at, LOCK_SECONDS))
     # While another program has locked it, a stop ends the wait.
     with suppress(StoppedError):
@@ -224,6 +225,8 @@ async def plan_of(
                 drafted,
                 projects=names,
                 given=there,
+                residents=residents,
+                streams=streams,
                 truncated=truncated,
                 merge_patients=merge_patients,
                 suffix=suffix,
@@ -233,6 +236,12 @@ async def plan_of(
             )
             return await anyio.to_thread.run_sync(make)
     return None
+
+
+def survey_path(source: Folder, state_dir: Path | None) -> Path:
+    """Return the file that remembers what a source holds."""
+    digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return state_directory(state_dir) / f"scan-{digest}.survey"
 
 
 def _id_in(names: Mapping[str, str | AsyncimportError], name: str) -> str:

@@ -1,40 +1,70 @@
 """`asyncimport upload --dry-run`: the plan, and what the server says of it; nothing is sent or written down."""
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 from rich.console import Console
 
-from asyncimport.cli.deciding import decide, no_dicom
+from asyncimport.cli.deciding import Decision, decide, no_dicom
 from asyncimport.cli.output import show_error, show_stopped, write_json
-from asyncimport.cli.plan import plan_code, plan_json, show_plan
+from asyncimport.cli.plan import plan_json, show_plan, survey_path
 from asyncimport.cli.running import Stopped, stopped_by
 from asyncimport.cli.transfer import Transfer
 from asyncimport.errors import AsyncimportError, JournalError, TransientError, UnavailableError, UsageError
-from asyncimport.journal import Ledger
+from asyncimport.journal import Ledger, Resident, Survey
 from asyncimport.model import Session
-from asyncimport.plan import Known, Plan, with_archive
+from asyncimport.plan import Known, Plan, Severity, with_archive
+from asyncimport.replies import Experiment
 from asyncimport.retry import RetryPolicy
+from asyncimport.routing import Choice, misfit
 from asyncimport.source import Folder
-from asyncimport.xnat import ArchivedSessions, Client, Occupants, PrearchiveRows, SiteRules, connect, series_filters
+from asyncimport.xnat import (
+    ArchivedSessions,
+    Client,
+    Occupants,
+    PrearchiveRows,
+    SiteRules,
+    connect,
+    held_of_session,
+    series_filters,
+)
 
 __all__ = ["rehearse"]
+
+# Errors that hold a session (exit code 9), where others skip its files (8).
+_HELD = frozenset(
+    {
+        "label-is-id",
+        "label-on-server",
+        "modality-on-server",
+        "prearchive-taken",
+        "study-on-server",
+        "subject-of-another",
+        "subject-on-server",
+    }
+)
+# Of which the run counts files that are lacking, whatever else there is.
+_LACKING = frozenset({"archive-file", "link", "unreadable"})
 
 
 def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
     """Log in, decide as a run does, and compare what would be sent with the archive; return the exit code."""
     stopped = Stopped()
     try:
-        found = anyio.run(_planned, task, task.source(), err, quiet, stopped)
+        planned = anyio.run(_planned, task, task.source(), err, quiet, stopped)
     except AsyncimportError as error:
         if as_json:
             write_json({"exit_code": error.exit_code, "error": {"message": str(error), "hint": error.hint or None}})
         show_error(err, error)
         return error.exit_code
-    if found is None:
+    if planned is None:
         return show_stopped(err, stopped.signal, as_json=as_json)
-    code = plan_code(found)
+    found, code = planned
     if as_json:
         write_json(plan_json(found, [], code))
     else:
@@ -44,8 +74,8 @@ def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
 
 async def _planned(  # anyio.run passes arguments by position
     task: Transfer, source: Folder, err: Console, quiet: bool, stopped: Stopped
-) -> Plan | None:
-    """Decide, and compare the plan of it with the archive; None when that was stopped."""
+) -> tuple[Plan, int] | None:
+    """Decide, compare the plan with the archive, and foretell the exit code; None when that was stopped."""
     with stopped_by(stopped) as stop, stop.at_once():
         async with connect(
             task.host,
@@ -70,49 +100,146 @@ async def _planned(  # anyio.run passes arguments by position
             if decision is not None and decision.plan is not None:
                 if not (decision.plan.rows or decision.plan.problems):
                     raise no_dicom(source, sum(count for _, count in decision.plan.not_dicom))
-                return await _compared(task, client, archived, site, decision.journal, decision.plan)
+                found = await _compared(task, source, client, archived, site, decision.journal, decision.plan)
+                return found, _code(task, decision, found)
     return None
 
 
+def _code(task: Transfer, decision: Decision, found: Plan) -> int:
+    """Return the exit code that the run will end with, for all that a plan of it shows."""
+    if decision.wrong and decision.is_strict and task.watch is None:
+        return 2
+    codes = {problem.code for problem in found.problems}
+    errors = {problem.code for problem in found.problems if problem.severity is Severity.ERROR}
+    skips = (errors - _HELD) | (codes & {"twin"})
+    if skips and task.checks_first(decision.routes):
+        return 2
+    if skips or codes & _LACKING:
+        return 8
+    return 9 if errors or ("part-of-study" in codes and not task.options.partial) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Journalled:
+    """What a journal knows that decides how the archive is to be read: see `Known` and `Ledger`."""
+
+    source: str | None = ""
+    own: Mapping[str, Session] = field(default_factory=dict)
+    brought: frozenset[tuple[str, str, str]] = frozenset()
+    residents: Sequence[Resident] = ()
+
+    @classmethod
+    def read(cls, journal: Path, *, after_reroute: bool) -> "_Journalled":
+        """Read it; nobody asks what it has begun where it cannot be read."""
+        if not journal.exists():
+            return cls()
+        try:
+            with Ledger.read(journal) as ledger:
+                return cls(
+                    ledger.about().get("source", ""),
+                    ledger.row_sessions(),
+                    ledger.brought(),
+                    ledger.residents(after_reroute=after_reroute),
+                )
+        except (JournalError, UsageError):
+            # Of an older version, or in the making.
+            return cls(None)
+
+
 async def _compared(
-    task: Transfer, client: Client, archived: ArchivedSessions, rules: SiteRules, journal: Path, found: Plan
+    task: Transfer,
+    source: Folder,
+    client: Client,
+    archived: ArchivedSessions,
+    rules: SiteRules,
+    journal: Path,
+    found: Plan,
 ) -> Plan:
-    source, own = (None, frozenset[str]()) if task.adopt_rows else await anyio.to_thread.run_sync(_own_rows, journal)
+    read = partial(_Journalled.read, journal, after_reroute=task.reroute)
+    ours = await anyio.to_thread.run_sync(read)
     known: dict[str, Known] = {}
     occupants = Occupants(client, archived, rules, RetryPolicy())
     try:
         for project in sorted({row.project_id for row in found.rows if row.project_id}):
-            sessions = await archived.in_project(project) or ()
+            sessions = {one.label.lower(): one for one in await archived.in_project(project) or ()}
             what = await rules.of(project)
             scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
             filters = await series_filters(client, project)
             rows = await PrearchiveRows(client).in_project(project)
+            there = {} if task.merge_patients else await occupants.in_project(project)
+            misfits = await _misfits(task, source, client, rules, journal, found, sessions)
             known[project] = Known(
-                {one.label.lower(): one for one in sessions},
+                sessions,
                 filters,
                 scripts,
                 rows,
-                source,
-                own,
-                {} if task.merge_patients else await occupants.in_project(project),
-                await _in_the_way(occupants, found, project),
+                None if task.adopt_rows else ours.source,
+                ours.own,
+                {
+                    subject: [one for one in who if (project, subject, one.session.label.lower()) not in ours.brought]
+                    for subject, who in there.items()
+                },
+                [one for one in ours.residents if one.project == project],
+                {**misfits, **await _in_the_way(occupants, found, project)},
             )
     except TransientError as error:
         raise UnavailableError(f"the archive could not be compared with the plan: {error}") from error
     return with_archive(found, known)
 
 
-def _own_rows(journal: Path) -> tuple[str | None, frozenset[str]]:
-    """Return what the rows of the journal name as their source, and where they are; None where it cannot be asked."""
-    if not journal.exists():
-        return "", frozenset()
-    try:
-        with Ledger.read(journal) as ledger:
-            own = frozenset(one.uri for one in ledger.deliveries() if one.uri is not None)
-            return ledger.about().get("source", ""), own
-    except (JournalError, UsageError):
-        # Of an older version, or in the making.
-        return None, frozenset()
+async def _misfits(
+    task: Transfer,
+    source: Folder,
+    client: Client,
+    rules: SiteRules,
+    journal: Path,
+    found: Plan,
+    sessions: Mapping[str, Experiment],
+) -> dict[str, tuple[str, str]]:
+    """Say of each study of a plan why XNAT would not merge what is new of it into its session.
+
+    Which instances are new is asked only where it matters: where not each of their modalities fits.
+    """
+    doubtful = [
+        (row, there)
+        for row in found.rows
+        if not row.skip
+        and (there := sessions.get(row.session_label.lower())) is not None
+        and there.project == row.project_id
+        and there.study_uid in {"", row.study_uid}
+        and any(misfit(there.type, [modality]) for modality in row.modalities.split())
+    ]
+    if not doubtful or await rules.merges_modalities():
+        return {}
+    look = partial(_modalities, source, task.state_dir, journal, task.choice, truncated=task.options.send_truncated)
+    reasons: dict[str, tuple[str, str]] = {}
+    for row, there in doubtful:
+        session = Session(row.project_id, row.subject_label, row.session_label, row.study_uid)
+        new = await anyio.to_thread.run_sync(look, session)
+        if new:
+            held = await held_of_session(client, session, [there], frozenset(), RetryPolicy())
+            new = {uid: modality for uid, modality in new.items() if uid not in held}
+        if why := misfit(there.type, new.values()):
+            reasons[row.study_uid] = "modality-on-server", why
+    return reasons
+
+
+def _modalities(
+    source: Folder, state_dir: Path | None, journal: Path, choice: Choice, session: Session, *, truncated: bool
+) -> dict[str, str]:
+    """Return the modalities of the instances of a study, by SOPInstanceUID, that the journal does not know as done."""
+
+    def is_asked(fields: Mapping[str, str], path: str) -> bool:
+        return not choice.against(fields, source.relative(path))
+
+    with Survey(survey_path(source, state_dir), again=True) as last:
+        asked = is_asked if choice.is_of_parts else None
+        found = last.modalities(session.study_uid, truncated=truncated, is_asked=asked)
+    if journal.exists():
+        with suppress(JournalError, UsageError), Ledger.read(journal) as ledger:
+            done = ledger.done(session)
+            return {uid: modality for uid, modality in found.items() if uid not in done}
+    return found
 
 
 async def _in_the_way(occupants: Occupants, found: Plan, project: str) -> dict[str, tuple[str, str]]:

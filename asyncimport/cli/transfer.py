@@ -111,6 +111,11 @@ class Transfer:
             self.reroute,
         )
 
+    def checks_first(self, routes: Router | PlannedRoutes) -> bool:
+        """Whether nothing is sent if anything collides."""
+        # Under one fixed label any second study does, and that is better known before anything is sent.
+        return self.options.scan_first or (isinstance(routes, Router) and routes.one_session)
+
     def source(self) -> Folder:
         """Return what is read. Raises: UsageError."""
         return Folder(
@@ -328,6 +333,7 @@ class Uploads:
             rules=decision.rules,
             reroute=task.reroute,
             merge_patients=task.merge_patients,
+            is_planned=decision.is_strict,
             waiting=Waiting(tell=self._tell, ends=partial(self.stop.ends_at, LOCK_SECONDS)),
         )
         async with in_threads(opened) as journal:
@@ -340,8 +346,11 @@ class Uploads:
                 plan = decision.plan
                 unasked = () if task.choice.is_everything else plan.left
                 await anyio.to_thread.run_sync(journal.let_wait, plan.waiting, unasked)
-            # Under one fixed label any second study collides, and that is better known before anything is sent.
-            options = replace(task.options, scan_first=task.options.scan_first or _one_session(decision.routes))
+            options = replace(
+                task.options,
+                scan_first=task.checks_first(decision.routes),
+                chooses=decision.choice.is_of_parts or decision.choice.studies is not None,
+            )
             try:
                 async with self._monitor.guard():
                     await self._send(replace(task, options=options), source, decision, client, journal, outcome)
@@ -522,10 +531,6 @@ def _after(seconds: float | None, call: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _one_session(routes: Router | PlannedRoutes) -> bool:
-    return isinstance(routes, Router) and routes.one_session
 
 
 def _nothing_found(summary: Summary, plan: Plan | None, source: Folder) -> UsageError | None:

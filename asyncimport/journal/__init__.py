@@ -12,8 +12,9 @@ sealed, where it overwrites itself.
 from asyncimport.journal.database import Waiting
 from asyncimport.journal.holdings import Adopted
 from asyncimport.journal.intake import Admission, Gone, Twin
-from asyncimport.journal.ledger import Arrived, Ledger, SentFile
+from asyncimport.journal.ledger import Arrived, Ledger, Resident, SentFile
 from asyncimport.journal.queue import Journal, replaced_since
+from asyncimport.journal.registry import digested
 from asyncimport.journal.subjects import DueSubject, SessionHeaders
 from asyncimport.journal.survey import Header, Looks, Odd, Survey, Surveyed
 
@@ -28,11 +29,13 @@ __all__ = [
     "Ledger",
     "Looks",
     "Odd",
+    "Resident",
     "SentFile",
     "SessionHeaders",
     "Survey",
     "Surveyed",
     "Twin",
     "Waiting",
+    "digested",
     "replaced_since",
 ]

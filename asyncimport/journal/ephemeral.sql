@@ -24,6 +24,10 @@ CREATE TEMP TABLE unsure (delivery INTEGER PRIMARY KEY, since REAL NOT NULL);
 -- Sessions of which the archive was asked what it has, and the SOPInstanceUIDs that it has of them.
 CREATE TEMP TABLE looked (session INTEGER PRIMARY KEY);
 CREATE TEMP TABLE held (session INTEGER, sop_uid TEXT, PRIMARY KEY (session, sop_uid)) WITHOUT ROWID;
+-- Data types of sessions in the archive, into which XNAT merges no other.
+CREATE TEMP TABLE typed (session INTEGER PRIMARY KEY, kind TEXT NOT NULL);
+-- Sessions of which only more that the scan may yet meet can go there.
+CREATE TEMP TABLE awaited (session INTEGER PRIMARY KEY);
 -- Sessions in the prearchive that are to get the labels of changed rules, which their files decide.
 CREATE TEMP TABLE rerouted (session INTEGER PRIMARY KEY);
 -- Sessions that occupy the server's prearchive because of this run.

@@ -31,6 +31,7 @@ UPDATE delivery SET state = 'OPEN' WHERE state = 'HELD' AND archive_uri IS NULL 
 );
 
 ALTER TABLE instance ADD COLUMN presumed INTEGER;
+ALTER TABLE instance ADD COLUMN modality TEXT;
 ALTER TABLE delivery ADD COLUMN expected INTEGER;
 ALTER TABLE delivery ADD COLUMN digests TEXT;
 ALTER TABLE delivery ADD COLUMN held_before TEXT;
@@ -107,3 +108,6 @@ ALTER TABLE described ADD COLUMN held TEXT NOT NULL DEFAULT '{}';
 UPDATE described SET held = (
     SELECT json_group_object(key, value) FROM json_each(fields) WHERE key NOT IN (SELECT value FROM json_each(kept))
 ) WHERE state = 'STORED';
+ALTER TABLE session ADD COLUMN ruled_subject TEXT;
+ALTER TABLE session ADD COLUMN ruled_label TEXT;
+UPDATE session SET ruled_subject = subject, ruled_label = label;

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from asyncimport.journal.registry import Registry
 from asyncimport.model import Claim, Existing
+from asyncimport.routing import misfit
 
 __all__ = ["Adopted", "Holdings"]
 
@@ -23,23 +24,28 @@ class Holdings(Registry):
     def adopt(self, claim: Claim, there: Existing | None) -> Adopted | None:
         """Note what the archive has of the session of a claim; None: nothing, and the claim is to be sent.
 
-        Nothing counts as well what the journal itself has brought there. Otherwise the claim is as if it had not been
-        handed out, and what the archive has is not sent, whether it waits now or is met later. All the same nothing
-        proves that it has the bytes that are on disk: they are `presumed`.
+        Nothing counts as well what the journal itself has brought there, if XNAT merges what waits into it. Otherwise
+        the claim is as if it had not been handed out, and what the archive has is not sent, whether it waits now or is
+        met later. All the same nothing proves that it has the bytes that are on disk: they are `presumed`.
         """
         with self._transaction():
             (session,) = self._one("SELECT session FROM instance WHERE key = ?", (claim.key,))
             self._db.execute("INSERT OR IGNORE INTO looked VALUES (?)", (session,))
-            if there is None or self._has_brought(session, there.held):
+            if there is None:
+                return None
+            self._db.execute("INSERT OR REPLACE INTO typed VALUES (?, ?)", (session, there.kind))
+            is_ours = self._has_brought(session, there.held)
+            if is_ours and not self._misfit(session):
                 return None
             self._db.execute("DELETE FROM flying WHERE session = ? AND instance = ?", (session, claim.key))
             self._db.execute("INSERT OR IGNORE INTO waiting VALUES (?, ?)", (session, claim.key))
-            self._over(
-                "INSERT OR IGNORE INTO held SELECT column1, column2 FROM {rows}",
-                [(session, uid) for uid in there.held],
-            )
+            if not is_ours:
+                self._over(
+                    "INSERT OR IGNORE INTO held SELECT column1, column2 FROM {rows}",
+                    [(session, uid) for uid in there.held],
+                )
             # The delivery that had been begun for it holds nothing, and never will: it stands for what was found.
-            if self._adoption(session) is None:
+            if not is_ours and self._adoption(session) is None:
                 self._db.execute(
                     "UPDATE delivery SET state = 'ARCHIVED', archive_uri = ?, verified = 'present', merges = 1, "
                     "closed_at = ? WHERE session = ? AND state = 'OPEN' AND uri IS NULL",
@@ -95,3 +101,19 @@ class Holdings(Registry):
         if self._one("SELECT EXISTS (SELECT 1 FROM looked WHERE session = ?)", (session,))[0]:
             return False
         return uri is None or self._adoption(session) is not None
+
+    def _misfit(self, session: int) -> str:
+        """Say why XNAT would not merge what waits of a session into what the archive has of it; "": it may."""
+        kind = self._db.execute("SELECT kind FROM typed WHERE session = ?", (session,)).fetchone()
+        return misfit(kind[0], self._modalities(session)) if kind is not None and kind[0] else ""
+
+    def _modalities(self, session: int) -> set[str]:
+        """Return the modalities of what is to be sent of a session, and of what is in its row of the prearchive."""
+        rows = self._db.execute(
+            "SELECT DISTINCT i.modality FROM (SELECT instance FROM waiting WHERE session = ?1 "
+            "UNION ALL SELECT instance FROM flying WHERE session = ?1) w JOIN instance i ON i.key = w.instance "
+            "UNION SELECT i.modality FROM instance i JOIN delivery d ON d.key = i.delivery "
+            "WHERE i.session = ?1 AND i.state = 'STORED' AND d.state IN ('OPEN', 'BUILT')",
+            (session,),
+        )
+        return {modality or "" for (modality,) in rows}

@@ -88,11 +88,19 @@ class Intake(Holdings):
             self.waits = {session: studies[study_uid] for session, study_uid in sessions if study_uid in studies}
             self._unasked = {session for session, study_uid in sessions if study_uid in unasked}
 
-    def recall(self, files: Sequence[File], *, retry_refused: bool = False, resend_changed: bool = False) -> Admission:
+    def recall(
+        self,
+        files: Sequence[File],
+        *,
+        retry_refused: bool = False,
+        resend_changed: bool = False,
+        chooses: bool = False,
+    ) -> Admission:
         """Pass the files that are known, sound and unchanged; what is left to send of them waits again.
 
         So does what was refused because of the server's state, and with `retry_refused` all that was refused.
-        The others are returned as `unknown`, to be looked into and admitted.
+        The others are returned as `unknown`, to be looked into and admitted; so is, where a run `chooses`, what is left
+        to send, as it need not be asked for.
         """
         unknown: list[File] = []
         passed: dict[int, None] = {}
@@ -125,19 +133,24 @@ class Intake(Holdings):
                 # Met a second time in this run, through overlapping sources, it has been passed already.
                 if met or key in passed or session in self._unasked:
                     continue
+                if inode is None and file.inode is not None:
+                    proven.append((key, file.inode, file.ctime_ns))
+                waits = False
+                if kind == "INSTANCE" and session not in self.waits:
+                    again = state == "FAILED" or (state == "REFUSED" and (retry_refused or refusal == "SERVER"))
+                    waits = again or state == "PENDING"
+                    if again:
+                        reset.append((instance,))
+                    if waits and chooses:
+                        unknown.append(file)
+                        continue
                 passed[key] = None
                 if session in self._undecided and kind == "INSTANCE":
                     # Its header decides what its session is called by now.
                     unknown.append(file)
-                if inode is None and file.inode is not None:
-                    proven.append((key, file.inode, file.ctime_ns))
-                if kind == "INSTANCE" and session not in self.waits:
-                    if state == "FAILED" or (state == "REFUSED" and (retry_refused or refusal == "SERVER")):
-                        reset.append((instance,))
-                        state = "PENDING"
-                    if state == "PENDING":
-                        waiting.append((session, instance))
-                        size += file.size
+                if waits:
+                    waiting.append((session, instance))
+                    size += file.size
             self._over("INSERT OR IGNORE INTO scope SELECT column1 FROM {rows}", [*zip(passed)])
             self._over(
                 "UPDATE file SET inode = column2, ctime_ns = column3 FROM {rows} WHERE key = column1",
@@ -217,7 +230,7 @@ class Intake(Holdings):
                 identity = session, item.sop_uid
                 if file.path not in met and identity not in met:
                     path = os.fsencode(file.path)
-                    rows.append((key, path, *facts_of(file), *identity, item.series_uid))
+                    rows.append((key, path, *facts_of(file), *identity, item.series_uid, item.modality))
                 met.add(identity)
             met.add(file.path)
         # One key serves for both, so that each row can name the other from the start.
@@ -227,8 +240,8 @@ class Intake(Holdings):
             [row[:6] for row in rows],
         )
         self._over(
-            "INSERT OR IGNORE INTO instance (key, session, sop_uid, series_uid, file) "
-            "SELECT column1, column7, column8, column9, column1 FROM {rows} "
+            "INSERT OR IGNORE INTO instance (key, session, sop_uid, series_uid, file, modality) "
+            "SELECT column1, column7, column8, column9, column1, column10 FROM {rows} "
             "WHERE EXISTS (SELECT 1 FROM file WHERE key = column1)",
             rows,
         )
@@ -281,6 +294,8 @@ class Intake(Holdings):
             self._stand_in()
             self._assign_damaged()
             self._scan_finished = True
+            for (session,) in self._db.execute("SELECT session FROM awaited").fetchall():
+                self._wait_again(session)
             self._end_rerouting()
             self._db.execute(f"DELETE FROM waiting WHERE {DISPUTED.format('waiting.session')}")  # noqa: S608 - fixed text
             marks = ", ".join("?" * len(take_up))
@@ -421,8 +436,8 @@ class Intake(Holdings):
         if row is None:
             carrier = self._record(key, file, FileKind.INSTANCE, None, key)
             self._db.execute(
-                "INSERT INTO instance (key, session, sop_uid, series_uid, file) VALUES (?, ?, ?, ?, ?)",
-                (key, session, item.sop_uid, item.series_uid, carrier),
+                "INSERT INTO instance (key, session, sop_uid, series_uid, file, modality) VALUES (?, ?, ?, ?, ?, ?)",
+                (key, session, item.sop_uid, item.series_uid, carrier, item.modality),
             )
             return key, True
         (
@@ -492,8 +507,8 @@ class Intake(Holdings):
             self._db.execute(
                 "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL, "
                 # Its UID in the archive will prove nothing of the new version.
-                "presumed = iif(?, 1, presumed) WHERE key = ?",
-                (again, instance),
+                "presumed = iif(?, 1, presumed), modality = coalesce(?, modality) WHERE key = ?",
+                (again, item.modality, instance),
             )
             if own and carries and not same:
                 self._look_at_copies_again(instance)

@@ -24,10 +24,23 @@ from asyncimport.journal.filed import (
 )
 from asyncimport.journal.part import restrict
 from asyncimport.journal.queue import Journal
-from asyncimport.model import NOTHING_KEPT, Digest, Enclosure, File, Files, Problem, Session, SessionReport, Summary
+from asyncimport.journal.store import UNARCHIVED
+from asyncimport.model import (
+    NOTHING_KEPT,
+    Digest,
+    Enclosure,
+    File,
+    Files,
+    Patient,
+    Problem,
+    Session,
+    SessionReport,
+    Summary,
+)
 from asyncimport.replies import as_archived
+from asyncimport.routing import Ruled
 
-__all__ = ["Arrived", "DeliveryRow", "InstanceRow", "Ledger", "Left", "Run", "SentFile"]
+__all__ = ["Arrived", "DeliveryRow", "InstanceRow", "Ledger", "Left", "Resident", "Run", "SentFile"]
 
 _ALL = "file f"
 _SCOPE = "scope JOIN file f ON f.key = scope.file"
@@ -104,6 +117,16 @@ class SentFile:
     is_copy: bool
     digest: Digest | None
     presumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Who is in a subject, by digests (`digested`); `is_let_in`: though somebody else was, as that was asked for."""
+
+    project: str
+    subject: str
+    patient: Patient
+    is_let_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,17 +328,68 @@ class Ledger:
         with translated(self._path):
             return self._sessions(self._sums()[-1])
 
-    def placed(self, *, after_reroute: bool = False) -> list[Session]:
-        """Return the sessions that studies have; with `after_reroute` those of which XNAT has something."""
+    def placed(self, *, after_reroute: bool = False) -> list[tuple[Session, Ruled | None]]:
+        """Return the sessions that studies have, each with what the rules call it.
+
+        With `after_reroute` those of which XNAT has something: what is archived stays, whatever the new rules call it,
+        and the others (None) get new labels.
+        """
+        ruled = "1, ruled_subject, ruled_label"
+        if after_reroute:
+            ruled = f"NOT ({UNARCHIVED}), NULL, NULL"
         kept = (
             "WHERE EXISTS (SELECT 1 FROM instance WHERE session = s.key AND state = 'STORED') OR EXISTS "
             "(SELECT 1 FROM delivery WHERE session = s.key AND (uri IS NOT NULL OR state = 'ARCHIVED'))"
         )
         with translated(self._path):
             rows = self._db.execute(
-                f"SELECT project, subject, label, study_uid FROM session s {kept if after_reroute else ''} ORDER BY key"  # noqa: S608 - fixed text
+                f"SELECT project, subject, label, study_uid, {ruled} FROM session s {kept if after_reroute else ''} "  # noqa: S608 - fixed text
+                "ORDER BY key"
             ).fetchall()
-        return [Session(*row) for row in rows]
+        return [(Session(*row[:4]), (row[5], row[6]) if row[4] else None) for row in rows]
+
+    def residents(self, *, after_reroute: bool = False) -> list[Resident]:
+        """Return who is in each subject; with `after_reroute` of subjects of which something is archived."""
+        kept = (
+            "WHERE archived IS NOT NULL OR EXISTS (SELECT 1 FROM session s JOIN delivery d ON d.session = s.key "
+            "WHERE s.project = p.project AND s.subject = p.subject COLLATE NOCASE AND d.state = 'ARCHIVED')"
+        )
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT project, subject, merged IS NOT NULL, id, name, birth_date, issuer FROM patient p "  # noqa: S608 - fixed text
+                f"{kept if after_reroute else ''} ORDER BY key"
+            ).fetchall()
+        return [Resident(project, subject, Patient(*who), bool(merged)) for project, subject, merged, *who in rows]
+
+    def row_sessions(self) -> dict[str, Session]:
+        """Return the sessions of prearchive rows by their addresses, by the labels that the rows were begun with."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT d.uri, s.project, coalesce(s.begun_subject, s.subject), coalesce(s.begun_label, s.label), "
+                "s.study_uid FROM delivery d JOIN session s ON s.key = d.session WHERE d.uri IS NOT NULL"
+            ).fetchall()
+        return {uri: Session(*names) for uri, *names in rows}
+
+    def brought(self) -> frozenset[tuple[str, str, str]]:
+        """Return project, subject and label, in lower case, of the sessions that this journal has brought there."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT project, subject, label FROM session s WHERE EXISTS "
+                "(SELECT 1 FROM delivery d WHERE d.session = s.key AND d.uri IS NOT NULL AND d.state = 'ARCHIVED')"
+            ).fetchall()
+        return frozenset((project, subject.lower(), label.lower()) for project, subject, label in rows)
+
+    def done(self, session: Session) -> frozenset[str]:
+        """Return the SOPInstanceUIDs of a session that no run sends again: archived, or refused for what they are."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT i.sop_uid FROM session s CROSS JOIN instance i ON i.session = s.key "
+                "LEFT JOIN delivery d ON d.key = i.delivery WHERE s.project = ? AND s.study_uid = ? "
+                "AND ((i.state = 'STORED' AND d.state = 'ARCHIVED') "
+                "OR (i.state = 'REFUSED' AND i.refusal IS NOT 'SERVER'))",
+                (session.project, session.study_uid),
+            ).fetchall()
+        return frozenset(uid for (uid,) in rows)
 
     def acknowledged(self, session: Session) -> tuple[frozenset[str], frozenset[str]]:
         """Return the SOPInstanceUIDs that XNAT acknowledged of a session: those that were stored, and doubtful ones.

@@ -518,6 +518,14 @@ class Journal(Subjects):
         if disputed or (row is not None and row[1] in {"SEALED", "HELD"}) or self._is_barred(session):
             self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
             return False
+        if self._db.execute("DELETE FROM awaited WHERE session = ?", (session,)).rowcount:
+            self._wait_again(session)
+        misfit = self._misfit(session)
+        if misfit and not self._scan_finished:
+            # With more of it that the scan may yet meet it may be of the right type.
+            self._db.execute("INSERT INTO awaited VALUES (?)", (session,))
+            self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
+            return False
         if row is None or row[1] != "OPEN":
             number = 1 if row is None else row[0] + 1
             key = self._insert("INSERT INTO delivery (session, number) VALUES (?, ?)", (session, number))
@@ -525,6 +533,10 @@ class Journal(Subjects):
                 self._inherit_unsure(session, number, key)
         else:
             self._db.execute("UPDATE delivery SET reason = NULL WHERE session = ? AND state = 'OPEN'", (session,))
+        if misfit:
+            self._db.execute("INSERT INTO barred (session, reason) VALUES (?, ?)", (session, misfit))
+            self._hold_barred(session, misfit)
+            return False
         self._db.execute("INSERT INTO begun VALUES (?)", (session,))
         return True
 

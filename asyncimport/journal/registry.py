@@ -9,9 +9,19 @@ from pathlib import Path
 from asyncimport.journal.database import Waiting
 from asyncimport.journal.store import Store
 from asyncimport.model import Instance, Occupant, Patient, Session
-from asyncimport.routing import TWO_IDS, agree, clash, doubts, joined, proves_another
+from asyncimport.routing import (
+    TWO_IDS,
+    Ruled,
+    agree,
+    clash,
+    doubts,
+    joined,
+    label_taken,
+    placed,
+    proves_another,
+)
 
-__all__ = ["NoPlace", "Registry"]
+__all__ = ["NoPlace", "Registry", "digested"]
 
 # Files of a session come together; with more sessions than this in between, one is looked up again.
 _SESSIONS_REMEMBERED = 2_000
@@ -22,10 +32,11 @@ _ALLOW = "--merge-patients allows it"
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A session that has a row, and the patients that it was seen to agree with in this run."""
+    """A session that has a row, what the rules call it, and the patients that it was seen to agree with in this run."""
 
     key: int
     session: Session
+    ruled: Ruled
     patients: frozenset[Patient]
 
 
@@ -41,7 +52,8 @@ class Registry(Store):
     """The sessions of the journal. What was met first keeps its label; what collides with it gets a reason instead.
 
     `merge_patients` lets several patients share a subject: each pair of a subject and a patient that it lets through is
-    noted, and goes through from then on.
+    noted, and goes through from then on. `is_planned`: labels were decided for whole studies, so they are not what the
+    rules give each file.
     """
 
     def __init__(
@@ -52,6 +64,7 @@ class Registry(Store):
         rules: Mapping[str, str],
         reroute: bool = False,
         merge_patients: bool = False,
+        is_planned: bool = False,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
         waiting: Waiting | None = None,
@@ -66,6 +79,7 @@ class Registry(Store):
             waiting=waiting,
         )
         self._merge_patients = merge_patients
+        self._is_planned = is_planned
         self._sessions: dict[tuple[str, str], _Known] = {}
         self._notices: dict[str, None] = {}
         self._told: set[str] = set()
@@ -119,32 +133,49 @@ class Registry(Store):
         if known is None:
             if reason := self._label_taken(session) or self._meet(session, patient, None):
                 return NoPlace(reason)
-            known = _Known(self._register(session, patient), session, frozenset([patient]))
+            known = _Known(self._register(session, patient), session, self._ruled(session), frozenset([patient]))
         elif known.key in self._undecided:
             if reason := self._move(known, session, patient):
                 return NoPlace(reason, known.key)
-            known = _Known(known.key, session, frozenset([patient]))
-        elif known.session != session:
+            known = _Known(known.key, session, self._ruled(session), frozenset([patient]))
+        else:
             first = known.session
-            return NoPlace(
-                f"study {session.study_uid} goes to subject {first.subject}, session {first.label}; by this file's "
-                f"header it would go to subject {session.subject}, session {session.label}",
-                known.key,
-            )
-        elif patient not in known.patients:
-            if reason := self._meet(session, patient, known):
-                return NoPlace(reason, known.key)
-            patients = known.patients if len(known.patients) < _PATIENTS_REMEMBERED else frozenset[Patient]()
-            known = replace(known, patients=patients | {patient})
+            if session != first and (session.subject, session.label) != known.ruled:
+                if self._is_planned or placed(first, known.ruled, session) is None:
+                    return NoPlace(
+                        f"study {session.study_uid} goes to subject {first.subject}, session {first.label}; by this "
+                        f"file's header it would go to subject {session.subject}, session {session.label}",
+                        known.key,
+                    )
+                known = self._keep(known, session)
+            if patient not in known.patients:
+                if reason := self._meet(first, patient, known):
+                    return NoPlace(reason, known.key)
+                patients = known.patients if len(known.patients) < _PATIENTS_REMEMBERED else frozenset[Patient]()
+                known = replace(known, patients=patients | {patient})
         if len(self._sessions) >= _SESSIONS_REMEMBERED:
             self._sessions.clear()
         self._sessions[session.project, session.study_uid] = known
         return known.key
 
+    def _ruled(self, session: Session) -> Ruled:
+        return session.subject, None if self._is_planned else session.label
+
+    def _keep(self, known: _Known, session: Session) -> _Known:
+        """Let a study that has a session keep it, whatever the rules of today call it, and note what that is."""
+        ruled, first = self._ruled(session), known.session
+        self._db.execute("UPDATE session SET ruled_subject = ?, ruled_label = ? WHERE key = ?", (*ruled, known.key))
+        self._notice(
+            f"study {session.study_uid}: it has a session already, and what is new of it goes there "
+            f"(subject {first.subject}, session {first.label}; not {session.subject}, {session.label})"
+        )
+        return replace(known, ruled=ruled)
+
     def _move(self, known: _Known, session: Session, patient: Patient) -> str | None:
         """Give a session in the prearchive the labels of changed rules, or return what is wrong with them."""
-        first = known.session
+        first, ruled = known.session, (*self._ruled(session), known.key)
         if first == session:
+            self._db.execute("UPDATE session SET ruled_subject = ?, ruled_label = ? WHERE key = ?", ruled)
             self._undecided.discard(known.key)
             return None
         self._db.execute("SAVEPOINT move")
@@ -152,8 +183,8 @@ class Registry(Store):
         if reason is None:
             self._db.execute(
                 "UPDATE session SET subject = ?, label = ?, begun_subject = coalesce(begun_subject, subject), "
-                "begun_label = coalesce(begun_label, label) WHERE key = ?",
-                (session.subject, session.label, known.key),
+                "begun_label = coalesce(begun_label, label), ruled_subject = ?, ruled_label = ? WHERE key = ?",
+                (session.subject, session.label, *ruled),
             )
             self._db.execute(
                 "DELETE FROM patient WHERE project = ?1 AND subject = ?2 AND archived IS NULL AND NOT EXISTS "
@@ -170,24 +201,34 @@ class Registry(Store):
 
     def _find(self, session: Session) -> _Known | None:
         row = self._db.execute(
-            "SELECT key, subject, label FROM session WHERE project = ? AND study_uid = ?",
+            "SELECT key, subject, label, ruled_subject, ruled_label FROM session WHERE project = ? AND study_uid = ?",
             (session.project, session.study_uid),
         ).fetchone()
-        return row and _Known(row[0], Session(session.project, row[1], row[2], session.study_uid), frozenset())
+        if row is None:
+            return None
+        key, subject, label, *ruled = row
+        return _Known(key, replace(session, subject=subject, label=label), (ruled[0], ruled[1]), frozenset())
 
     def _label_taken(self, session: Session) -> str | None:
         owner = self._db.execute(
             "SELECT study_uid FROM session WHERE project = ? AND label = ? COLLATE NOCASE",
             (session.project, session.label),
         ).fetchone()
-        return owner and (
-            f"study {session.study_uid}: the session label {session.label} belongs to study {owner[0]} already"
-        )
+        why = label_taken(session, None if owner is None else owner[0])
+        return f"study {session.study_uid}: {why}" if why else None
 
     def _register(self, session: Session, patient: Patient) -> int:
         return self._insert(
-            "INSERT INTO session (project, subject, label, study_uid, patient) VALUES (?, ?, ?, ?, ?)",
-            (session.project, session.subject, session.label, session.study_uid, patient.id),
+            "INSERT INTO session (project, subject, label, study_uid, patient, ruled_subject, ruled_label) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                session.project,
+                session.subject,
+                session.label,
+                session.study_uid,
+                patient.id,
+                *self._ruled(session),
+            ),
         )
 
     def _meet(self, session: Session, patient: Patient, known: _Known | None) -> str | None:
@@ -196,7 +237,7 @@ class Registry(Store):
         Of names and birth dates the journal keeps digests only, as it needs to compare and not to tell them.
         """
         where = f"study {session.study_uid}, subject {session.subject}"
-        wanted = replace(patient, name=_digests(patient.name), birth_date=_digest(patient.birth_date))
+        wanted = digested(patient)
         own, others = self._of_subject(session, patient.id), self._of_patient(session, patient.id)
         for key, one in own:
             if agree(one, wanted):
@@ -263,14 +304,14 @@ class Registry(Store):
 
 
 def _without_names(occupant: Occupant) -> Occupant:
-    patient = occupant.patient
-    digested = replace(patient, name=_digests(patient.name), birth_date=_digest(patient.birth_date))
-    return replace(occupant, patient=digested)
+    return replace(occupant, patient=digested(occupant.patient))
 
 
-def _digests(name: str) -> str:
-    """Digest each group of a name by itself, so that those that are known of two can be compared."""
-    return "=".join(map(_digest, name.split("=")))
+def digested(patient: Patient) -> Patient:
+    """Return a patient as the journal keeps it: with digests of the birth date and of each group of the name."""
+    # By itself, so that those that are known of two can be compared.
+    name = "=".join(map(_digest, patient.name.split("=")))
+    return replace(patient, name=name, birth_date=_digest(patient.birth_date))
 
 
 def _digest(text: str) -> str:

@@ -13,7 +13,8 @@ CREATE TABLE run (
 -- labels without regard to case when it archives, hence NOCASE. `begun_*` are the labels that its row in the prearchive
 -- was begun with, where it has got others since. `headers` is a JSON object of what the headers of its stored files say
 -- of its patient: for each field that was asked for all values that were met, the `run` up to which files were read, and
--- how many these were.
+-- how many these were. `ruled_*` are the labels that the rules give it file by file: NULL where nobody
+-- knows, as the label was given for the sake of others, or the rules have changed since.
 CREATE TABLE session (
     key INTEGER PRIMARY KEY,
     project TEXT NOT NULL,
@@ -24,6 +25,8 @@ CREATE TABLE session (
     begun_subject TEXT,
     begun_label TEXT,
     headers TEXT,
+    ruled_subject TEXT,
+    ruled_label TEXT,
     UNIQUE (project, study_uid)
 );
 CREATE UNIQUE INDEX session_label ON session (project, label COLLATE NOCASE);
@@ -102,6 +105,7 @@ CREATE INDEX file_lacked ON file (lacked_by) WHERE lacked_by IS NOT NULL;
 -- that was sent since there is this column. `refusal` is why XNAT does not have a REFUSED one: DROPPED by a rule of the
 -- site, because of the FILE, or because of the state of the SERVER. `presumed`: the archive had an instance of this
 -- SOPInstanceUID before, and nothing proves that it has this version of it; it was found there, or is sent again.
+-- `modality` is '' where its header has none, NULL where nobody has looked.
 CREATE TABLE instance (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -118,6 +122,7 @@ CREATE TABLE instance (
     xxh3 BLOB,
     refusal TEXT,
     presumed INTEGER,
+    modality TEXT,
     UNIQUE (session, sop_uid)
 );
 

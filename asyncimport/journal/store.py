@@ -15,17 +15,17 @@ from filelock import FileLock
 from asyncimport.journal.database import Waiting, bind, create_or_open, locked, translated
 from asyncimport.replies import OUR_SOURCE
 
-__all__ = ["Store"]
+__all__ = ["UNARCHIVED", "Store"]
 
 # SQLite binds at least 32,766 values.
 _ROWS_AT_ONCE = 512
 
-# Sessions that XNAT has in the prearchive and not in the archive.
-_REROUTE = (
-    "INSERT INTO rerouted SELECT DISTINCT session FROM delivery d WHERE uri IS NOT NULL AND state <> 'DELETED' "
-    "AND NOT EXISTS (SELECT 1 FROM delivery o WHERE o.session = d.session "
+UNARCHIVED = (
+    "EXISTS (SELECT 1 FROM delivery WHERE session = s.key AND uri IS NOT NULL AND state <> 'DELETED') "
+    "AND NOT EXISTS (SELECT 1 FROM delivery o WHERE o.session = s.key "
     "AND (o.state = 'ARCHIVED' OR o.archive_uri IS NOT NULL))"
 )
+"""Whether XNAT has a session `s` in the prearchive and not in the archive."""
 
 
 class Store:
@@ -86,7 +86,9 @@ class Store:
                     "(SELECT coalesce(max(key), 0) FROM instance))"
                 )
                 if reroute:
-                    self._db.execute(_REROUTE)
+                    self._db.execute(f"INSERT INTO rerouted SELECT key FROM session s WHERE {UNARCHIVED}")  # noqa: S608 - fixed text
+                    # What the new rules call what is archived the first of its files tells.
+                    self._db.execute("UPDATE session SET ruled_subject = NULL, ruled_label = NULL")
                 self._db.execute(
                     "INSERT INTO ready SELECT key FROM delivery WHERE state = 'SEALED' "
                     "AND session NOT IN (SELECT session FROM rerouted)"

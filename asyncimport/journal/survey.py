@@ -77,10 +77,11 @@ class Looks:
 class Survey:
     """A file of findings, locked for one scan. Use it as a context manager. Raises from every method: JournalError.
 
-    What cannot be used, for its age or a tear, is begun anew: it holds nothing that is not on disk.
+    With `again` it tells of the last scan once more. What cannot be used, for its age or a tear, is begun anew: it
+    holds nothing that is not on disk.
     """
 
-    def __init__(self, path: Path, waiting: Waiting | None = None) -> None:
+    def __init__(self, path: Path, waiting: Waiting | None = None, *, again: bool = False) -> None:
         self.path = path
         self._waiting = waiting or Waiting()
         self._lock = locked(path)
@@ -91,7 +92,7 @@ class Survey:
         except BaseException:
             self._lock.release()
             raise
-        self._scan = last + 1
+        self._scan = last if again else last + 1
         self._met = 0
         self._places: dict[str, int] = {}
         self._variants: dict[tuple[str, str], int] = {}
@@ -186,14 +187,7 @@ class Survey:
 
         `is_asked` tells of header fields and a path whether a file counts.
         """
-        whole = "" if truncated else "AND f.reason = ''"
-        if is_asked is not None:
-
-            def counts(fields: str, modality: str, path: bytes) -> bool:
-                return is_asked({**json.loads(fields), "Modality": modality}, os.fsdecode(path))
-
-            self._db.create_function("asked", 3, counts)
-            whole += " AND asked(v.fields, f.modality, f.path)"
+        whole = self._counted(truncated=truncated, is_asked=is_asked)
         with translated(self.path):
             copies = self._copies(whole)
             rows = self._db.execute(
@@ -214,6 +208,35 @@ class Survey:
                     tuple(copies.get(study_uid, ())),
                     met,
                 )
+
+    def modalities(
+        self,
+        study_uid: str,
+        *,
+        truncated: bool = False,
+        is_asked: Callable[[Mapping[str, str], str], bool] | None = None,
+    ) -> dict[str, str]:
+        """Return the modality of each instance of a study, by SOPInstanceUID; files count as in `studies`."""
+        with translated(self.path):
+            return dict(
+                self._db.execute(
+                    "SELECT f.sop_uid, f.modality FROM file f JOIN variant v ON v.key = f.variant "  # noqa: S608 - fixed text
+                    f"WHERE f.scan = ? AND v.study_uid = ? {self._counted(truncated=truncated, is_asked=is_asked)}",
+                    (self._scan, study_uid),
+                ).fetchall()
+            )
+
+    def _counted(self, *, truncated: bool, is_asked: Callable[[Mapping[str, str], str], bool] | None) -> str:
+        """Return the condition for the files that count."""
+        whole = "" if truncated else "AND f.reason = ''"
+        if is_asked is None:
+            return whole
+
+        def counts(fields: str, modality: str, path: bytes) -> bool:
+            return is_asked({**json.loads(fields), "Modality": modality}, os.fsdecode(path))
+
+        self._db.create_function("asked", 3, counts)
+        return f"{whole} AND asked(v.fields, f.modality, f.path)"
 
     def look(self, now: float, quiet_time: float) -> "Looks":
         """Tell which studies may still be being written, and remember what all of them look like now.

@@ -62,10 +62,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """What the archive has of a session before anything of it is sent: its address, and SOPInstanceUIDs."""
+    """What the archive has of a session before anything of it is sent: its address, and SOPInstanceUIDs.
+
+    `kind` is its data type (`xnat:mrSessionData`), "" where files of whatever modality are merged into it.
+    """
 
     uri: str
     held: frozenset[str]
+    kind: str = ""
 
 
 MAY_HAVE_REJECTED = "may have rejected it, which cannot be tried here"

@@ -129,13 +129,17 @@ class Occupant:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A DICOM instance and the session it belongs to; its identity is (session, sop_uid), not its path."""
+    """A DICOM instance and the session it belongs to; its identity is (session, sop_uid), not its path.
+
+    `modality` is "" where its header has none, and None where nobody has looked.
+    """
 
     file: File
     sop_uid: str
     series_uid: str
     session: Session
     patient: Patient = Patient()
+    modality: str | None = None
 
 
 class Streamed(Protocol):

@@ -20,7 +20,7 @@ cannot clash. `resolve` works with any templates, and only it can tell that a st
 """
 
 from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, resource_of, unfit
-from asyncimport.routing.given import NOTHING_GIVEN, Given, GivenSession
+from asyncimport.routing.given import NOTHING_GIVEN, Given, GivenSession, Ruled, label_taken, placed
 from asyncimport.routing.labels import (
     DisputedError,
     LeftOutError,
@@ -43,7 +43,7 @@ from asyncimport.routing.patients import (
 )
 from asyncimport.routing.router import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.routing.selection import Choice, Selected, patterns
-from asyncimport.routing.studies import Study, modality_of
+from asyncimport.routing.studies import Study, misfit, modality_of
 
 __all__ = [
     "DEFAULT_SESSION",
@@ -60,6 +60,7 @@ __all__ = [
     "PartlyPlannedError",
     "PathPattern",
     "Router",
+    "Ruled",
     "Selected",
     "Study",
     "UnplannedError",
@@ -70,11 +71,14 @@ __all__ = [
     "clean_label",
     "doubts",
     "joined",
+    "label_taken",
+    "misfit",
     "mismatch",
     "modality_of",
     "name_in_resource",
     "patient_of",
     "patterns",
+    "placed",
     "proves_another",
     "resource_of",
     "unfit",

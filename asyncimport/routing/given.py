@@ -1,22 +1,50 @@
 """Labels that studies have already, in the journal or in the archive: they stay, and new ones keep clear of them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asyncimport.model import Session
 
-__all__ = ["NOTHING_GIVEN", "Given", "GivenSession"]
+__all__ = ["NOTHING_GIVEN", "Given", "GivenSession", "Ruled", "label_taken", "placed"]
+
+Ruled = tuple[str | None, str | None]
+"""Subject and label that the rules of a journal give a study file by file, None where nobody knows them: they need not
+be those of its session, which was given another label for the sake of others, or under earlier rules."""
 
 
 @dataclass(frozen=True, slots=True)
 class GivenSession:
     """A session that there is: its study ("" where a script of the site has given it another UID), and its date.
 
-    The date is that of the study, YYYYMMDD, or "" where nobody tells.
+    The date is that of the study, YYYYMMDD, or "" where nobody tells. `ruled` is None of those that are to get other
+    labels, and of those that the journal does not know.
     """
 
     session: Session
     date: str = ""
+    ruled: Ruled | None = None
+
+
+def placed(has: Session, ruled: Ruled, wanted: Session) -> Session | None:
+    """Return the session that a study has, if the rules of today mean that one; None: they mean another.
+
+    They do if they say of the study what they have said of it so far, and if nobody knows what that was.
+    """
+    now = wanted.subject, wanted.label
+    if now == (has.subject, has.label) or all(was in {None, is_now} for was, is_now in zip(ruled, now, strict=True)):
+        return has
+    return None
+
+
+def label_taken(session: Session, owner: str | None) -> str:
+    """Say that the label of a session is that of another study, its `owner` ("": nobody can tell); "": it is free.
+
+    A study that has a label keeps it. Among new ones the first gets it, in the order in which they are asked for.
+    """
+    if owner in {None, session.study_uid}:
+        return ""
+    whose = f"belongs to study {owner} already" if owner else "is that of a study which nobody can tell"
+    return f"the session label {session.label} {whose}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +66,7 @@ class Given:
             if label in found._owners:
                 # The journal and the archive have it, the one of which may know the date.
                 if session.study_uid and not (known := found._of_study.get(study, one)).date and one.date:
-                    found._replace(known, GivenSession(known.session, one.date))
+                    found._replace(known, replace(known, date=one.date))
                 continue
             found._owners[label] = session.study_uid
             if session.study_uid:
@@ -56,6 +84,11 @@ class Given:
         """Return the session that a study has, if it has one."""
         found = self._of_study.get((project, study_uid))
         return None if found is None else found.session
+
+    def kept(self, project: str, study_uid: str) -> tuple[Session, Ruled] | None:
+        """Return the session that a study has and keeps, by the journal, and what the rules call it; None: none."""
+        found = self._of_study.get((project, study_uid))
+        return None if found is None or found.ruled is None else (found.session, found.ruled)
 
     def owner_of(self, project: str, label: str) -> str | None:
         """Return the study that has a label, "" where that is not known; None: nobody has it.

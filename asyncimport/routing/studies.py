@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from asyncimport.routing.labels import UnroutableError
 
-__all__ = ["WHOLE_STUDY", "Study", "in_order", "is_dated", "modality_of"]
+__all__ = ["WHOLE_STUDY", "Study", "in_order", "is_dated", "misfit", "modality_of"]
 
 WHOLE_STUDY = ("Modality", "StudyIndex")
 
@@ -21,6 +21,12 @@ _OTHERS = """
 _NO_IMAGES = frozenset(_OTHERS.split())
 _RANKS = {modality: rank for rank, modality in enumerate(_LEADING)}
 _DATE = re.compile(r"\d{8}", re.ASCII)
+# The data types of sessions (org.nrg.xdat bean of each lead type), in lower case, and the modality of each.
+_OF_TYPE = {f"xnat:{'pet' if one == 'PT' else one.lower()}sessiondata": one for one in _LEADING}
+_OTHER_TYPE = "xnat:otherdicomsessiondata"
+# Which have had a data type of their own for as long as there has been XNAT 1.7, and which go before all others.
+_TYPED = frozenset({"PT", "MR", "CT", "XA", "US", "CR", "MG", "DX", "NM"})
+_FIRST = frozenset({"PT", "MR", "CT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,30 @@ def modality_of(modalities: Iterable[str]) -> str:
     Presentation states, reports and the like count when there is nothing else.
     """
     return min((modality for modality in modalities if modality), key=_rank, default="")
+
+
+def misfit(kind: str, modalities: Iterable[str]) -> str:
+    """Say why XNAT would not merge files of these modalities alone into an archived session; "": it does, or it may.
+
+    `kind` is the data type of that (`xnat:mrSessionData`), "" where it is not known. XNAT gives the files that come
+    together a type by the modality that leads among them, and merges them only if it is the same, unless the site has
+    set `preventCrossModalityMerge` off (PrearcSessionArchiver.checkForConflicts).
+    """
+    found = frozenset(modalities)
+    lead, has = modality_of(found), _OF_TYPE.get(kind.lower())
+    if not lead or "" in found:
+        # It goes by the SOP class then.
+        return ""
+    if has is None:
+        differs = kind.lower() == _OTHER_TYPE and lead in _TYPED
+    else:
+        differs = lead != has and (has not in found or lead in _FIRST)
+    if not differs:
+        return ""
+    return (
+        f"the archive has it as {kind}, and what is left of it ({', '.join(sorted(found))}) would be another type, "
+        "which XNAT does not merge; attach it as other files are, or have preventCrossModalityMerge set off at the site"
+    )
 
 
 def is_dated(study: Study) -> bool:

@@ -5,6 +5,7 @@ from asyncimport.xnat.archive import (
     ArchivedSessions,
     find_and_compare,
     find_session,
+    held_of_session,
     label_before_division,
 )
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
@@ -41,6 +42,7 @@ __all__ = [
     "find_and_compare",
     "find_session",
     "find_strays",
+    "held_of_session",
     "label_before_division",
     "project_of",
     "remove_stray",

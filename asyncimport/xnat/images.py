@@ -229,7 +229,10 @@ class Xnat:
                 "the archive has this session already, and a script gives instances new UIDs, so nobody can tell which "
                 "of them; `--overwrite append --retry held` sends all, in the place of what is there"
             )
-        return Existing(_address(session, there.experiments[0]), frozenset(held))
+        kind = there.experiments[0].type
+        if len(there.experiments) > 1 or await self._rules.merges_modalities():
+            kind = ""
+        return Existing(_address(session, there.experiments[0]), frozenset(held), kind)
 
     async def occupants(self, session: Session) -> Sequence[Occupant]:
         """Tell whom the archived sessions of the subject of a session name: one listing of a project serves for all.

@@ -134,12 +134,13 @@ def explanation(rules: Sequence[DroppingRule], fields: Mapping[str, str] | None)
 
 
 class SiteRules:
-    """What of a site drops files or gives them new UIDs, asked once for each project."""
+    """What of a site drops files, gives them new UIDs or keeps sessions apart, asked once."""
 
     def __init__(self, client: Client, policy: RetryPolicy) -> None:
         self._client = client
         self._policy = policy
         self._found: dict[str, Droppers] = {}
+        self._merges: bool | None = None
         self._turn = anyio.Lock()
 
     async def of(self, project: str) -> Droppers:
@@ -148,6 +149,17 @@ class SiteRules:
             if project not in self._found:
                 self._found[project] = await droppers(self._client, project, self._policy)
         return self._found[project]
+
+    async def merges_modalities(self) -> bool:
+        """Whether the site merges sessions of two data types. XNAT does not unless it is set so, and tells admins only.
+
+        Raises: TransientError.
+        """
+        async with self._turn:
+            if self._merges is None:
+                path = "/xapi/siteConfig/preventCrossModalityMerge"
+                self._merges = await self._client.ask("GET", path, replies.setting, self._policy) is False
+        return self._merges
 
 
 async def droppers(client: Client, project: str, policy: RetryPolicy) -> Droppers:
