@@ -47,7 +47,7 @@ __all__ = [
 
 # Sessions that are looked at at a time; each is a handful of small requests.
 _AT_A_TIME = 8
-# What sites with an audit trail are told.
+# What sites with an audit trail are told of a repair.
 _REPAIR = "repair"
 
 

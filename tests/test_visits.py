@@ -283,6 +283,7 @@ async def test_rows_with_flaws_keep_no_other_back(xnat: TestXnat, ready: Command
     assert "31/01/1970" not in ended.err
     assert known(xnat, "S1") == {}
     assert known(xnat, "S2")["gender"] == "male"
+    assert (await ready("upload", tree, "-P", "demo", "--dry-run", "--subjects", table)).code == 8
 
 
 async def test_a_change_of_the_table_is_set(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:

@@ -114,7 +114,7 @@ def _code(task: Transfer, decision: Decision, found: Plan) -> int:
     skips = (errors - _HELD) | (codes & {"twin"})
     if skips and task.checks_first(decision.routes):
         return 2
-    if skips or codes & _LACKING:
+    if skips or task.flaws or codes & _LACKING:
         return 8
     return 9 if errors or ("part-of-study" in codes and not task.options.partial) else 0
 
