@@ -50,6 +50,7 @@ NAMES = ("a.bin", "b.bin", "c.bin")
 CONTENTS = (b"one", b"two", b"one and more", b"one and more of it", b"two and less", b"x" * 400)
 TREES = ("first", "second")
 RULE = ("--attach", "*.bin=R")
+RESENDING = ("--resend-changed", "--overwrite", "append")
 LISTING = "files?format=json"
 
 
@@ -81,6 +82,8 @@ class Histories(RuleBasedStateMachine):
         }
         for tree in TREES:
             write(self._place / tree / "1.dcm", image(1, StudyInstanceUID="1.2.1", SOPInstanceUID="1.2.1.1"))
+            write(self._place / tree / "a.bin", CONTENTS[TREES.index(tree)])
+        write(self._place / "first" / "b.bin", CONTENTS[2])
         self.theirs: dict[str, bytes] = {}
         """What the other writer was told is stored, and nobody has asked to replace or has lost since."""
         self.begun: set[str] = set()
@@ -91,8 +94,11 @@ class Histories(RuleBasedStateMachine):
         self.touched: set[str] = set()
         """Names that the other writer, or a disk, has touched while a command ran."""
         self.history: list[str] = []
-        assert self._run("upload", self._place / "first", "-P", "demo").code == 0
-        self.session: ArchivedSession = self.xnat.archived[0]
+        other = add_session(self.xnat, "S9", "E9")
+        self._sample: StoredFile = self._portal.call(add_file, self.xnat, other, "R", "a", b"1")
+        assert self._run("upload", self._place / "first", "-P", "demo", *RULE).code == 0
+        self.session: ArchivedSession = self.xnat.archived[-1]
+        self._look_into_the_journal()
 
     def teardown(self) -> None:
         """End the server."""
@@ -116,20 +122,21 @@ class Histories(RuleBasedStateMachine):
     def _local(self, tree: str) -> dict[str, bytes]:
         return {name: path.read_bytes() for name in NAMES if (path := self._place / tree / name).is_file()}
 
-    @rule(tree=st.sampled_from(TREES), name=st.sampled_from(NAMES), content=st.sampled_from(CONTENTS))
-    def a_file_is_written(self, tree: str, name: str, content: bytes) -> None:
-        """Write a file into a tree, or change it."""
-        self.history.append(f"write {tree}/{name}: {content[:20]!r}")
+    @rule(
+        tree=st.sampled_from(TREES),
+        name=st.sampled_from(NAMES),
+        content=st.sampled_from(CONTENTS) | st.sampled_from(CONTENTS) | st.none(),
+    )
+    def a_file_is_written(self, tree: str, name: str, content: bytes | None) -> None:
+        """Write a file into a tree, change it, or delete it."""
+        self.history.append(f"write {tree}/{name}: {content and content[:20]!r}")
         path = self._place / tree / name
+        if content is None:
+            path.unlink(missing_ok=True)
+            return
         path.write_bytes(content)
         # The clock of a file system may stand still for a moment.
         os.utime(path, ns=(len(self.history) * 10**9, len(self.history) * 10**9))
-
-    @rule(tree=st.sampled_from(TREES), name=st.sampled_from(NAMES))
-    def a_file_is_deleted(self, tree: str, name: str) -> None:
-        """Delete a file from a tree."""
-        self.history.append(f"delete {tree}/{name}")
-        (self._place / tree / name).unlink(missing_ok=True)
 
     # --- what the other writer does, and disks
 
@@ -181,13 +188,6 @@ class Histories(RuleBasedStateMachine):
     def _stored(self, name: str, content: bytes) -> StoredFile:
         digest = hashlib.md5(content, usedforsecurity=False).digest() if self.xnat.storage.checksums else None
         return replace(self._sample, name=name, size=len(content), digest=digest)
-
-    @property
-    def _sample(self) -> StoredFile:
-        if not hasattr(self, "_known"):
-            other = add_session(self.xnat, "S9", "E9")
-            self._known = self._portal.call(add_file, self.xnat, other, "R", "a", b"1")
-        return self._known
 
     ACTS = ("store", "delete", "cut", "lose a race", "lose the entry", "lose the file", "refresh")
 
@@ -295,13 +295,26 @@ class Histories(RuleBasedStateMachine):
                 self.must[name] = digest
                 self.ever |= {(name, content) for content in CONTENTS if md5(content) == digest}
 
+    @rule(tree=st.sampled_from(TREES), is_retried=st.booleans())
+    def upload(self, tree: str, is_retried: bool) -> None:
+        """Upload a tree with what lies beside its image."""
+        self._upload(tree, ("--retry", "refused") if is_retried else ())
+
+    @rule(tree=st.sampled_from(TREES))
+    def upload_what_changed(self, tree: str) -> None:
+        """Let what changed since take the place of what it was."""
+        self._upload(tree, RESENDING)
+
     @rule(
         tree=st.sampled_from(TREES),
-        options=st.sampled_from([(), (), ("--resend-changed", "--overwrite", "append"), ("--retry", "refused")]),
-        kill=st.none() | st.tuples(st.sampled_from(["file", "listing", "resource"]), st.integers(1, 3)),
+        options=st.sampled_from([(), RESENDING]),
+        kill=st.tuples(st.sampled_from(["file", "file", "listing", "resource"]), st.integers(1, 3)),
     )
-    def upload(self, tree: str, options: tuple[str, ...], kill: tuple[str, int] | None) -> None:
-        """Upload a tree with what lies beside its image."""
+    def upload_to_death(self, tree: str, options: tuple[str, ...], kill: tuple[str, int]) -> None:
+        """Upload, and be killed."""
+        self._upload(tree, options, kill)
+
+    def _upload(self, tree: str, options: tuple[str, ...], kill: tuple[str, int] | None = None) -> None:
         before = dict(self.must)
         words: tuple[str | Path, ...] = (
             "upload",
@@ -358,9 +371,22 @@ class Histories(RuleBasedStateMachine):
                 is_there = self._there(one["name"]) == content
                 assert is_there or not one["sent"], self._told(f"{one} is {self._there(one['name'])!r}, {listed}")
 
-    @rule(repair=st.booleans(), reads_all=st.booleans())
-    def verify(self, repair: bool, reads_all: bool) -> None:
-        """Verify, and perhaps repair: what is told is what is there, and what is safe to delete is there too."""
+    @rule(reads_all=st.booleans())
+    def verify(self, reads_all: bool) -> None:
+        """Verify: what is told is what is there, and what is safe to delete is there too."""
+        self._verify(reads_all=reads_all)
+
+    @rule(reads_all=st.booleans())
+    def repair(self, reads_all: bool) -> None:
+        """Repair, after which the same is true."""
+        self._verify(reads_all=reads_all, repair=True)
+
+    @rule(kill=st.tuples(st.sampled_from(["file", "listing", "resource"]), st.integers(1, 3)))
+    def repair_to_death(self, kill: tuple[str, int]) -> None:
+        """Repair, and be killed."""
+        self._command("verify", "-P", "demo", "--repair", kill=kill)
+
+    def _verify(self, *, reads_all: bool, repair: bool = False) -> None:
         safe = self._place / "safe"
         safe.unlink(missing_ok=True)
         words: list[str | Path] = ["verify", "-P", "demo", "-o", "json", "--safe-to-delete", safe]
