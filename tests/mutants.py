@@ -1914,7 +1914,7 @@ LINE = (
     Mutant(
         "archives-in-the-tree",
         "A zip of a thousand images is passed over as a file that is not DICOM.",
-        "source.py",
+        "headers.py",
         "if not ignore_archives and (kind",
         "if ignore_archives and (kind",
         ("test_sharpness.py::test_a_zip_of_images_is_not_passed_over_in_silence",),
