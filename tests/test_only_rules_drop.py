@@ -197,3 +197,27 @@ async def test_what_a_script_may_have_rejected_stays_on_the_list_of_verify(
     assert (await sent(commands, visit, "--partial", "archive")).code == 8
     ended = await commands("verify", "-P", "demo")
     assert (ended.code, "1 of 5 instances are missing" in ended.err + ended.out) == (9, True), ended
+
+
+@pytest.mark.parametrize("is_changed", [False, True], ids=["row deleted", "script changed"])
+async def test_what_a_script_rejects_again_is_told_with_the_ways_out(
+    xnat: TestXnat, url: str, commands: Commands, visit: Path, is_changed: bool
+) -> None:
+    """XNAT keeps a row of rejected files alone as one that failed; the session is held until somebody decides."""
+    xnat.project("demo").script = Script(reject=is_noise, condition='(0008,103E) = "noise"')
+    commands.login(url)
+    assert told(await sent(commands, visit)) == (8, "archived", "uids", None)
+    code, state, _, reason = told(await sent(commands, visit, "--retry", "refused"))
+    (row,) = xnat.prearchive
+    assert (code, state, reason is not None) == (9, "held", True)
+    for words in ("the project's anonymisation script", f"delete {row.uri} in XNAT's prearchive", "`--retry held`"):
+        assert words in str(reason)
+    if is_changed:
+        xnat.project("demo").script = None
+    else:
+        xnat.remove_row(row)
+    ended = await sent(commands, visit, "--retry", "held")
+    assert told(ended)[:2] == ((0, "archived") if is_changed else (8, "archived")), ended
+    assert xnat.sop_uids() == (FOUR | {sop(5)} if is_changed else FOUR)
+    assert xnat.prearchive == []
+    assert (await sent(commands, visit)).code == 0

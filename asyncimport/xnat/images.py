@@ -284,10 +284,8 @@ class Xnat:
                         delivery, "XNAT puts files of this study into a second row of the prearchive beside ours"
                     )
                 if step is Step.STUCK:
-                    return Held(
-                        delivery,
-                        trouble or "XNAT could not archive the session and marked it in the prearchive",
-                    )
+                    reason = trouble or "XNAT could not archive the session and marked it in the prearchive"
+                    return Held(delivery, await self._with_script(delivery, reason))
                 if row is not None and step is Step.FINISH:
                     # A build that a proxy did not wait for has come to its end: not again, or it never would.
                     is_built = asked and row.status == "READY"
@@ -320,7 +318,7 @@ class Xnat:
             except RefusedError as error:
                 # XNAT answers 500 to the build of a row that is gone (PrearcSessionResource), as to one that failed.
                 if step is not Step.FINISH or not await self._is_gone(delivery):
-                    return Held(delivery, str(error))
+                    return Held(delivery, await self._with_script(delivery, str(error)))
             if anyio.current_time() > give_up:
                 return Held(delivery, "XNAT has not finished with the session in time")
             await self._sleep(wait)
@@ -345,6 +343,14 @@ class Xnat:
             return await self._look(delivery.uri) is None
         except RefusedError:
             return False
+
+    async def _with_script(self, delivery: Delivery, reason: str) -> str:
+        """Say more of why a session was not archived, where a script that rejects files may have left none of it."""
+        script = (await self._rules.of(delivery.session.project)).on_archive if "reject" in reason else None
+        if not script:
+            return reason
+        ways = f"if {script} is to do so, delete {delivery.uri} in XNAT's prearchive, else change it"
+        return f"{reason}; {ways}; then run this again with `--retry held`"
 
     async def _find(self, delivery: Delivery, steps: "_Steps") -> Found:
         """Look for the session in the archive."""
