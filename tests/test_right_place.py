@@ -26,7 +26,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from conftest import Ended
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from scenery import image, write
 
 from asyncimport.cli.forget import forget
@@ -39,6 +39,7 @@ from asyncimport.testserver import Project, TestXnat, serve
 
 PLACES = ("a", "b")
 MACHINES = ("one", "two")
+DATES = ("20200101", "20200102", "20200301")
 # Where a sync costs nothing: histories are many, and no power fails.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - each history has a directory of its own
 # The first by two names; the others are for what cannot be done in it, as another rule holds there.
@@ -124,8 +125,8 @@ class Histories(RuleBasedStateMachine):
         """Plans by place and part; 0: of all."""
         self.seen: dict[tuple[str, str], tuple[str, str, str]] = {}
         """Where each archived study of a project lies: id, subject and label of its session."""
-        self.let_through: set[tuple[str, Person]] = set()
-        """Subjects, in lower case, and who may be in them beside one other."""
+        self.let_through: set[tuple[str, str, Person]] = set()
+        """Projects and subjects, in lower case, and who may be in them beside one other."""
         self.uids: dict[bytes, str] = {}
         """SOPInstanceUIDs by the bytes of their files."""
         self._files = 0
@@ -161,9 +162,17 @@ class Histories(RuleBasedStateMachine):
             self.uids[content] = uid
             write(self._place / place / path, content)
 
+    @initialize(data=st.data())
+    def it_begins_with_something(self, data: st.DataObject) -> None:
+        """Write some studies into both places."""
+        for place in PLACES:
+            for _ in range(data.draw(st.integers(1, 2))):
+                person, date = data.draw(st.sampled_from(PEOPLE)), data.draw(st.sampled_from(DATES))
+                self.somebody_is_examined(person, date, data.draw(st.sampled_from(["MR", "CT"])), place, 2)
+
     @rule(
         person=st.sampled_from(PEOPLE),
-        date=st.sampled_from(["20200101", "20200102", "20200301"]),
+        date=st.sampled_from(DATES),
         modality=st.sampled_from(["MR", "CT"]),
         place=st.sampled_from(PLACES),
         count=st.integers(1, 3),
@@ -216,8 +225,12 @@ class Histories(RuleBasedStateMachine):
     def _in(self, place: str) -> list[Study]:
         return [study for study in self.studies if study.where[place]]
 
+    def _filled(self, place: str) -> str:
+        """Return a place, or the other one if nothing lies in it: most of a history would be about nothing."""
+        return place if self._in(place) else next(filter(self._in, PLACES), place)
+
     def _roots(self, *places: str) -> list[Root]:
-        return [Root(self._place / place, place) for place in places]
+        return [Root(self._place / place, place) for place in dict.fromkeys(map(self._filled, places))]
 
     def _lying(self, roots: Sequence[Root]) -> dict[str, set[str]]:
         """Return the instances that lie in sources, by study."""
@@ -379,8 +392,8 @@ class Histories(RuleBasedStateMachine):
     @rule(machine=st.sampled_from(MACHINES), places=st.sampled_from([("a",), ("b",), ("a", "b")]))
     def upload_merged(self, machine: str, places: tuple[str, ...]) -> None:
         """Let patients share a subject: those of this run, and nobody else."""
-        people = {study.person for study in self.studies if any(study.where[place] for place in places)}
-        self.let_through |= {(person.id.lower(), person) for person in people}
+        people = {study.person for root in self._roots(*places) for study in self._in(root.place)}
+        self.let_through |= {("merged", person.id.lower(), person) for person in people}
         self._upload(machine, self._roots(*places), "merged", merge_patients=True)
 
     @rule(
@@ -436,6 +449,7 @@ class Histories(RuleBasedStateMachine):
     )
     def make_a_plan(self, machine: str, place: str, project: str, parts: int) -> None:
         """Write a plan of a place, or one for each of two machines."""
+        place = self._filled(place)
         target = self._place / "plan.csv"
         ended = self._run(
             plan,
@@ -493,8 +507,9 @@ class Histories(RuleBasedStateMachine):
             table.writeheader()
             table.writerows(rows)
         planned = {row["study_uid"].lstrip("'") for row in rows if row["action"] == "upload"}
-        takes = {uid: uids for uid, uids in self._lying(self._roots(place)).items() if uid in planned}
-        self._upload(f"{machine}-plan", self._roots(place), "demo", plan=target, takes=takes)
+        roots = [Root(self._place / place, place)]
+        takes = {uid: uids for uid, uids in self._lying(roots).items() if uid in planned}
+        self._upload(f"{machine}-plan", roots, "demo", plan=target, takes=takes)
 
     @rule(machine=st.sampled_from(MACHINES))
     def a_journal_is_lost(self, machine: str) -> None:
@@ -558,12 +573,17 @@ class Histories(RuleBasedStateMachine):
                 study = file.sop_uid.partition(".9.")[0]
                 subject = session.subject.label
                 studies[session.id].add(study)
-                if project != "merged" or (subject.lower(), people[study]) not in self.let_through:
-                    of[session.subject.id].add(people[study])
+                if (project, subject.lower(), people[study]) not in self.let_through:
+                    of[subject.lower()].add(people[study])
                 where = session.id, subject, session.label
                 known = self.seen.setdefault((project, study), where)
                 assert known == where, f"study {study} has moved, or lies in two sessions\n{said}"
-            assert all(len(found) == 1 for found in of.values()), f"a subject is two people: {dict(of)}\n{said}"
+            for subject, found in of.items():
+                if len({person.id for person in found}) == 1 and "has another name" in said:
+                    # The archive tells no issuers, and names are spelt in several ways: this is told, and goes on.
+                    self.let_through |= {(project, subject, person) for person in found}
+                    continue
+                assert len(found) < 2, f"subject {subject} of {project} is two people: {found}\n{said}"
         assert all(len(found) < 2 for found in studies.values()), f"a session holds two studies: {studies}\n{said}"
 
 
@@ -598,10 +618,11 @@ def test_some_histories() -> None:
 
 @pytest.mark.endurance
 @pytest.mark.timeout(0)
-def test_many_histories() -> None:
-    """As many as somebody has time for."""
+@pytest.mark.parametrize("half", [1, 2])
+def test_many_histories(half: int) -> None:
+    """As many as somebody has time for, in two halves for two processors."""
     _run(
-        histories=int(os.environ.get("ASYNCIMPORT_HISTORIES", "1000")),
+        histories=int(os.environ.get("ASYNCIMPORT_HISTORIES", "1000")) // 2,
         steps=12,
-        number=SystemRandom().randrange(1 << 32),
+        number=2 * SystemRandom().randrange(1 << 31) + half,
     )
