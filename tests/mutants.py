@@ -1365,6 +1365,14 @@ LINE = (
         (f"{_WHOSE}test_a_subject_label_that_is_an_id",),
     ),
     Mutant(
+        "what-was-built-asks-once-more",
+        "A study gets a second session, as another machine has archived it while ours waited in the prearchive.",
+        "xnat/images.py",
+        "        if reason := await self._occupants.study_elsewhere(session):",
+        "        if reason := await self._occupants.study_elsewhere(session) and None:",
+        (f"{_OTHERS}test_what_waits_in_the_prearchive_makes_no_second_session",),
+    ),
+    Mutant(
         "a-study-stays-where-it-is",
         "A study gets a second session, as another machine has archived it under other labels.",
         "xnat/occupants.py",

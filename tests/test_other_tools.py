@@ -447,3 +447,19 @@ async def test_a_study_that_has_a_session_gets_no_second_one(
     assert ended.code == 9, ended.err
     assert all("as session P" in detail["reason"] for detail in ended.json["details"]), ended.out
     assert (xnat.count["import"], len(xnat.archived)) == (imports, SESSIONS)
+
+
+async def test_what_waits_in_the_prearchive_makes_no_second_session(
+    xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path
+) -> None:
+    """Another journal archives the study under other labels while the row of the first is built: that one is held."""
+    commands.login(url)
+    assert (await commands("upload", visits, "-P", "demo", "-q", "--no-archive")).code == 0
+    other = ("-E", "again_{PatientID}", "--state-dir", tmp_path / "new", "-q")
+    assert (await commands("upload", visits, "-P", "demo", *other)).code == 0
+    rehearsed = await commands("upload", visits, "-P", "demo", "--dry-run", "-o", "json")
+    ended = await commands("upload", visits, "-P", "demo", "-o", "json")
+    assert (rehearsed.code, ended.code, states(ended)) == (9, 9, {("held", None)}), ended
+    assert all("as session again_P" in detail["reason"] for detail in ended.json["details"]), ended.out
+    assert {session.label for session in xnat.archived} == {f"again_P{number}" for number in range(1, SESSIONS + 1)}
+    assert len(xnat.prearchive) == SESSIONS

@@ -379,6 +379,9 @@ class Xnat:
             return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if reason := await self._in_the_way(delivery):
             return Held(delivery, f"{reason}; {_OTHER_LABEL}")
+        # What was built may have waited for long, and others have brought the study meanwhile.
+        if reason := await self._occupants.study_elsewhere(session):
+            return Held(delivery, f"{reason}, then `--retry held`")
         overwrite = "" if self._overwrite == "none" else f"&overwrite={self._overwrite}"
         # Which outweigh the row's own (PrearcSessionArchiver.fixSubject, fixSessionLabel).
         names = "" if delivery.begun_as is None else f"&subject={quote(session.subject)}&session={quote(session.label)}"
