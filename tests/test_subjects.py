@@ -537,6 +537,38 @@ class TestTrouble:
         assert (done.written, [one.name for one in done.kept]) == (("race",), ["gender", "dob"])
         assert there.demographics == {"gender": "male", "yob": 1970, "race": "x"}
 
+    async def test_what_somebody_else_made_is_told_as_replaced(
+        self, xnat: TestXnat, wire: Wire, client: Client
+    ) -> None:
+        """Where it may be: the call that was cut had nothing to replace, and the next one has."""
+
+        def lose(method: str, path: str) -> web.Response | None:
+            if method == "POST" and "/subjects" in path and not xnat.subjects("demo"):
+                xnat.add_subject("demo", "S1", gender="male", yob=1970)
+                return web.Response(status=504)
+            return None
+
+        wire.instead = lose
+        done = await Subjects(client, AT_ONCE, overwrite=True).set(wish(gender="female", dob="1980-01-31"))
+        assert (done.state, [one.name for one in done.replaced]) == ("updated", ["gender", "dob"])
+        assert held(xnat) == {"gender": "female", "dob": "1980-01-31"}
+
+    async def test_a_label_that_moves_on_in_between(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """What the subject had that has it no longer is no reason to leave it out of the next one."""
+        there = xnat.add_subject("demo", "S1", gender="female")
+
+        def lose(method: str, _path: str) -> web.Response | None:
+            if method == "PUT" and there.label == "S1":
+                xnat.rename_subject(there, "S0")
+                return web.Response(status=504)
+            return None
+
+        wire.instead = lose
+        done = await Subjects(client, AT_ONCE).set(wish(gender="female", race="x"))
+        assert (done.state, done.unchanged, set(done.written)) == ("created", (), {"gender", "race"})
+        assert held(xnat) == {"gender": "female", "race": "x"}
+        assert there.demographics == {"gender": "female"}
+
     async def test_a_look_back_that_fails(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """What was written is told as written, although it took two looks to see it."""
         xnat.add_subject("demo", "S1")

@@ -122,6 +122,11 @@ class _Setting:
     made: bool = False
     before: SubjectItem | None = None
     decision: Decision | None = None
+    differing: frozenset[Difference] = frozenset()
+
+    def is_another(self, now: SubjectItem | None) -> bool:
+        """Whether the label means another subject than it did, or none any more; what was not there may be ours."""
+        return self.before is not None and (now is None or now.accession != self.before.accession)
 
 
 class Subjects:
@@ -187,10 +192,11 @@ class Subjects:
         """Look, decide, send what is lacking, and look again."""
         wish, now = setting.wish, await self._look(setting.wish)
         existing = now.values if now else {}
-        fresh = decide(wish.values, existing, overwrite=self._overwrite)
-        if setting.decision is None or any(one.name in setting.decision.write for one in fresh.kept):
-            # This is the first look, or somebody else has given one of the fields a value since.
-            setting.before, setting.decision = now, fresh
+        differing = frozenset(decide(wish.values, existing, overwrite=False).kept)
+        if setting.decision is None or setting.is_another(now) or not differing <= setting.differing:
+            # This is the first look; or somebody has moved the label since, or given one of the fields a value.
+            setting.before, setting.differing = now, differing
+            setting.decision = decide(wish.values, existing, overwrite=self._overwrite)
         decision = setting.decision
         if now is None and wish.values and self._only_existing:
             raise RefusedError("XNAT has no such subject")
