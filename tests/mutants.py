@@ -3828,10 +3828,10 @@ ATTACHMENTS = (
     ),
     Mutant(
         "beside-moved",
-        "After a tree was moved, what still waits in it is skipped for good.",
+        "After a tree was moved, what was stored of it is skipped for good.",
         "journal/attachments.py",
-        "if taken is not None and not taken[1] and taken[2] is None:",
-        "if False:",
+        "            for file in files:\n                key, attachment",
+        "            for file in files[:0]:\n                key, attachment",
         (f"{_BOOK}TestLaterRuns::test_a_visit_that_is_moved",),
     ),
     Mutant(
@@ -3880,7 +3880,7 @@ ATTACHMENTS = (
         "cli/output.py",
         "attachments.refused or attachments.already_refused or attachments.failed:",
         "attachments.refused or attachments.failed:",
-        (f"{_BESIDE}test_it_is_told",),
+        ("test_output.py::test_exit_code_of_attachments",),
     ),
     Mutant(
         "verify-altered-attachments",

@@ -70,6 +70,13 @@ def test_exit_code(files: Files, sessions: Sequence[SessionReport], expected: in
     assert exit_code(summary(files, sessions)) == expected
 
 
+@pytest.mark.parametrize("name", ["skipped", "refused", "already_refused", "failed"])
+def test_exit_code_of_attachments(name: str) -> None:
+    """What is lacking is lacking, whichever run was told so."""
+    whole = replace(summary(Files(stored=3), [ARCHIVED]), attachments=AttachmentCounts(stored=1, **{name: 1}))
+    assert (exit_code(whole), exit_code(replace(whole, attachments=AttachmentCounts(already_stored=1)))) == (8, 0)
+
+
 COUNTS = (
     "not_dicom",
     "unreadable",

@@ -163,7 +163,7 @@ class Attachments(Intake):
         ).fetchall()
         return [(file_of(path, facts), md5) for path, *facts, md5 in rows]
 
-    def were_moved(self, files: Iterable[File]) -> int:
+    def were_moved(self, files: Sequence[File]) -> int:
         """Let files that are such others, moved, wait to be compared; return how many wait for their session's end."""
         with self._transaction():
             for file in files:
