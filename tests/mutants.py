@@ -2284,7 +2284,7 @@ PLANS = (
         "routing/given.py",
         "all(was in {None, is_now} for",
         "all(was == is_now for",
-        ("test_dry_run.py::test_the_run_does_what_the_dry_run_says[a late series, after a suffix]",),
+        ("test_labels_stay.py::test_what_comes_late_of_a_study",),
     ),
     Mutant(
         "what-was-left-is-asked-for-too",
@@ -2308,7 +2308,7 @@ PLANS = (
         "journal/queue.py",
         "        if misfit and not self._scan_finished:\n",
         "        if False:\n",
-        ("test_other_modality.py::test_a_report_with_images_goes_in",),
+        ("test_other_modality.py::test_a_report_with_images_goes_in[1-report first]",),
     ),
     Mutant(
         "who-is-there-by-the-journal",

@@ -198,6 +198,35 @@ async def test_who_gets_a_label(xnat: TestXnat, url: str, commands: Commands, tm
         assert labels(xnat) == {"2": "P1"}
 
 
+LATE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "after a suffix": (SUFFIX, ("-E", "{PatientID}")),
+    "other labels": (("-E", "{PatientID}_{StudyDate}"), ("--reroute", "-S", "S_{PatientID}", "-E", "{PatientID}")),
+    "other numbers": (INDEX, ("--reroute", "-S", "S_{PatientID}", *INDEX)),
+}
+
+
+@pytest.mark.parametrize(("first", "then"), LATE.values(), ids=LATE)
+async def test_what_comes_late_of_a_study(
+    xnat: TestXnat,
+    url: str,
+    commands: Commands,
+    source: Path,
+    first: tuple[str, ...],
+    then: tuple[str, ...],
+) -> None:
+    """It goes into the session that its study has, whatever that would be called today, in this run and the next."""
+    commands.login(url)
+    (source / "visit3").rename(source.parent / "visit3")
+    assert (await upload(commands, source, *first)).code == 0
+    before = {(one.subject.label, one.label) for one in xnat.archived}
+    study: dict[str, Any] = {"StudyInstanceUID": "1.2.2", "PatientID": "P1", "StudyDate": "20020101"}
+    write(source / "visit2" / "late.dcm", image(9, SeriesNumber=9, SeriesInstanceUID="1.3.9", **study))
+    for words in (then, tuple(word for word in then if word != "--reroute")):
+        assert (await upload(commands, source, *words)).code == 0
+        assert {(one.subject.label, one.label) for one in xnat.archived} == before
+        assert len(xnat.sop_uids()) == 3
+
+
 async def test_one_visit_from_another_machine(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
