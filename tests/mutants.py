@@ -2308,7 +2308,7 @@ PLANS = (
         "journal/queue.py",
         "        if misfit and not self._scan_finished:\n",
         "        if False:\n",
-        ("test_other_modality.py::test_a_report_with_images_goes_in[1-report first]",),
+        ("test_other_modality.py::test_a_report_waits_for_the_scan",),
     ),
     Mutant(
         "who-is-there-by-the-journal",

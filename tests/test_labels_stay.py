@@ -170,14 +170,17 @@ async def test_the_archive_is_asked_once(xnat: TestXnat, url: str, commands: Com
 
 @pytest.mark.parametrize("way", ["plan", "choice", "upload"])
 async def test_who_gets_a_label(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, way: str) -> None:
-    """Of two studies the earlier one, where both are known; an upload that sends while it walks takes what it meets."""
+    """Of two studies the earlier one, where an upload knows both; one that sends while it walks takes what it meets."""
     visit(tmp_path / "source" / "a", 2, 2002)
     visit(tmp_path / "source" / "a-b", 1, 2001)
     commands.login(url)
     words = (tmp_path / "source", "-P", "demo", "-E", "{PatientID}", "-q", "-o", "json")
     if way == "plan":
         ended = await commands("plan", *words)
-        assert [row["study_uid"] for row in ended.json["rows"] if not row["skip"]] == ["1.2.1"]
+        assert [row["study_uid"] for row in ended.json["rows"] if not row["skip"]] == ["1.2.2"]
+        (told,) = [one for one in ended.json["problems"] if one["severity"] == "error"]
+        assert (told["code"], told["study_uid"]) == ("label-taken", "1.2.1")
+        ended = await commands("plan", *words, "--limit", "5")
         (told,) = [one for one in ended.json["problems"] if one["severity"] == "error"]
         assert (told["code"], told["study_uid"]) == ("label-taken", "1.2.2")
     elif way == "choice":

@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 from conftest import Commands, Ended
+from journals import instance, opened, stored
 from scenery import image, sop, write
 
+from asyncimport.journal import Adopted, Ledger
+from asyncimport.model import Existing, Instance
 from asyncimport.routing import misfit
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio
 
+MR, PET, OTHER = "xnat:mrSessionData", "xnat:petSessionData", "xnat:otherDicomSessionData"
 STUDY = {"StudyInstanceUID": "1.2.1", "PatientID": "P1"}
 
 
@@ -69,20 +73,41 @@ async def test_a_report_alone_is_held(
 
 
 @pytest.mark.parametrize("order", [(1, 9), (9, 1)], ids=["report first", "image first"])
-@pytest.mark.parametrize("workers", ["1", "8"])
 async def test_a_report_with_images_goes_in(
-    xnat: TestXnat, commands: Commands, archived: Path, order: tuple[int, int], workers: str
+    xnat: TestXnat, commands: Commands, archived: Path, order: tuple[int, int]
 ) -> None:
     """Whichever the walk meets first: together they are what the archive has."""
     report, late = order
-    # So many of them that what is met first is asked for before all are.
-    for number in range(100, 700):
-        add(archived / "5", number, "SR", 2)
     add(archived, report, "SR", 2)
     add(archived, late, "MR")
-    ended = await upload(commands, archived, "-w", workers)
+    ended = await upload(commands, archived)
     assert ended.code == 0, ended.out
-    assert xnat.sop_uids() == {sop(5), sop(report), sop(late), *map(sop, range(100, 700))}
+    assert xnat.sop_uids() == {sop(5), sop(report), sop(late)}
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_a_report_waits_for_the_scan(tmp_path: Path, more: bool) -> None:
+    """What is asked for before all is met may yet go in; when nothing more comes, it is held."""
+
+    def of(name: str, modality: str) -> Instance:
+        return replace(instance(name), modality=modality)
+
+    there = Existing("/data/archive/E", frozenset({"1.2.E1.a"}), MR)
+    with opened(tmp_path / "journal.db") as journal:
+        journal.admit([of("a", "MR"), of("b", "SR")])
+        (claim,) = journal.claim(10, most_begun=10) or []
+        assert journal.adopt(claim, there) == Adopted(1, 10)
+        assert journal.claim(10, most_begun=10) == []
+        if more:
+            journal.admit([of("c", "MR")])
+            (first,) = journal.claim(10, most_begun=10) or []
+            journal.settle([stored(first)])
+            assert len({first.key, *(claim.key for claim in journal.claim(10, most_begun=10) or [])}) == 2
+            return
+        journal.finish_scan(["/src"])
+        assert journal.claim(10, most_begun=10) is None
+        (report,) = Ledger.of(journal).summary().sessions
+        assert (report.state, MR in str(report.reason)) == ("held", True)
 
 
 async def test_a_site_that_merges_them(xnat: TestXnat, commands: Commands, archived: Path) -> None:
@@ -103,9 +128,6 @@ async def test_what_has_been_sent_before_is_not_held(xnat: TestXnat, commands: C
         assert (await upload(commands, archived)).code == 0
     assert (await upload(commands, archived, "--state-dir", archived.parent / "state")).code == 0
     assert xnat.count["import"] == 3
-
-
-MR, PET, OTHER = "xnat:mrSessionData", "xnat:petSessionData", "xnat:otherDicomSessionData"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +156,6 @@ MR, PET, OTHER = "xnat:mrSessionData", "xnat:petSessionData", "xnat:otherDicomSe
         ("xnat:RTIMAGESESSIONDATA", {"RTIMAGE"}, True),
     ],
 )
-async def test_what_makes_another_type(kind: str, modalities: set[str], fits: bool) -> None:
+def test_what_makes_another_type(kind: str, modalities: set[str], fits: bool) -> None:
     """Only what is certain holds a session."""
     assert (misfit(kind, modalities) == "") is fits

@@ -135,7 +135,6 @@ async def decide(
         quiet_time=wanted.quiet_time,
         attach=wanted.attach,
         residents=await anyio.to_thread.run_sync(residents_of, journal, wanted.reroute),
-        streams=not (is_strict or is_part),
         projects=projects.named,
         given=given,
     )

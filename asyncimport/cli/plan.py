@@ -54,11 +54,11 @@ from asyncimport.manifest import PlanRow, split, write_plan
 from asyncimport.outputs import advice, check_output, replacing
 from asyncimport.plan import Plan, Planning, Problem, Severity, draft_plan, make_plan, survey
 from asyncimport.progress import Totals, human_bytes
-from asyncimport.routing import NOTHING_GIVEN, AttachRule, Choice, Given, resource_of
+from asyncimport.routing import NOTHING_GIVEN, AttachRule, Choice, Given, Router, resource_of
 from asyncimport.source import Folder
 from asyncimport.stop import Stop, StoppedError
 
-__all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan", "survey_path"]
+__all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan", "streams", "survey_path"]
 
 _SHOWN = 20
 # Stands in a plan's studies for a project that the upload will name.
@@ -190,7 +190,6 @@ async def plan_of(
     quiet_time: float,
     attach: Sequence[AttachRule] = (),
     residents: Iterable[Resident] = (),
-    streams: bool = False,
     projects: Callable[[Sequence[str]], Awaitable[Mapping[str, str | AsyncimportError]]] = _as_they_are,
     given: Callable[[Mapping[str, str]], Awaitable[Given]] = _nothing,
 ) -> Plan | None:
@@ -226,7 +225,7 @@ async def plan_of(
                 projects=names,
                 given=there,
                 residents=residents,
-                streams=streams,
+                streams=streams(routes, suffix=suffix, choice=choice, limit=limit, quiet_time=quiet_time),
                 truncated=truncated,
                 merge_patients=merge_patients,
                 suffix=suffix,
@@ -236,6 +235,12 @@ async def plan_of(
             )
             return await anyio.to_thread.run_sync(make)
     return None
+
+
+def streams(routes: Planning, *, suffix: bool, choice: Choice, limit: int | None, quiet_time: float) -> bool:
+    """Whether an upload sends while it walks, as nothing of what it is told needs all studies."""
+    is_whole = not isinstance(routes, Router) or suffix or routes.project is None or routes.needs_whole_study
+    return not (is_whole or limit is not None or quiet_time) and (choice.is_everything or choice.parts)
 
 
 def survey_path(source: Folder, state_dir: Path | None) -> Path:
