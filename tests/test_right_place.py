@@ -317,7 +317,8 @@ class Histories(RuleBasedStateMachine):
         sent = {record.sop_uid for record in self.xnat.imports[imported:]}
         unasked = sent - {uid for wanted in takes.values() for uid in wanted}
         assert not unasked, f"{unasked} were not asked for, and sent\n{said}"
-        if is_foretold:
+        # What the journal waits for and is gone from the disk only the run finds out.
+        if is_foretold and "the file is gone" not in ended.out:
             assert rehearsed.code == ended.code, said
 
     @rule(
@@ -411,6 +412,8 @@ class Histories(RuleBasedStateMachine):
             session=label,
             reroute=True,
             archive=archive,
+            # Who is in a subject by a row that this run does not meet the dry run does not see.
+            is_foretold=not self._in_prearchive("moved"),
         )
 
     @precondition(lambda self: any(map(self._in, PLACES)))
