@@ -1434,7 +1434,7 @@ LINE = (
         "source.py",
         "if len(places) > 1 else set()",
         "if len(places) > 9 else set()",
-        ("test_overlapping.py::test_labels_by_paths_are_those_of_the_plan[after-a link to it]",),
+        ("test_overlapping.py::test_labels_by_paths_are_those_of_the_plan[after-a link in it to a part]",),
     ),
     Mutant(
         "what-is-met-twice-counts-once",
