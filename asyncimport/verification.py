@@ -316,8 +316,9 @@ def verified_attachments(besides: Iterable[Beside]) -> Iterator[tuple[File, bool
     yield from _judged(
         (one.file, _md5_of(one))
         for beside in besides
+        for wrong in [{one.key for one in (*beside.missing, *beside.altered)}]
         for one in beside.enclosure.attachments
-        if one not in beside.missing and one not in beside.altered
+        if one.key not in wrong
     )
 
 

@@ -13,7 +13,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from random import SystemRandom
+from random import Random, SystemRandom
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -50,6 +50,8 @@ NAMES = ("a.bin", "b.bin", "c.bin")
 CONTENTS = (b"one", b"two", b"one and more", b"one and more of it", b"two and less", b"x" * 400)
 TREES = ("first", "second")
 RULE = ("--attach", "*.bin=R")
+ACTS = ("store", "store", "delete", "cut", "lose a race", "lose the entry", "lose the file", "refresh")
+BREAKS = (Reset(after_bytes=2), Reset(after_bytes=200), Reset(), Reset(effect=True), Status(500), Gateway(504))
 RESENDING = ("--resend-changed", "--overwrite", "append")
 LISTING = "files?format=json"
 
@@ -122,11 +124,6 @@ class Histories(RuleBasedStateMachine):
     def _local(self, tree: str) -> dict[str, bytes]:
         return {name: path.read_bytes() for name in NAMES if (path := self._place / tree / name).is_file()}
 
-    @rule(
-        tree=st.sampled_from(TREES),
-        name=st.sampled_from(NAMES),
-        content=st.sampled_from(CONTENTS) | st.sampled_from(CONTENTS) | st.none(),
-    )
     def a_file_is_written(self, tree: str, name: str, content: bytes | None) -> None:
         """Write a file into a tree, change it, or delete it."""
         self.history.append(f"write {tree}/{name}: {content and content[:20]!r}")
@@ -189,39 +186,22 @@ class Histories(RuleBasedStateMachine):
         digest = hashlib.md5(content, usedforsecurity=False).digest() if self.xnat.storage.checksums else None
         return replace(self._sample, name=name, size=len(content), digest=digest)
 
-    ACTS = ("store", "delete", "cut", "lose a race", "lose the entry", "lose the file", "refresh")
-
-    @rule(act=st.sampled_from(ACTS), name=st.sampled_from(NAMES), content=st.sampled_from(CONTENTS))
-    def somebody_else_acts(self, act: str, name: str, content: bytes) -> None:
-        """Between two commands."""
-        self._others_act(act, name, content)
-
-    @rule(name=st.sampled_from(NAMES), content=st.sampled_from(CONTENTS), nth=st.integers(1, 4))
     def somebody_else_will_store(self, name: str, content: bytes, nth: int) -> None:
         """In the midst of the next command, before it looks at the resource once more."""
         fault = Fault("listing", Tell(lambda: self._others_act("store", name, content)), nth=nth, path=LISTING)
         self.xnat.faults.add(fault)
         self.history.append(f"at listing {nth}: store {name}: {content[:20]!r}")
 
-    @rule(
-        action=st.sampled_from(
-            [Reset(after_bytes=2), Reset(after_bytes=200), Reset(), Reset(effect=True), Status(500), Gateway(504)]
-        ),
-        nth=st.integers(1, 3),
-        times=st.integers(1, 3),
-    )
     def transfers_will_break(self, action: Any, nth: int, times: int) -> None:
         """In the next command."""
         self.xnat.faults.add(Fault("file", action, nth=nth, times=times))
         self.history.append(f"at file {nth}, {times} times: {action}")
 
-    @rule(status=st.sampled_from([403, 404]), kind=st.sampled_from(["resource", "file", "refresh"]))
     def xnat_will_refuse(self, status: int, kind: str) -> None:
         """For a while."""
         self.xnat.faults.add(Fault(kind, Status(status, "<h3>no</h3>"), times=2))
         self.history.append(f"twice at {kind}: {status}")
 
-    @rule(checksums=st.booleans(), version=st.sampled_from(["1.7", "1.8"]))
     def the_site_changes(self, checksums: bool, version: str) -> None:
         """Let its listings tell more or less."""
         self.xnat.storage.checksums = checksums
@@ -295,25 +275,6 @@ class Histories(RuleBasedStateMachine):
                 self.must[name] = digest
                 self.ever |= {(name, content) for content in CONTENTS if md5(content) == digest}
 
-    @rule(tree=st.sampled_from(TREES), is_retried=st.booleans())
-    def upload(self, tree: str, is_retried: bool) -> None:
-        """Upload a tree with what lies beside its image."""
-        self._upload(tree, ("--retry", "refused") if is_retried else ())
-
-    @rule(tree=st.sampled_from(TREES))
-    def upload_what_changed(self, tree: str) -> None:
-        """Let what changed since take the place of what it was."""
-        self._upload(tree, RESENDING)
-
-    @rule(
-        tree=st.sampled_from(TREES),
-        options=st.sampled_from([(), RESENDING]),
-        kill=st.tuples(st.sampled_from(["file", "file", "listing", "resource"]), st.integers(1, 3)),
-    )
-    def upload_to_death(self, tree: str, options: tuple[str, ...], kill: tuple[str, int]) -> None:
-        """Upload, and be killed."""
-        self._upload(tree, options, kill)
-
     def _upload(self, tree: str, options: tuple[str, ...], kill: tuple[str, int] | None = None) -> None:
         before = dict(self.must)
         words: tuple[str | Path, ...] = (
@@ -337,11 +298,6 @@ class Histories(RuleBasedStateMachine):
             lacking = {name for name, content in self._local(tree).items() if (name, content) not in self.ever}
             assert not lacking, self._told(f"0, and never stored: {lacking}\n{ended.out}")
 
-    @rule(
-        tree=st.sampled_from(TREES),
-        options=st.sampled_from([(), (), ("--no-zip",), ("--replace",)]),
-        kill=st.none() | st.tuples(st.sampled_from(["file", "listing"]), st.integers(1, 3)),
-    )
     def attach(self, tree: str, options: tuple[str, ...], kill: tuple[str, int] | None) -> None:
         """Attach the files of a tree, without a journal."""
         files = [self._place / tree / name for name in self._local(tree)]
@@ -370,21 +326,6 @@ class Histories(RuleBasedStateMachine):
                 # What the listing says is believed of what was there before.
                 is_there = self._there(one["name"]) == content
                 assert is_there or not one["sent"], self._told(f"{one} is {self._there(one['name'])!r}, {listed}")
-
-    @rule(reads_all=st.booleans())
-    def verify(self, reads_all: bool) -> None:
-        """Verify: what is told is what is there, and what is safe to delete is there too."""
-        self._verify(reads_all=reads_all)
-
-    @rule(reads_all=st.booleans())
-    def repair(self, reads_all: bool) -> None:
-        """Repair, after which the same is true."""
-        self._verify(reads_all=reads_all, repair=True)
-
-    @rule(kill=st.tuples(st.sampled_from(["file", "listing", "resource"]), st.integers(1, 3)))
-    def repair_to_death(self, kill: tuple[str, int]) -> None:
-        """Repair, and be killed."""
-        self._command("verify", "-P", "demo", "--repair", kill=kill)
 
     def _verify(self, *, reads_all: bool, repair: bool = False) -> None:
         safe = self._place / "safe"
@@ -423,6 +364,44 @@ class Histories(RuleBasedStateMachine):
                 assert same or (not reads_all and there is not None and len(there) == path.stat().st_size), self._told(
                     f"{path} is called safe to delete, and XNAT has {there!r}"
                 )
+
+    # --- what happens next
+
+    @rule(number=st.integers(0, 2**64 - 1))
+    def something_happens(self, number: int) -> None:
+        """Draw what happens, all of it from one number: so the other writer acts as often as we do."""
+        draw = Random(number)
+        name, content, tree = draw.choice(NAMES), draw.choice(CONTENTS), draw.choice(TREES)
+        kill = draw.choice(["file", "file", "listing", "resource"]), draw.randint(1, 3)
+        options = draw.choice([(), RESENDING])
+        match draw.choices(range(13), [3, 6, 3, 3, 1, 1, 4, 2, 1, 3, 2, 2, 1])[0]:
+            case 0:
+                self.a_file_is_written(tree, name, draw.choice([content, content, None]))
+            case 1:
+                self._others_act(draw.choice(ACTS), name, content)
+            case 2:
+                self.somebody_else_will_store(name, content, draw.randint(1, 4))
+            case 3:
+                self.transfers_will_break(draw.choice(BREAKS), draw.randint(1, 3), draw.randint(1, 3))
+            case 4:
+                self.xnat_will_refuse(draw.choice([403, 404]), draw.choice(["resource", "file", "refresh"]))
+            case 5:
+                self.the_site_changes(draw.random() < 0.6, draw.choice(["1.7", "1.8"]))
+            case 6:
+                self._upload(tree, draw.choice([(), ("--retry", "refused")]))
+            case 7:
+                self._upload(tree, RESENDING)
+            case 8:
+                self._upload(tree, options, kill)
+            case 9:
+                is_killed = draw.random() < 0.3
+                self.attach(tree, draw.choice([(), (), ("--no-zip",), ("--replace",)]), kill if is_killed else None)
+            case 10:
+                self._verify(reads_all=draw.random() < 0.5)
+            case 11:
+                self._verify(reads_all=draw.random() < 0.5, repair=True)
+            case 12:
+                self._command("verify", "-P", "demo", "--repair", kill=kill)
 
     def _told(self, what: str) -> str:
         return "\n".join([what, *self.history[-40:]])

@@ -337,6 +337,18 @@ async def test_a_plan_counts_what_would_go_beside(xnat: TestXnat, ready: Command
     assert xnat.archived == []
 
 
+async def test_a_plan_tells_names_that_would_meet(ready: Commands, tree: Path) -> None:
+    """Of files beside each other that XNAT would give one name, only one is sent: before anything is."""
+    for name in ("a b.pdf", "a_b.pdf", "ä b.csv"):
+        write(tree / "visit1" / name, name.encode())
+    ended = await upload(ready, tree, *ATTACH, "--dry-run")
+    (problem,) = [one for one in ended.json["problems"] if one["code"] == "attachment-names"]
+    assert (problem["severity"], problem["files"]) == ("warning", 2)
+    assert "a_b.pdf in REPORTS" in problem["text"]
+    sent = await upload(ready, tree, *ATTACH)
+    assert (sent.code, sent.json["attachments"]["skipped"]) == (8, 1)
+
+
 async def test_no_value_leaves_by_the_back_door(ready: Commands, tree: Path, table: Path, tmp_path: Path) -> None:
     """Events and logs name fields, and never what stands in them."""
     told, log = tmp_path / "events", tmp_path / "log"
