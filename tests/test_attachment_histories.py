@@ -8,9 +8,10 @@ calls safe to delete is there. A run that ends with 0 has at some time stored ev
 
 import hashlib
 import os
+import sqlite3
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random, SystemRandom
@@ -88,8 +89,8 @@ class Histories(RuleBasedStateMachine):
         write(self._place / "first" / "b.bin", CONTENTS[2])
         self.theirs: dict[str, bytes] = {}
         """What the other writer was told is stored, and nobody has asked to replace or has lost since."""
-        self.begun: set[str] = set()
-        """Names under which a transfer of ours may have left a part."""
+        self.scheduled: list[Fault] = []
+        """What will break in the next command."""
         self.must: dict[str, str] = {}
         """What the journal has ever called stored: its MD5, by its name."""
         self.ever: set[tuple[str, bytes]] = set()
@@ -194,7 +195,7 @@ class Histories(RuleBasedStateMachine):
 
     def transfers_will_break(self, action: Any, nth: int, times: int) -> None:
         """In the next command."""
-        self.xnat.faults.add(Fault("file", action, nth=nth, times=times))
+        self.scheduled.append(self.xnat.faults.add(Fault("file", action, nth=nth, times=times)))
         self.history.append(f"at file {nth}, {times} times: {action}")
 
     def xnat_will_refuse(self, status: int, kind: str) -> None:
@@ -223,7 +224,10 @@ class Histories(RuleBasedStateMachine):
     def _command(self, *words: str | Path, kill: tuple[str, int] | None = None) -> Ended | None:
         """Run a command, perhaps to its death, and see that nobody's file is written over."""
         self.touched.clear()
-        before = {name: self._there(name) for name in NAMES}
+        listed, begun = set(self._catalog()), self._begun()
+        # A transfer that breaks makes the beginning of our file ours for the rest of the run.
+        breaks = any(isinstance(fault.action, Reset | Status | Gateway) for fault in self.scheduled)
+        self.scheduled.clear()
         if kill is None:
             ended: Ended | None = self._run(*words)
         else:
@@ -236,9 +240,9 @@ class Histories(RuleBasedStateMachine):
             if is_asked and there != content:
                 del self.theirs[name]
                 continue
-            hidden = name not in self._catalog() or before[name] == content
+            hidden = name not in listed or name in begun or breaks
             local = [files[name] for tree in TREES if name in (files := self._local(tree))]
-            # What no catalog lists, and is the beginning of our file, is ours to complete.
+            # The beginning of our file is ours to complete, if no catalog lists it, or we have begun to send the file.
             if there is not None and there != content and hidden and there in local and there.startswith(content):
                 del self.theirs[name]
                 continue
@@ -260,6 +264,11 @@ class Histories(RuleBasedStateMachine):
     def _journal(self) -> Path:
         (path,) = (self._place / ".local" / "state" / "asyncimport").glob("*.journal")
         return path
+
+    def _begun(self) -> set[str]:
+        """Return the names under which an earlier run, says the journal, may have left the beginning of a file."""
+        with closing(sqlite3.connect(self._journal())) as database:
+            return {name for (name,) in database.execute("SELECT name FROM attachment WHERE begun = 1")}
 
     def _look_into_the_journal(self) -> None:
         """Compare what is called stored with what was before, and with what is there."""
