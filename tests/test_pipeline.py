@@ -728,17 +728,26 @@ async def test_the_first_file_of_a_delivery_is_sent_by_itself(book: Path) -> Non
 async def test_the_next_session_begins_while_the_one_before_is_sent(book: Path) -> None:
     """Its first file waits for several answers: asked early, they keep nobody waiting."""
     shelf = Shelf()
-    under_way = anyio.Event()
+    under_way, both_known = anyio.Event(), anyio.Event()
+    known: list[Admitted] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, Admitted):
+            known.append(event)
+        if len(known) == 2:
+            both_known.set()
 
     async def store(claim: Claim) -> None:
         if claim.delivery.uri is not None:
+            # Of the first session some files are claimed by now, and not all.
             under_way.set()
+            await both_known.wait()
 
     shelf.on_store = store
-    source = Memory({**study("1", 200), **study("2", 20)}, batch=200, before_last=under_way.wait)
-    await move(source, shelf, book, options=replace(FEW, workers=1))
-    assert shelf.stored.index("2.1") < shelf.stored.index("1.200")
-    assert len(shelf.stored) == 220
+    source = Memory({**study("1", 1_000), **study("2", 20)}, batch=1_000, before_last=under_way.wait)
+    await move(source, shelf, book, options=replace(FEW, workers=1), report=report)
+    assert shelf.stored.index("2.1") < shelf.stored.index("1.1000")
+    assert len(shelf.stored) == 1_020
 
 
 async def test_deliveries_of_a_subject_are_finalised_one_at_a_time(book: Path) -> None:

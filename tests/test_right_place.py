@@ -320,8 +320,9 @@ class Histories(RuleBasedStateMachine):
         sent = {record.sop_uid for record in self.xnat.imports[imported:]}
         unasked = sent - {uid for wanted in takes.values() for uid in wanted}
         assert not unasked, f"{unasked} were not asked for, and sent\n{said}"
-        # Only the run finds out what the journal waits for and is gone from the disk. It passes what it knows, also where
-        # a choice of series does not ask for it. A label of the archive in another case the dry run takes for taken.
+        # Only the run finds out what the journal waits for and is gone from the disk. It passes what it knows, also
+        # where a choice of series does not ask for it. A label of the archive in another case the dry run takes for
+        # taken.
         is_found_out = (
             "the file is gone" in ended.out
             or "partial_studies" in options
