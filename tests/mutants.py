@@ -4132,6 +4132,8 @@ class Copy:
             *("-m", "pytest", "-n0", "-x", "-q", "--tb=short", f"--timeout={seconds}"),
             # Hypothesis works without its plugin, which would be imported for every test.
             *("-p", "no:cacheprovider", "-p", "no:hypothesispytest"),
+            # Of its own: who runs beside it takes old directories of all away, and both may take the same.
+            f"--basetemp={self.place}-files",
             *(f"tests/{test}" for test in tests),
             seconds=in_all,
         )
