@@ -297,6 +297,9 @@ class Subjects:
         return await self._client.ask("GET", f"{path}?format=json", replies.subject, _ONCE)
 
     async def _listed(self, project: str, policy: RetryPolicy) -> _Listing:
+        if project in self._listings:
+            # Without the lock, which costs a turn of the loop: a subject is looked up several times.
+            return self._listings[project]
         async with self._listing:
             if project not in self._listings:
                 path = f"/data/projects/{quote(project, safe='')}/subjects?columns=ID,label&format=json"
