@@ -156,7 +156,6 @@ def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet
     A source without any DICOM is a mistake.
     """
     began = monotonic()
-    resume()
     outcome = Outcome(flaws=task.flaws)
     recording = recorded(err, events=task.events, log_file=task.log_file, verbose=task.verbose)
     with caught(outcome), recording as record:
@@ -227,6 +226,7 @@ async def uploads(
     task: Transfer, record: Callable[[Entry], None], err: Console, *, quiet: bool
 ) -> "AsyncIterator[Uploads]":
     """Give runs that a signal, or the end of their longest time, stops; the login that they need is given back."""
+    resume()
     stopped = Stopped()
     stop = Stop()
 
