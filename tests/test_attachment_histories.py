@@ -22,9 +22,9 @@ import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 from conftest import Ended
-from hypothesis import HealthCheck, Phase, seed, settings
+from histories import run_histories
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, rule
 from scenery import image, write
 from typer.testing import CliRunner
 
@@ -421,36 +421,19 @@ def blockbuster() -> None:
     """Let the other writer write where it is met, in the server's thread."""
 
 
-def _run(*, histories: int, steps: int, number: int) -> None:
-    given = os.environ.get("ASYNCIMPORT_HISTORIES_SEED")
-    number = int(given) if given else number
-    sys.stdout.write(f"ASYNCIMPORT_HISTORIES_SEED={number}\n")
-    run_state_machine_as_test(
-        seed(number)(Histories),
-        settings=settings(
-            max_examples=histories,
-            stateful_step_count=steps,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            # Who has a history that failed wants the shortest one like it; that takes minutes.
-            phases=(Phase.generate, Phase.shrink) if given else (Phase.generate,),
-        ),
-    )
-
-
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="what is open there cannot be replaced beneath it")
 def test_some_histories() -> None:
     """A few, which are the same each time."""
-    _run(histories=8, steps=14, number=1)
+    run_histories(Histories, histories=8, steps=14, number=1)
 
 
 @pytest.mark.endurance
 @pytest.mark.timeout(0)
 def test_many_histories() -> None:
     """As many as somebody has time for."""
-    _run(
+    run_histories(
+        Histories,
         histories=int(os.environ.get("ASYNCIMPORT_HISTORIES", "1000")),
         steps=20,
         number=SystemRandom().randrange(1 << 32),

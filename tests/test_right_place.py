@@ -9,7 +9,6 @@ import csv
 import hashlib
 import io
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
@@ -24,9 +23,9 @@ import pytest
 import typer
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from conftest import Ended
-from hypothesis import HealthCheck, Phase, seed, settings
+from histories import run_histories
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from scenery import image, write
 
 from asyncimport.cli.forget import forget
@@ -601,26 +600,12 @@ class Histories(RuleBasedStateMachine):
 
 
 def _run(*, histories: int, steps: int, number: int) -> None:
-    given = os.environ.get("ASYNCIMPORT_HISTORIES_SEED")
-    number = int(given) if given else number
-    sys.stdout.write(f"ASYNCIMPORT_HISTORIES_SEED={number}\n")
     with start_blocking_portal() as started:
 
         class Served(Histories):
             portal = started
 
-        run_state_machine_as_test(
-            seed(number)(Served),
-            settings=settings(
-                max_examples=histories,
-                stateful_step_count=steps,
-                deadline=None,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-                # Who has a history that failed wants the shortest one like it; that takes minutes.
-                phases=(Phase.generate, Phase.shrink) if given else (Phase.generate,),
-            ),
-        )
+        run_histories(Served, histories=histories, steps=steps, number=number)
 
 
 @pytest.mark.thorough

@@ -23,9 +23,9 @@ import anyio
 import pytest
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
-from hypothesis import HealthCheck, Phase, seed, settings
+from histories import run_histories
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from scenery import AT_ONCE, listening, logged_in
 from yarl import URL
 
@@ -539,35 +539,18 @@ class Histories(RuleBasedStateMachine):
             sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-def _run(*, histories: int, steps: int, number: int) -> None:
-    given = os.environ.get("ASYNCIMPORT_HISTORIES_SEED")
-    number = int(given) if given else number
-    sys.stdout.write(f"ASYNCIMPORT_HISTORIES_SEED={number}\n")
-    run_state_machine_as_test(
-        seed(number)(Histories),
-        settings=settings(
-            max_examples=histories,
-            stateful_step_count=steps,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            # Who has a history that failed wants the shortest one like it; that takes minutes.
-            phases=(Phase.generate, Phase.shrink) if given else (Phase.generate,),
-        ),
-    )
-
-
 @pytest.mark.thorough
 def test_some_histories() -> None:
     """A few, which are the same each time."""
-    _run(histories=40, steps=12, number=1)
+    run_histories(Histories, histories=40, steps=12, number=1)
 
 
 @pytest.mark.endurance
 @pytest.mark.timeout(0)
 def test_many_histories() -> None:
     """As many as somebody has time for."""
-    _run(
+    run_histories(
+        Histories,
         histories=int(os.environ.get("ASYNCIMPORT_HISTORIES", "1000")),
         steps=15,
         number=SystemRandom().randrange(1 << 32),
