@@ -16,10 +16,10 @@ import anyio
 from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.journal import Journal
 from asyncimport.model import Archived, Body, Claim, Dropped, File, Instance, Occupant, Sealed, Session, Stored, Verdict
-from asyncimport.pipeline import run
+from asyncimport.model.options import Options
+from asyncimport.pipeline.images import run
 from asyncimport.routing import Router
-from asyncimport.settings import Options
-from asyncimport.source import Folder
+from asyncimport.source.folder import Folder
 from bench.slowly import count_opens
 
 __all__ = ["main"]

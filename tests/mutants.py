@@ -80,7 +80,7 @@ XNAT = (
     Mutant(
         "source-of-journal",
         "Two uploads that meet in one row both take it for theirs, and one calls the other's bytes its own.",
-        "replies/identity.py",
+        "xnat/replies/identity.py",
         "source is not None and row.source != source",
         "False",
         ("test_two_uploads.py",),
@@ -120,7 +120,7 @@ XNAT = (
     Mutant(
         "what-is-gone-later-is-missed",
         "Where UIDs are new, what was deleted is made up for by what came in later.",
-        "verification.py",
+        "operations/verify.py",
         'if found.verified == "count" and (lost :=',
         'if found.verified == "none" and (lost :=',
         ("test_verification.py::test_what_is_gone_later_is_missed_though_a_script_maps_uids",),
@@ -128,7 +128,7 @@ XNAT = (
     Mutant(
         "replaced-instances-in-verify",
         "What another machine has put in the place of ours is called ours, and its files are safe to delete.",
-        "verification.py",
+        "operations/verify.py",
         "if found.held.get(uid, digest) != digest}",
         "if found.held.get(uid, digest) != found.held.get(uid, digest)}",
         ("test_replaced_instances.py::test_only_the_replaced_one_is_not_safe_to_delete",),
@@ -136,7 +136,7 @@ XNAT = (
     Mutant(
         "replaced-instances-are-not-safe-to-delete",
         "The only file with bytes that the archive has no more is deleted.",
-        "verification.py",
+        "operations/verify.py",
         "for one in there if not (one.presumed or one.sop_uid in other)",
         "for one in there if not one.presumed",
         ("test_replaced_instances.py::test_only_the_replaced_one_is_not_safe_to_delete",),
@@ -160,7 +160,7 @@ XNAT = (
     Mutant(
         "rows-of-other-journals-are-no-strays",
         "What another upload is filling is taken for a stray, and removed under its hands.",
-        "xnat/strays.py",
+        "xnat/orphans.py",
         "        if not (source and replies.is_of_journal",
         "        if not (False and replies.is_of_journal",
         ("test_two_uploads.py::test_a_row_that_another_journal_has_begun_is_not_filled",),
@@ -200,7 +200,7 @@ XNAT = (
     Mutant(
         "content-length",
         "A streamed body becomes chunked, and XNAT refuses every large file.",
-        "xnat/sending.py",
+        "xnat/body.py",
         '{**headers, "Content-Length": str(body.size)}',
         "headers",
         _IMPORT,
@@ -208,7 +208,7 @@ XNAT = (
     Mutant(
         "empty-200",
         "A file that a filter or an anonymisation script rejected counts as stored.",
-        "replies/images.py",
+        "xnat/replies/images.py",
         "    if not text:\n        raise",
         '    if not text:\n        return expected or ""\n        raise',
         ("test_replies.py::test_errors",),
@@ -216,7 +216,7 @@ XNAT = (
     Mutant(
         "other-project",
         "Files that XNAT put into Unassigned, or into another's project, count as stored in ours.",
-        "replies/images.py",
+        "xnat/replies/images.py",
         'if match["project"] != project:',
         "if not project:",
         ("test_pipeline.py::test_misrouting_stops_a_session_after_its_first_file",),
@@ -224,7 +224,7 @@ XNAT = (
     Mutant(
         "second-uri",
         "Files in a second prearchive session are never committed: they count as stored and are never archived.",
-        "replies/images.py",
+        "xnat/replies/images.py",
         "if expected is not None and match[1] != expected:",
         "if expected is not None and not match[1]:",
         ("test_replies.py::TestMisplaced::test_a_second_row_stops_the_session",),
@@ -240,7 +240,7 @@ XNAT = (
     Mutant(
         "unable-to-read-is-repeated",
         "XNAT's full disk or exhausted database refuses sound files for good.",
-        "replies/images.py",
+        "xnat/replies/images.py",
         'raise TransientError("XNAT could not read the file (400: unable to read DICOM object)", blames_file=True)',
         'raise RefusedError("XNAT could not read the file (400: unable to read DICOM object)")',
         ("test_pipeline.py::test_a_fault_for_a_time_costs_nothing",),
@@ -248,7 +248,7 @@ XNAT = (
     Mutant(
         "unable-to-read-is-judged",
         "A broken file is repeated and never refused: its session stays open for ever.",
-        "pipeline.py",
+        "pipeline/images.py",
         "        if not error.judges_file:\n",
         "        if True:\n",
         ("test_pipeline.py::test_a_file_that_xnat_never_reads_is_refused_and_holds_its_session",),
@@ -275,7 +275,7 @@ XNAT = (
     Mutant(
         "refusals-are-no-filters",
         "Whatever refuses a file is taken for a filter of the site.",
-        "pipeline.py",
+        "pipeline/images.py",
         "return Refusal.DROPPED if error.dropped else",
         "return Refusal.DROPPED if not error.whole_session else",
         ("test_nothing_lost.py::test_what_a_gateway_refuses_once_is_not_left_out",),
@@ -283,7 +283,7 @@ XNAT = (
     Mutant(
         "empty-answers-are-no-filters",
         "An empty answer that no filter explains lets a session go without the file.",
-        "pipeline.py",
+        "pipeline/images.py",
         "    return Refusal.SERVER if error.blames_file else Refusal.FILE\n",
         "    return Refusal.DROPPED\n",
         ("test_nothing_lost.py::test_an_empty_answer_that_stays_and_that_nothing_explains",),
@@ -376,7 +376,7 @@ XNAT = (
     Mutant(
         "refused-after-a-cut",
         "A session is archived with a part of a file, which an attempt that broke off left behind.",
-        "pipeline.py",
+        "pipeline/images.py",
         "if trail.unsure and not (at_the_door or whole_session):",
         "if not reason:",
         ("test_pipeline.py::test_a_refusal_after_a_broken_attempt_does_not_let_the_session_go",),
@@ -392,7 +392,7 @@ XNAT = (
     Mutant(
         "concurrent-sends",
         "A file that met its own repetition in XNAT is refused for good.",
-        "replies/images.py",
+        "xnat/replies/images.py",
         'if "concurrent file sends" in lowered:',
         'if "CONCURRENT" in lowered:',
         ("test_replies.py::test_errors",),
@@ -400,7 +400,7 @@ XNAT = (
     Mutant(
         "retry",
         "A fault for a moment leaves files behind.",
-        "pipeline.py",
+        "pipeline/images.py",
         "await retrying(attempt, self._policy, spend=self._budget.spend, sleep=self._stop.sleep)",
         "await attempt()",
         ("test_pipeline.py::test_a_fault_for_a_time_costs_nothing",),
@@ -424,7 +424,7 @@ XNAT = (
     Mutant(
         "archive-uri-in-the-body",
         "The 301 of a commit has no Location: what it archived is not found.",
-        "replies/images.py",
+        "xnat/replies/images.py",
         "_ARCHIVE_URI.fullmatch(reply.text.strip()) or _ARCHIVE_URI.search",
         "_ARCHIVE_URI.search",
         ("test_replies.py::test_values",),
@@ -443,7 +443,7 @@ XNAT = (
     Mutant(
         "archive-303",
         "A session that XNAT has archived with a 303 is held as an error.",
-        "replies/images.py",
+        "xnat/replies/images.py",
         "if reply.status in {200, 301, 303} and",
         "if reply.status in {200, 301} and",
         ("test_replies.py::test_values",),
@@ -451,7 +451,7 @@ XNAT = (
     Mutant(
         "conflict-500",
         "XNAT's refusal to archive is taken for trouble of the moment, and asked for again and again.",
-        "replies/images.py",
+        "xnat/replies/images.py",
         '    check(reply, server_errors=False)\n    advice = ""',
         '    check(reply)\n    advice = ""',
         ("test_replies.py::test_errors",),
@@ -483,7 +483,7 @@ XNAT = (
     Mutant(
         "still-archiving",
         "A 500 that means `still at work` holds the session.",
-        "replies/images.py",
+        "xnat/replies/images.py",
         '"session processing may already be in progress",',
         "",
         ("test_replies.py::test_errors",),
@@ -515,7 +515,7 @@ XNAT = (
     Mutant(
         "refused-password-stops",
         "A refused password is tried again, and 20 refusals lock the account.",
-        "replies/logins.py",
+        "xnat/replies/logins.py",
         "    if reply.status == 401:\n        raise LoginRefusedError(\n",
         '    if reply.status == 401:\n        raise TransientError("401")\n        raise LoginRefusedError(\n',
         ("test_client.py::test_a_wrong_password_is_tried_once",),
@@ -541,7 +541,7 @@ XNAT = (
     Mutant(
         "guest-login",
         "A login that XNAT took for a guest's counts as ours.",
-        "replies/logins.py",
+        "xnat/replies/logins.py",
         'if match.group(1).lower() == "guest" != name.lower():',
         'if match.group(1).lower() == "":',
         ("test_client.py::test_a_guest_is_not_logged_in",),
@@ -573,7 +573,7 @@ XNAT = (
     Mutant(
         "login-page",
         "XNAT's login page with 200 is repeated under the dead login until the attempts are used up.",
-        "replies/reply.py",
+        "xnat/replies/response.py",
         'return LoginExpiredError("XNAT answers with its login page")',
         'return TransientError("XNAT answers with its login page")',
         ("test_replies.py::test_errors",),
@@ -581,7 +581,7 @@ XNAT = (
     Mutant(
         "page-instead-of-answer",
         "A proxy's page with 200 is judged as XNAT's answer to an import, and ends the session.",
-        "replies/images.py",
+        "xnat/replies/images.py",
         "    if reply.status == 200 and not reply.is_html:\n        return _stored_uri",
         "    if reply.status == 200:\n        return _stored_uri",
         ("test_replies.py::test_errors",),
@@ -698,7 +698,7 @@ XNAT = (
     Mutant(
         "found-is-not-safe",
         "A file whose bytes were never sent is safe to delete, because the archive has an instance of its UID.",
-        "verification.py",
+        "operations/verify.py",
         "for one in there if not (one.presumed or one.sop_uid in other)",
         "for one in there",
         ("test_journal_lost.py::test_found_instances_are_not_safe_to_delete",),
@@ -787,7 +787,7 @@ XNAT = (
     Mutant(
         "secondary-resource",
         "Instances that XNAT files under `secondary` are held to be missing.",
-        "replies/archive.py",
+        "xnat/replies/archive.py",
         '(result.get("format") == "DICOM" or result.get("label") == "DICOM")',
         'result.get("label") == "DICOM"',
         ("test_images.py::test_all_dicom_of_all_scans_is_looked_at",),
@@ -803,7 +803,7 @@ XNAT = (
     Mutant(
         "another-study-under-the-label",
         "An archived session of another study under our label is taken for ours.",
-        "replies/identity.py",
+        "xnat/replies/identity.py",
         'if there.study_uid not in {"", session.study_uid}:',
         'if there.study_uid == "":',
         ("test_images.py::test_another_study_under_the_label_is_not_ours",),
@@ -862,7 +862,7 @@ XNAT = (
     Mutant(
         "a-label-that-was-not-seen-to-be-free",
         "A listing that is not shown is taken for an empty one, and two studies are mixed.",
-        "replies/archive.py",
+        "xnat/replies/archive.py",
         "        if is_proof:\n",
         "        if is_proof and not reply.text:\n",
         ("test_replies.py::test_errors",),
@@ -870,7 +870,7 @@ XNAT = (
     Mutant(
         "archived-under-another-subject",
         "A session under another subject is told as archived and verified.",
-        "replies/identity.py",
+        "xnat/replies/identity.py",
         "    if not subject or same_label(subject, session.subject):",
         "    if subject or same_label(subject, session.subject):",
         ("test_images.py::test_a_row_that_turns_out_another_subjects_when_it_is_archived",),
@@ -878,7 +878,7 @@ XNAT = (
     Mutant(
         "moved-sessions-are-not-missing",
         "What is under another subject counts as missing, and a repair sends all of it again.",
-        "verification.py",
+        "operations/verify.py",
         "            return Finding(session, files, None, there.problem)\n",
         "            return Finding(session, files, None, there.problem, uids)\n",
         (f"{_OTHERS}test_a_session_that_was_moved_to_another_subject_proves_nothing",),
@@ -886,7 +886,7 @@ XNAT = (
     Mutant(
         "a-step-that-fails-is-no-verdict",
         "A session is held, and waits for a person, because a connection broke while others were well.",
-        "pipeline.py",
+        "pipeline/images.py",
         "            return Postponed(sealed.delivery, str(error))",
         "            raise",
         (f"{_OTHERS}test_a_step_that_fails_for_a_time_is_no_verdict",),
@@ -894,7 +894,7 @@ XNAT = (
     Mutant(
         "idle-connections-cost-no-attempt",
         "A server that restarted has closed all connections, and each costs one of the attempts that there are.",
-        "retry.py",
+        "pacing/retry.py",
         "            was_idle = error.idle and not was_idle\n",
         "            was_idle = False\n",
         ("test_client.py::test_a_connection_that_was_closed_while_idle_costs_no_attempt",),
@@ -910,7 +910,7 @@ XNAT = (
     Mutant(
         "stalled-body",
         "A server that stops reading holds a worker for ever.",
-        "xnat/sending.py",
+        "xnat/body.py",
         "anyio.current_time() + self._timeouts.stall",
         "anyio.current_time() + 1e9",
         ("test_images.py::test_a_server_that_stops_reading_is_given_up",),
@@ -1054,7 +1054,7 @@ LINE = (
     Mutant(
         "early-end-of-one-source",
         "Of two sources with one session the first ends it, and what the second has of it goes into another delivery.",
-        "pipeline.py",
+        "pipeline/images.py",
         "if depth is None or len(self._source.places) > 1:",
         "if depth is None:",
         ("test_pipeline.py::test_two_sources_may_have_one_session",),
@@ -1150,7 +1150,7 @@ LINE = (
     Mutant(
         "digests-are-compared",
         "A file that was replaced counts as sent, whatever is in it.",
-        "pipeline.py",
+        "pipeline/images.py",
         "proofs[instance.file.path] = is_same",
         "proofs[instance.file.path] = True",
         (f"{_SAME}test_other_bytes_under_the_same_size_and_time",),
@@ -1166,7 +1166,7 @@ LINE = (
     Mutant(
         "made-up-inodes",
         "On a disk whose inodes have another number each time, nothing that was scanned can be sent.",
-        "disks.py",
+        "system/mounts.py",
         'return not (kind in _NO_INODES or kind.startswith("fuse")',
         'return not (kind.startswith("fuse")',
         ("test_journal_disk.py::test_which_disks_keep_their_inodes",),
@@ -1182,7 +1182,7 @@ LINE = (
     Mutant(
         "twins-are-compared",
         "A second file under the same SOPInstanceUID, with other bytes, is passed over in silence.",
-        "pipeline.py",
+        "pipeline/images.py",
         "        if same:\n",
         "        if True:\n",
         ("test_pipeline.py::test_unequal_twins_are_skipped",),
@@ -1190,7 +1190,7 @@ LINE = (
     Mutant(
         "same-bytes-to-the-last",
         "Files that differ at their end pass for duplicates.",
-        "source.py",
+        "source/folder.py",
         "                if not piece:\n                    return True",
         "                return True",
         ("test_source.py::test_same_bytes_compares_to_the_last_byte",),
@@ -1270,7 +1270,7 @@ LINE = (
     Mutant(
         "links-do-not-lead-out",
         "A link in a drop directory has the importer send what lies anywhere on the machine.",
-        "source.py",
+        "source/folder.py",
         "        if self.follow or not (is_directory or stat.S_ISREG(found.st_mode)):",
         "        if self.follow or not is_directory:",
         ("test_source.py::test_links_that_lead_out_are_followed_when_asked",),
@@ -1278,7 +1278,7 @@ LINE = (
     Mutant(
         "links-in-circles",
         "A link that leads up keeps the walk going for ever.",
-        "source.py",
+        "source/folder.py",
         "        if identity in self._walked:",
         "        if identity is None:",
         ("test_source.py::test_links_that_lead_out_are_followed_when_asked",),
@@ -1287,7 +1287,7 @@ LINE = (
     Mutant(
         "damaged-studies-are-told",
         "A study of which nothing is sound counts as not asked for, and the exit code is 0.",
-        "pipeline.py",
+        "pipeline/images.py",
         "if truncated and isinstance(error, UnplannedError):",
         "if not truncated and isinstance(error, UnplannedError):",
         ("test_damaged_studies.py::test_it_is_unreadable_on_every_way[index]",),
@@ -1295,7 +1295,7 @@ LINE = (
     Mutant(
         "what-is-wrong-is-not-beyond-the-limit",
         "A study that can go nowhere counts as not asked for, and the exit code is 0.",
-        "routing/selection.py",
+        "routing/filters.py",
         "        if study_uid in self.wrong:",
         "        if study_uid in self.wrong and self.known is None:",
         ("test_damaged_studies.py::test_what_a_plan_finds_wrong_is_told_by_a_pilot",),
@@ -1335,7 +1335,7 @@ LINE = (
     Mutant(
         "the-archive-is-asked-whose-it-is",
         "A second journal lets another patient into a subject of the archive.",
-        "pipeline.py",
+        "pipeline/images.py",
         "outcome = await self._meet(claim, slot)",
         "outcome = None",
         (f"{_WHOSE}test_a_second_journal_asks_the_archive",),
@@ -1399,7 +1399,7 @@ LINE = (
     Mutant(
         "one-spelling",
         "A subject whose directory macOS has copied becomes two.",
-        "texts.py",
+        "model/texts.py",
         'unicodedata.normalize("NFC", text)',
         "text",
         (f"{_WHOSE}test_directories_in_two_spellings_are_one_subject",),
@@ -1407,7 +1407,7 @@ LINE = (
     Mutant(
         "one-spelling-in-plans",
         "A plan that was edited on macOS matches nothing, or binds its studies to nobody.",
-        "manifest.py",
+        "routing/plan_file.py",
         "        return composed(_bare(column, self._raw(column)))",
         "        return _bare(column, self._raw(column))",
         ("test_unicode_forms.py::test_a_plan_that_was_edited_on_another_system[patient_id-NFC-NFD]",),
@@ -1415,7 +1415,7 @@ LINE = (
     Mutant(
         "one-spelling-of-headers-in-plans",
         "A plan matches nothing of files that macOS' own tools have written.",
-        "binding.py",
+        "routing/plan_binding.py",
         'return cls(*(composed(fields.get(name, "").strip()) for name in names))',
         'return cls(*(fields.get(name, "").strip() for name in names))',
         ("test_unicode_forms.py::test_a_plan_that_was_edited_on_another_system[patient_id-NFD-NFC]",),
@@ -1423,7 +1423,7 @@ LINE = (
     Mutant(
         "one-spelling-in-patterns",
         "What --exclude names is sent all the same, as the tree was written on macOS.",
-        "routing/selection.py",
+        "routing/filters.py",
         "fnmatch.translate(composed(glob))",
         "fnmatch.translate(glob)",
         ("test_unicode_forms.py::test_patterns_of_paths[--exclude-NFC-NFD]",),
@@ -1431,7 +1431,7 @@ LINE = (
     Mutant(
         "sources-in-each-other",
         "A study that two sources hold gets two paths, and goes nowhere or under a label that no plan has shown.",
-        "source.py",
+        "source/folder.py",
         "if len(places) > 1 else set()",
         "if len(places) > 9 else set()",
         ("test_overlapping.py::test_labels_by_paths_are_those_of_the_plan[after-a link in it to a part]",),
@@ -1471,7 +1471,7 @@ LINE = (
     Mutant(
         "a-new-subject-is-looked-at",
         "--reroute brings a built session into a subject of another patient.",
-        "pipeline.py",
+        "pipeline/images.py",
         "if sealed.delivery.begun_as is not None and (reason",
         "if sealed.delivery.begun_as is not None and sealed.archived and (reason",
         (f"{_REROUTED}test_the_new_subject_is_looked_at",),
@@ -1487,7 +1487,7 @@ LINE = (
     Mutant(
         "a-subject-stays-in-one-part",
         "Two machines put two patients into the subjects S1 and s1, which XNAT makes one.",
-        "manifest.py",
+        "routing/plan_file.py",
         "return row.project_id, row.subject_label.lower()",
         "return row.project_id, row.subject_label",
         ("test_manifest.py::test_split_keeps_a_subject_together_whatever_its_case",),
@@ -1511,7 +1511,7 @@ LINE = (
     Mutant(
         "nobody-has-an-empty-patient-id",
         "Of two studies without PatientID, of two subjects, one is never sent.",
-        "plan.py",
+        "operations/plan.py",
         "setdefault((session.project, patient.id), []) if patient.id else []",
         "setdefault((session.project, patient.id), [])",
         ("test_patients.py::test_a_plan_knows_nobody_by_an_empty_patient_id",),
@@ -1527,7 +1527,7 @@ LINE = (
     Mutant(
         "changed-before-it-is-sent",
         "A file that was rewritten since the scan is sent under the labels of what it was.",
-        "source.py",
+        "source/folder.py",
         "            _check(file, os.fstat(handle))\n            body",
         "            body",
         ("test_source.py::test_what_changed_after_the_walk_is_not_read[touched-100]",),
@@ -1543,7 +1543,7 @@ LINE = (
     Mutant(
         "large-file-changed-before-it-is-sent",
         "A large file that was rewritten since the scan is sent under the labels of what it was.",
-        "source.py",
+        "source/folder.py",
         "            _check(file, os.stat(file.path))  # noqa: PTH116 - the path need not be text\n",
         "",
         ("test_source.py::test_what_changed_after_the_walk_is_not_read[touched-1048577]",),
@@ -1551,7 +1551,7 @@ LINE = (
     Mutant(
         "mounts-below-a-source",
         "A file server that goes away stops the loop, and with it all that is under way.",
-        "disks.py",
+        "system/mounts.py",
         "        or any(_network(mount) and Path(mount.mountpoint).is_relative_to(place) for mount in table)\n",
         "",
         ("test_journal_disk.py::test_what_a_source_is_or_holds",),
@@ -1559,7 +1559,7 @@ LINE = (
     Mutant(
         "shrinking-body",
         "A file that shrinks while it is sent leaves the server waiting for the rest.",
-        "source.py",
+        "source/folder.py",
         '                        raise SourceError("the file shrank while it was sent")',
         "                        break",
         ("test_source.py::test_a_file_that_shrinks_while_it_is_streamed",),
@@ -1567,7 +1567,7 @@ LINE = (
     Mutant(
         "growing-body",
         "A file that grows while it is sent is cut to its old length, and acknowledged.",
-        "source.py",
+        "source/folder.py",
         "                        await anyio.to_thread.run_sync(_check_open, self._file, handle.fileno())\n",
         "",
         ("test_source.py::test_a_file_that_grows_while_it_is_streamed",),
@@ -1575,7 +1575,7 @@ LINE = (
     Mutant(
         "recorder-is-shielded",
         "What XNAT acknowledged while the run was cancelled is not written down, and sent once more.",
-        "pipeline.py",
+        "pipeline/images.py",
         "        # Shielded, because what has been taken from the stream stands nowhere else.\n"
         "        with anyio.CancelScope(shield=True):",
         "        with anyio.CancelScope():",
@@ -1584,7 +1584,7 @@ LINE = (
     Mutant(
         "outcome-is-handed-in",
         "An acknowledgement that came as the run was cancelled never reaches the recorder.",
-        "pipeline.py",
+        "pipeline/images.py",
         "            with anyio.CancelScope(shield=True):\n                await outcomes.send(outcome)",
         "            await outcomes.send(outcome)",
         ("test_pipeline.py::test_outcomes_that_wait_for_the_journal_outlive_a_cancellation",),
@@ -1592,7 +1592,7 @@ LINE = (
     Mutant(
         "rest-is-recorded",
         "What XNAT acknowledged before another stage failed is not written down.",
-        "pipeline.py",
+        "pipeline/images.py",
         "                while rest := _at_hand(outcomes):",
         "                while rest := []:",
         ("test_pipeline.py::test_outcomes_that_wait_for_the_journal_outlive_a_cancellation",),
@@ -1656,7 +1656,7 @@ LINE = (
     Mutant(
         "scan-first-waits",
         "--scan-first sends before the scan has found the collision.",
-        "pipeline.py",
+        "pipeline/images.py",
         "self._may_feed = not options.scan_first",
         "self._may_feed = True",
         ("test_pipeline.py::test_scan_first_waits_though_an_older_delivery_ends",),
@@ -1664,7 +1664,7 @@ LINE = (
     Mutant(
         "scan-first-refuses",
         "--scan-first sends though studies collide.",
-        "pipeline.py",
+        "pipeline/images.py",
         "if options.scan_first and (collisions",
         "if not options.scan_first and (collisions",
         ("test_pipeline.py::test_scan_first_refuses_a_source_with_collisions",),
@@ -1672,7 +1672,7 @@ LINE = (
     Mutant(
         "stop-hands-out-no-more",
         "A run that was asked to stop goes on for as long as it has files.",
-        "pipeline.py",
+        "pipeline/images.py",
         "                if self._stop.requested:\n                    raise StoppedError\n",
         "",
         ("test_sharpness.py::test_a_stop_leaves_the_rest_of_what_is_in_hand",),
@@ -1688,7 +1688,7 @@ LINE = (
     Mutant(
         "outage-is-no-verdict",
         "Each file of a server that is away is marked failed, and the run says it is done.",
-        "pipeline.py",
+        "pipeline/images.py",
         "                if not self._outage.is_on(error, trail.times[-2]):\n",
         "                if True:\n",
         ("test_pipeline.py::test_no_file_is_to_blame_for_an_outage",),
@@ -1696,7 +1696,7 @@ LINE = (
     Mutant(
         "one-files-trouble-is-no-outage",
         "One file that a proxy cannot cope with makes the whole run wait for an hour.",
-        "limits/outage.py",
+        "pacing/outage.py",
         "        if self._succeeded_at > since:\n            return False\n",
         "",
         ("test_pipeline.py::test_a_file_that_fails_while_others_get_through_fails_for_itself",),
@@ -1705,7 +1705,7 @@ LINE = (
     Mutant(
         "a-full-disk-is-an-outage",
         "XNAT's full disk refuses a whole collection, file by file.",
-        "limits/outage.py",
+        "pacing/outage.py",
         "return not error.judges_file or (error.blames_file and len(self._blamed) >= self._TOO_MANY_BLAMED)",
         "return not error.judges_file",
         ("test_pipeline.py::test_no_file_is_to_blame_for_an_outage",),
@@ -1713,7 +1713,7 @@ LINE = (
     Mutant(
         "outage-while-finalising",
         "A session whose archiving meets an outage is held, and waits for a person.",
-        "pipeline.py",
+        "pipeline/images.py",
         "self._outage.through(partial(self._destination.finalize, sealed), sealed.delivery)",
         "self._destination.finalize(sealed)",
         ("test_pipeline.py::test_an_outage_while_finalising_is_waited_for",),
@@ -1721,7 +1721,7 @@ LINE = (
     Mutant(
         "an-outage-ends-in-time",
         "A server that hangs holds a run for ten minutes, whatever --max-outage says.",
-        "limits/monitor.py",
+        "pacing/monitor.py",
         "                tasks.start_soon(self._watch)\n",
         "",
         ("test_outages.py::test_calls_that_hang_count",),
@@ -1729,7 +1729,7 @@ LINE = (
     Mutant(
         "a-long-call-is-no-outage",
         "A run is ended while XNAT archives, which takes minutes.",
-        "limits/monitor.py",
+        "pacing/monitor.py",
         "if self.is_there is not None and await self.is_there():",
         "if False:",
         ("test_outages.py::test_a_call_that_takes_its_time_is_no_outage",),
@@ -1745,7 +1745,7 @@ LINE = (
     Mutant(
         "longest-outage",
         "A run waits for ever for a server that never comes back.",
-        "limits/outage.py",
+        "pacing/outage.py",
         "if waited > self._longest:",
         "if False:",
         ("test_pipeline.py::test_a_server_that_stays_away_ends_the_run",),
@@ -1754,7 +1754,7 @@ LINE = (
     Mutant(
         "retry-after",
         "The run beats on a server that has asked for time.",
-        "retry.py",
+        "pacing/retry.py",
         "return spread if hint is None else min(hint, 300.0) + spread",
         "return spread",
         ("test_retry.py::test_honours_retry_after",),
@@ -1762,7 +1762,7 @@ LINE = (
     Mutant(
         "retry-after-is-read",
         "XNAT's wish for time is not heard.",
-        "replies/reply.py",
+        "xnat/replies/response.py",
         "return float(value) if value.isdecimal() else None",
         "return None",
         ("test_replies.py::test_retry_after",),
@@ -1770,7 +1770,7 @@ LINE = (
     Mutant(
         "retry-after-holds-all",
         "One worker waits as the server asked, and all the others beat on it.",
-        "limits/throttle.py",
+        "pacing/concurrency.py",
         "self._resume_at = max(self._resume_at, now + min(hint, _LONGEST_WISH))",
         "pass",
         ("test_limits.py::test_retry_after_holds_back_every_call",),
@@ -1778,7 +1778,7 @@ LINE = (
     Mutant(
         "overload-slows-all",
         "A sick server gets as many files at once as a healthy one.",
-        "pipeline.py",
+        "pipeline/images.py",
         "\n            self._throttle.overloaded(error.retry_after)\n",
         "\n            pass\n",
         ("test_sharpness.py::test_one_retry_after_holds_all_workers_back",),
@@ -1786,7 +1786,7 @@ LINE = (
     Mutant(
         "truncated-files",
         "Half an image is archived as a whole one.",
-        "pipeline.py",
+        "pipeline/images.py",
         "truncated = identity.truncated if not self._options.send_truncated else None",
         "truncated = None",
         ("test_nothing_lost.py::test_partial_sessions_are_held_or_archived",),
@@ -1802,7 +1802,7 @@ LINE = (
     Mutant(
         "shifted-is-not-dicom",
         "An instance to which a transfer has added a line end is passed over as no DICOM, and nobody is told.",
-        "dicom/look.py",
+        "dicom/header.py",
         "            if begins_shifted(head):\n",
         "            if False:\n",
         ("test_odd_files.py::test_a_file_that_was_shifted_is_unreadable",),
@@ -1810,7 +1810,7 @@ LINE = (
     Mutant(
         "image-without-pixels",
         "An image that ends before its pixel data is archived as a whole one.",
-        "dicom/look.py",
+        "dicom/header.py",
         'return identity(fields, shortfall(file, at, encoding, fields.get("SOPClassUID", "")))',
         'return identity(fields, shortfall(file, at, encoding, ""))',
         ("test_sharpness.py::test_a_truncated_file_is_told_from_a_whole_one",),
@@ -1818,7 +1818,7 @@ LINE = (
     Mutant(
         "pixels-to-the-last",
         "An image whose last pixels are missing is archived as a whole one.",
-        "dicom/ending.py",
+        "dicom/completeness.py",
         "end == source.size < UNDEFINED",
         "end >= source.size",
         ("test_sharpness.py::test_a_truncated_file_is_told_from_a_whole_one",),
@@ -1826,7 +1826,7 @@ LINE = (
     Mutant(
         "bomb-of-deflate",
         "A deflated file of 3 MB stands for as many GB, and a scan inflates them all.",
-        "dicom/source.py",
+        "dicom/windowed_bytes.py",
         "if self.size > self._most:",
         "if not self._most:",
         ("test_hostile_dicom.py::test_what_is_too_large_behind_the_header_is_told[3 GiB of pixels]",),
@@ -1834,7 +1834,7 @@ LINE = (
     Mutant(
         "bomb-of-delimiters",
         "A file of nothing but delimiters holds the scan.",
-        "dicom/ending.py",
+        "dicom/completeness.py",
         "for _ in range(_MOST_AT_TOP):",
         "while True:",
         ("test_hostile_dicom.py::test_a_scan_goes_on_behind_a_bomb",),
@@ -1858,7 +1858,7 @@ LINE = (
     Mutant(
         "another-files-character-set",
         "A name is decoded by the character set of the file before, and its session gets another's label.",
-        "dicom/peek.py",
+        "dicom/fast_header.py",
         "key = last, codec, explicit",
         "key = last, explicit",
         ("test_dicom.py::test_a_character_set_is_not_taken_from_the_file_before",),
@@ -1866,7 +1866,7 @@ LINE = (
     Mutant(
         "another-files-header",
         "A file is routed by the header of the file before.",
-        "dicom/peek.py",
+        "dicom/fast_header.py",
         "(known := _latest.get(key)) and head.startswith(known[0], at)",
         "(known := _latest.get(key)) and head.startswith(known[0][:4], at)",
         ("test_dicom.py::test_what_came_before_changes_nothing",),
@@ -1874,7 +1874,7 @@ LINE = (
     Mutant(
         "looks-in-their-order",
         "Files that are looked at together are sent under the labels of each other.",
-        "headers.py",
+        "source/headers.py",
         "[shares[index % together][0][index // together] for index in range(len(items))]",
         "[result for share_of, _ in shares for result in share_of]",
         ("test_source.py::test_where_opening_is_slow_many_are_opened_at_once",),
@@ -1882,7 +1882,7 @@ LINE = (
     Mutant(
         "a-long-answer-may-follow-an-effect",
         "A session is sealed though what came in place of XNAT's answer says nothing of the file that was sent.",
-        "replies/reply.py",
+        "xnat/replies/response.py",
         "which is none of XNAT's\", cut=True)",
         "which is none of XNAT's\")",
         ("test_reading.py::test_an_answer_without_end_is_judged_by_its_beginning",),
@@ -1898,7 +1898,7 @@ LINE = (
     Mutant(
         "headers-of-a-dead-worker",
         "What stands behind a file that ends the process that reads headers is not sent, and nobody hears of it.",
-        "source.py",
+        "source/folder.py",
         'looks.append(("UNREADABLE", "to read its header ends the process that reads it", True))',
         'looks += [("NOT_DICOM", "not DICOM", False)] * (len(paths) - number)\n                return looks',
         ("test_source.py::test_a_file_that_ends_the_process_twice_is_unreadable",),
@@ -1906,7 +1906,7 @@ LINE = (
     Mutant(
         "path-of-an-interpreter",
         "A module that somebody put among the files to be sent is run.",
-        "interpreter.py",
+        "system/interpreter.py",
         "del entries[0]",
         "pass",
         ("test_interpreter.py::test_the_current_directory_is_left_out",),
@@ -1914,7 +1914,7 @@ LINE = (
     Mutant(
         "environment-of-an-interpreter",
         "The process that reads what strangers have written knows the password.",
-        "interpreter.py",
+        "system/interpreter.py",
         "if name.upper() in _NEEDED or name.upper().startswith(_NEEDED_BEGINNINGS)",
         "if name",
         ("test_interpreter.py::test_a_worker_gets_no_secret",),
@@ -1922,7 +1922,7 @@ LINE = (
     Mutant(
         "archives-in-the-tree",
         "A zip of a thousand images is passed over as a file that is not DICOM.",
-        "headers.py",
+        "source/headers.py",
         "if not ignore_archives and (kind",
         "if ignore_archives and (kind",
         ("test_sharpness.py::test_a_zip_of_images_is_not_passed_over_in_silence",),
@@ -1938,7 +1938,7 @@ LINE = (
     Mutant(
         "fifo",
         "A pipe in the tree holds the scan for ever.",
-        "dicom/look.py",
+        "dicom/header.py",
         'os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)',
         "os.O_RDONLY",
         ("test_dicom.py::test_a_fifo_does_not_hang",),
@@ -2008,7 +2008,7 @@ MANNERS = (
     Mutant(
         "addresses-in-reasons",
         "XNAT's error pages put labels, which are patients, into messages and logs.",
-        "replies/reply.py",
+        "xnat/replies/response.py",
         '_ADDRESS.sub("…", " ".join(html.unescape(_TAGS.sub(" ", text)).split()))',
         '" ".join(html.unescape(_TAGS.sub(" ", text)).split())',
         ("test_replies.py::test_reasons_of_the_session_keep_the_words_of_xnat", "test_replies.py::test_errors"),
@@ -2073,7 +2073,7 @@ PLANS = (
     Mutant(
         "only-what-is-in-the-plan",
         "A study that somebody took out of the plan is sent all the same, somewhere.",
-        "plan.py",
+        "operations/plan.py",
         'raise UnplannedError("it is not in the plan")',
         'return Session(self._project or "demo", "S", "E" + study_uid.replace(".", "_"), study_uid)',
         (f"{_PLAN}test_upload_does_what_the_plan_says_and_nothing_else",),
@@ -2081,7 +2081,7 @@ PLANS = (
     Mutant(
         "each-file-by-its-own-path",
         "One path stands for its directory where names tell subjects apart: a file goes into another's subject.",
-        "plan.py",
+        "operations/plan.py",
         "    by_file = routes.needs_name or (",
         "    by_file = (",
         ("test_own_paths.py::test_no_file_goes_into_the_subject_of_another",),
@@ -2113,7 +2113,7 @@ PLANS = (
     Mutant(
         "a-row-binds-its-patient",
         "A row that was made for one patient sends the study of another one into that patient's session.",
-        "plan.py",
+        "operations/plan.py",
         "        if not told:\n",
         "        if True:\n",
         ("test_bound_rows.py::test_a_number_that_is_another_patients",),
@@ -2121,7 +2121,7 @@ PLANS = (
     Mutant(
         "a-row-binds-its-count",
         "A study that has grown, or lost files, since it was planned is archived as if that was meant.",
-        "binding.py",
+        "routing/plan_binding.py",
         "row.files != study.files:",
         "False:",
         ("test_bound_rows.py::test_a_study_that_has_changed_since",),
@@ -2129,7 +2129,7 @@ PLANS = (
     Mutant(
         "rows-that-match-nothing",
         "A slip of the hand in a plan leaves a study behind, with exit code 0.",
-        "plan.py",
+        "operations/plan.py",
         "        if row.skip and not is_other:\n",
         "        if True:\n",
         ("test_bound_rows.py::test_a_row_that_matches_nothing",),
@@ -2169,7 +2169,7 @@ PLANS = (
     Mutant(
         "a-suffix-keeps-clear-of-what-is-there",
         "The label of an archived study is given to another one.",
-        "plan.py",
+        "operations/plan.py",
         "            if owner in {None, uid} and (project, label.lower()) not in taken:\n",
         "            if (project, label.lower()) not in taken:\n",
         ("test_labels_stay.py::test_a_suffix_keeps_clear_of_what_is_there",),
@@ -2177,7 +2177,7 @@ PLANS = (
     Mutant(
         "a-row-is-bound-to-the-session-of-its-study",
         "A study that is archived is sent once more, under the label of a plan that knew nothing of the archive.",
-        "plan.py",
+        "operations/plan.py",
         "        if has is not None and has.label.lower() != session.label.lower() and",
         "        if False and",
         ("test_labels_stay.py::test_a_row_is_bound_to_the_session_of_its_study",),
@@ -2185,7 +2185,7 @@ PLANS = (
     Mutant(
         "skip-means-skip",
         "A row marked skip is sent.",
-        "plan.py",
+        "operations/plan.py",
         "        if row.skip:\n            raise",
         "        if False:\n            raise",
         (f"{_PLAN}test_upload_does_what_the_plan_says_and_nothing_else",),
@@ -2201,7 +2201,7 @@ PLANS = (
     Mutant(
         "one-label-one-study-in-a-plan",
         "Two studies share a label in a plan, and the second ends as a conflict on the server.",
-        "plan.py",
+        "operations/plan.py",
         "        if text := label_taken(wanted, owner):\n",
         "        if text := label_taken(wanted, owner and None):\n",
         (f"{_PLAN}test_each_problem_is_told_with_its_code[label-taken]",),
@@ -2209,7 +2209,7 @@ PLANS = (
     Mutant(
         "one-subject-one-patient-in-a-plan",
         "Two patients share a subject, and nobody is told.",
-        "plan.py",
+        "operations/plan.py",
         "    if not merge_patients:\n",
         "    if False:\n",
         (f"{_PLAN}test_each_problem_is_told_with_its_code",),
@@ -2217,7 +2217,7 @@ PLANS = (
     Mutant(
         "label-on-server",
         "A dry run does not see that the label is another study's in the archive.",
-        "plan.py",
+        "operations/plan.py",
         'if there is not None and there.study_uid not in {"", row.study_uid}:',
         "if False:",
         (f"{_PLAN}test_a_dry_run_asks_the_server_and_sends_nothing",),
@@ -2225,7 +2225,7 @@ PLANS = (
     Mutant(
         "a-part-is-not-the-whole",
         "A run over a part marks everything else as gone, and failed.",
-        "source.py",
+        "source/folder.py",
         "return () if self._is_part else self.places",
         "return self.places",
         (f"{_PLAN}test_what_a_pattern_passes_over_is_not_gone",),
@@ -2265,7 +2265,7 @@ PLANS = (
     Mutant(
         "keys-of-a-part",
         "A row of a plan matches half of a study, and the other half goes with it, whoever it is of.",
-        "plan.py",
+        "operations/plan.py",
         "other is None and all(part.fields.get(name) for name in names)",
         "False",
         ("test_whole_studies.py::test_a_key_of_a_part_of_a_study_sends_nothing_of_it",),
@@ -2281,7 +2281,7 @@ PLANS = (
     Mutant(
         "a-late-series-stays-with-its-study",
         "By changed rules what comes late of an archived study is left behind, for good.",
-        "routing/given.py",
+        "routing/existing_sessions.py",
         "all(was in {None, is_now} for",
         "all(was == is_now for",
         ("test_labels_stay.py::test_what_comes_late_of_a_study",),
@@ -2313,7 +2313,7 @@ PLANS = (
     Mutant(
         "who-is-there-by-the-journal",
         "A plan lets a second patient into a subject, and the run leaves him out.",
-        "plan.py",
+        "operations/plan.py",
         "        for one in residents:\n",
         "        for one in ():\n",
         ("test_dry_run.py::test_the_run_does_what_the_dry_run_says[somebody else is there by the journal]",),
@@ -2321,7 +2321,7 @@ PLANS = (
     Mutant(
         "problems-before-limits",
         "Two studies share a label, and the second is merely beyond a limit: exit code 0.",
-        "plan.py",
+        "operations/plan.py",
         "    drafts = list(_distinct(drafts, problems, given, suffix=suffix, streams=streams))\n",
         "    drafts = _first(drafts, limit or len(drafts))\n"
         "    drafts = list(_distinct(drafts, problems, given, suffix=suffix, streams=streams))\n",
@@ -2330,7 +2330,7 @@ PLANS = (
     Mutant(
         "problems-before-pauses",
         "Two people would share a subject, and the second is told to wait only: exit code 0.",
-        "plan.py",
+        "operations/plan.py",
         "    drafts = list(_distinct(drafts, problems, given, suffix=suffix, streams=streams))\n",
         "    drafts = [_quiet(draft, looks or Looks(), problems) for draft in drafts]\n"
         "    drafts = list(_distinct(drafts, problems, given, suffix=suffix, streams=streams))\n",
@@ -2339,7 +2339,7 @@ PLANS = (
     Mutant(
         "being-written",
         "Half of a study is archived while the rest of it is still being copied.",
-        "plan.py",
+        "operations/plan.py",
         "    if draft.session is None or study.study_uid not in looks.waiting:\n",
         "    if True:\n",
         ("test_quiet_time.py::test_a_copy_that_is_under_way",),
@@ -2440,7 +2440,7 @@ LACKING = (
     Mutant(
         "cut-is-unsure",
         "The line does not tell the journal of attempts that broke off.",
-        "pipeline.py",
+        "pipeline/images.py",
         "        trail.unsure |= error.cut\n",
         "",
         (f"{_LOST}test_a_late_effect_within_the_quiet_period_does_no_harm",),
@@ -2464,7 +2464,7 @@ LACKING = (
     Mutant(
         "a-gateways-504-is-unsure",
         "What a gateway did not wait for takes effect behind the seal.",
-        "replies/reply.py",
+        "xnat/replies/response.py",
         "            cut=reply.status >= 500,\n",
         "",
         ("test_replies.py::test_errors",),
@@ -2472,7 +2472,7 @@ LACKING = (
     Mutant(
         "a-500-is-unsure",
         "What a gateway did not wait for, and calls a 500 or a 520, takes effect behind the seal.",
-        "replies/reply.py",
+        "xnat/replies/response.py",
         "retry_after=retry_after(reply), cut=True\n        )\n    if reply.status == 200",
         "retry_after=retry_after(reply)\n        )\n    if reply.status == 200",
         ("test_replies.py::test_errors", f"{_LOST}test_a_late_effect_of_what_a_gateway_called_an_error"),
@@ -2480,7 +2480,7 @@ LACKING = (
     Mutant(
         "maintenance-is-an-outage",
         "A run of days ends with the first page of maintenance, and nobody starts it again.",
-        "replies/reply.py",
+        "xnat/replies/response.py",
         "    if at_login or reply.status in _PERMANENT:\n",
         "    if True:\n",
         (f"{_LOST}test_a_page_that_tells_of_maintenance_is_an_outage",),
@@ -2496,7 +2496,7 @@ LACKING = (
     Mutant(
         "strays-bear-our-label",
         "Another session of the same study is taken for a stray of ours, and deleted.",
-        "xnat/strays.py",
+        "xnat/orphans.py",
         "ours.get((row.study_uid, row.label))",
         "next((s for u, s in ((s.study_uid, s) for s in ours.values()) if u == row.study_uid), None)",
         (f"{_LOST}test_rows_of_others_are_no_strays",),
@@ -2504,7 +2504,7 @@ LACKING = (
     Mutant(
         "live-deliveries-are-no-strays",
         "Our own session in the prearchive is taken for a stray, and deleted.",
-        "verification.py",
+        "operations/verify.py",
         'live = {one.uri for one in deliveries if one.uri and one.state not in {"ARCHIVED", "DELETED"}}',
         "live: set[str] = set()",
         (f"{_LOST}test_rows_of_others_are_no_strays",),
@@ -2512,7 +2512,7 @@ LACKING = (
     Mutant(
         "strays-are-removed-with-proof",
         "The only copy of an instance is deleted.",
-        "xnat/strays.py",
+        "xnat/orphans.py",
         "    if lacking := uids - held.keys():\n",
         "    if lacking := uids - uids:\n",
         (f"{_LOST}test_a_stray_with_something_the_archive_lacks_stays",),
@@ -2520,7 +2520,7 @@ LACKING = (
     Mutant(
         "strays-of-others-stay",
         "What another program has sent is deleted under its hands.",
-        "xnat/strays.py",
+        "xnat/orphans.py",
         "    if stray.source and not replies.is_of_upload(stray.source):\n",
         "    if False:\n",
         (f"{_LOST}test_what_is_not_ours_to_delete_stays",),
@@ -2528,7 +2528,7 @@ LACKING = (
     Mutant(
         "busy-strays-stay",
         "A row that XNAT is at work on is deleted.",
-        "xnat/strays.py",
+        "xnat/orphans.py",
         "    if row.is_busy:\n",
         "    if False:\n",
         (f"{_LOST}test_what_is_not_ours_to_delete_stays",),
@@ -2536,7 +2536,7 @@ LACKING = (
     Mutant(
         "changed-strays-stay",
         "A file that came in between the download and the DELETE is lost, though XNAT has acknowledged it.",
-        "xnat/strays.py",
+        "xnat/orphans.py",
         "    if await _state(client, stray, policy) != before:\n",
         "    if False:\n",
         ("test_strays.py::test_a_file_that_comes_in_while_the_row_is_looked_at_is_not_lost",),
@@ -2544,7 +2544,7 @@ LACKING = (
     Mutant(
         "strays-of-late-stay",
         "A file that came in within the 15 s that XNAT does not tell apart is deleted unseen.",
-        "xnat/strays.py",
+        "xnat/orphans.py",
         "    if row.quiet_seconds < _QUIET_SECONDS:\n",
         "    if False:\n",
         ("test_strays.py::test_a_row_of_late_stays", "test_strays.py::test_the_clock_is_the_servers"),
@@ -2552,7 +2552,7 @@ LACKING = (
     Mutant(
         "strays-that-grow-in-a-build-stay",
         "A file that came in while the row was built is deleted unseen: XNAT says READY all the same.",
-        "xnat/strays.py",
+        "xnat/orphans.py",
         " or state.row.lastmod != row.lastmod:",
         ":",
         ("test_strays.py::test_a_file_that_comes_in_while_it_is_built_keeps_the_row",),
@@ -2560,7 +2560,7 @@ LACKING = (
     Mutant(
         "strays-of-nothing-stay",
         "A zip without files is taken for proof that the archive has all of them.",
-        "xnat/strays.py",
+        "xnat/orphans.py",
         '    if not found:\n        raise RefusedError("XNAT handed out no file of it")\n',
         "",
         ("test_strays.py::test_a_row_whose_files_cannot_be_told_stays[no entry]",),
@@ -2568,7 +2568,7 @@ LACKING = (
     Mutant(
         "strays-that-are-no-dicom-stay",
         "A file that nobody knows is deleted with its row.",
-        "xnat/strays.py",
+        "xnat/orphans.py",
         'raise RefusedError(f"a file in it is no DICOM file ({outcome.reason})") from None',
         "continue",
         ("test_strays.py::test_a_row_whose_files_cannot_be_told_stays[no DICOM]",),
@@ -2576,7 +2576,7 @@ LACKING = (
     Mutant(
         "strays-are-seen-whole",
         "A file that the zip lacks is deleted unseen.",
-        "xnat/strays.py",
+        "xnat/orphans.py",
         "    if len(found) < before.files:\n",
         "    if False:\n",
         ("test_strays.py::test_a_zip_that_lacks_files_keeps_the_row",),
@@ -2616,7 +2616,7 @@ LACKING = (
     Mutant(
         "links-of-others-are-not-followed",
         "A log, or a list, takes the place of a file that another user has chosen.",
-        "outputs.py",
+        "system/output_files.py",
         '            _check_owner(found, place, "the link")\n',
         "            pass\n",
         ("test_outputs.py::test_a_link_that_another_has_put_there_is_not_followed",),
@@ -2624,7 +2624,7 @@ LACKING = (
     Mutant(
         "only-files-are-replaced",
         "A device, or the pipe to another program, becomes a file.",
-        "outputs.py",
+        "system/output_files.py",
         "if old is not None and (place.startswith(_GIVEN) or not stat.S_ISREG(old.st_mode)):",
         "if False:",
         ("test_outputs.py::test_a_pipe_is_written_to", "test_outputs.py::test_what_a_process_was_given_open"),
@@ -2708,7 +2708,7 @@ LACKING = (
     Mutant(
         "perhaps-rejected-is-not-looked-for",
         "verify forgets what XNAT had acknowledged, and a script may have rejected.",
-        "verification.py",
+        "operations/verify.py",
         "    uids |= doubtful\n",
         "",
         ("test_only_rules_drop.py::test_what_a_script_may_have_rejected_stays_on_the_list_of_verify",),
@@ -2716,7 +2716,7 @@ LACKING = (
     Mutant(
         "any-rule-explains",
         "Any filter or script of the site is an excuse for an empty answer, whatever it drops.",
-        "pipeline.py",
+        "pipeline/images.py",
         "if dropped is not None and dropped.is_certain:",
         "if dropped is not None:",
         ("test_only_rules_drop.py::test_what_a_rule_may_have_dropped_is_told_until_somebody_decides",),
@@ -2735,7 +2735,7 @@ LACKING = (
     Mutant(
         "unknown-patterns-match-nothing",
         "A whitelist that nobody here can read is taken to drop everything.",
-        "routing/dropping.py",
+        "routing/drop_rules.py",
         'return None if is_unsure else mode == "whitelist"',
         'return mode == "whitelist"',
         ("test_dropping.py::test_what_a_filter_finds_it_drops_or_lets_in",),
@@ -2743,7 +2743,7 @@ LACKING = (
     Mutant(
         "patterns-of-java-are-pythons",
         "A pattern that means something else to XNAT decides what it has dropped.",
-        "routing/dropping.py",
+        "routing/drop_rules.py",
         'if _DIFFERENT.search(_ESCAPE.sub("", expression)):',
         "if False:",
         ("test_dropping.py::test_what_a_filter_finds_it_drops_or_lets_in",),
@@ -2751,7 +2751,7 @@ LACKING = (
     Mutant(
         "scripts-change-what-they-test",
         "A condition of a script is tried on a value that the script has changed before.",
-        "routing/dropping.py",
+        "routing/drop_rules.py",
         'value = "" if may_be_changed or tag in changed else',
         "value =",
         ("test_dropping.py::test_what_a_script_rejects",),
@@ -2759,7 +2759,7 @@ LACKING = (
     Mutant(
         "empty-without-a-filter",
         "A mishap on the way is taken for a filter's verdict, and the file is left out of its session.",
-        "pipeline.py",
+        "pipeline/images.py",
         "        if dropped is not None and dropped.is_certain:\n",
         "        if dropped is None:\n            raise RefusedError(str(dropped), dropped=True)\n"
         "        if dropped.is_certain:\n",
@@ -2768,7 +2768,7 @@ LACKING = (
     Mutant(
         "an-empty-answer-is-no-outage",
         "A file that something unknown drops makes the whole run wait for an hour.",
-        "limits/outage.py",
+        "pacing/outage.py",
         "return not error.judges_file or",
         "return not error.blames_file or",
         (f"{_LOST}test_an_empty_answer_that_stays_and_that_nothing_explains",),
@@ -2777,7 +2777,7 @@ LACKING = (
     Mutant(
         "at-the-door",
         "A file too large for the proxy is tried again in every run, because one of its answers got lost.",
-        "pipeline.py",
+        "pipeline/images.py",
         "if trail.unsure and not (at_the_door or whole_session):",
         "if trail.unsure and not whole_session:",
         ("test_pipeline.py::test_a_file_that_was_turned_away_at_the_door_is_refused_after_a_cut_too",),
@@ -2817,7 +2817,7 @@ LACKING = (
     Mutant(
         "receipts-tell-what-was-sent",
         "A receipt names no digest, or one of something else.",
-        "pipeline.py",
+        "pipeline/images.py",
         "hashlib.sha256(body).digest() if isinstance(body, bytes)",
         "hashlib.sha256(b'').digest() if isinstance(body, bytes)",
         (f"{_LOST}test_receipts_tell_what_arrived",),
@@ -2825,7 +2825,7 @@ LACKING = (
     Mutant(
         "large-files-are-digested",
         "A receipt of a large file has a digest of what lies there at the end, and not of what was sent.",
-        "source.py",
+        "source/folder.py",
         "sha256.digest() if sha256 is not None else None",
         "None",
         (f"{_SAME}test_every_file_has_a_digest",),
@@ -2833,7 +2833,7 @@ LACKING = (
     Mutant(
         "large-files-are-known-again",
         "A large file that was restored or moved is not known to be what was sent.",
-        "source.py",
+        "source/folder.py",
         "self.xxh3 = xxh3.digest()",
         "self.xxh3 = None",
         (f"{_SAME}test_every_file_has_a_digest",),
@@ -2849,7 +2849,7 @@ LACKING = (
     Mutant(
         "not-ours-is-not-created",
         "The undo sheet names a session that was there before: whoever follows it deletes what others have made.",
-        "receipts.py",
+        "reporting/receipts.py",
         "if one.number == 1 and not one.merges:",
         "if not one.merges:",
         (f"{_LOST}test_what_the_archive_had_before_is_not_called_created",),
@@ -2857,7 +2857,7 @@ LACKING = (
     Mutant(
         "safe-to-delete-is-unchanged",
         "A file that was rewritten after the upload is called safe to delete, and nobody has what is in it.",
-        "verification.py",
+        "operations/verify.py",
         "return None if now is None else (file, _holds(now, file, digest))",
         "return None if now is None else (file, True)",
         (f"{_LOST}test_what_is_safe_to_delete",),
@@ -2865,7 +2865,7 @@ LACKING = (
     Mutant(
         "safe-to-delete-by-its-digest",
         "A file that was replaced by one of its size is called safe to delete, and nobody has what is in it.",
-        "verification.py",
+        "operations/verify.py",
         "return now.size == sent.size and has_digest(now, digest) is True",
         "return now.size == sent.size",
         (f"{_SAME}test_other_bytes_under_the_same_size_and_time",),
@@ -2873,7 +2873,7 @@ LACKING = (
     Mutant(
         "safe-to-delete-without-a-digest",
         "A file that was replaced by one of its size and time is called safe to delete.",
-        "verification.py",
+        "operations/verify.py",
         "return now == sent or (or_looks_so and ",
         "return now == sent or (",
         (f"{_SAME}test_a_journal_of_before_proves_nothing_about_what_was_touched",),
@@ -2881,7 +2881,7 @@ LACKING = (
     Mutant(
         "safe-to-delete-is-there",
         "A file is called safe to delete whose instance the archive lacks.",
-        "verification.py",
+        "operations/verify.py",
         "[one for one in ledger.sources(finding.session) if one.sop_uid not in finding.missing]\n            other",
         "[one for one in ledger.sources(finding.session)]\n            other",
         (f"{_LOST}test_what_is_safe_to_delete",),
@@ -2889,7 +2889,7 @@ LACKING = (
     Mutant(
         "counted-is-not-safe",
         "Files are called safe to delete that were only counted.",
-        "verification.py",
+        "operations/verify.py",
         'if finding.verified in {"uids", "present"} or finding.missing:',
         "if finding.verified or finding.missing:",
         (f"{_LOST}test_nothing_is_safe_to_delete_that_was_only_counted",),
@@ -2897,7 +2897,7 @@ LACKING = (
     Mutant(
         "retry-budget",
         "A server in trouble gets every call eight times.",
-        "retry.py",
+        "pacing/retry.py",
         "spare=spend()",
         "spare=True",
         ("test_retry.py::test_without_repetitions_to_spare_every_pause_is_long",),
@@ -2905,7 +2905,7 @@ LACKING = (
     Mutant(
         "the-last-file-may-be-hopeless",
         "A file that a proxy cannot cope with ends every run after an hour, as if the server were away.",
-        "limits/outage.py",
+        "pacing/outage.py",
         "                    if await self._is_hopeless(error, waited):\n",
         "                    if False:\n",
         ("test_pipeline.py::test_the_last_file_may_be_hopeless",),
@@ -2913,7 +2913,7 @@ LACKING = (
     Mutant(
         "many-are-not-hopeless",
         "While XNAT lets no file in, each of them is marked failed after a few minutes.",
-        "limits/outage.py",
+        "pacing/outage.py",
         "or len(self._struck) > 1 or",
         "or",
         ("test_pipeline.py::test_many_files_are_not_all_hopeless",),
@@ -2995,7 +2995,7 @@ SUBJECTS = (
     Mutant(
         "subject-empty-200",
         "An answer without an accession ID is taken for success, and nothing was saved.",
-        "replies/subjects.py",
+        "xnat/replies/subjects.py",
         'raise RefusedError(f"XNAT answered, but saved nothing (empty {reply.status})")',
         'return ""',
         (f"{_SUBJECTS}TestWhen::test_the_call_that_does_not_work_after_archiving", f"{_ANSWERS}test_an_empty_200"),
@@ -3190,7 +3190,7 @@ SUBJECTS = (
     Mutant(
         "subject-restored",
         "`verify --repair` leaves demographics lost.",
-        "verification.py",
+        "operations/verify.py",
         "return await describe(client, wishes, policy, event_reason=_REPAIR, only_existing=True)",
         "return []",
         (f"{_VISITS}test_what_is_lost_is_restored",),
@@ -3198,7 +3198,7 @@ SUBJECTS = (
     Mutant(
         "subject-compared-with-xnat",
         "What somebody has changed stays, although it was to be replaced: the journal says that it was set.",
-        "describing.py",
+        "pipeline/demographics.py",
         "is_said = subject.said == wish.values and not wishes.overwrite",
         "is_said = subject.said == wish.values",
         (f"{_VISITS}test_what_somebody_has_changed_is_replaced",),
@@ -3206,7 +3206,7 @@ SUBJECTS = (
     Mutant(
         "subject-headers-of-all-files",
         "Of a session in which two people lie the first file says who it is.",
-        "describing.py",
+        "pipeline/demographics.py",
         "for file in session.files:",
         "for file in session.files[:1]:",
         (f"{_VISITS}test_one_against_many",),
@@ -3214,7 +3214,7 @@ SUBJECTS = (
     Mutant(
         "subject-headers-contradict",
         "Sessions that contradict each other set nothing, and nobody is told.",
-        "describing.py",
+        "pipeline/demographics.py",
         'if disputed and result.state == "stored":',
         "if False:",
         (f"{_VISITS}test_one_against_many",),
@@ -3222,7 +3222,7 @@ SUBJECTS = (
     Mutant(
         "subject-headers-once-read",
         "The sessions of earlier runs, whose files are gone, contradict nobody.",
-        "describing.py",
+        "pipeline/demographics.py",
         "await anyio.to_thread.run_sync(journal.hear, read, limiter=turn)",
         "pass",
         (f"{_VISITS}test_sessions_of_two_runs",),
@@ -3246,7 +3246,7 @@ SUBJECTS = (
     Mutant(
         "table-encoding",
         "A table in an encoding that nobody has named is read in another, and its letters are others.",
-        "tables.py",
+        "model/csv_table.py",
         'encoding = encoding or "utf-8"',
         'encoding = encoding or "cp1252"',
         (f"{_TABLES}TestTables::test_no_encoding_is_guessed",),
@@ -3270,7 +3270,7 @@ SUBJECTS = (
     Mutant(
         "subject-history",
         "What a subject's demographics once were is taken for what they are.",
-        "replies/subjects.py",
+        "xnat/replies/subjects.py",
         'if not item.get("meta", {}).get("isHistory")][:1]',
         "][:1]",
         (f"{_ANSWERS}test_an_item",),
@@ -3278,7 +3278,7 @@ SUBJECTS = (
     Mutant(
         "subject-value-told",
         "XNAT repeats the value that it refuses, and so a report does.",
-        "replies/subjects.py",
+        "xnat/replies/subjects.py",
         'said = ", ".join(rules) or "it does not say why"',
         "said = message",
         (f"{_ANSWERS}test_a_value_that_xnat_refuses",),
@@ -3572,7 +3572,7 @@ ATTACHMENTS = (
     Mutant(
         "attach-level-binds",
         "A row for a subject that also names a session puts the file onto the session.",
-        "attachments.py",
+        "routing/attachment_file.py",
         'if level not in {"", "project", named_level}:',
         "if False:",
         ("test_attachments.py::TestTables::test_flaws",),
@@ -3580,7 +3580,7 @@ ATTACHMENTS = (
     Mutant(
         "attach-cells-without-a-column",
         "A comma in a path cuts it, and another file that has the shorter path is sent.",
-        "attachments.py",
+        "routing/attachment_file.py",
         "if len(cells) > len(names) or any(cell.strip() for cell in cells[named:]):",
         "if False:",
         ("test_attachments.py::TestTables::test_flaws",),
@@ -3588,7 +3588,7 @@ ATTACHMENTS = (
     Mutant(
         "attach-project-called-files",
         "The files of a project of this name are seen in no list: they are sent again and again, and never stored.",
-        "replies/resources.py",
+        "xnat/replies/resources.py",
         're.compile(r"/resources/[^/]+/files/")',
         're.compile(r"/files/")',
         ("test_resource_replies.py::test_a_project_whose_id_is_a_word_of_addresses",),
@@ -3596,7 +3596,7 @@ ATTACHMENTS = (
     Mutant(
         "attach-files-of-another-resource",
         "Files that XNAT lists of something else count as what is there: ours are never sent.",
-        "replies/resources.py",
+        "xnat/replies/resources.py",
         'if path and row.get("collection", resource) == resource:',
         "if path:",
         (f"{_INTO}test_files_that_belong_elsewhere_are_left_out",),
@@ -3652,7 +3652,7 @@ ATTACHMENTS = (
     Mutant(
         "verify-what-is-handed-out",
         "The beginning of a file, or one that is gone from XNAT's disk, counts as verified and safe to delete.",
-        "verification.py",
+        "operations/verify.py",
         "depth=Depth.BYTES if reads_bytes else Depth.SIZE",
         "depth=Depth.BYTES if reads_bytes else Depth.LISTING",
         (f"{_KEPT}test_it_is_told_and_mended[cut-1.8-True]",),
@@ -3660,7 +3660,7 @@ ATTACHMENTS = (
     Mutant(
         "verify-all-bytes",
         "`--attachments-bytes` reads nothing.",
-        "verification.py",
+        "operations/verify.py",
         "depth=Depth.BYTES if reads_bytes else Depth.SIZE",
         "depth=Depth.SIZE",
         (f"{_KEPT}test_other_bytes_of_the_same_size[True]",),
@@ -3716,7 +3716,7 @@ ATTACHMENTS = (
     Mutant(
         "attach-rest-of-a-pile",
         "Of a resource with very many files all but the first five hundred are forgotten.",
-        "enclosing.py",
+        "pipeline/attachments.py",
         "            self._left.append(rest)\n",
         "            pass\n",
         (f"{_INTO}test_a_pile_hands_out_all_there_is",),
@@ -3893,7 +3893,7 @@ ATTACHMENTS = (
     Mutant(
         "verify-attachments-that-cannot-be-put-back",
         "What the archive lacks and nobody has any more is forgotten by the repair that could not mend it.",
-        "verification.py",
+        "operations/verify.py",
         "if now is not None and _holds(now, one.file, _md5_of(one)):",
         "if now or one:",
         (f"{_BESIDE}test_what_cannot_be_put_back",),
@@ -3908,7 +3908,7 @@ FLIGHT = (
     Mutant(
         "overload-halves",
         "A server that is overloaded gets as much as before.",
-        "limits/throttle.py",
+        "pacing/concurrency.py",
         "self._set(max(1, self._limit // 2))",
         "self._set(max(1, self._limit))",
         ("test_limits.py::test_overload_halves_once_a_second",),
@@ -3916,7 +3916,7 @@ FLIGHT = (
     Mutant(
         "overload-forgets-the-measure",
         "In the middle of a probe an overload halves half the limit only, and then the whole is back.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "            self._limit = self._before\n            self._probed = None\n",
         "            pass\n",
         ("test_limits.py::test_trouble_in_a_probe_ends_it",),
@@ -3924,7 +3924,7 @@ FLIGHT = (
     Mutant(
         "found-number-waits-for-recovery",
         "What was found before an overload is back with the first success after it.",
-        "limits/throttle.py",
+        "pacing/concurrency.py",
         "        if self._limit < self._ceiling:\n            if not self.is_crowded:",
         "        if self._knee is None and self._limit < self._ceiling:\n            if not self.is_crowded:",
         ("test_limits.py::test_an_overload_cuts_what_was_found_too",),
@@ -3932,7 +3932,7 @@ FLIGHT = (
     Mutant(
         "crowded-slots-yield",
         "After a cut as many calls as before go on, to the end of all they have in hand.",
-        "limits/throttle.py",
+        "pacing/concurrency.py",
         "            if self._is_held and throttle.is_crowded:\n                self.leave()\n",
         "",
         ("test_limits.py::test_a_slot_serves_calls_that_follow_each_other",),
@@ -3940,7 +3940,7 @@ FLIGHT = (
     Mutant(
         "retry-after-holds-kept-slots",
         "Who holds a slot goes on, though the server wants to be left alone.",
-        "limits/throttle.py",
+        "pacing/concurrency.py",
         "            if not await throttle.rest():\n                return\n",
         "            return\n",
         ("test_limits.py::test_a_retry_after_holds_back_the_next_call_of_a_slot",),
@@ -3948,7 +3948,7 @@ FLIGHT = (
     Mutant(
         "given-slot-of-a-cancelled",
         "A slot is lost with who was cancelled, and in the end all wait for ever.",
-        "limits/throttle.py",
+        "pacing/concurrency.py",
         "                self.leave()\n            else:\n                self._waiting.remove(given)",
         "                pass\n            else:\n                self._waiting.remove(given)",
         ("test_limits.py::test_no_slot_is_lost_to_who_is_cancelled_just_then",),
@@ -3956,7 +3956,7 @@ FLIGHT = (
     Mutant(
         "slot-of-a-cancelled-wait",
         "A slot is lost with who was cancelled while the server wanted to be left alone.",
-        "limits/throttle.py",
+        "pacing/concurrency.py",
         "        except BaseException:\n            self.leave()\n            raise\n        return self",
         "        except BaseException:\n            raise\n        return self",
         ("test_limits.py::test_no_slot_is_lost_to_who_is_cancelled_in_a_retry_after",),
@@ -3964,7 +3964,7 @@ FLIGHT = (
     Mutant(
         "no-barging",
         "Whoever comes takes the slot that another has waited for.",
-        "limits/throttle.py",
+        "pacing/concurrency.py",
         "if self._held >= self._limit or self._waiting:",
         "if self._held > self._limit:",
         ("test_limits.py::test_slots_bound_what_is_in_flight",),
@@ -3972,7 +3972,7 @@ FLIGHT = (
     Mutant(
         "latency-tells",
         "With -w auto the number in flight grows until the server breaks down.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "target = max(self._target(limit / slowness), quick)",
         "target = max(self._target(limit), quick)",
         ("test_limits.py::test_it_stops_a_little_above_the_knee",),
@@ -3980,7 +3980,7 @@ FLIGHT = (
     Mutant(
         "it-doubles-at-first",
         "It takes many rounds to find out that a server far away takes dozens at once.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "if self._is_new and slowness < _HARDLY_NOTICEABLE:",
         "if False:",
         ("test_limits.py::test_it_grows_as_long_as_calls_take_no_longer",),
@@ -3988,7 +3988,7 @@ FLIGHT = (
     Mutant(
         "it-doubles-below-the-knee-only",
         "Where calls just begin to wait for each other, twice as many are sent.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "if self._is_new and slowness < _HARDLY_NOTICEABLE:",
         "if self._is_new:",
         (f"{_AUTO}test_as_good_as_the_best_fixed_number",),
@@ -3996,7 +3996,7 @@ FLIGHT = (
     Mutant(
         "it-doubles-at-first-only",
         "Once a queue was seen, it is overshot by twice whenever calls take no longer for a while.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "was_new, self._is_new = self._is_new, self._is_new and slowness < _NOTICEABLE",
         "was_new = self._is_new",
         (
@@ -4007,7 +4007,7 @@ FLIGHT = (
     Mutant(
         "no-probe-at-once",
         "It has hardly found how many the server takes, and leaves it half idle to find out how long one takes alone.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "if was_new and not self._is_new and limit > 2 * _LEAST:",
         "if False:",
         ("test_limits.py::test_what_has_just_been_measured_needs_no_probe",),
@@ -4015,7 +4015,7 @@ FLIGHT = (
     Mutant(
         "quick-calls-may-wait",
         "At a server that is quicker than the client, the client is idle while a few replies are on their way.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "target = max(self._target(limit / slowness), quick)",
         "target = self._target(limit / slowness)",
         ("test_limits.py::test_quick_calls_may_wait_for_each_other",),
@@ -4023,7 +4023,7 @@ FLIGHT = (
     Mutant(
         "quick-calls-need-no-probe",
         "A server that is quicker than the client is left idle now and then, to find out what nobody needs to know.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         " and mean > _SPARE * _QUICK",
         "",
         ("test_limits.py::test_quick_calls_may_wait_for_each_other",),
@@ -4031,7 +4031,7 @@ FLIGHT = (
     Mutant(
         "a-probe-ends-at-what-is-known",
         "Each probe leaves the server idle for a third of a second, also where nothing is to be found out.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "is_known = 1 / _NOTICEABLE < slowness < _NOTICEABLE",
         "is_known = False",
         ("test_limits.py::test_a_probe_goes_no_deeper_than_it_must",),
@@ -4039,7 +4039,7 @@ FLIGHT = (
     Mutant(
         "slow-files-go-alone",
         "At the end of a run some workers have a parcel of files that take long, and the others nothing to do.",
-        "pipeline.py",
+        "pipeline/images.py",
         "-(-claims // slots), in_time))",
         "-(-claims // slots)))",
         ("test_pipeline.py::test_a_parcel_takes_no_worker_long",),
@@ -4047,7 +4047,7 @@ FLIGHT = (
     Mutant(
         "slower-server-is-noticed",
         "A server that has lost most of its capacity gets as much at once as before.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "if limit > 1 and not is_known and slowness < _NOTICEABLE * slowness_before * limit / before:",
         "if False:",
         ("test_limits.py::test_it_follows_a_server_that_takes_fewer", f"{_AUTO}test_as_good_as_the_best_fixed_number"),
@@ -4055,7 +4055,7 @@ FLIGHT = (
     Mutant(
         "old-latency-is-forgotten",
         "A server that answers more slowly than in the beginning is used less and less.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "            self._scale(slowness)\n        for kind",
         "            pass\n        for kind",
         ("test_limits.py::test_it_follows_a_way_that_becomes_longer", f"{_AUTO}test_as_good_as_the_best_fixed_number"),
@@ -4063,7 +4063,7 @@ FLIGHT = (
     Mutant(
         "unused-slots-do-not-grow",
         "While the scan is slow the limit grows, and what comes then is a flood.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "elif target > limit and not is_used:",
         "elif False:",
         ("test_limits.py::test_slots_that_are_not_at_work_do_not_want_more",),
@@ -4071,7 +4071,7 @@ FLIGHT = (
     Mutant(
         "one-alarm-is-none",
         "Whenever the client pauses, the limit falls.",
-        "limits/knee.py",
+        "pacing/adaptive.py",
         "if is_far_below and not self._is_alarmed:",
         "if False:",
         ("test_limits.py::test_one_odd_measure_is_no_alarm", f"{_AUTO}test_as_good_as_the_best_fixed_number"),
@@ -4079,7 +4079,7 @@ FLIGHT = (
     Mutant(
         "rate-is-of-all",
         "Each worker for itself keeps to --max-rate.",
-        "limits/rate.py",
+        "pacing/bandwidth.py",
         "self._free_at = begin + size / self._bytes_per_second",
         "self._free_at = now + size / self._bytes_per_second",
         ("test_limits.py::test_a_rate_is_kept_by_all_together",),

@@ -17,16 +17,17 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from asyncimport.dicom import STUDY_FIELDS
-from asyncimport.events import Event
 from asyncimport.journal import Journal, Ledger
 from asyncimport.model import Claim, Delivery, File, Instance, InstanceState, Sealed, Session, Summary
-from asyncimport.pipeline import Stop, run
-from asyncimport.retry import RetryPolicy
+from asyncimport.model.events import Event
+from asyncimport.model.options import Options
+from asyncimport.operations.verify import Finding, look, verified_sources
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.pipeline.images import Stop, run
 from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
-from asyncimport.settings import Options
-from asyncimport.source import Folder
-from asyncimport.verification import Finding, look, verified_sources
-from asyncimport.xnat import Client, Credentials, Timeouts, Xnat, connect
+from asyncimport.source.folder import Folder
+from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
+from asyncimport.xnat.images import Xnat
 
 DEMO = Credentials("demo", "demo")
 QUICK = Timeouts(connect=5, stall=5, reply=10)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 from random import Random
 
-from asyncimport.limits import Throttle
+from asyncimport.pacing.concurrency import Throttle
 
 __all__ = ["Client", "Clock", "Phase", "Server", "Sizes"]
 

@@ -9,13 +9,13 @@ import anyio.to_thread
 import pytest
 from scenery import image, logged_in, sop, upload, write
 
-from asyncimport import replies
-from asyncimport.events import Event, Settled
 from asyncimport.journal import Ledger
 from asyncimport.model import Deleted, Summary
-from asyncimport.settings import Options
-from asyncimport.stop import Stop
+from asyncimport.model.events import Event, Settled
+from asyncimport.model.options import Options
+from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Administer, Fault, PrearchiveRow, Project, Reset, Script, Tell, TestXnat
+from asyncimport.xnat import replies
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 

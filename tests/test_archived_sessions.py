@@ -7,9 +7,9 @@ import anyio
 import pytest
 from scenery import AT_ONCE, image, logged_in, upload, write
 
-from asyncimport.replies import Experiment
 from asyncimport.testserver import Fault, Status, TestXnat
-from asyncimport.xnat import ArchivedSessions, label_before_division
+from asyncimport.xnat.archive import ArchivedSessions, label_before_division
+from asyncimport.xnat.replies import Experiment
 
 pytestmark = pytest.mark.anyio
 

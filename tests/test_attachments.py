@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncimport.attachments import AttachRow, read_attachments
 from asyncimport.errors import UsageError
 from asyncimport.model import Place
+from asyncimport.model.csv_table import Flaw
 from asyncimport.routing import AttachRule, check_resource, name_in_resource, resource_of, unfit
-from asyncimport.tables import Flaw
+from asyncimport.routing.attachment_file import AttachRow, read_attachments
 
 
 def read(text: str, *, project: str = "P", resource: str = "R") -> tuple[list[AttachRow], list[Flaw]]:

@@ -11,8 +11,8 @@ import pytest
 from conftest import Commands, Ended
 from scenery import image, write
 
-from asyncimport.binding import FoundStudy, Header, differences, nearest
-from asyncimport.manifest import PlanRow, read_plan
+from asyncimport.routing.plan_binding import FoundStudy, Header, differences, nearest
+from asyncimport.routing.plan_file import PlanRow, read_plan
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio

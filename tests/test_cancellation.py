@@ -15,8 +15,8 @@ import anyio
 import pytest
 from scenery import image, states_in, uids_below, upload, write
 
-from asyncimport.pipeline import Stop
-from asyncimport.settings import Options
+from asyncimport.model.options import Options
+from asyncimport.pipeline.images import Stop
 from asyncimport.testserver import Fault, Reset, Status, Tell, TestXnat, Timing, serve
 from asyncimport.testserver.samples import generated
 

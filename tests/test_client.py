@@ -14,7 +14,6 @@ from aiohttp import web
 from scenery import AT_ONCE, DEMO, QUICK, listening, logged_in
 from yarl import URL
 
-from asyncimport import replies
 from asyncimport.errors import (
     LoginExpiredError,
     LoginRefusedError,
@@ -24,10 +23,12 @@ from asyncimport.errors import (
     UnavailableError,
     UsageError,
 )
-from asyncimport.replies import Reply
-from asyncimport.retry import RetryPolicy, retrying
+from asyncimport.pacing.retry import RetryPolicy, retrying
 from asyncimport.testserver import Fault, Project, Reset, Status, Tell, TestXnat, serve
-from asyncimport.xnat import Client, Credentials, Timeouts, check_project, connect
+from asyncimport.xnat import replies
+from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
+from asyncimport.xnat.replies import Reply
+from asyncimport.xnat.site import check_project
 
 pytestmark = pytest.mark.anyio
 

@@ -18,8 +18,8 @@ import pytest
 from test_dicom import TEXT, data_set, encoded, part10
 from test_odd_files import packaged
 
-from asyncimport.containers import kind_of_container, looks_like_container, reason_for
 from asyncimport.dicom import begins_dicom
+from asyncimport.source.archives import kind_of_container, looks_like_container, reason_for
 
 IMAGE = part10(data_set())
 BARE = encoded(data_set())

@@ -26,7 +26,7 @@ from asyncimport.demographics import (
     same,
 )
 from asyncimport.errors import UsageError
-from asyncimport.tables import Flaw, guarded
+from asyncimport.model.csv_table import Flaw, guarded
 
 TODAY = date(2026, 1, 31)
 

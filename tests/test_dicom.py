@@ -49,9 +49,9 @@ from asyncimport.dicom import (
     Identity,
     Unidentified,
     encoding,
+    fast_header,
+    header,
     identify,
-    look,
-    peek,
     reader,
 )
 from asyncimport.dicom.identity import identity
@@ -185,8 +185,8 @@ def by_pydicom(content: bytes) -> Identity | None:
 def by_peek(content: bytes) -> Identity | None:
     """Identify by the peek alone."""
     try:
-        found = peek.peek(content[: look._HEADS[-1]])
-    except peek.BeyondHead:
+        found = fast_header.peek(content[: header._HEADS[-1]])
+    except fast_header.BeyondHead:
         return None
     return found and identity(found[0], "")
 
@@ -223,7 +223,7 @@ def test_value_representations_are_pydicoms() -> None:
 
 def test_character_sets_are_pydicoms() -> None:
     """Each codec is pydicom's, or ASCII where pydicom would read Latin-1 into bytes that ASCII has not."""
-    for charset, codec in peek._CODECS.items():
+    for charset, codec in fast_header._CODECS.items():
         theirs = python_encoding[charset]
         ascii_text = bytes(range(0x20, 0x7F))
         assert ascii_text.decode(codec) == ascii_text.decode("ascii"), "a value in ASCII is decoded as such"
@@ -274,7 +274,9 @@ def test_identify_agrees_with_pydicom_on_all_bundled_files() -> None:
 
 WORDS = st.text(st.characters(codec="ascii", exclude_characters="\\=", categories=("L", "N", "P", "Zs")), max_size=16)
 DOTTED = st.lists(st.integers(0, 99999), min_size=2, max_size=9).map(lambda parts: ".".join(map(str, parts)))
-CHARSETS = st.sampled_from(["", *peek._CODECS, "\\ISO 2022 IR 87", "ISO 2022 IR 6\\ISO 2022 IR 149", "ISO IR 100", "X"])
+CHARSETS = st.sampled_from(
+    ["", *fast_header._CODECS, "\\ISO 2022 IR 87", "ISO 2022 IR 6\\ISO 2022 IR 149", "ISO IR 100", "X"]
+)
 PADDING = st.sampled_from(["", "", " ", "\0", "  \0"])
 
 
@@ -397,9 +399,9 @@ def test_what_came_before_changes_nothing(syntax: str) -> None:
     changed = (bytes([*before[:at], before[at] ^ 1, *before[at + 1 :]]) for at in range(128, len(before)))
     differing = 0
     for content in *changed, *(before[:at] for at in range(128, len(before))):
-        peek._latest.clear()
+        fast_header._latest.clear()
         alone = outcome(lambda content=content: by_peek(content))  # type: ignore[misc]
-        peek._latest.clear()
+        fast_header._latest.clear()
         known = by_peek(before)
         assert outcome(lambda content=content: by_peek(content)) == alone  # type: ignore[misc]
         differing += isinstance(alone, Identity) and alone != known

@@ -26,7 +26,7 @@ from test_proxies import proxied as forwarded
 from test_proxy import NGINX, certified, proxied
 
 from asyncimport.cli.doctor import examine
-from asyncimport.doctor import Facts, Finding, Status, exit_code, judge
+from asyncimport.operations.doctor import Facts, Finding, Status, exit_code, judge
 from asyncimport.testserver import (
     PROFILES,
     Fault,
@@ -40,8 +40,8 @@ from asyncimport.testserver import (
     serve,
 )
 from asyncimport.testserver import Status as Answer
-from asyncimport.xnat import Credentials
-from asyncimport.xnat.survey import SIZES, BodyLimit, Inside, Outside, ProjectFacts, Untold
+from asyncimport.xnat.client import Credentials
+from asyncimport.xnat.inspection import SIZES, BodyLimit, Inside, Outside, ProjectFacts, Untold
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 behind_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")

@@ -4,7 +4,7 @@ from time import process_time
 
 import pytest
 
-from asyncimport.routing.dropping import filter_drops, script_rejects
+from asyncimport.routing.drop_rules import filter_drops, script_rejects
 
 MR = {"SeriesDescription": "T1 scout 3", "Modality": "MR"}
 UNNAMED = {"Modality": "MR"}

@@ -23,21 +23,6 @@ from conftest import Commands
 from scenery import claim, upload
 
 from asyncimport.errors import UnavailableError, UsageError
-from asyncimport.eventlog import Began, Ended, Entry, Lost, Recorder, appending, as_json, log_lines
-from asyncimport.events import (
-    Admitted,
-    Away,
-    Enclosed,
-    Enclosing,
-    Event,
-    Found,
-    Noticed,
-    Quiet,
-    Repeated,
-    ScanFinished,
-    Scanned,
-    Settled,
-)
 from asyncimport.model import (
     Archived,
     Attachment,
@@ -62,6 +47,24 @@ from asyncimport.model import (
     Summary,
     Withheld,
 )
+from asyncimport.model.events import (
+    Admitted,
+    Away,
+    Enclosed,
+    Enclosing,
+    Event,
+    Found,
+    Noticed,
+    Quiet,
+    Repeated,
+    ScanFinished,
+    Scanned,
+    Settled,
+)
+from asyncimport.reporting.entries import Began, Ended, Entry, Lost
+from asyncimport.reporting.json_lines import as_json
+from asyncimport.reporting.log import log_lines
+from asyncimport.reporting.writer import Recorder, appending
 from asyncimport.testserver import Fault, Reset, Status, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
@@ -362,7 +365,7 @@ class TestRecorder:
     def test_a_torn_line_is_cut_off(self, tmp_path: Path) -> None:
         """A disk that is full in the middle of a line leaves whole lines only."""
         code = (
-            "import pathlib, resource, sys; from asyncimport.eventlog import appending\n"
+            "import pathlib, resource, sys; from asyncimport.reporting import appending\n"
             "with appending(pathlib.Path(sys.argv[1]), '--events') as write:\n"
             "    write('one\\n'); resource.setrlimit(resource.RLIMIT_FSIZE, (6, 6))\n"
             "    try: write('two\\n')\n"

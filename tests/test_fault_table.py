@@ -22,7 +22,6 @@ from aiohttp import web
 from scenery import QUICK, image, listening, logged_in, no_sleep, sop, upload, write
 from yarl import URL
 
-from asyncimport import replies
 from asyncimport.cli.output import exit_code
 from asyncimport.errors import (
     FatalError,
@@ -30,12 +29,12 @@ from asyncimport.errors import (
     TransientError,
     UnavailableError,
 )
-from asyncimport.events import Away, Event, Repeated, Settled
-from asyncimport.limits import RetryBudget
 from asyncimport.model import Outcome, SessionReport, Summary
-from asyncimport.retry import RetryPolicy, retrying
-from asyncimport.settings import Options
-from asyncimport.stop import Stop
+from asyncimport.model.events import Away, Event, Repeated, Settled
+from asyncimport.model.options import Options
+from asyncimport.pacing.outage import RetryBudget
+from asyncimport.pacing.retry import RetryPolicy, retrying
+from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import (
     Administer,
     Conflict,
@@ -59,7 +58,9 @@ from asyncimport.testserver import (
     Unseen,
 )
 from asyncimport.testserver.actions import STRIKES, Action
-from asyncimport.xnat import Client, Timeouts, check_project
+from asyncimport.xnat import replies
+from asyncimport.xnat.client import Client, Timeouts
+from asyncimport.xnat.site import check_project
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 

@@ -35,8 +35,8 @@ from test_dicom import PREAMBLE, data_set, encoded, meta, outcome
 from test_hostile_dicom import HEADER, IMAGE, KEYS, PLAIN, REST, enhanced, references
 from test_odd_files import is_cut, multiframe, odd, packaged, pixels, report, waveform
 
-from asyncimport.containers import kind_of_container
 from asyncimport.dicom import Identity, identify
+from asyncimport.source.archives import kind_of_container
 
 MIB = 1 << 20
 # CPU seconds of one look, and MiB that it may add to the process. The bounds of the code come to less than half of it.

@@ -5,16 +5,8 @@ from dataclasses import replace
 import pytest
 
 from asyncimport.model import Session
-from asyncimport.replies import (
-    Experiment,
-    Row,
-    archived_as,
-    as_archived,
-    misplaced,
-    other_row,
-    other_session,
-    same_label,
-)
+from asyncimport.model.addresses import archived_as, as_archived, same_label
+from asyncimport.xnat.replies import Experiment, Row, misplaced, other_row, other_session
 
 ASKED = Session("P", "S1", "E1", "1.2.3")
 OURS = Row("RECEIVING", "/prearchive/projects/P/1/E1", "P", "S1", "E1", "1.2.3", "uploader", prevents_auto_commit=True)

@@ -31,14 +31,14 @@ from scenery import (
 from yarl import URL
 
 from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
-from asyncimport.limits import Rate
 from asyncimport.model import Archived, Built, Deleted, Held, Incomplete, Sealed, Session
-from asyncimport.replies import Experiment, Row
-from asyncimport.source import LARGE
+from asyncimport.pacing.bandwidth import Rate
+from asyncimport.source.folder import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tell, TestXnat, serve
-from asyncimport.xnat import Client, Timeouts, Xnat
 from asyncimport.xnat.archive import held_uids
-from asyncimport.xnat.images import Step, next_step
+from asyncimport.xnat.client import Client, Timeouts
+from asyncimport.xnat.images import Step, Xnat, next_step
+from asyncimport.xnat.replies import Experiment, Row
 
 pytestmark = pytest.mark.anyio
 

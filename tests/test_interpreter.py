@@ -14,7 +14,7 @@ import psutil
 import pytest
 from conftest import Commands
 
-from asyncimport.interpreter import Worker, WorkerDiedError, WorkerMissingError, child_environment, safe_path
+from asyncimport.system.interpreter import Worker, WorkerDiedError, WorkerMissingError, child_environment, safe_path
 from asyncimport.testserver.samples import generated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
@@ -142,7 +142,7 @@ async def test_a_worker_ends_with_its_parent(busy: bool) -> None:
     call = "threading.Thread(target=worker.call, args=(600,)).start()" if busy else ""
     script = f"""
 import psutil, threading, time
-from asyncimport.interpreter import Worker
+from asyncimport.system.interpreter import Worker
 worker = Worker(time.sleep)
 worker.call(0)
 {call}

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import pytest
 from scenery import folder, image, write
 
-from asyncimport.disks import is_local, keeps_inodes, network_file_system
 from asyncimport.errors import JournalError
 from asyncimport.journal.disk import refuse_network_disk
-from asyncimport.source import LARGE
+from asyncimport.source.folder import LARGE
+from asyncimport.system.mounts import is_local, keeps_inodes, network_file_system
 
 
 class Row(NamedTuple):

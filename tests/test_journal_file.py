@@ -18,7 +18,7 @@ from asyncimport.errors import JournalBusyError, JournalError, UsageError
 from asyncimport.journal import Journal, Ledger, Survey
 from asyncimport.journal.database import Waiting, connect_read_only
 from asyncimport.model import Enclosure, File, FileKind, Ignored, Instance, Place, Resource, SubjectReport
-from asyncimport.stop import StoppedError
+from asyncimport.pacing.shutdown import StoppedError
 
 HERE = Path(__file__).parent
 

@@ -14,11 +14,11 @@ from journals import instance, opened
 from scenery import image, router, sop, states_in, upload, write
 
 from asyncimport.cli.output import exit_code
-from asyncimport.events import Event, Found, Settled
 from asyncimport.journal import Admission, Adopted, Journal, Ledger
 from asyncimport.model import Existing, Files, Stored
-from asyncimport.settings import Options
-from asyncimport.stop import Stop
+from asyncimport.model.events import Event, Found, Settled
+from asyncimport.model.options import Options
+from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Fault, Script, Status, TestXnat
 
 pytestmark = pytest.mark.anyio

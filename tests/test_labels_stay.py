@@ -10,10 +10,10 @@ from scenery import upload as upload_at_once
 
 from asyncimport.dicom import Identity
 from asyncimport.journal import Survey
-from asyncimport.manifest import PlanRow
 from asyncimport.model import File, Session
-from asyncimport.plan import Plan, PlannedRoutes, Planning, draft_plan, make_plan
+from asyncimport.operations.plan import Plan, PlannedRoutes, Planning, draft_plan, make_plan
 from asyncimport.routing import Given, GivenSession
+from asyncimport.routing.plan_file import PlanRow
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio

@@ -1,52 +1,32 @@
-"""The structure of the package: one import direction, and each library in its place."""
+"""The structure of the package: folders in one order, imports down only, no circle, each library in its place."""
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "asyncimport"
 
-LAYERS = {
-    "errors": 0,
-    "interpreter": 0,
-    "model": 0,
-    "dicom": 0,
-    "disks": 0,
-    "digests": 1,
-    "outputs": 1,
-    "tables": 1,
-    "texts": 1,
-    "containers": 1,
-    "credentials": 2,
-    "demographics": 2,
-    "ends": 2,
-    "events": 2,
-    "headers": 2,
-    "limits": 2,
-    "manifest": 2,
-    "binding": 3,
-    "replies": 2,
-    "retry": 2,
-    "routing": 2,
-    "settings": 2,
-    "stop": 2,
-    "attachments": 3,
-    "journal": 3,
-    "source": 3,
-    "xnat": 3,
-    "describing": 4,
-    "doctor": 4,
-    "enclosing": 4,
-    "eventlog": 4,
-    "pipeline": 4,
-    "plan": 4,
-    "progress": 4,
-    "receipts": 4,
-    "verification": 4,
-    "cli": 5,
-}
+LAYERS = (
+    "cli",
+    "operations",
+    "pipeline",
+    "reporting",
+    "xnat",
+    "journal",
+    "source",
+    "routing",
+    "demographics",
+    "credentials",
+    "pacing",
+    "model",
+    "system",
+    "dicom",
+    "errors",
+)
+"""From top to bottom: a folder imports only from those after it."""
 APART = "testserver"
 HOMES = {
     "aiohttp": {"xnat", APART},
@@ -55,10 +35,10 @@ HOMES = {
     "aiofiles": {"source", APART},
     "sqlite3": {"journal"},
     "filelock": {"journal"},
-    "psutil": {"disks"},
-    "xxhash": {"digests"},
+    "psutil": {"system"},
+    "xxhash": {"source"},
     "regex": {"routing"},
-    "defusedxml": {"replies", APART},
+    "defusedxml": {"xnat", APART},
     "typer": {"cli"},
     "keyring": {"credentials"},
     "tomlkit": {"credentials"},
@@ -68,40 +48,59 @@ HOMES = {
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.stem.startswith("__"))
 
 
-def _room(path: Path) -> str:
-    """Return the module or subpackage that a file belongs to."""
+def _folder(path: Path) -> str:
+    """Return the folder, or the module beside the folders, that a file belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def _name(path: Path) -> str:
+    """Return the dotted name of a module."""
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {_name(path) for path in PACKAGE.rglob("*.py")}
+
+
 def _imports(path: Path) -> Iterator[str]:
-    """Yield the absolute names of all modules that a file imports."""
-    package = ["asyncimport", *path.relative_to(PACKAGE).parts[:-1]]
+    """Yield the absolute names of all modules that a file imports, at its top or later."""
+    package = _name(path).split(".") if path.stem == "__init__" else _name(path).split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = ".".join([*base, *([node.module] if node.module else [])])
-            # `from asyncimport import replies` imports a module, `from asyncimport.errors import X` does not.
-            yield from (f"{stem}.{alias.name}" for alias in node.names) if stem == "asyncimport" else (stem,)
+            # `from asyncimport.xnat import replies` imports a module, `from asyncimport.errors import X` a name of one.
+            yield from {whole if (whole := f"{stem}.{alias.name}") in NAMES else stem for alias in node.names}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_from_layers_below(path: Path) -> None:
-    """One direction: whoever reads a module need not know those above it, and siblings can change alone."""
-    room = _room(path)
+    """One direction: whoever reads a folder need not know those above it."""
+    folder = _folder(path)
     for name in _imports(path):
         parts = name.split(".")
-        if parts[0] != "asyncimport" or len(parts) < 2 or parts[1] in {room, "__version__"}:
+        if parts[0] != "asyncimport" or len(parts) < 2 or parts[1] == folder:
             continue
         other = parts[1]
-        if room == APART:
+        if folder == APART:
             pytest.fail(f"the test XNAT imports {name}: one misunderstanding could hide in both")
         if other == APART:
-            assert room == "cli", f"{room} imports the test XNAT"
+            assert folder == "cli", f"{folder} imports the test XNAT"
             continue
-        below = LAYERS[other] < LAYERS[room]
-        assert below, f"{room} (layer {LAYERS[room]}) imports {name} (layer {LAYERS[other]})"
+        assert LAYERS.index(folder) < LAYERS.index(other), f"{folder} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize("folder", [*LAYERS, APART])
+def test_no_circle_in_a_folder(folder: str) -> None:
+    """The modules of a folder have an order too, also where an import stands inside a function."""
+    paths = [path for path in MODULES if _folder(path) == folder]
+    # A folder's __init__ collects what its modules offer; they name each other.
+    graph = {_name(path): set(_imports(path)) & NAMES for path in paths if path.stem != "__init__"}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -109,12 +108,12 @@ def test_a_library_is_used_in_one_place(path: Path) -> None:
     """A library that is confined to its place can be changed, upgraded and read about there."""
     for name in _imports(path):
         homes = HOMES.get(name.split(".")[0])
-        assert homes is None or _room(path) in homes, f"{_room(path)} imports {name}, whose place is {homes}"
+        assert homes is None or _folder(path) in homes, f"{_folder(path)} imports {name}, whose place is {homes}"
 
 
-def test_every_module_has_a_layer() -> None:
-    """A new module is put into the picture when it is made."""
-    assert {_room(path) for path in MODULES} == set(LAYERS) | {APART}
+def test_every_module_stands_in_a_layer() -> None:
+    """A new folder is put into the order when it is made."""
+    assert {_folder(path) for path in MODULES} == {*LAYERS, APART}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from simulation import Client, Clock, Phase, Server
 
-from asyncimport.limits import Throttle
+from asyncimport.pacing.concurrency import Throttle
 
 CEILING = 64
 SWEEP = (1, 2, 4, 8, 16, 32, 64)

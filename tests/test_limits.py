@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.limits import Knee, Rate, Slot, Throttle
-from asyncimport.settings import bytes_of
+from asyncimport.model.options import bytes_of
+from asyncimport.pacing.adaptive import Knee
+from asyncimport.pacing.bandwidth import Rate
+from asyncimport.pacing.concurrency import Slot, Throttle
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from conftest import Commands, Ended
 from scenery import listening, uids_below, upload
 from yarl import URL
 
-from asyncimport.settings import Options
+from asyncimport.model.options import Options
 from asyncimport.testserver import ExpireLogins, Fault, Status, Tell, TestXnat, User
 from asyncimport.testserver.samples import generated
 

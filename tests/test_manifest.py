@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.manifest import Key, KeyKind, PlanRow, read_plan, split, write_plan
-from asyncimport.texts import composed
+from asyncimport.model.texts import composed
+from asyncimport.routing.plan_file import Key, KeyKind, PlanRow, read_plan, split, write_plan
 
 UID = "1.2.840.113619.2.55.3"
 ROW = PlanRow(f"{UID}.1", "P", "S1", "S1_MR1")

@@ -18,11 +18,12 @@ from conftest import Commands
 from scenery import AT_ONCE, SESSION, image, logged_in, no_sleep, sop, upload, write
 
 from asyncimport.errors import RefusedError
-from asyncimport.events import Away, Event, Quiet
 from asyncimport.model import Incomplete, Stray, Summary
-from asyncimport.settings import Options
+from asyncimport.model.events import Away, Event, Quiet
+from asyncimport.model.options import Options
 from asyncimport.testserver import DiskFull, Empty, Fault, Late, RowStatus, Script, SeriesFilter, Status, Tell, TestXnat
-from asyncimport.xnat import Xnat, remove_stray
+from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.orphans import remove_stray
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 

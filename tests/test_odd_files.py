@@ -1,7 +1,7 @@
 """What archives of thirty years hold: each odd file is told for what it is, and a file that was cut is told so.
 
 pydicom is the oracle for identities. It calls cut files fine, so for these the oracle is `is_cut`: a slow and simple
-reading of the rule of asyncimport/dicom/ending.py, which shares no code with it.
+reading of the rule of asyncimport/dicom/completeness.py, which shares no code with it.
 """
 
 import errno
@@ -63,7 +63,7 @@ from test_dicom import (
 )
 
 from asyncimport.dicom import Identity, identify
-from asyncimport.dicom.images import IMAGE_CLASSES, NEVER_IMAGES
+from asyncimport.dicom.image_classes import IMAGE_CLASSES, NEVER_IMAGES
 
 ALPHABET = string.digits + string.ascii_uppercase
 

@@ -15,12 +15,12 @@ import pytest
 from conftest import Commands, Ended
 from scenery import image, logged_in, sop, upload, write
 
-from asyncimport.events import Event, Settled
 from asyncimport.model import Session, Withheld
-from asyncimport.settings import Options
+from asyncimport.model.events import Event, Settled
+from asyncimport.model.options import Options
 from asyncimport.testserver import Fault, PrearchiveRow, Reset, RowStatus, Status, Tell, TestXnat
 from asyncimport.testserver.state import ArchivedSession
-from asyncimport.xnat import PrearchiveRows
+from asyncimport.xnat.prearchive import PrearchiveRows
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ from conftest import Commands
 from scenery import listening
 
 from asyncimport.errors import TransientError, UnavailableError
-from asyncimport.limits import OutageMonitor
+from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.testserver import Fault, Reset, Stall, Status, Tell, TestXnat
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import Commands
 
-from asyncimport.outputs import (
+from asyncimport.system.output_files import (
     UntrustedError,
     advice,
     check_directory,
@@ -220,7 +220,7 @@ def test_a_device_stays_one(write: Callable[[Path], None]) -> None:
 def test_what_a_process_was_given_open(tmp_path: Path, name: str, *, piped: bool) -> None:
     """Standard output may be a pipe or a file that the shell has made; neither is replaced."""
     code = (
-        "import sys; from pathlib import Path; from asyncimport.outputs import replacing, check_output\n"
+        "import sys; from pathlib import Path; from asyncimport.system.output_files import replacing, check_output\n"
         "check_output(Path(sys.argv[1]))\n"
         "with replacing(Path(sys.argv[1])) as file: file.write(b'new')"
     )

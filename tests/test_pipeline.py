@@ -36,7 +36,6 @@ from asyncimport.errors import (
     UnavailableError,
     UsageError,
 )
-from asyncimport.events import Admitted, Away, Event, Repeated, ScanFinished, Scanned, Settled
 from asyncimport.journal import Journal
 from asyncimport.model import (
     Archived,
@@ -58,13 +57,14 @@ from asyncimport.model import (
     Summary,
     Verdict,
 )
-from asyncimport.pipeline import Stop, _parcels, _share, run
-from asyncimport.retry import RetryPolicy
+from asyncimport.model.events import Admitted, Away, Event, Repeated, ScanFinished, Scanned, Settled
+from asyncimport.model.options import Options
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.pipeline.images import Stop, _parcels, _share, run
 from asyncimport.routing import PathPattern, Router
-from asyncimport.settings import Options
 from asyncimport.testserver import Fault, Reset, RowStatus, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import Written, generated
-from asyncimport.xnat import Xnat
+from asyncimport.xnat.images import Xnat
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import Commands
 from scenery import image, opens, sop, write
 
-from asyncimport.manifest import read_plan
+from asyncimport.routing.plan_file import read_plan
 from asyncimport.testserver import Fault, Project, SeriesFilter, Tell, TestXnat
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]

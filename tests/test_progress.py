@@ -2,7 +2,6 @@
 
 import pytest
 
-from asyncimport.events import Admitted, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
 from asyncimport.model import (
     Archived,
     Built,
@@ -18,7 +17,8 @@ from asyncimport.model import (
     Session,
     Stored,
 )
-from asyncimport.progress import Totals, human_bytes, human_seconds
+from asyncimport.model.events import Admitted, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
+from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
 
 SESSION = Session("P", "S", "E", "1.2.3")
 DELIVERY = Delivery(1, SESSION, 1, "/prearchive/projects/P/1/E")

@@ -20,8 +20,8 @@ from yarl import URL
 
 from asyncimport.errors import TransientError, UnavailableError, UsageError
 from asyncimport.testserver import TestXnat, serve
-from asyncimport.xnat import check_project
 from asyncimport.xnat.proxies import DIRECT, proxy_for
+from asyncimport.xnat.site import check_project
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 

@@ -15,12 +15,12 @@ import pytest
 from aiohttp import web
 from scenery import listening, logged_in
 
-from asyncimport import replies
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, RefusedError, TransientError, UnavailableError
-from asyncimport.replies import Reply
-from asyncimport.retry import RetryPolicy
-from asyncimport.xnat import Timeouts
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.xnat import replies
+from asyncimport.xnat.client import Timeouts
 from asyncimport.xnat.reading import ANSWER
+from asyncimport.xnat.replies import Reply
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from scenery import AT_ONCE, body_of, claim, image, logged_in, looked_at, no_sle
 from asyncimport.journal import Ledger
 from asyncimport.model import Archived, Session
 from asyncimport.testserver import TestXnat
-from asyncimport.xnat import Xnat
+from asyncimport.xnat.images import Xnat
 
 pytestmark = pytest.mark.anyio
 

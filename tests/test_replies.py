@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncimport import replies
 from asyncimport.errors import (
     AsyncimportError,
     LoginExpiredError,
@@ -20,7 +19,8 @@ from asyncimport.errors import (
     TransientError,
     UnavailableError,
 )
-from asyncimport.replies import Experiment, Item, Reply, Row, ScanResource, SeriesFilter
+from asyncimport.xnat import replies
+from asyncimport.xnat.replies import Experiment, Item, Reply, Row, ScanResource, SeriesFilter
 
 SECRET = "Roentgen_W"  # a label: it names a patient, and no reason may
 ROW = f"/prearchive/projects/P/20240131_120000123/{SECRET}"
@@ -739,7 +739,7 @@ def test_errors(call: str, answer: Reply, kind: type[AsyncimportError], expected
 
 def test_every_question_is_asked() -> None:
     """Whatever `replies` offers to judge an answer has its rows in the tables above, or in tests of its own."""
-    elsewhere = {f"asyncimport.replies.{name}" for name in ("identity", "resources", "subjects")}
+    elsewhere = {f"asyncimport.xnat.replies.{name}" for name in ("identity", "resources", "subjects")}
     offered = {
         name for name in replies.__all__ if name.islower() and getattr(replies, name).__module__ not in elsewhere
     }

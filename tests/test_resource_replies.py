@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from asyncimport import replies
 from asyncimport.errors import AsyncimportError, LoginExpiredError, RefusedError, TransientError
-from asyncimport.replies import ListedFile, Reply
+from asyncimport.xnat import replies
+from asyncimport.xnat.replies import ListedFile, Reply
 
 HTML = {"content-type": "text/html"}
 TEXT = {"content-type": "text/plain"}

@@ -18,15 +18,13 @@ import pytest
 from aiohttp import web
 from scenery import AT_ONCE, DEMO, QUICK, folder, listening, logged_in, no_sleep, open_files, write
 
-from asyncimport import replies
-from asyncimport.enclosing import Pile, enclose
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, RefusedError, TransientError, UnavailableError
-from asyncimport.events import Away, Enclosed, Event
 from asyncimport.model import Attachment, AttachmentState, Enclosure, Filed, Place, Resource
-from asyncimport.replies import Reply
-from asyncimport.settings import Options
-from asyncimport.source import LARGE
-from asyncimport.stop import Stop
+from asyncimport.model.events import Away, Enclosed, Event
+from asyncimport.model.options import Options
+from asyncimport.pacing.shutdown import Stop
+from asyncimport.pipeline.attachments import Pile, enclose
+from asyncimport.source.folder import LARGE
 from asyncimport.testserver import (
     PROFILES,
     ArchivedSession,
@@ -49,7 +47,10 @@ from asyncimport.testserver import (
     lose_file,
     serve,
 )
-from asyncimport.xnat import Client, Depth, Held, Resources, connect
+from asyncimport.xnat import replies
+from asyncimport.xnat.client import Client, connect
+from asyncimport.xnat.replies import Reply
+from asyncimport.xnat.resources import Depth, Held, Resources
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncimport.errors import AsyncimportError, LoginExpiredError, RefusedError, TransientError, UnavailableError
-from asyncimport.retry import RetryPolicy, retrying
+from asyncimport.pacing.retry import RetryPolicy, retrying
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from asyncimport.errors import UsageError
-from asyncimport.settings import AUTO_WORKERS, Options, seconds_of
+from asyncimport.model.options import AUTO_WORKERS, Options, seconds_of
 
 
 @pytest.mark.parametrize("workers", [1, AUTO_WORKERS, 256])

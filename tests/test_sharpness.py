@@ -28,7 +28,6 @@ from scenery import (
 )
 from test_pipeline import Memory, Shelf, move, study
 
-from asyncimport import replies
 from asyncimport.cli import main
 from asyncimport.cli.output import exit_code
 from asyncimport.errors import LoginRefusedError, TransientError
@@ -45,10 +44,12 @@ from asyncimport.model import (
     Session,
     Verdict,
 )
-from asyncimport.pipeline import Stop, run
-from asyncimport.settings import Options
+from asyncimport.model.options import Options
+from asyncimport.pipeline.images import Stop, run
 from asyncimport.testserver import Fault, Script, Status, Tell, TestXnat
-from asyncimport.xnat import Client, Xnat
+from asyncimport.xnat import replies
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.images import Xnat
 
 pytestmark = pytest.mark.anyio
 

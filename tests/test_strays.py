@@ -16,10 +16,11 @@ from scenery import AT_ONCE, SESSION, image, logged_in, sop, upload, write
 
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.model import Session, Stray
-from asyncimport.replies import Reply, row
 from asyncimport.testserver import Fault, Late, Status, Tell, TestXnat, Timing
 from asyncimport.testserver.state import PrearchiveRow
-from asyncimport.xnat import Client, remove_stray
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.orphans import remove_stray
+from asyncimport.xnat.replies import Reply, row
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 

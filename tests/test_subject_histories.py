@@ -33,7 +33,7 @@ from asyncimport.demographics import NULL, Demographics
 from asyncimport.errors import UnavailableError
 from asyncimport.testserver import Project, TestXnat, serve
 from asyncimport.testserver.state import Subject
-from asyncimport.xnat import Described, NotDescribed, describe
+from asyncimport.xnat.subjects import Described, NotDescribed, describe
 
 # Three that differ in case, and two that are accession IDs, sooner or later.
 LABELS = ("Ab", "ab", "AB", "XNAT_S00001", "XNAT_S00002")

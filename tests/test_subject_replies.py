@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from asyncimport import replies
 from asyncimport.errors import LoginExpiredError, RefusedError, TransientError
-from asyncimport.replies import ListedSubject, Reply
+from asyncimport.xnat import replies
+from asyncimport.xnat.replies import ListedSubject, Reply
 
 HTML = {"content-type": "text/html"}
 

@@ -17,7 +17,9 @@ from yarl import URL
 from asyncimport.demographics import NULL, Demographics
 from asyncimport.errors import ProjectMissingError, RefusedError, TransientError, UnavailableError
 from asyncimport.testserver import Project, TestXnat, User
-from asyncimport.xnat import Client, Described, NotDescribed, Subjects, describe, project_of
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.site import project_of
+from asyncimport.xnat.subjects import Described, NotDescribed, Subjects, describe
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ import pytest
 from conftest import Commands
 from scenery import image, write
 
-from asyncimport.manifest import read_plan
 from asyncimport.routing import LookupTable, Router, UnroutableError
+from asyncimport.routing.plan_file import read_plan
 from asyncimport.testserver import Project, TestXnat
 
 pytestmark = pytest.mark.anyio

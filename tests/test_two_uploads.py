@@ -12,11 +12,11 @@ import pytest
 from conftest import Commands
 from scenery import image, logged_in, looked_at, sop, upload, write
 
-from asyncimport import replies
-from asyncimport.events import Event, Settled
 from asyncimport.model import Withheld
-from asyncimport.settings import Options
+from asyncimport.model.events import Event, Settled
+from asyncimport.model.options import Options
 from asyncimport.testserver import Fault, Gateway, PrearchiveRow, Reset, RowStatus, Tell, TestXnat
+from asyncimport.xnat import replies
 
 pytestmark = pytest.mark.anyio
 

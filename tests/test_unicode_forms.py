@@ -10,7 +10,7 @@ import pytest
 from conftest import Commands
 from scenery import image, sop, write
 
-from asyncimport.manifest import PlanRow, read_plan, write_plan
+from asyncimport.routing.plan_file import PlanRow, read_plan, write_plan
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio

@@ -21,13 +21,13 @@ from asyncimport.cli.output import exit_code
 from asyncimport.journal import Ledger
 from asyncimport.journal.database import connect_read_only
 from asyncimport.model import Session
-from asyncimport.replies import Experiment
-from asyncimport.settings import Options
-from asyncimport.stop import Stop
+from asyncimport.model.options import Options
+from asyncimport.operations.verify import Finding, look
+from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Administer, Fault, RowStatus, Script, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import generated
-from asyncimport.verification import Finding, look
 from asyncimport.xnat.archive import parts_among
+from asyncimport.xnat.replies import Experiment
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from asyncimport import __version__
 from asyncimport.errors import UsageError
-from asyncimport.stop import Terminated, end_on_sigterm
+from asyncimport.pacing.shutdown import Terminated, end_on_sigterm
 
 __all__ = ["app", "main"]
 

@@ -23,7 +23,7 @@ from asyncimport.cli.options import (
     variable,
 )
 from asyncimport.cli.output import consoles, show_error, write_json
-from asyncimport.cli.upload import login_from
+from asyncimport.cli.profiles import login_from
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.model import Place
 
@@ -92,9 +92,9 @@ def attach(
     """
     import anyio
 
-    from asyncimport.attachments import AttachRow
     from asyncimport.cli.attaching import AttachResult, AttachTask, as_json, carry_out, gathered, given, show
-    from asyncimport.xnat import Credentials
+    from asyncimport.routing.attachment_file import AttachRow
+    from asyncimport.xnat.client import Credentials
 
     out, err = consoles(no_color=no_color)
     result = AttachResult()

@@ -25,10 +25,8 @@ import anyio.to_thread
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.attachments import AttachRow, read_attachments
 from asyncimport.cli.output import plain
 from asyncimport.cli.running import stopped_by
-from asyncimport.enclosing import Pile, enclose
 from asyncimport.errors import (
     AsyncimportError,
     ProjectMissingError,
@@ -39,13 +37,17 @@ from asyncimport.errors import (
     UsageError,
     worst,
 )
-from asyncimport.events import Enclosed, Event
 from asyncimport.model import Attachment, AttachmentState, Enclosure, File, Filed, Place, Resource
+from asyncimport.model.csv_table import Flaw, label_flaw
+from asyncimport.model.events import Enclosed, Event
+from asyncimport.model.options import Options
+from asyncimport.pipeline.attachments import Pile, enclose
 from asyncimport.routing import check_resource, name_in_resource, unfit
-from asyncimport.settings import Options
-from asyncimport.source import Folder
-from asyncimport.tables import Flaw, label_flaw
-from asyncimport.xnat import Client, Credentials, Resources, check_project, connect
+from asyncimport.routing.attachment_file import AttachRow, read_attachments
+from asyncimport.source.folder import Folder
+from asyncimport.xnat.client import Client, Credentials, connect
+from asyncimport.xnat.resources import Resources
+from asyncimport.xnat.site import check_project
 
 __all__ = ["AttachResult", "AttachTask", "as_json", "carry_out", "gathered", "given", "show"]
 

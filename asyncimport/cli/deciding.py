@@ -15,12 +15,14 @@ from asyncimport.cli.output import plain
 from asyncimport.cli.plan import plan_of
 from asyncimport.errors import AsyncimportError, JournalError, ProjectMissingError, ProjectReadOnlyError, UsageError
 from asyncimport.journal import Ledger
-from asyncimport.plan import Plan, PlannedRoutes, Problem, Severity
-from asyncimport.retry import RetryPolicy
+from asyncimport.operations.plan import Plan, PlannedRoutes, Problem, Severity
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.pacing.shutdown import Stop
 from asyncimport.routing import AttachRule, Choice, Router
-from asyncimport.source import Folder
-from asyncimport.stop import Stop
-from asyncimport.xnat import ArchivedSessions, Client, SiteRules, check_project
+from asyncimport.source.folder import Folder
+from asyncimport.xnat.archive import ArchivedSessions
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.site import SiteRules, check_project
 
 __all__ = ["Decision", "Wanted", "decide", "no_dicom"]
 

@@ -16,8 +16,8 @@ from rich.text import Text
 from asyncimport.cli.options import NoColor, Quiet
 from asyncimport.cli.output import consoles, show_error
 from asyncimport.errors import UnavailableError
-from asyncimport.interpreter import child_environment, python_command
-from asyncimport.progress import human_bytes
+from asyncimport.reporting.progress import human_bytes
+from asyncimport.system.interpreter import child_environment, python_command
 
 __all__ = ["demo"]
 
@@ -103,7 +103,7 @@ def _plan(out: Console, files: Path, url: str) -> None:
 def _upload(out: Console, err: Console, directory: Path, url: str, *, quiet: bool) -> int:
     from asyncimport.cli.routes import rules_from
     from asyncimport.cli.transfer import Transfer, transfer
-    from asyncimport.xnat import Credentials
+    from asyncimport.xnat.client import Credentials
 
     out.print(Text("\n4. The upload", style="bold"))
     task = Transfer(

@@ -25,15 +25,14 @@ from asyncimport.cli.options import (
     User,
 )
 from asyncimport.cli.output import consoles, plain, write_json
-from asyncimport.cli.profiles import Chosen
+from asyncimport.cli.profiles import Chosen, login_from
 from asyncimport.cli.running import Stopped, stopped_by
-from asyncimport.cli.upload import login_from
 from asyncimport.credentials import check_host
 from asyncimport.errors import FatalError, UsageError
 
 if TYPE_CHECKING:
-    from asyncimport.doctor import Facts, Finding
-    from asyncimport.xnat import Credentials
+    from asyncimport.operations.doctor import Facts, Finding
+    from asyncimport.xnat.client import Credentials
 
 __all__ = ["doctor", "examine"]
 
@@ -58,7 +57,7 @@ def doctor(
     _help_all: HelpAll = False,
 ) -> None:
     """Check the server, the way to it, the login and the projects, and say what to change. It stores nothing."""
-    from asyncimport.doctor import exit_code, judge
+    from asyncimport.operations.doctor import exit_code, judge
 
     out, err = consoles(no_color=no_color)
     facts, credentials = _facts(host, user, profile, password_stdin=password_stdin, insecure=insecure)
@@ -80,8 +79,8 @@ def _facts(
     host: str | None, user: str | None, profile: Chosen | None, *, password_stdin: bool, insecure: bool
 ) -> "tuple[Facts, Credentials | None]":
     """Return what can be told before anything is asked, and the login to try, if there is one that may be sent."""
-    from asyncimport.doctor import Facts
-    from asyncimport.xnat import Credentials
+    from asyncimport.operations.doctor import Facts
+    from asyncimport.xnat.client import Credentials
 
     try:
         host = check_host(host or "", insecure=True)
@@ -115,9 +114,9 @@ async def examine(
     ca_bundle: Path | None = None,
 ) -> "Facts":
     """Find out as much as can be, and add it to the facts; what fails is a fact too."""
-    from asyncimport.retry import RetryPolicy
-    from asyncimport.xnat import Timeouts, connect
-    from asyncimport.xnat.survey import look_at_project, look_from_inside, look_from_outside
+    from asyncimport.pacing.retry import RetryPolicy
+    from asyncimport.xnat.client import Timeouts, connect
+    from asyncimport.xnat.inspection import look_at_project, look_from_inside, look_from_outside
 
     if facts.bad_address is not None:
         return facts

@@ -14,7 +14,7 @@ from asyncimport.cli.options import Host, JournalFile, NoColor, Output, OutputOp
 from asyncimport.cli.output import consoles, plain, show_error, write_json
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal.forgetting import Forgetting, Matter
-from asyncimport.progress import human_bytes
+from asyncimport.reporting.progress import human_bytes
 
 __all__ = ["forget"]
 

@@ -10,9 +10,10 @@ import anyio.to_thread
 from asyncimport.errors import JournalError, TransientError, UnavailableError, UsageError
 from asyncimport.journal import Ledger, Resident
 from asyncimport.model import Session
-from asyncimport.replies import Experiment
 from asyncimport.routing import Given, GivenSession
-from asyncimport.xnat import ArchivedSessions, SiteRules, label_before_division
+from asyncimport.xnat.archive import ArchivedSessions, label_before_division
+from asyncimport.xnat.replies import Experiment
+from asyncimport.xnat.site import SiteRules
 
 __all__ = ["GivenSessions", "residents_of"]
 

@@ -25,7 +25,7 @@ from asyncimport.credentials import (
     write_profile,
 )
 from asyncimport.errors import AsyncimportError, TransientError, UnavailableError, UsageError
-from asyncimport.progress import human_seconds
+from asyncimport.reporting.progress import human_seconds
 
 __all__ = ["login"]
 
@@ -108,8 +108,8 @@ def _tried(host: str, user: str, password: str, ca_bundle: Path | None, *, verif
     """
     import anyio
 
-    from asyncimport.retry import RetryPolicy
-    from asyncimport.xnat import Credentials, connect
+    from asyncimport.pacing.retry import RetryPolicy
+    from asyncimport.xnat.client import Credentials, connect
     from asyncimport.xnat.tokens import issue_token
 
     async def once() -> str | Token:

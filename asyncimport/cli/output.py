@@ -14,7 +14,7 @@ from rich.text import Text
 
 from asyncimport.errors import AsyncimportError
 from asyncimport.model import NOTHING_KEPT, AttachmentCounts, Files, SessionReport, Stray, SubjectCounts, Summary
-from asyncimport.progress import human_bytes, human_seconds
+from asyncimport.reporting.progress import human_bytes, human_seconds
 
 __all__ = [
     "consoles",

@@ -50,13 +50,13 @@ from asyncimport.cli.routes import choice_from, choice_text, rules_from
 from asyncimport.cli.running import LOCK_SECONDS, Stopped, in_threads, progress, stopped_by
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Resident, Survey, Waiting
-from asyncimport.manifest import PlanRow, split, write_plan
-from asyncimport.outputs import advice, check_output, replacing
-from asyncimport.plan import Plan, Planning, Problem, Severity, draft_plan, make_plan, survey
-from asyncimport.progress import Totals, human_bytes
+from asyncimport.operations.plan import Plan, Planning, Problem, Severity, draft_plan, make_plan, survey
+from asyncimport.pacing.shutdown import Stop, StoppedError
+from asyncimport.reporting.progress import Totals, human_bytes
 from asyncimport.routing import NOTHING_GIVEN, AttachRule, Choice, Given, Router, resource_of
-from asyncimport.source import Folder
-from asyncimport.stop import Stop, StoppedError
+from asyncimport.routing.plan_file import PlanRow, split, write_plan
+from asyncimport.source.folder import Folder
+from asyncimport.system.output_files import advice, check_output, replacing
 
 __all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan", "streams", "survey_path"]
 

@@ -11,10 +11,10 @@ import platformdirs
 import typer
 from typer.core import TyperCommand
 
-from asyncimport.credentials import Profile, check_no_secret, read_profiles, same_server
+from asyncimport.credentials import Profile, check_host, check_no_secret, find, kept, read_profiles, same_server
 from asyncimport.errors import UsageError
 
-__all__ = ["Chosen", "Profiled", "chosen", "profiles_path", "question"]
+__all__ = ["Chosen", "Profiled", "chosen", "login_from", "profiles_path", "question"]
 
 _OWN = ("host", "user", "project", "ca_bundle", "insecure")
 
@@ -135,3 +135,27 @@ def _defaults(ctx: Any, path: Path, name: str, profile: Profile) -> dict[str, An
             raise UsageError(f"{where}: {error.message}") from None
         defaults[options[key].name] = value
     return defaults
+
+
+def login_from(
+    host: str | None, user: str | None, profile: Chosen | None, *, password_stdin: bool, insecure: bool
+) -> tuple[str, str, str]:
+    """Return host, user and password from options, profile, environment, keyring, netrc or a person.
+
+    Raises: UsageError.
+    """
+    if not host:
+        raise UsageError("no server", hint="name it with --host, set XNAT_HOST, or use asyncimport login")
+    host = check_host(host, insecure=insecure)
+    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else None
+    name, password = find(
+        host,
+        user,
+        environ=os.environ,
+        password=password,
+        default_user=profile.user if profile else None,
+        kept=kept,
+        kept_first=profile is not None and profile.explicit,
+        prompt=None if password_stdin else question(),
+    )
+    return host, name, password

@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.output import plain
-from asyncimport.eventlog import Entry, Form, Recorder, appending, as_json, log_lines
+from asyncimport.reporting.entries import Entry, Form
+from asyncimport.reporting.json_lines import as_json
+from asyncimport.reporting.log import log_lines
+from asyncimport.reporting.writer import Recorder, appending
 
 __all__ = ["recorded"]
 

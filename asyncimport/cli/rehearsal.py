@@ -18,21 +18,17 @@ from asyncimport.cli.transfer import Transfer
 from asyncimport.errors import AsyncimportError, JournalError, TransientError, UnavailableError, UsageError
 from asyncimport.journal import Ledger, Resident, Survey
 from asyncimport.model import Session
-from asyncimport.plan import Known, Plan, Severity, with_archive
-from asyncimport.replies import Experiment
-from asyncimport.retry import RetryPolicy
+from asyncimport.operations.plan import Known, Plan, Severity, with_archive
+from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.routing import Choice, misfit
-from asyncimport.source import Folder
-from asyncimport.xnat import (
-    ArchivedSessions,
-    Client,
-    Occupants,
-    PrearchiveRows,
-    SiteRules,
-    connect,
-    held_of_session,
-    series_filters,
-)
+from asyncimport.source.folder import Folder
+from asyncimport.xnat.archive import ArchivedSessions, held_of_session
+from asyncimport.xnat.client import Client, connect
+from asyncimport.xnat.inspection import series_filters
+from asyncimport.xnat.occupants import Occupants
+from asyncimport.xnat.prearchive import PrearchiveRows
+from asyncimport.xnat.replies import Experiment
+from asyncimport.xnat.site import SiteRules
 
 __all__ = ["rehearse"]
 

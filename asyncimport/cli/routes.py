@@ -7,9 +7,9 @@ from pathlib import Path
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
-from asyncimport.manifest import PlanRow, read_plan, text_of
-from asyncimport.plan import EVERYTHING
-from asyncimport.routing import Choice, LookupTable, PathPattern, Router, patterns
+from asyncimport.operations.plan import EVERYTHING
+from asyncimport.routing import Choice, LookupTable, PathPattern, Router, glob_pattern
+from asyncimport.routing.plan_file import PlanRow, read_plan, text_of
 
 __all__ = ["carried_choice", "choice_from", "choice_text", "plan_from", "rules_from"]
 
@@ -44,7 +44,7 @@ def choice_from(modality: str | None, since: str | None, include: Sequence[str] 
     if since is not None and not re.fullmatch(r"\d{8}", day):
         raise UsageError(f"--since {since} is not a date", hint="write it as 2020-01-31")
     modalities = frozenset(one.strip().upper() for one in (modality or "").split(",") if one.strip())
-    choice = Choice(modalities, day, patterns(include or ()), parts)
+    choice = Choice(modalities, day, glob_pattern(include or ()), parts)
     if parts and choice.is_everything:
         raise UsageError("--partial-studies of what?", hint="choose series with --modality, --since or --include")
     return choice

@@ -16,8 +16,8 @@ from rich.live import Live
 from rich.text import Text
 
 from asyncimport.errors import worst
-from asyncimport.progress import Totals
-from asyncimport.stop import Stop
+from asyncimport.pacing.shutdown import Stop
+from asyncimport.reporting.progress import Totals
 
 __all__ = ["LOCK_SECONDS", "Stopped", "in_threads", "on_signals", "progress", "stopped_by"]
 

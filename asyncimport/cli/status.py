@@ -21,8 +21,8 @@ from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Ledger
 from asyncimport.journal.filed import AttachmentRow
 from asyncimport.journal.ledger import DeliveryRow, InstanceRow, Left, Run
-from asyncimport.manifest import guarded
-from asyncimport.progress import human_bytes
+from asyncimport.reporting.progress import human_bytes
+from asyncimport.routing.plan_file import guarded
 
 __all__ = ["status"]
 

@@ -43,13 +43,15 @@ from asyncimport.cli.options import (
     variable,
 )
 from asyncimport.cli.output import consoles, plain, show_error, write_json
+from asyncimport.cli.profiles import login_from
 from asyncimport.cli.running import stopped_by
-from asyncimport.cli.upload import login_from
 from asyncimport.demographics import Demographics, Difference, read_subjects
 from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError, UsageError
-from asyncimport.retry import RetryPolicy
-from asyncimport.tables import Flaw
-from asyncimport.xnat import Client, Credentials, Described, NotDescribed, connect, describe, project_of
+from asyncimport.model.csv_table import Flaw
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.xnat.client import Client, Credentials, connect
+from asyncimport.xnat.site import project_of
+from asyncimport.xnat.subjects import Described, NotDescribed, describe
 
 __all__ = ["show_flaws", "subjects", "table_of"]
 

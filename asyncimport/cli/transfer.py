@@ -21,8 +21,6 @@ from asyncimport.cli.deciding import Decision, Wanted, decide, no_dicom
 from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
 from asyncimport.cli.recording import recorded
 from asyncimport.cli.running import LOCK_SECONDS, Stopped, in_threads, on_signals, progress
-from asyncimport.describing import Wishes, describe_subjects, unmatched
-from asyncimport.enclosing import enclose
 from asyncimport.errors import (
     AsyncimportError,
     FatalError,
@@ -30,22 +28,27 @@ from asyncimport.errors import (
     TransientError,
     UsageError,
 )
-from asyncimport.eventlog import Began, Ended, Entry
-from asyncimport.events import Away, Enclosing, Event, Noticed
 from asyncimport.journal import Journal, Ledger, Waiting
-from asyncimport.limits import OutageMonitor
 from asyncimport.model import Algorithm, Digest, Stray, Summary
-from asyncimport.pipeline import run
-from asyncimport.plan import EVERYTHING, Plan, PlannedRoutes
-from asyncimport.progress import Totals, human_seconds
-from asyncimport.receipts import check_receipts, write_receipts
-from asyncimport.retry import RetryPolicy
+from asyncimport.model.events import Away, Enclosing, Event, Noticed
+from asyncimport.model.options import Options
+from asyncimport.operations.plan import EVERYTHING, Plan, PlannedRoutes
+from asyncimport.operations.verify import strays_of
+from asyncimport.pacing.monitor import OutageMonitor
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.pacing.shutdown import Stop, StoppedError, Terminated
+from asyncimport.pipeline.attachments import enclose
+from asyncimport.pipeline.demographics import Wishes, describe_subjects, unmatched
+from asyncimport.pipeline.images import run
+from asyncimport.reporting.entries import Began, Ended, Entry
+from asyncimport.reporting.progress import Totals, human_seconds
+from asyncimport.reporting.receipts import check_receipts, write_receipts
 from asyncimport.routing import AttachRule, Choice, Router, Selected, resource_of
-from asyncimport.settings import Options
-from asyncimport.source import Folder
-from asyncimport.stop import Stop, StoppedError, Terminated
-from asyncimport.verification import strays_of
-from asyncimport.xnat import Client, Credentials, Resources, Subjects, Timeouts, Xnat, connect
+from asyncimport.source.folder import Folder
+from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
+from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.resources import Resources
+from asyncimport.xnat.subjects import Subjects
 
 __all__ = ["Outcome", "Transfer", "Uploads", "caught", "show_outcome", "transfer", "uploads"]
 

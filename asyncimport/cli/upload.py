@@ -1,7 +1,6 @@
 """`asyncimport upload`: the main job."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -43,12 +42,11 @@ from asyncimport.cli.options import (
     variable,
 )
 from asyncimport.cli.output import consoles, show_error, summary_json, write_json
-from asyncimport.cli.profiles import Chosen, question
-from asyncimport.credentials import check_host, find, kept
+from asyncimport.cli.profiles import login_from
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.settings import AUTO_CEILING, Options, bytes_of, seconds_of
+from asyncimport.model.options import AUTO_CEILING, Options, bytes_of, seconds_of
 
-__all__ = ["login_from", "upload"]
+__all__ = ["upload"]
 
 
 def upload(
@@ -222,10 +220,10 @@ def upload(
     from asyncimport.cli.subjects import show_flaws, table_of
     from asyncimport.cli.transfer import Transfer, transfer
     from asyncimport.demographics import header_keywords
-    from asyncimport.describing import Wishes
-    from asyncimport.plan import PlannedRoutes
+    from asyncimport.operations.plan import PlannedRoutes
+    from asyncimport.pipeline.demographics import Wishes
     from asyncimport.routing import AttachRule
-    from asyncimport.xnat import Timeouts
+    from asyncimport.xnat.client import Timeouts
 
     out, err = consoles(no_color=no_color)
     try:
@@ -294,7 +292,7 @@ def upload(
             write_json(summary_json(None, run=None, host=host, seconds=0.0, code=error.exit_code, error=error))
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
-    from asyncimport.xnat import Credentials
+    from asyncimport.xnat.client import Credentials
 
     show_flaws(err, flaws)
     task = Transfer(
@@ -341,27 +339,3 @@ def upload(
 
         raise typer.Exit(watch_source(task, out, err, as_json=output is Output.JSON, quiet=quiet))
     raise typer.Exit(transfer(task, out, err, as_json=output is Output.JSON, quiet=quiet))
-
-
-def login_from(
-    host: str | None, user: str | None, profile: Chosen | None, *, password_stdin: bool, insecure: bool
-) -> tuple[str, str, str]:
-    """Return host, user and password from options, profile, environment, keyring, netrc or a person.
-
-    Raises: UsageError.
-    """
-    if not host:
-        raise UsageError("no server", hint="name it with --host, set XNAT_HOST, or use asyncimport login")
-    host = check_host(host, insecure=insecure)
-    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else None
-    name, password = find(
-        host,
-        user,
-        environ=os.environ,
-        password=password,
-        default_user=profile.user if profile else None,
-        kept=kept,
-        kept_first=profile is not None and profile.explicit,
-        prompt=None if password_stdin else question(),
-    )
-    return host, name, password

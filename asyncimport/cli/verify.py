@@ -30,8 +30,8 @@ from asyncimport.cli.options import (
     User,
 )
 from asyncimport.cli.output import consoles, plain, show_error, stray_json, write_json
+from asyncimport.cli.profiles import login_from
 from asyncimport.cli.running import LOCK_SECONDS, in_threads, stopped_by
-from asyncimport.cli.upload import login_from
 from asyncimport.errors import (
     AsyncimportError,
     JournalError,
@@ -40,12 +40,10 @@ from asyncimport.errors import (
     UnavailableError,
     UsageError,
 )
-from asyncimport.events import Enclosed, Event
 from asyncimport.journal import Journal, Ledger, Waiting
 from asyncimport.model import AttachmentState, Stray
-from asyncimport.outputs import advice, check_output, replacing
-from asyncimport.stop import Stop, StoppedError
-from asyncimport.verification import (
+from asyncimport.model.events import Enclosed, Event
+from asyncimport.operations.verify import (
     Beside,
     Finding,
     SubjectFinding,
@@ -59,18 +57,13 @@ from asyncimport.verification import (
     verified_attachments,
     verified_sources,
 )
-from asyncimport.xnat import (
-    Client,
-    Credentials,
-    Depth,
-    Described,
-    NotDescribed,
-    Outcome,
-    Resources,
-    Xnat,
-    connect,
-    remove_stray,
-)
+from asyncimport.pacing.shutdown import Stop, StoppedError
+from asyncimport.system.output_files import advice, check_output, replacing
+from asyncimport.xnat.client import Client, Credentials, connect
+from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.orphans import remove_stray
+from asyncimport.xnat.resources import Depth, Resources
+from asyncimport.xnat.subjects import Described, NotDescribed, Outcome
 
 __all__ = ["verify"]
 
@@ -229,7 +222,7 @@ async def _carry_out(task: _Task, about: dict[str, str], result: _Result, err: C
 
 
 async def _look(client: Client, task: _Task, result: _Result) -> None:
-    from asyncimport.retry import RetryPolicy
+    from asyncimport.pacing.retry import RetryPolicy
 
     policy = RetryPolicy()
     result.findings = []
@@ -243,11 +236,11 @@ async def _repair(
     client: Client, path: Path, about: dict[str, str], result: _Result, stop: Stop, waiting: Waiting
 ) -> None:
     """Send missing instances again in a run of their own, from the files they were sent from."""
-    from asyncimport.enclosing import enclose
-    from asyncimport.pipeline import run
-    from asyncimport.plan import PlannedRoutes
-    from asyncimport.settings import Options
-    from asyncimport.source import Folder
+    from asyncimport.model.options import Options
+    from asyncimport.operations.plan import PlannedRoutes
+    from asyncimport.pipeline.attachments import enclose
+    from asyncimport.pipeline.images import run
+    from asyncimport.source.folder import Folder
 
     rules = {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")}
     opened = partial(Journal, path, destination=about["destination"], rules=rules, waiting=waiting)
@@ -295,7 +288,7 @@ async def _repair(
 
 async def _restore(client: Client, ledger: Ledger, result: _Result) -> None:
     """Give subjects back what XNAT has lost of their demographics, or they with their sessions that were sent again."""
-    from asyncimport.retry import RetryPolicy
+    from asyncimport.pacing.retry import RetryPolicy
 
     wrong = {(one.project, one.subject) for one in result.subjects if one.problem}
     found = await look_at_subjects(client, ledger, RetryPolicy())
@@ -326,7 +319,7 @@ async def _strays(client: Client, ledger: Ledger, result: _Result, stop: Stop, *
 
 
 async def _removed(client: Client, stray: Stray) -> str:
-    from asyncimport.retry import RetryPolicy
+    from asyncimport.pacing.retry import RetryPolicy
 
     try:
         await remove_stray(client, stray, RetryPolicy())

@@ -18,10 +18,10 @@ from asyncimport.cli.output import plain, show_error, show_strays, show_summary
 from asyncimport.cli.recording import recorded
 from asyncimport.cli.transfer import Outcome, Transfer, caught, show_outcome, uploads
 from asyncimport.errors import AsyncimportError, LoginRefusedError, UnavailableError, UsageError
-from asyncimport.eventlog import Ended, Entry
 from asyncimport.model import Stray, Summary
-from asyncimport.progress import Totals
-from asyncimport.stop import StoppedError
+from asyncimport.pacing.shutdown import StoppedError
+from asyncimport.reporting.entries import Ended, Entry
+from asyncimport.reporting.progress import Totals
 
 __all__ = ["together", "watch_source"]
 

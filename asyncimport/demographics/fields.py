@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from asyncimport.errors import UsageError
-from asyncimport.tables import character, folded
+from asyncimport.model.csv_table import character, folded
 
 __all__ = [
     "BIRTH",

@@ -9,7 +9,7 @@ from datetime import date
 
 from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Kind, canonical, field_of, local_day
 from asyncimport.errors import UsageError
-from asyncimport.tables import LABELS, Flaw, bare, folded, label_flaw, records, text_of
+from asyncimport.model.csv_table import LABELS, Flaw, bare, folded, label_flaw, records, text_of
 
 __all__ = ["Demographics", "filled", "read_subjects"]
 

@@ -10,9 +10,9 @@ Nothing here knows of XNAT, of labels or of the walk. No reason given holds a va
 and from the first file that pydicom decides, its warnings and log are silent in the whole process.
 """
 
-from asyncimport.dicom.beginning import begins_dicom
+from asyncimport.dicom.header import identify
 from asyncimport.dicom.identity import FIELDS, SERIES_FIELDS, STUDY_FIELDS, Identity, NotDicom, Unidentified, Unreadable
-from asyncimport.dicom.look import identify
+from asyncimport.dicom.magic import begins_dicom
 
 __all__ = [
     "FIELDS",

@@ -12,8 +12,8 @@ import zlib
 from time import thread_time
 from typing import Any, cast
 
+from asyncimport.dicom.fast_header import CODES, DICOMDIR, LAST, LONGEST_VALUE, PADDING
 from asyncimport.dicom.identity import FIELDS, NotDicom, TooLarge, Unreadable, missing_uid, tidy
-from asyncimport.dicom.peek import CODES, DICOMDIR, LAST, LONGEST_VALUE, PADDING
 
 __all__ = ["fields_by_pydicom"]
 

@@ -18,8 +18,8 @@ import filelock
 from asyncimport.errors import JournalBusyError, JournalError, UsageError
 from asyncimport.journal.disk import refuse_network_disk
 from asyncimport.model import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS
-from asyncimport.outputs import UntrustedError, check_directory, check_trusted, real_path
-from asyncimport.stop import StoppedError
+from asyncimport.pacing.shutdown import StoppedError
+from asyncimport.system.output_files import UntrustedError, check_directory, check_trusted, real_path
 
 __all__ = [
     "BUSY_SECONDS",

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from asyncimport.disks import Mount, network_disk
 from asyncimport.errors import JournalError
+from asyncimport.system.mounts import Mount, network_disk
 
 __all__ = ["refuse_network_disk"]
 

@@ -37,7 +37,7 @@ from asyncimport.model import (
     SessionReport,
     Summary,
 )
-from asyncimport.replies import as_archived
+from asyncimport.model.addresses import as_archived
 from asyncimport.routing import Ruled
 
 __all__ = ["Arrived", "DeliveryRow", "InstanceRow", "Ledger", "Left", "Resident", "Run", "SentFile"]

@@ -13,7 +13,7 @@ from typing import Any, Self
 from filelock import FileLock
 
 from asyncimport.journal.database import Waiting, bind, create_or_open, locked, translated
-from asyncimport.replies import OUR_SOURCE
+from asyncimport.model.addresses import OUR_SOURCE
 
 __all__ = ["UNARCHIVED", "Store"]
 

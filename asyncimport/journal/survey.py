@@ -15,7 +15,7 @@ from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.journal.database import BUSY_SECONDS, Waiting, is_busy, locked, make_private, sql, translated
 from asyncimport.journal.facts import facts_of, is_same
 from asyncimport.model import File, FileKind, Ignored
-from asyncimport.outputs import real_path
+from asyncimport.system.output_files import real_path
 
 __all__ = ["Header", "Looks", "Odd", "Survey", "Surveyed"]
 

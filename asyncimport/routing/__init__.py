@@ -20,7 +20,9 @@ cannot clash. `resolve` works with any templates, and only it can tell that a st
 """
 
 from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, resource_of, unfit
-from asyncimport.routing.given import NOTHING_GIVEN, Given, GivenSession, Ruled, label_taken, placed
+from asyncimport.routing.existing_sessions import NOTHING_GIVEN, Given, GivenSession, Ruled, label_taken, placed
+from asyncimport.routing.filters import Choice, Selected, glob_pattern
+from asyncimport.routing.label_map import LookupTable
 from asyncimport.routing.labels import (
     DisputedError,
     LeftOutError,
@@ -29,7 +31,6 @@ from asyncimport.routing.labels import (
     UnroutableError,
     clean_label,
 )
-from asyncimport.routing.lookup import LookupTable
 from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.patients import (
     TWO_IDS,
@@ -42,7 +43,6 @@ from asyncimport.routing.patients import (
     proves_another,
 )
 from asyncimport.routing.router import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
-from asyncimport.routing.selection import Choice, Selected, patterns
 from asyncimport.routing.studies import Study, misfit, modality_of
 
 __all__ = [
@@ -70,6 +70,7 @@ __all__ = [
     "clash",
     "clean_label",
     "doubts",
+    "glob_pattern",
     "joined",
     "label_taken",
     "misfit",
@@ -77,7 +78,6 @@ __all__ = [
     "modality_of",
     "name_in_resource",
     "patient_of",
-    "patterns",
     "placed",
     "proves_another",
     "resource_of",

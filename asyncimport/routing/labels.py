@@ -3,7 +3,7 @@
 import re
 
 from asyncimport.model import Session
-from asyncimport.texts import composed
+from asyncimport.model.texts import composed
 
 __all__ = [
     "LONGEST_LABEL",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
-from asyncimport.routing.given import Given, GivenSession
+from asyncimport.routing.existing_sessions import Given, GivenSession
 from asyncimport.routing.labels import UnroutableError
 
 __all__ = ["Member", "Numbering"]

@@ -25,9 +25,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from asyncimport.errors import UsageError
+from asyncimport.model.texts import composed
 from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.patterns import BoundedPattern, SlowMatchError
-from asyncimport.texts import composed
 
 __all__ = ["PathPattern"]
 

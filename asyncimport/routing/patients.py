@@ -14,8 +14,8 @@ from functools import lru_cache
 from itertools import zip_longest
 
 from asyncimport.model import Occupant, Patient
+from asyncimport.model.texts import composed
 from asyncimport.routing.labels import clean_label
-from asyncimport.texts import composed
 
 __all__ = ["TWO_IDS", "agree", "clash", "doubts", "joined", "mismatch", "patient_of", "proves_another"]
 

@@ -7,7 +7,9 @@ from functools import lru_cache, partial
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Session
-from asyncimport.routing.given import NOTHING_GIVEN, Given
+from asyncimport.model.texts import composed
+from asyncimport.routing.existing_sessions import NOTHING_GIVEN, Given
+from asyncimport.routing.label_map import LookupTable
 from asyncimport.routing.labels import (
     LONGEST_LABEL,
     DisputedError,
@@ -15,12 +17,10 @@ from asyncimport.routing.labels import (
     is_project_id,
     label_of,
 )
-from asyncimport.routing.lookup import LookupTable
 from asyncimport.routing.numbering import Member, Numbering
 from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.studies import WHOLE_STUDY, Study, in_order, is_dated, modality_of
 from asyncimport.routing.templates import Template
-from asyncimport.texts import composed
 
 __all__ = ["DEFAULT_SESSION", "DEFAULT_SUBJECT", "Router"]
 

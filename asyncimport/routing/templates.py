@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from asyncimport.errors import UsageError
+from asyncimport.model.texts import composed
 from asyncimport.routing.labels import LONGEST_LABEL, UnroutableError, clean_label
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
-from asyncimport.texts import composed
 
 __all__ = ["Template"]
 

@@ -8,10 +8,10 @@ of a project's own, filtered by label, knows labels alone; an address without a 
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from asyncimport import replies
 from asyncimport.errors import RefusedError
 from asyncimport.model import Place, Session
-from asyncimport.retry import RetryPolicy
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.xnat import replies
 from asyncimport.xnat.archive import scan_path, sessions_labelled, sessions_of_study
 from asyncimport.xnat.client import Client
 

@@ -8,12 +8,13 @@ from urllib.parse import quote
 
 import anyio
 
-from asyncimport import replies
 from asyncimport.errors import SessionChangedError
 from asyncimport.model import Session
-from asyncimport.replies import Experiment
-from asyncimport.retry import RetryPolicy
+from asyncimport.model.addresses import same_label
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
+from asyncimport.xnat.replies import Experiment
 from asyncimport.xnat.site import SiteRules
 
 __all__ = [
@@ -129,7 +130,7 @@ def parts_among(found: Iterable[Experiment], session: Session) -> tuple[Experime
         for one in found
         if one.type in stems
         and one.study_uid == session.study_uid
-        and replies.same_label(one.subject, session.subject)
+        and same_label(one.subject, session.subject)
         and re.fullmatch(re.escape(stems[one.type]) + r"[0-9]*", one.label)
     ]
     return tuple(parts) if {one.type for one in parts} == {_MR, _PET} else ()

@@ -20,7 +20,7 @@ import anyio.to_thread
 from aiohttp.connector import Connection
 from yarl import URL
 
-from asyncimport import __version__, replies
+from asyncimport import __version__
 from asyncimport.errors import (
     AsyncimportError,
     LoginExpiredError,
@@ -31,11 +31,13 @@ from asyncimport.errors import (
     UnavailableError,
     worst,
 )
-from asyncimport.limits import OutageMonitor, Rate
-from asyncimport.replies import Reply
-from asyncimport.retry import RetryPolicy, retrying
+from asyncimport.pacing.bandwidth import Rate
+from asyncimport.pacing.monitor import OutageMonitor
+from asyncimport.pacing.retry import RetryPolicy, retrying
+from asyncimport.xnat import replies
 from asyncimport.xnat.proxies import DIRECT, Proxy, proxy_for
 from asyncimport.xnat.reading import ACCEPTED, ANSWER, FILE, LISTING, SLOWEST, pieces, read_reply
+from asyncimport.xnat.replies import Reply
 from asyncimport.xnat.trust import tls_context
 
 __all__ = ["Client", "Credentials", "Timeouts", "bounded", "connect"]

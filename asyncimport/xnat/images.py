@@ -15,7 +15,6 @@ import anyio
 import anyio.to_thread
 from yarl import URL
 
-from asyncimport import replies
 from asyncimport.errors import OccupiedError, RefusedError, TransientError
 from asyncimport.model import (
     Archived,
@@ -33,8 +32,9 @@ from asyncimport.model import (
     Session,
     Verdict,
 )
-from asyncimport.replies import OUR_SOURCE, Row
-from asyncimport.retry import RetryPolicy
+from asyncimport.model.addresses import OUR_SOURCE, archived_as
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.xnat import replies
 from asyncimport.xnat.archive import (
     NOBODY_KNOWS_WHICH,
     ArchivedSessions,
@@ -45,10 +45,11 @@ from asyncimport.xnat.archive import (
     find_session,
     held_of_session,
 )
+from asyncimport.xnat.body import send
 from asyncimport.xnat.client import Client, bounded
 from asyncimport.xnat.occupants import Occupants
 from asyncimport.xnat.prearchive import PrearchiveRows
-from asyncimport.xnat.sending import send
+from asyncimport.xnat.replies import Row
 from asyncimport.xnat.site import SiteRules, explanation
 from asyncimport.xnat.whereabouts import why_not_here
 
@@ -391,7 +392,7 @@ class Xnat:
         except TransientError as error:
             steps.asked |= error.cut
             raise
-        there = replies.archived_as(uri)
+        there = archived_as(uri)
         if there is not None and (reason := replies.misplaced(there[0], session)):
             return Held(delivery, f"{reason}; {_MOVE_IT}", uri)
         return uri

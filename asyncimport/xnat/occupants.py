@@ -7,14 +7,15 @@ from urllib.parse import quote
 
 import anyio
 
-from asyncimport import replies
 from asyncimport.errors import OccupiedError
 from asyncimport.model import Occupant, Session
-from asyncimport.replies import Experiment
-from asyncimport.retry import RetryPolicy
+from asyncimport.model.addresses import same_label
+from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.routing import patient_of
+from asyncimport.xnat import replies
 from asyncimport.xnat.archive import ArchivedSessions, parts_among
 from asyncimport.xnat.client import Client
+from asyncimport.xnat.replies import Experiment
 from asyncimport.xnat.site import SiteRules
 
 __all__ = ["Occupants"]
@@ -104,7 +105,7 @@ class Occupants:
         """
         study = (await self._in_project(session.project)).studies.get(session.study_uid, ())
         # It may lie under its own label too, and XNAT may have divided it.
-        is_own = any(replies.same_label(one.label, session.label) for one in study) or parts_among(study, session)
+        is_own = any(same_label(one.label, session.label) for one in study) or parts_among(study, session)
         if not study or is_own:
             return None
         return (

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import anyio
 
-from asyncimport import replies
 from asyncimport.errors import RefusedError
 from asyncimport.model import Session
-from asyncimport.replies import Row
+from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client, bounded
+from asyncimport.xnat.replies import Row
 
 __all__ = ["PrearchiveRows"]
 

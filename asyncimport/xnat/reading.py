@@ -19,7 +19,7 @@ import aiohttp
 import anyio.lowlevel
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.replies.reply import Reply, beginning
+from asyncimport.xnat.replies.response import Reply, beginning
 
 __all__ = ["ACCEPTED", "ANSWER", "FILE", "LISTING", "SLOWEST", "pieces", "read_reply"]
 

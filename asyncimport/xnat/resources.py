@@ -20,15 +20,15 @@ from weakref import WeakValueDictionary
 import anyio
 import anyio.to_thread
 
-from asyncimport import replies
-from asyncimport.ends import Bytes
 from asyncimport.errors import RefusedError, SourceError, TransientError, worst
 from asyncimport.model import Attachment, AttachmentState, Enclosure, Filed, Place, Resource
-from asyncimport.replies import ListedFile
-from asyncimport.retry import RetryPolicy
+from asyncimport.model.ports import Bytes
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.xnat import replies
 from asyncimport.xnat.addresses import address_of
+from asyncimport.xnat.body import send
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.sending import send
+from asyncimport.xnat.replies import ListedFile
 
 __all__ = ["Depth", "Held", "Resources"]
 

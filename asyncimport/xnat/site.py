@@ -8,13 +8,13 @@ from urllib.parse import quote
 
 import anyio
 
-from asyncimport import replies
 from asyncimport.errors import FatalError, ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
 from asyncimport.model import Dropped
-from asyncimport.replies import Reply, SeriesFilter
-from asyncimport.retry import RetryPolicy, retrying
-from asyncimport.routing.dropping import filter_drops, script_rejects
+from asyncimport.pacing.retry import RetryPolicy, retrying
+from asyncimport.routing.drop_rules import filter_drops, script_rejects
+from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
+from asyncimport.xnat.replies import Reply, SeriesFilter
 
 __all__ = ["Droppers", "DroppingRule", "SiteRules", "check_project", "droppers", "explanation", "project_of"]
 

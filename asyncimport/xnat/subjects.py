@@ -14,13 +14,13 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from asyncimport import replies
 from asyncimport.demographics import Decision, Demographics, Difference, Values, decide, lacking
 from asyncimport.errors import RefusedError, TransientError, UnavailableError, worst
-from asyncimport.replies import ListedSubject, SubjectItem
-from asyncimport.retry import RetryPolicy, retrying
-from asyncimport.tables import label_flaw
+from asyncimport.model.csv_table import label_flaw
+from asyncimport.pacing.retry import RetryPolicy, retrying
+from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
+from asyncimport.xnat.replies import ListedSubject, SubjectItem
 
 __all__ = ["Described", "NotDescribed", "Outcome", "Subjects", "describe"]
 

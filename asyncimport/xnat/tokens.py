@@ -5,9 +5,9 @@ import time
 
 from asyncimport.credentials import Token
 from asyncimport.errors import LoginExpiredError, UnavailableError
-from asyncimport.replies import Reply
-from asyncimport.retry import RetryPolicy
+from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
+from asyncimport.xnat.replies import Reply
 
 __all__ = ["issue_token"]
 

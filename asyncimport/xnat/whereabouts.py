@@ -1,12 +1,12 @@
 """What has become of a session that is neither in its row of the prearchive nor in the archive under its label."""
 
-from asyncimport import replies
 from asyncimport.errors import RefusedError
 from asyncimport.model import Delivery
-from asyncimport.replies import Row
-from asyncimport.retry import RetryPolicy
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.xnat import replies
 from asyncimport.xnat.archive import held_uids, sessions_of_study
 from asyncimport.xnat.client import Client
+from asyncimport.xnat.replies import Row
 
 __all__ = ["why_not_here"]
 

@@ -1,0 +1,107 @@
+"""The look into a file."""
+
+import io
+import os
+import stat
+from collections.abc import Mapping
+
+from asyncimport.dicom.completeness import data_set_of, shortfall
+from asyncimport.dicom.encoding import PREFIX
+from asyncimport.dicom.fast_header import BeyondHead, peek
+from asyncimport.dicom.identity import Identity, NotDicom, TooLarge, Unreadable, identity, missing_uid
+from asyncimport.dicom.magic import begins_dicom, begins_shifted
+from asyncimport.dicom.reader import fields_by_pydicom
+from asyncimport.dicom.windowed_bytes import File, Inflated
+
+__all__ = ["identify"]
+
+# O_NONBLOCK, because opening a FIFO without a writer would wait for ever; O_BINARY is Windows'.
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+# What we want lies within 4 kB nearly always, within 128 kB behind long private groups and sequences, and within 8 MB
+# behind a list of 60,000 references.
+_HEADS = (4 << 10, 16 << 10, 128 << 10, 1 << 20, 8 << 20)
+# Before what was inflated, so that pydicom does not do so: it would do it wholly, and in memory (PS3.5 A.5).
+_PLAIN = bytes(128) + PREFIX + b"\2\0\x10\0UI\x14\0" + b"1.2.840.10008.1.2.1\0"
+
+
+def identify(path: str | bytes) -> Identity:
+    """Identify the file at `path`, or raise NotDicom or Unreadable. It blocks: call it in a worker thread."""
+    try:
+        fd = os.open(path, _OPEN_FLAGS)
+        try:
+            return _identify(fd)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        raise Unreadable("vanished") from None
+    except OSError as error:
+        # strerror alone: the whole text of the error holds the path.
+        raise Unreadable((error.strerror or "cannot be read").lower()) from None
+
+
+def _identify(fd: int) -> Identity:
+    status = os.fstat(fd)
+    # The walk passes only regular files on, but what was one then may be a pipe or a directory now.
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable("not a regular file")
+    head = b""
+    for longest in _HEADS:
+        head += os.read(fd, longest - len(head))
+        try:
+            peeked = peek(head)
+            beyond = False
+        except BeyondHead:
+            peeked = None
+            beyond = len(head) == longest
+        if peeked is not None:
+            fields, at, encoding = peeked
+            file = File(fd, status.st_size, head)
+            return identity(fields, shortfall(file, at, encoding, fields.get("SOPClassUID", "")))
+        if not begins_dicom(head):
+            if begins_shifted(head):
+                # It is sent as it is, or not at all, and XNAT reads no such file.
+                raise Unreadable("DICM is not at byte 128, where it belongs")
+            raise NotDicom("not DICOM" if head else "empty")
+        if not beyond:
+            break
+    return _identify_slowly(File(fd, status.st_size, head), prefixed=head[128:132] == PREFIX)
+
+
+def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
+    data_set = data_set_of(file)
+    fields: Mapping[str, str] = {}
+    reason = ""
+    damaged = False
+    try:
+        if isinstance(data_set.source, Inflated):
+            fields = _fields_inflated(data_set.source, prefixed=prefixed)
+        else:
+            fields = fields_by_pydicom(io.FileIO(file.fd, closefd=False), prefixed=prefixed)
+        if missing := missing_uid(fields):
+            # Only the class is missing: the study that the others name lacks this file.
+            reason, damaged = f"no {missing}", missing == "SOPClassUID"
+    except Unreadable as error:
+        reason, damaged = error.reason, True
+    truncated = shortfall(*data_set, fields.get("SOPClassUID", ""))
+    if reason:
+        # What is missing from a file that was cut is missing because it was cut.
+        raise Unreadable(truncated or reason, damaged=damaged or bool(truncated))
+    return identity(fields, truncated)
+
+
+def _fields_inflated(source: Inflated, *, prefixed: bool) -> Mapping[str, str]:
+    """Give the fields by the head of what a file inflates to. Raises: NotDicom, Unreadable."""
+    for longest in _HEADS:
+        head = source.head(longest)
+        try:
+            if (peeked := peek(head)) is not None:
+                return peeked[0]
+            break
+        except BeyondHead:
+            if len(head) < longest:
+                break
+    head = source.head(_HEADS[-1])
+    fields = fields_by_pydicom(io.BytesIO(_PLAIN + head), prefixed=prefixed)
+    if missing_uid(fields) and len(head) == _HEADS[-1]:
+        raise TooLarge(f"no UIDs in the first {len(head) >> 20} MiB of the inflated data set")
+    return fields

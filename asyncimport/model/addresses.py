@@ -1,0 +1,32 @@
+"""Addresses of the archive and the labels in them, and the source that our prearchive rows name."""
+
+import re
+from dataclasses import replace
+
+from asyncimport.model.files import Session
+
+__all__ = ["OUR_SOURCE", "archived_as", "as_archived", "same_label"]
+
+OUR_SOURCE = "uploader"
+"""How the source begins that our imports name. What follows, after a hyphen, is the journal's own."""
+
+_ADDRESS = re.compile(r"(?:/data)?/archive/projects/([^/]+)/subjects/([^/]+)/experiments/([^/?]+)")
+
+
+def same_label(one: str, other: str) -> bool:
+    """Compare labels as XNAT does when it archives: without regard to case (PrearcSessionArchiver)."""
+    return one.lower() == other.lower()
+
+
+def archived_as(uri: str) -> tuple[str, str] | None:
+    """Return the labels of subject and session in the address of an archived session; None if it has none."""
+    match = _ADDRESS.fullmatch(uri)
+    return None if match is None else (match[2], match[3])
+
+
+def as_archived(session: Session, uri: str | None) -> Session:
+    """Return a session with its subject's label as XNAT has it by an archive address, where only case differs."""
+    names = archived_as(uri) if uri else None
+    if names is None or names[0] == session.subject or not same_label(names[0], session.subject):
+        return session
+    return replace(session, subject=names[0])

@@ -1,0 +1,177 @@
+"""What is said of subjects in an upload: of those whose sessions are archived, from a table and from headers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+
+from asyncimport.demographics import Demographics, Difference, agreed, filled, header_fields, said_by
+from asyncimport.dicom import Identity
+from asyncimport.errors import RefusedError, TransientError, worst
+from asyncimport.journal import DueSubject, Journal, SessionHeaders
+from asyncimport.model import File, Ignored, SubjectReport
+from asyncimport.model.events import Away, Event, Noticed
+from asyncimport.model.options import Options
+from asyncimport.pacing.outage import Outage
+from asyncimport.pacing.shutdown import Stop, StoppedError
+from asyncimport.xnat.subjects import Described
+
+__all__ = ["Register", "Wishes", "describe_subjects", "unmatched"]
+
+_CONTRADICTION = "the headers of its files contradict each other, and it was not set"
+
+
+class Headers(Protocol):
+    """Files whose headers can be looked into."""
+
+    def identify(self, file: File) -> Identity | Ignored:
+        """Look into a file; called in a worker thread."""
+        ...
+
+
+class Register(Protocol):
+    """Where demographics go."""
+
+    async def set(self, wish: Demographics) -> Described:
+        """Bring a subject to the given values, and see that they have arrived.
+
+        Raises: TransientError, RefusedError, FatalError.
+        """
+        ...
+
+    async def is_there(self) -> bool:
+        """Tell whether the server answers at all. Raises: FatalError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is to be said: of subjects, by a table, and for what that leaves open, by headers (XNAT's names of fields).
+
+    `overwrite` says it also where XNAT has other values.
+    """
+
+    table: Sequence[Demographics] = ()
+    from_headers: Sequence[str] = ()
+    overwrite: bool = False
+
+
+async def describe_subjects(
+    headers: Headers,
+    register: Register,
+    journal: Journal,
+    wishes: Wishes,
+    *,
+    options: Options,
+    report: Callable[[Event], None] = lambda _: None,
+    stop: Stop | None = None,
+) -> None:
+    """Say what is to be said of all subjects with archived sessions. Raises: FatalError."""
+    stop = stop or Stop()
+    turn = anyio.CapacityLimiter(1)
+    outage = Outage(
+        options.max_outage, is_there=register.is_there, sleep=stop.sleep, report=lambda reason: report(Away(reason))
+    )
+    table = {(row.project, row.subject.casefold()): row for row in wishes.table}
+    wanted = header_fields(wishes.from_headers)
+    due = iter(await anyio.to_thread.run_sync(journal.due_subjects))
+
+    async def told(wish: Demographics, taken: Sequence[str]) -> SubjectReport:
+        reported = partial(SubjectReport, wish.project, wish.subject)
+        try:
+            done = await outage.through(partial(register.set, wish), wish.subject)
+        except RefusedError as error:
+            return reported("refused", reason=str(error))
+        except TransientError as error:
+            return reported("failed", reason=str(error))
+        if done.alike:
+            report(
+                Noticed(f"XNAT ignores letter case where it archives, and has several of it: ({', '.join(done.alike)})")
+            )
+        arrived = tuple(one for one in taken if one in done.written)
+        return reported("stored", written=done.written, kept=_names(done.kept), taken=arrived)
+
+    async def heard(subject: DueSubject) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Return what the headers of all sessions agree on, and the fields in which they do not."""
+        known = await anyio.to_thread.run_sync(journal.headers_of, subject, wanted, limiter=turn)
+        read = await anyio.to_thread.run_sync(_read, headers, known, wanted, journal.run, abandon_on_cancel=True)
+        if read != known:
+            await anyio.to_thread.run_sync(journal.hear, read, limiter=turn)
+        return agreed({name: {value for one in read for value in one.said[name]} for name in wanted}, wanted)
+
+    async def work() -> None:
+        for subject in due:
+            found: Mapping[str, str] = {}
+            disputed: Sequence[str] = ()
+            with stop.at_once():
+                if wanted:
+                    found, disputed = await heard(subject)
+            if stop.requested:
+                return
+            given = table.get((subject.project, subject.subject.casefold()))
+            own = Demographics(subject.subject, {} if given is None else given.values, subject.project)
+            wish = filled(own, found)
+            disputed = [name for name in filled(own, dict.fromkeys(disputed, "")).values if name not in own.values]
+            is_said = subject.said == wish.values and not wishes.overwrite
+            if not disputed and (not wish.values or is_said):
+                continue
+            result = None
+            try:
+                with stop.after_grace():
+                    result = SubjectReport(wish.project, wish.subject, "stored")
+                    if wish.values:
+                        result = await told(wish, [name for name in wish.values if name not in own.values])
+            except StoppedError:
+                result = None
+            if result is None:
+                return
+            if not disputed and subject.said == wish.values and (result.kept, result.written) == (subject.kept, ()):
+                # All is as an earlier run has left it.
+                continue
+            seen = {name: value for name, value in wish.values.items() if name not in result.kept}
+            seen = seen if result.state == "stored" else {}
+            if disputed and result.state == "stored":
+                result = replace(result, state="refused", reason=f"{_CONTRADICTION}: {', '.join(disputed)}")
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(journal.describe, result, wish.values, seen, limiter=turn)
+            report(result)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(options.enclosers):
+                tasks.start_soon(work)
+    except BaseExceptionGroup as errors:
+        raise worst(errors) from None
+
+
+def unmatched(journal: Journal, wishes: Wishes) -> list[Demographics]:
+    """Return the rows of the table whose subjects have no session in the journal."""
+    met = journal.subjects_met() if wishes.table else set()
+    return [row for row in wishes.table if (row.project, row.subject.casefold()) not in met]
+
+
+def _read(
+    headers: Headers, sessions: Sequence[SessionHeaders], wanted: Sequence[str], run: int
+) -> list[SessionHeaders]:
+    """Read the headers of files that were not read so far, and add what they say, up to this run, to what is known."""
+    read = []
+    for session in sessions:
+        said = {name: dict.fromkeys(values) for name, values in session.said.items()}
+        is_whole = True
+        for file in session.files:
+            identity = headers.identify(file)
+            is_whole = is_whole and isinstance(identity, Identity)
+            if isinstance(identity, Identity):
+                for name, value in said_by(identity.fields, wanted).items():
+                    said[name][value] = None
+        lists = {name: [*values] for name, values in said.items()}
+        count = session.read + len(session.files)
+        read.append(replace(session, said=lists, run=run, read=count) if is_whole else replace(session, said=lists))
+    return read
+
+
+def _names(differences: Sequence[Difference]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.name for one in differences))

@@ -1,0 +1,174 @@
+"""Entries as JSON, an event a line. The names of events and of their fields are a contract."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from asyncimport.model import (
+    Archived,
+    Built,
+    Claim,
+    Deleted,
+    Delivery,
+    Failed,
+    Filed,
+    Held,
+    Incomplete,
+    Outcome,
+    Postponed,
+    Refused,
+    Resource,
+    Stored,
+    Stray,
+    SubjectReport,
+    Summary,
+    Withheld,
+)
+from asyncimport.model.events import (
+    Admitted,
+    Away,
+    Enclosed,
+    Enclosing,
+    Found,
+    Noticed,
+    Quiet,
+    Repeated,
+    ScanFinished,
+    Scanned,
+    Settled,
+)
+from asyncimport.reporting.entries import Began, Ended, Entry, Lost, text_of_path
+
+__all__ = ["as_json"]
+
+
+def as_json(now: float, entry: Entry) -> Iterator[str]:
+    """Write entries as JSON, one event a line."""
+    time_of = {"ts": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")}
+    for event in _events(entry):
+        yield json.dumps(time_of | event) + "\n"
+
+
+def _events(entry: Entry) -> Iterator[dict[str, object]]:
+    match entry:
+        case Began():
+            yield {
+                "event": "run_began",
+                "run": entry.run,
+                "version": entry.version,
+                "host": entry.host,
+                "project": entry.project,
+                "options": {**entry.settings, **entry.names},
+            }
+        case Scanned(files=files, size=size):
+            yield {"event": "scanned", "files": files, "bytes": size}
+        case Admitted(files=files, size=size):
+            yield {"event": "admitted", "files": files, "bytes": size}
+        case ScanFinished(gone=gone, unsent=unsent):
+            yield {"event": "scan_finished", "gone": gone, "gone_unsent": unsent}
+        case Settled(outcomes=outcomes):
+            yield from map(_outcome, outcomes)
+        case Repeated(reason=reason, claim=claim, attempt=attempt):
+            file = {} if claim is None else _file(claim)
+            yield {"event": "call_repeated", **file, "attempt": attempt, "reason": reason}
+        case Found(claim=claim, uri=uri, files=files):
+            yield {"event": "session_found", **_names(claim.delivery), "uri": uri, "files": files}
+        case Noticed(reason=reason):
+            yield {"event": "noticed", "reason": reason}
+        case Away(reason=None):
+            yield {"event": "server_back"}
+        case Away(reason=reason):
+            yield {"event": "server_away", "reason": reason}
+        case Quiet(seconds=seconds):
+            yield {"event": "session_waits", "seconds": round(seconds, 3)}
+        case Archived(delivery=delivery, uri=uri, verified=verified):
+            yield {"event": "session_archived", **_names(delivery), "uri": uri, "verified": verified}
+        case Built(delivery=delivery, uri=uri):
+            yield {"event": "session_built", **_names(delivery), "uri": uri}
+        case Held(delivery=delivery, reason=reason):
+            yield {"event": "session_held", **_names(delivery), "reason": reason}
+        case Deleted(delivery=delivery, files=files):
+            yield {"event": "session_deleted", **_names(delivery), "files": files}
+        case Postponed(delivery=delivery, reason=reason):
+            yield {"event": "session_postponed", **_names(delivery), "reason": reason}
+        case Incomplete(delivery=delivery, uri=uri, lost=lost):
+            yield {"event": "session_incomplete", **_names(delivery), "uri": uri, "missing": sorted(lost)}
+        case Enclosing(files=files):
+            yield {"event": "enclosing", "files": files}
+        case Enclosed(resource=resource, filed=filed):
+            yield from (_filed(resource, one) for one in filed)
+        case SubjectReport():
+            yield {
+                "event": f"subject_{entry.state}",
+                "project": entry.project,
+                "subject": entry.subject,
+                **({"reason": entry.reason} if entry.reason else {"written": entry.written, "kept": entry.kept}),
+                "taken": entry.taken,
+            }
+        case Stray(session=session, uri=uri, status=status):
+            names = {"project": session.project, "subject": session.subject, "session": session.label}
+            yield {"event": "stray_found", **names, "study_uid": session.study_uid, "uri": uri, "status": status}
+        case Lost(events=count):
+            yield {"event": "events_lost", "count": count}
+        case Ended(run=run, exit_code=code, error=error, summary=summary):
+            counts = {} if summary is None else _counts(summary)
+            reason = None if error is None else str(error)
+            yield {"event": "run_ended", "run": run, "exit_code": code, "reason": reason, **counts}
+
+
+def _outcome(outcome: Outcome) -> dict[str, object]:
+    event = {"event": "file_stored", **_file(outcome.claim), "attempts": outcome.attempts}
+    match outcome:
+        case Stored(uri=uri):
+            return event | {"uri": f"/data{uri}"}
+        case Refused(reason=reason):
+            return event | {"event": "file_refused", "reason": reason}
+        case Failed(reason=reason):
+            return event | {"event": "file_failed", "reason": reason}
+        case Withheld(reason=reason):
+            return event | {"event": "file_withheld", "reason": reason}
+
+
+def _file(claim: Claim) -> dict[str, object]:
+    file = claim.instance.file
+    return {
+        **_names(claim.delivery),
+        "path": text_of_path(file.path),
+        "sop_uid": claim.instance.sop_uid,
+        "bytes": file.size,
+    }
+
+
+def _filed(resource: Resource, filed: Filed) -> dict[str, object]:
+    place, file = resource.place, filed.attachment.file
+    event: dict[str, object] = {
+        "event": f"attachment_{filed.state.value.lower()}",
+        "project": place.project,
+        "subject": place.subject,
+        "session": place.session,
+        "resource": resource.label,
+        "path": text_of_path(file.path),
+        "name": filed.attachment.name,
+        "bytes": file.size,
+    }
+    return event | ({"sent": filed.sent, "md5": filed.md5} if filed.md5 else {"reason": filed.reason})
+
+
+def _names(delivery: Delivery) -> dict[str, object]:
+    session = delivery.session
+    return {
+        "project": session.project,
+        "subject": session.subject,
+        "session": session.label,
+        "study_uid": session.study_uid,
+        "delivery": delivery.number,
+    }
+
+
+def _counts(summary: Summary) -> dict[str, object]:
+    files = summary.files
+    sessions = {state: summary.count(state) for state in ("archived", "prearchive", "held", "open")}
+    return {
+        "files": {name: getattr(files, name) for name in ("found", *files.__dataclass_fields__)},
+        "sessions": {"total": len(summary.sessions), **sessions},
+    }

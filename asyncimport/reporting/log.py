@@ -1,0 +1,144 @@
+"""Entries as lines of a log, for people."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from asyncimport.errors import UsageError
+from asyncimport.model import (
+    Archived,
+    AttachmentState,
+    Built,
+    Deleted,
+    Delivery,
+    Held,
+    Incomplete,
+    Postponed,
+    Refused,
+    Stored,
+    Stray,
+    SubjectReport,
+    Withheld,
+)
+from asyncimport.model.events import Away, Enclosed, Found, Noticed, Repeated, ScanFinished, Settled
+from asyncimport.reporting.entries import Began, Ended, Entry, Form, Lost, text_of_path
+
+__all__ = ["log_lines"]
+
+_STATUS = re.compile(r"\d{3}")
+
+
+def log_lines(*, names: bool) -> Form:
+    """Return the form of a log. Without `names` it has UIDs where labels and paths would name patients."""
+
+    def lines(now: float, entry: Entry) -> Iterator[str]:
+        stamp = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
+        for level, text in _told(entry, names=names):
+            yield f"{stamp} {level:7} {_one_line(text)}\n"
+
+    return lines
+
+
+def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
+    def why(reason: str) -> str:
+        return reason if names else _without_quotes(reason)
+
+    def who(delivery: Delivery) -> str:
+        session = delivery.session
+        label = f" ({session.project} / {session.subject} / {session.label})" if names else ""
+        return f"study {session.study_uid}{label}"
+
+    match entry:
+        case Began():
+            settings = {**entry.settings, **(entry.names if names else {})}
+            words = " ".join(f"{name}={value}" for name, value in settings.items())
+            where = f"{entry.host}, project {entry.project}"
+            yield "INFO", f"run {entry.run} began: asyncimport {entry.version}, {where}; {words}"
+        case ScanFinished(gone=gone, unsent=unsent):
+            lost = f"; {gone} files of an earlier run are gone, {unsent} of them were not sent" if gone else ""
+            yield "INFO", f"the scan is finished{lost}"
+        case Settled(outcomes=outcomes):
+            for outcome in outcomes:
+                if not isinstance(outcome, Stored):
+                    instance = outcome.claim.instance
+                    path = f" ({text_of_path(instance.file.path)})" if names else ""
+                    what = {Refused: "refused", Withheld: "withheld"}.get(type(outcome), "failed")
+                    which = f"instance {instance.sop_uid}{path} of {who(outcome.claim.delivery)}"
+                    yield "WARNING", f"{what}: {which}: {why(outcome.reason)}"
+        case Repeated(reason=reason) if names:
+            yield "INFO", f"repeated: {reason}"
+        case Found(claim=claim, files=files):
+            yield "INFO", f"in the archive already: {files:,} files of {who(claim.delivery)}"
+        case Noticed(reason=reason):
+            yield "WARNING", f"noticed: {why(reason)}"
+        case Away(reason=None):
+            yield "INFO", "the server is back"
+        case Away(reason=reason):
+            yield "WARNING", f"waiting for the server: {why(reason or '')}"
+        case Archived(delivery=delivery, verified=verified):
+            proof = f"verified by {verified}" if verified else "not verified"
+            yield ("INFO" if verified else "WARNING"), f"archived, {proof}: {who(delivery)}"
+        case Built(delivery=delivery):
+            yield "INFO", f"built, and left in the prearchive: {who(delivery)}"
+        case Held(delivery=delivery, reason=reason):
+            yield "WARNING", f"held: {who(delivery)}: {why(reason)}"
+        case Deleted(delivery=delivery, files=files):
+            yield "WARNING", f"deleted from the prearchive, {files} instances are sent again: {who(delivery)}"
+        case Postponed(delivery=delivery, reason=reason):
+            yield "WARNING", f"postponed to the next run: {who(delivery)}: {why(reason)}"
+        case Incomplete(delivery=delivery, lost=lost):
+            yield "WARNING", f"the archive lacks {len(lost)} instances, which are sent again: {who(delivery)}"
+        case Enclosed(resource=resource, filed=filed):
+            for one in filed:
+                if one.state is not AttachmentState.STORED:
+                    path = f" ({text_of_path(one.attachment.file.path)})" if names else ""
+                    which = f"an attachment{path} of study {resource.place.study_uid}, resource {resource.label}"
+                    yield "WARNING", f"{one.state.value.lower()}: {which}: {why(one.reason or '')}"
+        case SubjectReport():
+            which = f"subject {entry.project} / {entry.subject}" if names else "a subject"
+            if entry.reason is not None:
+                yield "WARNING", f"demographics {entry.state}: {which}: {why(entry.reason)}"
+            else:
+                told = {"written": entry.written, "from headers": entry.taken, "kept, as XNAT differs": entry.kept}
+                words = "; ".join(f"{word}: {', '.join(fields)}" for word, fields in told.items() if fields)
+                yield ("WARNING" if entry.kept else "INFO"), f"demographics of {which}: {words or 'nothing to do'}"
+        case Stray(session=session, uri=uri):
+            place = f" ({session.project} / {session.subject} / {session.label}: {uri})" if names else ""
+            yield "WARNING", f"a stray session is in the prearchive: study {session.study_uid}{place}"
+        case Lost(events=count):
+            yield "WARNING", f"{count} events are missing here"
+        case Ended():
+            yield _end(entry, names=names)
+
+
+def _without_quotes(reason: str) -> str:
+    """Leave out what stands in brackets: XNAT's own words, which may name anybody; all but the status."""
+    first, last = reason.find("("), reason.rfind(")")
+    if not 0 <= first < last:
+        return reason
+    status = _STATUS.match(reason, first + 1)
+    return f"{reason[:first]}({status[0] if status else '…'}{reason[last:]}"
+
+
+def _end(ended: Ended, *, names: bool) -> tuple[str, str]:
+    level = {0: "INFO", 8: "WARNING", 9: "WARNING", 130: "WARNING", 143: "WARNING"}.get(ended.exit_code, "ERROR")
+    text = f"run {ended.run} ended" if ended.run else "the run did not begin"
+    text += f" with exit code {ended.exit_code}"
+    if ended.summary is not None:
+        files = ended.summary.files
+        counts = {name: getattr(files, name) for name in files.__dataclass_fields__}
+        counts |= {state: ended.summary.count(state) for state in ("archived", "prearchive", "held", "open")}
+        text += f": {', '.join(f'{count} {name}' for name, count in counts.items() if count) or 'nothing was found'}"
+    if ended.error is not None and (names or not isinstance(ended.error, UsageError)):
+        text += f"; {ended.error if names else _without_quotes(str(ended.error))}"
+    elif ended.error is not None:
+        # It speaks of what was given: paths, and labels that collide.
+        text += "; standard error says why"
+    return level, text
+
+
+def _one_line(text: str) -> str:
+    """Spell out what would begin another line, or tell a terminal what to do."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

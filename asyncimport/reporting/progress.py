@@ -1,0 +1,188 @@
+"""What the line reports, folded into totals, and one line of text that shows them.
+
+The totals are for the eye only: what decides anything is in the journal.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+
+from asyncimport.model import (
+    Archived,
+    AttachmentState,
+    Built,
+    Deleted,
+    Failed,
+    Held,
+    Incomplete,
+    Refused,
+    Stored,
+    Withheld,
+)
+from asyncimport.model.events import (
+    Admitted,
+    Away,
+    Enclosed,
+    Enclosing,
+    Event,
+    Found,
+    Noticed,
+    Quiet,
+    Repeated,
+    ScanFinished,
+    Scanned,
+    Settled,
+)
+
+__all__ = ["Totals", "human_bytes", "human_seconds"]
+
+# The rate shown is that of the last quarter of a minute, or since the last line where lines come more rarely: it
+# follows the server, and does not jump about.
+_WINDOW_SECONDS = 15.0
+
+
+@dataclass(slots=True)
+class Totals:
+    """The state of a run as its events tell it. `clock` gives seconds."""
+
+    clock: Callable[[], float] = monotonic
+    scanned: int = 0
+    scanning: bool = True
+    waiting: int = 0
+    waiting_size: int = 0
+    stored: int = 0
+    stored_size: int = 0
+    refused: int = 0
+    failed: int = 0
+    archived: int = 0
+    built: int = 0
+    held: int = 0
+    found: int = 0
+    repeated: int = 0
+    trouble: str = ""
+    repaired: int = 0
+    away: str | None = None
+    quiet_until: float = float("-inf")
+    attachments: int = 0
+    attached: int = 0
+    unattached: int = 0
+    gone: int = 0
+    gone_unsent: int = 0
+    notices: list[str] = field(default_factory=list)
+    _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
+
+    def note(self, event: Event) -> None:
+        """Take an event into account."""
+        match event:
+            case Scanned(files=files):
+                self.scanned += files
+            case Admitted(files=files, size=size):
+                self.waiting += files
+                self.waiting_size += size
+            case ScanFinished(gone=gone, unsent=unsent):
+                self.scanning = False
+                self.gone, self.gone_unsent = gone, unsent
+            case Settled(outcomes=outcomes):
+                for outcome in outcomes:
+                    match outcome:
+                        case Stored(claim=claim):
+                            self.stored += 1
+                            self.stored_size += claim.instance.file.size
+                        case Refused():
+                            self.refused += 1
+                        case Failed():
+                            self.failed += 1
+                        case Withheld():
+                            self.held += 1
+            case Found(files=files, size=size):
+                self.waiting -= files
+                self.waiting_size -= size
+                self.found += files
+            case Noticed(reason=reason):
+                self.notices.append(reason)
+            case Away(reason=reason):
+                self.away = reason
+            case Repeated(reason=reason):
+                self.repeated += 1
+                self.trouble = reason
+            case Archived():
+                self.archived += 1
+            case Built():
+                self.built += 1
+            case Held():
+                self.held += 1
+            case Deleted(files=files):
+                self.repaired += files
+                self.waiting += files
+            case Incomplete(lost=lost):
+                self.repaired += len(lost)
+                self.waiting += len(lost)
+            case Enclosing(files=files):
+                self.attachments = files
+            case Enclosed(filed=filed):
+                attached = sum(one.state is AttachmentState.STORED for one in filed)
+                self.attached += attached
+                self.unattached += len(filed) - attached
+            case Quiet(seconds=seconds):
+                self.quiet_until = self.clock() + seconds
+
+    def line(self) -> str:
+        """Describe the moment: files, bytes, sessions, rate and time left."""
+        now = self.clock()
+        settled = self.stored + self.refused + self.failed
+        self._samples.append((now, settled, self.stored_size))
+        while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW_SECONDS:
+            self._samples.popleft()
+        then, files_then, size_then = self._samples[0]
+        elapsed = max(now - then, 1e-9)
+        rate = (settled - files_then) / elapsed
+        parts = [
+            f"{self.stored:,} of {self.waiting:,} files",
+            human_bytes(self.stored_size),
+            f"{self.archived + self.built:,} sessions done",
+        ]
+        if self.found:
+            parts.append(f"{self.found:,} files found in the archive")
+        if self.attachments:
+            parts.append(f"{self.attached:,} of {self.attachments:,} attachments")
+        if self.unattached:
+            parts.append(f"{self.unattached:,} attachments refused or failed")
+        if self.scanning:
+            parts.insert(0, f"scanning ({self.scanned:,} files seen)")
+        if self.away is not None:
+            parts.insert(0, f"waiting for the server: {self.away}")
+        if self.refused or self.failed or self.held:
+            parts.append(f"{self.refused:,} refused, {self.failed:,} failed, {self.held:,} held")
+        if self.repaired:
+            parts.append(f"{self.repaired:,} missing from XNAT and sent again")
+        if now < self.quiet_until and settled >= self.waiting:
+            wait = human_seconds(self.quiet_until - now)
+            parts.append(f"waiting {wait}, as an upload that broke off may yet arrive")
+        if self.repeated:
+            parts.append(f"{self.repeated:,} calls repeated (last: {self.trouble})")
+        if rate > 0:
+            parts.append(f"{rate:,.0f} files/s, {human_bytes((self.stored_size - size_then) / elapsed)}/s")
+            # A resumed run sends what the journal knows before the scan has met it again.
+            left = max(self.waiting - settled, 0) / rate
+            parts.append(f"{'at least ' if self.scanning else ''}{human_seconds(left)} left")
+        return " · ".join(parts)
+
+
+def human_bytes(size: float) -> str:
+    """Write a number of bytes for people: 1.5 MB."""
+    if round(size) < 1000:
+        return f"{size:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if round(size, 1) < 1000:
+            return f"{size:.1f} {unit}"
+    size /= 1000
+    return f"{size:.1f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """Write a duration for people: 0:05, 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,159 @@
+"""A thread that writes, so that no disk ever holds up the run."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Self
+
+from asyncimport.errors import UsageError
+from asyncimport.model.events import Enclosed, Settled
+from asyncimport.reporting.entries import Entry, Form, Lost
+from asyncimport.system.output_files import advice, open_output
+
+__all__ = ["Recorder", "appending"]
+
+# Files whose outcome may wait to be written: some ten megabytes, and seconds of the fastest run.
+_MOST_WAITING = 20_000
+
+
+_MOST_AT_A_TIME = 1_000
+
+
+class Recorder:
+    """Writes entries to one place, in a thread of its own. Use it as a context manager.
+
+    `form` makes lines of entries, `write` takes them and raises OSError, `complain` is told once what is wrong. `clock`
+    tells the time in seconds since 1970. The end is waited for `patience` seconds.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        write: Callable[[str], None],
+        complain: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.time,
+        patience: float = 10.0,
+    ) -> None:
+        self._form = form
+        self._patience = patience
+        self._write = write
+        self._complain = complain
+        self._clock = clock
+        self._queue: SimpleQueue[tuple[float, Entry] | None] = SimpleQueue()
+        # Each is counted by one thread only, so that no lock could ever make the loop wait.
+        self._noted = self._written = 0
+        self._lost = self._unwritten = 0
+        self._has_complained = False
+        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._tell_lost()
+        self._queue.put(None)
+        self._thread.join(self._patience)
+        if self._thread.is_alive():
+            self._say("is too slow, and lacks the end")
+
+    def note(self, entry: Entry) -> None:
+        """Let an entry be written. It never waits: while too many do already, this one is lost.
+
+        Call it from one thread at a time.
+        """
+        weight = _weight(entry)
+        if self._noted - self._written + weight > _MOST_WAITING:
+            self._lost += weight
+            return
+        self._tell_lost()
+        self._noted += weight
+        self._queue.put((self._clock(), entry))
+
+    def _tell_lost(self) -> None:
+        if self._lost:
+            self._queue.put((self._clock(), Lost(self._lost)))
+            self._lost = 0
+
+    def _work(self) -> None:
+        goes_on = True
+        while goes_on:
+            batch: list[tuple[float, Entry]] = []
+            with suppress(Empty):
+                item = self._queue.get()
+                while item is not None and len(batch) < _MOST_AT_A_TIME:
+                    batch.append(item)
+                    item = self._queue.get_nowait()
+                goes_on = item is not None
+            if batch:
+                self._take(batch)
+                self._written += sum(_weight(entry) for _, entry in batch)
+
+    def _take(self, batch: list[tuple[float, Entry]]) -> None:
+        """Write a batch, or count it as lost."""
+        if any(isinstance(entry, Lost) for _, entry in batch):
+            self._say("is too slow, and lacks events")
+        if self._unwritten:
+            batch = [(batch[0][0], Lost(self._unwritten)), *batch]
+        lines = "".join(line for now, entry in batch for line in self._form(now, entry))
+        try:
+            if lines:
+                self._write(lines)
+            self._unwritten = 0
+        except OSError as error:
+            self._unwritten = sum(entry.events if isinstance(entry, Lost) else _weight(entry) for _, entry in batch)
+            self._say(f"cannot be written ({(error.strerror or str(error)).lower()})")
+
+    def _say(self, why: str) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            self._complain(why)
+
+
+def _weight(entry: Entry) -> int:
+    """Return how many events an entry stands for; a note of lost ones is none itself."""
+    if isinstance(entry, Settled):
+        return len(entry.outcomes)
+    if isinstance(entry, Enclosed):
+        return len(entry.filed)
+    return 0 if isinstance(entry, Lost) else 1
+
+
+@contextmanager
+def appending(path: Path, option: str) -> Iterator[Callable[[str], None]]:
+    """Open a file for appending, for its owner only, and yield what writes whole lines into it.
+
+    Raises: UsageError.
+    """
+    try:
+        file = open_output(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    except OSError as error:
+        raise UsageError(
+            f"{option} {path} cannot be written: {error.strerror}",
+            hint=advice(error, "give a file in a directory that you may write to"),
+        ) from error
+
+    def write(text: str) -> None:
+        rest = memoryview(text.encode())
+        end = os.fstat(file).st_size
+        try:
+            while rest:
+                rest = rest[os.write(file, rest) :]
+        except OSError:
+            # A torn line would spoil the next one. What is no regular file cannot be cut.
+            with suppress(OSError):
+                os.ftruncate(file, end)
+            raise
+
+    try:
+        yield write
+    finally:
+        os.close(file)

@@ -1,0 +1,203 @@
+"""Python beside this process: started without the current directory on its path, and without our secrets.
+
+Python looks for modules first in the current directory where it is started with `-m` or `-c`. That may be a directory
+of somebody else's files.
+"""
+
+import marshal
+import os
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+__all__ = [
+    "Worker",
+    "WorkerDiedError",
+    "WorkerMissingError",
+    "child_environment",
+    "python_command",
+    "safe_path",
+    "serve",
+]
+
+# Where the package lies: whatever else lies there is trusted as the package is.
+_ROOT = str(Path(__file__).parents[1])
+# What an interpreter needs to start, to find its libraries, and to read names as this process does. Passwords and
+# tokens come under any name, so nothing else is passed on.
+_NEEDED = frozenset({"LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "WINDIR"})
+_NEEDED_BEGINNINGS = ("LC_", "LD_", "DYLD_")
+# A worker that is not ready after so long is not waited for.
+_START_SECONDS = 60.0
+_LENGTH = struct.Struct("!Q")
+
+
+def safe_path() -> list[str]:
+    """Return what modules are imported from, without the current directory that Python puts first for `-m` and `-c`.
+
+    It stays if the package itself lies there.
+    """
+    entries = [entry for entry in sys.path if os.path.isabs(entry)]  # noqa: PTH117 - an entry is a text
+    if not sys.flags.safe_path and entries and entries[0] == sys.path[0] != _ROOT and _is_current(entries[0]):
+        del entries[0]
+    return entries if _ROOT in entries else [_ROOT, *entries]
+
+
+def _is_current(directory: str) -> bool:
+    try:
+        return Path(directory).samefile(".")
+    except OSError:  # one of them is not there
+        return False
+
+
+def python_command(code: str, *words: str) -> list[str]:
+    """Return the command of an interpreter that imports from `safe_path` alone, and runs this code."""
+    code = f"import sys; sys.path[:] = {safe_path()!a}; {code}"
+    # Names of files are read as they are here.
+    return [sys.executable, "-I", "-X", f"utf8={sys.flags.utf8_mode}", "-c", code, *words]
+
+
+def child_environment() -> dict[str, str]:
+    """Return the part of the environment that an interpreter needs: no secret is in it."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() in _NEEDED or name.upper().startswith(_NEEDED_BEGINNINGS)
+    }
+
+
+class WorkerDiedError(Exception):
+    """The worker ended before it answered: it was killed, or what it was asked for ended it."""
+
+
+class WorkerMissingError(Exception):
+    """No worker can be started on this system now."""
+
+
+class Worker:
+    """A function that is called in a process of its own, which is started when it is needed, and again when it dies.
+
+    The function stands in a module of this package; it takes and returns what `marshal` can write, which runs no code
+    when it is read. The process ends with this one, however this one ends, and gets no Ctrl-C. One call at a time.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        module, name = function.__module__, function.__name__
+        self._code = f"from asyncimport.system.interpreter import serve; from {module} import {name}; serve({name})"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._end: weakref.finalize[[subprocess.Popen[bytes]], Worker] | None = None
+
+    def call(self, value: Any) -> Any:
+        """Call the function. It blocks. Raises: WorkerDiedError, WorkerMissingError."""
+        process = self._process or self._start()
+        try:
+            assert process.stdin is not None  # noqa: S101 - it was asked for
+            assert process.stdout is not None  # noqa: S101 - it was asked for
+            _write(process.stdin, value)
+            return _read(process.stdout)
+        except (OSError, EOFError):
+            self.close()
+            raise WorkerDiedError from None
+
+    def close(self) -> None:
+        """End the process, without waiting for it; a call under way ends with WorkerDiedError."""
+        self._process = None
+        if self._end is not None:
+            self._end()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own command
+                python_command(self._code),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=child_environment(),
+                # Neither a terminal's Ctrl-C nor Windows' is for it.
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+        except (OSError, ValueError):
+            raise WorkerMissingError from None
+        self._process = process
+        self._end = weakref.finalize(self, _end, process)
+        self._end.atexit = False  # it ends by itself then
+        late = threading.Timer(_START_SECONDS, process.kill)
+        late.start()
+        try:
+            assert process.stdout is not None  # noqa: S101 - it was asked for
+            _read(process.stdout)
+        except (OSError, EOFError):
+            self.close()
+            raise WorkerMissingError from None
+        finally:
+            late.cancel()
+        return process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    # One that hangs in the system, at a disk that is away, ends late.
+    threading.Thread(target=_reap, args=(process,), daemon=True).start()
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    try:
+        with process:
+            pass
+    except OSError:
+        """What was to be written to it is of no interest any more."""
+
+
+def serve(function: Callable[[Any], Any]) -> None:
+    """Call a function for each request that comes by standard input; the process ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _offer_to_be_killed()
+    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(sys.stdin.buffer, requests), daemon=True).start()
+    with os.fdopen(os.dup(1), "wb") as replies:
+        os.dup2(2, 1)  # so that nothing else gets among the replies
+        _write(replies, None)
+        while True:
+            _write(replies, function(requests.get()))
+
+
+def _offer_to_be_killed() -> None:
+    """Ask Linux to end this process before its parent when memory runs out."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    except OSError:
+        """Another system, or not allowed."""
+
+
+def _receive(file: IO[bytes], requests: "queue.SimpleQueue[Any]") -> None:
+    try:
+        while True:
+            requests.put(_read(file))
+    except (OSError, EOFError):
+        os._exit(0)  # whatever is being done: nobody waits for it
+
+
+def _write(file: IO[bytes], value: Any) -> None:
+    content = marshal.dumps(value)
+    file.write(_LENGTH.pack(len(content)) + content)
+    file.flush()
+
+
+def _read(file: IO[bytes]) -> Any:
+    """Read a value. Raises: EOFError."""
+    (length,) = _LENGTH.unpack(_exactly(file, _LENGTH.size))
+    return marshal.loads(_exactly(file, length))  # noqa: S302 - from this package, by a pipe that nobody else has
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    content = file.read(size)
+    if len(content) < size:
+        raise EOFError
+    return content

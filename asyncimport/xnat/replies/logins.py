@@ -1,0 +1,101 @@
+"""Answers to a login, and to the question who is logged in."""
+
+import json
+import re
+
+from asyncimport.errors import LoginExpiredError, LoginRefusedError, TransientError, UnavailableError
+from asyncimport.xnat.replies.response import (
+    OVERLOAD,
+    REDIRECTS,
+    Reply,
+    act_first,
+    check,
+    is_login_page,
+    not_xnat,
+    redirected,
+    retry_after,
+)
+
+__all__ = ["answers", "login", "logins", "user", "user_name"]
+
+
+def login(reply: Reply) -> None:
+    """Judge the answer to a login (UserSession, XnatBasicAuthenticationFilter).
+
+    Raises: LoginRefusedError, UnavailableError when this is not an XNAT, TransientError.
+    """
+    if reply.status == 401:
+        raise LoginRefusedError(
+            "XNAT refused the user name or password",
+            hint="check both; after 20 refusals XNAT locks the account for an hour, and says the same then",
+        )
+    if is_login_page(reply):
+        raise LoginRefusedError("XNAT answers the login with its login page", hint="check the user name and password")
+    if reply.status in REDIRECTS:
+        raise redirected(reply, at_login=True)
+    if reply.status == 403 and "password has expired" in reply.message:
+        raise act_first()
+    if reply.status == 403:
+        raise UnavailableError(f"XNAT does not let anyone in: {reply.message}")
+    if reply.status in OVERLOAD or reply.status >= 500:
+        raise TransientError(
+            f"the server answers {reply.status} to the login", retry_after=retry_after(reply), overload=True
+        )
+    if reply.status != 200 or reply.is_html or not re.fullmatch(r"[\w.-]+", reply.text.strip()):
+        raise not_xnat()
+
+
+def user(reply: Reply, name: str) -> None:
+    """Check that the login is ours and not a guest's (UserAuth): /data/JSESSION answers 200 to anyone.
+
+    Raises: LoginRefusedError, LoginExpiredError, UnavailableError when this is not an XNAT, TransientError.
+    """
+    if reply.status == 200 and (match := re.search(r"User '(.*?)' is logged in", reply.head)):
+        # An alias token logs in under the name of its owner, so another name than `name` is fine; a guest is not.
+        if match.group(1).lower() == "guest" != name.lower():
+            raise LoginRefusedError("XNAT took the login for a guest's", hint="check the user name and password")
+        return
+    if reply.status == 401:
+        raise LoginExpiredError("XNAT does not know the login that it has just made (401)")
+    if reply.status in REDIRECTS:
+        found = redirected(reply, at_login=True)
+        if isinstance(found, UnavailableError):
+            raise found
+    if reply.status in {403, *REDIRECTS} or is_login_page(reply):
+        raise LoginRefusedError(
+            "XNAT does not accept the login",
+            hint="log in with a browser once: the password may have expired, or the account be disabled",
+        )
+    if reply.status in OVERLOAD or reply.status >= 500:
+        raise TransientError(
+            f"the server answers {reply.status} to the login check", retry_after=retry_after(reply), overload=True
+        )
+    raise not_xnat()
+
+
+def answers(reply: Reply) -> bool:
+    """Whether XNAT itself answers (UserAuth): whatever it says, it is there.
+
+    Raises: TransientError when it is not, LoginExpiredError.
+    """
+    check(reply)
+    return True
+
+
+def user_name(reply: Reply) -> str | None:
+    """Return who is logged in (UserAuth): with an alias token it is the token's owner."""
+    check(reply)
+    match = re.search(r"User '(.*?)' is logged in", reply.head)
+    return match[1] if match and reply.status == 200 else None
+
+
+def logins(reply: Reply) -> int | None:
+    """Return how many logins a user has open (UserSessionId); None: it does not tell."""
+    check(reply)
+    if reply.status != 200:
+        return None
+    try:
+        (count,) = dict(json.loads(reply.text)).values()
+        return int(count)
+    except (ValueError, RecursionError, TypeError, OverflowError):
+        return None
