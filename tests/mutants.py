@@ -2056,7 +2056,7 @@ MANNERS = (
     Mutant(
         "control-characters",
         "The name of a file writes what it likes on the terminal, a clean summary for instance.",
-        "cli/output.py",
+        "model/texts.py",
         "character if character.isprintable() else _spelt(character)",
         "character",
         ("test_output.py::test_plain_is_harmless",),
@@ -2971,7 +2971,7 @@ SUBJECTS = (
     Mutant(
         "subjects-heed-a-stop",
         "After a Ctrl-C all other subjects are described all the same.",
-        "cli/subjects.py",
+        "operations/subjects.py",
         "takewhile(lambda _: not stop.requested, rows)",
         "rows",
         ("test_cli_subjects.py::test_a_stop_in_the_middle",),
@@ -2979,7 +2979,7 @@ SUBJECTS = (
     Mutant(
         "subjects-in-hand",
         "A stop drops what is under way, and nobody knows whether XNAT has it.",
-        "cli/subjects.py",
+        "operations/subjects.py",
         "with stop.after_grace():",
         "with stop.at_once():",
         ("test_cli_subjects.py::test_a_stop_in_the_middle",),
@@ -3564,7 +3564,7 @@ ATTACHMENTS = (
     Mutant(
         "attach-one-address",
         "Of two files that go to one place under one name, named in two ways, both count as stored, and one is lost.",
-        "cli/attaching.py",
+        "operations/attach.py",
         "taken.setdefault((address, resource.label, each.name), each.file)",
         "taken.setdefault((repr(resource.place), resource.label, each.name), each.file)",
         (f"{_GOES}test_one_resource_by_several_names",),
@@ -3853,7 +3853,7 @@ ATTACHMENTS = (
     Mutant(
         "attach-links-that-lead-nowhere",
         "One dangling link in a directory, and what comes after it is left behind without a word.",
-        "cli/attaching.py",
+        "source/attachment_files.py",
         "            unread.append(path)\n            continue\n",
         "            return\n",
         (f"{_ATTACH}test_what_cannot_be_attached_is_told",),
@@ -3861,7 +3861,7 @@ ATTACHMENTS = (
     Mutant(
         "attach-exit-8",
         "A scheduler takes files that were refused for attached ones.",
-        "cli/attaching.py",
+        "operations/attach.py",
         "any(one.state in bad for _, one in self.filed)",
         "False",
         (f"{_ATTACH}test_names_that_are_taken",),

@@ -1,9 +1,24 @@
-"""`asyncimport attach`: files other than images into resources of sessions, scans, subjects or projects."""
+"""`asyncimport attach`: files other than images into resources of sessions, scans, subjects or projects.
 
+With `-o json` one object stands on standard output, also after failures:
+
+    {"host": "...", "exit_code": 0, "error": null, "dry_run": false,
+     "attachments": {"total": 0, "stored": 0, "sent": 0, "refused": 0, "failed": 0, "left": 0},
+     "details": [{"path": "a.pdf", "project": "P", "subject": null, "session": "E", "study_uid": null, "scan": null,
+                  "resource": "REPORTS", "name": "a.pdf", "bytes": 1, "state": "stored", "sent": true, "md5": "...",
+                  "reason": null}],
+     "flaws": [{"line": 3, "column": "path", "problem": "...", "hint": "...", "warning": false}]}
+
+`stored` are those that the archive was seen to hold in the end, `sent` those of them that were not there before.
+"""
+
+import os
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.options import (
@@ -22,12 +37,20 @@ from asyncimport.cli.options import (
     hidden,
     variable,
 )
-from asyncimport.cli.output import consoles, show_error, write_json
-from asyncimport.cli.profiles import login_from
-from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.model import Place
+from asyncimport.cli.output import consoles, flaws_json, plain, show_flaws
+from asyncimport.cli.profiles import server_from
+from asyncimport.cli.running import conclude, counted, run_operation
+from asyncimport.errors import UsageError
+from asyncimport.model import AttachmentState, Filed, Place, Resource
+from asyncimport.model.csv_table import Flaw
+
+if TYPE_CHECKING:
+    from asyncimport.operations.attach import AttachResult
 
 __all__ = ["attach"]
+
+_SHOWN = 20
+_STEP = 500
 
 
 def attach(
@@ -90,34 +113,95 @@ def attach(
 
     What is there already, byte for byte, is not sent again; so the same command goes on where it was stopped.
     """
-    import anyio
-
-    from asyncimport.cli.attaching import AttachResult, AttachTask, as_json, carry_out, gathered, given, show
+    from asyncimport.operations.attach import AttachRequest, AttachResult
+    from asyncimport.operations.attach import attach as carry_out
     from asyncimport.routing.attachment_file import AttachRow
-    from asyncimport.xnat.client import Credentials
+    from asyncimport.source.attachment_files import files_by_resource, rows_to_attach
 
     out, err = consoles(no_color=no_color)
-    result = AttachResult()
+    flaws: list[Flaw] = []
     try:
         place = Place(project or "", subject or "", session or "", "", scan or "")
         said = AttachRow(0, "", place, resource or "", "", format_, content, tags)
-        rows, result.flaws = given(files or [], said, table, whole_project=whole_project, encoding=encoding)
-        result.enclosures = gathered(rows, result.flaws)
-        if not result.enclosures:
-            hint = next((one.hint for one in result.flaws if one.hint), "check the paths")
-            raise UsageError("there is no file that can be attached", hint=hint)
-        host, name, password = login_from(host, user, profile, password_stdin=password_stdin, insecure=insecure)
-        login = Credentials(name, password)
-        task = AttachTask(host, login, ca_bundle, not insecure, dry_run, replacing, zips, event_reason)
-        anyio.run(carry_out, task, result, None if quiet else err)
-    except AsyncimportError as error:
-        result.error = error
-    if output is Output.JSON:
-        write_json(as_json(host, result, dry_run=dry_run))
+        rows, flaws = rows_to_attach(files or [], said, table, whole_project=whole_project, encoding=encoding)
+        batches = files_by_resource(rows, flaws)
+        server = server_from(host, user, profile, ca_bundle, password_stdin=password_stdin, insecure=insecure)
+    except UsageError as error:
+        result, code = AttachResult(dry_run=dry_run, flaws=flaws, error=error), error.exit_code
     else:
-        show(out, result, dry_run=dry_run)
-    if result.error is not None:
-        show_error(err, result.error)
-    elif result.signal is not None:
-        err.print(Text("stopped; the same command goes on from here"))
-    raise typer.Exit(result.code)
+        host = server.host
+        request = AttachRequest(
+            server=server,
+            batches=batches,
+            flaws=flaws,
+            replace=replacing,
+            zips=zips,
+            event_reason=event_reason,
+            dry_run=dry_run,
+        )
+        count = counted(err, "files", step=_STEP, quiet=quiet)
+        operation = partial(carry_out, request, report=lambda one: count(len(one.filed), one.total))
+        result, code = run_operation(operation)
+    conclude(out, err, result, code, host=host, output=output, as_json=_json, show=_show)
+
+
+def _json(result: "AttachResult") -> dict[str, object]:
+    return {
+        "dry_run": result.dry_run,
+        "attachments": result.counts(),
+        "details": [_detail(resource, one) for resource, one in result.filed],
+        "flaws": flaws_json(result.flaws),
+    }
+
+
+def _detail(resource: Resource, filed: Filed) -> dict[str, object]:
+    place, file = resource.place, filed.attachment.file
+    return {
+        "path": plain(file.path),
+        "project": place.project,
+        "subject": place.subject or None,
+        "session": place.session or None,
+        "study_uid": place.study_uid or None,
+        "scan": place.scan or None,
+        "resource": resource.label,
+        "name": filed.attachment.name,
+        "bytes": file.size,
+        "state": filed.state.value.lower(),
+        "sent": filed.sent,
+        "md5": filed.md5,
+        "reason": filed.reason,
+    }
+
+
+def _show(out: Console, result: "AttachResult") -> None:
+    show_flaws(out, result.flaws)
+    if not result.batches:
+        return
+    counts = result.counts()
+    there = counts["stored"] - counts["sent"]
+    words = {"sent": counts["sent"], "there already": there, "refused": counts["refused"], "failed": counts["failed"]}
+    words["would be sent" if result.dry_run else "left"] = counts["left"]
+    told = ", ".join(f"{count:,} {word}" for word, count in words.items() if count)
+    out.print(Text(f"{counts['total']:,} files: {told}", style="bold"))
+    pending = {resource: None for resource, one in result.filed if one.reason and one.state is AttachmentState.PENDING}
+    lines = [f"would be made: {plain(_where(resource))}" for resource in pending]
+    lines += [
+        f"{one.state.value.lower()}: {plain(f'{_where(resource)} / {one.attachment.name}')}: {plain(one.reason)}"
+        for resource, one in result.filed
+        if one.reason and one.state is not AttachmentState.PENDING
+    ]
+    for line in lines[:_SHOWN]:
+        out.print(Text(f"  {line}"))
+    if len(lines) > _SHOWN:
+        out.print(Text(f"  and {len(lines) - _SHOWN:,} more: see -o json"))
+    pairs = [(os.path.basename(one.attachment.file.path), one.attachment.name) for _, one in result.filed]  # noqa: PTH119
+    renamed = [(own, name) for own, name in pairs if name.rpartition("/")[2] != own]
+    if renamed:
+        names = f"{plain(renamed[0][0])} is {renamed[0][1]} there"
+        out.print(Text(f"  renamed: {len(renamed):,} names, as XNAT changes some characters of them: {names}"))
+
+
+def _where(resource: Resource) -> str:
+    place = resource.place
+    labels = [place.project, place.subject, place.session or place.study_uid, place.scan, resource.label]
+    return " / ".join(label for label in labels if label)

@@ -14,13 +14,17 @@ from rich.text import Text
 
 from asyncimport.errors import AsyncimportError
 from asyncimport.model import NOTHING_KEPT, AttachmentCounts, Files, SessionReport, Stray, SubjectCounts, Summary
+from asyncimport.model.csv_table import Flaw
+from asyncimport.model.texts import plain
 from asyncimport.reporting.progress import human_bytes, human_seconds
 
 __all__ = [
     "consoles",
     "exit_code",
+    "flaws_json",
     "plain",
     "show_error",
+    "show_flaws",
     "show_stopped",
     "show_strays",
     "show_summary",
@@ -63,17 +67,6 @@ class _StandardError:
 
     def __getattr__(self, name: str) -> object:
         return getattr(sys.stderr, name)
-
-
-def plain(text: str) -> str:
-    """Make a text harmless on a terminal: control characters and bytes that are no text are spelt out."""
-    return "".join(character if character.isprintable() else _spelt(character) for character in text)
-
-
-def _spelt(character: str) -> str:
-    # A byte of a path that is no text is a surrogate of this range (os.fsdecode); others come from elsewhere.
-    errors = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
-    return character.encode("utf-8", errors).decode("latin-1").encode("unicode_escape").decode()
 
 
 def show_error(console: Console, error: AsyncimportError) -> None:
@@ -307,3 +300,28 @@ def _show_sessions(console: Console, reports: list[SessionReport]) -> None:
         console.print(Text(f"  {report.state}: {session.project} / {session.subject} / {session.label}{reason}"))
     if len(reports) > _SHOWN:
         console.print(Text(f"  and {len(reports) - _SHOWN:,} more: see -o json"))
+
+
+def show_flaws(out: Console, flaws: Sequence[Flaw]) -> None:
+    """Write what is wrong in a table, by line and column."""
+    for flaw in flaws[:_SHOWN]:
+        column = f", {plain(flaw.column)}" if flaw.column else ""
+        place = f"line {flaw.line}{column}: " if flaw.line else ""
+        hint = f" ({flaw.hint})" if flaw.hint else ""
+        out.print(Text(f"  {'warning' if flaw.is_warning else 'not sent'}: {place}{flaw.text}{hint}"))
+    if len(flaws) > _SHOWN:
+        out.print(Text(f"  and {len(flaws) - _SHOWN:,} more: see -o json"))
+
+
+def flaws_json(flaws: Sequence[Flaw]) -> list[dict[str, object]]:
+    """Return what is wrong in a table, for JSON."""
+    return [
+        {
+            "line": flaw.line or None,
+            "column": plain(flaw.column) or None,
+            "problem": flaw.text,
+            "hint": flaw.hint or None,
+            "warning": flaw.is_warning,
+        }
+        for flaw in flaws
+    ]

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 import typer
@@ -14,7 +14,10 @@ from typer.core import TyperCommand
 from asyncimport.credentials import Profile, check_host, check_no_secret, find, kept, read_profiles, same_server
 from asyncimport.errors import UsageError
 
-__all__ = ["Chosen", "Profiled", "chosen", "login_from", "profiles_path", "question"]
+if TYPE_CHECKING:
+    from asyncimport.operations.server import Server
+
+__all__ = ["Chosen", "Profiled", "chosen", "login_from", "profiles_path", "question", "server_from"]
 
 _OWN = ("host", "user", "project", "ca_bundle", "insecure")
 
@@ -159,3 +162,23 @@ def login_from(
         prompt=None if password_stdin else question(),
     )
     return host, name, password
+
+
+def server_from(
+    host: str | None,
+    user: str | None,
+    profile: Chosen | None,
+    ca_bundle: Path | None,
+    *,
+    password_stdin: bool,
+    insecure: bool,
+) -> "Server":
+    """Return the server, with a login from options, profile, environment, keyring, netrc or a person.
+
+    Raises: UsageError.
+    """
+    from asyncimport.operations.server import Server
+    from asyncimport.xnat.client import Credentials
+
+    host, name, password = login_from(host, user, profile, password_stdin=password_stdin, insecure=insecure)
+    return Server(host, Credentials(name, password), ca_bundle, not insecure)

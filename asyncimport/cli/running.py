@@ -3,25 +3,42 @@
 import asyncio
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
+import typer
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from asyncimport.cli.options import Output
+from asyncimport.cli.output import show_error, write_json
 from asyncimport.errors import worst
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.reporting.progress import Totals
 
-__all__ = ["LOCK_SECONDS", "Stopped", "in_threads", "on_signals", "progress", "stopped_by"]
+if TYPE_CHECKING:
+    from asyncimport.operations.result import Result
+
+__all__ = [
+    "LOCK_SECONDS",
+    "Stopped",
+    "conclude",
+    "counted",
+    "in_threads",
+    "on_signals",
+    "progress",
+    "run_operation",
+    "stopped_by",
+]
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Result")
 
 # How long another program's lock on a journal is still waited for after a stop: a backup's takes no longer.
 LOCK_SECONDS = 3.0
@@ -78,6 +95,59 @@ def stopped_by(result: _Stoppable) -> Iterator[Stop]:
 
     with on_signals(stopped):
         yield stop
+
+
+def run_operation(operation: Callable[..., Awaitable[R]]) -> tuple[R, int]:
+    """Run an operation, which SIGINT and SIGTERM stop; return its result and the exit code."""
+    stopped = Stopped()
+
+    async def run() -> R:
+        with stopped_by(stopped) as stop:
+            return await operation(stop=stop)
+
+    result = anyio.run(run)
+    if stopped.signal is not None and result.error is None:
+        return result, 128 + stopped.signal
+    return result, result.exit_code
+
+
+def counted(err: Console, what: str, *, step: int, quiet: bool) -> Callable[[int, int], None]:
+    """Return what writes, every so many, how many of all were come to."""
+    told = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal told
+        if not quiet and done // step > told:
+            told = done // step
+            err.print(Text(f"{done:,} of {total:,} {what}"))
+
+    return report
+
+
+def conclude(
+    out: Console,
+    err: Console,
+    result: R,
+    code: int,
+    *,
+    host: str | None,
+    output: Output,
+    as_json: Callable[[R], Mapping[str, object]],
+    show: Callable[[Console, R], None],
+    if_stopped: str = "the same command goes on from here",
+) -> NoReturn:
+    """Write a result as a table or as JSON, and what ended the operation before its time; then exit."""
+    error = result.error
+    if output is Output.JSON:
+        message = None if error is None else {"message": str(error), "hint": error.hint or None}
+        write_json({"host": host, "exit_code": code, "error": message, **as_json(result)})
+    else:
+        show(out, result)
+    if error is not None:
+        show_error(err, error)
+    elif code > 128:
+        err.print(Text(f"stopped; {if_stopped}"))
+    raise typer.Exit(code)
 
 
 @asynccontextmanager

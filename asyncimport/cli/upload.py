@@ -41,7 +41,7 @@ from asyncimport.cli.options import (
     hidden,
     variable,
 )
-from asyncimport.cli.output import consoles, show_error, summary_json, write_json
+from asyncimport.cli.output import consoles, show_error, show_flaws, summary_json, write_json
 from asyncimport.cli.profiles import login_from
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.model.options import AUTO_CEILING, Options, bytes_of, seconds_of
@@ -217,10 +217,10 @@ def upload(
     It sends the files as they are: it does not de-identify.
     """
     from asyncimport.cli.routes import carried_choice, choice_from, plan_from, rules_from
-    from asyncimport.cli.subjects import show_flaws, table_of
     from asyncimport.cli.transfer import Transfer, transfer
     from asyncimport.demographics import header_keywords
     from asyncimport.operations.plan import PlannedRoutes
+    from asyncimport.operations.subjects import read_table
     from asyncimport.pipeline.demographics import Wishes
     from asyncimport.routing import AttachRule
     from asyncimport.xnat.client import Timeouts
@@ -255,7 +255,7 @@ def upload(
         if limit is not None and limit < 1:
             raise UsageError(f"--limit {limit} cannot be", hint="give the number of sessions of the pilot")
         rules = [AttachRule.parse(text) for text in attach or ()]
-        said, flaws = table_of(subjects, project or "", encoding) if subjects is not None else ([], [])
+        said, flaws = read_table(subjects, project or "", encoding) if subjects is not None else ([], [])
         wished = [name.strip() for name in subjects_from_dicom.split(",") if name.strip()]
         header_keywords(wished)  # which refuses what no header tells
         wishes = Wishes(said, wished, overwrite_demographics)

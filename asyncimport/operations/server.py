@@ -1,0 +1,34 @@
+"""Which XNAT, and as whom."""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncimport.xnat.client import Client, Credentials, connect
+
+__all__ = ["Server"]
+
+_CONNECTIONS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An XNAT: its address with the context path, a login, and how its certificate is checked.
+
+    `ca_bundle` is a PEM file of the authorities to trust; without `verify_certificate` any certificate will do.
+    """
+
+    host: str
+    credentials: Credentials
+    ca_bundle: Path | None = None
+    verify_certificate: bool = True
+
+    def connect(self) -> AbstractAsyncContextManager[Client]:
+        """Log in, and out at the end. Raises: LoginRefusedError, UnavailableError, UsageError."""
+        return connect(
+            self.host,
+            self.credentials,
+            connections=_CONNECTIONS,
+            ca_bundle=self.ca_bundle,
+            verify=self.verify_certificate,
+        )

@@ -1,0 +1,145 @@
+"""Demographics of subjects, before their sessions are imported or after."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path
+
+from asyncimport.demographics import Demographics, read_subjects
+from asyncimport.errors import ProjectMissingError, ProjectReadOnlyError, UsageError
+from asyncimport.model.csv_table import Flaw
+from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.server import Server
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.pacing.shutdown import Stop
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.site import project_of
+from asyncimport.xnat.subjects import Described, NotDescribed, describe
+
+__all__ = ["SubjectsRequest", "SubjectsResult", "read_table", "subjects"]
+
+_STATES = ("created", "updated", "unchanged", "refused", "failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectsRequest:
+    """What XNAT shall hold of subjects. `read_table` reads the rows, and what is wrong with others (`flaws`)."""
+
+    server: Server
+    rows: Sequence[Demographics]
+    flaws: Sequence[Flaw] = ()
+    overwrite: bool = False
+    """Replace values that XNAT has; else they are kept, and the differences told."""
+    existing_only: bool = False
+    """Make no subjects that XNAT does not have."""
+    event_reason: str = "demographics of a table"
+    """Why, for sites with an audit trail that ask for it."""
+    dry_run: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class SubjectsResult(Result):
+    """What became of each subject that was come to."""
+
+    dry_run: bool = False
+    rows: Sequence[Demographics] = ()
+    flaws: Sequence[Flaw] = ()
+    outcomes: list[Described | NotDescribed] = field(default_factory=list)
+
+    @property
+    def findings_code(self) -> int:
+        """8 where a row is wrong, or a subject was refused, failed, or was made by somebody else at the same time."""
+        is_flawed = any(not flaw.is_warning for flaw in self.flaws)
+        return 8 if is_flawed or any(map(_is_problem, self.outcomes)) else 0
+
+    def counts(self) -> dict[str, int]:
+        """Return how many subjects were created, updated and so on; `left` are those that were not come to."""
+        states = Counter(one.state for one in self.outcomes)
+        counts = {"total": len(self.rows), **{state: states[state] for state in _STATES}}
+        return {**counts, "left": len(self.rows) - len(self.outcomes)}
+
+
+def _is_problem(one: Described | NotDescribed) -> bool:
+    """Whether it was not done, or somebody else made a subject of the same label at the same time."""
+    return isinstance(one, NotDescribed) or (one.created and bool(one.alike))
+
+
+def read_table(
+    table: Path, project: str, encoding: str = "", *, null_clears: bool = False
+) -> tuple[list[Demographics], list[Flaw]]:
+    """Return the rows of a table of demographics, and what is wrong with the others. Raises: UsageError."""
+    try:
+        return read_subjects(table.read_bytes(), project=project, encoding=encoding, null_clears=null_clears)
+    except OSError as error:
+        raise UsageError(f"{table} cannot be read: {error.strerror}", hint="check the path") from error
+    except UsageError as error:
+        raise UsageError(f"{table}: {error}", hint=error.hint) from None
+
+
+async def subjects(
+    request: SubjectsRequest, *, report: Callable[[SubjectsResult], None] = lambda _: None, stop: Stop | None = None
+) -> SubjectsResult:
+    """Set demographics of subjects, and read them back.
+
+    `report` is told the result so far whenever a subject was come to.
+    """
+    stop = stop or Stop()
+    result = SubjectsResult(dry_run=request.dry_run, rows=request.rows, flaws=request.flaws)
+
+    def note(outcome: Described | NotDescribed) -> None:
+        result.outcomes.append(outcome)
+        report(result)
+
+    policy = RetryPolicy()
+    with ended_in(result, stop):
+        async with AsyncExitStack() as stack:
+            with stop.at_once():
+                client = await stack.enter_async_context(request.server.connect())
+                names = await _open(client, request.rows, policy, note)
+            if stop.requested:
+                return result
+            told = list(result.outcomes)
+            rows = (replace(row, project=names[row.project]) for row in request.rows if row.project in names)
+            with stop.after_grace():
+                done = await describe(
+                    client,
+                    takewhile(lambda _: not stop.requested, rows),
+                    policy,
+                    overwrite=request.overwrite,
+                    event_reason=request.event_reason,
+                    dry_run=request.dry_run,
+                    only_existing=request.existing_only,
+                    report=note,
+                )
+                result.outcomes = told + done
+        if result.outcomes and all(isinstance(one, NotDescribed) and one.no_right for one in result.outcomes):
+            raise ProjectReadOnlyError(
+                "this user may not set demographics of any of the subjects",
+                hint="ask the project's owner for the right to edit subjects",
+            )
+    return result
+
+
+async def _open(
+    client: Client, rows: Sequence[Demographics], policy: RetryPolicy, report: Callable[[NotDescribed], None]
+) -> dict[str, str]:
+    """Return the IDs of the projects that are there, by what the rows call them; rows of the others are refused.
+
+    Raises: ProjectMissingError when there is one project only, UnavailableError.
+    """
+    names: dict[str, str] = {}
+    closed: dict[str, str] = {}
+    projects = list(dict.fromkeys(row.project for row in rows))
+    for project in projects:
+        try:
+            names[project] = await project_of(client, project, policy)
+        except ProjectMissingError as error:
+            if len(projects) == 1:
+                raise
+            closed[project] = str(error)
+    for row in rows:
+        if row.project in closed:
+            report(NotDescribed(row.project, row.subject, closed[row.project], refused=True))
+    return names

@@ -1,0 +1,161 @@
+"""Files to attach, as a table or a command line names them: found on disk, and put together by resource."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from asyncimport.errors import UsageError
+from asyncimport.model import Attachment, Enclosure, File, Place, Resource
+from asyncimport.model.csv_table import Flaw, label_flaw
+from asyncimport.model.texts import plain
+from asyncimport.routing import check_resource, name_in_resource, unfit
+from asyncimport.routing.attachment_file import AttachRow, read_attachments
+
+__all__ = ["files_by_resource", "rows_to_attach"]
+
+
+def rows_to_attach(
+    files: Sequence[Path], said: AttachRow, table: Path | None, *, whole_project: bool, encoding: str = ""
+) -> tuple[list[AttachRow], list[Flaw]]:
+    """Return what is to be attached, of a table or of the command line, and what of it cannot be.
+
+    Rows of a table take the project and the resource of the command line where they name none. All else stands in it.
+
+    Raises: UsageError.
+    """
+    place = said.place
+    if (table is None) == (not files):
+        raise UsageError("give files, or a table of files", hint="FILE... with --session, or --table FILE.csv")
+    if table is not None:
+        _check_beside_table(said, whole_project=whole_project)
+        try:
+            data = table.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{table} cannot be read: {error.strerror}", hint="check the path") from error
+        try:
+            rows, flaws = read_attachments(data, project=place.project, resource=said.resource, encoding=encoding)
+        except UsageError as error:
+            raise UsageError(f"{table}: {error}", hint=error.hint) from None
+        return [replace(row, path=str(table.parent / row.path)) for row in rows], flaws
+    if not place.project:
+        raise UsageError("no project", hint="name it with -P")
+    if not said.resource:
+        raise UsageError("no resource", hint="name it with --resource, as in --resource REPORTS")
+    check_resource(said.resource, "--resource")
+    for option, label in (("-P", place.project), ("--subject", place.subject), ("--session", place.session)):
+        if flaw := label_flaw(label):
+            raise UsageError(f"{option}: {flaw} is in no label of XNAT's", hint="copy it as XNAT shows it")
+    if place.scan and not place.session:
+        raise UsageError("--scan without a session", hint="name it with --session")
+    if whole_project == bool(place.session or place.subject):
+        raise UsageError(
+            "--to-project goes with no other level" if whole_project else "nothing says what the files belong to",
+            hint="give --session, or --session with --scan, or --subject, or --to-project",
+        )
+    return [replace(said, path=str(path)) for path in files], []
+
+
+def _check_beside_table(said: AttachRow, *, whole_project: bool) -> None:
+    """Refuse options that say of files what a table says of each row. Raises: UsageError."""
+    place = said.place
+    options = {
+        "--session": (place.session, "session_label"),
+        "--subject": (place.subject, "subject_label"),
+        "--scan": (place.scan, "scan"),
+        "--to-project": ("project" if whole_project else "", "level"),
+        "--format": (said.format, "format"),
+        "--content": (said.content, "content"),
+        "--tags": (said.tags, "tags"),
+    }
+    for option, (value, column) in options.items():
+        if value:
+            raise UsageError(f"{option} goes with files, not with --table", hint=f"name it in the column {column}")
+
+
+def files_by_resource(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[Enclosure]:
+    """Look at the files, and put them together by resource; what cannot be sent is added to `flaws`.
+
+    Raises: UsageError when nothing is left.
+    """
+    found: dict[tuple[Place, str], tuple[list[str], dict[str, Attachment]]] = {}
+    key = 0
+    for row in rows:
+        for one in _files(row):
+            if isinstance(one, Flaw):
+                flaws.append(one)
+                continue
+            file, path = one
+            name = name_in_resource(row.name or path.replace(os.sep, "/"))
+            tags, names = found.setdefault((row.place, row.resource), ([], {}))
+            tags += [row.tags] if row.tags and row.tags not in tags else []
+            if why := unfit(name, file.size):
+                flaws.append(Flaw(row.line, "path", f"{plain(file.path)}: {why}", "leave it out"))
+            elif name in names and names[name].file == file:
+                continue
+            elif name in names:
+                what = f"{plain(file.path)} and {plain(names[name].file.path)} would both be {name} there"
+                flaws.append(Flaw(row.line, "name", what, "give one of them another name, in the column name"))
+            else:
+                key += 1
+                names[name] = Attachment(key, file, name, row.format, row.content)
+    batches = [
+        Enclosure(Resource(place, label, ",".join(tags)), tuple(names.values()))
+        for (place, label), (tags, names) in found.items()
+        if names
+    ]
+    if not batches:
+        hint = next((flaw.hint for flaw in flaws if flaw.hint), "check the paths")
+        raise UsageError("there is no file that can be attached", hint=hint)
+    return batches
+
+
+def _files(row: AttachRow) -> Iterator[tuple[File, str] | Flaw]:
+    """Yield the files of a row, a directory's all below it, each with its name relative to that, and what is none.
+
+    Links below a directory are followed to files in it only: whoever may write there could name any file.
+    """
+    unread: list[str] = []
+    paths = [row.path]
+    # As elsewhere: pathlib would change what was given.
+    is_directory = os.path.isdir(row.path)  # noqa: PTH112
+    if is_directory:
+        walk = os.walk(row.path, onerror=lambda error: unread.append(error.filename))
+        names = ((directory, name) for directory, below, files in walk for name in (*files, *_links(directory, below)))
+        paths = sorted(os.path.join(directory, name) for directory, name in names)  # noqa: PTH118
+    for path in paths:
+        if is_directory and (flaw := _link(row, path)) is not None:
+            yield flaw
+            continue
+        try:
+            found = os.stat(path)  # noqa: PTH116
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError  # noqa: TRY301
+        except (OSError, ValueError):
+            unread.append(path)
+            continue
+        name = os.path.relpath(path, row.path) if path != row.path else os.path.basename(path)  # noqa: PTH119
+        yield File(os.path.abspath(path), found.st_size, found.st_mtime_ns), name  # noqa: PTH100
+    for path in unread or ([] if paths else [row.path]):
+        yield Flaw(row.line, "path", f"{plain(path)} is no file, or cannot be read", "check the path")
+
+
+def _links(directory: str, below: Iterable[str]) -> Iterator[str]:
+    """Yield the links among the directories in a directory, which os.walk does not follow."""
+    return (name for name in below if os.path.islink(os.path.join(directory, name)))  # noqa: PTH114, PTH118
+
+
+def _link(row: AttachRow, path: str) -> Flaw | None:
+    """Say why a link in a directory is not followed; None when it is, or leads nowhere, or is none."""
+    if not os.path.islink(path) or not os.path.exists(path):  # noqa: PTH110, PTH114
+        return None
+    real, home = os.path.realpath(path), os.path.realpath(row.path)
+    what = "directory" if os.path.isdir(path) else "file"  # noqa: PTH112
+    if not real.startswith(os.path.join(home, "")) and real != home:  # noqa: PTH118
+        text = f"{plain(path)} is a link to a {what} outside {plain(row.path)}"
+        return Flaw(row.line, "path", text, "name it itself, or leave it out")
+    if what == "directory":
+        text = f"{plain(path)} is a link to a directory that is met in its place"
+        return Flaw(row.line, "path", text, is_warning=True)
+    return None
