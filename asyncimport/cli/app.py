@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from asyncimport import __version__
+from asyncimport.cli.values import quick
 from asyncimport.errors import UsageError
 from asyncimport.pacing.shutdown import Terminated, end_on_sigterm
 
@@ -66,6 +67,10 @@ class _Group(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = _Commands()  # type: ignore[assignment]  # nobody adds any
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, which take no detour over pydantic."""
+        return quick(super().get_params(ctx))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as Typer calls it
         """Write what there is, without loading it."""

@@ -11,6 +11,7 @@ import platformdirs
 import typer
 from typer.core import TyperCommand
 
+from asyncimport.cli.values import quick
 from asyncimport.credentials import Profile, check_host, check_no_secret, find, kept, read_profiles, same_server
 from asyncimport.errors import UsageError
 
@@ -57,6 +58,10 @@ class Profiled(TyperCommand):
 
     A profile that was asked for goes before the environment, the default one after it.
     """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, which take no detour over pydantic."""
+        return quick(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what is given, with the values of the profile for what is not.
@@ -121,7 +126,7 @@ def _defaults(ctx: Any, path: Path, name: str, profile: Profile) -> dict[str, An
     """
     options = {
         spelling.removeprefix("--").replace("-", "_"): parameter
-        for parameter in ctx.parent.command.commands["upload"].params
+        for parameter in ctx.parent.command.commands["upload"].get_params(ctx)
         for spelling in parameter.opts
         if spelling.startswith("--") and not parameter.is_eager and spelling != "--profile"
     }
