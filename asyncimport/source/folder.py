@@ -189,13 +189,14 @@ class Folder:
         """
         if self._reads_in_threads or any(file.size > LARGE for file in files):
             self._reads_in_threads = max(self._reads_in_threads - 1, 0)
-            bodies, seconds = await anyio.to_thread.run_sync(_bodies, files, self._digests)
-        else:
-            bodies, seconds = _bodies(files, self._digests)
-        self._pace += (seconds / max(1, len(files)) - self._pace) / _LATELY
+            # How long that takes tells little of the disk: Python's lock is waited for there, with each call.
+            return await anyio.to_thread.run_sync(_bodies, files, self._digests)
+        began = monotonic()
+        bodies = _bodies(files, self._digests)
+        self._pace += ((monotonic() - began) / max(1, len(files)) - self._pace) / _LATELY
         if self._pace > _SLOW:
             self._pace = _SLOW
-            self._reads_in_threads = max(self._reads_in_threads, _READS_IN_THREADS)
+            self._reads_in_threads = _READS_IN_THREADS
         return bodies
 
     @property
@@ -410,10 +411,8 @@ def _unreadable(path: str, error: OSError) -> Ignored:
     return Ignored(File(path, 0, 0), FileKind.UNREADABLE, reason, damaged=True)
 
 
-def _bodies(files: Sequence[File], digests: bool) -> tuple[list[Body | SourceError], float]:  # noqa: FBT001 - of run_sync
-    """Read bodies; return them and how many seconds that took."""
-    began = monotonic()
-    return [_read(file, digests=digests) for file in files], monotonic() - began
+def _bodies(files: Sequence[File], digests: bool) -> list[Body | SourceError]:  # noqa: FBT001 - of run_sync
+    return [_read(file, digests=digests) for file in files]
 
 
 def _read(file: File, *, digests: bool) -> Body | SourceError:
