@@ -418,17 +418,33 @@ def test_the_database_of_another_program(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("version", [0, 5])
+@pytest.mark.parametrize("version", [0, 2])
 def test_a_journal_of_another_version(filled: Path, version: int) -> None:
     """A journal that this program does not know how to read is named with both versions, and left as it is."""
     with closing(sqlite3.connect(filled)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
-    with pytest.raises(JournalError, match=rf"is of version {version}, this program writes version 4"):
+    with pytest.raises(JournalError, match=rf"is of version {version}, this program writes version 1"):
         opened(filled)
     with pytest.raises(JournalError, match=f"is of version {version}"), Ledger.read(filled):
         pass
     with closing(sqlite3.connect(filled)) as connection:
         assert connection.execute("SELECT count(*) FROM instance").fetchone() == (2_000,)
+
+
+@pytest.mark.parametrize("version", [1, 4])
+def test_a_journal_of_an_unreleased_version(filled: Path, version: int) -> None:
+    """A journal of a development version is refused, whatever its version, and left as it is."""
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute(f"PRAGMA application_id = {0x61696D70}")
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = filled.read_bytes()
+    with pytest.raises(JournalError, match="was written by an unreleased version of asyncimport") as error:
+        opened(filled)
+    assert "--journal" in error.value.hint
+    with pytest.raises(JournalError, match="was written by an unreleased version"), Ledger.read(filled):
+        pass
+    assert filled.read_bytes() == before
 
 
 def use(path: Path) -> None:

@@ -167,7 +167,7 @@ def _check_rules(journal: Path, host: str, rules: Mapping[str, str]) -> None:
             ledger = stack.enter_context(Ledger.read(journal))
             ledger.about()
         except (JournalError, UsageError):
-            # Of an older version, or in the making: the run itself will see.
+            # The run itself reports what is wrong with it.
             return
         ledger.check(host, rules)
 

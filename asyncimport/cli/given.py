@@ -86,7 +86,7 @@ class GivenSessions:
                 placed = ledger.placed(after_reroute=self._reroute)
                 return [GivenSession(session, ruled=ruled) for session, ruled in placed]
         except (JournalError, UsageError):
-            # Of an older version, which the run will bring forward, or in the making: the archive knows most of it.
+            # The run itself reports what is wrong with it.
             return []
 
 

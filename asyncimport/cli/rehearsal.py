@@ -138,7 +138,7 @@ class _Journalled:
                     ledger.residents(after_reroute=after_reroute),
                 )
         except (JournalError, UsageError):
-            # Of an older version, or in the making.
+            # The run itself reports what is wrong with it.
             return cls(None)
 
 

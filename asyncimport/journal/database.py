@@ -39,9 +39,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-# "aimp": SQLite's own way to tell one application's files from another's.
-_APPLICATION_ID = 0x61696D70
-_VERSION = 4
+# "aimj": SQLite's own way to tell one application's files from another's. Unreleased versions wrote "aimp".
+_APPLICATION_ID = 0x61696D6A
+_UNRELEASED_ID = 0x61696D70
+_VERSION = 1
 
 # How long a lock is tried for: `is_locked` has it for less.
 _MOMENT = 0.2
@@ -188,7 +189,7 @@ def make_private(path: Path) -> None:
 def create_or_open(path: Path, waiting: Waiting | None = None) -> sqlite3.Connection:
     """Open the journal for writing, and make it, readable by its owner only, where there is none.
 
-    Raises: JournalError when the file is not ours, of a newer version, or damaged.
+    Raises: JournalError when the file is not ours, of another version, or damaged.
     """
     real = _real_name(path)
     try:
@@ -205,8 +206,8 @@ def _opened(path: Path, real: Path) -> sqlite3.Connection:
         # Asked of SQLite, not of the file system: a kill in the midst of making it leaves a file to roll back.
         if connection.execute("PRAGMA page_count").fetchone() == (0,):
             _create(connection)
-        elif (version := _recognise(connection, path)) < _VERSION:
-            _migrate(connection, version)
+        else:
+            _check_version(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         # In KiB. Twice as much would be a twentieth faster with a million files, and cost 20 MB of memory.
@@ -228,7 +229,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     real = _real_name(path)
     with translated(path):
         try:
-            connection, version = _reading(path, real, "mode=ro")
+            return _open_read_only(path, real, "mode=ro")
         except sqlite3.OperationalError as error:
             if os.access(real.parent, os.W_OK):
                 raise
@@ -240,18 +241,10 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
                     hint="its directory is read-only, and a file of it is missing; copy it with its -wal file, and "
                     "name the copy with --journal",
                 ) from error
-            connection, version = _reading(path, real, "mode=ro&immutable=1")
-    if version < _VERSION:
-        connection.close()
-        raise JournalError(
-            f"the journal {path} was written by an older version of asyncimport",
-            hint="`asyncimport upload` brings it forward; it need not send anything for that",
-        )
-    return connection
+            return _open_read_only(path, real, "mode=ro&immutable=1")
 
 
-def _reading(path: Path, real: Path, how: str) -> tuple[sqlite3.Connection, int]:
-    """Open a journal for reading, and return its version too."""
+def _open_read_only(path: Path, real: Path, how: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{real.absolute().as_uri()}?{how}",
         uri=True,
@@ -260,10 +253,11 @@ def _reading(path: Path, real: Path, how: str) -> tuple[sqlite3.Connection, int]
         timeout=_READER_SECONDS,
     )
     try:
-        return connection, _recognise(connection, path)
+        _check_version(connection, path)
     except BaseException:
         connection.close()
         raise
+    return connection
 
 
 def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Mapping[str, str]) -> None:
@@ -311,40 +305,29 @@ def _as_kept(rules: Mapping[str, str]) -> dict[str, str]:
 
 def _create(connection: sqlite3.Connection) -> None:
     connection.executescript(f"BEGIN IMMEDIATE; {sql('schema.sql')}")
-    _set_transitions(connection)
+    connection.executemany("INSERT INTO transition VALUES ('instance', ?, ?)", sorted(INSTANCE_TRANSITIONS))
+    connection.executemany("INSERT INTO transition VALUES ('delivery', ?, ?)", sorted(DELIVERY_TRANSITIONS))
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {_VERSION}")
     connection.execute("COMMIT")
 
 
-def _migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring an older journal forward, in one transaction: a kill leaves it as it was."""
-    steps = "".join(sql(f"from_{step}.sql") for step in range(version, _VERSION))
-    connection.executescript(f"BEGIN IMMEDIATE; {steps}")
-    _set_transitions(connection)
-    connection.execute(f"PRAGMA user_version = {_VERSION}")
-    connection.execute("COMMIT")
-
-
-def _set_transitions(connection: sqlite3.Connection) -> None:
-    connection.execute("DELETE FROM transition")
-    connection.executemany("INSERT INTO transition VALUES ('instance', ?, ?)", sorted(INSTANCE_TRANSITIONS))
-    connection.executemany("INSERT INTO transition VALUES ('delivery', ?, ?)", sorted(DELIVERY_TRANSITIONS))
-
-
-def _recognise(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the version of a journal."""
-    version: int
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise JournalError for a file that is not a journal, or one of another version."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application == _UNRELEASED_ID:
+        raise JournalError(
+            f"the journal {path} was written by an unreleased version of asyncimport",
+            hint="move it away, or name another with --journal: what XNAT holds is found there and not sent again",
+        )
     if application != _APPLICATION_ID:
         raise JournalError(f"{path} is not a journal of asyncimport", hint="name another file with --journal")
-    if not 1 <= version <= _VERSION:
+    if version != _VERSION:
         raise JournalError(
             f"the journal {path} is of version {version}, this program writes version {_VERSION}",
             hint="use the version of asyncimport that wrote it last",
         )
-    return version
 
 
 def sql(name: str) -> str:
