@@ -120,7 +120,7 @@ XNAT = (
     Mutant(
         "what-is-gone-later-is-missed",
         "Where UIDs are new, what was deleted is made up for by what came in later.",
-        "operations/verify.py",
+        "operations/comparison.py",
         'if found.verified == "count" and (lost :=',
         'if found.verified == "none" and (lost :=',
         ("test_verification.py::test_what_is_gone_later_is_missed_though_a_script_maps_uids",),
@@ -128,7 +128,7 @@ XNAT = (
     Mutant(
         "replaced-instances-in-verify",
         "What another machine has put in the place of ours is called ours, and its files are safe to delete.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "if found.held.get(uid, digest) != digest}",
         "if found.held.get(uid, digest) != found.held.get(uid, digest)}",
         ("test_replaced_instances.py::test_only_the_replaced_one_is_not_safe_to_delete",),
@@ -136,7 +136,7 @@ XNAT = (
     Mutant(
         "replaced-instances-are-not-safe-to-delete",
         "The only file with bytes that the archive has no more is deleted.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "for one in there if not (one.presumed or one.sop_uid in other)",
         "for one in there if not one.presumed",
         ("test_replaced_instances.py::test_only_the_replaced_one_is_not_safe_to_delete",),
@@ -698,7 +698,7 @@ XNAT = (
     Mutant(
         "found-is-not-safe",
         "A file whose bytes were never sent is safe to delete, because the archive has an instance of its UID.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "for one in there if not (one.presumed or one.sop_uid in other)",
         "for one in there",
         ("test_journal_lost.py::test_found_instances_are_not_safe_to_delete",),
@@ -878,7 +878,7 @@ XNAT = (
     Mutant(
         "moved-sessions-are-not-missing",
         "What is under another subject counts as missing, and a repair sends all of it again.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "            return Finding(session, files, None, there.problem)\n",
         "            return Finding(session, files, None, there.problem, uids)\n",
         (f"{_OTHERS}test_a_session_that_was_moved_to_another_subject_proves_nothing",),
@@ -1447,7 +1447,7 @@ LINE = (
     Mutant(
         "the-journal-of-another-project",
         "`forget -P B` takes sessions out of the journal of A, as it is the only one.",
-        "cli/journals.py",
+        "operations/journals.py",
         "        if not (is_whole or is_part):",
         "        if is_whole and is_part:",
         ("test_one_project.py::test_the_only_journal_is_not_taken_for_that_of_another_project",),
@@ -2048,7 +2048,7 @@ MANNERS = (
     Mutant(
         "verify-exit-9",
         "A scheduler takes an archive that has lost instances for a complete one.",
-        "cli/verify.py",
+        "operations/verify.py",
         "return 0 if all(problem is None for problem in problems) and not self.unrepaired else 9",
         "return 0",
         ("test_verification.py::test_new_uids_are_not_believed_without_a_script_that_makes_them",),
@@ -2504,7 +2504,7 @@ LACKING = (
     Mutant(
         "live-deliveries-are-no-strays",
         "Our own session in the prearchive is taken for a stray, and deleted.",
-        "operations/verify.py",
+        "operations/comparison.py",
         'live = {one.uri for one in deliveries if one.uri and one.state not in {"ARCHIVED", "DELETED"}}',
         "live: set[str] = set()",
         (f"{_LOST}test_rows_of_others_are_no_strays",),
@@ -2708,7 +2708,7 @@ LACKING = (
     Mutant(
         "perhaps-rejected-is-not-looked-for",
         "verify forgets what XNAT had acknowledged, and a script may have rejected.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "    uids |= doubtful\n",
         "",
         ("test_only_rules_drop.py::test_what_a_script_may_have_rejected_stays_on_the_list_of_verify",),
@@ -2857,7 +2857,7 @@ LACKING = (
     Mutant(
         "safe-to-delete-is-unchanged",
         "A file that was rewritten after the upload is called safe to delete, and nobody has what is in it.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "return None if now is None else (file, _holds(now, file, digest))",
         "return None if now is None else (file, True)",
         (f"{_LOST}test_what_is_safe_to_delete",),
@@ -2865,7 +2865,7 @@ LACKING = (
     Mutant(
         "safe-to-delete-by-its-digest",
         "A file that was replaced by one of its size is called safe to delete, and nobody has what is in it.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "return now.size == sent.size and has_digest(now, digest) is True",
         "return now.size == sent.size",
         (f"{_SAME}test_other_bytes_under_the_same_size_and_time",),
@@ -2873,7 +2873,7 @@ LACKING = (
     Mutant(
         "safe-to-delete-without-a-digest",
         "A file that was replaced by one of its size and time is called safe to delete.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "return now == sent or (or_looks_so and ",
         "return now == sent or (",
         (f"{_SAME}test_a_journal_of_before_proves_nothing_about_what_was_touched",),
@@ -2881,7 +2881,7 @@ LACKING = (
     Mutant(
         "safe-to-delete-is-there",
         "A file is called safe to delete whose instance the archive lacks.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "[one for one in ledger.sources(finding.session) if one.sop_uid not in finding.missing]\n            other",
         "[one for one in ledger.sources(finding.session)]\n            other",
         (f"{_LOST}test_what_is_safe_to_delete",),
@@ -2889,7 +2889,7 @@ LACKING = (
     Mutant(
         "counted-is-not-safe",
         "Files are called safe to delete that were only counted.",
-        "operations/verify.py",
+        "operations/comparison.py",
         'if finding.verified in {"uids", "present"} or finding.missing:',
         "if finding.verified or finding.missing:",
         (f"{_LOST}test_nothing_is_safe_to_delete_that_was_only_counted",),
@@ -3182,7 +3182,7 @@ SUBJECTS = (
     Mutant(
         "subject-restored",
         "`verify --repair` leaves demographics lost.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "return await describe(client, wishes, policy, event_reason=_REPAIR, only_existing=True)",
         "return []",
         (f"{_VISITS}test_what_is_lost_is_restored",),
@@ -3644,7 +3644,7 @@ ATTACHMENTS = (
     Mutant(
         "verify-what-is-handed-out",
         "The beginning of a file, or one that is gone from XNAT's disk, counts as verified and safe to delete.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "depth=Depth.BYTES if reads_bytes else Depth.SIZE",
         "depth=Depth.BYTES if reads_bytes else Depth.LISTING",
         (f"{_KEPT}test_it_is_told_and_mended[cut-1.8-True]",),
@@ -3652,7 +3652,7 @@ ATTACHMENTS = (
     Mutant(
         "verify-all-bytes",
         "`--attachments-bytes` reads nothing.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "depth=Depth.BYTES if reads_bytes else Depth.SIZE",
         "depth=Depth.SIZE",
         (f"{_KEPT}test_other_bytes_of_the_same_size[True]",),
@@ -3660,7 +3660,7 @@ ATTACHMENTS = (
     Mutant(
         "repair-what-is-listed",
         "A repair believes the listing of what XNAT's disk has lost, and sends nothing.",
-        "cli/verify.py",
+        "operations/verify.py",
         "cabinet = Resources(client, depth=Depth.BYTES)",
         "cabinet = Resources(client)",
         (f"{_KEPT}test_it_is_told_and_mended[gone from the disk-1.8-True]",),
@@ -3885,7 +3885,7 @@ ATTACHMENTS = (
     Mutant(
         "verify-attachments-that-cannot-be-put-back",
         "What the archive lacks and nobody has any more is forgotten by the repair that could not mend it.",
-        "operations/verify.py",
+        "operations/comparison.py",
         "if now is not None and _holds(now, one.file, _md5_of(one)):",
         "if now or one:",
         (f"{_BESIDE}test_what_cannot_be_put_back",),

@@ -21,7 +21,7 @@ from asyncimport.journal import Journal, Ledger
 from asyncimport.model import Claim, Delivery, File, Instance, InstanceState, Sealed, Session, Summary
 from asyncimport.model.events import Event
 from asyncimport.model.options import Options
-from asyncimport.operations.verify import Finding, look, verified_sources
+from asyncimport.operations.comparison import Finding, look, verified_sources
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pipeline.images import Stop, run
 from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router

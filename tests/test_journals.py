@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncimport.cli.journals import existing_journal, journal_path
 from asyncimport.errors import UsageError
+from asyncimport.operations.journals import existing_journal, journal_path
 
 HOST = "https://xnat.example.org"
 

@@ -43,7 +43,7 @@ HOMES = {
     "keyring": {"credentials"},
     "tomlkit": {"credentials"},
     "rich": {"cli"},
-    "platformdirs": {"cli"},
+    "platformdirs": {"cli", "operations"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.stem.startswith("__"))
 

@@ -22,7 +22,7 @@ from asyncimport.journal import Ledger
 from asyncimport.journal.database import connect_read_only
 from asyncimport.model import Session
 from asyncimport.model.options import Options
-from asyncimport.operations.verify import Finding, look
+from asyncimport.operations.comparison import Finding, look
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Administer, Fault, RowStatus, Script, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import generated

@@ -127,7 +127,7 @@ def attach(
         batches = files_by_resource(rows, flaws)
         server = server_from(host, user, profile, ca_bundle, password_stdin=password_stdin, insecure=insecure)
     except UsageError as error:
-        result, code = AttachResult(dry_run=dry_run, flaws=flaws, error=error), error.exit_code
+        result = AttachResult(dry_run=dry_run, flaws=flaws, error=error)
     else:
         host = server.host
         request = AttachRequest(
@@ -141,8 +141,8 @@ def attach(
         )
         count = counted(err, "files", step=_STEP, quiet=quiet)
         operation = partial(carry_out, request, report=lambda one: count(len(one.filed), one.total))
-        result, code = run_operation(operation)
-    conclude(out, err, result, code, host=host, output=output, as_json=_json, show=_show)
+        result = run_operation(operation)
+    conclude(out, err, result, host=host, output=output, as_json=_json, show=_show)
 
 
 def _json(result: "AttachResult") -> dict[str, object]:

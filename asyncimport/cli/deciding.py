@@ -10,11 +10,11 @@ import anyio.to_thread
 from rich.console import Console
 
 from asyncimport.cli.given import GivenSessions, residents_of
-from asyncimport.cli.journals import journal_of
 from asyncimport.cli.output import plain
 from asyncimport.cli.plan import plan_of
 from asyncimport.errors import AsyncimportError, JournalError, ProjectMissingError, ProjectReadOnlyError, UsageError
 from asyncimport.journal import Ledger
+from asyncimport.operations.journals import journal_of
 from asyncimport.operations.plan import Plan, PlannedRoutes, Problem, Severity
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop

@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.journals import meant_journal
 from asyncimport.cli.options import Host, JournalFile, NoColor, Output, OutputOption, Profile, Project, StateDir
-from asyncimport.cli.output import consoles, plain, show_error, write_json
+from asyncimport.cli.output import consoles, plain, show_error, show_other_journals, write_json
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal.forgetting import Forgetting, Matter
+from asyncimport.operations.journals import meant_journal
 from asyncimport.reporting.progress import human_bytes
 
 __all__ = ["forget"]
@@ -67,7 +67,8 @@ def forget(
                 "what is to be forgotten?", hint="give one of --session, --held, --gone and --archived-before"
             )
         before = None if archived_before is None else _seconds(archived_before)
-        path, part, others = meant_journal(host, project, state_dir, journal, err)
+        path, part, others = meant_journal(host, project, state_dir, journal)
+        show_other_journals(err, project, others)
         with Forgetting.of(path, part=part) as forgetting:
             for label in dict.fromkeys(name.lower() for name in session or ()):
                 forgetting.sessions(label, force=force)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, cast
 
 from rich.console import Console
@@ -25,6 +26,7 @@ __all__ = [
     "plain",
     "show_error",
     "show_flaws",
+    "show_other_journals",
     "show_stopped",
     "show_strays",
     "show_summary",
@@ -325,3 +327,10 @@ def flaws_json(flaws: Sequence[Flaw]) -> list[dict[str, object]]:
         }
         for flaw in flaws
     ]
+
+
+def show_other_journals(console: Console, project: str | None, journals: Sequence[Path]) -> None:
+    """Tell of journals that have sessions of a project too, and are not looked at."""
+    for one in journals:
+        console.print(Text(f"project {project} has sessions in another journal too, which is not looked at: {one}"))
+        console.print(Text(f"hint: the same command with --journal {one} looks at it"))

@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asyncimport.cli.journals import state_directory
 from asyncimport.cli.options import (
     Encoding,
     Exclude,
@@ -47,16 +46,18 @@ from asyncimport.cli.options import (
 )
 from asyncimport.cli.output import consoles, plain, show_error, show_stopped, write_json
 from asyncimport.cli.routes import choice_from, choice_text, rules_from
-from asyncimport.cli.running import LOCK_SECONDS, Stopped, in_threads, progress, stopped_by
+from asyncimport.cli.running import Stopped, progress, stopped_by
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Resident, Survey, Waiting
+from asyncimport.operations.journals import state_directory
 from asyncimport.operations.plan import Plan, Planning, Problem, Severity, draft_plan, make_plan, survey
-from asyncimport.pacing.shutdown import Stop, StoppedError
+from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.progress import Totals, human_bytes
 from asyncimport.routing import NOTHING_GIVEN, AttachRule, Choice, Given, Router, resource_of
 from asyncimport.routing.plan_file import PlanRow, split, write_plan
 from asyncimport.source.folder import Folder
 from asyncimport.system.output_files import advice, check_output, replacing
+from asyncimport.system.threads import in_threads
 
 __all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan", "streams", "survey_path"]
 

@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
@@ -26,11 +26,9 @@ if TYPE_CHECKING:
     from asyncimport.operations.result import Result
 
 __all__ = [
-    "LOCK_SECONDS",
     "Stopped",
     "conclude",
     "counted",
-    "in_threads",
     "on_signals",
     "progress",
     "run_operation",
@@ -40,8 +38,6 @@ __all__ = [
 T = TypeVar("T")
 R = TypeVar("R", bound="Result")
 
-# How long another program's lock on a journal is still waited for after a stop: a backup's takes no longer.
-LOCK_SECONDS = 3.0
 _LIVE_SECONDS = 0.2
 _PLAIN_SECONDS = 30.0
 
@@ -91,14 +87,14 @@ def stopped_by(result: _Stoppable) -> Iterator[Stop]:
 
     def stopped(number: int) -> None:
         result.signal = result.signal or number
-        stop.request()
+        stop.request(number)
 
     with on_signals(stopped):
         yield stop
 
 
-def run_operation(operation: Callable[..., Awaitable[R]]) -> tuple[R, int]:
-    """Run an operation, which SIGINT and SIGTERM stop; return its result and the exit code."""
+def run_operation(operation: Callable[..., Awaitable[R]]) -> R:
+    """Run an operation, which SIGINT and SIGTERM stop."""
     stopped = Stopped()
 
     async def run() -> R:
@@ -106,9 +102,9 @@ def run_operation(operation: Callable[..., Awaitable[R]]) -> tuple[R, int]:
             return await operation(stop=stop)
 
     result = anyio.run(run)
-    if stopped.signal is not None and result.error is None:
-        return result, 128 + stopped.signal
-    return result, result.exit_code
+    # It may have come when the operation had just ended.
+    result.signal = stopped.signal
+    return result
 
 
 def counted(err: Console, what: str, *, step: int, quiet: bool) -> Callable[[int, int], None]:
@@ -128,7 +124,6 @@ def conclude(
     out: Console,
     err: Console,
     result: R,
-    code: int,
     *,
     host: str | None,
     output: Output,
@@ -140,28 +135,14 @@ def conclude(
     error = result.error
     if output is Output.JSON:
         message = None if error is None else {"message": str(error), "hint": error.hint or None}
-        write_json({"host": host, "exit_code": code, "error": message, **as_json(result)})
+        write_json({"host": host, "exit_code": result.exit_code, "error": message, **as_json(result)})
     else:
         show(out, result)
     if error is not None:
         show_error(err, error)
-    elif code > 128:
+    elif result.signal is not None:
         err.print(Text(f"stopped; {if_stopped}"))
-    raise typer.Exit(code)
-
-
-@asynccontextmanager
-async def in_threads(make: Callable[[], AbstractContextManager[T]]) -> AsyncIterator[T]:
-    """Make, enter and leave in worker threads what blocks: files that are opened, locked and closed."""
-    with anyio.CancelScope(shield=True):
-        # Else a lock that is had just then would not be given back.
-        manager = await anyio.to_thread.run_sync(make)
-        entered = await anyio.to_thread.run_sync(manager.__enter__)
-    try:
-        yield entered
-    finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(manager.__exit__, None, None, None)
+    raise typer.Exit(result.exit_code)
 
 
 @asynccontextmanager

@@ -14,13 +14,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asyncimport.cli.journals import meant_journal
 from asyncimport.cli.options import Host, JournalFile, NoColor, Profile, Project, StateDir
-from asyncimport.cli.output import consoles, plain, show_error, show_summary, summary_json, write_json
+from asyncimport.cli.output import (
+    consoles,
+    plain,
+    show_error,
+    show_other_journals,
+    show_summary,
+    summary_json,
+    write_json,
+)
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Ledger
 from asyncimport.journal.filed import AttachmentRow
 from asyncimport.journal.ledger import DeliveryRow, InstanceRow, Left, Run
+from asyncimport.operations.journals import meant_journal
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.routing.plan_file import guarded
 
@@ -56,7 +64,8 @@ def status(
     """Show what was uploaded, what is left, and why."""
     out, err = consoles(no_color=no_color)
     try:
-        path, part, others = meant_journal(host, project, state_dir, journal, err)
+        path, part, others = meant_journal(host, project, state_dir, journal)
+        show_other_journals(err, project, others)
         with Ledger.read(path, part=part) as ledger:
             if session is not None:
                 _session(out, ledger, session, output)

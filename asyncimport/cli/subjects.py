@@ -114,7 +114,7 @@ def subjects(
         _check_rows(table, result)
         server = server_from(host, user, profile, ca_bundle, password_stdin=password_stdin, insecure=insecure)
     except UsageError as error:
-        result.error, code = error, error.exit_code
+        result.error = error
     else:
         host = server.host
         request = SubjectsRequest(
@@ -128,8 +128,8 @@ def subjects(
         )
         count = counted(err, "subjects", step=_STEP, quiet=quiet)
         operation = partial(carry_out, request, report=lambda one: count(len(one.outcomes), len(one.rows)))
-        result, code = run_operation(operation)
-    conclude(out, err, result, code, host=host, output=output, as_json=_json, show=partial(_show, values=show_values))
+        result = run_operation(operation)
+    conclude(out, err, result, host=host, output=output, as_json=_json, show=partial(_show, values=show_values))
 
 
 def _check_values(out: Console, output: Output, *, show_values: bool) -> None:

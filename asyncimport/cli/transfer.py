@@ -20,7 +20,7 @@ from asyncimport.cli.collector import resume
 from asyncimport.cli.deciding import Decision, Wanted, decide, no_dicom
 from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
 from asyncimport.cli.recording import recorded
-from asyncimport.cli.running import LOCK_SECONDS, Stopped, in_threads, on_signals, progress
+from asyncimport.cli.running import Stopped, on_signals, progress
 from asyncimport.errors import (
     AsyncimportError,
     FatalError,
@@ -32,11 +32,11 @@ from asyncimport.journal import Journal, Ledger, Waiting
 from asyncimport.model import Algorithm, Digest, Stray, Summary
 from asyncimport.model.events import Away, Enclosing, Event, Noticed
 from asyncimport.model.options import Options
+from asyncimport.operations.comparison import strays_of
 from asyncimport.operations.plan import EVERYTHING, Plan, PlannedRoutes
-from asyncimport.operations.verify import strays_of
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.pacing.shutdown import Stop, StoppedError, Terminated
+from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError, Terminated
 from asyncimport.pipeline.attachments import enclose
 from asyncimport.pipeline.demographics import Wishes, describe_subjects, unmatched
 from asyncimport.pipeline.images import run
@@ -45,6 +45,7 @@ from asyncimport.reporting.progress import Totals, human_seconds
 from asyncimport.reporting.receipts import check_receipts, write_receipts
 from asyncimport.routing import AttachRule, Choice, Router, Selected, resource_of
 from asyncimport.source.folder import Folder
+from asyncimport.system.threads import in_threads
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.resources import Resources

@@ -10,8 +10,6 @@ from asyncimport.pacing.shutdown import Stop
 
 __all__ = ["Result", "ended_in"]
 
-_STOPPED = 130
-
 
 @dataclass(slots=True, kw_only=True)
 class Result:
@@ -19,15 +17,15 @@ class Result:
 
     error: AsyncimportError | None = None
     """What ended the operation before its time."""
-    is_stopped: bool = False
-    """Whether it was asked to stop, and so may not have come to all."""
+    signal: int | None = None
+    """The signal that stopped the operation, or SIGINT where something else did: it may not have come to all."""
 
     @property
     def exit_code(self) -> int:
         """Return what a process would end with: 0 if all went well."""
         if self.error is not None:
             return self.error.exit_code
-        return _STOPPED if self.is_stopped else self.findings_code
+        return self.findings_code if self.signal is None else 128 + self.signal
 
     @property
     def findings_code(self) -> int:
@@ -49,4 +47,4 @@ def ended_in(result: Result, stop: Stop) -> Iterator[None]:
     except AsyncimportError as error:
         result.error = error
     finally:
-        result.is_stopped = stop.requested
+        result.signal = stop.signal if stop.requested else None

@@ -1,361 +1,268 @@
-"""Compare the archive with the journal, session by session, at any time after the upload."""
+"""Compare the archive with the journal, now or weeks later, and what else may follow from that."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
-from asyncimport.demographics import Demographics
-from asyncimport.errors import RefusedError, SessionChangedError, TransientError, UnavailableError, worst
-from asyncimport.journal import Ledger, SentFile, replaced_since
-from asyncimport.model import Algorithm, Attachment, Digest, Enclosure, File, Session, SessionReport, Stray
+from asyncimport.errors import JournalError, RefusedError, TransientError, UnavailableError, UsageError
+from asyncimport.journal import Journal, Ledger, Waiting
+from asyncimport.model import AttachmentState, Stray
+from asyncimport.model.events import Enclosed, Event
+from asyncimport.model.options import Options
+from asyncimport.operations.comparison import (
+    Beside,
+    Finding,
+    SubjectFinding,
+    attachments_to_repair,
+    look,
+    look_at_subjects,
+    look_beside,
+    restore_subjects,
+    sources_of,
+    strays_of,
+    verified_attachments,
+    verified_sources,
+)
+from asyncimport.operations.plan import PlannedRoutes
+from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.source.folder import has_digest
-from asyncimport.system.mounts import Devices
-from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, find_and_compare, find_session
+from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
+from asyncimport.pipeline.attachments import enclose
+from asyncimport.pipeline.images import run
+from asyncimport.source.folder import Folder
+from asyncimport.system.output_files import advice, check_output, replacing
+from asyncimport.system.threads import in_threads
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.orphans import find_strays
-from asyncimport.xnat.resources import Depth, Held, Resources
-from asyncimport.xnat.site import SiteRules
-from asyncimport.xnat.subjects import NotDescribed, Outcome, describe
+from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.orphans import remove_stray
+from asyncimport.xnat.resources import Depth, Resources
+from asyncimport.xnat.subjects import Outcome
 
-__all__ = [
-    "Beside",
-    "Finding",
-    "SubjectFinding",
-    "attachments_to_repair",
-    "look",
-    "look_at_subjects",
-    "look_beside",
-    "restore_subjects",
-    "sources_of",
-    "strays_of",
-    "verified_attachments",
-    "verified_sources",
-]
-
-# Sessions that are looked at at a time; each is a handful of small requests.
-_AT_A_TIME = 8
-# What sites with an audit trail are told of a repair.
-_REPAIR = "repair"
+__all__ = ["VerifyRequest", "VerifyResult", "check_place", "verify"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What the archive holds of a session.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyRequest:
+    """Which journal to compare with the archive, and what to do besides."""
 
-    `files` instances were stored of it. `verified` is "uids", "present" or "count" (as of `Archived`), or None where
-    something is wrong: then `problem` says what. Of `missing` (SOPInstanceUIDs) nothing explains where they are, unless
-    `expected` does. Those `replaced` have other bytes in the archive than when they were verified.
-    """
+    server: Server
+    journal: Path
+    project: str | None = None
+    """Only what went to this one of several projects of the journal."""
+    repair: bool = False
+    """Send again what the archive lacks, from the files it was sent from."""
+    strays: bool = False
+    """Look for sessions in the prearchive that uploads which broke off left behind."""
+    remove_strays: bool = False
+    """Delete those of them whose every file is seen to be in the archive."""
+    safe_to_delete: Path | None = None
+    """Where to write the paths of all files whose instances were just seen in the archive, one a line."""
+    attachments_bytes: bool = False
+    """Read all attachments back, and compare their bytes."""
 
-    session: Session
-    files: int
-    verified: str | None
-    problem: str | None = None
-    missing: frozenset[str] = frozenset()
-    expected: str | None = None
-    replaced: frozenset[str] = frozenset()
+
+@dataclass(slots=True, kw_only=True)
+class VerifyResult(Result):
+    """Findings, the instances sent again, and stray rows with what became of each."""
+
+    findings: list[Finding] = field(default_factory=list)
+    besides: list[Beside] = field(default_factory=list)
+    subjects: list[SubjectFinding] = field(default_factory=list)
+    described: list[Outcome] = field(default_factory=list)
+    repaired: int = 0
+    unrepaired: int = 0
+    strays: list[tuple[Stray, str]] | None = None
+    safe: int | None = None
+    kept_back: int = 0
 
     @property
-    def reason(self) -> str | None:
-        """What is wrong, or why the word for it is not a stronger one."""
-        return self.problem or (replaced_since(len(self.replaced)) if self.replaced else None)
+    def findings_code(self) -> int:
+        """9 where something is not as it was stored, or could not be repaired."""
+        problems = [one.problem for kind in (self.findings, self.besides, self.subjects) for one in kind]
+        return 0 if all(problem is None for problem in problems) and not self.unrepaired else 9
 
 
-async def look(
-    client: Client,
-    ledger: Ledger,
-    policy: RetryPolicy,
-    *,
-    only: Callable[[Session], bool] = lambda _: True,
-    report: Callable[[Finding], None] = lambda _: None,
-) -> list[Finding]:
-    """Look at the sessions of a journal, in its order.
+async def verify(
+    request: VerifyRequest, *, report: Callable[[str], None] = lambda _: None, stop: Stop | None = None
+) -> VerifyResult:
+    """Check that the archive still holds every instance that was stored; unasked, it changes nothing.
 
-    Raises: UnavailableError when the server goes away meanwhile.
+    A stop lets a repair end what it has in flight. `report` is told when another program's lock is waited for.
     """
-    reports = [one for one in await anyio.to_thread.run_sync(ledger.sessions) if only(one.session)]
-    found: dict[int, Finding] = {}
-    rules = SiteRules(client, policy)
-    # Only the UIDs of those that are being looked at are in memory.
-    turns = iter(enumerate(reports))
-    reading = anyio.Lock()
-
-    async def worker() -> None:
-        for place, session in turns:
-            async with reading:
-                uids, doubtful = await anyio.to_thread.run_sync(ledger.acknowledged, session.session)
-                digests = await anyio.to_thread.run_sync(ledger.archived_digests, session.session)
-            found[place] = await _finding(client, session, uids, doubtful, digests, policy, rules)
-            report(found[place])
-
-    try:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(_AT_A_TIME):
-                tasks.start_soon(worker)
-    except BaseExceptionGroup as errors:
-        raise worst(errors) from None
-    return [found[place] for place in range(len(reports))]
+    stop = stop or Stop()
+    result = VerifyResult()
+    with ended_in(result, stop):
+        if request.safe_to_delete is not None:
+            check_place(request.safe_to_delete)
+        await _carry_out(request, result, stop, report)
+    return result
 
 
-async def _finding(
-    client: Client,
-    report: SessionReport,
-    uids: frozenset[str],
-    doubtful: frozenset[str],
-    digests: Mapping[str, str],
-    policy: RetryPolicy,
-    rules: SiteRules,
-) -> Finding:
-    uids |= doubtful
-    session, files = report.session, len(uids)
-    if report.state in {"open", "prearchive"}:
-        return Finding(session, files, None, f"not archived yet ({report.state})")
-    try:
-        there = await find_session(client, session, policy, rules)
-        if there.problem is not None:
-            # Nothing of it counts as missing: what would be sent again could not go there.
-            return Finding(session, files, None, there.problem)
-        if not there.experiments:
-            if report.state == "held":
-                return Finding(session, files, None, report.reason)
-            return Finding(session, files, None, "the archive has no session of this label and study", uids)
-        there, compared = await find_and_compare(client, session, there, uids, policy, rules, report.expected)
-        if compared is None:
-            gone = "the session was taken out of the archive while it was looked at"
-            return Finding(session, files, None, there.problem or gone)
-        found = compared
-        dropping = (await rules.of(session.project)).on_archive if found.missing else None
-    except (SessionChangedError, RefusedError) as error:
-        return Finding(session, files, None, str(error))
-    except TransientError as error:
-        raise UnavailableError(str(error), hint="run verify again when the server is back") from error
-    replaced = uids & {uid for uid, digest in digests.items() if found.held.get(uid, digest) != digest}
-    if found.verified == "count" and (lost := digests.keys() - found.held.keys()):
-        # What the archive held when it was verified, whatever has come since.
-        return Finding(session, files, None, f"{len(lost)} instances are missing, {NOBODY_KNOWS_WHICH}")
-    if found.short and not found.missing:
-        return Finding(session, files, None, f"{found.short} instances are missing, {NOBODY_KNOWS_WHICH}")
-    if not found.missing:
-        # A session can be held for files that never arrived, while all that arrived is there.
-        problem = report.reason if report.state == "held" else None
-        verified = "present" if (report.presumed or replaced) and found.verified == "uids" else found.verified
-        return Finding(session, files, verified if problem is None else None, problem, replaced=replaced)
-    problem = f"{len(found.missing)} of {files} instances are missing"
-    if dropping and (report.verified is None or found.missing <= doubtful):
-        problem += f"; {dropping} rejects files, so that may be as it should be"
-        return Finding(session, files, None, problem, found.missing, dropping, replaced)
-    return Finding(session, files, None, problem, found.missing, replaced=replaced)
+async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, report: Callable[[str], None]) -> None:
+    async with in_threads(partial(Ledger.read, request.journal)) as ledger:
+        about = await anyio.to_thread.run_sync(ledger.about)
+    if request.server.host != about["destination"]:
+        raise JournalError(
+            f"the journal {request.journal} belongs to {about['destination']}, not to {request.server.host}"
+        )
+    async with AsyncExitStack() as stack:
+        with stop.at_once():
+            client = await stack.enter_async_context(request.server.connect())
+            await _look(client, request, result)
+        if request.repair and not stop.requested:
+            waiting = Waiting(tell=report, ends=partial(stop.ends_at, LOCK_SECONDS))
+            # While another program has locked the journal, a stop ends the wait.
+            with suppress(StoppedError):
+                await _repair(client, request.journal, about, result, stop, waiting)
+            with stop.at_once():
+                # What was sent again counts once it is seen in the archive.
+                await _look(client, request, result)
+        async with in_threads(partial(Ledger.read, request.journal, part=request.project)) as ledger:
+            if request.safe_to_delete is not None and not stop.requested:
+                write = partial(_write_paths, request.safe_to_delete, ledger, result)
+                result.safe = await anyio.to_thread.run_sync(write)
+            if (request.strays or request.remove_strays) and not stop.requested:
+                await _strays(client, ledger, result, stop, remove=request.remove_strays)
 
 
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """What the archive holds of the attachments that were stored in a resource: `problem` is None if all of them.
-
-    `missing` are those that are not there any more, `altered` those under whose names something else is, or that cannot
-    be read; of these, `damaged` are still listed as what was stored.
-    """
-
-    enclosure: Enclosure
-    problem: str | None = None
-    missing: tuple[Attachment, ...] = ()
-    altered: tuple[Attachment, ...] = ()
-    damaged: tuple[Attachment, ...] = ()
+async def _look(client: Client, request: VerifyRequest, result: VerifyResult) -> None:
+    policy = RetryPolicy()
+    result.findings = []
+    async with in_threads(partial(Ledger.read, request.journal, part=request.project)) as ledger:
+        result.findings = await look(client, ledger, policy, report=result.findings.append)
+        result.besides = await look_beside(client, ledger, policy, reads_bytes=request.attachments_bytes)
+        result.subjects = await look_at_subjects(client, ledger, policy)
 
 
-async def look_beside(
-    client: Client, ledger: Ledger, policy: RetryPolicy, *, reads_bytes: bool = False
-) -> list[Beside]:
-    """Look at the resources that attachments were stored in: name, size and MD5, and how much of each XNAT has.
+async def _repair(
+    client: Client, path: Path, about: dict[str, str], result: VerifyResult, stop: Stop, waiting: Waiting
+) -> None:
+    """Send missing instances again in a run of their own, from the files they were sent from."""
+    rules = {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")}
+    opened = partial(Journal, path, destination=about["destination"], rules=rules, waiting=waiting)
+    async with in_threads(opened) as journal:
+        everything = Ledger(journal.connection, path, run=None)
+        paths: list[str] = []
+        for finding in result.findings:
+            if not finding.missing or finding.expected is not None:
+                continue
+            there, gone = await anyio.to_thread.run_sync(sources_of, everything, finding)
+            result.unrepaired += gone
+            uids = [source.sop_uid for source in there]
+            if await anyio.to_thread.run_sync(journal.repair, finding.session, uids):
+                result.repaired += len(uids)
+                await anyio.to_thread.run_sync(journal.confirm, [source.file for source in there])
+                paths += [source.file.path for source in there]
+        if paths:
+            # The journal knows where each of them goes; one that has changed meanwhile is not what is missing.
+            routes = PlannedRoutes([])
+            source = await anyio.to_thread.run_sync(Folder, paths)
+            await run(source, Xnat(client, source=journal.source), journal, routes, options=Options(), stop=stop)
+        missing, gone = await anyio.to_thread.run_sync(attachments_to_repair, result.besides)
+        result.unrepaired += gone
+        if missing:
+            stored = 0
 
-    The bytes are read where the site keeps no MD5, or tells it with another size; with `reads_bytes`, all are.
-    Raises: UnavailableError when the server goes away meanwhile.
-    """
-    enclosures = await anyio.to_thread.run_sync(ledger.enclosures)
-    found: dict[int, Beside] = {}
-    limiter = anyio.CapacityLimiter(_AT_A_TIME)
-    resources = Resources(client, policy=policy, depth=Depth.BYTES if reads_bytes else Depth.SIZE)
+            def count(event: Event) -> None:
+                nonlocal stored
+                if isinstance(event, Enclosed):
+                    stored += sum(one.state is AttachmentState.STORED for one in event.filed)
 
-    async def one(place: int, enclosure: Enclosure) -> None:
-        async with limiter:
-            found[place] = await _beside(resources, enclosure)
-
-    try:
-        async with anyio.create_task_group() as tasks:
-            for place, enclosure in enumerate(enclosures):
-                tasks.start_soon(one, place, enclosure)
-    except BaseExceptionGroup as errors:
-        raise worst(errors) from None
-    return [found[place] for place in range(len(enclosures))]
-
-
-async def _beside(resources: Resources, enclosure: Enclosure) -> Beside:
-    try:
-        held = await resources.held(enclosure)
-    except TransientError as error:
-        raise UnavailableError(str(error), hint="run verify again when the server is back") from error
-    except RefusedError as error:
-        return Beside(enclosure, str(error), enclosure.attachments)
-
-    def those(*which: Held) -> tuple[Attachment, ...]:
-        return tuple(one for one in enclosure.attachments if held[one.key] in which)
-
-    missing, unread = those(Held.MISSING), those(Held.UNREADABLE)
-    altered, damaged = those(Held.OTHER, Held.DAMAGED), those(Held.DAMAGED)
-    problems = [f"{len(missing)} of {len(enclosure.attachments)} files are missing"] if missing else []
-    problems += [f"{len(altered)} are not what was stored"] if altered else []
-    problems += [f"{len(unread)} cannot be read"] if unread else []
-    return Beside(enclosure, "; ".join(problems) or None, missing, altered + unread, damaged)
-
-
-@dataclass(frozen=True, slots=True)
-class SubjectFinding:
-    """A subject that was described: its `fields`, those of them that the archive has other values of, or a problem.
-
-    `missing` are what was once there of those that it has no value of now; its repr shows none.
-    """
-
-    project: str
-    subject: str
-    fields: tuple[str, ...]
-    differing: tuple[str, ...] = ()
-    problem: str | None = None
-    missing: Mapping[str, str] = field(default_factory=dict, repr=False)
+            await anyio.to_thread.run_sync(journal.confirm, [one.file for one in missing])
+            await anyio.to_thread.run_sync(journal.put_back, [one.key for one in missing])
+            source = await anyio.to_thread.run_sync(Folder, [])
+            # The listing of what is gone from XNAT's disk, or damaged there, says that nothing is wrong.
+            cabinet = Resources(client, depth=Depth.BYTES)
+            await enclose(source, cabinet, journal, options=Options(), report=count, stop=stop)
+            result.repaired += stored
+            result.unrepaired += len(missing) - stored
+        if not stop.requested and any(one.problem for one in result.subjects):
+            with stop.at_once():
+                await _restore(client, everything, result)
+        await anyio.to_thread.run_sync(journal.end_run, 128 + stop.signal if stop.requested else 0)
 
 
-async def look_at_subjects(client: Client, ledger: Ledger, policy: RetryPolicy) -> list[SubjectFinding]:
-    """Compare what was said of subjects with what the archive has.
-
-    Raises: UnavailableError when the server goes away meanwhile.
-    """
-    described = await anyio.to_thread.run_sync(ledger.described)
-    wishes = [Demographics(subject, values, project) for project, subject, values in described if values]
-    findings = []
-    for wish, found in zip(
-        wishes, await describe(client, wishes, policy, dry_run=True, only_existing=True), strict=True
-    ):
-        finding = SubjectFinding(wish.project, wish.subject, tuple(wish.values))
-        if isinstance(found, NotDescribed):
-            findings.append(replace(finding, problem=found.reason))
-            continue
-        other = tuple(dict.fromkeys(one.name for one in found.kept))
-        told = {"another": other, "no": found.written}
-        problem = "; ".join(f"XNAT has {word} {', '.join(names)}" for word, names in told.items() if names)
-        missing = {name: wish.values[name] for name in found.written}
-        findings.append(replace(finding, differing=(*found.written, *other), problem=problem or None, missing=missing))
-    return findings
-
-
-async def restore_subjects(client: Client, findings: Sequence[SubjectFinding], policy: RetryPolicy) -> list[Outcome]:
-    """Give subjects back what XNAT has no value of any more; what it has another value of stays as it is.
-
-    Raises: UnavailableError when the server goes away meanwhile.
-    """
-    wishes = [Demographics(one.subject, one.missing, one.project) for one in findings if one.missing]
-    return await describe(client, wishes, policy, event_reason=_REPAIR, only_existing=True)
-
-
-async def strays_of(client: Client, ledger: Ledger) -> list[Stray]:
-    """Look through the prearchive for rows of the ledger's sessions that are no deliveries the journal knows of.
-
-    Raises: TransientError, RefusedError when this user may not look.
-    """
-    deliveries = await anyio.to_thread.run_sync(ledger.deliveries)
-    source = (await anyio.to_thread.run_sync(ledger.about)).get("source")
-    # Where an archived or deleted session was, there is nothing any more, or something that came later.
-    live = {one.uri for one in deliveries if one.uri and one.state not in {"ARCHIVED", "DELETED"}}
-    found: list[Stray] = []
-    for project in sorted({one.session.project for one in deliveries}):
-        sessions = {one.session for one in deliveries if one.session.project == project}
-        found += await find_strays(client, project, sessions, live, RetryPolicy(), source)
-    return found
-
-
-def sources_of(ledger: Ledger, finding: Finding) -> tuple[list[SentFile], int]:
-    """Return the files that missing instances were sent from, as they are now, if that is what was sent.
-
-    Where no digest is kept, their size and time have to do: XNAT lacks the instance in any case. The second value is
-    the number of those that are not there, or not the same.
-    """
-    wanted = [one for one in ledger.sources(finding.session) if one.sop_uid in finding.missing and not one.is_copy]
-    devices = Devices()
-    there = []
-    for source in wanted:
-        now = _now(source.file.path, devices)
-        if now is not None and _holds(now, source.file, source.digest, or_looks_so=True):
-            there.append(replace(source, file=now))
-    return there, len(finding.missing) - len(there)
-
-
-def attachments_to_repair(besides: Iterable[Beside]) -> tuple[list[Attachment], int]:
-    """Return missing and damaged ones whose files, as they are now, hold what was stored, and the number of others."""
-    missing = [one for beside in besides for one in (*beside.missing, *beside.damaged)]
-    devices = Devices()
-    there = []
-    for one in missing:
-        now = _now(one.file.path, devices)
-        if now is not None and _holds(now, one.file, _md5_of(one)):
-            there.append(replace(one, file=now))
-    return there, len(missing) - len(there)
-
-
-def verified_attachments(besides: Iterable[Beside]) -> Iterator[tuple[File, bool]]:
-    """Yield the files on disk that were just seen in resources of the archive, and whether each holds what is there."""
-    yield from _judged(
-        (one.file, _md5_of(one))
-        for beside in besides
-        for wrong in [{one.key for one in (*beside.missing, *beside.altered)}]
-        for one in beside.enclosure.attachments
-        if one.key not in wrong
+async def _restore(client: Client, ledger: Ledger, result: VerifyResult) -> None:
+    """Give subjects back what XNAT has lost of their demographics, or they with their sessions that were sent again."""
+    wrong = {(one.project, one.subject) for one in result.subjects if one.problem}
+    found = await look_at_subjects(client, ledger, RetryPolicy())
+    result.described = await restore_subjects(
+        client, [one for one in found if (one.project, one.subject) in wrong], RetryPolicy()
     )
 
 
-def verified_sources(ledger: Ledger, findings: Iterable[Finding]) -> Iterator[tuple[File, bool]]:
-    """Yield the files on disk whose instances were just seen in the archive by their UIDs, copies of them too.
-
-    With each comes whether it holds what was sent: by the digest of that, if one is kept, for which the file is read.
-    What the archive had before, and nothing proves to be this version, is not known to be there.
-    """
-    for finding in findings:
-        if finding.verified in {"uids", "present"} or finding.missing:
-            there = [one for one in ledger.sources(finding.session) if one.sop_uid not in finding.missing]
-            other = finding.replaced
-            yield from _judged((one.file, one.digest) for one in there if not (one.presumed or one.sop_uid in other))
-            yield from ((one.file, False) for one in there if one.presumed or one.sop_uid in other)
-
-
-def _judged(files: Iterable[tuple[File, Digest | None]]) -> Iterator[tuple[File, bool]]:
-    """Tell of each file that is still there whether it holds what was sent. Several are read at a time."""
-    devices = Devices()
-
-    def judge(one: tuple[File, Digest | None]) -> tuple[File, bool] | None:
-        file, digest = one
-        now = _now(file.path, devices)
-        return None if now is None else (file, _holds(now, file, digest))
-
-    with ThreadPoolExecutor(_AT_A_TIME) as threads:
-        yield from filter(None, threads.map(judge, files))
-
-
-def _now(path: str, devices: Devices) -> File | None:
-    """Describe a file as it is now; None when it is not there."""
+async def _strays(client: Client, ledger: Ledger, result: VerifyResult, stop: Stop, *, remove: bool) -> None:
+    """Look for stray rows, and tell what became of each."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - the path need not be text
-    except OSError:
-        return None
-    return File.of(path, found, lasting=devices.keep_inodes(path, found))
+        with stop.at_once():
+            found = await strays_of(client, ledger)
+        if stop.requested:
+            return
+        result.strays = []
+        for stray in found:
+            outcome = "left"
+            if remove and not stop.requested:
+                outcome = "left: stopped"
+                with stop.after_grace():
+                    outcome = await _removed(client, stray)
+            result.strays.append((stray, outcome))
+    except TransientError as error:
+        raise UnavailableError(str(error), hint="run verify again when the server is back") from error
+    except RefusedError as error:
+        raise UsageError(str(error), hint="--strays needs the right to edit the project") from error
 
 
-def _holds(now: File, sent: File, digest: Digest | None, *, or_looks_so: bool = False) -> bool:
-    """Whether a file holds what was sent of it; without a digest, if nothing at all about it is different."""
-    if digest is not None:
-        return now.size == sent.size and has_digest(now, digest) is True
-    return now == sent or (or_looks_so and (now.size, now.mtime_ns) == (sent.size, sent.mtime_ns))
+async def _removed(client: Client, stray: Stray) -> str:
+    try:
+        await remove_stray(client, stray, RetryPolicy())
+    except RefusedError as error:
+        return f"left: {error}"
+    except TransientError as error:
+        if error.overload or error.unreachable:
+            raise
+        return f"left: {error}"
+    return "removed"
 
 
-def _md5_of(attachment: Attachment) -> Digest | None:
-    return None if attachment.previous is None else Digest(Algorithm.MD5, bytes.fromhex(attachment.previous))
+def check_place(path: Path) -> None:
+    """Refuse, before anything is asked, a place where no list can be written. Raises: UsageError."""
+    try:
+        check_output(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"--safe-to-delete {path} cannot be written: {error.strerror}",
+        hint=advice(error, "give a file in a directory that you may write to"),
+    )
+
+
+def _write_paths(path: Path, ledger: Ledger, result: VerifyResult) -> int:
+    """Write paths as the file system has them, one a line; return how many.
+
+    A path with a line end is kept back, and so is a file that is not known to hold what was sent.
+    """
+    count = 0
+    try:
+        with replacing(path) as file:
+            seen = chain(verified_sources(ledger, result.findings), verified_attachments(result.besides))
+            for found, holds_what_was_sent in seen:
+                raw = os.fsencode(found.path)
+                if holds_what_was_sent and b"\n" not in raw:
+                    file.write(raw + b"\n")
+                    count += 1
+                else:
+                    result.kept_back += 1
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return count

@@ -8,7 +8,10 @@ from types import FrameType
 
 import anyio
 
-__all__ = ["Stop", "StoppedError", "Terminated", "end_on_sigterm"]
+__all__ = ["LOCK_SECONDS", "Stop", "StoppedError", "Terminated", "end_on_sigterm"]
+
+# How long another program's lock on a journal is still waited for after a stop: a backup's takes no longer.
+LOCK_SECONDS = 3.0
 
 
 class Terminated(BaseException):
@@ -29,16 +32,22 @@ class StoppedError(Exception):
 
 
 class Stop:
-    """A way to end a run early and well: nothing more is handed out, what is in flight has `grace` seconds."""
+    """A way to end a run early and well: nothing more is handed out, what is in flight has `grace` seconds.
+
+    `requested` says whether it was asked to end, `signal` by which signal first: SIGINT, if by none.
+    """
 
     def __init__(self, *, grace: float = 30.0) -> None:
         self.requested = False
+        self.signal: int = signal.SIGINT
         self._grace = grace
         self._at_once = self._after_grace = inf
         self._scopes: dict[anyio.CancelScope, bool] = {}
 
-    def request(self) -> None:
-        """Ask for the end; the second time, drop what is in flight too."""
+    def request(self, number: int = signal.SIGINT) -> None:
+        """Ask for the end, as a signal does; the second time, drop what is in flight too."""
+        if not self.requested:
+            self.signal = number
         self._at_once = anyio.current_time()
         self._after_grace = self._at_once + (0.0 if self.requested else self._grace)
         self.requested = True

@@ -6,13 +6,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import platformdirs
-from rich.console import Console
-from rich.text import Text
 
 from asyncimport.errors import JournalError, UsageError
 from asyncimport.journal import Ledger
 
-__all__ = ["existing_journal", "journal_of", "journal_path", "meant_journal", "state_directory"]
+__all__ = ["existing_journal", "journal_of", "journal_path", "meant_journal", "server_of", "state_directory"]
 
 
 def state_directory(state_dir: Path | None) -> Path:
@@ -38,16 +36,22 @@ def journal_of(host: str, named: str, project: str, state_dir: Path | None, jour
     return (old, named) if named != project and old.exists() and not path.exists() else (path, project)
 
 
+def server_of(journal: Path) -> str:
+    """Return the address of the server that a journal is of. Raises: JournalError."""
+    with Ledger.read(journal) as ledger:
+        return ledger.about()["destination"]
+
+
 def _readable(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", text)
 
 
 def meant_journal(
-    host: str | None, project: str | None, state_dir: Path | None, journal: Path | None, err: Console
+    host: str | None, project: str | None, state_dir: Path | None, journal: Path | None
 ) -> tuple[Path, str | None, list[Path]]:
     """Return the journal that is meant, the project if that is one of several of it, and others that have a part of it.
 
-    These, which nobody looks at, are told on standard error. Raises: UsageError, JournalError.
+    Raises: UsageError, JournalError.
     """
     path = existing_journal(host, project, state_dir, journal)
     if not project:
@@ -65,9 +69,6 @@ def meant_journal(
         names = {project, about["rule project"]} if is_whole else {project}
         found = (one for one in _journals(path.parent) if one != path)
         others = [one for one in found if any(_is_of(one, server, name) for name in names)]
-    for other in others:
-        err.print(Text(f"project {project} has sessions in another journal too, which is not looked at: {other}"))
-        err.print(Text(f"hint: the same command with --journal {other} looks at it"))
     return path, project if is_part else None, others
 
 
