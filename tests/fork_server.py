@@ -1,0 +1,185 @@
+"""Starts Python processes by fork, from a process that has imported already what they need.
+
+A process that is started so has its own arguments, environment, directory, files and signals, and ends as any other
+does. What it shares with the others is how the interpreter itself was started: see `is_alike`.
+"""
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_MAX_BYTES = 1 << 20
+# Variables that an interpreter heeds when it starts, or that libraries may read when they are imported.
+_AT_START = ("PYTHON", "LANG", "LC_", "LD_", "COV_", "COVERAGE_")
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """A process: its number, and where its exit code will come from (negative: the signal that ended it)."""
+
+    pid: int
+    report: socket.socket
+
+    def exit_code(self) -> int:
+        """Wait for the end. Raises: EOFError if the server was killed; TimeoutError as `report` is set."""
+        with self.report:
+            return _number(self.report)
+
+
+class ForkServer:
+    """A process that starts others, with modules that it imports first. It ends with this one."""
+
+    def __init__(self, modules: Iterable[str], env: Mapping[str, str], directory: Path) -> None:
+        self._env = dict(env)
+        self._directory = directory
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Messages hold an environment.
+        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MAX_BYTES)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno()), *modules],
+                env=self._env,
+                cwd=directory,
+                # Pipes, as its children have: how Python buffers them is decided when it starts.
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def is_alike(self, env: Mapping[str, str]) -> bool:
+        """Return whether an interpreter that is started here, with this environment, would start as the server did."""
+        return Path.cwd() == self._directory and _at_start(env) == _at_start(self._env)
+
+    def start(
+        self,
+        module: str,
+        words: Sequence[str],
+        files: Sequence[int],
+        env: Mapping[str, str] | None = None,
+        *,
+        new_session: bool = False,
+    ) -> Forked:
+        """Run a module, as `python -m` does, with three open files as its input, output and error output."""
+        request = {"module": module, "words": words, "env": self._env if env is None else dict(env)}
+        report, theirs = socket.socketpair()
+        with theirs:
+            message = json.dumps(request | {"new_session": new_session}).encode()
+            socket.send_fds(self._control, [message], [*files, theirs.fileno()])
+        return Forked(_number(report), report)
+
+    def close(self) -> None:
+        """End the server; what it has started goes on."""
+        self._control.close()
+        self._process.communicate()
+
+
+def _at_start(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith(_AT_START)}
+
+
+def _number(report: socket.socket) -> int:
+    content = report.recv(4, socket.MSG_WAITALL)
+    if len(content) < 4:
+        raise EOFError
+    return int.from_bytes(content, "little", signed=True)
+
+
+# --- In the server
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a process is to run."""
+
+    message: Mapping[str, Any]
+    files: Sequence[int]
+
+    def run(self) -> None:
+        """Run it in this process."""
+        os.environ.clear()
+        os.environ.update(self.message["env"])
+        for target, file in enumerate(self.files):
+            os.dup2(file, target)
+            os.close(file)
+        if self.message["new_session"]:
+            os.setsid()
+        sys.path[0] = str(Path.cwd())
+        sys.argv[1:] = self.message["words"]
+        runpy.run_module(self.message["module"], run_name="__main__", alter_sys=True)
+
+
+def _serve(control: socket.socket) -> _Request | None:
+    """Start what is asked for, and report numbers and exit codes, until nobody is there to ask.
+
+    Returns: in each process that was started what it is to run; None in the server, at its end.
+    """
+    reports: dict[int, socket.socket] = {}
+    receive, send = socket.socketpair()
+    receive.settimeout(0)
+    send.settimeout(0)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(send.fileno())
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        selector.register(receive, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if receive in ready:
+                receive.recv(4096)
+                _reap(reports)
+            if control in ready:
+                message, fds, *_ = socket.recv_fds(control, _MAX_BYTES, 4)
+                if not message:
+                    return None
+                *files, report = fds
+                if (pid := os.fork()) == 0:
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    for ours in (control, receive, send, *reports.values()):
+                        ours.close()
+                    os.close(report)
+                    return _Request(json.loads(message), files)
+                reports[pid] = socket.socket(fileno=report)
+                _send(reports[pid], pid)
+                for file in files:
+                    os.close(file)
+
+
+def _reap(reports: dict[int, socket.socket]) -> None:
+    while reports:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        with reports.pop(pid) as report:
+            _send(report, os.waitstatus_to_exitcode(status))
+
+
+def _send(report: socket.socket, number: int) -> None:
+    with suppress(OSError):  # nobody waits for it
+        report.sendall(number.to_bytes(4, "little", signed=True))
+
+
+def _main(control: int, modules: Sequence[str]) -> None:
+    for module in modules:
+        with suppress(ImportError):  # of another system
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+    if (request := _serve(socket.socket(fileno=control))) is not None:
+        request.run()
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), sys.argv[2:])
