@@ -25,8 +25,8 @@ from test_proxies import certified as certified_by_name
 from test_proxies import proxied as forwarded
 from test_proxy import NGINX, certified, proxied
 
-from asyncimport.cli.doctor import examine
-from asyncimport.operations.doctor import Facts, Finding, Status, exit_code, judge
+from asyncimport.operations.doctor import examine, judge
+from asyncimport.operations.findings import Facts, Finding, Status, exit_code
 from asyncimport.testserver import (
     PROFILES,
     Fault,
@@ -876,7 +876,7 @@ async def test_the_json(xnat: TestXnat, url: str, commands: Commands) -> None:
     put(xnat, RowStatus.CONFLICT)
     ended = await commands("doctor", "-P", "demo", "-P", "nowhere", "-P", "demo", "-o", "json")
     assert ended.code == 5
-    assert list(ended.json) == ["host", "exit_code", "checks"]
+    assert list(ended.json) == ["host", "exit_code", "error", "checks"]
     assert (ended.json["host"], ended.json["exit_code"]) == (url, 5)
     checks = ended.json["checks"]
     assert {tuple(check) for check in checks} == {("code", "project", "status", "found", "meaning", "hint")}
