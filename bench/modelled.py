@@ -8,7 +8,7 @@ from typing import TextIO
 import anyio
 
 from asyncimport.testserver import ArchivedSession, TestXnat, Timing
-from asyncimport.testserver.storage import Body, Parts, Storage, Stream
+from asyncimport.testserver.site.storage import Body, BodyStream, PathParts, Storage
 from bench.received import Phase
 
 __all__ = ["Capacity", "ModelledXnat"]
@@ -53,7 +53,7 @@ class _Recording(Storage):
         self._capacity = capacity
         self._cores.total_tokens = capacity.cores
 
-    async def receive(self, stream: Stream, *, stop_after: int | None = None) -> Body:
+    async def receive(self, stream: BodyStream, *, stop_after: int | None = None) -> Body:
         """Read a body, and note when it began to come."""
         begin = time.time()
         self.begun.set()
@@ -61,7 +61,7 @@ class _Recording(Storage):
         self._begun[id(body)] = begin
         return body
 
-    async def write(self, parts: Parts, body: Body, head: bytes | None = None) -> tuple[int, bytes | None]:
+    async def write(self, parts: PathParts, body: Body, head: bytes | None = None) -> tuple[int, bytes | None]:
         """Take the time that the file costs; write a line about it."""
         seconds = self._capacity.working + self._capacity.anonymising * body.size / 1e6
         if seconds:

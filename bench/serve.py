@@ -19,8 +19,8 @@ import anyio.to_thread
 from yarl import URL
 
 from asyncimport.testserver import Fault, PrearchiveRow, StoredFile, TestXnat, serve
-from asyncimport.testserver.actions import Reset, Status
-from asyncimport.testserver.state import Series
+from asyncimport.testserver.faults.actions import Reset, Status
+from asyncimport.testserver.site.resources import Series
 from bench.corpus import SessionEntry, load
 from bench.far import far
 from bench.modelled import Capacity, ModelledXnat

@@ -85,10 +85,10 @@ async def test_files_and_directories_and_again(
     assert (first.code, first.err) == (0, "")
     assert first.json["attachments"] == {"total": 3, "stored": 3, "sent": 3, "refused": 0, "failed": 0, "left": 0}
     assert names(session) == ["Gro_e_1.csv", "a.pdf", "in/b.pdf"]
-    said = session.own_resources["REPORTS"].files["a.pdf"].said
+    said = session.own_resources["REPORTS"].files["a.pdf"].metadata
     assert said is not None
     assert (said.format, said.content) == ("X", "a report")
-    resource = session.own_resources["REPORTS"].said
+    resource = session.own_resources["REPORTS"].metadata
     assert resource is not None
     assert resource.tags == ("x", "y")
     detail = next(one for one in first.json["details"] if one["name"] == "a.pdf")

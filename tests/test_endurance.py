@@ -31,7 +31,7 @@ from asyncimport.testserver import (
     Tell,
     TestXnat,
 )
-from asyncimport.testserver.actions import Action
+from asyncimport.testserver.faults.actions import Action
 from asyncimport.testserver.samples import generated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]

@@ -57,7 +57,7 @@ from asyncimport.testserver import (
     TestXnat,
     Unseen,
 )
-from asyncimport.testserver.actions import STRIKES, Action
+from asyncimport.testserver.faults.actions import STRIKES, Action
 from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client, Timeouts
 from asyncimport.xnat.site import check_project

@@ -17,8 +17,7 @@ from conftest import Commands, Ended
 from scenery import states_in, uids_below
 
 from asyncimport.model import InstanceState
-from asyncimport.testserver import Fault, Tell, TestXnat
-from asyncimport.testserver.held import Held
+from asyncimport.testserver import Fault, Gate, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
@@ -109,10 +108,10 @@ class Migration:
             case None:
                 yield
             case Kill(how="unheard"):
-                held = Held()
-                self.xnat.faults.count_down(held, kill.kind, kill.nth)
+                gate = Gate()
+                self.xnat.faults.release_after(gate, kill.kind, kill.nth)
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_kill_before_the_reply, process, held)
+                    tasks.start_soon(_kill_before_the_reply, process, gate)
                     yield
                     tasks.cancel_scope.cancel()
             case _:
@@ -141,14 +140,14 @@ class Migration:
         return {uid for uid, state in states.items() if state is InstanceState.STORED}
 
 
-async def _kill_before_the_reply(process: Process, held: Held) -> None:
-    """Kill when a request has taken effect; XNAT replies when `held` is over."""
+async def _kill_before_the_reply(process: Process, gate: Gate) -> None:
+    """Kill when a request has taken effect; XNAT replies when the gate is settled."""
     try:
-        await held.released()
+        await gate.released()
         process.kill()
         await process.wait()
     finally:
-        held.end()
+        gate.settle()
 
 
 async def _all_of(stream: anyio.abc.ByteReceiveStream | None) -> str:

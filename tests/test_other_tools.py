@@ -18,8 +18,7 @@ from scenery import image, logged_in, sop, upload, write
 from asyncimport.model import Session, Withheld
 from asyncimport.model.events import Event, Settled
 from asyncimport.model.options import Options
-from asyncimport.testserver import Fault, PrearchiveRow, Reset, RowStatus, Status, Tell, TestXnat
-from asyncimport.testserver.state import ArchivedSession
+from asyncimport.testserver import ArchivedSession, Fault, PrearchiveRow, Reset, RowStatus, Status, Tell, TestXnat
 from asyncimport.xnat.prearchive import PrearchiveRows
 
 pytestmark = pytest.mark.anyio
@@ -311,9 +310,9 @@ def adds(xnat: TestXnat, session: int) -> None:
 def archives_another(xnat: TestXnat, session: int) -> None:
     """Archive another study under the label."""
     label = f"P{session}_20200102"
-    subject = xnat.subject_of_archive("demo", f"P{session}")
+    subject = xnat.subject_for_archiving("demo", f"P{session}")
     xnat.add_experiment(
-        ArchivedSession(f"XNAT_E9000{session}", "demo", subject, label, "9.9", "xnat:mrSessionData", "", xnat.now())
+        ArchivedSession(f"XNAT_E9000{session}", "demo", label, subject, "9.9", "xnat:mrSessionData", "", xnat.now())
     )
 
 

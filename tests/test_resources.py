@@ -135,8 +135,8 @@ async def test_a_new_file(xnat: TestXnat, url: str, session: ArchivedSession, fi
     (resource,) = session.own_resources.values()
     assert resource.label == "R"
     stored = resource.files["in/a.pdf"]
-    assert stored.said is not None
-    assert (stored.said.format, stored.said.content) == ("PDF", "report")
+    assert stored.metadata is not None
+    assert (stored.metadata.format, stored.metadata.content) == ("PDF", "report")
     assert await file_bytes(xnat, session, "R", "in/a.pdf") == b"pdf"
     assert (xnat.count["resource"], xnat.count["file"]) == (1, 1)
     again = await only(url, attachment)
@@ -536,7 +536,7 @@ async def test_a_damaged_file_under_its_own_digest(
     assert path is not None
     path.write_bytes(content[:4])
     session.own_resources["R"].files["a"] = type(stored)(
-        "a", 4, stored.digest, "", stored.series, complete=False, said=stored.said
+        "a", 4, stored.digest, "", stored.series, complete=False, metadata=stored.metadata
     )
     # Nor is it taken for whole when the next transfer breaks before it begins.
     xnat.faults.add(Fault("file", Reset()))
@@ -854,7 +854,7 @@ async def test_zips_are_of_a_kind_and_of_a_size(
     assert {one.state for one in filed.values()} == {STORED}
     # Two kinds, of one of which 10 MB take two zips, and the large one.
     assert xnat.count["file"] == 4
-    formats = Counter(file.said.format for file in session.own_resources["R"].files.values() if file.said)
+    formats = Counter(file.metadata.format for file in session.own_resources["R"].files.values() if file.metadata)
     assert formats == {"": 44, "PDF": 3}
 
 
@@ -990,7 +990,7 @@ async def test_tags_are_given_once(url: str, session: ArchivedSession, files: Fi
     """XNAT adds them again with each request that names them."""
     await fill(url, into(*files.small(5), tags="x,y"), zips=False)
     await fill(url, into(*files.small(7), tags="x,y"), zips=False)
-    said = session.own_resources["R"].said
+    said = session.own_resources["R"].metadata
     assert said is not None
     assert said.tags == ("x", "y")
 

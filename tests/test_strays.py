@@ -16,8 +16,7 @@ from scenery import AT_ONCE, SESSION, image, logged_in, sop, upload, write
 
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.model import Session, Stray
-from asyncimport.testserver import Fault, Late, Status, Tell, TestXnat, Timing
-from asyncimport.testserver.state import PrearchiveRow
+from asyncimport.testserver import Fault, Late, PrearchiveRow, Status, Tell, TestXnat, Timing
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.orphans import remove_stray
 from asyncimport.xnat.replies import Reply, row
@@ -90,7 +89,7 @@ async def test_a_file_that_comes_in_while_the_row_is_looked_at_is_not_lost(
         with suppress(RefusedError):
             await remove_stray(client, stray(left), AT_ONCE)
         await late.settled()
-    assert [one.over for one in late.held] == [True]
+    assert [gate.is_settled for gate in late.gates] == [True]
     assert sop(3) in {file.sop_uid for found in xnat.prearchive for file in found.files}
 
 

@@ -31,8 +31,7 @@ from yarl import URL
 
 from asyncimport.demographics import NULL, Demographics
 from asyncimport.errors import UnavailableError
-from asyncimport.testserver import Project, TestXnat, serve
-from asyncimport.testserver.state import Subject
+from asyncimport.testserver import Project, Subject, TestXnat, serve
 from asyncimport.xnat.subjects import Described, NotDescribed, describe
 
 # Three that differ in case, and two that are accession IDs, sooner or later.

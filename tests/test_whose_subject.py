@@ -10,8 +10,7 @@ from scenery import image, sop, write
 
 from asyncimport.journal import Journal
 from asyncimport.model import File, Instance, Patient, Session
-from asyncimport.testserver import Fault, Project, Tell, TestXnat
-from asyncimport.testserver.rules import Script
+from asyncimport.testserver import Fault, Project, Script, Tell, TestXnat
 
 pytestmark = pytest.mark.anyio
 

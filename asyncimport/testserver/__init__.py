@@ -4,11 +4,15 @@
     async with serve(xnat) as url:
         ...
 
-It behaves like XNAT towards importers, unfriendly behaviours included, keeps its state in memory and files
-in a directory, injects scripted faults, and records what it received. It shares nothing with the client.
+It behaves like XNAT towards importers, including where XNAT is inconvenient, keeps its state in memory and its files in
+a directory, injects scripted faults, and records what it received. It shares no code with the client.
+
+Where to look: `xnat` and `server` are the entry, `seeding` puts data into a site, `samples` writes DICOM trees.
+`site/` is the state of an XNAT site and XNAT's work on it, `faults/` says what goes wrong and when, `http/` is the REST
+interface over both.
 """
 
-from .actions import (
+from .faults.actions import (
     Administer,
     Conflict,
     DiskFull,
@@ -26,10 +30,9 @@ from .actions import (
     Tell,
     Unseen,
 )
-from .dicom import Header
-from .fault_files import faults_from
-from .faults import Fault
-from .fixtures import (
+from .faults.files import faults_from
+from .faults.schedule import Fault
+from .seeding import (
     add_creator,
     add_file,
     add_reader,
@@ -39,23 +42,19 @@ from .fixtures import (
     lose_entry,
     lose_file,
 )
-from .held import Held, Left
-from .profile import PROFILES, Profile
-from .rules import Script, SeriesFilter
 from .server import serve
-from .site import TestXnat, Timing
-from .state import (
-    ArchivedSession,
-    ImportRecord,
-    PrearchiveRow,
-    Project,
-    Resource,
-    RowStatus,
-    Scan,
-    StoredFile,
-    Subject,
-    User,
-)
+from .site.anonymisation import Script
+from .site.archive import ArchivedSession, Patient, Scan
+from .site.dicom_header import Header
+from .site.gates import Gate, HeldRow
+from .site.prearchive import ImportRecord, PrearchiveRow, RowStatus
+from .site.profiles import PROFILES, Profile
+from .site.projects import Project, User
+from .site.resources import Resource, StoredFile
+from .site.series_filter import SeriesFilter
+from .site.settings import Settings, Timing
+from .site.subjects import Subject
+from .xnat import TestXnat
 
 __all__ = [
     "PROFILES",
@@ -66,15 +65,16 @@ __all__ = [
     "Empty",
     "ExpireLogins",
     "Fault",
+    "Gate",
     "Gateway",
     "Header",
-    "Held",
+    "HeldRow",
     "ImportRecord",
     "Late",
     "Leave",
-    "Left",
     "Locked",
     "LoginPage",
+    "Patient",
     "PrearchiveRow",
     "Profile",
     "Project",
@@ -85,6 +85,7 @@ __all__ = [
     "Scan",
     "Script",
     "SeriesFilter",
+    "Settings",
     "Stall",
     "Status",
     "StoredFile",

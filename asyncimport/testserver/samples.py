@@ -24,8 +24,6 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 
-__all__ = ["Written", "bundled", "generated", "odd"]
-
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -57,7 +55,6 @@ def _images(dataset: Dataset, *, files: int, size: int) -> Written:
 
 
 _BUNDLE = Path(pydicom.__file__).parent / "data" / "test_files"
-
 _COPIED = (
     "CT_small.dcm", "J2K_pixelrep_mismatch.dcm", "JPGExtended.dcm", "MR_small_jpeg_ls_lossless.dcm",
     "SC_rgb_dcmtk_+eb+cr.dcm", "SC_rgb_gdcm_KY.dcm", "SC_rgb_jpeg_gdcm.dcm",
@@ -66,7 +63,6 @@ _COPIED = (
     "dicomdirtests/77654033/CR1/6154", "dicomdirtests/77654033/CR2/6247", "dicomdirtests/77654033/CR3/6278",
     "dicomdirtests/77654033/CT2/17106", "dicomdirtests/77654033/CT2/17136",
 )  # fmt: skip
-
 _REWRITTEN = {
     # Other encodings of the MR image above: made the next images of its series.
     "MR_small_implicit.dcm": {"SOPInstanceUID": "2.25.200408261850592", "InstanceNumber": "2"},
@@ -124,10 +120,8 @@ _EXAMS = (
         _Series("Axial 1.5 lung", 66, "{series:02}{number:05}"),
     )),
 )  # fmt: skip
-
 _GIVEN_NAMES = (("Ada", "F"), ("Emil", "M"), ("Ines", "F"), ("Jörg", "M"), ("Maëlle", "F"), ("Yuki", "O"))
 _FAMILY_NAMES = ("Åkerblom", "Birnbaum", "Castellan", "Dunmore", "Ferreira", "Okonjo", "Tanaka-Roth")
-
 # Stand-ins in a series' header for what differs between images. Neither can occur elsewhere in it: no UID
 # of ours is as large, and nothing else has a sign.
 _ANY_UID = "2.25." + "9" * 39

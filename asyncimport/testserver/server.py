@@ -7,31 +7,24 @@ from functools import partial
 
 import anyio
 
-from .app import App
-from .call import Engine, Jobs
-from .door import Door
-from .held import Left
-from .operations import build_idle, finish
-from .site import TestXnat
-
-__all__ = ["serve"]
+from .http.app import App
+from .http.listener import Listener
+from .site.gates import HeldRow
+from .site.runtime import BackgroundJobs, Runtime
+from .site.site import Site
+from .site.workers import build_idle, resume_row
+from .xnat import TestXnat
 
 
 @asynccontextmanager
-async def _alone() -> AsyncIterator[None]:
-    """Show a failure of whoever uses the server as it is, not as a group of one."""
+async def _unwrapped() -> AsyncIterator[None]:
+    """Raise a single error as it is, not as a group of one."""
     try:
         yield
     except BaseExceptionGroup as group:
         if len(group.exceptions) > 1:
             raise
         raise group.exceptions[0] from None
-
-
-async def _build_idle(xnat: TestXnat, engine: Engine) -> None:
-    while xnat.idle_repeat is not None:
-        await anyio.sleep(xnat.idle_repeat)
-        await build_idle(xnat, engine)
 
 
 @asynccontextmanager
@@ -45,47 +38,53 @@ async def serve(
 ) -> AsyncIterator[str]:
     """Serve `xnat` and yield its URL, such as http://127.0.0.1:41234/xnat for the context path /xnat.
 
-    Port 0 takes a free one. On leaving, jobs still under way are given up, as when a server stops; the
-    state stays in `xnat`, which may be served again, on the same port too (SO_REUSEADDR).
+    Port 0 takes a free one. On leaving, running jobs are cancelled, as when a server stops; the state stays in `xnat`,
+    which may be served again, on the same port too (SO_REUSEADDR).
     """
     context = f"/{context.strip('/')}" if context.strip("/") else ""
-    async with _alone(), anyio.create_task_group() as tasks:
-        door = Door(
+    async with _unwrapped(), anyio.create_task_group() as tasks:
+        listener = Listener(
             tasks,
             lambda request: app.answer(request),
             (host, port),
             ssl_context=ssl_context,
             keepalive=xnat.timing.keepalive_seconds,
         )
-        engine = Engine(Jobs(tasks), xnat.timing, door)
-        app = App(xnat, engine, context, secure=ssl_context is not None)
+        runtime = Runtime(BackgroundJobs(tasks), xnat.timing)
+        app = App(xnat, xnat.faults, runtime, listener, context, secure=ssl_context is not None)
         try:
-            await door.open()
+            await listener.open()
             scheme = "https" if ssl_context is not None else "http"
-            url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{door.port}{context}"
+            url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.port}{context}"
             app.site_url = xnat.site_url or url
-            _begin(xnat, engine)
-            tasks.start_soon(_build_idle, xnat, engine)
+            _attach(xnat, runtime, listener)
+            tasks.start_soon(_build_idle, xnat, runtime)
             yield url
         finally:
-            xnat.idle_builder = xnat.finisher = xnat.on_restart = None
+            xnat.idle_builder = xnat.on_hold = xnat.on_restart = None
             tasks.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
-                await door.close()
+                await listener.close()
 
 
-def _begin(xnat: TestXnat, engine: Engine) -> None:
-    """Give the site what it has of a running server."""
+def _attach(site: Site, runtime: Runtime, listener: Listener) -> None:
+    """Connect the site's hooks to a running server."""
 
-    def finish_later(left: Left) -> None:
-        engine.jobs.start_soon(finish, xnat, engine, left)
+    def hold(held_row: HeldRow) -> None:
+        runtime.jobs.start_soon(resume_row, site, runtime, held_row)
 
     def restart() -> None:
-        engine.jobs.cancel()
-        engine.door.drop()
+        runtime.jobs.cancel()
+        listener.drop()
 
-    xnat.idle_builder = partial(build_idle, xnat, engine)
-    xnat.finisher = finish_later
-    xnat.on_restart = restart
-    for left in xnat.left:
-        finish_later(left)
+    site.idle_builder = partial(build_idle, site, runtime)
+    site.on_hold = hold
+    site.on_restart = restart
+    for held_row in site.held_rows:
+        hold(held_row)
+
+
+async def _build_idle(site: Site, runtime: Runtime) -> None:
+    while site.idle_repeat is not None:
+        await anyio.sleep(site.idle_repeat)
+        await build_idle(site, runtime)

@@ -1,0 +1,360 @@
+"""The importers that take one DICOM object: gradual-DICOM, and a simple SessionImporter."""
+
+import errno
+import re
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import anyio
+from aiohttp import web
+
+from ..site.archive import Patient
+from ..site.building import build_document
+from ..site.dicom_header import Header, NotDicomError, read_header
+from ..site.names import dicom_file_name, make_timestamp, scan_folder, to_label_chars
+from ..site.prearchive import ImportRecord, PrearchiveRow, RowStatus
+from ..site.profiles import FileLock
+from ..site.projects import UNASSIGNED, Project
+from ..site.resources import Series, StoredFile
+from ..site.storage import Body
+from .request_context import RequestContext
+from .responses import HttpError, uri_list
+
+_LASTMOD_EVERY = 15.0
+_AUTOARCHIVE = {0: "Manual", 4: "AutoArchive", 5: "AutoArchiveOverwrite"}
+_GRADUAL_NAMES = {"project": ("PROJECT_ID",), "subject": ("SUBJECT_ID",), "session": ("EXPT_LABEL",)}
+_SI_NAMES = {name: (*names, name) for name, names in _GRADUAL_NAMES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Destination:
+    """Where an instance goes, before its row is looked up."""
+
+    project: Project | None
+    subject: str
+    label: str
+    autoarchive: str
+
+    @property
+    def project_id(self) -> str | None:
+        """The project's ID, if it has one."""
+        return self.project.id if self.project is not None else None
+
+
+async def gradual_import(context: RequestContext, name: str, content_type: str) -> web.StreamResponse:
+    """Store one instance (org.nrg.xnat.archive.GradualDicomImporter.call).
+
+    A file that a filter or the anonymisation script drops gets a 200 with an empty body.
+    """
+    site = context.site
+    body = await site.storage.receive(context.body, stop_after=context.stop_after)
+    try:
+        header = _read_header(body, name)
+        destination = _destination(context, header, _GRADUAL_NAMES)
+        if not _passes_filters(context, destination, header):
+            await site.storage.discard(body)
+            return uri_list("")
+        async with AsyncExitStack() as stack:
+            if not site.timing.is_free:
+                await stack.enter_async_context(context.runtime.connections)
+            row = await _find_or_create_row(context, header, destination, name)
+            stored = await _store(context, row, header, body, name)
+    except HttpError:
+        await site.storage.discard(body)
+        raise
+    if not stored:
+        return uri_list("")
+    uri = _record(context, row, header, body)
+    return uri_list("OK" if content_type == "application/x-mirc" else f"{uri}\r\n")
+
+
+async def session_import(context: RequestContext, name: str, _content_type: str) -> web.StreamResponse:
+    """Make a session from the one object in the body (SessionImporter), in a new folder for every request.
+
+    Its document is built at once. XNAT means this importer for archives that hold a session; those are not emulated.
+    """
+    site = context.site
+    body = await site.storage.receive(context.body, stop_after=context.stop_after)
+    try:
+        try:
+            header = read_header(body.head)
+        except NotDicomError:
+            raise HttpError(400, "Upload did not include parsable files for session generation.") from None
+        destination = _destination(context, header, _SI_NAMES)
+        timestamp = site.free_timestamp(destination.project_id, destination.label)
+        row = _new_row(context, header, destination, {"PREARC_TIMESTAMP": timestamp, "SOURCE": "SessionImporter"})
+        row.prevent_auto_commit = True
+        site.add_row(row)
+        await _store(context, row, header, body, name)
+    except HttpError:
+        await site.storage.discard(body)
+        raise
+    row.document = build_document(site, row)
+    row.status = RowStatus.READY
+    return uri_list(f"{_record(context, row, header, body)}\r\n")
+
+
+def _record(context: RequestContext, row: PrearchiveRow, header: Header, body: Body) -> str:
+    """Record an import; return the URI for the reply."""
+    uri = f"/data{row.uri}"
+    status = 200 if body.complete else 0
+    record = ImportRecord(row.project or UNASSIGNED, row.subject, row.name, header.sop_uid, status, uri)
+    context.site.imports.append(record)
+    return uri
+
+
+def _read_header(body: Body, name: str) -> Header:
+    """Read the header or refuse the file, with the texts of GradualDicomImporter.
+
+    Nothing is kept of a body that is cut inside the header: the file has no name yet.
+    """
+    try:
+        header = read_header(body.head)
+    except NotDicomError:
+        raise HttpError(400, f"unable to read DICOM object {name}") from None
+    if not body.complete and not header.layout.has_more:
+        raise HttpError(400, f"unable to read DICOM object {name}")
+    if not header.sop_class:
+        raise HttpError(400, f"object {name} contains no SOP Class UID")
+    if not header.sop_uid:
+        raise HttpError(400, f"object {name} contains no SOP Instance UID")
+    return header
+
+
+def _passes_filters(context: RequestContext, destination: _Destination, header: Header) -> bool:
+    """Apply the filters of site and project (GradualDicomImporter.shouldIncludeDicomObject)."""
+    filters = (
+        context.site.series_filter,
+        destination.project.series_filter if destination.project is not None else None,
+    )
+    return all(one.admits(header) for one in filters if one is not None)
+
+
+def _destination(context: RequestContext, header: Header, names: Mapping[str, tuple[str, ...]]) -> _Destination:
+    """Decide project, subject, session label and auto-archiving.
+
+    GradualDicomImporter.getProject falls back silently: from PROJECT_ID to the file (the comment tags, then
+    StudyDescription and AccessionNumber as IDs: Xnat15DicomProjectIdentifier), then to Unassigned. Only values that
+    come from DICOM have their characters replaced.
+    """
+    query = context.query
+    right = context.site.profile.import_right
+    given = {name: next(filter(None, map(query.get, keys)), "") for name, keys in names.items()}
+    asked = given["project"] or _project_of_destination(query.get("dest", ""))
+    candidates = (
+        asked,
+        _assigned("Project", header),
+        header.study_description,
+        header.accession,
+    )
+    found = (context.find_project(name, right) for name in candidates if name)
+    project = next((project for project in found if project is not None), None)
+    label = given["session"] or to_label_chars(_assigned("Session", header) or header.patient_id)
+    subject = given["subject"] or to_label_chars(_assigned("Subject", header) or header.patient_name)
+    asked_aa = _assigned("AA", header).lower()
+    if asked_aa in {"true", "false"}:
+        autoarchive = "AutoArchive" if asked_aa == "true" else "Manual"
+    else:
+        autoarchive = _AUTOARCHIVE.get(project.prearchive_code, "Manual") if project else ""
+    return _Destination(project, subject, label or "dicom_upload", autoarchive)
+
+
+def _project_of_destination(dest: str) -> str:
+    match = re.match(r"(?:/data)?/(?:prearchive|archive)/projects/([^/]+)", dest)
+    return match[1] if match else ""
+
+
+_ASSIGNMENTS = {
+    key: re.compile(rf"(?:\A|.*[\s,;]){key}:\s*([\w-]+)\s*(?:[\s,;].*)?\Z", re.DOTALL | re.IGNORECASE)
+    for key in ("Project", "Subject", "Session", "AA")
+}
+
+
+def _assigned(key: str, header: Header) -> str:
+    """Return the value that `key:value` in the comment tags assigns (ContainedAssignmentExtractor)."""
+    for comment in header.comments:
+        if comment and (match := _ASSIGNMENTS[key].match(comment)):
+            return match[1]
+    return ""
+
+
+async def _find_or_create_row(
+    context: RequestContext, header: Header, destination: _Destination, name: str
+) -> PrearchiveRow:
+    """Find or create the row under the one lock of the whole site (PrearcDatabase.eitherGetOrCreateSession)."""
+    timing = context.site.timing
+    if not context.site.profile.rows_locked:
+        if (row := _find_row(context, header, destination)) is not None:
+            return row
+        await anyio.sleep(timing.serial_seconds)  # other requests look meanwhile, and find no row either
+        return _create_row(context, header, destination, name)
+    if timing.serial_seconds == 0:  # nothing is awaited, so no lock is needed
+        return _find_row(context, header, destination) or _create_row(context, header, destination, name)
+    async with context.runtime.row_lock:
+        await anyio.sleep(timing.serial_seconds)
+        return _find_row(context, header, destination) or _create_row(context, header, destination, name)
+
+
+def _find_row(context: RequestContext, header: Header, destination: _Destination) -> PrearchiveRow | None:
+    """Return the existing row, if any.
+
+    It goes back to RECEIVING from any status, locked ones included: XNAT means to open a new session in that case, but
+    that branch is dead code, and files sent to a session that is being archived are lost.
+    """
+    site = context.site
+    for row in site.rows_for_import(destination.project_id, header.study_uid, destination.label):
+        if row.status is RowStatus.BUILDING:
+            row.status = RowStatus.RECEIVING_INTERRUPT
+        elif row.status is not RowStatus.RECEIVING_INTERRUPT:
+            row.status = RowStatus.RECEIVING
+        if site.clock() - row.touched > _LASTMOD_EVERY:
+            row.touched, row.lastmod = site.clock(), site.now()
+        return row
+    return None
+
+
+def _create_row(context: RequestContext, header: Header, destination: _Destination, name: str) -> PrearchiveRow:
+    """Create a row from this request; later requests do not change its values."""
+    row = _new_row(context, header, destination, context.query)
+    if context.site.find_row(row.project or UNASSIGNED, row.timestamp, row.folder) is not None:
+        # Two studies with one label in the same millisecond: the table's unique key refuses the second.
+        raise HttpError(400, f"unable to read DICOM object {name}")
+    context.site.add_row(row)
+    return row
+
+
+def _new_row(
+    context: RequestContext, header: Header, destination: _Destination, query: Mapping[str, str]
+) -> PrearchiveRow:
+    date, now = header.study_date, context.site.now()
+    return PrearchiveRow(
+        project=destination.project_id,
+        timestamp=query.get("PREARC_TIMESTAMP") or make_timestamp(now),
+        folder=query.get("PREARC_SESSION_FOLDER") or destination.label,
+        name=destination.label,
+        study_uid=header.study_uid,
+        subject=destination.subject,
+        patient_name=header.patient_name,
+        scan_date=f"{date[:4]}-{date[4:6]}-{date[6:8]} 00:00:00.0" if re.fullmatch(r"\d{8}", date) else "",
+        autoarchive=destination.autoarchive,
+        prevent_anon=query.get("prevent_anon", "").lower() == "true",
+        prevent_auto_commit=query.get("prevent_auto_commit", "").lower() == "true",
+        source=query.get("SOURCE", ""),
+        visit=query.get("VISIT", ""),
+        protocol=query.get("SUBTYPE", ""),
+        timezone="",
+        uploaded=now,
+        lastmod=now,
+        touched=context.site.clock(),
+    )
+
+
+async def _store(context: RequestContext, row: PrearchiveRow, header: Header, body: Body, name: str) -> bool:
+    """Name the file, lock the name, write, anonymise (GradualDicomImporter.getSafeFile, PrearcUtils.lockFile).
+
+    The name is chosen before its lock is taken, as in XNAT: two first files of a scan without `rename` may both be
+    called upload.dcm, and the second to get the lock replaces the first. Nobody waits for a lock that is taken.
+    Returns False if the anonymisation script rejects the file.
+    """
+    timing, folder = context.site.timing, scan_folder(header)
+    file_name = await _file_name(context, row, header, name)
+    key = _lock_key(context.site.profile.file_lock, row, folder, file_name)
+    locks = context.runtime.file_locks
+    if key in locks:
+        if len(key) == 1:
+            raise HttpError(500, "Concurrent file sends are not supported.")
+        raise HttpError(400, "Concurrent file sends of the same data is not supported.")
+    if key:
+        locks.add(key)
+    row.writing += 1
+    try:
+        if timing.parallel_seconds:
+            await anyio.sleep(timing.parallel_seconds)
+        return await _write(context, row, header, body, file_name)
+    except OSError:
+        # The disk is full, or the folder has just been archived: XNAT gives both the same text.
+        raise HttpError(400, f"unable to read DICOM object {name}") from None
+    finally:
+        row.writing -= 1
+        locks.discard(key)
+
+
+async def _file_name(context: RequestContext, row: PrearchiveRow, header: Header, name: str) -> str:
+    if context.query.get("rename", "").lower() == "true":
+        return dicom_file_name(header, context.site.file_name_template)
+    present = row.scans.get(scan_folder(header), {}).get(name)
+    await anyio.sleep(context.site.timing.naming_seconds)  # the window between the check and the lock
+    if present is None or present.sop_uid == header.sop_uid:
+        return name
+    return dicom_file_name(header, context.site.file_name_template)
+
+
+def _lock_key(lock: FileLock, row: PrearchiveRow, folder: str, name: str) -> tuple[str, ...]:
+    match lock:
+        case "scan":
+            return row.uri, folder, name
+        case "session":
+            return row.uri, name
+        case "site":
+            return (name,)
+        case "none":
+            return ()
+
+
+async def _write(context: RequestContext, row: PrearchiveRow, header: Header, body: Body, name: str) -> bool:
+    """Write a file and add it to the row; False if the script rejects it."""
+    site, folder = context.site, scan_folder(header)
+    if site.disk_full or context.disk_full is not None:
+        if context.disk_full is not None and context.disk_full.partial:
+            await _add(context, row, header, folder, name, _cut_by_full_disk(body))
+        raise OSError(errno.ENOSPC, "No space left on device")
+    # A cut file stays as it is: XNAT anonymises only when it has the whole file.
+    script = site.script if body.complete and not row.prevent_anon else None
+    if script is None:
+        patient = Patient(header.patient_id, header.patient_name, header.birth_date)
+        await _add(context, row, header, folder, name, body)
+    elif script.reject is not None and script.reject(header):
+        await site.storage.discard(body)
+        await site.storage.delete(row.file_path(folder, name))
+        row.scans.get(folder, {}).pop(name, None)
+        return False
+    else:
+        patient = script.patient(header, row.labels)
+        head = None
+        if not header.layout.deflated or len(body.head) == body.size:  # larger deflated files stay as they are
+            head = script.apply(body.head, header, row.labels)
+        header = script.map_uids(header)
+        row.mapped_study = header.study_uid if script.map_study is not None else ""
+        await _add(context, row, header, folder, name, body, head)
+    row.patients.add(patient)
+    return True
+
+
+async def _add(
+    context: RequestContext,
+    row: PrearchiveRow,
+    header: Header,
+    folder: str,
+    name: str,
+    body: Body,
+    head: bytes | None = None,
+) -> None:
+    """Write a file and add it to the row; `head`, if given, replaces the body's."""
+    size, digest = await context.site.storage.write(row.file_path(folder, name), body, head)
+    series = row.series.get(header.series_uid)
+    if series is None:
+        series = Series(header.series_uid, header.series_number, header.modality, header.series_description)
+        row.series[header.series_uid] = series
+    stored = StoredFile(name, size, digest, header.sop_uid, series, body.complete, header.sop_class)
+    row.scans.setdefault(folder, {})[name] = stored
+
+
+def _cut_by_full_disk(body: Body) -> Body:
+    """Return the part of a file that a full disk takes: half of it, or all but a byte if half is only its header."""
+    half = body.head[: len(body.head) // 2]
+    try:
+        has_more = read_header(half).layout.has_more
+    except NotDicomError:
+        has_more = False
+    return Body.of(half if has_more else body.head[:-1], complete=False)

@@ -1,0 +1,125 @@
+"""The routing table: addresses and their handlers, and the kind of request that an address stands for."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from . import (
+    archive,
+    catalog_refresh,
+    experiments,
+    files,
+    imports,
+    logins,
+    prearchive,
+    projects,
+    resources,
+    settings,
+    subjects,
+    uploads,
+)
+from .addresses import OWNER
+
+_Handler = Callable[..., Awaitable[web.StreamResponse]]
+_PREARCHIVED = r"prearchive/projects/(?P<project>[^/]+)/(?P<timestamp>[^/]+)/(?P<folder>[^/]+)"
+_SUBJECT = r"projects/(?P<project>[^/]+)(?:/subjects/(?P<subject>[^/]+))?"
+_RESOURCE = OWNER + "resources/(?P<label>[^/]+)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """An address (a pattern of the whole raw path below /data or /xapi) and its handlers by verb."""
+
+    pattern: re.Pattern[str]
+    handlers: Mapping[str, _Handler]
+
+
+def _route(pattern: str, **handlers: _Handler) -> _Route:
+    return _Route(re.compile(pattern), handlers)
+
+
+def _files(pattern: str) -> _Route:
+    return _route(pattern, GET=files.get_files, PUT=uploads.upload, POST=uploads.upload, DELETE=files.delete_files)
+
+
+_WRITES = {
+    "file": re.compile(OWNER + "(?:resources/[^/]+/)?files(?:/|$)"),
+    "resource": re.compile(OWNER + "resources(?:/|$)"),
+    "subject": re.compile("(?:projects/[^/]+/)?subjects(?:/[^/]+)?$"),
+    "refresh": re.compile("services/refresh/catalog$|archive/catalogs/refresh(?:/|$)"),
+}
+"""The kinds of requests that change archived data, by their addresses."""
+_DATA = (
+    # First, because no other address is asked for as often.
+    _route(r"services/import(?:/(?P<name>.*))?", POST=imports.import_service),
+    _route("JSESSION", GET=logins.jsession, POST=logins.jsession, DELETE=logins.end_login),
+    _route("auth", GET=logins.auth),
+    _route("services/auth", PUT=logins.services_auth, POST=logins.services_auth),
+    _route("user/(?P<name>[^/]+)/sessions", GET=logins.count_sessions, DELETE=logins.end_sessions),
+    _route("version", GET=logins.version),
+    _route(r"services/tokens/(?P<operation>[^/]+)(?:/(?P<alias>[^/]+)(?:/(?P<secret>[^/]+))?)?", GET=logins.tokens),
+    _route("services/archive", POST=archive.archive_service),
+    _route("services/refresh/catalog", POST=catalog_refresh.refresh_catalogs),
+    _route("services/prearchive/(?P<operation>rebuild|move|delete)", POST=prearchive.batch),
+    _route("prearchive(?:/projects(?:/(?P<projects>[^/]+))?)?", GET=prearchive.listing),
+    _route(_PREARCHIVED, GET=prearchive.session, POST=prearchive.session_action, DELETE=prearchive.delete),
+    _route(_PREARCHIVED + "/(?P<part>.+)", GET=prearchive.session_part),
+    _route("projects", GET=projects.list_projects),
+    _route("projects/(?P<name>[^/]+)", GET=projects.project, PUT=projects.put_project),
+    _route("(?:projects/(?P<name>[^/]+)/)?config/seriesImportFilter/config", GET=settings.filter_config),
+    _route("projects/(?P<name>[^/]+)/pipelines", GET=projects.pipelines),
+    _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)", GET=projects.setting),
+    _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)/(?P<value>[^/]+)", PUT=projects.setting),
+    _route("subjects", GET=subjects.list_subjects),
+    _route("projects/(?P<project>[^/]+)/subjects", GET=subjects.list_subjects, POST=subjects.post_subject),
+    _route(
+        "(?:projects/(?P<project>[^/]+)/)?subjects/(?P<subject>[^/]+)",
+        GET=subjects.get_subject,
+        PUT=subjects.put_subject,
+    ),
+    _route(OWNER + "resources", GET=resources.list_resources, POST=resources.post_resource),
+    _route(
+        _RESOURCE,
+        GET=resources.get_resource,
+        PUT=resources.put_resource,
+        POST=resources.put_resource,
+        DELETE=resources.delete_resource,
+    ),
+    _files(_RESOURCE + "/files(?:/(?P<name>.+))?"),
+    _files(OWNER + "files(?:/(?P<name>.+))?"),
+    _route(_RESOURCE + "/(?P<extra>.+)", PUT=resources.put_extra),
+    _route(f"(?:{_SUBJECT}/)?experiments", GET=experiments.experiment_list),
+    _route(f"(?:{_SUBJECT}/)?experiments/(?P<name>[^/]+)(?:/(?P<part>.+))?", GET=experiments.experiment),
+)
+_XAPI = (
+    _route("siteConfig/buildInfo(?:/(?P<key>[^/]+))?", GET=logins.build_info),
+    _route("siteConfig/(?P<name>[^/]+)", GET=settings.site_setting),
+    _route("anonymize/site(?:/(?P<part>enabled))?", GET=settings.anonymisation),
+    _route("anonymize/projects/(?P<name>[^/]+)(?:/(?P<part>enabled))?", GET=settings.anonymisation),
+    _route("projects/(?P<name>[^/]+)/events/subscriptions", GET=projects.subscriptions),
+    _route("archive/catalogs/refresh(?:/(?P<options>[^/]+))?", PUT=catalog_refresh.refresh_through_xapi),
+    _route("event_tracking/(?P<key>[^/]+)(?:/(?P<payload>payload))?", GET=archive.event_tracking),
+)
+OPEN_PATHS = {"JSESSION", "services/auth", *(f"siteConfig/{name}" for name in settings.OPEN_NAMES)}
+"""Addresses that need no login."""
+AREAS = {"data": _DATA, "REST": _DATA, "xapi": _XAPI}
+
+
+def kind_of_request(method: str, path: str) -> str:
+    """Return the kind of a request, for counts and faults, as far as its address shows it."""
+    if path.startswith("services/import"):
+        return "import"
+    match method, path:
+        case ("DELETE", "JSESSION"):
+            return "logout"
+        case (_, "JSESSION" | "services/auth"):
+            return "login"
+        case ("POST", "services/archive"):
+            return "archive"
+        case ("GET" | "HEAD", _):
+            return "listing"
+    if path.startswith("prearchive/"):
+        return "prearchive"
+    return next((kind for kind, pattern in _WRITES.items() if pattern.match(path)), "other")

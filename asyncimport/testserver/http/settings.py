@@ -1,0 +1,91 @@
+"""The site's settings over HTTP: preferences, series import filters, anonymisation scripts."""
+
+import json
+
+from aiohttp import web
+
+from ..site.series_filter import SeriesFilter
+from ..site.site import SITE_ID, Site
+from .request_context import RequestContext
+from .responses import HttpError, table, text
+
+OPEN_NAMES = frozenset({"siteHome", "siteId", "siteLogoPath", "siteUrl"})
+"""Preferences that need no login, like buildInfo."""
+
+
+def _public_values(site: Site, site_url: str) -> dict[str, object]:
+    site_filter = site.series_filter
+    return {
+        "siteId": SITE_ID,
+        "siteUrl": site_url,
+        "siteHome": "/screens/QuickSearch.vm",
+        "siteLogoPath": "/images/logo.png",
+        "checksums": site.storage.checksums,
+        "enableSitewideAnonymizationScript": site.script is not None,
+        "sitewideAnonymizationScript": site.script.text if site.script is not None else "",
+        "dicomFileNameTemplate": site.file_name_template,
+        "defaultProjectAutoArchiveSetting": site.default_prearchive_code,
+        "enableSitewideSeriesImportFilter": site_filter is not None and site_filter.enabled,
+        "sitewideSeriesImportFilter": "\n".join(site_filter.patterns) if site_filter is not None else "",
+        "sitewideSeriesImportFilterMode": site_filter.wire_mode if site_filter is not None else "blacklist",
+        "scanTypeMapping": True,
+        "sessionXmlRebuilderInterval": site.idle_minutes,
+        "sitewidePetMr": site.pet_mr,
+    }
+
+
+def _admin_values(site: Site) -> dict[str, object]:
+    return {
+        "preventCrossModalityMerge": site.prevent_cross_modality_merge,
+        "useSopInstanceUidToUniquelyIdentifyDicom": site.unique_sop_uids,
+        "separateSecondaryDicomOnArchive": site.separate_secondary,
+        "requireLogin": site.require_login,
+        "sessionArchiveTimeoutInterval": int(site.archive_timeout),
+        "concurrentMaxSessions": site.logins.max_per_user,
+    }
+
+
+async def site_setting(context: RequestContext, name: str) -> web.StreamResponse:
+    """Return one preference (SiteConfigApi); some are for administrators only."""
+    values = _public_values(context.site, context.site_url)
+    if name in values:
+        return _value(values[name])
+    if not context.user.all_data:
+        raise HttpError(403)
+    values = _admin_values(context.site)
+    if name not in values:
+        raise HttpError(404)
+    return _value(values[name])
+
+
+def _value(value: object) -> web.Response:
+    """Return a value; a text is not quoted (StringHttpMessageConverter comes first)."""
+    body = value if isinstance(value, str) else json.dumps(value)
+    return web.Response(text=body, content_type="application/json")
+
+
+async def filter_config(context: RequestContext, name: str | None = None) -> web.StreamResponse:
+    """Return the series import filter of the site or of a project (ConfigResource); 404 if there is none.
+
+    With `contents=true` the reply is the configuration itself, otherwise a table with it in a column.
+    """
+    found: SeriesFilter | None = (
+        context.site.series_filter if name is None else context.readable_project(name).series_filter
+    )
+    if found is None:
+        raise HttpError(404, "Config not found for tool seriesImportFilter and path config")
+    if context.query.get("contents", "false") not in {"false", "0"}:
+        return text(found.contents)
+    columns = ["tool", "path", "project", "user", "contents", "version", "status"]
+    row = ["seriesImportFilter", "config", name or "", "admin", found.contents, "1", "enabled"]
+    return table(context.requested_format("json"), columns, [row])
+
+
+async def anonymisation(context: RequestContext, name: str | None = None, part: str = "") -> web.StreamResponse:
+    """Return a script as text, or whether it is enabled (AnonymizeApi); a project's only for users who can read it."""
+    if name is not None and not context.has_right("read", name):
+        raise HttpError(403)
+    script = context.site.script if name is None else context.readable_project(name).script
+    if part:
+        return _value(script is not None)
+    return text(script.text if script is not None else "")

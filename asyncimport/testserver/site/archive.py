@@ -1,0 +1,92 @@
+"""Archived sessions and their scans."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from .resources import Resource, Series, Shareable, StoredFile
+from .subjects import Subject
+
+
+class Patient(NamedTuple):
+    """Whom the headers of a session name; empty where they differ or name nobody."""
+
+    id: str = ""
+    name: str = ""
+    birth_date: str = ""
+    """As in DICOM."""
+
+
+NOBODY = Patient()
+
+
+@dataclass(slots=True)
+class Scan:
+    """A scan: one series of a session."""
+
+    id: str
+    series: Series
+    folder: str
+    """Its folder below SCANS/."""
+    number: int = 0
+    """Its xnat_imagescandata_id."""
+    resources: dict[str, Resource] = field(default_factory=dict)
+
+    @property
+    def series_uid(self) -> str:
+        """SeriesInstanceUID."""
+        return self.series.uid
+
+    @property
+    def number_of_files(self) -> int:
+        """Files in all of its resources."""
+        return sum(len(resource.files) for resource in self.resources.values())
+
+    def sop_uids(self, label: str = "DICOM") -> dict[str, str]:
+        """Return file name -> SOPInstanceUID of one resource."""
+        resource = self.resources.get(label)
+        return {name: file.sop_uid for name, file in resource.files.items()} if resource else {}
+
+
+@dataclass(slots=True, eq=False)
+class ArchivedSession(Shareable):
+    """An archived imaging session."""
+
+    subject: Subject
+    study_uid: str
+    xsi_type: str
+    date: str
+    inserted: datetime
+    scans: dict[str, Scan] = field(default_factory=dict)
+    own_resources: dict[str, Resource] = field(default_factory=dict)
+    """Resources of the session itself, by label; those of its scans are `resources`."""
+    prearchive_path: str = ""
+    """The prearchive folder that it was first archived from, on XNAT's own disk."""
+    patient: Patient = NOBODY
+    """dcmPatientId, dcmPatientName, dcmPatientBirthDate."""
+    workflow: str = ""
+    """Name of an open workflow on it, such as a running pipeline: nothing may be merged meanwhile."""
+
+    @property
+    def uri(self) -> str:
+        """`/archive/projects/P/subjects/S/experiments/E`, without /data."""
+        return f"/archive/projects/{self.project}/subjects/{self.subject.label}/experiments/{self.label}"
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Its folder below the site's directory."""
+        return ("archive", self.project, "arc001", self.label)
+
+    @property
+    def resources(self) -> Iterator[tuple[Scan, Resource]]:
+        """All resources of all scans."""
+        for scan in self.scans.values():
+            for resource in scan.resources.values():
+                yield scan, resource
+
+    @property
+    def files(self) -> Iterator[StoredFile]:
+        """All files of all resources of all scans."""
+        for _, resource in self.resources:
+            yield from resource.files.values()

@@ -1,0 +1,78 @@
+"""Differences between XNAT versions: one row of switches for each version.
+
+The code asks a switch, never a version number, so a new version is only a new row here.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Right = Literal["read", "edit", "create", "delete"]
+FileLock = Literal["none", "site", "session", "scan"]
+PetMr = Literal["", "separate", "pet", "petmr"]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How one XNAT version behaves where versions differ."""
+
+    version: str
+    """What `/xapi/siteConfig/buildInfo` reports."""
+    import_right: Right
+    """The right on a project that an import into it needs; without it the session is Unassigned."""
+    default_importer: str
+    """The importer for requests that name none and whose content type implies none."""
+    row_key_has_label: bool
+    """Whether files of one study with another session label make another prearchive row."""
+    rows_locked: bool
+    """Whether a row is looked up and created in one step; otherwise simultaneous files may create several rows."""
+    file_lock: FileLock
+    """What two files of one name must share for the second to be refused while the first is being written."""
+    merge_needs_overwrite: bool
+    """Whether archiving into an existing session needs `overwrite=append|delete`."""
+    archive_dest_breaks: bool
+    """Whether `dest` on an archive request for one session is a 500 (a failed cast in XNAT's own job)."""
+    archive_hides_codes: bool
+    """Whether every failed archive job is a 500 with text, conflicts (409) included."""
+    archive_prefix: str
+    """The prefix of the archived session's URI in the reply."""
+    has_xapi: bool
+    """Whether /xapi exists; before it did, the version was at /data/version."""
+    catalog_has_sizes: bool
+    """Whether listings of files take sizes from the catalog, not from the disk (CatalogUtils.getEntryDetails)."""
+
+
+_NOW = Profile(
+    version="1.8.10.1",
+    import_right="read",
+    default_importer="DICOM-zip",
+    row_key_has_label=True,
+    rows_locked=True,
+    file_lock="scan",
+    merge_needs_overwrite=False,
+    archive_dest_breaks=True,
+    archive_hides_codes=True,
+    archive_prefix="/data",
+    has_xapi=True,
+    catalog_has_sizes=True,
+)
+# How 1.7 archives is inferred from 1.8.
+_1_7 = replace(
+    _NOW,
+    version="1.7.6",
+    import_right="edit",
+    default_importer="SI",
+    file_lock="session",
+    catalog_has_sizes=False,
+)
+_1_6 = replace(
+    _1_7,
+    version="1.6.5",
+    row_key_has_label=False,
+    file_lock="site",
+    merge_needs_overwrite=True,
+    archive_dest_breaks=False,
+    archive_hides_codes=False,
+    has_xapi=False,
+)
+_1_5 = replace(_1_6, version="1.5.4", rows_locked=False, file_lock="none", archive_prefix="")
+PROFILES = {"1.5": _1_5, "1.6": _1_6, "1.7": _1_7, "1.8": _NOW}

@@ -1,0 +1,89 @@
+"""Unpacks uploaded archives, up to a limit on files and bytes."""
+
+import gzip
+import io
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+_ZIPS = (".zip", ".zar", ".xar")
+_TARS = (".tar", ".tar.gz", ".tgz")
+_MAX_FILES = 20_000
+_MIN_BYTES = 64 << 20
+"""Bytes that any archive may unpack to."""
+_MAX_RATIO = 100
+"""Further bytes that it may unpack to, for each byte of its own."""
+
+
+class BadArchiveError(ValueError):
+    """An archive that cannot be unpacked, or that would write outside its folder."""
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file of this name is unpacked on request."""
+    return name.lower().endswith((*_ZIPS, *_TARS, ".gz"))
+
+
+def unpack(name: str, source: bytes | Path) -> list[tuple[str, bytes]]:
+    """Return the files of an archive, by their paths within it. Raises BadArchiveError; blocks while it reads."""
+    lower = name.lower()
+    limit = _UnpackLimit(len(source) if isinstance(source, bytes) else source.stat().st_size)
+    file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    try:
+        with file:
+            if lower.endswith(_ZIPS):
+                found = list(_zip_entries(file, limit))
+            elif lower.endswith(_TARS):
+                # A compressed tar counts twice: once as a whole, and once by its members.
+                is_packed = not lower.endswith(".tar")
+                tar = io.BytesIO(limit.read(gzip.GzipFile(fileobj=file))) if is_packed else file
+                found = list(_tar_entries(tar, limit))
+            else:
+                found = [(PurePosixPath(name[:-3]).name, limit.read(gzip.GzipFile(fileobj=file)))]
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
+        # zipfile raises RuntimeError for an encrypted entry.
+        raise BadArchiveError(f"Unable to unpack {name}: {error}") from None
+    return [(_safe_path(path), data) for path, data in found]
+
+
+class _UnpackLimit:
+    """How many more files and bytes may come out of an archive of this size."""
+
+    def __init__(self, packed_bytes: int) -> None:
+        self._files = _MAX_FILES
+        self._bytes = _MIN_BYTES + packed_bytes * _MAX_RATIO
+
+    def read(self, file: IO[bytes] | gzip.GzipFile) -> bytes:
+        """Read a file while unpacking it. Raises BadArchiveError."""
+        data = file.read(self._bytes + 1)
+        self._files -= 1
+        self._bytes -= len(data)
+        if self._bytes < 0 or self._files < 0:
+            raise BadArchiveError("more comes out of it than this test server has room for")
+        return data
+
+
+def _zip_entries(source: IO[bytes], limit: _UnpackLimit) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(source) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                with archive.open(info) as file:
+                    yield info.filename, limit.read(file)
+
+
+def _tar_entries(source: IO[bytes], limit: _UnpackLimit) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=source, mode="r:") as archive:
+        for member in archive:
+            if (file := archive.extractfile(member) if member.isfile() else None) is not None:
+                yield member.name, limit.read(file)
+
+
+def _safe_path(path: str) -> str:
+    """Return the path of an entry below the folder that it is unpacked to. Raises BadArchiveError."""
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    if not parts or ".." in parts or parts[0] == "/":
+        raise BadArchiveError(f"The entry {path} is outside of its folder")
+    return "/".join(parts)
