@@ -1,9 +1,9 @@
 """Files that go beside images into resources of the archive: where to, and what became of them."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from asyncimport.model.files import File
+from asyncimport.model.record import record
 
 __all__ = ["Attachment", "AttachmentState", "Enclosure", "Filed", "Place", "Resource"]
 
@@ -18,7 +18,7 @@ class AttachmentState(StrEnum):
     SKIPPED = "SKIPPED"  # it is not clear where it belongs
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Place:
     """What a resource belongs to: a project, or in it a subject, a session, or a scan of a session.
 
@@ -32,7 +32,7 @@ class Place:
     scan: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Resource:
     """A resource (XNAT's catalog of files) by its label; `tags` (comma-separated) are given to it when it is made."""
 
@@ -41,7 +41,7 @@ class Resource:
     tags: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Attachment:
     """A file on its way into a resource; `name` is its path there, with `/` and of characters that XNAT leaves alone.
 
@@ -59,7 +59,7 @@ class Attachment:
     is_begun: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Enclosure:
     """All that waits for one resource: nobody else writes into it meanwhile, as XNAT would lose one of the two."""
 
@@ -67,7 +67,7 @@ class Enclosure:
     attachments: tuple[Attachment, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Filed:
     """What became of an attachment; `md5` is that of the bytes in the resource, `sent` false if they were there.
 

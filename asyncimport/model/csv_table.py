@@ -8,9 +8,9 @@ import csv
 import io
 import re
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
 
 from asyncimport.errors import UsageError
+from asyncimport.model.record import record
 
 __all__ = [
     "LABELS",
@@ -53,7 +53,7 @@ _TEMPTING = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Flaw:
     """What is wrong in a table, and where; `column` as the file names it, "" for the whole line.
 

@@ -1,9 +1,10 @@
 """What is handed out and what becomes of it: deliveries, claims, outcomes, verdicts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncimport.model.files import Instance, Session
+from asyncimport.model.record import record
 from asyncimport.model.states import Refusal
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Delivery:
     """One prearchive row of a session; `uri` is None until the first file has been acknowledged.
 
@@ -47,7 +48,7 @@ class Delivery:
         return self.begun_as or self.session
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Claim:
     """An instance handed out to be sent, and where it goes; `key` is the journal's.
 
@@ -60,7 +61,7 @@ class Claim:
     look: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Existing:
     """What the archive has of a session before anything of it is sent: its address, and SOPInstanceUIDs.
 
@@ -75,7 +76,7 @@ class Existing:
 MAY_HAVE_REJECTED = "may have rejected it, which cannot be tried here"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Dropped:
     """A rule of the site, by its name, that drops a file; unless that `is_certain`, it may do so."""
 
@@ -83,7 +84,7 @@ class Dropped:
     is_certain: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sealed:
     """A delivery that nothing is sent into any more, and the SOPInstanceUIDs that XNAT acknowledged of its session.
 
@@ -110,7 +111,7 @@ class Sealed:
     before: frozenset[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stored:
     """XNAT acknowledged the file and put it where it belongs, at the last of so many `attempts`.
 
@@ -128,7 +129,7 @@ class Stored:
     xxh3: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refused:
     """XNAT answered, but did not keep the file, for a reason of this `kind`.
 
@@ -145,7 +146,7 @@ class Refused:
     second_row: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Failed:
     """No verdict after all retries, or (`unreadable`) the file could not be read."""
 
@@ -156,7 +157,7 @@ class Failed:
     unsure: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Withheld:
     """The file waits as before, and nothing of its session is sent: XNAT has something else in the session's place."""
 
@@ -169,7 +170,7 @@ class Withheld:
 Outcome = Stored | Refused | Failed | Withheld
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Archived:
     """The session is in the archive; `verified` tells how it was compared with what was sent, None: it was not.
 
@@ -192,7 +193,7 @@ class Archived:
     digests: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Built:
     """The session is built and stays in the prearchive, as asked."""
 
@@ -200,7 +201,7 @@ class Built:
     uri: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Held:
     """XNAT would not build or archive the session, or what it has is not what was sent; `uri` where it is archived."""
 
@@ -209,7 +210,7 @@ class Held:
     uri: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Deleted:
     """The row of the delivery is gone, and nothing of it is in the archive: somebody has deleted it.
 
@@ -220,7 +221,7 @@ class Deleted:
     files: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Incomplete:
     """The session is in the archive, which lacks instances that XNAT had acknowledged, by SOPInstanceUID.
 
@@ -244,7 +245,7 @@ class Incomplete:
         return self.missing - self.rejects - self.doubtful
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Postponed:
     """No verdict: a step failed for a time as often as any call may. The next run goes on with the delivery."""
 

@@ -1,8 +1,7 @@
 """What the line tells of itself while it runs: for the eye only, as the journal is what decides."""
 
-from dataclasses import dataclass
-
 from asyncimport.model import Claim, Filed, Outcome, Resource, SubjectReport, Verdict
+from asyncimport.model.record import record
 
 __all__ = [
     "Admitted",
@@ -20,7 +19,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Scanned:
     """The walk has passed `files` more files of `size` bytes."""
 
@@ -28,7 +27,7 @@ class Scanned:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Admitted:
     """Of the files passed, this many wait to be sent."""
 
@@ -36,7 +35,7 @@ class Admitted:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ScanFinished:
     """The walk is at its end: the totals no longer grow.
 
@@ -48,7 +47,7 @@ class ScanFinished:
     unsent: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Repeated:
     """An attempt to send a file (the nth) failed for a time, and is made again, unless it was the last."""
 
@@ -57,14 +56,14 @@ class Repeated:
     attempt: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Settled:
     """These outcomes are in the journal."""
 
     outcomes: tuple[Outcome, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Found:
     """The archive has the session of a claim already, and so many instances of it that waited need not be sent."""
 
@@ -74,35 +73,35 @@ class Found:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Noticed:
     """There is something to look at that keeps nothing from being sent; labels in it stand in brackets."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Away:
     """Nothing gets through to the server, for this reason; the run waits for it. Without a reason: it is back."""
 
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Quiet:
     """A session is complete, and left alone for so many seconds: an upload into it broke off, and may yet arrive."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Enclosing:
     """The images are through, and so many attachments wait to go beside them."""
 
     files: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Enclosed:
     """This became of attachments of one resource, and is on disk."""
 

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, Self
 
+from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
 
 __all__ = ["Algorithm", "Body", "Digest", "File", "Ignored", "Instance", "Occupant", "Patient", "Session", "Streamed"]
@@ -14,7 +14,7 @@ __all__ = ["Algorithm", "Body", "Digest", "File", "Ignored", "Instance", "Occupa
 _SIGN = 1 << 63
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class File:
     """A regular file as the walk met it; `path` in Python's file system encoding (surrogates for odd bytes).
 
@@ -65,7 +65,7 @@ class Algorithm(StrEnum):
     MD5 = "md5"  # what XNAT says of a file in a resource
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Digest:
     """A digest of the bytes of a file."""
 
@@ -73,7 +73,7 @@ class Digest:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Session:
     """An XNAT imaging session: one study under its labels."""
 
@@ -83,7 +83,7 @@ class Session:
     study_uid: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ignored:
     """A file that is not sent, and why.
 
@@ -100,7 +100,7 @@ class Ignored:
     damaged: bool = False
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class Patient:
     """Who a header speaks of, in a form that can be compared; "" is unknown, and agrees with everything.
 
@@ -115,7 +115,7 @@ class Patient:
     issuer: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Occupant:
     """Whom a session of the archive names, by its labels as XNAT has them: only what no script in force writes there.
 
@@ -127,7 +127,7 @@ class Occupant:
     is_proof: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Instance:
     """A DICOM instance and the session it belongs to; its identity is (session, sop_uid), not its path.
 

@@ -1,11 +1,11 @@
 """What is told of subjects: fields by XNAT's names, never their values."""
 
-from dataclasses import dataclass
+from asyncimport.model.record import record
 
 __all__ = ["SubjectReport"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SubjectReport:
     """What became of a subject's demographics: `state` is stored, refused (all or a part of them) or failed.
 

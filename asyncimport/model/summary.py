@@ -1,13 +1,12 @@
 """What there is to tell at the end of a run."""
 
-from dataclasses import dataclass
-
 from asyncimport.model.files import Session
+from asyncimport.model.record import record
 
 __all__ = ["NOTHING_KEPT", "AttachmentCounts", "Files", "Problem", "SessionReport", "Stray", "SubjectCounts", "Summary"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Files:
     """How many files ended in which way; `found` is the sum of the DICOM instances that can be sent."""
 
@@ -37,7 +36,7 @@ class Files:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AttachmentCounts:
     """How many attachments ended in which way; `already_*` in an earlier run."""
 
@@ -63,7 +62,7 @@ class AttachmentCounts:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SubjectCounts:
     """How many subjects had something to be said of them, and what came of it; `already_stored` in an earlier run."""
 
@@ -81,7 +80,7 @@ class SubjectCounts:
 NOTHING_KEPT = "XNAT kept none of its files"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SessionReport:
     """What became of one session: `state` is archived, prearchive, held or open; `files` are its instances.
 
@@ -103,7 +102,7 @@ class SessionReport:
     expected: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stray:
     """A row of XNAT's prearchive that bears the names of one of our sessions and is no delivery that we know of.
 
@@ -118,7 +117,7 @@ class Stray:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Problem:
     """A reason for which files did not arrive, how many, and the path of one of them."""
 
@@ -128,7 +127,7 @@ class Problem:
     example: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Summary:
     """The end of a run, or what a journal holds: files, bytes, sessions, every reason, and what goes beside them."""
 

@@ -4,11 +4,12 @@ import html
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, TransientError, UnavailableError
+from asyncimport.model.record import record
 
 __all__ = [
     "OVERLOAD",
@@ -39,7 +40,7 @@ _TAGS = re.compile(r"<[^>]*>")
 _ADDRESS = re.compile(r"(?<![\w/])(?:https?:/)?(?:/[^\s/()<>\"',;]+){2,}/?")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reply:
     """One HTTP answer: status, headers (asked for by lower-case names; cookies are among them), the body as text."""
 
