@@ -19,6 +19,8 @@ AsyncimportError                 every error of ours; `exit_code` and `hint` are
 """
 
 __all__ = [
+    "FILES_LACK",
+    "SESSION_HELD",
     "AsyncimportError",
     "FatalError",
     "JournalBusyError",
@@ -37,6 +39,11 @@ __all__ = [
     "UsageError",
     "worst",
 ]
+
+
+# How a run ends that came to its end, and not with all done; errors have exit codes of their own.
+FILES_LACK = 8
+SESSION_HELD = 9
 
 
 class AsyncimportError(Exception):

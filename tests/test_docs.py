@@ -13,6 +13,7 @@ from typer.main import get_command
 from asyncimport import errors
 from asyncimport.cli.app import app
 from asyncimport.cli.output import summary_json
+from asyncimport.routing import ProblemCode
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -91,6 +92,15 @@ def test_the_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
     kinds = [getattr(errors, name) for name in errors.__all__]
     used = {kind.exit_code for kind in kinds if isinstance(kind, type) and issubclass(kind, errors.AsyncimportError)}
     assert documented == used | {0, 8, 9, 130, 143}
+
+
+def test_the_problems_of_the_readme_are_those_of_the_table() -> None:
+    """Each problem that a plan or a dry run tells stands there once, with its severity."""
+    told: dict[str, str] = {}
+    for codes, severities in re.findall(r"^\| (`.*?) \| (.*?) \|", section("Plan first"), re.MULTILINE):
+        named, said = re.findall(r"`([\w-]+)`", codes), severities.split(", ")
+        told |= dict(zip(named, said * len(named) if len(said) == 1 else said, strict=len(said) > 1))
+    assert told == {code.value: code.severity.value for code in ProblemCode}
 
 
 def test_the_json_of_the_readme_is_what_upload_writes() -> None:

@@ -15,10 +15,10 @@ from asyncimport.cli.plan import plan_of
 from asyncimport.errors import AsyncimportError, JournalError, ProjectMissingError, ProjectReadOnlyError, UsageError
 from asyncimport.journal import Ledger
 from asyncimport.operations.journals import journal_of
-from asyncimport.operations.plan import Plan, PlannedRoutes, Problem, Severity
+from asyncimport.operations.plan import Plan, PlannedRoutes
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.routing import AttachRule, Choice, Router
+from asyncimport.routing import AttachRule, Choice, Effect, Problem, Router
 from asyncimport.source.folder import Folder
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
@@ -65,7 +65,7 @@ class Decision:
     def wrong(self) -> list[Problem]:
         """Return what is wrong with studies; a closed project is for its owner to mend, and keeps no other back."""
         problems = () if self.plan is None else self.plan.problems
-        return [one for one in problems if one.severity is Severity.ERROR and one.code != "project-closed"]
+        return [one for one in problems if one.code.effect is Effect.WRONG]
 
     def check(self) -> None:
         """Refuse to send anything where something is wrong with a study. Raises: UsageError."""
@@ -147,7 +147,7 @@ async def decide(
         choice = choice.of(
             {row.study_uid for row in plan.rows if not row.skip},
             {row.study_uid for row in plan.rows},
-            wrong={one.study_uid: one.text for one in plan.problems if one.severity is Severity.ERROR},
+            wrong={one.study_uid: one.text for one in plan.problems if one.is_error},
             waiting=plan.waiting,
             left=plan.left,
             has_limit=wanted.limit is not None,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asyncimport.errors import AsyncimportError
+from asyncimport.errors import FILES_LACK, SESSION_HELD, AsyncimportError
 from asyncimport.model import NOTHING_KEPT, AttachmentCounts, Files, SessionReport, Stray, SubjectCounts, Summary
 from asyncimport.model.csv_table import Flaw
 from asyncimport.model.texts import plain
@@ -96,21 +96,21 @@ def exit_code(summary: Summary) -> int:
     # What nobody asked for is no problem.
     skipped = files.skipped - sum(problem.files for problem in summary.problems if problem.kind == "excluded")
     if skipped or files.unreadable or files.refused or files.failed or summary.containers or summary.links:
-        return 8
+        return FILES_LACK
     attachments = summary.attachments
     # What is refused is lacking, whichever run was told so.
     if attachments.skipped or attachments.refused or attachments.already_refused or attachments.failed:
-        return 8
+        return FILES_LACK
     if summary.subjects.refused or summary.subjects.failed:
-        return 8
+        return FILES_LACK
     for report in summary.sessions:
         if report.state in {"held", "open"} and report.reason != NOTHING_KEPT:
-            return 9
+            return SESSION_HELD
         if _unseen(report):
-            return 9
+            return SESSION_HELD
     # What is left in the prearchive, as asked, has no place in the archive for them yet.
     waits = attachments.left and not summary.count("prearchive")
-    return 9 if files.left or waits else 0
+    return SESSION_HELD if files.left or waits else 0
 
 
 def summary_json(

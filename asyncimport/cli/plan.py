@@ -50,10 +50,21 @@ from asyncimport.cli.running import Stopped, progress, stopped_by
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import Resident, Survey, Waiting
 from asyncimport.operations.journals import state_directory
-from asyncimport.operations.plan import Plan, Planning, Problem, Severity, draft_plan, make_plan, survey
+from asyncimport.operations.plan import Plan, Planning, draft_plan, make_plan, survey
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.progress import Totals, human_bytes
-from asyncimport.routing import NOTHING_GIVEN, AttachRule, Choice, Given, Router, resource_of
+from asyncimport.routing import (
+    NOTHING_GIVEN,
+    AttachRule,
+    Choice,
+    Given,
+    Problem,
+    ProblemCode,
+    Router,
+    Severity,
+    code_of,
+    resource_of,
+)
 from asyncimport.routing.plan_file import PlanRow, split, write_plan
 from asyncimport.source.folder import Folder
 from asyncimport.system.output_files import advice, check_output, replacing
@@ -65,8 +76,7 @@ _SHOWN = 20
 # Stands in a plan's studies for a project that the upload will name.
 _NO_PROJECT = "PROJECT"
 _LABELS_BY_SOURCE = Problem(
-    "labels-by-source",
-    Severity.INFO,
+    ProblemCode.LABELS_BY_SOURCE,
     "labels depend on other studies, and only those of this source are known: journal and archive were not asked",
     "`upload --dry-run` asks them, and so does an upload by this plan",
 )
@@ -137,7 +147,7 @@ def plan(
         found = anyio.run(_until_stopped, make, stopped)
         if found is None:
             raise typer.Exit(show_stopped(err, stopped.signal, as_json=output is Output.JSON))
-        if not found.rows and not any(problem.code == "unreadable" for problem in found.problems):
+        if not found.rows and not any(problem.code is ProblemCode.UNREADABLE for problem in found.problems):
             raise UsageError(f"no DICOM found in {', '.join(map(str, sources))}", hint="check the path")
         if routes.counts_studies or on_collision == "suffix":
             found = replace(found, problems=(*found.problems, _LABELS_BY_SOURCE))
@@ -257,10 +267,8 @@ def _id_in(names: Mapping[str, str | AsyncimportError], name: str) -> str:
 
 
 def plan_code(found: Plan) -> int:
-    """Return the exit code that a plan foretells: 2 with errors, 8 for what cannot be read and links not followed."""
-    if found.errors:
-        return 2
-    return 8 if any(problem.code in {"unreadable", "link"} for problem in found.problems) else 0
+    """Return the exit code that a plan foretells: 2 with errors, 8 for files that are not sent."""
+    return code_of(found.problems, is_whole=True, checks_first=False, archives_parts=True)
 
 
 def _without_project(row: PlanRow) -> PlanRow:

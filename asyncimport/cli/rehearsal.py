@@ -15,12 +15,20 @@ from asyncimport.cli.output import show_error, show_stopped, write_json
 from asyncimport.cli.plan import plan_json, show_plan, survey_path
 from asyncimport.cli.running import Stopped, stopped_by
 from asyncimport.cli.transfer import Transfer
-from asyncimport.errors import AsyncimportError, JournalError, TransientError, UnavailableError, UsageError
+from asyncimport.errors import (
+    FILES_LACK,
+    SESSION_HELD,
+    AsyncimportError,
+    JournalError,
+    TransientError,
+    UnavailableError,
+    UsageError,
+)
 from asyncimport.journal import Ledger, Resident, Survey
 from asyncimport.model import Session
-from asyncimport.operations.plan import Known, Plan, Severity, with_archive
+from asyncimport.operations.plan import Known, Plan, with_archive
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.routing import Choice, misfit
+from asyncimport.routing import Choice, ProblemCode, code_of, misfit
 from asyncimport.source.folder import Folder
 from asyncimport.xnat.archive import ArchivedSessions, held_of_session
 from asyncimport.xnat.client import Client, connect
@@ -31,21 +39,6 @@ from asyncimport.xnat.replies import Experiment
 from asyncimport.xnat.site import SiteRules
 
 __all__ = ["rehearse"]
-
-# Errors that hold a session (exit code 9), where others skip its files (8).
-_HELD = frozenset(
-    {
-        "label-is-id",
-        "label-on-server",
-        "modality-on-server",
-        "prearchive-taken",
-        "study-on-server",
-        "subject-of-another",
-        "subject-on-server",
-    }
-)
-# Of which the run counts files that are lacking, whatever else there is.
-_LACKING = frozenset({"archive-file", "link", "unreadable"})
 
 
 def rehearse(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
@@ -103,16 +96,13 @@ async def _planned(  # anyio.run passes arguments by position
 
 def _code(task: Transfer, decision: Decision, found: Plan) -> int:
     """Return the exit code that the run will end with, for all that a plan of it shows."""
-    if decision.wrong and decision.is_strict and task.watch is None:
-        return 2
-    codes = {problem.code for problem in found.problems}
-    errors = {problem.code for problem in found.problems if problem.severity is Severity.ERROR}
-    skips = (errors - _HELD) | (codes & {"twin"})
-    if skips and task.checks_first(decision.routes):
-        return 2
-    if skips or task.flaws or codes & _LACKING:
-        return 8
-    return 9 if errors or ("part-of-study" in codes and not task.options.partial) else 0
+    code = code_of(
+        found.problems,
+        is_whole=decision.is_strict and task.watch is None,
+        checks_first=task.checks_first(decision.routes),
+        archives_parts=task.options.partial,
+    )
+    return FILES_LACK if task.flaws and code in {0, SESSION_HELD} else code
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +181,7 @@ async def _misfits(
     journal: Path,
     found: Plan,
     sessions: Mapping[str, Experiment],
-) -> dict[str, tuple[str, str]]:
+) -> dict[str, tuple[ProblemCode, str]]:
     """Say of each study of a plan why XNAT would not merge what is new of it into its session.
 
     Which instances are new is asked only where it matters: where not each of their modalities fits.
@@ -208,7 +198,7 @@ async def _misfits(
     if not doubtful or await rules.merges_modalities():
         return {}
     look = partial(_modalities, source, task.state_dir, journal, task.choice, truncated=task.options.send_truncated)
-    reasons: dict[str, tuple[str, str]] = {}
+    reasons: dict[str, tuple[ProblemCode, str]] = {}
     for row, there in doubtful:
         session = Session(row.project_id, row.subject_label, row.session_label, row.study_uid)
         new = await anyio.to_thread.run_sync(look, session)
@@ -216,7 +206,7 @@ async def _misfits(
             held = await held_of_session(client, session, [there], frozenset(), RetryPolicy())
             new = {uid: modality for uid, modality in new.items() if uid not in held}
         if why := misfit(there.type, new.values()):
-            reasons[row.study_uid] = "modality-on-server", why
+            reasons[row.study_uid] = ProblemCode.MODALITY_ON_SERVER, why
     return reasons
 
 
@@ -238,7 +228,7 @@ def _modalities(
     return found
 
 
-async def _in_the_way(occupants: Occupants, found: Plan, project: str) -> dict[str, tuple[str, str]]:
+async def _in_the_way(occupants: Occupants, found: Plan, project: str) -> dict[str, tuple[ProblemCode, str]]:
     """Say of each study of a plan that cannot go under its labels why: the code of the problem, and the reason."""
     sessions = [
         Session(project, row.subject_label, row.session_label, row.study_uid)
@@ -246,10 +236,10 @@ async def _in_the_way(occupants: Occupants, found: Plan, project: str) -> dict[s
         if row.project_id == project and not row.skip
     ]
     await occupants.expect(sessions)
-    reasons: dict[str, tuple[str, str]] = {}
+    reasons: dict[str, tuple[ProblemCode, str]] = {}
     for session in sessions:
         if reason := await occupants.id_in_the_way(session):
-            reasons[session.study_uid] = "label-is-id", reason
+            reasons[session.study_uid] = ProblemCode.LABEL_IS_ID, reason
         elif reason := await occupants.study_elsewhere(session):
-            reasons[session.study_uid] = "study-on-server", reason
+            reasons[session.study_uid] = ProblemCode.STUDY_ON_SERVER, reason
     return reasons

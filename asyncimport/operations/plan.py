@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Protocol
 
@@ -28,6 +27,8 @@ from asyncimport.routing import (
     Given,
     LeftOutError,
     PartlyPlannedError,
+    Problem,
+    ProblemCode,
     Study,
     UnplannedError,
     UnroutableError,
@@ -54,8 +55,6 @@ __all__ = [
     "Plan",
     "PlannedRoutes",
     "Planning",
-    "Problem",
-    "Severity",
     "draft_plan",
     "make_plan",
     "survey",
@@ -103,27 +102,6 @@ class Planning(Protocol):
         ...
 
 
-class Severity(StrEnum):
-    """How bad a problem is: an error keeps a study from being sent, a warning may cost something."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    INFO = "info"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something to know or to correct, with a stable code, a sentence, and what to do. `files` are concerned."""
-
-    code: str
-    severity: Severity
-    text: str
-    advice: str
-    study_uid: str = ""
-    files: int = 0
-    example: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A row for each study, in the order of their dates, and all problems.
@@ -144,18 +122,18 @@ class Plan:
     @property
     def errors(self) -> int:
         """Return the number of problems that keep something from being sent."""
-        return sum(problem.severity is Severity.ERROR for problem in self.problems)
+        return sum(problem.is_error for problem in self.problems)
 
     @property
     def waiting(self) -> Mapping[str, str]:
         """Return why each study waits that may still be being written."""
-        found = [problem for problem in self.problems if problem.code == "being-written"]
+        found = [problem for problem in self.problems if problem.code is ProblemCode.BEING_WRITTEN]
         return {problem.study_uid: f"it is being written: {problem.text}" for problem in found}
 
     @property
     def faulty(self) -> Mapping[str, str]:
         """Return what is wrong with each study that an error keeps from being sent."""
-        errors = [problem for problem in self.problems if problem.severity is Severity.ERROR and problem.study_uid]
+        errors = [problem for problem in self.problems if problem.is_error and problem.study_uid]
         return {problem.study_uid: f"{problem.text}; {problem.advice}" for problem in reversed(errors)}
 
 
@@ -257,9 +235,7 @@ def _attachments(
         if len(paths) > 1:
             text = f"{len(paths)} files beside each other would be {name} in {label}: only the first is sent"
             advice = "give the others names that differ in letters, digits, '.', '_' or '-'"
-            problems.append(
-                Problem("attachment-names", Severity.WARNING, text, advice, files=len(paths), example=paths[-1])
-            )
+            problems.append(Problem(ProblemCode.ATTACHMENT_NAMES, text, advice, files=len(paths), example=paths[-1]))
     return counts
 
 
@@ -287,7 +263,7 @@ class Known:
     own: Mapping[str, Session] = field(default_factory=dict)
     occupants: Mapping[str, Sequence[Occupant]] = field(default_factory=dict, repr=False)
     residents: Sequence[Resident] = ()
-    in_the_way: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    in_the_way: Mapping[str, tuple[ProblemCode, str]] = field(default_factory=dict)
 
 
 def with_archive(plan: Plan, known: Mapping[str, Known]) -> Plan:
@@ -299,13 +275,13 @@ def with_archive(plan: Plan, known: Mapping[str, Known]) -> Plan:
     for project, there in known.items():
         for name in there.scripts:
             text = f"project {project}: {name} may reject files"
-            problems.append(Problem("may-be-rejected", Severity.WARNING, text, "what it rejects is told as refused"))
+            problems.append(Problem(ProblemCode.MAY_BE_REJECTED, text, "what it rejects is told as refused"))
     rows = []
     for row in plan.rows:
         told = [] if row.skip or row.project_id not in known else list(_told(plan, row, known[row.project_id]))
         problems += told
         codes = dict.fromkeys(problem.code for problem in told)
-        is_error = any(problem.severity is Severity.ERROR for problem in told)
+        is_error = any(problem.is_error for problem in told)
         words = " ".join(filter(None, (row.problems, *codes)))
         rows.append(replace(row, skip=row.skip or is_error, problems=words))
     return replace(plan, rows=tuple(rows), problems=tuple(problems))
@@ -314,26 +290,26 @@ def with_archive(plan: Plan, known: Mapping[str, Known]) -> Plan:
 def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
     """Tell what the server has to say of a study."""
 
-    def problem(code: str, severity: Severity, text: str, advice: str, files: int | None = None) -> Problem:
+    def problem(code: ProblemCode, text: str, advice: str, files: int | None = None) -> Problem:
         count = row.files or 0 if files is None else files
-        return Problem(code, severity, text, advice, row.study_uid, count, row.source)
+        return Problem(code, text, advice, row.study_uid, count, row.source)
 
     there = known.sessions.get(row.session_label.lower())
     if there is not None and there.study_uid not in {"", row.study_uid}:
         text = f"the session label {row.session_label} is that of another study in the archive"
-        yield problem("label-on-server", Severity.ERROR, text, "choose another label")
+        yield problem(ProblemCode.LABEL_ON_SERVER, text, "choose another label")
     elif there is not None and there.subject and there.subject.lower() != row.subject_label.lower():
         text = f"the session {row.session_label} belongs to another subject in the archive"
-        yield problem("subject-on-server", Severity.ERROR, text, "use that subject, or another label")
+        yield problem(ProblemCode.SUBJECT_ON_SERVER, text, "use that subject, or another label")
     elif there is not None:
         text, advice = "its session is in the archive already", "only what is new of it will be merged"
-        yield problem("archived-already", Severity.INFO, text, advice)
+        yield problem(ProblemCode.ARCHIVED_ALREADY, text, advice)
     if row.study_uid in known.in_the_way:
         code, why = known.in_the_way[row.study_uid]
         text, advice = why.partition("; ")[::2]
-        yield problem(code, Severity.ERROR, text, advice)
-    for code, severity, text in _of_another(plan, row, known):
-        yield problem(code, severity, text, _ONE_PERSON)
+        yield problem(code, text, advice)
+    for code, text in _of_another(plan, row, known):
+        yield problem(code, text, _ONE_PERSON)
     for begun in known.rows.get((row.study_uid, row.session_label), ()):
         session = Session(row.project_id, row.subject_label, row.session_label, row.study_uid)
         session, source = known.own.get(begun.uri, session), None if begun.uri in known.own else known.source
@@ -341,13 +317,13 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
             advice = "archive, move or delete it in XNAT's prearchive: nothing is sent before"
             if other_row(begun, session) is None:
                 advice = f"let that upload end, or {advice}; --adopt-rows fills it all the same"
-            yield problem("prearchive-taken", Severity.ERROR, reason, advice)
+            yield problem(ProblemCode.PREARCHIVE_TAKEN, reason, advice)
         else:
             text, advice = (
                 "the prearchive has files of it already",
                 "if some were not sent from here, it is held",
             )
-            yield problem("prearchive-begun", Severity.WARNING, text, advice)
+            yield problem(ProblemCode.PREARCHIVE_BEGUN, text, advice)
     for name, one in known.filters:
         dropped = [
             files
@@ -356,10 +332,10 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
         ]
         if dropped:
             text = f"{len(dropped)} of its series would be dropped by {name}"
-            yield problem("series-dropped", Severity.WARNING, text, "they are told as refused", sum(dropped))
+            yield problem(ProblemCode.SERIES_DROPPED, text, "they are told as refused", sum(dropped))
 
 
-def _of_another(plan: Plan, row: PlanRow, known: Known) -> Iterable[tuple[str, Severity, str]]:
+def _of_another(plan: Plan, row: PlanRow, known: Known) -> Iterable[tuple[ProblemCode, str]]:
     """Tell of one session of the archive that is of somebody else, or may be, though it has the subject of a study."""
     let_in = [
         one.patient
@@ -375,9 +351,9 @@ def _of_another(plan: Plan, row: PlanRow, known: Known) -> Iterable[tuple[str, S
     ]
     subject = row.subject_label
     if why := next(filter(None, (proves_another(one, subject, patient) for one, patient in there)), ""):
-        yield "subject-of-another", Severity.ERROR, why
+        yield ProblemCode.SUBJECT_OF_ANOTHER, why
     elif why := next(filter(None, (doubts(one, subject, patient) for one, patient in there)), ""):
-        yield "subject-doubted", Severity.WARNING, why
+        yield ProblemCode.SUBJECT_DOUBTED, why
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,7 +377,7 @@ def _quiet(draft: _Draft, looks: Looks, problems: list[Problem]) -> _Draft:
     study = draft.study
     if files := looks.ahead.get(study.study_uid):
         text, advice = f"{files} of its files are dated in the future", "set the clock; their times are not gone by"
-        problems.append(_problem("dated-ahead", Severity.WARNING, study, text, advice))
+        problems.append(_problem(ProblemCode.DATED_AHEAD, study, text, advice))
     if draft.session is None or study.study_uid not in looks.waiting:
         return draft
     problems.append(_being_written(study, looks))
@@ -410,7 +386,7 @@ def _quiet(draft: _Draft, looks: Looks, problems: list[Problem]) -> _Draft:
 
 def _being_written(study: Surveyed, looks: Looks) -> Problem:
     advice = "it is sent when its files have been quiet"
-    return _problem("being-written", Severity.INFO, study, looks.waiting[study.study_uid], advice)
+    return _problem(ProblemCode.BEING_WRITTEN, study, looks.waiting[study.study_uid], advice)
 
 
 def _unfinished(found: Survey, drafts: Sequence[_Draft], looks: Looks, problems: list[Problem]) -> list[_Draft]:
@@ -480,24 +456,25 @@ def draft_plan(
         if study.files < whole.files:
             text = f"{whole.files - study.files} files of it were not asked for"
             advice = "its session stays open for them"
-            problems.append(_problem("part-of-study", Severity.WARNING, study, text, advice))
+            problems.append(_problem(ProblemCode.PART_OF_STUDY, study, text, advice))
         session = decided.get(study.study_uid) or UnroutableError("none of the files that are asked for is sound")
         if isinstance(session, LeftOutError):
-            problems.append(_problem("left-out", Severity.INFO, study, str(session), "it was not asked for"))
+            problems.append(_problem(ProblemCode.LEFT_OUT, study, str(session), "it was not asked for"))
             left[study.study_uid] = str(session)
         elif isinstance(session, DisputedError):
-            several = len({patient.id for patient in patients[study.study_uid]}) > 1
-            code, advice = ("two-patients", _ONE_PERSON) if several else ("labels-differ", _SAME_FIELDS)
-            problems.append(_problem(code, Severity.ERROR, study, str(session), advice))
+            code, advice = ProblemCode.LABELS_DIFFER, _SAME_FIELDS
+            if len({patient.id for patient in patients[study.study_uid]}) > 1:
+                code, advice = ProblemCode.TWO_PATIENTS, _ONE_PERSON
+            problems.append(_problem(code, study, str(session), advice))
         elif isinstance(session, PartlyPlannedError):
             advice = "give the plan a row with its study_uid"
-            problems.append(_problem("partly-planned", Severity.ERROR, study, str(session), advice))
+            problems.append(_problem(ProblemCode.PARTLY_PLANNED, study, str(session), advice))
         elif isinstance(session, UnroutableError):
             advice = "choose other templates, or write its labels into the plan"
-            problems.append(_problem("no-label", Severity.ERROR, study, str(session), advice))
+            problems.append(_problem(ProblemCode.NO_LABEL, study, str(session), advice))
         elif study.study_uid in late:
             text, advice = late[study.study_uid], "nobody moves for it; see that this is meant"
-            problems.append(_problem("label-late", Severity.WARNING, study, text, advice))
+            problems.append(_problem(ProblemCode.LABEL_LATE, study, text, advice))
         place = session if isinstance(session, Session) else None
         whose = frozenset(patients.get(study.study_uid, ()))
         there = FoundStudy(study.study_uid, tuple(who[study.study_uid]), study.files)
@@ -542,7 +519,7 @@ def _in_project(draft: _Draft, names: Mapping[str, str | AsyncimportError], prob
     if draft.session is None:
         return replace(draft, wanted=None)
     advice = name.hint or "see who owns the project"
-    problems.append(_problem("project-closed", Severity.ERROR, draft.study, str(name), advice))
+    problems.append(_problem(ProblemCode.PROJECT_CLOSED, draft.study, str(name), advice))
     return draft.without_place()
 
 
@@ -560,13 +537,13 @@ def _kept(draft: _Draft, given: Given, problems: list[Problem], *, is_whole: boo
     if place is None:
         text = f"it goes to subject {has.subject}, session {has.label}; by its headers it would go to subject "
         text += f"{session.subject}, session {session.label}"
-        problems.append(_problem("labels-differ", Severity.ERROR, study, text, _SAME_FIELDS))
+        problems.append(_problem(ProblemCode.LABELS_DIFFER, study, text, _SAME_FIELDS))
         return draft.without_place()
     if is_whole:
         return replace(draft, session=replace(session, subject=place.subject))
     if place != session:
         text = f"it has session {place.label} of subject {place.subject}, and not {session.label} of {session.subject}"
-        problems.append(_problem("session-kept", Severity.INFO, study, text, "what is new of it goes there"))
+        problems.append(_problem(ProblemCode.SESSION_KEPT, study, text, "what is new of it goes there"))
     return replace(draft, session=place, wanted=place)
 
 
@@ -586,12 +563,12 @@ def _distinct(
         owner = owners.get((wanted.project, wanted.label.lower())) if label is not None else ""
         if text := label_taken(wanted, owner):
             advice = "use a template that tells them apart, --on-collision suffix, or edit the plan"
-            problems.append(_problem("label-taken", Severity.ERROR, draft.study, text, advice))
+            problems.append(_problem(ProblemCode.LABEL_TAKEN, draft.study, text, advice))
             yield draft.without_place()
             continue
         if label != wanted.label:
             text = f"the session label {wanted.label} was taken: it gets {label}"
-            problems.append(_problem("label-suffixed", Severity.WARNING, draft.study, text, "see that this is meant"))
+            problems.append(_problem(ProblemCode.LABEL_SUFFIXED, draft.study, text, "see that this is meant"))
         yield replace(draft, session=replace(wanted, label=label or wanted.label))
 
 
@@ -644,11 +621,12 @@ def _one_patient(drafts: Iterable[_Draft], problems: list[Problem], residents: I
             yield draft
             continue
         code, text = people.enter(draft.session, draft.patients)
-        if code:
-            severity = Severity.WARNING if code == "two-subjects" else Severity.ERROR
-            advice = "see that this is meant" if code == "two-subjects" else _ONE_PERSON
-            problems.append(_problem(code, severity, draft.study, text, advice))
-        yield draft if code in {"", "two-subjects"} else draft.without_place()
+        if code is None:
+            yield draft
+            continue
+        is_error = code is not ProblemCode.TWO_SUBJECTS
+        problems.append(_problem(code, draft.study, text, _ONE_PERSON if is_error else "see that this is meant"))
+        yield draft.without_place() if is_error else draft
 
 
 class _People:
@@ -663,7 +641,7 @@ class _People:
             if one.patient.id:
                 self._ids.setdefault((one.project, one.patient.id), []).append(who)
 
-    def enter(self, session: Session, patients: frozenset[Patient]) -> tuple[str, str]:
+    def enter(self, session: Session, patients: frozenset[Patient]) -> tuple[ProblemCode | None, str]:
         """Enter the patients of a study, or return a code and what keeps one of them out; or what is to be told.
 
         Nothing keeps out who is there already, as in a run (`Registry` in the journal).
@@ -672,17 +650,17 @@ class _People:
         whose = sorted(map(digested, patients), key=lambda one: (one.id, one.issuer, one.name, one.birth_date))
         strangers = [patient for patient in whose if not any(agree(one, patient) for _, one in here)]
         if strangers and len(ids := {patient.id for patient in patients}) > 1:
-            return "two-patients", f"it holds files of {len(ids)} PatientIDs"
-        told = "", ""
+            return ProblemCode.TWO_PATIENTS, f"it holds files of {len(ids)} PatientIDs"
+        told: tuple[ProblemCode | None, str] = None, ""
         for patient in whose:
             same_id = self._ids.setdefault((session.project, patient.id), []) if patient.id else []
             if patient in strangers and (why := clash([*here, *same_id], session.subject, patient)):
-                code = "subject-taken" if why.startswith("the subject") else "two-people"
+                code = ProblemCode.SUBJECT_TAKEN if why.startswith("the subject") else ProblemCode.TWO_PEOPLE
                 return code, why.replace("the subject", f"the subject {session.subject}", 1)
             elsewhere = next((place for place, one in same_id if agree(one, patient)), session.subject)
             if not _enter(here, session.subject, patient) and elsewhere.lower() != session.subject.lower():
                 text = f"its PatientID is under two subjects ({elsewhere}, {session.subject})"
-                told = "two-subjects", text
+                told = ProblemCode.TWO_SUBJECTS, text
             _enter(same_id, session.subject, patient)
         return told
 
@@ -725,7 +703,7 @@ def _bound(
         # Of a study with PET and MR, XNAT may have made a PET session.
         if has is not None and has.label.lower() != session.label.lower() and "petmr" not in session.label.lower():
             text = f"line {lines} of the plan: the study has session {has.label} already, and not {session.label}"
-            problems.append(_problem("row-elsewhere", Severity.ERROR, study, text, "write that label into the line"))
+            problems.append(_problem(ProblemCode.ROW_ELSEWHERE, study, text, "write that label into the line"))
             yield draft.without_place()
             continue
         is_partial = study.study_uid in waiting or (
@@ -737,7 +715,7 @@ def _bound(
             yield draft
             continue
         text = "; ".join(f"line {line} of the plan: {text}" for line, text in told)
-        problems.append(_problem("row-differs", Severity.ERROR, study, text, _OTHER_STUDY))
+        problems.append(_problem(ProblemCode.ROW_DIFFERS, study, text, _OTHER_STUDY))
         yield draft.without_place()
     gone = {row.key: row for row in routes.rows if row.key not in matched and not routes.is_done(row, given)}
     is_other = len(gone) == len(routes.rows)
@@ -748,7 +726,7 @@ def _bound(
         text = f"line {row.line} of the plan: no study of the source matches it"
         advice = f"{near}: correct the line" if near else _NO_STUDY
         uid = row.study_uid
-        problems.append(Problem("row-unmatched", Severity.ERROR, text, advice, uid, row.files or 0, row.source))
+        problems.append(Problem(ProblemCode.ROW_UNMATCHED, text, advice, uid, row.files or 0, row.source))
 
 
 def _of_files(found: Survey, *, truncated: bool) -> list[Problem]:
@@ -757,17 +735,16 @@ def _of_files(found: Survey, *, truncated: bool) -> list[Problem]:
     for odd in found.odd(truncated=truncated):
         match odd.kind:
             case FileKind.UNREADABLE:
-                code, advice = "unreadable", "it is not sent; get a sound copy"
+                code, advice = ProblemCode.UNREADABLE, "it is not sent; get a sound copy"
             case FileKind.CONTAINER:
-                code, advice = "archive-file", "unpack it, or --ignore-archives"
+                code, advice = ProblemCode.ARCHIVE_FILE, "unpack it, or --ignore-archives"
             case FileKind.LINK:
-                code, advice = "link", "or leave it out with --exclude"
+                code, advice = ProblemCode.LINK, "or leave it out with --exclude"
             case FileKind.INNER_LINK:
-                code, advice = "inner-link", "nothing is lost by that"
+                code, advice = ProblemCode.INNER_LINK, "nothing is lost by that"
             case _:
                 continue
-        severity = Severity.INFO if odd.kind is FileKind.INNER_LINK else Severity.WARNING
-        problems.append(Problem(code, severity, odd.reason, advice, files=odd.files, example=odd.example))
+        problems.append(Problem(code, odd.reason, advice, files=odd.files, example=odd.example))
     for study in found.studies(truncated=truncated):
         alike: list[tuple[str, ...]] = []
         for paths in study.copies:
@@ -775,11 +752,11 @@ def _of_files(found: Survey, *, truncated: bool) -> list[Problem]:
                 alike.append(paths)
                 continue
             text = "files with one SOPInstanceUID and different sizes: only the first is sent"
-            problems.append(_problem("twin", Severity.WARNING, study, text, "decide which is right", paths))
+            problems.append(_problem(ProblemCode.TWIN, study, text, "decide which is right", paths))
         if alike:
             text = f"{sum(len(paths) - 1 for paths in alike)} files are copies of others"
             advice = "each instance is sent once"
-            problems.append(_problem("duplicate", Severity.INFO, study, text, advice, alike[0]))
+            problems.append(_problem(ProblemCode.DUPLICATE, study, text, advice, alike[0]))
     return problems
 
 
@@ -790,11 +767,9 @@ def _size(path: str) -> int:
         return -1
 
 
-def _problem(
-    code: str, severity: Severity, study: Surveyed, text: str, advice: str, paths: Sequence[str] = ()
-) -> Problem:
+def _problem(code: ProblemCode, study: Surveyed, text: str, advice: str, paths: Sequence[str] = ()) -> Problem:
     files = len(paths) or study.files
-    return Problem(code, severity, text, advice, study.study_uid, files, paths[-1] if paths else study.example)
+    return Problem(code, text, advice, study.study_uid, files, paths[-1] if paths else study.example)
 
 
 def _row(draft: _Draft, codes: Iterable[str]) -> PlanRow:

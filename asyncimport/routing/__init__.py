@@ -42,6 +42,7 @@ from asyncimport.routing.patients import (
     patient_of,
     proves_another,
 )
+from asyncimport.routing.problems import Effect, Problem, ProblemCode, Severity, code_of
 from asyncimport.routing.router import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.routing.studies import Study, misfit, modality_of
 
@@ -53,15 +54,19 @@ __all__ = [
     "AttachRule",
     "Choice",
     "DisputedError",
+    "Effect",
     "Given",
     "GivenSession",
     "LeftOutError",
     "LookupTable",
     "PartlyPlannedError",
     "PathPattern",
+    "Problem",
+    "ProblemCode",
     "Router",
     "Ruled",
     "Selected",
+    "Severity",
     "Study",
     "UnplannedError",
     "UnroutableError",
@@ -69,6 +74,7 @@ __all__ = [
     "check_resource",
     "clash",
     "clean_label",
+    "code_of",
     "doubts",
     "glob_pattern",
     "joined",

@@ -1,0 +1,131 @@
+"""What a plan may find, and what each of it means: one table for plans, dry runs and runs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+from typing import Self
+
+from asyncimport.errors import FILES_LACK, SESSION_HELD, UsageError
+
+__all__ = ["Effect", "Problem", "ProblemCode", "Severity", "code_of"]
+
+
+class Severity(StrEnum):
+    """How bad a problem is: an error keeps a study from being sent, a warning may cost something."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+class Effect(Enum):
+    """What a run comes to that meets a problem."""
+
+    WRONG = auto()
+    """Files are skipped; where all studies are decided before the first file is sent, nothing is."""
+    SKIPS = auto()
+    """Files are skipped; with `--scan-first` nothing is sent."""
+    LACKS = auto()
+    """Files, or something that belongs to them, are not sent, or not kept by XNAT."""
+    HOLDS = auto()
+    """A session is held, or stays open."""
+    PARTS = auto()
+    """A session stays open, unless parts of sessions are archived too."""
+    TOLD = auto()
+    """All is done; somebody should know."""
+
+
+class ProblemCode(StrEnum):
+    """A kind of problem, by its stable name, with its severity and its effect."""
+
+    severity: Severity
+    effect: Effect
+
+    def __new__(cls, name: str, severity: Severity, effect: Effect) -> Self:
+        """Make a member, which is a text."""
+        code = str.__new__(cls, name)
+        code._value_ = name
+        code.severity, code.effect = severity, effect
+        return code
+
+    # Studies that go nowhere.
+    NO_LABEL = "no-label", Severity.ERROR, Effect.WRONG
+    LABELS_DIFFER = "labels-differ", Severity.ERROR, Effect.WRONG
+    LABEL_TAKEN = "label-taken", Severity.ERROR, Effect.WRONG
+    PARTLY_PLANNED = "partly-planned", Severity.ERROR, Effect.WRONG
+    ROW_DIFFERS = "row-differs", Severity.ERROR, Effect.WRONG
+    ROW_ELSEWHERE = "row-elsewhere", Severity.ERROR, Effect.WRONG
+    ROW_UNMATCHED = "row-unmatched", Severity.ERROR, Effect.WRONG
+    SUBJECT_TAKEN = "subject-taken", Severity.ERROR, Effect.WRONG
+    TWO_PATIENTS = "two-patients", Severity.ERROR, Effect.WRONG
+    TWO_PEOPLE = "two-people", Severity.ERROR, Effect.WRONG
+    # For its owner to mend: other projects go on.
+    PROJECT_CLOSED = "project-closed", Severity.ERROR, Effect.SKIPS
+    # Studies that XNAT has no place for, or not for what is new of them.
+    LABEL_IS_ID = "label-is-id", Severity.ERROR, Effect.HOLDS
+    LABEL_ON_SERVER = "label-on-server", Severity.ERROR, Effect.HOLDS
+    MODALITY_ON_SERVER = "modality-on-server", Severity.ERROR, Effect.HOLDS
+    PREARCHIVE_TAKEN = "prearchive-taken", Severity.ERROR, Effect.HOLDS
+    STUDY_ON_SERVER = "study-on-server", Severity.ERROR, Effect.HOLDS
+    SUBJECT_OF_ANOTHER = "subject-of-another", Severity.ERROR, Effect.HOLDS
+    SUBJECT_ON_SERVER = "subject-on-server", Severity.ERROR, Effect.HOLDS
+    # Files.
+    TWIN = "twin", Severity.WARNING, Effect.SKIPS
+    ARCHIVE_FILE = "archive-file", Severity.WARNING, Effect.LACKS
+    LINK = "link", Severity.WARNING, Effect.LACKS
+    SERIES_DROPPED = "series-dropped", Severity.WARNING, Effect.TOLD
+    UNREADABLE = "unreadable", Severity.WARNING, Effect.LACKS
+    ATTACHMENT_NAMES = "attachment-names", Severity.WARNING, Effect.TOLD
+    PART_OF_STUDY = "part-of-study", Severity.WARNING, Effect.PARTS
+    # What is to be known.
+    DATED_AHEAD = "dated-ahead", Severity.WARNING, Effect.TOLD
+    LABEL_LATE = "label-late", Severity.WARNING, Effect.TOLD
+    LABEL_SUFFIXED = "label-suffixed", Severity.WARNING, Effect.TOLD
+    MAY_BE_REJECTED = "may-be-rejected", Severity.WARNING, Effect.TOLD
+    PREARCHIVE_BEGUN = "prearchive-begun", Severity.WARNING, Effect.TOLD
+    SUBJECT_DOUBTED = "subject-doubted", Severity.WARNING, Effect.TOLD
+    TWO_SUBJECTS = "two-subjects", Severity.WARNING, Effect.TOLD
+    ARCHIVED_ALREADY = "archived-already", Severity.INFO, Effect.TOLD
+    BEING_WRITTEN = "being-written", Severity.INFO, Effect.TOLD
+    DUPLICATE = "duplicate", Severity.INFO, Effect.TOLD
+    INNER_LINK = "inner-link", Severity.INFO, Effect.TOLD
+    LABELS_BY_SOURCE = "labels-by-source", Severity.INFO, Effect.TOLD
+    LEFT_OUT = "left-out", Severity.INFO, Effect.TOLD
+    SESSION_KEPT = "session-kept", Severity.INFO, Effect.TOLD
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something to know or to correct: what it is, a sentence, and what to do. `files` are concerned."""
+
+    code: ProblemCode
+    text: str
+    advice: str
+    study_uid: str = ""
+    files: int = 0
+    example: str = ""
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        return self.code.severity
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it keeps something from being sent."""
+        return self.code.severity is Severity.ERROR
+
+
+def code_of(problems: Iterable[Problem], *, is_whole: bool, checks_first: bool, archives_parts: bool) -> int:
+    """Return the exit code of a run that meets these problems, and no other.
+
+    `is_whole`: all studies are decided before the first file is sent; `checks_first`: all files are compared before
+    that; `archives_parts`: sessions are archived though they lack files.
+    """
+    effects = {problem.code.effect for problem in problems}
+    skips = effects & {Effect.WRONG, Effect.SKIPS}
+    if (is_whole and Effect.WRONG in effects) or (checks_first and skips):
+        return UsageError.exit_code
+    if skips or Effect.LACKS in effects:
+        return FILES_LACK
+    return SESSION_HELD if effects & {Effect.HOLDS, *(() if archives_parts else (Effect.PARTS,))} else 0
