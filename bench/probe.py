@@ -102,12 +102,14 @@ def finish(root: Path, journal: Path) -> dict[str, float]:
     files = [File(str(path), 0, path.stat().st_mtime_ns) for path in sorted(root.rglob("*.dcm"))]
     with Journal(journal, destination=_DESTINATION, rules=_router().rules) as book:
         for at in range(0, len(files), _BATCH):
-            book.admit([_made_up(file, at + offset) for offset, file in enumerate(files[at : at + _BATCH])])
-        book.finish_scan([str(root)])
-        while (claims := book.claim(_BATCH, most_begun=10**6)) is not None:
-            book.settle([Stored(claim, f"/prearchive/projects/P/0/{claim.instance.session.label}") for claim in claims])
-            while isinstance(sealed := book.claim_session(), Sealed):
-                book.close(Archived(sealed.delivery, "/data/archive", "uids"))
+            book.scan.admit([_made_up(file, at + offset) for offset, file in enumerate(files[at : at + _BATCH])])
+        book.scan.finish([str(root)])
+        while (claims := book.queue.claim(_BATCH, most_begun=10**6)) is not None:
+            book.queue.record_outcomes(
+                [Stored(claim, f"/prearchive/projects/P/0/{claim.instance.session.label}") for claim in claims]
+            )
+            while isinstance(sealed := book.deliveries.claim(), Sealed):
+                book.deliveries.close(Archived(sealed.delivery, "/data/archive", "uids"))
         book.end_run(0)
     return {"files": len(files), "seconds": time.monotonic() - began}
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from asyncimport.journal import Admission, Gone, Journal, Waiting
+from asyncimport.journal import Admission, Journal, LockWait, VanishedFiles
 from asyncimport.model import (
     Archived,
     Claim,
@@ -24,10 +24,10 @@ RULES: Mapping[str, str] = {"project": "P", "subject": "{PatientID}"}
 
 
 def opened(
-    path: Path, *, reroute: bool = False, rules: Mapping[str, str] = RULES, waiting: Waiting | None = None
+    path: Path, *, reroute: bool = False, rules: Mapping[str, str] = RULES, lock_wait: LockWait | None = None
 ) -> Journal:
     """Open the journal as a run does."""
-    return Journal(path, destination="https://xnat.test", rules=rules, reroute=reroute, waiting=waiting)
+    return Journal(path, destination="https://xnat.test", rules=rules, reroute=reroute, lock_wait=lock_wait)
 
 
 def session(label: str = "E1", *, subject: str = "S1", study: str | None = None, project: str = "P") -> Session:
@@ -96,15 +96,15 @@ def meet(journal: Journal, disk: Disk, *, batch: int = 512, retry_refused: bool 
     paths = sorted(disk.items)
     for start in range(0, len(paths), batch):
         files = [disk.items[path].file for path in paths[start : start + batch]]
-        known = journal.recall(files, retry_refused=retry_refused)
-        admission = journal.admit([disk.items[file.path] for file in known.unknown])
-        if admission.twins:
-            journal.admit(
+        known = journal.scan.skip_known(files, retry_refused=retry_refused)
+        admission = journal.scan.admit([disk.items[file.path] for file in known.unknown])
+        if admission.conflicts:
+            journal.scan.admit(
                 [
-                    Ignored(twin.instance.file, FileKind.DUPLICATE, "the same bytes", twin.key)
-                    if disk.content.get(twin.other) == disk.content[twin.instance.file.path]
-                    else Ignored(twin.instance.file, FileKind.SKIPPED, "other bytes")
-                    for twin in admission.twins
+                    Ignored(conflict.instance.file, FileKind.DUPLICATE, "the same bytes", conflict.key)
+                    if disk.content.get(conflict.other) == disk.content[conflict.instance.file.path]
+                    else Ignored(conflict.instance.file, FileKind.SKIPPED, "other bytes")
+                    for conflict in admission.conflicts
                 ]
             )
         came += [known, admission]
@@ -120,15 +120,15 @@ def scan(
     retry_held: bool = False,
     archive_built: bool = True,
     partial: bool = False,
-) -> Gone:
+) -> VanishedFiles:
     """Pass everything on the disk and end the scan."""
     meet(journal, disk, batch=batch, retry_refused=retry_refused)
-    return journal.finish_scan([ROOT], archive_built=archive_built, retry_held=retry_held, partial=partial)
+    return journal.scan.finish([ROOT], archive_built=archive_built, retry_held=retry_held, partial=partial)
 
 
 def sealed_by(journal: Journal) -> Sealed | None:
     """Take a delivery to be finalised, where none has to wait for quiet."""
-    found = journal.claim_session()
+    found = journal.deliveries.claim()
     assert not isinstance(found, float)
     return found
 
@@ -144,15 +144,15 @@ def send(
     sent: list[Claim] = []
     feeding = True
     while True:
-        claims = journal.claim(64, most_begun=most_begun)
+        claims = journal.queue.claim(64, most_begun=most_begun)
         assert feeding or claims is None, "the line's feed has ended already"
         feeding = claims is not None
         if claims:
             sent += claims
-            journal.settle([answer(claim) for claim in claims])
+            journal.queue.record_outcomes([answer(claim) for claim in claims])
         sealed = sealed_by(journal)
         if sealed is not None:
-            journal.close(verdict(sealed))
+            journal.deliveries.close(verdict(sealed))
         if not feeding and sealed is None:
             return sent
         assert claims or sealed or not feeding, "the line would wait for ever"

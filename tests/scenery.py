@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from asyncimport.dicom import STUDY_FIELDS
-from asyncimport.journal import Journal, Ledger
+from asyncimport.journal import Journal, JournalReader
 from asyncimport.model import Claim, Delivery, File, Instance, InstanceState, Sealed, Session, Summary
 from asyncimport.model.events import Event
 from asyncimport.model.options import Options
@@ -184,19 +184,19 @@ async def opened(path: Path, rules: Router | None = None) -> AsyncIterator[Journ
         yield journal
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(journal.close_file)
+            await anyio.to_thread.run_sync(journal.close)
 
 
 async def summary_of(journal: Journal) -> Summary:
     """Add up the journal of a run."""
-    return await anyio.to_thread.run_sync(Ledger.of(journal).summary)
+    return await anyio.to_thread.run_sync(JournalReader.of(journal).summary)
 
 
 async def states_in(path: Path) -> dict[str, InstanceState]:
     """Return the state of each SOPInstanceUID in a journal that no run holds."""
 
     def read() -> dict[str, InstanceState]:
-        with Ledger.read(path) as ledger:
+        with JournalReader.open(path) as ledger:
             labels = {report.session.label for report in ledger.summary().sessions}
             rows = [row for label in labels for row in ledger.instances(label)]
         return {row.sop_uid: InstanceState(row.state) for row in rows}
@@ -239,7 +239,7 @@ async def upload(
 
 async def looked_at(url: str, journal: Path) -> tuple[list[Finding], set[str]]:
     """Do what `verify --safe-to-delete` does: return what was found, and the files that it would list."""
-    reading = Ledger.read(journal)
+    reading = JournalReader.open(journal)
     ledger = await anyio.to_thread.run_sync(reading.__enter__)
 
     def safe(found: list[Finding]) -> set[str]:

@@ -9,7 +9,7 @@ import anyio.to_thread
 import pytest
 from scenery import image, logged_in, sop, upload, write
 
-from asyncimport.journal import Ledger
+from asyncimport.journal import JournalReader
 from asyncimport.model import Deleted, Summary
 from asyncimport.model.events import Event, Settled
 from asyncimport.model.options import Options
@@ -48,7 +48,7 @@ async def deliveries(book: Path) -> Sequence[tuple[int, str]]:
     """Return number and state of the deliveries in a journal."""
 
     def read() -> Sequence[tuple[int, str]]:
-        with Ledger.read(book) as ledger:
+        with JournalReader.open(book) as ledger:
             return [(one.number, one.state) for one in ledger.deliveries()]
 
     return await anyio.to_thread.run_sync(read)

@@ -30,7 +30,7 @@ from typer.testing import CliRunner
 
 from asyncimport.cli.app import app
 from asyncimport.errors import UsageError
-from asyncimport.journal import Ledger
+from asyncimport.journal import JournalReader
 from asyncimport.testserver import (
     PROFILES,
     ArchivedSession,
@@ -272,8 +272,12 @@ class Histories(RuleBasedStateMachine):
 
     def _look_into_the_journal(self) -> None:
         """Compare what is called stored with what was before, and with what is there."""
-        with Ledger.read(self._journal()) as ledger:
-            listed = {one.name: one.previous for enclosure in ledger.enclosures() for one in enclosure.attachments}
+        with JournalReader.open(self._journal()) as ledger:
+            listed = {
+                one.name: one.previous
+                for enclosure in ledger.stored_attachment_batches()
+                for one in enclosure.attachments
+            }
         assert self.must.keys() <= listed.keys(), self._told(f"forgotten: {self.must.keys() - listed.keys()}")
         for name, digest in listed.items():
             assert digest is not None

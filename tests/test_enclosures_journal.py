@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from journals import ROOT, Disk, archived, instance, opened, scan, send, session, stored
 
-from asyncimport.journal import Journal, Ledger
-from asyncimport.journal.forgetting import Forgetting
+from asyncimport.journal import Journal, JournalReader
+from asyncimport.journal.prune import Pruner
 from asyncimport.model import (
     Attachment,
     AttachmentCounts,
@@ -62,9 +62,9 @@ def failed(attachment: Attachment) -> Filed:
 def take(journal: Journal, answer: Callable[[Attachment], Filed] = sent) -> list[Attachment]:
     """Do what the line of enclosures does, one after the other; return what was handed out."""
     handed: list[Attachment] = []
-    while (enclosure := journal.claim_enclosure()) is not None:
+    while (enclosure := journal.attachments.claim()) is not None:
         handed += enclosure.attachments
-        journal.file_away(enclosure, [answer(one) for one in enclosure.attachments])
+        journal.attachments.record(enclosure, [answer(one) for one in enclosure.attachments])
     return handed
 
 
@@ -96,15 +96,15 @@ class Book:
         with opened(self.path, reroute=reroute) as journal:
             scan(journal, self.disk)
             send(journal, outcome, verdict=verdict)
-            journal.enclose(
+            journal.attachments.assign(
                 places,
                 lambda path: resource_of(parsed, path.removeprefix(f"{ROOT}/")),
                 roots=places if roots is None else roots,
                 retry_refused=retry_refused,
             )
-            journal.were_moved([file for file, _ in journal.perhaps_moved() if same])
+            journal.attachments.record_moves([file for file, _ in journal.attachments.possible_moves() if same])
             handed = [one.name for one in take(journal, answer)]
-            self.summary = Ledger.of(journal).summary()
+            self.summary = JournalReader.of(journal).summary()
         return handed
 
     @property
@@ -125,7 +125,7 @@ class Book:
 
     def names(self, label: str = "E1") -> dict[str, str]:
         """Return what the journal knows of a session's attachments: states by resource and name."""
-        with Ledger.read(self.path) as ledger:
+        with JournalReader.open(self.path) as ledger:
             return {f"{row.resource}/{row.name}": row.state for row in ledger.attachments(label)}
 
 
@@ -288,7 +288,7 @@ class TestWhose:
         with opened(book.path) as journal:
             scan(journal, book.disk)
             send(journal)
-            journal.enclose([ROOT], lambda _: "R")
+            journal.attachments.assign([ROOT], lambda _: "R")
             (attachment,) = take(journal)
         assert (attachment.file.path, attachment.name) == (f"{ROOT}/v1/\udcff.pdf", "_.pdf")
 
@@ -407,8 +407,8 @@ class TestLaterRuns:
         assert book.run(same=False, retry_refused=True) == []
         assert book.counts == {"skipped": 1}
         assert book.reasons["a_b.pdf"].startswith("another file of this session goes")
-        with Ledger.read(book.path) as ledger:
-            (enclosure,) = ledger.enclosures()
+        with JournalReader.open(book.path) as ledger:
+            (enclosure,) = ledger.stored_attachment_batches()
         assert [(one.file.path, one.previous) for one in enclosure.attachments] == [(f"{ROOT}/v1/a b.pdf", "md5 of 5")]
         # Nor does it become so later; should it be the same bytes one day, it is.
         assert book.run(same=False) == []
@@ -441,11 +441,11 @@ class TestLaterRuns:
         with opened(book.path) as journal:
             scan(journal, book.disk)
             send(journal)
-            journal.enclose([ROOT], lambda _: "REPORTS")
-            enclosure = journal.claim_enclosure()
+            journal.attachments.assign([ROOT], lambda _: "REPORTS")
+            enclosure = journal.attachments.claim()
             assert enclosure is not None
             assert not enclosure.attachments[0].is_begun
-            journal.begin(enclosure.attachments)
+            journal.attachments.start(enclosure.attachments)
         begun: list[bool] = []
 
         def look(attachment: Attachment) -> Filed:
@@ -493,21 +493,21 @@ class TestLaterRuns:
         book.disk.put(other("v1/a.pdf"))
         book.run(answer=failed)
         with opened(book.path) as journal:
-            journal.enclose([ROOT], lambda _: "R")
-            assert journal.has_unattached()
-            assert journal.claim_enclosure() is None
+            journal.attachments.assign([ROOT], lambda _: "R")
+            assert journal.attachments.has_unstored()
+            assert journal.attachments.claim() is None
 
     def test_has_unattached(self, book: Book) -> None:
         """Only what XNAT does not have makes a run without rules look."""
         book.disk.put(other("v1/a.pdf"))
         with opened(book.path) as journal:
-            assert not journal.has_unattached()
+            assert not journal.attachments.has_unstored()
         book.run(answer=failed)
         with opened(book.path) as journal:
-            assert journal.has_unattached()
+            assert journal.attachments.has_unstored()
         book.run()
         with opened(book.path) as journal:
-            assert not journal.has_unattached()
+            assert not journal.attachments.has_unstored()
 
     def test_a_run_that_was_killed(self, book: Book) -> None:
         """What it had handed out and not filed away is handed out again."""
@@ -515,8 +515,8 @@ class TestLaterRuns:
         with opened(book.path) as journal:
             scan(journal, book.disk)
             send(journal)
-            journal.enclose([ROOT], lambda _: "REPORTS")
-            assert journal.claim_enclosure() is not None
+            journal.attachments.assign([ROOT], lambda _: "REPORTS")
+            assert journal.attachments.claim() is not None
         assert book.run() == ["a.pdf"]
 
     def test_new_rules_of_routing(self, book: Book) -> None:
@@ -533,7 +533,7 @@ class TestHandedOut:
     def claims(self, journal: Journal) -> list[Enclosure]:
         """Take all that can be handed out now."""
         found = []
-        while (enclosure := journal.claim_enclosure()) is not None:
+        while (enclosure := journal.attachments.claim()) is not None:
             found.append(enclosure)
         return found
 
@@ -545,7 +545,7 @@ class TestHandedOut:
             scan(journal, book.disk)
             send(journal)
             rules = [AttachRule.parse(text) for text in ("*.pdf=REPORTS", "*.csv=DATA")]
-            assert journal.enclose([ROOT], lambda path: resource_of(rules, path)) == 1_203
+            assert journal.attachments.assign([ROOT], lambda path: resource_of(rules, path)) == 1_203
             found = self.claims(journal)
             assert sorted((one.resource.place.session, one.resource.label, len(one.attachments)) for one in found) == [
                 ("E1", "DATA", 1),
@@ -559,12 +559,12 @@ class TestHandedOut:
                 reports = next(
                     one for one in found if (one.resource.label, one.resource.place.session) == ("REPORTS", "E1")
                 )
-                journal.file_away(reports, [sent(one) for one in reports.attachments])
+                journal.attachments.record(reports, [sent(one) for one in reports.attachments])
                 found = self.claims(journal)
                 assert [len(one.attachments) for one in found] == [size]
                 handed += [one.name for one in found[0].attachments]
             assert len(handed) == len(set(handed)) == 1_203
-            journal.file_away(found[0], [sent(one) for one in found[0].attachments])
+            journal.attachments.record(found[0], [sent(one) for one in found[0].attachments])
             assert self.claims(journal) == []
 
     def test_no_more_bytes_at_a_time_than_can_be_read(self, book: Book) -> None:
@@ -575,24 +575,24 @@ class TestHandedOut:
         with opened(book.path) as journal:
             scan(journal, book.disk)
             send(journal)
-            journal.enclose([ROOT], lambda _: "R")
-            while (enclosure := journal.claim_enclosure()) is not None:
+            journal.attachments.assign([ROOT], lambda _: "R")
+            while (enclosure := journal.attachments.claim()) is not None:
                 batches.append([one.name for one in enclosure.attachments])
-                journal.file_away(enclosure, [sent(one) for one in enclosure.attachments])
+                journal.attachments.record(enclosure, [sent(one) for one in enclosure.attachments])
         assert batches == [["0.pdf"], ["1.pdf", "2.pdf"], ["3.pdf"]]
 
     def test_put_back(self, book: Book) -> None:
         """What the archive was seen to lack is handed out again, and that alone."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
         book.run()
-        with Ledger.read(book.path) as ledger:
-            (enclosure,) = ledger.enclosures()
+        with JournalReader.open(book.path) as ledger:
+            (enclosure,) = ledger.stored_attachment_batches()
         assert [(one.name, one.previous) for one in enclosure.attachments] == [
             ("a.pdf", "md5 of 5"),
             ("b.pdf", "md5 of 5"),
         ]
         with opened(book.path) as journal:
-            journal.put_back([enclosure.attachments[1].key])
+            journal.attachments.requeue([enclosure.attachments[1].key])
             assert [one.name for one in take(journal)] == ["b.pdf"]
         assert book.names() == {"REPORTS/a.pdf": "STORED", "REPORTS/b.pdf": "STORED"}
 
@@ -602,21 +602,21 @@ class TestHandedOut:
         book.disk.put(other("v1/a.pdf"))
         book.run()
         for _ in range(2):
-            with Ledger.read(book.path) as ledger:
-                (enclosure,) = ledger.enclosures()
+            with JournalReader.open(book.path) as ledger:
+                (enclosure,) = ledger.stored_attachment_batches()
             (attachment,) = enclosure.attachments
             assert (attachment.name, attachment.previous, attachment.previous_size) == ("a.pdf", "md5 of 5", 5)
             with opened(book.path) as journal:
-                journal.put_back([attachment.key])
-                claimed = journal.claim_enclosure()
+                journal.attachments.requeue([attachment.key])
+                claimed = journal.attachments.claim()
                 assert claimed is not None
                 if end is not None:
-                    journal.file_away(claimed, [end(attachment)])
+                    journal.attachments.record(claimed, [end(attachment)])
         # It has changed since: what was stored is what it was.
         book.disk.touch("v1/a.pdf", size=9)
         book.run(answer=refused)
-        with Ledger.read(book.path) as ledger:
-            (enclosure,) = ledger.enclosures()
+        with JournalReader.open(book.path) as ledger:
+            (enclosure,) = ledger.stored_attachment_batches()
         assert [(one.file.size, one.previous_size) for one in enclosure.attachments] == [(5, 5)]
 
 
@@ -627,9 +627,9 @@ class TestForgetting:
         """It goes with all that was attached to it, and comes again whole."""
         book.disk.put(other("v1/a.pdf"), instance("v2/1", E2), other("v2/b.pdf"))
         book.run()
-        with Forgetting.of(book.path) as forgetting:
-            forgetting.sessions("E1")
-            forgetting.forget()
+        with Pruner.of(book.path) as pruner:
+            pruner.sessions("E1")
+            pruner.prune()
         assert book.names("E1") == {}
         assert book.names("E2") == {"REPORTS/b.pdf": "STORED"}
         assert book.run() == ["a.pdf"]
@@ -648,13 +648,13 @@ class TestForgetting:
         with opened(book.path) as journal:
             scan(journal, book.disk)
             send(journal)
-            journal.enclose([str(root)], lambda path: "R" if path.endswith(".pdf") else None)
+            journal.attachments.assign([str(root)], lambda path: "R" if path.endswith(".pdf") else None)
             take(journal, lambda one: sent(one) if one.name == "a.pdf" else failed(one))
             # A repair has begun with it.
-            (enclosure,) = Ledger.of(journal).enclosures()
-            journal.put_back([one.key for one in enclosure.attachments])
-        with Forgetting.of(book.path) as forgetting:
-            forgetting.gone()
-            assert {Path(matter.example).name for matter in forgetting.found} == {"b.pdf"}
-            forgetting.forget()
+            (enclosure,) = JournalReader.of(journal).stored_attachment_batches()
+            journal.attachments.requeue([one.key for one in enclosure.attachments])
+        with Pruner.of(book.path) as pruner:
+            pruner.gone()
+            assert {Path(matter.example).name for matter in pruner.found} == {"b.pdf"}
+            pruner.prune()
         assert book.names() == {"R/a.pdf": "PENDING"}

@@ -17,8 +17,8 @@ from conftest import Commands
 from journals import RULES, Disk, archived, instance, meet, send, session, stored
 
 from asyncimport.errors import JournalBusyError, UsageError
-from asyncimport.journal import Journal, Ledger
-from asyncimport.journal.forgetting import Forgetting
+from asyncimport.journal import Journal, JournalReader
+from asyncimport.journal.prune import Pruner
 from asyncimport.model import (
     Archived,
     Built,
@@ -102,7 +102,7 @@ class Place:
         """Be a whole run; return the names of what was sent."""
         with self.opened() as journal:
             meet(journal, self.disk)
-            journal.finish_scan([str(self.root)], archive_built=archive_built)
+            journal.scan.finish([str(self.root)], archive_built=archive_built)
             sent = send(journal, answer, verdict=verdict)
             journal.end_run(0)
         return [str(Path(claim.instance.file.path).relative_to(self.root)) for claim in sent]
@@ -113,7 +113,7 @@ class Place:
 
     def states(self) -> dict[str, str]:
         """Return the state of each session."""
-        with Ledger.read(self.path) as ledger:
+        with JournalReader.open(self.path) as ledger:
             return {report.session.label: report.state for report in ledger.summary().sessions}
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
@@ -121,19 +121,19 @@ class Place:
         with closing(sqlite3.connect(self.path)) as connection:
             return connection.execute(query).fetchall()
 
-    def forget(self, *which: Callable[[Forgetting], None]) -> list[tuple[str, int, str | None]]:
+    def forget(self, *which: Callable[[Pruner], None]) -> list[tuple[str, int, str | None]]:
         """Forget; return what was found, and look whether what stays is sound."""
-        with Forgetting.of(self.path) as forgetting:
+        with Pruner.of(self.path) as pruner:
             for find in which:
-                find(forgetting)
-            forgetting.forget()
+                find(pruner)
+            pruner.prune()
         assert self.rows("PRAGMA foreign_key_check") == []
         assert self.rows("PRAGMA integrity_check") == [("ok",)]
         assert self.rows("SELECT 1 FROM file WHERE instance > 0 AND instance NOT IN (SELECT key FROM instance)") == []
         assert self.rows("SELECT 1 FROM file WHERE lacked_by > 0 AND lacked_by NOT IN (SELECT key FROM session)") == []
         lost = "SELECT 1 FROM file WHERE kind = 'INSTANCE' AND instance IS NULL"
         assert self.rows(lost) == []
-        return [(matter.state, matter.files, matter.kept) for matter in forgetting.found]
+        return [(item.state, item.files, item.kept) for item in pruner.found]
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ class TestSession:
         place.put("c", E3)
         place.run(answers(b=refused), lambda sealed: (held if sealed.delivery.session == E1 else archived)(sealed))
         assert place.states() == {"E1": "held", "E2": "held", "E3": "archived"}
-        assert place.forget(Forgetting.held) == [
+        assert place.forget(Pruner.held) == [
             ("held", 1, "XNAT holds an unfinished delivery of it"),
             ("held", 1, None),
         ]
@@ -277,11 +277,11 @@ class TestGone:
         place.remove("b", "d", "e")
         place.run()
         assert place.states() == {"E1": "held"}
-        found = place.forget(Forgetting.gone)
+        found = place.forget(Pruner.gone)
         assert sorted(found) == [("failed", 1, None), ("not_dicom", 1, None), ("unreadable", 1, None)]
         assert place.run() == []
         assert place.states() == {"E1": "archived"}
-        with Ledger.read(place.path) as ledger:
+        with JournalReader.open(place.path) as ledger:
             assert [row.state for row in ledger.instances("E1")] == ["STORED", "REFUSED"]
 
     def test_a_file_that_holds_something_else(self, place: Place) -> None:
@@ -293,7 +293,7 @@ class TestGone:
         place.put("b", E2)
         place.run()
         assert place.states() == {"E1": "held", "E2": "archived"}
-        assert place.forget(Forgetting.gone) == [("failed", 1, None)]
+        assert place.forget(Pruner.gone) == [("failed", 1, None)]
         assert place.run() == []
         assert place.states() == {"E1": "archived", "E2": "archived"}
 
@@ -304,7 +304,7 @@ class TestGone:
         with place.opened() as journal:
             meet(journal, place.disk)
         place.remove("a")
-        assert place.forget(Forgetting.gone) == [("pending", 1, None)]
+        assert place.forget(Pruner.gone) == [("pending", 1, None)]
         assert place.states() == {}
         assert place.run() == ["b"]
 
@@ -315,9 +315,9 @@ class TestGone:
         place.put("c", E2)
         place.run()
         place.remove("a", "b")
-        assert place.forget(Forgetting.gone) == [("duplicate", 1, None)]
-        with Ledger.read(place.path) as ledger:
-            assert [len(ledger.acknowledged(one.session)[0]) for one in ledger.sessions()] == [1, 1]
+        assert place.forget(Pruner.gone) == [("duplicate", 1, None)]
+        with JournalReader.open(place.path) as ledger:
+            assert [len(ledger.acknowledged(one.session)[0]) for one in ledger.session_reports()] == [1, 1]
 
     def test_what_xnat_refused_of_an_unfinished_session(self, place: Place) -> None:
         """Until the session is archived it is looked for in what XNAT holds."""
@@ -325,9 +325,9 @@ class TestGone:
         place.put("b", E1)
         place.run(answers(b=refused), built, archive_built=False)
         place.remove("b")
-        assert place.forget(Forgetting.gone) == [("refused", 1, "XNAT holds an unfinished delivery of it")]
+        assert place.forget(Pruner.gone) == [("refused", 1, "XNAT holds an unfinished delivery of it")]
         place.run()
-        assert place.forget(Forgetting.gone) == [("refused", 1, None)]
+        assert place.forget(Pruner.gone) == [("refused", 1, None)]
 
     def test_a_disk_that_is_not_mounted(self, place: Place) -> None:
         """Where nothing at all is left, nobody has deleted single files."""
@@ -341,7 +341,7 @@ class TestGone:
             (place.root / name).rmdir()
         kept = "nothing at all is left around it, as where a disk is not mounted"
         # Whoever has deleted a directory has left its neighbours.
-        assert place.forget(Forgetting.gone) == [("failed", 1, kept), ("failed", 1, kept), ("failed", 1, None)]
+        assert place.forget(Pruner.gone) == [("failed", 1, kept), ("failed", 1, kept), ("failed", 1, None)]
         assert place.states() == {"E1": "held", "E2": "held"}
         assert len(place.forget(lambda it: it.gone(force=True))) == 2
         assert place.states() == {}
@@ -352,7 +352,7 @@ class TestGone:
         place.run(failed)
         place.remove("a")
         (place.root / "a").symlink_to(place.root / "a")
-        assert place.forget(Forgetting.gone) == []
+        assert place.forget(Pruner.gone) == []
 
 
 class TestArchived:
@@ -424,17 +424,17 @@ class TestAtOnce:
         """To look is not to forget."""
         place.put("a", E1)
         place.run()
-        with Forgetting.of(place.path) as forgetting:
-            forgetting.sessions("E1")
+        with Pruner.of(place.path) as pruner:
+            pruner.sessions("E1")
         assert place.states() == {"E1": "archived"}
 
     def test_a_run_cannot_begin_meanwhile(self, place: Place) -> None:
         """Nor can anything be forgotten while one is at work."""
         place.put("a", E1)
         place.run()
-        with Forgetting.of(place.path), pytest.raises(JournalBusyError):
+        with Pruner.of(place.path), pytest.raises(JournalBusyError):
             place.opened()
-        with place.opened(), pytest.raises(JournalBusyError), Forgetting.of(place.path):
+        with place.opened(), pytest.raises(JournalBusyError), Pruner.of(place.path):
             pass
 
     def test_a_run_that_was_killed_is_still_known_to_be(self, place: Place) -> None:
@@ -443,16 +443,16 @@ class TestAtOnce:
         place.put("b", E1)
         with place.opened() as journal:
             meet(journal, place.disk)
-            claims = journal.claim(1, most_begun=1)
+            claims = journal.queue.claim(1, most_begun=1)
             assert claims
-            journal.settle([stored(claim) for claim in claims])
-        place.forget(Forgetting.gone)
-        place.opened().close_file()
+            journal.queue.record_outcomes([stored(claim) for claim in claims])
+        place.forget(Pruner.gone)
+        place.opened().close()
         assert place.rows("SELECT unsure_at FROM delivery") == [(1_000.0,)]
 
     def test_there_is_no_journal(self, place: Place) -> None:
         """None is made."""
-        with pytest.raises(UsageError, match="there is no journal"), Forgetting.of(place.path):
+        with pytest.raises(UsageError, match="there is no journal"), Pruner.of(place.path):
             pass
         assert not place.path.exists()
 
@@ -471,8 +471,8 @@ async def test_a_held_session_is_freed(xnat: TestXnat, url: str, commands: Comma
         with anyio.fail_after(30):
             assert await process.wait() == 130
     (journal,) = commands.home.rglob("*.journal")
-    with Ledger.read(journal) as ledger:
-        arrived = {one.file.path for one in ledger.arrived()}
+    with JournalReader.open(journal) as ledger:
+        arrived = {one.file.path for one in ledger.stored_instances()}
     gone = next(path for path in sorted(tree.rglob("*")) if path.is_file() and str(path) not in arrived)
     gone.unlink()
     held = await commands("upload", tree, "-P", "demo", "-o", "json")

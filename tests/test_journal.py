@@ -34,7 +34,7 @@ from journals import (
 
 from asyncimport.cli.output import exit_code
 from asyncimport.errors import JournalError
-from asyncimport.journal import Gone, Journal, Ledger
+from asyncimport.journal import Journal, JournalReader, VanishedFiles
 from asyncimport.model import (
     DELIVERY_TRANSITIONS,
     INSTANCE_TRANSITIONS,
@@ -85,28 +85,28 @@ def disk() -> Disk:
 def raw(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a journal of two sessions, each with an instance and a delivery, with nothing between SQL and the file."""
     with opened(path) as journal:
-        journal.admit([instance("a", E1), instance("b", E2)])
-        journal.claim(2, most_begun=2)
+        journal.scan.admit([instance("a", E1), instance("b", E2)])
+        journal.queue.claim(2, most_begun=2)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         yield connection
 
 
 def states(journal: Journal) -> dict[str, str]:
     """Return the state of each instance by the last part of its SOPInstanceUID."""
-    rows = journal.connection.execute("SELECT sop_uid, state FROM instance").fetchall()
+    rows = journal.connection.db.execute("SELECT sop_uid, state FROM instance").fetchall()
     return {uid.rpartition(".")[2]: state for uid, state in rows}
 
 
 def deliveries(journal: Journal) -> list[tuple[str, int, str]]:
     """Return label, number and state of each delivery."""
-    return journal.connection.execute(
+    return journal.connection.db.execute(
         "SELECT s.label, d.number, d.state FROM delivery d JOIN session s ON s.key = d.session ORDER BY d.key"
     ).fetchall()
 
 
 def kinds(journal: Journal) -> dict[str, str]:
     """Return what each file is."""
-    rows = journal.connection.execute("SELECT path, kind FROM file").fetchall()
+    rows = journal.connection.db.execute("SELECT path, kind FROM file").fetchall()
     return {os.fsdecode(found).removeprefix(f"{ROOT}/"): kind for found, kind in rows}
 
 
@@ -330,19 +330,19 @@ def test_labels_and_identities_are_unique(raw: sqlite3.Connection) -> None:
 
 def test_the_first_file_of_a_delivery_goes_alone(journal: Journal) -> None:
     """Until a file has been acknowledged there is one in flight; its answer gives the others their address."""
-    journal.admit([instance(name, E1) for name in "abc"])
-    first = journal.claim(8, most_begun=9)
+    journal.scan.admit([instance(name, E1) for name in "abc"])
+    first = journal.queue.claim(8, most_begun=9)
     assert first is not None
     assert names(first) == ["a"]
     assert first[0].delivery.uri is None
-    assert journal.claim(8, most_begun=9) == []
-    journal.settle([Failed(first[0], "no answer")])
-    second = journal.claim(8, most_begun=9)
+    assert journal.queue.claim(8, most_begun=9) == []
+    journal.queue.record_outcomes([Failed(first[0], "no answer")])
+    second = journal.queue.claim(8, most_begun=9)
     assert second is not None
     assert names(second) == ["b"]
-    journal.settle([Stored(second[0], "/prearchive/1")])
-    journal.admit([instance("d", E1)])
-    rest = journal.claim(8, most_begun=9)
+    journal.queue.record_outcomes([Stored(second[0], "/prearchive/1")])
+    journal.scan.admit([instance("d", E1)])
+    rest = journal.queue.claim(8, most_begun=9)
     assert rest is not None
     assert names(rest) == ["c", "d"]
     assert {claim.delivery.uri for claim in rest} == {"/prearchive/1"}
@@ -351,47 +351,47 @@ def test_the_first_file_of_a_delivery_goes_alone(journal: Journal) -> None:
 def test_a_claim_is_the_instance_as_it_was_admitted(journal: Journal) -> None:
     """What is handed out is what was found: file, identifiers, session; an odd path and time included."""
     odd = Instance(File(os.fsdecode(b"/src/\xff\xfe [x]\n.dcm"), 7, 2**63 + 5), "1.2.3", "1.2", E1)
-    journal.admit([odd])
-    claims = journal.claim(1, most_begun=1)
+    journal.scan.admit([odd])
+    claims = journal.queue.claim(1, most_begun=1)
     assert claims is not None
     assert [claim.instance for claim in claims] == [odd]
-    assert journal.recall([odd.file]).unknown == []
+    assert journal.scan.skip_known([odd.file]).unknown == []
 
 
 def test_claims_come_session_by_session(journal: Journal) -> None:
     """Files are handed out in the order of the sessions, and within one in the order they were found."""
-    journal.admit([instance(name, of) for name, of in zip("abcdef", [E2, E1, E2, E1, E3, E2], strict=True)])
-    first = journal.claim(8, most_begun=9)
+    journal.scan.admit([instance(name, of) for name, of in zip("abcdef", [E2, E1, E2, E1, E3, E2], strict=True)])
+    first = journal.queue.claim(8, most_begun=9)
     assert first is not None
     assert names(first) == ["a", "b", "e"]
-    journal.settle([stored(claim) for claim in first])
-    rest = journal.claim(8, most_begun=9)
+    journal.queue.record_outcomes([stored(claim) for claim in first])
+    rest = journal.queue.claim(8, most_begun=9)
     assert rest is not None
     assert names(rest) == ["c", "f", "d"]
 
 
 def test_no_more_than_the_limit(journal: Journal) -> None:
     """A claim is never larger than asked, across sessions begun and new, and what is over comes next."""
-    journal.admit([instance(f"{of.label}-{n}", of) for of in (E1, E2, E3) for n in range(3)])
-    first = journal.claim(2, most_begun=9)
+    journal.scan.admit([instance(f"{of.label}-{n}", of) for of in (E1, E2, E3) for n in range(3)])
+    first = journal.queue.claim(2, most_begun=9)
     assert first is not None
     assert names(first) == ["E1-0", "E2-0"]
-    journal.settle([stored(claim) for claim in first])
-    taken = [journal.claim(3, most_begun=9) for _ in range(2)]
+    journal.queue.record_outcomes([stored(claim) for claim in first])
+    taken = [journal.queue.claim(3, most_begun=9) for _ in range(2)]
     assert [names(claims or []) for claims in taken] == [["E1-1", "E1-2", "E2-1"], ["E2-2", "E3-0"]]
-    journal.settle([stored(claim) for claims in taken for claim in claims or []])
-    journal.admit([instance(f"{of.label}-9", of) for of in (E1, E2, E3)])
-    assert names(journal.claim(1, most_begun=9) or []) == ["E1-9"]
-    assert names(journal.claim(9, most_begun=9) or []) == ["E2-9", "E3-1", "E3-2", "E3-9"]
+    journal.queue.record_outcomes([stored(claim) for claims in taken for claim in claims or []])
+    journal.scan.admit([instance(f"{of.label}-9", of) for of in (E1, E2, E3)])
+    assert names(journal.queue.claim(1, most_begun=9) or []) == ["E1-9"]
+    assert names(journal.queue.claim(9, most_begun=9) or []) == ["E2-9", "E3-1", "E3-2", "E3-9"]
 
 
 def test_few_sessions_begin_at_a_time(journal: Journal) -> None:
     """Not every session that waits begins at once: those that have begun are to end first."""
-    journal.admit([instance(f"{label}-{name}", session(label)) for label in ("A", "B", "C") for name in "12"])
-    first = journal.claim(9, most_begun=9, most_new=2)
+    journal.scan.admit([instance(f"{label}-{name}", session(label)) for label in ("A", "B", "C") for name in "12"])
+    first = journal.queue.claim(9, most_begun=9, most_new=2)
     assert names(first or []) == ["A-1", "B-1"]
-    journal.settle([stored(claim) for claim in first or []])
-    assert names(journal.claim(9, most_begun=9, most_new=2) or []) == ["A-2", "B-2", "C-1"]
+    journal.queue.record_outcomes([stored(claim) for claim in first or []])
+    assert names(journal.queue.claim(9, most_begun=9, most_new=2) or []) == ["A-2", "B-2", "C-1"]
 
 
 def test_the_number_of_begun_sessions_is_bounded(journal: Journal, disk: Disk) -> None:
@@ -399,16 +399,16 @@ def test_the_number_of_begun_sessions_is_bounded(journal: Journal, disk: Disk) -
     disk.put(*[instance(f"{of.label}-{n}", of) for of in (E1, E2, E3) for n in range(2)])
     scan(journal, disk)
     for _ in range(2):
-        claims = journal.claim(8, most_begun=2)
+        claims = journal.queue.claim(8, most_begun=2)
         assert claims is not None
         assert {claim.delivery.session.label for claim in claims} == {"E1", "E2"}
-        journal.settle([stored(claim) for claim in claims])
-    assert journal.claim(8, most_begun=2) == []
+        journal.queue.record_outcomes([stored(claim) for claim in claims])
+    assert journal.queue.claim(8, most_begun=2) == []
     sealed = sealed_by(journal)
     assert sealed is not None
-    assert journal.claim(8, most_begun=2) == []
-    journal.close(archived(sealed))
-    claims = journal.claim(8, most_begun=2)
+    assert journal.queue.claim(8, most_begun=2) == []
+    journal.deliveries.close(archived(sealed))
+    claims = journal.queue.claim(8, most_begun=2)
     assert claims is not None
     assert names(claims) == ["E3-0"]
 
@@ -432,11 +432,11 @@ def test_sessions_stuck_during_the_scan_give_their_place_up_at_its_end(journal: 
     """During the scan a session keeps its place, as more of it may come; at the end a stuck one loses it."""
     disk.put(instance("a", E1), instance("b", E2))
     meet(journal, disk)
-    claims = journal.claim(8, most_begun=1)
+    claims = journal.queue.claim(8, most_begun=1)
     assert claims is not None
-    journal.settle([failed(claim) for claim in claims])
-    assert journal.claim(8, most_begun=1) == []
-    journal.finish_scan([ROOT], archive_built=True, retry_held=False)
+    journal.queue.record_outcomes([failed(claim) for claim in claims])
+    assert journal.queue.claim(8, most_begun=1) == []
+    journal.scan.finish([ROOT], archive_built=True, retry_held=False)
     assert names(send(journal, most_begun=1)) == ["b"]
 
 
@@ -445,19 +445,19 @@ def test_empty_while_more_may_come_and_none_at_the_end(journal: Journal) -> None
 
     It waits for the scan, for what is in flight, and for the verdict: it may be that something is to be sent again.
     """
-    assert journal.claim(8, most_begun=1) == []
-    journal.admit([instance("a", E1)])
-    claims = journal.claim(8, most_begun=1)
+    assert journal.queue.claim(8, most_begun=1) == []
+    journal.scan.admit([instance("a", E1)])
+    claims = journal.queue.claim(8, most_begun=1)
     assert claims is not None
-    journal.finish_scan([ROOT], archive_built=True, retry_held=False)
-    assert journal.claim(8, most_begun=1) == []
-    journal.settle([stored(claim) for claim in claims])
-    assert journal.claim(8, most_begun=1) == []
+    journal.scan.finish([ROOT], archive_built=True, retry_held=False)
+    assert journal.queue.claim(8, most_begun=1) == []
+    journal.queue.record_outcomes([stored(claim) for claim in claims])
+    assert journal.queue.claim(8, most_begun=1) == []
     sealed = sealed_by(journal)
     assert sealed is not None
-    assert journal.claim(8, most_begun=1) == []
-    journal.close(archived(sealed))
-    assert journal.claim(8, most_begun=1) is None
+    assert journal.queue.claim(8, most_begun=1) == []
+    journal.deliveries.close(archived(sealed))
+    assert journal.queue.claim(8, most_begun=1) is None
 
 
 # Outcomes
@@ -476,13 +476,13 @@ def test_outcomes_are_recorded(
     journal: Journal, answer: Callable[[Claim], Outcome], state: str, reason: str | None
 ) -> None:
     """An outcome is noted with its reason and its run; only what is stored has a delivery."""
-    journal.admit([instance("a", E1)])
-    claims = journal.claim(1, most_begun=1)
+    journal.scan.admit([instance("a", E1)])
+    claims = journal.queue.claim(1, most_begun=1)
     assert claims is not None
-    assert journal.settle([answer(claim) for claim in claims]) == 0
-    row = journal.connection.execute("SELECT state, reason, delivery, run FROM instance").fetchone()
+    assert journal.queue.record_outcomes([answer(claim) for claim in claims]) == 0
+    row = journal.connection.db.execute("SELECT state, reason, delivery, run FROM instance").fetchone()
     assert row == (state, reason, 1 if state == "STORED" else None, journal.run)
-    assert journal.claim(1, most_begun=1) == []
+    assert journal.queue.claim(1, most_begun=1) == []
 
 
 def test_a_duplicate_stands_in_for_a_copy_that_cannot_be_read(journal: Journal, disk: Disk) -> None:
@@ -493,7 +493,7 @@ def test_a_duplicate_stands_in_for_a_copy_that_cannot_be_read(journal: Journal, 
     assert names(sent) == ["a", "b", "c"]
     assert kinds(journal) == {"a": "UNREADABLE", "b": "UNREADABLE", "c": "INSTANCE"}
     assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
-    problems = Ledger.of(journal).summary().problems
+    problems = JournalReader.of(journal).summary().problems
     assert [(problem.kind, problem.reason, problem.files) for problem in problems] == [
         ("unreadable", "the file cannot be read", 2)
     ]
@@ -511,31 +511,33 @@ def test_a_duplicate_met_later_stands_in_at_the_end_of_the_scan(journal: Journal
     """A copy that could not be read before its duplicate was recalled is replaced by it in the same run."""
     disk.put(instance("a", E1, sop="1.2.same"), instance("b", E1, sop="1.2.same"))
     meet(journal, disk)
-    journal.close_file()
+    journal.close()
     with opened(journal.path) as later:
-        later.recall([instance("a").file])
-        claims = later.claim(8, most_begun=1)
+        later.scan.skip_known([instance("a").file])
+        claims = later.queue.claim(8, most_begun=1)
         assert claims is not None
-        later.settle([unreadable(claim) for claim in claims])
-        assert later.claim(8, most_begun=1) == []
-        later.recall([instance("b").file])
-        later.finish_scan([ROOT], archive_built=True, retry_held=False)
+        later.queue.record_outcomes([unreadable(claim) for claim in claims])
+        assert later.queue.claim(8, most_begun=1) == []
+        later.scan.skip_known([instance("b").file])
+        later.scan.finish([ROOT], archive_built=True, retry_held=False)
         assert names(send(later)) == ["b"]
         assert kinds(later) == {"a": "UNREADABLE", "b": "INSTANCE"}
 
 
 def test_a_new_file_replaces_a_copy_that_could_not_be_read(journal: Journal, disk: Disk) -> None:
     """A twin of an instance whose file proved unreadable need not be compared with it: it is sent."""
-    journal.admit([instance("a", E1, sop="1.2.same")])
-    claims = journal.claim(8, most_begun=1)
+    journal.scan.admit([instance("a", E1, sop="1.2.same")])
+    claims = journal.queue.claim(8, most_begun=1)
     assert claims is not None
-    journal.settle([unreadable(claim) for claim in claims])
-    admission = journal.admit([instance("b", E1, sop="1.2.same")])
-    assert (admission.twins, admission.files) == ([], 1)
+    journal.queue.record_outcomes([unreadable(claim) for claim in claims])
+    admission = journal.scan.admit([instance("b", E1, sop="1.2.same")])
+    assert (admission.conflicts, admission.files) == ([], 1)
     # From now on it is the copy that others are compared with.
-    assert [twin.other for twin in journal.admit([instance("c", E1, sop="1.2.same")]).twins] == [f"{ROOT}/b"]
+    assert [conflict.other for conflict in journal.scan.admit([instance("c", E1, sop="1.2.same")]).conflicts] == [
+        f"{ROOT}/b"
+    ]
     disk.put(instance("b", E1, sop="1.2.same"))
-    journal.finish_scan([ROOT], archive_built=True, retry_held=False)
+    journal.scan.finish([ROOT], archive_built=True, retry_held=False)
     assert names(send(journal)) == ["b"]
     assert kinds(journal) == {"a": "UNREADABLE", "b": "INSTANCE"}
 
@@ -546,70 +548,72 @@ def test_a_copy_that_stands_in_is_compared_with_others(path: Path, disk: Disk) -
     with opened(path) as journal:
         meet(journal, disk)
     with opened(path) as journal:
-        journal.recall([instance("a").file])
-        journal.settle([unreadable(claim) for claim in journal.claim(8, most_begun=1) or []])
-        journal.recall([instance("b").file])
-        journal.admit([Ignored(File(f"{ROOT}/a", 1, 5), FileKind.NOT_DICOM, "no DICOM")])
+        journal.scan.skip_known([instance("a").file])
+        journal.queue.record_outcomes([unreadable(claim) for claim in journal.queue.claim(8, most_begun=1) or []])
+        journal.scan.skip_known([instance("b").file])
+        journal.scan.admit([Ignored(File(f"{ROOT}/a", 1, 5), FileKind.NOT_DICOM, "no DICOM")])
         assert states(journal) == {"x": "PENDING"}
-        assert [twin.other for twin in journal.admit([instance("c", E1, sop="1.2.x")]).twins] == [f"{ROOT}/b"]
+        assert [conflict.other for conflict in journal.scan.admit([instance("c", E1, sop="1.2.x")]).conflicts] == [
+            f"{ROOT}/b"
+        ]
 
 
 def test_nothing_more_of_a_refused_session_is_sent(journal: Journal, disk: Disk) -> None:
     """With `whole_session` the session is held with the reason, and what waited stays for later runs."""
     disk.put(*[instance(name, E1) for name in "abc"], instance("d", E2))
     meet(journal, disk)
-    claims = journal.claim(8, most_begun=9)
+    claims = journal.queue.claim(8, most_begun=9)
     assert claims is not None
-    journal.settle([Refused(claims[0], "not allowed", whole_session=True), stored(claims[1])])
-    journal.admit([instance("e", E1)])
-    journal.finish_scan([ROOT], archive_built=True, retry_held=True)
+    journal.queue.record_outcomes([Refused(claims[0], "not allowed", whole_session=True), stored(claims[1])])
+    journal.scan.admit([instance("e", E1)])
+    journal.scan.finish([ROOT], archive_built=True, retry_held=True)
     assert send(journal) == []
     # Nothing has been sealed: the next run goes on with it.
     assert deliveries(journal) == [("E1", 1, "OPEN"), ("E2", 1, "ARCHIVED")]
     assert states(journal) == {"a": "REFUSED", "b": "PENDING", "c": "PENDING", "d": "STORED", "e": "PENDING"}
-    (report, _) = Ledger.of(journal).summary().sessions
+    (report, _) = JournalReader.of(journal).summary().sessions
     assert (report.state, report.reason) == ("held", "not allowed")
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_what_is_in_flight_of_a_refused_session_is_still_recorded(journal: Journal, together: bool) -> None:
     """XNAT may acknowledge files of a session after it refused one with all that follows: they are stored."""
-    journal.admit([instance(name, E1) for name in "abcde"])
-    first = journal.claim(1, most_begun=1)
+    journal.scan.admit([instance(name, E1) for name in "abcde"])
+    first = journal.queue.claim(1, most_begun=1)
     assert first is not None
-    journal.settle([stored(claim) for claim in first])
-    flying = journal.claim(3, most_begun=1)
+    journal.queue.record_outcomes([stored(claim) for claim in first])
+    flying = journal.queue.claim(3, most_begun=1)
     assert flying is not None
     outcomes = [Refused(flying[0], "another row", whole_session=True), stored(flying[1]), stored(flying[2])]
     for batch in [outcomes] if together else [[outcome] for outcome in outcomes]:
-        journal.settle(batch)
-        assert journal.claim(8, most_begun=1) == []
+        journal.queue.record_outcomes(batch)
+        assert journal.queue.claim(8, most_begun=1) == []
     assert states(journal) == {"a": "STORED", "b": "REFUSED", "c": "STORED", "d": "STORED", "e": "PENDING"}
-    assert journal.connection.execute("SELECT state, reason FROM delivery").fetchone() == ("OPEN", "another row")
+    assert journal.connection.db.execute("SELECT state, reason FROM delivery").fetchone() == ("OPEN", "another row")
 
 
 def test_a_refused_session_frees_its_place_at_once(journal: Journal) -> None:
     """A session that is held during the scan does not keep another from beginning, even before the scan's end."""
-    journal.admit([instance("a", E1), instance("b", E1), instance("c", E2)])
-    claims = journal.claim(8, most_begun=1)
+    journal.scan.admit([instance("a", E1), instance("b", E1), instance("c", E2)])
+    claims = journal.queue.claim(8, most_begun=1)
     assert claims is not None
     assert names(claims) == ["a"]
-    journal.settle([Refused(claims[0], "not allowed", whole_session=True)])
-    claims = journal.claim(8, most_begun=1)
+    journal.queue.record_outcomes([Refused(claims[0], "not allowed", whole_session=True)])
+    claims = journal.queue.claim(8, most_begun=1)
     assert claims is not None
     assert names(claims) == ["c"]
 
 
 def test_several_refusals_of_one_session(journal: Journal) -> None:
     """When more than one file in flight is refused with its session, the first reason stands."""
-    journal.admit([instance(name, E1) for name in "abc"])
-    for claims in (journal.claim(8, most_begun=1), journal.claim(8, most_begun=1)):
+    journal.scan.admit([instance(name, E1) for name in "abc"])
+    for claims in (journal.queue.claim(8, most_begun=1), journal.queue.claim(8, most_begun=1)):
         assert claims is not None
-        journal.settle([stored(claim) for claim in claims[:1]])
-    flying = journal.claim(8, most_begun=1)
+        journal.queue.record_outcomes([stored(claim) for claim in claims[:1]])
+    flying = journal.queue.claim(8, most_begun=1)
     assert flying is not None
-    journal.settle([Refused(claim, f"reason {n}", whole_session=True) for n, claim in enumerate(flying)])
-    assert journal.connection.execute("SELECT state, reason FROM delivery").fetchone() == ("OPEN", "reason 0")
+    journal.queue.record_outcomes([Refused(claim, f"reason {n}", whole_session=True) for n, claim in enumerate(flying)])
+    assert journal.connection.db.execute("SELECT state, reason FROM delivery").fetchone() == ("OPEN", "reason 0")
 
 
 # Deliveries
@@ -619,10 +623,10 @@ def test_a_session_is_ready_only_after_the_scan(journal: Journal, disk: Disk) ->
     """More of a session may come until the walk has ended; then it is sealed, with all that was acknowledged."""
     disk.put(instance("a", E1), instance("b", E1), instance("c", E1))
     meet(journal, disk)
-    while claims := journal.claim(8, most_begun=9):
-        assert journal.settle([only("b", refused)(claim) for claim in claims]) == 0
+    while claims := journal.queue.claim(8, most_begun=9):
+        assert journal.queue.record_outcomes([only("b", refused)(claim) for claim in claims]) == 0
     assert sealed_by(journal) is None
-    journal.finish_scan([ROOT], archive_built=True, retry_held=False)
+    journal.scan.finish([ROOT], archive_built=True, retry_held=False)
     sealed = sealed_by(journal)
     assert sealed is not None
     assert sealed.sop_uids == {"1.2.E1.a", "1.2.E1.c"}
@@ -635,9 +639,9 @@ def test_settle_tells_how_many_sessions_became_ready(journal: Journal, disk: Dis
     """After the scan the last outcome of a session makes it ready, unless something of it failed."""
     disk.put(instance("a", E1), instance("b", E2), instance("c", E3))
     scan(journal, disk)
-    claims = journal.claim(8, most_begun=9)
+    claims = journal.queue.claim(8, most_begun=9)
     assert claims is not None
-    assert journal.settle([stored(claims[0]), stored(claims[1]), failed(claims[2])]) == 2
+    assert journal.queue.record_outcomes([stored(claims[0]), stored(claims[1]), failed(claims[2])]) == 2
 
 
 def test_one_delivery_of_a_subject_at_a_time(journal: Journal, disk: Disk) -> None:
@@ -645,15 +649,15 @@ def test_one_delivery_of_a_subject_at_a_time(journal: Journal, disk: Disk) -> No
     one, other = session("E4", subject="pat"), session("E5", subject="PAT")
     disk.put(instance("a", one), instance("b", other), instance("c", E3))
     scan(journal, disk)
-    claims = journal.claim(8, most_begun=9)
+    claims = journal.queue.claim(8, most_begun=9)
     assert claims is not None
-    assert journal.settle([stored(claim) for claim in claims]) == 3
+    assert journal.queue.record_outcomes([stored(claim) for claim in claims]) == 3
     first, second = sealed_by(journal), sealed_by(journal)
     assert first is not None
     assert second is not None
     assert [first.delivery.session, second.delivery.session] == [one, E3]
     assert sealed_by(journal) is None
-    journal.close(archived(first))
+    journal.deliveries.close(archived(first))
     third = sealed_by(journal)
     assert third is not None
     assert third.delivery.session == other
@@ -674,7 +678,7 @@ def test_verdicts_are_recorded(
     disk.put(instance("a", E1))
     scan(journal, disk)
     send(journal, verdict=verdict)
-    assert journal.connection.execute("SELECT state, archive_uri, verified, reason FROM delivery").fetchone() == row
+    assert journal.connection.db.execute("SELECT state, archive_uri, verified, reason FROM delivery").fetchone() == row
 
 
 def test_a_session_with_failed_files_is_not_sealed(journal: Journal, disk: Disk) -> None:
@@ -689,14 +693,14 @@ def test_what_the_database_refuses_leaves_no_trace(journal: Journal, disk: Disk)
     """A method is one transaction: when the database refuses a part of it nothing of it has happened."""
     disk.put(instance("a", E1), instance("b", E2))
     scan(journal, disk)
-    claims = journal.claim(8, most_begun=9)
+    claims = journal.queue.claim(8, most_begun=9)
     assert claims is not None
     wrong = Claim(claims[0].key, claims[0].instance, claims[1].delivery)
     with pytest.raises(JournalError, match="behind the seal") as error:
-        journal.settle([stored(claims[1]), stored(wrong)])
+        journal.queue.record_outcomes([stored(claims[1]), stored(wrong)])
     assert "restore the journal" in error.value.hint
     assert states(journal) == {"a": "PENDING", "b": "PENDING"}
-    assert journal.settle([stored(claim) for claim in claims]) == 2
+    assert journal.queue.record_outcomes([stored(claim) for claim in claims]) == 2
 
 
 # Later runs
@@ -708,7 +712,7 @@ def test_a_second_run_sends_nothing(path: Path, disk: Disk) -> None:
     assert whole_run(path, disk) == ["a", "b", "c"]
     with opened(path) as journal:
         scan(journal, disk)
-        assert journal.claim(8, most_begun=9) is None
+        assert journal.queue.claim(8, most_begun=9) is None
         assert sealed_by(journal) is None
 
 
@@ -719,14 +723,14 @@ def test_new_files_of_an_archived_session_are_a_new_delivery(path: Path, disk: D
     disk.put(instance("b", E1))
     with opened(path) as journal:
         scan(journal, disk)
-        claims = journal.claim(8, most_begun=9)
+        claims = journal.queue.claim(8, most_begun=9)
         assert claims is not None
         assert (claims[0].delivery.number, claims[0].delivery.uri) == (2, None)
-        journal.settle([stored(claim) for claim in claims])
+        journal.queue.record_outcomes([stored(claim) for claim in claims])
         sealed = sealed_by(journal)
         assert sealed is not None
         assert sealed.sop_uids == {"1.2.E1.a", "1.2.E1.b"}
-        journal.close(archived(sealed))
+        journal.deliveries.close(archived(sealed))
         assert deliveries(journal) == [("E1", 1, "ARCHIVED"), ("E1", 2, "ARCHIVED")]
     disk.put(instance("c", E1))
     assert whole_run(path, disk) == ["c"]
@@ -736,8 +740,8 @@ def seal(path: Path, disk: Disk) -> None:
     """Be a run that was killed while a sealed delivery was being finalised."""
     with opened(path) as journal:
         scan(journal, disk)
-        while claims := journal.claim(8, most_begun=9):
-            journal.settle([stored(claim) for claim in claims])
+        while claims := journal.queue.claim(8, most_begun=9):
+            journal.queue.record_outcomes([stored(claim) for claim in claims])
         assert sealed_by(journal) is not None
 
 
@@ -759,15 +763,15 @@ def test_new_files_wait_for_the_end_of_a_sealed_delivery(path: Path, disk: Disk)
     disk.put(instance("b", E1), instance("c", E1))
     with opened(path) as journal:
         meet(journal, disk)
-        assert journal.claim(8, most_begun=9) == []
+        assert journal.queue.claim(8, most_begun=9) == []
         disk.put(instance("d", E1))
-        journal.admit([instance("d", E1)])
-        journal.finish_scan([ROOT], archive_built=True, retry_held=False)
-        assert journal.claim(8, most_begun=9) == []
+        journal.scan.admit([instance("d", E1)])
+        journal.scan.finish([ROOT], archive_built=True, retry_held=False)
+        assert journal.queue.claim(8, most_begun=9) == []
         sealed = sealed_by(journal)
         assert sealed is not None
-        assert journal.claim(8, most_begun=9) == []
-        journal.close(archived(sealed))
+        assert journal.queue.claim(8, most_begun=9) == []
+        journal.deliveries.close(archived(sealed))
         assert names(send(journal)) == ["b", "c", "d"]
         assert deliveries(journal) == [("E1", 1, "ARCHIVED"), ("E1", 2, "ARCHIVED")]
 
@@ -781,13 +785,13 @@ def test_a_sealed_delivery_ends_while_new_files_are_met(path: Path, disk: Disk, 
     with opened(path) as journal:
         meet(journal, disk)
         if asked:
-            assert journal.claim(8, most_begun=9) == []
+            assert journal.queue.claim(8, most_begun=9) == []
         sealed = sealed_by(journal)
         assert sealed is not None
-        journal.admit([instance("c", E1)])
-        journal.close(archived(sealed))
+        journal.scan.admit([instance("c", E1)])
+        journal.deliveries.close(archived(sealed))
         disk.put(instance("c", E1))
-        journal.finish_scan([ROOT], archive_built=True, retry_held=False)
+        journal.scan.finish([ROOT], archive_built=True, retry_held=False)
         assert names(send(journal)) == ["b", "c"]
 
 
@@ -800,7 +804,7 @@ def test_files_parked_behind_a_delivery_that_is_held_stay(path: Path, disk: Disk
         scan(journal, disk)
         assert send(journal, verdict=held) == []
         assert states(journal) == {"a": "STORED", "b": "PENDING"}
-        assert Ledger.of(journal).summary().files.left == 1
+        assert JournalReader.of(journal).summary().files.left == 1
     # Nothing of it is sent until that is asked for.
     assert whole_run(path, disk) == []
     assert whole_run(path, disk, retry_held=True) == ["b"]
@@ -813,7 +817,7 @@ def test_held_deliveries_are_taken_up_only_when_asked(path: Path, disk: Disk) ->
     with opened(path) as journal:
         scan(journal, disk)
         assert sealed_by(journal) is None
-        assert journal.claim(8, most_begun=9) is None
+        assert journal.queue.claim(8, most_begun=9) is None
     disk.put(instance("b", E1))
     assert whole_run(path, disk, retry_held=True) == ["b"]
     with opened(path) as journal:
@@ -827,10 +831,10 @@ def test_what_is_held_in_a_run_is_not_taken_up_in_it(path: Path, disk: Disk) -> 
     with opened(path) as journal:
         sealed = sealed_by(journal)
         assert sealed is not None
-        journal.close(held(sealed))
+        journal.deliveries.close(held(sealed))
         scan(journal, disk, retry_held=True)
         assert sealed_by(journal) is None
-        assert journal.claim(8, most_begun=9) is None
+        assert journal.queue.claim(8, most_begun=9) is None
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
@@ -842,7 +846,7 @@ def test_a_session_refused_with_one_of_its_files_goes_on(path: Path, disk: Disk,
         scan(journal, disk)
         assert names(send(journal)) == (["a", "b", "c"] if name == "a" else ["b"])
         assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
-        (report,) = Ledger.of(journal).summary().sessions
+        (report,) = JournalReader.of(journal).summary().sessions
     assert (report.state, report.reason) == ("archived", None)
 
 
@@ -860,17 +864,17 @@ def test_what_became_of_a_row_is_asked_when_all_has_landed(journal: Journal, dis
     disk.put(*[instance(name, E1) for name in "abcde"])
     scan(journal, disk)
     for _ in range(2):
-        claims = journal.claim(1, most_begun=1)
+        claims = journal.queue.claim(1, most_begun=1)
         assert claims is not None
-        journal.settle([stored(claim) for claim in claims])
-    flying = journal.claim(3, most_begun=1)
+        journal.queue.record_outcomes([stored(claim) for claim in claims])
+    flying = journal.queue.claim(3, most_begun=1)
     assert flying is not None
     outcomes = [second_row(flying[0]), stored(flying[1]), second_row(flying[2])]
     batches = [outcomes] if together else [[outcome] for outcome in outcomes]
     for batch in batches:
         assert sealed_by(journal) is None
-        assert journal.settle(batch) == (batch is batches[-1])
-        assert journal.claim(8, most_begun=1) == []
+        assert journal.queue.record_outcomes(batch) == (batch is batches[-1])
+        assert journal.queue.claim(8, most_begun=1) == []
     found = sealed_by(journal)
     assert found is not None
     assert (found.is_open, set(found.sop_uids), set(found.refused)) == (
@@ -880,7 +884,7 @@ def test_what_became_of_a_row_is_asked_when_all_has_landed(journal: Journal, dis
     )
     assert deliveries(journal) == [("E1", 1, "OPEN")]
     # An administrator has archived it, without what came last.
-    journal.close(Incomplete(found.delivery, "/archive/E1", frozenset(["1.2.E1.d"])))
+    journal.deliveries.close(Incomplete(found.delivery, "/archive/E1", frozenset(["1.2.E1.d"])))
     assert states(journal) == {"a": "STORED", "b": "STORED", "c": "PENDING", "d": "PENDING", "e": "PENDING"}
     assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
     assert names(send(journal)) == ["c", "d", "e"]
@@ -894,8 +898,8 @@ def test_a_row_that_is_still_there_holds_its_session(journal: Journal, disk: Dis
     assert names(send(journal, only("b", second_row), verdict=lambda one: Held(one.delivery, "two rows"))) == [
         "a", "b", "c"
     ]  # fmt: skip
-    assert journal.connection.execute("SELECT state, reason FROM delivery").fetchone() == ("OPEN", "two rows")
-    (report,) = Ledger.of(journal).summary().sessions
+    assert journal.connection.db.execute("SELECT state, reason FROM delivery").fetchone() == ("OPEN", "two rows")
+    (report,) = JournalReader.of(journal).summary().sessions
     assert (report.state, report.reason) == ("held", "two rows")
 
 
@@ -908,7 +912,7 @@ def test_a_deleted_delivery_is_sent_again_once(journal: Journal, disk: Disk, is_
     sent = names(send(journal, answer, verdict=lambda one: Deleted(one.delivery)))
     assert sent == [*"abc", *"abc"]
     assert deliveries(journal) == [("E1", 1, "DELETED"), ("E1", 2, "OPEN" if is_open else "HELD")]
-    (report,) = Ledger.of(journal).summary().sessions
+    (report,) = JournalReader.of(journal).summary().sessions
     assert (report.state, report.reason) == (
         "held",
         "somebody has deleted it from the prearchive, and once more in the same run",
@@ -932,18 +936,18 @@ def test_what_may_be_on_its_way_into_a_deleted_row_is_waited_for(journal: Journa
     disk.put(*[instance(name, E1) for name in "ab"])
     scan(journal, disk)
     for _ in range(2):
-        claims = journal.claim(1, most_begun=1)
+        claims = journal.queue.claim(1, most_begun=1)
         assert claims is not None
-        journal.settle([Stored(claim, uri(claim), 2, unsure=True) for claim in claims])
-    assert isinstance(journal.claim_session(quiet_period=60), float)
+        journal.queue.record_outcomes([Stored(claim, uri(claim), 2, unsure=True) for claim in claims])
+    assert isinstance(journal.deliveries.claim(quiet_period=60), float)
     found = sealed_by(journal)
     assert found is not None
-    journal.close(Deleted(found.delivery))
+    journal.deliveries.close(Deleted(found.delivery))
     for _ in range(2):
-        claims = journal.claim(1, most_begun=1)
+        claims = journal.queue.claim(1, most_begun=1)
         assert claims is not None
-        journal.settle([stored(claim) for claim in claims])
-    assert isinstance(journal.claim_session(quiet_period=60), float)
+        journal.queue.record_outcomes([stored(claim) for claim in claims])
+    assert isinstance(journal.deliveries.claim(quiet_period=60), float)
 
 
 def test_a_session_that_stays_refused_is_tried_once_a_run(path: Path, disk: Disk) -> None:
@@ -964,8 +968,8 @@ def test_a_delivery_of_an_old_journal_that_holds_nothing_begins_anew(path: Path,
     with opened(path) as journal:
         meet(journal, disk)
         # Until the end of the scan nobody knows that it may.
-        assert journal.claim(8, most_begun=9) == []
-        journal.finish_scan([ROOT], archive_built=True, retry_held=True)
+        assert journal.queue.claim(8, most_begun=9) == []
+        journal.scan.finish([ROOT], archive_built=True, retry_held=True)
         assert names(send(journal)) == ["a", "b", "c"]
         assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
 
@@ -1008,12 +1012,12 @@ def test_an_open_delivery_goes_on_in_the_next_run(path: Path, disk: Disk) -> Non
     disk.put(*[instance(name, E1) for name in "abc"])
     with opened(path) as journal:
         meet(journal, disk)
-        claims = journal.claim(8, most_begun=9)
+        claims = journal.queue.claim(8, most_begun=9)
         assert claims is not None
-        journal.settle([stored(claim) for claim in claims])
+        journal.queue.record_outcomes([stored(claim) for claim in claims])
     with opened(path) as journal:
         scan(journal, disk)
-        claims = journal.claim(8, most_begun=9)
+        claims = journal.queue.claim(8, most_begun=9)
         assert claims is not None
         assert names(claims) == ["b", "c"]
         assert {claim.delivery.uri for claim in claims} == {"/prearchive/E1/1"}
@@ -1046,7 +1050,7 @@ def test_only_what_a_rule_of_the_site_drops_is_not_lacking(path: Path, disk: Dis
         assert deliveries(journal) == [("E1", 1, "ARCHIVED" if is_archived else "OPEN")]
         scan(journal, disk)
         assert names(send(journal, refuse)) == (["b"] if again else [])
-        summary = Ledger.of(journal).summary()
+        summary = JournalReader.of(journal).summary()
     (report,) = summary.sessions
     assert (report.state, report.reason) == (
         ("archived", None) if is_archived else ("held", "1 of its files was refused")
@@ -1066,8 +1070,10 @@ def test_a_session_that_lacks_refused_files_is_archived_when_asked(path: Path, d
         scan(journal, disk, partial=True)
         send(journal, only("b", lambda claim: Refused(claim, "no", kind=kind)))
         assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
-        assert journal.connection.execute("SELECT partial FROM delivery").fetchone() == (kind is not Refusal.DROPPED,)
-        (report,) = Ledger.of(journal).summary().sessions
+        assert journal.connection.db.execute("SELECT partial FROM delivery").fetchone() == (
+            kind is not Refusal.DROPPED,
+        )
+        (report,) = JournalReader.of(journal).summary().sessions
     assert (report.state, report.reason) == (
         "archived",
         None if kind is Refusal.DROPPED else "1 of its files was refused",
@@ -1093,9 +1099,9 @@ disk = Disk()
 disk.put(*[instance(name, session("E1")) for name in "abc"], instance("d", session("E2")))
 journal = opened(Path(sys.argv[1]))
 meet(journal, disk)
-claims = journal.claim(8, most_begun=9)
-journal.settle([stored(claims[0])])
-assert len(journal.claim(8, most_begun=9)) == 2
+claims = journal.queue.claim(8, most_begun=9)
+journal.queue.record_outcomes([stored(claims[0])])
+assert len(journal.queue.claim(8, most_begun=9)) == 2
 print("claimed", flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -1123,9 +1129,9 @@ def test_unchanged_files_are_not_looked_into(journal: Journal, disk: Disk) -> No
     disk.put(instance("a", E1), Ignored(File(f"{ROOT}/b", 3, 1_000), FileKind.NOT_DICOM, "no DICOM"), bad)
     first, admission = meet(journal, disk)
     assert (len(first.unknown), admission.files, admission.size) == (3, 1, 10)
-    journal.close_file()
+    journal.close()
     with opened(journal.path) as later:
-        again = later.recall([item.file for item in disk.items.values()])
+        again = later.scan.skip_known([item.file for item in disk.items.values()])
         assert again.unknown == [bad.file]
         assert (again.files, again.size) == (1, 10)
 
@@ -1162,7 +1168,7 @@ def test_a_file_rewritten_after_it_was_stored(path: Path, disk: Disk) -> None:
             scan(journal, disk)
             assert send(journal) == []
             assert states(journal) == {"a": "STORED", "b": "STORED"}
-            summary = Ledger.of(journal).summary()
+            summary = JournalReader.of(journal).summary()
             assert (summary.files.already_stored, summary.files.skipped) == (1, 1)
             assert "changed on disk after XNAT stored it" in summary.problems[0].reason
             assert summary.sessions[0].state == "archived"
@@ -1179,12 +1185,12 @@ def test_a_file_that_now_carries_another_instance(path: Path, disk: Disk) -> Non
         scan(journal, disk)
         assert names(send(journal)) == ["a", "b", "bb"]
         assert deliveries(journal) == [("E1", 1, "OPEN"), ("E2", 1, "ARCHIVED")]
-        rows = Ledger.of(journal).instances("E1")
+        rows = JournalReader.of(journal).instances("E1")
         assert [(row.state, row.reason) for row in rows] == [
             ("STORED", None),
             ("FAILED", "its file now holds something else"),
         ]
-        held_one, archived_one = Ledger.of(journal).summary().sessions
+        held_one, archived_one = JournalReader.of(journal).summary().sessions
         assert (held_one.state, held_one.reason) == ("held", "1 of its files could not be sent")
         assert archived_one.state == "archived"
     # The lost one comes back in a third file: then all is well.
@@ -1196,21 +1202,21 @@ def test_a_file_that_now_carries_another_instance(path: Path, disk: Disk) -> Non
 
 def test_a_file_overwritten_before_it_was_claimed(journal: Journal) -> None:
     """Met again in the same run as something else, the instance no longer waits."""
-    journal.admit([instance("a", E1)])
-    journal.admit([Ignored(File(f"{ROOT}/a", 1, 5), FileKind.NOT_DICOM, "no DICOM")])
-    journal.finish_scan([ROOT], archive_built=True, retry_held=False)
+    journal.scan.admit([instance("a", E1)])
+    journal.scan.admit([Ignored(File(f"{ROOT}/a", 1, 5), FileKind.NOT_DICOM, "no DICOM")])
+    journal.scan.finish([ROOT], archive_built=True, retry_held=False)
     assert send(journal) == []
     assert states(journal) == {"a": "FAILED"}
 
 
 def test_a_file_overwritten_while_it_was_in_flight(journal: Journal) -> None:
     """What is on its way is settled by its outcome, even if its file has become something else meanwhile."""
-    journal.admit([instance("a", E1)])
-    claims = journal.claim(1, most_begun=1)
+    journal.scan.admit([instance("a", E1)])
+    claims = journal.queue.claim(1, most_begun=1)
     assert claims is not None
-    journal.admit([instance("a", E1, sop="1.2.other", size=11)])
-    journal.settle([stored(claim) for claim in claims])
-    journal.finish_scan([ROOT], archive_built=True, retry_held=False)
+    journal.scan.admit([instance("a", E1, sop="1.2.other", size=11)])
+    journal.queue.record_outcomes([stored(claim) for claim in claims])
+    journal.scan.finish([ROOT], archive_built=True, retry_held=False)
     (claim,) = send(journal)
     assert claim.instance.sop_uid == "1.2.other"
     assert set(states(journal).values()) == {"STORED"}
@@ -1235,14 +1241,16 @@ def test_a_duplicate_met_before_stands_in_at_once(path: Path, disk: Disk) -> Non
     with opened(path) as journal:
         meet(journal, disk)
     with opened(path) as journal:
-        journal.recall([instance("b").file])
-        twins = journal.admit([instance("a", E1, sop="1.2.x")]).twins
-        journal.admit([Ignored(twins[0].instance.file, FileKind.DUPLICATE, "the same bytes", twins[0].key)])
+        journal.scan.skip_known([instance("b").file])
+        conflicts = journal.scan.admit([instance("a", E1, sop="1.2.x")]).conflicts
+        journal.scan.admit(
+            [Ignored(conflicts[0].instance.file, FileKind.DUPLICATE, "the same bytes", conflicts[0].key)]
+        )
     with opened(path) as journal:
-        journal.recall([instance("a").file])
-        journal.admit([Ignored(File(f"{ROOT}/b", 1, 5), FileKind.NOT_DICOM, "no DICOM")])
+        journal.scan.skip_known([instance("a").file])
+        journal.scan.admit([Ignored(File(f"{ROOT}/b", 1, 5), FileKind.NOT_DICOM, "no DICOM")])
         assert states(journal) == {"x": "PENDING"}
-        claims = journal.claim(8, most_begun=1)
+        claims = journal.queue.claim(8, most_begun=1)
         assert claims is not None
         assert names(claims) == ["a"]
 
@@ -1258,7 +1266,7 @@ def test_a_stored_file_becomes_another_instance_and_comes_back(path: Path, disk:
         scan(journal, disk)
         assert send(journal) == []
         assert kinds(journal) == {"a": "INSTANCE", "b": "SKIPPED"}
-        assert "cannot be compared any more" in Ledger.of(journal).summary().problems[0].reason
+        assert "cannot be compared any more" in JournalReader.of(journal).summary().problems[0].reason
 
 
 def test_a_file_that_could_not_be_read_for_a_while(path: Path, disk: Disk) -> None:
@@ -1271,12 +1279,12 @@ def test_a_file_that_could_not_be_read_for_a_while(path: Path, disk: Disk) -> No
         with opened(path) as journal:
             scan(journal, disk)
             assert send(journal) == []
-            assert Ledger.of(journal).summary().files.unreadable == 2
+            assert JournalReader.of(journal).summary().files.unreadable == 2
     disk.items = good
     with opened(path) as journal:
         scan(journal, disk)
         assert send(journal) == []
-        files = Ledger.of(journal).summary().files
+        files = JournalReader.of(journal).summary().files
         assert (files.already_stored, files.already_refused, files.found) == (1, 1, 2)
 
 
@@ -1290,7 +1298,9 @@ def test_an_unsent_file_that_cannot_be_read_any_more(path: Path, disk: Disk) -> 
     with opened(path) as journal:
         scan(journal, disk)
         assert send(journal) == []
-        assert [(row.state, row.reason) for row in Ledger.of(journal).instances("E1")] == [("FAILED", "i/o error")]
+        assert [(row.state, row.reason) for row in JournalReader.of(journal).instances("E1")] == [
+            ("FAILED", "i/o error")
+        ]
     disk.put(instance("b", E1, sop="1.2.E1.a"))
     with opened(path) as journal:
         scan(journal, disk)
@@ -1312,7 +1322,7 @@ def test_gone_files(path: Path, disk: Disk) -> None:
         disk.remove(name)
     for _ in range(2):
         with opened(path) as journal:
-            assert scan(journal, disk) == Gone(4, 2)
+            assert scan(journal, disk) == VanishedFiles(4, 2)
             assert send(journal) == []
             assert states(journal) == {
                 "a": "STORED",
@@ -1322,7 +1332,7 @@ def test_gone_files(path: Path, disk: Disk) -> None:
                 "e": "STORED",
                 "f": "FAILED",
             }
-            summary = Ledger.of(journal).summary()
+            summary = JournalReader.of(journal).summary()
             assert (summary.files.already_stored, summary.files.failed, summary.files.found) == (2, 2, 4)
             assert [(problem.reason, problem.files) for problem in summary.problems] == [("the file is gone", 2)]
             assert [report.state for report in summary.sessions] == ["held", "archived", "held"]
@@ -1335,10 +1345,10 @@ def test_a_duplicate_stands_in_for_a_file_that_is_gone(path: Path, disk: Disk) -
         meet(journal, disk)
     disk.remove("a")
     with opened(path) as journal:
-        assert scan(journal, disk) == Gone(1, 0)
+        assert scan(journal, disk) == VanishedFiles(1, 0)
         assert names(send(journal)) == ["b"]
         assert kinds(journal) == {"a": "UNREADABLE", "b": "INSTANCE"}
-        assert Ledger.of(journal).summary().files.stored == 1
+        assert JournalReader.of(journal).summary().files.stored == 1
 
 
 def test_an_unreadable_file_that_is_gone(path: Path, disk: Disk) -> None:
@@ -1349,8 +1359,8 @@ def test_an_unreadable_file_that_is_gone(path: Path, disk: Disk) -> None:
     whole_run(path, disk)
     disk.remove("b")
     with opened(path) as journal:
-        assert scan(journal, disk) == Gone(1, 1)
-        assert Ledger.of(journal).summary().files.failed == 1
+        assert scan(journal, disk) == VanishedFiles(1, 1)
+        assert JournalReader.of(journal).summary().files.failed == 1
 
 
 def test_only_what_is_below_the_sources_can_be_gone(journal: Journal, disk: Disk) -> None:
@@ -1358,12 +1368,12 @@ def test_only_what_is_below_the_sources_can_be_gone(journal: Journal, disk: Disk
     outside = Instance(File("/src-old/a", 10, 1_000), "1.2.3", "1.2", E1)
     disk.put(instance("a", E1))
     meet(journal, disk)
-    journal.admit([outside])
-    journal.close_file()
+    journal.scan.admit([outside])
+    journal.close()
     with opened(journal.path) as later:
-        assert later.finish_scan([ROOT, f"{ROOT}/a"], archive_built=True, retry_held=False) == Gone(1, 1)
+        assert later.scan.finish([ROOT, f"{ROOT}/a"], archive_built=True, retry_held=False) == VanishedFiles(1, 1)
     with opened(journal.path) as later:
-        assert later.finish_scan(["/"], archive_built=True, retry_held=False) == Gone(2, 2)
+        assert later.scan.finish(["/"], archive_built=True, retry_held=False) == VanishedFiles(2, 2)
 
 
 @pytest.mark.parametrize(("before", "after"), [("m", "z"), ("m", "a")])
@@ -1376,9 +1386,9 @@ def test_files_that_have_moved_are_known_again(path: Path, disk: Disk, before: s
     for name in "abcd":
         disk.move(f"{before}/{name}", f"{after}/{name}")
     with opened(path) as journal:
-        assert scan(journal, disk) == Gone(0, 0)
+        assert scan(journal, disk) == VanishedFiles(0, 0)
         assert names(send(journal)) == [f"{after}/c"]
-        files = Ledger.of(journal).summary().files
+        files = JournalReader.of(journal).summary().files
         assert (files.already_stored, files.already_refused, files.stored, files.found) == (2, 1, 1, 4)
 
 
@@ -1394,7 +1404,7 @@ def test_a_copy_met_before_the_file_it_was_copied_from(path: Path, disk: Disk, b
         assert kinds(journal) == {"a": first, "b": first, "m": second, "n": second}
         assert names(send(journal)) == ["b" if batch == 1 else "n"]
         assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
-        files = Ledger.of(journal).summary().files
+        files = JournalReader.of(journal).summary().files
         assert (files.already_stored, files.stored, files.duplicate, files.found) == (1, 1, 2, 4)
 
 
@@ -1403,8 +1413,8 @@ def test_another_file_with_a_stored_instance_is_compared(path: Path, disk: Disk)
     disk.put(instance("m", E1, sop="1.2.x"))
     whole_run(path, disk)
     with opened(path) as journal:
-        twins = journal.admit([instance("a", E1, sop="1.2.x", size=11)]).twins
-        assert [(twin.other, twin.instance.file.path) for twin in twins] == [(f"{ROOT}/m", f"{ROOT}/a")]
+        conflicts = journal.scan.admit([instance("a", E1, sop="1.2.x", size=11)]).conflicts
+        assert [(conflict.other, conflict.instance.file.path) for conflict in conflicts] == [(f"{ROOT}/m", f"{ROOT}/a")]
 
 
 @pytest.mark.parametrize("batch", [1, 512])
@@ -1418,18 +1428,18 @@ def test_overlapping_sources(path: Path, disk: Disk, batch: int) -> None:
             assert sum(admission.size for admission in came) == 30
     with opened(path) as journal:
         meet(journal, disk)
-        claims = journal.claim(8, most_begun=1)
+        claims = journal.queue.claim(8, most_begun=1)
         assert claims is not None
         scan(journal, disk)
-        journal.settle([failed(claim) for claim in claims])
+        journal.queue.record_outcomes([failed(claim) for claim in claims])
         meet(journal, disk)
         assert names(send(journal)) == ["b", "c"]
 
 
 def test_the_same_file_twice_in_one_batch(journal: Journal) -> None:
     """Roots that overlap within one batch: the second time there is nothing to add."""
-    admission = journal.admit([instance("a", E1), instance("a", E1)])
-    assert (admission.files, admission.size, admission.twins) == (1, 10, [])
+    admission = journal.scan.admit([instance("a", E1), instance("a", E1)])
+    assert (admission.files, admission.size, admission.conflicts) == (1, 10, [])
 
 
 @pytest.mark.parametrize("batch", [1, 512])
@@ -1453,7 +1463,7 @@ def test_twins(journal: Journal, disk: Disk, batch: int) -> None:
     scan(journal, disk, batch=batch)
     assert names(send(journal)) == ["a"]
     assert kinds(journal) == {"a": "INSTANCE", "b": "DUPLICATE", "c": "SKIPPED", "d": "SKIPPED"}
-    assert journal.collisions() == [("no label", 1), ("other bytes", 1)]
+    assert journal.scan.collisions() == [("no label", 1), ("other bytes", 1)]
 
 
 def test_the_same_instance_in_two_sessions(journal: Journal, disk: Disk) -> None:
@@ -1469,7 +1479,7 @@ def test_one_label_for_two_studies(journal: Journal, disk: Disk) -> None:
     disk.put(instance("a", E1), instance("b", late), instance("c", late))
     scan(journal, disk)
     assert names(send(journal)) == ["a"]
-    ((reason, count),) = journal.collisions()
+    ((reason, count),) = journal.scan.collisions()
     assert count == 2
     assert "1.2.late" in reason
     assert E1.study_uid in reason
@@ -1492,11 +1502,11 @@ def test_one_study_under_two_names(journal: Journal, disk: Disk, other: Session,
     meet(journal, disk)
     disk.put(instance("b", other))
     if later:
-        journal.close_file()
+        journal.close()
     with opened(journal.path) if later else journal as run:
         scan(run, disk)
         assert names(send(run)) == []
-        ((reason, _),) = run.collisions()
+        ((reason, _),) = run.scan.collisions()
         assert f"goes to subject {E1.subject}, session {E1.label}" in reason
         assert f"subject {other.subject}, session {other.label}" in reason
 
@@ -1505,9 +1515,9 @@ def test_many_sessions(journal: Journal) -> None:
     """More open sessions than are kept in memory are looked up again, and are the same."""
     many = [session(f"E{n}", subject=f"S{n}") for n in range(2_100)]
     for name in "ab":
-        admission = journal.admit([instance(f"{of.label}-{name}", of) for of in many])
+        admission = journal.scan.admit([instance(f"{of.label}-{name}", of) for of in many])
         assert admission.files == 2_100
-    assert journal.connection.execute("SELECT count(*) FROM session").fetchone() == (2_100,)
+    assert journal.connection.db.execute("SELECT count(*) FROM session").fetchone() == (2_100,)
 
 
 # Another set of rules
@@ -1521,10 +1531,10 @@ def test_reroute_forgets_what_was_not_sent(path: Path, disk: Disk) -> None:
     with opened(path) as journal:
         scan(journal, disk)
         send(journal, lambda claim: answers.get(names([claim])[0], stored)(claim))
-        assert journal.collisions() != []
+        assert journal.scan.collisions() != []
     rules = {"project": "P", "subject": "new"}
     with opened(path, reroute=True, rules=rules) as journal:
-        assert Ledger.of(journal).about() == {
+        assert JournalReader.of(journal).about() == {
             "destination": "https://xnat.test",
             "rule project": "P",
             "rule subject": "new",
@@ -1554,7 +1564,7 @@ def test_reroute_keeps_what_is_known_of_stored_files(path: Path, disk: Disk) -> 
         scan(journal, disk)
         assert names(send(journal)) == ["b"]
         assert {state for *_, state in deliveries(journal)} == {"ARCHIVED"}
-        assert len(Ledger.of(journal).instances("E1")) == 2
+        assert len(JournalReader.of(journal).instances("E1")) == 2
 
 
 # Anything, in any order
@@ -1586,17 +1596,17 @@ class AnyOrder(RuleBasedStateMachine):
         self.crash()
         for _ in range(4):
             self.pass_all(retry_refused=True)
-            self.journal.finish_scan([], archive_built=True, retry_held=True)
+            self.journal.scan.finish([], archive_built=True, retry_held=True)
             send(self.journal)
             self.crash()
         self.pass_all(retry_refused=False)
-        last = Ledger.of(self.journal).summary()
+        last = JournalReader.of(self.journal).summary()
         files = last.files
         copies = {(item.session.label, item.sop_uid) for item in self.known.values()}
         assert files.already_stored == len(copies)
         assert files.found == len(self.known)
         assert last.count("archived") == len({label for label, _ in copies}) == len(last.sessions)
-        self.journal.close_file()
+        self.journal.close()
         self.place.cleanup()
 
     def pass_all(self, *, retry_refused: bool) -> None:
@@ -1624,13 +1634,13 @@ class AnyOrder(RuleBasedStateMachine):
     def finish_scan(self, retry_refused: bool, retry_held: bool, archive_built: bool) -> None:
         """Meet all known files and end the scan."""
         self.pass_all(retry_refused=retry_refused)
-        self.journal.finish_scan([], archive_built=archive_built, retry_held=retry_held)
+        self.journal.scan.finish([], archive_built=archive_built, retry_held=retry_held)
         self.scanning = False
 
     @rule(limit=st.integers(1, 4), most_begun=st.integers(1, 3))
     def claim(self, limit: int, most_begun: int) -> None:
         """Claim: nothing is handed out twice, nothing that is stored again, a first file goes alone."""
-        claims = self.journal.claim(limit, most_begun=most_begun)
+        claims = self.journal.queue.claim(limit, most_begun=most_begun)
         if claims is None:
             assert not self.scanning
             assert not self.flying
@@ -1671,9 +1681,9 @@ class AnyOrder(RuleBasedStateMachine):
             else:
                 outcomes.append(Failed(claim, "no", unreadable=how == "u"))
             self.settled.add(key)
-        ready = self.journal.settle(outcomes)
+        ready = self.journal.queue.record_outcomes(outcomes)
         # During the scan nothing is sealed, but what has become of a row may be asked.
-        asked = self.journal.connection.execute("SELECT count(*) FROM barred WHERE second_row").fetchone()
+        asked = self.journal.connection.db.execute("SELECT count(*) FROM barred WHERE second_row").fetchone()
         assert not self.scanning or ready <= asked[0]
 
     @rule()
@@ -1696,7 +1706,7 @@ class AnyOrder(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.sealed)))
         sealed = self.sealed.pop(key)
         verdicts = [archived, held, deleted, *([] if sealed.is_open else [built])]
-        recorded = self.journal.close(data.draw(st.sampled_from(verdicts))(sealed))
+        recorded = self.journal.deliveries.close(data.draw(st.sampled_from(verdicts))(sealed))
         if isinstance(recorded, Deleted):
             gone = {one for one in self.stored if self.into[one] == key}
             assert recorded.files == len(gone)
@@ -1706,7 +1716,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """Lose everything that is not on disk, and begin another run."""
-        self.journal.close_file()
+        self.journal.close()
         self.journal = opened(self.path)
         self.met, self.flying, self.sealed = set(), {}, {}
         self.scanning = self.feeding = True
@@ -1714,7 +1724,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def stored_is_final(self) -> None:
         """Check that the journal holds as stored exactly what was acknowledged."""
-        rows = self.journal.connection.execute(
+        rows = self.journal.connection.db.execute(
             "SELECT s.label, i.sop_uid FROM instance i JOIN session s ON s.key = i.session WHERE i.state = 'STORED'"
         ).fetchall()
         assert set(rows) == self.stored
@@ -1722,7 +1732,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def the_sum_is_right(self) -> None:
         """Check that each file that this run met is in one category."""
-        files = Ledger.of(self.journal).summary().files
+        files = JournalReader.of(self.journal).summary().files
         assert files.found + files.unreadable == len(self.met)
 
 
@@ -1743,20 +1753,22 @@ def test_any_order(part: int) -> None:
 @pytest.mark.parametrize("number", [2, 3, 512, 513, 1_300])
 def test_a_batch_is_written_to_the_last_row_however_many_there_are(journal: Journal, number: int) -> None:
     """Rows go to SQLite many at a time, padded to a power of two; none is lost for that, and none comes twice."""
-    admission = journal.admit([instance(f"f{index:04}", E1) for index in range(number)])
+    admission = journal.scan.admit([instance(f"f{index:04}", E1) for index in range(number)])
     assert (admission.files, admission.size) == (number, 10 * number)
-    first = journal.claim(number, most_begun=9) or []
+    first = journal.queue.claim(number, most_begun=9) or []
     assert names(first) == ["f0000"]
-    journal.settle([stored(first[0])])
-    rest = journal.claim(number, most_begun=9) or []
+    journal.queue.record_outcomes([stored(first[0])])
+    rest = journal.queue.claim(number, most_begun=9) or []
     assert names(rest) == [f"f{index:04}" for index in range(1, number)]
-    journal.settle(
+    journal.queue.record_outcomes(
         [
             (stored(claim), Refused(claim, f"no {claim.key}"), Failed(claim, f"not yet {claim.key}"))[index % 3]
             for index, claim in enumerate(rest)
         ]
     )
-    rows = journal.connection.execute("SELECT key, state, reason, run, attempts, delivery FROM instance ORDER BY key")
+    rows = journal.connection.db.execute(
+        "SELECT key, state, reason, run, attempts, delivery FROM instance ORDER BY key"
+    )
     (_, *stored_first), *others = rows.fetchall()
     delivery = stored_first[-1]
     assert stored_first == ["STORED", None, journal.run, 1, delivery]
@@ -1771,4 +1783,4 @@ def test_a_batch_is_written_to_the_last_row_however_many_there_are(journal: Jour
         )[index % 3]
     ]
     assert (len(others), wrong[:3]) == (number - 1, [])  # the first few say it: a diff of all of them takes minutes
-    assert journal.connection.execute("SELECT count(*) FROM flying").fetchone() == (0,)
+    assert journal.connection.db.execute("SELECT count(*) FROM flying").fetchone() == (0,)

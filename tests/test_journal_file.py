@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from math import inf
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 from journals import ROOT, RULES, Disk, archived, instance, meet, opened, scan, send, session, stored
 
 from asyncimport.errors import JournalBusyError, JournalError, UsageError
-from asyncimport.journal import Journal, Ledger, Survey
-from asyncimport.journal.database import Waiting, connect_read_only
+from asyncimport.journal import HeaderCache, Journal, JournalReader
+from asyncimport.journal.database import LockWait, connect_read_only
 from asyncimport.model import Enclosure, File, FileKind, Ignored, Instance, Place, Resource, SubjectReport
 from asyncimport.pacing.shutdown import StoppedError
 
@@ -60,7 +61,7 @@ def test_a_new_journal_is_its_owners_alone(path: Path) -> None:
     previous = os.umask(0)
     try:
         with opened(path) as journal:
-            journal.admit([instance("a")])
+            journal.scan.admit([instance("a")])
             found = {file.name: mode(file) for file in path.parent.iterdir()}
     finally:
         os.umask(previous)
@@ -73,8 +74,8 @@ def test_a_new_journal_is_its_owners_alone(path: Path) -> None:
 
 def level(journal: Journal) -> str:
     """Return how the last transaction was committed: with a sync of the log, up to its end, or without."""
-    assert journal.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    (number,) = journal.connection.execute("PRAGMA synchronous").fetchone()
+    assert journal.connection.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    (number,) = journal.connection.db.execute("PRAGMA synchronous").fetchone()
     return {1: "committed", 2: "synced"}[number]
 
 
@@ -86,31 +87,31 @@ def test_what_must_not_be_forgotten_is_synced(path: Path) -> None:
         levels["open"] = level(journal)
 
         def do(name: str, *words: object) -> Any:
-            journal.recall([])
-            levels["recall"] = level(journal)
-            found = getattr(journal, name)(*words)
+            journal.scan.skip_known([])
+            levels["scan.skip_known"] = level(journal)
+            found = attrgetter(name)(journal)(*words)
             levels[name] = level(journal)
             return found
 
-        do("admit", [instance("a")])
-        do("finish_scan", [ROOT])
-        claims = journal.claim(1, most_begun=1)
+        do("scan.admit", [instance("a")])
+        do("scan.finish", [ROOT])
+        claims = journal.queue.claim(1, most_begun=1)
         levels["claim of a new delivery"] = level(journal)
-        journal.claim(1, most_begun=1)
+        journal.queue.claim(1, most_begun=1)
         levels["claim"] = level(journal)
-        do("settle", [stored(claim) for claim in claims or ()])
-        do("close", archived(do("claim_session")))
-        do("repair", session(), ["1.2.E1.a"])
-        do("put_back", [])
-        do("file_away", enclosure, [])
-        do("describe", SubjectReport("P", "S1", "stored"), {}, {})
+        do("queue.record_outcomes", [stored(claim) for claim in claims or ()])
+        do("deliveries.close", archived(do("deliveries.claim")))
+        do("deliveries.repair", session(), ["1.2.E1.a"])
+        do("attachments.requeue", [])
+        do("attachments.record", enclosure, [])
+        do("subjects.record", SubjectReport("P", "S1", "stored"), {}, {})
         do("end_run", 0)
     assert [name for name, how in levels.items() if how == "committed"] == [
-        "recall",
-        "admit",
-        "finish_scan",
+        "scan.skip_known",
+        "scan.admit",
+        "scan.finish",
         "claim",
-        "settle",
+        "queue.record_outcomes",
     ]
 
 
@@ -119,11 +120,11 @@ def test_acknowledgements_are_synced_by_age(path: Path) -> None:
     now = [1_000.0]
     found = []
     with Journal(path, destination="https://xnat.test", rules=RULES, clock=lambda: now[0]) as journal:
-        journal.admit([instance(f"{n}") for n in range(7)])
+        journal.scan.admit([instance(f"{n}") for n in range(7)])
         for step in (0.0, 0.125, 0.0625, 0.0625, 0.1875, -100.0, 0.1875):
             now[0] += step
-            assert journal.claim_session() is None
-            journal.settle([stored(claim) for claim in journal.claim(1, most_begun=1) or ()])
+            assert journal.deliveries.claim() is None
+            journal.queue.record_outcomes([stored(claim) for claim in journal.queue.claim(1, most_begun=1) or ()])
             found.append(level(journal))
     last = "committed"
     assert found == [last, last, last, "synced", last, "synced", last]
@@ -133,10 +134,10 @@ def test_a_commit_is_synced_from_its_beginning(path: Path) -> None:
     """The level is set before the transaction begins: SQLite does not take it within one."""
     said: list[str] = []
     with opened(path) as journal:
-        journal.admit([instance("a")])
-        journal.connection.set_trace_callback(said.append)
+        journal.scan.admit([instance("a")])
+        journal.connection.db.set_trace_callback(said.append)
         journal.end_run(0)
-        journal.connection.set_trace_callback(None)
+        journal.connection.db.set_trace_callback(None)
     assert said[:2] == ["PRAGMA synchronous = FULL", "BEGIN IMMEDIATE"]
     assert said[-1] == "COMMIT"
 
@@ -146,7 +147,7 @@ def test_an_empty_file_becomes_a_journal(path: Path) -> None:
     path.parent.mkdir()
     path.touch()
     with opened(path) as journal:
-        assert journal.admit([instance("a")]).files == 1
+        assert journal.scan.admit([instance("a")]).files == 1
 
 
 KILLED_IN_MAKING = """
@@ -167,7 +168,7 @@ def test_a_journal_that_was_killed_in_the_making(path: Path) -> None:
     assert path.stat().st_size > 0
     assert path.with_name("test.journal-journal").stat().st_size > 0
     with opened(path) as journal:
-        assert journal.admit([instance("a")]).files == 1
+        assert journal.scan.admit([instance("a")]).files == 1
 
 
 def test_a_place_where_no_journal_can_be(tmp_path: Path) -> None:
@@ -187,8 +188,8 @@ def test_odd_names(tmp_path: Path, name: str) -> None:
     """A journal may have any name that a file can have, for writing and for reading."""
     path = tmp_path / name
     with opened(path) as journal:
-        journal.admit([instance("a")])
-    with Ledger.read(path) as ledger:
+        journal.scan.admit([instance("a")])
+    with JournalReader.open(path) as ledger:
         assert ledger.summary().files.left == 1
 
 
@@ -202,7 +203,7 @@ def test_a_second_run_is_refused(path: Path) -> None:
             opened(path)
         assert error.value.exit_code == 7
         assert "status" in error.value.hint
-        assert journal.admit([instance("a")]).files == 1
+        assert journal.scan.admit([instance("a")]).files == 1
     with opened(path) as journal:
         assert journal.run == 2
 
@@ -223,7 +224,7 @@ def test_the_lock_is_given_back_when_opening_fails(path: Path) -> None:
         with pytest.raises(JournalError):
             opened(path)
     path.unlink()
-    opened(path).close_file()
+    opened(path).close()
     for _ in range(2):
         with pytest.raises(UsageError):
             opened(path, rules={"project": "Q"})
@@ -235,13 +236,13 @@ def test_a_link_and_what_it_leads_to_are_one_journal(path: Path, tmp_path: Path)
     link.parent.mkdir()
     link.symlink_to(path)
     with opened(link) as journal:
-        journal.admit([instance("a")])
+        journal.scan.admit([instance("a")])
         for name in (path, link):
             with pytest.raises(JournalBusyError):
                 opened(name)
-            with Ledger.read(name) as ledger:
+            with JournalReader.open(name) as ledger:
                 (run,) = ledger.runs()
-                assert ledger.is_at_work(run)
+                assert ledger.is_running(run)
         assert [one.name for one in link.parent.iterdir()] == ["link.journal"]
     with opened(path) as journal:
         assert journal.run == 2
@@ -269,46 +270,46 @@ def test_another_programs_lock_is_waited_for(filled: Path) -> None:
             told.append(text)
             other.execute("ROLLBACK")
 
-        journal = stack.enter_context(opened(filled, waiting=Waiting(tell=tell)))
+        journal = stack.enter_context(opened(filled, lock_wait=LockWait(tell=tell)))
         assert len(told) == 1
         assert str(filled) in told[0]
         assert "waiting" in told[0]
         other.execute("BEGIN IMMEDIATE")
-        assert journal.admit([instance("new")]).files == 1
+        assert journal.scan.admit([instance("new")]).files == 1
         assert len(told) == 2
 
 
 def test_a_lock_that_is_held_for_ever(filled: Path) -> None:
     """The wait has an end; the journal is left where it is, and the hint says that nothing is lost."""
-    with opened(filled, waiting=Waiting(seconds=0)) as journal, held(filled):
+    with opened(filled, lock_wait=LockWait(seconds=0)) as journal, held(filled):
         with pytest.raises(JournalError, match="another program holds a lock on the journal") as error:
-            journal.admit([instance("new")])
+            journal.scan.admit([instance("new")])
         assert "nothing is lost" in error.value.hint
         assert "move" not in error.value.hint
     with pytest.raises(JournalError, match="another program"), held(filled):
-        opened(filled, waiting=Waiting(seconds=0))
+        opened(filled, lock_wait=LockWait(seconds=0))
     with opened(filled) as journal:
-        assert journal.admit([instance("new")]).files == 1
+        assert journal.scan.admit([instance("new")]).files == 1
 
 
 def test_a_stop_ends_the_wait_for_a_lock(filled: Path) -> None:
     """When it is opened, and in the midst of it; the lock that runs have is given back, and nothing is lost."""
     ends = [inf]
-    waiting = Waiting(seconds=3, ends=lambda: ends[0])
-    with opened(filled, waiting=waiting) as journal, held(filled):
+    lock_wait = LockWait(seconds=3, ends=lambda: ends[0])
+    with opened(filled, lock_wait=lock_wait) as journal, held(filled):
         ends[0] = 0.0
         with pytest.raises(StoppedError):
-            journal.admit([instance("new")])
+            journal.scan.admit([instance("new")])
     with pytest.raises(StoppedError), held(filled):
-        opened(filled, waiting=waiting)
+        opened(filled, lock_wait=lock_wait)
     with opened(filled) as journal:
-        assert journal.admit([instance("new")]).files == 1
+        assert journal.scan.admit([instance("new")]).files == 1
 
 
 def test_a_survey_is_not_begun_anew_for_a_lock(tmp_path: Path) -> None:
     """Only what cannot be used is."""
     path = tmp_path / "scan.survey"
-    with Survey(path) as survey:
+    with HeaderCache(path) as survey:
         survey.record([Ignored(File("/a", 1, 1), FileKind.NOT_DICOM, "not DICOM")])
     told: list[str] = []
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
@@ -319,8 +320,8 @@ def test_a_survey_is_not_begun_anew_for_a_lock(tmp_path: Path) -> None:
             told.append(text)
             other.close()
 
-        with Survey(path, Waiting(tell=tell)) as survey:
-            assert survey.recall([File("/a", 1, 1)]) == []
+        with HeaderCache(path, LockWait(tell=tell)) as survey:
+            assert survey.skip_known([File("/a", 1, 1)]) == []
     assert len(told) == 1
 
 
@@ -332,14 +333,14 @@ def test_a_journal_of_another_user(path: Path, beside: str) -> None:
     """What he put there tells what is sent, and what may be deleted; so does a log that he put beside ours."""
     if os.geteuid() != 0:
         pytest.skip("only root gives files away")
-    opened(path).close_file()
+    opened(path).close()
     planted = path.with_name(f"{path.name}{beside}")
     planted.touch()
     os.chown(planted, ANOTHER, ANOTHER)
     with pytest.raises(JournalError, match="is not used: it belongs to ") as error:
         opened(path)
     assert error.value.hint
-    with pytest.raises(JournalError, match="is not used"), Ledger.read(path):
+    with pytest.raises(JournalError, match="is not used"), JournalReader.open(path):
         pass
 
 
@@ -347,35 +348,35 @@ def test_a_link_that_another_user_made_leads_to_no_journal(path: Path, tmp_path:
     """He would choose which of our journals is meant, or where a new one is made."""
     if os.geteuid() != 0:
         pytest.skip("only root gives links away")
-    opened(path).close_file()
+    opened(path).close()
     link = tmp_path / "link.journal"
     link.symlink_to(path)
     os.chown(link, ANOTHER, ANOTHER, follow_symlinks=False)
     with pytest.raises(JournalError, match="the link belongs to "):
         opened(link)
-    with pytest.raises(JournalError, match="the link belongs to "), Ledger.read(link):
+    with pytest.raises(JournalError, match="the link belongs to "), JournalReader.open(link):
         pass
 
 
 def test_a_journal_that_others_can_write_to(path: Path) -> None:
     """It is not used before its owner has said that nobody did; what others can only read becomes private."""
-    opened(path).close_file()
+    opened(path).close()
     path.chmod(0o660)
     with pytest.raises(JournalError, match="others may write to it") as error:
         opened(path)
     assert "chmod" in error.value.hint
     path.chmod(0o644)
-    opened(path).close_file()
+    opened(path).close()
     assert mode(path) == 0o600
 
 
 def test_a_directory_that_everybody_can_write_to(path: Path) -> None:
     """There SQLite would read what anybody put beside the journal."""
-    opened(path).close_file()
+    opened(path).close()
     path.parent.chmod(0o1777)
     with pytest.raises(JournalError, match="everybody may write to its directory"):
         opened(path)
-    with pytest.raises(JournalError, match="everybody may write to its directory"), Ledger.read(path):
+    with pytest.raises(JournalError, match="everybody may write to its directory"), JournalReader.open(path):
         pass
 
 
@@ -399,7 +400,7 @@ def test_a_file_that_is_no_database(path: Path) -> None:
     path.write_bytes(b"%PDF-1.7" * 1000)
     with pytest.raises(JournalError, match="not a database"):
         opened(path)
-    with pytest.raises(JournalError, match="not a database"), Ledger.read(path):
+    with pytest.raises(JournalError, match="not a database"), JournalReader.open(path):
         pass
     assert path.read_bytes() == b"%PDF-1.7" * 1000
 
@@ -413,7 +414,7 @@ def test_the_database_of_another_program(path: Path) -> None:
     with pytest.raises(JournalError, match="is not a journal of asyncimport") as error:
         opened(path)
     assert error.value.hint == "name another file with --journal"
-    with pytest.raises(JournalError, match="is not a journal of asyncimport"), Ledger.read(path):
+    with pytest.raises(JournalError, match="is not a journal of asyncimport"), JournalReader.open(path):
         pass
     assert path.read_bytes() == before
 
@@ -425,7 +426,7 @@ def test_a_journal_of_another_version(filled: Path, version: int) -> None:
         connection.execute(f"PRAGMA user_version = {version}")
     with pytest.raises(JournalError, match=rf"is of version {version}, this program writes version 1"):
         opened(filled)
-    with pytest.raises(JournalError, match=f"is of version {version}"), Ledger.read(filled):
+    with pytest.raises(JournalError, match=f"is of version {version}"), JournalReader.open(filled):
         pass
     with closing(sqlite3.connect(filled)) as connection:
         assert connection.execute("SELECT count(*) FROM instance").fetchone() == (2_000,)
@@ -442,7 +443,7 @@ def test_a_journal_of_an_unreleased_version(filled: Path, version: int) -> None:
     with pytest.raises(JournalError, match="was written by an unreleased version of asyncimport") as error:
         opened(filled)
     assert "--journal" in error.value.hint
-    with pytest.raises(JournalError, match="was written by an unreleased version"), Ledger.read(filled):
+    with pytest.raises(JournalError, match="was written by an unreleased version"), JournalReader.open(filled):
         pass
     assert filled.read_bytes() == before
 
@@ -454,7 +455,7 @@ def use(path: Path) -> None:
     with opened(path) as journal:
         scan(journal, disk)
         send(journal)
-        Ledger.of(journal).summary()
+        JournalReader.of(journal).summary()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -475,12 +476,13 @@ def test_a_journal_with_a_hole(filled: Path) -> None:
         file.write(b"\xa5" * (filled.stat().st_size - 3 * 4096))
     with pytest.raises(JournalError, match="cannot be used"):
         use(filled)
-    with pytest.raises(JournalError, match="cannot be used"), Ledger.read(filled) as ledger:
+    with pytest.raises(JournalError, match="cannot be used"), JournalReader.open(filled) as ledger:
         ledger.summary()
 
 
 FULL = """
 import resource, sys
+from operator import attrgetter
 from pathlib import Path
 from asyncimport.errors import JournalError
 from journals import instance, opened
@@ -489,7 +491,7 @@ with opened(Path(sys.argv[1])) as journal:
     done = 0
     try:
         while True:
-            journal.admit([instance(f"{done + n:06}") for n in range(100)])
+            journal.scan.admit([instance(f"{done + n:06}") for n in range(100)])
             done += 100
     except JournalError as error:
         print(done, error, sep="\\n")
@@ -505,9 +507,9 @@ def test_a_full_disk(path: Path) -> None:
     assert "cannot be written: " in message
     assert "disk" in message
     with opened(path) as journal:
-        assert journal.connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert journal.connection.execute("SELECT count(*) FROM instance").fetchone() == (int(done),)
-        assert journal.connection.execute("SELECT count(*) FROM file").fetchone() == (int(done),)
+        assert journal.connection.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert journal.connection.db.execute("SELECT count(*) FROM instance").fetchone() == (int(done),)
+        assert journal.connection.db.execute("SELECT count(*) FROM file").fetchone() == (int(done),)
 
 
 def test_an_error_that_is_not_the_databases(path: Path) -> None:
@@ -515,9 +517,9 @@ def test_an_error_that_is_not_the_databases(path: Path) -> None:
     with opened(path) as journal:
         batch = [instance("a"), Instance(File("/src/nul\0", 1, 1 << 70), "1.2", "1.2", session("\ud800"))]
         with pytest.raises(UnicodeEncodeError):
-            journal.admit(batch)
-        assert Ledger.of(journal).summary().files.found == 0
-        assert journal.admit([instance("b", session("E2"))]).files == 1
+            journal.scan.admit(batch)
+        assert JournalReader.of(journal).summary().files.found == 0
+        assert journal.scan.admit([instance("b", session("E2"))]).files == 1
 
 
 # Binding
@@ -525,7 +527,7 @@ def test_an_error_that_is_not_the_databases(path: Path) -> None:
 
 def about(path: Path) -> dict[str, str]:
     """Return what a journal is bound to."""
-    with Ledger.read(path) as ledger:
+    with JournalReader.open(path) as ledger:
         return ledger.about()
 
 
@@ -533,14 +535,14 @@ def test_a_journal_is_bound_to_its_server_and_rules(path: Path) -> None:
     """Both are noted by the first run, and the same ones open it again."""
     bound = {"destination": "https://xnat.test", "rule project": "P", "rule subject": "{PatientID}"}
     for _ in range(2):
-        opened(path).close_file()
+        opened(path).close()
         assert about(path) == bound | {"source": about(path)["source"]}
 
 
 @pytest.mark.parametrize("reroute", [True, False])
 def test_another_server(path: Path, reroute: bool) -> None:
     """What one server acknowledged says nothing about another: the journal's own is named, --reroute or not."""
-    opened(path).close_file()
+    opened(path).close()
     before = about(path)
     with pytest.raises(JournalError, match=r"belongs to https://xnat\.test, not to https://other") as error:
         Journal(path, destination="https://other", rules=RULES, reroute=reroute)
@@ -561,7 +563,7 @@ def test_other_rules(path: Path) -> None:
     assert str(error.value) == "this journal was begun with other rules: subject '{PatientID}', session None"
     assert "--reroute" in error.value.hint
     assert about(path) == before
-    with Ledger.read(path) as ledger:
+    with JournalReader.open(path) as ledger:
         assert ledger.summary().files.left == 1
         assert len(ledger.runs()) == 1
 
@@ -578,9 +580,9 @@ def test_each_journal_has_a_source_of_its_own(path: Path, tmp_path: Path) -> Non
 
 def test_reroute_changes_the_rules(path: Path) -> None:
     """With `reroute` the new rules take the place of the old ones, and are compared from then on."""
-    opened(path).close_file()
+    opened(path).close()
     source = about(path)["source"]
-    opened(path, reroute=True, rules={"project": "Q"}).close_file()
+    opened(path, reroute=True, rules={"project": "Q"}).close()
     assert about(path) == {"destination": "https://xnat.test", "rule project": "Q", "source": source}
     with pytest.raises(UsageError, match="project 'Q'"):
         opened(path)
@@ -592,10 +594,10 @@ def test_reroute_changes_the_rules(path: Path) -> None:
 def test_reading_beside_a_run(path: Path) -> None:
     """A reader sees what is committed while a run holds the journal, and cannot change it."""
     with opened(path) as journal:
-        journal.admit([instance("a"), instance("b")])
-        with Ledger.read(path) as ledger:
+        journal.scan.admit([instance("a"), instance("b")])
+        with JournalReader.open(path) as ledger:
             assert ledger.summary().files.left == 2
-            journal.admit([instance("c")])
+            journal.scan.admit([instance("c")])
             assert ledger.summary().files.left == 3
 
 
@@ -610,7 +612,7 @@ def test_a_reader_cannot_write(filled: Path) -> None:
 def test_there_is_no_journal_to_read(path: Path, tmp_path: Path) -> None:
     """Nothing is made by reading: a missing journal, or a directory, is a mistake of the command."""
     for missing in (path, tmp_path):
-        with pytest.raises(UsageError, match="there is no journal") as error, Ledger.read(missing):
+        with pytest.raises(UsageError, match="there is no journal") as error, JournalReader.open(missing):
             pass
         assert error.value.exit_code == 2
     assert not path.parent.exists()
@@ -618,7 +620,7 @@ def test_there_is_no_journal_to_read(path: Path, tmp_path: Path) -> None:
 
 def test_the_lock_outlives_no_process(path: Path) -> None:
     """A lock file that is left behind locks nothing."""
-    opened(path).close_file()
+    opened(path).close()
     assert path.with_name("test.journal.lock").exists()
     with opened(path) as journal:
-        assert journal.recall([File(f"{ROOT}/a", 1, 1)]).unknown == [File(f"{ROOT}/a", 1, 1)]
+        assert journal.scan.skip_known([File(f"{ROOT}/a", 1, 1)]).unknown == [File(f"{ROOT}/a", 1, 1)]

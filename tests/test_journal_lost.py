@@ -14,7 +14,7 @@ from journals import instance, opened
 from scenery import image, router, sop, states_in, upload, write
 
 from asyncimport.cli.output import exit_code
-from asyncimport.journal import Admission, Adopted, Journal, Ledger
+from asyncimport.journal import Admission, AdoptedFiles, Journal, JournalReader
 from asyncimport.model import Existing, Files, Stored
 from asyncimport.model.events import Event, Found, Settled
 from asyncimport.model.options import Options
@@ -176,22 +176,22 @@ def test_files_that_the_scan_meets_late_are_found_too(tmp_path: Path) -> None:
     """What the archive has said of a session holds for what the walk comes to afterwards."""
     there = Existing("/data/archive/E", frozenset({"1.2.E1.a", "1.2.E1.b"}))
     with opened(tmp_path / "journal.db") as journal:
-        journal.admit([instance("a"), instance("c")])
-        (claim,) = journal.claim(10, most_begun=10) or []
+        journal.scan.admit([instance("a"), instance("c")])
+        (claim,) = journal.queue.claim(10, most_begun=10) or []
         assert claim.look
-        assert journal.adopt(claim, there) == Adopted(1, 10)
-        assert journal.admit([instance("b"), instance("d")]) == Admission([], [], 1, 10)
-        (alone,) = journal.claim(10, most_begun=10) or []
+        assert journal.existing.adopt(claim, there) == AdoptedFiles(1, 10)
+        assert journal.scan.admit([instance("b"), instance("d")]) == Admission([], [], 1, 10)
+        (alone,) = journal.queue.claim(10, most_begun=10) or []
         assert (alone.look, alone.delivery.number, alone.instance.sop_uid) == (False, 2, "1.2.E1.c")
-        journal.settle([Stored(alone, "/prearchive/E1/1")])
-        assert [one.instance.sop_uid for one in journal.claim(10, most_begun=10) or []] == ["1.2.E1.d"]
-        assert Ledger.of(journal).summary().files == Files(already_stored=2, stored=1, left=1)
+        journal.queue.record_outcomes([Stored(alone, "/prearchive/E1/1")])
+        assert [one.instance.sop_uid for one in journal.queue.claim(10, most_begun=10) or []] == ["1.2.E1.d"]
+        assert JournalReader.of(journal).summary().files == Files(already_stored=2, stored=1, left=1)
     # What a later run meets is looked for again, as nobody knows what of it the archive has.
     with opened(tmp_path / "journal.db") as journal:
-        journal.admit([instance("e")])
-        (claim,) = journal.claim(10, most_begun=10) or []
+        journal.scan.admit([instance("e")])
+        (claim,) = journal.queue.claim(10, most_begun=10) or []
         assert (claim.look, claim.delivery.number, claim.instance.sop_uid) == (True, 2, "1.2.E1.e")
-        assert journal.adopt(claim, there) is None
+        assert journal.existing.adopt(claim, there) is None
 
 
 async def test_rerouting_keeps_what_was_found(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ async def test_rerouting_keeps_what_was_found(xnat: TestXnat, url: str, tree: Pa
     rules = router(session="X_{PatientID}")
     again = partial(Journal, book, destination="test", rules=rules.rules, reroute=True)
     journal = await anyio.to_thread.run_sync(again)
-    await anyio.to_thread.run_sync(journal.close_file)
+    await anyio.to_thread.run_sync(journal.close)
     summary = await upload(url, [tree], book, options=SMALL, rules=rules)
     assert {report.verified for report in summary.sessions} == {"present"}
     assert len(xnat.archived) == 2

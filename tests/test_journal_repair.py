@@ -9,7 +9,7 @@ import pytest
 from journals import ROOT, RULES, Disk, archived, instance, names, opened, scan, sealed_by, send, session, stored, uri
 
 from asyncimport.cli.output import exit_code
-from asyncimport.journal import Journal, Ledger
+from asyncimport.journal import Journal, JournalReader
 from asyncimport.model import (
     Archived,
     Claim,
@@ -96,19 +96,19 @@ def lacking(*uids: str, rejects: str = "", doubtful: str = "") -> Callable[[Seal
 
 def settle_all(journal: Journal, answer: Callable[[Claim], Outcome]) -> None:
     """Settle everything that waits, and finalise nothing."""
-    while claims := journal.claim(64, most_begun=9):
-        journal.settle([answer(claim) for claim in claims])
+    while claims := journal.queue.claim(64, most_begun=9):
+        journal.queue.record_outcomes([answer(claim) for claim in claims])
 
 
 def report(journal: Journal) -> SessionReport:
     """Return what the journal says of its one session."""
-    (found,) = Ledger.of(journal).summary().sessions
+    (found,) = JournalReader.of(journal).summary().sessions
     return found
 
 
 def states(journal: Journal) -> dict[str, str]:
     """Return the state of each instance by the last part of its SOPInstanceUID."""
-    rows = journal.connection.execute("SELECT sop_uid, state FROM instance").fetchall()
+    rows = journal.connection.db.execute("SELECT sop_uid, state FROM instance").fetchall()
     return {uid.rpartition(".")[2]: state for uid, state in rows}
 
 
@@ -120,11 +120,11 @@ def test_a_delivery_waits_for_quiet(path: Path, disk: Disk, clock: Clock) -> Non
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, only("visit/b", unsure))
-        assert journal.claim_session(quiet_period=30) == 30
+        assert journal.deliveries.claim(quiet_period=30) == 30
         clock.now += 29
-        assert journal.claim_session(quiet_period=30) == 1
+        assert journal.deliveries.claim(quiet_period=30) == 1
         clock.now += 1
-        assert isinstance(journal.claim_session(quiet_period=30), Sealed)
+        assert isinstance(journal.deliveries.claim(quiet_period=30), Sealed)
 
 
 def test_what_failed_for_good_may_take_effect_too(path: Path, disk: Disk, clock: Clock) -> None:
@@ -137,7 +137,7 @@ def test_what_failed_for_good_may_take_effect_too(path: Path, disk: Disk, clock:
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
-        assert journal.claim_session(quiet_period=30) == 20
+        assert journal.deliveries.claim(quiet_period=30) == 20
 
 
 def test_others_do_not_wait_with_it(path: Path, disk: Disk, clock: Clock) -> None:
@@ -146,10 +146,10 @@ def test_others_do_not_wait_with_it(path: Path, disk: Disk, clock: Clock) -> Non
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, only("visit/a", unsure))
-        found = journal.claim_session(quiet_period=30)
+        found = journal.deliveries.claim(quiet_period=30)
         assert isinstance(found, Sealed)
         assert found.delivery.session == E2
-        assert journal.claim_session(quiet_period=30) == 30
+        assert journal.deliveries.claim(quiet_period=30) == 30
 
 
 @pytest.mark.parametrize("seconds", [-86_400, 86_400])
@@ -159,12 +159,12 @@ def test_a_wait_is_what_it_is_though_the_clock_is_set(path: Path, disk: Disk, cl
         scan(journal, disk)
         settle_all(journal, unsure)
         clock.set_by(seconds)
-        assert journal.claim_session(quiet_period=30) == 30
+        assert journal.deliveries.claim(quiet_period=30) == 30
         clock.now += 10
         clock.set_by(seconds)
-        assert journal.claim_session(quiet_period=30) == 20
+        assert journal.deliveries.claim(quiet_period=30) == 20
         clock.now += 20
-        assert isinstance(journal.claim_session(quiet_period=30), Sealed)
+        assert isinstance(journal.deliveries.claim(quiet_period=30), Sealed)
 
 
 @pytest.mark.parametrize("killed", [True, False])
@@ -180,25 +180,25 @@ def test_a_clock_that_was_a_day_ahead(path: Path, disk: Disk, clock: Clock, kill
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
-        assert journal.claim_session(quiet_period=30) == 30
+        assert journal.deliveries.claim(quiet_period=30) == 30
         clock.now += 29
-        assert journal.claim_session(quiet_period=30) == 1
+        assert journal.deliveries.claim(quiet_period=30) == 1
         clock.now += 1
-        assert isinstance(journal.claim_session(quiet_period=30), Sealed)
+        assert isinstance(journal.deliveries.claim(quiet_period=30), Sealed)
 
 
 def test_after_a_kill_everything_open_is_unsure(path: Path, disk: Disk, clock: Clock) -> None:
     """Nobody knows what was in flight: the next run waits, counted from its start."""
     with begun(path, clock) as journal:
         scan(journal, disk)
-        claims = journal.claim(1, most_begun=9)
+        claims = journal.queue.claim(1, most_begun=9)
         assert claims
-        journal.settle([stored(claim) for claim in claims])
+        journal.queue.record_outcomes([stored(claim) for claim in claims])
     clock.now += 500
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
-        assert journal.claim_session(quiet_period=30) == 30
+        assert journal.deliveries.claim(quiet_period=30) == 30
         journal.end_run(0)
 
 
@@ -207,21 +207,21 @@ def test_after_an_orderly_end_only_what_was_in_flight_is_unsure(path: Path, disk
     disk.put(instance("x", E2), instance("y", E2))
     with begun(path, clock) as journal:
         scan(journal, disk)
-        claims = journal.claim(2, most_begun=9)
+        claims = journal.queue.claim(2, most_begun=9)
         assert claims
         assert [claim.delivery.session for claim in claims] == [E1, E2]
-        journal.settle([stored(claim) for claim in claims])
-        claims = journal.claim(1, most_begun=9)
+        journal.queue.record_outcomes([stored(claim) for claim in claims])
+        claims = journal.queue.claim(1, most_begun=9)
         assert claims
         assert claims[0].delivery.session == E1
         journal.end_run(130)
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
-        found = journal.claim_session(quiet_period=30)
+        found = journal.deliveries.claim(quiet_period=30)
         assert isinstance(found, Sealed)
         assert found.delivery.session == E2
-        assert journal.claim_session(quiet_period=30) == 30
+        assert journal.deliveries.claim(quiet_period=30) == 30
 
 
 def test_a_seal_needs_no_quiet(path: Path, disk: Disk, clock: Clock) -> None:
@@ -230,9 +230,9 @@ def test_a_seal_needs_no_quiet(path: Path, disk: Disk, clock: Clock) -> None:
         scan(journal, disk)
         settle_all(journal, unsure)
         clock.now += 30
-        assert isinstance(journal.claim_session(quiet_period=30), Sealed)
+        assert isinstance(journal.deliveries.claim(quiet_period=30), Sealed)
     with begun(path, clock) as journal:
-        assert isinstance(journal.claim_session(quiet_period=30), Sealed)
+        assert isinstance(journal.deliveries.claim(quiet_period=30), Sealed)
 
 
 # Partial sessions
@@ -319,7 +319,7 @@ def test_what_a_session_does_not_lack(path: Path, disk: Disk, odd: Ignored) -> N
     with opened(path) as journal:
         scan(journal, disk)
         send(journal, stored)
-        summary = Ledger.of(journal).summary()
+        summary = JournalReader.of(journal).summary()
     assert [found.state for found in summary.sessions] == ["archived", "archived"]
     assert summary.files.unreadable == 1
 
@@ -349,7 +349,7 @@ def test_a_damaged_file_that_was_mended_is_sent(path: Path, disk: Disk) -> None:
         scan(journal, disk)
         assert names(send(journal, stored)) == ["visit/d"]
         assert report(journal).state == "archived"
-        assert journal.connection.execute("SELECT count(*) FROM delivery").fetchone() == (1,)
+        assert journal.connection.db.execute("SELECT count(*) FROM delivery").fetchone() == (1,)
 
 
 def test_a_copy_that_stood_in_leaves_nothing_lacking(path: Path, disk: Disk) -> None:
@@ -377,7 +377,7 @@ def test_missing_instances_are_sent_again_in_a_new_delivery(path: Path, disk: Di
         scan(journal, disk)
         sent = names(send(journal, stored, verdict=lambda sealed: next(verdicts)(sealed)))
         found = report(journal)
-        rows = journal.connection.execute("SELECT number, state, verified, reason FROM delivery").fetchall()
+        rows = journal.connection.db.execute("SELECT number, state, verified, reason FROM delivery").fetchall()
     assert sent == ["visit/a", "visit/b", "visit/c", "visit/a", "visit/c"]
     assert (found.state, found.verified) == ("archived", "uids")
     lost = "the archive lacked 2 of its instances, which are to be sent again"
@@ -403,7 +403,7 @@ def test_a_kill_in_the_midst_of_a_repair(path: Path, disk: Disk) -> None:
         settle_all(journal, stored)
         sealed = sealed_by(journal)
         assert sealed is not None
-        journal.close(lacking("b")(sealed))
+        journal.deliveries.close(lacking("b")(sealed))
         assert states(journal) == {"a": "STORED", "b": "PENDING", "c": "STORED"}
         assert report(journal).state == "open"
     with opened(path) as journal:
@@ -417,7 +417,7 @@ def test_what_a_script_rejects_is_refused(path: Path, disk: Disk) -> None:
     with opened(path) as journal:
         scan(journal, disk)
         sent = names(send(journal, stored, verdict=lacking("b", rejects="b")))
-        summary = Ledger.of(journal).summary()
+        summary = JournalReader.of(journal).summary()
     assert sent == ["visit/a", "visit/b", "visit/c"]
     (found,) = summary.sessions
     assert (found.state, found.verified, summary.files.refused, summary.files.stored) == ("archived", "uids", 1, 2)
@@ -432,11 +432,11 @@ def test_what_a_script_may_have_rejected_is_lacking(path: Path, disk: Disk, *, p
     with opened(path) as journal:
         scan(journal, disk, partial=partial)
         sent = names(send(journal, stored, verdict=lacking("b", doubtful="b")))
-        summaries = [Ledger.of(journal).summary()]
+        summaries = [JournalReader.of(journal).summary()]
     with opened(path) as journal:
         scan(journal, disk)
         assert names(send(journal, stored)) == []
-        summaries.append(Ledger.of(journal).summary())
+        summaries.append(JournalReader.of(journal).summary())
     assert sent == ["visit/a", "visit/b", "visit/c"]
     for summary in summaries:
         (found,) = summary.sessions
@@ -451,7 +451,7 @@ def test_what_is_lost_is_sent_again_beside_what_a_script_drops(path: Path, disk:
         verdicts = iter([lacking("a", "b", "c", rejects="b", doubtful="c"), archived])
         assert names(send(journal, stored, verdict=lambda sealed: next(verdicts)(sealed)))[3:] == ["visit/a"]
         assert states(journal) == {"a": "STORED", "b": "REFUSED", "c": "REFUSED"}
-        kinds = journal.connection.execute("SELECT refusal FROM instance ORDER BY key").fetchall()
+        kinds = journal.connection.db.execute("SELECT refusal FROM instance ORDER BY key").fetchall()
     assert kinds == [(None,), ("DROPPED",), ("FILE",)]
 
 
@@ -474,11 +474,11 @@ def test_close_returns_what_was_recorded(path: Path, disk: Disk) -> None:
         settle_all(journal, stored)
         sealed = sealed_by(journal)
         assert sealed is not None
-        first = journal.close(lacking("b")(sealed))
+        first = journal.deliveries.close(lacking("b")(sealed))
         settle_all(journal, stored)
         again = sealed_by(journal)
         assert again is not None
-        second = journal.close(lacking("b")(again))
+        second = journal.deliveries.close(lacking("b")(again))
     assert isinstance(first, Incomplete)
     assert isinstance(second, Held)
 
@@ -490,7 +490,7 @@ def test_a_repair_that_is_asked_for(path: Path, disk: Disk, verdict: Callable[[S
         scan(journal, disk)
         send(journal, stored, verdict=verdict)
     with opened(path) as journal:
-        assert journal.repair(E1, [f"{SOP}.a"]) == 1
+        assert journal.deliveries.repair(E1, [f"{SOP}.a"]) == 1
         scan(journal, disk)
         assert names(send(journal, stored)) == ["visit/a"]
         assert (report(journal).state, report(journal).verified) == ("archived", "uids")
@@ -501,8 +501,8 @@ def test_nothing_is_repaired_before_a_session_is_archived(path: Path, disk: Disk
     with opened(path) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
-        assert journal.repair(E1, [f"{SOP}.a"]) == 0
-        assert journal.repair(E2, ["1"]) == 0
+        assert journal.deliveries.repair(E1, [f"{SOP}.a"]) == 0
+        assert journal.deliveries.repair(E2, ["1"]) == 0
         assert set(states(journal).values()) == {"STORED"}
 
 
@@ -512,7 +512,7 @@ def test_the_database_keeps_what_is_stored(path: Path, disk: Disk) -> None:
         scan(journal, disk)
         settle_all(journal, stored)
         with pytest.raises(sqlite3.IntegrityError, match="what is stored stays so"):
-            journal.connection.execute("UPDATE instance SET state = 'PENDING'")
+            journal.connection.db.execute("UPDATE instance SET state = 'PENDING'")
 
 
 # Receipts
@@ -530,9 +530,9 @@ def test_what_a_receipt_needs_is_kept(path: Path, disk: Disk, clock: Clock) -> N
         clock.now += 7
         sealed = sealed_by(journal)
         assert sealed is not None
-        journal.close(Archived(sealed.delivery, "/archive/E1", "uids"))
-        ledger = Ledger.of(journal)
-        arrived = list(ledger.arrived())
+        journal.deliveries.close(Archived(sealed.delivery, "/archive/E1", "uids"))
+        ledger = JournalReader.of(journal)
+        arrived = list(ledger.stored_instances())
         (delivery,) = ledger.deliveries()
     assert [(one.sop_uid, one.sha256, one.attempts, one.settled_at, one.uri, one.run) for one in arrived] == [
         (f"{SOP}.{name}", "01" * 32, 3, 1_000_000.0, "/prearchive/E1/1", 1) for name in "abc"

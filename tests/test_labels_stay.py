@@ -9,7 +9,7 @@ from scenery import image, router, write
 from scenery import upload as upload_at_once
 
 from asyncimport.dicom import Identity
-from asyncimport.journal import Survey
+from asyncimport.journal import HeaderCache
 from asyncimport.model import File, Session
 from asyncimport.operations.plan import Plan, PlannedRoutes, Planning, draft_plan, make_plan
 from asyncimport.routing import Given, GivenSession
@@ -243,11 +243,11 @@ async def test_one_visit_from_another_machine(
 
 def planned(place: Path, routes: Planning, *sessions: Session, suffix: bool = False) -> Plan:
     """Make a plan of two visits, of 2001 and 2002, beside sessions that there are."""
-    with Survey(place) as found:
+    with HeaderCache(place) as found:
         for number in (1, 2):
             file = File(f"/{number}", 1, number)
             fields = {"PatientID": "P1", "StudyDate": f"200{number}0101", "Modality": "MR"}
-            found.recall([file])
+            found.skip_known([file])
             found.record([(file, Identity(f"1.{number}", f"1.2.{number}", "1.3", fields, ""))])
         given = Given.of(map(GivenSession, sessions))
         return make_plan(found, draft_plan(found, routes, given=given, suffix=suffix), given=given, suffix=suffix)

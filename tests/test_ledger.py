@@ -24,7 +24,7 @@ from journals import (
     whole_run,
 )
 
-from asyncimport.journal import Journal, Ledger
+from asyncimport.journal import Journal, JournalReader
 from asyncimport.model import (
     NOTHING_KEPT,
     Built,
@@ -92,7 +92,7 @@ def ignored(name: str, kind: FileKind, reason: str, size: int = 7) -> Ignored:
 
 def of_all(path: Path) -> Summary:
     """Add up everything that a journal holds."""
-    with Ledger.read(path) as ledger:
+    with JournalReader.open(path) as ledger:
         return ledger.summary()
 
 
@@ -131,9 +131,9 @@ def test_each_file_is_in_one_category(path: Path, disk: Disk) -> None:
     }
     with opened(path) as journal:
         scan(journal, disk)
-        assert Ledger.of(journal).summary().files.left == 5
+        assert JournalReader.of(journal).summary().files.left == 5
         send(journal, answers(verdicts))
-        summary = Ledger.of(journal).summary()
+        summary = JournalReader.of(journal).summary()
     assert summary.files == Files(
         not_dicom=1, unreadable=1, duplicate=1, skipped=1, stored=1, refused=2, failed=1, left=1
     )
@@ -144,7 +144,7 @@ def test_each_file_is_in_one_category(path: Path, disk: Disk) -> None:
     with opened(path) as journal:
         scan(journal, disk)
         send(journal, failed)
-        later = Ledger.of(journal).summary()
+        later = JournalReader.of(journal).summary()
     assert later.files == Files(
         not_dicom=1, unreadable=1, duplicate=1, skipped=1, already_stored=1, already_refused=1, failed=3
     )
@@ -159,9 +159,9 @@ def test_a_run_counts_its_own_sources(path: Path, disk: Disk) -> None:
     other.put(instance("b/1", E2, size=5))
     with opened(path) as journal:
         meet(journal, other)
-        journal.finish_scan([f"{ROOT}/b"], archive_built=True, retry_held=False)
+        journal.scan.finish([f"{ROOT}/b"], archive_built=True, retry_held=False)
         send(journal)
-        summary = Ledger.of(journal).summary()
+        summary = JournalReader.of(journal).summary()
     assert (summary.files, summary.bytes_found, summary.bytes_stored) == (Files(stored=1), 5, 5)
     assert only_session(summary).session == E2
     whole = of_all(path)
@@ -176,16 +176,16 @@ def test_a_refusal_taken_up_again_is_this_runs(path: Path, disk: Disk) -> None:
     with opened(path) as journal:
         scan(journal, disk, retry_refused=True)
         send(journal, refused)
-        assert Ledger.of(journal).summary().files == Files(already_stored=1, refused=1)
+        assert JournalReader.of(journal).summary().files == Files(already_stored=1, refused=1)
     with opened(path) as journal:
         scan(journal, disk)
-        assert Ledger.of(journal).summary().files == Files(already_stored=1, already_refused=1)
+        assert JournalReader.of(journal).summary().files == Files(already_stored=1, already_refused=1)
 
 
 def test_an_empty_journal(path: Path) -> None:
     """Where there is nothing, nothing is counted."""
     with opened(path) as journal:
-        assert Ledger.of(journal).summary() == Summary(Files(), 0, 0, (), ())
+        assert JournalReader.of(journal).summary() == Summary(Files(), 0, 0, (), ())
 
 
 # Sessions
@@ -207,7 +207,7 @@ def test_states_of_a_session(
     with opened(path) as journal:
         scan(journal, disk)
         send(journal, verdict=verdict)
-        summary = Ledger.of(journal).summary()
+        summary = JournalReader.of(journal).summary()
     found = only_session(summary)
     assert (found.as_of is None, found.earlier) == (report.state == "held", False)
     assert replace(found, as_of=None) == report
@@ -216,7 +216,7 @@ def test_states_of_a_session(
     with opened(path) as journal:
         scan(journal, disk, archive_built=False)
         assert send(journal) == []
-        assert replace(only_session(Ledger.of(journal).summary()), as_of=None, earlier=False) == report
+        assert replace(only_session(JournalReader.of(journal).summary()), as_of=None, earlier=False) == report
 
 
 def test_what_an_earlier_run_archived_is_told_apart(path: Path, disk: Disk) -> None:
@@ -225,7 +225,7 @@ def test_what_an_earlier_run_archived_is_told_apart(path: Path, disk: Disk) -> N
     whole_run(path, disk)
     with Journal(path, destination="https://xnat.test", rules=RULES, clock=lambda: time.time() + 60) as journal:
         scan(journal, disk)
-        found = only_session(Ledger.of(journal).summary())
+        found = only_session(JournalReader.of(journal).summary())
         assert found.earlier
         assert found.as_of is not None
         assert time.time() - 60 < found.as_of < time.time()
@@ -237,11 +237,11 @@ def test_a_session_is_open_until_its_verdict(path: Path, disk: Disk) -> None:
     disk.put(instance("a", E1), instance("b", E1))
     with opened(path) as journal:
         scan(journal, disk)
-        ledger = Ledger.of(journal)
+        ledger = JournalReader.of(journal)
         seen = [only_session(ledger.summary())]
-        while claims := journal.claim(8, most_begun=1):
+        while claims := journal.queue.claim(8, most_begun=1):
             seen.append(only_session(ledger.summary()))
-            journal.settle([stored(claim) for claim in claims])
+            journal.queue.record_outcomes([stored(claim) for claim in claims])
             seen.append(only_session(ledger.summary()))
         assert sealed_by(journal) is not None
         seen.append(only_session(ledger.summary()))
@@ -257,9 +257,9 @@ def test_new_files_open_a_session_again(path: Path, disk: Disk, verdict: Callabl
     disk.put(instance("b", E1))
     with opened(path) as journal:
         scan(journal, disk, archive_built=False)
-        assert only_session(Ledger.of(journal).summary()).state == "open"
+        assert only_session(JournalReader.of(journal).summary()).state == "open"
         send(journal, failed)
-        report = only_session(Ledger.of(journal).summary())
+        report = only_session(JournalReader.of(journal).summary())
         assert (report.state, report.reason) == ("held", "1 of its files could not be sent")
 
 
@@ -292,7 +292,7 @@ def test_an_archived_session_whose_new_files_are_all_refused(path: Path, disk: D
     with opened(path) as journal:
         scan(journal, disk)
         assert send(journal) == []
-        summary = Ledger.of(journal).summary()
+        summary = JournalReader.of(journal).summary()
     assert only_session(summary).state == "archived"
     assert summary.files == Files(already_stored=1, already_refused=1)
 
@@ -304,9 +304,9 @@ def test_the_state_is_the_whole_sessions(path: Path, disk: Disk) -> None:
     disk.remove("b")
     with opened(path) as journal:
         meet(journal, disk)
-        journal.finish_scan([], archive_built=True, retry_held=False)
+        journal.scan.finish([], archive_built=True, retry_held=False)
         assert send(journal) == []
-        summary = Ledger.of(journal).summary()
+        summary = JournalReader.of(journal).summary()
     assert summary.files == Files(already_stored=1)
     assert only_session(summary) == SessionReport(
         E1, 1, 10, "held", "/prearchive/E1/1", None, "1 of its files could not be sent"
@@ -353,8 +353,8 @@ def test_runs_are_remembered(path: Path) -> None:
     """Each run has its times and its exit code; one that was killed has no end."""
     with opened(path) as journal:
         journal.end_run(8)
-    opened(path).close_file()
-    with Ledger.read(path) as ledger:
+    opened(path).close()
+    with JournalReader.open(path) as ledger:
         first, second = ledger.runs()
     assert (first.key, first.exit_code, second.key, second.exit_code, second.ended) == (1, 8, 2, None, None)
     assert first.ended is not None
@@ -367,7 +367,7 @@ def test_instances_of_a_session(path: Path, disk: Disk) -> None:
     odd = os.fsdecode(b"\xff")
     disk.put(instance("a", E1), instance(odd, E1, sop="1.2.odd"), instance("b", E2))
     whole_run(path, disk, answers({odd: refused}))
-    with Ledger.read(path) as ledger:
+    with JournalReader.open(path) as ledger:
         rows = ledger.instances("E1")
         assert ledger.instances("none") == []
     assert [(row.file, row.sop_uid, row.state, row.reason) for row in rows] == [
@@ -382,6 +382,8 @@ def test_what_xnat_acknowledged(path: Path, disk: Disk) -> None:
     whole_run(path, disk, answers({"b": refused, "c": failed}))
     disk.put(instance("d", E1))
     whole_run(path, disk, answers({"c": failed}))
-    with Ledger.read(path) as ledger:
-        found = [(one.session, one.state, sorted(ledger.acknowledged(one.session)[0])) for one in ledger.sessions()]
+    with JournalReader.open(path) as ledger:
+        found = [
+            (one.session, one.state, sorted(ledger.acknowledged(one.session)[0])) for one in ledger.session_reports()
+        ]
     assert found == [(E1, "archived", ["1.2.E1.a", "1.2.E1.d"]), (E2, "held", [])]

@@ -13,7 +13,7 @@ from conftest import Commands, Ended
 from journals import instance, opened, stored
 from scenery import image, sop, write
 
-from asyncimport.journal import Adopted, Ledger
+from asyncimport.journal import AdoptedFiles, JournalReader
 from asyncimport.model import Existing, Instance
 from asyncimport.routing import misfit
 from asyncimport.testserver import TestXnat
@@ -94,19 +94,19 @@ def test_a_report_waits_for_the_scan(tmp_path: Path, more: bool) -> None:
 
     there = Existing("/data/archive/E", frozenset({"1.2.E1.a"}), MR)
     with opened(tmp_path / "journal.db") as journal:
-        journal.admit([of("a", "MR"), of("b", "SR")])
-        (claim,) = journal.claim(10, most_begun=10) or []
-        assert journal.adopt(claim, there) == Adopted(1, 10)
-        assert journal.claim(10, most_begun=10) == []
+        journal.scan.admit([of("a", "MR"), of("b", "SR")])
+        (claim,) = journal.queue.claim(10, most_begun=10) or []
+        assert journal.existing.adopt(claim, there) == AdoptedFiles(1, 10)
+        assert journal.queue.claim(10, most_begun=10) == []
         if more:
-            journal.admit([of("c", "MR")])
-            (first,) = journal.claim(10, most_begun=10) or []
-            journal.settle([stored(first)])
-            assert len({first.key, *(claim.key for claim in journal.claim(10, most_begun=10) or [])}) == 2
+            journal.scan.admit([of("c", "MR")])
+            (first,) = journal.queue.claim(10, most_begun=10) or []
+            journal.queue.record_outcomes([stored(first)])
+            assert len({first.key, *(claim.key for claim in journal.queue.claim(10, most_begun=10) or [])}) == 2
             return
-        journal.finish_scan(["/src"])
-        assert journal.claim(10, most_begun=10) is None
-        (report,) = Ledger.of(journal).summary().sessions
+        journal.scan.finish(["/src"])
+        assert journal.queue.claim(10, most_begun=10) is None
+        (report,) = JournalReader.of(journal).summary().sessions
         assert (report.state, MR in str(report.reason)) == ("held", True)
 
 

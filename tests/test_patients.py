@@ -7,7 +7,7 @@ import pytest
 from conftest import Commands
 from scenery import image, write
 
-from asyncimport.journal import Journal, Ledger
+from asyncimport.journal import Journal, JournalReader
 from asyncimport.model import File, Instance, Patient, Session, Stored
 from asyncimport.routing import agree, patient_of
 from asyncimport.testserver import TestXnat
@@ -29,8 +29,8 @@ def reasons(path: Path, *batches: list[Instance], merge: bool = False) -> list[s
     """Admit the instances, and return why some of them were not let in."""
     with Journal(path, destination="http://x", rules={}, merge_patients=merge) as journal:
         for batch in batches:
-            journal.admit(batch)
-        return [reason for reason, _ in journal.collisions()]
+            journal.scan.admit(batch)
+        return [reason for reason, _ in journal.scan.collisions()]
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,13 @@ def test_a_study_belongs_to_one_patient(tmp_path: Path, other: Patient) -> None:
     """A file of another patient in a study is left out, also when it comes in a later run."""
     path = tmp_path / "j"
     with Journal(path, destination="http://x", rules={}) as journal:
-        assert journal.admit([instance("a", "1", DOE), instance("b", "1", other), instance("c", "1", DOE)]).files == 2
-        assert len(journal.collisions()) == 1
+        assert (
+            journal.scan.admit([instance("a", "1", DOE), instance("b", "1", other), instance("c", "1", DOE)]).files == 2
+        )
+        assert len(journal.scan.collisions()) == 1
     with Journal(path, destination="http://x", rules={}) as journal:
-        assert journal.admit([instance("d", "1", other), instance("e", "1", DOE)]).files == 1
-        assert Ledger.of(journal).summary().files.skipped == 1
+        assert journal.scan.admit([instance("d", "1", other), instance("e", "1", DOE)]).files == 1
+        assert JournalReader.of(journal).summary().files.skipped == 1
 
 
 def test_what_was_sent_of_a_disputed_study_is_not_archived(tmp_path: Path) -> None:
@@ -94,23 +96,23 @@ def test_what_was_sent_of_a_disputed_study_is_not_archived(tmp_path: Path) -> No
     path = tmp_path / "j"
     late = instance("z", "1", DOE)
     with Journal(path, destination="http://x", rules={}) as journal:
-        journal.admit([instance("a", "1", DOE), instance("b", "1", DOE)])
-        while claims := journal.claim(8, most_begun=8):
-            journal.settle([Stored(claim, "/prearchive/1") for claim in claims])
-        journal.admit([instance("c", "1", Patient("2"))])
-        journal.finish_scan(["/data"], partial=True)
-        assert journal.claim_session() is None
-        assert journal.claim(8, most_begun=8) is None
+        journal.scan.admit([instance("a", "1", DOE), instance("b", "1", DOE)])
+        while claims := journal.queue.claim(8, most_begun=8):
+            journal.queue.record_outcomes([Stored(claim, "/prearchive/1") for claim in claims])
+        journal.scan.admit([instance("c", "1", Patient("2"))])
+        journal.scan.finish(["/data"], partial=True)
+        assert journal.deliveries.claim() is None
+        assert journal.queue.claim(8, most_begun=8) is None
     with Journal(path, destination="http://x", rules={}) as journal:
-        journal.recall([file("a"), file("b")])
-        journal.admit([late])
-        assert journal.claim(8, most_begun=8) == []
+        journal.scan.skip_known([file("a"), file("b")])
+        journal.scan.admit([late])
+        assert journal.queue.claim(8, most_begun=8) == []
         # The other file is gone.
-        journal.finish_scan(["/data"])
-        claims = journal.claim(8, most_begun=8) or []
+        journal.scan.finish(["/data"])
+        claims = journal.queue.claim(8, most_begun=8) or []
         assert [claim.instance.sop_uid for claim in claims] == [late.sop_uid]
-        journal.settle([Stored(claim, "/prearchive/1") for claim in claims])
-        assert journal.claim_session() is not None
+        journal.queue.record_outcomes([Stored(claim, "/prearchive/1") for claim in claims])
+        assert journal.deliveries.claim() is not None
 
 
 def test_nobody_is_known_by_an_empty_patient_id(tmp_path: Path) -> None:
@@ -136,10 +138,10 @@ def test_what_was_skipped_is_looked_into_again(tmp_path: Path) -> None:
     batch = [instance("a", "1", DOE), instance("b", "2", Patient("2"))]
     assert len(reasons(path, batch)) == 1
     with Journal(path, destination="http://x", rules={}, merge_patients=True) as journal:
-        again = journal.recall([item.file for item in batch])
+        again = journal.scan.skip_known([item.file for item in batch])
         assert (again.files, [one.path for one in again.unknown]) == (1, ["/data/b"])
-        assert journal.admit([batch[1]]).files == 1
-        assert journal.collisions() == []
+        assert journal.scan.admit([batch[1]]).files == 1
+        assert journal.scan.collisions() == []
 
 
 def test_the_journal_holds_no_names(tmp_path: Path) -> None:

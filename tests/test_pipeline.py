@@ -1304,8 +1304,11 @@ async def test_a_session_that_a_gateway_cannot_cope_with_stays_open(book: Path) 
 class Torn(Journal):
     """A journal whose disk fails when outcomes are to be written."""
 
-    def settle(self, outcomes: Sequence[Outcome]) -> int:
-        """Fail."""
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.queue.record_outcomes = self._fail  # type: ignore[method-assign]
+
+    def _fail(self, outcomes: Sequence[Outcome]) -> int:
         raise JournalError(f"{len(outcomes)} outcomes lost")
 
 
@@ -1318,23 +1321,24 @@ async def test_a_journal_that_fails_ends_the_run(book: Path) -> None:
         with anyio.fail_after(20), pytest.raises(JournalError, match="outcomes lost"):
             await run(Memory(study("1", 50)), shelf, journal, rules, options=FEW, policy=AT_ONCE)
     finally:
-        await anyio.to_thread.run_sync(journal.close_file)
+        await anyio.to_thread.run_sync(journal.close)
     assert len(shelf.stored) <= 1
 
 
 class Slow(Journal):
-    """A journal that takes the time to settle until it is told to go on."""
+    """A journal that waits before it records outcomes."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.settling = 0
-        self.before_settle: Callable[[], None] = lambda: None
+        self.recorded = 0
+        self.before_recording: Callable[[], None] = lambda: None
+        self._record_outcomes = self.queue.record_outcomes
+        self.queue.record_outcomes = self._wait  # type: ignore[method-assign]
 
-    def settle(self, outcomes: Sequence[Outcome]) -> int:
-        """Wait, and settle."""
-        self.before_settle()
-        self.settling += len(outcomes)
-        return super().settle(outcomes)
+    def _wait(self, outcomes: Sequence[Outcome]) -> int:
+        self.before_recording()
+        self.recorded += len(outcomes)
+        return self._record_outcomes(outcomes)
 
 
 async def test_outcomes_that_wait_for_the_journal_outlive_a_cancellation(book: Path) -> None:
@@ -1350,14 +1354,14 @@ async def test_outcomes_that_wait_for_the_journal_outlive_a_cancellation(book: P
                 anyio.from_thread.run(anyio.wait_all_tasks_blocked)
                 anyio.from_thread.run_sync(scope.cancel)
 
-        journal.before_settle = strike
+        journal.before_recording = strike
         await run(Memory(study("1", 60), batch=60), shelf, journal, rules, options=FEW, policy=AT_ONCE)
     assert scope.cancelled_caught
     assert 2 * FEW.workers < len(shelf.stored) < 60
-    await anyio.to_thread.run_sync(journal.close_file)
+    await anyio.to_thread.run_sync(journal.close)
     states = await states_in(book)
     assert {uid for uid, state in states.items() if state == "STORED"} == set(shelf.stored)
-    assert journal.settling == len(shelf.stored)
+    assert journal.recorded == len(shelf.stored)
 
 
 # --- parcels

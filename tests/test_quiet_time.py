@@ -11,7 +11,7 @@ from journals import Disk, archived, instance, opened, scan, session, stored
 from scenery import image, sop, write
 
 from asyncimport.dicom import Identity
-from asyncimport.journal import Ledger, Looks, Survey
+from asyncimport.journal import HeaderCache, JournalReader, Unsettled
 from asyncimport.model import File, FileKind, Ignored, Stored
 from asyncimport.testserver import Fault, Tell, TestXnat
 
@@ -35,11 +35,11 @@ class Place:
         file = File(f"/drop/{name}", size, int(mtime * 1e9), None if ctime is None else 1, ctime_ns)
         self.files[name] = (file, study, FileKind(kind or "INSTANCE"))
 
-    def look(self, now: float, quiet: float = QUIET) -> Looks:
+    def look(self, now: float, quiet: float = QUIET) -> Unsettled:
         """Scan, and look, as one run does."""
-        with Survey(self.path) as survey:
+        with HeaderCache(self.path) as survey:
             files = [file for file, _, _ in self.files.values()]
-            unknown = {file.path for file in survey.recall(files)}
+            unknown = {file.path for file in survey.skip_known(files)}
             survey.record(
                 [
                     Ignored(file, kind, "damaged")
@@ -58,7 +58,7 @@ class Place:
                     if file.path in unknown
                 ]
             )
-            return survey.look(now, quiet)
+            return survey.unsettled(now, quiet)
 
 
 def _cut(name: str) -> str:
@@ -75,7 +75,7 @@ def place(tmp_path: Path) -> Place:
 
 def test_what_is_old_is_quiet_at_first_sight(place: Place) -> None:
     """Nobody waits for a second look at an archive of thirty years."""
-    assert place.look(NOW) == Looks()
+    assert place.look(NOW) == Unsettled()
 
 
 def test_a_copy_that_keeps_times_is_seen_by_ctime(place: Place) -> None:
@@ -113,13 +113,13 @@ def test_times_in_the_future_have_a_reason_of_their_own_and_an_end(place: Place,
     first = place.look(NOW)
     assert first.ahead == {"1.2": 1}
     assert first.waiting == {"1.2": "it has not been seen unchanged for long enough"}
-    assert place.look(NOW + QUIET) == Looks({}, {"1.2": 1})
+    assert place.look(NOW + QUIET) == Unsettled({}, {"1.2": 1})
 
 
 def test_a_clock_that_differs_by_a_little(place: Place) -> None:
     """A file server is half a minute ahead: that is no future, and waits as what has just changed."""
     place.put("b", NOW + 30, NOW + 30)
-    assert place.look(NOW) == Looks({"1.2": "a file of it has just changed"})
+    assert place.look(NOW) == Unsettled({"1.2": "a file of it has just changed"})
     assert not place.look(NOW + 30 + QUIET).waiting
 
 
@@ -154,37 +154,37 @@ def test_the_journal_leaves_alone_what_is_being_written(tmp_path: Path) -> None:
     def all_but_one(journal_path: Path) -> None:
         with opened(journal_path) as journal:
             scan(journal, disk)
-            claims = journal.claim(9, most_begun=9)
+            claims = journal.queue.claim(9, most_begun=9)
             assert claims is not None
             assert len(claims) == 3
-            journal.settle([Stored(one, f"/prearchive/{one.key}", unsure=True) for one in claims[:2]])
+            journal.queue.record_outcomes([Stored(one, f"/prearchive/{one.key}", unsure=True) for one in claims[:2]])
             journal.end_run(130)
 
     path = tmp_path / "test.journal"
     all_but_one(path)
     with opened(path) as journal:
-        journal.let_wait({"1.2.E1": "wait", "1.2.E3": "wait"})
+        journal.scan.postpone({"1.2.E1": "wait", "1.2.E3": "wait"})
         scan(journal, disk)
-        assert not journal.claim(9, most_begun=9)
-        sealed = journal.claim_session()
+        assert not journal.queue.claim(9, most_begun=9)
+        sealed = journal.deliveries.claim()
         assert sealed is not None
         assert not isinstance(sealed, float)
         assert sealed.delivery.session.label == "E2"
-        assert journal.claim_session() is None
-        reasons = {one.session.label: one.reason for one in Ledger.of(journal).summary().sessions}
+        assert journal.deliveries.claim() is None
+        reasons = {one.session.label: one.reason for one in JournalReader.of(journal).summary().sessions}
         assert (reasons["E1"], reasons["E3"]) == ("wait", "wait")
         journal.end_run(9)
     with opened(path) as journal:
         scan(journal, disk)
-        claims = journal.claim(9, most_begun=9)
+        claims = journal.queue.claim(9, most_begun=9)
         assert claims is not None
         assert [one.instance.session.label for one in claims] == ["E3"]
-        journal.settle([stored(one) for one in claims])
+        journal.queue.record_outcomes([stored(one) for one in claims])
         labels = set()
-        while (found := journal.claim_session()) is not None:
+        while (found := journal.deliveries.claim()) is not None:
             assert not isinstance(found, float)
             labels.add(found.delivery.session.label)
-            journal.close(archived(found))
+            journal.deliveries.close(archived(found))
         assert labels == {"E1", "E2", "E3"}
 
 

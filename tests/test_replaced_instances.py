@@ -11,7 +11,7 @@ import pytest
 from conftest import Commands
 from scenery import AT_ONCE, body_of, claim, image, logged_in, looked_at, no_sleep, sealed, sop, upload, write
 
-from asyncimport.journal import Ledger
+from asyncimport.journal import JournalReader
 from asyncimport.model import Archived, Session
 from asyncimport.testserver import TestXnat
 from asyncimport.xnat.images import Xnat
@@ -32,8 +32,8 @@ def visit(tmp_path: Path) -> Path:
 
 def presumed(book: Path) -> list[str]:
     """Return the SOPInstanceUIDs that a journal only presumes to be in the archive as they were sent."""
-    with Ledger.read(book) as ledger:
-        return [one.sop_uid for one in ledger.sources(SESSION) if one.presumed]
+    with JournalReader.open(book) as ledger:
+        return [one.sop_uid for one in ledger.sent_files(SESSION) if one.presumed]
 
 
 async def replaces(url: str, tmp_path: Path, number: int) -> None:

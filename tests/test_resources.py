@@ -1238,14 +1238,14 @@ async def test_a_pile_hands_out_all_there_is(files: Files) -> None:
     pile = Pile([into(*some[:600]), into(*some[600:]), into(files.write("x", b"1"), label="Q")])
     handed: list[Enclosure] = []
     names: list[str] = []
-    while (enclosure := pile.claim_enclosure()) is not None:
+    while (enclosure := pile.claim()) is not None:
         handed.append(enclosure)
     assert [len(one.attachments) for one in handed] == [500, 500, 1]
     while handed:
         enclosure = handed.pop()
         names += [one.name for one in enclosure.attachments]
-        pile.file_away(enclosure, ())
-        if (more := pile.claim_enclosure()) is not None:
+        pile.record(enclosure, ())
+        if (more := pile.claim()) is not None:
             handed.append(more)
     assert sorted(names) == sorted([*(one.name for one in some), "x"])
 

@@ -192,10 +192,10 @@ def test_a_study_of_merged_patients_takes_no_third(tmp_path: Path) -> None:
     """What was sent with --merge-patients does not let another patient into the study without it."""
     where = Session("P", "S", "E", "1.2")
     with Journal(tmp_path / "book", destination="http://x", rules={}, merge_patients=True) as journal:
-        journal.admit([Instance(File("/m/1", 1, 1), "1.2.1", "1.9", where, Patient("1"))])
+        journal.scan.admit([Instance(File("/m/1", 1, 1), "1.2.1", "1.9", where, Patient("1"))])
     with Journal(tmp_path / "book", destination="http://x", rules={}) as journal:
-        journal.admit([Instance(File("/m/2", 1, 1), "1.2.2", "1.9", where, Patient("2"))])
-        ((reason, files),) = journal.collisions()
+        journal.scan.admit([Instance(File("/m/2", 1, 1), "1.2.2", "1.9", where, Patient("2"))])
+        ((reason, files),) = journal.scan.collisions()
     assert "the study holds files of two PatientIDs" in reason
     assert files == 1
 

@@ -22,7 +22,7 @@ from journals import ROOT, Disk, archived, instance, meet, opened, scan, sealed_
 
 from asyncimport.cli.status import _about, _cell
 from asyncimport.errors import JournalBusyError
-from asyncimport.journal import Journal, Ledger
+from asyncimport.journal import Journal, JournalReader
 from asyncimport.journal.database import is_locked, locked
 from asyncimport.model import Claim, Failed, File, FileKind, Ignored, Outcome, Refusal, Refused
 from asyncimport.testserver import TestXnat
@@ -94,7 +94,7 @@ class TestWhatItTells:
         disk.put(Ignored(File(f"{ROOT}/e-bad", 7, 2_000), FileKind.UNREADABLE, "worse", session=E1, sop_uid="1.2.lost"))
         with opened(path) as journal:
             meet(journal, disk)
-            journal.finish_scan([ROOT])
+            journal.scan.finish([ROOT])
         found = (await commands("status", "e1", "--journal", path, "-o", "json")).json
         files = {Path(file["path"]).name: file for file in found["files"]}
         assert {name: (file["state"], file["attempts"], file["reason"]) for name, file in files.items()} == {
@@ -124,21 +124,21 @@ class TestWhatItTells:
         with Journal(path, destination="https://xnat.test", rules={"project": "P"}, clock=lambda: now[0]) as journal:
             scan(journal, disk)
             for _ in range(10):
-                claims = journal.claim(1, most_begun=1)
+                claims = journal.queue.claim(1, most_begun=1)
                 assert claims
-                journal.settle([stored(claim) for claim in claims])
+                journal.queue.record_outcomes([stored(claim) for claim in claims])
                 now[0] += 1
-            with Ledger.read(path) as ledger:
-                assert ledger.left().seconds is None
+            with JournalReader.open(path) as ledger:
+                assert ledger.remaining().seconds is None
             # A night in between does not count, but for the stretches that its ends are in.
             now[0] += 50_000
             for _ in range(10):
-                claims = journal.claim(1, most_begun=1)
+                claims = journal.queue.claim(1, most_begun=1)
                 assert claims
-                journal.settle([stored(claim) for claim in claims])
+                journal.queue.record_outcomes([stored(claim) for claim in claims])
                 now[0] += 1
-            with Ledger.read(path) as ledger:
-                left = ledger.left()
+            with JournalReader.open(path) as ledger:
+                left = ledger.remaining()
             assert (left.files, left.size) == (10, 1_000)
             assert left.seconds == 300.0
             journal.end_run(130)
@@ -155,13 +155,13 @@ class TestWhatItTells:
         now = [0.0]
         with Journal(path, destination="https://xnat.test", rules={}, clock=lambda: now[0]) as journal:
             scan(journal, disk)
-            while claims := journal.claim(1, most_begun=1):
+            while claims := journal.queue.claim(1, most_begun=1):
                 if claims[0].instance.file.size == 1_000:
                     break
-                journal.settle([stored(claims[0])])
+                journal.queue.record_outcomes([stored(claims[0])])
                 now[0] += 1
-            with Ledger.read(path) as ledger:
-                left = ledger.left()
+            with JournalReader.open(path) as ledger:
+                left = ledger.remaining()
         assert (left.files, left.seconds) == (1, 19.0 * 1_000 / 200)
 
     @pytest.mark.parametrize(
@@ -206,17 +206,17 @@ class TestAtWork:
         assert "was killed" in (await commands("status", "--journal", path)).out
         with opened(path) as journal:
             journal.end_run(0)
-            with Ledger.read(path) as ledger:
-                assert ledger.is_at_work(ledger.runs()[-1]) is False
+            with JournalReader.open(path) as ledger:
+                assert ledger.is_running(ledger.runs()[-1]) is False
         assert (await commands("status", "--journal", path, "-o", "json")).json["at_work"] is False
 
     def test_a_run_that_ends_meanwhile_was_at_work(self, path: Path) -> None:
         """Between the look at its row and the look at its lock it may end, and was not killed."""
-        with opened(path) as journal, Ledger.read(path) as ledger:
+        with opened(path) as journal, JournalReader.open(path) as ledger:
             seen = ledger.runs()[-1]
             journal.end_run(0)
-            journal.close_file()
-            assert ledger.is_at_work(seen) is True
+            journal.close()
+            assert ledger.is_running(seen) is True
 
     def test_looking_makes_no_file(self, path: Path) -> None:
         """Where there is no lock, none is made."""
@@ -226,7 +226,7 @@ class TestAtWork:
 
     def test_looking_stands_in_no_runs_way(self, path: Path) -> None:
         """Whoever looks has the lock for a moment, which a run that begins then waits out."""
-        opened(path).close_file()
+        opened(path).close()
         held = filelock.FileLock(f"{path}.lock", thread_local=False)
         held.acquire()
         timer = threading.Timer(0.05, held.release)
@@ -278,8 +278,8 @@ def test_while_the_journal_is_checkpointed(path: Path) -> None:
     def look() -> None:
         before = 0
         while not done.is_set():
-            with Ledger.read(path) as ledger, ledger.moment():
-                summary, left = ledger.summary(), ledger.left()
+            with JournalReader.open(path) as ledger, ledger.snapshot():
+                summary, left = ledger.summary(), ledger.remaining()
             assert summary.files.found == sum(report.files for report in summary.sessions)
             assert left.files == summary.files.left == summary.files.found - summary.files.stored
             assert summary.files.found >= before
@@ -304,13 +304,13 @@ def test_while_the_journal_is_checkpointed(path: Path) -> None:
         try:
             for batch in range(30):
                 of = session(f"E{batch}")
-                journal.admit([instance(f"{batch}-{number}", of) for number in range(50)])
-                while claims := journal.claim(64, most_begun=1_000):
-                    journal.settle([stored(claim) for claim in claims])
+                journal.scan.admit([instance(f"{batch}-{number}", of) for number in range(50)])
+                while claims := journal.queue.claim(64, most_begun=1_000):
+                    journal.queue.record_outcomes([stored(claim) for claim in claims])
                 blocked += [row[0] for row in other.execute("PRAGMA wal_checkpoint(TRUNCATE)")]
-            journal.finish_scan([ROOT])
+            journal.scan.finish([ROOT])
             while sealed := sealed_by(journal):
-                journal.close(archived(sealed))
+                journal.deliveries.close(archived(sealed))
             send(journal)
         finally:
             done.set()
@@ -320,7 +320,7 @@ def test_while_the_journal_is_checkpointed(path: Path) -> None:
     assert failures == []
     assert blocked == [0] * 30
     assert len(looks) > 10
-    with Ledger.read(path) as ledger:
+    with JournalReader.open(path) as ledger:
         assert ledger.summary().files.stored == 1_500
 
 
@@ -373,7 +373,7 @@ class TestReadOnly:
     async def test_beside_a_run(self, commands: Commands, path: Path) -> None:
         """A run's files may be read-only for others, and so may its directory; what is committed is seen anyhow."""
         with opened(path) as journal:
-            journal.admit([instance("a"), instance("b")])
+            journal.scan.admit([instance("a"), instance("b")])
             for places in ([*path.parent.iterdir()], [path.parent], [*path.parent.iterdir(), path.parent]):
                 with read_only(*places):
                     ended = await as_others_do(commands, "status", "--journal", path, "-o", "json")
@@ -381,7 +381,7 @@ class TestReadOnly:
                 assert ended.json["files"]["left"] == 2
                 # A lock that cannot be tried tells nothing.
                 assert ended.json["at_work"] is (True if places == [path.parent] else None)
-            journal.admit([instance("c")])
+            journal.scan.admit([instance("c")])
             assert names_left(journal) == 3
 
     async def test_after_a_run(self, commands: Commands, path: Path) -> None:
@@ -398,7 +398,7 @@ class TestReadOnly:
         """What stands only in the log is read from it; without its index it cannot be, and that is said."""
         copy = tmp_path / "copy"
         with opened(path) as journal:
-            journal.admit([instance("a")])
+            journal.scan.admit([instance("a")])
             await anyio.to_thread.run_sync(shutil.copytree, path.parent, copy)
         with read_only(*copy.iterdir(), copy):
             ended = await as_others_do(commands, "status", "--journal", copy / path.name, "-o", "json")
@@ -413,4 +413,4 @@ class TestReadOnly:
 
 def names_left(journal: Journal) -> int:
     """Count what a run has to send."""
-    return Ledger.of(journal).left().files
+    return JournalReader.of(journal).remaining().files

@@ -18,7 +18,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from scenery import AT_ONCE, image, logged_in, router, sop, upload, write
 
 from asyncimport.cli.output import exit_code
-from asyncimport.journal import Ledger
+from asyncimport.journal import JournalReader
 from asyncimport.journal.database import connect_read_only
 from asyncimport.model import Session
 from asyncimport.model.options import Options
@@ -48,7 +48,7 @@ async def test_what_is_not_looked_at_yet_is_not_in_memory(url: str, commands: Co
     with closing(await anyio.to_thread.run_sync(connect_read_only, journal)) as connection:
         connection.set_trace_callback(said.append)
         async with logged_in(url) as client:
-            found = await look(client, Ledger(connection, journal, run=None), AT_ONCE, report=report)
+            found = await look(client, JournalReader(connection, journal, run=None), AT_ONCE, report=report)
     assert [one.verified for one in found] == ["uids"] * 30
     assert max(ahead) <= 9
 
@@ -123,7 +123,7 @@ SMALL = Options(workers=4, finalizers=2)
 
 async def looked_at(url: str, book: Path) -> Sequence[Finding]:
     """Do what `verify` does."""
-    reading = Ledger.read(book)
+    reading = JournalReader.open(book)
     ledger = await anyio.to_thread.run_sync(reading.__enter__)
     try:
         async with logged_in(url) as client:

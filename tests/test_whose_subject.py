@@ -76,10 +76,10 @@ def test_a_patient_of_nothing_but_unsent_files_is_routed_anew(tmp_path: Path) ->
     one = Instance(File("/data/a", 10, 1), "1.1", "1.9", Session("P", "S", "E1", "1"), Patient("A"))
     other = Instance(File("/data/b", 10, 1), "1.2", "1.9", Session("P", "S", "E2", "2"), Patient("B"))
     with Journal(path, destination="http://x", rules={"subject": "S"}) as journal:
-        journal.admit([one])
+        journal.scan.admit([one])
     with Journal(path, destination="http://x", rules={"subject": "T"}, reroute=True) as journal:
-        journal.admit([other])
-        assert journal.collisions() == []
+        journal.scan.admit([other])
+        assert journal.scan.collisions() == []
 
 
 # --- the archive knows whose its sessions are

@@ -13,7 +13,7 @@ from asyncimport.cli.given import GivenSessions, residents_of
 from asyncimport.cli.output import plain
 from asyncimport.cli.plan import plan_of
 from asyncimport.errors import AsyncimportError, JournalError, ProjectMissingError, ProjectReadOnlyError, UsageError
-from asyncimport.journal import Ledger
+from asyncimport.journal import JournalReader
 from asyncimport.operations.journals import journal_of
 from asyncimport.operations.plan import Plan, PlannedRoutes
 from asyncimport.pacing.retry import RetryPolicy
@@ -164,12 +164,12 @@ def _check_rules(journal: Path, host: str, rules: Mapping[str, str]) -> None:
         return
     with ExitStack() as stack:
         try:
-            ledger = stack.enter_context(Ledger.read(journal))
+            ledger = stack.enter_context(JournalReader.open(journal))
             ledger.about()
         except (JournalError, UsageError):
             # The run itself reports what is wrong with it.
             return
-        ledger.check(host, rules)
+        ledger.check_rules(host, rules)
 
 
 class _Projects:

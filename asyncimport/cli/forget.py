@@ -12,7 +12,7 @@ from rich.text import Text
 from asyncimport.cli.options import Host, JournalFile, NoColor, Output, OutputOption, Profile, Project, StateDir
 from asyncimport.cli.output import consoles, plain, show_error, show_other_journals, write_json
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.journal.forgetting import Forgetting, Matter
+from asyncimport.journal.prune import PruneItem, Pruner
 from asyncimport.operations.journals import meant_journal
 from asyncimport.reporting.progress import human_bytes
 
@@ -69,24 +69,24 @@ def forget(
         before = None if archived_before is None else _seconds(archived_before)
         path, part, others = meant_journal(host, project, state_dir, journal)
         show_other_journals(err, project, others)
-        with Forgetting.of(path, part=part) as forgetting:
+        with Pruner.of(path, part=part) as pruner:
             for label in dict.fromkeys(name.lower() for name in session or ()):
-                forgetting.sessions(label, force=force)
+                pruner.sessions(label, force=force)
             if held:
-                forgetting.held(force=force)
+                pruner.held(force=force)
             if gone:
-                forgetting.gone(force=force)
+                pruner.gone(force=force)
             if before is not None:
-                forgetting.archived(before, force=force)
-            found = [matter for matter in forgetting.found if matter.kept is None]
+                pruner.archived(before, force=force)
+            found = [item for item in pruner.found if item.kept is None]
             if output is Output.TABLE:
-                _show(out, forgetting.found)
+                _show(out, pruner.found)
             if found and (yes or (sys.stdin.isatty() and typer.confirm("Forget this?", err=True))):
-                forgetting.forget()
+                pruner.prune()
                 done = True
             if output is Output.JSON:
-                matters = [_json(matter) for matter in forgetting.found]
-                write_json({"forgotten": done, "found": matters, "other_journals": [plain(str(one)) for one in others]})
+                items = [_json(item) for item in pruner.found]
+                write_json({"forgotten": done, "found": items, "other_journals": [plain(str(one)) for one in others]})
             if found and not (done or sys.stdin.isatty()):
                 raise UsageError(_NOTHING, hint="give --yes")
         if not done:
@@ -104,20 +104,20 @@ def _seconds(day: str) -> float:
         raise UsageError(f"--archived-before {day} cannot be", hint="give a day, such as 2026-01-31") from None
 
 
-def _show(out: Console, found: Sequence[Matter]) -> None:
-    for title, matters in (
-        ("to be forgotten", [matter for matter in found if matter.kept is None]),
-        ("to be kept", [matter for matter in found if matter.kept is not None]),
+def _show(out: Console, found: Sequence[PruneItem]) -> None:
+    for title, items in (
+        ("to be forgotten", [item for item in found if item.kept is None]),
+        ("to be kept", [item for item in found if item.kept is not None]),
     ):
-        if not matters:
+        if not items:
             continue
-        files, size = sum(matter.files for matter in matters), sum(matter.size for matter in matters)
+        files, size = sum(item.files for item in items), sum(item.size for item in items)
         out.print(Text(f"{title}: {files:,} files, {human_bytes(size)}", style="bold"))
-        for matter in matters[:_SHOWN]:
-            out.print(Text(f"  {_line(matter)}"))
-        if len(matters) > _SHOWN:
-            out.print(Text(f"  and {len(matters) - _SHOWN:,} more: see -o json"))
-    if any(matter.is_whole and matter.state == "archived" and matter.kept is None for matter in found):
+        for item in items[:_SHOWN]:
+            out.print(Text(f"  {_line(item)}"))
+        if len(items) > _SHOWN:
+            out.print(Text(f"  and {len(items) - _SHOWN:,} more: see -o json"))
+    if any(item.is_whole and item.state == "archived" and item.kept is None for item in found):
         out.print(
             Text(
                 "An archived session is sent again the next time, and XNAT will see a conflict "
@@ -126,29 +126,29 @@ def _show(out: Console, found: Sequence[Matter]) -> None:
         )
 
 
-def _line(matter: Matter) -> str:
-    where = matter.session
+def _line(item: PruneItem) -> str:
+    where = item.session
     text = f"{where.project} / {where.subject} / {where.label}: " if where else ""
-    text += f"{'session, ' if matter.is_whole else ''}{matter.state.replace('_', ' ')}, {matter.files:,} files"
-    if matter.uri:
-        text += f", {plain(matter.uri)}"
-    elif matter.example:
-        text += f", such as {plain(matter.example)}"
-    return f"{text}: {matter.kept}" if matter.kept else text
+    text += f"{'session, ' if item.is_whole else ''}{item.state.replace('_', ' ')}, {item.files:,} files"
+    if item.uri:
+        text += f", {plain(item.uri)}"
+    elif item.example:
+        text += f", such as {plain(item.example)}"
+    return f"{text}: {item.kept}" if item.kept else text
 
 
-def _json(matter: Matter) -> dict[str, object]:
-    session = matter.session
+def _json(item: PruneItem) -> dict[str, object]:
+    session = item.session
     return {
         "project": session and session.project,
         "subject": session and session.subject,
         "session": session and session.label,
         "study_uid": session and session.study_uid,
-        "whole": matter.is_whole,
-        "state": matter.state,
-        "files": matter.files,
-        "bytes": matter.size,
-        "example": plain(matter.example) or None,
-        "uri": matter.uri,
-        "kept": matter.kept,
+        "whole": item.is_whole,
+        "state": item.state,
+        "files": item.files,
+        "bytes": item.size,
+        "example": plain(item.example) or None,
+        "uri": item.uri,
+        "kept": item.kept,
     }

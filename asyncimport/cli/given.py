@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.errors import JournalError, TransientError, UnavailableError, UsageError
-from asyncimport.journal import Ledger, Resident
+from asyncimport.journal import JournalReader, SubjectPatient
 from asyncimport.model import Session
 from asyncimport.routing import Given, GivenSession
 from asyncimport.xnat.archive import ArchivedSessions, label_before_division
@@ -82,21 +82,21 @@ class GivenSessions:
         if not self._journal.exists():
             return []
         try:
-            with Ledger.read(self._journal) as ledger:
-                placed = ledger.placed(after_reroute=self._reroute)
+            with JournalReader.open(self._journal) as ledger:
+                placed = ledger.session_labels(after_reroute=self._reroute)
                 return [GivenSession(session, ruled=ruled) for session, ruled in placed]
         except (JournalError, UsageError):
             # The run itself reports what is wrong with it.
             return []
 
 
-def residents_of(journal: Path, after_reroute: bool) -> list[Resident]:
+def residents_of(journal: Path, after_reroute: bool) -> list[SubjectPatient]:
     """Return who is in each subject by a journal, if there is one."""
     if not journal.exists():
         return []
     try:
-        with Ledger.read(journal) as ledger:
-            return ledger.residents(after_reroute=after_reroute)
+        with JournalReader.open(journal) as ledger:
+            return ledger.subject_patients(after_reroute=after_reroute)
     except (JournalError, UsageError):
         # As above.
         return []

@@ -48,7 +48,7 @@ from asyncimport.cli.output import consoles, plain, show_error, show_stopped, wr
 from asyncimport.cli.routes import choice_from, choice_text, rules_from
 from asyncimport.cli.running import Stopped, progress, stopped_by
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.journal import Resident, Survey, Waiting
+from asyncimport.journal import HeaderCache, LockWait, SubjectPatient
 from asyncimport.operations.journals import state_directory
 from asyncimport.operations.plan import Plan, Planning, draft_plan, make_plan, survey
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
@@ -200,7 +200,7 @@ async def plan_of(
     limit: int | None,
     quiet_time: float,
     attach: Sequence[AttachRule] = (),
-    residents: Iterable[Resident] = (),
+    residents: Iterable[SubjectPatient] = (),
     projects: Callable[[Sequence[str]], Awaitable[Mapping[str, str | AsyncimportError]]] = _as_they_are,
     given: Callable[[Mapping[str, str]], Awaitable[Given]] = _nothing,
 ) -> Plan | None:
@@ -210,17 +210,17 @@ async def plan_of(
     the name that the rules have for it. The others are as in `make_plan`.
     """
     path = survey_path(source, state_dir)
-    waiting = Waiting(tell=lambda text: err.print(Text(plain(text))), ends=partial(stop.ends_at, LOCK_SECONDS))
+    lock_wait = LockWait(tell=lambda text: err.print(Text(plain(text))), ends=partial(stop.ends_at, LOCK_SECONDS))
     # While another program has locked it, a stop ends the wait.
     with suppress(StoppedError):
-        async with in_threads(partial(Survey, path, waiting)) as found:
+        async with in_threads(partial(HeaderCache, path, lock_wait)) as found:
             totals = Totals()
             with stop.at_once():
                 async with progress(totals, err, quiet=quiet):
                     await survey(source, found, totals.note)
             if stop.requested:
                 return None
-            looks = await anyio.to_thread.run_sync(found.look, time.time(), quiet_time) if quiet_time else None
+            looks = await anyio.to_thread.run_sync(found.unsettled, time.time(), quiet_time) if quiet_time else None
             draft = partial(
                 draft_plan, found, routes, relative=source.relative, truncated=truncated, choice=choice, suffix=suffix
             )

@@ -24,7 +24,7 @@ from asyncimport.errors import (
     UnavailableError,
     UsageError,
 )
-from asyncimport.journal import Ledger, Resident, Survey
+from asyncimport.journal import HeaderCache, JournalReader, SubjectPatient
 from asyncimport.model import Session
 from asyncimport.operations.plan import Known, Plan, with_archive
 from asyncimport.pacing.retry import RetryPolicy
@@ -107,12 +107,12 @@ def _code(task: Transfer, decision: Decision, found: Plan) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Journalled:
-    """What a journal knows that decides how the archive is to be read: see `Known` and `Ledger`."""
+    """What a journal knows that decides how the archive is to be read: see `Known` and `JournalReader`."""
 
     source: str | None = ""
     own: Mapping[str, Session] = field(default_factory=dict)
     brought: frozenset[tuple[str, str, str]] = frozenset()
-    residents: Sequence[Resident] = ()
+    residents: Sequence[SubjectPatient] = ()
 
     @classmethod
     def read(cls, journal: Path, *, after_reroute: bool) -> "_Journalled":
@@ -120,12 +120,12 @@ class _Journalled:
         if not journal.exists():
             return cls()
         try:
-            with Ledger.read(journal) as ledger:
+            with JournalReader.open(journal) as ledger:
                 return cls(
                     ledger.about().get("source", ""),
-                    ledger.row_sessions(),
-                    ledger.brought(),
-                    ledger.residents(after_reroute=after_reroute),
+                    ledger.prearchive_sessions(),
+                    ledger.archived_labels(),
+                    ledger.subject_patients(after_reroute=after_reroute),
                 )
         except (JournalError, UsageError):
             # The run itself reports what is wrong with it.
@@ -218,12 +218,12 @@ def _modalities(
     def is_asked(fields: Mapping[str, str], path: str) -> bool:
         return not choice.against(fields, source.relative(path))
 
-    with Survey(survey_path(source, state_dir), again=True) as last:
+    with HeaderCache(survey_path(source, state_dir), again=True) as last:
         asked = is_asked if choice.is_of_parts else None
         found = last.modalities(session.study_uid, truncated=truncated, is_asked=asked)
     if journal.exists():
-        with suppress(JournalError, UsageError), Ledger.read(journal) as ledger:
-            done = ledger.done(session)
+        with suppress(JournalError, UsageError), JournalReader.open(journal) as ledger:
+            done = ledger.settled_uids(session)
             return {uid: modality for uid, modality in found.items() if uid not in done}
     return found
 

@@ -25,9 +25,9 @@ from asyncimport.cli.output import (
     write_json,
 )
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.journal import Ledger
-from asyncimport.journal.filed import AttachmentRow
-from asyncimport.journal.ledger import DeliveryRow, InstanceRow, Left, Run
+from asyncimport.journal import JournalReader
+from asyncimport.journal.attachment_reports import AttachmentRow
+from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
 from asyncimport.operations.journals import meant_journal
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.routing.plan_file import guarded
@@ -66,7 +66,7 @@ def status(
     try:
         path, part, others = meant_journal(host, project, state_dir, journal)
         show_other_journals(err, project, others)
-        with Ledger.read(path, part=part) as ledger:
+        with JournalReader.open(path, part=part) as ledger:
             if session is not None:
                 _session(out, ledger, session, output)
             else:
@@ -76,11 +76,11 @@ def status(
         raise typer.Exit(error.exit_code) from None
 
 
-def _journal(out: Console, ledger: Ledger, form: _Form, others: Sequence[Path]) -> None:
-    with ledger.moment():
-        about, runs, summary, left = ledger.about(), ledger.runs(), ledger.summary(), ledger.left()
+def _journal(out: Console, ledger: JournalReader, form: _Form, others: Sequence[Path]) -> None:
+    with ledger.snapshot():
+        about, runs, summary, left = ledger.about(), ledger.runs(), ledger.summary(), ledger.remaining()
     last = runs[-1] if runs else None
-    at_work = ledger.is_at_work(last) if last else False
+    at_work = ledger.is_running(last) if last else False
     if form is _Form.CSV:
         names = ("project", "subject", "session", "study_uid", "state", "files", "bytes", "uri", "verified", "reason")
         rows = (
@@ -136,7 +136,7 @@ def _end(run: Run, at_work: bool | None) -> str:
     return {True: "is at work", False: "was killed", None: "has not ended, or was killed"}[at_work]
 
 
-def _remaining(left: Left) -> str:
+def _remaining(left: Remaining) -> str:
     text = f"left to send: {left.files:,} files, {human_bytes(left.size)}"
     return text if left.seconds is None else f"{text}; {_about(left.seconds)} at the rate of the last run"
 
@@ -151,9 +151,9 @@ def _about(seconds: float) -> str:
     return f"about {round(seconds / 86_400)} days"
 
 
-def _session(out: Console, ledger: Ledger, label: str, form: _Form) -> None:
-    with ledger.moment():
-        rows = [*ledger.instances(label), *ledger.companions(label)]
+def _session(out: Console, ledger: JournalReader, label: str, form: _Form) -> None:
+    with ledger.snapshot():
+        rows = [*ledger.instances(label), *ledger.unsent_files(label)]
         deliveries = ledger.deliveries(label)
         attachments = ledger.attachments(label)
     if not rows and not deliveries:

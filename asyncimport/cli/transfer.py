@@ -28,7 +28,7 @@ from asyncimport.errors import (
     TransientError,
     UsageError,
 )
-from asyncimport.journal import Journal, Ledger, Waiting
+from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model import Algorithm, Digest, Stray, Summary
 from asyncimport.model.events import Away, Enclosing, Event, Noticed
 from asyncimport.model.options import Options
@@ -338,7 +338,7 @@ class Uploads:
             reroute=task.reroute,
             merge_patients=task.merge_patients,
             is_planned=decision.is_strict,
-            waiting=Waiting(tell=self._tell, ends=partial(self.stop.ends_at, LOCK_SECONDS)),
+            lock_wait=LockWait(tell=self._tell, ends=partial(self.stop.ends_at, LOCK_SECONDS)),
         )
         async with in_threads(opened) as journal:
             outcome.run = str(journal.run)
@@ -349,7 +349,7 @@ class Uploads:
             if decision.plan is not None:
                 plan = decision.plan
                 unasked = () if task.choice.is_everything else plan.left
-                await anyio.to_thread.run_sync(journal.let_wait, plan.waiting, unasked)
+                await anyio.to_thread.run_sync(journal.scan.postpone, plan.waiting, unasked)
             options = replace(
                 task.options,
                 scan_first=task.checks_first(decision.routes),
@@ -363,7 +363,7 @@ class Uploads:
             except StoppedError:
                 # While another program had locked the journal. What is in it can be read all the same.
                 pass
-            ledger = Ledger.of(journal, since=self._first)
+            ledger = JournalReader.of(journal, since=self._first)
             outcome.summary = await anyio.to_thread.run_sync(ledger.summary)
             outcome.signal = self._stopped.signal
             if outcome.error is None and outcome.signal is None and not is_watch:
@@ -426,7 +426,7 @@ class Uploads:
     async def _sweep(self, client: Client, journal: Journal) -> list[Stray] | None:
         """Look for what requests that broke off have left in the prearchive; None when XNAT does not let us look."""
         try:
-            return await strays_of(client, Ledger.of(journal))
+            return await strays_of(client, JournalReader.of(journal))
         except (RefusedError, TransientError) as error:
             self._tell(f"the prearchive could not be looked through for stray sessions: {error}")
             return None
@@ -458,7 +458,7 @@ async def _attach(
 ) -> None:
     """Bring what lies beside the images of archived sessions into their resources."""
     # Where the run is to stop the scan need not have met all files.
-    waiting = bool(task.attach) or await anyio.to_thread.run_sync(journal.has_unattached)
+    waiting = bool(task.attach) or await anyio.to_thread.run_sync(journal.attachments.has_unstored)
     if stop.requested or not waiting:
         return
 
@@ -467,16 +467,16 @@ async def _attach(
 
     # What changed since it was stored may have been refused for that.
     again = task.options.retry_refused or task.options.resend_changed
-    decide = partial(journal.enclose, source.places, which, roots=source.roots, retry_refused=again)
+    decide = partial(journal.attachments.assign, source.places, which, roots=source.roots, retry_refused=again)
     waiting_files = await anyio.to_thread.run_sync(decide)
-    if perhaps := await anyio.to_thread.run_sync(journal.perhaps_moved):
+    if perhaps := await anyio.to_thread.run_sync(journal.attachments.possible_moves):
         # What lies elsewhere under the name of what was stored is another file, unless its bytes are the same.
         known = [(file, Digest(Algorithm.MD5, bytes.fromhex(md5))) for file, md5 in perhaps]
         same = [file for (file, _), is_same in zip(known, await source.have(known), strict=True) if is_same]
-        waiting_files = await anyio.to_thread.run_sync(journal.were_moved, same)
+        waiting_files = await anyio.to_thread.run_sync(journal.attachments.record_moves, same)
     report(Enclosing(waiting_files))
     cabinet = Resources(client, replace_changed=task.options.resend_changed, event_reason=task.event_reason)
-    await enclose(source, cabinet, journal, options=task.options, report=report, stop=stop)
+    await enclose(source, cabinet, journal.attachments, options=task.options, report=report, stop=stop)
 
 
 async def _describe(

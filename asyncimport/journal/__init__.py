@@ -1,41 +1,44 @@
 """The durable queue: what was found, what was sent, what XNAT said.
 
-The journal is the only queue and the only truth. It is synchronous; the line calls it from one worker thread at a
-time. Every method is one transaction, and what it returns is committed: a kill takes nothing of it back.
+The journal is the only queue and the only record. It is synchronous: the pipeline calls it from one worker thread at a
+time. Every method is one transaction and returns what is committed: no kill takes it back.
 
-A power failure may take back the last of it. Synced before they are returned are the beginning of a delivery, its seal
-before XNAT is called about it, and with it all that was settled before, verdicts, what was filed and described, and a
-run's beginning and end; outcomes four times a second. What is forgotten is found again, or sent again into what is not
-sealed, where it overwrites itself.
+A power failure may take back the last transactions. Synced before they return are the begin of a delivery; its seal,
+before XNAT is called about it, and every outcome before the seal; verdicts; results of attachments and subjects; the
+begin and the end of a run. Other outcomes are synced four times a second. A lost outcome is found again in the archive,
+or its file is sent again into a delivery that is not sealed, where it overwrites itself.
 """
 
-from asyncimport.journal.database import Waiting
-from asyncimport.journal.holdings import Adopted
-from asyncimport.journal.intake import Admission, Gone, Twin
-from asyncimport.journal.ledger import Arrived, Ledger, Resident, SentFile
-from asyncimport.journal.queue import Journal, replaced_since
-from asyncimport.journal.registry import digested
+from asyncimport.journal.database import LockWait
+from asyncimport.journal.deliveries import replaced_since
+from asyncimport.journal.existing import AdoptedFiles
+from asyncimport.journal.files import SopUidConflict
+from asyncimport.journal.header_cache import Header, HeaderCache, NonInstance, StudySummary, Unsettled
+from asyncimport.journal.journal import Journal
+from asyncimport.journal.reader import JournalReader
+from asyncimport.journal.rows import SentFile, StoredInstance, SubjectPatient
+from asyncimport.journal.scan import Admission, VanishedFiles
+from asyncimport.journal.sessions import digested
 from asyncimport.journal.subjects import DueSubject, SessionHeaders
-from asyncimport.journal.survey import Header, Looks, Odd, Survey, Surveyed
 
 __all__ = [
     "Admission",
-    "Adopted",
-    "Arrived",
+    "AdoptedFiles",
     "DueSubject",
-    "Gone",
     "Header",
+    "HeaderCache",
     "Journal",
-    "Ledger",
-    "Looks",
-    "Odd",
-    "Resident",
+    "JournalReader",
+    "LockWait",
+    "NonInstance",
     "SentFile",
     "SessionHeaders",
-    "Survey",
-    "Surveyed",
-    "Twin",
-    "Waiting",
+    "SopUidConflict",
+    "StoredInstance",
+    "StudySummary",
+    "SubjectPatient",
+    "Unsettled",
+    "VanishedFiles",
     "digested",
     "replaced_since",
 ]

@@ -1,26 +1,17 @@
-"""The journal of what goes beside the images: whose each file is, what waits for which resource, what became of it."""
+"""The queue of attachments: which session each belongs to, what is queued for which resource, what became of it."""
 
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
+from asyncimport.journal.connection import Connection
 from asyncimport.journal.facts import Facts, facts_of, file_of, is_same
-from asyncimport.journal.intake import Intake, below
-from asyncimport.model import (
-    Attachment,
-    AttachmentState,
-    Enclosure,
-    File,
-    Filed,
-    Place,
-    Refusal,
-    Resource,
-)
+from asyncimport.journal.files import FileRecords, below
+from asyncimport.journal.runs import CurrentRun
+from asyncimport.model import Attachment, AttachmentState, Enclosure, File, Filed, Place, Refusal, Resource
 from asyncimport.routing import name_in_resource, unfit
 
-__all__ = ["Attachments"]
-
-# As many files, and bytes of them, as are handed out at a time.
+# One claim has at most this many files, and bytes of them.
 _MOST_FILES = 500
 _MOST_BYTES = 256 << 20
 _NOWHERE = "no DICOM file lies beside it, or in a directory below"
@@ -32,10 +23,16 @@ _UNKNOWN = "a file that cannot be read lies beside it, and nobody can tell whose
 _SAME_NAME = "another file of this session goes into the resource under the same name"
 
 
-class Attachments(Intake):
-    """Attachments in, enclosures out, what was filed in again."""
+class AttachmentQueue:
+    """Queues attachments, hands them out in batches of one resource, and records the results."""
 
-    def enclose(
+    def __init__(self, connection: Connection, run: CurrentRun, files: FileRecords) -> None:
+        self._connection = connection
+        self._db = connection.db
+        self._run = run.key
+        self._files = files
+
+    def assign(
         self,
         places: Sequence[str],
         resource_of: Callable[[str], str | None],
@@ -43,15 +40,15 @@ class Attachments(Intake):
         roots: Sequence[str] = (),
         retry_refused: bool = False,
     ) -> int:
-        """Decide which of the files that this run met and that are not DICOM go beside images, and where.
+        """Decide which files that are not DICOM go beside images, and where; return how many are pending.
 
-        `resource_of` tells the label of a path's resource, or None. A file belongs to the session whose files lie in
-        its directory, or else in the nearest one above, within its one of `places`, that has DICOM in or below it.
-        What was known below `roots` and was not met again is gone, unless a file that was met has taken its place.
-        Returns how many wait for their session's end.
+        It looks at files that this run met. `resource_of` returns the resource label of a path, or None. A file belongs
+        to the session whose files lie in its directory, or else in the nearest directory above that has DICOM in or
+        below it, up to the one of `places` that holds the file. Known files below `roots` that were not met again are
+        gone, unless a file that was met has taken their place.
         """
-        whose = _Whose(self._db, places)
-        with self._transaction():
+        owners = _Owners(self._db, places)
+        with self._connection.transaction():
             self._db.execute("DELETE FROM moved")
             rows = self._db.execute(
                 "SELECT f.key, f.path, f.kind, a.key, a.resource, a.name, a.state, a.md5, a.settled_at, a.refusal, "
@@ -61,71 +58,71 @@ class Attachments(Intake):
                 "ORDER BY f.path"
             ).fetchall()
             for file, raw, kind, *_ in rows:
-                # An archive that is asked for is no session beside others.
+                # An archive file that the user asked for is an attachment.
                 if kind == "CONTAINER" and resource_of(os.fsdecode(raw)) is not None:
                     self._becomes(file, "ATTACHMENT")
-            for file, raw, kind, attachment, resource, name, state, md5, settled_at, refusal, begun, *facts in rows:
+            for file, raw, kind, attachment, resource, name, state, md5, settled_at, refusal, started, *facts in rows:
                 path = os.fsdecode(raw)
-                looks, known = (*facts[:4],), facts[4:]
-                unchanged = is_same(known, file_of(raw, looks), settled_at)
-                # What the server's state was the reason for is tried again.
+                current, known = (*facts[:4],), facts[4:]
+                unchanged = is_same(known, file_of(raw, current), settled_at)
+                # A refusal because of the server's state is tried again.
                 is_final = state == "REFUSED" and refusal == Refusal.FILE and not retry_refused
                 is_settled = unchanged and (state == "STORED" or is_final)
                 if md5 is not None:
-                    # XNAT has it, or had it, whatever the rules say today; changed, it is compared again.
+                    # XNAT has it, or had it, whatever the rules say now; a changed file is compared again.
                     self._becomes(file, "ATTACHMENT")
                     if not is_settled:
-                        self._compare(attachment, file, looks, unfit(name, looks[0]))
-                    elif (*known,) != looks:
+                        self._compare(attachment, file, current, unfit(name, current[0]))
+                    elif (*known,) != current:
                         self._db.execute(
-                            "UPDATE attachment SET inode = ?, ctime_ns = ? WHERE key = ?", (*looks[2:], attachment)
+                            "UPDATE attachment SET inode = ?, ctime_ns = ? WHERE key = ?", (*current[2:], attachment)
                         )
                     continue
                 wanted = resource_of(path)
                 if is_settled and wanted == resource:
                     continue
                 self._db.execute("DELETE FROM attachment WHERE key = ?", (attachment,))
-                is_begun = begun if wanted == resource else None
-                if wanted is not None and self._place(whose.find(path), file, path, looks, wanted, is_begun):
+                is_started = started if wanted == resource else None
+                if wanted is not None and self._place(owners.find(path), file, path, current, wanted, is_started):
                     self._becomes(file, "ATTACHMENT")
                 elif kind != "NOT_DICOM":
                     self._becomes(file, "NOT_DICOM" if kind == "ATTACHMENT" else kind)
             for root in roots:
-                self._miss(root)
-            return self._count_waiting()
+                self._fail_vanished(root)
+            return self._count_pending()
 
-    def _count_waiting(self) -> int:
-        (waiting,) = self._one("SELECT count(*) FROM attachment JOIN scope USING (file) WHERE state = 'PENDING'")
-        return int(waiting)
+    def _count_pending(self) -> int:
+        query = "SELECT count(*) FROM attachment JOIN scope USING (file) WHERE state = 'PENDING'"
+        return int(self._connection.one(query)[0])
 
-    def has_unattached(self) -> bool:
-        """Tell whether there are attachments that XNAT does not have."""
-        return self._one("SELECT EXISTS (SELECT 1 FROM attachment WHERE state <> 'STORED')") == (1,)
+    def has_unstored(self) -> bool:
+        """Whether there are attachments that XNAT does not have."""
+        return self._connection.one("SELECT EXISTS (SELECT 1 FROM attachment WHERE state <> 'STORED')") == (1,)
 
     def _becomes(self, file: int, kind: str) -> None:
         self._db.execute("UPDATE file SET kind = ?1 WHERE key = ?2 AND kind <> ?1", (kind, file))
 
-    def _miss(self, root: str) -> None:
-        """Fail what waits and was not met again below `root`."""
+    def _fail_vanished(self, root: str) -> None:
+        """Fail pending attachments below `root` that were not met again."""
         gone = self._db.execute(
             "UPDATE attachment SET state = 'FAILED', reason = 'the file is gone', run = ? "
             "WHERE state IN ('PENDING', 'FAILED') AND file IN (SELECT key FROM file WHERE path >= ? AND path < ?) "
             "AND file NOT IN (SELECT file FROM scope) RETURNING file",
-            (self.run, *below(root)),
+            (self._run, *below(root)),
         ).fetchall()
         for (file,) in gone:
-            self._passes(file)
+            self._files.mark_met(file)
 
     def _place(
-        self, where: tuple[int | str, str], file: int, path: str, looks: Facts, resource: str, begun: int | None
+        self, where: tuple[int | str, str], file: int, path: str, facts: Facts, resource: str, started: int | None
     ) -> bool:
-        """Note where a file goes, or why it goes nowhere; False when it is none of this run's business."""
+        """Record where a file goes, or why it goes nowhere; False if this run does not ask for its study."""
         found, directory = where
         if found == _UNWANTED:
             return False
         name = name_in_resource(os.path.relpath(path, directory).replace(os.sep, "/"))
         session, state, reason = (None, "SKIPPED", found) if isinstance(found, str) else (found, "PENDING", None)
-        if session is not None and (reason := unfit(name, looks[0])):
+        if session is not None and (reason := unfit(name, facts[0])):
             state = "REFUSED"
         taken = self._db.execute(
             "SELECT key, file IN (SELECT file FROM scope), md5 FROM attachment "
@@ -133,12 +130,12 @@ class Attachments(Intake):
             (session, resource, name),
         ).fetchone()
         if taken is not None and not taken[1] and taken[2] is None:
-            # That file is not there, or not asked for, and XNAT has nothing of it: this one takes its place.
-            self._compare(taken[0], file, looks, reason)
+            # The other file is not there, or not asked for, and XNAT has nothing of it: this one takes its place.
+            self._compare(taken[0], file, facts, reason)
             return True
         if taken is not None:
             if not taken[1]:
-                # It is the same one, which was moved, only if its bytes are those that were stored.
+                # It is the same file, moved, only if it has the bytes that were stored.
                 self._db.execute("INSERT OR REPLACE INTO moved VALUES (?, ?)", (file, taken[0]))
             session, state, reason = None, "SKIPPED", _SAME_NAME
         refusal = Refusal.FILE if state == "REFUSED" else None
@@ -146,16 +143,16 @@ class Attachments(Intake):
             "INSERT INTO attachment (file, size, mtime_ns, inode, ctime_ns, session, resource, name, state, reason, "
             "run, refusal, begun) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(file, *looks, session, resource, name, state, reason),
-                *(None if state == "PENDING" else self.run, refusal, begun),
+                *(file, *facts, session, resource, name, state, reason),
+                *(None if state == "PENDING" else self._run, refusal, started),
             ),
         )
         return True
 
-    def perhaps_moved(self) -> list[tuple[File, str]]:
-        """Return files that `enclose` has skipped, as others of their names were stored, with the MD5 of those.
+    def possible_moves(self) -> list[tuple[File, str]]:
+        """Return files that may be stored ones under new paths, each with the MD5 of the stored one.
 
-        Those who have not as many bytes are none of them.
+        `assign` has skipped them, as a file of the same name and size was stored.
         """
         rows = self._db.execute(
             "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.md5 FROM moved m JOIN file f ON f.key = m.file "
@@ -163,33 +160,33 @@ class Attachments(Intake):
         ).fetchall()
         return [(file_of(path, facts), md5) for path, *facts, md5 in rows]
 
-    def were_moved(self, files: Sequence[File]) -> int:
-        """Let files that are such others, moved, wait to be compared; return how many wait for their session's end."""
-        with self._transaction():
+    def record_moves(self, files: Sequence[File]) -> int:
+        """Queue files that are stored ones, moved, to be compared; return how many attachments are pending."""
+        with self._connection.transaction():
             for file in files:
-                key, attachment = self._one(
+                key, attachment = self._connection.one(
                     "SELECT m.file, m.attachment FROM moved m JOIN file f ON f.key = m.file WHERE f.path = ?",
                     (os.fsencode(file.path),),
                 )
                 self._db.execute("DELETE FROM attachment WHERE file = ?", (key,))
                 self._compare(attachment, key, facts_of(file), None)
-            return self._count_waiting()
+            return self._count_pending()
 
-    def _compare(self, attachment: int, file: int, looks: Facts, unfit_for: str | None) -> None:
-        """Let what is known under a name wait to be compared with a file, unless XNAT cannot store that."""
-        state = "REFUSED" if unfit_for else "PENDING"
+    def _compare(self, attachment: int, file: int, facts: Facts, problem: str | None) -> None:
+        """Queue a file to be compared with the attachment that has its name; refuse it for a `problem`."""
+        state = "REFUSED" if problem else "PENDING"
         self._db.execute(
             "UPDATE attachment SET file = ?, size = ?, mtime_ns = ?, inode = ?, ctime_ns = ?, state = ?, reason = ?, "
             "refusal = ?, run = iif(?, ?, run) WHERE key = ?",
             (
-                *(file, *looks, state, unfit_for, Refusal.FILE if unfit_for else None),
-                *(unfit_for is not None, self.run, attachment),
+                *(file, *facts, state, problem, Refusal.FILE if problem else None),
+                *(problem is not None, self._run, attachment),
             ),
         )
 
-    def put_back(self, keys: Iterable[int]) -> None:
-        """Let attachments that were stored wait again, as the archive was seen to lack them."""
-        with self._transaction(durable=True):
+    def requeue(self, keys: Iterable[int]) -> None:
+        """Queue stored attachments that the archive lacks."""
+        with self._connection.transaction(durable=True):
             for key in keys:
                 self._db.execute("UPDATE attachment SET state = 'PENDING' WHERE key = ? AND md5 IS NOT NULL", (key,))
                 self._db.execute(
@@ -197,12 +194,12 @@ class Attachments(Intake):
                     (key,),
                 )
 
-    def claim_enclosure(self) -> Enclosure | None:
-        """Hand out what waits for one resource of an archived session; None when there is nothing more to hand out.
+    def claim(self) -> Enclosure | None:
+        """Hand out pending attachments for one resource of an archived session; None when there are none.
 
-        Nothing else of that resource is handed out before `file_away` has settled it.
+        No more of that resource is handed out before `record`.
         """
-        with self._transaction():
+        with self._connection.transaction():
             row = self._db.execute(
                 "SELECT s.key, s.project, s.subject, s.label, s.study_uid, a.resource FROM attachment a "
                 "JOIN scope USING (file) JOIN file ON file.key = a.file AND file.kind = 'ATTACHMENT' "
@@ -225,28 +222,28 @@ class Attachments(Intake):
             ).fetchall()
         attachments: list[Attachment] = []
         room = _MOST_BYTES
-        for key, name, md5, stored_size, begun, path, *facts in rows:
+        for key, name, md5, stored_size, started, path, *facts in rows:
             file = file_of(path, facts)
             if attachments and file.size > room:
                 break
             room -= file.size
             attachments.append(
-                Attachment(key, file, name, previous=md5, previous_size=stored_size, is_begun=bool(begun))
+                Attachment(key, file, name, previous=md5, previous_size=stored_size, is_begun=bool(started))
             )
         place = Place(project, subject, label, study_uid)
         return Enclosure(Resource(place, resource), tuple(attachments))
 
-    def begin(self, attachments: Sequence[Attachment]) -> None:
-        """Note that attachments are about to be sent: a kill may leave a part of them."""
-        with self._transaction():
+    def start(self, attachments: Sequence[Attachment]) -> None:
+        """Note that attachments are about to be sent: a kill may leave parts of them."""
+        with self._connection.transaction():
             self._db.executemany("UPDATE attachment SET begun = 1 WHERE key = ?", [(one.key,) for one in attachments])
 
-    def file_away(self, enclosure: Enclosure, filed: Sequence[Filed]) -> None:
-        """Record what became of an enclosure's attachments, and let others of its resource be handed out."""
-        place = enclosure.resource.place
-        with self._transaction(durable=True):
-            for one in filed:
-                # What an earlier run had stored, and is still there, is not of this run.
+    def record(self, batch: Enclosure, results: Sequence[Filed]) -> None:
+        """Record what became of attachments, and let others of their resource be handed out."""
+        place = batch.resource.place
+        with self._connection.transaction(durable=True):
+            for one in results:
+                # An attachment that is still there belongs to the run that stored it.
                 old = one.state is AttachmentState.STORED and not one.sent and one.attachment.previous is not None
                 refusal = Refusal.SERVER if one.by_state else Refusal.FILE
                 self._db.execute(
@@ -256,20 +253,26 @@ class Attachments(Intake):
                     (
                         *(one.state, one.reason, refusal if one.state is AttachmentState.REFUSED else None),
                         *(one.md5 is not None, one.attachment.file.size, one.md5),
-                        *(one.state is AttachmentState.FAILED, old, self.run, self._clock(), one.attachment.key),
+                        *(
+                            one.state is AttachmentState.FAILED,
+                            old,
+                            self._run,
+                            self._connection.clock(),
+                            one.attachment.key,
+                        ),
                     ),
                 )
             self._db.execute(
                 "DELETE FROM filling WHERE resource = ? AND session = "
                 "(SELECT key FROM session WHERE project = ? AND study_uid = ?)",
-                (enclosure.resource.label, place.project, place.study_uid),
+                (batch.resource.label, place.project, place.study_uid),
             )
 
 
-class _Whose:
-    """Finds the session that a file lies beside, and the directory that holds it and the session's files.
+class _Owners:
+    """Finds the session that a file lies beside, and the directory that holds it and the files of the session.
 
-    What lies in several directories of a session is named by them, and two of one name do not meet.
+    The name of an attachment is its path from that directory, so two files of one name do not collide.
     """
 
     def __init__(self, database: sqlite3.Connection, places: Sequence[str]) -> None:
@@ -279,7 +282,7 @@ class _Whose:
         self._common: dict[tuple[str, int], str | None] = {}
 
     def find(self, path: str) -> tuple[int | str, str]:
-        """Return the session and the directory, or what else lies there and the file's own directory."""
+        """Return the session and the directory, or why there is no session and the directory of the file."""
         own = os.path.dirname(path)  # noqa: PTH120 - the path need not be text
         top = next((place for place in self._places if path.startswith(place)), os.path.join(own, ""))  # noqa: PTH118
         directory = own
@@ -294,9 +297,9 @@ class _Whose:
         return session, own if common is None else os.path.commonpath([own, common])
 
     def _lies_beside(self, directory: str) -> frozenset[int | str]:
-        """Return whose the DICOM files in or below a directory are: sessions, or why they are of none.
+        """Return the sessions of the DICOM files in or below a directory, or why these have none.
 
-        What may be of any session counts as one of its own, though it is counted as lacking in the only one around.
+        An unreadable file may be of any session, and counts as another one, even if the only session misses it.
         """
         if directory not in self._beside:
             rows = self._db.execute(

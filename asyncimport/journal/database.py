@@ -1,4 +1,4 @@
-"""The SQLite file behind the journal: made, recognised, locked, and its errors translated."""
+"""The SQLite file of a journal: how it is created, recognised and locked, and what its errors mean."""
 
 import errno
 import os
@@ -21,22 +21,6 @@ from asyncimport.model import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.system.output_files import UntrustedError, check_directory, check_trusted, real_path
 
-__all__ = [
-    "BUSY_SECONDS",
-    "NOTHING_YET",
-    "Waiting",
-    "bind",
-    "check_rules",
-    "connect_read_only",
-    "create_or_open",
-    "is_busy",
-    "is_locked",
-    "locked",
-    "make_private",
-    "sql",
-    "translated",
-]
-
 T = TypeVar("T")
 
 # "aimj": SQLite's own way to tell one application's files from another's. Unreleased versions wrote "aimp".
@@ -44,12 +28,12 @@ _APPLICATION_ID = 0x61696D6A
 _UNRELEASED_ID = 0x61696D70
 _VERSION = 1
 
-# How long a lock is tried for: `is_locked` has it for less.
-_MOMENT = 0.2
-# How long SQLite itself waits for another program's lock, after which somebody is told that we wait.
+# How long to try for the lock: `is_locked` holds it for less.
+_LOCK_SECONDS = 0.2
+# How long SQLite itself waits for another program's lock; after that `LockWait` reports that we wait.
 BUSY_SECONDS = 1.0
 _ELSEWHERE = "choose another place with --state-dir or --journal"
-# Whoever reads need not wait for those who write, but for what sets a journal right after a kill.
+# A reader does not wait for writers, but for the recovery of a journal after a kill.
 _READER_SECONDS = 60.0
 
 NOTHING_YET = "nothing was uploaded yet, or the journal is kept elsewhere"
@@ -78,16 +62,16 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Tell whether it is another program's lock that stands in the way."""
+    """Whether another program's lock is the reason of an error."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """How long another program's lock on the journal is waited for, and who is told, once for each wait.
+class LockWait:
+    """How long to wait for another program's lock on the journal; `tell` gets one line for each wait.
 
-    `ends` is when the wait is given up because a stop was asked for, by the monotonic clock: never, unless one was.
+    `ends` returns when a requested stop ends the wait, by the monotonic clock; infinity without one.
     """
 
     seconds: float = 600.0
@@ -95,9 +79,9 @@ class Waiting:
     ends: Callable[[], float] = lambda: inf
 
     def until_free(self, path: Path, call: Callable[[], T]) -> T:
-        """Do something with the journal, again and again while another program holds a lock on it.
+        """Call a function on the journal, again while another program holds a lock on it, and return its result.
 
-        Raises: sqlite3.OperationalError when it is not free in time, StoppedError when the wait is given up.
+        Raises: sqlite3.OperationalError when the journal is not free in time, StoppedError when a stop ends the wait.
         """
         until = monotonic() + self.seconds
         is_told = False
@@ -114,10 +98,25 @@ class Waiting:
                 self.tell(f"another program (a backup, say) holds a lock on the journal {path}: waiting for it")
 
 
-def _real_name(path: Path) -> Path:
-    """Return the real name of a journal, of which there is one whatever links lead to it.
+@contextmanager
+def transaction(connection: sqlite3.Connection, path: Path, lock_wait: LockWait) -> Iterator[None]:
+    """Commit what the block does, or nothing of it. Raises: JournalError."""
+    with translated(path):
+        lock_wait.until_free(path, partial(connection.execute, "BEGIN IMMEDIATE"))
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            # After a disk error SQLite may have rolled back already; a second rollback would hide that error.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
-    The journal, and what SQLite would read beside it, must be ours alone. Raises: JournalError.
+
+def _real_name(path: Path) -> Path:
+    """Return the path of a journal without links: a journal has only one such name.
+
+    The journal, and the files that SQLite reads beside it, must be writable by their owner only. Raises: JournalError.
     """
     try:
         real = real_path(path)
@@ -142,17 +141,17 @@ def _refused(path: Path, problem: str, error: OSError, hint: str) -> JournalErro
 
 
 def locked(path: Path) -> filelock.FileLock:
-    """Take the journal's lock, which the system gives back when the process dies, however it dies.
+    """Take the journal's lock, which the system releases when the process dies, however it dies.
 
-    Raises: JournalBusyError when another run holds it, JournalError when it cannot be made or is not ours alone.
+    Raises: JournalBusyError when another run holds it, JournalError when it cannot be made or others may write it.
     """
     try:
         real_path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_network_disk(path)
         real = _real_name(path)
-        # The line opens and closes the journal from different threads.
+        # The pipeline opens and closes the journal from different threads.
         lock = filelock.FileLock(f"{real}.lock", mode=0o600, thread_local=False)
-        lock.acquire(timeout=_MOMENT, poll_interval=_MOMENT / 10)
+        lock.acquire(timeout=_LOCK_SECONDS, poll_interval=_LOCK_SECONDS / 10)
     except filelock.Timeout:
         raise JournalBusyError(
             f"the journal {path} is in use by another run",
@@ -164,7 +163,7 @@ def locked(path: Path) -> filelock.FileLock:
 
 
 def is_locked(path: Path) -> bool | None:
-    """Tell whether a run holds the journal's lock; None where that cannot be tried, as on a disk that is read-only."""
+    """Whether a run holds the journal's lock; None where nobody can tell, as on a read-only disk."""
     try:
         lock = Path(f"{real_path(path)}.lock")
         if not lock.exists():
@@ -178,16 +177,16 @@ def is_locked(path: Path) -> bool | None:
 
 
 def make_private(path: Path) -> None:
-    """Make an empty file for its owner only, where there is none. Raises: OSError when it cannot be written to."""
+    """Create an empty file for its owner only, if there is none. Raises: OSError when it cannot be written to."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    # Not by opening it: to close it would release the locks that this process has on it.
+    # Not by opening it: closing it would release the locks that this process has on it.
     if not os.access(path, os.R_OK | os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
 
 
-def create_or_open(path: Path, waiting: Waiting | None = None) -> sqlite3.Connection:
-    """Open the journal for writing, and make it, readable by its owner only, where there is none.
+def create_or_open(path: Path, lock_wait: LockWait | None = None) -> sqlite3.Connection:
+    """Open the journal for writing; create it, readable by its owner only, if there is none.
 
     Raises: JournalError when the file is not ours, of another version, or damaged.
     """
@@ -197,22 +196,22 @@ def create_or_open(path: Path, waiting: Waiting | None = None) -> sqlite3.Connec
     except OSError as error:
         raise _refused(path, "opened", error, _ELSEWHERE) from error
     with translated(path):
-        return (waiting or Waiting()).until_free(path, partial(_opened, path, real))
+        return (lock_wait or LockWait()).until_free(path, partial(_opened, path, real))
 
 
 def _opened(path: Path, real: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(real, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS)
     try:
-        # Asked of SQLite, not of the file system: a kill in the midst of making it leaves a file to roll back.
+        # Ask SQLite, not the file system: a kill while it is created leaves a file to roll back.
         if connection.execute("PRAGMA page_count").fetchone() == (0,):
             _create(connection)
         else:
             _check_version(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        # In KiB. Twice as much would be a twentieth faster with a million files, and cost 20 MB of memory.
+        # In KiB. Twice as much is 5 % faster with a million files, and costs 20 MB of memory.
         connection.execute("PRAGMA cache_size = -8000")
-        connection.executescript(sql("ephemeral.sql"))
+        connection.executescript(sql("temp_tables.sql"))
     except BaseException:
         connection.close()
         raise
@@ -233,7 +232,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
         except sqlite3.OperationalError as error:
             if os.access(real.parent, os.W_OK):
                 raise
-            # SQLite wants to make its -wal and -shm files. Where it cannot, and no run has left any, nothing changes.
+            # SQLite cannot create its -wal and -shm files here. Without a log to read it needs none.
             log = Path(f"{real}-wal")
             if log.exists() and log.stat().st_size:
                 raise JournalError(
@@ -261,7 +260,7 @@ def _open_read_only(path: Path, real: Path, how: str) -> sqlite3.Connection:
 
 
 def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Mapping[str, str]) -> None:
-    """Note destination and rules in a new journal, or rules in one that has forgotten them; otherwise compare them.
+    """Record destination and rules in a journal that has none; otherwise compare them.
 
     Raises: JournalError for another destination, UsageError for other rules.
     """
@@ -273,7 +272,7 @@ def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Ma
 
 
 def check_rules(stored: Mapping[str, str], path: Path, destination: str, rules: Mapping[str, str]) -> None:
-    """Compare destination and rules with what is stored about a journal.
+    """Compare destination and rules with those that a journal has stored.
 
     Raises: JournalError for another destination, UsageError for other rules.
     """
@@ -285,7 +284,7 @@ def check_rules(stored: Mapping[str, str], path: Path, destination: str, rules: 
         )
     if not _has_rules(stored):
         return
-    # The rows of a plan are rules for one study each, so parts of it, or a longer one, go on; what a study has stands.
+    # Each row of a plan is a rule for one study, so a run may go on with a part of the plan, or with a longer one.
     fixed = [name for name in wanted if name != "rule plan" or name not in stored]
     if changed := [name for name in fixed if stored.get(name) != wanted[name]]:
         was = ", ".join(f"{name.removeprefix('rule ')} {stored.get(name)!r}" for name in changed)

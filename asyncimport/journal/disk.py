@@ -1,4 +1,4 @@
-"""The disk that a journal lies on: it has to be this machine's own."""
+"""The disk of a journal: it must be local to this machine."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,14 +6,12 @@ from pathlib import Path
 from asyncimport.errors import JournalError
 from asyncimport.system.mounts import Mount, network_disk
 
-__all__ = ["refuse_network_disk"]
-
 
 def refuse_network_disk(path: Path, mounts: Iterable[Mount] | None = None) -> None:
-    """Refuse a journal on a file system that is shared between machines; one of an unknown type is let pass.
+    """Refuse a journal on a file system that machines share; accept an unknown type.
 
     SQLite keeps the index of its log in shared memory, which two machines do not share, and locks files, which many
-    network file systems only pretend to do. `mounts` are those of this machine unless they are given.
+    network file systems only pretend to do. `mounts` are those of this machine by default.
     Raises: JournalError.
     """
     if kind := network_disk(path, mounts):

@@ -1,23 +1,21 @@
-"""The journal of what is said of subjects."""
+"""The queue of subjects to update, and what became of them."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from asyncimport.demographics import BIRTH
-from asyncimport.journal.attachments import Attachments
-from asyncimport.journal.database import translated
+from asyncimport.journal.connection import Connection
 from asyncimport.journal.facts import file_of
+from asyncimport.journal.runs import CurrentRun
 from asyncimport.model import File, SubjectReport
-
-__all__ = ["DueSubject", "SessionHeaders", "Subjects"]
 
 
 @dataclass(frozen=True, slots=True)
 class DueSubject:
     """A subject with archived sessions.
 
-    `said` are the values that an earlier run has brought to the archive, without those that it has `kept`.
+    `said` are the values that an earlier run has brought to the archive, apart from the fields that it left (`kept`).
     """
 
     project: str
@@ -28,9 +26,9 @@ class DueSubject:
 
 @dataclass(frozen=True, slots=True)
 class SessionHeaders:
-    """What the headers of a session were seen to say, all values by field, and the stored files not read so far.
+    """All values of each field in the headers of a session, and the stored files that were not read so far.
 
-    Those that were stored up to `run` were read, which were `read` then. Its repr shows no value.
+    The headers of the files that were stored up to `run` were read; `read` is their number. Its repr shows no value.
     """
 
     session: int
@@ -40,12 +38,17 @@ class SessionHeaders:
     files: tuple[File, ...] = ()
 
 
-class Subjects(Attachments):
-    """Subjects out, and what was said of them in."""
+class SubjectQueue:
+    """Hands out subjects of archived sessions, and records what became of their demographics."""
 
-    def due_subjects(self) -> list[DueSubject]:
+    def __init__(self, connection: Connection, run: CurrentRun) -> None:
+        self._connection = connection
+        self._db = connection.db
+        self._run = run.key
+
+    def due(self) -> list[DueSubject]:
         """Return the subjects of this run's files whose sessions are archived, in the order they were found."""
-        with self._transaction():
+        with self._connection.transaction():
             rows = self._db.execute(
                 "SELECT s.project, s.subject, d.fields, d.kept FROM session s "
                 "LEFT JOIN described d ON d.project = s.project AND d.subject = s.subject AND d.state = 'STORED' "
@@ -61,30 +64,30 @@ class Subjects(Attachments):
             found.setdefault((project, subject.casefold()), due)
         return list(found.values())
 
-    def subjects_met(self) -> set[tuple[str, str]]:
-        """Return project and label, with its case folded, of all subjects that have a session here."""
-        with translated(self.path):
+    def known(self) -> set[tuple[str, str]]:
+        """Return project and label, casefolded, of all subjects that have a session here."""
+        with self._connection.reading():
             rows = self._db.execute("SELECT DISTINCT project, subject FROM session").fetchall()
         return {(project, subject.casefold()) for project, subject in rows}
 
     def headers_of(self, subject: DueSubject, fields: Collection[str]) -> list[SessionHeaders]:
-        """Return what is known of these fields by the headers of all sessions of a subject that have stored files.
+        """Return the known header values of these fields, of each session of a subject that has stored files.
 
-        What was read before another field was asked for is to be read again.
+        Headers that were read before another field was asked for are to be read again.
         """
         found = []
-        with self._transaction():
+        with self._connection.transaction():
             for key, known in self._db.execute(
                 "SELECT key, headers FROM session s WHERE project = ? AND subject = ? COLLATE NOCASE AND EXISTS "
                 "(SELECT 1 FROM instance WHERE session = s.key AND state = 'STORED') ORDER BY key",
                 (subject.project, subject.subject),
             ).fetchall():
                 memory = json.loads(known or '{"said": {}}')
-                (earlier,) = self._one(
+                (earlier,) = self._connection.one(
                     "SELECT count(*) FROM instance WHERE session = ? AND state = 'STORED' AND coalesce(run, 0) <= ?",
                     (key, memory.get("run", 0)),
                 )
-                # What was found in the archive is no run's.
+                # Instances that were found in the archive have no run.
                 if not memory["said"].keys() >= set(fields) or earlier > memory["files"]:
                     memory = {"said": {name: [] for name in fields}, "run": -1, "files": 0}
                 rows = self._db.execute(
@@ -97,19 +100,19 @@ class Subjects(Attachments):
                 found.append(SessionHeaders(key, memory["said"], memory["run"], memory["files"], files))
         return found
 
-    def hear(self, read: Sequence[SessionHeaders]) -> None:
-        """Record what the headers of sessions say."""
+    def record_headers(self, read: Sequence[SessionHeaders]) -> None:
+        """Record the header values of sessions."""
         rows = [(json.dumps({"said": one.said, "run": one.run, "files": one.read}), one.session) for one in read]
-        with self._transaction():
+        with self._connection.transaction():
             self._db.executemany("UPDATE session SET headers = ? WHERE key = ?", rows)
 
-    def describe(self, report: SubjectReport, fields: Mapping[str, str], seen: Mapping[str, str]) -> None:
-        """Record what became of a subject of which these values were to be said, and which were `seen` in the archive.
+    def record(self, report: SubjectReport, fields: Mapping[str, str], seen: Mapping[str, str]) -> None:
+        """Record what became of a subject: the values that were to be set, and those `seen` in the archive.
 
-        What was seen there once stays on the list of what must be there, until another value takes its place.
+        A value that was seen there must stay there until another takes its place.
         """
-        with self._transaction(durable=True):
-            (known,) = self._one(
+        with self._connection.transaction(durable=True):
+            (known,) = self._connection.one(
                 "SELECT coalesce((SELECT held FROM described WHERE project = ? AND subject = ?), '{}')",
                 (report.project, report.subject),
             )
@@ -119,14 +122,8 @@ class Subjects(Attachments):
                 "INSERT OR REPLACE INTO described (project, subject, state, fields, kept, taken, reason, run, held) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    report.project,
-                    report.subject,
-                    report.state.upper(),
-                    json.dumps(fields),
-                    json.dumps(report.kept),
-                    json.dumps(report.taken),
-                    report.reason,
-                    self.run,
-                    json.dumps({**held, **seen}),
+                    *(report.project, report.subject, report.state.upper()),
+                    *map(json.dumps, (fields, report.kept, report.taken)),
+                    *(report.reason, self._run, json.dumps({**held, **seen})),
                 ),
             )

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from asyncimport.errors import JournalError, UsageError
-from asyncimport.journal import Ledger
+from asyncimport.journal import JournalReader
 
 __all__ = ["existing_journal", "journal_of", "journal_path", "meant_journal", "server_of", "state_directory"]
 
@@ -38,7 +38,7 @@ def journal_of(host: str, named: str, project: str, state_dir: Path | None, jour
 
 def server_of(journal: Path) -> str:
     """Return the address of the server that a journal is of. Raises: JournalError."""
-    with Ledger.read(journal) as ledger:
+    with JournalReader.open(journal) as ledger:
         return ledger.about()["destination"]
 
 
@@ -56,7 +56,7 @@ def meant_journal(
     path = existing_journal(host, project, state_dir, journal)
     if not project:
         return path, None, []
-    with Ledger.read(path) as ledger:
+    with JournalReader.open(path) as ledger:
         about = ledger.about()
         is_whole = project == about["rule project"] or f"alias {project}" in about
         is_part = not is_whole and ledger.has_project(project)
@@ -116,7 +116,7 @@ def _nothing_of(project: str, host: str, others: list[Path]) -> UsageError:
 def _is_of(path: Path, host: str, project: str) -> bool:
     """Whether a journal, of that server, is of a project: by another name of that, or as one of several."""
     try:
-        with Ledger.read(path) as ledger:
+        with JournalReader.open(path) as ledger:
             about = ledger.about()
             return about["destination"] == host and (f"alias {project}" in about or ledger.has_project(project))
     except (JournalError, UsageError):

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.errors import AsyncimportError
-from asyncimport.journal import Looks, Resident, Survey, Surveyed, digested
+from asyncimport.journal import HeaderCache, StudySummary, SubjectPatient, Unsettled, digested
 from asyncimport.model import File, FileKind, Ignored, Occupant, Patient, Session
 from asyncimport.model.events import Event, Scanned
 from asyncimport.routing import (
@@ -137,11 +137,11 @@ class Plan:
         return {problem.study_uid: f"{problem.text}; {problem.advice}" for problem in reversed(errors)}
 
 
-async def survey(source: Folder, found: Survey, report: Callable[[Event], None] = lambda _: None) -> None:
+async def survey(source: Folder, found: HeaderCache, report: Callable[[Event], None] = lambda _: None) -> None:
     """Look at everything in a source, and write it down; files that a survey knows are not opened again."""
     async for batch in source.batches():
         files = [item for item in batch if isinstance(item, File)]
-        unknown = await anyio.to_thread.run_sync(found.recall, files)
+        unknown = await anyio.to_thread.run_sync(found.skip_known, files)
         looks = zip(unknown, await source.look(unknown), strict=True)
         looked = [look if isinstance(look, Ignored) else (file, look) for file, look in looks]
         await anyio.to_thread.run_sync(found.record, [*looked, *(one for one in batch if isinstance(one, Ignored))])
@@ -167,17 +167,17 @@ class Drafts:
 
 
 def make_plan(
-    found: Survey,
+    found: HeaderCache,
     drafted: Drafts,
     *,
     projects: Mapping[str, str | AsyncimportError] = _NO_NAMES,
     truncated: bool = False,
     given: Given = NOTHING_GIVEN,
-    residents: Iterable[Resident] = (),
+    residents: Iterable[SubjectPatient] = (),
     merge_patients: bool = False,
     suffix: bool = False,
     limit: int | None = None,
-    looks: Looks | None = None,
+    looks: Unsettled | None = None,
     resource_of: Callable[[str], str | None] = lambda _: None,
     streams: bool = False,
 ) -> Plan:
@@ -213,13 +213,13 @@ def make_plan(
     rows = tuple(_row(draft, codes.get(draft.study.study_uid, ())) for draft in drafts)
     series = found.series(truncated=truncated)
     patients = {draft.study.study_uid: draft.patients for draft in drafts}
-    others = tuple(found.others(_suffix))
+    others = tuple(found.other_kinds(_suffix))
     attachments = _attachments(found, resource_of, problems)
     return Plan(rows, tuple(problems), others, series, attachments, patients, drafted.left)
 
 
 def _attachments(
-    found: Survey, resource_of: Callable[[str], str | None], problems: list[Problem]
+    found: HeaderCache, resource_of: Callable[[str], str | None], problems: list[Problem]
 ) -> tuple[tuple[str, int], ...]:
     """Count what goes beside the images, by resource; of what would have one name there, all but one are a problem."""
     alike: dict[tuple[str, str, str], list[str]] = {}
@@ -230,7 +230,7 @@ def _attachments(
             alike.setdefault((directory, label, name_in_resource(own)), []).append(path)
         return label
 
-    counts = tuple(found.others(resource))
+    counts = tuple(found.other_kinds(resource))
     for (_, label, name), paths in alike.items():
         if len(paths) > 1:
             text = f"{len(paths)} files beside each other would be {name} in {label}: only the first is sent"
@@ -262,7 +262,7 @@ class Known:
     source: str | None = None
     own: Mapping[str, Session] = field(default_factory=dict)
     occupants: Mapping[str, Sequence[Occupant]] = field(default_factory=dict, repr=False)
-    residents: Sequence[Resident] = ()
+    residents: Sequence[SubjectPatient] = ()
     in_the_way: Mapping[str, tuple[ProblemCode, str]] = field(default_factory=dict)
 
 
@@ -360,7 +360,7 @@ def _of_another(plan: Plan, row: PlanRow, known: Known) -> Iterable[tuple[Proble
 class _Draft:
     """A study, where it would go (None: nowhere), when it was, and who it is of."""
 
-    study: Surveyed
+    study: StudySummary
     session: Session | None
     when: tuple[str, str]
     patients: frozenset[Patient]
@@ -372,7 +372,7 @@ class _Draft:
         return replace(self, session=None, wanted=None)
 
 
-def _quiet(draft: _Draft, looks: Looks, problems: list[Problem]) -> _Draft:
+def _quiet(draft: _Draft, looks: Unsettled, problems: list[Problem]) -> _Draft:
     """Leave a study out that is still being written, it may be; tell of files that are dated in the future."""
     study = draft.study
     if files := looks.ahead.get(study.study_uid):
@@ -384,12 +384,14 @@ def _quiet(draft: _Draft, looks: Looks, problems: list[Problem]) -> _Draft:
     return draft.without_place()
 
 
-def _being_written(study: Surveyed, looks: Looks) -> Problem:
+def _being_written(study: StudySummary, looks: Unsettled) -> Problem:
     advice = "it is sent when its files have been quiet"
     return _problem(ProblemCode.BEING_WRITTEN, study, looks.waiting[study.study_uid], advice)
 
 
-def _unfinished(found: Survey, drafts: Sequence[_Draft], looks: Looks, problems: list[Problem]) -> list[_Draft]:
+def _unfinished(
+    found: HeaderCache, drafts: Sequence[_Draft], looks: Unsettled, problems: list[Problem]
+) -> list[_Draft]:
     """Leave studies out of which no file is whole yet, as they are being written, it may be."""
     known = {draft.study.study_uid for draft in drafts}
     left = []
@@ -408,7 +410,7 @@ def _first(drafts: list[_Draft], limit: int) -> list[_Draft]:
 
 
 def draft_plan(
-    found: Survey,
+    found: HeaderCache,
     routes: Planning,
     *,
     relative: Relative = lambda path: path,
@@ -485,7 +487,7 @@ def draft_plan(
     return Drafts(routes, drafts, problems, left)
 
 
-def _left_out(found: Survey, choice: Choice, relative: Relative) -> dict[str, str]:
+def _left_out(found: HeaderCache, choice: Choice, relative: Relative) -> dict[str, str]:
     """Return the studies no file of which is asked for, damaged ones included, each with why one is not."""
     left: dict[str, str] = {}
     asked: set[str] = set()
@@ -497,7 +499,7 @@ def _left_out(found: Survey, choice: Choice, relative: Relative) -> dict[str, st
     return {uid: reason for uid, reason in left.items() if uid not in asked}
 
 
-def _of_parts(found: Survey, choice: Choice, relative: Relative, *, truncated: bool) -> dict[str, Surveyed]:
+def _of_parts(found: HeaderCache, choice: Choice, relative: Relative, *, truncated: bool) -> dict[str, StudySummary]:
     """Return how much there is of each study, counting only what is asked for."""
 
     def is_asked(fields: Mapping[str, str], path: str) -> bool:
@@ -613,7 +615,9 @@ def _suffixed(drafts: Iterable[_Draft], given: Given) -> Mapping[str, str | None
     return labels
 
 
-def _one_patient(drafts: Iterable[_Draft], problems: list[Problem], residents: Iterable[Resident]) -> Iterable[_Draft]:
+def _one_patient(
+    drafts: Iterable[_Draft], problems: list[Problem], residents: Iterable[SubjectPatient]
+) -> Iterable[_Draft]:
     """Give each subject to one patient, and each PatientID to one person."""
     people = _People(residents)
     for draft in drafts:
@@ -632,7 +636,7 @@ def _one_patient(drafts: Iterable[_Draft], problems: list[Problem], residents: I
 class _People:
     """Who is in which subject, by the journal and by a plan as far as it has been read."""
 
-    def __init__(self, residents: Iterable[Resident]) -> None:
+    def __init__(self, residents: Iterable[SubjectPatient]) -> None:
         self._subjects: dict[tuple[str, str], list[tuple[str, Patient]]] = {}
         self._ids: dict[tuple[str, str], list[tuple[str, Patient]]] = {}
         for one in residents:
@@ -729,11 +733,11 @@ def _bound(
         problems.append(Problem(ProblemCode.ROW_UNMATCHED, text, advice, uid, row.files or 0, row.source))
 
 
-def _of_files(found: Survey, *, truncated: bool) -> list[Problem]:
+def _of_files(found: HeaderCache, *, truncated: bool) -> list[Problem]:
     """Tell of what is no instance and yet is not nothing, and of copies."""
     problems = []
-    for odd in found.odd(truncated=truncated):
-        match odd.kind:
+    for other in found.non_instances(truncated=truncated):
+        match other.kind:
             case FileKind.UNREADABLE:
                 code, advice = ProblemCode.UNREADABLE, "it is not sent; get a sound copy"
             case FileKind.CONTAINER:
@@ -744,7 +748,7 @@ def _of_files(found: Survey, *, truncated: bool) -> list[Problem]:
                 code, advice = ProblemCode.INNER_LINK, "nothing is lost by that"
             case _:
                 continue
-        problems.append(Problem(code, odd.reason, advice, files=odd.files, example=odd.example))
+        problems.append(Problem(code, other.reason, advice, files=other.files, example=other.example))
     for study in found.studies(truncated=truncated):
         alike: list[tuple[str, ...]] = []
         for paths in study.copies:
@@ -767,7 +771,7 @@ def _size(path: str) -> int:
         return -1
 
 
-def _problem(code: ProblemCode, study: Surveyed, text: str, advice: str, paths: Sequence[str] = ()) -> Problem:
+def _problem(code: ProblemCode, study: StudySummary, text: str, advice: str, paths: Sequence[str] = ()) -> Problem:
     files = len(paths) or study.files
     return Problem(code, text, advice, study.study_uid, files, paths[-1] if paths else study.example)
 

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.errors import JournalError, RefusedError, TransientError, UnavailableError, UsageError
-from asyncimport.journal import Journal, Ledger, Waiting
+from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model import AttachmentState, Stray
 from asyncimport.model.events import Enclosed, Event
 from asyncimport.model.options import Options
@@ -107,7 +107,7 @@ async def verify(
 
 
 async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, report: Callable[[str], None]) -> None:
-    async with in_threads(partial(Ledger.read, request.journal)) as ledger:
+    async with in_threads(partial(JournalReader.open, request.journal)) as ledger:
         about = await anyio.to_thread.run_sync(ledger.about)
     if request.server.host != about["destination"]:
         raise JournalError(
@@ -118,14 +118,14 @@ async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, r
             client = await stack.enter_async_context(request.server.connect())
             await _look(client, request, result)
         if request.repair and not stop.requested:
-            waiting = Waiting(tell=report, ends=partial(stop.ends_at, LOCK_SECONDS))
+            lock_wait = LockWait(tell=report, ends=partial(stop.ends_at, LOCK_SECONDS))
             # While another program has locked the journal, a stop ends the wait.
             with suppress(StoppedError):
-                await _repair(client, request.journal, about, result, stop, waiting)
+                await _repair(client, request.journal, about, result, stop, lock_wait)
             with stop.at_once():
                 # What was sent again counts once it is seen in the archive.
                 await _look(client, request, result)
-        async with in_threads(partial(Ledger.read, request.journal, part=request.project)) as ledger:
+        async with in_threads(partial(JournalReader.open, request.journal, part=request.project)) as ledger:
             if request.safe_to_delete is not None and not stop.requested:
                 write = partial(_write_paths, request.safe_to_delete, ledger, result)
                 result.safe = await anyio.to_thread.run_sync(write)
@@ -136,20 +136,20 @@ async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, r
 async def _look(client: Client, request: VerifyRequest, result: VerifyResult) -> None:
     policy = RetryPolicy()
     result.findings = []
-    async with in_threads(partial(Ledger.read, request.journal, part=request.project)) as ledger:
+    async with in_threads(partial(JournalReader.open, request.journal, part=request.project)) as ledger:
         result.findings = await look(client, ledger, policy, report=result.findings.append)
         result.besides = await look_beside(client, ledger, policy, reads_bytes=request.attachments_bytes)
         result.subjects = await look_at_subjects(client, ledger, policy)
 
 
 async def _repair(
-    client: Client, path: Path, about: dict[str, str], result: VerifyResult, stop: Stop, waiting: Waiting
+    client: Client, path: Path, about: dict[str, str], result: VerifyResult, stop: Stop, lock_wait: LockWait
 ) -> None:
     """Send missing instances again in a run of their own, from the files they were sent from."""
     rules = {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")}
-    opened = partial(Journal, path, destination=about["destination"], rules=rules, waiting=waiting)
+    opened = partial(Journal, path, destination=about["destination"], rules=rules, lock_wait=lock_wait)
     async with in_threads(opened) as journal:
-        everything = Ledger(journal.connection, path, run=None)
+        everything = JournalReader(journal.connection.db, path, run=None)
         paths: list[str] = []
         for finding in result.findings:
             if not finding.missing or finding.expected is not None:
@@ -157,9 +157,9 @@ async def _repair(
             there, gone = await anyio.to_thread.run_sync(sources_of, everything, finding)
             result.unrepaired += gone
             uids = [source.sop_uid for source in there]
-            if await anyio.to_thread.run_sync(journal.repair, finding.session, uids):
+            if await anyio.to_thread.run_sync(journal.deliveries.repair, finding.session, uids):
                 result.repaired += len(uids)
-                await anyio.to_thread.run_sync(journal.confirm, [source.file for source in there])
+                await anyio.to_thread.run_sync(journal.scan.confirm, [source.file for source in there])
                 paths += [source.file.path for source in there]
         if paths:
             # The journal knows where each of them goes; one that has changed meanwhile is not what is missing.
@@ -176,12 +176,12 @@ async def _repair(
                 if isinstance(event, Enclosed):
                     stored += sum(one.state is AttachmentState.STORED for one in event.filed)
 
-            await anyio.to_thread.run_sync(journal.confirm, [one.file for one in missing])
-            await anyio.to_thread.run_sync(journal.put_back, [one.key for one in missing])
+            await anyio.to_thread.run_sync(journal.scan.confirm, [one.file for one in missing])
+            await anyio.to_thread.run_sync(journal.attachments.requeue, [one.key for one in missing])
             source = await anyio.to_thread.run_sync(Folder, [])
             # The listing of what is gone from XNAT's disk, or damaged there, says that nothing is wrong.
             cabinet = Resources(client, depth=Depth.BYTES)
-            await enclose(source, cabinet, journal, options=Options(), report=count, stop=stop)
+            await enclose(source, cabinet, journal.attachments, options=Options(), report=count, stop=stop)
             result.repaired += stored
             result.unrepaired += len(missing) - stored
         if not stop.requested and any(one.problem for one in result.subjects):
@@ -190,7 +190,7 @@ async def _repair(
         await anyio.to_thread.run_sync(journal.end_run, 128 + stop.signal if stop.requested else 0)
 
 
-async def _restore(client: Client, ledger: Ledger, result: VerifyResult) -> None:
+async def _restore(client: Client, ledger: JournalReader, result: VerifyResult) -> None:
     """Give subjects back what XNAT has lost of their demographics, or they with their sessions that were sent again."""
     wrong = {(one.project, one.subject) for one in result.subjects if one.problem}
     found = await look_at_subjects(client, ledger, RetryPolicy())
@@ -199,7 +199,7 @@ async def _restore(client: Client, ledger: Ledger, result: VerifyResult) -> None
     )
 
 
-async def _strays(client: Client, ledger: Ledger, result: VerifyResult, stop: Stop, *, remove: bool) -> None:
+async def _strays(client: Client, ledger: JournalReader, result: VerifyResult, stop: Stop, *, remove: bool) -> None:
     """Look for stray rows, and tell what became of each."""
     try:
         with stop.at_once():
@@ -247,7 +247,7 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
     )
 
 
-def _write_paths(path: Path, ledger: Ledger, result: VerifyResult) -> int:
+def _write_paths(path: Path, ledger: JournalReader, result: VerifyResult) -> int:
     """Write paths as the file system has them, one a line; return how many.
 
     A path with a line end is kept back, and so is a file that is not known to hold what was sent.

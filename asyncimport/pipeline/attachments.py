@@ -19,23 +19,23 @@ from asyncimport.model.ports import Bytes
 from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.shutdown import Stop, StoppedError
 
-__all__ = ["Cabinet", "Pile", "Waiting", "enclose"]
+__all__ = ["Cabinet", "PendingAttachments", "Pile", "enclose"]
 
 T = TypeVar("T")
 
 
-class Waiting(Protocol):
-    """What waits to be enclosed, one call at a time."""
+class PendingAttachments(Protocol):
+    """The queue of attachments; one call at a time."""
 
-    def claim_enclosure(self) -> Enclosure | None:
+    def claim(self) -> Enclosure | None:
         """Hand out files of one resource; None when there is nothing more."""
         ...
 
-    def begin(self, attachments: Sequence[Attachment]) -> None:
+    def start(self, attachments: Sequence[Attachment]) -> None:
         """Note that these are about to be sent."""
         ...
 
-    def file_away(self, enclosure: Enclosure, filed: Sequence[Filed]) -> None:
+    def record(self, batch: Enclosure, results: Sequence[Filed]) -> None:
         """Record what became of them."""
         ...
 
@@ -67,7 +67,7 @@ class Pile:
         self._left = deque(enclosures)
         self._rest: dict[int, Enclosure] = {}
 
-    def claim_enclosure(self) -> Enclosure | None:
+    def claim(self) -> Enclosure | None:
         """Hand out the next, or the beginning of it: the rest follows when that is filed away."""
         if not self._left:
             return None
@@ -78,19 +78,19 @@ class Pile:
         self._rest[first[0].key] = Enclosure(whole.resource, rest)
         return Enclosure(whole.resource, first)
 
-    def begin(self, attachments: Sequence[Attachment]) -> None:
+    def start(self, attachments: Sequence[Attachment]) -> None:
         """Note nothing: a later run knows of no earlier one."""
 
-    def file_away(self, enclosure: Enclosure, _: Sequence[Filed]) -> None:
+    def record(self, batch: Enclosure, _: Sequence[Filed]) -> None:
         """Let the rest of it be handed out."""
-        if (rest := self._rest.pop(enclosure.attachments[0].key, None)) is not None:
+        if (rest := self._rest.pop(batch.attachments[0].key, None)) is not None:
             self._left.append(rest)
 
 
 async def enclose(
     source: Bytes,
     cabinet: Cabinet,
-    waiting: Waiting,
+    pending: PendingAttachments,
     *,
     options: Options,
     report: Callable[[Event], None] = lambda _: None,
@@ -110,7 +110,7 @@ async def enclose(
         return await anyio.to_thread.run_sync(method, limiter=turn)
 
     async def begin(attachments: Sequence[Attachment]) -> None:
-        await ask(partial(waiting.begin, attachments))
+        await ask(partial(pending.start, attachments))
 
     async def filled(enclosure: Enclosure) -> list[Filed]:
         try:
@@ -120,7 +120,7 @@ async def enclose(
             return [Filed(one, AttachmentState.FAILED, str(error)) for one in enclosure.attachments]
 
     async def work() -> None:
-        while not stop.requested and (enclosure := await ask(waiting.claim_enclosure)) is not None:
+        while not stop.requested and (enclosure := await ask(pending.claim)) is not None:
             filed = None
             try:
                 with stop.after_grace():
@@ -130,7 +130,7 @@ async def enclose(
             if filed is None:
                 return
             with anyio.CancelScope(shield=True):
-                await ask(partial(waiting.file_away, enclosure, filed))
+                await ask(partial(pending.record, enclosure, filed))
             report(Enclosed(enclosure.resource, tuple(filed)))
 
     try:

@@ -77,7 +77,7 @@ async def describe_subjects(
     )
     table = {(row.project, row.subject.casefold()): row for row in wishes.table}
     wanted = header_fields(wishes.from_headers)
-    due = iter(await anyio.to_thread.run_sync(journal.due_subjects))
+    due = iter(await anyio.to_thread.run_sync(journal.subjects.due))
 
     async def told(wish: Demographics, taken: Sequence[str]) -> SubjectReport:
         reported = partial(SubjectReport, wish.project, wish.subject)
@@ -96,10 +96,10 @@ async def describe_subjects(
 
     async def heard(subject: DueSubject) -> tuple[Mapping[str, str], Sequence[str]]:
         """Return what the headers of all sessions agree on, and the fields in which they do not."""
-        known = await anyio.to_thread.run_sync(journal.headers_of, subject, wanted, limiter=turn)
+        known = await anyio.to_thread.run_sync(journal.subjects.headers_of, subject, wanted, limiter=turn)
         read = await anyio.to_thread.run_sync(_read, headers, known, wanted, journal.run, abandon_on_cancel=True)
         if read != known:
-            await anyio.to_thread.run_sync(journal.hear, read, limiter=turn)
+            await anyio.to_thread.run_sync(journal.subjects.record_headers, read, limiter=turn)
         return agreed({name: {value for one in read for value in one.said[name]} for name in wanted}, wanted)
 
     async def work() -> None:
@@ -136,7 +136,7 @@ async def describe_subjects(
             if disputed and result.state == "stored":
                 result = replace(result, state="refused", reason=f"{_CONTRADICTION}: {', '.join(disputed)}")
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(journal.describe, result, wish.values, seen, limiter=turn)
+                await anyio.to_thread.run_sync(journal.subjects.record, result, wish.values, seen, limiter=turn)
             report(result)
 
     try:
@@ -149,7 +149,7 @@ async def describe_subjects(
 
 def unmatched(journal: Journal, wishes: Wishes) -> list[Demographics]:
     """Return the rows of the table whose subjects have no session in the journal."""
-    met = journal.subjects_met() if wishes.table else set()
+    met = journal.subjects.known() if wishes.table else set()
     return [row for row in wishes.table if (row.project, row.subject.casefold()) not in met]
 
 

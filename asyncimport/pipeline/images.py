@@ -28,7 +28,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import NotKeptError, OccupiedError, RefusedError, SourceError, TransientError, UsageError, worst
-from asyncimport.journal import Admission, Journal, Twin
+from asyncimport.journal import Admission, Journal, SopUidConflict
 from asyncimport.model import (
     MAY_HAVE_REJECTED,
     Body,
@@ -187,18 +187,18 @@ class _Line:
                     if not options.scan_first:
                         _ring(work)
                         if left := self._left(batch):
-                            leave = partial(self._journal.leave, left, partial=options.partial)
+                            leave = partial(self._journal.scan.directory_done, left, partial=options.partial)
                             _ring(ready, await self._ask(leave))
                 gone = await self._ask(
                     partial(
-                        self._journal.finish_scan,
+                        self._journal.scan.finish,
                         self._source.roots,
                         archive_built=options.archive,
                         retry_held=options.retry_held,
                         partial=options.partial,
                     )
                 )
-                if options.scan_first and (collisions := await self._ask(self._journal.collisions)):
+                if options.scan_first and (collisions := await self._ask(self._journal.scan.collisions)):
                     raise UsageError(
                         f"nothing was sent, because {len(collisions)} problem(s) were found: {collisions[0][0]}",
                         hint="see them all with `asyncimport status`; correct the labels, or leave --scan-first out",
@@ -233,22 +233,22 @@ class _Line:
         ignored = [item for item in batch if isinstance(item, Ignored)]
         options = self._options
         recall = partial(
-            self._journal.recall,
+            self._journal.scan.skip_known,
             retry_refused=options.retry_refused,
             resend_changed=options.resend_changed,
             chooses=options.chooses,
         )
         known = await self._ask(partial(recall, files))
         looks = await self._source.look(known.unknown)
-        admit = partial(self._journal.admit, resend_changed=options.resend_changed)
+        admit = partial(self._journal.scan.admit, resend_changed=options.resend_changed)
 
         def routed() -> Admission:
             return admit([*ignored, *map(self._routed, known.unknown, looks)])
 
         admissions = [known, await self._ask(routed)]
         proofs: dict[str, bool] = {}
-        while twins := admissions[-1].twins:
-            compared = await self._compared(twins, proofs)
+        while conflicts := admissions[-1].conflicts:
+            compared = await self._compared(conflicts, proofs)
             admissions.append(await self._ask(partial(admit, compared, proofs=proofs)))
         self._report(Admitted(sum(one.files for one in admissions), sum(one.size for one in admissions)))
         self._tell_notices()
@@ -276,10 +276,12 @@ class _Line:
         patient, modality = patient_of(identity.fields), identity.fields.get("Modality", "")
         return Instance(file, identity.sop_uid, identity.series_uid, session, patient, modality)
 
-    async def _compared(self, twins: Sequence[Twin], proofs: dict[str, bool]) -> list[Instance | Ignored]:
+    async def _compared(self, conflicts: Sequence[SopUidConflict], proofs: dict[str, bool]) -> list[Instance | Ignored]:
         """Compare files with what was sent, which goes into the `proofs`, or with others that carry the instance."""
-        compared: list[Instance | Ignored] = [await self._compare(twin) for twin in twins if twin.sent is None]
-        sent = [(twin.instance, twin.sent) for twin in twins if twin.sent is not None]
+        compared: list[Instance | Ignored] = [
+            await self._compare(conflict) for conflict in conflicts if conflict.sent is None
+        ]
+        sent = [(conflict.instance, conflict.sent) for conflict in conflicts if conflict.sent is not None]
         same = await self._source.have([(instance.file, digest) for instance, digest in sent])
         for (instance, _), is_same in zip(sent, same, strict=True):
             if is_same is None:
@@ -290,18 +292,18 @@ class _Line:
                 compared.append(instance)
         return compared
 
-    async def _compare(self, twin: Twin) -> Ignored:
-        file = twin.instance.file
-        same = await self._source.same_bytes(file.path, twin.other)
+    async def _compare(self, conflict: SopUidConflict) -> Ignored:
+        file = conflict.instance.file
+        same = await self._source.same_bytes(file.path, conflict.other)
         if same is None:
-            reason = f"cannot be compared with another file of the same SOPInstanceUID ({twin.instance.sop_uid})"
+            reason = f"cannot be compared with another file of the same SOPInstanceUID ({conflict.instance.sop_uid})"
             return Ignored(file, FileKind.UNREADABLE, reason)
         if same:
-            return Ignored(file, FileKind.DUPLICATE, "the same bytes as another file", twin.key)
+            return Ignored(file, FileKind.DUPLICATE, "the same bytes as another file", conflict.key)
         return Ignored(
             file,
             FileKind.SKIPPED,
-            f"another file has the same SOPInstanceUID ({twin.instance.sop_uid}) and other bytes",
+            f"another file has the same SOPInstanceUID ({conflict.instance.sop_uid}) and other bytes",
         )
 
     async def feed(self, work: ObjectReceiveStream[None], parcels: MemoryObjectSendStream[list[Claim]]) -> None:
@@ -325,7 +327,7 @@ class _Line:
         limit, pace = self._throttle.limit, self._throttle.pace
         in_time = min(int(_CLAIMED_SECONDS * limit / pace), _MOST_CLAIMED) if pace else 0
         files = max(_PARCEL_FILES * limit, _LEAST_CLAIMED, in_time)
-        return self._journal.claim(files, most_begun=self._options.max_open_sessions, most_new=limit)
+        return self._journal.queue.claim(files, most_begun=self._options.max_open_sessions, most_new=limit)
 
     async def upload(
         self,
@@ -369,7 +371,7 @@ class _Line:
         except (RefusedError, TransientError) as error:
             # No file is to blame, and each further one would have to ask the same.
             return Withheld(claim, f"the archive could not be asked for its session: {error}")
-        adopted = await self._ask(partial(self._journal.adopt, claim, there))
+        adopted = await self._ask(partial(self._journal.existing.adopt, claim, there))
         if there is None or adopted is None:
             return None
         found = Found(claim, there.uri, adopted.files, adopted.size)
@@ -388,7 +390,7 @@ class _Line:
             return Withheld(claim, f"the archive could not be asked who is in its subject: {error}")
         if not occupants:
             return None
-        reason = await self._ask(partial(self._journal.meet_occupants, session, occupants))
+        reason = await self._ask(partial(self._journal.sessions.check_occupants, session, occupants))
         self._tell_notices()
         return None if reason is None else Withheld(claim, reason)
 
@@ -396,7 +398,9 @@ class _Line:
         """Say why a session cannot go into a subject that it was not sent to; None: it can."""
         session = sealed.delivery.session
         occupants = await self._outage.through(partial(self._destination.occupants, session), sealed.delivery)
-        reason = await self._ask(partial(self._journal.meet_occupants, session, occupants)) if occupants else None
+        reason = (
+            await self._ask(partial(self._journal.sessions.check_occupants, session, occupants)) if occupants else None
+        )
         self._tell_notices()
         return reason
 
@@ -417,7 +421,7 @@ class _Line:
         return await self._outage.through(attempt, claim.key)
 
     def _tell_notices(self) -> None:
-        for text in self._journal.take_notices():
+        for text in self._journal.sessions.take_notices():
             self._report(Noticed(text))
 
     async def _digests(self, bodies: Sequence[Body | SourceError]) -> list[bytes | None]:
@@ -527,13 +531,13 @@ class _Line:
     async def _settle(self, batch: list[Outcome], work: _Bell, ready: _Bell) -> None:
         # Shielded, because what has been taken from the stream stands nowhere else.
         with anyio.CancelScope(shield=True):
-            complete = await self._ask(partial(self._journal.settle, batch))
+            complete = await self._ask(partial(self._journal.queue.record_outcomes, batch))
         self._report(Settled(tuple(batch)))
         _ring(ready, complete)
         _ring(work)
 
     async def finalize(self, ready: ObjectReceiveStream[None], work: _Bell) -> None:
-        claim = partial(self._journal.claim_session, quiet_period=self._options.quiet_period)
+        claim = partial(self._journal.deliveries.claim, quiet_period=self._options.quiet_period)
         async with ready, work:
             with self._stop.at_once():
                 listening = True
@@ -549,7 +553,7 @@ class _Line:
                     except StoppedError:
                         # It stays sealed, and the next run finalises it.
                         return
-                    self._report(await self._ask(partial(self._journal.close, verdict)))
+                    self._report(await self._ask(partial(self._journal.deliveries.close, verdict)))
                     _ring(work)
 
     async def _finalized(self, sealed: Sealed) -> Verdict:
@@ -558,7 +562,7 @@ class _Line:
                 look = partial(self._destination.held_before, sealed.delivery.session)
                 before = await self._outage.through(look, sealed.delivery)
                 if before is not None:
-                    sealed = await self._ask(partial(self._journal.expect, sealed, before))
+                    sealed = await self._ask(partial(self._journal.deliveries.expect, sealed, before))
             if sealed.delivery.begun_as is not None and (reason := await self._meet_moved(sealed)):
                 return Held(sealed.delivery, reason)
             verdict = await self._outage.through(partial(self._destination.finalize, sealed), sealed.delivery)
@@ -575,7 +579,7 @@ class _Line:
         """Tell apart what a script of the site has dropped, what it may have dropped, and what is lost."""
         delivery = verdict.delivery
         rejects, doubtful = set[str](), set(verdict.missing)
-        files = await self._ask(partial(self._journal.files_of, delivery, verdict.missing))
+        files = await self._ask(partial(self._journal.deliveries.files_of, delivery, verdict.missing))
         for first in range(0, len(files), _LOOKS):
             part = files[first : first + _LOOKS]
             headers = await self._headers(part)

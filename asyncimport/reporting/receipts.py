@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.journal import Arrived, Ledger
+from asyncimport.journal import JournalReader, StoredInstance
 from asyncimport.model import Session
 from asyncimport.source.folder import sha256_of
 from asyncimport.system.output_files import advice, check_output, replacing
@@ -29,7 +29,7 @@ def check_receipts(path: Path) -> None:
         ) from error
 
 
-def write_receipts(path: Path, ledger: Ledger) -> None:
+def write_receipts(path: Path, ledger: JournalReader) -> None:
     """Write the receipts of all that the ledger counts, readable by their owner only, in place of earlier ones.
 
     A pipe or a device is written to. Raises: AsyncimportError; earlier receipts are left as they were then.
@@ -44,8 +44,8 @@ def write_receipts(path: Path, ledger: Ledger) -> None:
         ) from error
 
 
-def _lines(ledger: Ledger) -> Iterator[Mapping[str, object]]:
-    for arrived in ledger.arrived():
+def _lines(ledger: JournalReader) -> Iterator[Mapping[str, object]]:
+    for arrived in ledger.stored_instances():
         sha256, of = _digest(arrived)
         yield {
             "kind": "file",
@@ -61,7 +61,7 @@ def _lines(ledger: Ledger) -> Iterator[Mapping[str, object]]:
             "time": _time(arrived.settled_at),
             "run": str(arrived.run),
         }
-    for row in ledger.attached():
+    for row in ledger.stored_attachments():
         yield {
             "kind": "attachment",
             **_names(row.session),
@@ -98,7 +98,7 @@ def _lines(ledger: Ledger) -> Iterator[Mapping[str, object]]:
             }
 
 
-def _digest(arrived: Arrived) -> tuple[str | None, str | None]:
+def _digest(arrived: StoredInstance) -> tuple[str | None, str | None]:
     """Return the SHA-256 of a file that was sent, and whose it is: of what was "sent", or of the "file" as it is now.
 
     A run without receipts keeps a quicker digest only. By that one the file on disk is known to be what was sent.

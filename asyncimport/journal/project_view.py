@@ -1,10 +1,8 @@
-"""The part of a journal that is of one project, where a template sends studies into several."""
+"""The part of a journal that belongs to one project, where a template sends studies into several."""
 
 import sqlite3
 
-__all__ = ["restrict", "widen"]
-
-# Names are looked up among the temporary ones first, so that whoever reads a table reads its part.
+# SQLite looks names up among temporary tables first, so every query sees the part only.
 _VIEWS = {
     "session": "project = (SELECT project FROM temp.part)",
     "delivery": "session IN (SELECT key FROM temp.session)",
@@ -17,7 +15,7 @@ _VIEWS = {
 
 
 def restrict(connection: sqlite3.Connection, project: str) -> None:
-    """Let a connection see no more than what is of one project, until `widen`; nothing can be changed meanwhile."""
+    """Let a connection see only one project, read-only, until `widen`."""
     connection.execute("CREATE TEMP TABLE part (project TEXT)")
     connection.execute("INSERT INTO part VALUES (?)", (project,))
     for name, condition in _VIEWS.items():
@@ -25,6 +23,6 @@ def restrict(connection: sqlite3.Connection, project: str) -> None:
 
 
 def widen(connection: sqlite3.Connection) -> None:
-    """Let it see everything again."""
+    """Let a connection see everything again."""
     for name in _VIEWS:
         connection.execute(f"DROP VIEW IF EXISTS temp.{name}")

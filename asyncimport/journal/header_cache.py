@@ -1,36 +1,43 @@
-"""What a scan has found, on disk: a plan is made of it, and the next plan need not open unchanged files again."""
+"""The headers that a scan has read, on disk: plans are made of them, and the next plan reads only changed files."""
 
 import json
 import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 from asyncimport.dicom import STUDY_FIELDS, Identity
-from asyncimport.journal.database import BUSY_SECONDS, Waiting, is_busy, locked, make_private, sql, translated
+from asyncimport.journal.database import (
+    BUSY_SECONDS,
+    LockWait,
+    is_busy,
+    locked,
+    make_private,
+    sql,
+    transaction,
+    translated,
+)
 from asyncimport.journal.facts import facts_of, is_same
 from asyncimport.model import File, FileKind, Ignored
 from asyncimport.system.output_files import real_path
 
-__all__ = ["Header", "Looks", "Odd", "Survey", "Surveyed"]
-
 # "aims", beside the journal's "aimp".
 _APPLICATION_ID = 0x61696D73
 _VARIANTS_REMEMBERED = 2_000
-# Times that are later than now by more than this have yet to come: clocks of file servers differ by a little.
+# Times later than now by more than this lie in the future: clocks of file servers differ by a little.
 _AHEAD_SECONDS = 60.0
-# What has not changed for so long is quiet, whatever clock says so.
+# A file that has not changed for so long is settled, by whatever clock.
 _OLD_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The study fields and the modality of a file, and its path: they stand for all files that have the same."""
+    """The study fields and the modality of a file, and its path; it stands for all files that have the same."""
 
     study_uid: str
     fields: Mapping[str, str]
@@ -38,11 +45,11 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Surveyed:
+class StudySummary:
     """How much there is of a study.
 
     `files` are instances: copies of one count once. `directory` holds all of them. `copies` are paths of files that
-    carry the same SOPInstanceUID, the first one first. `met` sorts studies as the walk has met them.
+    carry the same SOPInstanceUID, the first one first. `met` sorts studies in the order of the scan.
     """
 
     study_uid: str
@@ -57,8 +64,8 @@ class Surveyed:
 
 
 @dataclass(frozen=True, slots=True)
-class Odd:
-    """Files that are no instances to send: what they are, why, of which suffix, how many, and one of them."""
+class NonInstance:
+    """Files that are no instances to send: what they are, why, how many, and one of them."""
 
     kind: FileKind
     reason: str
@@ -67,27 +74,27 @@ class Odd:
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
-    """Studies that may still be being written, with the reason, and how many files of which are dated in the future."""
+class Unsettled:
+    """Studies that may still be written, with the reason, and the number of files of studies with future times."""
 
     waiting: Mapping[str, str] = field(default_factory=dict)
     ahead: Mapping[str, int] = field(default_factory=dict)
 
 
-class Survey:
-    """A file of findings, locked for one scan. Use it as a context manager. Raises from every method: JournalError.
+class HeaderCache:
+    """The headers of one scan, in a locked file. Use it as a context manager. Raises from every method: JournalError.
 
-    With `again` it tells of the last scan once more. What cannot be used, for its age or a tear, is begun anew: it
-    holds nothing that is not on disk.
+    With `again` it returns the last scan once more. A file that is of another version or damaged is replaced: it holds
+    nothing that cannot be read again.
     """
 
-    def __init__(self, path: Path, waiting: Waiting | None = None, *, again: bool = False) -> None:
+    def __init__(self, path: Path, lock_wait: LockWait | None = None, *, again: bool = False) -> None:
         self.path = path
-        self._waiting = waiting or Waiting()
+        self._lock_wait = lock_wait or LockWait()
         self._lock = locked(path)
         try:
             with translated(path):
-                self._db = self._waiting.until_free(path, partial(_open, real_path(path)))
+                self._db = self._lock_wait.until_free(path, partial(_open, real_path(path)))
                 (last,) = self._db.execute("SELECT coalesce(max(scan), 0) FROM file").fetchone()
         except BaseException:
             self._lock.release()
@@ -104,31 +111,31 @@ class Survey:
         self._db.close()
         self._lock.release()
 
-    def recall(self, files: Sequence[File]) -> list[File]:
-        """Pass the files that are known, sound and unchanged; return those to be looked into."""
+    def skip_known(self, files: Sequence[File]) -> list[File]:
+        """Skip the files that are known, sound and unchanged; return those to be read."""
         unknown = []
         with self._transaction():
             for place, file in enumerate(files, self._met):
                 row = self._db.execute(
                     "SELECT kind, size, mtime_ns, inode, ctime_ns FROM file WHERE path = ?", (os.fsencode(file.path),)
                 ).fetchone()
-                # What stood in the way of an unreadable file may be gone by now.
+                # An unreadable file may be readable now.
                 if row is None or row[0] == FileKind.UNREADABLE or not is_same(row[1:], file):
                     unknown.append(file)
                     continue
                 self._db.execute(
-                    # Overlapping sources meet it again.
+                    # Overlapping sources give a file twice.
                     "UPDATE file SET met = iif(scan = ?1, met, ?2), scan = ?1 WHERE path = ?3",
                     (self._scan, place, os.fsencode(file.path)),
                 )
-        # The first of those that are met twice.
+        # A file that comes twice has its first place.
         numbered = zip((file.path for file in files), range(self._met, self._met + len(files)), strict=True)
         self._places = dict(reversed([*numbered]))
         self._met += len(files)
         return unknown
 
     def record(self, found: Sequence[tuple[File, Identity] | Ignored]) -> None:
-        """Write down what files are: those of the last batch that `recall` did not know."""
+        """Record what files are: those of the last batch that `skip_known` returned."""
         with self._transaction():
             for item in found:
                 if isinstance(item, Ignored):
@@ -145,26 +152,20 @@ class Survey:
                         identity.fields.get("SeriesDescription", ""),
                         self._variant(identity),
                     )
-                facts = facts_of(file)
+                size, mtime_ns, inode, ctime_ns = facts_of(file)
+                place = self._places.get(file.path, self._met)
                 self._db.execute(
                     "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        os.fsencode(file.path),
-                        *facts[:2],
-                        *what,
-                        self._scan,
-                        *facts[2:],
-                        self._places.get(file.path, self._met),
-                    ),
+                    (os.fsencode(file.path), size, mtime_ns, *what, self._scan, inode, ctime_ns, place),
                 )
 
     def headers(
         self, *, truncated: bool = False, by_directory: bool = False, by_file: bool = False
     ) -> Iterator[Header]:
-        """Yield every header of every study that this scan has met: what differs in nothing comes once.
+        """Yield the headers of every study that this scan has met, equal ones once.
 
-        With `by_directory` it comes once for each directory, with `by_file` for each file. Truncated files count only
-        if asked for.
+        With `by_directory` equal ones come once for each directory, with `by_file` for each file. `truncated` counts
+        truncated files too.
         """
         whole = "" if truncated else "AND f.reason = ''"
         place = ", f.path" if by_file else ", directory(f.path)" if by_directory else ""
@@ -182,10 +183,10 @@ class Survey:
 
     def studies(
         self, *, truncated: bool = False, is_asked: Callable[[Mapping[str, str], str], bool] | None = None
-    ) -> Iterator[Surveyed]:
-        """Yield the studies that this scan has met, in the order of their UIDs; truncated files only if asked for.
+    ) -> Iterator[StudySummary]:
+        """Yield the studies that this scan has met, in the order of their UIDs; `truncated` counts truncated files too.
 
-        `is_asked` tells of header fields and a path whether a file counts.
+        `is_asked` returns whether a file counts, by its header fields and path.
         """
         whole = self._counted(truncated=truncated, is_asked=is_asked)
         with translated(self.path):
@@ -197,7 +198,7 @@ class Survey:
                 (self._scan,),
             )
             for study_uid, modalities, series, files, size, first, last, met in rows:
-                yield Surveyed(
+                yield StudySummary(
                     study_uid,
                     tuple(sorted(one for one in json.loads(modalities) if one)),
                     series,
@@ -238,13 +239,13 @@ class Survey:
         self._db.create_function("asked", 3, counts)
         return f"{whole} AND asked(v.fields, f.modality, f.path)"
 
-    def look(self, now: float, quiet_time: float) -> "Looks":
-        """Tell which studies may still be being written, and remember what all of them look like now.
+    def unsettled(self, now: float, quiet_time: float) -> Unsettled:
+        """Return the studies that may still be written, and remember the state of all studies.
 
-        A study is quiet when for `quiet_time` seconds none of its files has changed, by mtime and ctime (which a copy
-        that keeps times does not set), nor one beside them that cannot be read yet; and when it looked the same so long
-        ago, as not all clocks and file systems tell when a file has changed. That is not asked of what is older than a
-        day. `now` is in seconds since 1970; times that have yet to come say nothing.
+        A study is settled if for `quiet_time` seconds none of its files has changed, by mtime and ctime (which a copy
+        that keeps times does not set), nor an unreadable file beside them. It must also have looked the same so long
+        ago, unless it is older than a day, as not all clocks and file systems show when a file has changed. `now` is in
+        seconds since 1970; times in the future count for nothing.
         """
         waiting: dict[str, str] = {}
         ahead: dict[str, int] = {}
@@ -265,7 +266,7 @@ class Survey:
             ).fetchall():
                 looks = f"{files} {size} {mtime} {ctime}"
                 before, since = known.get(study_uid, ("", now))
-                # A clock that was ahead makes nobody wait for it.
+                # After a clock that was ahead nobody waits for that time.
                 since = min(since, now) if before == looks else now
                 self._db.execute("INSERT INTO look VALUES (?, ?, ?)", (study_uid, looks, since))
                 changed = changed_ns / 1e9
@@ -277,10 +278,10 @@ class Survey:
                     waiting[study_uid] = "a file beside it that cannot be read has just changed"
                 elif now - since < quiet_time and (early or changed > now - _OLD_SECONDS):
                     waiting[study_uid] = "it has not been seen unchanged for long enough"
-        return Looks(waiting, ahead)
+        return Unsettled(waiting, ahead)
 
     def _written_beside(self, since: float, come: int) -> set[str]:
-        """Return the studies in whose directories there is something unreadable that has changed since then."""
+        """Return the studies with an unreadable file in one of their directories that has changed since a time."""
         directories = {
             directory
             for (directory,) in self._db.execute(
@@ -325,8 +326,8 @@ class Survey:
             copies.setdefault(study_uid, []).append(tuple(map(os.fsdecode, raw)))
         return copies
 
-    def odd(self, *, truncated: bool = False) -> list[Odd]:
-        """Return what else this scan has met, by what it is and why; truncated files too, unless they count."""
+    def non_instances(self, *, truncated: bool = False) -> list[NonInstance]:
+        """Return the other files that this scan has met, by kind and reason, with truncated files unless they count."""
         with translated(self.path):
             rows = self._db.execute(
                 "SELECT iif(reason <> '' AND variant IS NOT NULL, 'UNREADABLE', kind), reason, count(*), min(path) "
@@ -334,10 +335,10 @@ class Survey:
                 "GROUP BY 1, 2 ORDER BY 1, 2",
                 (self._scan, truncated),
             ).fetchall()
-        return [Odd(FileKind(kind), reason, count, os.fsdecode(path)) for kind, reason, count, path in rows]
+        return [NonInstance(FileKind(kind), reason, count, os.fsdecode(path)) for kind, reason, count, path in rows]
 
-    def others(self, kind_of: Callable[[str], str | None]) -> list[tuple[str, int]]:
-        """Return kinds of what is not DICOM, by their paths, each with the number of files, most of them first."""
+    def other_kinds(self, kind_of: Callable[[str], str | None]) -> list[tuple[str, int]]:
+        """Return the kinds of files that are not DICOM, by their paths, with their numbers, the most frequent first."""
         counts: Counter[str] = Counter()
         with translated(self.path):
             for (path,) in self._db.execute(
@@ -360,20 +361,8 @@ class Survey:
             self._variants[identity.study_uid, text] = int(known)
         return int(known)
 
-    def _lock_rows(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with translated(self.path):
-            self._waiting.until_free(self.path, self._lock_rows)
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+    def _transaction(self) -> AbstractContextManager[None]:
+        return transaction(self._db, self.path, self._lock_wait)
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -387,7 +376,7 @@ def _open(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA cache_size = -16000")
             if connection.execute("PRAGMA page_count").fetchone() == (0,) or again:
                 mark = f"PRAGMA application_id = {_APPLICATION_ID};"
-                connection.executescript(f"BEGIN; {sql('survey.sql')} {mark} COMMIT;")
+                connection.executescript(f"BEGIN; {sql('header_cache.sql')} {mark} COMMIT;")
                 return connection
             if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION_ID,):
                 connection.execute("SELECT scan, description, ctime_ns, met FROM file LIMIT 1").fetchone()

@@ -1,4 +1,4 @@
-"""What the journal knows of attachments and subjects, to be read: counts, reasons, and what XNAT has stored."""
+"""What became of the attachments and subjects of a journal, to be reported."""
 
 import json
 import os
@@ -20,20 +20,8 @@ from asyncimport.model import (
     SubjectCounts,
 )
 
-__all__ = [
-    "AttachmentRow",
-    "attachment_counts",
-    "attachment_problems",
-    "attachment_rows",
-    "described_subjects",
-    "stored_enclosures",
-    "stored_rows",
-    "subject_counts",
-    "subject_problems",
-]
-
-# Whether a subject has files among those that are counted.
-_AMONG = (
+# Whether a subject has files in scope.
+_IN_SCOPE = (
     "EXISTS (SELECT 1 FROM {} JOIN instance i ON i.key = f.instance JOIN session s ON s.key = i.session "
     "WHERE s.project = d.project AND s.subject = d.subject)"
 )
@@ -41,7 +29,7 @@ _AMONG = (
 
 @dataclass(frozen=True, slots=True)
 class AttachmentRow:
-    """An attachment of a session; `settled_at` in seconds since 1970, `md5` in hexadecimal, `run` that settled it."""
+    """An attachment of a session; `settled_at` in seconds since 1970, `md5` in hexadecimal, `run` of its outcome."""
 
     session: Session
     file: File
@@ -67,7 +55,7 @@ def _rows(rows: Iterable[Sequence[Any]]) -> Iterator[AttachmentRow]:
 
 
 def attachment_counts(database: sqlite3.Connection, files: str, run: int | None) -> AttachmentCounts:
-    """Count those among `files` (a FROM clause); with a `run`, what earlier ones have settled is told apart."""
+    """Count attachments among `files` (a FROM clause); with a `run`, outcomes of earlier runs are counted apart."""
     counts = dict.fromkeys(AttachmentCounts.__dataclass_fields__, 0)
     rows = database.execute(
         f"SELECT a.state, coalesce(a.run, 0) < ?, count(*) FROM {files} "  # noqa: S608 - fixed text
@@ -83,7 +71,7 @@ def attachment_counts(database: sqlite3.Connection, files: str, run: int | None)
 
 
 def attachment_problems(database: sqlite3.Connection, files: str) -> list[Problem]:
-    """Return why attachments among `files` did not arrive, and which arrived under other names."""
+    """Return why attachments among `files` were not stored, and which were stored under other names."""
     rows = database.execute(
         f"SELECT a.state, a.reason, count(*), min(f.path) FROM {files} "  # noqa: S608 - fixed text
         "JOIN attachment a ON a.file = f.key AND f.kind = 'ATTACHMENT' "
@@ -119,7 +107,7 @@ def attachment_rows(database: sqlite3.Connection, label: str) -> list[Attachment
 
 
 def stored_rows(database: sqlite3.Connection, files: str) -> Iterator[AttachmentRow]:
-    """Yield those among `files` (a FROM clause) that XNAT has stored, session by session."""
+    """Yield the attachments among `files` (a FROM clause) that XNAT has stored, session by session."""
     return _rows(
         database.execute(
             f"{_ROW} {files} JOIN attachment a ON a.file = f.key JOIN session s ON s.key = a.session "
@@ -128,8 +116,8 @@ def stored_rows(database: sqlite3.Connection, files: str) -> Iterator[Attachment
     )
 
 
-def stored_enclosures(database: sqlite3.Connection) -> list[Enclosure]:
-    """Return what was ever stored, resource by resource, whatever became of later attempts: `previous` is its MD5."""
+def stored_batches(database: sqlite3.Connection) -> list[Enclosure]:
+    """Return all attachments ever stored, by resource, whatever later attempts did; `previous` is their MD5."""
     found: dict[Resource, list[Attachment]] = {}
     for project, subject, label, uid, resource, key, name, md5, stored_size, path, *facts in database.execute(
         "SELECT s.project, s.subject, s.label, s.study_uid, a.resource, a.key, a.name, a.md5, a.stored_size, "
@@ -144,10 +132,11 @@ def stored_enclosures(database: sqlite3.Connection) -> list[Enclosure]:
 
 
 def subject_counts(database: sqlite3.Connection, files: str, run: int | None) -> SubjectCounts:
-    """Count the subjects of `files` (a FROM clause) that something was said of."""
+    """Count the subjects of `files` (a FROM clause) that were to be updated."""
     counts = dict.fromkeys(SubjectCounts.__dataclass_fields__, 0)
     rows = database.execute(
-        f"SELECT d.state, coalesce(d.run, 0) < ?, count(*) FROM described d WHERE {_AMONG.format(files)} GROUP BY 1, 2",  # noqa: S608 - fixed text
+        "SELECT d.state, coalesce(d.run, 0) < ?, count(*) FROM described d "  # noqa: S608 - fixed text
+        f"WHERE {_IN_SCOPE.format(files)} GROUP BY 1, 2",
         (run,),
     )
     for state, earlier, count in rows:
@@ -157,17 +146,17 @@ def subject_counts(database: sqlite3.Connection, files: str, run: int | None) ->
 
 
 def subject_problems(database: sqlite3.Connection, files: str) -> list[Problem]:
-    """Return what was taken from headers, where XNAT was left to differ, and why something could not be said."""
+    """Return what was taken from headers, what XNAT keeps instead, and why subjects were not updated."""
     problems = [
         Problem("subject from headers", f"{', '.join(json.loads(taken))} were taken from headers", count, example)
         for taken, count, example in database.execute(
             "SELECT d.taken, count(*), min(d.project || ' / ' || d.subject) FROM described d "  # noqa: S608 - fixed text
-            f"WHERE {_AMONG.format(files)} AND d.taken <> '[]' GROUP BY 1 ORDER BY 1"
+            f"WHERE {_IN_SCOPE.format(files)} AND d.taken <> '[]' GROUP BY 1 ORDER BY 1"
         )
     ]
     for state, kept, reason, count, example in database.execute(
         "SELECT d.state, d.kept, d.reason, count(*), min(d.project || ' / ' || d.subject) FROM described d "  # noqa: S608 - fixed text
-        f"WHERE {_AMONG.format(files)} AND (d.state <> 'STORED' OR d.kept <> '[]') GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+        f"WHERE {_IN_SCOPE.format(files)} AND (d.state <> 'STORED' OR d.kept <> '[]') GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
     ):
         if state == "STORED":
             names = ", ".join(json.loads(kept))
@@ -178,8 +167,8 @@ def subject_problems(database: sqlite3.Connection, files: str) -> list[Problem]:
     return problems
 
 
-def described_subjects(database: sqlite3.Connection) -> list[tuple[str, str, dict[str, str]]]:
-    """Return project, subject and the values that XNAT was once seen to have, whatever came after that."""
+def demographics_seen(database: sqlite3.Connection) -> list[tuple[str, str, dict[str, str]]]:
+    """Return project, subject and the values that XNAT was once seen to have."""
     return [
         (project, subject, json.loads(held))
         for project, subject, held in database.execute(

@@ -1,38 +1,24 @@
-"""Who goes where: studies, labels and patients, and what of them collides with what was met before."""
+"""Which session each instance goes to, and whose each subject is."""
 
 import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from asyncimport.journal.database import Waiting
-from asyncimport.journal.store import Store
+from asyncimport.journal.connection import Connection
+from asyncimport.journal.session_state import SessionState
 from asyncimport.model import Instance, Occupant, Patient, Session
-from asyncimport.routing import (
-    TWO_IDS,
-    Ruled,
-    agree,
-    clash,
-    doubts,
-    joined,
-    label_taken,
-    placed,
-    proves_another,
-)
+from asyncimport.routing import TWO_IDS, Ruled, agree, clash, doubts, joined, label_taken, placed, proves_another
 
-__all__ = ["NoPlace", "Registry", "digested"]
-
-# Files of a session come together; with more sessions than this in between, one is looked up again.
+# Files of a session come together: of more sessions than this, the journal looks one up again.
 _SESSIONS_REMEMBERED = 2_000
-# Of one session; with more, one is compared again.
+# Of one session: of more patients than this, the journal compares one again.
 _PATIENTS_REMEMBERED = 16
 _ALLOW = "--merge-patients allows it"
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A session that has a row, what the rules call it, and the patients that it was seen to agree with in this run."""
+    """A session that has a row, the labels that the rules give it, and the patients that this run found to fit."""
 
     key: int
     session: Session
@@ -41,43 +27,24 @@ class _Known:
 
 
 @dataclass(frozen=True, slots=True)
-class NoPlace:
-    """Why an instance goes into no session; `disputes` is the session of its study, which then is not whole."""
+class NoSession:
+    """Why an instance goes into no session. `disputes` is the session of its study, which is not archived in part."""
 
     reason: str
     disputes: int | None = None
 
 
-class Registry(Store):
-    """The sessions of the journal. What was met first keeps its label; what collides with it gets a reason instead.
+class Sessions:
+    """The sessions of the journal: the first study of a label keeps it, later ones get a reason instead.
 
-    `merge_patients` lets several patients share a subject: each pair of a subject and a patient that it lets through is
-    noted, and goes through from then on. `is_planned`: labels were decided for whole studies, so they are not what the
-    rules give each file.
+    `merge_patients` lets several patients share a subject; the journal remembers each pair that it lets through.
+    `is_planned` says that labels were decided for whole studies, so they are not what the rules give each file.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        destination: str,
-        rules: Mapping[str, str],
-        reroute: bool = False,
-        merge_patients: bool = False,
-        is_planned: bool = False,
-        clock: Callable[[], float] = time.time,
-        ticks: Callable[[], float] = time.monotonic,
-        waiting: Waiting | None = None,
-    ) -> None:
-        super().__init__(
-            path,
-            destination=destination,
-            rules=rules,
-            reroute=reroute,
-            clock=clock,
-            ticks=ticks,
-            waiting=waiting,
-        )
+    def __init__(self, connection: Connection, state: SessionState, *, merge_patients: bool, is_planned: bool) -> None:
+        self._connection = connection
+        self._db = connection.db
+        self._state = state
         self._merge_patients = merge_patients
         self._is_planned = is_planned
         self._sessions: dict[tuple[str, str], _Known] = {}
@@ -85,16 +52,16 @@ class Registry(Store):
         self._told: set[str] = set()
 
     def take_notices(self) -> list[str]:
-        """Return what there is to tell of patients that keeps nothing from being sent; each once in a run."""
+        """Return notices about patients that keep nothing from being sent; each once in a run."""
         notices, self._notices = self._notices, {}
         return [*notices]
 
-    def meet_occupants(self, session: Session, occupants: Sequence[Occupant]) -> str | None:
-        """Say why a session must not go into its subject, by whom the archive's sessions of that subject name.
+    def check_occupants(self, session: Session, occupants: Sequence[Occupant]) -> str | None:
+        """Return why a session must not go into its subject, by the patients in the archive's sessions of that subject.
 
-        Sessions of this journal need no such proof: it knows whose they are.
+        It ignores sessions of this journal, which knows their patients.
         """
-        with self._transaction():
+        with self._connection.transaction():
             ours = self._db.execute(
                 "SELECT p.key, p.id, p.name, p.birth_date, p.issuer FROM patient p JOIN session s ON s.patient = p.id "
                 "AND s.project = p.project AND s.subject = p.subject COLLATE NOCASE "
@@ -126,31 +93,31 @@ class Registry(Store):
             self._told.add(text)
             self._notices[text] = None
 
-    def _session(self, instance: Instance) -> int | NoPlace:
-        """Return the key of the instance's session, or the reason why it cannot go there."""
+    def key_of(self, instance: Instance) -> int | NoSession:
+        """Return the key of the session of an instance, or why it goes into none."""
         session, patient = instance.session, instance.patient
         known = self._sessions.get((session.project, session.study_uid)) or self._find(session)
         if known is None:
-            if reason := self._label_taken(session) or self._meet(session, patient, None):
-                return NoPlace(reason)
+            if reason := self._label_taken(session) or self._add_patient(session, patient, None):
+                return NoSession(reason)
             known = _Known(self._register(session, patient), session, self._ruled(session), frozenset([patient]))
-        elif known.key in self._undecided:
-            if reason := self._move(known, session, patient):
-                return NoPlace(reason, known.key)
+        elif known.key in self._state.undecided:
+            if reason := self._relabel(known, session, patient):
+                return NoSession(reason, known.key)
             known = _Known(known.key, session, self._ruled(session), frozenset([patient]))
         else:
             first = known.session
             if session != first and (session.subject, session.label) != known.ruled:
                 if self._is_planned or placed(first, known.ruled, session) is None:
-                    return NoPlace(
+                    return NoSession(
                         f"study {session.study_uid} goes to subject {first.subject}, session {first.label}; by this "
                         f"file's header it would go to subject {session.subject}, session {session.label}",
                         known.key,
                     )
-                known = self._keep(known, session)
+                known = self._keep_session(known, session)
             if patient not in known.patients:
-                if reason := self._meet(first, patient, known):
-                    return NoPlace(reason, known.key)
+                if reason := self._add_patient(first, patient, known):
+                    return NoSession(reason, known.key)
                 patients = known.patients if len(known.patients) < _PATIENTS_REMEMBERED else frozenset[Patient]()
                 known = replace(known, patients=patients | {patient})
         if len(self._sessions) >= _SESSIONS_REMEMBERED:
@@ -161,8 +128,8 @@ class Registry(Store):
     def _ruled(self, session: Session) -> Ruled:
         return session.subject, None if self._is_planned else session.label
 
-    def _keep(self, known: _Known, session: Session) -> _Known:
-        """Let a study that has a session keep it, whatever the rules of today call it, and note what that is."""
+    def _keep_session(self, known: _Known, session: Session) -> _Known:
+        """Let a study keep its session, and note the labels that the rules give it now."""
         ruled, first = self._ruled(session), known.session
         self._db.execute("UPDATE session SET ruled_subject = ?, ruled_label = ? WHERE key = ?", (*ruled, known.key))
         self._notice(
@@ -171,14 +138,14 @@ class Registry(Store):
         )
         return replace(known, ruled=ruled)
 
-    def _move(self, known: _Known, session: Session, patient: Patient) -> str | None:
-        """Give a session in the prearchive the labels of changed rules, or return what is wrong with them."""
+    def _relabel(self, known: _Known, session: Session, patient: Patient) -> str | None:
+        """Give a session in the prearchive the labels of changed rules, or return why it cannot have them."""
         first, ruled = known.session, (*self._ruled(session), known.key)
         if first == session:
             self._db.execute("UPDATE session SET ruled_subject = ?, ruled_label = ? WHERE key = ?", ruled)
-            self._undecided.discard(known.key)
+            self._state.undecided.discard(known.key)
             return None
-        self._db.execute("SAVEPOINT move")
+        self._db.execute("SAVEPOINT relabel")
         reason = None if first.label.lower() == session.label.lower() else self._label_taken(session)
         if reason is None:
             self._db.execute(
@@ -191,12 +158,12 @@ class Registry(Store):
                 "(SELECT 1 FROM session WHERE project = ?1 AND subject = ?2 COLLATE NOCASE)",
                 (first.project, first.subject),
             )
-            reason = self._meet(session, patient, known)
+            reason = self._add_patient(session, patient, known)
         if reason is not None:
-            self._db.execute("ROLLBACK TO move")
+            self._db.execute("ROLLBACK TO relabel")
         else:
-            self._undecided.discard(known.key)
-        self._db.execute("RELEASE move")
+            self._state.undecided.discard(known.key)
+        self._db.execute("RELEASE relabel")
         return reason
 
     def _find(self, session: Session) -> _Known | None:
@@ -218,23 +185,16 @@ class Registry(Store):
         return f"study {session.study_uid}: {why}" if why else None
 
     def _register(self, session: Session, patient: Patient) -> int:
-        return self._insert(
+        return self._connection.insert(
             "INSERT INTO session (project, subject, label, study_uid, patient, ruled_subject, ruled_label) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                session.project,
-                session.subject,
-                session.label,
-                session.study_uid,
-                patient.id,
-                *self._ruled(session),
-            ),
+            (session.project, session.subject, session.label, session.study_uid, patient.id, *self._ruled(session)),
         )
 
-    def _meet(self, session: Session, patient: Patient, known: _Known | None) -> str | None:
-        """Note the patient of a session (which is `known`, if it has a row), or return what is wrong with it.
+    def _add_patient(self, session: Session, patient: Patient, known: _Known | None) -> str | None:
+        """Record the patient of a session (`known`, if it has a row), or return why the patient does not fit.
 
-        Of names and birth dates the journal keeps digests only, as it needs to compare and not to tell them.
+        The journal keeps only digests of names and birth dates: it compares them and never shows them.
         """
         where = f"study {session.study_uid}, subject {session.subject}"
         wanted = digested(patient)
@@ -248,7 +208,9 @@ class Registry(Store):
                     )
                 return None
         why = ""
-        if known is not None and self._one("SELECT patient FROM session WHERE key = ?", (known.key,)) != (patient.id,):
+        if known is not None and self._connection.one("SELECT patient FROM session WHERE key = ?", (known.key,)) != (
+            patient.id,
+        ):
             why = "the study holds files of two PatientIDs"
         if not why and self._has_others(session, patient.id):
             why = TWO_IDS
@@ -258,13 +220,8 @@ class Registry(Store):
         self._db.execute(
             "INSERT INTO patient (project, subject, id, issuer, name, birth_date, merged) VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                session.project,
-                session.subject,
-                patient.id,
-                patient.issuer,
-                wanted.name,
-                wanted.birth_date,
-                1 if why else None,
+                *(session.project, session.subject, patient.id, patient.issuer),
+                *(wanted.name, wanted.birth_date, 1 if why else None),
             ),
         )
         for subject, one in others:
@@ -275,7 +232,7 @@ class Registry(Store):
         return None
 
     def _of_subject(self, session: Session, patient_id: str) -> list[tuple[int, Patient]]:
-        """Return who of this PatientID is in the subject of a session."""
+        """Return the patients with this PatientID in the subject of a session, with their keys."""
         rows = self._db.execute(
             "SELECT key, id, name, birth_date, issuer FROM patient WHERE project = ? AND subject = ? AND id = ?",
             (session.project, session.subject, patient_id),
@@ -283,7 +240,7 @@ class Registry(Store):
         return [(key, Patient(*values)) for key, *values in rows]
 
     def _has_others(self, session: Session, patient_id: str) -> bool:
-        """Whether anybody of another PatientID is in the subject of a session."""
+        """Whether the subject of a session has a patient of another PatientID."""
         return bool(
             self._db.execute(
                 "SELECT 1 FROM patient WHERE project = ? AND subject = ? AND id <> ?",
@@ -292,7 +249,7 @@ class Registry(Store):
         )
 
     def _of_patient(self, session: Session, patient_id: str) -> list[tuple[str, Patient]]:
-        """Return who has this PatientID in other subjects, each once, with one of them. An empty one is nobody's."""
+        """Return patients with this PatientID in other subjects, each with one of these. An empty ID is nobody's."""
         if not patient_id:
             return []
         rows = self._db.execute(
@@ -308,8 +265,8 @@ def _without_names(occupant: Occupant) -> Occupant:
 
 
 def digested(patient: Patient) -> Patient:
-    """Return a patient as the journal keeps it: with digests of the birth date and of each group of the name."""
-    # By itself, so that those that are known of two can be compared.
+    """Return a patient as the journal keeps it, with digests of the birth date and of each group of the name."""
+    # Each by itself: two names are compared by the groups that both have.
     name = "=".join(map(_digest, patient.name.split("=")))
     return replace(patient, name=name, birth_date=_digest(patient.birth_date))
 

@@ -1,7 +1,7 @@
-"""What a journal need not know any more: found and told first, then taken out in one transaction.
+"""Takes sessions and files out of a journal, so that the next scan meets them as new, or not at all.
 
-Only rows are deleted, and no state is changed, so nothing becomes true by forgetting. What holds the run of things
-together stays: no row is left that names one which is gone.
+It finds and shows them first, then takes them out in one transaction. It only deletes rows and never changes a state.
+No row that stays names one that is gone.
 """
 
 import os
@@ -12,41 +12,40 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from asyncimport.errors import UsageError
-from asyncimport.journal.database import NOTHING_YET, Waiting, create_or_open, locked, translated
-from asyncimport.journal.ledger import Ledger
-from asyncimport.journal.part import restrict, widen
+from asyncimport.journal.database import NOTHING_YET, LockWait, create_or_open, locked, translated
+from asyncimport.journal.project_view import restrict, widen
+from asyncimport.journal.reader import JournalReader
 from asyncimport.model import FileKind, Session, SessionReport
-
-__all__ = ["Forgetting", "Matter"]
 
 _UNFINISHED = "XNAT holds an unfinished delivery of it"
 _UNMOUNTED = "nothing at all is left around it, as where a disk is not mounted"
-_DOOMED = """
-CREATE TEMP TABLE doomed_session (key INTEGER PRIMARY KEY);
-CREATE TEMP TABLE doomed_instance (key INTEGER PRIMARY KEY);
-CREATE TEMP TABLE doomed_file (key INTEGER PRIMARY KEY);
+_PRUNED = """
+CREATE TEMP TABLE pruned_session (key INTEGER PRIMARY KEY);
+CREATE TEMP TABLE pruned_instance (key INTEGER PRIMARY KEY);
+CREATE TEMP TABLE pruned_file (key INTEGER PRIMARY KEY);
 """
-_FORGET = """
+_PRUNE = """
 BEGIN IMMEDIATE;
-INSERT OR IGNORE INTO doomed_instance SELECT key FROM instance WHERE session IN (SELECT key FROM doomed_session);
--- Copies too: they are looked into again, and one of them is sent.
-INSERT OR IGNORE INTO doomed_file SELECT key FROM file WHERE instance IN (SELECT key FROM doomed_instance)
-    OR lacked_by IN (SELECT key FROM doomed_session)
-    OR key IN (SELECT file FROM attachment WHERE session IN (SELECT key FROM doomed_session));
-DELETE FROM attachment WHERE file IN (SELECT key FROM doomed_file);
--- The archive keeps what it has of them, and with it who is in their subjects.
+INSERT OR IGNORE INTO pruned_instance SELECT key FROM instance WHERE session IN (SELECT key FROM pruned_session);
+-- Copies too: the next scan reads them again, and one of them is sent.
+INSERT OR IGNORE INTO pruned_file SELECT key FROM file WHERE instance IN (SELECT key FROM pruned_instance)
+    OR lacked_by IN (SELECT key FROM pruned_session)
+    OR key IN (SELECT file FROM attachment WHERE session IN (SELECT key FROM pruned_session));
+DELETE FROM attachment WHERE file IN (SELECT key FROM pruned_file);
+-- The archive keeps these sessions, so their patients stay in the subjects.
 UPDATE patient SET archived = 1 WHERE EXISTS (SELECT 1 FROM session s JOIN delivery d ON d.session = s.key
-    WHERE s.key IN (SELECT key FROM doomed_session) AND s.project = patient.project
+    WHERE s.key IN (SELECT key FROM pruned_session) AND s.project = patient.project
     AND s.subject = patient.subject COLLATE NOCASE AND d.archive_uri IS NOT NULL);
-DELETE FROM instance WHERE key IN (SELECT key FROM doomed_instance);
-DELETE FROM delivery WHERE session IN (SELECT key FROM doomed_session);
-DELETE FROM file WHERE key IN (SELECT key FROM doomed_file) AND key NOT IN (SELECT file FROM instance);
--- What is left of these is where an instance that stays was sent from, before the file held one that is forgotten.
+DELETE FROM instance WHERE key IN (SELECT key FROM pruned_instance);
+DELETE FROM delivery WHERE session IN (SELECT key FROM pruned_session);
+DELETE FROM file WHERE key IN (SELECT key FROM pruned_file) AND key NOT IN (SELECT file FROM instance);
+-- An instance that stays was sent from such a file, before the file held one that is taken out.
 UPDATE file SET kind = 'UNREADABLE', reason = 'not looked into yet', instance = NULL
-    WHERE instance IN (SELECT key FROM doomed_instance);
--- What XNAT has seen nothing of, and what nothing is left of on this side, begins anew if it ever comes back.
+    WHERE instance IN (SELECT key FROM pruned_instance);
+-- A session that XNAT has nothing of, and that has no files left here, begins anew if it comes back.
 DELETE FROM delivery WHERE uri IS NULL AND session NOT IN (SELECT session FROM instance);
 DELETE FROM session WHERE key NOT IN (SELECT session FROM instance) AND key NOT IN (SELECT session FROM delivery);
 UPDATE file SET lacked_by = NULL WHERE lacked_by NOT IN (SELECT key FROM session);
@@ -60,10 +59,10 @@ COMMIT;
 
 
 @dataclass(frozen=True, slots=True)
-class Matter:
+class PruneItem:
     """A whole session in a state, or files in a state (of a session or of none), and the path of one of them.
 
-    `kept` says why it is not forgotten.
+    `kept` says why it stays in the journal.
     """
 
     session: Session | None
@@ -76,23 +75,22 @@ class Matter:
     is_whole: bool = False
 
 
-class Forgetting:
-    """A locked journal, and what is to be taken out of it: `found`. Nothing is before `forget()` is called."""
+class Pruner:
+    """Finds what to take out of a locked journal (`found`), and takes it out when `prune()` is called."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
         self._path = path
-        self._places: dict[str, bool] = {}
-        self.found: list[Matter] = []
+        self._empty: dict[str, bool] = {}
+        self.found: list[PruneItem] = []
         with translated(path):
-            self._db.executescript(_DOOMED)
+            self._db.executescript(_PRUNED)
 
     @classmethod
     @contextmanager
-    def of(cls, path: Path, *, part: str | None = None) -> Iterator["Forgetting"]:
-        """Lock a journal, so that no run begins between what is told and what is done.
+    def of(cls, path: Path, *, part: str | None = None) -> Iterator[Self]:
+        """Lock a journal, so that no run begins before `prune`; with `part` for one project only.
 
-        With `part` it is about one project only.
         Raises: UsageError when there is none, JournalBusyError when a run is at work, JournalError.
         """
         if not path.is_file() or not path.stat().st_size:
@@ -107,32 +105,32 @@ class Forgetting:
                 connection.close()
 
     def sessions(self, label: str, *, force: bool = False) -> None:
-        """Find the sessions with this label, whole: the next scan meets them as new.
+        """Find the sessions with this label, with all their files: to the next scan they are new.
 
         Raises: UsageError when there is none, or XNAT holds an unfinished delivery of one and `force` is not given.
         """
-        matters = self._whole(label, force=force)
-        if not matters:
+        items = self._whole_sessions(label, force=force)
+        if not items:
             raise UsageError(
                 f"the journal knows no session {label}", hint="`asyncimport status -o json` lists them all"
             )
-        for matter in matters:
-            if matter.kept:
+        for item in items:
+            if item.kept:
                 raise UsageError(
-                    f"{matter.kept}: {label} in {matter.uri or 'its prearchive'}",
+                    f"{item.kept}: {label} in {item.uri or 'its prearchive'}",
                     hint="let `asyncimport upload` finish it, or delete it in XNAT and give --force",
                 )
-        self.found += matters
+        self.found += items
 
     def held(self, *, force: bool = False) -> None:
-        """Find the sessions that are held, whole."""
-        self.found += self._whole(None, force=force, only="held")
+        """Find the sessions that are held, with all their files."""
+        self.found += self._whole_sessions(None, force=force, only="held")
 
     def gone(self, *, force: bool = False) -> None:
-        """Find files that are no longer on disk and that XNAT does not have: their sessions lack them no more."""
-        tally = _Tally()
+        """Find files that are gone from disk and that XNAT does not have: their sessions no longer miss them."""
+        counts = _Counts()
         with translated(self._path):
-            # A file that holds something else by now has lost its instance as surely as one that is gone.
+            # The instance of a file that now holds something else is gone too.
             rows = self._db.execute(
                 "SELECT i.key, f.key, f.path, f.size, f.instance IS i.key, i.state, s.project, s.subject, s.label, "
                 "s.study_uid, i.state = 'REFUSED' AND EXISTS (SELECT 1 FROM delivery d WHERE d.session = s.key "
@@ -143,14 +141,14 @@ class Forgetting:
             for instance, file, path, size, carries, state, *names, unfinished in rows:
                 if carries and not _is_gone(path):
                     continue
-                # What XNAT refused is looked for in what it holds when the session is archived.
+                # Archiving compares what XNAT holds with what it refused.
                 kept = _UNFINISHED if unfinished and not force else None
                 if carries:
                     kept = kept or self._unmounted(path, force=force)
-                tally.count(Session(*names), state, size, path, kept)
+                counts.add(Session(*names), state, size, path, kept)
                 if kept is None:
-                    self._doom("instance", [instance])
-                    self._doom("file", [file] if carries else [])
+                    self._mark("instance", [instance])
+                    self._mark("file", [file] if carries else [])
             rows = self._db.execute(
                 "SELECT key, path, size, kind FROM file WHERE kind NOT IN (?, 'LINK', 'INNER_LINK') "
                 "AND key NOT IN (SELECT file FROM instance) "
@@ -160,19 +158,19 @@ class Forgetting:
             for file, path, size, kind in rows:
                 if _is_gone(path):
                     kept = self._unmounted(path, force=force)
-                    tally.count(None, kind, size, path, kept)
-                    self._doom("file", [file] if kept is None else [])
-        self.found += tally.matters()
+                    counts.add(None, kind, size, path, kept)
+                    self._mark("file", [file] if kept is None else [])
+        self.found += counts.items()
 
     def archived(self, before: float, *, force: bool = False) -> None:
-        """Find the files of sessions that were archived and compared before a time, and whose files are all gone.
+        """Find the files of sessions that were archived and verified before a time, and whose files are all gone.
 
-        The session itself stays known, with its label and its patient, so that no other study takes its place; but
-        `verify` has nothing to compare any more.
+        The session stays known, with its label and its patient, so that no other study takes its place. `verify` has
+        nothing to compare any more.
         """
         with translated(self._path):
             sessions = self._db.execute(
-                # Each comparison is of all that was stored until then, so the last one counts.
+                # Each delivery is verified with all files stored until then, so the last one counts.
                 "SELECT s.key, s.project, s.subject, s.label, s.study_uid, d.archive_uri FROM session s "
                 "JOIN delivery d ON d.session = s.key AND d.number = "
                 "(SELECT max(number) FROM delivery WHERE session = s.key AND uri IS NOT NULL) "
@@ -194,28 +192,30 @@ class Forgetting:
                     kept = kept or self._unmounted(path, force=force)
                 if kept is None:
                     self._db.execute(
-                        "INSERT OR IGNORE INTO doomed_instance SELECT key FROM instance WHERE session = ?", (session,)
+                        "INSERT OR IGNORE INTO pruned_instance SELECT key FROM instance WHERE session = ?", (session,)
                     )
-                    self._doom("file", [key for key, _, _ in rows])
+                    self._mark("file", [key for key, _, _ in rows])
                 size = sum(size for _, _, size in rows)
                 example = os.fsdecode(rows[0][1]) if rows else ""
-                self.found.append(Matter(Session(*names), "archived", len(rows), size, example, uri, kept))
+                self.found.append(PruneItem(Session(*names), "archived", len(rows), size, example, uri, kept))
 
-    def forget(self) -> None:
+    def prune(self) -> None:
         """Take out what was found, all of it or, after a kill or an error, nothing."""
         with translated(self._path):
             try:
                 widen(self._db)
-                Waiting().until_free(self._path, partial(self._db.executescript, _FORGET))
+                LockWait().until_free(self._path, partial(self._db.executescript, _PRUNE))
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _whole(self, label: str | None, *, force: bool, only: str | None = None) -> list[Matter]:
-        """Find sessions, and how the ledger reports them; those whose files were forgotten earlier it does not."""
-        reports = {report.session: report for report in Ledger(self._db, self._path, run=None).summary().sessions}
-        matters = []
+    def _whole_sessions(self, label: str | None, *, force: bool, only: str | None = None) -> list[PruneItem]:
+        """Find sessions and their reports; a session whose files were pruned before has none."""
+        reports = {
+            report.session: report for report in JournalReader(self._db, self._path, run=None).summary().sessions
+        }
+        items = []
         with translated(self._path):
             rows = self._db.execute(
                 "SELECT s.key, s.project, s.subject, s.label, s.study_uid, (SELECT f.path FROM instance i "
@@ -232,40 +232,40 @@ class Forgetting:
                     continue
                 kept = _UNFINISHED if unfinished and not force else None
                 if kept is None:
-                    self._doom("session", [key])
-                matters.append(
-                    Matter(session, report.state, report.files, report.size, path, report.uri, kept, is_whole=True)
+                    self._mark("session", [key])
+                items.append(
+                    PruneItem(session, report.state, report.files, report.size, path, report.uri, kept, is_whole=True)
                 )
-        return matters
+        return items
 
-    def _doom(self, what: str, keys: Iterable[int]) -> None:
+    def _mark(self, what: str, keys: Iterable[int]) -> None:
         self._db.executemany(
-            f"INSERT OR IGNORE INTO doomed_{what} VALUES (?)",  # noqa: S608 - fixed text
+            f"INSERT OR IGNORE INTO pruned_{what} VALUES (?)",  # noqa: S608 - fixed text
             [(key,) for key in keys],
         )
 
     def _unmounted(self, path: bytes, *, force: bool) -> str | None:
-        """Say why a file that is gone may yet come back: the nearest directory that is there holds nothing."""
-        place = os.path.dirname(path)  # noqa: PTH120 - as above
-        return _UNMOUNTED if not force and self._is_bare(place) else None
+        """Return why a file that is gone may come back: the nearest existing directory is empty."""
+        directory = os.path.dirname(path)  # noqa: PTH120 - the path need not be text
+        return _UNMOUNTED if not force and self._is_empty(directory) else None
 
-    def _is_bare(self, directory: bytes) -> bool:
+    def _is_empty(self, directory: bytes) -> bool:
         key = os.fsdecode(directory)
-        if key not in self._places:
+        if key not in self._empty:
             try:
                 with os.scandir(directory) as entries:
-                    self._places[key] = next(entries, None) is None
+                    self._empty[key] = next(entries, None) is None
             except (FileNotFoundError, NotADirectoryError):
                 above = os.path.dirname(directory)  # noqa: PTH120 - as above
-                # A drive of Windows that is not there has nothing above it.
-                self._places[key] = above == directory or self._is_bare(above)
+                # A missing drive of Windows has nothing above it.
+                self._empty[key] = above == directory or self._is_empty(above)
             except OSError:
-                self._places[key] = True
-        return self._places[key]
+                self._empty[key] = True
+        return self._empty[key]
 
 
 def _is_gone(path: bytes) -> bool:
-    """Whether there is no regular file; a disk that does not answer has not said so."""
+    """Whether there is no regular file; False if the disk does not answer."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - the path need not be text
     except (FileNotFoundError, NotADirectoryError):
@@ -274,18 +274,18 @@ def _is_gone(path: bytes) -> bool:
         return False
 
 
-class _Tally:
-    """Files that are forgotten, or kept, for one reason, by session and state."""
+class _Counts:
+    """Counts files that are taken out, or kept for one reason, by session and state."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[Session | None, str, str | None], tuple[int, int, bytes]] = {}
 
-    def count(self, session: Session | None, state: str, size: int, path: bytes, kept: str | None) -> None:
+    def add(self, session: Session | None, state: str, size: int, path: bytes, kept: str | None) -> None:
         files, total, example = self._counts.get((session, state, kept), (0, 0, path))
         self._counts[session, state, kept] = (files + 1, total + size, example)
 
-    def matters(self) -> list[Matter]:
+    def items(self) -> list[PruneItem]:
         return [
-            Matter(session, state.lower(), files, size, os.fsdecode(example), kept=kept)
+            PruneItem(session, state.lower(), files, size, os.fsdecode(example), kept=kept)
             for (session, state, kept), (files, size, example) in self._counts.items()
         ]

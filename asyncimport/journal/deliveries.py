@@ -1,0 +1,355 @@
+"""The queue of sessions to finalise: sealed deliveries out, verdicts in."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+
+from asyncimport.journal.connection import Connection
+from asyncimport.journal.facts import digests_of, file_of, initial_labels
+from asyncimport.journal.runs import CurrentRun
+from asyncimport.journal.session_state import SessionState
+from asyncimport.model import (
+    MAY_HAVE_REJECTED,
+    Archived,
+    Built,
+    Deleted,
+    Delivery,
+    File,
+    Held,
+    Incomplete,
+    Postponed,
+    Refusal,
+    Sealed,
+    Session,
+    Verdict,
+)
+
+_SEND_AGAIN = "`asyncimport verify --repair` sends them again"
+_TOUCH = "touch the files that were rewritten, and send them with `--resend-changed --retry held`"
+
+
+class DeliveryQueue:
+    """Seals deliveries for finalising, and records their verdicts."""
+
+    def __init__(self, connection: Connection, run: CurrentRun, state: SessionState) -> None:
+        self._connection = connection
+        self._db = connection.db
+        self._run = run.key
+        self._state = state
+
+    def claim(self, *, quiet_period: float = 0.0) -> Sealed | float | None:
+        """Seal a delivery, on disk, before anyone calls XNAT about it.
+
+        Return None when none is ready, or the seconds until one is: after an attempt to send broke off, a delivery is
+        not sealed for `quiet_period` seconds, as the attempt may yet take effect. A delivery of which XNAT has made a
+        second row is returned without a seal.
+
+        Deliveries of one subject go one at a time: XNAT's archive step locks the subject's label, and a second one
+        sleeps ten seconds before it tries again (PrearcSessionArchiver).
+        """
+        with self._connection.transaction(durable=True):
+            row = self._db.execute(
+                "SELECT d.key, d.number, d.uri, d.state, s.key, s.project, s.subject, s.label, s.study_uid, "
+                "s.begun_subject, s.begun_label, "
+                "EXISTS (SELECT 1 FROM barred WHERE barred.session = s.key AND barred.second_row), "
+                "iif(d.state = 'OPEN', max(0, coalesce(u.since + ? - ?, 0)), 0) AS wait "
+                # CROSS makes SQLite start from the few ready deliveries.
+                "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
+                "LEFT JOIN unsure u ON u.delivery = d.key "
+                "WHERE NOT EXISTS (SELECT 1 FROM busy WHERE busy.subject = s.subject) "
+                "ORDER BY wait, ready.delivery LIMIT 1",
+                (quiet_period, self._connection.ticks()),
+            ).fetchone()
+            if row is None:
+                return None
+            key, number, uri, state, session, project, subject, label, study_uid, *initial, second_row, wait = row
+            is_open = bool(second_row) and state == "OPEN"
+            if wait:
+                return float(wait)
+            self._db.execute("DELETE FROM ready WHERE delivery = ?", (key,))
+            self._db.execute("INSERT INTO busy VALUES (?)", (subject,))
+            if state != "ARCHIVED" and not is_open:
+                self._db.execute(
+                    "UPDATE delivery SET state = 'SEALED', partial = ? WHERE key = ?",
+                    (any(self._state.count_missing(session)), key),
+                )
+            uids = self._uids(session, "STORED")
+            # Instances refused because of the second row may be accepted later.
+            refused = frozenset() if is_open else self._uids(session, "REFUSED")
+            (most_files,) = self._connection.one(
+                "SELECT count(*) FROM instance i LEFT JOIN delivery d ON d.key = i.delivery WHERE i.session = ? "
+                # A row that was built and left takes in later files. Part of a failed instance may be there.
+                "AND (d.uri = ? OR i.state = 'FAILED' OR (i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED'))",
+                (session, uri),
+            )
+            presumed, resent = self._presumed(session, key)
+            files, expected, held_before = self._connection.one(
+                "SELECT (SELECT count(*) FROM instance i JOIN delivery d ON d.key = i.delivery "
+                "WHERE i.session = ?1 AND d.uri = ?2), expected, held_before FROM delivery WHERE key = ?3",
+                (session, uri, key),
+            )
+        where = Session(project, subject, label, study_uid)
+        delivery = Delivery(key, where, number, uri, initial_labels(where, *initial))
+        counted = {"most_files": most_files, "files": files, "expected": expected}
+        before = None if held_before is None else frozenset[str](json.loads(held_before))
+        archived = state == "ARCHIVED"
+        return Sealed(
+            delivery, uids, refused, archived, is_open, presumed=presumed, resent=resent, before=before, **counted
+        )
+
+    def _uids(self, session: int, state: str, which: str = "TRUE") -> frozenset[str]:
+        query = f"SELECT json_quote(sop_uid) FROM instance WHERE session = ? AND state = ? AND {which}"  # noqa: S608 - fixed text
+        return frozenset(self._connection.json_rows(query, (session, state)))
+
+    def expect(self, sealed: Sealed, before: frozenset[str]) -> Sealed:
+        """Record what the archive held before a sealed delivery, and how many instances it must hold after it.
+
+        Call it before anyone calls XNAT about the delivery: later nobody can tell.
+        """
+        delivery = sealed.delivery.key
+        with self._connection.transaction(durable=True):
+            self._db.execute(
+                "UPDATE delivery SET held_before = ?3, expected = ?1 + (SELECT count(*) FROM instance "
+                # An instance that is sent again takes the place of the one that is there.
+                "WHERE delivery = ?2 AND state = 'STORED' AND presumed IS NULL) WHERE key = ?2",
+                (len(before), delivery, json.dumps(sorted(before))),
+            )
+            (expected,) = self._connection.one("SELECT expected FROM delivery WHERE key = ?", (delivery,))
+        return replace(sealed, expected=expected, before=before)
+
+    def _presumed(self, session: int, delivery: int) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the presumed instances of a session, and which of them a delivery has brought."""
+        presumed = self._uids(session, "STORED", "presumed")
+        return presumed, self._uids(
+            session, "STORED", f"presumed AND delivery = {delivery:d}"
+        ) if presumed else presumed
+
+    def close(self, verdict: Verdict) -> Verdict:
+        """Record how a delivery ended, and free its subject and its place among the active sessions.
+
+        Files that came too late for it go into the next delivery, unless this one is held. Instances that the archive
+        lacks are sent again in the next delivery, once in a run; then the delivery is held. Instances that a script
+        dropped there, or may have dropped, become refused. All instances of a deleted delivery are sent again. An open
+        delivery ends if somebody else has archived or deleted it, and stays open otherwise. A delivery that was
+        archived before stays so, whatever is found; if another has begun since, the verdict of that one counts.
+        Return the verdict that was recorded.
+        """
+        with self._connection.transaction(durable=True):
+            delivery = verdict.delivery
+            session, was, is_last = self._connection.one(
+                "SELECT session, state, number = (SELECT max(number) FROM delivery o WHERE o.session = d.session) "
+                "FROM delivery d WHERE key = ?",
+                (delivery.key,),
+            )
+            self._db.execute("DELETE FROM busy WHERE subject = ?", (delivery.session.subject,))
+            if not is_last:
+                return verdict
+            self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+            if isinstance(verdict, Postponed):
+                # The next run finalises it.
+                if was == "SEALED":
+                    self._db.execute("UPDATE delivery SET reason = ? WHERE key = ?", (verdict.reason, delivery.key))
+                return verdict
+            if isinstance(verdict, Archived | Incomplete) and verdict.unproven:
+                self._db.execute(
+                    "UPDATE instance SET presumed = 1 WHERE delivery = ? AND state = 'STORED'", (delivery.key,)
+                )
+            if isinstance(verdict, Deleted) and not self._is_first_repair(session):
+                verdict = Held(delivery, "somebody has deleted it from the prearchive, and once more in the same run")
+            if isinstance(verdict, Deleted):
+                self._end(delivery, "DELETED", reason="somebody has deleted it from the prearchive")
+                stored = self._uids_of(delivery)
+                self._take_back(session, stored, "PENDING", None, is_missing=False)
+                verdict = Deleted(delivery, len(stored))
+            elif isinstance(verdict, Incomplete) and not (verdict.lost or verdict.resent):
+                verified = "present" if verdict.unproven else "uids"
+                self._end(delivery, "ARCHIVED", uri=verdict.uri, verified=verified)
+                self._refuse_dropped(session, verdict)
+                verdict = Archived(delivery, verdict.uri, verified)
+            elif isinstance(verdict, Incomplete) and self._may_repair(session, verdict.lost):
+                lost = f"{_lost(verdict, lacks='lacked')}, which are to be sent again"
+                self._end(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)
+                self._refuse_dropped(session, verdict)
+                self._take_back(session, verdict.lost, "PENDING", None)
+                self._take_back(session, verdict.resent, "PENDING", None, is_missing=False)
+            elif isinstance(verdict, Archived):
+                if verdict.holds is not None:
+                    self._db.execute(
+                        "UPDATE delivery SET expected = ?, held_before = NULL WHERE key = ?",
+                        (verdict.holds, delivery.key),
+                    )
+                if verdict.proven:
+                    self._db.execute("UPDATE instance SET presumed = NULL WHERE delivery = ?", (delivery.key,))
+                self._db.executemany(
+                    "UPDATE instance SET presumed = 1 WHERE session = ? AND sop_uid = ? AND state <> 'STORED'",
+                    [(session, uid) for uid in verdict.unacknowledged],
+                )
+                replaced = self._record_digests(session, verdict)
+                if replaced and verdict.verified == "uids":
+                    verdict = replace(verdict, verified="present")
+                reason = replaced_since(replaced) if replaced else ""
+                self._end(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified, reason=reason)
+            elif isinstance(verdict, Built):
+                self._end(delivery, "BUILT")
+            elif isinstance(verdict, Held) and was == "OPEN":
+                self._db.execute("UPDATE delivery SET reason = ? WHERE key = ?", (verdict.reason, delivery.key))
+                self._db.execute("UPDATE barred SET second_row = 0 WHERE session = ?", (session,))
+                return verdict
+            else:
+                if isinstance(verdict, Incomplete):
+                    verdict = Held(
+                        delivery,
+                        f"{_lost(verdict)}; {_SEND_AGAIN if verdict.lost else _TOUCH}",
+                        verdict.uri,
+                    )
+                if was == "ARCHIVED" and verdict.uri is None:
+                    (uri,) = self._connection.one("SELECT archive_uri FROM delivery WHERE key = ?", (delivery.key,))
+                    verdict = replace(verdict, uri=uri)
+                self._end(delivery, "ARCHIVED" if was == "ARCHIVED" else "HELD", uri=verdict.uri, reason=verdict.reason)
+                self._db.execute(
+                    "INSERT OR IGNORE INTO barred (session, reason) VALUES (?, ?)", (session, verdict.reason)
+                )
+                return verdict
+            if was == "OPEN":
+                self._reopen(session)
+            self._state.enqueue_unsettled(session)
+        return verdict
+
+    def _record_digests(self, session: int, verdict: Archived) -> int:
+        """Record the digests that XNAT has of instances; return how many instances of earlier deliveries were replaced.
+
+        These are presumed from now on.
+        """
+        if not verdict.digests:
+            return 0
+        delivery, told = verdict.delivery.key, verdict.digests
+        before = digests_of(self._db, session)
+        other = [uid for uid, digest in before.items() if told.get(uid, digest) != digest]
+        replaced = self._db.executemany(
+            "UPDATE instance SET presumed = 1 WHERE session = ? AND sop_uid = ? AND state = 'STORED' AND delivery <> ?",
+            [(session, uid, delivery) for uid in other],
+        ).rowcount
+        # As one text: a row for each instance would add a hundredth to the time of its upload.
+        self._db.execute("UPDATE delivery SET digests = NULL WHERE session = ?", (session,))
+        self._db.execute("UPDATE delivery SET digests = ? WHERE key = ?", (json.dumps(dict(told)), delivery))
+        return max(replaced, 0)
+
+    def repair(self, session: Session, missing: Iterable[str]) -> int:
+        """Mark instances that the archive lacks to be sent again; return how many of the session are to be sent.
+
+        They are queued when a scan meets their files. None are marked while a delivery of the session has not ended.
+        """
+        with self._connection.transaction(durable=True):
+            row = self._db.execute(
+                "SELECT d.key, d.session, d.state FROM session s JOIN delivery d ON d.session = s.key "
+                "WHERE s.project = ? AND s.study_uid = ? ORDER BY d.number DESC LIMIT 1",
+                (session.project, session.study_uid),
+            ).fetchone()
+            if row is None or row[2] not in {"ARCHIVED", "HELD"}:
+                return 0
+            delivery, key, state = row
+            if state == "HELD":
+                # It is in the archive, whatever is wrong with it there.
+                for state in ("SEALED", "ARCHIVED"):
+                    self._db.execute("UPDATE delivery SET state = ? WHERE key = ?", (state, delivery))
+            self._take_back(key, missing, "PENDING", None)
+            query = "SELECT count(*) FROM instance WHERE session = ? AND state = 'PENDING'"
+            (pending,) = self._connection.one(query, (key,))
+        return int(pending)
+
+    def files_of(self, delivery: Delivery, uids: Iterable[str]) -> list[tuple[str, File]]:
+        """Return SOPInstanceUID and file of these instances of the session of a delivery, as they were sent."""
+        rows = self._connection.json_rows(
+            "SELECT json_array(i.sop_uid, hex(f.path), f.size, f.mtime_ns, f.inode, f.ctime_ns) FROM delivery d "
+            "JOIN instance i ON i.session = d.session JOIN file f ON f.key = i.file "
+            "WHERE d.key = ? AND i.sop_uid IN (SELECT value FROM json_each(?)) AND i.state = 'STORED'",
+            (delivery.key, json.dumps([*uids])),
+        )
+        return [(uid, file_of(bytes.fromhex(path), facts)) for uid, path, *facts in rows]
+
+    def _end(
+        self, delivery: Delivery, state: str, *, uri: str | None = None, verified: str | None = None, reason: str = ""
+    ) -> None:
+        self._db.execute(
+            "UPDATE delivery SET state = ?, archive_uri = ?, verified = ?, reason = ?, closed_at = ? WHERE key = ?",
+            (state, uri, verified, reason or None, self._connection.clock(), delivery.key),
+        )
+        if state in {"ARCHIVED", "DELETED"}:
+            # Its row is gone; the next one begins with the labels that the session has now.
+            self._db.execute(
+                "UPDATE session SET begun_subject = NULL, begun_label = NULL WHERE begun_label IS NOT NULL "
+                "AND key = (SELECT session FROM delivery WHERE key = ?)",
+                (delivery.key,),
+            )
+
+    def _may_repair(self, session: int, missing: Iterable[str]) -> bool:
+        """Whether missing instances may be sent again: once in a run, and not if somebody has taken them out.
+
+        Somebody has if an earlier delivery that brought them was verified.
+        """
+        query = (
+            "SELECT 1 FROM instance i JOIN delivery d ON d.key = i.delivery "
+            "WHERE i.session = ? AND i.sop_uid = ? AND d.verified IN ('uids', 'present')"
+        )
+        if any(self._db.execute(query, (session, uid)).fetchone() for uid in missing):
+            return False
+        return self._is_first_repair(session)
+
+    def _is_first_repair(self, session: int) -> bool:
+        """Note that instances of a session are sent again; whether that is for the first time in this run."""
+        return self._db.execute("INSERT OR IGNORE INTO repaired VALUES (?)", (session,)).rowcount == 1
+
+    def _reopen(self, session: int) -> None:
+        """Let a session begin another delivery, and queue what was refused because of the state of its row."""
+        self._db.execute("DELETE FROM barred WHERE session = ?", (session,))
+        self._db.execute(
+            "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL "
+            "WHERE session = ? AND state = 'REFUSED' AND refusal = 'SERVER'",
+            (session,),
+        )
+
+    def _uids_of(self, delivery: Delivery) -> list[str]:
+        """Return the SOPInstanceUIDs that were stored in a delivery."""
+        query = "SELECT json_quote(sop_uid) FROM instance WHERE delivery = ?"
+        return self._connection.json_rows(query, (delivery.key,))
+
+    def _refuse_dropped(self, session: int, verdict: Incomplete) -> None:
+        """Refuse instances that a script has dropped in the archive, or may have dropped."""
+        rejected = f"{verdict.script} rejects it, and the archive does not hold it"
+        self._take_back(session, verdict.rejects, "REFUSED", rejected, Refusal.DROPPED)
+        doubtful = f"the archive does not hold it: {verdict.script} {MAY_HAVE_REJECTED}"
+        self._take_back(session, verdict.doubtful, "REFUSED", doubtful, Refusal.FILE)
+        if verdict.doubtful and self._state.partial:
+            self._db.execute("UPDATE delivery SET partial = 1 WHERE key = ?", (verdict.delivery.key,))
+
+    def _take_back(
+        self,
+        session: int,
+        uids: Iterable[str],
+        state: str,
+        reason: str | None,
+        refusal: Refusal | None = None,
+        *,
+        is_missing: bool = True,
+    ) -> None:
+        """Mark stored instances to be sent again, or as refused after all.
+
+        If the archive has them (not `is_missing`), presumed ones stay presumed.
+        """
+        self._db.executemany(
+            "UPDATE instance SET state = ?, reason = ?, refusal = ?, delivery = NULL, run = ?, "
+            "presumed = iif(?, NULL, presumed) WHERE session = ? AND sop_uid = ? AND state = 'STORED'",
+            [(state, reason, refusal, self._run, is_missing, session, uid) for uid in uids],
+        )
+
+
+def replaced_since(files: int) -> str:
+    """Return the reason that instances of the archive differ from those that were verified."""
+    what = "1 instance was" if files == 1 else f"{files} instances were"
+    return f"{what} replaced in the archive since the session was verified"
+
+
+def _lost(verdict: Incomplete, *, lacks: str = "lacks") -> str:
+    if not verdict.lost:
+        return f"XNAT has lost some of {len(verdict.resent)} files that were sent in place of earlier ones"
+    return f"the archive {lacks} {len(verdict.lost)} of its instances"

@@ -1,0 +1,309 @@
+"""What the journal records of each file: what it is, which instance it carries, and which copies it has."""
+
+import os
+from dataclasses import dataclass
+
+from asyncimport.journal.connection import Connection
+from asyncimport.journal.facts import Facts, digest_of, facts_of, is_same, unproven
+from asyncimport.journal.runs import CurrentRun
+from asyncimport.journal.session_state import SessionState
+from asyncimport.model import Digest, File, FileKind, Instance
+
+_CHANGED = "changed on disk after XNAT stored it; the new bytes were not sent"
+_ELSEWHERE = "XNAT holds this instance already, sent from a file that cannot be compared any more"
+_OTHER_BYTES = "XNAT holds this instance ({}) already, sent from a file with other bytes"
+_SAME_BYTES = "the same bytes as another file"
+_COPY_OF_CHANGED = "it was the copy of a file that has changed since; the next run compares them anew"
+
+
+@dataclass(frozen=True, slots=True)
+class SopUidConflict:
+    """A file with the SOPInstanceUID of an instance that the journal knows, whose bytes have yet to be compared.
+
+    Compare them with the digest of what was `sent`, if there is one, and otherwise with the file `other`. `key` is that
+    of the known instance.
+    """
+
+    instance: Instance
+    key: int
+    other: str
+    sent: Digest | None = None
+
+
+class FileRecords:
+    """Writes the rows of files, and decides which copy of an instance is sent."""
+
+    def __init__(self, connection: Connection, run: CurrentRun, state: SessionState) -> None:
+        self._connection = connection
+        self._db = connection.db
+        self._run = run.key
+        self._state = state
+
+    def record(
+        self,
+        key: int,
+        file: File,
+        kind: FileKind,
+        reason: str | None,
+        instance: int | None,
+        facts: Facts | None = None,
+    ) -> int:
+        """Write the row of a file and return its key, which is `key` if it is new; `facts` are its own by default.
+
+        An instance that the path carried before needs another copy. A file that cannot be read keeps what is known of
+        it: it may be the same file when it can be read again.
+        """
+        path = os.fsencode(file.path)
+        facts = facts or facts_of(file)
+        row = self._db.execute("SELECT key, instance, kind FROM file WHERE path = ?", (path,)).fetchone()
+        if row is None:
+            self._db.execute(
+                "INSERT INTO file (key, path, size, mtime_ns, inode, ctime_ns, kind, reason, instance) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (key, path, *facts, kind, reason, instance),
+            )
+        elif kind in {FileKind.EXCLUDED, FileKind.LINK} and row[2] == FileKind.INSTANCE:
+            # This run does not ask for it; its outcome of an earlier run stands.
+            key = row[0]
+        else:
+            key = row[0]
+            if kind == FileKind.UNREADABLE and row[1] is not None and row[2] in {FileKind.INSTANCE, kind}:
+                self._db.execute("UPDATE file SET kind = ?, reason = ? WHERE key = ?", (kind, reason, key))
+            else:
+                self._db.execute(
+                    "UPDATE file SET size = ?1, mtime_ns = ?2, inode = ?3, ctime_ns = ?4, kind = ?5, reason = ?6, "
+                    # What it carried when it could be read stays known.
+                    "instance = ?7, lacked_by = iif(?5 = 'UNREADABLE' AND lacked_uid IS NOT NULL, lacked_by, NULL) "
+                    "WHERE key = ?8",
+                    (*facts, kind, reason, instance, key),
+                )
+            if row[2] == FileKind.INSTANCE and row[1] != instance:
+                self._replace_source(row[1], reason if kind == FileKind.UNREADABLE else None)
+        self.mark_met(key)
+        return key
+
+    def mark_met(self, file: int) -> None:
+        """Count a file among those of this run."""
+        self._db.execute("INSERT OR IGNORE INTO scope VALUES (?)", (file,))
+
+    def resolve(
+        self, key: int, item: Instance, session: int, *, resend_changed: bool, proof: bool | None
+    ) -> SopUidConflict | tuple[int, bool]:
+        """Record a file that may carry a known instance; return the instance's key and whether to send this file.
+
+        If that depends on bytes that nobody has compared yet, record nothing and return the conflict. `proof` says
+        whether the file holds the bytes that were sent, None if unknown.
+        """
+        file = item.file
+        row = self._db.execute(
+            "SELECT i.key, i.state, i.reason, f.key, f.path, f.kind, f.instance = i.key, "
+            "f.key IN (SELECT file FROM scope), i.key IN (SELECT instance FROM unread), i.sha256, i.xxh3, "
+            "i.settled_at, i.presumed, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+            "FROM instance i LEFT JOIN file f ON f.key = i.file WHERE i.session = ? AND i.sop_uid = ?",
+            (session, item.sop_uid),
+        ).fetchone()
+        if row is None:
+            carrier = self.record(key, file, FileKind.INSTANCE, None, key)
+            self._db.execute(
+                "INSERT INTO instance (key, session, sop_uid, series_uid, file, modality) VALUES (?, ?, ?, ?, ?, ?)",
+                (key, session, item.sop_uid, item.series_uid, carrier, item.modality),
+            )
+            return key, True
+        instance, state, reason, other, path, kind, carries, met, unread, sha256, xxh3, settled, presumed, *facts = row
+        own = path == os.fsencode(file.path)
+        sound = carries and kind in {FileKind.INSTANCE, FileKind.UNREADABLE}
+        stored = state == "STORED"
+        unsent = state in {"PENDING", "FAILED"}
+        proven = sound and is_same(facts, file, settled if stored else None)
+        if own and proven and met and kind == FileKind.INSTANCE:
+            return instance, False
+        sent = digest_of(sha256, xxh3)
+        if stored and not proven and sent is not None:
+            if proof is None:
+                return SopUidConflict(item, instance, os.fsdecode(path), sent)
+            if not proof and not own:
+                self.record(key, file, FileKind.SKIPPED, _OTHER_BYTES.format(item.sop_uid), None)
+                return instance, False
+            proven = proof
+        # A file that was moved or restored and has no digest is recognised by size, time and SOPInstanceUID. It is not
+        # sent again, but nothing proves that it is what was sent.
+        same = proven or (
+            sound and proof is None and (stored or not own) and (*facts[:2],) == (file.size, str(file.mtime_ns))
+        )
+        if stored and presumed and sent is None and not own and not met:
+            # Of an instance that was found in the archive by its UID no bytes were ever compared: any copy will do.
+            same = True
+        if not own and sound and kind == FileKind.INSTANCE and not unread and (met or not (unsent or same)):
+            if proof:
+                self.record(key, file, FileKind.DUPLICATE, _SAME_BYTES, instance)
+                return instance, False
+            return SopUidConflict(item, instance, os.fsdecode(path))
+        if not own and sound:
+            # The other copy cannot be read, or this run has not met it. If it is there, the scan reads it again.
+            self._db.execute("DELETE FROM unread WHERE instance = ?", (instance,))
+            if met:
+                self._db.execute(
+                    "UPDATE file SET kind = 'UNREADABLE', reason = coalesce(reason, ?), instance = NULL, "
+                    "lacked_by = ?, lacked_uid = ? WHERE key = ?",
+                    (reason, session, item.sop_uid, other),
+                )
+            else:
+                self._db.execute("DELETE FROM file WHERE key = ?", (other,))
+        again = resend_changed and own and carries and stored and not same and self._has_ended(session)
+        if stored and not same and not again:
+            key = self.record(key, file, FileKind.SKIPPED, _CHANGED if own and carries else _ELSEWHERE, instance)
+        else:
+            known = unproven(file) if stored and same and not proven else facts_of(file)
+            key = self.record(key, file, FileKind.INSTANCE, None, instance, known)
+        self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (key, instance))
+        to_send = unsent or again or (state == "REFUSED" and not same)
+        if to_send:
+            self._db.execute(
+                "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL, "
+                # Its UID in the archive proves nothing of the new version.
+                "presumed = iif(?, 1, presumed), modality = coalesce(?, modality) WHERE key = ?",
+                (again, item.modality, instance),
+            )
+            if own and carries and not same:
+                self._recheck_copies(instance)
+        return instance, to_send
+
+    def _recheck_copies(self, instance: int) -> None:
+        """Compare the copies of a changed file with its new content, in this run or in the next."""
+        self._db.execute(
+            "DELETE FROM file WHERE instance = ? AND kind = 'DUPLICATE' AND key NOT IN (SELECT file FROM scope)",
+            (instance,),
+        )
+        self._db.execute(
+            "UPDATE file SET kind = 'UNREADABLE', reason = ?, instance = NULL "
+            "WHERE instance = ? AND kind = 'DUPLICATE'",
+            (_COPY_OF_CHANGED, instance),
+        )
+
+    def _has_ended(self, session: int) -> bool:
+        """Whether all deliveries of a session have ended, so that a new one may follow."""
+        return not self._db.execute(
+            "SELECT 1 FROM delivery WHERE session = ? AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED')", (session,)
+        ).fetchone()
+
+    def _replace_source(self, instance: int, reason: str | None) -> None:
+        """Find another copy of an instance whose file cannot be read any more, or now holds something else."""
+        session, state, in_flight = self._connection.one(
+            "SELECT session, state, EXISTS (SELECT 1 FROM flying WHERE session = i.session AND instance = i.key) "
+            "FROM instance i WHERE key = ?",
+            (instance,),
+        )
+        # Its outcome decides about an instance in flight.
+        if state not in {"PENDING", "FAILED"} or in_flight:
+            return
+        why = reason or "its file now holds something else"
+        if not self.promote(instance, session, why):
+            self.fail(instance, why)
+            self._db.execute("DELETE FROM waiting WHERE session = ? AND instance = ?", (session, instance))
+
+    def fail(self, instance: int, reason: str) -> None:
+        """Record that an instance cannot be sent."""
+        self._db.execute(
+            "UPDATE instance SET state = 'FAILED', reason = ?, run = ? WHERE key = ?", (reason, self._run, instance)
+        )
+
+    def promote(self, instance: int, session: int, why: str) -> bool:
+        """Queue a duplicate in place of the copy that cannot be read; whether there is one. `why` is the reason."""
+        row = self._db.execute(
+            "SELECT f.key FROM file f JOIN scope ON scope.file = f.key "
+            "WHERE f.instance = ? AND f.kind = 'DUPLICATE' ORDER BY f.key LIMIT 1",
+            (instance,),
+        ).fetchone()
+        if row is None:
+            return False
+        self._db.execute(
+            "UPDATE file SET kind = 'UNREADABLE', reason = ?1, instance = NULL, lacked_by = ?3, "
+            "lacked_uid = (SELECT sop_uid FROM instance WHERE key = ?2) "
+            "WHERE key = (SELECT file FROM instance WHERE key = ?2) AND instance = ?2",
+            (why, instance, session),
+        )
+        self._db.execute("UPDATE file SET kind = 'INSTANCE', reason = NULL WHERE key = ?", row)
+        self._db.execute(
+            "UPDATE instance SET file = ?, state = 'PENDING', reason = NULL WHERE key = ?", (row[0], instance)
+        )
+        self._db.execute("DELETE FROM unread WHERE instance = ?", (instance,))
+        self._state.enqueue([(session, instance)])
+        return True
+
+    def use_copies(self) -> None:
+        """Queue duplicates of instances that lost their file before the scan met these duplicates."""
+        for instance, session, reason in self._db.execute(
+            "SELECT DISTINCT i.key, i.session, i.reason FROM file d JOIN scope ON scope.file = d.key "
+            "JOIN instance i ON i.key = d.instance WHERE d.kind = 'DUPLICATE' AND i.state = 'FAILED' AND "
+            "(i.key IN (SELECT instance FROM unread) OR NOT EXISTS "
+            "(SELECT 1 FROM file f WHERE f.key = i.file AND f.instance = i.key AND f.kind = 'INSTANCE'))"
+        ).fetchall():
+            self.promote(instance, session, reason)
+
+    def assign_damaged(self) -> None:
+        """Record which session misses a damaged file: the one in its header, or the only one in its directory."""
+        self._db.execute(
+            "UPDATE file SET (lacked_by, lacked_uid) = (SELECT s.key, l.sop_uid FROM lacked l JOIN session s "
+            "ON s.project = l.project AND s.study_uid = l.study_uid WHERE l.file = file.key) "
+            "WHERE kind IN ('UNREADABLE', 'EXCLUDED') AND key IN (SELECT file FROM lacked WHERE project IS NOT NULL)"
+        )
+        owners: dict[str, int | None] = {}
+        for file, raw in self._db.execute(
+            "SELECT f.key, f.path FROM lacked l JOIN file f ON f.key = l.file "
+            "WHERE l.project IS NULL AND f.kind = 'UNREADABLE' AND f.instance IS NULL AND f.lacked_by IS NULL"
+        ).fetchall():
+            directory = os.path.dirname(os.fsdecode(raw))  # noqa: PTH120 - the path need not be text
+            if directory not in owners:
+                owners[directory] = self._only_session_below(directory)
+            self._db.execute("UPDATE file SET lacked_by = ? WHERE key = ?", (owners[directory], file))
+
+    def _only_session_below(self, directory: str) -> int | None:
+        found = self._db.execute(
+            "SELECT DISTINCT i.session FROM file f JOIN instance i ON i.key = f.instance "
+            "WHERE f.path >= ? AND f.path < ? AND f.kind = 'INSTANCE' LIMIT 2",
+            below(directory),
+        ).fetchall()
+        return found[0][0] if len(found) == 1 else None
+
+    def record_vanished(self, root: str) -> tuple[int, int]:
+        """Count known files below `root` that this run did not meet, and those never sent, which fail."""
+        bounds = below(root)
+        # No session misses an unreadable file that is gone.
+        self._db.execute(
+            # The + keeps SQLite from searching by path: few files are missing, many are known.
+            "UPDATE file SET lacked_by = NULL WHERE +path >= ? AND +path < ? AND lacked_by IS NOT NULL "
+            "AND key NOT IN (SELECT file FROM scope)",
+            bounds,
+        )
+        rows = self._db.execute(
+            "SELECT f.key, i.key, i.session, i.state, f.path FROM file f JOIN instance i ON i.key = f.instance "
+            "WHERE f.path >= ? AND f.path < ? AND f.kind IN ('INSTANCE', 'UNREADABLE') "
+            "AND f.key NOT IN (SELECT file FROM scope)",
+            bounds,
+        ).fetchall()
+        if rows:
+            # A file behind a link that this run does not follow is still there.
+            links = tuple(
+                link + os.fsencode(os.sep)
+                for (link,) in self._db.execute(
+                    "SELECT f.path FROM scope JOIN file f ON f.key = scope.file WHERE f.kind = 'LINK'"
+                )
+            )
+            rows = [row[:4] for row in rows if not row[4].startswith(links)]
+        unsent = 0
+        for file, instance, session, state in rows:
+            if state in {"PENDING", "FAILED"}:
+                if self.promote(instance, session, "gone"):
+                    continue
+                unsent += 1
+                self.fail(instance, "the file is gone")
+                # It counts among this run's files, as it was to be sent.
+                self._db.execute("UPDATE file SET kind = 'INSTANCE', reason = NULL WHERE key = ?", (file,))
+                self.mark_met(file)
+        return len(rows), unsent
+
+
+def below(directory: str) -> tuple[bytes, bytes]:
+    """Return the bounds of all paths below a directory: they sort between "dir/" and "dir0", the character after."""
+    low = os.fsencode(os.path.join(directory, ""))  # noqa: PTH118 - pathlib cannot end a path in a separator
+    return low, low[:-1] + bytes([low[-1] + 1])

@@ -1,0 +1,81 @@
+"""The journal of one run, put together from its parts."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Self
+
+from asyncimport.journal.attachments import AttachmentQueue
+from asyncimport.journal.connection import Connection
+from asyncimport.journal.database import LockWait
+from asyncimport.journal.deliveries import DeliveryQueue
+from asyncimport.journal.existing import ExistingInstances
+from asyncimport.journal.files import FileRecords
+from asyncimport.journal.queue import UploadQueue
+from asyncimport.journal.runs import begin_run, end_run
+from asyncimport.journal.scan import ScanWriter
+from asyncimport.journal.session_state import SessionState
+from asyncimport.journal.sessions import Sessions
+from asyncimport.journal.subjects import SubjectQueue
+
+
+class Journal:
+    """The durable queue of one run. What the methods of its parts return is committed.
+
+    Use it as a context manager, or call `close()`. Call it from one thread at a time. `run` is the key of this run,
+    `began_at` its begin in seconds since 1970, `source` what prearchive rows of this journal name as their source.
+
+    `reroute` applies other rules to what is not archived. `merge_patients` lets several patients share a subject.
+    `is_planned` says that labels were decided for whole studies, so they are not what the rules give each file.
+    Raises from every method, and from those of its parts: JournalError.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        destination: str,
+        rules: Mapping[str, str],
+        reroute: bool = False,
+        merge_patients: bool = False,
+        is_planned: bool = False,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+        lock_wait: LockWait | None = None,
+    ) -> None:
+        self.path = path
+        self.connection = connection = Connection(path, clock=clock, ticks=ticks, lock_wait=lock_wait)
+        try:
+            run = begin_run(connection, destination=destination, rules=rules, reroute=reroute)
+        except BaseException:
+            connection.close()
+            raise
+        self.run, self.began_at, self.source = run.key, run.began_at, run.source
+        self.state = SessionState(connection, run)
+        self.sessions = Sessions(connection, self.state, merge_patients=merge_patients, is_planned=is_planned)
+        self.existing = ExistingInstances(connection)
+        files = FileRecords(connection, run, self.state)
+        self.scan = ScanWriter(connection, run, self.state, self.sessions, self.existing, files)
+        self.queue = UploadQueue(connection, run, self.state, self.existing, files)
+        self.deliveries = DeliveryQueue(connection, run, self.state)
+        self.attachments = AttachmentQueue(connection, run, files)
+        self.subjects = SubjectQueue(connection, run)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and release the lock."""
+        self.connection.close()
+
+    def end_run(self, exit_code: int) -> None:
+        """Note how the run ended. Files that it handed out without an outcome may yet take effect."""
+        end_run(self.connection, self.run, exit_code)
+
+    def note_alias(self, name: str) -> None:
+        """Note another name of the project of this journal, by which it can be found."""
+        with self.connection.transaction():
+            self.connection.db.execute("INSERT OR REPLACE INTO about VALUES (?, '')", (f"alias {name}",))

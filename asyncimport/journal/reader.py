@@ -1,0 +1,399 @@
+"""The reading side of the journal: sums, reports and what was stored. It never writes."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from asyncimport.errors import UsageError
+from asyncimport.journal.attachment_reports import (
+    AttachmentRow,
+    attachment_counts,
+    attachment_problems,
+    attachment_rows,
+    demographics_seen,
+    stored_batches,
+    stored_rows,
+    subject_counts,
+    subject_problems,
+)
+from asyncimport.journal.database import NOTHING_YET, check_rules, connect_read_only, is_locked, translated
+from asyncimport.journal.facts import digest_of, digests_of, file_of
+from asyncimport.journal.journal import Journal
+from asyncimport.journal.project_view import restrict
+from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run, SentFile, StoredInstance, SubjectPatient
+from asyncimport.journal.runs import UNARCHIVED
+from asyncimport.journal.session_reports import count_files, file_problems, session_reports
+from asyncimport.model import Enclosure, Patient, Session, SessionReport, Summary
+from asyncimport.model.addresses import as_archived
+from asyncimport.routing import Ruled
+
+_ALL = "file f"
+_SCOPE = "scope JOIN file f ON f.key = scope.file"
+# A rate counts the intervals of this many seconds in which a file was stored, so it leaves out long outages. It is
+# unknown over less than the least time.
+_INTERVAL_SECONDS = 300
+_LEAST_SECONDS = 10.0
+
+
+class JournalReader:
+    """Reads a journal: `JournalReader.of(journal)` the files of that run, `JournalReader.open(path)` all files."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        *,
+        run: int | None,
+        began_at: float | None = None,
+        postponed: Mapping[int, str] | None = None,
+    ) -> None:
+        self._db = connection
+        self._path = path
+        self._run = run
+        self._began_at = began_at
+        self._postponed = postponed or {}
+        self._files = _ALL if run is None else _SCOPE
+
+    @classmethod
+    def of(cls, journal: Journal, *, since: int | None = None) -> Self:
+        """Read the journal of a run, within the scope of that run's sources.
+
+        Outcomes of runs from `since` on (by default of this run only) are new; earlier ones count as "already".
+        """
+        return cls(
+            journal.connection.db,
+            journal.path,
+            run=journal.run if since is None else since,
+            began_at=journal.began_at,
+            postponed=journal.state.postponed,
+        )
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, *, part: str | None = None) -> Iterator[Self]:
+        """Read a journal on disk, beside any run, or the `part` of it that belongs to one project.
+
+        Raises: UsageError when there is none, JournalError when it is not ours.
+        """
+        connection = connect_read_only(path)
+        try:
+            if part is not None:
+                with translated(path):
+                    restrict(connection, part)
+            yield cls(connection, path, run=None)
+        finally:
+            connection.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Read the journal as it is now, whatever a run changes during the block, which should be short."""
+        with translated(self._path):
+            self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
+    def is_running(self, run: Run) -> bool | None:
+        """Whether a run that was seen without an end is running, or was killed; None where nobody can tell."""
+        if run.ended is not None:
+            return False
+        is_held = is_locked(self._path)
+        if is_held is False and any(one.ended for one in self.runs() if one.key == run.key):
+            # It has ended since.
+            return True
+        return is_held
+
+    def about(self) -> dict[str, str]:
+        """Return the journal's destination and rules.
+
+        Raises: UsageError when it has none yet, as it was killed while it was created.
+        """
+        with translated(self._path):
+            about = dict(self._db.execute("SELECT key, value FROM about"))
+        if "destination" not in about:
+            raise UsageError(f"there is nothing in the journal {self._path} yet", hint=NOTHING_YET)
+        return about
+
+    def check_rules(self, destination: str, rules: Mapping[str, str]) -> None:
+        """Compare destination and rules with those of the journal, as a run would.
+
+        Raises: JournalError for another destination, UsageError for other rules.
+        """
+        check_rules(self.about(), self._path, destination, rules)
+
+    def study_sessions(self) -> list[Session]:
+        """Return the session of each study, in the order in which they got them."""
+        with translated(self._path):
+            rows = self._db.execute("SELECT project, subject, label, study_uid FROM session ORDER BY key")
+            return [Session(*row) for row in rows]
+
+    def has_project(self, project: str) -> bool:
+        """Whether a study has a session in this project."""
+        with translated(self._path):
+            query = "SELECT EXISTS (SELECT 1 FROM session WHERE project = ?)"
+            return bool(self._db.execute(query, (project,)).fetchone()[0])
+
+    def runs(self) -> list[Run]:
+        """Return all runs, the first one first."""
+        with translated(self._path):
+            return [
+                Run(*row) for row in self._db.execute("SELECT key, started, ended, exit_code FROM run ORDER BY key")
+            ]
+
+    def summary(self) -> Summary:
+        """Add up files, bytes, sessions and problems."""
+        with translated(self._path):
+            files, found, stored, counted = count_files(self._db, self._files, self._run)
+            attachments = attachment_counts(self._db, self._files, self._run)
+            subjects = subject_counts(self._db, self._files, self._run)
+            sound = files.stored + files.already_stored + files.duplicate + files.left
+            has_problems = files.found + files.not_dicom + files.unreadable > sound
+            # Each of these reads every file in scope.
+            problems = [
+                *(file_problems(self._db, self._files) if has_problems else ()),
+                *(attachment_problems(self._db, self._files) if attachments.found else ()),
+                *subject_problems(self._db, self._files),
+            ]
+            return Summary(files, found, stored, self._reports(counted), tuple(problems), attachments, subjects)
+
+    def instances(self, label: str) -> list[InstanceRow]:
+        """Return the instances of the sessions with this label, in the order they were found."""
+        return self._rows(
+            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, i.sop_uid, i.state, "
+            # What the file is now, where it is not what was sent.
+            "coalesce(i.reason, iif(f.instance = i.key, f.reason, NULL)), i.attempts, i.settled_at FROM session s "
+            "CROSS JOIN instance i ON i.session = s.key JOIN file f ON f.key = i.file "
+            "WHERE s.label = ? COLLATE NOCASE ORDER BY i.key",
+            label,
+        )
+
+    def unsent_files(self, label: str) -> list[InstanceRow]:
+        """Return the files of the sessions with this label that are not sent: copies, and unreadable ones."""
+        return self._rows(
+            "WITH t AS (SELECT key FROM session WHERE label = ? COLLATE NOCASE), "
+            "u AS (SELECT i.key, i.sop_uid, i.file FROM t CROSS JOIN instance i ON i.session = t.key) "
+            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, coalesce(u.sop_uid, f.lacked_uid, ''), f.kind, "
+            "f.reason, NULL, NULL FROM file f LEFT JOIN u ON u.key = f.instance WHERE f.kind <> 'INSTANCE' "
+            "AND (u.key IS NOT NULL OR f.lacked_by IN (SELECT key FROM t)) AND f.key NOT IN (SELECT file FROM u) "
+            "ORDER BY f.key",
+            label,
+        )
+
+    def attachments(self, label: str) -> list[AttachmentRow]:
+        """Return the attachments of the sessions with this label."""
+        with translated(self._path):
+            return attachment_rows(self._db, label)
+
+    def stored_attachment_batches(self) -> list[Enclosure]:
+        """Return the attachments that XNAT has ever stored, by resource; `previous` is the MD5 of what it stored."""
+        with translated(self._path):
+            return stored_batches(self._db)
+
+    def subject_demographics(self) -> list[tuple[str, str, dict[str, str]]]:
+        """Return project, label and the values that XNAT was seen to have of each subject that was updated."""
+        with translated(self._path):
+            return demographics_seen(self._db)
+
+    def remaining(self) -> Remaining:
+        """Return what is left to send, and how long that takes by files or by bytes, whichever is longer."""
+        with translated(self._path):
+            ((files, size),) = self._db.execute(
+                f"SELECT count(*), coalesce(sum(f.size), 0) FROM {self._files} "  # noqa: S608 - fixed text
+                "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' WHERE i.state = 'PENDING'"
+            )
+            ((sent, sent_size, span, intervals),) = self._db.execute(
+                "SELECT count(*), sum(f.size), max(i.settled_at) - min(i.settled_at), "
+                "count(DISTINCT CAST(i.settled_at / ? AS INTEGER)) FROM instance i JOIN file f ON f.key = i.file "
+                "WHERE i.state = 'STORED' AND i.run = (SELECT max(run) FROM instance WHERE state = 'STORED')",
+                (_INTERVAL_SECONDS,),
+            )
+        took = min(span or 0.0, float(intervals * _INTERVAL_SECONDS))
+        if took < _LEAST_SECONDS:
+            return Remaining(files, size, None)
+        return Remaining(files, size, took * max(files / sent, size / max(sent_size, 1)))
+
+    def session_reports(self) -> tuple[SessionReport, ...]:
+        """Return what became of each session, in the order they were found."""
+        with translated(self._path):
+            return self._reports(count_files(self._db, self._files, self._run)[-1])
+
+    def _reports(self, counted: Mapping[int, tuple[int, int]]) -> tuple[SessionReport, ...]:
+        return session_reports(self._db, counted, began_at=self._began_at, postponed=self._postponed)
+
+    def session_labels(self, *, after_reroute: bool = False) -> list[tuple[Session, Ruled | None]]:
+        """Return the sessions of studies, each with the labels that the rules give it.
+
+        With `after_reroute` only those of which XNAT has something: archived ones keep their labels, the others (None)
+        get new ones.
+        """
+        ruled = "1, ruled_subject, ruled_label"
+        if after_reroute:
+            ruled = f"NOT ({UNARCHIVED}), NULL, NULL"
+        kept = (
+            "WHERE EXISTS (SELECT 1 FROM instance WHERE session = s.key AND state = 'STORED') OR EXISTS "
+            "(SELECT 1 FROM delivery WHERE session = s.key AND (uri IS NOT NULL OR state = 'ARCHIVED'))"
+        )
+        with translated(self._path):
+            rows = self._db.execute(
+                f"SELECT project, subject, label, study_uid, {ruled} FROM session s {kept if after_reroute else ''} "  # noqa: S608 - fixed text
+                "ORDER BY key"
+            ).fetchall()
+        return [(Session(*row[:4]), (row[5], row[6]) if row[4] else None) for row in rows]
+
+    def subject_patients(self, *, after_reroute: bool = False) -> list[SubjectPatient]:
+        """Return the patients of each subject; with `after_reroute` only of subjects with an archived session."""
+        kept = (
+            "WHERE archived IS NOT NULL OR EXISTS (SELECT 1 FROM session s JOIN delivery d ON d.session = s.key "
+            "WHERE s.project = p.project AND s.subject = p.subject COLLATE NOCASE AND d.state = 'ARCHIVED')"
+        )
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT project, subject, merged IS NOT NULL, id, name, birth_date, issuer FROM patient p "  # noqa: S608 - fixed text
+                f"{kept if after_reroute else ''} ORDER BY key"
+            ).fetchall()
+        return [
+            SubjectPatient(project, subject, Patient(*who), bool(merged)) for project, subject, merged, *who in rows
+        ]
+
+    def prearchive_sessions(self) -> dict[str, Session]:
+        """Return the sessions of prearchive rows by URI, with the labels that the rows began with."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT d.uri, s.project, coalesce(s.begun_subject, s.subject), coalesce(s.begun_label, s.label), "
+                "s.study_uid FROM delivery d JOIN session s ON s.key = d.session WHERE d.uri IS NOT NULL"
+            ).fetchall()
+        return {uri: Session(*names) for uri, *names in rows}
+
+    def archived_labels(self) -> frozenset[tuple[str, str, str]]:
+        """Return project, subject and label, in lower case, of the sessions that this journal has archived."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT project, subject, label FROM session s WHERE EXISTS "
+                "(SELECT 1 FROM delivery d WHERE d.session = s.key AND d.uri IS NOT NULL AND d.state = 'ARCHIVED')"
+            ).fetchall()
+        return frozenset((project, subject.lower(), label.lower()) for project, subject, label in rows)
+
+    def settled_uids(self, session: Session) -> frozenset[str]:
+        """Return the SOPInstanceUIDs of a session that no run sends again: archived, or refused for their content."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT i.sop_uid FROM session s CROSS JOIN instance i ON i.session = s.key "
+                "LEFT JOIN delivery d ON d.key = i.delivery WHERE s.project = ? AND s.study_uid = ? "
+                "AND ((i.state = 'STORED' AND d.state = 'ARCHIVED') "
+                "OR (i.state = 'REFUSED' AND i.refusal IS NOT 'SERVER'))",
+                (session.project, session.study_uid),
+            ).fetchall()
+        return frozenset(uid for (uid,) in rows)
+
+    def acknowledged(self, session: Session) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the SOPInstanceUIDs that XNAT acknowledged of a session: stored ones, and doubtful ones.
+
+        The doubtful ones it had lost when it archived, perhaps because of a script.
+        """
+        uids: tuple[list[str], list[str]] = [], []
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT i.sop_uid, i.state <> 'STORED' FROM instance i JOIN session s ON s.key = i.session "
+                # An instance that it refused at once has no digest.
+                "WHERE s.project = ? AND s.study_uid = ? AND (i.state = 'STORED' "
+                "OR (i.state = 'REFUSED' AND i.refusal = 'FILE' AND i.xxh3 IS NOT NULL))",
+                (session.project, session.study_uid),
+            )
+            for uid, is_doubtful in rows:
+                uids[is_doubtful].append(uid)
+        return frozenset(uids[0]), frozenset(uids[1])
+
+    def archived_digests(self, session: Session) -> dict[str, str]:
+        """Return the MD5 (hexadecimal) that XNAT had of each file when a session was verified last, by SOPInstanceUID.
+
+        Presumed instances are left out, and so are all if the site keeps no digests.
+        """
+        with translated(self._path):
+            row = self._db.execute(
+                "SELECT key FROM session WHERE project = ? AND study_uid = ?", (session.project, session.study_uid)
+            ).fetchone()
+            digests = {} if row is None else digests_of(self._db, row[0])
+            if digests:
+                query = "SELECT sop_uid FROM instance WHERE session = ? AND (state <> 'STORED' OR presumed IS NOT NULL)"
+                for (uid,) in self._db.execute(query, row):
+                    digests.pop(uid, None)
+        return digests
+
+    def stored_instances(self) -> Iterator[StoredInstance]:
+        """Yield all files that XNAT has acknowledged, in the order they were found."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "SELECT s.project, s.subject, s.label, s.study_uid, i.series_uid, i.sop_uid, i.sha256, i.xxh3, d.uri, "  # noqa: S608 - fixed text
+                "i.attempts, i.settled_at, i.run, d.archive_uri, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+                f"FROM {self._files} "
+                "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' JOIN session s ON s.key = i.session "
+                "LEFT JOIN delivery d ON d.key = i.delivery WHERE i.state = 'STORED' "
+                # No run of this journal sent an instance that was found in the archive.
+                "AND i.run IS NOT NULL ORDER BY i.key"
+            )
+            last = where = None
+            for row in rows:
+                series_uid, sop_uid, sha256, xxh3, uri, attempts, settled_at, run, there, path, *facts = row[4:]
+                digests = sha256 and sha256.hex(), xxh3
+                file = file_of(path, facts)
+                if where is None or last != (row[:4], there):
+                    last, where = (row[:4], there), as_archived(Session(*row[:4]), there)
+                yield StoredInstance(where, series_uid, sop_uid, file, *digests, uri, attempts, settled_at, run)
+
+    def stored_attachments(self) -> Iterator[AttachmentRow]:
+        """Yield all attachments that XNAT has stored."""
+        with translated(self._path):
+            yield from stored_rows(self._db, self._files)
+
+    def sent_files(self, session: Session) -> list[SentFile]:
+        """Return the files that stored instances of a session were sent from, and their copies."""
+        with translated(self._path):
+            rows = self._db.execute(
+                "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3, i.presumed FROM session s "
+                "CROSS JOIN instance i ON i.session = s.key "
+                "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED') "
+                "SELECT t.sop_uid, 0, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+                "FROM t JOIN file f ON f.key = t.file WHERE f.kind = 'INSTANCE' AND f.instance = t.key UNION ALL "
+                "SELECT t.sop_uid, 1, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
+                # If nothing proves that a file is what was sent, nothing proves it of its copies.
+                "iif(o.inode IS NULL, NULL, f.inode), f.ctime_ns "
+                "FROM t JOIN file o ON o.key = t.file JOIN file f ON f.instance = t.key WHERE f.kind = 'DUPLICATE'",
+                (session.project, session.study_uid),
+            ).fetchall()
+        return [
+            SentFile(file_of(path, facts), sop_uid, bool(is_copy), digest_of(sha256, xxh3), bool(presumed))
+            for sop_uid, is_copy, presumed, sha256, xxh3, path, *facts in rows
+        ]
+
+    def deliveries(self, label: str | None = None) -> list[DeliveryRow]:
+        """Return the deliveries of all sessions in scope, or of those with this label."""
+        if label is None:
+            which = f"DISTINCT i.session FROM {self._files} JOIN instance i ON i.key = f.instance AND f.kind IN "
+            which += "('INSTANCE', 'SKIPPED')"
+        else:
+            which = "key AS session FROM session WHERE label = ? COLLATE NOCASE"
+        with translated(self._path):
+            rows = self._db.execute(
+                f"WITH t AS (SELECT {which}) "  # noqa: S608 - fixed text
+                "SELECT s.project, s.subject, s.label, s.study_uid, d.number, d.state, d.uri, d.archive_uri, "
+                "d.merges, d.verified, d.closed_at, count(i.key), min(i.run), d.reason "
+                "FROM t CROSS JOIN session s ON s.key = t.session JOIN delivery d ON d.session = s.key "
+                "LEFT JOIN instance i ON i.session = s.key AND i.delivery = d.key GROUP BY d.key ORDER BY d.key",
+                () if label is None else (label,),
+            ).fetchall()
+        found = []
+        for *names, number, state, uri, archive_uri, merges, verified, closed_at, files, run, reason in rows:
+            before = None if merges is None else bool(merges)
+            where = as_archived(Session(*names), archive_uri)
+            found.append(
+                DeliveryRow(where, number, state, uri, archive_uri, before, verified, closed_at, files, run, reason)
+            )
+        return found
+
+    def _rows(self, query: str, label: str) -> list[InstanceRow]:
+        with translated(self._path):
+            rows = self._db.execute(query, (label,)).fetchall()
+        return [InstanceRow(file_of(row[0], row[1:5]), *row[5:]) for row in rows]

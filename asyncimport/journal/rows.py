@@ -1,0 +1,96 @@
+"""What the journal's reader returns."""
+
+from dataclasses import dataclass
+
+from asyncimport.model import Digest, File, Patient, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as the journal remembers it; times in UTC, ISO 8601."""
+
+    key: int
+    started: str
+    ended: str | None
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """One file of a session; `sop_uid` is "" where it is not known, `settled_at` in seconds since 1970."""
+
+    file: File
+    sop_uid: str
+    state: str
+    reason: str | None
+    attempts: int | None
+    settled_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """What is left to send, and the seconds it takes at the rate of the last run; None where that is unknown."""
+
+    files: int
+    size: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """A file that XNAT has acknowledged.
+
+    `sha256` (hexadecimal) and `xxh3` are digests of what was sent; `settled_at` is in seconds since 1970.
+    """
+
+    session: Session
+    series_uid: str
+    sop_uid: str
+    file: File
+    sha256: str | None
+    xxh3: bytes | None
+    uri: str | None
+    attempts: int | None
+    settled_at: float | None
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentFile:
+    """A file that an instance was sent from, or a copy of it, and the digest of what was sent, if there is one.
+
+    It is `presumed` if the archive had some version of the instance before, and nothing proves that it has this one.
+    """
+
+    file: File
+    sop_uid: str
+    is_copy: bool
+    digest: Digest | None
+    presumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectPatient:
+    """A patient of a subject, by digests (`digested`); `is_let_in`: in spite of others there, on demand."""
+
+    project: str
+    subject: str
+    patient: Patient
+    is_let_in: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """A delivery: where it went, how many of its files XNAT acknowledged, the first run that sent into it, its end."""
+
+    session: Session
+    number: int
+    state: str
+    uri: str | None
+    archive_uri: str | None
+    merges: bool | None
+    verified: str | None
+    closed_at: float | None
+    files: int
+    run: int | None
+    reason: str | None

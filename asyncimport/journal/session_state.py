@@ -1,0 +1,114 @@
+"""What of each session is queued, blocked or ready to be finalised."""
+
+from collections.abc import Sequence
+
+from asyncimport.journal.connection import Connection
+from asyncimport.journal.runs import CurrentRun
+
+# Failed files of the session, refused files that no rule of the site drops, and files that are unreadable or were not
+# asked for and have no sound copy.
+_LACKING = (
+    "SELECT count(*) FILTER (WHERE state = 'FAILED'), "
+    "count(*) FILTER (WHERE state = 'REFUSED' AND refusal IS NOT 'DROPPED'), "
+    "(SELECT count(*) FROM file f WHERE f.lacked_by = :session AND f.kind IN ('UNREADABLE', 'EXCLUDED') AND NOT EXISTS "
+    "(SELECT 1 FROM instance i WHERE i.session = :session AND i.sop_uid = f.lacked_uid)) "
+    "FROM instance WHERE session = :session"
+)
+# Whether the study of a session has a file of another patient, or one that would go to another session. Then the run
+# sends nothing more of it, and does not archive it.
+DISPUTED = "EXISTS (SELECT 1 FROM file WHERE lacked_by = {} AND kind = 'SKIPPED')"
+
+
+class SessionState:
+    """The sessions of one run as its scan, its uploads and its finalising see them.
+
+    `postponed` are sessions of which this run sends and finalises nothing, and why. `complete` are sessions whose
+    directories the scan has left. `partial` finalises sessions that lack files. `undecided` are sessions whose labels
+    changed rules have yet to decide.
+    """
+
+    def __init__(self, connection: Connection, run: CurrentRun) -> None:
+        self._connection = connection
+        self._db = connection.db
+        self.postponed: dict[int, str] = {}
+        self.complete: set[int] = set()
+        self.undecided = set(run.relabeled)
+        self.scan_finished = False
+        self.partial = False
+
+    def enqueue(self, instances: Sequence[tuple[int, int]]) -> None:
+        """Queue instances, by the keys of their sessions and their own, to be sent."""
+        if self.postponed:
+            instances = [one for one in instances if one[0] not in self.postponed]
+        # A file that overlapping sources give twice may be in flight already.
+        self._connection.execute_rows(
+            "INSERT OR IGNORE INTO waiting SELECT column1, column2 FROM {rows} WHERE NOT EXISTS "
+            "(SELECT 1 FROM flying WHERE session = column1 AND instance = column2)",
+            instances,
+        )
+
+    def enqueue_unsettled(self, session: int) -> None:
+        """Queue every instance of a session that this run met and that has no outcome."""
+        self.enqueue(
+            self._db.execute(
+                "SELECT i.session, i.key FROM instance i JOIN scope ON scope.file = i.file "
+                "WHERE i.session = ? AND i.state = 'PENDING'",
+                (session,),
+            ).fetchall()
+        )
+
+    def is_blocked(self, session: int) -> bool:
+        """Whether this run sends nothing more of a session, as XNAT would not take or archive it."""
+        return self._connection.one("SELECT EXISTS (SELECT 1 FROM barred WHERE session = ?)", (session,)) == (1,)
+
+    def is_disputed(self, session: int) -> bool:
+        """Whether a file was met that gives the study of a session to another patient, or to another session."""
+        return self._connection.one(f"SELECT {DISPUTED.format('?')}", (session,)) == (1,)
+
+    def count_missing(self, session: int) -> tuple[int, int, int]:
+        """Count the files of a session that failed, that were refused, and that are not sent and have no copy."""
+        failed, refused, unsent = self._connection.one(_LACKING, {"session": session})
+        return failed, refused, unsent
+
+    def conclude(self, session: int, take_up: Sequence[str]) -> bool:
+        """Make a session ready to be finalised if nothing of it is left to send; whether it is ready now.
+
+        `take_up` are the states of deliveries that this run goes on with.
+        """
+        row = self._db.execute(
+            "SELECT key, state, uri FROM delivery WHERE session = ? ORDER BY number DESC LIMIT 1", (session,)
+        ).fetchone()
+        if row is None:
+            # Nothing of it has been sent yet.
+            return False
+        if self.is_blocked(session) or session in self.postponed or session in self.undecided:
+            return False
+        key, state, uri = row
+        disputed = self.is_disputed(session)
+        if state == "HELD" and state in take_up and not disputed:
+            if uri is not None:
+                # What is queued goes into the next delivery, after this one.
+                self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
+                self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
+                return True
+            # XNAT has nothing of it: it begins anew.
+            self._db.execute("DELETE FROM delivery WHERE key = ?", (key,))
+            self.enqueue_unsettled(session)
+        (busy,) = self._connection.one(
+            "SELECT EXISTS (SELECT 1 FROM waiting WHERE session = ?1) "
+            "OR EXISTS (SELECT 1 FROM flying WHERE session = ?1)",
+            (session,),
+        )
+        if busy:
+            return False
+        (pending,) = self._connection.one(
+            "SELECT EXISTS (SELECT 1 FROM instance WHERE session = ? AND state = 'PENDING')", (session,)
+        )
+        lacking = pending or disputed or (any(self.count_missing(session)) and not self.partial)
+        if state in take_up and state != "HELD" and uri is not None and not lacking:
+            self._db.execute("UPDATE delivery SET reason = NULL WHERE key = ?", (key,))
+            self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
+            return True
+        # It stays open for the next run, and must not keep others from starting.
+        self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+        return False
