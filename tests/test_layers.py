@@ -28,11 +28,13 @@ LAYERS = (
 )
 """From top to bottom: a folder imports only from those after it."""
 APART = "testserver"
+LAYERS_APART = ("", "http", "faults", "site")
+"""The same of the test server; its root comes first."""
 HOMES = {
     "aiohttp": {"xnat", APART},
     "yarl": {"xnat"},
     "pydicom": {"dicom", APART},
-    "aiofiles": {"source", APART},
+    "aiofiles": {"source"},
     "sqlite3": {"journal"},
     "filelock": {"journal"},
     "psutil": {"system"},
@@ -89,6 +91,26 @@ def test_a_module_imports_only_from_layers_below(path: Path) -> None:
             assert folder == "cli", f"{folder} imports the test XNAT"
             continue
         assert LAYERS.index(folder) < LAYERS.index(other), f"{folder} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if _folder(path) == APART], ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_a_module_of_the_test_server_imports_only_from_layers_below(path: Path) -> None:
+    """`http` serves a `site`, with `faults` on the way; a site knows neither of them, nor the web framework."""
+    folder = _folder_apart(_name(path))
+    for name in _imports(path):
+        if name.split(".")[0] == "aiohttp":
+            assert folder == "http", f"{folder} imports {name}"
+        if name.startswith(f"asyncimport.{APART}."):
+            below = LAYERS_APART.index(folder) <= LAYERS_APART.index(_folder_apart(name))
+            assert below, f"{folder} imports {name}, which is above it"
+
+
+def _folder_apart(name: str) -> str:
+    """Return the folder of the test server that a module is in; empty for its root."""
+    parts = name.split(".")[2:]
+    return parts[0] if parts and parts[0] in LAYERS_APART else ""
 
 
 @pytest.mark.parametrize("folder", [*LAYERS, APART])

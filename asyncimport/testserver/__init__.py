@@ -32,16 +32,7 @@ from .faults.actions import (
 )
 from .faults.files import faults_from
 from .faults.schedule import Fault
-from .seeding import (
-    add_creator,
-    add_file,
-    add_reader,
-    add_session,
-    damage_file,
-    file_bytes,
-    lose_entry,
-    lose_file,
-)
+from .seeding import add_creator, add_file, add_reader, add_session, damage_file, file_bytes, lose_entry, lose_file
 from .server import serve
 from .site.anonymisation import Script
 from .site.archive import ArchivedSession, Patient, Scan

@@ -1,8 +1,8 @@
-"""Sample DICOM collections: what the demo, the tests and the benchmarks move.
+"""Sample DICOM collections for the demo, the tests and the benchmarks.
 
-`bundled` copies real files out of the pydicom package, `generated` writes as many invented ones as wanted,
-`odd` adds what real archives hold besides. The same arguments and pydicom give the same bytes. The three may
-share a target: every study has a label of its own under the templates `{PatientID}` for the subject and
+`bundled` copies real files out of the pydicom package, `generated` writes any number of invented ones, and `odd` adds
+the malformed and foreign files that real archives hold. The same arguments and pydicom give the same bytes. The three
+may share a target: every study has a label of its own under the templates `{PatientID}` for the subject and
 `{PatientID}_{StudyDate}` for the session. Nothing is downloaded; patients of generated files are invented.
 """
 
@@ -27,11 +27,11 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRL
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was put on disk; two of them add up if they tell of different studies.
+    """What was written; two of them add up if their studies differ.
 
-    `files` and `bytes` count all that was written; `instances` the distinct SOP instances that can be routed:
-    what an archive holds once all have arrived; `sessions` their studies. `modalities` ("CT") and `syntaxes`
-    (transfer syntaxes by name, "RLE Lossless") are those of the instances.
+    `files` and `bytes` count everything; `instances` counts the distinct SOP instances that can be routed, which an
+    archive holds at the end; `sessions` counts their studies. `modalities` ("CT") and `syntaxes` (transfer syntaxes by
+    name, "RLE Lossless") are those of the instances.
     """
 
     files: int = 0
@@ -49,7 +49,7 @@ class Written:
 
 
 def _images(dataset: Dataset, *, files: int, size: int) -> Written:
-    """Count instances like this one, `size` bytes together, in a study that is counted elsewhere."""
+    """Count instances like this one, of `size` bytes together, but not their study."""
     syntax = dataset.file_meta.TransferSyntaxUID.name
     return Written(files, size, files, 0, frozenset([dataset.Modality]), frozenset([syntax]))
 
@@ -64,10 +64,10 @@ _COPIED = (
     "dicomdirtests/77654033/CT2/17106", "dicomdirtests/77654033/CT2/17136",
 )  # fmt: skip
 _REWRITTEN = {
-    # Other encodings of the MR image above: made the next images of its series.
+    # Other encodings of the MR image above, as the next images of its series.
     "MR_small_implicit.dcm": {"SOPInstanceUID": "2.25.200408261850592", "InstanceNumber": "2"},
     "MR_small_RLE.dcm": {"SOPInstanceUID": "2.25.200408261850593", "InstanceNumber": "3"},
-    # Its file meta names another SOP instance than its data set, until it is written anew.
+    # Its file meta names another SOP instance than its data set does; rewriting corrects that.
     "rtplan.dcm": {"SOPInstanceUID": "1.2.777.777.77.7.7777.7777.20030903150023"},
     # These lack a patient and a date.
     "image_dfl.dcm": {"PatientID": "OT1", "StudyDate": "20001217"},
@@ -95,8 +95,8 @@ def bundled(target: Path) -> Written:
 
 class _Series(NamedTuple):
     description: str
-    weight: int  # how many images are typical; the true number follows from the files asked for
-    naming: str  # as some scanner or exporter names files, over `patient`, `series`, `number` and `uid`
+    weight: int  # the typical number of images; the actual number is in proportion to it
+    naming: str  # how a scanner or exporter names files: a format string of `patient`, `series`, `number` and `uid`
 
 
 class _Exam(NamedTuple):
@@ -122,8 +122,8 @@ _EXAMS = (
 )  # fmt: skip
 _GIVEN_NAMES = (("Ada", "F"), ("Emil", "M"), ("Ines", "F"), ("Jörg", "M"), ("Maëlle", "F"), ("Yuki", "O"))
 _FAMILY_NAMES = ("Åkerblom", "Birnbaum", "Castellan", "Dunmore", "Ferreira", "Okonjo", "Tanaka-Roth")
-# Stand-ins in a series' header for what differs between images. Neither can occur elsewhere in it: no UID
-# of ours is as large, and nothing else has a sign.
+# Placeholders in a series' header for what differs between images. Neither occurs elsewhere in it: no UID of ours is as
+# large, and nothing else has a sign.
 _ANY_UID = "2.25." + "9" * 39
 _ANY_NUMBER = "+00000"
 _HEADER = 1_000  # bytes before the pixels, about
@@ -132,10 +132,10 @@ _HEADER = 1_000  # bytes before the pixels, about
 def generated(target: Path, *, sessions: int = 20, files: int = 2_000, size: int = 20_000, seed: int = 0) -> Written:
     """Write exactly `files` images of about `size` bytes, in exactly `sessions` studies, below `target`.
 
-    The tree is `target/subject/visit date/series/image`: MR and CT, subjects with one or two visits, uneven
-    series, file names of many makes. Trees of different seeds share no subject and no UID. For speed, pydicom
-    writes the header (1 kB, so no file is smaller) once a series; each image gets its SOPInstanceUID and its
-    InstanceNumber patched in, of fixed width so that all lengths stay right, and a stripe of its own pixels.
+    The tree is `target/subject/visit date/series/image`: MR and CT, subjects with one or two visits, series of
+    different lengths, file names as of different scanners. Trees of different seeds share no subject and no UID. For
+    speed, pydicom writes the header (1 kB, so no file is smaller) once per series; each image gets its own
+    SOPInstanceUID and InstanceNumber, of fixed width so that all lengths stay right, and a stripe of its own pixels.
     """
     if not 1 <= sessions <= files:
         raise ValueError(f"{files} files cannot make {sessions} sessions: each needs at least one")
@@ -163,7 +163,7 @@ def _apportion(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def _visits(prefix: str, rng: Random) -> Iterator[Dataset]:
-    """Yield patient and study fields of ever new studies; a subject has one or two, on different days."""
+    """Yield patient and study fields of new studies, without end; a subject has one or two, on different days."""
     for subject in count(1):
         day = date(2012, 1, 1) + timedelta(days=rng.randrange(3_000))
         born = day - timedelta(days=rng.randint(7_000, 32_000))
@@ -185,7 +185,7 @@ def _visits(prefix: str, rng: Random) -> Iterator[Dataset]:
 
 
 def _image(visit: Dataset, exam: _Exam, series: _Series, number: int, pixels: bytes, rng: Random) -> Dataset:
-    """Make the image all of a series start from: its SOPInstanceUID and InstanceNumber are stand-ins."""
+    """Make the template image of a series: its SOPInstanceUID and InstanceNumber are placeholders."""
     image = Dataset()
     image.update(visit)
     image.SOPClassUID = exam.storage
@@ -235,25 +235,25 @@ def _encoded(dataset: Dataset) -> bytes:
 
 
 def _phantom(side: int) -> bytes:
-    """Return `side` x `side` pixels of 16 bits, little endian: a shaded disc, so that there is a picture."""
+    """Return `side` x `side` pixels of 16 bits, little endian: a picture of a shaded disc."""
     squares = [(2 * at - side + 1) ** 2 for at in range(side)]
     shades = [max(0, 60_000 - 60_000 * (x + y) // side**2) for y in squares for x in squares]
     return struct.pack(f"<{len(shades)}H", *shades)
 
 
 def _uid(rng: Random) -> str:
-    """Return a UID of the form the standard allows for large random numbers; all are 44 characters long."""
+    """Return a UID of the form that DICOM allows for large random numbers; all are 44 characters long."""
     return f"2.25.{rng.randrange(10**38, 2**128)}"
 
 
 def odd(target: Path) -> Written:
-    """Write what real archives hold besides sound images, and one sound image with its copy."""
+    """Write files that real archives hold besides valid images, and one valid image with its copy."""
     medium = _BUNDLE / "dicomdirtests"
-    sound = medium / "98892001" / "CT2N" / "6293"
+    valid = medium / "98892001" / "CT2N" / "6293"
     undated = pydicom.dcmread(medium / "98892003" / "MR1" / "5641")
     del undated.StudyDate
-    homeless = pydicom.dcmread(medium / "98892003" / "MR1" / "4919")
-    del homeless.StudyInstanceUID
+    no_study = pydicom.dcmread(medium / "98892003" / "MR1" / "4919")
+    del no_study.StudyInstanceUID
     pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
     contents = {
         "README.txt": b"Scans of the pilot study. Ask before you delete anything.\n",
@@ -263,13 +263,13 @@ def odd(target: Path) -> Written:
         "incoming/empty.dcm": b"",
         "incoming/notes.dcm": b"Patient moved during the second run; repeated.\n",  # text, whatever its name
         "incoming/no_study_date.dcm": _encoded(undated),  # a label that needs the date cannot be made
-        "incoming/no_study_uid.dcm": _encoded(homeless),  # belongs to no study
-        "incoming/IM-0001-0001.dcm": sound.read_bytes(),
-        "incoming/Copy of IM-0001-0001.dcm": sound.read_bytes(),  # the same instance twice
+        "incoming/no_study_uid.dcm": _encoded(no_study),  # belongs to no study
+        "incoming/IM-0001-0001.dcm": valid.read_bytes(),
+        "incoming/Copy of IM-0001-0001.dcm": valid.read_bytes(),  # the same instance twice
     }
     (target / "incoming").mkdir(parents=True, exist_ok=True)
     size = sum((target / name).write_bytes(content) for name, content in contents.items())
-    return replace(_images(pydicom.dcmread(sound), files=len(contents), size=size), instances=1, sessions=1)
+    return replace(_images(pydicom.dcmread(valid), files=len(contents), size=size), instances=1, sessions=1)
 
 
 def _main() -> None:

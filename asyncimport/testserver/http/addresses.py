@@ -10,14 +10,7 @@ from typing import TypeVar
 
 from ..site.archive import ArchivedSession
 from ..site.projects import Project
-from ..site.resource_owners import (
-    OwnedResource,
-    ResourceOwner,
-    all_owners,
-    resources_named,
-    resources_of,
-    scans_named,
-)
+from ..site.resource_owners import OwnedResource, ResourceOwner, all_owners, resources_named, resources_of, scans_named
 from ..site.subjects import Subject
 from .request_context import RequestContext
 from .responses import HttpError

@@ -17,17 +17,7 @@ from .request_context import RequestContext
 from .responses import HttpError, table, text
 from .uploads import file_name
 
-_COLUMNS = (
-    "Name",
-    "Size",
-    "URI",
-    "collection",
-    "file_tags",
-    "file_format",
-    "file_content",
-    "cat_ID",
-    "digest",
-)
+_COLUMNS = ("Name", "Size", "URI", "collection", "file_tags", "file_format", "file_content", "cat_ID", "digest")
 _TYPES = {
     ".gif": "image/gif",
     ".jpg": "image/jpeg",

@@ -142,12 +142,7 @@ def _destination(context: RequestContext, header: Header, names: Mapping[str, tu
     right = context.site.profile.import_right
     given = {name: next(filter(None, map(query.get, keys)), "") for name, keys in names.items()}
     asked = given["project"] or _project_of_destination(query.get("dest", ""))
-    candidates = (
-        asked,
-        _assigned("Project", header),
-        header.study_description,
-        header.accession,
-    )
+    candidates = (asked, _assigned("Project", header), header.study_description, header.accession)
     found = (context.find_project(name, right) for name in candidates if name)
     project = next((project for project in found if project is not None), None)
     label = given["session"] or to_label_chars(_assigned("Session", header) or header.patient_id)

@@ -7,24 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from ..faults.actions import (
-    Administer,
-    Conflict,
-    DiskFull,
-    Empty,
-    ExpireLogins,
-    Gateway,
-    Late,
-    Leave,
-    Locked,
-    LoginPage,
-    Reset,
-    Restart,
-    Stall,
-    Status,
-    Tell,
-    Unseen,
-)
+from ..faults import actions
 from ..faults.schedule import Fault
 from ..site.building import build
 from ..site.gates import Gate
@@ -43,42 +26,42 @@ _ROW = re.compile(r"prearchive/projects/([^/]+)/([^/]+)/([^/]+)(?:/.*)?\Z")
 async def on_the_way(context: RequestContext, fault: Fault, serve: _Serve) -> web.StreamResponse | None:
     """Do what happens before XNAT has the request; return the reply that replaces XNAT's, if any."""
     match fault.action:
-        case Status() as action:
+        case actions.Status() as action:
             await _drain(context)
             return web.Response(status=action.status, text=action.body, headers=action.headers)
-        case Reset(effect=False, after_bytes=None):
+        case actions.Reset(effect=False, after_bytes=None):
             await _drain(context)
             return _abort(context)
-        case Reset() as action:
+        case actions.Reset() as action:
             context.stop_after = action.after_bytes
-        case Gateway(effect=False) as action:
+        case actions.Gateway(effect=False) as action:
             await _drain(context)
             return _gateway(action)
-        case Gateway(wait=False) as action:
+        case actions.Gateway(wait=False) as action:
             gate = await _delay(context, fault, serve)
             gate.release()
             return _gateway(action)
-        case Late() as action:
+        case actions.Late() as action:
             gate = await _delay(context, fault, serve)
             if action.after is not None:
                 context.faults.release_after(gate, action.of, action.after)
-            return _abort(context) if action.status is None else _gateway(Gateway(action.status))
-        case Stall() as action:
+            return _abort(context) if action.status is None else _gateway(actions.Gateway(action.status))
+        case actions.Stall() as action:
             return await _stall(context, fault, action, serve)
-        case LoginPage():
+        case actions.LoginPage():
             await _drain(context)
             return login_page()
-        case ExpireLogins() as action:
+        case actions.ExpireLogins() as action:
             context.site.expire_logins()
             if action.tokens:
                 context.site.tokens.clear()
-        case Restart() as action:
+        case actions.Restart() as action:
             await context.listener.refuse(fault.hold(Gate()), action.seconds)
             context.site.restart()
             return _abort(context)
-        case Tell() as action:
+        case actions.Tell() as action:
             action.function()
-        case Administer() as action:
+        case actions.Administer() as action:
             for row in _rows(context):
                 await administer(context.site, context.runtime, row, action.act, action.to)
         case _:
@@ -89,22 +72,22 @@ async def on_the_way(context: RequestContext, fault: Fault, serve: _Serve) -> we
 async def within(context: RequestContext, fault: Fault) -> web.StreamResponse | None:
     """Do what goes wrong in XNAT itself; return its reply, or None if the request is served. Raises HttpError."""
     match fault.action:
-        case Locked():
+        case actions.Locked():
             raise _locked(context)
-        case Empty():
+        case actions.Empty():
             await _drain(context)
             return uri_list("")
-        case DiskFull() as action:
+        case actions.DiskFull() as action:
             context.disk_full = action
-        case Unseen() as action:
+        case actions.Unseen() as action:
             context.unseen = action
-        case Conflict() as action:
+        case actions.Conflict() as action:
             if (row := _row(context)) is not None:
                 await _build_first(context, row)
                 row.status = action.status
                 row.logs.append(action.message)
                 raise archive_failure(context.site, row, action.message, conflict=action.status is RowStatus.CONFLICT)
-        case Leave() as action:
+        case actions.Leave() as action:
             if (row := _row(context)) is not None:
                 return await _leave(context, fault, action, row)
         case _:
@@ -115,9 +98,9 @@ async def within(context: RequestContext, fault: Fault) -> web.StreamResponse | 
 def on_the_way_back(context: RequestContext, fault: Fault, response: web.StreamResponse) -> web.StreamResponse:
     """Return the reply that the client gets instead of XNAT's."""
     match fault.action:
-        case Reset():
+        case actions.Reset():
             return _abort(context)
-        case Gateway() as action:
+        case actions.Gateway() as action:
             return _gateway(action)
         case _:
             return response
@@ -154,7 +137,7 @@ async def _serve_later(gate: Gate, serve: _Serve) -> None:
         gate.settle()
 
 
-async def _stall(context: RequestContext, fault: Fault, action: Stall, serve: _Serve) -> web.Response:
+async def _stall(context: RequestContext, fault: Fault, action: actions.Stall, serve: _Serve) -> web.Response:
     if action.effect:
         await serve()
     elif action.reads:
@@ -187,7 +170,7 @@ async def _build_first(context: RequestContext, row: PrearchiveRow) -> None:
         await build(context.site, row)
 
 
-async def _leave(context: RequestContext, fault: Fault, action: Leave, row: PrearchiveRow) -> web.Response:
+async def _leave(context: RequestContext, fault: Fault, action: actions.Leave, row: PrearchiveRow) -> web.Response:
     if row.status.is_locked:
         raise _locked(context)
     if action.status in ARCHIVING or action.status is RowStatus.CONFLICT:
@@ -197,7 +180,7 @@ async def _leave(context: RequestContext, fault: Fault, action: Leave, row: Prea
     if action.status in ARCHIVING:
         raise archive_timeout(row)
     if action.status in BUSY:
-        return _gateway(Gateway())
+        return _gateway(actions.Gateway())
     row.logs.append(action.message)
     if context.path == "services/archive":
         raise archive_failure(context.site, row, action.message, conflict=action.status is RowStatus.CONFLICT)
@@ -210,7 +193,7 @@ def _locked(context: RequestContext) -> HttpError:
     return HttpError(409, "session document locked")
 
 
-def _gateway(action: Gateway) -> web.Response:
+def _gateway(action: actions.Gateway) -> web.Response:
     """Return an error page of nginx."""
     phrases = {502: "Bad Gateway", 503: "Service Temporarily Unavailable", 504: "Gateway Time-out"}
     title = f"{action.status} {phrases.get(action.status, 'Error')}"

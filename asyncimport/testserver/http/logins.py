@@ -60,11 +60,7 @@ def _check_own(context: RequestContext, name: str) -> None:
 
 async def build_info(context: RequestContext, key: str = "") -> web.StreamResponse:
     """Return version and build (SiteConfigApi); no login is needed."""
-    info = {
-        "version": context.site.profile.version,
-        "buildNumber": "1",
-        "application": "asyncimport test server",
-    }
+    info = {"version": context.site.profile.version, "buildNumber": "1", "application": "asyncimport test server"}
     if not key:
         return web.json_response(info)
     if key not in info:

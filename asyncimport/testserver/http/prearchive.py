@@ -15,11 +15,7 @@ from .downloads import download_session
 from .request_context import RequestContext
 from .responses import HttpError, row_table, table, text, uri_list, xml
 
-_QUEUED = {
-    "rebuild": RowStatus.QUEUED_BUILDING,
-    "move": RowStatus.QUEUED_MOVING,
-    "delete": RowStatus.QUEUED_DELETING,
-}
+_QUEUED = {"rebuild": RowStatus.QUEUED_BUILDING, "move": RowStatus.QUEUED_MOVING, "delete": RowStatus.QUEUED_DELETING}
 
 
 async def listing(context: RequestContext, projects: str = "") -> web.StreamResponse:
@@ -170,12 +166,7 @@ async def session_action(context: RequestContext, project: str, timestamp: str, 
 async def _commit(context: RequestContext, row: PrearchiveRow) -> web.Response:
     """Build, and archive within the request if the session archives by itself; if not, 200 and the same URI."""
     await build(context.site, row)
-    for name, field in (
-        ("VISIT", "visit"),
-        ("PROTOCOL", "protocol"),
-        ("TIMEZONE", "timezone"),
-        ("SOURCE", "source"),
-    ):
+    for name, field in (("VISIT", "visit"), ("PROTOCOL", "protocol"), ("TIMEZONE", "timezone"), ("SOURCE", "source")):
         if name in context.params:
             setattr(row, field, context.params[name])
     project = context.site.projects.get(row.project or "")

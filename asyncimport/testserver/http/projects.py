@@ -1,6 +1,7 @@
 """Projects and their settings."""
 
 import re
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -11,21 +12,15 @@ from .request_context import RequestContext
 from .responses import HttpError, table, text
 
 _PROJECT_ID = re.compile(r"[A-Za-z0-9_-]+")
-_COLUMNS = (
-    "ID",
-    "secondary_ID",
-    "name",
-    "description",
-    "pi_firstname",
-    "pi_lastname",
-)
-_RIGHTS: dict[str, Right] = {
-    "read": "read",
-    "edit": "edit",
-    "create": "create",
-    "delete": "edit",
-    "activate": "edit",
+_COLUMNS: dict[str, Callable[[Project], str]] = {
+    "ID": lambda project: project.id,
+    "secondary_ID": lambda project: project.id,
+    "name": lambda project: project.name or project.id,
+    "description": lambda project: project.description,
+    "pi_firstname": lambda _: "",
+    "pi_lastname": lambda _: "",
 }
+_RIGHTS: dict[str, Right] = {"read": "read", "edit": "edit", "create": "create", "delete": "edit", "activate": "edit"}
 
 
 async def list_projects(context: RequestContext) -> web.StreamResponse:
@@ -41,30 +36,19 @@ async def list_projects(context: RequestContext) -> web.StreamResponse:
     columns = list(_COLUMNS)
     if "columns" in context.query:
         columns = [name for name in context.query["columns"].split(",") if name in _COLUMNS]
-    rows = []
-    for found in context.site.projects.values():
-        if context.allows(found, right):
-            values = dict.fromkeys(_COLUMNS, "") | {
-                "ID": found.id,
-                "secondary_ID": found.id,
-                "name": found.name or found.id,
-                "description": found.description,
-            }
-            rows.append((*(values[name] for name in columns), f"/data/projects/{found.id}"))
+    rows = [
+        (*(_COLUMNS[name](found) for name in columns), f"/data/projects/{found.id}")
+        for found in context.site.projects.values()
+        if context.allows(found, right)
+    ]
     return table(context.requested_format("json"), [*columns, "URI"], rows, title="Projects")
 
 
 async def project(context: RequestContext, name: str) -> web.StreamResponse:
-    """Return a project; an unreadable one looks absent (ProjectResource.represent)."""
+    """Return a project; an unreadable one is a 404 like a missing one (ProjectResource.represent)."""
     found = context.readable_project(name)
-    fields = {
-        "ID": found.id,
-        "secondary_ID": found.id,
-        "name": found.name or found.id,
-        "description": found.description,
-        "active": True,
-    }
-    return item(context, "xnat:projectData", {name: value for name, value in fields.items() if value != ""}, [])
+    fields = {name: text for name, value in _COLUMNS.items() if (text := value(found))}
+    return item(context, "xnat:projectData", {**fields, "active": True}, [])
 
 
 async def put_project(context: RequestContext, name: str) -> web.StreamResponse:

@@ -47,7 +47,7 @@ class RequestContext:
     stop_after: int | None = None
     """A fault cuts the body after this many bytes."""
     disk_full: DiskFull | None = None
-    """A fault lets the disk be full."""
+    """A fault fills the disk."""
     unseen: Unseen | None = None
     """A fault hides a project."""
 

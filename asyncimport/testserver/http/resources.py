@@ -1,28 +1,35 @@
 """Resources: listing, creating and deleting them, and their catalogs."""
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from ..site.catalogs import catalog, dicom_metadata
 from ..site.names import escape_parameter
-from ..site.resource_owners import OwnedResource, create_resource, resources_named, resources_of
+from ..site.resource_owners import ResourceOwner, create_resource, resources_named, resources_of
+from ..site.resources import FileMetadata, Resource
 from .addresses import FORBIDDEN, find_resources, owner_to_change, owners_to_read
 from .request_context import RequestContext
 from .responses import HttpError, table, text, xml
 from .uploads import metadata_from_params
 
-_COLUMNS = (
-    "xnat_abstractresource_id",
-    "label",
-    "element_name",
-    "category",
-    "cat_id",
-    "cat_desc",
-    "file_count",
-    "file_size",
-    "tags",
-    "content",
-    "format",
-)
+_COLUMNS: dict[str, Callable[[ResourceOwner, Resource], object]] = {
+    "xnat_abstractresource_id": lambda _, resource: resource.number,
+    "label": lambda _, resource: resource.label,
+    "element_name": lambda *_: "xnat:resourceCatalog",
+    "category": lambda owner, _: owner.category,
+    "cat_id": lambda owner, _: owner.id,
+    "cat_desc": lambda owner, _: owner.description,
+    "file_count": lambda _, resource: resource.stats[0],
+    "file_size": lambda _, resource: resource.stats[1],
+    "tags": lambda _, resource: ",".join(_metadata(resource).tags),
+    "content": lambda _, resource: _metadata(resource).content,
+    "format": lambda _, resource: _metadata(resource).format,
+}
+
+
+def _metadata(resource: Resource) -> FileMetadata:
+    return resource.metadata or dicom_metadata(resource.label)
 
 
 async def list_resources(context: RequestContext, **address: str) -> web.StreamResponse:
@@ -38,28 +45,8 @@ async def list_resources(context: RequestContext, **address: str) -> web.StreamR
     columns = list(_COLUMNS)
     if "columns" in context.query:
         columns = [name for name in context.query["columns"].split(",") if name in _COLUMNS] or columns
-    values = map(_values, resources_of(owners))
-    rows = [[row[name] for name in columns] for row in values]
+    rows = [[_COLUMNS[name](*found) for name in columns] for found in resources_of(owners)]
     return table(context.requested_format("json"), columns, rows, title="Resources")
-
-
-def _values(found: OwnedResource) -> dict[str, object]:
-    owner, resource = found
-    count, size = resource.stats
-    metadata = resource.metadata or dicom_metadata(resource.label)
-    return {
-        "xnat_abstractresource_id": resource.number,
-        "label": resource.label,
-        "element_name": "xnat:resourceCatalog",
-        "category": owner.category,
-        "cat_id": owner.id,
-        "cat_desc": owner.description,
-        "file_count": count,
-        "file_size": size,
-        "tags": ",".join(metadata.tags),
-        "content": metadata.content,
-        "format": metadata.format,
-    }
 
 
 async def get_resource(context: RequestContext, label: str, **address: str) -> web.StreamResponse:

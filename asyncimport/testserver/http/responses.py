@@ -3,7 +3,7 @@
 import csv
 import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -26,27 +26,27 @@ _DEFAULTS = {
     500: "The server encountered an unexpected condition which prevented it from fulfilling the request",
     501: "The server does not support the functionality required to fulfill the request",
 }
-_ROW_COLUMNS = (
-    "project",
-    "timestamp",
-    "lastmod",
-    "uploaded",
-    "scan_date",
-    "scan_time",
-    "subject",
-    "folderName",
-    "name",
-    "tag",
-    "status",
-    "url",
-    "autoarchive",
-    "prevent_anon",
-    "prevent_auto_commit",
-    "SOURCE",
-    "VISIT",
-    "PROTOCOL",
-    "TIMEZONE",
-)
+_ROW_COLUMNS: dict[str, Callable[[PrearchiveRow], str]] = {
+    "project": lambda row: row.project or UNASSIGNED,
+    "timestamp": lambda row: row.timestamp,
+    "lastmod": lambda row: sql_timestamp(row.lastmod),
+    "uploaded": lambda row: sql_timestamp(row.uploaded),
+    "scan_date": lambda row: row.scan_date,
+    "scan_time": lambda _: "",
+    "subject": lambda row: row.subject,
+    "folderName": lambda row: row.folder,
+    "name": lambda row: row.name,
+    "tag": lambda row: row.study_uid,
+    "status": lambda row: row.status.value,
+    "url": lambda row: row.uri,
+    "autoarchive": lambda row: row.autoarchive,
+    "prevent_anon": lambda row: str(row.prevent_anon).lower(),
+    "prevent_auto_commit": lambda row: str(row.prevent_auto_commit).lower(),
+    "SOURCE": lambda row: row.source,
+    "VISIT": lambda row: row.visit,
+    "PROTOCOL": lambda row: row.protocol,
+    "TIMEZONE": lambda row: row.timezone,
+}
 _FORMATS = {name: name for name in ("json", "csv", "xml", "html", "zip", "tar", "tar.gz")}
 _ACCEPTS = {
     "application/json": "json",
@@ -143,10 +143,7 @@ def table(
         return web.Response(text=_html_table(columns, cells), content_type="text/html")
     if form == "xml":
         return xml(_xml_table(columns, cells, title or ""))
-    result: dict[str, Any] = {
-        "Result": [dict(zip(columns, row, strict=True)) for row in cells],
-        **(extra or {}),
-    }
+    result: dict[str, Any] = {"Result": [dict(zip(columns, row, strict=True)) for row in cells], **(extra or {})}
     if total:
         result["totalRecords"] = str(len(cells))
     if title is not None:
@@ -171,28 +168,5 @@ def _xml_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
 
 def row_table(form: str, rows: Iterable[PrearchiveRow]) -> web.Response:
     """Return rows as a listing (the columns of DatabaseSession), without totalRecords."""
-    cells = [
-        (
-            row.project or UNASSIGNED,
-            row.timestamp,
-            sql_timestamp(row.lastmod),
-            sql_timestamp(row.uploaded),
-            row.scan_date,
-            "",
-            row.subject,
-            row.folder,
-            row.name,
-            row.study_uid,
-            row.status.value,
-            row.uri,
-            row.autoarchive,
-            str(row.prevent_anon).lower(),
-            str(row.prevent_auto_commit).lower(),
-            row.source,
-            row.visit,
-            row.protocol,
-            row.timezone,
-        )
-        for row in rows
-    ]
-    return table(form, _ROW_COLUMNS, cells, total=False)
+    cells = [[value(row) for value in _ROW_COLUMNS.values()] for row in rows]
+    return table(form, list(_ROW_COLUMNS), cells, total=False)

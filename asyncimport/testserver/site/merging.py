@@ -80,11 +80,7 @@ def target_names(row: PrearchiveRow, params: Mapping[str, str]) -> tuple[str, st
 
 
 def plan_merge(
-    site: Site,
-    row: PrearchiveRow,
-    document: Document,
-    names: tuple[str, str],
-    options: MergeOptions,
+    site: Site, row: PrearchiveRow, document: Document, names: tuple[str, str], options: MergeOptions
 ) -> Merge:
     """Check everything that can fail and plan the merge; `names` are the labels of session and subject.
 

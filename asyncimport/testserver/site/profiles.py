@@ -57,12 +57,7 @@ _NOW = Profile(
 )
 # How 1.7 archives is inferred from 1.8.
 _1_7 = replace(
-    _NOW,
-    version="1.7.6",
-    import_right="edit",
-    default_importer="SI",
-    file_lock="session",
-    catalog_has_sizes=False,
+    _NOW, version="1.7.6", import_right="edit", default_importer="SI", file_lock="session", catalog_has_sizes=False
 )
 _1_6 = replace(
     _1_7,
