@@ -130,7 +130,10 @@ class Place:
         assert self.rows("PRAGMA foreign_key_check") == []
         assert self.rows("PRAGMA integrity_check") == [("ok",)]
         assert self.rows("SELECT 1 FROM file WHERE instance > 0 AND instance NOT IN (SELECT key FROM instance)") == []
-        assert self.rows("SELECT 1 FROM file WHERE lacked_by > 0 AND lacked_by NOT IN (SELECT key FROM session)") == []
+        assert (
+            self.rows("SELECT 1 FROM file WHERE missing_from > 0 AND missing_from NOT IN (SELECT key FROM session)")
+            == []
+        )
         lost = "SELECT 1 FROM file WHERE kind = 'INSTANCE' AND instance IS NULL"
         assert self.rows(lost) == []
         return [(item.state, item.files, item.kept) for item in pruner.found]
@@ -448,7 +451,7 @@ class TestAtOnce:
             journal.queue.record_outcomes([stored(claim) for claim in claims])
         place.forget(Pruner.gone)
         place.opened().close()
-        assert place.rows("SELECT unsure_at FROM delivery") == [(1_000.0,)]
+        assert place.rows("SELECT interrupted_at FROM delivery") == [(1_000.0,)]
 
     def test_there_is_no_journal(self, place: Place) -> None:
         """None is made."""

@@ -1683,7 +1683,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.settled.add(key)
         ready = self.journal.queue.record_outcomes(outcomes)
         # During the scan nothing is sealed, but what has become of a row may be asked.
-        asked = self.journal.connection.db.execute("SELECT count(*) FROM barred WHERE second_row").fetchone()
+        asked = self.journal.connection.db.execute("SELECT count(*) FROM blocked WHERE second_row").fetchone()
         assert not self.scanning or ready <= asked[0]
 
     @rule()
@@ -1783,4 +1783,4 @@ def test_a_batch_is_written_to_the_last_row_however_many_there_are(journal: Jour
         )[index % 3]
     ]
     assert (len(others), wrong[:3]) == (number - 1, [])  # the first few say it: a diff of all of them takes minutes
-    assert journal.connection.db.execute("SELECT count(*) FROM flying").fetchone() == (0,)
+    assert journal.connection.db.execute("SELECT count(*) FROM in_flight").fetchone() == (0,)

@@ -135,7 +135,7 @@ def subject_counts(database: sqlite3.Connection, files: str, run: int | None) ->
     """Count the subjects of `files` (a FROM clause) that were to be updated."""
     counts = dict.fromkeys(SubjectCounts.__dataclass_fields__, 0)
     rows = database.execute(
-        "SELECT d.state, coalesce(d.run, 0) < ?, count(*) FROM described d "  # noqa: S608 - fixed text
+        "SELECT d.state, coalesce(d.run, 0) < ?, count(*) FROM subject_demographics d "  # noqa: S608 - fixed text
         f"WHERE {_IN_SCOPE.format(files)} GROUP BY 1, 2",
         (run,),
     )
@@ -150,12 +150,12 @@ def subject_problems(database: sqlite3.Connection, files: str) -> list[Problem]:
     problems = [
         Problem("subject from headers", f"{', '.join(json.loads(taken))} were taken from headers", count, example)
         for taken, count, example in database.execute(
-            "SELECT d.taken, count(*), min(d.project || ' / ' || d.subject) FROM described d "  # noqa: S608 - fixed text
+            "SELECT d.taken, count(*), min(d.project || ' / ' || d.subject) FROM subject_demographics d "  # noqa: S608 - fixed text
             f"WHERE {_IN_SCOPE.format(files)} AND d.taken <> '[]' GROUP BY 1 ORDER BY 1"
         )
     ]
     for state, kept, reason, count, example in database.execute(
-        "SELECT d.state, d.kept, d.reason, count(*), min(d.project || ' / ' || d.subject) FROM described d "  # noqa: S608 - fixed text
+        "SELECT d.state, d.kept, d.reason, count(*), min(d.project || ' / ' || d.subject) FROM subject_demographics d "  # noqa: S608 - fixed text
         f"WHERE {_IN_SCOPE.format(files)} AND (d.state <> 'STORED' OR d.kept <> '[]') GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
     ):
         if state == "STORED":
@@ -172,6 +172,6 @@ def demographics_seen(database: sqlite3.Connection) -> list[tuple[str, str, dict
     return [
         (project, subject, json.loads(held))
         for project, subject, held in database.execute(
-            "SELECT project, subject, held FROM described ORDER BY project, subject"
+            "SELECT project, subject, held FROM subject_demographics ORDER BY project, subject"
         )
     ]

@@ -49,10 +49,10 @@ class AttachmentQueue:
         """
         owners = _Owners(self._db, places)
         with self._connection.transaction():
-            self._db.execute("DELETE FROM moved")
+            self._db.execute("DELETE FROM possible_move")
             rows = self._db.execute(
                 "SELECT f.key, f.path, f.kind, a.key, a.resource, a.name, a.state, a.md5, a.settled_at, a.refusal, "
-                "a.begun, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.size, a.mtime_ns, a.inode, a.ctime_ns "
+                "a.started, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.size, a.mtime_ns, a.inode, a.ctime_ns "
                 "FROM scope JOIN file f ON f.key = scope.file "
                 "LEFT JOIN attachment a ON a.file = f.key WHERE f.kind IN ('NOT_DICOM', 'CONTAINER', 'ATTACHMENT') "
                 "ORDER BY f.path"
@@ -136,12 +136,12 @@ class AttachmentQueue:
         if taken is not None:
             if not taken[1]:
                 # It is the same file, moved, only if it has the bytes that were stored.
-                self._db.execute("INSERT OR REPLACE INTO moved VALUES (?, ?)", (file, taken[0]))
+                self._db.execute("INSERT OR REPLACE INTO possible_move VALUES (?, ?)", (file, taken[0]))
             session, state, reason = None, "SKIPPED", _SAME_NAME
         refusal = Refusal.FILE if state == "REFUSED" else None
         self._db.execute(
             "INSERT INTO attachment (file, size, mtime_ns, inode, ctime_ns, session, resource, name, state, reason, "
-            "run, refusal, begun) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "run, refusal, started) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(file, *facts, session, resource, name, state, reason),
                 *(None if state == "PENDING" else self._run, refusal, started),
@@ -155,8 +155,9 @@ class AttachmentQueue:
         `assign` has skipped them, as a file of the same name and size was stored.
         """
         rows = self._db.execute(
-            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.md5 FROM moved m JOIN file f ON f.key = m.file "
-            "JOIN attachment a ON a.key = m.attachment WHERE f.size IS coalesce(a.stored_size, f.size) ORDER BY f.path"
+            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.md5 FROM possible_move m JOIN file f ON f.key "
+            "= m.file JOIN attachment a ON a.key = m.attachment WHERE f.size IS coalesce(a.stored_size, f.size) ORDER "
+            "BY f.path"
         ).fetchall()
         return [(file_of(path, facts), md5) for path, *facts, md5 in rows]
 
@@ -165,7 +166,7 @@ class AttachmentQueue:
         with self._connection.transaction():
             for file in files:
                 key, attachment = self._connection.one(
-                    "SELECT m.file, m.attachment FROM moved m JOIN file f ON f.key = m.file WHERE f.path = ?",
+                    "SELECT m.file, m.attachment FROM possible_move m JOIN file f ON f.key = m.file WHERE f.path = ?",
                     (os.fsencode(file.path),),
                 )
                 self._db.execute("DELETE FROM attachment WHERE file = ?", (key,))
@@ -205,16 +206,16 @@ class AttachmentQueue:
                 "JOIN scope USING (file) JOIN file ON file.key = a.file AND file.kind = 'ATTACHMENT' "
                 "JOIN session s ON s.key = a.session WHERE a.state = 'PENDING' "
                 "AND EXISTS (SELECT 1 FROM delivery WHERE session = s.key AND state = 'ARCHIVED') "
-                "AND NOT EXISTS (SELECT 1 FROM filling f WHERE f.session = s.key AND f.resource = a.resource) "
+                "AND NOT EXISTS (SELECT 1 FROM resource_in_use f WHERE f.session = s.key AND f.resource = a.resource) "
                 "ORDER BY a.session, a.resource LIMIT 1"
             ).fetchone()
             if row is None:
                 return None
             session, project, subject, label, study_uid, resource = row
-            self._db.execute("INSERT INTO filling VALUES (?, ?)", (session, resource))
+            self._db.execute("INSERT INTO resource_in_use VALUES (?, ?)", (session, resource))
             rows = self._db.execute(
-                "SELECT a.key, a.name, a.md5, a.stored_size, a.begun, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
-                "FROM attachment a "
+                "SELECT a.key, a.name, a.md5, a.stored_size, a.started, f.path, f.size, f.mtime_ns, f.inode, "
+                "f.ctime_ns FROM attachment a "
                 "JOIN scope USING (file) JOIN file f ON f.key = a.file AND f.kind = 'ATTACHMENT' "
                 "WHERE a.session = ? AND a.resource = ? AND a.state = 'PENDING' "
                 "ORDER BY a.key LIMIT ?",
@@ -236,7 +237,7 @@ class AttachmentQueue:
     def start(self, attachments: Sequence[Attachment]) -> None:
         """Note that attachments are about to be sent: a kill may leave parts of them."""
         with self._connection.transaction():
-            self._db.executemany("UPDATE attachment SET begun = 1 WHERE key = ?", [(one.key,) for one in attachments])
+            self._db.executemany("UPDATE attachment SET started = 1 WHERE key = ?", [(one.key,) for one in attachments])
 
     def record(self, batch: Enclosure, results: Sequence[Filed]) -> None:
         """Record what became of attachments, and let others of their resource be handed out."""
@@ -248,7 +249,7 @@ class AttachmentQueue:
                 refusal = Refusal.SERVER if one.by_state else Refusal.FILE
                 self._db.execute(
                     "UPDATE attachment SET state = ?, reason = ?, refusal = ?, "
-                    "stored_size = iif(?, ?, stored_size), md5 = coalesce(?, md5), begun = iif(?, begun, NULL), "
+                    "stored_size = iif(?, ?, stored_size), md5 = coalesce(?, md5), started = iif(?, started, NULL), "
                     "run = iif(?, run, ?), settled_at = ? WHERE key = ?",
                     (
                         *(one.state, one.reason, refusal if one.state is AttachmentState.REFUSED else None),
@@ -263,7 +264,7 @@ class AttachmentQueue:
                     ),
                 )
             self._db.execute(
-                "DELETE FROM filling WHERE resource = ? AND session = "
+                "DELETE FROM resource_in_use WHERE resource = ? AND session = "
                 "(SELECT key FROM session WHERE project = ? AND study_uid = ?)",
                 (batch.resource.label, place.project, place.study_uid),
             )
@@ -306,9 +307,9 @@ class _Owners:
                 "SELECT DISTINCT CASE WHEN f.kind = 'EXCLUDED' THEN ? WHEN f.kind = 'SKIPPED' AND i.session IS NULL "
                 "THEN ? WHEN f.kind = 'CONTAINER' AND f.key IN (SELECT file FROM scope) THEN ? "
                 "WHEN f.kind = 'UNREADABLE' AND f.instance IS NULL AND f.key IN (SELECT file FROM scope) AND "
-                "f.lacked_uid IS NULL AND (f.lacked_by IS NULL OR f.key IN "
-                "(SELECT file FROM lacked WHERE project IS NULL)) THEN ? "
-                "WHEN f.lacked_by NOT NULL THEN f.lacked_by ELSE i.session END AS whose FROM file f "
+                "f.missing_uid IS NULL AND (f.missing_from IS NULL OR f.key IN "
+                "(SELECT file FROM missing_file WHERE project IS NULL)) THEN ? "
+                "WHEN f.missing_from NOT NULL THEN f.missing_from ELSE i.session END AS whose FROM file f "
                 "LEFT JOIN instance i ON i.key = f.instance WHERE f.path >= ? AND f.path < ? AND whose NOT NULL "
                 "LIMIT 2",
                 (_UNWANTED, _NOT_SENT, _PACKED, _UNKNOWN, *below(directory)),

@@ -50,13 +50,13 @@ class DeliveryQueue:
         with self._connection.transaction(durable=True):
             row = self._db.execute(
                 "SELECT d.key, d.number, d.uri, d.state, s.key, s.project, s.subject, s.label, s.study_uid, "
-                "s.begun_subject, s.begun_label, "
-                "EXISTS (SELECT 1 FROM barred WHERE barred.session = s.key AND barred.second_row), "
+                "s.initial_subject, s.initial_label, "
+                "EXISTS (SELECT 1 FROM blocked WHERE blocked.session = s.key AND blocked.second_row), "
                 "iif(d.state = 'OPEN', max(0, coalesce(u.since + ? - ?, 0)), 0) AS wait "
                 # CROSS makes SQLite start from the few ready deliveries.
                 "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
-                "LEFT JOIN unsure u ON u.delivery = d.key "
-                "WHERE NOT EXISTS (SELECT 1 FROM busy WHERE busy.subject = s.subject) "
+                "LEFT JOIN interrupted u ON u.delivery = d.key "
+                "WHERE NOT EXISTS (SELECT 1 FROM busy_subject WHERE busy_subject.subject = s.subject) "
                 "ORDER BY wait, ready.delivery LIMIT 1",
                 (quiet_period, self._connection.ticks()),
             ).fetchone()
@@ -67,7 +67,7 @@ class DeliveryQueue:
             if wait:
                 return float(wait)
             self._db.execute("DELETE FROM ready WHERE delivery = ?", (key,))
-            self._db.execute("INSERT INTO busy VALUES (?)", (subject,))
+            self._db.execute("INSERT INTO busy_subject VALUES (?)", (subject,))
             if state != "ARCHIVED" and not is_open:
                 self._db.execute(
                     "UPDATE delivery SET state = 'SEALED', partial = ? WHERE key = ?",
@@ -141,10 +141,10 @@ class DeliveryQueue:
                 "FROM delivery d WHERE key = ?",
                 (delivery.key,),
             )
-            self._db.execute("DELETE FROM busy WHERE subject = ?", (delivery.session.subject,))
+            self._db.execute("DELETE FROM busy_subject WHERE subject = ?", (delivery.session.subject,))
             if not is_last:
                 return verdict
-            self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+            self._db.execute("DELETE FROM active_session WHERE session = ?", (session,))
             if isinstance(verdict, Postponed):
                 # The next run finalises it.
                 if was == "SEALED":
@@ -193,7 +193,7 @@ class DeliveryQueue:
                 self._end(delivery, "BUILT")
             elif isinstance(verdict, Held) and was == "OPEN":
                 self._db.execute("UPDATE delivery SET reason = ? WHERE key = ?", (verdict.reason, delivery.key))
-                self._db.execute("UPDATE barred SET second_row = 0 WHERE session = ?", (session,))
+                self._db.execute("UPDATE blocked SET second_row = 0 WHERE session = ?", (session,))
                 return verdict
             else:
                 if isinstance(verdict, Incomplete):
@@ -207,7 +207,7 @@ class DeliveryQueue:
                     verdict = replace(verdict, uri=uri)
                 self._end(delivery, "ARCHIVED" if was == "ARCHIVED" else "HELD", uri=verdict.uri, reason=verdict.reason)
                 self._db.execute(
-                    "INSERT OR IGNORE INTO barred (session, reason) VALUES (?, ?)", (session, verdict.reason)
+                    "INSERT OR IGNORE INTO blocked (session, reason) VALUES (?, ?)", (session, verdict.reason)
                 )
                 return verdict
             if was == "OPEN":
@@ -277,7 +277,7 @@ class DeliveryQueue:
         if state in {"ARCHIVED", "DELETED"}:
             # Its row is gone; the next one begins with the labels that the session has now.
             self._db.execute(
-                "UPDATE session SET begun_subject = NULL, begun_label = NULL WHERE begun_label IS NOT NULL "
+                "UPDATE session SET initial_subject = NULL, initial_label = NULL WHERE initial_label IS NOT NULL "
                 "AND key = (SELECT session FROM delivery WHERE key = ?)",
                 (delivery.key,),
             )
@@ -301,7 +301,7 @@ class DeliveryQueue:
 
     def _reopen(self, session: int) -> None:
         """Let a session begin another delivery, and queue what was refused because of the state of its row."""
-        self._db.execute("DELETE FROM barred WHERE session = ?", (session,))
+        self._db.execute("DELETE FROM blocked WHERE session = ?", (session,))
         self._db.execute(
             "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL "
             "WHERE session = ? AND state = 'REFUSED' AND refusal = 'SERVER'",

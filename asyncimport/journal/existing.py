@@ -32,18 +32,18 @@ class ExistingInstances:
         """
         with self._connection.transaction():
             (session,) = self._connection.one("SELECT session FROM instance WHERE key = ?", (claim.key,))
-            self._db.execute("INSERT OR IGNORE INTO looked VALUES (?)", (session,))
+            self._db.execute("INSERT OR IGNORE INTO archive_checked VALUES (?)", (session,))
             if existing is None:
                 return None
-            self._db.execute("INSERT OR REPLACE INTO typed VALUES (?, ?)", (session, existing.kind))
+            self._db.execute("INSERT OR REPLACE INTO archived_type VALUES (?, ?)", (session, existing.kind))
             is_ours = self._has_brought(session, existing.held)
             if is_ours and not self.merge_problem(session):
                 return None
-            self._db.execute("DELETE FROM flying WHERE session = ? AND instance = ?", (session, claim.key))
-            self._db.execute("INSERT OR IGNORE INTO waiting VALUES (?, ?)", (session, claim.key))
+            self._db.execute("DELETE FROM in_flight WHERE session = ? AND instance = ?", (session, claim.key))
+            self._db.execute("INSERT OR IGNORE INTO queued VALUES (?, ?)", (session, claim.key))
             if not is_ours:
                 self._connection.execute_rows(
-                    "INSERT OR IGNORE INTO held SELECT column1, column2 FROM {rows}",
+                    "INSERT OR IGNORE INTO archived_instance SELECT column1, column2 FROM {rows}",
                     [(session, uid) for uid in existing.held],
                 )
             # The open delivery holds nothing, and never will: it stands for what was found.
@@ -53,7 +53,7 @@ class ExistingInstances:
                     "closed_at = ? WHERE session = ? AND state = 'OPEN' AND uri IS NULL",
                     (existing.uri, self._connection.clock(), session),
                 )
-            self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+            self._db.execute("DELETE FROM active_session WHERE session = ?", (session,))
             return self.adopt_queued([session])
 
     def _has_brought(self, session: int, held: frozenset[str]) -> bool:
@@ -71,12 +71,13 @@ class ExistingInstances:
     def adopt_queued(self, sessions: Iterable[int]) -> AdoptedFiles:
         """Count queued instances of sessions as stored if the archive has them."""
         files = size = 0
-        if not self._connection.one("SELECT EXISTS (SELECT 1 FROM held)")[0]:
+        if not self._connection.one("SELECT EXISTS (SELECT 1 FROM archived_instance)")[0]:
             return AdoptedFiles(0, 0)
         for session in sessions:
             rows = self._db.execute(
-                "SELECT i.key, f.size FROM waiting w CROSS JOIN instance i ON i.key = w.instance "
-                "JOIN held h ON h.session = i.session AND h.sop_uid = i.sop_uid JOIN file f ON f.key = i.file "
+                "SELECT i.key, f.size FROM queued w CROSS JOIN instance i ON i.key = w.instance "
+                "JOIN archived_instance h ON h.session = i.session AND h.sop_uid = i.sop_uid JOIN file f ON f.key = "
+                "i.file "
                 # A new version of an archived instance is sent.
                 "WHERE w.session = ? AND i.state = 'PENDING' AND i.presumed IS NULL",
                 (session,),
@@ -90,7 +91,7 @@ class ExistingInstances:
                 [(delivery, self._connection.clock(), key) for key, _ in rows],
             )
             self._db.executemany(
-                "DELETE FROM waiting WHERE session = ? AND instance = ?", [(session, key) for key, _ in rows]
+                "DELETE FROM queued WHERE session = ? AND instance = ?", [(session, key) for key, _ in rows]
             )
             files, size = files + len(rows), size + sum(size for _, size in rows)
         return AdoptedFiles(files, size)
@@ -100,20 +101,20 @@ class ExistingInstances:
 
         Ask before each new delivery, as others may have sent the queued files, or more since an earlier run.
         """
-        if self._connection.one("SELECT EXISTS (SELECT 1 FROM looked WHERE session = ?)", (session,))[0]:
+        if self._connection.one("SELECT EXISTS (SELECT 1 FROM archive_checked WHERE session = ?)", (session,))[0]:
             return False
         return uri is None or self._adoption(session) is not None
 
     def merge_problem(self, session: int) -> str:
         """Return why XNAT would not merge the queued files of a session into what the archive has of it, or ""."""
-        kind = self._db.execute("SELECT kind FROM typed WHERE session = ?", (session,)).fetchone()
+        kind = self._db.execute("SELECT kind FROM archived_type WHERE session = ?", (session,)).fetchone()
         return misfit(kind[0], self._modalities(session)) if kind is not None and kind[0] else ""
 
     def _modalities(self, session: int) -> set[str]:
         """Return the modalities of the queued files of a session, and of those in its row of the prearchive."""
         rows = self._db.execute(
-            "SELECT DISTINCT i.modality FROM (SELECT instance FROM waiting WHERE session = ?1 "
-            "UNION ALL SELECT instance FROM flying WHERE session = ?1) w JOIN instance i ON i.key = w.instance "
+            "SELECT DISTINCT i.modality FROM (SELECT instance FROM queued WHERE session = ?1 "
+            "UNION ALL SELECT instance FROM in_flight WHERE session = ?1) w JOIN instance i ON i.key = w.instance "
             "UNION SELECT i.modality FROM instance i JOIN delivery d ON d.key = i.delivery "
             "WHERE i.session = ?1 AND i.state = 'STORED' AND d.state IN ('OPEN', 'BUILT')",
             (session,),

@@ -73,8 +73,8 @@ class FileRecords:
                 self._db.execute(
                     "UPDATE file SET size = ?1, mtime_ns = ?2, inode = ?3, ctime_ns = ?4, kind = ?5, reason = ?6, "
                     # What it carried when it could be read stays known.
-                    "instance = ?7, lacked_by = iif(?5 = 'UNREADABLE' AND lacked_uid IS NOT NULL, lacked_by, NULL) "
-                    "WHERE key = ?8",
+                    "instance = ?7, missing_from = iif(?5 = 'UNREADABLE' AND missing_uid IS NOT NULL, missing_from, "
+                    "NULL) WHERE key = ?8",
                     (*facts, kind, reason, instance, key),
                 )
             if row[2] == FileKind.INSTANCE and row[1] != instance:
@@ -97,7 +97,7 @@ class FileRecords:
         file = item.file
         row = self._db.execute(
             "SELECT i.key, i.state, i.reason, f.key, f.path, f.kind, f.instance = i.key, "
-            "f.key IN (SELECT file FROM scope), i.key IN (SELECT instance FROM unread), i.sha256, i.xxh3, "
+            "f.key IN (SELECT file FROM scope), i.key IN (SELECT instance FROM unreadable), i.sha256, i.xxh3, "
             "i.settled_at, i.presumed, f.size, f.mtime_ns, f.inode, f.ctime_ns "
             "FROM instance i LEFT JOIN file f ON f.key = i.file WHERE i.session = ? AND i.sop_uid = ?",
             (session, item.sop_uid),
@@ -140,11 +140,11 @@ class FileRecords:
             return SopUidConflict(item, instance, os.fsdecode(path))
         if not own and sound:
             # The other copy cannot be read, or this run has not met it. If it is there, the scan reads it again.
-            self._db.execute("DELETE FROM unread WHERE instance = ?", (instance,))
+            self._db.execute("DELETE FROM unreadable WHERE instance = ?", (instance,))
             if met:
                 self._db.execute(
                     "UPDATE file SET kind = 'UNREADABLE', reason = coalesce(reason, ?), instance = NULL, "
-                    "lacked_by = ?, lacked_uid = ? WHERE key = ?",
+                    "missing_from = ?, missing_uid = ? WHERE key = ?",
                     (reason, session, item.sop_uid, other),
                 )
             else:
@@ -189,7 +189,7 @@ class FileRecords:
     def _replace_source(self, instance: int, reason: str | None) -> None:
         """Find another copy of an instance whose file cannot be read any more, or now holds something else."""
         session, state, in_flight = self._connection.one(
-            "SELECT session, state, EXISTS (SELECT 1 FROM flying WHERE session = i.session AND instance = i.key) "
+            "SELECT session, state, EXISTS (SELECT 1 FROM in_flight WHERE session = i.session AND instance = i.key) "
             "FROM instance i WHERE key = ?",
             (instance,),
         )
@@ -199,7 +199,7 @@ class FileRecords:
         why = reason or "its file now holds something else"
         if not self.promote(instance, session, why):
             self.fail(instance, why)
-            self._db.execute("DELETE FROM waiting WHERE session = ? AND instance = ?", (session, instance))
+            self._db.execute("DELETE FROM queued WHERE session = ? AND instance = ?", (session, instance))
 
     def fail(self, instance: int, reason: str) -> None:
         """Record that an instance cannot be sent."""
@@ -217,8 +217,8 @@ class FileRecords:
         if row is None:
             return False
         self._db.execute(
-            "UPDATE file SET kind = 'UNREADABLE', reason = ?1, instance = NULL, lacked_by = ?3, "
-            "lacked_uid = (SELECT sop_uid FROM instance WHERE key = ?2) "
+            "UPDATE file SET kind = 'UNREADABLE', reason = ?1, instance = NULL, missing_from = ?3, "
+            "missing_uid = (SELECT sop_uid FROM instance WHERE key = ?2) "
             "WHERE key = (SELECT file FROM instance WHERE key = ?2) AND instance = ?2",
             (why, instance, session),
         )
@@ -226,7 +226,7 @@ class FileRecords:
         self._db.execute(
             "UPDATE instance SET file = ?, state = 'PENDING', reason = NULL WHERE key = ?", (row[0], instance)
         )
-        self._db.execute("DELETE FROM unread WHERE instance = ?", (instance,))
+        self._db.execute("DELETE FROM unreadable WHERE instance = ?", (instance,))
         self._state.enqueue([(session, instance)])
         return True
 
@@ -235,7 +235,7 @@ class FileRecords:
         for instance, session, reason in self._db.execute(
             "SELECT DISTINCT i.key, i.session, i.reason FROM file d JOIN scope ON scope.file = d.key "
             "JOIN instance i ON i.key = d.instance WHERE d.kind = 'DUPLICATE' AND i.state = 'FAILED' AND "
-            "(i.key IN (SELECT instance FROM unread) OR NOT EXISTS "
+            "(i.key IN (SELECT instance FROM unreadable) OR NOT EXISTS "
             "(SELECT 1 FROM file f WHERE f.key = i.file AND f.instance = i.key AND f.kind = 'INSTANCE'))"
         ).fetchall():
             self.promote(instance, session, reason)
@@ -243,19 +243,20 @@ class FileRecords:
     def assign_damaged(self) -> None:
         """Record which session misses a damaged file: the one in its header, or the only one in its directory."""
         self._db.execute(
-            "UPDATE file SET (lacked_by, lacked_uid) = (SELECT s.key, l.sop_uid FROM lacked l JOIN session s "
+            "UPDATE file SET (missing_from, missing_uid) = (SELECT s.key, l.sop_uid FROM missing_file l JOIN session s "
             "ON s.project = l.project AND s.study_uid = l.study_uid WHERE l.file = file.key) "
-            "WHERE kind IN ('UNREADABLE', 'EXCLUDED') AND key IN (SELECT file FROM lacked WHERE project IS NOT NULL)"
+            "WHERE kind IN ('UNREADABLE', 'EXCLUDED') AND key IN (SELECT file FROM missing_file WHERE project IS NOT "
+            "NULL)"
         )
         owners: dict[str, int | None] = {}
         for file, raw in self._db.execute(
-            "SELECT f.key, f.path FROM lacked l JOIN file f ON f.key = l.file "
-            "WHERE l.project IS NULL AND f.kind = 'UNREADABLE' AND f.instance IS NULL AND f.lacked_by IS NULL"
+            "SELECT f.key, f.path FROM missing_file l JOIN file f ON f.key = l.file "
+            "WHERE l.project IS NULL AND f.kind = 'UNREADABLE' AND f.instance IS NULL AND f.missing_from IS NULL"
         ).fetchall():
             directory = os.path.dirname(os.fsdecode(raw))  # noqa: PTH120 - the path need not be text
             if directory not in owners:
                 owners[directory] = self._only_session_below(directory)
-            self._db.execute("UPDATE file SET lacked_by = ? WHERE key = ?", (owners[directory], file))
+            self._db.execute("UPDATE file SET missing_from = ? WHERE key = ?", (owners[directory], file))
 
     def _only_session_below(self, directory: str) -> int | None:
         found = self._db.execute(
@@ -271,7 +272,7 @@ class FileRecords:
         # No session misses an unreadable file that is gone.
         self._db.execute(
             # The + keeps SQLite from searching by path: few files are missing, many are known.
-            "UPDATE file SET lacked_by = NULL WHERE +path >= ? AND +path < ? AND lacked_by IS NOT NULL "
+            "UPDATE file SET missing_from = NULL WHERE +path >= ? AND +path < ? AND missing_from IS NOT NULL "
             "AND key NOT IN (SELECT file FROM scope)",
             bounds,
         )

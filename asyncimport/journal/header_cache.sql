@@ -1,6 +1,6 @@
--- What a scan has found, for plans. Nothing depends on it: it only saves looking into unchanged files again.
+-- The headers that a scan has read, for plans. Nothing depends on it: it saves reading unchanged files again.
 
--- The same study may come with different headers: each is a variant of it. `fields` is a JSON object of DICOM keywords.
+-- A study may come with different headers: each is a variant of it. `fields` is a JSON object of DICOM keywords.
 CREATE TABLE variant (
     key INTEGER PRIMARY KEY,
     study_uid TEXT NOT NULL,
@@ -8,7 +8,7 @@ CREATE TABLE variant (
     UNIQUE (study_uid, fields)
 );
 
--- `scan` is the last scan that met the file, as the `met`th one. Paths are the raw bytes of the file system.
+-- `scan` is the last scan that met the file, as file number `met`. Paths are the raw bytes of the file system.
 CREATE TABLE file (
     path BLOB PRIMARY KEY,
     size INTEGER NOT NULL,
@@ -27,7 +27,7 @@ CREATE TABLE file (
 ) WITHOUT ROWID;
 CREATE INDEX file_variant ON file (variant, sop_uid);
 
--- What a study looked like to the last scan that met it: files, bytes and newest times in one text. It has looked so
+-- The state of each study at the last scan that met it: files, bytes and newest times in one text (`looks`), unchanged
 -- `since` then, in seconds since 1970.
 CREATE TABLE look (
     study_uid TEXT PRIMARY KEY,

@@ -8,7 +8,7 @@ _VIEWS = {
     "delivery": "session IN (SELECT key FROM temp.session)",
     "instance": "session IN (SELECT key FROM temp.session)",
     "attachment": "session IN (SELECT key FROM temp.session)",
-    "file": "instance IN (SELECT key FROM temp.instance) OR lacked_by IN (SELECT key FROM temp.session) "
+    "file": "instance IN (SELECT key FROM temp.instance) OR missing_from IN (SELECT key FROM temp.session) "
     "OR key IN (SELECT file FROM temp.instance UNION SELECT file FROM temp.attachment)",
     "described": "project = (SELECT project FROM temp.part)",
 }

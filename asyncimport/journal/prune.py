@@ -32,7 +32,7 @@ BEGIN IMMEDIATE;
 INSERT OR IGNORE INTO pruned_instance SELECT key FROM instance WHERE session IN (SELECT key FROM pruned_session);
 -- Copies too: the next scan reads them again, and one of them is sent.
 INSERT OR IGNORE INTO pruned_file SELECT key FROM file WHERE instance IN (SELECT key FROM pruned_instance)
-    OR lacked_by IN (SELECT key FROM pruned_session)
+    OR missing_from IN (SELECT key FROM pruned_session)
     OR key IN (SELECT file FROM attachment WHERE session IN (SELECT key FROM pruned_session));
 DELETE FROM attachment WHERE file IN (SELECT key FROM pruned_file);
 -- The archive keeps these sessions, so their patients stay in the subjects.
@@ -48,12 +48,12 @@ UPDATE file SET kind = 'UNREADABLE', reason = 'not looked into yet', instance = 
 -- A session that XNAT has nothing of, and that has no files left here, begins anew if it comes back.
 DELETE FROM delivery WHERE uri IS NULL AND session NOT IN (SELECT session FROM instance);
 DELETE FROM session WHERE key NOT IN (SELECT session FROM instance) AND key NOT IN (SELECT session FROM delivery);
-UPDATE file SET lacked_by = NULL WHERE lacked_by NOT IN (SELECT key FROM session);
+UPDATE file SET missing_from = NULL WHERE missing_from NOT IN (SELECT key FROM session);
 DELETE FROM attachment WHERE session NOT IN (SELECT key FROM session);
 DELETE FROM patient WHERE archived IS NULL AND NOT EXISTS (SELECT 1 FROM session s
     WHERE s.project = patient.project AND s.subject = patient.subject COLLATE NOCASE);
-DELETE FROM described WHERE NOT EXISTS (SELECT 1 FROM session s WHERE s.project = described.project
-    AND s.subject = described.subject);
+DELETE FROM subject_demographics WHERE NOT EXISTS (SELECT 1 FROM session s
+    WHERE s.project = subject_demographics.project AND s.subject = subject_demographics.subject);
 COMMIT;
 """
 

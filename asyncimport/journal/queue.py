@@ -47,27 +47,30 @@ class UploadQueue:
         claims: list[Claim] = []
         with self._connection.transaction():
             for (session,) in self._db.execute(
-                "SELECT session FROM begun b WHERE EXISTS (SELECT 1 FROM waiting w WHERE w.session = b.session) "  # noqa: S608 - fixed text
-                "AND NOT EXISTS (SELECT 1 FROM barred WHERE barred.session = b.session) "
+                "SELECT session FROM active_session b "  # noqa: S608 - fixed text
+                "WHERE EXISTS (SELECT 1 FROM queued w WHERE w.session = b.session) "
+                "AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.session = b.session) "
                 f"AND NOT {DISPUTED.format('b.session')} ORDER BY session"
             ).fetchall():
                 if len(claims) < limit:
                     self._hand_out(session, limit - len(claims), claims)
-            (before,) = self._connection.one("SELECT count(*) FROM begun")
+            (before,) = self._connection.one("SELECT count(*) FROM active_session")
             begun, most_begun = before, min(most_begun, before + most_new)
             session = -1
             while len(claims) < limit and begun < most_begun:
-                (session,) = self._connection.one("SELECT min(session) FROM waiting WHERE session > ?", (session,))
+                (session,) = self._connection.one("SELECT min(session) FROM queued WHERE session > ?", (session,))
                 if session is None:
                     break
-                is_new = not self._connection.one("SELECT count(*) FROM begun WHERE session = ?", (session,))[0]
+                is_new = not self._connection.one("SELECT count(*) FROM active_session WHERE session = ?", (session,))[
+                    0
+                ]
                 if is_new and self._begin(session):
                     begun += 1
                     self._hand_out(session, limit - len(claims), claims)
             (left,) = self._connection.one(
-                "SELECT EXISTS (SELECT 1 FROM waiting) OR EXISTS (SELECT 1 FROM flying) "
+                "SELECT EXISTS (SELECT 1 FROM queued) OR EXISTS (SELECT 1 FROM in_flight) "
                 # Finalising may show that files have to be sent again.
-                "OR EXISTS (SELECT 1 FROM ready) OR EXISTS (SELECT 1 FROM busy)"
+                "OR EXISTS (SELECT 1 FROM ready) OR EXISTS (SELECT 1 FROM busy_subject)"
             )
         if begun > before:
             # The next run must know that something may be in flight into the new delivery.
@@ -85,9 +88,9 @@ class UploadQueue:
                 claim, delivery = outcome.claim, outcome.claim.delivery
                 how = claim.key, self._run, outcome.attempts, now
                 if outcome.unsure:
-                    self._db.execute("UPDATE delivery SET unsure_at = ? WHERE key = ?", (now, delivery.key))
+                    self._db.execute("UPDATE delivery SET interrupted_at = ? WHERE key = ?", (now, delivery.key))
                     ticks = self._connection.ticks()
-                    self._db.execute("INSERT OR REPLACE INTO unsure VALUES (?, ?)", (delivery.key, ticks))
+                    self._db.execute("INSERT OR REPLACE INTO interrupted VALUES (?, ?)", (delivery.key, ticks))
                 if isinstance(outcome, Stored):
                     stored.append((*how, delivery.key, outcome.sha256, outcome.xxh3))
                     if delivery.uri is None:
@@ -114,7 +117,7 @@ class UploadQueue:
             for outcome in outcomes if others else ():
                 if isinstance(outcome, Refused) and outcome.whole_session:
                     self._db.execute(
-                        "INSERT OR IGNORE INTO barred SELECT session, ?, ? FROM delivery WHERE key = ?",
+                        "INSERT OR IGNORE INTO blocked SELECT session, ?, ? FROM delivery WHERE key = ?",
                         (outcome.reason, outcome.second_row, outcome.claim.delivery.key),
                     )
                 if isinstance(outcome, Failed) and outcome.unreadable:
@@ -131,9 +134,9 @@ class UploadQueue:
 
     def _withhold(self, outcome: Withheld) -> None:
         """Leave an instance unsent, and block its session in this run."""
-        self._db.execute("DELETE FROM flying WHERE instance = ?", (outcome.claim.key,))
+        self._db.execute("DELETE FROM in_flight WHERE instance = ?", (outcome.claim.key,))
         self._db.execute(
-            "INSERT OR IGNORE INTO barred (session, reason) SELECT session, ? FROM delivery WHERE key = ?",
+            "INSERT OR IGNORE INTO blocked (session, reason) SELECT session, ? FROM delivery WHERE key = ?",
             (outcome.reason, outcome.claim.delivery.key),
         )
 
@@ -143,26 +146,26 @@ class UploadQueue:
         XNAT may yet acknowledge instances in flight. The delivery stays open for the next run, with the reason. Return
         whether its row is to be looked up now, as XNAT has made a second one.
         """
-        self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
-        if self._connection.one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))[0]:
+        self._db.execute("DELETE FROM queued WHERE session = ?", (session,))
+        if self._connection.one("SELECT EXISTS (SELECT 1 FROM in_flight WHERE session = ?)", (session,))[0]:
             return False
         self._db.execute("UPDATE delivery SET reason = ? WHERE session = ? AND state = 'OPEN'", (reason, session))
         is_ready = self._db.execute(
-            "INSERT OR IGNORE INTO ready SELECT d.key FROM delivery d JOIN barred b ON b.session = d.session "
+            "INSERT OR IGNORE INTO ready SELECT d.key FROM delivery d JOIN blocked b ON b.session = d.session "
             "WHERE d.session = ? AND d.state = 'OPEN' AND d.uri IS NOT NULL AND b.second_row",
             (session,),
         ).rowcount
         if not is_ready:
-            self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+            self._db.execute("DELETE FROM active_session WHERE session = ?", (session,))
         return bool(is_ready)
 
     def _changed(self, deliveries: Iterable[int]) -> list[tuple[int, str | None]]:
         """Return the sessions of deliveries that are blocked, with the reason, or have nothing left to send."""
         return self._db.execute(
-            "SELECT d.session, b.reason FROM delivery d LEFT JOIN barred b ON b.session = d.session "
+            "SELECT d.session, b.reason FROM delivery d LEFT JOIN blocked b ON b.session = d.session "
             "WHERE d.key IN (SELECT value FROM json_each(?)) AND (b.session IS NOT NULL OR "
-            "NOT EXISTS (SELECT 1 FROM waiting w WHERE w.session = d.session) AND "
-            "NOT EXISTS (SELECT 1 FROM flying f WHERE f.session = d.session))",
+            "NOT EXISTS (SELECT 1 FROM queued w WHERE w.session = d.session) AND "
+            "NOT EXISTS (SELECT 1 FROM in_flight f WHERE f.session = d.session))",
             (json.dumps([*deliveries]),),
         ).fetchall()
 
@@ -170,7 +173,7 @@ class UploadQueue:
         """Send another copy of an instance whose file cannot be read, now or when the scan meets one."""
         (session,) = self._connection.one("SELECT session FROM instance WHERE key = ?", (instance,))
         if not self._files.promote(instance, session, reason):
-            self._db.execute("INSERT OR IGNORE INTO unread VALUES (?)", (instance,))
+            self._db.execute("INSERT OR IGNORE INTO unreadable VALUES (?)", (instance,))
 
     def _begin(self, session: int) -> bool:
         """Give a session an open delivery if it may have one now; whether it occupies the prearchive from now on."""
@@ -182,15 +185,15 @@ class UploadQueue:
             # The file of another patient may be gone: the scan has yet to show that.
             return False
         if disputed or (row is not None and row[1] in {"SEALED", "HELD"}) or self._state.is_blocked(session):
-            self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
+            self._db.execute("DELETE FROM queued WHERE session = ?", (session,))
             return False
-        if self._db.execute("DELETE FROM awaited WHERE session = ?", (session,)).rowcount:
+        if self._db.execute("DELETE FROM awaiting_scan WHERE session = ?", (session,)).rowcount:
             self._state.enqueue_unsettled(session)
         problem = self._existing.merge_problem(session)
         if problem and not self._state.scan_finished:
             # Files that the scan has yet to meet may make the session one of the right type.
-            self._db.execute("INSERT INTO awaited VALUES (?)", (session,))
-            self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
+            self._db.execute("INSERT INTO awaiting_scan VALUES (?)", (session,))
+            self._db.execute("DELETE FROM queued WHERE session = ?", (session,))
             return False
         if row is None or row[1] != "OPEN":
             number = 1 if row is None else row[0] + 1
@@ -200,21 +203,21 @@ class UploadQueue:
         else:
             self._db.execute("UPDATE delivery SET reason = NULL WHERE session = ? AND state = 'OPEN'", (session,))
         if problem:
-            self._db.execute("INSERT INTO barred (session, reason) VALUES (?, ?)", (session, problem))
+            self._db.execute("INSERT INTO blocked (session, reason) VALUES (?, ?)", (session, problem))
             self._end_blocked(session, problem)
             return False
-        self._db.execute("INSERT INTO begun VALUES (?)", (session,))
+        self._db.execute("INSERT INTO active_session VALUES (?)", (session,))
         return True
 
     def _inherit_interruption(self, session: int, number: int, key: int) -> None:
         """Note that an attempt that broke off before the last row was gone may take effect in this one."""
         self._db.execute(
-            "UPDATE delivery SET unsure_at = "
-            "(SELECT unsure_at FROM delivery WHERE session = ? AND number = ?) WHERE key = ?",
+            "UPDATE delivery SET interrupted_at = "
+            "(SELECT interrupted_at FROM delivery WHERE session = ? AND number = ?) WHERE key = ?",
             (session, number - 1, key),
         )
         self._db.execute(
-            "INSERT INTO unsure SELECT ?, u.since FROM unsure u JOIN delivery d ON d.key = u.delivery "
+            "INSERT INTO interrupted SELECT ?, u.since FROM interrupted u JOIN delivery d ON d.key = u.delivery "
             "WHERE d.session = ? AND d.number = ?",
             (key, session, number - 1),
         )
@@ -222,7 +225,8 @@ class UploadQueue:
     def _hand_out(self, session: int, room: int, claims: list[Claim]) -> None:
         """Move at most `room` instances of a session from the queue to `claims`."""
         row = self._db.execute(
-            "SELECT d.key, d.number, d.uri, s.project, s.subject, s.label, s.study_uid, s.begun_subject, s.begun_label "
+            "SELECT d.key, d.number, d.uri, s.project, s.subject, s.label, s.study_uid, "
+            "s.initial_subject, s.initial_label "
             "FROM delivery d JOIN session s ON s.key = d.session WHERE d.session = ? AND d.state = 'OPEN'",
             (session,),
         ).fetchone()
@@ -231,13 +235,13 @@ class UploadQueue:
         key, number, uri, project, subject, label, study_uid, *initial = row
         look = self._existing.must_ask(session, uri)
         if uri is None or look:
-            (in_flight,) = self._connection.one("SELECT EXISTS (SELECT 1 FROM flying WHERE session = ?)", (session,))
+            (in_flight,) = self._connection.one("SELECT EXISTS (SELECT 1 FROM in_flight WHERE session = ?)", (session,))
             room = 0 if in_flight else 1
         where = Session(project, subject, label, study_uid)
         delivery = Delivery(key, where, number, uri, initial_labels(where, *initial))
         rows = self._connection.json_rows(
             "SELECT json_array(i.key, i.sop_uid, i.series_uid, hex(f.path), f.size, f.mtime_ns, f.inode, f.ctime_ns) "
-            "FROM waiting w JOIN instance i ON i.key = w.instance JOIN file f ON f.key = i.file "
+            "FROM queued w JOIN instance i ON i.key = w.instance JOIN file f ON f.key = i.file "
             "WHERE w.session = ? ORDER BY w.instance LIMIT ?",
             (session, room),
         )
@@ -246,6 +250,6 @@ class UploadQueue:
             claims.append(Claim(instance, Instance(file, sop_uid, series_uid, where), delivery, look))
         handed_out = session, rows[-1][0] if rows else -1
         self._db.execute(
-            "INSERT INTO flying SELECT session, instance FROM waiting WHERE session = ? AND instance <= ?", handed_out
+            "INSERT INTO in_flight SELECT session, instance FROM queued WHERE session = ? AND instance <= ?", handed_out
         )
-        self._db.execute("DELETE FROM waiting WHERE session = ? AND instance <= ?", handed_out)
+        self._db.execute("DELETE FROM queued WHERE session = ? AND instance <= ?", handed_out)

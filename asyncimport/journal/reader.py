@@ -175,9 +175,9 @@ class JournalReader:
         return self._rows(
             "WITH t AS (SELECT key FROM session WHERE label = ? COLLATE NOCASE), "
             "u AS (SELECT i.key, i.sop_uid, i.file FROM t CROSS JOIN instance i ON i.session = t.key) "
-            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, coalesce(u.sop_uid, f.lacked_uid, ''), f.kind, "
+            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, coalesce(u.sop_uid, f.missing_uid, ''), f.kind, "
             "f.reason, NULL, NULL FROM file f LEFT JOIN u ON u.key = f.instance WHERE f.kind <> 'INSTANCE' "
-            "AND (u.key IS NOT NULL OR f.lacked_by IN (SELECT key FROM t)) AND f.key NOT IN (SELECT file FROM u) "
+            "AND (u.key IS NOT NULL OR f.missing_from IN (SELECT key FROM t)) AND f.key NOT IN (SELECT file FROM u) "
             "ORDER BY f.key",
             label,
         )
@@ -262,7 +262,7 @@ class JournalReader:
         """Return the sessions of prearchive rows by URI, with the labels that the rows began with."""
         with translated(self._path):
             rows = self._db.execute(
-                "SELECT d.uri, s.project, coalesce(s.begun_subject, s.subject), coalesce(s.begun_label, s.label), "
+                "SELECT d.uri, s.project, coalesce(s.initial_subject, s.subject), coalesce(s.initial_label, s.label), "
                 "s.study_uid FROM delivery d JOIN session s ON s.key = d.session WHERE d.uri IS NOT NULL"
             ).fetchall()
         return {uri: Session(*names) for uri, *names in rows}

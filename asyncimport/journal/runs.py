@@ -46,11 +46,11 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
         (source,) = connection.one("SELECT value FROM about WHERE key = 'source'")
         if _was_killed(connection):
             # Nobody knows what was in flight then, nor whether XNAT is still at work on it.
-            db.execute("UPDATE delivery SET unsure_at = ? WHERE state = 'OPEN'", (now,))
+            db.execute("UPDATE delivery SET interrupted_at = ? WHERE state = 'OPEN'", (now,))
         # From here on the time of day decides nothing: it may be corrected, or have been wrong before.
         db.execute(
-            "INSERT INTO unsure SELECT key, ? - max(0, ? - unsure_at) FROM delivery "
-            "WHERE state = 'OPEN' AND unsure_at IS NOT NULL",
+            "INSERT INTO interrupted SELECT key, ? - max(0, ? - interrupted_at) FROM delivery "
+            "WHERE state = 'OPEN' AND interrupted_at IS NOT NULL",
             (connection.ticks(), now),
         )
         key = connection.insert("INSERT INTO run (started) VALUES (?)", (connection.now(),))
@@ -58,14 +58,14 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
             "SELECT 1 + max((SELECT coalesce(max(key), 0) FROM file), (SELECT coalesce(max(key), 0) FROM instance))"
         )
         if reroute:
-            db.execute(f"INSERT INTO rerouted SELECT key FROM session s WHERE {UNARCHIVED}")  # noqa: S608 - fixed text
+            db.execute(f"INSERT INTO relabeled_session SELECT key FROM session s WHERE {UNARCHIVED}")  # noqa: S608 - fixed text
             # The first file of an archived session tells what the new rules call it.
             db.execute("UPDATE session SET ruled_subject = NULL, ruled_label = NULL")
         db.execute(
             "INSERT INTO ready SELECT key FROM delivery WHERE state = 'SEALED' "
-            "AND session NOT IN (SELECT session FROM rerouted)"
+            "AND session NOT IN (SELECT session FROM relabeled_session)"
         )
-        relabeled = frozenset(session for (session,) in db.execute("SELECT session FROM rerouted"))
+        relabeled = frozenset(session for (session,) in db.execute("SELECT session FROM relabeled_session"))
     return CurrentRun(key, now, source, next_key, relabeled)
 
 
@@ -73,7 +73,8 @@ def end_run(connection: Connection, run: int, exit_code: int) -> None:
     """Note how the run ended. Files that it handed out without an outcome may yet take effect."""
     with connection.transaction(durable=True):
         connection.db.execute(
-            "UPDATE delivery SET unsure_at = ? WHERE state = 'OPEN' AND session IN (SELECT session FROM flying)",
+            "UPDATE delivery SET interrupted_at = ? WHERE state = 'OPEN' "
+            "AND session IN (SELECT session FROM in_flight)",
             (connection.clock(),),
         )
         connection.db.execute(
@@ -95,7 +96,7 @@ def _forget_unsent(connection: Connection) -> None:
     db.execute("DELETE FROM delivery WHERE uri IS NULL AND state <> 'ARCHIVED'")
     db.execute("DELETE FROM instance WHERE session NOT IN (SELECT session FROM delivery) AND state <> 'STORED'")
     db.execute("DELETE FROM session WHERE key NOT IN (SELECT session FROM instance)")
-    db.execute("UPDATE file SET lacked_by = NULL")
+    db.execute("UPDATE file SET missing_from = NULL")
     db.execute(
         "DELETE FROM patient WHERE archived IS NULL AND NOT EXISTS (SELECT 1 FROM session s "
         "WHERE s.project = patient.project AND s.subject = patient.subject COLLATE NOCASE)"

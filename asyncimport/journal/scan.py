@@ -182,12 +182,14 @@ class ScanWriter:
                     if item.session is not None or item.damaged:
                         # Its session may have no row yet.
                         of = (item.session.project, item.session.study_uid) if item.session else (None, None)
-                        self._db.execute("INSERT OR REPLACE INTO lacked VALUES (?, ?, ?, ?)", (file, *of, item.sop_uid))
+                        self._db.execute(
+                            "INSERT OR REPLACE INTO missing_file VALUES (?, ?, ?, ?)", (file, *of, item.sop_uid)
+                        )
                     continue
                 if not isinstance(session, int):
                     assert session is not None  # noqa: S101 - of an instance it is one or the other
                     file = self._files.record(key, item.file, FileKind.SKIPPED, session.reason, None)
-                    self._db.execute("UPDATE file SET lacked_by = ? WHERE key = ?", (session.disputes, file))
+                    self._db.execute("UPDATE file SET missing_from = ? WHERE key = ?", (session.disputes, file))
                     continue
                 proof = proofs.get(item.file.path)
                 known = self._files.resolve(key, item, session, resend_changed=resend_changed, proof=proof)
@@ -235,7 +237,7 @@ class ScanWriter:
         # The path of these was new, but not the instance.
         self._db.execute("DELETE FROM file WHERE key >= ? AND key NOT IN (SELECT key FROM instance)", (first,))
         self._db.execute("INSERT INTO scope SELECT key FROM file WHERE key >= ?", (first,))
-        self._db.execute("INSERT INTO waiting SELECT session, key FROM instance WHERE key >= ?", (first,))
+        self._db.execute("INSERT INTO queued SELECT session, key FROM instance WHERE key >= ?", (first,))
         sizes = {row[0]: row[2] for row in rows}
         if self._connection.one("SELECT count(*) FROM file WHERE key >= ?", (first,)) != (len(sizes),):
             sizes = dict(self._db.execute("SELECT key, size FROM file WHERE key >= ?", (first,)).fetchall())
@@ -280,10 +282,10 @@ class ScanWriter:
             self._files.use_copies()
             self._files.assign_damaged()
             self._state.scan_finished = True
-            for (session,) in self._db.execute("SELECT session FROM awaited").fetchall():
+            for (session,) in self._db.execute("SELECT session FROM awaiting_scan").fetchall():
                 self._state.enqueue_unsettled(session)
             self._end_rerouting()
-            self._db.execute(f"DELETE FROM waiting WHERE {DISPUTED.format('waiting.session')}")  # noqa: S608 - fixed text
+            self._db.execute(f"DELETE FROM queued WHERE {DISPUTED.format('queued.session')}")  # noqa: S608 - fixed text
             marks = ", ".join("?" * len(take_up))
             sessions = self._db.execute(
                 f"SELECT DISTINCT d.session FROM delivery d WHERE d.state IN ({marks}) AND EXISTS "  # noqa: S608 - only marks
@@ -317,13 +319,13 @@ class ScanWriter:
         """Finalise sealed deliveries by their new labels, and block sessions that were met and have none."""
         for session in self._state.undecided:
             self._db.execute(
-                "INSERT OR IGNORE INTO barred (session, reason) SELECT ?1, ?2 WHERE EXISTS "
+                "INSERT OR IGNORE INTO blocked (session, reason) SELECT ?1, ?2 WHERE EXISTS "
                 "(SELECT 1 FROM instance i JOIN scope ON scope.file = i.file WHERE i.session = ?1)",
                 (session, _NO_LABELS),
             )
         self._db.execute(
             "INSERT OR IGNORE INTO ready SELECT key FROM delivery WHERE state = 'SEALED' "
-            "AND session NOT IN (SELECT session FROM barred)"
+            "AND session NOT IN (SELECT session FROM blocked)"
         )
 
     def collisions(self) -> list[tuple[str, int]]:

@@ -1,4 +1,5 @@
--- The journal on disk. Paths are the raw bytes of the file system, which need not be text.
+-- The journal on disk. Paths are the raw bytes of the file system, which need not be text. Times of day are seconds
+-- since 1970 unless they are text.
 
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -9,12 +10,12 @@ CREATE TABLE run (
     exit_code INTEGER
 );
 
--- A study has one session, and a label is one study's: a second study under a label never gets a row. XNAT matches
--- labels without regard to case when it archives, hence NOCASE. `begun_*` are the labels that its row in the prearchive
--- was begun with, where it has got others since. `headers` is a JSON object of what the headers of its stored files say
--- of its patient: for each field that was asked for all values that were met, the `run` up to which files were read, and
--- how many these were. `ruled_*` are the labels that the rules give it file by file: NULL where nobody
--- knows, as the label was given for the sake of others, or the rules have changed since.
+-- The session of a study. No two studies share a label; a later study with a label that is taken gets no row. XNAT
+-- ignores case when it archives, hence NOCASE. `initial_*` are the labels that its prearchive row began with, if they
+-- differ. `headers` is a JSON object of what the headers of its stored files say of its patient: under `said` all
+-- values of each field that was asked for, under `run` the run up to whose files they were read, under `files` the
+-- number of these. `ruled_*` are the labels that the rules give it file by file; NULL if unknown, as after a plan or
+-- changed rules.
 CREATE TABLE session (
     key INTEGER PRIMARY KEY,
     project TEXT NOT NULL,
@@ -22,8 +23,8 @@ CREATE TABLE session (
     label TEXT NOT NULL,
     study_uid TEXT NOT NULL,
     patient TEXT NOT NULL,
-    begun_subject TEXT,
-    begun_label TEXT,
+    initial_subject TEXT,
+    initial_label TEXT,
     headers TEXT,
     ruled_subject TEXT,
     ruled_label TEXT,
@@ -31,9 +32,9 @@ CREATE TABLE session (
 );
 CREATE UNIQUE INDEX session_label ON session (project, label COLLATE NOCASE);
 
--- Who is in a subject. Names (each of their groups) and birth dates are digests, '' where unknown: enough to compare
--- them. `merged`: was let in though somebody else was there, or was found in the archive, because that was asked for.
--- `archived`: a session of theirs was archived and then forgotten here; they stay.
+-- The patients of each subject. Names (each of their groups) and birth dates are digests, '' where unknown: the journal
+-- only compares them. `merged`: the patient was let in, or was found in the archive, in spite of others in the subject,
+-- on demand. `archived`: a session of the patient was archived and then taken out of the journal; the patient stays.
 CREATE TABLE patient (
     key INTEGER PRIMARY KEY,
     project TEXT NOT NULL,
@@ -49,14 +50,14 @@ CREATE INDEX patient_subject ON patient (project, subject, id);
 CREATE INDEX patient_id ON patient (project, id, issuer, name, birth_date, subject);
 
 -- One prearchive row of a session. `uri` is known from the first acknowledged file on; an ARCHIVED delivery without one
--- stands for what was found in the archive, and not sent. Times are seconds since 1970: `unsure_at` is when an attempt to
--- send into it was last known to have broken off (it may yet take effect), `closed_at` when it came to its end. `merges`:
--- the archive held the session before. `partial`: sealed though it lacks files. `expected`: how many instances the
--- archive must hold when all has arrived, where a script gives them new UIDs, so that only their number can be compared;
--- `held_before`: a JSON array of the SOPInstanceUIDs that it held before, until it is archived.
--- The `reason` of an OPEN or SEALED one is why the last run did not go on with it. `digests` of the last one that was
--- verified is a JSON object of what XNAT told then of its files (whose bytes differ from those sent), by SOPInstanceUID,
--- "" where it keeps none: another digest means that somebody has replaced the instance since.
+-- stands for instances that were found in the archive, and not sent. `interrupted_at` is when an attempt to send into
+-- it was last known to have broken off (it may yet take effect), `closed_at` when the delivery ended. `merges`: the
+-- archive held the session before. `partial`: sealed though files are missing. `expected`: how many instances the
+-- archive must hold in the end, where a script gives them new UIDs, so that only their number can be compared;
+-- `held_before`: a JSON array of the SOPInstanceUIDs that it held before, until the delivery is archived. The `reason`
+-- of an OPEN or SEALED delivery is why the last run did not go on with it. `digests` of the last one that was verified
+-- is a JSON object of the digests that XNAT had then (the bytes differ from those sent), by SOPInstanceUID, "" where it
+-- keeps none: another digest means that somebody has replaced the instance since.
 CREATE TABLE delivery (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -66,7 +67,7 @@ CREATE TABLE delivery (
     archive_uri TEXT,
     verified TEXT,
     reason TEXT,
-    unsure_at REAL,
+    interrupted_at REAL,
     closed_at REAL,
     merges INTEGER,
     partial INTEGER,
@@ -77,12 +78,12 @@ CREATE TABLE delivery (
 );
 CREATE INDEX delivery_live ON delivery (state) WHERE state IN ('OPEN', 'SEALED');
 
--- Everything that was found on disk. `instance` is the instance that an INSTANCE file carries, a DUPLICATE repeats, a
--- SKIPPED file replaced after XNAT had stored it, or an UNREADABLE file carried when it could be read. An UNREADABLE file
--- that belongs to a session for all that can be told is `lacked_by` it, with its SOPInstanceUID where that is known; so is
--- a SKIPPED file of another patient that has the study of the session.
--- Size, times and inode are those of the bytes that were sent, or were found to be the same. Without inode and ctime
--- nobody knows that of a file whose file system has them. Nanoseconds after the year 2262 need more than SQLite's 64 bits.
+-- Every file that was found on disk. `instance` is the instance that an INSTANCE file carries, that a DUPLICATE
+-- repeats, that XNAT had stored before a SKIPPED file replaced it, or that an UNREADABLE file carried when it could be
+-- read. An UNREADABLE file is `missing_from` the session that it seems to belong to, with its SOPInstanceUID where that
+-- is known; so is a SKIPPED file of another patient that has the study of the session. Size, times and inode are those
+-- of the bytes that were sent, or that equal them; without inode and ctime nothing proves that (some file systems have
+-- neither). Nanoseconds after the year 2262 need more than the 64 bits of SQLite.
 CREATE TABLE file (
     key INTEGER PRIMARY KEY,
     path BLOB NOT NULL UNIQUE,
@@ -91,21 +92,20 @@ CREATE TABLE file (
     kind TEXT NOT NULL,
     reason TEXT,
     instance INTEGER,
-    lacked_by INTEGER,
-    lacked_uid TEXT,
+    missing_from INTEGER,
+    missing_uid TEXT,
     inode INTEGER,
     ctime_ns INTEGER
 );
 CREATE INDEX file_duplicate ON file (instance) WHERE kind = 'DUPLICATE';
-CREATE INDEX file_lacked ON file (lacked_by) WHERE lacked_by IS NOT NULL;
+CREATE INDEX file_missing ON file (missing_from) WHERE missing_from IS NOT NULL;
 
--- What is sent. `file` is the copy it is read from (which may hold something else by now: then it names another
--- instance), `delivery` where it was stored, `run` the run that settled it, after so many attempts, at a time in seconds
--- since 1970. `sha256` is the digest of what was sent, where it was asked for, `xxh3` (XXH3-128, big-endian) that of all
--- that was sent since there is this column. `refusal` is why XNAT does not have a REFUSED one: DROPPED by a rule of the
--- site, because of the FILE, or because of the state of the SERVER. `presumed`: the archive had an instance of this
--- SOPInstanceUID before, and nothing proves that it has this version of it; it was found there, or is sent again.
--- `modality` is '' where its header has none, NULL where nobody has looked.
+-- An instance to send. `file` is the copy it is read from (which may hold something else now: then it names another
+-- instance), `delivery` where it was stored, `run` the run of its outcome, after so many `attempts`. `sha256` is the
+-- digest of what was sent, where it was asked for, `xxh3` (XXH3-128, big-endian) that of everything that was sent.
+-- `refusal` is why XNAT does not have a REFUSED one: DROPPED by a rule of the site, because of the FILE, or because of
+-- the state of the SERVER. `presumed`: the archive had an instance of this SOPInstanceUID before, and nothing proves
+-- that it has this version. `modality` is '' if its header has none.
 CREATE TABLE instance (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -126,11 +126,11 @@ CREATE TABLE instance (
     UNIQUE (session, sop_uid)
 );
 
--- Files that go beside the images of a session, into a resource, under a name (its path there). `session` is NULL where
--- it is not clear whose they are. Size, times and inode are those of the file when it was judged last, `md5` (hexadecimal)
--- and `stored_size` those of what XNAT stored last: while there is an `md5`, the archive must hold that, whatever the state
--- says of another attempt. `refusal` is why XNAT does not have a REFUSED one: because of the FILE, or of the state of the
--- SERVER. `begun`: a part of it may have been sent, by an attempt of which nobody knows the end.
+-- A file that goes beside the images of a session, into a resource, under a name (its path there). `session` is NULL if
+-- it is not clear which. Size, times and inode are those of the file when it was judged last, `md5` (hexadecimal) and
+-- `stored_size` those of what XNAT stored last: while there is an `md5`, the archive must hold that, whatever the state
+-- says of another attempt. `refusal` is why XNAT does not have a REFUSED one: because of the FILE, or of the state of
+-- the SERVER. `started`: a part of it may have been sent, by an attempt with an unknown end.
 CREATE TABLE attachment (
     key INTEGER PRIMARY KEY,
     file INTEGER NOT NULL UNIQUE REFERENCES file,
@@ -148,15 +148,15 @@ CREATE TABLE attachment (
     ctime_ns INTEGER,
     stored_size INTEGER,
     refusal TEXT,
-    begun INTEGER
+    started INTEGER
 );
 CREATE UNIQUE INDEX attachment_name ON attachment (session, resource, name) WHERE session IS NOT NULL;
 CREATE INDEX attachment_pending ON attachment (session, resource) WHERE state = 'PENDING';
 
--- What was said of subjects: `fields` is a JSON object of what the archive was to hold, `kept` a JSON array of those of
--- the fields that have another value there, and were left so, `taken` of those that came from headers. `held` is a JSON
--- object of the values that the archive was once seen to have, whatever a later run or repair has come to.
-CREATE TABLE described (
+-- What became of the demographics of subjects. `fields` is a JSON object of the values that the archive was to hold,
+-- `kept` a JSON array of those fields that have another value there, and were left so, `taken` of those that came from
+-- headers. `held` is a JSON object of the values that the archive was once seen to have.
+CREATE TABLE subject_demographics (
     project TEXT NOT NULL,
     subject TEXT NOT NULL COLLATE NOCASE,
     state TEXT NOT NULL CHECK (state IN ('STORED', 'REFUSED', 'FAILED')),

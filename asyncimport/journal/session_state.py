@@ -10,13 +10,14 @@ from asyncimport.journal.runs import CurrentRun
 _LACKING = (
     "SELECT count(*) FILTER (WHERE state = 'FAILED'), "
     "count(*) FILTER (WHERE state = 'REFUSED' AND refusal IS NOT 'DROPPED'), "
-    "(SELECT count(*) FROM file f WHERE f.lacked_by = :session AND f.kind IN ('UNREADABLE', 'EXCLUDED') AND NOT EXISTS "
-    "(SELECT 1 FROM instance i WHERE i.session = :session AND i.sop_uid = f.lacked_uid)) "
+    "(SELECT count(*) FROM file f WHERE f.missing_from = :session AND "
+    "f.kind IN ('UNREADABLE', 'EXCLUDED') AND NOT EXISTS "
+    "(SELECT 1 FROM instance i WHERE i.session = :session AND i.sop_uid = f.missing_uid)) "
     "FROM instance WHERE session = :session"
 )
 # Whether the study of a session has a file of another patient, or one that would go to another session. Then the run
 # sends nothing more of it, and does not archive it.
-DISPUTED = "EXISTS (SELECT 1 FROM file WHERE lacked_by = {} AND kind = 'SKIPPED')"
+DISPUTED = "EXISTS (SELECT 1 FROM file WHERE missing_from = {} AND kind = 'SKIPPED')"
 
 
 class SessionState:
@@ -42,8 +43,8 @@ class SessionState:
             instances = [one for one in instances if one[0] not in self.postponed]
         # A file that overlapping sources give twice may be in flight already.
         self._connection.execute_rows(
-            "INSERT OR IGNORE INTO waiting SELECT column1, column2 FROM {rows} WHERE NOT EXISTS "
-            "(SELECT 1 FROM flying WHERE session = column1 AND instance = column2)",
+            "INSERT OR IGNORE INTO queued SELECT column1, column2 FROM {rows} WHERE NOT EXISTS "
+            "(SELECT 1 FROM in_flight WHERE session = column1 AND instance = column2)",
             instances,
         )
 
@@ -59,7 +60,7 @@ class SessionState:
 
     def is_blocked(self, session: int) -> bool:
         """Whether this run sends nothing more of a session, as XNAT would not take or archive it."""
-        return self._connection.one("SELECT EXISTS (SELECT 1 FROM barred WHERE session = ?)", (session,)) == (1,)
+        return self._connection.one("SELECT EXISTS (SELECT 1 FROM blocked WHERE session = ?)", (session,)) == (1,)
 
     def is_disputed(self, session: int) -> bool:
         """Whether a file was met that gives the study of a session to another patient, or to another session."""
@@ -88,15 +89,15 @@ class SessionState:
         if state == "HELD" and state in take_up and not disputed:
             if uri is not None:
                 # What is queued goes into the next delivery, after this one.
-                self._db.execute("DELETE FROM waiting WHERE session = ?", (session,))
+                self._db.execute("DELETE FROM queued WHERE session = ?", (session,))
                 self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
                 return True
             # XNAT has nothing of it: it begins anew.
             self._db.execute("DELETE FROM delivery WHERE key = ?", (key,))
             self.enqueue_unsettled(session)
         (busy,) = self._connection.one(
-            "SELECT EXISTS (SELECT 1 FROM waiting WHERE session = ?1) "
-            "OR EXISTS (SELECT 1 FROM flying WHERE session = ?1)",
+            "SELECT EXISTS (SELECT 1 FROM queued WHERE session = ?1) "
+            "OR EXISTS (SELECT 1 FROM in_flight WHERE session = ?1)",
             (session,),
         )
         if busy:
@@ -110,5 +111,5 @@ class SessionState:
             self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
             return True
         # It stays open for the next run, and must not keep others from starting.
-        self._db.execute("DELETE FROM begun WHERE session = ?", (session,))
+        self._db.execute("DELETE FROM active_session WHERE session = ?", (session,))
         return False

@@ -149,8 +149,8 @@ class Sessions:
         reason = None if first.label.lower() == session.label.lower() else self._label_taken(session)
         if reason is None:
             self._db.execute(
-                "UPDATE session SET subject = ?, label = ?, begun_subject = coalesce(begun_subject, subject), "
-                "begun_label = coalesce(begun_label, label), ruled_subject = ?, ruled_label = ? WHERE key = ?",
+                "UPDATE session SET subject = ?, label = ?, initial_subject = coalesce(initial_subject, subject), "
+                "initial_label = coalesce(initial_label, label), ruled_subject = ?, ruled_label = ? WHERE key = ?",
                 (session.subject, session.label, *ruled),
             )
             self._db.execute(
