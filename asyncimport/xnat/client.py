@@ -35,6 +35,7 @@ from asyncimport.pacing.bandwidth import Rate
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.retry import RetryPolicy, retrying
 from asyncimport.xnat import replies
+from asyncimport.xnat.deadlines import Deadlines
 from asyncimport.xnat.proxies import DIRECT, Proxy, proxy_for
 from asyncimport.xnat.reading import ACCEPTED, ANSWER, FILE, LISTING, SLOWEST, pieces, read_reply
 from asyncimport.xnat.replies import Reply
@@ -160,7 +161,7 @@ class Client:
         self.timeouts = timeouts
         self.rate = rate
         self._monitor = monitor or OutageMonitor(inf)
-        self._in_time = aiohttp.ClientTimeout(total=timeouts.stall + timeouts.reply, sock_connect=timeouts.connect)
+        self._deadlines = Deadlines(timeouts.stall + timeouts.reply, _late)
         self._proxy = proxy
         self._headers: Mapping[str, str] = {}
         self._logins = 0
@@ -193,12 +194,16 @@ class Client:
             # The login could not be renewed the last time: without one we would be a guest, who sees other things.
             await self._renew(None)
             login = self._logins
-        timeout = self._in_time if in_time else None
         # As `_told`, without a context manager: this is on the way of every file.
         self._monitor.began()
         note = self._monitor.dropped
         try:
-            answer = await self._exchange(method, url, data, {**self._headers, **(headers or {})}, timeout, most)
+            sent = {**self._headers, **headers} if headers else self._headers
+            if in_time:
+                with self._deadlines:
+                    answer = await self._exchange(method, url, data, sent, most)
+            else:
+                answer = await self._exchange(method, url, data, sent, most)
             result = read(answer)
             note = self._monitor.got_through
         except AsyncimportError as error:
@@ -413,12 +418,11 @@ class Client:
         url: URL,
         data: bytes | AsyncIterator[bytes] | None,
         headers: Mapping[str, str],
-        timeout: aiohttp.ClientTimeout | None = None,
         most: int = ANSWER,
     ) -> Reply:
         # As `_answer`, without its context manager: this is on the way of every file.
         try:
-            async with self._request(method, url, data, headers, timeout) as response:
+            async with self._request(method, url, data, headers) as response:
                 if response.status == 407:
                     raise self._proxy.refused()
                 return await read_reply(response, most)
@@ -434,7 +438,7 @@ class Client:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send, and give the answer before its body is read. Raises: TransientError, UnavailableError."""
         try:
-            async with self._request(method, url, data, headers, None) as response:
+            async with self._request(method, url, data, headers) as response:
                 if response.status == 407:
                     raise self._proxy.refused()
                 yield response
@@ -449,7 +453,6 @@ class Client:
         url: URL,
         data: bytes | AsyncIterator[bytes] | None,
         headers: Mapping[str, str],
-        timeout: aiohttp.ClientTimeout | None,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         # A redirect is never followed: it could lead to another host, and the cookie with it.
         return self._http.request(
@@ -460,7 +463,6 @@ class Client:
             allow_redirects=False,
             proxy=self._proxy.url,
             proxy_headers=self._proxy.headers,
-            timeout=timeout or self._http.timeout,
         )
 
     def _meaning(self, error: aiohttp.ClientError | TimeoutError) -> TransientError | UnavailableError:

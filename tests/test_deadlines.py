@@ -1,0 +1,68 @@
+"""Calls that take too long end, each by itself."""
+
+from functools import partial
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from asyncimport.errors import TransientError
+from asyncimport.xnat.deadlines import Deadlines
+
+pytestmark = pytest.mark.anyio
+
+
+def late() -> TransientError:
+    """Return the error of a call that took too long."""
+    return TransientError("late")
+
+
+async def test_what_takes_too_long_ends_and_nothing_else() -> None:
+    """One timer serves for all: for what begins at the same time or later, and when there was nothing for a while."""
+    deadlines = Deadlines(0.1, late)
+    ended: list[str] = []
+
+    async def call(name: str, *, is_quick: bool = False, after: anyio.Event | None = None) -> None:
+        if after is not None:
+            await after.wait()
+        try:
+            with deadlines:
+                await (anyio.lowlevel.checkpoint() if is_quick else anyio.sleep_forever())
+            ended.append(name)
+        except TransientError as error:
+            ended.append(f"{name} {error}")
+        # The task goes on as any other.
+        await anyio.lowlevel.checkpoint()
+
+    for _ in range(2):
+        ended.clear()
+        began = anyio.Event()
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call, "slow")
+                tasks.start_soon(partial(call, "quick", is_quick=True))
+                tasks.start_soon(partial(call, "later", after=began))
+                await anyio.wait_all_tasks_blocked()
+                began.set()
+        assert ended == ["quick", "slow late", "later late"]
+
+
+async def test_who_is_stopped_is_not_late() -> None:
+    """A stop is one also when it comes just before the time is over, and what was late is no stop."""
+    deadlines = Deadlines(0.05, late)
+    with anyio.fail_after(5):
+        with anyio.CancelScope() as scope, deadlines:
+            scope.cancel()
+            await anyio.sleep_forever()
+        assert scope.cancelled_caught
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            with pytest.raises(TransientError), deadlines, anyio.CancelScope(shield=True):
+                await anyio.sleep_forever()
+            await anyio.sleep_forever()
+        assert scope.cancelled_caught
+        with anyio.CancelScope() as scope:
+            with pytest.raises(TransientError), deadlines:
+                await anyio.sleep_forever()
+            await anyio.lowlevel.checkpoint()
+        assert not scope.cancelled_caught
