@@ -1,11 +1,8 @@
-"""What a fault may be: counts, shares, combinations that make no sense, and faults that are written in files."""
+"""Faults from a parsed JSON file, and the mistakes in one."""
 
 import json
-from dataclasses import replace
-from typing import Any
 
 import pytest
-from raw_client import dicom, raw_client
 
 from asyncimport.testserver import (
     Administer,
@@ -28,143 +25,7 @@ from asyncimport.testserver import (
     Unseen,
     faults_from,
 )
-from asyncimport.testserver.faults.actions import KINDS, NAMES, STRIKES, Action
-
-pytestmark = pytest.mark.anyio
-EXAMPLES: list[Action] = [
-    Status(503),
-    Reset(),
-    Late(),
-    Gateway(),
-    Stall(),
-    LoginPage(),
-    ExpireLogins(),
-    Restart(),
-    Locked(),
-    Conflict(),
-    Leave(RowStatus.ERROR),
-    Administer("delete"),
-    Empty(),
-    DiskFull(),
-    Unseen("demo"),
-    Tell(lambda: None),
-]
-
-
-def name(value: object) -> str:
-    """Name an action by its class in a test's id."""
-    return type(value).__name__
-
-
-@pytest.mark.parametrize("action", EXAMPLES, ids=name)
-def test_an_action_strikes_the_kinds_of_the_table_only(action: Action) -> None:
-    """Any other is a mistake of the test, and told when the fault is made."""
-    for kind in KINDS:
-        if kind in STRIKES[type(action)]:
-            assert Fault(kind, action).kind == kind
-        else:
-            with pytest.raises(ValueError, match=rf"{name(action)} cannot strike requests of the kind {kind}, only "):
-                Fault(kind, action)
-
-
-def test_every_action_has_an_example() -> None:
-    """So that the tests above are about all."""
-    assert {type(action) for action in EXAMPLES} == set(STRIKES) == set(NAMES.values())
-
-
-@pytest.mark.parametrize(
-    ("make", "text"),
-    [
-        (
-            lambda: Fault("listing", Reset(after_bytes=1)),
-            "Reset cannot strike requests of the kind listing, only file, im",
-        ),
-        (lambda: Fault("any", Late()), "Late cannot strike"),
-        (lambda: Fault("import", Empty(), nth=0), "nth=0"),
-        (lambda: Fault("import", Empty(), times=-1), "times=-1"),
-        (lambda: Fault("import", Empty(), share=0), "share of 0"),
-        (lambda: Fault("import", Empty(), share=1.5), "share of 1.5"),
-        (lambda: Status(99), "99 is no status"),
-        (lambda: Late(after=0), "after 0 requests"),
-        (lambda: Late(of="imports"), "'imports' is none of the kinds"),
-        (lambda: Late(status=501), "answers 500, 502, .*, not 501"),
-        (lambda: Gateway(404), "not 404"),
-        (lambda: Gateway(wait=False, effect=False), "no work that goes on"),
-        (lambda: Stall(effect=True, reads=False), "has no effect"),
-        (lambda: Restart(-1), "-1 seconds"),
-        (lambda: Conflict(status=RowStatus.READY), "CONFLICT or ERROR, not READY"),
-        (lambda: Leave(RowStatus.BUILDING, looks=-1), "-1 times"),
-        (lambda: Leave(RowStatus.CONFLICT, looks=1), "nobody is at work"),
-        (lambda: Administer("rename"), "cannot 'rename' a session"),  # type: ignore[arg-type]
-        (lambda: Unseen("demo", "write"), "'write' is neither"),  # type: ignore[arg-type]
-    ],
-)
-def test_nonsense_is_an_error(make: Any, text: str) -> None:
-    """A fault that cannot be meant so."""
-    with pytest.raises(ValueError, match=text):
-        make()
-
-
-async def struck(count: int, *faults: Fault) -> list[list[int]]:
-    """Send files to a site with faults that answer 500 and up; return which requests each of them struck."""
-    async with raw_client() as web:
-        for fault in faults:
-            web.xnat.faults.add(fault)
-        statuses = [(await web.send(dicom(number))).status for number in range(count)]
-        hits = [[number for number, status in enumerate(statuses) if status == 500 + i] for i in range(len(faults))]
-        assert [fault.hits for fault in faults] == list(map(len, hits))
-        assert {fault.seen for fault in faults} == {count}
-        return hits
-
-
-async def test_a_share_strikes_the_same_requests_for_the_same_seed() -> None:
-    """About so many; others for another seed, and for another fault of the same seed."""
-    (once,) = await struck(200, Fault("import", Status(500), share=0.1, seed=1))
-    (twice,) = await struck(200, Fault("import", Status(500), share=0.1, seed=1))
-    (other,) = await struck(200, Fault("import", Status(500), share=0.1, seed=2))
-    assert once == twice
-    assert once != other
-    assert 8 < len(once) < 40
-    first, second = await struck(
-        200, Fault("import", Status(500), share=0.1, seed=1), Fault("import", Status(501), share=0.1, seed=1)
-    )
-    assert first == once
-    assert len(second) > 8
-
-
-async def test_another_fault_does_not_shift_a_share() -> None:
-    """Its draws are by the number of the request; where both strike, the one that was added first does."""
-    share = Fault("import", Status(501), share=0.2, seed=1)
-    _, alone = await struck(100, Fault("import", Status(500), nth=101), replace(share))
-    first, second = await struck(100, Fault("any", Status(500), nth=alone[0] + 1), replace(share))
-    assert (first, second) == (alone[:1], alone[1:])
-
-
-async def test_a_share_may_begin_late_and_end() -> None:
-    """From the nth request, and so many times at most."""
-    (hits,) = await struck(50, Fault("import", Status(500), nth=11, times=5, share=1))
-    assert hits == [10, 11, 12, 13, 14]
-
-
-async def test_only_requests_to_a_path_are_counted() -> None:
-    """The listing of the prearchive, say."""
-    async with raw_client() as web:
-        fault = web.xnat.faults.add(Fault("listing", Status(503), path="prearchive"))
-        assert (await web.get("/data/projects")).status == 200
-        assert (await web.get("/data/prearchive")).status == 503
-        assert (fault.seen, fault.hits) == (1, 1)
-
-
-async def test_the_state_tells_of_faults() -> None:
-    """For those who run the server as a process."""
-    async with raw_client() as web:
-        web.xnat.faults.add(Fault("import", Empty(), nth=2))
-        await web.send(dicom())
-        await web.send(dicom())
-        assert (await web.get("/testserver/state")).json["faults"] == [
-            {"kind": "import", "action": "Empty", "seen": 2, "hits": 1}
-        ]
-
+from asyncimport.testserver.faults.actions import NAMES
 
 WRITTEN: list[tuple[str, Fault]] = [
     (
@@ -260,10 +121,3 @@ def test_mistakes_in_a_file_are_told(text: str, mistake: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         faults_from(json.loads(text))
     assert str(caught.value).startswith(mistake)
-
-
-def test_faults_are_equal_by_what_they_do() -> None:
-    """Not by what they keep back."""
-    fault = Fault("import", Late())
-    assert replace(fault, nth=2) == Fault("import", Late(), nth=2)
-    assert fault.release() == 0
