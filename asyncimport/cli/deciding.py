@@ -114,8 +114,7 @@ async def decide(
         await anyio.to_thread.run_sync(_check_rules, journal, wanted.host, rules)
     whole = isinstance(routes, Router) and (wanted.suffix or routes.project is None or routes.needs_whole_study)
     is_strict = whole or isinstance(routes, PlannedRoutes)
-    chosen = not (wanted.choice.is_everything or wanted.choice.parts)
-    is_part = chosen or wanted.limit is not None or bool(wanted.quiet_time)
+    is_part = not wanted.choice.is_everything or wanted.limit is not None or bool(wanted.quiet_time)
     if not (is_strict or is_part or is_plan_shown):
         return Decision(routes, rules, wanted.choice, journal)
     archived = archived or ArchivedSessions(client, RetryPolicy())

@@ -251,7 +251,7 @@ async def plan_of(
 def streams(routes: Planning, *, suffix: bool, choice: Choice, limit: int | None, quiet_time: float) -> bool:
     """Whether an upload sends while it walks, as nothing of what it is told needs all studies."""
     is_whole = not isinstance(routes, Router) or suffix or routes.project is None or routes.needs_whole_study
-    return not (is_whole or limit is not None or quiet_time) and (choice.is_everything or choice.parts)
+    return not (is_whole or limit is not None or quiet_time) and choice.is_everything
 
 
 def survey_path(source: Folder, state_dir: Path | None) -> Path:

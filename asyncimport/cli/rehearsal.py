@@ -10,14 +10,13 @@ import anyio
 import anyio.to_thread
 from rich.console import Console
 
-from asyncimport.cli.deciding import Decision, decide, no_dicom
+from asyncimport.cli.deciding import decide, no_dicom
 from asyncimport.cli.output import show_error, show_stopped, write_json
 from asyncimport.cli.plan import plan_json, show_plan, survey_path
+from asyncimport.cli.rehearsed_run import rehearse_run
 from asyncimport.cli.running import Stopped, stopped_by
 from asyncimport.cli.transfer import Transfer
 from asyncimport.errors import (
-    FILES_LACK,
-    SESSION_HELD,
     AsyncimportError,
     JournalError,
     TransientError,
@@ -28,7 +27,7 @@ from asyncimport.journal import HeaderCache, JournalReader, SubjectPatient
 from asyncimport.model import Session
 from asyncimport.operations.plan import Known, Plan, with_archive
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.routing import Choice, ProblemCode, code_of, misfit
+from asyncimport.routing import Choice, ProblemCode, misfit
 from asyncimport.source.folder import Folder
 from asyncimport.xnat.archive import ArchivedSessions, held_of_session
 from asyncimport.xnat.client import Client, connect
@@ -90,19 +89,8 @@ async def _planned(  # anyio.run passes arguments by position
                 if not (decision.plan.rows or decision.plan.problems):
                     raise no_dicom(source, sum(count for _, count in decision.plan.not_dicom))
                 found = await _compared(task, source, client, archived, site, decision.journal, decision.plan)
-                return found, _code(task, decision, found)
+                return await rehearse_run(task, client, archived, site, decision, found, stop)
     return None
-
-
-def _code(task: Transfer, decision: Decision, found: Plan) -> int:
-    """Return the exit code that the run will end with, for all that a plan of it shows."""
-    code = code_of(
-        found.problems,
-        is_whole=decision.is_strict and task.watch is None,
-        checks_first=task.checks_first(decision.routes),
-        archives_parts=task.options.partial,
-    )
-    return FILES_LACK if task.flaws and code in {0, SESSION_HELD} else code
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from asyncimport.cli.deciding import Decision, Wanted, decide, no_dicom
 from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
 from asyncimport.cli.recording import recorded
 from asyncimport.cli.running import Stopped, on_signals, progress
+from asyncimport.demographics import Demographics
 from asyncimport.errors import (
     AsyncimportError,
     FatalError,
@@ -51,7 +52,21 @@ from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.subjects import Subjects
 
-__all__ = ["Outcome", "Transfer", "Uploads", "caught", "show_outcome", "transfer", "uploads"]
+__all__ = [
+    "Outcome",
+    "Transfer",
+    "Uploads",
+    "caught",
+    "enclosed",
+    "nothing_found",
+    "open_journal",
+    "options_of",
+    "show_outcome",
+    "transfer",
+    "unmatched_rows",
+    "uploads",
+    "wishes_of",
+]
 
 # So many are written to standard error; JSON and events have them all.
 _NOTICES = 20
@@ -120,9 +135,9 @@ class Transfer:
         # Under one fixed label any second study does, and that is better known before anything is sent.
         return self.options.scan_first or (isinstance(routes, Router) and routes.one_session)
 
-    def source(self) -> Folder:
+    def source(self, kind: type[Folder] = Folder) -> Folder:
         """Return what is read. Raises: UsageError."""
-        return Folder(
+        return kind(
             self.sources,
             ignore_archives=self.ignore_archives,
             follow_links=self.follow_links,
@@ -253,6 +268,31 @@ def _beginning(task: Transfer, run: str, rules: Mapping[str, str]) -> Began:
     return Began(run, __version__, task.host, task.project, settings, names)
 
 
+def open_journal(task: Transfer, decision: Decision, path: Path, lock_wait: LockWait) -> Journal:
+    """Open the journal of a run, or a copy of it. It blocks. Raises: JournalError, UsageError."""
+    return Journal(
+        path,
+        destination=task.host,
+        rules=decision.rules,
+        reroute=task.reroute,
+        merge_patients=task.merge_patients,
+        is_planned=decision.is_strict,
+        lock_wait=lock_wait,
+    )
+
+
+def options_of(task: Transfer, decision: Decision, journal: Journal) -> Options:
+    """Return the options of the line, and let what is not asked for, or not yet, wait in the journal. It blocks."""
+    if decision.plan is not None:
+        unasked = () if task.choice.is_everything else decision.plan.left
+        journal.scan.postpone(decision.plan.waiting, unasked)
+    return replace(
+        task.options,
+        scan_first=task.checks_first(decision.routes),
+        chooses=decision.choice.is_of_parts or decision.choice.studies is not None,
+    )
+
+
 class Uploads:
     """Runs one after the other, under one login. Make it with `uploads`.
 
@@ -330,31 +370,14 @@ class Uploads:
                 return
         if not is_watch:
             decision.check()
-        opened = partial(
-            Journal,
-            decision.journal,
-            destination=task.host,
-            rules=decision.rules,
-            reroute=task.reroute,
-            merge_patients=task.merge_patients,
-            is_planned=decision.is_strict,
-            lock_wait=LockWait(tell=self._tell, ends=partial(self.stop.ends_at, LOCK_SECONDS)),
-        )
-        async with in_threads(opened) as journal:
+        lock_wait = LockWait(tell=self._tell, ends=partial(self.stop.ends_at, LOCK_SECONDS))
+        async with in_threads(partial(open_journal, task, decision, decision.journal, lock_wait)) as journal:
             outcome.run = str(journal.run)
             self._first = self._first or journal.run
             self._record(_beginning(task, outcome.run, decision.rules))
             if task.project and task.project != decision.rules.get("project"):
                 await anyio.to_thread.run_sync(journal.note_alias, task.project)
-            if decision.plan is not None:
-                plan = decision.plan
-                unasked = () if task.choice.is_everything else plan.left
-                await anyio.to_thread.run_sync(journal.scan.postpone, plan.waiting, unasked)
-            options = replace(
-                task.options,
-                scan_first=task.checks_first(decision.routes),
-                chooses=decision.choice.is_of_parts or decision.choice.studies is not None,
-            )
+            options = await anyio.to_thread.run_sync(options_of, task, decision, journal)
             try:
                 async with self._monitor.guard():
                     await self._send(replace(task, options=options), source, decision, client, journal, outcome)
@@ -367,7 +390,7 @@ class Uploads:
             outcome.summary = await anyio.to_thread.run_sync(ledger.summary)
             outcome.signal = self._stopped.signal
             if outcome.error is None and outcome.signal is None and not is_watch:
-                outcome.error = _nothing_found(outcome.summary, decision.plan, source)
+                outcome.error = nothing_found(outcome.summary, decision.plan, source)
             for stray in outcome.strays or ():
                 self._record(stray)
             await anyio.to_thread.run_sync(journal.end_run, outcome.code)
@@ -453,6 +476,17 @@ class Uploads:
             self._err.print(Text(plain(text)))
 
 
+def enclosed(task: Transfer, source: Folder, journal: Journal) -> int:
+    """Decide what goes beside images, and where; return how many files wait for their sessions. It blocks."""
+
+    def which(path: str) -> str | None:
+        return resource_of(task.attach, source.relative(path).replace(os.sep, "/"))
+
+    # What changed since it was stored may have been refused for that.
+    again = task.options.retry_refused or task.options.resend_changed
+    return journal.attachments.assign(source.places, which, roots=source.roots, retry_refused=again)
+
+
 async def _attach(
     task: Transfer, source: Folder, journal: Journal, client: Client, report: Callable[[Event], None], stop: Stop
 ) -> None:
@@ -462,13 +496,7 @@ async def _attach(
     if stop.requested or not waiting:
         return
 
-    def which(path: str) -> str | None:
-        return resource_of(task.attach, source.relative(path).replace(os.sep, "/"))
-
-    # What changed since it was stored may have been refused for that.
-    again = task.options.retry_refused or task.options.resend_changed
-    decide = partial(journal.attachments.assign, source.places, which, roots=source.roots, retry_refused=again)
-    waiting_files = await anyio.to_thread.run_sync(decide)
+    waiting_files = await anyio.to_thread.run_sync(enclosed, task, source, journal)
     if perhaps := await anyio.to_thread.run_sync(journal.attachments.possible_moves):
         # What lies elsewhere under the name of what was stored is another file, unless its bytes are the same.
         known = [(file, Digest(Algorithm.MD5, bytes.fromhex(md5))) for file, md5 in perhaps]
@@ -492,13 +520,9 @@ async def _describe(
 
     Returns how many rows of the table are of nobody, where all of the source was asked for.
     """
-    wishes = task.wishes
-    if stop.requested or not (wishes.table or wishes.from_headers):
+    if stop.requested or not (task.wishes.table or task.wishes.from_headers):
         return 0
-    if isinstance(routes, Router) and routes.project is not None:
-        # The project may be named by an alias.
-        table = [replace(row, project=routes.project) if row.project == task.project else row for row in wishes.table]
-        wishes = replace(wishes, table=table)
+    wishes = wishes_of(task, routes)
     register = Subjects(
         client,
         RetryPolicy(),
@@ -510,13 +534,26 @@ async def _describe(
     return await _tell_unmatched(task, journal, wishes, report, stop)
 
 
+def wishes_of(task: Transfer, routes: Router | PlannedRoutes) -> Wishes:
+    """Return what is to be said of subjects, with the project's ID where an alias was given."""
+    if not (isinstance(routes, Router) and routes.project is not None):
+        return task.wishes
+    table = [replace(row, project=routes.project) if row.project == task.project else row for row in task.wishes.table]
+    return replace(task.wishes, table=table)
+
+
+def unmatched_rows(task: Transfer, journal: Journal, wishes: Wishes) -> list[Demographics]:
+    """Return the rows of the table that are of nobody, where all of the source was asked for. It blocks."""
+    if task.limit is not None or not task.choice.is_everything:
+        return []
+    return unmatched(journal, wishes)
+
+
 async def _tell_unmatched(
     task: Transfer, journal: Journal, wishes: Wishes, report: Callable[[Event], None], stop: Stop
 ) -> int:
     """Tell which rows of the table are of subjects that nothing was found of; return how many."""
-    if stop.requested or task.limit is not None or not task.choice.is_everything:
-        return 0
-    rows = await anyio.to_thread.run_sync(unmatched, journal, wishes)
+    rows = [] if stop.requested else await anyio.to_thread.run_sync(unmatched_rows, task, journal, wishes)
     if rows:
         labels = ", ".join(f"{row.project} / {row.subject}" for row in rows[:_NAMED])
         such = f"such as {labels}" if len(rows) > _NAMED else labels
@@ -537,7 +574,8 @@ def _after(seconds: float | None, call: Callable[[], None]) -> Iterator[None]:
         timer.cancel()
 
 
-def _nothing_found(summary: Summary, plan: Plan | None, source: Folder) -> UsageError | None:
+def nothing_found(summary: Summary, plan: Plan | None, source: Folder) -> UsageError | None:
+    """Return what a run ends with that has met no DICOM; None: it has."""
     # What nobody asks for today is not in the summary, if it was sent before.
     if summary.files.found or summary.files.unreadable or summary.containers or (plan is not None and plan.rows):
         return None

@@ -9,7 +9,7 @@ begin and the end of a run. Other outcomes are synced four times a second. A los
 or its file is sent again into a delivery that is not sealed, where it overwrites itself.
 """
 
-from asyncimport.journal.database import LockWait
+from asyncimport.journal.database import LockWait, copy_journal
 from asyncimport.journal.deliveries import replaced_since
 from asyncimport.journal.existing import AdoptedFiles
 from asyncimport.journal.files import SopUidConflict
@@ -39,6 +39,7 @@ __all__ = [
     "SubjectPatient",
     "Unsettled",
     "VanishedFiles",
+    "copy_journal",
     "digested",
     "replaced_since",
 ]

@@ -4,7 +4,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -241,6 +241,18 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
                     "name the copy with --journal",
                 ) from error
             return _open_read_only(path, real, "mode=ro&immutable=1")
+
+
+def copy_journal(path: Path, into: Path) -> None:
+    """Copy a journal as it is now, beside a run that may write it; nothing where there is none yet.
+
+    Raises: JournalError when it is not ours.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    make_private(into)
+    with closing(connect_read_only(path)) as source, closing(sqlite3.connect(into)) as copy, translated(path):
+        source.backup(copy)
 
 
 def _open_read_only(path: Path, real: Path, how: str) -> sqlite3.Connection:

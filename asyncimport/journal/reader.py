@@ -288,6 +288,15 @@ class JournalReader:
             ).fetchall()
         return frozenset(uid for (uid,) in rows)
 
+    def disputed_studies(self) -> frozenset[str]:
+        """Return the studies (UIDs) of which files were skipped, as they would go elsewhere or are of somebody else."""
+        with translated(self._path):
+            rows = self._db.execute(
+                f"SELECT DISTINCT s.study_uid FROM {self._files} JOIN session s ON s.key = f.missing_from "  # noqa: S608 - fixed text
+                "WHERE f.kind = 'SKIPPED'"
+            ).fetchall()
+        return frozenset(uid for (uid,) in rows)
+
     def acknowledged(self, session: Session) -> tuple[frozenset[str], frozenset[str]]:
         """Return the SOPInstanceUIDs that XNAT acknowledged of a session: stored ones, and doubtful ones.
 

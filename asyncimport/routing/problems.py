@@ -77,6 +77,13 @@ class ProblemCode(StrEnum):
     UNREADABLE = "unreadable", Severity.WARNING, Effect.LACKS
     ATTACHMENT_NAMES = "attachment-names", Severity.WARNING, Effect.TOLD
     PART_OF_STUDY = "part-of-study", Severity.WARNING, Effect.PARTS
+    # What an upload comes to beside that, as its rehearsal finds out.
+    FILES_FAILED = "files-failed", Severity.WARNING, Effect.LACKS
+    FILES_REFUSED = "files-refused", Severity.WARNING, Effect.LACKS
+    FILES_SKIPPED = "files-skipped", Severity.WARNING, Effect.SKIPS
+    SESSION_HELD = "session-held", Severity.ERROR, Effect.HOLDS
+    SESSION_OPEN = "session-open", Severity.WARNING, Effect.HOLDS
+    STUDY_SKIPPED = "study-skipped", Severity.ERROR, Effect.SKIPS
     # What is to be known.
     DATED_AHEAD = "dated-ahead", Severity.WARNING, Effect.TOLD
     LABEL_LATE = "label-late", Severity.WARNING, Effect.TOLD

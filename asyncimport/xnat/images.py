@@ -53,7 +53,7 @@ from asyncimport.xnat.replies import Row
 from asyncimport.xnat.site import SiteRules, explanation
 from asyncimport.xnat.whereabouts import why_not_here
 
-__all__ = ["Step", "Xnat", "next_step"]
+__all__ = ["Step", "Steps", "Xnat", "next_step"]
 
 T = TypeVar("T")
 
@@ -270,7 +270,7 @@ class Xnat:
         asked = was_idle = False
         failures = lost = 0
         trouble = ""
-        steps = _Steps()
+        steps = Steps()
         pause = self._first_pause
         give_up = anyio.current_time() + self._patience
         while True:
@@ -329,12 +329,12 @@ class Xnat:
         """Verify what an earlier run archived. Raises: TransientError."""
         delivery = sealed.delivery
         try:
-            there = await self._find(delivery, _Steps())
+            there = await self._find(delivery, Steps())
         except RefusedError as error:
             return Held(delivery, str(error))
         if not there.experiments:
             return Held(delivery, there.problem or "the session is not in the archive any more")
-        return await self._verify(sealed, there, _Steps())
+        return await self._verify(sealed, there, Steps())
 
     async def _look(self, uri: str | None) -> Row | None:
         return await self._client.ask("GET", f"/data{uri}?format=json", replies.row, self._policy)
@@ -353,11 +353,11 @@ class Xnat:
         ways = f"if {script} is to do so, delete {delivery.uri} in XNAT's prearchive, else change it"
         return f"{reason}; {ways}; then run this again with `--retry held`"
 
-    async def _find(self, delivery: Delivery, steps: "_Steps") -> Found:
+    async def _find(self, delivery: Delivery, steps: "Steps") -> Found:
         """Look for the session in the archive."""
         return await find_session(self._client, delivery.session, self._policy, self._rules, named=steps.named)
 
-    async def _finish(self, sealed: Sealed, row: Row, steps: "_Steps", *, is_built: bool) -> Built | Held | str:
+    async def _finish(self, sealed: Sealed, row: Row, steps: "Steps", *, is_built: bool) -> Verdict | str:
         """Take the row to its end, and return the address that XNAT gives it in the archive.
 
         What is seen of it on the way is noted in `steps`.
@@ -368,10 +368,9 @@ class Xnat:
         if reason := replies.other_row(row, delivery.row_session):
             return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if not is_built:
-            await self._ask_for(f"/data{delivery.uri}?action=build&SOURCE={OUR_SOURCE}{self._manners}", replies.built)
+            await self._build(delivery)
         if sealed.most_files is not None:
-            path = f"/data{delivery.uri}/resources?format=json"
-            steps.row_files = await self._client.ask("GET", path, replies.file_count, self._policy)
+            steps.row_files = await self._count_files(delivery.uri or "")
         if reason := self._surplus(sealed, steps.row_files):
             return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if not self._archive:
@@ -383,12 +382,8 @@ class Xnat:
         # What was built may have waited for long, and others have brought the study meanwhile.
         if reason := await self._occupants.study_elsewhere(session):
             return Held(delivery, f"{reason}, then `--retry held`")
-        overwrite = "" if self._overwrite == "none" else f"&overwrite={self._overwrite}"
-        # Which outweigh the row's own (PrearcSessionArchiver.fixSubject, fixSessionLabel).
-        names = "" if delivery.begun_as is None else f"&subject={quote(session.subject)}&session={quote(session.label)}"
-        path = f"/data/services/archive?src={quote(delivery.uri or '')}{names}{overwrite}{self._manners}"
         try:
-            uri = steps.answer = await self._ask_for(path, replies.archived)
+            uri = steps.answer = await self._move(delivery)
         except TransientError as error:
             steps.asked |= error.cut
             raise
@@ -396,6 +391,23 @@ class Xnat:
         if there is not None and (reason := replies.misplaced(there[0], session)):
             return Held(delivery, f"{reason}; {_MOVE_IT}", uri)
         return uri
+
+    async def _build(self, delivery: Delivery) -> None:
+        """Have a row built. Raises: TransientError, RefusedError."""
+        await self._ask_for(f"/data{delivery.uri}?action=build&SOURCE={OUR_SOURCE}{self._manners}", replies.built)
+
+    async def _count_files(self, uri: str) -> int | None:
+        """Return how many files the document of a row names; None without one. Raises: TransientError, RefusedError."""
+        return await self._client.ask("GET", f"/data{uri}/resources?format=json", replies.file_count, self._policy)
+
+    async def _move(self, delivery: Delivery) -> str:
+        """Have a built row archived, and return its address there. Raises: TransientError, RefusedError."""
+        session = delivery.session
+        overwrite = "" if self._overwrite == "none" else f"&overwrite={self._overwrite}"
+        # Which outweigh the row's own (PrearcSessionArchiver.fixSubject, fixSessionLabel).
+        names = "" if delivery.begun_as is None else f"&subject={quote(session.subject)}&session={quote(session.label)}"
+        path = f"/data/services/archive?src={quote(delivery.uri or '')}{names}{overwrite}{self._manners}"
+        return await self._ask_for(path, replies.archived)
 
     async def _ask_for(self, path: str, read: Callable[[replies.Reply], T]) -> T:
         """Ask XNAT, once, for something that takes its time."""
@@ -439,7 +451,7 @@ class Xnat:
             return replies.misplaced(there.subject, session)
         return replies.other_session(there, session)
 
-    async def _verify(self, sealed: Sealed, there: Found, steps: "_Steps") -> Verdict:
+    async def _verify(self, sealed: Sealed, there: Found, steps: "Steps") -> Verdict:
         """Compare what the archive holds with what XNAT acknowledged.
 
         A row that is gone may have been deleted, and another of the same study archived. If nothing shows that it is
@@ -517,7 +529,7 @@ class Xnat:
 
 
 @dataclass(slots=True)
-class _Steps:
+class Steps:
     """What this run has seen of a delivery on its way into the archive.
 
     `row_files` is how many files its row held when it was built; None: nobody has counted. `answer` is where XNAT says

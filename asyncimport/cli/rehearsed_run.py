@@ -1,0 +1,109 @@
+"""The run that a dry run rehearses: the same line, a copy of the journal, and nothing that changes XNAT."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anyio.to_thread
+
+from asyncimport.cli.deciding import Decision
+from asyncimport.cli.output import exit_code
+from asyncimport.cli.transfer import (
+    Transfer,
+    enclosed,
+    nothing_found,
+    open_journal,
+    options_of,
+    unmatched_rows,
+    wishes_of,
+)
+from asyncimport.errors import SourceError, UsageError
+from asyncimport.journal import Journal, JournalReader, LockWait, copy_journal
+from asyncimport.model import Body, File
+from asyncimport.operations.dry_run import as_rehearsed
+from asyncimport.operations.plan import Plan
+from asyncimport.pacing.shutdown import Stop
+from asyncimport.pipeline.images import run
+from asyncimport.routing import Selected
+from asyncimport.source.folder import Folder
+from asyncimport.system.threads import in_threads
+from asyncimport.xnat.archive import ArchivedSessions
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.dry_run import DryRun
+from asyncimport.xnat.site import SiteRules
+
+__all__ = ["Unread", "rehearse_run"]
+
+
+class Unread(Folder):
+    """Directories whose headers are read, and nothing more."""
+
+    async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
+        """Return bodies that cannot be sent."""
+        return [_Nothing(file.size) for file in files]
+
+
+class _Nothing:
+    """The body of a file that nobody reads, so that nothing is known of its bytes."""
+
+    xxh3 = sha256 = None
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        raise SourceError("nothing was read of it")
+        yield b""
+
+
+async def rehearse_run(
+    task: Transfer,
+    client: Client,
+    archived: ArchivedSessions,
+    rules: SiteRules,
+    decision: Decision,
+    found: Plan,
+    stop: Stop,
+) -> tuple[Plan, int]:
+    """Return a plan with what the run makes of it, and the exit code of the run. Raises: what a run raises."""
+    if decision.is_strict and decision.wrong and task.watch is None:
+        return found, UsageError.exit_code
+    source = await anyio.to_thread.run_sync(task.source, Unread)
+    async with in_threads(partial(TemporaryDirectory, prefix="asyncimport-")) as place:
+        path = Path(place) / "journal"
+        await anyio.to_thread.run_sync(copy_journal, decision.journal, path)
+        async with in_threads(partial(open_journal, task, decision, path, LockWait())) as journal:
+            options = await anyio.to_thread.run_sync(options_of, task, decision, journal)
+            destination = DryRun(
+                client,
+                identify=source.identify,
+                archived=archived,
+                rules=rules,
+                archive=options.archive,
+                overwrite=task.overwrite,
+                source=journal.source,
+                adopt_rows=task.adopt_rows,
+            )
+            # Nothing takes time, and nothing is under way that could take effect late.
+            options = replace(options, quiet_period=0.0, max_outage=0.0, receipts=False)
+            chosen = Selected(decision.routes, decision.choice)
+            try:
+                await run(source, destination, journal, chosen, options=options, stop=stop)
+            except UsageError as error:
+                return found, error.exit_code
+            return await anyio.to_thread.run_sync(_outcome, task, source, decision, found, journal)
+
+
+def _outcome(task: Transfer, source: Folder, decision: Decision, found: Plan, journal: Journal) -> tuple[Plan, int]:
+    if task.attach or journal.attachments.has_unstored():
+        enclosed(task, source, journal)
+    reader = JournalReader.of(journal)
+    summary = reader.summary()
+    if (error := nothing_found(summary, decision.plan, source)) is not None:
+        raise error
+    flaws = task.flaws + len(unmatched_rows(task, journal, wishes_of(task, decision.routes)))
+    # What waits for its session is sent once that is archived.
+    whole = replace(summary, attachments=replace(summary.attachments, left=0))
+    return as_rehearsed(found, summary, reader.disputed_studies()), exit_code(whole) or (8 if flaws else 0)
