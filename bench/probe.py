@@ -104,7 +104,7 @@ def finish(root: Path, journal: Path) -> dict[str, float]:
         for at in range(0, len(files), _BATCH):
             book.scan.admit([_made_up(file, at + offset) for offset, file in enumerate(files[at : at + _BATCH])])
         book.scan.finish([str(root)])
-        while (claims := book.queue.claim(_BATCH, most_begun=10**6)) is not None:
+        while (claims := book.queue.claim(_BATCH, max_active=10**6)) is not None:
             book.queue.record_outcomes(
                 [Stored(claim, f"/prearchive/projects/P/0/{claim.instance.session.label}") for claim in claims]
             )

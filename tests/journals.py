@@ -138,13 +138,13 @@ def send(
     answer: Callable[[Claim], Outcome] = stored,
     *,
     verdict: Callable[[Sealed], Verdict] = archived,
-    most_begun: int = 200,
+    max_active: int = 200,
 ) -> list[Claim]:
     """Do what the rest of the line does until nothing will ever come again; return what was handed out."""
     sent: list[Claim] = []
     feeding = True
     while True:
-        claims = journal.queue.claim(64, most_begun=most_begun)
+        claims = journal.queue.claim(64, max_active=max_active)
         assert feeding or claims is None, "the line's feed has ended already"
         feeding = claims is not None
         if claims:

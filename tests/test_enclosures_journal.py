@@ -12,13 +12,13 @@ from asyncimport.journal import Journal, JournalReader
 from asyncimport.journal.prune import Pruner
 from asyncimport.model import (
     Attachment,
+    AttachmentBatch,
     AttachmentCounts,
+    AttachmentResult,
     AttachmentState,
     Built,
     Claim,
-    Enclosure,
     File,
-    Filed,
     FileKind,
     Ignored,
     Outcome,
@@ -39,27 +39,27 @@ def other(name: str, *, size: int = 5, mtime_ns: int = 1_000, kind: FileKind = F
     return Ignored(File(f"{ROOT}/{name}", size, mtime_ns), kind, "not DICOM")
 
 
-def sent(attachment: Attachment) -> Filed:
+def sent(attachment: Attachment) -> AttachmentResult:
     """Store it."""
-    return Filed(attachment, STORED, md5=f"md5 of {attachment.file.size}", sent=True)
+    return AttachmentResult(attachment, STORED, md5=f"md5 of {attachment.file.size}", sent=True)
 
 
-def there(attachment: Attachment) -> Filed:
+def there(attachment: Attachment) -> AttachmentResult:
     """Find it there, byte for byte."""
-    return Filed(attachment, STORED, md5=f"md5 of {attachment.file.size}")
+    return AttachmentResult(attachment, STORED, md5=f"md5 of {attachment.file.size}")
 
 
-def refused(attachment: Attachment) -> Filed:
+def refused(attachment: Attachment) -> AttachmentResult:
     """Refuse it."""
-    return Filed(attachment, REFUSED, "no")
+    return AttachmentResult(attachment, REFUSED, "no")
 
 
-def failed(attachment: Attachment) -> Filed:
+def failed(attachment: Attachment) -> AttachmentResult:
     """Come to no verdict on it."""
-    return Filed(attachment, FAILED, "broken")
+    return AttachmentResult(attachment, FAILED, "broken")
 
 
-def take(journal: Journal, answer: Callable[[Attachment], Filed] = sent) -> list[Attachment]:
+def take(journal: Journal, answer: Callable[[Attachment], AttachmentResult] = sent) -> list[Attachment]:
     """Do what the line of enclosures does, one after the other; return what was handed out."""
     handed: list[Attachment] = []
     while (enclosure := journal.attachments.claim()) is not None:
@@ -79,7 +79,7 @@ class Book:
     def run(
         self,
         *rules: str,
-        answer: Callable[[Attachment], Filed] = sent,
+        answer: Callable[[Attachment], AttachmentResult] = sent,
         outcome: Callable[[Claim], Outcome] = stored,
         verdict: Callable[[Sealed], Verdict] = archived,
         places: Sequence[str] = (ROOT,),
@@ -313,7 +313,7 @@ class TestLaterRuns:
         book.disk.touch("v1/a.pdf")
         seen: list[str | None] = []
 
-        def look(attachment: Attachment) -> Filed:
+        def look(attachment: Attachment) -> AttachmentResult:
             seen.append(attachment.previous)
             return there(attachment)
 
@@ -338,7 +338,7 @@ class TestLaterRuns:
         assert book.run(reroute=True) == []
         previous: list[str | None] = []
 
-        def replace(attachment: Attachment) -> Filed:
+        def replace(attachment: Attachment) -> AttachmentResult:
             previous.append(attachment.previous)
             return sent(attachment)
 
@@ -358,7 +358,7 @@ class TestLaterRuns:
         """What failed is taken up again, what was refused on demand only, or when it has changed."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
 
-        def answer(attachment: Attachment) -> Filed:
+        def answer(attachment: Attachment) -> AttachmentResult:
             return refused(attachment) if attachment.name == "a.pdf" else failed(attachment)
 
         assert book.run(answer=answer) == ["a.pdf", "b.pdf"]
@@ -388,7 +388,7 @@ class TestLaterRuns:
             book.disk.move(f"v1/{name}", f"moved/{name}")
         handed: list[Attachment] = []
 
-        def look(attachment: Attachment) -> Filed:
+        def look(attachment: Attachment) -> AttachmentResult:
             handed.append(attachment)
             return there(attachment) if attachment.previous else sent(attachment)
 
@@ -429,13 +429,15 @@ class TestLaterRuns:
     def test_refusals_of_the_server(self, book: Book) -> None:
         """Its state may have changed: the next run asks again, unasked."""
         book.disk.put(other("v1/a.pdf"))
-        assert book.run(answer=lambda one: Filed(one, REFUSED, "403", by_state=True)) == ["a.pdf"]
+        assert book.run(answer=lambda one: AttachmentResult(one, REFUSED, "403", by_state=True)) == ["a.pdf"]
         assert book.counts == {"refused": 1}
         assert book.run() == ["a.pdf"]
         assert book.counts == {"stored": 1}
 
     @pytest.mark.parametrize("answer", [sent, refused, failed])
-    def test_a_run_that_was_killed_while_it_sent(self, book: Book, answer: Callable[[Attachment], Filed]) -> None:
+    def test_a_run_that_was_killed_while_it_sent(
+        self, book: Book, answer: Callable[[Attachment], AttachmentResult]
+    ) -> None:
         """A part of the file may be there: the next runs know it until one has come to an end of it."""
         book.disk.put(other("v1/a.pdf"))
         with opened(book.path) as journal:
@@ -448,7 +450,7 @@ class TestLaterRuns:
             journal.attachments.start(enclosure.attachments)
         begun: list[bool] = []
 
-        def look(attachment: Attachment) -> Filed:
+        def look(attachment: Attachment) -> AttachmentResult:
             begun.append(attachment.is_begun)
             return answer(attachment)
 
@@ -530,7 +532,7 @@ class TestLaterRuns:
 class TestHandedOut:
     """Resources, one at a time each."""
 
-    def claims(self, journal: Journal) -> list[Enclosure]:
+    def claims(self, journal: Journal) -> list[AttachmentBatch]:
         """Take all that can be handed out now."""
         found = []
         while (enclosure := journal.attachments.claim()) is not None:
@@ -597,7 +599,7 @@ class TestHandedOut:
         assert book.names() == {"REPORTS/a.pdf": "STORED", "REPORTS/b.pdf": "STORED"}
 
     @pytest.mark.parametrize("end", [refused, failed, None])
-    def test_a_repair_that_failed(self, book: Book, end: Callable[[Attachment], Filed] | None) -> None:
+    def test_a_repair_that_failed(self, book: Book, end: Callable[[Attachment], AttachmentResult] | None) -> None:
         """Whatever it ended with, or a kill: what was stored must be there, for each later check and repair."""
         book.disk.put(other("v1/a.pdf"))
         book.run()

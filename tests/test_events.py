@@ -26,12 +26,12 @@ from asyncimport.errors import UnavailableError, UsageError
 from asyncimport.model import (
     Archived,
     Attachment,
+    AttachmentResult,
     AttachmentState,
     Built,
     Deleted,
     Failed,
     File,
-    Filed,
     Files,
     Held,
     Incomplete,
@@ -83,7 +83,7 @@ ATTACHMENT = Attachment(1, File("/data/LABEL1/\udcff.pdf", 1_000, 1), "_.pdf")
 def enclosed(state: AttachmentState, reason: str | None = None, md5: str | None = None) -> Enclosed:
     """Make the end of one attachment."""
     resource = Resource(Place("P", "LABEL1", "LABEL1_20200101", "1.2.3"), "REPORTS")
-    return Enclosed(resource, (Filed(ATTACHMENT, state, reason, md5, sent=md5 is not None),))
+    return Enclosed(resource, (AttachmentResult(ATTACHMENT, state, reason, md5, sent=md5 is not None),))
 
 
 EVERYTHING: dict[str, Entry] = {

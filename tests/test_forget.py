@@ -446,7 +446,7 @@ class TestAtOnce:
         place.put("b", E1)
         with place.opened() as journal:
             meet(journal, place.disk)
-            claims = journal.queue.claim(1, most_begun=1)
+            claims = journal.queue.claim(1, max_active=1)
             assert claims
             journal.queue.record_outcomes([stored(claim) for claim in claims])
         place.forget(Pruner.gone)

@@ -86,7 +86,7 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a journal of two sessions, each with an instance and a delivery, with nothing between SQL and the file."""
     with opened(path) as journal:
         journal.scan.admit([instance("a", E1), instance("b", E2)])
-        journal.queue.claim(2, most_begun=2)
+        journal.queue.claim(2, max_active=2)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         yield connection
 
@@ -331,18 +331,18 @@ def test_labels_and_identities_are_unique(raw: sqlite3.Connection) -> None:
 def test_the_first_file_of_a_delivery_goes_alone(journal: Journal) -> None:
     """Until a file has been acknowledged there is one in flight; its answer gives the others their address."""
     journal.scan.admit([instance(name, E1) for name in "abc"])
-    first = journal.queue.claim(8, most_begun=9)
+    first = journal.queue.claim(8, max_active=9)
     assert first is not None
     assert names(first) == ["a"]
     assert first[0].delivery.uri is None
-    assert journal.queue.claim(8, most_begun=9) == []
+    assert journal.queue.claim(8, max_active=9) == []
     journal.queue.record_outcomes([Failed(first[0], "no answer")])
-    second = journal.queue.claim(8, most_begun=9)
+    second = journal.queue.claim(8, max_active=9)
     assert second is not None
     assert names(second) == ["b"]
     journal.queue.record_outcomes([Stored(second[0], "/prearchive/1")])
     journal.scan.admit([instance("d", E1)])
-    rest = journal.queue.claim(8, most_begun=9)
+    rest = journal.queue.claim(8, max_active=9)
     assert rest is not None
     assert names(rest) == ["c", "d"]
     assert {claim.delivery.uri for claim in rest} == {"/prearchive/1"}
@@ -352,7 +352,7 @@ def test_a_claim_is_the_instance_as_it_was_admitted(journal: Journal) -> None:
     """What is handed out is what was found: file, identifiers, session; an odd path and time included."""
     odd = Instance(File(os.fsdecode(b"/src/\xff\xfe [x]\n.dcm"), 7, 2**63 + 5), "1.2.3", "1.2", E1)
     journal.scan.admit([odd])
-    claims = journal.queue.claim(1, most_begun=1)
+    claims = journal.queue.claim(1, max_active=1)
     assert claims is not None
     assert [claim.instance for claim in claims] == [odd]
     assert journal.scan.skip_known([odd.file]).unknown == []
@@ -361,11 +361,11 @@ def test_a_claim_is_the_instance_as_it_was_admitted(journal: Journal) -> None:
 def test_claims_come_session_by_session(journal: Journal) -> None:
     """Files are handed out in the order of the sessions, and within one in the order they were found."""
     journal.scan.admit([instance(name, of) for name, of in zip("abcdef", [E2, E1, E2, E1, E3, E2], strict=True)])
-    first = journal.queue.claim(8, most_begun=9)
+    first = journal.queue.claim(8, max_active=9)
     assert first is not None
     assert names(first) == ["a", "b", "e"]
     journal.queue.record_outcomes([stored(claim) for claim in first])
-    rest = journal.queue.claim(8, most_begun=9)
+    rest = journal.queue.claim(8, max_active=9)
     assert rest is not None
     assert names(rest) == ["c", "f", "d"]
 
@@ -373,42 +373,42 @@ def test_claims_come_session_by_session(journal: Journal) -> None:
 def test_no_more_than_the_limit(journal: Journal) -> None:
     """A claim is never larger than asked, across sessions begun and new, and what is over comes next."""
     journal.scan.admit([instance(f"{of.label}-{n}", of) for of in (E1, E2, E3) for n in range(3)])
-    first = journal.queue.claim(2, most_begun=9)
+    first = journal.queue.claim(2, max_active=9)
     assert first is not None
     assert names(first) == ["E1-0", "E2-0"]
     journal.queue.record_outcomes([stored(claim) for claim in first])
-    taken = [journal.queue.claim(3, most_begun=9) for _ in range(2)]
+    taken = [journal.queue.claim(3, max_active=9) for _ in range(2)]
     assert [names(claims or []) for claims in taken] == [["E1-1", "E1-2", "E2-1"], ["E2-2", "E3-0"]]
     journal.queue.record_outcomes([stored(claim) for claims in taken for claim in claims or []])
     journal.scan.admit([instance(f"{of.label}-9", of) for of in (E1, E2, E3)])
-    assert names(journal.queue.claim(1, most_begun=9) or []) == ["E1-9"]
-    assert names(journal.queue.claim(9, most_begun=9) or []) == ["E2-9", "E3-1", "E3-2", "E3-9"]
+    assert names(journal.queue.claim(1, max_active=9) or []) == ["E1-9"]
+    assert names(journal.queue.claim(9, max_active=9) or []) == ["E2-9", "E3-1", "E3-2", "E3-9"]
 
 
 def test_few_sessions_begin_at_a_time(journal: Journal) -> None:
     """Not every session that waits begins at once: those that have begun are to end first."""
     journal.scan.admit([instance(f"{label}-{name}", session(label)) for label in ("A", "B", "C") for name in "12"])
-    first = journal.queue.claim(9, most_begun=9, most_new=2)
+    first = journal.queue.claim(9, max_active=9, max_new=2)
     assert names(first or []) == ["A-1", "B-1"]
     journal.queue.record_outcomes([stored(claim) for claim in first or []])
-    assert names(journal.queue.claim(9, most_begun=9, most_new=2) or []) == ["A-2", "B-2", "C-1"]
+    assert names(journal.queue.claim(9, max_active=9, max_new=2) or []) == ["A-2", "B-2", "C-1"]
 
 
 def test_the_number_of_begun_sessions_is_bounded(journal: Journal, disk: Disk) -> None:
-    """A session begins only while fewer than `most_begun` occupy the prearchive: until they are finalised."""
+    """A session begins only while fewer than `max_active` occupy the prearchive: until they are finalised."""
     disk.put(*[instance(f"{of.label}-{n}", of) for of in (E1, E2, E3) for n in range(2)])
     scan(journal, disk)
     for _ in range(2):
-        claims = journal.queue.claim(8, most_begun=2)
+        claims = journal.queue.claim(8, max_active=2)
         assert claims is not None
         assert {claim.delivery.session.label for claim in claims} == {"E1", "E2"}
         journal.queue.record_outcomes([stored(claim) for claim in claims])
-    assert journal.queue.claim(8, most_begun=2) == []
+    assert journal.queue.claim(8, max_active=2) == []
     sealed = sealed_by(journal)
     assert sealed is not None
-    assert journal.queue.claim(8, most_begun=2) == []
+    assert journal.queue.claim(8, max_active=2) == []
     journal.deliveries.close(archived(sealed))
-    claims = journal.queue.claim(8, most_begun=2)
+    claims = journal.queue.claim(8, max_active=2)
     assert claims is not None
     assert names(claims) == ["E3-0"]
 
@@ -420,7 +420,7 @@ def test_stuck_sessions_do_not_keep_others_from_beginning(
     """A session that cannot be finalised in this run gives its place up when the last of its files is settled."""
     disk.put(*[instance(f"{of.label}-{n}", of) for of in (E1, E2, E3) for n in range(2)])
     scan(journal, disk)
-    sent = send(journal, lambda claim: answer(claim) if claim.delivery.session == E1 else stored(claim), most_begun=1)
+    sent = send(journal, lambda claim: answer(claim) if claim.delivery.session == E1 else stored(claim), max_active=1)
     assert len(sent) == 6
     assert [row for row in deliveries(journal) if row[2] == "ARCHIVED"] == [
         ("E2", 1, "ARCHIVED"),
@@ -432,12 +432,12 @@ def test_sessions_stuck_during_the_scan_give_their_place_up_at_its_end(journal: 
     """During the scan a session keeps its place, as more of it may come; at the end a stuck one loses it."""
     disk.put(instance("a", E1), instance("b", E2))
     meet(journal, disk)
-    claims = journal.queue.claim(8, most_begun=1)
+    claims = journal.queue.claim(8, max_active=1)
     assert claims is not None
     journal.queue.record_outcomes([failed(claim) for claim in claims])
-    assert journal.queue.claim(8, most_begun=1) == []
+    assert journal.queue.claim(8, max_active=1) == []
     journal.scan.finish([ROOT], archive_built=True, retry_held=False)
-    assert names(send(journal, most_begun=1)) == ["b"]
+    assert names(send(journal, max_active=1)) == ["b"]
 
 
 def test_empty_while_more_may_come_and_none_at_the_end(journal: Journal) -> None:
@@ -445,19 +445,19 @@ def test_empty_while_more_may_come_and_none_at_the_end(journal: Journal) -> None
 
     It waits for the scan, for what is in flight, and for the verdict: it may be that something is to be sent again.
     """
-    assert journal.queue.claim(8, most_begun=1) == []
+    assert journal.queue.claim(8, max_active=1) == []
     journal.scan.admit([instance("a", E1)])
-    claims = journal.queue.claim(8, most_begun=1)
+    claims = journal.queue.claim(8, max_active=1)
     assert claims is not None
     journal.scan.finish([ROOT], archive_built=True, retry_held=False)
-    assert journal.queue.claim(8, most_begun=1) == []
+    assert journal.queue.claim(8, max_active=1) == []
     journal.queue.record_outcomes([stored(claim) for claim in claims])
-    assert journal.queue.claim(8, most_begun=1) == []
+    assert journal.queue.claim(8, max_active=1) == []
     sealed = sealed_by(journal)
     assert sealed is not None
-    assert journal.queue.claim(8, most_begun=1) == []
+    assert journal.queue.claim(8, max_active=1) == []
     journal.deliveries.close(archived(sealed))
-    assert journal.queue.claim(8, most_begun=1) is None
+    assert journal.queue.claim(8, max_active=1) is None
 
 
 # Outcomes
@@ -477,12 +477,12 @@ def test_outcomes_are_recorded(
 ) -> None:
     """An outcome is noted with its reason and its run; only what is stored has a delivery."""
     journal.scan.admit([instance("a", E1)])
-    claims = journal.queue.claim(1, most_begun=1)
+    claims = journal.queue.claim(1, max_active=1)
     assert claims is not None
     assert journal.queue.record_outcomes([answer(claim) for claim in claims]) == 0
     row = journal.connection.db.execute("SELECT state, reason, delivery, run FROM instance").fetchone()
     assert row == (state, reason, 1 if state == "STORED" else None, journal.run)
-    assert journal.queue.claim(1, most_begun=1) == []
+    assert journal.queue.claim(1, max_active=1) == []
 
 
 def test_a_duplicate_stands_in_for_a_copy_that_cannot_be_read(journal: Journal, disk: Disk) -> None:
@@ -514,10 +514,10 @@ def test_a_duplicate_met_later_stands_in_at_the_end_of_the_scan(journal: Journal
     journal.close()
     with opened(journal.path) as later:
         later.scan.skip_known([instance("a").file])
-        claims = later.queue.claim(8, most_begun=1)
+        claims = later.queue.claim(8, max_active=1)
         assert claims is not None
         later.queue.record_outcomes([unreadable(claim) for claim in claims])
-        assert later.queue.claim(8, most_begun=1) == []
+        assert later.queue.claim(8, max_active=1) == []
         later.scan.skip_known([instance("b").file])
         later.scan.finish([ROOT], archive_built=True, retry_held=False)
         assert names(send(later)) == ["b"]
@@ -527,7 +527,7 @@ def test_a_duplicate_met_later_stands_in_at_the_end_of_the_scan(journal: Journal
 def test_a_new_file_replaces_a_copy_that_could_not_be_read(journal: Journal, disk: Disk) -> None:
     """A twin of an instance whose file proved unreadable need not be compared with it: it is sent."""
     journal.scan.admit([instance("a", E1, sop="1.2.same")])
-    claims = journal.queue.claim(8, most_begun=1)
+    claims = journal.queue.claim(8, max_active=1)
     assert claims is not None
     journal.queue.record_outcomes([unreadable(claim) for claim in claims])
     admission = journal.scan.admit([instance("b", E1, sop="1.2.same")])
@@ -549,7 +549,7 @@ def test_a_copy_that_stands_in_is_compared_with_others(path: Path, disk: Disk) -
         meet(journal, disk)
     with opened(path) as journal:
         journal.scan.skip_known([instance("a").file])
-        journal.queue.record_outcomes([unreadable(claim) for claim in journal.queue.claim(8, most_begun=1) or []])
+        journal.queue.record_outcomes([unreadable(claim) for claim in journal.queue.claim(8, max_active=1) or []])
         journal.scan.skip_known([instance("b").file])
         journal.scan.admit([Ignored(File(f"{ROOT}/a", 1, 5), FileKind.NOT_DICOM, "no DICOM")])
         assert states(journal) == {"x": "PENDING"}
@@ -562,7 +562,7 @@ def test_nothing_more_of_a_refused_session_is_sent(journal: Journal, disk: Disk)
     """With `whole_session` the session is held with the reason, and what waited stays for later runs."""
     disk.put(*[instance(name, E1) for name in "abc"], instance("d", E2))
     meet(journal, disk)
-    claims = journal.queue.claim(8, most_begun=9)
+    claims = journal.queue.claim(8, max_active=9)
     assert claims is not None
     journal.queue.record_outcomes([Refused(claims[0], "not allowed", whole_session=True), stored(claims[1])])
     journal.scan.admit([instance("e", E1)])
@@ -579,15 +579,15 @@ def test_nothing_more_of_a_refused_session_is_sent(journal: Journal, disk: Disk)
 def test_what_is_in_flight_of_a_refused_session_is_still_recorded(journal: Journal, together: bool) -> None:
     """XNAT may acknowledge files of a session after it refused one with all that follows: they are stored."""
     journal.scan.admit([instance(name, E1) for name in "abcde"])
-    first = journal.queue.claim(1, most_begun=1)
+    first = journal.queue.claim(1, max_active=1)
     assert first is not None
     journal.queue.record_outcomes([stored(claim) for claim in first])
-    flying = journal.queue.claim(3, most_begun=1)
+    flying = journal.queue.claim(3, max_active=1)
     assert flying is not None
     outcomes = [Refused(flying[0], "another row", whole_session=True), stored(flying[1]), stored(flying[2])]
     for batch in [outcomes] if together else [[outcome] for outcome in outcomes]:
         journal.queue.record_outcomes(batch)
-        assert journal.queue.claim(8, most_begun=1) == []
+        assert journal.queue.claim(8, max_active=1) == []
     assert states(journal) == {"a": "STORED", "b": "REFUSED", "c": "STORED", "d": "STORED", "e": "PENDING"}
     assert journal.connection.db.execute("SELECT state, reason FROM delivery").fetchone() == ("OPEN", "another row")
 
@@ -595,11 +595,11 @@ def test_what_is_in_flight_of_a_refused_session_is_still_recorded(journal: Journ
 def test_a_refused_session_frees_its_place_at_once(journal: Journal) -> None:
     """A session that is held during the scan does not keep another from beginning, even before the scan's end."""
     journal.scan.admit([instance("a", E1), instance("b", E1), instance("c", E2)])
-    claims = journal.queue.claim(8, most_begun=1)
+    claims = journal.queue.claim(8, max_active=1)
     assert claims is not None
     assert names(claims) == ["a"]
     journal.queue.record_outcomes([Refused(claims[0], "not allowed", whole_session=True)])
-    claims = journal.queue.claim(8, most_begun=1)
+    claims = journal.queue.claim(8, max_active=1)
     assert claims is not None
     assert names(claims) == ["c"]
 
@@ -607,10 +607,10 @@ def test_a_refused_session_frees_its_place_at_once(journal: Journal) -> None:
 def test_several_refusals_of_one_session(journal: Journal) -> None:
     """When more than one file in flight is refused with its session, the first reason stands."""
     journal.scan.admit([instance(name, E1) for name in "abc"])
-    for claims in (journal.queue.claim(8, most_begun=1), journal.queue.claim(8, most_begun=1)):
+    for claims in (journal.queue.claim(8, max_active=1), journal.queue.claim(8, max_active=1)):
         assert claims is not None
         journal.queue.record_outcomes([stored(claim) for claim in claims[:1]])
-    flying = journal.queue.claim(8, most_begun=1)
+    flying = journal.queue.claim(8, max_active=1)
     assert flying is not None
     journal.queue.record_outcomes([Refused(claim, f"reason {n}", whole_session=True) for n, claim in enumerate(flying)])
     assert journal.connection.db.execute("SELECT state, reason FROM delivery").fetchone() == ("OPEN", "reason 0")
@@ -623,7 +623,7 @@ def test_a_session_is_ready_only_after_the_scan(journal: Journal, disk: Disk) ->
     """More of a session may come until the walk has ended; then it is sealed, with all that was acknowledged."""
     disk.put(instance("a", E1), instance("b", E1), instance("c", E1))
     meet(journal, disk)
-    while claims := journal.queue.claim(8, most_begun=9):
+    while claims := journal.queue.claim(8, max_active=9):
         assert journal.queue.record_outcomes([only("b", refused)(claim) for claim in claims]) == 0
     assert sealed_by(journal) is None
     journal.scan.finish([ROOT], archive_built=True, retry_held=False)
@@ -639,7 +639,7 @@ def test_settle_tells_how_many_sessions_became_ready(journal: Journal, disk: Dis
     """After the scan the last outcome of a session makes it ready, unless something of it failed."""
     disk.put(instance("a", E1), instance("b", E2), instance("c", E3))
     scan(journal, disk)
-    claims = journal.queue.claim(8, most_begun=9)
+    claims = journal.queue.claim(8, max_active=9)
     assert claims is not None
     assert journal.queue.record_outcomes([stored(claims[0]), stored(claims[1]), failed(claims[2])]) == 2
 
@@ -649,7 +649,7 @@ def test_one_delivery_of_a_subject_at_a_time(journal: Journal, disk: Disk) -> No
     one, other = session("E4", subject="pat"), session("E5", subject="PAT")
     disk.put(instance("a", one), instance("b", other), instance("c", E3))
     scan(journal, disk)
-    claims = journal.queue.claim(8, most_begun=9)
+    claims = journal.queue.claim(8, max_active=9)
     assert claims is not None
     assert journal.queue.record_outcomes([stored(claim) for claim in claims]) == 3
     first, second = sealed_by(journal), sealed_by(journal)
@@ -693,7 +693,7 @@ def test_what_the_database_refuses_leaves_no_trace(journal: Journal, disk: Disk)
     """A method is one transaction: when the database refuses a part of it nothing of it has happened."""
     disk.put(instance("a", E1), instance("b", E2))
     scan(journal, disk)
-    claims = journal.queue.claim(8, most_begun=9)
+    claims = journal.queue.claim(8, max_active=9)
     assert claims is not None
     wrong = Claim(claims[0].key, claims[0].instance, claims[1].delivery)
     with pytest.raises(JournalError, match="behind the seal") as error:
@@ -712,7 +712,7 @@ def test_a_second_run_sends_nothing(path: Path, disk: Disk) -> None:
     assert whole_run(path, disk) == ["a", "b", "c"]
     with opened(path) as journal:
         scan(journal, disk)
-        assert journal.queue.claim(8, most_begun=9) is None
+        assert journal.queue.claim(8, max_active=9) is None
         assert sealed_by(journal) is None
 
 
@@ -723,7 +723,7 @@ def test_new_files_of_an_archived_session_are_a_new_delivery(path: Path, disk: D
     disk.put(instance("b", E1))
     with opened(path) as journal:
         scan(journal, disk)
-        claims = journal.queue.claim(8, most_begun=9)
+        claims = journal.queue.claim(8, max_active=9)
         assert claims is not None
         assert (claims[0].delivery.number, claims[0].delivery.uri) == (2, None)
         journal.queue.record_outcomes([stored(claim) for claim in claims])
@@ -740,7 +740,7 @@ def seal(path: Path, disk: Disk) -> None:
     """Be a run that was killed while a sealed delivery was being finalised."""
     with opened(path) as journal:
         scan(journal, disk)
-        while claims := journal.queue.claim(8, most_begun=9):
+        while claims := journal.queue.claim(8, max_active=9):
             journal.queue.record_outcomes([stored(claim) for claim in claims])
         assert sealed_by(journal) is not None
 
@@ -763,14 +763,14 @@ def test_new_files_wait_for_the_end_of_a_sealed_delivery(path: Path, disk: Disk)
     disk.put(instance("b", E1), instance("c", E1))
     with opened(path) as journal:
         meet(journal, disk)
-        assert journal.queue.claim(8, most_begun=9) == []
+        assert journal.queue.claim(8, max_active=9) == []
         disk.put(instance("d", E1))
         journal.scan.admit([instance("d", E1)])
         journal.scan.finish([ROOT], archive_built=True, retry_held=False)
-        assert journal.queue.claim(8, most_begun=9) == []
+        assert journal.queue.claim(8, max_active=9) == []
         sealed = sealed_by(journal)
         assert sealed is not None
-        assert journal.queue.claim(8, most_begun=9) == []
+        assert journal.queue.claim(8, max_active=9) == []
         journal.deliveries.close(archived(sealed))
         assert names(send(journal)) == ["b", "c", "d"]
         assert deliveries(journal) == [("E1", 1, "ARCHIVED"), ("E1", 2, "ARCHIVED")]
@@ -785,7 +785,7 @@ def test_a_sealed_delivery_ends_while_new_files_are_met(path: Path, disk: Disk, 
     with opened(path) as journal:
         meet(journal, disk)
         if asked:
-            assert journal.queue.claim(8, most_begun=9) == []
+            assert journal.queue.claim(8, max_active=9) == []
         sealed = sealed_by(journal)
         assert sealed is not None
         journal.scan.admit([instance("c", E1)])
@@ -817,7 +817,7 @@ def test_held_deliveries_are_taken_up_only_when_asked(path: Path, disk: Disk) ->
     with opened(path) as journal:
         scan(journal, disk)
         assert sealed_by(journal) is None
-        assert journal.queue.claim(8, most_begun=9) is None
+        assert journal.queue.claim(8, max_active=9) is None
     disk.put(instance("b", E1))
     assert whole_run(path, disk, retry_held=True) == ["b"]
     with opened(path) as journal:
@@ -834,7 +834,7 @@ def test_what_is_held_in_a_run_is_not_taken_up_in_it(path: Path, disk: Disk) -> 
         journal.deliveries.close(held(sealed))
         scan(journal, disk, retry_held=True)
         assert sealed_by(journal) is None
-        assert journal.queue.claim(8, most_begun=9) is None
+        assert journal.queue.claim(8, max_active=9) is None
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
@@ -864,17 +864,17 @@ def test_what_became_of_a_row_is_asked_when_all_has_landed(journal: Journal, dis
     disk.put(*[instance(name, E1) for name in "abcde"])
     scan(journal, disk)
     for _ in range(2):
-        claims = journal.queue.claim(1, most_begun=1)
+        claims = journal.queue.claim(1, max_active=1)
         assert claims is not None
         journal.queue.record_outcomes([stored(claim) for claim in claims])
-    flying = journal.queue.claim(3, most_begun=1)
+    flying = journal.queue.claim(3, max_active=1)
     assert flying is not None
     outcomes = [second_row(flying[0]), stored(flying[1]), second_row(flying[2])]
     batches = [outcomes] if together else [[outcome] for outcome in outcomes]
     for batch in batches:
         assert sealed_by(journal) is None
         assert journal.queue.record_outcomes(batch) == (batch is batches[-1])
-        assert journal.queue.claim(8, most_begun=1) == []
+        assert journal.queue.claim(8, max_active=1) == []
     found = sealed_by(journal)
     assert found is not None
     assert (found.is_open, set(found.sop_uids), set(found.refused)) == (
@@ -936,7 +936,7 @@ def test_what_may_be_on_its_way_into_a_deleted_row_is_waited_for(journal: Journa
     disk.put(*[instance(name, E1) for name in "ab"])
     scan(journal, disk)
     for _ in range(2):
-        claims = journal.queue.claim(1, most_begun=1)
+        claims = journal.queue.claim(1, max_active=1)
         assert claims is not None
         journal.queue.record_outcomes([Stored(claim, uri(claim), 2, unsure=True) for claim in claims])
     assert isinstance(journal.deliveries.claim(quiet_period=60), float)
@@ -944,7 +944,7 @@ def test_what_may_be_on_its_way_into_a_deleted_row_is_waited_for(journal: Journa
     assert found is not None
     journal.deliveries.close(Deleted(found.delivery))
     for _ in range(2):
-        claims = journal.queue.claim(1, most_begun=1)
+        claims = journal.queue.claim(1, max_active=1)
         assert claims is not None
         journal.queue.record_outcomes([stored(claim) for claim in claims])
     assert isinstance(journal.deliveries.claim(quiet_period=60), float)
@@ -968,7 +968,7 @@ def test_a_delivery_of_an_old_journal_that_holds_nothing_begins_anew(path: Path,
     with opened(path) as journal:
         meet(journal, disk)
         # Until the end of the scan nobody knows that it may.
-        assert journal.queue.claim(8, most_begun=9) == []
+        assert journal.queue.claim(8, max_active=9) == []
         journal.scan.finish([ROOT], archive_built=True, retry_held=True)
         assert names(send(journal)) == ["a", "b", "c"]
         assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
@@ -1012,12 +1012,12 @@ def test_an_open_delivery_goes_on_in_the_next_run(path: Path, disk: Disk) -> Non
     disk.put(*[instance(name, E1) for name in "abc"])
     with opened(path) as journal:
         meet(journal, disk)
-        claims = journal.queue.claim(8, most_begun=9)
+        claims = journal.queue.claim(8, max_active=9)
         assert claims is not None
         journal.queue.record_outcomes([stored(claim) for claim in claims])
     with opened(path) as journal:
         scan(journal, disk)
-        claims = journal.queue.claim(8, most_begun=9)
+        claims = journal.queue.claim(8, max_active=9)
         assert claims is not None
         assert names(claims) == ["b", "c"]
         assert {claim.delivery.uri for claim in claims} == {"/prearchive/E1/1"}
@@ -1099,9 +1099,9 @@ disk = Disk()
 disk.put(*[instance(name, session("E1")) for name in "abc"], instance("d", session("E2")))
 journal = opened(Path(sys.argv[1]))
 meet(journal, disk)
-claims = journal.queue.claim(8, most_begun=9)
+claims = journal.queue.claim(8, max_active=9)
 journal.queue.record_outcomes([stored(claims[0])])
-assert len(journal.queue.claim(8, most_begun=9)) == 2
+assert len(journal.queue.claim(8, max_active=9)) == 2
 print("claimed", flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -1212,7 +1212,7 @@ def test_a_file_overwritten_before_it_was_claimed(journal: Journal) -> None:
 def test_a_file_overwritten_while_it_was_in_flight(journal: Journal) -> None:
     """What is on its way is settled by its outcome, even if its file has become something else meanwhile."""
     journal.scan.admit([instance("a", E1)])
-    claims = journal.queue.claim(1, most_begun=1)
+    claims = journal.queue.claim(1, max_active=1)
     assert claims is not None
     journal.scan.admit([instance("a", E1, sop="1.2.other", size=11)])
     journal.queue.record_outcomes([stored(claim) for claim in claims])
@@ -1250,7 +1250,7 @@ def test_a_duplicate_met_before_stands_in_at_once(path: Path, disk: Disk) -> Non
         journal.scan.skip_known([instance("a").file])
         journal.scan.admit([Ignored(File(f"{ROOT}/b", 1, 5), FileKind.NOT_DICOM, "no DICOM")])
         assert states(journal) == {"x": "PENDING"}
-        claims = journal.queue.claim(8, most_begun=1)
+        claims = journal.queue.claim(8, max_active=1)
         assert claims is not None
         assert names(claims) == ["a"]
 
@@ -1428,7 +1428,7 @@ def test_overlapping_sources(path: Path, disk: Disk, batch: int) -> None:
             assert sum(admission.size for admission in came) == 30
     with opened(path) as journal:
         meet(journal, disk)
-        claims = journal.queue.claim(8, most_begun=1)
+        claims = journal.queue.claim(8, max_active=1)
         assert claims is not None
         scan(journal, disk)
         journal.queue.record_outcomes([failed(claim) for claim in claims])
@@ -1637,10 +1637,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.journal.scan.finish([], archive_built=archive_built, retry_held=retry_held)
         self.scanning = False
 
-    @rule(limit=st.integers(1, 4), most_begun=st.integers(1, 3))
-    def claim(self, limit: int, most_begun: int) -> None:
+    @rule(limit=st.integers(1, 4), max_active=st.integers(1, 3))
+    def claim(self, limit: int, max_active: int) -> None:
         """Claim: nothing is handed out twice, nothing that is stored again, a first file goes alone."""
-        claims = self.journal.queue.claim(limit, most_begun=most_begun)
+        claims = self.journal.queue.claim(limit, max_active=max_active)
         if claims is None:
             assert not self.scanning
             assert not self.flying
@@ -1755,10 +1755,10 @@ def test_a_batch_is_written_to_the_last_row_however_many_there_are(journal: Jour
     """Rows go to SQLite many at a time, padded to a power of two; none is lost for that, and none comes twice."""
     admission = journal.scan.admit([instance(f"f{index:04}", E1) for index in range(number)])
     assert (admission.files, admission.size) == (number, 10 * number)
-    first = journal.queue.claim(number, most_begun=9) or []
+    first = journal.queue.claim(number, max_active=9) or []
     assert names(first) == ["f0000"]
     journal.queue.record_outcomes([stored(first[0])])
-    rest = journal.queue.claim(number, most_begun=9) or []
+    rest = journal.queue.claim(number, max_active=9) or []
     assert names(rest) == [f"f{index:04}" for index in range(1, number)]
     journal.queue.record_outcomes(
         [

@@ -18,7 +18,7 @@ from journals import ROOT, RULES, Disk, archived, instance, meet, opened, scan, 
 from asyncimport.errors import JournalBusyError, JournalError, UsageError
 from asyncimport.journal import HeaderCache, Journal, JournalReader
 from asyncimport.journal.database import LockWait, connect_read_only
-from asyncimport.model import Enclosure, File, FileKind, Ignored, Instance, Place, Resource, SubjectReport
+from asyncimport.model import AttachmentBatch, File, FileKind, Ignored, Instance, Place, Resource, SubjectReport
 from asyncimport.pacing.shutdown import StoppedError
 
 HERE = Path(__file__).parent
@@ -82,7 +82,7 @@ def level(journal: Journal) -> str:
 def test_what_must_not_be_forgotten_is_synced(path: Path) -> None:
     """What XNAT is called about, and what came of it, survives a power failure."""
     levels: dict[str, str] = {}
-    enclosure = Enclosure(Resource(Place("P", "S1", "E1", "1.2.E1"), "DOCS"), ())
+    enclosure = AttachmentBatch(Resource(Place("P", "S1", "E1", "1.2.E1"), "DOCS"), ())
     with Journal(path, destination="https://xnat.test", rules=RULES, clock=lambda: 1_000.0) as journal:
         levels["open"] = level(journal)
 
@@ -95,9 +95,9 @@ def test_what_must_not_be_forgotten_is_synced(path: Path) -> None:
 
         do("scan.admit", [instance("a")])
         do("scan.finish", [ROOT])
-        claims = journal.queue.claim(1, most_begun=1)
+        claims = journal.queue.claim(1, max_active=1)
         levels["claim of a new delivery"] = level(journal)
-        journal.queue.claim(1, most_begun=1)
+        journal.queue.claim(1, max_active=1)
         levels["claim"] = level(journal)
         do("queue.record_outcomes", [stored(claim) for claim in claims or ()])
         do("deliveries.close", archived(do("deliveries.claim")))
@@ -124,7 +124,7 @@ def test_acknowledgements_are_synced_by_age(path: Path) -> None:
         for step in (0.0, 0.125, 0.0625, 0.0625, 0.1875, -100.0, 0.1875):
             now[0] += step
             assert journal.deliveries.claim() is None
-            journal.queue.record_outcomes([stored(claim) for claim in journal.queue.claim(1, most_begun=1) or ()])
+            journal.queue.record_outcomes([stored(claim) for claim in journal.queue.claim(1, max_active=1) or ()])
             found.append(level(journal))
     last = "committed"
     assert found == [last, last, last, "synced", last, "synced", last]

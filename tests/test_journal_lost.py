@@ -177,19 +177,19 @@ def test_files_that_the_scan_meets_late_are_found_too(tmp_path: Path) -> None:
     there = Existing("/data/archive/E", frozenset({"1.2.E1.a", "1.2.E1.b"}))
     with opened(tmp_path / "journal.db") as journal:
         journal.scan.admit([instance("a"), instance("c")])
-        (claim,) = journal.queue.claim(10, most_begun=10) or []
+        (claim,) = journal.queue.claim(10, max_active=10) or []
         assert claim.look
         assert journal.existing.adopt(claim, there) == AdoptedFiles(1, 10)
         assert journal.scan.admit([instance("b"), instance("d")]) == Admission([], [], 1, 10)
-        (alone,) = journal.queue.claim(10, most_begun=10) or []
+        (alone,) = journal.queue.claim(10, max_active=10) or []
         assert (alone.look, alone.delivery.number, alone.instance.sop_uid) == (False, 2, "1.2.E1.c")
         journal.queue.record_outcomes([Stored(alone, "/prearchive/E1/1")])
-        assert [one.instance.sop_uid for one in journal.queue.claim(10, most_begun=10) or []] == ["1.2.E1.d"]
+        assert [one.instance.sop_uid for one in journal.queue.claim(10, max_active=10) or []] == ["1.2.E1.d"]
         assert JournalReader.of(journal).summary().files == Files(already_stored=2, stored=1, left=1)
     # What a later run meets is looked for again, as nobody knows what of it the archive has.
     with opened(tmp_path / "journal.db") as journal:
         journal.scan.admit([instance("e")])
-        (claim,) = journal.queue.claim(10, most_begun=10) or []
+        (claim,) = journal.queue.claim(10, max_active=10) or []
         assert (claim.look, claim.delivery.number, claim.instance.sop_uid) == (True, 2, "1.2.E1.e")
         assert journal.existing.adopt(claim, there) is None
 

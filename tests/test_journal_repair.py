@@ -96,7 +96,7 @@ def lacking(*uids: str, rejects: str = "", doubtful: str = "") -> Callable[[Seal
 
 def settle_all(journal: Journal, answer: Callable[[Claim], Outcome]) -> None:
     """Settle everything that waits, and finalise nothing."""
-    while claims := journal.queue.claim(64, most_begun=9):
+    while claims := journal.queue.claim(64, max_active=9):
         journal.queue.record_outcomes([answer(claim) for claim in claims])
 
 
@@ -191,7 +191,7 @@ def test_after_a_kill_everything_open_is_unsure(path: Path, disk: Disk, clock: C
     """Nobody knows what was in flight: the next run waits, counted from its start."""
     with begun(path, clock) as journal:
         scan(journal, disk)
-        claims = journal.queue.claim(1, most_begun=9)
+        claims = journal.queue.claim(1, max_active=9)
         assert claims
         journal.queue.record_outcomes([stored(claim) for claim in claims])
     clock.now += 500
@@ -207,11 +207,11 @@ def test_after_an_orderly_end_only_what_was_in_flight_is_unsure(path: Path, disk
     disk.put(instance("x", E2), instance("y", E2))
     with begun(path, clock) as journal:
         scan(journal, disk)
-        claims = journal.queue.claim(2, most_begun=9)
+        claims = journal.queue.claim(2, max_active=9)
         assert claims
         assert [claim.delivery.session for claim in claims] == [E1, E2]
         journal.queue.record_outcomes([stored(claim) for claim in claims])
-        claims = journal.queue.claim(1, most_begun=9)
+        claims = journal.queue.claim(1, max_active=9)
         assert claims
         assert claims[0].delivery.session == E1
         journal.end_run(130)

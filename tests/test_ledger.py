@@ -239,7 +239,7 @@ def test_a_session_is_open_until_its_verdict(path: Path, disk: Disk) -> None:
         scan(journal, disk)
         ledger = JournalReader.of(journal)
         seen = [only_session(ledger.summary())]
-        while claims := journal.queue.claim(8, most_begun=1):
+        while claims := journal.queue.claim(8, max_active=1):
             seen.append(only_session(ledger.summary()))
             journal.queue.record_outcomes([stored(claim) for claim in claims])
             seen.append(only_session(ledger.summary()))

@@ -95,17 +95,17 @@ def test_a_report_waits_for_the_scan(tmp_path: Path, more: bool) -> None:
     there = Existing("/data/archive/E", frozenset({"1.2.E1.a"}), MR)
     with opened(tmp_path / "journal.db") as journal:
         journal.scan.admit([of("a", "MR"), of("b", "SR")])
-        (claim,) = journal.queue.claim(10, most_begun=10) or []
+        (claim,) = journal.queue.claim(10, max_active=10) or []
         assert journal.existing.adopt(claim, there) == AdoptedFiles(1, 10)
-        assert journal.queue.claim(10, most_begun=10) == []
+        assert journal.queue.claim(10, max_active=10) == []
         if more:
             journal.scan.admit([of("c", "MR")])
-            (first,) = journal.queue.claim(10, most_begun=10) or []
+            (first,) = journal.queue.claim(10, max_active=10) or []
             journal.queue.record_outcomes([stored(first)])
-            assert len({first.key, *(claim.key for claim in journal.queue.claim(10, most_begun=10) or [])}) == 2
+            assert len({first.key, *(claim.key for claim in journal.queue.claim(10, max_active=10) or [])}) == 2
             return
         journal.scan.finish(["/src"])
-        assert journal.queue.claim(10, most_begun=10) is None
+        assert journal.queue.claim(10, max_active=10) is None
         (report,) = JournalReader.of(journal).summary().sessions
         assert (report.state, MR in str(report.reason)) == ("held", True)
 

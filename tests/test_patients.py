@@ -97,19 +97,19 @@ def test_what_was_sent_of_a_disputed_study_is_not_archived(tmp_path: Path) -> No
     late = instance("z", "1", DOE)
     with Journal(path, destination="http://x", rules={}) as journal:
         journal.scan.admit([instance("a", "1", DOE), instance("b", "1", DOE)])
-        while claims := journal.queue.claim(8, most_begun=8):
+        while claims := journal.queue.claim(8, max_active=8):
             journal.queue.record_outcomes([Stored(claim, "/prearchive/1") for claim in claims])
         journal.scan.admit([instance("c", "1", Patient("2"))])
         journal.scan.finish(["/data"], partial=True)
         assert journal.deliveries.claim() is None
-        assert journal.queue.claim(8, most_begun=8) is None
+        assert journal.queue.claim(8, max_active=8) is None
     with Journal(path, destination="http://x", rules={}) as journal:
         journal.scan.skip_known([file("a"), file("b")])
         journal.scan.admit([late])
-        assert journal.queue.claim(8, most_begun=8) == []
+        assert journal.queue.claim(8, max_active=8) == []
         # The other file is gone.
         journal.scan.finish(["/data"])
-        claims = journal.queue.claim(8, most_begun=8) or []
+        claims = journal.queue.claim(8, max_active=8) or []
         assert [claim.instance.sop_uid for claim in claims] == [late.sop_uid]
         journal.queue.record_outcomes([Stored(claim, "/prearchive/1") for claim in claims])
         assert journal.deliveries.claim() is not None

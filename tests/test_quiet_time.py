@@ -154,7 +154,7 @@ def test_the_journal_leaves_alone_what_is_being_written(tmp_path: Path) -> None:
     def all_but_one(journal_path: Path) -> None:
         with opened(journal_path) as journal:
             scan(journal, disk)
-            claims = journal.queue.claim(9, most_begun=9)
+            claims = journal.queue.claim(9, max_active=9)
             assert claims is not None
             assert len(claims) == 3
             journal.queue.record_outcomes([Stored(one, f"/prearchive/{one.key}", unsure=True) for one in claims[:2]])
@@ -165,7 +165,7 @@ def test_the_journal_leaves_alone_what_is_being_written(tmp_path: Path) -> None:
     with opened(path) as journal:
         journal.scan.postpone({"1.2.E1": "wait", "1.2.E3": "wait"})
         scan(journal, disk)
-        assert not journal.queue.claim(9, most_begun=9)
+        assert not journal.queue.claim(9, max_active=9)
         sealed = journal.deliveries.claim()
         assert sealed is not None
         assert not isinstance(sealed, float)
@@ -176,7 +176,7 @@ def test_the_journal_leaves_alone_what_is_being_written(tmp_path: Path) -> None:
         journal.end_run(9)
     with opened(path) as journal:
         scan(journal, disk)
-        claims = journal.queue.claim(9, most_begun=9)
+        claims = journal.queue.claim(9, max_active=9)
         assert claims is not None
         assert [one.instance.session.label for one in claims] == ["E3"]
         journal.queue.record_outcomes([stored(one) for one in claims])

@@ -19,11 +19,11 @@ from aiohttp import web
 from scenery import AT_ONCE, DEMO, QUICK, folder, listening, logged_in, no_sleep, open_files, write
 
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, RefusedError, TransientError, UnavailableError
-from asyncimport.model import Attachment, AttachmentState, Enclosure, Filed, Place, Resource
+from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Place, Resource
 from asyncimport.model.events import Away, Enclosed, Event
 from asyncimport.model.options import Options
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.attachments import Pile, enclose
+from asyncimport.pipeline.attachments import InMemoryQueue, enclose
 from asyncimport.source.folder import LARGE
 from asyncimport.testserver import (
     PROFILES,
@@ -94,9 +94,9 @@ class Files:
         return [self.write(f"{one:04}.csv", f"{one:0{size}}".encode()) for one in range(number)]
 
 
-def into(*attachments: Attachment, label: str = "R", place: Place = SESSION, tags: str = "") -> Enclosure:
+def into(*attachments: Attachment, label: str = "R", place: Place = SESSION, tags: str = "") -> AttachmentBatch:
     """Make the enclosure of attachments."""
-    return Enclosure(Resource(place, label, tags), attachments)
+    return AttachmentBatch(Resource(place, label, tags), attachments)
 
 
 def cabinet(client: Client, **options: Any) -> Resources:
@@ -104,7 +104,7 @@ def cabinet(client: Client, **options: Any) -> Resources:
     return Resources(client, **{"policy": AT_ONCE, "sleep": no_sleep, **options})
 
 
-async def fill(url: str, enclosure: Enclosure, **options: Any) -> dict[str, Filed]:
+async def fill(url: str, enclosure: AttachmentBatch, **options: Any) -> dict[str, AttachmentResult]:
     """Log in and fill a resource; return what became of each file, by its name."""
     async with logged_in(url) as client:
         filed = await cabinet(client, **options).fill(enclosure, await folder())
@@ -112,7 +112,7 @@ async def fill(url: str, enclosure: Enclosure, **options: Any) -> dict[str, File
     return {one.attachment.name: one for one in filed}
 
 
-async def only(url: str, attachment: Attachment, **options: Any) -> Filed:
+async def only(url: str, attachment: Attachment, **options: Any) -> AttachmentResult:
     """Fill a resource with one file."""
     return (await fill(url, into(attachment), **options))[attachment.name]
 
@@ -131,7 +131,7 @@ async def test_a_new_file(xnat: TestXnat, url: str, session: ArchivedSession, fi
     """The resource is made, the file is sent once, and is seen by its digest; then there is nothing to do."""
     attachment = files.write("in/a.pdf", b"pdf", format="PDF", content="report")
     filed = await only(url, attachment)
-    assert filed == Filed(attachment, STORED, md5=md5(b"pdf"), sent=True)
+    assert filed == AttachmentResult(attachment, STORED, md5=md5(b"pdf"), sent=True)
     (resource,) = session.own_resources.values()
     assert resource.label == "R"
     stored = resource.files["in/a.pdf"]
@@ -140,7 +140,7 @@ async def test_a_new_file(xnat: TestXnat, url: str, session: ArchivedSession, fi
     assert await file_bytes(xnat, session, "R", "in/a.pdf") == b"pdf"
     assert (xnat.count["resource"], xnat.count["file"]) == (1, 1)
     again = await only(url, attachment)
-    assert again == Filed(attachment, STORED, md5=md5(b"pdf"))
+    assert again == AttachmentResult(attachment, STORED, md5=md5(b"pdf"))
     assert xnat.count["file"] == 1
 
 
@@ -1187,9 +1187,9 @@ async def run(
     report: Callable[[Event], None] = lambda _: None,
     options: Options | None = None,
     **how: Any,
-) -> list[Filed]:
+) -> list[AttachmentResult]:
     """Do what the command does with what waits; return what became of it."""
-    filed: list[Filed] = []
+    filed: list[AttachmentResult] = []
 
     def note(event: Event) -> None:
         report(event)
@@ -1210,7 +1210,7 @@ async def test_never_two_writes_at_once_into_one_resource(xnat: TestXnat, files:
         for label in ("A", "B")
     ]
     async with serve(xnat) as url, logged_in(url) as client:
-        filed = await run(client, Pile(enclosures), zips=False)
+        filed = await run(client, InMemoryQueue(enclosures), zips=False)
     assert len(filed) == 96
     assert {(one.state, one.sent) for one in filed} == {(STORED, True)}
     # A race that is lost costs a request more.
@@ -1227,7 +1227,7 @@ async def test_one_resource_by_several_names(xnat: TestXnat, session: ArchivedSe
         for number, place in enumerate(places)
     ]
     async with serve(xnat) as url, logged_in(url) as client:
-        filed = await run(client, Pile(enclosures), zips=False)
+        filed = await run(client, InMemoryQueue(enclosures), zips=False)
     assert {(one.state, one.sent) for one in filed} == {(STORED, True)}
     assert xnat.count["file"] == len(listed(session)) == 16
 
@@ -1235,8 +1235,8 @@ async def test_one_resource_by_several_names(xnat: TestXnat, session: ArchivedSe
 async def test_a_pile_hands_out_all_there_is(files: Files) -> None:
     """Of a resource 500 at a time, the next when those are filed away; also when two enclosures name one resource."""
     some = files.small(1_201, size=10)
-    pile = Pile([into(*some[:600]), into(*some[600:]), into(files.write("x", b"1"), label="Q")])
-    handed: list[Enclosure] = []
+    pile = InMemoryQueue([into(*some[:600]), into(*some[600:]), into(files.write("x", b"1"), label="Q")])
+    handed: list[AttachmentBatch] = []
     names: list[str] = []
     while (enclosure := pile.claim()) is not None:
         handed.append(enclosure)
@@ -1288,7 +1288,7 @@ async def test_an_outage_is_outlasted(xnat: TestXnat, url: str, session: Archive
     enclosures = [into(*files.small(3), label=label) for label in ("A", "B", "C")]
     async with logged_in(url) as client:
         options = Options(max_outage=60, enclosers=1)
-        filed = await run(client, Pile(enclosures), report=report, options=options, zips=False)
+        filed = await run(client, InMemoryQueue(enclosures), report=report, options=options, zips=False)
     assert {one.state for one in filed} == {STORED}
     assert [len(listed(session, label)) for label in ("A", "B", "C")] == [3, 3, 3]
     assert [reason is None for reason in told] == [False, True]
@@ -1305,7 +1305,9 @@ async def test_an_outage_that_is_too_long(xnat: TestXnat, url: str, session: Arc
     events: list[Event] = []
     async with logged_in(url) as client:
         with pytest.raises(UnavailableError, match="away for too long"):
-            await run(client, Pile(enclosures), report=events.append, options=Options(max_outage=0, enclosers=1))
+            await run(
+                client, InMemoryQueue(enclosures), report=events.append, options=Options(max_outage=0, enclosers=1)
+            )
     assert [event.resource.label for event in events if isinstance(event, Enclosed)] == ["A"]
     assert (len(listed(session, "A")), len(listed(session, "B"))) == (2, 0)
 
@@ -1325,7 +1327,7 @@ async def test_a_stop_while_the_server_is_away(
     xnat.faults.add(Fault("any", Status(503), path="resources", share=1))
     async with logged_in(url) as client:
         with anyio.fail_after(10):
-            waiting = Pile([into(*files.small(2))])
+            waiting = InMemoryQueue([into(*files.small(2))])
             await enclose(
                 await folder(), cabinet(client), waiting, options=Options(max_outage=3600), report=report, stop=stop
             )
@@ -1338,7 +1340,7 @@ async def test_one_resource_that_is_broken(xnat: TestXnat, url: str, session: Ar
     xnat.faults.add(Fault("any", Status(500), path="resources/B", share=1))
     enclosures = [into(*files.small(2), label=label) for label in ("B", "A", "C")]
     async with logged_in(url) as client:
-        filed = await run(client, Pile(enclosures), options=Options(max_outage=0, enclosers=1))
+        filed = await run(client, InMemoryQueue(enclosures), options=Options(max_outage=0, enclosers=1))
     assert [one.state for one in filed] == [FAILED, FAILED, STORED, STORED, STORED, STORED]
     assert list(session.own_resources) == ["A", "C"]
 
@@ -1347,7 +1349,7 @@ async def test_a_login_that_expires(xnat: TestXnat, url: str, session: ArchivedS
     """Between any two requests; it is renewed, and nothing is lost or sent twice."""
     xnat.faults.add(Fault("any", ExpireLogins(), share=0.3, seed=4, times=5))
     async with logged_in(url) as client:
-        filed = await run(client, Pile([into(*files.small(3), label=label) for label in "ABCD"]), zips=False)
+        filed = await run(client, InMemoryQueue([into(*files.small(3), label=label) for label in "ABCD"]), zips=False)
     assert {one.state for one in filed} == {STORED}
     assert [len(listed(session, label)) for label in "ABCD"] == [3] * 4
 
@@ -1360,5 +1362,5 @@ async def test_a_password_that_is_no_longer_good(
         xnat.add_user(User("demo", "another"))
         xnat.expire_logins()
         with pytest.raises(LoginRefusedError):
-            await run(client, Pile([into(*files.small(3), label=label) for label in "ABCD"]))
+            await run(client, InMemoryQueue([into(*files.small(3), label=label) for label in "ABCD"]))
     assert session.own_resources == {}

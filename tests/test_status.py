@@ -124,7 +124,7 @@ class TestWhatItTells:
         with Journal(path, destination="https://xnat.test", rules={"project": "P"}, clock=lambda: now[0]) as journal:
             scan(journal, disk)
             for _ in range(10):
-                claims = journal.queue.claim(1, most_begun=1)
+                claims = journal.queue.claim(1, max_active=1)
                 assert claims
                 journal.queue.record_outcomes([stored(claim) for claim in claims])
                 now[0] += 1
@@ -133,7 +133,7 @@ class TestWhatItTells:
             # A night in between does not count, but for the stretches that its ends are in.
             now[0] += 50_000
             for _ in range(10):
-                claims = journal.queue.claim(1, most_begun=1)
+                claims = journal.queue.claim(1, max_active=1)
                 assert claims
                 journal.queue.record_outcomes([stored(claim) for claim in claims])
                 now[0] += 1
@@ -155,7 +155,7 @@ class TestWhatItTells:
         now = [0.0]
         with Journal(path, destination="https://xnat.test", rules={}, clock=lambda: now[0]) as journal:
             scan(journal, disk)
-            while claims := journal.queue.claim(1, most_begun=1):
+            while claims := journal.queue.claim(1, max_active=1):
                 if claims[0].instance.file.size == 1_000:
                     break
                 journal.queue.record_outcomes([stored(claims[0])])
@@ -305,7 +305,7 @@ def test_while_the_journal_is_checkpointed(path: Path) -> None:
             for batch in range(30):
                 of = session(f"E{batch}")
                 journal.scan.admit([instance(f"{batch}-{number}", of) for number in range(50)])
-                while claims := journal.queue.claim(64, most_begun=1_000):
+                while claims := journal.queue.claim(64, max_active=1_000):
                     journal.queue.record_outcomes([stored(claim) for claim in claims])
                 blocked += [row[0] for row in other.execute("PRAGMA wal_checkpoint(TRUNCATE)")]
             journal.scan.finish([ROOT])

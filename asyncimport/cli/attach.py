@@ -41,7 +41,7 @@ from asyncimport.cli.output import consoles, flaws_json, plain, show_flaws
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, counted, run_operation
 from asyncimport.errors import UsageError
-from asyncimport.model import AttachmentState, Filed, Place, Resource
+from asyncimport.model import AttachmentResult, AttachmentState, Place, Resource
 from asyncimport.model.csv_table import Flaw
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _json(result: "AttachResult") -> dict[str, object]:
     }
 
 
-def _detail(resource: Resource, filed: Filed) -> dict[str, object]:
+def _detail(resource: Resource, filed: AttachmentResult) -> dict[str, object]:
     place, file = resource.place, filed.attachment.file
     return {
         "path": plain(file.path),

@@ -10,8 +10,8 @@ from typing import Any
 from asyncimport.journal.facts import file_of
 from asyncimport.model import (
     Attachment,
+    AttachmentBatch,
     AttachmentCounts,
-    Enclosure,
     File,
     Place,
     Problem,
@@ -116,7 +116,7 @@ def stored_rows(database: sqlite3.Connection, files: str) -> Iterator[Attachment
     )
 
 
-def stored_batches(database: sqlite3.Connection) -> list[Enclosure]:
+def stored_batches(database: sqlite3.Connection) -> list[AttachmentBatch]:
     """Return all attachments ever stored, by resource, whatever later attempts did; `previous` is their MD5."""
     found: dict[Resource, list[Attachment]] = {}
     for project, subject, label, uid, resource, key, name, md5, stored_size, path, *facts in database.execute(
@@ -128,7 +128,7 @@ def stored_batches(database: sqlite3.Connection) -> list[Enclosure]:
         place = Place(project, subject, label, uid)
         attachment = Attachment(key, file_of(path, facts), name, previous=md5, previous_size=stored_size)
         found.setdefault(Resource(place, resource), []).append(attachment)
-    return [Enclosure(resource, tuple(attachments)) for resource, attachments in found.items()]
+    return [AttachmentBatch(resource, tuple(attachments)) for resource, attachments in found.items()]
 
 
 def subject_counts(database: sqlite3.Connection, files: str, run: int | None) -> SubjectCounts:

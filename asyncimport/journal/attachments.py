@@ -8,7 +8,16 @@ from asyncimport.journal.connection import Connection
 from asyncimport.journal.facts import Facts, facts_of, file_of, is_same
 from asyncimport.journal.files import FileRecords, below
 from asyncimport.journal.runs import CurrentRun
-from asyncimport.model import Attachment, AttachmentState, Enclosure, File, Filed, Place, Refusal, Resource
+from asyncimport.model import (
+    Attachment,
+    AttachmentBatch,
+    AttachmentResult,
+    AttachmentState,
+    File,
+    Place,
+    Refusal,
+    Resource,
+)
 from asyncimport.routing import name_in_resource, unfit
 
 # One claim has at most this many files, and bytes of them.
@@ -195,7 +204,7 @@ class AttachmentQueue:
                     (key,),
                 )
 
-    def claim(self) -> Enclosure | None:
+    def claim(self) -> AttachmentBatch | None:
         """Hand out pending attachments for one resource of an archived session; None when there are none.
 
         No more of that resource is handed out before `record`.
@@ -232,14 +241,14 @@ class AttachmentQueue:
                 Attachment(key, file, name, previous=md5, previous_size=stored_size, is_begun=bool(started))
             )
         place = Place(project, subject, label, study_uid)
-        return Enclosure(Resource(place, resource), tuple(attachments))
+        return AttachmentBatch(Resource(place, resource), tuple(attachments))
 
     def start(self, attachments: Sequence[Attachment]) -> None:
         """Note that attachments are about to be sent: a kill may leave parts of them."""
         with self._connection.transaction():
             self._db.executemany("UPDATE attachment SET started = 1 WHERE key = ?", [(one.key,) for one in attachments])
 
-    def record(self, batch: Enclosure, results: Sequence[Filed]) -> None:
+    def record(self, batch: AttachmentBatch, results: Sequence[AttachmentResult]) -> None:
         """Record what became of attachments, and let others of their resource be handed out."""
         place = batch.resource.place
         with self._connection.transaction(durable=True):

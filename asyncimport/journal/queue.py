@@ -36,12 +36,12 @@ class UploadQueue:
         self._files = files
         self._synced_at = run.began_at
 
-    def claim(self, limit: int, *, most_begun: int, most_new: int = 1_000) -> list[Claim] | None:
+    def claim(self, limit: int, *, max_active: int, max_new: int = 1_000) -> list[Claim] | None:
         """Hand out at most `limit` instances, session by session; None when no more will ever come.
 
         The first instance of a delivery without a URI goes alone: its answer shows where the others go. So does one
         before which the archive is asked (`Claim.look`; the answer goes to `ExistingInstances.adopt`). A new delivery
-        begins only while fewer than `most_begun` sessions occupy the server's prearchive; one call begins `most_new` at
+        begins only while fewer than `max_active` sessions occupy the server's prearchive; one call begins `max_new` at
         most, so that sessions end before others begin. An empty list means: ask again after the next change.
         """
         claims: list[Claim] = []
@@ -55,9 +55,9 @@ class UploadQueue:
                 if len(claims) < limit:
                     self._hand_out(session, limit - len(claims), claims)
             (before,) = self._connection.one("SELECT count(*) FROM active_session")
-            begun, most_begun = before, min(most_begun, before + most_new)
+            begun, max_active = before, min(max_active, before + max_new)
             session = -1
-            while len(claims) < limit and begun < most_begun:
+            while len(claims) < limit and begun < max_active:
                 (session,) = self._connection.one("SELECT min(session) FROM queued WHERE session > ?", (session,))
                 if session is None:
                     break

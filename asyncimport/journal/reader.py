@@ -25,7 +25,7 @@ from asyncimport.journal.project_view import restrict
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run, SentFile, StoredInstance, SubjectPatient
 from asyncimport.journal.runs import UNARCHIVED
 from asyncimport.journal.session_reports import count_files, file_problems, session_reports
-from asyncimport.model import Enclosure, Patient, Session, SessionReport, Summary
+from asyncimport.model import AttachmentBatch, Patient, Session, SessionReport, Summary
 from asyncimport.model.addresses import as_archived
 from asyncimport.routing import Ruled
 
@@ -187,7 +187,7 @@ class JournalReader:
         with translated(self._path):
             return attachment_rows(self._db, label)
 
-    def stored_attachment_batches(self) -> list[Enclosure]:
+    def stored_attachment_batches(self) -> list[AttachmentBatch]:
         """Return the attachments that XNAT has ever stored, by resource; `previous` is the MD5 of what it stored."""
         with translated(self._path):
             return stored_batches(self._db)

@@ -3,10 +3,17 @@
 A `File` is found on disk. If it is DICOM it holds an `Instance` of a `Session`; otherwise it is `Ignored` with its
 reason. An instance that is handed out to be sent is a `Claim`, which ends in an `Outcome`. A session reaches XNAT in
 one or more deliveries (one prearchive row each); a `Sealed` delivery ends in a `Verdict`. Other files are
-`Attachment`s, which go into a `Resource` beside the images, and end as `Filed`.
+`Attachment`s, which go into a `Resource` beside the images, and end as `AttachmentResult`.
 """
 
-from asyncimport.model.attachments import Attachment, AttachmentState, Enclosure, Filed, Place, Resource
+from asyncimport.model.attachments import (
+    Attachment,
+    AttachmentBatch,
+    AttachmentResult,
+    AttachmentState,
+    Place,
+    Resource,
+)
 from asyncimport.model.deliveries import (
     MAY_HAVE_REJECTED,
     Archived,
@@ -67,7 +74,9 @@ __all__ = [
     "Algorithm",
     "Archived",
     "Attachment",
+    "AttachmentBatch",
     "AttachmentCounts",
+    "AttachmentResult",
     "AttachmentState",
     "Body",
     "Built",
@@ -77,12 +86,10 @@ __all__ = [
     "DeliveryState",
     "Digest",
     "Dropped",
-    "Enclosure",
     "Existing",
     "Failed",
     "File",
     "FileKind",
-    "Filed",
     "Files",
     "Held",
     "Ignored",

@@ -5,7 +5,7 @@ from enum import StrEnum
 from asyncimport.model.files import File
 from asyncimport.model.record import record
 
-__all__ = ["Attachment", "AttachmentState", "Enclosure", "Filed", "Place", "Resource"]
+__all__ = ["Attachment", "AttachmentBatch", "AttachmentResult", "AttachmentState", "Place", "Resource"]
 
 
 class AttachmentState(StrEnum):
@@ -60,7 +60,7 @@ class Attachment:
 
 
 @record
-class Enclosure:
+class AttachmentBatch:
     """All that waits for one resource: nobody else writes into it meanwhile, as XNAT would lose one of the two."""
 
     resource: Resource
@@ -68,7 +68,7 @@ class Enclosure:
 
 
 @record
-class Filed:
+class AttachmentResult:
     """What became of an attachment; `md5` is that of the bytes in the resource, `sent` false if they were there.
 
     `by_state`: it is refused because of what XNAT holds, or lets this user do, which may change, and not for itself.

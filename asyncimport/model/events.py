@@ -1,6 +1,6 @@
 """What the line tells of itself while it runs: for the eye only, as the journal is what decides."""
 
-from asyncimport.model import Claim, Filed, Outcome, Resource, SubjectReport, Verdict
+from asyncimport.model import AttachmentResult, Claim, Outcome, Resource, SubjectReport, Verdict
 from asyncimport.model.record import record
 
 __all__ = [
@@ -106,7 +106,7 @@ class Enclosed:
     """This became of attachments of one resource, and is on disk."""
 
     resource: Resource
-    filed: tuple[Filed, ...]
+    filed: tuple[AttachmentResult, ...]
 
 
 Event = (

@@ -16,7 +16,7 @@ from asyncimport.errors import (
     UnavailableError,
     worst,
 )
-from asyncimport.model import AttachmentState, Enclosure, File, Filed, Place, Resource
+from asyncimport.model import AttachmentBatch, AttachmentResult, AttachmentState, File, Place, Resource
 from asyncimport.model.csv_table import Flaw
 from asyncimport.model.events import Enclosed, Event
 from asyncimport.model.options import Options
@@ -24,7 +24,7 @@ from asyncimport.model.texts import plain
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.attachments import Pile, enclose
+from asyncimport.pipeline.attachments import InMemoryQueue, enclose
 from asyncimport.source.folder import Folder
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.resources import Resources
@@ -44,7 +44,7 @@ class AttachRequest:
     """
 
     server: Server
-    batches: Sequence[Enclosure]
+    batches: Sequence[AttachmentBatch]
     flaws: Sequence[Flaw] = ()
     replace: bool = False
     """Put files in the place of others of the same name."""
@@ -60,9 +60,9 @@ class AttachResult(Result):
     """What became of each file that was come to."""
 
     dry_run: bool = False
-    batches: Sequence[Enclosure] = ()
+    batches: Sequence[AttachmentBatch] = ()
     flaws: Sequence[Flaw] = ()
-    filed: list[tuple[Resource, Filed]] = field(default_factory=list)
+    filed: list[tuple[Resource, AttachmentResult]] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -119,11 +119,11 @@ async def attach(
                 waiting = await _located(cabinet, await _open(client, result), result)
             if not stop.requested:
                 source = await anyio.to_thread.run_sync(Folder, [])
-                await enclose(source, cabinet, Pile(waiting), options=Options(), report=note, stop=stop)
+                await enclose(source, cabinet, InMemoryQueue(waiting), options=Options(), report=note, stop=stop)
     return result
 
 
-async def _open(client: Client, result: AttachResult) -> list[Enclosure]:
+async def _open(client: Client, result: AttachResult) -> list[AttachmentBatch]:
     """Return what goes into projects that are open to this user, under their IDs; the others refuse theirs.
 
     Raises: ProjectMissingError, ProjectReadOnlyError when there is one project only, UnavailableError.
@@ -142,14 +142,18 @@ async def _open(client: Client, result: AttachResult) -> list[Enclosure]:
     for one in result.batches:
         resource = one.resource
         if why := closed.get(resource.place.project):
-            result.filed += [(resource, Filed(each, AttachmentState.REFUSED, why)) for each in one.attachments]
+            result.filed += [
+                (resource, AttachmentResult(each, AttachmentState.REFUSED, why)) for each in one.attachments
+            ]
         else:
             place = replace(resource.place, project=names[resource.place.project])
             waiting.append(replace(one, resource=replace(resource, place=place)))
     return waiting
 
 
-async def _located(cabinet: Resources, waiting: Sequence[Enclosure], result: AttachResult) -> list[Enclosure]:
+async def _located(
+    cabinet: Resources, waiting: Sequence[AttachmentBatch], result: AttachResult
+) -> list[AttachmentBatch]:
     """Look up what the resources belong to, and return what can be sent; the rest is refused, or fails.
 
     A place may be named in several ways, as a session with its subject or without: of two files that would go to one
@@ -182,7 +186,7 @@ async def _located(cabinet: Resources, waiting: Sequence[Enclosure], result: Att
         resource, address = one.resource, found[one.resource.place]
         if not isinstance(address, str):
             state = AttachmentState.REFUSED if isinstance(address, RefusedError) else AttachmentState.FAILED
-            result.filed += [(resource, Filed(each, state, str(address))) for each in one.attachments]
+            result.filed += [(resource, AttachmentResult(each, state, str(address))) for each in one.attachments]
             continue
         sound = []
         for each in one.attachments:
@@ -191,7 +195,7 @@ async def _located(cabinet: Resources, waiting: Sequence[Enclosure], result: Att
                 sound.append(each)
             else:
                 why = f"{plain(first.path)} goes there under this name"
-                result.filed.append((resource, Filed(each, AttachmentState.REFUSED, why)))
+                result.filed.append((resource, AttachmentResult(each, AttachmentState.REFUSED, why)))
         if sound:
             left.append(replace(one, attachments=tuple(sound)))
     return left

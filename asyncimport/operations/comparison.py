@@ -11,7 +11,7 @@ import anyio.to_thread
 from asyncimport.demographics import Demographics
 from asyncimport.errors import RefusedError, SessionChangedError, TransientError, UnavailableError, worst
 from asyncimport.journal import JournalReader, SentFile, replaced_since
-from asyncimport.model import Algorithm, Attachment, Digest, Enclosure, File, Session, SessionReport, Stray
+from asyncimport.model import Algorithm, Attachment, AttachmentBatch, Digest, File, Session, SessionReport, Stray
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.source.folder import has_digest
 from asyncimport.system.mounts import Devices
@@ -160,7 +160,7 @@ class Beside:
     be read; of these, `damaged` are still listed as what was stored.
     """
 
-    enclosure: Enclosure
+    enclosure: AttachmentBatch
     problem: str | None = None
     missing: tuple[Attachment, ...] = ()
     altered: tuple[Attachment, ...] = ()
@@ -180,7 +180,7 @@ async def look_beside(
     limiter = anyio.CapacityLimiter(_AT_A_TIME)
     resources = Resources(client, policy=policy, depth=Depth.BYTES if reads_bytes else Depth.SIZE)
 
-    async def one(place: int, enclosure: Enclosure) -> None:
+    async def one(place: int, enclosure: AttachmentBatch) -> None:
         async with limiter:
             found[place] = await _beside(resources, enclosure)
 
@@ -193,7 +193,7 @@ async def look_beside(
     return [found[place] for place in range(len(enclosures))]
 
 
-async def _beside(resources: Resources, enclosure: Enclosure) -> Beside:
+async def _beside(resources: Resources, enclosure: AttachmentBatch) -> Beside:
     try:
         held = await resources.held(enclosure)
     except TransientError as error:

@@ -12,14 +12,14 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.errors import TransientError, worst
-from asyncimport.model import Attachment, AttachmentState, Enclosure, Filed
+from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState
 from asyncimport.model.events import Away, Enclosed, Event
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Bytes
 from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.shutdown import Stop, StoppedError
 
-__all__ = ["Cabinet", "PendingAttachments", "Pile", "enclose"]
+__all__ = ["InMemoryQueue", "PendingAttachments", "ResourceStore", "enclose"]
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 class PendingAttachments(Protocol):
     """The queue of attachments; one call at a time."""
 
-    def claim(self) -> Enclosure | None:
+    def claim(self) -> AttachmentBatch | None:
         """Hand out files of one resource; None when there is nothing more."""
         ...
 
@@ -35,17 +35,17 @@ class PendingAttachments(Protocol):
         """Note that these are about to be sent."""
         ...
 
-    def record(self, batch: Enclosure, results: Sequence[Filed]) -> None:
+    def record(self, batch: AttachmentBatch, results: Sequence[AttachmentResult]) -> None:
         """Record what became of them."""
         ...
 
 
-class Cabinet(Protocol):
+class ResourceStore(Protocol):
     """Where enclosures go."""
 
     async def fill(
-        self, enclosure: Enclosure, source: Bytes, begin: Callable[[Sequence[Attachment]], Awaitable[None]]
-    ) -> list[Filed]:
+        self, enclosure: AttachmentBatch, source: Bytes, begin: Callable[[Sequence[Attachment]], Awaitable[None]]
+    ) -> list[AttachmentResult]:
         """Bring files into a resource; it may be done again at any time. `begin` is told what is about to be sent.
 
         Raises: TransientError when the server is away, FatalError.
@@ -57,17 +57,17 @@ class Cabinet(Protocol):
         ...
 
 
-class Pile:
+class InMemoryQueue:
     """Enclosures that stand in no journal: what is in the resources tells the next run what is done."""
 
     # As many files as one enclosure has at most.
     _MOST_FILES = 500
 
-    def __init__(self, enclosures: Sequence[Enclosure]) -> None:
+    def __init__(self, enclosures: Sequence[AttachmentBatch]) -> None:
         self._left = deque(enclosures)
-        self._rest: dict[int, Enclosure] = {}
+        self._rest: dict[int, AttachmentBatch] = {}
 
-    def claim(self) -> Enclosure | None:
+    def claim(self) -> AttachmentBatch | None:
         """Hand out the next, or the beginning of it: the rest follows when that is filed away."""
         if not self._left:
             return None
@@ -75,13 +75,13 @@ class Pile:
         if len(whole.attachments) <= self._MOST_FILES:
             return whole
         first, rest = whole.attachments[: self._MOST_FILES], whole.attachments[self._MOST_FILES :]
-        self._rest[first[0].key] = Enclosure(whole.resource, rest)
-        return Enclosure(whole.resource, first)
+        self._rest[first[0].key] = AttachmentBatch(whole.resource, rest)
+        return AttachmentBatch(whole.resource, first)
 
     def start(self, attachments: Sequence[Attachment]) -> None:
         """Note nothing: a later run knows of no earlier one."""
 
-    def record(self, batch: Enclosure, _: Sequence[Filed]) -> None:
+    def record(self, batch: AttachmentBatch, _: Sequence[AttachmentResult]) -> None:
         """Let the rest of it be handed out."""
         if (rest := self._rest.pop(batch.attachments[0].key, None)) is not None:
             self._left.append(rest)
@@ -89,7 +89,7 @@ class Pile:
 
 async def enclose(
     source: Bytes,
-    cabinet: Cabinet,
+    cabinet: ResourceStore,
     pending: PendingAttachments,
     *,
     options: Options,
@@ -112,12 +112,12 @@ async def enclose(
     async def begin(attachments: Sequence[Attachment]) -> None:
         await ask(partial(pending.start, attachments))
 
-    async def filled(enclosure: Enclosure) -> list[Filed]:
+    async def filled(enclosure: AttachmentBatch) -> list[AttachmentResult]:
         try:
             return await outage.through(partial(cabinet.fill, enclosure, source, begin), enclosure.resource)
         except TransientError as error:
             # Others get through meanwhile.
-            return [Filed(one, AttachmentState.FAILED, str(error)) for one in enclosure.attachments]
+            return [AttachmentResult(one, AttachmentState.FAILED, str(error)) for one in enclosure.attachments]
 
     async def work() -> None:
         while not stop.requested and (enclosure := await ask(pending.claim)) is not None:

@@ -327,7 +327,7 @@ class _Line:
         limit, pace = self._throttle.limit, self._throttle.pace
         in_time = min(int(_CLAIMED_SECONDS * limit / pace), _MOST_CLAIMED) if pace else 0
         files = max(_PARCEL_FILES * limit, _LEAST_CLAIMED, in_time)
-        return self._journal.queue.claim(files, most_begun=self._options.max_open_sessions, most_new=limit)
+        return self._journal.queue.claim(files, max_active=self._options.max_open_sessions, max_new=limit)
 
     async def upload(
         self,

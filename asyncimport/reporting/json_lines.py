@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 from asyncimport.model import (
     Archived,
+    AttachmentResult,
     Built,
     Claim,
     Deleted,
     Delivery,
     Failed,
-    Filed,
     Held,
     Incomplete,
     Outcome,
@@ -139,7 +139,7 @@ def _file(claim: Claim) -> dict[str, object]:
     }
 
 
-def _filed(resource: Resource, filed: Filed) -> dict[str, object]:
+def _filed(resource: Resource, filed: AttachmentResult) -> dict[str, object]:
     place, file = resource.place, filed.attachment.file
     event: dict[str, object] = {
         "event": f"attachment_{filed.state.value.lower()}",

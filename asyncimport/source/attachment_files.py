@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from asyncimport.errors import UsageError
-from asyncimport.model import Attachment, Enclosure, File, Place, Resource
+from asyncimport.model import Attachment, AttachmentBatch, File, Place, Resource
 from asyncimport.model.csv_table import Flaw, label_flaw
 from asyncimport.model.texts import plain
 from asyncimport.routing import check_resource, name_in_resource, unfit
@@ -74,7 +74,7 @@ def _check_beside_table(said: AttachRow, *, whole_project: bool) -> None:
             raise UsageError(f"{option} goes with files, not with --table", hint=f"name it in the column {column}")
 
 
-def files_by_resource(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[Enclosure]:
+def files_by_resource(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[AttachmentBatch]:
     """Look at the files, and put them together by resource; what cannot be sent is added to `flaws`.
 
     Raises: UsageError when nothing is left.
@@ -101,7 +101,7 @@ def files_by_resource(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[Encl
                 key += 1
                 names[name] = Attachment(key, file, name, row.format, row.content)
     batches = [
-        Enclosure(Resource(place, label, ",".join(tags)), tuple(names.values()))
+        AttachmentBatch(Resource(place, label, ",".join(tags)), tuple(names.values()))
         for (place, label), (tags, names) in found.items()
         if names
     ]

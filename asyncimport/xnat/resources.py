@@ -21,7 +21,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.errors import RefusedError, SourceError, TransientError, worst
-from asyncimport.model import Attachment, AttachmentState, Enclosure, Filed, Place, Resource
+from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Place, Resource
 from asyncimport.model.ports import Bytes
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat import replies
@@ -142,7 +142,7 @@ class Resources:
         # was to replace what the catalog had the MD5 of already, which then proves nothing.
         self._broken: dict[int, bool] = {}
 
-    async def held(self, enclosure: Enclosure) -> dict[int, Held]:
+    async def held(self, enclosure: AttachmentBatch) -> dict[int, Held]:
         """Tell what a resource has of each attachment that was stored in it, by its key.
 
         Raises: TransientError, RefusedError when there is nothing that it could belong to.
@@ -192,21 +192,21 @@ class Resources:
 
     async def fill(
         self,
-        enclosure: Enclosure,
+        enclosure: AttachmentBatch,
         source: Bytes,
         begin: Callable[[Sequence[Attachment]], Awaitable[None]] = _nobody_asks,
-    ) -> list[Filed]:
+    ) -> list[AttachmentResult]:
         """Bring files into a resource, which is made if need be; it may be done again at any time.
 
         `begin` is told what is about to be sent. In a dry run what would be sent is PENDING.
         Raises: TransientError when the server is away, FatalError.
         """
-        filed: list[Filed] = []
+        filed: list[AttachmentResult] = []
         loads: list[_Load] = []
         digests = await source.md5([(one.file, one.file.size) for one in enclosure.attachments])
         for attachment, digest in zip(enclosure.attachments, digests, strict=True):
             if isinstance(digest, SourceError):
-                filed.append(Filed(attachment, AttachmentState.FAILED, str(digest)))
+                filed.append(AttachmentResult(attachment, AttachmentState.FAILED, str(digest)))
             else:
                 loads.append(_Load(attachment, digest))
         if not loads:
@@ -219,7 +219,7 @@ class Resources:
                 await self._fill(base, resource, loads, source, begin, filed)
         except RefusedError as error:
             left = [load.attachment for load in _unsettled(loads, filed)]
-            filed += [Filed(one, AttachmentState.REFUSED, str(error), by_state=True) for one in left]
+            filed += [AttachmentResult(one, AttachmentState.REFUSED, str(error), by_state=True) for one in left]
         self._recall({one.attachment.key: None for one in filed})
         return filed
 
@@ -230,11 +230,11 @@ class Resources:
         loads: list[_Load],
         source: Bytes,
         begin: Callable[[Sequence[Attachment]], Awaitable[None]],
-        filed: list[Filed],
+        filed: list[AttachmentResult],
     ) -> None:
         """Look, and bring what is not there. Raises: RefusedError of all that is not in `filed` yet."""
         if self._dry_run and not await self._exists(base, resource.label):
-            filed += [Filed(load.attachment, AttachmentState.PENDING, _WOULD_BE_MADE) for load in loads]
+            filed += [AttachmentResult(load.attachment, AttachmentState.PENDING, _WOULD_BE_MADE) for load in loads]
             return
         try:
             there = await self._list(base, resource.label, _ONCE)
@@ -245,7 +245,7 @@ class Resources:
             there = await self._list(base, resource.label)
         waiting = await self._left(loads, there, source, filed)
         if self._dry_run:
-            filed += [Filed(load.attachment, AttachmentState.PENDING) for load in waiting]
+            filed += [AttachmentResult(load.attachment, AttachmentState.PENDING) for load in waiting]
         elif waiting:
             await self._make(base, resource)
             await self._bring(base, resource.label, waiting, source, begin, filed)
@@ -257,7 +257,7 @@ class Resources:
         waiting: list[_Load],
         source: Bytes,
         begin: Callable[[Sequence[Attachment]], Awaitable[None]],
-        filed: list[Filed],
+        filed: list[AttachmentResult],
     ) -> None:
         """Send, and look, until all is there or nothing helps. Raises: RefusedError, as `_fill`."""
         attempt = 0
@@ -286,7 +286,7 @@ class Resources:
                     waiting = await self._left(waiting, there, source, filed)
 
     async def _left(
-        self, loads: Sequence[_Load], there: Mapping[str, ListedFile], source: Bytes, filed: list[Filed]
+        self, loads: Sequence[_Load], there: Mapping[str, ListedFile], source: Bytes, filed: list[AttachmentResult]
     ) -> list[_Load]:
         """Return what is to be sent, by what is there; what became of the others is added to `filed`."""
         left: list[_Load] = []
@@ -298,14 +298,14 @@ class Resources:
                 filed.append(verdict)
         return left
 
-    async def _judge(self, load: _Load, there: ListedFile | None, source: Bytes) -> Filed | None:
+    async def _judge(self, load: _Load, there: ListedFile | None, source: Bytes) -> AttachmentResult | None:
         """Compare a file with what the resource holds under its name; None: it is to be sent.
 
         What is written over is ours: an earlier state of the file, where that is asked for, or the beginning of it.
         """
         attachment, size = load.attachment, load.attachment.file.size
         is_changed = attachment.previous not in {None, load.md5}
-        stored = Filed(attachment, AttachmentState.STORED, md5=load.md5, sent=load.sent)
+        stored = AttachmentResult(attachment, AttachmentState.STORED, md5=load.md5, sent=load.sent)
         broken = self._broken.get(attachment.key)
         may_be_broken = attachment.is_begun or broken is not None
         load.overwrite = self._replace and (there is not None or load.tried)
@@ -315,7 +315,7 @@ class Resources:
             # What no listing shows, though XNAT has it, is ours if we have left it.
             load.overwrite |= load.kept and may_be_broken
             if is_changed and not (self._replace or self._replace_changed):
-                return Filed(attachment, AttachmentState.REFUSED, _CHANGED, by_state=True)
+                return AttachmentResult(attachment, AttachmentState.REFUSED, _CHANGED, by_state=True)
             return None
         if load.is_taken and not there.md5 and there.size == size:
             return stored
@@ -326,7 +326,11 @@ class Resources:
         try:
             found = await self._measured(there, known, is_doubtful=is_doubtful)
         except RefusedError as error:
-            return None if self._replace else Filed(attachment, AttachmentState.REFUSED, str(error), by_state=True)
+            return (
+                None
+                if self._replace
+                else AttachmentResult(attachment, AttachmentState.REFUSED, str(error), by_state=True)
+            )
         if found == (size, load.md5):
             if there.md5 in {"", load.md5}:
                 return stored
@@ -352,7 +356,7 @@ class Resources:
                 # A catalog that is refreshed forgets whose it was.
                 self._broken[attachment.key] = broken or load.is_own
                 return None
-        return Filed(attachment, AttachmentState.REFUSED, _TAKEN, by_state=True)
+        return AttachmentResult(attachment, AttachmentState.REFUSED, _TAKEN, by_state=True)
 
     async def _measured(
         self, there: ListedFile, known: Mapping[str | None, int | None], *, is_doubtful: bool = False
@@ -390,13 +394,13 @@ class Resources:
             group.append(load)
         yield from kinds.values()
 
-    async def _send(self, base: str, label: str, group: list[_Load], source: Bytes) -> list[Filed]:
+    async def _send(self, base: str, label: str, group: list[_Load], source: Bytes) -> list[AttachmentResult]:
         """Send files in one request, and return those that are settled by that: unreadable ones, and refused ones."""
         filed = []
         bodies = {}
         for load, body in zip(group, await source.read([load.attachment.file for load in group]), strict=True):
             if isinstance(body, SourceError):
-                filed.append(Filed(load.attachment, AttachmentState.FAILED, str(body)))
+                filed.append(AttachmentResult(load.attachment, AttachmentState.FAILED, str(body)))
             else:
                 bodies[load.attachment.name] = body
         loads = [load for load in group if load.attachment.name in bodies]
@@ -432,10 +436,10 @@ class Resources:
                 raise
             trouble = str(error)
         except SourceError as error:
-            return [*filed, Filed(first, AttachmentState.FAILED, str(error))]
+            return [*filed, AttachmentResult(first, AttachmentState.FAILED, str(error))]
         except RefusedError as error:
             if len(loads) == 1:
-                return [*filed, Filed(first, AttachmentState.REFUSED, str(error), by_state=error.by_state)]
+                return [*filed, AttachmentResult(first, AttachmentState.REFUSED, str(error), by_state=error.by_state)]
             trouble = str(error)
         if not trouble:
             # XNAT has come to the end of it, or wrote nothing.
@@ -490,17 +494,19 @@ class Resources:
         return await self._list(base, label)
 
 
-def _unsettled(loads: Iterable[_Load], filed: Iterable[Filed]) -> list[_Load]:
+def _unsettled(loads: Iterable[_Load], filed: Iterable[AttachmentResult]) -> list[_Load]:
     settled = {one.attachment.key for one in filed}
     return [load for load in loads if load.attachment.key not in settled]
 
 
-def _gave_up(load: _Load, there: Mapping[str, ListedFile]) -> Filed:
+def _gave_up(load: _Load, there: Mapping[str, ListedFile]) -> AttachmentResult:
     if load.trouble:
-        return Filed(load.attachment, AttachmentState.FAILED, load.trouble)
+        return AttachmentResult(load.attachment, AttachmentState.FAILED, load.trouble)
     if load.attachment.name in there:
-        return Filed(load.attachment, AttachmentState.FAILED, "XNAT holds other bytes than were sent")
-    return Filed(load.attachment, AttachmentState.REFUSED, _HIDDEN if load.kept else _NOTHING_STORED, by_state=True)
+        return AttachmentResult(load.attachment, AttachmentState.FAILED, "XNAT holds other bytes than were sent")
+    return AttachmentResult(
+        load.attachment, AttachmentState.REFUSED, _HIDDEN if load.kept else _NOTHING_STORED, by_state=True
+    )
 
 
 def _zipped(bodies: Mapping[str, bytes]) -> bytes:
