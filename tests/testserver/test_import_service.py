@@ -73,6 +73,35 @@ async def test_import_05_without_inbody_a_known_type_will_do() -> None:
         assert (form.status, form.message) == (400, "Unable to identify upload format.")
 
 
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "application/json"])
+async def test_import_05_a_file_may_have_the_type_of_a_form(tmp_path: Path, content_type: str) -> None:
+    """With `inbody` the body is the file, whatever its type: so curl sends it; without, it is refused."""
+    async with raw_client(TestXnat(tmp_path, anonymise=False)) as web:
+        refused = await web.send(dicom(), inbody="", content_type=content_type)
+        assert (refused.status, refused.message) == (400, "Unable to identify upload format.")
+        await web.import_session(dicom(), content_type=content_type)
+    assert list((await files_below(tmp_path)).values()) == [dicom()]
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "x/y", "application/x-mirc"])
+async def test_import_05_other_types_need_inbody(content_type: str) -> None:
+    """RequestUtil knows which types are files."""
+    async with raw_client() as web:
+        refused = await web.send(dicom(), inbody="", content_type=content_type)
+        assert (refused.status, refused.message) == (400, "Unable to identify upload format.")
+        assert (await web.send(dicom(), content_type=content_type)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"), [("application/x-www-form-urlencoded", 404), ("application/json", 400)]
+)
+async def test_archive_08_a_form_that_is_no_text(content_type: str, status: int) -> None:
+    """Binary data where parameters are expected: an error of the request, not of the server."""
+    async with raw_client() as web:
+        answer = await web.ask("POST", "/data/services/archive", b"\xff\xfe\x00=", {"Content-Type": content_type})
+        assert answer.status == status
+
+
 async def test_import_06_choice_of_the_importer() -> None:
     """Unknown: 404; by content type: gradual-DICOM; octet-stream goes to the unzipper and fails."""
     async with raw_client() as web:

@@ -613,7 +613,7 @@ async def test_archive_35_what_is_listed() -> None:
 
 
 async def test_archive_36_lists_of_resources() -> None:
-    """Those of a session's scans with `all`; columns; a number may be a label."""
+    """Those of a session's scans with `all`; always all columns; a number may be a label."""
     async with raw_client(TestXnat(anonymise=False)) as web:
         uri = await web.archive_session(dicom())
         await web.put(f"{uri}/resources/R")
@@ -625,8 +625,12 @@ async def test_archive_36_lists_of_resources() -> None:
         assert (scan["category"], scan["cat_id"], scan["cat_desc"]) == ("scans", "1", "T1 <fast>")
         assert (scan["file_count"], scan["file_size"]) == ("1", str(len(dicom())))
         csv = await web.get(f"{uri}/resources", format="csv", columns="label,xnat_abstractresource_id")
-        assert csv.text.splitlines() == ['"label","xnat_abstractresource_id"', '"R","2"']
-        assert (await web.get(f"{uri}/resources/R", format="json")).type == "text/xml"
+        head, row = csv.text.splitlines()
+        assert head.startswith('"xnat_abstractresource_id","label","element_name","category"')
+        assert row.startswith('"2","R","xnat:resourceCatalog","resources"')
+        catalog = await web.get(f"{uri}/resources/R", format="json")
+        assert catalog.type == "text/xml"
+        assert catalog.text.startswith('<?xml version="1.0" encoding="UTF-8"?>\n<cat:Catalog')
 
 
 async def test_archive_37_a_file(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ _NOBODY = Login("", None, 0.0)
 """The login of a request until it is authenticated."""
 _LOGIN_PAGE = "app/template/Login.vm"
 _OWN_PAGES = frozenset({"", "testserver/state", "testserver/instances"})
+_WITH_FILES = frozenset({"file", "import"})
+"""The kinds of requests whose body is a file, whatever its media type says."""
 _FORBIDDEN = re.compile(r"""["<>\\^`{|}\[\]]""")
 
 
@@ -96,7 +98,7 @@ class App:
             request.writer.output_size = 0
         query = _parse_query(query_string)
         kind = kind_of_request(request.method, path)
-        form = await form_fields(request) if kind != "file" else {}
+        form = await form_fields(request) if kind not in _WITH_FILES else {}
         params = {**query, **{name: escape_parameter(values[0]) for name, values in form.items()}} if form else query
         if kind == "prearchive" and params.get("action") in {"build", "commit"}:
             kind = params["action"]

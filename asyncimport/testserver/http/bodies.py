@@ -1,4 +1,4 @@
-"""Request bodies: the stream, the fields of a form, the parts of a multipart form."""
+"""Request bodies: the stream, the media types of files, the fields of a form, the parts of a multipart form."""
 
 import json
 import re
@@ -11,7 +11,27 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from .responses import HttpError
 
+FILE_EXTENSIONS = {
+    "application/dicom": "dcm",
+    "application/gzip": "gz",
+    "application/msword": "doc",
+    "application/octet-stream": "dat",
+    "application/pdf": "pdf",
+    "application/x-gtar": "tar",
+    "application/x-gzip": "gz",
+    "application/x-tar": "tar",
+    "application/zip": "zip",
+    "text/csv": "csv",
+    "text/plain": "txt",
+    "text/xml": "xml",
+}
+_FILE_TYPES = ("image/", "application/vnd.ms-", "application/vnd.openxmlformats")
 _BOUNDARY = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
+
+
+def is_file_type(content_type: str) -> bool:
+    """Return whether a body of this type is a file (RequestUtil.isFileInBody); any other needs inbody=true."""
+    return content_type in FILE_EXTENSIONS or content_type.startswith(_FILE_TYPES)
 
 
 class RequestBody:
@@ -36,17 +56,26 @@ class Part:
     filename: str | None
     data: bytes
 
+    @property
+    def text(self) -> str:
+        """The value of a field."""
+        return self.data.decode("utf-8", "replace")
+
 
 async def form_fields(request: web.BaseRequest) -> Mapping[str, list[str]]:
-    """Return the fields of a form or of a JSON object in the body; other bodies stay unread."""
+    """Return the fields of a form or of a JSON object in the body; other bodies stay unread.
+
+    Raises HttpError if the body is not JSON although its type says so.
+    """
     values: dict[str, list[str]] = {}
     if request.content_type == "application/x-www-form-urlencoded":
-        for name, value in parse_qsl(await request.text(), keep_blank_values=True):
+        text = (await request.read()).decode("utf-8", "replace")
+        for name, value in parse_qsl(text, keep_blank_values=True):
             values.setdefault(name, []).append(value)
     elif request.content_type == "application/json" and request.can_read_body:
         try:
-            body = json.loads(await request.text())
-        except json.JSONDecodeError:
+            body = json.loads(await request.read())
+        except ValueError:  # not JSON, or not even text
             raise HttpError(400) from None
         values = {name: [str(value)] for name, value in body.items()} if isinstance(body, dict) else {}
     return values

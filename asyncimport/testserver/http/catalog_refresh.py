@@ -28,8 +28,8 @@ async def refresh_catalogs(context: RequestContext) -> web.StreamResponse:
         parts = form_parts(
             await context.site.storage.collect(context.body) or b"", context.request.headers["Content-Type"]
         )
-        sources += [part.data.decode() for part in parts if part.name == "resource"]
-        fields = {**fields, **{part.name: part.data.decode() for part in parts}}
+        sources += [part.text for part in parts if part.name == "resource"]
+        fields = {**fields, **{part.name: part.text for part in parts}}
     elif context.request.content_type != "application/json":
         sources += context.form.get("resource", [])
     if not sources:
@@ -41,8 +41,8 @@ async def refresh_catalogs(context: RequestContext) -> web.StreamResponse:
 async def refresh_through_xapi(context: RequestContext, options: str = "") -> web.StreamResponse:
     """Refresh the catalogs of a JSON array of resources (CatalogApi); every mistake in it is a 500."""
     try:
-        sources = json.loads(await context.request.text())
-    except json.JSONDecodeError:
+        sources = json.loads(await context.request.read())
+    except ValueError:
         raise HttpError(400, tomcat=True) from None
     if not isinstance(sources, list):
         raise HttpError(400, tomcat=True)

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from ..site.names import request_file_name
+from .bodies import is_file_type
 from .import_gradual import gradual_import, session_import
 from .request_context import RequestContext
 from .responses import HttpError
@@ -55,8 +56,7 @@ def _check_body(context: RequestContext, content_type: str) -> None:
                 "(not as part of multi-part form data).",
             )
         raise HttpError(501, "Multipart uploads are not part of this test server")
-    form = content_type == "application/x-www-form-urlencoded"
-    if not inbody and (form or "Content-Type" not in context.request.headers):
+    if not inbody and not ("Content-Type" in context.request.headers and is_file_type(content_type)):
         raise HttpError(400, "Unable to identify upload format.")
     length = context.request.content_length
     size = -1 if length is None else length

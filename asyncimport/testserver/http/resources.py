@@ -10,7 +10,7 @@ from ..site.resource_owners import ResourceOwner, create_resource, resources_nam
 from ..site.resources import FileMetadata, Resource
 from .addresses import FORBIDDEN, find_resources, owner_to_change, owners_to_read
 from .request_context import RequestContext
-from .responses import HttpError, table, text, xml
+from .responses import HttpError, table, text
 from .uploads import metadata_from_params
 
 _COLUMNS: dict[str, Callable[[ResourceOwner, Resource], object]] = {
@@ -35,18 +35,15 @@ def _metadata(resource: Resource) -> FileMetadata:
 async def list_resources(context: RequestContext, **address: str) -> web.StreamResponse:
     """List the resources of an object; with `all`, of a session's scans too (CatalogResourceList).
 
-    Counts and sizes are those of the database.
+    Counts and sizes are those of the database. `columns` has no effect.
     """
     owners = owners_to_read(context, address)
     if not owners:
         raise HttpError(404)
     if context.flag("all"):
         owners = [one for owner in owners for one in owner.with_scans()]
-    columns = list(_COLUMNS)
-    if "columns" in context.query:
-        columns = [name for name in context.query["columns"].split(",") if name in _COLUMNS] or columns
-    rows = [[_COLUMNS[name](*found) for name in columns] for found in resources_of(owners)]
-    return table(context.requested_format("json"), columns, rows, title="Resources")
+    rows = [[value(*found) for value in _COLUMNS.values()] for found in resources_of(owners)]
+    return table(context.requested_format("json"), list(_COLUMNS), rows, title="Resources")
 
 
 async def get_resource(context: RequestContext, label: str, **address: str) -> web.StreamResponse:
@@ -58,7 +55,7 @@ async def get_resource(context: RequestContext, label: str, **address: str) -> w
     if len(found) != 1:
         raise HttpError(404, "Unable to find the specified resource.")
     owner, resource = found[0]
-    return xml(catalog(resource, owner.series_uid))
+    return web.Response(text=catalog(resource, owner.series_uid), content_type="text/xml")
 
 
 async def put_resource(context: RequestContext, label: str, **address: str) -> web.StreamResponse:

@@ -20,26 +20,9 @@ from ..site.resources import NO_SERIES, FileMetadata, Resource, StoredFile
 from ..site.storage import Body
 from ..site.unpacking import BadArchiveError, is_archive, unpack
 from .addresses import owner_to_change
-from .bodies import form_parts
+from .bodies import FILE_EXTENSIONS, form_parts, is_file_type
 from .request_context import RequestContext, is_set
 from .responses import HttpError, text
-
-# The media types that RequestUtil takes for a file; a body of any other type needs inbody=true.
-_FILES = {
-    "application/dicom": "dcm",
-    "application/gzip": "gz",
-    "application/msword": "doc",
-    "application/octet-stream": "dat",
-    "application/pdf": "pdf",
-    "application/x-gtar": "tar",
-    "application/x-gzip": "gz",
-    "application/x-tar": "tar",
-    "application/zip": "zip",
-    "text/csv": "csv",
-    "text/plain": "txt",
-    "text/xml": "xml",
-}
-_FAMILIES = ("image/", "application/vnd.ms-", "application/vnd.openxmlformats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +133,7 @@ def _body_kind(context: RequestContext) -> str:
                 "(not as part of multi-part form data).",
             )
         return "multipart"
-    if not inbody and kind not in _FILES and not kind.startswith(_FAMILIES):
+    if not inbody and not is_file_type(kind):
         method = context.request.method
         if size == 0:
             raise HttpError(
@@ -166,7 +149,7 @@ def _body_kind(context: RequestContext) -> str:
         )
     if size < 1 and kind != "application/zip":
         raise HttpError(500)
-    return _FILES.get(kind, "dat")
+    return FILE_EXTENSIONS.get(kind, "dat")
 
 
 async def _read_files(context: RequestContext, name: str, kind: str) -> tuple[list[_UploadedFile], Mapping[str, str]]:
@@ -188,7 +171,7 @@ async def _read_files(context: RequestContext, name: str, kind: str) -> tuple[li
         raise HttpError(400, f"You tried to {method} to this service, but didn't provide any data.")
     params = {
         **context.params,
-        **{part.name: escape_parameter(part.data.decode()) for part in parts if part not in files},
+        **{part.name: escape_parameter(part.text) for part in parts if part not in files},
     }
     uploaded = [_UploadedFile(name or part.filename or "upload.dat", Body.of(part.data)) for part in files]
     return await _unpack(context, uploaded, params), params

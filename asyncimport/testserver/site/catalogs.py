@@ -40,6 +40,7 @@ def catalog(resource: Resource, series_uid: str) -> str:
     uid = f' UID="{html.escape(series_uid)}"' if is_dicom else ""
     entries = "".join(_entry(file, resource) for file in resource.files.values() if not is_hidden(file.name))
     return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
         f'<{name}{uid} xmlns:cat="http://nrg.wustl.edu/catalog" '
         f'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">\n'
         f"<cat:entries>\n{entries}</cat:entries>\n</{name}>\n"
