@@ -23,7 +23,7 @@ from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, Att
 from asyncimport.model.events import Away, Enclosed, Event
 from asyncimport.model.options import Options
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.attachments import InMemoryQueue, enclose
+from asyncimport.pipeline.attachments import InMemoryQueue, upload_attachments
 from asyncimport.source.folder import LARGE
 from asyncimport.testserver import (
     PROFILES,
@@ -1196,7 +1196,7 @@ async def run(
         if isinstance(event, Enclosed):
             filed.extend(event.filed)
 
-    await enclose(await folder(), cabinet(client, **how), waiting, options=options or Options(), report=note)
+    await upload_attachments(await folder(), cabinet(client, **how), waiting, options=options or Options(), report=note)
     return filed
 
 
@@ -1328,7 +1328,7 @@ async def test_a_stop_while_the_server_is_away(
     async with logged_in(url) as client:
         with anyio.fail_after(10):
             waiting = InMemoryQueue([into(*files.small(2))])
-            await enclose(
+            await upload_attachments(
                 await folder(), cabinet(client), waiting, options=Options(max_outage=3600), report=report, stop=stop
             )
     assert not [event for event in filed if isinstance(event, Enclosed)]

@@ -38,7 +38,7 @@ from asyncimport.operations.plan import EVERYTHING, Plan, PlannedRoutes
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError, Terminated
-from asyncimport.pipeline.attachments import enclose
+from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.demographics import Wishes, describe_subjects, unmatched
 from asyncimport.pipeline.images import run
 from asyncimport.reporting.entries import Began, Ended, Entry
@@ -504,7 +504,7 @@ async def _attach(
         waiting_files = await anyio.to_thread.run_sync(journal.attachments.record_moves, same)
     report(Enclosing(waiting_files))
     cabinet = Resources(client, replace_changed=task.options.resend_changed, event_reason=task.event_reason)
-    await enclose(source, cabinet, journal.attachments, options=task.options, report=report, stop=stop)
+    await upload_attachments(source, cabinet, journal.attachments, options=task.options, report=report, stop=stop)
 
 
 async def _describe(

@@ -130,11 +130,11 @@ def _json(result: "VerifyResult", *, others: Sequence[Path]) -> dict[str, object
         },
         "attachments": [
             {
-                "project": one.enclosure.resource.place.project,
-                "subject": one.enclosure.resource.place.subject,
-                "session": one.enclosure.resource.place.session,
-                "resource": one.enclosure.resource.label,
-                "files": len(one.enclosure.attachments),
+                "project": one.batch.resource.place.project,
+                "subject": one.batch.resource.place.subject,
+                "session": one.batch.resource.place.session,
+                "resource": one.batch.resource.label,
+                "files": len(one.batch.attachments),
                 "missing": [each.name for each in one.missing],
                 "altered": [each.name for each in one.altered],
                 "verified": one.problem is None,
@@ -199,13 +199,13 @@ def _show(out: Console, result: "VerifyResult") -> None:
             session = one.session
             out.print(Text(f"  {session.project} / {session.subject} / {session.label}: {plain(one.reason)}"))
     if result.besides:
-        attachments = sum(len(one.enclosure.attachments) for one in result.besides)
+        attachments = sum(len(one.batch.attachments) for one in result.besides)
         sound = attachments - sum(len(one.missing) + len(one.altered) for one in result.besides)
         out.print(Text(f"{sound:,} of {attachments:,} attachments are there as they were stored", style="bold"))
     for beside in result.besides:
         if beside.problem is not None:
-            place = beside.enclosure.resource.place
-            where = f"{place.project} / {place.subject} / {place.session} / {beside.enclosure.resource.label}"
+            place = beside.batch.resource.place
+            where = f"{place.project} / {place.subject} / {place.session} / {beside.batch.resource.label}"
             out.print(Text(f"  {where}: {plain(beside.problem)}"))
     if result.subjects:
         agree = sum(one.problem is None for one in result.subjects)

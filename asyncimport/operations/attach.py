@@ -24,7 +24,7 @@ from asyncimport.model.texts import plain
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.attachments import InMemoryQueue, enclose
+from asyncimport.pipeline.attachments import InMemoryQueue, upload_attachments
 from asyncimport.source.folder import Folder
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.resources import Resources
@@ -119,7 +119,9 @@ async def attach(
                 waiting = await _located(cabinet, await _open(client, result), result)
             if not stop.requested:
                 source = await anyio.to_thread.run_sync(Folder, [])
-                await enclose(source, cabinet, InMemoryQueue(waiting), options=Options(), report=note, stop=stop)
+                await upload_attachments(
+                    source, cabinet, InMemoryQueue(waiting), options=Options(), report=note, stop=stop
+                )
     return result
 
 

@@ -160,7 +160,7 @@ class Beside:
     be read; of these, `damaged` are still listed as what was stored.
     """
 
-    enclosure: AttachmentBatch
+    batch: AttachmentBatch
     problem: str | None = None
     missing: tuple[Attachment, ...] = ()
     altered: tuple[Attachment, ...] = ()
@@ -175,41 +175,41 @@ async def look_beside(
     The bytes are read where the site keeps no MD5, or tells it with another size; with `reads_bytes`, all are.
     Raises: UnavailableError when the server goes away meanwhile.
     """
-    enclosures = await anyio.to_thread.run_sync(ledger.stored_attachment_batches)
+    batches = await anyio.to_thread.run_sync(ledger.stored_attachment_batches)
     found: dict[int, Beside] = {}
     limiter = anyio.CapacityLimiter(_AT_A_TIME)
     resources = Resources(client, policy=policy, depth=Depth.BYTES if reads_bytes else Depth.SIZE)
 
-    async def one(place: int, enclosure: AttachmentBatch) -> None:
+    async def one(place: int, batch: AttachmentBatch) -> None:
         async with limiter:
-            found[place] = await _beside(resources, enclosure)
+            found[place] = await _beside(resources, batch)
 
     try:
         async with anyio.create_task_group() as tasks:
-            for place, enclosure in enumerate(enclosures):
-                tasks.start_soon(one, place, enclosure)
+            for place, batch in enumerate(batches):
+                tasks.start_soon(one, place, batch)
     except BaseExceptionGroup as errors:
         raise worst(errors) from None
-    return [found[place] for place in range(len(enclosures))]
+    return [found[place] for place in range(len(batches))]
 
 
-async def _beside(resources: Resources, enclosure: AttachmentBatch) -> Beside:
+async def _beside(resources: Resources, batch: AttachmentBatch) -> Beside:
     try:
-        held = await resources.held(enclosure)
+        held = await resources.held(batch)
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     except RefusedError as error:
-        return Beside(enclosure, str(error), enclosure.attachments)
+        return Beside(batch, str(error), batch.attachments)
 
     def those(*which: Held) -> tuple[Attachment, ...]:
-        return tuple(one for one in enclosure.attachments if held[one.key] in which)
+        return tuple(one for one in batch.attachments if held[one.key] in which)
 
     missing, unread = those(Held.MISSING), those(Held.UNREADABLE)
     altered, damaged = those(Held.OTHER, Held.DAMAGED), those(Held.DAMAGED)
-    problems = [f"{len(missing)} of {len(enclosure.attachments)} files are missing"] if missing else []
+    problems = [f"{len(missing)} of {len(batch.attachments)} files are missing"] if missing else []
     problems += [f"{len(altered)} are not what was stored"] if altered else []
     problems += [f"{len(unread)} cannot be read"] if unread else []
-    return Beside(enclosure, "; ".join(problems) or None, missing, altered + unread, damaged)
+    return Beside(batch, "; ".join(problems) or None, missing, altered + unread, damaged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +309,7 @@ def verified_attachments(besides: Iterable[Beside]) -> Iterator[tuple[File, bool
         (one.file, _md5_of(one))
         for beside in besides
         for wrong in [{one.key for one in (*beside.missing, *beside.altered)}]
-        for one in beside.enclosure.attachments
+        for one in beside.batch.attachments
         if one.key not in wrong
     )
 

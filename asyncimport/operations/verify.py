@@ -35,7 +35,7 @@ from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
-from asyncimport.pipeline.attachments import enclose
+from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.images import run
 from asyncimport.source.folder import Folder
 from asyncimport.system.output_files import advice, check_output, replacing
@@ -181,7 +181,7 @@ async def _repair(
             source = await anyio.to_thread.run_sync(Folder, [])
             # The listing of what is gone from XNAT's disk, or damaged there, says that nothing is wrong.
             cabinet = Resources(client, depth=Depth.BYTES)
-            await enclose(source, cabinet, journal.attachments, options=Options(), report=count, stop=stop)
+            await upload_attachments(source, cabinet, journal.attachments, options=Options(), report=count, stop=stop)
             result.repaired += stored
             result.unrepaired += len(missing) - stored
         if not stop.requested and any(one.problem for one in result.subjects):

@@ -1,6 +1,6 @@
-"""The line of what goes beside images: claim a resource's files, fill the resource, record what became of them.
+"""The pipeline of attachments: claim files of one resource, fill the resource, record the results.
 
-It runs when the images are through. Several resources are filled side by side, each by one task at a time.
+It runs when the images are archived. It fills several resources at a time, each from one task.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ from asyncimport.model.ports import Bytes
 from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.shutdown import Stop, StoppedError
 
-__all__ = ["InMemoryQueue", "PendingAttachments", "ResourceStore", "enclose"]
+__all__ = ["InMemoryQueue", "PendingAttachments", "ResourceStore", "upload_attachments"]
 
 T = TypeVar("T")
 
@@ -41,34 +41,34 @@ class PendingAttachments(Protocol):
 
 
 class ResourceStore(Protocol):
-    """Where enclosures go."""
+    """Where batches of attachments go."""
 
     async def fill(
-        self, enclosure: AttachmentBatch, source: Bytes, begin: Callable[[Sequence[Attachment]], Awaitable[None]]
+        self, batch: AttachmentBatch, source: Bytes, begin: Callable[[Sequence[Attachment]], Awaitable[None]]
     ) -> list[AttachmentResult]:
-        """Bring files into a resource; it may be done again at any time. `begin` is told what is about to be sent.
+        """Bring files into a resource; it can be repeated at any time. `begin` gets those about to be sent.
 
         Raises: TransientError when the server is away, FatalError.
         """
         ...
 
     async def is_there(self) -> bool:
-        """Tell whether the server answers at all. Raises: FatalError."""
+        """Return whether the server answers at all. Raises: FatalError."""
         ...
 
 
 class InMemoryQueue:
-    """Enclosures that stand in no journal: what is in the resources tells the next run what is done."""
+    """A queue without a journal: what the resources hold tells the next run what is done."""
 
-    # As many files as one enclosure has at most.
+    # A batch has at most this many files.
     _MOST_FILES = 500
 
-    def __init__(self, enclosures: Sequence[AttachmentBatch]) -> None:
-        self._left = deque(enclosures)
+    def __init__(self, batches: Sequence[AttachmentBatch]) -> None:
+        self._left = deque(batches)
         self._rest: dict[int, AttachmentBatch] = {}
 
     def claim(self) -> AttachmentBatch | None:
-        """Hand out the next, or the beginning of it: the rest follows when that is filed away."""
+        """Hand out the next batch, or its first files: the rest follows after `record`."""
         if not self._left:
             return None
         whole = self._left.popleft()
@@ -79,29 +79,29 @@ class InMemoryQueue:
         return AttachmentBatch(whole.resource, first)
 
     def start(self, attachments: Sequence[Attachment]) -> None:
-        """Note nothing: a later run knows of no earlier one."""
+        """Do nothing: a later run knows of no earlier one."""
 
     def record(self, batch: AttachmentBatch, _: Sequence[AttachmentResult]) -> None:
-        """Let the rest of it be handed out."""
+        """Queue the rest of the batch."""
         if (rest := self._rest.pop(batch.attachments[0].key, None)) is not None:
             self._left.append(rest)
 
 
-async def enclose(
+async def upload_attachments(
     source: Bytes,
-    cabinet: ResourceStore,
+    store: ResourceStore,
     pending: PendingAttachments,
     *,
     options: Options,
     report: Callable[[Event], None] = lambda _: None,
     stop: Stop | None = None,
 ) -> None:
-    """Fill all resources that something waits for. Raises: FatalError."""
+    """Fill all resources that have pending attachments. Raises: FatalError."""
     stop = stop or Stop()
     turn = anyio.CapacityLimiter(1)
     outage = Outage(
         options.max_outage,
-        is_there=cabinet.is_there,
+        is_there=store.is_there,
         sleep=stop.sleep,
         report=lambda reason: report(Away(reason)),
     )
@@ -112,26 +112,26 @@ async def enclose(
     async def begin(attachments: Sequence[Attachment]) -> None:
         await ask(partial(pending.start, attachments))
 
-    async def filled(enclosure: AttachmentBatch) -> list[AttachmentResult]:
+    async def fill(batch: AttachmentBatch) -> list[AttachmentResult]:
         try:
-            return await outage.through(partial(cabinet.fill, enclosure, source, begin), enclosure.resource)
+            return await outage.through(partial(store.fill, batch, source, begin), batch.resource)
         except TransientError as error:
-            # Others get through meanwhile.
-            return [AttachmentResult(one, AttachmentState.FAILED, str(error)) for one in enclosure.attachments]
+            # Other batches get through.
+            return [AttachmentResult(one, AttachmentState.FAILED, str(error)) for one in batch.attachments]
 
     async def work() -> None:
-        while not stop.requested and (enclosure := await ask(pending.claim)) is not None:
-            filed = None
+        while not stop.requested and (batch := await ask(pending.claim)) is not None:
+            results = None
             try:
                 with stop.after_grace():
-                    filed = await filled(enclosure)
+                    results = await fill(batch)
             except StoppedError:
                 pass
-            if filed is None:
+            if results is None:
                 return
             with anyio.CancelScope(shield=True):
-                await ask(partial(pending.record, enclosure, filed))
-            report(Enclosed(enclosure.resource, tuple(filed)))
+                await ask(partial(pending.record, batch, results))
+            report(Enclosed(batch.resource, tuple(results)))
 
     try:
         async with anyio.create_task_group() as tasks:

@@ -142,16 +142,16 @@ class Resources:
         # was to replace what the catalog had the MD5 of already, which then proves nothing.
         self._broken: dict[int, bool] = {}
 
-    async def held(self, enclosure: AttachmentBatch) -> dict[int, Held]:
+    async def held(self, batch: AttachmentBatch) -> dict[int, Held]:
         """Tell what a resource has of each attachment that was stored in it, by its key.
 
         Raises: TransientError, RefusedError when there is nothing that it could belong to.
         """
         there = await self._list(
-            await address_of(self._client, enclosure.resource.place, self._policy), enclosure.resource.label
+            await address_of(self._client, batch.resource.place, self._policy), batch.resource.label
         )
         found: dict[int, Held] = {}
-        turns = iter(enclosure.attachments)
+        turns = iter(batch.attachments)
 
         async def worker() -> None:
             for one in turns:
@@ -192,7 +192,7 @@ class Resources:
 
     async def fill(
         self,
-        enclosure: AttachmentBatch,
+        batch: AttachmentBatch,
         source: Bytes,
         begin: Callable[[Sequence[Attachment]], Awaitable[None]] = _nobody_asks,
     ) -> list[AttachmentResult]:
@@ -203,15 +203,15 @@ class Resources:
         """
         filed: list[AttachmentResult] = []
         loads: list[_Load] = []
-        digests = await source.md5([(one.file, one.file.size) for one in enclosure.attachments])
-        for attachment, digest in zip(enclosure.attachments, digests, strict=True):
+        digests = await source.md5([(one.file, one.file.size) for one in batch.attachments])
+        for attachment, digest in zip(batch.attachments, digests, strict=True):
             if isinstance(digest, SourceError):
                 filed.append(AttachmentResult(attachment, AttachmentState.FAILED, str(digest)))
             else:
                 loads.append(_Load(attachment, digest))
         if not loads:
             return filed
-        resource = enclosure.resource
+        resource = batch.resource
         try:
             base = self._addresses.get(resource.place) or await address_of(self._client, resource.place, self._policy)
             # A place may be named in several ways, and asked for under each.
