@@ -431,14 +431,38 @@ async def test_a_step_that_fails_for_a_time_is_no_verdict(
     assert xnat.sop_uids() == EVERY
 
 
+@pytest.mark.parametrize("label", ["again_{PatientID}", "{PatientID}_{StudyDate}_X", "p{PatientID}"])
 async def test_a_study_that_has_a_session_gets_no_second_one(
+    xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path, label: str
+) -> None:
+    """Another journal has archived it under another label, in another case it may be: what is new of it goes there."""
+    commands.login(url)
+    first = ("-E", "P{PatientID}") if label.startswith("p") else ()
+    assert (await commands("upload", visits, "-P", "demo", "-q", *first)).code == 0
+    labels, imports = {session.label for session in xnat.archived}, xnat.count["import"]
+    late = image(900, StudyInstanceUID=xnat.archived[0].study_uid, PatientID=xnat.archived[0].subject.label)
+    write(visits / "late.dcm", late)
+    other = ("upload", visits, "-P", "demo", "-E", label, "--state-dir", tmp_path / "new", "-o", "json")
+    rehearsed = await commands(*other, "--dry-run")
+    assert rehearsed.code == 0, rehearsed.out
+    assert [problem["code"] for problem in rehearsed.json["problems"]] == ["session-kept"] * SESSIONS
+    assert {row["session"] for row in rehearsed.json["rows"]} == labels
+    for _ in range(2):
+        ended = await commands(*other)
+        assert ended.code == 0, ended.out
+        assert {detail["session"] for detail in ended.json["details"]} == labels
+        assert (xnat.count["import"], {session.label for session in xnat.archived}) == (imports + 1, labels)
+    assert sop(900) in xnat.sop_uids()
+
+
+async def test_a_study_of_another_subject_is_held(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path
 ) -> None:
-    """Another journal has archived it under other labels: it stays there, and that is told before anything is sent."""
+    """Another journal has archived it under another subject: whose it is nobody can tell, before anything is sent."""
     commands.login(url)
     assert (await commands("upload", visits, "-P", "demo", "-q")).code == 0
     imports = xnat.count["import"]
-    other = ("-E", "again_{PatientID}", "--state-dir", tmp_path / "new")
+    other = ("-S", "X{PatientID}", "-E", "again_{PatientID}", "--state-dir", tmp_path / "new")
     rehearsed = await commands("upload", visits, "-P", "demo", *other, "--dry-run", "-o", "json")
     assert rehearsed.code == 9
     assert [problem["code"] for problem in rehearsed.json["problems"]] == ["study-on-server"] * SESSIONS

@@ -135,7 +135,7 @@ async def _compared(
     occupants = Occupants(client, archived, rules, RetryPolicy())
     try:
         for project in sorted({row.project_id for row in found.rows if row.project_id}):
-            sessions = {one.label.lower(): one for one in await archived.in_project(project) or ()}
+            sessions = {one.label: one for one in await archived.in_project(project) or ()}
             what = await rules.of(project)
             scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
             filters = await series_filters(client, project)
@@ -178,7 +178,7 @@ async def _misfits(
         (row, there)
         for row in found.rows
         if not row.skip
-        and (there := sessions.get(row.session_label.lower())) is not None
+        and (there := sessions.get(row.session_label)) is not None
         and there.project == row.project_id
         and there.study_uid in {"", row.study_uid}
         and any(misfit(there.type, [modality]) for modality in row.modalities.split())

@@ -85,6 +85,7 @@ async def rehearse_run(
                 overwrite=task.overwrite,
                 source=journal.source,
                 adopt_rows=task.adopt_rows,
+                tries_merging=options.retry_held,
             )
             # Nothing takes time, and nothing is under way that could take effect late.
             options = replace(options, quiet_period=0.0, max_outage=0.0, receipts=False)

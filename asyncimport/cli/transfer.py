@@ -416,6 +416,7 @@ class Uploads:
             event_reason=task.event_reason,
             source=journal.source,
             adopt_rows=task.adopt_rows,
+            tries_merging=task.options.retry_held,
         )
         chosen = Selected(decision.routes, decision.choice)
         async with progress(outcome.totals, self._err, quiet=self._quiet):

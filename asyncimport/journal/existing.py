@@ -26,9 +26,10 @@ class ExistingInstances:
     def adopt(self, claim: Claim, existing: Existing | None) -> AdoptedFiles | None:
         """Record what the archive has of the session of a claim. Return None if the claim is to be sent.
 
-        That is so if the archive has nothing of it, or only what this journal has brought there and XNAT merges with
-        what is queued. Otherwise the claim returns to the queue, and instances that the archive has are not sent, also
-        those that the scan meets later. Nothing proves that the archive has the bytes on disk: they are `presumed`.
+        That is so if the archive has nothing of it, or only what this journal has brought there, under the label of the
+        claim, and XNAT merges that with what is queued. Otherwise the claim returns to the queue, and instances that
+        the archive has are not sent, also those that the scan meets later. Nothing proves that it has the bytes on
+        disk: they are `presumed`.
         """
         with self._connection.transaction():
             (session,) = self._connection.one("SELECT session FROM instance WHERE key = ?", (claim.key,))
@@ -37,7 +38,7 @@ class ExistingInstances:
                 return None
             self._db.execute("INSERT OR REPLACE INTO archived_type VALUES (?, ?)", (session, existing.kind))
             is_ours = self._has_brought(session, existing.held)
-            if is_ours and not self.merge_problem(session):
+            if is_ours and not existing.label and not self.merge_problem(session):
                 return None
             self._db.execute("DELETE FROM in_flight WHERE session = ? AND instance = ?", (session, claim.key))
             self._db.execute("INSERT OR IGNORE INTO queued VALUES (?, ?)", (session, claim.key))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from asyncimport.journal.connection import Connection
 from asyncimport.journal.session_state import SessionState
-from asyncimport.model import Instance, Occupant, Patient, Session
+from asyncimport.model import Claim, Instance, Occupant, Patient, Session
 from asyncimport.routing import TWO_IDS, Ruled, agree, clash, doubts, joined, label_taken, placed, proves_another
 
 # Files of a session come together: of more sessions than this, the journal looks one up again.
@@ -137,6 +137,31 @@ class Sessions:
             f"(subject {first.subject}, session {first.label}; not {session.subject}, {session.label})"
         )
         return replace(known, ruled=ruled)
+
+    def take_label(self, claim: Claim, label: str) -> bool:
+        """Give the session of a claim the label under which the archive has its study; whether it may have that.
+
+        It may not if a plan says another, another study has the label, or a row of it has yet to be archived.
+        """
+        session = claim.instance.session
+        with self._connection.transaction():
+            (has_row,) = self._connection.one(
+                "SELECT EXISTS (SELECT 1 FROM delivery d JOIN session s ON s.key = d.session WHERE s.project = ? "
+                "AND s.study_uid = ? AND d.uri IS NOT NULL AND d.state NOT IN ('ARCHIVED', 'DELETED'))",
+                (session.project, session.study_uid),
+            )
+            if self._is_planned or has_row or self._label_taken(replace(session, label=label)) is not None:
+                return False
+            self._db.execute(
+                "UPDATE session SET label = ? WHERE project = ? AND study_uid = ?",
+                (label, session.project, session.study_uid),
+            )
+            self._sessions.pop((session.project, session.study_uid), None)
+            self._notice(
+                f"study {session.study_uid}: it is in the archive already, and what is new of it goes there "
+                f"(session {label}; not {session.label})"
+            )
+        return True
 
     def _relabel(self, known: _Known, session: Session, patient: Patient) -> str | None:
         """Give a session in the prearchive the labels of changed rules, or return why it cannot have them."""

@@ -65,12 +65,14 @@ class Claim:
 class Existing:
     """What the archive has of a session before anything of it is sent: its address, and SOPInstanceUIDs.
 
-    `kind` is its data type (`xnat:mrSessionData`), "" where files of whatever modality are merged into it.
+    `kind` is its data type (`xnat:mrSessionData`), "" where files of whatever modality are merged into it. `label` is
+    its label where that is another than the session's: the study has been archived under it.
     """
 
     uri: str
     held: frozenset[str]
     kind: str = ""
+    label: str = ""
 
 
 MAY_HAVE_REJECTED = "may have rejected it, which cannot be tried here"

@@ -245,7 +245,7 @@ def _suffix(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the server knows of a project: its sessions by label in lower case, and what drops files there.
+    """What the server knows of a project: its sessions by label, and what drops files there.
 
     `filters` drop series by their SeriesDescription, `scripts` files for whatever reason they have. `rows` are those of
     the prearchive, by StudyInstanceUID and label; `source` and `own` (by address, with the labels that they were begun
@@ -294,7 +294,7 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
         count = row.files or 0 if files is None else files
         return Problem(code, text, advice, row.study_uid, count, row.source)
 
-    there = known.sessions.get(row.session_label.lower())
+    there = known.sessions.get(row.session_label)
     if there is not None and there.study_uid not in {"", row.study_uid}:
         text = f"the session label {row.session_label} is that of another study in the archive"
         yield problem(ProblemCode.LABEL_ON_SERVER, text, "choose another label")

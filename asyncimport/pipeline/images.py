@@ -371,6 +371,12 @@ class _Line:
         except (RefusedError, TransientError) as error:
             # No file is to blame, and each further one would have to ask the same.
             return Withheld(claim, f"the archive could not be asked for its session: {error}")
+        if there is not None and there.label:
+            is_taken = await self._ask(partial(self._journal.sessions.take_label, claim, there.label))
+            self._tell_notices()
+            if not is_taken:
+                # `_meet` says where the study is, and what to do.
+                return None
         adopted = await self._ask(partial(self._journal.existing.adopt, claim, there))
         if there is None or adopted is None:
             return None

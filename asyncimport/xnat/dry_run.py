@@ -37,10 +37,17 @@ class DryRun(Xnat):
         overwrite: str = "none",
         source: str,
         adopt_rows: bool = False,
+        tries_merging: bool = False,
     ) -> None:
         # Nobody waits for what XNAT is at work on.
         super().__init__(
-            client, archive=archive, overwrite=overwrite, source=source, adopt_rows=adopt_rows, patience=0.0
+            client,
+            archive=archive,
+            overwrite=overwrite,
+            source=source,
+            adopt_rows=adopt_rows,
+            tries_merging=tries_merging,
+            patience=0.0,
         )
         self._rules = rules
         self._archived = archived

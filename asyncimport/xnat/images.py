@@ -94,7 +94,8 @@ class Xnat:
     set up) and `event_reason`, which sites with an audit trail ask for. `patience` is how many seconds XNAT may be
     at work on one session; `first_pause` how long to wait before the second look at it (pauses double up to 30 s).
     `source` is what prearchive rows of this journal, and of no other, name as theirs; only those are filled, or with
-    `adopt_rows` those of other journals too.
+    `adopt_rows` those of other journals too. With `tries_merging`, XNAT decides whether sessions of two data types are
+    one, where it does not tell this user.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Xnat:
         event_reason: str = "",
         source: str = OUR_SOURCE,
         adopt_rows: bool = False,
+        tries_merging: bool = False,
         policy: RetryPolicy | None = None,
         patience: float = 3600.0,
         first_pause: float = 1.0,
@@ -119,6 +121,7 @@ class Xnat:
         self._manners += f"&event_reason={quote(event_reason, safe='')}" if event_reason else ""
         self._source = source
         self._adopt_rows = adopt_rows
+        self._tries_merging = tries_merging
         self._policy = policy or RetryPolicy()
         self._patience = patience
         self._first_pause = first_pause
@@ -220,8 +223,12 @@ class Xnat:
         there = await find_session(self._client, session, self._policy, self._rules)
         if there.problem is not None:
             raise OccupiedError(f"{there.problem}; {_OTHER_LABEL}")
+        label = ""
         if not there.experiments:
-            return None
+            elsewhere = await self._occupants.session_of_study(session)
+            if elsewhere is None:
+                return None
+            there, label = Found((elsewhere,)), elsewhere.label
         held = await held_of_session(self._client, session, there.experiments, frozenset(), self._policy)
         is_first = claim.delivery.number == 1
         hidden = held and is_first and claim.instance.sop_uid not in held and self._overwrite == "none"
@@ -231,9 +238,10 @@ class Xnat:
                 "of them; `--overwrite append --retry held` sends all, in the place of what is there"
             )
         kind = there.experiments[0].type
-        if len(there.experiments) > 1 or await self._rules.merges_modalities():
+        merges = await self._rules.merges_modalities()
+        if len(there.experiments) > 1 or merges or (merges is None and self._tries_merging):
             kind = ""
-        return Existing(_address(session, there.experiments[0]), frozenset(held), kind)
+        return Existing(_address(session, there.experiments[0]), frozenset(held), kind, label)
 
     async def occupants(self, session: Session) -> Sequence[Occupant]:
         """Tell whom the archived sessions of the subject of a session name: one listing of a project serves for all.

@@ -98,14 +98,24 @@ class Occupants:
             listed = await self._in_project(session.project)
             self._wanted |= dict.fromkeys(one for one in listed.doubtful(session) if one not in self._owners)
 
+    async def session_of_study(self, session: Session) -> Experiment | None:
+        """Return the session that the archive has of a study, under another label of the same subject.
+
+        None: it has none, or several. Raises: TransientError.
+        """
+        study = (await self._in_project(session.project)).studies.get(session.study_uid, ())
+        is_one = len(study) == 1 and study[0].label != session.label and same_label(study[0].subject, session.subject)
+        return study[0] if is_one else None
+
     async def study_elsewhere(self, session: Session) -> str | None:
         """Say where the archive has the study of a session under another label; None: it has not.
 
-        Raises: TransientError.
+        XNAT finds a session to merge into by its label as it is (XnatExperimentdata.GetExptByProjectIdentifier), so one
+        in another case is another. Raises: TransientError.
         """
         study = (await self._in_project(session.project)).studies.get(session.study_uid, ())
         # It may lie under its own label too, and XNAT may have divided it.
-        is_own = any(same_label(one.label, session.label) for one in study) or parts_among(study, session)
+        is_own = any(one.label == session.label for one in study) or parts_among(study, session)
         if not study or is_own:
             return None
         return (

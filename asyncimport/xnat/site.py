@@ -140,7 +140,7 @@ class SiteRules:
         self._client = client
         self._policy = policy
         self._found: dict[str, Droppers] = {}
-        self._merges: bool | None = None
+        self._merges: list[bool | None] = []
         self._turn = anyio.Lock()
 
     async def of(self, project: str) -> Droppers:
@@ -150,16 +150,17 @@ class SiteRules:
                 self._found[project] = await droppers(self._client, project, self._policy)
         return self._found[project]
 
-    async def merges_modalities(self) -> bool:
-        """Whether the site merges sessions of two data types. XNAT does not unless it is set so, and tells admins only.
+    async def merges_modalities(self) -> bool | None:
+        """Whether the site merges sessions of two data types; None: XNAT does not tell, as only to administrators.
 
-        Raises: TransientError.
+        By default it does not. Raises: TransientError.
         """
         async with self._turn:
-            if self._merges is None:
+            if not self._merges:
                 path = "/xapi/siteConfig/preventCrossModalityMerge"
-                self._merges = await self._client.ask("GET", path, replies.setting, self._policy) is False
-        return self._merges
+                prevents = await self._client.ask("GET", path, replies.setting, self._policy)
+                self._merges.append(None if prevents is None else not prevents)
+        return self._merges[0]
 
 
 async def droppers(client: Client, project: str, policy: RetryPolicy) -> Droppers:
