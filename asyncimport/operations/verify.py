@@ -101,7 +101,7 @@ async def verify(
     result = VerifyResult()
     with ended_in(result, stop):
         if request.safe_to_delete is not None:
-            check_place(request.safe_to_delete)
+            await anyio.to_thread.run_sync(check_place, request.safe_to_delete)
         await _carry_out(request, result, stop, report)
     return result
 
