@@ -12,7 +12,7 @@ import pytest
 from conftest import Commands
 from scenery import image, sop, upload, write
 
-from asyncimport.cli.output import exit_code
+from asyncimport.model.summary import exit_code
 from asyncimport.testserver import Fault, Project, Tell, TestXnat
 
 pytestmark = pytest.mark.anyio

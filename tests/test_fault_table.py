@@ -22,7 +22,6 @@ from aiohttp import web
 from scenery import QUICK, image, listening, logged_in, no_sleep, sop, upload, write
 from yarl import URL
 
-from asyncimport.cli.output import exit_code
 from asyncimport.errors import (
     FatalError,
     LoginRefusedError,
@@ -32,6 +31,7 @@ from asyncimport.errors import (
 from asyncimport.model import Outcome, SessionReport, Summary
 from asyncimport.model.events import Away, Event, Repeated, Settled
 from asyncimport.model.options import Options
+from asyncimport.model.summary import exit_code
 from asyncimport.pacing.outage import RetryBudget
 from asyncimport.pacing.retry import RetryPolicy, retrying
 from asyncimport.pacing.shutdown import Stop

@@ -32,7 +32,6 @@ from journals import (
     whole_run,
 )
 
-from asyncimport.cli.output import exit_code
 from asyncimport.errors import JournalError
 from asyncimport.journal import Journal, JournalReader, VanishedFiles
 from asyncimport.model import (
@@ -58,6 +57,7 @@ from asyncimport.model import (
     Stored,
     Verdict,
 )
+from asyncimport.model.summary import exit_code
 
 E1, E2, E3 = session("E1"), session("E2", subject="S2"), session("E3", subject="S3")
 

@@ -13,11 +13,11 @@ from conftest import Commands
 from journals import instance, opened
 from scenery import image, router, sop, states_in, upload, write
 
-from asyncimport.cli.output import exit_code
 from asyncimport.journal import Admission, AdoptedFiles, Journal, JournalReader
 from asyncimport.model import Existing, Files, Stored
 from asyncimport.model.events import Event, Found, Settled
 from asyncimport.model.options import Options
+from asyncimport.model.summary import exit_code
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Fault, Script, Status, TestXnat
 

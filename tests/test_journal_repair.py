@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from journals import ROOT, RULES, Disk, archived, instance, names, opened, scan, sealed_by, send, session, stored, uri
 
-from asyncimport.cli.output import exit_code
 from asyncimport.journal import Journal, JournalReader
 from asyncimport.model import (
     Archived,
@@ -25,6 +24,7 @@ from asyncimport.model import (
     Stored,
     Verdict,
 )
+from asyncimport.model.summary import exit_code
 
 E1, E2 = session("E1"), session("E2", subject="S2")
 SOP = "1.2.E1"

@@ -29,7 +29,6 @@ from scenery import (
 from test_pipeline import Memory, Shelf, move, study
 
 from asyncimport.cli import main
-from asyncimport.cli.output import exit_code
 from asyncimport.errors import LoginRefusedError, TransientError
 from asyncimport.journal import Journal
 from asyncimport.model import (
@@ -45,6 +44,7 @@ from asyncimport.model import (
     Verdict,
 )
 from asyncimport.model.options import Options
+from asyncimport.model.summary import exit_code
 from asyncimport.pipeline.images import Stop, run
 from asyncimport.testserver import Fault, Script, Status, Tell, TestXnat
 from asyncimport.xnat import replies

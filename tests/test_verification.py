@@ -17,11 +17,11 @@ from conftest import Commands
 from pydicom.uid import SecondaryCaptureImageStorage
 from scenery import AT_ONCE, image, logged_in, router, sop, upload, write
 
-from asyncimport.cli.output import exit_code
 from asyncimport.journal import JournalReader
 from asyncimport.journal.database import connect_read_only
 from asyncimport.model import Session
 from asyncimport.model.options import Options
+from asyncimport.model.summary import exit_code
 from asyncimport.operations.comparison import Finding, look
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Administer, Fault, RowStatus, Script, Status, Tell, TestXnat, serve

@@ -1,6 +1,6 @@
 """The command line: parse, call, write, exit. The commands are thin; what they do is elsewhere."""
 
-from asyncimport.cli.collector import put_off
+from asyncimport.system.collector import put_off
 
 __all__ = ["main"]
 

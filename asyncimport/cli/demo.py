@@ -101,20 +101,21 @@ def _plan(out: Console, files: Path, url: str) -> None:
 
 
 def _upload(out: Console, err: Console, directory: Path, url: str, *, quiet: bool) -> int:
-    from asyncimport.cli.routes import rules_from
-    from asyncimport.cli.transfer import Transfer, transfer
+    from asyncimport.cli.uploading import run_upload
+    from asyncimport.operations.rules import rules_from
+    from asyncimport.operations.server import Server
+    from asyncimport.operations.upload import UploadRequest
     from asyncimport.xnat.client import Credentials
 
     out.print(Text("\n4. The upload", style="bold"))
-    task = Transfer(
+    request = UploadRequest(
+        server=Server(url, Credentials("demo", "demo")),
         sources=[directory / "files"],
-        host=url,
-        credentials=Credentials("demo", "demo"),
         project="demo",
         routes=rules_from("demo", None, None, None, None),
         state_dir=directory / "state",
     )
-    return transfer(task, out, err, as_json=False, quiet=quiet)
+    return run_upload(request, out, err, quiet=quiet)
 
 
 def _explain(out: Console, url: str, code: int, expected: int) -> bool:

@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asyncimport.errors import FILES_LACK, SESSION_HELD, AsyncimportError
-from asyncimport.model import NOTHING_KEPT, AttachmentCounts, Files, SessionReport, Stray, SubjectCounts, Summary
+from asyncimport.errors import AsyncimportError
+from asyncimport.model import AttachmentCounts, Files, SessionReport, Stray, SubjectCounts, Summary
 from asyncimport.model.csv_table import Flaw
+from asyncimport.model.summary import is_unseen
 from asyncimport.model.texts import plain
 from asyncimport.reporting.progress import human_bytes, human_seconds
 
 __all__ = [
     "consoles",
-    "exit_code",
     "flaws_json",
     "plain",
     "show_error",
@@ -85,32 +85,6 @@ def show_stopped(console: Console, number: int | None, *, as_json: bool) -> int:
         write_json({"exit_code": code, "error": {"message": "stopped", "hint": None}})
     console.print(Text("stopped"))
     return code
-
-
-def exit_code(summary: Summary) -> int:
-    """Return the code of a run that came to its end: 0, 8 when files are lacking, 9 when only sessions are.
-
-    What an earlier run saw dropped by a filter or a script of the site does not count again.
-    """
-    files = summary.files
-    # What nobody asked for is no problem.
-    skipped = files.skipped - sum(problem.files for problem in summary.problems if problem.kind == "excluded")
-    if skipped or files.unreadable or files.refused or files.failed or summary.containers or summary.links:
-        return FILES_LACK
-    attachments = summary.attachments
-    # What is refused is lacking, whichever run was told so.
-    if attachments.skipped or attachments.refused or attachments.already_refused or attachments.failed:
-        return FILES_LACK
-    if summary.subjects.refused or summary.subjects.failed:
-        return FILES_LACK
-    for report in summary.sessions:
-        if report.state in {"held", "open"} and report.reason != NOTHING_KEPT:
-            return SESSION_HELD
-        if _unseen(report):
-            return SESSION_HELD
-    # What is left in the prearchive, as asked, has no place in the archive for them yet.
-    waits = attachments.left and not summary.count("prearchive")
-    return SESSION_HELD if files.left or waits else 0
 
 
 def summary_json(
@@ -256,7 +230,7 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
         again = "`asyncimport verify` looks whether they are still there"
         console.print(Text(f"  {len(days):,} of them were archived {when}; {again}"))
     _show_sessions(
-        console, [report for report in summary.sessions if report.state in {"held", "open"} or _unseen(report)]
+        console, [report for report in summary.sessions if report.state in {"held", "open"} or is_unseen(report)]
     )
     for problem in summary.problems[:_SHOWN]:
         console.print(Text(f"  {problem.kind}: {problem.files:,} x {plain(problem.reason)}"))
@@ -289,15 +263,10 @@ def _show_subjects(console: Console, subjects: SubjectCounts) -> None:
     console.print(Text(f"{subjects.found:,} subjects: {', '.join(counts)}", style="bold"))
 
 
-def _unseen(report: SessionReport) -> bool:
-    """Whether the session is in the archive, and nobody could look into it there."""
-    return report.state == "archived" and report.verified is None
-
-
 def _show_sessions(console: Console, reports: list[SessionReport]) -> None:
     for report in reports[:_SHOWN]:
         session = report.session
-        why = report.reason or ("could not be verified; the next run looks again" if _unseen(report) else "")
+        why = report.reason or ("could not be verified; the next run looks again" if is_unseen(report) else "")
         reason = f": {plain(why)}" if why else ""
         console.print(Text(f"  {report.state}: {session.project} / {session.subject} / {session.label}{reason}"))
     if len(reports) > _SHOWN:

@@ -1,11 +1,8 @@
 """`asyncimport plan`: what would go where, and every problem, before a byte is sent."""
 
-import hashlib
 import os
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,32 +42,19 @@ from asyncimport.cli.options import (
     Truncated,
 )
 from asyncimport.cli.output import consoles, plain, show_error, show_stopped, write_json
-from asyncimport.cli.routes import choice_from, choice_text, rules_from
-from asyncimport.cli.running import Stopped, progress, stopped_by
+from asyncimport.cli.running import Stopped, stopped_by
+from asyncimport.cli.uploading import Display
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.journal import HeaderCache, LockWait, SubjectPatient
-from asyncimport.operations.journals import state_directory
-from asyncimport.operations.plan import Plan, Planning, draft_plan, make_plan, survey
-from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
-from asyncimport.reporting.progress import Totals, human_bytes
-from asyncimport.routing import (
-    NOTHING_GIVEN,
-    AttachRule,
-    Choice,
-    Given,
-    Problem,
-    ProblemCode,
-    Router,
-    Severity,
-    code_of,
-    resource_of,
-)
+from asyncimport.operations.plan import Plan
+from asyncimport.operations.rules import choice_from, choice_text, rules_from
+from asyncimport.operations.scan import plan_of
+from asyncimport.reporting.progress import human_bytes
+from asyncimport.routing import Problem, ProblemCode, Severity, code_of
 from asyncimport.routing.plan_file import PlanRow, split, write_plan
 from asyncimport.source.folder import Folder
 from asyncimport.system.output_files import advice, check_output, replacing
-from asyncimport.system.threads import in_threads
 
-__all__ = ["plan", "plan_code", "plan_json", "plan_of", "show_plan", "streams", "survey_path"]
+__all__ = ["plan", "plan_code", "plan_json", "show_plan"]
 
 _SHOWN = 20
 # Stands in a plan's studies for a project that the upload will name.
@@ -134,8 +118,7 @@ def plan(
             ),
             routes,
             state_dir,
-            err,
-            quiet=quiet,
+            Display(err, lambda _: None, quiet=quiet),
             truncated=truncated == "send",
             merge_patients=merge_patients,
             suffix=on_collision == "suffix",
@@ -175,95 +158,6 @@ def plan(
 async def _until_stopped(make: Callable[..., Awaitable[Plan | None]], stopped: Stopped) -> Plan | None:
     with stopped_by(stopped) as stop:
         return await make(stop=stop)
-
-
-async def _as_they_are(_: Sequence[str]) -> Mapping[str, str | AsyncimportError]:
-    return {}
-
-
-async def _nothing(_: Mapping[str, str]) -> Given:
-    return NOTHING_GIVEN
-
-
-async def plan_of(
-    source: Folder,
-    routes: Planning,
-    state_dir: Path | None,
-    err: Console,
-    *,
-    stop: Stop,
-    quiet: bool,
-    truncated: bool,
-    merge_patients: bool,
-    suffix: bool,
-    choice: Choice,
-    limit: int | None,
-    quiet_time: float,
-    attach: Sequence[AttachRule] = (),
-    residents: Iterable[SubjectPatient] = (),
-    projects: Callable[[Sequence[str]], Awaitable[Mapping[str, str | AsyncimportError]]] = _as_they_are,
-    given: Callable[[Mapping[str, str]], Awaitable[Given]] = _nothing,
-) -> Plan | None:
-    """Scan a source with progress, remembering what was found, and make a plan of it; None when it was stopped.
-
-    `projects` tells the IDs of projects, or why they are closed, `given` the sessions of those that are open, by ID of
-    the name that the rules have for it. The others are as in `make_plan`.
-    """
-    path = survey_path(source, state_dir)
-    lock_wait = LockWait(tell=lambda text: err.print(Text(plain(text))), ends=partial(stop.ends_at, LOCK_SECONDS))
-    # While another program has locked it, a stop ends the wait.
-    with suppress(StoppedError):
-        async with in_threads(partial(HeaderCache, path, lock_wait)) as found:
-            totals = Totals()
-            with stop.at_once():
-                async with progress(totals, err, quiet=quiet):
-                    await survey(source, found, totals.note)
-            if stop.requested:
-                return None
-            looks = await anyio.to_thread.run_sync(found.unsettled, time.time(), quiet_time) if quiet_time else None
-            draft = partial(
-                draft_plan, found, routes, relative=source.relative, truncated=truncated, choice=choice, suffix=suffix
-            )
-            drafted = await anyio.to_thread.run_sync(draft)
-            names = await projects(drafted.projects)
-            there = await given({name: _id_in(names, name) for name in drafted.projects if _id_in(names, name)})
-            if routes.needs_whole_study and there != NOTHING_GIVEN:
-                drafted = await anyio.to_thread.run_sync(partial(draft, given=there))
-            make = partial(
-                make_plan,
-                found,
-                drafted,
-                projects=names,
-                given=there,
-                residents=residents,
-                streams=streams(routes, suffix=suffix, choice=choice, limit=limit, quiet_time=quiet_time),
-                truncated=truncated,
-                merge_patients=merge_patients,
-                suffix=suffix,
-                limit=limit,
-                looks=looks,
-                resource_of=lambda path: resource_of(attach, source.relative(path).replace(os.sep, "/")),
-            )
-            return await anyio.to_thread.run_sync(make)
-    return None
-
-
-def streams(routes: Planning, *, suffix: bool, choice: Choice, limit: int | None, quiet_time: float) -> bool:
-    """Whether an upload sends while it walks, as nothing of what it is told needs all studies."""
-    is_whole = not isinstance(routes, Router) or suffix or routes.project is None or routes.needs_whole_study
-    return not (is_whole or limit is not None or quiet_time) and choice.is_everything
-
-
-def survey_path(source: Folder, state_dir: Path | None) -> Path:
-    """Return the file that remembers what a source holds."""
-    digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return state_directory(state_dir) / f"scan-{digest}.survey"
-
-
-def _id_in(names: Mapping[str, str | AsyncimportError], name: str) -> str:
-    """Return the ID of a project; "" where it is closed."""
-    found = names.get(name, name)
-    return found if isinstance(found, str) else ""
 
 
 def plan_code(found: Plan) -> int:

@@ -19,7 +19,7 @@ from rich.text import Text
 from asyncimport.cli.options import Output
 from asyncimport.cli.output import show_error, write_json
 from asyncimport.errors import worst
-from asyncimport.pacing.shutdown import Stop
+from asyncimport.pacing.shutdown import Stop, Terminated
 from asyncimport.reporting.progress import Totals
 
 if TYPE_CHECKING:
@@ -81,30 +81,44 @@ class Stopped:
 
 
 @contextmanager
-def stopped_by(result: _Stoppable) -> Iterator[Stop]:
+def stopped_by(result: _Stoppable, when_stopped: Callable[[], None] = lambda: None) -> Iterator[Stop]:
     """Give a stop that SIGINT and SIGTERM ask for; the first of them stands in the result."""
     stop = Stop()
 
     def stopped(number: int) -> None:
-        result.signal = result.signal or number
+        if result.signal is None:
+            result.signal = number
+            when_stopped()
         stop.request(number)
 
     with on_signals(stopped):
         yield stop
 
 
-def run_operation(operation: Callable[..., Awaitable[R]]) -> R:
-    """Run an operation, which SIGINT and SIGTERM stop."""
+def run_operation(
+    operation: Callable[..., Awaitable[R]], *, when_stopped: Callable[[], None] = lambda: None, empty: R | None = None
+) -> R:
+    """Run an operation, which SIGINT and SIGTERM stop; `when_stopped` is called at the first of them.
+
+    Where a signal comes before the operation listens for it, the result is `empty`, if that is given.
+    """
     stopped = Stopped()
+    results = [] if empty is None else [empty]
 
-    async def run() -> R:
-        with stopped_by(stopped) as stop:
-            return await operation(stop=stop)
+    async def run() -> None:
+        with stopped_by(stopped, when_stopped) as stop:
+            results.append(await operation(stop=stop))
 
-    result = anyio.run(run)
-    # It may have come when the operation had just ended.
-    result.signal = stopped.signal
-    return result
+    try:
+        anyio.run(run)
+    except (KeyboardInterrupt, Terminated) as error:
+        if not results:
+            raise
+        stopped.signal = stopped.signal or (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+    if stopped.signal is not None:
+        # It may have come when the operation had just ended.
+        results[-1].signal = stopped.signal
+    return results[-1]
 
 
 def counted(err: Console, what: str, *, step: int, quiet: bool) -> Callable[[int, int], None]:

@@ -1,10 +1,12 @@
 """`asyncimport upload`: the main job."""
 
+import functools
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from asyncimport.cli.options import (
     CaBundle,
@@ -41,10 +43,13 @@ from asyncimport.cli.options import (
     hidden,
     variable,
 )
-from asyncimport.cli.output import consoles, show_error, show_flaws, summary_json, write_json
-from asyncimport.cli.profiles import login_from
+from asyncimport.cli.output import consoles, show_error, show_flaws, show_stopped, summary_json, write_json
+from asyncimport.cli.profiles import server_from
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.model.options import AUTO_CEILING, Options, bytes_of, seconds_of
+
+if TYPE_CHECKING:
+    from asyncimport.operations.upload import UploadRequest
 
 __all__ = ["upload"]
 
@@ -216,18 +221,20 @@ def upload(
 
     It sends the files as they are: it does not de-identify.
     """
-    from asyncimport.cli.routes import carried_choice, choice_from, plan_from, rules_from
-    from asyncimport.cli.transfer import Transfer, transfer
+    from asyncimport.cli.uploading import run_upload
     from asyncimport.demographics import header_keywords
     from asyncimport.operations.plan import PlannedRoutes
+    from asyncimport.operations.rules import carried_choice, choice_from, plan_from, rules_from
     from asyncimport.operations.subjects import read_table
+    from asyncimport.operations.upload import UploadRequest
     from asyncimport.pipeline.demographics import Wishes
     from asyncimport.routing import AttachRule
     from asyncimport.xnat.client import Timeouts
 
     out, err = consoles(no_color=no_color)
     try:
-        host, name, password = login_from(host, user, profile, password_stdin=password_stdin, insecure=insecure)
+        server = server_from(host, user, profile, ca_bundle, password_stdin=password_stdin, insecure=insecure)
+        host = server.host
         if subject is not None and os.path.exists(subject):  # noqa: PTH110 - any text may stand here
             raise UsageError(f"--subject {subject} is the name of a file", hint="give a template such as {PatientID}")
         if truncated not in {"skip", "send"}:
@@ -292,13 +299,10 @@ def upload(
             write_json(summary_json(None, run=None, host=host, seconds=0.0, code=error.exit_code, error=error))
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
-    from asyncimport.xnat.client import Credentials
-
     show_flaws(err, flaws)
-    task = Transfer(
+    request = UploadRequest(
+        server=server,
         sources=sources,
-        host=host,
-        credentials=Credentials(name, password),
         project=project or "",
         routes=routes,
         suffix=on_collision == "suffix",
@@ -323,19 +327,41 @@ def upload(
         follow_links=follow_links,
         journal=journal,
         state_dir=state_dir,
-        ca_bundle=ca_bundle,
-        verify=not insecure,
         receipts=receipts,
+    )
+    if dry_run:
+        raise typer.Exit(_dry_run(request, out, err, as_json=output is Output.JSON, quiet=quiet))
+    code = run_upload(
+        request,
+        out,
+        err,
+        as_json=output is Output.JSON,
+        quiet=quiet,
         events=events,
         log_file=log_file,
         verbose=verbose,
     )
-    if dry_run:
-        from asyncimport.cli.rehearsal import rehearse
+    raise typer.Exit(code)
 
-        raise typer.Exit(rehearse(task, out, err, as_json=output is Output.JSON, quiet=quiet))
-    if pause is not None:
-        from asyncimport.cli.watching import watch_source
 
-        raise typer.Exit(watch_source(task, out, err, as_json=output is Output.JSON, quiet=quiet))
-    raise typer.Exit(transfer(task, out, err, as_json=output is Output.JSON, quiet=quiet))
+def _dry_run(request: "UploadRequest", out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
+    from asyncimport.cli.plan import plan_json, show_plan
+    from asyncimport.cli.running import run_operation
+    from asyncimport.cli.uploading import Display
+    from asyncimport.operations.dry_run import DryRunResult, dry_run
+
+    display = Display(err, lambda _: None, quiet=quiet)
+    result = run_operation(functools.partial(dry_run, request, report=display), empty=DryRunResult())
+    error = result.error
+    if error is not None:
+        if as_json:
+            message = {"message": str(error), "hint": error.hint or None}
+            write_json({"exit_code": error.exit_code, "error": message})
+        show_error(err, error)
+    elif result.plan is None:
+        return show_stopped(err, result.signal, as_json=as_json)
+    elif as_json:
+        write_json(plan_json(result.plan, [], result.exit_code))
+    else:
+        show_plan(out, result.plan)
+    return result.exit_code

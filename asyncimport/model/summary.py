@@ -1,9 +1,21 @@
 """What there is to tell at the end of a run."""
 
+from asyncimport.errors import FILES_LACK, SESSION_HELD
 from asyncimport.model.files import Session
 from asyncimport.model.record import record
 
-__all__ = ["NOTHING_KEPT", "AttachmentCounts", "Files", "Problem", "SessionReport", "Stray", "SubjectCounts", "Summary"]
+__all__ = [
+    "NOTHING_KEPT",
+    "AttachmentCounts",
+    "Files",
+    "Problem",
+    "SessionReport",
+    "Stray",
+    "SubjectCounts",
+    "Summary",
+    "exit_code",
+    "is_unseen",
+]
 
 
 @record
@@ -152,3 +164,34 @@ class Summary:
     def count(self, state: str) -> int:
         """Return the number of sessions in this state."""
         return sum(report.state == state for report in self.sessions)
+
+
+def exit_code(summary: Summary) -> int:
+    """Return the code of a run that came to its end: 0, 8 when files are lacking, 9 when only sessions are.
+
+    What an earlier run saw dropped by a filter or a script of the site does not count again.
+    """
+    files = summary.files
+    # What nobody asked for is no problem.
+    skipped = files.skipped - sum(problem.files for problem in summary.problems if problem.kind == "excluded")
+    if skipped or files.unreadable or files.refused or files.failed or summary.containers or summary.links:
+        return FILES_LACK
+    attachments = summary.attachments
+    # What is refused is lacking, whichever run was told so.
+    if attachments.skipped or attachments.refused or attachments.already_refused or attachments.failed:
+        return FILES_LACK
+    if summary.subjects.refused or summary.subjects.failed:
+        return FILES_LACK
+    for report in summary.sessions:
+        if report.state in {"held", "open"} and report.reason != NOTHING_KEPT:
+            return SESSION_HELD
+        if is_unseen(report):
+            return SESSION_HELD
+    # What is left in the prearchive, as asked, has no place in the archive for them yet.
+    waits = attachments.left and not summary.count("prearchive")
+    return SESSION_HELD if files.left or waits else 0
+
+
+def is_unseen(report: SessionReport) -> bool:
+    """Whether the session is in the archive, and nobody could look into it there."""
+    return report.state == "archived" and report.verified is None

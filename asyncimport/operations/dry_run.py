@@ -1,143 +1,219 @@
-"""A plan as a run would carry it out: what its rehearsal comes to outweighs what the plan expects."""
+"""What an upload would do: its plan, and what the server says of that; nothing is sent or written down."""
 
-import re
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
-from asyncimport import model
-from asyncimport.model import NOTHING_KEPT, Session, SessionReport, Summary
-from asyncimport.operations.plan import Plan
-from asyncimport.routing import Problem, ProblemCode
-from asyncimport.routing.plan_file import PlanRow
+import anyio
+import anyio.to_thread
 
-__all__ = ["as_rehearsed"]
+from asyncimport.errors import JournalError, TransientError, UnavailableError, UsageError
+from asyncimport.journal import HeaderCache, JournalReader, SubjectPatient
+from asyncimport.model import Session
+from asyncimport.operations.decision import decide, no_dicom
+from asyncimport.operations.observer import Observer
+from asyncimport.operations.plan import Known, Plan, with_archive
+from asyncimport.operations.rehearsal import rehearse
+from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.scan import survey_path
+from asyncimport.operations.upload import UploadRequest
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.pacing.shutdown import Stop
+from asyncimport.routing import Choice, ProblemCode, misfit
+from asyncimport.source.folder import Folder
+from asyncimport.xnat.archive import ArchivedSessions, held_of_session
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.inspection import series_filters
+from asyncimport.xnat.occupants import Occupants
+from asyncimport.xnat.prearchive import PrearchiveRows
+from asyncimport.xnat.replies import Experiment
+from asyncimport.xnat.site import SiteRules
 
-_ARRIVES = frozenset({"archived", "prearchive"})
-_SAYS_OPEN = frozenset({ProblemCode.BEING_WRITTEN, ProblemCode.PART_OF_STUDY})
-_KEPT_ADVICE = "what is new of it goes there"
-_LEFT_ADVICE = "see what it waits for, and run the upload again"
-_OF_KIND = {
-    "failed": (ProblemCode.FILES_FAILED, "bring it back; --partial archive does without it"),
-    "refused": (ProblemCode.FILES_REFUSED, "it is told as refused"),
-    "skipped": (ProblemCode.FILES_SKIPPED, "see what differs"),
-}
+__all__ = ["DryRunResult", "dry_run"]
 
 
-def as_rehearsed(plan: Plan, summary: Summary, disputed: Collection[str]) -> Plan:
-    """Return a plan that says of each study what the run does with it, by the summary of its rehearsal.
+@dataclass(slots=True, kw_only=True)
+class DryRunResult(Result):
+    """The plan of a run, compared with the archive, and the exit code that the run will end with."""
 
-    Of `disputed` studies (UIDs) the run skips files, for where they would go.
+    plan: Plan | None = None
+    foretold: int = 0
+
+    @property
+    def findings_code(self) -> int:
+        """Return what the run will end with."""
+        return self.foretold
+
+
+async def dry_run(request: UploadRequest, *, report: Observer | None = None, stop: Stop | None = None) -> DryRunResult:
+    """Log in, decide as a run does, and compare what would be sent with the archive. Nothing is sent or written."""
+    stop, observer = stop or Stop(), report or Observer()
+    result = DryRunResult()
+    with ended_in(result, stop):
+        source = await anyio.to_thread.run_sync(request.source)
+        with stop.at_once():
+            await _plan(request, source, observer, stop, result)
+    return result
+
+
+async def _plan(task: UploadRequest, source: Folder, observer: Observer, stop: Stop, result: DryRunResult) -> None:
+    """Decide, compare the plan with the archive, and foretell the exit code."""
+    async with task.server.connect(connections=4, timeouts=task.timeouts) as client:
+        archived, site = ArchivedSessions(client, RetryPolicy()), SiteRules(client, RetryPolicy())
+        decision = await decide(
+            task.wanted(),
+            source,
+            client,
+            observer,
+            stop=stop,
+            archived=archived,
+            site=site,
+            is_plan_shown=True,
+        )
+        if decision is not None and decision.plan is not None:
+            if not (decision.plan.rows or decision.plan.problems):
+                raise no_dicom(source, sum(count for _, count in decision.plan.not_dicom))
+            found = await _compared(task, source, client, archived, site, decision.journal, decision.plan)
+            result.plan, result.foretold = await rehearse(task, client, archived, site, decision, found, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Journalled:
+    """What a journal knows that decides how the archive is to be read: see `Known` and `JournalReader`."""
+
+    source: str | None = ""
+    own: Mapping[str, Session] = field(default_factory=dict)
+    brought: frozenset[tuple[str, str, str]] = frozenset()
+    residents: Sequence[SubjectPatient] = ()
+
+    @classmethod
+    def read(cls, journal: Path, *, after_reroute: bool) -> "_Journalled":
+        """Read it; nobody asks what it has begun where it cannot be read."""
+        if not journal.exists():
+            return cls()
+        try:
+            with JournalReader.open(journal) as ledger:
+                return cls(
+                    ledger.about().get("source", ""),
+                    ledger.prearchive_sessions(),
+                    ledger.archived_labels(),
+                    ledger.subject_patients(after_reroute=after_reroute),
+                )
+        except (JournalError, UsageError):
+            # The run itself reports what is wrong with it.
+            return cls(None)
+
+
+async def _compared(
+    task: UploadRequest,
+    source: Folder,
+    client: Client,
+    archived: ArchivedSessions,
+    rules: SiteRules,
+    journal: Path,
+    found: Plan,
+) -> Plan:
+    read = partial(_Journalled.read, journal, after_reroute=task.reroute)
+    ours = await anyio.to_thread.run_sync(read)
+    known: dict[str, Known] = {}
+    occupants = Occupants(client, archived, rules, RetryPolicy())
+    try:
+        for project in sorted({row.project_id for row in found.rows if row.project_id}):
+            sessions = {one.label: one for one in await archived.in_project(project) or ()}
+            what = await rules.of(project)
+            scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
+            filters = await series_filters(client, project)
+            rows = await PrearchiveRows(client).in_project(project)
+            there = {} if task.merge_patients else await occupants.in_project(project)
+            misfits = await _misfits(task, source, client, rules, journal, found, sessions)
+            known[project] = Known(
+                sessions,
+                filters,
+                scripts,
+                rows,
+                None if task.adopt_rows else ours.source,
+                ours.own,
+                {
+                    subject: [one for one in who if (project, subject, one.session.label.lower()) not in ours.brought]
+                    for subject, who in there.items()
+                },
+                [one for one in ours.residents if one.project == project],
+                {**misfits, **await _in_the_way(occupants, found, project)},
+            )
+    except TransientError as error:
+        raise UnavailableError(f"the archive could not be compared with the plan: {error}") from error
+    return with_archive(found, known)
+
+
+async def _misfits(
+    task: UploadRequest,
+    source: Folder,
+    client: Client,
+    rules: SiteRules,
+    journal: Path,
+    found: Plan,
+    sessions: Mapping[str, Experiment],
+) -> dict[str, tuple[ProblemCode, str]]:
+    """Say of each study of a plan why XNAT would not merge what is new of it into its session.
+
+    Which instances are new is asked only where it matters: where not each of their modalities fits.
     """
-    reports: dict[str, list[SessionReport]] = defaultdict(list)
-    for one in summary.sessions:
-        reports[one.session.study_uid].append(one)
-    told: dict[str, list[Problem]] = defaultdict(list)
-    for problem in plan.problems:
-        told[problem.study_uid].append(problem)
-    rows: list[PlanRow] = []
-    found: list[Problem] = []
-    settled: set[str] = set()
-    skipped = {about: one for one in summary.problems if one.kind == "skipped" and (about := _study_of(one.reason))}
-    for row in plan.rows:
-        uid = row.study_uid
-        report = _take(reports[uid], row.project_id)
-        if report is None:
-            # Nothing of it was admitted.
-            why = None if row.skip else skipped.get(uid)
-            found += [] if why is None else [_skipped(row, why)]
-            rows.append(row if why is None else replace(row, skip=True, problems=_with(row, ProblemCode.STUDY_SKIPPED)))
-        elif report.state in _ARRIVES and uid not in disputed:
-            rows.append(_arriving(row, report.session, told[uid]))
-            settled.add(uid)
-            found += _moved(row, report, told[uid])
-        else:
-            found += (more := [*_left(row, report, told[uid])])
-            words = _with(row, *(problem.code for problem in more))
-            rows.append(replace(row, skip=row.skip or _is_held(report), problems=words))
-    for uid, others in reports.items():
-        found += (problem for other in others for problem in _left(None, other, told[uid]))
-    kept = [one for one in plan.problems if not one.is_error or one.study_uid not in settled]
-    return replace(plan, rows=tuple(rows), problems=(*kept, *found, *_of_files(summary, [*kept, *found])))
+    doubtful = [
+        (row, there)
+        for row in found.rows
+        if not row.skip
+        and (there := sessions.get(row.session_label)) is not None
+        and there.project == row.project_id
+        and there.study_uid in {"", row.study_uid}
+        and any(misfit(there.type, [modality]) for modality in row.modalities.split())
+    ]
+    if not doubtful or await rules.merges_modalities():
+        return {}
+    look = partial(_modalities, source, task.state_dir, journal, task.choice, truncated=task.options.send_truncated)
+    reasons: dict[str, tuple[ProblemCode, str]] = {}
+    for row, there in doubtful:
+        session = Session(row.project_id, row.subject_label, row.session_label, row.study_uid)
+        new = await anyio.to_thread.run_sync(look, session)
+        if new:
+            held = await held_of_session(client, session, [there], frozenset(), RetryPolicy())
+            new = {uid: modality for uid, modality in new.items() if uid not in held}
+        if why := misfit(there.type, new.values()):
+            reasons[row.study_uid] = ProblemCode.MODALITY_ON_SERVER, why
+    return reasons
 
 
-def _take(reports: list[SessionReport], project: str) -> SessionReport | None:
-    """Take the report of a study, of the session in its project where there are several."""
-    of_project = [one for one in reports if one.session.project == project]
-    report = of_project[0] if of_project else reports[0] if len(reports) == 1 else None
-    if report is not None:
-        reports.remove(report)
-    return report
+def _modalities(
+    source: Folder, state_dir: Path | None, journal: Path, choice: Choice, session: Session, *, truncated: bool
+) -> dict[str, str]:
+    """Return the modalities of the instances of a study, by SOPInstanceUID, that the journal does not know as done."""
+
+    def is_asked(fields: Mapping[str, str], path: str) -> bool:
+        return not choice.against(fields, source.relative(path))
+
+    with HeaderCache(survey_path(source, state_dir), again=True) as last:
+        asked = is_asked if choice.is_of_parts else None
+        found = last.modalities(session.study_uid, truncated=truncated, is_asked=asked)
+    if journal.exists():
+        with suppress(JournalError, UsageError), JournalReader.open(journal) as ledger:
+            done = ledger.settled_uids(session)
+            return {uid: modality for uid, modality in found.items() if uid not in done}
+    return found
 
 
-def _is_held(report: SessionReport) -> bool:
-    return report.state == "held" and report.reason != NOTHING_KEPT
-
-
-def _with(row: PlanRow, *codes: ProblemCode) -> str:
-    return " ".join(dict.fromkeys([*row.problems.split(), *codes]))
-
-
-def _study_of(reason: str) -> str:
-    """Return the study that a reason to skip files is about; "" where it is about none."""
-    found = re.match(r"study ([^\s:,]+)[:,]", reason)
-    return "" if found is None else found[1]
-
-
-def _skipped(row: PlanRow, why: model.Problem) -> Problem:
-    text = why.reason.partition(":")[2].strip()
-    text, _, advice = text.partition("; ")
-    code, otherwise = ProblemCode.STUDY_SKIPPED, _OF_KIND["skipped"][1]
-    return Problem(code, text, advice or otherwise, row.study_uid, why.files, why.example)
-
-
-def _arriving(row: PlanRow, session: Session, told: Sequence[Problem]) -> PlanRow:
-    """Return the row of a study that goes into a session, whatever the plan has against it."""
-    errors = {problem.code for problem in told if problem.is_error}
-    return replace(
-        row,
-        project_id=session.project,
-        subject_label=session.subject,
-        session_label=session.label,
-        skip=row.skip and not errors,
-        problems=" ".join(word for word in row.problems.split() if word not in errors),
-    )
-
-
-def _moved(row: PlanRow, report: SessionReport, told: Sequence[Problem]) -> Iterator[Problem]:
-    """Tell of a study that goes into another session than its plan says."""
-    session = report.session
-    if row.session_label in {"", session.label} or any(one.code is ProblemCode.SESSION_KEPT for one in told):
-        return
-    text = f"it has session {session.label} of subject {session.subject}, and not {row.session_label}"
-    yield Problem(ProblemCode.SESSION_KEPT, text, _KEPT_ADVICE, row.study_uid, report.files, row.source)
-
-
-def _left(row: PlanRow | None, report: SessionReport, told: Sequence[Problem]) -> Iterator[Problem]:
-    """Tell why a session would not come to its end, where nothing else says so."""
-    codes = {problem.code for problem in told}
-    if (
-        report.state in _ARRIVES
-        or report.reason == NOTHING_KEPT
-        or any(one.is_error for one in told)
-        or codes & _SAYS_OPEN
-    ):
-        return
-    text, _, advice = (report.reason or "files of it are left that this run does not send").partition("; ")
-    code = ProblemCode.SESSION_HELD if _is_held(report) else ProblemCode.SESSION_OPEN
-    example = row.source if row is not None else ""
-    yield Problem(code, text, advice or _LEFT_ADVICE, report.session.study_uid, report.files, example)
-
-
-def _of_files(summary: Summary, told: Sequence[Problem]) -> Iterator[Problem]:
-    """Tell of files that would not arrive, where nothing else says so."""
-    codes = {problem.code for problem in told}
-    is_said: Mapping[str, bool] = {
-        "failed": False,
-        "refused": ProblemCode.SERIES_DROPPED in codes,
-        "skipped": ProblemCode.TWIN in codes or any(one.is_error for one in told),
-    }
-    for problem in summary.problems:
-        if not is_said.get(problem.kind, True):
-            code, advice = _OF_KIND[problem.kind]
-            yield Problem(code, problem.reason, advice, files=problem.files, example=problem.example)
+async def _in_the_way(occupants: Occupants, found: Plan, project: str) -> dict[str, tuple[ProblemCode, str]]:
+    """Say of each study of a plan that cannot go under its labels why: the code of the problem, and the reason."""
+    sessions = [
+        Session(project, row.subject_label, row.session_label, row.study_uid)
+        for row in found.rows
+        if row.project_id == project and not row.skip
+    ]
+    await occupants.expect(sessions)
+    reasons: dict[str, tuple[ProblemCode, str]] = {}
+    for session in sessions:
+        if reason := await occupants.id_in_the_way(session):
+            reasons[session.study_uid] = ProblemCode.LABEL_IS_ID, reason
+        elif reason := await occupants.study_elsewhere(session):
+            reasons[session.study_uid] = ProblemCode.STUDY_ON_SERVER, reason
+    return reasons

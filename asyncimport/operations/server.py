@@ -4,11 +4,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncimport.xnat.client import Client, Credentials, connect
+from asyncimport.pacing.monitor import OutageMonitor
+from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 
 __all__ = ["Server"]
-
-_CONNECTIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +22,25 @@ class Server:
     ca_bundle: Path | None = None
     verify_certificate: bool = True
 
-    def connect(self) -> AbstractAsyncContextManager[Client]:
-        """Log in, and out at the end. Raises: LoginRefusedError, UnavailableError, UsageError."""
+    def connect(
+        self,
+        *,
+        connections: int = 16,
+        timeouts: Timeouts | None = None,
+        max_rate: float | None = None,
+        monitor: OutageMonitor | None = None,
+    ) -> AbstractAsyncContextManager[Client]:
+        """Log in, and out at the end; see `xnat.client.connect`.
+
+        Raises: LoginRefusedError, UnavailableError, UsageError.
+        """
         return connect(
             self.host,
             self.credentials,
-            connections=_CONNECTIONS,
+            connections=connections,
+            timeouts=timeouts,
+            max_rate=max_rate,
+            monitor=monitor,
             ca_bundle=self.ca_bundle,
             verify=self.verify_certificate,
         )

@@ -8,10 +8,15 @@ from tempfile import TemporaryDirectory
 
 import anyio.to_thread
 
-from asyncimport.cli.deciding import Decision
-from asyncimport.cli.output import exit_code
-from asyncimport.cli.transfer import (
-    Transfer,
+from asyncimport.errors import SourceError, UsageError
+from asyncimport.journal import Journal, JournalReader, LockWait, copy_journal
+from asyncimport.model import Body, File
+from asyncimport.model.summary import exit_code
+from asyncimport.operations.decision import Decision
+from asyncimport.operations.dry_run_plan import as_rehearsed
+from asyncimport.operations.plan import Plan
+from asyncimport.operations.upload import (
+    UploadRequest,
     enclosed,
     nothing_found,
     open_journal,
@@ -19,11 +24,6 @@ from asyncimport.cli.transfer import (
     unmatched_rows,
     wishes_of,
 )
-from asyncimport.errors import SourceError, UsageError
-from asyncimport.journal import Journal, JournalReader, LockWait, copy_journal
-from asyncimport.model import Body, File
-from asyncimport.operations.dry_run import as_rehearsed
-from asyncimport.operations.plan import Plan
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import run
 from asyncimport.routing import Selected
@@ -34,7 +34,7 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.dry_run import DryRun
 from asyncimport.xnat.site import SiteRules
 
-__all__ = ["Unread", "rehearse_run"]
+__all__ = ["Unread", "rehearse"]
 
 
 class Unread(Folder):
@@ -58,8 +58,8 @@ class _Nothing:
         yield b""
 
 
-async def rehearse_run(
-    task: Transfer,
+async def rehearse(
+    task: UploadRequest,
     client: Client,
     archived: ArchivedSessions,
     rules: SiteRules,
@@ -97,7 +97,9 @@ async def rehearse_run(
             return await anyio.to_thread.run_sync(_outcome, task, source, decision, found, journal)
 
 
-def _outcome(task: Transfer, source: Folder, decision: Decision, found: Plan, journal: Journal) -> tuple[Plan, int]:
+def _outcome(
+    task: UploadRequest, source: Folder, decision: Decision, found: Plan, journal: Journal
+) -> tuple[Plan, int]:
     if task.attach or journal.attachments.has_unstored():
         enclosed(task, source, journal)
     reader = JournalReader.of(journal)

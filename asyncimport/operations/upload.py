@@ -1,29 +1,19 @@
-"""One run, whole: settings to journal to login to line to summary to exit code. `upload` and `demo` are made of it."""
+"""One run, whole: a request to journal to login to pipeline to summary."""
 
 import asyncio
 import os
-import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from time import monotonic
 
 import anyio
 import anyio.to_thread
-from rich.console import Console
-from rich.text import Text
 
 from asyncimport import __version__
-from asyncimport.cli.collector import resume
-from asyncimport.cli.deciding import Decision, Wanted, decide, no_dicom
-from asyncimport.cli.output import exit_code, plain, show_error, show_strays, show_summary, summary_json, write_json
-from asyncimport.cli.recording import recorded
-from asyncimport.cli.running import Stopped, on_signals, progress
 from asyncimport.demographics import Demographics
 from asyncimport.errors import (
-    AsyncimportError,
     FatalError,
     RefusedError,
     TransientError,
@@ -33,54 +23,55 @@ from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model import Algorithm, Digest, Stray, Summary
 from asyncimport.model.events import Away, Enclosing, Event, Noticed
 from asyncimport.model.options import Options
+from asyncimport.model.summary import exit_code
+from asyncimport.model.texts import plain
 from asyncimport.operations.comparison import strays_of
+from asyncimport.operations.decision import Decision, Wanted, decide, no_dicom
+from asyncimport.operations.observer import Observer
 from asyncimport.operations.plan import EVERYTHING, Plan, PlannedRoutes
+from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.server import Server
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError, Terminated
+from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.demographics import Wishes, describe_subjects, unmatched
 from asyncimport.pipeline.images import run
-from asyncimport.reporting.entries import Began, Ended, Entry
-from asyncimport.reporting.progress import Totals, human_seconds
+from asyncimport.reporting.entries import Began, Ended
+from asyncimport.reporting.progress import Totals
 from asyncimport.reporting.receipts import check_receipts, write_receipts
 from asyncimport.routing import AttachRule, Choice, Router, Selected, resource_of
 from asyncimport.source.folder import Folder
 from asyncimport.system.threads import in_threads
-from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
+from asyncimport.xnat.client import Client, Timeouts
 from asyncimport.xnat.images import Xnat
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.subjects import Subjects
 
 __all__ = [
-    "Outcome",
-    "Transfer",
+    "UploadRequest",
+    "UploadResult",
     "Uploads",
-    "caught",
     "enclosed",
     "nothing_found",
     "open_journal",
     "options_of",
-    "show_outcome",
-    "transfer",
     "unmatched_rows",
+    "upload",
     "uploads",
     "wishes_of",
 ]
 
-# So many are written to standard error; JSON and events have them all.
-_NOTICES = 20
 # Subjects of a table that are named, of those that have no session.
 _NAMED = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """Everything that a run is told."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadRequest:
+    """Everything that a run is told: what to read, where it goes, and how."""
 
+    server: Server
     sources: Sequence[Path]
-    host: str
-    credentials: Credentials
     project: str
     routes: Router | PlannedRoutes
     suffix: bool = False
@@ -105,17 +96,12 @@ class Transfer:
     follow_links: bool = False
     journal: Path | None = None
     state_dir: Path | None = None
-    ca_bundle: Path | None = None
-    verify: bool = True
     receipts: Path | None = None
-    events: Path | None = None
-    log_file: Path | None = None
-    verbose: bool = False
 
     def wanted(self) -> Wanted:
         """Return what decides which study goes where."""
         return Wanted(
-            self.host,
+            self.server.host,
             self.project,
             self.routes,
             self.choice,
@@ -147,8 +133,8 @@ class Transfer:
         )
 
 
-@dataclass(slots=True)
-class Outcome:
+@dataclass(slots=True, kw_only=True)
+class UploadResult(Result):
     """What there is to tell at the end, however the run ended; without a list of strays nobody has looked."""
 
     run: str | None = None
@@ -156,123 +142,54 @@ class Outcome:
     strays: list[Stray] | None = None
     totals: Totals = field(default_factory=Totals)
     flaws: int = 0
-    signal: int | None = None
-    error: AsyncimportError | None = None
 
     @property
-    def code(self) -> int:
-        """The exit code."""
-        if self.error is not None:
-            return self.error.exit_code
-        if self.signal is not None:
-            return 128 + self.signal
+    def findings_code(self) -> int:
+        """1 where no run began, 8 where files are lacking, 9 where only sessions are, or 0."""
         return 1 if self.summary is None else exit_code(self.summary) or (8 if self.flaws else 0)
 
 
-def transfer(task: Transfer, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
-    """Carry it out, write the summary (JSON also after a failure), and return the exit code.
+async def upload(request: UploadRequest, *, report: Observer | None = None, stop: Stop | None = None) -> UploadResult:
+    """Scan, send, build, archive, verify; attach files and set demographics, where that is asked for.
 
     A source without any DICOM is a mistake.
     """
-    began = monotonic()
-    outcome = Outcome(flaws=task.flaws)
-    recording = recorded(err, events=task.events, log_file=task.log_file, verbose=task.verbose)
-    with caught(outcome), recording as record:
-        with caught(outcome):
-            anyio.run(_once, task, outcome, record, err, quiet)
-        record(Ended(outcome.run, outcome.code, outcome.error, outcome.summary))
-    show_outcome(task, outcome, out, err, seconds=monotonic() - began, as_json=as_json)
-    return outcome.code
-
-
-def show_outcome(
-    task: Transfer, outcome: Outcome, out: Console, err: Console, *, seconds: float, as_json: bool
-) -> None:
-    """Write the summary, and what ended the run."""
-    if as_json:
-        write_json(
-            summary_json(
-                outcome.summary,
-                strays=outcome.strays,
-                notices=outcome.totals.notices,
-                run=outcome.run,
-                host=task.host,
-                seconds=seconds,
-                code=outcome.code,
-                error=outcome.error,
-            )
-        )
-    elif outcome.summary is not None and (outcome.summary.files.found or outcome.summary.problems):
-        show_summary(out, outcome.summary, seconds=seconds)
-        show_strays(out, outcome.strays or [])
-    if outcome.error is not None:
-        show_error(err, outcome.error)
-    elif outcome.signal is not None:
-        err.print(Text("stopped; the same command goes on from here"))
-
-
-@contextmanager
-def caught(outcome: Outcome) -> Iterator[None]:
-    """Keep what ends the block for the end of the run."""
-    try:
-        yield
-    except AsyncimportError as error:
-        outcome.error = error
-    except KeyboardInterrupt:
-        # Before or after the line, when nobody else listens for it.
-        outcome.signal = signal.SIGINT
-    except Terminated:
-        outcome.signal = signal.SIGTERM
-
-
-async def _once(  # anyio.run passes arguments by position
-    task: Transfer, outcome: Outcome, record: Callable[[Entry], None], err: Console, quiet: bool
-) -> None:
-    async with uploads(task, record, err, quiet=quiet) as runs:
-        await runs.run(outcome)
-    totals = outcome.totals
-    if totals.gone and not quiet:
-        err.print(
-            Text(
-                f"{totals.gone:,} files of an earlier run are no longer there; "
-                f"{totals.gone_unsent:,} of them had not been sent"
-            )
-        )
+    observer = report or Observer()
+    result = UploadResult(flaws=request.flaws)
+    async with uploads(request, observer, stop or Stop()) as runs:
+        with ended_in(result, runs.stop):
+            await runs.run(result)
+    observer.note(Ended(result.run, result.exit_code, result.error, result.summary))
+    return result
 
 
 @asynccontextmanager
-async def uploads(
-    task: Transfer, record: Callable[[Entry], None], err: Console, *, quiet: bool
-) -> "AsyncIterator[Uploads]":
-    """Give runs that a signal, or the end of their longest time, stops; the login that they need is given back."""
-    resume()
-    stopped = Stopped()
-    stop = Stop()
+async def uploads(request: UploadRequest, observer: Observer, stop: Stop) -> "AsyncIterator[Uploads]":
+    """Give runs that a stop, or the end of their longest time, ends; the login that they need is given back."""
 
-    def request(number: int) -> None:
-        if stopped.signal is None:
-            stopped.signal = number
-            err.print(Text("stopping: what is in flight may finish (30 s at most); once more to stop at once"))
-        stop.request()
+    def end() -> None:
+        if not stop.requested:
+            observer.tell("the longest time is over: what is in flight may finish (30 s at most)")
+            stop.request()
 
-    with on_signals(request), _after(task.max_duration, partial(request, signal.SIGINT)):
+    with _after(request.max_duration, end):
         async with AsyncExitStack() as stack:
-            yield Uploads(task, record, err, stopped, stop, stack, quiet=quiet)
+            yield Uploads(request, observer, stop, stack)
 
 
-def _beginning(task: Transfer, run: str, rules: Mapping[str, str]) -> Began:
+def _beginning(task: UploadRequest, run: str, rules: Mapping[str, str]) -> Began:
     """Say what is run, and how; no secret is among it."""
     settings = {**asdict(task.options), "overwrite": task.overwrite, "reroute": task.reroute}
     settings["adopt_rows"] = task.adopt_rows
     names = {"sources": [plain(str(path)) for path in task.sources], **rules}
-    return Began(run, __version__, task.host, task.project, settings, names)
+    return Began(run, __version__, task.server.host, task.project, settings, names)
 
 
-def open_journal(task: Transfer, decision: Decision, path: Path, lock_wait: LockWait) -> Journal:
+def open_journal(task: UploadRequest, decision: Decision, path: Path, lock_wait: LockWait) -> Journal:
     """Open the journal of a run, or a copy of it. It blocks. Raises: JournalError, UsageError."""
     return Journal(
         path,
-        destination=task.host,
+        destination=task.server.host,
         rules=decision.rules,
         reroute=task.reroute,
         merge_patients=task.merge_patients,
@@ -281,7 +198,7 @@ def open_journal(task: Transfer, decision: Decision, path: Path, lock_wait: Lock
     )
 
 
-def options_of(task: Transfer, decision: Decision, journal: Journal) -> Options:
+def options_of(task: UploadRequest, decision: Decision, journal: Journal) -> Options:
     """Return the options of the line, and let what is not asked for, or not yet, wait in the journal. It blocks."""
     if decision.plan is not None:
         unasked = () if task.choice.is_everything else decision.plan.left
@@ -294,42 +211,20 @@ def options_of(task: Transfer, decision: Decision, journal: Journal) -> Options:
 
 
 class Uploads:
-    """Runs one after the other, under one login. Make it with `uploads`.
+    """Runs one after the other, under one login. Make it with `uploads`. What they tell they tell once."""
 
-    What they say of themselves on standard error they say once.
-    """
-
-    def __init__(
-        self,
-        task: Transfer,
-        record: Callable[[Entry], None],
-        err: Console,
-        stopped: Stopped,
-        stop: Stop,
-        stack: AsyncExitStack,
-        *,
-        quiet: bool,
-    ) -> None:
+    def __init__(self, task: UploadRequest, observer: Observer, stop: Stop, stack: AsyncExitStack) -> None:
         self.stop = stop
         self._task = task
-        self._record = record
-        self._err = err
-        self._stopped = stopped
+        self._observer = observer
         self._stack = stack
-        self._quiet = quiet
         self._client: Client | None = None
         self._first: int | None = None
         self._report: Callable[[Event], None] = lambda _: None
         self._monitor = OutageMonitor(task.options.max_outage, report=lambda reason: self._report(Away(reason)))
         self._told: set[str] = set()
-        self._notices = 0
 
-    @property
-    def signal(self) -> int | None:
-        """The signal that has stopped them, if one has."""
-        return self._stopped.signal
-
-    async def run(self, outcome: Outcome, *, is_watch: bool = False) -> None:
+    async def run(self, outcome: UploadResult, *, is_watch: bool = False) -> None:
         """Run once: journal, login, line, summary.
 
         In a watch a source without DICOM is fine, studies that something is wrong with keep no other one back, and
@@ -342,30 +237,29 @@ class Uploads:
             # While another program had locked the journal: the run has no end there, like one that was killed.
             pass
         finally:
-            outcome.signal = self._stopped.signal
+            outcome.signal = self._signal
 
-    async def _run(self, task: Transfer, outcome: Outcome, *, is_watch: bool) -> None:
+    @property
+    def _signal(self) -> int | None:
+        return self.stop.signal if self.stop.requested else None
+
+    async def _run(self, task: UploadRequest, outcome: UploadResult, *, is_watch: bool) -> None:
         if task.receipts is not None:
             await anyio.to_thread.run_sync(check_receipts, task.receipts)
         source = await anyio.to_thread.run_sync(task.source)
 
         def report(event: Event) -> None:
-            if isinstance(event, Away):
-                if (event.reason is None) == (outcome.totals.away is None):
-                    # Several find out that it is so.
-                    return
-                self._tell_away(event.reason)
-            if isinstance(event, Noticed):
-                self._tell_notice(event.reason)
+            if isinstance(event, Away) and (event.reason is None) == (outcome.totals.away is None):
+                # Several find out that it is so.
+                return
             outcome.totals.note(event)
-            if outcome.run is not None:
-                self._record(event)
+            self._observer.note(event)
 
         self._report = report
         async with self._monitor.guard():
             with self.stop.at_once():
                 client = await self._logged_in()
-                decision = await decide(task.wanted(), source, client, self._err, stop=self.stop, quiet=self._quiet)
+                decision = await decide(task.wanted(), source, client, self._observer, stop=self.stop)
             if self.stop.requested or decision is None:
                 return
         if not is_watch:
@@ -374,7 +268,7 @@ class Uploads:
         async with in_threads(partial(open_journal, task, decision, decision.journal, lock_wait)) as journal:
             outcome.run = str(journal.run)
             self._first = self._first or journal.run
-            self._record(_beginning(task, outcome.run, decision.rules))
+            self._observer.note(_beginning(task, outcome.run, decision.rules))
             if task.project and task.project != decision.rules.get("project"):
                 await anyio.to_thread.run_sync(journal.note_alias, task.project)
             options = await anyio.to_thread.run_sync(options_of, task, decision, journal)
@@ -388,23 +282,23 @@ class Uploads:
                 pass
             ledger = JournalReader.of(journal, since=self._first)
             outcome.summary = await anyio.to_thread.run_sync(ledger.summary)
-            outcome.signal = self._stopped.signal
+            outcome.signal = self._signal
             if outcome.error is None and outcome.signal is None and not is_watch:
                 outcome.error = nothing_found(outcome.summary, decision.plan, source)
             for stray in outcome.strays or ():
-                self._record(stray)
-            await anyio.to_thread.run_sync(journal.end_run, outcome.code)
+                self._observer.note(stray)
+            await anyio.to_thread.run_sync(journal.end_run, outcome.exit_code)
             if task.receipts is not None:
                 await anyio.to_thread.run_sync(write_receipts, task.receipts, ledger)
 
     async def _send(
         self,
-        task: Transfer,
+        task: UploadRequest,
         source: Folder,
         decision: Decision,
         client: Client,
         journal: Journal,
-        outcome: Outcome,
+        outcome: UploadResult,
     ) -> None:
         """Run the line, and what follows it."""
         stop, report = self.stop, self._report
@@ -419,7 +313,7 @@ class Uploads:
             tries_merging=task.options.retry_held,
         )
         chosen = Selected(decision.routes, decision.choice)
-        async with progress(outcome.totals, self._err, quiet=self._quiet):
+        async with self._observer.progress(outcome.totals):
             await run(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
             await _attach(task, source, journal, client, report, stop)
             outcome.flaws += await _describe(task, decision.routes, source, journal, client, report, stop)
@@ -432,15 +326,11 @@ class Uploads:
         task = self._task
         if self._client is None:
             self._client = await self._stack.enter_async_context(
-                connect(
-                    task.host,
-                    task.credentials,
+                task.server.connect(
                     # One more, to ask whether the server answers when all others hang.
                     connections=max(task.options.workers + task.options.finalizers, task.options.enclosers) + 1,
                     max_rate=task.options.max_rate,
                     timeouts=task.timeouts,
-                    ca_bundle=task.ca_bundle,
-                    verify=task.verify,
                     monitor=self._monitor,
                 )
             )
@@ -455,29 +345,13 @@ class Uploads:
             self._tell(f"the prearchive could not be looked through for stray sessions: {error}")
             return None
 
-    def _tell_away(self, reason: str | None) -> None:
-        if self._quiet or self._err.is_terminal:
-            # There it stands in the line of progress.
-            return
-        longest = human_seconds(self._task.options.max_outage)
-        text = "the server is back" if reason is None else f"the server is away: {reason}; waiting {longest} at most"
-        self._err.print(Text(plain(text)))
-
-    def _tell_notice(self, text: str) -> None:
-        """Tell what is to be looked at, and not more of it than can be read."""
-        self._notices += text not in self._told
-        if self._notices <= _NOTICES:
-            self._tell(text)
-        elif self._notices == _NOTICES + 1:
-            self._tell("and more of the kind: see -o json, or --events")
-
     def _tell(self, text: str) -> None:
         if text not in self._told:
             self._told.add(text)
-            self._err.print(Text(plain(text)))
+            self._observer.tell(text)
 
 
-def enclosed(task: Transfer, source: Folder, journal: Journal) -> int:
+def enclosed(task: UploadRequest, source: Folder, journal: Journal) -> int:
     """Decide what goes beside images, and where; return how many files wait for their sessions. It blocks."""
 
     def which(path: str) -> str | None:
@@ -489,7 +363,7 @@ def enclosed(task: Transfer, source: Folder, journal: Journal) -> int:
 
 
 async def _attach(
-    task: Transfer, source: Folder, journal: Journal, client: Client, report: Callable[[Event], None], stop: Stop
+    task: UploadRequest, source: Folder, journal: Journal, client: Client, report: Callable[[Event], None], stop: Stop
 ) -> None:
     """Bring what lies beside the images of archived sessions into their resources."""
     # Where the run is to stop the scan need not have met all files.
@@ -509,7 +383,7 @@ async def _attach(
 
 
 async def _describe(
-    task: Transfer,
+    task: UploadRequest,
     routes: Router | PlannedRoutes,
     source: Folder,
     journal: Journal,
@@ -535,7 +409,7 @@ async def _describe(
     return await _tell_unmatched(task, journal, wishes, report, stop)
 
 
-def wishes_of(task: Transfer, routes: Router | PlannedRoutes) -> Wishes:
+def wishes_of(task: UploadRequest, routes: Router | PlannedRoutes) -> Wishes:
     """Return what is to be said of subjects, with the project's ID where an alias was given."""
     if not (isinstance(routes, Router) and routes.project is not None):
         return task.wishes
@@ -543,7 +417,7 @@ def wishes_of(task: Transfer, routes: Router | PlannedRoutes) -> Wishes:
     return replace(task.wishes, table=table)
 
 
-def unmatched_rows(task: Transfer, journal: Journal, wishes: Wishes) -> list[Demographics]:
+def unmatched_rows(task: UploadRequest, journal: Journal, wishes: Wishes) -> list[Demographics]:
     """Return the rows of the table that are of nobody, where all of the source was asked for. It blocks."""
     if task.limit is not None or not task.choice.is_everything:
         return []
@@ -551,7 +425,7 @@ def unmatched_rows(task: Transfer, journal: Journal, wishes: Wishes) -> list[Dem
 
 
 async def _tell_unmatched(
-    task: Transfer, journal: Journal, wishes: Wishes, report: Callable[[Event], None], stop: Stop
+    task: UploadRequest, journal: Journal, wishes: Wishes, report: Callable[[Event], None], stop: Stop
 ) -> int:
     """Tell which rows of the table are of subjects that nothing was found of; return how many."""
     rows = [] if stop.requested else await anyio.to_thread.run_sync(unmatched_rows, task, journal, wishes)

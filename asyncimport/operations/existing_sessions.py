@@ -90,7 +90,7 @@ class GivenSessions:
             return []
 
 
-def residents_of(journal: Path, after_reroute: bool) -> list[SubjectPatient]:
+def residents_of(journal: Path, *, after_reroute: bool) -> list[SubjectPatient]:
     """Return who is in each subject by a journal, if there is one."""
     if not journal.exists():
         return []

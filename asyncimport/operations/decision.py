@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
-from rich.console import Console
 
-from asyncimport.cli.given import GivenSessions, residents_of
-from asyncimport.cli.output import plain
-from asyncimport.cli.plan import plan_of
 from asyncimport.errors import AsyncimportError, JournalError, ProjectMissingError, ProjectReadOnlyError, UsageError
 from asyncimport.journal import JournalReader
+from asyncimport.model.texts import plain
+from asyncimport.operations.existing_sessions import GivenSessions, residents_of
 from asyncimport.operations.journals import journal_of
+from asyncimport.operations.observer import Observer
 from asyncimport.operations.plan import Plan, PlannedRoutes
+from asyncimport.operations.scan import plan_of
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.routing import AttachRule, Choice, Effect, Problem, Router
@@ -82,10 +82,9 @@ async def decide(
     wanted: Wanted,
     source: Folder,
     client: Client,
-    err: Console,
+    observer: Observer,
     *,
     stop: Stop,
-    quiet: bool,
     archived: ArchivedSessions | None = None,
     site: SiteRules | None = None,
     is_plan_shown: bool = False,
@@ -125,9 +124,8 @@ async def decide(
         source,
         routes,
         wanted.state_dir,
-        err,
+        observer,
         stop=stop,
-        quiet=quiet,
         truncated=wanted.truncated,
         merge_patients=wanted.merge_patients,
         suffix=wanted.suffix,
@@ -135,7 +133,7 @@ async def decide(
         limit=wanted.limit,
         quiet_time=wanted.quiet_time,
         attach=wanted.attach,
-        residents=await anyio.to_thread.run_sync(residents_of, journal, wanted.reroute),
+        residents=await anyio.to_thread.run_sync(partial(residents_of, journal, after_reroute=wanted.reroute)),
         projects=projects.named,
         given=given,
     )

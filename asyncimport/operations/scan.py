@@ -1,0 +1,113 @@
+"""A scan of a source before anything is sent, and the plan that is made of it."""
+
+import hashlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from asyncimport.errors import AsyncimportError
+from asyncimport.journal import HeaderCache, LockWait, SubjectPatient
+from asyncimport.operations.journals import state_directory
+from asyncimport.operations.observer import Observer
+from asyncimport.operations.plan import Plan, Planning, draft_plan, make_plan, survey
+from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
+from asyncimport.reporting.progress import Totals
+from asyncimport.routing import NOTHING_GIVEN, AttachRule, Choice, Given, Router, resource_of
+from asyncimport.source.folder import Folder
+from asyncimport.system.threads import in_threads
+
+__all__ = ["plan_of", "streams", "survey_path"]
+
+
+async def _as_they_are(_: Sequence[str]) -> Mapping[str, str | AsyncimportError]:
+    return {}
+
+
+async def _nothing(_: Mapping[str, str]) -> Given:
+    return NOTHING_GIVEN
+
+
+async def plan_of(
+    source: Folder,
+    routes: Planning,
+    state_dir: Path | None,
+    observer: Observer,
+    *,
+    stop: Stop,
+    truncated: bool,
+    merge_patients: bool,
+    suffix: bool,
+    choice: Choice,
+    limit: int | None,
+    quiet_time: float,
+    attach: Sequence[AttachRule] = (),
+    residents: Iterable[SubjectPatient] = (),
+    projects: Callable[[Sequence[str]], Awaitable[Mapping[str, str | AsyncimportError]]] = _as_they_are,
+    given: Callable[[Mapping[str, str]], Awaitable[Given]] = _nothing,
+) -> Plan | None:
+    """Scan a source with progress, remembering what was found, and make a plan of it; None when it was stopped.
+
+    `projects` tells the IDs of projects, or why they are closed, `given` the sessions of those that are open, by ID of
+    the name that the rules have for it. The others are as in `make_plan`.
+    """
+    path = survey_path(source, state_dir)
+    lock_wait = LockWait(tell=observer.tell, ends=partial(stop.ends_at, LOCK_SECONDS))
+    # While another program has locked it, a stop ends the wait.
+    with suppress(StoppedError):
+        async with in_threads(partial(HeaderCache, path, lock_wait)) as found:
+            totals = Totals()
+            with stop.at_once():
+                async with observer.progress(totals):
+                    await survey(source, found, totals.note)
+            if stop.requested:
+                return None
+            looks = await anyio.to_thread.run_sync(found.unsettled, time.time(), quiet_time) if quiet_time else None
+            draft = partial(
+                draft_plan, found, routes, relative=source.relative, truncated=truncated, choice=choice, suffix=suffix
+            )
+            drafted = await anyio.to_thread.run_sync(draft)
+            names = await projects(drafted.projects)
+            there = await given({name: _id_in(names, name) for name in drafted.projects if _id_in(names, name)})
+            if routes.needs_whole_study and there != NOTHING_GIVEN:
+                drafted = await anyio.to_thread.run_sync(partial(draft, given=there))
+            make = partial(
+                make_plan,
+                found,
+                drafted,
+                projects=names,
+                given=there,
+                residents=residents,
+                streams=streams(routes, suffix=suffix, choice=choice, limit=limit, quiet_time=quiet_time),
+                truncated=truncated,
+                merge_patients=merge_patients,
+                suffix=suffix,
+                limit=limit,
+                looks=looks,
+                resource_of=lambda path: resource_of(attach, source.relative(path).replace(os.sep, "/")),
+            )
+            return await anyio.to_thread.run_sync(make)
+    return None
+
+
+def streams(routes: Planning, *, suffix: bool, choice: Choice, limit: int | None, quiet_time: float) -> bool:
+    """Whether an upload sends while it walks, as nothing of what it is told needs all studies."""
+    is_whole = not isinstance(routes, Router) or suffix or routes.project is None or routes.needs_whole_study
+    return not (is_whole or limit is not None or quiet_time) and choice.is_everything
+
+
+def survey_path(source: Folder, state_dir: Path | None) -> Path:
+    """Return the file that remembers what a source holds."""
+    digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return state_directory(state_dir) / f"scan-{digest}.survey"
+
+
+def _id_in(names: Mapping[str, str | AsyncimportError], name: str) -> str:
+    """Return the ID of a project; "" where it is closed."""
+    found = names.get(name, name)
+    return found if isinstance(found, str) else ""
