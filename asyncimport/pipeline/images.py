@@ -161,6 +161,7 @@ class _Line:
         self._report = report
         self._stop = stop
         self._may_feed = not options.scan_first
+        self._has_scanned = self._is_drained = False
         self._throttle = Throttle(options.workers, adaptive=options.adaptive)
         self._budget = RetryBudget()
         self._outage = Outage(
@@ -203,7 +204,7 @@ class _Line:
                         f"nothing was sent, because {len(collisions)} problem(s) were found: {collisions[0][0]}",
                         hint="see them all with `asyncimport status`; correct the labels, or leave --scan-first out",
                     )
-                self._may_feed = True
+                self._may_feed = self._has_scanned = True
                 self._report(ScanFinished(gone.files, gone.unsent))
                 _ring(ready, options.finalizers)
                 _ring(work)
@@ -313,6 +314,7 @@ class _Line:
                     if not self._may_feed:
                         continue
                     while claims := await self._ask(self._claim):
+                        self._is_drained = False
                         share = _share(len(claims), self._throttle.limit, self._throttle.pace)
                         # What begins a delivery waits for several answers: meanwhile the others send the rest.
                         first = [[claim] for claim in claims if claim.delivery.uri is None]
@@ -321,6 +323,7 @@ class _Line:
                             await parcels.send(parcel)
                     if claims is None:
                         return
+                    self._is_drained = self._has_scanned
 
     def _claim(self) -> list[Claim] | None:
         # One first file for each slot is as much as can be on its way.
@@ -342,9 +345,19 @@ class _Line:
                     with self._throttle.slot() as slot:
                         # Of those who have no slot yet, one has a parcel.
                         async with self._taking:
-                            parcel = await parcels.receive()
+                            parcel = await self._next(parcels, full)
                             await slot.turn()
                         await self._send_parcel(parcel, slot, outcomes, full, work)
+
+    async def _next(self, parcels: MemoryObjectReceiveStream[list[Claim]], full: _Bell) -> list[Claim]:
+        """Take a parcel. Raises: anyio.EndOfStream."""
+        try:
+            return parcels.receive_nowait()
+        except anyio.WouldBlock:
+            if self._is_drained:
+                # What is sent last is settled at once: its session waits for nothing else.
+                _ring(full)
+            return await parcels.receive()
 
     async def _send_parcel(
         self, parcel: list[Claim], slot: Slot, outcomes: MemoryObjectSendStream[Outcome], full: _Bell, work: _Bell
