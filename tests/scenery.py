@@ -196,9 +196,9 @@ async def states_in(path: Path) -> dict[str, InstanceState]:
     """Return the state of each SOPInstanceUID in a journal that no run holds."""
 
     def read() -> dict[str, InstanceState]:
-        with JournalReader.open(path) as ledger:
-            labels = {report.session.label for report in ledger.summary().sessions}
-            rows = [row for label in labels for row in ledger.instances(label)]
+        with JournalReader.open(path) as reader:
+            labels = {report.session.label for report in reader.summary().sessions}
+            rows = [row for label in labels for row in reader.instances(label)]
         return {row.sop_uid: InstanceState(row.state) for row in rows}
 
     return await anyio.to_thread.run_sync(read)
@@ -240,14 +240,14 @@ async def upload(
 async def looked_at(url: str, journal: Path) -> tuple[list[Finding], set[str]]:
     """Do what `verify --safe-to-delete` does: return what was found, and the files that it would list."""
     reading = JournalReader.open(journal)
-    ledger = await anyio.to_thread.run_sync(reading.__enter__)
+    reader = await anyio.to_thread.run_sync(reading.__enter__)
 
     def safe(found: list[Finding]) -> set[str]:
-        return {file.path for file, is_safe in verified_sources(ledger, found) if is_safe}
+        return {file.path for file, is_safe in verified_sources(reader, found) if is_safe}
 
     try:
         async with logged_in(url) as client:
-            found = await look(client, ledger, AT_ONCE)
+            found = await look(client, reader, AT_ONCE)
         return found, await anyio.to_thread.run_sync(safe, found)
     finally:
         await anyio.to_thread.run_sync(reading.__exit__, None, None, None)

@@ -48,8 +48,8 @@ async def deliveries(book: Path) -> Sequence[tuple[int, str]]:
     """Return number and state of the deliveries in a journal."""
 
     def read() -> Sequence[tuple[int, str]]:
-        with JournalReader.open(book) as ledger:
-            return [(one.number, one.state) for one in ledger.deliveries()]
+        with JournalReader.open(book) as reader:
+            return [(one.number, one.state) for one in reader.deliveries()]
 
     return await anyio.to_thread.run_sync(read)
 

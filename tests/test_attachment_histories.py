@@ -272,10 +272,10 @@ class Histories(RuleBasedStateMachine):
 
     def _look_into_the_journal(self) -> None:
         """Compare what is called stored with what was before, and with what is there."""
-        with JournalReader.open(self._journal()) as ledger:
+        with JournalReader.open(self._journal()) as reader:
             listed = {
                 one.name: one.previous
-                for enclosure in ledger.stored_attachment_batches()
+                for enclosure in reader.stored_attachment_batches()
                 for one in enclosure.attachments
             }
         assert self.must.keys() <= listed.keys(), self._told(f"forgotten: {self.must.keys() - listed.keys()}")

@@ -125,8 +125,8 @@ class Book:
 
     def names(self, label: str = "E1") -> dict[str, str]:
         """Return what the journal knows of a session's attachments: states by resource and name."""
-        with JournalReader.open(self.path) as ledger:
-            return {f"{row.resource}/{row.name}": row.state for row in ledger.attachments(label)}
+        with JournalReader.open(self.path) as reader:
+            return {f"{row.resource}/{row.name}": row.state for row in reader.attachments(label)}
 
 
 @pytest.fixture
@@ -407,8 +407,8 @@ class TestLaterRuns:
         assert book.run(same=False, retry_refused=True) == []
         assert book.counts == {"skipped": 1}
         assert book.reasons["a_b.pdf"].startswith("another file of this session goes")
-        with JournalReader.open(book.path) as ledger:
-            (enclosure,) = ledger.stored_attachment_batches()
+        with JournalReader.open(book.path) as reader:
+            (enclosure,) = reader.stored_attachment_batches()
         assert [(one.file.path, one.previous) for one in enclosure.attachments] == [(f"{ROOT}/v1/a b.pdf", "md5 of 5")]
         # Nor does it become so later; should it be the same bytes one day, it is.
         assert book.run(same=False) == []
@@ -587,8 +587,8 @@ class TestHandedOut:
         """What the archive was seen to lack is handed out again, and that alone."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
         book.run()
-        with JournalReader.open(book.path) as ledger:
-            (enclosure,) = ledger.stored_attachment_batches()
+        with JournalReader.open(book.path) as reader:
+            (enclosure,) = reader.stored_attachment_batches()
         assert [(one.name, one.previous) for one in enclosure.attachments] == [
             ("a.pdf", "md5 of 5"),
             ("b.pdf", "md5 of 5"),
@@ -604,8 +604,8 @@ class TestHandedOut:
         book.disk.put(other("v1/a.pdf"))
         book.run()
         for _ in range(2):
-            with JournalReader.open(book.path) as ledger:
-                (enclosure,) = ledger.stored_attachment_batches()
+            with JournalReader.open(book.path) as reader:
+                (enclosure,) = reader.stored_attachment_batches()
             (attachment,) = enclosure.attachments
             assert (attachment.name, attachment.previous, attachment.previous_size) == ("a.pdf", "md5 of 5", 5)
             with opened(book.path) as journal:
@@ -617,8 +617,8 @@ class TestHandedOut:
         # It has changed since: what was stored is what it was.
         book.disk.touch("v1/a.pdf", size=9)
         book.run(answer=refused)
-        with JournalReader.open(book.path) as ledger:
-            (enclosure,) = ledger.stored_attachment_batches()
+        with JournalReader.open(book.path) as reader:
+            (enclosure,) = reader.stored_attachment_batches()
         assert [(one.file.size, one.previous_size) for one in enclosure.attachments] == [(5, 5)]
 
 

@@ -113,8 +113,8 @@ class Place:
 
     def states(self) -> dict[str, str]:
         """Return the state of each session."""
-        with JournalReader.open(self.path) as ledger:
-            return {report.session.label: report.state for report in ledger.summary().sessions}
+        with JournalReader.open(self.path) as reader:
+            return {report.session.label: report.state for report in reader.summary().sessions}
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
         """Ask the journal's file."""
@@ -284,8 +284,8 @@ class TestGone:
         assert sorted(found) == [("failed", 1, None), ("not_dicom", 1, None), ("unreadable", 1, None)]
         assert place.run() == []
         assert place.states() == {"E1": "archived"}
-        with JournalReader.open(place.path) as ledger:
-            assert [row.state for row in ledger.instances("E1")] == ["STORED", "REFUSED"]
+        with JournalReader.open(place.path) as reader:
+            assert [row.state for row in reader.instances("E1")] == ["STORED", "REFUSED"]
 
     def test_a_file_that_holds_something_else(self, place: Place) -> None:
         """Its earlier instance is as lost as that of a deleted one; what it holds now stays."""
@@ -319,8 +319,8 @@ class TestGone:
         place.run()
         place.remove("a", "b")
         assert place.forget(Pruner.gone) == [("duplicate", 1, None)]
-        with JournalReader.open(place.path) as ledger:
-            assert [len(ledger.acknowledged(one.session)[0]) for one in ledger.session_reports()] == [1, 1]
+        with JournalReader.open(place.path) as reader:
+            assert [len(reader.acknowledged(one.session)[0]) for one in reader.session_reports()] == [1, 1]
 
     def test_what_xnat_refused_of_an_unfinished_session(self, place: Place) -> None:
         """Until the session is archived it is looked for in what XNAT holds."""
@@ -474,8 +474,8 @@ async def test_a_held_session_is_freed(xnat: TestXnat, url: str, commands: Comma
         with anyio.fail_after(30):
             assert await process.wait() == 130
     (journal,) = commands.home.rglob("*.journal")
-    with JournalReader.open(journal) as ledger:
-        arrived = {one.file.path for one in ledger.stored_instances()}
+    with JournalReader.open(journal) as reader:
+        arrived = {one.file.path for one in reader.stored_instances()}
     gone = next(path for path in sorted(tree.rglob("*")) if path.is_file() and str(path) not in arrived)
     gone.unlink()
     held = await commands("upload", tree, "-P", "demo", "-o", "json")

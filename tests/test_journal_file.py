@@ -189,8 +189,8 @@ def test_odd_names(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with opened(path) as journal:
         journal.scan.admit([instance("a")])
-    with JournalReader.open(path) as ledger:
-        assert ledger.summary().files.left == 1
+    with JournalReader.open(path) as reader:
+        assert reader.summary().files.left == 1
 
 
 # Lock
@@ -240,9 +240,9 @@ def test_a_link_and_what_it_leads_to_are_one_journal(path: Path, tmp_path: Path)
         for name in (path, link):
             with pytest.raises(JournalBusyError):
                 opened(name)
-            with JournalReader.open(name) as ledger:
-                (run,) = ledger.runs()
-                assert ledger.is_running(run)
+            with JournalReader.open(name) as reader:
+                (run,) = reader.runs()
+                assert reader.is_running(run)
         assert [one.name for one in link.parent.iterdir()] == ["link.journal"]
     with opened(path) as journal:
         assert journal.run == 2
@@ -476,8 +476,8 @@ def test_a_journal_with_a_hole(filled: Path) -> None:
         file.write(b"\xa5" * (filled.stat().st_size - 3 * 4096))
     with pytest.raises(JournalError, match="cannot be used"):
         use(filled)
-    with pytest.raises(JournalError, match="cannot be used"), JournalReader.open(filled) as ledger:
-        ledger.summary()
+    with pytest.raises(JournalError, match="cannot be used"), JournalReader.open(filled) as reader:
+        reader.summary()
 
 
 FULL = """
@@ -527,8 +527,8 @@ def test_an_error_that_is_not_the_databases(path: Path) -> None:
 
 def about(path: Path) -> dict[str, str]:
     """Return what a journal is bound to."""
-    with JournalReader.open(path) as ledger:
-        return ledger.about()
+    with JournalReader.open(path) as reader:
+        return reader.about()
 
 
 def test_a_journal_is_bound_to_its_server_and_rules(path: Path) -> None:
@@ -563,9 +563,9 @@ def test_other_rules(path: Path) -> None:
     assert str(error.value) == "this journal was begun with other rules: subject '{PatientID}', session None"
     assert "--reroute" in error.value.hint
     assert about(path) == before
-    with JournalReader.open(path) as ledger:
-        assert ledger.summary().files.left == 1
-        assert len(ledger.runs()) == 1
+    with JournalReader.open(path) as reader:
+        assert reader.summary().files.left == 1
+        assert len(reader.runs()) == 1
 
 
 def test_each_journal_has_a_source_of_its_own(path: Path, tmp_path: Path) -> None:
@@ -595,10 +595,10 @@ def test_reading_beside_a_run(path: Path) -> None:
     """A reader sees what is committed while a run holds the journal, and cannot change it."""
     with opened(path) as journal:
         journal.scan.admit([instance("a"), instance("b")])
-        with JournalReader.open(path) as ledger:
-            assert ledger.summary().files.left == 2
+        with JournalReader.open(path) as reader:
+            assert reader.summary().files.left == 2
             journal.scan.admit([instance("c")])
-            assert ledger.summary().files.left == 3
+            assert reader.summary().files.left == 3
 
 
 def test_a_reader_cannot_write(filled: Path) -> None:

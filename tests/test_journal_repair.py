@@ -531,9 +531,9 @@ def test_what_a_receipt_needs_is_kept(path: Path, disk: Disk, clock: Clock) -> N
         sealed = sealed_by(journal)
         assert sealed is not None
         journal.deliveries.close(Archived(sealed.delivery, "/archive/E1", "uids"))
-        ledger = JournalReader.of(journal)
-        arrived = list(ledger.stored_instances())
-        (delivery,) = ledger.deliveries()
+        reader = JournalReader.of(journal)
+        arrived = list(reader.stored_instances())
+        (delivery,) = reader.deliveries()
     assert [(one.sop_uid, one.sha256, one.attempts, one.settled_at, one.uri, one.run) for one in arrived] == [
         (f"{SOP}.{name}", "01" * 32, 3, 1_000_000.0, "/prearchive/E1/1", 1) for name in "abc"
     ]

@@ -1,4 +1,4 @@
-"""The ledger: what a run, or all runs, have made of the files; every file in one category, every session in a state."""
+"""The journal reader: what a run, or all runs, made of files; each file in one category, each session in a state."""
 
 import os
 import time
@@ -92,8 +92,8 @@ def ignored(name: str, kind: FileKind, reason: str, size: int = 7) -> Ignored:
 
 def of_all(path: Path) -> Summary:
     """Add up everything that a journal holds."""
-    with JournalReader.open(path) as ledger:
-        return ledger.summary()
+    with JournalReader.open(path) as reader:
+        return reader.summary()
 
 
 def only_session(summary: Summary) -> SessionReport:
@@ -237,14 +237,14 @@ def test_a_session_is_open_until_its_verdict(path: Path, disk: Disk) -> None:
     disk.put(instance("a", E1), instance("b", E1))
     with opened(path) as journal:
         scan(journal, disk)
-        ledger = JournalReader.of(journal)
-        seen = [only_session(ledger.summary())]
+        reader = JournalReader.of(journal)
+        seen = [only_session(reader.summary())]
         while claims := journal.queue.claim(8, max_active=1):
-            seen.append(only_session(ledger.summary()))
+            seen.append(only_session(reader.summary()))
             journal.queue.record_outcomes([stored(claim) for claim in claims])
-            seen.append(only_session(ledger.summary()))
+            seen.append(only_session(reader.summary()))
         assert sealed_by(journal) is not None
-        seen.append(only_session(ledger.summary()))
+        seen.append(only_session(reader.summary()))
     assert {report.state for report in seen} == {"open"}
     assert [report.uri for report in seen] == [None, None, *["/prearchive/E1/1"] * 4]
 
@@ -354,8 +354,8 @@ def test_runs_are_remembered(path: Path) -> None:
     with opened(path) as journal:
         journal.end_run(8)
     opened(path).close()
-    with JournalReader.open(path) as ledger:
-        first, second = ledger.runs()
+    with JournalReader.open(path) as reader:
+        first, second = reader.runs()
     assert (first.key, first.exit_code, second.key, second.exit_code, second.ended) == (1, 8, 2, None, None)
     assert first.ended is not None
     assert first.started <= first.ended <= second.started
@@ -367,9 +367,9 @@ def test_instances_of_a_session(path: Path, disk: Disk) -> None:
     odd = os.fsdecode(b"\xff")
     disk.put(instance("a", E1), instance(odd, E1, sop="1.2.odd"), instance("b", E2))
     whole_run(path, disk, answers({odd: refused}))
-    with JournalReader.open(path) as ledger:
-        rows = ledger.instances("E1")
-        assert ledger.instances("none") == []
+    with JournalReader.open(path) as reader:
+        rows = reader.instances("E1")
+        assert reader.instances("none") == []
     assert [(row.file, row.sop_uid, row.state, row.reason) for row in rows] == [
         (File(f"{ROOT}/a", 10, 1_000), "1.2.E1.a", "STORED", None),
         (File(f"{ROOT}/{odd}", 10, 1_000), "1.2.odd", "REFUSED", "XNAT did not keep it"),
@@ -382,8 +382,8 @@ def test_what_xnat_acknowledged(path: Path, disk: Disk) -> None:
     whole_run(path, disk, answers({"b": refused, "c": failed}))
     disk.put(instance("d", E1))
     whole_run(path, disk, answers({"c": failed}))
-    with JournalReader.open(path) as ledger:
+    with JournalReader.open(path) as reader:
         found = [
-            (one.session, one.state, sorted(ledger.acknowledged(one.session)[0])) for one in ledger.session_reports()
+            (one.session, one.state, sorted(reader.acknowledged(one.session)[0])) for one in reader.session_reports()
         ]
     assert found == [(E1, "archived", ["1.2.E1.a", "1.2.E1.d"]), (E2, "held", [])]

@@ -32,8 +32,8 @@ def visit(tmp_path: Path) -> Path:
 
 def presumed(book: Path) -> list[str]:
     """Return the SOPInstanceUIDs that a journal only presumes to be in the archive as they were sent."""
-    with JournalReader.open(book) as ledger:
-        return [one.sop_uid for one in ledger.sent_files(SESSION) if one.presumed]
+    with JournalReader.open(book) as reader:
+        return [one.sop_uid for one in reader.sent_files(SESSION) if one.presumed]
 
 
 async def replaces(url: str, tmp_path: Path, number: int) -> None:

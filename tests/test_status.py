@@ -128,8 +128,8 @@ class TestWhatItTells:
                 assert claims
                 journal.queue.record_outcomes([stored(claim) for claim in claims])
                 now[0] += 1
-            with JournalReader.open(path) as ledger:
-                assert ledger.remaining().seconds is None
+            with JournalReader.open(path) as reader:
+                assert reader.remaining().seconds is None
             # A night in between does not count, but for the stretches that its ends are in.
             now[0] += 50_000
             for _ in range(10):
@@ -137,8 +137,8 @@ class TestWhatItTells:
                 assert claims
                 journal.queue.record_outcomes([stored(claim) for claim in claims])
                 now[0] += 1
-            with JournalReader.open(path) as ledger:
-                left = ledger.remaining()
+            with JournalReader.open(path) as reader:
+                left = reader.remaining()
             assert (left.files, left.size) == (10, 1_000)
             assert left.seconds == 300.0
             journal.end_run(130)
@@ -160,8 +160,8 @@ class TestWhatItTells:
                     break
                 journal.queue.record_outcomes([stored(claims[0])])
                 now[0] += 1
-            with JournalReader.open(path) as ledger:
-                left = ledger.remaining()
+            with JournalReader.open(path) as reader:
+                left = reader.remaining()
         assert (left.files, left.seconds) == (1, 19.0 * 1_000 / 200)
 
     @pytest.mark.parametrize(
@@ -206,17 +206,17 @@ class TestAtWork:
         assert "was killed" in (await commands("status", "--journal", path)).out
         with opened(path) as journal:
             journal.end_run(0)
-            with JournalReader.open(path) as ledger:
-                assert ledger.is_running(ledger.runs()[-1]) is False
+            with JournalReader.open(path) as reader:
+                assert reader.is_running(reader.runs()[-1]) is False
         assert (await commands("status", "--journal", path, "-o", "json")).json["at_work"] is False
 
     def test_a_run_that_ends_meanwhile_was_at_work(self, path: Path) -> None:
         """Between the look at its row and the look at its lock it may end, and was not killed."""
-        with opened(path) as journal, JournalReader.open(path) as ledger:
-            seen = ledger.runs()[-1]
+        with opened(path) as journal, JournalReader.open(path) as reader:
+            seen = reader.runs()[-1]
             journal.end_run(0)
             journal.close()
-            assert ledger.is_running(seen) is True
+            assert reader.is_running(seen) is True
 
     def test_looking_makes_no_file(self, path: Path) -> None:
         """Where there is no lock, none is made."""
@@ -278,8 +278,8 @@ def test_while_the_journal_is_checkpointed(path: Path) -> None:
     def look() -> None:
         before = 0
         while not done.is_set():
-            with JournalReader.open(path) as ledger, ledger.snapshot():
-                summary, left = ledger.summary(), ledger.remaining()
+            with JournalReader.open(path) as reader, reader.snapshot():
+                summary, left = reader.summary(), reader.remaining()
             assert summary.files.found == sum(report.files for report in summary.sessions)
             assert left.files == summary.files.left == summary.files.found - summary.files.stored
             assert summary.files.found >= before
@@ -320,8 +320,8 @@ def test_while_the_journal_is_checkpointed(path: Path) -> None:
     assert failures == []
     assert blocked == [0] * 30
     assert len(looks) > 10
-    with JournalReader.open(path) as ledger:
-        assert ledger.summary().files.stored == 1_500
+    with JournalReader.open(path) as reader:
+        assert reader.summary().files.stored == 1_500
 
 
 # Without these rights of root (capabilities) the modes of files count, as they do for everybody else.

@@ -124,10 +124,10 @@ SMALL = Options(workers=4, finalizers=2)
 async def looked_at(url: str, book: Path) -> Sequence[Finding]:
     """Do what `verify` does."""
     reading = JournalReader.open(book)
-    ledger = await anyio.to_thread.run_sync(reading.__enter__)
+    reader = await anyio.to_thread.run_sync(reading.__enter__)
     try:
         async with logged_in(url) as client:
-            return await look(client, ledger, AT_ONCE)
+            return await look(client, reader, AT_ONCE)
     finally:
         await anyio.to_thread.run_sync(reading.__exit__, None, None, None)
 

@@ -66,21 +66,21 @@ def status(
     try:
         path, part, others = meant_journal(host, project, state_dir, journal)
         show_other_journals(err, project, others)
-        with JournalReader.open(path, part=part) as ledger:
+        with JournalReader.open(path, part=part) as reader:
             if session is not None:
-                _session(out, ledger, session, output)
+                _session(out, reader, session, output)
             else:
-                _journal(out, ledger, output, others)
+                _journal(out, reader, output, others)
     except AsyncimportError as error:
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
 
 
-def _journal(out: Console, ledger: JournalReader, form: _Form, others: Sequence[Path]) -> None:
-    with ledger.snapshot():
-        about, runs, summary, left = ledger.about(), ledger.runs(), ledger.summary(), ledger.remaining()
+def _journal(out: Console, reader: JournalReader, form: _Form, others: Sequence[Path]) -> None:
+    with reader.snapshot():
+        about, runs, summary, left = reader.about(), reader.runs(), reader.summary(), reader.remaining()
     last = runs[-1] if runs else None
-    at_work = ledger.is_running(last) if last else False
+    at_work = reader.is_running(last) if last else False
     if form is _Form.CSV:
         names = ("project", "subject", "session", "study_uid", "state", "files", "bytes", "uri", "verified", "reason")
         rows = (
@@ -151,11 +151,11 @@ def _about(seconds: float) -> str:
     return f"about {round(seconds / 86_400)} days"
 
 
-def _session(out: Console, ledger: JournalReader, label: str, form: _Form) -> None:
-    with ledger.snapshot():
-        rows = [*ledger.instances(label), *ledger.unsent_files(label)]
-        deliveries = ledger.deliveries(label)
-        attachments = ledger.attachments(label)
+def _session(out: Console, reader: JournalReader, label: str, form: _Form) -> None:
+    with reader.snapshot():
+        rows = [*reader.instances(label), *reader.unsent_files(label)]
+        deliveries = reader.deliveries(label)
+        attachments = reader.attachments(label)
     if not rows and not deliveries:
         raise UsageError(f"the journal knows no session {label}", hint="`asyncimport status -o json` lists them all")
     files = [_file_json(row) for row in rows]

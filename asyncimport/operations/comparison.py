@@ -68,7 +68,7 @@ class Finding:
 
 async def look(
     client: Client,
-    ledger: JournalReader,
+    reader: JournalReader,
     policy: RetryPolicy,
     *,
     only: Callable[[Session], bool] = lambda _: True,
@@ -78,7 +78,7 @@ async def look(
 
     Raises: UnavailableError when the server goes away meanwhile.
     """
-    reports = [one for one in await anyio.to_thread.run_sync(ledger.session_reports) if only(one.session)]
+    reports = [one for one in await anyio.to_thread.run_sync(reader.session_reports) if only(one.session)]
     found: dict[int, Finding] = {}
     rules = SiteRules(client, policy)
     # Only the UIDs of those that are being looked at are in memory.
@@ -88,8 +88,8 @@ async def look(
     async def worker() -> None:
         for place, session in turns:
             async with reading:
-                uids, doubtful = await anyio.to_thread.run_sync(ledger.acknowledged, session.session)
-                digests = await anyio.to_thread.run_sync(ledger.archived_digests, session.session)
+                uids, doubtful = await anyio.to_thread.run_sync(reader.acknowledged, session.session)
+                digests = await anyio.to_thread.run_sync(reader.archived_digests, session.session)
             found[place] = await _finding(client, session, uids, doubtful, digests, policy, rules)
             report(found[place])
 
@@ -168,14 +168,14 @@ class Beside:
 
 
 async def look_beside(
-    client: Client, ledger: JournalReader, policy: RetryPolicy, *, reads_bytes: bool = False
+    client: Client, reader: JournalReader, policy: RetryPolicy, *, reads_bytes: bool = False
 ) -> list[Beside]:
     """Look at the resources that attachments were stored in: name, size and MD5, and how much of each XNAT has.
 
     The bytes are read where the site keeps no MD5, or tells it with another size; with `reads_bytes`, all are.
     Raises: UnavailableError when the server goes away meanwhile.
     """
-    batches = await anyio.to_thread.run_sync(ledger.stored_attachment_batches)
+    batches = await anyio.to_thread.run_sync(reader.stored_attachment_batches)
     found: dict[int, Beside] = {}
     limiter = anyio.CapacityLimiter(_AT_A_TIME)
     resources = Resources(client, policy=policy, depth=Depth.BYTES if reads_bytes else Depth.SIZE)
@@ -227,12 +227,12 @@ class SubjectFinding:
     missing: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-async def look_at_subjects(client: Client, ledger: JournalReader, policy: RetryPolicy) -> list[SubjectFinding]:
+async def look_at_subjects(client: Client, reader: JournalReader, policy: RetryPolicy) -> list[SubjectFinding]:
     """Compare what was said of subjects with what the archive has.
 
     Raises: UnavailableError when the server goes away meanwhile.
     """
-    described = await anyio.to_thread.run_sync(ledger.subject_demographics)
+    described = await anyio.to_thread.run_sync(reader.subject_demographics)
     wishes = [Demographics(subject, values, project) for project, subject, values in described if values]
     findings = []
     for wish, found in zip(
@@ -259,13 +259,13 @@ async def restore_subjects(client: Client, findings: Sequence[SubjectFinding], p
     return await describe(client, wishes, policy, event_reason=_REPAIR, only_existing=True)
 
 
-async def strays_of(client: Client, ledger: JournalReader) -> list[Stray]:
-    """Look through the prearchive for rows of the ledger's sessions that are no deliveries the journal knows of.
+async def strays_of(client: Client, reader: JournalReader) -> list[Stray]:
+    """Find prearchive rows of the journal's sessions that are none of its deliveries.
 
     Raises: TransientError, RefusedError when this user may not look.
     """
-    deliveries = await anyio.to_thread.run_sync(ledger.deliveries)
-    source = (await anyio.to_thread.run_sync(ledger.about)).get("source")
+    deliveries = await anyio.to_thread.run_sync(reader.deliveries)
+    source = (await anyio.to_thread.run_sync(reader.about)).get("source")
     # Where an archived or deleted session was, there is nothing any more, or something that came later.
     live = {one.uri for one in deliveries if one.uri and one.state not in {"ARCHIVED", "DELETED"}}
     found: list[Stray] = []
@@ -275,13 +275,13 @@ async def strays_of(client: Client, ledger: JournalReader) -> list[Stray]:
     return found
 
 
-def sources_of(ledger: JournalReader, finding: Finding) -> tuple[list[SentFile], int]:
+def sources_of(reader: JournalReader, finding: Finding) -> tuple[list[SentFile], int]:
     """Return the files that missing instances were sent from, as they are now, if that is what was sent.
 
     Where no digest is kept, their size and time have to do: XNAT lacks the instance in any case. The second value is
     the number of those that are not there, or not the same.
     """
-    wanted = [one for one in ledger.sent_files(finding.session) if one.sop_uid in finding.missing and not one.is_copy]
+    wanted = [one for one in reader.sent_files(finding.session) if one.sop_uid in finding.missing and not one.is_copy]
     devices = Devices()
     there = []
     for source in wanted:
@@ -314,7 +314,7 @@ def verified_attachments(besides: Iterable[Beside]) -> Iterator[tuple[File, bool
     )
 
 
-def verified_sources(ledger: JournalReader, findings: Iterable[Finding]) -> Iterator[tuple[File, bool]]:
+def verified_sources(reader: JournalReader, findings: Iterable[Finding]) -> Iterator[tuple[File, bool]]:
     """Yield the files on disk whose instances were just seen in the archive by their UIDs, copies of them too.
 
     With each comes whether it holds what was sent: by the digest of that, if one is kept, for which the file is read.
@@ -322,7 +322,7 @@ def verified_sources(ledger: JournalReader, findings: Iterable[Finding]) -> Iter
     """
     for finding in findings:
         if finding.verified in {"uids", "present"} or finding.missing:
-            there = [one for one in ledger.sent_files(finding.session) if one.sop_uid not in finding.missing]
+            there = [one for one in reader.sent_files(finding.session) if one.sop_uid not in finding.missing]
             other = finding.replaced
             yield from _judged((one.file, one.digest) for one in there if not (one.presumed or one.sop_uid in other))
             yield from ((one.file, False) for one in there if one.presumed or one.sop_uid in other)

@@ -161,12 +161,12 @@ def _check_rules(journal: Path, host: str, rules: Mapping[str, str]) -> None:
         return
     with ExitStack() as stack:
         try:
-            ledger = stack.enter_context(JournalReader.open(journal))
-            ledger.about()
+            reader = stack.enter_context(JournalReader.open(journal))
+            reader.about()
         except (JournalError, UsageError):
             # The run itself reports what is wrong with it.
             return
-        ledger.check_rules(host, rules)
+        reader.check_rules(host, rules)
 
 
 class _Projects:

@@ -94,12 +94,12 @@ class _Journalled:
         if not journal.exists():
             return cls()
         try:
-            with JournalReader.open(journal) as ledger:
+            with JournalReader.open(journal) as reader:
                 return cls(
-                    ledger.about().get("source", ""),
-                    ledger.prearchive_sessions(),
-                    ledger.archived_labels(),
-                    ledger.subject_patients(after_reroute=after_reroute),
+                    reader.about().get("source", ""),
+                    reader.prearchive_sessions(),
+                    reader.archived_labels(),
+                    reader.subject_patients(after_reroute=after_reroute),
                 )
         except (JournalError, UsageError):
             # The run itself reports what is wrong with it.
@@ -196,8 +196,8 @@ def _modalities(
         asked = is_asked if choice.is_of_parts else None
         found = last.modalities(session.study_uid, truncated=truncated, is_asked=asked)
     if journal.exists():
-        with suppress(JournalError, UsageError), JournalReader.open(journal) as ledger:
-            done = ledger.settled_uids(session)
+        with suppress(JournalError, UsageError), JournalReader.open(journal) as reader:
+            done = reader.settled_uids(session)
             return {uid: modality for uid, modality in found.items() if uid not in done}
     return found
 

@@ -82,8 +82,8 @@ class GivenSessions:
         if not self._journal.exists():
             return []
         try:
-            with JournalReader.open(self._journal) as ledger:
-                placed = ledger.session_labels(after_reroute=self._reroute)
+            with JournalReader.open(self._journal) as reader:
+                placed = reader.session_labels(after_reroute=self._reroute)
                 return [GivenSession(session, ruled=ruled) for session, ruled in placed]
         except (JournalError, UsageError):
             # The run itself reports what is wrong with it.
@@ -95,8 +95,8 @@ def residents_of(journal: Path, *, after_reroute: bool) -> list[SubjectPatient]:
     if not journal.exists():
         return []
     try:
-        with JournalReader.open(journal) as ledger:
-            return ledger.subject_patients(after_reroute=after_reroute)
+        with JournalReader.open(journal) as reader:
+            return reader.subject_patients(after_reroute=after_reroute)
     except (JournalError, UsageError):
         # As above.
         return []

@@ -38,8 +38,8 @@ def journal_of(host: str, named: str, project: str, state_dir: Path | None, jour
 
 def server_of(journal: Path) -> str:
     """Return the address of the server that a journal is of. Raises: JournalError."""
-    with JournalReader.open(journal) as ledger:
-        return ledger.about()["destination"]
+    with JournalReader.open(journal) as reader:
+        return reader.about()["destination"]
 
 
 def _readable(text: str) -> str:
@@ -56,10 +56,10 @@ def meant_journal(
     path = existing_journal(host, project, state_dir, journal)
     if not project:
         return path, None, []
-    with JournalReader.open(path) as ledger:
-        about = ledger.about()
+    with JournalReader.open(path) as reader:
+        about = reader.about()
         is_whole = project == about["rule project"] or f"alias {project}" in about
-        is_part = not is_whole and ledger.has_project(project)
+        is_part = not is_whole and reader.has_project(project)
     others = []
     if journal is None:
         server = about["destination"]
@@ -116,9 +116,9 @@ def _nothing_of(project: str, host: str, others: list[Path]) -> UsageError:
 def _is_of(path: Path, host: str, project: str) -> bool:
     """Whether a journal, of that server, is of a project: by another name of that, or as one of several."""
     try:
-        with JournalReader.open(path) as ledger:
-            about = ledger.about()
-            return about["destination"] == host and (f"alias {project}" in about or ledger.has_project(project))
+        with JournalReader.open(path) as reader:
+            about = reader.about()
+            return about["destination"] == host and (f"alias {project}" in about or reader.has_project(project))
     except (JournalError, UsageError):
         return False
 

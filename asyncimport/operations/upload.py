@@ -280,8 +280,8 @@ class Uploads:
             except StoppedError:
                 # While another program had locked the journal. What is in it can be read all the same.
                 pass
-            ledger = JournalReader.of(journal, since=self._first)
-            outcome.summary = await anyio.to_thread.run_sync(ledger.summary)
+            reader = JournalReader.of(journal, since=self._first)
+            outcome.summary = await anyio.to_thread.run_sync(reader.summary)
             outcome.signal = self._signal
             if outcome.error is None and outcome.signal is None and not is_watch:
                 outcome.error = nothing_found(outcome.summary, decision.plan, source)
@@ -289,7 +289,7 @@ class Uploads:
                 self._observer.note(stray)
             await anyio.to_thread.run_sync(journal.end_run, outcome.exit_code)
             if task.receipts is not None:
-                await anyio.to_thread.run_sync(write_receipts, task.receipts, ledger)
+                await anyio.to_thread.run_sync(write_receipts, task.receipts, reader)
 
     async def _send(
         self,

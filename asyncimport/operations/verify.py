@@ -107,8 +107,8 @@ async def verify(
 
 
 async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, report: Callable[[str], None]) -> None:
-    async with in_threads(partial(JournalReader.open, request.journal)) as ledger:
-        about = await anyio.to_thread.run_sync(ledger.about)
+    async with in_threads(partial(JournalReader.open, request.journal)) as reader:
+        about = await anyio.to_thread.run_sync(reader.about)
     if request.server.host != about["destination"]:
         raise JournalError(
             f"the journal {request.journal} belongs to {about['destination']}, not to {request.server.host}"
@@ -125,21 +125,21 @@ async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, r
             with stop.at_once():
                 # What was sent again counts once it is seen in the archive.
                 await _look(client, request, result)
-        async with in_threads(partial(JournalReader.open, request.journal, part=request.project)) as ledger:
+        async with in_threads(partial(JournalReader.open, request.journal, part=request.project)) as reader:
             if request.safe_to_delete is not None and not stop.requested:
-                write = partial(_write_paths, request.safe_to_delete, ledger, result)
+                write = partial(_write_paths, request.safe_to_delete, reader, result)
                 result.safe = await anyio.to_thread.run_sync(write)
             if (request.strays or request.remove_strays) and not stop.requested:
-                await _strays(client, ledger, result, stop, remove=request.remove_strays)
+                await _strays(client, reader, result, stop, remove=request.remove_strays)
 
 
 async def _look(client: Client, request: VerifyRequest, result: VerifyResult) -> None:
     policy = RetryPolicy()
     result.findings = []
-    async with in_threads(partial(JournalReader.open, request.journal, part=request.project)) as ledger:
-        result.findings = await look(client, ledger, policy, report=result.findings.append)
-        result.besides = await look_beside(client, ledger, policy, reads_bytes=request.attachments_bytes)
-        result.subjects = await look_at_subjects(client, ledger, policy)
+    async with in_threads(partial(JournalReader.open, request.journal, part=request.project)) as reader:
+        result.findings = await look(client, reader, policy, report=result.findings.append)
+        result.besides = await look_beside(client, reader, policy, reads_bytes=request.attachments_bytes)
+        result.subjects = await look_at_subjects(client, reader, policy)
 
 
 async def _repair(
@@ -190,20 +190,20 @@ async def _repair(
         await anyio.to_thread.run_sync(journal.end_run, 128 + stop.signal if stop.requested else 0)
 
 
-async def _restore(client: Client, ledger: JournalReader, result: VerifyResult) -> None:
+async def _restore(client: Client, reader: JournalReader, result: VerifyResult) -> None:
     """Give subjects back what XNAT has lost of their demographics, or they with their sessions that were sent again."""
     wrong = {(one.project, one.subject) for one in result.subjects if one.problem}
-    found = await look_at_subjects(client, ledger, RetryPolicy())
+    found = await look_at_subjects(client, reader, RetryPolicy())
     result.described = await restore_subjects(
         client, [one for one in found if (one.project, one.subject) in wrong], RetryPolicy()
     )
 
 
-async def _strays(client: Client, ledger: JournalReader, result: VerifyResult, stop: Stop, *, remove: bool) -> None:
+async def _strays(client: Client, reader: JournalReader, result: VerifyResult, stop: Stop, *, remove: bool) -> None:
     """Look for stray rows, and tell what became of each."""
     try:
         with stop.at_once():
-            found = await strays_of(client, ledger)
+            found = await strays_of(client, reader)
         if stop.requested:
             return
         result.strays = []
@@ -247,7 +247,7 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
     )
 
 
-def _write_paths(path: Path, ledger: JournalReader, result: VerifyResult) -> int:
+def _write_paths(path: Path, reader: JournalReader, result: VerifyResult) -> int:
     """Write paths as the file system has them, one a line; return how many.
 
     A path with a line end is kept back, and so is a file that is not known to hold what was sent.
@@ -255,7 +255,7 @@ def _write_paths(path: Path, ledger: JournalReader, result: VerifyResult) -> int
     count = 0
     try:
         with replacing(path) as file:
-            seen = chain(verified_sources(ledger, result.findings), verified_attachments(result.besides))
+            seen = chain(verified_sources(reader, result.findings), verified_attachments(result.besides))
             for found, holds_what_was_sent in seen:
                 raw = os.fsencode(found.path)
                 if holds_what_was_sent and b"\n" not in raw:

@@ -29,14 +29,14 @@ def check_receipts(path: Path) -> None:
         ) from error
 
 
-def write_receipts(path: Path, ledger: JournalReader) -> None:
-    """Write the receipts of all that the ledger counts, readable by their owner only, in place of earlier ones.
+def write_receipts(path: Path, reader: JournalReader) -> None:
+    """Write the receipts of all files in scope, readable by their owner only, in place of earlier ones.
 
     A pipe or a device is written to. Raises: AsyncimportError; earlier receipts are left as they were then.
     """
     try:
         with replacing(path) as file:
-            file.writelines(f"{json.dumps(line)}\n".encode() for line in _lines(ledger))
+            file.writelines(f"{json.dumps(line)}\n".encode() for line in _lines(reader))
     except OSError as error:
         raise AsyncimportError(
             f"--receipts {path} cannot be written: {error.strerror}",
@@ -44,8 +44,8 @@ def write_receipts(path: Path, ledger: JournalReader) -> None:
         ) from error
 
 
-def _lines(ledger: JournalReader) -> Iterator[Mapping[str, object]]:
-    for arrived in ledger.stored_instances():
+def _lines(reader: JournalReader) -> Iterator[Mapping[str, object]]:
+    for arrived in reader.stored_instances():
         sha256, of = _digest(arrived)
         yield {
             "kind": "file",
@@ -61,7 +61,7 @@ def _lines(ledger: JournalReader) -> Iterator[Mapping[str, object]]:
             "time": _time(arrived.settled_at),
             "run": str(arrived.run),
         }
-    for row in ledger.stored_attachments():
+    for row in reader.stored_attachments():
         yield {
             "kind": "attachment",
             **_names(row.session),
@@ -73,7 +73,7 @@ def _lines(ledger: JournalReader) -> Iterator[Mapping[str, object]]:
             "time": _time(row.settled_at),
             "run": str(row.run),
         }
-    for one in ledger.deliveries():
+    for one in reader.deliveries():
         uri = one.uri and f"/data{one.uri}"
         if one.uri:
             is_gone = one.state in {"ARCHIVED", "DELETED"}
