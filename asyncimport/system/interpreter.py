@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 # Where the package lies: whatever else lies there is trusted as the package is.
-_ROOT = str(Path(__file__).parents[1])
+_ROOT = str(Path(__file__).parents[2])
 # What an interpreter needs to start, to find its libraries, and to read names as this process does. Passwords and
 # tokens come under any name, so nothing else is passed on.
 _NEEDED = frozenset({"LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "WINDIR"})
