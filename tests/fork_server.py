@@ -8,6 +8,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import runpy
 import selectors
 import signal
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 _MAX_BYTES = 1 << 20
+_IMPORT = re.compile(r"^ *(?:import (\w[\w.]*)$|from (\w[\w.]*) import )", re.MULTILINE)
 # Variables that an interpreter heeds when it starts, or that libraries may read when they are imported.
 _AT_START = ("PYTHON", "LANG", "LC_", "LD_", "COV_", "COVERAGE_")
 
@@ -94,6 +96,11 @@ def _number(report: socket.socket) -> int:
     if len(content) < 4:
         raise EOFError
     return int.from_bytes(content, "little", signed=True)
+
+
+def imported_by(files: Iterable[Path]) -> list[str]:
+    """Return the modules that files import, wherever in the file that is."""
+    return sorted({max(names) for file in files for names in _IMPORT.findall(file.read_text("utf-8"))})
 
 
 # --- In the server

@@ -26,7 +26,7 @@ from time import monotonic
 from typing import TypeVar
 
 from _pytest.config import default_plugins
-from fork_server import ForkServer
+from fork_server import ForkServer, imported_by
 from mutant_data import ROOT, Checkout, Located, Mutant, StaleError, all_mutants, changed_since
 
 _T = TypeVar("_T")
@@ -37,7 +37,6 @@ _HANGING_SECONDS = 2
 _MUTANT_SECONDS = 60
 # Elsewhere a process that has threads, as the libraries start them there, cannot be forked.
 _CAN_FORK = sys.platform == "linux"
-_IMPORT = re.compile(r"^ *(?:import (\w[\w.]*)$|from (\w[\w.]*) import )", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +58,21 @@ class Ended:
 
 
 class Copy:
-    """A copy of the checkout, in which one thing at a time is edited and tested."""
+    """A copy of the checkout, or of another copy, in which one thing at a time is edited and tested."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, source: Path = ROOT) -> None:
         self.place = place
         place.mkdir()
-        unwanted = shutil.ignore_patterns("__pycache__")
+        unwanted = shutil.ignore_patterns(*["__pycache__"] if source == ROOT else [])
         for name in ("asyncimport", "tests"):
-            shutil.copytree(ROOT / name, place / name, ignore=unwanted)
+            shutil.copytree(source / name, place / name, ignore=unwanted)
         for name in ("pyproject.toml", "README.md"):
-            shutil.copy2(ROOT / name, place / name)
+            shutil.copy2(source / name, place / name)
         self._env = {**os.environ, "PYTHONPATH": str(place)}
         self._env.pop("PYTEST_ADDOPTS", None)
-        # Compiled files that are known by their source's digest: an edit may leave size and second as they were.
-        self._python("-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "asyncimport")
+        if source == ROOT:
+            # Compiled files that are known by their source's digest: an edit may leave size and second as they were.
+            self._python("-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "asyncimport")
         where = self._python("-c", "import asyncimport; print(asyncimport.__file__)").out.strip()
         if not Path(where).is_relative_to(place):
             raise SystemExit(f"the tests would not test the copy, but {where}")
@@ -146,9 +146,8 @@ class Copy:
 def _imported_from_elsewhere() -> list[str]:
     """Return the modules of others that the code and its tests import, and pytest with its plugins."""
     files = [file for folder in ("asyncimport", "tests") for file in (ROOT / folder).rglob("*.py")]
-    found = {max(names) for file in files for names in _IMPORT.findall(file.read_text("utf-8"))}
     ours = {"asyncimport", "bench", *(file.stem for file in files)}
-    elsewhere = sorted(name for name in found if name.partition(".")[0] not in ours)
+    elsewhere = [name for name in imported_by(files) if name.partition(".")[0] not in ours]
     plugins = [plugin.module for plugin in importlib.metadata.entry_points(group="pytest11")]
     return [*(f"_pytest.{name}" for name in default_plugins), *plugins, *elsewhere]
 
@@ -175,7 +174,8 @@ class Copies:
 
     def __init__(self, place: Path, jobs: int) -> None:
         self._pool = ThreadPoolExecutor(jobs)
-        self._copies = list(self._pool.map(Copy, [place / str(number) for number in range(jobs)]))
+        first = Copy(place / "0")
+        self._copies = [first, *(Copy(place / str(number), first.place) for number in range(1, jobs))]
         self._free: queue.SimpleQueue[Copy] = queue.SimpleQueue()
         for copy in self._copies:
             self._free.put(copy)
