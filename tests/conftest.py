@@ -5,15 +5,17 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import Process
+from anyio.abc import ByteReceiveStream, Process
 from blockbuster import BlockBuster, blockbuster_ctx
+from fork_server import ForkServer, imported_by
+from forked_process import ForkedProcess
 
 from asyncimport.testserver import TestXnat, serve
 from asyncimport.testserver.samples import generated
@@ -61,10 +63,15 @@ class Ended:
 
 
 class Commands:
-    """Runs `asyncimport` as users do: as a process, with nothing of this process's surroundings."""
+    """Runs `asyncimport` as users do: as a process, with nothing of this process's surroundings.
 
-    def __init__(self, home: Path) -> None:
+    Where there is a server for it, the process is forked from one that has imported all already, if it does not matter
+    how the interpreter is started.
+    """
+
+    def __init__(self, home: Path, server: ForkServer | None = None) -> None:
         self.home = home
+        self._server = server
         self.env: dict[str, str] = {
             name: value
             for name, value in os.environ.items()
@@ -82,32 +89,62 @@ class Commands:
 
     async def __call__(self, *words: str | os.PathLike[str], stdin: bytes = b"") -> Ended:
         """Run a command to its end."""
-        done = await anyio.run_process(
-            [sys.executable, "-m", "asyncimport", *words], input=stdin, env=self.env, check=False
-        )
-        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+        out, err = bytearray(), bytearray()
 
-    def start(self, *words: str | os.PathLike[str]) -> AbstractAsyncContextManager[Process]:
+        async def read(stream: ByteReceiveStream | None, into: bytearray) -> None:
+            assert stream is not None
+            async for piece in stream:
+                into += piece
+
+        async with self.start(*words) as process, anyio.create_task_group() as tasks:
+            tasks.start_soon(read, process.stdout, out)
+            tasks.start_soon(read, process.stderr, err)
+            assert process.stdin is not None
+            with suppress(anyio.BrokenResourceError):
+                await process.stdin.send(stdin)
+            await process.stdin.aclose()
+            code = await process.wait()
+        return Ended(code, out.decode(), err.decode())
+
+    @asynccontextmanager
+    async def start(self, *words: str | os.PathLike[str]) -> AsyncIterator[Process]:
         """Start a command that the test will talk to, or kill."""
-        return _started([sys.executable, "-m", "asyncimport", *words], self.env)
+        async with await self._open([os.fspath(word) for word in words]) as process:
+            try:
+                yield process
+            finally:
+                if process.returncode is None:
+                    process.kill()
+
+    async def _open(self, words: list[str]) -> Process:
+        if self._server is not None and self._server.is_alike(self.env):
+            return ForkedProcess(self._server, "asyncimport", words, self.env)
+        return await anyio.open_process([sys.executable, "-m", "asyncimport", *words], env=self.env)
 
 
-@asynccontextmanager
-async def _started(command: list[str | os.PathLike[str]], env: dict[str, str]) -> AsyncIterator[Process]:
-    async with await anyio.open_process(command, env=env) as process:
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer | None]:
+    """Start a process that has imported all that `asyncimport` imports."""
+    if sys.platform != "linux" or os.environ.get(
+        "NOFORK"
+    ):  # elsewhere it is not safe to fork what has loaded the libraries
+        yield None
+        return
+    root = Path(__file__).parent.parent
+    files = [file for file in (root / "asyncimport").rglob("*.py") if "testserver" not in file.parts]
+    ours = [".".join(file.relative_to(root).with_suffix("").parts) for file in files if file.stem != "__main__"]
+    others = [name for name in imported_by(files) if not name.startswith("asyncimport")]
+    server = ForkServer([*others, *ours], Commands(tmp_path_factory.mktemp("server")).env, Path.cwd())
+    yield server
+    server.close()
 
 
 @pytest.fixture
-def commands(tmp_path: Path) -> Commands:
+def commands(tmp_path: Path, fork_server: ForkServer | None) -> Commands:
     """Give the command line a home of its own."""
     home = tmp_path / "home"
     home.mkdir()
-    return Commands(home)
+    return Commands(home, fork_server)
 
 
 @pytest.fixture

@@ -78,6 +78,12 @@ async def test_as_a_module_too_nothing_more_is_imported_from_there(tmp_path: Pat
     )
 
 
+def started() -> psutil.Process:
+    """Return the process of the only worker; the server of the tests' commands is another child of this process."""
+    (process,) = (one for one in psutil.Process().children() if "import serve" in one.cmdline()[-1])
+    return process
+
+
 def test_a_worker_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords come under any name: only what an interpreter needs is passed on."""
     for name in ("XNAT_PASS", "XNAT_TOKEN", "HTTPS_PROXY", "ASYNCIMPORT_PROFILE", "AWS_SECRET_ACCESS_KEY", "HOME"):
@@ -86,7 +92,7 @@ def test_a_worker_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert child_environment()["LC_ALL"] == "C.UTF-8"
     worker = Worker(os.path.basename)
     assert worker.call("a/b") == "b"
-    (process,) = psutil.Process().children()
+    process = started()
     assert "horse" not in process.environ().values()
     assert "LC_ALL" in process.environ()
     worker.close()
@@ -129,7 +135,7 @@ def test_a_worker_gets_no_ctrl_c() -> None:
     """A terminal sends it to the group of processes; and one that comes all the same is ignored."""
     worker = Worker(os.path.basename)
     assert worker.call("a") == "a"
-    (process,) = psutil.Process().children()
+    process = started()
     assert os.getpgid(process.pid) != os.getpgid(0)
     process.send_signal(signal.SIGINT)
     assert worker.call("a/b") == "b"
