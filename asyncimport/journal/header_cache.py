@@ -134,6 +134,26 @@ class HeaderCache:
         self._met += len(files)
         return unknown
 
+    def identities(self, files: Sequence[File]) -> dict[str, Identity]:
+        """Return what the scan has read of instances that are as they were then, by path: study fields and modality."""
+        found: dict[str, Identity] = {}
+        variants: dict[str, dict[str, str]] = {}
+        with translated(self.path):
+            for file in files:
+                row = self._db.execute(
+                    "SELECT f.size, f.mtime_ns, f.inode, f.ctime_ns, f.sop_uid, v.study_uid, f.series_uid, f.modality, "
+                    "v.fields, f.reason FROM file f JOIN variant v ON v.key = f.variant "
+                    "WHERE f.path = ? AND f.scan = ?",
+                    (os.fsencode(file.path), self._scan),
+                ).fetchone()
+                if row is None or not is_same(row[:4], file):
+                    continue
+                sop_uid, study_uid, series_uid, modality, text, truncated = row[4:]
+                fields = variants.get(text) or variants.setdefault(text, json.loads(text))
+                fields = {**fields, "Modality": modality} if modality else fields
+                found[file.path] = Identity(sop_uid, study_uid, series_uid, fields, truncated)
+        return found
+
     def record(self, found: Sequence[tuple[File, Identity] | Ignored]) -> None:
         """Record what files are: those of the last batch that `skip_known` returned."""
         with self._transaction():

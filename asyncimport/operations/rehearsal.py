@@ -5,16 +5,19 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import anyio.to_thread
 
+from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, UsageError
-from asyncimport.journal import Journal, JournalReader, LockWait, copy_journal
-from asyncimport.model import Body, File
+from asyncimport.journal import HeaderCache, Journal, JournalReader, LockWait, copy_journal
+from asyncimport.model import Body, File, Ignored
 from asyncimport.model.summary import exit_code
 from asyncimport.operations.decision import Decision
 from asyncimport.operations.dry_run_plan import as_rehearsed
 from asyncimport.operations.plan import Plan
+from asyncimport.operations.scan import survey_path
 from asyncimport.operations.upload import (
     UploadRequest,
     enclosed,
@@ -38,7 +41,18 @@ __all__ = ["Unread", "rehearse"]
 
 
 class Unread(Folder):
-    """Directories whose headers are read, and nothing more."""
+    """Directories of which a scan has read the headers just now; no bodies are read."""
+
+    def __init__(self, headers: HeaderCache, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._headers = headers
+
+    async def look(self, files: Sequence[File]) -> list[Identity | Ignored]:
+        """Return what the scan has found, and look into what has changed since."""
+        known = await anyio.to_thread.run_sync(self._headers.identities, files)
+        rest = [file for file in files if file.path not in known]
+        looks = dict(zip((file.path for file in rest), await super().look(rest), strict=True)) if rest else {}
+        return [known.get(file.path) or looks[file.path] for file in files]
 
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
         """Return bodies that cannot be sent."""
@@ -70,8 +84,12 @@ async def rehearse(
     """Return a plan with what the run makes of it, and the exit code of the run. Raises: what a run raises."""
     if decision.is_strict and decision.wrong and task.watch is None:
         return found, UsageError.exit_code
-    source = await anyio.to_thread.run_sync(task.source, Unread)
-    async with in_threads(partial(TemporaryDirectory, prefix="asyncimport-")) as place:
+    headers = survey_path(await anyio.to_thread.run_sync(task.source), task.state_dir)
+    async with (
+        in_threads(partial(HeaderCache, headers, again=True)) as cache,
+        in_threads(partial(TemporaryDirectory, prefix="asyncimport-")) as place,
+    ):
+        source = await anyio.to_thread.run_sync(task.source, partial(Unread, cache))
         path = Path(place) / "journal"
         await anyio.to_thread.run_sync(copy_journal, decision.journal, path)
         async with in_threads(partial(open_journal, task, decision, path, LockWait())) as journal:

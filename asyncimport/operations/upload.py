@@ -121,7 +121,7 @@ class UploadRequest:
         # Under one fixed label any second study does, and that is better known before anything is sent.
         return self.options.scan_first or (isinstance(routes, Router) and routes.one_session)
 
-    def source(self, kind: type[Folder] = Folder) -> Folder:
+    def source(self, kind: Callable[..., Folder] = Folder) -> Folder:
         """Return what is read. Raises: UsageError."""
         return kind(
             self.sources,
