@@ -137,6 +137,15 @@ async def test_what_an_earlier_run_has_left_is_asked_for_too(xnat: TestXnat, rea
     assert xnat.sop_uids() == WHOLE | {sop(9)}
 
 
+async def test_what_is_built_and_not_asked_for_is_left_alone(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
+    """A run for some series takes up what stands built of their studies, and nothing of others."""
+    source = scanned(tmp_path / "source")
+    assert (await upload(ready, source, "--no-archive")).code == 0
+    ended = await upload(ready, source, "--modality", "CT", "--partial-studies")
+    assert (ended.code, xnat.sop_uids()) == (0, WHOLE), ended.out
+    assert [row.study_uid for row in xnat.prearchive] == ["1.2.2"]
+
+
 async def test_a_pilot_is_no_more_than_that(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
     """What an earlier run has left of other sessions is beyond --limit too."""
     source = scanned(tmp_path / "source")
