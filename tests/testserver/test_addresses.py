@@ -1,4 +1,4 @@
-"""Labels that are IDs of something else, and what is shared: each of XNAT's classes looks in an order of its own."""
+"""Labels that equal IDs of other items, and shared items: XNAT's classes look them up in different orders."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ BODY = {"Content-Type": "text/plain"}
 
 
 def site(*, closed: bool = False) -> TestXnat:
-    """Make a site of two projects: labels of demo's subject and session are the IDs of those of the other project."""
+    """Make a site of two projects: the labels of demo's subject and session equal the other project's IDs."""
     xnat = TestXnat()
     xnat.add_project(Project("other", editors=["boss"] if closed else ["demo"]))
     add_session(xnat, "theirs", "theirs", "other")
@@ -23,7 +23,7 @@ def site(*, closed: bool = False) -> TestXnat:
 
 
 async def ids(web: RawClient, path: str, **params: str) -> list[str]:
-    """Return the IDs of what is shown or listed."""
+    """Return the IDs of the items in a reply."""
     answer = await web.get(path, format="json", **params)
     if answer.status != 200:
         return []
@@ -38,7 +38,7 @@ async def put(web: RawClient, path: str) -> Reply:
 
 
 def filled(xnat: TestXnat) -> list[Any]:
-    """Return what has the resource R: sessions, scans and subjects."""
+    """Return the owners of the resource R: sessions, scans and subjects."""
     sessions = list(xnat.archived)
     scans = [(session, scan) for session in sessions for scan in session.scans.values()]
     return [
@@ -49,7 +49,7 @@ def filled(xnat: TestXnat) -> list[Any]:
 
 
 async def test_a_session_is_shown_by_its_id_first() -> None:
-    """Of whatever project, in the address of any; a list by label is the project's alone."""
+    """The ID may be of any project, in the address of any; a list by label is of the project only."""
     async with raw_client(site()) as web:
         theirs, mine = web.xnat.archived
         for path in (f"{DEMO}/experiments/{E}", f"{DEMO}/subjects/{mine.subject.label}/experiments/{E}"):
@@ -59,7 +59,7 @@ async def test_a_session_is_shown_by_its_id_first() -> None:
 
 
 async def test_what_a_user_may_not_read_is_not_found() -> None:
-    """Then the label counts."""
+    """The label is looked up instead."""
     async with raw_client(site(closed=True)) as web:
         _, mine = web.xnat.archived
         assert await ids(web, f"{DEMO}/experiments/{E}") == [mine.id]
@@ -68,7 +68,7 @@ async def test_what_a_user_may_not_read_is_not_found() -> None:
 
 
 async def test_resources_of_a_session_go_by_its_id_first() -> None:
-    """In writing too, whatever project and subject the address names."""
+    """Also for writes, whatever project and subject the address names."""
     async with raw_client(site()) as web:
         theirs, mine = web.xnat.archived
         base = f"{DEMO}/subjects/{mine.subject.label}/experiments/{E}"
@@ -78,7 +78,7 @@ async def test_resources_of_a_session_go_by_its_id_first() -> None:
 
 
 async def test_resources_of_scans_go_by_an_id_of_the_project_first() -> None:
-    """Else by the label; so do lists of scans."""
+    """The label comes second; lists of scans do the same."""
     async with raw_client(site()) as web:
         theirs, mine = web.xnat.archived
         base = f"{DEMO}/subjects/{mine.subject.label}/experiments/{E}"
@@ -92,7 +92,7 @@ async def test_resources_of_scans_go_by_an_id_of_the_project_first() -> None:
 
 
 async def test_what_is_to_be_refreshed_goes_by_its_label_first() -> None:
-    """Unlike what is written at the same address."""
+    """Unlike a write at the same address."""
     async with raw_client(site()) as web:
         _, mine = web.xnat.archived
         await web.put(f"/data/experiments/{mine.id}/resources/R")
@@ -103,7 +103,7 @@ async def test_what_is_to_be_refreshed_goes_by_its_label_first() -> None:
 
 
 async def test_a_session_below_another_subject() -> None:
-    """XNAT compares nothing."""
+    """XNAT does not compare the session with the subject in the address."""
     async with raw_client(site()) as web:
         mine = web.xnat.archived[1]
         web.xnat.add_subject("demo", "else")
@@ -112,7 +112,7 @@ async def test_a_session_below_another_subject() -> None:
 
 
 async def test_a_subject_is_shown_by_its_id_and_changed_by_its_label_first() -> None:
-    """So a GET and a PUT of one address can mean two subjects; without a project only the ID counts."""
+    """GET and PUT of one address can mean two subjects; without a project only the ID counts."""
     async with raw_client() as web:
         first = web.xnat.add_subject("demo", "A")
         second = web.xnat.add_subject("demo", first.id)
@@ -128,7 +128,7 @@ async def test_a_subject_is_shown_by_its_id_and_changed_by_its_label_first() -> 
 
 
 async def test_the_id_of_another_projects_subject_is_a_free_label() -> None:
-    """GET shows the other one, PUT makes one of that label."""
+    """GET shows the other subject, PUT creates one with that label."""
     async with raw_client(site()) as web:
         theirs = web.xnat.archived[0].subject
         assert await ids(web, f"{DEMO}/subjects/{theirs.id}") == [theirs.id]
@@ -140,7 +140,7 @@ async def test_the_id_of_another_projects_subject_is_a_free_label() -> None:
 
 
 async def test_what_is_shared_is_listed_under_its_label_there() -> None:
-    """A filter looks at the label at home; the project is the one it is of."""
+    """A filter applies to the label in its own project, and the project column shows that one."""
     async with raw_client(site()) as web:
         theirs = web.xnat.archived[0]
         web.xnat.share(theirs, "demo", "lent")
@@ -158,7 +158,7 @@ async def test_what_is_shared_is_listed_under_its_label_there() -> None:
 
 
 async def test_rights_on_what_is_shared_are_those_at_home() -> None:
-    """Whoever reads a project reads what is shared into it, and may not change that."""
+    """Users who read a project read what is shared into it, and may not change it."""
     xnat = site(closed=True)
     theirs = xnat.archived[0]
     xnat.share(theirs, "demo", "lent")

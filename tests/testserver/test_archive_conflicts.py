@@ -1,4 +1,4 @@
-"""Each thing that keeps a session out of the archive, as XNAT has it, and what skips the check."""
+"""Each conflict that keeps a session out of the archive, and what skips its check."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,14 +14,14 @@ FAILED = "FAILED: Unable to archive E: Operation Failed: "
 
 
 def lend(xnat: TestXnat) -> None:
-    """Make a session of another project known here under this label."""
+    """Share a session of another project into this one, under this label."""
     (session,) = xnat.archived
     session.project = "other"
     xnat.share(session, "demo")
 
 
 def rename(xnat: TestXnat) -> None:
-    """Let the session found under this label have another one."""
+    """Give the session that is found under this label another label."""
     xnat.archived[0].label = "another"
 
 
@@ -85,7 +85,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("overwrite", ["", "append", "delete", "true"])
 async def test_import_30_each_conflict_and_what_skips_it(name: str, overwrite: str) -> None:
-    """500 with the text and the row in CONFLICT; append and delete alike skip those that can be skipped."""
+    """500 with the text, and the row in CONFLICT; append and delete skip the same checks."""
     case = CASES[name]
     async with raw_client() as web:
         web.xnat.add_project(Project("other"))
@@ -105,7 +105,7 @@ async def test_import_30_each_conflict_and_what_skips_it(name: str, overwrite: s
 
 
 async def test_import_30_a_merge_without_leave() -> None:
-    """Version 1.6 wants `overwrite` for it; 1.8 never does."""
+    """Version 1.6 needs `overwrite` for a merge; 1.8 does not."""
     for version, status in (("1.6", 409), ("1.8", 200)):
         async with raw_client(TestXnat(profile=PROFILES[version])) as web:
             await web.archive_session(dicom(1))
@@ -132,7 +132,7 @@ async def test_import_30_studies_may_be_mixed_where_the_project_allows_it() -> N
 
 
 async def test_import_30_the_same_number_is_no_conflict() -> None:
-    """The scan gets another id."""
+    """The scan gets another ID."""
     async with raw_client() as web:
         await web.archive_session(dicom(1))
         await web.archive_session(dicom(2, SeriesInstanceUID="7"))
@@ -147,7 +147,7 @@ async def name_of(web: RawClient) -> str:
 
 @pytest.mark.parametrize("overwrite", ["", "append"])
 async def test_import_30_a_folder_that_the_database_does_not_know_conflicts_too(overwrite: str) -> None:
-    """Files of the same name in an orphan folder of the archive; other files do not matter."""
+    """Files of the same name in an archive folder without a database row; other files do not matter."""
     async with raw_client() as web:
         uri = await web.build_session(dicom(1))
         web.xnat.orphans["demo", "E"] = {("1", "DICOM", await name_of(web)), ("1", "DICOM", "x.dcm")}
@@ -164,7 +164,7 @@ async def test_import_30_a_folder_that_the_database_does_not_know_conflicts_too(
 
 
 async def test_import_30_overwriting_replaces_files_and_entries() -> None:
-    """The same instance under another name takes the place of the first entry."""
+    """The same instance under another name replaces the first entry."""
     async with raw_client() as web:
         await web.archive_session(dicom(1), rename="")
         assert (await web.archive(await web.build_session(dicom(1)), overwrite="append")).status == 200
@@ -181,7 +181,7 @@ async def test_import_30_overwriting_replaces_files_and_entries() -> None:
 async def test_import_30_an_instance_twice_in_one_delivery(
     params: dict[str, str], attributes: dict[str, Any], overwrite: str, unique: bool, status: int
 ) -> None:
-    """Under two names, or two numbers of one series: refused, unless overridden or the site does not look."""
+    """Under two names, or two numbers of one series: refused, unless overridden or not checked by the site."""
     async with raw_client(TestXnat(unique_sop_uids=unique)) as web:
         await web.import_session(dicom(1), **params)
         answer = await web.archive(await web.build_session(dicom(1, **attributes)), overwrite=overwrite)

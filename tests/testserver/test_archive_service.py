@@ -1,4 +1,4 @@
-"""Archiving as XNAT has it: replies, jobs, merging, and the table of conflicts."""
+"""The archive service: replies, jobs, merging and conflicts."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ FAILED = "FAILED: Unable to archive E: Operation Failed: "
 
 @pytest.mark.parametrize("prefix", ["", "/data"])
 async def test_import_27_done_is_200_with_crlf(prefix: str) -> None:
-    """The source with or without /data; text/uri-list."""
+    """With /data in the source or without; the reply is a text/uri-list."""
     async with raw_client() as web:
         uri = await web.build_session()
         answer = await web.archive(prefix + uri.removeprefix("/data"))
@@ -64,7 +64,7 @@ async def test_import_27_sources_that_cannot_be_had() -> None:
 
 
 async def test_import_27_a_locked_row_is_403() -> None:
-    """Already under way."""
+    """The archiving has begun already."""
     async with raw_client() as web:
         uri = await web.build_session()
         web.xnat.prearchive[0].status = RowStatus.LOCKED_ARCHIVING
@@ -92,7 +92,7 @@ async def test_import_32_dest_breaks_with_one_source() -> None:
 
 
 async def test_import_27_several_sources_are_done_in_the_background() -> None:
-    """200 at once with the rows; the outcome shows in the rows only."""
+    """200 at once with the rows; only the rows show the outcome."""
     async with raw_client() as web:
         first, second = (
             await web.build_session(),
@@ -108,7 +108,7 @@ async def test_import_27_several_sources_are_done_in_the_background() -> None:
 
 
 async def test_import_28_a_timeout_leaves_the_job_running() -> None:
-    """500 with its text; the session is archived all the same."""
+    """500 with XNAT's text; the session is archived all the same."""
     async with raw_client(TestXnat(archive_seconds=0.05, archive_timeout=0.01)) as web:
         uri = await web.build_session()
         answer = await web.archive(uri)
@@ -120,7 +120,7 @@ async def test_import_28_a_timeout_leaves_the_job_running() -> None:
 
 
 async def test_import_28_a_client_that_leaves_does_not_stop_the_job() -> None:
-    """The request is given up; the session is archived all the same."""
+    """The client closes the connection; the session is archived all the same."""
     async with raw_client(TestXnat(archive_seconds=0.05)) as web:
         uri = await web.build_session()
         async with anyio.create_task_group() as tasks:
@@ -134,7 +134,7 @@ async def test_import_28_a_client_that_leaves_does_not_stop_the_job() -> None:
 
 
 async def test_import_29_after_success_all_is_in_the_archive(tmp_path: Path) -> None:
-    """Row and folder are gone, the files are where they belong, bytes unchanged."""
+    """Row and folder are gone; the files are in the archive, with unchanged bytes."""
     async with raw_client(TestXnat(tmp_path, anonymise=False)) as web:
         uri = await web.build_session(dicom(1), dicom(2, SeriesNumber=5, SeriesInstanceUID="5"))
         assert (await web.archive(uri)).status == 200
@@ -161,7 +161,7 @@ async def test_import_29_labels_are_cleaned_when_archiving() -> None:
 
 
 async def test_import_29_the_subject_is_found_whatever_its_letter_case() -> None:
-    """SUB and sub are one subject, of the label that came first."""
+    """SUB and sub are one subject, with the label that came first."""
     async with raw_client() as web:
         await web.archive_session(dicom(), SUBJECT_ID="SUB")
         uri = await web.archive_session(dicom(2, StudyInstanceUID="8"), SUBJECT_ID="sub", EXPT_LABEL="F")
@@ -170,21 +170,21 @@ async def test_import_29_the_subject_is_found_whatever_its_letter_case() -> None
 
 
 async def test_import_29_names_may_be_given_when_archiving() -> None:
-    """`subject` and `session` outweigh the row's."""
+    """`subject` and `session` come before the row's."""
     async with raw_client() as web:
         answer = await web.archive(await web.build_session(), subject="T", session="G")
         assert answer.text.strip() == "/data/archive/projects/demo/subjects/T/experiments/G"
 
 
 async def test_import_29_a_subject_is_needed() -> None:
-    """Neither parameter nor patient name: 500."""
+    """Without a parameter and without a patient name: 500."""
     async with raw_client() as web:
         answer = await web.archive(await web.build_session(dicom(PatientName=None), SUBJECT_ID=""))
         assert answer.message == FAILED + "Unable to identify subject."
 
 
 async def test_import_30_new_files_and_scans_are_merged(tmp_path: Path) -> None:
-    """A second delivery adds to the session; ids, subject and files that were there stay."""
+    """A second delivery adds to the session; existing IDs, subject and files stay."""
     async with raw_client(TestXnat(tmp_path)) as web:
         await web.archive_session(dicom(1))
         uri = await web.archive_session(dicom(2), dicom(3, SeriesNumber=2, SeriesInstanceUID="2"))
@@ -216,7 +216,7 @@ async def test_import_30_new_files_and_scans_are_merged(tmp_path: Path) -> None:
 async def test_import_30_conflicts(
     attributes: dict[str, Any], params: dict[str, str], message: str, overridden: bool, overwrite: str
 ) -> None:
-    """500 with text, the row says CONFLICT; append and delete alike skip those that can be skipped."""
+    """500 with text, and the row is in CONFLICT; append and delete skip the same checks."""
     async with raw_client() as web:
         await web.archive_session(dicom(1))
         uri = await web.build_session(dicom(2, **attributes), **params)
@@ -248,7 +248,7 @@ async def test_import_30_an_instance_that_is_there_twice_is_refused() -> None:
 
 
 async def test_archive_24_a_number_that_another_series_has_gets_a_suffix() -> None:
-    """1-MR1, then 1-MR2; and more files of a renamed series find it again by its UID."""
+    """1-MR1, then 1-MR2; later files of a renamed series find it by its UID."""
     async with raw_client() as web:
         await web.archive_session(dicom(1))
         await web.archive_session(dicom(2, SeriesInstanceUID="7"))
@@ -307,7 +307,7 @@ async def test_import_31_two_jobs_into_one_existing_session_collide() -> None:
 
 
 async def test_files_sent_while_archiving_are_answered_with_200_and_lost(tmp_path: Path) -> None:
-    """Why nothing may be sent into a session once it is being archived."""
+    """This is why nothing may be sent into a session that is being archived."""
     async with raw_client(TestXnat(tmp_path, archive_seconds=0.05)) as web:
         uri = await web.build_session()
 
@@ -325,7 +325,7 @@ async def test_files_sent_while_archiving_are_answered_with_200_and_lost(tmp_pat
 
 
 async def test_a_site_may_be_served_again() -> None:
-    """What was archived and received is there after a restart."""
+    """Archived and received data is there after a restart."""
     xnat = TestXnat()
     async with raw_client(xnat) as web:
         await web.archive_session(dicom(1))

@@ -1,4 +1,4 @@
-"""Logins as XNAT has them: cookies, passwords, guests, lock-out, browsers."""
+"""Logins: cookies, passwords, guests, lock-out, browsers, alias tokens."""
 
 import pytest
 from raw_client import Clock, basic_auth, dicom, raw_client
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_archive_01_no_credentials_are_401_with_a_challenge_and_a_guest_cookie() -> None:
-    """Without cookie and password: 401, a challenge, Tomcat's page, and a cookie that is a trap."""
+    """Without cookie and password: 401, a challenge, Tomcat's page, and a guest's cookie."""
     async with raw_client(user=None, cookies=False) as web:
         answer = await web.get("/data/projects")
         assert answer.status == 401
@@ -96,7 +96,7 @@ async def test_archive_04_jsession_with_csrf_token() -> None:
 
 
 async def test_archive_05_jsession_answers_guests_with_200() -> None:
-    """An expired cookie without password still gets an id: a guest's, good for nothing."""
+    """An expired cookie without a password still gets an ID: a guest's, which has no rights."""
     async with raw_client() as web:
         web.xnat.expire_logins()
         answer = await web.get("/data/JSESSION")
@@ -106,7 +106,7 @@ async def test_archive_05_jsession_answers_guests_with_200() -> None:
 
 
 async def test_archive_06_cookies_of_every_reply() -> None:
-    """HttpOnly on the login's cookie; the time of expiry, quoted, on each reply; a login rotates the id."""
+    """The login's cookie is HttpOnly; each reply has the time of expiry, quoted; a login gets a new ID."""
     async with raw_client(user=None, cookies=False) as web:
         async with web.http.get(web.url + "/data/projects") as reply:
             first, second = reply.headers.getall("Set-Cookie")
@@ -120,7 +120,7 @@ async def test_archive_06_cookies_of_every_reply() -> None:
 
 
 async def test_archive_07_idle_logins_die_and_requests_keep_them() -> None:
-    """900 s without a request end a login; any request starts the time anew."""
+    """900 s without a request end a login; each request restarts the time."""
     clock = Clock()
     async with raw_client(TestXnat(clock=clock)) as web:
         for _ in range(3):
@@ -132,7 +132,7 @@ async def test_archive_07_idle_logins_die_and_requests_keep_them() -> None:
 
 
 async def test_import_02_every_password_without_cookie_is_another_login_up_to_the_cap() -> None:
-    """A client without cookies fills the cap, and then is refused as if its password were wrong."""
+    """A client without cookies reaches the limit, and then is refused as if its password were wrong."""
     async with raw_client(TestXnat(max_sessions=3), user=None, cookies=False) as web:
         statuses = [(await web.get("/data/auth", basic_auth())).status for _ in range(4)]
         assert statuses == [200, 200, 200, 401]
@@ -140,7 +140,7 @@ async def test_import_02_every_password_without_cookie_is_another_login_up_to_th
 
 
 async def test_archive_08_a_live_cookie_outweighs_a_wrong_password() -> None:
-    """The password is not looked at when the cookie is that user's."""
+    """XNAT does not check the password if the cookie is that user's."""
     async with raw_client() as web:
         assert (await web.get("/data/auth", basic_auth("demo", "wrong"))).status == 200
         assert web.xnat.live_logins("demo") == 1
@@ -182,7 +182,7 @@ async def test_services_auth_logs_in_with_a_form() -> None:
 
 
 async def test_users_count_and_end_their_logins() -> None:
-    """GET counts; DELETE ends them all; others' are not one's business."""
+    """GET counts them; DELETE ends them all; other users' logins are a 403."""
     async with raw_client() as web:
         assert (await web.get("/data/user/demo/sessions")).json == {"demo": 1}
         assert (await web.get("/data/user/other/sessions")).status == 403
@@ -212,7 +212,7 @@ async def test_archive_09_java_and_xapi_need_no_token() -> None:
 
 
 async def test_archive_10_tokens_stand_for_a_user_for_two_days() -> None:
-    """Alias and secret do as Basic credentials, until they are two days old."""
+    """Alias and secret work as Basic credentials until they are two days old."""
     clock = Clock()
     async with raw_client(TestXnat(clock=clock)) as web:
         token = (await web.get("/data/services/tokens/issue")).json
@@ -236,7 +236,7 @@ async def test_archive_10_tokens_stand_for_a_user_for_two_days() -> None:
 
 
 async def test_archive_10_tokens_are_checked_and_ended() -> None:
-    """One is asked whose it is, another is ended; tokens for others are issued by administrators only."""
+    """Validate and invalidate; only administrators issue tokens for other users."""
     xnat = TestXnat()
     xnat.add_user(User("admin", "x", all_data=True))
     async with raw_client(xnat) as web:
@@ -257,7 +257,7 @@ async def test_archive_10_tokens_are_checked_and_ended() -> None:
 
 
 async def test_archive_12_a_site_that_is_not_set_up_lets_nobody_in() -> None:
-    """403 with its text, with and without a password; who has a cookie is sent to a page."""
+    """403 with XNAT's text, with and without a password; a client with a cookie is redirected."""
     async with raw_client() as web:
         web.xnat.initialised = False
         assert (await web.get("/data/projects")).headers["Location"] == "/app/template/Unconfigured.vm"
@@ -270,7 +270,7 @@ async def test_archive_12_a_site_that_is_not_set_up_lets_nobody_in() -> None:
 
 
 async def test_archive_13_an_expired_password_redirects_every_call() -> None:
-    """302 to where it is changed, also with the right password, also for an import."""
+    """302 to the page that changes it, also with the right password and for an import."""
     xnat = TestXnat()
     xnat.add_user(User("old", "x", password_expired=True))
     async with raw_client(xnat, user=None, context="/xnat") as web:
@@ -295,7 +295,7 @@ async def test_guests_of_an_open_site_read_what_is_public() -> None:
 
 @pytest.mark.parametrize("version", ["1.5", "1.6"])
 async def test_archive_11_old_versions_have_no_xapi(version: str) -> None:
-    """/data/version tells instead."""
+    """The version is at /data/version instead."""
     async with raw_client(TestXnat(profile=PROFILES[version])) as web:
         assert (await web.get("/data/version")).text.startswith(version)
         assert (await web.get("/xapi/siteConfig/buildInfo")).status == 404

@@ -1,4 +1,4 @@
-"""Connections and addresses as Tomcat has them."""
+"""Connections and addresses as in Tomcat."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def address(url: str) -> tuple[str, int]:
 
 
 async def test_archive_44_a_connection_serves_its_hundred_requests() -> None:
-    """The hundredth reply says so and the connection ends."""
+    """The hundredth reply says Connection: close, and the connection ends."""
     async with (
         raw_client(TestXnat(timing=Timing(keepalive_requests=100)), user=None) as web,
         await anyio.connect_tcp(*address(web.url)) as stream,
@@ -43,7 +43,7 @@ async def test_archive_44_a_connection_serves_its_hundred_requests() -> None:
 
 
 async def test_archive_45_an_idle_connection_is_closed() -> None:
-    """After so many seconds without a request; used sooner, it stays."""
+    """After the keep-alive time without a request; a request within it keeps the connection."""
     async with (
         raw_client(TestXnat(timing=Timing(keepalive_seconds=0.2)), user=None) as web,
         await anyio.connect_tcp(*address(web.url)) as stream,
@@ -66,7 +66,7 @@ async def test_archive_45_an_idle_connection_is_closed() -> None:
     ],
 )
 async def test_archive_49_what_must_be_encoded_and_what_may_not(target: str, status: int) -> None:
-    """Raw brackets and their like, and a slash in disguise within the path: 400 before XNAT sees it."""
+    """Raw brackets and the like, and an encoded slash in the path: 400 before XNAT sees it."""
     async with raw_client() as web:
         answer = await web.get(target)
         assert answer.status == status
@@ -74,14 +74,14 @@ async def test_archive_49_what_must_be_encoded_and_what_may_not(target: str, sta
 
 
 async def test_archive_49_old_tomcats_were_lenient() -> None:
-    """A switch."""
+    """`strict_urls=False`."""
     async with raw_client(TestXnat(strict_urls=False)) as web:
         assert (await web.get("/data/projects?x=[1]")).status == 200
         assert (await web.get("/data/projects/a%2Fb", format="json")).status == 404
 
 
 async def test_a_refused_large_file_leaves_no_lock(tmp_path: Path) -> None:
-    """The same file is taken right afterwards."""
+    """The same file is accepted right afterwards."""
     body = dicom(PixelData=bytes(9 * 1024 * 1024))
     async with raw_client(TestXnat(tmp_path, disk_full=True)) as web:
         assert (await web.send(body)).status == 400

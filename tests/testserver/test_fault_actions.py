@@ -53,7 +53,7 @@ def name(value: object) -> str:
 
 @pytest.mark.parametrize("action", EXAMPLES, ids=name)
 def test_an_action_strikes_the_kinds_of_the_table_only(action: Action) -> None:
-    """Any other is a mistake of the test, and told when the fault is made."""
+    """Any other combination is a ValueError when the fault is made."""
     for kind in KINDS:
         if kind in STRIKES[type(action)]:
             assert Fault(kind, action).kind == kind
@@ -63,7 +63,7 @@ def test_an_action_strikes_the_kinds_of_the_table_only(action: Action) -> None:
 
 
 def test_every_action_has_an_example() -> None:
-    """So that the tests above are about all."""
+    """This keeps the tests above complete."""
     assert {type(action) for action in EXAMPLES} == set(STRIKES) == set(NAMES.values())
 
 
@@ -95,6 +95,6 @@ def test_every_action_has_an_example() -> None:
     ],
 )
 def test_nonsense_is_an_error(make: Any, text: str) -> None:
-    """A fault that cannot be meant so."""
+    """Values that make no sense are a ValueError."""
     with pytest.raises(ValueError, match=text):
         make()

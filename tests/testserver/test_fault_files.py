@@ -60,12 +60,12 @@ WRITTEN: list[tuple[str, Fault]] = [
 
 @pytest.mark.parametrize(("text", "fault"), WRITTEN)
 def test_faults_are_read_from_a_file(text: str, fault: Fault) -> None:
-    """Every action but a function, with all that counts."""
+    """Every action except `Tell`, with everything that selects requests."""
     assert faults_from(json.loads(f"[{text}]")) == [fault]
 
 
 def test_every_action_but_a_function_can_be_written() -> None:
-    """So that the table above is whole."""
+    """This keeps the table above complete."""
     assert {type(fault.action) for _, fault in WRITTEN} == set(NAMES.values()) - {Tell}
     assert faults_from([]) == []
 
@@ -117,7 +117,7 @@ NAMED = (
     ],
 )
 def test_mistakes_in_a_file_are_told(text: str, mistake: str) -> None:
-    """Each with the number of its fault and what would be right."""
+    """Each message has the number of its fault and the valid values."""
     with pytest.raises(ValueError, match=r".") as caught:
         faults_from(json.loads(text))
     assert str(caught.value).startswith(mistake)

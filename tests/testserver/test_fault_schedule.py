@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def statuses(web: RawClient, count: int) -> list[int]:
-    """Send that many files; return the statuses."""
+    """Send this many files; return the statuses."""
     return [(await web.send(dicom(number))).status for number in range(count)]
 
 
@@ -35,7 +35,7 @@ async def test_a_status_replaces_the_reply_and_nothing_takes_effect() -> None:
 
 @pytest.mark.parametrize("effect", [True, False])
 async def test_a_reset_breaks_the_connection_with_or_without_effect(effect: bool) -> None:
-    """No reply; the file is there, or is not."""
+    """No reply; with `effect` the file is stored, without it is not."""
     async with raw_client() as web:
         fault = web.xnat.faults.add(Fault("import", Reset(effect=effect)))
         with pytest.raises(OSError, match=r"."):
@@ -96,7 +96,7 @@ async def struck(count: int, *faults: Fault) -> list[list[int]]:
 
 
 async def test_a_share_strikes_the_same_requests_for_the_same_seed() -> None:
-    """About so many; others for another seed, and for another fault of the same seed."""
+    """About that share; another seed, or another fault with this seed, strikes other requests."""
     (once,) = await struck(200, Fault("import", Status(500), share=0.1, seed=1))
     (twice,) = await struck(200, Fault("import", Status(500), share=0.1, seed=1))
     (other,) = await struck(200, Fault("import", Status(500), share=0.1, seed=2))
@@ -111,7 +111,7 @@ async def test_a_share_strikes_the_same_requests_for_the_same_seed() -> None:
 
 
 async def test_another_fault_does_not_shift_a_share() -> None:
-    """Its draws are by the number of the request; where both strike, the one that was added first does."""
+    """Draws depend on the number of the request only; if both strike, the fault added first acts."""
     share = Fault("import", Status(501), share=0.2, seed=1)
     _, alone = await struck(100, Fault("import", Status(500), nth=101), replace(share))
     first, second = await struck(100, Fault("any", Status(500), nth=alone[0] + 1), replace(share))
@@ -119,13 +119,13 @@ async def test_another_fault_does_not_shift_a_share() -> None:
 
 
 async def test_a_share_may_begin_late_and_end() -> None:
-    """From the nth request, and so many times at most."""
+    """It begins with the nth request and strikes `times` times at most."""
     (hits,) = await struck(50, Fault("import", Status(500), nth=11, times=5, share=1))
     assert hits == [10, 11, 12, 13, 14]
 
 
 async def test_only_requests_to_a_path_are_counted() -> None:
-    """The listing of the prearchive, say."""
+    """Here the listing of the prearchive."""
     async with raw_client() as web:
         fault = web.xnat.faults.add(Fault("listing", Status(503), path="prearchive"))
         assert (await web.get("/data/projects")).status == 200
@@ -134,7 +134,7 @@ async def test_only_requests_to_a_path_are_counted() -> None:
 
 
 def test_faults_are_equal_by_what_they_do() -> None:
-    """Not by what they keep back."""
+    """Gates do not count."""
     fault = Fault("import", Late())
     assert replace(fault, nth=2) == Fault("import", Late(), nth=2)
     assert fault.release() == 0

@@ -1,4 +1,4 @@
-"""Faults between the client and XNAT: each action at each kind of request, what is seen, and what has happened."""
+"""Faults between client and XNAT: for each action and kind of request, the reply and the effect."""
 
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,7 +43,7 @@ class Scene:
     built: str
 
     async def ask(self, kind: str) -> Reply:
-        """Make a request of a kind; a login is a new one."""
+        """Make a request of a kind; a login request makes a new login."""
         web = self.web
         if kind == "login":
             web.http.cookie_jar.clear()
@@ -66,7 +66,7 @@ class Scene:
         return await asks[kind]()
 
     def done(self, kind: str) -> bool:
-        """Tell whether a request of a kind has had its effect; one for a listing has none."""
+        """Return whether a request of a kind has had its effect; a listing has none."""
         xnat = self.web.xnat
         row = next(row for row in xnat.prearchive if row.name == "E")
         match kind:
@@ -98,7 +98,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(xnat: TestXnat | None = None) -> AsyncIterator[Scene]:
-    """Prepare a site; the visitor repeats no request by itself, as aiohttp does with some."""
+    """Prepare a site and a client that does not repeat requests by itself, as aiohttp does with some."""
     async with raw_client(xnat) as web:
         web.http._retry_connection = False
         built = await web.build_session(dicom(5), EXPT_LABEL="F")
@@ -121,7 +121,7 @@ kinds = pytest.mark.parametrize("kind", sorted(KINDS))
     ids=lambda value: type(value).__name__ if isinstance(value, tuple(STRIKES)) else "",
 )
 async def test_a_reply_in_the_place_of_xnats(kind: str, action: Action, status: int, text: str) -> None:
-    """Nothing takes effect; the next request of the kind is served."""
+    """The request has no effect; the next one of the kind is served."""
     async with scene() as at:
         fault = at.web.xnat.faults.add(Fault(kind, action))
         answer = await at.ask(kind)
@@ -134,7 +134,7 @@ async def test_a_reply_in_the_place_of_xnats(kind: str, action: Action, status: 
 
 @kinds
 async def test_a_gateway_gives_up_and_the_work_is_done(kind: str) -> None:
-    """504 with nginx's page, in the place of XNAT's reply; a header can be added."""
+    """504 with nginx's page instead of XNAT's reply; a header can be added."""
     async with scene() as at:
         at.web.xnat.faults.add(Fault(kind, Gateway(headers={"Retry-After": "3"})))
         answer = await at.ask(kind)
@@ -146,7 +146,7 @@ async def test_a_gateway_gives_up_and_the_work_is_done(kind: str) -> None:
 
 @kinds
 async def test_a_gateway_gives_up_at_once_and_the_work_goes_on(kind: str) -> None:
-    """The effect comes by itself."""
+    """The effect takes place without a release."""
     async with scene() as at:
         fault = at.web.xnat.faults.add(Fault(kind, Gateway(503, wait=False)))
         assert (await at.ask(kind)).status == 503
@@ -155,7 +155,7 @@ async def test_a_gateway_gives_up_at_once_and_the_work_goes_on(kind: str) -> Non
 
 
 async def test_an_archiving_goes_on_behind_a_gateway() -> None:
-    """The row shows it, and then it is gone."""
+    """The row shows ARCHIVING, and then it is gone."""
     async with scene(TestXnat(archive_seconds=0.05)) as at:
         fault = at.web.xnat.faults.add(Fault("archive", Gateway(wait=False)))
         assert (await at.ask("archive")).status == 504
@@ -169,7 +169,7 @@ async def test_an_archiving_goes_on_behind_a_gateway() -> None:
 @kinds
 @pytest.mark.parametrize("effect", [True, False])
 async def test_a_reset_without_a_reply(kind: str, effect: bool) -> None:
-    """The effect is there, or is not."""
+    """With `effect` the request has taken place, without it has not."""
     async with scene() as at:
         fault = at.web.xnat.faults.add(Fault(kind, Reset(effect=effect)))
         with pytest.raises(OSError, match=r"."):
@@ -179,7 +179,7 @@ async def test_a_reset_without_a_reply(kind: str, effect: bool) -> None:
 
 
 async def started(tasks: TaskGroup, at: Scene, kind: str, fault: Fault) -> list[BaseException | Reply]:
-    """Begin a request that a fault strikes; return the list to which its end comes."""
+    """Start a request that a fault strikes; return a list that gets its outcome."""
     ends: list[BaseException | Reply] = []
 
     async def ask() -> None:
@@ -197,7 +197,7 @@ async def started(tasks: TaskGroup, at: Scene, kind: str, fault: Fault) -> list[
 @kinds
 @pytest.mark.parametrize("action", [Stall(), Stall(effect=True), Stall(reads=False)], ids=["", "effect", "unread"])
 async def test_a_request_stalls_until_the_client_goes_away(kind: str, action: Stall) -> None:
-    """No reply, and the server notes that the connection has gone."""
+    """No reply; the server notices the lost connection."""
     async with scene() as at:
         fault = at.web.xnat.faults.add(Fault(kind, action))
         async with anyio.create_task_group() as tasks:
@@ -210,7 +210,7 @@ async def test_a_request_stalls_until_the_client_goes_away(kind: str, action: St
 
 
 async def test_a_stalled_request_ends_when_the_fault_lets_it_go() -> None:
-    """With a reset; the next is served."""
+    """The connection is reset; the next request is served."""
     async with scene() as at:
         fault = at.web.xnat.faults.add(Fault("import", Stall()))
         async with anyio.create_task_group() as tasks:
@@ -232,7 +232,7 @@ async def test_a_stalled_request_does_not_hold_the_server_up() -> None:
 
 
 async def test_a_body_that_nobody_reads_stops_on_its_way() -> None:
-    """The client can send no more than buffers hold."""
+    """The client can send only what fits in buffers."""
     sent = 0
 
     async def body() -> AsyncIterator[bytes]:
@@ -261,7 +261,7 @@ async def test_a_body_that_nobody_reads_stops_on_its_way() -> None:
 
 @kinds
 async def test_all_cookies_die(kind: str) -> None:
-    """Of the request itself too: 401, where it needs a login; and of all that come after it."""
+    """The request's own cookie too: 401 if it needs a login, and for all later requests."""
     async with scene() as at:
         fault = at.web.xnat.faults.add(Fault(kind, ExpireLogins()))
         answer = await at.ask(kind)
@@ -276,7 +276,7 @@ async def test_all_cookies_die(kind: str) -> None:
 
 @pytest.mark.parametrize("tokens", [True, False])
 async def test_alias_tokens_die_too_if_wished(tokens: bool) -> None:
-    """A token outlives a login otherwise."""
+    """Without `tokens`, a token outlives the logins."""
     async with raw_client() as web:
         token = (await web.get("/data/services/tokens/issue")).json
         web.xnat.faults.add(Fault("listing", ExpireLogins(tokens=tokens)))
@@ -287,7 +287,7 @@ async def test_alias_tokens_die_too_if_wished(tokens: bool) -> None:
 
 @kinds
 async def test_a_restart_refuses_connections_and_forgets_logins(kind: str) -> None:
-    """Reset, then refused, and after that, on the same port, nobody is known."""
+    """The connection is reset, new ones are refused, and then, on the same port, no cookie is valid."""
     async with scene() as at:
         fault = at.web.xnat.faults.add(Fault(kind, Restart()))
         with pytest.raises((OSError, aiohttp.ServerDisconnectedError)):
@@ -304,7 +304,7 @@ async def test_a_restart_refuses_connections_and_forgets_logins(kind: str) -> No
 
 
 async def test_a_restart_ends_by_itself_and_two_are_one() -> None:
-    """After so many seconds; the longer one counts."""
+    """After its seconds; of two restarts the longer one counts."""
     async with scene() as at:
         short = at.web.xnat.faults.add(Fault("listing", Restart(0), path="projects"))
         long = at.web.xnat.faults.add(Fault("import", Restart(), nth=1))
@@ -325,7 +325,7 @@ async def test_a_restart_ends_by_itself_and_two_are_one() -> None:
 
 
 async def test_requests_under_way_end_with_a_restart_and_their_work_is_lost() -> None:
-    """An archiving is given up; its row stays locked for ever."""
+    """An archiving is cancelled; its row stays locked for ever."""
     async with scene(TestXnat(archive_seconds=600)) as at, anyio.create_task_group() as tasks:
         ends: list[BaseException] = []
 
@@ -346,7 +346,7 @@ async def test_requests_under_way_end_with_a_restart_and_their_work_is_lost() ->
 
 
 async def test_a_site_is_served_again_on_its_port() -> None:
-    """What was received is there; logins are not, once the restart has been told."""
+    """Received data is there; logins are gone after `restart`."""
     async with raw_client() as web:
         uri = await web.import_session(dicom())
         xnat, port = web.xnat, URL(web.url).port or 0
@@ -367,7 +367,7 @@ async def test_a_site_is_served_again_on_its_port() -> None:
 @pytest.mark.parametrize("kind", sorted(STRIKES[Late]))
 @pytest.mark.parametrize("status", [None, 504])
 async def test_the_effect_comes_when_the_test_says_so(kind: str, status: int | None) -> None:
-    """The client is cut off, or is told that the gateway gave up, long before."""
+    """The client gets a broken connection or a gateway's reply long before."""
     async with scene() as at:
         fault = at.web.xnat.faults.add(Fault(kind, Late(status=status)))
         if status is None:
@@ -385,7 +385,7 @@ async def test_the_effect_comes_when_the_test_says_so(kind: str, status: int | N
 
 @kinds
 async def test_a_function_is_called_and_the_request_served(kind: str) -> None:
-    """As if nothing had been."""
+    """The fault has no other effect."""
     called: list[None] = []
     async with scene() as at:
         at.web.xnat.faults.add(Fault(kind, Tell(lambda: called.append(None))))

@@ -1,4 +1,4 @@
-"""Faults of XNAT itself: locks, conflicts, full disks, rows left behind, projects not seen yet, late effects."""
+"""Faults of XNAT itself: locks, conflicts, full disks, held rows, hidden projects, late effects."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ async def finalise(web: RawClient, kind: str, uri: str) -> Reply:
     ],
 )
 async def test_a_session_is_locked(kind: str, status: int, text: str) -> None:
-    """Nothing is done; the row is as it was."""
+    """The request has no effect; the row stays as it is."""
     async with raw_client() as web:
         uri = await web.build_session()
         fault = web.xnat.faults.add(Fault(kind, Locked(), times=2))
@@ -62,7 +62,7 @@ async def test_a_session_is_locked(kind: str, status: int, text: str) -> None:
 @pytest.mark.parametrize("kind", ["archive", "commit"])
 @pytest.mark.parametrize("status", [RowStatus.CONFLICT, RowStatus.ERROR])
 async def test_an_archiving_fails(kind: str, status: RowStatus) -> None:
-    """500 and the text; the row and its log tell of it; nothing is in the archive, and another attempt does it."""
+    """500 with the text, which the log has too; nothing is archived, and a retry succeeds."""
     async with raw_client() as web:
         web.xnat.project("demo").prearchive_code = 4 * (kind == "commit")
         uri = await (web.build_session() if kind == "archive" else web.import_session(dicom()))
@@ -128,7 +128,7 @@ async def test_an_import_is_answered_with_nothing() -> None:
 
 
 async def test_a_disk_is_full_for_a_while(tmp_path: Path) -> None:
-    """400 for sound files, as for unsound ones; no file is kept, and all can be sent again."""
+    """400 for valid files, as for invalid ones; no file is kept, and all can be sent again."""
     async with raw_client(TestXnat(tmp_path)) as web:
         fault = web.xnat.faults.add(Fault("import", DiskFull(), times=3))
         for body in (dicom(1), b"no DICOM", dicom(2)):
@@ -144,7 +144,7 @@ async def test_a_disk_is_full_for_a_while(tmp_path: Path) -> None:
     ("pixels", "kept"), [(100, -1), (10_000, 0), (9 * 1024 * 1024, 0)], ids=["small", "middling", "large"]
 )
 async def test_a_full_disk_keeps_a_part(tmp_path: Path, pixels: int, kept: int) -> None:
-    """Listed like any other after a build; a re-send repairs it."""
+    """It is listed like any other after a build; sending it again repairs it."""
     body = dicom(PixelData=bytes(pixels))
     async with raw_client(TestXnat(tmp_path, anonymise=False)) as web:
         web.xnat.faults.add(Fault("import", DiskFull(partial=True)))
@@ -169,7 +169,7 @@ async def test_a_full_disk_keeps_a_part(tmp_path: Path, pixels: int, kept: int) 
 @pytest.mark.parametrize("kind", ["archive", "commit", "build"])
 @pytest.mark.parametrize("status", [RowStatus.CONFLICT, RowStatus.ERROR])
 async def test_a_row_is_left_in_a_failed_status(kind: str, status: RowStatus) -> None:
-    """500; it stays so however often one looks, and may be tried again."""
+    """500; it keeps the status however often it is looked at, and the action can be retried."""
     async with raw_client() as web:
         uri = await web.build_session()
         fault = web.xnat.faults.add(Fault(kind, Leave(status, message="Bad luck")))
@@ -198,7 +198,7 @@ BUSY = [
 
 @pytest.mark.parametrize(("kind", "status", "end"), BUSY)
 async def test_a_row_is_left_busy_until_it_is_let_go(kind: str, status: str, end: str) -> None:
-    """The client hears that it took too long; then the work is done."""
+    """The client gets a timeout; then the work is done."""
     async with raw_client() as web:
         uri = await (web.build_session() if kind == "archive" else web.import_session(dicom()))
         fault = web.xnat.faults.add(Fault(kind, Leave(RowStatus(status))))
@@ -241,7 +241,7 @@ async def test_a_row_moves_on_when_it_has_been_looked_at(path: str) -> None:
 
 
 async def test_a_row_may_end_in_another_status() -> None:
-    """Archived for a while, and then in conflict."""
+    """It is archiving for a while, and then in conflict."""
     async with raw_client() as web:
         uri = await web.build_session()
         left = web.xnat.leave(web.xnat.prearchive[0], RowStatus.LOCKED_ARCHIVING, looks=1, then=RowStatus.CONFLICT)
@@ -250,7 +250,7 @@ async def test_a_row_may_end_in_another_status() -> None:
 
 
 async def test_an_import_takes_a_row_that_is_left() -> None:
-    """It is received on: what was to be built is not; an archiving goes on, and loses the file or trips over it."""
+    """The row receives again: it is not built; an archiving goes on, and loses the file or fails because of it."""
     async with raw_client() as web:
         uri = await web.build_session()
         (row,) = web.xnat.prearchive
@@ -274,7 +274,7 @@ async def test_an_import_takes_a_row_that_is_left() -> None:
 
 
 async def test_a_row_that_goes_meanwhile_is_let_go_of() -> None:
-    """Deleted by somebody else."""
+    """Somebody else has deleted it."""
     async with raw_client() as web:
         uri = await web.build_session()
         left = web.xnat.leave(web.xnat.prearchive[0], RowStatus.QUEUED_ARCHIVING)
@@ -285,7 +285,7 @@ async def test_a_row_that_goes_meanwhile_is_let_go_of() -> None:
 
 
 async def test_a_locked_row_is_left_as_it_is() -> None:
-    """A second fault meets what anybody meets there."""
+    """A second fault gets the same reply as any request."""
     async with raw_client() as web:
         uri = await web.build_session()
         for kind in ("archive", "commit"):
@@ -297,7 +297,7 @@ async def test_a_locked_row_is_left_as_it_is() -> None:
 
 
 async def test_rows_that_were_left_outlive_a_server_but_not_a_restart() -> None:
-    """Served again, the work goes on; after a restart of the site nobody is at it any more."""
+    """Served again, the work goes on; after a restart of the site it never does."""
     async with raw_client() as web:
         uri = await web.build_session()
         (row,) = web.xnat.prearchive
@@ -328,7 +328,7 @@ async def test_rows_that_were_left_outlive_a_server_but_not_a_restart() -> None:
     ],
 )
 async def test_a_new_project_is_seen_late(right: str, kind: str, asked: str, hidden: int, seen: int) -> None:
-    """So many who ask for it hear no; requests about others are not counted."""
+    """The first requests for it are refused; requests for other projects are not counted."""
     async with raw_client() as web:
         await web.put("/data/projects/new")
         fault = web.xnat.faults.add(Fault(kind, Unseen("new", "read" if right == "read" else "edit"), times=2))
@@ -343,7 +343,7 @@ async def test_a_new_project_is_seen_late(right: str, kind: str, asked: str, hid
 
 @pytest.mark.parametrize("right", ["read", "edit"])
 async def test_lists_of_projects_show_a_new_one_late(right: str) -> None:
-    """Or, where only the right to edit is not known yet, not among those that may be edited."""
+    """If only the right to edit is hidden, the list of editable projects lacks it."""
     async with raw_client() as web:
         await web.put("/data/projects/new")
         web.xnat.faults.add(Fault("listing", Unseen("new", "read" if right == "read" else "edit"), times=2))
@@ -380,7 +380,7 @@ async def cut_off(web: RawClient, number: int) -> None:
 
 
 async def test_a_late_import_comes_after_its_retry() -> None:
-    """It replaces the file that the retry brought, when two imports have been acknowledged; others do not count."""
+    """It replaces the retry's file after two acknowledged imports; other requests do not count."""
     async with raw_client() as web:
         fault = web.xnat.faults.add(Fault("import", Late(after=2)))
         refused = web.xnat.faults.add(Fault("import", DiskFull(), nth=2))
@@ -398,7 +398,7 @@ async def test_a_late_import_comes_after_its_retry() -> None:
 
 
 async def test_a_late_import_after_the_build_is_not_in_the_document() -> None:
-    """The row receives again; what is archived lacks the file."""
+    """The row receives again; the archived session lacks the file."""
     async with raw_client() as web:
         uri = await web.import_session(dicom(1))
         web.xnat.faults.add(Fault("import", Late(after=1, of="commit")))
@@ -412,7 +412,7 @@ async def test_a_late_import_after_the_build_is_not_in_the_document() -> None:
 
 
 async def test_a_late_import_makes_a_stray_session() -> None:
-    """Archived without it, and then there is a row again."""
+    """The session is archived without it, and then an orphan row appears."""
     async with raw_client() as web:
         uri = await web.build_session(dicom(1))
         web.xnat.faults.add(Fault("import", Late(after=1, of="archive")))
@@ -435,7 +435,7 @@ async def archiving(web: RawClient, tasks: TaskGroup, uri: str) -> None:
 @pytest.mark.parametrize("kind", ["import", "listing", "commit", "archive"])
 @pytest.mark.parametrize("act", ["archive", "delete", "move", "unassign"])
 async def test_an_administrator_is_quicker(act: str, kind: str) -> None:
-    """The session has gone its way before the request is served: a file makes a new row, all else finds none."""
+    """The session is gone before the request is served: a file makes a new row, other requests find none."""
     async with raw_client() as web:
         web.xnat.add_project(Project("new"))
         action = Administer("move") if act == "unassign" else Administer(act, to="new")  # type: ignore[arg-type]
@@ -458,7 +458,7 @@ async def test_an_administrator_is_quicker(act: str, kind: str) -> None:
 
 
 async def test_a_late_import_into_what_is_being_archived_is_lost() -> None:
-    """The row receives, and is gone with the file."""
+    """The row receives the file, and both are gone."""
     async with raw_client(TestXnat(archive_seconds=0.1)) as web:
         uri = await web.build_session(dicom(1))
         fault = web.xnat.faults.add(Fault("import", Late()))
@@ -474,7 +474,7 @@ async def test_a_late_import_into_what_is_being_archived_is_lost() -> None:
 
 
 async def test_a_late_import_is_lost_with_a_restart() -> None:
-    """And the server that is gone."""
+    """The same holds for a server that stops."""
     async with raw_client() as web:
         fault = web.xnat.faults.add(Fault("import", Late(), times=2))
         await cut_off(web, 1)
@@ -486,7 +486,7 @@ async def test_a_late_import_is_lost_with_a_restart() -> None:
 
 
 async def test_what_has_not_all_come_has_no_late_effect() -> None:
-    """The client went away before it had sent all."""
+    """The client leaves before it has sent everything."""
     async with raw_client() as web:
         fault = web.xnat.faults.add(Fault("import", Late()))
         url = URL(web.url)
@@ -504,7 +504,7 @@ async def test_what_has_not_all_come_has_no_late_effect() -> None:
 
 
 async def test_a_cut_body_leaves_its_part_and_a_retry_repairs_it() -> None:
-    """After so many bytes."""
+    """The connection breaks after the given number of bytes."""
     body = dicom(1)
     async with raw_client() as web:
         web.xnat.faults.add(Fault("import", Reset(after_bytes=len(body) - 10)))

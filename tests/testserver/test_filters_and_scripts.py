@@ -1,4 +1,4 @@
-"""What a site does to instances, as XNAT does: filters, anonymisation, secondary catalogs; and its settings."""
+"""Series import filters, anonymisation scripts, secondary resources, and the site's settings over HTTP."""
 
 import hashlib
 import json
@@ -57,7 +57,7 @@ async def only(folder: Path) -> tuple[bytes, pydicom.Dataset]:
 async def test_import_16_filtered_series_get_200_and_no_row(
     series_filter: SeriesFilter, admitted: list[str | None], of: str
 ) -> None:
-    """A pattern is found anywhere in a description, if there is one; what is filtered leaves no trace."""
+    """A pattern may match anywhere in a description; a filtered file leaves no trace."""
     async with raw_client() as web:
         if of == "site":
             web.xnat.series_filter = series_filter
@@ -71,7 +71,7 @@ async def test_import_16_filtered_series_get_200_and_no_row(
 
 
 async def test_import_16_filters_can_be_read_by_all() -> None:
-    """The configuration service gives a JSON object of strings, or a table; 404 where there is none."""
+    """The configuration service returns a JSON object of strings, or a table; 404 if there is no filter."""
     site, project = "/data/config/seriesImportFilter/config", "/data/projects/demo/config/seriesImportFilter/config"
     async with raw_client() as web:
         for path in (site, project):
@@ -91,7 +91,7 @@ async def test_import_16_filters_can_be_read_by_all() -> None:
 async def test_archive_42_the_stock_script_sets_three_attributes(
     tmp_path: Path, syntax: str, attributes: dict[str, Any]
 ) -> None:
-    """Project, subject and session; all else stays, and neither size nor digest is that of what was sent."""
+    """Project, subject and session; the rest stays; size and digest differ from the sent file's."""
     sent = dicom(syntax=syntax, **attributes)
     async with raw_client(TestXnat(tmp_path)) as web:
         uri = await web.archive_session(sent, SUBJECT_ID="subject-7", EXPT_LABEL="session-7")
@@ -112,7 +112,7 @@ async def test_archive_42_the_stock_script_sets_three_attributes(
 
 @pytest.mark.parametrize("keep_bytes", [True, False])
 async def test_archive_42_without_kept_bytes_the_books_are_the_same(tmp_path: Path, keep_bytes: bool) -> None:
-    """Sizes and digests do not tell whether bytes are kept."""
+    """Sizes and digests are the same whether or not bytes are kept."""
     async with raw_client(TestXnat(tmp_path, keep_bytes=keep_bytes)) as web:
         await web.import_session(dicom())
         (file,) = web.xnat.prearchive[0].files
@@ -137,7 +137,7 @@ async def test_archive_42_large_files_are_rewritten_too(tmp_path: Path) -> None:
 
 
 async def test_import_16_prevent_anon_of_the_creating_request_keeps_the_bytes(tmp_path: Path) -> None:
-    """It counts for the row."""
+    """It applies to the whole row."""
     async with raw_client(TestXnat(tmp_path)) as web:
         await web.import_session(dicom(), prevent_anon="true")
         assert (await only(tmp_path))[0] == dicom()
@@ -146,7 +146,7 @@ async def test_import_16_prevent_anon_of_the_creating_request_keeps_the_bytes(tm
 
 
 async def test_import_16_a_rejecting_script_gets_200_and_leaves_a_row(tmp_path: Path) -> None:
-    """No file, an empty reply; the row has been made. A file of that instance which was there is gone too."""
+    """No file and an empty reply, but a row; an earlier file of that instance is deleted too."""
     async with raw_client(TestXnat(tmp_path)) as web:
         await web.import_session(dicom(1))
         web.xnat.script = Script(reject=lambda header: header.modality == "MR")
@@ -162,7 +162,7 @@ async def test_import_16_a_rejecting_script_gets_200_and_leaves_a_row(tmp_path: 
 
 
 async def test_import_16_a_script_may_give_instances_other_uids(tmp_path: Path) -> None:
-    """What is archived has another SOPInstanceUID, in the file, its meta information and the catalog."""
+    """The archived file has another SOPInstanceUID, in data set, meta information and catalog."""
     script = Script(rewrite=False, map_uid=lambda uid: f"2.25.99{uid.replace('.', '')}")
     async with raw_client(TestXnat(tmp_path, anonymise=script)) as web:
         uri = await web.archive_session(dicom(1))
@@ -178,7 +178,7 @@ async def test_import_16_a_script_may_give_instances_other_uids(tmp_path: Path) 
 
 
 async def test_archive_42_anonymisation_can_be_asked_for() -> None:
-    """The site's script is on as XNAT comes; a project's is not; it can be switched off."""
+    """By default the site has a script and projects have none; it can be switched off."""
     async with raw_client() as web:
         assert (await web.get("/xapi/anonymize/site/enabled")).json is True
         assert "(0010,0020) := session" in (await web.get("/xapi/anonymize/site")).text
@@ -199,7 +199,7 @@ async def test_archive_42_anonymisation_can_be_asked_for() -> None:
 
 
 async def test_a_projects_script_runs_when_archiving(tmp_path: Path) -> None:
-    """It drops and rewrites files; when it drops them all, the archiving fails and the row says ERROR."""
+    """It drops and rewrites files; if it drops all, the archiving fails and the row is in ERROR."""
     xnat = TestXnat(tmp_path, anonymise=False)
     xnat.project("demo").script = Script(reject=lambda header: header.modality == "CT", map_uid=lambda uid: uid + ".9")
     async with raw_client(xnat) as web:
@@ -213,7 +213,7 @@ async def test_a_projects_script_runs_when_archiving(tmp_path: Path) -> None:
 
 
 async def test_settings_are_for_all_for_administrators_or_unknown() -> None:
-    """A few need no login, a few any, the rest an administrator."""
+    """Some need no login, some any login, the rest an administrator."""
     xnat = TestXnat(site_url="https://xnat.example")
     xnat.add_user(User("admin", "x", all_data=True))
     async with raw_client(xnat, user=None, cookies=False) as web:
@@ -233,13 +233,13 @@ OTHERS = (SecondaryCaptureImageStorage, KeyObjectSelectionDocumentStorage, Grays
 
 
 async def sent_with_others(web: RawClient) -> str:
-    """Archive a session of an image, a report of a kind that counts as one, and three objects that do not."""
+    """Archive a session of an image, a report that counts as an image, and three objects that do not."""
     bodies = [dicom(number, SOPClassUID=uid) for number, uid in enumerate((CTImageStorage, EnhancedSRStorage, *OTHERS))]
     return await web.archive_session(*bodies)
 
 
 async def test_what_is_no_image_is_catalogued_as_secondary(tmp_path: Path) -> None:
-    """By its SOP class alone, within the same scan; format DICOM all the same."""
+    """By its SOP class alone, within the same scan; its format is DICOM too."""
     async with raw_client(TestXnat(tmp_path)) as web:
         uri = await sent_with_others(web)
         rows = (await web.get(f"{uri}/resources", all="true")).rows
@@ -265,7 +265,7 @@ async def test_secondary_catalogs_can_be_switched_off() -> None:
 
 
 async def test_import_16_a_script_may_give_other_uids_to_study_and_series(tmp_path: Path) -> None:
-    """The row keeps the UID that came, as its key; document, archive and files have the new ones."""
+    """The row keeps the received UID as its key; document, archive and files have the new one."""
     script = Script(rewrite=False, map_study=lambda uid: f"{uid}.8", map_series=lambda uid: f"{uid}.9")
     async with raw_client(TestXnat(tmp_path, anonymise=script)) as web:
         uri = await web.build_session(dicom(1))
@@ -283,7 +283,7 @@ async def test_import_16_a_script_may_give_other_uids_to_study_and_series(tmp_pa
 
 
 async def test_a_projects_script_maps_a_study_after_it_was_compared(tmp_path: Path) -> None:
-    """What comes later for the session is a conflict, unless that is overridden: the archive has the new UID."""
+    """A later delivery is a conflict unless overridden, because the archive has the new UID."""
     xnat = TestXnat(tmp_path, anonymise=False)
     xnat.project("demo").script = Script(map_study=lambda uid: f"{uid}.8", map_series=lambda uid: f"{uid}.9")
     async with raw_client(xnat) as web:
@@ -300,7 +300,7 @@ PET: dict[str, Any] = {"Modality": "PT", "SeriesNumber": 2, "SeriesInstanceUID":
 
 
 async def separated(web: RawClient, uri: str) -> None:
-    """Have a session rebuilt, until two have taken its place."""
+    """Rebuild a session and wait until two rows replace it."""
     await web.post("/data/services/prearchive/rebuild", src=uri.removeprefix("/data"))
     with anyio.fail_after(5):
         while await web.row_status(uri) != "gone":
@@ -312,7 +312,7 @@ async def separated(web: RawClient, uri: str) -> None:
     [("E", ("E_MR", "E_PET")), ("A_PETMR_1", ("A_MR_1", "A_PET_1")), ("petmr7", ("mr7", "pet7"))],
 )
 async def test_a_rebuild_may_separate_pet_and_mr(tmp_path: Path, label: str, parts: tuple[str, str]) -> None:
-    """Two rows take the place of one, with labels made of its own; a build or a commit does not do so."""
+    """Two rows with derived labels replace the one; a build or a commit does not separate."""
     xnat = TestXnat(tmp_path, pet_mr="separate")
     async with raw_client(xnat) as web:
         uri = await web.build_session(dicom(1), dicom(2, **PET), EXPT_LABEL=label)
@@ -342,7 +342,7 @@ async def test_a_part_has_a_number_where_its_label_is_taken(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("label", "becomes"), [("A_PETMR", "A_PET"), ("petmr_PetMr_1", "petmr_PET_1"), ("A", "A")])
 async def test_pet_mr_as_pet_changes_labels(label: str, becomes: str) -> None:
-    """A project's word outweighs the site's; the row keeps its name, and the archive has the other."""
+    """A project's setting comes before the site's; the row keeps its name, the archive has the new label."""
     xnat = TestXnat(pet_mr="separate")
     xnat.project("demo").pet_mr = "pet"
     async with raw_client(xnat) as web:
@@ -352,7 +352,7 @@ async def test_pet_mr_as_pet_changes_labels(label: str, becomes: str) -> None:
 
 
 async def test_filters_of_projects_that_are_found_by_the_file() -> None:
-    """Routing comes first: the filter is that of the project where the file goes."""
+    """Routing comes first: the filter is that of the project that the file goes to."""
     async with raw_client() as web:
         web.xnat.add_project(Project("other", series_filter=SeriesFilter(("T1.*",))))
         assert (await web.send(dicom(StudyDescription="other"), PROJECT_ID="")).text == ""

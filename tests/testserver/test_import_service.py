@@ -1,4 +1,4 @@
-"""The import service as XNAT has it: routing, rows, file names, and what it says to bad requests."""
+"""The import service: routing, rows, file names, and replies to bad requests."""
 
 import re
 from collections.abc import AsyncIterator
@@ -129,7 +129,7 @@ async def test_import_07_success_is_one_uri_with_crlf() -> None:
 
 @pytest.mark.parametrize("body", [b"not DICOM at all", bytes(4000), dicom()[:200], b"\0" * 128 + b"DICM"])
 async def test_import_08_what_is_not_dicom_is_400(body: bytes) -> None:
-    """The page of Restlet's carries the text and the name XNAT gives the file."""
+    """Restlet's page has the text, with the name that XNAT gives the file."""
     async with raw_client() as web:
         answer = await web.send(body)
         assert answer.status == 400
@@ -168,7 +168,7 @@ async def test_import_08_a_data_set_without_preamble_is_read() -> None:
 
 
 async def test_import_09_unknown_project_is_unassigned() -> None:
-    """A typing error is answered with 200: only the URI tells; `project=` means nothing here."""
+    """A misspelt project is a 200 too: only the URI shows it; `project=` has no effect."""
     async with raw_client() as web:
         answer = await web.send(dicom(), PROJECT_ID="dmeo")
         assert answer.status == 200
@@ -178,7 +178,7 @@ async def test_import_09_unknown_project_is_unassigned() -> None:
 
 
 async def test_import_09_a_project_without_right_is_unassigned_but_reading_is_enough() -> None:
-    """1.8 asks for the right to read only."""
+    """1.8 needs only the right to read."""
     async with raw_client() as web:
         web.xnat.add_project(Project("closed", editors=["boss"]))
         web.xnat.add_project(Project("seen", editors=["boss"], readers=["demo"], aliases=["glimpsed"]))
@@ -198,7 +198,7 @@ async def test_import_09_a_project_without_right_is_unassigned_but_reading_is_en
     ],
 )
 async def test_import_09_dicom_routes_silently_when_the_project_is_wrong(attributes: dict[str, str]) -> None:
-    """What the file says decides when PROJECT_ID cannot be had, and only then."""
+    """The file decides if, and only if, PROJECT_ID cannot be reached."""
     async with raw_client() as web:
         web.xnat.add_project(Project("other"))
         body = dicom(**attributes)
@@ -218,7 +218,7 @@ async def test_import_10_labels_fall_back_on_dicom() -> None:
 
 
 async def test_import_10_labels_of_parameters_are_taken_verbatim_but_escaped() -> None:
-    """No cleaning at import; XML escaping of all values, though."""
+    """Labels are not cleaned at import, but all values are XML-escaped."""
     async with raw_client() as web:
         answer = await web.send(dicom(), EXPT_LABEL="a b.c&d")
         assert answer.text.endswith("/a b.c&amp;d\r\n")
@@ -283,7 +283,7 @@ async def test_import_12_the_creating_request_decides_the_row() -> None:
 async def test_import_12_autoarchive_comes_from_dicom_or_the_project(
     code: int, comment: str | None, autoarchive: str
 ) -> None:
-    """`AA:` in the comments outweighs the project's code."""
+    """`AA:` in the comments comes before the project's code."""
     async with raw_client() as web:
         web.xnat.project("demo").prearchive_code = code
         await web.import_session(dicom(PatientComments=comment))
@@ -336,7 +336,7 @@ async def test_import_13_the_same_instance_again_is_overwritten(tmp_path: Path) 
 
 
 async def test_import_14_the_same_name_at_once_is_refused() -> None:
-    """Two transfers of one instance at the same time: one is told 400."""
+    """Of two simultaneous transfers of one instance, one is a 400."""
     async with raw_client(TestXnat(timing=Timing(parallel_seconds=0.05))) as web:
         statuses = []
 
@@ -353,7 +353,7 @@ async def test_import_14_the_same_name_at_once_is_refused() -> None:
 
 
 async def test_import_15_a_cut_transfer_leaves_a_partial_file(tmp_path: Path) -> None:
-    """No reply; the file's beginning is kept and listed, the row goes on receiving; sending again repairs it."""
+    """No reply; the beginning of the file is kept and listed, the row keeps receiving; a retry repairs it."""
     body = dicom(PixelData=bytes(200_000))
     async with raw_client(TestXnat(tmp_path, anonymise=False)) as web:
         async with await anyio.connect_tcp(*host_and_port(web.url)) as connection:
@@ -374,7 +374,7 @@ async def test_import_15_a_cut_transfer_leaves_a_partial_file(tmp_path: Path) ->
 
 
 async def test_import_15_a_scripted_cut_after_so_many_bytes() -> None:
-    """Reset(after_bytes) does the same from the server's side, and partial files are told apart."""
+    """Reset(after_bytes) does the same on the server's side; partial files are known as such."""
     async with raw_client() as web:
         fault = web.xnat.faults.add(Fault("import", Reset(after_bytes=1000)))
         with pytest.raises(OSError, match=r"."):
@@ -387,7 +387,7 @@ async def test_import_15_a_scripted_cut_after_so_many_bytes() -> None:
 
 @pytest.mark.parametrize("after_bytes", [100, 200, 330])
 async def test_import_15_a_cut_within_the_header_leaves_nothing(after_bytes: int) -> None:
-    """XNAT names a file by its header, so it cannot keep one whose header has not come whole."""
+    """XNAT names a file by its header, so it keeps none without a complete header."""
     async with raw_client() as web:
         web.xnat.faults.add(Fault("import", Reset(after_bytes=after_bytes)))
         with pytest.raises(OSError, match=r"."):
@@ -443,7 +443,7 @@ async def test_import_17_a_file_sets_any_row_back_to_receiving(status: RowStatus
 
 @pytest.mark.parametrize("label", ["../../out", "..", ".", "/etc/x", "a/b", "~", "x" * 400, "ü\n"])
 async def test_no_label_leaves_the_directory(tmp_path: Path, label: str) -> None:
-    """Labels come verbatim: whatever they are, files stay in folders of their own below the site's."""
+    """Labels are used verbatim: whatever they are, files stay in folders of their own below the site's."""
     inside = tmp_path / "deep" / "down" / "site"
     async with raw_client(TestXnat(inside)) as web:
         for params in ({"EXPT_LABEL": label}, {"EXPT_LABEL": "E", "PREARC_TIMESTAMP": label}):
@@ -459,7 +459,7 @@ async def test_no_label_leaves_the_directory(tmp_path: Path, label: str) -> None
 
 
 async def test_import_18_a_write_that_fails_is_masked_as_unreadable(tmp_path: Path) -> None:
-    """Disk full, or a folder that has just been archived: 400 with the text that speaks of the file."""
+    """Disk full, or a folder that has just been archived: 400 with a text about the file."""
     async with raw_client(TestXnat(tmp_path)) as web:
         await web.import_session(dicom(1))
         await anyio.Path(tmp_path, *next(iter(await files_below(tmp_path)))).unlink()
@@ -471,7 +471,7 @@ async def test_import_18_a_write_that_fails_is_masked_as_unreadable(tmp_path: Pa
 
 
 async def test_import_19_lastmod_moves_only_when_older_than_15_seconds() -> None:
-    """XNAT does not update its table for every file."""
+    """XNAT does not update its table for each file."""
     now = 0.0
     async with raw_client(TestXnat(clock=lambda: now)) as web:
         await web.import_session(dicom())
@@ -487,7 +487,7 @@ async def test_import_19_lastmod_moves_only_when_older_than_15_seconds() -> None
 
 
 async def test_two_studies_under_one_label_and_timestamp_collide() -> None:
-    """The table's key is project, timestamp and folder: the second study is told 400."""
+    """The table's key is project, timestamp and folder: the second study is a 400."""
     async with raw_client() as web:
         await web.import_session(dicom(), PREARC_TIMESTAMP="20260101_000000000")
         answer = await web.send(dicom(StudyInstanceUID="9"), PREARC_TIMESTAMP="20260101_000000000")
@@ -496,7 +496,7 @@ async def test_two_studies_under_one_label_and_timestamp_collide() -> None:
 
 
 async def test_importers_that_are_not_emulated_say_so() -> None:
-    """501 rather than a guess."""
+    """501."""
     async with raw_client() as web:
         assert (await web.send(dicom(), **{"import-handler": "XAR"})).status == 501
         assert (await web.send(dicom(), content_type="application/zip", **{"import-handler": ""})).status == 501
@@ -514,7 +514,7 @@ async def test_a_transfer_cut_within_the_header_leaves_nothing() -> None:
 
 
 async def test_expect_100_continue_is_answered() -> None:
-    """Clients that wait for leave to send are given it."""
+    """Clients that wait for 100 Continue get it."""
     async with raw_client() as web:
         headers = {"Content-Type": "application/dicom"}
         async with web.http.post(
@@ -524,7 +524,7 @@ async def test_expect_100_continue_is_answered() -> None:
 
 
 async def test_context_path_and_aliases() -> None:
-    """Under /xnat everything is the same; URIs in replies do not name it."""
+    """Everything is the same under /xnat; URIs in replies do not have it."""
     async with raw_client(context="/xnat") as web:
         assert web.url.endswith("/xnat")
         uri = await web.archive_session(dicom())

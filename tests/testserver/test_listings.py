@@ -1,4 +1,4 @@
-"""Projects, experiments, scans, resources and files as XNAT has them."""
+"""Listings and items of projects, experiments, scans, resources and files."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ PREFIX = "/data/projects/demo/subjects/XNAT_S00001"
 
 
 async def test_archive_14_projects_are_made_and_changed_with_an_empty_200() -> None:
-    """PUT says nothing; a new project archives by itself (code 4)."""
+    """The reply to PUT is empty; a new project archives by itself (code 4)."""
     async with raw_client() as web:
         for _ in range(2):
             answer = await web.put("/data/projects/new", name="New one", description="d")
@@ -43,7 +43,7 @@ async def test_archive_14_projects_that_cannot_be_made() -> None:
 
 
 async def test_archive_14_an_unreadable_project_looks_absent() -> None:
-    """404, and the text speaks of an experiment."""
+    """404, with a text about an experiment."""
     async with raw_client() as web:
         web.xnat.add_project(Project("closed", editors=["boss"]))
         for name in ("closed", "nope"):
@@ -67,7 +67,7 @@ async def test_projects_by_permission() -> None:
 
 
 async def test_archive_15_prearchive_code() -> None:
-    """A bare number; any integer, true and false are taken; other texts are 400."""
+    """A plain number; any integer, true and false are accepted; other texts are 400."""
     async with raw_client() as web:
         path = "/data/projects/demo/prearchive_code"
         for value, shown in (("4", "4"), ("true", "1"), ("false", "0"), ("77", "77")):
@@ -148,7 +148,7 @@ async def test_archive_23_items_are_html_unless_asked_otherwise() -> None:
 
 
 async def test_archive_23_addresses_of_a_session() -> None:
-    """Label within its project, or accession id, below whatever subject; 404 else. Its scans want a subject."""
+    """A label within its project, or an accession ID, below any subject; otherwise 404. Its scans need a subject."""
     async with raw_client() as web:
         await web.archive_session(dicom())
         web.xnat.project("demo").aliases = ["other"]
@@ -169,7 +169,7 @@ async def test_archive_23_addresses_of_a_session() -> None:
 
 
 async def test_archive_24_scans() -> None:
-    """Default columns, or those asked for beside the number of the row."""
+    """Default columns, or the requested ones and the row's number."""
     async with raw_client() as web:
         await web.archive_session(dicom())
         (row,) = (await web.get(f"{EXPERIMENT}/scans", format="json")).rows
@@ -224,7 +224,7 @@ async def test_archive_35_no_digest_where_checksums_are_off() -> None:
 
 
 async def test_archive_36_resources() -> None:
-    """all=true lists those of the scans; numbers are texts."""
+    """all=true lists those of the scans too; numbers are texts."""
     async with raw_client(TestXnat(anonymise=False)) as web:
         uri = await web.archive_session(dicom(1), dicom(2))
         assert (await web.get(f"{uri}/resources")).rows == []
@@ -276,7 +276,7 @@ async def test_archive_37_a_missing_file_is_404_with_an_empty_body(tmp_path: Pat
 
 
 async def test_archive_38_the_catalog_has_a_uid_for_each_entry() -> None:
-    """The one cheap listing of SOPInstanceUIDs."""
+    """It is the only cheap listing of SOPInstanceUIDs."""
     async with raw_client() as web:
         uri = await web.archive_session(dicom(1), dicom(2))
         catalog = await web.get(f"{uri}/scans/1/resources/DICOM", format="xml")
@@ -288,7 +288,7 @@ async def test_archive_38_the_catalog_has_a_uid_for_each_entry() -> None:
 
 
 async def test_archive_43_pages_of_errors() -> None:
-    """Restlet's page with the handler's text, or the text that belongs to the status; Tomcat's outside /data."""
+    """Restlet's page with the handler's text or the status's default text; Tomcat's page outside /data."""
     async with raw_client() as web:
         answer = await web.get("/data/nope")
         assert (answer.status, answer.type) == (404, "text/html")

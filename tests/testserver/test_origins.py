@@ -1,4 +1,4 @@
-"""Pages of other sites, and names that lead here by a trick: a browser on this machine reaches the server too."""
+"""Pages of other sites and DNS rebinding: a browser on this machine reaches the server too."""
 
 import pytest
 from raw_client import basic_auth, raw_client
@@ -12,7 +12,7 @@ MOZILLA = "Mozilla/5.0 (X11; Linux x86_64)"
 
 @pytest.mark.parametrize("path", TOLD)
 async def test_what_the_server_holds_is_told_here_only(path: str) -> None:
-    """Or under a login, to whoever reaches it by another name."""
+    """Other host names need a login."""
     async with raw_client(user=None, cookies=False) as web:
         for host in (web.url.removeprefix("http://"), "localhost:1", "127.1.2.3", "[::1]:80"):
             assert (await web.get(path, {"Host": host})).status == 200
@@ -24,7 +24,7 @@ async def test_what_the_server_holds_is_told_here_only(path: str) -> None:
 
 @pytest.mark.parametrize("path", [*TOLD, "/data/JSESSION", "/data/projects"])
 async def test_pages_of_other_sites_get_nothing(path: str) -> None:
-    """Not even under a login: a browser has it at hand for whoever asks."""
+    """Not even with a login: a browser sends it along for any page."""
     async with raw_client() as web:
         for origin in ("https://evil.example.org", "null", "http://127.0.0.1.example.org", "http://[::1"):
             reply = await web.get(path, {"Origin": origin})
@@ -34,7 +34,7 @@ async def test_pages_of_other_sites_get_nothing(path: str) -> None:
 
 
 async def test_a_browser_that_knows_the_server_by_another_name_gets_nothing() -> None:
-    """A name that led elsewhere when its page was read (DNS rebinding): to that page the answers would be its own."""
+    """With DNS rebinding, the replies would belong to the page's own site."""
     async with raw_client(user=None, agent=MOZILLA) as web:
         for path in (*TOLD, "/data/JSESSION"):
             assert (await web.get(path, FOREIGN | basic_auth("demo", "demo"))).status == 403

@@ -1,4 +1,4 @@
-"""The prearchive as XNAT has it: listing, session documents, build, commit, move, delete."""
+"""The prearchive: listing, session documents, build, commit, move, delete."""
 
 import re
 from datetime import datetime, timedelta
@@ -54,7 +54,7 @@ async def test_import_21_the_listing_has_these_columns_and_only_texts(path: str)
 
 
 async def test_import_21_a_row_says_when_and_by_whom_it_was_uploaded() -> None:
-    """By the server's clock, as SQL writes it; the source is as the creating request gave it."""
+    """Times are of the server's clock, in SQL format; the source is that of the creating request."""
     async with raw_client() as web:
         before = web.xnat.now()
         uri = await web.import_session(dicom(), SOURCE="script")
@@ -74,7 +74,7 @@ async def test_import_21_a_row_says_when_and_by_whom_it_was_uploaded() -> None:
 
 
 async def test_import_21_csv_and_xml() -> None:
-    """Other clients ask for csv."""
+    """Both formats have the same rows."""
     async with raw_client() as web:
         await web.import_session(dicom())
         head, line = (await web.get("/data/prearchive", format="csv")).text.splitlines()
@@ -94,7 +94,7 @@ async def test_import_21_without_right_to_edit_a_project_is_403() -> None:
 
 
 async def test_import_21_unassigned_rows_are_for_all_data_users_always() -> None:
-    """They see them even when another project is asked for; others never do."""
+    """They see them even if another project is named; other users never do."""
     xnat = two_users()
     async with raw_client(xnat) as web:
         uri = await web.import_session(dicom(), PROJECT_ID="typo")
@@ -147,7 +147,7 @@ async def unzipped(web: RawClient, uri: str) -> dict[str, bytes]:
 
 
 async def test_import_22_a_session_can_be_downloaded_before_and_after_it_is_built(tmp_path: Path) -> None:
-    """What lies in its folder at that time, whether or not the document knows it, and the catalogs of a build."""
+    """All files in its folder, whether or not the document lists them, and the catalogs of a build."""
     async with raw_client(TestXnat(tmp_path, anonymise=False)) as web:
         bodies = dicom(), dicom(2, SeriesNumber=7, SeriesInstanceUID="7"), dicom(3)
         uri = await web.import_session(*bodies[:2])
@@ -167,7 +167,7 @@ async def test_import_22_a_session_can_be_downloaded_before_and_after_it_is_buil
 
 
 async def test_import_22_accept_asks_for_a_download_too(tmp_path: Path) -> None:
-    """The label stands in it as it is, whatever the folder is called here; HEAD tells the type only."""
+    """Paths have the label verbatim; HEAD returns only the type."""
     async with raw_client(TestXnat(tmp_path)) as web:
         uri = await web.import_session(dicom(), EXPT_LABEL="T:1")
         async with web.http.get(web.url + uri, headers={"Accept": "application/zip"}) as reply:
@@ -178,7 +178,7 @@ async def test_import_22_accept_asks_for_a_download_too(tmp_path: Path) -> None:
 
 
 async def test_import_22_a_cut_file_is_in_the_download(tmp_path: Path) -> None:
-    """As far as it has come."""
+    """As far as it has arrived."""
     body = dicom()
     async with raw_client(TestXnat(tmp_path)) as web:
         web.xnat.faults.add(Fault("import", Reset(after_bytes=len(body) - 10)))
@@ -202,7 +202,7 @@ async def test_import_22_who_may_not_edit_may_not_download(tmp_path: Path) -> No
 
 
 async def test_import_22_a_download_passes_over_what_has_gone(tmp_path: Path) -> None:
-    """A folder that is emptied meanwhile makes a smaller zip file, or one without files."""
+    """A folder that is emptied meanwhile gives a smaller zip file, or an empty one."""
     async with raw_client(TestXnat(tmp_path)) as web:
         uri = await web.import_session(dicom(), dicom(2))
         first, second = sorted((tmp_path / "prearchive").rglob("*.dcm"))
@@ -231,7 +231,7 @@ async def test_import_22_a_gateway_may_give_up_on_a_download(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("directory", [True, False])
 async def test_import_22_a_site_that_keeps_no_bytes_has_no_downloads(tmp_path: Path, directory: bool) -> None:
-    """It says so, rather than that session or files are not there; a session without files is an empty zip file."""
+    """501, which does not mean that session or files are gone; a session without files is an empty zip file."""
     script = Script(reject=lambda header: header.modality == "OT")
     xnat = TestXnat(tmp_path if directory else None, keep_bytes=False, anonymise=script)
     async with raw_client(xnat) as web:
@@ -292,7 +292,7 @@ async def test_import_23_locked_missing_and_forbidden(action: str, missing: int)
 
 
 async def test_import_23_a_file_that_arrives_during_the_build_is_left_out() -> None:
-    """The row says READY, the document does not know the file, and archiving is refused."""
+    """The row is READY, the document does not list the file, and archiving is refused."""
     async with raw_client(TestXnat(timing=Timing(build_seconds=0.01))) as web:
         uri = await web.import_session(dicom())
         (row,) = web.xnat.prearchive
@@ -330,7 +330,7 @@ async def test_import_23_move() -> None:
 
 
 async def test_import_23_move_takes_the_files_along(tmp_path: Path) -> None:
-    """And what is archived afterwards is whole."""
+    """The session that is archived afterwards is complete."""
     xnat = TestXnat(tmp_path)
     xnat.add_project(Project("other"))
     async with raw_client(xnat) as web:
@@ -342,7 +342,7 @@ async def test_import_23_move_takes_the_files_along(tmp_path: Path) -> None:
 
 
 async def test_import_25_move_of_a_locked_row_does_nothing_and_says_200() -> None:
-    """An empty 200: a missing else branch in XNAT."""
+    """An empty 200: XNAT lacks an else branch."""
     async with raw_client() as web:
         web.xnat.add_project(Project("other"))
         uri = await web.import_session(dicom())
@@ -353,7 +353,7 @@ async def test_import_25_move_of_a_locked_row_does_nothing_and_says_200() -> Non
 
 
 async def test_import_23_statuses_can_be_set() -> None:
-    """set-status takes any unlocked value; reset-status makes READY of what is built."""
+    """set-status takes any unlocked value; reset-status makes a built session READY."""
     async with raw_client() as web:
         uri = await web.build_session()
         assert (await web.post(uri, action="set-status", status="ERROR")).status == 200
@@ -374,7 +374,7 @@ async def test_import_23_delete() -> None:
 
 
 async def test_import_23_delete_removes_the_files_of_its_own_session_only(tmp_path: Path) -> None:
-    """Built or not; what another study has beside it stays, and so does everything without the right to edit."""
+    """Built or not; another study's files stay, and everything stays without the right to edit."""
     xnat = TestXnat(tmp_path)
     xnat.add_project(Project("seen", editors=["boss"], readers=["demo"]))
     async with raw_client(xnat) as web:
@@ -427,7 +427,7 @@ async def test_import_25_who_decides_on_archiving(
 
 
 async def test_import_24_commit_that_cannot_archive_is_500() -> None:
-    """The conflict is a text; the row says CONFLICT and its log why."""
+    """The conflict is a text; the row is in CONFLICT, and its log has the reason."""
     async with raw_client() as web:
         await web.archive_session(dicom())
         uri = await web.import_session(dicom())

@@ -1,4 +1,4 @@
-"""Resources and their files as XNAT has them: uploads, catalogs, races, refreshing."""
+"""Resources and their files: uploads, catalogs, races, refreshes."""
 
 import gzip
 import hashlib
@@ -71,7 +71,7 @@ def md5(data: bytes) -> str:
 
 
 async def put(web: RawClient, path: str, data: Any = DATA, kind: str = "", /, **params: str) -> Reply:
-    """PUT a file; without a type, as a body of which it is said that it is the file."""
+    """PUT a file; without a type, with inbody=true."""
     headers = {"Content-Type": kind} if kind else None
     query = params if kind else {"inbody": "true", **params}
     return await web.ask("PUT", path, data, headers, **query)
@@ -157,7 +157,7 @@ async def test_archive_25_resources_that_cannot_be_made() -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 async def test_archive_26_27_a_file(tmp_path: Path, method: str) -> None:
-    """Its resource is made with it; a second of its name is not stored, unless it is to replace the first."""
+    """The upload creates its resource; a second file of the name is stored only with `overwrite`."""
     async with raw_client(site(tmp_path)) as web:
 
         async def send(data: bytes, **params: str) -> Reply:
@@ -201,7 +201,7 @@ async def test_archive_28_without_the_right_to_edit_nothing_is_said() -> None:
 
 
 async def test_archive_29_bodies(tmp_path: Path) -> None:
-    """What is taken for a file, and what is not."""
+    """Which bodies are files, and which are refused."""
     async with raw_client(site(tmp_path)) as web:
 
         async def chunked() -> AsyncIterator[bytes]:
@@ -292,7 +292,7 @@ async def test_archive_30_flags() -> None:
     ],
 )
 async def test_archive_31_archives_are_unpacked(tmp_path: Path, name: str, data: bytes) -> None:
-    """By their names; what is in them is stored, inner folders and all, and they are not."""
+    """By their names; their entries are stored, with folders, and the archives are not."""
     async with raw_client(site(tmp_path)) as web:
         assert (await put(web, f"{R}/files/{name}", data, extract="true")).status == 200
         rows = (await web.get(f"{R}/files")).rows
@@ -318,7 +318,7 @@ async def test_archive_31_one_file_packed(tmp_path: Path) -> None:
 
 
 def bomb(name: str) -> bytes:
-    """Return an archive of which far more comes out than went in."""
+    """Return an archive that unpacks to far more bytes than its own."""
     if name == "many.zip":
         return zipped(**{str(number): b"" for number in range(20_001)})
     zeros = bytes(200 << 20)
@@ -410,7 +410,7 @@ async def test_archive_33_files_without_a_resource() -> None:
 
 
 async def test_archive_34_overlapping_writes(tmp_path: Path) -> None:
-    """One of two fails: its file is on the disk, and no catalog knows of it."""
+    """One of two fails: its file is on the disk, and no catalog lists it."""
     async with raw_client(site(tmp_path)) as web:
         begun, go = anyio.Event(), anyio.Event()
 
@@ -455,7 +455,7 @@ async def _begun(web: RawClient) -> None:
 
 
 async def test_archive_34_many_at_once() -> None:
-    """As many fail as come while another is being stored; those for other resources do not."""
+    """Those that arrive while another is being stored fail; those for other resources do not."""
     async with raw_client(site(timing=Timing(saving_seconds=0.1))) as web:
         answers: dict[str, Reply] = {}
 
@@ -535,7 +535,7 @@ async def test_a_client_that_goes_away_leaves_a_truncated_file(tmp_path: Path) -
 
 
 async def test_faults_of_files_and_resources() -> None:
-    """Kinds of their own; what is late takes place later."""
+    """They are kinds of their own; a late effect takes place later."""
     async with raw_client(site()) as web:
         web.http._retry_connection = False
         web.xnat.faults.add(Fault("file", Status(503, "busy")))
@@ -576,7 +576,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
 
 
 async def test_archive_35_no_digests() -> None:
-    """An empty text where the site makes none."""
+    """The digest is an empty text if the site makes none."""
     async with raw_client(site(checksums=False)) as web:
         await put(web, f"{R}/files/a.txt")
         (row,) = (await web.get(f"{R}/files")).rows
@@ -710,7 +710,7 @@ async def test_archive_38_catalogs() -> None:
 
 
 async def test_archive_39_deletion(tmp_path: Path) -> None:
-    """Of all whose path begins so; again it is a 404; the bytes may stay."""
+    """Of all files whose path begins with the name; a second time it is a 404; the bytes may stay."""
     async with raw_client(site(tmp_path)) as web:
         for name in ("a.csv", "a.csv.bak", "b.csv", "in/c.csv"):
             await put(web, f"{R}/files/{name}")
@@ -744,7 +744,7 @@ def changed(xnat: TestXnat) -> Iterator[None]:
 
 
 async def test_archive_40_refreshing(tmp_path: Path) -> None:
-    """Each option does its own; without any, all is done."""
+    """Each option alone; without any, everything is done."""
     async with raw_client(site(tmp_path)) as web:
         session = web.xnat.archived[0]
         await put(web, f"{R}/files/a", b"1")
@@ -836,7 +836,7 @@ async def test_archive_40_what_may_be_refreshed() -> None:
 
 
 async def test_archive_41_unknown_parents() -> None:
-    """404 with a text for a write; a read goes on with what it finds, or breaks."""
+    """A write is a 404 with a text; a read goes on with the part that it finds, or is a 500."""
     async with raw_client(site()) as web:
         web.xnat.add_project(Project("closed", editors=["boss"]))
         await put(web, "/data/projects/demo/resources/R/files/of-project")
@@ -913,7 +913,7 @@ async def test_old_versions_have_the_same(version: str) -> None:
 
 
 async def test_large_files(tmp_path: Path) -> None:
-    """More than stays in memory, also packed; without a directory only size and digest are kept."""
+    """Larger than what stays in memory, also in archives; without a directory only size and digest are kept."""
     big = bytes(9 * 1024 * 1024)
     async with raw_client(site(tmp_path)) as web:
         assert (await put(web, f"{R}/files/a.bin", big)).status == 200
@@ -948,7 +948,7 @@ async def test_what_tests_put_in_and_take_out(tmp_path: Path) -> None:
 
 
 async def test_the_state_tells_of_resources() -> None:
-    """For tests in other processes, and for people."""
+    """Tests in other processes read them."""
     async with raw_client(site()) as web:
         await put(web, f"{R}/files/a.txt")
         await put(web, f"{E}/scans/1/resources/Q/files/b.txt")

@@ -1,4 +1,4 @@
-"""The sample collections are what they are said to be, read back by pydicom alone."""
+"""The sample collections, read back by pydicom alone."""
 
 import subprocess
 import sys

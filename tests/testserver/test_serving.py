@@ -47,7 +47,7 @@ async def test_a_failure_of_the_user_of_a_server_is_shown_as_it_is() -> None:
 
 
 async def test_a_server_stops_at_once_with_requests_under_way() -> None:
-    """A job of ten minutes does not hold it up."""
+    """A job of ten minutes does not delay it."""
     xnat = TestXnat(archive_seconds=600)
     async with anyio.create_task_group() as tasks, raw_client(xnat) as web:
 

@@ -1,4 +1,4 @@
-"""Subjects and their demographics as XNAT has them, the silences included."""
+"""Subjects and their demographics, including what XNAT ignores without a message."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -98,7 +98,7 @@ async def test_archive_16_a_label_on_one_that_is_there_drops_all_else() -> None:
 
 
 async def test_what_cannot_be_changed() -> None:
-    """Project and id; a project that cannot be seen is one that was not named."""
+    """Project and ID; a project that the user cannot see counts as not named."""
     async with raw_client() as web:
         web.xnat.add_project(Project("closed", editors=["boss"]))
         web.xnat.add_project(Project("other"))
@@ -170,7 +170,7 @@ async def test_archive_17_values_that_are_refused(params: dict[str, str], text: 
     ],
 )
 async def test_archive_17_values_that_are_taken(params: dict[str, str], stored: dict[str, object]) -> None:
-    """In any letters; dates in four ways, of which one goes wrong; numbers are numbers."""
+    """In any letter case; dates in four formats, of which one is misread; numbers are numbers."""
     async with raw_client() as web:
         assert (await web.put(S, **params)).status == 201
         assert demo(web).demographics == stored
@@ -188,7 +188,7 @@ async def test_archive_17_null_clears() -> None:
 
 
 async def test_archive_18_an_unknown_path_loses_everything() -> None:
-    """201 and no fields of a new subject; what came before it of one that is there."""
+    """A new subject is created (201) without any values; an existing one gets those before the path."""
     async with raw_client() as web:
         params = {"gender": "male", f"{PATH}/nonsense": "1", "ses": "4"}
         made = await web.put(S, **params)
@@ -224,7 +224,7 @@ async def test_paths_of_other_fields_and_custom_variables() -> None:
 
 
 async def test_archive_18_labels() -> None:
-    """Characters that fail at the end only, and without a text; letter case makes another subject."""
+    """Invalid characters fail at the end, without a text; another letter case is another subject."""
     async with raw_client() as web:
         for label in ("a.b", "a%20b", "%C3%A9", "a+b"):
             answer = await web.put(f"{SUBJECTS}/{label}")
@@ -271,7 +271,7 @@ async def test_archive_18_archiving_cleans_labels_and_ignores_letter_case() -> N
 
 
 async def test_archive_19_rights() -> None:
-    """Who may make may not change; who may read may neither; the texts tell which."""
+    """Users who may create may not change, and readers may do neither; the text names the right."""
     xnat = TestXnat()
     add_creator(xnat, "maker")
     add_reader(xnat, "reader")
@@ -295,7 +295,7 @@ async def test_archive_19_rights() -> None:
 
 
 async def test_archive_20_documents_are_merged() -> None:
-    """What is not mentioned stays, unless it may be deleted."""
+    """Fields that are not mentioned stay, unless deletion is allowed."""
     async with raw_client() as web:
         body = document(element("gender", "male"), element("yob", 1970), label="S", project="demo", group="control")
         made = await put_xml(web, S, body)
@@ -342,7 +342,7 @@ async def test_archive_20_documents_that_are_refused(body: bytes, status: int, t
 
 
 async def test_archive_21_changes_need_a_reason() -> None:
-    """500 without a text; also of what is new, unless it is made by archiving."""
+    """500 without a text; also for new subjects, unless archiving creates them."""
     async with raw_client(TestXnat(needs_reason=True)) as web:
         new = await web.put(S, gender="male")
         assert (new.status, new.message) == (500, DEFAULT_500)
@@ -436,7 +436,7 @@ async def test_faults_of_subjects() -> None:
 
 
 async def test_a_document_that_breaks_off_changes_nothing() -> None:
-    """Nobody hears of it."""
+    """There is no reply."""
     async with raw_client() as web:
         web.http._retry_connection = False
         await web.put(S)
@@ -467,7 +467,7 @@ async def test_old_versions_have_the_same(version: str) -> None:
 
 
 async def test_the_state_tells_of_subjects() -> None:
-    """For tests in other processes, and for people."""
+    """Tests in other processes read them."""
     async with raw_client() as web:
         await web.put(S, gender="male")
         state: dict[str, Any] = (await web.get("/testserver/state")).json

@@ -1,4 +1,4 @@
-"""The test XNAT as a process of its own, as people and other programs run it."""
+"""The command `asyncimport testserver`, as people and other programs run it."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def web(tmp_path: Path) -> AsyncIterator[RawClient]:
-    """Start `asyncimport testserver` on a free port and visit it; `xnat` is not the one that answers."""
+    """Start `asyncimport testserver` on a free port and yield a client; its `xnat` is not the one that answers."""
     words = ("testserver", "--port", "0", "-o", "json", "--directory", str(tmp_path / "xnat"))
     async with await anyio.open_process([sys.executable, "-m", "asyncimport", *words], stderr=None) as process:
         try:

@@ -1,4 +1,4 @@
-"""Locks, names and rows as XNAT's versions have them, and the one-file form of the SessionImporter."""
+"""Differences between XNAT versions: locks, names, rows; and the SessionImporter with one file."""
 
 from dataclasses import replace
 
@@ -61,7 +61,7 @@ async def test_import_14_what_a_files_lock_covers(
 
 
 async def test_import_14_without_rename_a_first_file_may_replace_another() -> None:
-    """Both look, find upload.dcm free, and take the lock in turn: two replies of 200, one file."""
+    """Both find upload.dcm free and take the lock in turn: two replies of 200, one file."""
     async with raw_client(TestXnat(timing=Timing(naming_seconds=0.15))) as web:
         await web.import_session(dicom(9, SeriesNumber=9, SeriesInstanceUID="9"))
         assert await at_once(web, (dicom(1), {"rename": ""}), (dicom(2), {"rename": ""})) == [DONE, DONE]
@@ -85,7 +85,7 @@ async def test_import_11_version_1_6_looks_at_project_and_study_only() -> None:
 
 
 async def test_import_11_version_1_5_may_make_several_rows_of_one_study() -> None:
-    """Nothing is locked between the look and the making; 1.8 makes one."""
+    """No lock covers look-up and creation; 1.8 creates one row."""
     bodies = [(dicom(number), {"PREARC_TIMESTAMP": f"20260101_00000000{number}"}) for number in range(5)]
     for version, rows in (("1.5", 5), ("1.8", 1)):
         timing = Timing(serial_seconds=0.15)
@@ -137,7 +137,7 @@ async def test_import_27_version_1_6_gives_conflicts_their_own_code() -> None:
 
 
 async def test_import_18_a_full_disk_is_masked_as_an_unreadable_file() -> None:
-    """400 for every sound file; the row is there, and sending again repairs all."""
+    """400 for every valid file; the row exists, and sending the files again repairs everything."""
     async with raw_client(TestXnat(disk_full=True)) as web:
         answer = await web.send(dicom())
         assert (answer.status, answer.message) == (400, "unable to read DICOM object upload.dcm")
@@ -149,7 +149,7 @@ async def test_import_18_a_full_disk_is_masked_as_an_unreadable_file() -> None:
 
 @pytest.mark.parametrize("status", [status for status in RowStatus if "BUILDING" not in status.value])
 async def test_import_17_no_status_keeps_a_file_out(status: RowStatus) -> None:
-    """200 and the same session, whatever the row says; it says RECEIVING afterwards, or that it was interrupted."""
+    """200 and the same session, whatever the row's status; it is RECEIVING or RECEIVING_INTERRUPT afterwards."""
     async with raw_client() as web:
         uri = await web.import_session(dicom())
         (row,) = web.xnat.prearchive
@@ -160,7 +160,7 @@ async def test_import_17_no_status_keeps_a_file_out(status: RowStatus) -> None:
 
 
 async def test_import_20_the_session_importer_makes_a_session_of_every_request() -> None:
-    """A folder each, built at once, under either family of names."""
+    """Each in a folder of its own, built at once, with either set of parameter names."""
     short = {"PROJECT_ID": "", "SUBJECT_ID": "", "EXPT_LABEL": "", "project": "demo", "subject": "T", "session": "G"}
     async with raw_client() as web:
         si = {"import-handler": "SI"}

@@ -1,4 +1,4 @@
-"""What XNAT does by itself or later: the idle builder, queues, locks on subjects, shared and tracked results."""
+"""XNAT's background work: the idle builder, queues, locks on subjects, shared and tracked results."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ async def until(web: RawClient, uri: str, status: str) -> None:
     ],
 )
 async def test_import_19_the_idle_builder_builds_and_archives(params: dict[str, str], code: int, end: str) -> None:
-    """After five whole minutes; told to wait, or from an uploader, a session stays as it is."""
+    """After five full minutes; a session that waits for a commit, or whose source is an uploader, stays."""
     clock = Clock()
     async with raw_client(TestXnat(clock=clock)) as web:
         web.xnat.project("demo").prearchive_code = code
@@ -46,7 +46,7 @@ async def test_import_19_the_idle_builder_builds_and_archives(params: dict[str, 
 
 
 async def test_import_19_a_file_within_15_seconds_does_not_put_the_builder_off() -> None:
-    """The time of change does not move then: the session is built five minutes after the first of them."""
+    """The time of change stays then: the session is built five minutes after the first file."""
     clock = Clock()
     async with raw_client(TestXnat(clock=clock)) as web:
         await web.import_session(dicom(), **OPEN)
@@ -94,7 +94,7 @@ async def test_import_19_a_row_with_lock_files_is_left_alone() -> None:
 
 
 async def test_import_19_the_idle_builder_runs_by_itself() -> None:
-    """Every so often; without a server it cannot."""
+    """Every `idle_repeat` seconds; without a server it is a RuntimeError."""
     xnat = TestXnat(idle_minutes=0, idle_repeat=0.01)
     async with raw_client(xnat) as web:
         await until(web, await web.import_session(dicom(), **OPEN), "READY")
@@ -204,14 +204,14 @@ async def test_import_31_one_failure_is_told_to_both_and_the_session_is_archived
 
 
 async def test_import_31_or_both_see_the_success() -> None:
-    """They look so rarely that the first job has ended by then."""
+    """They poll so rarely that the first job has ended by then."""
     statuses, xnat = await doubly(Timing(queue_seconds=0.1, poll_seconds=0.3))
     assert statuses == [200, 200]
     assert xnat.sop_uids() == {sop(1)}
 
 
 async def test_import_33_sessions_of_one_subject_are_archived_in_turn_with_naps() -> None:
-    """The label counts, whatever the project; another label does not wait."""
+    """The lock is on the label, in any project; another label does not wait."""
     async with raw_client(TestXnat(archive_seconds=0.05, timing=Timing(subject_lock_seconds=0.4))) as web:
         web.xnat.add_project(Project("other"))
         uris = [
@@ -235,7 +235,7 @@ async def test_import_33_sessions_of_one_subject_are_archived_in_turn_with_naps(
 
 
 async def test_import_34_with_a_listener_archiving_goes_on_in_the_background() -> None:
-    """303 at once; the result is at /xapi/event_tracking, for who asked, and not before the job begins."""
+    """303 at once; the result is at /xapi/event_tracking, for the same user, once the job has begun."""
     xnat = TestXnat(timing=Timing(queue_seconds=0.1))
     xnat.add_user(User("other", "other"))
     async with raw_client(xnat) as web:
@@ -261,7 +261,7 @@ async def test_import_34_with_a_listener_archiving_goes_on_in_the_background() -
 
 
 async def test_import_34_a_failed_job_and_a_commit_with_a_listener() -> None:
-    """200 "Archival initiated"; the failure is told by the event."""
+    """200 "Archival initiated"; event tracking reports the failure."""
     async with raw_client() as web:
         await web.archive_session(dicom())
         web.xnat.project("demo").prearchive_code = 4
