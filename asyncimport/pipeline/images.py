@@ -16,7 +16,7 @@ import hashlib
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import TypeVar
@@ -454,7 +454,7 @@ class _Line:
     async def _send(self, claim: Claim, body: Body | SourceError, digest: bytes | None, slot: Slot) -> Outcome:
         if isinstance(body, SourceError):
             return Failed(claim, str(body), unreadable=True)
-        trail = _Trail(monotonic())
+        trail = _Trail([monotonic()])
         # Now, as what has just been read is at the processor's hand: later it takes five times as long.
         xxh3 = xxh3_of(body) if isinstance(body, bytes) else None
 
@@ -618,13 +618,9 @@ class _Line:
 class _Trail:
     """What came of one file on its way: its attempts, when it began and each of them failed, and if one broke off."""
 
-    began: InitVar[float]
+    times: list[float]
     attempts: int = 0
     unsure: bool = False
-    times: list[float] = field(init=False)
-
-    def __post_init__(self, began: float) -> None:
-        self.times = [began]
 
 
 def _verdict(claim: Claim, error: RefusedError | TransientError, trail: _Trail) -> Refused | Failed | Withheld:
@@ -681,13 +677,14 @@ async def _hand_in(outcomes: MemoryObjectSendStream[Outcome], outcome: Outcome, 
 
     The recorder takes all there is before it ends; if it has failed, that is what ends the run.
     """
-    with suppress(anyio.BrokenResourceError):
-        try:
-            outcomes.send_nowait(outcome)
-        except anyio.WouldBlock:
-            _ring(full)
-            with anyio.CancelScope(shield=True):
-                await outcomes.send(outcome)
+    try:
+        outcomes.send_nowait(outcome)
+    except anyio.BrokenResourceError:
+        pass
+    except anyio.WouldBlock:
+        _ring(full)
+        with suppress(anyio.BrokenResourceError), anyio.CancelScope(shield=True):
+            await outcomes.send(outcome)
 
 
 def _at_hand(outcomes: MemoryObjectReceiveStream[Outcome]) -> list[Outcome]:

@@ -75,6 +75,9 @@ def stored(reply: Reply, project: str, expected: str | None) -> str:
     `expected` is the URI that the first file of the delivery got. Sources: Importer, GradualDicomImporter.
     Raises: TransientError, LoginExpiredError, NotKeptError, RefusedError.
     """
+    if expected is not None and reply.status == 200 and reply.text.strip() == f"/data{expected}":
+        # As nearly always, on the way of every file; the project in it was looked at when the first one came.
+        return expected
     if reply.status == 200 and not reply.is_html:
         return _stored_uri(reply, project, expected)
     if reply.status == 200:
