@@ -112,7 +112,7 @@ def _upload(out: Console, err: Console, directory: Path, url: str, *, quiet: boo
         server=Server(url, Credentials("demo", "demo")),
         sources=[directory / "files"],
         project="demo",
-        routes=rules_from("demo", None, None, None, None),
+        routes=rules_from("demo"),
         state_dir=directory / "state",
     )
     return run_upload(request, out, err, quiet=quiet)

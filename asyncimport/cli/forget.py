@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated
 
 import typer
@@ -12,7 +12,8 @@ from rich.text import Text
 from asyncimport.cli.options import Host, JournalFile, NoColor, Output, OutputOption, Profile, Project, StateDir
 from asyncimport.cli.output import consoles, plain, show_error, show_other_journals, write_json
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.journal.prune import PruneItem, Pruner
+from asyncimport.journal.prune import PruneItem
+from asyncimport.operations.forget import ForgetRequest, prune_journal
 from asyncimport.operations.journals import meant_journal
 from asyncimport.reporting.progress import human_bytes
 
@@ -60,48 +61,46 @@ def forget(
 ) -> None:
     """Take out of the journal what no longer matters. It says what first; XNAT and your files stay as they are."""
     out, err = consoles(no_color=no_color)
-    done = False
+    is_asked = sys.stdin.isatty()
+
+    def agree(found: Sequence[PruneItem]) -> bool:
+        if output is Output.TABLE:
+            _show(out, found)
+        is_any = any(item.kept is None for item in found)
+        return yes or (is_any and is_asked and typer.confirm("Forget this?", err=True))
+
     try:
-        if [bool(session), held, gone, archived_before is not None].count(True) != 1:
-            raise UsageError(
-                "what is to be forgotten?", hint="give one of --session, --held, --gone and --archived-before"
-            )
-        before = None if archived_before is None else _seconds(archived_before)
+        before = None if archived_before is None else _day(archived_before)
         path, part, others = meant_journal(host, project, state_dir, journal)
         show_other_journals(err, project, others)
-        with Pruner.of(path, part=part) as pruner:
-            for label in dict.fromkeys(name.lower() for name in session or ()):
-                pruner.sessions(label, force=force)
-            if held:
-                pruner.held(force=force)
-            if gone:
-                pruner.gone(force=force)
-            if before is not None:
-                pruner.archived(before, force=force)
-            found = [item for item in pruner.found if item.kept is None]
-            if output is Output.TABLE:
-                _show(out, pruner.found)
-            if found and (yes or (sys.stdin.isatty() and typer.confirm("Forget this?", err=True))):
-                pruner.prune()
-                done = True
-            if output is Output.JSON:
-                items = [_json(item) for item in pruner.found]
-                write_json({"forgotten": done, "found": items, "other_journals": [plain(str(one)) for one in others]})
-            if found and not (done or sys.stdin.isatty()):
-                raise UsageError(_NOTHING, hint="give --yes")
-        if not done:
+        request = ForgetRequest(
+            journal=path,
+            project=part,
+            sessions=session or (),
+            held=held,
+            gone=gone,
+            archived_before=before,
+            force=force,
+        )
+        result = prune_journal(request, agree)
+        if output is Output.JSON:
+            items = [_json(item) for item in result.found]
+            names = [plain(str(one)) for one in others]
+            write_json({"forgotten": result.is_done, "found": items, "other_journals": names})
+        if not (result.is_done or is_asked) and any(item.kept is None for item in result.found):
+            raise UsageError(_NOTHING, hint="give --yes")
+        if not result.is_done:
             err.print(Text(_NOTHING))
     except AsyncimportError as error:
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
 
 
-def _seconds(day: str) -> float:
-    """Return the beginning of a day, by this machine's clock, in seconds since 1970."""
+def _day(text: str) -> date:
     try:
-        return datetime.strptime(day, "%Y-%m-%d").astimezone().timestamp()
+        return datetime.strptime(text, "%Y-%m-%d").astimezone().date()
     except (ValueError, OverflowError, OSError):
-        raise UsageError(f"--archived-before {day} cannot be", hint="give a day, such as 2026-01-31") from None
+        raise UsageError(f"--archived-before {text} cannot be", hint="give a day, such as 2026-01-31") from None
 
 
 def _show(out: Console, found: Sequence[PruneItem]) -> None:

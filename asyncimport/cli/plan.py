@@ -2,14 +2,11 @@
 
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import anyio
-import anyio.to_thread
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -42,28 +39,19 @@ from asyncimport.cli.options import (
     Truncated,
 )
 from asyncimport.cli.output import consoles, plain, show_error, show_stopped, write_json
-from asyncimport.cli.running import Stopped, stopped_by
+from asyncimport.cli.running import run_operation
 from asyncimport.cli.uploading import Display
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.rules import choice_from, choice_text, rules_from
-from asyncimport.operations.scan import plan_of
 from asyncimport.reporting.progress import human_bytes
-from asyncimport.routing import Problem, ProblemCode, Severity, code_of
-from asyncimport.routing.plan_file import PlanRow, split, write_plan
-from asyncimport.source.folder import Folder
-from asyncimport.system.output_files import advice, check_output, replacing
+from asyncimport.routing import Problem, Severity
 
-__all__ = ["plan", "plan_code", "plan_json", "show_plan"]
+__all__ = ["plan", "plan_json", "show_plan"]
 
 _SHOWN = 20
 # Stands in a plan's studies for a project that the upload will name.
 _NO_PROJECT = "PROJECT"
-_LABELS_BY_SOURCE = Problem(
-    ProblemCode.LABELS_BY_SOURCE,
-    "labels depend on other studies, and only those of this source are known: journal and archive were not asked",
-    "`upload --dry-run` asks them, and so does an upload by this plan",
-)
 
 
 def plan(
@@ -99,124 +87,48 @@ def plan(
     _help_all: HelpAll = False,
 ) -> None:
     """Scan, and say which session each study would become, with every problem. Nothing is sent."""
+    from asyncimport.operations.planning import PlanRequest, PlanResult
+    from asyncimport.operations.planning import plan as carry_out
+
     out, err = consoles(no_color=no_color)
     try:
         routes = rules_from(project, subject, session, path_pattern, table, no_project=_NO_PROJECT, encoding=encoding)
         if on_collision not in {"error", "suffix"}:
             raise UsageError(f"--on-collision {on_collision} cannot be", hint="give error or suffix")
-        if parts > 1 and out_file is None:
-            raise UsageError("--split needs a file to write to", hint="name it with --out")
-        targets = _targets(out_file, parts) if out_file else []
-        _check_targets(targets)
-        make = partial(
-            plan_of,
-            Folder(
-                sources,
-                ignore_archives=ignore_archives,
-                follow_links=follow_links,
-                exclude=exclude or (),
-            ),
-            routes,
-            state_dir,
-            Display(err, lambda _: None, quiet=quiet),
-            truncated=truncated == "send",
-            merge_patients=merge_patients,
+        request = PlanRequest(
+            sources=sources,
+            routes=routes,
+            out_file=out_file,
+            parts=parts,
+            force=force,
             suffix=on_collision == "suffix",
+            merge_patients=merge_patients,
+            send_truncated=truncated == "send",
+            ignore_archives=ignore_archives,
+            follow_links=follow_links,
+            exclude=exclude or (),
             choice=choice_from(modality, since, include, parts=partial_studies),
+            carried=choice_text(modality, since, include) if partial_studies else "",
             limit=limit,
-            quiet_time=0.0,
+            is_project_open=not project and routes.project == _NO_PROJECT,
+            state_dir=state_dir,
         )
-        stopped = Stopped()
-        found = anyio.run(_until_stopped, make, stopped)
-        if found is None:
-            raise typer.Exit(show_stopped(err, stopped.signal, as_json=output is Output.JSON))
-        if not found.rows and not any(problem.code is ProblemCode.UNREADABLE for problem in found.problems):
-            raise UsageError(f"no DICOM found in {', '.join(map(str, sources))}", hint="check the path")
-        if routes.counts_studies or on_collision == "suffix":
-            found = replace(found, problems=(*found.problems, _LABELS_BY_SOURCE))
-        if partial_studies:
-            carried = choice_text(modality, since, include)
-            found = replace(found, rows=tuple(replace(row, choice=carried) for row in found.rows))
-        is_open = not project and routes.project == _NO_PROJECT
-        rows = [_without_project(row) for row in found.rows] if is_open else found.rows
-        _write(targets, split(rows, parts) if parts > 1 else [list(rows)] if targets else [], force=force)
+        operation = partial(carry_out, request, report=Display(err, lambda _: None, quiet=quiet))
+        result = run_operation(operation, empty=PlanResult()).raise_for_error()
     except AsyncimportError as error:
         if output is Output.JSON:
             write_json({"exit_code": error.exit_code, "error": {"message": str(error), "hint": error.hint or None}})
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
-    code = plan_code(found)
+    if result.plan is None:
+        raise typer.Exit(show_stopped(err, result.signal, as_json=output is Output.JSON))
     if output is Output.JSON:
-        write_json(plan_json(found, targets, code))
+        write_json(plan_json(result.plan, result.written, result.exit_code))
     else:
-        show_plan(out, found)
-        for path in targets:
+        show_plan(out, result.plan)
+        for path in result.written:
             out.print(Text(f"written: {plain(str(path))}"))
-    raise typer.Exit(code)
-
-
-async def _until_stopped(make: Callable[..., Awaitable[Plan | None]], stopped: Stopped) -> Plan | None:
-    with stopped_by(stopped) as stop:
-        return await make(stop=stop)
-
-
-def plan_code(found: Plan) -> int:
-    """Return the exit code that a plan foretells: 2 with errors, 8 for files that are not sent."""
-    return code_of(found.problems, is_whole=True, checks_first=False, archives_parts=True)
-
-
-def _without_project(row: PlanRow) -> PlanRow:
-    """Leave the project to the upload, as none was named."""
-    return replace(row, project_id="")
-
-
-def _targets(path: Path, parts: int) -> list[Path]:
-    """Return the files that a plan, or its parts, are written to."""
-    if parts == 1:
-        return [path]
-    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, parts + 1)]
-
-
-def _check_targets(targets: Sequence[Path]) -> None:
-    """Refuse, before anything is scanned, places where no plan can be written. Raises: UsageError."""
-    for target in targets:
-        try:
-            check_output(target)
-        except OSError as error:
-            raise _unwritable(target, error) from error
-
-
-def _write(targets: Sequence[Path], parts: Sequence[Sequence[PlanRow]], *, force: bool) -> None:
-    """Write a plan or its parts; all of them, or none where one would take the place of another plan.
-
-    Raises: UsageError.
-    """
-    for target, content in (contents := [(one, _encoded(rows)) for one, rows in zip(targets, parts, strict=True)]):
-        try:
-            old = target.read_bytes() if target.is_file() and not force else content
-        except OSError as error:
-            raise _unwritable(target, error) from error
-        if old.strip() and old != content:
-            lost = len(set(old.splitlines()) - set(content.splitlines()))
-            raise UsageError(
-                f"--out {target} exists, and {lost:,} of its lines are not in this plan",
-                hint="name another file, or --force to replace it with whatever was edited in it",
-            )
-    for target, content in contents:
-        try:
-            with replacing(target) as file:
-                file.write(content)
-        except OSError as error:
-            raise _unwritable(target, error) from error
-
-
-def _encoded(rows: Sequence[PlanRow]) -> bytes:
-    return write_plan(rows).encode("utf-8-sig")
-
-
-def _unwritable(target: Path, error: OSError) -> UsageError:
-    hint = advice(error, "give a file in a directory that you may write to")
-    return UsageError(f"--out {target} cannot be written: {error.strerror}", hint=hint)
+    raise typer.Exit(result.exit_code)
 
 
 def show_plan(out: Console, found: Plan) -> None:

@@ -24,11 +24,11 @@ from asyncimport.cli.output import (
     summary_json,
     write_json,
 )
-from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.journal import JournalReader
+from asyncimport.errors import AsyncimportError
 from asyncimport.journal.attachment_reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
 from asyncimport.operations.journals import meant_journal
+from asyncimport.operations.status import SessionFiles, StatusRequest, StatusResult, read_status
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.routing.plan_file import guarded
 
@@ -66,21 +66,20 @@ def status(
     try:
         path, part, others = meant_journal(host, project, state_dir, journal)
         show_other_journals(err, project, others)
-        with JournalReader.open(path, part=part) as reader:
-            if session is not None:
-                _session(out, reader, session, output)
-            else:
-                _journal(out, reader, output, others)
+        result = read_status(StatusRequest(journal=path, project=part, session=session))
     except AsyncimportError as error:
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
+    if session is not None and result.session is not None:
+        _session(out, session, result.session, output)
+    else:
+        _journal(out, result, output, others)
 
 
-def _journal(out: Console, reader: JournalReader, form: _Form, others: Sequence[Path]) -> None:
-    with reader.snapshot():
-        about, runs, summary, left = reader.about(), reader.runs(), reader.summary(), reader.remaining()
+def _journal(out: Console, result: StatusResult, form: _Form, others: Sequence[Path]) -> None:
+    about, runs, summary, left, at_work = result.about, result.runs, result.summary, result.remaining, result.at_work
+    assert summary is not None and left is not None  # noqa: S101, PT018 - of the journal as a whole
     last = runs[-1] if runs else None
-    at_work = reader.is_running(last) if last else False
     if form is _Form.CSV:
         names = ("project", "subject", "session", "study_uid", "state", "files", "bytes", "uri", "verified", "reason")
         rows = (
@@ -151,13 +150,8 @@ def _about(seconds: float) -> str:
     return f"about {round(seconds / 86_400)} days"
 
 
-def _session(out: Console, reader: JournalReader, label: str, form: _Form) -> None:
-    with reader.snapshot():
-        rows = [*reader.instances(label), *reader.unsent_files(label)]
-        deliveries = reader.deliveries(label)
-        attachments = reader.attachments(label)
-    if not rows and not deliveries:
-        raise UsageError(f"the journal knows no session {label}", hint="`asyncimport status -o json` lists them all")
+def _session(out: Console, label: str, found: SessionFiles, form: _Form) -> None:
+    rows, attachments, deliveries = found.instances, found.attachments, found.deliveries
     files = [_file_json(row) for row in rows]
     if form is _Form.CSV:
         names = ("path", "bytes", "sop_uid", "state", "attempts", "time", "reason")

@@ -16,10 +16,10 @@ __all__ = ["carried_choice", "choice_from", "choice_text", "plan_from", "rules_f
 
 def rules_from(
     project: str | None,
-    subject: str | None,
-    session: str | None,
-    path_pattern: str | None,
-    table: Path | None,
+    subject: str | None = None,
+    session: str | None = None,
+    path_pattern: str | None = None,
+    table: Path | None = None,
     *,
     no_project: str | None = None,
     encoding: str = "",

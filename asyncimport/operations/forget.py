@@ -1,0 +1,80 @@
+"""Take out of a journal what no longer matters. It never calls the server."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from asyncimport.errors import UsageError
+from asyncimport.journal.prune import PruneItem, Pruner
+from asyncimport.operations.result import Result, ended_in
+from asyncimport.pacing.shutdown import Stop
+
+__all__ = ["ForgetRequest", "ForgetResult", "forget", "prune_journal"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetRequest:
+    """What to take out: sessions by their labels, all that are held, files that are gone, or what is long archived."""
+
+    journal: Path
+    project: str | None = None
+    """Only what went to this one of several projects of the journal."""
+    sessions: Sequence[str] = ()
+    held: bool = False
+    gone: bool = False
+    archived_before: date | None = None
+    """A day, by this machine's clock."""
+    force: bool = False
+    """Also where XNAT holds an unfinished delivery, and where files may be gone because a disk is."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ForgetResult(Result):
+    """What was found, with what is kept for a reason, and whether the rest was taken out."""
+
+    found: Sequence[PruneItem] = ()
+    is_done: bool = False
+
+
+async def forget(
+    request: ForgetRequest, *, agree: Callable[[Sequence[PruneItem]], bool], stop: Stop | None = None
+) -> ForgetResult:
+    """Find what is asked for, and take it out if `agree`, called in a worker thread, says so of what was found."""
+    result = ForgetResult()
+    with ended_in(result, stop or Stop()):
+        pruned = await anyio.to_thread.run_sync(prune_journal, request, agree)
+        result.found, result.is_done = pruned.found, pruned.is_done
+    return result
+
+
+def prune_journal(request: ForgetRequest, agree: Callable[[Sequence[PruneItem]], bool]) -> ForgetResult:
+    """Do the same, but block. Raises: JournalError, UsageError."""
+    kinds = [bool(request.sessions), request.held, request.gone, request.archived_before is not None]
+    if kinds.count(True) != 1:
+        raise UsageError("nothing selected", hint="give one of --session, --held, --gone and --archived-before")
+    with Pruner.of(request.journal, part=request.project) as pruner:
+        for label in dict.fromkeys(name.lower() for name in request.sessions):
+            pruner.sessions(label, force=request.force)
+        if request.held:
+            pruner.held(force=request.force)
+        if request.gone:
+            pruner.gone(force=request.force)
+        if request.archived_before is not None:
+            pruner.archived(_seconds(request.archived_before), force=request.force)
+        is_any = any(item.kept is None for item in pruner.found)
+        is_done = agree(pruner.found) and is_any
+        if is_done:
+            pruner.prune()
+        return ForgetResult(found=tuple(pruner.found), is_done=is_done)
+
+
+def _seconds(day: date) -> float:
+    """Return the beginning of a day in seconds since 1970."""
+    try:
+        return datetime.combine(day, time()).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(f"--archived-before {day} cannot be", hint="give a day, such as 2026-01-31") from None

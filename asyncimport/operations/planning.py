@@ -1,0 +1,176 @@
+"""Scan a source, and say which session each study would become, with every problem. Nothing is sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from asyncimport.errors import UsageError
+from asyncimport.operations.observer import Observer
+from asyncimport.operations.plan import EVERYTHING, Plan
+from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.scan import plan_of
+from asyncimport.pacing.shutdown import Stop
+from asyncimport.routing import Choice, Problem, ProblemCode, Router, code_of
+from asyncimport.routing.plan_file import PlanRow, split, write_plan
+from asyncimport.source.folder import Folder
+from asyncimport.system.output_files import advice, check_output, replacing
+
+__all__ = ["PlanRequest", "PlanResult", "plan"]
+
+_LABELS_BY_SOURCE = Problem(
+    ProblemCode.LABELS_BY_SOURCE,
+    "labels depend on other studies, and only those of this source are known: journal and archive were not asked",
+    "`upload --dry-run` asks them, and so does an upload by this plan",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What to scan, the rules by which studies become sessions, and where the plan is written."""
+
+    sources: Sequence[Path]
+    routes: Router
+    out_file: Path | None = None
+    """Where to write the plan as CSV."""
+    parts: int = 1
+    """Into how many plans of about equal size it is split: FILE-1, FILE-2 ..."""
+    force: bool = False
+    """Replace a plan that exists, edits and all."""
+    suffix: bool = False
+    """A label that another study has gets _2, _3 ...; else that is a problem."""
+    merge_patients: bool = False
+    send_truncated: bool = False
+    ignore_archives: bool = False
+    follow_links: bool = False
+    exclude: Sequence[str] = ()
+    choice: Choice = EVERYTHING
+    carried: str = ""
+    """The choice of parts of studies, as rows of the plan carry it."""
+    limit: int | None = None
+    is_project_open: bool = False
+    """Whether the upload will name the project."""
+    state_dir: Path | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class PlanResult(Result):
+    """The plan, None if it was stopped, and the files that it was written to."""
+
+    plan: Plan | None = None
+    written: Sequence[Path] = ()
+
+    @property
+    def findings_code(self) -> int:
+        """2 with errors, 8 for files that are not sent."""
+        if self.plan is None:
+            return 0
+        return code_of(self.plan.problems, is_whole=True, checks_first=False, archives_parts=True)
+
+
+async def plan(request: PlanRequest, *, report: Observer | None = None, stop: Stop | None = None) -> PlanResult:
+    """Scan, route whole studies, compare all with each other, and write the plan."""
+    stop = stop or Stop()
+    result = PlanResult()
+    with ended_in(result, stop):
+        if request.parts > 1 and request.out_file is None:
+            raise UsageError("--split needs a file to write to", hint="name it with --out")
+        targets = _targets(request.out_file, request.parts) if request.out_file else []
+        await anyio.to_thread.run_sync(_check_targets, targets)
+        source = await anyio.to_thread.run_sync(_source, request)
+        found = await plan_of(
+            source,
+            request.routes,
+            request.state_dir,
+            report or Observer(),
+            stop=stop,
+            truncated=request.send_truncated,
+            merge_patients=request.merge_patients,
+            suffix=request.suffix,
+            choice=request.choice,
+            limit=request.limit,
+            quiet_time=0.0,
+        )
+        if found is not None:
+            found = _completed(request, found)
+            rows = [_without_project(row) for row in found.rows] if request.is_project_open else list(found.rows)
+            parts = split(rows, request.parts) if request.parts > 1 else [rows] if targets else []
+            await anyio.to_thread.run_sync(lambda: _write(targets, parts, force=request.force))
+            result.plan, result.written = found, targets
+    return result
+
+
+def _source(request: PlanRequest) -> Folder:
+    return Folder(
+        request.sources,
+        ignore_archives=request.ignore_archives,
+        follow_links=request.follow_links,
+        exclude=request.exclude,
+    )
+
+
+def _completed(request: PlanRequest, found: Plan) -> Plan:
+    """Return a plan with what is to be known of all of it. Raises: UsageError where there is no DICOM."""
+    if not found.rows and not any(problem.code is ProblemCode.UNREADABLE for problem in found.problems):
+        raise UsageError(f"no DICOM found in {', '.join(map(str, request.sources))}", hint="check the path")
+    if request.routes.counts_studies or request.suffix:
+        found = replace(found, problems=(*found.problems, _LABELS_BY_SOURCE))
+    if request.carried:
+        found = replace(found, rows=tuple(replace(row, choice=request.carried) for row in found.rows))
+    return found
+
+
+def _without_project(row: PlanRow) -> PlanRow:
+    """Leave the project to the upload, as none was named."""
+    return replace(row, project_id="")
+
+
+def _targets(path: Path, parts: int) -> list[Path]:
+    """Return the files that a plan, or its parts, are written to."""
+    if parts == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, parts + 1)]
+
+
+def _check_targets(targets: Sequence[Path]) -> None:
+    """Refuse, before anything is scanned, places where no plan can be written. Raises: UsageError."""
+    for target in targets:
+        try:
+            check_output(target)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+
+
+def _write(targets: Sequence[Path], parts: Sequence[Sequence[PlanRow]], *, force: bool) -> None:
+    """Write a plan or its parts; all of them, or none where one would take the place of another plan.
+
+    Raises: UsageError.
+    """
+    for target, content in (contents := [(one, _encoded(rows)) for one, rows in zip(targets, parts, strict=True)]):
+        try:
+            old = target.read_bytes() if target.is_file() and not force else content
+        except OSError as error:
+            raise _unwritable(target, error) from error
+        if old.strip() and old != content:
+            lost = len(set(old.splitlines()) - set(content.splitlines()))
+            raise UsageError(
+                f"--out {target} exists, and {lost:,} of its lines are not in this plan",
+                hint="name another file, or --force to replace it with whatever was edited in it",
+            )
+    for target, content in contents:
+        try:
+            with replacing(target) as file:
+                file.write(content)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+
+
+def _encoded(rows: Sequence[PlanRow]) -> bytes:
+    return write_plan(rows).encode("utf-8-sig")
+
+
+def _unwritable(target: Path, error: OSError) -> UsageError:
+    hint = advice(error, "give a file in a directory that you may write to")
+    return UsageError(f"--out {target} cannot be written: {error.strerror}", hint=hint)

@@ -1,0 +1,83 @@
+"""What the journal holds. It reads beside a run and never disturbs it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from asyncimport.errors import UsageError
+from asyncimport.journal import JournalReader
+from asyncimport.journal.attachment_reports import AttachmentRow
+from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
+from asyncimport.model import Summary
+from asyncimport.operations.result import Result, ended_in
+from asyncimport.pacing.shutdown import Stop
+
+__all__ = ["SessionFiles", "StatusRequest", "StatusResult", "read_status", "status"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusRequest:
+    """Which journal to read, and whether one session of it is meant."""
+
+    journal: Path
+    project: str | None = None
+    """Only what went to this one of several projects of the journal."""
+    session: str | None = None
+    """A label: its files are told, and not the journal as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFiles:
+    """All that the journal has of the sessions of one label."""
+
+    instances: Sequence[InstanceRow]
+    attachments: Sequence[AttachmentRow]
+    deliveries: Sequence[DeliveryRow]
+
+
+@dataclass(slots=True, kw_only=True)
+class StatusResult(Result):
+    """The journal at one moment: what it is bound to (`about`), its runs, and what is stored and left."""
+
+    about: Mapping[str, str] = field(default_factory=dict)
+    runs: Sequence[Run] = ()
+    summary: Summary | None = None
+    remaining: Remaining | None = None
+    at_work: bool | None = False
+    """Whether the last run is at work; None where nobody can tell."""
+    session: SessionFiles | None = None
+
+
+async def status(request: StatusRequest, *, stop: Stop | None = None) -> StatusResult:
+    """Read what was uploaded, what is left, and why."""
+    result = StatusResult()
+    with ended_in(result, stop or Stop()):
+        await anyio.to_thread.run_sync(_read, request, result)
+    return result
+
+
+def read_status(request: StatusRequest) -> StatusResult:
+    """Do the same, but block. Raises: JournalError, UsageError."""
+    result = StatusResult()
+    _read(request, result)
+    return result
+
+
+def _read(request: StatusRequest, result: StatusResult) -> None:
+    with JournalReader.open(request.journal, part=request.project) as reader:
+        if (label := request.session) is not None:
+            with reader.snapshot():
+                instances = [*reader.instances(label), *reader.unsent_files(label)]
+                result.session = SessionFiles(instances, reader.attachments(label), reader.deliveries(label))
+            if not instances and not result.session.deliveries:
+                hint = "`asyncimport status -o json` lists them all"
+                raise UsageError(f"the journal knows no session {label}", hint=hint)
+            return
+        with reader.snapshot():
+            result.about, result.runs = reader.about(), reader.runs()
+            result.summary, result.remaining = reader.summary(), reader.remaining()
+        if result.runs:
+            result.at_work = reader.is_running(result.runs[-1])
