@@ -164,9 +164,9 @@ class AttachmentQueue:
         `assign` has skipped them, as a file of the same name and size was stored.
         """
         rows = self._db.execute(
-            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.md5 FROM possible_move m JOIN file f ON f.key "
-            "= m.file JOIN attachment a ON a.key = m.attachment WHERE f.size IS coalesce(a.stored_size, f.size) ORDER "
-            "BY f.path"
+            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.md5 FROM possible_move m "
+            "JOIN file f ON f.key = m.file JOIN attachment a ON a.key = m.attachment "
+            "WHERE f.size IS coalesce(a.stored_size, f.size) ORDER BY f.path"
         ).fetchall()
         return [(file_of(path, facts), md5) for path, *facts, md5 in rows]
 
@@ -223,8 +223,8 @@ class AttachmentQueue:
             session, project, subject, label, study_uid, resource = row
             self._db.execute("INSERT INTO resource_in_use VALUES (?, ?)", (session, resource))
             rows = self._db.execute(
-                "SELECT a.key, a.name, a.md5, a.stored_size, a.started, f.path, f.size, f.mtime_ns, f.inode, "
-                "f.ctime_ns FROM attachment a "
+                "SELECT a.key, a.name, a.md5, a.stored_size, a.started, "
+                "f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns FROM attachment a "
                 "JOIN scope USING (file) JOIN file f ON f.key = a.file AND f.kind = 'ATTACHMENT' "
                 "WHERE a.session = ? AND a.resource = ? AND a.state = 'PENDING' "
                 "ORDER BY a.key LIMIT ?",

@@ -77,8 +77,8 @@ class ExistingInstances:
         for session in sessions:
             rows = self._db.execute(
                 "SELECT i.key, f.size FROM queued w CROSS JOIN instance i ON i.key = w.instance "
-                "JOIN archived_instance h ON h.session = i.session AND h.sop_uid = i.sop_uid JOIN file f ON f.key = "
-                "i.file "
+                "JOIN archived_instance h ON h.session = i.session AND h.sop_uid = i.sop_uid "
+                "JOIN file f ON f.key = i.file "
                 # A new version of an archived instance is sent.
                 "WHERE w.session = ? AND i.state = 'PENDING' AND i.presumed IS NULL",
                 (session,),

@@ -73,8 +73,8 @@ class FileRecords:
                 self._db.execute(
                     "UPDATE file SET size = ?1, mtime_ns = ?2, inode = ?3, ctime_ns = ?4, kind = ?5, reason = ?6, "
                     # What it carried when it could be read stays known.
-                    "instance = ?7, missing_from = iif(?5 = 'UNREADABLE' AND missing_uid IS NOT NULL, missing_from, "
-                    "NULL) WHERE key = ?8",
+                    "missing_from = iif(?5 = 'UNREADABLE' AND missing_uid IS NOT NULL, missing_from, NULL), "
+                    "instance = ?7 WHERE key = ?8",
                     (*facts, kind, reason, instance, key),
                 )
             if row[2] == FileKind.INSTANCE and row[1] != instance:
@@ -245,8 +245,8 @@ class FileRecords:
         self._db.execute(
             "UPDATE file SET (missing_from, missing_uid) = (SELECT s.key, l.sop_uid FROM missing_file l JOIN session s "
             "ON s.project = l.project AND s.study_uid = l.study_uid WHERE l.file = file.key) "
-            "WHERE kind IN ('UNREADABLE', 'EXCLUDED') AND key IN (SELECT file FROM missing_file WHERE project IS NOT "
-            "NULL)"
+            "WHERE kind IN ('UNREADABLE', 'EXCLUDED') "
+            "AND key IN (SELECT file FROM missing_file WHERE project IS NOT NULL)"
         )
         owners: dict[str, int | None] = {}
         for file, raw in self._db.execute(

@@ -51,11 +51,11 @@ class SubjectQueue:
         with self._connection.transaction():
             rows = self._db.execute(
                 "SELECT s.project, s.subject, d.fields, d.kept FROM session s "
-                "LEFT JOIN subject_demographics d ON d.project = s.project AND d.subject = s.subject AND d.state = "
-                "'STORED' WHERE EXISTS (SELECT 1 FROM delivery WHERE session = s.key AND state = 'ARCHIVED') AND "
-                "EXISTS (SELECT 1 FROM instance i JOIN scope ON scope.file = i.file "
-                "WHERE i.session = s.key AND i.state = 'STORED') "
-                "ORDER BY s.key"
+                "LEFT JOIN subject_demographics d "
+                "ON d.project = s.project AND d.subject = s.subject AND d.state = 'STORED' "
+                "WHERE EXISTS (SELECT 1 FROM delivery WHERE session = s.key AND state = 'ARCHIVED') AND EXISTS "
+                "(SELECT 1 FROM instance i JOIN scope ON scope.file = i.file "
+                "WHERE i.session = s.key AND i.state = 'STORED') ORDER BY s.key"
             ).fetchall()
         found: dict[tuple[str, str], DueSubject] = {}
         for project, subject, fields, kept in rows:
@@ -119,8 +119,8 @@ class SubjectQueue:
             made_room = set(BIRTH) if seen.keys() & set(BIRTH) else set()
             held = {name: value for name, value in json.loads(known).items() if name not in made_room}
             self._db.execute(
-                "INSERT OR REPLACE INTO subject_demographics (project, subject, state, fields, kept, taken, reason, "
-                "run, held) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO subject_demographics "
+                "(project, subject, state, fields, kept, taken, reason, run, held) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(report.project, report.subject, report.state.upper()),
                     *map(json.dumps, (fields, report.kept, report.taken)),
