@@ -1,6 +1,6 @@
 """The destination of a dry run: it looks wherever a run looks, and takes for done what a run would ask of XNAT."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 
 import anyio.to_thread
@@ -14,7 +14,7 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import Steps, Xnat
 from asyncimport.xnat.occupants import Occupants
 from asyncimport.xnat.replies import Row
-from asyncimport.xnat.site import SiteRules, explanation
+from asyncimport.xnat.site import DroppingRule, SiteRules, explanation
 
 __all__ = ["DryRun"]
 
@@ -54,6 +54,8 @@ class DryRun(Xnat):
         self._occupants = Occupants(client, archived, rules, RetryPolicy())
         self._identify = identify
         self._numbers = count(1)
+        self._dropping: dict[str, Sequence[DroppingRule]] = {}
+        """What drops files as they come in, by project."""
         self._begun: dict[str, Row] = {}
         """Rows that the run would begin, by their addresses."""
 
@@ -69,7 +71,9 @@ class DryRun(Xnat):
 
     async def _import(self, claim: Claim, _: Body) -> str:
         session = claim.delivery.row_session
-        rules = (await self._rules.of(session.project)).import_rules
+        rules = self._dropping.get(session.project)
+        if rules is None:
+            rules = self._dropping[session.project] = (await self._rules.of(session.project)).import_rules
         if rules:
             found = await anyio.to_thread.run_sync(self._identify, claim.instance.file)
             dropped = explanation(rules, found.fields if isinstance(found, Identity) else None)
