@@ -19,7 +19,8 @@ class Connection:
     """The connection that all parts of a journal share. Call it from one thread at a time.
 
     It holds the journal's lock until `close`. `db` runs single statements. `clock` returns seconds since 1970, `ticks`
-    seconds of a clock that nobody can set; `lock_wait` says how long to wait for other programs' locks.
+    seconds of a clock that nobody can set; `lock_wait` says how long to wait for other programs' locks. A journal that
+    `is_temporary` is never synced.
     Raises from every method: JournalError.
     """
 
@@ -30,8 +31,10 @@ class Connection:
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
         lock_wait: LockWait | None = None,
+        is_temporary: bool = False,
     ) -> None:
         self.path = path
+        self._is_temporary = is_temporary
         self.clock = clock
         self.ticks = ticks
         self._lock_wait = lock_wait or LockWait()
@@ -62,6 +65,7 @@ class Connection:
         A commit that is not synced survives any death of the process, but perhaps not a power failure. SQLite writes
         its log in order, so a power failure takes the last transactions only.
         """
+        durable = durable and not self._is_temporary
         if durable is not self._syncs:
             with translated(self.path):
                 self.db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")

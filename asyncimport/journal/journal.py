@@ -27,7 +27,7 @@ class Journal:
 
     `reroute` applies other rules to what is not archived. `merge_patients` lets several patients share a subject.
     `is_planned` says that labels were decided for whole studies, so they are not what the rules give each file.
-    Raises from every method, and from those of its parts: JournalError.
+    One that `is_temporary` is never synced. Raises from every method, and from those of its parts: JournalError.
     """
 
     def __init__(
@@ -42,9 +42,12 @@ class Journal:
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
         lock_wait: LockWait | None = None,
+        is_temporary: bool = False,
     ) -> None:
         self.path = path
-        self.connection = connection = Connection(path, clock=clock, ticks=ticks, lock_wait=lock_wait)
+        self.connection = connection = Connection(
+            path, clock=clock, ticks=ticks, lock_wait=lock_wait, is_temporary=is_temporary
+        )
         try:
             run = begin_run(connection, destination=destination, rules=rules, reroute=reroute)
         except BaseException:

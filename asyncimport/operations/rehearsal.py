@@ -92,7 +92,7 @@ async def rehearse(
         source = await anyio.to_thread.run_sync(task.source, partial(Unread, cache))
         path = Path(place) / "journal"
         await anyio.to_thread.run_sync(copy_journal, decision.journal, path)
-        async with in_threads(partial(open_journal, task, decision, path, LockWait())) as journal:
+        async with in_threads(partial(open_journal, task, decision, path, LockWait(), is_temporary=True)) as journal:
             options = await anyio.to_thread.run_sync(options_of, task, decision, journal)
             destination = DryRun(
                 client,

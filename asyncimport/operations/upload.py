@@ -185,8 +185,10 @@ def _beginning(task: UploadRequest, run: str, rules: Mapping[str, str]) -> Began
     return Began(run, __version__, task.server.host, task.project, settings, names)
 
 
-def open_journal(task: UploadRequest, decision: Decision, path: Path, lock_wait: LockWait) -> Journal:
-    """Open the journal of a run, or a copy of it. It blocks. Raises: JournalError, UsageError."""
+def open_journal(
+    task: UploadRequest, decision: Decision, path: Path, lock_wait: LockWait, *, is_temporary: bool = False
+) -> Journal:
+    """Open the journal of a run, or a copy of it that `is_temporary`. It blocks. Raises: JournalError, UsageError."""
     return Journal(
         path,
         destination=task.server.host,
@@ -195,6 +197,7 @@ def open_journal(task: UploadRequest, decision: Decision, path: Path, lock_wait:
         merge_patients=task.merge_patients,
         is_planned=decision.is_strict,
         lock_wait=lock_wait,
+        is_temporary=is_temporary,
     )
 
 
