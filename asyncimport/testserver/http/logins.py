@@ -40,13 +40,13 @@ async def services_auth(context: RequestContext) -> web.StreamResponse:
     return text(login.id)
 
 
-async def count_sessions(context: RequestContext, name: str) -> web.StreamResponse:
+async def count_logins(context: RequestContext, name: str) -> web.StreamResponse:
     """Count a user's logins (UserSessionId)."""
     _check_own(context, name)
     return web.json_response({name: context.site.live_logins(name)})
 
 
-async def end_sessions(context: RequestContext, name: str) -> web.StreamResponse:
+async def end_logins(context: RequestContext, name: str) -> web.StreamResponse:
     """End all logins of a user (UserSessionId)."""
     _check_own(context, name)
     context.site.logins.expire(name)

@@ -57,7 +57,7 @@ _DATA = (
     _route("JSESSION", GET=logins.jsession, POST=logins.jsession, DELETE=logins.end_login),
     _route("auth", GET=logins.auth),
     _route("services/auth", PUT=logins.services_auth, POST=logins.services_auth),
-    _route("user/(?P<name>[^/]+)/sessions", GET=logins.count_sessions, DELETE=logins.end_sessions),
+    _route("user/(?P<name>[^/]+)/sessions", GET=logins.count_logins, DELETE=logins.end_logins),
     _route("version", GET=logins.version),
     _route(r"services/tokens/(?P<operation>[^/]+)(?:/(?P<alias>[^/]+)(?:/(?P<secret>[^/]+))?)?", GET=logins.tokens),
     _route("services/archive", POST=archive.archive_service),
