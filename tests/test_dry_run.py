@@ -6,8 +6,9 @@ command. Nothing is to be said of what should come of it: that is for the tests 
 
 import csv
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 from conftest import Commands
 from scenery import image, write
 
-from asyncimport.testserver import Project, TestXnat
+from asyncimport.routing import Effect, ProblemCode
+from asyncimport.testserver import Project, SeriesFilter, TestXnat
+from asyncimport.testserver.site.building import build_document
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +41,8 @@ def lacks(place: Path) -> None:
 class Scenario:
     """What lies below SOURCE (paths, and what their headers say), and how it is uploaded.
 
-    `plan` are the rows of a plan for `--plan`, `before` are earlier runs (a place below SOURCE, and words).
+    `plan` are the rows of a plan for `--plan`, `before` are earlier runs (a place below SOURCE, and words), the last of
+    which ends with `left`; `meanwhile` changes the site after them, `touch` the source. `table` is a CSV of subjects.
     """
 
     files: Files
@@ -48,6 +52,9 @@ class Scenario:
     site: Callable[[TestXnat], object] = lambda _: None
     touch: Callable[[Path], None] = field(default=lambda _: None)
     project: Sequence[str] = ("-P", "demo")
+    left: int = 0
+    meanwhile: Callable[[TestXnat], object] = lambda _: None
+    table: str = ""
 
 
 def adds(path: str, number: int, **attributes: Any) -> Callable[[Path], None]:
@@ -85,6 +92,53 @@ def another(xnat: TestXnat) -> None:
     xnat.projects["other"] = Project("other")
 
 
+def cleared(xnat: TestXnat) -> None:
+    """Take away what stands in the prearchive."""
+    for row in [*xnat.prearchive]:
+        xnat.remove_row(row)
+
+
+def mixed(xnat: TestXnat) -> None:
+    """Put a file of somebody else into each row of the prearchive, and build it."""
+    for row in xnat.prearchive:
+        for files in row.scans.values():
+            (file, *_) = files.values()
+            files["other.dcm"] = replace(file, name="other.dcm", sop_uid="1.2.3.4.99")
+        row.document = build_document(xnat, row)
+
+
+def filtered(xnat: TestXnat) -> None:
+    """Let in no series that is called a localizer."""
+    xnat.project("demo").series_filter = SeriesFilter(("localizer",))
+
+
+def without(*paths: str) -> Callable[[Path], None]:
+    """Take files away."""
+
+    def touch(place: Path) -> None:
+        for path in paths:
+            (place / path).unlink()
+
+    return touch
+
+
+def noted(place: Path) -> None:
+    """Write two notes beside images, of which XNAT would have one name."""
+    for name in NAMES:
+        (place / "a" / name).write_bytes(b"x")
+
+
+def moved(place: Path) -> None:
+    """Give a directory another name."""
+    (place / "a").rename(place / "z")
+
+
+def rewritten(place: Path) -> None:
+    """Write another instance in the place of one."""
+    write(place / "a" / "1", image(9, **study(2)))
+
+
+NAMES = ("n\u00f6te.txt", "note.txt")
 TWO: Files = {"a/1": study(1), "b/2": study(2)}
 SAME_LABEL: Files = {"a/1": study(1), "b/2": study(2, PatientID="P1")}
 # A study of two series over midnight, of two modalities; and another study.
@@ -290,6 +344,74 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
+# Files that wait, as a row of another journal was in their way.
+WAITING: dict[str, Any] = {
+    "before": ((".", "-P", "demo", "--no-archive", "--journal", "{other}"), (".", "-P", "demo")),
+    "left": 9,
+    "meanwhile": cleared,
+}
+EFFECTS = {code.value: code.effect for code in ProblemCode}
+LACKS = {Effect.WRONG, Effect.SKIPS, Effect.LACKS}
+SAYS_WHY = {8: LACKS, 9: {Effect.HOLDS, Effect.PARTS}}
+THREE: Files = {**TWO, "a/3": study(1)}
+LOCALIZER = {"SeriesInstanceUID": "1.3.9", "SeriesDescription": "Localizer"}
+SERIES: Files = {**TWO, "c/3": study(1, **LOCALIZER)}
+
+SCENARIOS |= {
+    # What earlier runs have left.
+    "files that wait": Scenario(THREE, **WAITING),
+    "files that wait are gone": Scenario(THREE, **WAITING, touch=without("a/1")),
+    "files that wait are gone, a whole study": Scenario(THREE, **WAITING, touch=without("a/1", "a/3")),
+    "files that wait are gone, all": Scenario(THREE, **WAITING, touch=without("a/1", "a/3", "b/2")),
+    "files that wait are gone, beside a filter": Scenario(THREE, ("--include", "a/*"), **WAITING, touch=without("a/1")),
+    "files that wait were moved": Scenario(THREE, **WAITING, touch=moved),
+    "files that wait, another in the place of one": Scenario(THREE, **WAITING, touch=rewritten),
+    "files that wait, a pilot": Scenario(THREE, ("--limit", "1"), **WAITING),
+    "files that wait, a pilot of what is left": Scenario(
+        THREE, ("--limit", "1"), **WAITING, touch=without("a/1", "a/3")
+    ),
+    "files that wait, a pilot and one of them is gone": Scenario(
+        {**THREE, "b/4": study(2)}, ("--limit", "1"), **WAITING, touch=without("b/4")
+    ),
+    "files that wait, being written": Scenario(THREE, ("--quiet-time", "1h"), **WAITING),
+    "files that wait, of what nobody asks for": Scenario(THREE, ("--include", "b/*"), **WAITING),
+    "a row with a file of somebody else": Scenario(
+        THREE, before=((".", "-P", "demo", "--no-archive"),), meanwhile=mixed
+    ),
+    "a row with a file of somebody else, under another label by --reroute": Scenario(
+        THREE, ("--reroute",), before=((".", "-P", "demo", "--no-archive", "-E", "WRONG_{PatientID}"),), meanwhile=mixed
+    ),
+    "a row with a file of somebody else, which is overwritten": Scenario(
+        THREE, ("--overwrite", "append"), before=((".", "-P", "demo", "--no-archive"),), meanwhile=mixed
+    ),
+    # What the site drops.
+    "a filter drops a series": Scenario(SERIES, site=filtered),
+    "a filter drops a series, again": Scenario(SERIES, site=filtered, before=((".", "-P", "demo"),), left=8),
+    "a filter drops a series, and a new one": Scenario(
+        SERIES, site=filtered, before=((".", "-P", "demo"),), left=8, touch=adds("d/4", 4, **study(2, **LOCALIZER))
+    ),
+    "a filter drops a series that nobody asks for": Scenario(SERIES, ("--include", "b/*"), site=filtered),
+    # Tables.
+    "subjects of the table": Scenario(TWO, table="subject_label,gender\nP1,female\np2,male\n"),
+    "subjects of the table, one is nobody": Scenario(TWO, table="subject_label,gender\nP1,female\nP7,male\n"),
+    "subjects of the table, one is nobody, a pilot": Scenario(
+        TWO, ("--limit", "1"), table="subject_label,gender\nP1,female\nP7,male\n"
+    ),
+    "subjects of the table, one is known": Scenario(
+        TWO, before=(("a", "-P", "demo"),), touch=alone, table="subject_label,gender\nP1,female\nP2,male\n"
+    ),
+    "subjects of the table, by an alias": Scenario(
+        TWO,
+        ("--on-collision", "suffix"),
+        project=("-P", "nickname"),
+        site=aliased,
+        table="subject_label,gender\nP1,female\n",
+    ),
+    # Attachments.
+    "attachments of one name": Scenario(TWO, ("--attach", "*.txt=NOTES"), touch=noted),
+}
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_the_run_does_what_the_dry_run_says(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, name: str
@@ -306,8 +428,9 @@ async def test_the_run_does_what_the_dry_run_says(
     def filled(words: Sequence[str]) -> list[str]:
         return [places.get(word, word) for word in words]
 
-    for where, *words in scenario.before:
-        assert (await commands("upload", source / where, "-q", *filled(words))).code == 0
+    codes = [(await commands("upload", source / where, "-q", *filled(words))).code for where, *words in scenario.before]
+    assert codes == [0] * (len(codes) - 1) + [scenario.left] * bool(codes)
+    scenario.meanwhile(xnat)
     scenario.touch(source)
     command: list[str | Path] = ["upload", source, *scenario.project, "-q", "-o", "json", *filled(scenario.words)]
     if scenario.plan:
@@ -316,12 +439,17 @@ async def test_the_run_does_what_the_dry_run_says(
             table.writeheader()
             table.writerows(scenario.plan)
         command += ["--plan", tmp_path / "plan.csv"]
+    if scenario.table:
+        (tmp_path / "subjects.csv").write_text(scenario.table)
+        command += ["--subjects", tmp_path / "subjects.csv"]
     there = {(one.project, one.label): len(list(one.files)) for one in xnat.archived}
     standing = {(row.project, row.name) for row in xnat.prearchive}
     said = await commands(*command, "--dry-run")
     assert {(one.project, one.label): len(list(one.files)) for one in xnat.archived} == there
     done = await commands(*command)
     assert said.code == done.code, (said.out, done.out, done.err)
+    effects = {EFFECTS[one["code"]] for one in said.json.get("problems", ())}
+    assert said.code not in SAYS_WHY or effects & SAYS_WHY[said.code], f"nobody says why\n{said.out}"
     archived = {
         (one.project, one.subject.label, one.label, one.study_uid, len(list(one.files))) for one in xnat.archived
     }
@@ -332,14 +460,23 @@ async def test_the_run_does_what_the_dry_run_says(
         assert "error" in said.json or any(one["severity"] == "error" for one in said.json["problems"])
         return
     if done.code == 9:
-        # What stays open, as was asked for, has gone where the dry run says.
+        # What stays open, as was asked for, has gone where the dry run says; what is held goes nowhere.
+        held = {one["study_uid"] for one in said.json["problems"] if one["code"] == "session-held"}
         new |= {
             (row.project or "", row.subject, row.name, row.study_uid, len(list(row.files)))
             for row in xnat.prearchive
-            if (row.project, row.name) not in standing
+            if (row.project, row.name) not in standing and row.study_uid not in held
         }
+    dropped: Counter[str] = Counter()
+    for one in said.json["problems"]:
+        if one["code"] in {"series-dropped", "dropped-already"}:
+            dropped[one["study_uid"]] += one["files"]
     rows = [row for row in said.json["rows"] if not row["skip"]]
-    promised = {(row["project"], row["subject"], row["session"], row["study_uid"], row["files"]) for row in rows}
+    promised = {
+        (row["project"], row["subject"], row["session"], row["study_uid"], files)
+        for row in rows
+        if (files := row["files"] - dropped[row["study_uid"]])
+    }
     assert {one for one in promised if (one[0], one[2]) not in there} == new, (said.out, done.out)
     if done.code == 0 and "--partial-studies" not in scenario.words:
         # Also what is merged into sessions that were there.

@@ -184,6 +184,29 @@ async def test_rows_of_nobody(ready: Commands, tree: Path, table: Path) -> None:
     assert "2 rows of --subjects" in ended.err
 
 
+@pytest.mark.parametrize("words", [(), ("--on-collision", "suffix")], ids=["streaming", "whole studies"])
+async def test_rows_are_of_a_project_by_its_alias(
+    xnat: TestXnat, ready: Commands, tree: Path, table: Path, words: tuple[str, ...]
+) -> None:
+    """However it is decided which study goes where: the dry run and the run know whose they are."""
+    xnat.projects["demo"].aliases = ("nickname",)
+    command: tuple[str | Path, ...] = (
+        "upload",
+        tree,
+        "-P",
+        "nickname",
+        "-q",
+        "-o",
+        "json",
+        "--subjects",
+        table,
+        *words,
+    )
+    for more in (("--dry-run",), ()):
+        assert (await ready(*command, *more)).code == 0
+    assert known(xnat, "S1")["gender"]
+
+
 async def test_a_pilot_has_rows_of_others(ready: Commands, tree: Path, table: Path) -> None:
     """They are told when all of the source was asked for; letter case makes nobody another."""
     table.write_text(TABLE.lower())

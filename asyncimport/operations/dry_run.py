@@ -12,7 +12,7 @@ import anyio.to_thread
 from asyncimport.errors import JournalError, TransientError, UnavailableError, UsageError
 from asyncimport.journal import HeaderCache, JournalReader, SubjectPatient
 from asyncimport.model import Session
-from asyncimport.operations.decision import decide, no_dicom
+from asyncimport.operations.decision import decide
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.plan import Known, Plan, with_archive
 from asyncimport.operations.rehearsal import rehearse
@@ -73,8 +73,6 @@ async def _plan(task: UploadRequest, source: Folder, observer: Observer, stop: S
             is_plan_shown=True,
         )
         if decision is not None and decision.plan is not None:
-            if not (decision.plan.rows or decision.plan.problems):
-                raise no_dicom(source, sum(count for _, count in decision.plan.not_dicom))
             found = await _compared(task, source, client, archived, site, decision.journal, decision.plan)
             result.plan, result.foretold = await rehearse(task, client, archived, site, decision, found, stop)
 

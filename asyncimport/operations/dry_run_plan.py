@@ -14,7 +14,6 @@ from asyncimport.routing.plan_file import PlanRow
 __all__ = ["as_rehearsed"]
 
 _ARRIVES = frozenset({"archived", "prearchive"})
-_SAYS_OPEN = frozenset({ProblemCode.BEING_WRITTEN, ProblemCode.PART_OF_STUDY})
 _KEPT_ADVICE = "what is new of it goes there"
 _LEFT_ADVICE = "see what it waits for, and run the upload again"
 _OF_KIND = {
@@ -120,7 +119,7 @@ def _left(row: PlanRow | None, report: SessionReport, told: Sequence[Problem]) -
         report.state in _ARRIVES
         or report.reason == NOTHING_KEPT
         or any(one.is_error for one in told)
-        or codes & _SAYS_OPEN
+        or ProblemCode.PART_OF_STUDY in codes
     ):
         return
     text, _, advice = (report.reason or "files of it are left that this run does not send").partition("; ")
@@ -138,6 +137,8 @@ def _of_files(summary: Summary, told: Sequence[Problem]) -> Iterator[Problem]:
         "skipped": ProblemCode.TWIN in codes or any(one.is_error for one in told),
     }
     for problem in summary.problems:
-        if not is_said.get(problem.kind, True):
-            code, advice = _OF_KIND[problem.kind]
+        kind = problem.kind.removeprefix("attachment ")
+        is_told = is_said if kind == problem.kind else {**is_said, "skipped": ProblemCode.ATTACHMENT_NAMES in codes}
+        if not is_told.get(kind, True):
+            code, advice = _OF_KIND[kind]
             yield Problem(code, problem.reason, advice, files=problem.files, example=problem.example)

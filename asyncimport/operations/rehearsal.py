@@ -25,11 +25,12 @@ from asyncimport.operations.upload import (
     open_journal,
     options_of,
     unmatched_rows,
+    unmatched_text,
     wishes_of,
 )
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import run
-from asyncimport.routing import Selected
+from asyncimport.routing import Problem, ProblemCode, Selected
 from asyncimport.source.folder import Folder
 from asyncimport.system.threads import in_threads
 from asyncimport.xnat.archive import ArchivedSessions
@@ -124,7 +125,10 @@ def _outcome(
     summary = reader.summary()
     if (error := nothing_found(summary, decision.plan, source)) is not None:
         raise error
-    flaws = task.flaws + len(unmatched_rows(task, journal, wishes_of(task, decision.routes)))
+    if rows := unmatched_rows(task, journal, wishes_of(task, decision)):
+        problem = Problem(ProblemCode.SUBJECTS_UNMATCHED, unmatched_text(rows), "correct the table, or take them out")
+        found = replace(found, problems=(*found.problems, problem))
+    flaws = task.flaws + len(rows)
     # What waits for its session is sent once that is archived.
     whole = replace(summary, attachments=replace(summary.attachments, left=0))
     return as_rehearsed(found, summary, reader.disputed_studies()), exit_code(whole) or (8 if flaws else 0)

@@ -57,6 +57,7 @@ __all__ = [
     "open_journal",
     "options_of",
     "unmatched_rows",
+    "unmatched_text",
     "upload",
     "uploads",
     "wishes_of",
@@ -319,7 +320,7 @@ class Uploads:
         async with self._observer.progress(outcome.totals):
             await run(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
             await _attach(task, source, journal, client, report, stop)
-            outcome.flaws += await _describe(task, decision.routes, source, journal, client, report, stop)
+            outcome.flaws += await _describe(task, decision, source, journal, client, report, stop)
         if not stop.requested:
             with stop.at_once():
                 outcome.strays = await self._sweep(client, journal)
@@ -387,7 +388,7 @@ async def _attach(
 
 async def _describe(
     task: UploadRequest,
-    routes: Router | PlannedRoutes,
+    decision: Decision,
     source: Folder,
     journal: Journal,
     client: Client,
@@ -400,7 +401,7 @@ async def _describe(
     """
     if stop.requested or not (task.wishes.table or task.wishes.from_headers):
         return 0
-    wishes = wishes_of(task, routes)
+    wishes = wishes_of(task, decision)
     register = Subjects(
         client,
         RetryPolicy(),
@@ -412,11 +413,10 @@ async def _describe(
     return await _tell_unmatched(task, journal, wishes, report, stop)
 
 
-def wishes_of(task: UploadRequest, routes: Router | PlannedRoutes) -> Wishes:
+def wishes_of(task: UploadRequest, decision: Decision) -> Wishes:
     """Return what is to be said of subjects, with the project's ID where an alias was given."""
-    if not (isinstance(routes, Router) and routes.project is not None):
-        return task.wishes
-    table = [replace(row, project=routes.project) if row.project == task.project else row for row in task.wishes.table]
+    project = decision.rules.get("project", task.project)
+    table = [replace(row, project=project) if row.project == task.project else row for row in task.wishes.table]
     return replace(task.wishes, table=table)
 
 
@@ -433,10 +433,15 @@ async def _tell_unmatched(
     """Tell which rows of the table are of subjects that nothing was found of; return how many."""
     rows = [] if stop.requested else await anyio.to_thread.run_sync(unmatched_rows, task, journal, wishes)
     if rows:
-        labels = ", ".join(f"{row.project} / {row.subject}" for row in rows[:_NAMED])
-        such = f"such as {labels}" if len(rows) > _NAMED else labels
-        report(Noticed(f"{len(rows):,} rows of --subjects are of subjects without a session here ({such})"))
+        report(Noticed(unmatched_text(rows)))
     return len(rows)
+
+
+def unmatched_text(rows: Sequence[Demographics]) -> str:
+    """Tell of rows of the table that are of nobody."""
+    labels = ", ".join(f"{row.project} / {row.subject}" for row in rows[:_NAMED])
+    such = f"such as {labels}" if len(rows) > _NAMED else labels
+    return f"{len(rows):,} rows of --subjects are of subjects without a session here ({such})"
 
 
 @contextmanager

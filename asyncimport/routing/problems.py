@@ -73,9 +73,10 @@ class ProblemCode(StrEnum):
     TWIN = "twin", Severity.WARNING, Effect.SKIPS
     ARCHIVE_FILE = "archive-file", Severity.WARNING, Effect.LACKS
     LINK = "link", Severity.WARNING, Effect.LACKS
-    SERIES_DROPPED = "series-dropped", Severity.WARNING, Effect.TOLD
+    SERIES_DROPPED = "series-dropped", Severity.WARNING, Effect.LACKS
+    SUBJECTS_UNMATCHED = "subjects-unmatched", Severity.WARNING, Effect.LACKS
     UNREADABLE = "unreadable", Severity.WARNING, Effect.LACKS
-    ATTACHMENT_NAMES = "attachment-names", Severity.WARNING, Effect.TOLD
+    ATTACHMENT_NAMES = "attachment-names", Severity.WARNING, Effect.LACKS
     PART_OF_STUDY = "part-of-study", Severity.WARNING, Effect.PARTS
     # What an upload comes to beside that, as its rehearsal finds out.
     FILES_FAILED = "files-failed", Severity.WARNING, Effect.LACKS
