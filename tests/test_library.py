@@ -1,11 +1,13 @@
 """The library: requests, calls and results, without a terminal."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from anyio import to_thread
+from anyio import run_process, to_thread
 from scenery import image, write
 
 import asyncimport
@@ -102,6 +104,25 @@ async def test_the_whole_job(url: str, tmp_path: Path) -> None:
     assert (len(kept.raise_for_error().found), kept.is_done) == (1, False)
     gone = await asyncimport.forget(ForgetRequest(journal=journal, sessions=[session.label]), agree=lambda _: True)
     assert gone.raise_for_error().is_done
+
+
+async def test_the_example_of_the_documents_works(url: str, tmp_path: Path) -> None:
+    """Whoever copies it gets what it says."""
+    text = (Path(__file__).parent.parent / "docs" / "library.md").read_text("utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    for number in range(2):
+        write(tmp_path / "files" / f"{number}.dcm", image(number))
+    for before, after in {
+        "https://xnat.example.org": url,
+        '"anna", "secret"': '"demo", "demo"',
+        "/data/export": str(tmp_path / "files"),
+        '"P"': '"demo"',
+    }.items():
+        assert before in example
+        example = example.replace(before, after)
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    done = await run_process([sys.executable, "-c", example], env=env, check=True)
+    assert done.stdout == b"2 files stored, exit code 0\n"
 
 
 async def test_an_error_is_in_the_result(url: str, tmp_path: Path) -> None:
