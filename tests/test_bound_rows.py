@@ -12,7 +12,8 @@ from conftest import Commands, Ended
 from scenery import image, write
 
 from asyncimport.routing.plan_binding import FoundStudy, Header, differences, nearest
-from asyncimport.routing.plan_file import PlanRow, read_plan
+from asyncimport.routing.plan_file import PlanRow
+from asyncimport.routing.plan_reader import read_plan
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio

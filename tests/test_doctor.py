@@ -41,7 +41,8 @@ from asyncimport.testserver import (
 )
 from asyncimport.testserver import Status as Answer
 from asyncimport.xnat.client import Credentials
-from asyncimport.xnat.inspection import SIZES, BodyLimit, Inside, Outside, ProjectFacts, Untold
+from asyncimport.xnat.inspection import Inside, ProjectFacts, Untold
+from asyncimport.xnat.outside import SIZES, BodyLimit, Outside
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 behind_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")

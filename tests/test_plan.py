@@ -12,7 +12,7 @@ import pytest
 from conftest import Commands
 from scenery import image, opens, sop, write
 
-from asyncimport.routing.plan_file import read_plan
+from asyncimport.routing.plan_reader import read_plan
 from asyncimport.testserver import Fault, Project, SeriesFilter, Tell, TestXnat
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]

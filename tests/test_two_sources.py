@@ -9,7 +9,7 @@ from conftest import Commands
 from scenery import image, write
 
 from asyncimport.routing import LookupTable, Router, UnroutableError
-from asyncimport.routing.plan_file import read_plan
+from asyncimport.routing.plan_reader import read_plan
 from asyncimport.testserver import Project, TestXnat
 
 pytestmark = pytest.mark.anyio

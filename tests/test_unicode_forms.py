@@ -10,7 +10,8 @@ import pytest
 from conftest import Commands
 from scenery import image, sop, write
 
-from asyncimport.routing.plan_file import PlanRow, read_plan, write_plan
+from asyncimport.routing.plan_file import PlanRow, write_plan
+from asyncimport.routing.plan_reader import read_plan
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio

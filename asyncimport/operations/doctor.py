@@ -14,7 +14,8 @@ from asyncimport.operations.site_checks import check_projects, check_site
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.xnat.client import Credentials, Timeouts, connect
-from asyncimport.xnat.inspection import look_at_project, look_from_inside, look_from_outside
+from asyncimport.xnat.inspection import look_at_project, look_from_inside
+from asyncimport.xnat.outside import look_from_outside
 
 __all__ = ["DoctorRequest", "DoctorResult", "doctor", "examine", "judge"]
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from asyncimport.errors import FatalError, UsageError
-from asyncimport.xnat.inspection import Inside, Outside, ProjectFacts, Told, Untold
+from asyncimport.xnat.inspection import Inside, ProjectFacts, Told, Untold
+from asyncimport.xnat.outside import Outside
 
 __all__ = ["Facts", "Finding", "Status", "exit_code", "failed", "number_in", "unknown"]
 

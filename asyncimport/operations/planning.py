@@ -14,7 +14,8 @@ from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.scan import plan_of
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.routing import Choice, Problem, ProblemCode, Router, code_of
-from asyncimport.routing.plan_file import PlanRow, split, write_plan
+from asyncimport.routing.plan_file import PlanRow, write_plan
+from asyncimport.routing.plan_split import split
 from asyncimport.source.folder import Folder
 from asyncimport.system.output_files import advice, check_output, replacing
 

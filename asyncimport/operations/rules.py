@@ -9,7 +9,8 @@ from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
 from asyncimport.operations.plan import EVERYTHING
 from asyncimport.routing import Choice, LookupTable, PathPattern, Router, glob_pattern
-from asyncimport.routing.plan_file import PlanRow, read_plan, text_of
+from asyncimport.routing.plan_file import PlanRow, text_of
+from asyncimport.routing.plan_reader import read_plan
 
 __all__ = ["carried_choice", "choice_from", "choice_text", "plan_from", "rules_from"]
 

@@ -8,7 +8,8 @@ from math import ceil
 from asyncimport.errors import LoginRefusedError
 from asyncimport.model.options import AUTO_CEILING
 from asyncimport.operations.findings import Facts, Finding, Status, failed, number_in, unknown
-from asyncimport.xnat.inspection import BodyLimit, Inside, Outside, Told, Untold
+from asyncimport.xnat.inspection import Inside, Told, Untold
+from asyncimport.xnat.outside import BodyLimit, Outside
 
 __all__ = ["check_login", "check_way"]
 
