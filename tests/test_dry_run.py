@@ -17,7 +17,7 @@ from conftest import Commands
 from scenery import image, write
 
 from asyncimport.routing import Effect, ProblemCode
-from asyncimport.testserver import Project, SeriesFilter, TestXnat
+from asyncimport.testserver import Project, RowStatus, SeriesFilter, TestXnat
 from asyncimport.testserver.site.building import build_document
 
 pytestmark = pytest.mark.anyio
@@ -483,3 +483,26 @@ async def test_the_run_does_what_the_dry_run_says(
         assert promised <= archived, (said.out, done.out)
     skipped = {row["study_uid"] for row in said.json["rows"] if row["skip"]}
     assert skipped.isdisjoint({one[3] for one in new})
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("gone", [True, False])
+async def test_a_row_that_is_gone_or_busy(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, gone: bool
+) -> None:
+    """What somebody has deleted is sent again, and nobody waits for what XNAT is at work on."""
+    commands.login(url)
+    for number, (path, attributes) in enumerate(NIGHT.items(), 1):
+        write(tmp_path / "source" / path, image(number, **attributes))
+    command = ("upload", tmp_path / "source", "-P", "demo", "-q", "-o", "json", *VISIT)
+    assert (await commands(*command, "--modality", "CT", "--partial-studies")).code == 9
+    (row,) = xnat.prearchive
+    if gone:
+        xnat.remove_row(row)
+    else:
+        row.status = RowStatus.BUILDING
+    said = await commands(*command, "--dry-run")
+    assert (said.code, [one["session"] for one in said.json["rows"] if one["skip"]]) == (0, []), said.out
+    row.status = RowStatus.READY
+    assert (await commands(*command)).code == 0
+    assert len(xnat.sop_uids()) == len(NIGHT)

@@ -1,12 +1,14 @@
 """The destination of a dry run: it looks wherever a run looks, and takes for done what a run would ask of XNAT."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 
 import anyio.to_thread
 
 from asyncimport.dicom import Identity
-from asyncimport.errors import RefusedError
+from asyncimport.errors import RefusedError, TransientError
 from asyncimport.model import Archived, Body, Claim, Delivery, Existing, File, Ignored, Sealed, Session, Verdict
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import ArchivedSessions
@@ -17,6 +19,10 @@ from asyncimport.xnat.replies import Row
 from asyncimport.xnat.site import DroppingRule, SiteRules, explanation
 
 __all__ = ["DryRun"]
+
+
+async def _at_once(_: float) -> None:
+    """Wait for nothing."""
 
 
 class DryRun(Xnat):
@@ -39,7 +45,6 @@ class DryRun(Xnat):
         adopt_rows: bool = False,
         tries_merging: bool = False,
     ) -> None:
-        # Nobody waits for what XNAT is at work on.
         super().__init__(
             client,
             archive=archive,
@@ -47,7 +52,8 @@ class DryRun(Xnat):
             source=source,
             adopt_rows=adopt_rows,
             tries_merging=tries_merging,
-            patience=0.0,
+            # XNAT is never behind, and what it is at work on is done by then.
+            sleep=_at_once,
         )
         self._rules = rules
         self._archived = archived
@@ -91,7 +97,12 @@ class DryRun(Xnat):
         return uri
 
     async def _look(self, uri: str | None) -> Row | None:
-        return self._begun.get(uri or "") or await super()._look(uri)
+        row = self._begun.get(uri or "") or await super()._look(uri)
+        return replace(row, status="READY") if row is not None and row.is_busy else row
+
+    async def _look_before(self, session: Session) -> None:
+        with suppress(TransientError):
+            await super()._look_before(session)
 
     async def _build(self, delivery: Delivery) -> None:
         """Leave the row as it is."""
