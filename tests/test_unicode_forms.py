@@ -83,6 +83,42 @@ async def test_patterns_of_paths(
 
 
 @FORMS
+@pytest.mark.parametrize("pattern", ["{}*.txt=NOTES", "{}/*.txt=NOTES"])
+async def test_patterns_of_attachments(
+    url: str, commands: Commands, tmp_path: Path, pattern: str, here: Form, there: Form
+) -> None:
+    """What lies beside images is found by its name, and by that of its directory; the dry run finds it too."""
+    commands.login(url)
+    name = unicodedata.normalize(here, NAME)
+    write(tmp_path / "source" / name / "1.dcm", image(1))
+    write(tmp_path / "source" / name / f"{name}-1.txt", b"a note")
+    rule = pattern.format(unicodedata.normalize(there, NAME))
+    words = ("upload", tmp_path / "source", "-P", "demo", "-q", "-o", "json", "--attach", rule)
+    said = await commands(*words, "--dry-run")
+    done = await commands(*words)
+    assert (said.code, said.json["attachments"]) == (0, {"NOTES": 1}), said
+    assert (done.code, done.json["attachments"]["stored"]) == (0, 1), done
+
+
+@FORMS
+async def test_a_label_map_by_a_field_of_paths(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, here: Form, there: Form
+) -> None:
+    """A pattern that has an accent of its own, and a table by what it finds: both match however names are written."""
+    commands.login(url)
+    name = unicodedata.normalize(here, NAME)
+    write(tmp_path / "source" / f"Klinik {name}" / f"{name} 1" / "1.dcm", image(1))
+    text = f"who;subject_label;session_label\n{NAME} 1;S1;S1_v1\n"
+    (tmp_path / "map.csv").write_text(unicodedata.normalize(there, text), "utf-8")
+    pattern = unicodedata.normalize(there, f"Klinik {NAME}/{{who}}/*")
+    words = ("upload", tmp_path / "source", "-P", "demo", "-q", "--path-pattern", pattern)
+    for more in (("--dry-run",), ()):
+        ended = await commands(*words, "--map", tmp_path / "map.csv", *more)
+        assert ended.code == 0, ended
+    assert [(one.subject.label, one.label) for one in xnat.archived] == [("S1", "S1_v1")]
+
+
+@FORMS
 def test_a_plan_reads_the_same_in_both_forms(here: Form, there: Form) -> None:
     """A run by it is the same run, which its journal knows."""
     row = PlanRow("1.2.3", "demo", "S", "E", patient_id=NAME, issuer=NAME, accession_number=NAME)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from asyncimport.errors import UsageError
+from asyncimport.model.texts import composed
 
 __all__ = ["AttachRule", "check_resource", "name_in_resource", "resource_of", "unfit"]
 
@@ -34,11 +35,12 @@ class AttachRule:
         if not equals or not pattern:
             raise UsageError(f"--attach {text} cannot be", hint="give PATTERN=RESOURCE, as in '*.pdf=REPORTS'")
         check_resource(resource, f"--attach {text}")
-        return cls(pattern, resource, re.compile(fnmatch.translate(pattern), re.IGNORECASE))
+        return cls(pattern, resource, re.compile(fnmatch.translate(composed(pattern)), re.IGNORECASE))
 
     def matches(self, path: str) -> bool:
         """Whether it is about this path, relative to the source and with `/` between its parts."""
-        return self._compiled.match(path if "/" in self.pattern else path.rpartition("/")[2]) is not None
+        name = path if "/" in self.pattern else path.rpartition("/")[2]
+        return self._compiled.match(composed(name)) is not None
 
 
 def resource_of(rules: Sequence[AttachRule], path: str) -> str | None:
