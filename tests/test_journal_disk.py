@@ -16,7 +16,7 @@ import pytest
 from scenery import folder, image, write
 
 from asyncimport.errors import JournalError
-from asyncimport.journal.disk import refuse_network_disk
+from asyncimport.journal.database import refuse_network_disk
 from asyncimport.source.folder import LARGE
 from asyncimport.system.mounts import is_local, keeps_inodes, network_file_system
 
@@ -256,7 +256,7 @@ def test_this_machines_own_disk(tmp_path: Path) -> None:
 
 def test_who_writes_no_journal_does_not_wait() -> None:
     """The library that knows the mounts is not loaded before it is asked."""
-    code = "import sys, asyncimport.journal, asyncimport.journal.disk; sys.exit('psutil' in sys.modules)"
+    code = "import sys, asyncimport.journal, asyncimport.journal.database; sys.exit('psutil' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

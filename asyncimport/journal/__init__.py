@@ -13,10 +13,18 @@ from asyncimport.journal.database import LockWait, copy_journal
 from asyncimport.journal.deliveries import replaced_since
 from asyncimport.journal.existing import AdoptedFiles
 from asyncimport.journal.files import SopUidConflict
-from asyncimport.journal.header_cache import Header, HeaderCache, NonInstance, StudySummary, Unsettled
+from asyncimport.journal.header_cache import HeaderCache
 from asyncimport.journal.journal import Journal
 from asyncimport.journal.reader import JournalReader
-from asyncimport.journal.rows import SentFile, StoredInstance, SubjectPatient
+from asyncimport.journal.rows import (
+    Header,
+    NonInstance,
+    SentFile,
+    StoredInstance,
+    StudySummary,
+    SubjectPatient,
+    Unsettled,
+)
 from asyncimport.journal.scan import Admission, VanishedFiles
 from asyncimport.journal.sessions import digested
 from asyncimport.journal.subjects import DueSubject, SessionHeaders

@@ -106,7 +106,7 @@ class AttachmentQueue:
 
     def has_unstored(self) -> bool:
         """Whether there are attachments that XNAT does not have."""
-        return self._connection.one("SELECT EXISTS (SELECT 1 FROM attachment WHERE state <> 'STORED')") == (1,)
+        return self._connection.exists("SELECT 1 FROM attachment WHERE state <> 'STORED'")
 
     def _becomes(self, file: int, kind: str) -> None:
         self._db.execute("UPDATE file SET kind = ?1 WHERE key = ?2 AND kind <> ?1", (kind, file))

@@ -104,6 +104,10 @@ class Connection:
         assert row is not None  # noqa: S101 - only for queries that always have a row
         return row
 
+    def exists(self, sql: str, values: Sequence[object] = ()) -> bool:
+        """Whether a query has a row."""
+        return self.db.execute(sql, values).fetchone() is not None
+
     def insert(self, sql: str, values: Sequence[object]) -> int:
         """Insert one row and return its key."""
         key = self.db.execute(sql, values).lastrowid

@@ -3,7 +3,7 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +16,9 @@ from typing import TypeVar
 import filelock
 
 from asyncimport.errors import JournalBusyError, JournalError, UsageError
-from asyncimport.journal.disk import refuse_network_disk
 from asyncimport.model import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS
 from asyncimport.pacing.shutdown import StoppedError
+from asyncimport.system.mounts import Mount, network_disk
 from asyncimport.system.output_files import UntrustedError, check_directory, check_trusted, real_path
 
 T = TypeVar("T")
@@ -138,6 +138,20 @@ def _refused(path: Path, problem: str, error: OSError, hint: str) -> JournalErro
         where = "" if error.filename == os.fspath(path) else f" ({error.filename})"
         return JournalError(f"the journal {path} is not used: {error.strerror}{where}", hint=error.hint)
     return JournalError(f"the journal {path} cannot be {problem}: {error.strerror}", hint=hint)
+
+
+def refuse_network_disk(path: Path, mounts: Iterable[Mount] | None = None) -> None:
+    """Refuse a journal on a file system that machines share; accept an unknown type.
+
+    SQLite keeps the index of its log in shared memory, which two machines do not share, and locks files, which many
+    network file systems only pretend to do. `mounts` are those of this machine by default.
+    Raises: JournalError.
+    """
+    if kind := network_disk(path, mounts):
+        raise JournalError(
+            f"the journal {path} would lie on a network file system ({kind})",
+            hint="choose a local disk with --state-dir",
+        )
 
 
 def locked(path: Path) -> filelock.FileLock:

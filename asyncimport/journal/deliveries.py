@@ -291,7 +291,7 @@ class DeliveryQueue:
             "SELECT 1 FROM instance i JOIN delivery d ON d.key = i.delivery "
             "WHERE i.session = ? AND i.sop_uid = ? AND d.verified IN ('uids', 'present')"
         )
-        if any(self._db.execute(query, (session, uid)).fetchone() for uid in missing):
+        if any(self._connection.exists(query, (session, uid)) for uid in missing):
             return False
         return self._is_first_repair(session)
 

@@ -72,7 +72,7 @@ class ExistingInstances:
     def adopt_queued(self, sessions: Iterable[int]) -> AdoptedFiles:
         """Count queued instances of sessions as stored if the archive has them."""
         files = size = 0
-        if not self._connection.one("SELECT EXISTS (SELECT 1 FROM archived_instance)")[0]:
+        if not self._connection.exists("SELECT 1 FROM archived_instance"):
             return AdoptedFiles(0, 0)
         for session in sessions:
             rows = self._db.execute(
@@ -102,7 +102,7 @@ class ExistingInstances:
 
         Ask before each new delivery, as others may have sent the queued files, or more since an earlier run.
         """
-        if self._connection.one("SELECT EXISTS (SELECT 1 FROM archive_checked WHERE session = ?)", (session,))[0]:
+        if self._connection.exists("SELECT 1 FROM archive_checked WHERE session = ?", (session,)):
             return False
         return uri is None or self._adoption(session) is not None
 

@@ -182,9 +182,8 @@ class FileRecords:
 
     def _has_ended(self, session: int) -> bool:
         """Whether all deliveries of a session have ended, so that a new one may follow."""
-        return not self._db.execute(
-            "SELECT 1 FROM delivery WHERE session = ? AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED')", (session,)
-        ).fetchone()
+        query = "SELECT 1 FROM delivery WHERE session = ? AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED')"
+        return not self._connection.exists(query, (session,))
 
     def _replace_source(self, instance: int, reason: str | None) -> None:
         """Find another copy of an instance whose file cannot be read any more, or now holds something else."""

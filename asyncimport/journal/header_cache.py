@@ -6,7 +6,6 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -23,6 +22,7 @@ from asyncimport.journal.database import (
     translated,
 )
 from asyncimport.journal.facts import facts_of, is_same
+from asyncimport.journal.rows import Header, NonInstance, StudySummary, Unsettled
 from asyncimport.model import File, FileKind, Ignored
 from asyncimport.system.output_files import real_path
 
@@ -33,52 +33,6 @@ _VARIANTS_REMEMBERED = 2_000
 _AHEAD_SECONDS = 60.0
 # A file that has not changed for so long is settled, by whatever clock.
 _OLD_SECONDS = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The study fields and the modality of a file, and its path; it stands for all files that have the same."""
-
-    study_uid: str
-    fields: Mapping[str, str]
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class StudySummary:
-    """How much there is of a study.
-
-    `files` are instances: copies of one count once. `directory` holds all of them. `copies` are paths of files that
-    carry the same SOPInstanceUID, the first one first. `met` sorts studies in the order of the scan.
-    """
-
-    study_uid: str
-    modalities: tuple[str, ...]
-    series: int
-    files: int
-    size: int
-    directory: str
-    example: str
-    copies: tuple[tuple[str, ...], ...] = ()
-    met: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class NonInstance:
-    """Files that are no instances to send: what they are, why, how many, and one of them."""
-
-    kind: FileKind
-    reason: str
-    files: int
-    example: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unsettled:
-    """Studies that may still be written, with the reason, and the number of files of studies with future times."""
-
-    waiting: Mapping[str, str] = field(default_factory=dict)
-    ahead: Mapping[str, int] = field(default_factory=dict)
 
 
 class HeaderCache:

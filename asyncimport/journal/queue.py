@@ -61,9 +61,7 @@ class UploadQueue:
                 (session,) = self._connection.one("SELECT min(session) FROM queued WHERE session > ?", (session,))
                 if session is None:
                     break
-                is_new = not self._connection.one("SELECT count(*) FROM active_session WHERE session = ?", (session,))[
-                    0
-                ]
+                is_new = not self._connection.exists("SELECT 1 FROM active_session WHERE session = ?", (session,))
                 if is_new and self._begin(session):
                     begun += 1
                     self._hand_out(session, limit - len(claims), claims)
@@ -147,7 +145,7 @@ class UploadQueue:
         whether its row is to be looked up now, as XNAT has made a second one.
         """
         self._db.execute("DELETE FROM queued WHERE session = ?", (session,))
-        if self._connection.one("SELECT EXISTS (SELECT 1 FROM in_flight WHERE session = ?)", (session,))[0]:
+        if self._connection.exists("SELECT 1 FROM in_flight WHERE session = ?", (session,)):
             return False
         self._db.execute("UPDATE delivery SET reason = ? WHERE session = ? AND state = 'OPEN'", (reason, session))
         is_ready = self._db.execute(
@@ -235,7 +233,7 @@ class UploadQueue:
         key, number, uri, project, subject, label, study_uid, *initial = row
         look = self._existing.must_ask(session, uri)
         if uri is None or look:
-            (in_flight,) = self._connection.one("SELECT EXISTS (SELECT 1 FROM in_flight WHERE session = ?)", (session,))
+            in_flight = self._connection.exists("SELECT 1 FROM in_flight WHERE session = ?", (session,))
             room = 0 if in_flight else 1
         where = Session(project, subject, label, study_uid)
         delivery = Delivery(key, where, number, uri, initial_labels(where, *initial))

@@ -24,17 +24,13 @@ from asyncimport.journal.journal import Journal
 from asyncimport.journal.project_view import restrict
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run, SentFile, StoredInstance, SubjectPatient
 from asyncimport.journal.runs import UNARCHIVED
-from asyncimport.journal.session_reports import count_files, file_problems, session_reports
+from asyncimport.journal.session_reports import count_files, file_problems, remaining, session_reports
 from asyncimport.model import AttachmentBatch, Patient, Session, SessionReport, Summary
 from asyncimport.model.addresses import as_archived
 from asyncimport.routing import Ruled
 
 _ALL = "file f"
 _SCOPE = "scope JOIN file f ON f.key = scope.file"
-# A rate counts the intervals of this many seconds in which a file was stored, so it leaves out long outages. It is
-# unknown over less than the least time.
-_INTERVAL_SECONDS = 300
-_LEAST_SECONDS = 10.0
 
 
 class JournalReader:
@@ -200,20 +196,7 @@ class JournalReader:
     def remaining(self) -> Remaining:
         """Return what is left to send, and how long that takes by files or by bytes, whichever is longer."""
         with translated(self._path):
-            ((files, size),) = self._db.execute(
-                f"SELECT count(*), coalesce(sum(f.size), 0) FROM {self._files} "  # noqa: S608 - fixed text
-                "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' WHERE i.state = 'PENDING'"
-            )
-            ((sent, sent_size, span, intervals),) = self._db.execute(
-                "SELECT count(*), sum(f.size), max(i.settled_at) - min(i.settled_at), "
-                "count(DISTINCT CAST(i.settled_at / ? AS INTEGER)) FROM instance i JOIN file f ON f.key = i.file "
-                "WHERE i.state = 'STORED' AND i.run = (SELECT max(run) FROM instance WHERE state = 'STORED')",
-                (_INTERVAL_SECONDS,),
-            )
-        took = min(span or 0.0, float(intervals * _INTERVAL_SECONDS))
-        if took < _LEAST_SECONDS:
-            return Remaining(files, size, None)
-        return Remaining(files, size, took * max(files / sent, size / max(sent_size, 1)))
+            return remaining(self._db, self._files)
 
     def session_reports(self) -> tuple[SessionReport, ...]:
         """Return what became of each session, in the order they were found."""

@@ -1,8 +1,9 @@
-"""What the journal's reader returns."""
+"""What the readers of a journal and of a header cache return."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from asyncimport.model import Digest, File, Patient, Session
+from asyncimport.model import Digest, File, FileKind, Patient, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +95,49 @@ class DeliveryRow:
     files: int
     run: int | None
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The study fields and the modality of a file, and its path; it stands for all files that have the same."""
+
+    study_uid: str
+    fields: Mapping[str, str]
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """How much there is of a study.
+
+    `files` are instances: copies of one count once. `directory` holds all of them. `copies` are paths of files that
+    carry the same SOPInstanceUID, the first one first. `met` sorts studies in the order of the scan.
+    """
+
+    study_uid: str
+    modalities: tuple[str, ...]
+    series: int
+    files: int
+    size: int
+    directory: str
+    example: str
+    copies: tuple[tuple[str, ...], ...] = ()
+    met: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NonInstance:
+    """Files that are no instances to send: what they are, why, how many, and one of them."""
+
+    kind: FileKind
+    reason: str
+    files: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """Studies that may still be written, with the reason, and the number of files of studies with future times."""
+
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    ahead: Mapping[str, int] = field(default_factory=dict)

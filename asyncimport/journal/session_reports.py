@@ -6,9 +6,14 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
 
+from asyncimport.journal.rows import Remaining
 from asyncimport.model import NOTHING_KEPT, Files, Problem, Session, SessionReport
 from asyncimport.model.addresses import as_archived
 
+# A rate counts the intervals of this many seconds in which a file was stored, so it leaves out long outages. It is
+# unknown over less than the least time.
+_INTERVAL_SECONDS = 300
+_LEAST_SECONDS = 10.0
 _COUNTED_AS = {
     "pending": "left",
     "excluded": "skipped",
@@ -161,3 +166,24 @@ def _missing(failed: int, refused: int, unreadable: int) -> str | None:
     }
     said = [f"{count} {what}" for what, count in counts.items() if count]
     return ", ".join(said).replace(" ", " of its files ", 1) if said else None
+
+
+def remaining(database: sqlite3.Connection, scope: str) -> Remaining:
+    """Return what is left to send of `scope` (a FROM clause), and how long that takes.
+
+    That is by files or by bytes, whichever is longer.
+    """
+    ((files, size),) = database.execute(
+        f"SELECT count(*), coalesce(sum(f.size), 0) FROM {scope} "  # noqa: S608 - fixed text
+        "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' WHERE i.state = 'PENDING'"
+    )
+    ((sent, sent_size, span, intervals),) = database.execute(
+        "SELECT count(*), sum(f.size), max(i.settled_at) - min(i.settled_at), "
+        "count(DISTINCT CAST(i.settled_at / ? AS INTEGER)) FROM instance i JOIN file f ON f.key = i.file "
+        "WHERE i.state = 'STORED' AND i.run = (SELECT max(run) FROM instance WHERE state = 'STORED')",
+        (_INTERVAL_SECONDS,),
+    )
+    took = min(span or 0.0, float(intervals * _INTERVAL_SECONDS))
+    if took < _LEAST_SECONDS:
+        return Remaining(files, size, None)
+    return Remaining(files, size, took * max(files / sent, size / max(sent_size, 1)))

@@ -60,7 +60,7 @@ class SessionState:
 
     def is_blocked(self, session: int) -> bool:
         """Whether this run sends nothing more of a session, as XNAT would not take or archive it."""
-        return self._connection.one("SELECT EXISTS (SELECT 1 FROM blocked WHERE session = ?)", (session,)) == (1,)
+        return self._connection.exists("SELECT 1 FROM blocked WHERE session = ?", (session,))
 
     def is_disputed(self, session: int) -> bool:
         """Whether a file was met that gives the study of a session to another patient, or to another session."""
@@ -95,16 +95,10 @@ class SessionState:
             # XNAT has nothing of it: it begins anew.
             self._db.execute("DELETE FROM delivery WHERE key = ?", (key,))
             self.enqueue_unsettled(session)
-        (busy,) = self._connection.one(
-            "SELECT EXISTS (SELECT 1 FROM queued WHERE session = ?1) "
-            "OR EXISTS (SELECT 1 FROM in_flight WHERE session = ?1)",
-            (session,),
-        )
-        if busy:
+        busy = "SELECT 1 FROM queued WHERE session = ?1 UNION ALL SELECT 1 FROM in_flight WHERE session = ?1"
+        if self._connection.exists(busy, (session,)):
             return False
-        (pending,) = self._connection.one(
-            "SELECT EXISTS (SELECT 1 FROM instance WHERE session = ? AND state = 'PENDING')", (session,)
-        )
+        pending = self._connection.exists("SELECT 1 FROM instance WHERE session = ? AND state = 'PENDING'", (session,))
         lacking = pending or disputed or (any(self.count_missing(session)) and not self.partial)
         if state in take_up and state != "HELD" and uri is not None and not lacking:
             self._db.execute("UPDATE delivery SET reason = NULL WHERE key = ?", (key,))

@@ -266,12 +266,8 @@ class Sessions:
 
     def _has_others(self, session: Session, patient_id: str) -> bool:
         """Whether the subject of a session has a patient of another PatientID."""
-        return bool(
-            self._db.execute(
-                "SELECT 1 FROM patient WHERE project = ? AND subject = ? AND id <> ?",
-                (session.project, session.subject, patient_id),
-            ).fetchone()
-        )
+        query = "SELECT 1 FROM patient WHERE project = ? AND subject = ? AND id <> ?"
+        return self._connection.exists(query, (session.project, session.subject, patient_id))
 
     def _of_patient(self, session: Session, patient_id: str) -> list[tuple[str, Patient]]:
         """Return patients with this PatientID in other subjects, each with one of these. An empty ID is nobody's."""
