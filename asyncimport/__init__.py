@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from asyncimport.operations.server import Server
     from asyncimport.operations.status import StatusRequest, StatusResult, status
     from asyncimport.operations.subjects import SubjectsRequest, SubjectsResult, subjects
-    from asyncimport.operations.upload import UploadRequest, UploadResult, upload
+    from asyncimport.operations.upload import upload
+    from asyncimport.operations.upload_request import UploadRequest, UploadResult
     from asyncimport.operations.verify import VerifyRequest, VerifyResult, verify
     from asyncimport.operations.watch import watch
     from asyncimport.pacing.shutdown import Stop
@@ -85,7 +86,8 @@ _MODULES = {
     "operations.server": ["Server"],
     "operations.status": ["StatusRequest", "StatusResult", "status"],
     "operations.subjects": ["SubjectsRequest", "SubjectsResult", "subjects"],
-    "operations.upload": ["UploadRequest", "UploadResult", "upload"],
+    "operations.upload": ["upload"],
+    "operations.upload_request": ["UploadRequest", "UploadResult"],
     "operations.verify": ["VerifyRequest", "VerifyResult", "verify"],
     "operations.watch": ["watch"],
     "pacing.shutdown": ["Stop"],

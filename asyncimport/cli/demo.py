@@ -104,7 +104,7 @@ def _upload(out: Console, err: Console, directory: Path, url: str, *, quiet: boo
     from asyncimport.cli.uploading import run_upload
     from asyncimport.operations.rules import rules_from
     from asyncimport.operations.server import Server
-    from asyncimport.operations.upload import UploadRequest
+    from asyncimport.operations.upload_request import UploadRequest
     from asyncimport.xnat.client import Credentials
 
     out.print(Text("\n4. The upload", style="bold"))

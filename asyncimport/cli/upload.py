@@ -49,7 +49,7 @@ from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.model.options import AUTO_CEILING, Options, bytes_of, seconds_of
 
 if TYPE_CHECKING:
-    from asyncimport.operations.upload import UploadRequest
+    from asyncimport.operations.upload_request import UploadRequest
 
 __all__ = ["upload"]
 
@@ -226,7 +226,7 @@ def upload(
     from asyncimport.operations.plan import PlannedRoutes
     from asyncimport.operations.rules import carried_choice, choice_from, plan_from, rules_from
     from asyncimport.operations.subjects import read_table
-    from asyncimport.operations.upload import UploadRequest
+    from asyncimport.operations.upload_request import UploadRequest
     from asyncimport.pipeline.demographics import Wishes
     from asyncimport.routing import AttachRule
     from asyncimport.xnat.client import Timeouts

@@ -23,7 +23,7 @@ from asyncimport.reporting.progress import Totals, human_seconds
 from asyncimport.system.collector import resume
 
 if TYPE_CHECKING:
-    from asyncimport.operations.upload import UploadRequest, UploadResult
+    from asyncimport.operations.upload_request import UploadRequest, UploadResult
 
 __all__ = ["Display", "WatchDisplay", "run_upload", "show_result"]
 
@@ -174,7 +174,8 @@ def run_upload(
     verbose: bool = False,
 ) -> int:
     """Upload once, or again and again, write the summary (JSON also after a failure), and return the exit code."""
-    from asyncimport.operations.upload import UploadResult, upload
+    from asyncimport.operations.upload import upload
+    from asyncimport.operations.upload_request import UploadResult
     from asyncimport.operations.watch import watch
 
     resume()

@@ -18,7 +18,7 @@ from asyncimport.operations.plan import Known, Plan, with_archive
 from asyncimport.operations.rehearsal import rehearse
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.scan import survey_path
-from asyncimport.operations.upload import UploadRequest
+from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.routing import Choice, ProblemCode, misfit

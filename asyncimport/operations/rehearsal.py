@@ -19,7 +19,6 @@ from asyncimport.operations.dry_run_plan import as_rehearsed
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.scan import survey_path
 from asyncimport.operations.upload import (
-    UploadRequest,
     enclosed,
     nothing_found,
     open_journal,
@@ -28,6 +27,7 @@ from asyncimport.operations.upload import (
     unmatched_text,
     wishes_of,
 )
+from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import run
 from asyncimport.routing import Problem, ProblemCode, Selected

@@ -17,7 +17,8 @@ from asyncimport.model import Summary
 from asyncimport.model.texts import plain
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.result import Result, ended_in
-from asyncimport.operations.upload import UploadRequest, UploadResult, uploads
+from asyncimport.operations.upload import uploads
+from asyncimport.operations.upload_request import UploadRequest, UploadResult
 from asyncimport.pacing.shutdown import Stop, StoppedError
 from asyncimport.reporting.entries import Ended
 from asyncimport.reporting.progress import Totals
