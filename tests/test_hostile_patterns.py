@@ -226,5 +226,5 @@ async def test_no_filter_of_a_site_holds_a_dry_run_up(
     commands.login(url)
     with anyio.fail_after(30):
         ended = await commands("upload", tmp_path / "visit", "-P", "demo", "--dry-run", "-o", "json")
-    assert ended.code == 0
+    assert ended.code == 8
     assert [(one["code"], one["files"]) for one in ended.json["problems"]] == [("series-dropped", 1)]
