@@ -365,7 +365,7 @@ class TestRecorder:
     def test_a_torn_line_is_cut_off(self, tmp_path: Path) -> None:
         """A disk that is full in the middle of a line leaves whole lines only."""
         code = (
-            "import pathlib, resource, sys; from asyncimport.reporting import appending\n"
+            "import pathlib, resource, sys; from asyncimport.reporting.writer import appending\n"
             "with appending(pathlib.Path(sys.argv[1]), '--events') as write:\n"
             "    write('one\\n'); resource.setrlimit(resource.RLIMIT_FSIZE, (6, 6))\n"
             "    try: write('two\\n')\n"
