@@ -5,8 +5,10 @@ many requests are made of it, and how it ends; a text tells why a fault cannot s
 holds for all rows: how long the pauses are, who waits, and how many repetitions there are to spare.
 """
 
+import asyncio
 import random
 import re
+import selectors
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import anyio
@@ -67,11 +70,45 @@ pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 STRUCK = 5
 ALONE = Options(workers=1, finalizers=1, max_open_sessions=1)
 TOGETHER = Options(workers=STRUCK, finalizers=STRUCK)
-SHORT = Timeouts(connect=5, stall=0.2, reply=0.3)
+# By the clock of `IdleLoop`.
+SHORT = Timeouts(connect=5, stall=0.5, reply=0.6)
 # A file is judged by fewer attempts than the server is given.
 PATIENT = RetryPolicy(attempts=5, file_attempts=3, first=0)
 # A server that restarts refuses connections for a moment, and no attempt at one takes any time.
 MANY = RetryPolicy(attempts=100, first=0)
+
+
+class _IdleSelector(selectors.DefaultSelector):
+    """Adds up how long nothing happened."""
+
+    idle_seconds = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait as any selector does."""
+        ready = super().select(timeout)
+        if not ready and timeout is not None and timeout > 0:
+            self.idle_seconds += timeout
+        return ready
+
+
+class IdleLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock runs only while nothing happens: on a busy machine nothing but a stall times out."""
+
+    def __init__(self) -> None:
+        self._idle = _IdleSelector()
+        super().__init__(self._idle)
+
+    def time(self) -> float:
+        """Return the seconds in which nothing happened."""
+        return self._idle.idle_seconds
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Run what is to time out on a clock that the speed of the machine does not touch."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    is_stall = isinstance(FAULTS.get(parameters.get("fault", "")), Stall)
+    return "asyncio", {"loop_factory": IdleLoop} if is_stall else {}
 
 
 class End(StrEnum):
