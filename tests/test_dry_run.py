@@ -386,6 +386,7 @@ SCENARIOS |= {
     ),
     # What the site drops.
     "a filter drops a series": Scenario(SERIES, site=filtered),
+    "a filter drops all of a study": Scenario({"a/1": study(1), "b/2": study(2, **LOCALIZER)}, site=filtered),
     "a filter drops a series, again": Scenario(SERIES, site=filtered, before=((".", "-P", "demo"),), left=8),
     "a filter drops a series, and a new one": Scenario(
         SERIES, site=filtered, before=((".", "-P", "demo"),), left=8, touch=adds("d/4", 4, **study(2, **LOCALIZER))

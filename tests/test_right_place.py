@@ -34,7 +34,7 @@ from asyncimport.cli.plan import plan
 from asyncimport.cli.upload import upload
 from asyncimport.cli.verify import verify
 from asyncimport.errors import UsageError
-from asyncimport.testserver import Project, TestXnat, serve
+from asyncimport.testserver import Project, SeriesFilter, TestXnat, serve
 
 PLACES = ("a", "b")
 MACHINES = ("one", "two")
@@ -42,7 +42,7 @@ DATES = ("20200101", "20200102", "20200301")
 # Where a sync costs nothing: histories are many, and no power fails.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - each history has a directory of its own
 # The first by two names; the others are for what cannot be done in it, as another rule holds there.
-PROJECTS = ("demo", "visits", "parts", "merged", "moved", "paths")
+PROJECTS = ("demo", "visits", "parts", "merged", "moved", "paths", "filtered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,8 @@ class Histories(RuleBasedStateMachine):
         self.xnat.project("demo").aliases = ("nickname",)
         for project in PROJECTS[1:]:
             self.xnat.add_project(Project(project))
+        self.xnat.project("filtered").series_filter = SeriesFilter(("report",))
+        (self._place / "subjects.csv").write_text("subject_label,gender\nC3,female\nNobody,male\n")
         self._url = self._stack.enter_context(self.portal.wrap_async_context_manager(serve(self.xnat)))
         env = self._stack.enter_context(pytest.MonkeyPatch.context())
         for name in [*os.environ]:
@@ -148,6 +150,7 @@ class Histories(RuleBasedStateMachine):
                 StudyInstanceUID=study.uid,
                 SeriesInstanceUID=f"{study.uid}.{series}",
                 SeriesNumber=series,
+                SeriesDescription={1: "images", 2: "report", 3: "night"}[series],
                 StudyDate=date,
                 Modality=modality,
                 PatientID=study.person.id,
@@ -275,6 +278,8 @@ class Histories(RuleBasedStateMachine):
     ) -> None:
         """Rehearse an upload and carry it out; `takes` is what it is to bring, if all is well: all that there is."""
         takes = self._lying(roots) if takes is None else takes
+        if "subjects" in options:
+            options["subjects"] = self._place / "subjects.csv"
         is_archived = options.get("archive", True) and not options.get("partial_studies")
         # A plan names its projects.
         given = None if "plan" in options else project
@@ -301,7 +306,10 @@ class Histories(RuleBasedStateMachine):
         self._check(said)
         after = self._archived(project)
         there = after if is_archived else self._joined(after, self._in_prearchive(project))
+        brings = self._promised(rehearsed) if "limit" in options else takes.keys()
         for uid, wanted in takes.items():
+            if uid not in brings:
+                continue
             lacking = wanted - there.get(uid, set())
             assert not (ended.code == 0 and lacking), f"{uid} lacks {lacking}, and nobody says so\n{said}"
         for uid in before:
@@ -312,15 +320,21 @@ class Histories(RuleBasedStateMachine):
         sent = {record.sop_uid for record in self.xnat.imports[imported:]}
         unasked = sent - {uid for wanted in takes.values() for uid in wanted}
         assert not unasked, f"{unasked} were not asked for, and sent\n{said}"
+        studies = {uid.partition(".9.")[0] for uid in sent}
+        assert len(studies) <= options.get("limit", len(studies)), f"{studies} are beyond --limit\n{said}"
         assert rehearsed.code == ended.code, said
         if ended.code == 0 and is_archived:
             self._check_rows(rehearsed, said)
+
+    def _promised(self, rehearsed: Ended) -> set[str]:
+        """Return the studies that a dry run means to send."""
+        return {row["study_uid"] for row in rehearsed.json.get("rows", ()) if not row["skip"]}
 
     @rule(
         machine=st.sampled_from(MACHINES),
         places=st.sampled_from([("a",), ("b",), ("a", "b")]),
         project=st.sampled_from(["demo", "nickname", "demo", "nickname", "parts", "merged"]),
-        options=st.sampled_from([{}, {}, {"on_collision": "suffix"}, {"retry": "held,refused"}]),
+        options=st.sampled_from([{}, {}, {"on_collision": "suffix"}, {"retry": "held,refused"}, {"subjects": None}]),
     )
     def upload_all(self, machine: str, places: tuple[str, ...], project: str, options: dict[str, Any]) -> None:
         """Upload all that there is, into a project by its ID or by its alias."""
@@ -334,6 +348,20 @@ class Histories(RuleBasedStateMachine):
     def upload_into_the_prearchive(self, machine: str, place: str, project: str) -> None:
         """Upload, and leave it in the prearchive."""
         self._upload(machine, self._roots(place), project, archive=False)
+
+    @rule(machine=st.sampled_from(MACHINES), place=st.sampled_from(PLACES), limit=st.sampled_from([1, 2]))
+    def upload_a_pilot(self, machine: str, place: str, limit: int) -> None:
+        """Upload the first studies that a walk meets."""
+        self._upload(machine, self._roots(place), "demo", limit=limit)
+
+    @rule(machine=st.sampled_from(MACHINES), places=st.sampled_from([("a",), ("b",), ("a", "b")]))
+    def upload_past_a_filter(self, machine: str, places: tuple[str, ...]) -> None:
+        """Upload into a project that lets no reports in."""
+        roots = self._roots(*places)
+        takes = {
+            uid: {one for one in uids if self._looks([one])[0][1] != "SR"} for uid, uids in self._lying(roots).items()
+        }
+        self._upload(machine, roots, "filtered", takes={uid: uids for uid, uids in takes.items() if uids})
 
     @rule(machine=st.sampled_from(MACHINES), places=st.sampled_from([("a",), ("b",)]))
     def upload_by_visits(self, machine: str, places: tuple[str, ...]) -> None:

@@ -53,7 +53,7 @@ def as_rehearsed(plan: Plan, summary: Summary, disputed: Collection[str]) -> Pla
         else:
             found += (more := [*_left(row, report, told[uid])])
             words = _with(row, *(problem.code for problem in more))
-            rows.append(replace(row, skip=row.skip or _is_held(report), problems=words))
+            rows.append(replace(row, skip=row.skip or report.state == "held", problems=words))
     for uid, others in reports.items():
         found += (problem for other in others for problem in _left(None, other, told[uid]))
     kept = [one for one in plan.problems if not one.is_error or one.study_uid not in settled]
