@@ -76,7 +76,7 @@ class Commands:
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("XNAT", "ASYNCIMPORT", "XDG", "NETRC", "PYTEST"))
-        } | {"HOME": str(home), "COLUMNS": "200", "NO_COLOR": "1", "ASYNCIMPORT_QUIET_PERIOD": "0s"}
+        } | {"HOME": str(home), "COLUMNS": "200", "NO_COLOR": "1", "ASYNCIMPORT_SETTLE_TIME": "0s"}
 
     def use_keyring(self, name: str = "file_keyring.Keyring") -> None:
         """Let the commands use a keyring, by its class; that of these tests is a file below their home."""

@@ -230,7 +230,7 @@ async def test_rules_come_later(xnat: TestXnat, ready: Commands, tree: Path) -> 
 
 async def test_a_part_of_the_tree(xnat: TestXnat, ready: Commands, tree: Path) -> None:
     """A pilot of one session takes what lies beside that one, and nothing of the others; the rest follows."""
-    pilot = await upload(ready, tree, *RULES, "--limit", "1")
+    pilot = await upload(ready, tree, *RULES, "--max-sessions", "1")
     assert (pilot.code, counts(pilot)) == (0, {"stored": 4})
     assert attached(xnat) == expected([1])
     rest = await upload(ready, tree, *RULES)
@@ -384,7 +384,7 @@ async def test_an_outage(xnat: TestXnat, ready: Commands, tree: Path) -> None:
         xnat.faults.add(Fault("any", Status(503, headers={"Retry-After": "0"}), share=1))
 
     xnat.faults.add(Fault("file", Tell(go_away), nth=3))
-    ended = await upload(ready, tree, *RULES, "--max-outage", "0s")
+    ended = await upload(ready, tree, *RULES, "--outage-timeout", "0s")
     assert ended.code == 4
     xnat.faults.clear()
     again = await upload(ready, tree, *RULES)

@@ -208,7 +208,7 @@ async def test_a_watch_sends_what_matches(
         os.utime(source / "1" / f"{number - 10}.dcm", (1, 1))
     rewrite(2, PatientID="P9")(source)
     commands.login(url)
-    words = ("upload", source, "--plan", plan, "-q", "-o", "json", "--watch", "0.1s", "--quiet-time", "0.01s")
+    words = ("upload", source, "--plan", plan, "-q", "-o", "json", "--watch", "0.1s", "--min-age", "0.01s")
     ended = await commands(*words, "--max-duration", "4s")
     assert ended.code == 130, ended.err
     assert {session.study_uid for session in xnat.archived} == {"1.2.1"}
@@ -224,14 +224,14 @@ def mixed(source: Path) -> Path:
     return source
 
 
-@pytest.mark.parametrize("choice", [("--modality", "MR"), ("--since", "2000-01-01", "--include", "*/*.dcm")])
+@pytest.mark.parametrize("choice", [("--modality", "MR"), ("--study-since", "2000-01-01", "--include", "*/*.dcm")])
 async def test_a_plan_carries_its_choice(
     xnat: TestXnat, url: str, commands: Commands, mixed: Path, tmp_path: Path, choice: tuple[str, ...]
 ) -> None:
     """A plan of parts of studies is an upload of the same parts; one of whole studies has rows for these only."""
     commands.login(url)
     target = tmp_path / "parts.csv"
-    words = ("--exclude", "3/*") if "--since" in choice else ()
+    words = ("--exclude", "3/*") if "--study-since" in choice else ()
     made = await commands("plan", mixed, "-P", "demo", *choice, "--partial-studies", *words, "--out", target)
     assert made.code == 0, made.err
     assert {row["files"] for row in rows_of(target) if row["action"] == "upload"} == {"3"}

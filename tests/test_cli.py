@@ -175,14 +175,14 @@ async def test_no_archive_leaves_sessions_built(xnat: TestXnat, url: str, comman
 async def test_other_rules_are_refused_and_reroute_applies_them(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """An old journal keeps its rules; --reroute changes them for what was not sent."""
+    """An old journal keeps its rules; --relabel changes them for what was not sent."""
     commands.login(url)
     assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
     other = await commands("upload", tree, "-P", "demo", "-E", "{StudyInstanceUID}")
     assert other.code == 2
     assert "session '{PatientID}_{StudyDate}'" in other.err
     generated(tree / "more", sessions=1, files=2, size=2_000, seed=3)
-    ended = await commands("upload", tree, "-P", "demo", "-E", "{AccessionNumber}", "--reroute", "-o", "json")
+    ended = await commands("upload", tree, "-P", "demo", "-E", "{AccessionNumber}", "--relabel", "-o", "json")
     assert ended.code == 0, ended.err
     assert ended.json["files"]["stored"] == 2
     assert len([session for session in xnat.archived if "_" not in session.label]) == 1
@@ -513,7 +513,7 @@ async def test_options_may_come_from_the_environment(xnat: TestXnat, url: str, c
         "ASYNCIMPORT_OUTPUT": "json",
         "ASYNCIMPORT_QUIET": "1",
         "ASYNCIMPORT_STATE_DIR": str(commands.home / "journals"),
-        "ASYNCIMPORT_SCAN_FIRST": "true",
+        "ASYNCIMPORT_CHECK_FIRST": "true",
     }
     ended = await commands("upload", tree)
     assert ended.code == 0, ended.err

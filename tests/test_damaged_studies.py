@@ -31,8 +31,8 @@ WAYS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "index": ("-E", "{PatientID}_{StudyIndex}"),
     "suffix": ("--on-collision", "suffix"),
-    "limit": ("--limit", "5"),
-    "quiet": ("--quiet-time", "0.01s"),
+    "limit": ("--max-sessions", "5"),
+    "quiet": ("--min-age", "0.01s"),
     "plan": ("--plan",),
 }
 
@@ -87,12 +87,12 @@ async def test_a_first_file_in_the_midst_of_being_copied_is_not_damaged(
     commands.login(url)
     for path in (source / "cut").iterdir():
         os.utime(path)
-    ended = await commands("upload", source, "-P", "demo", "--quiet-time", "2m", "-o", "json")
+    ended = await commands("upload", source, "-P", "demo", "--min-age", "2m", "-o", "json")
     assert (ended.code, ended.json["files"]["unreadable"]) == (0, 0), ended.out
     assert {one["kind"] for one in ended.json["problems"]} == {"excluded"}
 
 
-@pytest.mark.parametrize("way", [("--limit", "5"), ("--quiet-time", "0.01s")])
+@pytest.mark.parametrize("way", [("--max-sessions", "5"), ("--min-age", "0.01s")])
 async def test_what_a_plan_finds_wrong_is_told_by_a_pilot(
     xnat: TestXnat, url: str, commands: Commands, source: Path, way: tuple[str, ...]
 ) -> None:

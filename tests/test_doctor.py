@@ -263,14 +263,14 @@ WRONG: Mapping[str, tuple[Callable[[TestXnat], None], str, str, Status, str, str
         "1 subscription",
         "switch them off",
     ),
-    "conflict": (lambda xnat: put(xnat, RowStatus.CONFLICT), "prearchive", "", Status.WARNING, "1 are in", "--strays"),
+    "conflict": (lambda xnat: put(xnat, RowStatus.CONFLICT), "prearchive", "", Status.WARNING, "1 are in", "--orphans"),
     "stale": (
         lambda xnat: put(xnat, RowStatus.RECEIVING, days=9),
         "prearchive",
         "",
         Status.WARNING,
         "1 begun days ago",
-        "--strays",
+        "--orphans",
     ),
 }
 

@@ -165,10 +165,10 @@ SCENARIOS: dict[str, Scenario] = {
     "damaged": Scenario(TWO, touch=lacks),
     "two studies with one label": Scenario(SAME_LABEL),
     "two studies with one label, suffix": Scenario(SAME_LABEL, ("--on-collision", "suffix")),
-    "two studies with one label, first only": Scenario(SAME_LABEL, ("--limit", "1")),
-    "two people, later": Scenario({"a/1": study(1), "b/2": study(2, PatientID="p1")}, ("--quiet-time", "1h")),
-    "being written": Scenario(TWO, ("--quiet-time", "1h")),
-    "pilot": Scenario(TWO, ("--limit", "1")),
+    "two studies with one label, first only": Scenario(SAME_LABEL, ("--max-sessions", "1")),
+    "two people, later": Scenario({"a/1": study(1), "b/2": study(2, PatientID="p1")}, ("--min-age", "1h")),
+    "being written": Scenario(TWO, ("--min-age", "1h")),
+    "pilot": Scenario(TWO, ("--max-sessions", "1")),
     # Projects.
     "template": Scenario(
         {"a/1": study(1, StudyDescription="demo"), "b/2": study(2, StudyDescription="other")},
@@ -193,7 +193,7 @@ SCENARIOS: dict[str, Scenario] = {
     "plan": Scenario(TWO, plan=({"study_uid": "1.2.1", **ROW},)),
     "plan, alias and ID with one label": Scenario(
         TWO,
-        ("--merge-patients",),
+        ("--allow-mixed-patients",),
         plan=(
             {"study_uid": "1.2.1", "project_id": "demo", **ROW},
             {"study_uid": "1.2.2", "project_id": "nickname", **ROW},
@@ -232,7 +232,7 @@ SCENARIOS: dict[str, Scenario] = {
     # Choices.
     "over midnight": Scenario(NIGHT),
     "by modality": Scenario(NIGHT, ("--modality", "CT", *VISIT)),
-    "by date": Scenario(NIGHT, ("--since", "2020-01-03", *VISIT)),
+    "by date": Scenario(NIGHT, ("--study-since", "2020-01-03", *VISIT)),
     "by path": Scenario(NIGHT, ("--include", "b/*", *VISIT)),
     "by path, over midnight": Scenario(NIGHT, ("--include", "b/*", "-E", "{PatientID}_{StudyDate}_{Modality}")),
     "nothing chosen": Scenario(NIGHT, ("--modality", "US")),
@@ -244,10 +244,12 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "another subject": Scenario(TWO, before=(("a", "-P", "demo", "-S", "S7", "--journal", "{other}"),)),
     # Who gets a label.
-    "two studies with one label, checked first": Scenario(SAME_LABEL, ("--scan-first",)),
+    "two studies with one label, checked first": Scenario(SAME_LABEL, ("--check-first",)),
     "two studies under one fixed label": Scenario(SAME_LABEL, ("-S", "S", "-E", "visit")),
     "two studies with one label, the later one first": Scenario(DATED),
-    "two studies with one label, the later one first, chosen": Scenario(DATED, ("--limit", "7", "-E", "{PatientID}")),
+    "two studies with one label, the later one first, chosen": Scenario(
+        DATED, ("--max-sessions", "7", "-E", "{PatientID}")
+    ),
     "two studies with one label, the later one first, whole": Scenario(DATED, ("-E", "{PatientID}_{Modality}")),
     "two studies with one label, one has it": Scenario(
         DATED, ("-E", "{PatientID}"), before=(("b", "-P", "demo", "-E", "{PatientID}"),)
@@ -262,13 +264,13 @@ SCENARIOS: dict[str, Scenario] = {
     "a late report, by choice": Scenario(
         REPORT, ("--modality", "SR", "--partial-studies", "--partial", "archive"), before=(("a", "-P", "demo"),)
     ),
-    "a late series, other labels by --reroute": Scenario(LATE, ("--reroute", *VISIT), before=(("a", "-P", "demo"),)),
-    "a late series, other labels by an earlier --reroute": Scenario(
-        LATE, VISIT, before=(("a", "-P", "demo"), ("a", "-P", "demo", "--reroute", *VISIT))
+    "a late series, other labels by --relabel": Scenario(LATE, ("--relabel", *VISIT), before=(("a", "-P", "demo"),)),
+    "a late series, other labels by an earlier --relabel": Scenario(
+        LATE, VISIT, before=(("a", "-P", "demo"), ("a", "-P", "demo", "--relabel", *VISIT))
     ),
-    "a late series, another subject by --reroute": Scenario(
+    "a late series, another subject by --relabel": Scenario(
         LATE,
-        ("--reroute", "-S", "S_{PatientID}", "-E", "{PatientID}_v{StudyIndex}"),
+        ("--relabel", "-S", "S_{PatientID}", "-E", "{PatientID}_v{StudyIndex}"),
         before=(("a", "-P", "demo", "-E", "{PatientID}_v{StudyIndex}"),),
     ),
     "a late series, after a suffix": Scenario(
@@ -291,12 +293,12 @@ SCENARIOS: dict[str, Scenario] = {
     "a part, built, of which the rest is archived": Scenario(
         NIGHT, ("--modality", "CT", "--partial-studies", *VISIT), before=(("a", "-P", "demo", *VISIT),)
     ),
-    "over midnight, archived, then rerouted": Scenario(NIGHT, ("--reroute",), before=((".", "-P", "demo", *VISIT),)),
+    "over midnight, archived, then rerouted": Scenario(NIGHT, ("--relabel",), before=((".", "-P", "demo", *VISIT),)),
     "known by its path below another root": Scenario(
         {"a/v1/1": study(1)}, PATHS, before=(("a", "-P", "demo", *PATHS),)
     ),
     "somebody else waits in the subject": Scenario(
-        TWO, (*ALL, "--reroute", "--include", "b/*"), before=(("a", "-P", "demo", *ALL, "--no-archive"),)
+        TWO, (*ALL, "--relabel", "--include", "b/*"), before=(("a", "-P", "demo", *ALL, "--no-archive"),)
     ),
     "a label in another case": Scenario(
         {"a/1": study(1, PatientID="A", AccessionNumber="X1"), "b/2": study(2, PatientID="a", AccessionNumber="X2")},
@@ -307,7 +309,7 @@ SCENARIOS: dict[str, Scenario] = {
     "let in before": Scenario(
         TWO,
         ALL,
-        before=((".", "-P", "demo", *ALL, "--merge-patients"),),
+        before=((".", "-P", "demo", *ALL, "--allow-mixed-patients"),),
         touch=adds("c/3", 3, **study(2, SeriesInstanceUID="1.3.9")),
     ),
     "let in before, beside another journal's": Scenario(
@@ -316,24 +318,24 @@ SCENARIOS: dict[str, Scenario] = {
         site=unscripted,
         before=(
             ("a", "-P", "demo", *ALL, "--journal", "{other}"),
-            ("b", "-P", "demo", *ALL, "--merge-patients"),
+            ("b", "-P", "demo", *ALL, "--allow-mixed-patients"),
         ),
         touch=adds("c/3", 3, **study(2, SeriesInstanceUID="1.3.9")),
     ),
     "let in before, whole": Scenario(
         TWO,
         ("-S", "all", "-E", "{PatientID}_{Modality}"),
-        before=((".", "-P", "demo", "-S", "all", "-E", "{PatientID}_{Modality}", "--merge-patients"),),
+        before=((".", "-P", "demo", "-S", "all", "-E", "{PatientID}_{Modality}", "--allow-mixed-patients"),),
         touch=adds("c/3", 3, **study(2, SeriesInstanceUID="1.3.9")),
     ),
     "somebody else is there by the journal": Scenario(TWO, ALL, before=(("a", "-P", "demo", *ALL),), touch=alone),
     # What stands in the prearchive.
     "built": Scenario(TWO, before=(("a", "-P", "demo", "--no-archive"),)),
     "built, then rerouted": Scenario(
-        TWO, ("--reroute",), before=(("a", "-P", "demo", "--no-archive", "-S", "WRONG_{PatientID}"),)
+        TWO, ("--relabel",), before=(("a", "-P", "demo", "--no-archive", "-S", "WRONG_{PatientID}"),)
     ),
     "built, then rerouted to another label": Scenario(
-        TWO, ("--reroute",), before=(("a", "-P", "demo", "--no-archive", "-E", "WRONG_{PatientID}"),)
+        TWO, ("--relabel",), before=(("a", "-P", "demo", "--no-archive", "-E", "WRONG_{PatientID}"),)
     ),
     "built by another journal": Scenario(TWO, before=(("a", "-P", "demo", "--no-archive", "--journal", "{other}"),)),
     # What else lies there.
@@ -366,20 +368,20 @@ SCENARIOS |= {
     "files that wait are gone, beside a filter": Scenario(THREE, ("--include", "a/*"), **WAITING, touch=without("a/1")),
     "files that wait were moved": Scenario(THREE, **WAITING, touch=moved),
     "files that wait, another in the place of one": Scenario(THREE, **WAITING, touch=rewritten),
-    "files that wait, a pilot": Scenario(THREE, ("--limit", "1"), **WAITING),
+    "files that wait, a pilot": Scenario(THREE, ("--max-sessions", "1"), **WAITING),
     "files that wait, a pilot of what is left": Scenario(
-        THREE, ("--limit", "1"), **WAITING, touch=without("a/1", "a/3")
+        THREE, ("--max-sessions", "1"), **WAITING, touch=without("a/1", "a/3")
     ),
     "files that wait, a pilot and one of them is gone": Scenario(
-        {**THREE, "b/4": study(2)}, ("--limit", "1"), **WAITING, touch=without("b/4")
+        {**THREE, "b/4": study(2)}, ("--max-sessions", "1"), **WAITING, touch=without("b/4")
     ),
-    "files that wait, being written": Scenario(THREE, ("--quiet-time", "1h"), **WAITING),
+    "files that wait, being written": Scenario(THREE, ("--min-age", "1h"), **WAITING),
     "files that wait, of what nobody asks for": Scenario(THREE, ("--include", "b/*"), **WAITING),
     "a row with a file of somebody else": Scenario(
         THREE, before=((".", "-P", "demo", "--no-archive"),), meanwhile=mixed
     ),
-    "a row with a file of somebody else, under another label by --reroute": Scenario(
-        THREE, ("--reroute",), before=((".", "-P", "demo", "--no-archive", "-E", "WRONG_{PatientID}"),), meanwhile=mixed
+    "a row with a file of somebody else, under another label by --relabel": Scenario(
+        THREE, ("--relabel",), before=((".", "-P", "demo", "--no-archive", "-E", "WRONG_{PatientID}"),), meanwhile=mixed
     ),
     "a row with a file of somebody else, which is overwritten": Scenario(
         THREE, ("--overwrite", "append"), before=((".", "-P", "demo", "--no-archive"),), meanwhile=mixed
@@ -396,7 +398,7 @@ SCENARIOS |= {
     "subjects of the table": Scenario(TWO, table="subject_label,gender\nP1,female\np2,male\n"),
     "subjects of the table, one is nobody": Scenario(TWO, table="subject_label,gender\nP1,female\nP7,male\n"),
     "subjects of the table, one is nobody, a pilot": Scenario(
-        TWO, ("--limit", "1"), table="subject_label,gender\nP1,female\nP7,male\n"
+        TWO, ("--max-sessions", "1"), table="subject_label,gender\nP1,female\nP7,male\n"
     ),
     "subjects of the table, one is known": Scenario(
         TWO, before=(("a", "-P", "demo"),), touch=alone, table="subject_label,gender\nP1,female\nP2,male\n"

@@ -522,7 +522,7 @@ class TestLaterRuns:
         assert book.run() == ["a.pdf"]
 
     def test_new_rules_of_routing(self, book: Book) -> None:
-        """`--reroute` lets go what XNAT has nothing of."""
+        """`--relabel` lets go what XNAT has nothing of."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
         book.run(answer=lambda one: sent(one) if one.name == "a.pdf" else refused(one))
         assert book.run(reroute=True) == ["b.pdf"]

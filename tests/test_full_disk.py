@@ -136,7 +136,7 @@ async def test_the_disk_gets_full_during_the_scan(
     xnat: TestXnat, commands: Commands, tree: Path, state: Path, tmp_path: Path, room: int
 ) -> None:
     """What was found is told as far as it is written down; nothing has been sent, as the scan was to come first."""
-    ended = await limited(commands, empty_journal(tmp_path) + room, upload(tree, state, "--scan-first"))
+    ended = await limited(commands, empty_journal(tmp_path) + room, upload(tree, state, "--check-first"))
     check_failure(ended, state)
     assert ended.json["run"] == "1"
     assert ended.json["files"]["found"] < FILES

@@ -25,12 +25,12 @@ PROBLEMS: dict[str, dict[str, Any]] = {
     "no patient": {"StudyInstanceUID": "1.2.2", "PatientID": None, "StudyDate": "20200102"},
 }
 WAYS: dict[str, tuple[str, ...]] = {
-    "limit": ("--limit", "1"),
+    "limit": ("--max-sessions", "1"),
     # Nothing of it has been seen unchanged for so long.
-    "quiet time": ("--quiet-time", "1h"),
-    "both": ("--limit", "1", "--quiet-time", "0.01s"),
-    "limit and suffix": ("--limit", "1", "--on-collision", "suffix"),
-    "limit and whole studies": ("--limit", "1", "-E", "{PatientID}_{Modality}_{StudyDate}"),
+    "quiet time": ("--min-age", "1h"),
+    "both": ("--max-sessions", "1", "--min-age", "0.01s"),
+    "limit and suffix": ("--max-sessions", "1", "--on-collision", "suffix"),
+    "limit and whole studies": ("--max-sessions", "1", "-E", "{PatientID}_{Modality}_{StudyDate}"),
 }
 
 
@@ -57,7 +57,7 @@ async def test_no_limit_and_no_pause_hides_a_problem(
     assert ended.code in {2, 8}, ended.err
     assert rehearsed.code == ended.code
     assert "1.2.2" in ended.err + ended.out
-    assert "beyond --limit" not in ended.out
+    assert "beyond --max-sessions" not in ended.out
     assert {session.study_uid for session in xnat.archived} <= {"1.2.1"}
     if "quiet time" not in way and ended.code == 8:
         assert {session.study_uid for session in xnat.archived} == {"1.2.1"}

@@ -541,7 +541,7 @@ def test_a_journal_is_bound_to_its_server_and_rules(path: Path) -> None:
 
 @pytest.mark.parametrize("reroute", [True, False])
 def test_another_server(path: Path, reroute: bool) -> None:
-    """What one server acknowledged says nothing about another: the journal's own is named, --reroute or not."""
+    """What one server acknowledged says nothing about another: the journal's own is named, --relabel or not."""
     opened(path).close()
     before = about(path)
     with pytest.raises(JournalError, match=r"belongs to https://xnat\.test, not to https://other") as error:
@@ -561,7 +561,7 @@ def test_other_rules(path: Path) -> None:
     with pytest.raises(UsageError) as error:
         opened(path, rules={"project": "P", "subject": "{AccessionNumber}", "session": "E"})
     assert str(error.value) == "this journal was begun with other rules: subject '{PatientID}', session None"
-    assert "--reroute" in error.value.hint
+    assert "--relabel" in error.value.hint
     assert about(path) == before
     with JournalReader.open(path) as reader:
         assert reader.summary().files.left == 1

@@ -90,9 +90,9 @@ async def test_what_is_archived_counts(
 async def test_a_part_of_the_source(
     xnat: TestXnat, url: str, commands: Commands, source: Path, rules: tuple[str, ...], expected: dict[str, str]
 ) -> None:
-    """With --since the third visit is the third too, and the earlier ones get the numbers that are left for them."""
+    """With --study-since the third visit is the third too; the earlier ones get the numbers that are left for them."""
     commands.login(url)
-    assert (await upload(commands, source, *rules, "--since", "2003-01-01")).code == 0
+    assert (await upload(commands, source, *rules, "--study-since", "2003-01-01")).code == 0
     assert labels(xnat) == {"3": expected["3"]}
     assert (await upload(commands, source, *rules)).code == 0
     assert labels(xnat) == expected
@@ -180,11 +180,11 @@ async def test_who_gets_a_label(xnat: TestXnat, url: str, commands: Commands, tm
         assert [row["study_uid"] for row in ended.json["rows"] if not row["skip"]] == ["1.2.2"]
         (told,) = [one for one in ended.json["problems"] if one["severity"] == "error"]
         assert (told["code"], told["study_uid"]) == ("label-taken", "1.2.1")
-        ended = await commands("plan", *words, "--limit", "5")
+        ended = await commands("plan", *words, "--max-sessions", "5")
         (told,) = [one for one in ended.json["problems"] if one["severity"] == "error"]
         assert (told["code"], told["study_uid"]) == ("label-taken", "1.2.2")
     elif way == "choice":
-        assert (await commands("upload", *words, "--limit", "5")).code == 8
+        assert (await commands("upload", *words, "--max-sessions", "5")).code == 8
         assert labels(xnat) == {"1": "P1"}
     else:
         rehearsed = await commands("upload", *words, "--dry-run")
@@ -203,8 +203,8 @@ async def test_who_gets_a_label(xnat: TestXnat, url: str, commands: Commands, tm
 
 LATE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "after a suffix": (SUFFIX, ("-E", "{PatientID}")),
-    "other labels": (("-E", "{PatientID}_{StudyDate}"), ("--reroute", "-S", "S_{PatientID}", "-E", "{PatientID}")),
-    "other numbers": (INDEX, ("--reroute", "-S", "S_{PatientID}", *INDEX)),
+    "other labels": (("-E", "{PatientID}_{StudyDate}"), ("--relabel", "-S", "S_{PatientID}", "-E", "{PatientID}")),
+    "other numbers": (INDEX, ("--relabel", "-S", "S_{PatientID}", *INDEX)),
 }
 
 
@@ -224,7 +224,7 @@ async def test_what_comes_late_of_a_study(
     before = {(one.subject.label, one.label) for one in xnat.archived}
     study: dict[str, Any] = {"StudyInstanceUID": "1.2.2", "PatientID": "P1", "StudyDate": "20020101"}
     write(source / "visit2" / "late.dcm", image(9, SeriesNumber=9, SeriesInstanceUID="1.3.9", **study))
-    for words in (then, tuple(word for word in then if word != "--reroute")):
+    for words in (then, tuple(word for word in then if word != "--relabel")):
         assert (await upload(commands, source, *words)).code == 0
         assert {(one.subject.label, one.label) for one in xnat.archived} == before
         assert len(xnat.sop_uids()) == 3

@@ -60,7 +60,9 @@ def bids() -> Layout:
         expected[subject, f"{subject}_{session}"] = numbers
     # One person has another number at each examination.
     options = ("--path-pattern", "sourcedata/sub-{subject}/ses-{session}/**", "-S", "{subject}")
-    return Layout("BIDS-like sourcedata", files, expected, (*options, "-E", "{subject}_{session}", "--merge-patients"))
+    return Layout(
+        "BIDS-like sourcedata", files, expected, (*options, "-E", "{subject}_{session}", "--allow-mixed-patients")
+    )
 
 
 def pacs_export() -> Layout:

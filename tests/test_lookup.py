@@ -57,7 +57,7 @@ def test_not_in_the_table(fields: dict[str, str]) -> None:
     """What the table does not list has no place to go; a table of keys alone lets through what it lists."""
     parsed = table("PatientID\n1\n")
     assert parsed.find({"PatientID": "1"}) == {}
-    with pytest.raises(UnroutableError, match=r"^its PatientID is not in --map$"):
+    with pytest.raises(UnroutableError, match=r"^its PatientID is not in --label-map$"):
         parsed.find(fields)
 
 
@@ -78,35 +78,35 @@ def test_columns_of_labels(columns: str, expected: tuple[str | None, ...]) -> No
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "--map, line 1: no column is named like a field"),
-        ("\n \n", "--map, line 1: no column is named like a field"),
-        ("SECRET,S1\n4712,S2\n", "--map, line 1: no column is named like a field"),
-        ("\nsubject,arm\n", "--map, line 2: no column is named like a field"),
-        ("PatientID|arm\n1|A\n", "--map, line 1: no column is named like a field"),
-        ("PatientID,subject\n", "--map: no line below the header"),
-        ("PatientID,arm,arm\n1,A,B\n", "--map, line 1: column 3 has the name of column 2"),
-        ("PatientID,PatientID\n1,1\n", "--map, line 1: column 2 has the name of column 1"),
-        ("patient id,subject\n1,A\n", "--map, line 1: the name of column 1 is not quite PatientID"),
-        ("PatientID,Study_Date\n1,A\n", "--map, line 1: the name of column 2 is not quite StudyDate"),
-        ("PatientID,Subject Label\n1,A\n", "--map, line 1: the name of column 2 is not quite subject_label"),
-        ("PatientID,Modality\n1,A\n", "--map, line 1: a column cannot be named Modality"),
-        ("PatientID,StudyIndex\n1,A\n", "--map, line 1: a column cannot be named StudyIndex"),
-        ("PatientID,project,project_id\n1,A,B\n", "--map, line 1: project_id and project mean the same"),
-        ("PatientID,arm\n1,A\n2\n", "--map, line 3: 1 in place of 2 columns"),
-        ("PatientID,arm\n1,A,SECRET\n", "--map, line 2: 3 in place of 2 columns"),
-        ("PatientID,arm,\n1,A,SECRET\n", "--map, line 2: a value in a column without a name"),
-        ("PatientID,arm\n\n,SECRET\n", "--map, line 3: no PatientID"),
+        ("", "--label-map, line 1: no column is named like a field"),
+        ("\n \n", "--label-map, line 1: no column is named like a field"),
+        ("SECRET,S1\n4712,S2\n", "--label-map, line 1: no column is named like a field"),
+        ("\nsubject,arm\n", "--label-map, line 2: no column is named like a field"),
+        ("PatientID|arm\n1|A\n", "--label-map, line 1: no column is named like a field"),
+        ("PatientID,subject\n", "--label-map: no line below the header"),
+        ("PatientID,arm,arm\n1,A,B\n", "--label-map, line 1: column 3 has the name of column 2"),
+        ("PatientID,PatientID\n1,1\n", "--label-map, line 1: column 2 has the name of column 1"),
+        ("patient id,subject\n1,A\n", "--label-map, line 1: the name of column 1 is not quite PatientID"),
+        ("PatientID,Study_Date\n1,A\n", "--label-map, line 1: the name of column 2 is not quite StudyDate"),
+        ("PatientID,Subject Label\n1,A\n", "--label-map, line 1: the name of column 2 is not quite subject_label"),
+        ("PatientID,Modality\n1,A\n", "--label-map, line 1: a column cannot be named Modality"),
+        ("PatientID,StudyIndex\n1,A\n", "--label-map, line 1: a column cannot be named StudyIndex"),
+        ("PatientID,project,project_id\n1,A,B\n", "--label-map, line 1: project_id and project mean the same"),
+        ("PatientID,arm\n1,A\n2\n", "--label-map, line 3: 1 in place of 2 columns"),
+        ("PatientID,arm\n1,A,SECRET\n", "--label-map, line 2: 3 in place of 2 columns"),
+        ("PatientID,arm,\n1,A,SECRET\n", "--label-map, line 2: a value in a column without a name"),
+        ("PatientID,arm\n\n,SECRET\n", "--label-map, line 3: no PatientID"),
         (
             "PatientID,arm\nSECRET,A\n2,B\nSECRET,B\n",
-            "--map, line 4: the same PatientID as line 2, and other values",
+            "--label-map, line 4: the same PatientID as line 2, and other values",
         ),
         (
             "PatientID,StudyDate,arm\n1,2,A\n1,2,B\n",
-            "--map, line 3: the same PatientID and StudyDate as line 2, and other values",
+            "--label-map, line 3: the same PatientID and StudyDate as line 2, and other values",
         ),
-        ('PatientID,arm\n1,"x\ny"\n1,B\n', "--map, line 4: the same PatientID as line 2, and other values"),
-        ('PatientID,arm\n1,"SECRET\n', "--map, line 2: it is not CSV: "),
-        ('PatientID,arm\n1,"SECRET"x\n', "--map, line 2: it is not CSV: "),
+        ('PatientID,arm\n1,"x\ny"\n1,B\n', "--label-map, line 4: the same PatientID as line 2, and other values"),
+        ('PatientID,arm\n1,"SECRET\n', "--label-map, line 2: it is not CSV: "),
+        ('PatientID,arm\n1,"SECRET"x\n', "--label-map, line 2: it is not CSV: "),
     ],
 )
 def test_mistakes(text: str, words: str) -> None:

@@ -155,15 +155,15 @@ async def test_a_stray_session_is_reported_and_removed_when_asked(
     assert [one["uri"] for one in stray["strays"]] == [f"/data{row.uri}"]
     assert stray["strays"][0]["session"] == "S_20200102"
     assert stray["strays"][0]["status"] == "RECEIVING"
-    listed = await commands("verify", "--strays", "-o", "json")
+    listed = await commands("verify", "--orphans", "-o", "json")
     assert (listed.code, [one["outcome"] for one in listed.json["strays"]]) == (0, ["left"])
     assert xnat.prearchive == [row]
-    told = await commands("verify", "--remove-strays")
+    told = await commands("verify", "--delete-orphans")
     assert told.code == 0
     assert "removed" in told.out
     assert xnat.prearchive == []
     assert xnat.sop_uids() == {sop(number) for number in range(1, 5)}
-    assert (await commands("verify", "--strays", "-o", "json")).json["strays"] == []
+    assert (await commands("verify", "--orphans", "-o", "json")).json["strays"] == []
 
 
 async def test_the_table_tells_of_strays(xnat: TestXnat, url: str, commands: Commands, visit: Path) -> None:
@@ -173,7 +173,7 @@ async def test_the_table_tells_of_strays(xnat: TestXnat, url: str, commands: Com
     told = await commands("upload", visit, "-P", "demo", "-q")
     assert told.code == 0
     assert "1 stray sessions in the prearchive" in told.out
-    assert "asyncimport verify --strays" in told.out
+    assert "asyncimport verify --orphans" in told.out
 
 
 @pytest.mark.usefixtures("stray")
@@ -181,7 +181,7 @@ async def test_a_stray_with_something_the_archive_lacks_stays(xnat: TestXnat, co
     """It is the only copy of an instance: it is not deleted, whoever asks."""
     lose(xnat, 1, 2, 3, 4)
     (row,) = xnat.prearchive
-    told = await commands("verify", "--remove-strays", "-o", "json")
+    told = await commands("verify", "--delete-orphans", "-o", "json")
     assert told.code == 9
     assert [one["outcome"] for one in told.json["strays"]] == ["left: 1 of its 1 instances are not in the archive"]
     assert xnat.prearchive == [row]
@@ -201,7 +201,7 @@ async def test_what_is_not_ours_to_delete_stays(
     """Somebody else's row, and one that XNAT is at work on, stay, with the reason."""
     (row,) = xnat.prearchive
     setattr(row, name, value)
-    told = await commands("verify", "--remove-strays", "-o", "json")
+    told = await commands("verify", "--delete-orphans", "-o", "json")
     assert [one["outcome"] for one in told.json["strays"]] == [outcome]
     assert xnat.prearchive == [row]
 

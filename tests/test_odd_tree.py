@@ -36,7 +36,7 @@ async def test_every_file_of_the_packages_ends_as_the_oracle_says(
         kinds[os.fsencode(target)] = kind_of(path)
     commands.login(url)
     ended = await commands(
-        "upload", tree, "-P", "demo", "-S", "all", "-E", "{StudyInstanceUID}", "--merge-patients",
+        "upload", tree, "-P", "demo", "-S", "all", "-E", "{StudyInstanceUID}", "--allow-mixed-patients",
         "--ignore-archives", "--follow-links", "-o", "json",
     )  # fmt: skip
     assert ended.code == 8, ended.err

@@ -61,7 +61,7 @@ async def test_alias_and_id_in_a_plan_are_one_project(
         table.writeheader()
         table.writerows(rows)
     for words in (("--dry-run",), ()):
-        ended = await upload(ready, source, "--plan", tmp_path / "plan.csv", "--merge-patients", *words)
+        ended = await upload(ready, source, "--plan", tmp_path / "plan.csv", "--allow-mixed-patients", *words)
         assert ended.code == 2, ended.out
         assert "S_v1" in ended.out + ended.err
     assert xnat.count["import"] == 0
@@ -70,7 +70,7 @@ async def test_alias_and_id_in_a_plan_are_one_project(
 async def test_parts_of_a_plan_one_after_the_other(
     xnat: TestXnat, ready: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """On one machine: each part goes on in the same journal, without --reroute."""
+    """On one machine: each part goes on in the same journal, without --relabel."""
     made = await ready("plan", source, "-P", "demo", "--out", tmp_path / "plan.csv", "--split", "2")
     assert made.code == 0, made.err
     for part in ("plan-1.csv", "plan-2.csv", "plan-1.csv"):

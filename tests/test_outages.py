@@ -265,7 +265,7 @@ async def test_a_run_ends_in_time(
 
     xnat.faults.add(Fault(kind, Tell(go_away), nth=2))
     with anyio.fail_after(60):
-        ended = await commands("upload", tree, "-P", "demo", "--max-outage", "3s", "-w", "4", "-o", "json")
+        ended = await commands("upload", tree, "-P", "demo", "--outage-timeout", "3s", "-w", "4", "-o", "json")
     seconds = monotonic() - ended_at[0]
     assert ended.code == 4, ended.err
     assert "for too long" in ended.json["error"]["message"]
@@ -286,6 +286,6 @@ async def test_a_login_that_hangs_ends_in_time(commands: Commands, tree: Path) -
         commands.login(url)
         began = monotonic()
         with anyio.fail_after(60):
-            ended = await commands("upload", tree, "-P", "demo", "--max-outage", "1s", "-o", "json")
+            ended = await commands("upload", tree, "-P", "demo", "--outage-timeout", "1s", "-o", "json")
     assert ended.code == 4, ended.err
     assert monotonic() - began < 15

@@ -52,8 +52,8 @@ WAYS: dict[str, tuple[str, ...]] = {
     "plan": ("--plan",),
     "suffix": (*PATTERN, "--on-collision", "suffix"),
     "whole studies": (*PATTERN, "-E", "{subject}_{Modality}"),
-    "map": ("--path-pattern", "flat/{patient}_{n}.dcm", "--map"),
-    "limit": (*PATTERN, "--limit", "5"),
+    "map": ("--path-pattern", "flat/{patient}_{n}.dcm", "--label-map"),
+    "limit": (*PATTERN, "--max-sessions", "5"),
 }
 
 

@@ -133,7 +133,7 @@ def test_a_name_learnt_later_counts(tmp_path: Path) -> None:
 
 
 def test_what_was_skipped_is_looked_into_again(tmp_path: Path) -> None:
-    """With --merge-patients the next run takes up what this one skipped, though the file has not changed."""
+    """With --allow-mixed-patients the next run takes up what this one skipped, though the file has not changed."""
     path = tmp_path / "j"
     batch = [instance("a", "1", DOE), instance("b", "2", Patient("2"))]
     assert len(reasons(path, batch)) == 1
@@ -179,16 +179,16 @@ def test_names_are_compared_by_what_they_say(one: str, other: str, same: bool) -
 async def test_a_shared_subject_is_found_before_and_while_sending(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """`-S` with a fixed text puts two patients under one subject: reported, and allowed with --merge-patients."""
+    """`-S` with a fixed text puts two patients under one subject: reported, and allowed with --allow-mixed-patients."""
     commands.login(url)
-    before = await commands("upload", tree, "-P", "demo", "-S", "everyone", "--scan-first", "-o", "json")
+    before = await commands("upload", tree, "-P", "demo", "-S", "everyone", "--check-first", "-o", "json")
     assert before.code == 2
     assert "two PatientIDs" in before.json["error"]["message"]
     assert xnat.count["import"] == 0
     streaming = await commands("upload", tree, "-P", "demo", "-S", "everyone", "-o", "json")
     assert streaming.code == 8
     assert streaming.json["sessions"]["archived"] == 1
-    merged = await commands("upload", tree, "-P", "demo", "-S", "everyone", "--merge-patients", "-o", "json")
+    merged = await commands("upload", tree, "-P", "demo", "-S", "everyone", "--allow-mixed-patients", "-o", "json")
     assert merged.code == 0, merged.out
     assert merged.json["sessions"]["archived"] == 2
     assert len(xnat.sop_uids()) == 12
@@ -230,13 +230,13 @@ async def test_a_study_of_two_patients_is_held_as_a_whole(
 async def test_a_study_of_two_patients_may_be_wanted(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """With --merge-patients the same command takes it up, and archives it whole."""
+    """With --allow-mixed-patients the same command takes it up, and archives it whole."""
     commands.login(url)
     for number, patient in enumerate(["S", "S", "T"]):
         write(tmp_path / "visit" / f"{number}", image(number, PatientID=patient))
     words = ("upload", tmp_path / "visit", "-P", "demo", "-o", "json", "-S", "all", "-E", "E_{StudyDate}")
     assert (await commands(*words)).code == 8
-    ended = await commands(*words, "--merge-patients")
+    ended = await commands(*words, "--allow-mixed-patients")
     assert (ended.code, [one["state"] for one in ended.json["details"]]) == (0, ["archived"]), ended.out
     assert len(xnat.sop_uids()) == 3
 

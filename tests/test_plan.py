@@ -346,7 +346,9 @@ async def test_a_lookup_table_gives_labels(
     table = tmp_path / "subjects.csv"
     table.write_text("PatientID,subject\nP1,sub-001\nP3,sub-003\n", "utf-8")
     commands.login(url)
-    ended = await commands("upload", source, "-P", "demo", "--map", table, "-E", "{subject}_{StudyDate}", "-o", "json")
+    ended = await commands(
+        "upload", source, "-P", "demo", "--label-map", table, "-E", "{subject}_{StudyDate}", "-o", "json"
+    )
     assert ended.code == 8, ended.err
     assert {one.label for one in xnat.archived} == {"sub-001_20200102", "sub-003_20200102"}
 
@@ -361,9 +363,9 @@ async def test_a_lookup_table_as_spreadsheets_save_it(
     table.write_bytes("\r\n".join(mark.join(row) for row in rows).encode(encoding))
     commands.login(url)
     named = ("--encoding", encoding) if encoding == "cp1252" else ()
-    assert (await commands("plan", source / "p2", "--map", table, *named)).code == 0
-    assert (await commands("plan", source / "p2", "--map", table)).code == (2 if named else 0)
-    ended = await commands("upload", source / "p2", "-P", "demo", "--map", table, "-q", *named)
+    assert (await commands("plan", source / "p2", "--label-map", table, *named)).code == 0
+    assert (await commands("plan", source / "p2", "--label-map", table)).code == (2 if named else 0)
+    ended = await commands("upload", source / "p2", "-P", "demo", "--label-map", table, "-q", *named)
     assert ended.code == 0, ended.err
     assert [one.subject.label for one in xnat.archived] == ["sub-2"]
 
@@ -441,8 +443,8 @@ PARTS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "included": (("--include", "p1/*", "--include", "*/visit/3?.dcm"), {"P1", "P3"}),
     "excluded": (("--exclude", "p2/*"), {"P1", "P3"}),
     "of a modality": (("--modality", "ct,PT"), {"P4"}),
-    "since a date": (("--since", "2021-01-01"), {"P4"}),
-    "a pilot": (("--limit", "2"), {"P1", "P2"}),
+    "since a date": (("--study-since", "2021-01-01"), {"P4"}),
+    "a pilot": (("--max-sessions", "2"), {"P1", "P2"}),
 }
 
 
@@ -515,7 +517,7 @@ async def test_a_dry_run_sees_sessions_of_other_subjects(url: str, commands: Com
     assert [(one["code"], one["study_uid"]) for one in ended.json["problems"]] == [("subject-on-server", "1.2.1")]
 
 
-@pytest.mark.parametrize("words", [("--since", "soon"), ("--limit", "0"), ("--on-collision", "ask")])
+@pytest.mark.parametrize("words", [("--study-since", "soon"), ("--max-sessions", "0"), ("--on-collision", "ask")])
 async def test_parts_that_cannot_be(commands: Commands, source: Path, words: tuple[str, str]) -> None:
     """One line says what is wrong, and what would do."""
     commands.login("http://127.0.0.1:1")

@@ -203,7 +203,7 @@ async def test_a_copy_that_is_under_way(xnat: TestXnat, url: str, commands: Comm
     """The first run remembers what it saw, and sends nothing; a later one sends what looks the same still."""
     place = tmp_path / "drop"
     commands.login(url)
-    words = ("upload", place, "-P", "demo", "-o", "json", "--quiet-time")
+    words = ("upload", place, "-P", "demo", "-o", "json", "--min-age")
     drop(place / "a", 1, 10)
     drop(place / "b", 2, 20)
     first = await commands(*words, "5m")
@@ -222,7 +222,7 @@ async def test_a_copy_that_is_under_way(xnat: TestXnat, url: str, commands: Comm
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("way", [(), ("--limit", "5"), ("--on-collision", "suffix"), ("--plan",)])
+@pytest.mark.parametrize("way", [(), ("--max-sessions", "5"), ("--on-collision", "suffix"), ("--plan",)])
 async def test_what_an_earlier_run_has_begun_waits_too(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, way: tuple[str, ...]
 ) -> None:
@@ -242,13 +242,13 @@ async def test_what_an_earlier_run_has_begun_waits_too(
         assert await process.wait() == -signal.SIGKILL
     sent = xnat.count["import"]
     drop(place, 1, 16)
-    waits = await commands(*words, "--quiet-time", "5m")
+    waits = await commands(*words, "--min-age", "5m")
     assert (xnat.count["import"], xnat.count["commit"]) == (sent, 0)
     (detail,) = waits.json["details"]
     assert (waits.code, detail["state"]) == (9, "open"), waits.out
     assert detail["reason"] == "it is being written: a file of it has just changed"
-    assert "--limit" not in waits.out
-    ended = await commands(*words, "--quiet-time", "0.01s")
+    assert "--max-sessions" not in waits.out
+    ended = await commands(*words, "--min-age", "0.01s")
     assert ended.code == 0, ended.out
     assert xnat.sop_uids() == {sop(number) for number in range(10, 17)}
 
@@ -260,7 +260,7 @@ async def test_a_dry_run_tells_what_waits(url: str, commands: Commands, tmp_path
     drop(tmp_path / "drop", 2, 20)
     os.utime(tmp_path / "drop" / "20", (4e9, 4e9))
     commands.login(url)
-    ended = await commands("upload", tmp_path / "drop", "-P", "demo", "-o", "json", "--dry-run", "--quiet-time", "5m")
+    ended = await commands("upload", tmp_path / "drop", "-P", "demo", "-o", "json", "--dry-run", "--min-age", "5m")
     codes = [one["code"] for one in ended.json["problems"]]
     assert sorted(codes) == ["being-written", "being-written", "dated-ahead"]
     assert ended.code == 0

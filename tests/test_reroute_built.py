@@ -1,4 +1,4 @@
-"""--reroute reaches what stands in the prearchive: it is archived where the new labels say, or held."""
+"""--relabel reaches what stands in the prearchive: it is archived where the new labels say, or held."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -67,7 +67,7 @@ async def test_it_is_archived_under_the_new_labels(
     await left_built(commands, visits, *wrong)
     if late:
         add(visits, 1, 2)
-    ended = await commands("upload", visits, "-P", "demo", "--reroute", "-o", "json")
+    ended = await commands("upload", visits, "-P", "demo", "--relabel", "-o", "json")
     assert (ended.code, states(ended)) == (0, RIGHT), ended.out
     archived = {(one.subject.label, one.label) for one in xnat.archived}
     assert archived == {("P1", "P1_20200102"), ("P2", "P2_20200102")}
@@ -98,7 +98,7 @@ async def test_a_row_that_is_not_all_ours_is_held(
         name, file = next(iter(files.items()))
         files[f"other-{name}"] = replace(file, name=f"other-{name}", sop_uid="9.9")
     for _ in range(2):
-        words = ("upload", visits, "-P", "demo", "--reroute", "-o", "json", "--overwrite", "append", "--retry", "held")
+        words = ("upload", visits, "-P", "demo", "--relabel", "-o", "json", "--overwrite", "append", "--retry", "held")
         ended = await commands(*words)
         assert ended.code == 9, ended.out
         assert states(ended) == {("P1", "held", None), ("P2", "archived", "uids")}
@@ -118,7 +118,7 @@ async def test_the_new_subject_is_looked_at(
     words = ("-S", "taken", "-E", "E9", "--state-dir", tmp_path / "elsewhere", "-q")
     assert (await commands("upload", tmp_path / "other", "-P", "demo", *words)).code == 0
     await left_built(commands, visits)
-    ended = await commands("upload", visits / "P1", "-P", "demo", "--reroute", "-S", "taken", "-o", "json")
+    ended = await commands("upload", visits / "P1", "-P", "demo", "--relabel", "-S", "taken", "-o", "json")
     assert ended.code == 9, ended.out
     assert states(ended) == {("taken", "held", None)}
     assert "is of another PatientID" in ended.json["details"][0]["reason"]
@@ -129,12 +129,12 @@ async def test_two_of_them_do_not_become_one(xnat: TestXnat, url: str, commands:
     """New labels collide as those of new sessions do."""
     commands.login(url)
     await left_built(commands, visits)
-    ended = await commands("upload", visits, "-P", "demo", "--reroute", "-S", "all", "-E", "{PatientID}", "-o", "json")
+    ended = await commands("upload", visits, "-P", "demo", "--relabel", "-S", "all", "-E", "{PatientID}", "-o", "json")
     assert (ended.code, ended.json["files"]["skipped"]) == (8, 2), ended.out
     assert "two PatientIDs" in ended.json["problems"][0]["reason"]
     assert [one.subject.label for one in xnat.archived] == ["all"]
     # The other one waits for labels of its own.
-    again = await commands("upload", visits, "-P", "demo", "--reroute", "-o", "json")
+    again = await commands("upload", visits, "-P", "demo", "--relabel", "-o", "json")
     assert (again.code, {one.subject.label for one in xnat.archived}) == (0, {"all", "P2"}), again.out
     assert xnat.sop_uids() == EVERY
 
@@ -145,11 +145,11 @@ async def test_what_has_no_place_any_more_is_not_archived(
     """The old labels are not what was asked for."""
     commands.login(url)
     await left_built(commands, visits)
-    ended = await commands("upload", visits, "-P", "demo", "--reroute", "-S", "{StudyID}", "-o", "json")
+    ended = await commands("upload", visits, "-P", "demo", "--relabel", "-S", "{StudyID}", "-o", "json")
     assert ended.code in {8, 9}, ended.out
     assert xnat.archived == []
     assert {row.status for row in xnat.prearchive} == {"READY"}
-    again = await commands("upload", visits, "-P", "demo", "--reroute", "-o", "json")
+    again = await commands("upload", visits, "-P", "demo", "--relabel", "-o", "json")
     assert (again.code, states(again)) == (0, RIGHT), again.out
 
 

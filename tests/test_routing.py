@@ -244,12 +244,15 @@ def test_given_before_table_before_path() -> None:
     ("options", "reason"),
     [
         ({"paths": PathPattern.parse("{subject}/x/**")}, "its path does not match --path-pattern"),
-        ({"table": table("PatientID,arm\n1,A\n")}, "its PatientID is not in --map"),
-        ({"table": table("PatientID,StudyDate\n4711,20000101\n")}, "its PatientID and StudyDate are not in --map"),
-        ({"table": table("PatientID,subject\n4711,\n")}, "no subject in --map"),
+        ({"table": table("PatientID,arm\n1,A\n")}, "its PatientID is not in --label-map"),
+        (
+            {"table": table("PatientID,StudyDate\n4711,20000101\n")},
+            "its PatientID and StudyDate are not in --label-map",
+        ),
+        ({"table": table("PatientID,subject\n4711,\n")}, "no subject in --label-map"),
         (
             {"table": table("PatientID,arm\n4711,\n"), "session": "{arm|PatientBirthDate}"},
-            "no arm in --map and no PatientBirthDate in the header",
+            "no arm in --label-map and no PatientBirthDate in the header",
         ),
         ({"paths": PathPattern.parse("{a}/**"), "session": "{a}"}, "no a in the path"),
     ],

@@ -39,12 +39,12 @@ def test_frozen() -> None:
 )
 def test_durations(text: str, seconds: float) -> None:
     """Durations are written as people write them."""
-    assert seconds_of(text, "--max-outage") == seconds
+    assert seconds_of(text, "--outage-timeout") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "5 minutes", "1h30m", "1w"])
 def test_what_is_no_duration(text: str) -> None:
     """The error names the option, and shows how to write it."""
-    with pytest.raises(UsageError, match="--max-outage") as caught:
-        seconds_of(text, "--max-outage")
+    with pytest.raises(UsageError, match="--outage-timeout") as caught:
+        seconds_of(text, "--outage-timeout")
     assert caught.value.hint

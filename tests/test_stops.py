@@ -127,7 +127,7 @@ async def test_before_anything_begins(
     commands.login(url)
     pipe = tmp_path / "pipe"
     await anyio.to_thread.run_sync(os.mkfifo, pipe)
-    async with commands.start(words[0], tree, *words[1:], "--map", pipe, "-o", "json") as process:
+    async with commands.start(words[0], tree, *words[1:], "--label-map", pipe, "-o", "json") as process:
         # To open it waits for a reader.
         with await anyio.to_thread.run_sync(lambda: pipe.open("wb")):
             process.send_signal(number)
@@ -181,7 +181,7 @@ async def stopped_while_it_waits(process: Process, number: signal.Signals, times
     ("number", "words"),
     [
         (signal.SIGINT, ("upload",)),
-        (signal.SIGTERM, ("upload", "--limit", "1")),
+        (signal.SIGTERM, ("upload", "--max-sessions", "1")),
         (signal.SIGINT, ("upload", "--watch", "1s")),
         (signal.SIGTERM, ("verify", "--repair")),
         (signal.SIGINT, ("plan",)),
@@ -192,7 +192,7 @@ async def test_another_programs_lock_before_anything_begins(
     xnat: TestXnat, uploaded: Commands, tmp_path: Path, number: signal.Signals, words: tuple[str, ...]
 ) -> None:
     """A journal, or a survey, that is locked is not waited for any longer."""
-    plans = words == ("plan",) or "--limit" in words
+    plans = words == ("plan",) or "--max-sessions" in words
     assert (await uploaded("plan", tmp_path / "many", "-P", "demo", "-o", "json")).code == 0
     if "--repair" in words:
         for scan in xnat.archived[0].scans.values():

@@ -200,7 +200,7 @@ async def test_the_command_tells_it_in_a_line(xnat: TestXnat, url: str, commands
     (found,) = xnat.prearchive
     age(found, 300)
     xnat.faults.add(Fault("listing", Status(200, "no zip"), path=found.uri[1:], nth=4))
-    told = await commands("verify", "--remove-strays", "-o", "json")
+    told = await commands("verify", "--delete-orphans", "-o", "json")
     (one,) = told.json["strays"]
     assert one["outcome"] == "left: what XNAT handed out is no zip that can be read (BadZipFile)"
     assert "Traceback" not in told.err

@@ -148,7 +148,7 @@ def test_two_steps() -> None:
     assert labels(rules, rules.study("1", fields, "x/e/f"), rules.study("1", fields, "x/f/f")) == {
         "1": "! its files differ in session"
     }
-    assert labels(rules, rules.study("1", fields, "y/e/f")) == {"1": "! its site and PatientID are not in --map"}
+    assert labels(rules, rules.study("1", fields, "y/e/f")) == {"1": "! its site and PatientID are not in --label-map"}
     with pytest.raises(UnroutableError, match=r"^its path does not match --path-pattern$"):
         rules.study("1", fields, "f")
     with pytest.raises(TypeError):

@@ -14,7 +14,7 @@ from asyncimport.routing import UnroutableError
 from asyncimport.routing.templates import Template
 
 HEADER = dict.fromkeys(["PatientID", "AccessionNumber", "StudyID", "StudyDescription"], "the header")
-PLACES = {**HEADER, "subject": "the path", "Arm of trial": "--map"}
+PLACES = {**HEADER, "subject": "the path", "Arm of trial": "--label-map"}
 FIELDS = {"PatientID": "Site-42", "StudyID": "  7 ", "StudyDescription": "MR {Brain}: a|b/c 'x'", "subject": "s1"}
 
 
@@ -101,7 +101,7 @@ def test_only_numbers_are_padded(value: str) -> None:
         ("{AccessionNumber|PatientID}", "no AccessionNumber or PatientID in the header"),
         (
             "{Arm of trial|PatientID|subject}",
-            "no Arm of trial in --map and no PatientID in the header and no subject in",
+            "no Arm of trial in --label-map and no PatientID in the header and no subject in",
         ),
         ("{StudyID:/^x/}", "StudyID does not match the pattern of --session"),
         ("{PatientID|StudyID:/^x/}", "StudyID does not match the pattern of --session"),

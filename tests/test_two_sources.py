@@ -51,7 +51,7 @@ async def test_a_plan_keeps_the_projects_of_a_table(
 ) -> None:
     """Without -P, as with a template of its own; the upload by that plan goes there."""
     target = tmp_path / "plan.csv"
-    ended = await commands("plan", source, "--map", table, "--out", target, "-o", "json")
+    ended = await commands("plan", source, "--label-map", table, "--out", target, "-o", "json")
     assert ended.code == 0, ended.err
     assert [row["project"] for row in ended.json["rows"]] == ["one", "two"]
     assert [row.project_id for row in read_plan(target.read_bytes())] == ["one", "two"]
@@ -99,14 +99,14 @@ async def test_two_sources_that_differ(
         (tmp_path / "config.toml").write_text(f'{default}[profiles.p]\nhost = "{host}"\nproject = "one"\n')
         commands.env["ASYNCIMPORT_CONFIG"] = os.fspath(tmp_path / "config.toml")
         words = ["--profile", "p"] if way == "profile" else []
-    ended = await commands(command, source, "--map", table, "-q", *words)
+    ended = await commands(command, source, "--label-map", table, "-q", *words)
     assert ended.code == 2
     assert "line 3" in ended.err
     assert "project" in ended.err
     assert "{project}" in ended.err.partition("hint: ")[2]
     assert not sites.archived
     # The way out that is told.
-    assert (await commands(command, source, "--map", table, "-q", *words, "-P", "{project}")).code == 0
+    assert (await commands(command, source, "--label-map", table, "-q", *words, "-P", "{project}")).code == 0
     if command == "upload":
         assert places(sites) == {("one", "S1"), ("two", "S2")}
 
@@ -116,7 +116,7 @@ async def test_two_sources_that_agree(sites: TestXnat, commands: Commands, sourc
     table = tmp_path / "map.csv"
     sites.projects["one"].aliases = ("uno",)
     table.write_text("PatientID,project,subject\nP1,uno,S1\nP2,,S2\n")
-    assert (await commands("upload", source, "--map", table, "-P", "uno", "-q")).code == 0
+    assert (await commands("upload", source, "--label-map", table, "-P", "uno", "-q")).code == 0
     assert places(sites) == {("one", "S1"), ("one", "S2")}
 
 
@@ -133,5 +133,5 @@ def test_templates_beside_a_table() -> None:
     """What only a header tells is compared study by study."""
     text = "PatientID,project,subject\nP1,{},S1\n"
     assert rules(text.format("demo"), "{ClinicalTrialSiteID}").route("1", FIELDS).project == "demo"
-    with pytest.raises(UnroutableError, match="-P and --map name two projects"):
+    with pytest.raises(UnroutableError, match="-P and --label-map name two projects"):
         rules(text.format("other"), "{ClinicalTrialSiteID}").route("1", FIELDS)

@@ -113,7 +113,7 @@ async def test_a_label_map_by_a_field_of_paths(
     pattern = unicodedata.normalize(there, f"Klinik {NAME}/{{who}}/*")
     words = ("upload", tmp_path / "source", "-P", "demo", "-q", "--path-pattern", pattern)
     for more in (("--dry-run",), ()):
-        ended = await commands(*words, "--map", tmp_path / "map.csv", *more)
+        ended = await commands(*words, "--label-map", tmp_path / "map.csv", *more)
         assert ended.code == 0, ended
     assert [(one.subject.label, one.label) for one in xnat.archived] == [("S1", "S1_v1")]
 

@@ -127,14 +127,14 @@ async def test_headers_that_contradict_each_other_say_nothing(xnat: TestXnat, re
     other = {"StudyInstanceUID": "1.2.9", "StudyDate": "20210102", "SOPInstanceUID": "1.2.9.1"}
     visit(tree / "later", 1, PatientSex="F", PatientBirthDate="19710131", **other)
     for _ in range(2):
-        ended = await upload(ready, tree, "--subjects-from-dicom", "gender,yob", "--merge-patients")
+        ended = await upload(ready, tree, "--subjects-from-dicom", "gender,yob", "--allow-mixed-patients")
         assert (ended.code, problems(ended, "subject refused")) == (8, [f"{CONTRADICTION}: yob"])
         assert known(xnat, "S1") == {"gender": "female"}
     verified = await ready("verify", "-P", "demo", "-o", "json")
     assert [one["fields"] for one in verified.json["subjects"]] == [["gender"], ["gender", "yob"]]
     table = tree.parent / "subjects.csv"
     table.write_text("subject_label,dob\nS1,1970-01-31\nS2,1980-02-29\n")
-    options = ("--subjects-from-dicom", "gender,yob", "--merge-patients", "--subjects", table)
+    options = ("--subjects-from-dicom", "gender,yob", "--allow-mixed-patients", "--subjects", table)
     assert (await upload(ready, tree, *options)).code == 0
     assert known(xnat, "S1") == {"gender": "female", "dob": "1970-01-31"}
 
@@ -210,7 +210,7 @@ async def test_rows_are_of_a_project_by_its_alias(
 async def test_a_pilot_has_rows_of_others(ready: Commands, tree: Path, table: Path) -> None:
     """They are told when all of the source was asked for; letter case makes nobody another."""
     table.write_text(TABLE.lower())
-    for options in (("--limit", "1"), ()):
+    for options in (("--max-sessions", "1"), ()):
         ended = await upload(ready, tree, "--subjects", table, *options)
         assert (ended.code, ended.json["notices"]) == (0, [])
 

@@ -55,7 +55,7 @@ async def test_a_watch_takes_what_comes_until_it_is_stopped(
     place = tmp_path / "drop"
     place.mkdir()
     commands.login(url)
-    words = ("upload", place, "-P", "demo", "-q", "--watch", "0.1s", "--quiet-time", "0s")
+    words = ("upload", place, "-P", "demo", "-q", "--watch", "0.1s", "--min-age", "0s")
     first, second = run_over(xnat, "archive"), run_over(xnat, "archive", nth=2)
     with anyio.fail_after(60):
         async with commands.start(*words) as process:
@@ -91,7 +91,7 @@ async def after(xnat: TestXnat, runs: int) -> None:
         await event.wait()
 
 
-QUICK = ("--watch", "0.05s", "--quiet-time", "0s")
+QUICK = ("--watch", "0.05s", "--min-age", "0s")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -233,7 +233,7 @@ async def test_a_server_that_is_away(xnat: TestXnat, commands: Commands, tmp_pat
     place = tmp_path / "drop"
     drop(place / "a", 1, 2)
     commands.login(f"http://127.0.0.1:{unused_port}")
-    async with commands.start("upload", place, "-P", "demo", "--max-outage", "0.2s", *QUICK) as process:
+    async with commands.start("upload", place, "-P", "demo", "--outage-timeout", "0.2s", *QUICK) as process:
         assert process.stderr is not None
         err = Lines(process.stderr)
         await err.until("error:")
@@ -259,7 +259,7 @@ async def test_the_longest_time_is_that_of_the_whole_watch(
     place = tmp_path / "drop"
     drop(place / "a", 1, 2)
     commands.login(url)
-    words = ("upload", place, "-P", "demo", "-o", "json", "--watch", "10m", "--quiet-time", "0s")
+    words = ("upload", place, "-P", "demo", "-o", "json", "--watch", "10m", "--min-age", "0s")
     with anyio.fail_after(60):
         ended = await commands(*words, "--max-duration", "2s")
     assert (ended.code, ended.json["files"]["stored"]) == (130, 2)

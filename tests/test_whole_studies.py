@@ -53,10 +53,10 @@ async def upload(commands: Commands, source: Path, *words: str | Path) -> Ended:
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "modality": ("--modality", "CT"),
-    "since": ("--since", "2020-01-02"),
+    "since": ("--study-since", "2020-01-02"),
     "include": ("--include", "night/*"),
-    "all of them": ("--include", "night/*", "--modality", "CT", "--since", "2020-01-02"),
-    "with a limit": ("--modality", "CT", "--limit", "1"),
+    "all of them": ("--include", "night/*", "--modality", "CT", "--study-since", "2020-01-02"),
+    "with a limit": ("--modality", "CT", "--max-sessions", "1"),
     "with whole labels": ("--modality", "CT", "-E", "{PatientID}_{Modality}"),
 }
 
@@ -147,13 +147,13 @@ async def test_what_is_built_and_not_asked_for_is_left_alone(xnat: TestXnat, rea
 
 
 async def test_a_pilot_is_no_more_than_that(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """What an earlier run has left of other sessions is beyond --limit too."""
+    """What an earlier run has left of other sessions is beyond --max-sessions too."""
     source = scanned(tmp_path / "source")
     assert (await upload(ready, source, "--no-archive", "--state-dir", tmp_path / "other")).code == 0
     assert (await upload(ready, source)).code == 9
     for row in xnat.prearchive:
         xnat.remove_row(row)
-    await upload(ready, source, "--limit", "1")
+    await upload(ready, source, "--max-sessions", "1")
     assert xnat.sop_uids() == WHOLE
     assert (await upload(ready, source)).code == 0
     assert xnat.sop_uids() == WHOLE | {sop(9)}

@@ -42,12 +42,12 @@ UNDER_S = ("-P", "demo", "-S", "S1", "-E", "E{StudyDate}", "-o", "json")
 async def test_an_exception_is_for_the_patients_that_it_was_made_for(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """--merge-patients lets A and B share a subject, for good; C does not, in a run without it."""
+    """--allow-mixed-patients lets A and B share a subject, for good; C does not, in a run without it."""
     commands.login(url)
     place = tmp_path / "visits"
     visit(place, 1, "A")
     visit(place, 2, "B")
-    assert (await commands("upload", place, *UNDER_S, "--merge-patients")).code == 0
+    assert (await commands("upload", place, *UNDER_S, "--allow-mixed-patients")).code == 0
     visit(place, 3, "C")
     visit(place, 4, "B")
     ended = await commands("upload", place, *UNDER_S)
@@ -99,14 +99,14 @@ async def test_a_second_journal_asks_the_archive(xnat: TestXnat, url: str, comma
     sent = xnat.count["import"]
     ended = await commands("upload", visit(tmp_path / "new", 2, "B"), *UNDER_S)
     assert (ended.code, ended.json["sessions"]["held"]) == (9, 1), ended.out
-    assert "is of another PatientID; --merge-patients allows it" in ended.json["details"][0]["reason"]
+    assert "is of another PatientID; --allow-mixed-patients allows it" in ended.json["details"][0]["reason"]
     assert xnat.count["import"] == sent
 
 
 async def test_an_exception_counts_against_the_archive_too(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """Told in a dry run, and let through for this pair by --merge-patients, for good."""
+    """Told in a dry run, and let through for this pair by --allow-mixed-patients, for good."""
     xnat.script = None
     commands.login(url)
     await sent_by_another(commands, visit(tmp_path, 1, "A"), tmp_path, *UNDER_S)
@@ -116,7 +116,7 @@ async def test_an_exception_counts_against_the_archive_too(
     rehearsed = await commands("upload", place, *UNDER_S, "--dry-run")
     assert rehearsed.code == 9
     assert {one["code"] for one in rehearsed.json["problems"]} == {"subject-of-another"}
-    assert (await commands("upload", place / "2", *UNDER_S, "--merge-patients")).code == 0
+    assert (await commands("upload", place / "2", *UNDER_S, "--allow-mixed-patients")).code == 0
     assert (await commands("upload", place, *UNDER_S)).code == 0
     visit(place, 4, "C")
     assert (await commands("upload", place, *UNDER_S)).code == 8
@@ -218,7 +218,7 @@ async def test_a_subject_label_that_is_an_id(xnat: TestXnat, url: str, commands:
     assert xnat.count["import"] == 1
     assert [session.subject.label for session in xnat.archived] == ["XNAT_S99999"]
     # The way out is the one that is told.
-    again = await commands("upload", place, "-P", "demo", "-o", "json", "-S", "sub-{PatientID}", "--reroute")
+    again = await commands("upload", place, "-P", "demo", "-o", "json", "-S", "sub-{PatientID}", "--relabel")
     assert (again.code, again.json["sessions"]["held"]) == (0, 0), again.out
     assert len(xnat.sop_uids()) == 3
 

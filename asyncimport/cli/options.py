@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from asyncimport.cli.profiles import Chosen, chosen
+from asyncimport.cli.spellings import variables_of
 
 __all__ = [
     "CaBundle",
@@ -65,9 +66,9 @@ def hidden(*names: str, help: str) -> typer.models.OptionInfo:  # noqa: A002 - a
     return typer.Option(*names, help=help, envvar=variable(names[0]), hidden=True)  # type: ignore[no-any-return]
 
 
-def variable(name: str) -> str:
-    """Return the environment variable of an option: ASYNCIMPORT_MAX_OUTAGE for --max-outage."""
-    return f"ASYNCIMPORT_{name.lstrip('-').replace('-', '_').upper()}"
+def variable(name: str) -> list[str]:
+    """Return the environment variables of an option: ASYNCIMPORT_CA_BUNDLE for --ca-bundle."""
+    return variables_of(name)
 
 
 Host = Annotated[
@@ -158,7 +159,7 @@ PathPatternOption = Annotated[
 ]
 Map = Annotated[
     Path | None,
-    hidden("--map", help="CSV that gives labels by fields: PatientID,subject."),
+    hidden("--label-map", help="CSV that gives labels by fields: PatientID,subject."),
 ]
 Encoding = Annotated[
     str,
@@ -170,7 +171,7 @@ OnCollision = Annotated[
     str,
     hidden("--on-collision", help="error, or suffix: a label that another study has gets _2, _3 ..."),
 ]
-MergePatients = Annotated[bool, hidden("--merge-patients", help="Let several patients share a subject label.")]
+MergePatients = Annotated[bool, hidden("--allow-mixed-patients", help="Let several patients share a subject label.")]
 Truncated = Annotated[str, hidden("--truncated", help="skip or send files whose data set ends before it should.")]
 IgnoreArchives = Annotated[
     bool, hidden("--ignore-archives", help="Do not report zip, tar and gz files that hold DICOM.")
@@ -193,16 +194,16 @@ Modality = Annotated[
 ]
 Since = Annotated[
     str | None,
-    hidden("--since", help="Only studies from this date on: 2020-01-31."),
+    hidden("--study-since", help="Only studies from this date on: 2020-01-31."),
 ]
 PartialStudies = Annotated[
     bool,
     hidden(
         "--partial-studies",
-        help="--modality, --since and --include choose series, not studies; sessions stay open for the rest.",
+        help="--modality, --study-since and --include choose series, not studies; sessions stay open for the rest.",
     ),
 ]
 Limit = Annotated[
     int | None,
-    hidden("--limit", help="Only the first N sessions, for a pilot."),
+    hidden("--max-sessions", help="Only the first N sessions, for a pilot."),
 ]

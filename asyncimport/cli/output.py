@@ -154,7 +154,7 @@ def show_strays(console: Console, strays: Sequence[Stray]) -> None:
     if not strays:
         return
     what = "stray sessions in the prearchive, left by uploads that broke off and took effect late"
-    console.print(Text(f"{len(strays):,} {what} (see `asyncimport verify --strays`)", style="bold"))
+    console.print(Text(f"{len(strays):,} {what} (see `asyncimport verify --orphans`)", style="bold"))
     for stray in strays[:_SHOWN]:
         session = stray.session
         console.print(Text(f"  stray: {session.project} / {session.subject} / {session.label}: {plain(stray.uri)}"))

@@ -11,6 +11,7 @@ import platformdirs
 import typer
 from typer.core import TyperCommand
 
+from asyncimport.cli.spellings import FORMER, as_spelt_now
 from asyncimport.cli.values import quick
 from asyncimport.credentials import Profile, check_host, check_no_secret, find, kept, read_profiles, same_server
 from asyncimport.errors import UsageError
@@ -68,6 +69,7 @@ class Profiled(TyperCommand):
 
         Raises: UsageError when the values contradict each other, or one holds a secret.
         """
+        args = as_spelt_now(args)
         if not ctx.resilient_parsing and any(parameter.name == "profile" for parameter in self.params):
             given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             try:
@@ -130,6 +132,8 @@ def _defaults(ctx: Any, path: Path, name: str, profile: Profile) -> dict[str, An
         for spelling in parameter.opts
         if spelling.startswith("--") and not parameter.is_eager and spelling != "--profile"
     }
+    former = {old[2:].replace("-", "_"): now[2:].replace("-", "_") for old, now in FORMER.items()}
+    options |= {old: options[now] for old, now in former.items() if now in options}
     defaults = {}
     for key, value in profile.defaults.items():
         where = f"{path}: profiles.{name}.defaults.{key}"

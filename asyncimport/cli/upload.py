@@ -123,7 +123,7 @@ def upload(
     ] = False,
     scan_first: Annotated[
         bool,
-        hidden("--scan-first", help="Send nothing before the whole source is scanned and free of collisions."),
+        hidden("--check-first", help="Send nothing before the whole source is scanned and free of collisions."),
     ] = False,
     overwrite: Annotated[
         str, hidden("--overwrite", help="Passed to the archive step: none, append or delete.")
@@ -132,12 +132,12 @@ def upload(
         int, hidden("--max-open-sessions", help="Sessions that may occupy the server's prearchive at a time.")
     ] = 200,
     max_outage: Annotated[
-        str, hidden("--max-outage", help="How long to wait for a server that is away: 90s, 15m, 8h.")
+        str, hidden("--outage-timeout", help="How long to wait for a server that is away: 90s, 15m, 8h.")
     ] = "1h",
     quiet_period: Annotated[
         str,
         hidden(
-            "--quiet-period",
+            "--settle-time",
             help="How long to leave a session alone after an upload broke off, which may yet take effect.",
         ),
     ] = "30s",
@@ -167,7 +167,7 @@ def upload(
     ] = None,
     max_rate: Annotated[str | None, hidden("--max-rate", help="Bytes a second at most: 500kB, 20MB, 1.5GB.")] = None,
     timeout: Annotated[float, hidden("--timeout", help="Seconds to wait for an answer of the server.")] = 600.0,
-    reroute: Annotated[bool, hidden("--reroute", help="Apply changed -S and -E to what is not archived yet.")] = False,
+    reroute: Annotated[bool, hidden("--relabel", help="Apply changed -S and -E to what is not archived yet.")] = False,
     adopt_rows: Annotated[
         bool,
         hidden("--adopt-rows", help="Fill sessions in the prearchive that an upload from another journal has begun."),
@@ -208,7 +208,7 @@ def upload(
     ] = None,
     quiet_time: Annotated[
         str | None,
-        hidden("--quiet-time", help="Leave studies out of which a file changed within this time; 2m with --watch."),
+        hidden("--min-age", help="Leave studies out of which a file changed within this time; 2m with --watch."),
     ] = None,
     state_dir: StateDir = None,
     journal: JournalFile = None,
@@ -260,7 +260,7 @@ def upload(
         if rows is not None:
             choice = carried_choice(rows, choice)
         if limit is not None and limit < 1:
-            raise UsageError(f"--limit {limit} cannot be", hint="give the number of sessions of the pilot")
+            raise UsageError(f"--max-sessions {limit} cannot be", hint="give the number of sessions of the pilot")
         rules = [AttachRule.parse(text) for text in attach or ()]
         said, flaws = read_table(subjects, project or "", encoding) if subjects is not None else ([], [])
         wished = [name.strip() for name in subjects_from_dicom.split(",") if name.strip()]
@@ -280,8 +280,8 @@ def upload(
             max_open_sessions=max_open_sessions,
             archive=archive,
             scan_first=scan_first,
-            max_outage=seconds_of(max_outage, "--max-outage"),
-            quiet_period=seconds_of(quiet_period, "--quiet-period"),
+            max_outage=seconds_of(max_outage, "--outage-timeout"),
+            quiet_period=seconds_of(quiet_period, "--settle-time"),
             partial=partial == "archive",
             receipts=receipts is not None,
             resend_changed=resend_changed,
@@ -292,7 +292,7 @@ def upload(
         pause = None if watch is None else seconds_of(watch, "--watch")
         if pause == 0:
             raise UsageError(f"--watch {watch} is no pause", hint="say how often to look, as in --watch 60s")
-        quiet_for = seconds_of(quiet_time or ("0s" if watch is None else "2m"), "--quiet-time")
+        quiet_for = seconds_of(quiet_time or ("0s" if watch is None else "2m"), "--min-age")
         longest = None if max_duration is None else seconds_of(max_duration, "--max-duration")
     except AsyncimportError as error:
         if output is Output.JSON:

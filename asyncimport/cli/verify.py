@@ -47,11 +47,11 @@ def verify(
     ] = False,
     strays: Annotated[
         bool,
-        typer.Option("--strays", help="Look for sessions in the prearchive that uploads which broke off left behind."),
+        typer.Option("--orphans", help="Look for sessions in the prearchive that uploads which broke off left behind."),
     ] = False,
     remove_strays: Annotated[
         bool,
-        typer.Option("--remove-strays", help="Delete those of them whose every file is seen to be in the archive."),
+        typer.Option("--delete-orphans", help="Delete those of them whose every file is seen to be in the archive."),
     ] = False,
     safe_to_delete: Annotated[
         Path | None,

@@ -316,7 +316,7 @@ def check_rules(stored: Mapping[str, str], path: Path, destination: str, rules: 
         was = ", ".join(f"{name.removeprefix('rule ')} {stored.get(name)!r}" for name in changed)
         raise UsageError(
             f"this journal was begun with other rules: {was}",
-            hint="give the same options again; --reroute applies the new ones to what is not archived yet",
+            hint="give the same options again; --relabel applies the new ones to what is not archived yet",
         )
 
 

@@ -13,7 +13,7 @@ from asyncimport.routing import TWO_IDS, Ruled, agree, clash, doubts, joined, la
 _SESSIONS_REMEMBERED = 2_000
 # Of one session: of more patients than this, the journal compares one again.
 _PATIENTS_REMEMBERED = 16
-_ALLOW = "--merge-patients allows it"
+_ALLOW = "--allow-mixed-patients allows it"
 
 
 @dataclass(frozen=True, slots=True)

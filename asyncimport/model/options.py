@@ -1,9 +1,9 @@
 """The options of a run: flat, frozen, checked when they are made."""
 
 import re
+from dataclasses import dataclass
 
 from asyncimport.errors import UsageError
-from asyncimport.model.record import record
 
 __all__ = ["AUTO_CEILING", "AUTO_WORKERS", "Options", "bytes_of", "seconds_of"]
 
@@ -14,7 +14,7 @@ AUTO_CEILING = 64
 _MOST_WORKERS = 256
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Options:
     """How a run goes about its work.
 

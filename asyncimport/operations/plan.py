@@ -65,7 +65,7 @@ __all__ = [
 EVERYTHING = Choice()
 _NO_NAMES: Mapping[str, str | AsyncimportError] = MappingProxyType({})
 
-_ONE_PERSON = "look at the patients; if they are one, --merge-patients"
+_ONE_PERSON = "look at the patients; if they are one, --allow-mixed-patients"
 _OTHER_STUDY = "make the plan anew; if the study is meant all the same, correct or empty that cell of the line"
 _NO_STUDY = "correct its key, take the line out or mark it skip; or check SOURCE"
 _SAME_FIELDS = "choose templates of fields that are the same in all its files"

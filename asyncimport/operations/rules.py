@@ -32,7 +32,7 @@ def rules_from(
     keywords = frozenset(STUDY_FIELDS)
     paths = None if path_pattern is None else PathPattern.parse(path_pattern)
     fields = set() if paths is None else set(paths.fields)
-    found = None if table is None else LookupTable.parse(_text(table, "--map", encoding), keywords | fields)
+    found = None if table is None else LookupTable.parse(_text(table, "--label-map", encoding), keywords | fields)
     if not project:
         is_named = "project" in fields or (found is not None and found.column("project") is not None)
         project = None if is_named else no_project
@@ -43,11 +43,11 @@ def choice_from(modality: str | None, since: str | None, include: Sequence[str] 
     """Make the choice of a part of the source. Raises: UsageError."""
     day = (since or "").replace("-", "").replace(".", "")
     if since is not None and not re.fullmatch(r"\d{8}", day):
-        raise UsageError(f"--since {since} is not a date", hint="write it as 2020-01-31")
+        raise UsageError(f"--study-since {since} is not a date", hint="write it as 2020-01-31")
     modalities = frozenset(one.strip().upper() for one in (modality or "").split(",") if one.strip())
     choice = Choice(modalities, day, glob_pattern(include or ()), parts)
     if parts and choice.is_everything:
-        raise UsageError("--partial-studies of what?", hint="choose series with --modality, --since or --include")
+        raise UsageError("--partial-studies of what?", hint="choose series with --modality, --study-since or --include")
     return choice
 
 
@@ -83,7 +83,7 @@ def carried_choice(rows: Sequence[PlanRow], choice: Choice) -> Choice:
     if choice != EVERYTHING and choice != carried:
         raise UsageError(
             f"--plan was made with another choice of parts ({text})",
-            hint="leave --modality, --since, --include and --partial-studies out: the plan carries its own",
+            hint="leave --modality, --study-since, --include and --partial-studies out: the plan carries its own",
         )
     return carried
 

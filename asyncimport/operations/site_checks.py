@@ -136,7 +136,7 @@ def _prearchive(facts: Facts, told: Told[list[Row]]) -> Finding:
         Status.WARNING,
         f"of {len(rows):,} sessions in the prearchive {stuck:,} are in conflict or error, {stale:,} begun days ago",
         "files of the same studies may join them, or make second sessions",
-        "clear them away in XNAT's prearchive; `asyncimport verify --strays` finds those of an upload",
+        "clear them away in XNAT's prearchive; `asyncimport verify --orphans` finds those of an upload",
     )
 
 

@@ -217,7 +217,7 @@ async def _strays(client: Client, reader: JournalReader, result: VerifyResult, s
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     except RefusedError as error:
-        raise UsageError(str(error), hint="--strays needs the right to edit the project") from error
+        raise UsageError(str(error), hint="--orphans needs the right to edit the project") from error
 
 
 async def _removed(client: Client, stray: Stray) -> str:

@@ -114,7 +114,7 @@ class OutageMonitor:
                 self._tell()
                 raise UnavailableError(
                     f"the server has been away for too long: {self._error}",
-                    hint="run the same command again when it is back; --max-outage says how long to wait",
+                    hint="run the same command again when it is back; --outage-timeout says how long to wait",
                 )
 
     async def _answers(self) -> bool:

@@ -140,7 +140,7 @@ class Outage:
                     if waited > self._longest:
                         raise UnavailableError(
                             f"the server has been away for too long: {error}",
-                            hint="run the same command again when it is back; --max-outage says how long to wait",
+                            hint="run the same command again when it is back; --outage-timeout says how long to wait",
                         ) from error
                     self._hold(pause)
                     await self._sleep(pause * (0.5 + self._jitter() / 2))

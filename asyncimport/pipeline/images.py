@@ -202,7 +202,7 @@ class _Line:
                 if options.scan_first and (collisions := await self._ask(self._journal.scan.collisions)):
                     raise UsageError(
                         f"nothing was sent, because {len(collisions)} problem(s) were found: {collisions[0][0]}",
-                        hint="see them all with `asyncimport status`; correct the labels, or leave --scan-first out",
+                        hint="see them all with `asyncimport status`; correct the labels, or leave --check-first out",
                     )
                 self._may_feed = self._has_scanned = True
                 self._report(ScanFinished(gone.files, gone.unsent))

@@ -42,7 +42,7 @@ class Choice:
     wrong: Mapping[str, str] = field(default_factory=dict)
     waiting: Mapping[str, str] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
-    beyond: str = "it is beyond --limit"
+    beyond: str = "it is beyond --max-sessions"
 
     @property
     def is_everything(self) -> bool:
@@ -81,7 +81,7 @@ class Choice:
             return "its modality was not asked for"
         # Old files have points in dates (PS3.5 6.2, DA).
         if self.since and fields.get("StudyDate", "").strip().replace(".", "") < self.since:
-            return "it is of before --since, or has no date"
+            return "it is of before --study-since, or has no date"
         return ""
 
     def check(self, study_uid: str) -> None:

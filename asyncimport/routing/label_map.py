@@ -22,7 +22,7 @@ from asyncimport.routing.studies import WHOLE_STUDY
 
 __all__ = ["LookupTable"]
 
-_OPTION = "--map"
+_OPTION = "--label-map"
 _LABEL_COLUMNS = {
     "project": ("project_id", "project"),
     "subject": ("subject_label", "subject"),

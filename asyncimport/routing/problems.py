@@ -24,7 +24,7 @@ class Effect(Enum):
     WRONG = auto()
     """Files are skipped; where all studies are decided before the first file is sent, nothing is."""
     SKIPS = auto()
-    """Files are skipped; with `--scan-first` nothing is sent."""
+    """Files are skipped; with `--check-first` nothing is sent."""
     LACKS = auto()
     """Files, or something that belongs to them, are not sent, or not kept by XNAT."""
     HOLDS = auto()

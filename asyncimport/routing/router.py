@@ -64,7 +64,7 @@ class Router:
         places = {
             **dict.fromkeys(offered, "the header"),
             **dict.fromkeys(self._path_fields, "the path"),
-            **dict.fromkeys(columns, "--map"),
+            **dict.fromkeys(columns, "--label-map"),
         }
         if project is None and (project := self._given_elsewhere("project")) is None:
             raise UsageError("no project", hint="name it with -P")
@@ -106,8 +106,8 @@ class Router:
             if line is not None:
                 raise UsageError(
                     f"the project is {project!r} by -P, ASYNCIMPORT_PROJECT or a profile, and another one by line "
-                    f"{line} of --map",
-                    hint=f"leave one of them out; -P '{{{column}}}' goes by --map, whatever else names a project",
+                    f"{line} of --label-map",
+                    hint=f"leave one of them out; -P '{{{column}}}' goes by --label-map, whatever else names a project",
                 )
             return None
         return column
@@ -261,7 +261,7 @@ class Router:
         if not is_project_id(project):
             raise UnroutableError("what is named as its project is not a project ID")
         if self._beside is not None and fields.get(self._beside, "") not in {"", project}:
-            raise UnroutableError("-P and --map name two projects for it")
+            raise UnroutableError("-P and --label-map name two projects for it")
         return project
 
 
