@@ -25,7 +25,7 @@ _KNOWN = (
     ("/selectors.py", ("select",), "waiting"),
     ("/asyncio/selector_events.py", ("write", "writelines", "_write_ready", "_write_send"), "writing"),
     ("/asyncio/selector_events.py", ("_read_ready", "_read_ready__data_received"), "receiving"),
-    ("/asyncimport/source/folder.py", ("_read", "_bodies", "_check"), "reading"),
+    ("/asyncimport/source/bytes_on_disk.py", (), "reading"),
     ("/bench/ceiling.py", ("_read",), "reading"),
     ("/aiohttp/", (), "aiohttp"),
     ("/yarl/", (), "aiohttp"),

@@ -14,7 +14,7 @@ import xxhash
 from conftest import Commands, Ended
 from scenery import image, opens, sop, write
 
-from asyncimport.source.folder import LARGE
+from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import Fault, Status, TestXnat
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]

@@ -33,7 +33,7 @@ from yarl import URL
 from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
 from asyncimport.model import Archived, Built, Deleted, Held, Incomplete, Sealed, Session
 from asyncimport.pacing.bandwidth import Rate
-from asyncimport.source.folder import LARGE
+from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tell, TestXnat, serve
 from asyncimport.xnat.archive import held_uids
 from asyncimport.xnat.client import Client, Timeouts

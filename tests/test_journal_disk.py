@@ -17,7 +17,7 @@ from scenery import folder, image, write
 
 from asyncimport.errors import JournalError
 from asyncimport.journal.database import refuse_network_disk
-from asyncimport.source.folder import LARGE
+from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.system.mounts import is_local, keeps_inodes, network_file_system
 
 

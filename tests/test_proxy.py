@@ -22,7 +22,7 @@ from anyio.streams.text import TextReceiveStream
 from conftest import Commands, Ended
 from scenery import image, sop, uids_below, write
 
-from asyncimport.source.folder import LARGE
+from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import Fault, Tell, TestXnat, Timing, serve
 from asyncimport.testserver.samples import generated
 

@@ -24,7 +24,7 @@ from asyncimport.model.events import Away, Enclosed, Event
 from asyncimport.model.options import Options
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.attachments import InMemoryQueue, upload_attachments
-from asyncimport.source.folder import LARGE
+from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import (
     PROFILES,
     ArchivedSession,

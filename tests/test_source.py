@@ -23,7 +23,8 @@ from scenery import body_of, folder, image, open_files, sop, write
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, UsageError
 from asyncimport.model import File, FileKind, Ignored, Streamed
-from asyncimport.source.folder import LARGE, Folder
+from asyncimport.source.bytes_on_disk import LARGE
+from asyncimport.source.folder import Folder
 
 pytestmark = pytest.mark.anyio
 
@@ -626,7 +627,7 @@ async def test_where_the_disk_is_slow_the_walk_asks_for_many_files_at_once(
         with scandir(path) as entries:
             yield map(Entry, entries)
 
-    monkeypatch.setattr("asyncimport.source.folder.os.scandir", scanned)
+    monkeypatch.setattr("asyncimport.source.walk.os.scandir", scanned)
     assert await walk(tmp_path) == expected
     assert 16 <= slow.most <= 32
     slow.seconds = 0

@@ -13,7 +13,7 @@ from asyncimport.errors import RefusedError, SessionChangedError, TransientError
 from asyncimport.journal import JournalReader, SentFile, replaced_since
 from asyncimport.model import Algorithm, Attachment, AttachmentBatch, Digest, File, Session, SessionReport, Stray
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.source.folder import has_digest
+from asyncimport.source.bytes_on_disk import has_digest
 from asyncimport.system.mounts import Devices
 from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, find_and_compare, find_session
 from asyncimport.xnat.client import Client

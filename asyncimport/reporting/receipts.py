@@ -12,7 +12,7 @@ from pathlib import Path
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import JournalReader, StoredInstance
 from asyncimport.model import Session
-from asyncimport.source.folder import sha256_of
+from asyncimport.source.bytes_on_disk import sha256_of
 from asyncimport.system.output_files import advice, check_output, replacing
 
 __all__ = ["check_receipts", "write_receipts"]
