@@ -102,8 +102,6 @@ class Folder:
         links = await anyio.to_thread.run_sync(partial(Links, self.places, follow=self._follow_links))
         walks = (walk(place, self._devices, links) for place in self.places)
         found: Iterator[File | Ignored] = chain.from_iterable(walks)
-            walk(place, self._devices, links) for place in self.places
-        )
         if self._exclude is not None:
             found = filter(self._is_wanted, found)
         size = FIRST_BATCH
