@@ -104,7 +104,6 @@ async def rehearse(
                 overwrite=task.overwrite,
                 source=journal.source,
                 adopt_rows=task.adopt_rows,
-                tries_merging=options.retry_held,
             )
             # Nothing takes time, and nothing is under way that could take effect late.
             options = replace(options, quiet_period=0.0, max_outage=0.0, receipts=False)

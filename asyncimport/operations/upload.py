@@ -227,7 +227,6 @@ class Uploads:
             event_reason=task.event_reason,
             source=journal.source,
             adopt_rows=task.adopt_rows,
-            tries_merging=task.options.retry_held,
         )
         chosen = Selected(decision.routes, decision.choice)
         async with self._observer.progress(outcome.totals):

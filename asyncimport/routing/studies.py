@@ -86,7 +86,7 @@ def misfit(kind: str, modalities: Iterable[str]) -> str:
     return (
         f"the archive has it as {kind}, and what is left of it ({', '.join(sorted(found))}) would be another type, "
         "which XNAT does not merge unless preventCrossModalityMerge is off at the site; attach it as other files are, "
-        "or, as only administrators can see that it is off, let XNAT decide with `--retry held`"
+        "or let an administrator upload it, as XNAT tells nobody else that it is off"
     )
 
 

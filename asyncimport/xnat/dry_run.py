@@ -43,7 +43,6 @@ class DryRun(Xnat):
         overwrite: str = "none",
         source: str,
         adopt_rows: bool = False,
-        tries_merging: bool = False,
     ) -> None:
         super().__init__(
             client,
@@ -51,7 +50,6 @@ class DryRun(Xnat):
             overwrite=overwrite,
             source=source,
             adopt_rows=adopt_rows,
-            tries_merging=tries_merging,
             # XNAT is never behind, and what it is at work on is done by then.
             sleep=_at_once,
         )

@@ -94,8 +94,7 @@ class Xnat:
     set up) and `event_reason`, which sites with an audit trail ask for. `patience` is how many seconds XNAT may be
     at work on one session; `first_pause` how long to wait before the second look at it (pauses double up to 30 s).
     `source` is what prearchive rows of this journal, and of no other, name as theirs; only those are filled, or with
-    `adopt_rows` those of other journals too. With `tries_merging`, XNAT decides whether sessions of two data types are
-    one, where it does not tell this user.
+    `adopt_rows` those of other journals too.
     """
 
     def __init__(
@@ -108,7 +107,6 @@ class Xnat:
         event_reason: str = "",
         source: str = OUR_SOURCE,
         adopt_rows: bool = False,
-        tries_merging: bool = False,
         policy: RetryPolicy | None = None,
         patience: float = 3600.0,
         first_pause: float = 1.0,
@@ -121,7 +119,6 @@ class Xnat:
         self._manners += f"&event_reason={quote(event_reason, safe='')}" if event_reason else ""
         self._source = source
         self._adopt_rows = adopt_rows
-        self._tries_merging = tries_merging
         self._policy = policy or RetryPolicy()
         self._patience = patience
         self._first_pause = first_pause
@@ -238,8 +235,7 @@ class Xnat:
                 "of them; `--overwrite append --retry held` sends all, in the place of what is there"
             )
         kind = there.experiments[0].type
-        merges = await self._rules.merges_modalities()
-        if len(there.experiments) > 1 or merges or (merges is None and self._tries_merging):
+        if len(there.experiments) > 1 or await self._rules.merges_modalities():
             kind = ""
         return Existing(_address(session, there.experiments[0]), frozenset(held), kind, label)
 
