@@ -295,3 +295,24 @@ def test_what_differs(row: PlanRow, headers: list[Header], count: int) -> None:
 def test_what_comes_near(row: PlanRow, words: str) -> None:
     """Zeros in front, another date, a UID that was cut; anything else is no more than an error."""
     assert nearest(row, [FoundStudy("1.2.1", [Header("007", "", "20200131", "00123")], 1)]) == words
+
+
+@pytest.mark.parametrize("edit", ["skip", "taken out"])
+async def test_what_a_plan_leaves_out_is_not_sent_because_it_waits(
+    xnat: TestXnat, url: str, commands: Commands, source: Path, plan: Path, tmp_path: Path, edit: str
+) -> None:
+    """A row that was set to skip, or taken out, after a run that left its files waiting."""
+    commands.login(url)
+    other = await commands("upload", source, "-P", "demo", "--no-archive", "--journal", tmp_path / "other.journal")
+    assert other.code == 0, other.err
+    words = ["upload", source, "-P", "demo", "--plan", plan, "-o", "json"]
+    assert (await commands(*words)).code == 9
+    for row in [*xnat.prearchive]:
+        xnat.remove_row(row)
+    first, second = rows_of(plan)
+    save(plan, second) if edit == "taken out" else save(plan, {**first, "action": "skip"}, second)
+    said = await commands(*words, "--dry-run")
+    done = await commands(*words)
+    # The session that the earlier run could not begin is told until somebody forgets it.
+    assert (said.code, done.code) == (9, 9), (said.out, done.out)
+    assert {one.study_uid for one in xnat.archived} == {second["study_uid"].lstrip("'")}

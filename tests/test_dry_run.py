@@ -377,6 +377,18 @@ SCENARIOS |= {
     ),
     "files that wait, being written": Scenario(THREE, ("--min-age", "1h"), **WAITING),
     "files that wait, of what nobody asks for": Scenario(THREE, ("--include", "b/*"), **WAITING),
+    "files that wait, and a plan that says skip": Scenario(
+        THREE,
+        ("--relabel",),
+        **WAITING,
+        plan=(
+            {"study_uid": "1.2.1", **ROW, "action": "skip"},
+            {"study_uid": "1.2.2", **ROW, "session_label": "E2", "action": ""},
+        ),
+    ),
+    "files that wait, of studies that a plan does not know": Scenario(
+        THREE, ("--relabel",), **WAITING, plan=({"study_uid": "1.2.2", **ROW, "session_label": "E2"},)
+    ),
     "a row with a file of somebody else": Scenario(
         THREE, before=((".", "-P", "demo", "--no-archive"),), meanwhile=mixed
     ),

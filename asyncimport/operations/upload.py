@@ -27,7 +27,7 @@ from asyncimport.model.texts import plain
 from asyncimport.operations.comparison import strays_of
 from asyncimport.operations.decision import Decision, decide, no_dicom
 from asyncimport.operations.observer import Observer
-from asyncimport.operations.plan import Plan
+from asyncimport.operations.plan import Plan, PlannedRoutes
 from asyncimport.operations.result import ended_in
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
 from asyncimport.pacing.monitor import OutageMonitor
@@ -120,10 +120,12 @@ def options_of(task: UploadRequest, decision: Decision, journal: Journal) -> Opt
     if decision.plan is not None:
         unasked = () if task.choice.is_everything else decision.plan.left
         journal.scan.postpone(decision.plan.waiting, unasked)
+    # Files may wait from an earlier run that a plan, edited since, does not ask for any more.
+    leaves_out = isinstance(task.routes, PlannedRoutes) and decision.plan is not None and bool(decision.plan.left)
     return replace(
         task.options,
         scan_first=task.checks_first(decision.routes),
-        chooses=decision.choice.is_of_parts or decision.choice.studies is not None,
+        chooses=decision.choice.is_of_parts or decision.choice.studies is not None or leaves_out,
     )
 
 
