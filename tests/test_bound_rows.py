@@ -305,7 +305,7 @@ async def test_what_a_plan_leaves_out_is_not_sent_because_it_waits(
     commands.login(url)
     other = await commands("upload", source, "-P", "demo", "--no-archive", "--journal", tmp_path / "other.journal")
     assert other.code == 0, other.err
-    words = ["upload", source, "-P", "demo", "--plan", plan, "-o", "json"]
+    words: list[str | Path] = ["upload", source, "-P", "demo", "--plan", plan, "-o", "json"]
     assert (await commands(*words)).code == 9
     for row in [*xnat.prearchive]:
         xnat.remove_row(row)

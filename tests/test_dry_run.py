@@ -521,3 +521,23 @@ async def test_a_row_that_is_gone_or_busy(
     row.status = RowStatus.READY
     assert (await commands(*command)).code == 0
     assert len(xnat.sop_uids()) == len(NIGHT)
+
+
+async def test_whole_studies_are_compared_with_who_is_there_by_the_journal(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """A run that decides by whole studies sends nothing at all where one of them is somebody else's in its subject."""
+    source = tmp_path / "source"
+    for number, (path, attributes) in enumerate({"a/1": study(1), "b/2": study(2), "c/3": study(3)}.items(), 1):
+        write(source / path, image(number, **attributes))
+    commands.login(url)
+    words = ["-P", "demo", "-S", "ALL", "-E", "{PatientID}_{Modality}"]
+    assert (await commands("upload", source / "a", *words)).code == 0
+    (source / "a" / "1").unlink()
+    (source / "c" / "3").unlink()
+    said = await commands("upload", source, *words, "--dry-run", "-o", "json")
+    done = await commands("upload", source, *words)
+    assert (said.code, done.code) == (2, 2), (said.out, done.err)
+    assert "subject-taken" in {one["code"] for one in said.json["problems"]}
+    assert "nothing was sent" in done.err
+    assert {one.study_uid for one in xnat.archived} == {"1.2.1"}
