@@ -11,9 +11,11 @@ from scenery import upload as upload_at_once
 from asyncimport.dicom import Identity
 from asyncimport.journal import HeaderCache
 from asyncimport.model import File, Session
-from asyncimport.operations.plan import Plan, PlannedRoutes, Planning, draft_plan, make_plan
+from asyncimport.operations.plan import Plan, make_plan
+from asyncimport.operations.plan_draft import Planning, draft_plan
 from asyncimport.routing import Given, GivenSession
 from asyncimport.routing.plan_file import PlanRow
+from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio

@@ -223,12 +223,12 @@ def upload(
     """
     from asyncimport.cli.uploading import run_upload
     from asyncimport.demographics import header_keywords
-    from asyncimport.operations.plan import PlannedRoutes
     from asyncimport.operations.rules import carried_choice, choice_from, plan_from, rules_from
     from asyncimport.operations.subjects import read_table
     from asyncimport.operations.upload_request import UploadRequest
     from asyncimport.pipeline.demographics import Wishes
     from asyncimport.routing import AttachRule
+    from asyncimport.routing.planned_routes import PlannedRoutes
     from asyncimport.xnat.client import Timeouts
 
     out, err = consoles(no_color=no_color)

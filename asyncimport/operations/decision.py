@@ -14,11 +14,12 @@ from asyncimport.model.texts import plain
 from asyncimport.operations.existing_sessions import GivenSessions, residents_of
 from asyncimport.operations.journals import journal_of
 from asyncimport.operations.observer import Observer
-from asyncimport.operations.plan import Plan, PlannedRoutes
+from asyncimport.operations.plan import Plan
 from asyncimport.operations.scan import plan_of
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.routing import AttachRule, Choice, Effect, Problem, Router
+from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import Folder
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client

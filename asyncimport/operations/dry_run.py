@@ -14,7 +14,8 @@ from asyncimport.journal import HeaderCache, JournalReader, SubjectPatient
 from asyncimport.model import Session
 from asyncimport.operations.decision import decide
 from asyncimport.operations.observer import Observer
-from asyncimport.operations.plan import Known, Plan, with_archive
+from asyncimport.operations.plan import Plan
+from asyncimport.operations.plan_archive import Known, with_archive
 from asyncimport.operations.rehearsal import rehearse
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.scan import survey_path

@@ -9,11 +9,11 @@ import anyio.to_thread
 
 from asyncimport.errors import UsageError
 from asyncimport.operations.observer import Observer
-from asyncimport.operations.plan import EVERYTHING, Plan
+from asyncimport.operations.plan import Plan
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.scan import plan_of
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.routing import Choice, Problem, ProblemCode, Router, code_of
+from asyncimport.routing import EVERYTHING, Choice, Problem, ProblemCode, Router, code_of
 from asyncimport.routing.plan_file import PlanRow, write_plan
 from asyncimport.routing.plan_split import split
 from asyncimport.source.folder import Folder

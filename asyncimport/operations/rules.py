@@ -7,8 +7,7 @@ from pathlib import Path
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
-from asyncimport.operations.plan import EVERYTHING
-from asyncimport.routing import Choice, LookupTable, PathPattern, Router, glob_pattern
+from asyncimport.routing import EVERYTHING, Choice, LookupTable, PathPattern, Router, glob_pattern
 from asyncimport.routing.plan_file import PlanRow, text_of
 from asyncimport.routing.plan_reader import read_plan
 

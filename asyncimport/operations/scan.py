@@ -15,7 +15,8 @@ from asyncimport.errors import AsyncimportError
 from asyncimport.journal import HeaderCache, LockWait, SubjectPatient
 from asyncimport.operations.journals import state_directory
 from asyncimport.operations.observer import Observer
-from asyncimport.operations.plan import Plan, Planning, draft_plan, make_plan, survey
+from asyncimport.operations.plan import Plan, make_plan
+from asyncimport.operations.plan_draft import Planning, draft_plan, survey
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.progress import Totals
 from asyncimport.routing import NOTHING_GIVEN, AttachRule, Choice, Given, Router, resource_of

@@ -27,7 +27,7 @@ from asyncimport.model.texts import plain
 from asyncimport.operations.comparison import strays_of
 from asyncimport.operations.decision import Decision, decide, no_dicom
 from asyncimport.operations.observer import Observer
-from asyncimport.operations.plan import Plan, PlannedRoutes
+from asyncimport.operations.plan import Plan
 from asyncimport.operations.result import ended_in
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
 from asyncimport.pacing.monitor import OutageMonitor
@@ -39,6 +39,7 @@ from asyncimport.pipeline.images import run
 from asyncimport.reporting.entries import Began, Ended
 from asyncimport.reporting.receipts import check_receipts, write_receipts
 from asyncimport.routing import Selected, resource_of
+from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import Folder
 from asyncimport.system.threads import in_threads
 from asyncimport.xnat.client import Client

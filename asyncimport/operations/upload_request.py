@@ -8,12 +8,12 @@ from asyncimport.model import Stray, Summary
 from asyncimport.model.options import Options
 from asyncimport.model.summary import exit_code
 from asyncimport.operations.decision import Wanted
-from asyncimport.operations.plan import EVERYTHING, PlannedRoutes
 from asyncimport.operations.result import Result
 from asyncimport.operations.server import Server
 from asyncimport.pipeline.demographics import Wishes
 from asyncimport.reporting.progress import Totals
-from asyncimport.routing import AttachRule, Choice, Router
+from asyncimport.routing import EVERYTHING, AttachRule, Choice, Router
+from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import Folder
 from asyncimport.xnat.client import Timeouts
 

@@ -30,13 +30,13 @@ from asyncimport.operations.comparison import (
     verified_attachments,
     verified_sources,
 )
-from asyncimport.operations.plan import PlannedRoutes
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.images import run
+from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import Folder
 from asyncimport.system.output_files import advice, check_output, replacing
 from asyncimport.system.threads import in_threads

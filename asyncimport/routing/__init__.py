@@ -21,7 +21,7 @@ cannot clash. `resolve` works with any templates, and only it can tell that a st
 
 from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, resource_of, unfit
 from asyncimport.routing.existing_sessions import NOTHING_GIVEN, Given, GivenSession, Ruled, label_taken, placed
-from asyncimport.routing.filters import Choice, Selected, glob_pattern
+from asyncimport.routing.filters import EVERYTHING, Choice, Selected, glob_pattern
 from asyncimport.routing.label_map import LookupTable
 from asyncimport.routing.labels import (
     DisputedError,
@@ -49,6 +49,7 @@ from asyncimport.routing.studies import Study, misfit, modality_of
 __all__ = [
     "DEFAULT_SESSION",
     "DEFAULT_SUBJECT",
+    "EVERYTHING",
     "NOTHING_GIVEN",
     "TWO_IDS",
     "AttachRule",

@@ -10,7 +10,7 @@ from asyncimport.model import Session
 from asyncimport.model.texts import composed
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 
-__all__ = ["Choice", "Selected", "glob_pattern"]
+__all__ = ["EVERYTHING", "Choice", "Selected", "glob_pattern"]
 
 
 def glob_pattern(globs: Sequence[str]) -> re.Pattern[str] | None:
@@ -93,6 +93,10 @@ class Choice:
         if reason := self.waiting.get(study_uid) or self.left.get(study_uid):
             raise LeftOutError(reason)
         raise (LeftOutError if study_uid in self.known else UnplannedError)(self.beyond)
+
+
+EVERYTHING = Choice()
+"""The choice of all that there is."""
 
 
 class _Routes(Protocol):

@@ -1,0 +1,161 @@
+"""The rules of a run that does what a plan says."""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from asyncimport.model import Session
+from asyncimport.routing import (
+    NOTHING_GIVEN,
+    Given,
+    LeftOutError,
+    PartlyPlannedError,
+    Study,
+    UnplannedError,
+    UnroutableError,
+)
+from asyncimport.routing.plan_binding import FoundStudy, Header
+from asyncimport.routing.plan_file import Key, KeyKind, PlanRow
+
+__all__ = ["PlannedRoutes"]
+
+_KEY_FIELDS: Mapping[KeyKind, tuple[str, ...]] = {
+    KeyKind.STUDY_UID: (),
+    KeyKind.ACCESSION_NUMBER: ("AccessionNumber",),
+    KeyKind.PATIENT_ID_AND_STUDY_DATE: ("PatientID", "StudyDate"),
+}
+
+
+class PlannedRoutes:
+    """The rules of a run that does what a plan says, and nothing else.
+
+    `faulty` are studies without a place, each with what is wrong with it, `left` those that nobody asked for, with why.
+    Of what the rows do not know at all `otherwise` decides, where such rules were followed by a plan.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[PlanRow],
+        *,
+        project: str = "",
+        faulty: Mapping[str, str] | None = None,
+        left: Mapping[str, str] | None = None,
+        otherwise: "PlannedRoutes | None" = None,
+    ) -> None:
+        self._faulty = faulty or {}
+        self._left = left or {}
+        self._otherwise = otherwise
+        self._rows: dict[Key, PlanRow] = {}
+        told = hashlib.sha256()
+        for row in rows:
+            self._rows[row.key] = row
+            target = (row.project_id or project, row.subject_label, row.session_label, str(row.skip))
+            told.update("\n".join((row.key.kind, *row.key.values, *target, "")).encode("utf-8", "surrogatepass"))
+        self._project = project
+        self.rules: Mapping[str, str] = {"project": project, "plan": told.hexdigest()[:16]}
+
+    needs_path = needs_name = needs_whole_study = False
+    session_depth = None
+
+    @property
+    def rows(self) -> Collection[PlanRow]:
+        """Return all rows."""
+        return self._rows.values()
+
+    def is_done(self, row: PlanRow, given: Given) -> bool:
+        """Whether the session that a row asks for is there already, of its study as far as the row names it."""
+        project = row.project_id or self._project
+        if row.study_uid:
+            has = given.session_of(project, row.study_uid)
+            return has is not None and has.label.lower() == row.session_label.lower()
+        return bool(row.session_label) and given.owner_of(project, row.session_label) is not None
+
+    def rows_of(self, study: FoundStudy) -> list[PlanRow]:
+        """Return the rows that match any header of a study."""
+        found: dict[Key, PlanRow] = {}
+        for header in study.headers:
+            if (row := self._match(study.study_uid, header)) is not None:
+                found[row.key] = row
+        return list(found.values())
+
+    @property
+    def projects(self) -> list[str]:
+        """Return all projects that something goes to."""
+        return sorted({row.project_id or self._project for row in self._rows.values() if not row.skip})
+
+    def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session:
+        """Return the session of a study.
+
+        Raises: LeftOutError when the plan does not have it, or says skip, UnroutableError when something is wrong with
+        it.
+        """
+        if reason := self._faulty.get(study_uid):
+            raise UnroutableError(reason)
+        if reason := self._left.get(study_uid):
+            raise LeftOutError(reason)
+        row = self._find(study_uid, fields)
+        if row is None and self._otherwise is not None:
+            return self._otherwise.route(study_uid, fields, path)
+        return self._session(study_uid, row)
+
+    def _session(self, study_uid: str, row: PlanRow | None) -> Session:
+        """Return what a row says of a study. Raises: LeftOutError."""
+        if row is None:
+            raise UnplannedError("it is not in the plan")
+        if row.skip:
+            raise LeftOutError("the plan says skip")
+        return Session(row.project_id or self._project, row.subject_label, row.session_label, study_uid)
+
+    def study(self, study_uid: str, fields: Mapping[str, str], _: str = "") -> Study:
+        """Return what decides of a study."""
+        names = ("AccessionNumber", "PatientID", "StudyDate")
+        return Study(study_uid, {name: fields[name] for name in names if fields.get(name)})
+
+    def resolve(
+        self,
+        studies: Iterable[Study],
+        given: Given = NOTHING_GIVEN,  # noqa: ARG002 - a plan says what it says
+        tell: Callable[[str, str], None] = lambda _, __: None,  # noqa: ARG002 - as above
+    ) -> Mapping[str, Session | UnroutableError]:
+        """Decide all studies, of which each may come in several pieces: it goes whole, or not at all."""
+        pieces: dict[str, list[Study]] = {}
+        for study in studies:
+            pieces.setdefault(study.uid, []).append(study)
+        decided: dict[str, Session | UnroutableError] = {}
+        for uid, parts in pieces.items():
+            try:
+                decided[uid] = self._session(uid, self._row_of(parts))
+            except UnroutableError as error:
+                decided[uid] = error
+        return decided
+
+    def _row_of(self, parts: Sequence[Study]) -> PlanRow | None:
+        """Return the row of a study. A part without the field that knows it is no other study for that.
+
+        Raises: PartlyPlannedError when the row is that of a part of it, or parts have several.
+        """
+        rows = [self._find(part.uid, part.fields) for part in parts]
+        found = {row.key: row for row in rows if row is not None}
+        if len(found) > 1:
+            raise PartlyPlannedError("the plan has several rows for parts of it")
+        row = next(iter(found.values()), None)
+        if row is None:
+            return None
+        names = _KEY_FIELDS[row.key.kind]
+        if any(
+            other is None and all(part.fields.get(name) for name in names)
+            for other, part in zip(rows, parts, strict=True)
+        ):
+            raise PartlyPlannedError(f"the plan knows a part of it only: its files differ in {' and '.join(names)}")
+        return row
+
+    def _find(self, study_uid: str, fields: Mapping[str, str]) -> PlanRow | None:
+        # Plans mostly know studies by their UID, and this is asked for every file.
+        return self._rows.get(Key(KeyKind.STUDY_UID, (study_uid,))) or self._match(study_uid, Header.of(fields))
+
+    def _match(self, study_uid: str, header: Header) -> PlanRow | None:
+        keys = (
+            Key(KeyKind.STUDY_UID, (study_uid,)),
+            Key(KeyKind.ACCESSION_NUMBER, (header.accession_number,)),
+            Key(KeyKind.PATIENT_ID_AND_STUDY_DATE, (header.patient_id, header.study_date)),
+        )
+        return next((row for key in keys if (row := self._rows.get(key)) is not None), None)
