@@ -19,7 +19,7 @@ from asyncimport.model import Archived, Body, Claim, Dropped, File, Instance, Oc
 from asyncimport.model.options import Options
 from asyncimport.pipeline.images import run
 from asyncimport.routing import Router
-from asyncimport.source.folder import Folder
+from asyncimport.source.folder import FileSource
 from bench.slowly import count_opens
 
 __all__ = ["main"]
@@ -77,7 +77,7 @@ def scan(root: Path) -> dict[str, float]:
     """Walk and look into each file, in one thread and on one core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    source = Folder([root])
+    source = FileSource([root])
     opens = count_opens(str(root))
     found = 0
 
@@ -123,7 +123,7 @@ def _made_up(file: File, number: int) -> Instance:
 def resume(root: Path, journal: Path) -> dict[str, float]:
     """Run the line again over a source that has all been archived: whatever is not known would be sent."""
     opens = count_opens(str(root))
-    source = Folder([root])
+    source = FileSource([root])
     router = _router()
     began, cpu = time.monotonic(), _cpu()
     with Journal(journal, destination=_DESTINATION, rules=router.rules) as book:

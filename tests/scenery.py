@@ -25,9 +25,9 @@ from asyncimport.operations.comparison import Finding, look, verified_sources
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pipeline.images import Stop, run
 from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
-from asyncimport.source.folder import Folder
+from asyncimport.source.folder import FileSource
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
-from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.images import XnatDestination
 
 DEMO = Credentials("demo", "demo")
 QUICK = Timeouts(connect=5, stall=5, reply=10)
@@ -113,9 +113,9 @@ def sealed(uri: str, *numbers: int, session: Session = SESSION) -> Sealed:
     return Sealed(Delivery(1, session, 1, uri), frozenset(map(sop, numbers)))
 
 
-async def folder(*roots: str | Path) -> Folder:
+async def folder(*roots: str | Path) -> FileSource:
     """Make a source, off the loop, as it looks at the disk."""
-    return await anyio.to_thread.run_sync(Folder, roots)
+    return await anyio.to_thread.run_sync(FileSource, roots)
 
 
 async def body_of(file: File) -> Any:
@@ -224,7 +224,7 @@ async def upload(
     rules = rules or router()
     source = await folder(*roots)
     async with opened(journal, rules) as book, logged_in(url, timeouts=timeouts) as client:
-        destination = Xnat(
+        destination = XnatDestination(
             client,
             archive=options.archive,
             overwrite=overwrite,

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Place
-from asyncimport.model.csv_table import Flaw
+from asyncimport.model.csv_table import TableIssue
 from asyncimport.routing import AttachRule, check_resource, name_in_resource, resource_of, unfit
 from asyncimport.routing.attachment_file import AttachRow, read_attachments
 
 
-def read(text: str, *, project: str = "P", resource: str = "R") -> tuple[list[AttachRow], list[Flaw]]:
+def read(text: str, *, project: str = "P", resource: str = "R") -> tuple[list[AttachRow], list[TableIssue]]:
     """Read a table."""
     return read_attachments(text.encode(), project=project, resource=resource)
 

@@ -26,17 +26,17 @@ from asyncimport.demographics import (
     same,
 )
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import Flaw, guarded
+from asyncimport.model.csv_table import TableIssue, guarded
 
 TODAY = date(2026, 1, 31)
 
 
-def read(text: str, *, project: str = "P", null_clears: bool = False) -> tuple[list[Demographics], list[Flaw]]:
+def read(text: str, *, project: str = "P", null_clears: bool = False) -> tuple[list[Demographics], list[TableIssue]]:
     """Read a table as of a certain day."""
     return read_subjects(text.encode(), project=project, null_clears=null_clears, today=TODAY)
 
 
-def one_value(column: str, cell: str) -> str | Flaw:
+def one_value(column: str, cell: str) -> str | TableIssue:
     """Return what becomes of one cell: its value, or the flaw."""
     rows, flaws = read(f"subject_label\t{column}\nS1\t{cell}\n")
     return flaws[0] if flaws else rows[0].values[FIELDS[column].name]
@@ -123,7 +123,7 @@ class TestCells:
     def test_refused(self, column: str, cell: str, said: str) -> None:
         """What XNAT would refuse, or take for something else without a word, is told with its place."""
         flaw = one_value(column, cell)
-        assert isinstance(flaw, Flaw)
+        assert isinstance(flaw, TableIssue)
         assert (flaw.line, flaw.column) == (2, column)
         assert flaw.text.startswith(said)
         assert flaw.hint

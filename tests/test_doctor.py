@@ -41,8 +41,8 @@ from asyncimport.testserver import (
 )
 from asyncimport.testserver import Status as Answer
 from asyncimport.xnat.client import Credentials
-from asyncimport.xnat.inspection import Inside, ProjectFacts, Untold
-from asyncimport.xnat.outside import SIZES, BodyLimit, Outside
+from asyncimport.xnat.inspection import AuthenticatedFacts, ProjectFacts, Unknown
+from asyncimport.xnat.outside import SIZES, BodyLimit, PublicFacts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 behind_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -825,12 +825,12 @@ async def test_an_answer_that_follows_at_once() -> None:
 
 def test_what_nobody_tells_is_unknown() -> None:
     """Whatever could not be asked makes its check unknown, with the reason, and nothing an error."""
-    untold = Untold("it rained")
+    untold = Unknown("it rained")
     facts = Facts(
         "https://x.org",
         0.0,
-        outside=Outside(is_xnat=True, body=untold),
-        inside=Inside(untold, untold, untold, untold, untold, untold, untold, untold, untold),
+        outside=PublicFacts(is_xnat=True, body=untold),
+        inside=AuthenticatedFacts(untold, untold, untold, untold, untold, untold, untold, untold, untold),
         projects=[ProjectFacts("P", "P", None, untold, untold, untold, untold, 0, untold)],
     )
     findings = judge(facts)
@@ -850,7 +850,7 @@ def test_slow_ways_have_an_end() -> None:
     """As many uploads are in flight as bring back what the way takes, but for a way that is slower than any."""
 
     def said(seconds: float) -> Finding:
-        outside = Outside(is_xnat=True, version="1.8", round_trip=seconds, body=BodyLimit("8 GB"))
+        outside = PublicFacts(is_xnat=True, version="1.8", round_trip=seconds, body=BodyLimit("8 GB"))
         (finding,) = [one for one in judge(Facts("https://x.org", 0.0, outside=outside)) if one.code == "round-trip"]
         return finding
 

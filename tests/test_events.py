@@ -49,17 +49,17 @@ from asyncimport.model import (
 )
 from asyncimport.model.events import (
     Admitted,
-    Away,
-    Enclosed,
-    Enclosing,
+    AttachmentsStarted,
+    AttachmentsStored,
     Event,
     Found,
     Noticed,
-    Quiet,
-    Repeated,
+    RetryScheduled,
     ScanFinished,
     Scanned,
+    ServerUnavailable,
     Settled,
+    Settling,
 )
 from asyncimport.reporting.entries import Began, Ended, Entry, Lost
 from asyncimport.reporting.json_lines import as_json
@@ -80,10 +80,10 @@ SUMMARY = Summary(Files(stored=2, refused=1), 3_000, 2_000, (), ())
 ATTACHMENT = Attachment(1, File("/data/LABEL1/\udcff.pdf", 1_000, 1), "_.pdf")
 
 
-def enclosed(state: AttachmentState, reason: str | None = None, md5: str | None = None) -> Enclosed:
+def enclosed(state: AttachmentState, reason: str | None = None, md5: str | None = None) -> AttachmentsStored:
     """Make the end of one attachment."""
     resource = Resource(Place("P", "LABEL1", "LABEL1_20200101", "1.2.3"), "REPORTS")
-    return Enclosed(resource, (AttachmentResult(ATTACHMENT, state, reason, md5, sent=md5 is not None),))
+    return AttachmentsStored(resource, (AttachmentResult(ATTACHMENT, state, reason, md5, sent=md5 is not None),))
 
 
 EVERYTHING: dict[str, Entry] = {
@@ -95,19 +95,19 @@ EVERYTHING: dict[str, Entry] = {
     "file_refused": Settled((Refused(CLAIM, "XNAT refused the file (400: of LABEL1)", attempts=3),)),
     "file_failed": Settled((Failed(CLAIM, "no answer", unreadable=True),)),
     "file_withheld": Settled((Withheld(CLAIM, "begun by somebody else (its subject is LABEL1); archive it"),)),
-    "call_repeated": Repeated("the server failed (500: LABEL1)"),
-    "server_away": Away("the server is overloaded or away (503)"),
-    "server_back": Away(None),
+    "call_repeated": RetryScheduled("the server failed (500: LABEL1)"),
+    "server_away": ServerUnavailable("the server is overloaded or away (503)"),
+    "server_back": ServerUnavailable(None),
     "session_found": Found(CLAIM, "/data/archive/projects/P", 3, 3_000),
     "noticed": Noticed("study 1.2: one PatientID under two subjects (LABEL1, LABEL2)"),
-    "session_waits": Quiet(29.9996),
+    "session_waits": Settling(29.9996),
     "session_archived": Archived(CLAIM.delivery, "/data/archive/projects/P", "uids"),
     "session_built": Built(CLAIM.delivery, "/data/prearchive/projects/P/1/LABEL1_20200101"),
     "session_held": Held(CLAIM.delivery, QUOTING),
     "session_deleted": Deleted(CLAIM.delivery, 3),
     "session_postponed": Postponed(CLAIM.delivery, "the server failed (500: LABEL1)"),
     "session_incomplete": Incomplete(CLAIM.delivery, "/data/archive/projects/P", frozenset(["1.2.9", "1.2.8"])),
-    "enclosing": Enclosing(3),
+    "enclosing": AttachmentsStarted(3),
     "attachment_stored": enclosed(AttachmentState.STORED, md5="ab"),
     "attachment_refused": enclosed(AttachmentState.REFUSED, "the archive has no such session (LABEL1)"),
     "attachment_failed": enclosed(AttachmentState.FAILED, "the connection broke"),
@@ -317,12 +317,12 @@ class TestRecorder:
             disk.may_go_on.clear()
             recorder.note(many)
             recorder.note(many)
-            recorder.note(Away("one too many"))
+            recorder.note(ServerUnavailable("one too many"))
             recorder.note(many)
             disk.may_go_on.set()
             until(lambda: len(disk.lines) == 20_000)
             until(lambda: recorder._written == recorder._noted)
-            recorder.note(Away(None))
+            recorder.note(ServerUnavailable(None))
         assert disk.events()[20_000:] == ["events_lost 10001", "server_back"]
         assert disk.complaints == ["is too slow, and lacks events"]
 
@@ -333,7 +333,7 @@ class TestRecorder:
         recorder = disk.recorder()
         with recorder:
             recorder.note(Settled((Stored(CLAIM, "/x"),) * 20_000))
-            recorder.note(Repeated("lost"))
+            recorder.note(RetryScheduled("lost"))
             disk.may_go_on.set()
         assert disk.events()[20_000:] == ["events_lost 1"]
 
@@ -349,7 +349,7 @@ class TestRecorder:
             recorder.note(Scanned(1, 1))
             until(lambda: recorder._written == recorder._noted)
             disk.is_full = False
-            recorder.note(Away(None))
+            recorder.note(ServerUnavailable(None))
         assert disk.events() == ["scanned", "events_lost 4", "server_back"]
         assert disk.complaints == ["cannot be written (no space left on device)"]
 

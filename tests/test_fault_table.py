@@ -32,7 +32,7 @@ from asyncimport.errors import (
     UnavailableError,
 )
 from asyncimport.model import Outcome, SessionReport, Summary
-from asyncimport.model.events import Away, Event, Repeated, Settled
+from asyncimport.model.events import Event, RetryScheduled, ServerUnavailable, Settled
 from asyncimport.model.options import Options
 from asyncimport.model.summary import exit_code
 from asyncimport.pacing.outage import RetryBudget
@@ -723,7 +723,7 @@ async def test_a_fault_in_a_run(xnat: TestXnat, url: str, tmp_path: Path, stage:
         if isinstance(event, Settled):
             outcomes.extend(event.outcomes)
         # A server that restarts is back when the run has begun to wait for it.
-        if isinstance(event, Away) and event.reason is not None and isinstance(action, Restart):
+        if isinstance(event, ServerUnavailable) and event.reason is not None and isinstance(action, Restart):
             for one in faults:
                 one.release()
 
@@ -924,7 +924,7 @@ async def test_retry_after_holds_everybody_back(xnat: TestXnat, url: str, tmp_pa
     came: list[float] = []
 
     def report(event: Event) -> None:
-        if isinstance(event, Repeated):
+        if isinstance(event, RetryScheduled):
             told.append(anyio.current_time())
 
     fault = xnat.faults.add(Fault("import", Status(429, headers={"Retry-After": "1"}), nth=6))

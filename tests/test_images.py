@@ -37,7 +37,7 @@ from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tell, TestXnat, serve
 from asyncimport.xnat.archive import held_uids
 from asyncimport.xnat.client import Client, Timeouts
-from asyncimport.xnat.images import Step, Xnat, next_step
+from asyncimport.xnat.images import Step, XnatDestination, next_step
 from asyncimport.xnat.replies import Experiment, Row
 
 pytestmark = pytest.mark.anyio
@@ -46,13 +46,13 @@ URI = "/prearchive/projects/demo/20260101_000000000/E"
 ARCHIVED = "/data/archive/projects/demo/subjects/S/experiments/E"
 
 
-def destination(client: Client, **options: Any) -> Xnat:
+def destination(client: Client, **options: Any) -> XnatDestination:
     """Make the destination, with retries and pauses that take no time."""
-    return Xnat(client, **{"policy": AT_ONCE, "sleep": no_sleep, **options})
+    return XnatDestination(client, **{"policy": AT_ONCE, "sleep": no_sleep, **options})
 
 
 @asynccontextmanager
-async def reaching(url: str, **options: Any) -> AsyncIterator[Xnat]:
+async def reaching(url: str, **options: Any) -> AsyncIterator[XnatDestination]:
     """Log in, and make the destination."""
     async with logged_in(url) as client:
         yield destination(client, **options)
@@ -224,7 +224,7 @@ async def test_a_file_that_is_removed_while_it_is_sent_arrives_whole(xnat: TestX
 
 
 @asynccontextmanager
-async def deaf(timeouts: Timeouts) -> AsyncIterator[Xnat]:
+async def deaf(timeouts: Timeouts) -> AsyncIterator[XnatDestination]:
     """Make a destination, without a login, of a server that takes connections, and neither reads nor answers."""
     over = asyncio.Event()
 
@@ -377,7 +377,9 @@ def test_the_next_step_follows_from_what_is_seen(archived: bool, asked: bool) ->
 # --- finalize
 
 
-async def sent(there: Xnat, folder: Path, *numbers: int, session: Session = SESSION, **attributes: Any) -> str:
+async def sent(
+    there: XnatDestination, folder: Path, *numbers: int, session: Session = SESSION, **attributes: Any
+) -> str:
     """Store instances of a session, and return the row they went to."""
     uri = None
     for number in numbers:
@@ -888,7 +890,9 @@ async def test_manners_go_with_every_finalising_call() -> None:
         return web.Response(text="SESSION")
 
     async with listening(answer) as url, logged_in(url) as client:
-        there = Xnat(client, policy=AT_ONCE, sleep=no_sleep, trigger_pipelines=False, event_reason="migration & co")
+        there = XnatDestination(
+            client, policy=AT_ONCE, sleep=no_sleep, trigger_pipelines=False, event_reason="migration & co"
+        )
         assert isinstance(await there.finalize(sealed("/prearchive/projects/demo/1/E", 1)), Held)
     build, archive = asked[-2:]
     for query in (build, archive):
@@ -907,7 +911,7 @@ async def test_no_more_bytes_a_second_than_asked_for(url: str, tmp_path: Path, s
     async with logged_in(url) as client:
         client.rate = Rate(1_000.0, sleep=wait, clock=lambda: 0.0)
         for _ in range(2):
-            await Xnat(client).store(claim(file), await body_of(file))
+            await XnatDestination(client).store(claim(file), await body_of(file))
     # A tenth of a second is given on credit; the last piece need not be waited for.
     pieces = 1 if size < LARGE else -(-file.size // (256 << 10))
     last = file.size - (pieces - 1) * (256 << 10)

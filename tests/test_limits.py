@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
 from asyncimport.model.options import bytes_of
-from asyncimport.pacing.adaptive import Knee
+from asyncimport.pacing.adaptive import AdaptiveLimit
 from asyncimport.pacing.bandwidth import Rate
 from asyncimport.pacing.concurrency import Slot, Throttle
 
@@ -596,7 +596,7 @@ class Line:
 
     def __init__(self, most: int = 64) -> None:
         self.now = 0.0
-        self.knee = Knee(most, clock=lambda: self.now)
+        self.knee = AdaptiveLimit(most, clock=lambda: self.now)
         self.limits = [self.knee.limit]
 
     def run(self, seconds: Callable[[int], float], *, until: float, size: int = 1000, full: bool = True) -> list[int]:

@@ -19,10 +19,10 @@ from scenery import AT_ONCE, SESSION, image, logged_in, no_sleep, sop, upload, w
 
 from asyncimport.errors import RefusedError
 from asyncimport.model import Incomplete, Stray, Summary
-from asyncimport.model.events import Away, Event, Quiet
+from asyncimport.model.events import Event, ServerUnavailable, Settling
 from asyncimport.model.options import Options
 from asyncimport.testserver import DiskFull, Empty, Fault, Late, RowStatus, Script, SeriesFilter, Status, Tell, TestXnat
-from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.orphans import remove_stray
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
@@ -77,7 +77,7 @@ async def test_a_late_effect_within_the_quiet_period_does_no_harm(
     commits: list[int] = []
 
     def report(event: Event) -> None:
-        if isinstance(event, Quiet) and not commits:
+        if isinstance(event, Settling) and not commits:
             assert 0 < event.seconds <= 0.3
             commits.append(xnat.count["build"])
             late.release()
@@ -100,7 +100,7 @@ async def test_a_late_effect_of_what_a_gateway_called_an_error(
     waits: list[float] = []
 
     def report(event: Event) -> None:
-        if isinstance(event, Quiet) and not waits:
+        if isinstance(event, Settling) and not waits:
             waits.append(event.seconds)
             assert xnat.count["build"] == 0
             late.release()
@@ -121,7 +121,7 @@ async def test_a_page_that_tells_of_maintenance_is_an_outage(xnat: TestXnat, url
     away: list[str | None] = []
 
     def report(event: Event) -> None:
-        if isinstance(event, Away):
+        if isinstance(event, ServerUnavailable):
             away.append(event.reason)
             # It is led there, whatever it asks, until it has begun to wait.
             fault.times = 0
@@ -381,7 +381,7 @@ async def test_an_instance_is_missing_whatever_the_site_says_of_filters(url: str
     from scenery import body_of, claim, sealed
 
     async with logged_in(url) as client:
-        there = Xnat(client, policy=AT_ONCE, sleep=no_sleep)
+        there = XnatDestination(client, policy=AT_ONCE, sleep=no_sleep)
         file = write(tmp_path / "1", image(1))
         uri = await there.store(claim(file), await body_of(file))
         verdict = await there.finalize(sealed(uri, 1, 2))

@@ -57,14 +57,14 @@ from asyncimport.model import (
     Summary,
     Verdict,
 )
-from asyncimport.model.events import Admitted, Away, Event, Repeated, ScanFinished, Scanned, Settled
+from asyncimport.model.events import Admitted, Event, RetryScheduled, ScanFinished, Scanned, ServerUnavailable, Settled
 from asyncimport.model.options import Options
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pipeline.images import Stop, _parcels, _share, run
 from asyncimport.routing import PathPattern, Router
 from asyncimport.testserver import Fault, Reset, RowStatus, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import Written, generated
-from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.images import XnatDestination
 
 pytestmark = pytest.mark.anyio
 
@@ -399,9 +399,9 @@ async def test_an_overload_longer_than_the_attempts_is_outlasted(
     assert fault.hits == AT_ONCE.attempts + 4
     assert (summary.files.failed, summary.files.stored) == (0, 5)
     assert summary.count("archived") == 1
-    assert [event for event in events if isinstance(event, Away)] == [
-        Away("the server is overloaded or away (503)"),
-        Away(None),
+    assert [event for event in events if isinstance(event, ServerUnavailable)] == [
+        ServerUnavailable("the server is overloaded or away (503)"),
+        ServerUnavailable(None),
     ]
 
 
@@ -865,12 +865,12 @@ async def test_repetitions_are_reported_and_slow_all_down(book: Path) -> None:
         most = max(most, flying)
         await no_wait(claim)
         flying -= 1
-        if claim.instance.sop_uid == "1.1" and not any(isinstance(event, Repeated) for event in events):
+        if claim.instance.sop_uid == "1.1" and not any(isinstance(event, RetryScheduled) for event in events):
             raise TransientError("busy", overload=True, retry_after=0)
 
     shelf.on_store = store
     await move(Memory(study("1", 40)), shelf, book, report=events.append, options=Options(workers=2))
-    (repeated,) = (event for event in events if isinstance(event, Repeated))
+    (repeated,) = (event for event in events if isinstance(event, RetryScheduled))
     assert (repeated.reason, repeated.attempt) == ("busy", 1)
     assert repeated.claim is not None
     assert len(shelf.stored) == 40
@@ -1211,7 +1211,7 @@ async def test_no_file_is_to_blame_for_an_outage(book: Path, error: TransientErr
     assert summary.files.refused <= (2 if error.blames_file else 0)
     assert summary.files.stored == 60 - summary.files.refused
     assert summary.count("archived") == 3
-    reasons = [event.reason for event in events if isinstance(event, Away)]
+    reasons = [event.reason for event in events if isinstance(event, ServerUnavailable)]
     assert reasons[:1] == [str(error)]
     assert reasons[-1:] == [None]
 
@@ -1436,6 +1436,6 @@ async def test_a_run_with_its_defaults(xnat: TestXnat, url: str, tree: Path, boo
     write(tree / "1", image(1))
     rules = router()
     async with opened(book, rules) as journal, logged_in(url) as client:
-        await run(await folder(tree), Xnat(client, sleep=no_sleep), journal, rules, options=Options())
+        await run(await folder(tree), XnatDestination(client, sleep=no_sleep), journal, rules, options=Options())
     (session,) = xnat.archived
     assert {file.sop_uid for file in session.files} == {str(pydicom.dcmread(tree / "1").SOPInstanceUID)}

@@ -17,7 +17,7 @@ from asyncimport.model import (
     Session,
     Stored,
 )
-from asyncimport.model.events import Admitted, Event, Quiet, Repeated, ScanFinished, Scanned, Settled
+from asyncimport.model.events import Admitted, Event, RetryScheduled, ScanFinished, Scanned, Settled, Settling
 from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
 
 SESSION = Session("P", "S", "E", "1.2.3")
@@ -69,7 +69,7 @@ OUTCOMES: tuple[Outcome, ...] = (
         ([ScanFinished(4, 1)], {"scanning": False, "gone": 4, "gone_unsent": 1}),
         ([Settled(OUTCOMES)], {"stored": 2, "stored_size": 1234, "refused": 1, "failed": 2}),
         ([Settled(())], {}),
-        ([Repeated("busy"), Repeated("away")], {"repeated": 2, "trouble": "away"}),
+        ([RetryScheduled("busy"), RetryScheduled("away")], {"repeated": 2, "trouble": "away"}),
         ([Archived(DELIVERY, "/data/archive", "uids"), Archived(DELIVERY, "/data/archive", None)], {"archived": 2}),
         ([Built(DELIVERY, "/data/prearchive")], {"built": 1}),
         ([Held(DELIVERY, "conflict")], {"held": 1}),
@@ -111,7 +111,7 @@ def test_line_tells_trouble() -> None:
     """What was refused, failed or held is told as soon as there is any of it, and calls that are repeated too."""
     watched = Watched(ScanFinished(0, 0), Admitted(5, 1), Settled(OUTCOMES), Held(DELIVERY, "conflict"))
     assert watched.line(0.0)[3:] == ["1 refused, 2 failed, 1 held"]
-    assert "1 calls repeated (last: the server is away)" in watched.line(0.0, Repeated("the server is away"))
+    assert "1 calls repeated (last: the server is away)" in watched.line(0.0, RetryScheduled("the server is away"))
 
 
 @pytest.mark.parametrize("event", [Settled(OUTCOMES[2:3]), Settled(OUTCOMES[3:4]), Held(DELIVERY, "conflict")])
@@ -229,7 +229,7 @@ def test_human_seconds(seconds: float, expected: str) -> None:
 
 def test_a_wait_for_quiet_is_told_while_nothing_else_is_done() -> None:
     """A run that seems to hang says why it waits, and how long."""
-    watched = Watched(Admitted(2, 2000), ScanFinished(0, 0), stored(1), Quiet(30.0))
+    watched = Watched(Admitted(2, 2000), ScanFinished(0, 0), stored(1), Settling(30.0))
     assert not any("broke off" in part for part in watched.line(1))
     watched.totals.note(stored(1))
     assert "waiting 0:24, as an upload that broke off may yet arrive" in watched.line(5)

@@ -14,7 +14,7 @@ from scenery import AT_ONCE, body_of, claim, image, logged_in, looked_at, no_sle
 from asyncimport.journal import JournalReader
 from asyncimport.model import Archived, Session
 from asyncimport.testserver import TestXnat
-from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.images import XnatDestination
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ async def replaces(url: str, tmp_path: Path, number: int) -> None:
     """Let somebody send another version of an instance, and archive it over ours."""
     file = write(tmp_path / "other" / str(number), image(number, PixelData=b"\7" * 100))
     async with logged_in(url) as client:
-        there = Xnat(client, overwrite="append", policy=AT_ONCE, sleep=no_sleep)
+        there = XnatDestination(client, overwrite="append", policy=AT_ONCE, sleep=no_sleep)
         uri = await there.store(claim(file, number=number, session=SESSION), await body_of(file))
         assert isinstance(await there.finalize(sealed(uri, number, session=SESSION)), Archived)
 

@@ -20,7 +20,7 @@ from scenery import AT_ONCE, DEMO, QUICK, folder, listening, logged_in, no_sleep
 
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, RefusedError, TransientError, UnavailableError
 from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Place, Resource
-from asyncimport.model.events import Away, Enclosed, Event
+from asyncimport.model.events import AttachmentsStored, Event, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.attachments import InMemoryQueue, upload_attachments
@@ -1193,7 +1193,7 @@ async def run(
 
     def note(event: Event) -> None:
         report(event)
-        if isinstance(event, Enclosed):
+        if isinstance(event, AttachmentsStored):
             filed.extend(event.filed)
 
     await upload_attachments(await folder(), cabinet(client, **how), waiting, options=options or Options(), report=note)
@@ -1276,7 +1276,7 @@ async def test_an_outage_is_outlasted(xnat: TestXnat, url: str, session: Archive
     told: list[str | None] = []
 
     def report(event: Event) -> None:
-        if isinstance(event, Away):
+        if isinstance(event, ServerUnavailable):
             told.append(event.reason)
 
     away = AT_ONCE.attempts * 2
@@ -1308,7 +1308,7 @@ async def test_an_outage_that_is_too_long(xnat: TestXnat, url: str, session: Arc
             await run(
                 client, InMemoryQueue(enclosures), report=events.append, options=Options(max_outage=0, enclosers=1)
             )
-    assert [event.resource.label for event in events if isinstance(event, Enclosed)] == ["A"]
+    assert [event.resource.label for event in events if isinstance(event, AttachmentsStored)] == ["A"]
     assert (len(listed(session, "A")), len(listed(session, "B"))) == (2, 0)
 
 
@@ -1320,7 +1320,7 @@ async def test_a_stop_while_the_server_is_away(
     filed: list[Event] = []
 
     def report(event: Event) -> None:
-        if isinstance(event, Away):
+        if isinstance(event, ServerUnavailable):
             stop.request()
         filed.append(event)
 
@@ -1331,7 +1331,7 @@ async def test_a_stop_while_the_server_is_away(
             await upload_attachments(
                 await folder(), cabinet(client), waiting, options=Options(max_outage=3600), report=report, stop=stop
             )
-    assert not [event for event in filed if isinstance(event, Enclosed)]
+    assert not [event for event in filed if isinstance(event, AttachmentsStored)]
     assert session.own_resources == {}
 
 

@@ -49,12 +49,12 @@ from asyncimport.pipeline.images import Stop, run
 from asyncimport.testserver import Fault, Script, Status, Tell, TestXnat
 from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.images import XnatDestination
 
 pytestmark = pytest.mark.anyio
 
 
-class Watching(Xnat):
+class Watching(XnatDestination):
     """XNAT as a destination, with a look at the journal's file before it is called about a delivery."""
 
     def __init__(self, client: Client, book: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_study_of_merged_patients_takes_no_third(tmp_path: Path) -> None:
 async def finalized(url: str, place: Path, there: tuple[int, ...], acknowledged: tuple[int, ...]) -> Verdict:
     """Send some instances, and finalise a delivery of which XNAT has acknowledged these."""
     async with logged_in(url) as client:
-        destination = Xnat(client, policy=AT_ONCE, sleep=no_sleep)
+        destination = XnatDestination(client, policy=AT_ONCE, sleep=no_sleep)
         uri = None
         for number in there:
             file = write(place / str(number), image(number))

@@ -24,14 +24,14 @@ from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, UsageError
 from asyncimport.model import File, FileKind, Ignored, Streamed
 from asyncimport.source.bytes_on_disk import LARGE
-from asyncimport.source.folder import Folder
+from asyncimport.source.folder import FileSource
 
 pytestmark = pytest.mark.anyio
 
 
 async def walk(*roots: Path | str, follow_links: bool = False) -> list[File | Ignored]:
     """Return all that a walk meets."""
-    source = await anyio.to_thread.run_sync(partial(Folder, roots, follow_links=follow_links))
+    source = await anyio.to_thread.run_sync(partial(FileSource, roots, follow_links=follow_links))
     return [item async for batch in source.batches() for item in batch]
 
 
@@ -132,7 +132,7 @@ async def test_links_that_lead_out_are_followed_when_asked(tmp_path: Path) -> No
         **dict.fromkeys("bcd", "a link to a directory outside the source; --follow-links follows it"),
         "file": "a link to a file outside the source; --follow-links follows it",
     }
-    source = await anyio.to_thread.run_sync(partial(Folder, [root], follow_links=True))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [root], follow_links=True))
     for _ in range(2):
         found = [item async for batch in source.batches() for item in batch]
         names = [os.path.relpath(item.path, root) for item in found if isinstance(item, File)]
@@ -252,7 +252,7 @@ async def test_roots_are_absolute_and_links_in_them_stay(tmp_path: Path, monkeyp
 
 def test_identify_says_what_a_file_is(tmp_path: Path) -> None:
     """Content decides, not the name: an image, something else, an image without its study, a file that is gone."""
-    source = Folder([tmp_path])
+    source = FileSource([tmp_path])
     found = source.identify(write(tmp_path / "image.txt", image(7)))
     assert isinstance(found, Identity)
     assert found.sop_uid == sop(7)
@@ -412,7 +412,7 @@ async def test_many_headers_are_read_in_another_process(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("1.dcm", image(1))
     os.mkfifo(tmp_path / "pipe")
-    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
     met = [item async for batch in source.batches() for item in batch if isinstance(item, File)]
     gone = File(str(tmp_path / "gone"), 1, 1)
     odd = write(Path(os.fsdecode(bytes(tmp_path) + b"/\xff")), image(7))
@@ -428,7 +428,7 @@ async def test_many_headers_are_read_in_another_process(tmp_path: Path) -> None:
 async def test_a_process_that_dies_is_begun_again(tmp_path: Path) -> None:
     """As when the system is short of memory: none of the headers is left out."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
-    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
     first = await source.look(files)
     (process,) = readers()
     process.kill()
@@ -443,7 +443,7 @@ async def test_a_file_that_ends_the_process_twice_is_unreadable(
     """Those before and behind it are not, and the headers that follow are read in another process still."""
     files = [write(tmp_path / "root" / f"{number}.dcm", image(number)) for number in range(1, 6)]
     for_children(tmp_path, monkeypatch, f"os._exit(1) if path == {files[2].path!r} else None")
-    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path / "root"], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path / "root"], many=0))
     expected: list[Identity | Ignored] = [await anyio.to_thread.run_sync(source.identify, file) for file in files]
     expected[2] = Ignored(
         files[2], FileKind.UNREADABLE, "to read its header ends the process that reads it", damaged=True
@@ -460,7 +460,7 @@ async def test_where_no_process_can_be_begun_headers_are_read_from_here(
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
     before = readers()
-    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
     looks = await source.look(files)
     assert {type(look) for look in looks} == {Identity}
     assert set(readers()) <= set(before)
@@ -471,7 +471,7 @@ async def test_a_stop_ends_the_process_that_reads(tmp_path: Path, monkeypatch: p
     files = [write(tmp_path / "root" / f"{number}.dcm", image(number)) for number in range(1, 4)]
     hangs = tmp_path / "hangs"
     for_children(tmp_path, monkeypatch, f"(open({str(hangs)!r}, 'w'), time.sleep(600))")
-    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path / "root"], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path / "root"], many=0))
     before = threading.active_count()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(source.look, files)
@@ -486,7 +486,7 @@ async def test_a_stop_ends_the_process_that_reads(tmp_path: Path, monkeypatch: p
 async def test_the_process_that_reads_ends_with_the_walk(tmp_path: Path) -> None:
     """And when the source is not used any more."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
-    source = await anyio.to_thread.run_sync(partial(Folder, [tmp_path], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
     async for _ in source.batches():
         await source.look(files)
         assert children() == 1
@@ -595,7 +595,7 @@ async def test_another_process_opens_many_at_once_too(tmp_path: Path, monkeypatc
     for_children(tmp_path, monkeypatch, f"count(path, {str(told)!r}) if path.startswith({str(root)!r}) else None")
     files = [write(root / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
     here = await (await folder(root)).look(files)
-    source = await anyio.to_thread.run_sync(partial(Folder, [root], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [root], many=0))
     assert await source.look(files[:8]) == here[:8]
     assert told.read_text() == "1"
     assert await source.look(files) == here
@@ -737,7 +737,7 @@ async def test_one_late_answer_does_not_make_a_disk_slow(tmp_path: Path) -> None
         await source.read([file])
     late.seconds = 0
     assert source.read_ahead == LARGE
-    digesting = await anyio.to_thread.run_sync(partial(Folder, [tmp_path], digests=True))
+    digesting = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], digests=True))
     for _ in range(20):
         await digesting.read([file])
     assert digesting.read_ahead == LARGE

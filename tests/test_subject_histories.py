@@ -32,7 +32,7 @@ from yarl import URL
 from asyncimport.demographics import NULL, Demographics
 from asyncimport.errors import UnavailableError
 from asyncimport.testserver import Project, Subject, TestXnat, serve
-from asyncimport.xnat.subjects import Described, NotDescribed, describe
+from asyncimport.xnat.subjects import SubjectError, SubjectUpdated, describe
 
 # Three that differ in case, and two that are accession IDs, sooner or later.
 LABELS = ("Ab", "ab", "AB", "XNAT_S00001", "XNAT_S00002")
@@ -272,9 +272,9 @@ class Wire:
                     assert wish.overwrite, f"{name} was replaced unasked"
                     self.taken |= {accession} if wish.values.get(name) != NULL else set()
 
-    def told(self, outcome: Described | NotDescribed) -> None:
+    def told(self, outcome: SubjectUpdated | SubjectError) -> None:
         """Compare what is told in the end with what was shown."""
-        if isinstance(outcome, NotDescribed):
+        if isinstance(outcome, SubjectError):
             assert outcome.reason
             return
         wish = self.wish
@@ -418,11 +418,11 @@ class Histories(RuleBasedStateMachine):
         expected = self._expected(wish, before)
         self._note(f"expected {expected}, after {after}", outcome)
         if expected is None:
-            assert isinstance(outcome, NotDescribed)
+            assert isinstance(outcome, SubjectError)
             assert outcome.refused
             assert after == before
             return
-        assert isinstance(outcome, Described)
+        assert isinstance(outcome, SubjectUpdated)
         assert {**before, **expected} == {one: known for one, known in after.items() if one in {**before, **expected}}
         made = set(after) - set(before)
         assert len(made) == (outcome.created and not wish.dry_run)
@@ -431,7 +431,7 @@ class Histories(RuleBasedStateMachine):
         # Again there is nothing to do.
         if not wish.dry_run:
             again, wire = self._run(wish)
-            assert isinstance(again, Described)
+            assert isinstance(again, SubjectUpdated)
             assert (again.written, wire.writes, state_of(self.xnat)) == ((), 0, after)
 
     @rule(wish=a_wish, interference=interferences)
@@ -441,7 +441,7 @@ class Histories(RuleBasedStateMachine):
         before = state_of(self.xnat)
         outcome, wire = self._run(wish, actions, troubles)
         after = state_of(self.xnat)
-        if isinstance(outcome, Described) and outcome.created and not wish.dry_run:
+        if isinstance(outcome, SubjectUpdated) and outcome.created and not wish.dry_run:
             others = [one for one in alike(after, wish.label) if one != outcome.accession]
             assert len(others) <= len(outcome.alike), "two of one label, and nobody is told"
         if not actions:
@@ -457,8 +457,8 @@ class Histories(RuleBasedStateMachine):
         labels = [known.label_in("demo") for known in state_of(self.xnat).values()]
         wires = [Wire(self.xnat, wish, self.somebody, alone=False) for wish in (first, second)]
 
-        async def both() -> list[Described | NotDescribed | None]:
-            found: list[Described | NotDescribed | None] = [None, None]
+        async def both() -> list[SubjectUpdated | SubjectError | None]:
+            found: list[SubjectUpdated | SubjectError | None] = [None, None]
 
             async def one(place: int) -> None:
                 found[place] = await self._describe(wires[place])
@@ -473,19 +473,19 @@ class Histories(RuleBasedStateMachine):
         after = [known.label_in("demo") for known in state_of(self.xnat).values()]
         if len(set(labels)) == len(labels):
             assert len(set(after)) == len(after), "two of one label"
-        created = [one for one in outcomes if isinstance(one, Described) and one.created and one.accession]
+        created = [one for one in outcomes if isinstance(one, SubjectUpdated) and one.created and one.accession]
         if len(created) == 2 and created[0].label.lower() == created[1].label.lower():
             assert any(one.alike for one in created), "two of one label but for case, and nobody is told"
 
     def _run(
         self, wish: Wish, actions: Sequence[tuple[int, Action]] = (), troubles: Mapping[int, str] | None = None
-    ) -> tuple[Described | NotDescribed | None, Wire]:
+    ) -> tuple[SubjectUpdated | SubjectError | None, Wire]:
         wire = Wire(self.xnat, wish, self.somebody, actions, troubles or {})
         outcome = self._portal.call(self._describe, wire)
         self._note(f"{wish}", outcome, *wire.history)
         return outcome, wire
 
-    async def _describe(self, wire: Wire) -> Described | NotDescribed | None:
+    async def _describe(self, wire: Wire) -> SubjectUpdated | SubjectError | None:
         """Make the call, and return what is told of it; None when XNAT has gone away over it."""
         wish = wire.wish
         async with wired(wire, self._site), logged_in(wire.url) as client:

@@ -19,7 +19,7 @@ from asyncimport.errors import ProjectMissingError, RefusedError, TransientError
 from asyncimport.testserver import Project, TestXnat, User
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.site import project_of
-from asyncimport.xnat.subjects import Described, NotDescribed, Subjects, describe
+from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, describe
 
 pytestmark = pytest.mark.anyio
 
@@ -251,10 +251,10 @@ class TestLabels:
         (done,) = await describe(client, [wish("sub1", gender="male", age="34")], AT_ONCE)
         assert [one.label for one in xnat.subjects("demo")] == ["SUB1"]
         if times == 1:
-            assert isinstance(done, Described)
+            assert isinstance(done, SubjectUpdated)
             assert (done.label, done.written) == ("SUB1", ("age",))
         else:
-            assert isinstance(done, NotDescribed)
+            assert isinstance(done, SubjectError)
             assert (done.state, wire.puts) == ("failed", [])
 
     async def test_the_id_of_one_that_is_the_label_of_another(self, xnat: TestXnat, client: Client) -> None:
@@ -283,10 +283,10 @@ class TestLabels:
         xnat.add_subject("demo", "SUB1")
         xnat.add_subject("demo", "sub1")
         (done,) = await describe(client, [wish("sub1", gender="male")], AT_ONCE, dry_run=True)
-        assert isinstance(done, Described)
+        assert isinstance(done, SubjectUpdated)
         assert (done.label, done.alike) == ("sub1", ("SUB1",))
         (told,) = await describe(client, [wish("Sub1", gender="male")], AT_ONCE)
-        assert isinstance(told, NotDescribed)
+        assert isinstance(told, SubjectError)
         assert (told.state, wire.puts) == ("refused", [])
         assert "SUB1 is XNAT_S00001" in told.reason
 
@@ -300,7 +300,7 @@ class TestLabels:
 
         wire.instead = race
         (done,) = await describe(client, [wish("S1", gender="female")], AT_ONCE)
-        assert isinstance(done, Described)
+        assert isinstance(done, SubjectUpdated)
         assert (done.created, done.label, done.alike) == (True, "S1", ("s1",))
 
     async def test_one_that_gets_another_label(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
@@ -323,11 +323,11 @@ class TestLabels:
         shared = xnat.add_subject("home", "H1", gender="male")
         xnat.share(shared, "demo", "S1")
         (same,) = await describe(client, [wish("S1", gender="male")], AT_ONCE)
-        assert isinstance(same, Described)
+        assert isinstance(same, SubjectUpdated)
         assert (same.state, same.accession) == ("unchanged", shared.id)
         for dry_run in (True, False):
             (told,) = await describe(client, [wish("S1", gender="male", age="34")], AT_ONCE, dry_run=dry_run)
-            assert isinstance(told, NotDescribed)
+            assert isinstance(told, SubjectError)
             assert told.reason == "the subject belongs to project home, where its demographics are set"
         assert (wire.puts, shared.demographics) == ([], {"gender": "male"})
         done = await Subjects(client, AT_ONCE).set(wish("H1", "home", gender="male", age="34"))
@@ -392,9 +392,9 @@ class TestWhatIsThere:
         xnat.add_subject("demo", "S1", gender="male", group="x")
         wishes = [wish(), wish("S2", gender="male"), wish("S1", gender="male")]
         first, second, third = await describe(client, wishes, AT_ONCE, dry_run=True, overwrite=True)
-        assert isinstance(first, Described)
-        assert isinstance(second, Described)
-        assert isinstance(third, Described)
+        assert isinstance(first, SubjectUpdated)
+        assert isinstance(second, SubjectUpdated)
+        assert isinstance(third, SubjectUpdated)
         assert {one.name for one in first.replaced} >= {"gender"}
         assert (first.agrees, first.state) == (False, "updated")
         assert (second.state, second.accession) == ("created", "")
@@ -439,8 +439,8 @@ class TestRights:
         """Each says what it lacks."""
         wishes = [wish("S1", "read"), wish("S2", "read")]
         edit, create = await describe(client, wishes, AT_ONCE)
-        assert isinstance(edit, NotDescribed)
-        assert isinstance(create, NotDescribed)
+        assert isinstance(edit, SubjectError)
+        assert isinstance(create, SubjectError)
         assert (edit.no_right, create.no_right) == (True, True)
         assert "edit" in edit.reason
         assert "create" in create.reason
@@ -467,7 +467,7 @@ class TestRights:
         """It is refused, and says what else than a right may be lacking; the others are set."""
         xnat.add_subject("demo", "S1").locked = True
         told, done = await describe(client, [wish("S1"), wish("S2")], AT_ONCE)
-        assert isinstance(told, NotDescribed)
+        assert isinstance(told, SubjectError)
         assert "locked" in told.reason
         assert done.state == "created"
 
@@ -649,7 +649,7 @@ class TestTrouble:
     async def test_the_server_goes_away(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """The run ends, what was done is done, and the next one does the rest."""
         wishes = [wish(f"S{number}", gender="male") for number in range(40)]
-        told: list[Described | NotDescribed] = []
+        told: list[SubjectUpdated | SubjectError] = []
         wire.instead = lambda _method, _path: web.Response(status=503) if len(wire.puts) > 20 else None
         with pytest.raises(UnavailableError) as caught:
             await describe(client, wishes, AT_ONCE, report=told.append)

@@ -42,7 +42,7 @@ from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, counted, run_operation
 from asyncimport.errors import UsageError
 from asyncimport.model import AttachmentResult, AttachmentState, Place, Resource
-from asyncimport.model.csv_table import Flaw
+from asyncimport.model.csv_table import TableIssue
 
 if TYPE_CHECKING:
     from asyncimport.operations.attach import AttachResult
@@ -119,7 +119,7 @@ def attach(
     from asyncimport.source.attachment_files import files_by_resource, rows_to_attach
 
     out, err = consoles(no_color=no_color)
-    flaws: list[Flaw] = []
+    flaws: list[TableIssue] = []
     try:
         place = Place(project or "", subject or "", session or "", "", scan or "")
         said = AttachRow(0, "", place, resource or "", "", format_, content, tags)

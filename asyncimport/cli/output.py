@@ -15,7 +15,7 @@ from rich.text import Text
 
 from asyncimport.errors import AsyncimportError
 from asyncimport.model import AttachmentCounts, Files, SessionReport, Stray, SubjectCounts, Summary
-from asyncimport.model.csv_table import Flaw
+from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.summary import is_unseen
 from asyncimport.model.texts import plain
 from asyncimport.reporting.progress import human_bytes, human_seconds
@@ -273,7 +273,7 @@ def _show_sessions(console: Console, reports: list[SessionReport]) -> None:
         console.print(Text(f"  and {len(reports) - _SHOWN:,} more: see -o json"))
 
 
-def show_flaws(out: Console, flaws: Sequence[Flaw]) -> None:
+def show_flaws(out: Console, flaws: Sequence[TableIssue]) -> None:
     """Write what is wrong in a table, by line and column."""
     for flaw in flaws[:_SHOWN]:
         column = f", {plain(flaw.column)}" if flaw.column else ""
@@ -284,7 +284,7 @@ def show_flaws(out: Console, flaws: Sequence[Flaw]) -> None:
         out.print(Text(f"  and {len(flaws) - _SHOWN:,} more: see -o json"))
 
 
-def flaws_json(flaws: Sequence[Flaw]) -> list[dict[str, object]]:
+def flaws_json(flaws: Sequence[TableIssue]) -> list[dict[str, object]]:
     """Return what is wrong in a table, for JSON."""
     return [
         {

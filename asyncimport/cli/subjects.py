@@ -43,7 +43,7 @@ from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, counted, run_operation
 from asyncimport.demographics import Difference
 from asyncimport.errors import UsageError
-from asyncimport.xnat.subjects import Described, NotDescribed
+from asyncimport.xnat.subjects import SubjectError, SubjectUpdated
 
 if TYPE_CHECKING:
     from asyncimport.operations.subjects import SubjectsResult
@@ -152,9 +152,9 @@ def _json(result: "SubjectsResult") -> dict[str, object]:
     }
 
 
-def _detail(one: Described | NotDescribed) -> dict[str, object]:
-    reason = one.reason if isinstance(one, NotDescribed) else None
-    found = one if isinstance(one, Described) else Described(one.project, one.subject, "", "")
+def _detail(one: SubjectUpdated | SubjectError) -> dict[str, object]:
+    reason = one.reason if isinstance(one, SubjectError) else None
+    found = one if isinstance(one, SubjectUpdated) else SubjectUpdated(one.project, one.subject, "", "")
     return {
         "project": one.project,
         "subject": one.subject,
@@ -187,14 +187,14 @@ def _show(out: Console, result: "SubjectsResult", *, values: bool) -> None:
         out.print(Text(f"  {line}"))
     if len(told) > _SHOWN and not values:
         out.print(Text(f"  and {len(told) - _SHOWN:,} more: see -o json"))
-    if any(isinstance(one, Described) and one.kept for one in result.outcomes):
+    if any(isinstance(one, SubjectUpdated) and one.kept for one in result.outcomes):
         out.print(Text("hint: --overwrite-demographics replaces what XNAT has"))
 
 
-def _lines(one: Described | NotDescribed, *, dry_run: bool, values: bool) -> list[str]:
+def _lines(one: SubjectUpdated | SubjectError, *, dry_run: bool, values: bool) -> list[str]:
     """Return what is worth a line: differences, and what did not work."""
     where = f"{one.project} / {one.subject}"
-    if isinstance(one, NotDescribed):
+    if isinstance(one, SubjectError):
         return [f"{one.state}: {where}: {plain(one.reason)}"]
     if one.label and one.label != one.subject:
         where += f" (in XNAT {one.label})"

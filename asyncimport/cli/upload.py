@@ -226,7 +226,7 @@ def upload(
     from asyncimport.operations.rules import carried_choice, choice_from, plan_from, rules_from
     from asyncimport.operations.subjects import read_table
     from asyncimport.operations.upload_request import UploadRequest
-    from asyncimport.pipeline.demographics import Wishes
+    from asyncimport.pipeline.demographics import DemographicsRequest
     from asyncimport.routing import AttachRule
     from asyncimport.routing.planned_routes import PlannedRoutes
     from asyncimport.xnat.client import Timeouts
@@ -265,7 +265,7 @@ def upload(
         said, flaws = read_table(subjects, project or "", encoding) if subjects is not None else ([], [])
         wished = [name.strip() for name in subjects_from_dicom.split(",") if name.strip()]
         header_keywords(wished)  # which refuses what no header tells
-        wishes = Wishes(said, wished, overwrite_demographics)
+        wishes = DemographicsRequest(said, wished, overwrite_demographics)
         wanted = {word for word in retry.split(",") if word}
         if unknown := wanted - {"held", "refused"}:
             raise UsageError(

@@ -15,7 +15,7 @@ from asyncimport.cli.recording import recorded
 from asyncimport.cli.running import progress, run_operation
 from asyncimport.errors import AsyncimportError, UnavailableError
 from asyncimport.model import Stray, Summary
-from asyncimport.model.events import Away, Noticed
+from asyncimport.model.events import Noticed, ServerUnavailable
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.result import Result
 from asyncimport.reporting.entries import Began, Ended, Entry
@@ -50,7 +50,7 @@ class Display(Observer):
             self._record(entry)
         if isinstance(entry, Ended):
             self._is_run = False
-        elif isinstance(entry, Away):
+        elif isinstance(entry, ServerUnavailable):
             self._tell_away(entry.reason)
         elif isinstance(entry, Noticed):
             self._tell_notice(entry.reason)

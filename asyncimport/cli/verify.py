@@ -28,7 +28,7 @@ from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, run_operation
 from asyncimport.errors import AsyncimportError
 from asyncimport.operations.journals import meant_journal, server_of
-from asyncimport.xnat.subjects import Described, NotDescribed
+from asyncimport.xnat.subjects import SubjectError, SubjectUpdated
 
 if TYPE_CHECKING:
     from asyncimport.operations.verify import VerifyResult
@@ -157,8 +157,8 @@ def _json(result: "VerifyResult", *, others: Sequence[Path]) -> dict[str, object
             {
                 "project": one.project,
                 "subject": one.subject,
-                "written": list(one.written) if isinstance(one, Described) else [],
-                "reason": one.reason if isinstance(one, NotDescribed) else None,
+                "written": list(one.written) if isinstance(one, SubjectUpdated) else [],
+                "reason": one.reason if isinstance(one, SubjectError) else None,
             }
             for one in result.described
         ],
@@ -216,7 +216,7 @@ def _show(out: Console, result: "VerifyResult") -> None:
     for one_again in result.described:
         what = (
             f"described again: {', '.join(one_again.written)}"
-            if isinstance(one_again, Described)
+            if isinstance(one_again, SubjectUpdated)
             else f"not described again: {plain(one_again.reason)}"
         )
         out.print(Text(f"  {one_again.project} / {one_again.subject}: {what}"))

@@ -9,7 +9,7 @@ from datetime import date
 
 from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Kind, canonical, field_of, local_day
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import LABELS, Flaw, bare, folded, label_flaw, records, text_of
+from asyncimport.model.csv_table import LABELS, TableIssue, bare, folded, label_flaw, records, text_of
 
 __all__ = ["Demographics", "filled", "read_subjects"]
 
@@ -34,7 +34,7 @@ class Demographics:
 
 def read_subjects(
     data: bytes, *, project: str = "", encoding: str = "", null_clears: bool = False, today: date | None = None
-) -> tuple[list[Demographics], list[Flaw]]:
+) -> tuple[list[Demographics], list[TableIssue]]:
     """Return the sound rows of a table in its order, and all that is wrong with the others.
 
     `project` is for rows that name none. Two rows of one subject are fine if they say the same; else neither counts.
@@ -56,7 +56,7 @@ def read_subjects(
         key = found.project, found.subject.casefold()
         first = firsts.setdefault(key, line)
         if rows.setdefault(key, found) != found:
-            flaws.append(Flaw(line, header.name("subject_label"), f"the subject of line {first} again", _ONE_ROW))
+            flaws.append(TableIssue(line, header.name("subject_label"), f"the subject of line {first} again", _ONE_ROW))
             contradicted.add(key)
     return [row for key, row in rows.items() if key not in contradicted], flaws
 
@@ -114,10 +114,10 @@ class _Header:
         """Return what the file calls a column."""
         return self._names[self.places[column]] if column in self.places else column
 
-    def warnings(self) -> list[Flaw]:
+    def warnings(self) -> list[TableIssue]:
         """Return a warning for each column that means nothing here: it may be a misspelt one."""
         return [
-            Flaw(self.line, name, "a column that XNAT has no field for; it is not sent", is_warning=True)
+            TableIssue(self.line, name, "a column that XNAT has no field for; it is not sent", is_warning=True)
             for name in dict.fromkeys(self._unknown)
         ]
 
@@ -133,20 +133,22 @@ class _Reader:
         self._initials: dict[int, list[str]] = {}
         self._foreign: set[str] = set()
 
-    def doubts(self, line: int) -> list[Flaw]:
+    def doubts(self, line: int) -> list[TableIssue]:
         """Return what is wrong with a row as all rows are known: its initials may be those of another language."""
         return [
-            Flaw(line, self._header.name(column), "an initial, beside others that mean nothing in English", _LANGUAGE)
+            TableIssue(
+                line, self._header.name(column), "an initial, beside others that mean nothing in English", _LANGUAGE
+            )
             for column in self._initials.get(line, ())
             if column in self._foreign
         ]
 
-    def row(self, line: int, cells: Sequence[str]) -> tuple[Demographics | None, list[Flaw]]:
+    def row(self, line: int, cells: Sequence[str]) -> tuple[Demographics | None, list[TableIssue]]:
         """Return the row, or None if anything is wrong with it, and what that is."""
         width = self._header.width
         if any(cell.strip() for cell in cells[width:]):
             text = f"{len(cells)} cells, but the header has {width}"
-            return None, [Flaw(line, "", text, "a cell that holds a delimiter needs quotes")]
+            return None, [TableIssue(line, "", text, "a cell that holds a delimiter needs quotes")]
         texts = {
             column: bare(cells[place]).strip() for column, place in self._header.places.items() if place < len(cells)
         }
@@ -154,7 +156,7 @@ class _Reader:
         subject = texts.get("subject_label", "")
         values: dict[str, str] = {}
         flaws = [
-            Flaw(line, self._header.name(column), text, LABELS)
+            TableIssue(line, self._header.name(column), text, LABELS)
             for column, label in (("project_id", project), ("subject_label", subject))
             if (text := _label(label))
         ]
@@ -167,10 +169,10 @@ class _Reader:
                 except UsageError as error:
                     if FIELDS[column].kind is Kind.WORD and len(text) == 1 and text.isalpha():
                         self._foreign.add(column)
-                    flaws.append(Flaw(line, self._header.name(column), str(error), error.hint))
+                    flaws.append(TableIssue(line, self._header.name(column), str(error), error.hint))
         births = [self._header.name(name) for name in BIRTH if values.get(name, NULL) != NULL]
         if len(births) > 1:
-            flaws.append(Flaw(line, " and ".join(births), "more than one", "XNAT keeps one of dob, yob and age"))
+            flaws.append(TableIssue(line, " and ".join(births), "more than one", "XNAT keeps one of dob, yob and age"))
         return (None if flaws else Demographics(subject, values, project)), flaws
 
     def _value(self, column: str, text: str) -> str:

@@ -14,7 +14,7 @@ from asyncimport.model.record import record
 
 __all__ = [
     "LABELS",
-    "Flaw",
+    "TableIssue",
     "bare",
     "character",
     "folded",
@@ -54,7 +54,7 @@ _TEMPTING = re.compile(
 
 
 @record
-class Flaw:
+class TableIssue:
     """What is wrong in a table, and where; `column` as the file names it, "" for the whole line.
 
     A warning concerns a column that is not sent; any other flaw keeps its row from being sent.

@@ -5,17 +5,17 @@ from asyncimport.model.record import record
 
 __all__ = [
     "Admitted",
-    "Away",
-    "Enclosed",
-    "Enclosing",
+    "AttachmentsStarted",
+    "AttachmentsStored",
     "Event",
     "Found",
     "Noticed",
-    "Quiet",
-    "Repeated",
+    "RetryScheduled",
     "ScanFinished",
     "Scanned",
+    "ServerUnavailable",
     "Settled",
+    "Settling",
 ]
 
 
@@ -48,7 +48,7 @@ class ScanFinished:
 
 
 @record
-class Repeated:
+class RetryScheduled:
     """An attempt to send a file (the nth) failed for a time, and is made again, unless it was the last."""
 
     reason: str
@@ -81,28 +81,28 @@ class Noticed:
 
 
 @record
-class Away:
+class ServerUnavailable:
     """Nothing gets through to the server, for this reason; the run waits for it. Without a reason: it is back."""
 
     reason: str | None
 
 
 @record
-class Quiet:
+class Settling:
     """A session is complete, and left alone for so many seconds: an upload into it broke off, and may yet arrive."""
 
     seconds: float
 
 
 @record
-class Enclosing:
+class AttachmentsStarted:
     """The images are through, and so many attachments wait to go beside them."""
 
     files: int
 
 
 @record
-class Enclosed:
+class AttachmentsStored:
     """This became of attachments of one resource, and is on disk."""
 
     resource: Resource
@@ -113,14 +113,14 @@ Event = (
     Scanned
     | Admitted
     | ScanFinished
-    | Repeated
-    | Away
-    | Quiet
+    | RetryScheduled
+    | ServerUnavailable
+    | Settling
     | Found
     | Noticed
     | Settled
     | Verdict
-    | Enclosing
-    | Enclosed
+    | AttachmentsStarted
+    | AttachmentsStored
     | SubjectReport
 )

@@ -17,15 +17,15 @@ from asyncimport.errors import (
     worst,
 )
 from asyncimport.model import AttachmentBatch, AttachmentResult, AttachmentState, File, Place, Resource
-from asyncimport.model.csv_table import Flaw
-from asyncimport.model.events import Enclosed, Event
+from asyncimport.model.csv_table import TableIssue
+from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.options import Options
 from asyncimport.model.texts import plain
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.attachments import InMemoryQueue, upload_attachments
-from asyncimport.source.folder import Folder
+from asyncimport.source.folder import FileSource
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.site import check_project
@@ -45,7 +45,7 @@ class AttachRequest:
 
     server: Server
     batches: Sequence[AttachmentBatch]
-    flaws: Sequence[Flaw] = ()
+    flaws: Sequence[TableIssue] = ()
     replace: bool = False
     """Put files in the place of others of the same name."""
     zips: bool = True
@@ -61,7 +61,7 @@ class AttachResult(Result):
 
     dry_run: bool = False
     batches: Sequence[AttachmentBatch] = ()
-    flaws: Sequence[Flaw] = ()
+    flaws: Sequence[TableIssue] = ()
     filed: list[tuple[Resource, AttachmentResult]] = field(default_factory=list)
 
     @property
@@ -101,7 +101,7 @@ async def attach(
     result = AttachResult(dry_run=request.dry_run, batches=request.batches, flaws=request.flaws)
 
     def note(event: Event) -> None:
-        if isinstance(event, Enclosed):
+        if isinstance(event, AttachmentsStored):
             result.filed += [(event.resource, one) for one in event.filed]
             report(result)
 
@@ -118,7 +118,7 @@ async def attach(
                 )
                 waiting = await _located(cabinet, await _open(client, result), result)
             if not stop.requested:
-                source = await anyio.to_thread.run_sync(Folder, [])
+                source = await anyio.to_thread.run_sync(FileSource, [])
                 await upload_attachments(
                     source, cabinet, InMemoryQueue(waiting), options=Options(), report=note, stop=stop
                 )

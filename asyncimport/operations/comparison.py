@@ -20,11 +20,11 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.orphans import find_strays
 from asyncimport.xnat.resources import Depth, Held, Resources
 from asyncimport.xnat.site import SiteRules
-from asyncimport.xnat.subjects import NotDescribed, Outcome, describe
+from asyncimport.xnat.subjects import Outcome, SubjectError, describe
 
 __all__ = [
-    "Beside",
     "Finding",
+    "ResourceFinding",
     "SubjectFinding",
     "attachments_to_repair",
     "look",
@@ -153,7 +153,7 @@ async def _finding(
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ResourceFinding:
     """What the archive holds of the attachments that were stored in a resource: `problem` is None if all of them.
 
     `missing` are those that are not there any more, `altered` those under whose names something else is, or that cannot
@@ -169,14 +169,14 @@ class Beside:
 
 async def look_beside(
     client: Client, reader: JournalReader, policy: RetryPolicy, *, reads_bytes: bool = False
-) -> list[Beside]:
+) -> list[ResourceFinding]:
     """Look at the resources that attachments were stored in: name, size and MD5, and how much of each XNAT has.
 
     The bytes are read where the site keeps no MD5, or tells it with another size; with `reads_bytes`, all are.
     Raises: UnavailableError when the server goes away meanwhile.
     """
     batches = await anyio.to_thread.run_sync(reader.stored_attachment_batches)
-    found: dict[int, Beside] = {}
+    found: dict[int, ResourceFinding] = {}
     limiter = anyio.CapacityLimiter(_AT_A_TIME)
     resources = Resources(client, policy=policy, depth=Depth.BYTES if reads_bytes else Depth.SIZE)
 
@@ -193,13 +193,13 @@ async def look_beside(
     return [found[place] for place in range(len(batches))]
 
 
-async def _beside(resources: Resources, batch: AttachmentBatch) -> Beside:
+async def _beside(resources: Resources, batch: AttachmentBatch) -> ResourceFinding:
     try:
         held = await resources.held(batch)
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     except RefusedError as error:
-        return Beside(batch, str(error), batch.attachments)
+        return ResourceFinding(batch, str(error), batch.attachments)
 
     def those(*which: Held) -> tuple[Attachment, ...]:
         return tuple(one for one in batch.attachments if held[one.key] in which)
@@ -209,7 +209,7 @@ async def _beside(resources: Resources, batch: AttachmentBatch) -> Beside:
     problems = [f"{len(missing)} of {len(batch.attachments)} files are missing"] if missing else []
     problems += [f"{len(altered)} are not what was stored"] if altered else []
     problems += [f"{len(unread)} cannot be read"] if unread else []
-    return Beside(batch, "; ".join(problems) or None, missing, altered + unread, damaged)
+    return ResourceFinding(batch, "; ".join(problems) or None, missing, altered + unread, damaged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ async def look_at_subjects(client: Client, reader: JournalReader, policy: RetryP
         wishes, await describe(client, wishes, policy, dry_run=True, only_existing=True), strict=True
     ):
         finding = SubjectFinding(wish.project, wish.subject, tuple(wish.values))
-        if isinstance(found, NotDescribed):
+        if isinstance(found, SubjectError):
             findings.append(replace(finding, problem=found.reason))
             continue
         other = tuple(dict.fromkeys(one.name for one in found.kept))
@@ -291,7 +291,7 @@ def sources_of(reader: JournalReader, finding: Finding) -> tuple[list[SentFile],
     return there, len(finding.missing) - len(there)
 
 
-def attachments_to_repair(besides: Iterable[Beside]) -> tuple[list[Attachment], int]:
+def attachments_to_repair(besides: Iterable[ResourceFinding]) -> tuple[list[Attachment], int]:
     """Return missing and damaged ones whose files, as they are now, hold what was stored, and the number of others."""
     missing = [one for beside in besides for one in (*beside.missing, *beside.damaged)]
     devices = Devices()
@@ -303,7 +303,7 @@ def attachments_to_repair(besides: Iterable[Beside]) -> tuple[list[Attachment], 
     return there, len(missing) - len(there)
 
 
-def verified_attachments(besides: Iterable[Beside]) -> Iterator[tuple[File, bool]]:
+def verified_attachments(besides: Iterable[ResourceFinding]) -> Iterator[tuple[File, bool]]:
     """Yield the files on disk that were just seen in resources of the archive, and whether each holds what is there."""
     yield from _judged(
         (one.file, _md5_of(one))

@@ -18,9 +18,9 @@ from asyncimport.operations.plan import Plan
 from asyncimport.operations.scan import plan_of
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.routing import AttachRule, Choice, Effect, Problem, Router
+from asyncimport.routing import AttachRule, Effect, Problem, Router, StudyFilter
 from asyncimport.routing.planned_routes import PlannedRoutes
-from asyncimport.source.folder import Folder
+from asyncimport.source.folder import FileSource
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.site import SiteRules, check_project
@@ -35,7 +35,7 @@ class Wanted:
     host: str
     project: str
     routes: Router | PlannedRoutes
-    choice: Choice
+    choice: StudyFilter
     suffix: bool
     limit: int | None
     quiet_time: float
@@ -57,7 +57,7 @@ class Decision:
 
     routes: Router | PlannedRoutes
     rules: Mapping[str, str]
-    choice: Choice
+    choice: StudyFilter
     journal: Path
     plan: Plan | None = None
     is_strict: bool = False
@@ -81,7 +81,7 @@ class Decision:
 
 async def decide(
     wanted: Wanted,
-    source: Folder,
+    source: FileSource,
     client: Client,
     observer: Observer,
     *,
@@ -200,7 +200,7 @@ def _id_of(name: str, names: Mapping[str, str | AsyncimportError]) -> str:
     return found if isinstance(found, str) else name
 
 
-def no_dicom(source: Folder, others: int) -> UsageError:
+def no_dicom(source: FileSource, others: int) -> UsageError:
     """Return the error for a source with nothing but other files."""
     return UsageError(
         f"no DICOM found in {', '.join(plain(root) for root in source.places)}",

@@ -22,8 +22,8 @@ from asyncimport.operations.scan import survey_path
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.routing import Choice, ProblemCode, misfit
-from asyncimport.source.folder import Folder
+from asyncimport.routing import ProblemCode, StudyFilter, misfit
+from asyncimport.source.folder import FileSource
 from asyncimport.xnat.archive import ArchivedSessions, held_of_session
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.inspection import series_filters
@@ -59,7 +59,7 @@ async def dry_run(request: UploadRequest, *, report: Observer | None = None, sto
     return result
 
 
-async def _plan(task: UploadRequest, source: Folder, observer: Observer, stop: Stop, result: DryRunResult) -> None:
+async def _plan(task: UploadRequest, source: FileSource, observer: Observer, stop: Stop, result: DryRunResult) -> None:
     """Decide, compare the plan with the archive, and foretell the exit code."""
     async with task.server.connect(connections=4, timeouts=task.timeouts) as client:
         archived, site = ArchivedSessions(client, RetryPolicy()), SiteRules(client, RetryPolicy())
@@ -107,7 +107,7 @@ class _Journalled:
 
 async def _compared(
     task: UploadRequest,
-    source: Folder,
+    source: FileSource,
     client: Client,
     archived: ArchivedSessions,
     rules: SiteRules,
@@ -148,7 +148,7 @@ async def _compared(
 
 async def _misfits(
     task: UploadRequest,
-    source: Folder,
+    source: FileSource,
     client: Client,
     rules: SiteRules,
     journal: Path,
@@ -184,7 +184,7 @@ async def _misfits(
 
 
 def _modalities(
-    source: Folder, state_dir: Path | None, journal: Path, choice: Choice, session: Session, *, truncated: bool
+    source: FileSource, state_dir: Path | None, journal: Path, choice: StudyFilter, session: Session, *, truncated: bool
 ) -> dict[str, str]:
     """Return the modalities of the instances of a study, by SOPInstanceUID, that the journal does not know as done."""
 

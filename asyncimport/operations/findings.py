@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from asyncimport.errors import FatalError, UsageError
-from asyncimport.xnat.inspection import Inside, ProjectFacts, Told, Untold
-from asyncimport.xnat.outside import Outside
+from asyncimport.xnat.inspection import AuthenticatedFacts, ProjectFacts, Told, Unknown
+from asyncimport.xnat.outside import PublicFacts
 
 __all__ = ["Facts", "Finding", "Status", "exit_code", "failed", "number_in", "unknown"]
 
@@ -50,9 +50,9 @@ class Facts:
     bad_address: UsageError | None = None
     unencrypted: UsageError | None = None
     insecure: bool = False
-    outside: Outside | None = None
+    outside: PublicFacts | None = None
     no_login: FatalError | None = None
-    inside: Inside | None = None
+    inside: AuthenticatedFacts | None = None
     projects: Sequence[ProjectFacts] = ()
 
 
@@ -67,13 +67,13 @@ def failed(code: str, error: FatalError, *, meaning: str = "", hint: str = "", a
     return Finding(code, Status.ERROR, str(error), meaning, hint or error.hint, about, error.exit_code)
 
 
-def unknown(code: str, what: str, untold: Untold, about: str = "") -> Finding:
+def unknown(code: str, what: str, untold: Unknown, about: str = "") -> Finding:
     """Return a check that nobody could make."""
     return Finding(code, Status.UNKNOWN, f"{what}: not known", untold.reason, about=about)
 
 
 def number_in(told: Told[str]) -> int | None:
     """Return a setting as a number; None if it is not known, or none."""
-    if isinstance(told, Untold) or not re.fullmatch(r"-?\d{1,9}", told):
+    if isinstance(told, Unknown) or not re.fullmatch(r"-?\d{1,9}", told):
         return None
     return int(told)

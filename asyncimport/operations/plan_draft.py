@@ -14,7 +14,6 @@ from asyncimport.model.events import Event, Scanned
 from asyncimport.routing import (
     EVERYTHING,
     NOTHING_GIVEN,
-    Choice,
     DisputedError,
     Given,
     LeftOutError,
@@ -22,11 +21,12 @@ from asyncimport.routing import (
     Problem,
     ProblemCode,
     Study,
+    StudyFilter,
     UnroutableError,
     patient_of,
 )
 from asyncimport.routing.plan_binding import FoundStudy, Header
-from asyncimport.source.folder import Folder
+from asyncimport.source.folder import FileSource
 
 __all__ = [
     "ONE_PERSON",
@@ -75,7 +75,7 @@ class Planning(Protocol):
         ...
 
 
-async def survey(source: Folder, found: HeaderCache, report: Callable[[Event], None] = lambda _: None) -> None:
+async def survey(source: FileSource, found: HeaderCache, report: Callable[[Event], None] = lambda _: None) -> None:
     """Look at everything in a source, and write it down; files that a survey knows are not opened again."""
     async for batch in source.batches():
         files = [item for item in batch if isinstance(item, File)]
@@ -127,7 +127,7 @@ def draft_plan(
     *,
     relative: Relative = lambda path: path,
     truncated: bool = False,
-    choice: Choice = EVERYTHING,
+    choice: StudyFilter = EVERYTHING,
     given: Given = NOTHING_GIVEN,
     suffix: bool = False,
 ) -> Drafts:
@@ -199,7 +199,7 @@ def draft_plan(
     return Drafts(routes, drafts, problems, left)
 
 
-def _left_out(found: HeaderCache, choice: Choice, relative: Relative) -> dict[str, str]:
+def _left_out(found: HeaderCache, choice: StudyFilter, relative: Relative) -> dict[str, str]:
     """Return the studies no file of which is asked for, damaged ones included, each with why one is not."""
     left: dict[str, str] = {}
     asked: set[str] = set()
@@ -211,7 +211,9 @@ def _left_out(found: HeaderCache, choice: Choice, relative: Relative) -> dict[st
     return {uid: reason for uid, reason in left.items() if uid not in asked}
 
 
-def _of_parts(found: HeaderCache, choice: Choice, relative: Relative, *, truncated: bool) -> dict[str, StudySummary]:
+def _of_parts(
+    found: HeaderCache, choice: StudyFilter, relative: Relative, *, truncated: bool
+) -> dict[str, StudySummary]:
     """Return how much there is of each study, counting only what is asked for."""
 
     def is_asked(fields: Mapping[str, str], path: str) -> bool:

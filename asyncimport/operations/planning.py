@@ -13,10 +13,10 @@ from asyncimport.operations.plan import Plan
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.scan import plan_of
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.routing import EVERYTHING, Choice, Problem, ProblemCode, Router, code_of
+from asyncimport.routing import EVERYTHING, Problem, ProblemCode, Router, StudyFilter, code_of
 from asyncimport.routing.plan_file import PlanRow, write_plan
 from asyncimport.routing.plan_split import split
-from asyncimport.source.folder import Folder
+from asyncimport.source.folder import FileSource
 from asyncimport.system.output_files import advice, check_output, replacing
 
 __all__ = ["PlanRequest", "PlanResult", "plan"]
@@ -47,7 +47,7 @@ class PlanRequest:
     ignore_archives: bool = False
     follow_links: bool = False
     exclude: Sequence[str] = ()
-    choice: Choice = EVERYTHING
+    choice: StudyFilter = EVERYTHING
     carried: str = ""
     """The choice of parts of studies, as rows of the plan carry it."""
     limit: int | None = None
@@ -103,8 +103,8 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
     return result
 
 
-def _source(request: PlanRequest) -> Folder:
-    return Folder(
+def _source(request: PlanRequest) -> FileSource:
+    return FileSource(
         request.sources,
         ignore_archives=request.ignore_archives,
         follow_links=request.follow_links,

@@ -30,8 +30,8 @@ from asyncimport.operations.upload import (
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import run
-from asyncimport.routing import Problem, ProblemCode, Selected
-from asyncimport.source.folder import Folder
+from asyncimport.routing import FilteredRoutes, Problem, ProblemCode
+from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import in_threads
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
@@ -41,7 +41,7 @@ from asyncimport.xnat.site import SiteRules
 __all__ = ["Unread", "rehearse"]
 
 
-class Unread(Folder):
+class Unread(FileSource):
     """Directories of which a scan has read the headers just now; no bodies are read."""
 
     def __init__(self, headers: HeaderCache, *args: Any, **options: Any) -> None:
@@ -107,7 +107,7 @@ async def rehearse(
             )
             # Nothing takes time, and nothing is under way that could take effect late.
             options = replace(options, quiet_period=0.0, max_outage=0.0, receipts=False)
-            chosen = Selected(decision.routes, decision.choice)
+            chosen = FilteredRoutes(decision.routes, decision.choice)
             try:
                 await run(source, destination, journal, chosen, options=options, stop=stop)
             except UsageError as error:
@@ -116,7 +116,7 @@ async def rehearse(
 
 
 def _outcome(
-    task: UploadRequest, source: Folder, decision: Decision, found: Plan, journal: Journal
+    task: UploadRequest, source: FileSource, decision: Decision, found: Plan, journal: Journal
 ) -> tuple[Plan, int]:
     if task.attach or journal.attachments.has_unstored():
         enclosed(task, source, journal)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
-from asyncimport.routing import EVERYTHING, Choice, LookupTable, PathPattern, Router, glob_pattern
+from asyncimport.routing import EVERYTHING, LookupTable, PathPattern, Router, StudyFilter, glob_pattern
 from asyncimport.routing.plan_file import PlanRow, text_of
 from asyncimport.routing.plan_reader import read_plan
 
@@ -38,13 +38,13 @@ def rules_from(
     return Router(project, subject, session, keywords=keywords, paths=paths, table=found, whole_studies=True)
 
 
-def choice_from(modality: str | None, since: str | None, include: Sequence[str] | None, *, parts: bool) -> Choice:
+def choice_from(modality: str | None, since: str | None, include: Sequence[str] | None, *, parts: bool) -> StudyFilter:
     """Make the choice of a part of the source. Raises: UsageError."""
     day = (since or "").replace("-", "").replace(".", "")
     if since is not None and not re.fullmatch(r"\d{8}", day):
         raise UsageError(f"--study-since {since} is not a date", hint="write it as 2020-01-31")
     modalities = frozenset(one.strip().upper() for one in (modality or "").split(",") if one.strip())
-    choice = Choice(modalities, day, glob_pattern(include or ()), parts)
+    choice = StudyFilter(modalities, day, glob_pattern(include or ()), parts)
     if parts and choice.is_everything:
         raise UsageError("--partial-studies of what?", hint="choose series with --modality, --study-since or --include")
     return choice
@@ -56,7 +56,7 @@ def choice_text(modality: str | None, since: str | None, include: Sequence[str] 
     return shlex.join(f"{name}={value}" for name, value in named if value)
 
 
-def carried_choice(rows: Sequence[PlanRow], choice: Choice) -> Choice:
+def carried_choice(rows: Sequence[PlanRow], choice: StudyFilter) -> StudyFilter:
     """Return the choice that a plan was made with, where it is one of parts of studies; else the one of this run.
 
     Raises: UsageError where rows carry several, or this run has another one.

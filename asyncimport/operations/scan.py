@@ -19,8 +19,8 @@ from asyncimport.operations.plan import Plan, make_plan
 from asyncimport.operations.plan_draft import Planning, draft_plan, survey
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.progress import Totals
-from asyncimport.routing import NOTHING_GIVEN, AttachRule, Choice, Given, Router, resource_of
-from asyncimport.source.folder import Folder
+from asyncimport.routing import NOTHING_GIVEN, AttachRule, Given, Router, StudyFilter, resource_of
+from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import in_threads
 
 __all__ = ["plan_of", "streams", "survey_path"]
@@ -35,7 +35,7 @@ async def _nothing(_: Mapping[str, str]) -> Given:
 
 
 async def plan_of(
-    source: Folder,
+    source: FileSource,
     routes: Planning,
     state_dir: Path | None,
     observer: Observer,
@@ -44,7 +44,7 @@ async def plan_of(
     truncated: bool,
     merge_patients: bool,
     suffix: bool,
-    choice: Choice,
+    choice: StudyFilter,
     limit: int | None,
     quiet_time: float,
     attach: Sequence[AttachRule] = (),
@@ -96,13 +96,13 @@ async def plan_of(
     return None
 
 
-def streams(routes: Planning, *, suffix: bool, choice: Choice, limit: int | None, quiet_time: float) -> bool:
+def streams(routes: Planning, *, suffix: bool, choice: StudyFilter, limit: int | None, quiet_time: float) -> bool:
     """Whether an upload sends while it walks, as nothing of what it is told needs all studies."""
     is_whole = not isinstance(routes, Router) or suffix or routes.project is None or routes.needs_whole_study
     return not (is_whole or limit is not None or quiet_time) and choice.is_everything
 
 
-def survey_path(source: Folder, state_dir: Path | None) -> Path:
+def survey_path(source: FileSource, state_dir: Path | None) -> Path:
     """Return the file that remembers what a source holds."""
     digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return state_directory(state_dir) / f"scan-{digest}.survey"

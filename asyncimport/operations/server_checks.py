@@ -8,8 +8,8 @@ from math import ceil
 from asyncimport.errors import LoginRefusedError
 from asyncimport.model.options import AUTO_CEILING
 from asyncimport.operations.findings import Facts, Finding, Status, failed, number_in, unknown
-from asyncimport.xnat.inspection import Inside, Told, Untold
-from asyncimport.xnat.outside import BodyLimit, Outside
+from asyncimport.xnat.inspection import AuthenticatedFacts, Told, Unknown
+from asyncimport.xnat.outside import BodyLimit, PublicFacts
 
 __all__ = ["check_login", "check_way"]
 
@@ -54,7 +54,7 @@ def check_way(facts: Facts) -> Iterator[Finding]:
         yield _body(outside.body)
 
 
-def _address(host: str, outside: Outside) -> Finding:
+def _address(host: str, outside: PublicFacts) -> Finding:
     def wrong(found: str, meaning: str, hint: str) -> Finding:
         return Finding("address", Status.ERROR, found, meaning, hint, exit_code=4)
 
@@ -85,7 +85,7 @@ def _encryption(facts: Facts) -> Finding:
     return Finding("encryption", Status.OK, "plain http, which does not leave this machine")
 
 
-def _certificate(facts: Facts, outside: Outside) -> Finding:
+def _certificate(facts: Facts, outside: PublicFacts) -> Finding:
     if facts.insecure:
         hint = "leave --insecure out, and name the certificate authority of the site with --ca-bundle"
         return Finding("certificate", Status.WARNING, "not checked, with --insecure", "anybody could answer", hint)
@@ -100,16 +100,16 @@ def _certificate(facts: Facts, outside: Outside) -> Finding:
     return Finding("certificate", Status.OK, found)
 
 
-def _proxy(outside: Outside) -> Finding:
+def _proxy(outside: PublicFacts) -> Finding:
     found = f"through {outside.proxy}" if outside.proxy else "no proxy of this machine's is in use"
     if re.fullmatch(r"[\w./() -]{1,60}", outside.server, re.ASCII):
         found += f"; {outside.server} answers"
     return Finding("proxy", Status.OK, found, "its limits count too" if outside.proxy else "")
 
 
-def _version(facts: Facts, outside: Outside) -> Finding:
+def _version(facts: Facts, outside: PublicFacts) -> Finding:
     version = outside.version
-    if not version and facts.inside is not None and not isinstance(facts.inside.version, Untold):
+    if not version and facts.inside is not None and not isinstance(facts.inside.version, Unknown):
         version = facts.inside.version
     match = re.fullmatch(r"(\d+)\.(\d+)[\w.-]*", version)
     if match is None:
@@ -144,7 +144,7 @@ def _round_trip(seconds: float) -> Finding:
 
 
 def _body(told: Told[BodyLimit]) -> Finding:
-    if isinstance(told, Untold):
+    if isinstance(told, Unknown):
         return unknown("body-size", "the largest file that gets through", told)
     if not told.refused:
         return Finding("body-size", Status.OK, f"files of {told.passed} get through")
@@ -191,8 +191,8 @@ def check_login(facts: Facts) -> Iterator[Finding]:
         yield Finding("idle-timeout", Status.OK, found)
 
 
-def _logins(inside: Inside) -> Finding:
-    if isinstance(inside.logins, Untold):
+def _logins(inside: AuthenticatedFacts) -> Finding:
+    if isinstance(inside.logins, Unknown):
         return unknown("logins", "how many logins this user has open", inside.logins)
     told = number_in(inside.most_logins)
     most = _MOST_LOGINS if told is None else told

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from asyncimport.operations.findings import Facts, Finding, Status, failed, number_in, unknown
-from asyncimport.xnat.inspection import ProjectFacts, Script, Told, Untold
+from asyncimport.xnat.inspection import ProjectFacts, Script, Told, Unknown
 from asyncimport.xnat.replies import Row, SeriesFilter, is_of_upload
 
 __all__ = ["check_projects", "check_site"]
@@ -34,7 +34,7 @@ def check_site(facts: Facts) -> Iterator[Finding]:
 
 
 def _filter(told: Told[SeriesFilter], about: str = "") -> Finding:
-    if isinstance(told, Untold):
+    if isinstance(told, Unknown):
         return unknown("series-filter", "whether a series import filter drops files", told, about)
     if not told.enabled:
         return Finding("series-filter", Status.OK, "no series import filter is in force", about=about)
@@ -54,7 +54,7 @@ def _filter(told: Told[SeriesFilter], about: str = "") -> Finding:
 
 
 def _script(told: Told[Script | None], about: str = "") -> Finding:
-    if isinstance(told, Untold):
+    if isinstance(told, Unknown):
         return unknown("anonymisation", "what an anonymisation script does", told, about)
     if told is None:
         return Finding("anonymisation", Status.OK, "no anonymisation script is in force", about=about)
@@ -73,7 +73,7 @@ def _script(told: Told[Script | None], about: str = "") -> Finding:
 
 
 def _file_names(told: Told[str]) -> Finding:
-    if isinstance(told, Untold):
+    if isinstance(told, Unknown):
         return unknown("file-names", "how XNAT names files", told)
     if told == _DEFAULT_FILE_NAMES:
         return Finding("file-names", Status.OK, "XNAT names files by its default template")
@@ -92,7 +92,7 @@ def _file_names(told: Told[str]) -> Finding:
 def _idle_builder(told: Told[str]) -> Finding:
     minutes = number_in(told)
     if minutes is None:
-        untold = told if isinstance(told, Untold) else Untold("XNAT's answer is not a number")
+        untold = told if isinstance(told, Unknown) else Unknown("XNAT's answer is not a number")
         return unknown("idle-builder", "when XNAT builds what nobody sends to any more", untold)
     found = f"XNAT builds a session that nobody has sent to for {minutes} min"
     if minutes < 1:
@@ -104,7 +104,7 @@ def _idle_builder(told: Told[str]) -> Finding:
 def _archive_timeout(told: Told[str]) -> Finding:
     seconds = number_in(told)
     if seconds is None:
-        untold = told if isinstance(told, Untold) else Untold("XNAT's answer is not a number")
+        untold = told if isinstance(told, Unknown) else Unknown("XNAT's answer is not a number")
         return unknown("archive-timeout", "how long XNAT waits for an archiving", untold)
     found = f"XNAT waits {seconds:,} s for an archiving"
     if seconds < _SHORT_ARCHIVING:
@@ -116,7 +116,7 @@ def _archive_timeout(told: Told[str]) -> Finding:
 
 def _prearchive(facts: Facts, told: Told[list[Row]]) -> Finding:
     """Count the rows of the projects that were asked for, else of all that this user may edit; name none of them."""
-    if isinstance(told, Untold):
+    if isinstance(told, Unknown):
         return unknown("prearchive", "what stands in the prearchive", told)
     named = {project.id for project in facts.projects}
     rows = [row for row in told if (row.project in named if named else row.project not in {"", "Unassigned"})]
@@ -175,7 +175,7 @@ def _project(project: ProjectFacts) -> Iterator[Finding]:
 
 
 def _creation(told: Told[bool], about: str) -> Finding:
-    if isinstance(told, Untold):
+    if isinstance(told, Unknown):
         return unknown("creation", "whether this user may make new sessions", told, about)
     if told:
         return Finding("creation", Status.OK, "this user may make new sessions", about=about)
@@ -185,7 +185,7 @@ def _creation(told: Told[bool], about: str) -> Finding:
 
 
 def _prearchive_code(told: Told[str], about: str) -> Finding:
-    if isinstance(told, Untold):
+    if isinstance(told, Unknown):
         return unknown("prearchive-code", "whether XNAT archives by itself", told, about)
     match told:
         case "0":
@@ -213,7 +213,7 @@ def _prearchive_code(told: Told[str], about: str) -> Finding:
 
 def _automation(project: ProjectFacts) -> Finding:
     told = {"pipelines": project.pipelines, "subscriptions of the event service": project.subscriptions}
-    counts = {what: count for what, count in told.items() if not isinstance(count, Untold)}
+    counts = {what: count for what, count in told.items() if not isinstance(count, Unknown)}
     if any(counts.values()):
         return Finding(
             "automation",
@@ -224,6 +224,6 @@ def _automation(project: ProjectFacts) -> Finding:
             project.name,
         )
     for untold in told.values():
-        if isinstance(untold, Untold):
+        if isinstance(untold, Unknown):
             return unknown("automation", "what starts when a session is archived", untold, project.name)
     return Finding("automation", Status.OK, "no pipelines and no subscriptions are set up", about=project.name)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from asyncimport.demographics import Demographics, read_subjects
 from asyncimport.errors import ProjectMissingError, ProjectReadOnlyError, UsageError
-from asyncimport.model.csv_table import Flaw
+from asyncimport.model.csv_table import TableIssue
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.site import project_of
-from asyncimport.xnat.subjects import Described, NotDescribed, describe
+from asyncimport.xnat.subjects import SubjectError, SubjectUpdated, describe
 
 __all__ = ["SubjectsRequest", "SubjectsResult", "read_table", "subjects"]
 
@@ -29,7 +29,7 @@ class SubjectsRequest:
 
     server: Server
     rows: Sequence[Demographics]
-    flaws: Sequence[Flaw] = ()
+    flaws: Sequence[TableIssue] = ()
     overwrite: bool = False
     """Replace values that XNAT has; else they are kept, and the differences told."""
     existing_only: bool = False
@@ -45,8 +45,8 @@ class SubjectsResult(Result):
 
     dry_run: bool = False
     rows: Sequence[Demographics] = ()
-    flaws: Sequence[Flaw] = ()
-    outcomes: list[Described | NotDescribed] = field(default_factory=list)
+    flaws: Sequence[TableIssue] = ()
+    outcomes: list[SubjectUpdated | SubjectError] = field(default_factory=list)
 
     @property
     def findings_code(self) -> int:
@@ -61,14 +61,14 @@ class SubjectsResult(Result):
         return {**counts, "left": len(self.rows) - len(self.outcomes)}
 
 
-def _is_problem(one: Described | NotDescribed) -> bool:
+def _is_problem(one: SubjectUpdated | SubjectError) -> bool:
     """Whether it was not done, or somebody else made a subject of the same label at the same time."""
-    return isinstance(one, NotDescribed) or (one.created and bool(one.alike))
+    return isinstance(one, SubjectError) or (one.created and bool(one.alike))
 
 
 def read_table(
     table: Path, project: str, encoding: str = "", *, null_clears: bool = False
-) -> tuple[list[Demographics], list[Flaw]]:
+) -> tuple[list[Demographics], list[TableIssue]]:
     """Return the rows of a table of demographics, and what is wrong with the others. Raises: UsageError."""
     try:
         return read_subjects(table.read_bytes(), project=project, encoding=encoding, null_clears=null_clears)
@@ -88,7 +88,7 @@ async def subjects(
     stop = stop or Stop()
     result = SubjectsResult(dry_run=request.dry_run, rows=request.rows, flaws=request.flaws)
 
-    def note(outcome: Described | NotDescribed) -> None:
+    def note(outcome: SubjectUpdated | SubjectError) -> None:
         result.outcomes.append(outcome)
         report(result)
 
@@ -114,7 +114,7 @@ async def subjects(
                     report=note,
                 )
                 result.outcomes = told + done
-        if result.outcomes and all(isinstance(one, NotDescribed) and one.no_right for one in result.outcomes):
+        if result.outcomes and all(isinstance(one, SubjectError) and one.no_right for one in result.outcomes):
             raise ProjectReadOnlyError(
                 "this user may not set demographics of any of the subjects",
                 hint="ask the project's owner for the right to edit subjects",
@@ -123,7 +123,7 @@ async def subjects(
 
 
 async def _open(
-    client: Client, rows: Sequence[Demographics], policy: RetryPolicy, report: Callable[[NotDescribed], None]
+    client: Client, rows: Sequence[Demographics], policy: RetryPolicy, report: Callable[[SubjectError], None]
 ) -> dict[str, str]:
     """Return the IDs of the projects that are there, by what the rows call them; rows of the others are refused.
 
@@ -141,5 +141,5 @@ async def _open(
             closed[project] = str(error)
     for row in rows:
         if row.project in closed:
-            report(NotDescribed(row.project, row.subject, closed[row.project], refused=True))
+            report(SubjectError(row.project, row.subject, closed[row.project], refused=True))
     return names

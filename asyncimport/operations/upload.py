@@ -21,7 +21,7 @@ from asyncimport.errors import (
 )
 from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model import Algorithm, Digest, Stray, Summary
-from asyncimport.model.events import Away, Enclosing, Event, Noticed
+from asyncimport.model.events import AttachmentsStarted, Event, Noticed, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.texts import plain
 from asyncimport.operations.comparison import strays_of
@@ -34,16 +34,16 @@ from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.pipeline.attachments import upload_attachments
-from asyncimport.pipeline.demographics import Wishes, describe_subjects, unmatched
+from asyncimport.pipeline.demographics import DemographicsRequest, describe_subjects, unmatched
 from asyncimport.pipeline.images import run
 from asyncimport.reporting.entries import Began, Ended
 from asyncimport.reporting.receipts import check_receipts, write_receipts
-from asyncimport.routing import Selected, resource_of
+from asyncimport.routing import FilteredRoutes, resource_of
 from asyncimport.routing.planned_routes import PlannedRoutes
-from asyncimport.source.folder import Folder
+from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import in_threads
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.subjects import Subjects
 
@@ -141,7 +141,9 @@ class Uploads:
         self._client: Client | None = None
         self._first: int | None = None
         self._report: Callable[[Event], None] = lambda _: None
-        self._monitor = OutageMonitor(task.options.max_outage, report=lambda reason: self._report(Away(reason)))
+        self._monitor = OutageMonitor(
+            task.options.max_outage, report=lambda reason: self._report(ServerUnavailable(reason))
+        )
         self._told: set[str] = set()
 
     async def run(self, outcome: UploadResult, *, is_watch: bool = False) -> None:
@@ -169,7 +171,7 @@ class Uploads:
         source = await anyio.to_thread.run_sync(task.source)
 
         def report(event: Event) -> None:
-            if isinstance(event, Away) and (event.reason is None) == (outcome.totals.away is None):
+            if isinstance(event, ServerUnavailable) and (event.reason is None) == (outcome.totals.away is None):
                 # Several find out that it is so.
                 return
             outcome.totals.note(event)
@@ -214,7 +216,7 @@ class Uploads:
     async def _send(
         self,
         task: UploadRequest,
-        source: Folder,
+        source: FileSource,
         decision: Decision,
         client: Client,
         journal: Journal,
@@ -222,7 +224,7 @@ class Uploads:
     ) -> None:
         """Run the line, and what follows it."""
         stop, report = self.stop, self._report
-        destination = Xnat(
+        destination = XnatDestination(
             client,
             archive=task.options.archive,
             overwrite=task.overwrite,
@@ -231,7 +233,7 @@ class Uploads:
             source=journal.source,
             adopt_rows=task.adopt_rows,
         )
-        chosen = Selected(decision.routes, decision.choice)
+        chosen = FilteredRoutes(decision.routes, decision.choice)
         async with self._observer.progress(outcome.totals):
             await run(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
             await _attach(task, source, journal, client, report, stop)
@@ -270,7 +272,7 @@ class Uploads:
             self._observer.tell(text)
 
 
-def enclosed(task: UploadRequest, source: Folder, journal: Journal) -> int:
+def enclosed(task: UploadRequest, source: FileSource, journal: Journal) -> int:
     """Decide what goes beside images, and where; return how many files wait for their sessions. It blocks."""
 
     def which(path: str) -> str | None:
@@ -282,7 +284,12 @@ def enclosed(task: UploadRequest, source: Folder, journal: Journal) -> int:
 
 
 async def _attach(
-    task: UploadRequest, source: Folder, journal: Journal, client: Client, report: Callable[[Event], None], stop: Stop
+    task: UploadRequest,
+    source: FileSource,
+    journal: Journal,
+    client: Client,
+    report: Callable[[Event], None],
+    stop: Stop,
 ) -> None:
     """Bring what lies beside the images of archived sessions into their resources."""
     # Where the run is to stop the scan need not have met all files.
@@ -296,7 +303,7 @@ async def _attach(
         known = [(file, Digest(Algorithm.MD5, bytes.fromhex(md5))) for file, md5 in perhaps]
         same = [file for (file, _), is_same in zip(known, await source.have(known), strict=True) if is_same]
         waiting_files = await anyio.to_thread.run_sync(journal.attachments.record_moves, same)
-    report(Enclosing(waiting_files))
+    report(AttachmentsStarted(waiting_files))
     cabinet = Resources(client, replace_changed=task.options.resend_changed, event_reason=task.event_reason)
     await upload_attachments(source, cabinet, journal.attachments, options=task.options, report=report, stop=stop)
 
@@ -304,7 +311,7 @@ async def _attach(
 async def _describe(
     task: UploadRequest,
     decision: Decision,
-    source: Folder,
+    source: FileSource,
     journal: Journal,
     client: Client,
     report: Callable[[Event], None],
@@ -328,14 +335,14 @@ async def _describe(
     return await _tell_unmatched(task, journal, wishes, report, stop)
 
 
-def wishes_of(task: UploadRequest, decision: Decision) -> Wishes:
+def wishes_of(task: UploadRequest, decision: Decision) -> DemographicsRequest:
     """Return what is to be said of subjects, with the project's ID where an alias was given."""
     project = decision.rules.get("project", task.project)
     table = [replace(row, project=project) if row.project == task.project else row for row in task.wishes.table]
     return replace(task.wishes, table=table)
 
 
-def unmatched_rows(task: UploadRequest, journal: Journal, wishes: Wishes) -> list[Demographics]:
+def unmatched_rows(task: UploadRequest, journal: Journal, wishes: DemographicsRequest) -> list[Demographics]:
     """Return the rows of the table that are of nobody, where all of the source was asked for. It blocks."""
     if task.limit is not None or not task.choice.is_everything:
         return []
@@ -343,7 +350,7 @@ def unmatched_rows(task: UploadRequest, journal: Journal, wishes: Wishes) -> lis
 
 
 async def _tell_unmatched(
-    task: UploadRequest, journal: Journal, wishes: Wishes, report: Callable[[Event], None], stop: Stop
+    task: UploadRequest, journal: Journal, wishes: DemographicsRequest, report: Callable[[Event], None], stop: Stop
 ) -> int:
     """Tell which rows of the table are of subjects that nothing was found of; return how many."""
     rows = [] if stop.requested else await anyio.to_thread.run_sync(unmatched_rows, task, journal, wishes)
@@ -372,7 +379,7 @@ def _after(seconds: float | None, call: Callable[[], None]) -> Iterator[None]:
         timer.cancel()
 
 
-def nothing_found(summary: Summary, plan: Plan | None, source: Folder) -> UsageError | None:
+def nothing_found(summary: Summary, plan: Plan | None, source: FileSource) -> UsageError | None:
     """Return what a run ends with that has met no DICOM; None: it has."""
     # What nobody asks for today is not in the summary, if it was sent before.
     if summary.files.found or summary.files.unreadable or summary.containers or (plan is not None and plan.rows):

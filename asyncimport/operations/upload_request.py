@@ -10,11 +10,11 @@ from asyncimport.model.summary import exit_code
 from asyncimport.operations.decision import Wanted
 from asyncimport.operations.result import Result
 from asyncimport.operations.server import Server
-from asyncimport.pipeline.demographics import Wishes
+from asyncimport.pipeline.demographics import DemographicsRequest
 from asyncimport.reporting.progress import Totals
-from asyncimport.routing import EVERYTHING, AttachRule, Choice, Router
+from asyncimport.routing import EVERYTHING, AttachRule, Router, StudyFilter
 from asyncimport.routing.planned_routes import PlannedRoutes
-from asyncimport.source.folder import Folder
+from asyncimport.source.folder import FileSource
 from asyncimport.xnat.client import Timeouts
 
 __all__ = ["UploadRequest", "UploadResult"]
@@ -30,7 +30,7 @@ class UploadRequest:
     routes: Router | PlannedRoutes
     suffix: bool = False
     exclude: Sequence[str] = ()
-    choice: Choice = EVERYTHING
+    choice: StudyFilter = EVERYTHING
     limit: int | None = None
     options: Options = field(default_factory=Options)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -38,7 +38,7 @@ class UploadRequest:
     trigger_pipelines: bool | None = None
     event_reason: str = ""
     attach: Sequence[AttachRule] = ()
-    wishes: Wishes = field(default_factory=Wishes)
+    wishes: DemographicsRequest = field(default_factory=DemographicsRequest)
     flaws: int = 0
     quiet_time: float = 0.0
     watch: float | None = None
@@ -75,7 +75,7 @@ class UploadRequest:
         # Under one fixed label any second study does, and that is better known before anything is sent.
         return self.options.scan_first or (isinstance(routes, Router) and routes.one_session)
 
-    def source(self, kind: Callable[..., Folder] = Folder) -> Folder:
+    def source(self, kind: Callable[..., FileSource] = FileSource) -> FileSource:
         """Return what is read. Raises: UsageError."""
         return kind(
             self.sources,

@@ -14,11 +14,11 @@ import anyio.to_thread
 from asyncimport.errors import JournalError, RefusedError, TransientError, UnavailableError, UsageError
 from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model import AttachmentState, Stray
-from asyncimport.model.events import Enclosed, Event
+from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.options import Options
 from asyncimport.operations.comparison import (
-    Beside,
     Finding,
+    ResourceFinding,
     SubjectFinding,
     attachments_to_repair,
     look,
@@ -37,11 +37,11 @@ from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.images import run
 from asyncimport.routing.planned_routes import PlannedRoutes
-from asyncimport.source.folder import Folder
+from asyncimport.source.folder import FileSource
 from asyncimport.system.output_files import advice, check_output, replacing
 from asyncimport.system.threads import in_threads
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.images import Xnat
+from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.orphans import remove_stray
 from asyncimport.xnat.resources import Depth, Resources
 from asyncimport.xnat.subjects import Outcome
@@ -74,7 +74,7 @@ class VerifyResult(Result):
     """Findings, the instances sent again, and stray rows with what became of each."""
 
     findings: list[Finding] = field(default_factory=list)
-    besides: list[Beside] = field(default_factory=list)
+    besides: list[ResourceFinding] = field(default_factory=list)
     subjects: list[SubjectFinding] = field(default_factory=list)
     described: list[Outcome] = field(default_factory=list)
     repaired: int = 0
@@ -164,8 +164,10 @@ async def _repair(
         if paths:
             # The journal knows where each of them goes; one that has changed meanwhile is not what is missing.
             routes = PlannedRoutes([])
-            source = await anyio.to_thread.run_sync(Folder, paths)
-            await run(source, Xnat(client, source=journal.source), journal, routes, options=Options(), stop=stop)
+            source = await anyio.to_thread.run_sync(FileSource, paths)
+            await run(
+                source, XnatDestination(client, source=journal.source), journal, routes, options=Options(), stop=stop
+            )
         missing, gone = await anyio.to_thread.run_sync(attachments_to_repair, result.besides)
         result.unrepaired += gone
         if missing:
@@ -173,12 +175,12 @@ async def _repair(
 
             def count(event: Event) -> None:
                 nonlocal stored
-                if isinstance(event, Enclosed):
+                if isinstance(event, AttachmentsStored):
                     stored += sum(one.state is AttachmentState.STORED for one in event.filed)
 
             await anyio.to_thread.run_sync(journal.scan.confirm, [one.file for one in missing])
             await anyio.to_thread.run_sync(journal.attachments.requeue, [one.key for one in missing])
-            source = await anyio.to_thread.run_sync(Folder, [])
+            source = await anyio.to_thread.run_sync(FileSource, [])
             # The listing of what is gone from XNAT's disk, or damaged there, says that nothing is wrong.
             cabinet = Resources(client, depth=Depth.BYTES)
             await upload_attachments(source, cabinet, journal.attachments, options=Options(), report=count, stop=stop)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from time import monotonic
 
-__all__ = ["Knee"]
+__all__ = ["AdaptiveLimit"]
 
 # What is aimed at: three in ten more than fill the server, and one or two more. With fewer it would stand idle now and
 # then, as times vary; from 1.5 times as many on, they only wait for each other. So is a probe's reach: see `_judge`.
@@ -32,7 +32,7 @@ _FULL = 0.75
 _KINDS = 64
 
 
-class Knee:
+class AdaptiveLimit:
     """Finds how many calls in flight fill the server: the number from which on more only wait for each other.
 
     It begins with few and has nearly twice as many each time, as long as calls do not become slower for it; then it

@@ -8,7 +8,7 @@ from typing import Self
 
 import anyio
 
-from asyncimport.pacing.adaptive import Knee
+from asyncimport.pacing.adaptive import AdaptiveLimit
 
 __all__ = ["Slot", "Throttle"]
 
@@ -23,8 +23,8 @@ class Throttle:
     """Concurrency that halves when the server is overloaded and grows back by one for each full round of successes.
 
     `ceiling` is the number of calls in flight at the best of times; with `adaptive` it is only the bound of what is
-    found out to be worth it (see `Knee`). A cut counts once a second, however many calls report the same trouble. A
-    Retry-After holds back every call, not only the one that met it. Times are seconds.
+    found out to be worth it (see `AdaptiveLimit`). A cut counts once a second, however many calls report the same
+    trouble. A Retry-After holds back every call, not only the one that met it. Times are seconds.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Throttle:
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._knee = Knee(ceiling, clock=clock) if adaptive else None
+        self._knee = AdaptiveLimit(ceiling, clock=clock) if adaptive else None
         self._ceiling = ceiling if self._knee is None else self._knee.limit
         self._limit = self._ceiling
         self._sleep = sleep

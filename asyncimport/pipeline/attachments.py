@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from asyncimport.errors import TransientError, worst
 from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState
-from asyncimport.model.events import Away, Enclosed, Event
+from asyncimport.model.events import AttachmentsStored, Event, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Bytes
 from asyncimport.pacing.outage import Outage
@@ -103,7 +103,7 @@ async def upload_attachments(
         options.max_outage,
         is_there=store.is_there,
         sleep=stop.sleep,
-        report=lambda reason: report(Away(reason)),
+        report=lambda reason: report(ServerUnavailable(reason)),
     )
 
     async def ask(method: Callable[[], T]) -> T:
@@ -131,7 +131,7 @@ async def upload_attachments(
                 return
             with anyio.CancelScope(shield=True):
                 await ask(partial(pending.record, batch, results))
-            report(Enclosed(batch.resource, tuple(results)))
+            report(AttachmentsStored(batch.resource, tuple(results)))
 
     try:
         async with anyio.create_task_group() as tasks:

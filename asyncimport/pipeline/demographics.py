@@ -13,13 +13,13 @@ from asyncimport.dicom import Identity
 from asyncimport.errors import RefusedError, TransientError, worst
 from asyncimport.journal import DueSubject, Journal, SessionHeaders
 from asyncimport.model import File, Ignored, SubjectReport
-from asyncimport.model.events import Away, Event, Noticed
+from asyncimport.model.events import Event, Noticed, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.shutdown import Stop, StoppedError
-from asyncimport.xnat.subjects import Described
+from asyncimport.xnat.subjects import SubjectUpdated
 
-__all__ = ["Register", "Wishes", "describe_subjects", "unmatched"]
+__all__ = ["DemographicsRequest", "SubjectStore", "describe_subjects", "unmatched"]
 
 _CONTRADICTION = "the headers of its files contradict each other, and it was not set"
 
@@ -32,10 +32,10 @@ class Headers(Protocol):
         ...
 
 
-class Register(Protocol):
+class SubjectStore(Protocol):
     """Where demographics go."""
 
-    async def set(self, wish: Demographics) -> Described:
+    async def set(self, wish: Demographics) -> SubjectUpdated:
         """Bring a subject to the given values, and see that they have arrived.
 
         Raises: TransientError, RefusedError, FatalError.
@@ -48,7 +48,7 @@ class Register(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class DemographicsRequest:
     """What is to be said: of subjects, by a table, and for what that leaves open, by headers (XNAT's names of fields).
 
     `overwrite` says it also where XNAT has other values.
@@ -61,9 +61,9 @@ class Wishes:
 
 async def describe_subjects(
     headers: Headers,
-    register: Register,
+    register: SubjectStore,
     journal: Journal,
-    wishes: Wishes,
+    wishes: DemographicsRequest,
     *,
     options: Options,
     report: Callable[[Event], None] = lambda _: None,
@@ -73,7 +73,10 @@ async def describe_subjects(
     stop = stop or Stop()
     turn = anyio.CapacityLimiter(1)
     outage = Outage(
-        options.max_outage, is_there=register.is_there, sleep=stop.sleep, report=lambda reason: report(Away(reason))
+        options.max_outage,
+        is_there=register.is_there,
+        sleep=stop.sleep,
+        report=lambda reason: report(ServerUnavailable(reason)),
     )
     table = {(row.project, row.subject.casefold()): row for row in wishes.table}
     wanted = header_fields(wishes.from_headers)
@@ -147,7 +150,7 @@ async def describe_subjects(
         raise worst(errors) from None
 
 
-def unmatched(journal: Journal, wishes: Wishes) -> list[Demographics]:
+def unmatched(journal: Journal, wishes: DemographicsRequest) -> list[Demographics]:
     """Return the rows of the table whose subjects have no session in the journal."""
     met = journal.subjects.known() if wishes.table else set()
     return [row for row in wishes.table if (row.project, row.subject.casefold()) not in met]

@@ -51,15 +51,15 @@ from asyncimport.model import (
 )
 from asyncimport.model.events import (
     Admitted,
-    Away,
     Event,
     Found,
     Noticed,
-    Quiet,
-    Repeated,
+    RetryScheduled,
     ScanFinished,
     Scanned,
+    ServerUnavailable,
     Settled,
+    Settling,
 )
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Destination, Routes, Source
@@ -107,7 +107,7 @@ async def run(
 
     Raises: FatalError (one, however many stages failed).
     """
-    line = _Line(
+    line = _Pipeline(
         source,
         destination,
         journal,
@@ -138,7 +138,7 @@ async def run(
         raise worst(errors) from None
 
 
-class _Line:
+class _Pipeline:
     """The stages, and what they share."""
 
     def __init__(
@@ -171,7 +171,7 @@ class _Line:
             clock=monotonic,
             sleep=stop.sleep,
             hold=self._throttle.overloaded,
-            report=lambda reason: report(Away(reason)),
+            report=lambda reason: report(ServerUnavailable(reason)),
         )
         self._taking = anyio.Lock()
         self._turn = anyio.CapacityLimiter(1)
@@ -454,7 +454,7 @@ class _Line:
     async def _send(self, claim: Claim, body: Body | SourceError, digest: bytes | None, slot: Slot) -> Outcome:
         if isinstance(body, SourceError):
             return Failed(claim, str(body), unreadable=True)
-        trail = _Trail([monotonic()])
+        trail = _Attempts([monotonic()])
         # Now, as what has just been read is at the processor's hand: later it takes five times as long.
         xxh3 = xxh3_of(body) if isinstance(body, bytes) else None
 
@@ -521,12 +521,12 @@ class _Line:
             for (uid, _), look in zip(files, looks, strict=True)
         ]
 
-    def _failed(self, claim: Claim, error: TransientError, trail: "_Trail") -> None:
+    def _failed(self, claim: Claim, error: TransientError, trail: "_Attempts") -> None:
         trail.times.append(monotonic())
         trail.unsure |= error.cut
         if error.blames_file:
             self._outage.blamed(claim.key)
-        self._report(Repeated(str(error), claim, trail.attempts))
+        self._report(RetryScheduled(str(error), claim, trail.attempts))
         if error.overload:
             self._throttle.overloaded(error.retry_after)
 
@@ -563,7 +563,7 @@ class _Line:
                 while listening:
                     found = await self._ask(claim)
                     if isinstance(found, float):
-                        self._report(Quiet(found))
+                        self._report(Settling(found))
                     if not isinstance(found, Sealed):
                         listening = await _heard(ready, found)
                         continue
@@ -615,7 +615,7 @@ class _Line:
 
 
 @dataclass(slots=True)
-class _Trail:
+class _Attempts:
     """What came of one file on its way: its attempts, when it began and each of them failed, and if one broke off."""
 
     times: list[float]
@@ -623,7 +623,7 @@ class _Trail:
     unsure: bool = False
 
 
-def _verdict(claim: Claim, error: RefusedError | TransientError, trail: _Trail) -> Refused | Failed | Withheld:
+def _verdict(claim: Claim, error: RefusedError | TransientError, trail: _Attempts) -> Refused | Failed | Withheld:
     """Judge a file that was not stored, by the last error and those before it."""
     if isinstance(error, OccupiedError):
         return Withheld(claim, str(error), trail.attempts, trail.unsure)

@@ -26,16 +26,16 @@ from asyncimport.model import (
 )
 from asyncimport.model.events import (
     Admitted,
-    Away,
-    Enclosed,
-    Enclosing,
+    AttachmentsStarted,
+    AttachmentsStored,
     Found,
     Noticed,
-    Quiet,
-    Repeated,
+    RetryScheduled,
     ScanFinished,
     Scanned,
+    ServerUnavailable,
     Settled,
+    Settling,
 )
 from asyncimport.reporting.entries import Began, Ended, Entry, Lost, text_of_path
 
@@ -68,18 +68,18 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "scan_finished", "gone": gone, "gone_unsent": unsent}
         case Settled(outcomes=outcomes):
             yield from map(_outcome, outcomes)
-        case Repeated(reason=reason, claim=claim, attempt=attempt):
+        case RetryScheduled(reason=reason, claim=claim, attempt=attempt):
             file = {} if claim is None else _file(claim)
             yield {"event": "call_repeated", **file, "attempt": attempt, "reason": reason}
         case Found(claim=claim, uri=uri, files=files):
             yield {"event": "session_found", **_names(claim.delivery), "uri": uri, "files": files}
         case Noticed(reason=reason):
             yield {"event": "noticed", "reason": reason}
-        case Away(reason=None):
+        case ServerUnavailable(reason=None):
             yield {"event": "server_back"}
-        case Away(reason=reason):
+        case ServerUnavailable(reason=reason):
             yield {"event": "server_away", "reason": reason}
-        case Quiet(seconds=seconds):
+        case Settling(seconds=seconds):
             yield {"event": "session_waits", "seconds": round(seconds, 3)}
         case Archived(delivery=delivery, uri=uri, verified=verified):
             yield {"event": "session_archived", **_names(delivery), "uri": uri, "verified": verified}
@@ -93,9 +93,9 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "session_postponed", **_names(delivery), "reason": reason}
         case Incomplete(delivery=delivery, uri=uri, lost=lost):
             yield {"event": "session_incomplete", **_names(delivery), "uri": uri, "missing": sorted(lost)}
-        case Enclosing(files=files):
+        case AttachmentsStarted(files=files):
             yield {"event": "enclosing", "files": files}
-        case Enclosed(resource=resource, filed=filed):
+        case AttachmentsStored(resource=resource, filed=filed):
             yield from (_filed(resource, one) for one in filed)
         case SubjectReport():
             yield {

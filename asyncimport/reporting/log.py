@@ -20,7 +20,15 @@ from asyncimport.model import (
     SubjectReport,
     Withheld,
 )
-from asyncimport.model.events import Away, Enclosed, Found, Noticed, Repeated, ScanFinished, Settled
+from asyncimport.model.events import (
+    AttachmentsStored,
+    Found,
+    Noticed,
+    RetryScheduled,
+    ScanFinished,
+    ServerUnavailable,
+    Settled,
+)
 from asyncimport.reporting.entries import Began, Ended, Entry, Form, Lost, text_of_path
 
 __all__ = ["log_lines"]
@@ -65,15 +73,15 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
                     what = {Refused: "refused", Withheld: "withheld"}.get(type(outcome), "failed")
                     which = f"instance {instance.sop_uid}{path} of {who(outcome.claim.delivery)}"
                     yield "WARNING", f"{what}: {which}: {why(outcome.reason)}"
-        case Repeated(reason=reason) if names:
+        case RetryScheduled(reason=reason) if names:
             yield "INFO", f"repeated: {reason}"
         case Found(claim=claim, files=files):
             yield "INFO", f"in the archive already: {files:,} files of {who(claim.delivery)}"
         case Noticed(reason=reason):
             yield "WARNING", f"noticed: {why(reason)}"
-        case Away(reason=None):
+        case ServerUnavailable(reason=None):
             yield "INFO", "the server is back"
-        case Away(reason=reason):
+        case ServerUnavailable(reason=reason):
             yield "WARNING", f"waiting for the server: {why(reason or '')}"
         case Archived(delivery=delivery, verified=verified):
             proof = f"verified by {verified}" if verified else "not verified"
@@ -88,7 +96,7 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
             yield "WARNING", f"postponed to the next run: {who(delivery)}: {why(reason)}"
         case Incomplete(delivery=delivery, lost=lost):
             yield "WARNING", f"the archive lacks {len(lost)} instances, which are sent again: {who(delivery)}"
-        case Enclosed(resource=resource, filed=filed):
+        case AttachmentsStored(resource=resource, filed=filed):
             for one in filed:
                 if one.state is not AttachmentState.STORED:
                     path = f" ({text_of_path(one.attachment.file.path)})" if names else ""

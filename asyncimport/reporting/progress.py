@@ -22,17 +22,17 @@ from asyncimport.model import (
 )
 from asyncimport.model.events import (
     Admitted,
-    Away,
-    Enclosed,
-    Enclosing,
+    AttachmentsStarted,
+    AttachmentsStored,
     Event,
     Found,
     Noticed,
-    Quiet,
-    Repeated,
+    RetryScheduled,
     ScanFinished,
     Scanned,
+    ServerUnavailable,
     Settled,
+    Settling,
 )
 
 __all__ = ["Totals", "human_bytes", "human_seconds"]
@@ -101,9 +101,9 @@ class Totals:
                 self.found += files
             case Noticed(reason=reason):
                 self.notices.append(reason)
-            case Away(reason=reason):
+            case ServerUnavailable(reason=reason):
                 self.away = reason
-            case Repeated(reason=reason):
+            case RetryScheduled(reason=reason):
                 self.repeated += 1
                 self.trouble = reason
             case Archived():
@@ -118,13 +118,13 @@ class Totals:
             case Incomplete(lost=lost):
                 self.repaired += len(lost)
                 self.waiting += len(lost)
-            case Enclosing(files=files):
+            case AttachmentsStarted(files=files):
                 self.attachments = files
-            case Enclosed(filed=filed):
+            case AttachmentsStored(filed=filed):
                 attached = sum(one.state is AttachmentState.STORED for one in filed)
                 self.attached += attached
                 self.unattached += len(filed) - attached
-            case Quiet(seconds=seconds):
+            case Settling(seconds=seconds):
                 self.quiet_until = self.clock() + seconds
 
     def line(self) -> str:

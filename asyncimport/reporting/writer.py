@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from asyncimport.errors import UsageError
-from asyncimport.model.events import Enclosed, Settled
+from asyncimport.model.events import AttachmentsStored, Settled
 from asyncimport.reporting.entries import Entry, Form, Lost
 from asyncimport.system.output_files import advice, open_output
 
@@ -122,7 +122,7 @@ def _weight(entry: Entry) -> int:
     """Return how many events an entry stands for; a note of lost ones is none itself."""
     if isinstance(entry, Settled):
         return len(entry.outcomes)
-    if isinstance(entry, Enclosed):
+    if isinstance(entry, AttachmentsStored):
         return len(entry.filed)
     return 0 if isinstance(entry, Lost) else 1
 

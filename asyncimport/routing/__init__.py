@@ -21,7 +21,7 @@ cannot clash. `resolve` works with any templates, and only it can tell that a st
 
 from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, resource_of, unfit
 from asyncimport.routing.existing_sessions import NOTHING_GIVEN, Given, GivenSession, Ruled, label_taken, placed
-from asyncimport.routing.filters import EVERYTHING, Choice, Selected, glob_pattern
+from asyncimport.routing.filters import EVERYTHING, FilteredRoutes, StudyFilter, glob_pattern
 from asyncimport.routing.label_map import LookupTable
 from asyncimport.routing.labels import (
     DisputedError,
@@ -53,9 +53,9 @@ __all__ = [
     "NOTHING_GIVEN",
     "TWO_IDS",
     "AttachRule",
-    "Choice",
     "DisputedError",
     "Effect",
+    "FilteredRoutes",
     "Given",
     "GivenSession",
     "LeftOutError",
@@ -66,9 +66,9 @@ __all__ = [
     "ProblemCode",
     "Router",
     "Ruled",
-    "Selected",
     "Severity",
     "Study",
+    "StudyFilter",
     "UnplannedError",
     "UnroutableError",
     "agree",

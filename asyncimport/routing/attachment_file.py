@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Place
-from asyncimport.model.csv_table import Flaw, bare, folded, label_flaw, records, text_of
+from asyncimport.model.csv_table import TableIssue, bare, folded, label_flaw, records, text_of
 from asyncimport.routing import check_resource
 
 __all__ = ["AttachRow", "read_attachments"]
@@ -50,7 +50,7 @@ class AttachRow:
 
 def read_attachments(
     data: bytes, *, project: str = "", resource: str = "", encoding: str = ""
-) -> tuple[list[AttachRow], list[Flaw]]:
+) -> tuple[list[AttachRow], list[TableIssue]]:
     """Return the rows that can be sent, and what is wrong with the others.
 
     `project` and `resource` are for rows that name none. Raises: UsageError when there is no table, or no path in it.
@@ -65,7 +65,7 @@ def read_attachments(
     if doubled := [name for name, column in zip(names, columns, strict=True) if column and columns.count(column) > 1]:
         raise UsageError(f"the table has several columns for one thing: {', '.join(doubled)}", hint="leave one of them")
     flaws = [
-        Flaw(1, name, "nobody knows this column", "what it says is not sent", is_warning=True)
+        TableIssue(1, name, "nobody knows this column", "what it says is not sent", is_warning=True)
         for name, column in zip(names, columns, strict=True)
         if name.strip() and not column
     ]
@@ -75,42 +75,42 @@ def read_attachments(
         if len(cells) > len(names) or any(cell.strip() for cell in cells[named:]):
             # A delimiter in a cell has cut it, and what follows stands a column further on.
             text = f"{len(cells)} cells, but the header names {named}"
-            flaws.append(Flaw(line, "", text, "a cell that holds a delimiter needs quotes"))
+            flaws.append(TableIssue(line, "", text, "a cell that holds a delimiter needs quotes"))
             continue
         values = {column: bare(cell).strip() for column, cell in zip(columns, cells, strict=False) if column}
         values["project_id"] = values.get("project_id") or project
         values["resource"] = values.get("resource") or resource
         row = _row(line, values)
-        (flaws if isinstance(row, Flaw) else rows).append(row)  # type: ignore[arg-type]
+        (flaws if isinstance(row, TableIssue) else rows).append(row)  # type: ignore[arg-type]
     return rows, flaws
 
 
-def _row(line: int, values: Mapping[str, str]) -> AttachRow | Flaw:
+def _row(line: int, values: Mapping[str, str]) -> AttachRow | TableIssue:
     value = {column: values.get(column, "") for column in _COLUMNS}
     for column in ("path", "project_id", "resource"):
         if not value[column]:
-            return Flaw(line, column, "is empty", "a row needs path, project_id and resource")
+            return TableIssue(line, column, "is empty", "a row needs path, project_id and resource")
     for column in _LABELS:
         if flaw := label_flaw(value[column]):
-            return Flaw(line, column, f"{flaw} is in no label of XNAT's", "copy the label as XNAT shows it")
+            return TableIssue(line, column, f"{flaw} is in no label of XNAT's", "copy the label as XNAT shows it")
     try:
         check_resource(value["resource"], "resource")
     except UsageError as error:
-        return Flaw(line, "resource", str(error), error.hint)
+        return TableIssue(line, "resource", str(error), error.hint)
     level = value["level"].casefold()
     of_session = bool(value["session_label"] or value["study_uid"])
     if level and level not in _LEVELS:
-        return Flaw(line, "level", "is no level", "give project, subject, session or scan, or nothing")
+        return TableIssue(line, "level", "is no level", "give project, subject, session or scan, or nothing")
     if level == "project" and (of_session or value["subject_label"] or value["scan"]):
-        return Flaw(line, "level", "the project itself has no subject, session or scan", _WHERE)
+        return TableIssue(line, "level", "the project itself has no subject, session or scan", _WHERE)
     if not of_session and not value["subject_label"] and level != "project":
-        return Flaw(line, "session_label", "nothing says what the file belongs to", _WHERE)
+        return TableIssue(line, "session_label", "nothing says what the file belongs to", _WHERE)
     if value["scan"] and not of_session:
-        return Flaw(line, "scan", "a scan belongs to a session", _WHERE)
+        return TableIssue(line, "scan", "a scan belongs to a session", _WHERE)
     named_level = "scan" if value["scan"] else "session" if of_session else "subject"
     if level not in {"", "project", named_level}:
         text = f"is {level}, and the other columns name a {named_level}"
-        return Flaw(line, "level", text, "leave the level empty, or the columns that do not belong to it")
+        return TableIssue(line, "level", text, "leave the level empty, or the columns that do not belong to it")
     place = Place(*(value[name] for name in ("project_id", "subject_label", "session_label", "study_uid", "scan")))
     said = {name: value[name] for name in ("name", "format", "content", "tags")}
     return AttachRow(line, value["path"], place, value["resource"], **said)

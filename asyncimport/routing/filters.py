@@ -10,7 +10,7 @@ from asyncimport.model import Session
 from asyncimport.model.texts import composed
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 
-__all__ = ["EVERYTHING", "Choice", "Selected", "glob_pattern"]
+__all__ = ["EVERYTHING", "FilteredRoutes", "StudyFilter", "glob_pattern"]
 
 
 def glob_pattern(globs: Sequence[str]) -> re.Pattern[str] | None:
@@ -22,7 +22,7 @@ def glob_pattern(globs: Sequence[str]) -> re.Pattern[str] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class StudyFilter:
     """What is asked for: files of these modalities, since a date (YYYYMMDD), with paths that match.
 
     What is empty or None asks for everything. A choice is one of studies: any file that is asked for brings all of its
@@ -68,7 +68,7 @@ class Choice:
         waiting: Mapping[str, str],
         left: Mapping[str, str],
         has_limit: bool,
-    ) -> "Choice":
+    ) -> "StudyFilter":
         """Return the same of these studies only, out of those that a plan knows."""
         beyond = self.beyond if has_limit else "it has come since all was looked at, and may be being written"
         return replace(self, studies=studies, known=known, wrong=wrong, waiting=waiting, left=left, beyond=beyond)
@@ -95,7 +95,7 @@ class Choice:
         raise (LeftOutError if study_uid in self.known else UnplannedError)(self.beyond)
 
 
-EVERYTHING = Choice()
+EVERYTHING = StudyFilter()
 """The choice of all that there is."""
 
 
@@ -112,10 +112,10 @@ class _Routes(Protocol):
     def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session: ...
 
 
-class Selected:
+class FilteredRoutes:
     """Rules that route what is asked for, as others do. A choice is no rule: the next run may make another."""
 
-    def __init__(self, routes: _Routes, choice: Choice) -> None:
+    def __init__(self, routes: _Routes, choice: StudyFilter) -> None:
         self._routes = routes
         self._choice = choice
         self.rules = routes.rules

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Attachment, AttachmentBatch, File, Place, Resource
-from asyncimport.model.csv_table import Flaw, label_flaw
+from asyncimport.model.csv_table import TableIssue, label_flaw
 from asyncimport.model.texts import plain
 from asyncimport.routing import check_resource, name_in_resource, unfit
 from asyncimport.routing.attachment_file import AttachRow, read_attachments
@@ -18,7 +18,7 @@ __all__ = ["files_by_resource", "rows_to_attach"]
 
 def rows_to_attach(
     files: Sequence[Path], said: AttachRow, table: Path | None, *, whole_project: bool, encoding: str = ""
-) -> tuple[list[AttachRow], list[Flaw]]:
+) -> tuple[list[AttachRow], list[TableIssue]]:
     """Return what is to be attached, of a table or of the command line, and what of it cannot be.
 
     Rows of a table take the project and the resource of the command line where they name none. All else stands in it.
@@ -74,7 +74,7 @@ def _check_beside_table(said: AttachRow, *, whole_project: bool) -> None:
             raise UsageError(f"{option} goes with files, not with --table", hint=f"name it in the column {column}")
 
 
-def files_by_resource(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[AttachmentBatch]:
+def files_by_resource(rows: Sequence[AttachRow], flaws: list[TableIssue]) -> list[AttachmentBatch]:
     """Look at the files, and put them together by resource; what cannot be sent is added to `flaws`.
 
     Raises: UsageError when nothing is left.
@@ -83,7 +83,7 @@ def files_by_resource(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[Atta
     key = 0
     for row in rows:
         for one in _files(row):
-            if isinstance(one, Flaw):
+            if isinstance(one, TableIssue):
                 flaws.append(one)
                 continue
             file, path = one
@@ -91,12 +91,12 @@ def files_by_resource(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[Atta
             tags, names = found.setdefault((row.place, row.resource), ([], {}))
             tags += [row.tags] if row.tags and row.tags not in tags else []
             if why := unfit(name, file.size):
-                flaws.append(Flaw(row.line, "path", f"{plain(file.path)}: {why}", "leave it out"))
+                flaws.append(TableIssue(row.line, "path", f"{plain(file.path)}: {why}", "leave it out"))
             elif name in names and names[name].file == file:
                 continue
             elif name in names:
                 what = f"{plain(file.path)} and {plain(names[name].file.path)} would both be {name} there"
-                flaws.append(Flaw(row.line, "name", what, "give one of them another name, in the column name"))
+                flaws.append(TableIssue(row.line, "name", what, "give one of them another name, in the column name"))
             else:
                 key += 1
                 names[name] = Attachment(key, file, name, row.format, row.content)
@@ -111,7 +111,7 @@ def files_by_resource(rows: Sequence[AttachRow], flaws: list[Flaw]) -> list[Atta
     return batches
 
 
-def _files(row: AttachRow) -> Iterator[tuple[File, str] | Flaw]:
+def _files(row: AttachRow) -> Iterator[tuple[File, str] | TableIssue]:
     """Yield the files of a row, a directory's all below it, each with its name relative to that, and what is none.
 
     Links below a directory are followed to files in it only: whoever may write there could name any file.
@@ -138,7 +138,7 @@ def _files(row: AttachRow) -> Iterator[tuple[File, str] | Flaw]:
         name = os.path.relpath(path, row.path) if path != row.path else os.path.basename(path)  # noqa: PTH119
         yield File(os.path.abspath(path), found.st_size, found.st_mtime_ns), name  # noqa: PTH100
     for path in unread or ([] if paths else [row.path]):
-        yield Flaw(row.line, "path", f"{plain(path)} is no file, or cannot be read", "check the path")
+        yield TableIssue(row.line, "path", f"{plain(path)} is no file, or cannot be read", "check the path")
 
 
 def _links(directory: str, below: Iterable[str]) -> Iterator[str]:
@@ -146,7 +146,7 @@ def _links(directory: str, below: Iterable[str]) -> Iterator[str]:
     return (name for name in below if os.path.islink(os.path.join(directory, name)))  # noqa: PTH114, PTH118
 
 
-def _link(row: AttachRow, path: str) -> Flaw | None:
+def _link(row: AttachRow, path: str) -> TableIssue | None:
     """Say why a link in a directory is not followed; None when it is, or leads nowhere, or is none."""
     if not os.path.islink(path) or not os.path.exists(path):  # noqa: PTH110, PTH114
         return None
@@ -154,8 +154,8 @@ def _link(row: AttachRow, path: str) -> Flaw | None:
     what = "directory" if os.path.isdir(path) else "file"  # noqa: PTH112
     if not real.startswith(os.path.join(home, "")) and real != home:  # noqa: PTH118
         text = f"{plain(path)} is a link to a {what} outside {plain(row.path)}"
-        return Flaw(row.line, "path", text, "name it itself, or leave it out")
+        return TableIssue(row.line, "path", text, "name it itself, or leave it out")
     if what == "directory":
         text = f"{plain(path)} is a link to a directory that is met in its place"
-        return Flaw(row.line, "path", text, is_warning=True)
+        return TableIssue(row.line, "path", text, is_warning=True)
     return None

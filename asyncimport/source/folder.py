@@ -35,7 +35,7 @@ from asyncimport.source.walk import FIRST_BATCH, Links, walk
 from asyncimport.system.interpreter import Worker, WorkerDiedError, WorkerMissingError
 from asyncimport.system.mounts import Devices, is_local
 
-__all__ = ["Folder"]
+__all__ = ["FileSource"]
 
 _BATCH = 512
 _MANY = 4 * _BATCH
@@ -46,7 +46,7 @@ _LATELY = 8
 _READS_IN_THREADS = 64
 
 
-class Folder:
+class FileSource:
     """Directories (or single files), walked in sorted order. Content decides what is DICOM, never a name.
 
     Links that lead out of the places are followed with `follow_links` only.

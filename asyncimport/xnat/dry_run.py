@@ -13,7 +13,7 @@ from asyncimport.model import Archived, Body, Claim, Delivery, Existing, File, I
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.images import Steps, Xnat
+from asyncimport.xnat.images import Steps, XnatDestination
 from asyncimport.xnat.occupants import Occupants
 from asyncimport.xnat.replies import Row
 from asyncimport.xnat.site import DroppingRule, SiteRules, explanation
@@ -25,7 +25,7 @@ async def _at_once(_: float) -> None:
     """Wait for nothing."""
 
 
-class DryRun(Xnat):
+class DryRun(XnatDestination):
     """XNAT as it would be if it took everything: a run with this destination is the run, up to each first write.
 
     `identify` looks into a file, where the site has rules that drop some. `archived` and `rules` are what was asked of

@@ -53,7 +53,7 @@ from asyncimport.xnat.replies import Row
 from asyncimport.xnat.site import SiteRules, explanation
 from asyncimport.xnat.whereabouts import why_not_here
 
-__all__ = ["Step", "Steps", "Xnat", "next_step"]
+__all__ = ["Step", "Steps", "XnatDestination", "next_step"]
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ def next_step(row: Row | None, *, archived: bool, asked: bool) -> Step:
     return Step.FINISH
 
 
-class Xnat:
+class XnatDestination:
     """The destination of a run.
 
     `overwrite` ("append", "delete" or "none") goes to the archive step, and so do `trigger_pipelines` (None: as XNAT is

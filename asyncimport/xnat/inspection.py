@@ -1,6 +1,6 @@
 """The questions whose answers decide whether a migration will work: from outside, under a login, of each project.
 
-Nothing of it changes anything at the server. What XNAT does not tell is `Untold`, with the reason, and never an error.
+Nothing of it changes anything at the server. What XNAT does not tell is `Unknown`, with the reason, and never an error.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from asyncimport.xnat.replies import Reply, Row, SeriesFilter
 from asyncimport.xnat.site import check_project
 
 __all__ = [
-    "Inside",
+    "AuthenticatedFacts",
     "ProjectFacts",
     "Script",
     "Told",
-    "Untold",
+    "Unknown",
     "look_at_project",
     "look_from_inside",
     "series_filters",
@@ -37,14 +37,14 @@ _ONCE_MORE = RetryPolicy(attempts=2)
 
 
 @dataclass(frozen=True, slots=True)
-class Untold:
+class Unknown:
     """What could not be found out, and why."""
 
     reason: str
 
 
-Told: TypeAlias = T | Untold
-_NOT_TOLD = Untold("XNAT does not tell it to this user, or is too old to")
+Told: TypeAlias = T | Unknown
+_NOT_TOLD = Unknown("XNAT does not tell it to this user, or is too old to")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class AuthenticatedFacts:
     """What a login finds out about the site; a script is None where none is in force."""
 
     version: Told[str]
@@ -104,21 +104,21 @@ async def _told(client: Client, path: str, read: Callable[[Reply], T | None]) ->
     try:
         found = await client.ask("GET", path, read, _ONCE_MORE)
     except AsyncimportError as error:
-        return Untold(str(error))
+        return Unknown(str(error))
     return _NOT_TOLD if found is None else found
 
 
-async def look_from_inside(client: Client) -> Inside:
+async def look_from_inside(client: Client) -> AuthenticatedFacts:
     """Ask for what a site's settings and the prearchive mean for a migration."""
 
     async def preference(name: str) -> Told[str]:
         return await _told(client, f"/xapi/siteConfig/{name}", replies.value)
 
     name = await _told(client, "/data/auth", replies.user_name)
-    logins: Told[int] = name if isinstance(name, Untold) else _NOT_TOLD
+    logins: Told[int] = name if isinstance(name, Unknown) else _NOT_TOLD
     if isinstance(name, str):
         logins = await _told(client, f"/data/user/{quote(name, safe='')}/sessions", replies.logins)
-    return Inside(
+    return AuthenticatedFacts(
         version=await _told(client, "/data/version", replies.value),
         logins=logins,
         most_logins=await preference("concurrentMaxSessions"),
@@ -134,12 +134,12 @@ async def look_from_inside(client: Client) -> Inside:
 async def _site_filter(client: Client) -> Told[SeriesFilter]:
     enabled = await _told(client, "/xapi/siteConfig/enableSitewideSeriesImportFilter", replies.setting)
     if enabled is not True:
-        return enabled if isinstance(enabled, Untold) else SeriesFilter(enabled=False)
+        return enabled if isinstance(enabled, Unknown) else SeriesFilter(enabled=False)
     mode = await _told(client, "/xapi/siteConfig/sitewideSeriesImportFilterMode", replies.value)
     patterns = await _told(client, "/xapi/siteConfig/sitewideSeriesImportFilter", replies.value)
-    lines = () if isinstance(patterns, Untold) else tuple(line for line in patterns.splitlines() if line.strip())
+    lines = () if isinstance(patterns, Unknown) else tuple(line for line in patterns.splitlines() if line.strip())
     return SeriesFilter(
-        enabled=True, mode="" if isinstance(mode, Untold) else mode, patterns=len(lines), expressions=lines
+        enabled=True, mode="" if isinstance(mode, Unknown) else mode, patterns=len(lines), expressions=lines
     )
 
 
@@ -166,7 +166,7 @@ async def _script(client: Client, path: str) -> Told[Script | None]:
 
     enabled = await _told(client, f"{path}/enabled", replies.setting)
     if enabled is not True:
-        return enabled if isinstance(enabled, Untold) else None
+        return enabled if isinstance(enabled, Unknown) else None
     return await _told(client, path, read)
 
 

@@ -26,13 +26,13 @@ from asyncimport.errors import (
 )
 from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client, Credentials, Timeouts, bounded
-from asyncimport.xnat.inspection import Told, Untold
+from asyncimport.xnat.inspection import Told, Unknown
 from asyncimport.xnat.proxies import Proxy, proxy_for
 from asyncimport.xnat.reading import ACCEPTED, ANSWER, read_reply
 from asyncimport.xnat.replies import Reply
 from asyncimport.xnat.trust import tls_context
 
-__all__ = ["SIZES", "BodyLimit", "Outside", "look_from_outside"]
+__all__ = ["SIZES", "BodyLimit", "PublicFacts", "look_from_outside"]
 
 SIZES: Mapping[str, int] = {"1 MB": 1 << 20, "100 MB": 100 << 20, "2 GB": 2 << 30, "8 GB": 8 << 30}
 """The sizes of bodies that are announced, smallest first."""
@@ -61,7 +61,7 @@ class BodyLimit:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class PublicFacts:
     """What a guest finds out.
 
     `failure` is how an upload would end before it logs in, and `stage` what failed. `moved_to` is where the address
@@ -144,17 +144,17 @@ def _below(base: URL, path: str) -> URL:
     return URL(f"{str(base).rstrip('/')}{path}", encoded=True)
 
 
-async def look_from_outside(host: str, *, ca_bundle: Path | None = None, verify: bool = True) -> Outside:
+async def look_from_outside(host: str, *, ca_bundle: Path | None = None, verify: bool = True) -> PublicFacts:
     """Find out about an address what needs no login, and send none."""
     base = URL(host.rstrip("/"))
     try:
         proxy = await anyio.to_thread.run_sync(proxy_for, base)
     except FatalError as error:
-        return Outside(error, "proxy")
+        return PublicFacts(error, "proxy")
     try:
         tls = tls_context(ca_bundle, proxy, verify=verify)
     except FatalError as error:
-        return Outside(error, "certificate")
+        return PublicFacts(error, "certificate")
     context = ssl.create_default_context() if tls is True else tls
     certificates = _watched(context) if isinstance(context, ssl.SSLContext) else []
     async with aiohttp.ClientSession(
@@ -174,13 +174,13 @@ async def look_from_outside(host: str, *, ca_bundle: Path | None = None, verify:
             found = await _outside(guest, base)
         except TransientError as error:
             hint = "check scheme, name and port, and that the server is up"
-            return Outside(UnavailableError(f"{host} does not answer: {error}", hint=hint), proxy=_name(proxy))
+            return PublicFacts(UnavailableError(f"{host} does not answer: {error}", hint=hint), proxy=_name(proxy))
         except FatalError as error:
             untrusted = isinstance(error.__cause__, aiohttp.ClientConnectorCertificateError)
-            return Outside(error, "certificate" if untrusted else "proxy", proxy=_name(proxy))
+            return PublicFacts(error, "certificate" if untrusted else "proxy", proxy=_name(proxy))
         finally:
             await guest.leave()
-    return Outside(**{**found, "proxy": _name(proxy), "certificate_ends": _ends(certificates)})
+    return PublicFacts(**{**found, "proxy": _name(proxy), "certificate_ends": _ends(certificates)})
 
 
 def _name(proxy: Proxy) -> str:
@@ -318,7 +318,7 @@ async def _body_limit(guest: _Guest, base: URL) -> Told[BodyLimit]:
         if status in {0, 413}:
             return BodyLimit(passed, label, status or 0)
         if status not in {100, 200, 401, 403, 404}:
-            return Untold("no answer came" if status is None else f"the answer to it is {status}")
+            return Unknown("no answer came" if status is None else f"the answer to it is {status}")
         passed = label
     return BodyLimit(passed)
 

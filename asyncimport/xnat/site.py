@@ -16,7 +16,7 @@ from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies import Reply, SeriesFilter
 
-__all__ = ["Droppers", "DroppingRule", "SiteRules", "check_project", "droppers", "explanation", "project_of"]
+__all__ = ["DroppingRule", "FilterInfo", "SiteRules", "check_project", "droppers", "explanation", "project_of"]
 
 T = TypeVar("T")
 _Script = tuple[bool | None, bool | None, bool | None, frozenset[str] | None, str | None]
@@ -107,7 +107,7 @@ class DroppingRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Droppers:
+class FilterInfo:
     """What in force at a site may drop files without a word: on import, and when a session is archived.
 
     Each is "" for nothing, and None where XNAT does not tell (before 1.7, or not this user). `maps_instances` and
@@ -139,11 +139,11 @@ class SiteRules:
     def __init__(self, client: Client, policy: RetryPolicy) -> None:
         self._client = client
         self._policy = policy
-        self._found: dict[str, Droppers] = {}
+        self._found: dict[str, FilterInfo] = {}
         self._merges: list[bool | None] = []
         self._turn = anyio.Lock()
 
-    async def of(self, project: str) -> Droppers:
+    async def of(self, project: str) -> FilterInfo:
         """Return what is in force in a project. Raises: TransientError."""
         async with self._turn:
             if project not in self._found:
@@ -163,7 +163,7 @@ class SiteRules:
         return self._merges[0]
 
 
-async def droppers(client: Client, project: str, policy: RetryPolicy) -> Droppers:
+async def droppers(client: Client, project: str, policy: RetryPolicy) -> FilterInfo:
     """Ask which series import filters and anonymisation scripts are in force.
 
     XNAT runs both filters and the site's script when a file comes in (GradualDicomImporter), the project's script when
@@ -207,7 +207,7 @@ async def droppers(client: Client, project: str, policy: RetryPolicy) -> Dropper
         ),
         site_script,
     )
-    return Droppers(
+    return FilterInfo(
         _first(on_import),
         _first([own_script]),
         maps_instances=_any(maps for _, maps, *_ in scripts),

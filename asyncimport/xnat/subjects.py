@@ -22,7 +22,7 @@ from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies import ListedSubject, SubjectItem
 
-__all__ = ["Described", "NotDescribed", "Outcome", "Subjects", "describe"]
+__all__ = ["Outcome", "SubjectError", "SubjectUpdated", "Subjects", "describe"]
 
 # Each is three small requests; XNAT saves subjects one after the other anyway.
 _AT_A_TIME = 8
@@ -33,7 +33,7 @@ _CLEANED = str.maketrans(dict.fromkeys("`~@#$%^&*()+=[]{}|\\/?:;',.<> ", "_"))
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class SubjectUpdated:
     """What became of a subject, or in a dry run what would: fields by XNAT's names, and never a value in its repr.
 
     `subject` is the label as it was given, `label` as XNAT has it. `written` fields were sent and have arrived, `kept`
@@ -64,7 +64,7 @@ class Described:
 
 
 @dataclass(frozen=True, slots=True)
-class NotDescribed:
+class SubjectError:
     """A subject that XNAT refused, or that failed; `no_right` holds for all of its project. `reason` tells no value."""
 
     project: str
@@ -79,7 +79,7 @@ class NotDescribed:
         return "refused" if self.refused else "failed"
 
 
-Outcome = Described | NotDescribed
+Outcome = SubjectUpdated | SubjectError
 
 
 class _Listing:
@@ -179,7 +179,7 @@ class Subjects:
         """List a project anew at the next question, such as when sessions have been archived into it."""
         self._listings.pop(project, None)
 
-    async def set(self, wish: Demographics) -> Described:
+    async def set(self, wish: Demographics) -> SubjectUpdated:
         """Bring a subject to the given values, and see that they have arrived. Again, it sends nothing.
 
         Raises: TransientError when it failed to the last attempt, RefusedError, UnavailableError.
@@ -188,7 +188,7 @@ class Subjects:
         async with turn:
             return await retrying(partial(self._step, _Setting(wish)), self._policy)
 
-    async def _step(self, setting: _Setting) -> Described:
+    async def _step(self, setting: _Setting) -> SubjectUpdated:
         """Look, decide, send what is lacking, and look again."""
         wish, now = setting.wish, await self._look(setting.wish)
         existing = now.values if now else {}
@@ -206,7 +206,7 @@ class Subjects:
         if missing and not self._dry_run:
             now = await self._send(setting, now, {name: decision.write[name] for name in missing})
         alike = await self.alike(wish.project, wish.subject, now.accession) if now else ()
-        return Described(
+        return SubjectUpdated(
             wish.project,
             wish.subject,
             now.label if now else "",
@@ -361,7 +361,9 @@ async def describe(
 
 async def _look_for_twins(subjects: Subjects, outcomes: dict[int, Outcome]) -> None:
     """Tell of subjects that were made whether somebody else has made another of their label at the same time."""
-    made = {place: one for place, one in outcomes.items() if isinstance(one, Described) and one.created and one.label}
+    made = {
+        place: one for place, one in outcomes.items() if isinstance(one, SubjectUpdated) and one.created and one.label
+    }
     for project in {one.project for one in made.values()}:
         subjects.forget(project)
     try:
@@ -375,8 +377,8 @@ async def _outcome(subjects: Subjects, wish: Demographics) -> Outcome:
     try:
         return await subjects.set(wish)
     except RefusedError as error:
-        return NotDescribed(wish.project, wish.subject, str(error), refused=True, no_right=error.whole_session)
+        return SubjectError(wish.project, wish.subject, str(error), refused=True, no_right=error.whole_session)
     except TransientError as error:
         if error.unreachable or error.overload or error.cut:
             raise UnavailableError(str(error), hint="run the command again when the server is back") from error
-        return NotDescribed(wish.project, wish.subject, str(error), refused=False)
+        return SubjectError(wish.project, wish.subject, str(error), refused=False)
