@@ -80,7 +80,7 @@ class Commands:
 
     def use_keyring(self, name: str = "file_keyring.Keyring") -> None:
         """Let the commands use a keyring, by its class; that of these tests is a file below their home."""
-        path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parent))))
+        path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parent / "support"))))
         self.env |= {"PYTHON_KEYRING_BACKEND": name, "PYTHONPATH": path}
 
     def login(self, url: str) -> None:
@@ -157,18 +157,18 @@ def tree(tmp_path: Path) -> Path:
 
 # With CI=true a skipped test is a failure, unless it stands here with its reason.
 MAY_SKIP = {
-    "tests/test_journal_disk.py::test_a_real_mount": "to mount takes root's rights and /dev/fuse, which not all have",
-    "tests/test_journal_disk.py::test_a_source_on_a_real_mount_is_read_in_threads_only": "as above",
-    "tests/test_credentials.py::TestNetrc::test_not_ours_to_read": "CI runs as root, who may read everything",
+    "tests/journal/test_journal_disk.py::test_a_real_mount": "to mount takes root's rights and /dev/fuse",
+    "tests/journal/test_journal_disk.py::test_a_source_on_a_real_mount_is_read_in_threads_only": "as above",
+    "tests/credentials/test_credentials.py::TestNetrc::test_not_ours_to_read": "CI runs as root",
 }
 MAY_SKIP |= dict.fromkeys(
     (
         *(
-            f"tests/test_bind_mounts.py::test_of_two_sources_that_are_one_each_file_counts_once[{is_first}-{part}]"
+            f"tests/scenarios/test_bind_mounts.py::test_of_two_sources_that_are_one_each_file_counts_once[{is_first}-{part}]"
             for is_first in (False, True)
             for part in ("", "p1")
         ),
-        "tests/test_bind_mounts.py::test_a_directory_that_is_twice_in_a_source_is_sent_once",
+        "tests/scenarios/test_bind_mounts.py::test_a_directory_that_is_twice_in_a_source_is_sent_once",
     ),
     "to mount takes root's rights, or a name space of one's own, which not all containers allow",
 )

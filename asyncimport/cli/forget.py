@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -71,17 +73,13 @@ def forget(
 
     try:
         before = None if archived_before is None else _day(archived_before)
+        request = ForgetRequest(
+            journal=Path(), sessions=session or (), held=held, gone=gone, archived_before=before, force=force
+        )
+        request.check()
         path, part, others = meant_journal(host, project, state_dir, journal)
         show_other_journals(err, project, others)
-        request = ForgetRequest(
-            journal=path,
-            project=part,
-            sessions=session or (),
-            held=held,
-            gone=gone,
-            archived_before=before,
-            force=force,
-        )
+        request = replace(request, journal=path, project=part)
         result = prune_journal(request, agree)
         if output is Output.JSON:
             items = [_json(item) for item in result.found]

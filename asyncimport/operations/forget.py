@@ -31,6 +31,12 @@ class ForgetRequest:
     force: bool = False
     """Also where XNAT holds an unfinished delivery, and where files may be gone because a disk is."""
 
+    def check(self) -> None:
+        """Refuse a request that selects nothing, or several kinds of things. Raises: UsageError."""
+        kinds = [bool(self.sessions), self.held, self.gone, self.archived_before is not None]
+        if kinds.count(True) != 1:
+            raise UsageError("nothing selected", hint="give one of --session, --held, --gone and --archived-before")
+
 
 @dataclass(slots=True, kw_only=True)
 class ForgetResult(Result):
@@ -53,9 +59,7 @@ async def forget(
 
 def prune_journal(request: ForgetRequest, agree: Callable[[Sequence[PruneItem]], bool]) -> ForgetResult:
     """Do the same, but block. Raises: JournalError, UsageError."""
-    kinds = [bool(request.sessions), request.held, request.gone, request.archived_before is not None]
-    if kinds.count(True) != 1:
-        raise UsageError("nothing selected", hint="give one of --session, --held, --gone and --archived-before")
+    request.check()
     with Pruner.of(request.journal, part=request.project) as pruner:
         for label in dict.fromkeys(name.lower() for name in request.sessions):
             pruner.sessions(label, force=request.force)

@@ -15,6 +15,7 @@ from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import Steps, XnatDestination
 from asyncimport.xnat.occupants import Occupants
+from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.replies import Row
 from asyncimport.xnat.site import DroppingRule, SiteRules, explanation
 
@@ -55,6 +56,8 @@ class DryRun(XnatDestination):
         )
         self._rules = rules
         self._archived = archived
+        # Nothing of ours changes them.
+        self._rows = PrearchiveRows(client, is_lasting=True)
         self._occupants = Occupants(client, archived, rules, RetryPolicy())
         self._identify = identify
         self._numbers = count(1)
@@ -65,13 +68,17 @@ class DryRun(XnatDestination):
 
     async def find(self, claim: Claim) -> Existing | None:
         """Tell what the archive has of the session of a claim; a listing of the project tells that it has nothing."""
-        session = claim.instance.session
+        return None if await self._is_new(claim.instance.session) else await super().find(claim)
+
+    async def _is_new(self, session: Session) -> bool:
+        """Whether the listing of the project, which is made once, has nothing of a session."""
         listed = await self._archived.in_project(session.project)
-        if listed is not None and not any(
+        return listed is not None and not any(
             one.study_uid == session.study_uid or one.label.lower() == session.label.lower() for one in listed
-        ):
-            return None
-        return await super().find(claim)
+        )
+
+    async def _in_the_way(self, delivery: Delivery) -> str | None:
+        return None if await self._is_new(delivery.session) else await super()._in_the_way(delivery)
 
     async def _import(self, claim: Claim, _: Body) -> str:
         session = claim.delivery.row_session

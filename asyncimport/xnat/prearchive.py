@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import anyio
 
@@ -27,10 +28,11 @@ class _Listing:
 
 
 class PrearchiveRows:
-    """The rows of each project, listed once for all who ask at the same moment."""
+    """The rows of each project, listed once for all who ask at the same moment, or with `is_lasting` once for all."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, is_lasting: bool = False) -> None:
         self._client = client
+        self._serves = inf if is_lasting else _SERVES
         self._turns: dict[str, anyio.Lock] = {}
         self._listings: dict[str, _Listing] = {}
 
@@ -49,7 +51,7 @@ class PrearchiveRows:
                 began = anyio.current_time()
                 rows = await self._list(project)
                 ended = anyio.current_time()
-                listing = self._listings[project] = _Listing(rows, ended + _SERVES * (ended - began))
+                listing = self._listings[project] = _Listing(rows, ended + self._serves * (ended - began))
         return listing.rows
 
     async def _list(self, project: str) -> dict[tuple[str, str], list[Row]]:

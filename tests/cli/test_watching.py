@@ -1,0 +1,294 @@
+"""Drop directories: studies that come while a run watches, and those that are still being written."""
+
+import os
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import anyio
+import filelock
+import pytest
+from anyio.abc import ByteReceiveStream, Process
+from anyio.streams.text import TextReceiveStream
+from builders import image, sop, write
+from conftest import Commands, Ended
+
+from asyncimport.testserver import Fault, Status, Tell, TestXnat, User, serve
+
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """Give a port that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def drop(place: Path, study: int, count: int, *, age: float = 3600) -> None:
+    """Write a study whose files changed so many seconds ago."""
+    for number in range(10 * study, 10 * study + count):
+        file = write(place / f"{number}", image(number, StudyInstanceUID=f"1.2.{study}", PatientID=f"P{study}"))
+        when = time.time() - age
+        os.utime(file.path, (when, when))
+
+
+def run_over(xnat: TestXnat, kind: str, *, nth: int = 1) -> anyio.Event:
+    """Give an event that is set at the end of the run with the nth request of a kind: it looks for strays then."""
+    event = anyio.Event()
+
+    def ends() -> None:
+        xnat.faults.add(Fault("listing", Tell(event.set), path="prearchive/projects/demo?"))
+
+    xnat.faults.add(Fault(kind, Tell(ends), nth=nth))
+    return event
+
+
+async def test_a_watch_takes_what_comes_until_it_is_stopped(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """It begins with nothing, outlives a server that is overloaded for a while, and logs out at its end."""
+    place = tmp_path / "drop"
+    place.mkdir()
+    commands.login(url)
+    words = ("upload", place, "-P", "demo", "-q", "--watch", "0.1s", "--min-age", "0s")
+    first, second = run_over(xnat, "archive"), run_over(xnat, "archive", nth=2)
+    with anyio.fail_after(60):
+        async with commands.start(*words) as process:
+            await after(xnat, 2)
+            drop(place / "a", 1, 2)
+            xnat.faults.add(Fault("listing", Status(503), path="permissions=edit", times=4))
+            await first.wait()
+            drop(place / "b", 2, 2)
+            await second.wait()
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
+    assert xnat.sop_uids() == {sop(number) for number in (10, 11, 20, 21)}
+    assert xnat.count["import"] == 4
+    assert xnat.count["login"] == 1
+    assert xnat.live_logins("demo") == 0
+
+
+async def output(process: Process) -> Ended:
+    """Wait for the end of a command."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with anyio.fail_after(60):
+        out = b"".join([piece async for piece in process.stdout])
+        err = b"".join([piece async for piece in process.stderr])
+        return Ended(await process.wait(), out.decode(), err.decode())
+
+
+async def after(xnat: TestXnat, runs: int) -> None:
+    """Wait until so many more runs of a watch have looked at the project."""
+    event = anyio.Event()
+    xnat.faults.add(Fault("listing", Tell(event.set), path="permissions=edit", nth=runs))
+    with anyio.fail_after(60):
+        await event.wait()
+
+
+QUICK = ("--watch", "0.05s", "--min-age", "0s")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_watch_is_one_login_and_one_object(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, number: signal.Signals
+) -> None:
+    """It sums up its runs, also what is no longer in the drop directory, and is stopped in its pause."""
+    place = tmp_path / "drop"
+    drop(place / "old", 7, 2)
+    commands.login(url)
+    assert (await commands("upload", place, "-P", "demo", "-q")).code == 0
+    logins = xnat.count["login"]
+    async with commands.start("upload", place, "-P", "demo", "-o", "json", *QUICK) as process:
+        for study in (1, 2, 3):
+            archived = run_over(xnat, "archive")
+            drop(place / f"{study}", study, 2)
+            with anyio.fail_after(60):
+                await archived.wait()
+            await after(xnat, 2)
+            if study == 2:
+                shutil.rmtree(place / "1")
+                await after(xnat, 2)
+        xnat.expire_logins()
+        await after(xnat, 3)
+        process.send_signal(number)
+        ended = await output(process)
+    assert ended.code == 128 + number
+    summary = ended.json
+    assert summary["exit_code"] == 128 + number
+    files = summary["files"]
+    assert (files["stored"], files["already_stored"], files["found"]) == (6, 2, 8)
+    assert summary["sessions"]["archived"] == 4
+    assert summary["bytes"]["stored"] < summary["bytes"]["found"]
+    assert xnat.count["login"] - logins == 2, "the second one, as the first had expired"
+    assert xnat.live_logins("demo") == 0
+    assert not [path for path in commands.home.rglob("*.lock") if locked(path)]
+
+
+def locked(path: Path) -> bool:
+    """Whether somebody holds a lock."""
+    try:
+        with filelock.FileLock(path, blocking=False):
+            return False
+    except filelock.Timeout:
+        return True
+
+
+async def test_idle_runs_write_nothing(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
+    """What is there is told when it arrives, and that a file cannot be read once."""
+    place = tmp_path / "drop"
+    drop(place / "a", 1, 2)
+    write(place / "a" / "broken", image(19)[:300])
+    commands.login(url)
+    async with commands.start("upload", place, "-P", "demo", "--partial", "archive", *QUICK) as process:
+        await after(xnat, 6)
+        process.send_signal(signal.SIGTERM)
+        ended = await output(process)
+    assert ended.code == 143
+    assert ended.out.count("3 DICOM files") + ended.out.count("2 DICOM files") == 1, ended.out
+    assert ended.err.splitlines() == [
+        "looking for new studies every 0.05 s; Ctrl-C stops",
+        "stopping: what is in flight may finish (30 s at most); once more to stop at once",
+        "stopped; the same command goes on from here",
+    ]
+
+
+async def test_one_study_without_a_label_keeps_no_other_back(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """With labels that whole studies decide nothing would be sent: the others are, and that one is told once."""
+    place = tmp_path / "drop"
+    write(place / "x" / "1", image(1, StudyInstanceUID="1.2.1", PatientID=None))
+    drop(place / "a", 2, 2)
+    commands.login(url)
+    words = ("upload", place, "-P", "demo", "--on-collision", "suffix", *QUICK)
+    async with commands.start(*words) as process:
+        await after(xnat, 4)
+        archived = run_over(xnat, "archive")
+        drop(place / "b", 3, 2)
+        with anyio.fail_after(60):
+            await archived.wait()
+        await after(xnat, 3)
+        process.send_signal(signal.SIGTERM)
+        ended = await output(process)
+    assert ended.code == 143
+    assert {one.label for one in xnat.archived} == {"P2_20200102", "P3_20200102"}
+    assert ended.out.count("skipped: 1 x study 1.2.1") == 2, "with each summary of what was new"
+    assert "error" not in ended.err
+
+
+async def test_a_drop_directory_that_is_away(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
+    """At the beginning, and later: that is told once each time, and the watch goes on when it is back."""
+    place = tmp_path / "drop"
+    commands.login(url)
+    async with commands.start("upload", place, "-P", "demo", *QUICK) as process:
+        assert process.stderr is not None
+        err = Lines(process.stderr)
+        await err.until("is away: no such file or directory")
+        drop(place / "a", 1, 2)
+        await err.until("going on")
+        await after(xnat, 3)
+        place.rename(tmp_path / "unmounted")
+        await err.until("is away: no such file or directory")
+        (tmp_path / "unmounted").rename(place)
+        await err.until("going on")
+        archived = run_over(xnat, "archive")
+        drop(place / "b", 2, 2)
+        with anyio.fail_after(60):
+            await archived.wait()
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+        assert process.returncode == 143
+    assert len(xnat.archived) == 2
+    assert sum("is away" in line for line in err.lines) == 2
+
+
+class Lines:
+    """The lines that a process writes, as they come."""
+
+    def __init__(self, stream: ByteReceiveStream) -> None:
+        self.lines: list[str] = []
+        self._stream = TextReceiveStream(stream)
+        self._rest = ""
+
+    async def until(self, text: str) -> None:
+        """Read until there is a line with this text."""
+        with anyio.fail_after(60):
+            while True:
+                while "\n" in self._rest:
+                    line, _, self._rest = self._rest.partition("\n")
+                    self.lines.append(line)
+                    if text in line:
+                        return
+                self._rest += await self._stream.receive()
+
+
+async def test_a_server_that_is_away(xnat: TestXnat, commands: Commands, tmp_path: Path, unused_port: int) -> None:
+    """Before the watch has ever logged in, and later: told once, waited for, and gone on with under a new login."""
+    place = tmp_path / "drop"
+    drop(place / "a", 1, 2)
+    commands.login(f"http://127.0.0.1:{unused_port}")
+    async with commands.start("upload", place, "-P", "demo", "--outage-timeout", "0.2s", *QUICK) as process:
+        assert process.stderr is not None
+        err = Lines(process.stderr)
+        await err.until("error:")
+        async with serve(xnat, port=unused_port):
+            await err.until("going on")
+            await after(xnat, 2)
+        await err.until("error:")
+        drop(place / "b", 2, 2)
+        async with serve(xnat, port=unused_port):
+            await err.until("going on")
+            await after(xnat, 2)
+            process.send_signal(signal.SIGTERM)
+            await process.wait()
+        assert process.returncode == 143
+    assert len(xnat.archived) == 2
+    assert sum("error:" in line for line in err.lines) == 2
+
+
+async def test_the_longest_time_is_that_of_the_whole_watch(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """It ends in a pause as well as in a run."""
+    place = tmp_path / "drop"
+    drop(place / "a", 1, 2)
+    commands.login(url)
+    words = ("upload", place, "-P", "demo", "-o", "json", "--watch", "10m", "--min-age", "0s")
+    with anyio.fail_after(60):
+        ended = await commands(*words, "--max-duration", "2s")
+    assert (ended.code, ended.json["files"]["stored"]) == (130, 2)
+    ended = await commands("upload", place, "-P", "demo", "-o", "json", *QUICK, "--max-duration", "2s")
+    assert (ended.code, ended.json["files"]["already_stored"]) == (130, 2)
+    assert xnat.live_logins("demo") == 0
+
+
+async def test_a_refused_login_ends_it(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
+    """At once, and in the midst of it: more attempts would lock the account."""
+    place = tmp_path / "drop"
+    drop(place / "a", 1, 2)
+    commands.login(url)
+    async with commands.start("upload", place, "-P", "demo", "-o", "json", *QUICK) as process:
+        await after(xnat, 3)
+        xnat.add_user(User("demo", "another"))
+        xnat.expire_logins()
+        ended = await output(process)
+    assert (ended.code, ended.json["exit_code"], ended.json["files"]["stored"]) == (3, 3, 2)
+    assert "refused" in ended.json["error"]["message"]
+    tried = xnat.count["login"]
+    assert (await commands("upload", place, "-P", "demo", "-o", "json", *QUICK)).code == 3
+    assert xnat.count["login"] == tried + 1
+
+
+@pytest.mark.parametrize("pause", ["0", "0s", "0.0m"])
+async def test_no_pause_is_refused(url: str, commands: Commands, tmp_path: Path, pause: str) -> None:
+    """It would be a loop without a rest."""
+    commands.login(url)
+    ended = await commands("upload", tmp_path, "-P", "demo", "--watch", pause)
+    assert ended.code == 2
+    assert "hint: " in ended.err

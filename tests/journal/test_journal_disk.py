@@ -1,0 +1,342 @@
+"""What is this machine's own disk: a journal on another's is refused, and a source there is read in threads only."""
+
+import ctypes
+import errno
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
+
+import pytest
+from builders import folder, image, write
+
+from asyncimport.errors import JournalError
+from asyncimport.journal.database import refuse_network_disk
+from asyncimport.source.bytes_on_disk import LARGE
+from asyncimport.system.mounts import is_local, keeps_inodes, network_file_system
+
+
+class Row(NamedTuple):
+    """A row of a table of mounts."""
+
+    mountpoint: str
+    fstype: str
+    opts: str = "rw,relatime"
+    device: str = "none"
+
+
+ROOT = Row("/", "ext4", device="/dev/sda1")
+
+NETWORK = [
+    "9p",
+    "CIFS",
+    "afpfs",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "davfs",
+    "fuse.ceph-fuse",
+    "fuse.glusterfs",
+    "fuse.sshfs",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "smb3",
+    "smbfs",
+    "vboxsf",
+    "webdav",
+]
+LOCAL = [
+    "NTFS",
+    "apfs",
+    "autofs",
+    "btrfs",
+    "exfat",
+    "ext4",
+    "fuse.mergerfs",
+    "fuseblk",
+    "hfs",
+    "never-heard-of",
+    "nfsd",
+    "overlay",
+    "tmpfs",
+    "virtiofs",
+    "xfs",
+    "zfs",
+    "",
+]
+
+
+@pytest.mark.parametrize("kind", NETWORK)
+def test_a_network_file_system_is_refused(kind: str) -> None:
+    """One line names the path and the type, and the hint says what to do."""
+    path = Path("/srv/net/state/x.journal")
+    with pytest.raises(JournalError) as caught:
+        refuse_network_disk(path, [ROOT, Row("/srv/net", kind)])
+    assert str(caught.value) == f"the journal {path} would lie on a network file system ({kind})"
+    assert caught.value.hint == "choose a local disk with --state-dir"
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+def test_any_other_file_system_is_not(kind: str) -> None:
+    """What is local is fine, and what nobody has heard of is not for us to forbid."""
+    refuse_network_disk(Path("/srv/net/state/x.journal"), [Row("/", "nfs"), Row("/srv/net", kind)])
+
+
+@pytest.mark.parametrize(("device", "refused"), [("https://cloud.example.org/dav", True), ("encfs", False)])
+def test_a_process_behind_a_file_system_may_name_an_address(device: str, refused: bool) -> None:
+    """What davfs2 mounts is "fuse" and no more, as is much that is local."""
+    found = network_file_system(PurePosixPath("/srv/x"), [ROOT, Row("/srv", "fuse", device=device)])
+    assert found == ("fuse" if refused else "")
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("/x.journal", ""),
+        ("/home/x.journal", "nfs4"),
+        ("/home", "nfs4"),
+        ("/home2/x.journal", ""),
+        ("/home/ann/scratch/x.journal", ""),
+        ("/home/ann/scratch2/x.journal", "nfs4"),
+        ("/mnt/two  words/x.journal", "cifs"),
+        ("/mnt/two/x.journal", ""),
+        ("/mnt/c/Users/x.journal", "9p"),
+        ("/twice/x.journal", "lustre"),
+    ],
+)
+def test_the_longest_mount_point_is_the_one(place: str, kind: str) -> None:
+    """Mounts lie in one another in any order, names begin alike, and the later of two at one place is the one seen."""
+    mounts = [
+        Row("/home/ann/scratch", "xfs"),
+        Row("/twice", "ext4"),
+        Row("/home", "nfs4"),
+        ROOT,
+        Row("/mnt/two  words", "cifs", device="//server/share"),
+        Row("/mnt/c", "9p", "rw,aname=drvfs;path=C:\\;uid=1000", "C:\\"),
+        Row("/twice", "lustre"),
+    ]
+    assert network_file_system(PurePosixPath(place), mounts) == kind
+
+
+@pytest.mark.parametrize(
+    ("place", "keeps"),
+    [
+        ("/home/ann", True),
+        ("/nfs/x", True),
+        ("/share/x", True),
+        ("/old-share/x", False),
+        ("/stick/DCIM", False),
+        ("/card/DCIM", False),
+        ("/remote/x", False),
+        ("/plugged/x", False),
+        ("/mnt/c/x", False),
+    ],
+)
+def test_which_disks_keep_their_inodes(place: str, keeps: bool) -> None:
+    """Those that make up the numbers as files are met do not, so that nothing may be concluded from another number."""
+    mounts = [
+        ROOT,
+        Row("/nfs", "nfs4"),
+        Row("/share", "cifs", "rw,vers=3.1.1,serverino"),
+        Row("/old-share", "cifs", "rw,vers=1.0,noserverino"),
+        Row("/stick", "vfat"),
+        Row("/card", "exFAT"),
+        Row("/remote", "fuse.sshfs"),
+        Row("/plugged", "fuseblk"),
+        Row("/mnt/c", "9p"),
+    ]
+    assert keeps_inodes(place, mounts) is keeps
+    assert keeps_inodes(place, [])
+
+
+def test_nothing_is_known() -> None:
+    """Where the system tells of no mounts nothing is forbidden."""
+    refuse_network_disk(Path("/srv/x.journal"), [])
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        (r"C:\state\x.journal", ""),
+        (r"Z:\state\x.journal", "a remote drive"),
+        (r"z:\state\x.journal", "a remote drive"),
+        (r"Y:\state\x.journal", ""),
+        (r"C:\disks\two\x.journal", "a remote drive"),
+        (r"\\server\share\x.journal", "a share of Windows"),
+        (r"\\wsl.localhost\Ubuntu\x.journal", "a share of Windows"),
+        (r"\\?\UNC\server\share\x.journal", "a share of Windows"),
+        (r"\\?\C:\state\x.journal", ""),
+    ],
+)
+def test_windows(place: str, kind: str) -> None:
+    """A drive of another machine is NTFS too, but "remote"; a share needs no letter."""
+    mounts = [
+        Row("C:\\", "NTFS", "rw,fixed", "C:\\"),
+        Row("D:\\", "", "cdrom", "D:\\"),
+        Row("Z:\\", "NTFS", "rw,remote", "Z:\\"),
+        Row("C:\\disks\\two\\", "NTFS", "rw,remote", "C:\\disks\\two\\"),
+    ]
+    assert network_file_system(PureWindowsPath(place), mounts) == kind
+
+
+# Links and directories, real ones
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    """Where the file would lie counts, also when it or its directories do not exist yet; the user's path is named."""
+    net = tmp_path.resolve() / "net disk"
+    net.mkdir()
+    mounts = [ROOT, Row(str(net), "nfs4")]
+    (tmp_path / "link").symlink_to(net)
+    (tmp_path / "chain").symlink_to("link/not/there/yet")
+    for path in (net / "a" / "b" / "x.journal", tmp_path / "link" / "x.journal", tmp_path / "chain" / "x.journal"):
+        with pytest.raises(JournalError) as caught:
+            refuse_network_disk(path, mounts)
+        assert str(path) in str(caught.value)
+    (net / "home").symlink_to(tmp_path)
+    refuse_network_disk(net / "home" / "x.journal", mounts)
+    refuse_network_disk(net / ".." / "x.journal", mounts)
+
+
+def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins where the command was given."""
+    monkeypatch.chdir(tmp_path)
+    mounts = [ROOT, Row(str(tmp_path.resolve()), "cifs")]
+    with pytest.raises(JournalError, match=r"^the journal x\.journal would lie on"):
+        refuse_network_disk(Path("x.journal"), mounts)
+    refuse_network_disk(Path("../x.journal"), mounts)
+
+
+def test_odd_paths(tmp_path: Path) -> None:
+    """A link that leads to itself, and a name that is no text, are for others to stumble over."""
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "loop" / "x.journal", tmp_path / os.fsdecode(b"\xff") / "x.journal"):
+        refuse_network_disk(path, [ROOT])
+
+
+@pytest.mark.parametrize(
+    ("paths", "local"),
+    [
+        (["tree"], True),
+        (["tree", "net"], False),
+        (["net/images"], False),
+        (["link"], False),
+        (["."], False),
+        (["network"], True),
+        ([], True),
+    ],
+)
+def test_what_a_source_is_or_holds(tmp_path: Path, paths: list[str], local: bool) -> None:
+    """A disk of another machine may lie at a source, above it, or anywhere below."""
+    for name in ("tree", "net", "network"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("net")
+    mounts = [ROOT, Row(str(tmp_path.resolve() / "net"), "nfs4")]
+    assert is_local([tmp_path / path for path in paths], mounts) is local
+
+
+# This machine's mounts
+
+
+def test_this_machines_own_disk(tmp_path: Path) -> None:
+    """The tests' journals lie on a disk that is let pass."""
+    refuse_network_disk(tmp_path / "state" / "x.journal")
+
+
+def test_who_writes_no_journal_does_not_wait() -> None:
+    """The library that knows the mounts is not loaded before it is asked."""
+    code = "import sys, asyncimport.journal, asyncimport.journal.database; sys.exit('psutil' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+_DETACH = 2  # MNT_DETACH: also while somebody is in it
+# By linux/fuse.h: the requests that an empty directory is asked, and what they are answered.
+_LOOKUP, _FORGET, _GETATTR, _INIT, _INTERRUPT, _BATCH_FORGET = 1, 2, 3, 26, 36, 42
+_NO_REPLY = frozenset({_FORGET, _INTERRUPT, _BATCH_FORGET})
+_INITIALISED = struct.pack("<IIIIHHI", 7, 31, 65536, 0, 0, 0, 65536).ljust(64, b"\0")
+_DIRECTORY = struct.pack("<QII6Q10I", 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
+
+
+def _serve(device: int) -> None:
+    """Be an empty file system until it is unmounted."""
+    while True:
+        try:
+            request = os.read(device, 1 << 20)
+        except OSError:
+            return
+        _, opcode, unique = struct.unpack_from("<IIQ", request)
+        if opcode in _NO_REPLY:
+            continue
+        answer = {_INIT: _INITIALISED, _GETATTR: _DIRECTORY}.get(opcode)
+        problem = errno.ENOENT if opcode == _LOOKUP else errno.ENOSYS
+        head = struct.pack("<IiQ", 16 + len(answer or b""), 0 if answer else -problem, unique)
+        os.write(device, head + (answer or b""))
+
+
+@contextmanager
+def mounted(point: Path, kind: str) -> Iterator[None]:
+    """Mount an empty file system of a type that runs as a process, as sshfs does."""
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR)
+    except OSError as error:
+        pytest.skip(f"no file systems that run as processes: {error}")
+    system = ctypes.CDLL(None, use_errno=True)
+    options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}".encode()
+    try:
+        if system.mount(b"ann@server:/data", os.fsencode(point), kind.encode(), 0, options) != 0:
+            pytest.skip(f"nothing may be mounted here: {os.strerror(ctypes.get_errno())}")
+        server = threading.Thread(target=_serve, args=[device], daemon=True)
+        server.start()
+        try:
+            yield
+        finally:
+            assert system.umount2(os.fsencode(point), _DETACH) == 0
+            server.join(10)
+    finally:
+        os.close(device)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a test mount something")
+def test_a_real_mount(tmp_path: Path) -> None:
+    """A file system of another machine, mounted at a place with spaces in its name, is found in the system's table."""
+    point = tmp_path / "two  words"
+    point.mkdir()
+    path = point / "state" / "x.journal"
+    refuse_network_disk(path)
+    with mounted(point, "fuse.sshfs"):
+        with pytest.raises(JournalError, match=r"network file system \(fuse\.sshfs\)"):
+            refuse_network_disk(path)
+        refuse_network_disk(tmp_path / "x.journal")
+    with mounted(point, "fuse.mergerfs"):
+        refuse_network_disk(path)
+    refuse_network_disk(path)
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a test mount something")
+async def test_a_source_on_a_real_mount_is_read_in_threads_only(tmp_path: Path) -> None:
+    """However quick its answers are: when they stop coming, the loop goes on."""
+    point = tmp_path / "net"
+    point.mkdir()
+    file = write(tmp_path / "1.dcm", image(1))
+
+    async def ahead() -> int:
+        source = await folder(tmp_path)
+        for _ in range(2):
+            await source.read([file])
+        return source.read_ahead
+
+    assert await ahead() == 0
+    with mounted(point, "fuse.sshfs"):
+        assert await ahead() == LARGE

@@ -1,0 +1,289 @@
+"""No two patients under one label: what the headers say of them is compared before a file is let in."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import image, write
+from conftest import Commands
+
+from asyncimport.journal import Journal, JournalReader
+from asyncimport.model import File, Instance, Patient, Session, Stored
+from asyncimport.routing import agree, patient_of
+from asyncimport.testserver import TestXnat
+
+DOE = Patient("1", "doe^john", "19500101")
+
+
+def file(name: str) -> File:
+    """Make a file that nobody opens."""
+    return File(f"/data/{name}", 10, 1)
+
+
+def instance(name: str, study: str, patient: Patient, *, subject: str = "S", label: str | None = None) -> Instance:
+    """Make an instance of a study, under a label of its own."""
+    return Instance(file(name), f"1.{name}", "1.9", Session("P", subject, label or f"E{study}", study), patient)
+
+
+def reasons(path: Path, *batches: list[Instance], merge: bool = False) -> list[str]:
+    """Admit the instances, and return why some of them were not let in."""
+    with Journal(path, destination="http://x", rules={}, merge_patients=merge) as journal:
+        for batch in batches:
+            journal.scan.admit(batch)
+        return [reason for reason, _ in journal.scan.collisions()]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (DOE, DOE, None),
+        (DOE, Patient("1"), None),
+        (Patient("1"), DOE, None),
+        (DOE, Patient("2", "doe^john", "19500101"), "two PatientIDs"),
+        (DOE, Patient("1", "roe^jane", "19500101"), "one PatientID with two names"),
+        (DOE, Patient("1", "doe^john", "19500102"), "one PatientID with two birth dates"),
+        (DOE, Patient("", "doe^john", "19500101"), "two PatientIDs"),
+        (Patient("1", issuer="A"), Patient("1", issuer="B"), "one PatientID of two issuers"),
+        (Patient("1", issuer="A"), Patient("1"), None),
+        (Patient("", "doe^john"), Patient("", "doe^john"), None),
+        (Patient("", "doe^john"), Patient("", "roe^jane"), "files without PatientID, of two names"),
+        (Patient("", "", "19500101"), Patient("", "", "19500102"), "files without PatientID, of two birth dates"),
+    ],
+)
+def test_two_studies_of_one_subject(tmp_path: Path, first: Patient, second: Patient, expected: str | None) -> None:
+    """Under one subject there is one PatientID, with one name and one birth date; what is unknown agrees."""
+    found = reasons(tmp_path / "j", [instance("a", "1", first)], [instance("b", "2", second)])
+    assert len(found) == (expected is not None)
+    assert all((expected or "") in reason and "study 2" in reason for reason in found)
+    merged = reasons(tmp_path / "merged", [instance("a", "1", first), instance("b", "2", second)], merge=True)
+    assert merged == []
+
+
+@pytest.mark.parametrize("subject", ["S", "s"])
+def test_subject_labels_differ_by_more_than_case(tmp_path: Path, subject: str) -> None:
+    """XNAT finds subjects without regard to case when it archives, so S and s are one subject."""
+    other = Patient("2", "roe^jane", "")
+    found = reasons(tmp_path / "j", [instance("a", "1", DOE), instance("b", "2", other, subject=subject)])
+    assert ["the subject would hold two PatientIDs" in reason for reason in found] == [True]
+    assert reasons(tmp_path / "k", [instance("a", "1", DOE), instance("b", "2", other, subject="T")]) == []
+
+
+def test_one_patient_may_have_two_subjects_but_not_two_names(tmp_path: Path) -> None:
+    """PatientID "1" or "ANON" for everyone is found also where the subject label comes from elsewhere."""
+    same = reasons(tmp_path / "j", [instance("a", "1", DOE), instance("b", "2", DOE, subject="T")])
+    assert same == []
+    roe = Patient("1", "roe^jane", "")
+    found = reasons(tmp_path / "k", [instance("a", "1", DOE), instance("b", "2", roe, subject="T")])
+    assert ["one PatientID with two names" in reason for reason in found] == [True]
+
+
+@pytest.mark.parametrize("other", [Patient("2", "doe^john", "19500101"), Patient("1", "roe^jane", "")])
+def test_a_study_belongs_to_one_patient(tmp_path: Path, other: Patient) -> None:
+    """A file of another patient in a study is left out, also when it comes in a later run."""
+    path = tmp_path / "j"
+    with Journal(path, destination="http://x", rules={}) as journal:
+        assert (
+            journal.scan.admit([instance("a", "1", DOE), instance("b", "1", other), instance("c", "1", DOE)]).files == 2
+        )
+        assert len(journal.scan.collisions()) == 1
+    with Journal(path, destination="http://x", rules={}) as journal:
+        assert journal.scan.admit([instance("d", "1", other), instance("e", "1", DOE)]).files == 1
+        assert JournalReader.of(journal).summary().files.skipped == 1
+
+
+def test_what_was_sent_of_a_disputed_study_is_not_archived(tmp_path: Path) -> None:
+    """All its files are there when the file of another patient is met; the next run sends nothing of it either."""
+    path = tmp_path / "j"
+    late = instance("z", "1", DOE)
+    with Journal(path, destination="http://x", rules={}) as journal:
+        journal.scan.admit([instance("a", "1", DOE), instance("b", "1", DOE)])
+        while claims := journal.queue.claim(8, max_active=8):
+            journal.queue.record_outcomes([Stored(claim, "/prearchive/1") for claim in claims])
+        journal.scan.admit([instance("c", "1", Patient("2"))])
+        journal.scan.finish(["/data"], partial=True)
+        assert journal.deliveries.claim() is None
+        assert journal.queue.claim(8, max_active=8) is None
+    with Journal(path, destination="http://x", rules={}) as journal:
+        journal.scan.skip_known([file("a"), file("b")])
+        journal.scan.admit([late])
+        assert journal.queue.claim(8, max_active=8) == []
+        # The other file is gone.
+        journal.scan.finish(["/data"])
+        claims = journal.queue.claim(8, max_active=8) or []
+        assert [claim.instance.sop_uid for claim in claims] == [late.sop_uid]
+        journal.queue.record_outcomes([Stored(claim, "/prearchive/1") for claim in claims])
+        assert journal.deliveries.claim() is not None
+
+
+def test_nobody_is_known_by_an_empty_patient_id(tmp_path: Path) -> None:
+    """Studies without one, of two subjects, are two people, and may have two names."""
+    one, other = Patient("", "doe^john", "19500101"), Patient("", "roe^jane", "19600101")
+    assert reasons(tmp_path / "j", [instance("a", "1", one), instance("b", "2", other, subject="T")]) == []
+    found = reasons(tmp_path / "k", [instance("a", "1", one), instance("b", "2", other, subject="s")])
+    assert ["files without PatientID, of two names" in reason for reason in found] == [True]
+
+
+def test_a_name_learnt_later_counts(tmp_path: Path) -> None:
+    """A first file without a name does not keep the next two from being compared."""
+    found = reasons(
+        tmp_path / "j",
+        [instance("a", "1", Patient("1")), instance("b", "1", DOE), instance("c", "2", Patient("1", "roe^jane", ""))],
+    )
+    assert ["one PatientID with two names" in reason for reason in found] == [True]
+
+
+def test_what_was_skipped_is_looked_into_again(tmp_path: Path) -> None:
+    """With --allow-mixed-patients the next run takes up what this one skipped, though the file has not changed."""
+    path = tmp_path / "j"
+    batch = [instance("a", "1", DOE), instance("b", "2", Patient("2"))]
+    assert len(reasons(path, batch)) == 1
+    with Journal(path, destination="http://x", rules={}, merge_patients=True) as journal:
+        again = journal.scan.skip_known([item.file for item in batch])
+        assert (again.files, [one.path for one in again.unknown]) == (1, ["/data/b"])
+        assert journal.scan.admit([batch[1]]).files == 1
+        assert journal.scan.collisions() == []
+
+
+def test_the_journal_holds_no_names(tmp_path: Path) -> None:
+    """Names and birth dates are kept as digests only: they are to be compared, not told."""
+    reasons(tmp_path / "j", [instance("a", "1", DOE), instance("b", "2", Patient("1", "roe^jane", "19600101"))])
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir()).lower()
+    assert [word for word in (b"doe", b"john", b"roe^", b"jane", b"19500101", b"19600101") if word in content] == []
+    assert "doe" not in repr(instance("a", "1", DOE))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Doe^John", "DOE^JOHN", True),
+        ("Doe^John^^", "Doe^John", True),
+        ("Doe^ John ", "Doe^John", True),
+        ("Doe  Smith^John", "Doe Smith^John", True),
+        ("Yamada^Tarou=山田^太郎", "Yamada^Tarou", True),
+        ("Doe^John", "Doe^Jane", False),
+        ("Doe^John", "John^Doe", False),
+        ("Straße^A", "STRASSE^A", True),
+        ("Mu\u0308ller^A", "M\u00fcller^A", True),
+        ("=山田^太郎=やまだ^たろう", "=山田^太郎", True),
+        ("=山田^太郎=やまだ^たろう", "=鈴木^花子=すずき^はなこ", False),
+        ("Yamada^Tarou=山田^太郎", "Yamada^Tarou=山田^花子", False),
+    ],
+)
+def test_names_are_compared_by_what_they_say(one: str, other: str, same: bool) -> None:
+    """Case, padding, empty components and other scripts do not make another patient."""
+    first, second = (patient_of({"PatientID": "1", "PatientName": name}) for name in (one, other))
+    assert agree(first, second) is same
+
+
+@pytest.mark.anyio
+async def test_a_shared_subject_is_found_before_and_while_sending(
+    xnat: TestXnat, url: str, commands: Commands, tree: Path
+) -> None:
+    """`-S` with a fixed text puts two patients under one subject: reported, and allowed with --allow-mixed-patients."""
+    commands.login(url)
+    before = await commands("upload", tree, "-P", "demo", "-S", "everyone", "--check-first", "-o", "json")
+    assert before.code == 2
+    assert "two PatientIDs" in before.json["error"]["message"]
+    assert xnat.count["import"] == 0
+    streaming = await commands("upload", tree, "-P", "demo", "-S", "everyone", "-o", "json")
+    assert streaming.code == 8
+    assert streaming.json["sessions"]["archived"] == 1
+    merged = await commands("upload", tree, "-P", "demo", "-S", "everyone", "--allow-mixed-patients", "-o", "json")
+    assert merged.code == 0, merged.out
+    assert merged.json["sessions"]["archived"] == 2
+    assert len(xnat.sop_uids()) == 12
+
+
+TEMPLATES: dict[str, tuple[str, ...]] = {"same label": ("-S", "all", "-E", "E_{StudyDate}")}
+OF_TWO = {"label": {"PatientID": "T"}, "same label": {"PatientID": "T"}, "name": {"PatientName": "Roe^Jane"}}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("archive", ["--archive", "--no-archive"])
+@pytest.mark.parametrize("what", list(OF_TWO))
+async def test_a_study_of_two_patients_is_held_as_a_whole(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, what: str, archive: str
+) -> None:
+    """Its first file may be on its way when the second is met; nothing is archived before one of them is gone."""
+    commands.login(url)
+    place = tmp_path / "visit"
+    for number in range(1, 4):
+        write(place / f"{number}", image(number, PatientName="Doe^John"))
+    other: dict[str, Any] = {"PatientName": "Doe^John", **OF_TWO[what]}
+    write(place / "9", image(9, **other))
+    words: tuple[Any, ...] = ("upload", place, "-P", "demo", "-o", "json", archive, *TEMPLATES.get(what, ()))
+    for _ in range(2):
+        ended = await commands(*words, "--partial", "archive", "--retry", "held")
+        assert (ended.code, ended.json["files"]["skipped"]) == (8, 1), ended.out
+        (report,) = ended.json["details"]
+        assert report["state"] == "held"
+        assert report["reason"].startswith("it is not sent in part: study 1.2.3")
+        assert xnat.archived == []
+        assert {row.status for row in xnat.prearchive} <= {"RECEIVING"}
+    (place / "9").unlink()
+    ended = await commands(*words)
+    state = "archived" if archive == "--archive" else "prearchive"
+    assert (ended.code, [one["state"] for one in ended.json["details"]]) == (0, [state]), ended.out
+
+
+@pytest.mark.anyio
+async def test_a_study_of_two_patients_may_be_wanted(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """With --allow-mixed-patients the same command takes it up, and archives it whole."""
+    commands.login(url)
+    for number, patient in enumerate(["S", "S", "T"]):
+        write(tmp_path / "visit" / f"{number}", image(number, PatientID=patient))
+    words = ("upload", tmp_path / "visit", "-P", "demo", "-o", "json", "-S", "all", "-E", "E_{StudyDate}")
+    assert (await commands(*words)).code == 8
+    ended = await commands(*words, "--allow-mixed-patients")
+    assert (ended.code, [one["state"] for one in ended.json["details"]]) == (0, ["archived"]), ended.out
+    assert len(xnat.sop_uids()) == 3
+
+
+@pytest.mark.anyio
+async def test_a_patient_who_comes_after_archiving_spoils_nothing(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """What is archived stays so; the file of the other one is told, and what lies beside it goes nowhere."""
+    commands.login(url)
+    place = tmp_path / "visits"
+    write(place / "a" / "1", image(1))
+    words = ("upload", place, "-P", "demo", "-o", "json", "--attach", "*.pdf=REPORTS")
+    assert (await commands(*words)).code == 0
+    write(place / "b" / "2", image(2, PatientID="T"))
+    write(place / "b" / "report.pdf", b"about T")
+    for more in (
+        (),
+        (),
+        ("--retry", "held,refused"),
+        ("--partial", "archive"),
+        ("--resend-changed", "--overwrite", "append"),
+        (),
+    ):
+        ended = await commands(*words, *more)
+        assert (ended.code, ended.json["files"]["skipped"], ended.json["attachments"]["skipped"]) == (8, 1, 1)
+        assert [one["state"] for one in ended.json["details"]] == ["archived"]
+        assert xnat.archived[0].own_resources == {}
+    (place / "b" / "2").unlink()
+    (place / "b" / "report.pdf").unlink()
+    assert (await commands(*words)).code == 0
+
+
+@pytest.mark.anyio
+async def test_a_plan_knows_nobody_by_an_empty_patient_id(commands: Commands, tmp_path: Path) -> None:
+    """By the same rules as while sending."""
+    for number, name in enumerate(["Doe^John", "Roe^Jane"], start=1):
+        header: dict[str, Any] = {
+            "StudyInstanceUID": f"1.2.{number}",
+            "PatientID": None,
+            "PatientName": name,
+            "StudyID": f"A{number}",
+        }
+        write(tmp_path / "source" / f"{number}", image(number, **header))
+    words = ("plan", tmp_path / "source", "-P", "demo", "-o", "json", "-E", "{StudyID}")
+    apart = await commands(*words, "-S", "{StudyID}")
+    assert (apart.code, apart.json["problems"]) == (0, [])
+    together = await commands(*words, "-S", "all")
+    assert (together.code, [one["code"] for one in together.json["problems"]]) == (2, ["two-people"])
+    assert "files without PatientID, of two names" in together.json["problems"][0]["text"]

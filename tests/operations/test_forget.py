@@ -1,0 +1,560 @@
+"""`asyncimport forget`: what it takes out, what it keeps, and that what stays is as sound as before."""
+
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import filelock
+import pytest
+from conftest import Commands
+from journals import RULES, Disk, archived, instance, meet, send, session, stored
+
+from asyncimport.errors import JournalBusyError, UsageError
+from asyncimport.journal import Journal, JournalReader
+from asyncimport.journal.prune import Pruner
+from asyncimport.model import (
+    Archived,
+    Built,
+    Claim,
+    Failed,
+    File,
+    FileKind,
+    Held,
+    Ignored,
+    Instance,
+    Outcome,
+    Patient,
+    Refusal,
+    Refused,
+    Sealed,
+    Session,
+    Verdict,
+)
+from asyncimport.testserver import Fault, Tell, TestXnat
+from asyncimport.testserver.samples import generated
+
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
+
+E1, E2, E3 = session("E1"), session("E2", subject="S2"), session("E3", subject="S3")
+
+
+@pytest.fixture(autouse=True)
+def blockbuster() -> None:
+    """Let the tests make journals between commands; what is tested runs in other processes."""
+
+
+class Place:
+    """A journal, and a real directory whose files an imagined server is sent."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "test.journal"
+        self.root = directory / "root"
+        self.root.mkdir()
+        self.disk = Disk()
+        self.now = 1_000.0
+
+    def put(self, name: str, of: Session, *, sop: str | None = None, patient: str = "") -> Instance:
+        """Write a file."""
+        path = self.root / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(name.encode())
+        made = instance(name, of, sop=sop or f"{of.study_uid}.{path.name}")
+        made = replace(made, file=self._file(path), patient=Patient(patient))
+        self.disk.put(made)
+        return made
+
+    def put_bad(self, name: str, of: Session) -> None:
+        """Write a file that cannot be read."""
+        path = self.root / name
+        path.write_bytes(b"bad")
+        bad = Ignored(self._file(path), FileKind.UNREADABLE, "truncated", session=of, sop_uid=f"{of.study_uid}.{name}")
+        self.disk.put(bad)
+
+    def put_text(self, name: str) -> None:
+        """Write a file that is no DICOM."""
+        (self.root / name).write_bytes(b"text")
+        self.disk.put(Ignored(self._file(self.root / name), FileKind.NOT_DICOM, "no DICOM"))
+
+    def _file(self, path: Path) -> File:
+        return File.of(str(path), path.stat(), lasting=True)
+
+    def remove(self, *names: str) -> None:
+        """Delete files."""
+        for name in names:
+            (self.root / name).unlink()
+            path = str(self.root / name)
+            del self.disk.items[path], self.disk.content[path]
+
+    def run(
+        self,
+        answer: Callable[[Claim], Outcome] = stored,
+        verdict: Callable[[Sealed], Verdict] = archived,
+        *,
+        archive_built: bool = True,
+    ) -> list[str]:
+        """Be a whole run; return the names of what was sent."""
+        with self.opened() as journal:
+            meet(journal, self.disk)
+            journal.scan.finish([str(self.root)], archive_built=archive_built)
+            sent = send(journal, answer, verdict=verdict)
+            journal.end_run(0)
+        return [str(Path(claim.instance.file.path).relative_to(self.root)) for claim in sent]
+
+    def opened(self) -> Journal:
+        """Open the journal as a run does."""
+        return Journal(self.path, destination="https://xnat.test", rules=RULES, clock=lambda: self.now)
+
+    def states(self) -> dict[str, str]:
+        """Return the state of each session."""
+        with JournalReader.open(self.path) as reader:
+            return {report.session.label: report.state for report in reader.summary().sessions}
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        """Ask the journal's file."""
+        with closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(query).fetchall()
+
+    def forget(self, *which: Callable[[Pruner], None]) -> list[tuple[str, int, str | None]]:
+        """Forget; return what was found, and look whether what stays is sound."""
+        with Pruner.of(self.path) as pruner:
+            for find in which:
+                find(pruner)
+            pruner.prune()
+        assert self.rows("PRAGMA foreign_key_check") == []
+        assert self.rows("PRAGMA integrity_check") == [("ok",)]
+        assert self.rows("SELECT 1 FROM file WHERE instance > 0 AND instance NOT IN (SELECT key FROM instance)") == []
+        assert (
+            self.rows("SELECT 1 FROM file WHERE missing_from > 0 AND missing_from NOT IN (SELECT key FROM session)")
+            == []
+        )
+        lost = "SELECT 1 FROM file WHERE kind = 'INSTANCE' AND instance IS NULL"
+        assert self.rows(lost) == []
+        return [(item.state, item.files, item.kept) for item in pruner.found]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Give an empty journal and directory."""
+    return Place(tmp_path)
+
+
+def answers(**verdicts: Callable[[Claim], Outcome]) -> Callable[[Claim], Outcome]:
+    """Answer these files so, and acknowledge all others."""
+    return lambda claim: verdicts.get(Path(claim.instance.file.path).name, stored)(claim)
+
+
+def failed(claim: Claim) -> Outcome:
+    """Find no verdict."""
+    return Failed(claim, "no answer")
+
+
+def refused(claim: Claim) -> Outcome:
+    """Refuse the file."""
+    return Refused(claim, "XNAT did not keep it", kind=Refusal.DROPPED)
+
+
+def held(sealed: Sealed) -> Verdict:
+    """Let XNAT not archive the session."""
+    return Held(sealed.delivery, "conflict")
+
+
+def unverified(sealed: Sealed) -> Verdict:
+    """Archive the session, and compare nothing."""
+    return Archived(sealed.delivery, "/archive", None)
+
+
+def built(sealed: Sealed) -> Verdict:
+    """Leave the session in the prearchive."""
+    return Built(sealed.delivery, "/data" + (sealed.delivery.uri or ""))
+
+
+class TestSession:
+    """A session, whole."""
+
+    def test_is_sent_as_new_the_next_time(self, place: Place) -> None:
+        """Its files and copies are met as if for the first time; others stay as they are."""
+        place.put("a", E1)
+        place.put("b", E1, sop="1.2.E1.a")
+        place.put("c", E2)
+        place.run()
+        place.put_bad("d", E1)
+        place.run()
+        assert place.forget(lambda it: it.sessions("e1")) == [("held", 1, None)]
+        assert place.states() == {"E2": "archived"}
+        assert place.run() == ["a"]
+        assert place.states() == {"E1": "held", "E2": "archived"}
+        place.remove("d")
+        assert place.run() == []
+        assert place.states() == {"E1": "archived", "E2": "archived"}
+        assert place.rows("SELECT number FROM delivery") == [(1,), (1,)]
+
+    def test_frees_its_label_and_its_patient(self, place: Place) -> None:
+        """Another study may have the label then, and another patient the subject; until then neither may."""
+        place.put("a", E1, patient="P1")
+        place.run(refused)
+        place.remove("a")
+        place.put("b", session("E1", study="1.2.other"), patient="P2")
+        assert place.run() == []
+        place.forget(lambda it: it.sessions("E1"))
+        assert place.rows("SELECT count(*) FROM patient") == [(0,)]
+        assert place.run() == ["b"]
+        assert place.states() == {"E1": "archived"}
+
+    def test_keeps_what_others_need(self, place: Place) -> None:
+        """A patient of another session of the subject stays, and so does where another session was sent from."""
+        place.put("a", E1, patient="P1")
+        place.put("b", session("E9"), patient="P1")
+        place.run()
+        # The file of E1 now holds an instance of E2.
+        place.remove("a")
+        place.put("a", E2)
+        place.run()
+        assert place.forget(lambda it: it.sessions("E2")) == [("archived", 1, None)]
+        # The archive has E2 still, under its subject, and whose it is.
+        assert place.rows("SELECT subject, id, archived FROM patient") == [("S1", "P1", None), ("S2", "", 1)]
+        assert place.rows("SELECT state FROM instance") == [("STORED",), ("STORED",)]
+        assert place.run() == ["a"]
+        assert place.states()["E2"] == "archived"
+
+    @pytest.mark.parametrize(
+        ("answer", "verdict"),
+        [(stored, held), (stored, built), (answers(b=failed), archived)],
+        ids=["held", "built", "open"],
+    )
+    def test_xnat_holds_a_part_of_it(
+        self, place: Place, answer: Callable[[Claim], Outcome], verdict: Callable[[Sealed], Verdict]
+    ) -> None:
+        """What stands in the prearchive would be a stray there; whoever has seen to it may force it."""
+        place.put("a", E1)
+        place.put("b", E1)
+        place.run(answer, verdict)
+        before = place.states()
+        with pytest.raises(UsageError, match="unfinished delivery of it: E1 in /prearchive/E1/1") as error:
+            place.forget(lambda it: it.sessions("E1"))
+        assert "--force" in error.value.hint
+        assert place.states() == before
+        place.forget(lambda it: it.sessions("E1", force=True))
+        assert place.states() == {}
+        assert place.run() == ["a", "b"]
+
+    def test_all_that_are_held(self, place: Place) -> None:
+        """Those that XNAT has a part of are kept, with the reason."""
+        place.put("a", E1)
+        place.put("b", E2)
+        place.put("c", E3)
+        place.run(answers(b=refused), lambda sealed: (held if sealed.delivery.session == E1 else archived)(sealed))
+        assert place.states() == {"E1": "held", "E2": "held", "E3": "archived"}
+        assert place.forget(Pruner.held) == [
+            ("held", 1, "XNAT holds an unfinished delivery of it"),
+            ("held", 1, None),
+        ]
+        assert place.states() == {"E1": "held", "E3": "archived"}
+        assert place.forget(lambda it: it.held(force=True)) == [("held", 1, None)]
+        assert place.run() == ["a", "b"]
+
+    def test_nobody_knows_it(self, place: Place) -> None:
+        """A mistake in the label is one of the command."""
+        place.put("a", E1)
+        place.run()
+        with pytest.raises(UsageError, match="knows no session E7"):
+            place.forget(lambda it: it.sessions("E7"))
+
+
+class TestGone:
+    """Files that are no longer on disk and never arrived."""
+
+    def test_nothing_waits_for_them_any_more(self, place: Place) -> None:
+        """A session that lacked a file which somebody has deleted is archived by the next run."""
+        for name in "abc":
+            place.put(name, E1)
+        place.put_bad("d", E1)
+        place.put_text("e")
+        place.run(answers(b=failed, c=refused))
+        place.remove("b", "d", "e")
+        place.run()
+        assert place.states() == {"E1": "held"}
+        found = place.forget(Pruner.gone)
+        assert sorted(found) == [("failed", 1, None), ("not_dicom", 1, None), ("unreadable", 1, None)]
+        assert place.run() == []
+        assert place.states() == {"E1": "archived"}
+        with JournalReader.open(place.path) as reader:
+            assert [row.state for row in reader.instances("E1")] == ["STORED", "REFUSED"]
+
+    def test_a_file_that_holds_something_else(self, place: Place) -> None:
+        """Its earlier instance is as lost as that of a deleted one; what it holds now stays."""
+        place.put("a", E1)
+        place.put("b", E1)
+        place.run(answers(b=failed))
+        place.remove("b")
+        place.put("b", E2)
+        place.run()
+        assert place.states() == {"E1": "held", "E2": "archived"}
+        assert place.forget(Pruner.gone) == [("failed", 1, None)]
+        assert place.run() == []
+        assert place.states() == {"E1": "archived", "E2": "archived"}
+
+    def test_a_copy_that_is_still_there_is_sent(self, place: Place) -> None:
+        """It is met as new."""
+        place.put("a", E1)
+        place.put("b", E1, sop="1.2.E1.a")
+        with place.opened() as journal:
+            meet(journal, place.disk)
+        place.remove("a")
+        assert place.forget(Pruner.gone) == [("pending", 1, None)]
+        assert place.states() == {}
+        assert place.run() == ["b"]
+
+    def test_what_was_stored_is_proof(self, place: Place) -> None:
+        """Only its deleted copies are forgotten: `verify` still knows what XNAT took."""
+        place.put("a", E1)
+        place.put("b", E1, sop="1.2.E1.a")
+        place.put("c", E2)
+        place.run()
+        place.remove("a", "b")
+        assert place.forget(Pruner.gone) == [("duplicate", 1, None)]
+        with JournalReader.open(place.path) as reader:
+            assert [len(reader.acknowledged(one.session)[0]) for one in reader.session_reports()] == [1, 1]
+
+    def test_what_xnat_refused_of_an_unfinished_session(self, place: Place) -> None:
+        """Until the session is archived it is looked for in what XNAT holds."""
+        place.put("a", E1)
+        place.put("b", E1)
+        place.run(answers(b=refused), built, archive_built=False)
+        place.remove("b")
+        assert place.forget(Pruner.gone) == [("refused", 1, "XNAT holds an unfinished delivery of it")]
+        place.run()
+        assert place.forget(Pruner.gone) == [("refused", 1, None)]
+
+    def test_a_disk_that_is_not_mounted(self, place: Place) -> None:
+        """Where nothing at all is left, nobody has deleted single files."""
+        place.put("disk/a/1", E1)
+        place.put("disk/b/2", E2)
+        place.put("other/3", E3)
+        place.run(failed)
+        for name in ("disk/a/1", "disk/b/2", "other/3"):
+            (place.root / name).unlink()
+        for name in ("disk/a", "disk/b", "other"):
+            (place.root / name).rmdir()
+        kept = "nothing at all is left around it, as where a disk is not mounted"
+        # Whoever has deleted a directory has left its neighbours.
+        assert place.forget(Pruner.gone) == [("failed", 1, kept), ("failed", 1, kept), ("failed", 1, None)]
+        assert place.states() == {"E1": "held", "E2": "held"}
+        assert len(place.forget(lambda it: it.gone(force=True))) == 2
+        assert place.states() == {}
+
+    def test_a_disk_that_does_not_answer(self, place: Place) -> None:
+        """What cannot be looked at is not gone."""
+        place.put("a", E1)
+        place.run(failed)
+        place.remove("a")
+        (place.root / "a").symlink_to(place.root / "a")
+        assert place.forget(Pruner.gone) == []
+
+
+class TestArchived:
+    """Files of sessions that are through."""
+
+    def test_only_when_all_is_gone_and_proved(self, place: Place) -> None:
+        """Archived, compared, before that time, and no file of it left on disk."""
+        place.put("a", E1)
+        place.put("b", E2)
+        place.put("c", E2)
+        place.put("d", E3)
+        place.run(verdict=lambda sealed: unverified(sealed) if sealed.delivery.session == E3 else archived(sealed))
+        place.remove("a", "b", "d")
+        assert place.forget(lambda it: it.archived(1_000.0)) == []
+        assert place.forget(lambda it: it.archived(1_001.0)) == [
+            ("archived", 1, None),
+            ("archived", 2, "1 of its files are still on disk, and would be sent again"),
+        ]
+        assert place.states() == {"E2": "archived", "E3": "archived"}
+
+    def test_the_place_of_a_session_stays_taken(self, place: Place) -> None:
+        """No other study gets its label, no other patient its subject; what comes of it later is another delivery."""
+        place.put("a", E1, patient="P1")
+        place.put("z", E2)
+        place.run()
+        place.remove("a")
+        assert place.forget(lambda it: it.archived(2_000.0)) == [
+            ("archived", 1, None), ("archived", 1, "1 of its files are still on disk, and would be sent again")
+        ]  # fmt: skip
+        place.put("b", session("E1", study="1.2.other"), patient="P1")
+        place.put("c", session("E4"), patient="P2")
+        place.put("d", E1, patient="P1")
+        assert place.run() == ["d"]
+        assert place.rows("SELECT number FROM delivery WHERE session = 1") == [(1,), (2,)]
+        assert place.states()["E1"] == "archived"
+        # Its label can be freed all the same.
+        place.remove("b", "d")
+        place.forget(lambda it: it.archived(2_000.0))
+        assert place.forget(lambda it: it.sessions("E1")) == [("archived", 0, None)]
+
+    def test_an_unfinished_delivery_keeps_it(self, place: Place) -> None:
+        """What came later for it is not through yet."""
+        place.put("a", E1)
+        place.run()
+        place.put("b", E1)
+        place.run(verdict=built, archive_built=False)
+        place.remove("a", "b")
+        place.put("z", E2)
+        assert place.forget(lambda it: it.archived(2_000.0)) == []
+
+
+class TestAtOnce:
+    """One transaction, under the lock."""
+
+    def test_a_kill_forgets_nothing(self, place: Place) -> None:
+        """An error in the midst of it leaves the journal as it was."""
+        place.put("a", E1)
+        place.run()
+        with closing(sqlite3.connect(place.path)) as connection, connection:
+            connection.execute(
+                "CREATE TRIGGER full BEFORE DELETE ON session BEGIN SELECT raise(ABORT, 'the disk is full'); END"
+            )
+        with pytest.raises(Exception, match="the disk is full"):
+            place.forget(lambda it: it.sessions("E1"))
+        assert place.states() == {"E1": "archived"}
+        assert place.rows("SELECT count(*) FROM file") == [(1,)]
+
+    def test_nothing_is_done_before_it_is_asked_for(self, place: Place) -> None:
+        """To look is not to forget."""
+        place.put("a", E1)
+        place.run()
+        with Pruner.of(place.path) as pruner:
+            pruner.sessions("E1")
+        assert place.states() == {"E1": "archived"}
+
+    def test_a_run_cannot_begin_meanwhile(self, place: Place) -> None:
+        """Nor can anything be forgotten while one is at work."""
+        place.put("a", E1)
+        place.run()
+        with Pruner.of(place.path), pytest.raises(JournalBusyError):
+            place.opened()
+        with place.opened(), pytest.raises(JournalBusyError), Pruner.of(place.path):
+            pass
+
+    def test_a_run_that_was_killed_is_still_known_to_be(self, place: Place) -> None:
+        """What it had in flight may yet take effect, which the next run has to know."""
+        place.put("a", E1)
+        place.put("b", E1)
+        with place.opened() as journal:
+            meet(journal, place.disk)
+            claims = journal.queue.claim(1, max_active=1)
+            assert claims
+            journal.queue.record_outcomes([stored(claim) for claim in claims])
+        place.forget(Pruner.gone)
+        place.opened().close()
+        assert place.rows("SELECT interrupted_at FROM delivery") == [(1_000.0,)]
+
+    def test_there_is_no_journal(self, place: Place) -> None:
+        """None is made."""
+        with pytest.raises(UsageError, match="there is no journal"), Pruner.of(place.path):
+            pass
+        assert not place.path.exists()
+
+
+# The command
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+async def test_a_held_session_is_freed(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
+    """A file that XNAT never took is deleted and forgotten; the server is not asked, and the session is archived."""
+    tree = tmp_path / "tree"
+    generated(tree, sessions=2, files=300, size=1_000, seed=4)
+    commands.login(url)
+    async with commands.start("upload", tree, "-P", "demo", "-w", "2") as process:
+        xnat.faults.add(Fault("import", Tell(lambda: process.send_signal(signal.SIGINT)), nth=21))
+        with anyio.fail_after(30):
+            assert await process.wait() == 130
+    (journal,) = commands.home.rglob("*.journal")
+    with JournalReader.open(journal) as reader:
+        arrived = {one.file.path for one in reader.stored_instances()}
+    gone = next(path for path in sorted(tree.rglob("*")) if path.is_file() and str(path) not in arrived)
+    gone.unlink()
+    held = await commands("upload", tree, "-P", "demo", "-o", "json")
+    assert (held.code, held.json["sessions"]["held"]) == (8, 1)
+    calls = dict(xnat.count)
+    asked = await commands("forget", "--gone")
+    assert asked.code == 2
+    assert "to be forgotten: 1 files" in asked.out
+    assert str(gone) in asked.out
+    assert "give --yes" in asked.err
+    done = await commands("forget", "--gone", "--yes", "-o", "json")
+    assert done.code == 0, done.err
+    assert (done.json["forgotten"], [one["state"] for one in done.json["found"]]) == (True, ["failed"])
+    assert dict(xnat.count) == calls
+    last = await commands("upload", tree, "-P", "demo", "-o", "json")
+    assert last.code == 0, last.out
+    assert last.json["sessions"]["archived"] == 2
+    again = await commands("forget", "--gone", "--yes")
+    assert (again.code, again.err.strip()) == (0, "nothing was forgotten")
+
+
+async def test_a_session_that_was_deleted_in_xnat(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
+    """Forgotten, it is sent again, whole."""
+    commands.login(url)
+    label = (await commands("upload", tree, "-P", "demo", "-o", "json")).json["details"][0]["session"]
+    everything = xnat.sop_uids("demo")
+    (deleted,) = [one for one in xnat.archived if one.label == label]
+    xnat.remove_experiment(deleted)
+    assert xnat.sop_uids("demo") < everything
+    ended = await commands("forget", "--session", label, "-y")
+    assert ended.code == 0
+    assert "XNAT will see a conflict unless it is deleted there first" in ended.out
+    assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
+    assert xnat.sop_uids("demo") == everything
+
+
+async def test_a_run_keeps_its_journal(url: str, commands: Commands, tree: Path) -> None:
+    """While one is at work, forget ends with 7."""
+    commands.login(url)
+    assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
+    (journal,) = commands.home.rglob("*.journal")
+    with filelock.FileLock(f"{journal}.lock"):
+        ended = await commands("forget", "--gone", "--yes")
+    assert ended.code == 7
+    assert "in use by another run" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "nothing selected"),
+        (("--gone", "--held"), "nothing selected"),
+        (("--archived-before", "yesterday"), "--archived-before yesterday cannot be"),
+        (("--gone",), "there is no journal"),
+    ],
+)
+async def test_mistakes(commands: Commands, words: tuple[str, ...], message: str) -> None:
+    """One line and a hint."""
+    ended = await commands("forget", "--yes", *words)
+    assert ended.code == 2
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")
+@pytest.mark.parametrize(("answer", "left"), [(b"n\n", {"E1": "archived"}), (b"y\n", {})])
+async def test_a_terminal_is_asked(commands: Commands, place: Place, answer: bytes, left: dict[str, str]) -> None:
+    """It sees what is meant, and a yes does it."""
+    place.put("a", E1)
+    place.run()
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "asyncimport", "forget", "--session", "E1", "--journal", str(place.path)]
+    os.write(ours, answer)
+    try:
+        done = await anyio.run_process(command, stdin=theirs, env=commands.env, check=False)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert done.returncode == 0
+    assert b"P / S1 / E1: session, archived, 1 files, /archive/E1" in done.stdout
+    assert b"Forget this?" in done.stderr
+    assert place.states() == left

@@ -1,0 +1,409 @@
+"""A proxy on the way to the server: a real one, small, and what the system's variables say of it."""
+
+import asyncio
+import base64
+import os
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+import trustme
+from aiohttp import web
+from builders import listening, logged_in
+from conftest import Commands
+from yarl import URL
+
+from asyncimport.errors import TransientError, UnavailableError, UsageError
+from asyncimport.testserver import TestXnat, serve
+from asyncimport.xnat.proxies import DIRECT, proxy_for
+from asyncimport.xnat.site import check_project
+
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
+
+NAME = "xnat.example.org"
+PASSWORD = "p@ss:w/rd#1"
+ESCAPED = "p%40ss%3Aw%2Frd%231"
+BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin without a proxy, and without a bundle, whatever this machine has set."""
+    for name in os.environ:
+        if name.lower().endswith("_proxy") or name in BUNDLES:
+            monkeypatch.delenv(name)
+
+
+@dataclass
+class ForwardProxy:
+    """A forward proxy for one server, by which name it is asked for; `secret` is user:password, where it wants them."""
+
+    port: int
+    secret: str = ""
+    status: int = 200
+    """What it says to CONNECT."""
+    url: str = ""
+    asked: list[str] = field(default_factory=list)
+    """The first line of each request."""
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer a connection: a tunnel, or one request that is passed on."""
+        with suppress(OSError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.rstrip().split("\r\n")
+            self.asked.append(first)
+            wanted = f"Basic {base64.b64encode(self.secret.encode()).decode()}"
+            if self.secret and f"Proxy-Authorization: {wanted}" not in lines:
+                writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n")
+                writer.write(b"Proxy-Authenticate: Basic realm=proxy\r\nContent-Length: 0\r\n\r\n")
+            elif self.status != 200:
+                writer.write(f"HTTP/1.1 {self.status} No\r\nContent-Length: 0\r\n\r\n".encode())
+            else:
+                await self._pass_on(first, lines, reader, writer)
+        with suppress(OSError):
+            writer.close()
+            await writer.wait_closed()
+
+    async def _pass_on(
+        self, first: str, lines: list[str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", self.port)
+        method, target, version = first.split()
+        if method == "CONNECT":
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        else:
+            # One request a connection: the next one would have to be rewritten too.
+            ours = ("proxy-", "connection:")
+            kept = [line for line in lines if not line.lower().startswith(ours)]
+            request = [f"{method} {URL(target).raw_path_qs} {version}", *kept, "Connection: close", "", ""]
+            to_server.write("\r\n".join(request).encode())
+        await asyncio.gather(_pump(reader, to_server), _pump(from_server, writer))
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while piece := await reader.read(65_536):
+            writer.write(piece)
+            await writer.drain()
+    with suppress(OSError):
+        writer.close()
+
+
+@asynccontextmanager
+async def proxied(
+    server: str, *, secret: str = "", status: int = 200, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[ForwardProxy]:
+    """Run a proxy that leads to this server, whatever it is asked for; with `tls` it is spoken to encrypted."""
+    proxy = ForwardProxy(int(server.rpartition(":")[2]), secret, status)
+    listener = await asyncio.start_server(proxy.answer, "127.0.0.1", 0, ssl=tls)
+    proxy.url = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    try:
+        yield proxy
+    finally:
+        listener.close()
+
+
+def authority(bundle: Path, name: str = NAME) -> ssl.SSLContext:
+    """Make a certificate for the server's name by an authority of one's own, which is written to a bundle."""
+    ours = trustme.CA()
+    ours.cert_pem.write_to_path(bundle)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.issue_cert(name).configure_cert(context)
+    return context
+
+
+@asynccontextmanager
+async def certified(xnat: TestXnat, bundle: Path) -> AsyncIterator[str]:
+    """Serve over TLS, under a name that nobody can look up."""
+    async with serve(xnat, ssl_context=await anyio.to_thread.run_sync(authority, bundle)) as url:
+        yield url
+
+
+# --- through it
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+async def test_plain_http(xnat: TestXnat, url: str, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Each request goes to the proxy with its whole address."""
+    async with proxied(url) as proxy:
+        monkeypatch.setenv(variable, f"http://{proxy.url}")
+        async with logged_in(f"http://{NAME}:8080") as client:
+            assert await check_project(client, "demo") == "demo"
+    assert proxy.asked[0] == f"POST http://{NAME}:8080/data/JSESSION HTTP/1.1"
+    assert xnat.live_logins("demo") == 0
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+async def test_tls(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """The proxy makes a tunnel, and sees no more than the server's name; the certificate is the server's own."""
+    bundle = tmp_path / "ca.pem"
+    async with certified(xnat, bundle) as url, proxied(url) as proxy:
+        monkeypatch.setenv(variable, proxy.url)
+        async with logged_in(f"https://{NAME}", ca_bundle=bundle) as client:
+            assert await check_project(client, "demo") == "demo"
+        assert set(proxy.asked) == {f"CONNECT {NAME}:443 HTTP/1.1"}
+        with pytest.raises(UnavailableError, match="the server's certificate is not trusted"):
+            async with logged_in(f"https://{NAME}"):
+                raise AssertionError("an unknown certificate was trusted")
+    assert xnat.count["login"] == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_user_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """The proxy gets them, with characters of all kinds, and the server behind a tunnel does not."""
+    seen: list[set[str]] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        seen.append({name.lower() for name in request.headers})
+        if request.path == "/data/JSESSION":
+            return web.Response(text="OURS")
+        return web.Response(text="User 'demo' is logged in")
+
+    bundle = tmp_path / "ca.pem"
+    context = await anyio.to_thread.run_sync(authority, bundle)
+    site = {"ssl_context": context} if scheme == "https" else {}
+    async with listening(answer, **site) as url, proxied(url, secret=f"ada:{PASSWORD}") as proxy:
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://ada:{ESCAPED}@{proxy.url}/")
+        async with logged_in(f"{scheme}://{NAME}", ca_bundle=bundle) as client:
+            assert PASSWORD not in repr(client._proxy)
+    assert len(seen) == 3
+    assert [names for names in seen if "proxy-authorization" in names] == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", r"the proxy 127\.0\.0\.1:\d+ asks for a user name and password \(407\)"),
+        ("ada:wrong@", r"the proxy 127\.0\.0\.1:\d+ refuses the user name or password \(407\)"),
+    ],
+)
+async def test_refused(
+    xnat: TestXnat, url: str, monkeypatch: pytest.MonkeyPatch, scheme: str, given: str, message: str
+) -> None:
+    """It is asked once, and said to be the proxy."""
+    async with proxied(url, secret="ada:right") as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"http://{given}{proxy.url}")
+        with pytest.raises(UnavailableError, match=message) as caught:
+            async with logged_in(f"{scheme}://{NAME}"):
+                raise AssertionError("let through without a password")
+    assert len(proxy.asked) == 1
+    assert caught.value.hint
+    assert "wrong" not in f"{caught.value} {caught.value!r}"
+    assert caught.value.__cause__ is None
+    assert not xnat.count
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "times"),
+    [
+        (403, r"the proxy 127\.0\.0\.1:\d+ does not let us through to the server \(403\)", 1),
+        (502, r"does not answer: the proxy 127\.0\.0\.1:\d+ has no connection to the server \(502\)", 3),
+    ],
+)
+async def test_no_tunnel(url: str, monkeypatch: pytest.MonkeyPatch, status: int, message: str, times: int) -> None:
+    """What the proxy will not do ends the run; what it cannot do now is tried again."""
+    async with proxied(url, status=status) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.url}")
+        with pytest.raises(UnavailableError, match=message):
+            async with logged_in(f"https://{NAME}"):
+                raise AssertionError("let through")
+    assert len(proxy.asked) == times
+
+
+async def test_no_tls_behind_the_tunnel(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the proxy has done its part, it is not the one to blame."""
+    async with proxied(url) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.url}")
+        with pytest.raises(UnavailableError, match="no connection to the server"):
+            async with logged_in(f"https://{NAME}"):
+                raise AssertionError("spoke TLS with a server that does not")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "proxy.invalid:3128"])
+async def test_nobody_there(monkeypatch: pytest.MonkeyPatch, scheme: str, address: str) -> None:
+    """It is the proxy that is not there, or that has no such name: it is named, its password is not."""
+    monkeypatch.setenv("ALL_PROXY", f"http://ada:{ESCAPED}@{address}")
+    with pytest.raises(UnavailableError, match=f"no connection to the proxy {address}") as caught:
+        async with logged_in(f"{scheme}://{NAME}"):
+            raise AssertionError("let through by nobody")
+    cause = caught.value.__cause__
+    assert isinstance(cause, TransientError)
+    assert cause.unreachable
+    for secret in (PASSWORD, ESCAPED):
+        assert secret not in f"{caught.value} {caught.value!r} {cause!r} {cause.__cause__!r}"
+
+
+async def test_a_whole_run(xnat: TestXnat, commands: Commands, tree: Path, tmp_path: Path) -> None:
+    """Upload and verify, through a tunnel, with the site's certificates from the environment."""
+    bundle = tmp_path / "ca.pem"
+    async with certified(xnat, bundle) as url, proxied(url, secret=f"ada:{PASSWORD}") as proxy:
+        for name in [name for name in commands.env if name.lower().endswith("_proxy") or name in BUNDLES]:
+            del commands.env[name]
+        commands.login(f"https://{NAME}")
+        commands.env |= {"HTTPS_PROXY": f"http://ada:{ESCAPED}@{proxy.url}", "REQUESTS_CA_BUNDLE": str(bundle)}
+        ended = await commands("upload", tree, "-P", "demo", "-o", "json")
+        assert ended.code == 0, ended.err
+        assert (await commands("verify", "-P", "demo")).code == 0
+        commands.env["HTTPS_PROXY"] = f"http://ada:wrong-horse@{proxy.url}"
+        refused = await commands("upload", tree, "-P", "demo", "-o", "json")
+    assert ended.json["files"]["stored"] == 12
+    assert set(proxy.asked) == {f"CONNECT {NAME}:443 HTTP/1.1"}
+    assert xnat.live_logins("demo") == 0
+    assert refused.code == 4
+    assert "refuses the user name or password" in refused.json["error"]["message"]
+    assert "wrong-horse" not in refused.out + refused.err
+    written = [path.read_bytes() for path in commands.home.rglob("*") if path.is_file()]
+    assert written
+    assert [text for text in written if PASSWORD.encode() in text or ESCAPED.encode() in text] == []
+
+
+# --- whether there is one
+
+
+@pytest.mark.parametrize("excluded", [NAME, ".example.org", "example.org", f"{NAME}:8443", "*", f"other.org, {NAME}"])
+@pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
+def test_no_proxy(monkeypatch: pytest.MonkeyPatch, variable: str, excluded: str) -> None:
+    """By name, by domain, with a port, or all."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org:3128")
+    monkeypatch.setenv(variable, excluded)
+    assert proxy_for(URL(f"https://{NAME}:8443")) is DIRECT
+
+
+@pytest.mark.parametrize("excluded", ["", "other.org", f"{NAME}:8443", "ample.org"])
+def test_not_excluded(monkeypatch: pytest.MonkeyPatch, excluded: str) -> None:
+    """Another name, another port, or the end of a word."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org:3128")
+    monkeypatch.setenv("NO_PROXY", excluded)
+    assert proxy_for(URL(f"https://{NAME}")).url == URL("http://proxy.example.org:3128")
+
+
+@pytest.mark.parametrize("host", ["localhost:8080", "LOCALHOST", "127.0.0.1:8080", "127.1.2.3", "[::1]:8080"])
+def test_this_machine(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Nothing between us and ourselves."""
+    monkeypatch.setenv("ALL_PROXY", "http://proxy.example.org:3128")
+    assert proxy_for(URL(f"http://{host}")) is DIRECT
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": ""}, None),
+        ({"HTTP_PROXY": "http://a:1"}, None),
+        ({"HTTPS_PROXY": "http://a:1"}, "http://a:1"),
+        ({"HTTPS_PROXY": "http://a:1", "https_proxy": "http://b:1"}, "http://b:1"),
+        ({"HTTPS_PROXY": "http://a:1", "ALL_PROXY": "http://b:1"}, "http://a:1"),
+        ({"ALL_PROXY": "http://b:1"}, "http://b:1"),
+        ({"HTTPS_PROXY": "proxy.example.org:3128"}, "http://proxy.example.org:3128"),
+        ({"HTTPS_PROXY": "http://proxy.example.org"}, "http://proxy.example.org"),
+        ({"HTTPS_PROXY": "https://proxy.example.org/"}, "https://proxy.example.org"),
+        ({"HTTPS_PROXY": "http://[fd00::1]:3128"}, "http://[fd00::1]:3128"),
+    ],
+)
+def test_which(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str | None) -> None:
+    """The one of the scheme, or the one for all; without a scheme of its own it speaks http."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    url = proxy_for(URL(f"https://{NAME}")).url
+    assert (None if url is None else str(url)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (f"http://ada:{PASSWORD}@proxy.example.org:3128", "HTTPS_PROXY is not an address"),
+        ("http://ada:se/cret@proxy.example.org:3128", "HTTPS_PROXY is not an address"),
+        ("http://ada:12/cret@proxy.example.org:3128", "HTTPS_PROXY is not an address"),
+        ("http://", "HTTPS_PROXY is not an address"),
+        ("http://proxy.example.org:99999", "HTTPS_PROXY is not an address"),
+        ("socks5://ada:secret@proxy.example.org:1080", "HTTPS_PROXY names a socks5 proxy, which cannot be used"),
+    ],
+)
+def test_not_a_proxy(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
+    """The error names the variable and shows nothing of it: its password may be what is wrong with it."""
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    with pytest.raises(UsageError, match=message) as caught:
+        proxy_for(URL(f"https://{NAME}"))
+    said = f"{caught.value} {caught.value.hint}"
+    assert caught.value.__cause__ is None
+    assert not [word for word in ("ada", "p@ss", "cret", "w/rd") if word in said]
+
+
+# --- whose certificates are trusted
+
+
+@pytest.mark.parametrize("variable", BUNDLES)
+async def test_bundle(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """The variables of other programs name the site's authority, where --ca-bundle does not."""
+    bundle = tmp_path / "ca.pem"
+    async with certified(xnat, bundle) as url, proxied(url) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv(variable, str(bundle))
+        async with logged_in(f"https://{NAME}") as client:
+            assert await check_project(client, "demo") == "demo"
+
+
+async def test_bundles_in_order(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that is set counts, and the option before all; none is needed where nothing is checked."""
+    right, wrong = tmp_path / "right.pem", tmp_path / "wrong.pem"
+    async with certified(xnat, right) as url, proxied(url) as proxy:
+        await anyio.to_thread.run_sync(authority, wrong)
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("CURL_CA_BUNDLE", str(wrong))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(right))
+        monkeypatch.setenv("SSL_CERT_FILE", "")
+        async with logged_in(f"https://{NAME}"):
+            pass
+        monkeypatch.setenv("SSL_CERT_FILE", str(wrong))
+        with pytest.raises(UnavailableError, match="not trusted"):
+            async with logged_in(f"https://{NAME}"):
+                raise AssertionError("the second one counted")
+        async with logged_in(f"https://{NAME}", ca_bundle=right):
+            pass
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+        async with logged_in(f"https://{NAME}", verify=False):
+            pass
+    assert xnat.count["login"] == 3
+
+
+async def test_insecure_is_the_server_and_not_the_proxy(
+    xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever trusts any server has not said anything of a proxy on the way, which gets a password of its own."""
+    ours = tmp_path / "proxy.pem"
+    context = await anyio.to_thread.run_sync(authority, ours, "127.0.0.1")
+    async with certified(xnat, tmp_path / "ca.pem") as url, proxied(url, secret="ada:x", tls=context) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"https://ada:x@{proxy.url}")
+        with pytest.raises(UnavailableError, match=r"not trusted|no connection"):
+            async with logged_in(f"https://{NAME}", verify=False):
+                raise AssertionError("a proxy of nobody was trusted")
+        assert proxy.asked == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(ours))
+        async with logged_in(f"https://{NAME}", verify=False) as client:
+            assert await check_project(client, "demo") == "demo"
+
+
+@pytest.mark.parametrize("variable", BUNDLES)
+async def test_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """One that is not there is told by the variable that names it."""
+    monkeypatch.setenv(variable, str(tmp_path / "gone.pem"))
+    with pytest.raises(UsageError, match=rf"{variable} .*gone\.pem: .*No such file"):
+        async with logged_in("https://127.0.0.1:1"):
+            raise AssertionError("connected without a bundle")
+
+
+async def test_directory_of_certificates(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As requests takes one: this one has none in it by OpenSSL's names, so that nobody is trusted."""
+    async with certified(xnat, tmp_path / "ca.pem") as url, proxied(url) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
+        with pytest.raises(UnavailableError, match="not trusted"):
+            async with logged_in(f"https://{NAME}"):
+                raise AssertionError("trusted by nobody")

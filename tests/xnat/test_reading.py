@@ -1,0 +1,243 @@
+"""Answers without end, packed to burst, or byte by byte: each call ends in time, with an error that says what came."""
+
+import asyncio
+import gzip
+import time
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+from aiohttp import web
+from builders import listening, logged_in
+
+from asyncimport.errors import LoginExpiredError, LoginRefusedError, RefusedError, TransientError, UnavailableError
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.xnat import replies
+from asyncimport.xnat.client import Timeouts
+from asyncimport.xnat.reading import ANSWER
+from asyncimport.xnat.replies import Reply
+
+pytestmark = pytest.mark.anyio
+
+ONCE = RetryPolicy(attempts=1)
+PIECE = b"<html>" + b"x" * 65_530
+MUCH = 2_000
+"""Pieces that make 131 MB."""
+
+
+class Site:
+    """An XNAT that logs everybody in, and answers anything else with what is to be sent."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.status = 200
+        self.headers: Mapping[str, str] = {}
+        self.body: bytes | None = None
+        self.piece = PIECE
+        self.pause = 0.0
+        self.times = MUCH
+        self.only = ""
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer."""
+        if request.path == "/data/JSESSION" and self.only != "login":
+            return web.Response(text="0123456789ABCDEF")
+        if request.path == "/data/auth" and self.only != "login":
+            return web.Response(text="User 'demo' is logged in")
+        if self.body is not None:
+            return web.Response(status=self.status, body=self.body, headers=self.headers)
+        response = web.StreamResponse(status=self.status, headers=self.headers)
+        await response.prepare(request)
+        for _ in range(self.times):
+            await response.write(self.piece)
+            self.sent += len(self.piece)
+            await anyio.sleep(self.pause)
+        return response
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[tuple[Site, str]]:
+    """Serve a site."""
+    site = Site()
+    async with listening(site.answer) as url:
+        yield site, url
+
+
+def as_it_is(reply: Reply) -> Reply:
+    """Judge nothing."""
+    return reply
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """See that a block takes less than 12 MB at a time, of which this process's server may have a part."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20
+    finally:
+        tracemalloc.stop()
+
+
+stored = partial(replies.stored, project="demo", expected=None)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "piece", "error", "words"),
+    [
+        (200, "text/html", PIECE, TransientError, "a web page came instead of XNAT's answer"),
+        (200, "text/html", PIECE.replace(b"xxx", b"Login.vm ", 1), LoginExpiredError, "login page"),
+        (200, "application/json", PIECE, TransientError, "a web page came instead of XNAT's answer"),
+        (200, "text/plain", b"/prearchive/projects/demo/" * 2_000, TransientError, "an answer of more than 1,048,576"),
+        (401, "text/html", PIECE, LoginExpiredError, "401"),
+        (503, "text/html", PIECE, TransientError, "overloaded or away"),
+        (400, "text/plain", b"no such thing " * 4_000, RefusedError, "no such thing"),
+    ],
+)
+async def test_an_answer_without_end_is_judged_by_its_beginning(
+    site: tuple[Site, str], status: int, kind: str, piece: bytes, error: type[Exception], words: str
+) -> None:
+    """A gateway's page need not be read to its end to be told; and what is none of XNAT's is an error."""
+    told, url = site
+    async with logged_in(url) as client:
+        told.status, told.headers, told.piece = status, {"Content-Type": kind}, piece
+        with little_memory(), pytest.raises(error, match=words) as caught:
+            await client.call("POST", client.url("/data/services/import"), stored, data=b"x")
+    assert told.sent < 16 * ANSWER
+    if words.startswith("an answer"):
+        assert isinstance(caught.value, TransientError)
+        assert caught.value.cut
+
+
+async def test_a_login_that_is_answered_without_end(site: tuple[Site, str]) -> None:
+    """As by a gateway that shows everybody its page."""
+    told, url = site
+    told.only, told.piece = "login", PIECE.replace(b"xxx", b"Login.vm ", 1)
+    with little_memory(), pytest.raises(LoginRefusedError):
+        async with logged_in(url):
+            pass
+    assert told.sent < 16 * ANSWER
+
+
+@pytest.mark.parametrize("packing", ["gzip", "x-gzip", "deflate"])
+async def test_what_is_packed_to_burst_is_not_unpacked(site: tuple[Site, str], packing: str) -> None:
+    """A megabyte may hold a gigabyte."""
+    told, url = site
+    form = zlib.MAX_WBITS | (0 if packing == "deflate" else 16)
+    pack = zlib.compressobj(9, zlib.DEFLATED, form)
+    bomb = b"".join(pack.compress(bytes(1 << 20)) for _ in range(1 << 9)) + pack.flush()
+    async with logged_in(url) as client:
+        told.body, told.headers = bomb, {"Content-Encoding": packing, "Content-Type": "application/json"}
+        with little_memory(), pytest.raises(TransientError, match="more than 1,048,576 bytes"):
+            await client.call("GET", client.url("/data/projects"), as_it_is)
+
+
+@pytest.mark.parametrize("packing", ["gzip", "deflate", "Identity"])
+async def test_a_listing_may_be_packed(site: tuple[Site, str], packing: str) -> None:
+    """Over a slow link it saves minutes; and it may be far larger than an answer."""
+    told, url = site
+    text = '{"ResultSet": {"Result": [' + '{"ID": "ü"},' * 200_000 + "{}]}}"
+    packs: Mapping[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+    pack = packs.get(packing, bytes)
+    async with logged_in(url) as client:
+        told.body, told.headers = pack(text.encode()), {"Content-Encoding": packing}
+        reply = await client.ask("GET", "/data/projects", as_it_is, ONCE)
+    assert reply.text == text
+
+
+@pytest.mark.parametrize(
+    ("packing", "body", "words"),
+    [
+        ("gzip", b"no gzip", "cannot be unpacked"),
+        ("gzip", gzip.compress(b"a listing", mtime=0)[:-12], "breaks off"),
+        ("br", b"x", "nobody asked for"),
+    ],
+)
+async def test_what_cannot_be_unpacked_may_come_again(
+    site: tuple[Site, str], packing: str, body: bytes, words: str
+) -> None:
+    """It is no verdict on anything."""
+    told, url = site
+    async with logged_in(url) as client:
+        told.body, told.headers = body, {"Content-Encoding": packing}
+        with pytest.raises(TransientError, match=words):
+            await client.ask("GET", "/data/projects", as_it_is, ONCE)
+
+
+async def test_headers_without_end() -> None:
+    """Nor does anybody collect these."""
+    sent = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        with suppress(ConnectionError):
+            while sent < 64 << 20:
+                writer.write(b"X-Header-%d: %s\r\n" % (sent, b"x" * 7_000))
+                sent += 7_000
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()[:2]
+        with little_memory(), pytest.raises(UnavailableError, match="does not answer"):
+            async with logged_in(f"http://{host}:{port}"):
+                pass
+    assert sent < 16 << 20
+
+
+async def test_a_download_that_drips_ends(site: tuple[Site, str], tmp_path: Path) -> None:
+    """A byte now and then is no progress."""
+    told, url = site
+    async with logged_in(url, timeouts=Timeouts(connect=5, stall=0.5, reply=0.5)) as client:
+        told.piece, told.pause, told.times = b"x", 0.05, 100
+        with anyio.fail_after(3), pytest.raises(TransientError, match="in time"):
+            await client.download("/data/zip", tmp_path / "zip", ONCE)
+        told.piece, told.pause, told.times = bytes(8 << 10), 0.05, 20
+        await client.download("/data/zip", tmp_path / "zip", ONCE)
+        assert (tmp_path / "zip").stat().st_size == 20 * (8 << 10)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+async def test_a_download_for_which_there_is_no_room(site: tuple[Site, str]) -> None:
+    """The disk of temporary files is no verdict on what is downloaded."""
+    told, url = site
+    async with logged_in(url) as client:
+        told.body = b"x"
+        with pytest.raises(TransientError, match="cannot be kept here: No space left"):
+            await client.download("/data/zip", Path("/dev/full"), ONCE)
+
+
+async def test_an_answer_that_drips_ends(site: tuple[Site, str]) -> None:
+    """The time-out is that of the whole answer."""
+    told, url = site
+    async with logged_in(url, timeouts=Timeouts(connect=5, stall=0.25, reply=0.25)) as client:
+        told.piece, told.pause, told.times = b"x", 0.05, 100
+        with anyio.fail_after(3), pytest.raises(TransientError, match="in time"):
+            await client.ask("GET", "/data/projects", as_it_is, ONCE)
+        with anyio.fail_after(3), pytest.raises(TransientError, match="in time"):
+            await client.call("POST", client.url("/data/services/import"), as_it_is, data=b"x", in_time=True)
+
+
+def test_a_page_made_to_be_searched_for_long_is_not() -> None:
+    """The patterns that look for its words take the square of what they search."""
+    for text in ("<h3>" * 250_000, "<" * 1_000_000, "User '" * 150_000):
+        reply = Reply(500, {}, text)
+        with little_time():
+            assert reply.message
+            assert replies.user_name(Reply(200, {}, text)) is None
+
+
+@contextmanager
+def little_time() -> Iterator[None]:
+    """See that a block takes less than two seconds."""
+    began = time.process_time()
+    yield
+    assert time.process_time() - began < 2
