@@ -64,7 +64,7 @@ class Copy:
         self.place = place
         place.mkdir()
         unwanted = shutil.ignore_patterns(*["__pycache__"] if source == ROOT else [])
-        for name in ("asyncimport", "tests"):
+        for name in ("asyncimport", "tests", "docs"):
             shutil.copytree(source / name, place / name, ignore=unwanted)
         for name in ("pyproject.toml", "README.md"):
             shutil.copy2(source / name, place / name)

@@ -1,5 +1,6 @@
 """README and docs say what the program does."""
 
+import ast
 import json
 import re
 import subprocess
@@ -13,44 +14,61 @@ from typer.main import get_command
 from asyncimport import errors
 from asyncimport.cli.app import app
 from asyncimport.cli.output import summary_json
+from asyncimport.model.csv_table import folded
 from asyncimport.routing import ProblemCode
+from asyncimport.routing.plan_file import COLUMNS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # Typer keeps its parser to itself; what it makes of our functions can be read all the same.
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 
-def section(title: str) -> str:
-    """Return the README's section of this title, up to the next heading."""
-    _, _, rest = README.partition(f"\n### {title}\n")
+def section(page: str, title: str) -> str:
+    """Return the section of this title of a page in docs, up to the next heading."""
+    _, _, rest = (ROOT / "docs" / page).read_text("utf-8").partition(f"\n## {title}\n")
     assert rest, title
     return re.split(r"\n#", rest)[0]
 
 
-def test_the_commands_of_the_readme_are_the_live_ones() -> None:
-    """The table names every command, and no other."""
-    named = set(re.findall(r"^\| `asyncimport (\w+)", section("Commands"), re.MULTILINE))
-    assert named == set(COMMANDS)
-
-
-def test_the_options_of_the_readme_are_the_live_ones() -> None:
-    """The table names every option of `upload` with all its spellings, and no other."""
-    named: set[str] = set()
-    for row in re.findall(r"^\| (`-.*?) \|", section("Options of `upload`"), re.MULTILINE):
-        named |= set(re.findall(r"`(-[\w-]+)`", row))
-    live = {
+def options(name: str) -> set[str]:
+    """Return the options of a command, in all their spellings."""
+    return {
         spelling
-        for parameter in COMMANDS["upload"].params
+        for parameter in COMMANDS[name].params
         for spelling in [*parameter.opts, *parameter.secondary_opts]
         if spelling.startswith("-")
     }
-    assert named == live
+
+
+def test_the_commands_of_the_docs_are_the_live_ones() -> None:
+    """The table names every command, and no other."""
+    named = set(re.findall(r"^\| `asyncimport (\w+)", section("options.md", "Commands"), re.MULTILINE))
+    assert named == set(COMMANDS)
+
+
+def test_the_options_of_the_docs_are_the_live_ones() -> None:
+    """The table names every option of `upload` with all its spellings, and no other."""
+    named: set[str] = set()
+    for row in re.findall(r"^\| (`-.*?) \|", section("options.md", "Options of `upload`"), re.MULTILINE):
+        named |= set(re.findall(r"`(-[\w-]+)`", row))
+    assert named == options("upload")
+
+
+def test_the_options_that_only_other_commands_have_are_the_live_ones() -> None:
+    """Their table names each that `upload` lacks, with its command."""
+    named: dict[str, set[str]] = {name: set() for name in COMMANDS}
+    for name, row in re.findall(
+        r"^\| `(\w+)` \| (`-.*?) \|", section("options.md", "Options of other commands"), re.MULTILINE
+    ):
+        named[name] |= set(re.findall(r"`(-[\w-]+)`", row))
+    assert named == {name: options(name) - options("upload") for name in COMMANDS}
 
 
 def test_every_option_of_upload_has_its_environment_variable() -> None:
-    """As the README says: cron and containers need no command line; asking for help is no setting."""
+    """As docs/options.md says: cron and containers need no command line; asking for help is no setting."""
     for parameter in COMMANDS["upload"].params:
         long = next((name for name in parameter.opts if name.startswith("--")), None)
         if long is not None and not parameter.is_eager:
@@ -85,38 +103,101 @@ def test_upload_shows_a_dozen_options() -> None:
     assert len(shown) in range(10, 15)
 
 
-def test_the_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
+def test_the_exit_codes_of_the_docs_are_those_of_the_errors() -> None:
     """Every error that ends a run has its code in the table."""
-    rows = re.findall(r"^\| ([\d, ]+) \|", section("Exit codes"), re.MULTILINE)
+    rows = re.findall(r"^\| ([\d, ]+) \|", section("options.md", "Exit codes"), re.MULTILINE)
     documented = {int(code) for row in rows for code in row.split(",")}
     kinds = [getattr(errors, name) for name in errors.__all__]
     used = {kind.exit_code for kind in kinds if isinstance(kind, type) and issubclass(kind, errors.AsyncimportError)}
     assert documented == used | {0, 8, 9, 130, 143}
 
 
-def test_the_problems_of_the_readme_are_those_of_the_table() -> None:
+def test_the_problems_of_the_docs_are_those_of_the_table() -> None:
     """Each problem that a plan or a dry run tells stands there once, with its severity."""
     told: dict[str, str] = {}
-    for codes, severities in re.findall(r"^\| (`.*?) \| (.*?) \|", section("Plan first"), re.MULTILINE):
+    for codes, severities in re.findall(r"^\| (`.*?) \| (.*?) \|", section("plan.md", "Problems"), re.MULTILINE):
         named, said = re.findall(r"`([\w-]+)`", codes), severities.split(", ")
         told |= dict(zip(named, said * len(named) if len(said) == 1 else said, strict=len(said) > 1))
     assert told == {code.value: code.severity.value for code in ProblemCode}
 
 
-def test_the_json_of_the_readme_is_what_upload_writes() -> None:
+def test_the_json_of_the_docs_is_what_upload_writes() -> None:
     """The example has the keys of the real thing, in its order."""
-    example = json.loads(re.findall(r"```json\n(.*?)```", section("The JSON summary"), re.DOTALL)[0])
+    example = json.loads(re.findall(r"```json\n(.*?)```", section("json.md", "The JSON summary"), re.DOTALL)[0])
     live = summary_json(None, run=None, host=None, seconds=0.0, code=0)
     assert list(example) == list(live)
     for key in ("files", "bytes", "sessions"):
         assert list(example[key]) == list(live[key])  # type: ignore[call-overload]
 
 
-def test_links_lead_somewhere() -> None:
-    """Relative links in README and docs name files that exist."""
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text("utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Relative links in README and docs name files and headings that exist."""
+    for name, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text("utf-8")):
+        target = page.parent / name if name else page
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), f"{name}#{anchor}"
+
+
+def test_the_readme_is_a_front_page() -> None:
+    """It has 120 lines at most, and leads to each page of docs."""
+    assert len(README.splitlines()) <= 120
+    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in README] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_to_type_exist(page: Path) -> None:
+    """Each line of a block that calls asyncimport names a command and its options, by present spellings."""
+    blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    for line in "\n".join(blocks).splitlines():
+        for name, rest in re.findall(r"(?:^|[$|&;/] ?)asyncimport (\w+)([^|&;#]*)", re.sub(r"'[^']*'", "''", line)):
+            assert name in COMMANDS, line
+            assert set(re.findall(r"(?<=\s)-[\w-]+", rest)) <= options(name), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_names_an_option_that_does_not_exist(page: Path) -> None:
+    """Nor a former spelling. Every program has `--help`; `--changed` is one of tests/mutants.py."""
+    text = re.sub(r"^```(?:sh|console)\n.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    named = {
+        option for code in re.findall(r"`([^`]+)`", text) for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)
+    }
+    assert named - {"--help", "--changed"} <= set().union(*map(options, COMMANDS))
+
+
+def test_the_columns_of_a_plan_in_the_docs_are_the_live_ones() -> None:
+    """The table names each, with its other names, but for those that differ in case, blanks and underscores only."""
+    text = (ROOT / "docs" / "plan-file.md").read_text("utf-8")
+    named = {
+        name: re.findall(r"`([^`]+)`", others)
+        for name, others in re.findall(r"^\| `(\w+)` \|(.*?)\|", text, re.MULTILINE)
+    }
+    assert named == {
+        name: [other for other in others if folded(other) != folded(name)] for name, others in COLUMNS.items()
+    }
+
+
+def test_the_messages_of_the_docs_are_those_of_the_program() -> None:
+    """What the page of messages explains is what somebody may see; `…` stands for what differs."""
+    written = [
+        "".join(part.value if isinstance(part, ast.Constant) else "…" for part in text.values)
+        if isinstance(text, ast.JoinedStr)
+        else text.value
+        for file in (ROOT / "asyncimport").rglob("*.py")
+        for text in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(text, ast.JoinedStr) or (isinstance(text, ast.Constant) and isinstance(text.value, str))
+    ]
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    explained = re.findall(r"^\| `(.*?)` \|", page, re.MULTILINE)
+    assert len(explained) > 30
+    unknown = [message for message in explained if not any(message.rstrip("…") in text for text in written)]
+    assert unknown == []
 
 
 def test_the_readme_names_two_commands_and_the_guarantees() -> None:

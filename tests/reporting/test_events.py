@@ -70,7 +70,7 @@ from asyncimport.testserver.samples import generated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "json.md").read_text("utf-8")
 SESSION = Session("P", "LABEL1", "LABEL1_20200101", "1.2.3")
 CLAIM = claim(File("/data/LABEL1/\udcff.dcm", 1_000, 1), session=SESSION)
 QUOTING = "XNAT did not archive the session (500: FAILED (1): LABEL1_2020); `--overwrite append` helps"
@@ -145,12 +145,12 @@ class TestJson:
         ]
 
     def test_everything_that_the_line_reports_has_one(self) -> None:
-        """No kind of event is forgotten, and the README names each."""
+        """No kind of event is forgotten, and docs/json.md names each."""
         told = {type(entry) for entry in EVERYTHING.values()}
         assert told >= set(get_args(Event)) | set(get_args(Entry))
         outcomes = {type(entry.outcomes[0]) for entry in EVERYTHING.values() if isinstance(entry, Settled)}
         assert outcomes == set(get_args(Outcome))
-        _, _, rest = README.partition("\n### Events\n")
+        _, _, rest = PAGE.partition("\n## Events\n")
         rows = re.findall(r"^\| (`.*?`) \|", re.split(r"\n#", rest)[0], re.MULTILINE)
         assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(EVERYTHING)
 
