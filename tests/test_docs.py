@@ -130,6 +130,26 @@ def test_the_json_of_the_docs_is_what_upload_writes() -> None:
         assert list(example[key]) == list(live[key])  # type: ignore[call-overload]
 
 
+def strings(file: Path) -> set[str]:
+    """Return the strings of a module; what differs in those with fields is `…`."""
+    nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
+    found = {
+        "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in text.values)
+        for text in nodes
+        if isinstance(text, ast.JoinedStr)
+    }
+    return found | {text.value for text in nodes if isinstance(text, ast.Constant) and isinstance(text.value, str)}
+
+
+def test_the_keys_of_other_commands_in_the_docs_are_written_by_them() -> None:
+    """Each key that the table gives to a command is a string of its module, or of those that commands share."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section("json.md", "Other commands"), re.MULTILINE)
+    assert len(rows) > 4
+    for name, cell in rows:
+        written = [strings(ROOT / "asyncimport" / "cli" / f"{module}.py") for module in (name, "output", "running")]
+        assert set(re.findall(r"`(\w+)`", cell)) <= set[str]().union(*written), name
+
+
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
@@ -185,19 +205,11 @@ def test_the_columns_of_a_plan_in_the_docs_are_the_live_ones() -> None:
 
 def test_the_messages_of_the_docs_are_those_of_the_program() -> None:
     """What the page of messages explains is what somebody may see; `…` stands for what differs."""
-    written = [
-        "".join(part.value if isinstance(part, ast.Constant) else "…" for part in text.values)
-        if isinstance(text, ast.JoinedStr)
-        else text.value
-        for file in (ROOT / "asyncimport").rglob("*.py")
-        for text in ast.walk(ast.parse(file.read_text("utf-8")))
-        if isinstance(text, ast.JoinedStr) or (isinstance(text, ast.Constant) and isinstance(text.value, str))
-    ]
+    written = set[str]().union(*map(strings, (ROOT / "asyncimport").rglob("*.py")))
     page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
     explained = re.findall(r"^\| `(.*?)` \|", page, re.MULTILINE)
     assert len(explained) > 30
-    unknown = [message for message in explained if not any(message.rstrip("…") in text for text in written)]
-    assert unknown == []
+    assert [message for message in explained if not any(message.rstrip("…") in text for text in written)] == []
 
 
 def test_the_readme_names_two_commands_and_the_guarantees() -> None:
