@@ -124,7 +124,7 @@ CaBundle = Annotated[
     Path | None,
     hidden("--ca-bundle", help="PEM file of the certificate authorities to trust."),
 ]
-Insecure = Annotated[bool, hidden("--insecure", help="Allow plain http and certificates that nobody vouches for.")]
+Insecure = Annotated[bool, hidden("--insecure", help="Allow plain http and untrusted certificates.")]
 HelpAll = Annotated[
     bool, typer.Option("--help-all", is_eager=True, callback=_show_all, help="Show all options and exit.")
 ]

@@ -115,7 +115,7 @@ class Destination(Protocol):
         ...
 
     async def is_there(self) -> bool:
-        """Ask something small, to tell whether the server is away or has an ill will to one file.
+        """Ask something small, to tell whether the server is away or rejects just this file.
 
         Raises: FatalError.
         """

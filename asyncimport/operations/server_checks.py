@@ -177,7 +177,7 @@ def check_login(facts: Facts) -> Iterator[Finding]:
             yield failed("login", facts.no_login)
     if facts.inside is None:
         return
-    yield Finding("login", Status.OK, "XNAT takes the login, and not for a guest's")
+    yield Finding("login", Status.OK, "XNAT accepts the login")
     yield _logins(facts.inside)
     idle = outside.idle_seconds if outside is not None else None
     if idle is None:

@@ -205,7 +205,7 @@ class Slot:
         self._since = now
 
     def leave(self) -> None:
-        """Give the slot back before its time, to have it again at the next `turn`: whoever waits must hold none."""
+        """Give the slot back before its time, to have it again at the next `turn`: release the slot during backoff."""
         if self._is_held:
             self._is_held = False
             self._throttle.leave()

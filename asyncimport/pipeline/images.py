@@ -343,7 +343,7 @@ class _Pipeline:
             with self._stop.after_grace(), suppress(StoppedError, anyio.EndOfStream):
                 while True:
                     with self._throttle.slot() as slot:
-                        # Of those who have no slot yet, one has a parcel.
+                        # At most one worker holds a parcel while it waits for a slot.
                         async with self._taking:
                             parcel = await self._next(parcels, full)
                             await slot.turn()
@@ -433,7 +433,7 @@ class _Pipeline:
             except TransientError as error:
                 if error.overload:
                     self._throttle.overloaded(error.retry_after)
-                # Whoever waits holds no slot.
+                # Release the slot during backoff.
                 slot.leave()
                 raise
 
@@ -470,7 +470,7 @@ class _Pipeline:
                     raise
             except TransientError as error:
                 self._failed(claim, error, trail)
-                # Whoever waits holds no slot.
+                # Release the slot during backoff.
                 slot.leave()
                 raise
 

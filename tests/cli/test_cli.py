@@ -369,7 +369,7 @@ async def test_what_is_no_xnat_is_told_apart(commands: Commands, tree: Path) -> 
 
 
 async def test_certificates_are_checked(xnat: TestXnat, commands: Commands, tree: Path, tmp_path: Path) -> None:
-    """A certificate that nobody vouches for ends the run with what to do; --ca-bundle is what to do."""
+    """An untrusted certificate ends the run with what to do; --ca-bundle is what to do."""
     import ssl
 
     authority = trustme.CA()
