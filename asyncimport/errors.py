@@ -37,7 +37,7 @@ __all__ = [
     "TransientError",
     "UnavailableError",
     "UsageError",
-    "worst",
+    "primary_error",
 ]
 
 
@@ -106,7 +106,7 @@ class TransientError(AsyncimportError):
     `retry_after` is the server's own wish in seconds; `overload` means that the server, not this call, is in
     trouble; `unreachable` that no connection came about; `cut` that the call may have taken effect, wholly or in part,
     or may yet; `idle` that the connection had served other calls, and the server may have closed it before this one;
-    `judges_file` that a repeated answer of this kind is a verdict on the file; `blames_file` that it is,
+    `is_file_verdict` that a repeated answer of this kind is a verdict on the file; `blames_file` that it is,
     and that XNAT says so of sound files too when it is in trouble itself.
     """
 
@@ -119,7 +119,7 @@ class TransientError(AsyncimportError):
         unreachable: bool = False,
         cut: bool = False,
         idle: bool = False,
-        judges_file: bool = False,
+        is_file_verdict: bool = False,
         blames_file: bool = False,
     ) -> None:
         super().__init__(message)
@@ -128,7 +128,7 @@ class TransientError(AsyncimportError):
         self.unreachable = unreachable
         self.cut = cut
         self.idle = idle
-        self.judges_file = judges_file or blames_file
+        self.is_file_verdict = is_file_verdict or blames_file
         self.blames_file = blames_file
 
 
@@ -147,7 +147,7 @@ class NotKeptError(TransientError):
 class RefusedError(AsyncimportError):
     """XNAT will not take this file, or with `whole_session` anything more of its session.
 
-    `at_the_door`: a proxy turned it away, so that XNAT has nothing of it, whatever became of earlier attempts.
+    `never_reached_xnat`: a proxy turned it away, so that XNAT has nothing of it, whatever became of earlier attempts.
     `dropped`: a rule of the site, a filter or a script, does not let it in. `by_state`: it is the state of the server
     that stands in the way, and not the file. `second_row`: XNAT has put it into another row than those before it.
     """
@@ -157,14 +157,14 @@ class RefusedError(AsyncimportError):
         message: str,
         *,
         whole_session: bool = False,
-        at_the_door: bool = False,
+        never_reached_xnat: bool = False,
         dropped: bool = False,
         by_state: bool = False,
         second_row: bool = False,
     ) -> None:
         super().__init__(message)
         self.whole_session = whole_session or second_row
-        self.at_the_door = at_the_door
+        self.never_reached_xnat = never_reached_xnat
         self.dropped = dropped
         self.by_state = by_state or self.whole_session
         self.second_row = second_row
@@ -181,7 +181,7 @@ class SourceError(AsyncimportError):
     """A file is gone, has changed since it was scanned, or cannot be read."""
 
 
-def worst(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def primary_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """Choose the one error to show of those that ended a task group.
 
     One that ends the run goes before a usage error, that before any other of ours, and that before the rest.

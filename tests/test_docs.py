@@ -14,7 +14,7 @@ from typer.main import get_command
 from asyncimport import errors
 from asyncimport.cli.app import app
 from asyncimport.cli.output import summary_json
-from asyncimport.model.csv_table import folded
+from asyncimport.model.csv_table import normalized
 from asyncimport.routing import ProblemCode
 from asyncimport.routing.plan_file import COLUMNS
 
@@ -199,7 +199,7 @@ def test_the_columns_of_a_plan_in_the_docs_are_the_live_ones() -> None:
         for name, others in re.findall(r"^\| `(\w+)` \|(.*?)\|", text, re.MULTILINE)
     }
     assert named == {
-        name: [other for other in others if folded(other) != folded(name)] for name, others in COLUMNS.items()
+        name: [other for other in others if normalized(other) != normalized(name)] for name, others in COLUMNS.items()
     }
 
 

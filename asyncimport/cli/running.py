@@ -18,7 +18,7 @@ from rich.text import Text
 
 from asyncimport.cli.options import Output
 from asyncimport.cli.output import show_error, write_json
-from asyncimport.errors import worst
+from asyncimport.errors import primary_error
 from asyncimport.pacing.shutdown import Stop, Terminated
 from asyncimport.reporting.progress import Totals
 
@@ -173,7 +173,7 @@ async def progress(totals: Totals, console: Console, *, quiet: bool) -> AsyncIte
             finally:
                 tasks.cancel_scope.cancel()
     except BaseExceptionGroup as errors:
-        raise worst(errors) from None
+        raise primary_error(errors) from None
 
 
 async def _live(totals: Totals, console: Console) -> None:

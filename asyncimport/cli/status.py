@@ -30,7 +30,7 @@ from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
 from asyncimport.operations.journals import meant_journal
 from asyncimport.operations.status import SessionFiles, StatusRequest, StatusResult, read_status
 from asyncimport.reporting.progress import human_bytes
-from asyncimport.routing.plan_file import guarded
+from asyncimport.routing.plan_file import escape_cell
 
 __all__ = ["status"]
 
@@ -272,4 +272,4 @@ def _write_csv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 def _cell(value: object) -> object:
     if not isinstance(value, str):
         return value
-    return guarded(plain(value))
+    return escape_cell(plain(value))

@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import character, folded
+from asyncimport.model.csv_table import character, normalized
 
 __all__ = [
     "BIRTH",
@@ -119,12 +119,12 @@ FIELDS: Mapping[str, Field] = {
     )
 }
 
-_FIELD_OF = {folded(name): one for one in FIELDS.values() for name in (one.name, *one.aliases)}
+_FIELD_OF = {normalized(name): one for one in FIELDS.values() for name in (one.name, *one.aliases)}
 
 
 def field_of(name: str) -> Field | None:
     """Return the field of a column's name, whatever its case, blanks and underscores."""
-    return _FIELD_OF.get(folded(name))
+    return _FIELD_OF.get(normalized(name))
 
 
 def canonical(one: Field, text: str, today: date) -> str:

@@ -9,13 +9,13 @@ from datetime import date
 
 from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Kind, canonical, field_of, local_day
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import LABELS, TableIssue, bare, folded, label_flaw, records, text_of
+from asyncimport.model.csv_table import LABELS, TableIssue, label_flaw, normalized, records, text_of, unescape_cell
 
 __all__ = ["Demographics", "filled", "read_subjects"]
 
 _SUBJECT = ("subject_label", "subject", "label", "subject_id", "participant_id", "XNAT Subject ID")
 _PROJECT = ("project_id", "project")
-_OWN = {folded(name): column for names in (_SUBJECT, _PROJECT) for column in names[:1] for name in names}
+_OWN = {normalized(name): column for names in (_SUBJECT, _PROJECT) for column in names[:1] for name in names}
 _UNKNOWN = {"", "n/a"}
 _ONE_ROW = "a subject has one row: which of them is right?"
 # M is a man's in one language, and a woman's (mujer) in another.
@@ -70,14 +70,14 @@ def filled(given: Demographics, found: Mapping[str, str]) -> Demographics:
     return replace(given, values={**given.values, **more})
 
 
-_KNOWN = {*_OWN, *(folded(name) for one in FIELDS.values() for name in (one.name, *one.aliases))}
+_KNOWN = {*_OWN, *(normalized(name) for one in FIELDS.values() for name in (one.name, *one.aliases))}
 
 
 class _Header:
     """Which column stands where, as the file names it."""
 
     def __init__(self, line: int, names: Sequence[str], *, has_project: bool) -> None:
-        cells = [bare(name).strip() for name in names]
+        cells = [unescape_cell(name).strip() for name in names]
         while cells and not cells[-1]:
             cells.pop()
         self.line = line
@@ -88,7 +88,7 @@ class _Header:
         twice: list[str] = []
         for place, name in enumerate(cells):
             one = field_of(name)
-            column = one.name if one else _OWN.get(folded(name))
+            column = one.name if one else _OWN.get(normalized(name))
             if column is None:
                 self._unknown += [name] if name else []
             elif column in self.places:
@@ -150,7 +150,9 @@ class _Reader:
             text = f"{len(cells)} cells, but the header has {width}"
             return None, [TableIssue(line, "", text, "a cell that holds a delimiter needs quotes")]
         texts = {
-            column: bare(cells[place]).strip() for column, place in self._header.places.items() if place < len(cells)
+            column: unescape_cell(cells[place]).strip()
+            for column, place in self._header.places.items()
+            if place < len(cells)
         }
         project = texts.get("project_id") or self._project
         subject = texts.get("subject_label", "")

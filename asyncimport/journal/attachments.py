@@ -18,7 +18,7 @@ from asyncimport.model import (
     Refusal,
     Resource,
 )
-from asyncimport.routing import name_in_resource, unfit
+from asyncimport.routing import name_in_resource, name_problem
 
 # One claim has at most this many files, and bytes of them.
 _MOST_FILES = 500
@@ -81,7 +81,7 @@ class AttachmentQueue:
                     # XNAT has it, or had it, whatever the rules say now; a changed file is compared again.
                     self._becomes(file, "ATTACHMENT")
                     if not is_settled:
-                        self._compare(attachment, file, current, unfit(name, current[0]))
+                        self._compare(attachment, file, current, name_problem(name, current[0]))
                     elif (*known,) != current:
                         self._db.execute(
                             "UPDATE attachment SET inode = ?, ctime_ns = ? WHERE key = ?", (*current[2:], attachment)
@@ -131,7 +131,7 @@ class AttachmentQueue:
             return False
         name = name_in_resource(os.path.relpath(path, directory).replace(os.sep, "/"))
         session, state, reason = (None, "SKIPPED", found) if isinstance(found, str) else (found, "PENDING", None)
-        if session is not None and (reason := unfit(name, facts[0])):
+        if session is not None and (reason := name_problem(name, facts[0])):
             state = "REFUSED"
         taken = self._db.execute(
             "SELECT key, file IN (SELECT file FROM scope), md5 FROM attachment "

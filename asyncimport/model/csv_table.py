@@ -15,14 +15,14 @@ from asyncimport.model.record import record
 __all__ = [
     "LABELS",
     "TableIssue",
-    "bare",
     "character",
-    "folded",
-    "guarded",
-    "is_tempting",
+    "escape_cell",
     "label_flaw",
+    "needs_escape",
+    "normalized",
     "records",
     "text_of",
+    "unescape_cell",
     "without_controls",
 ]
 
@@ -127,29 +127,29 @@ def _delimiter(text: str, columns: Container[str]) -> str:
             names = next(filter(any, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), [])
         except csv.Error:
             return 0, 0
-        return sum(folded(name) in columns for name in names), len(names)
+        return sum(normalized(name) in columns for name in names), len(names)
 
     return max(",;\t", key=recognised)
 
 
-def folded(name: str) -> str:
+def normalized(name: str) -> str:
     """Return what counts of the name of a column: neither case nor blanks nor underscores."""
     return "".join(name.split()).replace("_", "").casefold()
 
 
-def is_tempting(text: str) -> bool:
+def needs_escape(text: str) -> bool:
     """Whether a spreadsheet would not leave a cell alone; apostrophes that it begins with make no difference."""
     return _TEMPTING.match(text) is not None
 
 
-def guarded(text: str) -> str:
+def escape_cell(text: str) -> str:
     """Return a cell that spreadsheets leave alone: with an apostrophe in front where they would not."""
-    return f"'{text}" if is_tempting(text) else text
+    return f"'{text}" if needs_escape(text) else text
 
 
-def bare(text: str) -> str:
-    """Return what `guarded` was given."""
-    return text[1:] if text.startswith("'") and is_tempting(text) else text
+def unescape_cell(text: str) -> str:
+    """Return what `escape_cell` was given."""
+    return text[1:] if text.startswith("'") and needs_escape(text) else text
 
 
 def without_controls(text: str) -> str:

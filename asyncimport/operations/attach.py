@@ -14,7 +14,7 @@ from asyncimport.errors import (
     RefusedError,
     TransientError,
     UnavailableError,
-    worst,
+    primary_error,
 )
 from asyncimport.model import AttachmentBatch, AttachmentResult, AttachmentState, File, Place, Resource
 from asyncimport.model.csv_table import TableIssue
@@ -181,7 +181,7 @@ async def _located(
             for _ in range(_LOOK_UPS):
                 tasks.start_soon(look)
     except BaseExceptionGroup as errors:
-        raise worst(errors) from None
+        raise primary_error(errors) from None
     taken: dict[tuple[str, str, str], File] = {}
     left = []
     for one in waiting:

@@ -9,7 +9,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.demographics import Demographics
-from asyncimport.errors import RefusedError, SessionChangedError, TransientError, UnavailableError, worst
+from asyncimport.errors import RefusedError, SessionChangedError, TransientError, UnavailableError, primary_error
 from asyncimport.journal import JournalReader, SentFile, replaced_since
 from asyncimport.model import Algorithm, Attachment, AttachmentBatch, Digest, File, Session, SessionReport, Stray
 from asyncimport.pacing.retry import RetryPolicy
@@ -98,7 +98,7 @@ async def look(
             for _ in range(_AT_A_TIME):
                 tasks.start_soon(worker)
     except BaseExceptionGroup as errors:
-        raise worst(errors) from None
+        raise primary_error(errors) from None
     return [found[place] for place in range(len(reports))]
 
 
@@ -189,7 +189,7 @@ async def look_beside(
             for place, batch in enumerate(batches):
                 tasks.start_soon(one, place, batch)
     except BaseExceptionGroup as errors:
-        raise worst(errors) from None
+        raise primary_error(errors) from None
     return [found[place] for place in range(len(batches))]
 
 

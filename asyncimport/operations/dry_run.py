@@ -189,7 +189,7 @@ def _modalities(
     """Return the modalities of the instances of a study, by SOPInstanceUID, that the journal does not know as done."""
 
     def is_asked(fields: Mapping[str, str], path: str) -> bool:
-        return not choice.against(fields, source.relative(path))
+        return not choice.rejection_reason(fields, source.relative(path))
 
     with HeaderCache(survey_path(source, state_dir), again=True) as last:
         asked = is_asked if choice.is_of_parts else None

@@ -149,7 +149,7 @@ def draft_plan(
         fields = header.fields
         who.setdefault(header.study_uid, {})[Header.of(fields)] = None
         if (header.study_uid in left and not counts_left) or (
-            choice.is_of_parts and choice.against(fields, relative(header.path))
+            choice.is_of_parts and choice.rejection_reason(fields, relative(header.path))
         ):
             continue
         when.setdefault(header.study_uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
@@ -204,7 +204,7 @@ def _left_out(found: HeaderCache, choice: StudyFilter, relative: Relative) -> di
     left: dict[str, str] = {}
     asked: set[str] = set()
     for header in found.headers(truncated=True, by_file=choice.needs_path):
-        if reason := choice.against(header.fields, relative(header.path)):
+        if reason := choice.rejection_reason(header.fields, relative(header.path)):
             left.setdefault(header.study_uid, reason)
         else:
             asked.add(header.study_uid)
@@ -217,7 +217,7 @@ def _of_parts(
     """Return how much there is of each study, counting only what is asked for."""
 
     def is_asked(fields: Mapping[str, str], path: str) -> bool:
-        return not choice.against(fields, relative(path))
+        return not choice.rejection_reason(fields, relative(path))
 
     return {study.study_uid: study for study in found.studies(truncated=truncated, is_asked=is_asked)}
 

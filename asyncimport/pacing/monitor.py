@@ -6,7 +6,7 @@ from time import monotonic
 
 import anyio
 
-from asyncimport.errors import TransientError, UnavailableError, worst
+from asyncimport.errors import TransientError, UnavailableError, primary_error
 
 __all__ = ["OutageMonitor"]
 
@@ -91,7 +91,7 @@ class OutageMonitor:
                 finally:
                     tasks.cancel_scope.cancel()
         except BaseExceptionGroup as errors:
-            raise worst(errors) from None
+            raise primary_error(errors) from None
 
     def _reset(self) -> None:
         self._since = None

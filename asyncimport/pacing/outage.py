@@ -104,21 +104,23 @@ class Outage:
         """Whether an error is the server's and not the call's: nothing got through since `since` (by `clock`)."""
         if self._succeeded_at > since:
             return False
-        return not error.judges_file or (error.blames_file and len(self._blamed) >= self._TOO_MANY_BLAMED)
+        return not error.is_file_verdict or (error.blames_file and len(self._blamed) >= self._TOO_MANY_BLAMED)
 
     async def through(self, call: Callable[[], Awaitable[T]], key: object) -> T:
         """Make a call that is about `key`, repeat it while the server is away, and note that it got through.
 
-        Raises: as `outlast`.
+        Raises: as `wait_until_up`.
         """
         try:
             result = await call()
         except TransientError as error:
-            return await self.outlast(call, error, self._clock(), key)
+            return await self.wait_until_up(call, error, self._clock(), key)
         self.succeeded()
         return result
 
-    async def outlast(self, call: Callable[[], Awaitable[T]], error: TransientError, since: float, key: object) -> T:
+    async def wait_until_up(
+        self, call: Callable[[], Awaitable[T]], error: TransientError, since: float, key: object
+    ) -> T:
         """Repeat `call`, which is about `key`, until it gets through.
 
         Raises: UnavailableError after the longest time; the call's TransientError when it fails though others get
@@ -158,6 +160,6 @@ class Outage:
 
     async def _is_hopeless(self, error: TransientError, waited: float) -> bool:
         """Whether it is time to see that a call fails all by itself."""
-        if error.judges_file or len(self._struck) > 1 or waited <= min(self._longest, self._PATIENCE):
+        if error.is_file_verdict or len(self._struck) > 1 or waited <= min(self._longest, self._PATIENCE):
             return False
         return await self._is_there()

@@ -68,7 +68,7 @@ async def retrying(
             was_idle = error.idle and not was_idle
             if was_idle:
                 continue
-            if attempt == policy.attempts or (error.judges_file and attempt >= policy.file_attempts):
+            if attempt == policy.attempts or (error.is_file_verdict and attempt >= policy.file_attempts):
                 raise
             await sleep(policy.delay(attempt, hint=error.retry_after, jitter=jitter(), spare=spend()))
             attempt += 1

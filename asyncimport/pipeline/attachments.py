@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import anyio
 import anyio.to_thread
 
-from asyncimport.errors import TransientError, worst
+from asyncimport.errors import TransientError, primary_error
 from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState
 from asyncimport.model.events import AttachmentsStored, Event, ServerUnavailable
 from asyncimport.model.options import Options
@@ -138,4 +138,4 @@ async def upload_attachments(
             for _ in range(options.enclosers):
                 tasks.start_soon(work)
     except BaseExceptionGroup as errors:
-        raise worst(errors) from None
+        raise primary_error(errors) from None

@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from asyncimport.demographics import Demographics, Difference, agreed, filled, header_fields, said_by
 from asyncimport.dicom import Identity
-from asyncimport.errors import RefusedError, TransientError, worst
+from asyncimport.errors import RefusedError, TransientError, primary_error
 from asyncimport.journal import DueSubject, Journal, SessionHeaders
 from asyncimport.model import File, Ignored, SubjectReport
 from asyncimport.model.events import Event, Noticed, ServerUnavailable
@@ -147,7 +147,7 @@ async def describe_subjects(
             for _ in range(options.enclosers):
                 tasks.start_soon(work)
     except BaseExceptionGroup as errors:
-        raise worst(errors) from None
+        raise primary_error(errors) from None
 
 
 def unmatched(journal: Journal, wishes: DemographicsRequest) -> list[Demographics]:

@@ -27,7 +27,15 @@ from anyio.abc import ObjectReceiveStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncimport.dicom import Identity
-from asyncimport.errors import NotKeptError, OccupiedError, RefusedError, SourceError, TransientError, UsageError, worst
+from asyncimport.errors import (
+    NotKeptError,
+    OccupiedError,
+    RefusedError,
+    SourceError,
+    TransientError,
+    UsageError,
+    primary_error,
+)
 from asyncimport.journal import Admission, Journal, SopUidConflict
 from asyncimport.model import (
     MAY_HAVE_REJECTED,
@@ -135,7 +143,7 @@ async def run(
             for own in (work, ready, ready_bell, parcel_out, outcome_in, full):
                 own.close()
     except BaseExceptionGroup as errors:
-        raise worst(errors) from None
+        raise primary_error(errors) from None
 
 
 class _Pipeline:
@@ -481,7 +489,7 @@ class _Pipeline:
                 # Between the last two attempts of this file, has any other got through?
                 if not self._outage.is_on(error, trail.times[-2]):
                     raise
-                uri = await self._outage.outlast(attempt, error, trail.times[0], claim.key)
+                uri = await self._outage.wait_until_up(attempt, error, trail.times[0], claim.key)
         except SourceError as error:
             return Failed(claim, str(error), unreadable=True, attempts=trail.attempts, unsure=trail.unsure)
         except (RefusedError, TransientError) as error:
@@ -627,14 +635,14 @@ def _verdict(claim: Claim, error: RefusedError | TransientError, trail: _Attempt
     """Judge a file that was not stored, by the last error and those before it."""
     if isinstance(error, OccupiedError):
         return Withheld(claim, str(error), trail.attempts, trail.unsure)
-    reason, at_the_door, whole_session, second_row = str(error), False, False, False
+    reason, never_reached_xnat, whole_session, second_row = str(error), False, False, False
     if isinstance(error, RefusedError):
-        at_the_door, whole_session, second_row = error.at_the_door, error.whole_session, error.second_row
+        never_reached_xnat, whole_session, second_row = error.never_reached_xnat, error.whole_session, error.second_row
     else:
         reason = f"{error}, {trail.attempts} times"
-        if not error.judges_file:
+        if not error.is_file_verdict:
             return Failed(claim, reason, attempts=trail.attempts, unsure=trail.unsure)
-    if trail.unsure and not (at_the_door or whole_session):
+    if trail.unsure and not (never_reached_xnat or whole_session):
         # XNAT keeps what came of a body that broke off. Dropped files are left out of a session that is archived all
         # the same, and this one would be in it, in part.
         return Failed(claim, f"{reason}, after an attempt that broke off", attempts=trail.attempts, unsure=True)

@@ -19,7 +19,7 @@ are the study's header fields and its path fields (`zip(pattern.fields, pattern.
 cannot clash. `resolve` works with any templates, and only it can tell that a study's files differ in what decides.
 """
 
-from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, resource_of, unfit
+from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, name_problem, resource_of
 from asyncimport.routing.existing_sessions import NOTHING_GIVEN, Given, GivenSession, Ruled, label_taken, placed
 from asyncimport.routing.filters import EVERYTHING, FilteredRoutes, StudyFilter, glob_pattern
 from asyncimport.routing.label_map import LookupTable
@@ -84,9 +84,9 @@ __all__ = [
     "mismatch",
     "modality_of",
     "name_in_resource",
+    "name_problem",
     "patient_of",
     "placed",
     "proves_another",
     "resource_of",
-    "unfit",
 ]

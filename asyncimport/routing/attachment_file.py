@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Place
-from asyncimport.model.csv_table import TableIssue, bare, folded, label_flaw, records, text_of
+from asyncimport.model.csv_table import TableIssue, label_flaw, normalized, records, text_of, unescape_cell
 from asyncimport.routing import check_resource
 
 __all__ = ["AttachRow", "read_attachments"]
@@ -28,7 +28,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "content": ("file_content",),
     "tags": ("file_tags",),
 }
-_COLUMN_OF = {folded(name): column for column, others in _COLUMNS.items() for name in (column, *others)}
+_COLUMN_OF = {normalized(name): column for column, others in _COLUMNS.items() for name in (column, *others)}
 _LABELS = ("project_id", "subject_label", "session_label")
 _LEVELS = frozenset({"project", "subject", "session", "scan"})
 _WHERE = "give session_label or study_uid, or subject_label, or `project` in the column level"
@@ -57,7 +57,7 @@ def read_attachments(
     """
     table = records(text_of(data, encoding), _COLUMN_OF, "the table")
     _, names = next(table, (0, []))
-    columns = [_COLUMN_OF.get(folded(name), "") for name in names]
+    columns = [_COLUMN_OF.get(normalized(name), "") for name in names]
     if "path" not in columns:
         raise UsageError(
             "the table has no column path", hint="its first line names the columns: " + ", ".join(_COLUMNS)
@@ -77,7 +77,7 @@ def read_attachments(
             text = f"{len(cells)} cells, but the header names {named}"
             flaws.append(TableIssue(line, "", text, "a cell that holds a delimiter needs quotes"))
             continue
-        values = {column: bare(cell).strip() for column, cell in zip(columns, cells, strict=False) if column}
+        values = {column: unescape_cell(cell).strip() for column, cell in zip(columns, cells, strict=False) if column}
         values["project_id"] = values.get("project_id") or project
         values["resource"] = values.get("resource") or resource
         row = _row(line, values)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from asyncimport.errors import UsageError
 from asyncimport.model.texts import composed
 
-__all__ = ["AttachRule", "check_resource", "name_in_resource", "resource_of", "unfit"]
+__all__ = ["AttachRule", "check_resource", "name_in_resource", "name_problem", "resource_of"]
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]")
@@ -75,7 +75,7 @@ def _plain(part: str) -> str:
     return _STRANGE.sub("_", letters) if letters.strip(".") else "_" * max(len(letters), 1)
 
 
-def unfit(name: str, size: int) -> str | None:
+def name_problem(name: str, size: int) -> str | None:
     """Say why XNAT cannot store a file of this name and size in a resource; None: it can."""
     if not name:
         return "nothing of its path is a name"

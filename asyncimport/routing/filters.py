@@ -73,7 +73,7 @@ class StudyFilter:
         beyond = self.beyond if has_limit else "it has come since all was looked at, and may be being written"
         return replace(self, studies=studies, known=known, wrong=wrong, waiting=waiting, left=left, beyond=beyond)
 
-    def against(self, fields: Mapping[str, str], path: str) -> str:
+    def rejection_reason(self, fields: Mapping[str, str], path: str) -> str:
         """Say why a file with these header fields, and this path below SOURCE, is not asked for; "" when it is."""
         if self.include is not None and not self.include.fullmatch(composed(path)):
             return "its path was not asked for"
@@ -129,7 +129,7 @@ class FilteredRoutes:
         """
         choice = self._choice
         choice.check(study_uid)
-        if not choice.is_of_parts or not (reason := choice.against(fields, path)):
+        if not choice.is_of_parts or not (reason := choice.rejection_reason(fields, path)):
             return self._routes.route(study_uid, fields, path)
         try:
             session = self._routes.route(study_uid, fields, path)

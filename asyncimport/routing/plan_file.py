@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from asyncimport.model.csv_table import (
-    folded,
-    is_tempting,
+    needs_escape,
+    normalized,
     text_of,
     without_controls,
 )
@@ -26,9 +26,9 @@ __all__ = [
     "KeyKind",
     "PlanRow",
     "as_written",
+    "cell_needs_escape",
     "day_of",
-    "guarded",
-    "needs_escape",
+    "escape_cell",
     "text_of",
     "write_plan",
 ]
@@ -125,7 +125,7 @@ def write_plan(rows: Iterable[PlanRow]) -> str:
     if len({bool(row.study_uid) for row in rows}) > 1:
         raise ValueError("some rows have a study_uid and some have none")
     extras = list(dict.fromkeys(name for row in rows for name in row.extra))
-    if taken := [name for name in extras if folded(name) in COLUMN_OF]:
+    if taken := [name for name in extras if normalized(name) in COLUMN_OF]:
         raise ValueError(f"extra columns may not be named {', '.join(taken)}")
     # A last column without a name would look like the empty cells that spreadsheets leave behind.
     columns = [name for name in extras if not name.strip()]
@@ -136,9 +136,9 @@ def write_plan(rows: Iterable[PlanRow]) -> str:
     columns += [name for name in extras if name.strip()]
     out = io.StringIO(newline="")
     table = csv.writer(out, lineterminator="\r\n")
-    table.writerow(guarded(without_controls(column)) for column in columns)
+    table.writerow(escape_cell(without_controls(column)) for column in columns)
     for row in rows:
-        table.writerow(guarded(without_controls(_cell(row, column)), column) for column in columns)
+        table.writerow(escape_cell(without_controls(_cell(row, column)), column) for column in columns)
     return _as_text(out.getvalue())
 
 
@@ -157,22 +157,22 @@ def day_of(text: str) -> str | None:
     return None if parts is None else parts[1] + parts[3] + parts[4]
 
 
-COLUMN_OF = {folded(name): column for column, aliases in COLUMNS.items() for name in (column, *aliases)}
+COLUMN_OF = {normalized(name): column for column, aliases in COLUMNS.items() for name in (column, *aliases)}
 
 
-def needs_escape(column: str, text: str) -> bool:
+def cell_needs_escape(column: str, text: str) -> bool:
     """Whether a cell is written behind an apostrophe; apostrophes that it begins with make no difference.
 
     Scanners have given studies UIDs that are none; the apostrophe says that such a one is meant.
     """
-    if column == "study_uid" and (bare := text.lstrip("'")) and not UID.fullmatch(bare):
+    if column == "study_uid" and (uid := text.lstrip("'")) and not UID.fullmatch(uid):
         return True
-    return is_tempting(text)
+    return needs_escape(text)
 
 
-def guarded(text: str, column: str = "") -> str:
+def escape_cell(text: str, column: str = "") -> str:
     """Return a cell that spreadsheets leave alone: with an apostrophe in front where they would not."""
-    return f"'{text}" if needs_escape(column, text) else text
+    return f"'{text}" if cell_needs_escape(column, text) else text
 
 
 def _cell(row: PlanRow, column: str) -> str:

@@ -7,13 +7,13 @@ from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import (
     LABELS,
     character,
-    folded,
     label_flaw,
+    normalized,
     records,
     text_of,
 )
 from asyncimport.model.texts import composed
-from asyncimport.routing.plan_file import COLUMN_OF, COLUMNS, UID, Key, PlanRow, day_of, needs_escape
+from asyncimport.routing.plan_file import COLUMN_OF, COLUMNS, UID, Key, PlanRow, cell_needs_escape, day_of
 
 __all__ = ["read_plan"]
 
@@ -64,7 +64,7 @@ def read_plan(data: bytes, *, project: str = "", encoding: str = "") -> list[Pla
 
 
 def _bare(column: str, text: str) -> str:
-    return text[1:] if text.startswith("'") and needs_escape(column, text) else text
+    return text[1:] if text.startswith("'") and cell_needs_escape(column, text) else text
 
 
 class _Problems:
@@ -104,7 +104,7 @@ class _Header:
         self.extras: dict[str, int] = {}
         twice: list[str] = []
         for place, name in enumerate(cells):
-            column = COLUMN_OF.get(folded(name))
+            column = COLUMN_OF.get(normalized(name))
             if column is None:
                 # Not by name: in a file without a header these would be somebody's data.
                 if self.extras.setdefault(name, place) != place:
@@ -138,7 +138,7 @@ class _Header:
 
 def _described(column: str) -> str:
     """Return a column with the other names that it may have."""
-    others = [name for name in COLUMNS[column] if folded(name) != folded(column)]
+    others = [name for name in COLUMNS[column] if normalized(name) != normalized(column)]
     return f"{column} (or {', '.join(others)})" if others else column
 
 

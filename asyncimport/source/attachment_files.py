@@ -10,7 +10,7 @@ from asyncimport.errors import UsageError
 from asyncimport.model import Attachment, AttachmentBatch, File, Place, Resource
 from asyncimport.model.csv_table import TableIssue, label_flaw
 from asyncimport.model.texts import plain
-from asyncimport.routing import check_resource, name_in_resource, unfit
+from asyncimport.routing import check_resource, name_in_resource, name_problem
 from asyncimport.routing.attachment_file import AttachRow, read_attachments
 
 __all__ = ["files_by_resource", "rows_to_attach"]
@@ -90,7 +90,7 @@ def files_by_resource(rows: Sequence[AttachRow], flaws: list[TableIssue]) -> lis
             name = name_in_resource(row.name or path.replace(os.sep, "/"))
             tags, names = found.setdefault((row.place, row.resource), ([], {}))
             tags += [row.tags] if row.tags and row.tags not in tags else []
-            if why := unfit(name, file.size):
+            if why := name_problem(name, file.size):
                 flaws.append(TableIssue(row.line, "path", f"{plain(file.path)}: {why}", "leave it out"))
             elif name in names and names[name].file == file:
                 continue

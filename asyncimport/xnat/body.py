@@ -8,7 +8,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from yarl import URL
 
-from asyncimport.errors import worst
+from asyncimport.errors import primary_error
 from asyncimport.model import Body, Streamed
 from asyncimport.xnat.client import Client, bounded
 from asyncimport.xnat.replies import Reply
@@ -58,7 +58,7 @@ async def _stream(
                 # XNAT may have answered before the end of the body.
                 tasks.cancel_scope.cancel()
     except BaseExceptionGroup as errors:
-        raise worst(errors) from None
+        raise primary_error(errors) from None
     else:
         return answer
 

@@ -29,7 +29,7 @@ from asyncimport.errors import (
     SourceError,
     TransientError,
     UnavailableError,
-    worst,
+    primary_error,
 )
 from asyncimport.pacing.bandwidth import Rate
 from asyncimport.pacing.monitor import OutageMonitor
@@ -112,7 +112,7 @@ async def unhurried(seconds: Callable[[], float]) -> AsyncIterator[None]:
                 yield
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as errors:
-        raise worst(errors) from None
+        raise primary_error(errors) from None
 
 
 _SERVED = "_asyncimport_served"
@@ -239,7 +239,7 @@ class Client:
             return self._monitor.dropped
         if not isinstance(error, TransientError) or isinstance(error, LoginExpiredError | NotKeptError):
             return self._monitor.got_through
-        return self._monitor.got_through if error.judges_file else partial(self._monitor.failed, error)
+        return self._monitor.got_through if error.is_file_verdict else partial(self._monitor.failed, error)
 
     async def ask(self, method: str, path: str, read: Callable[[Reply], T], policy: RetryPolicy) -> T:
         """Ask a question without a body, again while it fails for a time."""

@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 import anyio
 import anyio.to_thread
 
-from asyncimport.errors import RefusedError, SourceError, TransientError, worst
+from asyncimport.errors import RefusedError, SourceError, TransientError, primary_error
 from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Place, Resource
 from asyncimport.model.ports import Bytes
 from asyncimport.pacing.retry import RetryPolicy
@@ -162,7 +162,7 @@ class Resources:
                 for _ in range(_AT_A_TIME):
                     tasks.start_soon(worker)
         except BaseExceptionGroup as errors:
-            raise worst(errors) from None
+            raise primary_error(errors) from None
         return found
 
     async def _held(self, attachment: Attachment, there: ListedFile | None) -> Held:

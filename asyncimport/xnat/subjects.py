@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import anyio
 
 from asyncimport.demographics import Decision, Demographics, Difference, Values, decide, lacking
-from asyncimport.errors import RefusedError, TransientError, UnavailableError, worst
+from asyncimport.errors import RefusedError, TransientError, UnavailableError, primary_error
 from asyncimport.model.csv_table import label_flaw
 from asyncimport.pacing.retry import RetryPolicy, retrying
 from asyncimport.xnat import replies
@@ -234,12 +234,12 @@ class Subjects:
             self._listings[wish.project].add(ListedSubject(accession, wish.subject))
         after = await self._item(_path(accession))
         if after is None:
-            raise TransientError("XNAT does not show the subject", judges_file=True)
+            raise TransientError("XNAT does not show the subject", is_file_verdict=True)
         if after.accession != accession or (before is None and not _is_of(wish, after)):
             raise RefusedError(_ANOTHER)
         if missing := lacking(values, after.values):
             # XNAT answers 200 to fields that it has dropped on the way.
-            raise TransientError(f"XNAT does not show what was sent: {', '.join(missing)}", judges_file=True)
+            raise TransientError(f"XNAT does not show what was sent: {', '.join(missing)}", is_file_verdict=True)
         return after
 
     async def _look(self, wish: Demographics) -> SubjectItem | None:
@@ -263,12 +263,12 @@ class Subjects:
         if item is None:
             # A second one beside it would be made of what is only out of sight for a moment.
             self.forget(wish.project)
-            raise TransientError("XNAT lists the subject, and does not show it", judges_file=True)
+            raise TransientError("XNAT lists the subject, and does not show it", is_file_verdict=True)
         if item.accession != found.accession:
             raise RefusedError(_ANOTHER)
         if item.project == wish.project and item.label != found.label:
             self.forget(wish.project)
-            raise TransientError("the subject has another label by now", judges_file=True)
+            raise TransientError("the subject has another label by now", is_file_verdict=True)
         return item
 
     async def _make(self, wish: Demographics, values: Values) -> str:
@@ -354,7 +354,7 @@ async def describe(
             for _ in range(_AT_A_TIME):
                 tasks.start_soon(work)
     except BaseExceptionGroup as errors:
-        raise worst(errors) from None
+        raise primary_error(errors) from None
     await _look_for_twins(subjects, outcomes)
     return [outcomes[place] for place in sorted(outcomes)]
 

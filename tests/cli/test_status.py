@@ -288,7 +288,7 @@ def test_while_the_journal_is_checkpointed(path: Path) -> None:
 
     failures: list[BaseException] = []
 
-    def guarded(work: Callable[[], None]) -> Callable[[], None]:
+    def escape_cell(work: Callable[[], None]) -> Callable[[], None]:
         def run() -> None:
             try:
                 work()
@@ -298,7 +298,7 @@ def test_while_the_journal_is_checkpointed(path: Path) -> None:
         return run
 
     with opened(path) as journal, closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as other:
-        threads = [threading.Thread(target=guarded(look)) for _ in range(2)]
+        threads = [threading.Thread(target=escape_cell(look)) for _ in range(2)]
         for thread in threads:
             thread.start()
         try:

@@ -395,7 +395,7 @@ class Locked(KeyringBackend):
 class Unfit:
     """A keyring that cannot be used here; not one of keyring's, which would look for it everywhere."""
 
-    name = "unfit"
+    name = "name_problem"
 
     @property
     def priority(self) -> float:

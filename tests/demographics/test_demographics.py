@@ -26,7 +26,7 @@ from asyncimport.demographics import (
     same,
 )
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import TableIssue, guarded
+from asyncimport.model.csv_table import TableIssue, escape_cell
 
 TODAY = date(2026, 1, 31)
 
@@ -155,7 +155,7 @@ class TestCells:
         }
         value = data.draw(values[one.kind])
         # An apostrophe of its own stays, unless what follows it is what a spreadsheet changes.
-        cell = guarded(value).replace('"', '""')
+        cell = escape_cell(value).replace('"', '""')
         rows, flaws = read(f'subject_label,{name}\nS1,"{cell}"\n')
         if value.upper() == NULL or html.unescape(value) != value:
             assert [flaw.line for flaw in flaws] == [2]

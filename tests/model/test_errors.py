@@ -20,7 +20,7 @@ from asyncimport.errors import (
     TransientError,
     UnavailableError,
     UsageError,
-    worst,
+    primary_error,
 )
 
 FATAL: dict[type[AsyncimportError], int] = {
@@ -95,25 +95,25 @@ UNAVAILABLE, USAGE, TRANSIENT, BUG = UnavailableError("u"), UsageError("g"), Tra
 def test_worst_of_several(found: list[Exception], expected: Exception) -> None:
     """One that ends the run goes before a usage error, that before any other of ours, in whatever order they came."""
     for order in permutations(found):
-        assert worst(ExceptionGroup("", order)) is expected
+        assert primary_error(ExceptionGroup("", order)) is expected
 
 
 def test_worst_of_equals_is_the_first() -> None:
     """Of two errors of one rank the first is shown."""
     first, second = LoginRefusedError("a"), UnavailableError("b")
-    assert worst(ExceptionGroup("", [first, second])) is first
-    assert worst(ExceptionGroup("", [second, first])) is second
-    assert worst(ExceptionGroup("", [ValueError("c"), BUG])).args == ("c",)
+    assert primary_error(ExceptionGroup("", [first, second])) is first
+    assert primary_error(ExceptionGroup("", [second, first])) is second
+    assert primary_error(ExceptionGroup("", [ValueError("c"), BUG])).args == ("c",)
 
 
 def test_worst_in_nested_groups() -> None:
     """Task groups within task groups hide nothing."""
     inner = ExceptionGroup("", [TRANSIENT, ExceptionGroup("", [UNAVAILABLE])])
-    assert worst(ExceptionGroup("", [BUG, inner, USAGE])) is UNAVAILABLE
+    assert primary_error(ExceptionGroup("", [BUG, inner, USAGE])) is UNAVAILABLE
 
 
 def test_worst_of_more_than_exceptions() -> None:
     """An interrupt in a group is shown when nothing of ours is there to be shown."""
     interrupt = KeyboardInterrupt()
-    assert worst(BaseExceptionGroup("", [interrupt])) is interrupt
-    assert worst(BaseExceptionGroup("", [interrupt, USAGE])) is USAGE
+    assert primary_error(BaseExceptionGroup("", [interrupt])) is interrupt
+    assert primary_error(BaseExceptionGroup("", [interrupt, USAGE])) is USAGE

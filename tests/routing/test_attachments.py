@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from asyncimport.errors import UsageError
 from asyncimport.model import Place
 from asyncimport.model.csv_table import TableIssue
-from asyncimport.routing import AttachRule, check_resource, name_in_resource, resource_of, unfit
+from asyncimport.routing import AttachRule, check_resource, name_in_resource, name_problem, resource_of
 from asyncimport.routing.attachment_file import AttachRow, read_attachments
 
 
@@ -158,7 +158,7 @@ class TestNames:
     )
     def test_what_cannot_be_stored(self, name: str, size: int, reason: str | None) -> None:
         """Each has its reason."""
-        said = unfit(name, size)
+        said = name_problem(name, size)
         assert said is None if reason is None else said is not None and reason in said
 
 

@@ -128,10 +128,10 @@ def flags(error: AsyncimportError) -> dict[str, object]:
         "overload",
         "unreachable",
         "cut",
-        "judges_file",
+        "is_file_verdict",
         "blames_file",
         "whole_session",
-        "at_the_door",
+        "never_reached_xnat",
     )
     found = {name: getattr(error, name, None) for name in names}
     return {name: value for name, value in found.items() if value is not None and value is not False}
@@ -146,8 +146,8 @@ def judged(read: Callable[[Reply], object], answer: Reply) -> AsyncimportError:
 
 OVERLOAD = {"overload": True}
 SLOW_DOWN = {"overload": True, "retry_after": 7.0}
-JUDGED = {"judges_file": True}
-BLAMED = {"judges_file": True, "blames_file": True}
+JUDGED = {"is_file_verdict": True}
+BLAMED = {"is_file_verdict": True, "blames_file": True}
 GIVEN_UP = {"overload": True, "cut": True}
 MAYBE = {"cut": True}
 WHOLE = {"whole_session": True}
@@ -568,7 +568,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("stored", restlet(400, "object upload.dcm contains no SOP Class UID"), RefusedError, {}),
     ("stored", restlet(400, "In-body File posts must include the file directly as the body"), RefusedError, {}),
     ("stored", tomcat(400, "Invalid character found in the request target"), RefusedError, {}),
-    ("stored", reply(413, NGINX, HTML), RefusedError, {"at_the_door": True}),
+    ("stored", reply(413, NGINX, HTML), RefusedError, {"never_reached_xnat": True}),
     ("stored", restlet(403, "The server understood the request, but is refusing to fulfill it"), RefusedError, WHOLE),
     ("stored", restlet(405, "The method specified in the request is not allowed"), RefusedError, WHOLE),
     ("stored", restlet(406, "In-body File posts must include the file directly"), RefusedError, {}),

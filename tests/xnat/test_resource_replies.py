@@ -82,13 +82,13 @@ def test_json_that_says_nothing_of_duplicates(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "at_the_door"), [(400, False), (403, False), (404, False), (405, False), (413, True)]
+    ("status", "never_reached_xnat"), [(400, False), (403, False), (404, False), (405, False), (413, True)]
 )
-def test_a_file_that_is_refused(status: int, at_the_door: bool) -> None:
+def test_a_file_that_is_refused(status: int, never_reached_xnat: bool) -> None:
     """The proxy's word is told from XNAT's."""
     with pytest.raises(RefusedError, match=str(status)) as caught:
         replies.duplicates(Reply(status, HTML, page("You tried to PUT a payload")))
-    assert caught.value.at_the_door is at_the_door
+    assert caught.value.never_reached_xnat is never_reached_xnat
 
 
 def test_a_listing() -> None:

@@ -93,7 +93,7 @@ def stored(reply: Reply, project: str, expected: str | None) -> str:
             raise TransientError("XNAT was writing the same file at the same time (400)")
         raise RefusedError(f"XNAT refused the file (400: {text})", by_state=reply.is_foreign)
     if reply.status == 413:
-        raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", at_the_door=True)
+        raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", never_reached_xnat=True)
     if reply.status in {403, 405}:
         raise RefusedError(
             f"XNAT does not let this user import here ({reply.status}: {reply.message})", whole_session=True
@@ -108,7 +108,7 @@ def stored(reply: Reply, project: str, expected: str | None) -> str:
 def _stored_uri(reply: Reply, project: str, expected: str | None) -> str:
     text = reply.text.strip()
     if not text:
-        raise NotKeptError("XNAT answered, but did not keep the file (empty 200)", judges_file=True)
+        raise NotKeptError("XNAT answered, but did not keep the file (empty 200)", is_file_verdict=True)
     match = _URI.fullmatch(text)
     if match is None:
         raise RefusedError("XNAT's answer to the import is not a prearchive address", whole_session=True)

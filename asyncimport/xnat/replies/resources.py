@@ -62,7 +62,7 @@ def duplicates(reply: Reply) -> bool:
     if reply.status in {200, 201}:
         return False
     if reply.status == 413:
-        raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", at_the_door=True)
+        raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", never_reached_xnat=True)
     # Who may not, or has nothing to add it to, may find it otherwise the next time.
     raise RefusedError(
         f"XNAT refused the file ({reply.status}: {reply.message})", by_state=reply.status in {403, 404, 409}

@@ -116,12 +116,12 @@ def described(reply: Reply, sent: Collection[str] = (), *, is_new: bool = False)
         raise RefusedError(_invalid(reply.message, sent))
     if reply.status == 409 and any(words in reply.message.lower() for words in _TAKEN):
         # Somebody else makes it at the same time, it may be: then it is there at the next look.
-        raise TransientError("XNAT has another subject of this label (409)", judges_file=True)
+        raise TransientError("XNAT has another subject of this label (409)", is_file_verdict=True)
     if reply.status == 500:
         # XNAT says no more to a missing reason (PersistentWorkflowUtils), or to a label that it cannot save.
         raise TransientError(
             "XNAT could not save the subject (500); sites that ask for reasons say so without --event-reason",
-            judges_file=True,
+            is_file_verdict=True,
         )
     accession = reply.text.strip()
     if reply.status in {200, 201} and not accession:
