@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
+from bench.contenders import contenders
 from bench.machine import CAVEATS, as_lines, machine
-from bench.rivals import contenders
 from bench.run import Options, Result, Run
 from bench.scenarios import SCENARIOS, Scenario
 from bench.servers import MODELS, Served

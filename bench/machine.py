@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from bench.sink import NGINX
+from bench.instant_server import NGINX
 from bench.xnatctl import XNATCTL
 
 __all__ = ["CAVEATS", "machine"]

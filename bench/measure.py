@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import spawn
-from bench.received import Received
+from bench.import_log import Received
 from bench.servers import Tally
 
 __all__ = ["Claim", "Command", "Ended", "Measured", "judged", "run"]

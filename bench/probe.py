@@ -20,7 +20,7 @@ from asyncimport.model.options import Options
 from asyncimport.pipeline.images import run
 from asyncimport.routing import Router
 from asyncimport.source.folder import FileSource
-from bench.slowly import count_opens
+from bench.slow_disk import count_opens
 
 __all__ = ["main"]
 

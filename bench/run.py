@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.contenders import Contender, Job, contenders
 from bench.corpus import Corpus, Shape, written
 from bench.measure import Claim, Command, Ended, Measured, judged, run
-from bench.rivals import Contender, Job, contenders
 from bench.rounds import interleaved
 from bench.scenarios import AUTO, Scenario
 from bench.servers import MODELS, Model, Served, served
@@ -241,7 +241,7 @@ class Run:
             return
         seconds = "0.5" if self._options.quick else "3"
         with served(model, corpus, self._place / "flooded") as server:
-            words = [sys.executable, "-P", "-m", "bench.flood", server.url, "--query", "EXPT_LABEL=flood"]
+            words = [sys.executable, "-P", "-m", "bench.capacity", server.url, "--query", "EXPT_LABEL=flood"]
             words += ["--size", str(size), "--seconds", seconds]
             done = subprocess.run(words, check=True, capture_output=True, text=True, env=python_path(ROOT))
         shutil.rmtree(self._place / "flooded")

@@ -22,9 +22,9 @@ from asyncimport.testserver import Fault, PrearchiveRow, StoredFile, TestXnat, s
 from asyncimport.testserver.faults.actions import Reset, Status
 from asyncimport.testserver.site.resources import Series
 from bench.corpus import SessionEntry, load
-from bench.far import far
-from bench.modelled import Capacity, ModelledXnat
-from bench.sink import TIMESTAMP, nginx
+from bench.instant_server import TIMESTAMP, nginx
+from bench.latency_relay import far
+from bench.modelled_server import Capacity, ModelledXnat
 
 __all__ = ["main"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.corpus import Corpus
-from bench.received import Phase, Received, read_log
-from bench.sink import NGINX
+from bench.import_log import Phase, Received, read_log
+from bench.instant_server import NGINX
 from bench.trees import ROOT, python_path
 
 __all__ = ["MODELS", "Model", "Served", "Tally", "served"]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.profile import PLACES
 from bench.rounds import Spread, figure, ratios, spread
-from bench.sampled import PLACES
 
 __all__ = ["Table", "headline", "markdown", "rates_of", "table_of", "targets_of", "text"]
 

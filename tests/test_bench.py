@@ -19,15 +19,15 @@ import pytest
 
 from asyncimport.dicom import identify
 from bench.corpus import Part, Shape, load, write
-from bench.far import far
+from bench.import_log import Import, Phase, Received, read_log
+from bench.instant_server import NGINX, nginx
+from bench.latency_relay import far
 from bench.measure import Claim, Command, Ended, Measured, judged, run
-from bench.received import Import, Phase, Received, read_log
+from bench.profile import PLACES
 from bench.report import as_markdown, as_svg
 from bench.rounds import Spread, interleaved, ratios, spread
-from bench.sampled import PLACES
 from bench.scenarios import SCENARIOS, Target
 from bench.servers import MODELS, Tally
-from bench.sink import NGINX, nginx
 from bench.site import Site, from_environment
 from bench.targets import of_sweep, reached
 from bench.trees import ROOT

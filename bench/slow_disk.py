@@ -1,6 +1,6 @@
 """Runs a Python module as if its source stood on a slow disk: each file below a root takes its time to be opened.
 
-    python -m bench.slowly ROOT SECONDS MODULE ARGUMENTS...
+    python -m bench.slow_disk ROOT SECONDS MODULE ARGUMENTS...
 
 Python tells a hook of every open, in the thread that opens, whoever asks; so nothing of what is measured has to know.
 """

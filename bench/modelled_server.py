@@ -9,7 +9,7 @@ import anyio
 
 from asyncimport.testserver import ArchivedSession, TestXnat, Timing
 from asyncimport.testserver.site.storage import Body, BodyStream, PathParts, Storage
-from bench.received import Phase
+from bench.import_log import Phase
 
 __all__ = ["Capacity", "ModelledXnat"]
 

@@ -38,8 +38,8 @@ class Job:
 
     def module(self, name: str) -> list[str]:
         """Return what runs a Python module, with the source as slow as it is to be, and watched if it is to be."""
-        around = ["bench.slowly", str(self.corpus.root), str(self.slow_source)] if self.slow_source else []
-        around += ["bench.sampled", str(self.sampled)] if self.sampled else []
+        around = ["bench.slow_disk", str(self.corpus.root), str(self.slow_source)] if self.slow_source else []
+        around += ["bench.profile", str(self.sampled)] if self.sampled else []
         return [sys.executable, "-P", "-m", *around, name]
 
     @property

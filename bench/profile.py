@@ -1,6 +1,6 @@
 """Runs a Python module, and notes each millisecond where its main thread is, which the event loop runs in.
 
-    python -m bench.sampled FILE MODULE ARGUMENTS...
+    python -m bench.profile FILE MODULE ARGUMENTS...
 
 FILE gets seconds by place, as JSON, and the CPU seconds of the main thread, of the other threads, of child processes.
 Who waits for Python's lock after a call into the system is counted with that call.
