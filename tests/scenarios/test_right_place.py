@@ -320,7 +320,7 @@ class Histories(RuleBasedStateMachine):
         sent = {record.sop_uid for record in self.xnat.imports[imported:]}
         unasked = sent - {uid for wanted in takes.values() for uid in wanted}
         assert not unasked, f"{unasked} were not asked for, and sent\n{said}"
-        studies = {uid.partition(".9.")[0] for uid in sent}
+        studies = {uid.rpartition(".9.")[0] for uid in sent}
         assert len(studies) <= options.get("limit", len(studies)), f"{studies} are beyond --limit\n{said}"
         assert rehearsed.code == ended.code, said
         if ended.code == 0 and is_archived:
@@ -595,11 +595,11 @@ class Histories(RuleBasedStateMachine):
         studies: dict[str, set[str]] = defaultdict(set)
         for row in self.xnat.prearchive:
             files = [file for folder in row.scans.values() for file in folder.values()]
-            studies[row.uri] = {file.sop_uid.partition(".9.")[0] for file in files}
+            studies[row.uri] = {file.sop_uid.rpartition(".9.")[0] for file in files}
         for project in PROJECTS:
             of: dict[str, set[Person]] = defaultdict(set)
             for session, _, file in self.xnat.instances(project):
-                study = file.sop_uid.partition(".9.")[0]
+                study = file.sop_uid.rpartition(".9.")[0]
                 subject = session.subject.label
                 studies[session.id].add(study)
                 if (project, subject.lower(), people[study]) not in self.let_through:
