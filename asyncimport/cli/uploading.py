@@ -196,12 +196,12 @@ def run_upload(
             result = run_operation(operation, when_stopped=display.stopping, empty=result)
     except AsyncimportError as error:
         result.error = error
+    code = result.exit_code
     if is_watch and not as_json:
         # Each run has had its summary.
         result.summary = None
-    elif result.totals.gone and not quiet:
+    if result.totals.gone and not (quiet or is_watch):
         gone, unsent = result.totals.gone, result.totals.gone_unsent
         err.print(Text(f"{gone:,} files of an earlier run are no longer there; {unsent:,} of them had not been sent"))
-    code = result.exit_code
     show_result(request, result, out, err, seconds=monotonic() - began, as_json=as_json)
     return code
