@@ -21,8 +21,6 @@ from bench.tables import headline, table_of, targets_of, text
 from bench.trees import ROOT, checkout
 from bench.xnatctl import XNATCTL
 
-__all__ = ["main"]
-
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)

@@ -12,8 +12,6 @@ import sys
 import time
 from urllib.parse import urlsplit
 
-__all__ = ["main"]
-
 
 def _request(url: str, query: str, size: int) -> bytes:
     parts = urlsplit(url)

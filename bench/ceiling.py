@@ -21,8 +21,6 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
-__all__ = ["main"]
-
 _LARGE = 1 << 20
 _PIECE = 256 << 10
 

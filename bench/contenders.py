@@ -16,8 +16,6 @@ from bench.servers import Served
 from bench.trees import ROOT, clean_environment, python_path
 from bench.xnatctl import XNATCTL
 
-__all__ = ["Contender", "Job", "contenders"]
-
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -15,8 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 from bench.trees import ROOT, python_path
 
-__all__ = ["Corpus", "Entry", "Part", "SessionEntry", "Shape", "load", "write", "written"]
-
 Layout = Literal["wide", "deep", "flat"]
 
 _SERIES = 3

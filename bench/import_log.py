@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Import", "Phase", "Received", "read_log"]
-
 _LAST_SHARE = 0.05
 
 

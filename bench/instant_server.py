@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["NGINX", "TIMESTAMP", "nginx"]
-
 # Where Debian installs it is on the path of root only.
 NGINX = shutil.which(
     "nginx", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"))

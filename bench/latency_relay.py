@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-__all__ = ["far"]
-
 _MOST_UNDER_WAY = 16 << 20
 
 

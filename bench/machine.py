@@ -11,8 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from bench.instant_server import NGINX
 from bench.xnatctl import XNATCTL
 
-__all__ = ["CAVEATS", "machine"]
-
 CAVEATS = (
     "Client and server share this machine's cores: what a server takes, a client lacks. server_cpu_ms tells how much.",
     "The source was written just before: files come from the page cache, unless a scenario says otherwise.",

@@ -14,9 +14,6 @@ from bench import spawn
 from bench.import_log import Received
 from bench.servers import Tally
 
-__all__ = ["Claim", "Command", "Ended", "Measured", "judged", "run"]
-
-
 _FINALIZERS = 4  # as many sessions as the tool archives at a time
 
 

@@ -11,8 +11,6 @@ from asyncimport.testserver import ArchivedSession, TestXnat, Timing
 from asyncimport.testserver.site.storage import Body, BodyStream, PathParts, Storage
 from bench.import_log import Phase
 
-__all__ = ["Capacity", "ModelledXnat"]
-
 
 @dataclass(frozen=True, slots=True)
 class Capacity:

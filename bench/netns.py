@@ -19,8 +19,6 @@ from pathlib import Path
 
 from bench.trees import ROOT, python_path
 
-__all__ = ["ADDRESS", "joined", "lacks"]
-
 ADDRESS = "10.78.0.2"
 _NEAR = "10.78.0.1"
 _TUNSETIFF = 0x400454CA

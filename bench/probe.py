@@ -22,8 +22,6 @@ from asyncimport.routing import Router
 from asyncimport.source.folder import FileSource
 from bench.slow_disk import count_opens
 
-__all__ = ["main"]
-
 _SESSION_FILES = 2_000
 _BATCH = 5_000
 _DESTINATION = "http://bench.invalid"

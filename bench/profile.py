@@ -16,8 +16,6 @@ from collections import Counter
 from pathlib import Path
 from types import CodeType, FrameType
 
-__all__ = ["PLACES"]
-
 PLACES = ("starting", "waiting", "writing", "receiving", "reading", "aiohttp", "asyncio", "anyio", "own", "elsewhere")
 _STEP = 0.001
 # Of a file and the functions in it (none: all of them), the place; the first that fits.

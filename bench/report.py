@@ -10,8 +10,6 @@ from typing import Any
 from bench.rounds import Spread, figure, spread
 from bench.tables import headline, markdown, rates_of, table_of, targets_of
 
-__all__ = ["as_markdown", "as_svg", "write_report"]
-
 _WIDTH, _NAMES, _BAR, _GAP, _HEAD = 760, 170, 16, 6, 46
 _OURS, _CEILING, _RIVAL, _INK = "#2563a8", "#9aa5b1", "#d08c3f", "#4a5560"
 

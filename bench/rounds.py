@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
-__all__ = ["Spread", "interleaved", "ratios", "spread"]
-
 T = TypeVar("T")
 
 

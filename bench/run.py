@@ -20,8 +20,6 @@ from bench.servers import MODELS, Model, Served, served
 from bench.targets import Verdict, of_sweep, reached
 from bench.trees import ROOT, python_path
 
-__all__ = ["Options", "Result", "Run"]
-
 _QUICK_SWEEP = 0.05
 _LOOP_FILES = 500
 

@@ -5,8 +5,6 @@ from typing import Literal
 
 from bench.corpus import Part, Shape
 
-__all__ = ["SCENARIOS", "SWEEP", "Kind", "Scenario", "Target"]
-
 Kind = Literal["transfer", "sweep", "profile", "memory", "scan", "resume", "start-up"]
 
 SWEEP = (1, 2, 4, 8, 16, 32, 64)

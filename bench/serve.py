@@ -26,8 +26,6 @@ from bench.instant_server import TIMESTAMP, nginx
 from bench.latency_relay import far
 from bench.modelled_server import Capacity, ModelledXnat
 
-__all__ = ["main"]
-
 _MR = "1.2.840.10008.5.1.4.1.1.4"
 
 

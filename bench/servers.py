@@ -14,8 +14,6 @@ from bench.import_log import Phase, Received, read_log
 from bench.instant_server import NGINX
 from bench.trees import ROOT, python_path
 
-__all__ = ["MODELS", "Model", "Served", "Tally", "served"]
-
 _PATIENCE = 30.0
 _REALISTIC: Mapping[str, Any] = {"serial": 0.002, "parallel": 0.020, "anonymising": 0.030, "cores": 8}
 _FREE: Mapping[str, Any] = {"serial": 0.0, "parallel": 0.0, "anonymising": 0.0, "cores": 64}

@@ -13,8 +13,6 @@ from typing import Any
 
 from bench.servers import Served
 
-__all__ = ["Site", "from_environment"]
-
 
 @dataclass(frozen=True, slots=True)
 class Site:

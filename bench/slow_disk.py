@@ -10,8 +10,6 @@ import runpy
 import sys
 import time
 
-__all__ = ["count_opens", "slow_down"]
-
 
 def slow_down(root: str, seconds: float) -> None:
     """Let each open of a file below `root` take so many seconds from now on."""

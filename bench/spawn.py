@@ -10,8 +10,6 @@ import signal
 import sys
 import time
 
-__all__ = ["main"]
-
 
 def main() -> None:
     """Run what standard input describes, and print what it took."""

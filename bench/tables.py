@@ -6,8 +6,6 @@ from typing import Any
 from bench.profile import PLACES
 from bench.rounds import Spread, figure, ratios, spread
 
-__all__ = ["Table", "headline", "markdown", "rates_of", "table_of", "targets_of", "text"]
-
 Table = list[list[str]]
 _COLUMNS = {
     "rate": "files/s",

@@ -7,8 +7,6 @@ from bench.measure import Measured
 from bench.rounds import Spread, ratios, spread
 from bench.scenarios import AUTO, SWEEP, Target
 
-__all__ = ["Runs", "Verdict", "of_sweep", "reached", "values"]
-
 Runs = Mapping[str, Sequence[Measured]]
 Verdict = dict[str, object]
 _AS_GOOD = 0.97

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-__all__ = ["ROOT", "checkout", "clean_environment", "python_path"]
-
 ROOT = Path(__file__).absolute().parent.parent
 _KEPT_OUT = ("XNAT", "ASYNCIMPORT", "XDG", "NETRC", "PYTHON", "PYTEST", "COVERAGE")
 

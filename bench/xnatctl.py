@@ -9,8 +9,6 @@ import platformdirs
 
 from bench.trees import clean_environment
 
-__all__ = ["XNATCTL", "Installed"]
-
 
 class Installed:
     """A command line tool from PyPI, and whether it can be run here."""

@@ -18,8 +18,6 @@ from asyncimport.cli.values import quick
 from asyncimport.errors import UsageError
 from asyncimport.pacing.shutdown import Terminated, end_on_sigterm
 
-__all__ = ["app", "main"]
-
 # Each command is the function of its name in the module of its name, which is imported when it is asked for: what they
 # need takes longer to import than a person likes to wait for help.
 _COMMANDS: Mapping[str, str] = {
@@ -157,7 +155,7 @@ def _run(words: list[str]) -> int:
 
 
 def _complain(message: str, hint: str) -> None:
-    from asyncimport.cli.output import plain
+    from asyncimport.model.texts import plain
 
     # Where standard error is lost, nobody can be told so.
     with suppress(OSError):

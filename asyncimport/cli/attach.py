@@ -37,17 +37,16 @@ from asyncimport.cli.options import (
     hidden,
     variable,
 )
-from asyncimport.cli.output import consoles, flaws_json, plain, show_flaws
+from asyncimport.cli.output import consoles, flaws_json, show_flaws
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, counted, run_operation
 from asyncimport.errors import UsageError
 from asyncimport.model import AttachmentResult, AttachmentState, Place, Resource
 from asyncimport.model.csv_table import TableIssue
+from asyncimport.model.texts import plain
 
 if TYPE_CHECKING:
     from asyncimport.operations.attach import AttachResult
-
-__all__ = ["attach"]
 
 _SHOWN = 20
 _STEP = 500

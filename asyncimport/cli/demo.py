@@ -19,8 +19,6 @@ from asyncimport.errors import UnavailableError
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.system.interpreter import child_environment, python_command
 
-__all__ = ["demo"]
-
 
 def demo(
     keep: Annotated[

@@ -19,16 +19,15 @@ from asyncimport.cli.options import (
     Profile,
     User,
 )
-from asyncimport.cli.output import consoles, plain
+from asyncimport.cli.output import consoles
 from asyncimport.cli.profiles import login_from
 from asyncimport.cli.running import conclude, run_operation
 from asyncimport.errors import UsageError
+from asyncimport.model.texts import plain
 
 if TYPE_CHECKING:
     from asyncimport.operations.doctor import DoctorResult
     from asyncimport.operations.findings import Finding
-
-__all__ = ["doctor"]
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "red", "unknown": "dim"}
 

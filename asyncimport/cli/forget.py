@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.options import Host, JournalFile, NoColor, Output, OutputOption, Profile, Project, StateDir
-from asyncimport.cli.output import consoles, plain, show_error, show_other_journals, write_json
+from asyncimport.cli.output import consoles, show_error, show_other_journals, write_json
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal.prune import PruneItem
+from asyncimport.model.texts import plain
 from asyncimport.operations.forget import ForgetRequest, prune_journal
 from asyncimport.operations.journals import meant_journal
 from asyncimport.reporting.progress import human_bytes
-
-__all__ = ["forget"]
 
 _SHOWN = 20
 _NOTHING = "nothing was forgotten"

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from asyncimport.cli.options import CaBundle, HelpAll, Host, Insecure, NoColor, PasswordStdin, Profile, Project, User
-from asyncimport.cli.output import consoles, plain, show_error
+from asyncimport.cli.output import consoles, show_error
 from asyncimport.cli.profiles import profiles_path, question
 from asyncimport.credentials import (
     Profiles,
@@ -25,9 +25,8 @@ from asyncimport.credentials import (
     write_profile,
 )
 from asyncimport.errors import AsyncimportError, TransientError, UnavailableError, UsageError
+from asyncimport.model.texts import plain
 from asyncimport.reporting.progress import human_seconds
-
-__all__ = ["login"]
 
 
 def login(

@@ -9,42 +9,6 @@ import typer
 from asyncimport.cli.profiles import Chosen, chosen
 from asyncimport.cli.spellings import variables_of
 
-__all__ = [
-    "CaBundle",
-    "Encoding",
-    "Exclude",
-    "Experiment",
-    "FollowLinks",
-    "HelpAll",
-    "Host",
-    "IgnoreArchives",
-    "Include",
-    "Insecure",
-    "JournalFile",
-    "Limit",
-    "Map",
-    "MergePatients",
-    "Modality",
-    "NoColor",
-    "OnCollision",
-    "Output",
-    "OutputOption",
-    "PartialStudies",
-    "PasswordStdin",
-    "PathPatternOption",
-    "Profile",
-    "Project",
-    "Quiet",
-    "Since",
-    "Sources",
-    "StateDir",
-    "Subject",
-    "Truncated",
-    "User",
-    "hidden",
-    "variable",
-]
-
 
 class Output(enum.StrEnum):
     """How a result is written to standard output."""

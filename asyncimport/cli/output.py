@@ -20,21 +20,6 @@ from asyncimport.model.summary import is_unseen
 from asyncimport.model.texts import plain
 from asyncimport.reporting.progress import human_bytes, human_seconds
 
-__all__ = [
-    "consoles",
-    "flaws_json",
-    "plain",
-    "show_error",
-    "show_flaws",
-    "show_other_journals",
-    "show_stopped",
-    "show_strays",
-    "show_summary",
-    "stray_json",
-    "summary_json",
-    "write_json",
-]
-
 _SHOWN = 20
 
 

@@ -38,16 +38,15 @@ from asyncimport.cli.options import (
     Subject,
     Truncated,
 )
-from asyncimport.cli.output import consoles, plain, show_error, show_stopped, write_json
+from asyncimport.cli.output import consoles, show_error, show_stopped, write_json
 from asyncimport.cli.running import run_operation
 from asyncimport.cli.uploading import Display
 from asyncimport.errors import AsyncimportError, UsageError
+from asyncimport.model.texts import plain
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.rules import choice_from, choice_text, rules_from
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.routing import Problem, Severity
-
-__all__ = ["plan", "plan_json", "show_plan"]
 
 _SHOWN = 20
 # Stands in a plan's studies for a project that the upload will name.

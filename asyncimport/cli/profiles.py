@@ -19,8 +19,6 @@ from asyncimport.errors import UsageError
 if TYPE_CHECKING:
     from asyncimport.operations.server import Server
 
-__all__ = ["Chosen", "Profiled", "chosen", "login_from", "profiles_path", "question", "server_from"]
-
 _OWN = ("host", "user", "project", "ca_bundle", "insecure")
 
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.output import plain
+from asyncimport.model.texts import plain
 from asyncimport.reporting.entries import Entry, Form
 from asyncimport.reporting.json_lines import as_json
 from asyncimport.reporting.log import log_lines
 from asyncimport.reporting.writer import Recorder, appending
-
-__all__ = ["recorded"]
 
 
 @contextmanager

@@ -25,16 +25,6 @@ from asyncimport.reporting.progress import Totals
 if TYPE_CHECKING:
     from asyncimport.operations.result import Result
 
-__all__ = [
-    "Stopped",
-    "conclude",
-    "counted",
-    "on_signals",
-    "progress",
-    "run_operation",
-    "stopped_by",
-]
-
 T = TypeVar("T")
 R = TypeVar("R", bound="Result")
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["FORMER", "as_spelt_now", "variables_of"]
-
 FORMER: Mapping[str, str] = {
     "--quiet-period": "--settle-time",
     "--quiet-time": "--min-age",

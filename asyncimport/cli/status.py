@@ -15,24 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncimport.cli.options import Host, JournalFile, NoColor, Profile, Project, StateDir
-from asyncimport.cli.output import (
-    consoles,
-    plain,
-    show_error,
-    show_other_journals,
-    show_summary,
-    summary_json,
-    write_json,
-)
+from asyncimport.cli.output import consoles, show_error, show_other_journals, show_summary, summary_json, write_json
 from asyncimport.errors import AsyncimportError
 from asyncimport.journal.attachment_reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
+from asyncimport.model.texts import plain
 from asyncimport.operations.journals import meant_journal
 from asyncimport.operations.status import SessionFiles, StatusRequest, StatusResult, read_status
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.routing.plan_file import escape_cell
-
-__all__ = ["status"]
 
 
 class _Form(enum.StrEnum):

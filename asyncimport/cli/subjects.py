@@ -38,17 +38,16 @@ from asyncimport.cli.options import (
     hidden,
     variable,
 )
-from asyncimport.cli.output import consoles, flaws_json, plain, show_flaws
+from asyncimport.cli.output import consoles, flaws_json, show_flaws
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, counted, run_operation
 from asyncimport.demographics import Difference
 from asyncimport.errors import UsageError
+from asyncimport.model.texts import plain
 from asyncimport.xnat.subjects import SubjectError, SubjectUpdated
 
 if TYPE_CHECKING:
     from asyncimport.operations.subjects import SubjectsResult
-
-__all__ = ["subjects"]
 
 _SHOWN = 20
 _STEP = 100

@@ -20,8 +20,6 @@ from asyncimport.errors import UsageError
 if TYPE_CHECKING:
     from asyncimport.testserver import Fault
 
-__all__ = ["testserver"]
-
 DEFAULT_PORT = 8090
 _FAULTS_HELP = (
     'JSON file of faults that strike requests, such as [{"kind": "import", "action": "status", "status": 503, '

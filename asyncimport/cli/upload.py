@@ -51,8 +51,6 @@ from asyncimport.model.options import AUTO_CEILING, Options, bytes_of, seconds_o
 if TYPE_CHECKING:
     from asyncimport.operations.upload_request import UploadRequest
 
-__all__ = ["upload"]
-
 
 def upload(
     sources: Sources,

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, cast
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.output import plain, show_error, show_strays, show_summary, summary_json, write_json
+from asyncimport.cli.output import show_error, show_strays, show_summary, summary_json, write_json
 from asyncimport.cli.recording import recorded
 from asyncimport.cli.running import progress, run_operation
 from asyncimport.errors import AsyncimportError, UnavailableError
 from asyncimport.model import Stray, Summary
 from asyncimport.model.events import Noticed, ServerUnavailable
+from asyncimport.model.texts import plain
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.result import Result
 from asyncimport.reporting.entries import Began, Ended, Entry
@@ -24,8 +25,6 @@ from asyncimport.system.collector import resume
 
 if TYPE_CHECKING:
     from asyncimport.operations.upload_request import UploadRequest, UploadResult
-
-__all__ = ["Display", "WatchDisplay", "run_upload", "show_result"]
 
 # So many are written to standard error; JSON and events have them all.
 _NOTICES = 20

@@ -9,8 +9,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
 
-__all__ = ["quick"]
-
 # Of flags in environment variables; Typer knows more.
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 

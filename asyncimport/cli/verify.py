@@ -23,17 +23,16 @@ from asyncimport.cli.options import (
     StateDir,
     User,
 )
-from asyncimport.cli.output import consoles, plain, show_other_journals, stray_json
+from asyncimport.cli.output import consoles, show_other_journals, stray_json
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, run_operation
 from asyncimport.errors import AsyncimportError
+from asyncimport.model.texts import plain
 from asyncimport.operations.journals import meant_journal, server_of
 from asyncimport.xnat.subjects import SubjectError, SubjectUpdated
 
 if TYPE_CHECKING:
     from asyncimport.operations.verify import VerifyResult
-
-__all__ = ["verify"]
 
 
 def verify(

@@ -5,8 +5,6 @@ from urllib.parse import unquote, urlsplit
 
 from asyncimport.errors import UsageError
 
-__all__ = ["canonical", "check_host", "check_no_secret", "same_server"]
-
 # A name, or an address of IPv6 in brackets, behind which nothing but a port stands: `[::1].example.org` is a name.
 _NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%25\w+)?\]|[^\[\]:/\\?#%]+)(?::[0-9]*)?")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -8,8 +8,6 @@ from typing import Any
 from asyncimport.credentials.hosts import canonical
 from asyncimport.errors import UsageError
 
-__all__ = ["Token", "check_keyring", "forget", "keep", "kept"]
-
 _SERVICE = "asyncimport"
 _INSTEAD = "use ~/.netrc or XNAT_PASS instead"
 

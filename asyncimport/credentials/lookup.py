@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 
 from asyncimport.errors import UsageError
 
-__all__ = ["find"]
-
 
 def find(
     host: str,

@@ -10,8 +10,6 @@ from typing import Any
 from asyncimport.credentials.hosts import check_host
 from asyncimport.errors import UsageError
 
-__all__ = ["Profile", "Profiles", "read_profiles", "remove_profile", "write_profile"]
-
 _LONGEST = 1 << 20
 _SECRETS = frozenset({"pass", "passwd", "password", "secret", "token"})
 _KINDS = {str: "a text", bool: "true or false", dict: "a table", (str, int, float, bool): "a text, a number, or a flag"}

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Kind
 
-__all__ = ["Decision", "Difference", "Values", "decide", "lacking", "same"]
-
 Values = Mapping[str, str]
 
 

@@ -14,19 +14,6 @@ from enum import StrEnum
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import character, normalized
 
-__all__ = [
-    "BIRTH",
-    "FIELDS",
-    "NULL",
-    "Field",
-    "Kind",
-    "canonical",
-    "field_of",
-    "has_reference",
-    "local_day",
-    "plausible_date",
-]
-
 # What XNAT takes for "clear this field" (GenericItemObject.setProperties).
 NULL = "NULL"
 # A choice in XNAT's schema: a subject has one of them.

@@ -15,8 +15,6 @@ from asyncimport.demographics.fields import (
 )
 from asyncimport.errors import UsageError
 
-__all__ = ["agreed", "header_fields", "header_keywords", "said_by"]
-
 _SEXES = {"M": "male", "F": "female", "O": "other"}
 # What is written where a date must stand and nobody knows it.
 _PLACEHOLDERS = {date(1900, 1, 1)}

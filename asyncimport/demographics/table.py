@@ -11,8 +11,6 @@ from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Kind, canonical
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import LABELS, TableIssue, label_flaw, normalized, records, text_of, unescape_cell
 
-__all__ = ["Demographics", "filled", "read_subjects"]
-
 _SUBJECT = ("subject_label", "subject", "label", "subject_id", "participant_id", "XNAT Subject ID")
 _PROJECT = ("project_id", "project")
 _OWN = {normalized(name): column for names in (_SUBJECT, _PROJECT) for column in names[:1] for name in names}

@@ -39,8 +39,6 @@ from asyncimport.dicom.identity import TooLarge
 from asyncimport.dicom.image_classes import IMAGE_CLASSES, NEVER_IMAGES
 from asyncimport.dicom.windowed_bytes import Bytes, File, Inflated
 
-__all__ = ["DataSet", "data_set_of", "shortfall"]
-
 _ELEMENT, _SEQUENCE, _PIXELS = "an element ends early", "a sequence has no end", "the pixel data ends early"
 _NO_PIXELS, _DEFLATED = "the pixel data is missing", "the deflated data does not inflate to its end"
 _NOTHING = "the data set is missing"

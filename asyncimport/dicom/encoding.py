@@ -4,24 +4,6 @@ import struct
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-__all__ = [
-    "BIG",
-    "BIG_IMPLICIT",
-    "DELIMITERS",
-    "END_OF_ITEM",
-    "END_OF_SEQUENCE",
-    "EXPLICIT",
-    "IMPLICIT",
-    "ITEM",
-    "LONGS",
-    "NUMBERS",
-    "PREFIX",
-    "SEQUENCE",
-    "TEXTS",
-    "UNDEFINED",
-    "Encoding",
-]
-
 PREFIX = b"DICM"  # at byte 128 (PS3.10 7.1)
 UNDEFINED = 0xFFFF_FFFF
 DELIMITERS = 0xFFFE  # the group of items and their delimiters: no element of a data set lies behind it

@@ -20,8 +20,6 @@ from asyncimport.dicom.encoding import (
 )
 from asyncimport.dicom.identity import FIELDS, NotDicom, missing_uid, tidy
 
-__all__ = ["CODES", "DICOMDIR", "LAST", "LONGEST_VALUE", "PADDING", "BeyondHead", "peek"]
-
 PADDING = " \0"
 DICOMDIR = "1.2.840.10008.1.3.10"
 LONGEST_VALUE = 64 << 10  # what is longer is not read, so that a damaged length cannot fill the memory

@@ -13,8 +13,6 @@ from asyncimport.dicom.magic import begins_dicom, begins_shifted
 from asyncimport.dicom.reader import fields_by_pydicom
 from asyncimport.dicom.windowed_bytes import File, Inflated
 
-__all__ = ["identify"]
-
 # O_NONBLOCK, because opening a FIFO without a writer would wait for ever; O_BINARY is Windows'.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 # What we want lies within 4 kB nearly always, within 128 kB behind long private groups and sequences, and within 8 MB

@@ -3,20 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = [
-    "FIELDS",
-    "SERIES_FIELDS",
-    "STUDY_FIELDS",
-    "Identity",
-    "NotDicom",
-    "TooLarge",
-    "Unidentified",
-    "Unreadable",
-    "identity",
-    "missing_uid",
-    "tidy",
-]
-
 # Keyword -> tag. Patient and study (PS3.3 C.7.1 and C.7.2) are the same in every file of a study, so only
 # their fields may name a subject or a session. All lie before (0020,0012), so that the peek can stop early.
 STUDY_FIELDS: Mapping[str, int] = {

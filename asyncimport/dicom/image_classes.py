@@ -1,7 +1,5 @@
 """Which SOP classes are images, and so must have pixel data (PS3.4 B.5)."""
 
-__all__ = ["IMAGE_CLASSES", "NEVER_IMAGES"]
-
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
 # Below the root of storage classes, retired ones too. What is in no list, RT Dose for example, which may be without

@@ -4,8 +4,6 @@ import struct
 
 from asyncimport.dicom.encoding import IMPLICIT, LONGS, NUMBERS, PREFIX, TEXTS
 
-__all__ = ["begins_dicom", "begins_shifted"]
-
 # Group lengths, UIDs, character sets and image types may come first; none of them is longer.
 _LONGEST_FIRST = 1024
 # How many bytes too many may lie before "DICM": a line end or a byte order mark. In archives there are more.

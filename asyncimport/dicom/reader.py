@@ -15,8 +15,6 @@ from typing import Any, cast
 from asyncimport.dicom.fast_header import CODES, DICOMDIR, LAST, LONGEST_VALUE, PADDING
 from asyncimport.dicom.identity import FIELDS, NotDicom, TooLarge, Unreadable, missing_uid, tidy
 
-__all__ = ["fields_by_pydicom"]
-
 _FIRST_DIRECTORY_RECORD, _BEFORE_PIXELS = 0x0004_1200, 0x7FE0_0007
 _DOTTED = re.compile(r"[0-9]+(\.[0-9]+)+")
 

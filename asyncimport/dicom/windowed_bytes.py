@@ -6,8 +6,6 @@ from abc import ABC, abstractmethod
 
 from asyncimport.dicom.identity import TooLarge
 
-__all__ = ["Bytes", "File", "Inflated"]
-
 _WINDOW = 8 << 10
 _PIECE = 64 << 10
 # Elements, items and delimiters that are stepped over, at a million a second or more.

@@ -5,8 +5,6 @@ from dataclasses import replace
 
 from asyncimport.model.files import Session
 
-__all__ = ["OUR_SOURCE", "archived_as", "as_archived", "same_label"]
-
 OUR_SOURCE = "uploader"
 """How the source begins that our imports name. What follows, after a hyphen, is the journal's own."""
 

@@ -5,8 +5,6 @@ from enum import StrEnum
 from asyncimport.model.files import File
 from asyncimport.model.record import record
 
-__all__ = ["Attachment", "AttachmentBatch", "AttachmentResult", "AttachmentState", "Place", "Resource"]
-
 
 class AttachmentState(StrEnum):
     """Where an attachment stands between disk and XNAT."""

@@ -12,20 +12,6 @@ from collections.abc import Container, Iterator
 from asyncimport.errors import UsageError
 from asyncimport.model.record import record
 
-__all__ = [
-    "LABELS",
-    "TableIssue",
-    "character",
-    "escape_cell",
-    "label_flaw",
-    "needs_escape",
-    "normalized",
-    "records",
-    "text_of",
-    "unescape_cell",
-    "without_controls",
-]
-
 # XNAT stores labels in columns of 255 characters.
 _LONGEST_LABEL = 255
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")

@@ -7,27 +7,6 @@ from asyncimport.model.files import Instance, Session
 from asyncimport.model.record import record
 from asyncimport.model.states import Refusal
 
-__all__ = [
-    "MAY_HAVE_REJECTED",
-    "Archived",
-    "Built",
-    "Claim",
-    "Deleted",
-    "Delivery",
-    "Dropped",
-    "Existing",
-    "Failed",
-    "Held",
-    "Incomplete",
-    "Outcome",
-    "Postponed",
-    "Refused",
-    "Sealed",
-    "Stored",
-    "Verdict",
-    "Withheld",
-]
-
 
 @record
 class Delivery:

@@ -3,21 +3,6 @@
 from asyncimport.model import AttachmentResult, Claim, Outcome, Resource, SubjectReport, Verdict
 from asyncimport.model.record import record
 
-__all__ = [
-    "Admitted",
-    "AttachmentsStarted",
-    "AttachmentsStored",
-    "Event",
-    "Found",
-    "Noticed",
-    "RetryScheduled",
-    "ScanFinished",
-    "Scanned",
-    "ServerUnavailable",
-    "Settled",
-    "Settling",
-]
-
 
 @record
 class Scanned:

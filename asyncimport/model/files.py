@@ -8,8 +8,6 @@ from typing import Protocol, Self
 from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
 
-__all__ = ["Algorithm", "Body", "Digest", "File", "Ignored", "Instance", "Occupant", "Patient", "Session", "Streamed"]
-
 # SQLite's numbers are signed and have 64 bits; those of inodes have no sign.
 _SIGN = 1 << 63
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from asyncimport.errors import UsageError
 
-__all__ = ["AUTO_CEILING", "AUTO_WORKERS", "Options", "bytes_of", "seconds_of"]
-
 # XNAT takes each file under one global lock and has 40 database connections: more than this in flight gains nothing.
 AUTO_WORKERS = 16
 # Where as many as are worth it are found out: enough for a server that is 100 ms away.

@@ -7,8 +7,6 @@ from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
 from asyncimport.model import Body, Claim, Digest, Dropped, Existing, File, Ignored, Occupant, Sealed, Session, Verdict
 
-__all__ = ["Bytes", "Destination", "Readable", "Routes", "Source"]
-
 
 class Routes(Protocol):
     """Which session a file belongs to."""

@@ -2,8 +2,6 @@
 
 from enum import StrEnum
 
-__all__ = ["DELIVERY_TRANSITIONS", "INSTANCE_TRANSITIONS", "DeliveryState", "FileKind", "InstanceState", "Refusal"]
-
 
 class FileKind(StrEnum):
     """What a file on disk turned out to be."""

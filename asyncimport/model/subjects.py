@@ -2,8 +2,6 @@
 
 from asyncimport.model.record import record
 
-__all__ = ["SubjectReport"]
-
 
 @record
 class SubjectReport:

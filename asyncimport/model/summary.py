@@ -4,19 +4,6 @@ from asyncimport.errors import FILES_LACK, SESSION_HELD
 from asyncimport.model.files import Session
 from asyncimport.model.record import record
 
-__all__ = [
-    "NOTHING_KEPT",
-    "AttachmentCounts",
-    "Files",
-    "Problem",
-    "SessionReport",
-    "Stray",
-    "SubjectCounts",
-    "Summary",
-    "exit_code",
-    "is_unseen",
-]
-
 
 @record
 class Files:

@@ -2,8 +2,6 @@
 
 import unicodedata
 
-__all__ = ["composed", "plain"]
-
 
 def composed(text: str) -> str:
     """Return a text in Unicode's composed form (NFC): some systems write an accent as a character of its own.

@@ -30,8 +30,6 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.site import check_project
 
-__all__ = ["AttachRequest", "AttachResult", "attach"]
-
 # How many places are looked up at a time.
 _LOOK_UPS = 8
 

@@ -5,8 +5,6 @@ from typing import ParamSpec, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
-__all__ = ["run_sync"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

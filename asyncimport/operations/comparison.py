@@ -22,21 +22,6 @@ from asyncimport.xnat.resources import Depth, Held, Resources
 from asyncimport.xnat.site import SiteRules
 from asyncimport.xnat.subjects import Outcome, SubjectError, describe
 
-__all__ = [
-    "Finding",
-    "ResourceFinding",
-    "SubjectFinding",
-    "attachments_to_repair",
-    "look",
-    "look_at_subjects",
-    "look_beside",
-    "restore_subjects",
-    "sources_of",
-    "strays_of",
-    "verified_attachments",
-    "verified_sources",
-]
-
 # Sessions that are looked at at a time; each is a handful of small requests.
 _AT_A_TIME = 8
 # What sites with an audit trail are told of a repair.

@@ -25,8 +25,6 @@ from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.site import SiteRules, check_project
 
-__all__ = ["Decision", "Wanted", "decide", "no_dicom"]
-
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

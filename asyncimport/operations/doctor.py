@@ -17,8 +17,6 @@ from asyncimport.xnat.client import Credentials, Timeouts, connect
 from asyncimport.xnat.inspection import look_at_project, look_from_inside
 from asyncimport.xnat.outside import look_from_outside
 
-__all__ = ["DoctorRequest", "DoctorResult", "doctor", "examine", "judge"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorRequest:

@@ -32,8 +32,6 @@ from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.replies import Experiment
 from asyncimport.xnat.site import SiteRules
 
-__all__ = ["DryRunResult", "dry_run"]
-
 
 @dataclass(slots=True, kw_only=True)
 class DryRunResult(Result):

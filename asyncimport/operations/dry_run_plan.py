@@ -11,8 +11,6 @@ from asyncimport.operations.plan import Plan
 from asyncimport.routing import Problem, ProblemCode
 from asyncimport.routing.plan_file import PlanRow
 
-__all__ = ["as_rehearsed"]
-
 _ARRIVES = frozenset({"archived", "prearchive"})
 _KEPT_ADVICE = "what is new of it goes there"
 _LEFT_ADVICE = "see what it waits for, and run the upload again"

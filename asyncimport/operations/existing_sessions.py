@@ -15,8 +15,6 @@ from asyncimport.xnat.archive import ArchivedSessions, label_before_division
 from asyncimport.xnat.replies import Experiment
 from asyncimport.xnat.site import SiteRules
 
-__all__ = ["GivenSessions", "residents_of"]
-
 
 class GivenSessions:
     """The sessions that there are, by the journal of a run and by one listing of each project.

@@ -13,8 +13,6 @@ from asyncimport.errors import FatalError, UsageError
 from asyncimport.xnat.inspection import AuthenticatedFacts, ProjectFacts, Told, Unknown
 from asyncimport.xnat.outside import PublicFacts
 
-__all__ = ["Facts", "Finding", "Status", "exit_code", "failed", "number_in", "unknown"]
-
 # As upload stumbles: over the command, the network, the login, the project; 9 is a session that is held in the end.
 _STUMBLES = (2, 4, 3, 5, 6, 9)
 

@@ -13,8 +13,6 @@ from asyncimport.journal.prune import PruneItem, Pruner
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.pacing.shutdown import Stop
 
-__all__ = ["ForgetRequest", "ForgetResult", "forget", "prune_journal"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetRequest:

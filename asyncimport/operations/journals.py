@@ -10,8 +10,6 @@ import platformdirs
 from asyncimport.errors import JournalError, UsageError
 from asyncimport.journal import JournalReader
 
-__all__ = ["existing_journal", "journal_of", "journal_path", "meant_journal", "server_of", "state_directory"]
-
 
 def state_directory(state_dir: Path | None) -> Path:
     """Return where journals lie."""

@@ -6,8 +6,6 @@ from asyncimport.operations.result import Result
 from asyncimport.reporting.entries import Entry
 from asyncimport.reporting.progress import Totals
 
-__all__ = ["Observer"]
-
 
 class Observer:
     """Is told of what happens, on the loop, and must not block. This one takes no notice; override what you need."""

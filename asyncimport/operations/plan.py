@@ -27,9 +27,6 @@ from asyncimport.routing.plan_binding import FoundStudy
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.planned_routes import PlannedRoutes
 
-__all__ = ["Plan", "make_plan"]
-
-
 _NO_NAMES: Mapping[str, str | AsyncimportError] = MappingProxyType({})
 
 
@@ -142,6 +139,7 @@ def _attachments(
 
 
 def suffix_of(path: str) -> str:
+    """Return the extension of a path, in small letters and with its dot."""
     return os.path.splitext(path)[1].lower()  # noqa: PTH122 - the path need not be text
 
 

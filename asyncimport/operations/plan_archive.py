@@ -18,8 +18,6 @@ from asyncimport.routing.drop_rules import filter_drops
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.xnat.replies import Experiment, Row, SeriesFilter, other_row
 
-__all__ = ["Known", "with_archive"]
-
 
 @dataclass(frozen=True, slots=True)
 class Known:

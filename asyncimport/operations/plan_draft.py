@@ -28,18 +28,6 @@ from asyncimport.routing import (
 from asyncimport.routing.plan_binding import FoundStudy, Header
 from asyncimport.source.folder import FileSource
 
-__all__ = [
-    "ONE_PERSON",
-    "SAME_FIELDS",
-    "Drafts",
-    "Planning",
-    "StudyDraft",
-    "draft_plan",
-    "of_files",
-    "study_problem",
-    "survey",
-]
-
 ONE_PERSON = "look at the patients; if they are one, --allow-mixed-patients"
 SAME_FIELDS = "choose templates of fields that are the same in all its files"
 
@@ -254,6 +242,7 @@ def of_files(found: HeaderCache, *, truncated: bool) -> list[Problem]:
 
 
 def size_of(path: str) -> int:
+    """Return the size of a file in bytes; -1 if the file cannot be read."""
     try:
         return os.stat(path).st_size  # noqa: PTH116 - the path need not be text
     except OSError:

@@ -21,8 +21,6 @@ from asyncimport.routing.plan_binding import FoundStudy, differences, nearest
 from asyncimport.routing.plan_file import Key, KeyKind
 from asyncimport.routing.planned_routes import PlannedRoutes
 
-__all__ = ["bound", "distinct", "in_project", "kept", "one_patient"]
-
 _OTHER_STUDY = "make the plan anew; if the study is meant all the same, correct or empty that cell of the line"
 _NO_STUDY = "correct its key, take the line out or mark it skip; or check SOURCE"
 

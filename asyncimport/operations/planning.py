@@ -19,8 +19,6 @@ from asyncimport.routing.plan_split import split
 from asyncimport.source.folder import FileSource
 from asyncimport.system.output_files import advice, check_output, replacing
 
-__all__ = ["PlanRequest", "PlanResult", "plan"]
-
 _LABELS_BY_SOURCE = Problem(
     ProblemCode.LABELS_BY_SOURCE,
     "labels depend on other studies, and only those of this source are known: journal and archive were not asked",

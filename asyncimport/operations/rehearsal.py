@@ -38,8 +38,6 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.dry_run import DryRun
 from asyncimport.xnat.site import SiteRules
 
-__all__ = ["Unread", "rehearse"]
-
 
 class Unread(FileSource):
     """Directories of which a scan has read the headers just now; no bodies are read."""

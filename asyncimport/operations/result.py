@@ -8,8 +8,6 @@ from typing import Self
 from asyncimport.errors import AsyncimportError
 from asyncimport.pacing.shutdown import Stop
 
-__all__ = ["Result", "ended_in"]
-
 
 @dataclass(slots=True, kw_only=True)
 class Result:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
+from asyncimport.model.csv_table import text_of
 from asyncimport.routing import EVERYTHING, LookupTable, PathPattern, Router, StudyFilter, glob_pattern
-from asyncimport.routing.plan_file import PlanRow, text_of
+from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.plan_reader import read_plan
-
-__all__ = ["carried_choice", "choice_from", "choice_text", "plan_from", "rules_from"]
 
 
 def rules_from(

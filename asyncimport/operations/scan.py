@@ -23,8 +23,6 @@ from asyncimport.routing import NOTHING_GIVEN, AttachRule, Given, Router, StudyF
 from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import in_threads
 
-__all__ = ["plan_of", "streams", "survey_path"]
-
 
 async def _as_they_are(_: Sequence[str]) -> Mapping[str, str | AsyncimportError]:
     return {}

@@ -7,8 +7,6 @@ from pathlib import Path
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
 
-__all__ = ["Server"]
-
 
 @dataclass(frozen=True, slots=True)
 class Server:

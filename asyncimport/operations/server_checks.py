@@ -11,8 +11,6 @@ from asyncimport.operations.findings import Facts, Finding, Status, failed, numb
 from asyncimport.xnat.inspection import AuthenticatedFacts, Told, Unknown
 from asyncimport.xnat.outside import BodyLimit, PublicFacts
 
-__all__ = ["check_login", "check_way"]
-
 # XNAT's own default of concurrentMaxSessions (SiteConfigPreferences).
 _MOST_LOGINS = 1000
 _SKEW = 60.0

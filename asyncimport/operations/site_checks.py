@@ -8,8 +8,6 @@ from asyncimport.operations.findings import Facts, Finding, Status, failed, numb
 from asyncimport.xnat.inspection import ProjectFacts, Script, Told, Unknown
 from asyncimport.xnat.replies import Row, SeriesFilter, is_of_upload
 
-__all__ = ["check_projects", "check_site"]
-
 _HELD = 9
 _DEFAULT_FILE_NAMES = "${StudyInstanceUID}-${SeriesNumber}-${InstanceNumber}-${HashSOPClassUIDWithSOPInstanceUID}"
 _SHORT_ARCHIVING = 60

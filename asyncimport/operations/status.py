@@ -15,8 +15,6 @@ from asyncimport.model import Summary
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.pacing.shutdown import Stop
 
-__all__ = ["SessionFiles", "StatusRequest", "StatusResult", "read_status", "status"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRequest:

@@ -18,8 +18,6 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.site import project_of
 from asyncimport.xnat.subjects import SubjectError, SubjectUpdated, describe
 
-__all__ = ["SubjectsRequest", "SubjectsResult", "read_table", "subjects"]
-
 _STATES = ("created", "updated", "unchanged", "refused", "failed")
 
 

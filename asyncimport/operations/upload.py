@@ -47,19 +47,6 @@ from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.subjects import Subjects
 
-__all__ = [
-    "Uploads",
-    "enclosed",
-    "nothing_found",
-    "open_journal",
-    "options_of",
-    "unmatched_rows",
-    "unmatched_text",
-    "upload",
-    "uploads",
-    "wishes_of",
-]
-
 # Subjects of a table that are named, of those that have no session.
 _NAMED = 10
 

@@ -17,8 +17,6 @@ from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.client import Timeouts
 
-__all__ = ["UploadRequest", "UploadResult"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadRequest:

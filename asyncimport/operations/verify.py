@@ -46,8 +46,6 @@ from asyncimport.xnat.orphans import remove_stray
 from asyncimport.xnat.resources import Depth, Resources
 from asyncimport.xnat.subjects import Outcome
 
-__all__ = ["VerifyRequest", "VerifyResult", "check_place", "verify"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyRequest:

@@ -23,8 +23,6 @@ from asyncimport.pacing.shutdown import Stop, StoppedError
 from asyncimport.reporting.entries import Ended
 from asyncimport.reporting.progress import Totals
 
-__all__ = ["together", "watch"]
-
 
 async def watch(request: UploadRequest, *, report: Observer | None = None, stop: Stop | None = None) -> UploadResult:
     """Run, pause, run again. The result is that of all runs as one; `report.run_ended` is told of each."""

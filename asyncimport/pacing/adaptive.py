@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from time import monotonic
 
-__all__ = ["AdaptiveLimit"]
-
 # What is aimed at: three in ten more than fill the server, and one or two more. With fewer it would stand idle now and
 # then, as times vary; from 1.5 times as many on, they only wait for each other. So is a probe's reach: see `_judge`.
 _SPARE = 1.3

@@ -5,8 +5,6 @@ from time import monotonic
 
 import anyio
 
-__all__ = ["Rate"]
-
 
 class Rate:
     """Bounds what is sent, by all together, to so many bytes a second on the average.

@@ -10,8 +10,6 @@ import anyio
 
 from asyncimport.pacing.adaptive import AdaptiveLimit
 
-__all__ = ["Slot", "Throttle"]
-
 # Seconds that a Retry-After is heeded for at most.
 _LONGEST_WISH = 300.0
 _SECONDS_BETWEEN_CUTS = 1.0

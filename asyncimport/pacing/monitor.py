@@ -8,8 +8,6 @@ import anyio
 
 from asyncimport.errors import TransientError, UnavailableError, primary_error
 
-__all__ = ["OutageMonitor"]
-
 # The share of the longest outage that is kept for a last look whether the server answers, and its bounds in seconds.
 _LAST_LOOK = 0.25
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.5, 10.0

@@ -9,8 +9,6 @@ import anyio
 
 from asyncimport.errors import TransientError, UnavailableError
 
-__all__ = ["Outage", "RetryBudget"]
-
 T = TypeVar("T")
 
 

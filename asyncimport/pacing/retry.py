@@ -12,8 +12,6 @@ import anyio
 
 from asyncimport.errors import TransientError
 
-__all__ = ["RetryPolicy", "retrying"]
-
 T = TypeVar("T")
 _LATE = 8
 

@@ -8,8 +8,6 @@ from types import FrameType
 
 import anyio
 
-__all__ = ["LOCK_SECONDS", "Stop", "StoppedError", "Terminated", "end_on_sigterm"]
-
 # How long another program's lock on a journal is still waited for after a stop: a backup's takes no longer.
 LOCK_SECONDS = 3.0
 

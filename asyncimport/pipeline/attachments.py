@@ -19,8 +19,6 @@ from asyncimport.model.ports import Bytes
 from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.shutdown import Stop, StoppedError
 
-__all__ = ["InMemoryQueue", "PendingAttachments", "ResourceStore", "upload_attachments"]
-
 T = TypeVar("T")
 
 

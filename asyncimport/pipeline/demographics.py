@@ -19,8 +19,6 @@ from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.shutdown import Stop, StoppedError
 from asyncimport.xnat.subjects import SubjectUpdated
 
-__all__ = ["DemographicsRequest", "SubjectStore", "describe_subjects", "unmatched"]
-
 _CONTRADICTION = "the headers of its files contradict each other, and it was not set"
 
 

@@ -78,8 +78,6 @@ from asyncimport.pacing.shutdown import Stop, StoppedError
 from asyncimport.routing import LeftOutError, UnplannedError, UnroutableError, patient_of
 from asyncimport.source.digests import xxh3_of
 
-__all__ = ["Destination", "Source", "Stop", "run"]
-
 T = TypeVar("T")
 _Bell = MemoryObjectSendStream[None]
 

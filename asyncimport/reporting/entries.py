@@ -8,8 +8,6 @@ from asyncimport.errors import AsyncimportError
 from asyncimport.model import Stray, Summary
 from asyncimport.model.events import Event
 
-__all__ = ["Began", "Ended", "Entry", "Form", "Lost", "text_of_path"]
-
 
 @dataclass(frozen=True, slots=True)
 class Began:

@@ -39,8 +39,6 @@ from asyncimport.model.events import (
 )
 from asyncimport.reporting.entries import Began, Ended, Entry, Lost, text_of_path
 
-__all__ = ["as_json"]
-
 
 def as_json(now: float, entry: Entry) -> Iterator[str]:
     """Write entries as JSON, one event a line."""

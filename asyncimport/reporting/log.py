@@ -31,8 +31,6 @@ from asyncimport.model.events import (
 )
 from asyncimport.reporting.entries import Began, Ended, Entry, Form, Lost, text_of_path
 
-__all__ = ["log_lines"]
-
 _STATUS = re.compile(r"\d{3}")
 
 

@@ -35,8 +35,6 @@ from asyncimport.model.events import (
     Settling,
 )
 
-__all__ = ["Totals", "human_bytes", "human_seconds"]
-
 # The rate shown is that of the last quarter of a minute, or since the last line where lines come more rarely: it
 # follows the server, and does not jump about.
 _WINDOW_SECONDS = 15.0

@@ -15,8 +15,6 @@ from asyncimport.model import Session
 from asyncimport.source.bytes_on_disk import sha256_of
 from asyncimport.system.output_files import advice, check_output, replacing
 
-__all__ = ["check_receipts", "write_receipts"]
-
 
 def check_receipts(path: Path) -> None:
     """Refuse, before anything is sent, a place where no receipts can be written. Raises: UsageError."""

@@ -15,8 +15,6 @@ from asyncimport.model.events import AttachmentsStored, Settled
 from asyncimport.reporting.entries import Entry, Form, Lost
 from asyncimport.system.output_files import advice, open_output
 
-__all__ = ["Recorder", "appending"]
-
 # Files whose outcome may wait to be written: some ten megabytes, and seconds of the fastest run.
 _MOST_WAITING = 20_000
 

@@ -12,8 +12,6 @@ from asyncimport.model import Place
 from asyncimport.model.csv_table import TableIssue, label_flaw, normalized, records, text_of, unescape_cell
 from asyncimport.routing import check_resource
 
-__all__ = ["AttachRow", "read_attachments"]
-
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "path": ("file", "fpath", "filename"),
     "project_id": ("project",),

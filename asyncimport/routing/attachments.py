@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from asyncimport.errors import UsageError
 from asyncimport.model.texts import composed
 
-__all__ = ["AttachRule", "check_resource", "name_in_resource", "name_problem", "resource_of"]
-
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]")
 # Of a file or directory on the disks of servers, in bytes, and all characters of a clean name have one.

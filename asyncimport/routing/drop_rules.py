@@ -11,8 +11,6 @@ from functools import lru_cache
 from asyncimport.dicom import FIELDS
 from asyncimport.routing.patterns import BoundedPattern, SlowMatchError
 
-__all__ = ["filter_drops", "script_rejects"]
-
 # XNAT gives a filter no more of a value than this (RegExBasedSeriesImportFilter).
 _LONGEST_VALUE = 300  # characters
 _KEYWORDS = {f"{tag >> 16:04X},{tag & 0xFFFF:04X}": keyword for keyword, tag in FIELDS.items()}

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field, replace
 
 from asyncimport.model import Session
 
-__all__ = ["NOTHING_GIVEN", "Given", "GivenSession", "Ruled", "label_taken", "placed"]
-
 Ruled = tuple[str | None, str | None]
 """Subject and label that the rules of a journal give a study file by file, None where nobody knows them: they need not
 be those of its session, which was given another label for the sake of others, or under earlier rules."""

@@ -10,8 +10,6 @@ from asyncimport.model import Session
 from asyncimport.model.texts import composed
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 
-__all__ = ["EVERYTHING", "FilteredRoutes", "StudyFilter", "glob_pattern"]
-
 
 def glob_pattern(globs: Sequence[str]) -> re.Pattern[str] | None:
     """Return what matches any of these shell patterns, whose `*` passes `/` too; None when there are none.

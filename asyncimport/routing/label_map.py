@@ -20,8 +20,6 @@ from asyncimport.model.texts import composed
 from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.studies import WHOLE_STUDY
 
-__all__ = ["LookupTable"]
-
 _OPTION = "--label-map"
 _LABEL_COLUMNS = {
     "project": ("project_id", "project"),

@@ -5,18 +5,6 @@ import re
 from asyncimport.model import Session
 from asyncimport.model.texts import composed
 
-__all__ = [
-    "LONGEST_LABEL",
-    "DisputedError",
-    "LeftOutError",
-    "PartlyPlannedError",
-    "UnplannedError",
-    "UnroutableError",
-    "clean_label",
-    "is_project_id",
-    "label_of",
-]
-
 # XNAT stores labels in columns of 255 characters.
 LONGEST_LABEL = 255
 

@@ -8,8 +8,6 @@ from itertools import accumulate
 from asyncimport.routing.existing_sessions import Given, GivenSession
 from asyncimport.routing.labels import UnroutableError
 
-__all__ = ["Member", "Numbering"]
-
 # So many studies of a subject stand for all of them where the number in a given label is looked for.
 _MOST_TRIED = 8
 _UNTOLD = "its subject has sessions of which nobody can tell the study, as a script gives them new UIDs"

@@ -29,8 +29,6 @@ from asyncimport.model.texts import composed
 from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.patterns import BoundedPattern, SlowMatchError
 
-__all__ = ["PathPattern"]
-
 _OPTION = "--path-pattern"
 _EXAMPLE = "as in '{subject}/{session}/**', from SOURCE on"
 _TOKEN = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<name>[^{}]*)\}|(?P<star>\*+)|(?P<text>[^{}*]+)|(?P<odd>[{}])")

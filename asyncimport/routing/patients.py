@@ -17,8 +17,6 @@ from asyncimport.model import Occupant, Patient
 from asyncimport.model.texts import composed
 from asyncimport.routing.labels import clean_label
 
-__all__ = ["TWO_IDS", "agree", "clash", "doubts", "joined", "mismatch", "patient_of", "proves_another"]
-
 _FIELDS = ("PatientID", "PatientName", "PatientBirthDate", "IssuerOfPatientID")
 # The files of a study come one after the other.
 _REMEMBERED = 256

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import regex
 
-__all__ = ["LONGEST_VALUE", "BoundedPattern", "SlowMatchError"]
-
 LONGEST_VALUE = 10_240  # characters: DICOM has no longer text for what labels are made of (LT, PS3.5 6.2)
 # CPU time of the process. Patterns in earnest take some microseconds.
 _MOST_SECONDS = 0.25

@@ -11,8 +11,6 @@ from typing import NamedTuple
 from asyncimport.model.texts import composed
 from asyncimport.routing.plan_file import Key, KeyKind, PlanRow, as_written, day_of
 
-__all__ = ["FoundStudy", "Header", "differences", "nearest"]
-
 _SEVERAL = "\\"
 """What parts several PatientIDs of one study in a cell: DICOM allows it in none (PS3.5 6.2, LO)."""
 

@@ -14,24 +14,8 @@ from enum import StrEnum
 from asyncimport.model.csv_table import (
     needs_escape,
     normalized,
-    text_of,
     without_controls,
 )
-
-__all__ = [
-    "COLUMNS",
-    "COLUMN_OF",
-    "UID",
-    "Key",
-    "KeyKind",
-    "PlanRow",
-    "as_written",
-    "cell_needs_escape",
-    "day_of",
-    "escape_cell",
-    "text_of",
-    "write_plan",
-]
 
 # The columns in the order in which they are written, and their names in the manifests of XNAT Desktop Client, DQR and
 # dax. Case, blanks and underscores do not count, so that `Study UID` and `StudyInstanceUID` cover DICOM's names too.

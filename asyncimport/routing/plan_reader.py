@@ -15,8 +15,6 @@ from asyncimport.model.csv_table import (
 from asyncimport.model.texts import composed
 from asyncimport.routing.plan_file import COLUMN_OF, COLUMNS, UID, Key, PlanRow, cell_needs_escape, day_of
 
-__all__ = ["read_plan"]
-
 _NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)?E[+-]?[0-9]+|[0-9]+[.,][0-9]*|[0-9]+", re.IGNORECASE)
 # A number with an exponent, as Excel writes long ones, or with `.0`, as pandas writes those of columns with gaps.
 _SHORTENED = re.compile(r"[0-9]+(?:[.,][0-9]+)?E[+-][0-9]+|[0-9]+[.,]0+", re.IGNORECASE)

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from asyncimport.errors import UsageError
 from asyncimport.routing.plan_file import PlanRow
 
-__all__ = ["split"]
-
 _MOST_SUBJECTS = 10
 
 

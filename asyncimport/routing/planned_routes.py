@@ -16,8 +16,6 @@ from asyncimport.routing import (
 from asyncimport.routing.plan_binding import FoundStudy, Header
 from asyncimport.routing.plan_file import Key, KeyKind, PlanRow
 
-__all__ = ["PlannedRoutes"]
-
 _KEY_FIELDS: Mapping[KeyKind, tuple[str, ...]] = {
     KeyKind.STUDY_UID: (),
     KeyKind.ACCESSION_NUMBER: ("AccessionNumber",),

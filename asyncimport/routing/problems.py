@@ -7,8 +7,6 @@ from typing import Self
 
 from asyncimport.errors import FILES_LACK, SESSION_HELD, UsageError
 
-__all__ = ["Effect", "Problem", "ProblemCode", "Severity", "code_of"]
-
 
 class Severity(StrEnum):
     """How bad a problem is: an error keeps a study from being sent, a warning may cost something."""

@@ -22,8 +22,6 @@ from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.studies import WHOLE_STUDY, Study, in_order, is_dated, modality_of
 from asyncimport.routing.templates import Template
 
-__all__ = ["DEFAULT_SESSION", "DEFAULT_SUBJECT", "Router"]
-
 DEFAULT_SUBJECT = "{PatientID}"
 DEFAULT_SESSION = "{PatientID}_{StudyDate}"
 

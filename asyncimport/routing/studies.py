@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from asyncimport.routing.labels import UnroutableError
 
-__all__ = ["WHOLE_STUDY", "Study", "in_order", "is_dated", "misfit", "modality_of"]
-
 WHOLE_STUDY = ("Modality", "StudyIndex")
 
 # XNAT names a session by the first of these that it finds (SOPModel, lead types); secondary captures come after all

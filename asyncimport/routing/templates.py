@@ -29,8 +29,6 @@ from asyncimport.model.texts import composed
 from asyncimport.routing.labels import LONGEST_LABEL, UnroutableError, clean_label
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
 
-__all__ = ["Template"]
-
 # Gives None when the value does not match.
 _Change = Callable[[str], str | None]
 

@@ -18,8 +18,6 @@ from typing import IO, Any, Protocol, cast
 
 from asyncimport.dicom import begins_dicom
 
-__all__ = ["kind_of_container", "looks_like_container", "reason_for"]
-
 _MOST_MEMBERS = 256
 _MOST_HEADERS = 2 * _MOST_MEMBERS  # of a tar, where a member may have a second one for its long name
 _MOST_BYTES = 16 << 20  # read of an archive, or unpacked

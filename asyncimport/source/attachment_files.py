@@ -13,8 +13,6 @@ from asyncimport.model.texts import plain
 from asyncimport.routing import check_resource, name_in_resource, name_problem
 from asyncimport.routing.attachment_file import AttachRow, read_attachments
 
-__all__ = ["files_by_resource", "rows_to_attach"]
-
 
 def rows_to_attach(
     files: Sequence[Path], said: AttachRow, table: Path | None, *, whole_project: bool, encoding: str = ""

@@ -11,8 +11,6 @@ from asyncimport.errors import SourceError
 from asyncimport.model import Algorithm, Body, Digest, File
 from asyncimport.source.digests import Hash, new_hash
 
-__all__ = ["LARGE", "has_digest", "md5_of", "read_bodies", "same_bytes", "sha256_of"]
-
 # Up to this size a body is read in one go: aiohttp warns of larger ones, and a thread hop a piece costs more.
 LARGE = 1 << 20
 _PIECE = 256 << 10

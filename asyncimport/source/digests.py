@@ -7,8 +7,6 @@ import xxhash
 
 from asyncimport.model import Algorithm
 
-__all__ = ["Hash", "new_hash", "xxh3_of"]
-
 
 class Hash(Protocol):
     """A digest in the making."""

@@ -35,8 +35,6 @@ from asyncimport.source.walk import FIRST_BATCH, Links, walk
 from asyncimport.system.interpreter import Worker, WorkerDiedError, WorkerMissingError
 from asyncimport.system.mounts import Devices, is_local
 
-__all__ = ["FileSource"]
-
 _BATCH = 512
 _MANY = 4 * _BATCH
 # Seconds from which on a file is slow to read, by the mean of so many lately (one may have waited for another thread of

@@ -12,8 +12,6 @@ from typing import Any, Literal, TypeVar
 from asyncimport.dicom import Identity, NotDicom, Unreadable, identify
 from asyncimport.source.archives import kind_of_container, reason_for
 
-__all__ = ["MOST_TOGETHER", "Look", "each", "from_plain", "look_into", "look_into_many", "look_into_many_apart"]
-
 # What a look comes to: an identity, or what the file is instead (a FileKind), the reason, and whether it is damaged.
 Look = Identity | tuple[Literal["CONTAINER", "NOT_DICOM", "UNREADABLE"], str, bool]
 

@@ -13,8 +13,6 @@ from asyncimport.source.headers import (
 )
 from asyncimport.system.mounts import Devices
 
-__all__ = ["FIRST_BATCH", "Links", "walk"]
-
 # The first batch is small, so that the first file is on its way at once; then a thread hop serves many files.
 FIRST_BATCH = 32
 # What os.fsencode goes by, at half its price.

@@ -2,8 +2,6 @@
 
 import gc
 
-__all__ = ["put_off", "resume"]
-
 # So many things more than before, and the collector looks for garbage. What is imported for an upload are 100,000, of
 # which none is garbage; with Python's own 700 it takes a tenth of the time that starting takes to find that out.
 _WHILE_STARTING = 200_000

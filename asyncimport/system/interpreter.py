@@ -17,16 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = [
-    "Worker",
-    "WorkerDiedError",
-    "WorkerMissingError",
-    "child_environment",
-    "python_command",
-    "safe_path",
-    "serve",
-]
-
 # Where the package lies: whatever else lies there is trusted as the package is.
 _ROOT = str(Path(__file__).parents[2])
 # What an interpreter needs to start, to find its libraries, and to read names as this process does. Passwords and

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Protocol
 
-__all__ = ["Devices", "Mount", "is_local", "keeps_inodes", "network_disk", "network_file_system"]
-
 # As `mount` and psutil name them, without the "fuse." of those that run as a process. Windows drives in WSL 2 are 9p,
 # and folders of the host in a virtual machine are as far away as those of a server.
 _NETWORK = frozenset({

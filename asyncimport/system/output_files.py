@@ -14,17 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = [
-    "UntrustedError",
-    "advice",
-    "check_directory",
-    "check_output",
-    "check_trusted",
-    "open_output",
-    "real_path",
-    "replacing",
-]
-
 _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _ROOT = 0

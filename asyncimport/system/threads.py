@@ -7,8 +7,6 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-__all__ = ["in_threads"]
-
 T = TypeVar("T")
 
 

@@ -15,8 +15,6 @@ from asyncimport.xnat import replies
 from asyncimport.xnat.archive import scan_path, sessions_labelled, sessions_of_study
 from asyncimport.xnat.client import Client
 
-__all__ = ["address_of"]
-
 
 async def address_of(client: Client, place: Place, policy: RetryPolicy) -> str:
     """Return the path below which the resources of a place are. Two places have the same one if they are the same.

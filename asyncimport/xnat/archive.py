@@ -17,24 +17,6 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies import Experiment
 from asyncimport.xnat.site import SiteRules
 
-__all__ = [
-    "NOBODY_KNOWS_WHICH",
-    "ArchivedSessions",
-    "Comparison",
-    "Found",
-    "compare",
-    "find_and_compare",
-    "find_experiment",
-    "find_session",
-    "held_of_session",
-    "held_uids",
-    "label_before_division",
-    "parts_among",
-    "scan_path",
-    "sessions_labelled",
-    "sessions_of_study",
-]
-
 NOBODY_KNOWS_WHICH = "and nobody can tell which, as a script gives instances new UIDs"
 
 _COLUMNS = (

@@ -13,8 +13,6 @@ from asyncimport.model import Body, Streamed
 from asyncimport.xnat.client import Client, bounded
 from asyncimport.xnat.replies import Reply
 
-__all__ = ["send"]
-
 T = TypeVar("T")
 
 

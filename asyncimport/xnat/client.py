@@ -41,8 +41,6 @@ from asyncimport.xnat.reading import ACCEPTED, ANSWER, FILE, LISTING, SLOWEST, p
 from asyncimport.xnat.replies import Reply
 from asyncimport.xnat.trust import tls_context
 
-__all__ = ["Client", "Credentials", "Timeouts", "bounded", "connect"]
-
 T = TypeVar("T")
 F = TypeVar("F")
 

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Deadlines"]
-
 
 class Deadlines:
     """Bounds the time of calls that all have the same: `with deadlines:` around each, one at a time in a task.

@@ -19,8 +19,6 @@ from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.replies import Row
 from asyncimport.xnat.site import DroppingRule, SiteRules, explanation
 
-__all__ = ["DryRun"]
-
 
 async def _at_once(_: float) -> None:
     """Wait for nothing."""

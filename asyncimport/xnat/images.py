@@ -53,8 +53,6 @@ from asyncimport.xnat.replies import Row
 from asyncimport.xnat.site import SiteRules, explanation
 from asyncimport.xnat.whereabouts import why_not_here
 
-__all__ = ["Step", "Steps", "XnatDestination", "next_step"]
-
 T = TypeVar("T")
 
 _DICOM = {"Content-Type": "application/dicom"}

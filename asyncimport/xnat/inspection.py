@@ -19,17 +19,6 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies import Reply, Row, SeriesFilter
 from asyncimport.xnat.site import check_project
 
-__all__ = [
-    "AuthenticatedFacts",
-    "ProjectFacts",
-    "Script",
-    "Told",
-    "Unknown",
-    "look_at_project",
-    "look_from_inside",
-    "series_filters",
-]
-
 T = TypeVar("T")
 
 

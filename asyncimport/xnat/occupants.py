@@ -18,8 +18,6 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies import Experiment
 from asyncimport.xnat.site import SiteRules
 
-__all__ = ["Occupants"]
-
 # The form that XNAT gives IDs: the site, the kind, a number of five digits or more (IDGenerator).
 _AN_ID = re.compile(r"[\w-]+_[A-Za-z]+\d{4,}", re.ASCII)
 _DIGITS = re.compile(r"\d+")

@@ -25,8 +25,6 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies import Row
 from asyncimport.xnat.site import SiteRules
 
-__all__ = ["find_strays", "remove_stray"]
-
 # XNAT moves `lastmod` once in 15 s only (GradualDicomImporter.updateSessionLastMod), when a file begins to come in.
 _QUIET_SECONDS = 60.0
 # What a build leaves among the files of a session (XNATSessionBuilder).

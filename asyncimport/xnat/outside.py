@@ -32,8 +32,6 @@ from asyncimport.xnat.reading import ACCEPTED, ANSWER, read_reply
 from asyncimport.xnat.replies import Reply
 from asyncimport.xnat.trust import tls_context
 
-__all__ = ["SIZES", "BodyLimit", "PublicFacts", "look_from_outside"]
-
 SIZES: Mapping[str, int] = {"1 MB": 1 << 20, "100 MB": 100 << 20, "2 GB": 2 << 30, "8 GB": 8 << 30}
 """The sizes of bodies that are announced, smallest first."""
 _QUICK = Timeouts(connect=10.0, stall=15.0, reply=15.0)

@@ -12,8 +12,6 @@ from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client, bounded
 from asyncimport.xnat.replies import Row
 
-__all__ = ["PrearchiveRows"]
-
 # A listing serves for so many times as long as it took: looking takes a small share of the time, however many rows
 # there are and however many sessions begin.
 _SERVES = 10

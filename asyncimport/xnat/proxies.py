@@ -10,8 +10,6 @@ from yarl import URL
 
 from asyncimport.errors import UnavailableError, UsageError
 
-__all__ = ["DIRECT", "Proxy", "proxy_for"]
-
 
 @dataclass(frozen=True, slots=True)
 class Proxy:

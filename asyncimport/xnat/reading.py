@@ -21,8 +21,6 @@ import anyio.lowlevel
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.xnat.replies.response import Reply, beginning
 
-__all__ = ["ACCEPTED", "ANSWER", "FILE", "LISTING", "SLOWEST", "pieces", "read_reply"]
-
 ANSWER = 1 << 20
 LISTING = 256 << 20
 FILE = 64 << 30

@@ -30,8 +30,6 @@ from asyncimport.xnat.body import send
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies import ListedFile
 
-__all__ = ["Depth", "Held", "Resources"]
-
 # Files up to this size go several in one zip, which XNAT takes apart: each file of its own costs a request, and XNAT
 # a rewriting of the whole catalog.
 _SMALL = 256 << 10

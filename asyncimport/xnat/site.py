@@ -16,8 +16,6 @@ from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies import Reply, SeriesFilter
 
-__all__ = ["DroppingRule", "FilterInfo", "SiteRules", "check_project", "droppers", "explanation", "project_of"]
-
 T = TypeVar("T")
 _Script = tuple[bool | None, bool | None, bool | None, frozenset[str] | None, str | None]
 

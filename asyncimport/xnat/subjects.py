@@ -22,8 +22,6 @@ from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies import ListedSubject, SubjectItem
 
-__all__ = ["Outcome", "SubjectError", "SubjectUpdated", "Subjects", "describe"]
-
 # Each is three small requests; XNAT saves subjects one after the other anyway.
 _AT_A_TIME = 8
 _ONCE = RetryPolicy(attempts=1)

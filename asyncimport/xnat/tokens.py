@@ -9,8 +9,6 @@ from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies import Reply
 
-__all__ = ["issue_token"]
-
 # Seconds: a hundred years.
 _LONGEST = 100 * 366 * 86_400
 

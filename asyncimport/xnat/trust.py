@@ -7,8 +7,6 @@ from pathlib import Path
 from asyncimport.errors import UsageError
 from asyncimport.xnat.proxies import DIRECT, Proxy
 
-__all__ = ["tls_context"]
-
 # Whatever else this machine runs finds the authorities of the site by one of these: curl, Python's requests, OpenSSL.
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 

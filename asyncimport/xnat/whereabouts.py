@@ -8,8 +8,6 @@ from asyncimport.xnat.archive import held_uids, sessions_of_study
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies import Row
 
-__all__ = ["why_not_here"]
-
 
 async def why_not_here(client: Client, delivery: Delivery, sent: frozenset[str], policy: RetryPolicy) -> str | None:
     """Say where a delivery is, of which these SOPInstanceUIDs were `sent`; None: it is nowhere, somebody deleted it.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncimport.cli.output import plain, summary_json
+from asyncimport.cli.output import summary_json
 from asyncimport.errors import LoginRefusedError, UnavailableError
 from asyncimport.model import (
     NOTHING_KEPT,
@@ -21,6 +21,7 @@ from asyncimport.model import (
     Summary,
 )
 from asyncimport.model.summary import exit_code
+from asyncimport.model.texts import plain
 
 SESSION = Session("P", "S", "E", "1.2.3")
 ARCHIVED = SessionReport(SESSION, 3, 3000, "archived", "/data/archive/projects/P", "uids", None, 0.25)

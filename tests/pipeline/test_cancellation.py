@@ -16,7 +16,7 @@ import pytest
 from builders import image, states_in, uids_below, upload, write
 
 from asyncimport.model.options import Options
-from asyncimport.pipeline.images import Stop
+from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Fault, Reset, Status, Tell, TestXnat, Timing, serve
 from asyncimport.testserver.samples import generated
 

@@ -60,7 +60,8 @@ from asyncimport.model import (
 from asyncimport.model.events import Admitted, Event, RetryScheduled, ScanFinished, Scanned, ServerUnavailable, Settled
 from asyncimport.model.options import Options
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.pipeline.images import Stop, _parcels, _share, run
+from asyncimport.pacing.shutdown import Stop
+from asyncimport.pipeline.images import _parcels, _share, run
 from asyncimport.routing import PathPattern, Router
 from asyncimport.testserver import Fault, Reset, RowStatus, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import Written, generated

@@ -45,7 +45,8 @@ from asyncimport.model import (
 )
 from asyncimport.model.options import Options
 from asyncimport.model.summary import exit_code
-from asyncimport.pipeline.images import Stop, run
+from asyncimport.pacing.shutdown import Stop
+from asyncimport.pipeline.images import run
 from asyncimport.testserver import Fault, Script, Status, Tell, TestXnat
 from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client

@@ -23,7 +23,8 @@ from asyncimport.model.events import Event
 from asyncimport.model.options import Options
 from asyncimport.operations.comparison import Finding, look, verified_sources
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.pipeline.images import Stop, run
+from asyncimport.pacing.shutdown import Stop
+from asyncimport.pipeline.images import run
 from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect

@@ -2,8 +2,6 @@
 
 from keyrings.alt.file import PlaintextKeyring  # type: ignore[import-untyped]
 
-__all__ = ["Keyring"]
-
 
 class Keyring(PlaintextKeyring):  # type: ignore[misc]  # it has no types
     """What the system's keyring is elsewhere."""

@@ -6,8 +6,6 @@ import sys
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-__all__ = ["run_histories"]
-
 
 def run_histories(machine: type[RuleBasedStateMachine], *, histories: int, steps: int, number: int) -> None:
     """Run so many histories of so many steps, by the seed `number`, or the one that the environment names.

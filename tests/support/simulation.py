@@ -14,8 +14,6 @@ from random import Random
 
 from asyncimport.pacing.concurrency import Throttle
 
-__all__ = ["Client", "Clock", "Phase", "Server", "Sizes"]
-
 Steps = Generator[float, None, None]
 Sizes = Callable[[Random], int]
 

@@ -12,18 +12,6 @@ from defusedxml.sax import make_parser
 from asyncimport.errors import SessionChangedError, TransientError
 from asyncimport.xnat.replies.response import Reply, check, item_of, items_below, rows_of
 
-__all__ = [
-    "Experiment",
-    "Item",
-    "ScanResource",
-    "all_labelled",
-    "catalog",
-    "experiments",
-    "item",
-    "labelled",
-    "scan_resources",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Experiment:

@@ -10,14 +10,6 @@ from asyncimport.model.addresses import OUR_SOURCE, same_label
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.images import Row
 
-__all__ = [
-    "is_of_journal",
-    "is_of_upload",
-    "misplaced",
-    "other_row",
-    "other_session",
-]
-
 
 def is_of_upload(source: str) -> bool:
     """Whether an upload of this program has begun a row with this source, from whichever journal."""

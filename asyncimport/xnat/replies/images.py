@@ -10,8 +10,6 @@ from typing import NoReturn
 from asyncimport.errors import NotKeptError, RefusedError, TransientError
 from asyncimport.xnat.replies.response import Reply, check, location, page_instead_of_answer, rows_of
 
-__all__ = ["Row", "archived", "built", "deleted", "file_count", "not_downloaded", "prearchive", "row", "stored"]
-
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
 _ARCHIVE_URI = re.compile(r"(?:/data|/REST)?(/archive/[^\r\n]+)")
 # In what XNAT says of an archive step that another one stands in the way of, or that takes its time.

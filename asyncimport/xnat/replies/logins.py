@@ -16,8 +16,6 @@ from asyncimport.xnat.replies.response import (
     retry_after,
 )
 
-__all__ = ["answers", "login", "logins", "user", "user_name"]
-
 
 def login(reply: Reply) -> None:
     """Judge the answer to a login (UserSession, XnatBasicAuthenticationFilter).

@@ -8,19 +8,6 @@ from urllib.parse import unquote
 from asyncimport.errors import RefusedError
 from asyncimport.xnat.replies.response import Reply, check, rows_of
 
-__all__ = [
-    "ListedFile",
-    "absent",
-    "duplicates",
-    "file_size",
-    "files",
-    "refreshed",
-    "resource_made",
-    "resources",
-    "scans",
-]
-
-
 # Where the path of a file begins in its URI. A project may be called `files`, or `resources`.
 _FILES = re.compile(r"/resources/[^/]+/files/")
 

@@ -11,23 +11,6 @@ from urllib.parse import SplitResult, urlsplit
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, TransientError, UnavailableError
 from asyncimport.model.record import record
 
-__all__ = [
-    "OVERLOAD",
-    "REDIRECTS",
-    "Reply",
-    "act_first",
-    "beginning",
-    "check",
-    "is_login_page",
-    "item_of",
-    "location",
-    "not_xnat",
-    "page_instead_of_answer",
-    "redirected",
-    "retry_after",
-    "rows_of",
-]
-
 OVERLOAD = frozenset({408, 429, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PERMANENT = frozenset({301, 308})

@@ -6,23 +6,6 @@ from dataclasses import dataclass, field
 
 from asyncimport.xnat.replies.response import Reply, check, item_of, rows_of
 
-__all__ = [
-    "SeriesFilter",
-    "editable_projects",
-    "maps_studies",
-    "maps_uids",
-    "pipelines",
-    "project_id",
-    "rejects",
-    "rewrites",
-    "rewritten_of_patients",
-    "script",
-    "series_filter",
-    "setting",
-    "subscriptions",
-    "value",
-]
-
 # What DicomEdit scripts use for it: an assignment to the tag, or one of the functions made for UIDs.
 _MAPS_UIDS = re.compile(r"\(\s*0008\s*,\s*0018\s*\)\s*:=|hashUID|mapUID|mapReferencedUIDs|newUID", re.IGNORECASE)
 _MAPS_STUDIES = re.compile(r"\(\s*0020\s*,\s*000D\s*\)\s*:=|hashUID|mapUID|newUID", re.IGNORECASE)

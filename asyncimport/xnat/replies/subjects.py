@@ -9,8 +9,6 @@ from typing import Any
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.xnat.replies.response import Reply, check, rows_of
 
-__all__ = ["ListedSubject", "SubjectItem", "described", "owners", "subject", "subjects"]
-
 # What XNAT's demographics are of, unless the site has a type of its own for animals, say.
 _DEMOGRAPHICS = "xnat:demographicData"
 # The ends of what XNAT says of a value (XFTValidator); before them stands the value.
