@@ -103,10 +103,10 @@ class JournalError(FatalError):
 class TransientError(AsyncimportError):
     """The call may succeed when repeated.
 
-    `retry_after` is the server's own wish in seconds; `overload` means that the server, not this call, is in
-    trouble; `unreachable` that no connection came about; `cut` that the call may have taken effect, wholly or in part,
-    or may yet; `idle` that the connection had served other calls, and the server may have closed it before this one;
-    `is_file_verdict` that a repeated answer of this kind is a verdict on the file; `blames_file` that it is,
+    `retry_after` is the server's own wish in seconds; `overload` means that the server, not this call, is in trouble;
+    `unreachable` that no connection came about; `may_have_taken_effect` that the call may have taken effect, wholly or
+    in part, or may yet; `idle` that the connection had served other calls, and the server may have closed it before
+    this one; `is_file_verdict` that a repeated answer of this kind is a verdict on the file; `blames_file` that it is,
     and that XNAT says so of sound files too when it is in trouble itself.
     """
 
@@ -117,7 +117,7 @@ class TransientError(AsyncimportError):
         retry_after: float | None = None,
         overload: bool = False,
         unreachable: bool = False,
-        cut: bool = False,
+        may_have_taken_effect: bool = False,
         idle: bool = False,
         is_file_verdict: bool = False,
         blames_file: bool = False,
@@ -126,7 +126,7 @@ class TransientError(AsyncimportError):
         self.retry_after = retry_after
         self.overload = overload
         self.unreachable = unreachable
-        self.cut = cut
+        self.may_have_taken_effect = may_have_taken_effect
         self.idle = idle
         self.is_file_verdict = is_file_verdict or blames_file
         self.blames_file = blames_file

@@ -35,7 +35,7 @@ class Nowhere:
         del body
         return f"/prearchive/projects/P/0/{claim.instance.session.label}"
 
-    async def is_there(self) -> bool:
+    async def ping(self) -> bool:
         """Say that it is there."""
         return True
 

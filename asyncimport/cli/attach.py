@@ -37,7 +37,7 @@ from asyncimport.cli.options import (
     hidden,
     variable,
 )
-from asyncimport.cli.output import consoles, flaws_json, show_flaws
+from asyncimport.cli.output import consoles, issues_json, show_issues
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, counted, run_operation
 from asyncimport.errors import UsageError
@@ -118,21 +118,21 @@ def attach(
     from asyncimport.source.attachment_files import files_by_resource, rows_to_attach
 
     out, err = consoles(no_color=no_color)
-    flaws: list[TableIssue] = []
+    issues: list[TableIssue] = []
     try:
         place = Place(project or "", subject or "", session or "", "", scan or "")
         said = AttachRow(0, "", place, resource or "", "", format_, content, tags)
-        rows, flaws = rows_to_attach(files or [], said, table, whole_project=whole_project, encoding=encoding)
-        batches = files_by_resource(rows, flaws)
+        rows, issues = rows_to_attach(files or [], said, table, whole_project=whole_project, encoding=encoding)
+        batches = files_by_resource(rows, issues)
         server = server_from(host, user, profile, ca_bundle, password_stdin=password_stdin, insecure=insecure)
     except UsageError as error:
-        result = AttachResult(dry_run=dry_run, flaws=flaws, error=error)
+        result = AttachResult(dry_run=dry_run, issues=issues, error=error)
     else:
         host = server.host
         request = AttachRequest(
             server=server,
             batches=batches,
-            flaws=flaws,
+            issues=issues,
             replace=replacing,
             zips=zips,
             event_reason=event_reason,
@@ -149,7 +149,7 @@ def _json(result: "AttachResult") -> dict[str, object]:
         "dry_run": result.dry_run,
         "attachments": result.counts(),
         "details": [_detail(resource, one) for resource, one in result.filed],
-        "flaws": flaws_json(result.flaws),
+        "flaws": issues_json(result.issues),
     }
 
 
@@ -173,7 +173,7 @@ def _detail(resource: Resource, filed: AttachmentResult) -> dict[str, object]:
 
 
 def _show(out: Console, result: "AttachResult") -> None:
-    show_flaws(out, result.flaws)
+    show_issues(out, result.issues)
     if not result.batches:
         return
     counts = result.counts()

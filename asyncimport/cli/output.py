@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncimport.errors import AsyncimportError
-from asyncimport.model import AttachmentCounts, Files, SessionReport, Stray, SubjectCounts, Summary
+from asyncimport.model import AttachmentCounts, Files, Orphan, SessionReport, SubjectCounts, Summary
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.summary import is_unseen
 from asyncimport.model.texts import plain
@@ -80,7 +80,7 @@ def summary_json(
     seconds: float,
     code: int,
     error: AsyncimportError | None = None,
-    strays: Sequence[Stray] | None = None,
+    orphans: Sequence[Orphan] | None = None,
     notices: Sequence[str] = (),
 ) -> dict[str, object]:
     """Return the JSON summary of `upload`; without a summary, that of a run that did not begin."""
@@ -112,7 +112,7 @@ def summary_json(
             for problem in summary.problems
         ],
         "notices": [plain(text) for text in notices],
-        "strays": None if strays is None else [stray_json(stray) for stray in strays],
+        "strays": None if orphans is None else [orphan_json(orphan) for orphan in orphans],
     }
 
 
@@ -120,29 +120,29 @@ def _counts(counts: Files | AttachmentCounts | SubjectCounts) -> dict[str, int]:
     return {name: getattr(counts, name) for name in ("found", *counts.__dataclass_fields__)}
 
 
-def stray_json(stray: Stray) -> dict[str, object]:
+def orphan_json(orphan: Orphan) -> dict[str, object]:
     """Return a stray row of the prearchive as JSON."""
-    session = stray.session
+    session = orphan.session
     return {
         "project": session.project,
         "subject": session.subject,
         "session": session.label,
         "study_uid": session.study_uid,
-        "uri": stray.uri,
-        "status": stray.status,
-        "created": stray.created,
+        "uri": orphan.uri,
+        "status": orphan.status,
+        "created": orphan.created,
     }
 
 
-def show_strays(console: Console, strays: Sequence[Stray]) -> None:
+def show_orphans(console: Console, orphans: Sequence[Orphan]) -> None:
     """Write what else of our sessions stands in the prearchive."""
-    if not strays:
+    if not orphans:
         return
     what = "stray sessions in the prearchive, left by uploads that broke off and took effect late"
-    console.print(Text(f"{len(strays):,} {what} (see `asyncimport verify --orphans`)", style="bold"))
-    for stray in strays[:_SHOWN]:
-        session = stray.session
-        console.print(Text(f"  stray: {session.project} / {session.subject} / {session.label}: {plain(stray.uri)}"))
+    console.print(Text(f"{len(orphans):,} {what} (see `asyncimport verify --orphans`)", style="bold"))
+    for orphan in orphans[:_SHOWN]:
+        session = orphan.session
+        console.print(Text(f"  stray: {session.project} / {session.subject} / {session.label}: {plain(orphan.uri)}"))
 
 
 def _detail(report: SessionReport) -> dict[str, object]:
@@ -258,28 +258,28 @@ def _show_sessions(console: Console, reports: list[SessionReport]) -> None:
         console.print(Text(f"  and {len(reports) - _SHOWN:,} more: see -o json"))
 
 
-def show_flaws(out: Console, flaws: Sequence[TableIssue]) -> None:
+def show_issues(out: Console, issues: Sequence[TableIssue]) -> None:
     """Write what is wrong in a table, by line and column."""
-    for flaw in flaws[:_SHOWN]:
-        column = f", {plain(flaw.column)}" if flaw.column else ""
-        place = f"line {flaw.line}{column}: " if flaw.line else ""
-        hint = f" ({flaw.hint})" if flaw.hint else ""
-        out.print(Text(f"  {'warning' if flaw.is_warning else 'not sent'}: {place}{flaw.text}{hint}"))
-    if len(flaws) > _SHOWN:
-        out.print(Text(f"  and {len(flaws) - _SHOWN:,} more: see -o json"))
+    for issue in issues[:_SHOWN]:
+        column = f", {plain(issue.column)}" if issue.column else ""
+        place = f"line {issue.line}{column}: " if issue.line else ""
+        hint = f" ({issue.hint})" if issue.hint else ""
+        out.print(Text(f"  {'warning' if issue.is_warning else 'not sent'}: {place}{issue.text}{hint}"))
+    if len(issues) > _SHOWN:
+        out.print(Text(f"  and {len(issues) - _SHOWN:,} more: see -o json"))
 
 
-def flaws_json(flaws: Sequence[TableIssue]) -> list[dict[str, object]]:
+def issues_json(issues: Sequence[TableIssue]) -> list[dict[str, object]]:
     """Return what is wrong in a table, for JSON."""
     return [
         {
-            "line": flaw.line or None,
-            "column": plain(flaw.column) or None,
-            "problem": flaw.text,
-            "hint": flaw.hint or None,
-            "warning": flaw.is_warning,
+            "line": issue.line or None,
+            "column": plain(issue.column) or None,
+            "problem": issue.text,
+            "hint": issue.hint or None,
+            "warning": issue.is_warning,
         }
-        for flaw in flaws
+        for issue in issues
     ]
 
 

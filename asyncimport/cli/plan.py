@@ -44,7 +44,7 @@ from asyncimport.cli.uploading import Display
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.model.texts import plain
 from asyncimport.operations.plan import Plan
-from asyncimport.operations.rules import choice_from, choice_text, rules_from
+from asyncimport.operations.rules import choice_text, rules_from, study_filter_from
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.routing import Problem, Severity
 
@@ -69,7 +69,7 @@ def plan(
     ] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace a plan that exists, edits and all.")] = False,
     on_collision: OnCollision = "error",
-    merge_patients: MergePatients = False,
+    allow_mixed_patients: MergePatients = False,
     truncated: Truncated = "skip",
     ignore_archives: IgnoreArchives = False,
     follow_links: FollowLinks = False,
@@ -101,12 +101,12 @@ def plan(
             parts=parts,
             force=force,
             suffix=on_collision == "suffix",
-            merge_patients=merge_patients,
+            allow_mixed_patients=allow_mixed_patients,
             send_truncated=truncated == "send",
             ignore_archives=ignore_archives,
             follow_links=follow_links,
             exclude=exclude or (),
-            choice=choice_from(modality, since, include, parts=partial_studies),
+            study_filter=study_filter_from(modality, since, include, parts=partial_studies),
             carried=choice_text(modality, since, include) if partial_studies else "",
             limit=limit,
             is_project_open=not project and routes.project == _NO_PROJECT,

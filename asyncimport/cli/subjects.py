@@ -38,7 +38,7 @@ from asyncimport.cli.options import (
     hidden,
     variable,
 )
-from asyncimport.cli.output import consoles, flaws_json, show_flaws
+from asyncimport.cli.output import consoles, issues_json, show_issues
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, counted, run_operation
 from asyncimport.demographics import Difference
@@ -109,7 +109,7 @@ def subjects(
     result = SubjectsResult(dry_run=dry_run)
     try:
         _check_values(out, output, show_values=show_values)
-        result.rows, result.flaws = read_table(table, project or "", encoding, null_clears=null_clears)
+        result.rows, result.issues = read_table(table, project or "", encoding, null_clears=null_clears)
         _check_rows(table, result)
         server = server_from(host, user, profile, ca_bundle, password_stdin=password_stdin, insecure=insecure)
     except UsageError as error:
@@ -119,7 +119,7 @@ def subjects(
         request = SubjectsRequest(
             server=server,
             rows=result.rows,
-            flaws=result.flaws,
+            issues=result.issues,
             overwrite=overwrite,
             existing_only=existing_only,
             event_reason=event_reason,
@@ -138,7 +138,7 @@ def _check_values(out: Console, output: Output, *, show_values: bool) -> None:
 
 def _check_rows(table: Path, result: "SubjectsResult") -> None:
     if not result.rows:
-        hint = next((flaw.hint for flaw in result.flaws if flaw.hint), "give a row for each subject")
+        hint = next((issue.hint for issue in result.issues if issue.hint), "give a row for each subject")
         raise UsageError(f"{table} has no row that can be sent", hint=hint)
 
 
@@ -147,7 +147,7 @@ def _json(result: "SubjectsResult") -> dict[str, object]:
         "dry_run": result.dry_run,
         "subjects": result.counts(),
         "details": [_detail(one) for one in result.outcomes],
-        "flaws": flaws_json(result.flaws),
+        "flaws": issues_json(result.issues),
     }
 
 
@@ -174,7 +174,7 @@ def _names(differences: Sequence[Difference]) -> list[str]:
 
 
 def _show(out: Console, result: "SubjectsResult", *, values: bool) -> None:
-    show_flaws(out, result.flaws)
+    show_issues(out, result.issues)
     if not result.rows:
         return
     counts = result.counts()

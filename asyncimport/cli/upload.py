@@ -43,7 +43,7 @@ from asyncimport.cli.options import (
     hidden,
     variable,
 )
-from asyncimport.cli.output import consoles, show_error, show_flaws, show_stopped, summary_json, write_json
+from asyncimport.cli.output import consoles, show_error, show_issues, show_stopped, summary_json, write_json
 from asyncimport.cli.profiles import server_from
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.model.options import AUTO_CEILING, Options, bytes_of, seconds_of
@@ -119,7 +119,7 @@ def upload(
         bool,
         hidden("--overwrite-demographics", help="Replace values that XNAT has of a subject; else they are kept."),
     ] = False,
-    scan_first: Annotated[
+    check_first: Annotated[
         bool,
         hidden("--check-first", help="Send nothing before the whole source is scanned and free of collisions."),
     ] = False,
@@ -129,10 +129,10 @@ def upload(
     max_open_sessions: Annotated[
         int, hidden("--max-open-sessions", help="Sessions that may occupy the server's prearchive at a time.")
     ] = 200,
-    max_outage: Annotated[
+    outage_timeout: Annotated[
         str, hidden("--outage-timeout", help="How long to wait for a server that is away: 90s, 15m, 8h.")
     ] = "1h",
-    quiet_period: Annotated[
+    settle_seconds: Annotated[
         str,
         hidden(
             "--settle-time",
@@ -165,7 +165,7 @@ def upload(
     ] = None,
     max_rate: Annotated[str | None, hidden("--max-rate", help="Bytes a second at most: 500kB, 20MB, 1.5GB.")] = None,
     timeout: Annotated[float, hidden("--timeout", help="Seconds to wait for an answer of the server.")] = 600.0,
-    reroute: Annotated[bool, hidden("--relabel", help="Apply changed -S and -E to what is not archived yet.")] = False,
+    relabel: Annotated[bool, hidden("--relabel", help="Apply changed -S and -E to what is not archived yet.")] = False,
     adopt_rows: Annotated[
         bool,
         hidden("--adopt-rows", help="Fill sessions in the prearchive that an upload from another journal has begun."),
@@ -173,7 +173,7 @@ def upload(
     truncated: Truncated = "skip",
     ignore_archives: IgnoreArchives = False,
     follow_links: FollowLinks = False,
-    merge_patients: MergePatients = False,
+    allow_mixed_patients: MergePatients = False,
     path_pattern: PathPatternOption = None,
     table: Map = None,
     encoding: Encoding = "",
@@ -204,7 +204,7 @@ def upload(
         str | None,
         hidden("--watch", help="Look for new studies again and again, with this pause: 60s, 5m; until stopped."),
     ] = None,
-    quiet_time: Annotated[
+    min_age: Annotated[
         str | None,
         hidden("--min-age", help="Leave studies out of which a file changed within this time; 2m with --watch."),
     ] = None,
@@ -221,7 +221,7 @@ def upload(
     """
     from asyncimport.cli.uploading import run_upload
     from asyncimport.demographics import header_keywords
-    from asyncimport.operations.rules import carried_choice, choice_from, plan_from, rules_from
+    from asyncimport.operations.rules import plan_from, rules_from, study_filter_for, study_filter_from
     from asyncimport.operations.subjects import read_table
     from asyncimport.operations.upload_request import UploadRequest
     from asyncimport.pipeline.demographics import DemographicsRequest
@@ -254,16 +254,16 @@ def upload(
             if rows is not None
             else rules_from(project or None, subject, session, path_pattern, table, encoding=encoding)
         )
-        choice = choice_from(modality, since, include, parts=partial_studies)
+        study_filter = study_filter_from(modality, since, include, parts=partial_studies)
         if rows is not None:
-            choice = carried_choice(rows, choice)
+            study_filter = study_filter_for(rows, study_filter)
         if limit is not None and limit < 1:
             raise UsageError(f"--max-sessions {limit} cannot be", hint="give the number of sessions of the pilot")
         rules = [AttachRule.parse(text) for text in attach or ()]
-        said, flaws = read_table(subjects, project or "", encoding) if subjects is not None else ([], [])
+        said, issues = read_table(subjects, project or "", encoding) if subjects is not None else ([], [])
         wished = [name.strip() for name in subjects_from_dicom.split(",") if name.strip()]
         header_keywords(wished)  # which refuses what no header tells
-        wishes = DemographicsRequest(said, wished, overwrite_demographics)
+        demographics = DemographicsRequest(said, wished, overwrite_demographics)
         wanted = {word for word in retry.split(",") if word}
         if unknown := wanted - {"held", "refused"}:
             raise UsageError(
@@ -277,9 +277,9 @@ def upload(
             max_rate=None if max_rate is None else bytes_of(max_rate, "--max-rate"),
             max_open_sessions=max_open_sessions,
             archive=archive,
-            scan_first=scan_first,
-            max_outage=seconds_of(max_outage, "--outage-timeout"),
-            quiet_period=seconds_of(quiet_period, "--settle-time"),
+            check_first=check_first,
+            outage_timeout=seconds_of(outage_timeout, "--outage-timeout"),
+            settle_seconds=seconds_of(settle_seconds, "--settle-time"),
             partial=partial == "archive",
             receipts=receipts is not None,
             resend_changed=resend_changed,
@@ -290,14 +290,14 @@ def upload(
         pause = None if watch is None else seconds_of(watch, "--watch")
         if pause == 0:
             raise UsageError(f"--watch {watch} is no pause", hint="say how often to look, as in --watch 60s")
-        quiet_for = seconds_of(quiet_time or ("0s" if watch is None else "2m"), "--min-age")
+        quiet_for = seconds_of(min_age or ("0s" if watch is None else "2m"), "--min-age")
         longest = None if max_duration is None else seconds_of(max_duration, "--max-duration")
     except AsyncimportError as error:
         if output is Output.JSON:
             write_json(summary_json(None, run=None, host=host, seconds=0.0, code=error.exit_code, error=error))
         show_error(err, error)
         raise typer.Exit(error.exit_code) from None
-    show_flaws(err, flaws)
+    show_issues(err, issues)
     request = UploadRequest(
         server=server,
         sources=sources,
@@ -305,21 +305,21 @@ def upload(
         routes=routes,
         suffix=on_collision == "suffix",
         exclude=exclude or (),
-        choice=choice,
+        study_filter=study_filter,
         limit=limit,
         trigger_pipelines=trigger_pipelines,
         event_reason=event_reason,
         attach=rules,
-        wishes=wishes,
-        flaws=sum(not flaw.is_warning for flaw in flaws),
+        demographics=demographics,
+        issues=sum(not issue.is_warning for issue in issues),
         watch=pause,
-        quiet_time=quiet_for,
+        min_age=quiet_for,
         options=options,
         timeouts=Timeouts(reply=timeout),
         overwrite=overwrite,
-        reroute=reroute,
+        relabel=relabel,
         adopt_rows=adopt_rows,
-        merge_patients=merge_patients,
+        allow_mixed_patients=allow_mixed_patients,
         max_duration=longest,
         ignore_archives=ignore_archives,
         follow_links=follow_links,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, cast
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.output import show_error, show_strays, show_summary, summary_json, write_json
+from asyncimport.cli.output import show_error, show_orphans, show_summary, summary_json, write_json
 from asyncimport.cli.recording import recorded
 from asyncimport.cli.running import progress, run_operation
 from asyncimport.errors import AsyncimportError, UnavailableError
-from asyncimport.model import Stray, Summary
+from asyncimport.model import Orphan, Summary
 from asyncimport.model.events import Noticed, ServerUnavailable
 from asyncimport.model.texts import plain
 from asyncimport.operations.observer import Observer
@@ -33,11 +33,13 @@ _NOTICES = 20
 class Display(Observer):
     """Shows progress and notices on standard error, and passes the events of each run on to `record`."""
 
-    def __init__(self, err: Console, record: Callable[[Entry], None], *, quiet: bool, max_outage: float = 0.0) -> None:
+    def __init__(
+        self, err: Console, record: Callable[[Entry], None], *, quiet: bool, outage_timeout: float = 0.0
+    ) -> None:
         self._err = err
         self._record = record
         self._quiet = quiet
-        self._max_outage = max_outage
+        self._max_outage = outage_timeout
         self._is_run = False
         self._notices: set[str] = set()
 
@@ -97,9 +99,9 @@ class WatchDisplay(Display):
         *,
         as_json: bool,
         quiet: bool,
-        max_outage: float,
+        outage_timeout: float,
     ) -> None:
-        super().__init__(err, record, quiet=quiet, max_outage=max_outage)
+        super().__init__(err, record, quiet=quiet, outage_timeout=outage_timeout)
         self._out = out
         self._as_json = as_json
         self._trouble: tuple[type[AsyncimportError], str] | None = None
@@ -121,18 +123,18 @@ class WatchDisplay(Display):
         summary, totals = outcome.summary, outcome.totals
         if self._as_json or summary is None:
             return
-        matters = _open_matters(summary, outcome.strays or ())
+        matters = _open_matters(summary, outcome.orphans or ())
         if totals.stored or totals.archived or totals.built or totals.attached or matters != self._told:
             show_summary(self._out, summary, seconds=seconds)
-            show_strays(self._out, outcome.strays or [])
+            show_orphans(self._out, outcome.orphans or [])
         self._told = matters
 
 
-def _open_matters(summary: Summary, strays: Sequence[Stray]) -> Sequence[object]:
+def _open_matters(summary: Summary, orphans: Sequence[Orphan]) -> Sequence[object]:
     """Return what a person would want to know of, and what stays so from one run to the next."""
     sessions = [one for one in summary.sessions if one.state in {"held", "open"}]
     # What is left out is being written, or was not asked for.
-    return (*sessions, *(one for one in summary.problems if one.kind != "excluded"), *strays)
+    return (*sessions, *(one for one in summary.problems if one.kind != "excluded"), *orphans)
 
 
 def show_result(
@@ -143,7 +145,7 @@ def show_result(
         write_json(
             summary_json(
                 result.summary,
-                strays=result.strays,
+                orphans=result.orphans,
                 notices=result.totals.notices,
                 run=result.run,
                 host=request.server.host,
@@ -154,7 +156,7 @@ def show_result(
         )
     elif result.summary is not None and (result.summary.files.found or result.summary.problems):
         show_summary(out, result.summary, seconds=seconds)
-        show_strays(out, result.strays or [])
+        show_orphans(out, result.orphans or [])
     if result.error is not None:
         show_error(err, result.error)
     elif result.signal is not None:
@@ -179,15 +181,15 @@ def run_upload(
 
     resume()
     began = monotonic()
-    result = UploadResult(flaws=request.flaws)
+    result = UploadResult(issues=request.issues)
     is_watch = request.watch is not None
-    longest = request.options.max_outage
+    longest = request.options.outage_timeout
     try:
         with recorded(err, events=events, log_file=log_file, verbose=verbose) as record:
             display = (
-                WatchDisplay(out, err, record, as_json=as_json, quiet=quiet, max_outage=longest)
+                WatchDisplay(out, err, record, as_json=as_json, quiet=quiet, outage_timeout=longest)
                 if is_watch
-                else Display(err, record, quiet=quiet, max_outage=longest)
+                else Display(err, record, quiet=quiet, outage_timeout=longest)
             )
             if request.watch is not None and not quiet:
                 display.tell(f"looking for new studies every {request.watch:g} s; Ctrl-C stops")

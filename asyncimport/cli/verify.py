@@ -23,7 +23,7 @@ from asyncimport.cli.options import (
     StateDir,
     User,
 )
-from asyncimport.cli.output import consoles, show_other_journals, stray_json
+from asyncimport.cli.output import consoles, orphan_json, show_other_journals
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, run_operation
 from asyncimport.errors import AsyncimportError
@@ -44,11 +44,11 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Send again what the archive lacks, from the files it was sent from.")
     ] = False,
-    strays: Annotated[
+    orphans: Annotated[
         bool,
         typer.Option("--orphans", help="Look for sessions in the prearchive that uploads which broke off left behind."),
     ] = False,
-    remove_strays: Annotated[
+    delete_orphans: Annotated[
         bool,
         typer.Option("--delete-orphans", help="Delete those of them whose every file is seen to be in the archive."),
     ] = False,
@@ -94,8 +94,8 @@ def verify(
             journal=path,
             project=part,
             repair=repair,
-            strays=strays,
-            remove_strays=remove_strays,
+            orphans=orphans,
+            delete_orphans=delete_orphans,
             safe_to_delete=safe_to_delete,
             attachments_bytes=attachments_bytes,
         )
@@ -181,8 +181,8 @@ def _json(result: "VerifyResult", *, others: Sequence[Path]) -> dict[str, object
             for one in result.findings
         ],
     }
-    if result.strays is not None:
-        value["strays"] = [{**stray_json(stray), "outcome": outcome} for stray, outcome in result.strays]
+    if result.orphans is not None:
+        value["strays"] = [{**orphan_json(orphan), "outcome": outcome} for orphan, outcome in result.orphans]
     return value
 
 
@@ -235,7 +235,7 @@ def _show(out: Console, result: "VerifyResult") -> None:
         out.print(Text(f"{result.safe:,} files are safe to delete: their instances were just seen in the archive"))
         if result.kept_back:
             out.print(Text(f"{result.kept_back:,} kept back: not known to hold what was sent"))
-    if result.strays is not None:
-        out.print(Text(f"{len(result.strays):,} stray sessions in the prearchive", style="bold"))
-        for stray, outcome in result.strays:
-            out.print(Text(f"  {plain(stray.uri)} ({stray.status}, {stray.created}): {plain(outcome)}"))
+    if result.orphans is not None:
+        out.print(Text(f"{len(result.orphans):,} stray sessions in the prearchive", style="bold"))
+        for orphan, outcome in result.orphans:
+            out.print(Text(f"  {plain(orphan.uri)} ({orphan.status}, {orphan.created}): {plain(outcome)}"))

@@ -9,7 +9,7 @@ from datetime import date
 
 from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Kind, canonical, field_of, local_day
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import LABELS, TableIssue, label_flaw, normalized, records, text_of, unescape_cell
+from asyncimport.model.csv_table import LABELS, TableIssue, label_problem, normalized, records, text_of, unescape_cell
 
 _SUBJECT = ("subject_label", "subject", "label", "subject_id", "participant_id", "XNAT Subject ID")
 _PROJECT = ("project_id", "project")
@@ -41,22 +41,24 @@ def read_subjects(
     table = records(text_of(data, encoding), _KNOWN, "the table")
     line, names = next(table, (0, []))
     header = _Header(line, names, has_project=bool(project))
-    flaws = header.warnings()
+    issues = header.warnings()
     reader = _Reader(header, project, today or local_day(), null_clears=null_clears)
     rows: dict[tuple[str, str], Demographics] = {}
     firsts: dict[tuple[str, str], int] = {}
     contradicted: set[tuple[str, str]] = set()
     for line, found, wrong in [(line, *reader.row(line, cells)) for line, cells in table]:
-        flaws += (doubts := reader.doubts(line)) + wrong
+        issues += (doubts := reader.doubts(line)) + wrong
         if found is None or doubts:
             continue
         # XNAT's archive step takes labels that differ in case only for one (PrearcSessionArchiver).
         key = found.project, found.subject.casefold()
         first = firsts.setdefault(key, line)
         if rows.setdefault(key, found) != found:
-            flaws.append(TableIssue(line, header.name("subject_label"), f"the subject of line {first} again", _ONE_ROW))
+            issues.append(
+                TableIssue(line, header.name("subject_label"), f"the subject of line {first} again", _ONE_ROW)
+            )
             contradicted.add(key)
-    return [row for key, row in rows.items() if key not in contradicted], flaws
+    return [row for key, row in rows.items() if key not in contradicted], issues
 
 
 def filled(given: Demographics, found: Mapping[str, str]) -> Demographics:
@@ -155,7 +157,7 @@ class _Reader:
         project = texts.get("project_id") or self._project
         subject = texts.get("subject_label", "")
         values: dict[str, str] = {}
-        flaws = [
+        issues = [
             TableIssue(line, self._header.name(column), text, LABELS)
             for column, label in (("project_id", project), ("subject_label", subject))
             if (text := _label(label))
@@ -169,11 +171,11 @@ class _Reader:
                 except UsageError as error:
                     if FIELDS[column].kind is Kind.WORD and len(text) == 1 and text.isalpha():
                         self._foreign.add(column)
-                    flaws.append(TableIssue(line, self._header.name(column), str(error), error.hint))
+                    issues.append(TableIssue(line, self._header.name(column), str(error), error.hint))
         births = [self._header.name(name) for name in BIRTH if values.get(name, NULL) != NULL]
         if len(births) > 1:
-            flaws.append(TableIssue(line, " and ".join(births), "more than one", "XNAT keeps one of dob, yob and age"))
-        return (None if flaws else Demographics(subject, values, project)), flaws
+            issues.append(TableIssue(line, " and ".join(births), "more than one", "XNAT keeps one of dob, yob and age"))
+        return (None if issues else Demographics(subject, values, project)), issues
 
     def _value(self, column: str, text: str) -> str:
         if text.upper() != NULL:
@@ -187,4 +189,4 @@ def _label(text: str) -> str:
     if not text:
         return "empty"
     # As a label XNAT would clear it.
-    return "the word NULL" if text.upper() == NULL else label_flaw(text)
+    return "the word NULL" if text.upper() == NULL else label_problem(text)

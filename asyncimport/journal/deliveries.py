@@ -37,11 +37,11 @@ class DeliveryQueue:
         self._run = run.key
         self._state = state
 
-    def claim(self, *, quiet_period: float = 0.0) -> Sealed | float | None:
+    def claim(self, *, settle_seconds: float = 0.0) -> Sealed | float | None:
         """Seal a delivery, on disk, before anyone calls XNAT about it.
 
         Return None when none is ready, or the seconds until one is: after an attempt to send broke off, a delivery is
-        not sealed for `quiet_period` seconds, as the attempt may yet take effect. A delivery of which XNAT has made a
+        not sealed for `settle_seconds` seconds, as the attempt may yet take effect. A delivery of which XNAT has made a
         second row is returned without a seal.
 
         Deliveries of one subject go one at a time: XNAT's archive step locks the subject's label, and a second one
@@ -58,7 +58,7 @@ class DeliveryQueue:
                 "LEFT JOIN interrupted u ON u.delivery = d.key "
                 "WHERE NOT EXISTS (SELECT 1 FROM busy_subject WHERE busy_subject.subject = s.subject) "
                 "ORDER BY wait, ready.delivery LIMIT 1",
-                (quiet_period, self._connection.ticks()),
+                (settle_seconds, self._connection.ticks()),
             ).fetchone()
             if row is None:
                 return None

@@ -213,10 +213,10 @@ class HeaderCache:
         self._db.create_function("asked", 3, counts)
         return f"{whole} AND asked(v.fields, f.modality, f.path)"
 
-    def unsettled(self, now: float, quiet_time: float) -> Unsettled:
+    def unsettled(self, now: float, min_age: float) -> Unsettled:
         """Return the studies that may still be written, and remember the state of all studies.
 
-        A study is settled if for `quiet_time` seconds none of its files has changed, by mtime and ctime (which a copy
+        A study is settled if for `min_age` seconds none of its files has changed, by mtime and ctime (which a copy
         that keeps times does not set), nor an unreadable file beside them. It must also have looked the same so long
         ago, unless it is older than a day, as not all clocks and file systems show when a file has changed. `now` is in
         seconds since 1970; times in the future count for nothing.
@@ -225,7 +225,7 @@ class HeaderCache:
         ahead: dict[str, int] = {}
         come = int((now + _AHEAD_SECONDS) * 1e9)
         with self._transaction():
-            beside = self._written_beside(now - quiet_time, come)
+            beside = self._written_beside(now - min_age, come)
             known = {
                 study_uid: (looks, since)
                 for study_uid, looks, since in self._db.execute("SELECT * FROM look").fetchall()
@@ -246,11 +246,11 @@ class HeaderCache:
                 changed = changed_ns / 1e9
                 if early:
                     ahead[study_uid] = early
-                if changed > now - quiet_time:
+                if changed > now - min_age:
                     waiting[study_uid] = "a file of it has just changed"
                 elif study_uid in beside:
                     waiting[study_uid] = "a file beside it that cannot be read has just changed"
-                elif now - since < quiet_time and (early or changed > now - _OLD_SECONDS):
+                elif now - since < min_age and (early or changed > now - _OLD_SECONDS):
                     waiting[study_uid] = "it has not been seen unchanged for long enough"
         return Unsettled(waiting, ahead)
 

@@ -25,7 +25,7 @@ class Journal:
     Use it as a context manager, or call `close()`. Call it from one thread at a time. `run` is the key of this run,
     `began_at` its begin in seconds since 1970, `source` what prearchive rows of this journal name as their source.
 
-    `reroute` applies other rules to what is not archived. `merge_patients` lets several patients share a subject.
+    `relabel` applies other rules to what is not archived. `allow_mixed_patients` lets several patients share a subject.
     `is_planned` says that labels were decided for whole studies, so they are not what the rules give each file.
     One that `is_temporary` is never synced. Raises from every method, and from those of its parts: JournalError.
     """
@@ -36,8 +36,8 @@ class Journal:
         *,
         destination: str,
         rules: Mapping[str, str],
-        reroute: bool = False,
-        merge_patients: bool = False,
+        relabel: bool = False,
+        allow_mixed_patients: bool = False,
         is_planned: bool = False,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
@@ -49,13 +49,15 @@ class Journal:
             path, clock=clock, ticks=ticks, lock_wait=lock_wait, is_temporary=is_temporary
         )
         try:
-            run = begin_run(connection, destination=destination, rules=rules, reroute=reroute)
+            run = begin_run(connection, destination=destination, rules=rules, relabel=relabel)
         except BaseException:
             connection.close()
             raise
         self.run, self.began_at, self.source = run.key, run.began_at, run.source
         self.state = SessionState(connection, run)
-        self.sessions = Sessions(connection, self.state, merge_patients=merge_patients, is_planned=is_planned)
+        self.sessions = Sessions(
+            connection, self.state, allow_mixed_patients=allow_mixed_patients, is_planned=is_planned
+        )
         self.existing = ExistingInstances(connection)
         files = FileRecords(connection, run, self.state)
         self.scan = ScanWriter(connection, run, self.state, self.sessions, self.existing, files)

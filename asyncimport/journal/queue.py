@@ -85,7 +85,7 @@ class UploadQueue:
             for outcome in outcomes:
                 claim, delivery = outcome.claim, outcome.claim.delivery
                 how = claim.key, self._run, outcome.attempts, now
-                if outcome.unsure:
+                if outcome.may_have_taken_effect:
                     self._db.execute("UPDATE delivery SET interrupted_at = ? WHERE key = ?", (now, delivery.key))
                     ticks = self._connection.ticks()
                     self._db.execute("INSERT OR REPLACE INTO interrupted VALUES (?, ?)", (delivery.key, ticks))

@@ -32,14 +32,14 @@ class CurrentRun:
     relabeled: frozenset[int]
 
 
-def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, str], reroute: bool) -> CurrentRun:
+def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, str], relabel: bool) -> CurrentRun:
     """Compare destination and rules with the journal's, and note that a run begins.
 
-    `reroute` applies other rules to what is not archived. Raises: JournalError, UsageError for other rules.
+    `relabel` applies other rules to what is not archived. Raises: JournalError, UsageError for other rules.
     """
     db, now = connection.db, connection.clock()
     with connection.transaction(durable=True):
-        if reroute:
+        if relabel:
             _forget_unsent(connection)
         bind(db, connection.path, destination, rules)
         db.execute("INSERT OR IGNORE INTO about VALUES ('source', ?)", (f"{OUR_SOURCE}-{secrets.token_hex(8)}",))
@@ -57,7 +57,7 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
         (next_key,) = connection.one(
             "SELECT 1 + max((SELECT coalesce(max(key), 0) FROM file), (SELECT coalesce(max(key), 0) FROM instance))"
         )
-        if reroute:
+        if relabel:
             db.execute(f"INSERT INTO relabeled_session SELECT key FROM session s WHERE {UNARCHIVED}")  # noqa: S608 - fixed text
             # The first file of an archived session tells what the new rules call it.
             db.execute("UPDATE session SET ruled_subject = NULL, ruled_label = NULL")

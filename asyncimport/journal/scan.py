@@ -80,13 +80,13 @@ class ScanWriter:
         *,
         retry_refused: bool = False,
         resend_changed: bool = False,
-        chooses: bool = False,
+        is_filtered: bool = False,
     ) -> Admission:
         """Skip the files that are known, sound and unchanged, and queue those of them that are left to send.
 
         Files that were refused because of the server's state are queued again, with `retry_refused` all refused files.
-        The others are returned as `unknown`, to be read and admitted. In a run that `chooses` files, so are those left
-        to send, as it may not ask for them.
+        The others are returned as `unknown`, to be read and admitted. In a run that `is_filtered` files, so are those
+        left to send, as it may not ask for them.
         """
         unknown: list[File] = []
         passed: dict[int, None] = {}
@@ -128,7 +128,7 @@ class ScanWriter:
                     to_send = again or state == "PENDING"
                     if again:
                         reset.append((instance,))
-                    if to_send and chooses:
+                    if to_send and is_filtered:
                         unknown.append(file)
                         continue
                 passed[key] = None

@@ -37,15 +37,17 @@ class NoSession:
 class Sessions:
     """The sessions of the journal: the first study of a label keeps it, later ones get a reason instead.
 
-    `merge_patients` lets several patients share a subject; the journal remembers each pair that it lets through.
+    `allow_mixed_patients` lets several patients share a subject; the journal remembers each pair that it lets through.
     `is_planned` says that labels were decided for whole studies, so they are not what the rules give each file.
     """
 
-    def __init__(self, connection: Connection, state: SessionState, *, merge_patients: bool, is_planned: bool) -> None:
+    def __init__(
+        self, connection: Connection, state: SessionState, *, allow_mixed_patients: bool, is_planned: bool
+    ) -> None:
         self._connection = connection
         self._db = connection.db
         self._state = state
-        self._merge_patients = merge_patients
+        self._merge_patients = allow_mixed_patients
         self._is_planned = is_planned
         self._sessions: dict[tuple[str, str], _Known] = {}
         self._notices: dict[str, None] = {}

@@ -143,7 +143,7 @@ def without_controls(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def label_flaw(text: str) -> str:
+def label_problem(text: str) -> str:
     """Say what keeps a text from being a label; "" for nothing."""
     if found := _UNSAFE.search(text):
         return f"the character {character(found[0])}"

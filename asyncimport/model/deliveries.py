@@ -96,15 +96,15 @@ class Sealed:
 class Stored:
     """XNAT acknowledged the file and put it where it belongs, at the last of so many `attempts`.
 
-    `unsure`: an earlier attempt broke off, and may yet take effect. `xxh3` and `sha256` are digests of what was sent;
-    `merges` tells whether the archive held the session before anything of this delivery was sent. The last two only
-    where they were asked for.
+    `may_have_taken_effect`: an earlier attempt broke off, and may yet take effect. `xxh3` and `sha256` are digests of
+    what was sent; `merges` tells whether the archive held the session before anything of this delivery was sent. The
+    last two only where they were asked for.
     """
 
     claim: Claim
     uri: str
     attempts: int = 1
-    unsure: bool = False
+    may_have_taken_effect: bool = False
     sha256: bytes | None = None
     merges: bool | None = None
     xxh3: bytes | None = None
@@ -122,7 +122,7 @@ class Refused:
     reason: str
     whole_session: bool = False
     attempts: int = 1
-    unsure: bool = False
+    may_have_taken_effect: bool = False
     kind: Refusal = Refusal.FILE
     second_row: bool = False
 
@@ -135,7 +135,7 @@ class Failed:
     reason: str
     unreadable: bool = False
     attempts: int = 1
-    unsure: bool = False
+    may_have_taken_effect: bool = False
 
 
 @record
@@ -145,7 +145,7 @@ class Withheld:
     claim: Claim
     reason: str
     attempts: int = 1
-    unsure: bool = False
+    may_have_taken_effect: bool = False
 
 
 Outcome = Stored | Refused | Failed | Withheld

@@ -17,33 +17,33 @@ class Options:
     """How a run goes about its work.
 
     `workers` is the most uploads in flight, or with `adaptive` the bound of what is found to be worth it, `max_rate`
-    bytes a second at most, `finalizers` the sessions being archived at a time, `enclosers` the resources being filled
-    at a time, `max_open_sessions` how many sessions may occupy the server's prearchive. `scan_first` sends nothing
-    before the whole source is scanned without a collision. `max_outage` is how many seconds to wait for a server that
-    is away, `quiet_period` how many a session is left alone after an attempt to send into it broke off, which may yet
-    take effect. `partial` archives also sessions that lack files. `send_truncated` sends files whose data set ends
-    before it should. `resend_changed` sends files again that were rewritten after XNAT had stored them. `receipts`
-    keeps for each file what a receipt needs: the digest of what was sent, and what the archive held before. `chooses`:
-    not all is asked for that an earlier run may have left to be sent.
+    bytes a second at most, `finalizers` the sessions being archived at a time, `attachment_workers` the resources being
+    filled at a time, `max_open_sessions` how many sessions may occupy the server's prearchive. `check_first` sends
+    nothing before the whole source is scanned without a collision. `outage_timeout` is how many seconds to wait for a
+    server that is away, `settle_seconds` how many a session is left alone after an attempt to send into it broke off,
+    which may yet take effect. `partial` archives also sessions that lack files. `send_truncated` sends files whose data
+    set ends before it should. `resend_changed` sends files again that were rewritten after XNAT had stored them.
+    `receipts` keeps for each file what a receipt needs: the digest of what was sent, and what the archive held before.
+    `is_filtered`: not all is asked for that an earlier run may have left to be sent.
     """
 
     workers: int = AUTO_WORKERS
     adaptive: bool = False
     max_rate: float | None = None
     finalizers: int = 4
-    enclosers: int = 8
+    attachment_workers: int = 8
     max_open_sessions: int = 200
     archive: bool = True
-    scan_first: bool = False
-    max_outage: float = 3600.0
-    quiet_period: float = 30.0
+    check_first: bool = False
+    outage_timeout: float = 3600.0
+    settle_seconds: float = 30.0
     partial: bool = False
     send_truncated: bool = False
     resend_changed: bool = False
     receipts: bool = False
     retry_held: bool = False
     retry_refused: bool = False
-    chooses: bool = False
+    is_filtered: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""

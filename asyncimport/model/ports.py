@@ -112,7 +112,7 @@ class Destination(Protocol):
         """
         ...
 
-    async def is_there(self) -> bool:
+    async def ping(self) -> bool:
         """Ask something small, to tell whether the server is away or rejects just this file.
 
         Raises: FatalError.

@@ -102,7 +102,7 @@ class SessionReport:
 
 
 @record
-class Stray:
+class Orphan:
     """A row of XNAT's prearchive that bears the names of one of our sessions and is no delivery that we know of.
 
     A request that broke off and took effect late may have made it. `created` is in the server's local time, `source`

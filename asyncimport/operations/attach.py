@@ -38,12 +38,12 @@ _LOOK_UPS = 8
 class AttachRequest:
     """Files by resource, where they go, and how.
 
-    `files_by_resource` makes the batches of rows, and tells of the rows that are none (`flaws`).
+    `files_by_resource` makes the batches of rows, and tells of the rows that are none (`issues`).
     """
 
     server: Server
     batches: Sequence[AttachmentBatch]
-    flaws: Sequence[TableIssue] = ()
+    issues: Sequence[TableIssue] = ()
     replace: bool = False
     """Put files in the place of others of the same name."""
     zips: bool = True
@@ -59,7 +59,7 @@ class AttachResult(Result):
 
     dry_run: bool = False
     batches: Sequence[AttachmentBatch] = ()
-    flaws: Sequence[TableIssue] = ()
+    issues: Sequence[TableIssue] = ()
     filed: list[tuple[Resource, AttachmentResult]] = field(default_factory=list)
 
     @property
@@ -71,7 +71,7 @@ class AttachResult(Result):
     def findings_code(self) -> int:
         """8 where a row or a file is wrong, was refused or failed."""
         bad = {AttachmentState.REFUSED, AttachmentState.FAILED}
-        is_flawed = any(not one.is_warning for one in self.flaws)
+        is_flawed = any(not one.is_warning for one in self.issues)
         return 8 if is_flawed or any(one.state in bad for _, one in self.filed) else 0
 
     def counts(self) -> dict[str, int]:
@@ -96,7 +96,7 @@ async def attach(
     `report` is told the result so far whenever files were come to.
     """
     stop = stop or Stop()
-    result = AttachResult(dry_run=request.dry_run, batches=request.batches, flaws=request.flaws)
+    result = AttachResult(dry_run=request.dry_run, batches=request.batches, issues=request.issues)
 
     def note(event: Event) -> None:
         if isinstance(event, AttachmentsStored):

@@ -11,13 +11,13 @@ import anyio.to_thread
 from asyncimport.demographics import Demographics
 from asyncimport.errors import RefusedError, SessionChangedError, TransientError, UnavailableError, primary_error
 from asyncimport.journal import JournalReader, SentFile, replaced_since
-from asyncimport.model import Algorithm, Attachment, AttachmentBatch, Digest, File, Session, SessionReport, Stray
+from asyncimport.model import Algorithm, Attachment, AttachmentBatch, Digest, File, Orphan, Session, SessionReport
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.source.bytes_on_disk import has_digest
 from asyncimport.system.mounts import Devices
 from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, find_and_compare, find_session
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.orphans import find_strays
+from asyncimport.xnat.orphans import find_orphans
 from asyncimport.xnat.resources import Depth, Held, Resources
 from asyncimport.xnat.site import SiteRules
 from asyncimport.xnat.subjects import Outcome, SubjectError, describe
@@ -218,10 +218,10 @@ async def look_at_subjects(client: Client, reader: JournalReader, policy: RetryP
     Raises: UnavailableError when the server goes away meanwhile.
     """
     described = await anyio.to_thread.run_sync(reader.subject_demographics)
-    wishes = [Demographics(subject, values, project) for project, subject, values in described if values]
+    demographics = [Demographics(subject, values, project) for project, subject, values in described if values]
     findings = []
     for wish, found in zip(
-        wishes, await describe(client, wishes, policy, dry_run=True, only_existing=True), strict=True
+        demographics, await describe(client, demographics, policy, dry_run=True, only_existing=True), strict=True
     ):
         finding = SubjectFinding(wish.project, wish.subject, tuple(wish.values))
         if isinstance(found, SubjectError):
@@ -240,11 +240,11 @@ async def restore_subjects(client: Client, findings: Sequence[SubjectFinding], p
 
     Raises: UnavailableError when the server goes away meanwhile.
     """
-    wishes = [Demographics(one.subject, one.missing, one.project) for one in findings if one.missing]
-    return await describe(client, wishes, policy, event_reason=_REPAIR, only_existing=True)
+    demographics = [Demographics(one.subject, one.missing, one.project) for one in findings if one.missing]
+    return await describe(client, demographics, policy, event_reason=_REPAIR, only_existing=True)
 
 
-async def strays_of(client: Client, reader: JournalReader) -> list[Stray]:
+async def orphans_of(client: Client, reader: JournalReader) -> list[Orphan]:
     """Find prearchive rows of the journal's sessions that are none of its deliveries.
 
     Raises: TransientError, RefusedError when this user may not look.
@@ -253,10 +253,10 @@ async def strays_of(client: Client, reader: JournalReader) -> list[Stray]:
     source = (await anyio.to_thread.run_sync(reader.about)).get("source")
     # Where an archived or deleted session was, there is nothing any more, or something that came later.
     live = {one.uri for one in deliveries if one.uri and one.state not in {"ARCHIVED", "DELETED"}}
-    found: list[Stray] = []
+    found: list[Orphan] = []
     for project in sorted({one.session.project for one in deliveries}):
         sessions = {one.session for one in deliveries if one.session.project == project}
-        found += await find_strays(client, project, sessions, live, RetryPolicy(), source)
+        found += await find_orphans(client, project, sessions, live, RetryPolicy(), source)
     return found
 
 

@@ -33,16 +33,16 @@ class Wanted:
     host: str
     project: str
     routes: Router | PlannedRoutes
-    choice: StudyFilter
+    study_filter: StudyFilter
     suffix: bool
     limit: int | None
-    quiet_time: float
-    merge_patients: bool
+    min_age: float
+    allow_mixed_patients: bool
     truncated: bool
     state_dir: Path | None
     journal: Path | None
     attach: Sequence[AttachRule] = ()
-    reroute: bool = False
+    relabel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Decision:
 
     routes: Router | PlannedRoutes
     rules: Mapping[str, str]
-    choice: StudyFilter
+    study_filter: StudyFilter
     journal: Path
     plan: Plan | None = None
     is_strict: bool = False
@@ -108,15 +108,15 @@ async def decide(
     named = partial(journal_of, wanted.host, wanted.project, project, wanted.state_dir, wanted.journal)
     journal, bound_to = await anyio.to_thread.run_sync(named)
     rules = {**routes.rules, "project": bound_to} if bound_to != wanted.project else routes.rules
-    if not wanted.reroute:
+    if not wanted.relabel:
         await anyio.to_thread.run_sync(_check_rules, journal, wanted.host, rules)
     whole = isinstance(routes, Router) and (wanted.suffix or routes.project is None or routes.needs_whole_study)
     is_strict = whole or isinstance(routes, PlannedRoutes)
-    is_part = not wanted.choice.is_everything or wanted.limit is not None or bool(wanted.quiet_time)
+    is_part = not wanted.study_filter.is_everything or wanted.limit is not None or bool(wanted.min_age)
     if not (is_strict or is_part or is_plan_shown):
-        return Decision(routes, rules, wanted.choice, journal)
+        return Decision(routes, rules, wanted.study_filter, journal)
     archived = archived or ArchivedSessions(client, RetryPolicy())
-    sessions = GivenSessions(archived, site or SiteRules(client, RetryPolicy()), journal, reroute=wanted.reroute)
+    sessions = GivenSessions(archived, site or SiteRules(client, RetryPolicy()), journal, relabel=wanted.relabel)
     # Elsewhere only the journal decides, as it does in a run that sends while it walks.
     given = partial(sessions.in_projects, with_archive=is_strict)
     plan = await plan_of(
@@ -126,21 +126,21 @@ async def decide(
         observer,
         stop=stop,
         truncated=wanted.truncated,
-        merge_patients=wanted.merge_patients,
+        allow_mixed_patients=wanted.allow_mixed_patients,
         suffix=wanted.suffix,
-        choice=wanted.choice,
+        study_filter=wanted.study_filter,
         limit=wanted.limit,
-        quiet_time=wanted.quiet_time,
+        min_age=wanted.min_age,
         attach=wanted.attach,
-        residents=await anyio.to_thread.run_sync(partial(residents_of, journal, after_reroute=wanted.reroute)),
+        residents=await anyio.to_thread.run_sync(partial(residents_of, journal, after_reroute=wanted.relabel)),
         projects=projects.named,
         given=given,
     )
     if plan is None:
         return None
-    choice = wanted.choice
+    study_filter = wanted.study_filter
     if is_part:
-        choice = choice.of(
+        study_filter = study_filter.of(
             {row.study_uid for row in plan.rows if not row.skip},
             {row.study_uid for row in plan.rows},
             wrong={one.study_uid: one.text for one in plan.problems if one.is_error},
@@ -151,7 +151,7 @@ async def decide(
     if is_strict:
         otherwise = routes if isinstance(routes, PlannedRoutes) else None
         routes = PlannedRoutes(plan.rows, faulty=plan.faulty, left=plan.left, otherwise=otherwise)
-    return Decision(routes, rules, choice, journal, plan, is_strict)
+    return Decision(routes, rules, study_filter, journal, plan, is_strict)
 
 
 def _check_rules(journal: Path, host: str, rules: Mapping[str, str]) -> None:

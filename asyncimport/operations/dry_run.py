@@ -112,7 +112,7 @@ async def _compared(
     journal: Path,
     found: Plan,
 ) -> Plan:
-    read = partial(_Journalled.read, journal, after_reroute=task.reroute)
+    read = partial(_Journalled.read, journal, after_reroute=task.relabel)
     ours = await anyio.to_thread.run_sync(read)
     known: dict[str, Known] = {}
     occupants = Occupants(client, archived, rules, RetryPolicy())
@@ -123,7 +123,7 @@ async def _compared(
             scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
             filters = await series_filters(client, project)
             rows = await PrearchiveRows(client).in_project(project)
-            there = {} if task.merge_patients else await occupants.in_project(project)
+            there = {} if task.allow_mixed_patients else await occupants.in_project(project)
             misfits = await _misfits(task, source, client, rules, journal, found, sessions)
             known[project] = Known(
                 sessions,
@@ -168,7 +168,9 @@ async def _misfits(
     ]
     if not doubtful or await rules.merges_modalities():
         return {}
-    look = partial(_modalities, source, task.state_dir, journal, task.choice, truncated=task.options.send_truncated)
+    look = partial(
+        _modalities, source, task.state_dir, journal, task.study_filter, truncated=task.options.send_truncated
+    )
     reasons: dict[str, tuple[ProblemCode, str]] = {}
     for row, there in doubtful:
         session = Session(row.project_id, row.subject_label, row.session_label, row.study_uid)
@@ -182,15 +184,21 @@ async def _misfits(
 
 
 def _modalities(
-    source: FileSource, state_dir: Path | None, journal: Path, choice: StudyFilter, session: Session, *, truncated: bool
+    source: FileSource,
+    state_dir: Path | None,
+    journal: Path,
+    study_filter: StudyFilter,
+    session: Session,
+    *,
+    truncated: bool,
 ) -> dict[str, str]:
     """Return the modalities of the instances of a study, by SOPInstanceUID, that the journal does not know as done."""
 
     def is_asked(fields: Mapping[str, str], path: str) -> bool:
-        return not choice.rejection_reason(fields, source.relative(path))
+        return not study_filter.rejection_reason(fields, source.relative(path))
 
     with HeaderCache(survey_path(source, state_dir), again=True) as last:
-        asked = is_asked if choice.is_of_parts else None
+        asked = is_asked if study_filter.is_of_parts else None
         found = last.modalities(session.study_uid, truncated=truncated, is_asked=asked)
     if journal.exists():
         with suppress(JournalError, UsageError), JournalReader.open(journal) as reader:

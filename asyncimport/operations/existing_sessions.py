@@ -19,14 +19,14 @@ from asyncimport.xnat.site import SiteRules
 class GivenSessions:
     """The sessions that there are, by the journal of a run and by one listing of each project.
 
-    With `reroute`, what the journal has and XNAT has nothing of does not count.
+    With `relabel`, what the journal has and XNAT has nothing of does not count.
     """
 
-    def __init__(self, archived: ArchivedSessions, rules: SiteRules, journal: Path, *, reroute: bool) -> None:
+    def __init__(self, archived: ArchivedSessions, rules: SiteRules, journal: Path, *, relabel: bool) -> None:
         self._archived = archived
         self._rules = rules
         self._journal = journal
-        self._reroute = reroute
+        self._reroute = relabel
 
     async def in_projects(self, names: Mapping[str, str], *, with_archive: bool) -> Given:
         """Return the sessions of projects, of which the ID is given by the name that the rules have for it.

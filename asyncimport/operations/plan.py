@@ -73,7 +73,7 @@ def make_plan(
     truncated: bool = False,
     given: Given = NOTHING_GIVEN,
     residents: Iterable[SubjectPatient] = (),
-    merge_patients: bool = False,
+    allow_mixed_patients: bool = False,
     suffix: bool = False,
     limit: int | None = None,
     looks: Unsettled | None = None,
@@ -98,7 +98,7 @@ def make_plan(
         drafts = [kept(draft, given, problems, is_whole=is_whole) for draft in drafts]
     # All studies are compared before any is left for later: nothing that is wrong may hide behind a pause or a limit.
     drafts = list(distinct(drafts, problems, given, suffix=suffix, streams=streams))
-    if not merge_patients:
+    if not allow_mixed_patients:
         drafts = list(one_patient(drafts, problems, residents))
     if looks is not None:
         drafts = [_quiet(draft, looks, problems) for draft in drafts]

@@ -115,7 +115,7 @@ def draft_plan(
     *,
     relative: Relative = lambda path: path,
     truncated: bool = False,
-    choice: StudyFilter = EVERYTHING,
+    study_filter: StudyFilter = EVERYTHING,
     given: Given = NOTHING_GIVEN,
     suffix: bool = False,
 ) -> Drafts:
@@ -126,18 +126,18 @@ def draft_plan(
     """
     problems: list[Problem] = []
     facts: dict[object, Study] = {}
-    left = {} if choice.is_everything else _left_out(found, choice, relative)
+    left = {} if study_filter.is_everything else _left_out(found, study_filter, relative)
     counts_left = suffix or routes.needs_whole_study
     lost: dict[str, UnroutableError] = {}
     when: dict[str, tuple[str, str]] = {}
     patients: dict[str, set[Patient]] = {}
     who: dict[str, dict[Header, None]] = {}
-    by_file = routes.needs_name or (choice.is_of_parts and choice.needs_path)
+    by_file = routes.needs_name or (study_filter.is_of_parts and study_filter.needs_path)
     for header in found.headers(truncated=truncated, by_directory=routes.needs_path, by_file=by_file):
         fields = header.fields
         who.setdefault(header.study_uid, {})[Header.of(fields)] = None
         if (header.study_uid in left and not counts_left) or (
-            choice.is_of_parts and choice.rejection_reason(fields, relative(header.path))
+            study_filter.is_of_parts and study_filter.rejection_reason(fields, relative(header.path))
         ):
             continue
         when.setdefault(header.study_uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
@@ -152,7 +152,7 @@ def draft_plan(
     routed = routes.resolve(facts.values(), given, late.__setitem__)
     decided = {**routed, **lost, **{uid: LeftOutError(reason) for uid, reason in left.items()}}
     drafts = []
-    asked = _of_parts(found, choice, relative, truncated=truncated) if choice.is_of_parts else {}
+    asked = _of_parts(found, study_filter, relative, truncated=truncated) if study_filter.is_of_parts else {}
     for whole in found.studies(truncated=truncated):
         study = asked.get(whole.study_uid, whole)
         if study.files < whole.files:
@@ -187,12 +187,12 @@ def draft_plan(
     return Drafts(routes, drafts, problems, left)
 
 
-def _left_out(found: HeaderCache, choice: StudyFilter, relative: Relative) -> dict[str, str]:
+def _left_out(found: HeaderCache, study_filter: StudyFilter, relative: Relative) -> dict[str, str]:
     """Return the studies no file of which is asked for, damaged ones included, each with why one is not."""
     left: dict[str, str] = {}
     asked: set[str] = set()
-    for header in found.headers(truncated=True, by_file=choice.needs_path):
-        if reason := choice.rejection_reason(header.fields, relative(header.path)):
+    for header in found.headers(truncated=True, by_file=study_filter.needs_path):
+        if reason := study_filter.rejection_reason(header.fields, relative(header.path)):
             left.setdefault(header.study_uid, reason)
         else:
             asked.add(header.study_uid)
@@ -200,12 +200,12 @@ def _left_out(found: HeaderCache, choice: StudyFilter, relative: Relative) -> di
 
 
 def _of_parts(
-    found: HeaderCache, choice: StudyFilter, relative: Relative, *, truncated: bool
+    found: HeaderCache, study_filter: StudyFilter, relative: Relative, *, truncated: bool
 ) -> dict[str, StudySummary]:
     """Return how much there is of each study, counting only what is asked for."""
 
     def is_asked(fields: Mapping[str, str], path: str) -> bool:
-        return not choice.rejection_reason(fields, relative(path))
+        return not study_filter.rejection_reason(fields, relative(path))
 
     return {study.study_uid: study for study in found.studies(truncated=truncated, is_asked=is_asked)}
 

@@ -40,12 +40,12 @@ class PlanRequest:
     """Replace a plan that exists, edits and all."""
     suffix: bool = False
     """A label that another study has gets _2, _3 ...; else that is a problem."""
-    merge_patients: bool = False
+    allow_mixed_patients: bool = False
     send_truncated: bool = False
     ignore_archives: bool = False
     follow_links: bool = False
     exclude: Sequence[str] = ()
-    choice: StudyFilter = EVERYTHING
+    study_filter: StudyFilter = EVERYTHING
     carried: str = ""
     """The choice of parts of studies, as rows of the plan carry it."""
     limit: int | None = None
@@ -86,11 +86,11 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
             report or Observer(),
             stop=stop,
             truncated=request.send_truncated,
-            merge_patients=request.merge_patients,
+            allow_mixed_patients=request.allow_mixed_patients,
             suffix=request.suffix,
-            choice=request.choice,
+            study_filter=request.study_filter,
             limit=request.limit,
-            quiet_time=0.0,
+            min_age=0.0,
         )
         if found is not None:
             found = _completed(request, found)

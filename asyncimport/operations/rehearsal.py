@@ -19,13 +19,13 @@ from asyncimport.operations.dry_run_plan import as_rehearsed
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.scan import survey_path
 from asyncimport.operations.upload import (
-    enclosed,
+    assign_attachments,
+    demographics_of,
     nothing_found,
     open_journal,
     options_of,
     unmatched_rows,
     unmatched_text,
-    wishes_of,
 )
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.shutdown import Stop
@@ -104,8 +104,8 @@ async def rehearse(
                 adopt_rows=task.adopt_rows,
             )
             # Nothing takes time, and nothing is under way that could take effect late.
-            options = replace(options, quiet_period=0.0, max_outage=0.0, receipts=False)
-            chosen = FilteredRoutes(decision.routes, decision.choice)
+            options = replace(options, settle_seconds=0.0, outage_timeout=0.0, receipts=False)
+            chosen = FilteredRoutes(decision.routes, decision.study_filter)
             try:
                 await run(source, destination, journal, chosen, options=options, stop=stop)
             except UsageError as error:
@@ -117,15 +117,15 @@ def _outcome(
     task: UploadRequest, source: FileSource, decision: Decision, found: Plan, journal: Journal
 ) -> tuple[Plan, int]:
     if task.attach or journal.attachments.has_unstored():
-        enclosed(task, source, journal)
+        assign_attachments(task, source, journal)
     reader = JournalReader.of(journal)
     summary = reader.summary()
     if (error := nothing_found(summary, decision.plan, source)) is not None:
         raise error
-    if rows := unmatched_rows(task, journal, wishes_of(task, decision)):
+    if rows := unmatched_rows(task, journal, demographics_of(task, decision)):
         problem = Problem(ProblemCode.SUBJECTS_UNMATCHED, unmatched_text(rows), "correct the table, or take them out")
         found = replace(found, problems=(*found.problems, problem))
-    flaws = task.flaws + len(rows)
+    issues = task.issues + len(rows)
     # What waits for its session is sent once that is archived.
     whole = replace(summary, attachments=replace(summary.attachments, left=0))
-    return as_rehearsed(found, summary, reader.disputed_studies()), exit_code(whole) or (8 if flaws else 0)
+    return as_rehearsed(found, summary, reader.disputed_studies()), exit_code(whole) or (8 if issues else 0)

@@ -37,16 +37,18 @@ def rules_from(
     return Router(project, subject, session, keywords=keywords, paths=paths, table=found, whole_studies=True)
 
 
-def choice_from(modality: str | None, since: str | None, include: Sequence[str] | None, *, parts: bool) -> StudyFilter:
+def study_filter_from(
+    modality: str | None, since: str | None, include: Sequence[str] | None, *, parts: bool
+) -> StudyFilter:
     """Make the choice of a part of the source. Raises: UsageError."""
     day = (since or "").replace("-", "").replace(".", "")
     if since is not None and not re.fullmatch(r"\d{8}", day):
         raise UsageError(f"--study-since {since} is not a date", hint="write it as 2020-01-31")
     modalities = frozenset(one.strip().upper() for one in (modality or "").split(",") if one.strip())
-    choice = StudyFilter(modalities, day, glob_pattern(include or ()), parts)
-    if parts and choice.is_everything:
+    study_filter = StudyFilter(modalities, day, glob_pattern(include or ()), parts)
+    if parts and study_filter.is_everything:
         raise UsageError("--partial-studies of what?", hint="choose series with --modality, --study-since or --include")
-    return choice
+    return study_filter
 
 
 def choice_text(modality: str | None, since: str | None, include: Sequence[str] | None) -> str:
@@ -55,14 +57,14 @@ def choice_text(modality: str | None, since: str | None, include: Sequence[str] 
     return shlex.join(f"{name}={value}" for name, value in named if value)
 
 
-def carried_choice(rows: Sequence[PlanRow], choice: StudyFilter) -> StudyFilter:
+def study_filter_for(rows: Sequence[PlanRow], study_filter: StudyFilter) -> StudyFilter:
     """Return the choice that a plan was made with, where it is one of parts of studies; else the one of this run.
 
     Raises: UsageError where rows carry several, or this run has another one.
     """
     lines = {row.choice.strip(): row.line for row in rows if not row.skip}
     if not any(lines):
-        return choice
+        return study_filter
     if len(lines) > 1:
         raise UsageError(
             f"--plan, lines {' and '.join(map(str, sorted(lines.values())[:2]))}: two choices of parts of studies",
@@ -75,10 +77,10 @@ def carried_choice(rows: Sequence[PlanRow], choice: StudyFilter) -> StudyFilter:
             name, _, value = word.partition("=")
             named[name].append(value)
         modality, since = ",".join(named["modality"]), next(iter(named["since"]), None)
-        carried = choice_from(modality, since, named["include"], parts=True)
+        carried = study_filter_from(modality, since, named["include"], parts=True)
     except (KeyError, ValueError, UsageError):
         raise UsageError(f"--plan, line {line}: the choice cannot be read", hint="make the plan anew") from None
-    if choice != EVERYTHING and choice != carried:
+    if study_filter != EVERYTHING and study_filter != carried:
         raise UsageError(
             f"--plan was made with another choice of parts ({text})",
             hint="leave --modality, --study-since, --include and --partial-studies out: the plan carries its own",

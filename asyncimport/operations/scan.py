@@ -40,11 +40,11 @@ async def plan_of(
     *,
     stop: Stop,
     truncated: bool,
-    merge_patients: bool,
+    allow_mixed_patients: bool,
     suffix: bool,
-    choice: StudyFilter,
+    study_filter: StudyFilter,
     limit: int | None,
-    quiet_time: float,
+    min_age: float,
     attach: Sequence[AttachRule] = (),
     residents: Iterable[SubjectPatient] = (),
     projects: Callable[[Sequence[str]], Awaitable[Mapping[str, str | AsyncimportError]]] = _as_they_are,
@@ -66,9 +66,15 @@ async def plan_of(
                     await survey(source, found, totals.note)
             if stop.requested:
                 return None
-            looks = await anyio.to_thread.run_sync(found.unsettled, time.time(), quiet_time) if quiet_time else None
+            looks = await anyio.to_thread.run_sync(found.unsettled, time.time(), min_age) if min_age else None
             draft = partial(
-                draft_plan, found, routes, relative=source.relative, truncated=truncated, choice=choice, suffix=suffix
+                draft_plan,
+                found,
+                routes,
+                relative=source.relative,
+                truncated=truncated,
+                study_filter=study_filter,
+                suffix=suffix,
             )
             drafted = await anyio.to_thread.run_sync(draft)
             names = await projects(drafted.projects)
@@ -82,9 +88,9 @@ async def plan_of(
                 projects=names,
                 given=there,
                 residents=residents,
-                streams=streams(routes, suffix=suffix, choice=choice, limit=limit, quiet_time=quiet_time),
+                streams=streams(routes, suffix=suffix, study_filter=study_filter, limit=limit, min_age=min_age),
                 truncated=truncated,
-                merge_patients=merge_patients,
+                allow_mixed_patients=allow_mixed_patients,
                 suffix=suffix,
                 limit=limit,
                 looks=looks,
@@ -94,10 +100,10 @@ async def plan_of(
     return None
 
 
-def streams(routes: Planning, *, suffix: bool, choice: StudyFilter, limit: int | None, quiet_time: float) -> bool:
+def streams(routes: Planning, *, suffix: bool, study_filter: StudyFilter, limit: int | None, min_age: float) -> bool:
     """Whether an upload sends while it walks, as nothing of what it is told needs all studies."""
     is_whole = not isinstance(routes, Router) or suffix or routes.project is None or routes.needs_whole_study
-    return not (is_whole or limit is not None or quiet_time) and choice.is_everything
+    return not (is_whole or limit is not None or min_age) and study_filter.is_everything
 
 
 def survey_path(source: FileSource, state_dir: Path | None) -> Path:

@@ -23,11 +23,11 @@ _STATES = ("created", "updated", "unchanged", "refused", "failed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubjectsRequest:
-    """What XNAT shall hold of subjects. `read_table` reads the rows, and what is wrong with others (`flaws`)."""
+    """What XNAT shall hold of subjects. `read_table` reads the rows, and what is wrong with others (`issues`)."""
 
     server: Server
     rows: Sequence[Demographics]
-    flaws: Sequence[TableIssue] = ()
+    issues: Sequence[TableIssue] = ()
     overwrite: bool = False
     """Replace values that XNAT has; else they are kept, and the differences told."""
     existing_only: bool = False
@@ -43,13 +43,13 @@ class SubjectsResult(Result):
 
     dry_run: bool = False
     rows: Sequence[Demographics] = ()
-    flaws: Sequence[TableIssue] = ()
+    issues: Sequence[TableIssue] = ()
     outcomes: list[SubjectUpdated | SubjectError] = field(default_factory=list)
 
     @property
     def findings_code(self) -> int:
         """8 where a row is wrong, or a subject was refused, failed, or was made by somebody else at the same time."""
-        is_flawed = any(not flaw.is_warning for flaw in self.flaws)
+        is_flawed = any(not issue.is_warning for issue in self.issues)
         return 8 if is_flawed or any(map(_is_problem, self.outcomes)) else 0
 
     def counts(self) -> dict[str, int]:
@@ -84,7 +84,7 @@ async def subjects(
     `report` is told the result so far whenever a subject was come to.
     """
     stop = stop or Stop()
-    result = SubjectsResult(dry_run=request.dry_run, rows=request.rows, flaws=request.flaws)
+    result = SubjectsResult(dry_run=request.dry_run, rows=request.rows, issues=request.issues)
 
     def note(outcome: SubjectUpdated | SubjectError) -> None:
         result.outcomes.append(outcome)

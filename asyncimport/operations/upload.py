@@ -20,11 +20,11 @@ from asyncimport.errors import (
     UsageError,
 )
 from asyncimport.journal import Journal, JournalReader, LockWait
-from asyncimport.model import Algorithm, Digest, Stray, Summary
+from asyncimport.model import Algorithm, Digest, Orphan, Summary
 from asyncimport.model.events import AttachmentsStarted, Event, Noticed, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.texts import plain
-from asyncimport.operations.comparison import strays_of
+from asyncimport.operations.comparison import orphans_of
 from asyncimport.operations.decision import Decision, decide, no_dicom
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.plan import Plan
@@ -47,6 +47,14 @@ from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.subjects import Subjects
 
+# What the event that begins a run calls options that have another name now: its keys are a contract.
+_SETTINGS = {
+    "attachment_workers": "enclosers",
+    "check_first": "scan_first",
+    "outage_timeout": "max_outage",
+    "settle_seconds": "quiet_period",
+    "is_filtered": "chooses",
+}
 # Subjects of a table that are named, of those that have no session.
 _NAMED = 10
 
@@ -57,7 +65,7 @@ async def upload(request: UploadRequest, *, report: Observer | None = None, stop
     A source without any DICOM is a mistake.
     """
     observer = report or Observer()
-    result = UploadResult(flaws=request.flaws)
+    result = UploadResult(issues=request.issues)
     async with uploads(request, observer, stop or Stop()) as runs:
         with ended_in(result, runs.stop):
             await runs.run(result)
@@ -81,7 +89,8 @@ async def uploads(request: UploadRequest, observer: Observer, stop: Stop) -> "As
 
 def _beginning(task: UploadRequest, run: str, rules: Mapping[str, str]) -> Began:
     """Say what is run, and how; no secret is among it."""
-    settings = {**asdict(task.options), "overwrite": task.overwrite, "reroute": task.reroute}
+    settings = {_SETTINGS.get(name, name): value for name, value in asdict(task.options).items()}
+    settings |= {"overwrite": task.overwrite, "reroute": task.relabel}
     settings["adopt_rows"] = task.adopt_rows
     names = {"sources": [plain(str(path)) for path in task.sources], **rules}
     return Began(run, __version__, task.server.host, task.project, settings, names)
@@ -95,8 +104,8 @@ def open_journal(
         path,
         destination=task.server.host,
         rules=decision.rules,
-        reroute=task.reroute,
-        merge_patients=task.merge_patients,
+        relabel=task.relabel,
+        allow_mixed_patients=task.allow_mixed_patients,
         is_planned=decision.is_strict,
         lock_wait=lock_wait,
         is_temporary=is_temporary,
@@ -106,14 +115,14 @@ def open_journal(
 def options_of(task: UploadRequest, decision: Decision, journal: Journal) -> Options:
     """Return the options of the line, and let what is not asked for, or not yet, wait in the journal. It blocks."""
     if decision.plan is not None:
-        unasked = () if task.choice.is_everything else decision.plan.left
+        unasked = () if task.study_filter.is_everything else decision.plan.left
         journal.scan.postpone(decision.plan.waiting, unasked)
     # Files may wait from an earlier run that a plan, edited since, does not ask for any more.
     leaves_out = isinstance(task.routes, PlannedRoutes) and decision.plan is not None and bool(decision.plan.left)
     return replace(
         task.options,
-        scan_first=task.checks_first(decision.routes),
-        chooses=decision.choice.is_of_parts or decision.choice.studies is not None or leaves_out,
+        check_first=task.checks_first(decision.routes),
+        is_filtered=decision.study_filter.is_of_parts or decision.study_filter.studies is not None or leaves_out,
     )
 
 
@@ -129,7 +138,7 @@ class Uploads:
         self._first: int | None = None
         self._report: Callable[[Event], None] = lambda _: None
         self._monitor = OutageMonitor(
-            task.options.max_outage, report=lambda reason: self._report(ServerUnavailable(reason))
+            task.options.outage_timeout, report=lambda reason: self._report(ServerUnavailable(reason))
         )
         self._told: set[str] = set()
 
@@ -194,8 +203,8 @@ class Uploads:
             outcome.signal = self._signal
             if outcome.error is None and outcome.signal is None and not is_watch:
                 outcome.error = nothing_found(outcome.summary, decision.plan, source)
-            for stray in outcome.strays or ():
-                self._observer.note(stray)
+            for orphan in outcome.orphans or ():
+                self._observer.note(orphan)
             await anyio.to_thread.run_sync(journal.end_run, outcome.exit_code)
             if task.receipts is not None:
                 await anyio.to_thread.run_sync(write_receipts, task.receipts, reader)
@@ -220,14 +229,14 @@ class Uploads:
             source=journal.source,
             adopt_rows=task.adopt_rows,
         )
-        chosen = FilteredRoutes(decision.routes, decision.choice)
+        chosen = FilteredRoutes(decision.routes, decision.study_filter)
         async with self._observer.progress(outcome.totals):
             await run(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
             await _attach(task, source, journal, client, report, stop)
-            outcome.flaws += await _describe(task, decision, source, journal, client, report, stop)
+            outcome.issues += await _describe(task, decision, source, journal, client, report, stop)
         if not stop.requested:
             with stop.at_once():
-                outcome.strays = await self._sweep(client, journal)
+                outcome.orphans = await self._sweep(client, journal)
 
     async def _logged_in(self) -> Client:
         """Log in, once for all runs."""
@@ -236,19 +245,20 @@ class Uploads:
             self._client = await self._stack.enter_async_context(
                 task.server.connect(
                     # One more, to ask whether the server answers when all others hang.
-                    connections=max(task.options.workers + task.options.finalizers, task.options.enclosers) + 1,
+                    connections=max(task.options.workers + task.options.finalizers, task.options.attachment_workers)
+                    + 1,
                     max_rate=task.options.max_rate,
                     timeouts=task.timeouts,
                     monitor=self._monitor,
                 )
             )
-            self._monitor.is_there = self._client.is_there
+            self._monitor.ping = self._client.ping
         return self._client
 
-    async def _sweep(self, client: Client, journal: Journal) -> list[Stray] | None:
+    async def _sweep(self, client: Client, journal: Journal) -> list[Orphan] | None:
         """Look for what requests that broke off have left in the prearchive; None when XNAT does not let us look."""
         try:
-            return await strays_of(client, JournalReader.of(journal))
+            return await orphans_of(client, JournalReader.of(journal))
         except (RefusedError, TransientError) as error:
             self._tell(f"the prearchive could not be looked through for stray sessions: {error}")
             return None
@@ -259,7 +269,7 @@ class Uploads:
             self._observer.tell(text)
 
 
-def enclosed(task: UploadRequest, source: FileSource, journal: Journal) -> int:
+def assign_attachments(task: UploadRequest, source: FileSource, journal: Journal) -> int:
     """Decide what goes beside images, and where; return how many files wait for their sessions. It blocks."""
 
     def which(path: str) -> str | None:
@@ -284,7 +294,7 @@ async def _attach(
     if stop.requested or not waiting:
         return
 
-    waiting_files = await anyio.to_thread.run_sync(enclosed, task, source, journal)
+    waiting_files = await anyio.to_thread.run_sync(assign_attachments, task, source, journal)
     if perhaps := await anyio.to_thread.run_sync(journal.attachments.possible_moves):
         # What lies elsewhere under the name of what was stored is another file, unless its bytes are the same.
         known = [(file, Digest(Algorithm.MD5, bytes.fromhex(md5))) for file, md5 in perhaps]
@@ -308,39 +318,43 @@ async def _describe(
 
     Returns how many rows of the table are of nobody, where all of the source was asked for.
     """
-    if stop.requested or not (task.wishes.table or task.wishes.from_headers):
+    if stop.requested or not (task.demographics.table or task.demographics.from_headers):
         return 0
-    wishes = wishes_of(task, decision)
+    demographics = demographics_of(task, decision)
     register = Subjects(
         client,
         RetryPolicy(),
-        overwrite=wishes.overwrite,
+        overwrite=demographics.overwrite,
         event_reason=task.event_reason or "demographics",
         only_existing=True,
     )
-    await describe_subjects(source, register, journal, wishes, options=task.options, report=report, stop=stop)
-    return await _tell_unmatched(task, journal, wishes, report, stop)
+    await describe_subjects(source, register, journal, demographics, options=task.options, report=report, stop=stop)
+    return await _tell_unmatched(task, journal, demographics, report, stop)
 
 
-def wishes_of(task: UploadRequest, decision: Decision) -> DemographicsRequest:
+def demographics_of(task: UploadRequest, decision: Decision) -> DemographicsRequest:
     """Return what is to be said of subjects, with the project's ID where an alias was given."""
     project = decision.rules.get("project", task.project)
-    table = [replace(row, project=project) if row.project == task.project else row for row in task.wishes.table]
-    return replace(task.wishes, table=table)
+    table = [replace(row, project=project) if row.project == task.project else row for row in task.demographics.table]
+    return replace(task.demographics, table=table)
 
 
-def unmatched_rows(task: UploadRequest, journal: Journal, wishes: DemographicsRequest) -> list[Demographics]:
+def unmatched_rows(task: UploadRequest, journal: Journal, demographics: DemographicsRequest) -> list[Demographics]:
     """Return the rows of the table that are of nobody, where all of the source was asked for. It blocks."""
-    if task.limit is not None or not task.choice.is_everything:
+    if task.limit is not None or not task.study_filter.is_everything:
         return []
-    return unmatched(journal, wishes)
+    return unmatched(journal, demographics)
 
 
 async def _tell_unmatched(
-    task: UploadRequest, journal: Journal, wishes: DemographicsRequest, report: Callable[[Event], None], stop: Stop
+    task: UploadRequest,
+    journal: Journal,
+    demographics: DemographicsRequest,
+    report: Callable[[Event], None],
+    stop: Stop,
 ) -> int:
     """Tell which rows of the table are of subjects that nothing was found of; return how many."""
-    rows = [] if stop.requested else await anyio.to_thread.run_sync(unmatched_rows, task, journal, wishes)
+    rows = [] if stop.requested else await anyio.to_thread.run_sync(unmatched_rows, task, journal, demographics)
     if rows:
         report(Noticed(unmatched_text(rows)))
     return len(rows)

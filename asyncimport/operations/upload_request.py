@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asyncimport.model import Stray, Summary
+from asyncimport.model import Orphan, Summary
 from asyncimport.model.options import Options
 from asyncimport.model.summary import exit_code
 from asyncimport.operations.decision import Wanted
@@ -28,7 +28,7 @@ class UploadRequest:
     routes: Router | PlannedRoutes
     suffix: bool = False
     exclude: Sequence[str] = ()
-    choice: StudyFilter = EVERYTHING
+    study_filter: StudyFilter = EVERYTHING
     limit: int | None = None
     options: Options = field(default_factory=Options)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -36,13 +36,13 @@ class UploadRequest:
     trigger_pipelines: bool | None = None
     event_reason: str = ""
     attach: Sequence[AttachRule] = ()
-    wishes: DemographicsRequest = field(default_factory=DemographicsRequest)
-    flaws: int = 0
-    quiet_time: float = 0.0
+    demographics: DemographicsRequest = field(default_factory=DemographicsRequest)
+    issues: int = 0
+    min_age: float = 0.0
     watch: float | None = None
-    reroute: bool = False
+    relabel: bool = False
     adopt_rows: bool = False
-    merge_patients: bool = False
+    allow_mixed_patients: bool = False
     max_duration: float | None = None
     ignore_archives: bool = False
     follow_links: bool = False
@@ -56,22 +56,22 @@ class UploadRequest:
             self.server.host,
             self.project,
             self.routes,
-            self.choice,
+            self.study_filter,
             self.suffix,
             self.limit,
-            self.quiet_time,
-            self.merge_patients,
+            self.min_age,
+            self.allow_mixed_patients,
             self.options.send_truncated,
             self.state_dir,
             self.journal,
             self.attach,
-            self.reroute,
+            self.relabel,
         )
 
     def checks_first(self, routes: Router | PlannedRoutes) -> bool:
         """Whether nothing is sent if anything collides."""
         # Under one fixed label any second study does, and that is better known before anything is sent.
-        return self.options.scan_first or (isinstance(routes, Router) and routes.one_session)
+        return self.options.check_first or (isinstance(routes, Router) and routes.one_session)
 
     def source(self, kind: Callable[..., FileSource] = FileSource) -> FileSource:
         """Return what is read. Raises: UsageError."""
@@ -81,7 +81,7 @@ class UploadRequest:
             follow_links=self.follow_links,
             digests=self.options.receipts,
             exclude=self.exclude,
-            is_part=not self.choice.is_everything,
+            is_part=not self.study_filter.is_everything,
         )
 
 
@@ -91,11 +91,11 @@ class UploadResult(Result):
 
     run: str | None = None
     summary: Summary | None = None
-    strays: list[Stray] | None = None
+    orphans: list[Orphan] | None = None
     totals: Totals = field(default_factory=Totals)
-    flaws: int = 0
+    issues: int = 0
 
     @property
     def findings_code(self) -> int:
         """1 where no run began, 8 where files are lacking, 9 where only sessions are, or 0."""
-        return 1 if self.summary is None else exit_code(self.summary) or (8 if self.flaws else 0)
+        return 1 if self.summary is None else exit_code(self.summary) or (8 if self.issues else 0)

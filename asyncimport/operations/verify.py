@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from asyncimport.errors import JournalError, RefusedError, TransientError, UnavailableError, UsageError
 from asyncimport.journal import Journal, JournalReader, LockWait
-from asyncimport.model import AttachmentState, Stray
+from asyncimport.model import AttachmentState, Orphan
 from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.options import Options
 from asyncimport.operations.comparison import (
@@ -24,9 +24,9 @@ from asyncimport.operations.comparison import (
     look,
     look_at_subjects,
     look_beside,
+    orphans_of,
     restore_subjects,
     sources_of,
-    strays_of,
     verified_attachments,
     verified_sources,
 )
@@ -42,7 +42,7 @@ from asyncimport.system.output_files import advice, check_output, replacing
 from asyncimport.system.threads import in_threads
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
-from asyncimport.xnat.orphans import remove_stray
+from asyncimport.xnat.orphans import delete_orphan
 from asyncimport.xnat.resources import Depth, Resources
 from asyncimport.xnat.subjects import Outcome
 
@@ -57,9 +57,9 @@ class VerifyRequest:
     """Only what went to this one of several projects of the journal."""
     repair: bool = False
     """Send again what the archive lacks, from the files it was sent from."""
-    strays: bool = False
+    orphans: bool = False
     """Look for sessions in the prearchive that uploads which broke off left behind."""
-    remove_strays: bool = False
+    delete_orphans: bool = False
     """Delete those of them whose every file is seen to be in the archive."""
     safe_to_delete: Path | None = None
     """Where to write the paths of all files whose instances were just seen in the archive, one a line."""
@@ -77,7 +77,7 @@ class VerifyResult(Result):
     described: list[Outcome] = field(default_factory=list)
     repaired: int = 0
     unrepaired: int = 0
-    strays: list[tuple[Stray, str]] | None = None
+    orphans: list[tuple[Orphan, str]] | None = None
     safe: int | None = None
     kept_back: int = 0
 
@@ -127,8 +127,8 @@ async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, r
             if request.safe_to_delete is not None and not stop.requested:
                 write = partial(_write_paths, request.safe_to_delete, reader, result)
                 result.safe = await anyio.to_thread.run_sync(write)
-            if (request.strays or request.remove_strays) and not stop.requested:
-                await _strays(client, reader, result, stop, remove=request.remove_strays)
+            if (request.orphans or request.delete_orphans) and not stop.requested:
+                await _orphans(client, reader, result, stop, remove=request.delete_orphans)
 
 
 async def _look(client: Client, request: VerifyRequest, result: VerifyResult) -> None:
@@ -199,30 +199,30 @@ async def _restore(client: Client, reader: JournalReader, result: VerifyResult) 
     )
 
 
-async def _strays(client: Client, reader: JournalReader, result: VerifyResult, stop: Stop, *, remove: bool) -> None:
+async def _orphans(client: Client, reader: JournalReader, result: VerifyResult, stop: Stop, *, remove: bool) -> None:
     """Look for stray rows, and tell what became of each."""
     try:
         with stop.at_once():
-            found = await strays_of(client, reader)
+            found = await orphans_of(client, reader)
         if stop.requested:
             return
-        result.strays = []
-        for stray in found:
+        result.orphans = []
+        for orphan in found:
             outcome = "left"
             if remove and not stop.requested:
                 outcome = "left: stopped"
                 with stop.after_grace():
-                    outcome = await _removed(client, stray)
-            result.strays.append((stray, outcome))
+                    outcome = await _removed(client, orphan)
+            result.orphans.append((orphan, outcome))
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     except RefusedError as error:
         raise UsageError(str(error), hint="--orphans needs the right to edit the project") from error
 
 
-async def _removed(client: Client, stray: Stray) -> str:
+async def _removed(client: Client, orphan: Orphan) -> str:
     try:
-        await remove_stray(client, stray, RetryPolicy())
+        await delete_orphan(client, orphan, RetryPolicy())
     except RefusedError as error:
         return f"left: {error}"
     except TransientError as error:

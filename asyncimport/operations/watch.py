@@ -50,7 +50,7 @@ class _Watch:
             with suppress(StoppedError):
                 while not self.stop.requested:
                     began = monotonic()
-                    outcome = UploadResult(flaws=task.flaws)
+                    outcome = UploadResult(issues=task.issues)
                     try:
                         await anyio.to_thread.run_sync(self._look_at_places)
                         await runs.run(outcome, is_watch=True)
@@ -65,7 +65,7 @@ class _Watch:
 
     def together(self) -> UploadResult:
         """Return all runs as one."""
-        return self._outcomes or UploadResult(flaws=self._task.flaws)
+        return self._outcomes or UploadResult(issues=self._task.issues)
 
     def _keep(self, outcome: UploadResult) -> None:
         before = self._outcomes

@@ -28,7 +28,7 @@ class Rate:
         self._clock = clock
         self._free_at = float("-inf")
 
-    async def spend(self, size: int) -> None:
+    async def acquire(self, size: int) -> None:
         """Wait until `size` bytes may go; they count as sent, also when the wait is cancelled."""
         now = self._clock()
         begin = max(self._free_at, now - self._CREDIT)

@@ -17,7 +17,7 @@ class OutageMonitor:
     """Ends what it guards when no call has got through for `longest` seconds, counted from the first that did not.
 
     The client tells of each call: that it begins, and how it ends. So calls that hang count, and pauses, and calls that
-    have just failed; whatever XNAT answers, if only that it refuses, has got through. Before the end `is_there` is
+    have just failed; whatever XNAT answers, if only that it refuses, has got through. Before the end `ping` is
     asked: a call may take its time, or fail all by itself, at a server that answers others. An outage has begun when
     two calls in a row did not get through: then `report` is told why, and with None when one does again.
     """
@@ -30,7 +30,7 @@ class OutageMonitor:
         # anyio's clock takes 5 us, and it is asked once a file.
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.is_there: Callable[[], Awaitable[bool]] | None = None
+        self.ping: Callable[[], Awaitable[bool]] | None = None
         """Asks the server something small; None as long as nobody is logged in."""
         self._longest = longest
         self._clock = clock
@@ -121,7 +121,7 @@ class OutageMonitor:
         if since is None:
             return True
         with anyio.move_on_after(max(since + self._longest - self._clock(), self._look)):
-            if self.is_there is not None and await self.is_there():
+            if self.ping is not None and await self.ping():
                 # It has told so itself, unless it did not need to ask.
                 self._since = self._clock() if self._in_flight else None
                 return True

@@ -28,7 +28,7 @@ class RetryBudget:
         """Note a call that went well."""
         self._left = min(self._MOST, self._left + self._SHARE)
 
-    def spend(self) -> bool:
+    def acquire(self) -> bool:
         """Take a repetition; whether there was one to spare."""
         if self._left < 1:
             return False
@@ -45,7 +45,7 @@ class Outage:
 
     Who has used up all attempts asks `is_on`: if nothing at all got through between its last two, the server and not
     the file is to blame. Then one call at a time is repeated with pauses that grow from `first` seconds, until it
-    gets through. But when a single one asks, and `is_there` says that the server answers, it is given up after a few
+    gets through. But when a single one asks, and `ping` says that the server answers, it is given up after a few
     minutes: it may be the last file of the run, and one that a proxy cannot cope with. `hold` keeps all other calls
     back for a pause; `report` is told of the beginning (with the reason) and of the end (None).
     """
@@ -59,7 +59,7 @@ class Outage:
         self,
         longest: float,
         *,
-        is_there: Callable[[], Awaitable[bool]] = _nobody_knows,
+        ping: Callable[[], Awaitable[bool]] = _nobody_knows,
         first: float = 1.0,
         hold: Callable[[float], None] = lambda _: None,
         report: Callable[[str | None], None] = lambda _: None,
@@ -68,7 +68,7 @@ class Outage:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._longest = longest
-        self._is_there = is_there
+        self._ping = ping
         self._first = first
         self._hold = hold
         self._report = report
@@ -104,7 +104,7 @@ class Outage:
             return False
         return not error.is_file_verdict or (error.blames_file and len(self._blamed) >= self._TOO_MANY_BLAMED)
 
-    async def through(self, call: Callable[[], Awaitable[T]], key: object) -> T:
+    async def call(self, call: Callable[[], Awaitable[T]], key: object) -> T:
         """Make a call that is about `key`, repeat it while the server is away, and note that it got through.
 
         Raises: as `wait_until_up`.
@@ -160,4 +160,4 @@ class Outage:
         """Whether it is time to see that a call fails all by itself."""
         if error.is_file_verdict or len(self._struck) > 1 or waited <= min(self._longest, self._PATIENCE):
             return False
-        return await self._is_there()
+        return await self._ping()

@@ -46,14 +46,14 @@ async def retrying(
     policy: RetryPolicy,
     *,
     on_error: Callable[[TransientError], None] = lambda _: None,
-    spend: Callable[[], bool] = lambda: True,
+    acquire: Callable[[], bool] = lambda: True,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     jitter: Callable[[], float] = random.random,
 ) -> T:
     """Await `call()` until it succeeds, raises anything but `TransientError`, or the attempts are used up.
 
     A connection that the server had closed while it was idle costs no attempt: the call is made once more, at once.
-    `spend` is asked before each other repetition whether there is one to spare. Raises: the last `TransientError`.
+    `acquire` is asked before each other repetition whether there is one to spare. Raises: the last `TransientError`.
     """
     if policy.attempts < 1:
         raise ValueError("a retry policy needs at least one attempt")
@@ -68,5 +68,5 @@ async def retrying(
                 continue
             if attempt == policy.attempts or (error.is_file_verdict and attempt >= policy.file_attempts):
                 raise
-            await sleep(policy.delay(attempt, hint=error.retry_after, jitter=jitter(), spare=spend()))
+            await sleep(policy.delay(attempt, hint=error.retry_after, jitter=jitter(), spare=acquire()))
             attempt += 1

@@ -50,7 +50,7 @@ class ResourceStore(Protocol):
         """
         ...
 
-    async def is_there(self) -> bool:
+    async def ping(self) -> bool:
         """Return whether the server answers at all. Raises: FatalError."""
         ...
 
@@ -98,8 +98,8 @@ async def upload_attachments(
     stop = stop or Stop()
     turn = anyio.CapacityLimiter(1)
     outage = Outage(
-        options.max_outage,
-        is_there=store.is_there,
+        options.outage_timeout,
+        ping=store.ping,
         sleep=stop.sleep,
         report=lambda reason: report(ServerUnavailable(reason)),
     )
@@ -112,7 +112,7 @@ async def upload_attachments(
 
     async def fill(batch: AttachmentBatch) -> list[AttachmentResult]:
         try:
-            return await outage.through(partial(store.fill, batch, source, begin), batch.resource)
+            return await outage.call(partial(store.fill, batch, source, begin), batch.resource)
         except TransientError as error:
             # Other batches get through.
             return [AttachmentResult(one, AttachmentState.FAILED, str(error)) for one in batch.attachments]
@@ -133,7 +133,7 @@ async def upload_attachments(
 
     try:
         async with anyio.create_task_group() as tasks:
-            for _ in range(options.enclosers):
+            for _ in range(options.attachment_workers):
                 tasks.start_soon(work)
     except BaseExceptionGroup as errors:
         raise primary_error(errors) from None

@@ -40,7 +40,7 @@ class SubjectStore(Protocol):
         """
         ...
 
-    async def is_there(self) -> bool:
+    async def ping(self) -> bool:
         """Tell whether the server answers at all. Raises: FatalError."""
         ...
 
@@ -61,7 +61,7 @@ async def describe_subjects(
     headers: Headers,
     register: SubjectStore,
     journal: Journal,
-    wishes: DemographicsRequest,
+    demographics: DemographicsRequest,
     *,
     options: Options,
     report: Callable[[Event], None] = lambda _: None,
@@ -71,19 +71,19 @@ async def describe_subjects(
     stop = stop or Stop()
     turn = anyio.CapacityLimiter(1)
     outage = Outage(
-        options.max_outage,
-        is_there=register.is_there,
+        options.outage_timeout,
+        ping=register.ping,
         sleep=stop.sleep,
         report=lambda reason: report(ServerUnavailable(reason)),
     )
-    table = {(row.project, row.subject.casefold()): row for row in wishes.table}
-    wanted = header_fields(wishes.from_headers)
+    table = {(row.project, row.subject.casefold()): row for row in demographics.table}
+    wanted = header_fields(demographics.from_headers)
     due = iter(await anyio.to_thread.run_sync(journal.subjects.due))
 
     async def told(wish: Demographics, taken: Sequence[str]) -> SubjectReport:
         reported = partial(SubjectReport, wish.project, wish.subject)
         try:
-            done = await outage.through(partial(register.set, wish), wish.subject)
+            done = await outage.call(partial(register.set, wish), wish.subject)
         except RefusedError as error:
             return reported("refused", reason=str(error))
         except TransientError as error:
@@ -116,7 +116,7 @@ async def describe_subjects(
             own = Demographics(subject.subject, {} if given is None else given.values, subject.project)
             wish = filled(own, found)
             disputed = [name for name in filled(own, dict.fromkeys(disputed, "")).values if name not in own.values]
-            is_said = subject.said == wish.values and not wishes.overwrite
+            is_said = subject.said == wish.values and not demographics.overwrite
             if not disputed and (not wish.values or is_said):
                 continue
             result = None
@@ -142,16 +142,16 @@ async def describe_subjects(
 
     try:
         async with anyio.create_task_group() as tasks:
-            for _ in range(options.enclosers):
+            for _ in range(options.attachment_workers):
                 tasks.start_soon(work)
     except BaseExceptionGroup as errors:
         raise primary_error(errors) from None
 
 
-def unmatched(journal: Journal, wishes: DemographicsRequest) -> list[Demographics]:
+def unmatched(journal: Journal, demographics: DemographicsRequest) -> list[Demographics]:
     """Return the rows of the table whose subjects have no session in the journal."""
-    met = journal.subjects.known() if wishes.table else set()
-    return [row for row in wishes.table if (row.project, row.subject.casefold()) not in met]
+    met = journal.subjects.known() if demographics.table else set()
+    return [row for row in demographics.table if (row.project, row.subject.casefold()) not in met]
 
 
 def _read(

@@ -166,13 +166,13 @@ class _Pipeline:
         self._policy = policy
         self._report = report
         self._stop = stop
-        self._may_feed = not options.scan_first
+        self._may_feed = not options.check_first
         self._has_scanned = self._is_drained = False
         self._throttle = Throttle(options.workers, adaptive=options.adaptive)
         self._budget = RetryBudget()
         self._outage = Outage(
-            options.max_outage,
-            is_there=destination.is_there,
+            options.outage_timeout,
+            ping=destination.ping,
             first=policy.first,
             clock=monotonic,
             sleep=stop.sleep,
@@ -191,7 +191,7 @@ class _Pipeline:
                 _ring(ready, options.finalizers)
                 async for batch in self._source.batches():
                     await self._admit(batch)
-                    if not options.scan_first:
+                    if not options.check_first:
                         _ring(work)
                         if left := self._left(batch):
                             leave = partial(self._journal.scan.directory_done, left, partial=options.partial)
@@ -205,7 +205,7 @@ class _Pipeline:
                         partial=options.partial,
                     )
                 )
-                if options.scan_first and (collisions := await self._ask(self._journal.scan.collisions)):
+                if options.check_first and (collisions := await self._ask(self._journal.scan.collisions)):
                     raise UsageError(
                         f"nothing was sent, because {len(collisions)} problem(s) were found: {collisions[0][0]}",
                         hint="see them all with `asyncimport status`; correct the labels, or leave --check-first out",
@@ -243,7 +243,7 @@ class _Pipeline:
             self._journal.scan.skip_known,
             retry_refused=options.retry_refused,
             resend_changed=options.resend_changed,
-            chooses=options.chooses,
+            is_filtered=options.is_filtered,
         )
         known = await self._ask(partial(recall, files))
         looks = await self._source.look(known.unknown)
@@ -422,7 +422,7 @@ class _Pipeline:
     async def _meet_moved(self, sealed: Sealed) -> str | None:
         """Say why a session cannot go into a subject that it was not sent to; None: it can."""
         session = sealed.delivery.session
-        occupants = await self._outage.through(partial(self._destination.occupants, session), sealed.delivery)
+        occupants = await self._outage.call(partial(self._destination.occupants, session), sealed.delivery)
         reason = (
             await self._ask(partial(self._journal.sessions.check_occupants, session, occupants)) if occupants else None
         )
@@ -443,7 +443,7 @@ class _Pipeline:
                 slot.leave()
                 raise
 
-        return await self._outage.through(attempt, claim.key)
+        return await self._outage.call(attempt, claim.key)
 
     def _tell_notices(self) -> None:
         for text in self._journal.sessions.take_notices():
@@ -482,14 +482,20 @@ class _Pipeline:
 
         try:
             try:
-                uri = await retrying(attempt, self._policy, spend=self._budget.spend, sleep=self._stop.sleep)
+                uri = await retrying(attempt, self._policy, acquire=self._budget.acquire, sleep=self._stop.sleep)
             except TransientError as error:
                 # Between the last two attempts of this file, has any other got through?
                 if not self._outage.is_on(error, trail.times[-2]):
                     raise
                 uri = await self._outage.wait_until_up(attempt, error, trail.times[0], claim.key)
         except SourceError as error:
-            return Failed(claim, str(error), unreadable=True, attempts=trail.attempts, unsure=trail.unsure)
+            return Failed(
+                claim,
+                str(error),
+                unreadable=True,
+                attempts=trail.attempts,
+                may_have_taken_effect=trail.may_have_taken_effect,
+            )
         except (RefusedError, TransientError) as error:
             return _verdict(claim, error, trail)
         slot.succeeded(claim.instance.file.size)
@@ -499,7 +505,7 @@ class _Pipeline:
             xxh3 = body.xxh3
             digest = body.sha256 if self._options.receipts else digest
         merges = False if claim.look else None
-        return Stored(claim, uri, trail.attempts, trail.unsure, digest, merges, xxh3)
+        return Stored(claim, uri, trail.attempts, trail.may_have_taken_effect, digest, merges, xxh3)
 
     async def _explain(self, claim: Claim, attempt: int) -> None:
         """Say which rule of the site is why XNAT has kept nothing of a file, or may be, at the second attempt.
@@ -529,7 +535,7 @@ class _Pipeline:
 
     def _failed(self, claim: Claim, error: TransientError, trail: "_Attempts") -> None:
         trail.times.append(monotonic())
-        trail.unsure |= error.cut
+        trail.may_have_taken_effect |= error.may_have_taken_effect
         if error.blames_file:
             self._outage.blamed(claim.key)
         self._report(RetryScheduled(str(error), claim, trail.attempts))
@@ -562,7 +568,7 @@ class _Pipeline:
         _ring(work)
 
     async def finalize(self, ready: ObjectReceiveStream[None], work: _Bell) -> None:
-        claim = partial(self._journal.deliveries.claim, quiet_period=self._options.quiet_period)
+        claim = partial(self._journal.deliveries.claim, settle_seconds=self._options.settle_seconds)
         async with ready, work:
             with self._stop.at_once():
                 listening = True
@@ -585,14 +591,14 @@ class _Pipeline:
         try:
             if sealed.expected is None and not (sealed.archived or sealed.is_open):
                 look = partial(self._destination.held_before, sealed.delivery.session)
-                before = await self._outage.through(look, sealed.delivery)
+                before = await self._outage.call(look, sealed.delivery)
                 if before is not None:
                     sealed = await self._ask(partial(self._journal.deliveries.expect, sealed, before))
             if sealed.delivery.begun_as is not None and (reason := await self._meet_moved(sealed)):
                 return Held(sealed.delivery, reason)
-            verdict = await self._outage.through(partial(self._destination.finalize, sealed), sealed.delivery)
+            verdict = await self._outage.call(partial(self._destination.finalize, sealed), sealed.delivery)
             if isinstance(verdict, Incomplete) and verdict.script is not None:
-                verdict = await self._outage.through(partial(self._explained, verdict), sealed.delivery)
+                verdict = await self._outage.call(partial(self._explained, verdict), sealed.delivery)
         except RefusedError as error:
             return Held(sealed.delivery, str(error))
         except TransientError as error:
@@ -626,25 +632,27 @@ class _Attempts:
 
     times: list[float]
     attempts: int = 0
-    unsure: bool = False
+    may_have_taken_effect: bool = False
 
 
 def _verdict(claim: Claim, error: RefusedError | TransientError, trail: _Attempts) -> Refused | Failed | Withheld:
     """Judge a file that was not stored, by the last error and those before it."""
     if isinstance(error, OccupiedError):
-        return Withheld(claim, str(error), trail.attempts, trail.unsure)
+        return Withheld(claim, str(error), trail.attempts, trail.may_have_taken_effect)
     reason, never_reached_xnat, whole_session, second_row = str(error), False, False, False
     if isinstance(error, RefusedError):
         never_reached_xnat, whole_session, second_row = error.never_reached_xnat, error.whole_session, error.second_row
     else:
         reason = f"{error}, {trail.attempts} times"
         if not error.is_file_verdict:
-            return Failed(claim, reason, attempts=trail.attempts, unsure=trail.unsure)
-    if trail.unsure and not (never_reached_xnat or whole_session):
+            return Failed(claim, reason, attempts=trail.attempts, may_have_taken_effect=trail.may_have_taken_effect)
+    if trail.may_have_taken_effect and not (never_reached_xnat or whole_session):
         # XNAT keeps what came of a body that broke off. Dropped files are left out of a session that is archived all
         # the same, and this one would be in it, in part.
-        return Failed(claim, f"{reason}, after an attempt that broke off", attempts=trail.attempts, unsure=True)
-    return Refused(claim, reason, whole_session, trail.attempts, trail.unsure, _kind(error), second_row)
+        return Failed(
+            claim, f"{reason}, after an attempt that broke off", attempts=trail.attempts, may_have_taken_effect=True
+        )
+    return Refused(claim, reason, whole_session, trail.attempts, trail.may_have_taken_effect, _kind(error), second_row)
 
 
 def _kind(error: RefusedError | TransientError) -> Refusal:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from asyncimport.errors import AsyncimportError
-from asyncimport.model import Stray, Summary
+from asyncimport.model import Orphan, Summary
 from asyncimport.model.events import Event
 
 
@@ -38,7 +38,7 @@ class Lost:
     events: int
 
 
-Entry = Event | Began | Ended | Stray | Lost
+Entry = Event | Began | Ended | Orphan | Lost
 
 
 Form = Callable[[float, Entry], Iterator[str]]

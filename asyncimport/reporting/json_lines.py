@@ -14,12 +14,12 @@ from asyncimport.model import (
     Failed,
     Held,
     Incomplete,
+    Orphan,
     Outcome,
     Postponed,
     Refused,
     Resource,
     Stored,
-    Stray,
     SubjectReport,
     Summary,
     Withheld,
@@ -103,7 +103,7 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
                 **({"reason": entry.reason} if entry.reason else {"written": entry.written, "kept": entry.kept}),
                 "taken": entry.taken,
             }
-        case Stray(session=session, uri=uri, status=status):
+        case Orphan(session=session, uri=uri, status=status):
             names = {"project": session.project, "subject": session.subject, "session": session.label}
             yield {"event": "stray_found", **names, "study_uid": session.study_uid, "uri": uri, "status": status}
         case Lost(events=count):

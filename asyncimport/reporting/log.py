@@ -13,10 +13,10 @@ from asyncimport.model import (
     Delivery,
     Held,
     Incomplete,
+    Orphan,
     Postponed,
     Refused,
     Stored,
-    Stray,
     SubjectReport,
     Withheld,
 )
@@ -108,7 +108,7 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
                 told = {"written": entry.written, "from headers": entry.taken, "kept, as XNAT differs": entry.kept}
                 words = "; ".join(f"{word}: {', '.join(fields)}" for word, fields in told.items() if fields)
                 yield ("WARNING" if entry.kept else "INFO"), f"demographics of {which}: {words or 'nothing to do'}"
-        case Stray(session=session, uri=uri):
+        case Orphan(session=session, uri=uri):
             place = f" ({session.project} / {session.subject} / {session.label}: {uri})" if names else ""
             yield "WARNING", f"a stray session is in the prearchive: study {session.study_uid}{place}"
         case Lost(events=count):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Place
-from asyncimport.model.csv_table import TableIssue, label_flaw, normalized, records, text_of, unescape_cell
+from asyncimport.model.csv_table import TableIssue, label_problem, normalized, records, text_of, unescape_cell
 from asyncimport.routing import check_resource
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -62,7 +62,7 @@ def read_attachments(
         )
     if doubled := [name for name, column in zip(names, columns, strict=True) if column and columns.count(column) > 1]:
         raise UsageError(f"the table has several columns for one thing: {', '.join(doubled)}", hint="leave one of them")
-    flaws = [
+    issues = [
         TableIssue(1, name, "nobody knows this column", "what it says is not sent", is_warning=True)
         for name, column in zip(names, columns, strict=True)
         if name.strip() and not column
@@ -73,14 +73,14 @@ def read_attachments(
         if len(cells) > len(names) or any(cell.strip() for cell in cells[named:]):
             # A delimiter in a cell has cut it, and what follows stands a column further on.
             text = f"{len(cells)} cells, but the header names {named}"
-            flaws.append(TableIssue(line, "", text, "a cell that holds a delimiter needs quotes"))
+            issues.append(TableIssue(line, "", text, "a cell that holds a delimiter needs quotes"))
             continue
         values = {column: unescape_cell(cell).strip() for column, cell in zip(columns, cells, strict=False) if column}
         values["project_id"] = values.get("project_id") or project
         values["resource"] = values.get("resource") or resource
         row = _row(line, values)
-        (flaws if isinstance(row, TableIssue) else rows).append(row)  # type: ignore[arg-type]
-    return rows, flaws
+        (issues if isinstance(row, TableIssue) else rows).append(row)  # type: ignore[arg-type]
+    return rows, issues
 
 
 def _row(line: int, values: Mapping[str, str]) -> AttachRow | TableIssue:
@@ -89,8 +89,8 @@ def _row(line: int, values: Mapping[str, str]) -> AttachRow | TableIssue:
         if not value[column]:
             return TableIssue(line, column, "is empty", "a row needs path, project_id and resource")
     for column in _LABELS:
-        if flaw := label_flaw(value[column]):
-            return TableIssue(line, column, f"{flaw} is in no label of XNAT's", "copy the label as XNAT shows it")
+        if issue := label_problem(value[column]):
+            return TableIssue(line, column, f"{issue} is in no label of XNAT's", "copy the label as XNAT shows it")
     try:
         check_resource(value["resource"], "resource")
     except UsageError as error:

@@ -113,11 +113,11 @@ class _Routes(Protocol):
 class FilteredRoutes:
     """Rules that route what is asked for, as others do. A choice is no rule: the next run may make another."""
 
-    def __init__(self, routes: _Routes, choice: StudyFilter) -> None:
+    def __init__(self, routes: _Routes, study_filter: StudyFilter) -> None:
         self._routes = routes
-        self._choice = choice
+        self._choice = study_filter
         self.rules = routes.rules
-        self.needs_path = routes.needs_path or (choice.is_of_parts and choice.needs_path)
+        self.needs_path = routes.needs_path or (study_filter.is_of_parts and study_filter.needs_path)
         self.session_depth = routes.session_depth
 
     def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session:
@@ -125,9 +125,9 @@ class FilteredRoutes:
 
         Raises: LeftOutError when it is not asked for, with its session if others of its study are, UnroutableError.
         """
-        choice = self._choice
-        choice.check(study_uid)
-        if not choice.is_of_parts or not (reason := choice.rejection_reason(fields, path)):
+        study_filter = self._choice
+        study_filter.check(study_uid)
+        if not study_filter.is_of_parts or not (reason := study_filter.rejection_reason(fields, path)):
             return self._routes.route(study_uid, fields, path)
         try:
             session = self._routes.route(study_uid, fields, path)

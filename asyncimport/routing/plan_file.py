@@ -66,9 +66,9 @@ class PlanRow:
     """A study and the session that it is to become, or with `skip` the wish to leave it out.
 
     The key, the target and `skip` decide. Patient, issuer, date and number of files bind: a study that differs is not
-    the one that the row was made for. The rest informs whoever edits the plan. `choice` are the filters by which a
-    part of the study was chosen. `line` is where it stood in a file.
-    `extra` are columns of others, which are carried along; as they may hold names, its repr shows none of them.
+    the one that the row was made for. The rest informs whoever edits the plan. `choice` are the filters by which
+    a part of the study was chosen. `line` is where it stood in a file. `extra` are columns of others, which are carried
+    along; as they may hold names, its repr shows none of them.
     """
 
     study_uid: str

@@ -7,7 +7,7 @@ from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import (
     LABELS,
     character,
-    label_flaw,
+    label_problem,
     normalized,
     records,
     text_of,
@@ -249,8 +249,8 @@ class _Reader:
             self._wrong(column, "empty", LABELS if column != "project_id" else "a project for all rows goes with -P")
         elif not self._check_number(column):
             return
-        elif flaw := label_flaw(value):
-            self._wrong(column, flaw, LABELS)
+        elif issue := label_problem(value):
+            self._wrong(column, issue, LABELS)
 
 
 def _why_no_uid(text: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Attachment, AttachmentBatch, File, Place, Resource
-from asyncimport.model.csv_table import TableIssue, label_flaw
+from asyncimport.model.csv_table import TableIssue, label_problem
 from asyncimport.model.texts import plain
 from asyncimport.routing import check_resource, name_in_resource, name_problem
 from asyncimport.routing.attachment_file import AttachRow, read_attachments
@@ -33,18 +33,18 @@ def rows_to_attach(
         except OSError as error:
             raise UsageError(f"{table} cannot be read: {error.strerror}", hint="check the path") from error
         try:
-            rows, flaws = read_attachments(data, project=place.project, resource=said.resource, encoding=encoding)
+            rows, issues = read_attachments(data, project=place.project, resource=said.resource, encoding=encoding)
         except UsageError as error:
             raise UsageError(f"{table}: {error}", hint=error.hint) from None
-        return [replace(row, path=str(table.parent / row.path)) for row in rows], flaws
+        return [replace(row, path=str(table.parent / row.path)) for row in rows], issues
     if not place.project:
         raise UsageError("no project", hint="name it with -P")
     if not said.resource:
         raise UsageError("no resource", hint="name it with --resource, as in --resource REPORTS")
     check_resource(said.resource, "--resource")
     for option, label in (("-P", place.project), ("--subject", place.subject), ("--session", place.session)):
-        if flaw := label_flaw(label):
-            raise UsageError(f"{option}: {flaw} is in no label of XNAT's", hint="copy it as XNAT shows it")
+        if issue := label_problem(label):
+            raise UsageError(f"{option}: {issue} is in no label of XNAT's", hint="copy it as XNAT shows it")
     if place.scan and not place.session:
         raise UsageError("--scan without a session", hint="name it with --session")
     if whole_project == bool(place.session or place.subject):
@@ -72,8 +72,8 @@ def _check_beside_table(said: AttachRow, *, whole_project: bool) -> None:
             raise UsageError(f"{option} goes with files, not with --table", hint=f"name it in the column {column}")
 
 
-def files_by_resource(rows: Sequence[AttachRow], flaws: list[TableIssue]) -> list[AttachmentBatch]:
-    """Look at the files, and put them together by resource; what cannot be sent is added to `flaws`.
+def files_by_resource(rows: Sequence[AttachRow], issues: list[TableIssue]) -> list[AttachmentBatch]:
+    """Look at the files, and put them together by resource; what cannot be sent is added to `issues`.
 
     Raises: UsageError when nothing is left.
     """
@@ -82,19 +82,19 @@ def files_by_resource(rows: Sequence[AttachRow], flaws: list[TableIssue]) -> lis
     for row in rows:
         for one in _files(row):
             if isinstance(one, TableIssue):
-                flaws.append(one)
+                issues.append(one)
                 continue
             file, path = one
             name = name_in_resource(row.name or path.replace(os.sep, "/"))
             tags, names = found.setdefault((row.place, row.resource), ([], {}))
             tags += [row.tags] if row.tags and row.tags not in tags else []
             if why := name_problem(name, file.size):
-                flaws.append(TableIssue(row.line, "path", f"{plain(file.path)}: {why}", "leave it out"))
+                issues.append(TableIssue(row.line, "path", f"{plain(file.path)}: {why}", "leave it out"))
             elif name in names and names[name].file == file:
                 continue
             elif name in names:
                 what = f"{plain(file.path)} and {plain(names[name].file.path)} would both be {name} there"
-                flaws.append(TableIssue(row.line, "name", what, "give one of them another name, in the column name"))
+                issues.append(TableIssue(row.line, "name", what, "give one of them another name, in the column name"))
             else:
                 key += 1
                 names[name] = Attachment(key, file, name, row.format, row.content)
@@ -104,7 +104,7 @@ def files_by_resource(rows: Sequence[AttachRow], flaws: list[TableIssue]) -> lis
         if names
     ]
     if not batches:
-        hint = next((flaw.hint for flaw in flaws if flaw.hint), "check the paths")
+        hint = next((issue.hint for issue in issues if issue.hint), "check the paths")
         raise UsageError("there is no file that can be attached", hint=hint)
     return batches
 
@@ -123,8 +123,8 @@ def _files(row: AttachRow) -> Iterator[tuple[File, str] | TableIssue]:
         names = ((directory, name) for directory, below, files in walk for name in (*files, *_links(directory, below)))
         paths = sorted(os.path.join(directory, name) for directory, name in names)  # noqa: PTH118
     for path in paths:
-        if is_directory and (flaw := _link(row, path)) is not None:
-            yield flaw
+        if is_directory and (issue := _link(row, path)) is not None:
+            yield issue
             continue
         try:
             found = os.stat(path)  # noqa: PTH116

@@ -25,7 +25,7 @@ async def send(
     """
     if isinstance(body, bytes):
         if client.rate is not None:
-            await client.rate.spend(len(body))
+            await client.rate.acquire(len(body))
         return await client.call(method, url, read, data=body, headers=headers, in_time=True)
     with bounded(client.timeouts.stall) as scope:
         return await _stream(client, method, url, body, read, headers, scope)
@@ -94,6 +94,6 @@ class _Watched:
             raise StopAsyncIteration from None
         if self._rate is not None:
             self._scope.deadline = inf
-            await self._rate.spend(len(piece))
+            await self._rate.acquire(len(piece))
         self._scope.deadline = anyio.current_time() + self._timeouts.stall
         return piece

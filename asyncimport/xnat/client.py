@@ -249,7 +249,7 @@ class Client:
 
         return await retrying(once, policy)
 
-    async def is_there(self) -> bool:
+    async def ping(self) -> bool:
         """Tell whether XNAT answers at all, whatever it says."""
         try:
             with bounded(self.timeouts.stall):
@@ -480,7 +480,7 @@ class Client:
         if not isinstance(error, aiohttp.ClientError):
             return _late()
         idle = isinstance(error, _ClosedWhileIdleError)
-        return TransientError(f"the connection broke ({type(error).__name__})", cut=True, idle=idle)
+        return TransientError(f"the connection broke ({type(error).__name__})", may_have_taken_effect=True, idle=idle)
 
 
 @asynccontextmanager
@@ -532,7 +532,7 @@ async def connect(
 
 
 def _late() -> TransientError:
-    return TransientError("the server did not answer in time", overload=True, cut=True)
+    return TransientError("the server did not answer in time", overload=True, may_have_taken_effect=True)
 
 
 def _not_let_through(proxy: Proxy, status: int) -> UnavailableError | TransientError:

@@ -204,9 +204,9 @@ class XnatDestination:
         # Patterns of the site take their time, each in bounds.
         return await anyio.to_thread.run_sync(lambda: [explanation(rules, fields) for fields in headers])
 
-    async def is_there(self) -> bool:
+    async def ping(self) -> bool:
         """Tell whether XNAT answers at all."""
-        return await self._client.is_there()
+        return await self._client.ping()
 
     async def find(self, claim: Claim) -> Existing | None:
         """Tell what the archive has of the session of a claim already; None: nothing.
@@ -387,7 +387,7 @@ class XnatDestination:
         try:
             uri = steps.answer = await self._move(delivery)
         except TransientError as error:
-            steps.asked |= error.cut
+            steps.asked |= error.may_have_taken_effect
             raise
         there = archived_as(uri)
         if there is not None and (reason := replies.misplaced(there[0], session)):
@@ -475,7 +475,9 @@ class XnatDestination:
                 named=steps.named,
             )
         except (RefusedError, TransientError) as error:
-            if isinstance(error, TransientError) and (error.unreachable or error.overload or error.cut):
+            if isinstance(error, TransientError) and (
+                error.unreachable or error.overload or error.may_have_taken_effect
+            ):
                 raise
             found = None
         if there.problem is not None:

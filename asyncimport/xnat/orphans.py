@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from asyncimport.dicom import NotDicom, Unreadable, identify
 from asyncimport.errors import RefusedError
-from asyncimport.model import Session, Stray
+from asyncimport.model import Orphan, Session
 from asyncimport.model.addresses import OUR_SOURCE, same_label
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat import replies
@@ -37,14 +37,14 @@ _MOST_KEPT = 16 << 20
 _PIECE = 256 << 10
 
 
-async def find_strays(
+async def find_orphans(
     client: Client,
     project: str,
     sessions: Iterable[Session],
     known: Collection[str],
     policy: RetryPolicy,
     source: str | None = None,
-) -> list[Stray]:
+) -> list[Orphan]:
     """Look through the prearchive of a project for rows of these sessions; `known` are the URIs of live deliveries.
 
     Those of other journals than the one that names this `source` are no strays: an upload may be at work on them.
@@ -53,7 +53,7 @@ async def find_strays(
     rows = await client.ask("GET", f"/data/prearchive/projects/{project}?format=json", replies.prearchive, policy)
     ours = {(session.study_uid, session.label): session for session in sessions}
     return [
-        Stray(session, f"/data{row.uri}", row.status, row.uploaded, row.source or "")
+        Orphan(session, f"/data{row.uri}", row.status, row.uploaded, row.source or "")
         for row in rows
         # XNAT shows rows without a project to those who may see all: what it misrouted is among them.
         if row.project in {project, "Unassigned"} and row.uri not in known
@@ -64,7 +64,7 @@ async def find_strays(
     ]
 
 
-async def remove_stray(client: Client, stray: Stray, policy: RetryPolicy) -> None:
+async def delete_orphan(client: Client, orphan: Orphan, policy: RetryPolicy) -> None:
     """Delete a stray row, after every file in it was seen to be in the archive, and nothing has come in meanwhile.
 
     A row that is receiving is built first. XNAT takes it back to RECEIVING with the next file, and moves `lastmod` with
@@ -72,29 +72,29 @@ async def remove_stray(client: Client, stray: Stray, policy: RetryPolicy) -> Non
     deleted.
     Raises: RefusedError with the reason for which it stays, TransientError.
     """
-    if stray.source and not replies.is_of_upload(stray.source):
-        raise RefusedError(f"it was made by {stray.source}, not by us")
-    row = await _row(client, stray, policy)
+    if orphan.source and not replies.is_of_upload(orphan.source):
+        raise RefusedError(f"it was made by {orphan.source}, not by us")
+    row = await _row(client, orphan, policy)
     if row is None:
         return
     if row.is_busy:
         raise RefusedError(f"XNAT is at work on it ({row.status})")
     if row.quiet_seconds < _QUIET_SECONDS:
         raise RefusedError("a file may have come into it within the last minute: try again in a few minutes")
-    there = await find_session(client, stray.session, policy, SiteRules(client, policy))
+    there = await find_session(client, orphan.session, policy, SiteRules(client, policy))
     if there.problem is not None or not there.experiments:
         raise RefusedError(there.problem or "the archive has no session of this label and study")
-    before = await _built(client, stray, row, policy)
-    found = await _downloaded(client, stray, policy)
+    before = await _built(client, orphan, row, policy)
+    found = await _downloaded(client, orphan, policy)
     if len(found) < before.files:
         raise RefusedError(f"XNAT handed out {len(found)} of its {before.files} files")
     uids = frozenset(found)
-    held = await held_of_session(client, stray.session, there.experiments, uids, policy)
+    held = await held_of_session(client, orphan.session, there.experiments, uids, policy)
     if lacking := uids - held.keys():
         raise RefusedError(f"{len(lacking)} of its {len(uids)} instances are not in the archive")
-    if await _state(client, stray, policy) != before:
+    if await _state(client, orphan, policy) != before:
         raise RefusedError("it has changed while it was looked at: a file has come into it, it may be")
-    await client.ask("DELETE", stray.uri, replies.deleted, policy)
+    await client.ask("DELETE", orphan.uri, replies.deleted, policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +105,23 @@ class _State:
     files: int
 
 
-async def _row(client: Client, stray: Stray, policy: RetryPolicy) -> Row | None:
-    return await client.ask("GET", f"{stray.uri}?format=json", replies.row, policy)
+async def _row(client: Client, orphan: Orphan, policy: RetryPolicy) -> Row | None:
+    return await client.ask("GET", f"{orphan.uri}?format=json", replies.row, policy)
 
 
-async def _state(client: Client, stray: Stray, policy: RetryPolicy) -> _State | None:
-    files = await client.ask("GET", f"{stray.uri}/resources?format=json", replies.file_count, policy)
-    row = await _row(client, stray, policy)
+async def _state(client: Client, orphan: Orphan, policy: RetryPolicy) -> _State | None:
+    files = await client.ask("GET", f"{orphan.uri}/resources?format=json", replies.file_count, policy)
+    row = await _row(client, orphan, policy)
     return None if row is None or files is None else _State(row, files)
 
 
-async def _built(client: Client, stray: Stray, row: Row, policy: RetryPolicy) -> _State:
+async def _built(client: Client, orphan: Orphan, row: Row, policy: RetryPolicy) -> _State:
     """Build a row that is receiving, and return what it is then. Nothing may have come in since `row` was looked at."""
     if row.is_receiving:
         if not replies.is_of_upload(row.source or ""):
             raise RefusedError(f"it is receiving files ({row.status})")
-        await client.ask("POST", f"{stray.uri}?action=build&SOURCE={OUR_SOURCE}", replies.built, policy)
-    state = await _state(client, stray, policy)
+        await client.ask("POST", f"{orphan.uri}?action=build&SOURCE={OUR_SOURCE}", replies.built, policy)
+    state = await _state(client, orphan, policy)
     if state is None:
         raise RefusedError("it has no session document that tells what is in it")
     if state.row.is_receiving or state.row.is_busy or state.row.lastmod != row.lastmod:
@@ -129,12 +129,12 @@ async def _built(client: Client, stray: Stray, row: Row, policy: RetryPolicy) ->
     return state
 
 
-async def _downloaded(client: Client, stray: Stray, policy: RetryPolicy) -> list[str]:
+async def _downloaded(client: Client, orphan: Orphan, policy: RetryPolicy) -> list[str]:
     """Return the SOPInstanceUIDs of the files in a row. Nothing of them stays on this disk, also after a stop."""
     directory = Path(await anyio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix="asyncimport-stray-")))
     try:
         content = directory / "row.zip"
-        await client.download(f"{stray.uri}?format=zip", content, policy)
+        await client.download(f"{orphan.uri}?format=zip", content, policy)
         return await anyio.to_thread.run_sync(_sop_uids, content)
     finally:
         with anyio.CancelScope(shield=True):

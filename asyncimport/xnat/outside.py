@@ -127,7 +127,7 @@ class _Guest(Client):
                     return response.status
             except TransientError as error:
                 if not is_asked_for:
-                    return 0 if error.cut else None
+                    return 0 if error.may_have_taken_effect else None
         return 100 if is_asked_for else None
 
     async def leave(self) -> None:

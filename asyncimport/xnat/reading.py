@@ -72,7 +72,7 @@ async def pieces(response: aiohttp.ClientResponse, most: int | None = None) -> A
 
 async def _unpacked(response: aiohttp.ClientResponse, packing: str) -> AsyncIterator[bytes]:
     if packing not in _PACKED:
-        raise TransientError("the answer is packed in a way that nobody asked for", cut=True)
+        raise TransientError("the answer is packed in a way that nobody asked for", may_have_taken_effect=True)
     unpacking = zlib.decompressobj(_EITHER)
     try:
         async for piece in response.content.iter_any():
@@ -84,9 +84,9 @@ async def _unpacked(response: aiohttp.ClientResponse, packing: str) -> AsyncIter
         # What is still held back is less than a piece.
         yield unpacking.flush()
     except zlib.error:
-        raise TransientError("the answer cannot be unpacked", cut=True) from None
+        raise TransientError("the answer cannot be unpacked", may_have_taken_effect=True) from None
     if not unpacking.eof:
-        raise TransientError("the answer breaks off", cut=True)
+        raise TransientError("the answer breaks off", may_have_taken_effect=True)
 
 
 def _reply(response: aiohttp.ClientResponse, body: bytes) -> Reply:

@@ -184,9 +184,9 @@ class Resources:
         self._addresses[place] = address = await address_of(self._client, place, self._policy)
         return address
 
-    async def is_there(self) -> bool:
+    async def ping(self) -> bool:
         """Tell whether XNAT answers at all."""
-        return await self._client.is_there()
+        return await self._client.ping()
 
     async def fill(
         self,
@@ -428,7 +428,7 @@ class Resources:
             # PUT would do the same, but aiohttp repeats that by itself, older ones with what is left of a body.
             kept = await send(self._client, "POST", url, body, replies.duplicates, _BYTES)
         except TransientError as error:
-            if not error.cut:
+            if not error.may_have_taken_effect:
                 self._recall(before)
             if error.unreachable:
                 raise

@@ -16,7 +16,7 @@ import anyio
 
 from asyncimport.demographics import Decision, Demographics, Difference, Values, decide, lacking
 from asyncimport.errors import RefusedError, TransientError, UnavailableError, primary_error
-from asyncimport.model.csv_table import label_flaw
+from asyncimport.model.csv_table import label_problem
 from asyncimport.pacing.retry import RetryPolicy, retrying
 from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
@@ -169,9 +169,9 @@ class Subjects:
         found = (await self._listed(project, self._policy)).find(label)
         return tuple(one.label for one in found if one.accession != accession)
 
-    async def is_there(self) -> bool:
+    async def ping(self) -> bool:
         """Tell whether XNAT answers at all."""
-        return await self._client.is_there()
+        return await self._client.ping()
 
     def forget(self, project: str) -> None:
         """List a project anew at the next question, such as when sessions have been archived into it."""
@@ -223,7 +223,7 @@ class Subjects:
         try:
             accession = await (self._make(wish, values) if before is None else self._change(before, values))
         except TransientError as error:
-            if not error.cut:
+            if not error.may_have_taken_effect:
                 # Nothing was saved, and whoever has saved in between is not to be overwritten.
                 setting.decision = None
             raise
@@ -271,8 +271,8 @@ class Subjects:
 
     async def _make(self, wish: Demographics, values: Values) -> str:
         """Make a subject with values, once, and return its accession ID. What is there already is left as it is."""
-        if flaw := label_flaw(wish.subject):
-            raise RefusedError(f"XNAT does not save such a label: {flaw}")
+        if issue := label_problem(wish.subject):
+            raise RefusedError(f"XNAT does not save such a label: {issue}")
         path = (
             f"/data/projects/{quote(wish.project, safe='')}/subjects?{self._query({'label': wish.subject, **values})}"
         )
@@ -377,6 +377,6 @@ async def _outcome(subjects: Subjects, wish: Demographics) -> Outcome:
     except RefusedError as error:
         return SubjectError(wish.project, wish.subject, str(error), refused=True, no_right=error.whole_session)
     except TransientError as error:
-        if error.unreachable or error.overload or error.cut:
+        if error.unreachable or error.overload or error.may_have_taken_effect:
             raise UnavailableError(str(error), hint="run the command again when the server is back") from error
         return SubjectError(wish.project, wish.subject, str(error), refused=False)

@@ -197,7 +197,7 @@ async def test_what_cannot_be_attached_is_told(
     (folder / "z.txt").write_bytes(b"last")
     ended = await attach(ready, folder, tmp_path / "none", *TO_E)
     assert ended.code == 8
-    problems = " ".join(flaw["problem"] for flaw in ended.json["flaws"])
+    problems = " ".join(issue["problem"] for issue in ended.json["flaws"])
     for words in (
         "both be a_b.txt",
         "it is empty",

@@ -110,7 +110,7 @@ async def test_flawed_rows(xnat: TestXnat, ready: Commands, table: Path) -> None
     ended = await as_json(ready, table)
     assert ended.code == 8
     assert ended.json["subjects"]["created"] == 3
-    assert [(flaw["line"], flaw["column"]) for flaw in ended.json["flaws"]] == [(4, "sex"), (4, "birth_date")]
+    assert [(issue["line"], issue["column"]) for issue in ended.json["flaws"]] == [(4, "sex"), (4, "birth_date")]
     assert {one.label for one in xnat.subjects("demo")} == {"S1", "S2", "S4"}
     shown = await ready("subjects", table, "-P", "demo")
     assert shown.code == 8

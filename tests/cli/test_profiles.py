@@ -223,7 +223,7 @@ class TestOptions:
         """It speaks where nothing else does; its user waits until the environment has been asked."""
         values = parse()
         assert (values["host"], values["project"], values["workers"]) == (HOST, "P1", "8")
-        assert (values["max_outage"], values["session"], values["archive"]) == ("4h", "{StudyDate}", False)
+        assert (values["outage_timeout"], values["session"], values["archive"]) == ("4h", "{StudyDate}", False)
         assert values["ca_bundle"] == config.parent / "site.pem"
         assert (values["profile"].name, values["profile"].user, values["profile"].explicit) == ("usual", "ada", False)
         assert values["user"] is None
@@ -234,7 +234,7 @@ class TestOptions:
             values = parse(*words)
             assert (values["host"], values["user"], values["project"]) == (OTHER, "grace", "P2")
             assert (values["insecure"], values["workers"], values["timeout"]) == (True, "2", 5.0)
-            assert (values["max_outage"], values["output"].value) == ("1h", "json")
+            assert (values["outage_timeout"], values["output"].value) == ("1h", "json")
             assert values["profile"].explicit
 
     @pytest.mark.parametrize(

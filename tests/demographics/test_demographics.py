@@ -38,8 +38,8 @@ def read(text: str, *, project: str = "P", null_clears: bool = False) -> tuple[l
 
 def one_value(column: str, cell: str) -> str | TableIssue:
     """Return what becomes of one cell: its value, or the flaw."""
-    rows, flaws = read(f"subject_label\t{column}\nS1\t{cell}\n")
-    return flaws[0] if flaws else rows[0].values[FIELDS[column].name]
+    rows, issues = read(f"subject_label\t{column}\nS1\t{cell}\n")
+    return issues[0] if issues else rows[0].values[FIELDS[column].name]
 
 
 def told(fields: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:
@@ -122,23 +122,23 @@ class TestCells:
     )
     def test_refused(self, column: str, cell: str, said: str) -> None:
         """What XNAT would refuse, or take for something else without a word, is told with its place."""
-        flaw = one_value(column, cell)
-        assert isinstance(flaw, TableIssue)
-        assert (flaw.line, flaw.column) == (2, column)
-        assert flaw.text.startswith(said)
-        assert flaw.hint
+        issue = one_value(column, cell)
+        assert isinstance(issue, TableIssue)
+        assert (issue.line, issue.column) == (2, column)
+        assert issue.text.startswith(said)
+        assert issue.hint
 
     @pytest.mark.parametrize("cell", ["", "  ", "n/a", "N/A"])
     def test_unknown(self, cell: str) -> None:
         """An empty cell leaves the field alone; so does BIDS's word for one."""
-        rows, flaws = read(f"participant_id,sex,age\nS1,{cell},34\n")
-        assert flaws == []
+        rows, issues = read(f"participant_id,sex,age\nS1,{cell},34\n")
+        assert issues == []
         assert rows == [Demographics("S1", {"age": "34"}, "P")]
 
     def test_null_when_asked(self) -> None:
         """Then it clears the field, and only then."""
-        rows, flaws = read("subject,race,age\nS1,null,NULL\n", null_clears=True)
-        assert flaws == []
+        rows, issues = read("subject,race,age\nS1,null,NULL\n", null_clears=True)
+        assert issues == []
         assert rows[0].values == {"race": NULL, "age": NULL}
         assert read("subject,gender\nNull,f\n", null_clears=True)[1][0].text == "the word NULL"
 
@@ -156,11 +156,11 @@ class TestCells:
         value = data.draw(values[one.kind])
         # An apostrophe of its own stays, unless what follows it is what a spreadsheet changes.
         cell = escape_cell(value).replace('"', '""')
-        rows, flaws = read(f'subject_label,{name}\nS1,"{cell}"\n')
+        rows, issues = read(f'subject_label,{name}\nS1,"{cell}"\n')
         if value.upper() == NULL or html.unescape(value) != value:
-            assert [flaw.line for flaw in flaws] == [2]
+            assert [issue.line for issue in issues] == [2]
         else:
-            assert flaws == []
+            assert issues == []
             assert rows[0].values == ({name: value} if value.casefold() != "n/a" else {})
 
     @given(st.sampled_from(sorted(FIELDS)), st.text(max_size=40))
@@ -169,18 +169,18 @@ class TestCells:
         cell = text.replace('"', '""')
         try:
             data = f'subject_label,{name}\nS1,"{cell}"\n'.encode("utf-8", "surrogatepass")
-            rows, flaws = read_subjects(data, project="P", today=TODAY)
+            rows, issues = read_subjects(data, project="P", today=TODAY)
         except UsageError:
             return
-        assert bool(rows) != bool(flaws)
+        assert bool(rows) != bool(issues)
 
     @given(st.sampled_from([*sorted(FIELDS), "subject"]), st.text("日本語中", min_size=2, max_size=300))
     def test_no_flaw_tells_a_value(self, name: str, text: str) -> None:
         """Cells are patients' data: one character of them at most is told."""
-        _, flaws = read(f"subject,{name}\n{text},{text}\n" if name != "subject" else f"subject,sex\n{text},f\n")
-        assert flaws
-        for flaw in flaws:
-            assert sum(one in "日本語中" for one in f"{flaw}") <= 1
+        _, issues = read(f"subject,{name}\n{text},{text}\n" if name != "subject" else f"subject,sex\n{text},f\n")
+        assert issues
+        for issue in issues:
+            assert sum(one in "日本語中" for one in f"{issue}") <= 1
 
 
 class TestTables:
@@ -188,7 +188,7 @@ class TestTables:
 
     def test_rows_with_errors_keep_no_others_back(self) -> None:
         """Each flaw has its line, and a row with several tells them all."""
-        rows, flaws = read(
+        rows, issues = read(
             "Subject;Sex;Birth Date;Age;Weight\r\n"
             "S1;F;1970-01-31;;150\r\n"
             "S2;xyz;31/01/1970;;70,5\r\n"
@@ -200,7 +200,7 @@ class TestTables:
         )
         assert [row.subject for row in rows] == ["S1", "S3"]
         assert rows[0].values == {"gender": "female", "dob": "1970-01-31", "weight": "150"}
-        assert [(flaw.line, flaw.column) for flaw in flaws] == [
+        assert [(issue.line, issue.column) for issue in issues] == [
             (3, "Sex"),
             (3, "Birth Date"),
             (3, "Weight"),
@@ -211,34 +211,34 @@ class TestTables:
 
     def test_projects(self) -> None:
         """A column of projects goes before the one for all rows, which fills its gaps."""
-        rows, flaws = read("project,subject,gender\nQ,S1,f\n,S1,m\nQ R,S2,m\n")
+        rows, issues = read("project,subject,gender\nQ,S1,f\n,S1,m\nQ R,S2,m\n")
         assert [(row.project, row.subject) for row in rows] == [("Q", "S1"), ("P", "S1")]
-        assert [(flaw.line, flaw.column) for flaw in flaws] == [(4, "project")]
+        assert [(issue.line, issue.column) for issue in issues] == [(4, "project")]
 
     def test_twice(self) -> None:
         """A subject with two rows that say the same has one; of two that differ nobody knows which is right."""
-        rows, flaws = read("subject,gender\nS1,f\nS1,F\nS2,f\nS2,m\nS2,f\nS3,m\n")
+        rows, issues = read("subject,gender\nS1,f\nS1,F\nS2,f\nS2,m\nS2,f\nS3,m\n")
         assert [row.subject for row in rows] == ["S1", "S3"]
-        assert [(flaw.line, flaw.text) for flaw in flaws] == [(5, "the subject of line 4 again")]
+        assert [(issue.line, issue.text) for issue in issues] == [(5, "the subject of line 4 again")]
 
     def test_letter_case(self) -> None:
         """XNAT's archive step takes labels that differ in case only for one subject."""
-        rows, flaws = read("subject,gender\nsub1,f\nSUB1,f\n")
+        rows, issues = read("subject,gender\nsub1,f\nSUB1,f\n")
         assert rows == []
-        assert len(flaws) == 1
+        assert len(issues) == 1
 
     @pytest.mark.parametrize("births", ["1970-01-31,1970,", ",1970,55", "1970-01-31,,55"])
     def test_one_birth(self, births: str) -> None:
         """XNAT keeps one of dob, yob and age."""
-        rows, (flaw,) = read(f"subject,dob,yob,age\nS1,{births}\n")
+        rows, (issue,) = read(f"subject,dob,yob,age\nS1,{births}\n")
         assert rows == []
-        assert flaw.text == "more than one"
+        assert issue.text == "more than one"
 
     def test_unknown_columns(self) -> None:
         """A misspelt field is told, as XNAT would drop it without a word; the row goes on."""
-        rows, flaws = read("subject,gender,handednes,notes,notes\nS1,f,left,x,y\n")
+        rows, issues = read("subject,gender,handednes,notes,notes\nS1,f,left,x,y\n")
         assert rows[0].values == {"gender": "female"}
-        assert [(flaw.line, flaw.column, flaw.is_warning) for flaw in flaws] == [
+        assert [(issue.line, issue.column, issue.is_warning) for issue in issues] == [
             (1, "handednes", True),
             (1, "notes", True),
         ]
@@ -274,8 +274,8 @@ class TestTables:
             (text.encode("utf-16-le"), "utf-16-le"),
             (b"sep=\t\n" + text.encode(), ""),
         ):
-            rows, flaws = read_subjects(data, project="P", encoding=encoding, today=TODAY)
-            assert (flaws, rows[0].values) == ([], {"race": "Zoë"})
+            rows, issues = read_subjects(data, project="P", encoding=encoding, today=TODAY)
+            assert (issues, rows[0].values) == ([], {"race": "Zoë"})
 
     @pytest.mark.parametrize(
         ("data", "encoding", "said"),
@@ -295,9 +295,9 @@ class TestTables:
     @pytest.mark.parametrize("other", ["H", "w", "Ж"])
     def test_the_initials_of_another_language(self, other: str) -> None:
         """M is a woman's beside H (hombre, mujer): initials are taken all, or none; words are what they are."""
-        rows, flaws = read(f"subject,gender,hand\nS1,M,L\nS2,{other},R\nS3,female,R\nS4,,L\nS5,F,\n")
+        rows, issues = read(f"subject,gender,hand\nS1,M,L\nS2,{other},R\nS3,female,R\nS4,,L\nS5,F,\n")
         assert [row.subject for row in rows] == ["S3", "S4"]
-        assert [(flaw.line, flaw.column) for flaw in flaws] == [(2, "gender"), (3, "gender"), (6, "gender")]
+        assert [(issue.line, issue.column) for issue in issues] == [(2, "gender"), (3, "gender"), (6, "gender")]
         rows, _ = read("subject,gender\nS1,M\nS2,xyz\nS3,U\n")
         assert [row.subject for row in rows] == ["S1", "S3"]
 
@@ -308,9 +308,9 @@ class TestTables:
             "xnat:subjectData/fields/field[name=site]/field",
             "fields/field[name=x]/field",
         ]
-        rows, flaws = read(f"subject,age,{','.join(paths)}\nS1,34,male,x,y\n")
+        rows, issues = read(f"subject,age,{','.join(paths)}\nS1,34,male,x,y\n")
         assert [row.values for row in rows] == [{"age": "34"}]
-        assert [(flaw.column, flaw.is_warning) for flaw in flaws] == [(path, True) for path in paths]
+        assert [(issue.column, issue.is_warning) for issue in issues] == [(path, True) for path in paths]
 
     def test_a_repr_tells_no_value(self) -> None:
         """Reprs go into logs and tracebacks."""

@@ -85,7 +85,7 @@ class Book:
         places: Sequence[str] = (ROOT,),
         roots: Sequence[str] | None = None,
         retry_refused: bool = False,
-        reroute: bool = False,
+        relabel: bool = False,
         same: bool = True,
     ) -> list[str]:
         """Be one whole run; return what was handed out, by its name in the resource.
@@ -93,7 +93,7 @@ class Book:
         `same` is whether files that lie elsewhere under the name of what was stored have its bytes.
         """
         parsed = [AttachRule.parse(rule) for rule in rules or PDF]
-        with opened(self.path, reroute=reroute) as journal:
+        with opened(self.path, relabel=relabel) as journal:
             scan(journal, self.disk)
             send(journal, outcome, verdict=verdict)
             journal.attachments.assign(
@@ -335,7 +335,7 @@ class TestLaterRuns:
         assert book.run() == []
         assert book.counts == {"already_refused": 1}
         # Not even new rules make one forget.
-        assert book.run(reroute=True) == []
+        assert book.run(relabel=True) == []
         previous: list[str | None] = []
 
         def replace(attachment: Attachment) -> AttachmentResult:
@@ -525,7 +525,7 @@ class TestLaterRuns:
         """`--relabel` lets go what XNAT has nothing of."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
         book.run(answer=lambda one: sent(one) if one.name == "a.pdf" else refused(one))
-        assert book.run(reroute=True) == ["b.pdf"]
+        assert book.run(relabel=True) == ["b.pdf"]
         assert book.counts == {"already_stored": 1, "stored": 1}
 
 

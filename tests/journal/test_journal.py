@@ -938,8 +938,8 @@ def test_what_may_be_on_its_way_into_a_deleted_row_is_waited_for(journal: Journa
     for _ in range(2):
         claims = journal.queue.claim(1, max_active=1)
         assert claims is not None
-        journal.queue.record_outcomes([Stored(claim, uri(claim), 2, unsure=True) for claim in claims])
-    assert isinstance(journal.deliveries.claim(quiet_period=60), float)
+        journal.queue.record_outcomes([Stored(claim, uri(claim), 2, may_have_taken_effect=True) for claim in claims])
+    assert isinstance(journal.deliveries.claim(settle_seconds=60), float)
     found = sealed_by(journal)
     assert found is not None
     journal.deliveries.close(Deleted(found.delivery))
@@ -947,7 +947,7 @@ def test_what_may_be_on_its_way_into_a_deleted_row_is_waited_for(journal: Journa
         claims = journal.queue.claim(1, max_active=1)
         assert claims is not None
         journal.queue.record_outcomes([stored(claim) for claim in claims])
-    assert isinstance(journal.deliveries.claim(quiet_period=60), float)
+    assert isinstance(journal.deliveries.claim(settle_seconds=60), float)
 
 
 def test_a_session_that_stays_refused_is_tried_once_a_run(path: Path, disk: Disk) -> None:
@@ -1533,7 +1533,7 @@ def test_reroute_forgets_what_was_not_sent(path: Path, disk: Disk) -> None:
         send(journal, lambda claim: answers.get(names([claim])[0], stored)(claim))
         assert journal.scan.collisions() != []
     rules = {"project": "P", "subject": "new"}
-    with opened(path, reroute=True, rules=rules) as journal:
+    with opened(path, relabel=True, rules=rules) as journal:
         assert JournalReader.of(journal).about() == {
             "destination": "https://xnat.test",
             "rule project": "P",
@@ -1558,7 +1558,7 @@ def test_reroute_keeps_what_is_known_of_stored_files(path: Path, disk: Disk) -> 
     disk.put(instance("b", E2, size=11))
     with opened(path) as journal:
         meet(journal, disk)
-    with opened(path, reroute=True) as journal:
+    with opened(path, relabel=True) as journal:
         assert states(journal) == {"a": "STORED", "b": "STORED"}
         assert kinds(journal) == {"a": "SKIPPED", "b": "UNREADABLE"}
         scan(journal, disk)

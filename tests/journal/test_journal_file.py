@@ -539,13 +539,13 @@ def test_a_journal_is_bound_to_its_server_and_rules(path: Path) -> None:
         assert about(path) == bound | {"source": about(path)["source"]}
 
 
-@pytest.mark.parametrize("reroute", [True, False])
-def test_another_server(path: Path, reroute: bool) -> None:
+@pytest.mark.parametrize("relabel", [True, False])
+def test_another_server(path: Path, relabel: bool) -> None:
     """What one server acknowledged says nothing about another: the journal's own is named, --relabel or not."""
     opened(path).close()
     before = about(path)
     with pytest.raises(JournalError, match=r"belongs to https://xnat\.test, not to https://other") as error:
-        Journal(path, destination="https://other", rules=RULES, reroute=reroute)
+        Journal(path, destination="https://other", rules=RULES, relabel=relabel)
     assert error.value.exit_code == 1
     assert "each server has a journal of its own" in error.value.hint
     assert about(path) == before
@@ -579,10 +579,10 @@ def test_each_journal_has_a_source_of_its_own(path: Path, tmp_path: Path) -> Non
 
 
 def test_reroute_changes_the_rules(path: Path) -> None:
-    """With `reroute` the new rules take the place of the old ones, and are compared from then on."""
+    """With `relabel` the new rules take the place of the old ones, and are compared from then on."""
     opened(path).close()
     source = about(path)["source"]
-    opened(path, reroute=True, rules={"project": "Q"}).close()
+    opened(path, relabel=True, rules={"project": "Q"}).close()
     assert about(path) == {"destination": "https://xnat.test", "rule project": "Q", "source": source}
     with pytest.raises(UsageError, match="project 'Q'"):
         opened(path)

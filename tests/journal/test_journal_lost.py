@@ -200,7 +200,7 @@ async def test_rerouting_keeps_what_was_found(xnat: TestXnat, url: str, tree: Pa
     book = tmp_path / "journal.db"
     await upload(url, [tree], book, options=SMALL)
     rules = router(session="X_{PatientID}")
-    again = partial(Journal, book, destination="test", rules=rules.rules, reroute=True)
+    again = partial(Journal, book, destination="test", rules=rules.rules, relabel=True)
     journal = await anyio.to_thread.run_sync(again)
     await anyio.to_thread.run_sync(journal.close)
     summary = await upload(url, [tree], book, options=SMALL, rules=rules)
@@ -275,7 +275,7 @@ async def test_an_archive_that_cannot_be_asked_is_not_guessed_at(
     xnat.imports.clear()
     book = tmp_path / "journal.db"
     fault = xnat.faults.add(Fault("listing", Status(500), times=1_000_000, path="label=P0_"))
-    summary = await upload(url, [tree], book, options=replace(SMALL, max_outage=2.0))
+    summary = await upload(url, [tree], book, options=replace(SMALL, outage_timeout=2.0))
     assert fault.hits
     assert {record.session for record in xnat.imports} == {"P1_20200102"}
     assert (summary.files.failed, summary.files.left, summary.files.stored) == (0, 3, 3)

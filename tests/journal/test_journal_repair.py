@@ -71,9 +71,9 @@ def begun(path: Path, clock: Clock) -> Journal:
     return Journal(path, destination="https://xnat.test", rules=RULES, clock=clock, ticks=lambda: clock.now)
 
 
-def unsure(claim: Claim) -> Outcome:
+def may_have_taken_effect(claim: Claim) -> Outcome:
     """Acknowledge the file after an attempt that broke off."""
-    return Stored(claim, uri(claim), attempts=2, unsure=True)
+    return Stored(claim, uri(claim), attempts=2, may_have_taken_effect=True)
 
 
 def failed(claim: Claim) -> Outcome:
@@ -119,25 +119,25 @@ def test_a_delivery_waits_for_quiet(path: Path, disk: Disk, clock: Clock) -> Non
     """After an attempt that broke off it is left alone for the quiet period, counted from that attempt, then sealed."""
     with begun(path, clock) as journal:
         scan(journal, disk)
-        settle_all(journal, only("visit/b", unsure))
-        assert journal.deliveries.claim(quiet_period=30) == 30
+        settle_all(journal, only("visit/b", may_have_taken_effect))
+        assert journal.deliveries.claim(settle_seconds=30) == 30
         clock.now += 29
-        assert journal.deliveries.claim(quiet_period=30) == 1
+        assert journal.deliveries.claim(settle_seconds=30) == 1
         clock.now += 1
-        assert isinstance(journal.deliveries.claim(quiet_period=30), Sealed)
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), Sealed)
 
 
 def test_what_failed_for_good_may_take_effect_too(path: Path, disk: Disk, clock: Clock) -> None:
     """A file that the next run sends may have been on its way all the time: the wait begins with its failure."""
     with begun(path, clock) as journal:
         scan(journal, disk)
-        settle_all(journal, only("visit/b", lambda claim: Failed(claim, "cut", unsure=True)))
+        settle_all(journal, only("visit/b", lambda claim: Failed(claim, "cut", may_have_taken_effect=True)))
         journal.end_run(8)
     clock.now += 10
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
-        assert journal.deliveries.claim(quiet_period=30) == 20
+        assert journal.deliveries.claim(settle_seconds=30) == 20
 
 
 def test_others_do_not_wait_with_it(path: Path, disk: Disk, clock: Clock) -> None:
@@ -145,11 +145,11 @@ def test_others_do_not_wait_with_it(path: Path, disk: Disk, clock: Clock) -> Non
     disk.put(instance("x", E2))
     with begun(path, clock) as journal:
         scan(journal, disk)
-        settle_all(journal, only("visit/a", unsure))
-        found = journal.deliveries.claim(quiet_period=30)
+        settle_all(journal, only("visit/a", may_have_taken_effect))
+        found = journal.deliveries.claim(settle_seconds=30)
         assert isinstance(found, Sealed)
         assert found.delivery.session == E2
-        assert journal.deliveries.claim(quiet_period=30) == 30
+        assert journal.deliveries.claim(settle_seconds=30) == 30
 
 
 @pytest.mark.parametrize("seconds", [-86_400, 86_400])
@@ -157,14 +157,14 @@ def test_a_wait_is_what_it_is_though_the_clock_is_set(path: Path, disk: Disk, cl
     """Nobody waits for a day because somebody corrects the time, and nobody waits less for it."""
     with begun(path, clock) as journal:
         scan(journal, disk)
-        settle_all(journal, unsure)
+        settle_all(journal, may_have_taken_effect)
         clock.set_by(seconds)
-        assert journal.deliveries.claim(quiet_period=30) == 30
+        assert journal.deliveries.claim(settle_seconds=30) == 30
         clock.now += 10
         clock.set_by(seconds)
-        assert journal.deliveries.claim(quiet_period=30) == 20
+        assert journal.deliveries.claim(settle_seconds=30) == 20
         clock.now += 20
-        assert isinstance(journal.deliveries.claim(quiet_period=30), Sealed)
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), Sealed)
 
 
 @pytest.mark.parametrize("killed", [True, False])
@@ -173,18 +173,18 @@ def test_a_clock_that_was_a_day_ahead(path: Path, disk: Disk, clock: Clock, kill
     clock.set_by(86_400)
     with begun(path, clock) as journal:
         scan(journal, disk)
-        settle_all(journal, only("visit/b", lambda claim: Failed(claim, "cut", unsure=True)))
+        settle_all(journal, only("visit/b", lambda claim: Failed(claim, "cut", may_have_taken_effect=True)))
         if not killed:
             journal.end_run(8)
     clock.set_by(-86_400)
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
-        assert journal.deliveries.claim(quiet_period=30) == 30
+        assert journal.deliveries.claim(settle_seconds=30) == 30
         clock.now += 29
-        assert journal.deliveries.claim(quiet_period=30) == 1
+        assert journal.deliveries.claim(settle_seconds=30) == 1
         clock.now += 1
-        assert isinstance(journal.deliveries.claim(quiet_period=30), Sealed)
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), Sealed)
 
 
 def test_after_a_kill_everything_open_is_unsure(path: Path, disk: Disk, clock: Clock) -> None:
@@ -198,7 +198,7 @@ def test_after_a_kill_everything_open_is_unsure(path: Path, disk: Disk, clock: C
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
-        assert journal.deliveries.claim(quiet_period=30) == 30
+        assert journal.deliveries.claim(settle_seconds=30) == 30
         journal.end_run(0)
 
 
@@ -218,21 +218,21 @@ def test_after_an_orderly_end_only_what_was_in_flight_is_unsure(path: Path, disk
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
-        found = journal.deliveries.claim(quiet_period=30)
+        found = journal.deliveries.claim(settle_seconds=30)
         assert isinstance(found, Sealed)
         assert found.delivery.session == E2
-        assert journal.deliveries.claim(quiet_period=30) == 30
+        assert journal.deliveries.claim(settle_seconds=30) == 30
 
 
 def test_a_seal_needs_no_quiet(path: Path, disk: Disk, clock: Clock) -> None:
     """What was sealed before the kill goes on at once: nothing can be sent into it any more."""
     with begun(path, clock) as journal:
         scan(journal, disk)
-        settle_all(journal, unsure)
+        settle_all(journal, may_have_taken_effect)
         clock.now += 30
-        assert isinstance(journal.deliveries.claim(quiet_period=30), Sealed)
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), Sealed)
     with begun(path, clock) as journal:
-        assert isinstance(journal.deliveries.claim(quiet_period=30), Sealed)
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), Sealed)
 
 
 # Partial sessions

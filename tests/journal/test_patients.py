@@ -27,7 +27,7 @@ def instance(name: str, study: str, patient: Patient, *, subject: str = "S", lab
 
 def reasons(path: Path, *batches: list[Instance], merge: bool = False) -> list[str]:
     """Admit the instances, and return why some of them were not let in."""
-    with Journal(path, destination="http://x", rules={}, merge_patients=merge) as journal:
+    with Journal(path, destination="http://x", rules={}, allow_mixed_patients=merge) as journal:
         for batch in batches:
             journal.scan.admit(batch)
         return [reason for reason, _ in journal.scan.collisions()]
@@ -137,7 +137,7 @@ def test_what_was_skipped_is_looked_into_again(tmp_path: Path) -> None:
     path = tmp_path / "j"
     batch = [instance("a", "1", DOE), instance("b", "2", Patient("2"))]
     assert len(reasons(path, batch)) == 1
-    with Journal(path, destination="http://x", rules={}, merge_patients=True) as journal:
+    with Journal(path, destination="http://x", rules={}, allow_mixed_patients=True) as journal:
         again = journal.scan.skip_known([item.file for item in batch])
         assert (again.files, [one.path for one in again.unknown]) == (1, ["/data/b"])
         assert journal.scan.admit([batch[1]]).files == 1

@@ -224,15 +224,17 @@ def mixed(source: Path) -> Path:
     return source
 
 
-@pytest.mark.parametrize("choice", [("--modality", "MR"), ("--study-since", "2000-01-01", "--include", "*/*.dcm")])
+@pytest.mark.parametrize(
+    "study_filter", [("--modality", "MR"), ("--study-since", "2000-01-01", "--include", "*/*.dcm")]
+)
 async def test_a_plan_carries_its_choice(
-    xnat: TestXnat, url: str, commands: Commands, mixed: Path, tmp_path: Path, choice: tuple[str, ...]
+    xnat: TestXnat, url: str, commands: Commands, mixed: Path, tmp_path: Path, study_filter: tuple[str, ...]
 ) -> None:
     """A plan of parts of studies is an upload of the same parts; one of whole studies has rows for these only."""
     commands.login(url)
     target = tmp_path / "parts.csv"
-    words = ("--exclude", "3/*") if "--study-since" in choice else ()
-    made = await commands("plan", mixed, "-P", "demo", *choice, "--partial-studies", *words, "--out", target)
+    words = ("--exclude", "3/*") if "--study-since" in study_filter else ()
+    made = await commands("plan", mixed, "-P", "demo", *study_filter, "--partial-studies", *words, "--out", target)
     assert made.code == 0, made.err
     assert {row["files"] for row in rows_of(target) if row["action"] == "upload"} == {"3"}
     rehearsed, _ = await both(commands, mixed, target, *words)
@@ -241,7 +243,7 @@ async def test_a_plan_carries_its_choice(
     other = await commands("upload", mixed, "--plan", target, "-q", "--modality", "CT")
     assert (other.code, "carries its own" in other.err) == (2, True)
     whole = tmp_path / "whole.csv"
-    assert (await commands("plan", mixed, "-P", "demo", *choice, *words, "--out", whole)).code == 0
+    assert (await commands("plan", mixed, "-P", "demo", *study_filter, *words, "--out", whole)).code == 0
     state = ("--state-dir", tmp_path / "state", "--adopt-rows")
     ended = await commands("upload", mixed, "--plan", whole, "-q", "-o", "json", *words, *state)
     assert ended.code in {0, 9}, ended.out

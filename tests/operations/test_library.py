@@ -90,8 +90,8 @@ async def test_the_whole_job(url: str, tmp_path: Path) -> None:
     batches = await to_thread.run_sync(files_by_resource, [row], [])
     attached = await asyncimport.attach(AttachRequest(server=server, batches=batches))
     assert attached.raise_for_error().counts()["sent"] == 1
-    rows, flaws = await to_thread.run_sync(read_table, table, "demo")
-    described = await asyncimport.subjects(SubjectsRequest(server=server, rows=rows, flaws=flaws))
+    rows, issues = await to_thread.run_sync(read_table, table, "demo")
+    described = await asyncimport.subjects(SubjectsRequest(server=server, rows=rows, issues=issues))
     assert described.raise_for_error().counts()["total"] == 1
     journal = journal_path(url, "demo", state)
     verified = (await asyncimport.verify(VerifyRequest(server=server, journal=journal))).raise_for_error()

@@ -729,22 +729,22 @@ async def test_a_rate_is_kept_by_all_together() -> None:
     rate = Rate(1000.0, sleep=time.sleep, clock=time.clock)
     ended: list[float] = []
 
-    async def spend(size: int) -> None:
-        await rate.spend(size)
+    async def acquire(size: int) -> None:
+        await rate.acquire(size)
         ended.append(time.now)
 
     async with anyio.create_task_group() as tasks:
         for size in (2100, 3000, 1000):
-            tasks.start_soon(spend, size)
+            tasks.start_soon(acquire, size)
         await wait_all_tasks_blocked()
         for _ in range(10):
             await time.pass_by(1.0)
     assert ended == [100.0, 102.0, 105.0]
     time.asked.clear()
-    await rate.spend(1100)
+    await rate.acquire(1100)
     assert time.asked == []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(rate.spend, 1)
+        tasks.start_soon(rate.acquire, 1)
         await wait_all_tasks_blocked()
         assert time.asked == [pytest.approx(1.0)]
         await time.pass_by(1.1)

@@ -178,6 +178,6 @@ async def test_without_repetitions_to_spare_every_pause_is_long() -> None:
     spare = iter([True, False, False])
     policy = RetryPolicy(attempts=9, first=0.5, cap=30.0)
     call = answers(*trouble, "stored")
-    done = await retrying(call, policy, spend=lambda: next(spare), sleep=sleeper, jitter=lambda: 0.5)
+    done = await retrying(call, policy, acquire=lambda: next(spare), sleep=sleeper, jitter=lambda: 0.5)
     assert done == "stored"
     assert sleeper.asked == [0.25, 7.0 + 15.0, 15.0]

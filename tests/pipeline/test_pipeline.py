@@ -69,8 +69,8 @@ from asyncimport.xnat.images import XnatDestination
 
 pytestmark = pytest.mark.anyio
 
-FEW = Options(workers=4, finalizers=2, quiet_period=0)
-ONE = Options(workers=1, finalizers=1, quiet_period=0)
+FEW = Options(workers=4, finalizers=2, settle_seconds=0)
+ONE = Options(workers=1, finalizers=1, settle_seconds=0)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ async def test_scan_first_refuses_a_source_with_collisions(xnat: TestXnat, url: 
         write(tree / "a" / f"{number}", image(number))
     write(tree / "b", image(60, StudyInstanceUID="9.9"))
     with pytest.raises(UsageError, match=r"nothing was sent.*belongs to study") as caught:
-        await upload(url, [tree], book, options=Options(workers=4, scan_first=True))
+        await upload(url, [tree], book, options=Options(workers=4, check_first=True))
     assert "status" in caught.value.hint
     assert xnat.count["import"] == 0
     assert xnat.live_logins("demo") == 0
@@ -203,7 +203,7 @@ async def test_scan_first_refuses_a_source_with_collisions(xnat: TestXnat, url: 
 async def test_scan_first_sends_all_of_a_sound_source(xnat: TestXnat, url: str, tree: Path, book: Path) -> None:
     """With nothing in the way it is a run like any other."""
     sample(tree)
-    await upload(url, [tree], book, options=Options(workers=4, scan_first=True))
+    await upload(url, [tree], book, options=Options(workers=4, check_first=True))
     assert xnat.sop_uids() == await uids_below(tree)
 
 
@@ -339,10 +339,10 @@ async def test_the_last_file_may_be_hopeless(book: Path, there: bool) -> None:
 
     async def store(claim: Claim) -> None:
         if claim.instance.sop_uid == "1.5":
-            raise TransientError("the connection broke", cut=True)
+            raise TransientError("the connection broke", may_have_taken_effect=True)
 
     shelf.on_store = store
-    options = replace(ONE, max_outage=0.05)
+    options = replace(ONE, outage_timeout=0.05)
     if there:
         summary = await move(Memory(study("1", 5)), shelf, book, options=options)
         assert (summary.files.failed, summary.files.stored) == (1, 4)
@@ -359,11 +359,11 @@ async def test_many_files_are_not_all_hopeless(book: Path) -> None:
 
     async def store(_: Claim) -> None:
         if len(shelf.stored) >= 2:
-            raise TransientError("the connection broke", cut=True)
+            raise TransientError("the connection broke", may_have_taken_effect=True)
 
     shelf.on_store = store
     with pytest.raises(UnavailableError):
-        await move(Memory(study("1", 20)), shelf, book, options=replace(ONE, max_outage=0.05))
+        await move(Memory(study("1", 20)), shelf, book, options=replace(ONE, outage_timeout=0.05))
     states = [str(state) for state in (await states_in(book)).values()]
     assert (states.count("STORED"), states.count("FAILED")) == (2, 1)
 
@@ -419,7 +419,7 @@ async def test_a_server_that_goes_away_ends_the_run_and_the_next_one_goes_on(
         # Which of the two was seen last is chance: the server closes its connections one by one.
         last = r"for too long: (no connection to the server|the connection broke)"
         with pytest.raises(UnavailableError, match=last) as caught:
-            await upload(url, [tree], book, options=replace(FEW, max_outage=0))
+            await upload(url, [tree], book, options=replace(FEW, outage_timeout=0))
         errors.append(caught.value)
 
     async with anyio.create_task_group() as tasks, serve(xnat) as url:
@@ -579,7 +579,7 @@ class Shelf:
         del archived
         return [None for _ in headers]
 
-    async def is_there(self) -> bool:
+    async def ping(self) -> bool:
         """Be there or not, as told."""
         return self.there
 
@@ -887,7 +887,7 @@ async def test_scan_first_waits_for_the_end_of_the_scan(book: Path) -> None:
         assert shelf.stored == []
 
     source = Memory(study("1", 20), before_last=look)
-    await move(source, shelf, book, options=Options(workers=4, scan_first=True))
+    await move(source, shelf, book, options=Options(workers=4, check_first=True))
     assert len(shelf.stored) == 20
 
 
@@ -935,7 +935,7 @@ async def test_scan_first_waits_though_an_older_delivery_ends(book: Path) -> Non
         assert len(shelf.stored) == 3
 
     files = {**study("1", 3), **study("2", 20)}
-    options = Options(workers=4, scan_first=True)
+    options = Options(workers=4, check_first=True)
     await move(Memory(files, before_last=look), shelf, book, options=options, report=report)
     assert len(shelf.stored) == 23
     assert sorted(shelf.finalized) == ["1", "2"]
@@ -1170,7 +1170,7 @@ async def test_a_server_that_stays_away_ends_the_run(book: Path) -> None:
 
     shelf.on_store = store
     with pytest.raises(UnavailableError, match="no connection") as caught:
-        await move(Memory(study("1", 8)), shelf, book, options=replace(FEW, max_outage=0))
+        await move(Memory(study("1", 8)), shelf, book, options=replace(FEW, outage_timeout=0))
     assert tried == AT_ONCE.attempts
     assert caught.value.hint
     assert set((await states_in(book)).values()) == {"PENDING"}
@@ -1181,7 +1181,7 @@ async def test_a_server_that_stays_away_ends_the_run(book: Path) -> None:
     [
         TransientError("no connection", unreachable=True),
         TransientError("the server is overloaded or away (502)", overload=True),
-        TransientError("the connection broke", cut=True),
+        TransientError("the connection broke", may_have_taken_effect=True),
         TransientError("XNAT could not read the file (400: unable to read DICOM object)", blames_file=True),
     ],
     ids=["unreachable", "overloaded", "broken", "disk full"],
@@ -1203,7 +1203,7 @@ async def test_no_file_is_to_blame_for_an_outage(book: Path, error: TransientErr
         Memory({**study("1", 20), **study("2", 20), **study("3", 20)}, batch=100),
         shelf,
         book,
-        options=Options(workers=6, finalizers=2, quiet_period=0),
+        options=Options(workers=6, finalizers=2, settle_seconds=0),
         report=events.append,
     )
     assert trouble == 0
@@ -1227,7 +1227,7 @@ async def test_a_file_that_fails_while_others_get_through_fails_for_itself(book:
             before = len(shelf.stored)
             while len(shelf.stored) < before + 2:
                 await anyio.lowlevel.checkpoint()
-            raise TransientError("the connection broke", cut=True)
+            raise TransientError("the connection broke", may_have_taken_effect=True)
 
     shelf.on_store = store
     source = Memory({**study("1", 10), **study("2", 10)}, batch=100)

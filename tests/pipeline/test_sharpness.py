@@ -192,7 +192,7 @@ async def test_a_zip_of_images_is_not_passed_over_in_silence(url: str, tmp_path:
 def test_a_study_of_merged_patients_takes_no_third(tmp_path: Path) -> None:
     """What was sent with --allow-mixed-patients does not let another patient into the study without it."""
     where = Session("P", "S", "E", "1.2")
-    with Journal(tmp_path / "book", destination="http://x", rules={}, merge_patients=True) as journal:
+    with Journal(tmp_path / "book", destination="http://x", rules={}, allow_mixed_patients=True) as journal:
         journal.scan.admit([Instance(File("/m/1", 1, 1), "1.2.1", "1.9", where, Patient("1"))])
     with Journal(tmp_path / "book", destination="http://x", rules={}) as journal:
         journal.scan.admit([Instance(File("/m/2", 1, 1), "1.2.2", "1.9", where, Patient("2"))])

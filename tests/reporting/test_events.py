@@ -35,6 +35,7 @@ from asyncimport.model import (
     Files,
     Held,
     Incomplete,
+    Orphan,
     Outcome,
     Place,
     Postponed,
@@ -42,7 +43,6 @@ from asyncimport.model import (
     Resource,
     Session,
     Stored,
-    Stray,
     SubjectReport,
     Summary,
     Withheld,
@@ -74,13 +74,13 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "json.md").read_text("utf
 SESSION = Session("P", "LABEL1", "LABEL1_20200101", "1.2.3")
 CLAIM = claim(File("/data/LABEL1/\udcff.dcm", 1_000, 1), session=SESSION)
 QUOTING = "XNAT did not archive the session (500: FAILED (1): LABEL1_2020); `--overwrite append` helps"
-STRAY = Stray(SESSION, "/data/prearchive/projects/P/1/LABEL1_20200101", "RECEIVING", "2026-01-31 12:00:00", "x")
+STRAY = Orphan(SESSION, "/data/prearchive/projects/P/1/LABEL1_20200101", "RECEIVING", "2026-01-31 12:00:00", "x")
 SUMMARY = Summary(Files(stored=2, refused=1), 3_000, 2_000, (), ())
 
 ATTACHMENT = Attachment(1, File("/data/LABEL1/\udcff.pdf", 1_000, 1), "_.pdf")
 
 
-def enclosed(state: AttachmentState, reason: str | None = None, md5: str | None = None) -> AttachmentsStored:
+def assign_attachments(state: AttachmentState, reason: str | None = None, md5: str | None = None) -> AttachmentsStored:
     """Make the end of one attachment."""
     resource = Resource(Place("P", "LABEL1", "LABEL1_20200101", "1.2.3"), "REPORTS")
     return AttachmentsStored(resource, (AttachmentResult(ATTACHMENT, state, reason, md5, sent=md5 is not None),))
@@ -108,9 +108,9 @@ EVERYTHING: dict[str, Entry] = {
     "session_postponed": Postponed(CLAIM.delivery, "the server failed (500: LABEL1)"),
     "session_incomplete": Incomplete(CLAIM.delivery, "/data/archive/projects/P", frozenset(["1.2.9", "1.2.8"])),
     "enclosing": AttachmentsStarted(3),
-    "attachment_stored": enclosed(AttachmentState.STORED, md5="ab"),
-    "attachment_refused": enclosed(AttachmentState.REFUSED, "the archive has no such session (LABEL1)"),
-    "attachment_failed": enclosed(AttachmentState.FAILED, "the connection broke"),
+    "attachment_stored": assign_attachments(AttachmentState.STORED, md5="ab"),
+    "attachment_refused": assign_attachments(AttachmentState.REFUSED, "the archive has no such session (LABEL1)"),
+    "attachment_failed": assign_attachments(AttachmentState.FAILED, "the connection broke"),
     "subject_stored": SubjectReport("P", "LABEL1", "stored", ("gender",), ("yob",), ("gender",)),
     "subject_refused": SubjectReport("P", "LABEL1", "refused", reason="XNAT has no such subject (LABEL1)"),
     "subject_failed": SubjectReport("P", "LABEL1", "failed", reason="the connection broke"),

@@ -21,12 +21,12 @@ def read(text: str, *, project: str = "P", resource: str = "R") -> tuple[list[At
 
 def only_flaw(text: str, **defaults: str) -> tuple[int, str, str]:
     """Return line, column and text of the one flaw of a table; there is nothing else in it."""
-    rows, flaws = read(text, **defaults)
+    rows, issues = read(text, **defaults)
     assert rows == []
-    (flaw,) = flaws
-    assert flaw.hint
-    assert not flaw.is_warning
-    return flaw.line, flaw.column, flaw.text
+    (issue,) = issues
+    assert issue.hint
+    assert not issue.is_warning
+    return issue.line, issue.column, issue.text
 
 
 class TestRules:
@@ -191,12 +191,12 @@ class TestTables:
     def test_apostrophes_that_spreadsheets_need(self) -> None:
         """They guard a cell, and are no part of it; others are."""
         text = "path,session,study_uid\n'-a.pdf,'0012,'1.20\n'a.pdf,E,\n"
-        rows, flaws = read(text)
+        rows, issues = read(text)
         assert [(row.path, row.place.session, row.place.study_uid) for row in rows] == [
             ("-a.pdf", "0012", "1.20"),
             ("'a.pdf", "E", ""),
         ]
-        assert flaws == []
+        assert issues == []
 
     @pytest.mark.parametrize(
         ("columns", "cells", "place"),
@@ -213,8 +213,8 @@ class TestTables:
     )
     def test_levels(self, columns: str, cells: str, place: Place) -> None:
         """Project, subject, session, scan."""
-        rows, flaws = read(f"path,{columns}\na,{cells}\n")
-        assert ([row.place for row in rows], flaws) == ([place], [])
+        rows, issues = read(f"path,{columns}\na,{cells}\n")
+        assert ([row.place for row in rows], issues) == ([place], [])
 
     @pytest.mark.parametrize(
         ("columns", "cells", "column", "text"),
@@ -246,9 +246,9 @@ class TestTables:
         assert text in only_flaw(f"{columns}\n{cells}\n")[2]
         names = [*columns.split(","), *(() if "session" in columns else ("session",))]
         good = ",".join({"path": "good", "session": "E"}.get(name, "") for name in names)
-        rows, flaws = read(f"{','.join(names)}\n\n{cells}\n{good}\n")
+        rows, issues = read(f"{','.join(names)}\n\n{cells}\n{good}\n")
         assert [row.path for row in rows] == ["good"]
-        assert [(flaw.line, flaw.column) for flaw in flaws] == [(3, column)]
+        assert [(issue.line, issue.column) for issue in issues] == [(3, column)]
 
     @pytest.mark.parametrize(("lacking", "column"), [("project", "project_id"), ("resource", "resource")])
     def test_what_has_no_default(self, lacking: str, column: str) -> None:
@@ -257,9 +257,12 @@ class TestTables:
 
     def test_unknown_columns_are_only_told(self) -> None:
         """What they say is not sent; the row is. A column without a name has nothing to say."""
-        rows, flaws = read("path,session,comment,\na,E,x,\nb,E,x,y\n")
+        rows, issues = read("path,session,comment,\na,E,x,\nb,E,x,y\n")
         assert [row.path for row in rows] == ["a"]
-        assert [(flaw.line, flaw.column, flaw.is_warning) for flaw in flaws] == [(1, "comment", True), (3, "", False)]
+        assert [(issue.line, issue.column, issue.is_warning) for issue in issues] == [
+            (1, "comment", True),
+            (3, "", False),
+        ]
 
     @pytest.mark.parametrize(
         ("data", "reason"),
@@ -279,5 +282,5 @@ class TestTables:
 
     def test_flaws_quote_no_cell(self) -> None:
         """Labels can be patients' names: one character of one is told at most."""
-        _, flaws = read("path,session\na,Doe Jane\n")
-        assert "Doe" not in f"{flaws[0].text} {flaws[0].hint}"
+        _, issues = read("path,session\na,Doe Jane\n")
+        assert "Doe" not in f"{issues[0].text} {issues[0].hint}"

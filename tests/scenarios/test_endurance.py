@@ -141,14 +141,14 @@ async def endure(xnat: TestXnat, commands: Commands, tree: Path, journal: Path, 
 
     await migration.settle()
     assert xnat.sop_uids() == uids
-    strays = {f"/data{row.uri}": len(list(row.files)) for row in xnat.prearchive}
+    orphans = {f"/data{row.uri}": len(list(row.files)) for row in xnat.prearchive}
     late = sum(fault.hits for fault in migration.struck if fault.kind == "import" and isinstance(fault.action, Late))
-    assert sum(strays.values()) <= late, f"seed {seed}: {strays}"
+    assert sum(orphans.values()) <= late, f"seed {seed}: {orphans}"
     xnat.faults.clear()
     ended = await commands(*migration.words)
     assert ended.code == 0, ended.out
     if "strays" in ended.json:
-        assert {stray["uri"] for stray in ended.json["strays"]} == set(strays)
+        assert {orphan["uri"] for orphan in ended.json["strays"]} == set(orphans)
 
     hits: Counter[str] = Counter()
     for fault in migration.struck:
@@ -157,7 +157,7 @@ async def endure(xnat: TestXnat, commands: Commands, tree: Path, journal: Path, 
     struck = ", ".join(f"{name} {count}" for name, count in hits.most_common())
     sys.stdout.write(
         f"seed {seed}: {kills} kills survived, runs ended {migration.codes}, {sum(xnat.count.values())} requests, "
-        f"{len(xnat.imports) / len(uids) - 1:.2%} of the files sent again, {len(strays)} strays, "
+        f"{len(xnat.imports) / len(uids) - 1:.2%} of the files sent again, {len(orphans)} strays, "
         f"{monotonic() - began:.1f} s; struck by {struck}\n"
     )
 

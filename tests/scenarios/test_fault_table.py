@@ -126,8 +126,8 @@ class Row:
 
     `why` is what the reason, or the error that ends the login, says. The fault strikes each of them `times` times.
     `once` GETs are made once in the run besides, and each leaves so many `logins` open that nobody knows of. With
-    `cut`, the file may yet take effect as far as anyone can know. With `moved`, the row with the first file is
-    in another project.
+    `may_have_taken_effect`, the file may yet take effect as far as anyone can know. With `moved`, the row with the
+    first file is in another project.
     """
 
     end: End | type[FatalError]
@@ -136,7 +136,7 @@ class Row:
     times: int = 1
     once: int = 0
     logins: int = 0
-    cut: bool = False
+    may_have_taken_effect: bool = False
     moved: bool = False
 
 
@@ -312,9 +312,9 @@ def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
     ends = {"import": until, **_UNHELPED, "listing": until}
     return {
         **dict.fromkeys(["429", "404 page"], row(**{"import": 3})),
-        **dict.fromkeys(CUT, replace(row(**{"import": 3}), cut=True)),
+        **dict.fromkeys(CUT, replace(row(**{"import": 3}), may_have_taken_effect=True)),
         # Its work goes on, and XNAT calls what is sent meanwhile a concurrent send, however often that is.
-        "gateway at once": replace(row(**{"import": range(3, 200)}), cut=True),
+        "gateway at once": replace(row(**{"import": range(3, 200)}), may_have_taken_effect=True),
         "403": row(End.HELD, r"does not let this user import here \(403", **ends),
         "413": row(End.REFUSED, r"larger than a proxy .* lets through \(413\)", **_UNHELPED, listing=2),
         "login page": row(login=1, logout=1, listing=_GETS + 1, **{"import": 3}),
@@ -323,7 +323,7 @@ def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
         "restart": replace(
             # The login may be found dead by what is asked before the first file.
             row(login=1, logout=1, listing=range(_GETS + 1, _GETS + 3), **{"import": range(3, 5)}),
-            cut=True,
+            may_have_taken_effect=True,
         ),
         **dict.fromkeys(["locked", "conflict", *ROWS_LEFT], end),
         # What filters and scripts there are is asked once in a run, here because of the empty answer.
@@ -750,9 +750,12 @@ async def test_a_fault_in_a_run(xnat: TestXnat, url: str, tmp_path: Path, stage:
     once = {"login": 1, "listing": 2 + rules + cell.once, "logout": 1}
     check_requests(xnat, stage, cell, once, range(1, firsts + 1))
     assert xnat.live_logins("demo") == STRUCK * cell.logins
-    cut = sum(outcome.unsure for outcome in outcomes)
+    uncertain = sum(outcome.may_have_taken_effect for outcome in outcomes)
     # What XNAT calls a concurrent send may be struck in place of the next file.
-    assert 0 < cut <= STRUCK if fault == "gateway at once" and cell.cut else cut == STRUCK * cell.cut
+    if fault == "gateway at once" and cell.may_have_taken_effect:
+        assert 0 < uncertain <= STRUCK
+    else:
+        assert uncertain == STRUCK * cell.may_have_taken_effect
 
 
 @pytest.mark.parametrize(("stage", "fault", "cell"), [cell for cell in CELLS if cell.values[0] not in RUNS])
@@ -996,7 +999,7 @@ def test_a_budget_is_a_hundred_and_a_fifth_of_what_succeeds() -> None:
     budget = RetryBudget()
 
     def spare(asked: int) -> int:
-        return sum(budget.spend() for _ in range(asked))
+        return sum(budget.acquire() for _ in range(asked))
 
     assert spare(1000) == 100
     for successes, spared in ((4, 0), (1, 1), (51, 10), (10_000, 100)):
@@ -1014,7 +1017,9 @@ async def test_a_server_that_fails_everything_is_given_few_quick_repetitions(xna
         sleeper.asked.clear()
         for _ in range(calls):
             with pytest.raises(TransientError):
-                await retrying(lambda: ask(client), policy, spend=budget.spend, sleep=sleeper.sleep, jitter=lambda: 0.5)
+                await retrying(
+                    lambda: ask(client), policy, acquire=budget.acquire, sleep=sleeper.sleep, jitter=lambda: 0.5
+                )
         return list(sleeper.asked)
 
     async with logged_in(url) as client:
@@ -1024,7 +1029,7 @@ async def test_a_server_that_fails_everything_is_given_few_quick_repetitions(xna
         assert (fault.hits, xnat.count["listing"] - before) == (300, 300)
         assert pauses == [0.5, 1.0, 2.0, 4.0] * 25 + [64.0] * (35 * 4)
         for _ in range(40):
-            await retrying(lambda: ask(client), policy, spend=budget.spend, sleep=sleeper.sleep)
+            await retrying(lambda: ask(client), policy, acquire=budget.acquire, sleep=sleeper.sleep)
             budget.succeeded()
         xnat.faults.add(Fault("listing", Status(503), times=5 * 5))
         assert await fail(5) == [0.5, 1.0, 2.0, 4.0] * 2 + [64.0] * (3 * 4)

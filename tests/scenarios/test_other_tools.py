@@ -418,7 +418,7 @@ async def test_a_step_that_fails_for_a_time_is_no_verdict(
     """It fails for one session while others get through: that one stays open, is told, and is taken up unasked."""
     xnat.faults.add(Fault(kind, action, path="P1_", share=1.0))
     # Alone at the end it would be waited for longer.
-    options = Options(workers=4, finalizers=2, max_outage=0.5)
+    options = Options(workers=4, finalizers=2, outage_timeout=0.5)
     summary = await upload(url, [visits], tmp_path / "book", options=options)
     assert sorted(one.state for one in summary.sessions) == ["archived", "archived", "open"]
     (left,) = [one for one in summary.sessions if one.state == "open"]

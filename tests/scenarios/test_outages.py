@@ -64,7 +64,7 @@ class Server:
     def __init__(self, longest: float) -> None:
         self.told: list[tuple[float, str | None]] = []
         self.monitor = OutageMonitor(longest, report=self._tell, clock=anyio.current_time)
-        self.monitor.is_there = self.is_there
+        self.monitor.ping = self.ping
         self.is_away = False
         self.asked = 0
         self._began = anyio.current_time()
@@ -90,7 +90,7 @@ class Server:
         else:
             self.monitor.got_through()
 
-    async def is_there(self) -> bool:
+    async def ping(self) -> bool:
         """Ask something small."""
         self.asked += 1
         if self.is_away:
@@ -137,14 +137,14 @@ async def test_calls_that_hang_count() -> None:
         await server.call(600)
         return True
 
-    server.monitor.is_there = hangs
+    server.monitor.ping = hangs
     assert await ends(server, lambda: server.call(600)) == pytest.approx(6)
 
 
 async def test_before_the_login_nobody_can_be_asked() -> None:
     """The login itself hangs."""
     server = Server(6)
-    server.monitor.is_there = None
+    server.monitor.ping = None
     assert await ends(server, lambda: server.call(60)) == pytest.approx(6)
 
 
@@ -162,7 +162,7 @@ async def test_a_call_that_fails_alone_is_no_outage() -> None:
 
     async def work() -> None:
         for _ in range(20):
-            await server.call(0.1, TransientError("the connection broke", cut=True))
+            await server.call(0.1, TransientError("the connection broke", may_have_taken_effect=True))
             await anyio.sleep(2)
 
     assert await ends(server, work) is None

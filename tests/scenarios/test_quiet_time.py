@@ -157,7 +157,9 @@ def test_the_journal_leaves_alone_what_is_being_written(tmp_path: Path) -> None:
             claims = journal.queue.claim(9, max_active=9)
             assert claims is not None
             assert len(claims) == 3
-            journal.queue.record_outcomes([Stored(one, f"/prearchive/{one.key}", unsure=True) for one in claims[:2]])
+            journal.queue.record_outcomes(
+                [Stored(one, f"/prearchive/{one.key}", may_have_taken_effect=True) for one in claims[:2]]
+            )
             journal.end_run(130)
 
     path = tmp_path / "test.journal"

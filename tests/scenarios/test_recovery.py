@@ -18,12 +18,12 @@ from builders import AT_ONCE, SESSION, image, logged_in, no_sleep, sop, upload, 
 from conftest import Commands
 
 from asyncimport.errors import RefusedError
-from asyncimport.model import Incomplete, Stray, Summary
+from asyncimport.model import Incomplete, Orphan, Summary
 from asyncimport.model.events import Event, ServerUnavailable, Settling
 from asyncimport.model.options import Options
 from asyncimport.testserver import DiskFull, Empty, Fault, Late, RowStatus, Script, SeriesFilter, Status, Tell, TestXnat
 from asyncimport.xnat.images import XnatDestination
-from asyncimport.xnat.orphans import remove_stray
+from asyncimport.xnat.orphans import delete_orphan
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
@@ -82,7 +82,7 @@ async def test_a_late_effect_within_the_quiet_period_does_no_harm(
             commits.append(xnat.count["build"])
             late.release()
 
-    summary = await upload(url, [visit], book, report=report, quiet_period=0.3)
+    summary = await upload(url, [visit], book, report=report, settle_seconds=0.3)
     await late.settled()
     assert late.hits == 1
     assert commits == [0]
@@ -105,7 +105,7 @@ async def test_a_late_effect_of_what_a_gateway_called_an_error(
             assert xnat.count["build"] == 0
             late.release()
 
-    summary = await upload(url, [visit], book, report=report, quiet_period=0.3)
+    summary = await upload(url, [visit], book, report=report, settle_seconds=0.3)
     await late.settled()
     assert late.hits == 1
     assert len(waits) == 1
@@ -135,7 +135,7 @@ async def test_a_page_that_tells_of_maintenance_is_an_outage(xnat: TestXnat, url
 
 
 @pytest.fixture
-async def stray(xnat: TestXnat, url: str, commands: Commands, visit: Path) -> Any:
+async def orphan(xnat: TestXnat, url: str, commands: Commands, visit: Path) -> Any:
     """Upload a session, a request of which takes effect after the archiving; return what the command says of it."""
     xnat.faults.add(Fault("import", Late(after=1, of="archive"), nth=3))
     commands.login(url)
@@ -148,13 +148,13 @@ async def stray(xnat: TestXnat, url: str, commands: Commands, visit: Path) -> An
 
 
 async def test_a_stray_session_is_reported_and_removed_when_asked(
-    xnat: TestXnat, commands: Commands, stray: Any
+    xnat: TestXnat, commands: Commands, orphan: Any
 ) -> None:
     """What took effect late made a row of its own: the summary names it, `verify` lists it, and can delete it."""
     (row,) = xnat.prearchive
-    assert [one["uri"] for one in stray["strays"]] == [f"/data{row.uri}"]
-    assert stray["strays"][0]["session"] == "S_20200102"
-    assert stray["strays"][0]["status"] == "RECEIVING"
+    assert [one["uri"] for one in orphan["strays"]] == [f"/data{row.uri}"]
+    assert orphan["strays"][0]["session"] == "S_20200102"
+    assert orphan["strays"][0]["status"] == "RECEIVING"
     listed = await commands("verify", "--orphans", "-o", "json")
     assert (listed.code, [one["outcome"] for one in listed.json["strays"]]) == (0, ["left"])
     assert xnat.prearchive == [row]
@@ -176,7 +176,7 @@ async def test_the_table_tells_of_strays(xnat: TestXnat, url: str, commands: Com
     assert "asyncimport verify --orphans" in told.out
 
 
-@pytest.mark.usefixtures("stray")
+@pytest.mark.usefixtures("orphan")
 async def test_a_stray_with_something_the_archive_lacks_stays(xnat: TestXnat, commands: Commands) -> None:
     """It is the only copy of an instance: it is not deleted, whoever asks."""
     lose(xnat, 1, 2, 3, 4)
@@ -193,7 +193,7 @@ REASONS = {
 }
 
 
-@pytest.mark.usefixtures("stray")
+@pytest.mark.usefixtures("orphan")
 @pytest.mark.parametrize(("name", "value", "outcome"), REASONS.values(), ids=REASONS.keys())
 async def test_what_is_not_ours_to_delete_stays(
     xnat: TestXnat, commands: Commands, name: str, value: Any, outcome: str
@@ -206,16 +206,16 @@ async def test_what_is_not_ours_to_delete_stays(
     assert xnat.prearchive == [row]
 
 
-@pytest.mark.usefixtures("stray")
+@pytest.mark.usefixtures("orphan")
 async def test_a_stray_of_a_session_that_is_gone_stays(xnat: TestXnat, url: str) -> None:
     """Without the archived session there is nothing that proves the stray superfluous."""
     (row,) = xnat.prearchive
     session = SESSION.__class__("demo", "S", "elsewhere", SESSION.study_uid)
     async with logged_in(url) as client:
         with pytest.raises(RefusedError, match="the archive has no session of this label and study"):
-            await remove_stray(client, Stray(session, f"/data{row.uri}", "RECEIVING", "", "uploader"), AT_ONCE)
+            await delete_orphan(client, Orphan(session, f"/data{row.uri}", "RECEIVING", "", "uploader"), AT_ONCE)
         # One that is gone by itself needs no deleting.
-        await remove_stray(client, Stray(session, f"/data{row.uri}x", "RECEIVING", "", "uploader"), AT_ONCE)
+        await delete_orphan(client, Orphan(session, f"/data{row.uri}x", "RECEIVING", "", "uploader"), AT_ONCE)
     assert xnat.prearchive == [row]
 
 

@@ -162,7 +162,7 @@ def test_what_was_sealed_waits_for_its_labels(tmp_path: Path, is_there: bool) ->
     later = Disk()
     if is_there:
         later.put(instance("1/a", session("E1", subject="RIGHT")))
-    with opened(path, reroute=True) as journal:
+    with opened(path, relabel=True) as journal:
         assert sealed_by(journal) is None
         scan(journal, later)
         sealed = sealed_by(journal)

@@ -292,7 +292,7 @@ class Histories(RuleBasedStateMachine):
             machine=machine,
             host=self._url,
             workers="4",
-            quiet_period="0s",
+            settle_seconds="0s",
             output=Output.JSON,
             quiet=True,
             **options,
@@ -391,12 +391,12 @@ class Histories(RuleBasedStateMachine):
     @rule(
         machine=st.sampled_from(MACHINES),
         place=st.sampled_from(PLACES),
-        choice=st.sampled_from([("modality", "MR"), ("modality", "SR"), ("since", "20200102")]),
+        study_filter=st.sampled_from([("modality", "MR"), ("modality", "SR"), ("since", "20200102")]),
         partial=st.sampled_from(["hold", "archive"]),
     )
-    def upload_parts_of_studies(self, machine: str, place: str, choice: tuple[str, str], partial: str) -> None:
+    def upload_parts_of_studies(self, machine: str, place: str, study_filter: tuple[str, str], partial: str) -> None:
         """Upload the series of a modality, or since a date, and leave the sessions open for the rest, or not."""
-        option, value = choice
+        option, value = study_filter
 
         def is_asked(uid: str) -> bool:
             ((date, modality),) = self._looks([uid])
@@ -418,7 +418,7 @@ class Histories(RuleBasedStateMachine):
         """Let patients share a subject: those of this run, and nobody else."""
         people = {study.person for root in self._roots(*places) for study in self._in(root.place)}
         self.let_through |= {("merged", person.id.lower(), person) for person in people}
-        self._upload(machine, self._roots(*places), "merged", merge_patients=True)
+        self._upload(machine, self._roots(*places), "merged", allow_mixed_patients=True)
 
     @rule(
         machine=st.sampled_from(MACHINES),
@@ -433,7 +433,7 @@ class Histories(RuleBasedStateMachine):
             self._roots(*places),
             "moved",
             session=label,
-            reroute=True,
+            relabel=True,
             archive=archive,
         )
 

@@ -77,7 +77,7 @@ def test_a_patient_of_nothing_but_unsent_files_is_routed_anew(tmp_path: Path) ->
     other = Instance(File("/data/b", 10, 1), "1.2", "1.9", Session("P", "S", "E2", "2"), Patient("B"))
     with Journal(path, destination="http://x", rules={"subject": "S"}) as journal:
         journal.scan.admit([one])
-    with Journal(path, destination="http://x", rules={"subject": "T"}, reroute=True) as journal:
+    with Journal(path, destination="http://x", rules={"subject": "T"}, relabel=True) as journal:
         journal.scan.admit([other])
         assert journal.scan.collisions() == []
 

@@ -216,12 +216,12 @@ async def upload(
     report: Callable[[Event], None] = lambda _: None,
     stop: Stop | None = None,
     timeouts: Timeouts = QUICK,
-    quiet_period: float = 0.0,
+    settle_seconds: float = 0.0,
     overwrite: str = "none",
     adopt_rows: bool = False,
 ) -> Summary:
     """Do what the command does: log in, run the line, and return the summary."""
-    options = replace(options or Options(workers=4, finalizers=2), quiet_period=quiet_period)
+    options = replace(options or Options(workers=4, finalizers=2), settle_seconds=settle_seconds)
     rules = rules or router()
     source = await folder(*roots)
     async with opened(journal, rules) as book, logged_in(url, timeouts=timeouts) as client:

@@ -24,10 +24,10 @@ RULES: Mapping[str, str] = {"project": "P", "subject": "{PatientID}"}
 
 
 def opened(
-    path: Path, *, reroute: bool = False, rules: Mapping[str, str] = RULES, lock_wait: LockWait | None = None
+    path: Path, *, relabel: bool = False, rules: Mapping[str, str] = RULES, lock_wait: LockWait | None = None
 ) -> Journal:
     """Open the journal as a run does."""
-    return Journal(path, destination="https://xnat.test", rules=rules, reroute=reroute, lock_wait=lock_wait)
+    return Journal(path, destination="https://xnat.test", rules=rules, relabel=relabel, lock_wait=lock_wait)
 
 
 def session(label: str = "E1", *, subject: str = "S1", study: str | None = None, project: str = "P") -> Session:
@@ -172,9 +172,9 @@ def whole_run(
     retry_refused: bool = False,
     retry_held: bool = False,
     archive_built: bool = True,
-    reroute: bool = False,
+    relabel: bool = False,
 ) -> list[str]:
     """Be one whole run; return the files that were sent, in order."""
-    with opened(path, reroute=reroute) as journal:
+    with opened(path, relabel=relabel) as journal:
         scan(journal, disk, retry_refused=retry_refused, retry_held=retry_held, archive_built=archive_built)
         return names(send(journal, answer, verdict=verdict))

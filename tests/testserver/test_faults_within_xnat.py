@@ -418,10 +418,10 @@ async def test_a_late_import_makes_a_stray_session() -> None:
         web.xnat.faults.add(Fault("import", Late(after=1, of="archive")))
         await cut_off(web, 2)
         assert (await web.archive(uri)).status == 200
-        (stray,) = web.xnat.prearchive
-        assert (stray.name, stray.study_uid, stray.status) == ("E", "1.2.3", "RECEIVING")
-        assert stray.uri not in uri
-        assert {file.sop_uid for file in stray.files} == {sop(2)}
+        (orphan,) = web.xnat.prearchive
+        assert (orphan.name, orphan.study_uid, orphan.status) == ("E", "1.2.3", "RECEIVING")
+        assert orphan.uri not in uri
+        assert {file.sop_uid for file in orphan.files} == {sop(2)}
         assert web.xnat.sop_uids() == {sop(1)}
 
 

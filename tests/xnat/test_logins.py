@@ -85,7 +85,7 @@ async def test_all_workers_meet_a_dead_login_and_one_logs_in(
     with anyio.fail_after(40):
         async with gated(url, gate) as address:
             # All of it is scanned before: no worker waits for work.
-            options = Options(workers=WORKERS, finalizers=2, scan_first=True)
+            options = Options(workers=WORKERS, finalizers=2, check_first=True)
             summary = await upload(address, [tree], tmp_path / "book", options=options)
     assert expiry.hits == 1
     assert gate.denied >= WORKERS

@@ -15,10 +15,10 @@ from builders import AT_ONCE, SESSION, image, logged_in, sop, upload, write
 from conftest import Commands
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.model import Session, Stray
+from asyncimport.model import Orphan, Session
 from asyncimport.testserver import Fault, Late, PrearchiveRow, Status, Tell, TestXnat, Timing
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.orphans import remove_stray
+from asyncimport.xnat.orphans import delete_orphan
 from asyncimport.xnat.replies import Reply, row
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
@@ -44,16 +44,16 @@ def age(found: PrearchiveRow, seconds: float) -> None:
     found.touched -= seconds
 
 
-def stray(found: PrearchiveRow) -> Stray:
+def orphan(found: PrearchiveRow) -> Orphan:
     """Return the row as it was found."""
-    return Stray(OURS, f"/data{found.uri}", found.status, "", "uploader")
+    return Orphan(OURS, f"/data{found.uri}", found.status, "", "uploader")
 
 
 async def refused(url: str, found: PrearchiveRow) -> str:
     """Try to remove a row; return why it stays."""
     async with logged_in(url) as client:
         with pytest.raises(RefusedError) as caught:
-            await remove_stray(client, stray(found), AT_ONCE)
+            await delete_orphan(client, orphan(found), AT_ONCE)
     return str(caught.value)
 
 
@@ -72,7 +72,7 @@ async def test_a_row_that_is_receiving_is_built_before_it_is_deleted(
     statuses: list[str] = []
     xnat.faults.add(Fault("prearchive", Tell(lambda: statuses.append(left.status)), path=left.uri[1:]))
     async with logged_in(url) as client:
-        await remove_stray(client, stray(left), AT_ONCE)
+        await delete_orphan(client, orphan(left), AT_ONCE)
     assert (statuses, xnat.prearchive) == (["READY"], [])
 
 
@@ -87,7 +87,7 @@ async def test_a_file_that_comes_in_while_the_row_is_looked_at_is_not_lost(
         with pytest.raises(TransientError, match="broke"):
             await send(client, 3)
         with suppress(RefusedError):
-            await remove_stray(client, stray(left), AT_ONCE)
+            await delete_orphan(client, orphan(left), AT_ONCE)
         await late.settled()
     assert [gate.is_settled for gate in late.gates] == [True]
     assert sop(3) in {file.sop_uid for found in xnat.prearchive for file in found.files}
@@ -105,7 +105,7 @@ async def test_a_file_that_comes_in_while_it_is_built_keeps_the_row(
 
         xnat.faults.add(Fault("build", Tell(arrive)))
         with pytest.raises(RefusedError, match=re.escape("files are coming into it (READY)")):
-            await remove_stray(client, stray(left), AT_ONCE)
+            await delete_orphan(client, orphan(left), AT_ONCE)
     assert xnat.prearchive == [left]
 
 

@@ -1263,9 +1263,9 @@ async def test_a_server_that_is_away(xnat: TestXnat, session: ArchivedSession, f
             xnat.faults.add(Fault("any", Reset(), share=1))
             with pytest.raises(TransientError):
                 await there.fill(into(files.write("b", b"1")), await folder())
-            assert not await there.is_there()
+            assert not await there.ping()
             xnat.faults.clear()
-            assert await there.is_there()
+            assert await there.ping()
             assert (await there.fill(into(files.write("b", b"1")), await folder()))[0].state is STORED
     assert port
     assert sorted(listed(session)) == ["a", "b"]
@@ -1287,7 +1287,7 @@ async def test_an_outage_is_outlasted(xnat: TestXnat, url: str, session: Archive
     xnat.faults.add(Fault("file", Tell(go_away), nth=2))
     enclosures = [into(*files.small(3), label=label) for label in ("A", "B", "C")]
     async with logged_in(url) as client:
-        options = Options(max_outage=60, enclosers=1)
+        options = Options(outage_timeout=60, attachment_workers=1)
         filed = await run(client, InMemoryQueue(enclosures), report=report, options=options, zips=False)
     assert {one.state for one in filed} == {STORED}
     assert [len(listed(session, label)) for label in ("A", "B", "C")] == [3, 3, 3]
@@ -1306,7 +1306,10 @@ async def test_an_outage_that_is_too_long(xnat: TestXnat, url: str, session: Arc
     async with logged_in(url) as client:
         with pytest.raises(UnavailableError, match="away for too long"):
             await run(
-                client, InMemoryQueue(enclosures), report=events.append, options=Options(max_outage=0, enclosers=1)
+                client,
+                InMemoryQueue(enclosures),
+                report=events.append,
+                options=Options(outage_timeout=0, attachment_workers=1),
             )
     assert [event.resource.label for event in events if isinstance(event, AttachmentsStored)] == ["A"]
     assert (len(listed(session, "A")), len(listed(session, "B"))) == (2, 0)
@@ -1329,7 +1332,7 @@ async def test_a_stop_while_the_server_is_away(
         with anyio.fail_after(10):
             waiting = InMemoryQueue([into(*files.small(2))])
             await upload_attachments(
-                await folder(), cabinet(client), waiting, options=Options(max_outage=3600), report=report, stop=stop
+                await folder(), cabinet(client), waiting, options=Options(outage_timeout=3600), report=report, stop=stop
             )
     assert not [event for event in filed if isinstance(event, AttachmentsStored)]
     assert session.own_resources == {}
@@ -1340,7 +1343,7 @@ async def test_one_resource_that_is_broken(xnat: TestXnat, url: str, session: Ar
     xnat.faults.add(Fault("any", Status(500), path="resources/B", share=1))
     enclosures = [into(*files.small(2), label=label) for label in ("B", "A", "C")]
     async with logged_in(url) as client:
-        filed = await run(client, InMemoryQueue(enclosures), options=Options(max_outage=0, enclosers=1))
+        filed = await run(client, InMemoryQueue(enclosures), options=Options(outage_timeout=0, attachment_workers=1))
     assert [one.state for one in filed] == [FAILED, FAILED, STORED, STORED, STORED, STORED]
     assert list(session.own_resources) == ["A", "C"]
 

@@ -390,8 +390,8 @@ class TestWhatIsThere:
     async def test_compared_only(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """A dry run says what would be, and sends nothing."""
         xnat.add_subject("demo", "S1", gender="male", group="x")
-        wishes = [wish(), wish("S2", gender="male"), wish("S1", gender="male")]
-        first, second, third = await describe(client, wishes, AT_ONCE, dry_run=True, overwrite=True)
+        demographics = [wish(), wish("S2", gender="male"), wish("S1", gender="male")]
+        first, second, third = await describe(client, demographics, AT_ONCE, dry_run=True, overwrite=True)
         assert isinstance(first, SubjectUpdated)
         assert isinstance(second, SubjectUpdated)
         assert isinstance(third, SubjectUpdated)
@@ -437,8 +437,8 @@ class TestRights:
     @pytest.mark.usefixtures("site")
     async def test_neither(self, client: Client) -> None:
         """Each says what it lacks."""
-        wishes = [wish("S1", "read"), wish("S2", "read")]
-        edit, create = await describe(client, wishes, AT_ONCE)
+        demographics = [wish("S1", "read"), wish("S2", "read")]
+        edit, create = await describe(client, demographics, AT_ONCE)
         assert isinstance(edit, SubjectError)
         assert isinstance(create, SubjectError)
         assert (edit.no_right, create.no_right) == (True, True)
@@ -491,8 +491,8 @@ class TestTrouble:
 
         wire.instead = instead
         seen: list[str] = []
-        wishes = [wish(f"S{number}", gender="male") for number in range(1, 6)]
-        done = await describe(client, wishes, AT_ONCE, report=lambda one: seen.append(one.subject))
+        demographics = [wish(f"S{number}", gender="male") for number in range(1, 6)]
+        done = await describe(client, demographics, AT_ONCE, report=lambda one: seen.append(one.subject))
         assert [one.state for one in done] == ["updated", "refused", "updated", "failed", "updated"]
         assert sorted(seen) == ["S1", "S2", "S3", "S4", "S5"]
         assert "planted" not in repr(done)
@@ -648,17 +648,17 @@ class TestTrouble:
 
     async def test_the_server_goes_away(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """The run ends, what was done is done, and the next one does the rest."""
-        wishes = [wish(f"S{number}", gender="male") for number in range(40)]
+        demographics = [wish(f"S{number}", gender="male") for number in range(40)]
         told: list[SubjectUpdated | SubjectError] = []
         wire.instead = lambda _method, _path: web.Response(status=503) if len(wire.puts) > 20 else None
         with pytest.raises(UnavailableError) as caught:
-            await describe(client, wishes, AT_ONCE, report=told.append)
+            await describe(client, demographics, AT_ONCE, report=told.append)
         assert caught.value.exit_code == 4
         assert 10 < len(told) <= 20
         assert {one.subject for one in told} <= {one.label for one in xnat.subjects("demo")}
         first = len(wire.puts)
         wire.instead = lambda _method, _path: None
-        done = await describe(client, wishes, AT_ONCE)
+        done = await describe(client, demographics, AT_ONCE)
         assert {one.state for one in done} == {"created", "unchanged"}
         assert len(xnat.subjects("demo")) == 40
         assert len(wire.puts) - first == 40 - sum(one.state == "unchanged" for one in done)
@@ -674,9 +674,9 @@ class TestManyAtATime:
 
     async def test_eight_subjects_and_never_one_twice(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """They go side by side, in the order of the table, and rows of one subject one after the other."""
-        wishes = [wish(f"S{number}", gender="male") for number in range(50)]
-        done = await describe(client, wishes, AT_ONCE)
-        assert [one.subject for one in done] == [one.subject for one in wishes]
+        demographics = [wish(f"S{number}", gender="male") for number in range(50)]
+        done = await describe(client, demographics, AT_ONCE)
+        assert [one.subject for one in done] == [one.subject for one in demographics]
         assert 2 <= wire.most <= 8
         subjects = Subjects(client, AT_ONCE)
         wire.most = 0

@@ -153,7 +153,7 @@ def archived(reply: Reply) -> str:
     if reply.status == 500 and any(words in lowered for words in _AT_WORK):
         # In the way of another session it has not begun; of this one it goes on.
         goes_on = any(words in lowered for words in _GOES_ON)
-        raise TransientError(f"XNAT is still archiving the session ({text})", cut=goes_on)
+        raise TransientError(f"XNAT is still archiving the session ({text})", may_have_taken_effect=goes_on)
     check(reply, server_errors=False)
     advice = ""
     if "matching files" in lowered or "same resources" in lowered:
@@ -167,7 +167,7 @@ def _archive_uri(reply: Reply) -> str:
     # A Location has host and context path in front; the body has not.
     if match := _ARCHIVE_URI.fullmatch(reply.text.strip()) or _ARCHIVE_URI.search(location(reply).path):
         return f"/data{match[1]}"
-    raise TransientError(f"XNAT's answer names no archived session ({reply.status})", cut=True)
+    raise TransientError(f"XNAT's answer names no archived session ({reply.status})", may_have_taken_effect=True)
 
 
 def row(reply: Reply) -> Row | None:

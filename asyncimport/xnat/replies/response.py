@@ -62,7 +62,9 @@ def beginning(reply: Reply, most: int) -> Reply:
     Raises: TransientError. XNAT may have done what it was asked to, whatever has answered.
     """
     if not reply.is_html:
-        raise TransientError(f"an answer of more than {most:,} bytes came, which is none of XNAT's", cut=True)
+        raise TransientError(
+            f"an answer of more than {most:,} bytes came, which is none of XNAT's", may_have_taken_effect=True
+        )
     return reply
 
 
@@ -85,11 +87,13 @@ def check(reply: Reply, *, server_errors: bool = True) -> None:
             f"the server is overloaded or away ({reply.status})",
             retry_after=retry_after(reply),
             overload=True,
-            cut=reply.status >= 500,
+            may_have_taken_effect=reply.status >= 500,
         )
     if reply.status >= 500 and (server_errors or reply.status != 500):
         raise TransientError(
-            f"the server failed ({reply.status}: {reply.message})", retry_after=retry_after(reply), cut=True
+            f"the server failed ({reply.status}: {reply.message})",
+            retry_after=retry_after(reply),
+            may_have_taken_effect=True,
         )
     if reply.status == 200 and reply.is_html:
         raise page_instead_of_answer(reply)
@@ -111,7 +115,10 @@ def redirected(reply: Reply, *, at_login: bool = False) -> TransientError | Logi
     if at_login or reply.status in _PERMANENT:
         return UnavailableError(f"the server redirects to {place}", hint="give the address it redirects to as --host")
     return TransientError(
-        f"the server redirects to {place} ({reply.status})", retry_after=retry_after(reply), overload=True, cut=True
+        f"the server redirects to {place} ({reply.status})",
+        retry_after=retry_after(reply),
+        overload=True,
+        may_have_taken_effect=True,
     )
 
 
@@ -142,7 +149,7 @@ def page_instead_of_answer(reply: Reply) -> TransientError:
     """Return the error for a page where XNAT's answer should be: its login page, or some gateway's."""
     if is_login_page(reply):
         return LoginExpiredError("XNAT answers with its login page")
-    return TransientError("a web page came instead of XNAT's answer (200)", cut=True)
+    return TransientError("a web page came instead of XNAT's answer (200)", may_have_taken_effect=True)
 
 
 def not_xnat() -> UnavailableError:
