@@ -127,7 +127,7 @@ def flags(error: AsyncimportError) -> dict[str, object]:
         "retry_after",
         "overload",
         "unreachable",
-        "cut",
+        "may_have_taken_effect",
         "is_file_verdict",
         "blames_file",
         "whole_session",
@@ -148,8 +148,8 @@ OVERLOAD = {"overload": True}
 SLOW_DOWN = {"overload": True, "retry_after": 7.0}
 JUDGED = {"is_file_verdict": True}
 BLAMED = {"is_file_verdict": True, "blames_file": True}
-GIVEN_UP = {"overload": True, "cut": True}
-MAYBE = {"cut": True}
+GIVEN_UP = {"overload": True, "may_have_taken_effect": True}
+MAYBE = {"may_have_taken_effect": True}
 WHOLE = {"whole_session": True}
 
 
@@ -712,7 +712,12 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
         for status in (501, 520, 527, 599)
     ),
     *(
-        (call, reply(503, NGINX, {**HTML, "retry-after": "7"}), TransientError, {**SLOW_DOWN, "cut": True})
+        (
+            call,
+            reply(503, NGINX, {**HTML, "retry-after": "7"}),
+            TransientError,
+            {**SLOW_DOWN, "may_have_taken_effect": True},
+        )
         for call in IN_A_RUN
     ),
     *(
