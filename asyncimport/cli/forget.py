@@ -17,7 +17,7 @@ from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal.prune import PruneItem
 from asyncimport.model.texts import plain
 from asyncimport.operations.forget import ForgetRequest, prune_journal
-from asyncimport.operations.journals import meant_journal
+from asyncimport.operations.journals import select_journal
 from asyncimport.reporting.progress import human_bytes
 
 _SHOWN = 20
@@ -76,7 +76,7 @@ def forget(
             journal=Path(), sessions=session or (), held=held, gone=gone, archived_before=before, force=force
         )
         request.check()
-        path, part, others = meant_journal(host, project, state_dir, journal)
+        path, part, others = select_journal(host, project, state_dir, journal)
         show_other_journals(err, project, others)
         request = replace(request, journal=path, project=part)
         result = prune_journal(request, agree)

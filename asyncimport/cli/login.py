@@ -17,11 +17,11 @@ from asyncimport.credentials import (
     Token,
     check_host,
     check_keyring,
-    forget,
-    keep,
+    delete_secret,
     read_profiles,
     remove_profile,
     same_server,
+    store_secret,
     write_profile,
 )
 from asyncimport.errors import AsyncimportError, TransientError, UnavailableError, UsageError
@@ -69,7 +69,7 @@ def login(
         secret = _tried(host, user, password, ca_bundle, verify=not insecure, token=token)
         if before and (before.user, before.host) != (user, host):
             _forget_secret(profiles, name)
-        keep(user, host, secret)
+        store_secret(user, host, secret)
         values = {
             "host": host,
             "user": user,
@@ -143,4 +143,4 @@ def _forget_secret(profiles: Profiles, name: str) -> None:
         if other_name != name
     )
     if profile.host and profile.user and not shared:
-        forget(profile.user, profile.host)
+        delete_secret(profile.user, profile.host)

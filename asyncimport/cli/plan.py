@@ -46,7 +46,7 @@ from asyncimport.model.texts import plain
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.rules import choice_text, rules_from, study_filter_from
 from asyncimport.reporting.progress import human_bytes
-from asyncimport.routing import Problem, Severity
+from asyncimport.routing import PlanProblem, Severity
 
 _SHOWN = 20
 # Stands in a plan's studies for a project that the upload will name.
@@ -162,7 +162,7 @@ def show_plan(out: Console, found: Plan) -> None:
     _show_problems(out, found.problems)
 
 
-def _show_problems(out: Console, problems: Sequence[Problem]) -> None:
+def _show_problems(out: Console, problems: Sequence[PlanProblem]) -> None:
     order = list(Severity)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for problem in sorted(problems, key=lambda one: order.index(one.severity))[:_SHOWN]:
@@ -178,7 +178,7 @@ def _show_problems(out: Console, problems: Sequence[Problem]) -> None:
         out.print(Text(f"and {len(problems) - _SHOWN:,} more: see -o json"))
 
 
-def _files_of(problem: Problem) -> str:
+def _files_of(problem: PlanProblem) -> str:
     return f" ({problem.files:,} files, such as {plain(problem.example)})" if problem.example else ""
 
 

@@ -13,7 +13,15 @@ from typer.core import TyperCommand
 
 from asyncimport.cli.spellings import FORMER, as_spelt_now
 from asyncimport.cli.values import quick
-from asyncimport.credentials import Profile, check_host, check_no_secret, find, kept, read_profiles, same_server
+from asyncimport.credentials import (
+    Profile,
+    check_host,
+    check_no_secret,
+    find_login,
+    read_profiles,
+    same_server,
+    stored_login,
+)
 from asyncimport.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,7 +112,7 @@ class Profiled(TyperCommand):
         options: dict[str, Any] = {str(parameter.name): parameter for parameter in self.params}
         host = given.get("host") or (None if explicit and profile.host else options["host"].value_from_envvar(ctx))
         own = {} if host and profile.host and not same_server(host, profile.host) else _own(profile)
-        # XNAT_USER goes before a default profile, but does not mean what --user means: `find` sees to that.
+        # XNAT_USER goes before a default profile, but does not mean what --user means: `find_login` sees to that.
         user = None if explicit else own.pop("user", None)
         for key, value in (defaults[name] | own).items():
             if key in options:
@@ -158,14 +166,14 @@ def login_from(
         raise UsageError("no server", hint="name it with --host, set XNAT_HOST, or use asyncimport login")
     host = check_host(host, insecure=insecure)
     password = sys.stdin.readline().rstrip("\r\n") if password_stdin else None
-    name, password = find(
+    name, password = find_login(
         host,
         user,
         environ=os.environ,
         password=password,
         default_user=profile.user if profile else None,
-        kept=kept,
-        kept_first=profile is not None and profile.explicit,
+        keyring=stored_login,
+        keyring_first=profile is not None and profile.explicit,
         prompt=None if password_stdin else question(),
     )
     return host, name, password

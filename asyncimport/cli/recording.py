@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport.model.texts import plain
-from asyncimport.reporting.entries import Entry, Form
+from asyncimport.reporting.entries import Entry, LineFormat
 from asyncimport.reporting.json_lines import as_json
 from asyncimport.reporting.log import log_lines
 from asyncimport.reporting.writer import Recorder, appending
@@ -25,7 +25,7 @@ def recorded(
     with ExitStack() as stack:
         recorders = []
 
-        def append(path: Path, option: str, form: Form) -> None:
+        def append(path: Path, option: str, form: LineFormat) -> None:
             def complain(why: str) -> None:
                 err.print(Text(f"{option} {plain(str(path))} {why}; the upload goes on"))
 

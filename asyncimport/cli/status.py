@@ -20,7 +20,7 @@ from asyncimport.errors import AsyncimportError
 from asyncimport.journal.attachment_reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
 from asyncimport.model.texts import plain
-from asyncimport.operations.journals import meant_journal
+from asyncimport.operations.journals import select_journal
 from asyncimport.operations.status import SessionFiles, StatusRequest, StatusResult, read_status
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.routing.plan_file import escape_cell
@@ -55,7 +55,7 @@ def status(
     """Show what was uploaded, what is left, and why."""
     out, err = consoles(no_color=no_color)
     try:
-        path, part, others = meant_journal(host, project, state_dir, journal)
+        path, part, others = select_journal(host, project, state_dir, journal)
         show_other_journals(err, project, others)
         result = read_status(StatusRequest(journal=path, project=part, session=session))
     except AsyncimportError as error:

@@ -19,7 +19,7 @@ from asyncimport.model.events import Noticed, ServerUnavailable
 from asyncimport.model.texts import plain
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.result import Result
-from asyncimport.reporting.entries import Began, Ended, Entry
+from asyncimport.reporting.entries import Entry, RunEnded, RunStarted
 from asyncimport.reporting.progress import Totals, human_seconds
 from asyncimport.system.collector import resume
 
@@ -45,11 +45,11 @@ class Display(Observer):
 
     def note(self, entry: Entry) -> None:
         """Record an event of a run, and show what a person should know."""
-        if isinstance(entry, Began):
+        if isinstance(entry, RunStarted):
             self._is_run = True
-        if self._is_run or isinstance(entry, Ended):
+        if self._is_run or isinstance(entry, RunEnded):
             self._record(entry)
-        if isinstance(entry, Ended):
+        if isinstance(entry, RunEnded):
             self._is_run = False
         elif isinstance(entry, ServerUnavailable):
             self._tell_away(entry.reason)

@@ -28,7 +28,7 @@ from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, run_operation
 from asyncimport.errors import AsyncimportError
 from asyncimport.model.texts import plain
-from asyncimport.operations.journals import meant_journal, server_of
+from asyncimport.operations.journals import select_journal, server_of
 from asyncimport.xnat.subjects import SubjectError, SubjectUpdated
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def verify(
     out, err = consoles(no_color=no_color)
     others: list[Path] = []
     try:
-        path, part, others = meant_journal(host, project, state_dir, journal)
+        path, part, others = select_journal(host, project, state_dir, journal)
         show_other_journals(err, project, others)
         server = server_from(
             host or server_of(path), user, profile, ca_bundle, password_stdin=password_stdin, insecure=insecure
@@ -139,7 +139,7 @@ def _json(result: "VerifyResult", *, others: Sequence[Path]) -> dict[str, object
                 "verified": one.problem is None,
                 "reason": one.problem,
             }
-            for one in result.besides
+            for one in result.resources
         ],
         "subjects": [
             {
@@ -159,7 +159,7 @@ def _json(result: "VerifyResult", *, others: Sequence[Path]) -> dict[str, object
                 "written": list(one.written) if isinstance(one, SubjectUpdated) else [],
                 "reason": one.reason if isinstance(one, SubjectError) else None,
             }
-            for one in result.described
+            for one in result.restored
         ],
         "repaired": result.repaired,
         "unrepaired": result.unrepaired,
@@ -197,22 +197,22 @@ def _show(out: Console, result: "VerifyResult") -> None:
         if one.reason is not None:
             session = one.session
             out.print(Text(f"  {session.project} / {session.subject} / {session.label}: {plain(one.reason)}"))
-    if result.besides:
-        attachments = sum(len(one.batch.attachments) for one in result.besides)
-        sound = attachments - sum(len(one.missing) + len(one.altered) for one in result.besides)
+    if result.resources:
+        attachments = sum(len(one.batch.attachments) for one in result.resources)
+        sound = attachments - sum(len(one.missing) + len(one.altered) for one in result.resources)
         out.print(Text(f"{sound:,} of {attachments:,} attachments are there as they were stored", style="bold"))
-    for beside in result.besides:
-        if beside.problem is not None:
-            place = beside.batch.resource.place
-            where = f"{place.project} / {place.subject} / {place.session} / {beside.batch.resource.label}"
-            out.print(Text(f"  {where}: {plain(beside.problem)}"))
+    for resource in result.resources:
+        if resource.problem is not None:
+            place = resource.batch.resource.place
+            where = f"{place.project} / {place.subject} / {place.session} / {resource.batch.resource.label}"
+            out.print(Text(f"  {where}: {plain(resource.problem)}"))
     if result.subjects:
         agree = sum(one.problem is None for one in result.subjects)
         out.print(Text(f"{agree:,} of {len(result.subjects):,} subjects are described as they were", style="bold"))
     for subject in result.subjects:
         if subject.problem is not None:
             out.print(Text(f"  {subject.project} / {subject.subject}: {plain(subject.problem)}"))
-    for one_again in result.described:
+    for one_again in result.restored:
         what = (
             f"described again: {', '.join(one_again.written)}"
             if isinstance(one_again, SubjectUpdated)
@@ -227,7 +227,7 @@ def _show(out: Console, result: "VerifyResult") -> None:
         )
     elif not result.repaired and (
         any(one.missing and one.expected is None for one in result.findings)
-        or any(one.missing or one.damaged for one in result.besides)
+        or any(one.missing or one.damaged for one in result.resources)
         or any(one.missing for one in result.subjects)
     ):
         out.print(Text("hint: --repair sends again what is missing"))

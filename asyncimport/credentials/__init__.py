@@ -1,8 +1,8 @@
 """Who we are to which server: addresses, profiles, and where a password comes from. Never the command line."""
 
 from asyncimport.credentials.hosts import check_host, check_no_secret, same_server
-from asyncimport.credentials.keyring_store import Token, check_keyring, forget, keep, kept
-from asyncimport.credentials.lookup import find
+from asyncimport.credentials.keyring_store import Token, check_keyring, delete_secret, store_secret, stored_login
+from asyncimport.credentials.lookup import find_login
 from asyncimport.credentials.profiles import Profile, Profiles, read_profiles, remove_profile, write_profile
 
 __all__ = [
@@ -12,12 +12,12 @@ __all__ = [
     "check_host",
     "check_keyring",
     "check_no_secret",
-    "find",
-    "forget",
-    "keep",
-    "kept",
+    "delete_secret",
+    "find_login",
     "read_profiles",
     "remove_profile",
     "same_server",
+    "store_secret",
+    "stored_login",
     "write_profile",
 ]

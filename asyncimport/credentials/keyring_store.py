@@ -66,7 +66,7 @@ def _priority(backend: Any) -> float:
         return 0.0
 
 
-def kept(user: str, host: str) -> tuple[str, str] | None:
+def stored_login(user: str, host: str) -> tuple[str, str] | None:
     """Return what to log in with at this server: alias and secret of a token, or user and password.
 
     Raises: UsageError when the keyring does not open, or holds a token that has expired.
@@ -103,7 +103,7 @@ def _login(user: str, token: Token) -> tuple[str, str]:
     return token.alias, token.secret
 
 
-def keep(user: str, host: str, secret: str | Token) -> None:
+def store_secret(user: str, host: str, secret: str | Token) -> None:
     """Keep a password or a token in place of whatever is kept for this user and server.
 
     Raises: UsageError.
@@ -111,7 +111,7 @@ def keep(user: str, host: str, secret: str | Token) -> None:
     from keyring.errors import KeyringError
 
     keeper = _keeper()
-    forget(user, host)
+    delete_secret(user, host)
     text = json.dumps(asdict(secret)) if isinstance(secret, Token) else secret
     try:
         keeper.set_password(_SERVICE, _account(user, host, type(secret)), text)
@@ -119,7 +119,7 @@ def keep(user: str, host: str, secret: str | Token) -> None:
         raise UsageError(f"the keyring takes no password: {_said(error)}", hint=_INSTEAD) from None
 
 
-def forget(user: str, host: str) -> None:
+def delete_secret(user: str, host: str) -> None:
     """Remove what is kept for this user and server, if anything is.
 
     Raises: UsageError.

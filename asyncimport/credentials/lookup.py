@@ -10,23 +10,23 @@ from urllib.parse import urlsplit
 from asyncimport.errors import UsageError
 
 
-def find(
+def find_login(
     host: str,
     user: str | None,
     *,
     environ: Mapping[str, str],
     password: str | None = None,
     default_user: str | None = None,
-    kept: Callable[[str, str], tuple[str, str] | None] = lambda _user, _host: None,
-    kept_first: bool = False,
+    keyring: Callable[[str, str], tuple[str, str] | None] = lambda _user, _host: None,
+    keyring_first: bool = False,
     prompt: Callable[[str], str] | None = None,
 ) -> tuple[str, str]:
     """Return user name and password for `host`.
 
-    `password` was read from standard input; `default_user` is the default profile's; `kept` looks into the keyring,
-    `kept_first` before the environment, for a profile that was asked for; `prompt` asks a person, where there is one.
-    The environment's secrets belong to the environment's host: they are not sent to another one.
-    Raises: UsageError when none are found, or netrc may be read by others.
+    `password` was read from standard input; `default_user` is the default profile's; `keyring` looks into the
+    keyring, `keyring_first` before the environment, for a profile that was asked for; `prompt` asks a person, where
+    there is one. The environment's secrets belong to the environment's host: they are not sent to another one. Raises:
+    UsageError when none are found, or netrc may be read by others.
     """
     if user and password:
         return user, password
@@ -35,12 +35,12 @@ def find(
     def from_keyring() -> tuple[str, str] | None:
         nonlocal trouble
         try:
-            return kept(user, host) if user and password is None else None
+            return keyring(user, host) if user and password is None else None
         except UsageError as error:
             trouble = error  # of interest only where nothing else has a password
             return None
 
-    if kept_first and (entry := from_keyring()) is not None:
+    if keyring_first and (entry := from_keyring()) is not None:
         return entry
     named = environ.get("XNAT_HOST") or environ.get("XNAT_URL")
     if not named or named.rstrip("/") == host:
@@ -56,7 +56,7 @@ def find(
     user = user or default_user
     if user and password:
         return user, password
-    if not kept_first and (entry := from_keyring()) is not None:
+    if not keyring_first and (entry := from_keyring()) is not None:
         return entry
     if password is None and (entry := _netrc(host, environ)) is not None and user in {None, entry[0]}:
         return entry

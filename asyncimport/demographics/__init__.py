@@ -4,28 +4,28 @@ Values are patients' data. They leave this package in what is sent, and nowhere 
 holds more than one character of them.
 """
 
-from asyncimport.demographics.comparison import Decision, Difference, Values, decide, lacking, same
+from asyncimport.demographics.comparison import Changes, Difference, Values, compute_changes, missing_values, same_value
 from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Field, Kind
-from asyncimport.demographics.headers import agreed, header_fields, header_keywords, said_by
-from asyncimport.demographics.table import Demographics, filled, read_subjects
+from asyncimport.demographics.headers import agreed_values, header_fields, header_keywords, header_values
+from asyncimport.demographics.table import Demographics, fill_gaps, read_subjects
 
 __all__ = [
     "BIRTH",
     "FIELDS",
     "NULL",
-    "Decision",
+    "Changes",
     "Demographics",
     "Difference",
     "Field",
     "Kind",
     "Values",
-    "agreed",
-    "decide",
-    "filled",
+    "agreed_values",
+    "compute_changes",
+    "fill_gaps",
     "header_fields",
     "header_keywords",
-    "lacking",
+    "header_values",
+    "missing_values",
     "read_subjects",
-    "said_by",
-    "same",
+    "same_value",
 ]

@@ -24,7 +24,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Changes:
     """What to send (NULL clears a field), which values to leave as they are, and which to replace."""
 
     write: Values = field(repr=False)
@@ -39,7 +39,7 @@ class Decision:
         return tuple(name for name in self.write if name not in making_room)
 
 
-def decide(given: Values, existing: Values, *, overwrite: bool) -> Decision:
+def compute_changes(given: Values, existing: Values, *, overwrite: bool) -> Changes:
     """Decide about each given field; `existing` are the values that XNAT has, without those it has not.
 
     Of dob, yob and age a subject has one: another one in XNAT is another value, and is cleared when it is replaced.
@@ -49,7 +49,7 @@ def decide(given: Values, existing: Values, *, overwrite: bool) -> Decision:
     replaced: list[Difference] = []
     unchanged: list[str] = []
     for name, value in given.items():
-        if same(name, value, existing.get(name, "")):
+        if same_value(name, value, existing.get(name, "")):
             unchanged.append(name)
             continue
         differing = [Difference(name, value, existing[name])] if existing.get(name) else []
@@ -65,15 +65,15 @@ def decide(given: Values, existing: Values, *, overwrite: bool) -> Decision:
         write[name] = value
         write |= {one.instead: NULL for one in differing if one.instead}
         replaced += differing
-    return Decision(write, tuple(kept), tuple(replaced), tuple(unchanged))
+    return Changes(write, tuple(kept), tuple(replaced), tuple(unchanged))
 
 
-def lacking(written: Values, existing: Values) -> tuple[str, ...]:
+def missing_values(written: Values, existing: Values) -> tuple[str, ...]:
     """Return the fields that were sent and whose values XNAT does not show."""
-    return tuple(name for name, value in written.items() if not same(name, value, existing.get(name, "")))
+    return tuple(name for name, value in written.items() if not same_value(name, value, existing.get(name, "")))
 
 
-def same(name: str, ours: str, theirs: str) -> bool:
+def same_value(name: str, ours: str, theirs: str) -> bool:
     """Whether two values of a field mean the same: 70 and 70.0, M and male. NULL and "" are both nothing.
 
     XNAT stores what it is sent behind its escaping of XML (SecureResource.getQueryVariable), which is undone here; what

@@ -36,7 +36,7 @@ def header_fields(wanted: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(one.name for one in _wanted(wanted)))
 
 
-def said_by(fields: Mapping[str, str], wanted: Sequence[str], *, today: date | None = None) -> dict[str, str]:
+def header_values(fields: Mapping[str, str], wanted: Sequence[str], *, today: date | None = None) -> dict[str, str]:
     """Return what a header says of the wanted fields, each by itself.
 
     `fields` maps keywords to texts. Partial, impossible and placeholder values are as good as none.
@@ -47,7 +47,7 @@ def said_by(fields: Mapping[str, str], wanted: Sequence[str], *, today: date | N
     return {name: value for name, value in found.items() if value}
 
 
-def agreed(said: Mapping[str, Collection[str]], wanted: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+def agreed_values(said: Mapping[str, Collection[str]], wanted: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return what all headers agree on of all that they say of each field, and the fields that they contradict in.
 
     Dob, yob and age are one thing: of these it is the first wanted one that any header gives, unless they contradict

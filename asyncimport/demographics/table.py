@@ -61,7 +61,7 @@ def read_subjects(
     return [row for key, row in rows.items() if key not in contradicted], issues
 
 
-def filled(given: Demographics, found: Mapping[str, str]) -> Demographics:
+def fill_gaps(given: Demographics, found: Mapping[str, str]) -> Demographics:
     """Add what is not given, such as what headers tell. Of dob, yob and age the given one stays the only one."""
     has_birth = bool(given.values.keys() & set(BIRTH))
     more = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from asyncimport.journal.connection import Connection
 from asyncimport.model import Claim, Existing
-from asyncimport.routing import misfit
+from asyncimport.routing import type_conflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class ExistingInstances:
     def merge_problem(self, session: int) -> str:
         """Return why XNAT would not merge the queued files of a session into what the archive has of it, or ""."""
         kind = self._db.execute("SELECT kind FROM archived_type WHERE session = ?", (session,)).fetchone()
-        return misfit(kind[0], self._modalities(session)) if kind is not None and kind[0] else ""
+        return type_conflict(kind[0], self._modalities(session)) if kind is not None and kind[0] else ""
 
     def _modalities(self, session: int) -> set[str]:
         """Return the modalities of the queued files of a session, and of those in its row of the prearchive."""

@@ -27,7 +27,7 @@ from asyncimport.journal.runs import UNARCHIVED
 from asyncimport.journal.session_reports import count_files, file_problems, remaining, session_reports
 from asyncimport.model import AttachmentBatch, Patient, Session, SessionReport, Summary
 from asyncimport.model.addresses import as_archived
-from asyncimport.routing import Ruled
+from asyncimport.routing import RuledLabels
 
 _ALL = "file f"
 _SCOPE = "scope JOIN file f ON f.key = scope.file"
@@ -206,7 +206,7 @@ class JournalReader:
     def _reports(self, counted: Mapping[int, tuple[int, int]]) -> tuple[SessionReport, ...]:
         return session_reports(self._db, counted, began_at=self._began_at, postponed=self._postponed)
 
-    def session_labels(self, *, after_reroute: bool = False) -> list[tuple[Session, Ruled | None]]:
+    def session_labels(self, *, after_reroute: bool = False) -> list[tuple[Session, RuledLabels | None]]:
         """Return the sessions of studies, each with the labels that the rules give it.
 
         With `after_reroute` only those of which XNAT has something: archived ones keep their labels, the others (None)

@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 from asyncimport.journal.connection import Connection
 from asyncimport.journal.session_state import SessionState
 from asyncimport.model import Claim, Instance, Occupant, Patient, Session
-from asyncimport.routing import TWO_IDS, Ruled, agree, clash, doubts, joined, label_taken, placed, proves_another
+from asyncimport.routing import (
+    TWO_IDS,
+    RuledLabels,
+    is_same_patient,
+    label_conflict,
+    matching_session,
+    merge_patients,
+    occupant_conflict,
+    occupant_doubt,
+    patient_conflict,
+)
 
 # Files of a session come together: of more sessions than this, the journal looks one up again.
 _SESSIONS_REMEMBERED = 2_000
@@ -22,7 +32,7 @@ class _Known:
 
     key: int
     session: Session
-    ruled: Ruled
+    ruled: RuledLabels
     patients: frozenset[Patient]
 
 
@@ -81,12 +91,12 @@ class Sessions:
             others = [_without_names(one) for one in occupants if one.session.label.lower() not in sent]
             for key, *values in ours:
                 patient = Patient(*values)
-                why = next(filter(None, (proves_another(one, session.subject, patient) for one in others)), "")
+                why = next(filter(None, (occupant_conflict(one, session.subject, patient) for one in others)), "")
                 if why and self._merge_patients:
                     self._db.execute("UPDATE patient SET merged = 1 WHERE key = ?", (key,))
                 elif why:
                     return f"{why}; {_ALLOW}"
-                elif doubt := next(filter(None, (doubts(one, session.subject, patient) for one in others)), ""):
+                elif doubt := next(filter(None, (occupant_doubt(one, session.subject, patient) for one in others)), ""):
                     self._notice(f"study {session.study_uid} (subject {session.subject}): ({doubt})")
         return None
 
@@ -110,7 +120,7 @@ class Sessions:
         else:
             first = known.session
             if session != first and (session.subject, session.label) != known.ruled:
-                if self._is_planned or placed(first, known.ruled, session) is None:
+                if self._is_planned or matching_session(first, known.ruled, session) is None:
                     return NoSession(
                         f"study {session.study_uid} goes to subject {first.subject}, session {first.label}; by this "
                         f"file's header it would go to subject {session.subject}, session {session.label}",
@@ -127,7 +137,7 @@ class Sessions:
         self._sessions[session.project, session.study_uid] = known
         return known.key
 
-    def _ruled(self, session: Session) -> Ruled:
+    def _ruled(self, session: Session) -> RuledLabels:
         return session.subject, None if self._is_planned else session.label
 
     def _keep_session(self, known: _Known, session: Session) -> _Known:
@@ -208,7 +218,7 @@ class Sessions:
             "SELECT study_uid FROM session WHERE project = ? AND label = ? COLLATE NOCASE",
             (session.project, session.label),
         ).fetchone()
-        why = label_taken(session, None if owner is None else owner[0])
+        why = label_conflict(session, None if owner is None else owner[0])
         return f"study {session.study_uid}: {why}" if why else None
 
     def _register(self, session: Session, patient: Patient) -> int:
@@ -227,8 +237,8 @@ class Sessions:
         wanted = digested(patient)
         own, others = self._of_subject(session, patient.id), self._of_patient(session, patient.id)
         for key, one in own:
-            if agree(one, wanted):
-                if (more := joined(one, wanted)) != one:
+            if is_same_patient(one, wanted):
+                if (more := merge_patients(one, wanted)) != one:
                     self._db.execute(
                         "UPDATE patient SET issuer = ?, name = ?, birth_date = ? WHERE key = ?",
                         (more.issuer, more.name, more.birth_date, key),
@@ -241,7 +251,7 @@ class Sessions:
             why = "the study holds files of two PatientIDs"
         if not why and self._has_others(session, patient.id):
             why = TWO_IDS
-        why = why or clash([*((session.subject, one) for _, one in own), *others], session.subject, wanted)
+        why = why or patient_conflict([*((session.subject, one) for _, one in own), *others], session.subject, wanted)
         if why and not self._merge_patients:
             return f"{where}: {why}; {_ALLOW}"
         self._db.execute(
@@ -252,7 +262,7 @@ class Sessions:
             ),
         )
         for subject, one in others:
-            if agree(one, wanted):
+            if is_same_patient(one, wanted):
                 self._notice(
                     f"study {session.study_uid}: one PatientID under two subjects ({subject}, {session.subject})"
                 )

@@ -29,7 +29,7 @@ _REPAIR = "repair"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SessionFinding:
     """What the archive holds of a session.
 
     `files` instances were stored of it. `verified` is "uids", "present" or "count" (as of `Archived`), or None where
@@ -51,20 +51,20 @@ class Finding:
         return self.problem or (replaced_since(len(self.replaced)) if self.replaced else None)
 
 
-async def look(
+async def compare_sessions(
     client: Client,
     reader: JournalReader,
     policy: RetryPolicy,
     *,
     only: Callable[[Session], bool] = lambda _: True,
-    report: Callable[[Finding], None] = lambda _: None,
-) -> list[Finding]:
+    report: Callable[[SessionFinding], None] = lambda _: None,
+) -> list[SessionFinding]:
     """Look at the sessions of a journal, in its order.
 
     Raises: UnavailableError when the server goes away meanwhile.
     """
     reports = [one for one in await anyio.to_thread.run_sync(reader.session_reports) if only(one.session)]
-    found: dict[int, Finding] = {}
+    found: dict[int, SessionFinding] = {}
     rules = SiteRules(client, policy)
     # Only the UIDs of those that are being looked at are in memory.
     turns = iter(enumerate(reports))
@@ -95,46 +95,46 @@ async def _finding(
     digests: Mapping[str, str],
     policy: RetryPolicy,
     rules: SiteRules,
-) -> Finding:
+) -> SessionFinding:
     uids |= doubtful
     session, files = report.session, len(uids)
     if report.state in {"open", "prearchive"}:
-        return Finding(session, files, None, f"not archived yet ({report.state})")
+        return SessionFinding(session, files, None, f"not archived yet ({report.state})")
     try:
         there = await find_session(client, session, policy, rules)
         if there.problem is not None:
             # Nothing of it counts as missing: what would be sent again could not go there.
-            return Finding(session, files, None, there.problem)
+            return SessionFinding(session, files, None, there.problem)
         if not there.experiments:
             if report.state == "held":
-                return Finding(session, files, None, report.reason)
-            return Finding(session, files, None, "the archive has no session of this label and study", uids)
+                return SessionFinding(session, files, None, report.reason)
+            return SessionFinding(session, files, None, "the archive has no session of this label and study", uids)
         there, compared = await find_and_compare(client, session, there, uids, policy, rules, report.expected)
         if compared is None:
             gone = "the session was taken out of the archive while it was looked at"
-            return Finding(session, files, None, there.problem or gone)
+            return SessionFinding(session, files, None, there.problem or gone)
         found = compared
         dropping = (await rules.of(session.project)).on_archive if found.missing else None
     except (SessionChangedError, RefusedError) as error:
-        return Finding(session, files, None, str(error))
+        return SessionFinding(session, files, None, str(error))
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     replaced = uids & {uid for uid, digest in digests.items() if found.held.get(uid, digest) != digest}
     if found.verified == "count" and (lost := digests.keys() - found.held.keys()):
         # What the archive held when it was verified, whatever has come since.
-        return Finding(session, files, None, f"{len(lost)} instances are missing, {NOBODY_KNOWS_WHICH}")
+        return SessionFinding(session, files, None, f"{len(lost)} instances are missing, {NOBODY_KNOWS_WHICH}")
     if found.short and not found.missing:
-        return Finding(session, files, None, f"{found.short} instances are missing, {NOBODY_KNOWS_WHICH}")
+        return SessionFinding(session, files, None, f"{found.short} instances are missing, {NOBODY_KNOWS_WHICH}")
     if not found.missing:
         # A session can be held for files that never arrived, while all that arrived is there.
         problem = report.reason if report.state == "held" else None
         verified = "present" if (report.presumed or replaced) and found.verified == "uids" else found.verified
-        return Finding(session, files, verified if problem is None else None, problem, replaced=replaced)
+        return SessionFinding(session, files, verified if problem is None else None, problem, replaced=replaced)
     problem = f"{len(found.missing)} of {files} instances are missing"
     if dropping and (report.verified is None or found.missing <= doubtful):
         problem += f"; {dropping} rejects files, so that may be as it should be"
-        return Finding(session, files, None, problem, found.missing, dropping, replaced)
-    return Finding(session, files, None, problem, found.missing, replaced=replaced)
+        return SessionFinding(session, files, None, problem, found.missing, dropping, replaced)
+    return SessionFinding(session, files, None, problem, found.missing, replaced=replaced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class ResourceFinding:
     damaged: tuple[Attachment, ...] = ()
 
 
-async def look_beside(
+async def compare_resources(
     client: Client, reader: JournalReader, policy: RetryPolicy, *, reads_bytes: bool = False
 ) -> list[ResourceFinding]:
     """Look at the resources that attachments were stored in: name, size and MD5, and how much of each XNAT has.
@@ -167,7 +167,7 @@ async def look_beside(
 
     async def one(place: int, batch: AttachmentBatch) -> None:
         async with limiter:
-            found[place] = await _beside(resources, batch)
+            found[place] = await _compare_resource(resources, batch)
 
     try:
         async with anyio.create_task_group() as tasks:
@@ -178,7 +178,7 @@ async def look_beside(
     return [found[place] for place in range(len(batches))]
 
 
-async def _beside(resources: Resources, batch: AttachmentBatch) -> ResourceFinding:
+async def _compare_resource(resources: Resources, batch: AttachmentBatch) -> ResourceFinding:
     try:
         held = await resources.held(batch)
     except TransientError as error:
@@ -212,13 +212,13 @@ class SubjectFinding:
     missing: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-async def look_at_subjects(client: Client, reader: JournalReader, policy: RetryPolicy) -> list[SubjectFinding]:
+async def compare_subjects(client: Client, reader: JournalReader, policy: RetryPolicy) -> list[SubjectFinding]:
     """Compare what was said of subjects with what the archive has.
 
     Raises: UnavailableError when the server goes away meanwhile.
     """
-    described = await anyio.to_thread.run_sync(reader.subject_demographics)
-    demographics = [Demographics(subject, values, project) for project, subject, values in described if values]
+    restored = await anyio.to_thread.run_sync(reader.subject_demographics)
+    demographics = [Demographics(subject, values, project) for project, subject, values in restored if values]
     findings = []
     for wish, found in zip(
         demographics, await describe(client, demographics, policy, dry_run=True, only_existing=True), strict=True
@@ -260,7 +260,7 @@ async def orphans_of(client: Client, reader: JournalReader) -> list[Orphan]:
     return found
 
 
-def sources_of(reader: JournalReader, finding: Finding) -> tuple[list[SentFile], int]:
+def files_to_resend(reader: JournalReader, finding: SessionFinding) -> tuple[list[SentFile], int]:
     """Return the files that missing instances were sent from, as they are now, if that is what was sent.
 
     Where no digest is kept, their size and time have to do: XNAT lacks the instance in any case. The second value is
@@ -270,36 +270,36 @@ def sources_of(reader: JournalReader, finding: Finding) -> tuple[list[SentFile],
     devices = Devices()
     there = []
     for source in wanted:
-        now = _now(source.file.path, devices)
-        if now is not None and _holds(now, source.file, source.digest, or_looks_so=True):
+        now = _current_file(source.file.path, devices)
+        if now is not None and _is_unchanged(now, source.file, source.digest, allow_same_time=True):
             there.append(replace(source, file=now))
     return there, len(finding.missing) - len(there)
 
 
-def attachments_to_repair(besides: Iterable[ResourceFinding]) -> tuple[list[Attachment], int]:
+def attachments_to_repair(resources: Iterable[ResourceFinding]) -> tuple[list[Attachment], int]:
     """Return missing and damaged ones whose files, as they are now, hold what was stored, and the number of others."""
-    missing = [one for beside in besides for one in (*beside.missing, *beside.damaged)]
+    missing = [one for beside in resources for one in (*beside.missing, *beside.damaged)]
     devices = Devices()
     there = []
     for one in missing:
-        now = _now(one.file.path, devices)
-        if now is not None and _holds(now, one.file, _md5_of(one)):
+        now = _current_file(one.file.path, devices)
+        if now is not None and _is_unchanged(now, one.file, _md5_of(one)):
             there.append(replace(one, file=now))
     return there, len(missing) - len(there)
 
 
-def verified_attachments(besides: Iterable[ResourceFinding]) -> Iterator[tuple[File, bool]]:
+def verified_attachments(resources: Iterable[ResourceFinding]) -> Iterator[tuple[File, bool]]:
     """Yield the files on disk that were just seen in resources of the archive, and whether each holds what is there."""
-    yield from _judged(
+    yield from _check_files(
         (one.file, _md5_of(one))
-        for beside in besides
+        for beside in resources
         for wrong in [{one.key for one in (*beside.missing, *beside.altered)}]
         for one in beside.batch.attachments
         if one.key not in wrong
     )
 
 
-def verified_sources(reader: JournalReader, findings: Iterable[Finding]) -> Iterator[tuple[File, bool]]:
+def verified_sources(reader: JournalReader, findings: Iterable[SessionFinding]) -> Iterator[tuple[File, bool]]:
     """Yield the files on disk whose instances were just seen in the archive by their UIDs, copies of them too.
 
     With each comes whether it holds what was sent: by the digest of that, if one is kept, for which the file is read.
@@ -309,24 +309,26 @@ def verified_sources(reader: JournalReader, findings: Iterable[Finding]) -> Iter
         if finding.verified in {"uids", "present"} or finding.missing:
             there = [one for one in reader.sent_files(finding.session) if one.sop_uid not in finding.missing]
             other = finding.replaced
-            yield from _judged((one.file, one.digest) for one in there if not (one.presumed or one.sop_uid in other))
+            yield from _check_files(
+                (one.file, one.digest) for one in there if not (one.presumed or one.sop_uid in other)
+            )
             yield from ((one.file, False) for one in there if one.presumed or one.sop_uid in other)
 
 
-def _judged(files: Iterable[tuple[File, Digest | None]]) -> Iterator[tuple[File, bool]]:
+def _check_files(files: Iterable[tuple[File, Digest | None]]) -> Iterator[tuple[File, bool]]:
     """Tell of each file that is still there whether it holds what was sent. Several are read at a time."""
     devices = Devices()
 
     def judge(one: tuple[File, Digest | None]) -> tuple[File, bool] | None:
         file, digest = one
-        now = _now(file.path, devices)
-        return None if now is None else (file, _holds(now, file, digest))
+        now = _current_file(file.path, devices)
+        return None if now is None else (file, _is_unchanged(now, file, digest))
 
     with ThreadPoolExecutor(_AT_A_TIME) as threads:
         yield from filter(None, threads.map(judge, files))
 
 
-def _now(path: str, devices: Devices) -> File | None:
+def _current_file(path: str, devices: Devices) -> File | None:
     """Describe a file as it is now; None when it is not there."""
     try:
         found = os.stat(path)  # noqa: PTH116 - the path need not be text
@@ -335,11 +337,11 @@ def _now(path: str, devices: Devices) -> File | None:
     return File.of(path, found, lasting=devices.keep_inodes(path, found))
 
 
-def _holds(now: File, sent: File, digest: Digest | None, *, or_looks_so: bool = False) -> bool:
+def _is_unchanged(now: File, sent: File, digest: Digest | None, *, allow_same_time: bool = False) -> bool:
     """Whether a file holds what was sent of it; without a digest, if nothing at all about it is different."""
     if digest is not None:
         return now.size == sent.size and has_digest(now, digest) is True
-    return now == sent or (or_looks_so and (now.size, now.mtime_ns) == (sent.size, sent.mtime_ns))
+    return now == sent or (allow_same_time and (now.size, now.mtime_ns) == (sent.size, sent.mtime_ns))
 
 
 def _md5_of(attachment: Attachment) -> Digest | None:

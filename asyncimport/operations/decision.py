@@ -11,14 +11,14 @@ import anyio.to_thread
 from asyncimport.errors import AsyncimportError, JournalError, ProjectMissingError, ProjectReadOnlyError, UsageError
 from asyncimport.journal import JournalReader
 from asyncimport.model.texts import plain
-from asyncimport.operations.existing_sessions import GivenSessions, residents_of
+from asyncimport.operations.existing_sessions import SessionLookup, known_patients
 from asyncimport.operations.journals import journal_of
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.scan import plan_of
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.routing import AttachRule, Effect, Problem, Router, StudyFilter
+from asyncimport.routing import AttachRule, Effect, PlanProblem, Router, StudyFilter
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.archive import ArchivedSessions
@@ -61,7 +61,7 @@ class Decision:
     is_strict: bool = False
 
     @property
-    def wrong(self) -> list[Problem]:
+    def wrong(self) -> list[PlanProblem]:
         """Return what is wrong with studies; a closed project is for its owner to mend, and keeps no other back."""
         problems = () if self.plan is None else self.plan.problems
         return [one for one in problems if one.code.effect is Effect.WRONG]
@@ -116,7 +116,7 @@ async def decide(
     if not (is_strict or is_part or is_plan_shown):
         return Decision(routes, rules, wanted.study_filter, journal)
     archived = archived or ArchivedSessions(client, RetryPolicy())
-    sessions = GivenSessions(archived, site or SiteRules(client, RetryPolicy()), journal, relabel=wanted.relabel)
+    sessions = SessionLookup(archived, site or SiteRules(client, RetryPolicy()), journal, relabel=wanted.relabel)
     # Elsewhere only the journal decides, as it does in a run that sends while it walks.
     given = partial(sessions.in_projects, with_archive=is_strict)
     plan = await plan_of(
@@ -132,7 +132,7 @@ async def decide(
         limit=wanted.limit,
         min_age=wanted.min_age,
         attach=wanted.attach,
-        residents=await anyio.to_thread.run_sync(partial(residents_of, journal, after_reroute=wanted.relabel)),
+        residents=await anyio.to_thread.run_sync(partial(known_patients, journal, after_reroute=wanted.relabel)),
         projects=projects.named,
         given=given,
     )

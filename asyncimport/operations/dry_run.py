@@ -22,7 +22,7 @@ from asyncimport.operations.scan import survey_path
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.routing import ProblemCode, StudyFilter, misfit
+from asyncimport.routing import ProblemCode, StudyFilter, type_conflict
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.archive import ArchivedSessions, held_of_session
 from asyncimport.xnat.client import Client
@@ -164,7 +164,7 @@ async def _misfits(
         and (there := sessions.get(row.session_label)) is not None
         and there.project == row.project_id
         and there.study_uid in {"", row.study_uid}
-        and any(misfit(there.type, [modality]) for modality in row.modalities.split())
+        and any(type_conflict(there.type, [modality]) for modality in row.modalities.split())
     ]
     if not doubtful or await rules.merges_modalities():
         return {}
@@ -178,7 +178,7 @@ async def _misfits(
         if new:
             held = await held_of_session(client, session, [there], frozenset(), RetryPolicy())
             new = {uid: modality for uid, modality in new.items() if uid not in held}
-        if why := misfit(there.type, new.values()):
+        if why := type_conflict(there.type, new.values()):
             reasons[row.study_uid] = ProblemCode.MODALITY_ON_SERVER, why
     return reasons
 

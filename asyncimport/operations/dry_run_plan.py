@@ -8,7 +8,7 @@ from dataclasses import replace
 from asyncimport import model
 from asyncimport.model import NOTHING_KEPT, Session, SessionReport, Summary
 from asyncimport.operations.plan import Plan
-from asyncimport.routing import Problem, ProblemCode
+from asyncimport.routing import PlanProblem, ProblemCode
 from asyncimport.routing.plan_file import PlanRow
 
 _ARRIVES = frozenset({"archived", "prearchive"})
@@ -21,7 +21,7 @@ _OF_KIND = {
 }
 
 
-def as_rehearsed(plan: Plan, summary: Summary, disputed: Collection[str]) -> Plan:
+def apply_rehearsal(plan: Plan, summary: Summary, disputed: Collection[str]) -> Plan:
     """Return a plan that says of each study what the run does with it, by the summary of its rehearsal.
 
     Of `disputed` studies (UIDs) the run skips files, for where they would go.
@@ -29,11 +29,11 @@ def as_rehearsed(plan: Plan, summary: Summary, disputed: Collection[str]) -> Pla
     reports: dict[str, list[SessionReport]] = defaultdict(list)
     for one in summary.sessions:
         reports[one.session.study_uid].append(one)
-    told: dict[str, list[Problem]] = defaultdict(list)
+    told: dict[str, list[PlanProblem]] = defaultdict(list)
     for problem in plan.problems:
         told[problem.study_uid].append(problem)
     rows: list[PlanRow] = []
-    found: list[Problem] = []
+    found: list[PlanProblem] = []
     settled: set[str] = set()
     skipped = {about: one for one in summary.problems if one.kind == "skipped" and (about := _study_of(one.reason))}
     for row in plan.rows:
@@ -81,14 +81,14 @@ def _study_of(reason: str) -> str:
     return "" if found is None else found[1]
 
 
-def _skipped(row: PlanRow, why: model.Problem) -> Problem:
+def _skipped(row: PlanRow, why: model.Problem) -> PlanProblem:
     text = why.reason.partition(":")[2].strip()
     text, _, advice = text.partition("; ")
     code, otherwise = ProblemCode.STUDY_SKIPPED, _OF_KIND["skipped"][1]
-    return Problem(code, text, advice or otherwise, row.study_uid, why.files, why.example)
+    return PlanProblem(code, text, advice or otherwise, row.study_uid, why.files, why.example)
 
 
-def _arriving(row: PlanRow, session: Session, told: Sequence[Problem]) -> PlanRow:
+def _arriving(row: PlanRow, session: Session, told: Sequence[PlanProblem]) -> PlanRow:
     """Return the row of a study that goes into a session, whatever the plan has against it."""
     errors = {problem.code for problem in told if problem.is_error}
     return replace(
@@ -101,16 +101,16 @@ def _arriving(row: PlanRow, session: Session, told: Sequence[Problem]) -> PlanRo
     )
 
 
-def _moved(row: PlanRow, report: SessionReport, told: Sequence[Problem]) -> Iterator[Problem]:
+def _moved(row: PlanRow, report: SessionReport, told: Sequence[PlanProblem]) -> Iterator[PlanProblem]:
     """Tell of a study that goes into another session than its plan says."""
     session = report.session
     if row.session_label in {"", session.label} or any(one.code is ProblemCode.SESSION_KEPT for one in told):
         return
     text = f"it has session {session.label} of subject {session.subject}, and not {row.session_label}"
-    yield Problem(ProblemCode.SESSION_KEPT, text, _KEPT_ADVICE, row.study_uid, report.files, row.source)
+    yield PlanProblem(ProblemCode.SESSION_KEPT, text, _KEPT_ADVICE, row.study_uid, report.files, row.source)
 
 
-def _left(row: PlanRow | None, report: SessionReport, told: Sequence[Problem]) -> Iterator[Problem]:
+def _left(row: PlanRow | None, report: SessionReport, told: Sequence[PlanProblem]) -> Iterator[PlanProblem]:
     """Tell why a session would not come to its end, where nothing else says so."""
     codes = {problem.code for problem in told}
     if (
@@ -123,10 +123,10 @@ def _left(row: PlanRow | None, report: SessionReport, told: Sequence[Problem]) -
     text, _, advice = (report.reason or "files of it are left that this run does not send").partition("; ")
     code = ProblemCode.SESSION_HELD if _is_held(report) else ProblemCode.SESSION_OPEN
     example = row.source if row is not None else ""
-    yield Problem(code, text, advice or _LEFT_ADVICE, report.session.study_uid, report.files, example)
+    yield PlanProblem(code, text, advice or _LEFT_ADVICE, report.session.study_uid, report.files, example)
 
 
-def _of_files(summary: Summary, told: Sequence[Problem]) -> Iterator[Problem]:
+def _of_files(summary: Summary, told: Sequence[PlanProblem]) -> Iterator[PlanProblem]:
     """Tell of files that would not arrive, where nothing else says so."""
     codes = {problem.code for problem in told}
     is_said: Mapping[str, bool] = {
@@ -139,4 +139,4 @@ def _of_files(summary: Summary, told: Sequence[Problem]) -> Iterator[Problem]:
         is_told = is_said if kind == problem.kind else {**is_said, "skipped": ProblemCode.ATTACHMENT_NAMES in codes}
         if not is_told.get(kind, True):
             code, advice = _OF_KIND[kind]
-            yield Problem(code, problem.reason, advice, files=problem.files, example=problem.example)
+            yield PlanProblem(code, problem.reason, advice, files=problem.files, example=problem.example)

@@ -10,13 +10,13 @@ import anyio.to_thread
 from asyncimport.errors import JournalError, TransientError, UnavailableError, UsageError
 from asyncimport.journal import JournalReader, SubjectPatient
 from asyncimport.model import Session
-from asyncimport.routing import Given, GivenSession
+from asyncimport.routing import ExistingSession, ExistingSessions
 from asyncimport.xnat.archive import ArchivedSessions, label_before_division
 from asyncimport.xnat.replies import Experiment
 from asyncimport.xnat.site import SiteRules
 
 
-class GivenSessions:
+class SessionLookup:
     """The sessions that there are, by the journal of a run and by one listing of each project.
 
     With `relabel`, what the journal has and XNAT has nothing of does not count.
@@ -28,7 +28,7 @@ class GivenSessions:
         self._journal = journal
         self._reroute = relabel
 
-    async def in_projects(self, names: Mapping[str, str], *, with_archive: bool) -> Given:
+    async def in_projects(self, names: Mapping[str, str], *, with_archive: bool) -> ExistingSessions:
         """Return the sessions of projects, of which the ID is given by the name that the rules have for it.
 
         They are found by both. Raises: UnavailableError.
@@ -40,7 +40,7 @@ class GivenSessions:
         except TransientError as error:
             raise UnavailableError(f"the archive could not be asked for its sessions: {error}") from error
         aliases = {name: project for name, project in names.items() if name != project}
-        return Given.of(
+        return ExistingSessions.of(
             [
                 *found,
                 *(
@@ -52,7 +52,7 @@ class GivenSessions:
             ]
         )
 
-    async def _listed(self, project: str) -> list[GivenSession]:
+    async def _listed(self, project: str) -> list[ExistingSession]:
         listed = await self._archived.in_project(project)
         if listed is None:
             raise UnavailableError(
@@ -70,25 +70,25 @@ class GivenSessions:
             first = sessions[0]
             if (whole := label_before_division(sessions, project)) is not None:
                 session = Session(project, first.subject, whole, uid)
-                found.append(GivenSession(session, first.date.replace("-", "")))
+                found.append(ExistingSession(session, first.date.replace("-", "")))
             for one in sessions:
                 session = Session(project, one.subject, one.label, uid)
-                found.append(GivenSession(session, one.date.replace("-", "")))
+                found.append(ExistingSession(session, one.date.replace("-", "")))
         return found
 
-    def _journalled(self) -> list[GivenSession]:
+    def _journalled(self) -> list[ExistingSession]:
         if not self._journal.exists():
             return []
         try:
             with JournalReader.open(self._journal) as reader:
                 placed = reader.session_labels(after_reroute=self._reroute)
-                return [GivenSession(session, ruled=ruled) for session, ruled in placed]
+                return [ExistingSession(session, ruled=ruled) for session, ruled in placed]
         except (JournalError, UsageError):
             # The run itself reports what is wrong with it.
             return []
 
 
-def residents_of(journal: Path, *, after_reroute: bool) -> list[SubjectPatient]:
+def known_patients(journal: Path, *, after_reroute: bool) -> list[SubjectPatient]:
     """Return who is in each subject by a journal, if there is one."""
     if not journal.exists():
         return []

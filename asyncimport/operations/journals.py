@@ -44,14 +44,14 @@ def _readable(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", text)
 
 
-def meant_journal(
+def select_journal(
     host: str | None, project: str | None, state_dir: Path | None, journal: Path | None
 ) -> tuple[Path, str | None, list[Path]]:
     """Return the journal that is meant, the project if that is one of several of it, and others that have a part of it.
 
     Raises: UsageError, JournalError.
     """
-    path = existing_journal(host, project, state_dir, journal)
+    path = find_journal(host, project, state_dir, journal)
     if not project:
         return path, None, []
     with JournalReader.open(path) as reader:
@@ -70,7 +70,7 @@ def meant_journal(
     return path, project if is_part else None, others
 
 
-def existing_journal(host: str | None, project: str | None, state_dir: Path | None, journal: Path | None) -> Path:
+def find_journal(host: str | None, project: str | None, state_dir: Path | None, journal: Path | None) -> Path:
     """Return the journal that is meant: the one named, that of server and project, or the only one there is.
 
     Raises: UsageError.

@@ -11,7 +11,7 @@ class Observer:
     """Is told of what happens, on the loop, and must not block. This one takes no notice; override what you need."""
 
     def note(self, entry: Entry) -> None:
-        """Take note of what happened: of all events of a run, between its Began and its Ended."""
+        """Take note of what happened: of all events of a run, between its `RunStarted` and its `RunEnded`."""
 
     def tell(self, text: str) -> None:
         """Take note of what a person should know."""

@@ -14,12 +14,12 @@ from types import MappingProxyType
 from asyncimport.errors import AsyncimportError
 from asyncimport.journal import HeaderCache, StudySummary, SubjectPatient, Unsettled
 from asyncimport.model import Patient
-from asyncimport.operations.plan_draft import Drafts, StudyDraft, of_files, study_problem
+from asyncimport.operations.plan_draft import PlanDraft, StudyDraft, of_files, study_problem
 from asyncimport.operations.plan_guards import bound, distinct, in_project, kept, one_patient
 from asyncimport.routing import (
-    NOTHING_GIVEN,
-    Given,
-    Problem,
+    NO_SESSIONS,
+    ExistingSessions,
+    PlanProblem,
     ProblemCode,
     name_in_resource,
 )
@@ -40,7 +40,7 @@ class Plan:
     """
 
     rows: tuple[PlanRow, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[PlanProblem, ...]
     not_dicom: tuple[tuple[str, int], ...] = ()
     series: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict, repr=False)
     attachments: tuple[tuple[str, int], ...] = ()
@@ -67,11 +67,11 @@ class Plan:
 
 def make_plan(
     found: HeaderCache,
-    drafted: Drafts,
+    drafted: PlanDraft,
     *,
     projects: Mapping[str, str | AsyncimportError] = _NO_NAMES,
     truncated: bool = False,
-    given: Given = NOTHING_GIVEN,
+    given: ExistingSessions = NO_SESSIONS,
     residents: Iterable[SubjectPatient] = (),
     allow_mixed_patients: bool = False,
     suffix: bool = False,
@@ -89,7 +89,7 @@ def make_plan(
     dates; else they are errors, but for the one that has it, or is the first of them by date; or that the walk meets
     first, as a run that `streams` knows no more when it begins. It blocks: call it in a worker thread.
     """
-    problems: list[Problem] = [*drafted.problems]
+    problems: list[PlanProblem] = [*drafted.problems]
     drafts = [in_project(draft, projects, problems) for draft in drafted.drafts]
     if isinstance(drafted.routes, PlannedRoutes):
         drafts = list(bound(drafts, drafted.routes, problems, given, {} if looks is None else looks.waiting))
@@ -118,7 +118,7 @@ def make_plan(
 
 
 def _attachments(
-    found: HeaderCache, resource_of: Callable[[str], str | None], problems: list[Problem]
+    found: HeaderCache, resource_of: Callable[[str], str | None], problems: list[PlanProblem]
 ) -> tuple[tuple[str, int], ...]:
     """Count what goes beside the images, by resource; of what would have one name there, all but one are a problem."""
     alike: dict[tuple[str, str, str], list[str]] = {}
@@ -134,7 +134,9 @@ def _attachments(
         if len(paths) > 1:
             text = f"{len(paths)} files beside each other would be {name} in {label}: only the first is sent"
             advice = "give the others names that differ in letters, digits, '.', '_' or '-'"
-            problems.append(Problem(ProblemCode.ATTACHMENT_NAMES, text, advice, files=len(paths), example=paths[-1]))
+            problems.append(
+                PlanProblem(ProblemCode.ATTACHMENT_NAMES, text, advice, files=len(paths), example=paths[-1])
+            )
     return counts
 
 
@@ -143,7 +145,7 @@ def suffix_of(path: str) -> str:
     return os.path.splitext(path)[1].lower()  # noqa: PTH122 - the path need not be text
 
 
-def _quiet(draft: StudyDraft, looks: Unsettled, problems: list[Problem]) -> StudyDraft:
+def _quiet(draft: StudyDraft, looks: Unsettled, problems: list[PlanProblem]) -> StudyDraft:
     """Leave a study out that is still being written, it may be; tell of files that are dated in the future."""
     study = draft.study
     if files := looks.ahead.get(study.study_uid):
@@ -155,13 +157,13 @@ def _quiet(draft: StudyDraft, looks: Unsettled, problems: list[Problem]) -> Stud
     return draft.without_place()
 
 
-def _being_written(study: StudySummary, looks: Unsettled) -> Problem:
+def _being_written(study: StudySummary, looks: Unsettled) -> PlanProblem:
     advice = "it is sent when its files have been quiet"
     return study_problem(ProblemCode.BEING_WRITTEN, study, looks.waiting[study.study_uid], advice)
 
 
 def _unfinished(
-    found: HeaderCache, drafts: Sequence[StudyDraft], looks: Unsettled, problems: list[Problem]
+    found: HeaderCache, drafts: Sequence[StudyDraft], looks: Unsettled, problems: list[PlanProblem]
 ) -> list[StudyDraft]:
     """Leave studies out of which no file is whole yet, as they are being written, it may be."""
     known = {draft.study.study_uid for draft in drafts}

@@ -8,11 +8,11 @@ from asyncimport.model import Occupant, Session
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.plan_draft import ONE_PERSON
 from asyncimport.routing import (
-    Problem,
+    PlanProblem,
     ProblemCode,
-    agree,
-    doubts,
-    proves_another,
+    is_same_patient,
+    occupant_conflict,
+    occupant_doubt,
 )
 from asyncimport.routing.drop_rules import filter_drops
 from asyncimport.routing.plan_file import PlanRow
@@ -51,7 +51,7 @@ def with_archive(plan: Plan, known: Mapping[str, Known]) -> Plan:
     for project, there in known.items():
         for name in there.scripts:
             text = f"project {project}: {name} may reject files"
-            problems.append(Problem(ProblemCode.MAY_BE_REJECTED, text, "what it rejects is told as refused"))
+            problems.append(PlanProblem(ProblemCode.MAY_BE_REJECTED, text, "what it rejects is told as refused"))
     rows = []
     for row in plan.rows:
         told = [] if row.skip or row.project_id not in known else list(_told(plan, row, known[row.project_id]))
@@ -63,12 +63,12 @@ def with_archive(plan: Plan, known: Mapping[str, Known]) -> Plan:
     return replace(plan, rows=tuple(rows), problems=tuple(problems))
 
 
-def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[Problem]:
+def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[PlanProblem]:
     """Tell what the server has to say of a study."""
 
-    def problem(code: ProblemCode, text: str, advice: str, files: int | None = None) -> Problem:
+    def problem(code: ProblemCode, text: str, advice: str, files: int | None = None) -> PlanProblem:
         count = row.files or 0 if files is None else files
-        return Problem(code, text, advice, row.study_uid, count, row.source)
+        return PlanProblem(code, text, advice, row.study_uid, count, row.source)
 
     there = known.sessions.get(row.session_label)
     if there is not None and there.study_uid not in {"", row.study_uid}:
@@ -123,10 +123,10 @@ def _of_another(plan: Plan, row: PlanRow, known: Known) -> Iterable[tuple[Proble
         for one in known.occupants.get(row.subject_label.lower(), ())
         for patient in plan.patients.get(row.study_uid, ())
         # What is there of the study itself is merged with it.
-        if one.session.study_uid != row.study_uid and not any(agree(who, digested(patient)) for who in let_in)
+        if one.session.study_uid != row.study_uid and not any(is_same_patient(who, digested(patient)) for who in let_in)
     ]
     subject = row.subject_label
-    if why := next(filter(None, (proves_another(one, subject, patient) for one, patient in there)), ""):
+    if why := next(filter(None, (occupant_conflict(one, subject, patient) for one, patient in there)), ""):
         yield ProblemCode.SUBJECT_OF_ANOTHER, why
-    elif why := next(filter(None, (doubts(one, subject, patient) for one, patient in there)), ""):
+    elif why := next(filter(None, (occupant_doubt(one, subject, patient) for one, patient in there)), ""):
         yield ProblemCode.SUBJECT_DOUBTED, why

@@ -13,19 +13,19 @@ from asyncimport.model import File, FileKind, Ignored, Patient, Session
 from asyncimport.model.events import Event, Scanned
 from asyncimport.routing import (
     EVERYTHING,
-    NOTHING_GIVEN,
+    NO_SESSIONS,
     DisputedError,
-    Given,
+    ExistingSessions,
     LeftOutError,
     PartlyPlannedError,
-    Problem,
+    PlanProblem,
     ProblemCode,
     Study,
     StudyFilter,
     UnroutableError,
     patient_of,
 )
-from asyncimport.routing.plan_binding import FoundStudy, Header
+from asyncimport.routing.plan_binding import FoundStudy, StudyHeader
 from asyncimport.source.folder import FileSource
 
 ONE_PERSON = "look at the patients; if they are one, --allow-mixed-patients"
@@ -34,7 +34,7 @@ SAME_FIELDS = "choose templates of fields that are the same in all its files"
 Relative = Callable[[str], str]
 
 
-class Planning(Protocol):
+class StudyRoutes(Protocol):
     """Rules that decide whole studies, as `routing.Router` and `PlannedRoutes` do."""
 
     @property
@@ -57,7 +57,7 @@ class Planning(Protocol):
         ...
 
     def resolve(
-        self, studies: Iterable[Study], given: Given, tell: Callable[[str, str], None]
+        self, studies: Iterable[Study], given: ExistingSessions, tell: Callable[[str, str], None]
     ) -> Mapping[str, Session | UnroutableError]:
         """Decide all studies, beside sessions that there are; `tell` of a study (UID) that turned up late."""
         ...
@@ -75,15 +75,15 @@ async def survey(source: FileSource, found: HeaderCache, report: Callable[[Event
 
 
 @dataclass(frozen=True, slots=True)
-class Drafts:
+class PlanDraft:
     """The studies of a survey, each routed for itself by these rules, in the order of their dates.
 
     `problems` are what is wrong with them, `left` is why nobody asked for a study.
     """
 
-    routes: Planning
+    routes: StudyRoutes
     drafts: Sequence["StudyDraft"]
-    problems: Sequence[Problem]
+    problems: Sequence[PlanProblem]
     left: Mapping[str, str]
 
     @property
@@ -111,31 +111,31 @@ class StudyDraft:
 
 def draft_plan(
     found: HeaderCache,
-    routes: Planning,
+    routes: StudyRoutes,
     *,
     relative: Relative = lambda path: path,
     truncated: bool = False,
     study_filter: StudyFilter = EVERYTHING,
-    given: Given = NOTHING_GIVEN,
+    given: ExistingSessions = NO_SESSIONS,
     suffix: bool = False,
-) -> Drafts:
+) -> PlanDraft:
     """Route every study that the choice asks for, whole, or with `parts` those of its files that it asks for.
 
     They are in the order of their dates. Where labels depend on other studies (also with `suffix`), those that nobody
     asks for count among these. It blocks.
     """
-    problems: list[Problem] = []
+    problems: list[PlanProblem] = []
     facts: dict[object, Study] = {}
     left = {} if study_filter.is_everything else _left_out(found, study_filter, relative)
     counts_left = suffix or routes.needs_whole_study
     lost: dict[str, UnroutableError] = {}
     when: dict[str, tuple[str, str]] = {}
     patients: dict[str, set[Patient]] = {}
-    who: dict[str, dict[Header, None]] = {}
+    who: dict[str, dict[StudyHeader, None]] = {}
     by_file = routes.needs_name or (study_filter.is_of_parts and study_filter.needs_path)
     for header in found.headers(truncated=truncated, by_directory=routes.needs_path, by_file=by_file):
         fields = header.fields
-        who.setdefault(header.study_uid, {})[Header.of(fields)] = None
+        who.setdefault(header.study_uid, {})[StudyHeader.of(fields)] = None
         if (header.study_uid in left and not counts_left) or (
             study_filter.is_of_parts and study_filter.rejection_reason(fields, relative(header.path))
         ):
@@ -184,7 +184,7 @@ def draft_plan(
         wanted = wanted if isinstance(wanted, Session) else None
         drafts.append(StudyDraft(study, place, when.get(study.study_uid, ("", "")), whose, there, wanted))
     drafts.sort(key=lambda draft: (*draft.when, draft.study.study_uid))
-    return Drafts(routes, drafts, problems, left)
+    return PlanDraft(routes, drafts, problems, left)
 
 
 def _left_out(found: HeaderCache, study_filter: StudyFilter, relative: Relative) -> dict[str, str]:
@@ -210,7 +210,7 @@ def _of_parts(
     return {study.study_uid: study for study in found.studies(truncated=truncated, is_asked=is_asked)}
 
 
-def of_files(found: HeaderCache, *, truncated: bool) -> list[Problem]:
+def of_files(found: HeaderCache, *, truncated: bool) -> list[PlanProblem]:
     """Tell of what is no instance and yet is not nothing, and of copies."""
     problems = []
     for other in found.non_instances(truncated=truncated):
@@ -225,7 +225,7 @@ def of_files(found: HeaderCache, *, truncated: bool) -> list[Problem]:
                 code, advice = ProblemCode.INNER_LINK, "nothing is lost by that"
             case _:
                 continue
-        problems.append(Problem(code, other.reason, advice, files=other.files, example=other.example))
+        problems.append(PlanProblem(code, other.reason, advice, files=other.files, example=other.example))
     for study in found.studies(truncated=truncated):
         alike: list[tuple[str, ...]] = []
         for paths in study.copies:
@@ -249,7 +249,9 @@ def size_of(path: str) -> int:
         return -1
 
 
-def study_problem(code: ProblemCode, study: StudySummary, text: str, advice: str, paths: Sequence[str] = ()) -> Problem:
+def study_problem(
+    code: ProblemCode, study: StudySummary, text: str, advice: str, paths: Sequence[str] = ()
+) -> PlanProblem:
     """Return a problem of a study, or of some files of it."""
     files = len(paths) or study.files
-    return Problem(code, text, advice, study.study_uid, files, paths[-1] if paths else study.example)
+    return PlanProblem(code, text, advice, study.study_uid, files, paths[-1] if paths else study.example)

@@ -8,14 +8,14 @@ from asyncimport.journal import SubjectPatient, digested
 from asyncimport.model import Patient, Session
 from asyncimport.operations.plan_draft import ONE_PERSON, SAME_FIELDS, StudyDraft, study_problem
 from asyncimport.routing import (
-    Given,
-    Problem,
+    ExistingSessions,
+    PlanProblem,
     ProblemCode,
-    agree,
-    clash,
-    joined,
-    label_taken,
-    placed,
+    is_same_patient,
+    label_conflict,
+    matching_session,
+    merge_patients,
+    patient_conflict,
 )
 from asyncimport.routing.plan_binding import FoundStudy, differences, nearest
 from asyncimport.routing.plan_file import Key, KeyKind
@@ -25,7 +25,9 @@ _OTHER_STUDY = "make the plan anew; if the study is meant all the same, correct 
 _NO_STUDY = "correct its key, take the line out or mark it skip; or check SOURCE"
 
 
-def in_project(draft: StudyDraft, names: Mapping[str, str | AsyncimportError], problems: list[Problem]) -> StudyDraft:
+def in_project(
+    draft: StudyDraft, names: Mapping[str, str | AsyncimportError], problems: list[PlanProblem]
+) -> StudyDraft:
     """Let a study go to its project by the ID of that, or nowhere where the project is closed."""
     if draft.wanted is None:
         return draft
@@ -42,7 +44,7 @@ def in_project(draft: StudyDraft, names: Mapping[str, str | AsyncimportError], p
     return draft.without_place()
 
 
-def kept(draft: StudyDraft, given: Given, problems: list[Problem], *, is_whole: bool) -> StudyDraft:
+def kept(draft: StudyDraft, given: ExistingSessions, problems: list[PlanProblem], *, is_whole: bool) -> StudyDraft:
     """Let a study keep the session that it has by the journal, as a run does (`Registry` there).
 
     Where whole studies decide (`is_whole`) it has been given the label of that already.
@@ -52,7 +54,7 @@ def kept(draft: StudyDraft, given: Given, problems: list[Problem], *, is_whole: 
     if session is None or known is None:
         return draft
     has, (subject, label) = known
-    place = placed(has, (subject, None if is_whole else label), session)
+    place = matching_session(has, (subject, None if is_whole else label), session)
     if place is None:
         text = f"it goes to subject {has.subject}, session {has.label}; by its headers it would go to subject "
         text += f"{session.subject}, session {session.label}"
@@ -67,7 +69,7 @@ def kept(draft: StudyDraft, given: Given, problems: list[Problem], *, is_whole: 
 
 
 def distinct(
-    drafts: Sequence[StudyDraft], problems: list[Problem], given: Given, *, suffix: bool, streams: bool
+    drafts: Sequence[StudyDraft], problems: list[PlanProblem], given: ExistingSessions, *, suffix: bool, streams: bool
 ) -> Iterable[StudyDraft]:
     """Give each label to one study. XNAT matches labels without regard to case when it archives."""
     labels = _suffixed(drafts, given) if suffix else {}
@@ -80,7 +82,7 @@ def distinct(
         uid = draft.study.study_uid
         label = labels.get(uid, wanted.label) if suffix else wanted.label
         owner = owners.get((wanted.project, wanted.label.lower())) if label is not None else ""
-        if text := label_taken(wanted, owner):
+        if text := label_conflict(wanted, owner):
             advice = "use a template that tells them apart, --on-collision suffix, or edit the plan"
             problems.append(study_problem(ProblemCode.LABEL_TAKEN, draft.study, text, advice))
             yield draft.without_place()
@@ -91,7 +93,7 @@ def distinct(
         yield replace(draft, session=replace(wanted, label=label or wanted.label))
 
 
-def _owners(drafts: Iterable[StudyDraft], given: Given) -> Mapping[tuple[str, str], str]:
+def _owners(drafts: Iterable[StudyDraft], given: ExistingSessions) -> Mapping[tuple[str, str], str]:
     """Return which study has each label: the one that has it already, or the first of these."""
     owners: dict[tuple[str, str], str] = {}
     for draft in drafts:
@@ -101,7 +103,7 @@ def _owners(drafts: Iterable[StudyDraft], given: Given) -> Mapping[tuple[str, st
     return owners
 
 
-def _suffixed(drafts: Iterable[StudyDraft], given: Given) -> Mapping[str, str | None]:
+def _suffixed(drafts: Iterable[StudyDraft], given: ExistingSessions) -> Mapping[str, str | None]:
     """Return a label for each study, with a suffix where another study has it; None where nobody can tell which has.
 
     A study that has a session keeps the label of that. The drafts are in the order of their dates.
@@ -133,7 +135,7 @@ def _suffixed(drafts: Iterable[StudyDraft], given: Given) -> Mapping[str, str | 
 
 
 def one_patient(
-    drafts: Iterable[StudyDraft], problems: list[Problem], residents: Iterable[SubjectPatient]
+    drafts: Iterable[StudyDraft], problems: list[PlanProblem], residents: Iterable[SubjectPatient]
 ) -> Iterable[StudyDraft]:
     """Give each subject to one patient, and each PatientID to one person."""
     people = _People(residents)
@@ -169,16 +171,16 @@ class _People:
         """
         here = self._subjects.setdefault((session.project, session.subject.lower()), [])
         whose = sorted(map(digested, patients), key=lambda one: (one.id, one.issuer, one.name, one.birth_date))
-        strangers = [patient for patient in whose if not any(agree(one, patient) for _, one in here)]
+        strangers = [patient for patient in whose if not any(is_same_patient(one, patient) for _, one in here)]
         if strangers and len(ids := {patient.id for patient in patients}) > 1:
             return ProblemCode.TWO_PATIENTS, f"it holds files of {len(ids)} PatientIDs"
         told: tuple[ProblemCode | None, str] = None, ""
         for patient in whose:
             same_id = self._ids.setdefault((session.project, patient.id), []) if patient.id else []
-            if patient in strangers and (why := clash([*here, *same_id], session.subject, patient)):
+            if patient in strangers and (why := patient_conflict([*here, *same_id], session.subject, patient)):
                 code = ProblemCode.SUBJECT_TAKEN if why.startswith("the subject") else ProblemCode.TWO_PEOPLE
                 return code, why.replace("the subject", f"the subject {session.subject}", 1)
-            elsewhere = next((place for place, one in same_id if agree(one, patient)), session.subject)
+            elsewhere = next((place for place, one in same_id if is_same_patient(one, patient)), session.subject)
             if not _enter(here, session.subject, patient) and elsewhere.lower() != session.subject.lower():
                 text = f"its PatientID is under two subjects ({elsewhere}, {session.subject})"
                 told = ProblemCode.TWO_SUBJECTS, text
@@ -189,8 +191,8 @@ class _People:
 def _enter(known: list[tuple[str, Patient]], subject: str, patient: Patient) -> bool:
     """Note a patient, or what more is known of one; whether that is one who was known."""
     for place, (where, one) in enumerate(known):
-        if agree(one, patient):
-            known[place] = where, joined(one, patient)
+        if is_same_patient(one, patient):
+            known[place] = where, merge_patients(one, patient)
             return True
     known.append((subject, patient))
     return False
@@ -199,8 +201,8 @@ def _enter(known: list[tuple[str, Patient]], subject: str, patient: Patient) -> 
 def bound(
     drafts: Iterable[StudyDraft],
     routes: "PlannedRoutes",
-    problems: list[Problem],
-    given: Given,
+    problems: list[PlanProblem],
+    given: ExistingSessions,
     waiting: Mapping[str, str],
 ) -> Iterable[StudyDraft]:
     """Compare studies with what the rows of a plan were made for, and tell of rows that match none.
@@ -247,4 +249,4 @@ def bound(
         text = f"line {row.line} of the plan: no study of the source matches it"
         advice = f"{near}: correct the line" if near else _NO_STUDY
         uid = row.study_uid
-        problems.append(Problem(ProblemCode.ROW_UNMATCHED, text, advice, uid, row.files or 0, row.source))
+        problems.append(PlanProblem(ProblemCode.ROW_UNMATCHED, text, advice, uid, row.files or 0, row.source))

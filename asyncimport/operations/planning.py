@@ -13,13 +13,13 @@ from asyncimport.operations.plan import Plan
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.scan import plan_of
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.routing import EVERYTHING, Problem, ProblemCode, Router, StudyFilter, code_of
+from asyncimport.routing import EVERYTHING, PlanProblem, ProblemCode, Router, StudyFilter, exit_code_of
 from asyncimport.routing.plan_file import PlanRow, write_plan
 from asyncimport.routing.plan_split import split
 from asyncimport.source.folder import FileSource
 from asyncimport.system.output_files import advice, check_output, replacing
 
-_LABELS_BY_SOURCE = Problem(
+_LABELS_BY_SOURCE = PlanProblem(
     ProblemCode.LABELS_BY_SOURCE,
     "labels depend on other studies, and only those of this source are known: journal and archive were not asked",
     "`upload --dry-run` asks them, and so does an upload by this plan",
@@ -66,7 +66,7 @@ class PlanResult(Result):
         """2 with errors, 8 for files that are not sent."""
         if self.plan is None:
             return 0
-        return code_of(self.plan.problems, is_whole=True, checks_first=False, archives_parts=True)
+        return exit_code_of(self.plan.problems, is_whole=True, checks_first=False, archives_parts=True)
 
 
 async def plan(request: PlanRequest, *, report: Observer | None = None, stop: Stop | None = None) -> PlanResult:

@@ -15,7 +15,7 @@ from asyncimport.journal import HeaderCache, Journal, JournalReader, LockWait, c
 from asyncimport.model import Body, File, Ignored
 from asyncimport.model.summary import exit_code
 from asyncimport.operations.decision import Decision
-from asyncimport.operations.dry_run_plan import as_rehearsed
+from asyncimport.operations.dry_run_plan import apply_rehearsal
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.scan import survey_path
 from asyncimport.operations.upload import (
@@ -30,7 +30,7 @@ from asyncimport.operations.upload import (
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import run
-from asyncimport.routing import FilteredRoutes, Problem, ProblemCode
+from asyncimport.routing import FilteredRoutes, PlanProblem, ProblemCode
 from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import in_threads
 from asyncimport.xnat.archive import ArchivedSessions
@@ -123,9 +123,11 @@ def _outcome(
     if (error := nothing_found(summary, decision.plan, source)) is not None:
         raise error
     if rows := unmatched_rows(task, journal, demographics_of(task, decision)):
-        problem = Problem(ProblemCode.SUBJECTS_UNMATCHED, unmatched_text(rows), "correct the table, or take them out")
+        problem = PlanProblem(
+            ProblemCode.SUBJECTS_UNMATCHED, unmatched_text(rows), "correct the table, or take them out"
+        )
         found = replace(found, problems=(*found.problems, problem))
     issues = task.issues + len(rows)
     # What waits for its session is sent once that is archived.
     whole = replace(summary, attachments=replace(summary.attachments, left=0))
-    return as_rehearsed(found, summary, reader.disputed_studies()), exit_code(whole) or (8 if issues else 0)
+    return apply_rehearsal(found, summary, reader.disputed_studies()), exit_code(whole) or (8 if issues else 0)

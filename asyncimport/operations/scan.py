@@ -16,10 +16,10 @@ from asyncimport.journal import HeaderCache, LockWait, SubjectPatient
 from asyncimport.operations.journals import state_directory
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.plan import Plan, make_plan
-from asyncimport.operations.plan_draft import Planning, draft_plan, survey
+from asyncimport.operations.plan_draft import StudyRoutes, draft_plan, survey
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.progress import Totals
-from asyncimport.routing import NOTHING_GIVEN, AttachRule, Given, Router, StudyFilter, resource_of
+from asyncimport.routing import NO_SESSIONS, AttachRule, ExistingSessions, Router, StudyFilter, resource_of
 from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import in_threads
 
@@ -28,13 +28,13 @@ async def _as_they_are(_: Sequence[str]) -> Mapping[str, str | AsyncimportError]
     return {}
 
 
-async def _nothing(_: Mapping[str, str]) -> Given:
-    return NOTHING_GIVEN
+async def _nothing(_: Mapping[str, str]) -> ExistingSessions:
+    return NO_SESSIONS
 
 
 async def plan_of(
     source: FileSource,
-    routes: Planning,
+    routes: StudyRoutes,
     state_dir: Path | None,
     observer: Observer,
     *,
@@ -48,7 +48,7 @@ async def plan_of(
     attach: Sequence[AttachRule] = (),
     residents: Iterable[SubjectPatient] = (),
     projects: Callable[[Sequence[str]], Awaitable[Mapping[str, str | AsyncimportError]]] = _as_they_are,
-    given: Callable[[Mapping[str, str]], Awaitable[Given]] = _nothing,
+    given: Callable[[Mapping[str, str]], Awaitable[ExistingSessions]] = _nothing,
 ) -> Plan | None:
     """Scan a source with progress, remembering what was found, and make a plan of it; None when it was stopped.
 
@@ -79,7 +79,7 @@ async def plan_of(
             drafted = await anyio.to_thread.run_sync(draft)
             names = await projects(drafted.projects)
             there = await given({name: _id_in(names, name) for name in drafted.projects if _id_in(names, name)})
-            if routes.needs_whole_study and there != NOTHING_GIVEN:
+            if routes.needs_whole_study and there != NO_SESSIONS:
                 drafted = await anyio.to_thread.run_sync(partial(draft, given=there))
             make = partial(
                 make_plan,
@@ -100,7 +100,7 @@ async def plan_of(
     return None
 
 
-def streams(routes: Planning, *, suffix: bool, study_filter: StudyFilter, limit: int | None, min_age: float) -> bool:
+def streams(routes: StudyRoutes, *, suffix: bool, study_filter: StudyFilter, limit: int | None, min_age: float) -> bool:
     """Whether an upload sends while it walks, as nothing of what it is told needs all studies."""
     is_whole = not isinstance(routes, Router) or suffix or routes.project is None or routes.needs_whole_study
     return not (is_whole or limit is not None or min_age) and study_filter.is_everything

@@ -36,7 +36,7 @@ from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.demographics import DemographicsRequest, describe_subjects, unmatched
 from asyncimport.pipeline.images import run
-from asyncimport.reporting.entries import Began, Ended
+from asyncimport.reporting.entries import RunEnded, RunStarted
 from asyncimport.reporting.receipts import check_receipts, write_receipts
 from asyncimport.routing import FilteredRoutes, resource_of
 from asyncimport.routing.planned_routes import PlannedRoutes
@@ -69,7 +69,7 @@ async def upload(request: UploadRequest, *, report: Observer | None = None, stop
     async with uploads(request, observer, stop or Stop()) as runs:
         with ended_in(result, runs.stop):
             await runs.run(result)
-    observer.note(Ended(result.run, result.exit_code, result.error, result.summary))
+    observer.note(RunEnded(result.run, result.exit_code, result.error, result.summary))
     return result
 
 
@@ -87,13 +87,13 @@ async def uploads(request: UploadRequest, observer: Observer, stop: Stop) -> "As
             yield Uploads(request, observer, stop, stack)
 
 
-def _beginning(task: UploadRequest, run: str, rules: Mapping[str, str]) -> Began:
+def _beginning(task: UploadRequest, run: str, rules: Mapping[str, str]) -> RunStarted:
     """Say what is run, and how; no secret is among it."""
     settings = {_SETTINGS.get(name, name): value for name, value in asdict(task.options).items()}
     settings |= {"overwrite": task.overwrite, "reroute": task.relabel}
     settings["adopt_rows"] = task.adopt_rows
     names = {"sources": [plain(str(path)) for path in task.sources], **rules}
-    return Began(run, __version__, task.server.host, task.project, settings, names)
+    return RunStarted(run, __version__, task.server.host, task.project, settings, names)
 
 
 def open_journal(

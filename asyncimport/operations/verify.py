@@ -17,16 +17,16 @@ from asyncimport.model import AttachmentState, Orphan
 from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.options import Options
 from asyncimport.operations.comparison import (
-    Finding,
     ResourceFinding,
+    SessionFinding,
     SubjectFinding,
     attachments_to_repair,
-    look,
-    look_at_subjects,
-    look_beside,
+    compare_resources,
+    compare_sessions,
+    compare_subjects,
+    files_to_resend,
     orphans_of,
     restore_subjects,
-    sources_of,
     verified_attachments,
     verified_sources,
 )
@@ -71,10 +71,10 @@ class VerifyRequest:
 class VerifyResult(Result):
     """Findings, the instances sent again, and stray rows with what became of each."""
 
-    findings: list[Finding] = field(default_factory=list)
-    besides: list[ResourceFinding] = field(default_factory=list)
+    findings: list[SessionFinding] = field(default_factory=list)
+    resources: list[ResourceFinding] = field(default_factory=list)
     subjects: list[SubjectFinding] = field(default_factory=list)
-    described: list[Outcome] = field(default_factory=list)
+    restored: list[Outcome] = field(default_factory=list)
     repaired: int = 0
     unrepaired: int = 0
     orphans: list[tuple[Orphan, str]] | None = None
@@ -84,7 +84,7 @@ class VerifyResult(Result):
     @property
     def findings_code(self) -> int:
         """9 where something is not as it was stored, or could not be repaired."""
-        problems = [one.problem for kind in (self.findings, self.besides, self.subjects) for one in kind]
+        problems = [one.problem for kind in (self.findings, self.resources, self.subjects) for one in kind]
         return 0 if all(problem is None for problem in problems) and not self.unrepaired else 9
 
 
@@ -135,9 +135,9 @@ async def _look(client: Client, request: VerifyRequest, result: VerifyResult) ->
     policy = RetryPolicy()
     result.findings = []
     async with in_threads(partial(JournalReader.open, request.journal, part=request.project)) as reader:
-        result.findings = await look(client, reader, policy, report=result.findings.append)
-        result.besides = await look_beside(client, reader, policy, reads_bytes=request.attachments_bytes)
-        result.subjects = await look_at_subjects(client, reader, policy)
+        result.findings = await compare_sessions(client, reader, policy, report=result.findings.append)
+        result.resources = await compare_resources(client, reader, policy, reads_bytes=request.attachments_bytes)
+        result.subjects = await compare_subjects(client, reader, policy)
 
 
 async def _repair(
@@ -152,7 +152,7 @@ async def _repair(
         for finding in result.findings:
             if not finding.missing or finding.expected is not None:
                 continue
-            there, gone = await anyio.to_thread.run_sync(sources_of, everything, finding)
+            there, gone = await anyio.to_thread.run_sync(files_to_resend, everything, finding)
             result.unrepaired += gone
             uids = [source.sop_uid for source in there]
             if await anyio.to_thread.run_sync(journal.deliveries.repair, finding.session, uids):
@@ -166,7 +166,7 @@ async def _repair(
             await run(
                 source, XnatDestination(client, source=journal.source), journal, routes, options=Options(), stop=stop
             )
-        missing, gone = await anyio.to_thread.run_sync(attachments_to_repair, result.besides)
+        missing, gone = await anyio.to_thread.run_sync(attachments_to_repair, result.resources)
         result.unrepaired += gone
         if missing:
             stored = 0
@@ -193,8 +193,8 @@ async def _repair(
 async def _restore(client: Client, reader: JournalReader, result: VerifyResult) -> None:
     """Give subjects back what XNAT has lost of their demographics, or they with their sessions that were sent again."""
     wrong = {(one.project, one.subject) for one in result.subjects if one.problem}
-    found = await look_at_subjects(client, reader, RetryPolicy())
-    result.described = await restore_subjects(
+    found = await compare_subjects(client, reader, RetryPolicy())
+    result.restored = await restore_subjects(
         client, [one for one in found if (one.project, one.subject) in wrong], RetryPolicy()
     )
 
@@ -255,7 +255,7 @@ def _write_paths(path: Path, reader: JournalReader, result: VerifyResult) -> int
     count = 0
     try:
         with replacing(path) as file:
-            seen = chain(verified_sources(reader, result.findings), verified_attachments(result.besides))
+            seen = chain(verified_sources(reader, result.findings), verified_attachments(result.resources))
             for found, holds_what_was_sent in seen:
                 raw = os.fsencode(found.path)
                 if holds_what_was_sent and b"\n" not in raw:

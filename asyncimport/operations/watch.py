@@ -20,7 +20,7 @@ from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.upload import uploads
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
 from asyncimport.pacing.shutdown import Stop, StoppedError
-from asyncimport.reporting.entries import Ended
+from asyncimport.reporting.entries import RunEnded
 from asyncimport.reporting.progress import Totals
 
 
@@ -56,7 +56,7 @@ class _Watch:
                         await runs.run(outcome, is_watch=True)
                     except AsyncimportError as error:
                         outcome.error = error
-                    self._observer.note(Ended(outcome.run, outcome.exit_code, outcome.error, outcome.summary))
+                    self._observer.note(RunEnded(outcome.run, outcome.exit_code, outcome.error, outcome.summary))
                     self._keep(outcome)
                     if isinstance(outcome.error, LoginRefusedError):
                         raise outcome.error

@@ -8,7 +8,14 @@ from typing import Protocol
 import anyio
 import anyio.to_thread
 
-from asyncimport.demographics import Demographics, Difference, agreed, filled, header_fields, said_by
+from asyncimport.demographics import (
+    Demographics,
+    Difference,
+    agreed_values,
+    fill_gaps,
+    header_fields,
+    header_values,
+)
 from asyncimport.dicom import Identity
 from asyncimport.errors import RefusedError, TransientError, primary_error
 from asyncimport.journal import DueSubject, Journal, SessionHeaders
@@ -101,7 +108,7 @@ async def describe_subjects(
         read = await anyio.to_thread.run_sync(_read, headers, known, wanted, journal.run, abandon_on_cancel=True)
         if read != known:
             await anyio.to_thread.run_sync(journal.subjects.record_headers, read, limiter=turn)
-        return agreed({name: {value for one in read for value in one.said[name]} for name in wanted}, wanted)
+        return agreed_values({name: {value for one in read for value in one.said[name]} for name in wanted}, wanted)
 
     async def work() -> None:
         for subject in due:
@@ -114,8 +121,8 @@ async def describe_subjects(
                 return
             given = table.get((subject.project, subject.subject.casefold()))
             own = Demographics(subject.subject, {} if given is None else given.values, subject.project)
-            wish = filled(own, found)
-            disputed = [name for name in filled(own, dict.fromkeys(disputed, "")).values if name not in own.values]
+            wish = fill_gaps(own, found)
+            disputed = [name for name in fill_gaps(own, dict.fromkeys(disputed, "")).values if name not in own.values]
             is_said = subject.said == wish.values and not demographics.overwrite
             if not disputed and (not wish.values or is_said):
                 continue
@@ -166,7 +173,7 @@ def _read(
             identity = headers.identify(file)
             is_whole = is_whole and isinstance(identity, Identity)
             if isinstance(identity, Identity):
-                for name, value in said_by(identity.fields, wanted).items():
+                for name, value in header_values(identity.fields, wanted).items():
                     said[name][value] = None
         lists = {name: [*values] for name, values in said.items()}
         count = session.read + len(session.files)

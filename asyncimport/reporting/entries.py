@@ -10,7 +10,7 @@ from asyncimport.model.events import Event
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class RunStarted:
     """A run has begun. `settings` may be told to everybody; `names` (sources, templates) may name patients."""
 
     run: str
@@ -22,7 +22,7 @@ class Began:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class RunEnded:
     """A run has ended; without a run it did not come to begin."""
 
     run: str | None
@@ -32,16 +32,16 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class EventsLost:
     """So many events could not be written, or not in time."""
 
     events: int
 
 
-Entry = Event | Began | Ended | Orphan | Lost
+Entry = Event | RunStarted | RunEnded | Orphan | EventsLost
 
 
-Form = Callable[[float, Entry], Iterator[str]]
+LineFormat = Callable[[float, Entry], Iterator[str]]
 
 
 def text_of_path(path: str) -> str:

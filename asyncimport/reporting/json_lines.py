@@ -37,7 +37,7 @@ from asyncimport.model.events import (
     Settled,
     Settling,
 )
-from asyncimport.reporting.entries import Began, Ended, Entry, Lost, text_of_path
+from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted, text_of_path
 
 
 def as_json(now: float, entry: Entry) -> Iterator[str]:
@@ -49,7 +49,7 @@ def as_json(now: float, entry: Entry) -> Iterator[str]:
 
 def _events(entry: Entry) -> Iterator[dict[str, object]]:
     match entry:
-        case Began():
+        case RunStarted():
             yield {
                 "event": "run_began",
                 "run": entry.run,
@@ -106,9 +106,9 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
         case Orphan(session=session, uri=uri, status=status):
             names = {"project": session.project, "subject": session.subject, "session": session.label}
             yield {"event": "stray_found", **names, "study_uid": session.study_uid, "uri": uri, "status": status}
-        case Lost(events=count):
+        case EventsLost(events=count):
             yield {"event": "events_lost", "count": count}
-        case Ended(run=run, exit_code=code, error=error, summary=summary):
+        case RunEnded(run=run, exit_code=code, error=error, summary=summary):
             counts = {} if summary is None else _counts(summary)
             reason = None if error is None else str(error)
             yield {"event": "run_ended", "run": run, "exit_code": code, "reason": reason, **counts}

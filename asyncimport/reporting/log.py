@@ -29,12 +29,12 @@ from asyncimport.model.events import (
     ServerUnavailable,
     Settled,
 )
-from asyncimport.reporting.entries import Began, Ended, Entry, Form, Lost, text_of_path
+from asyncimport.reporting.entries import Entry, EventsLost, LineFormat, RunEnded, RunStarted, text_of_path
 
 _STATUS = re.compile(r"\d{3}")
 
 
-def log_lines(*, names: bool) -> Form:
+def log_lines(*, names: bool) -> LineFormat:
     """Return the form of a log. Without `names` it has UIDs where labels and paths would name patients."""
 
     def lines(now: float, entry: Entry) -> Iterator[str]:
@@ -55,7 +55,7 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
         return f"study {session.study_uid}{label}"
 
     match entry:
-        case Began():
+        case RunStarted():
             settings = {**entry.settings, **(entry.names if names else {})}
             words = " ".join(f"{name}={value}" for name, value in settings.items())
             where = f"{entry.host}, project {entry.project}"
@@ -111,9 +111,9 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
         case Orphan(session=session, uri=uri):
             place = f" ({session.project} / {session.subject} / {session.label}: {uri})" if names else ""
             yield "WARNING", f"a stray session is in the prearchive: study {session.study_uid}{place}"
-        case Lost(events=count):
+        case EventsLost(events=count):
             yield "WARNING", f"{count} events are missing here"
-        case Ended():
+        case RunEnded():
             yield _end(entry, names=names)
 
 
@@ -126,7 +126,7 @@ def _without_quotes(reason: str) -> str:
     return f"{reason[:first]}({status[0] if status else '…'}{reason[last:]}"
 
 
-def _end(ended: Ended, *, names: bool) -> tuple[str, str]:
+def _end(ended: RunEnded, *, names: bool) -> tuple[str, str]:
     level = {0: "INFO", 8: "WARNING", 9: "WARNING", 130: "WARNING", 143: "WARNING"}.get(ended.exit_code, "ERROR")
     text = f"run {ended.run} ended" if ended.run else "the run did not begin"
     text += f" with exit code {ended.exit_code}"

@@ -12,7 +12,7 @@ from typing import Self
 
 from asyncimport.errors import UsageError
 from asyncimport.model.events import AttachmentsStored, Settled
-from asyncimport.reporting.entries import Entry, Form, Lost
+from asyncimport.reporting.entries import Entry, EventsLost, LineFormat
 from asyncimport.system.output_files import advice, open_output
 
 # Files whose outcome may wait to be written: some ten megabytes, and seconds of the fastest run.
@@ -31,7 +31,7 @@ class Recorder:
 
     def __init__(
         self,
-        form: Form,
+        form: LineFormat,
         write: Callable[[str], None],
         complain: Callable[[str], None],
         *,
@@ -78,7 +78,7 @@ class Recorder:
 
     def _tell_lost(self) -> None:
         if self._lost:
-            self._queue.put((self._clock(), Lost(self._lost)))
+            self._queue.put((self._clock(), EventsLost(self._lost)))
             self._lost = 0
 
     def _work(self) -> None:
@@ -97,17 +97,19 @@ class Recorder:
 
     def _take(self, batch: list[tuple[float, Entry]]) -> None:
         """Write a batch, or count it as lost."""
-        if any(isinstance(entry, Lost) for _, entry in batch):
+        if any(isinstance(entry, EventsLost) for _, entry in batch):
             self._say("is too slow, and lacks events")
         if self._unwritten:
-            batch = [(batch[0][0], Lost(self._unwritten)), *batch]
+            batch = [(batch[0][0], EventsLost(self._unwritten)), *batch]
         lines = "".join(line for now, entry in batch for line in self._form(now, entry))
         try:
             if lines:
                 self._write(lines)
             self._unwritten = 0
         except OSError as error:
-            self._unwritten = sum(entry.events if isinstance(entry, Lost) else _weight(entry) for _, entry in batch)
+            self._unwritten = sum(
+                entry.events if isinstance(entry, EventsLost) else _weight(entry) for _, entry in batch
+            )
             self._say(f"cannot be written ({(error.strerror or str(error)).lower()})")
 
     def _say(self, why: str) -> None:
@@ -122,7 +124,7 @@ def _weight(entry: Entry) -> int:
         return len(entry.outcomes)
     if isinstance(entry, AttachmentsStored):
         return len(entry.filed)
-    return 0 if isinstance(entry, Lost) else 1
+    return 0 if isinstance(entry, EventsLost) else 1
 
 
 @contextmanager

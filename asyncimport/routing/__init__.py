@@ -20,7 +20,14 @@ cannot clash. `resolve` works with any templates, and only it can tell that a st
 """
 
 from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, name_problem, resource_of
-from asyncimport.routing.existing_sessions import NOTHING_GIVEN, Given, GivenSession, Ruled, label_taken, placed
+from asyncimport.routing.existing_sessions import (
+    NO_SESSIONS,
+    ExistingSession,
+    ExistingSessions,
+    RuledLabels,
+    label_conflict,
+    matching_session,
+)
 from asyncimport.routing.filters import EVERYTHING, FilteredRoutes, StudyFilter, glob_pattern
 from asyncimport.routing.label_map import LookupTable
 from asyncimport.routing.labels import (
@@ -34,59 +41,59 @@ from asyncimport.routing.labels import (
 from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.patients import (
     TWO_IDS,
-    agree,
-    clash,
-    doubts,
-    joined,
-    mismatch,
+    is_same_patient,
+    merge_patients,
+    occupant_conflict,
+    occupant_doubt,
+    patient_conflict,
+    patient_difference,
     patient_of,
-    proves_another,
 )
-from asyncimport.routing.problems import Effect, Problem, ProblemCode, Severity, code_of
+from asyncimport.routing.problems import Effect, PlanProblem, ProblemCode, Severity, exit_code_of
 from asyncimport.routing.router import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
-from asyncimport.routing.studies import Study, misfit, modality_of
+from asyncimport.routing.studies import Study, modality_of, type_conflict
 
 __all__ = [
     "DEFAULT_SESSION",
     "DEFAULT_SUBJECT",
     "EVERYTHING",
-    "NOTHING_GIVEN",
+    "NO_SESSIONS",
     "TWO_IDS",
     "AttachRule",
     "DisputedError",
     "Effect",
+    "ExistingSession",
+    "ExistingSessions",
     "FilteredRoutes",
-    "Given",
-    "GivenSession",
     "LeftOutError",
     "LookupTable",
     "PartlyPlannedError",
     "PathPattern",
-    "Problem",
+    "PlanProblem",
     "ProblemCode",
     "Router",
-    "Ruled",
+    "RuledLabels",
     "Severity",
     "Study",
     "StudyFilter",
     "UnplannedError",
     "UnroutableError",
-    "agree",
     "check_resource",
-    "clash",
     "clean_label",
-    "code_of",
-    "doubts",
+    "exit_code_of",
     "glob_pattern",
-    "joined",
-    "label_taken",
-    "misfit",
-    "mismatch",
+    "is_same_patient",
+    "label_conflict",
+    "matching_session",
+    "merge_patients",
     "modality_of",
     "name_in_resource",
     "name_problem",
+    "occupant_conflict",
+    "occupant_doubt",
+    "patient_conflict",
+    "patient_difference",
     "patient_of",
-    "placed",
-    "proves_another",
     "resource_of",
+    "type_conflict",
 ]

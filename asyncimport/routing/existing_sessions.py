@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 
 from asyncimport.model import Session
 
-Ruled = tuple[str | None, str | None]
+RuledLabels = tuple[str | None, str | None]
 """Subject and label that the rules of a journal give a study file by file, None where nobody knows them: they need not
 be those of its session, which was given another label for the sake of others, or under earlier rules."""
 
 
 @dataclass(frozen=True, slots=True)
-class GivenSession:
+class ExistingSession:
     """A session that there is: its study ("" where a script of the site has given it another UID), and its date.
 
     The date is that of the study, YYYYMMDD, or "" where nobody tells. `ruled` is None of those that are to get other
@@ -20,10 +20,10 @@ class GivenSession:
 
     session: Session
     date: str = ""
-    ruled: Ruled | None = None
+    ruled: RuledLabels | None = None
 
 
-def placed(has: Session, ruled: Ruled, wanted: Session) -> Session | None:
+def matching_session(has: Session, ruled: RuledLabels, wanted: Session) -> Session | None:
     """Return the session that a study has, if the rules of today mean that one; None: they mean another.
 
     They do if they say of the study what they have said of it so far, and if nobody knows what that was.
@@ -34,7 +34,7 @@ def placed(has: Session, ruled: Ruled, wanted: Session) -> Session | None:
     return None
 
 
-def label_taken(session: Session, owner: str | None) -> str:
+def label_conflict(session: Session, owner: str | None) -> str:
     """Say that the label of a session is that of another study, its `owner` ("": nobody can tell); "": it is free.
 
     A study that has a label keeps it. Among new ones the first gets it, in the order in which they are asked for.
@@ -46,15 +46,15 @@ def label_taken(session: Session, owner: str | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ExistingSessions:
     """The sessions that there are. Of two of one study the first counts, of two of one label the first has it."""
 
-    _of_study: dict[tuple[str, str], GivenSession] = field(default_factory=dict, repr=False)
+    _of_study: dict[tuple[str, str], ExistingSession] = field(default_factory=dict, repr=False)
     _owners: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)
-    _of_subject: dict[tuple[str, str], list[GivenSession]] = field(default_factory=dict, repr=False)
+    _of_subject: dict[tuple[str, str], list[ExistingSession]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, sessions: Iterable[GivenSession]) -> "Given":
+    def of(cls, sessions: Iterable[ExistingSession]) -> "ExistingSessions":
         """Make it of sessions in the order in which they count: those of the journal before those of the archive."""
         found = cls()
         for one in sessions:
@@ -72,7 +72,7 @@ class Given:
             found._of_subject.setdefault(_subject(session.project, session.subject), []).append(one)
         return found
 
-    def _replace(self, old: GivenSession, new: GivenSession) -> None:
+    def _replace(self, old: ExistingSession, new: ExistingSession) -> None:
         session = new.session
         self._of_study[session.project, session.study_uid] = new
         siblings = self._of_subject[_subject(session.project, session.subject)]
@@ -83,7 +83,7 @@ class Given:
         found = self._of_study.get((project, study_uid))
         return None if found is None else found.session
 
-    def kept(self, project: str, study_uid: str) -> tuple[Session, Ruled] | None:
+    def kept(self, project: str, study_uid: str) -> tuple[Session, RuledLabels] | None:
         """Return the session that a study has and keeps, by the journal, and what the rules call it; None: none."""
         found = self._of_study.get((project, study_uid))
         return None if found is None or found.ruled is None else (found.session, found.ruled)
@@ -99,7 +99,7 @@ class Given:
         """Whether a study may have this label: nobody else has it, for all that is known."""
         return self.owner_of(project, label) in {None, "", study_uid}
 
-    def of_subject(self, project: str, subject: str) -> list[GivenSession]:
+    def of_subject(self, project: str, subject: str) -> list[ExistingSession]:
         """Return the sessions of a subject, whatever its case."""
         return self._of_subject.get(_subject(project, subject), [])
 
@@ -108,4 +108,4 @@ def _subject(project: str, subject: str) -> tuple[str, str]:
     return project, subject.lower()
 
 
-NOTHING_GIVEN = Given()
+NO_SESSIONS = ExistingSessions()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
-from asyncimport.routing.existing_sessions import Given, GivenSession
+from asyncimport.routing.existing_sessions import ExistingSession, ExistingSessions
 from asyncimport.routing.labels import UnroutableError
 
 # So many studies of a subject stand for all of them where the number in a given label is looked for.
@@ -44,13 +44,13 @@ class Numbering:
     """
 
     project: str
-    given: Given
+    given: ExistingSessions
     label: Callable[[Mapping[str, str], int], str]
     number_in: Callable[[str], int | None]
     tell: Callable[[str, str], None]
 
     def labels(
-        self, new: Sequence[Member], kept: Sequence[Member], siblings: Sequence[GivenSession]
+        self, new: Sequence[Member], kept: Sequence[Member], siblings: Sequence[ExistingSession]
     ) -> Mapping[str, str | UnroutableError]:
         """Give the new studies of a subject their labels, by the order of their dates; return them by UID.
 
@@ -100,7 +100,7 @@ class Numbering:
             number, last = number + 1, made
 
     def _taken(
-        self, members: Sequence[Member], kept: Sequence[Member], siblings: Sequence[GivenSession]
+        self, members: Sequence[Member], kept: Sequence[Member], siblings: Sequence[ExistingSession]
     ) -> Iterable[_Taken]:
         """Yield the numbers that sessions have: what a study of the subject would be called by it, or looks like it.
 

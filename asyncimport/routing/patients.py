@@ -45,7 +45,7 @@ def _differ(one: str, other: str) -> bool:
     return bool(one and other) and one != other
 
 
-def mismatch(one: Patient, other: Patient) -> str:
+def patient_difference(one: Patient, other: Patient) -> str:
     """Say why two patients of one PatientID, or of none, are not one; "" where nothing that is known differs."""
     whose = "one PatientID with two" if one.id else "files without PatientID, of two"
     what = _differing(one, other)
@@ -59,12 +59,12 @@ def _differing(one: Patient, other: Patient) -> str:
     return "birth date" if _differ(one.birth_date, other.birth_date) else ""
 
 
-def agree(one: Patient, other: Patient) -> bool:
+def is_same_patient(one: Patient, other: Patient) -> bool:
     """Whether two patients are one for all that is known of them."""
-    return one.id == other.id and not _differ(one.issuer, other.issuer) and not mismatch(one, other)
+    return one.id == other.id and not _differ(one.issuer, other.issuer) and not patient_difference(one, other)
 
 
-def clash(known: Iterable[tuple[str, Patient]], subject: str, patient: Patient) -> str:
+def patient_conflict(known: Iterable[tuple[str, Patient]], subject: str, patient: Patient) -> str:
     """Say why a patient cannot be in a subject; "" if they can.
 
     `known` is who is in it, and who has their PatientID in other subjects, which an empty one never names. Subjects
@@ -77,12 +77,12 @@ def clash(known: Iterable[tuple[str, Patient]], subject: str, patient: Patient) 
         if same_subject and _differ(one.issuer, patient.issuer):
             return "the subject would hold one PatientID of two issuers"
         same_person = one.id == patient.id and not _differ(one.issuer, patient.issuer)
-        if same_person and (why := mismatch(one, patient)):
+        if same_person and (why := patient_difference(one, patient)):
             return why
     return ""
 
 
-def joined(one: Patient, other: Patient) -> Patient:
+def merge_patients(one: Patient, other: Patient) -> Patient:
     """Return what is known by both of one patient."""
     names = zip_longest(one.name.split("="), other.name.split("="), fillvalue="")
     return Patient(
@@ -93,7 +93,7 @@ def joined(one: Patient, other: Patient) -> Patient:
     )
 
 
-def proves_another(occupant: Occupant, subject: str, patient: Patient) -> str:
+def occupant_conflict(occupant: Occupant, subject: str, patient: Patient) -> str:
     """Say why a session of the archive is surely not of a patient of ours; "": it may be.
 
     `subject` is our label of the subject that it is in.
@@ -106,7 +106,7 @@ def proves_another(occupant: Occupant, subject: str, patient: Patient) -> str:
     return f"the archive's session {occupant.session.label} of this subject is of another PatientID"
 
 
-def doubts(occupant: Occupant, subject: str, patient: Patient) -> str:
+def occupant_doubt(occupant: Occupant, subject: str, patient: Patient) -> str:
     """Say what lets one doubt that a session of the archive is of our patient, where nothing proves it; else ""."""
     there, theirs = occupant.session, occupant.patient
     if there.subject != subject:

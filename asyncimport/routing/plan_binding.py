@@ -15,7 +15,7 @@ _SEVERAL = "\\"
 """What parts several PatientIDs of one study in a cell: DICOM allows it in none (PS3.5 6.2, LO)."""
 
 
-class Header(NamedTuple):
+class StudyHeader(NamedTuple):
     """What a header says of its study, as far as a row may bind it; "" for nothing."""
 
     patient_id: str
@@ -24,7 +24,7 @@ class Header(NamedTuple):
     accession_number: str
 
     @classmethod
-    def of(cls, fields: Mapping[str, str]) -> "Header":
+    def of(cls, fields: Mapping[str, str]) -> "StudyHeader":
         """Take it from the fields of a header, in composed form, as the cells of a plan are read."""
         names = ("PatientID", "IssuerOfPatientID", "StudyDate", "AccessionNumber")
         return cls(*(composed(fields.get(name, "").strip()) for name in names))
@@ -35,7 +35,7 @@ class FoundStudy:
     """What is there of a study: its headers, each once, and how many instances (None: it is still being written)."""
 
     study_uid: str
-    headers: Collection[Header] = field(repr=False)
+    headers: Collection[StudyHeader] = field(repr=False)
     files: int | None
 
     def bound(self) -> tuple[str, str]:
@@ -81,7 +81,7 @@ def nearest(row: PlanRow, studies: Sequence[FoundStudy]) -> str:
     return ""
 
 
-def _near(key: Key, study_uid: str, header: Header) -> str | None:
+def _near(key: Key, study_uid: str, header: StudyHeader) -> str | None:
     where = f"of study {study_uid}"
     match key.kind:
         case KeyKind.STUDY_UID:

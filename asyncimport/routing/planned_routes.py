@@ -5,15 +5,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from asyncimport.model import Session
 from asyncimport.routing import (
-    NOTHING_GIVEN,
-    Given,
+    NO_SESSIONS,
+    ExistingSessions,
     LeftOutError,
     PartlyPlannedError,
     Study,
     UnplannedError,
     UnroutableError,
 )
-from asyncimport.routing.plan_binding import FoundStudy, Header
+from asyncimport.routing.plan_binding import FoundStudy, StudyHeader
 from asyncimport.routing.plan_file import Key, KeyKind, PlanRow
 
 _KEY_FIELDS: Mapping[KeyKind, tuple[str, ...]] = {
@@ -59,7 +59,7 @@ class PlannedRoutes:
         """Return all rows."""
         return self._rows.values()
 
-    def is_done(self, row: PlanRow, given: Given) -> bool:
+    def is_done(self, row: PlanRow, given: ExistingSessions) -> bool:
         """Whether the session that a row asks for is there already, of its study as far as the row names it."""
         project = row.project_id or self._project
         if row.study_uid:
@@ -111,7 +111,7 @@ class PlannedRoutes:
     def resolve(
         self,
         studies: Iterable[Study],
-        given: Given = NOTHING_GIVEN,  # noqa: ARG002 - a plan says what it says
+        given: ExistingSessions = NO_SESSIONS,  # noqa: ARG002 - a plan says what it says
         tell: Callable[[str, str], None] = lambda _, __: None,  # noqa: ARG002 - as above
     ) -> Mapping[str, Session | UnroutableError]:
         """Decide all studies, of which each may come in several pieces: it goes whole, or not at all."""
@@ -148,9 +148,9 @@ class PlannedRoutes:
 
     def _find(self, study_uid: str, fields: Mapping[str, str]) -> PlanRow | None:
         # Plans mostly know studies by their UID, and this is asked for every file.
-        return self._rows.get(Key(KeyKind.STUDY_UID, (study_uid,))) or self._match(study_uid, Header.of(fields))
+        return self._rows.get(Key(KeyKind.STUDY_UID, (study_uid,))) or self._match(study_uid, StudyHeader.of(fields))
 
-    def _match(self, study_uid: str, header: Header) -> PlanRow | None:
+    def _match(self, study_uid: str, header: StudyHeader) -> PlanRow | None:
         keys = (
             Key(KeyKind.STUDY_UID, (study_uid,)),
             Key(KeyKind.ACCESSION_NUMBER, (header.accession_number,)),

@@ -101,7 +101,7 @@ class ProblemCode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class PlanProblem:
     """Something to know or to correct: what it is, a sentence, and what to do. `files` are concerned."""
 
     code: ProblemCode
@@ -122,7 +122,7 @@ class Problem:
         return self.code.severity is Severity.ERROR
 
 
-def code_of(problems: Iterable[Problem], *, is_whole: bool, checks_first: bool, archives_parts: bool) -> int:
+def exit_code_of(problems: Iterable[PlanProblem], *, is_whole: bool, checks_first: bool, archives_parts: bool) -> int:
     """Return the exit code of a run that meets these problems, and no other.
 
     `is_whole`: all studies are decided before the first file is sent; `checks_first`: all files are compared before

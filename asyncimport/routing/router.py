@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from asyncimport.errors import UsageError
 from asyncimport.model import Session
 from asyncimport.model.texts import composed
-from asyncimport.routing.existing_sessions import NOTHING_GIVEN, Given
+from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.label_map import LookupTable
 from asyncimport.routing.labels import (
     LONGEST_LABEL,
@@ -189,7 +189,7 @@ class Router:
     def resolve(
         self,
         studies: Iterable[Study],
-        given: Given = NOTHING_GIVEN,
+        given: ExistingSessions = NO_SESSIONS,
         tell: Callable[[str, str], None] = lambda _, __: None,
     ) -> dict[str, Session | UnroutableError]:
         """Decide all studies: return the session of each by its UID, or why it has none.

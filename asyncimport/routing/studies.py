@@ -63,7 +63,7 @@ def modality_of(modalities: Iterable[str]) -> str:
     return min((modality for modality in modalities if modality), key=_rank, default="")
 
 
-def misfit(kind: str, modalities: Iterable[str]) -> str:
+def type_conflict(kind: str, modalities: Iterable[str]) -> str:
     """Say why XNAT would not merge files of these modalities alone into an archived session; "": it does, or it may.
 
     `kind` is the data type of that (`xnat:mrSessionData`), "" where it is not known. XNAT gives the files that come

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from asyncimport.demographics import Decision, Demographics, Difference, Values, decide, lacking
+from asyncimport.demographics import Changes, Demographics, Difference, Values, compute_changes, missing_values
 from asyncimport.errors import RefusedError, TransientError, UnavailableError, primary_error
 from asyncimport.model.csv_table import label_problem
 from asyncimport.pacing.retry import RetryPolicy, retrying
@@ -119,7 +119,7 @@ class _Setting:
     wish: Demographics
     made: bool = False
     before: SubjectItem | None = None
-    decision: Decision | None = None
+    decision: Changes | None = None
     differing: frozenset[Difference] = frozenset()
 
     def is_another(self, now: SubjectItem | None) -> bool:
@@ -190,15 +190,15 @@ class Subjects:
         """Look, decide, send what is lacking, and look again."""
         wish, now = setting.wish, await self._look(setting.wish)
         existing = now.values if now else {}
-        differing = frozenset(decide(wish.values, existing, overwrite=False).kept)
+        differing = frozenset(compute_changes(wish.values, existing, overwrite=False).kept)
         if setting.decision is None or setting.is_another(now) or not differing <= setting.differing:
             # This is the first look; or somebody has moved the label since, or given one of the fields a value.
             setting.before, setting.differing = now, differing
-            setting.decision = decide(wish.values, existing, overwrite=self._overwrite)
+            setting.decision = compute_changes(wish.values, existing, overwrite=self._overwrite)
         decision = setting.decision
         if now is None and wish.values and self._only_existing:
             raise RefusedError("XNAT has no such subject")
-        missing = lacking(decision.write, existing)
+        missing = missing_values(decision.write, existing)
         if missing and now is not None and now.project != wish.project:
             raise RefusedError(f"the subject belongs to project {now.project}, where its demographics are set")
         if missing and not self._dry_run:
@@ -235,7 +235,7 @@ class Subjects:
             raise TransientError("XNAT does not show the subject", is_file_verdict=True)
         if after.accession != accession or (before is None and not _is_of(wish, after)):
             raise RefusedError(_ANOTHER)
-        if missing := lacking(values, after.values):
+        if missing := missing_values(values, after.values):
             # XNAT answers 200 to fields that it has dropped on the way.
             raise TransientError(f"XNAT does not show what was sent: {', '.join(missing)}", is_file_verdict=True)
         return after

@@ -14,7 +14,16 @@ from keyring.backends.chainer import ChainerBackend
 from keyring.errors import KeyringLocked
 from keyrings.alt.file import PlaintextKeyring  # type: ignore[import-untyped]
 
-from asyncimport.credentials import Token, check_host, check_keyring, find, forget, keep, kept, same_server
+from asyncimport.credentials import (
+    Token,
+    check_host,
+    check_keyring,
+    delete_secret,
+    find_login,
+    same_server,
+    store_secret,
+    stored_login,
+)
 from asyncimport.errors import UsageError
 
 HOST = "https://xnat.example.org/xnat"
@@ -206,7 +215,7 @@ class TestEnvironment:
         bound: Mapping[str, str],
     ) -> None:
         """User and password, or a token, serve the environment's own server, or any where it names none."""
-        assert find(HOST, user, environ={**home, **bound, **environ}) == expected
+        assert find_login(HOST, user, environ={**home, **bound, **environ}) == expected
 
     @pytest.mark.parametrize(
         "environ", [{"XNAT_USER": "ada", "XNAT_PASS": SECRET}, {"XNAT_TOKEN": f"alias:{SECRET}"}, {"XNAT_PASS": SECRET}]
@@ -220,19 +229,19 @@ class TestEnvironment:
     ) -> None:
         """A secret of one server is never sent to another that --host names."""
         with pytest.raises(UsageError, match="password for XNAT") as caught:
-            find(HOST, user, environ={**home, **bound, **environ})
+            find_login(HOST, user, environ={**home, **bound, **environ})
         assert SECRET not in f"{caught.value} {caught.value.hint}"
 
     def test_password_of_another_user(self, home: Mapping[str, str]) -> None:
         """The environment's password is its user's, and is not tried for another one (20 failures lock an account)."""
         with pytest.raises(UsageError, match=r"^no password for XNAT$"):
-            find(HOST, "grace", environ={**home, "XNAT_USER": "ada", "XNAT_PASS": SECRET})
+            find_login(HOST, "grace", environ={**home, "XNAT_USER": "ada", "XNAT_PASS": SECRET})
 
     @pytest.mark.parametrize("token", [PASSWORD, f":{PASSWORD}", f"{PASSWORD}:"])
     def test_token_that_is_none(self, home: Mapping[str, str], token: str) -> None:
         """A token without its two halves is refused, and not shown: it may be the secret half."""
         with pytest.raises(UsageError, match="XNAT_TOKEN is not a token") as caught:
-            find(HOST, None, environ={**home, "XNAT_TOKEN": token})
+            find_login(HOST, None, environ={**home, "XNAT_TOKEN": token})
         assert PASSWORD not in f"{caught.value} {caught.value.hint}"
 
 
@@ -243,24 +252,24 @@ class TestStandardInput:
         """The user of the option gets the password of standard input, whatever stands elsewhere."""
         write_netrc(home, ENTRY)
         environ = {**home, "XNAT_USER": "ada", "XNAT_PASS": "another", "XNAT_TOKEN": "alias:a"}
-        assert find(HOST, "ada", environ=environ, password=SECRET) == ("ada", SECRET)
-        assert find(HOST, "grace", environ=environ, password=SECRET) == ("grace", SECRET)
+        assert find_login(HOST, "ada", environ=environ, password=SECRET) == ("ada", SECRET)
+        assert find_login(HOST, "grace", environ=environ, password=SECRET) == ("grace", SECRET)
 
     def test_with_the_user_of_the_environment(self, home: Mapping[str, str]) -> None:
         """Without the option, the environment names the user."""
         environ = {**home, "XNAT_USER": "ada", "XNAT_PASS": "another", "XNAT_TOKEN": "alias:a"}
-        assert find(HOST, None, environ=environ, password=SECRET) == ("ada", SECRET)
+        assert find_login(HOST, None, environ=environ, password=SECRET) == ("ada", SECRET)
 
     def test_without_user(self, home: Mapping[str, str]) -> None:
         """A password without a user is for nobody: the one of netrc has its own."""
         write_netrc(home, ENTRY)
         with pytest.raises(UsageError, match="user name"):
-            find(HOST, None, environ=home, password=SECRET)
+            find_login(HOST, None, environ=home, password=SECRET)
 
     def test_person_gives_the_name(self, home: Mapping[str, str]) -> None:
         """Where there is a person, only what is missing is asked for."""
         prompt, questions = asked("ada")
-        assert find(HOST, None, environ=home, password=SECRET, prompt=prompt) == ("ada", SECRET)
+        assert find_login(HOST, None, environ=home, password=SECRET, prompt=prompt) == ("ada", SECRET)
         assert questions == ["XNAT user name: "]
 
 
@@ -272,31 +281,31 @@ class TestNetrc:
     def test_found(self, home: Mapping[str, str], name: str, user: str | None) -> None:
         """The entry of the server's name gives user and password, context path and port aside."""
         write_netrc(home, f"machine other.example.org login x password y\n{ENTRY}", name=name)
-        assert find(HOST, user, environ=home) == ("ada", PASSWORD)
+        assert find_login(HOST, user, environ=home) == ("ada", PASSWORD)
 
     def test_environment_goes_first(self, home: Mapping[str, str]) -> None:
         """Netrc is the last place to look, and is not even opened when user and password are known."""
         write_netrc(home, "this is no netrc")
-        assert find(HOST, None, environ={**home, "XNAT_USER": "ada", "XNAT_PASS": SECRET}) == ("ada", SECRET)
+        assert find_login(HOST, None, environ={**home, "XNAT_USER": "ada", "XNAT_PASS": SECRET}) == ("ada", SECRET)
 
     def test_netrc_goes_before_the_prompt(self, home: Mapping[str, str]) -> None:
         """Nobody is asked for what netrc has."""
         write_netrc(home, ENTRY)
         prompt, questions = asked()
-        assert find(HOST, None, environ=home, prompt=prompt) == ("ada", PASSWORD)
+        assert find_login(HOST, None, environ=home, prompt=prompt) == ("ada", PASSWORD)
         assert questions == []
 
     def test_named_by_netrc_variable(self, home: Mapping[str, str]) -> None:
         """NETRC names the file, in place of the one in the home directory."""
         write_netrc(home, "machine xnat.example.org login wrong password wrong\n")
         path = write_netrc(home, ENTRY, name="elsewhere")
-        assert find(HOST, None, environ={**home, "NETRC": str(path)}) == ("ada", PASSWORD)
+        assert find_login(HOST, None, environ={**home, "NETRC": str(path)}) == ("ada", PASSWORD)
 
     def test_named_but_not_there(self, home: Mapping[str, str]) -> None:
         """A file that NETRC names and that is not there is as good as none; the one at home is not taken for it."""
         write_netrc(home, ENTRY)
         with pytest.raises(UsageError, match="no user name and password"):
-            find(HOST, None, environ={**home, "NETRC": str(Path(home["HOME"]) / "gone")})
+            find_login(HOST, None, environ={**home, "NETRC": str(Path(home["HOME"]) / "gone")})
 
     @pytest.mark.parametrize(
         "text",
@@ -313,13 +322,13 @@ class TestNetrc:
         """A file without a whole entry of this server's own is as good as none, and may be open to all."""
         write_netrc(home, text, mode=0o644)
         with pytest.raises(UsageError, match="no user name and password for XNAT"):
-            find(HOST, None, environ=home)
+            find_login(HOST, None, environ=home)
 
     def test_entry_of_another_user(self, home: Mapping[str, str]) -> None:
         """The entry of one user is not tried for another."""
         write_netrc(home, ENTRY)
         with pytest.raises(UsageError, match=r"^no password for XNAT$"):
-            find(HOST, "grace", environ=home)
+            find_login(HOST, "grace", environ=home)
 
     @needs_modes
     @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o610, 0o602])
@@ -327,20 +336,20 @@ class TestNetrc:
         """A password that others may read or change is refused, with what to do about it."""
         path = write_netrc(home, ENTRY, mode=mode)
         with pytest.raises(UsageError, match="may be read by others") as caught:
-            find(HOST, None, environ=home)
+            find_login(HOST, None, environ=home)
         assert caught.value.hint == f"chmod 600 {path}"
 
     @pytest.mark.parametrize("mode", [0o600, 0o400])
     def test_closed_to_others(self, home: Mapping[str, str], mode: int) -> None:
         """A file that only its owner may read is fine."""
         write_netrc(home, ENTRY, mode=mode)
-        assert find(HOST, None, environ=home) == ("ada", PASSWORD)
+        assert find_login(HOST, None, environ=home) == ("ada", PASSWORD)
 
     def test_malformed(self, home: Mapping[str, str]) -> None:
         """A malformed file is told with its line, and without what stands there: it may be a password."""
         path = write_netrc(home, f"{ENTRY}machine b login c passwort {PASSWORD}\n")
         with pytest.raises(UsageError, match="line 2 is malformed") as caught:
-            find(HOST, None, environ=home)
+            find_login(HOST, None, environ=home)
         assert str(path) in str(caught.value)
         assert PASSWORD not in f"{caught.value} {caught.value.hint}"
 
@@ -350,14 +359,14 @@ class TestNetrc:
         path.write_bytes(b"machine a login b password \xff\xfe\x81\n")
         path.chmod(0o600)
         with pytest.raises(UsageError, match=r"cannot be read|no user name"):
-            find(HOST, None, environ=home)
+            find_login(HOST, None, environ=home)
 
     @needs_other_user
     def test_not_ours_to_read(self, home: Mapping[str, str]) -> None:
         """A file that this user may not read is an error that names it."""
         path = write_netrc(home, ENTRY, mode=0o000)
         with pytest.raises(UsageError, match="cannot be read") as caught:
-            find(HOST, None, environ=home)
+            find_login(HOST, None, environ=home)
         assert str(path) in str(caught.value)
 
 
@@ -408,32 +417,32 @@ class TestKeyring:
 
     def test_password(self, vault: FileKeyring) -> None:
         """It is kept under user and server, and for no other of either."""
-        keep("ada", HOST, SECRET)
+        store_secret("ada", HOST, SECRET)
         assert vault.get_password("asyncimport", f"ada@{HOST}") == SECRET
-        assert kept("ada", f"{HOST}/") == ("ada", SECRET)
+        assert stored_login("ada", f"{HOST}/") == ("ada", SECRET)
         for user, host in [("grace", HOST), ("ada", OTHER), ("ada", HOST.replace("https", "http"))]:
-            assert kept(user, host) is None
+            assert stored_login(user, host) is None
 
     def test_token(self, vault: FileKeyring) -> None:
         """It takes the place of the password, and the other way round."""
-        keep("ada", HOST, SECRET)
-        keep("ada", HOST, Token("alias", "half", time.time() + 60))
-        assert kept("ada", HOST) == ("alias", "half")
+        store_secret("ada", HOST, SECRET)
+        store_secret("ada", HOST, Token("alias", "half", time.time() + 60))
+        assert stored_login("ada", HOST) == ("alias", "half")
         assert vault.get_password("asyncimport", f"ada@{HOST}") is None
-        keep("ada", HOST, Token("alias", "whole"))
-        assert kept("ada", HOST) == ("alias", "whole")
-        keep("ada", HOST, SECRET)
-        assert kept("ada", HOST) == ("ada", SECRET)
+        store_secret("ada", HOST, Token("alias", "whole"))
+        assert stored_login("ada", HOST) == ("alias", "whole")
+        store_secret("ada", HOST, SECRET)
+        assert stored_login("ada", HOST) == ("ada", SECRET)
 
     @pytest.mark.usefixtures("vault")
     def test_expired(self, home: Mapping[str, str]) -> None:
         """A token that is of no use any more is not tried; that is said where nothing else has a password."""
-        keep("ada", HOST, Token("alias", "half", time.time() - 1))
+        store_secret("ada", HOST, Token("alias", "half", time.time() - 1))
         with pytest.raises(UsageError, match="the token of ada has expired") as caught:
-            find(HOST, "ada", environ=home, kept=kept)
+            find_login(HOST, "ada", environ=home, keyring=stored_login)
         assert caught.value.hint == "asyncimport login --token gets another"
         write_netrc(home, ENTRY)
-        assert find(HOST, "ada", environ=home, kept=kept) == ("ada", PASSWORD)
+        assert find_login(HOST, "ada", environ=home, keyring=stored_login) == ("ada", PASSWORD)
 
     @pytest.mark.parametrize(
         "text",
@@ -451,17 +460,17 @@ class TestKeyring:
         """What is no token is not shown."""
         vault.set_password("asyncimport", f"ada@{HOST} token", text)
         with pytest.raises(UsageError, match=r"^the token in the keyring is malformed$"):
-            kept("ada", HOST)
+            stored_login("ada", HOST)
 
     @pytest.mark.usefixtures("vault")
     def test_forgotten(self) -> None:
         """Nothing is left, and nothing need be there."""
-        keep("ada", HOST, SECRET)
-        keep("grace", HOST, SECRET)
-        forget("ada", HOST)
-        forget("ada", HOST)
-        assert kept("ada", HOST) is None
-        assert kept("grace", HOST) == ("grace", SECRET)
+        store_secret("ada", HOST, SECRET)
+        store_secret("grace", HOST, SECRET)
+        delete_secret("ada", HOST)
+        delete_secret("ada", HOST)
+        assert stored_login("ada", HOST) is None
+        assert stored_login("grace", HOST) == ("grace", SECRET)
 
     def test_shown_nowhere(self) -> None:
         """Not even half of a token stands in a traceback."""
@@ -491,16 +500,16 @@ class TestKeyring:
             with pytest.raises(UsageError, match=said):
                 check_keyring()
             with pytest.raises(UsageError, match=said):
-                keep("ada", HOST, SECRET)
+                store_secret("ada", HOST, SECRET)
         else:
             assert check_keyring() == "a file for tests"
-            keep("ada", HOST, SECRET)
+            store_secret("ada", HOST, SECRET)
             assert vault.get_password("asyncimport", f"ada@{HOST}") == SECRET
 
     def test_none(self, vault: FileKeyring) -> None:
         """A system without one keeps nothing, which is said before anybody gives a password."""
         keyring.set_keyring(keyring.backends.fail.Keyring())  # type: ignore[no-untyped-call]
-        assert kept("ada", HOST) is None
+        assert stored_login("ada", HOST) is None
         with pytest.raises(UsageError, match="this system has no keyring") as caught:
             check_keyring()
         for instead in ("netrc", "XNAT_PASS"):
@@ -513,15 +522,15 @@ class TestKeyring:
         """A run of the night, when it is locked, has netrc; without one, the error says what the matter is."""
         keyring.set_keyring(Locked())
         with pytest.raises(UsageError, match="the keyring does not open: Failed to unlock"):
-            find(HOST, "ada", environ=home, kept=kept)
+            find_login(HOST, "ada", environ=home, keyring=stored_login)
         with pytest.raises(UsageError, match="Failed to unlock") as caught:
-            keep("ada", HOST, SECRET)
+            store_secret("ada", HOST, SECRET)
         assert SECRET not in f"{caught.value} {caught.value.hint}"
         write_netrc(home, ENTRY)
-        assert find(HOST, "ada", environ=home, kept=kept) == ("ada", PASSWORD)
+        assert find_login(HOST, "ada", environ=home, keyring=stored_login) == ("ada", PASSWORD)
 
     @pytest.mark.parametrize(
-        ("environ", "kept_first", "expected"),
+        ("environ", "keyring_first", "expected"),
         [
             pytest.param({}, False, "kept", id="before netrc"),
             pytest.param({"XNAT_PASS": "set"}, False, "set", id="after the environment"),
@@ -531,31 +540,40 @@ class TestKeyring:
         ],
     )
     @pytest.mark.usefixtures("vault")
-    def test_order(self, home: Mapping[str, str], environ: Mapping[str, str], kept_first: bool, expected: str) -> None:
+    def test_order(
+        self, home: Mapping[str, str], environ: Mapping[str, str], keyring_first: bool, expected: str
+    ) -> None:
         """The keyring comes before netrc; before the environment, where a profile was asked for."""
-        keep("ada", HOST, "kept")
+        store_secret("ada", HOST, "kept")
         write_netrc(home, ENTRY)
-        assert find(HOST, "ada", environ={**home, **environ}, kept=kept, kept_first=kept_first) == ("ada", expected)
+        assert find_login(
+            HOST, "ada", environ={**home, **environ}, keyring=stored_login, keyring_first=keyring_first
+        ) == ("ada", expected)
 
     @pytest.mark.usefixtures("vault")
-    @pytest.mark.parametrize("kept_first", [True, False])
-    def test_nothing_kept(self, home: Mapping[str, str], kept_first: bool) -> None:
+    @pytest.mark.parametrize("keyring_first", [True, False])
+    def test_nothing_kept(self, home: Mapping[str, str], keyring_first: bool) -> None:
         """Then the others are asked, down to a person."""
         environ = {**home, "XNAT_PASS": "set"}
-        assert find(HOST, "ada", environ=environ, kept=kept, kept_first=kept_first) == ("ada", "set")
-        assert find(HOST, "ada", environ=environ, kept=kept, password=SECRET) == ("ada", SECRET)
+        assert find_login(HOST, "ada", environ=environ, keyring=stored_login, keyring_first=keyring_first) == (
+            "ada",
+            "set",
+        )
+        assert find_login(HOST, "ada", environ=environ, keyring=stored_login, password=SECRET) == ("ada", SECRET)
         prompt, questions = asked(SECRET)
-        assert find(HOST, "ada", environ=home, kept=kept, kept_first=kept_first, prompt=prompt) == ("ada", SECRET)
+        assert find_login(
+            HOST, "ada", environ=home, keyring=stored_login, keyring_first=keyring_first, prompt=prompt
+        ) == ("ada", SECRET)
         assert questions == ["password of ada: "]
 
     @pytest.mark.usefixtures("vault")
     def test_default_user(self, home: Mapping[str, str]) -> None:
         """A default profile names the user where neither option nor environment do."""
-        keep("ada", HOST, "kept")
-        keep("grace", HOST, "another")
+        store_secret("ada", HOST, "kept")
+        store_secret("grace", HOST, "another")
 
         def found(user: str | None, **environ: str) -> tuple[str, str]:
-            return find(HOST, user, environ={**home, **environ}, kept=kept, default_user="ada")
+            return find_login(HOST, user, environ={**home, **environ}, keyring=stored_login, default_user="ada")
 
         assert found(None) == ("ada", "kept")
         assert found("grace") == ("grace", "another")
@@ -563,7 +581,7 @@ class TestKeyring:
         assert found(None, XNAT_USER="grace", XNAT_HOST=OTHER) == ("ada", "kept")
         assert found(None, XNAT_PASS="set") == ("ada", "set")
         assert found(None, XNAT_TOKEN="alias:a") == ("alias", "a")
-        assert find(HOST, None, environ=home, default_user="ada", password=SECRET) == ("ada", SECRET)
+        assert find_login(HOST, None, environ=home, default_user="ada", password=SECRET) == ("ada", SECRET)
 
 
 class TestPerson:
@@ -572,14 +590,14 @@ class TestPerson:
     def test_asks_for_both(self, home: Mapping[str, str]) -> None:
         """Name and password are asked for, in this order, and the second question says whose password."""
         prompt, questions = asked("ada", SECRET)
-        assert find(HOST, None, environ=home, prompt=prompt) == ("ada", SECRET)
+        assert find_login(HOST, None, environ=home, prompt=prompt) == ("ada", SECRET)
         assert questions == ["XNAT user name: ", "password of ada: "]
 
     def test_asks_for_the_password(self, home: Mapping[str, str]) -> None:
         """A user who is known is not asked for again."""
         prompt, questions = asked(SECRET, SECRET)
-        assert find(HOST, "ada", environ=home, prompt=prompt) == ("ada", SECRET)
-        assert find(HOST, None, environ={**home, "XNAT_USER": "grace"}, prompt=prompt) == ("grace", SECRET)
+        assert find_login(HOST, "ada", environ=home, prompt=prompt) == ("ada", SECRET)
+        assert find_login(HOST, None, environ={**home, "XNAT_USER": "grace"}, prompt=prompt) == ("grace", SECRET)
         assert questions == ["password of ada: ", "password of grace: "]
 
     @pytest.mark.parametrize(
@@ -589,7 +607,7 @@ class TestPerson:
     def test_nobody_to_ask(self, home: Mapping[str, str], user: str | None, message: str) -> None:
         """Without a person, the error says what is missing and where it could stand."""
         with pytest.raises(UsageError) as caught:
-            find(HOST, user, environ=home)
+            find_login(HOST, user, environ=home)
         assert str(caught.value) == message
         assert caught.value.exit_code == 2
         for place in ("XNAT_USER", "XNAT_PASS", "netrc", "--password-stdin"):
@@ -600,4 +618,4 @@ def test_home_of_the_process(home: Mapping[str, str], monkeypatch: pytest.Monkey
     """Where the environment names no home directory, it is that of the process."""
     write_netrc(home, ENTRY)
     monkeypatch.setenv("HOME", home["HOME"])
-    assert find(HOST, None, environ={}) == ("ada", PASSWORD)
+    assert find_login(HOST, None, environ={}) == ("ada", PASSWORD)

@@ -16,14 +16,14 @@ from asyncimport.demographics import (
     Demographics,
     Difference,
     Kind,
-    agreed,
-    decide,
-    filled,
+    agreed_values,
+    compute_changes,
+    fill_gaps,
     header_keywords,
-    lacking,
+    header_values,
+    missing_values,
     read_subjects,
-    said_by,
-    same,
+    same_value,
 )
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import TableIssue, escape_cell
@@ -44,7 +44,9 @@ def one_value(column: str, cell: str) -> str | TableIssue:
 
 def told(fields: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:
     """Return what one header tells, as of a certain day."""
-    return agreed({name: [value] for name, value in said_by(fields, wanted, today=TODAY).items()}, wanted)[0]
+    return agreed_values({name: [value] for name, value in header_values(fields, wanted, today=TODAY).items()}, wanted)[
+        0
+    ]
 
 
 class TestCells:
@@ -317,7 +319,7 @@ class TestTables:
         row = Demographics("S1", {"race": "planted"}, "P")
         assert "planted" not in repr(row)
         assert "planted" not in repr(Difference("race", "planted", "planted"))
-        assert "planted" not in repr(decide(row.values, {"race": "planted too"}, overwrite=True))
+        assert "planted" not in repr(compute_changes(row.values, {"race": "planted too"}, overwrite=True))
 
 
 def test_the_columns_of_the_docs_are_the_live_ones() -> None:
@@ -382,10 +384,10 @@ class TestHeaders:
         """One that says otherwise contradicts the others, however many these are; dob, yob and age are one thing."""
         wanted = ["gender", "dob", "age", "weight"]
         said = {"gender": ["male", "female", "female"], "dob": ["1970-01-31"], "age": ["55"], "weight": []}
-        assert agreed(said, wanted) == ({"dob": "1970-01-31"}, ("gender",))
-        assert agreed({**said, "dob": ["1970-01-31", "1970-01-30"]}, wanted) == ({}, ("gender", "dob"))
-        assert agreed({**said, "age": ["55", "56"]}, wanted) == ({}, ("gender", "age"))
-        assert agreed({"yob": ["1970"], "dob": ["1970-01-31"]}, ["yob", "dob"]) == ({"yob": "1970"}, ())
+        assert agreed_values(said, wanted) == ({"dob": "1970-01-31"}, ("gender",))
+        assert agreed_values({**said, "dob": ["1970-01-31", "1970-01-30"]}, wanted) == ({}, ("gender", "dob"))
+        assert agreed_values({**said, "age": ["55", "56"]}, wanted) == ({}, ("gender", "age"))
+        assert agreed_values({"yob": ["1970"], "dob": ["1970-01-31"]}, ["yob", "dob"]) == ({"yob": "1970"}, ())
 
     def test_what_no_header_gives(self) -> None:
         """It is an error to ask for it."""
@@ -396,7 +398,7 @@ class TestHeaders:
     def test_headers_fill_gaps_only(self) -> None:
         """What the table says stays, and its dob leaves no room for an age."""
         given = Demographics("S1", {"dob": "1970-01-31", "gender": "female"}, "P")
-        assert filled(given, {"gender": "male", "age": "55", "weight": "154.3"}).values == {
+        assert fill_gaps(given, {"gender": "male", "age": "55", "weight": "154.3"}).values == {
             "dob": "1970-01-31",
             "gender": "female",
             "weight": "154.3",
@@ -429,22 +431,22 @@ class TestComparison:
     )
     def test_same(self, name: str, ours: str, theirs: str, are_same: bool) -> None:
         """Values are compared by what they mean."""
-        assert same(name, ours, theirs) is are_same
+        assert same_value(name, ours, theirs) is are_same
 
     def test_what_is_there_is_kept(self) -> None:
         """Unless it is to be overwritten; what is lacking is written either way."""
         given, existing = {"gender": "female", "age": "34", "race": "x"}, {"gender": "M", "race": "x"}
-        kept = decide(given, existing, overwrite=False)
+        kept = compute_changes(given, existing, overwrite=False)
         assert (kept.written, kept.unchanged, [one.name for one in kept.kept]) == (("age",), ("race",), ["gender"])
-        replaced = decide(given, existing, overwrite=True)
+        replaced = compute_changes(given, existing, overwrite=True)
         assert replaced.write == {"gender": "female", "age": "34"}
         assert replaced.replaced == (Difference("gender", "female", "M"),)
 
     def test_another_birth_is_another_value(self) -> None:
         """A dob where XNAT has a yob is kept out, or takes its place."""
-        kept = decide({"dob": "1970-01-31"}, {"yob": "1970"}, overwrite=False)
+        kept = compute_changes({"dob": "1970-01-31"}, {"yob": "1970"}, overwrite=False)
         assert (kept.write, kept.kept) == ({}, (Difference("dob", "1970-01-31", "1970", "yob"),))
-        replaced = decide({"dob": "1970-01-31"}, {"yob": "1970"}, overwrite=True)
+        replaced = compute_changes({"dob": "1970-01-31"}, {"yob": "1970"}, overwrite=True)
         assert replaced.write == {"dob": "1970-01-31", "yob": NULL}
         assert replaced.written == ("dob",)
 
@@ -457,10 +459,10 @@ class TestComparison:
         self, given_values: dict[str, str], existing: dict[str, str], overwrite: bool
     ) -> None:
         """What has been written is there, and what was not given is as it was."""
-        first = decide(given_values, existing, overwrite=overwrite)
+        first = compute_changes(given_values, existing, overwrite=overwrite)
         now = {name: value for name, value in {**existing, **first.write}.items() if value != NULL}
-        assert lacking(first.write, now) == ()
-        assert decide(given_values, now, overwrite=overwrite).write == {}
+        assert missing_values(first.write, now) == ()
+        assert compute_changes(given_values, now, overwrite=overwrite).write == {}
         assert now.get("src") == existing.get("src")
         if not overwrite:
             assert all(now.get(name) == value for name, value in existing.items())

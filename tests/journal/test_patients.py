@@ -9,7 +9,7 @@ from conftest import Commands
 
 from asyncimport.journal import Journal, JournalReader
 from asyncimport.model import File, Instance, Patient, Session, Stored
-from asyncimport.routing import agree, patient_of
+from asyncimport.routing import is_same_patient, patient_of
 from asyncimport.testserver import TestXnat
 
 DOE = Patient("1", "doe^john", "19500101")
@@ -172,7 +172,7 @@ def test_the_journal_holds_no_names(tmp_path: Path) -> None:
 def test_names_are_compared_by_what_they_say(one: str, other: str, same: bool) -> None:
     """Case, padding, empty components and other scripts do not make another patient."""
     first, second = (patient_of({"PatientID": "1", "PatientName": name}) for name in (one, other))
-    assert agree(first, second) is same
+    assert is_same_patient(first, second) is same
 
 
 @pytest.mark.anyio

@@ -11,7 +11,7 @@ import pytest
 from builders import image, write
 from conftest import Commands, Ended
 
-from asyncimport.routing.plan_binding import FoundStudy, Header, differences, nearest
+from asyncimport.routing.plan_binding import FoundStudy, StudyHeader, differences, nearest
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.plan_reader import read_plan
 from asyncimport.testserver import TestXnat
@@ -253,7 +253,7 @@ async def test_a_plan_carries_its_choice(
 
 
 ROW = PlanRow("1.2.1", "P", "S", "E", "20200131", patient_id="P1", issuer="I", files=3)
-HEADER = Header("P1", "I", "20200131", "")
+HEADER = StudyHeader("P1", "I", "20200131", "")
 
 
 @pytest.mark.parametrize(
@@ -262,19 +262,19 @@ HEADER = Header("P1", "I", "20200131", "")
         (ROW, [HEADER], 0),
         (PlanRow("1.2.1", "P", "S", "E"), [HEADER], 0),
         (PlanRow("1.2.1", "P", "S", "E", "2020-01-31"), [HEADER], 0),
-        (PlanRow("1.2.1", "P", "S", "E", "2020-01-31"), [Header("", "", "2020.01.31", "")], 0),
+        (PlanRow("1.2.1", "P", "S", "E", "2020-01-31"), [StudyHeader("", "", "2020.01.31", "")], 0),
         (PlanRow("1.2.1", "P", "S", "E", "31/01/2020"), [HEADER], 1),
-        (PlanRow("1.2.1", "P", "S", "E", "odd"), [Header("", "", "odd", "")], 0),
+        (PlanRow("1.2.1", "P", "S", "E", "odd"), [StudyHeader("", "", "odd", "")], 0),
         # Over midnight, and where only some files tell the issuer.
-        (ROW, [HEADER, Header("P1", "", "20200201", "")], 0),
-        (ROW, [HEADER, Header("P2", "I", "20200131", "")], 1),
-        (PlanRow("1.2.1", "P", "S", "E", patient_id="P1\\P2"), [HEADER, Header("P2", "", "", "")], 0),
-        (PlanRow("1.2.1", "P", "S", "E", patient_id="a\\x1b"), [Header("a\x1b", "", "", "")], 0),
+        (ROW, [HEADER, StudyHeader("P1", "", "20200201", "")], 0),
+        (ROW, [HEADER, StudyHeader("P2", "I", "20200131", "")], 1),
+        (PlanRow("1.2.1", "P", "S", "E", patient_id="P1\\P2"), [HEADER, StudyHeader("P2", "", "", "")], 0),
+        (PlanRow("1.2.1", "P", "S", "E", patient_id="a\\x1b"), [StudyHeader("a\x1b", "", "", "")], 0),
         (PlanRow("1.2.1", "P", "S", "E", patient_id="p1"), [HEADER], 1),
-        (PlanRow("1.2.1", "P", "S", "E", patient_id="P1"), [Header("", "", "", "")], 1),
+        (PlanRow("1.2.1", "P", "S", "E", patient_id="P1"), [StudyHeader("", "", "", "")], 1),
     ],
 )
-def test_what_differs(row: PlanRow, headers: list[Header], count: int) -> None:
+def test_what_differs(row: PlanRow, headers: list[StudyHeader], count: int) -> None:
     """Empty cells bind nothing, and dates may be written in two ways."""
     assert len(list(differences(row, FoundStudy("1.2.1", headers, 3)))) == count
 
@@ -296,7 +296,7 @@ def test_what_differs(row: PlanRow, headers: list[Header], count: int) -> None:
 )
 def test_what_comes_near(row: PlanRow, words: str) -> None:
     """Zeros in front, another date, a UID that was cut; anything else is no more than an error."""
-    assert nearest(row, [FoundStudy("1.2.1", [Header("007", "", "20200131", "00123")], 1)]) == words
+    assert nearest(row, [FoundStudy("1.2.1", [StudyHeader("007", "", "20200131", "00123")], 1)]) == words
 
 
 @pytest.mark.parametrize("edit", ["skip", "taken out"])

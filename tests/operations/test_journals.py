@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.operations.journals import existing_journal, journal_path
+from asyncimport.operations.journals import find_journal, journal_path
 
 HOST = "https://xnat.example.org"
 
@@ -48,7 +48,7 @@ class TestExisting:
     def test_named(self, tmp_path: Path) -> None:
         """A journal that is named is meant, whatever else is given."""
         named = tmp_path / "elsewhere"
-        assert existing_journal(HOST, "P", tmp_path, named) == named
+        assert find_journal(HOST, "P", tmp_path, named) == named
 
     @pytest.mark.parametrize("host", [HOST, f"{HOST}/"])
     def test_of_server_and_project(self, tmp_path: Path, host: str) -> None:
@@ -56,7 +56,7 @@ class TestExisting:
         own = journal_path(HOST, "P", tmp_path)
         for path in (own, tmp_path / "other.journal"):
             path.touch()
-        assert existing_journal(host, "P", tmp_path, None) == own
+        assert find_journal(host, "P", tmp_path, None) == own
 
     def test_none_of_server_and_project(self, tmp_path: Path) -> None:
         """Where there are only others they are shown: nobody is told that nothing was ever uploaded."""
@@ -64,7 +64,7 @@ class TestExisting:
         for path in others:
             path.touch()
         with pytest.raises(UsageError, match=f"nothing was uploaded to project P on {HOST} from here") as caught:
-            existing_journal(HOST, "P", tmp_path, None)
+            find_journal(HOST, "P", tmp_path, None)
         assert caught.value.hint.endswith(", ".join(map(str, sorted(others))))
 
     @pytest.mark.parametrize(("host", "project"), [(None, None), (HOST, None), (None, "P")])
@@ -73,19 +73,19 @@ class TestExisting:
         only = journal_path(HOST, "P", tmp_path)
         only.touch()
         only.with_name(f"{only.name}-wal").touch()
-        assert existing_journal(host, project, tmp_path, None) == only
+        assert find_journal(host, project, tmp_path, None) == only
 
     def test_another_servers(self, tmp_path: Path) -> None:
         """The only journal of another server is not taken for the one of the server that was named."""
         journal_path("https://other.example.org", "P", tmp_path).touch()
         with pytest.raises(UsageError, match="there is no journal"):
-            existing_journal(HOST, None, tmp_path, None)
+            find_journal(HOST, None, tmp_path, None)
 
     @pytest.mark.parametrize("directory", [".", "not there"])
     def test_none(self, tmp_path: Path, directory: str) -> None:
         """Before the first upload there is none, and the error says where it was looked for."""
         with pytest.raises(UsageError, match="there is no journal") as caught:
-            existing_journal(None, None, tmp_path / directory, None)
+            find_journal(None, None, tmp_path / directory, None)
         assert str(tmp_path / directory) in str(caught.value)
         assert caught.value.hint
 
@@ -95,5 +95,5 @@ class TestExisting:
         for path in paths:
             path.touch()
         with pytest.raises(UsageError, match="there are 3 journals") as caught:
-            existing_journal(None, None, tmp_path, None)
+            find_journal(None, None, tmp_path, None)
         assert caught.value.hint.endswith(", ".join(map(str, sorted(paths))))

@@ -29,7 +29,7 @@ from asyncimport.errors import LoginRefusedError
 from asyncimport.model import Place
 from asyncimport.operations.journals import journal_path
 from asyncimport.operations.subjects import read_table
-from asyncimport.reporting.entries import Began, Ended, Entry
+from asyncimport.reporting.entries import Entry, RunEnded, RunStarted
 from asyncimport.routing.attachment_file import AttachRow
 from asyncimport.source.attachment_files import files_by_resource
 
@@ -83,8 +83,8 @@ async def test_the_whole_job(url: str, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.summary is not None
     assert result.summary.files.stored == 3
-    assert isinstance(told.entries[0], Began)
-    assert isinstance(told.entries[-1], Ended)
+    assert isinstance(told.entries[0], RunStarted)
+    assert isinstance(told.entries[-1], RunEnded)
     (session,) = [one.session for one in result.summary.sessions]
     row = AttachRow(0, str(report), Place("demo", "", session.label, "", ""), "REPORTS", "", "", "", "")
     batches = await to_thread.run_sync(files_by_resource, [row], [])

@@ -22,7 +22,7 @@ from asyncimport.journal.database import connect_read_only
 from asyncimport.model import Session
 from asyncimport.model.options import Options
 from asyncimport.model.summary import exit_code
-from asyncimport.operations.comparison import Finding, look
+from asyncimport.operations.comparison import SessionFinding, compare_sessions
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Administer, Fault, RowStatus, Script, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import generated
@@ -41,14 +41,14 @@ async def test_what_is_not_looked_at_yet_is_not_in_memory(url: str, commands: Co
     said: list[str] = []
     ahead: list[int] = []
 
-    def report(_: Finding) -> None:
+    def report(_: SessionFinding) -> None:
         read = sum("SELECT i.sop_uid, i.state <> 'STORED' FROM instance" in statement for statement in said)
         ahead.append(read - len(ahead))
 
     with closing(await anyio.to_thread.run_sync(connect_read_only, journal)) as connection:
         connection.set_trace_callback(said.append)
         async with logged_in(url) as client:
-            found = await look(client, JournalReader(connection, journal, run=None), AT_ONCE, report=report)
+            found = await compare_sessions(client, JournalReader(connection, journal, run=None), AT_ONCE, report=report)
     assert [one.verified for one in found] == ["uids"] * 30
     assert max(ahead) <= 9
 
@@ -121,13 +121,13 @@ async def test_the_same_study_under_another_label_proves_nothing(
 SMALL = Options(workers=4, finalizers=2)
 
 
-async def looked_at(url: str, book: Path) -> Sequence[Finding]:
+async def looked_at(url: str, book: Path) -> Sequence[SessionFinding]:
     """Do what `verify` does."""
     reading = JournalReader.open(book)
     reader = await anyio.to_thread.run_sync(reading.__enter__)
     try:
         async with logged_in(url) as client:
-            return await look(client, reader, AT_ONCE)
+            return await compare_sessions(client, reader, AT_ONCE)
     finally:
         await anyio.to_thread.run_sync(reading.__exit__, None, None, None)
 

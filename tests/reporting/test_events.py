@@ -61,7 +61,7 @@ from asyncimport.model.events import (
     Settled,
     Settling,
 )
-from asyncimport.reporting.entries import Began, Ended, Entry, Lost
+from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted
 from asyncimport.reporting.json_lines import as_json
 from asyncimport.reporting.log import log_lines
 from asyncimport.reporting.writer import Recorder, appending
@@ -87,7 +87,7 @@ def assign_attachments(state: AttachmentState, reason: str | None = None, md5: s
 
 
 EVERYTHING: dict[str, Entry] = {
-    "run_began": Began("1", "0.1", "https://xnat.test", "P", {"workers": 4}, {"sources": ["/data/LABEL1"]}),
+    "run_began": RunStarted("1", "0.1", "https://xnat.test", "P", {"workers": 4}, {"sources": ["/data/LABEL1"]}),
     "scanned": Scanned(3, 3_000),
     "admitted": Admitted(3, 3_000),
     "scan_finished": ScanFinished(2, 1),
@@ -115,8 +115,8 @@ EVERYTHING: dict[str, Entry] = {
     "subject_refused": SubjectReport("P", "LABEL1", "refused", reason="XNAT has no such subject (LABEL1)"),
     "subject_failed": SubjectReport("P", "LABEL1", "failed", reason="the connection broke"),
     "stray_found": STRAY,
-    "events_lost": Lost(7),
-    "run_ended": Ended("1", 8, None, SUMMARY),
+    "events_lost": EventsLost(7),
+    "run_ended": RunEnded("1", 8, None, SUMMARY),
 }
 
 
@@ -190,7 +190,7 @@ class TestJson:
         assert began["options"] == {"workers": 4, "sources": ["/data/LABEL1"]}
         assert (ended["run"], ended["exit_code"], ended["reason"]) == ("1", 8, None)
         assert (ended["files"]["found"], ended["files"]["refused"], ended["sessions"]["total"]) == (3, 1, 0)
-        assert event(Ended(None, 4, UnavailableError("away"), None))["reason"] == "away"
+        assert event(RunEnded(None, 4, UnavailableError("away"), None))["reason"] == "away"
 
 
 class TestLog:
@@ -228,13 +228,13 @@ class TestLog:
 
     def test_how_a_run_ended(self) -> None:
         """An error is one, and is told; what it says of the command line may name people."""
-        away = Ended("1", 4, UnavailableError("the server has been away (503: LABEL1)"), None)
+        away = RunEnded("1", 4, UnavailableError("the server has been away (503: LABEL1)"), None)
         assert logged(away).endswith("ERROR   run 1 ended with exit code 4; the server has been away (503)\n")
-        usage = Ended(None, 2, UsageError("no such file: /data/LABEL1"), None)
+        usage = RunEnded(None, 2, UsageError("no such file: /data/LABEL1"), None)
         assert logged(usage).endswith("the run did not begin with exit code 2; standard error says why\n")
         assert "/data/LABEL1" in logged(usage, names=True)
-        assert " INFO " in logged(Ended("1", 0, None, replace(SUMMARY, files=Files())))
-        assert "nothing was found" in logged(Ended("1", 0, None, replace(SUMMARY, files=Files())))
+        assert " INFO " in logged(RunEnded("1", 0, None, replace(SUMMARY, files=Files())))
+        assert "nothing was found" in logged(RunEnded("1", 0, None, replace(SUMMARY, files=Files())))
 
     @pytest.mark.parametrize(
         ("reason", "told"),

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from asyncimport.errors import UsageError
 from asyncimport.model import Session
 from asyncimport.routing import (
-    Given,
-    GivenSession,
+    ExistingSession,
+    ExistingSessions,
     LookupTable,
     PathPattern,
     Router,
@@ -198,14 +198,14 @@ def test_indices_have_no_gaps(found: list[tuple[str, date, time]]) -> None:
         assert {label for label in decided.values() if label[0] == who} == {f"{who}_{n + 1}" for n in range(count)}
 
 
-def there(label: str, uid: str = "", day: str = "", subject: str = "A") -> GivenSession:
+def there(label: str, uid: str = "", day: str = "", subject: str = "A") -> ExistingSession:
     """Give a session that the journal or the archive has."""
-    return GivenSession(Session("P", subject, label, uid), day)
+    return ExistingSession(Session("P", subject, label, uid), day)
 
 
 V = "{PatientID}_v{StudyIndex}"
 UNTOLD = "its subject has sessions of which nobody can tell the study, as a script gives them new UIDs"
-GIVEN: dict[str, tuple[str, list[GivenSession], list[Study], dict[str, str]]] = {
+GIVEN: dict[str, tuple[str, list[ExistingSession], list[Study], dict[str, str]]] = {
     "the rest is elsewhere": (V, [there("A_v1", "1"), there("A_v2", "2")], [study("3", "20030101")], {"3": "A_v3"}),
     "of another case": (V, [there("a_V1", "1", subject="a")], [study("3", "20030101")], {"3": "A_v2"}),
     "another subject": (V, [there("B_v1", "1", subject="B")], [study("3", "20030101")], {"3": "A_v1"}),
@@ -252,11 +252,11 @@ GIVEN: dict[str, tuple[str, list[GivenSession], list[Study], dict[str, str]]] = 
 
 @pytest.mark.parametrize(("session", "given_sessions", "studies", "expected"), GIVEN.values(), ids=GIVEN)
 def test_what_is_there_keeps_its_label(
-    session: str, given_sessions: list[GivenSession], studies: list[Study], expected: dict[str, str]
+    session: str, given_sessions: list[ExistingSession], studies: list[Study], expected: dict[str, str]
 ) -> None:
     """A study that has a session keeps it, and new ones go on from there, by their dates."""
     for order in (studies, studies[::-1]):
-        decided = router(session).resolve(order, Given.of(given_sessions))
+        decided = router(session).resolve(order, ExistingSessions.of(given_sessions))
         assert {
             uid: made.label if isinstance(made, Session) else str(made) for uid, made in decided.items()
         } == expected
@@ -264,7 +264,7 @@ def test_what_is_there_keeps_its_label(
 
 def test_who_is_late_is_told() -> None:
     """Whose number is higher than that of a later study, and nobody else."""
-    given_sessions = Given.of([there("A_v1", "1", "20010101"), there("A_v2", "3", "20030101")])
+    given_sessions = ExistingSessions.of([there("A_v1", "1", "20010101"), there("A_v2", "3", "20030101")])
     told: list[tuple[str, str]] = []
     studies = [study("2", "20020101"), study("4", "20040101"), study("3", "20030101")]
     router(V).resolve(studies, given_sessions, lambda *words: told.append(words))
@@ -286,7 +286,7 @@ def test_labels_never_move(days: list[int], sizes: list[int], forgotten: int) ->
         archived = [
             there(label, uid, f"200{uid}0101" if int(uid) > forgotten else "") for uid, label in labels_of.items()
         ]
-        for uid, made in router(V).resolve(seen[-size - 1 :], Given.of(archived)).items():
+        for uid, made in router(V).resolve(seen[-size - 1 :], ExistingSessions.of(archived)).items():
             assert isinstance(made, Session)
             assert labels_of.setdefault(uid, made.label) == made.label
         assert len(set(labels_of.values())) == len(labels_of)

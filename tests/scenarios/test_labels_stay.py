@@ -12,8 +12,8 @@ from asyncimport.dicom import Identity
 from asyncimport.journal import HeaderCache
 from asyncimport.model import File, Session
 from asyncimport.operations.plan import Plan, make_plan
-from asyncimport.operations.plan_draft import Planning, draft_plan
-from asyncimport.routing import Given, GivenSession
+from asyncimport.operations.plan_draft import StudyRoutes, draft_plan
+from asyncimport.routing import ExistingSession, ExistingSessions
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.testserver import TestXnat
@@ -243,7 +243,7 @@ async def test_one_visit_from_another_machine(
     assert labels(xnat) == {"1": "P1_v1", "3": "P1_v2"}
 
 
-def planned(place: Path, routes: Planning, *sessions: Session, suffix: bool = False) -> Plan:
+def planned(place: Path, routes: StudyRoutes, *sessions: Session, suffix: bool = False) -> Plan:
     """Make a plan of two visits, of 2001 and 2002, beside sessions that there are."""
     with HeaderCache(place) as found:
         for number in (1, 2):
@@ -251,7 +251,7 @@ def planned(place: Path, routes: Planning, *sessions: Session, suffix: bool = Fa
             fields = {"PatientID": "P1", "StudyDate": f"200{number}0101", "Modality": "MR"}
             found.skip_known([file])
             found.record([(file, Identity(f"1.{number}", f"1.2.{number}", "1.3", fields, ""))])
-        given = Given.of(map(GivenSession, sessions))
+        given = ExistingSessions.of(map(ExistingSession, sessions))
         return make_plan(found, draft_plan(found, routes, given=given, suffix=suffix), given=given, suffix=suffix)
 
 

@@ -15,7 +15,7 @@ from journals import instance, opened, stored
 
 from asyncimport.journal import AdoptedFiles, JournalReader
 from asyncimport.model import Existing, Instance
-from asyncimport.routing import misfit
+from asyncimport.routing import type_conflict
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio
@@ -173,4 +173,4 @@ async def test_what_has_been_sent_before_is_not_held(xnat: TestXnat, commands: C
 )
 def test_what_makes_another_type(kind: str, modalities: set[str], fits: bool) -> None:
     """Only what is certain holds a session."""
-    assert (misfit(kind, modalities) == "") is fits
+    assert (type_conflict(kind, modalities) == "") is fits

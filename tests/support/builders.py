@@ -21,7 +21,7 @@ from asyncimport.journal import Journal, JournalReader
 from asyncimport.model import Claim, Delivery, File, Instance, InstanceState, Sealed, Session, Summary
 from asyncimport.model.events import Event
 from asyncimport.model.options import Options
-from asyncimport.operations.comparison import Finding, look, verified_sources
+from asyncimport.operations.comparison import SessionFinding, compare_sessions, verified_sources
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import run
@@ -238,17 +238,17 @@ async def upload(
         return await summary_of(book)
 
 
-async def looked_at(url: str, journal: Path) -> tuple[list[Finding], set[str]]:
+async def looked_at(url: str, journal: Path) -> tuple[list[SessionFinding], set[str]]:
     """Do what `verify --safe-to-delete` does: return what was found, and the files that it would list."""
     reading = JournalReader.open(journal)
     reader = await anyio.to_thread.run_sync(reading.__enter__)
 
-    def safe(found: list[Finding]) -> set[str]:
+    def safe(found: list[SessionFinding]) -> set[str]:
         return {file.path for file, is_safe in verified_sources(reader, found) if is_safe}
 
     try:
         async with logged_in(url) as client:
-            found = await look(client, reader, AT_ONCE)
+            found = await compare_sessions(client, reader, AT_ONCE)
         return found, await anyio.to_thread.run_sync(safe, found)
     finally:
         await anyio.to_thread.run_sync(reading.__exit__, None, None, None)
