@@ -114,7 +114,7 @@ async def _finding(
             gone = "the session was taken out of the archive while it was looked at"
             return SessionFinding(session, files, None, there.problem or gone)
         found = compared
-        dropping = (await rules.of(session.project)).on_archive if found.missing else None
+        dropping = (await rules.get(session.project)).on_archive if found.missing else None
     except (SessionChangedError, RefusedError) as error:
         return SessionFinding(session, files, None, str(error))
     except TransientError as error:

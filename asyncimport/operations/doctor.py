@@ -14,7 +14,7 @@ from asyncimport.operations.site_checks import check_projects, check_site
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.xnat.client import Credentials, Timeouts, connect
-from asyncimport.xnat.inspection import look_at_project, look_from_inside
+from asyncimport.xnat.inspection import inspect_project, inspect_site
 from asyncimport.xnat.outside import look_from_outside
 
 
@@ -101,9 +101,9 @@ async def examine(
             verify=verify,
             policy=RetryPolicy(attempts=1),
         ) as client:
-            inside = await look_from_inside(client)
+            inside = await inspect_site(client)
             return replace(
-                facts, inside=inside, projects=[await look_at_project(client, project) for project in projects]
+                facts, inside=inside, projects=[await inspect_project(client, project) for project in projects]
             )
     except FatalError as error:
         return replace(facts, no_login=error)

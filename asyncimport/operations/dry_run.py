@@ -29,7 +29,7 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.inspection import series_filters
 from asyncimport.xnat.occupants import Occupants
 from asyncimport.xnat.prearchive import PrearchiveRows
-from asyncimport.xnat.replies import Experiment
+from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.site import SiteRules
 
 
@@ -119,7 +119,7 @@ async def _compared(
     try:
         for project in sorted({row.project_id for row in found.rows if row.project_id}):
             sessions = {one.label: one for one in await archived.in_project(project) or ()}
-            what = await rules.of(project)
+            what = await rules.get(project)
             scripts = [name for name in (what.on_import, what.on_archive) if name and "script" in name]
             filters = await series_filters(client, project)
             rows = await PrearchiveRows(client).in_project(project)

@@ -12,7 +12,7 @@ from asyncimport.journal import JournalReader, SubjectPatient
 from asyncimport.model import Session
 from asyncimport.routing import ExistingSession, ExistingSessions
 from asyncimport.xnat.archive import ArchivedSessions, label_before_division
-from asyncimport.xnat.replies import Experiment
+from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.site import SiteRules
 
 
@@ -59,7 +59,7 @@ class SessionLookup:
                 f"XNAT does not show the sessions of project {project}",
                 hint="labels that depend on other sessions cannot be given without them",
             )
-        is_mapped = bool(listed) and bool((await self._rules.of(project)).maps_studies)
+        is_mapped = bool(listed) and bool((await self._rules.get(project)).maps_studies)
         studies: dict[str, list[Experiment]] = {}
         for one in listed:
             # One that somebody has made without DICOM has no StudyInstanceUID, and is another study's.

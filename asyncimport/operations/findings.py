@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from asyncimport.errors import FatalError, UsageError
-from asyncimport.xnat.inspection import AuthenticatedFacts, ProjectFacts, Told, Unknown
+from asyncimport.xnat.inspection import AuthenticatedFacts, Fact, ProjectFacts, Unknown
 from asyncimport.xnat.outside import PublicFacts
 
 # As upload stumbles: over the command, the network, the login, the project; 9 is a session that is held in the end.
@@ -70,7 +70,7 @@ def unknown(code: str, what: str, untold: Unknown, about: str = "") -> Finding:
     return Finding(code, Status.UNKNOWN, f"{what}: not known", untold.reason, about=about)
 
 
-def number_in(told: Told[str]) -> int | None:
+def number_in(told: Fact[str]) -> int | None:
     """Return a setting as a number; None if it is not known, or none."""
     if isinstance(told, Unknown) or not re.fullmatch(r"-?\d{1,9}", told):
         return None

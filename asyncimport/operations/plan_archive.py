@@ -16,7 +16,10 @@ from asyncimport.routing import (
 )
 from asyncimport.routing.drop_rules import filter_drops
 from asyncimport.routing.plan_file import PlanRow
-from asyncimport.xnat.replies import Experiment, Row, SeriesFilter, other_row
+from asyncimport.xnat.replies.archive import Experiment
+from asyncimport.xnat.replies.identity import row_conflict
+from asyncimport.xnat.replies.images import Row
+from asyncimport.xnat.replies.site import SeriesFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,9 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[PlanProblem]:
     for begun in known.rows.get((row.study_uid, row.session_label), ()):
         session = Session(row.project_id, row.subject_label, row.session_label, row.study_uid)
         session, source = known.own.get(begun.uri, session), None if begun.uri in known.own else known.source
-        if reason := other_row(begun, session, source):
+        if reason := row_conflict(begun, session, source):
             advice = "archive, move or delete it in XNAT's prearchive: nothing is sent before"
-            if other_row(begun, session) is None:
+            if row_conflict(begun, session) is None:
                 advice = f"let that upload end, or {advice}; --adopt-rows fills it all the same"
             yield problem(ProblemCode.PREARCHIVE_TAKEN, reason, advice)
         else:
@@ -104,7 +107,7 @@ def _told(plan: Plan, row: PlanRow, known: Known) -> Iterable[PlanProblem]:
         dropped = [
             files
             for description, files in plan.series.get(row.study_uid, ())
-            if filter_drops(one.mode, one.expressions, {"SeriesDescription": description})
+            if filter_drops(one.mode, one.patterns, {"SeriesDescription": description})
         ]
         if dropped:
             text = f"{len(dropped)} of its series would be dropped by {name}"

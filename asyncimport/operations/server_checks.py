@@ -8,7 +8,7 @@ from math import ceil
 from asyncimport.errors import LoginRefusedError
 from asyncimport.model.options import AUTO_CEILING
 from asyncimport.operations.findings import Facts, Finding, Status, failed, number_in, unknown
-from asyncimport.xnat.inspection import AuthenticatedFacts, Told, Unknown
+from asyncimport.xnat.inspection import AuthenticatedFacts, Fact, Unknown
 from asyncimport.xnat.outside import BodyLimit, PublicFacts
 
 # XNAT's own default of concurrentMaxSessions (SiteConfigPreferences).
@@ -141,7 +141,7 @@ def _round_trip(seconds: float) -> Finding:
     return Finding("round-trip", Status.WARNING, found, meaning, "run nearer to the server")
 
 
-def _body(told: Told[BodyLimit]) -> Finding:
+def _body(told: Fact[BodyLimit]) -> Finding:
     if isinstance(told, Unknown):
         return unknown("body-size", "the largest file that gets through", told)
     if not told.refused:
@@ -192,7 +192,7 @@ def check_login(facts: Facts) -> Iterator[Finding]:
 def _logins(inside: AuthenticatedFacts) -> Finding:
     if isinstance(inside.logins, Unknown):
         return unknown("logins", "how many logins this user has open", inside.logins)
-    told = number_in(inside.most_logins)
+    told = number_in(inside.max_logins)
     most = _MOST_LOGINS if told is None else told
     limit = f"{most:,}{' (the default)' if told is None else ''}"
     found = f"this user has {inside.logins:,} of at most {limit} logins open, this one among them"

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from asyncimport.operations.findings import Facts, Finding, Status, failed, number_in, unknown
-from asyncimport.xnat.inspection import ProjectFacts, Script, Told, Unknown
-from asyncimport.xnat.replies import Row, SeriesFilter, is_of_upload
+from asyncimport.xnat.inspection import Fact, ProjectFacts, Unknown
+from asyncimport.xnat.replies.identity import is_our_source
+from asyncimport.xnat.replies.images import Row
+from asyncimport.xnat.replies.site import Script, SeriesFilter
 
 _HELD = 9
 _DEFAULT_FILE_NAMES = "${StudyInstanceUID}-${SeriesNumber}-${InstanceNumber}-${HashSOPClassUIDWithSOPInstanceUID}"
@@ -31,12 +33,12 @@ def check_site(facts: Facts) -> Iterator[Finding]:
     yield _prearchive(facts, inside.rows)
 
 
-def _filter(told: Told[SeriesFilter], about: str = "") -> Finding:
+def _filter(told: Fact[SeriesFilter], about: str = "") -> Finding:
     if isinstance(told, Unknown):
         return unknown("series-filter", "whether a series import filter drops files", told, about)
     if not told.enabled:
         return Finding("series-filter", Status.OK, "no series import filter is in force", about=about)
-    patterns = f"{told.patterns} pattern{'' if told.patterns == 1 else 's'}"
+    patterns = f"{len(told.patterns)} pattern{'' if len(told.patterns) == 1 else 's'}"
     drops = {
         "blacklist": f"drops each series whose description matches one of {patterns}",
         "whitelist": f"drops each series whose description matches none of {patterns}",
@@ -51,7 +53,7 @@ def _filter(told: Told[SeriesFilter], about: str = "") -> Finding:
     )
 
 
-def _script(told: Told[Script | None], about: str = "") -> Finding:
+def _script(told: Fact[Script | None], about: str = "") -> Finding:
     if isinstance(told, Unknown):
         return unknown("anonymisation", "what an anonymisation script does", told, about)
     if told is None:
@@ -70,7 +72,7 @@ def _script(told: Told[Script | None], about: str = "") -> Finding:
     return Finding("anonymisation", Status.OK, found, meaning, about=about)
 
 
-def _file_names(told: Told[str]) -> Finding:
+def _file_names(told: Fact[str]) -> Finding:
     if isinstance(told, Unknown):
         return unknown("file-names", "how XNAT names files", told)
     if told == _DEFAULT_FILE_NAMES:
@@ -87,7 +89,7 @@ def _file_names(told: Told[str]) -> Finding:
     return Finding("file-names", Status.ERROR, found, meaning, hint, exit_code=_HELD)
 
 
-def _idle_builder(told: Told[str]) -> Finding:
+def _idle_builder(told: Fact[str]) -> Finding:
     minutes = number_in(told)
     if minutes is None:
         untold = told if isinstance(told, Unknown) else Unknown("XNAT's answer is not a number")
@@ -99,7 +101,7 @@ def _idle_builder(told: Told[str]) -> Finding:
     return Finding("idle-builder", Status.OK, found, "it leaves alone what asyncimport sends")
 
 
-def _archive_timeout(told: Told[str]) -> Finding:
+def _archive_timeout(told: Fact[str]) -> Finding:
     seconds = number_in(told)
     if seconds is None:
         untold = told if isinstance(told, Unknown) else Unknown("XNAT's answer is not a number")
@@ -112,7 +114,7 @@ def _archive_timeout(told: Told[str]) -> Finding:
     return Finding("archive-timeout", Status.OK, found)
 
 
-def _prearchive(facts: Facts, told: Told[list[Row]]) -> Finding:
+def _prearchive(facts: Facts, told: Fact[list[Row]]) -> Finding:
     """Count the rows of the projects that were asked for, else of all that this user may edit; name none of them."""
     if isinstance(told, Unknown):
         return unknown("prearchive", "what stands in the prearchive", told)
@@ -121,7 +123,7 @@ def _prearchive(facts: Facts, told: Told[list[Row]]) -> Finding:
     stuck = sum(row.is_stuck for row in rows)
     stale = sum(row.status.startswith("RECEIVING") and _is_stale(row.uploaded, facts.now) for row in rows)
     others = sum(
-        (row.source is not None and not is_of_upload(row.source)) or row.prevents_auto_commit is False for row in rows
+        (row.source is not None and not is_our_source(row.source)) or row.prevents_auto_commit is False for row in rows
     )
     if not stuck and not stale:
         found = f"{len(rows):,} sessions in the prearchive, none of them stuck"
@@ -172,7 +174,7 @@ def _project(project: ProjectFacts) -> Iterator[Finding]:
     yield _automation(project)
 
 
-def _creation(told: Told[bool], about: str) -> Finding:
+def _creation(told: Fact[bool], about: str) -> Finding:
     if isinstance(told, Unknown):
         return unknown("creation", "whether this user may make new sessions", told, about)
     if told:
@@ -182,7 +184,7 @@ def _creation(told: Told[bool], about: str) -> Finding:
     return Finding("creation", Status.ERROR, "this user may not make new sessions", meaning, hint, about, _HELD)
 
 
-def _prearchive_code(told: Told[str], about: str) -> Finding:
+def _prearchive_code(told: Fact[str], about: str) -> Finding:
     if isinstance(told, Unknown):
         return unknown("prearchive-code", "whether XNAT archives by itself", told, about)
     match told:

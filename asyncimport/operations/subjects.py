@@ -15,7 +15,7 @@ from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.site import project_of
+from asyncimport.xnat.site import find_project
 from asyncimport.xnat.subjects import SubjectError, SubjectUpdated, describe
 
 _STATES = ("created", "updated", "unchanged", "refused", "failed")
@@ -132,7 +132,7 @@ async def _open(
     projects = list(dict.fromkeys(row.project for row in rows))
     for project in projects:
         try:
-            names[project] = await project_of(client, project, policy)
+            names[project] = await find_project(client, project, policy)
         except ProjectMissingError as error:
             if len(projects) == 1:
                 raise

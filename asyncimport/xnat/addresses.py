@@ -11,9 +11,11 @@ from urllib.parse import quote
 from asyncimport.errors import RefusedError
 from asyncimport.model import Place, Session
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat import replies
 from asyncimport.xnat.archive import scan_path, sessions_labelled, sessions_of_study
 from asyncimport.xnat.client import Client
+from asyncimport.xnat.replies.identity import subject_conflict
+from asyncimport.xnat.replies.resources import parse_scan_ids
+from asyncimport.xnat.replies.subjects import parse_owners
 
 
 async def address_of(client: Client, place: Place, policy: RetryPolicy) -> str:
@@ -34,7 +36,7 @@ async def _subject(client: Client, place: Place, policy: RetryPolicy) -> str:
     """Return the accession ID of a subject."""
     label = quote(place.subject, safe="")
     path = f"/data/projects/{place.project}/subjects?label={label}&columns=ID,label,project&format=json"
-    listed = await client.ask("GET", path, replies.owners, policy)
+    listed = await client.ask("GET", path, parse_owners, policy)
     homes = {accession: home for accession, (home, shown) in listed.items() if shown == place.subject}
     if not homes:
         raise RefusedError(f"the archive has no such subject in project {place.project} ({place.subject})")
@@ -60,7 +62,7 @@ async def _session(client: Client, place: Place, policy: RetryPolicy) -> str:
     accession = _own({one.accession: one.project for one in found}, place, several)
     subject = next(one.subject for one in found if one.accession == accession)
     wanted = Session(place.project, place.subject, place.session, place.study_uid)
-    if place.subject and (problem := replies.misplaced(subject, wanted)):
+    if place.subject and (problem := subject_conflict(subject, wanted)):
         raise RefusedError(problem)
     return accession
 
@@ -79,6 +81,6 @@ def _own(homes: Mapping[str, str], place: Place, several: str) -> str:
 async def _scan(client: Client, accession: str, scan: str, policy: RetryPolicy) -> str:
     """Return the path of a scan: XNAT takes types and patterns too, and looks elsewhere where there is none."""
     path = f"/data/experiments/{accession}/scans?format=json"
-    if scan not in await client.ask("GET", path, replies.scans, policy):
+    if scan not in await client.ask("GET", path, parse_scan_ids, policy):
         raise RefusedError(f"the session has no scan {scan}")
     return scan_path(accession, scan)

@@ -12,9 +12,17 @@ from asyncimport.errors import SessionChangedError
 from asyncimport.model import Session
 from asyncimport.model.addresses import same_label
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.replies import Experiment
+from asyncimport.xnat.replies.archive import (
+    Experiment,
+    parse_catalog,
+    parse_project_sessions,
+    parse_scan_resources,
+    parse_session_item,
+    parse_sessions,
+    parse_study_sessions,
+)
+from asyncimport.xnat.replies.identity import session_conflict
 from asyncimport.xnat.site import SiteRules
 
 NOBODY_KNOWS_WHICH = "and nobody can tell which, as a script gives instances new UIDs"
@@ -73,16 +81,14 @@ async def find_session(
     )
     there = next((one for one in listed if one.label == label), None)
     if there is None:
-        there = next(
-            (one for one in listed if one.label == renamed and replies.other_session(one, session) is None), None
-        )
+        there = next((one for one in listed if one.label == renamed and session_conflict(one, session) is None), None)
         return Found((there,)) if there is not None else Found(parts_among(listed, session))
     if there.study_uid not in {"", session.study_uid}:
-        maps = (await rules.of(session.project)).maps_studies
+        maps = (await rules.get(session.project)).maps_studies
         # Where scripts do not show, XNAT's own word decides.
         if maps or (maps is None and named is not None):
             there = replace(there, study_uid="")
-    problem = replies.other_session(there, session)
+    problem = session_conflict(there, session)
     return Found((there,), problem)
 
 
@@ -183,7 +189,7 @@ async def compare(
     if not missing:
         return Comparison("uids", held)
     uncounted = expected is None and len(missing) < len(sent)
-    if uncounted or not (await rules.of(session.project)).maps_instances:
+    if uncounted or not (await rules.get(session.project)).maps_instances:
         return Comparison(None, held, missing)
     short = (len(sent) if expected is None else expected) - len(held)
     if short <= 0:
@@ -222,7 +228,7 @@ async def sessions_of_study(client: Client, project: str, study_uid: str, policy
         f"/data/projects/{project}/experiments?{_IMAGE_SESSIONS}"
         f"&xnat%3AimageSessionData%2FUID={quote(study_uid, safe='')}&{_COLUMNS}"
     )
-    return await client.ask("GET", path, partial(replies.experiments, study_uid=study_uid), policy)
+    return await client.ask("GET", path, partial(parse_study_sessions, study_uid=study_uid), policy)
 
 
 def scan_path(accession: str, scan: str) -> str:
@@ -249,7 +255,7 @@ class ArchivedSessions:
             if project not in self._listed:
                 columns = _COLUMNS.replace("&", f",{_PATIENT_COLUMNS}&", 1)
                 path = f"/data/projects/{quote(project, safe='')}/experiments?{_IMAGE_SESSIONS}&{columns}"
-                self._listed[project] = await self._client.ask("GET", path, replies.all_labelled, self._policy)
+                self._listed[project] = await self._client.ask("GET", path, parse_project_sessions, self._policy)
         return self._listed[project]
 
 
@@ -277,7 +283,7 @@ async def sessions_labelled(
     """
     wanted = ",".join(quote(label, safe="") for label in labels)
     path = f"/data/projects/{project}/experiments?{_IMAGE_SESSIONS}&label={wanted}&{_COLUMNS}"
-    return await client.ask("GET", path, partial(replies.labelled, is_proof=is_proof), policy)
+    return await client.ask("GET", path, partial(parse_sessions, is_proof=is_proof), policy)
 
 
 async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy) -> dict[str, str]:
@@ -289,14 +295,14 @@ async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy)
     Raises: TransientError, SessionChangedError, RefusedError when the archive cannot be read.
     """
     base = f"/data/experiments/{experiment.accession}"
-    resources = await client.ask("GET", f"{base}/resources?all=true&format=json", replies.scan_resources, policy)
+    resources = await client.ask("GET", f"{base}/resources?all=true&format=json", parse_scan_resources, policy)
     uids: dict[str, str] = {}
     # Of an instance that is there twice the same one counts each time.
     for resource in sorted(resources, key=lambda one: (one.scan, one.label)):
         label = quote(resource.label, safe="")
         path = f"{scan_path(experiment.accession, resource.scan)}/resources/{label}?format=xml"
-        uids |= await client.ask("GET", path, replies.catalog, policy)
-    now = await client.ask("GET", f"{base}?format=json", replies.item, policy)
+        uids |= await client.ask("GET", path, parse_catalog, policy)
+    now = await client.ask("GET", f"{base}?format=json", parse_session_item, policy)
     if not now.is_still(experiment, {resource.scan for resource in resources}):
         raise SessionChangedError("the session was changed in XNAT while it was looked at")
     return uids

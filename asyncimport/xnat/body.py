@@ -11,7 +11,7 @@ from yarl import URL
 from asyncimport.errors import primary_error
 from asyncimport.model import Body, Streamed
 from asyncimport.xnat.client import Client, bounded
-from asyncimport.xnat.replies import Reply
+from asyncimport.xnat.replies.response import Reply
 
 T = TypeVar("T")
 

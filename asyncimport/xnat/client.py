@@ -34,11 +34,13 @@ from asyncimport.errors import (
 from asyncimport.pacing.bandwidth import Rate
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.retry import RetryPolicy, retrying
-from asyncimport.xnat import replies
 from asyncimport.xnat.deadlines import Deadlines
 from asyncimport.xnat.proxies import DIRECT, Proxy, proxy_for
 from asyncimport.xnat.reading import ACCEPTED, ANSWER, FILE, LISTING, SLOWEST, pieces, read_reply
-from asyncimport.xnat.replies import Reply
+from asyncimport.xnat.replies.images import raise_download_error
+from asyncimport.xnat.replies.logins import check_login, check_reachable, check_user
+from asyncimport.xnat.replies.resources import check_absent
+from asyncimport.xnat.replies.response import Reply
 from asyncimport.xnat.trust import tls_context
 
 T = TypeVar("T")
@@ -253,7 +255,7 @@ class Client:
         """Tell whether XNAT answers at all, whatever it says."""
         try:
             with bounded(self.timeouts.stall):
-                return await self.call("GET", self.url("/data/auth"), replies.answers)
+                return await self.call("GET", self.url("/data/auth"), check_reachable)
         except LoginExpiredError:
             return True
         except TransientError:
@@ -275,7 +277,7 @@ class Client:
                     except OSError as error:
                         raise TransientError(f"a file of XNAT's cannot be kept here: {error.strerror}") from None
 
-        await self._fetch(path, write, replies.not_downloaded, policy)
+        await self._fetch(path, write, raise_download_error, policy)
 
     async def fingerprint(self, path: str, policy: RetryPolicy) -> tuple[int, str] | None:
         """Return the size and the MD5 (hexadecimal) of a file of a resource; None where XNAT has none to hand out.
@@ -290,7 +292,7 @@ class Client:
                 digest.update(piece)
             return size, digest.hexdigest()
 
-        return await self._fetch(path, measure, replies.absent, policy)
+        return await self._fetch(path, measure, check_absent, policy)
 
     async def _fetch(
         self,
@@ -353,7 +355,7 @@ class Client:
                 self._logins += 1
             with bounded(self.timeouts.stall):
                 check = await self._exchange("GET", self.url("/data/auth"), None, self._headers)
-            replies.user(check, self._credentials.user)
+            check_user(check, self._credentials.user)
         except BaseException:
             # Whoever tries again gets another login: this one would stay open until it idles out.
             await self.log_out()
@@ -366,7 +368,7 @@ class Client:
         with bounded(self.timeouts.stall):
             async with self._answer("POST", self.url("/data/JSESSION"), None, {"Authorization": auth}) as response:
                 answer = await read_reply(response, ANSWER)
-                replies.login(answer)
+                check_login(answer)
                 cookies = {name: morsel.value for name, morsel in response.cookies.items()}
         cookies.pop("SESSION_EXPIRATION_TIME", None)
         cookies.setdefault("JSESSIONID", answer.text.strip())

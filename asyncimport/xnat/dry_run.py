@@ -16,8 +16,8 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import Steps, XnatDestination
 from asyncimport.xnat.occupants import Occupants
 from asyncimport.xnat.prearchive import PrearchiveRows
-from asyncimport.xnat.replies import Row
-from asyncimport.xnat.site import DroppingRule, SiteRules, explanation
+from asyncimport.xnat.replies.images import Row
+from asyncimport.xnat.site import DropRule, SiteRules, explain_drop
 
 
 async def _at_once(_: float) -> None:
@@ -59,7 +59,7 @@ class DryRun(XnatDestination):
         self._occupants = Occupants(client, archived, rules, RetryPolicy())
         self._identify = identify
         self._numbers = count(1)
-        self._dropping: dict[str, Sequence[DroppingRule]] = {}
+        self._dropping: dict[str, Sequence[DropRule]] = {}
         """What drops files as they come in, by project."""
         self._begun: dict[str, Row] = {}
         """Rows that the run would begin, by their addresses."""
@@ -82,10 +82,10 @@ class DryRun(XnatDestination):
         session = claim.delivery.row_session
         rules = self._dropping.get(session.project)
         if rules is None:
-            rules = self._dropping[session.project] = (await self._rules.of(session.project)).import_rules
+            rules = self._dropping[session.project] = (await self._rules.get(session.project)).import_rules
         if rules:
             found = await anyio.to_thread.run_sync(self._identify, claim.instance.file)
-            dropped = explanation(rules, found.fields if isinstance(found, Identity) else None)
+            dropped = explain_drop(rules, found.fields if isinstance(found, Identity) else None)
             if dropped is not None and dropped.is_certain:
                 raise RefusedError(f"XNAT does not keep the file: {dropped.rule} rejects it", dropped=True)
         return claim.delivery.uri or await self._row_for(session)

@@ -34,7 +34,6 @@ from asyncimport.model import (
 )
 from asyncimport.model.addresses import OUR_SOURCE, archived_as
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat import replies
 from asyncimport.xnat.archive import (
     NOBODY_KNOWS_WHICH,
     ArchivedSessions,
@@ -49,8 +48,18 @@ from asyncimport.xnat.body import send
 from asyncimport.xnat.client import Client, bounded
 from asyncimport.xnat.occupants import Occupants
 from asyncimport.xnat.prearchive import PrearchiveRows
-from asyncimport.xnat.replies import Row
-from asyncimport.xnat.site import SiteRules, explanation
+from asyncimport.xnat.replies.archive import Experiment
+from asyncimport.xnat.replies.identity import row_conflict, session_conflict, subject_conflict
+from asyncimport.xnat.replies.images import (
+    Row,
+    check_build,
+    parse_archive_uri,
+    parse_file_count,
+    parse_import_uri,
+    parse_row,
+)
+from asyncimport.xnat.replies.response import Reply
+from asyncimport.xnat.site import SiteRules, explain_drop
 from asyncimport.xnat.whereabouts import why_not_here
 
 T = TypeVar("T")
@@ -185,10 +194,10 @@ class XnatDestination:
 
     def _other_row(self, row: Row, session: Session, more: str = "") -> str | None:
         """Say why a session does not go into a row that it has not begun, and what to do about it; None: it may."""
-        reason = replies.other_row(row, session, None if self._adopt_rows else self._source)
+        reason = row_conflict(row, session, None if self._adopt_rows else self._source)
         if reason is None:
             return None
-        if replies.other_row(row, session) is None:
+        if row_conflict(row, session) is None:
             return f"{reason}{more}; {_WAIT} {_CLEAR_AWAY} run this again{_ADOPT}"
         return f"{reason}{more}; {_CLEAR_AWAY} run this again"
 
@@ -199,10 +208,10 @@ class XnatDestination:
 
         Fields that are None are not known. Raises: TransientError.
         """
-        found = await self._rules.of(session.project)
+        found = await self._rules.get(session.project)
         rules = found.archive_rules if archived else found.import_rules
         # Patterns of the site take their time, each in bounds.
-        return await anyio.to_thread.run_sync(lambda: [explanation(rules, fields) for fields in headers])
+        return await anyio.to_thread.run_sync(lambda: [explain_drop(rules, fields) for fields in headers])
 
     async def ping(self) -> bool:
         """Tell whether XNAT answers at all."""
@@ -227,7 +236,7 @@ class XnatDestination:
         held = await held_of_session(self._client, session, there.experiments, frozenset(), self._policy)
         is_first = claim.delivery.number == 1
         hidden = held and is_first and claim.instance.sop_uid not in held and self._overwrite == "none"
-        if hidden and (await self._rules.of(session.project)).maps_instances:
+        if hidden and (await self._rules.get(session.project)).maps_instances:
             raise OccupiedError(
                 "the archive has this session already, and a script gives instances new UIDs, so nobody can tell which "
                 "of them; `--overwrite append --retry held` sends all, in the place of what is there"
@@ -249,7 +258,7 @@ class XnatDestination:
 
         Raises: TransientError, RefusedError.
         """
-        if not (await self._rules.of(session.project)).maps_instances:
+        if not (await self._rules.get(session.project)).maps_instances:
             return None
         there = await find_session(self._client, session, self._policy, self._rules)
         # What is not ours will hold the delivery.
@@ -258,7 +267,7 @@ class XnatDestination:
     async def _import(self, claim: Claim, body: Body) -> str:
         session = claim.delivery.row_session
         url = self._import_url(session)
-        read = partial(replies.stored, project=session.project, expected=claim.delivery.uri)
+        read = partial(parse_import_uri, project=session.project, expected=claim.delivery.uri)
         return await send(self._client, "POST", url, body, read, _DICOM)
 
     async def finalize(self, sealed: Sealed) -> Verdict:
@@ -339,7 +348,7 @@ class XnatDestination:
         return await self._verify(sealed, there, Steps())
 
     async def _look(self, uri: str | None) -> Row | None:
-        return await self._client.ask("GET", f"/data{uri}?format=json", replies.row, self._policy)
+        return await self._client.ask("GET", f"/data{uri}?format=json", parse_row, self._policy)
 
     async def _is_gone(self, delivery: Delivery) -> bool:
         try:
@@ -349,7 +358,7 @@ class XnatDestination:
 
     async def _with_script(self, delivery: Delivery, reason: str) -> str:
         """Say more of why a session was not archived, where a script that rejects files may have left none of it."""
-        script = (await self._rules.of(delivery.session.project)).on_archive if "reject" in reason else None
+        script = (await self._rules.get(delivery.session.project)).on_archive if "reject" in reason else None
         if not script:
             return reason
         ways = f"if {script} is to do so, delete {delivery.uri} in XNAT's prearchive, else change it"
@@ -367,7 +376,7 @@ class XnatDestination:
         stay, without `overwrite`, and before anybody has looked at what it holds. The archive step works on all.
         """
         delivery, session = sealed.delivery, sealed.delivery.session
-        if reason := replies.other_row(row, delivery.row_session):
+        if reason := row_conflict(row, delivery.row_session):
             return Held(delivery, f"{reason}; {_CLEAR_AWAY} `--retry held`")
         if not is_built:
             await self._build(delivery)
@@ -390,17 +399,17 @@ class XnatDestination:
             steps.asked |= error.may_have_taken_effect
             raise
         there = archived_as(uri)
-        if there is not None and (reason := replies.misplaced(there[0], session)):
+        if there is not None and (reason := subject_conflict(there[0], session)):
             return Held(delivery, f"{reason}; {_MOVE_IT}", uri)
         return uri
 
     async def _build(self, delivery: Delivery) -> None:
         """Have a row built. Raises: TransientError, RefusedError."""
-        await self._ask_for(f"/data{delivery.uri}?action=build&SOURCE={OUR_SOURCE}{self._manners}", replies.built)
+        await self._ask_for(f"/data{delivery.uri}?action=build&SOURCE={OUR_SOURCE}{self._manners}", check_build)
 
     async def _count_files(self, uri: str) -> int | None:
         """Return how many files the document of a row names; None without one. Raises: TransientError, RefusedError."""
-        return await self._client.ask("GET", f"/data{uri}/resources?format=json", replies.file_count, self._policy)
+        return await self._client.ask("GET", f"/data{uri}/resources?format=json", parse_file_count, self._policy)
 
     async def _move(self, delivery: Delivery) -> str:
         """Have a built row archived, and return its address there. Raises: TransientError, RefusedError."""
@@ -409,9 +418,9 @@ class XnatDestination:
         # Which outweigh the row's own (PrearcSessionArchiver.fixSubject, fixSessionLabel).
         names = "" if delivery.begun_as is None else f"&subject={quote(session.subject)}&session={quote(session.label)}"
         path = f"/data/services/archive?src={quote(delivery.uri or '')}{names}{overwrite}{self._manners}"
-        return await self._ask_for(path, replies.archived)
+        return await self._ask_for(path, parse_archive_uri)
 
-    async def _ask_for(self, path: str, read: Callable[[replies.Reply], T]) -> T:
+    async def _ask_for(self, path: str, read: Callable[[Reply], T]) -> T:
         """Ask XNAT, once, for something that takes its time."""
         with bounded(self._client.timeouts.stall + self._client.timeouts.reply):
             return await self._client.call("POST", self._client.url(path), read)
@@ -449,9 +458,9 @@ class XnatDestination:
         if there is None:
             return None
         # A script may have mapped the study of what an earlier delivery has brought there.
-        if delivery.number > 1 and (await self._rules.of(session.project)).maps_studies is not False:
-            return replies.misplaced(there.subject, session)
-        return replies.other_session(there, session)
+        if delivery.number > 1 and (await self._rules.get(session.project)).maps_studies is not False:
+            return subject_conflict(there.subject, session)
+        return session_conflict(there, session)
 
     async def _verify(self, sealed: Sealed, there: Found, steps: "Steps") -> Verdict:
         """Compare what the archive holds with what XNAT acknowledged.
@@ -505,7 +514,7 @@ class XnatDestination:
         if not found.missing and not resent:
             proven = bool(sealed.resent) and row_files == sealed.files and steps.answer is not None
             # A script that rejects files as they are archived leaves the earlier versions there.
-            proven = proven and (await self._rules.of(session.project)).on_archive == ""
+            proven = proven and (await self._rules.get(session.project)).on_archive == ""
             is_sure = own and sealed.presumed <= (sealed.resent if proven else frozenset())
             if found.verified == "uids":
                 # An attempt that broke off may have left a part of a file there.
@@ -518,7 +527,7 @@ class XnatDestination:
             is_sure = is_sure and new == 0 and row_files == sealed.files
             verified = "count" if is_sure else "present"
             return Archived(delivery, uri, verified, proven, len(found.held), unproven=not own, digests=found.held)
-        dropping = (await self._rules.of(session.project)).on_archive if not resent else None
+        dropping = (await self._rules.get(session.project)).on_archive if not resent else None
         doubtful = found.missing if dropping else frozenset()
         return Incomplete(delivery, uri, found.missing, dropping or None, resent, doubtful=doubtful, unproven=not own)
 
@@ -529,7 +538,7 @@ class XnatDestination:
         """
         if self._overwrite == "none" or row_files != sealed.files or held.keys() & sealed.sop_uids:
             return False
-        return (await self._rules.of(sealed.delivery.session.project)).on_archive == ""
+        return (await self._rules.get(sealed.delivery.session.project)).on_archive == ""
 
 
 @dataclass(slots=True)
@@ -576,6 +585,6 @@ def _is_of_row(there: Found, delivery: Delivery) -> bool:
     return len(place) == 2 and all(path == place for path in paths)
 
 
-def _address(session: Session, there: replies.Experiment) -> str:
+def _address(session: Session, there: Experiment) -> str:
     subject = there.subject or session.subject
     return f"/data/archive/projects/{session.project}/subjects/{subject}/experiments/{there.label}"

@@ -1,28 +1,31 @@
-"""The questions whose answers decide whether a migration will work: from outside, under a login, of each project.
+"""What a login shows of a site and its projects, for `doctor`. Nothing here changes anything on the server.
 
-Nothing of it changes anything at the server. What XNAT does not tell is `Unknown`, with the reason, and never an error.
+What XNAT does not show is an `Unknown` with the reason, never an error.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 from urllib.parse import quote
 
-from asyncimport.errors import (
-    AsyncimportError,
-    FatalError,
-    ProjectReadOnlyError,
-)
+from asyncimport.errors import AsyncimportError, FatalError, ProjectReadOnlyError
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.replies import Reply, Row, SeriesFilter
-from asyncimport.xnat.site import check_project
+from asyncimport.xnat.replies.images import Row, parse_prearchive
+from asyncimport.xnat.replies.logins import parse_login_count, parse_user_name
+from asyncimport.xnat.replies.response import Reply
+from asyncimport.xnat.replies.site import (
+    Script,
+    SeriesFilter,
+    parse_pipeline_count,
+    parse_project_ids,
+    parse_setting,
+    parse_subscription_count,
+)
+from asyncimport.xnat.site import check_project, fetch_project_filter, fetch_script, fetch_site_filter
 
 T = TypeVar("T")
-
-
-_ONCE_MORE = RetryPolicy(attempts=2)
+_POLICY = RetryPolicy(attempts=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,157 +35,119 @@ class Unknown:
     reason: str
 
 
-Told: TypeAlias = T | Unknown
-_NOT_TOLD = Unknown("XNAT does not tell it to this user, or is too old to")
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """An anonymisation script that is in force, by what it does."""
-
-    rewrites: bool
-    rejects: bool
-    maps_uids: bool
+Fact: TypeAlias = T | Unknown
+_NOT_SHOWN = Unknown("XNAT is too old, or does not show it to this user")
 
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedFacts:
-    """What a login finds out about the site; a script is None where none is in force."""
+    """What a login shows of a site; an anonymisation script is None if none is in force."""
 
-    version: Told[str]
-    logins: Told[int]
-    most_logins: Told[str]
-    series_filter: Told[SeriesFilter]
-    script: Told[Script | None]
-    file_names: Told[str]
-    idle_builder: Told[str]
-    archive_timeout: Told[str]
-    rows: Told[list[Row]]
+    version: Fact[str]
+    logins: Fact[int]
+    max_logins: Fact[str]
+    series_filter: Fact[SeriesFilter]
+    script: Fact[Script | None]
+    file_names: Fact[str]
+    idle_builder: Fact[str]
+    archive_timeout: Fact[str]
+    rows: Fact[list[Row]]
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectFacts:
-    """What a login finds out about a project: how an upload would end there, and its settings.
+    """What a login shows of a project; `failure` is the error that an upload there would end with.
 
-    `name` is as it was asked for, an alias it may be.
+    `name` is as the user gave it, perhaps an alias.
     """
 
     name: str
     id: str
     failure: FatalError | None
-    may_create: Told[bool] = _NOT_TOLD
-    prearchive_code: Told[str] = _NOT_TOLD
-    series_filter: Told[SeriesFilter] = _NOT_TOLD
-    script: Told[Script | None] = _NOT_TOLD
-    pipelines: Told[int] = _NOT_TOLD
-    subscriptions: Told[int] = _NOT_TOLD
+    may_create: Fact[bool] = _NOT_SHOWN
+    prearchive_code: Fact[str] = _NOT_SHOWN
+    series_filter: Fact[SeriesFilter] = _NOT_SHOWN
+    script: Fact[Script | None] = _NOT_SHOWN
+    pipelines: Fact[int] = _NOT_SHOWN
+    subscriptions: Fact[int] = _NOT_SHOWN
 
     @property
     def is_readable(self) -> bool:
-        """Whether this user may ask for anything here."""
+        """Whether this user may read the project."""
         return self.failure is None or isinstance(self.failure, ProjectReadOnlyError)
 
 
-# --- from outside
+async def inspect_site(client: Client) -> AuthenticatedFacts:
+    """Read the settings and the prearchive of a site."""
 
+    async def setting(name: str) -> Fact[str]:
+        return await _fetch(client, f"/xapi/siteConfig/{name}", parse_setting)
 
-# --- under a login
-
-
-async def _told(client: Client, path: str, read: Callable[[Reply], T | None]) -> Told[T]:
-    try:
-        found = await client.ask("GET", path, read, _ONCE_MORE)
-    except AsyncimportError as error:
-        return Unknown(str(error))
-    return _NOT_TOLD if found is None else found
-
-
-async def look_from_inside(client: Client) -> AuthenticatedFacts:
-    """Ask for what a site's settings and the prearchive mean for a migration."""
-
-    async def preference(name: str) -> Told[str]:
-        return await _told(client, f"/xapi/siteConfig/{name}", replies.value)
-
-    name = await _told(client, "/data/auth", replies.user_name)
-    logins: Told[int] = name if isinstance(name, Unknown) else _NOT_TOLD
-    if isinstance(name, str):
-        logins = await _told(client, f"/data/user/{quote(name, safe='')}/sessions", replies.logins)
+    user = await _fetch(client, "/data/auth", parse_user_name)
+    logins: Fact[int] = user if isinstance(user, Unknown) else _NOT_SHOWN
+    if isinstance(user, str):
+        logins = await _fetch(client, f"/data/user/{quote(user, safe='')}/sessions", parse_login_count)
     return AuthenticatedFacts(
-        version=await _told(client, "/data/version", replies.value),
+        version=await _fetch(client, "/data/version", parse_setting),
         logins=logins,
-        most_logins=await preference("concurrentMaxSessions"),
-        series_filter=await _site_filter(client),
-        script=await _script(client, "/xapi/anonymize/site"),
-        file_names=await preference("dicomFileNameTemplate"),
-        idle_builder=await preference("sessionXmlRebuilderInterval"),
-        archive_timeout=await preference("sessionArchiveTimeoutInterval"),
-        rows=await _told(client, "/data/prearchive?format=json", replies.prearchive),
+        max_logins=await setting("concurrentMaxSessions"),
+        series_filter=await _known(fetch_site_filter(client, _POLICY)),
+        script=await _fetch_script(client, "/xapi/anonymize/site"),
+        file_names=await setting("dicomFileNameTemplate"),
+        idle_builder=await setting("sessionXmlRebuilderInterval"),
+        archive_timeout=await setting("sessionArchiveTimeoutInterval"),
+        rows=await _fetch(client, "/data/prearchive?format=json", parse_prearchive),
     )
 
 
-async def _site_filter(client: Client) -> Told[SeriesFilter]:
-    enabled = await _told(client, "/xapi/siteConfig/enableSitewideSeriesImportFilter", replies.setting)
-    if enabled is not True:
-        return enabled if isinstance(enabled, Unknown) else SeriesFilter(enabled=False)
-    mode = await _told(client, "/xapi/siteConfig/sitewideSeriesImportFilterMode", replies.value)
-    patterns = await _told(client, "/xapi/siteConfig/sitewideSeriesImportFilter", replies.value)
-    lines = () if isinstance(patterns, Unknown) else tuple(line for line in patterns.splitlines() if line.strip())
-    return SeriesFilter(
-        enabled=True, mode="" if isinstance(mode, Unknown) else mode, patterns=len(lines), expressions=lines
+async def inspect_project(client: Client, name: str) -> ProjectFacts:
+    """Read this user's rights in a project, and its settings."""
+    project = quote(name, safe="")
+    try:
+        project = await check_project(client, project, _POLICY, _POLICY)
+        facts = ProjectFacts(name, project, None)
+    except FatalError as error:
+        facts = ProjectFacts(name, project, error)
+    if not facts.is_readable:
+        return facts
+
+    def may_create(reply: Reply) -> bool:
+        return project in parse_project_ids(reply)
+
+    path = f"/data/projects/{project}"
+    creatable = "/data/projects?permissions=create&dataType=xnat:mrSessionData&format=json"
+    return replace(
+        facts,
+        may_create=await _fetch(client, creatable, may_create),
+        prearchive_code=await _fetch(client, f"{path}/prearchive_code", parse_setting),
+        series_filter=await _known(fetch_project_filter(client, project, _POLICY)),
+        script=await _fetch_script(client, f"/xapi/anonymize/projects/{project}"),
+        pipelines=await _fetch(client, f"{path}/pipelines?format=json", parse_pipeline_count),
+        subscriptions=await _fetch(client, f"/xapi/projects/{project}/events/subscriptions", parse_subscription_count),
     )
 
 
 async def series_filters(client: Client, project: str) -> list[tuple[str, SeriesFilter]]:
-    """Return the series import filters that a project's files pass, each with its name, as far as XNAT tells them."""
+    """Return the enabled series import filters of a project, each with its name, as far as XNAT shows them."""
     found = (
-        ("the site's series import filter", await _site_filter(client)),
-        ("the project's series import filter", await _project_filter(client, quote(project, safe=""))),
+        ("the site's series import filter", await _known(fetch_site_filter(client, _POLICY))),
+        ("the project's series import filter", await _known(fetch_project_filter(client, project, _POLICY))),
     )
     return [(name, one) for name, one in found if isinstance(one, SeriesFilter) and one.enabled]
 
 
-async def _project_filter(client: Client, place: str) -> Told[SeriesFilter]:
-    path = f"/data/projects/{place}/config/seriesImportFilter/config?contents=true"
-    return await _told(client, path, replies.series_filter)
+async def _fetch(client: Client, path: str, parse: Callable[[Reply], T | None]) -> Fact[T]:
+    return await _known(client.ask("GET", path, parse, _POLICY))
 
 
-async def _script(client: Client, path: str) -> Told[Script | None]:
-    def read(reply: Reply) -> Script | None:
-        rewrites, rejects = replies.rewrites(reply), replies.rejects(reply)
-        if rewrites is None or rejects is None:
-            return None
-        return Script(rewrites, rejects, bool(replies.maps_uids(reply)))
-
-    enabled = await _told(client, f"{path}/enabled", replies.setting)
-    if enabled is not True:
-        return enabled if isinstance(enabled, Unknown) else None
-    return await _told(client, path, read)
-
-
-async def look_at_project(client: Client, name: str) -> ProjectFacts:
-    """Ask for this user's rights in a project, and for its settings."""
-    place = quote(name, safe="")
-    failure: FatalError | None = None
-    project = place
+async def _known(call: Awaitable[T | None]) -> Fact[T]:
     try:
-        project = await check_project(client, place, _ONCE_MORE, _ONCE_MORE)
-    except FatalError as error:
-        failure = error
-    facts = ProjectFacts(name, project, failure)
-    if not facts.is_readable:
-        return facts
+        found = await call
+    except AsyncimportError as error:
+        return Unknown(str(error))
+    return _NOT_SHOWN if found is None else found
 
-    def creatable(reply: Reply) -> bool:
-        return project in replies.editable_projects(reply)
 
-    return replace(
-        facts,
-        may_create=await _told(
-            client, "/data/projects?permissions=create&dataType=xnat:mrSessionData&format=json", creatable
-        ),
-        prearchive_code=await _told(client, f"/data/projects/{project}/prearchive_code", replies.value),
-        series_filter=await _project_filter(client, project),
-        script=await _script(client, f"/xapi/anonymize/projects/{project}"),
-        pipelines=await _told(client, f"/data/projects/{project}/pipelines?format=json", replies.pipelines),
-        subscriptions=await _told(client, f"/xapi/projects/{project}/events/subscriptions", replies.subscriptions),
-    )
+async def _fetch_script(client: Client, path: str) -> Fact[Script | None]:
+    script = await _known(fetch_script(client, path, _POLICY))
+    return None if isinstance(script, Script) and not script.text else script

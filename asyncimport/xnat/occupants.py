@@ -12,10 +12,10 @@ from asyncimport.model import Occupant, Session
 from asyncimport.model.addresses import same_label
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.routing import patient_of
-from asyncimport.xnat import replies
 from asyncimport.xnat.archive import ArchivedSessions, parts_among
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.replies import Experiment
+from asyncimport.xnat.replies.archive import Experiment
+from asyncimport.xnat.replies.subjects import parse_owners
 from asyncimport.xnat.site import SiteRules
 
 # The form that XNAT gives IDs: the site, the kind, a number of five digits or more (IDGenerator).
@@ -138,7 +138,7 @@ class Occupants:
         return self._listed[project]
 
     async def _named(self, project: str, there: Iterable[Experiment]) -> list[Occupant]:
-        rewritten = (await self._rules.of(project)).rewritten_of_patients
+        rewritten = (await self._rules.get(project)).patient_fields
         return [_occupant(project, one, rewritten) for one in there]
 
     async def _owner(self, label: _Label) -> tuple[str, str] | None:
@@ -152,7 +152,7 @@ class Occupants:
                 asked = [label, *(one for one in self._wanted if one[0] == kind and one != label)][:_AT_ONCE]
                 ids = ",".join(quote(text, safe="") for _, text in asked)
                 path = f"/data/{kind}?ID={ids}&columns=ID,label,project&format=json"
-                found = await self._client.ask("GET", path, replies.owners, self._policy)
+                found = await self._client.ask("GET", path, parse_owners, self._policy)
                 for one in asked:
                     self._owners[one] = found.get(one[1])
                     self._wanted.pop(one, None)

@@ -19,10 +19,17 @@ from asyncimport.errors import RefusedError
 from asyncimport.model import Orphan, Session
 from asyncimport.model.addresses import OUR_SOURCE, same_label
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat import replies
 from asyncimport.xnat.archive import find_session, held_of_session
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.replies import Row
+from asyncimport.xnat.replies.identity import is_our_source, names_journal
+from asyncimport.xnat.replies.images import (
+    Row,
+    check_build,
+    check_delete,
+    parse_file_count,
+    parse_prearchive,
+    parse_row,
+)
 from asyncimport.xnat.site import SiteRules
 
 # XNAT moves `lastmod` once in 15 s only (GradualDicomImporter.updateSessionLastMod), when a file begins to come in.
@@ -50,7 +57,7 @@ async def find_orphans(
     Those of other journals than the one that names this `source` are no strays: an upload may be at work on them.
     Raises: TransientError, RefusedError when this user may not look.
     """
-    rows = await client.ask("GET", f"/data/prearchive/projects/{project}?format=json", replies.prearchive, policy)
+    rows = await client.ask("GET", f"/data/prearchive/projects/{project}?format=json", parse_prearchive, policy)
     ours = {(session.study_uid, session.label): session for session in sessions}
     return [
         Orphan(session, f"/data{row.uri}", row.status, row.uploaded, row.source or "")
@@ -60,7 +67,7 @@ async def find_orphans(
         if (session := ours.get((row.study_uid, row.label))) is not None
         # What another subject's files are in was begun by somebody else.
         if not row.subject or same_label(row.subject, session.subject)
-        if not (source and replies.is_of_journal(row.source or "") and row.source != source)
+        if not (source and names_journal(row.source or "") and row.source != source)
     ]
 
 
@@ -72,7 +79,7 @@ async def delete_orphan(client: Client, orphan: Orphan, policy: RetryPolicy) -> 
     deleted.
     Raises: RefusedError with the reason for which it stays, TransientError.
     """
-    if orphan.source and not replies.is_of_upload(orphan.source):
+    if orphan.source and not is_our_source(orphan.source):
         raise RefusedError(f"it was made by {orphan.source}, not by us")
     row = await _row(client, orphan, policy)
     if row is None:
@@ -94,7 +101,7 @@ async def delete_orphan(client: Client, orphan: Orphan, policy: RetryPolicy) -> 
         raise RefusedError(f"{len(lacking)} of its {len(uids)} instances are not in the archive")
     if await _state(client, orphan, policy) != before:
         raise RefusedError("it has changed while it was looked at: a file has come into it, it may be")
-    await client.ask("DELETE", orphan.uri, replies.deleted, policy)
+    await client.ask("DELETE", orphan.uri, check_delete, policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +113,11 @@ class _State:
 
 
 async def _row(client: Client, orphan: Orphan, policy: RetryPolicy) -> Row | None:
-    return await client.ask("GET", f"{orphan.uri}?format=json", replies.row, policy)
+    return await client.ask("GET", f"{orphan.uri}?format=json", parse_row, policy)
 
 
 async def _state(client: Client, orphan: Orphan, policy: RetryPolicy) -> _State | None:
-    files = await client.ask("GET", f"{orphan.uri}/resources?format=json", replies.file_count, policy)
+    files = await client.ask("GET", f"{orphan.uri}/resources?format=json", parse_file_count, policy)
     row = await _row(client, orphan, policy)
     return None if row is None or files is None else _State(row, files)
 
@@ -118,9 +125,9 @@ async def _state(client: Client, orphan: Orphan, policy: RetryPolicy) -> _State 
 async def _built(client: Client, orphan: Orphan, row: Row, policy: RetryPolicy) -> _State:
     """Build a row that is receiving, and return what it is then. Nothing may have come in since `row` was looked at."""
     if row.is_receiving:
-        if not replies.is_of_upload(row.source or ""):
+        if not is_our_source(row.source or ""):
             raise RefusedError(f"it is receiving files ({row.status})")
-        await client.ask("POST", f"{orphan.uri}?action=build&SOURCE={OUR_SOURCE}", replies.built, policy)
+        await client.ask("POST", f"{orphan.uri}?action=build&SOURCE={OUR_SOURCE}", check_build, policy)
     state = await _state(client, orphan, policy)
     if state is None:
         raise RefusedError("it has no session document that tells what is in it")

@@ -24,12 +24,12 @@ from asyncimport.errors import (
     TransientError,
     UnavailableError,
 )
-from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client, Credentials, Timeouts, bounded
-from asyncimport.xnat.inspection import Told, Unknown
+from asyncimport.xnat.inspection import Fact, Unknown
 from asyncimport.xnat.proxies import Proxy, proxy_for
 from asyncimport.xnat.reading import ACCEPTED, ANSWER, read_reply
-from asyncimport.xnat.replies import Reply
+from asyncimport.xnat.replies.logins import check_login
+from asyncimport.xnat.replies.response import Reply
 from asyncimport.xnat.trust import tls_context
 
 SIZES: Mapping[str, int] = {"1 MB": 1 << 20, "100 MB": 100 << 20, "2 GB": 2 << 30, "8 GB": 8 << 30}
@@ -80,7 +80,7 @@ class PublicFacts:
     seconds_ahead: float | None = None
     idle_seconds: float | None = None
     round_trip: float | None = None
-    body: Told[BodyLimit] | None = None
+    body: Fact[BodyLimit] | None = None
 
 
 class _NothingToSendError(Exception):
@@ -239,7 +239,7 @@ async def _outside(guest: _Guest, base: URL) -> dict[str, Any]:
 def _refusal(login: Reply) -> FatalError | None:
     """Return what an upload would say of a server that lets nobody in, or is in trouble."""
     try:
-        replies.login(login)
+        check_login(login)
     except FatalError as error:
         return error
     except TransientError as error:
@@ -307,7 +307,7 @@ async def _elsewhere(guest: _Guest, base: URL) -> str:
     return ""
 
 
-async def _body_limit(guest: _Guest, base: URL) -> Told[BodyLimit]:
+async def _body_limit(guest: _Guest, base: URL) -> Fact[BodyLimit]:
     """Find out between which of the `SIZES` whatever stands before XNAT draws its line."""
     passed = ""
     for label, size in SIZES.items():

@@ -8,9 +8,8 @@ import anyio
 
 from asyncimport.errors import RefusedError
 from asyncimport.model import Session
-from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client, bounded
-from asyncimport.xnat.replies import Row
+from asyncimport.xnat.replies.images import Row, parse_prearchive
 
 # A listing serves for so many times as long as it took: looking takes a small share of the time, however many rows
 # there are and however many sessions begin.
@@ -56,7 +55,7 @@ class PrearchiveRows:
         url = self._client.url(f"/data/prearchive/projects/{project}?format=json")
         try:
             with bounded(self._client.timeouts.reply):
-                found = await self._client.call("GET", url, replies.prearchive)
+                found = await self._client.call("GET", url, parse_prearchive)
         except RefusedError:
             return {}
         rows: dict[tuple[str, str], list[Row]] = {}

@@ -19,7 +19,7 @@ import aiohttp
 import anyio.lowlevel
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.xnat.replies.response import Reply, beginning
+from asyncimport.xnat.replies.response import Reply, check_truncated
 
 ANSWER = 1 << 20
 LISTING = 256 << 20
@@ -52,7 +52,7 @@ async def read_reply(response: aiohttp.ClientResponse, most: int) -> Reply:
         if judged and len(found) >= _BEGINNING:
             break
         if len(found) > most:
-            return beginning(_reply(response, bytes(found[:_BEGINNING])), most)
+            return check_truncated(_reply(response, bytes(found[:_BEGINNING])), most)
     return _reply(response, bytes(found))
 
 

@@ -24,11 +24,18 @@ from asyncimport.errors import RefusedError, SourceError, TransientError, primar
 from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Place, Resource
 from asyncimport.model.ports import Bytes
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat import replies
 from asyncimport.xnat.addresses import address_of
 from asyncimport.xnat.body import send
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.replies import ListedFile
+from asyncimport.xnat.replies.resources import (
+    ListedFile,
+    check_creation,
+    check_refresh,
+    is_duplicate,
+    parse_file_size,
+    parse_files,
+    parse_resource_labels,
+)
 
 # Files up to this size go several in one zip, which XNAT takes apart: each file of its own costs a request, and XNAT
 # a rewriting of the whole catalog.
@@ -370,7 +377,7 @@ class Resources:
                 return there.size, there.md5
             if self._depth is Depth.SIZE:
                 # What is right is cheap to see: of anything else the bytes tell what it is.
-                size = await self._client.ask("HEAD", there.uri, replies.file_size, self._policy)
+                size = await self._client.ask("HEAD", there.uri, parse_file_size, self._policy)
                 if size is not None and size == there.size:
                     return size, there.md5
         return await self._client.fingerprint(there.uri, self._policy)
@@ -426,7 +433,7 @@ class Resources:
         self._broken |= {load.attachment.key: before[load.attachment.key] or load.is_own for load in loads}
         try:
             # PUT would do the same, but aiohttp repeats that by itself, older ones with what is left of a body.
-            kept = await send(self._client, "POST", url, body, replies.duplicates, _BYTES)
+            kept = await send(self._client, "POST", url, body, is_duplicate, _BYTES)
         except TransientError as error:
             if not error.may_have_taken_effect:
                 self._recall(before)
@@ -459,15 +466,17 @@ class Resources:
         """Make the resource; two first files that make it between them may make two (ResourceModifierA)."""
         query = urlencode({**({"tags": resource.tags} if resource.tags else {}), **self._reason}, quote_via=quote)
         path = f"{base}/resources/{quote(resource.label, safe='')}?{query}"
-        await self._client.ask("PUT", path, replies.resource_made, self._policy)
+        await self._client.ask("PUT", path, check_creation, self._policy)
 
     async def _exists(self, base: str, label: str) -> bool:
         """Whether there is a resource of this label; no files are listed of an empty one either."""
-        return label in await self._client.ask("GET", f"{base}/resources?format=json", replies.resources, self._policy)
+        return label in await self._client.ask(
+            "GET", f"{base}/resources?format=json", parse_resource_labels, self._policy
+        )
 
     async def _list(self, base: str, label: str, policy: RetryPolicy | None = None) -> dict[str, ListedFile]:
         path = f"{base}/resources/{quote(label, safe='')}/files?format=json"
-        return await self._client.ask("GET", path, partial(replies.files, resource=label), policy or self._policy)
+        return await self._client.ask("GET", path, partial(parse_files, resource=label), policy or self._policy)
 
     async def _everything(self, base: str, label: str) -> dict[str, ListedFile]:
         """List a resource, with what is on its disk and in no catalog: transfers that broke, or lost a race.
@@ -483,7 +492,7 @@ class Resources:
             quote_via=quote,
         )
         try:
-            await self._client.ask("POST", f"/data/services/refresh/catalog?{query}", replies.refreshed, _ONCE)
+            await self._client.ask("POST", f"/data/services/refresh/catalog?{query}", check_refresh, _ONCE)
         except RefusedError:
             pass
         except TransientError as error:

@@ -1,4 +1,4 @@
-"""What must be true of the site before a byte is sent, and what of it drops files."""
+"""What a project needs before a byte is sent, and the rules of a site that drop or change files."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,48 +12,45 @@ from asyncimport.errors import FatalError, ProjectMissingError, ProjectReadOnlyE
 from asyncimport.model import Dropped
 from asyncimport.pacing.retry import RetryPolicy, retrying
 from asyncimport.routing.drop_rules import filter_drops, script_rejects
-from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.replies import Reply, SeriesFilter
+from asyncimport.xnat.replies.response import Reply
+from asyncimport.xnat.replies.site import (
+    Script,
+    SeriesFilter,
+    parse_flag,
+    parse_patterns,
+    parse_project_id,
+    parse_project_ids,
+    parse_script,
+    parse_series_filter,
+    parse_setting,
+)
 
 T = TypeVar("T")
-_Script = tuple[bool | None, bool | None, bool | None, frozenset[str] | None, str | None]
-
 _POLICY = RetryPolicy(attempts=4)
-# XNAT's caches of rights lag behind a new project by a second or so (its own tests wait for them).
-_CACHES = RetryPolicy(attempts=3)
+# XNAT's cached rights lag behind a new project by about a second (its own tests wait for them).
+_CACHE_POLICY = RetryPolicy(attempts=3)
+_EDITABLE_PROJECTS = "/data/projects?permissions=edit&dataType=xnat:mrSessionData&format=json"
+_SITE_FILTER, _PROJECT_FILTER = "the site's series import filter", "the project's series import filter"
+_SITE_SCRIPT, _PROJECT_SCRIPT = "the site's anonymisation script", "the project's anonymisation script"
 
 
 async def check_project(
-    client: Client, project: str, policy: RetryPolicy = _POLICY, caches: RetryPolicy = _CACHES
+    client: Client, project: str, policy: RetryPolicy = _POLICY, caches: RetryPolicy = _CACHE_POLICY
 ) -> str:
-    """Return the ID of the project (which may be named by an alias), if this user may import, build and archive there.
+    """Return the ID of a project, which may be named by an alias, if this user may import, build and archive there.
 
-    Import needs the right to read only, and puts files elsewhere without it; build and archive need to edit.
+    An import needs only the right to read, and puts files elsewhere without it; build and archive need to edit.
     Raises: ProjectMissingError, ProjectReadOnlyError, UnavailableError.
     """
 
     async def check() -> str:
         try:
-            return await look()
-        except _NotYetError:
-            raise
-        except TransientError as error:
-            raise UnavailableError(f"the project could not be checked: {error}") from error
-
-    async def look() -> str:
-        try:
-            found = await project_of(client, project, policy)
+            found = await find_project(client, project, policy)
         except ProjectMissingError as error:
-            raise _NotYetError(error) from None
-        editable = await client.ask(
-            "GET",
-            "/data/projects?permissions=edit&dataType=xnat:mrSessionData&format=json",
-            replies.editable_projects,
-            policy,
-        )
-        if found not in editable:
-            raise _NotYetError(
+            raise _CachedVerdictError(error) from None
+        if found not in await _check_request(client, _EDITABLE_PROJECTS, parse_project_ids, policy):
+            raise _CachedVerdictError(
                 ProjectReadOnlyError(
                     f"this user may read project {found}, but not add sessions to it",
                     hint="ask the project's owner to make the user a member",
@@ -63,20 +60,17 @@ async def check_project(
 
     try:
         return await retrying(check, caches)
-    except _NotYetError as error:
+    except _CachedVerdictError as error:
         raise error.verdict from None
 
 
-async def project_of(client: Client, project: str, policy: RetryPolicy) -> str:
-    """Return the ID of a project, which may be named by an alias. Rights show only when they are used.
+async def find_project(client: Client, project: str, policy: RetryPolicy) -> str:
+    """Return the ID of a project, which may be named by an alias.
 
     Raises: ProjectMissingError, UnavailableError.
     """
     path = f"/data/projects/{quote(project, safe='')}?format=json"
-    try:
-        found = await client.ask("GET", path, replies.project_id, policy)
-    except TransientError as error:
-        raise UnavailableError(f"the project could not be checked: {error}") from error
+    found = await _check_request(client, path, parse_project_id, policy)
     if found is None:
         raise ProjectMissingError(
             f"project {project} does not exist, or is not open to this user",
@@ -85,8 +79,15 @@ async def project_of(client: Client, project: str, policy: RetryPolicy) -> str:
     return found
 
 
-class _NotYetError(TransientError):
-    """XNAT's caches do not know better, it may be."""
+async def _check_request(client: Client, path: str, parse: Callable[[Reply], T], policy: RetryPolicy) -> T:
+    try:
+        return await client.ask("GET", path, parse, policy)
+    except TransientError as error:
+        raise UnavailableError(f"the project could not be checked: {error}") from error
+
+
+class _CachedVerdictError(TransientError):
+    """A verdict that may come from an outdated cache of XNAT's."""
 
     def __init__(self, verdict: FatalError) -> None:
         super().__init__(str(verdict))
@@ -94,10 +95,10 @@ class _NotYetError(TransientError):
 
 
 @dataclass(frozen=True, slots=True)
-class DroppingRule:
-    """A rule that drops files and is in force, or may be: its name, and what it does to a file of a header.
+class DropRule:
+    """A filter or script that drops files: its name, and whether it drops a file with these header fields.
 
-    `drops` answers None where it cannot tell; so it does where XNAT does not tell of the rule.
+    `drops` returns None where it cannot tell, as for a rule that XNAT does not show.
     """
 
     name: str
@@ -106,149 +107,150 @@ class DroppingRule:
 
 @dataclass(frozen=True, slots=True)
 class FilterInfo:
-    """What in force at a site may drop files without a word: on import, and when a session is archived.
+    """What drops or changes the files of a project.
 
-    Each is "" for nothing, and None where XNAT does not tell (before 1.7, or not this user). `maps_instances` and
-    `maps_studies`: whether a script in force gives new UIDs; XNAT's own, which is on by default, does not.
-    `rewritten_of_patients`: which of "id", "name" and "birth date" one may change.
+    `on_import` and `on_archive` name a rule that drops files silently at that step: "" if there is none, None if XNAT
+    does not show it (before 1.7, or not to this user). `import_rules` and `archive_rules` are those that do or may.
+    `maps_instances` and `maps_studies`: whether a script changes these UIDs; XNAT's default script does not.
+    `patient_fields`: which of "id", "name" and "birth date" of a patient a script may change.
     """
 
     on_import: str | None
     on_archive: str | None
     maps_instances: bool | None = None
     maps_studies: bool | None = None
-    import_rules: Sequence[DroppingRule] = ()
-    archive_rules: Sequence[DroppingRule] = ()
-    rewritten_of_patients: frozenset[str] | None = None
+    import_rules: Sequence[DropRule] = ()
+    archive_rules: Sequence[DropRule] = ()
+    patient_fields: frozenset[str] | None = None
 
 
-def explanation(rules: Sequence[DroppingRule], fields: Mapping[str, str] | None) -> Dropped | None:
-    """Say which of the rules drops a file with these header fields, None: unknown ones; None: no rule does."""
-    answers = [(rule.name, None if fields is None else rule.drops(fields)) for rule in rules]
-    certain = next((name for name, drops in answers if drops), None)
+def explain_drop(rules: Sequence[DropRule], fields: Mapping[str, str] | None) -> Dropped | None:
+    """Return the rule that drops a file with these header fields (None: unknown); None if no rule does."""
+    verdicts = [(rule.name, None if fields is None else rule.drops(fields)) for rule in rules]
+    certain = next((name for name, drops in verdicts if drops), None)
     if certain is not None:
         return Dropped(certain, is_certain=True)
-    return next((Dropped(name, is_certain=False) for name, drops in answers if drops is None), None)
+    return next((Dropped(name, is_certain=False) for name, drops in verdicts if drops is None), None)
 
 
 class SiteRules:
-    """What of a site drops files, gives them new UIDs or keeps sessions apart, asked once."""
+    """The rules of a site that drop files, change UIDs or keep sessions apart; each is read once."""
 
     def __init__(self, client: Client, policy: RetryPolicy) -> None:
         self._client = client
         self._policy = policy
-        self._found: dict[str, FilterInfo] = {}
+        self._projects: dict[str, FilterInfo] = {}
         self._merges: list[bool | None] = []
-        self._turn = anyio.Lock()
+        self._lock = anyio.Lock()
 
-    async def of(self, project: str) -> FilterInfo:
-        """Return what is in force in a project. Raises: TransientError."""
-        async with self._turn:
-            if project not in self._found:
-                self._found[project] = await droppers(self._client, project, self._policy)
-        return self._found[project]
+    async def get(self, project: str) -> FilterInfo:
+        """Return what drops or changes the files of a project. Raises: TransientError."""
+        async with self._lock:
+            if project not in self._projects:
+                self._projects[project] = await _fetch_filter_info(self._client, project, self._policy)
+        return self._projects[project]
 
     async def merges_modalities(self) -> bool | None:
-        """Whether the site merges sessions of two data types; None: XNAT does not tell, as only to administrators.
+        """Whether the site merges sessions of two data types; by default it does not.
 
-        By default it does not. Raises: TransientError.
+        None: XNAT does not show it, as to anyone but administrators. Raises: TransientError.
         """
-        async with self._turn:
+        async with self._lock:
             if not self._merges:
                 path = "/xapi/siteConfig/preventCrossModalityMerge"
-                prevents = await self._client.ask("GET", path, replies.setting, self._policy)
+                prevents = await self._client.ask("GET", path, parse_flag, self._policy)
                 self._merges.append(None if prevents is None else not prevents)
         return self._merges[0]
 
 
-async def droppers(client: Client, project: str, policy: RetryPolicy) -> FilterInfo:
-    """Ask which series import filters and anonymisation scripts are in force.
+async def fetch_site_filter(client: Client, policy: RetryPolicy) -> SeriesFilter | None:
+    """Return the site's series import filter; None if XNAT does not show it. Raises: TransientError."""
+    path = "/xapi/siteConfig/sitewideSeriesImportFilter"
+    enabled = await client.ask("GET", "/xapi/siteConfig/enableSitewideSeriesImportFilter", parse_flag, policy)
+    if not enabled:
+        return None if enabled is None else SeriesFilter(enabled=False)
+    mode = await client.ask("GET", f"{path}Mode", parse_setting, policy)
+    patterns = await client.ask("GET", path, parse_setting, policy)
+    return SeriesFilter(enabled, mode or "", parse_patterns(patterns or ""))
 
-    XNAT runs both filters and the site's script when a file comes in (GradualDicomImporter), the project's script when
-    the session is archived (PrearcSessionArchiver). Raises: TransientError.
+
+async def fetch_project_filter(client: Client, project: str, policy: RetryPolicy) -> SeriesFilter | None:
+    """Return a project's series import filter; None if XNAT does not show it. Raises: TransientError."""
+    path = f"/data/projects/{quote(project, safe='')}/config/seriesImportFilter/config?contents=true"
+    return await client.ask("GET", path, parse_series_filter, policy)
+
+
+async def fetch_script(client: Client, path: str, policy: RetryPolicy) -> Script | None:
+    """Return an anonymisation script, an empty one if it is disabled; None if XNAT does not show it.
+
+    Raises: TransientError.
     """
+    enabled = await client.ask("GET", f"{path}/enabled", parse_flag, policy)
+    if not enabled:
+        return None if enabled is None else Script("")
+    return await client.ask("GET", path, parse_script, policy)
 
-    async def ask(path: str, read: Callable[[Reply], T]) -> T:
-        return await client.ask("GET", path, read, policy)
 
-    def script(reply: Reply) -> _Script:
-        return (
-            replies.rejects(reply),
-            replies.maps_uids(reply),
-            replies.maps_studies(reply),
-            replies.rewritten_of_patients(reply),
-            replies.script(reply),
-        )
+async def _fetch_filter_info(client: Client, project: str, policy: RetryPolicy) -> FilterInfo:
+    """Read the series import filters and anonymisation scripts of a project.
 
-    enabled = await ask("/xapi/siteConfig/enableSitewideSeriesImportFilter", replies.setting)
-    filters: list[SeriesFilter | None] = [None if enabled is None else SeriesFilter(enabled)]
-    if enabled:
-        mode = await ask("/xapi/siteConfig/sitewideSeriesImportFilterMode", replies.value)
-        lines = (await ask("/xapi/siteConfig/sitewideSeriesImportFilter", replies.value) or "").splitlines()
-        filters = [SeriesFilter(enabled, mode or "", len(lines), tuple(lines))]
-    filters.append(
-        await ask(f"/data/projects/{project}/config/seriesImportFilter/config?contents=true", replies.series_filter)
-    )
-    scripts = []
-    for path in ("/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}"):
-        enabled = await ask(f"{path}/enabled", replies.setting)
-        none = None if enabled is None else frozenset[str]()
-        scripts.append(await ask(path, script) if enabled else (enabled, enabled, enabled, none, None))
-    site_script, own_script = (
-        (rejects, name, partial(script_rejects, text) if text is not None else _unknown)
-        for (rejects, _, _, _, text), name in zip(scripts, _SCRIPTS, strict=True)
-    )
-    on_import = (
-        *(
-            (None if one is None else one.enabled, name, _drops(one))
-            for one, name in zip(filters, _FILTERS, strict=True)
-        ),
-        site_script,
-    )
+    XNAT applies both filters and the site's script to each file that arrives (GradualDicomImporter), and the project's
+    script when it archives a session (PrearcSessionArchiver). Raises: TransientError.
+    """
+    site_filter = await fetch_site_filter(client, policy)
+    project_filter = await fetch_project_filter(client, project, policy)
+    scripts = [
+        await fetch_script(client, path, policy)
+        for path in ("/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}")
+    ]
+    on_import = [
+        _filter_state(_SITE_FILTER, site_filter),
+        _filter_state(_PROJECT_FILTER, project_filter),
+        _script_state(_SITE_SCRIPT, scripts[0]),
+    ]
+    on_archive = [_script_state(_PROJECT_SCRIPT, scripts[1])]
+    shown = [script for script in scripts if script is not None]
     return FilterInfo(
-        _first(on_import),
-        _first([own_script]),
-        maps_instances=_any(maps for _, maps, *_ in scripts),
-        maps_studies=_any(maps for _, _, maps, *_ in scripts),
-        import_rules=_in_force(on_import),
-        archive_rules=_in_force([own_script]),
-        rewritten_of_patients=_all_of(rewritten for _, _, _, rewritten, _ in scripts),
+        _name_of_first(on_import),
+        _name_of_first(on_archive),
+        maps_instances=_any(None if script is None else script.maps_uids for script in scripts),
+        maps_studies=_any(None if script is None else script.maps_studies for script in scripts),
+        import_rules=[rule for is_on, rule in on_import if is_on is not False],
+        archive_rules=[rule for is_on, rule in on_archive if is_on is not False],
+        patient_fields=frozenset().union(*(one.patient_fields for one in shown))
+        if len(shown) == len(scripts)
+        else None,
     )
 
 
-_FILTERS = ("the site's series import filter", "the project's series import filter")
-_SCRIPTS = ("the site's anonymisation script", "the project's anonymisation script")
-_Drops = Callable[[Mapping[str, str]], bool | None]
-# Whether a rule is in force (None: XNAT does not tell), its name, and what it does to a file.
-_Told = tuple[bool | None, str, _Drops]
+# Whether a rule is in force (None: XNAT does not show it), and the rule.
+_RuleState = tuple[bool | None, DropRule]
 
 
-def _unknown(_: Mapping[str, str]) -> None:
-    """Say that it cannot be told whether a file is dropped."""
+def _filter_state(name: str, found: SeriesFilter | None) -> _RuleState:
+    if found is None:
+        return None, DropRule(name, _cannot_tell)
+    return found.enabled, DropRule(name, partial(filter_drops, found.mode, found.patterns))
 
 
-def _drops(told: SeriesFilter | None) -> _Drops:
-    return _unknown if told is None else partial(filter_drops, told.mode, told.expressions)
+def _script_state(name: str, script: Script | None) -> _RuleState:
+    if script is None:
+        return None, DropRule(name, _cannot_tell)
+    return script.rejects, DropRule(name, partial(script_rejects, script.text))
 
 
-def _in_force(told: Iterable[_Told]) -> tuple[DroppingRule, ...]:
-    return tuple(DroppingRule(name, drops) for is_on, name, drops in told if is_on is not False)
+def _cannot_tell(_: Mapping[str, str]) -> None:
+    pass
 
 
-def _all_of(found: Iterable[frozenset[str] | None]) -> frozenset[str] | None:
-    """Return what any of them changes; None when some does not tell."""
-    told = [one for one in found if one is not None]
-    return None if len(told) < 2 else frozenset().union(*told)
+def _any(flags: Iterable[bool | None]) -> bool | None:
+    """Whether any is true; None if none is and some are unknown."""
+    known = list(flags)
+    return True if True in known else None if None in known else False
 
 
-def _any(found: Iterable[bool | None]) -> bool | None:
-    """Whether one of them is so; None when some does not tell."""
-    told = list(found)
-    return True if True in told else None if None in told else False
-
-
-def _first(found: Iterable[_Told]) -> str | None:
-    """Name the first that is in force; "" when none is, None when some does not tell."""
-    told = list(found)
-    names = [name for is_on, name, _ in told if is_on]
-    return names[0] if names else None if any(is_on is None for is_on, *_ in told) else ""
+def _name_of_first(states: Iterable[_RuleState]) -> str | None:
+    """Return the name of the first rule in force, "" if there is none; None if some are unknown."""
+    known = list(states)
+    names = [rule.name for is_on, rule in known if is_on]
+    return names[0] if names else None if any(is_on is None for is_on, _ in known) else ""

@@ -18,9 +18,14 @@ from asyncimport.demographics import Changes, Demographics, Difference, Values, 
 from asyncimport.errors import RefusedError, TransientError, UnavailableError, primary_error
 from asyncimport.model.csv_table import label_problem
 from asyncimport.pacing.retry import RetryPolicy, retrying
-from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.replies import ListedSubject, SubjectItem
+from asyncimport.xnat.replies.subjects import (
+    ListedSubject,
+    SubjectItem,
+    parse_saved_subject,
+    parse_subject,
+    parse_subjects,
+)
 
 # Each is three small requests; XNAT saves subjects one after the other anyway.
 _AT_A_TIME = 8
@@ -276,13 +281,13 @@ class Subjects:
         path = (
             f"/data/projects/{quote(wish.project, safe='')}/subjects?{self._query({'label': wish.subject, **values})}"
         )
-        read = partial(replies.described, sent=tuple(values), is_new=True)
+        read = partial(parse_saved_subject, sent=tuple(values), is_new=True)
         return await self._client.ask("POST", path, read, _ONCE)
 
     async def _change(self, before: SubjectItem, values: Values) -> str:
         """Give a subject values, once, and return its accession ID."""
         path = f"{_path(before.accession)}?{self._query(values)}"
-        accession = await self._client.ask("PUT", path, partial(replies.described, sent=tuple(values)), _ONCE)
+        accession = await self._client.ask("PUT", path, partial(parse_saved_subject, sent=tuple(values)), _ONCE)
         if accession != before.accession:
             raise RefusedError(_ANOTHER)
         return accession
@@ -292,7 +297,7 @@ class Subjects:
         return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
 
     async def _item(self, path: str) -> SubjectItem | None:
-        return await self._client.ask("GET", f"{path}?format=json", replies.subject, _ONCE)
+        return await self._client.ask("GET", f"{path}?format=json", parse_subject, _ONCE)
 
     async def _listed(self, project: str, policy: RetryPolicy) -> _Listing:
         if project in self._listings:
@@ -301,7 +306,7 @@ class Subjects:
         async with self._listing:
             if project not in self._listings:
                 path = f"/data/projects/{quote(project, safe='')}/subjects?columns=ID,label&format=json"
-                self._listings[project] = _Listing(await self._client.ask("GET", path, replies.subjects, policy))
+                self._listings[project] = _Listing(await self._client.ask("GET", path, parse_subjects, policy))
             return self._listings[project]
 
 

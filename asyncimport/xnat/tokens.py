@@ -7,7 +7,7 @@ from asyncimport.credentials import Token
 from asyncimport.errors import LoginExpiredError, UnavailableError
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.replies import Reply
+from asyncimport.xnat.replies.response import Reply
 
 # Seconds: a hundred years.
 _LONGEST = 100 * 366 * 86_400

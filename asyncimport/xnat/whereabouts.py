@@ -3,10 +3,9 @@
 from asyncimport.errors import RefusedError
 from asyncimport.model import Delivery
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat import replies
 from asyncimport.xnat.archive import held_uids, sessions_of_study
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.replies import Row
+from asyncimport.xnat.replies.images import Row, parse_prearchive
 
 
 async def why_not_here(client: Client, delivery: Delivery, sent: frozenset[str], policy: RetryPolicy) -> str | None:
@@ -36,6 +35,6 @@ async def why_not_here(client: Client, delivery: Delivery, sent: frozenset[str],
 async def _rows(client: Client, policy: RetryPolicy) -> list[Row]:
     """List the prearchive of all projects that this user may edit."""
     try:
-        return await client.ask("GET", "/data/prearchive/projects?format=json", replies.prearchive, policy)
+        return await client.ask("GET", "/data/prearchive/projects?format=json", parse_prearchive, policy)
     except RefusedError:
         return []

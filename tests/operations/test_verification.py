@@ -27,7 +27,7 @@ from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Administer, Fault, RowStatus, Script, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import generated
 from asyncimport.xnat.archive import parts_among
-from asyncimport.xnat.replies import Experiment
+from asyncimport.xnat.replies.archive import Experiment
 
 pytestmark = pytest.mark.anyio
 

@@ -48,9 +48,9 @@ from asyncimport.model.summary import exit_code
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import run
 from asyncimport.testserver import Fault, Script, Status, Tell, TestXnat
-from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
+from asyncimport.xnat.replies.site import parse_project_id
 
 pytestmark = pytest.mark.anyio
 
@@ -150,7 +150,7 @@ async def test_a_refused_password_is_tried_once_by_all_workers_together(xnat: Te
 
         async def ask() -> None:
             try:
-                await client.ask("GET", "/data/projects/demo?format=json", replies.project_id, AT_ONCE)
+                await client.ask("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE)
             except LoginRefusedError as error:
                 refused.append(str(error))
 

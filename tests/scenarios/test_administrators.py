@@ -15,7 +15,7 @@ from asyncimport.model.events import Event, Settled
 from asyncimport.model.options import Options
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Administer, Fault, PrearchiveRow, Project, Reset, Script, Tell, TestXnat
-from asyncimport.xnat import replies
+from asyncimport.xnat.replies.images import check_build, parse_archive_uri
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
@@ -201,9 +201,9 @@ async def test_a_session_that_was_archived_under_another_label_is_held(
     await stopped_after(url, visit, book, 4)
     (row,) = xnat.prearchive
     async with logged_in(url) as client:
-        await client.call("POST", client.url(f"/data{row.uri}?action=build"), replies.built)
+        await client.call("POST", client.url(f"/data{row.uri}?action=build"), check_build)
         address = client.url(f"/data/services/archive?src={row.uri}&session=corrected")
-        await client.call("POST", address, replies.archived)
+        await client.call("POST", address, parse_archive_uri)
     summary = await upload(url, [visit], book, options=ONE)
     state, _, reason = only(summary)
     assert state == "held"

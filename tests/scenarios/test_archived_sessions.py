@@ -9,7 +9,7 @@ from builders import AT_ONCE, image, logged_in, upload, write
 
 from asyncimport.testserver import Fault, Status, TestXnat
 from asyncimport.xnat.archive import ArchivedSessions, label_before_division
-from asyncimport.xnat.replies import Experiment
+from asyncimport.xnat.replies.archive import Experiment
 
 pytestmark = pytest.mark.anyio
 

@@ -61,8 +61,8 @@ from asyncimport.testserver import (
     Unseen,
 )
 from asyncimport.testserver.faults.actions import STRIKES, Action
-from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client, Timeouts
+from asyncimport.xnat.replies.site import parse_project_id
 from asyncimport.xnat.site import check_project
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
@@ -893,7 +893,7 @@ class Sleeper(Stop):
 
 async def ask(client: Client) -> str | None:
     """Ask the server something, once."""
-    return await client.call("GET", client.url("/data/projects/demo?format=json"), replies.project_id)
+    return await client.call("GET", client.url("/data/projects/demo?format=json"), parse_project_id)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -16,7 +16,7 @@ from asyncimport.model import Withheld
 from asyncimport.model.events import Event, Settled
 from asyncimport.model.options import Options
 from asyncimport.testserver import Fault, Gateway, PrearchiveRow, Reset, RowStatus, Tell, TestXnat
-from asyncimport.xnat import replies
+from asyncimport.xnat.replies.images import parse_archive_uri
 
 pytestmark = pytest.mark.anyio
 
@@ -176,7 +176,7 @@ async def test_only_what_was_archived_from_our_row_is_ours(
         await upload(url, [one], tmp_path / "other")
     else:
         async with logged_in(url) as client:
-            await client.call("POST", client.url(f"/data/services/archive?src={row.uri}"), replies.archived)
+            await client.call("POST", client.url(f"/data/services/archive?src={row.uri}"), parse_archive_uri)
     sent = xnat.count["import"]
     expected = "present" if others else "uids"
     summary = await upload(url, [two], book)

@@ -25,9 +25,9 @@ from asyncimport.errors import (
 )
 from asyncimport.pacing.retry import RetryPolicy, retrying
 from asyncimport.testserver import Fault, Project, Reset, Status, Tell, TestXnat, serve
-from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
-from asyncimport.xnat.replies import Reply
+from asyncimport.xnat.replies.response import Reply
+from asyncimport.xnat.replies.site import parse_project_id
 from asyncimport.xnat.site import check_project
 
 pytestmark = pytest.mark.anyio
@@ -206,7 +206,7 @@ async def test_asking_goes_on_after_an_expiry(xnat: TestXnat, url: str) -> None:
     """Whoever asks notices nothing of it."""
     async with logged_in(url) as client:
         xnat.expire_logins()
-        assert await client.ask("GET", "/data/projects/demo?format=json", replies.project_id, AT_ONCE) == "demo"
+        assert await client.ask("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE) == "demo"
         assert xnat.count["login"] == 2
 
 
@@ -216,7 +216,7 @@ async def test_a_password_that_is_no_longer_right_ends_the_renewal(xnat: TestXna
         xnat.users.clear()
         xnat.expire_logins()
         with pytest.raises(LoginRefusedError):
-            await client.ask("GET", "/data/projects/demo?format=json", replies.project_id, AT_ONCE)
+            await client.ask("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE)
         assert xnat.count["login"] == 2
 
 
@@ -281,7 +281,7 @@ async def test_redirects_are_not_followed(status: int) -> None:
         # A page that says when the server is back is waited for; what has moved for good is not there to come back.
         kind = UnavailableError if status in {301, 308} else TransientError
         with pytest.raises(kind, match="redirects to http://127"):
-            await client.ask("GET", "/data/x", replies.project_id, RetryPolicy(attempts=1))
+            await client.ask("GET", "/data/x", parse_project_id, RetryPolicy(attempts=1))
     assert other.cookies == []
 
 
@@ -398,10 +398,10 @@ async def test_an_answer_that_breaks_off_is_transient(xnat: TestXnat, url: str) 
         # aiohttp itself asks a second time on a connection that was open before.
         xnat.faults.add(Fault("listing", Reset(), times=10))
         with pytest.raises(TransientError, match=r"^the connection broke \(\w+\)$") as caught:
-            await client.ask("GET", "/data/projects/demo?format=json", replies.project_id, AT_ONCE)
+            await client.ask("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE)
         assert not caught.value.unreachable
         xnat.faults.clear()
-        assert await client.ask("GET", "/data/projects/demo?format=json", replies.project_id, AT_ONCE) == "demo"
+        assert await client.ask("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE) == "demo"
 
 
 @asynccontextmanager

@@ -127,7 +127,7 @@ async def test_rights_that_are_lacking_leave_a_check_unknown(url: str) -> None:
     """Who does not administer the site is not told all of it, which is no error."""
     finding = only(await examined(url, "demo"))
     assert (finding.code, finding.status) == ("archive-timeout", Status.UNKNOWN)
-    assert "does not tell" in finding.meaning
+    assert "does not show it" in finding.meaning
 
 
 def _setting(**values: Any) -> Callable[[TestXnat], None]:

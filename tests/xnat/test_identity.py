@@ -6,7 +6,9 @@ import pytest
 
 from asyncimport.model import Session
 from asyncimport.model.addresses import archived_as, as_archived, same_label
-from asyncimport.xnat.replies import Experiment, Row, misplaced, other_row, other_session
+from asyncimport.xnat.replies.archive import Experiment
+from asyncimport.xnat.replies.identity import row_conflict, session_conflict, subject_conflict
+from asyncimport.xnat.replies.images import Row
 
 ASKED = Session("P", "S1", "E1", "1.2.3")
 OURS = Row("RECEIVING", "/prearchive/projects/P/1/E1", "P", "S1", "E1", "1.2.3", "uploader", prevents_auto_commit=True)
@@ -24,7 +26,7 @@ OURS = Row("RECEIVING", "/prearchive/projects/P/1/E1", "P", "S1", "E1", "1.2.3",
 )
 def test_a_row_like_ours_may_be_filled(row: Row) -> None:
     """Its subject is ours, whatever its case, as XNAT joins them; what XNAT does not tell is no difference."""
-    assert other_row(row, ASKED) is None
+    assert row_conflict(row, ASKED) is None
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ def test_a_row_like_ours_may_be_filled(row: Row) -> None:
 )
 def test_a_row_that_somebody_else_began_is_told(changes: dict[str, str | bool], why: str) -> None:
     """Each thing that the first file decides, and where the row is."""
-    said = other_row(replace(OURS, **changes), ASKED)  # type: ignore[arg-type]
+    said = row_conflict(replace(OURS, **changes), ASKED)  # type: ignore[arg-type]
     assert said is not None
     assert said.endswith(f"({why}: {OURS.uri})")
 
@@ -61,13 +63,13 @@ def test_a_row_is_that_of_the_journal_whose_source_it_has(
     source: str | None, mine: str | None, why: str | None
 ) -> None:
     """What began it decides for good; where nobody asks whose it is, that of any upload will do."""
-    said = other_row(replace(OURS, source=source), ASKED, mine)
+    said = row_conflict(replace(OURS, source=source), ASKED, mine)
     assert said == (why and f"the prearchive has this study already, begun by somebody else ({why}: {OURS.uri})")
 
 
 def test_all_differences_of_a_row_are_told() -> None:
     """Whoever has to mend it sees all of them at once."""
-    said = other_row(replace(OURS, subject="S2", source="", prevents_auto_commit=False), ASKED)
+    said = row_conflict(replace(OURS, subject="S2", source="", prevents_auto_commit=False), ASKED)
     assert said is not None
     assert "its subject is S2, not S1; its source is '', not uploader; XNAT archives it by itself" in said
 
@@ -84,14 +86,14 @@ def test_all_differences_of_a_row_are_told() -> None:
 )
 def test_a_session_is_ours_by_study_and_subject(there: Experiment, why: str | None) -> None:
     """Before anything is merged into it."""
-    assert other_session(there, ASKED) == why
+    assert session_conflict(there, ASKED) == why
 
 
 def test_what_is_archived_elsewhere_is_told() -> None:
     """By the subject that XNAT has it under; case alone is no other subject."""
-    assert misplaced("S2", ASKED) == "the archive has it under another subject (S2, not S1)"
-    assert misplaced("s1", ASKED) is None
-    assert misplaced("", ASKED) is None
+    assert subject_conflict("S2", ASKED) == "the archive has it under another subject (S2, not S1)"
+    assert subject_conflict("s1", ASKED) is None
+    assert subject_conflict("", ASKED) is None
     assert same_label("aB", "Ab")
 
 

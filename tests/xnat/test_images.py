@@ -38,7 +38,8 @@ from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tel
 from asyncimport.xnat.archive import held_uids
 from asyncimport.xnat.client import Client, Timeouts
 from asyncimport.xnat.images import Step, XnatDestination, next_step
-from asyncimport.xnat.replies import Experiment, Row
+from asyncimport.xnat.replies.archive import Experiment
+from asyncimport.xnat.replies.images import Row
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,8 @@ from asyncimport.model import Orphan, Session
 from asyncimport.testserver import Fault, Late, PrearchiveRow, Status, Tell, TestXnat, Timing
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.orphans import delete_orphan
-from asyncimport.xnat.replies import Reply, row
+from asyncimport.xnat.replies.images import parse_row
+from asyncimport.xnat.replies.response import Reply
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
@@ -221,6 +222,6 @@ async def test_the_command_tells_it_in_a_line(xnat: TestXnat, url: str, commands
 def test_how_long_ago_at_least(lastmod: str, date: str, seconds: float) -> None:
     """Where nothing can be told a file may have come in just now."""
     text = json.dumps({"ResultSet": {"Result": [{"status": "READY", "lastmod": lastmod}]}})
-    found = row(Reply(200, {"date": date}, text))
+    found = parse_row(Reply(200, {"date": date}, text))
     assert found is not None
     assert found.quiet_seconds == pytest.approx(seconds)

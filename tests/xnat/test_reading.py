@@ -17,10 +17,11 @@ from builders import listening, logged_in
 
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, RefusedError, TransientError, UnavailableError
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat import replies
 from asyncimport.xnat.client import Timeouts
 from asyncimport.xnat.reading import ANSWER
-from asyncimport.xnat.replies import Reply
+from asyncimport.xnat.replies.images import parse_import_uri
+from asyncimport.xnat.replies.logins import parse_user_name
+from asyncimport.xnat.replies.response import Reply
 
 pytestmark = pytest.mark.anyio
 
@@ -84,7 +85,7 @@ def little_memory() -> Iterator[None]:
         tracemalloc.stop()
 
 
-stored = partial(replies.stored, project="demo", expected=None)
+stored = partial(parse_import_uri, project="demo", expected=None)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_a_page_made_to_be_searched_for_long_is_not() -> None:
         reply = Reply(500, {}, text)
         with little_time():
             assert reply.message
-            assert replies.user_name(Reply(200, {}, text)) is None
+            assert parse_user_name(Reply(200, {}, text)) is None
 
 
 @contextmanager

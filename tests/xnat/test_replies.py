@@ -1,5 +1,6 @@
 """What each answer of XNAT means: tables of status, headers and body, and the value or the error they stand for."""
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,7 +21,42 @@ from asyncimport.errors import (
     UnavailableError,
 )
 from asyncimport.xnat import replies
-from asyncimport.xnat.replies import Experiment, Item, Reply, Row, ScanResource, SeriesFilter
+from asyncimport.xnat.replies.archive import (
+    Experiment,
+    ScanResource,
+    SessionItem,
+    parse_catalog,
+    parse_project_sessions,
+    parse_scan_resources,
+    parse_session_item,
+    parse_sessions,
+    parse_study_sessions,
+)
+from asyncimport.xnat.replies.images import (
+    Row,
+    check_build,
+    check_delete,
+    parse_archive_uri,
+    parse_file_count,
+    parse_import_uri,
+    parse_prearchive,
+    parse_row,
+    raise_download_error,
+)
+from asyncimport.xnat.replies.logins import check_login, check_reachable, check_user, parse_login_count, parse_user_name
+from asyncimport.xnat.replies.response import Reply
+from asyncimport.xnat.replies.site import (
+    Script,
+    SeriesFilter,
+    parse_flag,
+    parse_pipeline_count,
+    parse_project_id,
+    parse_project_ids,
+    parse_script,
+    parse_series_filter,
+    parse_setting,
+    parse_subscription_count,
+)
 
 SECRET = "Roentgen_W"  # a label: it names a patient, and no reason may
 ROW = f"/prearchive/projects/P/20240131_120000123/{SECRET}"
@@ -79,46 +115,41 @@ def item(**fields: Any) -> Reply:
     return reply(200, json.dumps(built), JSON)
 
 
-stored = partial(replies.stored, project="P", expected=None)
-user = partial(replies.user, name="ada")
+stored = partial(parse_import_uri, project="P", expected=None)
+user = partial(check_user, name="ada")
 
 STUDY = "1.2.3"
 ASKED: dict[str, Callable[[Reply], object]] = {
-    "login": replies.login,
-    "user": user,
-    "answers": replies.answers,
-    "project_id": replies.project_id,
-    "editable_projects": replies.editable_projects,
-    "stored": stored,
-    "built": replies.built,
-    "archived": replies.archived,
-    "row": replies.row,
-    "item": replies.item,
-    "experiments": lambda reply: replies.experiments(reply, STUDY),
-    "labelled": replies.labelled,
-    "all_labelled": replies.all_labelled,
-    "labelled as proof": partial(replies.labelled, is_proof=True),
-    "setting": replies.setting,
-    "rejects": replies.rejects,
-    "script": replies.script,
-    "prearchive": replies.prearchive,
-    "deleted": replies.deleted,
-    "file_count": replies.file_count,
-    "not_downloaded": replies.not_downloaded,
-    "maps_studies": replies.maps_studies,
-    "rewritten_of_patients": replies.rewritten_of_patients,
-    "maps_uids": replies.maps_uids,
-    "scan_resources": replies.scan_resources,
-    "catalog": replies.catalog,
-    "rewrites": replies.rewrites,
-    "value": replies.value,
-    "series_filter": replies.series_filter,
-    "user_name": replies.user_name,
-    "logins": replies.logins,
-    "pipelines": replies.pipelines,
-    "subscriptions": replies.subscriptions,
+    "check_login": check_login,
+    "check_user": user,
+    "check_reachable": check_reachable,
+    "parse_project_id": parse_project_id,
+    "parse_project_ids": parse_project_ids,
+    "parse_import_uri": stored,
+    "check_build": check_build,
+    "parse_archive_uri": parse_archive_uri,
+    "parse_row": parse_row,
+    "parse_session_item": parse_session_item,
+    "parse_study_sessions": lambda reply: parse_study_sessions(reply, STUDY),
+    "parse_sessions": parse_sessions,
+    "parse_project_sessions": parse_project_sessions,
+    "parse_sessions as proof": partial(parse_sessions, is_proof=True),
+    "parse_flag": parse_flag,
+    "parse_script": parse_script,
+    "parse_prearchive": parse_prearchive,
+    "check_delete": check_delete,
+    "parse_file_count": parse_file_count,
+    "raise_download_error": raise_download_error,
+    "parse_scan_resources": parse_scan_resources,
+    "parse_catalog": parse_catalog,
+    "parse_setting": parse_setting,
+    "parse_series_filter": parse_series_filter,
+    "parse_user_name": parse_user_name,
+    "parse_login_count": parse_login_count,
+    "parse_pipeline_count": parse_pipeline_count,
+    "parse_subscription_count": parse_subscription_count,
 }
-IN_A_RUN = [call for call in ASKED if call not in {"login", "user"}]
+IN_A_RUN = [call for call in ASKED if call not in {"check_login", "check_user"}]
 
 
 def flags(error: AsyncimportError) -> dict[str, object]:
@@ -244,8 +275,8 @@ def test_row_status(status: str, *, busy: bool, stuck: bool) -> None:
 )
 def test_login_takes_a_session_id(text: str) -> None:
     """A login has gone well when the answer is the plain ID of a session, with or without a node's name."""
-    replies.login(reply(200, text))
-    assert isinstance(judged(replies.login, reply(200, f"<{text}>")), UnavailableError)
+    check_login(reply(200, text))
+    assert isinstance(judged(check_login, reply(200, f"<{text}>")), UnavailableError)
 
 
 @pytest.mark.parametrize(
@@ -261,88 +292,86 @@ def test_login_takes_a_session_id(text: str) -> None:
 )
 def test_user_takes_whoever_is_logged_in(text: str, name: str) -> None:
     """Any user's login is good, a token's owner's too; a guest's is one only for who asked for the guest's."""
-    replies.user(reply(200, text), name)
+    check_user(reply(200, text), name)
     with pytest.raises(LoginRefusedError):
-        replies.user(reply(200, "User 'guest' is logged in"), f"not {name}")
+        check_user(reply(200, "User 'guest' is logged in"), f"not {name}")
 
 
 VALUES = [
     # project_id
-    ("project_id", item(ID="P", name="P title"), "P"),
-    ("project_id", item(ID=7), "7"),
-    ("project_id", item(name="no ID"), None),
-    ("project_id", item(ID=""), None),
-    ("project_id", restlet(404, "Unable to find the specified experiment."), None),
-    ("project_id", reply(404), None),
-    ("project_id", restlet(403, "The server understood the request, but is refusing to fulfill it"), None),
+    ("parse_project_id", item(ID="P", name="P title"), "P"),
+    ("parse_project_id", item(ID=7), "7"),
+    ("parse_project_id", item(name="no ID"), None),
+    ("parse_project_id", item(ID=""), None),
+    ("parse_project_id", restlet(404, "Unable to find the specified experiment."), None),
+    ("parse_project_id", reply(404), None),
+    ("parse_project_id", restlet(403, "The server understood the request, but is refusing to fulfill it"), None),
     # editable_projects
-    ("editable_projects", table({"ID": "P", "name": ""}, {"ID": "Q"}, totalRecords="2"), frozenset({"P", "Q"})),
-    ("editable_projects", table({"id": "P"}, {"ID": "", "id": "Q"}), frozenset({"P", "Q"})),
-    ("editable_projects", table({"name": "neither"}, {"ID": None}), frozenset()),
-    ("editable_projects", table(totalRecords="0"), frozenset()),
+    ("parse_project_ids", table({"ID": "P", "name": ""}, {"ID": "Q"}, totalRecords="2"), frozenset({"P", "Q"})),
+    ("parse_project_ids", table({"id": "P"}, {"ID": "", "id": "Q"}), frozenset({"P", "Q"})),
+    ("parse_project_ids", table({"name": "neither"}, {"ID": None}), frozenset()),
+    ("parse_project_ids", table(totalRecords="0"), frozenset()),
     # stored
-    ("stored", reply(200, f"/data{ROW}\r\n", URIS), ROW),
-    ("stored", reply(200, f"/REST{ROW}\r\n", URIS), ROW),
-    ("stored", reply(200, ROW, URIS), ROW),
-    ("stored", reply(200, f"/data{ROW}", {}), ROW),
-    ("stored", reply(200, f"/data{ROW}_1\r\n", URIS), f"{ROW}_1"),
+    ("parse_import_uri", reply(200, f"/data{ROW}\r\n", URIS), ROW),
+    ("parse_import_uri", reply(200, f"/REST{ROW}\r\n", URIS), ROW),
+    ("parse_import_uri", reply(200, ROW, URIS), ROW),
+    ("parse_import_uri", reply(200, f"/data{ROW}", {}), ROW),
+    ("parse_import_uri", reply(200, f"/data{ROW}_1\r\n", URIS), f"{ROW}_1"),
     # built
-    ("built", reply(200, f"/data{ROW}", URIS), None),
-    ("built", reply(200, "", URIS), None),
+    ("check_build", reply(200, f"/data{ROW}", URIS), None),
+    ("check_build", reply(200, "", URIS), None),
     # archived
-    ("archived", reply(200, f"{SESSION}\r\n", URIS), SESSION),
-    ("archived", reply(200, f"{SESSION.removeprefix('/data')}\r\n", URIS), SESSION),
-    ("archived", reply(301, SESSION, URIS), SESSION),
-    ("archived", redirect(303, f"https://elsewhere.example.org/xnat{SESSION}"), SESSION),
-    ("archived", redirect(303, SESSION.removeprefix("/data")), SESSION),
+    ("parse_archive_uri", reply(200, f"{SESSION}\r\n", URIS), SESSION),
+    ("parse_archive_uri", reply(200, f"{SESSION.removeprefix('/data')}\r\n", URIS), SESSION),
+    ("parse_archive_uri", reply(301, SESSION, URIS), SESSION),
+    ("parse_archive_uri", redirect(303, f"https://elsewhere.example.org/xnat{SESSION}"), SESSION),
+    ("parse_archive_uri", redirect(303, SESSION.removeprefix("/data")), SESSION),
     # row
-    ("experiments", table({"ID": "X_E1", "label": "E", "UID": STUDY}), [Experiment("X_E1", "E", STUDY)]),
-    ("experiments", table({"ID": "X_E1", "label": "E", "studyInstanceUID": STUDY}), [Experiment("X_E1", "E", STUDY)]),
+    ("parse_study_sessions", table({"ID": "X_E1", "label": "E", "UID": STUDY}), [Experiment("X_E1", "E", STUDY)]),
     (
-        "experiments",
+        "parse_study_sessions",
+        table({"ID": "X_E1", "label": "E", "studyInstanceUID": STUDY}),
+        [Experiment("X_E1", "E", STUDY)],
+    ),
+    (
+        "parse_study_sessions",
         table({"ID": "X_E1", "label": "E", "xnat:imagesessiondata/uid": STUDY}, {"ID": "X_E2", "UID": "9"}, {}),
         [Experiment("X_E1", "E", STUDY)],
     ),
     (
-        "labelled",
+        "parse_sessions",
         table({"ID": "X_E1", "label": "E", "UID": STUDY}, {"ID": "X_E2"}),
         [
             Experiment("X_E1", "E", STUDY),
             Experiment("X_E2", "", ""),
         ],
     ),
-    ("labelled", restlet(404, "Unable to identify project"), []),
+    ("parse_sessions", restlet(404, "Unable to identify project"), []),
     (
-        "all_labelled",
+        "parse_project_sessions",
         table({"ID": "X_E1", "label": "E", "UID": STUDY, "date": "2020-01-02"}),
         [Experiment("X_E1", "E", STUDY, date="2020-01-02")],
     ),
-    ("all_labelled", restlet(403, "no"), None),
-    ("all_labelled", restlet(404, "Unable to identify project"), None),
-    ("experiments", table(), []),
-    ("experiments", restlet(404, "Unable to identify project"), []),
-    ("experiments", restlet(403, "no"), []),
-    ("answers", reply(200, "User 'x' is logged in"), True),
-    ("answers", restlet(403, "no"), True),
-    ("answers", restlet(404, "no such thing"), True),
-    ("setting", reply(200, "true"), True),
-    ("setting", reply(200, "false\n"), False),
-    ("setting", reply(200, "maybe"), None),
-    ("setting", reply(404), None),
-    ("setting", reply(403), None),
-    ("setting", tomcat(404, "Not Found"), None),
-    ("rejects", reply(200, 'version "6.1"\n(0008,1030) := project\n'), False),
-    ("script", reply(200, "reject\n"), "reject\n"),
-    ("script", reply(404), None),
-    ("script", reply(403), None),
-    ("rejects", reply(200, 'version "6.1"\nreject\n'), True),
-    ("rejects", reply(200, '(0008,0060) = "SR" ? reject\n'), True),
-    ("rejects", reply(200, "// does not reject\n- (0008,0090) // never reject\n"), False),
-    ("rejects", reply(200, "removeRejected[]"), False),
-    ("rejects", reply(404), None),
-    ("rejects", reply(403), None),
+    ("parse_project_sessions", restlet(403, "no"), None),
+    ("parse_project_sessions", restlet(404, "Unable to identify project"), None),
+    ("parse_study_sessions", table(), []),
+    ("parse_study_sessions", restlet(404, "Unable to identify project"), []),
+    ("parse_study_sessions", restlet(403, "no"), []),
+    ("check_reachable", reply(200, "User 'x' is logged in"), True),
+    ("check_reachable", restlet(403, "no"), True),
+    ("check_reachable", restlet(404, "no such thing"), True),
+    ("parse_flag", reply(200, "true"), True),
+    ("parse_flag", reply(200, "false\n"), False),
+    ("parse_flag", reply(200, "maybe"), None),
+    ("parse_flag", reply(404), None),
+    ("parse_flag", reply(403), None),
+    ("parse_flag", tomcat(404, "Not Found"), None),
+    ("parse_script", reply(200, "reject\n"), Script("reject\n")),
+    ("parse_script", tomcat(404, "Not Found"), None),
+    ("parse_script", reply(404), None),
+    ("parse_script", reply(403), None),
     (
-        "prearchive",
+        "parse_prearchive",
         table(
             {
                 "project": "P",
@@ -360,92 +389,65 @@ VALUES = [
         ),
         [Row("RECEIVING", ROW, "P", "S", "E", STUDY, "uploader", "2024-01-31 12:00:00.123"), Row("READY")],
     ),
-    ("prearchive", table(), []),
-    ("rewrites", reply(200, 'version "6.1"\n(0008,1030) := project\n'), True),
-    ("rewrites", reply(200, 'version "6.1"\n- (0008,0090)\n'), True),
-    ("rewrites", reply(200, "removeAllPrivateTags"), True),
-    ("rewrites", reply(200, 'version "6.1"\n// (0008,1030) := project\n(0008,0060) = "SR" ? reject\n'), False),
-    ("rewrites", reply(200, ""), False),
-    ("rewrites", reply(403), None),
-    ("rewrites", tomcat(404, "Not Found"), None),
-    ("value", reply(200, "600"), "600"),
-    ("value", reply(200, "${StudyInstanceUID}\n", JSON), "${StudyInstanceUID}"),
-    ("value", reply(403), None),
-    ("value", tomcat(404, "Not Found"), None),
+    ("parse_prearchive", table(), []),
+    ("parse_setting", reply(200, "600"), "600"),
+    ("parse_setting", reply(200, "${StudyInstanceUID}\n", JSON), "${StudyInstanceUID}"),
+    ("parse_setting", reply(403), None),
+    ("parse_setting", tomcat(404, "Not Found"), None),
     (
-        "series_filter",
+        "parse_series_filter",
         reply(200, '{"enabled": "true", "mode": "blacklist", "list": "a.*\\n\\nb"}'),
-        SeriesFilter(enabled=True, mode="blacklist", patterns=2),
+        SeriesFilter(enabled=True, mode="blacklist", patterns=("a.*", "b")),
     ),
-    ("series_filter", reply(200, '{"enabled": false}'), SeriesFilter(enabled=False)),
-    ("series_filter", restlet(404, "Config not found for tool"), SeriesFilter(enabled=False)),
-    ("series_filter", restlet(403, "no"), None),
-    ("series_filter", reply(200, "[]"), None),
-    ("series_filter", reply(200, "no JSON"), None),
-    ("user_name", reply(200, "User 'ada' is logged in"), "ada"),
-    ("user_name", reply(200, "something else"), None),
-    ("user_name", restlet(403, "no"), None),
-    ("logins", reply(200, '{"ada": 3}', JSON), 3),
-    ("logins", reply(200, "{}", JSON), None),
-    ("logins", reply(200, '{"ada": "many"}', JSON), None),
-    ("logins", reply(200, "7", JSON), None),
-    ("logins", restlet(403, "no"), None),
-    ("pipelines", table({"Name": "a"}, {"Name": "b"}), 2),
-    ("pipelines", table(), 0),
-    ("pipelines", restlet(403, "no"), None),
-    ("subscriptions", reply(200, '[{"active": true}, {"active": false}]', JSON), 1),
-    ("subscriptions", reply(200, "[]", JSON), 0),
-    ("subscriptions", reply(200, "[7]", JSON), None),
-    ("subscriptions", reply(200, "{", JSON), None),
-    ("subscriptions", reply(403), None),
-    ("subscriptions", tomcat(404, "Not Found"), None),
-    ("file_count", table({"file_count": "7"}, {"file_count": "2"}), 9),
-    ("file_count", table(), 0),
-    ("file_count", table({"file_count": "7"}, {}), None),
-    ("file_count", table({"file_count": 5000 * "9"}), None),
-    ("file_count", restlet(404, "Unable to locate prearc resource."), None),
-    ("deleted", reply(200), None),
-    ("deleted", restlet(404, f"{ROW} not found."), None),
-    ("maps_uids", reply(200, 'version "6.1"\n(0008,1030) := project\n(0010,0010) := subject\n'), False),
-    ("maps_uids", reply(200, 'version "6.1"\n(0008,0018) := "1.2.3"\n'), True),
-    ("maps_uids", reply(200, "(0008,0018) := hashUID[(0008,0018)]"), True),
-    ("maps_uids", reply(200, 'removeAllPrivateTags\nmapReferencedUIDs["1.2", "3"]'), True),
-    ("maps_uids", reply(200, "// keeps (0008,0018) as it is"), False),
-    ("maps_uids", reply(200, ""), False),
-    ("maps_uids", reply(404), None),
-    ("maps_uids", reply(403), None),
-    ("maps_studies", reply(200, 'version "6.1"\n(0008,1030) := project\n(0020,0010) := "1"\n'), False),
-    ("maps_studies", reply(200, "(0020, 000d) := hashUID[(0020,000D)]"), True),
-    ("maps_studies", reply(200, '(0020,000D) := "1.2.3"\n'), True),
-    ("maps_studies", reply(200, "(0008,0018) := newUID[]"), True),
-    ("maps_studies", reply(200, ""), False),
-    ("maps_studies", reply(404), None),
-    ("maps_studies", reply(403), None),
+    ("parse_series_filter", reply(200, '{"enabled": false}'), SeriesFilter(enabled=False)),
+    ("parse_series_filter", restlet(404, "Config not found for tool"), SeriesFilter(enabled=False)),
+    ("parse_series_filter", restlet(403, "no"), None),
+    ("parse_series_filter", reply(200, "[]"), None),
+    ("parse_series_filter", reply(200, "no JSON"), None),
+    ("parse_user_name", reply(200, "User 'ada' is logged in"), "ada"),
+    ("parse_user_name", reply(200, "something else"), None),
+    ("parse_user_name", restlet(403, "no"), None),
+    ("parse_login_count", reply(200, '{"ada": 3}', JSON), 3),
+    ("parse_login_count", reply(200, "{}", JSON), None),
+    ("parse_login_count", reply(200, '{"ada": "many"}', JSON), None),
+    ("parse_login_count", reply(200, "7", JSON), None),
+    ("parse_login_count", restlet(403, "no"), None),
+    ("parse_pipeline_count", table({"Name": "a"}, {"Name": "b"}), 2),
+    ("parse_pipeline_count", table(), 0),
+    ("parse_pipeline_count", restlet(403, "no"), None),
+    ("parse_subscription_count", reply(200, '[{"active": true}, {"active": false}]', JSON), 1),
+    ("parse_subscription_count", reply(200, "[]", JSON), 0),
+    ("parse_subscription_count", reply(200, "[7]", JSON), None),
+    ("parse_subscription_count", reply(200, "{", JSON), None),
+    ("parse_subscription_count", reply(403), None),
+    ("parse_subscription_count", tomcat(404, "Not Found"), None),
+    ("parse_file_count", table({"file_count": "7"}, {"file_count": "2"}), 9),
+    ("parse_file_count", table(), 0),
+    ("parse_file_count", table({"file_count": "7"}, {}), None),
+    ("parse_file_count", table({"file_count": 5000 * "9"}), None),
+    ("parse_file_count", restlet(404, "Unable to locate prearc resource."), None),
+    ("check_delete", reply(200), None),
+    ("check_delete", restlet(404, f"{ROW} not found."), None),
+    ("parse_row", table({"status": "RECEIVING", "name": "E"}), Row("RECEIVING", label="E")),
+    ("parse_row", table({"name": "E"}), Row("", label="E")),
     (
-        "rewritten_of_patients",
-        reply(200, "(0010,0010) := subject\n(0010, 0020):=x"),
-        frozenset(["name", "id"]),
-    ),
-    ("rewritten_of_patients", reply(200, '(0008,1030) := project\n(0010,0030) := "1900"'), frozenset(["birth date"])),
-    ("rewritten_of_patients", reply(200, "-(0010,00X@)"), frozenset(["name", "id", "birth date"])),
-    ("rewritten_of_patients", reply(200, ""), frozenset()),
-    ("rewritten_of_patients", reply(404), None),
-    ("row", table({"status": "RECEIVING", "name": "E"}), Row("RECEIVING", label="E")),
-    ("row", table({"name": "E"}), Row("", label="E")),
-    (
-        "row",
+        "parse_row",
         table({"status": "READY", "SOURCE": "", "prevent_auto_commit": "false"}),
         Row("READY", source="", prevents_auto_commit=False),
     ),
-    ("row", table({"status": "READY", "prevent_auto_commit": "perhaps"}), Row("READY")),
-    ("row", table(), None),
-    ("row", restlet(404, f"{ROW} not found."), None),
-    ("row", reply(404), None),
+    ("parse_row", table({"status": "READY", "prevent_auto_commit": "perhaps"}), Row("READY")),
+    ("parse_row", table(), None),
+    ("parse_row", restlet(404, f"{ROW} not found."), None),
+    ("parse_row", reply(404), None),
     # experiment
     # item
-    ("item", item(ID="X_E1", label="E", UID="1.2.3"), Item("X_E1", "", "E", "1.2.3", "", frozenset())),
     (
-        "item",
+        "parse_session_item",
+        item(ID="X_E1", label="E", UID="1.2.3"),
+        SessionItem("X_E1", "", "E", "1.2.3", "", frozenset()),
+    ),
+    (
+        "parse_session_item",
         reply(
             200,
             json.dumps(
@@ -466,11 +468,11 @@ VALUES = [
             ),
             JSON,
         ),
-        Item("X_E1", "P", "", "", "X_S1", frozenset({"1", "2-MR1"})),
+        SessionItem("X_E1", "P", "", "", "X_S1", frozenset({"1", "2-MR1"})),
     ),
     # scan_resources
     (
-        "scan_resources",
+        "parse_scan_resources",
         table(
             {"category": "scans", "cat_id": "1", "label": "DICOM", "format": "DICOM", "file_count": "3"},
             {"category": "scans", "cat_id": "1-MR1", "label": "DICOM", "format": ""},
@@ -487,11 +489,11 @@ VALUES = [
             ScanResource("", ""),
         ],
     ),
-    ("scan_resources", table(), []),
-    ("scan_resources", restlet(404, "Unable to find the specified resources."), []),
+    ("parse_scan_resources", table(), []),
+    ("parse_scan_resources", restlet(404, "Unable to find the specified resources."), []),
     # catalog
     (
-        "catalog",
+        "parse_catalog",
         reply(
             200,
             '<?xml version="1.0" encoding="UTF-8"?>\n<cat:DCMCatalog UID="1.2.9" xmlns:cat="http://nrg.wustl.edu/catalog">'
@@ -502,8 +504,8 @@ VALUES = [
         ),
         {"1.2.1": "0", "1.2.2": ""},
     ),
-    ("catalog", reply(200, '<Catalog><entries><entry UID="1.2.1"/></entries></Catalog>', XML), {"1.2.1": ""}),
-    ("catalog", reply(200, "<cat:Catalog xmlns:cat='x'/>", XML), {}),
+    ("parse_catalog", reply(200, '<Catalog><entries><entry UID="1.2.1"/></entries></Catalog>', XML), {"1.2.1": ""}),
+    ("parse_catalog", reply(200, "<cat:Catalog xmlns:cat='x'/>", XML), {}),
 ]
 
 
@@ -522,91 +524,101 @@ INACTIVE = "/xnat/app/template/InactiveAccount.vm"
 
 ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = [
     # login
-    ("login", tomcat(401, "Your login attempt failed"), LoginRefusedError, {}),
-    ("login", tomcat(403, "Your password has expired. Please log in."), LoginRefusedError, {}),
-    ("login", tomcat(403, "Site has not yet been configured."), UnavailableError, {}),
-    ("login", redirect(302, LOGIN_VM), LoginRefusedError, {}),
-    ("login", redirect(302, EXPIRED), LoginRefusedError, {}),
-    ("login", redirect(302, INACTIVE), LoginRefusedError, {}),
-    ("login", reply(200, LOGIN_PAGE, HTML), LoginRefusedError, {}),
-    ("login", redirect(301, "https://xnat.example.org/data/JSESSION"), UnavailableError, {}),
-    ("login", redirect(308, "https://xnat.example.org/data/JSESSION"), UnavailableError, {}),
-    ("login", redirect(302, "/setup"), UnavailableError, {}),
-    ("login", reply(302), UnavailableError, {}),
-    ("login", reply(503, NGINX, {**HTML, "retry-after": "7"}), TransientError, SLOW_DOWN),
-    ("login", reply(500, "", {}), TransientError, OVERLOAD),
-    ("login", reply(200, NGINX, HTML), UnavailableError, {}),
-    ("login", reply(200, ""), UnavailableError, {}),
-    ("login", reply(200, "It works, or does it?"), UnavailableError, {}),
-    ("login", tomcat(404, "Not Found"), UnavailableError, {}),
-    ("login", reply(201, "ABC"), UnavailableError, {}),
+    ("check_login", tomcat(401, "Your login attempt failed"), LoginRefusedError, {}),
+    ("check_login", tomcat(403, "Your password has expired. Please log in."), LoginRefusedError, {}),
+    ("check_login", tomcat(403, "Site has not yet been configured."), UnavailableError, {}),
+    ("check_login", redirect(302, LOGIN_VM), LoginRefusedError, {}),
+    ("check_login", redirect(302, EXPIRED), LoginRefusedError, {}),
+    ("check_login", redirect(302, INACTIVE), LoginRefusedError, {}),
+    ("check_login", reply(200, LOGIN_PAGE, HTML), LoginRefusedError, {}),
+    ("check_login", redirect(301, "https://xnat.example.org/data/JSESSION"), UnavailableError, {}),
+    ("check_login", redirect(308, "https://xnat.example.org/data/JSESSION"), UnavailableError, {}),
+    ("check_login", redirect(302, "/setup"), UnavailableError, {}),
+    ("check_login", reply(302), UnavailableError, {}),
+    ("check_login", reply(503, NGINX, {**HTML, "retry-after": "7"}), TransientError, SLOW_DOWN),
+    ("check_login", reply(500, "", {}), TransientError, OVERLOAD),
+    ("check_login", reply(200, NGINX, HTML), UnavailableError, {}),
+    ("check_login", reply(200, ""), UnavailableError, {}),
+    ("check_login", reply(200, "It works, or does it?"), UnavailableError, {}),
+    ("check_login", tomcat(404, "Not Found"), UnavailableError, {}),
+    ("check_login", reply(201, "ABC"), UnavailableError, {}),
     # user
-    ("user", reply(200, "User 'guest' is logged in"), LoginRefusedError, {}),
-    ("user", reply(200, "User 'Guest' is logged in"), LoginRefusedError, {}),
-    ("user", tomcat(401, "Unauthorized"), LoginExpiredError, {}),
-    ("user", redirect(302, EXPIRED), LoginRefusedError, {}),
-    ("user", redirect(302, LOGIN_VM), LoginRefusedError, {}),
-    ("user", redirect(302, "https://xnat.example.org/maintenance.html"), UnavailableError, {}),
-    ("user", redirect(301, "https://xnat.example.org/data/auth"), UnavailableError, {}),
-    ("user", tomcat(403, "Your password has expired."), LoginRefusedError, {}),
-    ("user", reply(200, LOGIN_PAGE, HTML), LoginRefusedError, {}),
-    ("user", reply(429, "", {"retry-after": "7"}), TransientError, SLOW_DOWN),
-    ("user", reply(500), TransientError, OVERLOAD),
-    ("user", reply(200, "hello"), UnavailableError, {}),
-    ("user", tomcat(404, "Not Found"), UnavailableError, {}),
+    ("check_user", reply(200, "User 'guest' is logged in"), LoginRefusedError, {}),
+    ("check_user", reply(200, "User 'Guest' is logged in"), LoginRefusedError, {}),
+    ("check_user", tomcat(401, "Unauthorized"), LoginExpiredError, {}),
+    ("check_user", redirect(302, EXPIRED), LoginRefusedError, {}),
+    ("check_user", redirect(302, LOGIN_VM), LoginRefusedError, {}),
+    ("check_user", redirect(302, "https://xnat.example.org/maintenance.html"), UnavailableError, {}),
+    ("check_user", redirect(301, "https://xnat.example.org/data/auth"), UnavailableError, {}),
+    ("check_user", tomcat(403, "Your password has expired."), LoginRefusedError, {}),
+    ("check_user", reply(200, LOGIN_PAGE, HTML), LoginRefusedError, {}),
+    ("check_user", reply(429, "", {"retry-after": "7"}), TransientError, SLOW_DOWN),
+    ("check_user", reply(500), TransientError, OVERLOAD),
+    ("check_user", reply(200, "hello"), UnavailableError, {}),
+    ("check_user", tomcat(404, "Not Found"), UnavailableError, {}),
     # stored, for good
-    ("stored", reply(200, "", URIS), NotKeptError, JUDGED),
-    ("stored", reply(200, "\r\n", URIS), NotKeptError, JUDGED),
-    ("stored", reply(200, f"/data{ROW}\r\n".replace("/P/", "/Unassigned/"), URIS), RefusedError, WHOLE),
-    ("stored", reply(200, f"/data{ROW}\r\n".replace("/P/", "/Q/"), URIS), RefusedError, WHOLE),
-    ("stored", reply(200, f"/data{ROW}\r\n".replace("/P/", "/p/"), URIS), RefusedError, WHOLE),
-    ("stored", reply(200, f"/data{ROW}\r\n/data{ROW}2\r\n", URIS), RefusedError, WHOLE),
-    ("stored", reply(200, f"/data{ROW}\r\n{SECRET}", URIS), RefusedError, WHOLE),
-    ("stored", reply(200, f"/xapi/direct-archive/P/1.2/{SECRET}\r\n", URIS), RefusedError, WHOLE),
-    ("stored", reply(200, f"{SESSION}\r\n", URIS), RefusedError, WHOLE),
-    ("stored", reply(200, "OK", TEXT), RefusedError, WHOLE),
-    ("stored", restlet(400, "object upload.dcm contains no SOP Class UID"), RefusedError, {}),
-    ("stored", restlet(400, "In-body File posts must include the file directly as the body"), RefusedError, {}),
-    ("stored", tomcat(400, "Invalid character found in the request target"), RefusedError, {}),
-    ("stored", reply(413, NGINX, HTML), RefusedError, {"never_reached_xnat": True}),
-    ("stored", restlet(403, "The server understood the request, but is refusing to fulfill it"), RefusedError, WHOLE),
-    ("stored", restlet(405, "The method specified in the request is not allowed"), RefusedError, WHOLE),
-    ("stored", restlet(406, "In-body File posts must include the file directly"), RefusedError, {}),
-    ("stored", reply(201, f"/data{ROW}", URIS), RefusedError, {}),
+    ("parse_import_uri", reply(200, "", URIS), NotKeptError, JUDGED),
+    ("parse_import_uri", reply(200, "\r\n", URIS), NotKeptError, JUDGED),
+    ("parse_import_uri", reply(200, f"/data{ROW}\r\n".replace("/P/", "/Unassigned/"), URIS), RefusedError, WHOLE),
+    ("parse_import_uri", reply(200, f"/data{ROW}\r\n".replace("/P/", "/Q/"), URIS), RefusedError, WHOLE),
+    ("parse_import_uri", reply(200, f"/data{ROW}\r\n".replace("/P/", "/p/"), URIS), RefusedError, WHOLE),
+    ("parse_import_uri", reply(200, f"/data{ROW}\r\n/data{ROW}2\r\n", URIS), RefusedError, WHOLE),
+    ("parse_import_uri", reply(200, f"/data{ROW}\r\n{SECRET}", URIS), RefusedError, WHOLE),
+    ("parse_import_uri", reply(200, f"/xapi/direct-archive/P/1.2/{SECRET}\r\n", URIS), RefusedError, WHOLE),
+    ("parse_import_uri", reply(200, f"{SESSION}\r\n", URIS), RefusedError, WHOLE),
+    ("parse_import_uri", reply(200, "OK", TEXT), RefusedError, WHOLE),
+    ("parse_import_uri", restlet(400, "object upload.dcm contains no SOP Class UID"), RefusedError, {}),
+    (
+        "parse_import_uri",
+        restlet(400, "In-body File posts must include the file directly as the body"),
+        RefusedError,
+        {},
+    ),
+    ("parse_import_uri", tomcat(400, "Invalid character found in the request target"), RefusedError, {}),
+    ("parse_import_uri", reply(413, NGINX, HTML), RefusedError, {"never_reached_xnat": True}),
+    (
+        "parse_import_uri",
+        restlet(403, "The server understood the request, but is refusing to fulfill it"),
+        RefusedError,
+        WHOLE,
+    ),
+    ("parse_import_uri", restlet(405, "The method specified in the request is not allowed"), RefusedError, WHOLE),
+    ("parse_import_uri", restlet(406, "In-body File posts must include the file directly"), RefusedError, {}),
+    ("parse_import_uri", reply(201, f"/data{ROW}", URIS), RefusedError, {}),
     # stored, for a time
-    ("stored", restlet(400, "unable to read DICOM object upload.dcm"), TransientError, BLAMED),
-    ("stored", reply(400, "Unable to read DICOM object upload.dcm"), TransientError, BLAMED),
-    ("stored", restlet(400, "Concurrent file sends of the same data is not supported."), TransientError, {}),
-    ("stored", restlet(500, "Concurrent file sends are not supported."), TransientError, MAYBE),
-    ("stored", restlet(404, "Unknown importer implementation specified: X"), TransientError, OVERLOAD),
-    ("stored", tomcat(404, "Not Found"), TransientError, OVERLOAD),
-    ("stored", reply(200, NGINX, HTML), TransientError, MAYBE),
-    ("stored", reply(200, NGINX, TEXT), TransientError, MAYBE),
+    ("parse_import_uri", restlet(400, "unable to read DICOM object upload.dcm"), TransientError, BLAMED),
+    ("parse_import_uri", reply(400, "Unable to read DICOM object upload.dcm"), TransientError, BLAMED),
+    ("parse_import_uri", restlet(400, "Concurrent file sends of the same data is not supported."), TransientError, {}),
+    ("parse_import_uri", restlet(500, "Concurrent file sends are not supported."), TransientError, MAYBE),
+    ("parse_import_uri", restlet(404, "Unknown importer implementation specified: X"), TransientError, OVERLOAD),
+    ("parse_import_uri", tomcat(404, "Not Found"), TransientError, OVERLOAD),
+    ("parse_import_uri", reply(200, NGINX, HTML), TransientError, MAYBE),
+    ("parse_import_uri", reply(200, NGINX, TEXT), TransientError, MAYBE),
     # built
-    ("built", restlet(409, "session document locked"), TransientError, {}),
-    ("built", restlet(404, f"{ROW} not found."), TransientError, {}),
-    ("built", tomcat(404, "Not Found"), TransientError, {}),
-    ("built", redirect(302, f"https://xnat.example.org/data{ROW}?action=build", NGINX), TransientError, GIVEN_UP),
-    ("built", restlet(400, "No action parameter was specified"), RefusedError, {}),
-    ("built", restlet(403, "no edit right"), RefusedError, {}),
-    ("built", restlet(500, "Unable to build the session"), RefusedError, {}),
-    ("built", reply(504, NGINX, HTML), TransientError, GIVEN_UP),
-    ("built", reply(524, NGINX, HTML), TransientError, MAYBE),
+    ("check_build", restlet(409, "session document locked"), TransientError, {}),
+    ("check_build", restlet(404, f"{ROW} not found."), TransientError, {}),
+    ("check_build", tomcat(404, "Not Found"), TransientError, {}),
+    ("check_build", redirect(302, f"https://xnat.example.org/data{ROW}?action=build", NGINX), TransientError, GIVEN_UP),
+    ("check_build", restlet(400, "No action parameter was specified"), RefusedError, {}),
+    ("check_build", restlet(403, "no edit right"), RefusedError, {}),
+    ("check_build", restlet(500, "Unable to build the session"), RefusedError, {}),
+    ("check_build", reply(504, NGINX, HTML), TransientError, GIVEN_UP),
+    ("check_build", reply(524, NGINX, HTML), TransientError, MAYBE),
     # archived
     (
-        "archived",
+        "parse_archive_uri",
         restlet(500, "FAILED: Unable to archive E: Operation Failed: Session already exists with matching files."),
         RefusedError,
         {},
     ),
     (
-        "archived",
+        "parse_archive_uri",
         restlet(500, "FAILED: Unable to archive E: Operation Failed: Invalid modification of session UID"),
         RefusedError,
         {},
     ),
     (
-        "archived",
+        "parse_archive_uri",
         restlet(
             500,
             "FAILED: Unable to archive E: Operation Failed: "
@@ -616,76 +628,75 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
         MAYBE,
     ),
     (
-        "archived",
+        "parse_archive_uri",
         restlet(500, "FAILED: Unable to archive E: Operation Failed: Session processing may already be in progress: x"),
         TransientError,
         {},
     ),
     (
-        "archived",
+        "parse_archive_uri",
         restlet(500, "FAILED: Unable to archive E: Operation Failed: Destination session in use."),
         TransientError,
         {},
     ),
     (
-        "archived",
+        "parse_archive_uri",
         restlet(500, "The operation did not complete within the configured timeout interval."),
         TransientError,
         MAYBE,
     ),
-    ("archived", restlet(409, "Session already exists, retry with overwrite enabled"), RefusedError, {}),
-    ("archived", restlet(403, "Operation already in progress on this prearchive entry."), TransientError, {}),
-    ("archived", restlet(403, "Invalid permissions for archiving."), RefusedError, {}),
-    ("archived", restlet(423, "Locked"), TransientError, {}),
-    ("archived", restlet(404, "Unknown prearchive session."), TransientError, {}),
-    ("archived", restlet(404, f"{ROW} not found."), TransientError, {}),
-    ("archived", restlet(400, "Cannot archive sessions from the Unassigned folder."), RefusedError, {}),
-    ("archived", reply(200, "", URIS), TransientError, MAYBE),
-    ("archived", reply(200, "Archival initiated", TEXT), TransientError, MAYBE),
+    ("parse_archive_uri", restlet(409, "Session already exists, retry with overwrite enabled"), RefusedError, {}),
+    ("parse_archive_uri", restlet(403, "Operation already in progress on this prearchive entry."), TransientError, {}),
+    ("parse_archive_uri", restlet(403, "Invalid permissions for archiving."), RefusedError, {}),
+    ("parse_archive_uri", restlet(423, "Locked"), TransientError, {}),
+    ("parse_archive_uri", restlet(404, "Unknown prearchive session."), TransientError, {}),
+    ("parse_archive_uri", restlet(404, f"{ROW} not found."), TransientError, {}),
+    ("parse_archive_uri", restlet(400, "Cannot archive sessions from the Unassigned folder."), RefusedError, {}),
+    ("parse_archive_uri", reply(200, "", URIS), TransientError, MAYBE),
+    ("parse_archive_uri", reply(200, "Archival initiated", TEXT), TransientError, MAYBE),
     (
-        "archived",
+        "parse_archive_uri",
         redirect(303, "https://xnat.example.org/app/template/XDATScreen_prearchives.vm"),
         TransientError,
         MAYBE,
     ),
-    ("archived", redirect(303, "http://[::1", ""), TransientError, MAYBE),
-    ("archived", reply(200, NGINX, HTML), TransientError, MAYBE),
-    ("archived", reply(524, NGINX, HTML), TransientError, MAYBE),
-    ("archived", reply(500, "", {}), RefusedError, {}),
+    ("parse_archive_uri", redirect(303, "http://[::1", ""), TransientError, MAYBE),
+    ("parse_archive_uri", reply(200, NGINX, HTML), TransientError, MAYBE),
+    ("parse_archive_uri", reply(524, NGINX, HTML), TransientError, MAYBE),
+    ("parse_archive_uri", reply(500, "", {}), RefusedError, {}),
     # questions: answers that are none
-    ("project_id", reply(200, "{", JSON), TransientError, {}),
-    ("project_id", restlet(400, "bad"), TransientError, {}),
-    ("editable_projects", restlet(403, "no"), TransientError, {}),
-    ("row", restlet(403, "no"), RefusedError, {}),
-    ("prearchive", restlet(403, "no"), RefusedError, {}),
-    ("prearchive", restlet(404, "no such project"), RefusedError, {}),
-    ("deleted", restlet(403, "no"), RefusedError, {}),
-    ("file_count", restlet(403, "no"), RefusedError, {}),
-    ("labelled as proof", restlet(403, "no"), TransientError, {}),
-    ("labelled as proof", restlet(404, "Unable to identify project"), TransientError, {}),
-    ("not_downloaded", restlet(404, f"{ROW} not found."), RefusedError, {}),
-    ("not_downloaded", restlet(403, "no"), RefusedError, {}),
-    ("deleted", restlet(409, "session document locked"), RefusedError, {}),
-    ("setting", restlet(500, "no"), TransientError, MAYBE),
-    ("rejects", restlet(500, "no"), TransientError, MAYBE),
-    ("script", restlet(500, "no"), TransientError, MAYBE),
-    ("item", reply(200, "<xnat:MRSession/>", XML), TransientError, {}),
-    ("item", reply(200, '{"items": [{"children": [7], "data_fields": {}}]}', JSON), TransientError, {}),
-    ("item", restlet(404, "Unable to find the specified experiment."), SessionChangedError, {}),
-    ("item", restlet(403, "no"), SessionChangedError, {}),
-    ("scan_resources", restlet(403, "no"), TransientError, {}),
-    ("catalog", restlet(404, "Unable to find catalog"), SessionChangedError, {}),
-    ("catalog", reply(404, "<html/>", {}), TransientError, OVERLOAD),
-    ("catalog", reply(403, "<Status/>", XML), TransientError, {}),
-    ("catalog", reply(200, "", XML), TransientError, {}),
-    ("catalog", reply(200, "<Catalog><entry", XML), TransientError, {}),
+    ("parse_project_id", reply(200, "{", JSON), TransientError, {}),
+    ("parse_project_id", restlet(400, "bad"), TransientError, {}),
+    ("parse_project_ids", restlet(403, "no"), TransientError, {}),
+    ("parse_row", restlet(403, "no"), RefusedError, {}),
+    ("parse_prearchive", restlet(403, "no"), RefusedError, {}),
+    ("parse_prearchive", restlet(404, "no such project"), RefusedError, {}),
+    ("check_delete", restlet(403, "no"), RefusedError, {}),
+    ("parse_file_count", restlet(403, "no"), RefusedError, {}),
+    ("parse_sessions as proof", restlet(403, "no"), TransientError, {}),
+    ("parse_sessions as proof", restlet(404, "Unable to identify project"), TransientError, {}),
+    ("raise_download_error", restlet(404, f"{ROW} not found."), RefusedError, {}),
+    ("raise_download_error", restlet(403, "no"), RefusedError, {}),
+    ("check_delete", restlet(409, "session document locked"), RefusedError, {}),
+    ("parse_flag", restlet(500, "no"), TransientError, MAYBE),
+    ("parse_script", restlet(500, "no"), TransientError, MAYBE),
+    ("parse_session_item", reply(200, "<xnat:MRSession/>", XML), TransientError, {}),
+    ("parse_session_item", reply(200, '{"items": [{"children": [7], "data_fields": {}}]}', JSON), TransientError, {}),
+    ("parse_session_item", restlet(404, "Unable to find the specified experiment."), SessionChangedError, {}),
+    ("parse_session_item", restlet(403, "no"), SessionChangedError, {}),
+    ("parse_scan_resources", restlet(403, "no"), TransientError, {}),
+    ("parse_catalog", restlet(404, "Unable to find catalog"), SessionChangedError, {}),
+    ("parse_catalog", reply(404, "<html/>", {}), TransientError, OVERLOAD),
+    ("parse_catalog", reply(403, "<Status/>", XML), TransientError, {}),
+    ("parse_catalog", reply(200, "", XML), TransientError, {}),
+    ("parse_catalog", reply(200, "<Catalog><entry", XML), TransientError, {}),
     *(
         (call, tomcat(404, "Not Found"), TransientError, OVERLOAD)
         for call in IN_A_RUN
         if call
         not in {
-            *("built", "archived", "setting", "maps_uids", "maps_studies", "rewritten_of_patients"),
-            *("rejects", "rewrites", "script", "value", "subscriptions"),
+            *("check_build", "parse_archive_uri", "parse_flag"),
+            *("parse_script", "parse_setting", "parse_subscription_count"),
         }
     ),
     # whatever was asked in a run
@@ -723,7 +734,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     *(
         (call, restlet(500, "The server encountered an unexpected condition"), TransientError, MAYBE)
         for call in IN_A_RUN
-        if call not in {"built", "archived"}
+        if call not in {"check_build", "parse_archive_uri"}
     ),
 ]
 
@@ -742,29 +753,70 @@ def test_errors(call: str, answer: Reply, kind: type[AsyncimportError], expected
     assert "archive/" not in f"{error} {error.hint}"
 
 
-def test_every_question_is_asked() -> None:
-    """Whatever `replies` offers to judge an answer has its rows in the tables above, or in tests of its own."""
-    elsewhere = {f"asyncimport.xnat.replies.{name}" for name in ("identity", "resources", "subjects")}
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("rejects", 'version "6.1"\n(0008,1030) := project\n', False),
+        ("rejects", 'version "6.1"\nreject\n', True),
+        ("rejects", '(0008,0060) = "SR" ? reject\n', True),
+        ("rejects", "// does not reject\n- (0008,0090) // never reject\n", False),
+        ("rejects", "removeRejected[]", False),
+        ("rewrites", 'version "6.1"\n(0008,1030) := project\n', True),
+        ("rewrites", 'version "6.1"\n- (0008,0090)\n', True),
+        ("rewrites", "removeAllPrivateTags", True),
+        ("rewrites", 'version "6.1"\n// (0008,1030) := project\n(0008,0060) = "SR" ? reject\n', False),
+        ("rewrites", "", False),
+        ("maps_uids", 'version "6.1"\n(0008,1030) := project\n(0010,0010) := subject\n', False),
+        ("maps_uids", 'version "6.1"\n(0008,0018) := "1.2.3"\n', True),
+        ("maps_uids", "(0008,0018) := hashUID[(0008,0018)]", True),
+        ("maps_uids", 'removeAllPrivateTags\nmapReferencedUIDs["1.2", "3"]', True),
+        ("maps_uids", "// keeps (0008,0018) as it is", False),
+        ("maps_uids", "", False),
+        ("maps_studies", 'version "6.1"\n(0008,1030) := project\n(0020,0010) := "1"\n', False),
+        ("maps_studies", "(0020, 000d) := hashUID[(0020,000D)]", True),
+        ("maps_studies", '(0020,000D) := "1.2.3"\n', True),
+        ("maps_studies", "(0008,0018) := newUID[]", True),
+        ("maps_studies", "", False),
+        (
+            "patient_fields",
+            "(0010,0010) := subject\n(0010, 0020):=x",
+            frozenset(["name", "id"]),
+        ),
+        ("patient_fields", '(0008,1030) := project\n(0010,0030) := "1900"', frozenset(["birth date"])),
+        ("patient_fields", "-(0010,00X@)", frozenset(["name", "id", "birth date"])),
+        ("patient_fields", "", frozenset()),
+    ],
+)
+def test_what_a_script_may_do(name: str, text: str, expected: object) -> None:
+    """The text of an anonymisation script tells what it may do."""
+    assert getattr(parse_script(reply(200, text)), name) == expected
+
+
+def test_every_function_has_its_cases() -> None:
+    """Each function that judges a reply has rows in the tables above."""
     offered = {
-        name for name in replies.__all__ if name.islower() and getattr(replies, name).__module__ not in elsewhere
+        name
+        for module in (replies.archive, replies.images, replies.logins, replies.site)
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_") and name != "parse_patterns"
     }
     assert offered == {name.removesuffix(" as proof") for name in ASKED}
     assert {call for call, *_ in ERRORS} == set(ASKED)
-    assert {call for call, *_ in VALUES} == offered - {"login", "user", "not_downloaded"}
+    assert {call for call, *_ in VALUES} == offered - {"check_login", "check_user", "raise_download_error"}
 
 
 def test_a_conflict_of_files_comes_with_advice() -> None:
     """The way out is known: what a late upload left behind may be replaced by what was sent."""
     answer = restlet(500, "FAILED: Unable to archive E: Operation Failed: Session already exists with matching files.")
-    assert "`--overwrite append --retry held`" in str(judged(replies.archived, answer))
+    assert "`--overwrite append --retry held`" in str(judged(parse_archive_uri, answer))
     other = restlet(500, "FAILED: Unable to archive E: Operation Failed: Invalid modification of session UID")
-    assert "--overwrite" not in str(judged(replies.archived, other))
+    assert "--overwrite" not in str(judged(parse_archive_uri, other))
 
 
 def test_reasons_of_the_session_keep_the_words_of_xnat() -> None:
     """Why XNAT did not archive a session is XNAT's to say; its summary line names the session anyway."""
     answer = restlet(500, "FAILED: Unable to archive E: Operation Failed: Session already exists with matching files.")
-    assert "matching files" in str(judged(replies.archived, answer))
+    assert "matching files" in str(judged(parse_archive_uri, answer))
 
 
 @pytest.mark.parametrize(
@@ -778,15 +830,15 @@ def test_reasons_of_the_session_keep_the_words_of_xnat() -> None:
 )
 def test_redirects_name_the_host_and_not_the_path(target: str, place: str) -> None:
     """Where the server sends us is told by scheme and host: that is what --host wants, and a path holds labels."""
-    error = judged(replies.login, redirect(302, target))
+    error = judged(check_login, redirect(302, target))
     assert str(error) == f"the server redirects to {place}"
     assert "--host" in error.hint
-    assert str(judged(replies.row, redirect(302, target))) == f"the server redirects to {place} (302)"
+    assert str(judged(parse_row, redirect(302, target))) == f"the server redirects to {place} (302)"
 
 
 def test_uninitialised_site_is_told_in_its_words() -> None:
     """A site that nobody has set up says so on a page of Tomcat's, and the user reads that, not Tomcat's version."""
-    assert str(judged(replies.login, tomcat(403, "Site has not yet been configured."))).endswith(
+    assert str(judged(check_login, tomcat(403, "Site has not yet been configured."))).endswith(
         "Site has not yet been configured."
     )
 
@@ -806,7 +858,7 @@ def test_uninitialised_site_is_told_in_its_words() -> None:
 )
 def test_retry_after(value: str, expected: float | None) -> None:
     """Retry-After counts when it is whole seconds; anything else is no wish at all, and no crash."""
-    error = judged(replies.row, reply(429, "", {"retry-after": value}))
+    error = judged(parse_row, reply(429, "", {"retry-after": value}))
     assert flags(error) == {"overload": True} | ({} if expected is None else {"retry_after": expected})
 
 
@@ -817,11 +869,11 @@ class TestMisplaced:
     def test_the_row_of_the_first_file_is_the_row_of_all(self, prefix: str) -> None:
         """Later files must go to the row that the first one went to, under whatever prefix it is named."""
         answer = reply(200, f"{prefix}{ROW}\r\n", URIS)
-        assert replies.stored(answer, "P", ROW) == ROW
+        assert parse_import_uri(answer, "P", ROW) == ROW
 
     def test_a_second_row_stops_the_session(self) -> None:
         """A second prearchive row of the same study ends the delivery: it would be archived as half a session."""
-        error = judged(partial(replies.stored, project="P", expected=f"{ROW}_1"), reply(200, f"/data{ROW}\r\n", URIS))
+        error = judged(partial(parse_import_uri, project="P", expected=f"{ROW}_1"), reply(200, f"/data{ROW}\r\n", URIS))
         assert isinstance(error, RefusedError)
         assert flags(error) == WHOLE
         assert SECRET not in str(error)
@@ -855,7 +907,7 @@ class TestMisplaced:
         pytest.param("[" * 100_000, id="deep"),
     ],
 )
-@pytest.mark.parametrize("call", ["project_id", "editable_projects", "row", "scan_resources"])
+@pytest.mark.parametrize("call", ["parse_project_id", "parse_project_ids", "parse_row", "parse_scan_resources"])
 def test_malformed_json(call: str, text: str) -> None:
     """An answer of another shape than XNAT's is a fault that may pass, never a crash and never "there is none"."""
     error = judged(ASKED[call], reply(200, text, JSON))
@@ -873,7 +925,7 @@ def test_malformed_json(call: str, text: str) -> None:
 )
 def test_catalogs_with_entities_are_refused(text: str) -> None:
     """XNAT's catalogs define no entities; one that does is an attack, and is not expanded."""
-    error = judged(replies.catalog, reply(200, text, XML))
+    error = judged(parse_catalog, reply(200, text, XML))
     assert type(error) is TransientError
     assert str(error) == "XNAT's catalog is not XML"
 
@@ -881,7 +933,7 @@ def test_catalogs_with_entities_are_refused(text: str) -> None:
 @given(
     call=st.sampled_from(sorted(ASKED)),
     status=st.integers(100, 599),
-    headers=st.dictionaries(st.sampled_from(["content-type", "location", "retry-after"]), st.text()),
+    headers=st.dictionaries(st.sampled_from(["content-type", "parse_location", "retry-after"]), st.text()),
     text=st.text() | st.sampled_from([NGINX, LOGIN_PAGE, ROW, SESSION, "{}", "<a/>"]),
 )
 def test_no_answer_is_a_crash(call: str, status: int, headers: Mapping[str, str], text: str) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from asyncimport.errors import AsyncimportError, LoginExpiredError, RefusedError, TransientError
-from asyncimport.xnat import replies
-from asyncimport.xnat.replies import ListedFile, Reply
+from asyncimport.xnat.replies.resources import ListedFile, check_creation, is_duplicate, parse_files
+from asyncimport.xnat.replies.response import Reply
 
 HTML = {"content-type": "text/html"}
 TEXT = {"content-type": "text/plain"}
-files = partial(replies.files, resource="DATA")
-READERS: list[Callable[[Reply], object]] = [replies.resource_made, replies.duplicates, files]
+files = partial(parse_files, resource="DATA")
+READERS: list[Callable[[Reply], object]] = [check_creation, is_duplicate, files]
 
 
 def page(text: str) -> str:
@@ -49,8 +49,8 @@ def test_what_any_answer_can_mean(read: Callable[[Reply], object], answer: Reply
 
 def test_a_resource_that_is_made_or_there() -> None:
     """Both are fine; 409 is how XNAT says the second."""
-    assert replies.resource_made(Reply(200, TEXT, "")) is True
-    assert replies.resource_made(Reply(409, HTML, page("Specified resource already exists."))) is False
+    assert check_creation(Reply(200, TEXT, "")) is True
+    assert check_creation(Reply(409, HTML, page("Specified resource already exists."))) is False
 
 
 @pytest.mark.parametrize(
@@ -60,25 +60,25 @@ def test_a_resource_that_is_made_or_there() -> None:
 def test_a_resource_that_cannot_be_made(status: int, text: str) -> None:
     """Nothing else of it need be tried, and the reason has XNAT's words."""
     with pytest.raises(RefusedError, match=text) as caught:
-        replies.resource_made(Reply(status, HTML, page(text)))
+        check_creation(Reply(status, HTML, page(text)))
     assert caught.value.whole_session
 
 
 def test_a_file_that_is_taken() -> None:
     """An empty 200, which proves nothing."""
-    assert replies.duplicates(Reply(200, TEXT, "")) is False
+    assert is_duplicate(Reply(200, TEXT, "")) is False
 
 
 def test_a_file_that_is_there_already() -> None:
     """JSON that calls itself HTML, and says that nothing was written."""
-    assert replies.duplicates(Reply(200, HTML, '{"duplicates":["a.csv"]}')) is True
-    assert replies.duplicates(Reply(200, HTML, '{"duplicates":[]}')) is False
+    assert is_duplicate(Reply(200, HTML, '{"duplicates":["a.csv"]}')) is True
+    assert is_duplicate(Reply(200, HTML, '{"duplicates":[]}')) is False
 
 
 @pytest.mark.parametrize("text", ["[1]", "1", "[" * 100_000])
 def test_json_that_says_nothing_of_duplicates(text: str) -> None:
     """It is as good as an empty answer."""
-    assert replies.duplicates(Reply(200, TEXT, text)) is False
+    assert is_duplicate(Reply(200, TEXT, text)) is False
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_json_that_says_nothing_of_duplicates(text: str) -> None:
 def test_a_file_that_is_refused(status: int, never_reached_xnat: bool) -> None:
     """The proxy's word is told from XNAT's."""
     with pytest.raises(RefusedError, match=str(status)) as caught:
-        replies.duplicates(Reply(status, HTML, page("You tried to PUT a payload")))
+        is_duplicate(Reply(status, HTML, page("You tried to PUT a payload")))
     assert caught.value.never_reached_xnat is never_reached_xnat
 
 

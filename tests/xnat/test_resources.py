@@ -47,9 +47,9 @@ from asyncimport.testserver import (
     lose_file,
     serve,
 )
-from asyncimport.xnat import replies
 from asyncimport.xnat.client import Client, connect
-from asyncimport.xnat.replies import Reply
+from asyncimport.xnat.replies.resources import is_duplicate, parse_files
+from asyncimport.xnat.replies.response import Reply
 from asyncimport.xnat.resources import Depth, Held, Resources
 
 pytestmark = pytest.mark.anyio
@@ -178,7 +178,7 @@ def answer(text: str, status: int = 200, *, html: bool = False) -> Reply:
 )
 def test_what_xnat_says_of_a_file(reply: Reply, kept: bool) -> None:
     """Whether it has kept another; the list of duplicates is labelled as a page."""
-    assert replies.duplicates(reply) is kept
+    assert is_duplicate(reply) is kept
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_what_xnat_says_of_a_file(reply: Reply, kept: bool) -> None:
 def test_what_is_no_answer_about_a_file(reply: Reply, error: type[Exception]) -> None:
     """It is repeated, after a login it may be, or the last word."""
     with pytest.raises(error):
-        replies.duplicates(reply)
+        is_duplicate(reply)
 
 
 def test_files_that_belong_elsewhere_are_left_out() -> None:
@@ -208,11 +208,11 @@ def test_files_that_belong_elsewhere_are_left_out() -> None:
         {"URI": "/data/projects/P/resources/8/files/c", "Size": "3", "digest": "abc", "collection": "OTHER"},
         {"URI": "/data/experiments/X/resources/7", "Size": "3", "digest": "abc", "collection": "R"},
     ]
-    found = replies.files(answer(json.dumps({"ResultSet": {"Result": rows}})), "R")
+    found = parse_files(answer(json.dumps({"ResultSet": {"Result": rows}})), "R")
     assert {name: (file.size, file.md5) for name, file in found.items()} == {"in/a.pdf": (3, "abc"), "b": (None, "")}
-    assert replies.files(answer("", 404), "R") == {}
+    assert parse_files(answer("", 404), "R") == {}
     with pytest.raises(RefusedError):
-        replies.files(answer("no", 403), "R")
+        parse_files(answer("no", 403), "R")
 
 
 # --- Rights

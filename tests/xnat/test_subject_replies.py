@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from asyncimport.errors import LoginExpiredError, RefusedError, TransientError
-from asyncimport.xnat import replies
-from asyncimport.xnat.replies import ListedSubject, Reply
+from asyncimport.xnat.replies.response import Reply
+from asyncimport.xnat.replies.subjects import ListedSubject, parse_saved_subject, parse_subject, parse_subjects
 
 HTML = {"content-type": "text/html"}
 
@@ -33,13 +33,13 @@ def test_a_listing() -> None:
     """Labels and accession IDs, whatever else there is."""
     rows = [{"ID": "XNAT_S00001", "label": "S1", "project": "P", "insert_date": ""}, {"ID": "", "label": "x"}]
     reply = Reply(200, {}, json.dumps({"ResultSet": {"Result": rows, "totalRecords": "2"}}))
-    assert replies.subjects(reply) == [ListedSubject("XNAT_S00001", "S1")]
+    assert parse_subjects(reply) == [ListedSubject("XNAT_S00001", "S1")]
 
 
 def test_an_item() -> None:
     """Numbers are native in it; its past and its experiments are not it."""
     fields = {"ID": "XNAT_S00001", "label": "S1", "project": "P", "group": "control", "src": ""}
-    found = replies.subject(item(fields, {"gender": "male", "age": 34, "weight": 70.0, "race": None}))
+    found = parse_subject(item(fields, {"gender": "male", "age": 34, "weight": 70.0, "race": None}))
     assert found is not None
     assert (found.accession, found.label) == ("XNAT_S00001", "S1")
     assert {name: found.values.get(name) for name in ("gender", "age", "weight", "race", "group", "src", "note")} == {
@@ -56,7 +56,7 @@ def test_an_item() -> None:
 
 def test_an_item_without_demographics() -> None:
     """As the archive step leaves it."""
-    found = replies.subject(item({"ID": "XNAT_S00001", "label": "S1"}, None))
+    found = parse_subject(item({"ID": "XNAT_S00001", "label": "S1"}, None))
     assert found is not None
     assert "gender" not in found.values
 
@@ -64,42 +64,42 @@ def test_an_item_without_demographics() -> None:
 def test_demographics_of_another_type() -> None:
     """Those of animals, say, have other fields, and are left alone."""
     with pytest.raises(RefusedError, match="of a type"):
-        replies.subject(item({"ID": "X"}, {"species": "mouse"}, **{"xsi:type": "xnat:animalDemographicData"}))
+        parse_subject(item({"ID": "X"}, {"species": "mouse"}, **{"xsi:type": "xnat:animalDemographicData"}))
 
 
 @pytest.mark.parametrize("status", [403, 404])
 def test_no_item(status: int) -> None:
     """XNAT hides what this user may not see."""
-    assert replies.subject(Reply(status, HTML, page("Unable to find the specified subject. "))) is None
+    assert parse_subject(Reply(status, HTML, page("Unable to find the specified subject. "))) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"items": []}', '{"items": [{"data_fields": {}}]}', "[" * 100_000])
 def test_an_item_that_is_none(text: str) -> None:
     """It is asked for again."""
     with pytest.raises(TransientError):
-        replies.subject(Reply(200, {}, text))
+        parse_subject(Reply(200, {}, text))
 
 
 @pytest.mark.parametrize("status", [200, 201])
 def test_described(status: int) -> None:
     """Made or changed, the body is the accession ID."""
-    assert replies.described(Reply(status, {"content-type": "text/plain"}, "XNAT_S00001\n")) == "XNAT_S00001"
+    assert parse_saved_subject(Reply(status, {"content-type": "text/plain"}, "XNAT_S00001\n")) == "XNAT_S00001"
 
 
 @pytest.mark.parametrize("rest", ["", "?label=S1&gender=male"])
 def test_made(rest: str) -> None:
     """The answer to a POST on the list is the address of what was made."""
     text = f"https://x.example/data/projects/demo/subjects/XNAT_S00001{rest}\n"
-    assert replies.described(Reply(200, {"content-type": "text/plain"}, text), is_new=True) == "XNAT_S00001"
+    assert parse_saved_subject(Reply(200, {"content-type": "text/plain"}, text), is_new=True) == "XNAT_S00001"
     with pytest.raises(TransientError):
-        replies.described(Reply(200, {"content-type": "text/plain"}, "/"), is_new=True)
+        parse_saved_subject(Reply(200, {"content-type": "text/plain"}, "/"), is_new=True)
 
 
 @pytest.mark.parametrize("headers", [{}, HTML])
 def test_an_empty_200(headers: dict[str, str]) -> None:
     """Nothing was saved: so XNAT answers where `label` is in the query."""
     with pytest.raises(RefusedError, match="saved nothing"):
-        replies.described(Reply(200, headers, ""))
+        parse_saved_subject(Reply(200, headers, ""))
 
 
 @pytest.mark.parametrize("what", ["create", "edit"])
@@ -107,7 +107,7 @@ def test_no_right(what: str) -> None:
     """It holds for the whole project."""
     text = f"Specified user account has insufficient {what} privileges for subjects in this project."
     with pytest.raises(RefusedError, match=f"let this user {what} subjects") as caught:
-        replies.described(Reply(403, HTML, page(text)))
+        parse_saved_subject(Reply(403, HTML, page(text)))
     assert caught.value.whole_session
 
 
@@ -129,7 +129,7 @@ def test_no_right(what: str) -> None:
 def test_a_value_that_xnat_refuses(text: str, said: str) -> None:
     """The reason names the field and the rule, and never the value."""
     with pytest.raises(RefusedError, match=said) as caught:
-        replies.described(Reply(400, HTML, page(text)), ["gender", "dob"])
+        parse_saved_subject(Reply(400, HTML, page(text)), ["gender", "dob"])
     assert "planted" not in str(caught.value)
 
 
@@ -152,5 +152,5 @@ def test_a_value_that_xnat_refuses(text: str, said: str) -> None:
 def test_other_answers(status: int, text: str, error: type[Exception], said: str) -> None:
     """Each has its meaning, and none repeats what XNAT says of values."""
     with pytest.raises(error, match=said) as caught:
-        replies.described(Reply(status, HTML if status >= 400 else {}, page(text) if status >= 400 else text))
+        parse_saved_subject(Reply(status, HTML if status >= 400 else {}, page(text) if status >= 400 else text))
     assert "planted" not in str(caught.value)

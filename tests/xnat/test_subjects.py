@@ -18,7 +18,7 @@ from asyncimport.demographics import NULL, Demographics
 from asyncimport.errors import ProjectMissingError, RefusedError, TransientError, UnavailableError
 from asyncimport.testserver import Project, TestXnat, User
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.site import project_of
+from asyncimport.xnat.site import find_project
 from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, describe
 
 pytestmark = pytest.mark.anyio
@@ -447,9 +447,9 @@ class TestRights:
 
     async def test_projects(self, client: Client) -> None:
         """One that is not there, or hidden, is missing."""
-        assert await project_of(client, "demo", AT_ONCE) == "demo"
+        assert await find_project(client, "demo", AT_ONCE) == "demo"
         with pytest.raises(ProjectMissingError):
-            await project_of(client, "nope", AT_ONCE)
+            await find_project(client, "nope", AT_ONCE)
 
     async def test_a_site_that_wants_reasons(self, xnat: TestXnat, client: Client) -> None:
         """Without one it fails, and says no more; with one it works."""

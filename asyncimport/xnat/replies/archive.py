@@ -10,7 +10,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.sax import make_parser
 
 from asyncimport.errors import SessionChangedError, TransientError
-from asyncimport.xnat.replies.response import Reply, check, item_of, items_below, rows_of
+from asyncimport.xnat.replies.response import Reply, check, parse_child_items, parse_item, parse_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class SessionItem:
     """An archived session as it is now: names as XNAT tells them, "" where it does not, and the IDs of its scans."""
 
     accession: str
@@ -68,7 +68,7 @@ class ScanResource:
     label: str
 
 
-def item(reply: Reply) -> Item:
+def parse_session_item(reply: Reply) -> SessionItem:
     """Return an archived session as it is now (ExperimentResource, `format=json`).
 
     Raises: TransientError, SessionChangedError where it is not there, or not shown, any more.
@@ -76,19 +76,19 @@ def item(reply: Reply) -> Item:
     check(reply)
     if reply.status in {403, 404}:
         raise SessionChangedError(f"the session is not there any more ({reply.status}: {reply.message})")
-    fields = item_of(reply)
+    fields = parse_item(reply)
     names = ("ID", "project", "label", "UID", "subject_ID")
     accession, project, label, uid, subject = (str(fields.get(name, "")) for name in names)
-    scans = frozenset(str(scan.get("ID", "")) for scan in items_below(reply, "scans/scan"))
-    return Item(accession, project, label, uid, subject, scans)
+    scans = frozenset(str(scan.get("ID", "")) for scan in parse_child_items(reply, "scans/scan"))
+    return SessionItem(accession, project, label, uid, subject, scans)
 
 
-def experiments(reply: Reply, study_uid: str) -> list[Experiment]:
+def parse_study_sessions(reply: Reply, study_uid: str) -> list[Experiment]:
     """Return the archived sessions of a study from a listing (ProjSubExptList), which may hold others too."""
-    return [one for one in labelled(reply) if one.study_uid == study_uid]
+    return [one for one in parse_sessions(reply) if one.study_uid == study_uid]
 
 
-def labelled(reply: Reply, *, is_proof: bool = False) -> list[Experiment]:
+def parse_sessions(reply: Reply, *, is_proof: bool = False) -> list[Experiment]:
     """Return the archived sessions of a listing (ProjSubExptList); none where it is not shown.
 
     Raises: TransientError; as a proof that there are none (`is_proof`), also where it is not shown.
@@ -99,7 +99,7 @@ def labelled(reply: Reply, *, is_proof: bool = False) -> list[Experiment]:
             raise TransientError(f"XNAT does not show the project's sessions ({reply.status}: {reply.message})")
         return []
     found = []
-    for result in rows_of(reply):
+    for result in parse_rows(reply):
         # Two shortcuts stand for the same path, and XNAT names the column by either, or by the path.
         names = ("UID", "studyInstanceUID", "xnat:imagesessiondata/uid")
         uid = next((result[name] for name in names if result.get(name)), "")
@@ -115,25 +115,25 @@ def labelled(reply: Reply, *, is_proof: bool = False) -> list[Experiment]:
     return found
 
 
-def all_labelled(reply: Reply) -> list[Experiment] | None:
+def parse_project_sessions(reply: Reply) -> list[Experiment] | None:
     """Return the archived sessions of a whole project (ProjSubExptList); None where XNAT does not show them."""
     check(reply)
-    return None if reply.status in {403, 404} else labelled(reply)
+    return None if reply.status in {403, 404} else parse_sessions(reply)
 
 
-def scan_resources(reply: Reply) -> list[ScanResource]:
+def parse_scan_resources(reply: Reply) -> list[ScanResource]:
     """Return the resources with DICOM of all scans (CatalogResourceList, `all=true`)."""
     check(reply)
     if reply.status == 404:
         return []
     return [
         ScanResource(result.get("cat_id", ""), result.get("label", ""))
-        for result in rows_of(reply)
+        for result in parse_rows(reply)
         if result.get("category") == "scans" and (result.get("format") == "DICOM" or result.get("label") == "DICOM")
     ]
 
 
-def catalog(reply: Reply) -> dict[str, str]:
+def parse_catalog(reply: Reply) -> dict[str, str]:
     """Return the SOPInstanceUIDs of a resource's catalog (CatalogResource), and the digest of each entry.
 
     That is the MD5 of the file as XNAT keeps it, in hexadecimal, "" on sites that keep none.

@@ -11,17 +11,17 @@ from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.images import Row
 
 
-def is_of_upload(source: str) -> bool:
+def is_our_source(source: str) -> bool:
     """Whether an upload of this program has begun a row with this source, from whichever journal."""
-    return source == OUR_SOURCE or is_of_journal(source)
+    return source == OUR_SOURCE or names_journal(source)
 
 
-def is_of_journal(source: str) -> bool:
+def names_journal(source: str) -> bool:
     """Whether it tells which journal's upload has begun a row; those of earlier versions did not."""
     return source.startswith(f"{OUR_SOURCE}-")
 
 
-def other_row(row: Row, session: Session, source: str | None = None) -> str | None:
+def row_conflict(row: Row, session: Session, source: str | None = None) -> str | None:
     """Say why nothing of a session may go into a row of its study; None: we have begun it.
 
     `source` is what our journal's rows name as theirs; None: the row of any journal will do. XNAT keeps what the file
@@ -33,7 +33,7 @@ def other_row(row: Row, session: Session, source: str | None = None) -> str | No
         differences.append(f"its subject is {row.subject}, not {session.subject}")
     if row.label and not same_label(row.label, session.label):
         differences.append(f"its label is {row.label}, not {session.label}")
-    if row.source is not None and not is_of_upload(row.source):
+    if row.source is not None and not is_our_source(row.source):
         differences.append(f"its source is '{row.source}', not {OUR_SOURCE}")
     elif row.source is not None and source is not None and row.source != source:
         differences.append("by an upload from another journal")
@@ -44,17 +44,17 @@ def other_row(row: Row, session: Session, source: str | None = None) -> str | No
     return f"the prearchive has this study already, begun by somebody else ({'; '.join(differences)}: {row.uri})"
 
 
-def other_session(there: Experiment, session: Session) -> str | None:
+def session_conflict(there: Experiment, session: Session) -> str | None:
     """Say why nothing of a session may be merged into the one that has its label; None: they are one.
 
     With `overwrite` XNAT compares project, label and subject only, and mixes two studies (PrearcSessionArchiver).
     """
     if there.study_uid not in {"", session.study_uid}:
         return f"the archive has another study under this label ({there.label}: {there.study_uid})"
-    return misplaced(there.subject, session)
+    return subject_conflict(there.subject, session)
 
 
-def misplaced(subject: str, session: Session) -> str | None:
+def subject_conflict(subject: str, session: Session) -> str | None:
     """Say that the archive has a session under another subject; None where it does not, or XNAT does not tell."""
     if not subject or same_label(subject, session.subject):
         return None

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
 from asyncimport.errors import NotKeptError, RefusedError, TransientError
-from asyncimport.xnat.replies.response import Reply, check, location, page_instead_of_answer, rows_of
+from asyncimport.xnat.replies.response import Reply, check, page_error, parse_location, parse_rows
 
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
 _ARCHIVE_URI = re.compile(r"(?:/data|/REST)?(/archive/[^\r\n]+)")
@@ -67,7 +67,7 @@ class Row:
         return self.status in {"CONFLICT", "ERROR"}
 
 
-def stored(reply: Reply, project: str, expected: str | None) -> str:
+def parse_import_uri(reply: Reply, project: str, expected: str | None) -> str:
     """Judge the answer to an import, and return the prearchive URI (without /data) that the file went to.
 
     `expected` is the URI that the first file of the delivery got. Sources: Importer, GradualDicomImporter.
@@ -79,7 +79,7 @@ def stored(reply: Reply, project: str, expected: str | None) -> str:
     if reply.status == 200 and not reply.is_html:
         return _stored_uri(reply, project, expected)
     if reply.status == 200:
-        raise page_instead_of_answer(reply)
+        raise page_error(reply)
     if reply.status == 400:
         # XNAT gives this answer to a broken file and to its own full disk or exhausted database pool alike
         # (GradualDicomImporter turns any exception into it), so it is a verdict only when it stays.
@@ -121,13 +121,13 @@ def _stored_uri(reply: Reply, project: str, expected: str | None) -> str:
     return match[1]
 
 
-def built(reply: Reply) -> None:
+def check_build(reply: Reply) -> None:
     """Judge the answer to `action=build` (PrearcSessionResource).
 
     Raises: TransientError when it is not over yet or the row is gone: look again; RefusedError.
     """
     if reply.status == 200 and reply.is_html:
-        raise page_instead_of_answer(reply)
+        raise page_error(reply)
     if reply.status == 200:
         return
     if reply.status in {404, 409}:
@@ -136,7 +136,7 @@ def built(reply: Reply) -> None:
     raise RefusedError(f"XNAT could not build the session ({reply.status}: {reply.message})")
 
 
-def archived(reply: Reply) -> str:
+def parse_archive_uri(reply: Reply) -> str:
     """Judge the answer to /data/services/archive and return the archive URI (Archiver, QueueBasedImageCommit).
 
     303 is success too (auto-archive projects; the Location may name another host and is only read, never followed).
@@ -145,7 +145,7 @@ def archived(reply: Reply) -> str:
     if reply.status in {200, 301, 303} and not (reply.status == 200 and reply.is_html):
         return _archive_uri(reply)
     if reply.status == 200:
-        raise page_instead_of_answer(reply)
+        raise page_error(reply)
     text = reply.message
     lowered = text.lower()
     if reply.status in {404, 423} or (reply.status == 403 and "already in progress" in lowered):
@@ -165,12 +165,12 @@ def archived(reply: Reply) -> str:
 
 def _archive_uri(reply: Reply) -> str:
     # A Location has host and context path in front; the body has not.
-    if match := _ARCHIVE_URI.fullmatch(reply.text.strip()) or _ARCHIVE_URI.search(location(reply).path):
+    if match := _ARCHIVE_URI.fullmatch(reply.text.strip()) or _ARCHIVE_URI.search(parse_location(reply).path):
         return f"/data{match[1]}"
     raise TransientError(f"XNAT's answer names no archived session ({reply.status})", may_have_taken_effect=True)
 
 
-def row(reply: Reply) -> Row | None:
+def parse_row(reply: Reply) -> Row | None:
     """Return the prearchive row of a session (PrearcSessionResource, `format=json`); None when it is gone.
 
     Raises: TransientError, LoginExpiredError, RefusedError when this user may not look at it.
@@ -180,7 +180,7 @@ def row(reply: Reply) -> Row | None:
         return None
     if reply.status == 403:
         raise RefusedError(f"XNAT does not let this user see the prearchive session (403: {reply.message})")
-    results = rows_of(reply)
+    results = parse_rows(reply)
     if not results:
         return None
     found = _row(results[0])
@@ -201,7 +201,7 @@ def _least_age(local: str, date: str) -> float:
     return 0.0 if age > _ZONE_SECONDS - _CLOCK_SECONDS else age
 
 
-def file_count(reply: Reply) -> int | None:
+def parse_file_count(reply: Reply) -> int | None:
     """Return how many files the document of a prearchive session names (PrearcSessionResourcesList); None without one.
 
     Raises: TransientError, LoginExpiredError, RefusedError when this user may not look at it.
@@ -211,11 +211,11 @@ def file_count(reply: Reply) -> int | None:
         return None
     if reply.status == 403:
         raise RefusedError(f"XNAT does not let this user see the prearchive session (403: {reply.message})")
-    counts = [result.get("file_count", "") for result in rows_of(reply)]
+    counts = [result.get("file_count", "") for result in parse_rows(reply)]
     return sum(map(int, counts)) if all(one.isdecimal() and len(one) < 10 for one in counts) else None
 
 
-def prearchive(reply: Reply) -> list[Row]:
+def parse_prearchive(reply: Reply) -> list[Row]:
     """Return the rows of the prearchive (PrearcSessionListResource).
 
     Raises: TransientError, LoginExpiredError, RefusedError when this user may not look at it.
@@ -223,7 +223,7 @@ def prearchive(reply: Reply) -> list[Row]:
     check(reply)
     if reply.status in {403, 404}:
         raise RefusedError(f"XNAT does not let this user see the prearchive ({reply.status}: {reply.message})")
-    return [_row(result) for result in rows_of(reply)]
+    return [_row(result) for result in parse_rows(reply)]
 
 
 def _row(result: Mapping[str, str]) -> Row:
@@ -241,7 +241,7 @@ def _row(result: Mapping[str, str]) -> Row:
     )
 
 
-def not_downloaded(reply: Reply) -> NoReturn:
+def raise_download_error(reply: Reply) -> NoReturn:
     """Judge an answer that should have been a file and has another status than 200.
 
     Raises: TransientError, LoginExpiredError, RefusedError.
@@ -250,7 +250,7 @@ def not_downloaded(reply: Reply) -> NoReturn:
     raise RefusedError(f"XNAT does not hand the files out ({reply.status}: {reply.message})")
 
 
-def deleted(reply: Reply) -> None:
+def check_delete(reply: Reply) -> None:
     """Judge the answer to a DELETE of a prearchive session; one that is gone already is fine.
 
     Raises: TransientError, LoginExpiredError, RefusedError.

@@ -8,16 +8,16 @@ from asyncimport.xnat.replies.response import (
     OVERLOAD,
     REDIRECTS,
     Reply,
-    act_first,
+    account_error,
     check,
     is_login_page,
-    not_xnat,
-    redirected,
-    retry_after,
+    not_xnat_error,
+    parse_retry_after,
+    redirect_error,
 )
 
 
-def login(reply: Reply) -> None:
+def check_login(reply: Reply) -> None:
     """Judge the answer to a login (UserSession, XnatBasicAuthenticationFilter).
 
     Raises: LoginRefusedError, UnavailableError when this is not an XNAT, TransientError.
@@ -30,20 +30,20 @@ def login(reply: Reply) -> None:
     if is_login_page(reply):
         raise LoginRefusedError("XNAT answers the login with its login page", hint="check the user name and password")
     if reply.status in REDIRECTS:
-        raise redirected(reply, at_login=True)
+        raise redirect_error(reply, at_login=True)
     if reply.status == 403 and "password has expired" in reply.message:
-        raise act_first()
+        raise account_error()
     if reply.status == 403:
         raise UnavailableError(f"XNAT does not let anyone in: {reply.message}")
     if reply.status in OVERLOAD or reply.status >= 500:
         raise TransientError(
-            f"the server answers {reply.status} to the login", retry_after=retry_after(reply), overload=True
+            f"the server answers {reply.status} to the login", retry_after=parse_retry_after(reply), overload=True
         )
     if reply.status != 200 or reply.is_html or not re.fullmatch(r"[\w.-]+", reply.text.strip()):
-        raise not_xnat()
+        raise not_xnat_error()
 
 
-def user(reply: Reply, name: str) -> None:
+def check_user(reply: Reply, name: str) -> None:
     """Check that the login is ours and not a guest's (UserAuth): /data/JSESSION answers 200 to anyone.
 
     Raises: LoginRefusedError, LoginExpiredError, UnavailableError when this is not an XNAT, TransientError.
@@ -56,7 +56,7 @@ def user(reply: Reply, name: str) -> None:
     if reply.status == 401:
         raise LoginExpiredError("XNAT does not know the login that it has just made (401)")
     if reply.status in REDIRECTS:
-        found = redirected(reply, at_login=True)
+        found = redirect_error(reply, at_login=True)
         if isinstance(found, UnavailableError):
             raise found
     if reply.status in {403, *REDIRECTS} or is_login_page(reply):
@@ -66,12 +66,12 @@ def user(reply: Reply, name: str) -> None:
         )
     if reply.status in OVERLOAD or reply.status >= 500:
         raise TransientError(
-            f"the server answers {reply.status} to the login check", retry_after=retry_after(reply), overload=True
+            f"the server answers {reply.status} to the login check", retry_after=parse_retry_after(reply), overload=True
         )
-    raise not_xnat()
+    raise not_xnat_error()
 
 
-def answers(reply: Reply) -> bool:
+def check_reachable(reply: Reply) -> bool:
     """Whether XNAT itself answers (UserAuth): whatever it says, it is there.
 
     Raises: TransientError when it is not, LoginExpiredError.
@@ -80,14 +80,14 @@ def answers(reply: Reply) -> bool:
     return True
 
 
-def user_name(reply: Reply) -> str | None:
+def parse_user_name(reply: Reply) -> str | None:
     """Return who is logged in (UserAuth): with an alias token it is the token's owner."""
     check(reply)
     match = re.search(r"User '(.*?)' is logged in", reply.head)
     return match[1] if match and reply.status == 200 else None
 
 
-def logins(reply: Reply) -> int | None:
+def parse_login_count(reply: Reply) -> int | None:
     """Return how many logins a user has open (UserSessionId); None: it does not tell."""
     check(reply)
     if reply.status != 200:

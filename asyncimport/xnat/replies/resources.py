@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from asyncimport.errors import RefusedError
-from asyncimport.xnat.replies.response import Reply, check, rows_of
+from asyncimport.xnat.replies.response import Reply, check, parse_rows
 
 # Where the path of a file begins in its URI. A project may be called `files`, or `resources`.
 _FILES = re.compile(r"/resources/[^/]+/files/")
@@ -21,7 +21,7 @@ class ListedFile:
     uri: str
 
 
-def resource_made(reply: Reply) -> bool:
+def check_creation(reply: Reply) -> bool:
     """Judge the answer to the making of a resource (CatalogResource): False when it was there already.
 
     Raises: TransientError, RefusedError when this user may not, or there is nothing that it could belong to.
@@ -36,7 +36,7 @@ def resource_made(reply: Reply) -> bool:
     return True
 
 
-def duplicates(reply: Reply) -> bool:
+def is_duplicate(reply: Reply) -> bool:
     """Judge the answer to a file (FileList): whether XNAT has kept a file of this name that was there before.
 
     An empty 200 means nothing: XNAT says so as well to a user who may not edit, and stores nothing then.
@@ -64,7 +64,7 @@ def _duplicates(reply: Reply) -> bool | None:
     return bool(found["duplicates"]) if isinstance(found, dict) and "duplicates" in found else None
 
 
-def files(reply: Reply, resource: str) -> dict[str, ListedFile]:
+def parse_files(reply: Reply, resource: str) -> dict[str, ListedFile]:
     """Return the files of a resource (FileList) by their paths in it.
 
     Of a resource that is not there XNAT lists nothing, or the files of what it would be in: those are left out. It may
@@ -79,7 +79,7 @@ def files(reply: Reply, resource: str) -> dict[str, ListedFile]:
     if reply.status != 200:
         raise RefusedError(f"XNAT does not list the files ({reply.status}: {reply.message})", whole_session=True)
     found = {}
-    for row in rows_of(reply):
+    for row in parse_rows(reply):
         uri = row.get("URI", "")
         path = uri[found_at.end() :] if (found_at := _FILES.search(uri)) else ""
         size = row.get("Size", "")
@@ -89,7 +89,7 @@ def files(reply: Reply, resource: str) -> dict[str, ListedFile]:
     return found
 
 
-def file_size(reply: Reply) -> int | None:
+def parse_file_size(reply: Reply) -> int | None:
     """Return how many bytes XNAT would hand out of a file (HEAD, FileList); None when it does not say.
 
     Raises: TransientError.
@@ -102,7 +102,7 @@ def file_size(reply: Reply) -> int | None:
     return int(length) if reply.status == 200 and length.isdecimal() else None
 
 
-def absent(reply: Reply) -> None:
+def check_absent(reply: Reply) -> None:
     """Judge an answer that should have been a file of a resource: XNAT has none, though it may list it, or it raises.
 
     Every 404 of FileList is empty; a server that is away has a page. Raises: TransientError, RefusedError.
@@ -115,20 +115,20 @@ def absent(reply: Reply) -> None:
     raise RefusedError(f"XNAT does not hand the file out ({reply.status}: {reply.message})", by_state=True)
 
 
-def refreshed(reply: Reply) -> None:
+def check_refresh(reply: Reply) -> None:
     """Judge the answer to the refreshing of a catalog (RefreshCatalog). Raises: TransientError, RefusedError."""
     check(reply)
     if reply.status != 200:
         raise RefusedError(f"XNAT does not refresh the catalog ({reply.status}: {reply.message})", by_state=True)
 
 
-def resources(reply: Reply) -> set[str]:
+def parse_resource_labels(reply: Reply) -> set[str]:
     """Return the labels of the resources of an object (CatalogResourceList). Raises: TransientError."""
     check(reply)
-    return set() if reply.status in {403, 404} else {row.get("label", "") for row in rows_of(reply)}
+    return set() if reply.status in {403, 404} else {row.get("label", "") for row in parse_rows(reply)}
 
 
-def scans(reply: Reply) -> set[str]:
+def parse_scan_ids(reply: Reply) -> set[str]:
     """Return the IDs of the scans of a session (ScanList). Raises: TransientError."""
     check(reply)
-    return set() if reply.status in {403, 404} else {row.get("ID", "") for row in rows_of(reply)}
+    return set() if reply.status in {403, 404} else {row.get("ID", "") for row in parse_rows(reply)}

@@ -56,7 +56,7 @@ class Reply:
         return "".join(filter(str.isprintable, words))[:300] or f"status {self.status}"
 
 
-def beginning(reply: Reply, most: int) -> Reply:
+def check_truncated(reply: Reply, most: int) -> Reply:
     """Return an answer of which only the beginning was read, if that tells what it is: a page.
 
     Raises: TransientError. XNAT may have done what it was asked to, whatever has answered.
@@ -78,28 +78,28 @@ def check(reply: Reply, *, server_errors: bool = True) -> None:
     if reply.status == 401:
         raise LoginExpiredError("XNAT no longer knows the login (401)")
     if reply.status in REDIRECTS:
-        raise redirected(reply)
+        raise redirect_error(reply)
     if reply.status == 404 and reply.is_foreign:
         # It is not XNAT that misses something: XNAT itself is missing, as while Tomcat starts.
-        raise TransientError("XNAT is not there (404)", retry_after=retry_after(reply), overload=True)
+        raise TransientError("XNAT is not there (404)", retry_after=parse_retry_after(reply), overload=True)
     if reply.status in OVERLOAD:
         raise TransientError(
             f"the server is overloaded or away ({reply.status})",
-            retry_after=retry_after(reply),
+            retry_after=parse_retry_after(reply),
             overload=True,
             may_have_taken_effect=reply.status >= 500,
         )
     if reply.status >= 500 and (server_errors or reply.status != 500):
         raise TransientError(
             f"the server failed ({reply.status}: {reply.message})",
-            retry_after=retry_after(reply),
+            retry_after=parse_retry_after(reply),
             may_have_taken_effect=True,
         )
     if reply.status == 200 and reply.is_html:
-        raise page_instead_of_answer(reply)
+        raise page_error(reply)
 
 
-def redirected(reply: Reply, *, at_login: bool = False) -> TransientError | LoginRefusedError | UnavailableError:
+def redirect_error(reply: Reply, *, at_login: bool = False) -> TransientError | LoginRefusedError | UnavailableError:
     """Return what a redirect means, which is never followed.
 
     In a run, one that is not permanent leads to a page that says when the server is back. At a login it shows that the
@@ -107,16 +107,16 @@ def redirected(reply: Reply, *, at_login: bool = False) -> TransientError | Logi
     """
     if is_login_page(reply):
         return LoginExpiredError(f"XNAT no longer knows the login ({reply.status})")
-    target = location(reply)
+    target = parse_location(reply)
     if "UpdateUser" in target.path or "InactiveAccount" in target.path:
-        return act_first()
+        return account_error()
     host = target.netloc.rpartition("@")[2]
     place = f"{target.scheme}://{host}" if host and host.isprintable() else "another path"
     if at_login or reply.status in _PERMANENT:
         return UnavailableError(f"the server redirects to {place}", hint="give the address it redirects to as --host")
     return TransientError(
         f"the server redirects to {place} ({reply.status})",
-        retry_after=retry_after(reply),
+        retry_after=parse_retry_after(reply),
         overload=True,
         may_have_taken_effect=True,
     )
@@ -126,10 +126,10 @@ def is_login_page(reply: Reply) -> bool:
     """Tell XNAT's login page, or the way to it, which XNAT shows to what it takes for a browser."""
     if reply.status == 200:
         return reply.is_html and "Login.vm" in reply.text
-    return reply.status in REDIRECTS and "Login.vm" in location(reply).path
+    return reply.status in REDIRECTS and "Login.vm" in parse_location(reply).path
 
 
-def act_first() -> LoginRefusedError:
+def account_error() -> LoginRefusedError:
     """Return the error for an account that XNAT lets do nothing before its owner has done something."""
     return LoginRefusedError(
         "XNAT wants the user to act first",
@@ -137,7 +137,7 @@ def act_first() -> LoginRefusedError:
     )
 
 
-def location(reply: Reply) -> SplitResult:
+def parse_location(reply: Reply) -> SplitResult:
     """Return the Location of a redirect, in parts; empty where there is none."""
     try:
         return urlsplit(reply.headers.get("location", ""))
@@ -145,14 +145,14 @@ def location(reply: Reply) -> SplitResult:
         return urlsplit("")
 
 
-def page_instead_of_answer(reply: Reply) -> TransientError:
+def page_error(reply: Reply) -> TransientError:
     """Return the error for a page where XNAT's answer should be: its login page, or some gateway's."""
     if is_login_page(reply):
         return LoginExpiredError("XNAT answers with its login page")
     return TransientError("a web page came instead of XNAT's answer (200)", may_have_taken_effect=True)
 
 
-def not_xnat() -> UnavailableError:
+def not_xnat_error() -> UnavailableError:
     """Return the error for an answer that no XNAT would give."""
     return UnavailableError(
         "what answers there is not an XNAT",
@@ -160,13 +160,13 @@ def not_xnat() -> UnavailableError:
     )
 
 
-def retry_after(reply: Reply) -> float | None:
+def parse_retry_after(reply: Reply) -> float | None:
     """Return Retry-After in seconds; the form with a date is as good as none."""
     value = reply.headers.get("retry-after", "")
     return float(value) if value.isdecimal() else None
 
 
-def rows_of(reply: Reply) -> list[dict[str, str]]:
+def parse_rows(reply: Reply) -> list[dict[str, str]]:
     """Return the rows of a listing; all values are strings, unknown ones ""."""
     try:
         results = _json(reply)["ResultSet"]["Result"]
@@ -175,7 +175,7 @@ def rows_of(reply: Reply) -> list[dict[str, str]]:
         raise TransientError(f"XNAT's answer is not a listing ({reply.status})") from None
 
 
-def item_of(reply: Reply) -> dict[str, Any]:
+def parse_item(reply: Reply) -> dict[str, Any]:
     """Return the fields of an item (ItemJSONBuilder). Raises: TransientError."""
     try:
         return dict(_json(reply)["items"][0]["data_fields"])
@@ -183,7 +183,7 @@ def item_of(reply: Reply) -> dict[str, Any]:
         raise TransientError(f"XNAT's answer is not an item ({reply.status})") from None
 
 
-def items_below(reply: Reply, field: str) -> list[dict[str, Any]]:
+def parse_child_items(reply: Reply, field: str) -> list[dict[str, Any]]:
     """Return the fields of the items in a field of an item. Raises: TransientError."""
     try:
         children = _json(reply)["items"][0].get("children", ())

@@ -1,148 +1,135 @@
-"""Answers that tell how a site and its projects are set up."""
+"""Replies about how a site and its projects are set up. None: XNAT is too old, or does not show it to this user."""
 
 import json
 import re
 from dataclasses import dataclass, field
 
-from asyncimport.xnat.replies.response import Reply, check, item_of, rows_of
+from asyncimport.xnat.replies.response import Reply, check, parse_item, parse_rows
 
-# What DicomEdit scripts use for it: an assignment to the tag, or one of the functions made for UIDs.
+# How a DicomEdit script changes these UIDs: an assignment to the tag, or a function for UIDs.
 _MAPS_UIDS = re.compile(r"\(\s*0008\s*,\s*0018\s*\)\s*:=|hashUID|mapUID|mapReferencedUIDs|newUID", re.IGNORECASE)
 _MAPS_STUDIES = re.compile(r"\(\s*0020\s*,\s*000D\s*\)\s*:=|hashUID|mapUID|newUID", re.IGNORECASE)
-# DicomEdit's statement, outside of a comment.
+# DicomEdit's statement, outside a comment.
 _REJECTS = re.compile(r"^(?:(?!//).)*\breject\b", re.MULTILINE)
-# The statements of DicomEdit that change attributes, outside of a comment: assignments, deletions, functions.
+# DicomEdit's statements that change attributes, outside a comment: assignments, deletions, functions.
 _REWRITES = re.compile(
     r"^(?:(?!//).)*?(?::=|-\s*[({]|\b(?:removeAllPrivateTags|retainPrivateTags|blankValues|alterPixels|delete)\b)",
     re.MULTILINE,
 )
-
-# An attribute that any statement names, and attributes of patients that one names by a pattern.
-_PATIENT_TAGS = {"0010": "name", "0020": "id", "0030": "birth date"}
-_NAMES_TAG = re.compile(r"\(\s*0010\s*,\s*([0-9A-FX@#]{4})\s*\)", re.IGNORECASE)
+# Tags of patient attributes in any statement; X, @ and # are DicomEdit's wildcards.
+_PATIENT_TAG = re.compile(r"\(\s*0010\s*,\s*([0-9A-FX@#]{4})\s*\)", re.IGNORECASE)
+_PATIENT_FIELDS = {"0010": "name", "0020": "id", "0030": "birth date"}
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesFilter:
-    """A series import filter: its mode as XNAT spells it (blacklist, whitelist, ...), and how many patterns it has.
-
-    `expressions` are the lines of it; `routing.dropping` says what they mean.
-    """
+    """A series import filter: its mode as XNAT spells it (blacklist, whitelist, ...), and its patterns, one a line."""
 
     enabled: bool
     mode: str = ""
-    patterns: int = 0
-    expressions: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    patterns: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
-def project_id(reply: Reply) -> str | None:
-    """Return the project's ID, for its ID or an alias (ProjectResource); None when XNAT shows no such project."""
+@dataclass(frozen=True, slots=True)
+class Script:
+    """An anonymisation script, and what it may do."""
+
+    text: str = field(repr=False)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether it can reject files."""
+        return _REJECTS.search(self.text) is not None
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether it changes attributes."""
+        return _REWRITES.search(self.text) is not None
+
+    @property
+    def maps_uids(self) -> bool:
+        """Whether it changes SOPInstanceUIDs."""
+        return _MAPS_UIDS.search(self.text) is not None
+
+    @property
+    def maps_studies(self) -> bool:
+        """Whether it changes StudyInstanceUIDs."""
+        return _MAPS_STUDIES.search(self.text) is not None
+
+    @property
+    def patient_fields(self) -> frozenset[str]:
+        """Which of "id", "name" and "birth date" of a patient it may change."""
+        tags = {match[1].upper() for match in _PATIENT_TAG.finditer(self.text)}
+        if any(not tag.isalnum() or "X" in tag for tag in tags):
+            return frozenset(_PATIENT_FIELDS.values())
+        return frozenset(name for tag, name in _PATIENT_FIELDS.items() if tag in tags)
+
+
+def parse_project_id(reply: Reply) -> str | None:
+    """Return a project's ID, for its ID or an alias (ProjectResource); None if XNAT shows no such project."""
     check(reply)
     if reply.status in {403, 404}:
         return None
-    return str(item_of(reply).get("ID", "")) or None
+    return str(parse_item(reply).get("ID", "")) or None
 
 
-def editable_projects(reply: Reply) -> frozenset[str]:
-    """Return the IDs of a project listing (ProjectListResource with `permissions=edit`)."""
+def parse_project_ids(reply: Reply) -> frozenset[str]:
+    """Return the IDs in a listing of projects (ProjectListResource with `permissions`)."""
     check(reply)
-    return frozenset(found for result in rows_of(reply) if (found := result.get("ID") or result.get("id")))
+    return frozenset(found for row in parse_rows(reply) if (found := row.get("ID") or row.get("id")))
 
 
-def setting(reply: Reply) -> bool | None:
-    """Return what is true or false at a site (SiteConfigApi, AnonymizeApi); None: an old XNAT, or it does not tell."""
-    if reply.status not in {403, 404}:
-        check(reply)
-    return {"true": True, "false": False}.get(reply.text.strip().lower()) if reply.status == 200 else None
+def parse_setting(reply: Reply) -> str | None:
+    """Return a setting as text (SiteConfigApi, ProjectResource)."""
+    text = _text(reply)
+    return None if text is None else text.strip()
 
 
-def value(reply: Reply) -> str | None:
-    """Return a setting as text (SiteConfigApi, ProjectResource); None: an old XNAT, or it does not tell."""
-    if reply.status not in {403, 404}:
-        check(reply)
-    return reply.text.strip() if reply.status == 200 else None
+def parse_flag(reply: Reply) -> bool | None:
+    """Return a setting that is true or false (SiteConfigApi, AnonymizeApi)."""
+    return {"true": True, "false": False}.get((_text(reply) or "").strip().lower())
 
 
-def rejects(reply: Reply) -> bool | None:
-    """Whether an anonymisation script (AnonymizeApi) can reject files; None: an old XNAT, or it does not tell."""
-    if reply.status not in {403, 404}:
-        check(reply)
-    return _REJECTS.search(reply.text) is not None if reply.status == 200 else None
+def parse_script(reply: Reply) -> Script | None:
+    """Return an anonymisation script (AnonymizeApi)."""
+    text = _text(reply)
+    return None if text is None else Script(text)
 
 
-def script(reply: Reply) -> str | None:
-    """Return an anonymisation script (AnonymizeApi); None: an old XNAT, or it does not tell."""
-    if reply.status not in {403, 404}:
-        check(reply)
-    return reply.text if reply.status == 200 else None
-
-
-def rewrites(reply: Reply) -> bool | None:
-    """Whether an anonymisation script (AnonymizeApi) changes attributes; None: an old XNAT, or it does not tell."""
-    if reply.status not in {403, 404}:
-        check(reply)
-    return _REWRITES.search(reply.text) is not None if reply.status == 200 else None
-
-
-def rewritten_of_patients(reply: Reply) -> frozenset[str] | None:
-    """Return what an anonymisation script (AnonymizeApi) may change of "id", "name" and "birth date" of a patient.
-
-    None: an old XNAT, or it does not tell.
-    """
-    if reply.status not in {403, 404}:
-        check(reply)
-    if reply.status != 200:
-        return None
-    tags = {match[1].upper() for match in _NAMES_TAG.finditer(reply.text)}
-    if any(not tag.isalnum() or "X" in tag for tag in tags):
-        return frozenset(_PATIENT_TAGS.values())
-    return frozenset(name for tag, name in _PATIENT_TAGS.items() if tag in tags)
-
-
-def maps_uids(reply: Reply) -> bool | None:
-    """Whether an anonymisation script (AnonymizeApi) gives instances new SOPInstanceUIDs; None: it does not tell."""
-    if reply.status not in {403, 404}:
-        check(reply)
-    return _MAPS_UIDS.search(reply.text) is not None if reply.status == 200 else None
-
-
-def maps_studies(reply: Reply) -> bool | None:
-    """Whether an anonymisation script (AnonymizeApi) gives studies new StudyInstanceUIDs; None: it does not tell."""
-    if reply.status not in {403, 404}:
-        check(reply)
-    return _MAPS_STUDIES.search(reply.text) is not None if reply.status == 200 else None
-
-
-def series_filter(reply: Reply) -> SeriesFilter | None:
-    """Return a project's series import filter (ConfigResource, `contents=true`); None: it does not tell."""
+def parse_series_filter(reply: Reply) -> SeriesFilter | None:
+    """Return a project's series import filter (ConfigResource, `contents=true`)."""
     check(reply)
     if reply.status == 404:
         return SeriesFilter(enabled=False)
     try:
         found = json.loads(reply.text) if reply.status == 200 else {}
         enabled = str(found["enabled"]).lower() == "true"
-        patterns = [line for line in str(found.get("list") or "").splitlines() if line.strip()]
-        return SeriesFilter(enabled, str(found.get("mode") or ""), len(patterns), tuple(patterns))
+        return SeriesFilter(enabled, str(found.get("mode") or ""), parse_patterns(str(found.get("list") or "")))
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
 
 
-def pipelines(reply: Reply) -> int | None:
-    """Return how many pipelines are set up in a project (ProjectPipelineListResource); None: it does not tell."""
+def parse_patterns(text: str) -> tuple[str, ...]:
+    """Return the patterns of a series import filter, one a line."""
+    return tuple(line for line in text.splitlines() if line.strip())
+
+
+def parse_pipeline_count(reply: Reply) -> int | None:
+    """Return how many pipelines a project has (ProjectPipelineListResource)."""
     check(reply)
-    return len(rows_of(reply)) if reply.status == 200 else None
+    return len(parse_rows(reply)) if reply.status == 200 else None
 
 
-def subscriptions(reply: Reply) -> int | None:
-    """Return how many subscriptions of the event service are active in a project (EventServiceRestApi).
-
-    None: an old XNAT, or it does not tell.
-    """
-    if reply.status not in {403, 404}:
-        check(reply)
-    if reply.status != 200:
-        return None
+def parse_subscription_count(reply: Reply) -> int | None:
+    """Return how many subscriptions of the event service are active in a project (EventServiceRestApi)."""
+    text = _text(reply)
     try:
-        return sum(one["active"] is True for one in json.loads(reply.text))
+        return None if text is None else sum(one["active"] is True for one in json.loads(text))
     except (ValueError, RecursionError, KeyError, TypeError):
         return None
+
+
+def _text(reply: Reply) -> str | None:
+    if reply.status not in {403, 404}:
+        check(reply)
+    return reply.text if reply.status == 200 else None

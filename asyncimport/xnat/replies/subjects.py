@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.xnat.replies.response import Reply, check, rows_of
+from asyncimport.xnat.replies.response import Reply, check, parse_rows
 
 # What XNAT's demographics are of, unless the site has a type of its own for animals, say.
 _DEMOGRAPHICS = "xnat:demographicData"
@@ -39,17 +39,17 @@ class SubjectItem:
     project: str = ""
 
 
-def subjects(reply: Reply) -> list[ListedSubject]:
+def parse_subjects(reply: Reply) -> list[ListedSubject]:
     """Return the subjects of a project (SubjectListResource). Raises: TransientError, RefusedError."""
     if reply.status == 500:
         raise TransientError("XNAT could not list the subjects (500)")
     check(reply)
     if reply.status != 200:
         raise RefusedError(f"XNAT does not list the subjects ({reply.status})", whole_session=True)
-    return [ListedSubject(row.get("ID", ""), row.get("label", "")) for row in rows_of(reply) if row.get("ID")]
+    return [ListedSubject(row.get("ID", ""), row.get("label", "")) for row in parse_rows(reply) if row.get("ID")]
 
 
-def owners(reply: Reply) -> dict[str, tuple[str, str]]:
+def parse_owners(reply: Reply) -> dict[str, tuple[str, str]]:
     """Return project and label by accession ID of a listing of the site (SubjectListResource, ExperimentListResource).
 
     What is not shown is nobody's for all that this user can tell. Raises: TransientError.
@@ -57,10 +57,10 @@ def owners(reply: Reply) -> dict[str, tuple[str, str]]:
     check(reply)
     if reply.status != 200:
         return {}
-    return {row["ID"]: (row.get("project", ""), row.get("label", "")) for row in rows_of(reply) if row.get("ID")}
+    return {row["ID"]: (row.get("project", ""), row.get("label", "")) for row in parse_rows(reply) if row.get("ID")}
 
 
-def subject(reply: Reply) -> SubjectItem | None:
+def parse_subject(reply: Reply) -> SubjectItem | None:
     """Return a subject (SubjectResource, ItemJSONBuilder); None when there is none, or none for this user.
 
     Raises: TransientError, RefusedError when its demographics are of another kind.
@@ -97,7 +97,7 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def described(reply: Reply, sent: Collection[str] = (), *, is_new: bool = False) -> str:
+def parse_saved_subject(reply: Reply, sent: Collection[str] = (), *, is_new: bool = False) -> str:
     """Judge the answer to a PUT on a subject (SubjectResource), and return its accession ID.
 
     Of one that `is_new`, made by a POST on the list of subjects (ProjectSubjectList), the answer is the address. `sent`
