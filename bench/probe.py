@@ -17,7 +17,7 @@ from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.journal import Journal
 from asyncimport.model import Archived, Body, Claim, Dropped, File, Instance, Occupant, Sealed, Session, Stored, Verdict
 from asyncimport.model.options import Options
-from asyncimport.pipeline.images import run
+from asyncimport.pipeline.images import upload_images
 from asyncimport.routing import Router
 from asyncimport.source.folder import FileSource
 from bench.slow_disk import count_opens
@@ -125,7 +125,7 @@ def resume(root: Path, journal: Path) -> dict[str, float]:
     router = _router()
     began, cpu = time.monotonic(), _cpu()
     with Journal(journal, destination=_DESTINATION, rules=router.rules) as book:
-        anyio.run(lambda: run(source, Nowhere(), book, router, options=Options()))
+        anyio.run(lambda: upload_images(source, Nowhere(), book, router, options=Options()))
         book.end_run(0)
     seconds = time.monotonic() - began
     files = sum(len(names) for _, _, names in os.walk(root))

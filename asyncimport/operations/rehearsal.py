@@ -29,7 +29,7 @@ from asyncimport.operations.upload import (
 )
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.images import run
+from asyncimport.pipeline.images import upload_images
 from asyncimport.routing import FilteredRoutes, PlanProblem, ProblemCode
 from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import in_threads
@@ -107,7 +107,7 @@ async def rehearse(
             options = replace(options, settle_seconds=0.0, outage_timeout=0.0, receipts=False)
             chosen = FilteredRoutes(decision.routes, decision.study_filter)
             try:
-                await run(source, destination, journal, chosen, options=options, stop=stop)
+                await upload_images(source, destination, journal, chosen, options=options, stop=stop)
             except UsageError as error:
                 return found, error.exit_code
             return await anyio.to_thread.run_sync(_outcome, task, source, decision, found, journal)

@@ -35,7 +35,7 @@ from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.demographics import DemographicsRequest, describe_subjects, unmatched
-from asyncimport.pipeline.images import run
+from asyncimport.pipeline.images import upload_images
 from asyncimport.reporting.entries import RunEnded, RunStarted
 from asyncimport.reporting.receipts import check_receipts, write_receipts
 from asyncimport.routing import FilteredRoutes, resource_of
@@ -231,7 +231,7 @@ class Uploads:
         )
         chosen = FilteredRoutes(decision.routes, decision.study_filter)
         async with self._observer.progress(outcome.totals):
-            await run(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
+            await upload_images(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
             await _attach(task, source, journal, client, report, stop)
             outcome.issues += await _describe(task, decision, source, journal, client, report, stop)
         if not stop.requested:

@@ -35,7 +35,7 @@ from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.pipeline.attachments import upload_attachments
-from asyncimport.pipeline.images import run
+from asyncimport.pipeline.images import upload_images
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
 from asyncimport.system.output_files import advice, check_output, replacing
@@ -163,7 +163,7 @@ async def _repair(
             # The journal knows where each of them goes; one that has changed meanwhile is not what is missing.
             routes = PlannedRoutes([])
             source = await anyio.to_thread.run_sync(FileSource, paths)
-            await run(
+            await upload_images(
                 source, XnatDestination(client, source=journal.source), journal, routes, options=Options(), stop=stop
             )
         missing, gone = await anyio.to_thread.run_sync(attachments_to_repair, result.resources)

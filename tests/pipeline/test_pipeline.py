@@ -61,7 +61,8 @@ from asyncimport.model.events import Admitted, Event, RetryScheduled, ScanFinish
 from asyncimport.model.options import Options
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.images import _parcels, _share, run
+from asyncimport.pipeline.feed import files_per_batch, split_batches
+from asyncimport.pipeline.images import upload_images
 from asyncimport.routing import PathPattern, Router
 from asyncimport.testserver import Fault, Reset, RowStatus, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import Written, generated
@@ -181,7 +182,7 @@ async def test_what_cannot_be_sent_is_told_and_the_rest_arrives(
     files = summary.files
     assert (files.stored, files.duplicate, files.skipped, files.unreadable, files.not_dicom) == (2, 1, 3, 1, 2)
     reasons = {Path(problem.example).name: problem.reason for problem in summary.problems}
-    assert "other bytes" in reasons["other 2"]
+    assert "different content" in reasons["other 2"]
     assert "no StudyDate in the header" in reasons["undated"]
     assert "belongs to study 1.2.3 already" in reasons["collides"]
     assert "homeless" in reasons
@@ -629,7 +630,7 @@ async def move(
     rules = router(session="{StudyDate}")
     with anyio.fail_after(20):
         async with opened(book, rules) as journal:
-            await run(source, shelf, journal, rules, options=options, policy=policy, stop=stop, report=report)
+            await upload_images(source, shelf, journal, rules, options=options, policy=policy, stop=stop, report=report)
             return await summary_of(journal)
 
 
@@ -639,7 +640,7 @@ async def move_by_directory(source: Memory, shelf: Shelf, book: Path, **options:
     assert rules.session_depth == 1
     with anyio.fail_after(20):
         async with opened(book, rules) as journal:
-            await run(source, shelf, journal, rules, options=replace(FEW, **options), policy=AT_ONCE)
+            await upload_images(source, shelf, journal, rules, options=replace(FEW, **options), policy=AT_ONCE)
             return await summary_of(journal)
 
 
@@ -1320,7 +1321,7 @@ async def test_a_journal_that_fails_ends_the_run(book: Path) -> None:
     journal = await anyio.to_thread.run_sync(partial(Torn, book, destination="test", rules=rules.rules))
     try:
         with anyio.fail_after(20), pytest.raises(JournalError, match="outcomes lost"):
-            await run(Memory(study("1", 50)), shelf, journal, rules, options=FEW, policy=AT_ONCE)
+            await upload_images(Memory(study("1", 50)), shelf, journal, rules, options=FEW, policy=AT_ONCE)
     finally:
         await anyio.to_thread.run_sync(journal.close)
     assert len(shelf.stored) <= 1
@@ -1356,7 +1357,7 @@ async def test_outcomes_that_wait_for_the_journal_outlive_a_cancellation(book: P
                 anyio.from_thread.run_sync(scope.cancel)
 
         journal.before_recording = strike
-        await run(Memory(study("1", 60), batch=60), shelf, journal, rules, options=FEW, policy=AT_ONCE)
+        await upload_images(Memory(study("1", 60), batch=60), shelf, journal, rules, options=FEW, policy=AT_ONCE)
     assert scope.cancelled_caught
     assert 2 * FEW.workers < len(shelf.stored) < 60
     await anyio.to_thread.run_sync(journal.close)
@@ -1382,7 +1383,7 @@ async def test_outcomes_that_wait_for_the_journal_outlive_a_cancellation(book: P
 )
 def test_a_parcel_takes_no_worker_long(claims: int, slots: int, pace: float | None, expected: int) -> None:
     """Where a file takes long, one at a time is handed over: at the end none waits behind another."""
-    assert _share(claims, slots, pace) == expected
+    assert files_per_batch(claims, slots, pace) == expected
 
 
 def claims(*sizes: int) -> list[Claim]:
@@ -1412,7 +1413,7 @@ def claims(*sizes: int) -> list[Claim]:
 def test_parcels_are_small_and_in_order(sizes: list[int], most: int, expected: list[int]) -> None:
     """So many files and bytes at most, but one file however large it is."""
     waiting = claims(*sizes)
-    parcels = _parcels(waiting, most, 1000)
+    parcels = split_batches(waiting, most, 1000)
     assert [len(parcel) for parcel in parcels] == expected
     assert [claim for parcel in parcels for claim in parcel] == waiting
 
@@ -1437,6 +1438,8 @@ async def test_a_run_with_its_defaults(xnat: TestXnat, url: str, tree: Path, boo
     write(tree / "1", image(1))
     rules = router()
     async with opened(book, rules) as journal, logged_in(url) as client:
-        await run(await folder(tree), XnatDestination(client, sleep=no_sleep), journal, rules, options=Options())
+        await upload_images(
+            await folder(tree), XnatDestination(client, sleep=no_sleep), journal, rules, options=Options()
+        )
     (session,) = xnat.archived
     assert {file.sop_uid for file in session.files} == {str(pydicom.dcmread(tree / "1").SOPInstanceUID)}

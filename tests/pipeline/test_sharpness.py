@@ -46,7 +46,7 @@ from asyncimport.model import (
 from asyncimport.model.options import Options
 from asyncimport.model.summary import exit_code
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.images import run
+from asyncimport.pipeline.images import upload_images
 from asyncimport.testserver import Fault, Script, Status, Tell, TestXnat
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
@@ -81,7 +81,7 @@ async def test_the_seal_is_on_disk_before_xnat_is_called(xnat: TestXnat, url: st
     source = await folder(tree)
     async with opened(book, rules) as journal, logged_in(url) as client:
         watching = Watching(client, book)
-        await run(source, watching, journal, rules, options=Options(workers=2), policy=AT_ONCE)
+        await upload_images(source, watching, journal, rules, options=Options(workers=2), policy=AT_ONCE)
     assert watching.seen == ["SEALED", "SEALED"]
     assert len(xnat.archived) == 2
 

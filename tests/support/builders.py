@@ -24,7 +24,7 @@ from asyncimport.model.options import Options
 from asyncimport.operations.comparison import SessionFinding, compare_sessions, verified_sources
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.images import run
+from asyncimport.pipeline.images import upload_images
 from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
@@ -234,7 +234,7 @@ async def upload(
             policy=AT_ONCE,
             sleep=no_sleep,
         )
-        await run(source, destination, book, rules, options=options, policy=policy, report=report, stop=stop)
+        await upload_images(source, destination, book, rules, options=options, policy=policy, report=report, stop=stop)
         return await summary_of(book)
 
 

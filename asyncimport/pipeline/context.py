@@ -1,0 +1,66 @@
+"""What the stages of the image pipeline share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from asyncimport.journal import Journal
+from asyncimport.model.events import Event, Noticed, ServerUnavailable
+from asyncimport.model.options import Options
+from asyncimport.model.ports import Destination, Routes, Source
+from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pacing.outage import Outage
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.pacing.shutdown import Stop
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Context:
+    """One run of the image pipeline: what it works on, how, and how far its stages are."""
+
+    source: Source
+    destination: Destination
+    journal: Journal
+    routes: Routes
+    options: Options
+    policy: RetryPolicy
+    report: Callable[[Event], None]
+    stop: Stop
+    throttle: Throttle = field(init=False)
+    outage: Outage = field(init=False)
+    may_feed: bool = field(init=False)
+    has_scanned: bool = False
+    is_drained: bool = False
+    """Whether the scan has ended and every pending file is handed out."""
+    _journal_limiter: anyio.CapacityLimiter = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what all stages share."""
+        report = self.report
+        self.may_feed = not self.options.check_first
+        self.throttle = Throttle(self.options.workers, adaptive=self.options.adaptive)
+        self.outage = Outage(
+            self.options.outage_timeout,
+            ping=self.destination.ping,
+            first=self.policy.first,
+            clock=monotonic,
+            sleep=self.stop.sleep,
+            hold=self.throttle.overloaded,
+            report=lambda reason: report(ServerUnavailable(reason)),
+        )
+        self._journal_limiter = anyio.CapacityLimiter(1)
+
+    async def call_journal(self, method: Callable[[], T]) -> T:
+        """Call the journal in a worker thread, one call at a time."""
+        return await anyio.to_thread.run_sync(method, limiter=self._journal_limiter)
+
+    def report_notices(self) -> None:
+        """Report what the journal has noticed about sessions since the last time."""
+        for text in self.journal.sessions.take_notices():
+            self.report(Noticed(text))

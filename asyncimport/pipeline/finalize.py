@@ -1,0 +1,56 @@
+"""The finalize stage: seal complete sessions, and build, archive and verify them."""
+
+from functools import partial
+
+from asyncimport.errors import RefusedError, TransientError
+from asyncimport.model import Held, Incomplete, Postponed, Sealed, Verdict
+from asyncimport.model.events import Settling
+from asyncimport.pacing.shutdown import StoppedError
+from asyncimport.pipeline.archive_checks import check_new_subject
+from asyncimport.pipeline.context import Context
+from asyncimport.pipeline.rejections import explain_missing
+from asyncimport.pipeline.signals import Signal, Wakeups, notify, wait_for
+
+
+async def finalize(context: Context, wakeups: Wakeups, wake_feed: Signal) -> None:
+    """Finalise one session at a time, until no further one can become complete."""
+    deliveries = context.journal.deliveries
+    claim = partial(deliveries.claim, settle_seconds=context.options.settle_seconds)
+    async with wakeups, wake_feed:
+        with context.stop.at_once():
+            may_wake = True
+            while may_wake:
+                claimed = await context.call_journal(claim)
+                if isinstance(claimed, float):
+                    context.report(Settling(claimed))
+                if not isinstance(claimed, Sealed):
+                    may_wake = await wait_for(wakeups, claimed)
+                    continue
+                try:
+                    verdict = await _finalize(context, claimed)
+                except StoppedError:
+                    # The delivery stays sealed, and the next run finalises it.
+                    return
+                context.report(await context.call_journal(partial(deliveries.close, verdict)))
+                notify(wake_feed)
+
+
+async def _finalize(context: Context, sealed: Sealed) -> Verdict:
+    destination, delivery = context.destination, sealed.delivery
+    try:
+        if sealed.expected is None and not (sealed.archived or sealed.is_open):
+            held_before = partial(destination.held_before, delivery.session)
+            before = await context.outage.call(held_before, delivery)
+            if before is not None:
+                sealed = await context.call_journal(partial(context.journal.deliveries.expect, sealed, before))
+        if delivery.begun_as is not None and (reason := await check_new_subject(context, sealed)):
+            return Held(delivery, reason)
+        verdict = await context.outage.call(partial(destination.finalize, sealed), delivery)
+        if isinstance(verdict, Incomplete) and verdict.script is not None:
+            verdict = await context.outage.call(partial(explain_missing, context, verdict), delivery)
+    except RefusedError as error:
+        return Held(delivery, str(error))
+    except TransientError as error:
+        # Other calls get through meanwhile, so this is no verdict on the session.
+        return Postponed(delivery, str(error))
+    return verdict

@@ -1,0 +1,69 @@
+"""The record stage: write outcomes to the journal, many in one transaction."""
+
+from contextlib import suppress
+from functools import partial
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from asyncimport.model import Outcome
+from asyncimport.model.events import Settled
+from asyncimport.pipeline.context import Context
+from asyncimport.pipeline.signals import Signal, Wakeups, notify, wait_for
+
+# A transaction costs about the same for one outcome as for many: wait this long for more, and take this many at most.
+_SECONDS_BETWEEN_COMMITS = 0.02
+_MAX_OUTCOMES = 512
+
+
+async def record(
+    context: Context,
+    outcomes: MemoryObjectReceiveStream[Outcome],
+    flushes: Wakeups,
+    wake_feed: Signal,
+    wake_finalizers: Signal,
+) -> None:
+    """Record outcomes until the workers have ended; a flush ends the pause between two transactions."""
+
+    async def commit(batch: list[Outcome]) -> None:
+        # Shielded: nothing else holds what has been taken from the stream.
+        with anyio.CancelScope(shield=True):
+            complete = await context.call_journal(partial(context.journal.queue.record_outcomes, batch))
+        context.report(Settled(tuple(batch)))
+        notify(wake_finalizers, complete)
+        notify(wake_feed)
+
+    async with outcomes, flushes, wake_feed, wake_finalizers:
+        try:
+            async for outcome in outcomes:
+                await commit([outcome, *_take_available(outcomes)])
+                await wait_for(flushes, _SECONDS_BETWEEN_COMMITS)
+        finally:
+            # When another stage has failed, what XNAT has acknowledged is still recorded.
+            while rest := _take_available(outcomes):
+                await commit(rest)
+
+
+async def pass_outcome(outcomes: MemoryObjectSendStream[Outcome], outcome: Outcome, flush: Signal) -> None:
+    """Pass an outcome to the recorder, even if this stage is cancelled meanwhile: XNAT has the file.
+
+    The recorder takes all outcomes before it ends. If it has failed, that error ends the run.
+    """
+    try:
+        outcomes.send_nowait(outcome)
+    except anyio.BrokenResourceError:
+        pass
+    except anyio.WouldBlock:
+        notify(flush)
+        with suppress(anyio.BrokenResourceError), anyio.CancelScope(shield=True):
+            await outcomes.send(outcome)
+
+
+def _take_available(outcomes: MemoryObjectReceiveStream[Outcome]) -> list[Outcome]:
+    taken: list[Outcome] = []
+    try:
+        while len(taken) < _MAX_OUTCOMES:
+            taken.append(outcomes.receive_nowait())
+    except (anyio.WouldBlock, anyio.EndOfStream, anyio.ClosedResourceError):
+        pass
+    return taken

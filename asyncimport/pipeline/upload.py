@@ -1,0 +1,156 @@
+"""The upload stage: workers that read batches and store each file, with retries, within the limit of the throttle."""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic
+
+import anyio
+import anyio.to_thread
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from asyncimport.errors import NotKeptError, RefusedError, SourceError, TransientError
+from asyncimport.model import Body, Claim, Failed, Outcome, Stored
+from asyncimport.model.events import Found, RetryScheduled
+from asyncimport.pacing.concurrency import Slot
+from asyncimport.pacing.outage import RetryBudget
+from asyncimport.pacing.retry import retrying
+from asyncimport.pacing.shutdown import StoppedError
+from asyncimport.pipeline.archive_checks import check_subject, find_existing
+from asyncimport.pipeline.context import Context
+from asyncimport.pipeline.feed import split_batches
+from asyncimport.pipeline.record import pass_outcome
+from asyncimport.pipeline.rejections import explain_empty_answer
+from asyncimport.pipeline.signals import Signal, notify
+from asyncimport.pipeline.verdicts import Attempts, judge
+from asyncimport.source.digests import xxh3_of
+
+
+class Uploader:
+    """What the workers share; each of them is one `run`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._budget = RetryBudget()
+        self._batch_lock = anyio.Lock()
+
+    async def run(
+        self,
+        batches: MemoryObjectReceiveStream[list[Claim]],
+        outcomes: MemoryObjectSendStream[Outcome],
+        flush: Signal,
+        wake_feed: Signal,
+    ) -> None:
+        """Send batches until there are none any more."""
+        context = self._context
+        async with batches, outcomes, flush, wake_feed:
+            with context.stop.after_grace(), suppress(StoppedError, anyio.EndOfStream):
+                while True:
+                    with context.throttle.slot() as slot:
+                        # At most one worker holds a batch while it waits for a slot.
+                        async with self._batch_lock:
+                            batch = await self._next_batch(batches, flush)
+                            await slot.turn()
+                        await self._send_batch(batch, slot, outcomes, flush, wake_feed)
+
+    async def _next_batch(self, batches: MemoryObjectReceiveStream[list[Claim]], flush: Signal) -> list[Claim]:
+        """Take a batch. Raises: anyio.EndOfStream."""
+        try:
+            return batches.receive_nowait()
+        except anyio.WouldBlock:
+            if self._context.is_drained:
+                # The last outcomes are recorded at once: their sessions wait for nothing else.
+                notify(flush)
+            return await batches.receive()
+
+    async def _send_batch(
+        self,
+        batch: list[Claim],
+        slot: Slot,
+        outcomes: MemoryObjectSendStream[Outcome],
+        flush: Signal,
+        wake_feed: Signal,
+    ) -> None:
+        """Send files one after another in one slot. Raises: StoppedError."""
+        context = self._context
+        for claims in split_batches(batch, len(batch), context.source.read_ahead):
+            bodies = await context.source.read([claim.instance.file for claim in claims])
+            digests = await self._digests(bodies)
+            for claim, body, digest in zip(claims, bodies, digests, strict=True):
+                if context.stop.requested:
+                    raise StoppedError
+                outcome = await find_existing(context, claim, slot) if claim.look else None
+                if outcome is None and claim.delivery.uri is None:
+                    outcome = await check_subject(context, claim, slot)
+                if isinstance(outcome, Found):
+                    notify(wake_feed)
+                else:
+                    await pass_outcome(outcomes, outcome or await self._send(claim, body, digest, slot), flush)
+
+    async def _digests(self, bodies: Sequence[Body | SourceError]) -> list[bytes | None]:
+        """Digest what is to be sent, if there will be receipts; large bodies are digested as they are read."""
+        if not self._context.options.receipts:
+            return [None] * len(bodies)
+        return await anyio.to_thread.run_sync(
+            lambda: [hashlib.sha256(body).digest() if isinstance(body, bytes) else None for body in bodies]
+        )
+
+    async def _send(self, claim: Claim, body: Body | SourceError, digest: bytes | None, slot: Slot) -> Outcome:
+        if isinstance(body, SourceError):
+            return Failed(claim, str(body), unreadable=True)
+        context, attempts = self._context, Attempts([monotonic()])
+        # Now, while the body is in the processor's cache: later it takes five times as long.
+        xxh3 = xxh3_of(body) if isinstance(body, bytes) else None
+
+        async def attempt() -> str:
+            await slot.turn()
+            attempts.count += 1
+            try:
+                try:
+                    return await context.destination.store(claim, body)
+                except NotKeptError:
+                    await explain_empty_answer(context, claim, attempts.count)
+                    # No known rule drops it: this may have been a mishap.
+                    raise
+            except TransientError as error:
+                self._note_failure(claim, error, attempts)
+                # Release the slot during backoff.
+                slot.leave()
+                raise
+
+        try:
+            try:
+                uri = await retrying(attempt, context.policy, acquire=self._budget.acquire, sleep=context.stop.sleep)
+            except TransientError as error:
+                # Did any other file get through between the last two attempts of this one?
+                if not context.outage.is_on(error, attempts.times[-2]):
+                    raise
+                uri = await context.outage.wait_until_up(attempt, error, attempts.times[0], claim.key)
+        except SourceError as error:
+            return Failed(
+                claim,
+                str(error),
+                unreadable=True,
+                attempts=attempts.count,
+                may_have_taken_effect=attempts.may_have_taken_effect,
+            )
+        except (RefusedError, TransientError) as error:
+            return judge(claim, error, attempts)
+        slot.succeeded(claim.instance.file.size)
+        self._budget.succeeded()
+        context.outage.succeeded()
+        if not isinstance(body, bytes):
+            xxh3 = body.xxh3
+            digest = body.sha256 if context.options.receipts else digest
+        merges = False if claim.look else None
+        return Stored(claim, uri, attempts.count, attempts.may_have_taken_effect, digest, merges, xxh3)
+
+    def _note_failure(self, claim: Claim, error: TransientError, attempts: Attempts) -> None:
+        context = self._context
+        attempts.times.append(monotonic())
+        attempts.may_have_taken_effect |= error.may_have_taken_effect
+        if error.blames_file:
+            context.outage.blamed(claim.key)
+        context.report(RetryScheduled(str(error), claim, attempts.count))
+        if error.overload:
+            context.throttle.overloaded(error.retry_after)
