@@ -12,14 +12,14 @@ AsyncimportError                 every error of ours; `exit_code` and `hint` are
 ├── TransientError               repeat the call; `overload` also slows all other calls down
 │   ├── LoginExpiredError        log in again, then repeat
 │   ├── SessionChangedError      look at the session anew, as a whole
-│   └── NotKeptError             XNAT answered 200 and kept nothing
+│   └── NothingStoredError             XNAT answered 200 and kept nothing
 ├── RefusedError                 XNAT's last word on this file, or (`whole_session`) on its session
-│   └── OccupiedError            something else is where the session would go; nothing is said of the file
+│   └── SessionConflictError            something else is where the session would go; nothing is said of the file
 └── SourceError                  the file cannot be read as it was found
 """
 
 __all__ = [
-    "FILES_LACK",
+    "FILES_MISSING",
     "SESSION_HELD",
     "AsyncimportError",
     "FatalError",
@@ -27,12 +27,12 @@ __all__ = [
     "JournalError",
     "LoginExpiredError",
     "LoginRefusedError",
-    "NotKeptError",
-    "OccupiedError",
+    "NothingStoredError",
     "ProjectMissingError",
     "ProjectReadOnlyError",
     "RefusedError",
     "SessionChangedError",
+    "SessionConflictError",
     "SourceError",
     "TransientError",
     "UnavailableError",
@@ -42,7 +42,7 @@ __all__ = [
 
 
 # How a run ends that came to its end, and not with all done; errors have exit codes of their own.
-FILES_LACK = 8
+FILES_MISSING = 8
 SESSION_HELD = 9
 
 
@@ -140,7 +140,7 @@ class SessionChangedError(TransientError):
     """A session of the archive was moved, renamed or changed while it was looked at: look at all of it anew."""
 
 
-class NotKeptError(TransientError):
+class NothingStoredError(TransientError):
     """XNAT took the file and kept nothing of it: its empty 200. A filter's verdict, if there is one, else a riddle."""
 
 
@@ -148,8 +148,9 @@ class RefusedError(AsyncimportError):
     """XNAT will not take this file, or with `whole_session` anything more of its session.
 
     `never_reached_xnat`: a proxy turned it away, so that XNAT has nothing of it, whatever became of earlier attempts.
-    `dropped`: a rule of the site, a filter or a script, does not let it in. `by_state`: it is the state of the server
-    that stands in the way, and not the file. `second_row`: XNAT has put it into another row than those before it.
+    `dropped`: a rule of the site, a filter or a script, does not let it in. `blames_server`: it is the state of the
+    server that stands in the way, and not the file. `second_row`: XNAT has put it into another row than those before
+    it.
     """
 
     def __init__(
@@ -159,18 +160,18 @@ class RefusedError(AsyncimportError):
         whole_session: bool = False,
         never_reached_xnat: bool = False,
         dropped: bool = False,
-        by_state: bool = False,
+        blames_server: bool = False,
         second_row: bool = False,
     ) -> None:
         super().__init__(message)
         self.whole_session = whole_session or second_row
         self.never_reached_xnat = never_reached_xnat
         self.dropped = dropped
-        self.by_state = by_state or self.whole_session
+        self.blames_server = blames_server or self.whole_session
         self.second_row = second_row
 
 
-class OccupiedError(RefusedError):
+class SessionConflictError(RefusedError):
     """XNAT has something else in the place of the session, so that nothing of it may be sent; the file is as it was."""
 
     def __init__(self, message: str) -> None:

@@ -15,7 +15,19 @@ import anyio
 
 from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.journal import Journal
-from asyncimport.model import Archived, Body, Claim, Dropped, File, Instance, Occupant, Sealed, Session, Stored, Verdict
+from asyncimport.model import (
+    Archived,
+    ArchivedPatient,
+    Body,
+    Claim,
+    Dropped,
+    File,
+    Instance,
+    SealedDelivery,
+    Session,
+    Stored,
+    Verdict,
+)
 from asyncimport.model.options import Options
 from asyncimport.pipeline.images import upload_images
 from asyncimport.routing import Router
@@ -39,25 +51,25 @@ class Nowhere:
         """Say that it is there."""
         return True
 
-    async def explain(
+    async def find_drop_rules(
         self, _: Session, headers: Sequence[Mapping[str, str] | None], *, archived: bool
     ) -> list[Dropped | None]:
         """Say that nothing is dropped."""
         del archived
         return [None for _ in headers]
 
-    async def occupants(self, session: Session) -> Sequence[Occupant]:
+    async def archived_patients(self, session: Session) -> Sequence[ArchivedPatient]:
         """Nobody is in the archive."""
-        nobody: dict[Session, list[Occupant]] = {}
+        nobody: dict[Session, list[ArchivedPatient]] = {}
         return nobody.get(session, [])
 
-    async def find(self, claim: Claim) -> None:
+    async def find_existing(self, claim: Claim) -> None:
         """Find nothing."""
 
-    async def held_before(self, session: Session) -> None:
+    async def archived_uids(self, session: Session) -> None:
         """Say that UIDs will tell."""
 
-    async def finalize(self, sealed: Sealed) -> Verdict:
+    async def finalize(self, sealed: SealedDelivery) -> Verdict:
         """Say that it is archived."""
         return Archived(sealed.delivery, "/data/archive", "uids")
 
@@ -106,8 +118,8 @@ def finish(root: Path, journal: Path) -> dict[str, float]:
             book.queue.record_outcomes(
                 [Stored(claim, f"/prearchive/projects/P/0/{claim.instance.session.label}") for claim in claims]
             )
-            while isinstance(sealed := book.deliveries.claim(), Sealed):
-                book.deliveries.close(Archived(sealed.delivery, "/data/archive", "uids"))
+            while isinstance(sealed := book.deliveries.claim(), SealedDelivery):
+                book.deliveries.record_verdict(Archived(sealed.delivery, "/data/archive", "uids"))
         book.end_run(0)
     return {"files": len(files), "seconds": time.monotonic() - began}
 

@@ -1,13 +1,13 @@
 """The command line: parse, call, write, exit. The commands are thin; what they do is elsewhere."""
 
-from asyncimport.system.collector import put_off
+from asyncimport.system.collector import suspend
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line."""
-    put_off()
+    suspend()
     from asyncimport.cli.app import main as run
 
     run()

@@ -41,7 +41,7 @@ from asyncimport.cli.output import consoles, issues_json, show_issues
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, counted, run_operation
 from asyncimport.errors import UsageError
-from asyncimport.model import AttachmentResult, AttachmentState, Place, Resource
+from asyncimport.model import AttachmentResult, AttachmentState, Resource, ResourceOwner
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.texts import plain
 
@@ -115,15 +115,15 @@ def attach(
     from asyncimport.operations.attach import AttachRequest, AttachResult
     from asyncimport.operations.attach import attach as carry_out
     from asyncimport.routing.attachment_file import AttachRow
-    from asyncimport.source.attachment_files import files_by_resource, rows_to_attach
+    from asyncimport.source.attachment_files import group_by_resource, read_attach_rows
 
     out, err = consoles(no_color=no_color)
     issues: list[TableIssue] = []
     try:
-        place = Place(project or "", subject or "", session or "", "", scan or "")
+        place = ResourceOwner(project or "", subject or "", session or "", "", scan or "")
         said = AttachRow(0, "", place, resource or "", "", format_, content, tags)
-        rows, issues = rows_to_attach(files or [], said, table, whole_project=whole_project, encoding=encoding)
-        batches = files_by_resource(rows, issues)
+        rows, issues = read_attach_rows(files or [], said, table, whole_project=whole_project, encoding=encoding)
+        batches = group_by_resource(rows, issues)
         server = server_from(host, user, profile, ca_bundle, password_stdin=password_stdin, insecure=insecure)
     except UsageError as error:
         result = AttachResult(dry_run=dry_run, issues=issues, error=error)
@@ -154,7 +154,7 @@ def _json(result: "AttachResult") -> dict[str, object]:
 
 
 def _detail(resource: Resource, filed: AttachmentResult) -> dict[str, object]:
-    place, file = resource.place, filed.attachment.file
+    place, file = resource.owner, filed.attachment.file
     return {
         "path": plain(file.path),
         "project": place.project,
@@ -201,6 +201,6 @@ def _show(out: Console, result: "AttachResult") -> None:
 
 
 def _where(resource: Resource) -> str:
-    place = resource.place
+    place = resource.owner
     labels = [place.project, place.subject, place.session or place.study_uid, place.scan, resource.label]
     return " / ".join(label for label in labels if label)

@@ -16,7 +16,7 @@ from rich.text import Text
 from asyncimport.errors import AsyncimportError
 from asyncimport.model import AttachmentCounts, Files, Orphan, SessionReport, SubjectCounts, Summary
 from asyncimport.model.csv_table import TableIssue
-from asyncimport.model.summary import is_unseen
+from asyncimport.model.summary import is_unverified
 from asyncimport.model.texts import plain
 from asyncimport.reporting.progress import human_bytes, human_seconds
 
@@ -215,7 +215,7 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
         again = "`asyncimport verify` looks whether they are still there"
         console.print(Text(f"  {len(days):,} of them were archived {when}; {again}"))
     _show_sessions(
-        console, [report for report in summary.sessions if report.state in {"held", "open"} or is_unseen(report)]
+        console, [report for report in summary.sessions if report.state in {"held", "open"} or is_unverified(report)]
     )
     for problem in summary.problems[:_SHOWN]:
         console.print(Text(f"  {problem.kind}: {problem.files:,} x {plain(problem.reason)}"))
@@ -251,7 +251,7 @@ def _show_subjects(console: Console, subjects: SubjectCounts) -> None:
 def _show_sessions(console: Console, reports: list[SessionReport]) -> None:
     for report in reports[:_SHOWN]:
         session = report.session
-        why = report.reason or ("could not be verified; the next run looks again" if is_unseen(report) else "")
+        why = report.reason or ("could not be verified; the next run looks again" if is_unverified(report) else "")
         reason = f": {plain(why)}" if why else ""
         console.print(Text(f"  {report.state}: {session.project} / {session.subject} / {session.label}{reason}"))
     if len(reports) > _SHOWN:

@@ -15,7 +15,7 @@ from asyncimport.cli.recording import recorded
 from asyncimport.cli.running import progress, run_operation
 from asyncimport.errors import AsyncimportError, UnavailableError
 from asyncimport.model import Orphan, Summary
-from asyncimport.model.events import Noticed, ServerUnavailable
+from asyncimport.model.events import Notice, ServerUnavailable
 from asyncimport.model.texts import plain
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.result import Result
@@ -53,7 +53,7 @@ class Display(Observer):
             self._is_run = False
         elif isinstance(entry, ServerUnavailable):
             self._tell_away(entry.reason)
-        elif isinstance(entry, Noticed):
+        elif isinstance(entry, Notice):
             self._tell_notice(entry.reason)
 
     def tell(self, text: str) -> None:

@@ -129,9 +129,9 @@ def _json(result: "VerifyResult", *, others: Sequence[Path]) -> dict[str, object
         },
         "attachments": [
             {
-                "project": one.batch.resource.place.project,
-                "subject": one.batch.resource.place.subject,
-                "session": one.batch.resource.place.session,
+                "project": one.batch.resource.owner.project,
+                "subject": one.batch.resource.owner.subject,
+                "session": one.batch.resource.owner.session,
                 "resource": one.batch.resource.label,
                 "files": len(one.batch.attachments),
                 "missing": [each.name for each in one.missing],
@@ -203,7 +203,7 @@ def _show(out: Console, result: "VerifyResult") -> None:
         out.print(Text(f"{sound:,} of {attachments:,} attachments are there as they were stored", style="bold"))
     for resource in result.resources:
         if resource.problem is not None:
-            place = resource.batch.resource.place
+            place = resource.batch.resource.owner
             where = f"{place.project} / {place.subject} / {place.session} / {resource.batch.resource.label}"
             out.print(Text(f"  {where}: {plain(resource.problem)}"))
     if result.subjects:

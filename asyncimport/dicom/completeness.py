@@ -81,7 +81,7 @@ class _Element(NamedTuple):
     sure: bool  # whether it has a value representation, where it should have one
 
 
-def shortfall(source: Bytes, at: int, encoding: Encoding, sop_class: str) -> str:
+def completeness_problem(source: Bytes, at: int, encoding: Encoding, sop_class: str) -> str:
     """Say in short why the data set whose elements begin `at` is not known to be whole, or "" if it is."""
     try:
         reason = _shortfall(source, at, encoding, sop_class)
@@ -94,7 +94,7 @@ def shortfall(source: Bytes, at: int, encoding: Encoding, sop_class: str) -> str
     return reason and f"truncated: {reason}"
 
 
-def data_set_of(file: File) -> DataSet:
+def find_data_set(file: File) -> DataSet:
     """Find the data set of a file. How the first element is encoded counts more than the transfer syntax.
 
     Raises: TooLarge when it lies behind too many other elements.

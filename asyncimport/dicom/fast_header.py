@@ -18,7 +18,7 @@ from asyncimport.dicom.encoding import (
     UNDEFINED,
     Encoding,
 )
-from asyncimport.dicom.identity import FIELDS, NotDicom, missing_uid, tidy
+from asyncimport.dicom.identity import FIELDS, NotDicom, missing_uid, strip_padding
 
 PADDING = " \0"
 DICOMDIR = "1.2.840.10008.1.3.10"
@@ -68,7 +68,7 @@ _explicit, _implicit, _length = EXPLICIT.header, IMPLICIT.plain, EXPLICIT.number
 _latest: dict[tuple[int, str, bool], tuple[bytes, dict[str, str]]] = {}
 
 
-class BeyondHead(Exception):  # noqa: N818 - asks for more of the file
+class MoreBytesNeeded(Exception):  # noqa: N818 - asks for more of the file
     """What the peek needs lies behind the bytes that it was given, for all that they show."""
 
 
@@ -76,7 +76,7 @@ class _Unsure(Exception):  # noqa: N818 - never leaves this module
     """The peek met something that it does not surely know."""
 
 
-def peek(head: bytes) -> tuple[dict[str, str], int, Encoding] | None:
+def read_fast_header(head: bytes) -> tuple[dict[str, str], int, Encoding] | None:
     """Give the fields that pydicom would give, by the first bytes of the file, or decline by None.
 
     With them comes where the first element begins that is of no interest, and the encoding. Raises: NotDicom for a
@@ -110,12 +110,12 @@ def peek(head: bytes) -> tuple[dict[str, str], int, Encoding] | None:
             more, at = _same(head, at, last, codec, explicit=explicit)
             fields.update(more)
         if at + 8 > len(head):
-            raise BeyondHead
+            raise MoreBytesNeeded
         if head[at : at + 2] == b"\xfe\xff":
             return None  # a delimiter that ends nothing: what we want may follow
         return None if missing_uid(fields) else (fields, at, EXPLICIT if explicit else IMPLICIT)
     except struct.error:
-        raise BeyondHead from None
+        raise MoreBytesNeeded from None
     except (_Unsure, UnicodeDecodeError, KeyError, RecursionError):
         return None
 
@@ -210,5 +210,5 @@ def _fields(found: Mapping[str, bytes], codec: str) -> dict[str, str]:
     if len(texts) != len(found) or not everything.isprintable():
         raise _Unsure
     if "\\" in everything or "=" in everything:
-        texts = list(map(tidy, found, texts))
+        texts = list(map(strip_padding, found, texts))
     return {name: text for name, text in zip(found, texts, strict=True) if text}

@@ -5,9 +5,9 @@ import os
 import stat
 from collections.abc import Mapping
 
-from asyncimport.dicom.completeness import data_set_of, shortfall
+from asyncimport.dicom.completeness import completeness_problem, find_data_set
 from asyncimport.dicom.encoding import PREFIX
-from asyncimport.dicom.fast_header import BeyondHead, peek
+from asyncimport.dicom.fast_header import MoreBytesNeeded, read_fast_header
 from asyncimport.dicom.identity import Identity, NotDicom, TooLarge, Unreadable, identity, missing_uid
 from asyncimport.dicom.magic import begins_dicom, begins_shifted
 from asyncimport.dicom.reader import fields_by_pydicom
@@ -46,15 +46,15 @@ def _identify(fd: int) -> Identity:
     for longest in _HEADS:
         head += os.read(fd, longest - len(head))
         try:
-            peeked = peek(head)
+            fast = read_fast_header(head)
             beyond = False
-        except BeyondHead:
-            peeked = None
+        except MoreBytesNeeded:
+            fast = None
             beyond = len(head) == longest
-        if peeked is not None:
-            fields, at, encoding = peeked
+        if fast is not None:
+            fields, at, encoding = fast
             file = File(fd, status.st_size, head)
-            return identity(fields, shortfall(file, at, encoding, fields.get("SOPClassUID", "")))
+            return identity(fields, completeness_problem(file, at, encoding, fields.get("SOPClassUID", "")))
         if not begins_dicom(head):
             if begins_shifted(head):
                 # It is sent as it is, or not at all, and XNAT reads no such file.
@@ -66,7 +66,7 @@ def _identify(fd: int) -> Identity:
 
 
 def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
-    data_set = data_set_of(file)
+    data_set = find_data_set(file)
     fields: Mapping[str, str] = {}
     reason = ""
     damaged = False
@@ -80,7 +80,7 @@ def _identify_slowly(file: File, *, prefixed: bool) -> Identity:
             reason, damaged = f"no {missing}", missing == "SOPClassUID"
     except Unreadable as error:
         reason, damaged = error.reason, True
-    truncated = shortfall(*data_set, fields.get("SOPClassUID", ""))
+    truncated = completeness_problem(*data_set, fields.get("SOPClassUID", ""))
     if reason:
         # What is missing from a file that was cut is missing because it was cut.
         raise Unreadable(truncated or reason, damaged=damaged or bool(truncated))
@@ -92,10 +92,10 @@ def _fields_inflated(source: Inflated, *, prefixed: bool) -> Mapping[str, str]:
     for longest in _HEADS:
         head = source.head(longest)
         try:
-            if (peeked := peek(head)) is not None:
-                return peeked[0]
+            if (fast := read_fast_header(head)) is not None:
+                return fast[0]
             break
-        except BeyondHead:
+        except MoreBytesNeeded:
             if len(head) < longest:
                 break
     head = source.head(_HEADS[-1])

@@ -114,7 +114,7 @@ _UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID
 _PADDING = " \0"
 
 
-def tidy(keyword: str, text: str) -> str:
+def strip_padding(keyword: str, text: str) -> str:
     """Strip what several values, or the component groups of a name (PS3.5 6.2.1), have for padding within a text."""
     if "\\" in text:
         return "\\".join(value.strip(_PADDING) for value in text.split("\\"))

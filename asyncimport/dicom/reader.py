@@ -13,7 +13,7 @@ from time import thread_time
 from typing import Any, cast
 
 from asyncimport.dicom.fast_header import CODES, DICOMDIR, LAST, LONGEST_VALUE, PADDING
-from asyncimport.dicom.identity import FIELDS, NotDicom, TooLarge, Unreadable, missing_uid, tidy
+from asyncimport.dicom.identity import FIELDS, NotDicom, TooLarge, Unreadable, missing_uid, strip_padding
 
 _FIRST_DIRECTORY_RECORD, _BEFORE_PIXELS = 0x0004_1200, 0x7FE0_0007
 _DOTTED = re.compile(r"[0-9]+(\.[0-9]+)+")
@@ -132,7 +132,7 @@ def _fields(file: _Bounded, last: int) -> dict[str, str]:
             if escapes > _MOST_ESCAPES:
                 raise TooLarge(f"its texts change the character set more than {_MOST_ESCAPES:,} times")
             codecs = [default_encoding] if keyword in CODES else encodings
-            text = tidy(keyword, decode_bytes(raw, codecs, TEXT_VR_DELIMS).strip(PADDING))
+            text = strip_padding(keyword, decode_bytes(raw, codecs, TEXT_VR_DELIMS).strip(PADDING))
             if text:
                 fields[keyword] = text
     return fields

@@ -26,7 +26,7 @@ from asyncimport.journal.rows import (
     Unsettled,
 )
 from asyncimport.journal.scan import Admission, VanishedFiles
-from asyncimport.journal.sessions import digested
+from asyncimport.journal.sessions import digest_patient
 from asyncimport.journal.subjects import DueSubject, SessionHeaders
 
 __all__ = [
@@ -48,6 +48,6 @@ __all__ = [
     "Unsettled",
     "VanishedFiles",
     "copy_journal",
-    "digested",
+    "digest_patient",
     "replaced_since",
 ]

@@ -13,9 +13,9 @@ from asyncimport.model import (
     AttachmentBatch,
     AttachmentCounts,
     File,
-    Place,
     Problem,
     Resource,
+    ResourceOwner,
     Session,
     SubjectCounts,
 )
@@ -125,7 +125,7 @@ def stored_batches(database: sqlite3.Connection) -> list[AttachmentBatch]:
         "FROM attachment a JOIN session s ON s.key = a.session JOIN file f ON f.key = a.file "
         "WHERE a.md5 IS NOT NULL ORDER BY a.session, a.resource, a.name"
     ):
-        place = Place(project, subject, label, uid)
+        place = ResourceOwner(project, subject, label, uid)
         attachment = Attachment(key, file_of(path, facts), name, previous=md5, previous_size=stored_size)
         found.setdefault(Resource(place, resource), []).append(attachment)
     return [AttachmentBatch(resource, tuple(attachments)) for resource, attachments in found.items()]

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
 from asyncimport.journal.connection import Connection
-from asyncimport.journal.facts import Facts, facts_of, file_of, is_same
+from asyncimport.journal.facts import FileColumns, columns_of, file_of, is_same_file
 from asyncimport.journal.files import FileRecords, below
 from asyncimport.journal.runs import CurrentRun
 from asyncimport.model import (
@@ -14,9 +14,9 @@ from asyncimport.model import (
     AttachmentResult,
     AttachmentState,
     File,
-    Place,
     Refusal,
     Resource,
+    ResourceOwner,
 )
 from asyncimport.routing import name_in_resource, name_problem
 
@@ -73,7 +73,7 @@ class AttachmentQueue:
             for file, raw, kind, attachment, resource, name, state, md5, settled_at, refusal, started, *facts in rows:
                 path = os.fsdecode(raw)
                 current, known = (*facts[:4],), facts[4:]
-                unchanged = is_same(known, file_of(raw, current), settled_at)
+                unchanged = is_same_file(known, file_of(raw, current), settled_at)
                 # A refusal because of the server's state is tried again.
                 is_final = state == "REFUSED" and refusal == Refusal.FILE and not retry_refused
                 is_settled = unchanged and (state == "STORED" or is_final)
@@ -123,7 +123,7 @@ class AttachmentQueue:
             self._files.mark_met(file)
 
     def _place(
-        self, where: tuple[int | str, str], file: int, path: str, facts: Facts, resource: str, started: int | None
+        self, where: tuple[int | str, str], file: int, path: str, facts: FileColumns, resource: str, started: int | None
     ) -> bool:
         """Record where a file goes, or why it goes nowhere; False if this run does not ask for its study."""
         found, directory = where
@@ -179,10 +179,10 @@ class AttachmentQueue:
                     (os.fsencode(file.path),),
                 )
                 self._db.execute("DELETE FROM attachment WHERE file = ?", (key,))
-                self._compare(attachment, key, facts_of(file), None)
+                self._compare(attachment, key, columns_of(file), None)
             return self._count_pending()
 
-    def _compare(self, attachment: int, file: int, facts: Facts, problem: str | None) -> None:
+    def _compare(self, attachment: int, file: int, facts: FileColumns, problem: str | None) -> None:
         """Queue a file to be compared with the attachment that has its name; refuse it for a `problem`."""
         state = "REFUSED" if problem else "PENDING"
         self._db.execute(
@@ -238,9 +238,9 @@ class AttachmentQueue:
                 break
             room -= file.size
             attachments.append(
-                Attachment(key, file, name, previous=md5, previous_size=stored_size, is_begun=bool(started))
+                Attachment(key, file, name, previous=md5, previous_size=stored_size, is_started=bool(started))
             )
-        place = Place(project, subject, label, study_uid)
+        place = ResourceOwner(project, subject, label, study_uid)
         return AttachmentBatch(Resource(place, resource), tuple(attachments))
 
     def start(self, attachments: Sequence[Attachment]) -> None:
@@ -250,12 +250,12 @@ class AttachmentQueue:
 
     def record(self, batch: AttachmentBatch, results: Sequence[AttachmentResult]) -> None:
         """Record what became of attachments, and let others of their resource be handed out."""
-        place = batch.resource.place
+        place = batch.resource.owner
         with self._connection.transaction(durable=True):
             for one in results:
                 # An attachment that is still there belongs to the run that stored it.
                 old = one.state is AttachmentState.STORED and not one.sent and one.attachment.previous is not None
-                refusal = Refusal.SERVER if one.by_state else Refusal.FILE
+                refusal = Refusal.SERVER if one.blames_server else Refusal.FILE
                 self._db.execute(
                     "UPDATE attachment SET state = ?, reason = ?, refusal = ?, "
                     "stored_size = iif(?, ?, stored_size), md5 = coalesce(?, md5), started = iif(?, started, NULL), "

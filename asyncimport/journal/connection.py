@@ -76,7 +76,7 @@ class Connection:
         """Sync everything committed so far."""
         with self.transaction(durable=True):
             # A transaction that writes nothing syncs nothing.
-            self.db.execute("UPDATE about SET value = value WHERE key = 'source'")
+            self.db.execute("UPDATE metadata SET value = value WHERE key = 'source'")
 
     def execute_rows(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """Run a statement over many rows: `{rows}` in it is a table with columns column1, column2 and so on.

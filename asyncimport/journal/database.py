@@ -69,14 +69,14 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LockWait:
-    """How long to wait for another program's lock on the journal; `tell` gets one line for each wait.
+    """How long to wait for another program's lock on the journal; `report` gets one line for each wait.
 
-    `ends` returns when a requested stop ends the wait, by the monotonic clock; infinity without one.
+    `deadline` returns when a requested stop ends the wait, by the monotonic clock; infinity without one.
     """
 
     seconds: float = 600.0
-    tell: Callable[[str], None] = lambda _: None
-    ends: Callable[[], float] = lambda: inf
+    report: Callable[[str], None] = lambda _: None
+    deadline: Callable[[], float] = lambda: inf
 
     def until_free(self, path: Path, call: Callable[[], T]) -> T:
         """Call a function on the journal, again while another program holds a lock on it, and return its result.
@@ -84,18 +84,18 @@ class LockWait:
         Raises: sqlite3.OperationalError when the journal is not free in time, StoppedError when a stop ends the wait.
         """
         until = monotonic() + self.seconds
-        is_told = False
+        is_reported = False
         while True:
             try:
                 return call()
             except sqlite3.OperationalError as error:
                 if not is_busy(error) or monotonic() > until:
                     raise
-                if monotonic() > self.ends():
+                if monotonic() > self.deadline():
                     raise StoppedError from None
-            if not is_told:
-                is_told = True
-                self.tell(f"another program (a backup, say) holds a lock on the journal {path}: waiting for it")
+            if not is_reported:
+                is_reported = True
+                self.report(f"another program (a backup, say) holds a lock on the journal {path}: waiting for it")
 
 
 @contextmanager
@@ -290,11 +290,11 @@ def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Ma
 
     Raises: JournalError for another destination, UsageError for other rules.
     """
-    stored = dict(connection.execute("SELECT key, value FROM about"))
+    stored = dict(connection.execute("SELECT key, value FROM metadata"))
     check_rules(stored, path, destination, rules)
     if not _has_rules(stored):
         wanted = {"destination": destination, **_as_kept(rules)}
-        connection.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", wanted.items())
+        connection.executemany("INSERT OR IGNORE INTO metadata VALUES (?, ?)", wanted.items())
 
 
 def check_rules(stored: Mapping[str, str], path: Path, destination: str, rules: Mapping[str, str]) -> None:

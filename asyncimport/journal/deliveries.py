@@ -19,7 +19,7 @@ from asyncimport.model import (
     Incomplete,
     Postponed,
     Refusal,
-    Sealed,
+    SealedDelivery,
     Session,
     Verdict,
 )
@@ -37,7 +37,7 @@ class DeliveryQueue:
         self._run = run.key
         self._state = state
 
-    def claim(self, *, settle_seconds: float = 0.0) -> Sealed | float | None:
+    def claim(self, *, settle_seconds: float = 0.0) -> SealedDelivery | float | None:
         """Seal a delivery, on disk, before anyone calls XNAT about it.
 
         Return None when none is ready, or the seconds until one is: after an attempt to send broke off, a delivery is
@@ -83,25 +83,33 @@ class DeliveryQueue:
                 (session, uri),
             )
             presumed, resent = self._presumed(session, key)
-            files, expected, held_before = self._connection.one(
+            files, expected, archived_before = self._connection.one(
                 "SELECT (SELECT count(*) FROM instance i JOIN delivery d ON d.key = i.delivery "
-                "WHERE i.session = ?1 AND d.uri = ?2), expected, held_before FROM delivery WHERE key = ?3",
+                "WHERE i.session = ?1 AND d.uri = ?2), expected, archived_before FROM delivery WHERE key = ?3",
                 (session, uri, key),
             )
         where = Session(project, subject, label, study_uid)
         delivery = Delivery(key, where, number, uri, initial_labels(where, *initial))
         counted = {"most_files": most_files, "files": files, "expected": expected}
-        before = None if held_before is None else frozenset[str](json.loads(held_before))
+        before = None if archived_before is None else frozenset[str](json.loads(archived_before))
         archived = state == "ARCHIVED"
-        return Sealed(
-            delivery, uids, refused, archived, is_open, presumed=presumed, resent=resent, before=before, **counted
+        return SealedDelivery(
+            delivery,
+            uids,
+            refused,
+            archived,
+            is_open,
+            presumed=presumed,
+            resent=resent,
+            archived_before=before,
+            **counted,
         )
 
     def _uids(self, session: int, state: str, which: str = "TRUE") -> frozenset[str]:
         query = f"SELECT json_quote(sop_uid) FROM instance WHERE session = ? AND state = ? AND {which}"  # noqa: S608 - fixed text
         return frozenset(self._connection.json_rows(query, (session, state)))
 
-    def expect(self, sealed: Sealed, before: frozenset[str]) -> Sealed:
+    def record_archived_before(self, sealed: SealedDelivery, before: frozenset[str]) -> SealedDelivery:
         """Record what the archive held before a sealed delivery, and how many instances it must hold after it.
 
         Call it before anyone calls XNAT about the delivery: later nobody can tell.
@@ -109,13 +117,13 @@ class DeliveryQueue:
         delivery = sealed.delivery.key
         with self._connection.transaction(durable=True):
             self._db.execute(
-                "UPDATE delivery SET held_before = ?3, expected = ?1 + (SELECT count(*) FROM instance "
+                "UPDATE delivery SET archived_before = ?3, expected = ?1 + (SELECT count(*) FROM instance "
                 # An instance that is sent again takes the place of the one that is there.
                 "WHERE delivery = ?2 AND state = 'STORED' AND presumed IS NULL) WHERE key = ?2",
                 (len(before), delivery, json.dumps(sorted(before))),
             )
             (expected,) = self._connection.one("SELECT expected FROM delivery WHERE key = ?", (delivery,))
-        return replace(sealed, expected=expected, before=before)
+        return replace(sealed, expected=expected, archived_before=before)
 
     def _presumed(self, session: int, delivery: int) -> tuple[frozenset[str], frozenset[str]]:
         """Return the presumed instances of a session, and which of them a delivery has brought."""
@@ -124,7 +132,7 @@ class DeliveryQueue:
             session, "STORED", f"presumed AND delivery = {delivery:d}"
         ) if presumed else presumed
 
-    def close(self, verdict: Verdict) -> Verdict:
+    def record_verdict(self, verdict: Verdict) -> Verdict:
         """Record how a delivery ended, and free its subject and its place among the active sessions.
 
         Files that came too late for it go into the next delivery, unless this one is held. Instances that the archive
@@ -175,7 +183,7 @@ class DeliveryQueue:
             elif isinstance(verdict, Archived):
                 if verdict.holds is not None:
                     self._db.execute(
-                        "UPDATE delivery SET expected = ?, held_before = NULL WHERE key = ?",
+                        "UPDATE delivery SET expected = ?, archived_before = NULL WHERE key = ?",
                         (verdict.holds, delivery.key),
                     )
                 if verdict.proven:

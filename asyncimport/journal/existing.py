@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from asyncimport.journal.connection import Connection
-from asyncimport.model import Claim, Existing
+from asyncimport.model import ArchivedContent, Claim
 from asyncimport.routing import type_conflict
 
 
@@ -23,7 +23,7 @@ class ExistingInstances:
         self._connection = connection
         self._db = connection.db
 
-    def adopt(self, claim: Claim, existing: Existing | None) -> AdoptedFiles | None:
+    def adopt(self, claim: Claim, existing: ArchivedContent | None) -> AdoptedFiles | None:
         """Record what the archive has of the session of a claim. Return None if the claim is to be sent.
 
         That is so if the archive has nothing of it, or only what this journal has brought there, under the label of the
@@ -97,7 +97,7 @@ class ExistingInstances:
             files, size = files + len(rows), size + sum(size for _, size in rows)
         return AdoptedFiles(files, size)
 
-    def must_ask(self, session: int, uri: str | None) -> bool:
+    def needs_archive_check(self, session: int, uri: str | None) -> bool:
         """Whether to ask what the archive has of a session before more is sent into the delivery at `uri`.
 
         Ask before each new delivery, as others may have sent the queued files, or more since an earlier run.

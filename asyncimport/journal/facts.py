@@ -9,15 +9,15 @@ from dataclasses import replace
 from asyncimport.model import Algorithm, Digest, File, Session
 
 # Size, mtime_ns, inode and ctime_ns, as they stand in columns.
-Facts = tuple[int, str, int | None, int | None]
+FileColumns = tuple[int, str, int | None, int | None]
 
 
-def facts_of(file: File) -> Facts:
+def columns_of(file: File) -> FileColumns:
     """Return the columns of a file, apart from its path."""
     return file.size, str(file.mtime_ns), file.inode, file.ctime_ns
 
 
-def unproven(file: File) -> Facts:
+def unproven(file: File) -> FileColumns:
     """Return the columns of a file that may not hold what was sent: without inode and ctime."""
     return file.size, str(file.mtime_ns), None, None
 
@@ -28,7 +28,7 @@ def file_of(path: bytes, facts: Sequence[object]) -> File:
     return File(os.fsdecode(path), size, int(mtime_ns), inode, ctime_ns)  # type: ignore[arg-type, call-overload]
 
 
-def is_same(known: Sequence[object], file: File, settled_at: float | None = None) -> bool:
+def is_same_file(known: Sequence[object], file: File, settled_at: float | None = None) -> bool:
     """Whether a file is the one with these facts.
 
     Facts without inode and ctime match a file that nobody has touched since it was stored, at `settled_at`. Where the

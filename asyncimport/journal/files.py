@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from asyncimport.journal.connection import Connection
-from asyncimport.journal.facts import Facts, digest_of, facts_of, is_same, unproven
+from asyncimport.journal.facts import FileColumns, columns_of, digest_of, is_same_file, unproven
 from asyncimport.journal.runs import CurrentRun
 from asyncimport.journal.session_state import SessionState
 from asyncimport.model import Digest, File, FileKind, Instance
@@ -46,7 +46,7 @@ class FileRecords:
         kind: FileKind,
         reason: str | None,
         instance: int | None,
-        facts: Facts | None = None,
+        facts: FileColumns | None = None,
     ) -> int:
         """Write the row of a file and return its key, which is `key` if it is new; `facts` are its own by default.
 
@@ -54,7 +54,7 @@ class FileRecords:
         it: it may be the same file when it can be read again.
         """
         path = os.fsencode(file.path)
-        facts = facts or facts_of(file)
+        facts = facts or columns_of(file)
         row = self._db.execute("SELECT key, instance, kind FROM file WHERE path = ?", (path,)).fetchone()
         if row is None:
             self._db.execute(
@@ -114,7 +114,7 @@ class FileRecords:
         sound = carries and kind in {FileKind.INSTANCE, FileKind.UNREADABLE}
         stored = state == "STORED"
         unsent = state in {"PENDING", "FAILED"}
-        proven = sound and is_same(facts, file, settled if stored else None)
+        proven = sound and is_same_file(facts, file, settled if stored else None)
         if own and proven and met and kind == FileKind.INSTANCE:
             return instance, False
         sent = digest_of(sha256, xxh3)
@@ -153,7 +153,7 @@ class FileRecords:
         if stored and not same and not again:
             key = self.record(key, file, FileKind.SKIPPED, _CHANGED if own and carries else _ELSEWHERE, instance)
         else:
-            known = unproven(file) if stored and same and not proven else facts_of(file)
+            known = unproven(file) if stored and same and not proven else columns_of(file)
             key = self.record(key, file, FileKind.INSTANCE, None, instance, known)
         self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (key, instance))
         to_send = unsent or again or (state == "REFUSED" and not same)

@@ -21,7 +21,7 @@ from asyncimport.journal.database import (
     transaction,
     translated,
 )
-from asyncimport.journal.facts import facts_of, is_same
+from asyncimport.journal.facts import columns_of, is_same_file
 from asyncimport.journal.rows import Header, NonInstance, StudySummary, Unsettled
 from asyncimport.model import File, FileKind, Ignored
 from asyncimport.system.output_files import real_path
@@ -38,11 +38,11 @@ _OLD_SECONDS = 86_400.0
 class HeaderCache:
     """The headers of one scan, in a locked file. Use it as a context manager. Raises from every method: JournalError.
 
-    With `again` it returns the last scan once more. A file that is of another version or damaged is replaced: it holds
-    nothing that cannot be read again.
+    With `reuse_scan` it returns the last scan once more. A file that is of another version or damaged is replaced: it
+    holds nothing that cannot be read again.
     """
 
-    def __init__(self, path: Path, lock_wait: LockWait | None = None, *, again: bool = False) -> None:
+    def __init__(self, path: Path, lock_wait: LockWait | None = None, *, reuse_scan: bool = False) -> None:
         self.path = path
         self._lock_wait = lock_wait or LockWait()
         self._lock = locked(path)
@@ -53,7 +53,7 @@ class HeaderCache:
         except BaseException:
             self._lock.release()
             raise
-        self._scan = last if again else last + 1
+        self._scan = last if reuse_scan else last + 1
         self._met = 0
         self._places: dict[str, int] = {}
         self._variants: dict[tuple[str, str], int] = {}
@@ -74,7 +74,7 @@ class HeaderCache:
                     "SELECT kind, size, mtime_ns, inode, ctime_ns FROM file WHERE path = ?", (os.fsencode(file.path),)
                 ).fetchone()
                 # An unreadable file may be readable now.
-                if row is None or row[0] == FileKind.UNREADABLE or not is_same(row[1:], file):
+                if row is None or row[0] == FileKind.UNREADABLE or not is_same_file(row[1:], file):
                     unknown.append(file)
                     continue
                 self._db.execute(
@@ -100,7 +100,7 @@ class HeaderCache:
                     "WHERE f.path = ? AND f.scan = ?",
                     (os.fsencode(file.path), self._scan),
                 ).fetchone()
-                if row is None or not is_same(row[:4], file):
+                if row is None or not is_same_file(row[:4], file):
                     continue
                 sop_uid, study_uid, series_uid, modality, text, truncated = row[4:]
                 fields = variants.get(text) or variants.setdefault(text, json.loads(text))
@@ -126,7 +126,7 @@ class HeaderCache:
                         identity.fields.get("SeriesDescription", ""),
                         self._variant(identity),
                     )
-                size, mtime_ns, inode, ctime_ns = facts_of(file)
+                size, mtime_ns, inode, ctime_ns = columns_of(file)
                 place = self._places.get(file.path, self._met)
                 self._db.execute(
                     "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

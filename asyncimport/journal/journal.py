@@ -83,4 +83,4 @@ class Journal:
     def note_alias(self, name: str) -> None:
         """Note another name of the project of this journal, by which it can be found."""
         with self.connection.transaction():
-            self.connection.db.execute("INSERT OR REPLACE INTO about VALUES (?, '')", (f"alias {name}",))
+            self.connection.db.execute("INSERT OR REPLACE INTO metadata VALUES (?, '')", (f"alias {name}",))

@@ -16,7 +16,7 @@ from typing import Self
 
 from asyncimport.errors import UsageError
 from asyncimport.journal.database import NOTHING_YET, LockWait, create_or_open, locked, translated
-from asyncimport.journal.project_view import restrict, widen
+from asyncimport.journal.project_view import show_all_projects, show_only_project
 from asyncimport.journal.reader import JournalReader
 from asyncimport.model import FileKind, Session, SessionReport
 
@@ -88,8 +88,8 @@ class Pruner:
 
     @classmethod
     @contextmanager
-    def of(cls, path: Path, *, part: str | None = None) -> Iterator[Self]:
-        """Lock a journal, so that no run begins before `prune`; with `part` for one project only.
+    def of(cls, path: Path, *, project: str | None = None) -> Iterator[Self]:
+        """Lock a journal, so that no run begins before `prune`; with `project` for one project only.
 
         Raises: UsageError when there is none, JournalBusyError when a run is at work, JournalError.
         """
@@ -98,13 +98,13 @@ class Pruner:
         with locked(path):
             connection = create_or_open(path)
             try:
-                if part is not None:
-                    restrict(connection, part)
+                if project is not None:
+                    show_only_project(connection, project)
                 yield cls(connection, path)
             finally:
                 connection.close()
 
-    def sessions(self, label: str, *, force: bool = False) -> None:
+    def find_sessions(self, label: str, *, force: bool = False) -> None:
         """Find the sessions with this label, with all their files: to the next scan they are new.
 
         Raises: UsageError when there is none, or XNAT holds an unfinished delivery of one and `force` is not given.
@@ -122,11 +122,11 @@ class Pruner:
                 )
         self.found += items
 
-    def held(self, *, force: bool = False) -> None:
+    def find_held(self, *, force: bool = False) -> None:
         """Find the sessions that are held, with all their files."""
         self.found += self._whole_sessions(None, force=force, only="held")
 
-    def gone(self, *, force: bool = False) -> None:
+    def find_gone(self, *, force: bool = False) -> None:
         """Find files that are gone from disk and that XNAT does not have: their sessions no longer miss them."""
         counts = _Counts()
         with translated(self._path):
@@ -162,7 +162,7 @@ class Pruner:
                     self._mark("file", [file] if kept is None else [])
         self.found += counts.items()
 
-    def archived(self, before: float, *, force: bool = False) -> None:
+    def find_archived(self, before: float, *, force: bool = False) -> None:
         """Find the files of sessions that were archived and verified before a time, and whose files are all gone.
 
         The session stays known, with its label and its patient, so that no other study takes its place. `verify` has
@@ -203,7 +203,7 @@ class Pruner:
         """Take out what was found, all of it or, after a kill or an error, nothing."""
         with translated(self._path):
             try:
-                widen(self._db)
+                show_all_projects(self._db)
                 LockWait().until_free(self._path, partial(self._db.executescript, _PRUNE))
             except BaseException:
                 if self._db.in_transaction:

@@ -231,7 +231,7 @@ class UploadQueue:
         if row is None:
             return
         key, number, uri, project, subject, label, study_uid, *initial = row
-        look = self._existing.must_ask(session, uri)
+        look = self._existing.needs_archive_check(session, uri)
         if uri is None or look:
             in_flight = self._connection.exists("SELECT 1 FROM in_flight WHERE session = ?", (session,))
             room = 0 if in_flight else 1

@@ -21,13 +21,13 @@ from asyncimport.journal.attachment_reports import (
 from asyncimport.journal.database import NOTHING_YET, check_rules, connect_read_only, is_locked, translated
 from asyncimport.journal.facts import digest_of, digests_of, file_of
 from asyncimport.journal.journal import Journal
-from asyncimport.journal.project_view import restrict
+from asyncimport.journal.project_view import show_only_project
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run, SentFile, StoredInstance, SubjectPatient
 from asyncimport.journal.runs import UNARCHIVED
 from asyncimport.journal.session_reports import count_files, file_problems, remaining, session_reports
 from asyncimport.model import AttachmentBatch, Patient, Session, SessionReport, Summary
-from asyncimport.model.addresses import as_archived
-from asyncimport.routing import RuledLabels
+from asyncimport.model.addresses import with_archived_subject
+from asyncimport.routing import RoutedLabels
 
 _ALL = "file f"
 _SCOPE = "scope JOIN file f ON f.key = scope.file"
@@ -68,16 +68,16 @@ class JournalReader:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, *, part: str | None = None) -> Iterator[Self]:
-        """Read a journal on disk, beside any run, or the `part` of it that belongs to one project.
+    def open(cls, path: Path, *, project: str | None = None) -> Iterator[Self]:
+        """Read a journal on disk, beside any run, or the part of it that belongs to one `project`.
 
         Raises: UsageError when there is none, JournalError when it is not ours.
         """
         connection = connect_read_only(path)
         try:
-            if part is not None:
+            if project is not None:
                 with translated(path):
-                    restrict(connection, part)
+                    show_only_project(connection, project)
             yield cls(connection, path, run=None)
         finally:
             connection.close()
@@ -102,23 +102,23 @@ class JournalReader:
             return True
         return is_held
 
-    def about(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """Return the journal's destination and rules.
 
         Raises: UsageError when it has none yet, as it was killed while it was created.
         """
         with translated(self._path):
-            about = dict(self._db.execute("SELECT key, value FROM about"))
-        if "destination" not in about:
+            metadata = dict(self._db.execute("SELECT key, value FROM metadata"))
+        if "destination" not in metadata:
             raise UsageError(f"there is nothing in the journal {self._path} yet", hint=NOTHING_YET)
-        return about
+        return metadata
 
     def check_rules(self, destination: str, rules: Mapping[str, str]) -> None:
         """Compare destination and rules with those of the journal, as a run would.
 
         Raises: JournalError for another destination, UsageError for other rules.
         """
-        check_rules(self.about(), self._path, destination, rules)
+        check_rules(self.metadata(), self._path, destination, rules)
 
     def study_sessions(self) -> list[Session]:
         """Return the session of each study, in the order in which they got them."""
@@ -206,13 +206,13 @@ class JournalReader:
     def _reports(self, counted: Mapping[int, tuple[int, int]]) -> tuple[SessionReport, ...]:
         return session_reports(self._db, counted, began_at=self._began_at, postponed=self._postponed)
 
-    def session_labels(self, *, after_reroute: bool = False) -> list[tuple[Session, RuledLabels | None]]:
+    def session_labels(self, *, after_reroute: bool = False) -> list[tuple[Session, RoutedLabels | None]]:
         """Return the sessions of studies, each with the labels that the rules give it.
 
         With `after_reroute` only those of which XNAT has something: archived ones keep their labels, the others (None)
         get new ones.
         """
-        ruled = "1, ruled_subject, ruled_label"
+        ruled = "1, routed_subject, routed_label"
         if after_reroute:
             ruled = f"NOT ({UNARCHIVED}), NULL, NULL"
         kept = (
@@ -234,11 +234,11 @@ class JournalReader:
         )
         with translated(self._path):
             rows = self._db.execute(
-                "SELECT project, subject, merged IS NOT NULL, id, name, birth_date, issuer FROM patient p "  # noqa: S608 - fixed text
+                "SELECT project, subject, allowed IS NOT NULL, id, name, birth_date, issuer FROM patient p "  # noqa: S608 - fixed text
                 f"{kept if after_reroute else ''} ORDER BY key"
             ).fetchall()
         return [
-            SubjectPatient(project, subject, Patient(*who), bool(merged)) for project, subject, merged, *who in rows
+            SubjectPatient(project, subject, Patient(*who), bool(allowed)) for project, subject, allowed, *who in rows
         ]
 
     def prearchive_sessions(self) -> dict[str, Session]:
@@ -332,7 +332,7 @@ class JournalReader:
                 digests = sha256 and sha256.hex(), xxh3
                 file = file_of(path, facts)
                 if where is None or last != (row[:4], there):
-                    last, where = (row[:4], there), as_archived(Session(*row[:4]), there)
+                    last, where = (row[:4], there), with_archived_subject(Session(*row[:4]), there)
                 yield StoredInstance(where, series_uid, sop_uid, file, *digests, uri, attempts, settled_at, run)
 
     def stored_attachments(self) -> Iterator[AttachmentRow]:
@@ -379,7 +379,7 @@ class JournalReader:
         found = []
         for *names, number, state, uri, archive_uri, merges, verified, closed_at, files, run, reason in rows:
             before = None if merges is None else bool(merges)
-            where = as_archived(Session(*names), archive_uri)
+            where = with_archived_subject(Session(*names), archive_uri)
             found.append(
                 DeliveryRow(where, number, state, uri, archive_uri, before, verified, closed_at, files, run, reason)
             )

@@ -72,12 +72,12 @@ class SentFile:
 
 @dataclass(frozen=True, slots=True)
 class SubjectPatient:
-    """A patient of a subject, by digests (`digested`); `is_let_in`: in spite of others there, on demand."""
+    """A patient of a subject, by digests (`digest_patient`); `is_allowed`: in spite of others there, on demand."""
 
     project: str
     subject: str
     patient: Patient
-    is_let_in: bool = False
+    is_allowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
         if relabel:
             _forget_unsent(connection)
         bind(db, connection.path, destination, rules)
-        db.execute("INSERT OR IGNORE INTO about VALUES ('source', ?)", (f"{OUR_SOURCE}-{secrets.token_hex(8)}",))
-        (source,) = connection.one("SELECT value FROM about WHERE key = 'source'")
+        db.execute("INSERT OR IGNORE INTO metadata VALUES ('source', ?)", (f"{OUR_SOURCE}-{secrets.token_hex(8)}",))
+        (source,) = connection.one("SELECT value FROM metadata WHERE key = 'source'")
         if _was_killed(connection):
             # Nobody knows what was in flight then, nor whether XNAT is still at work on it.
             db.execute("UPDATE delivery SET interrupted_at = ? WHERE state = 'OPEN'", (now,))
@@ -60,7 +60,7 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
         if relabel:
             db.execute(f"INSERT INTO relabeled_session SELECT key FROM session s WHERE {UNARCHIVED}")  # noqa: S608 - fixed text
             # The first file of an archived session tells what the new rules call it.
-            db.execute("UPDATE session SET ruled_subject = NULL, ruled_label = NULL")
+            db.execute("UPDATE session SET routed_subject = NULL, routed_label = NULL")
         db.execute(
             "INSERT INTO ready SELECT key FROM delivery WHERE state = 'SEALED' "
             "AND session NOT IN (SELECT session FROM relabeled_session)"
@@ -91,7 +91,7 @@ def _was_killed(connection: Connection) -> bool:
 def _forget_unsent(connection: Connection) -> None:
     """Let the next scan decide anew about everything that XNAT holds nothing of."""
     db = connection.db
-    db.execute("DELETE FROM about WHERE key LIKE 'rule %'")
+    db.execute("DELETE FROM metadata WHERE key LIKE 'rule %'")
     db.execute("DELETE FROM attachment WHERE md5 IS NULL")
     db.execute("DELETE FROM delivery WHERE uri IS NULL AND state <> 'ARCHIVED'")
     db.execute("DELETE FROM instance WHERE session NOT IN (SELECT session FROM delivery) AND state <> 'STORED'")

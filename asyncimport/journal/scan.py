@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from asyncimport.journal.connection import Connection
 from asyncimport.journal.existing import ExistingInstances
-from asyncimport.journal.facts import facts_of, is_same
+from asyncimport.journal.facts import columns_of, is_same_file
 from asyncimport.journal.files import FileRecords, SopUidConflict, below
 from asyncimport.journal.runs import CurrentRun
 from asyncimport.journal.session_state import DISPUTED, SessionState
@@ -110,7 +110,7 @@ class ScanWriter:
             }
             for path, file in zip(paths, files, strict=True):
                 row = rows.get(path)
-                if row is None or not is_same(row[:4], file, row[-1]):
+                if row is None or not is_same_file(row[:4], file, row[-1]):
                     unknown.append(file)
                     continue
                 _, _, inode, _, key, kind, met, instance, session, state, refusal, _ = row
@@ -219,7 +219,7 @@ class ScanWriter:
                 identity = session, item.sop_uid
                 if file.path not in met and identity not in met:
                     path = os.fsencode(file.path)
-                    rows.append((key, path, *facts_of(file), *identity, item.series_uid, item.modality))
+                    rows.append((key, path, *columns_of(file), *identity, item.series_uid, item.modality))
                 met.add(identity)
             met.add(file.path)
         # A file and its instance have the same key, so each row can name the other.
@@ -328,7 +328,7 @@ class ScanWriter:
             "AND session NOT IN (SELECT session FROM blocked)"
         )
 
-    def collisions(self) -> list[tuple[str, int]]:
+    def skip_reasons(self) -> list[tuple[str, int]]:
         """Return why files of this run's sources were skipped, each reason with the number of files."""
         with self._connection.reading():
             return self._db.execute(
@@ -336,11 +336,11 @@ class ScanWriter:
                 "WHERE f.kind = 'SKIPPED' GROUP BY f.reason ORDER BY f.reason"
             ).fetchall()
 
-    def confirm(self, files: Iterable[File]) -> None:
+    def confirm_unchanged(self, files: Iterable[File]) -> None:
         """Note that files which were moved or touched hold the bytes that were sent."""
         with self._connection.transaction():
             self._connection.execute_rows(
                 "UPDATE file SET size = column2, mtime_ns = column3, inode = column4, ctime_ns = column5 "
                 "FROM {rows} WHERE path = column1",
-                [(os.fsencode(file.path), *facts_of(file)) for file in files],
+                [(os.fsencode(file.path), *columns_of(file)) for file in files],
             )

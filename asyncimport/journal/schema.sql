@@ -1,7 +1,7 @@
 -- The journal on disk. Paths are the raw bytes of the file system, which need not be text. Times of day are seconds
 -- since 1970 unless they are text.
 
-CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE run (
     key INTEGER PRIMARY KEY,
@@ -12,9 +12,9 @@ CREATE TABLE run (
 
 -- The session of a study. No two studies share a label; a later study with a label that is taken gets no row. XNAT
 -- ignores case when it archives, hence NOCASE. `initial_*` are the labels that its prearchive row began with, if they
--- differ. `headers` is a JSON object of what the headers of its stored files say of its patient: under `said` all
+-- differ. `headers` is a JSON object of what the headers of its stored files say of its patient: under `values` all
 -- values of each field that was asked for, under `run` the run up to whose files they were read, under `files` the
--- number of these. `ruled_*` are the labels that the rules give it file by file; NULL if unknown, as after a plan or
+-- number of these. `routed_*` are the labels that the rules give it file by file; NULL if unknown, as after a plan or
 -- changed rules.
 CREATE TABLE session (
     key INTEGER PRIMARY KEY,
@@ -26,14 +26,14 @@ CREATE TABLE session (
     initial_subject TEXT,
     initial_label TEXT,
     headers TEXT,
-    ruled_subject TEXT,
-    ruled_label TEXT,
+    routed_subject TEXT,
+    routed_label TEXT,
     UNIQUE (project, study_uid)
 );
 CREATE UNIQUE INDEX session_label ON session (project, label COLLATE NOCASE);
 
 -- The patients of each subject. Names (each of their groups) and birth dates are digests, '' where unknown: the journal
--- only compares them. `merged`: the patient was let in, or was found in the archive, in spite of others in the subject,
+-- only compares them. `allowed`: the patient was let in, or was found in the archive, in spite of others in the subject,
 -- on demand. `archived`: a session of the patient was archived and then taken out of the journal; the patient stays.
 CREATE TABLE patient (
     key INTEGER PRIMARY KEY,
@@ -43,7 +43,7 @@ CREATE TABLE patient (
     issuer TEXT NOT NULL,
     name TEXT NOT NULL,
     birth_date TEXT NOT NULL,
-    merged INTEGER,
+    allowed INTEGER,
     archived INTEGER
 );
 CREATE INDEX patient_subject ON patient (project, subject, id);
@@ -54,7 +54,7 @@ CREATE INDEX patient_id ON patient (project, id, issuer, name, birth_date, subje
 -- it was last known to have broken off (it may yet take effect), `closed_at` when the delivery ended. `merges`: the
 -- archive held the session before. `partial`: sealed though files are missing. `expected`: how many instances the
 -- archive must hold in the end, where a script gives them new UIDs, so that only their number can be compared;
--- `held_before`: a JSON array of the SOPInstanceUIDs that it held before, until the delivery is archived. The `reason`
+-- `archived_before`: a JSON array of the SOPInstanceUIDs that it held before, until the delivery is archived. The `reason`
 -- of an OPEN or SEALED delivery is why the last run did not go on with it. `digests` of the last one that was verified
 -- is a JSON object of the digests that XNAT had then (the bytes differ from those sent), by SOPInstanceUID, "" where it
 -- keeps none: another digest means that somebody has replaced the instance since.
@@ -73,7 +73,7 @@ CREATE TABLE delivery (
     partial INTEGER,
     expected INTEGER,
     digests TEXT,
-    held_before TEXT,
+    archived_before TEXT,
     UNIQUE (session, number)
 );
 CREATE INDEX delivery_live ON delivery (state) WHERE state IN ('OPEN', 'SEALED');

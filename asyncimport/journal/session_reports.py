@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from asyncimport.journal.rows import Remaining
-from asyncimport.model import NOTHING_KEPT, Files, Problem, Session, SessionReport
-from asyncimport.model.addresses import as_archived
+from asyncimport.model import NOTHING_STORED, Files, Problem, Session, SessionReport
+from asyncimport.model.addresses import with_archived_subject
 
 # A rate counts the intervals of this many seconds in which a file was stored, so it leaves out long outages. It is
 # unknown over less than the least time.
@@ -131,7 +131,7 @@ def _report(
     verified: str | None,
     reason: str | None,
 ) -> SessionReport:
-    session = as_archived(session, uri)
+    session = with_archived_subject(session, uri)
     missing = _missing(failed, refused, unreadable)
     disputes = disputed is not None and state not in {"ARCHIVED", "SEALED"}
     if state in {"ARCHIVED", "BUILT"} and not pending and not disputes and (not missing or partial):
@@ -149,7 +149,7 @@ def _report(
         reason = f"{_unasked(unasked)}: it is archived when all is in, or with --partial archive"
         return SessionReport(session, files, size, "open", uri, None, reason)
     if not pending and not stored:
-        return SessionReport(session, files, size, "held", uri, None, NOTHING_KEPT)
+        return SessionReport(session, files, size, "held", uri, None, NOTHING_STORED)
     return SessionReport(session, files, size, "open", uri, None, reason if pending or state == "SEALED" else None)
 
 

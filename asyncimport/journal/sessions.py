@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from asyncimport.journal.connection import Connection
 from asyncimport.journal.session_state import SessionState
-from asyncimport.model import Claim, Instance, Occupant, Patient, Session
+from asyncimport.model import ArchivedPatient, Claim, Instance, Patient, Session
 from asyncimport.routing import (
     TWO_IDS,
-    RuledLabels,
+    RoutedLabels,
     is_same_patient,
     label_conflict,
     matching_session,
@@ -32,7 +32,7 @@ class _Known:
 
     key: int
     session: Session
-    ruled: RuledLabels
+    ruled: RoutedLabels
     patients: frozenset[Patient]
 
 
@@ -68,7 +68,7 @@ class Sessions:
         notices, self._notices = self._notices, {}
         return [*notices]
 
-    def check_occupants(self, session: Session, occupants: Sequence[Occupant]) -> str | None:
+    def check_archived_patients(self, session: Session, occupants: Sequence[ArchivedPatient]) -> str | None:
         """Return why a session must not go into its subject, by the patients in the archive's sessions of that subject.
 
         It ignores sessions of this journal, which knows their patients.
@@ -77,7 +77,7 @@ class Sessions:
             ours = self._db.execute(
                 "SELECT p.key, p.id, p.name, p.birth_date, p.issuer FROM patient p JOIN session s ON s.patient = p.id "
                 "AND s.project = p.project AND s.subject = p.subject COLLATE NOCASE "
-                "WHERE s.project = ? AND s.study_uid = ? AND p.merged IS NULL",
+                "WHERE s.project = ? AND s.study_uid = ? AND p.allowed IS NULL",
                 (session.project, session.study_uid),
             ).fetchall()
             sent = {
@@ -93,7 +93,7 @@ class Sessions:
                 patient = Patient(*values)
                 why = next(filter(None, (occupant_conflict(one, session.subject, patient) for one in others)), "")
                 if why and self._merge_patients:
-                    self._db.execute("UPDATE patient SET merged = 1 WHERE key = ?", (key,))
+                    self._db.execute("UPDATE patient SET allowed = 1 WHERE key = ?", (key,))
                 elif why:
                     return f"{why}; {_ALLOW}"
                 elif doubt := next(filter(None, (occupant_doubt(one, session.subject, patient) for one in others)), ""):
@@ -137,13 +137,13 @@ class Sessions:
         self._sessions[session.project, session.study_uid] = known
         return known.key
 
-    def _ruled(self, session: Session) -> RuledLabels:
+    def _ruled(self, session: Session) -> RoutedLabels:
         return session.subject, None if self._is_planned else session.label
 
     def _keep_session(self, known: _Known, session: Session) -> _Known:
         """Let a study keep its session, and note the labels that the rules give it now."""
         ruled, first = self._ruled(session), known.session
-        self._db.execute("UPDATE session SET ruled_subject = ?, ruled_label = ? WHERE key = ?", (*ruled, known.key))
+        self._db.execute("UPDATE session SET routed_subject = ?, routed_label = ? WHERE key = ?", (*ruled, known.key))
         self._notice(
             f"study {session.study_uid}: it has a session already, and what is new of it goes there "
             f"(subject {first.subject}, session {first.label}; not {session.subject}, {session.label})"
@@ -179,7 +179,7 @@ class Sessions:
         """Give a session in the prearchive the labels of changed rules, or return why it cannot have them."""
         first, ruled = known.session, (*self._ruled(session), known.key)
         if first == session:
-            self._db.execute("UPDATE session SET ruled_subject = ?, ruled_label = ? WHERE key = ?", ruled)
+            self._db.execute("UPDATE session SET routed_subject = ?, routed_label = ? WHERE key = ?", ruled)
             self._state.undecided.discard(known.key)
             return None
         self._db.execute("SAVEPOINT relabel")
@@ -187,7 +187,7 @@ class Sessions:
         if reason is None:
             self._db.execute(
                 "UPDATE session SET subject = ?, label = ?, initial_subject = coalesce(initial_subject, subject), "
-                "initial_label = coalesce(initial_label, label), ruled_subject = ?, ruled_label = ? WHERE key = ?",
+                "initial_label = coalesce(initial_label, label), routed_subject = ?, routed_label = ? WHERE key = ?",
                 (session.subject, session.label, *ruled),
             )
             self._db.execute(
@@ -205,7 +205,7 @@ class Sessions:
 
     def _find(self, session: Session) -> _Known | None:
         row = self._db.execute(
-            "SELECT key, subject, label, ruled_subject, ruled_label FROM session WHERE project = ? AND study_uid = ?",
+            "SELECT key, subject, label, routed_subject, routed_label FROM session WHERE project = ? AND study_uid = ?",
             (session.project, session.study_uid),
         ).fetchone()
         if row is None:
@@ -223,7 +223,7 @@ class Sessions:
 
     def _register(self, session: Session, patient: Patient) -> int:
         return self._connection.insert(
-            "INSERT INTO session (project, subject, label, study_uid, patient, ruled_subject, ruled_label) "
+            "INSERT INTO session (project, subject, label, study_uid, patient, routed_subject, routed_label) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (session.project, session.subject, session.label, session.study_uid, patient.id, *self._ruled(session)),
         )
@@ -234,7 +234,7 @@ class Sessions:
         The journal keeps only digests of names and birth dates: it compares them and never shows them.
         """
         where = f"study {session.study_uid}, subject {session.subject}"
-        wanted = digested(patient)
+        wanted = digest_patient(patient)
         own, others = self._of_subject(session, patient.id), self._of_patient(session, patient.id)
         for key, one in own:
             if is_same_patient(one, wanted):
@@ -255,7 +255,8 @@ class Sessions:
         if why and not self._merge_patients:
             return f"{where}: {why}; {_ALLOW}"
         self._db.execute(
-            "INSERT INTO patient (project, subject, id, issuer, name, birth_date, merged) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO patient (project, subject, id, issuer, name, birth_date, allowed) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 *(session.project, session.subject, patient.id, patient.issuer),
                 *(wanted.name, wanted.birth_date, 1 if why else None),
@@ -293,11 +294,11 @@ class Sessions:
         return [(subject, Patient(*values)) for subject, *values in rows]
 
 
-def _without_names(occupant: Occupant) -> Occupant:
-    return replace(occupant, patient=digested(occupant.patient))
+def _without_names(occupant: ArchivedPatient) -> ArchivedPatient:
+    return replace(occupant, patient=digest_patient(occupant.patient))
 
 
-def digested(patient: Patient) -> Patient:
+def digest_patient(patient: Patient) -> Patient:
     """Return a patient as the journal keeps it, with digests of the birth date and of each group of the name."""
     # Each by itself: two names are compared by the groups that both have.
     name = "=".join(map(_digest, patient.name.split("=")))

@@ -15,12 +15,13 @@ from asyncimport.model import File, SubjectReport
 class DueSubject:
     """A subject with archived sessions.
 
-    `said` are the values that an earlier run has brought to the archive, apart from the fields that it left (`kept`).
+    `stored_fields` are the values that an earlier run has brought to the archive, apart from the fields that it left
+    (`kept`).
     """
 
     project: str
     subject: str
-    said: Mapping[str, str] | None = None
+    stored_fields: Mapping[str, str] | None = None
     kept: tuple[str, ...] = ()
 
 
@@ -28,13 +29,14 @@ class DueSubject:
 class SessionHeaders:
     """All values of each field in the headers of a session, and the stored files that were not read so far.
 
-    The headers of the files that were stored up to `run` were read; `read` is their number. Its repr shows no value.
+    The headers of the files that were stored up to `run` were read; `files_read` is their number. Its repr shows no
+    value.
     """
 
     session: int
-    said: Mapping[str, Sequence[str]] = field(repr=False)
+    values: Mapping[str, Sequence[str]] = field(repr=False)
     run: int
-    read: int
+    files_read: int
     files: tuple[File, ...] = ()
 
 
@@ -46,7 +48,7 @@ class SubjectQueue:
         self._db = connection.db
         self._run = run.key
 
-    def due(self) -> list[DueSubject]:
+    def due_subjects(self) -> list[DueSubject]:
         """Return the subjects of this run's files whose sessions are archived, in the order they were found."""
         with self._connection.transaction():
             rows = self._db.execute(
@@ -59,12 +61,12 @@ class SubjectQueue:
             ).fetchall()
         found: dict[tuple[str, str], DueSubject] = {}
         for project, subject, fields, kept in rows:
-            said = json.loads(fields) if fields else None
-            due = DueSubject(project, subject, said, tuple(json.loads(kept or "[]")))
+            values = json.loads(fields) if fields else None
+            due = DueSubject(project, subject, values, tuple(json.loads(kept or "[]")))
             found.setdefault((project, subject.casefold()), due)
         return list(found.values())
 
-    def known(self) -> set[tuple[str, str]]:
+    def known_subjects(self) -> set[tuple[str, str]]:
         """Return project and label, casefolded, of all subjects that have a session here."""
         with self._connection.reading():
             rows = self._db.execute("SELECT DISTINCT project, subject FROM session").fetchall()
@@ -82,14 +84,14 @@ class SubjectQueue:
                 "(SELECT 1 FROM instance WHERE session = s.key AND state = 'STORED') ORDER BY key",
                 (subject.project, subject.subject),
             ).fetchall():
-                memory = json.loads(known or '{"said": {}}')
+                memory = json.loads(known or '{"values": {}}')
                 (earlier,) = self._connection.one(
                     "SELECT count(*) FROM instance WHERE session = ? AND state = 'STORED' AND coalesce(run, 0) <= ?",
                     (key, memory.get("run", 0)),
                 )
                 # Instances that were found in the archive have no run.
-                if not memory["said"].keys() >= set(fields) or earlier > memory["files"]:
-                    memory = {"said": {name: [] for name in fields}, "run": -1, "files": 0}
+                if not memory["values"].keys() >= set(fields) or earlier > memory["files"]:
+                    memory = {"values": {name: [] for name in fields}, "run": -1, "files": 0}
                 rows = self._db.execute(
                     "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
                     "FROM instance i JOIN file f ON f.key = i.file "
@@ -97,12 +99,14 @@ class SubjectQueue:
                     (key, memory["run"]),
                 )
                 files = tuple(file_of(path, facts) for path, *facts in rows)
-                found.append(SessionHeaders(key, memory["said"], memory["run"], memory["files"], files))
+                found.append(SessionHeaders(key, memory["values"], memory["run"], memory["files"], files))
         return found
 
     def record_headers(self, read: Sequence[SessionHeaders]) -> None:
         """Record the header values of sessions."""
-        rows = [(json.dumps({"said": one.said, "run": one.run, "files": one.read}), one.session) for one in read]
+        rows = [
+            (json.dumps({"values": one.values, "run": one.run, "files": one.files_read}), one.session) for one in read
+        ]
         with self._connection.transaction():
             self._db.executemany("UPDATE session SET headers = ? WHERE key = ?", rows)
 

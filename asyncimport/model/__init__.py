@@ -2,7 +2,7 @@
 
 A `File` is found on disk. If it is DICOM it holds an `Instance` of a `Session`; otherwise it is `Ignored` with its
 reason. An instance that is handed out to be sent is a `Claim`, which ends in an `Outcome`. A session reaches XNAT in
-one or more deliveries (one prearchive row each); a `Sealed` delivery ends in a `Verdict`. Other files are
+one or more deliveries (one prearchive row each); a `SealedDelivery` delivery ends in a `Verdict`. Other files are
 `Attachment`s, which go into a `Resource` beside the images, and end as `AttachmentResult`.
 """
 
@@ -11,40 +11,40 @@ from asyncimport.model.attachments import (
     AttachmentBatch,
     AttachmentResult,
     AttachmentState,
-    Place,
     Resource,
+    ResourceOwner,
 )
 from asyncimport.model.deliveries import (
     MAY_HAVE_REJECTED,
     Archived,
+    ArchivedContent,
     Built,
     Claim,
     Deleted,
     Delivery,
     Dropped,
-    Existing,
     Failed,
     Held,
     Incomplete,
     Outcome,
     Postponed,
     Refused,
-    Sealed,
+    SealedDelivery,
     Stored,
     Verdict,
     Withheld,
 )
 from asyncimport.model.files import (
     Algorithm,
+    ArchivedPatient,
     Body,
     Digest,
     File,
     Ignored,
     Instance,
-    Occupant,
     Patient,
     Session,
-    Streamed,
+    StreamedBody,
 )
 from asyncimport.model.states import (
     DELIVERY_TRANSITIONS,
@@ -56,7 +56,7 @@ from asyncimport.model.states import (
 )
 from asyncimport.model.subjects import SubjectReport
 from asyncimport.model.summary import (
-    NOTHING_KEPT,
+    NOTHING_STORED,
     AttachmentCounts,
     Files,
     Orphan,
@@ -70,9 +70,11 @@ __all__ = [
     "DELIVERY_TRANSITIONS",
     "INSTANCE_TRANSITIONS",
     "MAY_HAVE_REJECTED",
-    "NOTHING_KEPT",
+    "NOTHING_STORED",
     "Algorithm",
     "Archived",
+    "ArchivedContent",
+    "ArchivedPatient",
     "Attachment",
     "AttachmentBatch",
     "AttachmentCounts",
@@ -86,7 +88,6 @@ __all__ = [
     "DeliveryState",
     "Digest",
     "Dropped",
-    "Existing",
     "Failed",
     "File",
     "FileKind",
@@ -96,21 +97,20 @@ __all__ = [
     "Incomplete",
     "Instance",
     "InstanceState",
-    "Occupant",
     "Orphan",
     "Outcome",
     "Patient",
-    "Place",
     "Postponed",
     "Problem",
     "Refusal",
     "Refused",
     "Resource",
-    "Sealed",
+    "ResourceOwner",
+    "SealedDelivery",
     "Session",
     "SessionReport",
     "Stored",
-    "Streamed",
+    "StreamedBody",
     "SubjectCounts",
     "SubjectReport",
     "Summary",

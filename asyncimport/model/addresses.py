@@ -11,20 +11,20 @@ OUR_SOURCE = "uploader"
 _ADDRESS = re.compile(r"(?:/data)?/archive/projects/([^/]+)/subjects/([^/]+)/experiments/([^/?]+)")
 
 
-def same_label(one: str, other: str) -> bool:
+def labels_match(one: str, other: str) -> bool:
     """Compare labels as XNAT does when it archives: without regard to case (PrearcSessionArchiver)."""
     return one.lower() == other.lower()
 
 
-def archived_as(uri: str) -> tuple[str, str] | None:
+def labels_in_address(uri: str) -> tuple[str, str] | None:
     """Return the labels of subject and session in the address of an archived session; None if it has none."""
     match = _ADDRESS.fullmatch(uri)
     return None if match is None else (match[2], match[3])
 
 
-def as_archived(session: Session, uri: str | None) -> Session:
+def with_archived_subject(session: Session, uri: str | None) -> Session:
     """Return a session with its subject's label as XNAT has it by an archive address, where only case differs."""
-    names = archived_as(uri) if uri else None
-    if names is None or names[0] == session.subject or not same_label(names[0], session.subject):
+    names = labels_in_address(uri) if uri else None
+    if names is None or names[0] == session.subject or not labels_match(names[0], session.subject):
         return session
     return replace(session, subject=names[0])

@@ -17,7 +17,7 @@ class AttachmentState(StrEnum):
 
 
 @record
-class Place:
+class ResourceOwner:
     """What a resource belongs to: a project, or in it a subject, a session, or a scan of a session.
 
     A session is known by its label, its StudyInstanceUID, or both.
@@ -34,7 +34,7 @@ class Place:
 class Resource:
     """A resource (XNAT's catalog of files) by its label; `tags` (comma-separated) are given to it when it is made."""
 
-    place: Place
+    owner: ResourceOwner
     label: str
     tags: str = ""
 
@@ -44,7 +44,7 @@ class Attachment:
     """A file on its way into a resource; `name` is its path there, with `/` and of characters that XNAT leaves alone.
 
     `previous` is the MD5 (hexadecimal) of what was stored under this name from an earlier state of the file, and
-    `previous_size` how many bytes that had, None where nobody knows. `is_begun`: an earlier run may have sent a part.
+    `previous_size` how many bytes that had, None where nobody knows. `is_started`: an earlier run may have sent a part.
     """
 
     key: int
@@ -54,7 +54,7 @@ class Attachment:
     content: str = ""
     previous: str | None = None
     previous_size: int | None = None
-    is_begun: bool = False
+    is_started: bool = False
 
 
 @record
@@ -69,7 +69,8 @@ class AttachmentBatch:
 class AttachmentResult:
     """What became of an attachment; `md5` is that of the bytes in the resource, `sent` false if they were there.
 
-    `by_state`: it is refused because of what XNAT holds, or lets this user do, which may change, and not for itself.
+    `blames_server`: it is refused because of what XNAT holds, or lets this user do, which may change, and not for
+    itself.
     """
 
     attachment: Attachment
@@ -77,4 +78,4 @@ class AttachmentResult:
     reason: str | None = None
     md5: str | None = None
     sent: bool = False
-    by_state: bool = False
+    blames_server: bool = False

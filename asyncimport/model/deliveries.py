@@ -12,19 +12,19 @@ from asyncimport.model.states import Refusal
 class Delivery:
     """One prearchive row of a session; `uri` is None until the first file has been acknowledged.
 
-    `begun_as` has the labels that the row was begun with, where the session has got others since.
+    `initial_session` has the labels that the row was begun with, where the session has got others since.
     """
 
     key: int
     session: Session
     number: int
     uri: str | None
-    begun_as: Session | None = None
+    initial_session: Session | None = None
 
     @property
     def row_session(self) -> Session:
         """The session by the labels that the row has."""
-        return self.begun_as or self.session
+        return self.initial_session or self.session
 
 
 @record
@@ -37,11 +37,11 @@ class Claim:
     key: int
     instance: Instance
     delivery: Delivery
-    look: bool = False
+    check_archive: bool = False
 
 
 @record
-class Existing:
+class ArchivedContent:
     """What the archive has of a session before anything of it is sent: its address, and SOPInstanceUIDs.
 
     `kind` is its data type (`xnat:mrSessionData`), "" where files of whatever modality are merged into it. `label` is
@@ -66,7 +66,7 @@ class Dropped:
 
 
 @record
-class Sealed:
+class SealedDelivery:
     """A delivery that nothing is sent into any more, and the SOPInstanceUIDs that XNAT acknowledged of its session.
 
     Of those that it `refused` nothing should be in the archive. `archived`: it is there already, and only to be
@@ -89,7 +89,7 @@ class Sealed:
     resent: frozenset[str] = frozenset()
     files: int = 0
     expected: int | None = None
-    before: frozenset[str] | None = None
+    archived_before: frozenset[str] | None = None
 
 
 @record

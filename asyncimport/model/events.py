@@ -42,14 +42,14 @@ class RetryScheduled:
 
 
 @record
-class Settled:
+class OutcomesRecorded:
     """These outcomes are in the journal."""
 
     outcomes: tuple[Outcome, ...]
 
 
 @record
-class Found:
+class SessionFound:
     """The archive has the session of a claim already, and so many instances of it that waited need not be sent."""
 
     claim: Claim
@@ -59,7 +59,7 @@ class Found:
 
 
 @record
-class Noticed:
+class Notice:
     """There is something to look at that keeps nothing from being sent; labels in it stand in brackets."""
 
     reason: str
@@ -91,7 +91,7 @@ class AttachmentsStored:
     """This became of attachments of one resource, and is on disk."""
 
     resource: Resource
-    filed: tuple[AttachmentResult, ...]
+    results: tuple[AttachmentResult, ...]
 
 
 Event = (
@@ -101,9 +101,9 @@ Event = (
     | RetryScheduled
     | ServerUnavailable
     | Settling
-    | Found
-    | Noticed
-    | Settled
+    | SessionFound
+    | Notice
+    | OutcomesRecorded
     | Verdict
     | AttachmentsStarted
     | AttachmentsStored

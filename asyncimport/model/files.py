@@ -28,10 +28,10 @@ class File:
     ctime_ns: int | None = None
 
     @classmethod
-    def of(cls, path: str, found: os.stat_result, *, lasting: bool) -> Self:
-        """Describe a file; `lasting` tells whether its file system keeps the numbers of its inodes."""
+    def of(cls, path: str, found: os.stat_result, *, has_stable_inodes: bool) -> Self:
+        """Describe a file; `has_stable_inodes` tells whether its file system keeps the numbers of its inodes."""
         inode, ctime = found.st_ino, found.st_ctime_ns
-        if not lasting or not inode:
+        if not has_stable_inodes or not inode:
             return cls(path, found.st_size, found.st_mtime_ns)
         return cls(
             path,
@@ -114,15 +114,15 @@ class Patient:
 
 
 @record
-class Occupant:
+class ArchivedPatient:
     """Whom a session of the archive names, by its labels as XNAT has them: only what no script in force writes there.
 
-    `is_proof` tells whether its PatientID is known to be what was sent, as far as scripts are in force today.
+    `is_reliable` tells whether its PatientID is known to be what was sent, as far as scripts are in force today.
     """
 
     session: Session
     patient: Patient
-    is_proof: bool
+    is_reliable: bool
 
 
 @record
@@ -140,7 +140,7 @@ class Instance:
     modality: str | None = None
 
 
-class Streamed(Protocol):
+class StreamedBody(Protocol):
     """The bytes of a large file, read piece by piece; iterating raises SourceError if the file is not as scanned."""
 
     @property
@@ -163,4 +163,4 @@ class Streamed(Protocol):
         ...
 
 
-Body = bytes | Streamed
+Body = bytes | StreamedBody

@@ -5,7 +5,19 @@ from typing import Protocol
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
-from asyncimport.model import Body, Claim, Digest, Dropped, Existing, File, Ignored, Occupant, Sealed, Session, Verdict
+from asyncimport.model import (
+    ArchivedContent,
+    ArchivedPatient,
+    Body,
+    Claim,
+    Digest,
+    Dropped,
+    File,
+    Ignored,
+    SealedDelivery,
+    Session,
+    Verdict,
+)
 
 
 class Routes(Protocol):
@@ -76,7 +88,7 @@ class Source(Readable, Protocol):
         """Look into one file, at any time. It blocks: call it in a worker thread."""
         ...
 
-    async def look(self, files: Sequence[File]) -> list[Identity | Ignored]:
+    async def identify_many(self, files: Sequence[File]) -> list[Identity | Ignored]:
         """Look into files, and return what each of them is."""
         ...
 
@@ -88,7 +100,7 @@ class Source(Readable, Protocol):
         """Compare two files; None when one of them cannot be read."""
         ...
 
-    async def have(self, files: Sequence[tuple[File, Digest]]) -> list[bool | None]:
+    async def have_digests(self, files: Sequence[tuple[File, Digest]]) -> list[bool | None]:
         """Tell of each file whether its bytes have this digest; None when that cannot be told."""
         ...
 
@@ -99,11 +111,12 @@ class Destination(Protocol):
     async def store(self, claim: Claim, body: Body) -> str:
         """Send one file once, and return the address of the prearchive row it went to.
 
-        Raises: TransientError, NotKeptError where `explain` may tell why, RefusedError, SourceError, FatalError.
+        Raises: TransientError, NothingStoredError where `find_drop_rules` may tell why, RefusedError, SourceError,
+        FatalError.
         """
         ...
 
-    async def explain(
+    async def find_drop_rules(
         self, session: Session, headers: Sequence[Mapping[str, str] | None], /, *, archived: bool
     ) -> list[Dropped | None]:
         """Tell of files by their header fields which rule drops each as it comes in, or as it is archived; None: none.
@@ -119,28 +132,28 @@ class Destination(Protocol):
         """
         ...
 
-    async def find(self, claim: Claim) -> Existing | None:
+    async def find_existing(self, claim: Claim) -> ArchivedContent | None:
         """Tell what the archive has of the session of a claim already; None: nothing.
 
-        Raises: OccupiedError when it has something else in its place, TransientError, FatalError.
+        Raises: SessionConflictError when it has something else in its place, TransientError, FatalError.
         """
         ...
 
-    async def occupants(self, session: Session) -> Sequence[Occupant]:
+    async def archived_patients(self, session: Session) -> Sequence[ArchivedPatient]:
         """Tell whom the archived sessions of the subject of a session name, before its first file is sent.
 
-        Raises: OccupiedError when a label of it means something else there, TransientError, FatalError.
+        Raises: SessionConflictError when a label of it means something else there, TransientError, FatalError.
         """
         ...
 
-    async def held_before(self, session: Session) -> frozenset[str] | None:
+    async def archived_uids(self, session: Session) -> frozenset[str] | None:
         """Tell what the archive holds of a session, by UID, where only numbers tell what arrives; None: UIDs will.
 
         Raises: TransientError, RefusedError, FatalError.
         """
         ...
 
-    async def finalize(self, sealed: Sealed) -> Verdict:
+    async def finalize(self, sealed: SealedDelivery) -> Verdict:
         """Bring a delivery to its end. It may be called again at any time, also after a kill.
 
         Raises: TransientError when the server is away, FatalError.

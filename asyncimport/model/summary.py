@@ -1,6 +1,6 @@
 """What there is to tell at the end of a run."""
 
-from asyncimport.errors import FILES_LACK, SESSION_HELD
+from asyncimport.errors import FILES_MISSING, SESSION_HELD
 from asyncimport.model.files import Session
 from asyncimport.model.record import record
 
@@ -76,7 +76,7 @@ class SubjectCounts:
         return self.stored + self.already_stored + self.refused + self.failed
 
 
-NOTHING_KEPT = "XNAT kept none of its files"
+NOTHING_STORED = "XNAT kept none of its files"
 
 
 @record
@@ -162,23 +162,23 @@ def exit_code(summary: Summary) -> int:
     # What nobody asked for is no problem.
     skipped = files.skipped - sum(problem.files for problem in summary.problems if problem.kind == "excluded")
     if skipped or files.unreadable or files.refused or files.failed or summary.containers or summary.links:
-        return FILES_LACK
+        return FILES_MISSING
     attachments = summary.attachments
     # What is refused is lacking, whichever run was told so.
     if attachments.skipped or attachments.refused or attachments.already_refused or attachments.failed:
-        return FILES_LACK
+        return FILES_MISSING
     if summary.subjects.refused or summary.subjects.failed:
-        return FILES_LACK
+        return FILES_MISSING
     for report in summary.sessions:
-        if report.state in {"held", "open"} and report.reason != NOTHING_KEPT:
+        if report.state in {"held", "open"} and report.reason != NOTHING_STORED:
             return SESSION_HELD
-        if is_unseen(report):
+        if is_unverified(report):
             return SESSION_HELD
     # What is left in the prearchive, as asked, has no place in the archive for them yet.
     waits = attachments.left and not summary.count("prearchive")
     return SESSION_HELD if files.left or waits else 0
 
 
-def is_unseen(report: SessionReport) -> bool:
+def is_unverified(report: SessionReport) -> bool:
     """Whether the session is in the archive, and nobody could look into it there."""
     return report.state == "archived" and report.verified is None

@@ -3,7 +3,7 @@
 import unicodedata
 
 
-def composed(text: str) -> str:
+def nfc(text: str) -> str:
     """Return a text in Unicode's composed form (NFC): some systems write an accent as a character of its own.
 
     What a label, a path or a name is made of or compared by goes through here first.

@@ -16,7 +16,7 @@ from asyncimport.errors import (
     UnavailableError,
     primary_error,
 )
-from asyncimport.model import AttachmentBatch, AttachmentResult, AttachmentState, File, Place, Resource
+from asyncimport.model import AttachmentBatch, AttachmentResult, AttachmentState, File, Resource, ResourceOwner
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.options import Options
@@ -38,7 +38,7 @@ _LOOK_UPS = 8
 class AttachRequest:
     """Files by resource, where they go, and how.
 
-    `files_by_resource` makes the batches of rows, and tells of the rows that are none (`issues`).
+    `group_by_resource` makes the batches of rows, and tells of the rows that are none (`issues`).
     """
 
     server: Server
@@ -100,7 +100,7 @@ async def attach(
 
     def note(event: Event) -> None:
         if isinstance(event, AttachmentsStored):
-            result.filed += [(event.resource, one) for one in event.filed]
+            result.filed += [(event.resource, one) for one in event.results]
             report(result)
 
     with ended_in(result, stop):
@@ -128,7 +128,7 @@ async def _open(client: Client, result: AttachResult) -> list[AttachmentBatch]:
 
     Raises: ProjectMissingError, ProjectReadOnlyError when there is one project only, UnavailableError.
     """
-    projects = list(dict.fromkeys(one.resource.place.project for one in result.batches))
+    projects = list(dict.fromkeys(one.resource.owner.project for one in result.batches))
     names: dict[str, str] = {}
     closed: dict[str, str] = {}
     for project in projects:
@@ -141,13 +141,13 @@ async def _open(client: Client, result: AttachResult) -> list[AttachmentBatch]:
     waiting = []
     for one in result.batches:
         resource = one.resource
-        if why := closed.get(resource.place.project):
+        if why := closed.get(resource.owner.project):
             result.filed += [
                 (resource, AttachmentResult(each, AttachmentState.REFUSED, why)) for each in one.attachments
             ]
         else:
-            place = replace(resource.place, project=names[resource.place.project])
-            waiting.append(replace(one, resource=replace(resource, place=place)))
+            place = replace(resource.owner, project=names[resource.owner.project])
+            waiting.append(replace(one, resource=replace(resource, owner=place)))
     return waiting
 
 
@@ -160,8 +160,8 @@ async def _located(
     address under one name the first goes, and the other is refused, whatever may be replaced there.
     Raises: UnavailableError.
     """
-    places = iter(dict.fromkeys(one.resource.place for one in waiting))
-    found: dict[Place, str | RefusedError | TransientError] = {}
+    places = iter(dict.fromkeys(one.resource.owner for one in waiting))
+    found: dict[ResourceOwner, str | RefusedError | TransientError] = {}
 
     async def look() -> None:
         for place in places:
@@ -183,7 +183,7 @@ async def _located(
     taken: dict[tuple[str, str, str], File] = {}
     left = []
     for one in waiting:
-        resource, address = one.resource, found[one.resource.place]
+        resource, address = one.resource, found[one.resource.owner]
         if not isinstance(address, str):
             state = AttachmentState.REFUSED if isinstance(address, RefusedError) else AttachmentState.FAILED
             result.filed += [(resource, AttachmentResult(each, state, str(address))) for each in one.attachments]

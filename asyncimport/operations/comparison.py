@@ -14,7 +14,7 @@ from asyncimport.journal import JournalReader, SentFile, replaced_since
 from asyncimport.model import Algorithm, Attachment, AttachmentBatch, Digest, File, Orphan, Session, SessionReport
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.source.bytes_on_disk import has_digest
-from asyncimport.system.mounts import Devices
+from asyncimport.system.mounts import DeviceCache
 from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, find_and_compare, find_session
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.orphans import find_orphans
@@ -250,7 +250,7 @@ async def orphans_of(client: Client, reader: JournalReader) -> list[Orphan]:
     Raises: TransientError, RefusedError when this user may not look.
     """
     deliveries = await anyio.to_thread.run_sync(reader.deliveries)
-    source = (await anyio.to_thread.run_sync(reader.about)).get("source")
+    source = (await anyio.to_thread.run_sync(reader.metadata)).get("source")
     # Where an archived or deleted session was, there is nothing any more, or something that came later.
     live = {one.uri for one in deliveries if one.uri and one.state not in {"ARCHIVED", "DELETED"}}
     found: list[Orphan] = []
@@ -267,7 +267,7 @@ def files_to_resend(reader: JournalReader, finding: SessionFinding) -> tuple[lis
     the number of those that are not there, or not the same.
     """
     wanted = [one for one in reader.sent_files(finding.session) if one.sop_uid in finding.missing and not one.is_copy]
-    devices = Devices()
+    devices = DeviceCache()
     there = []
     for source in wanted:
         now = _current_file(source.file.path, devices)
@@ -279,7 +279,7 @@ def files_to_resend(reader: JournalReader, finding: SessionFinding) -> tuple[lis
 def attachments_to_repair(resources: Iterable[ResourceFinding]) -> tuple[list[Attachment], int]:
     """Return missing and damaged ones whose files, as they are now, hold what was stored, and the number of others."""
     missing = [one for beside in resources for one in (*beside.missing, *beside.damaged)]
-    devices = Devices()
+    devices = DeviceCache()
     there = []
     for one in missing:
         now = _current_file(one.file.path, devices)
@@ -317,7 +317,7 @@ def verified_sources(reader: JournalReader, findings: Iterable[SessionFinding]) 
 
 def _check_files(files: Iterable[tuple[File, Digest | None]]) -> Iterator[tuple[File, bool]]:
     """Tell of each file that is still there whether it holds what was sent. Several are read at a time."""
-    devices = Devices()
+    devices = DeviceCache()
 
     def judge(one: tuple[File, Digest | None]) -> tuple[File, bool] | None:
         file, digest = one
@@ -328,13 +328,13 @@ def _check_files(files: Iterable[tuple[File, Digest | None]]) -> Iterator[tuple[
         yield from filter(None, threads.map(judge, files))
 
 
-def _current_file(path: str, devices: Devices) -> File | None:
+def _current_file(path: str, devices: DeviceCache) -> File | None:
     """Describe a file as it is now; None when it is not there."""
     try:
         found = os.stat(path)  # noqa: PTH116 - the path need not be text
     except OSError:
         return None
-    return File.of(path, found, lasting=devices.keep_inodes(path, found))
+    return File.of(path, found, has_stable_inodes=devices.keeps_inodes(path, found))
 
 
 def _is_unchanged(now: File, sent: File, digest: Digest | None, *, allow_same_time: bool = False) -> bool:

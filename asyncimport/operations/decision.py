@@ -161,7 +161,7 @@ def _check_rules(journal: Path, host: str, rules: Mapping[str, str]) -> None:
     with ExitStack() as stack:
         try:
             reader = stack.enter_context(JournalReader.open(journal))
-            reader.about()
+            reader.metadata()
         except (JournalError, UsageError):
             # The run itself reports what is wrong with it.
             return

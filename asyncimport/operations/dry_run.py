@@ -93,7 +93,7 @@ class _Journalled:
         try:
             with JournalReader.open(journal) as reader:
                 return cls(
-                    reader.about().get("source", ""),
+                    reader.metadata().get("source", ""),
                     reader.prearchive_sessions(),
                     reader.archived_labels(),
                     reader.subject_patients(after_reroute=after_reroute),
@@ -197,7 +197,7 @@ def _modalities(
     def is_asked(fields: Mapping[str, str], path: str) -> bool:
         return not study_filter.rejection_reason(fields, source.relative(path))
 
-    with HeaderCache(survey_path(source, state_dir), again=True) as last:
+    with HeaderCache(survey_path(source, state_dir), reuse_scan=True) as last:
         asked = is_asked if study_filter.is_of_parts else None
         found = last.modalities(session.study_uid, truncated=truncated, is_asked=asked)
     if journal.exists():

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from asyncimport import model
-from asyncimport.model import NOTHING_KEPT, Session, SessionReport, Summary
+from asyncimport.model import NOTHING_STORED, Session, SessionReport, Summary
 from asyncimport.operations.plan import Plan
 from asyncimport.routing import PlanProblem, ProblemCode
 from asyncimport.routing.plan_file import PlanRow
@@ -68,7 +68,7 @@ def _take(reports: list[SessionReport], project: str) -> SessionReport | None:
 
 
 def _is_held(report: SessionReport) -> bool:
-    return report.state == "held" and report.reason != NOTHING_KEPT
+    return report.state == "held" and report.reason != NOTHING_STORED
 
 
 def _with(row: PlanRow, *codes: ProblemCode) -> str:
@@ -115,7 +115,7 @@ def _left(row: PlanRow | None, report: SessionReport, told: Sequence[PlanProblem
     codes = {problem.code for problem in told}
     if (
         report.state in _ARRIVES
-        or report.reason == NOTHING_KEPT
+        or report.reason == NOTHING_STORED
         or any(one.is_error for one in told)
         or ProblemCode.PART_OF_STUDY in codes
     ):

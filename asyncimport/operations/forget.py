@@ -58,15 +58,15 @@ async def forget(
 def prune_journal(request: ForgetRequest, agree: Callable[[Sequence[PruneItem]], bool]) -> ForgetResult:
     """Do the same, but block. Raises: JournalError, UsageError."""
     request.check()
-    with Pruner.of(request.journal, part=request.project) as pruner:
+    with Pruner.of(request.journal, project=request.project) as pruner:
         for label in dict.fromkeys(name.lower() for name in request.sessions):
-            pruner.sessions(label, force=request.force)
+            pruner.find_sessions(label, force=request.force)
         if request.held:
-            pruner.held(force=request.force)
+            pruner.find_held(force=request.force)
         if request.gone:
-            pruner.gone(force=request.force)
+            pruner.find_gone(force=request.force)
         if request.archived_before is not None:
-            pruner.archived(_seconds(request.archived_before), force=request.force)
+            pruner.find_archived(_seconds(request.archived_before), force=request.force)
         is_any = any(item.kept is None for item in pruner.found)
         is_done = agree(pruner.found) and is_any
         if is_done:

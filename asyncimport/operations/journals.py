@@ -37,7 +37,7 @@ def journal_of(host: str, named: str, project: str, state_dir: Path | None, jour
 def server_of(journal: Path) -> str:
     """Return the address of the server that a journal is of. Raises: JournalError."""
     with JournalReader.open(journal) as reader:
-        return reader.about()["destination"]
+        return reader.metadata()["destination"]
 
 
 def _readable(text: str) -> str:
@@ -55,7 +55,7 @@ def select_journal(
     if not project:
         return path, None, []
     with JournalReader.open(path) as reader:
-        about = reader.about()
+        about = reader.metadata()
         is_whole = project == about["rule project"] or f"alias {project}" in about
         is_part = not is_whole and reader.has_project(project)
     others = []
@@ -115,7 +115,7 @@ def _is_of(path: Path, host: str, project: str) -> bool:
     """Whether a journal, of that server, is of a project: by another name of that, or as one of several."""
     try:
         with JournalReader.open(path) as reader:
-            about = reader.about()
+            about = reader.metadata()
             return about["destination"] == host and (f"alias {project}" in about or reader.has_project(project))
     except (JournalError, UsageError):
         return False

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from asyncimport.journal import SubjectPatient, digested
-from asyncimport.model import Occupant, Session
+from asyncimport.journal import SubjectPatient, digest_patient
+from asyncimport.model import ArchivedPatient, Session
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.plan_draft import ONE_PERSON
 from asyncimport.routing import (
@@ -40,7 +40,7 @@ class Known:
     rows: Mapping[tuple[str, str], Sequence[Row]] = field(default_factory=dict)
     source: str | None = None
     own: Mapping[str, Session] = field(default_factory=dict)
-    occupants: Mapping[str, Sequence[Occupant]] = field(default_factory=dict, repr=False)
+    occupants: Mapping[str, Sequence[ArchivedPatient]] = field(default_factory=dict, repr=False)
     residents: Sequence[SubjectPatient] = ()
     in_the_way: Mapping[str, tuple[ProblemCode, str]] = field(default_factory=dict)
 
@@ -119,14 +119,15 @@ def _of_another(plan: Plan, row: PlanRow, known: Known) -> Iterable[tuple[Proble
     let_in = [
         one.patient
         for one in known.residents
-        if one.is_let_in and (one.project, one.subject.lower()) == (row.project_id, row.subject_label.lower())
+        if one.is_allowed and (one.project, one.subject.lower()) == (row.project_id, row.subject_label.lower())
     ]
     there = [
         (one, patient)
         for one in known.occupants.get(row.subject_label.lower(), ())
         for patient in plan.patients.get(row.study_uid, ())
         # What is there of the study itself is merged with it.
-        if one.session.study_uid != row.study_uid and not any(is_same_patient(who, digested(patient)) for who in let_in)
+        if one.session.study_uid != row.study_uid
+        and not any(is_same_patient(who, digest_patient(patient)) for who in let_in)
     ]
     subject = row.subject_label
     if why := next(filter(None, (occupant_conflict(one, subject, patient) for one, patient in there)), ""):

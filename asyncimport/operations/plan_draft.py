@@ -68,7 +68,7 @@ async def survey(source: FileSource, found: HeaderCache, report: Callable[[Event
     async for batch in source.batches():
         files = [item for item in batch if isinstance(item, File)]
         unknown = await anyio.to_thread.run_sync(found.skip_known, files)
-        looks = zip(unknown, await source.look(unknown), strict=True)
+        looks = zip(unknown, await source.identify_many(unknown), strict=True)
         looked = [look if isinstance(look, Ignored) else (file, look) for file, look in looks]
         await anyio.to_thread.run_sync(found.record, [*looked, *(one for one in batch if isinstance(one, Ignored))])
         report(Scanned(len(batch), sum(file.size for file in files)))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from asyncimport.errors import AsyncimportError
-from asyncimport.journal import SubjectPatient, digested
+from asyncimport.journal import SubjectPatient, digest_patient
 from asyncimport.model import Patient, Session
 from asyncimport.operations.plan_draft import ONE_PERSON, SAME_FIELDS, StudyDraft, study_problem
 from asyncimport.routing import (
@@ -170,7 +170,7 @@ class _People:
         Nothing keeps out who is there already, as in a run (`Registry` in the journal).
         """
         here = self._subjects.setdefault((session.project, session.subject.lower()), [])
-        whose = sorted(map(digested, patients), key=lambda one: (one.id, one.issuer, one.name, one.birth_date))
+        whose = sorted(map(digest_patient, patients), key=lambda one: (one.id, one.issuer, one.name, one.birth_date))
         strangers = [patient for patient in whose if not any(is_same_patient(one, patient) for _, one in here)]
         if strangers and len(ids := {patient.id for patient in patients}) > 1:
             return ProblemCode.TWO_PATIENTS, f"it holds files of {len(ids)} PatientIDs"

@@ -32,7 +32,7 @@ from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import upload_images
 from asyncimport.routing import FilteredRoutes, PlanProblem, ProblemCode
 from asyncimport.source.folder import FileSource
-from asyncimport.system.threads import in_threads
+from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.dry_run import DryRun
@@ -46,11 +46,11 @@ class Unread(FileSource):
         super().__init__(*args, **options)
         self._headers = headers
 
-    async def look(self, files: Sequence[File]) -> list[Identity | Ignored]:
+    async def identify_many(self, files: Sequence[File]) -> list[Identity | Ignored]:
         """Return what the scan has found, and look into what has changed since."""
         known = await anyio.to_thread.run_sync(self._headers.identities, files)
         rest = [file for file in files if file.path not in known]
-        looks = dict(zip((file.path for file in rest), await super().look(rest), strict=True)) if rest else {}
+        looks = dict(zip((file.path for file in rest), await super().identify_many(rest), strict=True)) if rest else {}
         return [known.get(file.path) or looks[file.path] for file in files]
 
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
@@ -85,13 +85,15 @@ async def rehearse(
         return found, UsageError.exit_code
     headers = survey_path(await anyio.to_thread.run_sync(task.source), task.state_dir)
     async with (
-        in_threads(partial(HeaderCache, headers, again=True)) as cache,
-        in_threads(partial(TemporaryDirectory, prefix="asyncimport-")) as place,
+        opened_in_thread(partial(HeaderCache, headers, reuse_scan=True)) as cache,
+        opened_in_thread(partial(TemporaryDirectory, prefix="asyncimport-")) as place,
     ):
         source = await anyio.to_thread.run_sync(task.source, partial(Unread, cache))
         path = Path(place) / "journal"
         await anyio.to_thread.run_sync(copy_journal, decision.journal, path)
-        async with in_threads(partial(open_journal, task, decision, path, LockWait(), is_temporary=True)) as journal:
+        async with opened_in_thread(
+            partial(open_journal, task, decision, path, LockWait(), is_temporary=True)
+        ) as journal:
             options = await anyio.to_thread.run_sync(options_of, task, decision, journal)
             destination = DryRun(
                 client,

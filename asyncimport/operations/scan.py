@@ -21,7 +21,7 @@ from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.progress import Totals
 from asyncimport.routing import NO_SESSIONS, AttachRule, ExistingSessions, Router, StudyFilter, resource_of
 from asyncimport.source.folder import FileSource
-from asyncimport.system.threads import in_threads
+from asyncimport.system.threads import opened_in_thread
 
 
 async def _as_they_are(_: Sequence[str]) -> Mapping[str, str | AsyncimportError]:
@@ -56,10 +56,10 @@ async def plan_of(
     the name that the rules have for it. The others are as in `make_plan`.
     """
     path = survey_path(source, state_dir)
-    lock_wait = LockWait(tell=observer.tell, ends=partial(stop.ends_at, LOCK_SECONDS))
+    lock_wait = LockWait(report=observer.tell, deadline=partial(stop.ends_at, LOCK_SECONDS))
     # While another program has locked it, a stop ends the wait.
     with suppress(StoppedError):
-        async with in_threads(partial(HeaderCache, path, lock_wait)) as found:
+        async with opened_in_thread(partial(HeaderCache, path, lock_wait)) as found:
             totals = Totals()
             with stop.at_once():
                 async with observer.progress(totals):

@@ -65,7 +65,7 @@ def read_status(request: StatusRequest) -> StatusResult:
 
 
 def _read(request: StatusRequest, result: StatusResult) -> None:
-    with JournalReader.open(request.journal, part=request.project) as reader:
+    with JournalReader.open(request.journal, project=request.project) as reader:
         if (label := request.session) is not None:
             with reader.snapshot():
                 instances = [*reader.instances(label), *reader.unsent_files(label)]
@@ -75,7 +75,7 @@ def _read(request: StatusRequest, result: StatusResult) -> None:
                 raise UsageError(f"the journal knows no session {label}", hint=hint)
             return
         with reader.snapshot():
-            result.about, result.runs = reader.about(), reader.runs()
+            result.about, result.runs = reader.metadata(), reader.runs()
             result.summary, result.remaining = reader.summary(), reader.remaining()
         if result.runs:
             result.at_work = reader.is_running(result.runs[-1])

@@ -21,7 +21,7 @@ from asyncimport.errors import (
 )
 from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model import Algorithm, Digest, Orphan, Summary
-from asyncimport.model.events import AttachmentsStarted, Event, Noticed, ServerUnavailable
+from asyncimport.model.events import AttachmentsStarted, Event, Notice, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.texts import plain
 from asyncimport.operations.comparison import orphans_of
@@ -41,7 +41,7 @@ from asyncimport.reporting.receipts import check_receipts, write_receipts
 from asyncimport.routing import FilteredRoutes, resource_of
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
-from asyncimport.system.threads import in_threads
+from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.resources import Resources
@@ -182,8 +182,8 @@ class Uploads:
                 return
         if not is_watch:
             decision.check()
-        lock_wait = LockWait(tell=self._tell, ends=partial(self.stop.ends_at, LOCK_SECONDS))
-        async with in_threads(partial(open_journal, task, decision, decision.journal, lock_wait)) as journal:
+        lock_wait = LockWait(report=self._tell, deadline=partial(self.stop.ends_at, LOCK_SECONDS))
+        async with opened_in_thread(partial(open_journal, task, decision, decision.journal, lock_wait)) as journal:
             outcome.run = str(journal.run)
             self._first = self._first or journal.run
             self._observer.note(_beginning(task, outcome.run, decision.rules))
@@ -298,7 +298,7 @@ async def _attach(
     if perhaps := await anyio.to_thread.run_sync(journal.attachments.possible_moves):
         # What lies elsewhere under the name of what was stored is another file, unless its bytes are the same.
         known = [(file, Digest(Algorithm.MD5, bytes.fromhex(md5))) for file, md5 in perhaps]
-        same = [file for (file, _), is_same in zip(known, await source.have(known), strict=True) if is_same]
+        same = [file for (file, _), is_same in zip(known, await source.have_digests(known), strict=True) if is_same]
         waiting_files = await anyio.to_thread.run_sync(journal.attachments.record_moves, same)
     report(AttachmentsStarted(waiting_files))
     cabinet = Resources(client, replace_changed=task.options.resend_changed, event_reason=task.event_reason)
@@ -356,7 +356,7 @@ async def _tell_unmatched(
     """Tell which rows of the table are of subjects that nothing was found of; return how many."""
     rows = [] if stop.requested else await anyio.to_thread.run_sync(unmatched_rows, task, journal, demographics)
     if rows:
-        report(Noticed(unmatched_text(rows)))
+        report(Notice(unmatched_text(rows)))
     return len(rows)
 
 

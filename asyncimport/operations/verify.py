@@ -39,7 +39,7 @@ from asyncimport.pipeline.images import upload_images
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
 from asyncimport.system.output_files import advice, check_output, replacing
-from asyncimport.system.threads import in_threads
+from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.orphans import delete_orphan
@@ -105,8 +105,8 @@ async def verify(
 
 
 async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, report: Callable[[str], None]) -> None:
-    async with in_threads(partial(JournalReader.open, request.journal)) as reader:
-        about = await anyio.to_thread.run_sync(reader.about)
+    async with opened_in_thread(partial(JournalReader.open, request.journal)) as reader:
+        about = await anyio.to_thread.run_sync(reader.metadata)
     if request.server.host != about["destination"]:
         raise JournalError(
             f"the journal {request.journal} belongs to {about['destination']}, not to {request.server.host}"
@@ -116,14 +116,14 @@ async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, r
             client = await stack.enter_async_context(request.server.connect())
             await _look(client, request, result)
         if request.repair and not stop.requested:
-            lock_wait = LockWait(tell=report, ends=partial(stop.ends_at, LOCK_SECONDS))
+            lock_wait = LockWait(report=report, deadline=partial(stop.ends_at, LOCK_SECONDS))
             # While another program has locked the journal, a stop ends the wait.
             with suppress(StoppedError):
                 await _repair(client, request.journal, about, result, stop, lock_wait)
             with stop.at_once():
                 # What was sent again counts once it is seen in the archive.
                 await _look(client, request, result)
-        async with in_threads(partial(JournalReader.open, request.journal, part=request.project)) as reader:
+        async with opened_in_thread(partial(JournalReader.open, request.journal, project=request.project)) as reader:
             if request.safe_to_delete is not None and not stop.requested:
                 write = partial(_write_paths, request.safe_to_delete, reader, result)
                 result.safe = await anyio.to_thread.run_sync(write)
@@ -134,7 +134,7 @@ async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, r
 async def _look(client: Client, request: VerifyRequest, result: VerifyResult) -> None:
     policy = RetryPolicy()
     result.findings = []
-    async with in_threads(partial(JournalReader.open, request.journal, part=request.project)) as reader:
+    async with opened_in_thread(partial(JournalReader.open, request.journal, project=request.project)) as reader:
         result.findings = await compare_sessions(client, reader, policy, report=result.findings.append)
         result.resources = await compare_resources(client, reader, policy, reads_bytes=request.attachments_bytes)
         result.subjects = await compare_subjects(client, reader, policy)
@@ -146,7 +146,7 @@ async def _repair(
     """Send missing instances again in a run of their own, from the files they were sent from."""
     rules = {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")}
     opened = partial(Journal, path, destination=about["destination"], rules=rules, lock_wait=lock_wait)
-    async with in_threads(opened) as journal:
+    async with opened_in_thread(opened) as journal:
         everything = JournalReader(journal.connection.db, path, run=None)
         paths: list[str] = []
         for finding in result.findings:
@@ -157,7 +157,7 @@ async def _repair(
             uids = [source.sop_uid for source in there]
             if await anyio.to_thread.run_sync(journal.deliveries.repair, finding.session, uids):
                 result.repaired += len(uids)
-                await anyio.to_thread.run_sync(journal.scan.confirm, [source.file for source in there])
+                await anyio.to_thread.run_sync(journal.scan.confirm_unchanged, [source.file for source in there])
                 paths += [source.file.path for source in there]
         if paths:
             # The journal knows where each of them goes; one that has changed meanwhile is not what is missing.
@@ -174,9 +174,9 @@ async def _repair(
             def count(event: Event) -> None:
                 nonlocal stored
                 if isinstance(event, AttachmentsStored):
-                    stored += sum(one.state is AttachmentState.STORED for one in event.filed)
+                    stored += sum(one.state is AttachmentState.STORED for one in event.results)
 
-            await anyio.to_thread.run_sync(journal.scan.confirm, [one.file for one in missing])
+            await anyio.to_thread.run_sync(journal.scan.confirm_unchanged, [one.file for one in missing])
             await anyio.to_thread.run_sync(journal.attachments.requeue, [one.key for one in missing])
             source = await anyio.to_thread.run_sync(FileSource, [])
             # The listing of what is gone from XNAT's disk, or damaged there, says that nothing is wrong.

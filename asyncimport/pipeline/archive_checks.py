@@ -4,21 +4,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from asyncimport.errors import OccupiedError, RefusedError, TransientError
-from asyncimport.model import Claim, Occupant, Sealed, Session, Withheld
-from asyncimport.model.events import Found
+from asyncimport.errors import RefusedError, SessionConflictError, TransientError
+from asyncimport.model import ArchivedPatient, Claim, SealedDelivery, Session, Withheld
+from asyncimport.model.events import SessionFound
 from asyncimport.pacing.concurrency import Slot
 from asyncimport.pipeline.context import Context
 
 T = TypeVar("T")
 
 
-async def find_existing(context: Context, claim: Claim, slot: Slot) -> Found | Withheld | None:
+async def find_existing(context: Context, claim: Claim, slot: Slot) -> SessionFound | Withheld | None:
     """Adopt what the archive has of a claim's session; return None if the claim is to be sent."""
     journal = context.journal
     try:
-        existing = await _call(context, partial(context.destination.find, claim), claim, slot)
-    except OccupiedError as error:
+        existing = await _call(context, partial(context.destination.find_existing, claim), claim, slot)
+    except SessionConflictError as error:
         return Withheld(claim, str(error))
     except (RefusedError, TransientError) as error:
         # This is not the file's fault, and each further file would have to ask the same.
@@ -32,7 +32,7 @@ async def find_existing(context: Context, claim: Claim, slot: Slot) -> Found | W
     adopted = await context.call_journal(partial(journal.existing.adopt, claim, existing))
     if existing is None or adopted is None:
         return None
-    found = Found(claim, existing.uri, adopted.files, adopted.size)
+    found = SessionFound(claim, existing.uri, adopted.files, adopted.size)
     context.report(found)
     return found
 
@@ -41,8 +41,8 @@ async def check_subject(context: Context, claim: Claim, slot: Slot) -> Withheld 
     """Withhold a claim if the archive has another patient in its subject; return None if it is to be sent."""
     session = claim.instance.session
     try:
-        occupants = await _call(context, partial(context.destination.occupants, session), claim, slot)
-    except OccupiedError as error:
+        occupants = await _call(context, partial(context.destination.archived_patients, session), claim, slot)
+    except SessionConflictError as error:
         return Withheld(claim, str(error))
     except (RefusedError, TransientError) as error:
         return Withheld(claim, f"the archive could not be asked who is in its subject: {error}")
@@ -50,17 +50,17 @@ async def check_subject(context: Context, claim: Claim, slot: Slot) -> Withheld 
     return None if reason is None else Withheld(claim, reason)
 
 
-async def check_new_subject(context: Context, sealed: Sealed) -> str | None:
+async def check_new_subject(context: Context, sealed: SealedDelivery) -> str | None:
     """Return why a delivery that began under other labels must not go into its new subject; None: it may."""
     session = sealed.delivery.session
-    occupants = await context.outage.call(partial(context.destination.occupants, session), sealed.delivery)
+    occupants = await context.outage.call(partial(context.destination.archived_patients, session), sealed.delivery)
     return await _rejection_reason(context, session, occupants)
 
 
-async def _rejection_reason(context: Context, session: Session, occupants: Sequence[Occupant]) -> str | None:
+async def _rejection_reason(context: Context, session: Session, occupants: Sequence[ArchivedPatient]) -> str | None:
     if not occupants:
         return None
-    reason = await context.call_journal(partial(context.journal.sessions.check_occupants, session, occupants))
+    reason = await context.call_journal(partial(context.journal.sessions.check_archived_patients, session, occupants))
     context.report_notices()
     return reason
 

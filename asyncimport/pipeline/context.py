@@ -9,7 +9,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.journal import Journal
-from asyncimport.model.events import Event, Noticed, ServerUnavailable
+from asyncimport.model.events import Event, Notice, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Destination, Routes, Source
 from asyncimport.pacing.concurrency import Throttle
@@ -63,4 +63,4 @@ class Context:
     def report_notices(self) -> None:
         """Report what the journal has noticed about sessions since the last time."""
         for text in self.journal.sessions.take_notices():
-            self.report(Noticed(text))
+            self.report(Notice(text))

@@ -20,7 +20,7 @@ from asyncimport.dicom import Identity
 from asyncimport.errors import RefusedError, TransientError, primary_error
 from asyncimport.journal import DueSubject, Journal, SessionHeaders
 from asyncimport.model import File, Ignored, SubjectReport
-from asyncimport.model.events import Event, Noticed, ServerUnavailable
+from asyncimport.model.events import Event, Notice, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.shutdown import Stop, StoppedError
@@ -85,7 +85,7 @@ async def describe_subjects(
     )
     table = {(row.project, row.subject.casefold()): row for row in demographics.table}
     wanted = header_fields(demographics.from_headers)
-    due = iter(await anyio.to_thread.run_sync(journal.subjects.due))
+    due = iter(await anyio.to_thread.run_sync(journal.subjects.due_subjects))
 
     async def told(wish: Demographics, taken: Sequence[str]) -> SubjectReport:
         reported = partial(SubjectReport, wish.project, wish.subject)
@@ -97,7 +97,7 @@ async def describe_subjects(
             return reported("failed", reason=str(error))
         if done.alike:
             report(
-                Noticed(f"XNAT ignores letter case where it archives, and has several of it: ({', '.join(done.alike)})")
+                Notice(f"XNAT ignores letter case where it archives, and has several of it: ({', '.join(done.alike)})")
             )
         arrived = tuple(one for one in taken if one in done.written)
         return reported("stored", written=done.written, kept=_names(done.kept), taken=arrived)
@@ -108,7 +108,7 @@ async def describe_subjects(
         read = await anyio.to_thread.run_sync(_read, headers, known, wanted, journal.run, abandon_on_cancel=True)
         if read != known:
             await anyio.to_thread.run_sync(journal.subjects.record_headers, read, limiter=turn)
-        return agreed_values({name: {value for one in read for value in one.said[name]} for name in wanted}, wanted)
+        return agreed_values({name: {value for one in read for value in one.values[name]} for name in wanted}, wanted)
 
     async def work() -> None:
         for subject in due:
@@ -123,7 +123,7 @@ async def describe_subjects(
             own = Demographics(subject.subject, {} if given is None else given.values, subject.project)
             wish = fill_gaps(own, found)
             disputed = [name for name in fill_gaps(own, dict.fromkeys(disputed, "")).values if name not in own.values]
-            is_said = subject.said == wish.values and not demographics.overwrite
+            is_said = subject.stored_fields == wish.values and not demographics.overwrite
             if not disputed and (not wish.values or is_said):
                 continue
             result = None
@@ -136,7 +136,11 @@ async def describe_subjects(
                 result = None
             if result is None:
                 return
-            if not disputed and subject.said == wish.values and (result.kept, result.written) == (subject.kept, ()):
+            if (
+                not disputed
+                and subject.stored_fields == wish.values
+                and (result.kept, result.written) == (subject.kept, ())
+            ):
                 # All is as an earlier run has left it.
                 continue
             seen = {name: value for name, value in wish.values.items() if name not in result.kept}
@@ -157,7 +161,7 @@ async def describe_subjects(
 
 def unmatched(journal: Journal, demographics: DemographicsRequest) -> list[Demographics]:
     """Return the rows of the table whose subjects have no session in the journal."""
-    met = journal.subjects.known() if demographics.table else set()
+    met = journal.subjects.known_subjects() if demographics.table else set()
     return [row for row in demographics.table if (row.project, row.subject.casefold()) not in met]
 
 
@@ -167,7 +171,7 @@ def _read(
     """Read the headers of files that were not read so far, and add what they say, up to this run, to what is known."""
     read = []
     for session in sessions:
-        said = {name: dict.fromkeys(values) for name, values in session.said.items()}
+        said = {name: dict.fromkeys(values) for name, values in session.values.items()}
         is_whole = True
         for file in session.files:
             identity = headers.identify(file)
@@ -176,8 +180,10 @@ def _read(
                 for name, value in header_values(identity.fields, wanted).items():
                     said[name][value] = None
         lists = {name: [*values] for name, values in said.items()}
-        count = session.read + len(session.files)
-        read.append(replace(session, said=lists, run=run, read=count) if is_whole else replace(session, said=lists))
+        count = session.files_read + len(session.files)
+        read.append(
+            replace(session, values=lists, run=run, files_read=count) if is_whole else replace(session, values=lists)
+        )
     return read
 
 

@@ -3,7 +3,7 @@
 from functools import partial
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.model import Held, Incomplete, Postponed, Sealed, Verdict
+from asyncimport.model import Held, Incomplete, Postponed, SealedDelivery, Verdict
 from asyncimport.model.events import Settling
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import check_new_subject
@@ -23,7 +23,7 @@ async def finalize(context: Context, wakeups: Wakeups, wake_feed: Signal) -> Non
                 claimed = await context.call_journal(claim)
                 if isinstance(claimed, float):
                     context.report(Settling(claimed))
-                if not isinstance(claimed, Sealed):
+                if not isinstance(claimed, SealedDelivery):
                     may_wake = await wait_for(wakeups, claimed)
                     continue
                 try:
@@ -31,19 +31,21 @@ async def finalize(context: Context, wakeups: Wakeups, wake_feed: Signal) -> Non
                 except StoppedError:
                     # The delivery stays sealed, and the next run finalises it.
                     return
-                context.report(await context.call_journal(partial(deliveries.close, verdict)))
+                context.report(await context.call_journal(partial(deliveries.record_verdict, verdict)))
                 notify(wake_feed)
 
 
-async def _finalize(context: Context, sealed: Sealed) -> Verdict:
+async def _finalize(context: Context, sealed: SealedDelivery) -> Verdict:
     destination, delivery = context.destination, sealed.delivery
     try:
         if sealed.expected is None and not (sealed.archived or sealed.is_open):
-            held_before = partial(destination.held_before, delivery.session)
+            held_before = partial(destination.archived_uids, delivery.session)
             before = await context.outage.call(held_before, delivery)
             if before is not None:
-                sealed = await context.call_journal(partial(context.journal.deliveries.expect, sealed, before))
-        if delivery.begun_as is not None and (reason := await check_new_subject(context, sealed)):
+                sealed = await context.call_journal(
+                    partial(context.journal.deliveries.record_archived_before, sealed, before)
+                )
+        if delivery.initial_session is not None and (reason := await check_new_subject(context, sealed)):
             return Held(delivery, reason)
         verdict = await context.outage.call(partial(destination.finalize, sealed), delivery)
         if isinstance(verdict, Incomplete) and verdict.script is not None:

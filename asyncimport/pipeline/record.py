@@ -7,7 +7,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncimport.model import Outcome
-from asyncimport.model.events import Settled
+from asyncimport.model.events import OutcomesRecorded
 from asyncimport.pipeline.context import Context
 from asyncimport.pipeline.signals import Signal, Wakeups, notify, wait_for
 
@@ -29,7 +29,7 @@ async def record(
         # Shielded: nothing else holds what has been taken from the stream.
         with anyio.CancelScope(shield=True):
             complete = await context.call_journal(partial(context.journal.queue.record_outcomes, batch))
-        context.report(Settled(tuple(batch)))
+        context.report(OutcomesRecorded(tuple(batch)))
         notify(wake_finalizers, complete)
         notify(wake_feed)
 

@@ -21,7 +21,7 @@ async def explain_empty_answer(context: Context, claim: Claim, attempt: int) -> 
     Raises: RefusedError if a rule does, TransientError.
     """
     headers = await _read_headers(context, [(claim.instance.sop_uid, claim.instance.file)])
-    (dropped,) = await context.destination.explain(claim.instance.session, headers, archived=False)
+    (dropped,) = await context.destination.find_drop_rules(claim.instance.session, headers, archived=False)
     if dropped is not None and dropped.is_certain:
         message = f"XNAT did not keep the file: {dropped.rule} rejects it (empty 200)"
         raise RefusedError(message, dropped=True) from None
@@ -37,7 +37,7 @@ async def explain_missing(context: Context, verdict: Incomplete) -> Incomplete:
     for first in range(0, len(files), _HEADERS):
         part = files[first : first + _HEADERS]
         headers = await _read_headers(context, part)
-        dropped = await context.destination.explain(delivery.session, headers, archived=True)
+        dropped = await context.destination.find_drop_rules(delivery.session, headers, archived=True)
         for (uid, _), rule in zip(part, dropped, strict=True):
             if rule is None or rule.is_certain:
                 doubtful.remove(uid)

@@ -45,7 +45,7 @@ class Scanner:
                         partial=options.partial,
                     )
                 )
-                if options.check_first and (collisions := await context.call_journal(scan.collisions)):
+                if options.check_first and (collisions := await context.call_journal(scan.skip_reasons)):
                     raise UsageError(
                         f"nothing was sent, because {len(collisions)} problem(s) were found: {collisions[0][0]}",
                         hint="see them all with `asyncimport status`; correct the labels, or leave --check-first out",
@@ -88,7 +88,7 @@ class Scanner:
             is_filtered=options.is_filtered,
         )
         known = await context.call_journal(skip_known)
-        identities = await context.source.look(known.unknown)
+        identities = await context.source.identify_many(known.unknown)
         admit = partial(scan.admit, resend_changed=options.resend_changed)
 
         def route_and_admit() -> Admission:
@@ -134,7 +134,7 @@ class Scanner:
             await self._compare(conflict) for conflict in conflicts if conflict.sent is None
         ]
         sent = [(conflict.instance, conflict.sent) for conflict in conflicts if conflict.sent is not None]
-        same = await self._context.source.have([(instance.file, digest) for instance, digest in sent])
+        same = await self._context.source.have_digests([(instance.file, digest) for instance, digest in sent])
         for (instance, _), is_same in zip(sent, same, strict=True):
             if is_same is None:
                 reason = f"cannot be compared with what was sent of this instance ({instance.sop_uid})"

@@ -9,9 +9,9 @@ import anyio
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncimport.errors import NotKeptError, RefusedError, SourceError, TransientError
+from asyncimport.errors import NothingStoredError, RefusedError, SourceError, TransientError
 from asyncimport.model import Body, Claim, Failed, Outcome, Stored
-from asyncimport.model.events import Found, RetryScheduled
+from asyncimport.model.events import RetryScheduled, SessionFound
 from asyncimport.pacing.concurrency import Slot
 from asyncimport.pacing.outage import RetryBudget
 from asyncimport.pacing.retry import retrying
@@ -79,10 +79,10 @@ class Uploader:
             for claim, body, digest in zip(claims, bodies, digests, strict=True):
                 if context.stop.requested:
                     raise StoppedError
-                outcome = await find_existing(context, claim, slot) if claim.look else None
+                outcome = await find_existing(context, claim, slot) if claim.check_archive else None
                 if outcome is None and claim.delivery.uri is None:
                     outcome = await check_subject(context, claim, slot)
-                if isinstance(outcome, Found):
+                if isinstance(outcome, SessionFound):
                     notify(wake_feed)
                 else:
                     await pass_outcome(outcomes, outcome or await self._send(claim, body, digest, slot), flush)
@@ -108,7 +108,7 @@ class Uploader:
             try:
                 try:
                     return await context.destination.store(claim, body)
-                except NotKeptError:
+                except NothingStoredError:
                     await explain_empty_answer(context, claim, attempts.count)
                     # No known rule drops it: this may have been a mishap.
                     raise
@@ -142,7 +142,7 @@ class Uploader:
         if not isinstance(body, bytes):
             xxh3 = body.xxh3
             digest = body.sha256 if context.options.receipts else digest
-        merges = False if claim.look else None
+        merges = False if claim.check_archive else None
         return Stored(claim, uri, attempts.count, attempts.may_have_taken_effect, digest, merges, xxh3)
 
     def _note_failure(self, claim: Claim, error: TransientError, attempts: Attempts) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from asyncimport.errors import OccupiedError, RefusedError, TransientError
+from asyncimport.errors import RefusedError, SessionConflictError, TransientError
 from asyncimport.model import Claim, Failed, Refusal, Refused, Withheld
 
 
@@ -21,7 +21,7 @@ class Attempts:
 def judge(claim: Claim, error: RefusedError | TransientError, attempts: Attempts) -> Refused | Failed | Withheld:
     """Return the outcome of a file that was not stored."""
     count, may_have_taken_effect = attempts.count, attempts.may_have_taken_effect
-    if isinstance(error, OccupiedError):
+    if isinstance(error, SessionConflictError):
         return Withheld(claim, str(error), count, may_have_taken_effect)
     reason, never_reached_xnat, whole_session, second_row = str(error), False, False, False
     if isinstance(error, RefusedError):
@@ -40,6 +40,6 @@ def judge(claim: Claim, error: RefusedError | TransientError, attempts: Attempts
 
 def _kind(error: RefusedError | TransientError) -> Refusal:
     if isinstance(error, RefusedError):
-        return Refusal.DROPPED if error.dropped else Refusal.SERVER if error.by_state else Refusal.FILE
+        return Refusal.DROPPED if error.dropped else Refusal.SERVER if error.blames_server else Refusal.FILE
     # XNAT also says that it cannot read a sound file, for example when its disk is full. We have read this one.
     return Refusal.SERVER if error.blames_file else Refusal.FILE

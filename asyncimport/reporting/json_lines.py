@@ -28,13 +28,13 @@ from asyncimport.model.events import (
     Admitted,
     AttachmentsStarted,
     AttachmentsStored,
-    Found,
-    Noticed,
+    Notice,
+    OutcomesRecorded,
     RetryScheduled,
     ScanFinished,
     Scanned,
     ServerUnavailable,
-    Settled,
+    SessionFound,
     Settling,
 )
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted, text_of_path
@@ -64,14 +64,14 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "admitted", "files": files, "bytes": size}
         case ScanFinished(gone=gone, unsent=unsent):
             yield {"event": "scan_finished", "gone": gone, "gone_unsent": unsent}
-        case Settled(outcomes=outcomes):
+        case OutcomesRecorded(outcomes=outcomes):
             yield from map(_outcome, outcomes)
         case RetryScheduled(reason=reason, claim=claim, attempt=attempt):
             file = {} if claim is None else _file(claim)
             yield {"event": "call_repeated", **file, "attempt": attempt, "reason": reason}
-        case Found(claim=claim, uri=uri, files=files):
+        case SessionFound(claim=claim, uri=uri, files=files):
             yield {"event": "session_found", **_names(claim.delivery), "uri": uri, "files": files}
-        case Noticed(reason=reason):
+        case Notice(reason=reason):
             yield {"event": "noticed", "reason": reason}
         case ServerUnavailable(reason=None):
             yield {"event": "server_back"}
@@ -93,8 +93,8 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "session_incomplete", **_names(delivery), "uri": uri, "missing": sorted(lost)}
         case AttachmentsStarted(files=files):
             yield {"event": "enclosing", "files": files}
-        case AttachmentsStored(resource=resource, filed=filed):
-            yield from (_filed(resource, one) for one in filed)
+        case AttachmentsStored(resource=resource, results=results):
+            yield from (_filed(resource, one) for one in results)
         case SubjectReport():
             yield {
                 "event": f"subject_{entry.state}",
@@ -138,7 +138,7 @@ def _file(claim: Claim) -> dict[str, object]:
 
 
 def _filed(resource: Resource, filed: AttachmentResult) -> dict[str, object]:
-    place, file = resource.place, filed.attachment.file
+    place, file = resource.owner, filed.attachment.file
     event: dict[str, object] = {
         "event": f"attachment_{filed.state.value.lower()}",
         "project": place.project,

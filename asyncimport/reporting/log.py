@@ -22,12 +22,12 @@ from asyncimport.model import (
 )
 from asyncimport.model.events import (
     AttachmentsStored,
-    Found,
-    Noticed,
+    Notice,
+    OutcomesRecorded,
     RetryScheduled,
     ScanFinished,
     ServerUnavailable,
-    Settled,
+    SessionFound,
 )
 from asyncimport.reporting.entries import Entry, EventsLost, LineFormat, RunEnded, RunStarted, text_of_path
 
@@ -63,7 +63,7 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
         case ScanFinished(gone=gone, unsent=unsent):
             lost = f"; {gone} files of an earlier run are gone, {unsent} of them were not sent" if gone else ""
             yield "INFO", f"the scan is finished{lost}"
-        case Settled(outcomes=outcomes):
+        case OutcomesRecorded(outcomes=outcomes):
             for outcome in outcomes:
                 if not isinstance(outcome, Stored):
                     instance = outcome.claim.instance
@@ -73,9 +73,9 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
                     yield "WARNING", f"{what}: {which}: {why(outcome.reason)}"
         case RetryScheduled(reason=reason) if names:
             yield "INFO", f"repeated: {reason}"
-        case Found(claim=claim, files=files):
+        case SessionFound(claim=claim, files=files):
             yield "INFO", f"in the archive already: {files:,} files of {who(claim.delivery)}"
-        case Noticed(reason=reason):
+        case Notice(reason=reason):
             yield "WARNING", f"noticed: {why(reason)}"
         case ServerUnavailable(reason=None):
             yield "INFO", "the server is back"
@@ -94,11 +94,11 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
             yield "WARNING", f"postponed to the next run: {who(delivery)}: {why(reason)}"
         case Incomplete(delivery=delivery, lost=lost):
             yield "WARNING", f"the archive lacks {len(lost)} instances, which are sent again: {who(delivery)}"
-        case AttachmentsStored(resource=resource, filed=filed):
-            for one in filed:
+        case AttachmentsStored(resource=resource, results=results):
+            for one in results:
                 if one.state is not AttachmentState.STORED:
                     path = f" ({text_of_path(one.attachment.file.path)})" if names else ""
-                    which = f"an attachment{path} of study {resource.place.study_uid}, resource {resource.label}"
+                    which = f"an attachment{path} of study {resource.owner.study_uid}, resource {resource.label}"
                     yield "WARNING", f"{one.state.value.lower()}: {which}: {why(one.reason or '')}"
         case SubjectReport():
             which = f"subject {entry.project} / {entry.subject}" if names else "a subject"

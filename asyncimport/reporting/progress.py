@@ -25,13 +25,13 @@ from asyncimport.model.events import (
     AttachmentsStarted,
     AttachmentsStored,
     Event,
-    Found,
-    Noticed,
+    Notice,
+    OutcomesRecorded,
     RetryScheduled,
     ScanFinished,
     Scanned,
     ServerUnavailable,
-    Settled,
+    SessionFound,
     Settling,
 )
 
@@ -81,7 +81,7 @@ class Totals:
             case ScanFinished(gone=gone, unsent=unsent):
                 self.scanning = False
                 self.gone, self.gone_unsent = gone, unsent
-            case Settled(outcomes=outcomes):
+            case OutcomesRecorded(outcomes=outcomes):
                 for outcome in outcomes:
                     match outcome:
                         case Stored(claim=claim):
@@ -93,11 +93,11 @@ class Totals:
                             self.failed += 1
                         case Withheld():
                             self.held += 1
-            case Found(files=files, size=size):
+            case SessionFound(files=files, size=size):
                 self.waiting -= files
                 self.waiting_size -= size
                 self.found += files
-            case Noticed(reason=reason):
+            case Notice(reason=reason):
                 self.notices.append(reason)
             case ServerUnavailable(reason=reason):
                 self.away = reason
@@ -118,10 +118,10 @@ class Totals:
                 self.waiting += len(lost)
             case AttachmentsStarted(files=files):
                 self.attachments = files
-            case AttachmentsStored(filed=filed):
-                attached = sum(one.state is AttachmentState.STORED for one in filed)
+            case AttachmentsStored(results=results):
+                attached = sum(one.state is AttachmentState.STORED for one in results)
                 self.attached += attached
-                self.unattached += len(filed) - attached
+                self.unattached += len(results) - attached
             case Settling(seconds=seconds):
                 self.quiet_until = self.clock() + seconds
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import JournalReader, StoredInstance
 from asyncimport.model import Session
-from asyncimport.source.bytes_on_disk import sha256_of
+from asyncimport.source.bytes_on_disk import compute_sha256
 from asyncimport.system.output_files import advice, check_output, replacing
 
 
@@ -103,7 +103,7 @@ def _digest(arrived: StoredInstance) -> tuple[str | None, str | None]:
     """
     if arrived.sha256 is not None:
         return arrived.sha256, "sent"
-    if (found := sha256_of(arrived.file, arrived.xxh3)) is None:
+    if (found := compute_sha256(arrived.file, arrived.xxh3)) is None:
         return None, None
     sha256, is_what_was_sent = found
     return sha256.hex(), "sent" if is_what_was_sent else "file"

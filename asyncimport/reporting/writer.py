@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from asyncimport.errors import UsageError
-from asyncimport.model.events import AttachmentsStored, Settled
+from asyncimport.model.events import AttachmentsStored, OutcomesRecorded
 from asyncimport.reporting.entries import Entry, EventsLost, LineFormat
 from asyncimport.system.output_files import advice, open_output
 
@@ -120,10 +120,10 @@ class Recorder:
 
 def _weight(entry: Entry) -> int:
     """Return how many events an entry stands for; a note of lost ones is none itself."""
-    if isinstance(entry, Settled):
+    if isinstance(entry, OutcomesRecorded):
         return len(entry.outcomes)
     if isinstance(entry, AttachmentsStored):
-        return len(entry.filed)
+        return len(entry.results)
     return 0 if isinstance(entry, EventsLost) else 1
 
 

@@ -24,7 +24,7 @@ from asyncimport.routing.existing_sessions import (
     NO_SESSIONS,
     ExistingSession,
     ExistingSessions,
-    RuledLabels,
+    RoutedLabels,
     label_conflict,
     matching_session,
 )
@@ -71,8 +71,8 @@ __all__ = [
     "PathPattern",
     "PlanProblem",
     "ProblemCode",
+    "RoutedLabels",
     "Router",
-    "RuledLabels",
     "Severity",
     "Study",
     "StudyFilter",

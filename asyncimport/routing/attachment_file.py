@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asyncimport.errors import UsageError
-from asyncimport.model import Place
+from asyncimport.model import ResourceOwner
 from asyncimport.model.csv_table import TableIssue, label_problem, normalized, records, text_of, unescape_cell
 from asyncimport.routing import check_resource
 
@@ -38,7 +38,7 @@ class AttachRow:
 
     line: int
     path: str
-    place: Place
+    owner: ResourceOwner
     resource: str
     name: str = ""
     format: str = ""
@@ -109,6 +109,8 @@ def _row(line: int, values: Mapping[str, str]) -> AttachRow | TableIssue:
     if level not in {"", "project", named_level}:
         text = f"is {level}, and the other columns name a {named_level}"
         return TableIssue(line, "level", text, "leave the level empty, or the columns that do not belong to it")
-    place = Place(*(value[name] for name in ("project_id", "subject_label", "session_label", "study_uid", "scan")))
+    place = ResourceOwner(
+        *(value[name] for name in ("project_id", "subject_label", "session_label", "study_uid", "scan"))
+    )
     said = {name: value[name] for name in ("name", "format", "content", "tags")}
     return AttachRow(line, value["path"], place, value["resource"], **said)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from asyncimport.errors import UsageError
-from asyncimport.model.texts import composed
+from asyncimport.model.texts import nfc
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]")
@@ -33,12 +33,12 @@ class AttachRule:
         if not equals or not pattern:
             raise UsageError(f"--attach {text} cannot be", hint="give PATTERN=RESOURCE, as in '*.pdf=REPORTS'")
         check_resource(resource, f"--attach {text}")
-        return cls(pattern, resource, re.compile(fnmatch.translate(composed(pattern)), re.IGNORECASE))
+        return cls(pattern, resource, re.compile(fnmatch.translate(nfc(pattern)), re.IGNORECASE))
 
     def matches(self, path: str) -> bool:
         """Whether it is about this path, relative to the source and with `/` between its parts."""
         name = path if "/" in self.pattern else path.rpartition("/")[2]
-        return self._compiled.match(composed(name)) is not None
+        return self._compiled.match(nfc(name)) is not None
 
 
 def resource_of(rules: Sequence[AttachRule], path: str) -> str | None:

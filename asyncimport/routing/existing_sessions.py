@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from asyncimport.model import Session
 
-RuledLabels = tuple[str | None, str | None]
+RoutedLabels = tuple[str | None, str | None]
 """Subject and label that the rules of a journal give a study file by file, None where nobody knows them: they need not
 be those of its session, which was given another label for the sake of others, or under earlier rules."""
 
@@ -20,10 +20,10 @@ class ExistingSession:
 
     session: Session
     date: str = ""
-    ruled: RuledLabels | None = None
+    ruled: RoutedLabels | None = None
 
 
-def matching_session(has: Session, ruled: RuledLabels, wanted: Session) -> Session | None:
+def matching_session(has: Session, ruled: RoutedLabels, wanted: Session) -> Session | None:
     """Return the session that a study has, if the rules of today mean that one; None: they mean another.
 
     They do if they say of the study what they have said of it so far, and if nobody knows what that was.
@@ -83,7 +83,7 @@ class ExistingSessions:
         found = self._of_study.get((project, study_uid))
         return None if found is None else found.session
 
-    def kept(self, project: str, study_uid: str) -> tuple[Session, RuledLabels] | None:
+    def kept(self, project: str, study_uid: str) -> tuple[Session, RoutedLabels] | None:
         """Return the session that a study has and keeps, by the journal, and what the rules call it; None: none."""
         found = self._of_study.get((project, study_uid))
         return None if found is None or found.ruled is None else (found.session, found.ruled)

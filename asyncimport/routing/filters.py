@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from asyncimport.model import Session
-from asyncimport.model.texts import composed
+from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 
 
@@ -16,7 +16,7 @@ def glob_pattern(globs: Sequence[str]) -> re.Pattern[str] | None:
 
     It matches texts in composed form.
     """
-    return re.compile("|".join(fnmatch.translate(composed(glob)) for glob in globs)) if globs else None
+    return re.compile("|".join(fnmatch.translate(nfc(glob)) for glob in globs)) if globs else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class StudyFilter:
 
     def rejection_reason(self, fields: Mapping[str, str], path: str) -> str:
         """Say why a file with these header fields, and this path below SOURCE, is not asked for; "" when it is."""
-        if self.include is not None and not self.include.fullmatch(composed(path)):
+        if self.include is not None and not self.include.fullmatch(nfc(path)):
             return "its path was not asked for"
         if self.modalities and fields.get("Modality", "") not in self.modalities:
             return "its modality was not asked for"

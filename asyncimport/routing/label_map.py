@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from asyncimport.errors import UsageError
-from asyncimport.model.texts import composed
+from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.studies import WHOLE_STUDY
 
@@ -60,7 +60,7 @@ class LookupTable:
                 _check_key(number, names[place], cells[place])
             if any(cell and not name for cell, name in zip(cells, names, strict=True)):
                 raise _error(number, "a value in a column without a name", hint="name it in the first line")
-            key = tuple(composed(cells[place]) for place in keys)
+            key = tuple(nfc(cells[place]) for place in keys)
             row = tuple(cells[place] for place in values)
             if rows.setdefault(key, row) != row:
                 raise _error(
@@ -92,7 +92,7 @@ class LookupTable:
 
     def find(self, fields: Mapping[str, str]) -> Mapping[str, str]:
         """Return the values for what these fields say. Raises: UnroutableError when the table has no such key."""
-        row = self.rows.get(tuple(composed(fields.get(name, "").strip()) for name in self.keys))
+        row = self.rows.get(tuple(nfc(fields.get(name, "").strip()) for name in self.keys))
         if row is None:
             is_not = "is" if len(self.keys) == 1 else "are"
             raise UnroutableError(f"its {' and '.join(self.keys)} {is_not} not in {_OPTION}")

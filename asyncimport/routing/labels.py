@@ -3,7 +3,7 @@
 import re
 
 from asyncimport.model import Session
-from asyncimport.model.texts import composed
+from asyncimport.model.texts import nfc
 
 # XNAT stores labels in columns of 255 characters.
 LONGEST_LABEL = 255
@@ -42,7 +42,7 @@ def clean_label(text: str) -> str:
     Import takes labels verbatim and the archive step cleans them later (OmUtils.cleanValue), so an unclean label
     would end under another name than the one asked for.
     """
-    return _UNSAFE.sub("_", composed(text.strip()))
+    return _UNSAFE.sub("_", nfc(text.strip()))
 
 
 def label_of(text: str) -> str:

@@ -25,7 +25,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from asyncimport.errors import UsageError
-from asyncimport.model.texts import composed
+from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.patterns import BoundedPattern, SlowMatchError
 
@@ -54,7 +54,7 @@ class PathPattern:
     @classmethod
     def parse(cls, text: str, *, separator: str = os.sep) -> "PathPattern":
         """Parse the pattern for paths with this separator. Raises: UsageError."""
-        text = composed(text)
+        text = nfc(text)
         names = text.replace("\\", "/").split("/")
         if len(names) > 1 and not names[-1]:
             names[-1] = "**"
@@ -91,7 +91,7 @@ class PathPattern:
 
         Raises: UnroutableError when it does not match.
         """
-        path = composed(path)
+        path = nfc(path)
         try:
             match = self._form.fullmatch(path if self._separator == "/" else path.replace(self._separator, "/"))
         except SlowMatchError:

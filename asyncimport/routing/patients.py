@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import zip_longest
 
-from asyncimport.model import Occupant, Patient
-from asyncimport.model.texts import composed
+from asyncimport.model import ArchivedPatient, Patient
+from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import clean_label
 
 _FIELDS = ("PatientID", "PatientName", "PatientBirthDate", "IssuerOfPatientID")
@@ -31,14 +31,12 @@ def patient_of(fields: Mapping[str, str]) -> Patient:
 @lru_cache(maxsize=_REMEMBERED)
 def _patient(patient_id: str, name: str, birth_date: str, issuer: str) -> Patient:
     groups = map(_group, name.split("="))
-    return Patient(
-        composed(patient_id.strip()), "=".join(groups).rstrip("="), birth_date.strip(), composed(issuer.strip())
-    )
+    return Patient(nfc(patient_id.strip()), "=".join(groups).rstrip("="), birth_date.strip(), nfc(issuer.strip()))
 
 
 def _group(text: str) -> str:
     components = text.split("^")
-    return composed("^".join(" ".join(component.split()) for component in components).strip("^").casefold())
+    return nfc("^".join(" ".join(component.split()) for component in components).strip("^").casefold())
 
 
 def _differ(one: str, other: str) -> bool:
@@ -93,20 +91,20 @@ def merge_patients(one: Patient, other: Patient) -> Patient:
     )
 
 
-def occupant_conflict(occupant: Occupant, subject: str, patient: Patient) -> str:
+def occupant_conflict(occupant: ArchivedPatient, subject: str, patient: Patient) -> str:
     """Say why a session of the archive is surely not of a patient of ours; "": it may be.
 
     `subject` is our label of the subject that it is in.
     """
     theirs = occupant.patient.id
-    if not (occupant.is_proof and _differ(theirs, patient.id)):
+    if not (occupant.is_reliable and _differ(theirs, patient.id)):
         return ""
     if _is_a_label(occupant) and clean_label(patient.id) != subject:
         return ""
     return f"the archive's session {occupant.session.label} of this subject is of another PatientID"
 
 
-def occupant_doubt(occupant: Occupant, subject: str, patient: Patient) -> str:
+def occupant_doubt(occupant: ArchivedPatient, subject: str, patient: Patient) -> str:
     """Say what lets one doubt that a session of the archive is of our patient, where nothing proves it; else ""."""
     there, theirs = occupant.session, occupant.patient
     if there.subject != subject:
@@ -117,6 +115,6 @@ def occupant_doubt(occupant: Occupant, subject: str, patient: Patient) -> str:
     return f"the archive's session {there.label} of this subject has another {what}" if what else ""
 
 
-def _is_a_label(occupant: Occupant) -> bool:
+def _is_a_label(occupant: ArchivedPatient) -> bool:
     labels = {occupant.session.subject.lower(), occupant.session.label.lower()}
     return clean_label(occupant.patient.id).lower() in labels

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from asyncimport.model.texts import composed
+from asyncimport.model.texts import nfc
 from asyncimport.routing.plan_file import Key, KeyKind, PlanRow, as_written, day_of
 
 _SEVERAL = "\\"
@@ -27,7 +27,7 @@ class StudyHeader(NamedTuple):
     def of(cls, fields: Mapping[str, str]) -> "StudyHeader":
         """Take it from the fields of a header, in composed form, as the cells of a plan are read."""
         names = ("PatientID", "IssuerOfPatientID", "StudyDate", "AccessionNumber")
-        return cls(*(composed(fields.get(name, "").strip()) for name in names))
+        return cls(*(nfc(fields.get(name, "").strip()) for name in names))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from asyncimport.model.csv_table import (
     records,
     text_of,
 )
-from asyncimport.model.texts import composed
+from asyncimport.model.texts import nfc
 from asyncimport.routing.plan_file import COLUMN_OF, COLUMNS, UID, Key, PlanRow, cell_needs_escape, day_of
 
 _NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)?E[+-]?[0-9]+|[0-9]+[.,][0-9]*|[0-9]+", re.IGNORECASE)
@@ -197,7 +197,7 @@ class _Reader:
         return "" if place is None else self._at(place)
 
     def _value(self, column: str) -> str:
-        return composed(_bare(column, self._raw(column)))
+        return nfc(_bare(column, self._raw(column)))
 
     def _wrong(self, column: str, text: str, *hints: str) -> None:
         self._sound = False

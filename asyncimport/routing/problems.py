@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Self
 
-from asyncimport.errors import FILES_LACK, SESSION_HELD, UsageError
+from asyncimport.errors import FILES_MISSING, SESSION_HELD, UsageError
 
 
 class Severity(StrEnum):
@@ -133,5 +133,5 @@ def exit_code_of(problems: Iterable[PlanProblem], *, is_whole: bool, checks_firs
     if (is_whole and Effect.WRONG in effects) or (checks_first and skips):
         return UsageError.exit_code
     if skips or Effect.LACKS in effects:
-        return FILES_LACK
+        return FILES_MISSING
     return SESSION_HELD if effects & {Effect.HOLDS, *(() if archives_parts else (Effect.PARTS,))} else 0

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Session
-from asyncimport.model.texts import composed
+from asyncimport.model.texts import nfc
 from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.label_map import LookupTable
 from asyncimport.routing.labels import (
@@ -176,7 +176,7 @@ class Router:
         """
         values = () if self._paths is None else self._paths.match(path)
         names = {*self._keywords, "StudyDate", "StudyTime"}
-        known = {name: composed(value) for name in names if (value := fields.get(name, ""))}
+        known = {name: nfc(value) for name in names if (value := fields.get(name, ""))}
         # What differs in each name, such as a number, and decides nothing, would make each file a fact of its own.
         found = zip(self._path_fields, values, strict=True)
         modality = fields.get("Modality", "")

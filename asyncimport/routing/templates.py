@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from asyncimport.errors import UsageError
-from asyncimport.model.texts import composed
+from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import LONGEST_LABEL, UnroutableError, clean_label
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
 
@@ -58,7 +58,7 @@ class _Field:
     def value(self, fields: Mapping[str, str]) -> str:
         """Return the value that these fields give it. Raises: UnroutableError."""
         for name in self.names:
-            if value := composed(fields.get(name, "").strip()):
+            if value := nfc(fields.get(name, "").strip()):
                 return self._changed(name, value)
         if self.fallback is None:
             raise UnroutableError(self.missing)
@@ -88,7 +88,7 @@ class Template:
 
         Raises: UsageError, which names the option and the place.
         """
-        return cls(tuple(_Parser(composed(text), option, places).parts()))
+        return cls(tuple(_Parser(nfc(text), option, places).parts()))
 
     @property
     def names(self) -> frozenset[str]:

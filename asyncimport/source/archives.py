@@ -48,7 +48,7 @@ def looks_like_container(head: bytes) -> bool:
     return head.startswith((_LOCAL_MEMBER, *_PACKERS)) or _is_tar(head)
 
 
-def kind_of_container(path: str | bytes) -> str | None:
+def container_kind(path: str | bytes) -> str | None:
     """Name the kind of archive, such as "zip" or "tar.gz", if the file is one and holds DICOM.
 
     An encrypted zip cannot be looked into, nor an xz that asks for too much memory: they are named as such, as they may
@@ -79,7 +79,7 @@ def _kind(file: IO[bytes]) -> str | None:
     return "tar" if _is_tar(head) and _tar_holds_dicom(_Bounded(file, _MOST_BYTES)) else None
 
 
-def reason_for(kind: str) -> str:
+def container_reason(kind: str) -> str:
     """Say why an archive of this kind is passed over."""
     if kind == _TOO_MUCH_MEMORY:
         return "an xz archive that needs too much memory to look into"

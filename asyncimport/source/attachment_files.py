@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from asyncimport.errors import UsageError
-from asyncimport.model import Attachment, AttachmentBatch, File, Place, Resource
+from asyncimport.model import Attachment, AttachmentBatch, File, Resource, ResourceOwner
 from asyncimport.model.csv_table import TableIssue, label_problem
 from asyncimport.model.texts import plain
 from asyncimport.routing import check_resource, name_in_resource, name_problem
 from asyncimport.routing.attachment_file import AttachRow, read_attachments
 
 
-def rows_to_attach(
+def read_attach_rows(
     files: Sequence[Path], said: AttachRow, table: Path | None, *, whole_project: bool, encoding: str = ""
 ) -> tuple[list[AttachRow], list[TableIssue]]:
     """Return what is to be attached, of a table or of the command line, and what of it cannot be.
@@ -23,7 +23,7 @@ def rows_to_attach(
 
     Raises: UsageError.
     """
-    place = said.place
+    place = said.owner
     if (table is None) == (not files):
         raise UsageError("give files, or a table of files", hint="FILE... with --session, or --table FILE.csv")
     if table is not None:
@@ -57,7 +57,7 @@ def rows_to_attach(
 
 def _check_beside_table(said: AttachRow, *, whole_project: bool) -> None:
     """Refuse options that say of files what a table says of each row. Raises: UsageError."""
-    place = said.place
+    place = said.owner
     options = {
         "--session": (place.session, "session_label"),
         "--subject": (place.subject, "subject_label"),
@@ -72,12 +72,12 @@ def _check_beside_table(said: AttachRow, *, whole_project: bool) -> None:
             raise UsageError(f"{option} goes with files, not with --table", hint=f"name it in the column {column}")
 
 
-def files_by_resource(rows: Sequence[AttachRow], issues: list[TableIssue]) -> list[AttachmentBatch]:
+def group_by_resource(rows: Sequence[AttachRow], issues: list[TableIssue]) -> list[AttachmentBatch]:
     """Look at the files, and put them together by resource; what cannot be sent is added to `issues`.
 
     Raises: UsageError when nothing is left.
     """
-    found: dict[tuple[Place, str], tuple[list[str], dict[str, Attachment]]] = {}
+    found: dict[tuple[ResourceOwner, str], tuple[list[str], dict[str, Attachment]]] = {}
     key = 0
     for row in rows:
         for one in _files(row):
@@ -86,7 +86,7 @@ def files_by_resource(rows: Sequence[AttachRow], issues: list[TableIssue]) -> li
                 continue
             file, path = one
             name = name_in_resource(row.name or path.replace(os.sep, "/"))
-            tags, names = found.setdefault((row.place, row.resource), ([], {}))
+            tags, names = found.setdefault((row.owner, row.resource), ([], {}))
             tags += [row.tags] if row.tags and row.tags not in tags else []
             if why := name_problem(name, file.size):
                 issues.append(TableIssue(row.line, "path", f"{plain(file.path)}: {why}", "leave it out"))

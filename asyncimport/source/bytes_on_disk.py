@@ -47,7 +47,7 @@ class _Both:
         return self.sha256.digest()
 
 
-def sha256_of(file: File, xxh3: bytes | None) -> tuple[bytes, bool] | None:
+def compute_sha256(file: File, xxh3: bytes | None) -> tuple[bytes, bool] | None:
     """Return the SHA-256 of a file, and whether it holds what was sent, of which the XXH3 may be known.
 
     None where it holds something else, cannot be read, or is, if no XXH3 is known, not as it was described. It blocks:
@@ -90,7 +90,7 @@ def _read(file: File, *, digests: bool) -> Body | SourceError:
         return _cannot_be_read(error)
 
 
-def md5_of(file: File, size: int) -> str | SourceError:
+def compute_md5(file: File, size: int) -> str | SourceError:
     """Return the MD5, in hex, of the first bytes of a file, or why it cannot be read."""
     digest = new_hash(Algorithm.MD5)
     try:

@@ -20,9 +20,9 @@ import anyio.to_thread
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, UsageError
 from asyncimport.model import Body, Digest, File, FileKind, Ignored
-from asyncimport.model.texts import composed
+from asyncimport.model.texts import nfc
 from asyncimport.routing import glob_pattern
-from asyncimport.source.bytes_on_disk import LARGE, has_digest, md5_of, read_bodies, same_bytes
+from asyncimport.source.bytes_on_disk import LARGE, compute_md5, has_digest, read_bodies, same_bytes
 from asyncimport.source.headers import (
     MOST_TOGETHER,
     Look,
@@ -33,7 +33,7 @@ from asyncimport.source.headers import (
 )
 from asyncimport.source.walk import FIRST_BATCH, Links, walk
 from asyncimport.system.interpreter import Worker, WorkerDiedError, WorkerMissingError
-from asyncimport.system.mounts import Devices, is_local
+from asyncimport.system.mounts import DeviceCache, is_local
 
 _BATCH = 512
 _MANY = 4 * _BATCH
@@ -74,7 +74,7 @@ class FileSource:
         self._worker = Worker(look_into_many_apart)
         self._together = 1
         self._digests = digests
-        self._devices = Devices()
+        self._devices = DeviceCache()
         self._reads_in_threads: float = 1
         self._pace = 0.0
         """Seconds that a file takes to be read, lately."""
@@ -93,7 +93,7 @@ class FileSource:
 
     def _is_wanted(self, found: File | Ignored) -> bool:
         name = self.relative((found.file if isinstance(found, Ignored) else found).path)
-        return self._exclude is None or not self._exclude.fullmatch(composed(name))
+        return self._exclude is None or not self._exclude.fullmatch(nfc(name))
 
     async def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield what the walk meets, in batches; nothing is opened yet."""
@@ -112,7 +112,7 @@ class FileSource:
         """Look into a file. It blocks: call it in a worker thread."""
         return _found(file, look_into(file.path, ignore_archives=self._ignore_archives))
 
-    async def look(self, files: Sequence[File]) -> list[Identity | Ignored]:
+    async def identify_many(self, files: Sequence[File]) -> list[Identity | Ignored]:
         """Look into files, in one thread hop; the headers of many files are read in a process of their own.
 
         Reading headers is pure Python, and would keep the loop from sending. It only reads, so that nothing is lost
@@ -194,7 +194,7 @@ class FileSource:
 
     async def md5(self, parts: Sequence[tuple[File, int]]) -> list[str | SourceError]:
         """Return the MD5 of the first so many bytes of each file, in one thread hop; errors as from `read`."""
-        return await anyio.to_thread.run_sync(lambda: [md5_of(file, size) for file, size in parts])
+        return await anyio.to_thread.run_sync(lambda: [compute_md5(file, size) for file, size in parts])
 
     def relative(self, path: str) -> str:
         """Return a path relative to the root that it was found below; a root that is a file is its own name."""
@@ -208,7 +208,7 @@ class FileSource:
         """Compare two files; None when that cannot be done, as one of them cannot be read."""
         return await anyio.to_thread.run_sync(same_bytes, one, other)
 
-    async def have(self, files: Sequence[tuple[File, Digest]]) -> list[bool | None]:
+    async def have_digests(self, files: Sequence[tuple[File, Digest]]) -> list[bool | None]:
         """Tell of each file whether its bytes have this digest; None where it cannot be read, or changes meanwhile.
 
         Several are read at a time. It only reads, so that nothing is lost when a stop leaves it behind.

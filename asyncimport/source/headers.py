@@ -10,7 +10,7 @@ from time import monotonic, thread_time
 from typing import Any, Literal, TypeVar
 
 from asyncimport.dicom import Identity, NotDicom, Unreadable, identify
-from asyncimport.source.archives import kind_of_container, reason_for
+from asyncimport.source.archives import container_kind, container_reason
 
 # What a look comes to: an identity, or what the file is instead (a FileKind), the reason, and whether it is damaged.
 Look = Identity | tuple[Literal["CONTAINER", "NOT_DICOM", "UNREADABLE"], str, bool]
@@ -82,8 +82,8 @@ def look_into(path: str, *, ignore_archives: bool) -> Look:
     try:
         return identify(path)
     except NotDicom as outcome:
-        if not ignore_archives and (kind := kind_of_container(path)) is not None:
-            return "CONTAINER", reason_for(kind), False
+        if not ignore_archives and (kind := container_kind(path)) is not None:
+            return "CONTAINER", container_reason(kind), False
         return "NOT_DICOM", outcome.reason, False
     except Unreadable as outcome:
         return "UNREADABLE", outcome.reason, outcome.damaged

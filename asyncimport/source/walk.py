@@ -11,7 +11,7 @@ from asyncimport.model import File, FileKind, Ignored
 from asyncimport.source.headers import (
     each,
 )
-from asyncimport.system.mounts import Devices
+from asyncimport.system.mounts import DeviceCache
 
 # The first batch is small, so that the first file is on its way at once; then a thread hop serves many files.
 FIRST_BATCH = 32
@@ -72,7 +72,7 @@ class Links:
         )
 
 
-def walk(root: str, devices: Devices, links: Links) -> Iterator[File | Ignored]:
+def walk(root: str, devices: DeviceCache, links: Links) -> Iterator[File | Ignored]:
     """Pass everything below `root`, directories depth first, names in sorted order. `links` says which it follows."""
     try:
         found = os.stat(root)  # noqa: PTH116 - the path need not be text
@@ -105,7 +105,7 @@ def walk(root: str, devices: Devices, links: Links) -> Iterator[File | Ignored]:
         directories.extend(reversed(below))
 
 
-def _met(entry: os.DirEntry[str], devices: Devices, links: Links) -> File | Ignored | None:
+def _met(entry: os.DirEntry[str], devices: DeviceCache, links: Links) -> File | Ignored | None:
     """Return what stands in a directory, or None for a directory to be walked."""
     try:
         if entry.is_dir(follow_symlinks=False):
@@ -121,9 +121,9 @@ def _met(entry: os.DirEntry[str], devices: Devices, links: Links) -> File | Igno
         return _unreadable(entry.path, error)
 
 
-def _look(path: str, found: os.stat_result, devices: Devices) -> File | Ignored:
+def _look(path: str, found: os.stat_result, devices: DeviceCache) -> File | Ignored:
     if stat.S_ISREG(found.st_mode):
-        return File.of(path, found, lasting=devices.keep_inodes(path, found))
+        return File.of(path, found, has_stable_inodes=devices.keeps_inodes(path, found))
     return Ignored(File(path, 0, 0), FileKind.NOT_DICOM, "a pipe, socket or device")
 
 

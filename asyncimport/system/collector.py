@@ -8,7 +8,7 @@ _WHILE_STARTING = 200_000
 _WHILE_RUNNING = 50_000
 
 
-def put_off() -> None:
+def suspend() -> None:
     """Let the collector wait until all is imported."""
     gc.set_threshold(_WHILE_STARTING)
 

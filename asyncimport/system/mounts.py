@@ -73,13 +73,13 @@ def network_file_system(place: PurePath, mounts: Iterable[Mount]) -> str:
     return _network(mount) if mount is not None else ""
 
 
-class Devices:
+class DeviceCache:
     """Which file systems keep the numbers of their inodes, by the number of the device: each is looked at once."""
 
     def __init__(self) -> None:
         self._known: dict[int, bool] = {}
 
-    def keep_inodes(self, path: str, found: os.stat_result) -> bool:
+    def keeps_inodes(self, path: str, found: os.stat_result) -> bool:
         """Whether the file system that a path was `found` on does."""
         known = self._known.get(found.st_dev)
         if known is None:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def in_threads(make: Callable[[], AbstractContextManager[T]]) -> AsyncIterator[T]:
+async def opened_in_thread(make: Callable[[], AbstractContextManager[T]]) -> AsyncIterator[T]:
     """Make, enter and leave in worker threads what blocks: files that are opened, locked and closed."""
     with anyio.CancelScope(shield=True):
         # Else a lock that is had just then would not be given back.

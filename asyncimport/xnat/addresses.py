@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from asyncimport.errors import RefusedError
-from asyncimport.model import Place, Session
+from asyncimport.model import ResourceOwner, Session
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import scan_path, sessions_labelled, sessions_of_study
 from asyncimport.xnat.client import Client
@@ -18,7 +18,7 @@ from asyncimport.xnat.replies.resources import parse_scan_ids
 from asyncimport.xnat.replies.subjects import parse_owners
 
 
-async def address_of(client: Client, place: Place, policy: RetryPolicy) -> str:
+async def address_of(client: Client, place: ResourceOwner, policy: RetryPolicy) -> str:
     """Return the path below which the resources of a place are. Two places have the same one if they are the same.
 
     `place` names its project by ID. What it says of session, study, subject and scan has all to be true.
@@ -32,7 +32,7 @@ async def address_of(client: Client, place: Place, policy: RetryPolicy) -> str:
     return f"/data/projects/{place.project}"
 
 
-async def _subject(client: Client, place: Place, policy: RetryPolicy) -> str:
+async def _subject(client: Client, place: ResourceOwner, policy: RetryPolicy) -> str:
     """Return the accession ID of a subject."""
     label = quote(place.subject, safe="")
     path = f"/data/projects/{place.project}/subjects?label={label}&columns=ID,label,project&format=json"
@@ -43,7 +43,7 @@ async def _subject(client: Client, place: Place, policy: RetryPolicy) -> str:
     return _own(homes, place, f"subjects of this label in project {place.project} ({place.subject})")
 
 
-async def _session(client: Client, place: Place, policy: RetryPolicy) -> str:
+async def _session(client: Client, place: ResourceOwner, policy: RetryPolicy) -> str:
     """Return the accession ID of a session."""
     if place.session:
         several = f"sessions of this label in project {place.project} ({place.session})"
@@ -67,7 +67,7 @@ async def _session(client: Client, place: Place, policy: RetryPolicy) -> str:
     return accession
 
 
-def _own(homes: Mapping[str, str], place: Place, several: str) -> str:
+def _own(homes: Mapping[str, str], place: ResourceOwner, several: str) -> str:
     """Return the one of several accession IDs whose home is the project of the place: "" where XNAT does not tell."""
     own = [accession for accession, home in homes.items() if home in {"", place.project}]
     if len(own) == 1:

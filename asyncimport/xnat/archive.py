@@ -10,7 +10,7 @@ import anyio
 
 from asyncimport.errors import SessionChangedError
 from asyncimport.model import Session
-from asyncimport.model.addresses import same_label
+from asyncimport.model.addresses import labels_match
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.archive import (
@@ -118,7 +118,7 @@ def parts_among(found: Iterable[Experiment], session: Session) -> tuple[Experime
         for one in found
         if one.type in stems
         and one.study_uid == session.study_uid
-        and same_label(one.subject, session.subject)
+        and labels_match(one.subject, session.subject)
         and re.fullmatch(re.escape(stems[one.type]) + r"[0-9]*", one.label)
     ]
     return tuple(parts) if {one.type for one in parts} == {_MR, _PET} else ()
@@ -267,7 +267,7 @@ async def find_experiment(
     Its subject need not be the session's.
     Raises: TransientError; with `any_study` also where this user may not look, so that None is proof.
     """
-    found = await sessions_labelled(client, session.project, [session.label], policy, is_proof=any_study)
+    found = await sessions_labelled(client, session.project, [session.label], policy, is_reliable=any_study)
     there = next((one for one in found if one.label == session.label), None)
     if there is None or (there.study_uid not in {"", session.study_uid} and not any_study):
         return None
@@ -275,7 +275,7 @@ async def find_experiment(
 
 
 async def sessions_labelled(
-    client: Client, project: str, labels: Sequence[str], policy: RetryPolicy, *, is_proof: bool = False
+    client: Client, project: str, labels: Sequence[str], policy: RetryPolicy, *, is_reliable: bool = False
 ) -> list[Experiment]:
     """List the archived sessions of these labels, of whatever study: an item alone would not tell its subject's label.
 
@@ -283,7 +283,7 @@ async def sessions_labelled(
     """
     wanted = ",".join(quote(label, safe="") for label in labels)
     path = f"/data/projects/{project}/experiments?{_IMAGE_SESSIONS}&label={wanted}&{_COLUMNS}"
-    return await client.ask("GET", path, partial(parse_sessions, is_proof=is_proof), policy)
+    return await client.ask("GET", path, partial(parse_sessions, is_reliable=is_reliable), policy)
 
 
 async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy) -> dict[str, str]:

@@ -9,7 +9,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from yarl import URL
 
 from asyncimport.errors import primary_error
-from asyncimport.model import Body, Streamed
+from asyncimport.model import Body, StreamedBody
 from asyncimport.xnat.client import Client, bounded
 from asyncimport.xnat.replies.response import Reply
 
@@ -35,7 +35,7 @@ async def _stream(
     client: Client,
     method: str,
     url: URL,
-    body: Streamed,
+    body: StreamedBody,
     read: Callable[[Reply], T],
     headers: Mapping[str, str],
     scope: anyio.CancelScope,
@@ -61,7 +61,7 @@ async def _stream(
         return answer
 
 
-async def _pour(body: Streamed, into: MemoryObjectSendStream[bytes]) -> None:
+async def _pour(body: StreamedBody, into: MemoryObjectSendStream[bytes]) -> None:
     """Read a body to its end, as fast as its pieces are taken."""
     pieces = aiter(body)
     async with into:

@@ -25,7 +25,7 @@ from asyncimport.errors import (
     AsyncimportError,
     LoginExpiredError,
     LoginRefusedError,
-    NotKeptError,
+    NothingStoredError,
     SourceError,
     TransientError,
     UnavailableError,
@@ -237,7 +237,7 @@ class Client:
         """Return what is to be noted of a call that ends with an error."""
         if isinstance(error, SourceError):
             return self._monitor.dropped
-        if not isinstance(error, TransientError) or isinstance(error, LoginExpiredError | NotKeptError):
+        if not isinstance(error, TransientError) or isinstance(error, LoginExpiredError | NothingStoredError):
             return self._monitor.got_through
         return self._monitor.got_through if error.is_file_verdict else partial(self._monitor.failed, error)
 

@@ -9,7 +9,18 @@ import anyio.to_thread
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.model import Archived, Body, Claim, Delivery, Existing, File, Ignored, Sealed, Session, Verdict
+from asyncimport.model import (
+    Archived,
+    ArchivedContent,
+    Body,
+    Claim,
+    Delivery,
+    File,
+    Ignored,
+    SealedDelivery,
+    Session,
+    Verdict,
+)
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
@@ -64,9 +75,9 @@ class DryRun(XnatDestination):
         self._begun: dict[str, Row] = {}
         """Rows that the run would begin, by their addresses."""
 
-    async def find(self, claim: Claim) -> Existing | None:
+    async def find_existing(self, claim: Claim) -> ArchivedContent | None:
         """Tell what the archive has of the session of a claim; a listing of the project tells that it has nothing."""
-        return None if await self._is_new(claim.instance.session) else await super().find(claim)
+        return None if await self._is_new(claim.instance.session) else await super().find_existing(claim)
 
     async def _is_new(self, session: Session) -> bool:
         """Whether the listing of the project, which is made once, has nothing of a session."""
@@ -118,6 +129,6 @@ class DryRun(XnatDestination):
         session = delivery.session
         return f"/data/archive/projects/{session.project}/subjects/{session.subject}/experiments/{session.label}"
 
-    async def _finish(self, sealed: Sealed, row: Row, steps: Steps, *, is_built: bool) -> Verdict | str:
+    async def _finish(self, sealed: SealedDelivery, row: Row, steps: Steps, *, is_built: bool) -> Verdict | str:
         end = await super()._finish(sealed, row, steps, is_built=is_built)
         return Archived(sealed.delivery, end, "uids") if isinstance(end, str) else end

@@ -15,24 +15,24 @@ import anyio
 import anyio.to_thread
 from yarl import URL
 
-from asyncimport.errors import OccupiedError, RefusedError, TransientError
+from asyncimport.errors import RefusedError, SessionConflictError, TransientError
 from asyncimport.model import (
     Archived,
+    ArchivedContent,
+    ArchivedPatient,
     Body,
     Built,
     Claim,
     Deleted,
     Delivery,
     Dropped,
-    Existing,
     Held,
     Incomplete,
-    Occupant,
-    Sealed,
+    SealedDelivery,
     Session,
     Verdict,
 )
-from asyncimport.model.addresses import OUR_SOURCE, archived_as
+from asyncimport.model.addresses import OUR_SOURCE, labels_in_address
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import (
     NOBODY_KNOWS_WHICH,
@@ -154,9 +154,8 @@ class XnatDestination:
         """Import one file, once, and return the prearchive URI it went to.
 
         Before the first file of a delivery it looks for a row that somebody else has begun, and after it at the row
-        that the file went to.
-        Raises: TransientError, NotKeptError, OccupiedError, RefusedError, SourceError when the file is not what was
-        scanned.
+        that the file went to. Raises: TransientError, NothingStoredError, SessionConflictError, RefusedError,
+        SourceError when the file is not what was scanned.
         """
         begins = claim.delivery.uri is None
         if begins:
@@ -169,18 +168,18 @@ class XnatDestination:
     async def _look_before(self, session: Session) -> None:
         """See that no row stands where the session would go, or one that it may go into.
 
-        Raises: OccupiedError, TransientError.
+        Raises: SessionConflictError, TransientError.
         """
         for row in await self._rows.of(session):
             if reason := self._other_row(row, session):
-                raise OccupiedError(reason)
+                raise SessionConflictError(reason)
             if row.is_busy:
                 raise TransientError(f"XNAT is at work on a prearchive session of this study ({row.status})")
 
     async def _look_after(self, delivery: Delivery, uri: str) -> None:
         """See that the row of the first file is as it should be: it may have been begun in the same moment.
 
-        Raises: OccupiedError, TransientError.
+        Raises: SessionConflictError, TransientError.
         """
         try:
             row = await self._look(uri)
@@ -190,7 +189,7 @@ class XnatDestination:
         if row is not None and (
             reason := self._other_row(row, delivery.row_session, ", and a file from here is in it")
         ):
-            raise OccupiedError(reason)
+            raise SessionConflictError(reason)
 
     def _other_row(self, row: Row, session: Session, more: str = "") -> str | None:
         """Say why a session does not go into a row that it has not begun, and what to do about it; None: it may."""
@@ -201,7 +200,7 @@ class XnatDestination:
             return f"{reason}{more}; {_WAIT} {_CLEAR_AWAY} run this again{_ADOPT}"
         return f"{reason}{more}; {_CLEAR_AWAY} run this again"
 
-    async def explain(
+    async def find_drop_rules(
         self, session: Session, headers: Sequence[Mapping[str, str] | None], *, archived: bool
     ) -> list[Dropped | None]:
         """Tell of files by their header fields which rule drops each as it comes in, or as it is archived; None: none.
@@ -217,16 +216,16 @@ class XnatDestination:
         """Tell whether XNAT answers at all."""
         return await self._client.ping()
 
-    async def find(self, claim: Claim) -> Existing | None:
+    async def find_existing(self, claim: Claim) -> ArchivedContent | None:
         """Tell what the archive has of the session of a claim already; None: nothing.
 
         Where a script gives instances new UIDs nobody can tell which it has: they are sent only if they may take the
-        place of what is there. Raises: OccupiedError, TransientError.
+        place of what is there. Raises: SessionConflictError, TransientError.
         """
         session = claim.instance.session
         there = await find_session(self._client, session, self._policy, self._rules)
         if there.problem is not None:
-            raise OccupiedError(f"{there.problem}; {_OTHER_LABEL}")
+            raise SessionConflictError(f"{there.problem}; {_OTHER_LABEL}")
         label = ""
         if not there.experiments:
             elsewhere = await self._occupants.session_of_study(session)
@@ -237,23 +236,23 @@ class XnatDestination:
         is_first = claim.delivery.number == 1
         hidden = held and is_first and claim.instance.sop_uid not in held and self._overwrite == "none"
         if hidden and (await self._rules.get(session.project)).maps_instances:
-            raise OccupiedError(
+            raise SessionConflictError(
                 "the archive has this session already, and a script gives instances new UIDs, so nobody can tell which "
                 "of them; `--overwrite append --retry held` sends all, in the place of what is there"
             )
         kind = there.experiments[0].type
         if len(there.experiments) > 1 or await self._rules.merges_modalities():
             kind = ""
-        return Existing(_address(session, there.experiments[0]), frozenset(held), kind, label)
+        return ArchivedContent(_address(session, there.experiments[0]), frozenset(held), kind, label)
 
-    async def occupants(self, session: Session) -> Sequence[Occupant]:
+    async def archived_patients(self, session: Session) -> Sequence[ArchivedPatient]:
         """Tell whom the archived sessions of the subject of a session name: one listing of a project serves for all.
 
-        Raises: OccupiedError when a label of the session is the ID of something else, TransientError.
+        Raises: SessionConflictError when a label of the session is the ID of something else, TransientError.
         """
         return await self._occupants.of(session)
 
-    async def held_before(self, session: Session) -> frozenset[str] | None:
+    async def archived_uids(self, session: Session) -> frozenset[str] | None:
         """Tell what the archive holds of a session, where a script gives instances new UIDs; None: none does.
 
         Raises: TransientError, RefusedError.
@@ -270,7 +269,7 @@ class XnatDestination:
         read = partial(parse_import_uri, project=session.project, expected=claim.delivery.uri)
         return await send(self._client, "POST", url, body, read, _DICOM)
 
-    async def finalize(self, sealed: Sealed) -> Verdict:
+    async def finalize(self, sealed: SealedDelivery) -> Verdict:
         """Build, archive and verify one delivery; of one that is open, find out what has become of its row.
 
         Raises: TransientError when the server is away, or a step failed as often as any other call may.
@@ -336,7 +335,7 @@ class XnatDestination:
             await self._sleep(wait)
             pause = min(2 * pause, 30.0)
 
-    async def _look_again(self, sealed: Sealed) -> Verdict:
+    async def _look_again(self, sealed: SealedDelivery) -> Verdict:
         """Verify what an earlier run archived. Raises: TransientError."""
         delivery = sealed.delivery
         try:
@@ -368,7 +367,7 @@ class XnatDestination:
         """Look for the session in the archive."""
         return await find_session(self._client, delivery.session, self._policy, self._rules, named=steps.named)
 
-    async def _finish(self, sealed: Sealed, row: Row, steps: "Steps", *, is_built: bool) -> Verdict | str:
+    async def _finish(self, sealed: SealedDelivery, row: Row, steps: "Steps", *, is_built: bool) -> Verdict | str:
         """Take the row to its end, and return the address that XNAT gives it in the archive.
 
         What is seen of it on the way is noted in `steps`.
@@ -398,7 +397,7 @@ class XnatDestination:
         except TransientError as error:
             steps.asked |= error.may_have_taken_effect
             raise
-        there = archived_as(uri)
+        there = labels_in_address(uri)
         if there is not None and (reason := subject_conflict(there[0], session)):
             return Held(delivery, f"{reason}; {_MOVE_IT}", uri)
         return uri
@@ -416,7 +415,11 @@ class XnatDestination:
         session = delivery.session
         overwrite = "" if self._overwrite == "none" else f"&overwrite={self._overwrite}"
         # Which outweigh the row's own (PrearcSessionArchiver.fixSubject, fixSessionLabel).
-        names = "" if delivery.begun_as is None else f"&subject={quote(session.subject)}&session={quote(session.label)}"
+        names = (
+            ""
+            if delivery.initial_session is None
+            else f"&subject={quote(session.subject)}&session={quote(session.label)}"
+        )
         path = f"/data/services/archive?src={quote(delivery.uri or '')}{names}{overwrite}{self._manners}"
         return await self._ask_for(path, parse_archive_uri)
 
@@ -425,7 +428,7 @@ class XnatDestination:
         with bounded(self._client.timeouts.stall + self._client.timeouts.reply):
             return await self._client.call("POST", self._client.url(path), read)
 
-    def _surplus(self, sealed: Sealed, found: int | None) -> str | None:
+    def _surplus(self, sealed: SealedDelivery, found: int | None) -> str | None:
         """Say how many files of a built row did not come from us; None where all did, or nobody has counted them."""
         uri, most = sealed.delivery.uri, sealed.most_files
         if most is None or found is None:
@@ -437,15 +440,15 @@ class XnatDestination:
             return None
         return f"the prearchive holds more files than were sent there: {found - most:,} too many ({uri})"
 
-    def _not_ours(self, sealed: Sealed, row: Row, found: int | None) -> str | None:
+    def _not_ours(self, sealed: SealedDelivery, row: Row, found: int | None) -> str | None:
         """Say why a row may not be archived under other labels than its own; None: it is wholly ours, or has ours."""
         delivery = sealed.delivery
-        if delivery.begun_as is None:
+        if delivery.initial_session is None:
             return None
         is_ours = row.source in {None, self._source} and sealed.most_files is not None
         if is_ours and found is not None and found <= (sealed.most_files or 0):
             return None
-        begun, session = delivery.begun_as, delivery.session
+        begun, session = delivery.initial_session, delivery.session
         return (
             f"its row was begun as subject {begun.subject}, session {begun.label}, and is not known to hold only what "
             f"was sent from here, so it cannot become subject {session.subject}, session {session.label}"
@@ -462,7 +465,7 @@ class XnatDestination:
             return subject_conflict(there.subject, session)
         return session_conflict(there, session)
 
-    async def _verify(self, sealed: Sealed, there: Found, steps: "Steps") -> Verdict:
+    async def _verify(self, sealed: SealedDelivery, there: Found, steps: "Steps") -> Verdict:
         """Compare what the archive holds with what XNAT acknowledged.
 
         A row that is gone may have been deleted, and another of the same study archived. If nothing shows that it is
@@ -531,7 +534,7 @@ class XnatDestination:
         doubtful = found.missing if dropping else frozenset()
         return Incomplete(delivery, uri, found.missing, dropping or None, resent, doubtful=doubtful, unproven=not own)
 
-    async def _have_taken_places(self, sealed: Sealed, held: Mapping[str, str], row_files: int | None) -> bool:
+    async def _have_taken_places(self, sealed: SealedDelivery, held: Mapping[str, str], row_files: int | None) -> bool:
         """Whether fewer instances than were added up may be all of them: some have taken the place of others.
 
         All have new UIDs then, their row had all files, and nothing drops any in the archive.
@@ -564,14 +567,14 @@ class Steps:
         return unquote(self.answer.rpartition("/")[2]) if self.answer else None
 
 
-def _is_new(sealed: Sealed, found: Comparison) -> int:
+def _is_new(sealed: SealedDelivery, found: Comparison) -> int:
     """Return how many more instances are new in the archive than the delivery has brought there; 0: nobody counted.
 
     Less than 0: so many lack, whatever the number of all says.
     """
-    if sealed.before is None or sealed.expected is None:
+    if sealed.archived_before is None or sealed.expected is None:
         return 0
-    return len(found.held.keys() - sealed.before) - (sealed.expected - len(sealed.before))
+    return len(found.held.keys() - sealed.archived_before) - (sealed.expected - len(sealed.archived_before))
 
 
 def _is_of_row(there: Found, delivery: Delivery) -> bool:

@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import anyio
 
-from asyncimport.errors import OccupiedError
-from asyncimport.model import Occupant, Session
-from asyncimport.model.addresses import same_label
+from asyncimport.errors import SessionConflictError
+from asyncimport.model import ArchivedPatient, Session
+from asyncimport.model.addresses import labels_match
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.routing import patient_of
 from asyncimport.xnat.archive import ArchivedSessions, parts_among
@@ -74,18 +74,18 @@ class Occupants:
         self._wanted: dict[_Label, None] = {}
         self._owners: dict[_Label, tuple[str, str] | None] = {}
 
-    async def of(self, session: Session) -> Sequence[Occupant]:
+    async def of(self, session: Session) -> Sequence[ArchivedPatient]:
         """Return whom the archived sessions of the subject of a session name; none where XNAT does not show them.
 
-        Raises: OccupiedError when XNAT would take a label of it for the ID of something else, or has its study under
-        another label; TransientError.
+        Raises: SessionConflictError when XNAT would take a label of it for the ID of something else, or has its study
+        under another label; TransientError.
         """
         if reason := await self.id_in_the_way(session) or await self.study_elsewhere(session):
-            raise OccupiedError(reason)
+            raise SessionConflictError(reason)
         there = (await self._in_project(session.project)).subjects.get(session.subject.lower(), ())
         return await self._named(session.project, there) if there else ()
 
-    async def in_project(self, project: str) -> Mapping[str, Sequence[Occupant]]:
+    async def in_project(self, project: str) -> Mapping[str, Sequence[ArchivedPatient]]:
         """Return whom the sessions of a project name, by their subjects in lower case. Raises: TransientError."""
         listed = await self._in_project(project)
         return {subject: await self._named(project, there) for subject, there in listed.subjects.items()}
@@ -102,7 +102,7 @@ class Occupants:
         None: it has none, or several. Raises: TransientError.
         """
         study = (await self._in_project(session.project)).studies.get(session.study_uid, ())
-        is_one = len(study) == 1 and study[0].label != session.label and same_label(study[0].subject, session.subject)
+        is_one = len(study) == 1 and study[0].label != session.label and labels_match(study[0].subject, session.subject)
         return study[0] if is_one else None
 
     async def study_elsewhere(self, session: Session) -> str | None:
@@ -137,7 +137,7 @@ class Occupants:
             self._listed.setdefault(project, _Listed.of(sessions))
         return self._listed[project]
 
-    async def _named(self, project: str, there: Iterable[Experiment]) -> list[Occupant]:
+    async def _named(self, project: str, there: Iterable[Experiment]) -> list[ArchivedPatient]:
         rewritten = (await self._rules.get(project)).patient_fields
         return [_occupant(project, one, rewritten) for one in there]
 
@@ -159,7 +159,7 @@ class Occupants:
         return self._owners[label]
 
 
-def _occupant(project: str, there: Experiment, rewritten: frozenset[str] | None) -> Occupant:
+def _occupant(project: str, there: Experiment, rewritten: frozenset[str] | None) -> ArchivedPatient:
     """Return whom a session names, without what a script in force puts there."""
     fields = {
         "id": ("PatientID", there.patient_id),
@@ -171,7 +171,7 @@ def _occupant(project: str, there: Experiment, rewritten: frozenset[str] | None)
         # Not a name that anybody was born with.
         del known["PatientName"]
     session = Session(project, there.subject, there.label, there.study_uid)
-    return Occupant(session, patient_of(known), is_proof=rewritten is not None)
+    return ArchivedPatient(session, patient_of(known), is_reliable=rewritten is not None)
 
 
 def _shape(text: str) -> str:

@@ -17,7 +17,7 @@ import anyio.to_thread
 from asyncimport.dicom import NotDicom, Unreadable, identify
 from asyncimport.errors import RefusedError
 from asyncimport.model import Orphan, Session
-from asyncimport.model.addresses import OUR_SOURCE, same_label
+from asyncimport.model.addresses import OUR_SOURCE, labels_match
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import find_session, held_of_session
 from asyncimport.xnat.client import Client
@@ -66,7 +66,7 @@ async def find_orphans(
         if row.project in {project, "Unassigned"} and row.uri not in known
         if (session := ours.get((row.study_uid, row.label))) is not None
         # What another subject's files are in was begun by somebody else.
-        if not row.subject or same_label(row.subject, session.subject)
+        if not row.subject or labels_match(row.subject, session.subject)
         if not (source and names_journal(row.source or "") and row.source != source)
     ]
 

@@ -21,7 +21,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.errors import RefusedError, SourceError, TransientError, primary_error
-from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Place, Resource
+from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Resource, ResourceOwner
 from asyncimport.model.ports import Bytes
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.addresses import address_of
@@ -141,7 +141,7 @@ class Resources:
         self._depth = depth
         self._policy = policy or RetryPolicy()
         self._sleep = sleep
-        self._addresses: dict[Place, str] = {}
+        self._addresses: dict[ResourceOwner, str] = {}
         self._turns: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         # Attachments, by their keys, of which a transfer of ours that broke may have left the beginning, and whether it
         # was to replace what the catalog had the MD5 of already, which then proves nothing.
@@ -153,7 +153,7 @@ class Resources:
         Raises: TransientError, RefusedError when there is nothing that it could belong to.
         """
         there = await self._list(
-            await address_of(self._client, batch.resource.place, self._policy), batch.resource.label
+            await address_of(self._client, batch.resource.owner, self._policy), batch.resource.label
         )
         found: dict[int, Held] = {}
         turns = iter(batch.attachments)
@@ -183,7 +183,7 @@ class Resources:
             return Held.SAME
         return Held.DAMAGED if there.md5 == attachment.previous else Held.OTHER
 
-    async def locate(self, place: Place) -> str:
+    async def locate(self, place: ResourceOwner) -> str:
         """Return the address of a place, the same under whatever names, and keep it for all that is filled later.
 
         Raises: TransientError, RefusedError when there is nothing of the kind.
@@ -218,13 +218,13 @@ class Resources:
             return filed
         resource = batch.resource
         try:
-            base = self._addresses.get(resource.place) or await address_of(self._client, resource.place, self._policy)
+            base = self._addresses.get(resource.owner) or await address_of(self._client, resource.owner, self._policy)
             # A place may be named in several ways, and asked for under each.
             async with self._turns.setdefault(f"{base}/{resource.label}", anyio.Lock()):
                 await self._fill(base, resource, loads, source, begin, filed)
         except RefusedError as error:
             left = [load.attachment for load in _unsettled(loads, filed)]
-            filed += [AttachmentResult(one, AttachmentState.REFUSED, str(error), by_state=True) for one in left]
+            filed += [AttachmentResult(one, AttachmentState.REFUSED, str(error), blames_server=True) for one in left]
         self._recall({one.attachment.key: None for one in filed})
         return filed
 
@@ -312,7 +312,7 @@ class Resources:
         is_changed = attachment.previous not in {None, load.md5}
         stored = AttachmentResult(attachment, AttachmentState.STORED, md5=load.md5, sent=load.sent)
         broken = self._broken.get(attachment.key)
-        may_be_broken = attachment.is_begun or broken is not None
+        may_be_broken = attachment.is_started or broken is not None
         load.overwrite = self._replace and (there is not None or load.tried)
         load.is_own = there is not None and there.md5 == load.md5
         if there is None:
@@ -320,7 +320,7 @@ class Resources:
             # What no listing shows, though XNAT has it, is ours if we have left it.
             load.overwrite |= load.kept and may_be_broken
             if is_changed and not (self._replace or self._replace_changed):
-                return AttachmentResult(attachment, AttachmentState.REFUSED, _CHANGED, by_state=True)
+                return AttachmentResult(attachment, AttachmentState.REFUSED, _CHANGED, blames_server=True)
             return None
         if load.is_taken and not there.md5 and there.size == size:
             return stored
@@ -334,7 +334,7 @@ class Resources:
             return (
                 None
                 if self._replace
-                else AttachmentResult(attachment, AttachmentState.REFUSED, str(error), by_state=True)
+                else AttachmentResult(attachment, AttachmentState.REFUSED, str(error), blames_server=True)
             )
         if found == (size, load.md5):
             if there.md5 in {"", load.md5}:
@@ -361,7 +361,7 @@ class Resources:
                 # A catalog that is refreshed forgets whose it was.
                 self._broken[attachment.key] = broken or load.is_own
                 return None
-        return AttachmentResult(attachment, AttachmentState.REFUSED, _TAKEN, by_state=True)
+        return AttachmentResult(attachment, AttachmentState.REFUSED, _TAKEN, blames_server=True)
 
     async def _measured(
         self, there: ListedFile, known: Mapping[str | None, int | None], *, is_doubtful: bool = False
@@ -444,7 +444,10 @@ class Resources:
             return [*filed, AttachmentResult(first, AttachmentState.FAILED, str(error))]
         except RefusedError as error:
             if len(loads) == 1:
-                return [*filed, AttachmentResult(first, AttachmentState.REFUSED, str(error), by_state=error.by_state)]
+                return [
+                    *filed,
+                    AttachmentResult(first, AttachmentState.REFUSED, str(error), blames_server=error.blames_server),
+                ]
             trouble = str(error)
         if not trouble:
             # XNAT has come to the end of it, or wrote nothing.
@@ -512,7 +515,7 @@ def _gave_up(load: _Load, there: Mapping[str, ListedFile]) -> AttachmentResult:
     if load.attachment.name in there:
         return AttachmentResult(load.attachment, AttachmentState.FAILED, "XNAT holds other bytes than were sent")
     return AttachmentResult(
-        load.attachment, AttachmentState.REFUSED, _HIDDEN if load.kept else _NOTHING_STORED, by_state=True
+        load.attachment, AttachmentState.REFUSED, _HIDDEN if load.kept else _NOTHING_STORED, blames_server=True
     )
 
 

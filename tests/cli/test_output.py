@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from asyncimport.cli.output import summary_json
 from asyncimport.errors import LoginRefusedError, UnavailableError
 from asyncimport.model import (
-    NOTHING_KEPT,
+    NOTHING_STORED,
     AttachmentCounts,
     Files,
     Problem,
@@ -29,7 +29,7 @@ COUNTED = replace(ARCHIVED, verified="count")
 UNVERIFIED = replace(ARCHIVED, verified=None)
 BUILT = replace(ARCHIVED, state="prearchive", uri="/data/prearchive/projects/P/1/E", verified=None)
 HELD = replace(BUILT, state="held", as_of=None, reason="XNAT did not archive the session (500: FAILED)")
-KEPT_NOTHING = replace(HELD, reason=NOTHING_KEPT)
+KEPT_NOTHING = replace(HELD, reason=NOTHING_STORED)
 OPEN = replace(BUILT, state="open")
 
 

@@ -310,7 +310,7 @@ def test_while_the_journal_is_checkpointed(path: Path) -> None:
                 blocked += [row[0] for row in other.execute("PRAGMA wal_checkpoint(TRUNCATE)")]
             journal.scan.finish([ROOT])
             while sealed := sealed_by(journal):
-                journal.deliveries.close(archived(sealed))
+                journal.deliveries.record_verdict(archived(sealed))
             send(journal)
         finally:
             done.set()

@@ -19,7 +19,7 @@ from test_dicom import TEXT, data_set, encoded, part10
 from test_malformed_dicom import packaged
 
 from asyncimport.dicom import begins_dicom
-from asyncimport.source.archives import kind_of_container, looks_like_container, reason_for
+from asyncimport.source.archives import container_kind, container_reason, looks_like_container
 
 IMAGE = part10(data_set())
 BARE = encoded(data_set())
@@ -131,7 +131,7 @@ def kind(tmp_path: Path) -> Callable[[bytes], str | None]:
     def ask(content: bytes) -> str | None:
         path = tmp_path / "file"
         path.write_bytes(content)
-        return kind_of_container(str(path))
+        return container_kind(str(path))
 
     return ask
 
@@ -228,7 +228,7 @@ def test_only_archives_look_like_archives() -> None:
 
 def test_packages_hold_what_their_names_say() -> None:
     """Real files: nibabel packs DICOM with gzip, and other things too."""
-    kinds = {path.name: kind_of_container(str(path)) for path in packaged() if path.suffix in {".gz", ".mgz", ".bz2"}}
+    kinds = {path.name: container_kind(str(path)) for path in packaged() if path.suffix in {".gz", ".mgz", ".bz2"}}
     assert {name for name, found in kinds.items() if found == "gz"} == {
         *(name for name in kinds if name.endswith(".dcm.gz")),
         "zipMR.gz",  # pydicom's
@@ -303,8 +303,8 @@ def test_an_xz_that_claims_much_memory_is_told(kind: Kind) -> None:
     assert kind(claiming_memory(30)) == "xz"
     told = kind(claiming_memory(40))
     assert told is not None
-    assert reason_for(told) == "an xz archive that needs too much memory to look into"
-    assert reason_for("tar.gz") == "a tar.gz archive that holds DICOM"
+    assert container_reason(told) == "an xz archive that needs too much memory to look into"
+    assert container_reason("tar.gz") == "a tar.gz archive that holds DICOM"
 
 
 def test_damage_ends_in_an_answer(kind: Kind) -> None:
@@ -325,13 +325,13 @@ def test_damage_ends_in_an_answer(kind: Kind) -> None:
 def test_what_cannot_be_opened_is_no_archive(tmp_path: Path) -> None:
     """A file that is gone, a pipe that nobody writes into, a name that is not text."""
     os.mkfifo(tmp_path / "pipe")
-    assert kind_of_container(str(tmp_path / "gone")) is None
-    assert kind_of_container(str(tmp_path / "pipe")) is None
-    assert kind_of_container(str(tmp_path)) is None
+    assert container_kind(str(tmp_path / "gone")) is None
+    assert container_kind(str(tmp_path / "pipe")) is None
+    assert container_kind(str(tmp_path)) is None
     name = os.fsencode(tmp_path) + b"/\xff"
     with open(name, "wb") as stream:  # noqa: PTH123 - pathlib takes no bytes
         stream.write(zipped(IMAGE))
-    assert kind_of_container(name) == "zip"
+    assert container_kind(name) == "zip"
 
 
 def test_members_are_dicom_as_files_are() -> None:

@@ -185,8 +185,8 @@ def by_pydicom(content: bytes) -> Identity | None:
 def by_peek(content: bytes) -> Identity | None:
     """Identify by the peek alone."""
     try:
-        found = fast_header.peek(content[: header._HEADS[-1]])
-    except fast_header.BeyondHead:
+        found = fast_header.read_fast_header(content[: header._HEADS[-1]])
+    except fast_header.MoreBytesNeeded:
         return None
     return found and identity(found[0], "")
 
@@ -248,11 +248,11 @@ def test_peek_agrees_with_pydicom_or_declines_on_all_bundled_files() -> None:
     counts: Counter[str] = Counter()
     for path in BUNDLED:
         content = path.read_bytes()
-        peeked = outcome(lambda head=content: by_peek(head))  # type: ignore[misc]
-        if peeked is None:
+        fast = outcome(lambda head=content: by_peek(head))  # type: ignore[misc]
+        if fast is None:
             counts["declined"] += 1
-        elif isinstance(peeked, Identity):
-            counts["agreed" if peeked == by_pydicom(content) else f"wrong: {path.name}"] += 1
+        elif isinstance(fast, Identity):
+            counts["agreed" if fast == by_pydicom(content) else f"wrong: {path.name}"] += 1
         else:
             counts["agreed" if "DirectoryRecordSequence" in pydicom.dcmread(path) else f"wrong: {path.name}"] += 1
     assert counts.keys() == {"agreed", "declined"}
@@ -363,8 +363,8 @@ def contents(draw: st.DrawFn) -> bytes:
 @given(contents())
 def test_peek_agrees_with_pydicom_or_declines_on_any_header(content: bytes) -> None:
     """Whatever a header holds, the peek gives pydicom's identity or declines."""
-    peeked = by_peek(content)
-    assert peeked is None or peeked == by_pydicom(content)
+    fast = by_peek(content)
+    assert fast is None or fast == by_pydicom(content)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -381,15 +381,15 @@ def test_damage_ends_in_an_identity_or_in_a_reason(
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(content)
     got = outcome(lambda: identify(str(path)))
-    peeked = outcome(lambda: by_peek(bytes(content)))
+    fast = outcome(lambda: by_peek(bytes(content)))
     if isinstance(got, Identity):
         got = replace(got, truncated="")
-    assert peeked is None or got == peeked
-    if isinstance(peeked, Identity):
+    assert fast is None or got == fast
+    if isinstance(fast, Identity):
         with path.open("rb") as stream:
             prefixed = content[128:132] == b"DICM"
             raw = io.FileIO(stream.fileno(), closefd=False)
-            assert reader.fields_by_pydicom(raw, prefixed=prefixed) == peeked.fields
+            assert reader.fields_by_pydicom(raw, prefixed=prefixed) == fast.fields
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])

@@ -36,7 +36,7 @@ from test_hostile_dicom import HEADER, IMAGE, KEYS, PLAIN, REST, enhanced, refer
 from test_malformed_dicom import is_cut, multiframe, odd, packaged, pixels, report, waveform
 
 from asyncimport.dicom import Identity, identify
-from asyncimport.source.archives import kind_of_container
+from asyncimport.source.archives import container_kind
 
 MIB = 1 << 20
 # CPU seconds of one look, and MiB that it may add to the process. The bounds of the code come to less than half of it.
@@ -240,7 +240,7 @@ class Figures:
         began = thread_time()
         try:
             first = outcome(lambda: identify(str(path)))
-            kind = kind_of_container(str(path)) if isinstance(first, tuple) and first[0] == "NotDicom" else None
+            kind = container_kind(str(path)) if isinstance(first, tuple) and first[0] == "NotDicom" else None
         except BaseException as error:
             error.add_note(f"the file of seed {seed!r}")
             raise

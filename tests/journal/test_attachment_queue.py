@@ -23,7 +23,7 @@ from asyncimport.model import (
     Ignored,
     Outcome,
     Refused,
-    Sealed,
+    SealedDelivery,
     Summary,
     Verdict,
 )
@@ -81,7 +81,7 @@ class Book:
         *rules: str,
         answer: Callable[[Attachment], AttachmentResult] = sent,
         outcome: Callable[[Claim], Outcome] = stored,
-        verdict: Callable[[Sealed], Verdict] = archived,
+        verdict: Callable[[SealedDelivery], Verdict] = archived,
         places: Sequence[str] = (ROOT,),
         roots: Sequence[str] | None = None,
         retry_refused: bool = False,
@@ -429,7 +429,7 @@ class TestLaterRuns:
     def test_refusals_of_the_server(self, book: Book) -> None:
         """Its state may have changed: the next run asks again, unasked."""
         book.disk.put(other("v1/a.pdf"))
-        assert book.run(answer=lambda one: AttachmentResult(one, REFUSED, "403", by_state=True)) == ["a.pdf"]
+        assert book.run(answer=lambda one: AttachmentResult(one, REFUSED, "403", blames_server=True)) == ["a.pdf"]
         assert book.counts == {"refused": 1}
         assert book.run() == ["a.pdf"]
         assert book.counts == {"stored": 1}
@@ -446,12 +446,12 @@ class TestLaterRuns:
             journal.attachments.assign([ROOT], lambda _: "REPORTS")
             enclosure = journal.attachments.claim()
             assert enclosure is not None
-            assert not enclosure.attachments[0].is_begun
+            assert not enclosure.attachments[0].is_started
             journal.attachments.start(enclosure.attachments)
         begun: list[bool] = []
 
         def look(attachment: Attachment) -> AttachmentResult:
-            begun.append(attachment.is_begun)
+            begun.append(attachment.is_started)
             return answer(attachment)
 
         book.run(answer=look)
@@ -476,7 +476,7 @@ class TestLaterRuns:
         """It waits, and is handed out by the run that sees it archived."""
         book.disk.put(other("v1/a.pdf"))
 
-        def built(sealed: Sealed) -> Verdict:
+        def built(sealed: SealedDelivery) -> Verdict:
             return Built(sealed.delivery, "/prearchive/x")
 
         assert book.run(verdict=built) == []
@@ -549,17 +549,17 @@ class TestHandedOut:
             rules = [AttachRule.parse(text) for text in ("*.pdf=REPORTS", "*.csv=DATA")]
             assert journal.attachments.assign([ROOT], lambda path: resource_of(rules, path)) == 1_203
             found = self.claims(journal)
-            assert sorted((one.resource.place.session, one.resource.label, len(one.attachments)) for one in found) == [
+            assert sorted((one.resource.owner.session, one.resource.label, len(one.attachments)) for one in found) == [
                 ("E1", "DATA", 1),
                 ("E1", "REPORTS", 500),
                 ("E2", "REPORTS", 1),
             ]
-            place = found[0].resource.place
+            place = found[0].resource.owner
             assert (place.project, place.subject, place.study_uid, place.scan) == ("P", "S1", E1.study_uid, "")
             handed = [one.name for enclosure in found for one in enclosure.attachments]
             for size in (500, 201):
                 reports = next(
-                    one for one in found if (one.resource.label, one.resource.place.session) == ("REPORTS", "E1")
+                    one for one in found if (one.resource.label, one.resource.owner.session) == ("REPORTS", "E1")
                 )
                 journal.attachments.record(reports, [sent(one) for one in reports.attachments])
                 found = self.claims(journal)
@@ -630,7 +630,7 @@ class TestForgetting:
         book.disk.put(other("v1/a.pdf"), instance("v2/1", E2), other("v2/b.pdf"))
         book.run()
         with Pruner.of(book.path) as pruner:
-            pruner.sessions("E1")
+            pruner.find_sessions("E1")
             pruner.prune()
         assert book.names("E1") == {}
         assert book.names("E2") == {"REPORTS/b.pdf": "STORED"}
@@ -656,7 +656,7 @@ class TestForgetting:
             (enclosure,) = JournalReader.of(journal).stored_attachment_batches()
             journal.attachments.requeue([one.key for one in enclosure.attachments])
         with Pruner.of(book.path) as pruner:
-            pruner.gone()
+            pruner.find_gone()
             assert {Path(matter.example).name for matter in pruner.found} == {"b.pdf"}
             pruner.prune()
         assert book.names() == {"R/a.pdf": "PENDING"}

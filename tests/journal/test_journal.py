@@ -52,7 +52,7 @@ from asyncimport.model import (
     Outcome,
     Refusal,
     Refused,
-    Sealed,
+    SealedDelivery,
     Session,
     Stored,
     Verdict,
@@ -125,7 +125,7 @@ def second_row(claim: Claim) -> Outcome:
     return Refused(claim, "a second row", whole_session=True, kind=Refusal.SERVER, second_row=True)
 
 
-def deleted(sealed: Sealed) -> Verdict:
+def deleted(sealed: SealedDelivery) -> Verdict:
     """Find that somebody has deleted its row."""
     return Deleted(sealed.delivery)
 
@@ -140,12 +140,12 @@ def unreadable(claim: Claim) -> Outcome:
     return Failed(claim, "the file cannot be read", unreadable=True)
 
 
-def held(sealed: Sealed) -> Verdict:
+def held(sealed: SealedDelivery) -> Verdict:
     """Let XNAT not archive the session."""
     return Held(sealed.delivery, "conflict")
 
 
-def built(sealed: Sealed) -> Verdict:
+def built(sealed: SealedDelivery) -> Verdict:
     """Leave the session in the prearchive."""
     return Built(sealed.delivery, sealed.delivery.uri or "")
 
@@ -407,7 +407,7 @@ def test_the_number_of_begun_sessions_is_bounded(journal: Journal, disk: Disk) -
     sealed = sealed_by(journal)
     assert sealed is not None
     assert journal.queue.claim(8, max_active=2) == []
-    journal.deliveries.close(archived(sealed))
+    journal.deliveries.record_verdict(archived(sealed))
     claims = journal.queue.claim(8, max_active=2)
     assert claims is not None
     assert names(claims) == ["E3-0"]
@@ -456,7 +456,7 @@ def test_empty_while_more_may_come_and_none_at_the_end(journal: Journal) -> None
     sealed = sealed_by(journal)
     assert sealed is not None
     assert journal.queue.claim(8, max_active=1) == []
-    journal.deliveries.close(archived(sealed))
+    journal.deliveries.record_verdict(archived(sealed))
     assert journal.queue.claim(8, max_active=1) is None
 
 
@@ -657,7 +657,7 @@ def test_one_delivery_of_a_subject_at_a_time(journal: Journal, disk: Disk) -> No
     assert second is not None
     assert [first.delivery.session, second.delivery.session] == [one, E3]
     assert sealed_by(journal) is None
-    journal.deliveries.close(archived(first))
+    journal.deliveries.record_verdict(archived(first))
     third = sealed_by(journal)
     assert third is not None
     assert third.delivery.session == other
@@ -672,7 +672,7 @@ def test_one_delivery_of_a_subject_at_a_time(journal: Journal, disk: Disk) -> No
     ],
 )
 def test_verdicts_are_recorded(
-    journal: Journal, disk: Disk, verdict: Callable[[Sealed], Verdict], row: tuple[str | None, ...]
+    journal: Journal, disk: Disk, verdict: Callable[[SealedDelivery], Verdict], row: tuple[str | None, ...]
 ) -> None:
     """The end of a delivery is noted with its address, how it was verified, or the reason."""
     disk.put(instance("a", E1))
@@ -730,7 +730,7 @@ def test_new_files_of_an_archived_session_are_a_new_delivery(path: Path, disk: D
         sealed = sealed_by(journal)
         assert sealed is not None
         assert sealed.sop_uids == {"1.2.E1.a", "1.2.E1.b"}
-        journal.deliveries.close(archived(sealed))
+        journal.deliveries.record_verdict(archived(sealed))
         assert deliveries(journal) == [("E1", 1, "ARCHIVED"), ("E1", 2, "ARCHIVED")]
     disk.put(instance("c", E1))
     assert whole_run(path, disk) == ["c"]
@@ -771,7 +771,7 @@ def test_new_files_wait_for_the_end_of_a_sealed_delivery(path: Path, disk: Disk)
         sealed = sealed_by(journal)
         assert sealed is not None
         assert journal.queue.claim(8, max_active=9) == []
-        journal.deliveries.close(archived(sealed))
+        journal.deliveries.record_verdict(archived(sealed))
         assert names(send(journal)) == ["b", "c", "d"]
         assert deliveries(journal) == [("E1", 1, "ARCHIVED"), ("E1", 2, "ARCHIVED")]
 
@@ -789,7 +789,7 @@ def test_a_sealed_delivery_ends_while_new_files_are_met(path: Path, disk: Disk, 
         sealed = sealed_by(journal)
         assert sealed is not None
         journal.scan.admit([instance("c", E1)])
-        journal.deliveries.close(archived(sealed))
+        journal.deliveries.record_verdict(archived(sealed))
         disk.put(instance("c", E1))
         journal.scan.finish([ROOT], archive_built=True, retry_held=False)
         assert names(send(journal)) == ["b", "c"]
@@ -831,7 +831,7 @@ def test_what_is_held_in_a_run_is_not_taken_up_in_it(path: Path, disk: Disk) -> 
     with opened(path) as journal:
         sealed = sealed_by(journal)
         assert sealed is not None
-        journal.deliveries.close(held(sealed))
+        journal.deliveries.record_verdict(held(sealed))
         scan(journal, disk, retry_held=True)
         assert sealed_by(journal) is None
         assert journal.queue.claim(8, max_active=9) is None
@@ -884,7 +884,7 @@ def test_what_became_of_a_row_is_asked_when_all_has_landed(journal: Journal, dis
     )
     assert deliveries(journal) == [("E1", 1, "OPEN")]
     # An administrator has archived it, without what came last.
-    journal.deliveries.close(Incomplete(found.delivery, "/archive/E1", frozenset(["1.2.E1.d"])))
+    journal.deliveries.record_verdict(Incomplete(found.delivery, "/archive/E1", frozenset(["1.2.E1.d"])))
     assert states(journal) == {"a": "STORED", "b": "STORED", "c": "PENDING", "d": "PENDING", "e": "PENDING"}
     assert deliveries(journal) == [("E1", 1, "ARCHIVED")]
     assert names(send(journal)) == ["c", "d", "e"]
@@ -942,7 +942,7 @@ def test_what_may_be_on_its_way_into_a_deleted_row_is_waited_for(journal: Journa
     assert isinstance(journal.deliveries.claim(settle_seconds=60), float)
     found = sealed_by(journal)
     assert found is not None
-    journal.deliveries.close(Deleted(found.delivery))
+    journal.deliveries.record_verdict(Deleted(found.delivery))
     for _ in range(2):
         claims = journal.queue.claim(1, max_active=1)
         assert claims is not None
@@ -1463,7 +1463,7 @@ def test_twins(journal: Journal, disk: Disk, batch: int) -> None:
     scan(journal, disk, batch=batch)
     assert names(send(journal)) == ["a"]
     assert kinds(journal) == {"a": "INSTANCE", "b": "DUPLICATE", "c": "SKIPPED", "d": "SKIPPED"}
-    assert journal.scan.collisions() == [("no label", 1), ("other bytes", 1)]
+    assert journal.scan.skip_reasons() == [("no label", 1), ("other bytes", 1)]
 
 
 def test_the_same_instance_in_two_sessions(journal: Journal, disk: Disk) -> None:
@@ -1479,7 +1479,7 @@ def test_one_label_for_two_studies(journal: Journal, disk: Disk) -> None:
     disk.put(instance("a", E1), instance("b", late), instance("c", late))
     scan(journal, disk)
     assert names(send(journal)) == ["a"]
-    ((reason, count),) = journal.scan.collisions()
+    ((reason, count),) = journal.scan.skip_reasons()
     assert count == 2
     assert "1.2.late" in reason
     assert E1.study_uid in reason
@@ -1506,7 +1506,7 @@ def test_one_study_under_two_names(journal: Journal, disk: Disk, other: Session,
     with opened(journal.path) if later else journal as run:
         scan(run, disk)
         assert names(send(run)) == []
-        ((reason, _),) = run.scan.collisions()
+        ((reason, _),) = run.scan.skip_reasons()
         assert f"goes to subject {E1.subject}, session {E1.label}" in reason
         assert f"subject {other.subject}, session {other.label}" in reason
 
@@ -1531,10 +1531,10 @@ def test_reroute_forgets_what_was_not_sent(path: Path, disk: Disk) -> None:
     with opened(path) as journal:
         scan(journal, disk)
         send(journal, lambda claim: answers.get(names([claim])[0], stored)(claim))
-        assert journal.scan.collisions() != []
+        assert journal.scan.skip_reasons() != []
     rules = {"project": "P", "subject": "new"}
     with opened(path, relabel=True, rules=rules) as journal:
-        assert JournalReader.of(journal).about() == {
+        assert JournalReader.of(journal).metadata() == {
             "destination": "https://xnat.test",
             "rule project": "P",
             "rule subject": "new",
@@ -1587,7 +1587,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.into: dict[tuple[str, str], int] = {}
         self.settled: set[tuple[str, str]] = set()
         self.uris: dict[int, str] = {}
-        self.sealed: dict[int, Sealed] = {}
+        self.sealed: dict[int, SealedDelivery] = {}
         self.scanning = True
         self.feeding = True
 
@@ -1706,7 +1706,7 @@ class AnyOrder(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.sealed)))
         sealed = self.sealed.pop(key)
         verdicts = [archived, held, deleted, *([] if sealed.is_open else [built])]
-        recorded = self.journal.deliveries.close(data.draw(st.sampled_from(verdicts))(sealed))
+        recorded = self.journal.deliveries.record_verdict(data.draw(st.sampled_from(verdicts))(sealed))
         if isinstance(recorded, Deleted):
             gone = {one for one in self.stored if self.into[one] == key}
             assert recorded.files == len(gone)

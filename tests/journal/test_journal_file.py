@@ -18,7 +18,7 @@ from journals import ROOT, RULES, Disk, archived, instance, meet, opened, scan, 
 from asyncimport.errors import JournalBusyError, JournalError, UsageError
 from asyncimport.journal import HeaderCache, Journal, JournalReader
 from asyncimport.journal.database import LockWait, connect_read_only
-from asyncimport.model import AttachmentBatch, File, FileKind, Ignored, Instance, Place, Resource, SubjectReport
+from asyncimport.model import AttachmentBatch, File, FileKind, Ignored, Instance, Resource, ResourceOwner, SubjectReport
 from asyncimport.pacing.shutdown import StoppedError
 
 HERE = Path(__file__).parent.parent / "support"
@@ -82,7 +82,7 @@ def level(journal: Journal) -> str:
 def test_what_must_not_be_forgotten_is_synced(path: Path) -> None:
     """What XNAT is called about, and what came of it, survives a power failure."""
     levels: dict[str, str] = {}
-    enclosure = AttachmentBatch(Resource(Place("P", "S1", "E1", "1.2.E1"), "DOCS"), ())
+    enclosure = AttachmentBatch(Resource(ResourceOwner("P", "S1", "E1", "1.2.E1"), "DOCS"), ())
     with Journal(path, destination="https://xnat.test", rules=RULES, clock=lambda: 1_000.0) as journal:
         levels["open"] = level(journal)
 
@@ -100,7 +100,7 @@ def test_what_must_not_be_forgotten_is_synced(path: Path) -> None:
         journal.queue.claim(1, max_active=1)
         levels["claim"] = level(journal)
         do("queue.record_outcomes", [stored(claim) for claim in claims or ()])
-        do("deliveries.close", archived(do("deliveries.claim")))
+        do("deliveries.record_verdict", archived(do("deliveries.claim")))
         do("deliveries.repair", session(), ["1.2.E1.a"])
         do("attachments.requeue", [])
         do("attachments.record", enclosure, [])
@@ -155,8 +155,8 @@ import os, signal, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("PRAGMA cache_size = 1")
 connection.execute("BEGIN IMMEDIATE")
-connection.execute("CREATE TABLE about (key TEXT, value TEXT)")
-connection.executemany("INSERT INTO about VALUES (?, ?)", [("x" * 1000, "y") for _ in range(1000)])
+connection.execute("CREATE TABLE metadata (key TEXT, value TEXT)")
+connection.executemany("INSERT INTO metadata VALUES (?, ?)", [("x" * 1000, "y") for _ in range(1000)])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -270,7 +270,7 @@ def test_another_programs_lock_is_waited_for(filled: Path) -> None:
             told.append(text)
             other.execute("ROLLBACK")
 
-        journal = stack.enter_context(opened(filled, lock_wait=LockWait(tell=tell)))
+        journal = stack.enter_context(opened(filled, lock_wait=LockWait(report=tell)))
         assert len(told) == 1
         assert str(filled) in told[0]
         assert "waiting" in told[0]
@@ -295,7 +295,7 @@ def test_a_lock_that_is_held_for_ever(filled: Path) -> None:
 def test_a_stop_ends_the_wait_for_a_lock(filled: Path) -> None:
     """When it is opened, and in the midst of it; the lock that runs have is given back, and nothing is lost."""
     ends = [inf]
-    lock_wait = LockWait(seconds=3, ends=lambda: ends[0])
+    lock_wait = LockWait(seconds=3, deadline=lambda: ends[0])
     with opened(filled, lock_wait=lock_wait) as journal, held(filled):
         ends[0] = 0.0
         with pytest.raises(StoppedError):
@@ -320,7 +320,7 @@ def test_a_survey_is_not_begun_anew_for_a_lock(tmp_path: Path) -> None:
             told.append(text)
             other.close()
 
-        with HeaderCache(path, LockWait(tell=tell)) as survey:
+        with HeaderCache(path, LockWait(report=tell)) as survey:
             assert survey.skip_known([File("/a", 1, 1)]) == []
     assert len(told) == 1
 
@@ -528,7 +528,7 @@ def test_an_error_that_is_not_the_databases(path: Path) -> None:
 def about(path: Path) -> dict[str, str]:
     """Return what a journal is bound to."""
     with JournalReader.open(path) as reader:
-        return reader.about()
+        return reader.metadata()
 
 
 def test_a_journal_is_bound_to_its_server_and_rules(path: Path) -> None:

@@ -14,8 +14,8 @@ from conftest import Commands
 from journals import instance, opened
 
 from asyncimport.journal import Admission, AdoptedFiles, Journal, JournalReader
-from asyncimport.model import Existing, Files, Stored
-from asyncimport.model.events import Event, Found, Settled
+from asyncimport.model import ArchivedContent, Files, Stored
+from asyncimport.model.events import Event, OutcomesRecorded, SessionFound
 from asyncimport.model.options import Options
 from asyncimport.model.summary import exit_code
 from asyncimport.pacing.shutdown import Stop
@@ -46,16 +46,16 @@ class Noted:
     """What was told, and something that happens at one of the events."""
 
     def __init__(self, when: type[Event] | None = None, then: Callable[[], None] = lambda: None) -> None:
-        self.found: list[Found] = []
+        self.found: list[SessionFound] = []
         self.outcomes = 0
         self._when = when
         self._then = then
 
     def __call__(self, event: Event) -> None:
         """Take note."""
-        if isinstance(event, Found):
+        if isinstance(event, SessionFound):
             self.found.append(event)
-        if isinstance(event, Settled):
+        if isinstance(event, OutcomesRecorded):
             self.outcomes += len(event.outcomes)
         if self._when is not None and isinstance(event, self._when):
             self._then()
@@ -68,7 +68,7 @@ async def before_the_first_file(xnat: TestXnat, url: str, tree: Path, book: Path
 async def in_mid_upload(xnat: TestXnat, url: str, tree: Path, book: Path) -> None:
     """Stop when some of the files have arrived."""
     stop = Stop()
-    noted = Noted(Settled, lambda: stop.request() if noted.outcomes >= 2 else None)
+    noted = Noted(OutcomesRecorded, lambda: stop.request() if noted.outcomes >= 2 else None)
     await upload(url, [tree], book, options=replace(SMALL, workers=1), report=noted, stop=stop)
     assert 0 < xnat.count["import"] < FILES
     assert not xnat.archived
@@ -174,15 +174,15 @@ async def test_files_that_are_met_later_are_found_too(xnat: TestXnat, url: str, 
 
 def test_files_that_the_scan_meets_late_are_found_too(tmp_path: Path) -> None:
     """What the archive has said of a session holds for what the walk comes to afterwards."""
-    there = Existing("/data/archive/E", frozenset({"1.2.E1.a", "1.2.E1.b"}))
+    there = ArchivedContent("/data/archive/E", frozenset({"1.2.E1.a", "1.2.E1.b"}))
     with opened(tmp_path / "journal.db") as journal:
         journal.scan.admit([instance("a"), instance("c")])
         (claim,) = journal.queue.claim(10, max_active=10) or []
-        assert claim.look
+        assert claim.check_archive
         assert journal.existing.adopt(claim, there) == AdoptedFiles(1, 10)
         assert journal.scan.admit([instance("b"), instance("d")]) == Admission([], [], 1, 10)
         (alone,) = journal.queue.claim(10, max_active=10) or []
-        assert (alone.look, alone.delivery.number, alone.instance.sop_uid) == (False, 2, "1.2.E1.c")
+        assert (alone.check_archive, alone.delivery.number, alone.instance.sop_uid) == (False, 2, "1.2.E1.c")
         journal.queue.record_outcomes([Stored(alone, "/prearchive/E1/1")])
         assert [one.instance.sop_uid for one in journal.queue.claim(10, max_active=10) or []] == ["1.2.E1.d"]
         assert JournalReader.of(journal).summary().files == Files(already_stored=2, stored=1, left=1)
@@ -190,7 +190,7 @@ def test_files_that_the_scan_meets_late_are_found_too(tmp_path: Path) -> None:
     with opened(tmp_path / "journal.db") as journal:
         journal.scan.admit([instance("e")])
         (claim,) = journal.queue.claim(10, max_active=10) or []
-        assert (claim.look, claim.delivery.number, claim.instance.sop_uid) == (True, 2, "1.2.E1.e")
+        assert (claim.check_archive, claim.delivery.number, claim.instance.sop_uid) == (True, 2, "1.2.E1.e")
         assert journal.existing.adopt(claim, there) is None
 
 

@@ -19,7 +19,7 @@ from asyncimport.model import (
     Ignored,
     Incomplete,
     Outcome,
-    Sealed,
+    SealedDelivery,
     SessionReport,
     Stored,
     Verdict,
@@ -86,7 +86,7 @@ def only(name: str, outcome: Callable[[Claim], Outcome]) -> Callable[[Claim], Ou
     return lambda claim: outcome(claim) if names([claim]) == [name] else stored(claim)
 
 
-def lacking(*uids: str, rejects: str = "", doubtful: str = "") -> Callable[[Sealed], Verdict]:
+def lacking(*uids: str, rejects: str = "", doubtful: str = "") -> Callable[[SealedDelivery], Verdict]:
     """Find the session archived, and these instances not in it; of some a script may be why."""
     missing, rejected, unknown = (frozenset(f"{SOP}.{uid}" for uid in names) for names in (uids, rejects, doubtful))
     return lambda sealed: Incomplete(
@@ -124,7 +124,7 @@ def test_a_delivery_waits_for_quiet(path: Path, disk: Disk, clock: Clock) -> Non
         clock.now += 29
         assert journal.deliveries.claim(settle_seconds=30) == 1
         clock.now += 1
-        assert isinstance(journal.deliveries.claim(settle_seconds=30), Sealed)
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), SealedDelivery)
 
 
 def test_what_failed_for_good_may_take_effect_too(path: Path, disk: Disk, clock: Clock) -> None:
@@ -147,7 +147,7 @@ def test_others_do_not_wait_with_it(path: Path, disk: Disk, clock: Clock) -> Non
         scan(journal, disk)
         settle_all(journal, only("visit/a", may_have_taken_effect))
         found = journal.deliveries.claim(settle_seconds=30)
-        assert isinstance(found, Sealed)
+        assert isinstance(found, SealedDelivery)
         assert found.delivery.session == E2
         assert journal.deliveries.claim(settle_seconds=30) == 30
 
@@ -164,7 +164,7 @@ def test_a_wait_is_what_it_is_though_the_clock_is_set(path: Path, disk: Disk, cl
         clock.set_by(seconds)
         assert journal.deliveries.claim(settle_seconds=30) == 20
         clock.now += 20
-        assert isinstance(journal.deliveries.claim(settle_seconds=30), Sealed)
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), SealedDelivery)
 
 
 @pytest.mark.parametrize("killed", [True, False])
@@ -184,7 +184,7 @@ def test_a_clock_that_was_a_day_ahead(path: Path, disk: Disk, clock: Clock, kill
         clock.now += 29
         assert journal.deliveries.claim(settle_seconds=30) == 1
         clock.now += 1
-        assert isinstance(journal.deliveries.claim(settle_seconds=30), Sealed)
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), SealedDelivery)
 
 
 def test_after_a_kill_everything_open_is_unsure(path: Path, disk: Disk, clock: Clock) -> None:
@@ -219,7 +219,7 @@ def test_after_an_orderly_end_only_what_was_in_flight_is_unsure(path: Path, disk
         scan(journal, disk)
         settle_all(journal, stored)
         found = journal.deliveries.claim(settle_seconds=30)
-        assert isinstance(found, Sealed)
+        assert isinstance(found, SealedDelivery)
         assert found.delivery.session == E2
         assert journal.deliveries.claim(settle_seconds=30) == 30
 
@@ -230,9 +230,9 @@ def test_a_seal_needs_no_quiet(path: Path, disk: Disk, clock: Clock) -> None:
         scan(journal, disk)
         settle_all(journal, may_have_taken_effect)
         clock.now += 30
-        assert isinstance(journal.deliveries.claim(settle_seconds=30), Sealed)
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), SealedDelivery)
     with begun(path, clock) as journal:
-        assert isinstance(journal.deliveries.claim(settle_seconds=30), Sealed)
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), SealedDelivery)
 
 
 # Partial sessions
@@ -403,7 +403,7 @@ def test_a_kill_in_the_midst_of_a_repair(path: Path, disk: Disk) -> None:
         settle_all(journal, stored)
         sealed = sealed_by(journal)
         assert sealed is not None
-        journal.deliveries.close(lacking("b")(sealed))
+        journal.deliveries.record_verdict(lacking("b")(sealed))
         assert states(journal) == {"a": "STORED", "b": "PENDING", "c": "STORED"}
         assert report(journal).state == "open"
     with opened(path) as journal:
@@ -474,17 +474,17 @@ def test_close_returns_what_was_recorded(path: Path, disk: Disk) -> None:
         settle_all(journal, stored)
         sealed = sealed_by(journal)
         assert sealed is not None
-        first = journal.deliveries.close(lacking("b")(sealed))
+        first = journal.deliveries.record_verdict(lacking("b")(sealed))
         settle_all(journal, stored)
         again = sealed_by(journal)
         assert again is not None
-        second = journal.deliveries.close(lacking("b")(again))
+        second = journal.deliveries.record_verdict(lacking("b")(again))
     assert isinstance(first, Incomplete)
     assert isinstance(second, Held)
 
 
 @pytest.mark.parametrize("verdict", [archived, lacking("a")], ids=["archived", "held"])
-def test_a_repair_that_is_asked_for(path: Path, disk: Disk, verdict: Callable[[Sealed], Verdict]) -> None:
+def test_a_repair_that_is_asked_for(path: Path, disk: Disk, verdict: Callable[[SealedDelivery], Verdict]) -> None:
     """Also of a session that an earlier run has verified, or held because of it: only what is missing waits."""
     with opened(path) as journal:
         scan(journal, disk)
@@ -530,7 +530,7 @@ def test_what_a_receipt_needs_is_kept(path: Path, disk: Disk, clock: Clock) -> N
         clock.now += 7
         sealed = sealed_by(journal)
         assert sealed is not None
-        journal.deliveries.close(Archived(sealed.delivery, "/archive/E1", "uids"))
+        journal.deliveries.record_verdict(Archived(sealed.delivery, "/archive/E1", "uids"))
         reader = JournalReader.of(journal)
         arrived = list(reader.stored_instances())
         (delivery,) = reader.deliveries()

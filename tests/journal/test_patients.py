@@ -30,7 +30,7 @@ def reasons(path: Path, *batches: list[Instance], merge: bool = False) -> list[s
     with Journal(path, destination="http://x", rules={}, allow_mixed_patients=merge) as journal:
         for batch in batches:
             journal.scan.admit(batch)
-        return [reason for reason, _ in journal.scan.collisions()]
+        return [reason for reason, _ in journal.scan.skip_reasons()]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_study_belongs_to_one_patient(tmp_path: Path, other: Patient) -> None:
         assert (
             journal.scan.admit([instance("a", "1", DOE), instance("b", "1", other), instance("c", "1", DOE)]).files == 2
         )
-        assert len(journal.scan.collisions()) == 1
+        assert len(journal.scan.skip_reasons()) == 1
     with Journal(path, destination="http://x", rules={}) as journal:
         assert journal.scan.admit([instance("d", "1", other), instance("e", "1", DOE)]).files == 1
         assert JournalReader.of(journal).summary().files.skipped == 1
@@ -141,7 +141,7 @@ def test_what_was_skipped_is_looked_into_again(tmp_path: Path) -> None:
         again = journal.scan.skip_known([item.file for item in batch])
         assert (again.files, [one.path for one in again.unknown]) == (1, ["/data/b"])
         assert journal.scan.admit([batch[1]]).files == 1
-        assert journal.scan.collisions() == []
+        assert journal.scan.skip_reasons() == []
 
 
 def test_the_journal_holds_no_names(tmp_path: Path) -> None:

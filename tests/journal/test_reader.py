@@ -26,7 +26,7 @@ from journals import (
 
 from asyncimport.journal import Journal, JournalReader
 from asyncimport.model import (
-    NOTHING_KEPT,
+    NOTHING_STORED,
     Built,
     Claim,
     Failed,
@@ -39,7 +39,7 @@ from asyncimport.model import (
     Problem,
     Refusal,
     Refused,
-    Sealed,
+    SealedDelivery,
     SessionReport,
     Summary,
     Verdict,
@@ -75,12 +75,12 @@ def failed(claim: Claim) -> Outcome:
     return Failed(claim, "no answer")
 
 
-def held(sealed: Sealed) -> Verdict:
+def held(sealed: SealedDelivery) -> Verdict:
     """Let XNAT not archive the session."""
     return Held(sealed.delivery, "conflict")
 
 
-def built(sealed: Sealed) -> Verdict:
+def built(sealed: SealedDelivery) -> Verdict:
     """Leave the session in the prearchive."""
     return Built(sealed.delivery, "/data" + (sealed.delivery.uri or ""))
 
@@ -200,7 +200,7 @@ def test_an_empty_journal(path: Path) -> None:
     ],
 )
 def test_states_of_a_session(
-    path: Path, disk: Disk, verdict: Callable[[Sealed], Verdict], report: SessionReport
+    path: Path, disk: Disk, verdict: Callable[[SealedDelivery], Verdict], report: SessionReport
 ) -> None:
     """Archived, built or held as its delivery ended, with its address; in later runs as in this one."""
     disk.put(instance("a", E1), instance("b", E1))
@@ -250,7 +250,7 @@ def test_a_session_is_open_until_its_verdict(path: Path, disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("verdict", [archived, built])
-def test_new_files_open_a_session_again(path: Path, disk: Disk, verdict: Callable[[Sealed], Verdict]) -> None:
+def test_new_files_open_a_session_again(path: Path, disk: Disk, verdict: Callable[[SealedDelivery], Verdict]) -> None:
     """A session that has ended is open while new files of it wait, and held when they fail."""
     disk.put(instance("a", E1))
     whole_run(path, disk, verdict=verdict, archive_built=False)
@@ -280,7 +280,7 @@ def test_a_session_of_which_nothing_was_kept(path: Path, disk: Disk) -> None:
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, refused)
     report = only_session(of_all(path))
-    assert (report.state, report.uri, report.reason) == ("held", None, NOTHING_KEPT)
+    assert (report.state, report.uri, report.reason) == ("held", None, NOTHING_STORED)
 
 
 def test_an_archived_session_whose_new_files_are_all_refused(path: Path, disk: Disk) -> None:

@@ -33,7 +33,7 @@ from asyncimport.model import (
     Patient,
     Refusal,
     Refused,
-    Sealed,
+    SealedDelivery,
     Session,
     Verdict,
 )
@@ -83,7 +83,7 @@ class Place:
         self.disk.put(Ignored(self._file(self.root / name), FileKind.NOT_DICOM, "no DICOM"))
 
     def _file(self, path: Path) -> File:
-        return File.of(str(path), path.stat(), lasting=True)
+        return File.of(str(path), path.stat(), has_stable_inodes=True)
 
     def remove(self, *names: str) -> None:
         """Delete files."""
@@ -95,7 +95,7 @@ class Place:
     def run(
         self,
         answer: Callable[[Claim], Outcome] = stored,
-        verdict: Callable[[Sealed], Verdict] = archived,
+        verdict: Callable[[SealedDelivery], Verdict] = archived,
         *,
         archive_built: bool = True,
     ) -> list[str]:
@@ -160,17 +160,17 @@ def refused(claim: Claim) -> Outcome:
     return Refused(claim, "XNAT did not keep it", kind=Refusal.DROPPED)
 
 
-def held(sealed: Sealed) -> Verdict:
+def held(sealed: SealedDelivery) -> Verdict:
     """Let XNAT not archive the session."""
     return Held(sealed.delivery, "conflict")
 
 
-def unverified(sealed: Sealed) -> Verdict:
+def unverified(sealed: SealedDelivery) -> Verdict:
     """Archive the session, and compare nothing."""
     return Archived(sealed.delivery, "/archive", None)
 
 
-def built(sealed: Sealed) -> Verdict:
+def built(sealed: SealedDelivery) -> Verdict:
     """Leave the session in the prearchive."""
     return Built(sealed.delivery, "/data" + (sealed.delivery.uri or ""))
 
@@ -186,7 +186,7 @@ class TestSession:
         place.run()
         place.put_bad("d", E1)
         place.run()
-        assert place.forget(lambda it: it.sessions("e1")) == [("held", 1, None)]
+        assert place.forget(lambda it: it.find_sessions("e1")) == [("held", 1, None)]
         assert place.states() == {"E2": "archived"}
         assert place.run() == ["a"]
         assert place.states() == {"E1": "held", "E2": "archived"}
@@ -202,7 +202,7 @@ class TestSession:
         place.remove("a")
         place.put("b", session("E1", study="1.2.other"), patient="P2")
         assert place.run() == []
-        place.forget(lambda it: it.sessions("E1"))
+        place.forget(lambda it: it.find_sessions("E1"))
         assert place.rows("SELECT count(*) FROM patient") == [(0,)]
         assert place.run() == ["b"]
         assert place.states() == {"E1": "archived"}
@@ -216,7 +216,7 @@ class TestSession:
         place.remove("a")
         place.put("a", E2)
         place.run()
-        assert place.forget(lambda it: it.sessions("E2")) == [("archived", 1, None)]
+        assert place.forget(lambda it: it.find_sessions("E2")) == [("archived", 1, None)]
         # The archive has E2 still, under its subject, and whose it is.
         assert place.rows("SELECT subject, id, archived FROM patient") == [("S1", "P1", None), ("S2", "", 1)]
         assert place.rows("SELECT state FROM instance") == [("STORED",), ("STORED",)]
@@ -229,7 +229,7 @@ class TestSession:
         ids=["held", "built", "open"],
     )
     def test_xnat_holds_a_part_of_it(
-        self, place: Place, answer: Callable[[Claim], Outcome], verdict: Callable[[Sealed], Verdict]
+        self, place: Place, answer: Callable[[Claim], Outcome], verdict: Callable[[SealedDelivery], Verdict]
     ) -> None:
         """What stands in the prearchive would be a stray there; whoever has seen to it may force it."""
         place.put("a", E1)
@@ -237,10 +237,10 @@ class TestSession:
         place.run(answer, verdict)
         before = place.states()
         with pytest.raises(UsageError, match="unfinished delivery of it: E1 in /prearchive/E1/1") as error:
-            place.forget(lambda it: it.sessions("E1"))
+            place.forget(lambda it: it.find_sessions("E1"))
         assert "--force" in error.value.hint
         assert place.states() == before
-        place.forget(lambda it: it.sessions("E1", force=True))
+        place.forget(lambda it: it.find_sessions("E1", force=True))
         assert place.states() == {}
         assert place.run() == ["a", "b"]
 
@@ -251,12 +251,12 @@ class TestSession:
         place.put("c", E3)
         place.run(answers(b=refused), lambda sealed: (held if sealed.delivery.session == E1 else archived)(sealed))
         assert place.states() == {"E1": "held", "E2": "held", "E3": "archived"}
-        assert place.forget(Pruner.held) == [
+        assert place.forget(Pruner.find_held) == [
             ("held", 1, "XNAT holds an unfinished delivery of it"),
             ("held", 1, None),
         ]
         assert place.states() == {"E1": "held", "E3": "archived"}
-        assert place.forget(lambda it: it.held(force=True)) == [("held", 1, None)]
+        assert place.forget(lambda it: it.find_held(force=True)) == [("held", 1, None)]
         assert place.run() == ["a", "b"]
 
     def test_nobody_knows_it(self, place: Place) -> None:
@@ -264,7 +264,7 @@ class TestSession:
         place.put("a", E1)
         place.run()
         with pytest.raises(UsageError, match="knows no session E7"):
-            place.forget(lambda it: it.sessions("E7"))
+            place.forget(lambda it: it.find_sessions("E7"))
 
 
 class TestGone:
@@ -280,7 +280,7 @@ class TestGone:
         place.remove("b", "d", "e")
         place.run()
         assert place.states() == {"E1": "held"}
-        found = place.forget(Pruner.gone)
+        found = place.forget(Pruner.find_gone)
         assert sorted(found) == [("failed", 1, None), ("not_dicom", 1, None), ("unreadable", 1, None)]
         assert place.run() == []
         assert place.states() == {"E1": "archived"}
@@ -296,7 +296,7 @@ class TestGone:
         place.put("b", E2)
         place.run()
         assert place.states() == {"E1": "held", "E2": "archived"}
-        assert place.forget(Pruner.gone) == [("failed", 1, None)]
+        assert place.forget(Pruner.find_gone) == [("failed", 1, None)]
         assert place.run() == []
         assert place.states() == {"E1": "archived", "E2": "archived"}
 
@@ -307,7 +307,7 @@ class TestGone:
         with place.opened() as journal:
             meet(journal, place.disk)
         place.remove("a")
-        assert place.forget(Pruner.gone) == [("pending", 1, None)]
+        assert place.forget(Pruner.find_gone) == [("pending", 1, None)]
         assert place.states() == {}
         assert place.run() == ["b"]
 
@@ -318,7 +318,7 @@ class TestGone:
         place.put("c", E2)
         place.run()
         place.remove("a", "b")
-        assert place.forget(Pruner.gone) == [("duplicate", 1, None)]
+        assert place.forget(Pruner.find_gone) == [("duplicate", 1, None)]
         with JournalReader.open(place.path) as reader:
             assert [len(reader.acknowledged(one.session)[0]) for one in reader.session_reports()] == [1, 1]
 
@@ -328,9 +328,9 @@ class TestGone:
         place.put("b", E1)
         place.run(answers(b=refused), built, archive_built=False)
         place.remove("b")
-        assert place.forget(Pruner.gone) == [("refused", 1, "XNAT holds an unfinished delivery of it")]
+        assert place.forget(Pruner.find_gone) == [("refused", 1, "XNAT holds an unfinished delivery of it")]
         place.run()
-        assert place.forget(Pruner.gone) == [("refused", 1, None)]
+        assert place.forget(Pruner.find_gone) == [("refused", 1, None)]
 
     def test_a_disk_that_is_not_mounted(self, place: Place) -> None:
         """Where nothing at all is left, nobody has deleted single files."""
@@ -344,9 +344,9 @@ class TestGone:
             (place.root / name).rmdir()
         kept = "nothing at all is left around it, as where a disk is not mounted"
         # Whoever has deleted a directory has left its neighbours.
-        assert place.forget(Pruner.gone) == [("failed", 1, kept), ("failed", 1, kept), ("failed", 1, None)]
+        assert place.forget(Pruner.find_gone) == [("failed", 1, kept), ("failed", 1, kept), ("failed", 1, None)]
         assert place.states() == {"E1": "held", "E2": "held"}
-        assert len(place.forget(lambda it: it.gone(force=True))) == 2
+        assert len(place.forget(lambda it: it.find_gone(force=True))) == 2
         assert place.states() == {}
 
     def test_a_disk_that_does_not_answer(self, place: Place) -> None:
@@ -355,7 +355,7 @@ class TestGone:
         place.run(failed)
         place.remove("a")
         (place.root / "a").symlink_to(place.root / "a")
-        assert place.forget(Pruner.gone) == []
+        assert place.forget(Pruner.find_gone) == []
 
 
 class TestArchived:
@@ -369,8 +369,8 @@ class TestArchived:
         place.put("d", E3)
         place.run(verdict=lambda sealed: unverified(sealed) if sealed.delivery.session == E3 else archived(sealed))
         place.remove("a", "b", "d")
-        assert place.forget(lambda it: it.archived(1_000.0)) == []
-        assert place.forget(lambda it: it.archived(1_001.0)) == [
+        assert place.forget(lambda it: it.find_archived(1_000.0)) == []
+        assert place.forget(lambda it: it.find_archived(1_001.0)) == [
             ("archived", 1, None),
             ("archived", 2, "1 of its files are still on disk, and would be sent again"),
         ]
@@ -382,7 +382,7 @@ class TestArchived:
         place.put("z", E2)
         place.run()
         place.remove("a")
-        assert place.forget(lambda it: it.archived(2_000.0)) == [
+        assert place.forget(lambda it: it.find_archived(2_000.0)) == [
             ("archived", 1, None), ("archived", 1, "1 of its files are still on disk, and would be sent again")
         ]  # fmt: skip
         place.put("b", session("E1", study="1.2.other"), patient="P1")
@@ -393,8 +393,8 @@ class TestArchived:
         assert place.states()["E1"] == "archived"
         # Its label can be freed all the same.
         place.remove("b", "d")
-        place.forget(lambda it: it.archived(2_000.0))
-        assert place.forget(lambda it: it.sessions("E1")) == [("archived", 0, None)]
+        place.forget(lambda it: it.find_archived(2_000.0))
+        assert place.forget(lambda it: it.find_sessions("E1")) == [("archived", 0, None)]
 
     def test_an_unfinished_delivery_keeps_it(self, place: Place) -> None:
         """What came later for it is not through yet."""
@@ -404,7 +404,7 @@ class TestArchived:
         place.run(verdict=built, archive_built=False)
         place.remove("a", "b")
         place.put("z", E2)
-        assert place.forget(lambda it: it.archived(2_000.0)) == []
+        assert place.forget(lambda it: it.find_archived(2_000.0)) == []
 
 
 class TestAtOnce:
@@ -419,7 +419,7 @@ class TestAtOnce:
                 "CREATE TRIGGER full BEFORE DELETE ON session BEGIN SELECT raise(ABORT, 'the disk is full'); END"
             )
         with pytest.raises(Exception, match="the disk is full"):
-            place.forget(lambda it: it.sessions("E1"))
+            place.forget(lambda it: it.find_sessions("E1"))
         assert place.states() == {"E1": "archived"}
         assert place.rows("SELECT count(*) FROM file") == [(1,)]
 
@@ -428,7 +428,7 @@ class TestAtOnce:
         place.put("a", E1)
         place.run()
         with Pruner.of(place.path) as pruner:
-            pruner.sessions("E1")
+            pruner.find_sessions("E1")
         assert place.states() == {"E1": "archived"}
 
     def test_a_run_cannot_begin_meanwhile(self, place: Place) -> None:
@@ -449,7 +449,7 @@ class TestAtOnce:
             claims = journal.queue.claim(1, max_active=1)
             assert claims
             journal.queue.record_outcomes([stored(claim) for claim in claims])
-        place.forget(Pruner.gone)
+        place.forget(Pruner.find_gone)
         place.opened().close()
         assert place.rows("SELECT interrupted_at FROM delivery") == [(1_000.0,)]
 

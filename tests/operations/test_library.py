@@ -26,12 +26,12 @@ from asyncimport import (
     rules_from,
 )
 from asyncimport.errors import LoginRefusedError
-from asyncimport.model import Place
+from asyncimport.model import ResourceOwner
 from asyncimport.operations.journals import journal_path
 from asyncimport.operations.subjects import read_table
 from asyncimport.reporting.entries import Entry, RunEnded, RunStarted
 from asyncimport.routing.attachment_file import AttachRow
-from asyncimport.source.attachment_files import files_by_resource
+from asyncimport.source.attachment_files import group_by_resource
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
@@ -86,8 +86,8 @@ async def test_the_whole_job(url: str, tmp_path: Path) -> None:
     assert isinstance(told.entries[0], RunStarted)
     assert isinstance(told.entries[-1], RunEnded)
     (session,) = [one.session for one in result.summary.sessions]
-    row = AttachRow(0, str(report), Place("demo", "", session.label, "", ""), "REPORTS", "", "", "", "")
-    batches = await to_thread.run_sync(files_by_resource, [row], [])
+    row = AttachRow(0, str(report), ResourceOwner("demo", "", session.label, "", ""), "REPORTS", "", "", "", "")
+    batches = await to_thread.run_sync(group_by_resource, [row], [])
     attached = await asyncimport.attach(AttachRequest(server=server, batches=batches))
     assert attached.raise_for_error().counts()["sent"] == 1
     rows, issues = await to_thread.run_sync(read_table, table, "demo")

@@ -39,25 +39,33 @@ from asyncimport.errors import (
 from asyncimport.journal import Journal
 from asyncimport.model import (
     Archived,
+    ArchivedContent,
+    ArchivedPatient,
     Body,
     Claim,
     Delivery,
     Digest,
     Dropped,
-    Existing,
     File,
     FileKind,
     Held,
     Ignored,
     Instance,
-    Occupant,
     Outcome,
-    Sealed,
+    SealedDelivery,
     Session,
     Summary,
     Verdict,
 )
-from asyncimport.model.events import Admitted, Event, RetryScheduled, ScanFinished, Scanned, ServerUnavailable, Settled
+from asyncimport.model.events import (
+    Admitted,
+    Event,
+    OutcomesRecorded,
+    RetryScheduled,
+    ScanFinished,
+    Scanned,
+    ServerUnavailable,
+)
 from asyncimport.model.options import Options
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
@@ -517,7 +525,7 @@ class Memory:
                 await self.before_last()
             yield found[start : start + self.batch]
 
-    async def look(self, files: Sequence[File]) -> list[Identity | Ignored]:
+    async def identify_many(self, files: Sequence[File]) -> list[Identity | Ignored]:
         """Look them up."""
         return [self.identify(file) for file in files]
 
@@ -542,7 +550,7 @@ class Memory:
         assert one != other
         return self.twins_equal
 
-    async def have(self, files: Sequence[tuple[File, Digest]]) -> list[bool | None]:
+    async def have_digests(self, files: Sequence[tuple[File, Digest]]) -> list[bool | None]:
         """Hold what was sent, or not, as the twins are equal."""
         return [self.twins_equal for _ in files]
 
@@ -560,10 +568,10 @@ class Shelf:
         self.finalized: list[str] = []
         self.at_work: set[str] = set()
         self.on_store: Callable[[Claim], Any] = no_wait
-        self.on_finalize: Callable[[Sealed], Any] = no_wait
-        self.sealed: list[Sealed] = []
+        self.on_finalize: Callable[[SealedDelivery], Any] = no_wait
+        self.sealed: list[SealedDelivery] = []
         self.there = False
-        self.archive: dict[str, Existing] = {}
+        self.archive: dict[str, ArchivedContent] = {}
         self.before: dict[str, frozenset[str]] = {}
 
     async def store(self, claim: Claim, body: Body) -> str:
@@ -573,7 +581,7 @@ class Shelf:
         self.stored.append(claim.instance.sop_uid)
         return f"/prearchive/{claim.instance.session.label}/{claim.delivery.number}"
 
-    async def explain(
+    async def find_drop_rules(
         self, _session: Session, headers: Sequence[Mapping[str, str] | None], *, archived: bool
     ) -> list[Dropped | None]:
         """Know of no rules."""
@@ -584,20 +592,20 @@ class Shelf:
         """Be there or not, as told."""
         return self.there
 
-    async def occupants(self, session: Session) -> Sequence[Occupant]:
+    async def archived_patients(self, session: Session) -> Sequence[ArchivedPatient]:
         """Nobody is in the archive."""
         assert session.subject
         return ()
 
-    async def find(self, claim: Claim) -> Existing | None:
+    async def find_existing(self, claim: Claim) -> ArchivedContent | None:
         """Find what is in the archive: nothing, unless a test puts it there."""
         return self.archive.get(claim.instance.session.label)
 
-    async def held_before(self, session: Session) -> frozenset[str] | None:
+    async def archived_uids(self, session: Session) -> frozenset[str] | None:
         """Let UIDs tell, unless a test says otherwise."""
         return self.before.get(session.label)
 
-    async def finalize(self, sealed: Sealed) -> Verdict:
+    async def finalize(self, sealed: SealedDelivery) -> Verdict:
         """Archive a delivery."""
         subject = sealed.delivery.session.subject
         assert subject not in self.at_work, "two deliveries of a subject at a time"
@@ -649,7 +657,7 @@ async def test_a_session_ends_when_the_walk_leaves_its_directory(book: Path) -> 
     shelf = Shelf()
     archived = anyio.Event()
 
-    async def first(_: Sealed) -> None:
+    async def first(_: SealedDelivery) -> None:
         archived.set()
 
     shelf.on_finalize = first
@@ -696,7 +704,7 @@ async def test_every_event_is_reported(book: Path) -> None:
     assert sum(event.size for event in events if isinstance(event, Scanned)) == 1100
     assert sum(event.files for event in events if isinstance(event, Admitted)) == 10
     assert [event for event in events if isinstance(event, ScanFinished)] == [ScanFinished(0, 0)]
-    assert sum(len(event.outcomes) for event in events if isinstance(event, Settled)) == 10
+    assert sum(len(event.outcomes) for event in events if isinstance(event, OutcomesRecorded)) == 10
     assert len([event for event in events if isinstance(event, Archived)]) == 2
     assert summary.files.stored == 10
 
@@ -759,7 +767,7 @@ async def test_deliveries_of_a_subject_are_finalised_one_at_a_time(book: Path) -
     patients = {f"{number}": "twice" for number in range(1, 5)}
     together = anyio.Event()
 
-    async def finalize(_: Sealed) -> None:
+    async def finalize(_: SealedDelivery) -> None:
         if len(shelf.at_work) > 2:
             together.set()
         await together.wait()
@@ -915,7 +923,7 @@ async def test_scan_first_waits_though_an_older_delivery_ends(book: Path) -> Non
     """What an earlier run has sealed is archived meanwhile, and that must not set the rest going."""
     shelf = Shelf()
 
-    async def never(_: Sealed) -> None:
+    async def never(_: SealedDelivery) -> None:
         raise UnavailableError("gone")
 
     shelf.on_finalize = never
@@ -946,7 +954,7 @@ async def test_new_files_of_a_sealed_delivery_wait_for_its_end(book: Path) -> No
     """They go into the next delivery: nothing is sent behind a seal."""
     shelf = Shelf()
 
-    async def never(_: Sealed) -> None:
+    async def never(_: SealedDelivery) -> None:
         raise UnavailableError("gone")
 
     shelf.on_finalize = never
@@ -957,7 +965,7 @@ async def test_new_files_of_a_sealed_delivery_wait_for_its_end(book: Path) -> No
     async def store(claim: Claim) -> None:
         order.append(f"store {claim.delivery.number}")
 
-    async def finalize(sealed: Sealed) -> None:
+    async def finalize(sealed: SealedDelivery) -> None:
         await anyio.wait_all_tasks_blocked()
         order.append(f"finalize {sealed.delivery.number}")
 
@@ -972,7 +980,7 @@ async def test_a_held_delivery_is_taken_up_when_asked_for(book: Path) -> None:
     """HELD waits for a person, and for `--retry`."""
     shelf = Shelf()
 
-    async def hold(sealed: Sealed) -> Held:
+    async def hold(sealed: SealedDelivery) -> Held:
         return Held(sealed.delivery, "a conflict")
 
     shelf.on_finalize = hold
@@ -1072,7 +1080,7 @@ async def test_a_stop_while_archiving_does_not_wait(book: Path) -> None:
     """SEALED is on disk: the next run goes on from there."""
     shelf, stop = Shelf(), Stop(grace=3600)
 
-    async def finalize(_: Sealed) -> None:
+    async def finalize(_: SealedDelivery) -> None:
         stop.request()
         await anyio.sleep_forever()
 
@@ -1247,7 +1255,7 @@ async def test_an_outage_while_finalising_is_waited_for(book: Path) -> None:
     shelf = Shelf()
     trouble = 5
 
-    async def finalize(_: Sealed) -> None:
+    async def finalize(_: SealedDelivery) -> None:
         nonlocal trouble
         if trouble:
             trouble -= 1
@@ -1286,7 +1294,7 @@ async def test_a_session_that_a_gateway_cannot_cope_with_stays_open(book: Path) 
     """Others get through meanwhile, so it is no outage, and no verdict either: the next run goes on with it."""
     shelf = Shelf()
 
-    async def finalize(sealed: Sealed) -> None:
+    async def finalize(sealed: SealedDelivery) -> None:
         if sealed.delivery.session.study_uid == "1":
             before = len(shelf.finalized)
             while len(shelf.finalized) < min(before + 1, 2):

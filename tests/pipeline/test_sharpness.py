@@ -39,7 +39,7 @@ from asyncimport.model import (
     Incomplete,
     Instance,
     Patient,
-    Sealed,
+    SealedDelivery,
     Session,
     Verdict,
 )
@@ -63,7 +63,7 @@ class Watching(XnatDestination):
         self.book = book
         self.seen: list[str] = []
 
-    async def finalize(self, sealed: Sealed) -> Verdict:
+    async def finalize(self, sealed: SealedDelivery) -> Verdict:
         """Look with a connection of its own, which sees what is committed and nothing else."""
 
         def state() -> str:
@@ -196,7 +196,7 @@ def test_a_study_of_merged_patients_takes_no_third(tmp_path: Path) -> None:
         journal.scan.admit([Instance(File("/m/1", 1, 1), "1.2.1", "1.9", where, Patient("1"))])
     with Journal(tmp_path / "book", destination="http://x", rules={}) as journal:
         journal.scan.admit([Instance(File("/m/2", 1, 1), "1.2.2", "1.9", where, Patient("2"))])
-        ((reason, files),) = journal.scan.collisions()
+        ((reason, files),) = journal.scan.skip_reasons()
     assert "the study holds files of two PatientIDs" in reason
     assert files == 1
 

@@ -37,10 +37,10 @@ from asyncimport.model import (
     Incomplete,
     Orphan,
     Outcome,
-    Place,
     Postponed,
     Refused,
     Resource,
+    ResourceOwner,
     Session,
     Stored,
     SubjectReport,
@@ -52,13 +52,13 @@ from asyncimport.model.events import (
     AttachmentsStarted,
     AttachmentsStored,
     Event,
-    Found,
-    Noticed,
+    Notice,
+    OutcomesRecorded,
     RetryScheduled,
     ScanFinished,
     Scanned,
     ServerUnavailable,
-    Settled,
+    SessionFound,
     Settling,
 )
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted
@@ -82,7 +82,7 @@ ATTACHMENT = Attachment(1, File("/data/LABEL1/\udcff.pdf", 1_000, 1), "_.pdf")
 
 def assign_attachments(state: AttachmentState, reason: str | None = None, md5: str | None = None) -> AttachmentsStored:
     """Make the end of one attachment."""
-    resource = Resource(Place("P", "LABEL1", "LABEL1_20200101", "1.2.3"), "REPORTS")
+    resource = Resource(ResourceOwner("P", "LABEL1", "LABEL1_20200101", "1.2.3"), "REPORTS")
     return AttachmentsStored(resource, (AttachmentResult(ATTACHMENT, state, reason, md5, sent=md5 is not None),))
 
 
@@ -91,15 +91,15 @@ EVERYTHING: dict[str, Entry] = {
     "scanned": Scanned(3, 3_000),
     "admitted": Admitted(3, 3_000),
     "scan_finished": ScanFinished(2, 1),
-    "file_stored": Settled((Stored(CLAIM, "/prearchive/projects/P/1/LABEL1_20200101", 2),)),
-    "file_refused": Settled((Refused(CLAIM, "XNAT refused the file (400: of LABEL1)", attempts=3),)),
-    "file_failed": Settled((Failed(CLAIM, "no answer", unreadable=True),)),
-    "file_withheld": Settled((Withheld(CLAIM, "begun by somebody else (its subject is LABEL1); archive it"),)),
+    "file_stored": OutcomesRecorded((Stored(CLAIM, "/prearchive/projects/P/1/LABEL1_20200101", 2),)),
+    "file_refused": OutcomesRecorded((Refused(CLAIM, "XNAT refused the file (400: of LABEL1)", attempts=3),)),
+    "file_failed": OutcomesRecorded((Failed(CLAIM, "no answer", unreadable=True),)),
+    "file_withheld": OutcomesRecorded((Withheld(CLAIM, "begun by somebody else (its subject is LABEL1); archive it"),)),
     "call_repeated": RetryScheduled("the server failed (500: LABEL1)"),
     "server_away": ServerUnavailable("the server is overloaded or away (503)"),
     "server_back": ServerUnavailable(None),
-    "session_found": Found(CLAIM, "/data/archive/projects/P", 3, 3_000),
-    "noticed": Noticed("study 1.2: one PatientID under two subjects (LABEL1, LABEL2)"),
+    "session_found": SessionFound(CLAIM, "/data/archive/projects/P", 3, 3_000),
+    "noticed": Notice("study 1.2: one PatientID under two subjects (LABEL1, LABEL2)"),
     "session_waits": Settling(29.9996),
     "session_archived": Archived(CLAIM.delivery, "/data/archive/projects/P", "uids"),
     "session_built": Built(CLAIM.delivery, "/data/prearchive/projects/P/1/LABEL1_20200101"),
@@ -148,7 +148,7 @@ class TestJson:
         """No kind of event is forgotten, and docs/json.md names each."""
         told = {type(entry) for entry in EVERYTHING.values()}
         assert told >= set(get_args(Event)) | set(get_args(Entry))
-        outcomes = {type(entry.outcomes[0]) for entry in EVERYTHING.values() if isinstance(entry, Settled)}
+        outcomes = {type(entry.outcomes[0]) for entry in EVERYTHING.values() if isinstance(entry, OutcomesRecorded)}
         assert outcomes == set(get_args(Outcome))
         _, _, rest = PAGE.partition("\n## Events\n")
         rows = re.findall(r"^\| (`.*?`) \|", re.split(r"\n#", rest)[0], re.MULTILINE)
@@ -312,7 +312,7 @@ class TestRecorder:
     def test_a_slow_disk_does_not_hold_up_the_loop(self) -> None:
         """What does not fit is counted, said once, and noted where it is lacking."""
         disk = Disk()
-        many = Settled((Stored(CLAIM, "/x"),) * 10_000)
+        many = OutcomesRecorded((Stored(CLAIM, "/x"),) * 10_000)
         with disk.recorder() as recorder:
             disk.may_go_on.clear()
             recorder.note(many)
@@ -332,7 +332,7 @@ class TestRecorder:
         disk.may_go_on.clear()
         recorder = disk.recorder()
         with recorder:
-            recorder.note(Settled((Stored(CLAIM, "/x"),) * 20_000))
+            recorder.note(OutcomesRecorded((Stored(CLAIM, "/x"),) * 20_000))
             recorder.note(RetryScheduled("lost"))
             disk.may_go_on.set()
         assert disk.events()[20_000:] == ["events_lost 1"]
@@ -344,7 +344,7 @@ class TestRecorder:
             recorder.note(Scanned(1, 1))
             until(lambda: len(disk.lines) == 1)
             disk.is_full = True
-            recorder.note(Settled((Stored(CLAIM, "/x"),) * 3))
+            recorder.note(OutcomesRecorded((Stored(CLAIM, "/x"),) * 3))
             until(lambda: len(disk.complaints) == 1)
             recorder.note(Scanned(1, 1))
             until(lambda: recorder._written == recorder._noted)

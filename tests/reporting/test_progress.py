@@ -17,7 +17,7 @@ from asyncimport.model import (
     Session,
     Stored,
 )
-from asyncimport.model.events import Admitted, Event, RetryScheduled, ScanFinished, Scanned, Settled, Settling
+from asyncimport.model.events import Admitted, Event, OutcomesRecorded, RetryScheduled, ScanFinished, Scanned, Settling
 from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
 
 SESSION = Session("P", "S", "E", "1.2.3")
@@ -29,9 +29,9 @@ def claim(size: int = 1000) -> Claim:
     return Claim(1, Instance(File("/a.dcm", size, 0), "1.2.3.4", "1.2.3.5", SESSION), DELIVERY)
 
 
-def stored(number: int, size: int = 1000) -> Settled:
+def stored(number: int, size: int = 1000) -> OutcomesRecorded:
     """Make the event that files were stored."""
-    return Settled(tuple(Stored(claim(size), "/prearchive") for _ in range(number)))
+    return OutcomesRecorded(tuple(Stored(claim(size), "/prearchive") for _ in range(number)))
 
 
 class Watched:
@@ -67,8 +67,8 @@ OUTCOMES: tuple[Outcome, ...] = (
         ([Scanned(5, 5000), Scanned(7, 1)], {"scanned": 12}),
         ([Admitted(3, 3000), Admitted(2, 500)], {"waiting": 5, "waiting_size": 3500}),
         ([ScanFinished(4, 1)], {"scanning": False, "gone": 4, "gone_unsent": 1}),
-        ([Settled(OUTCOMES)], {"stored": 2, "stored_size": 1234, "refused": 1, "failed": 2}),
-        ([Settled(())], {}),
+        ([OutcomesRecorded(OUTCOMES)], {"stored": 2, "stored_size": 1234, "refused": 1, "failed": 2}),
+        ([OutcomesRecorded(())], {}),
         ([RetryScheduled("busy"), RetryScheduled("away")], {"repeated": 2, "trouble": "away"}),
         ([Archived(DELIVERY, "/data/archive", "uids"), Archived(DELIVERY, "/data/archive", None)], {"archived": 2}),
         ([Built(DELIVERY, "/data/prearchive")], {"built": 1}),
@@ -109,12 +109,14 @@ def test_line_after_the_scan() -> None:
 
 def test_line_tells_trouble() -> None:
     """What was refused, failed or held is told as soon as there is any of it, and calls that are repeated too."""
-    watched = Watched(ScanFinished(0, 0), Admitted(5, 1), Settled(OUTCOMES), Held(DELIVERY, "conflict"))
+    watched = Watched(ScanFinished(0, 0), Admitted(5, 1), OutcomesRecorded(OUTCOMES), Held(DELIVERY, "conflict"))
     assert watched.line(0.0)[3:] == ["1 refused, 2 failed, 1 held"]
     assert "1 calls repeated (last: the server is away)" in watched.line(0.0, RetryScheduled("the server is away"))
 
 
-@pytest.mark.parametrize("event", [Settled(OUTCOMES[2:3]), Settled(OUTCOMES[3:4]), Held(DELIVERY, "conflict")])
+@pytest.mark.parametrize(
+    "event", [OutcomesRecorded(OUTCOMES[2:3]), OutcomesRecorded(OUTCOMES[3:4]), Held(DELIVERY, "conflict")]
+)
 def test_line_tells_each_trouble(event: Event) -> None:
     """Any one of the three is reason enough to tell all three."""
     assert any("refused" in part for part in Watched(event).line(0.0))
@@ -138,7 +140,7 @@ def test_refused_and_failed_files_are_done_too() -> None:
     """Rate and time left count every file that has its verdict, for none of them is left to do."""
     watched = Watched(ScanFinished(0, 0), Admitted(10, 1))
     watched.line(0.0)
-    assert watched.line(1.0, Settled(OUTCOMES))[-2:] == ["5 files/s, 1.2 kB/s", "0:01 left"]
+    assert watched.line(1.0, OutcomesRecorded(OUTCOMES))[-2:] == ["5 files/s, 1.2 kB/s", "0:01 left"]
 
 
 def test_rate_is_that_of_the_last_quarter_of_a_minute() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.model import Place
+from asyncimport.model import ResourceOwner
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.routing import AttachRule, check_resource, name_in_resource, name_problem, resource_of
 from asyncimport.routing.attachment_file import AttachRow, read_attachments
@@ -174,7 +174,14 @@ class TestTables:
         assert read(text) == (
             [
                 AttachRow(
-                    2, "a/b.pdf", Place("P1", "S1", "E1", "1.2.3", "4"), "REPORTS", "r.pdf", "PDF", "report", "x,y"
+                    2,
+                    "a/b.pdf",
+                    ResourceOwner("P1", "S1", "E1", "1.2.3", "4"),
+                    "REPORTS",
+                    "r.pdf",
+                    "PDF",
+                    "report",
+                    "x,y",
                 )
             ],
             [],
@@ -184,7 +191,10 @@ class TestTables:
         """Names as pyxnat's scripts and XNAT have them, case, blanks and underscores aside; semicolons; a BOM."""
         text = "\ufeffFile;Experiment Label;StudyInstanceUID\na.pdf;E1;\nb.pdf;;1.2\n"
         assert read(text) == (
-            [AttachRow(2, "a.pdf", Place("P", "", "E1"), "R"), AttachRow(3, "b.pdf", Place("P", "", "", "1.2"), "R")],
+            [
+                AttachRow(2, "a.pdf", ResourceOwner("P", "", "E1"), "R"),
+                AttachRow(3, "b.pdf", ResourceOwner("P", "", "", "1.2"), "R"),
+            ],
             [],
         )
 
@@ -192,7 +202,7 @@ class TestTables:
         """They guard a cell, and are no part of it; others are."""
         text = "path,session,study_uid\n'-a.pdf,'0012,'1.20\n'a.pdf,E,\n"
         rows, issues = read(text)
-        assert [(row.path, row.place.session, row.place.study_uid) for row in rows] == [
+        assert [(row.path, row.owner.session, row.owner.study_uid) for row in rows] == [
             ("-a.pdf", "0012", "1.20"),
             ("'a.pdf", "E", ""),
         ]
@@ -201,20 +211,20 @@ class TestTables:
     @pytest.mark.parametrize(
         ("columns", "cells", "place"),
         [
-            ("session", "E", Place("P", "", "E")),
-            ("session,scan", "E,1", Place("P", "", "E", "", "1")),
-            ("subject", "S", Place("P", "S")),
-            ("subject,level", "S,Subject", Place("P", "S")),
-            ("subject,session,level", "S,E,session", Place("P", "S", "E")),
-            ("study_uid,level", "1.2,session", Place("P", "", "", "1.2")),
-            ("session,scan,level", "E,1,scan", Place("P", "", "E", "", "1")),
-            ("level", "PROJECT", Place("P")),
+            ("session", "E", ResourceOwner("P", "", "E")),
+            ("session,scan", "E,1", ResourceOwner("P", "", "E", "", "1")),
+            ("subject", "S", ResourceOwner("P", "S")),
+            ("subject,level", "S,Subject", ResourceOwner("P", "S")),
+            ("subject,session,level", "S,E,session", ResourceOwner("P", "S", "E")),
+            ("study_uid,level", "1.2,session", ResourceOwner("P", "", "", "1.2")),
+            ("session,scan,level", "E,1,scan", ResourceOwner("P", "", "E", "", "1")),
+            ("level", "PROJECT", ResourceOwner("P")),
         ],
     )
-    def test_levels(self, columns: str, cells: str, place: Place) -> None:
+    def test_levels(self, columns: str, cells: str, place: ResourceOwner) -> None:
         """Project, subject, session, scan."""
         rows, issues = read(f"path,{columns}\na,{cells}\n")
-        assert ([row.place for row in rows], issues) == ([place], [])
+        assert ([row.owner for row in rows], issues) == ([place], [])
 
     @pytest.mark.parametrize(
         ("columns", "cells", "column", "text"),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.model.texts import composed
+from asyncimport.model.texts import nfc
 from asyncimport.routing.plan_file import Key, KeyKind, PlanRow, write_plan
 from asyncimport.routing.plan_reader import read_plan
 from asyncimport.routing.plan_split import split
@@ -122,7 +122,7 @@ LABELS = st.text("abAB019_-Ee", min_size=1, max_size=255)
 TEMPTATIONS = ["'", "''", "=", "'=", "\uff1d", "0", "'0", "1E", "1.", "MAR", "\t", "'\n", " "]
 TEXTS = st.one_of(
     # In composed form, in which all cells are read.
-    st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], include_characters="\t\n")).map(composed),
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], include_characters="\t\n")).map(nfc),
     st.builds("{}{}".format, st.sampled_from(TEMPTATIONS), st.text("'=019.E-")),
 )
 COUNTS = st.none() | st.integers(0, 10**20)

@@ -204,8 +204,8 @@ def test_old_templates_mean_what_they_meant(pieces: list[str], values: list[str]
     fields = {name: value.strip() for name, value in zip(HEADER, values, strict=True)}
     assume(all(fields.values()))
     # But for the Unicode form: that of templates is one now.
-    composed = partial(unicodedata.normalize, "NFC")
-    assert composed(rendered(template, fields)) == composed(string.Formatter().vformat(template, (), fields))
+    nfc = partial(unicodedata.normalize, "NFC")
+    assert nfc(rendered(template, fields)) == nfc(string.Formatter().vformat(template, (), fields))
 
 
 @given(st.text(st.sampled_from("{}|:'\"/\\ 0.8aPatientID"), max_size=30))

@@ -11,7 +11,7 @@ from builders import image, logged_in, sop, upload, write
 
 from asyncimport.journal import JournalReader
 from asyncimport.model import Deleted, Summary
-from asyncimport.model.events import Event, Settled
+from asyncimport.model.events import Event, OutcomesRecorded
 from asyncimport.model.options import Options
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Administer, Fault, PrearchiveRow, Project, Reset, Script, Tell, TestXnat
@@ -66,7 +66,7 @@ async def stopped_after(url: str, visit: Path, book: Path, files: int) -> None:
 
     def report(event: Event) -> None:
         nonlocal stored
-        if isinstance(event, Settled):
+        if isinstance(event, OutcomesRecorded):
             stored += len(event.outcomes)
             if stored >= files:
                 stop.request()

@@ -32,7 +32,7 @@ from asyncimport.errors import (
     UnavailableError,
 )
 from asyncimport.model import Outcome, SessionReport, Summary
-from asyncimport.model.events import Event, RetryScheduled, ServerUnavailable, Settled
+from asyncimport.model.events import Event, OutcomesRecorded, RetryScheduled, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.summary import exit_code
 from asyncimport.pacing.outage import RetryBudget
@@ -720,7 +720,7 @@ async def test_a_fault_in_a_run(xnat: TestXnat, url: str, tmp_path: Path, stage:
     outcomes: list[Outcome] = []
 
     def report(event: Event) -> None:
-        if isinstance(event, Settled):
+        if isinstance(event, OutcomesRecorded):
             outcomes.extend(event.outcomes)
         # A server that restarts is back when the run has begun to wait for it.
         if isinstance(event, ServerUnavailable) and event.reason is not None and isinstance(action, Restart):

@@ -14,7 +14,7 @@ from conftest import Commands, Ended
 from journals import instance, opened, stored
 
 from asyncimport.journal import AdoptedFiles, JournalReader
-from asyncimport.model import Existing, Instance
+from asyncimport.model import ArchivedContent, Instance
 from asyncimport.routing import type_conflict
 from asyncimport.testserver import TestXnat
 
@@ -92,7 +92,7 @@ def test_a_report_waits_for_the_scan(tmp_path: Path, more: bool) -> None:
     def of(name: str, modality: str) -> Instance:
         return replace(instance(name), modality=modality)
 
-    there = Existing("/data/archive/E", frozenset({"1.2.E1.a"}), MR)
+    there = ArchivedContent("/data/archive/E", frozenset({"1.2.E1.a"}), MR)
     with opened(tmp_path / "journal.db") as journal:
         journal.scan.admit([of("a", "MR"), of("b", "SR")])
         (claim,) = journal.queue.claim(10, max_active=10) or []

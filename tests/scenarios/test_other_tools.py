@@ -16,7 +16,7 @@ from builders import image, logged_in, sop, upload, write
 from conftest import Commands, Ended
 
 from asyncimport.model import Session, Withheld
-from asyncimport.model.events import Event, Settled
+from asyncimport.model.events import Event, OutcomesRecorded
 from asyncimport.model.options import Options
 from asyncimport.testserver import ArchivedSession, Fault, PrearchiveRow, Reset, RowStatus, Status, Tell, TestXnat
 from asyncimport.xnat.prearchive import PrearchiveRows
@@ -398,7 +398,7 @@ async def test_a_prearchive_that_is_not_shown_is_looked_at_after_the_first_file(
     told: list[Withheld] = []
 
     def report(event: Event) -> None:
-        if isinstance(event, Settled):
+        if isinstance(event, OutcomesRecorded):
             told.extend(one for one in event.outcomes if isinstance(one, Withheld))
 
     summary = await upload(url, [visits], tmp_path / "book", report=report)

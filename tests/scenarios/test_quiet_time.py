@@ -186,7 +186,7 @@ def test_the_journal_leaves_alone_what_is_being_written(tmp_path: Path) -> None:
         while (found := journal.deliveries.claim()) is not None:
             assert not isinstance(found, float)
             labels.add(found.delivery.session.label)
-            journal.deliveries.close(archived(found))
+            journal.deliveries.record_verdict(archived(found))
         assert labels == {"E1", "E2", "E3"}
 
 

@@ -13,7 +13,7 @@ from builders import image, logged_in, looked_at, sop, upload, write
 from conftest import Commands
 
 from asyncimport.model import Withheld
-from asyncimport.model.events import Event, Settled
+from asyncimport.model.events import Event, OutcomesRecorded
 from asyncimport.model.options import Options
 from asyncimport.testserver import Fault, Gateway, PrearchiveRow, Reset, RowStatus, Tell, TestXnat
 from asyncimport.xnat.replies.images import parse_archive_uri
@@ -139,7 +139,7 @@ async def test_two_uploads_that_begin_in_the_same_moment(xnat: TestXnat, url: st
     told: list[Withheld] = []
 
     def report(event: Event) -> None:
-        if isinstance(event, Settled):
+        if isinstance(event, OutcomesRecorded):
             told.extend(one for one in event.outcomes if isinstance(one, Withheld))
 
     summary = await upload(url, [two], tmp_path / "book", report=report)

@@ -79,7 +79,7 @@ def test_a_patient_of_nothing_but_unsent_files_is_routed_anew(tmp_path: Path) ->
         journal.scan.admit([one])
     with Journal(path, destination="http://x", rules={"subject": "T"}, relabel=True) as journal:
         journal.scan.admit([other])
-        assert journal.scan.collisions() == []
+        assert journal.scan.skip_reasons() == []
 
 
 # --- the archive knows whose its sessions are

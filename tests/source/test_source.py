@@ -22,7 +22,7 @@ from builders import body_of, folder, image, open_files, sop, write
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, UsageError
-from asyncimport.model import File, FileKind, Ignored, Streamed
+from asyncimport.model import File, FileKind, Ignored, StreamedBody
 from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.source.folder import FileSource
 
@@ -277,7 +277,7 @@ async def test_small_bodies_are_bytes(tmp_path: Path, size: int) -> None:
 async def test_large_bodies_are_streamed_again_and_again(tmp_path: Path) -> None:
     """More than 1 MiB comes in pieces, from the start each time, with the size known before."""
     content = os.urandom(LARGE + 1)
-    body: Streamed = await body_of(write(tmp_path / "file", content))
+    body: StreamedBody = await body_of(write(tmp_path / "file", content))
     assert body.size == len(content)
     for _ in range(2):
         pieces = [piece async for piece in body]
@@ -319,7 +319,7 @@ async def test_what_changed_after_the_walk_is_not_read(tmp_path: Path, size: int
     assert content == b"other"
 
 
-async def consume(body: Streamed, then: object = None) -> int:
+async def consume(body: StreamedBody, then: object = None) -> int:
     """Take the first piece of a body, do something to the file, take the rest; return how much came."""
     size = 0
     async for piece in body:
@@ -417,7 +417,7 @@ async def test_many_headers_are_read_in_another_process(tmp_path: Path) -> None:
     gone = File(str(tmp_path / "gone"), 1, 1)
     odd = write(Path(os.fsdecode(bytes(tmp_path) + b"/\xff")), image(7))
     files = [*met, gone, odd]
-    looks = await source.look(files)
+    looks = await source.identify_many(files)
     assert looks == [await anyio.to_thread.run_sync(source.identify, file) for file in files]
     assert {type(look) for look in looks} == {Identity, Ignored}
     kinds = {look.kind for look in looks if isinstance(look, Ignored)}
@@ -429,11 +429,11 @@ async def test_a_process_that_dies_is_begun_again(tmp_path: Path) -> None:
     """As when the system is short of memory: none of the headers is left out."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
-    first = await source.look(files)
+    first = await source.identify_many(files)
     (process,) = readers()
     process.kill()
-    assert await source.look(files) == first
-    assert await source.look(files) == first
+    assert await source.identify_many(files) == first
+    assert await source.identify_many(files) == first
     assert children() == 1
 
 
@@ -448,8 +448,8 @@ async def test_a_file_that_ends_the_process_twice_is_unreadable(
     expected[2] = Ignored(
         files[2], FileKind.UNREADABLE, "to read its header ends the process that reads it", damaged=True
     )
-    assert await source.look(files) == expected
-    assert await source.look(files[:2]) == expected[:2]
+    assert await source.identify_many(files) == expected
+    assert await source.identify_many(files[:2]) == expected[:2]
     assert children() == 1
 
 
@@ -461,7 +461,7 @@ async def test_where_no_process_can_be_begun_headers_are_read_from_here(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
     before = readers()
     source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
-    looks = await source.look(files)
+    looks = await source.identify_many(files)
     assert {type(look) for look in looks} == {Identity}
     assert set(readers()) <= set(before)
 
@@ -474,7 +474,7 @@ async def test_a_stop_ends_the_process_that_reads(tmp_path: Path, monkeypatch: p
     source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path / "root"], many=0))
     before = threading.active_count()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(source.look, files)
+        tasks.start_soon(source.identify_many, files)
         while not hangs.exists():  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
@@ -488,12 +488,12 @@ async def test_the_process_that_reads_ends_with_the_walk(tmp_path: Path) -> None
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
     async for _ in source.batches():
-        await source.look(files)
+        await source.identify_many(files)
         assert children() == 1
     with anyio.fail_after(10):
         while children():  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.01)
-    await source.look(files)
+    await source.identify_many(files)
     assert children() == 1
     del source
     with anyio.fail_after(10):
@@ -505,7 +505,7 @@ async def test_few_headers_are_read_from_here(tmp_path: Path) -> None:
     """A process takes longer to begin than they take to read."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     source = await folder(tmp_path)
-    assert len(await source.look(files)) == 3
+    assert len(await source.identify_many(files)) == 3
     assert children() == 0
 
 
@@ -539,19 +539,19 @@ class Slow:
 async def test_where_opening_is_slow_many_are_opened_at_once(tmp_path: Path) -> None:
     """One at a time at first, and then as many as the waiting is worth; each tells its own, in its place."""
     files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
-    expected = await (await folder(tmp_path)).look(files)
+    expected = await (await folder(tmp_path)).identify_many(files)
     source = await folder(tmp_path)
     slow = Slow(tmp_path)
-    assert await source.look(files[:8]) == expected[:8]
+    assert await source.identify_many(files[:8]) == expected[:8]
     assert slow.most == 1
-    assert await source.look([*files, File(str(tmp_path / "gone"), 1, 1)]) == [
+    assert await source.identify_many([*files, File(str(tmp_path / "gone"), 1, 1)]) == [
         *expected,
         Ignored(File(str(tmp_path / "gone"), 1, 1), FileKind.UNREADABLE, "vanished", damaged=True),
     ]
     assert 16 <= slow.most <= 32
     assert slow.opens == 8 + 129
-    assert await source.look([]) == []
-    assert await source.look(files[:2]) == expected[:2]
+    assert await source.identify_many([]) == []
+    assert await source.identify_many(files[:2]) == expected[:2]
     slow.seconds = 0
 
 
@@ -560,11 +560,11 @@ async def test_where_opening_is_quick_again_threads_are_left_out(tmp_path: Path)
     files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
     source = await folder(tmp_path)
     slow = Slow(tmp_path)
-    await source.look(files[:8])
+    await source.identify_many(files[:8])
     for _ in range(20):
         slow.seconds = 1e-9
         slow.most = 0
-        await source.look(files)
+        await source.identify_many(files)
         if slow.most == 1:
             break
     slow.seconds = 0
@@ -576,10 +576,10 @@ async def test_a_stop_leaves_the_slow_reads_behind(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 65)]
     source = await folder(tmp_path)
     slow = Slow(tmp_path, 0.05)
-    await source.look(files[:4])
+    await source.identify_many(files[:4])
     before = threading.active_count()
     with anyio.move_on_after(0.02) as scope:
-        await source.look(files)
+        await source.identify_many(files)
     assert scope.cancelled_caught
     assert slow.opens < 4 + 64
     with anyio.fail_after(10):
@@ -594,11 +594,11 @@ async def test_another_process_opens_many_at_once_too(tmp_path: Path, monkeypatc
     root = tmp_path / "root"
     for_children(tmp_path, monkeypatch, f"count(path, {str(told)!r}) if path.startswith({str(root)!r}) else None")
     files = [write(root / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
-    here = await (await folder(root)).look(files)
+    here = await (await folder(root)).identify_many(files)
     source = await anyio.to_thread.run_sync(partial(FileSource, [root], many=0))
-    assert await source.look(files[:8]) == here[:8]
+    assert await source.identify_many(files[:8]) == here[:8]
     assert told.read_text() == "1"
-    assert await source.look(files) == here
+    assert await source.identify_many(files) == here
     assert int(told.read_text()) >= 16
 
 

@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.journal import Journal, JournalReader
-from asyncimport.model import Claim, Delivery, File, Instance, InstanceState, Sealed, Session, Summary
+from asyncimport.model import Claim, Delivery, File, Instance, InstanceState, SealedDelivery, Session, Summary
 from asyncimport.model.events import Event
 from asyncimport.model.options import Options
 from asyncimport.operations.comparison import SessionFinding, compare_sessions, verified_sources
@@ -101,7 +101,7 @@ def write(path: Path, content: bytes) -> File:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     found = path.stat()
-    return File.of(str(path), found, lasting=True)
+    return File.of(str(path), found, has_stable_inodes=True)
 
 
 def claim(file: File, *, number: int = 1, session: Session = SESSION, uri: str | None = None) -> Claim:
@@ -109,9 +109,9 @@ def claim(file: File, *, number: int = 1, session: Session = SESSION, uri: str |
     return Claim(number, Instance(file, sop(number), "1.2.3.4", session), Delivery(1, session, 1, uri))
 
 
-def sealed(uri: str, *numbers: int, session: Session = SESSION) -> Sealed:
+def sealed(uri: str, *numbers: int, session: Session = SESSION) -> SealedDelivery:
     """Make a sealed delivery of these instances."""
-    return Sealed(Delivery(1, session, 1, uri), frozenset(map(sop, numbers)))
+    return SealedDelivery(Delivery(1, session, 1, uri), frozenset(map(sop, numbers)))
 
 
 async def folder(*roots: str | Path) -> FileSource:

@@ -13,7 +13,7 @@ from asyncimport.model import (
     Ignored,
     Instance,
     Outcome,
-    Sealed,
+    SealedDelivery,
     Session,
     Stored,
     Verdict,
@@ -51,7 +51,7 @@ def stored(claim: Claim) -> Outcome:
     return Stored(claim, uri(claim))
 
 
-def archived(sealed: Sealed) -> Verdict:
+def archived(sealed: SealedDelivery) -> Verdict:
     """Archive the delivery, and find everything there."""
     return Archived(sealed.delivery, f"/archive/{sealed.delivery.session.label}", "uids")
 
@@ -126,7 +126,7 @@ def scan(
     return journal.scan.finish([ROOT], archive_built=archive_built, retry_held=retry_held, partial=partial)
 
 
-def sealed_by(journal: Journal) -> Sealed | None:
+def sealed_by(journal: Journal) -> SealedDelivery | None:
     """Take a delivery to be finalised, where none has to wait for quiet."""
     found = journal.deliveries.claim()
     assert not isinstance(found, float)
@@ -137,7 +137,7 @@ def send(
     journal: Journal,
     answer: Callable[[Claim], Outcome] = stored,
     *,
-    verdict: Callable[[Sealed], Verdict] = archived,
+    verdict: Callable[[SealedDelivery], Verdict] = archived,
     max_active: int = 200,
 ) -> list[Claim]:
     """Do what the rest of the line does until nothing will ever come again; return what was handed out."""
@@ -152,7 +152,7 @@ def send(
             journal.queue.record_outcomes([answer(claim) for claim in claims])
         sealed = sealed_by(journal)
         if sealed is not None:
-            journal.deliveries.close(verdict(sealed))
+            journal.deliveries.record_verdict(verdict(sealed))
         if not feeding and sealed is None:
             return sent
         assert claims or sealed or not feeding, "the line would wait for ever"
@@ -168,7 +168,7 @@ def whole_run(
     disk: Disk,
     answer: Callable[[Claim], Outcome] = stored,
     *,
-    verdict: Callable[[Sealed], Verdict] = archived,
+    verdict: Callable[[SealedDelivery], Verdict] = archived,
     retry_refused: bool = False,
     retry_held: bool = False,
     archive_built: bool = True,

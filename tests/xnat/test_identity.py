@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from asyncimport.model import Session
-from asyncimport.model.addresses import archived_as, as_archived, same_label
+from asyncimport.model.addresses import labels_in_address, labels_match, with_archived_subject
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.identity import row_conflict, session_conflict, subject_conflict
 from asyncimport.xnat.replies.images import Row
@@ -94,20 +94,20 @@ def test_what_is_archived_elsewhere_is_told() -> None:
     assert subject_conflict("S2", ASKED) == "the archive has it under another subject (S2, not S1)"
     assert subject_conflict("s1", ASKED) is None
     assert subject_conflict("", ASKED) is None
-    assert same_label("aB", "Ab")
+    assert labels_match("aB", "Ab")
 
 
 def test_an_address_names_subject_and_session() -> None:
     """As XNAT answers the archive step, with /data or without; nothing else is taken for one."""
-    assert archived_as("/data/archive/projects/P/subjects/S/experiments/E") == ("S", "E")
-    assert archived_as("/archive/projects/P/subjects/S/experiments/E") == ("S", "E")
-    assert archived_as("/data/prearchive/projects/P/1/E") is None
-    assert archived_as("/data/archive/projects/P") is None
+    assert labels_in_address("/data/archive/projects/P/subjects/S/experiments/E") == ("S", "E")
+    assert labels_in_address("/archive/projects/P/subjects/S/experiments/E") == ("S", "E")
+    assert labels_in_address("/data/prearchive/projects/P/1/E") is None
+    assert labels_in_address("/data/archive/projects/P") is None
 
 
 def test_a_session_is_told_as_xnat_has_it_only_where_it_is_the_same() -> None:
     """Under another subject it is not the session that was asked for, and goes by the names that were."""
     base = "/data/archive/projects/P/subjects"
-    assert as_archived(ASKED, f"{base}/s1/experiments/E1") == replace(ASKED, subject="s1")
+    assert with_archived_subject(ASKED, f"{base}/s1/experiments/E1") == replace(ASKED, subject="s1")
     for uri in (f"{base}/S2/experiments/E1", f"{base}/S1/experiments/E1_PET", "/prearchive/projects/P/1/E1", None):
-        assert as_archived(ASKED, uri) == ASKED
+        assert with_archived_subject(ASKED, uri) == ASKED

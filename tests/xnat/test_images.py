@@ -31,7 +31,7 @@ from builders import (
 from yarl import URL
 
 from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
-from asyncimport.model import Archived, Built, Deleted, Held, Incomplete, Sealed, Session
+from asyncimport.model import Archived, Built, Deleted, Held, Incomplete, SealedDelivery, Session
 from asyncimport.pacing.bandwidth import Rate
 from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tell, TestXnat, serve
@@ -543,7 +543,7 @@ async def test_a_row_of_somebody_else_is_not_finished(
     assert (xnat.count["build"], xnat.count["archive"]) == (0, 0)
 
 
-def counted(uri: str, *numbers: int, most: int) -> Sealed:
+def counted(uri: str, *numbers: int, most: int) -> SealedDelivery:
     """Make a sealed delivery of which somebody has counted the files."""
     return replace(sealed(uri, *numbers), most_files=most)
 

@@ -19,7 +19,7 @@ from aiohttp import web
 from builders import AT_ONCE, DEMO, QUICK, folder, listening, logged_in, no_sleep, open_files, write
 
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, RefusedError, TransientError, UnavailableError
-from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Place, Resource
+from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Resource, ResourceOwner
 from asyncimport.model.events import AttachmentsStored, Event, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.pacing.shutdown import Stop
@@ -55,7 +55,7 @@ from asyncimport.xnat.resources import Depth, Held, Resources
 pytestmark = pytest.mark.anyio
 
 STUDY = "1.2.840.1"
-SESSION = Place("demo", "S", "E", STUDY)
+SESSION = ResourceOwner("demo", "S", "E", STUDY)
 STORED, REFUSED, FAILED = AttachmentState.STORED, AttachmentState.REFUSED, AttachmentState.FAILED
 WRITES = ("file", "resource", "subject", "refresh", "other")
 
@@ -94,7 +94,7 @@ class Files:
         return [self.write(f"{one:04}.csv", f"{one:0{size}}".encode()) for one in range(number)]
 
 
-def into(*attachments: Attachment, label: str = "R", place: Place = SESSION, tags: str = "") -> AttachmentBatch:
+def into(*attachments: Attachment, label: str = "R", place: ResourceOwner = SESSION, tags: str = "") -> AttachmentBatch:
     """Make the enclosure of attachments."""
     return AttachmentBatch(Resource(place, label, tags), attachments)
 
@@ -341,7 +341,7 @@ async def test_the_beginning_of_a_file_is_ours_if_an_earlier_run_began_it(
     await add_file(xnat, session, "R", "a", b"whole fi")
     await add_file(xnat, session, "R", "b", b"whole FI")
     await add_file(xnat, session, "R", "c", b"whole fi")
-    attachments = [files.write(name, b"whole file", is_begun=name in "ab") for name in "abc"]
+    attachments = [files.write(name, b"whole file", is_started=name in "ab") for name in "abc"]
     filed = await fill(url, into(*attachments))
     assert [filed[name].state for name in "abc"] == [STORED, REFUSED, REFUSED]
     assert await file_bytes(xnat, session, "R", "a") == b"whole file"
@@ -375,7 +375,7 @@ async def test_a_catalog_that_cannot_be_refreshed(
     await add_file(xnat, session, "R", "a", b"theirs", catalogued=False)
     xnat.faults.add(Fault("refresh", Status(status), share=1))
     filed = await only(url, files.write("a", b"ours"))
-    assert (filed.state, filed.by_state) == (REFUSED, True)
+    assert (filed.state, filed.blames_server) == (REFUSED, True)
     assert "its catalog does not list" in str(filed.reason)
     assert await file_bytes(xnat, session, "R", "a") == b"theirs"
     # What a transfer of this very run has left is ours without being seen.
@@ -425,7 +425,7 @@ async def test_a_changed_file_is_not_sent_as_what_was_lost(
     """XNAT has lost what was stored, and the file holds other bytes by now: these go only where that is asked for."""
     changed = files.write("a", b"later", previous=md5(b"earlier"), previous_size=7)
     filed = await only(url, changed)
-    assert (filed.state, filed.by_state, xnat.count["file"]) == (REFUSED, True, 0)
+    assert (filed.state, filed.blames_server, xnat.count["file"]) == (REFUSED, True, 0)
     assert not session.own_resources
     assert "has changed since it was stored" in str(filed.reason)
     assert (await only(url, changed, replace_changed=True)).state is STORED
@@ -588,7 +588,7 @@ async def test_a_cut_over_an_earlier_state(
     await damage_file(xnat, session, "R", "b", bytes(500))
     again = files.write("b", bytes(1_000), previous=md5(b"earlier"), previous_size=7)
     assert (await only(url, again)).state is REFUSED
-    assert (await only(url, replace(again, is_begun=True))).state is STORED
+    assert (await only(url, replace(again, is_started=True))).state is STORED
     assert await file_bytes(xnat, session, "R", "b") == bytes(1_000)
 
 
@@ -1018,18 +1018,18 @@ async def test_sites_with_an_audit_trail(
 
 async def test_the_session_by_its_study(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
     """One is found; none and several are refused, and so is a label of another study."""
-    place = Place("demo", study_uid=STUDY)
+    place = ResourceOwner("demo", study_uid=STUDY)
     assert (await fill(url, into(files.write("a", b"1"), place=place)))["a"].state is STORED
     assert list(listed(session)) == ["a"]
-    none = (await fill(url, into(files.write("a", b"1"), place=Place("demo", study_uid="9.9"))))["a"]
+    none = (await fill(url, into(files.write("a", b"1"), place=ResourceOwner("demo", study_uid="9.9"))))["a"]
     assert (none.state, none.reason) == (REFUSED, "the archive has no session of study 9.9 in project demo")
-    wrong = (await fill(url, into(files.write("a", b"1"), place=Place("demo", "", "E", "9.9"))))["a"]
+    wrong = (await fill(url, into(files.write("a", b"1"), place=ResourceOwner("demo", "", "E", "9.9"))))["a"]
     assert (wrong.state, wrong.reason) == (REFUSED, "the archive has no such session of this study in project demo (E)")
     twin = add_session(xnat, "S", "F", study_uid=STUDY)
     two = (await fill(url, into(files.write("b", b"1"), place=place)))["b"]
     assert (two.state, two.reason) == (REFUSED, f"the archive has 2 sessions of study {STUDY} in project demo")
     assert twin.own_resources == {}
-    label = (await fill(url, into(files.write("b", b"1"), place=Place("demo", "", "F", STUDY))))["b"]
+    label = (await fill(url, into(files.write("b", b"1"), place=ResourceOwner("demo", "", "F", STUDY))))["b"]
     assert label.state is STORED
     assert list(listed(twin)) == ["b"]
 
@@ -1037,7 +1037,7 @@ async def test_the_session_by_its_study(xnat: TestXnat, url: str, session: Archi
 @pytest.mark.parametrize("uid", ["1.2&UID=1.2.840.1", "*", "1.2.840.1,1", "1.2.840.*"])
 async def test_a_study_that_is_none(xnat: TestXnat, url: str, session: ArchivedSession, files: Files, uid: str) -> None:
     """A table may have anything in this column: it cannot widen the question."""
-    filed = (await fill(url, into(files.write("a", b"1"), place=Place("demo", study_uid=uid))))["a"]
+    filed = (await fill(url, into(files.write("a", b"1"), place=ResourceOwner("demo", study_uid=uid))))["a"]
     assert filed.state is REFUSED
     assert session.own_resources == {}
     assert xnat.count["resource"] == 0
@@ -1046,7 +1046,7 @@ async def test_a_study_that_is_none(xnat: TestXnat, url: str, session: ArchivedS
 async def test_a_session_that_is_not_there(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
     """XNAT's listings would go on with the project's files: they are not taken for the session's."""
     await add_file(xnat, xnat.project("demo"), "R", "a", b"1")
-    filed = (await fill(url, into(files.write("a", b"1"), place=Place("demo", "", "NOPE"))))["a"]
+    filed = (await fill(url, into(files.write("a", b"1"), place=ResourceOwner("demo", "", "NOPE"))))["a"]
     assert (filed.state, filed.reason) == (REFUSED, "the archive has no such session in project demo (NOPE)")
     assert session.own_resources == {}
 
@@ -1057,7 +1057,7 @@ async def test_a_scan_that_is_not_there(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, scan: str, dry_run: bool
 ) -> None:
     """Nor do patterns, which XNAT would take, put a file anywhere."""
-    place = Place("demo", "", "E", "", scan)
+    place = ResourceOwner("demo", "", "E", "", scan)
     filed = (await fill(url, into(files.write("a", b"1"), place=place), dry_run=dry_run))["a"]
     assert (filed.state, filed.reason) == (REFUSED, f"the session has no scan {scan}")
     assert session.scans["1"].resources == {}
@@ -1068,7 +1068,7 @@ async def test_a_scan_that_is_not_there(
 async def test_a_scan(xnat: TestXnat, url: str, files: Files, scan: str) -> None:
     """By its ID, whatever is in it."""
     session = add_session(xnat, "S", "E", scans={"0": "MR", scan: "MR"})
-    place = Place("demo", "", "E", "", scan)
+    place = ResourceOwner("demo", "", "E", "", scan)
     assert (await fill(url, into(files.write("a", b"1"), place=place)))["a"].state is STORED
     assert list(session.scans[scan].resources["R"].files) == ["a"]
     assert session.scans["0"].resources == {}
@@ -1077,13 +1077,13 @@ async def test_a_scan(xnat: TestXnat, url: str, files: Files, scan: str) -> None
 
 async def test_a_subject_and_a_project(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
     """Each in its own place; a subject that is not there is refused."""
-    for place in (Place("demo", "S"), Place("demo")):
+    for place in (ResourceOwner("demo", "S"), ResourceOwner("demo")):
         assert (await fill(url, into(files.write("a", b"1"), place=place)))["a"].state is STORED
     assert session.subject is not None
     assert list(session.subject.resources["R"].files) == ["a"]
     assert list(xnat.project("demo").resources["R"].files) == ["a"]
     assert session.own_resources == {}
-    none = (await fill(url, into(files.write("b", b"1"), place=Place("demo", "NOPE"))))["b"]
+    none = (await fill(url, into(files.write("b", b"1"), place=ResourceOwner("demo", "NOPE"))))["b"]
     assert (none.state, none.reason) == (REFUSED, "the archive has no such subject in project demo (NOPE)")
     assert list(xnat.project("demo").resources["R"].files) == ["a"]
 
@@ -1105,7 +1105,12 @@ async def test_old_versions_below_a_context_path(tmp_path: Path, files: Files, v
     xnat = TestXnat(tmp_path / "old", profile=PROFILES[version])
     session = add_session(xnat, "S", "E", study_uid=STUDY)
     async with serve(xnat, context="/xnat") as url:
-        for place in (SESSION, Place("demo", study_uid=STUDY), Place("demo", "", "E", "", "1"), Place("demo", "S")):
+        for place in (
+            SESSION,
+            ResourceOwner("demo", study_uid=STUDY),
+            ResourceOwner("demo", "", "E", "", "1"),
+            ResourceOwner("demo", "S"),
+        ):
             some = files.small(3)
             filed = await fill(url, into(*some, place=place))
             assert {(one.state) for one in filed.values()} == {STORED}
@@ -1121,7 +1126,7 @@ async def test_a_dry_run(xnat: TestXnat, url: str, session: ArchivedSession, fil
     await add_file(xnat, session, "R", "other", b"2")
     await add_file(xnat, session, "R", "half", b"1")
     contents = {"same": b"1", "other": b"3", "half": b"12", "new": b"4"}
-    three = [files.write(name, content, is_begun=name == "half") for name, content in contents.items()]
+    three = [files.write(name, content, is_started=name == "half") for name, content in contents.items()]
     filed = await fill(url, into(*three), dry_run=True)
     assert {name: one.state.value for name, one in filed.items()} == {
         "same": "STORED",
@@ -1194,7 +1199,7 @@ async def run(
     def note(event: Event) -> None:
         report(event)
         if isinstance(event, AttachmentsStored):
-            filed.extend(event.filed)
+            filed.extend(event.results)
 
     await upload_attachments(await folder(), cabinet(client, **how), waiting, options=options or Options(), report=note)
     return filed
@@ -1205,7 +1210,7 @@ async def test_never_two_writes_at_once_into_one_resource(xnat: TestXnat, files:
     xnat.timing = Timing(saving_seconds=0.005)
     sessions = [add_session(xnat, "S", f"E{number}") for number in range(12)]
     enclosures = [
-        into(*files.small(4), label=label, place=Place("demo", "S", session.label))
+        into(*files.small(4), label=label, place=ResourceOwner("demo", "S", session.label))
         for session in sessions
         for label in ("A", "B")
     ]
@@ -1221,7 +1226,12 @@ async def test_never_two_writes_at_once_into_one_resource(xnat: TestXnat, files:
 async def test_one_resource_by_several_names(xnat: TestXnat, session: ArchivedSession, files: Files) -> None:
     """A table may name a session by its label, by its study, with its subject: its files go one after the other."""
     xnat.timing = Timing(saving_seconds=0.005)
-    places = [SESSION, Place("demo", "", "E"), Place("demo", study_uid=STUDY), Place("demo", "S", "E")]
+    places = [
+        SESSION,
+        ResourceOwner("demo", "", "E"),
+        ResourceOwner("demo", study_uid=STUDY),
+        ResourceOwner("demo", "S", "E"),
+    ]
     enclosures = [
         into(*[files.write(f"{number}-{one}", b"1") for one in range(4)], place=place)
         for number, place in enumerate(places)

@@ -88,14 +88,14 @@ def parse_study_sessions(reply: Reply, study_uid: str) -> list[Experiment]:
     return [one for one in parse_sessions(reply) if one.study_uid == study_uid]
 
 
-def parse_sessions(reply: Reply, *, is_proof: bool = False) -> list[Experiment]:
+def parse_sessions(reply: Reply, *, is_reliable: bool = False) -> list[Experiment]:
     """Return the archived sessions of a listing (ProjSubExptList); none where it is not shown.
 
-    Raises: TransientError; as a proof that there are none (`is_proof`), also where it is not shown.
+    Raises: TransientError; as a proof that there are none (`is_reliable`), also where it is not shown.
     """
     check(reply)
     if reply.status in {403, 404}:
-        if is_proof:
+        if is_reliable:
             raise TransientError(f"XNAT does not show the project's sessions ({reply.status}: {reply.message})")
         return []
     found = []

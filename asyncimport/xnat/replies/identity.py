@@ -6,7 +6,7 @@ is compared with what was asked for before anything goes into it. All comparison
 """
 
 from asyncimport.model import Session
-from asyncimport.model.addresses import OUR_SOURCE, same_label
+from asyncimport.model.addresses import OUR_SOURCE, labels_match
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.images import Row
 
@@ -29,9 +29,9 @@ def row_conflict(row: Row, session: Session, source: str | None = None) -> str |
     What XNAT does not tell of a row counts as right. Labels stand in brackets, which logs without names leave out.
     """
     differences = []
-    if row.subject and not same_label(row.subject, session.subject):
+    if row.subject and not labels_match(row.subject, session.subject):
         differences.append(f"its subject is {row.subject}, not {session.subject}")
-    if row.label and not same_label(row.label, session.label):
+    if row.label and not labels_match(row.label, session.label):
         differences.append(f"its label is {row.label}, not {session.label}")
     if row.source is not None and not is_our_source(row.source):
         differences.append(f"its source is '{row.source}', not {OUR_SOURCE}")
@@ -56,6 +56,6 @@ def session_conflict(there: Experiment, session: Session) -> str | None:
 
 def subject_conflict(subject: str, session: Session) -> str | None:
     """Say that the archive has a session under another subject; None where it does not, or XNAT does not tell."""
-    if not subject or same_label(subject, session.subject):
+    if not subject or labels_match(subject, session.subject):
         return None
     return f"the archive has it under another subject ({subject}, not {session.subject})"

@@ -7,7 +7,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
-from asyncimport.errors import NotKeptError, RefusedError, TransientError
+from asyncimport.errors import NothingStoredError, RefusedError, TransientError
 from asyncimport.xnat.replies.response import Reply, check, page_error, parse_location, parse_rows
 
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
@@ -71,7 +71,7 @@ def parse_import_uri(reply: Reply, project: str, expected: str | None) -> str:
     """Judge the answer to an import, and return the prearchive URI (without /data) that the file went to.
 
     `expected` is the URI that the first file of the delivery got. Sources: Importer, GradualDicomImporter.
-    Raises: TransientError, LoginExpiredError, NotKeptError, RefusedError.
+    Raises: TransientError, LoginExpiredError, NothingStoredError, RefusedError.
     """
     if expected is not None and reply.status == 200 and reply.text.strip() == f"/data{expected}":
         # As nearly always, on the way of every file; the project in it was looked at when the first one came.
@@ -89,7 +89,7 @@ def parse_import_uri(reply: Reply, project: str, expected: str | None) -> str:
             raise TransientError("XNAT could not read the file (400: unable to read DICOM object)", blames_file=True)
         if "concurrent file sends" in lowered:
             raise TransientError("XNAT was writing the same file at the same time (400)")
-        raise RefusedError(f"XNAT refused the file (400: {text})", by_state=reply.is_foreign)
+        raise RefusedError(f"XNAT refused the file (400: {text})", blames_server=reply.is_foreign)
     if reply.status == 413:
         raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", never_reached_xnat=True)
     if reply.status in {403, 405}:
@@ -100,13 +100,13 @@ def parse_import_uri(reply: Reply, project: str, expected: str | None) -> str:
     if reply.status == 404:
         # XNAT's web application is not there while Tomcat restarts.
         raise TransientError(f"the import service is not there (404: {reply.message})", overload=True)
-    raise RefusedError(f"XNAT refused the file ({reply.status}: {reply.message})", by_state=reply.is_foreign)
+    raise RefusedError(f"XNAT refused the file ({reply.status}: {reply.message})", blames_server=reply.is_foreign)
 
 
 def _stored_uri(reply: Reply, project: str, expected: str | None) -> str:
     text = reply.text.strip()
     if not text:
-        raise NotKeptError("XNAT answered, but did not keep the file (empty 200)", is_file_verdict=True)
+        raise NothingStoredError("XNAT answered, but did not keep the file (empty 200)", is_file_verdict=True)
     match = _URI.fullmatch(text)
     if match is None:
         raise RefusedError("XNAT's answer to the import is not a prearchive address", whole_session=True)

@@ -52,7 +52,7 @@ def is_duplicate(reply: Reply) -> bool:
         raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", never_reached_xnat=True)
     # Who may not, or has nothing to add it to, may find it otherwise the next time.
     raise RefusedError(
-        f"XNAT refused the file ({reply.status}: {reply.message})", by_state=reply.status in {403, 404, 409}
+        f"XNAT refused the file ({reply.status}: {reply.message})", blames_server=reply.status in {403, 404, 409}
     )
 
 
@@ -112,14 +112,14 @@ def check_absent(reply: Reply) -> None:
     check(reply)
     if reply.status == 404:
         return
-    raise RefusedError(f"XNAT does not hand the file out ({reply.status}: {reply.message})", by_state=True)
+    raise RefusedError(f"XNAT does not hand the file out ({reply.status}: {reply.message})", blames_server=True)
 
 
 def check_refresh(reply: Reply) -> None:
     """Judge the answer to the refreshing of a catalog (RefreshCatalog). Raises: TransientError, RefusedError."""
     check(reply)
     if reply.status != 200:
-        raise RefusedError(f"XNAT does not refresh the catalog ({reply.status}: {reply.message})", by_state=True)
+        raise RefusedError(f"XNAT does not refresh the catalog ({reply.status}: {reply.message})", blames_server=True)
 
 
 def parse_resource_labels(reply: Reply) -> set[str]:
