@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from asyncimport.operations.verify import VerifyRequest, VerifyResult, verify
     from asyncimport.operations.watch import watch
     from asyncimport.pacing.shutdown import Stop
-    from asyncimport.xnat.client import Credentials
+    from asyncimport.xnat.login import Credentials
 
 __all__ = [
     "AsyncimportError",

@@ -103,7 +103,7 @@ def _upload(out: Console, err: Console, directory: Path, url: str, *, quiet: boo
     from asyncimport.operations.rules import rules_from
     from asyncimport.operations.server import Server
     from asyncimport.operations.upload_request import UploadRequest
-    from asyncimport.xnat.client import Credentials
+    from asyncimport.xnat.login import Credentials
 
     out.print(Text("\n4. The upload", style="bold"))
     request = UploadRequest(

@@ -52,7 +52,7 @@ def doctor(
     """Check the server, the way to it, the login and the projects, and say what to change. It stores nothing."""
     from asyncimport.operations.doctor import DoctorRequest
     from asyncimport.operations.doctor import doctor as carry_out
-    from asyncimport.xnat.client import Credentials
+    from asyncimport.xnat.login import Credentials
 
     out, err = consoles(no_color=no_color)
     credentials = no_login = None

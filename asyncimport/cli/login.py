@@ -108,7 +108,8 @@ def _tried(host: str, user: str, password: str, ca_bundle: Path | None, *, verif
     import anyio
 
     from asyncimport.pacing.retry import RetryPolicy
-    from asyncimport.xnat.client import Credentials, connect
+    from asyncimport.xnat.client import connect
+    from asyncimport.xnat.login import Credentials
     from asyncimport.xnat.tokens import issue_token
 
     async def once() -> str | Token:

@@ -193,7 +193,7 @@ def server_from(
     Raises: UsageError.
     """
     from asyncimport.operations.server import Server
-    from asyncimport.xnat.client import Credentials
+    from asyncimport.xnat.login import Credentials
 
     host, name, password = login_from(host, user, profile, password_stdin=password_stdin, insecure=insecure)
     return Server(host, Credentials(name, password), ca_bundle, not insecure)

@@ -227,7 +227,7 @@ def upload(
     from asyncimport.pipeline.demographics import DemographicsRequest
     from asyncimport.routing import AttachRule
     from asyncimport.routing.planned_routes import PlannedRoutes
-    from asyncimport.xnat.client import Timeouts
+    from asyncimport.xnat.transport import Timeouts
 
     out, err = consoles(no_color=no_color)
     try:

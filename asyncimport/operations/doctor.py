@@ -13,9 +13,11 @@ from asyncimport.operations.server_checks import check_login, check_way
 from asyncimport.operations.site_checks import check_projects, check_site
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.xnat.client import Credentials, Timeouts, connect
+from asyncimport.xnat.client import connect
 from asyncimport.xnat.inspection import inspect_project, inspect_site
-from asyncimport.xnat.outside import look_from_outside
+from asyncimport.xnat.login import Credentials
+from asyncimport.xnat.public_inspection import inspect_address
+from asyncimport.xnat.transport import Timeouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ async def examine(
     if facts.bad_address is not None:
         return facts
     verify = not facts.insecure
-    facts = replace(facts, outside=await look_from_outside(facts.host, ca_bundle=ca_bundle, verify=verify))
+    facts = replace(facts, outside=await inspect_address(facts.host, ca_bundle=ca_bundle, verify=verify))
     if credentials is None or facts.outside is None or not facts.outside.is_xnat:
         return facts
     try:

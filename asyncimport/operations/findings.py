@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from asyncimport.errors import FatalError, UsageError
 from asyncimport.xnat.inspection import AuthenticatedFacts, Fact, ProjectFacts, Unknown
-from asyncimport.xnat.outside import PublicFacts
+from asyncimport.xnat.public_inspection import PublicFacts
 
 # As upload stumbles: over the command, the network, the login, the project; 9 is a session that is held in the end.
 _STUMBLES = (2, 4, 3, 5, 6, 9)

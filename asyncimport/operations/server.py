@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncimport.pacing.monitor import OutageMonitor
-from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
+from asyncimport.xnat.client import Client, connect
+from asyncimport.xnat.login import Credentials
+from asyncimport.xnat.transport import Timeouts
 
 
 @dataclass(frozen=True, slots=True)

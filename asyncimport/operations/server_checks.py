@@ -9,7 +9,7 @@ from asyncimport.errors import LoginRefusedError
 from asyncimport.model.options import AUTO_CEILING
 from asyncimport.operations.findings import Facts, Finding, Status, failed, number_in, unknown
 from asyncimport.xnat.inspection import AuthenticatedFacts, Fact, Unknown
-from asyncimport.xnat.outside import BodyLimit, PublicFacts
+from asyncimport.xnat.public_inspection import BodyLimit, PublicFacts
 
 # XNAT's own default of concurrentMaxSessions (SiteConfigPreferences).
 _MOST_LOGINS = 1000

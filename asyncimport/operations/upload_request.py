@@ -15,7 +15,7 @@ from asyncimport.reporting.progress import Totals
 from asyncimport.routing import EVERYTHING, AttachRule, Router, StudyFilter
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
-from asyncimport.xnat.client import Timeouts
+from asyncimport.xnat.transport import Timeouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

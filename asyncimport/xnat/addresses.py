@@ -36,7 +36,7 @@ async def _subject(client: Client, place: ResourceOwner, policy: RetryPolicy) ->
     """Return the accession ID of a subject."""
     label = quote(place.subject, safe="")
     path = f"/data/projects/{place.project}/subjects?label={label}&columns=ID,label,project&format=json"
-    listed = await client.ask("GET", path, parse_owners, policy)
+    listed = await client.request("GET", path, parse_owners, policy)
     homes = {accession: home for accession, (home, shown) in listed.items() if shown == place.subject}
     if not homes:
         raise RefusedError(f"the archive has no such subject in project {place.project} ({place.subject})")
@@ -81,6 +81,6 @@ def _own(homes: Mapping[str, str], place: ResourceOwner, several: str) -> str:
 async def _scan(client: Client, accession: str, scan: str, policy: RetryPolicy) -> str:
     """Return the path of a scan: XNAT takes types and patterns too, and looks elsewhere where there is none."""
     path = f"/data/experiments/{accession}/scans?format=json"
-    if scan not in await client.ask("GET", path, parse_scan_ids, policy):
+    if scan not in await client.request("GET", path, parse_scan_ids, policy):
         raise RefusedError(f"the session has no scan {scan}")
     return scan_path(accession, scan)

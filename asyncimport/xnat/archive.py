@@ -228,7 +228,7 @@ async def sessions_of_study(client: Client, project: str, study_uid: str, policy
         f"/data/projects/{project}/experiments?{_IMAGE_SESSIONS}"
         f"&xnat%3AimageSessionData%2FUID={quote(study_uid, safe='')}&{_COLUMNS}"
     )
-    return await client.ask("GET", path, partial(parse_study_sessions, study_uid=study_uid), policy)
+    return await client.request("GET", path, partial(parse_study_sessions, study_uid=study_uid), policy)
 
 
 def scan_path(accession: str, scan: str) -> str:
@@ -255,7 +255,7 @@ class ArchivedSessions:
             if project not in self._listed:
                 columns = _COLUMNS.replace("&", f",{_PATIENT_COLUMNS}&", 1)
                 path = f"/data/projects/{quote(project, safe='')}/experiments?{_IMAGE_SESSIONS}&{columns}"
-                self._listed[project] = await self._client.ask("GET", path, parse_project_sessions, self._policy)
+                self._listed[project] = await self._client.request("GET", path, parse_project_sessions, self._policy)
         return self._listed[project]
 
 
@@ -283,7 +283,7 @@ async def sessions_labelled(
     """
     wanted = ",".join(quote(label, safe="") for label in labels)
     path = f"/data/projects/{project}/experiments?{_IMAGE_SESSIONS}&label={wanted}&{_COLUMNS}"
-    return await client.ask("GET", path, partial(parse_sessions, is_reliable=is_reliable), policy)
+    return await client.request("GET", path, partial(parse_sessions, is_reliable=is_reliable), policy)
 
 
 async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy) -> dict[str, str]:
@@ -295,14 +295,14 @@ async def held_uids(client: Client, experiment: Experiment, policy: RetryPolicy)
     Raises: TransientError, SessionChangedError, RefusedError when the archive cannot be read.
     """
     base = f"/data/experiments/{experiment.accession}"
-    resources = await client.ask("GET", f"{base}/resources?all=true&format=json", parse_scan_resources, policy)
+    resources = await client.request("GET", f"{base}/resources?all=true&format=json", parse_scan_resources, policy)
     uids: dict[str, str] = {}
     # Of an instance that is there twice the same one counts each time.
     for resource in sorted(resources, key=lambda one: (one.scan, one.label)):
         label = quote(resource.label, safe="")
         path = f"{scan_path(experiment.accession, resource.scan)}/resources/{label}?format=xml"
-        uids |= await client.ask("GET", path, parse_catalog, policy)
-    now = await client.ask("GET", f"{base}?format=json", parse_session_item, policy)
+        uids |= await client.request("GET", path, parse_catalog, policy)
+    now = await client.request("GET", f"{base}?format=json", parse_session_item, policy)
     if not now.is_still(experiment, {resource.scan for resource in resources}):
         raise SessionChangedError("the session was changed in XNAT while it was looked at")
     return uids

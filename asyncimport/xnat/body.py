@@ -1,4 +1,4 @@
-"""Send a body, whatever its size, and let nothing wait for ever: aiohttp's writes have no time-out."""
+"""Sends a body of any size, with a time limit that aiohttp's writes lack."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from math import inf
@@ -10,25 +10,26 @@ from yarl import URL
 
 from asyncimport.errors import primary_error
 from asyncimport.model import Body, StreamedBody
-from asyncimport.xnat.client import Client, bounded
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.deadlines import time_limit
 from asyncimport.xnat.replies.response import Reply
 
 T = TypeVar("T")
 
 
 async def send(
-    client: Client, method: str, url: URL, body: Body, read: Callable[[Reply], T], headers: Mapping[str, str]
+    client: Client, method: str, url: URL, body: Body, parse: Callable[[Reply], T], headers: Mapping[str, str]
 ) -> T:
-    """Send a body once, with its length (XNAT refuses chunked ones), and return what `read` makes of the answer.
+    """Send a body once, with its length (XNAT refuses chunked ones), and return what `parse` makes of the reply.
 
-    Raises: TransientError, SourceError when the file is not what was scanned, and whatever `read` raises.
+    Raises: TransientError, SourceError if the file is not what was scanned, and the errors of `parse`.
     """
     if isinstance(body, bytes):
         if client.rate is not None:
             await client.rate.acquire(len(body))
-        return await client.call(method, url, read, data=body, headers=headers, in_time=True)
-    with bounded(client.timeouts.stall) as scope:
-        return await _stream(client, method, url, body, read, headers, scope)
+        return await client.call(method, url, parse, data=body, headers=headers, has_deadline=True)
+    with time_limit(client.timeouts.stall) as scope:
+        return await _stream(client, method, url, body, parse, headers, scope)
 
 
 async def _stream(
@@ -36,49 +37,49 @@ async def _stream(
     method: str,
     url: URL,
     body: StreamedBody,
-    read: Callable[[Reply], T],
+    parse: Callable[[Reply], T],
     headers: Mapping[str, str],
     scope: anyio.CancelScope,
 ) -> T:
-    """Send a body while it is read; the file is closed when this returns, however it does.
+    """Send a body while it is read. The file is closed when this ends, in whatever way.
 
-    aiohttp writes bodies in a task of its own, which it cancels from outside, in the middle of whatever is done
-    there, and does not wait for. So a task of ours reads, and that one only takes the pieces over.
+    aiohttp writes bodies in a task of its own, cancels it from outside at any point, and does not wait for it. So our
+    own task reads the file, and aiohttp's only takes the chunks.
     """
     headers = {**headers, "Content-Length": str(body.size)}
-    into, out = anyio.create_memory_object_stream[bytes](0)
+    sender, receiver = anyio.create_memory_object_stream[bytes](0)
     try:
-        with out:
+        with receiver:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_pour, body, into)
-                pieces = _Watched(out, scope, client)
-                answer = await client.call(method, url, read, data=pieces, headers=headers)
-                # XNAT may have answered before the end of the body.
+                tasks.start_soon(_read, body, sender)
+                chunks = _TimedChunks(receiver, scope, client)
+                result = await client.call(method, url, parse, data=chunks, headers=headers)
+                # XNAT may have replied before the end of the body.
                 tasks.cancel_scope.cancel()
     except BaseExceptionGroup as errors:
         raise primary_error(errors) from None
     else:
-        return answer
+        return result
 
 
-async def _pour(body: StreamedBody, into: MemoryObjectSendStream[bytes]) -> None:
-    """Read a body to its end, as fast as its pieces are taken."""
-    pieces = aiter(body)
-    async with into:
+async def _read(body: StreamedBody, sender: MemoryObjectSendStream[bytes]) -> None:
+    """Read a body to its end, as fast as its chunks are taken."""
+    chunks = aiter(body)
+    async with sender:
         try:
-            async for piece in pieces:
-                await into.send(piece)
+            async for chunk in chunks:
+                await sender.send(chunk)
         finally:
-            if isinstance(pieces, AsyncGenerator):
+            if isinstance(chunks, AsyncGenerator):
                 with anyio.CancelScope(shield=True):
-                    await pieces.aclose()
+                    await chunks.aclose()
 
 
-class _Watched:
-    """Hands on the pieces of a body and moves the deadline of the request with each: aiohttp's writes have none."""
+class _TimedChunks:
+    """The chunks of a body. Each moves the deadline of the request, and waits for the rate limit."""
 
-    def __init__(self, pieces: MemoryObjectReceiveStream[bytes], scope: anyio.CancelScope, client: Client) -> None:
-        self._pieces = pieces
+    def __init__(self, chunks: MemoryObjectReceiveStream[bytes], scope: anyio.CancelScope, client: Client) -> None:
+        self._chunks = chunks
         self._scope = scope
         self._timeouts = client.timeouts
         self._rate = client.rate
@@ -88,12 +89,12 @@ class _Watched:
 
     async def __anext__(self) -> bytes:
         try:
-            piece = await self._pieces.receive()
+            chunk = await self._chunks.receive()
         except anyio.EndOfStream:
             self._scope.deadline = anyio.current_time() + self._timeouts.reply
             raise StopAsyncIteration from None
         if self._rate is not None:
             self._scope.deadline = inf
-            await self._rate.acquire(len(piece))
+            await self._rate.acquire(len(chunk))
         self._scope.deadline = anyio.current_time() + self._timeouts.stall
-        return piece
+        return chunk

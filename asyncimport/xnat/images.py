@@ -45,7 +45,8 @@ from asyncimport.xnat.archive import (
     held_of_session,
 )
 from asyncimport.xnat.body import send
-from asyncimport.xnat.client import Client, bounded
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.deadlines import time_limit
 from asyncimport.xnat.occupants import Occupants
 from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.replies.archive import Experiment
@@ -347,7 +348,7 @@ class XnatDestination:
         return await self._verify(sealed, there, Steps())
 
     async def _look(self, uri: str | None) -> Row | None:
-        return await self._client.ask("GET", f"/data{uri}?format=json", parse_row, self._policy)
+        return await self._client.request("GET", f"/data{uri}?format=json", parse_row, self._policy)
 
     async def _is_gone(self, delivery: Delivery) -> bool:
         try:
@@ -408,7 +409,7 @@ class XnatDestination:
 
     async def _count_files(self, uri: str) -> int | None:
         """Return how many files the document of a row names; None without one. Raises: TransientError, RefusedError."""
-        return await self._client.ask("GET", f"/data{uri}/resources?format=json", parse_file_count, self._policy)
+        return await self._client.request("GET", f"/data{uri}/resources?format=json", parse_file_count, self._policy)
 
     async def _move(self, delivery: Delivery) -> str:
         """Have a built row archived, and return its address there. Raises: TransientError, RefusedError."""
@@ -425,7 +426,7 @@ class XnatDestination:
 
     async def _ask_for(self, path: str, read: Callable[[Reply], T]) -> T:
         """Ask XNAT, once, for something that takes its time."""
-        with bounded(self._client.timeouts.stall + self._client.timeouts.reply):
+        with time_limit(self._client.timeouts.stall + self._client.timeouts.reply):
             return await self._client.call("POST", self._client.url(path), read)
 
     def _surplus(self, sealed: SealedDelivery, found: int | None) -> str | None:

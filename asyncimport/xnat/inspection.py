@@ -137,7 +137,7 @@ async def series_filters(client: Client, project: str) -> list[tuple[str, Series
 
 
 async def _fetch(client: Client, path: str, parse: Callable[[Reply], T | None]) -> Fact[T]:
-    return await _known(client.ask("GET", path, parse, _POLICY))
+    return await _known(client.request("GET", path, parse, _POLICY))
 
 
 async def _known(call: Awaitable[T | None]) -> Fact[T]:

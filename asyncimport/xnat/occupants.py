@@ -152,7 +152,7 @@ class Occupants:
                 asked = [label, *(one for one in self._wanted if one[0] == kind and one != label)][:_AT_ONCE]
                 ids = ",".join(quote(text, safe="") for _, text in asked)
                 path = f"/data/{kind}?ID={ids}&columns=ID,label,project&format=json"
-                found = await self._client.ask("GET", path, parse_owners, self._policy)
+                found = await self._client.request("GET", path, parse_owners, self._policy)
                 for one in asked:
                     self._owners[one] = found.get(one[1])
                     self._wanted.pop(one, None)

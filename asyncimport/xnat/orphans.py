@@ -57,7 +57,7 @@ async def find_orphans(
     Those of other journals than the one that names this `source` are no strays: an upload may be at work on them.
     Raises: TransientError, RefusedError when this user may not look.
     """
-    rows = await client.ask("GET", f"/data/prearchive/projects/{project}?format=json", parse_prearchive, policy)
+    rows = await client.request("GET", f"/data/prearchive/projects/{project}?format=json", parse_prearchive, policy)
     ours = {(session.study_uid, session.label): session for session in sessions}
     return [
         Orphan(session, f"/data{row.uri}", row.status, row.uploaded, row.source or "")
@@ -101,7 +101,7 @@ async def delete_orphan(client: Client, orphan: Orphan, policy: RetryPolicy) -> 
         raise RefusedError(f"{len(lacking)} of its {len(uids)} instances are not in the archive")
     if await _state(client, orphan, policy) != before:
         raise RefusedError("it has changed while it was looked at: a file has come into it, it may be")
-    await client.ask("DELETE", orphan.uri, check_delete, policy)
+    await client.request("DELETE", orphan.uri, check_delete, policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +113,11 @@ class _State:
 
 
 async def _row(client: Client, orphan: Orphan, policy: RetryPolicy) -> Row | None:
-    return await client.ask("GET", f"{orphan.uri}?format=json", parse_row, policy)
+    return await client.request("GET", f"{orphan.uri}?format=json", parse_row, policy)
 
 
 async def _state(client: Client, orphan: Orphan, policy: RetryPolicy) -> _State | None:
-    files = await client.ask("GET", f"{orphan.uri}/resources?format=json", parse_file_count, policy)
+    files = await client.request("GET", f"{orphan.uri}/resources?format=json", parse_file_count, policy)
     row = await _row(client, orphan, policy)
     return None if row is None or files is None else _State(row, files)
 
@@ -127,7 +127,7 @@ async def _built(client: Client, orphan: Orphan, row: Row, policy: RetryPolicy) 
     if row.is_receiving:
         if not is_our_source(row.source or ""):
             raise RefusedError(f"it is receiving files ({row.status})")
-        await client.ask("POST", f"{orphan.uri}?action=build&SOURCE={OUR_SOURCE}", check_build, policy)
+        await client.request("POST", f"{orphan.uri}?action=build&SOURCE={OUR_SOURCE}", check_build, policy)
     state = await _state(client, orphan, policy)
     if state is None:
         raise RefusedError("it has no session document that tells what is in it")

@@ -8,7 +8,8 @@ import anyio
 
 from asyncimport.errors import RefusedError
 from asyncimport.model import Session
-from asyncimport.xnat.client import Client, bounded
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.deadlines import time_limit
 from asyncimport.xnat.replies.images import Row, parse_prearchive
 
 # A listing serves for so many times as long as it took: looking takes a small share of the time, however many rows
@@ -54,7 +55,7 @@ class PrearchiveRows:
     async def _list(self, project: str) -> dict[tuple[str, str], list[Row]]:
         url = self._client.url(f"/data/prearchive/projects/{project}?format=json")
         try:
-            with bounded(self._client.timeouts.reply):
+            with time_limit(self._client.timeouts.reply):
                 found = await self._client.call("GET", url, parse_prearchive)
         except RefusedError:
             return {}

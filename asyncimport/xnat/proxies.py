@@ -1,4 +1,4 @@
-"""The proxy on the way to the server, by the rules that the system and its variables set."""
+"""The proxy to a server, as the system and its variables name it."""
 
 import base64
 import ipaddress
@@ -13,7 +13,7 @@ from asyncimport.errors import UnavailableError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy, without user and password; they are in the headers that go to it alone."""
+    """A proxy, or none. Its user and password are only in the headers that go to it."""
 
     url: URL | None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -22,16 +22,16 @@ class Proxy:
         """Name it in a message."""
         return f"the proxy {self.url.host}:{self.url.port}" if self.url else "the server"
 
-    def refused(self) -> UnavailableError:
+    def auth_error(self) -> UnavailableError:
         """Return the error of status 407."""
         if self.headers:
             return UnavailableError(
                 f"{self} refuses the user name or password (407)",
-                hint="check them in the proxy's variable; what is not a letter or digit is written there as %XX",
+                hint="check both in the proxy's variable; write what is not a letter or digit as %XX",
             )
         return UnavailableError(
             f"{self} asks for a user name and password (407)",
-            hint="write them into its variable: HTTPS_PROXY=http://user:password@proxy.example.org:3128",
+            hint="write both into its variable: HTTPS_PROXY=http://user:password@proxy.example.org:3128",
         )
 
 
@@ -39,9 +39,9 @@ DIRECT = Proxy(None)
 
 
 def proxy_for(server: URL) -> Proxy:
-    """Return the proxy to this server, by HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, or the system's settings.
+    """Return the proxy to a server, by HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, or the system's settings.
 
-    Raises: UsageError, which never shows the address: a password may be in it.
+    Raises: UsageError, without the address: it may contain a password.
     """
     host = server.host or ""
     if _is_loopback(host):
@@ -52,12 +52,12 @@ def proxy_for(server: URL) -> Proxy:
     if not text or proxy_bypass(f"[{host}]:{server.port}" if ":" in host else f"{host}:{server.port}"):
         return DIRECT
     name = f"{kind.upper()}_PROXY"
-    url = _address(text)
+    url = _parse_address(text)
     if url is None:
         raise UsageError(f"{name} is not an address", hint="write it as http://proxy.example.org:3128")
     if url.scheme not in {"http", "https"}:
         raise UsageError(
-            f"{name} names a {url.scheme} proxy, which cannot be used", hint="give an http proxy, or set NO_PROXY"
+            f"{name} names a {url.scheme} proxy, which is not supported", hint="give an http proxy, or set NO_PROXY"
         )
     headers = {}
     if url.user is not None:
@@ -66,12 +66,12 @@ def proxy_for(server: URL) -> Proxy:
     return Proxy(URL.build(scheme=url.scheme, host=url.host or "", port=url.port), headers)
 
 
-def _address(text: str) -> URL | None:
+def _parse_address(text: str) -> URL | None:
     try:
         url = URL(text if "://" in text else f"http://{text}")
     except ValueError:
         return None
-    # A password with a slash in it looks like a path.
+    # A password with a slash looks like a path.
     return url if url.host and url.path in {"", "/"} and not url.query_string and not url.fragment else None
 
 

@@ -377,10 +377,10 @@ class Resources:
                 return there.size, there.md5
             if self._depth is Depth.SIZE:
                 # What is right is cheap to see: of anything else the bytes tell what it is.
-                size = await self._client.ask("HEAD", there.uri, parse_file_size, self._policy)
+                size = await self._client.request("HEAD", there.uri, parse_file_size, self._policy)
                 if size is not None and size == there.size:
                     return size, there.md5
-        return await self._client.fingerprint(there.uri, self._policy)
+        return await self._client.download_digest(there.uri, self._policy)
 
     def _groups(self, loads: Sequence[_Load]) -> Iterable[list[_Load]]:
         """Divide what is to be sent into requests: small files of a kind in zips, the others one by one."""
@@ -469,17 +469,17 @@ class Resources:
         """Make the resource; two first files that make it between them may make two (ResourceModifierA)."""
         query = urlencode({**({"tags": resource.tags} if resource.tags else {}), **self._reason}, quote_via=quote)
         path = f"{base}/resources/{quote(resource.label, safe='')}?{query}"
-        await self._client.ask("PUT", path, check_creation, self._policy)
+        await self._client.request("PUT", path, check_creation, self._policy)
 
     async def _exists(self, base: str, label: str) -> bool:
         """Whether there is a resource of this label; no files are listed of an empty one either."""
-        return label in await self._client.ask(
+        return label in await self._client.request(
             "GET", f"{base}/resources?format=json", parse_resource_labels, self._policy
         )
 
     async def _list(self, base: str, label: str, policy: RetryPolicy | None = None) -> dict[str, ListedFile]:
         path = f"{base}/resources/{quote(label, safe='')}/files?format=json"
-        return await self._client.ask("GET", path, partial(parse_files, resource=label), policy or self._policy)
+        return await self._client.request("GET", path, partial(parse_files, resource=label), policy or self._policy)
 
     async def _everything(self, base: str, label: str) -> dict[str, ListedFile]:
         """List a resource, with what is on its disk and in no catalog: transfers that broke, or lost a race.
@@ -495,7 +495,7 @@ class Resources:
             quote_via=quote,
         )
         try:
-            await self._client.ask("POST", f"/data/services/refresh/catalog?{query}", check_refresh, _ONCE)
+            await self._client.request("POST", f"/data/services/refresh/catalog?{query}", check_refresh, _ONCE)
         except RefusedError:
             pass
         except TransientError as error:

@@ -81,7 +81,7 @@ async def find_project(client: Client, project: str, policy: RetryPolicy) -> str
 
 async def _check_request(client: Client, path: str, parse: Callable[[Reply], T], policy: RetryPolicy) -> T:
     try:
-        return await client.ask("GET", path, parse, policy)
+        return await client.request("GET", path, parse, policy)
     except TransientError as error:
         raise UnavailableError(f"the project could not be checked: {error}") from error
 
@@ -158,7 +158,7 @@ class SiteRules:
         async with self._lock:
             if not self._merges:
                 path = "/xapi/siteConfig/preventCrossModalityMerge"
-                prevents = await self._client.ask("GET", path, parse_flag, self._policy)
+                prevents = await self._client.request("GET", path, parse_flag, self._policy)
                 self._merges.append(None if prevents is None else not prevents)
         return self._merges[0]
 
@@ -166,18 +166,18 @@ class SiteRules:
 async def fetch_site_filter(client: Client, policy: RetryPolicy) -> SeriesFilter | None:
     """Return the site's series import filter; None if XNAT does not show it. Raises: TransientError."""
     path = "/xapi/siteConfig/sitewideSeriesImportFilter"
-    enabled = await client.ask("GET", "/xapi/siteConfig/enableSitewideSeriesImportFilter", parse_flag, policy)
+    enabled = await client.request("GET", "/xapi/siteConfig/enableSitewideSeriesImportFilter", parse_flag, policy)
     if not enabled:
         return None if enabled is None else SeriesFilter(enabled=False)
-    mode = await client.ask("GET", f"{path}Mode", parse_setting, policy)
-    patterns = await client.ask("GET", path, parse_setting, policy)
+    mode = await client.request("GET", f"{path}Mode", parse_setting, policy)
+    patterns = await client.request("GET", path, parse_setting, policy)
     return SeriesFilter(enabled, mode or "", parse_patterns(patterns or ""))
 
 
 async def fetch_project_filter(client: Client, project: str, policy: RetryPolicy) -> SeriesFilter | None:
     """Return a project's series import filter; None if XNAT does not show it. Raises: TransientError."""
     path = f"/data/projects/{quote(project, safe='')}/config/seriesImportFilter/config?contents=true"
-    return await client.ask("GET", path, parse_series_filter, policy)
+    return await client.request("GET", path, parse_series_filter, policy)
 
 
 async def fetch_script(client: Client, path: str, policy: RetryPolicy) -> Script | None:
@@ -185,10 +185,10 @@ async def fetch_script(client: Client, path: str, policy: RetryPolicy) -> Script
 
     Raises: TransientError.
     """
-    enabled = await client.ask("GET", f"{path}/enabled", parse_flag, policy)
+    enabled = await client.request("GET", f"{path}/enabled", parse_flag, policy)
     if not enabled:
         return None if enabled is None else Script("")
-    return await client.ask("GET", path, parse_script, policy)
+    return await client.request("GET", path, parse_script, policy)
 
 
 async def _fetch_filter_info(client: Client, project: str, policy: RetryPolicy) -> FilterInfo:

@@ -282,12 +282,12 @@ class Subjects:
             f"/data/projects/{quote(wish.project, safe='')}/subjects?{self._query({'label': wish.subject, **values})}"
         )
         read = partial(parse_saved_subject, sent=tuple(values), is_new=True)
-        return await self._client.ask("POST", path, read, _ONCE)
+        return await self._client.request("POST", path, read, _ONCE)
 
     async def _change(self, before: SubjectItem, values: Values) -> str:
         """Give a subject values, once, and return its accession ID."""
         path = f"{_path(before.accession)}?{self._query(values)}"
-        accession = await self._client.ask("PUT", path, partial(parse_saved_subject, sent=tuple(values)), _ONCE)
+        accession = await self._client.request("PUT", path, partial(parse_saved_subject, sent=tuple(values)), _ONCE)
         if accession != before.accession:
             raise RefusedError(_ANOTHER)
         return accession
@@ -297,7 +297,7 @@ class Subjects:
         return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
 
     async def _item(self, path: str) -> SubjectItem | None:
-        return await self._client.ask("GET", f"{path}?format=json", parse_subject, _ONCE)
+        return await self._client.request("GET", f"{path}?format=json", parse_subject, _ONCE)
 
     async def _listed(self, project: str, policy: RetryPolicy) -> _Listing:
         if project in self._listings:
@@ -306,7 +306,7 @@ class Subjects:
         async with self._listing:
             if project not in self._listings:
                 path = f"/data/projects/{quote(project, safe='')}/subjects?columns=ID,label&format=json"
-                self._listings[project] = _Listing(await self._client.ask("GET", path, parse_subjects, policy))
+                self._listings[project] = _Listing(await self._client.request("GET", path, parse_subjects, policy))
             return self._listings[project]
 
 

@@ -35,6 +35,6 @@ async def why_not_here(client: Client, delivery: Delivery, sent: frozenset[str],
 async def _rows(client: Client, policy: RetryPolicy) -> list[Row]:
     """List the prearchive of all projects that this user may edit."""
     try:
-        return await client.ask("GET", "/data/prearchive/projects?format=json", parse_prearchive, policy)
+        return await client.request("GET", "/data/prearchive/projects?format=json", parse_prearchive, policy)
     except RefusedError:
         return []

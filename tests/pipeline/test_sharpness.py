@@ -150,7 +150,7 @@ async def test_a_refused_password_is_tried_once_by_all_workers_together(xnat: Te
 
         async def ask() -> None:
             try:
-                await client.ask("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE)
+                await client.request("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE)
             except LoginRefusedError as error:
                 refused.append(str(error))
 

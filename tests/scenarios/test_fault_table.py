@@ -61,9 +61,10 @@ from asyncimport.testserver import (
     Unseen,
 )
 from asyncimport.testserver.faults.actions import STRIKES, Action
-from asyncimport.xnat.client import Client, Timeouts
+from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.site import parse_project_id
 from asyncimport.xnat.site import check_project
+from asyncimport.xnat.transport import Timeouts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 

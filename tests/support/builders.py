@@ -27,8 +27,10 @@ from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import upload_images
 from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.source.folder import FileSource
-from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
+from asyncimport.xnat.client import Client, connect
 from asyncimport.xnat.images import XnatDestination
+from asyncimport.xnat.login import Credentials
+from asyncimport.xnat.transport import Timeouts
 
 DEMO = Credentials("demo", "demo")
 QUICK = Timeouts(connect=5, stall=5, reply=10)

@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 import trustme
 from aiohttp import web
-from builders import AT_ONCE, DEMO, QUICK, listening, logged_in
+from builders import AT_ONCE, DEMO, listening, logged_in
 from yarl import URL
 
 from asyncimport.errors import (
@@ -25,10 +25,12 @@ from asyncimport.errors import (
 )
 from asyncimport.pacing.retry import RetryPolicy, retrying
 from asyncimport.testserver import Fault, Project, Reset, Status, Tell, TestXnat, serve
-from asyncimport.xnat.client import Client, Credentials, Timeouts, connect
+from asyncimport.xnat.client import Client, connect
+from asyncimport.xnat.login import Credentials
 from asyncimport.xnat.replies.response import Reply
 from asyncimport.xnat.replies.site import parse_project_id
 from asyncimport.xnat.site import check_project
+from asyncimport.xnat.transport import Timeouts, Transport
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +42,7 @@ def as_it_is(reply: Reply) -> Reply:
 
 async def who(client: Client) -> str:
     """Ask XNAT who is logged in."""
-    reply = await client.ask("GET", "/data/auth", as_it_is, AT_ONCE)
+    reply = await client.request("GET", "/data/auth", as_it_is, AT_ONCE)
     return reply.text
 
 
@@ -206,7 +208,7 @@ async def test_asking_goes_on_after_an_expiry(xnat: TestXnat, url: str) -> None:
     """Whoever asks notices nothing of it."""
     async with logged_in(url) as client:
         xnat.expire_logins()
-        assert await client.ask("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE) == "demo"
+        assert await client.request("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE) == "demo"
         assert xnat.count["login"] == 2
 
 
@@ -216,7 +218,7 @@ async def test_a_password_that_is_no_longer_right_ends_the_renewal(xnat: TestXna
         xnat.users.clear()
         xnat.expire_logins()
         with pytest.raises(LoginRefusedError):
-            await client.ask("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE)
+            await client.request("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE)
         assert xnat.count["login"] == 2
 
 
@@ -250,8 +252,8 @@ async def test_a_guests_cookie_does_not_replace_ours() -> None:
     diary = Diary()
     diary.answers["/data/x"] = web.Response(status=503, headers={"Set-Cookie": "JSESSIONID=GUEST; Path=/"})
     async with listening(diary.answer) as url, logged_in(url) as client:
-        await client.ask("GET", "/data/x", as_it_is, AT_ONCE)
-        await client.ask("GET", "/data/x", as_it_is, AT_ONCE)
+        await client.request("GET", "/data/x", as_it_is, AT_ONCE)
+        await client.request("GET", "/data/x", as_it_is, AT_ONCE)
     assert diary.cookies == [
         ("POST /data/JSESSION", None),
         *[(what, "JSESSIONID=OURS; route=n1") for what in ("GET /data/auth", "GET /data/x", "GET /data/x")],
@@ -281,7 +283,7 @@ async def test_redirects_are_not_followed(status: int) -> None:
         # A page that says when the server is back is waited for; what has moved for good is not there to come back.
         kind = UnavailableError if status in {301, 308} else TransientError
         with pytest.raises(kind, match="redirects to http://127"):
-            await client.ask("GET", "/data/x", parse_project_id, RetryPolicy(attempts=1))
+            await client.request("GET", "/data/x", parse_project_id, RetryPolicy(attempts=1))
     assert other.cookies == []
 
 
@@ -398,10 +400,10 @@ async def test_an_answer_that_breaks_off_is_transient(xnat: TestXnat, url: str) 
         # aiohttp itself asks a second time on a connection that was open before.
         xnat.faults.add(Fault("listing", Reset(), times=10))
         with pytest.raises(TransientError, match=r"^the connection broke \(\w+\)$") as caught:
-            await client.ask("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE)
+            await client.request("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE)
         assert not caught.value.unreachable
         xnat.faults.clear()
-        assert await client.ask("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE) == "demo"
+        assert await client.request("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE) == "demo"
 
 
 @asynccontextmanager
@@ -472,8 +474,8 @@ async def test_credentials_show_in_no_repr(xnat: TestXnat, url: str) -> None:
 
 async def test_paths_are_sent_as_they_are(xnat: TestXnat) -> None:
     """The path is encoded already: nothing decodes or encodes it again."""
-    client = Client(http=None, host=URL("http://h:1/xnat"), credentials=DEMO, timeouts=QUICK)  # type: ignore[arg-type]
-    assert str(client.url("/data/x%2Fy?a=%20")) == "http://h:1/xnat/data/x%2Fy?a=%20"
+    transport = Transport(None, URL("http://h:1/xnat"))  # type: ignore[arg-type]
+    assert str(transport.url("/data/x%2Fy?a=%20")) == "http://h:1/xnat/data/x%2Fy?a=%20"
     assert not xnat.count
 
 

@@ -39,9 +39,9 @@ from asyncimport.testserver import (
     serve,
 )
 from asyncimport.testserver import Status as Answer
-from asyncimport.xnat.client import Credentials
 from asyncimport.xnat.inspection import AuthenticatedFacts, ProjectFacts, Unknown
-from asyncimport.xnat.outside import SIZES, BodyLimit, PublicFacts
+from asyncimport.xnat.login import Credentials
+from asyncimport.xnat.public_inspection import BODY_SIZES, BodyLimit, PublicFacts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 behind_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -768,7 +768,7 @@ async def test_no_byte_of_a_body_is_sent() -> None:
     async with listening(tell) as url:
         findings = await examined(url, credentials=None)
     assert [finding.found for finding in findings if finding.code == "body-size"] == ["files of 8 GB get through"]
-    assert sizes == list(SIZES.values())
+    assert sizes == list(BODY_SIZES.values())
     assert b"".join(bodies) == b""
 
 

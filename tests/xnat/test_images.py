@@ -36,10 +36,11 @@ from asyncimport.pacing.bandwidth import Rate
 from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tell, TestXnat, serve
 from asyncimport.xnat.archive import held_uids
-from asyncimport.xnat.client import Client, Timeouts
+from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import Step, XnatDestination, next_step
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.images import Row
+from asyncimport.xnat.transport import Timeouts, Transport
 
 pytestmark = pytest.mark.anyio
 
@@ -237,7 +238,7 @@ async def deaf(timeouts: Timeouts) -> AsyncIterator[XnatDestination]:
     url = URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     try:
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
-            yield destination(Client(http, url, DEMO, timeouts))
+            yield destination(Client(Transport(http, url), DEMO, timeouts))
     finally:
         over.set()
         server.close()

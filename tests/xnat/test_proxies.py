@@ -170,7 +170,7 @@ async def test_user_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     async with listening(answer, **site) as url, proxied(url, secret=f"ada:{PASSWORD}") as proxy:
         monkeypatch.setenv(f"{scheme}_proxy", f"http://ada:{ESCAPED}@{proxy.url}/")
         async with logged_in(f"{scheme}://{NAME}", ca_bundle=bundle) as client:
-            assert PASSWORD not in repr(client._proxy)
+            assert PASSWORD not in repr(client._transport._proxy)
     assert len(seen) == 3
     assert [names for names in seen if "proxy-authorization" in names] == []
 
@@ -202,7 +202,7 @@ async def test_refused(
 @pytest.mark.parametrize(
     ("status", "message", "times"),
     [
-        (403, r"the proxy 127\.0\.0\.1:\d+ does not let us through to the server \(403\)", 1),
+        (403, r"the proxy 127\.0\.0\.1:\d+ refuses the connection to the server \(403\)", 1),
         (502, r"does not answer: the proxy 127\.0\.0\.1:\d+ has no connection to the server \(502\)", 3),
     ],
 )
@@ -323,7 +323,7 @@ def test_which(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expec
         ("http://ada:12/cret@proxy.example.org:3128", "HTTPS_PROXY is not an address"),
         ("http://", "HTTPS_PROXY is not an address"),
         ("http://proxy.example.org:99999", "HTTPS_PROXY is not an address"),
-        ("socks5://ada:secret@proxy.example.org:1080", "HTTPS_PROXY names a socks5 proxy, which cannot be used"),
+        ("socks5://ada:secret@proxy.example.org:1080", "HTTPS_PROXY names a socks5 proxy, which is not supported"),
     ],
 )
 def test_not_a_proxy(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Answers to a login, and to the question who is logged in."""
+"""Replies to a login, and to the question who is logged in."""
 
 import json
 import re
@@ -16,11 +16,13 @@ from asyncimport.xnat.replies.response import (
     redirect_error,
 )
 
+_USER = re.compile(r"User '(.*?)' is logged in")
+
 
 def check_login(reply: Reply) -> None:
-    """Judge the answer to a login (UserSession, XnatBasicAuthenticationFilter).
+    """Judge the reply to a login (UserSession, XnatBasicAuthenticationFilter).
 
-    Raises: LoginRefusedError, UnavailableError when this is not an XNAT, TransientError.
+    Raises: LoginRefusedError, UnavailableError if this is not an XNAT, TransientError.
     """
     if reply.status == 401:
         raise LoginRefusedError(
@@ -44,26 +46,23 @@ def check_login(reply: Reply) -> None:
 
 
 def check_user(reply: Reply, name: str) -> None:
-    """Check that the login is ours and not a guest's (UserAuth): /data/JSESSION answers 200 to anyone.
+    """Check that the login is not a guest's (UserAuth): XNAT answers 200 to anyone's /data/JSESSION.
 
-    Raises: LoginRefusedError, LoginExpiredError, UnavailableError when this is not an XNAT, TransientError.
+    Raises: LoginRefusedError, LoginExpiredError, UnavailableError if this is not an XNAT, TransientError.
     """
-    if reply.status == 200 and (match := re.search(r"User '(.*?)' is logged in", reply.head)):
-        # An alias token logs in under the name of its owner, so another name than `name` is fine; a guest is not.
+    if reply.status == 200 and (match := _USER.search(reply.head)):
+        # An alias token logs in under its owner's name, so another name than `name` is right, but not a guest's.
         if match.group(1).lower() == "guest" != name.lower():
             raise LoginRefusedError("XNAT took the login for a guest's", hint="check the user name and password")
         return
     if reply.status == 401:
         raise LoginExpiredError("XNAT does not know the login that it has just made (401)")
     if reply.status in REDIRECTS:
-        found = redirect_error(reply, at_login=True)
-        if isinstance(found, UnavailableError):
-            raise found
+        error = redirect_error(reply, at_login=True)
+        if isinstance(error, UnavailableError):
+            raise error
     if reply.status in {403, *REDIRECTS} or is_login_page(reply):
-        raise LoginRefusedError(
-            "XNAT does not accept the login",
-            hint="log in with a browser once: the password may have expired, or the account be disabled",
-        )
+        raise not_accepted_error()
     if reply.status in OVERLOAD or reply.status >= 500:
         raise TransientError(
             f"the server answers {reply.status} to the login check", retry_after=parse_retry_after(reply), overload=True
@@ -71,24 +70,29 @@ def check_user(reply: Reply, name: str) -> None:
     raise not_xnat_error()
 
 
-def check_reachable(reply: Reply) -> bool:
-    """Whether XNAT itself answers (UserAuth): whatever it says, it is there.
+def not_accepted_error() -> LoginRefusedError:
+    """Return the error of a right password whose login XNAT does not accept."""
+    return LoginRefusedError(
+        "XNAT does not accept the login",
+        hint="log in with a browser once: the password may have expired, or the account may be disabled",
+    )
 
-    Raises: TransientError when it is not, LoginExpiredError.
-    """
+
+def check_reachable(reply: Reply) -> bool:
+    """Return True for any reply of XNAT itself (UserAuth). Raises: TransientError, LoginExpiredError."""
     check(reply)
     return True
 
 
 def parse_user_name(reply: Reply) -> str | None:
-    """Return who is logged in (UserAuth): with an alias token it is the token's owner."""
+    """Return who is logged in (UserAuth); with an alias token that is its owner."""
     check(reply)
-    match = re.search(r"User '(.*?)' is logged in", reply.head)
+    match = _USER.search(reply.head)
     return match[1] if match and reply.status == 200 else None
 
 
 def parse_login_count(reply: Reply) -> int | None:
-    """Return how many logins a user has open (UserSessionId); None: it does not tell."""
+    """Return how many logins a user has open (UserSessionId); None if XNAT does not show it."""
     check(reply)
     if reply.status != 200:
         return None

@@ -17,11 +17,11 @@ from builders import listening, logged_in
 
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, RefusedError, TransientError, UnavailableError
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat.client import Timeouts
-from asyncimport.xnat.reading import ANSWER
 from asyncimport.xnat.replies.images import parse_import_uri
 from asyncimport.xnat.replies.logins import parse_user_name
 from asyncimport.xnat.replies.response import Reply
+from asyncimport.xnat.response_body import MAX_REPLY_BYTES
+from asyncimport.xnat.transport import Timeouts
 
 pytestmark = pytest.mark.anyio
 
@@ -109,7 +109,7 @@ async def test_an_answer_without_end_is_judged_by_its_beginning(
         told.status, told.headers, told.piece = status, {"Content-Type": kind}, piece
         with little_memory(), pytest.raises(error, match=words) as caught:
             await client.call("POST", client.url("/data/services/import"), stored, data=b"x")
-    assert told.sent < 16 * ANSWER
+    assert told.sent < 16 * MAX_REPLY_BYTES
     if words.startswith("an answer"):
         assert isinstance(caught.value, TransientError)
         assert caught.value.may_have_taken_effect
@@ -122,7 +122,7 @@ async def test_a_login_that_is_answered_without_end(site: tuple[Site, str]) -> N
     with little_memory(), pytest.raises(LoginRefusedError):
         async with logged_in(url):
             pass
-    assert told.sent < 16 * ANSWER
+    assert told.sent < 16 * MAX_REPLY_BYTES
 
 
 @pytest.mark.parametrize("packing", ["gzip", "x-gzip", "deflate"])
@@ -147,7 +147,7 @@ async def test_a_listing_may_be_packed(site: tuple[Site, str], packing: str) -> 
     pack = packs.get(packing, bytes)
     async with logged_in(url) as client:
         told.body, told.headers = pack(text.encode()), {"Content-Encoding": packing}
-        reply = await client.ask("GET", "/data/projects", as_it_is, ONCE)
+        reply = await client.request("GET", "/data/projects", as_it_is, ONCE)
     assert reply.text == text
 
 
@@ -155,8 +155,8 @@ async def test_a_listing_may_be_packed(site: tuple[Site, str], packing: str) -> 
     ("packing", "body", "words"),
     [
         ("gzip", b"no gzip", "cannot be unpacked"),
-        ("gzip", gzip.compress(b"a listing", mtime=0)[:-12], "breaks off"),
-        ("br", b"x", "nobody asked for"),
+        ("gzip", gzip.compress(b"a listing", mtime=0)[:-12], "ends too early"),
+        ("br", b"x", "was not accepted"),
     ],
 )
 async def test_what_cannot_be_unpacked_may_come_again(
@@ -167,7 +167,7 @@ async def test_what_cannot_be_unpacked_may_come_again(
     async with logged_in(url) as client:
         told.body, told.headers = body, {"Content-Encoding": packing}
         with pytest.raises(TransientError, match=words):
-            await client.ask("GET", "/data/projects", as_it_is, ONCE)
+            await client.request("GET", "/data/projects", as_it_is, ONCE)
 
 
 async def test_headers_without_end() -> None:
@@ -212,7 +212,7 @@ async def test_a_download_for_which_there_is_no_room(site: tuple[Site, str]) -> 
     told, url = site
     async with logged_in(url) as client:
         told.body = b"x"
-        with pytest.raises(TransientError, match="cannot be kept here: No space left"):
+        with pytest.raises(TransientError, match="cannot write a file of XNAT's here: No space left"):
             await client.download("/data/zip", Path("/dev/full"), ONCE)
 
 
@@ -222,9 +222,9 @@ async def test_an_answer_that_drips_ends(site: tuple[Site, str]) -> None:
     async with logged_in(url, timeouts=Timeouts(connect=5, stall=0.25, reply=0.25)) as client:
         told.piece, told.pause, told.times = b"x", 0.05, 100
         with anyio.fail_after(3), pytest.raises(TransientError, match="in time"):
-            await client.ask("GET", "/data/projects", as_it_is, ONCE)
+            await client.request("GET", "/data/projects", as_it_is, ONCE)
         with anyio.fail_after(3), pytest.raises(TransientError, match="in time"):
-            await client.call("POST", client.url("/data/services/import"), as_it_is, data=b"x", in_time=True)
+            await client.call("POST", client.url("/data/services/import"), as_it_is, data=b"x", has_deadline=True)
 
 
 def test_a_page_made_to_be_searched_for_long_is_not() -> None:

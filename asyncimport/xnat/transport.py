@@ -1,0 +1,209 @@
+"""HTTP to one host. The only place that knows aiohttp's errors, and turns them into ours."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from ssl import SSLContext
+
+import aiohttp
+from aiohttp.connector import Connection
+from yarl import URL
+
+from asyncimport import __version__
+from asyncimport.errors import (
+    AsyncimportError,
+    LoginExpiredError,
+    NothingStoredError,
+    SourceError,
+    TransientError,
+    UnavailableError,
+)
+from asyncimport.pacing.monitor import OutageMonitor
+from asyncimport.xnat.deadlines import timeout_error
+from asyncimport.xnat.proxies import DIRECT, Proxy
+from asyncimport.xnat.replies.response import Reply
+from asyncimport.xnat.response_body import ACCEPT_HEADERS, MAX_REPLY_BYTES, read_reply
+
+# XNAT takes a name with Mozilla, AppleWebKit, MSIE or Opera for a browser: it answers with login pages, CSRF errors.
+_USER_AGENT = f"asyncimport/{__version__}"
+# OpenSSL's codes of verification (x509_vfy.h) that no certificate authority would help with.
+_CERTIFICATE_HINTS = {
+    10: "ask the server's administrator to renew the certificate: it has expired",
+    62: "give --host the name that the certificate is for",
+    64: "give --host the name that the certificate is for, not an address",
+}
+_HAS_SERVED = "_asyncimport_has_served"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: to connect; for a body to make progress; for the whole reply after it. A body has no total limit."""
+
+    connect: float = 30.0
+    stall: float = 60.0
+    reply: float = 600.0
+
+
+class _ClosedWhileIdleError(aiohttp.ServerDisconnectedError):
+    """A connection that had served other requests ended before the first byte of the response."""
+
+
+class _Response(aiohttp.ClientResponse):
+    """A response that knows whether its connection has served a request before."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        protocol = connection.protocol
+        try:
+            await super().start(connection)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if hasattr(protocol, _HAS_SERVED):
+                raise _ClosedWhileIdleError from error
+            raise
+        # On the connection itself: a set of weak references takes 3 us, for every file.
+        try:  # noqa: SIM105 - a context manager costs more, for every file
+            setattr(protocol, _HAS_SERVED, True)
+        except AttributeError:
+            # A version of aiohttp that forbids it: a connection that was closed while idle costs an attempt then.
+            pass
+        return self
+
+
+def open_session(
+    server: URL,
+    proxy: Proxy,
+    *,
+    tls: SSLContext | bool,
+    connections: int,
+    connect_seconds: float,
+    cookies: aiohttp.abc.AbstractCookieJar,
+) -> aiohttp.ClientSession:
+    """Open an HTTP session, of at most this many connections."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, ssl=tls),
+        response_class=_Response,
+        cookie_jar=cookies,
+        # Without TLS the proxy reads the request itself; with TLS its headers go to it first, apart.
+        headers={"User-Agent": _USER_AGENT, **ACCEPT_HEADERS, **(proxy.headers if server.scheme == "http" else {})},
+        auto_decompress=False,  # aiohttp would unpack megabytes before anybody can stop it
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds),
+        trust_env=False,  # aiohttp would also send credentials from ~/.netrc
+    )
+
+
+class Transport:
+    """Sends requests to one host, and reports to the monitor how they end."""
+
+    def __init__(
+        self, http: aiohttp.ClientSession, host: URL, proxy: Proxy = DIRECT, monitor: OutageMonitor | None = None
+    ) -> None:
+        self._http = http
+        self._host = host
+        self._proxy = proxy
+        self.monitor = monitor or OutageMonitor(inf)
+
+    def url(self, path: str) -> URL:
+        """Return the address of an encoded path below XNAT's, such as `/data/projects`."""
+        return URL(f"{self._host}{path}", encoded=True)
+
+    @contextmanager
+    def monitored(self) -> Iterator[None]:
+        """Report to the monitor how a call ends."""
+        self.monitor.began()
+        report = self.monitor.dropped
+        try:
+            yield
+            report = self.monitor.got_through
+        except AsyncimportError as error:
+            report = self.report_of(error)
+            raise
+        finally:
+            report()
+
+    def report_of(self, error: AsyncimportError) -> Callable[[], None]:
+        """Return the monitor's method for a call that ends with this error: any reply of XNAT's has got through."""
+        if isinstance(error, SourceError):
+            return self.monitor.dropped
+        if not isinstance(error, TransientError) or isinstance(error, LoginExpiredError | NothingStoredError):
+            return self.monitor.got_through
+        return self.monitor.got_through if error.is_file_verdict else partial(self.monitor.failed, error)
+
+    async def exchange(
+        self,
+        method: str,
+        url: URL,
+        data: bytes | AsyncIterator[bytes] | None,
+        headers: Mapping[str, str],
+        max_bytes: int = MAX_REPLY_BYTES,
+    ) -> Reply:
+        """Send a request and read the response. Raises: TransientError, UnavailableError."""
+        # As `open`, without its context manager, which would cost time for every file.
+        try:
+            async with self._request(method, url, data, headers) as response:
+                if response.status == 407:
+                    raise self._proxy.auth_error()
+                return await read_reply(response, max_bytes)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._translate(error) from _cause(error)
+
+    @asynccontextmanager
+    async def open(
+        self, method: str, url: URL, data: bytes | AsyncIterator[bytes] | None, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request, and give the response before its body is read. Raises: TransientError, UnavailableError."""
+        try:
+            async with self._request(method, url, data, headers) as response:
+                if response.status == 407:
+                    raise self._proxy.auth_error()
+                yield response
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._translate(error) from _cause(error)
+
+    def _request(
+        self, method: str, url: URL, data: bytes | AsyncIterator[bytes] | None, headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        # Redirects are never followed: one could lead to another host, and take the cookie there.
+        return self._http.request(
+            method,
+            url,
+            data=data,
+            headers=headers,
+            allow_redirects=False,
+            proxy=self._proxy.url,
+            proxy_headers=self._proxy.headers,
+        )
+
+    def _translate(self, error: aiohttp.ClientError | TimeoutError) -> TransientError | UnavailableError:
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return self._proxy_error(error.status)
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            problem = error.certificate_error
+            hint = _CERTIFICATE_HINTS.get(
+                getattr(problem, "verify_code", 0), "name the certificate authority of your site with --ca-bundle"
+            )
+            reason = getattr(problem, "verify_message", "verification failed")
+            return UnavailableError(f"the server's certificate is not trusted: {reason}", hint=hint)
+        if isinstance(error, aiohttp.ClientConnectorError):
+            place = "the server" if isinstance(error, aiohttp.ClientSSLError) else self._proxy
+            return TransientError(f"no connection to {place} ({error.strerror or error.os_error})", unreachable=True)
+        if not isinstance(error, aiohttp.ClientError):
+            return timeout_error()
+        idle = isinstance(error, _ClosedWhileIdleError)
+        return TransientError(f"the connection broke ({type(error).__name__})", may_have_taken_effect=True, idle=idle)
+
+    def _proxy_error(self, status: int) -> UnavailableError | TransientError:
+        """Return the error of a proxy that makes no connection to the server."""
+        if status == 407:
+            return self._proxy.auth_error()
+        if status >= 500 or status == 429:
+            return TransientError(f"{self._proxy} has no connection to the server ({status})", unreachable=True)
+        return UnavailableError(
+            f"{self._proxy} refuses the connection to the server ({status})",
+            hint="ask the proxy's administrator to allow it, or name the server in NO_PROXY",
+        )
+
+
+def _cause(error: aiohttp.ClientError | TimeoutError) -> BaseException | None:
+    """Return the cause to show: a proxy's error holds the headers that went to it, with the password."""
+    return None if isinstance(error, aiohttp.ClientHttpProxyError) else error
