@@ -56,7 +56,7 @@ async def put_project(context: RequestContext, name: str) -> web.StreamResponse:
     if not _PROJECT_ID.fullmatch(name):
         raise HttpError(417, "Invalid character in project ID.")
     if name in context.site.deleted_projects:
-        raise HttpError(403, f"The project {name} was used in a previously deleted project and cannot be reused.")
+        raise HttpError(403, f"Project '{name}' was used in a previously deleted project and cannot be reused.")
     found = context.site.projects.get(name)
     if found is not None and not found.allows(context.user, "edit"):
         raise HttpError(403)

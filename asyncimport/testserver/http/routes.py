@@ -9,6 +9,8 @@ from aiohttp import web
 from . import (
     archive,
     catalog_refresh,
+    deletions,
+    experiment_changes,
     experiments,
     files,
     imports,
@@ -25,6 +27,8 @@ from .addresses import OWNER
 _Handler = Callable[..., Awaitable[web.StreamResponse]]
 _PREARCHIVED = r"prearchive/projects/(?P<project>[^/]+)/(?P<timestamp>[^/]+)/(?P<folder>[^/]+)"
 _SUBJECT = r"projects/(?P<project>[^/]+)(?:/subjects/(?P<subject>[^/]+))?"
+_EXPERIMENT = rf"(?:{_SUBJECT}/)?experiments/(?P<name>[^/]+)"
+_SCANS = r"(?:projects/(?P<project>[^/]+)/subjects/(?P<subject>[^/]+)/)?experiments/(?P<name>[^/]+)/scans"
 _RESOURCE = OWNER + "resources/(?P<label>[^/]+)"
 
 
@@ -67,7 +71,7 @@ _DATA = (
     _route(_PREARCHIVED, GET=prearchive.session, POST=prearchive.session_action, DELETE=prearchive.delete),
     _route(_PREARCHIVED + "/(?P<part>.+)", GET=prearchive.session_part),
     _route("projects", GET=projects.list_projects),
-    _route("projects/(?P<name>[^/]+)", GET=projects.project, PUT=projects.put_project),
+    _route("projects/(?P<name>[^/]+)", GET=projects.project, PUT=projects.put_project, DELETE=deletions.delete_project),
     _route("(?:projects/(?P<name>[^/]+)/)?config/seriesImportFilter/config", GET=settings.filter_config),
     _route("projects/(?P<name>[^/]+)/pipelines", GET=projects.pipelines),
     _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)", GET=projects.setting),
@@ -75,9 +79,10 @@ _DATA = (
     _route("subjects", GET=subjects.list_subjects),
     _route("projects/(?P<project>[^/]+)/subjects", GET=subjects.list_subjects, POST=subjects.post_subject),
     _route(
-        "(?:projects/(?P<project>[^/]+)/)?subjects/(?P<subject>[^/]+)",
+        "(?:projects/(?P<project>[^/]+)/)?subjects/(?P<subject>[^/]+)(?:/(?P<part>projects(?:/.+)?|status))?",
         GET=subjects.get_subject,
         PUT=subjects.put_subject,
+        DELETE=deletions.delete_subject,
     ),
     _route(OWNER + "resources", GET=resources.list_resources, POST=resources.post_resource),
     _route(
@@ -91,7 +96,19 @@ _DATA = (
     _files(OWNER + "files(?:/(?P<name>.+))?"),
     _route(_RESOURCE + "/(?P<extra>.+)", PUT=resources.put_extra),
     _route(f"(?:{_SUBJECT}/)?experiments", GET=experiments.experiment_list),
-    _route(f"(?:{_SUBJECT}/)?experiments/(?P<name>[^/]+)(?:/(?P<part>.+))?", GET=experiments.experiment),
+    _route(_SCANS, GET=experiments.scan_list),
+    _route(
+        _SCANS + "/(?P<scan>[^/]+)(?:/(?P<part>.+))?",
+        GET=experiments.scan,
+        PUT=experiment_changes.put_scan,
+        DELETE=deletions.delete_scan,
+    ),
+    _route(
+        _EXPERIMENT + "(?:/(?P<part>.+))?",
+        GET=experiments.experiment,
+        PUT=experiment_changes.put_experiment,
+        DELETE=deletions.delete_experiment,
+    ),
 )
 _XAPI = (
     _route("siteConfig/buildInfo(?:/(?P<key>[^/]+))?", GET=logins.build_info),

@@ -23,6 +23,7 @@ from .addresses import items_to_list, subject_to_change, subject_to_show
 from .listings import item, item_json, matches, requested_columns
 from .request_context import RequestContext
 from .responses import HttpError, table, text
+from .sharing import project_list, share_subject
 
 _NO_PROJECT = "Submitted subject record must include the project attribute."
 _FIELDS: Mapping[str, Callable[[Subject], object]] = {
@@ -64,7 +65,9 @@ async def list_subjects(context: RequestContext, project: str | None = None) -> 
     return table(context.requested_format("json"), [*columns, "URI"], rows, title="Subjects")
 
 
-async def get_subject(context: RequestContext, subject: str, project: str | None = None) -> web.StreamResponse:
+async def get_subject(
+    context: RequestContext, subject: str, project: str | None = None, part: str = ""
+) -> web.StreamResponse:
     """Return a subject (SubjectResource.represent); its demographics are a child item, with real numbers.
 
     An accession ID of any project comes before a label of the project; for PUT it is the other way round.
@@ -73,6 +76,10 @@ async def get_subject(context: RequestContext, subject: str, project: str | None
     found = subject_to_show(context, owner, subject)
     if found is None:
         raise HttpError(404, "Unable to find the specified subject.")
+    if part == "status":
+        return text("active")
+    if part:
+        return project_list(context, found)
     fields: dict[str, Any] = {"ID": found.id, "project": found.project, "label": found.label, **found.fields}
     children = []
     if found.demographics:
@@ -87,7 +94,9 @@ async def get_subject(context: RequestContext, subject: str, project: str | None
     return item(context, "xnat:subjectData", fields, children, subject_xml(found))
 
 
-async def put_subject(context: RequestContext, subject: str, project: str | None = None) -> web.StreamResponse:
+async def put_subject(
+    context: RequestContext, subject: str, project: str | None = None, part: str = ""
+) -> web.StreamResponse:
     """Create a subject (201) or change it (200); the body is its accession ID (SubjectResource.handlePut).
 
     A label of the project comes before an accession ID in the project; for GET it is the other way round. The ID of
@@ -98,6 +107,10 @@ async def put_subject(context: RequestContext, subject: str, project: str | None
     owner = context.find_project(project, "read") if project is not None else None
     name = escape_parameter(subject)
     found = subject_to_change(context, owner, name)
+    if part:
+        if not part.startswith("projects/"):
+            raise HttpError(400)
+        return await share_subject(context, found, part.removeprefix("projects/"))
     values, replace = await _requested_values(context)
     if found is not None:
         if "label" in context.query:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
+from .names import scan_type
 from .resources import Resource, Series, Shareable, StoredFile
 from .subjects import Subject
 
@@ -32,6 +33,20 @@ class Scan:
     number: int = 0
     """Its xnat_imagescandata_id."""
     resources: dict[str, Resource] = field(default_factory=dict)
+    declared_type: str = ""
+    """Its xsi:type, if it was created by a PUT; otherwise the modality decides."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """What requests have set beside the series: type, quality, note ..."""
+
+    @property
+    def xsi_type(self) -> str:
+        """The xsi:type."""
+        return self.declared_type or scan_type(self.series.modality)
+
+    @property
+    def type(self) -> str:
+        """The type: the series description unless a request has set another."""
+        return self.fields.get("type", self.series.description)
 
     @property
     def series_uid(self) -> str:
@@ -65,6 +80,10 @@ class ArchivedSession(Shareable):
     """The prearchive folder that it was first archived from, on XNAT's own disk."""
     patient: Patient = NOBODY
     """dcmPatientId, dcmPatientName, dcmPatientBirthDate."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """What requests have set beside the attributes above: note, scanner ..."""
+    custom: dict[str, str] = field(default_factory=dict)
+    """Custom variables."""
     workflow: str = ""
     """Name of an open workflow on it, such as a running pipeline: nothing may be merged meanwhile."""
 

@@ -237,7 +237,7 @@ _DATES = (
 )
 
 
-def _date(text: str) -> Value:
+def parse_date(text: str) -> str:
     """Return a date as yyyy-MM-dd. A month or day that is too large carries over (SimpleDateFormat)."""
     for pattern, names in _DATES:
         if match := pattern.fullmatch(text.strip()):
@@ -251,7 +251,7 @@ def _date(text: str) -> Value:
 
 
 DEMOGRAPHICS: Mapping[str, Callable[[str], Value]] = {
-    "dob": _date,
+    "dob": parse_date,
     "yob": _integer,
     "age": _integer,
     "gender": _one_of("male", "female", "other", "unknown", "M", "F"),

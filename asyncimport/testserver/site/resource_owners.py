@@ -60,7 +60,7 @@ class ResourceOwner:
     @classmethod
     def of_scan(cls, session: ArchivedSession, scan: Scan, prefix: str = "") -> "ResourceOwner":
         """Return a scan as an owner."""
-        kind = _NOT_WORD.sub("_", scan.series.description)
+        kind = _NOT_WORD.sub("_", scan.type)
         return cls(
             session.project,
             f"{prefix}/experiments/{session.id}/scans/{scan.id}",
@@ -69,7 +69,7 @@ class ResourceOwner:
             scan.resources,
             "scans",
             scan.id,
-            scan.series.description,
+            scan.type,
             scan.series.uid,
         )
 
@@ -130,8 +130,4 @@ def scans_named(session: ArchivedSession, name: str) -> list[Scan]:
     """Return scans by ID or type: a comma list, ALL or `*`. Only this part of an address is percent-decoded."""
     names = {one.replace("[SLASH]", "/").replace("[COMMA]", ",") for one in unquote(name).split(",")}
     is_all = not names.isdisjoint({"ALL", "*"})
-    return [
-        scan
-        for scan in session.scans.values()
-        if is_all or scan.id in names or (scan.series.description and scan.series.description in names)
-    ]
+    return [scan for scan in session.scans.values() if is_all or scan.id in names or (scan.type and scan.type in names)]

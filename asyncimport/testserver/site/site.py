@@ -98,6 +98,11 @@ class Site(Settings):
         """Return a project; its fields may be set. Raises KeyError."""
         return self.projects[project_id]
 
+    def remove_project(self, project: Project) -> None:
+        """Remove a project; its ID can never be used again."""
+        del self.projects[project.id]
+        self.deleted_projects.add(project.id)
+
     def project_named(self, name: str) -> Project | None:
         """Return the project with this ID or alias."""
         if (project := self.projects.get(name)) is not None:
@@ -258,8 +263,25 @@ class Site(Settings):
         if isinstance(item, Subject):
             self._subjects.share(item, project, label)
         else:
+            self.unshare(item, project)
             item.shares[project] = label
             self._shared[project, label] = item
+
+    def unshare(self, item: Subject | ArchivedSession, project: str) -> None:
+        """End the sharing of an item into a project; does nothing if there is none."""
+        if isinstance(item, Subject):
+            self._subjects.unshare(item, project)
+        elif (label := item.shares.pop(project, None)) is not None:
+            self._shared.pop((project, label), None)
+
+    def relocate(self, item: Subject | ArchivedSession, project: str, label: str) -> None:
+        """Give an item another project, another label or both; its files stay where they are."""
+        if isinstance(item, Subject):
+            self._subjects.move(item, project, label)
+        else:
+            del self._by_label[item.project, item.label]
+            item.project, item.label = project, label
+            self._by_label[project, label] = item
 
     def sop_uids(self, project: str | None = None) -> set[str]:
         """Return the SOPInstanceUIDs of all completely received archived instances, of one project or all.

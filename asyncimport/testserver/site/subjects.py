@@ -53,6 +53,8 @@ class SubjectIndex:
         """Remove a subject."""
         del self._by_id[subject.id]
         self._of_same_label(subject).remove(subject)
+        for project in list(subject.shares):
+            self.unshare(subject, project)
 
     def rename(self, subject: Subject, label: str) -> None:
         """Give a subject another label."""
@@ -60,10 +62,22 @@ class SubjectIndex:
         subject.label = label
         self._of_same_label(subject).append(subject)
 
+    def move(self, subject: Subject, project: str, label: str) -> None:
+        """Make a subject another project's own, under a label there."""
+        self._of_same_label(subject).remove(subject)
+        subject.project, subject.label = project, label
+        self._of_same_label(subject).append(subject)
+
     def share(self, subject: Subject, project: str, label: str) -> None:
         """Share a subject into another project, under a label there."""
+        self.unshare(subject, project)
         subject.shares[project] = label
         self._shared[project, label] = subject
+
+    def unshare(self, subject: Subject, project: str) -> None:
+        """End the sharing into a project; does nothing if there is none."""
+        if (label := subject.shares.pop(project, None)) is not None:
+            self._shared.pop((project, label), None)
 
     def labelled(self, project: str, label: str) -> Subject | None:
         """Return the subject with this label in a project; its own subjects come before those shared into it.
