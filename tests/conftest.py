@@ -186,7 +186,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_configure() -> None:
-    """Let commands be interrupted also where the tests run in the background: there a shell has SIGINT ignored."""
+    """Trust nobody whom this machine trusts, and let commands be interrupted where a shell has SIGINT ignored."""
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        os.environ.pop(name, None)
+    # A shell does so where the tests run in the background.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

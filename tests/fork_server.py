@@ -4,6 +4,7 @@ A process that is started so has its own arguments, environment, directory, file
 does. What it shares with the others is how the interpreter itself was started: see `is_alike`.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -15,14 +16,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _MAX_BYTES = 1 << 20
-_IMPORT = re.compile(r"^ *(?:import (\w[\w.]*)$|from (\w[\w.]*) import )", re.MULTILINE)
+_IMPORT = re.compile(r"^ *(?:import (\w[\w.]*)(?:  #.*)?$|from (\w[\w.]*) import )", re.MULTILINE)
+# Modules that libraries import only when they are used.
+_IMPORTED_LATE = ("anyio._backends._asyncio", "rich._emoji_codes", "typer._click.decorators", "importlib.readers")
+_SUPPORT = str(Path(__file__).parent / "support")
 # Variables that an interpreter heeds when it starts, or that libraries may read when they are imported.
 _AT_START = ("PYTHON", "LANG", "LC_", "LD_", "COV_", "COVERAGE_")
 
@@ -88,7 +93,11 @@ class ForkServer:
 
 
 def _at_start(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith(_AT_START)}
+    """Return what decides how an interpreter starts. The keyring is chosen later, and found in `support` (`run`)."""
+    found = {name: value for name, value in env.items() if name.startswith(_AT_START)}
+    found.pop("PYTHON_KEYRING_BACKEND", None)
+    path = [place for place in found.pop("PYTHONPATH", "").split(os.pathsep) if place not in {"", _SUPPORT}]
+    return found | {"PYTHONPATH": os.pathsep.join(path)}
 
 
 def _number(report: socket.socket) -> int:
@@ -123,6 +132,8 @@ class _Request:
         if self.message["new_session"]:
             os.setsid()
         sys.path[0] = str(Path.cwd())
+        if _SUPPORT in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+            sys.path.insert(1, _SUPPORT)
         sys.argv[1:] = self.message["words"]
         runpy.run_module(self.message["module"], run_name="__main__", alter_sys=True)
 
@@ -179,13 +190,27 @@ def _send(report: socket.socket, number: int) -> None:
 
 
 def _main(control: int, modules: Sequence[str]) -> None:
-    for module in modules:
+    for module in (*modules, *_IMPORTED_LATE):
         with suppress(ImportError):  # of another system
             importlib.import_module(module)
     gc.collect()
     gc.freeze()
     if (request := _serve(socket.socket(fileno=control))) is not None:
-        request.run()
+        try:
+            request.run()
+        except SystemExit as end:
+            if end.code is None or isinstance(end.code, int):
+                _exit(end.code or 0)
+            raise
+
+
+def _exit(code: int) -> NoReturn:
+    """End as the interpreter does, but leave memory as it is: to free it, the kernel would have to copy it first."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, and has no public name
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
 
 
 if __name__ == "__main__":
