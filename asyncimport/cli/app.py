@@ -41,7 +41,7 @@ class _Commands(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in _COMMANDS:
             raise KeyError(name)
-        from asyncimport.cli.profiles import Profiled
+        from asyncimport.cli.profiles import ProfiledCommand
 
         alone = typer.Typer(
             pretty_exceptions_enable=False,
@@ -49,7 +49,7 @@ class _Commands(Mapping[str, Any]):
             add_completion=False,
             context_settings={"help_option_names": ["--help", "-h"]},
         )
-        alone.command(name, cls=Profiled)(getattr(import_module(f"asyncimport.cli.{name}"), name))
+        alone.command(name, cls=ProfiledCommand)(getattr(import_module(f"asyncimport.cli.{name}"), name))
         return get_command(alone)
 
     def __iter__(self) -> Iterator[str]:
@@ -133,7 +133,7 @@ def _run(words: list[str]) -> int:
     except typer.Abort:
         return 130
     except Terminated:
-        _write_error(words, 143, "stopped")
+        _write_failure(words, 143, UsageError("stopped"))
         return 143
     except SystemExit as end:
         # Typer says nothing of a pipe that nobody reads from any more.
@@ -149,7 +149,7 @@ def _run(words: list[str]) -> int:
         _complain("there is not enough memory", "give the process more, or run it on a part of the source")
         return 1
     if words[:1] == ["upload"]:
-        _write_error(words, 2, str(problem))
+        _write_failure(words, 2, problem)
     _complain(str(problem), problem.hint)
     return problem.exit_code
 
@@ -199,16 +199,12 @@ def _written(code: int, lost: OSError | None) -> int:
     return 1
 
 
-def _write_error(words: list[str], code: int, message: str) -> None:
-    """Write the JSON of a command that did not come to begin, if that is asked for."""
-    if not _wants_json(words):
-        return
-    from asyncimport.cli.output import summary_json, write_json
+def _write_failure(words: list[str], code: int, error: UsageError) -> None:
+    """Write the JSON of a command that did not start, if the words ask for JSON."""
+    if _wants_json(words):
+        from asyncimport.cli.output import failure_json, write_json
 
-    if words[:1] == ["upload"]:
-        write_json(summary_json(None, run=None, host=None, seconds=0.0, code=code, error=UsageError(message)))
-    else:
-        write_json({"exit_code": code, "error": {"message": message, "hint": None}})
+        write_json(failure_json(words[0], error, code))
 
 
 def _wants_json(words: list[str]) -> bool:

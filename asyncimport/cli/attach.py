@@ -13,6 +13,7 @@ With `-o json` one object stands on standard output, also after failures:
 """
 
 import os
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,131 +22,95 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.options import (
-    CaBundle,
-    Encoding,
-    Host,
-    Insecure,
-    NoColor,
-    Output,
-    OutputOption,
-    PasswordStdin,
-    Profile,
-    Project,
-    Quiet,
-    User,
-    hidden,
-    variable,
-)
-from asyncimport.cli.output import consoles, issues_json, show_issues
+from asyncimport.cli.options import Connection, ProgressScreen, TableOptions
+from asyncimport.cli.output import issues_json, show_issues, show_lines
+from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
-from asyncimport.cli.running import conclude, counted, run_operation
+from asyncimport.cli.running import conclude, outcome_json, progress_lines, run_operation
 from asyncimport.errors import UsageError
 from asyncimport.model import AttachmentResult, AttachmentState, Resource, ResourceOwner
 from asyncimport.model.csv_table import TableIssue
+from asyncimport.model.option import option, rare
+from asyncimport.model.options import AttachOptions
 from asyncimport.model.texts import plain
 
 if TYPE_CHECKING:
     from asyncimport.operations.attach import AttachResult
 
-_SHOWN = 20
 _STEP = 500
 
 
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where files go, and what XNAT shows of them."""
+
+    session: str | None = option(
+        "--session", "--experiment", "-E", metavar="LABEL", help="The session that they belong to."
+    )
+    scan: str | None = option("--scan", metavar="ID", help="A scan of that session.")
+    subject: str | None = option("--subject", "-S", metavar="LABEL", help="The subject that they belong to.")
+    to_project: bool = rare("--to-project", default=False, help="They belong to the project itself.")
+    resource: str | None = option(
+        "--resource", "-R", metavar="LABEL", help="The resource; it is made if it does not exist."
+    )
+    table: Path | None = option(
+        "--table",
+        metavar="FILE.csv",
+        help="CSV: path, project_id, session_label or study_uid, resource, format, content, tags.",
+    )
+    format: str = rare("--format", default="", help="What XNAT shows as their format.")
+    content: str = rare("--content", default="", help="What XNAT shows as their content.")
+    tags: str = rare("--tags", default="", help="Tags of the resource, if it is made now.")
+
+
+@command()
 def attach(
     files: Annotated[
         list[Path] | None,
         typer.Argument(metavar="FILE...", help="Files, or directories of files; else --table names them."),
     ] = None,
-    project: Project = None,
-    session: Annotated[
-        str | None,
-        typer.Option("--session", "--experiment", "-E", metavar="LABEL", help="The session that they belong to."),
-    ] = None,
-    scan: Annotated[str | None, typer.Option("--scan", metavar="ID", help="A scan of that session.")] = None,
-    subject: Annotated[
-        str | None, typer.Option("--subject", "-S", metavar="LABEL", help="The subject that they belong to.")
-    ] = None,
-    whole_project: Annotated[bool, hidden("--to-project", help="They belong to the project itself.")] = False,
-    resource: Annotated[
-        str | None, typer.Option("--resource", "-R", metavar="LABEL", help="The resource; it is made if need be.")
-    ] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(
-            "--table",
-            metavar="FILE.csv",
-            help="CSV: path, project_id, session_label or study_uid, resource, format, content, tags.",
-        ),
-    ] = None,
-    encoding: Encoding = "",
-    replacing: Annotated[
-        bool, typer.Option("--replace", help="Put files in the place of others of the same name.")
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", envvar=variable("--dry-run"), help="Compare with the archive, and send nothing."),
-    ] = False,
-    format_: Annotated[str, hidden("--format", help="What XNAT shows as their format.")] = "",
-    content: Annotated[str, hidden("--content", help="What XNAT shows as their content.")] = "",
-    tags: Annotated[str, hidden("--tags", help="Tags of the resource, if it is made now.")] = "",
-    zips: Annotated[
-        bool,
-        typer.Option(
-            "--zip/--no-zip", hidden=True, envvar=variable("--zip"), help="Send small files several in one request."
-        ),
-    ] = True,
-    event_reason: Annotated[
-        str, hidden("--event-reason", help="Why, for sites with an audit trail that ask for it.")
-    ] = "",
-    host: Host = None,
-    user: User = None,
-    profile: Profile = None,
-    password_stdin: PasswordStdin = False,
-    output: OutputOption = Output.TABLE,
-    quiet: Quiet = False,
-    ca_bundle: CaBundle = None,
-    insecure: Insecure = False,
-    no_color: NoColor = False,
+    *,
+    target: Target,
+    tables: TableOptions,
+    options: AttachOptions,
+    connection: Connection,
+    screen: ProgressScreen,
 ) -> None:
     """Put PDF, CSV and other files into resources of the archive, and check that they arrived.
 
-    What is there already, byte for byte, is not sent again; so the same command goes on where it was stopped.
+    Files that are there already, byte for byte, are not sent again. So the same command resumes after a stop.
     """
     from asyncimport.operations.attach import AttachRequest, AttachResult
     from asyncimport.operations.attach import attach as carry_out
     from asyncimport.routing.attachment_file import AttachRow
     from asyncimport.source.attachment_files import group_by_resource, read_attach_rows
 
-    out, err = consoles(no_color=no_color)
     issues: list[TableIssue] = []
+    host = connection.host
     try:
-        place = ResourceOwner(project or "", subject or "", session or "", "", scan or "")
-        said = AttachRow(0, "", place, resource or "", "", format_, content, tags)
-        rows, issues = read_attach_rows(files or [], said, table, whole_project=whole_project, encoding=encoding)
+        place = ResourceOwner(
+            connection.project or "", target.subject or "", target.session or "", "", target.scan or ""
+        )
+        given = AttachRow(0, "", place, target.resource or "", "", target.format, target.content, target.tags)
+        rows, issues = read_attach_rows(
+            files or [], given, target.table, whole_project=target.to_project, encoding=tables.encoding
+        )
         batches = group_by_resource(rows, issues)
-        server = server_from(host, user, profile, ca_bundle, password_stdin=password_stdin, insecure=insecure)
+        server = server_from(connection)
     except UsageError as error:
-        result = AttachResult(dry_run=dry_run, issues=issues, error=error)
+        result = AttachResult(dry_run=options.dry_run, issues=issues, error=error)
     else:
         host = server.host
-        request = AttachRequest(
-            server=server,
-            batches=batches,
-            issues=issues,
-            replace=replacing,
-            zips=zips,
-            event_reason=event_reason,
-            dry_run=dry_run,
-        )
-        count = counted(err, "files", step=_STEP, quiet=quiet)
-        operation = partial(carry_out, request, report=lambda one: count(len(one.filed), one.total))
+        request = AttachRequest(server=server, batches=batches, issues=issues, **vars(options))
+        report = progress_lines(screen, "files", step=_STEP)
+        operation = partial(carry_out, request, report=lambda one: report(len(one.filed), one.total))
         result = run_operation(operation)
-    conclude(out, err, result, host=host, output=output, as_json=_json, show=_show)
+    conclude(screen, result, as_json=partial(_json, host=host), show=_show)
 
 
-def _json(result: "AttachResult") -> dict[str, object]:
+def _json(result: "AttachResult", *, host: str | None) -> dict[str, object]:
     return {
+        **outcome_json(result, host),
         "dry_run": result.dry_run,
         "attachments": result.counts(),
         "details": [_detail(resource, one) for resource, one in result.filed],
@@ -177,11 +142,15 @@ def _show(out: Console, result: "AttachResult") -> None:
     if not result.batches:
         return
     counts = result.counts()
-    there = counts["stored"] - counts["sent"]
-    words = {"sent": counts["sent"], "there already": there, "refused": counts["refused"], "failed": counts["failed"]}
-    words["would be sent" if result.dry_run else "left"] = counts["left"]
-    told = ", ".join(f"{count:,} {word}" for word, count in words.items() if count)
-    out.print(Text(f"{counts['total']:,} files: {told}", style="bold"))
+    words = {
+        "sent": counts["sent"],
+        "there already": counts["stored"] - counts["sent"],
+        "refused": counts["refused"],
+        "failed": counts["failed"],
+        "would be sent" if result.dry_run else "left": counts["left"],
+    }
+    listed = ", ".join(f"{count:,} {word}" for word, count in words.items() if count)
+    out.print(Text(f"{counts['total']:,} files: {listed}", style="bold"))
     pending = {resource: None for resource, one in result.filed if one.reason and one.state is AttachmentState.PENDING}
     lines = [f"would be made: {plain(_where(resource))}" for resource in pending]
     lines += [
@@ -189,15 +158,12 @@ def _show(out: Console, result: "AttachResult") -> None:
         for resource, one in result.filed
         if one.reason and one.state is not AttachmentState.PENDING
     ]
-    for line in lines[:_SHOWN]:
-        out.print(Text(f"  {line}"))
-    if len(lines) > _SHOWN:
-        out.print(Text(f"  and {len(lines) - _SHOWN:,} more: see -o json"))
+    show_lines(out, lines)
     pairs = [(os.path.basename(one.attachment.file.path), one.attachment.name) for _, one in result.filed]  # noqa: PTH119
     renamed = [(own, name) for own, name in pairs if name.rpartition("/")[2] != own]
     if renamed:
-        names = f"{plain(renamed[0][0])} is {renamed[0][1]} there"
-        out.print(Text(f"  renamed: {len(renamed):,} names, as XNAT changes some characters of them: {names}"))
+        example = f"{plain(renamed[0][0])} is {renamed[0][1]} there"
+        out.print(Text(f"  renamed: {len(renamed):,} names, because XNAT changes some characters: {example}"))
 
 
 def _where(resource: Resource) -> str:

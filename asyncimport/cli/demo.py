@@ -6,29 +6,34 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.options import NoColor, Quiet
-from asyncimport.cli.output import consoles, show_error
+from asyncimport.cli.options import LogOptions, ProgressScreen
+from asyncimport.cli.parameters import command
 from asyncimport.errors import UnavailableError
+from asyncimport.model.option import option
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.system.interpreter import child_environment, python_command
 
 
-def demo(
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Leave server, files and journal there until Ctrl-C, to try more.")
-    ] = False,
-    quiet: Quiet = False,
-    no_color: NoColor = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """How the demo ends."""
+
+    keep: bool = option(
+        "--keep", default=False, help="Leave server, files and journal there until Ctrl-C, to try more."
+    )
+
+
+@command(omit={"output"})
+def demo(*, options: DemoOptions, screen: ProgressScreen) -> None:
     """Move 2,000 sample files into a test XNAT on this machine: no arguments, no XNAT, half a minute."""
-    out, err = consoles(no_color=no_color)
+    out, _ = screen.consoles
     with tempfile.TemporaryDirectory(prefix="asyncimport-demo-") as name:
         directory = Path(name)
         expected = _write_samples(out, directory / "files")
@@ -41,15 +46,12 @@ def demo(
                     )
                 )
                 _plan(out, directory / "files", url)
-                code = _upload(out, err, directory, url, quiet=quiet)
+                code = _upload(screen, directory, url)
                 ended_well = _explain(out, url, code, expected)
-                if keep:
+                if options.keep:
                     _stay(out, directory, url)
-        except UnavailableError as error:
-            show_error(err, error)
-            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            raise typer.Exit(0 if keep else 130) from None
+            raise typer.Exit(0 if options.keep else 130) from None
     raise typer.Exit(0 if ended_well else code or 1)
 
 
@@ -74,9 +76,9 @@ def _write_samples(out: Console, target: Path) -> int:
 def _server(directory: Path) -> Iterator[str]:
     """Start `asyncimport testserver` and yield its address."""
     code = "from asyncimport.cli import main; main()"
-    command = python_command(code, "testserver", "--port", "0", "-o", "json", "--directory", str(directory))
+    words = python_command(code, "testserver", "--port", "0", "-o", "json", "--directory", str(directory))
     with subprocess.Popen(  # noqa: S603 - our own command
-        command, stdout=subprocess.PIPE, text=True, env=child_environment()
+        words, stdout=subprocess.PIPE, text=True, env=child_environment()
     ) as server:
         assert server.stdout is not None  # noqa: S101 - it was asked for
         try:
@@ -98,14 +100,14 @@ def _plan(out: Console, files: Path, url: str) -> None:
     )
 
 
-def _upload(out: Console, err: Console, directory: Path, url: str, *, quiet: bool) -> int:
-    from asyncimport.cli.uploading import run_upload
+def _upload(screen: ProgressScreen, directory: Path, url: str) -> int:
+    from asyncimport.cli.uploading import conclude_upload
     from asyncimport.operations.rules import rules_from
     from asyncimport.operations.server import Server
     from asyncimport.operations.upload_request import UploadRequest
     from asyncimport.xnat.login import Credentials
 
-    out.print(Text("\n4. The upload", style="bold"))
+    screen.consoles[0].print(Text("\n4. The upload", style="bold"))
     request = UploadRequest(
         server=Server(url, Credentials("demo", "demo")),
         sources=[directory / "files"],
@@ -113,7 +115,10 @@ def _upload(out: Console, err: Console, directory: Path, url: str, *, quiet: boo
         routes=rules_from("demo"),
         state_dir=directory / "state",
     )
-    return run_upload(request, out, err, quiet=quiet)
+    try:
+        conclude_upload(screen, request, LogOptions())
+    except typer.Exit as end:
+        return int(end.exit_code)
 
 
 def _explain(out: Console, url: str, code: int, expected: int) -> bool:

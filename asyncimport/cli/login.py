@@ -3,15 +3,14 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.text import Text
 
-from asyncimport.cli.options import CaBundle, HelpAll, Host, Insecure, NoColor, PasswordStdin, Profile, Project, User
-from asyncimport.cli.output import consoles, show_error
-from asyncimport.cli.profiles import profiles_path, question
+from asyncimport.cli.options import Connection, Screen
+from asyncimport.cli.parameters import command
+from asyncimport.cli.profiles import profiles_path, prompt
 from asyncimport.credentials import (
     Profiles,
     Token,
@@ -24,74 +23,68 @@ from asyncimport.credentials import (
     store_secret,
     write_profile,
 )
-from asyncimport.errors import AsyncimportError, TransientError, UnavailableError, UsageError
+from asyncimport.errors import TransientError, UnavailableError, UsageError
+from asyncimport.model.option import option
 from asyncimport.model.texts import plain
 from asyncimport.reporting.progress import human_seconds
 
 
-def login(
-    profile: Profile = None,
-    host: Host = None,
-    user: User = None,
-    project: Project = None,
-    password_stdin: PasswordStdin = False,
-    token: Annotated[
-        bool, typer.Option("--token", help="Keep a token, which XNAT issues for a while, in place of the password.")
-    ] = False,
-    forgotten: Annotated[
-        str | None, typer.Option("--forget", metavar="NAME", help="Remove this profile and its secret, and do no more.")
-    ] = None,
-    ca_bundle: CaBundle = None,
-    insecure: Insecure = False,
-    no_color: NoColor = False,
-    _help_all: HelpAll = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Secret:
+    """What the keyring keeps."""
+
+    token: bool = option(
+        "--token", default=False, help="Keep a token, which XNAT issues for a while, in place of the password."
+    )
+    forget: str | None = option("--forget", metavar="NAME", help="Remove this profile and its secret, and do no more.")
+
+
+@command()
+def login(*, connection: Connection, secret: Secret, screen: Screen) -> None:
     """Try a login once, keep its password or token in the system's keyring, and the rest in a profile."""
-    out, err = consoles(no_color=no_color)
+    out, _ = screen.consoles
+    profile, insecure = connection.profile, connection.insecure
     name = profile.name if profile else "default"
-    try:
-        keyring = check_keyring()
-        profiles = read_profiles(profiles_path())
-        if forgotten is not None:
-            _forget(profiles, forgotten)
-            out.print(Text(plain(f"profile {forgotten} and its secret are removed")))
-            return
-        ask = None if password_stdin else question()
-        host = check_host(host or _asked(ask, "XNAT address: ", "--host"), insecure=insecure)
-        before = profiles.named.get(name)
-        if before and before.host and not (profile and profile.explicit) and not same_server(before.host, host):
-            raise UsageError(f"profile {name} is of {before.host}", hint=f"name one for {host} with --profile")
-        user = user or (profile.user if profile else None) or _asked(ask, "XNAT user name: ", "--user")
-        if password_stdin:
-            password = sys.stdin.readline().rstrip("\r\n")
-        else:
-            password = _asked(ask, f"password of {user}: ", "--password-stdin")
-        secret = _tried(host, user, password, ca_bundle, verify=not insecure, token=token)
-        if before and (before.user, before.host) != (user, host):
-            _forget_secret(profiles, name)
-        store_secret(user, host, secret)
-        values = {
-            "host": host,
-            "user": user,
-            "project": project,
-            "ca_bundle": None if ca_bundle is None else str(ca_bundle.absolute()),
-            "insecure": insecure or None,
-        }
-        write_profile(profiles.path, name, values)
-    except AsyncimportError as error:
-        show_error(err, error)
-        raise typer.Exit(error.exit_code) from None
+    keyring = check_keyring()
+    profiles = read_profiles(profiles_path())
+    if secret.forget is not None:
+        _forget(profiles, secret.forget)
+        out.print(Text(plain(f"profile {secret.forget} and its secret are removed")))
+        return
+    ask = None if connection.password_stdin else prompt()
+    host = check_host(connection.host or _answer(ask, "XNAT address: ", "--host"), insecure=insecure)
+    before = profiles.named.get(name)
+    if before and before.host and not (profile and profile.is_explicit) and not same_server(before.host, host):
+        raise UsageError(f"profile {name} is of {before.host}", hint=f"name one for {host} with --profile")
+    user = connection.user or (profile.user if profile else None) or _answer(ask, "XNAT user name: ", "--user")
+    if connection.password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = _answer(ask, f"password of {user}: ", "--password-stdin")
+    ca_bundle = connection.ca_bundle
+    checked = _try_login(host, user, password, ca_bundle, verify=not insecure, token=secret.token)
+    if before and (before.user, before.host) != (user, host):
+        _forget_secret(profiles, name)
+    store_secret(user, host, checked)
+    values = {
+        "host": host,
+        "user": user,
+        "project": connection.project,
+        "ca_bundle": None if ca_bundle is None else str(ca_bundle.absolute()),
+        "insecure": insecure or None,
+    }
+    write_profile(profiles.path, name, values)
     out.print(Text(plain(f"{host} takes the login of {user}; profile {name} is in {profiles.path}")))
-    out.print(Text(plain(f"the keyring ({keyring}) has {_described(secret)}")))
+    out.print(Text(plain(f"the keyring ({keyring}) has {_description(checked)}")))
 
 
-def _asked(ask: Callable[[str], str] | None, text: str, option: str) -> str:
+def _answer(ask: Callable[[str], str] | None, text: str, option: str) -> str:
     if ask is None:
         raise UsageError(f"{option} is missing", hint="there is no terminal to ask at")
     return ask(text)
 
 
-def _described(secret: str | Token) -> str:
+def _description(secret: str | Token) -> str:
     if isinstance(secret, str):
         return "the password"
     if secret.expires is None:
@@ -100,8 +93,10 @@ def _described(secret: str | Token) -> str:
     return f"a token, which lives for {human_seconds(secret.expires - time.time())}, until {end}"
 
 
-def _tried(host: str, user: str, password: str, ca_bundle: Path | None, *, verify: bool, token: bool) -> str | Token:
-    """Log in once, and return what is to be kept.
+def _try_login(
+    host: str, user: str, password: str, ca_bundle: Path | None, *, verify: bool, token: bool
+) -> str | Token:
+    """Log in once, and return the secret to keep.
 
     Raises: LoginRefusedError, UnavailableError, UsageError.
     """

@@ -1,173 +1,177 @@
-"""The options that several commands share, under one name and with one meaning each."""
+"""The options that only the command line has. Those that a library call takes too are in `model/options.py`."""
 
-import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asyncimport.cli.profiles import Chosen, chosen
-from asyncimport.cli.spellings import variables_of
+from asyncimport.cli.output import consoles
+from asyncimport.model.option import rare, setting
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Sources = Annotated[
+    list[Path], typer.Argument(metavar="SOURCE...", help="Directories or files; everything below is scanned.")
+]
 
 
-class Output(enum.StrEnum):
+class Output(StrEnum):
     """How a result is written to standard output."""
 
     TABLE = "table"
     JSON = "json"
 
 
-def _show_all(context: typer.Context, wanted: bool) -> None:
-    if wanted:
-        for parameter in context.command.params:
-            parameter.hidden = False  # type: ignore[attr-defined]
-        typer.echo(context.get_help())
-        raise typer.Exit
+@dataclass(frozen=True, slots=True)
+class ChosenProfile:
+    """The profile that a command runs under; `is_explicit` if the command line asks for it.
+
+    `user` is that of a default profile, which counts only if the environment names none.
+    """
+
+    name: str
+    is_explicit: bool
+    user: str | None = None
 
 
-def hidden(*names: str, help: str) -> typer.models.OptionInfo:  # noqa: A002 - as Typer names it
-    """Make an option that only --help-all shows."""
-    return typer.Option(*names, help=help, envvar=variable(names[0]), hidden=True)  # type: ignore[no-any-return]
+def _chosen(context: typer.Context) -> ChosenProfile | None:
+    """Return what `ProfiledCommand` has chosen, as the value of --profile."""
+    return context.obj  # type: ignore[no-any-return]
 
 
-def variable(name: str) -> list[str]:
-    """Return the environment variables of an option: ASYNCIMPORT_CA_BUNDLE for --ca-bundle."""
-    return variables_of(name)
+@dataclass(frozen=True, kw_only=True)
+class ProjectOption:
+    """The project."""
+
+    project: str | None = setting("--project", "-P", metavar="ID", help="XNAT project.")
 
 
-Host = Annotated[
-    str | None,
-    typer.Option(
-        "--host",
-        metavar="URL",
-        envvar=["ASYNCIMPORT_HOST", "XNAT_HOST", "XNAT_URL"],
-        help="XNAT's address, context path included.",
-    ),
-]
-User = Annotated[
-    str | None,
-    typer.Option("--user", metavar="NAME", envvar="ASYNCIMPORT_USER", help="XNAT user; else XNAT_USER or netrc."),
-]
-Profile = Annotated[
-    Chosen | None,
-    typer.Option(
+@dataclass(frozen=True, kw_only=True)
+class Place(ProjectOption):
+    """Which server and project are meant."""
+
+    host: str | None = setting(
+        "--host", metavar="URL", variables=("XNAT_HOST", "XNAT_URL"), help="XNAT's address, context path included."
+    )
+    profile: ChosenProfile | None = setting(
         "--profile",
         "-p",
         metavar="NAME",
-        envvar="ASYNCIMPORT_PROFILE",
         parser=str,
-        callback=chosen,
+        callback=_chosen,
         help="Host, user, project and other options from the configuration.",
-    ),
-]
-PasswordStdin = Annotated[
-    bool,
-    hidden("--password-stdin", help="Read the password from standard input."),
-]
-Project = Annotated[
-    str | None,
-    typer.Option("--project", "-P", metavar="ID", envvar="ASYNCIMPORT_PROJECT", help="XNAT project."),
-]
-OutputOption = Annotated[
-    Output,
-    typer.Option("--output", "-o", envvar="ASYNCIMPORT_OUTPUT", help="How to write the result to standard output."),
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", envvar=variable("--quiet"), help="No progress; errors and the result only.")
-]
-NoColor = Annotated[bool, hidden("--no-color", help="No colours; NO_COLOR does the same.")]
-StateDir = Annotated[
-    Path | None,
-    hidden("--state-dir", help="Directory of the journals."),
-]
-JournalFile = Annotated[
-    Path | None,
-    hidden("--journal", help="Use this journal file."),
-]
-CaBundle = Annotated[
-    Path | None,
-    hidden("--ca-bundle", help="PEM file of the certificate authorities to trust."),
-]
-Insecure = Annotated[bool, hidden("--insecure", help="Allow plain http and untrusted certificates.")]
-HelpAll = Annotated[
-    bool, typer.Option("--help-all", is_eager=True, callback=_show_all, help="Show all options and exit.")
-]
-Sources = Annotated[
-    list[Path],
-    typer.Argument(metavar="SOURCE...", help="Directories or files; everything below is looked at."),
-]
-Subject = Annotated[
-    str | None,
-    typer.Option(
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection(Place):
+    """How to log in."""
+
+    user: str | None = setting("--user", metavar="NAME", help="XNAT user; else XNAT_USER or netrc.")
+    password_stdin: bool = rare("--password-stdin", default=False, help="Read the password from standard input.")
+    ca_bundle: Path | None = rare("--ca-bundle", help="PEM file of the certificate authorities to trust.")
+    insecure: bool = rare("--insecure", default=False, help="Allow plain http and untrusted certificates.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screen:
+    """How the terminal is used."""
+
+    no_color: bool = rare("--no-color", default=False, help="No colours; NO_COLOR does the same.")
+
+    @property
+    def as_json(self) -> bool:
+        """Whether the result is written as JSON."""
+        return False
+
+    @cached_property
+    def consoles(self) -> "tuple[Console, Console]":
+        """Return the consoles of standard output and standard error."""
+        return consoles(no_color=self.no_color)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultScreen(Screen):
+    """How a result is written."""
+
+    output: Output = setting("--output", "-o", default=Output.TABLE, help="How to write the result to standard output.")
+
+    @property
+    def as_json(self) -> bool:
+        """Whether the result is written as JSON."""
+        return self.output is Output.JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressScreen(ResultScreen):
+    """How progress and result are written."""
+
+    quiet: bool = setting("--quiet", "-q", default=False, help="No progress; errors and the result only.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """How CSV files are read."""
+
+    encoding: str = rare(
+        "--encoding",
+        default="",
+        help="Encoding of the CSV files, such as cp1252; default: UTF-8, or by their byte order mark.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing(ProjectOption, TableOptions):
+    """Templates, patterns and tables that give labels."""
+
+    subject: str | None = setting(
         "--subject",
         "-S",
         metavar="TEMPLATE",
-        envvar="ASYNCIMPORT_SUBJECT",
         help="Subject label: fields in braces, or a fixed text; default {PatientID}.",
-    ),
-]
-Experiment = Annotated[
-    str | None,
-    typer.Option(
+    )
+    session: str | None = setting(
         "--session",
         "--experiment",
         "-E",
         metavar="TEMPLATE",
-        envvar="ASYNCIMPORT_SESSION",
         help="Session label, likewise; default {PatientID}_{StudyDate}.",
-    ),
-]
-PathPatternOption = Annotated[
-    str | None,
-    hidden("--path-pattern", help="Fields from directories: '{subject}/{session}/**'."),
-]
-Map = Annotated[
-    Path | None,
-    hidden("--label-map", help="CSV that gives labels by fields: PatientID,subject."),
-]
-Encoding = Annotated[
-    str,
-    hidden(
-        "--encoding", help="Encoding of the CSV files, such as cp1252, where it is neither UTF-8 nor told by a mark."
-    ),
-]
-OnCollision = Annotated[
-    str,
-    hidden("--on-collision", help="error, or suffix: a label that another study has gets _2, _3 ..."),
-]
-MergePatients = Annotated[bool, hidden("--allow-mixed-patients", help="Let several patients share a subject label.")]
-Truncated = Annotated[str, hidden("--truncated", help="skip or send files whose data set ends before it should.")]
-IgnoreArchives = Annotated[
-    bool, hidden("--ignore-archives", help="Do not report zip, tar and gz files that hold DICOM.")
-]
-FollowLinks = Annotated[
-    bool,
-    hidden("--follow-links", help="Follow links that lead out of SOURCE, to directories and to files; else only told."),
-]
-Include = Annotated[
-    list[str] | None,
-    hidden("--include", help="Only studies with a path below SOURCE that matches: '*/MR/*'; may be given again."),
-]
-Exclude = Annotated[
-    list[str] | None,
-    hidden("--exclude", help="No paths below SOURCE that match; may be given again."),
-]
-Modality = Annotated[
-    str | None,
-    hidden("--modality", help="Only studies with a series of these modalities: MR,PT."),
-]
-Since = Annotated[
-    str | None,
-    hidden("--study-since", help="Only studies from this date on: 2020-01-31."),
-]
-PartialStudies = Annotated[
-    bool,
-    hidden(
+    )
+    path_pattern: str | None = rare("--path-pattern", help="Fields from directories: '{subject}/{session}/**'.")
+    label_map: Path | None = rare("--label-map", help="CSV that gives labels by fields: PatientID,subject.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which studies are chosen."""
+
+    include: Sequence[str] = rare(
+        "--include",
+        default=(),
+        help="Only studies with a path below SOURCE that matches: '*/MR/*'; may be given again.",
+    )
+    modality: str | None = rare("--modality", help="Only studies with a series of these modalities: MR,PT.")
+    study_since: str | None = rare("--study-since", help="Only studies from this date on: 2020-01-31.")
+    partial_studies: bool = rare(
         "--partial-studies",
+        default=False,
         help="--modality, --study-since and --include choose series, not studies; sessions stay open for the rest.",
-    ),
-]
-Limit = Annotated[
-    int | None,
-    hidden("--max-sessions", help="Only the first N sessions, for a pilot."),
-]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """Where events are recorded."""
+
+    events: Path | None = rare("--events", help="Append a line of JSON to this file for each event.")
+    log_file: Path | None = rare(
+        "--log-file", help="Append a log to this file, without names of people unless --verbose is given."
+    )
+    verbose: bool = rare(
+        "--verbose", "-v", default=False, help="Write the log to standard error too, with labels and paths."
+    )

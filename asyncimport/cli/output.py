@@ -1,7 +1,6 @@
 """What is written: results to standard output, the rest to standard error; nothing in a path can forge either."""
 
 import json
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -56,6 +55,15 @@ class _StandardError:
         return getattr(sys.stderr, name)
 
 
+def show_lines(console: Console, lines: Sequence[str], *, is_whole: bool = False) -> None:
+    """Write lines with an indent: the first 20, and how many more there are, or all of them."""
+    shown = lines if is_whole else lines[:_SHOWN]
+    for line in shown:
+        console.print(Text(f"  {line}"))
+    if len(lines) > len(shown):
+        console.print(Text(f"  and {len(lines) - len(shown):,} more: see -o json"))
+
+
 def show_error(console: Console, error: AsyncimportError) -> None:
     """Write an error in one line, and its hint in another."""
     console.print(Text(f"error: {plain(str(error))}", style="red"))
@@ -63,13 +71,18 @@ def show_error(console: Console, error: AsyncimportError) -> None:
         console.print(Text(f"hint: {plain(error.hint)}"))
 
 
-def show_stopped(console: Console, number: int | None, *, as_json: bool) -> int:
-    """Tell that a signal has stopped what had no result yet, and return the exit code."""
-    code = 128 + (number or signal.SIGINT)
-    if as_json:
-        write_json({"exit_code": code, "error": {"message": "stopped", "hint": None}})
-    console.print(Text("stopped"))
-    return code
+def error_json(error: AsyncimportError | None) -> dict[str, object] | None:
+    """Return what ended a command before its time, for JSON."""
+    return None if error is None else {"message": str(error), "hint": error.hint or None}
+
+
+def failure_json(
+    command: str, error: AsyncimportError, code: int, place: Mapping[str, str | None] | None = None
+) -> dict[str, object]:
+    """Return the JSON of a command that failed before it had a result; `place` is its `host`, if it has one."""
+    if command == "upload":
+        return summary_json(None, run=None, host=(place or {}).get("host"), seconds=0.0, code=code, error=error)
+    return {**(place or {}), "exit_code": code, "error": error_json(error)}
 
 
 def summary_json(
@@ -92,7 +105,7 @@ def summary_json(
         "host": host,
         "seconds": round(seconds, 3),
         "exit_code": code,
-        "error": None if error is None else {"message": str(error), "hint": error.hint or None},
+        "error": error_json(error),
         "files": _counts(files),
         "bytes": {"found": summary.bytes_found, "stored": summary.bytes_stored},
         "attachments": _counts(summary.attachments),
@@ -198,9 +211,11 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
             table.add_row(f"{count:,}", words)
     console.print(table)
     if summary.attachments.found:
-        _show_attachments(console, summary.attachments)
+        of_attachments = {"left": "wait for their session", "already_refused": "refused by XNAT in an earlier run"}
+        _show_counts(console, "attachments", summary.attachments, of_attachments)
     if summary.subjects.found:
-        _show_subjects(console, summary.subjects)
+        of_subjects = {"stored": "described", "already_stored": "described by an earlier run", "refused": "refused"}
+        _show_counts(console, "subjects", summary.subjects, of_subjects)
     states = {state: summary.count(state) for state in ("archived", "prearchive", "held", "open")}
     compared = [report.verified for report in summary.sessions if report.verified is not None and not report.earlier]
     present = compared.count("present")
@@ -214,9 +229,8 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
         when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
         again = "`asyncimport verify` looks whether they are still there"
         console.print(Text(f"  {len(days):,} of them were archived {when}; {again}"))
-    _show_sessions(
-        console, [report for report in summary.sessions if report.state in {"held", "open"} or is_unverified(report)]
-    )
+    to_look_at = [one for one in summary.sessions if one.state in {"held", "open"} or is_unverified(one)]
+    show_lines(console, [_session_line(report) for report in to_look_at])
     for problem in summary.problems[:_SHOWN]:
         console.print(Text(f"  {problem.kind}: {problem.files:,} x {plain(problem.reason)}"))
         console.print(Text(f"      such as {plain(problem.example)}", style="dim"))
@@ -228,45 +242,34 @@ def _day(report: SessionReport) -> str:
     return datetime.fromtimestamp(report.as_of or 0.0).astimezone().date().isoformat()
 
 
-def _show_attachments(console: Console, attachments: AttachmentCounts) -> None:
-    words = {"left": "wait for their session", "already_refused": "refused by XNAT in an earlier run"}
-    counts = [
+def _show_counts(
+    console: Console, what: str, counts: AttachmentCounts | SubjectCounts, words: Mapping[str, str]
+) -> None:
+    listed = ", ".join(
         f"{count:,} {words.get(name) or _WORDS[name]}"
-        for name in attachments.__dataclass_fields__
-        if (count := getattr(attachments, name))
-    ]
-    console.print(Text(f"{attachments.found:,} attachments: {', '.join(counts)}", style="bold"))
+        for name in counts.__dataclass_fields__
+        if (count := getattr(counts, name))
+    )
+    console.print(Text(f"{counts.found:,} {what}: {listed}", style="bold"))
 
 
-def _show_subjects(console: Console, subjects: SubjectCounts) -> None:
-    words = {"stored": "described", "already_stored": "described by an earlier run", "refused": "refused"}
-    counts = [
-        f"{count:,} {words.get(name) or _WORDS[name]}"
-        for name in subjects.__dataclass_fields__
-        if (count := getattr(subjects, name))
-    ]
-    console.print(Text(f"{subjects.found:,} subjects: {', '.join(counts)}", style="bold"))
-
-
-def _show_sessions(console: Console, reports: list[SessionReport]) -> None:
-    for report in reports[:_SHOWN]:
-        session = report.session
-        why = report.reason or ("could not be verified; the next run looks again" if is_unverified(report) else "")
-        reason = f": {plain(why)}" if why else ""
-        console.print(Text(f"  {report.state}: {session.project} / {session.subject} / {session.label}{reason}"))
-    if len(reports) > _SHOWN:
-        console.print(Text(f"  and {len(reports) - _SHOWN:,} more: see -o json"))
+def _session_line(report: SessionReport) -> str:
+    session = report.session
+    why = report.reason or ("could not be verified; the next run tries again" if is_unverified(report) else "")
+    reason = f": {plain(why)}" if why else ""
+    return f"{report.state}: {session.project} / {session.subject} / {session.label}{reason}"
 
 
 def show_issues(out: Console, issues: Sequence[TableIssue]) -> None:
     """Write what is wrong in a table, by line and column."""
-    for issue in issues[:_SHOWN]:
-        column = f", {plain(issue.column)}" if issue.column else ""
-        place = f"line {issue.line}{column}: " if issue.line else ""
-        hint = f" ({issue.hint})" if issue.hint else ""
-        out.print(Text(f"  {'warning' if issue.is_warning else 'not sent'}: {place}{issue.text}{hint}"))
-    if len(issues) > _SHOWN:
-        out.print(Text(f"  and {len(issues) - _SHOWN:,} more: see -o json"))
+    show_lines(out, [_issue_line(issue) for issue in issues])
+
+
+def _issue_line(issue: TableIssue) -> str:
+    column = f", {plain(issue.column)}" if issue.column else ""
+    place = f"line {issue.line}{column}: " if issue.line else ""
+    hint = f" ({issue.hint})" if issue.hint else ""
+    return f"{'warning' if issue.is_warning else 'not sent'}: {place}{issue.text}{hint}"
 
 
 def issues_json(issues: Sequence[TableIssue]) -> list[dict[str, object]]:

@@ -5,129 +5,93 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asyncimport.cli.options import (
-    Encoding,
-    Exclude,
-    Experiment,
-    FollowLinks,
-    HelpAll,
-    IgnoreArchives,
-    Include,
-    Limit,
-    Map,
-    MergePatients,
-    Modality,
-    NoColor,
-    OnCollision,
-    Output,
-    OutputOption,
-    PartialStudies,
-    PathPatternOption,
-    Project,
-    Quiet,
-    Since,
-    Sources,
-    StateDir,
-    Subject,
-    Truncated,
-)
-from asyncimport.cli.output import consoles, show_error, show_stopped, write_json
-from asyncimport.cli.running import run_operation
+from asyncimport.cli.options import Filters, ProgressScreen, Routing, Sources
+from asyncimport.cli.output import error_json
+from asyncimport.cli.parameters import command
+from asyncimport.cli.running import conclude, run_operation
 from asyncimport.cli.uploading import Display
-from asyncimport.errors import AsyncimportError, UsageError
+from asyncimport.errors import AsyncimportError
+from asyncimport.model.options import PlanOptions, ReadOptions, ScanOptions, StateOptions
 from asyncimport.model.texts import plain
 from asyncimport.operations.plan import Plan
+from asyncimport.operations.result import Result
 from asyncimport.operations.rules import choice_text, rules_from, study_filter_from
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.routing import PlanProblem, Severity
 
+if TYPE_CHECKING:
+    from asyncimport.operations.dry_run import DryRunResult
+    from asyncimport.operations.planning import PlanResult
+
 _SHOWN = 20
-# Stands in a plan's studies for a project that the upload will name.
+# The project of a plan whose upload will name the project.
 _NO_PROJECT = "PROJECT"
 
 
+@command()
 def plan(
     sources: Sources,
-    project: Project = None,
-    subject: Subject = None,
-    session: Experiment = None,
-    path_pattern: PathPatternOption = None,
-    table: Map = None,
-    encoding: Encoding = "",
-    out_file: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the plan as CSV, for upload --plan.")
-    ] = None,
-    parts: Annotated[
-        int, typer.Option("--split", metavar="N", min=1, help="Write N plans of about equal size: FILE-1, FILE-2 ...")
-    ] = 1,
-    force: Annotated[bool, typer.Option("--force", help="Replace a plan that exists, edits and all.")] = False,
-    on_collision: OnCollision = "error",
-    allow_mixed_patients: MergePatients = False,
-    truncated: Truncated = "skip",
-    ignore_archives: IgnoreArchives = False,
-    follow_links: FollowLinks = False,
-    include: Include = None,
-    exclude: Exclude = None,
-    modality: Modality = None,
-    since: Since = None,
-    partial_studies: PartialStudies = False,
-    limit: Limit = None,
-    output: OutputOption = Output.TABLE,
-    quiet: Quiet = False,
-    state_dir: StateDir = None,
-    no_color: NoColor = False,
-    _help_all: HelpAll = False,
+    *,
+    routing: Routing,
+    options: PlanOptions,
+    scan: ScanOptions,
+    read: ReadOptions,
+    filters: Filters,
+    state: StateOptions,
+    screen: ProgressScreen,
 ) -> None:
     """Scan, and say which session each study would become, with every problem. Nothing is sent."""
     from asyncimport.operations.planning import PlanRequest, PlanResult
     from asyncimport.operations.planning import plan as carry_out
 
-    out, err = consoles(no_color=no_color)
-    try:
-        routes = rules_from(project, subject, session, path_pattern, table, no_project=_NO_PROJECT, encoding=encoding)
-        if on_collision not in {"error", "suffix"}:
-            raise UsageError(f"--on-collision {on_collision} cannot be", hint="give error or suffix")
-        request = PlanRequest(
-            sources=sources,
-            routes=routes,
-            out_file=out_file,
-            parts=parts,
-            force=force,
-            suffix=on_collision == "suffix",
-            allow_mixed_patients=allow_mixed_patients,
-            send_truncated=truncated == "send",
-            ignore_archives=ignore_archives,
-            follow_links=follow_links,
-            exclude=exclude or (),
-            study_filter=study_filter_from(modality, since, include, parts=partial_studies),
-            carried=choice_text(modality, since, include) if partial_studies else "",
-            limit=limit,
-            is_project_open=not project and routes.project == _NO_PROJECT,
-            state_dir=state_dir,
-        )
-        operation = partial(carry_out, request, report=Display(err, lambda _: None, quiet=quiet))
-        result = run_operation(operation, empty=PlanResult()).raise_for_error()
-    except AsyncimportError as error:
-        if output is Output.JSON:
-            write_json({"exit_code": error.exit_code, "error": {"message": str(error), "hint": error.hint or None}})
-        show_error(err, error)
-        raise typer.Exit(error.exit_code) from None
-    if result.plan is None:
-        raise typer.Exit(show_stopped(err, result.signal, as_json=output is Output.JSON))
-    if output is Output.JSON:
-        write_json(plan_json(result.plan, result.written, result.exit_code))
-    else:
-        show_plan(out, result.plan)
-        for path in result.written:
+    routes = rules_from(
+        routing.project,
+        routing.subject,
+        routing.session,
+        routing.path_pattern,
+        routing.label_map,
+        no_project=_NO_PROJECT,
+        encoding=routing.encoding,
+    )
+    chosen = (filters.modality, filters.study_since, filters.include)
+    request = PlanRequest(
+        sources=sources,
+        routes=routes,
+        study_filter=study_filter_from(*chosen, parts=filters.partial_studies),
+        carried=choice_text(*chosen) if filters.partial_studies else "",
+        is_project_open=not routing.project and routes.project == _NO_PROJECT,
+        **vars(options),
+        **vars(scan),
+        **vars(read),
+        **vars(state),
+    )
+    report = Display(screen, lambda _: None)
+    conclude_plan(screen, run_operation(partial(carry_out, request, report=report), empty=PlanResult()))
+
+
+def conclude_plan(screen: ProgressScreen, result: "PlanResult | DryRunResult") -> NoReturn:
+    """Write a plan, and the files that it was written to, and exit."""
+    written: Sequence[Path] = getattr(result, "written", ())
+
+    def as_json(_: Result) -> dict[str, object]:
+        if result.plan is not None:
+            return plan_json(result.plan, written, result.exit_code)
+        error = result.error or AsyncimportError("stopped")
+        return {"exit_code": result.exit_code, "error": error_json(error)}
+
+    def show(out: Console, _: Result) -> None:
+        if result.plan is not None:
+            show_plan(out, result.plan)
+        for path in written:
             out.print(Text(f"written: {plain(str(path))}"))
-    raise typer.Exit(result.exit_code)
+
+    conclude(screen, result, as_json=as_json, show=show, if_stopped="")
 
 
 def show_plan(out: Console, found: Plan) -> None:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ import platformdirs
 import typer
 from typer.core import TyperCommand
 
+from asyncimport.cli.options import ChosenProfile, Connection
+from asyncimport.cli.output import consoles, failure_json, show_error, write_json
 from asyncimport.cli.spellings import FORMER, as_spelt_now
 from asyncimport.cli.values import quick
 from asyncimport.credentials import (
@@ -22,24 +23,12 @@ from asyncimport.credentials import (
     same_server,
     stored_login,
 )
-from asyncimport.errors import UsageError
+from asyncimport.errors import AsyncimportError, UsageError
 
 if TYPE_CHECKING:
     from asyncimport.operations.server import Server
 
 _OWN = ("host", "user", "project", "ca_bundle", "insecure")
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """The profile that a command runs under; explicit: it was asked for on the command line.
-
-    `user` is that of a default profile, which counts only where the environment names none.
-    """
-
-    name: str
-    explicit: bool
-    user: str | None = None
 
 
 def profiles_path() -> Path:
@@ -48,19 +37,14 @@ def profiles_path() -> Path:
     return Path(named) if named else platformdirs.user_config_path("asyncimport", appauthor=False) / "config.toml"
 
 
-def chosen(context: typer.Context) -> Chosen | None:
-    """Return what `Profiled` has chosen, as the value of --profile."""
-    return context.obj  # type: ignore[no-any-return]
-
-
-def question() -> Callable[[str], str] | None:
-    """Return what asks the person at the terminal; None where there is none."""
+def prompt() -> Callable[[str], str] | None:
+    """Return a function that asks the person at the terminal; None without a terminal."""
     if not sys.stdin.isatty():
         return None
     return lambda text: str(typer.prompt(text, prompt_suffix="", hide_input="password" in text, err=True))
 
 
-class Profiled(TyperCommand):
+class ProfiledCommand(TyperCommand):
     """A command whose options, where it has --profile, come from a profile too.
 
     A profile that was asked for goes before the environment, the default one after it.
@@ -95,7 +79,19 @@ class Profiled(TyperCommand):
             )
         return left
 
-    def _apply(self, ctx: Any, given: Mapping[str, Any]) -> Chosen | None:
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. An error of ours becomes a message, its JSON if that is asked for, and its exit code."""
+        try:
+            return super().invoke(ctx)
+        except AsyncimportError as error:
+            options = ctx.params
+            if options.get("output") == "json":
+                place = {"host": options["host"]} if "host" in options else None
+                write_json(failure_json(str(self.name), error, error.exit_code, place))
+            show_error(consoles(no_color=options.get("no_color", False))[1], error)
+            raise typer.Exit(error.exit_code) from None
+
+    def _apply(self, ctx: Any, given: Mapping[str, Any]) -> ChosenProfile | None:
         """Make the values of the profile the defaults of the options.
 
         Raises: UsageError.
@@ -107,7 +103,7 @@ class Profiled(TyperCommand):
         if not name:
             return None
         if self.name == "login" and name not in profiles.named:
-            return Chosen(name, explicit)  # it is about to be made
+            return ChosenProfile(name, explicit)  # it is about to be made
         profile = profiles.get(name)
         options: dict[str, Any] = {str(parameter.name): parameter for parameter in self.params}
         host = given.get("host") or (None if explicit and profile.host else options["host"].value_from_envvar(ctx))
@@ -119,7 +115,7 @@ class Profiled(TyperCommand):
                 options[key].default = value
                 if explicit:
                     options[key].envvar = None
-        return Chosen(name, explicit, user)
+        return ChosenProfile(name, explicit, user)
 
 
 def _own(profile: Profile) -> dict[str, Any]:
@@ -155,45 +151,33 @@ def _defaults(ctx: Any, path: Path, name: str, profile: Profile) -> dict[str, An
     return defaults
 
 
-def login_from(
-    host: str | None, user: str | None, profile: Chosen | None, *, password_stdin: bool, insecure: bool
-) -> tuple[str, str, str]:
+def login_from(connection: Connection) -> tuple[str, str, str]:
     """Return host, user and password from options, profile, environment, keyring, netrc or a person.
 
     Raises: UsageError.
     """
-    if not host:
+    if not connection.host:
         raise UsageError("no server", hint="name it with --host, set XNAT_HOST, or use asyncimport login")
-    host = check_host(host, insecure=insecure)
-    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else None
+    host = check_host(connection.host, insecure=connection.insecure)
+    profile = connection.profile
+    password = sys.stdin.readline().rstrip("\r\n") if connection.password_stdin else None
     name, password = find_login(
         host,
-        user,
+        connection.user,
         environ=os.environ,
         password=password,
         default_user=profile.user if profile else None,
         keyring=stored_login,
-        keyring_first=profile is not None and profile.explicit,
-        prompt=None if password_stdin else question(),
+        keyring_first=profile is not None and profile.is_explicit,
+        prompt=None if connection.password_stdin else prompt(),
     )
     return host, name, password
 
 
-def server_from(
-    host: str | None,
-    user: str | None,
-    profile: Chosen | None,
-    ca_bundle: Path | None,
-    *,
-    password_stdin: bool,
-    insecure: bool,
-) -> "Server":
-    """Return the server, with a login from options, profile, environment, keyring, netrc or a person.
-
-    Raises: UsageError.
-    """
+def server_from(connection: Connection) -> "Server":
+    """Return the server and the login. Raises: UsageError."""
     from asyncimport.operations.server import Server
     from asyncimport.xnat.login import Credentials
 
-    host, name, password = login_from(host, user, profile, password_stdin=password_stdin, insecure=insecure)
-    return Server(host, Credentials(name, password), ca_bundle, not insecure)
+    host, name, password = login_from(connection)
+    return Server(host, Credentials(name, password), connection.ca_bundle, not connection.insecure)

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from asyncimport.cli.options import Output
-from asyncimport.cli.output import show_error, write_json
+from asyncimport.cli.options import ProgressScreen, Screen
+from asyncimport.cli.output import error_json, show_error, write_json
 from asyncimport.errors import primary_error
 from asyncimport.pacing.shutdown import Stop, Terminated
 from asyncimport.reporting.progress import Totals
@@ -111,41 +111,42 @@ def run_operation(
     return results[-1]
 
 
-def counted(err: Console, what: str, *, step: int, quiet: bool) -> Callable[[int, int], None]:
-    """Return what writes, every so many, how many of all were come to."""
-    told = 0
+def progress_lines(screen: ProgressScreen, what: str, *, step: int) -> Callable[[int, int], None]:
+    """Return a function that takes how many of all are done, and writes a line for every `step` of them."""
+    last = 0
 
     def report(done: int, total: int) -> None:
-        nonlocal told
-        if not quiet and done // step > told:
-            told = done // step
-            err.print(Text(f"{done:,} of {total:,} {what}"))
+        nonlocal last
+        if not screen.quiet and done // step > last:
+            last = done // step
+            screen.consoles[1].print(Text(f"{done:,} of {total:,} {what}"))
 
     return report
 
 
+def outcome_json(result: "Result", host: str | None) -> dict[str, object]:
+    """Return how a command ended, for JSON."""
+    return {"host": host, "exit_code": result.exit_code, "error": error_json(result.error)}
+
+
 def conclude(
-    out: Console,
-    err: Console,
+    screen: Screen,
     result: R,
     *,
-    host: str | None,
-    output: Output,
     as_json: Callable[[R], Mapping[str, object]],
     show: Callable[[Console, R], None],
     if_stopped: str = "the same command goes on from here",
 ) -> NoReturn:
-    """Write a result as a table or as JSON, and what ended the operation before its time; then exit."""
-    error = result.error
-    if output is Output.JSON:
-        message = None if error is None else {"message": str(error), "hint": error.hint or None}
-        write_json({"host": host, "exit_code": result.exit_code, "error": message, **as_json(result)})
+    """Write a result as a table or as JSON, then what ended the operation before its time, and exit."""
+    out, err = screen.consoles
+    if screen.as_json:
+        write_json(as_json(result))
     else:
         show(out, result)
-    if error is not None:
-        show_error(err, error)
+    if result.error is not None:
+        show_error(err, result.error)
     elif result.signal is not None:
-        err.print(Text(f"stopped; {if_stopped}"))
+        err.print(Text("; ".join(filter(None, ("stopped", if_stopped)))))
     raise typer.Exit(result.exit_code)
 
 

@@ -1,11 +1,13 @@
 """`asyncimport status`: what the journal holds. It reads beside a run and never disturbs it."""
 
 import csv
-import enum
 import io
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asyncimport.cli.options import Host, JournalFile, NoColor, Profile, Project, StateDir
-from asyncimport.cli.output import consoles, show_error, show_other_journals, show_summary, summary_json, write_json
-from asyncimport.errors import AsyncimportError
+from asyncimport.cli.options import Place, Screen
+from asyncimport.cli.output import show_other_journals, show_summary, summary_json
+from asyncimport.cli.parameters import command
+from asyncimport.cli.running import conclude
 from asyncimport.journal.attachment_reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
+from asyncimport.model.option import setting
+from asyncimport.model.options import JournalOptions
 from asyncimport.model.texts import plain
 from asyncimport.operations.journals import select_journal
 from asyncimport.operations.status import SessionFiles, StatusRequest, StatusResult, read_status
@@ -26,7 +31,7 @@ from asyncimport.reporting.progress import human_bytes
 from asyncimport.routing.plan_file import escape_cell
 
 
-class _Form(enum.StrEnum):
+class Form(StrEnum):
     """How the journal is written to standard output."""
 
     TABLE = "table"
@@ -34,46 +39,70 @@ class _Form(enum.StrEnum):
     CSV = "csv"
 
 
+@dataclass(frozen=True, kw_only=True)
+class StatusScreen(Screen):
+    """How the journal is written."""
+
+    output: Form = setting(
+        "--output",
+        "-o",
+        default=Form.TABLE,
+        help="How to write it to standard output; csv has a row for each session, or for each file of one.",
+    )
+
+    @property
+    def as_json(self) -> bool:
+        """Whether the journal is written as JSON."""
+        return self.output is Form.JSON
+
+
+@command()
 def status(
     session: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="A session label: show its files.")] = None,
-    host: Host = None,
-    profile: Profile = None,  # noqa: ARG001 - what it says comes as the other options' values
-    project: Project = None,
-    output: Annotated[
-        _Form,
-        typer.Option(
-            "--output",
-            "-o",
-            envvar="ASYNCIMPORT_OUTPUT",
-            help="How to write it to standard output; csv has a row for each session, or for each file of one.",
-        ),
-    ] = _Form.TABLE,
-    state_dir: StateDir = None,
-    journal: JournalFile = None,
-    no_color: NoColor = False,
+    *,
+    place: Place,
+    journal: JournalOptions,
+    screen: StatusScreen,
 ) -> None:
     """Show what was uploaded, what is left, and why."""
-    out, err = consoles(no_color=no_color)
-    try:
-        path, part, others = select_journal(host, project, state_dir, journal)
-        show_other_journals(err, project, others)
-        result = read_status(StatusRequest(journal=path, project=part, session=session))
-    except AsyncimportError as error:
-        show_error(err, error)
-        raise typer.Exit(error.exit_code) from None
-    if session is not None and result.session is not None:
-        _session(out, session, result.session, output)
-    else:
-        _journal(out, result, output, others)
+    path, project, others = select_journal(place.host, place.project, journal.state_dir, journal.journal)
+    show_other_journals(screen.consoles[1], place.project, others)
+    result = read_status(StatusRequest(journal=path, project=project, session=session))
+    is_csv = screen.output is Form.CSV
+    if result.session is None:
+        show = _write_journal_csv if is_csv else _show_journal
+        conclude(screen, result, as_json=partial(_journal_json, others), show=show)
+    show_session = partial(_write_session_csv if is_csv else _show_session, found=result.session)
+    conclude(screen, result, as_json=partial(_session_json, session, result.session), show=show_session)
 
 
-def _journal(out: Console, result: StatusResult, form: _Form, others: Sequence[Path]) -> None:
-    about, runs, summary, left, at_work = result.about, result.runs, result.summary, result.remaining, result.at_work
-    assert summary is not None and left is not None  # noqa: S101, PT018 - of the journal as a whole
-    last = runs[-1] if runs else None
-    if form is _Form.CSV:
-        names = ("project", "subject", "session", "study_uid", "state", "files", "bytes", "uri", "verified", "reason")
-        rows = (
+def _journal_json(others: Sequence[Path], result: StatusResult) -> dict[str, object]:
+    about, runs, left = result.about, result.runs, result.remaining
+    assert left is not None  # noqa: S101 - of the journal as a whole
+    last = str(runs[-1].key) if runs else None
+    return {
+        **summary_json(result.summary, run=last, host=about["destination"], seconds=0.0, code=0),
+        "rules": {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")},
+        "runs": [
+            {"run": str(run.key), "started": run.started, "ended": run.ended, "exit_code": run.exit_code}
+            for run in runs
+        ],
+        "at_work": result.at_work,
+        "other_journals": [plain(str(one)) for one in others],
+        "remaining": {
+            "files": left.files,
+            "bytes": left.size,
+            "seconds": None if left.seconds is None else round(left.seconds),
+        },
+    }
+
+
+def _write_journal_csv(_: Console, result: StatusResult) -> None:
+    assert result.summary is not None  # noqa: S101 - of the journal as a whole
+    names = ("project", "subject", "session", "study_uid", "state", "files", "bytes", "uri", "verified", "reason")
+    _write_csv(
+        names,
+        (
             (
                 report.session.project,
                 report.session.subject,
@@ -86,35 +115,18 @@ def _journal(out: Console, result: StatusResult, form: _Form, others: Sequence[P
                 report.verified,
                 report.reason,
             )
-            for report in summary.sessions
-        )
-        _write_csv(names, rows)
-        return
-    if form is _Form.JSON:
-        value = summary_json(
-            summary,
-            run=str(last.key) if last else None,
-            host=about["destination"],
-            seconds=0.0,
-            code=0,
-        )
-        value["rules"] = {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")}
-        value["runs"] = [
-            {"run": str(run.key), "started": run.started, "ended": run.ended, "exit_code": run.exit_code}
-            for run in runs
-        ]
-        value["at_work"] = at_work
-        value["other_journals"] = [plain(str(one)) for one in others]
-        value["remaining"] = {
-            "files": left.files,
-            "bytes": left.size,
-            "seconds": None if left.seconds is None else round(left.seconds),
-        }
-        write_json(value)
-        return
+            for report in result.summary.sessions
+        ),
+    )
+
+
+def _show_journal(out: Console, result: StatusResult) -> None:
+    about, runs, summary, left = result.about, result.runs, result.summary, result.remaining
+    assert summary is not None and left is not None  # noqa: S101, PT018 - of the journal as a whole
     out.print(Text(f"{about['destination']}, project {about.get('rule project')}", style="bold"))
     for run in runs[-5:]:
-        out.print(Text(f"  run {run.key}: started {run.started}, {_end(run, at_work if run is last else False)}"))
+        is_at_work = result.at_work if run is runs[-1] else False
+        out.print(Text(f"  run {run.key}: started {run.started}, {_end(run, is_at_work)}"))
     show_summary(out, summary, seconds=None)
     if left.files:
         out.print(Text(_remaining(left), style="bold"))
@@ -141,27 +153,27 @@ def _about(seconds: float) -> str:
     return f"about {round(seconds / 86_400)} days"
 
 
-def _session(out: Console, label: str, found: SessionFiles, form: _Form) -> None:
-    rows, attachments, deliveries = found.instances, found.attachments, found.deliveries
-    files = [_file_json(row) for row in rows]
-    if form is _Form.CSV:
-        names = ("path", "bytes", "sop_uid", "state", "attempts", "time", "reason")
-        _write_csv(names, ([file[name] for name in names] for file in files))
-    elif form is _Form.JSON:
-        write_json(
-            {
-                "session": label,
-                "files": files,
-                "attachments": [_attachment_json(one) for one in attachments],
-                "deliveries": [_delivery_json(one) for one in deliveries],
-            }
-        )
-    else:
-        for one in deliveries:
-            out.print(Text(_delivery_line(one)))
-        _show_files(out, rows)
-        if attachments:
-            _show_attachments(out, attachments)
+def _session_json(label: str | None, found: SessionFiles, _: StatusResult) -> dict[str, object]:
+    return {
+        "session": label,
+        "files": [_file_json(row) for row in found.instances],
+        "attachments": [_attachment_json(one) for one in found.attachments],
+        "deliveries": [_delivery_json(one) for one in found.deliveries],
+    }
+
+
+def _write_session_csv(_out: Console, _result: StatusResult, *, found: SessionFiles) -> None:
+    names = ("path", "bytes", "sop_uid", "state", "attempts", "time", "reason")
+    files = map(_file_json, found.instances)
+    _write_csv(names, ([file[name] for name in names] for file in files))
+
+
+def _show_session(out: Console, _: StatusResult, *, found: SessionFiles) -> None:
+    for one in found.deliveries:
+        out.print(Text(_delivery_line(one)))
+    _show_files(out, found.instances)
+    if found.attachments:
+        _show_attachments(out, found.attachments)
 
 
 def _file_json(row: InstanceRow) -> dict[str, object]:

@@ -14,6 +14,7 @@ in letter case only. `left` were not come to, as an error or a signal ended the 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,117 +23,77 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.options import (
-    CaBundle,
-    Encoding,
-    Host,
-    Insecure,
-    NoColor,
-    Output,
-    OutputOption,
-    PasswordStdin,
-    Profile,
-    Project,
-    Quiet,
-    User,
-    hidden,
-    variable,
-)
-from asyncimport.cli.output import consoles, issues_json, show_issues
+from asyncimport.cli.options import Connection, ProgressScreen, TableOptions
+from asyncimport.cli.output import issues_json, show_issues, show_lines
+from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
-from asyncimport.cli.running import conclude, counted, run_operation
+from asyncimport.cli.running import conclude, outcome_json, progress_lines, run_operation
 from asyncimport.demographics import Difference
 from asyncimport.errors import UsageError
+from asyncimport.model.option import rare
+from asyncimport.model.options import SubjectsOptions
 from asyncimport.model.texts import plain
 from asyncimport.xnat.subjects import SubjectError, SubjectUpdated
 
 if TYPE_CHECKING:
     from asyncimport.operations.subjects import SubjectsResult
 
-_SHOWN = 20
 _STEP = 100
 
 
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """How values are read and shown."""
+
+    null_clears: bool = rare(
+        "--null-clears", default=False, help="Let the word NULL in a cell clear the field, as XNAT does."
+    )
+    show_values: bool = rare(
+        "--show-values", default=False, help="Show values that differ too, on a terminal: they are patients' data."
+    )
+
+
+@command(show={"overwrite_demographics"})
 def subjects(
     table: Annotated[
         Path, typer.Argument(metavar="FILE.csv", help="CSV: subject_label and columns by XNAT's names, such as gender.")
     ],
-    project: Project = None,
-    host: Host = None,
-    user: User = None,
-    profile: Profile = None,
-    password_stdin: PasswordStdin = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", envvar=variable("--dry-run"), help="Compare with the archive, and send nothing."),
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite-demographics",
-            envvar=variable("--overwrite-demographics"),
-            help="Replace values that XNAT has; else they are kept, and the differences told.",
-        ),
-    ] = False,
-    existing_only: Annotated[
-        bool,
-        typer.Option(
-            "--existing-only", envvar=variable("--existing-only"), help="Make no subjects that XNAT does not have."
-        ),
-    ] = False,
-    null_clears: Annotated[
-        bool,
-        hidden("--null-clears", help="Let the word NULL in a cell clear the field, as XNAT does."),
-    ] = False,
-    encoding: Encoding = "",
-    show_values: Annotated[
-        bool,
-        hidden("--show-values", help="Show values that differ too, on a terminal: they are patients' data."),
-    ] = False,
-    event_reason: Annotated[
-        str, hidden("--event-reason", help="Why, for sites with an audit trail that ask for it.")
-    ] = "demographics of a table",
-    output: OutputOption = Output.TABLE,
-    quiet: Quiet = False,
-    ca_bundle: CaBundle = None,
-    insecure: Insecure = False,
-    no_color: NoColor = False,
+    *,
+    options: SubjectsOptions,
+    values: Values,
+    tables: TableOptions,
+    connection: Connection,
+    screen: ProgressScreen,
 ) -> None:
     """Set demographics of subjects from a CSV file, before their sessions are imported or at any time after.
 
-    Rows with errors are told by line and column; the others are sent, and then read back.
+    Errors in rows are reported by line and column. The other rows are sent, and then read back.
     """
     from asyncimport.operations.subjects import SubjectsRequest, SubjectsResult, read_table
     from asyncimport.operations.subjects import subjects as carry_out
 
-    out, err = consoles(no_color=no_color)
-    result = SubjectsResult(dry_run=dry_run)
+    result = SubjectsResult(dry_run=options.dry_run)
+    host = connection.host
     try:
-        _check_values(out, output, show_values=show_values)
-        result.rows, result.issues = read_table(table, project or "", encoding, null_clears=null_clears)
+        _check_values(screen, values)
+        result.rows, result.issues = read_table(
+            table, connection.project or "", tables.encoding, null_clears=values.null_clears
+        )
         _check_rows(table, result)
-        server = server_from(host, user, profile, ca_bundle, password_stdin=password_stdin, insecure=insecure)
+        server = server_from(connection)
     except UsageError as error:
         result.error = error
     else:
         host = server.host
-        request = SubjectsRequest(
-            server=server,
-            rows=result.rows,
-            issues=result.issues,
-            overwrite=overwrite,
-            existing_only=existing_only,
-            event_reason=event_reason,
-            dry_run=dry_run,
-        )
-        count = counted(err, "subjects", step=_STEP, quiet=quiet)
-        operation = partial(carry_out, request, report=lambda one: count(len(one.outcomes), len(one.rows)))
+        request = SubjectsRequest(server=server, rows=result.rows, issues=result.issues, **vars(options))
+        report = progress_lines(screen, "subjects", step=_STEP)
+        operation = partial(carry_out, request, report=lambda one: report(len(one.outcomes), len(one.rows)))
         result = run_operation(operation)
-    conclude(out, err, result, host=host, output=output, as_json=_json, show=partial(_show, values=show_values))
+    conclude(screen, result, as_json=partial(_json, host=host), show=partial(_show, values=values.show_values))
 
 
-def _check_values(out: Console, output: Output, *, show_values: bool) -> None:
-    if show_values and (output is Output.JSON or not out.is_terminal):
+def _check_values(screen: ProgressScreen, values: Values) -> None:
+    if values.show_values and (screen.as_json or not screen.consoles[0].is_terminal):
         raise UsageError("--show-values shows patients' data, and only on a terminal", hint="leave it out")
 
 
@@ -142,8 +103,9 @@ def _check_rows(table: Path, result: "SubjectsResult") -> None:
         raise UsageError(f"{table} has no row that can be sent", hint=hint)
 
 
-def _json(result: "SubjectsResult") -> dict[str, object]:
+def _json(result: "SubjectsResult", *, host: str | None) -> dict[str, object]:
     return {
+        **outcome_json(result, host),
         "dry_run": result.dry_run,
         "subjects": result.counts(),
         "details": [_detail(one) for one in result.outcomes],
@@ -181,11 +143,8 @@ def _show(out: Console, result: "SubjectsResult", *, values: bool) -> None:
     words = [f"{counts[state]:,} {state}" for state in counts if state != "total" and counts[state]]
     would = "would be " if result.dry_run else ""
     out.print(Text(f"{counts['total']:,} subjects: {would}{', '.join(words)}", style="bold"))
-    told = [line for one in result.outcomes for line in _lines(one, dry_run=result.dry_run, values=values)]
-    for line in told[:_SHOWN] if not values else told:
-        out.print(Text(f"  {line}"))
-    if len(told) > _SHOWN and not values:
-        out.print(Text(f"  and {len(told) - _SHOWN:,} more: see -o json"))
+    lines = [line for one in result.outcomes for line in _lines(one, dry_run=result.dry_run, values=values)]
+    show_lines(out, lines, is_whole=values)
     if any(isinstance(one, SubjectUpdated) and one.kept for one in result.outcomes):
         out.print(Text("hint: --overwrite-demographics replaces what XNAT has"))
 

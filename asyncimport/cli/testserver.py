@@ -5,22 +5,25 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import anyio
 import typer
 from rich.console import Console
 
-from asyncimport.cli.options import HelpAll, NoColor, Output, OutputOption, hidden
-from asyncimport.cli.output import consoles, show_error
+from asyncimport.cli.options import ResultScreen
+from asyncimport.cli.output import show_error
+from asyncimport.cli.parameters import command
 from asyncimport.cli.running import on_signals
 from asyncimport.errors import UsageError
+from asyncimport.model.option import option, rare
 
 if TYPE_CHECKING:
     from asyncimport.testserver import Fault
 
-DEFAULT_PORT = 8090
+_PORT = 8090
 _FAULTS_HELP = (
     'JSON file of faults that strike requests, such as [{"kind": "import", "action": "status", "status": 503, '
     '"headers": {"Retry-After": "1"}, "nth": 3, "times": 2}, {"kind": "any", "action": "reset", "effect": true, '
@@ -30,32 +33,33 @@ _FAULTS_HELP = (
 )
 
 
-def testserver(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")] = DEFAULT_PORT,
-    directory: Annotated[
-        Path | None, typer.Option(help="Keep the files here; by default they go when the server stops.")
-    ] = None,
-    context: Annotated[str, hidden("--context", help="Context path, as old XNATs have: /xnat.")] = "",
-    faults: Annotated[Path | None, hidden("--faults", help=_FAULTS_HELP)] = None,
-    output: OutputOption = Output.TABLE,
-    no_color: NoColor = False,
-    _help_all: HelpAll = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """How the test server runs."""
+
+    port: int = option("--port", default=_PORT, min=0, max=65_535, help="Port to listen on; 0 takes a free one.")
+    directory: Path | None = option(
+        "--directory", help="Keep the files here; by default they go when the server stops."
+    )
+    context: str = rare("--context", default="", help="Context path, as old XNATs have: /xnat.")
+    faults: Path | None = rare("--faults", help=_FAULTS_HELP)
+
+
+@command()
+def testserver(*, options: ServerOptions, screen: ResultScreen) -> None:
     """Run the embedded test XNAT on this machine. User, password and project are all `demo`."""
-    _, err = consoles(no_color=no_color)
-    to_add = _read_faults(faults, err) if faults is not None else []
+    directory, port = options.directory, options.port
+    faults = [] if options.faults is None else _read_faults(options.faults, screen.consoles[1])
     with ExitStack() as stack:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncimport-testserver-")))
         try:
-            anyio.run(_serve, directory, port, context, to_add, output is Output.JSON)
+            anyio.run(_serve, directory, port, options.context, faults, screen.as_json)
         except OSError as error:
-            problem = UsageError(
+            raise UsageError(
                 f"the test server cannot listen on port {port}: {error.strerror or error}",
                 hint="choose another with --port; 0 takes a free one",
-            )
-            show_error(err, problem)
-            raise typer.Exit(problem.exit_code) from None
+            ) from None
 
 
 def _read_faults(file: Path, err: Console) -> "list[Fault]":

@@ -1,18 +1,18 @@
-"""What an upload shows while it runs, and where its events are written down."""
+"""What an upload shows while it runs, and at its end."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.output import show_error, show_orphans, show_summary, summary_json, write_json
-from asyncimport.cli.recording import recorded
-from asyncimport.cli.running import progress, run_operation
+from asyncimport.cli.options import LogOptions, ProgressScreen
+from asyncimport.cli.output import show_error, show_orphans, show_summary, summary_json
+from asyncimport.cli.recording import recorder
+from asyncimport.cli.running import conclude, progress, run_operation
 from asyncimport.errors import AsyncimportError, UnavailableError
 from asyncimport.model import Orphan, Summary
 from asyncimport.model.events import Notice, ServerUnavailable
@@ -26,20 +26,18 @@ from asyncimport.system.collector import resume
 if TYPE_CHECKING:
     from asyncimport.operations.upload_request import UploadRequest, UploadResult
 
-# So many are written to standard error; JSON and events have them all.
-_NOTICES = 20
+# On standard error. JSON and events have them all.
+_MAX_NOTICES = 20
 
 
 class Display(Observer):
     """Shows progress and notices on standard error, and passes the events of each run on to `record`."""
 
-    def __init__(
-        self, err: Console, record: Callable[[Entry], None], *, quiet: bool, outage_timeout: float = 0.0
-    ) -> None:
-        self._err = err
+    def __init__(self, screen: ProgressScreen, record: Callable[[Entry], None], *, outage_timeout: float = 0.0) -> None:
+        self._screen = screen
+        self._out, self._err = screen.consoles
         self._record = record
-        self._quiet = quiet
-        self._max_outage = outage_timeout
+        self._outage_timeout = outage_timeout
         self._is_run = False
         self._notices: set[str] = set()
 
@@ -52,9 +50,9 @@ class Display(Observer):
         if isinstance(entry, RunEnded):
             self._is_run = False
         elif isinstance(entry, ServerUnavailable):
-            self._tell_away(entry.reason)
+            self._show_availability(entry.reason)
         elif isinstance(entry, Notice):
-            self._tell_notice(entry.reason)
+            self._show_notice(entry.reason)
 
     def tell(self, text: str) -> None:
         """Write a line to standard error."""
@@ -62,147 +60,124 @@ class Display(Observer):
 
     def progress(self, totals: Totals) -> AbstractAsyncContextManager[None]:
         """Show totals in a line of progress."""
-        return progress(totals, self._err, quiet=self._quiet)
+        return progress(totals, self._err, quiet=self._screen.quiet)
 
     def stopping(self) -> None:
-        """Tell that a signal has come."""
+        """Report that a signal has come."""
         self.tell("stopping: what is in flight may finish (30 s at most); once more to stop at once")
 
-    def _tell_away(self, reason: str | None) -> None:
-        if self._quiet or self._err.is_terminal:
-            # There it stands in the line of progress.
+    def _show_availability(self, reason: str | None) -> None:
+        # On a terminal, the line of progress shows it.
+        if self._screen.quiet or self._err.is_terminal:
             return
-        longest = human_seconds(self._max_outage)
+        longest = human_seconds(self._outage_timeout)
         self.tell(
-            "the server is back" if reason is None else f"the server is away: {reason}; waiting {longest} at most"
+            "the server is back"
+            if reason is None
+            else f"the server is not available: {reason}; waiting for {longest} at most"
         )
 
-    def _tell_notice(self, text: str) -> None:
-        """Tell what is to be looked at, and not more of it than can be read."""
+    def _show_notice(self, text: str) -> None:
         if text in self._notices:
             return
         self._notices.add(text)
-        if len(self._notices) <= _NOTICES:
+        if len(self._notices) <= _MAX_NOTICES:
             self.tell(text)
-        elif len(self._notices) == _NOTICES + 1:
-            self.tell("and more of the kind: see -o json, or --events")
+        elif len(self._notices) == _MAX_NOTICES + 1:
+            self.tell("there are more notices: see -o json, or --events")
 
 
 class WatchDisplay(Display):
-    """Shows of each run of a watch what has changed."""
+    """Shows what has changed in each run of a watch."""
 
-    def __init__(
-        self,
-        out: Console,
-        err: Console,
-        record: Callable[[Entry], None],
-        *,
-        as_json: bool,
-        quiet: bool,
-        outage_timeout: float,
-    ) -> None:
-        super().__init__(err, record, quiet=quiet, outage_timeout=outage_timeout)
-        self._out = out
-        self._as_json = as_json
-        self._trouble: tuple[type[AsyncimportError], str] | None = None
-        self._told: Sequence[object] = ()
+    def __init__(self, screen: ProgressScreen, record: Callable[[Entry], None], *, outage_timeout: float = 0.0) -> None:
+        super().__init__(screen, record, outage_timeout=outage_timeout)
+        self._last_error: tuple[type[AsyncimportError], str] | None = None
+        self._last_concerns: Sequence[object] = ()
 
     def run_ended(self, result: Result, seconds: float) -> None:
-        """Write what has changed; of a run in which nothing did, nothing."""
-        outcome = cast("UploadResult", result)  # a watch is of uploads
-        error = outcome.error
-        # The words for a server that is away change with the moment at which it is asked.
-        trouble = None if error is None else (type(error), "" if isinstance(error, UnavailableError) else str(error))
-        if error is not None and trouble != self._trouble:
-            show_error(self._err, error)
-            if not self._quiet:
-                self._err.print(Text("waiting until that is over"))
-        elif error is None and self._trouble is not None and not self._quiet:
-            self._err.print(Text("that is over: going on"))
-        self._trouble = trouble
-        summary, totals = outcome.summary, outcome.totals
-        if self._as_json or summary is None:
+        """Write what has changed since the last run."""
+        upload_result = cast("UploadResult", result)  # a watch is of uploads
+        self._show_change_of_error(upload_result.error)
+        summary, totals = upload_result.summary, upload_result.totals
+        if self._screen.as_json or summary is None:
             return
-        matters = _open_matters(summary, outcome.orphans or ())
-        if totals.stored or totals.archived or totals.built or totals.attached or matters != self._told:
+        orphans = upload_result.orphans or []
+        concerns = _concerns(summary, orphans)
+        if totals.stored or totals.archived or totals.built or totals.attached or concerns != self._last_concerns:
             show_summary(self._out, summary, seconds=seconds)
-            show_orphans(self._out, outcome.orphans or [])
-        self._told = matters
+            show_orphans(self._out, orphans)
+        self._last_concerns = concerns
+
+    def _show_change_of_error(self, error: AsyncimportError | None) -> None:
+        # The text for a server that is not available changes from one moment to the next.
+        now = None if error is None else (type(error), "" if isinstance(error, UnavailableError) else str(error))
+        if error is not None and now != self._last_error:
+            show_error(self._err, error)
+            if not self._screen.quiet:
+                self._err.print(Text("waiting until that is over"))
+        elif error is None and self._last_error is not None and not self._screen.quiet:
+            self._err.print(Text("that is over: going on"))
+        self._last_error = now
 
 
-def _open_matters(summary: Summary, orphans: Sequence[Orphan]) -> Sequence[object]:
-    """Return what a person would want to know of, and what stays so from one run to the next."""
+def _concerns(summary: Summary, orphans: Sequence[Orphan]) -> Sequence[object]:
+    """Return what a person should look at. It is equal in two runs if nothing has changed."""
     sessions = [one for one in summary.sessions if one.state in {"held", "open"}]
-    # What is left out is being written, or was not asked for.
+    # Excluded files are being written, or were not asked for.
     return (*sessions, *(one for one in summary.problems if one.kind != "excluded"), *orphans)
 
 
-def show_result(
-    request: "UploadRequest", result: "UploadResult", out: Console, err: Console, *, seconds: float, as_json: bool
-) -> None:
-    """Write the summary, and what ended the run."""
-    if as_json:
-        write_json(
-            summary_json(
-                result.summary,
-                orphans=result.orphans,
-                notices=result.totals.notices,
-                run=result.run,
-                host=request.server.host,
-                seconds=seconds,
-                code=result.exit_code,
-                error=result.error,
-            )
-        )
-    elif result.summary is not None and (result.summary.files.found or result.summary.problems):
-        show_summary(out, result.summary, seconds=seconds)
-        show_orphans(out, result.orphans or [])
-    if result.error is not None:
-        show_error(err, result.error)
-    elif result.signal is not None:
-        err.print(Text("stopped; the same command goes on from here"))
-
-
-def run_upload(
-    request: "UploadRequest",
-    out: Console,
-    err: Console,
-    *,
-    as_json: bool = False,
-    quiet: bool = False,
-    events: Path | None = None,
-    log_file: Path | None = None,
-    verbose: bool = False,
-) -> int:
-    """Upload once, or again and again, write the summary (JSON also after a failure), and return the exit code."""
+def run_upload(screen: ProgressScreen, request: "UploadRequest", log: LogOptions) -> "UploadResult":
+    """Upload once, or again and again, with progress on standard error."""
     from asyncimport.operations.upload import upload
     from asyncimport.operations.upload_request import UploadResult
     from asyncimport.operations.watch import watch
 
     resume()
-    began = monotonic()
     result = UploadResult(issues=request.issues)
-    is_watch = request.watch is not None
-    longest = request.options.outage_timeout
+    pause = request.watch_seconds
     try:
-        with recorded(err, events=events, log_file=log_file, verbose=verbose) as record:
-            display = (
-                WatchDisplay(out, err, record, as_json=as_json, quiet=quiet, outage_timeout=longest)
-                if is_watch
-                else Display(err, record, quiet=quiet, outage_timeout=longest)
-            )
-            if request.watch is not None and not quiet:
-                display.tell(f"looking for new studies every {request.watch:g} s; Ctrl-C stops")
-            operation = partial(watch if is_watch else upload, request, report=display)
+        with recorder(screen.consoles[1], log) as record:
+            kind = Display if pause is None else WatchDisplay
+            display = kind(screen, record, outage_timeout=request.options.outage_timeout)
+            if pause is not None and not screen.quiet:
+                display.tell(f"looking for new studies every {pause:g} s; Ctrl-C stops")
+            operation = partial(upload if pause is None else watch, request, report=display)
             result = run_operation(operation, when_stopped=display.stopping, empty=result)
     except AsyncimportError as error:
         result.error = error
-    code = result.exit_code
-    if is_watch and not as_json:
-        # Each run has had its summary.
-        result.summary = None
-    if result.totals.gone and not (quiet or is_watch):
-        gone, unsent = result.totals.gone, result.totals.gone_unsent
-        err.print(Text(f"{gone:,} files of an earlier run are no longer there; {unsent:,} of them had not been sent"))
-    show_result(request, result, out, err, seconds=monotonic() - began, as_json=as_json)
-    return code
+    return result
+
+
+def conclude_upload(screen: ProgressScreen, request: "UploadRequest", log: LogOptions) -> NoReturn:
+    """Upload, write the summary (as JSON also after a failure), and exit."""
+    started = monotonic()
+    result = run_upload(screen, request, log)
+    seconds = monotonic() - started
+    is_watch = request.watch_seconds is not None
+    if (gone := result.totals.gone) and not (screen.quiet or is_watch):
+        unsent = result.totals.gone_unsent
+        text = f"files of an earlier run that no longer exist: {gone:,}, of which {unsent:,} were never sent"
+        screen.consoles[1].print(Text(text))
+
+    def as_json(result: "UploadResult") -> dict[str, object]:
+        return summary_json(
+            result.summary,
+            orphans=result.orphans,
+            notices=result.totals.notices,
+            run=result.run,
+            host=request.server.host,
+            seconds=seconds,
+            code=result.exit_code,
+            error=result.error,
+        )
+
+    def show(out: Console, result: "UploadResult") -> None:
+        # A watch has shown the summary of each run.
+        summary = result.summary
+        if summary is not None and not is_watch and (summary.files.found or summary.problems):
+            show_summary(out, summary, seconds=seconds)
+            show_orphans(out, result.orphans or [])
+
+    conclude(screen, result, as_json=as_json, show=show)

@@ -1,32 +1,20 @@
 """`asyncimport verify`: compare the archive with the journal, now or weeks later. Unasked, it changes nothing."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.options import (
-    CaBundle,
-    Host,
-    Insecure,
-    JournalFile,
-    NoColor,
-    Output,
-    OutputOption,
-    PasswordStdin,
-    Profile,
-    Project,
-    StateDir,
-    User,
-)
-from asyncimport.cli.output import consoles, orphan_json, show_other_journals
+from asyncimport.cli.options import Connection, ResultScreen
+from asyncimport.cli.output import orphan_json, show_other_journals
+from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
-from asyncimport.cli.running import conclude, run_operation
-from asyncimport.errors import AsyncimportError
+from asyncimport.cli.running import conclude, outcome_json, run_operation
+from asyncimport.model.options import JournalOptions, VerifyOptions
 from asyncimport.model.texts import plain
 from asyncimport.operations.journals import select_journal, server_of
 from asyncimport.xnat.subjects import SubjectError, SubjectUpdated
@@ -35,93 +23,35 @@ if TYPE_CHECKING:
     from asyncimport.operations.verify import VerifyResult
 
 
-def verify(
-    project: Project = None,
-    host: Host = None,
-    user: User = None,
-    profile: Profile = None,
-    password_stdin: PasswordStdin = False,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Send again what the archive lacks, from the files it was sent from.")
-    ] = False,
-    orphans: Annotated[
-        bool,
-        typer.Option("--orphans", help="Look for sessions in the prearchive that uploads which broke off left behind."),
-    ] = False,
-    delete_orphans: Annotated[
-        bool,
-        typer.Option("--delete-orphans", help="Delete those of them whose every file is seen to be in the archive."),
-    ] = False,
-    safe_to_delete: Annotated[
-        Path | None,
-        typer.Option(
-            "--safe-to-delete",
-            metavar="FILE",
-            help="Write the paths of all files whose instances were just seen in the archive, one a line.",
-        ),
-    ] = None,
-    attachments_bytes: Annotated[
-        bool,
-        typer.Option("--attachments-bytes", help="Read all attachments back, and compare their bytes."),
-    ] = False,
-    output: OutputOption = Output.TABLE,
-    state_dir: StateDir = None,
-    journal: JournalFile = None,
-    ca_bundle: CaBundle = None,
-    insecure: Insecure = False,
-    no_color: NoColor = False,
-) -> None:
+@command()
+def verify(*, options: VerifyOptions, connection: Connection, journal: JournalOptions, screen: ResultScreen) -> None:
     """Check that the archive still holds every instance that was stored, by SOPInstanceUID."""
-    from asyncimport.operations.verify import VerifyRequest, VerifyResult, check_place
+    from asyncimport.operations.verify import VerifyRequest, check_place
     from asyncimport.operations.verify import verify as carry_out
 
-    out, err = consoles(no_color=no_color)
-    others: list[Path] = []
-    try:
-        path, part, others = select_journal(host, project, state_dir, journal)
-        show_other_journals(err, project, others)
-        server = server_from(
-            host or server_of(path), user, profile, ca_bundle, password_stdin=password_stdin, insecure=insecure
-        )
-        if safe_to_delete is not None:
-            check_place(safe_to_delete)
-    except AsyncimportError as error:
-        result = VerifyResult(error=error)
-    else:
-        host = server.host
-        request = VerifyRequest(
-            server=server,
-            journal=path,
-            project=part,
-            repair=repair,
-            orphans=orphans,
-            delete_orphans=delete_orphans,
-            safe_to_delete=safe_to_delete,
-            attachments_bytes=attachments_bytes,
-        )
-        report = partial(_tell, err)
-        result = run_operation(partial(carry_out, request, report=report))
+    _, err = screen.consoles
+    path, project, others = select_journal(connection.host, connection.project, journal.state_dir, journal.journal)
+    show_other_journals(err, connection.project, others)
+    server = server_from(replace(connection, host=connection.host or server_of(path)))
+    if options.safe_to_delete is not None:
+        check_place(options.safe_to_delete)
+    request = VerifyRequest(server=server, journal=path, project=project, **vars(options))
+    result = run_operation(partial(carry_out, request, report=lambda text: err.print(Text(plain(text)))))
     conclude(
-        out,
-        err,
+        screen,
         result,
-        host=host,
-        output=output,
-        as_json=partial(_json, others=others),
+        as_json=partial(_json, host=server.host, others=others),
         show=_show,
         if_stopped="`asyncimport upload` sends the rest" if result.repaired else "the same command begins anew",
     )
 
 
-def _tell(err: Console, text: str) -> None:
-    err.print(Text(plain(text)))
-
-
-def _json(result: "VerifyResult", *, others: Sequence[Path]) -> dict[str, object]:
+def _json(result: "VerifyResult", *, host: str, others: Sequence[Path]) -> dict[str, object]:
     if result.error is not None:
-        return {}
+        return outcome_json(result, host)
     complete = sum(one.problem is None for one in result.findings)
     value: dict[str, object] = {
+        **outcome_json(result, host),
         "sessions": {
             "total": len(result.findings),
             "verified": complete,

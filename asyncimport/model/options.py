@@ -1,80 +1,374 @@
-"""The options of a run: flat, frozen, checked when they are made."""
+"""The options of the commands: each default, name and help text once. Requests inherit them."""
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
 from asyncimport.errors import UsageError
+from asyncimport.model.option import (
+    DAY,
+    DURATION,
+    SIZE,
+    TextForm,
+    check_number,
+    invalid,
+    option,
+    rare,
+    setting,
+    several,
+)
 
-# XNAT takes each file under one global lock and has 40 database connections: more than this in flight gains nothing.
-AUTO_WORKERS = 16
-# Where as many as are worth it are found out: enough for a server that is 100 ms away.
+# With `--workers auto` the most uploads in flight: enough for a server that is 100 ms away.
 AUTO_CEILING = 64
-_MOST_WORKERS = 256
+_MAX_WORKERS = 256
+_WATCH_MIN_AGE_SECONDS = 120.0
+REPLY_SECONDS = 600.0
+"""How long to wait for the answer to a call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a run goes about its work.
+class Truncated(StrEnum):
+    """What becomes of files whose data set ends before it should."""
 
-    `workers` is the most uploads in flight, or with `adaptive` the bound of what is found to be worth it, `max_rate`
-    bytes a second at most, `finalizers` the sessions being archived at a time, `attachment_workers` the resources being
-    filled at a time, `max_open_sessions` how many sessions may occupy the server's prearchive. `check_first` sends
-    nothing before the whole source is scanned without a collision. `outage_timeout` is how many seconds to wait for a
-    server that is away, `settle_seconds` how many a session is left alone after an attempt to send into it broke off,
-    which may yet take effect. `partial` archives also sessions that lack files. `send_truncated` sends files whose data
-    set ends before it should. `resend_changed` sends files again that were rewritten after XNAT had stored them.
-    `receipts` keeps for each file what a receipt needs: the digest of what was sent, and what the archive held before.
-    `is_filtered`: not all is asked for that an earlier run may have left to be sent.
+    SKIP = "skip"
+    SEND = "send"
+
+
+class Partial(StrEnum):
+    """What becomes of sessions that lack files."""
+
+    HOLD = "hold"
+    ARCHIVE = "archive"
+
+
+class Overwrite(StrEnum):
+    """What XNAT's archive step does with a session that exists."""
+
+    NONE = "none"
+    APPEND = "append"
+    DELETE = "delete"
+
+
+class OnCollision(StrEnum):
+    """What becomes of a label that another study has already."""
+
+    ERROR = "error"
+    SUFFIX = "suffix"
+
+
+class Retry(StrEnum):
+    """What else a run takes up of an earlier one."""
+
+    HELD = "held"
+    REFUSED = "refused"
+
+
+def _workers_of(text: str, name: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise _invalid_workers(text, name)
+    return int(text)
+
+
+def _invalid_workers(value: object, name: str = "--workers") -> UsageError:
+    return invalid(name, value, f"a number from 1 to {_MAX_WORKERS}, or 'auto'")
+
+
+_WORKERS = TextForm(_workers_of, none="auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How headers are judged."""
+
+    truncated: Truncated = rare(
+        "--truncated", default=Truncated.SKIP, help="Whether to send files whose data set ends before it should."
+    )
+
+    @property
+    def send_truncated(self) -> bool:
+        """Whether files are sent whose data set ends before it should."""
+        return self.truncated == Truncated.SEND
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ReadOptions):
+    """What the pipeline reads.
+
+    `workers` is the most uploads in flight; None finds out how many are worth it. `finalizers` is how many sessions are
+    archived at a time, `attachment_workers` how many resources are filled at a time. An upload derives two fields from
+    its request: `receipts` keeps the digest of each file, and what the archive held before; `is_filtered` says that
+    files of an earlier run may stay pending.
     """
 
-    workers: int = AUTO_WORKERS
-    adaptive: bool = False
-    max_rate: float | None = None
+    workers: int | None = setting(
+        "--workers", "-w", metavar="N|auto", form=_WORKERS, help="Uploads in flight; auto finds the best number."
+    )
+    archive: bool = setting(
+        "--archive/--no-archive", default=True, help="Archive each session, or leave it built in the prearchive."
+    )
+    retry: frozenset[Retry] = setting(
+        "--retry",
+        default=frozenset(),
+        metavar="held,refused",
+        form=several(Retry),
+        help="Also take up what an earlier run held, or what it saw refused.",
+    )
+    check_first: bool = rare(
+        "--check-first", default=False, help="Send nothing before the whole source is scanned and free of collisions."
+    )
+    max_open_sessions: int = rare(
+        "--max-open-sessions", default=200, help="Sessions that may occupy the server's prearchive at a time."
+    )
+    outage_timeout: float = rare(
+        "--outage-timeout",
+        default=3600.0,
+        form=DURATION,
+        help="How long to wait for a server that is not available: 90s, 15m, 8h.",
+    )
+    settle_seconds: float = rare(
+        "--settle-time",
+        default=30.0,
+        form=DURATION,
+        help="How long to leave a session alone after an interrupted upload, in case that still lands.",
+    )
+    partial: Partial = rare(
+        "--partial",
+        default=Partial.HOLD,
+        help="Hold or archive sessions that lack files which failed, were refused or cannot be read.",
+    )
+    max_rate: float | None = rare("--max-rate", form=SIZE, help="Bytes a second at most: 500kB, 20MB, 1.5GB.")
+    resend_changed: bool = rare(
+        "--resend-changed", default=False, help="Send files again that have changed since; needs --overwrite append."
+    )
     finalizers: int = 4
     attachment_workers: int = 8
-    max_open_sessions: int = 200
-    archive: bool = True
-    check_first: bool = False
-    outage_timeout: float = 3600.0
-    settle_seconds: float = 30.0
-    partial: bool = False
-    send_truncated: bool = False
-    resend_changed: bool = False
     receipts: bool = False
-    retry_held: bool = False
-    retry_refused: bool = False
     is_filtered: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        if not 1 <= self.workers <= _MOST_WORKERS:
-            raise UsageError(
-                f"--workers {self.workers} cannot be", hint=f"give a number from 1 to {_MOST_WORKERS}, or auto"
-            )
-        if self.finalizers < 1:
-            raise UsageError(f"{self.finalizers} finalizers cannot be", hint="give a number from 1 on")
-        if self.max_open_sessions < 1:
-            raise UsageError(f"--max-open-sessions {self.max_open_sessions} cannot be", hint="give a number from 1 on")
+        """Refuse numbers that cannot work. Raises: UsageError."""
+        if self.workers is not None and not 1 <= self.workers <= _MAX_WORKERS:
+            raise _invalid_workers(self.workers)
+        check_number("finalizers", self.finalizers)
+        check_number("--max-open-sessions", self.max_open_sessions)
+
+    @property
+    def max_workers(self) -> int:
+        """The most uploads in flight."""
+        return self.workers or AUTO_CEILING
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the number of uploads in flight follows the server."""
+        return self.workers is None
+
+    @property
+    def archive_partial(self) -> bool:
+        """Whether sessions are archived that lack files."""
+        return self.partial == Partial.ARCHIVE
+
+    @property
+    def retry_held(self) -> bool:
+        """Whether sessions are taken up that an earlier run held."""
+        return Retry.HELD in self.retry
+
+    @property
+    def retry_refused(self) -> bool:
+        """Whether files are sent again that an earlier run saw refused."""
+        return Retry.REFUSED in self.retry
 
 
-def seconds_of(text: str, option: str) -> float:
-    """Return the seconds of a duration such as 90, 90s, 15m, 8h or 2d.
+@dataclass(frozen=True, kw_only=True)
+class ScanOptions:
+    """What of a source is scanned, and how studies become sessions."""
 
-    Raises: UsageError.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    if match is None:
-        raise UsageError(f"{option} {text} is not a duration", hint="write it as 90s, 15m, 8h or 2d")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    exclude: Sequence[str] = rare("--exclude", default=(), help="No paths below SOURCE that match; may be given again.")
+    ignore_archives: bool = rare(
+        "--ignore-archives", default=False, help="Do not report zip, tar and gz files that hold DICOM."
+    )
+    follow_links: bool = rare(
+        "--follow-links",
+        default=False,
+        help="Follow links out of SOURCE, to directories and to files; else report them.",
+    )
+    on_collision: OnCollision = rare(
+        "--on-collision",
+        default=OnCollision.ERROR,
+        help="What to do with a label that another study has: report an error, or add _2, _3 ...",
+    )
+    allow_mixed_patients: bool = rare(
+        "--allow-mixed-patients", default=False, help="Let several patients share a subject label."
+    )
+    max_sessions: int | None = rare("--max-sessions", help="Only the first N sessions, for a pilot.")
+
+    def __post_init__(self) -> None:
+        """Refuse a pilot without sessions. Raises: UsageError."""
+        check_number("--max-sessions", self.max_sessions)
+
+    @property
+    def suffix(self) -> bool:
+        """Whether a label that another study has gets a suffix."""
+        return self.on_collision == OnCollision.SUFFIX
 
 
-def bytes_of(text: str, option: str) -> float:
-    """Return the bytes of a size such as 500000, 500kB, 20MB, 1.5 GB or 16MiB; a small letter means no other unit.
+@dataclass(frozen=True, kw_only=True)
+class StateOptions:
+    """Where journals and header caches are kept."""
 
-    Raises: UsageError.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?b?", text.strip().lower())
-    size = 0.0 if match is None else float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ")
-    if size <= 0:
-        raise UsageError(f"{option} {text} is not a size", hint="write bytes as 500kB, 20MB or 1.5GB")
-    return size
+    state_dir: Path | None = rare("--state-dir", help="Directory of the journals.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalOptions(StateOptions):
+    """Which journal is used."""
+
+    journal: Path | None = rare("--journal", help="Use this journal file.")
+
+
+def _event_reason(default: str = "") -> Any:
+    return rare("--event-reason", default=default, help="The reason for the change, for sites with an audit trail.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """What XNAT's audit trail asks for."""
+
+    event_reason: str = _event_reason()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadOptions(AuditOptions):
+    """What only an upload needs."""
+
+    overwrite: Overwrite = rare("--overwrite", default=Overwrite.NONE, help="Passed to XNAT's archive step.")
+    receipts: Path | None = rare(
+        "--receipts", help="Write a line of JSON to this file for each file, attachment and session."
+    )
+    max_duration_seconds: float | None = rare(
+        "--max-duration", form=DURATION, help="Stop gracefully after this time, as Ctrl-C does: 90s, 15m, 8h."
+    )
+    relabel: bool = rare("--relabel", default=False, help="Apply changed -S and -E to what is not archived yet.")
+    adopt_rows: bool = rare(
+        "--adopt-rows",
+        default=False,
+        help="Fill sessions in the prearchive that an upload from another journal has begun.",
+    )
+    trigger_pipelines: bool | None = rare(
+        "--trigger-pipelines/--no-trigger-pipelines",
+        help="Whether archiving starts the project's AutoRun pipelines; default: as XNAT is set up.",
+    )
+    watch_seconds: float | None = rare(
+        "--watch", form=DURATION, help="Look for new studies again and again, with this pause: 60s, 5m; until stopped."
+    )
+    min_age: float | None = rare(
+        "--min-age",
+        form=DURATION,
+        help="Leave studies out in which a file changed within this time; "
+        f"default: {DURATION.write(_WATCH_MIN_AGE_SECONDS)} with --watch.",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a watch without a pause. Raises: UsageError."""
+        if self.watch_seconds == 0:
+            raise invalid("--watch", DURATION.write(0), "a pause such as 60s or 5m")
+
+    @property
+    def min_age_seconds(self) -> float:
+        """How long a study must be unchanged."""
+        if self.min_age is not None:
+            return self.min_age
+        return 0.0 if self.watch_seconds is None else _WATCH_MIN_AGE_SECONDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Where a plan is written."""
+
+    out_file: Path | None = option("--out", metavar="FILE", help="Write the plan as CSV, for upload --plan.")
+    parts: int = option(
+        "--split", default=1, metavar="N", min=1, help="Write N plans of about equal size: FILE-1, FILE-2 ..."
+    )
+    force: bool = option("--force", default=False, help="Replace a plan that exists, edits and all.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(AuditOptions):
+    """Whether the archive is changed, and why."""
+
+    dry_run: bool = setting("--dry-run", default=False, help="Compare with the archive, and send nothing.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachOptions(CompareOptions):
+    """How files go into resources."""
+
+    replace: bool = option("--replace", default=False, help="Replace files of the same name.")
+    zips: bool = rare("--zip/--no-zip", default=True, help="Send several small files in one request.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemographicsOptions:
+    """Whether values that XNAT has are replaced."""
+
+    overwrite_demographics: bool = rare(
+        "--overwrite-demographics",
+        default=False,
+        help="Replace values that XNAT has of a subject; else keep them, and report the differences.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectsOptions(DemographicsOptions, CompareOptions):
+    """How demographics are set."""
+
+    event_reason: str = _event_reason("demographics of a table")
+    existing_only: bool = setting("--existing-only", default=False, help="Make no subjects that XNAT does not have.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """What else to check, and to repair."""
+
+    repair: bool = option(
+        "--repair", default=False, help="Send again what the archive lacks, from the files it was sent from."
+    )
+    orphans: bool = option(
+        "--orphans", default=False, help="Look for sessions that interrupted uploads left in the prearchive."
+    )
+    delete_orphans: bool = option(
+        "--delete-orphans", default=False, help="Delete orphans whose every file is seen to be in the archive."
+    )
+    safe_to_delete: Path | None = option(
+        "--safe-to-delete",
+        metavar="FILE",
+        help="Write the paths of all files whose instances were just seen in the archive, one a line.",
+    )
+    attachments_bytes: bool = option(
+        "--attachments-bytes", default=False, help="Read all attachments back, and compare their bytes."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetOptions:
+    """What to take out of a journal."""
+
+    sessions: Sequence[str] = option(
+        "--session", default=(), metavar="LABEL", help="A session, whole: the next run scans and sends it as new."
+    )
+    held: bool = option("--held", default=False, help="All sessions that are held, whole.")
+    gone: bool = option("--gone", default=False, help="Files that are no longer on disk and that XNAT does not have.")
+    archived_before: date | None = option(
+        "--archived-before",
+        metavar="DATE",
+        form=DAY,
+        help="Files of sessions archived and verified before that day, and no longer on disk.",
+    )
+    force: bool = option(
+        "--force",
+        default=False,
+        help="Also where XNAT holds an unfinished delivery, and where files may be gone because a disk is.",
+    )

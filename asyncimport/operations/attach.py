@@ -19,7 +19,7 @@ from asyncimport.errors import (
 from asyncimport.model import AttachmentBatch, AttachmentResult, AttachmentState, File, Resource, ResourceOwner
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.events import AttachmentsStored, Event
-from asyncimport.model.options import Options
+from asyncimport.model.options import AttachOptions, Options
 from asyncimport.model.texts import plain
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
@@ -34,8 +34,8 @@ from asyncimport.xnat.site import check_project
 _LOOK_UPS = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttachRequest:
+@dataclass(frozen=True, kw_only=True)
+class AttachRequest(AttachOptions):
     """Files by resource, where they go, and how.
 
     `group_by_resource` makes the batches of rows, and tells of the rows that are none (`issues`).
@@ -44,13 +44,6 @@ class AttachRequest:
     server: Server
     batches: Sequence[AttachmentBatch]
     issues: Sequence[TableIssue] = ()
-    replace: bool = False
-    """Put files in the place of others of the same name."""
-    zips: bool = True
-    """Send small files several in one request."""
-    event_reason: str = ""
-    """Why, for sites with an audit trail that ask for it."""
-    dry_run: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,24 +10,18 @@ import anyio.to_thread
 
 from asyncimport.errors import UsageError
 from asyncimport.journal.prune import PruneItem, Pruner
+from asyncimport.model.options import ForgetOptions
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.pacing.shutdown import Stop
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForgetRequest:
+@dataclass(frozen=True, kw_only=True)
+class ForgetRequest(ForgetOptions):
     """What to take out: sessions by their labels, all that are held, files that are gone, or what is long archived."""
 
     journal: Path
     project: str | None = None
     """Only what went to this one of several projects of the journal."""
-    sessions: Sequence[str] = ()
-    held: bool = False
-    gone: bool = False
-    archived_before: date | None = None
-    """A day, by this machine's clock."""
-    force: bool = False
-    """Also where XNAT holds an unfinished delivery, and where files may be gone because a disk is."""
 
     def check(self) -> None:
         """Refuse a request that selects nothing, or several kinds of things. Raises: UsageError."""

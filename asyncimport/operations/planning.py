@@ -8,6 +8,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.errors import UsageError
+from asyncimport.model.options import PlanOptions, ReadOptions, ScanOptions, StateOptions
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.result import Result, ended_in
@@ -26,32 +27,19 @@ _LABELS_BY_SOURCE = PlanProblem(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanRequest:
-    """What to scan, the rules by which studies become sessions, and where the plan is written."""
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest(PlanOptions, ScanOptions, ReadOptions, StateOptions):
+    """What to scan, the rules by which studies become sessions, and where the plan is written.
+
+    `carried` is the choice of parts of studies, as the rows of the plan carry it. `is_project_open`: the upload will
+    name the project.
+    """
 
     sources: Sequence[Path]
     routes: Router
-    out_file: Path | None = None
-    """Where to write the plan as CSV."""
-    parts: int = 1
-    """Into how many plans of about equal size it is split: FILE-1, FILE-2 ..."""
-    force: bool = False
-    """Replace a plan that exists, edits and all."""
-    suffix: bool = False
-    """A label that another study has gets _2, _3 ...; else that is a problem."""
-    allow_mixed_patients: bool = False
-    send_truncated: bool = False
-    ignore_archives: bool = False
-    follow_links: bool = False
-    exclude: Sequence[str] = ()
     study_filter: StudyFilter = EVERYTHING
     carried: str = ""
-    """The choice of parts of studies, as rows of the plan carry it."""
-    limit: int | None = None
     is_project_open: bool = False
-    """Whether the upload will name the project."""
-    state_dir: Path | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,7 +77,7 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
             allow_mixed_patients=request.allow_mixed_patients,
             suffix=request.suffix,
             study_filter=request.study_filter,
-            limit=request.limit,
+            limit=request.max_sessions,
             min_age=0.0,
         )
         if found is not None:

@@ -81,7 +81,7 @@ async def rehearse(
     stop: Stop,
 ) -> tuple[Plan, int]:
     """Return a plan with what the run makes of it, and the exit code of the run. Raises: what a run raises."""
-    if decision.is_strict and decision.wrong and task.watch is None:
+    if decision.is_strict and decision.wrong and task.watch_seconds is None:
         return found, UsageError.exit_code
     headers = survey_path(await anyio.to_thread.run_sync(task.source), task.state_dir)
     async with (

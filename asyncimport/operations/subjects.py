@@ -10,6 +10,7 @@ from pathlib import Path
 from asyncimport.demographics import Demographics, read_subjects
 from asyncimport.errors import ProjectMissingError, ProjectReadOnlyError, UsageError
 from asyncimport.model.csv_table import TableIssue
+from asyncimport.model.options import SubjectsOptions
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
@@ -21,20 +22,13 @@ from asyncimport.xnat.subjects import SubjectError, SubjectUpdated, describe
 _STATES = ("created", "updated", "unchanged", "refused", "failed")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubjectsRequest:
+@dataclass(frozen=True, kw_only=True)
+class SubjectsRequest(SubjectsOptions):
     """What XNAT shall hold of subjects. `read_table` reads the rows, and what is wrong with others (`issues`)."""
 
     server: Server
     rows: Sequence[Demographics]
     issues: Sequence[TableIssue] = ()
-    overwrite: bool = False
-    """Replace values that XNAT has; else they are kept, and the differences told."""
-    existing_only: bool = False
-    """Make no subjects that XNAT does not have."""
-    event_reason: str = "demographics of a table"
-    """Why, for sites with an audit trail that ask for it."""
-    dry_run: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,7 +99,7 @@ async def subjects(
                     client,
                     takewhile(lambda _: not stop.requested, rows),
                     policy,
-                    overwrite=request.overwrite,
+                    overwrite=request.overwrite_demographics,
                     event_reason=request.event_reason,
                     dry_run=request.dry_run,
                     only_existing=request.existing_only,

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -47,13 +47,24 @@ from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.subjects import Subjects
 
-# What the event that begins a run calls options that have another name now: its keys are a contract.
-_SETTINGS = {
-    "attachment_workers": "enclosers",
-    "check_first": "scan_first",
-    "outage_timeout": "max_outage",
-    "settle_seconds": "quiet_period",
-    "is_filtered": "chooses",
+# The keys of `options` in the event that begins a run, and the fields of `Options`. The keys are a contract.
+_EVENT_OPTIONS = {
+    "workers": "max_workers",
+    "adaptive": "is_adaptive",
+    "max_rate": "max_rate",
+    "finalizers": "finalizers",
+    "enclosers": "attachment_workers",
+    "max_open_sessions": "max_open_sessions",
+    "archive": "archive",
+    "scan_first": "check_first",
+    "max_outage": "outage_timeout",
+    "quiet_period": "settle_seconds",
+    "partial": "archive_partial",
+    "send_truncated": "send_truncated",
+    "resend_changed": "resend_changed",
+    "retry_held": "retry_held",
+    "retry_refused": "retry_refused",
+    "chooses": "is_filtered",
 }
 # Subjects of a table that are named, of those that have no session.
 _NAMED = 10
@@ -82,16 +93,20 @@ async def uploads(request: UploadRequest, observer: Observer, stop: Stop) -> "As
             observer.tell("the longest time is over: what is in flight may finish (30 s at most)")
             stop.request()
 
-    with _after(request.max_duration, end):
+    with _after(request.max_duration_seconds, end):
         async with AsyncExitStack() as stack:
             yield Uploads(request, observer, stop, stack)
 
 
 def _beginning(task: UploadRequest, run: str, rules: Mapping[str, str]) -> RunStarted:
     """Say what is run, and how; no secret is among it."""
-    settings = {_SETTINGS.get(name, name): value for name, value in asdict(task.options).items()}
-    settings |= {"overwrite": task.overwrite, "reroute": task.relabel}
-    settings["adopt_rows"] = task.adopt_rows
+    settings = {key: getattr(task.options, name) for key, name in _EVENT_OPTIONS.items()}
+    settings |= {
+        "receipts": task.receipts is not None,
+        "overwrite": task.overwrite,
+        "reroute": task.relabel,
+        "adopt_rows": task.adopt_rows,
+    }
     names = {"sources": [plain(str(path)) for path in task.sources], **rules}
     return RunStarted(run, __version__, task.server.host, task.project, settings, names)
 
@@ -122,6 +137,7 @@ def options_of(task: UploadRequest, decision: Decision, journal: Journal) -> Opt
     return replace(
         task.options,
         check_first=task.checks_first(decision.routes),
+        receipts=task.receipts is not None,
         is_filtered=decision.study_filter.is_of_parts or decision.study_filter.studies is not None or leaves_out,
     )
 
@@ -245,7 +261,7 @@ class Uploads:
             self._client = await self._stack.enter_async_context(
                 task.server.connect(
                     # One more, to ask whether the server answers when all others hang.
-                    connections=max(task.options.workers + task.options.finalizers, task.options.attachment_workers)
+                    connections=max(task.options.max_workers + task.options.finalizers, task.options.attachment_workers)
                     + 1,
                     max_rate=task.options.max_rate,
                     timeouts=task.timeouts,
@@ -341,7 +357,7 @@ def demographics_of(task: UploadRequest, decision: Decision) -> DemographicsRequ
 
 def unmatched_rows(task: UploadRequest, journal: Journal, demographics: DemographicsRequest) -> list[Demographics]:
     """Return the rows of the table that are of nobody, where all of the source was asked for. It blocks."""
-    if task.limit is not None or not task.study_filter.is_everything:
+    if task.max_sessions is not None or not task.study_filter.is_everything:
         return []
     return unmatched(journal, demographics)
 

@@ -1,11 +1,12 @@
-"""What an upload is told, and what there is to tell of it."""
+"""What an upload is asked to do, and what it did."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asyncimport.errors import UsageError
 from asyncimport.model import Orphan, Summary
-from asyncimport.model.options import Options
+from asyncimport.model.options import JournalOptions, Options, Overwrite, ScanOptions, UploadOptions
 from asyncimport.model.summary import exit_code
 from asyncimport.operations.decision import Wanted
 from asyncimport.operations.result import Result
@@ -18,37 +19,28 @@ from asyncimport.source.folder import FileSource
 from asyncimport.xnat.transport import Timeouts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadRequest:
-    """Everything that a run is told: what to read, where it goes, and how."""
+@dataclass(frozen=True, kw_only=True)
+class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
+    """What to read, where it goes, and how. `issues` is how many rows of the demographics' table are wrong."""
 
     server: Server
     sources: Sequence[Path]
     project: str
     routes: Router | PlannedRoutes
-    suffix: bool = False
-    exclude: Sequence[str] = ()
     study_filter: StudyFilter = EVERYTHING
-    limit: int | None = None
     options: Options = field(default_factory=Options)
     timeouts: Timeouts = field(default_factory=Timeouts)
-    overwrite: str = "none"
-    trigger_pipelines: bool | None = None
-    event_reason: str = ""
     attach: Sequence[AttachRule] = ()
     demographics: DemographicsRequest = field(default_factory=DemographicsRequest)
     issues: int = 0
-    min_age: float = 0.0
-    watch: float | None = None
-    relabel: bool = False
-    adopt_rows: bool = False
-    allow_mixed_patients: bool = False
-    max_duration: float | None = None
-    ignore_archives: bool = False
-    follow_links: bool = False
-    journal: Path | None = None
-    state_dir: Path | None = None
-    receipts: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other. Raises: UsageError."""
+        ScanOptions.__post_init__(self)
+        UploadOptions.__post_init__(self)
+        if self.options.resend_changed and self.overwrite == Overwrite.NONE:
+            # XNAT keeps what it has, and answers the new file with a conflict.
+            raise UsageError("--resend-changed replaces files in the archive", hint="add --overwrite append")
 
     def wanted(self) -> Wanted:
         """Return what decides which study goes where."""
@@ -58,8 +50,8 @@ class UploadRequest:
             self.routes,
             self.study_filter,
             self.suffix,
-            self.limit,
-            self.min_age,
+            self.max_sessions,
+            self.min_age_seconds,
             self.allow_mixed_patients,
             self.options.send_truncated,
             self.state_dir,
@@ -70,16 +62,16 @@ class UploadRequest:
 
     def checks_first(self, routes: Router | PlannedRoutes) -> bool:
         """Whether nothing is sent if anything collides."""
-        # Under one fixed label any second study does, and that is better known before anything is sent.
+        # Under one fixed label any second study collides, which should be known before anything is sent.
         return self.options.check_first or (isinstance(routes, Router) and routes.one_session)
 
     def source(self, kind: Callable[..., FileSource] = FileSource) -> FileSource:
-        """Return what is read. Raises: UsageError."""
+        """Return the source. Raises: UsageError."""
         return kind(
             self.sources,
             ignore_archives=self.ignore_archives,
             follow_links=self.follow_links,
-            digests=self.options.receipts,
+            digests=self.receipts is not None,
             exclude=self.exclude,
             is_part=not self.study_filter.is_everything,
         )
@@ -87,7 +79,7 @@ class UploadRequest:
 
 @dataclass(slots=True, kw_only=True)
 class UploadResult(Result):
-    """What there is to tell at the end, however the run ended; without a list of strays nobody has looked."""
+    """What a run did, also if it failed or was stopped. `orphans` is None if nobody has looked for them."""
 
     run: str | None = None
     summary: Summary | None = None
@@ -97,5 +89,5 @@ class UploadResult(Result):
 
     @property
     def findings_code(self) -> int:
-        """1 where no run began, 8 where files are lacking, 9 where only sessions are, or 0."""
+        """1 without a run, 8 if files are missing, 9 if only sessions are incomplete, else 0."""
         return 1 if self.summary is None else exit_code(self.summary) or (8 if self.issues else 0)

@@ -15,7 +15,7 @@ from asyncimport.errors import JournalError, RefusedError, TransientError, Unava
 from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model import AttachmentState, Orphan
 from asyncimport.model.events import AttachmentsStored, Event
-from asyncimport.model.options import Options
+from asyncimport.model.options import Options, VerifyOptions
 from asyncimport.operations.comparison import (
     ResourceFinding,
     SessionFinding,
@@ -47,24 +47,14 @@ from asyncimport.xnat.resources import Depth, Resources
 from asyncimport.xnat.subjects import Outcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyRequest:
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest(VerifyOptions):
     """Which journal to compare with the archive, and what to do besides."""
 
     server: Server
     journal: Path
     project: str | None = None
     """Only what went to this one of several projects of the journal."""
-    repair: bool = False
-    """Send again what the archive lacks, from the files it was sent from."""
-    orphans: bool = False
-    """Look for sessions in the prearchive that uploads which broke off left behind."""
-    delete_orphans: bool = False
-    """Delete those of them whose every file is seen to be in the archive."""
-    safe_to_delete: Path | None = None
-    """Where to write the paths of all files whose instances were just seen in the archive, one a line."""
-    attachments_bytes: bool = False
-    """Read all attachments back, and compare their bytes."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -45,7 +45,7 @@ class _Watch:
 
     async def run(self) -> None:
         """Run until something ends it. Raises: LoginRefusedError."""
-        task, pause = self._task, self._task.watch or 0.0
+        task, pause = self._task, self._task.watch_seconds or 0.0
         async with uploads(task, self._observer, self.stop) as runs:
             with suppress(StoppedError):
                 while not self.stop.requested:

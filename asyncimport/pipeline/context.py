@@ -44,7 +44,7 @@ class Context:
         """Make what all stages share."""
         report = self.report
         self.may_feed = not self.options.check_first
-        self.throttle = Throttle(self.options.workers, adaptive=self.options.adaptive)
+        self.throttle = Throttle(self.options.max_workers, adaptive=self.options.is_adaptive)
         self.outage = Outage(
             self.options.outage_timeout,
             ping=self.destination.ping,

@@ -54,16 +54,16 @@ async def upload_images(
     wake_feed, feed_wakeups = make_signal()
     wake_finalizers, finalizer_wakeups = make_signal(options.finalizers)
     flush, flushes = make_signal()
-    batch_in, batch_out = anyio.create_memory_object_stream[list[Claim]](options.workers)
+    batch_in, batch_out = anyio.create_memory_object_stream[list[Claim]](options.max_workers)
     # A kill loses what is in this stream, and it is sent again. It stays short: a full one ends the recorder's pause.
-    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](options.workers)
+    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](options.max_workers)
     scanner, uploader = Scanner(context), Uploader(context)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(scanner.run, wake_feed.clone(), wake_finalizers.clone())
             tasks.start_soon(feed, context, feed_wakeups, batch_in)
             tasks.start_soon(record, context, outcome_out, flushes, wake_feed.clone(), wake_finalizers.clone())
-            for _ in range(options.workers):
+            for _ in range(options.max_workers):
                 tasks.start_soon(uploader.run, batch_out.clone(), outcome_in.clone(), flush.clone(), wake_feed.clone())
             for _ in range(options.finalizers):
                 tasks.start_soon(finalize, context, finalizer_wakeups.clone(), wake_feed.clone())

@@ -34,7 +34,7 @@ class Scanner:
                     if not options.check_first:
                         notify(wake_feed)
                         if directories := self._finished_directories(found):
-                            done = partial(scan.directory_done, directories, partial=options.partial)
+                            done = partial(scan.directory_done, directories, partial=options.archive_partial)
                             notify(wake_finalizers, await context.call_journal(done))
                 gone = await context.call_journal(
                     partial(
@@ -42,7 +42,7 @@ class Scanner:
                         context.source.roots,
                         archive_built=options.archive,
                         retry_held=options.retry_held,
-                        partial=options.partial,
+                        partial=options.archive_partial,
                     )
                 )
                 if options.check_first and (collisions := await context.call_journal(scan.skip_reasons)):

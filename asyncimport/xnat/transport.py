@@ -20,6 +20,7 @@ from asyncimport.errors import (
     TransientError,
     UnavailableError,
 )
+from asyncimport.model.options import REPLY_SECONDS
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.xnat.deadlines import timeout_error
 from asyncimport.xnat.proxies import DIRECT, Proxy
@@ -43,7 +44,7 @@ class Timeouts:
 
     connect: float = 30.0
     stall: float = 60.0
-    reply: float = 600.0
+    reply: float = REPLY_SECONDS
 
 
 class _ClosedWhileIdleError(aiohttp.ServerDisconnectedError):

@@ -107,7 +107,7 @@ async def test_a_second_run_sends_nothing_and_notices_what_changed(
     assert (files["stored"], files["skipped"], files["already_stored"]) == (1, 1, 10)
     assert third.json["problems"][0]["reason"] == "changed on disk after XNAT stored it; the new bytes were not sent"
     assert third.json["problems"][0]["example"] == str(paths[1])
-    assert "1 files of an earlier run are no longer there; 0 of them had not been sent" in third.err
+    assert "files of an earlier run that no longer exist: 1, of which 0 were never sent" in third.err
     assert xnat.count["import"] == 13
     assert "2.25.42" in xnat.sop_uids("demo")
     assert {detail["state"] for detail in third.json["details"]} == {"archived"}
@@ -303,10 +303,10 @@ BAD_INPUT = {
     "no such field": (("TREE", "-S", "{PatientNam}"), {}, 2, "{PatientNam} is not a field"),
     "a malformed template": (("TREE", "-S", "{PatientID"), {}, 2, "malformed"),
     "a file as a subject": (("TREE", "-S", "/etc/passwd"), {}, 2, "is the name of a file"),
-    "workers": (("TREE", "-w", "many"), {}, 2, "--workers many"),
-    "no workers": (("TREE", "-w", "0"), {}, 2, "--workers 0"),
+    "workers": (("TREE", "-w", "many"), {}, 2, "invalid --workers 'many'"),
+    "no workers": (("TREE", "-w", "0"), {}, 2, "invalid --workers '0'"),
     "an unknown option": (("TREE", "--nonsense"), {}, 2, "--nonsense"),
-    "retry": (("TREE", "--retry", "all"), {}, 2, "--retry all"),
+    "retry": (("TREE", "--retry", "all"), {}, 2, "invalid --retry 'all'"),
     "no server": (("TREE",), {"XNAT_HOST": ""}, 2, "no server"),
     "not an address": (("TREE",), {"XNAT_HOST": "xnat.example.org"}, 2, "is not an address"),
     "not encrypted": (("TREE",), {"XNAT_HOST": "http://xnat.example.org"}, 2, "is not encrypted"),

@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 from asyncimport.cli.app import _COMMANDS
-from asyncimport.cli.profiles import Profiled
+from asyncimport.cli.profiles import ProfiledCommand
 from asyncimport.cli.values import quick
 
 VALUES: tuple[Any, ...] = (
@@ -57,7 +57,7 @@ def converted(parameter: Any, context: Any, value: Any) -> Any:
 def test_values_are_converted_as_typer_does_it(name: str) -> None:
     """The same values, and the same errors, whatever is given."""
     slow, fast = parameters(name), quick(parameters(name))
-    context = typer.Context(Profiled(name, params=fast))
+    context = typer.Context(ProfiledCommand(name, params=fast))
     for one, other in zip(slow, fast, strict=True):
         for value in (one.default, *VALUES):
             assert converted(other, context, value)[1] == converted(one, context, value)[1], (one.name, value)

@@ -225,7 +225,8 @@ class TestOptions:
         assert (values["host"], values["project"], values["workers"]) == (HOST, "P1", "8")
         assert (values["outage_timeout"], values["session"], values["archive"]) == ("4h", "{StudyDate}", False)
         assert values["ca_bundle"] == config.parent / "site.pem"
-        assert (values["profile"].name, values["profile"].user, values["profile"].explicit) == ("usual", "ada", False)
+        profile = values["profile"]
+        assert (profile.name, profile.user, profile.is_explicit) == ("usual", "ada", False)
         assert values["user"] is None
 
     def test_explicit_profile(self, parse: Parse) -> None:
@@ -235,7 +236,7 @@ class TestOptions:
             assert (values["host"], values["user"], values["project"]) == (OTHER, "grace", "P2")
             assert (values["insecure"], values["workers"], values["timeout"]) == (True, "2", 5.0)
             assert (values["outage_timeout"], values["output"].value) == ("1h", "json")
-            assert values["profile"].explicit
+            assert values["profile"].is_explicit
 
     @pytest.mark.parametrize(
         ("variables", "words", "expected"),
@@ -295,7 +296,7 @@ class TestOptions:
         assert "workers" not in values
         assert parse(command="login")["host"] == HOST
         new = parse("-p", "new", command="login")
-        assert (new["host"], new["profile"].name, new["profile"].explicit) == (None, "new", True)
+        assert (new["host"], new["profile"].name, new["profile"].is_explicit) == (None, "new", True)
         for command in ("status", "forget"):
             values = parse("-p", "special", command=command)
             assert (values["host"], values["project"], values["output"].value) == (OTHER, "P2", "json")

@@ -63,4 +63,4 @@ async def test_former_spellings_work(commands: Commands, tmp_path: Path, way: st
         commands.env["ASYNCIMPORT_CONFIG"] = str(config)
     ended = await commands(*words)
     assert ended.code == 2
-    assert "--outage-timeout soon" in ended.err
+    assert "invalid --outage-timeout 'soon'" in ended.err

@@ -528,7 +528,7 @@ async def test_a_run_keeps_its_journal(url: str, commands: Commands, tree: Path)
     [
         ((), "nothing selected"),
         (("--gone", "--held"), "nothing selected"),
-        (("--archived-before", "yesterday"), "--archived-before yesterday cannot be"),
+        (("--archived-before", "yesterday"), "invalid --archived-before 'yesterday'"),
         (("--gone",), "there is no journal"),
     ],
 )

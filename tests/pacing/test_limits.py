@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.model.options import bytes_of
+from asyncimport.model.option import bytes_of
 from asyncimport.pacing.adaptive import AdaptiveLimit
 from asyncimport.pacing.bandwidth import Rate
 from asyncimport.pacing.concurrency import Slot, Throttle

@@ -113,7 +113,7 @@ async def check_next_run(xnat: TestXnat, tmp_path: Path, tree: Path, book: Path,
     assert summary.files.left == summary.files.failed == summary.files.refused == 0
     assert summary.count("archived") == 4
     # At most what was in flight was sent twice.
-    assert len([record for record in xnat.imports if record.status == 200]) <= files + OPTIONS.workers
+    assert len([record for record in xnat.imports if record.status == 200]) <= files + OPTIONS.max_workers
     check_journal(book)
 
 

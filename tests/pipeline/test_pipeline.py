@@ -66,7 +66,7 @@ from asyncimport.model.events import (
     Scanned,
     ServerUnavailable,
 )
-from asyncimport.model.options import Options
+from asyncimport.model.options import Options, Retry
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.feed import files_per_batch, split_batches
@@ -392,7 +392,7 @@ async def test_a_file_that_was_turned_away_at_the_door_is_refused_after_a_cut_to
     # It would be turned away again, unless somebody asks for it.
     summary = await upload(url, [tree], book, options=ONE)
     assert (summary.count("held"), summary.files.refused, xnat.count["import"]) == (1, 1, 6)
-    summary = await upload(url, [tree], book, options=replace(ONE, retry_refused=True))
+    summary = await upload(url, [tree], book, options=replace(ONE, retry=frozenset({Retry.REFUSED})))
     assert (summary.count("archived"), summary.files.refused) == (1, 0)
     assert xnat.sop_uids() == {sop(number) for number in range(1, 6)}
 
@@ -439,7 +439,7 @@ async def test_a_server_that_goes_away_ends_the_run_and_the_next_one_goes_on(
     stored = {uid for uid, state in (await states_in(book)).items() if state == "STORED"}
     received = {record.sop_uid for record in xnat.imports}
     assert stored <= received
-    assert len(stored) >= 25 - FEW.workers
+    assert len(stored) >= 25 - FEW.max_workers
     xnat.imports.clear()
     async with serve(xnat) as url:
         await upload(url, [tree], book)
@@ -463,7 +463,7 @@ async def test_a_login_refused_in_mid_run_is_the_one_error(xnat: TestXnat, url: 
     received = {record.sop_uid for record in xnat.imports}
     assert stored <= received
     # An answer may have been on its way when the run ended.
-    assert len(received - stored) < FEW.workers
+    assert len(received - stored) < FEW.max_workers
 
 
 async def test_a_run_that_was_cancelled_is_resumed(xnat: TestXnat, url: str, tree: Path, book: Path) -> None:
@@ -476,7 +476,7 @@ async def test_a_run_that_was_cancelled_is_resumed(xnat: TestXnat, url: str, tre
     assert xnat.live_logins("demo") == 0
     await upload(url, [tree], book)
     assert xnat.sop_uids() == await uids_below(tree)
-    assert len(xnat.imports) <= 60 + FEW.workers
+    assert len(xnat.imports) <= 60 + FEW.max_workers
 
 
 async def test_a_run_that_was_cancelled_while_archiving_is_resumed(
@@ -989,7 +989,7 @@ async def test_a_held_delivery_is_taken_up_when_asked_for(book: Path) -> None:
     shelf.on_finalize = no_wait
     await move(Memory(study("1", 3)), shelf, book)
     assert len(shelf.finalized) == 1
-    summary = await move(Memory(study("1", 3)), shelf, book, options=Options(workers=1, retry_held=True))
+    summary = await move(Memory(study("1", 3)), shelf, book, options=Options(workers=1, retry=frozenset({Retry.HELD})))
     assert len(shelf.finalized) == 2
     assert summary.count("archived") == 1
     assert len(shelf.stored) == 3
@@ -1031,7 +1031,7 @@ async def test_the_first_request_to_stop_lets_what_is_in_flight_finish(book: Pat
     summary = await move(Memory(files), shelf, book, stop=stop)
     assert stop.requested
     assert sorted(shelf.stored) == sorted(begun)
-    assert len(begun) <= 10 + FEW.workers
+    assert len(begun) <= 10 + FEW.max_workers
     assert summary.files.stored == len(begun)
     assert summary.files.left == summary.files.found - len(begun)
     assert shelf.finalized == []
@@ -1283,7 +1283,7 @@ async def test_a_stop_does_not_wait_for_a_server_that_is_away(book: Path, where:
     setattr(shelf, f"on_{where}", away)
     slow = RetryPolicy(attempts=2, first=0)
     summary = await move(Memory(study("1", 6)), shelf, book, stop=stop, policy=slow)
-    assert tried in range(3, 3 + FEW.workers)
+    assert tried in range(3, 3 + FEW.max_workers)
     assert (summary.files.left, summary.files.stored) == ((6, 0) if where == "store" else (0, 6))
     assert summary.count("open") == 1
     setattr(shelf, f"on_{where}", no_wait)
@@ -1367,7 +1367,7 @@ async def test_outcomes_that_wait_for_the_journal_outlive_a_cancellation(book: P
         journal.before_recording = strike
         await upload_images(Memory(study("1", 60), batch=60), shelf, journal, rules, options=FEW, policy=AT_ONCE)
     assert scope.cancelled_caught
-    assert 2 * FEW.workers < len(shelf.stored) < 60
+    assert 2 * FEW.max_workers < len(shelf.stored) < 60
     await anyio.to_thread.run_sync(journal.close)
     states = await states_in(book)
     assert {uid for uid, state in states.items() if state == "STORED"} == set(shelf.stored)

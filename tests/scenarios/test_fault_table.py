@@ -33,7 +33,7 @@ from asyncimport.errors import (
 )
 from asyncimport.model import Outcome, SessionReport, Summary
 from asyncimport.model.events import Event, OutcomesRecorded, RetryScheduled, ServerUnavailable
-from asyncimport.model.options import Options
+from asyncimport.model.options import Options, Retry
 from asyncimport.model.summary import exit_code
 from asyncimport.pacing.outage import RetryBudget
 from asyncimport.pacing.retry import RetryPolicy, retrying
@@ -870,7 +870,7 @@ async def test_a_file_too_large_is_refused_also_after_a_broken_attempt(
     assert summary.count("held") == STRUCK
     assert not xnat.archived
     summary = await upload(
-        url, [tmp_path / "tree"], tmp_path / "journal.db", options=replace(ALONE, retry_refused=True)
+        url, [tmp_path / "tree"], tmp_path / "journal.db", options=replace(ALONE, retry=frozenset({Retry.REFUSED}))
     )
     assert summary.count("archived") == STRUCK
     assert xnat.sop_uids() == {uid for uids in sent for uid in uids}

@@ -33,7 +33,7 @@ from asyncimport.cli.options import Output
 from asyncimport.cli.plan import plan
 from asyncimport.cli.upload import upload
 from asyncimport.cli.verify import verify
-from asyncimport.errors import UsageError
+from asyncimport.errors import AsyncimportError
 from asyncimport.testserver import Project, SeriesFilter, TestXnat, serve
 
 PLACES = ("a", "b")
@@ -263,7 +263,7 @@ class Histories(RuleBasedStateMachine):
                 command(*values, state_dir=self._place / machine, **options)
             except typer.Exit as end:
                 code = end.exit_code
-            except UsageError as error:
+            except AsyncimportError as error:
                 code = error.exit_code
         return Ended(code, out.getvalue(), err.getvalue())
 
@@ -306,7 +306,7 @@ class Histories(RuleBasedStateMachine):
         self._check(said)
         after = self._archived(project)
         there = after if is_archived else self._joined(after, self._in_prearchive(project))
-        brings = self._promised(rehearsed) if "limit" in options else takes.keys()
+        brings = self._promised(rehearsed) if "max_sessions" in options else takes.keys()
         for uid, wanted in takes.items():
             if uid not in brings:
                 continue
@@ -321,7 +321,7 @@ class Histories(RuleBasedStateMachine):
         unasked = sent - {uid for wanted in takes.values() for uid in wanted}
         assert not unasked, f"{unasked} were not asked for, and sent\n{said}"
         studies = {uid.rpartition(".9.")[0] for uid in sent}
-        assert len(studies) <= options.get("limit", len(studies)), f"{studies} are beyond --limit\n{said}"
+        assert len(studies) <= options.get("max_sessions", len(studies)), f"{studies} are beyond --max-sessions\n{said}"
         assert rehearsed.code == ended.code, said
         if ended.code == 0 and is_archived:
             self._check_rows(rehearsed, said)
@@ -352,7 +352,7 @@ class Histories(RuleBasedStateMachine):
     @rule(machine=st.sampled_from(MACHINES), place=st.sampled_from(PLACES), limit=st.sampled_from([1, 2]))
     def upload_a_pilot(self, machine: str, place: str, limit: int) -> None:
         """Upload the first studies that a walk meets."""
-        self._upload(machine, self._roots(place), "demo", limit=limit)
+        self._upload(machine, self._roots(place), "demo", max_sessions=limit)
 
     @rule(machine=st.sampled_from(MACHINES), places=st.sampled_from([("a",), ("b",), ("a", "b")]))
     def upload_past_a_filter(self, machine: str, places: tuple[str, ...]) -> None:
@@ -377,7 +377,7 @@ class Histories(RuleBasedStateMachine):
         """Upload what is not older than a date."""
         lying = self._lying(self._roots(place))
         takes = {uid: uids for uid, uids in lying.items() if any(date >= since for date, _ in self._looks(uids))}
-        self._upload(machine, self._roots(place), "demo", since=since, takes=takes)
+        self._upload(machine, self._roots(place), "demo", study_since=since, takes=takes)
 
     @rule(
         machine=st.sampled_from(MACHINES), place=st.sampled_from(PLACES), modality=st.sampled_from(["MR", "CT", "SR"])
@@ -391,7 +391,7 @@ class Histories(RuleBasedStateMachine):
     @rule(
         machine=st.sampled_from(MACHINES),
         place=st.sampled_from(PLACES),
-        study_filter=st.sampled_from([("modality", "MR"), ("modality", "SR"), ("since", "20200102")]),
+        study_filter=st.sampled_from([("modality", "MR"), ("modality", "SR"), ("study_since", "20200102")]),
         partial=st.sampled_from(["hold", "archive"]),
     )
     def upload_parts_of_studies(self, machine: str, place: str, study_filter: tuple[str, str], partial: str) -> None:
@@ -545,7 +545,7 @@ class Histories(RuleBasedStateMachine):
     def something_is_forgotten(self, data: st.DataObject, machine: str, held: bool, force: bool) -> None:
         """Take sessions out of a journal, whatever XNAT has of them."""
         project, uid = data.draw(st.sampled_from(sorted(self.seen)))
-        what = {"held": True} if held else {"session": [self.seen[project, uid][2]]}
+        what = {"held": True} if held else {"sessions": [self.seen[project, uid][2]]}
         before = self._archived(project)
         self._run(forget, host=self._url, project=project, machine=machine, force=force, yes=True, **what)
         assert self._archived(project) == before
@@ -556,7 +556,7 @@ class Histories(RuleBasedStateMachine):
         """Have listed what is safe to delete: it is in the archive, byte for byte."""
         target = self._place / "safe.txt"
         target.unlink(missing_ok=True)
-        self._run(verify, project, host=self._url, machine=machine, safe_to_delete=target)
+        self._run(verify, project=project, host=self._url, machine=machine, safe_to_delete=target)
         if target.exists():
             name = "demo" if project == "nickname" else project
             archived = {(file.sop_uid, file.digest) for _, _, file in self.xnat.instances(name) if file.complete}
