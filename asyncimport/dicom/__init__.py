@@ -1,13 +1,11 @@
-"""Who a DICOM file is, and whether it is whole.
+"""Which instance a DICOM file is, and whether the file is complete.
 
-`identify` owns the decision whether a file is DICOM: content decides, never the name. It comes to its one
-answer in two ways: by a *peek*, a scan by hand of the elements at the head of the file, and by pydicom, which
-takes ten to thirty times as long and decides whatever the peek does not surely know. The peek never guesses:
-it gives what pydicom would give, or it declines. Whether the file was cut short is judged by a rule of our own,
-as pydicom calls such files fine.
+`identify` alone decides whether a file is DICOM: by its content, never by its name. It reads the elements at the head
+of the file itself (`fast_header`). Where that is not certain to give what pydicom gives, pydicom decides, which takes
+ten to thirty times as long. pydicom accepts truncated files, so `completeness` checks for truncation.
 
-Nothing here knows of XNAT, of labels or of the walk. No reason given holds a value of the file or its path,
-and from the first file that pydicom decides, its warnings and log are silent in the whole process.
+Nothing here knows XNAT, labels or the walk. No reason holds a value of the file or its path. From the first file that
+pydicom reads, its warnings and log are silent in the whole process.
 """
 
 from asyncimport.dicom.header import identify

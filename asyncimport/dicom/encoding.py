@@ -1,4 +1,4 @@
-"""How elements are encoded: value representations, and what their headers look like (PS3.5 7.1)."""
+"""How elements are encoded: value representations and element headers (PS3.5 7.1)."""
 
 import struct
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 PREFIX = b"DICM"  # at byte 128 (PS3.10 7.1)
 UNDEFINED = 0xFFFF_FFFF
-DELIMITERS = 0xFFFE  # the group of items and their delimiters: no element of a data set lies behind it
+DELIMITERS = 0xFFFE  # the group of items and their delimiters: no element of a data set follows it
 ITEM = 0xFFFE_E000
 END_OF_ITEM = 0xFFFE_E00D
 END_OF_SEQUENCE = 0xFFFE_E0DD
@@ -15,7 +15,7 @@ _Order = Literal["little", "big"]
 
 
 def _vrs(names: str, order: _Order = "little") -> frozenset[int]:
-    """Value representations as they are read: two letters as one number, which is quicker than a text."""
+    """Return value representations as numbers of two letters, which are quicker to compare than text."""
     return frozenset(int.from_bytes(name.encode(), order) for name in names.split())
 
 
@@ -30,23 +30,27 @@ SEQUENCE = int.from_bytes(b"SQ", "little")
 
 
 class Encoding(NamedTuple):
-    """How to read one of the encodings from bytes at an offset."""
+    """Functions that read one of the encodings from bytes at an offset."""
 
     explicit: bool
     order: _Order
     header: Callable[..., tuple[Any, ...]]  # group, element, VR and a length of 16 bits
-    plain: Callable[..., tuple[Any, ...]]  # group, element and a length of 32 bits: implicit VR, items, delimiters
-    brief: Callable[..., tuple[Any, ...]]  # VR and a length of 16 bits
-    number: Callable[..., tuple[Any, ...]]  # 32 bits
+    tag_and_length: Callable[
+        ..., tuple[Any, ...]
+    ]  # group, element and a length of 32 bits: implicit VR, items, delimiters
+    vr_and_length: Callable[..., tuple[Any, ...]]  # VR and a length of 16 bits
+    uint32: Callable[..., tuple[Any, ...]]  # 32 bits
     short: frozenset[int]  # the VRs whose length has 16 bits
     long: frozenset[int]  # the others
 
 
 def _encoding(order: _Order, *, explicit: bool) -> Encoding:
     sign = "<" if order == "little" else ">"
-    header, plain, brief, number = (struct.Struct(sign + form).unpack_from for form in ("HHHH", "HHL", "4xHH", "L"))
+    header, tag_and_length, vr_and_length, uint32 = (
+        struct.Struct(sign + form).unpack_from for form in ("HHHH", "HHL", "4xHH", "L")
+    )
     short, long = _vrs(f"{_TEXTS} {_NUMBERS}", order), _vrs(_LONGS, order)
-    return Encoding(explicit, order, header, plain, brief, number, short, long)
+    return Encoding(explicit, order, header, tag_and_length, vr_and_length, uint32, short, long)
 
 
 EXPLICIT = _encoding("little", explicit=True)

@@ -1,10 +1,10 @@
-"""What is told of a file: its identity, or why it has none."""
+"""What identifies an instance, and why a file has no identity."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Keyword -> tag. Patient and study (PS3.3 C.7.1 and C.7.2) are the same in every file of a study, so only
-# their fields may name a subject or a session. All lie before (0020,0012), so that the peek can stop early.
+# Keyword -> tag. Patient and study (PS3.3 C.7.1 and C.7.2) are the same in every file of a study, so only their fields
+# may name a subject or a session. All precede (0020,0012), so the fast reader can stop early.
 STUDY_FIELDS: Mapping[str, int] = {
     "StudyDate": 0x0008_0020,
     "StudyTime": 0x0008_0030,
@@ -28,7 +28,7 @@ STUDY_FIELDS: Mapping[str, int] = {
     "StudyInstanceUID": 0x0020_000D,
     "StudyID": 0x0020_0010,
 }
-# The patient at the time of the study (PS3.3 C.7.2.2), and what else may be said of a subject.
+# The patient at the time of the study (PS3.3 C.7.2.2), and further fields of a subject.
 _PATIENT_FIELDS: Mapping[str, int] = {
     "PatientAge": 0x0010_1010,
     "PatientSize": 0x0010_1020,
@@ -60,11 +60,10 @@ FIELDS: Mapping[str, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who an instance is. The UIDs are the data set's, which XNAT stores, not the file meta information's.
+    """Identify an instance by the UIDs of its data set, which XNAT stores, not by those of the file meta information.
 
-    `fields` maps keywords of FIELDS to text without padding. An empty value is absent; several values are
-    joined by a backslash, as in the file. `truncated` says why the file is not known to be whole: what is missing at
-    its end, or what is more than is looked at. It is empty for a whole file.
+    `fields` maps keywords of FIELDS to text without padding. An empty value is absent; several values are joined by a
+    backslash, as in the file. `truncated` says why the file is not known to be complete; it is "" for a complete one.
     """
 
     sop_uid: str
@@ -74,12 +73,12 @@ class Identity:
     truncated: str = ""
 
     def __reduce__(self) -> tuple[type["Identity"], tuple[object, ...]]:
-        """Pass from one process to another at a third of what a dataclass takes by itself."""
+        """Pickle at a third of the cost of a dataclass's own way."""
         return Identity, (self.sop_uid, self.study_uid, self.series_uid, self.fields, self.truncated)
 
 
 class Unidentified(Exception):  # noqa: N818 - an outcome, not a fault
-    """The file has no identity. `reason` is short and plain, and holds nothing of the file or of its path."""
+    """The file has no identity. `reason` is short, and holds nothing of the file or its path."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -87,13 +86,13 @@ class Unidentified(Exception):  # noqa: N818 - an outcome, not a fault
 
 
 class NotDicom(Unidentified):
-    """The file is something else, or empty, or a DICOMDIR: an index, and nothing to store."""
+    """The file is something else, or empty, or a DICOMDIR, which is an index."""
 
 
 class Unreadable(Unidentified):
-    """The file is DICOM but cut short, or lacks a UID or cannot be parsed, or the system does not let us read it.
+    """The file is DICOM but truncated, lacks a UID, cannot be parsed, or may not be read by this user.
 
-    A `damaged` one may be of any study; one that is whole and lacks a UID is of none.
+    A `damaged` file may belong to any study; a complete one that lacks a UID belongs to none.
     """
 
     def __init__(self, reason: str, *, damaged: bool = True) -> None:
@@ -102,35 +101,35 @@ class Unreadable(Unidentified):
 
 
 class TooLarge(Unreadable):
-    """There is more in the file than is looked at: a few kilobytes may stand for gigabytes, or for hours.
+    """Reading the file would take too much: a few kilobytes may stand for gigabytes, or for hours.
 
-    What counts are bytes and elements, not seconds: the same file is judged the same on every machine.
+    The limits count bytes and elements, not seconds: each machine gives the same answer.
     """
 
 
 _NAMES = frozenset({"PatientName", "ReferringPhysicianName"})
-# XNAT refuses a file without any of them (GradualDicomImporter).
+# XNAT refuses a file that lacks one of them (GradualDicomImporter).
 _UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID")
 _PADDING = " \0"
 
 
 def strip_padding(keyword: str, text: str) -> str:
-    """Strip what several values, or the component groups of a name (PS3.5 6.2.1), have for padding within a text."""
+    """Strip the padding of several values, or of the component groups of a name (PS3.5 6.2.1), within a text."""
     if "\\" in text:
         return "\\".join(value.strip(_PADDING) for value in text.split("\\"))
     return text.rstrip(f"={_PADDING}") if text.endswith("=") and keyword in _NAMES else text
 
 
 def missing_uid(fields: Mapping[str, str]) -> str:
-    """Name the first of the UIDs that is not there, or none."""
+    """Return the first of the required UIDs that is missing, or ""."""
     for uid in _UIDS:
         if uid not in fields:
             return uid
     return ""
 
 
-def identity(fields: Mapping[str, str], truncated: str) -> Identity:
-    """Make an identity of fields that hold the UIDs."""
+def make_identity(fields: Mapping[str, str], truncated: str) -> Identity:
+    """Make an identity from fields that include the UIDs."""
     return Identity(
         fields["SOPInstanceUID"],
         fields["StudyInstanceUID"],

@@ -2,8 +2,8 @@
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
-# Below the root of storage classes, retired ones too. What is in no list, RT Dose for example, which may be without
-# pixels, or whatever is private, is judged by what it says of itself.
+# Suffixes of storage classes, retired ones included. Other classes are judged by their own description of pixels:
+# private ones, and for example RT Dose, which may have none.
 IMAGE_CLASSES = frozenset(
     _STORAGE + suffix
     for suffix in (
@@ -28,5 +28,5 @@ IMAGE_CLASSES = frozenset(
         *("481.1", "501.1", "501.2.1", "501.2.2", "601.1", "601.2"),
     )
 )
-# Spectroscopy has rows and columns of spectra, and raw data may say anything.
+# Spectroscopy has rows and columns of spectra; raw data may have any attribute.
 NEVER_IMAGES = frozenset({_STORAGE + "4.2", _STORAGE + "66"})

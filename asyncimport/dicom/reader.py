@@ -1,6 +1,6 @@
-"""What pydicom reads of a file: it decides wherever the peek declines.
+"""Read a header with pydicom, which decides whatever the fast reader does not.
 
-It trusts every length and reads every item, and has no bounds of its own; `_Bounded` sets them.
+pydicom trusts every length, reads every item and has no limits; `_BoundedReader` sets them.
 """
 
 import io
@@ -12,88 +12,79 @@ import zlib
 from time import thread_time
 from typing import Any, cast
 
-from asyncimport.dicom.fast_header import CODES, DICOMDIR, LAST, LONGEST_VALUE, PADDING
+from asyncimport.dicom.fast_header import ASCII_FIELDS, DICOMDIR, LAST_TAG, MAX_VALUE_BYTES, PADDING
 from asyncimport.dicom.identity import FIELDS, NotDicom, TooLarge, Unreadable, missing_uid, strip_padding
 
 _FIRST_DIRECTORY_RECORD, _BEFORE_PIXELS = 0x0004_1200, 0x7FE0_0007
 _DOTTED = re.compile(r"[0-9]+(\.[0-9]+)+")
 
-# An item takes pydicom three reads or more, 20 us and 1.5 kB: this is two seconds and 100 MB.
-_MOST_READS = 250_000
-_MOST_BYTES = 16 << 20
-_LONGEST_READ = 8 << 10  # in which pydicom looks for the end of values without length
-# Should anything take long that is not foreseen here: seconds of the thread, so that a busy machine changes nothing.
-_MOST_SECONDS = 20
-_MOST_CHARSETS = 16
-_MOST_ESCAPES = 4_000  # each costs 50 us, as pydicom warns of those that it does not know
+# An item takes pydicom at least three reads, 20 us and 1.5 kB: this is two seconds and 100 MB.
+_MAX_READS = 250_000
+_MAX_BYTES = 16 << 20
+_MAX_READ_BYTES = 8 << 10  # in pieces of this size pydicom looks for the end of values without length
+# A limit for what the others do not catch. It counts seconds of the thread, so a busy machine changes nothing.
+_MAX_SECONDS = 20
+_MAX_CHARSETS = 16
+_MAX_ESCAPES = 4_000  # each costs 50 us: pydicom warns of unknown ones
 
 
-class _Bounded(io.BufferedReader):
-    """A file for pydicom, of which it can read so much, and in so many pieces.
+class _BoundedReader(io.BufferedReader):
+    """A file for pydicom, with limits to the bytes and the number of reads.
 
-    Of a long value it gets the beginning: what we want of these is read with `whole`. pydicom makes another error of
-    any that is raised here, so `exceeded` keeps what it was.
+    Of a long value pydicom gets the beginning; `read_whole` reads those that we want. pydicom replaces an error raised
+    here by its own, so `exceeded` keeps it.
     """
 
-    name = ""  # pydicom joins it to other texts, which a file's number is none of
+    name = ""  # pydicom appends it to texts, and a file's number is no text
 
     def __init__(self, raw: io.RawIOBase | io.BytesIO) -> None:
         super().__init__(cast("io.RawIOBase", raw))
-        self._reads = _MOST_READS
-        self._bytes = _MOST_BYTES
-        self._end = thread_time() + _MOST_SECONDS
+        self._reads = _MAX_READS
+        self._bytes = _MAX_BYTES
+        self._end = thread_time() + _MAX_SECONDS
         self.exceeded: TooLarge | None = None
 
     def read(self, size: int | None = -1) -> bytes:
-        """Read as a file does, within the bounds."""
+        """Read as a file does, within the limits."""
         if size is None or size < 0:
-            raise ValueError("the rest of the file is wanted")  # by pydicom, to inflate it
+            raise ValueError("the rest of the file is wanted")  # pydicom asks for it, to inflate it
         self._reads -= 1
-        self._bytes -= min(size, _LONGEST_READ)
+        self._bytes -= min(size, _MAX_READ_BYTES)
         if self._reads < 0 or self._bytes < 0:
             self.exceeded = TooLarge("the header has too many elements to look through")
         elif thread_time() > self._end:
-            self.exceeded = TooLarge(f"the header takes more than {_MOST_SECONDS} s to read")
+            self.exceeded = TooLarge(f"the header takes more than {_MAX_SECONDS} s to read")
         if self.exceeded is not None:
             raise self.exceeded
-        content = super().read(min(size, _LONGEST_READ))
-        if size > _LONGEST_READ:
-            self.seek(size - _LONGEST_READ, io.SEEK_CUR)
+        content = super().read(min(size, _MAX_READ_BYTES))
+        if size > _MAX_READ_BYTES:
+            self.seek(size - _MAX_READ_BYTES, io.SEEK_CUR)
         return content
 
-    def whole(self, position: int, size: int) -> bytes:
+    def read_whole(self, position: int, size: int) -> bytes:
         """Read a value of a size that is known to be small enough."""
         self.seek(position)
         return super().read(size)
 
 
 def fields_by_pydicom(raw: io.RawIOBase | io.BytesIO, *, prefixed: bool) -> dict[str, str]:
-    """Give the fields of an instance by pydicom; a UID may be missing. Raises: NotDicom, Unreadable."""
+    """Return the fields that pydicom reads; a UID may be missing. Raises: NotDicom, Unreadable."""
     _silence_pydicom()
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    file = _Bounded(raw)
+    file = _BoundedReader(raw)
     try:
-        fields = _fields(file, LAST)
+        fields = _fields(file, LAST_TAG)
         if missing_uid(fields):
             fields = _fields(file, _BEFORE_PIXELS)  # perhaps its tags do not ascend
-    # Damaged bytes make pydicom raise nearly anything: its readers index, convert and look up unchecked. And
-    # someone may turn its warnings into errors at this very moment.
+    # pydicom indexes, converts and looks up unchecked, so damaged bytes raise nearly anything. Other code may turn its
+    # warnings into errors at any moment.
     except (
         *(InvalidDicomError, BytesLengthException, NotImplementedError, EOFError, RecursionError, Warning),
-        *(
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            ArithmeticError,
-            struct.error,
-            zlib.error,
-            OSError,
-        ),
+        *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, struct.error, zlib.error, OSError),
     ) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the system's, not pydicom's
+            raise  # raised by the system, not by pydicom
         if file.exceeded is not None:
             raise file.exceeded from None
         raise Unreadable("cannot be parsed") from None
@@ -105,33 +96,33 @@ def fields_by_pydicom(raw: io.RawIOBase | io.BytesIO, *, prefixed: bool) -> dict
     return fields
 
 
-def _fields(file: _Bounded, last: int) -> dict[str, str]:
-    """Read fields up to the tag `last`: what follows may be long, or damaged, and is not needed."""
+def _fields(file: _BoundedReader, last: int) -> dict[str, str]:
+    """Read fields up to the tag `last`: what follows may be long or damaged, and is not needed."""
     from pydicom.charset import decode_bytes, default_encoding
     from pydicom.filereader import read_partial
     from pydicom.valuerep import TEXT_VR_DELIMS
 
     file.seek(0)
     tags = [*FIELDS.values(), _FIRST_DIRECTORY_RECORD]
-    header = read_partial(file, lambda tag, *_: tag > last, _LONGEST_READ, force=True, specific_tags=tags)
+    header = read_partial(file, lambda tag, *_: tag > last, _MAX_READ_BYTES, force=True, specific_tags=tags)
     if _FIRST_DIRECTORY_RECORD in header or header.file_meta.get("MediaStorageSOPClassUID") == DICOMDIR:
         raise NotDicom("DICOMDIR")
     charset = header.original_character_set
-    encodings = [charset] if isinstance(charset, str) else list(charset[:_MOST_CHARSETS])
+    encodings = [charset] if isinstance(charset, str) else list(charset[:_MAX_CHARSETS])
     fields = {}
     escapes = 0
     for keyword, tag in FIELDS.items():
-        # The raw value: converting it could fail on a number or a date that has nothing to do with identity.
+        # The raw value: converting could fail on a number or a date.
         element = header.get_item(tag, keep_deferred=True)
         raw, length = getattr(element, "value", None), getattr(element, "length", 0)
-        if raw is None and _LONGEST_READ < length <= LONGEST_VALUE:
-            raw = file.whole(getattr(element, "value_tell", 0), length)
-        # A value that the end of the file has cut, a UID above all, would be another's.
+        if raw is None and _MAX_READ_BYTES < length <= MAX_VALUE_BYTES:
+            raw = file.read_whole(getattr(element, "value_tell", 0), length)
+        # A value cut by the end of the file, a UID above all, would be another one.
         if isinstance(raw, bytes) and len(raw) >= length:
             escapes += raw.count(b"\x1b")
-            if escapes > _MOST_ESCAPES:
-                raise TooLarge(f"its texts change the character set more than {_MOST_ESCAPES:,} times")
-            codecs = [default_encoding] if keyword in CODES else encodings
+            if escapes > _MAX_ESCAPES:
+                raise TooLarge(f"its texts change the character set more than {_MAX_ESCAPES:,} times")
+            codecs = [default_encoding] if keyword in ASCII_FIELDS else encodings
             text = strip_padding(keyword, decode_bytes(raw, codecs, TEXT_VR_DELIMS).strip(PADDING))
             if text:
                 fields[keyword] = text
@@ -142,10 +133,10 @@ _SILENCE: Any = ("ignore", None, Warning, re.compile(r"pydicom\b"), 0)
 
 
 def _silence_pydicom() -> None:
-    """Keep pydicom, which puts raw values into its warnings and its log, from saying anything.
+    """Silence pydicom, which puts raw values into its warnings and its log.
 
-    `warnings.catch_warnings` is not safe in threads, so this is a filter for the whole process; as others may
-    put theirs before it later, it is looked after each time.
+    `warnings.catch_warnings` is not safe in threads, so this filters for the whole process. Others may add filters
+    before it later, so each call checks it.
     """
     logging.getLogger("pydicom").disabled = True
     if not warnings.filters or warnings.filters[0] != _SILENCE:

@@ -54,7 +54,7 @@ from asyncimport.dicom import (
     identify,
     reader,
 )
-from asyncimport.dicom.identity import identity
+from asyncimport.dicom.identity import make_identity
 
 BUNDLED = sorted(path for path in (Path(pydicom.__file__).parent / "data").rglob("*") if path.is_file())
 PREAMBLE = bytes(128) + b"DICM"
@@ -188,7 +188,7 @@ def by_peek(content: bytes) -> Identity | None:
         found = fast_header.read_fast_header(content[: header._HEADS[-1]])
     except fast_header.MoreBytesNeeded:
         return None
-    return found and identity(found[0], "")
+    return found and make_identity(found[0], "")
 
 
 @pytest.fixture
@@ -399,9 +399,9 @@ def test_what_came_before_changes_nothing(syntax: str) -> None:
     changed = (bytes([*before[:at], before[at] ^ 1, *before[at + 1 :]]) for at in range(128, len(before)))
     differing = 0
     for content in *changed, *(before[:at] for at in range(128, len(before))):
-        fast_header._latest.clear()
+        fast_header._cache.clear()
         alone = outcome(lambda content=content: by_peek(content))  # type: ignore[misc]
-        fast_header._latest.clear()
+        fast_header._cache.clear()
         known = by_peek(before)
         assert outcome(lambda content=content: by_peek(content)) == alone  # type: ignore[misc]
         differing += isinstance(alone, Identity) and alone != known
@@ -511,7 +511,7 @@ def test_deep_nesting_ends(file: Callable[[bytes], Path]) -> None:
     content = PREAMBLE + meta() + b"\x08\0\x18\0UI\x04\x001.2\0" + opened * 5_000
     assert outcome(lambda: identify(str(file(content)))) == (
         "Unreadable",
-        "sequences lie more than 100 deep in each other",
+        "sequences are nested more than 100 deep",
     )
 
 
