@@ -15,7 +15,7 @@ class FileKind(StrEnum):
     UNREADABLE = "UNREADABLE"  # DICOM, but truncated or without the identifiers, or a file that cannot be opened
     CONTAINER = "CONTAINER"  # a zip, tar or the like that holds DICOM, which is passed over
     LINK = "LINK"  # a link that leads out of the source, which is not followed
-    INNER_LINK = "INNER_LINK"  # a link to a directory of the source, where all that is in it is met
+    INNER_LINK = "INNER_LINK"  # a link to a directory of the source, whose files are found there
 
 
 class InstanceState(StrEnum):

@@ -18,7 +18,7 @@ from asyncimport.routing import EVERYTHING, PlanProblem, ProblemCode, Router, St
 from asyncimport.routing.plan_file import PlanRow, write_plan
 from asyncimport.routing.plan_split import split
 from asyncimport.source.folder import FileSource
-from asyncimport.system.output_files import advice, check_output, replacing
+from asyncimport.system.output_files import check_output, replacing
 
 _LABELS_BY_SOURCE = PlanProblem(
     ProblemCode.LABELS_BY_SOURCE,
@@ -159,5 +159,5 @@ def _encoded(rows: Sequence[PlanRow]) -> bytes:
 
 
 def _unwritable(target: Path, error: OSError) -> UsageError:
-    hint = advice(error, "give a file in a directory that you may write to")
+    hint = hint_for(error, "give a file in a directory that you may write to")
     return UsageError(f"--out {target} cannot be written: {error.strerror}", hint=hint)

@@ -73,7 +73,7 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
             follow_links=self.follow_links,
             digests=self.receipts is not None,
             exclude=self.exclude,
-            is_part=not self.study_filter.is_everything,
+            is_partial=not self.study_filter.is_everything,
         )
 
 

@@ -38,7 +38,7 @@ from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.images import upload_images
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
-from asyncimport.system.output_files import advice, check_output, replacing
+from asyncimport.system.output_files import check_output, hint_for, replacing
 from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
@@ -233,7 +233,7 @@ def check_place(path: Path) -> None:
 def _unwritable(path: Path, error: OSError) -> UsageError:
     return UsageError(
         f"--safe-to-delete {path} cannot be written: {error.strerror}",
-        hint=advice(error, "give a file in a directory that you may write to"),
+        hint=hint_for(error, "give a file in a directory that you may write to"),
     )
 
 

@@ -13,7 +13,7 @@ from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import JournalReader, StoredInstance
 from asyncimport.model import Session
 from asyncimport.source.bytes_on_disk import compute_sha256
-from asyncimport.system.output_files import advice, check_output, replacing
+from asyncimport.system.output_files import check_output, hint_for, replacing
 
 
 def check_receipts(path: Path) -> None:
@@ -23,7 +23,7 @@ def check_receipts(path: Path) -> None:
     except OSError as error:
         raise UsageError(
             f"--receipts {path} cannot be written: {error.strerror}",
-            hint=advice(error, "give a file in a directory that you may write to"),
+            hint=hint_for(error, "give a file in a directory that you may write to"),
         ) from error
 
 

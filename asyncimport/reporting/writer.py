@@ -13,7 +13,7 @@ from typing import Self
 from asyncimport.errors import UsageError
 from asyncimport.model.events import AttachmentsStored, OutcomesRecorded
 from asyncimport.reporting.entries import Entry, EventsLost, LineFormat
-from asyncimport.system.output_files import advice, open_output
+from asyncimport.system.output_files import hint_for, open_output
 
 # Files whose outcome may wait to be written: some ten megabytes, and seconds of the fastest run.
 _MOST_WAITING = 20_000
@@ -138,7 +138,7 @@ def appending(path: Path, option: str) -> Iterator[Callable[[str], None]]:
     except OSError as error:
         raise UsageError(
             f"{option} {path} cannot be written: {error.strerror}",
-            hint=advice(error, "give a file in a directory that you may write to"),
+            hint=hint_for(error, "give a file in a directory that you may write to"),
         ) from error
 
     def write(text: str) -> None:

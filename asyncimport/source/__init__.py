@@ -1,1 +1,1 @@
-"""Where files come from: the file system and archives in it, their headers and digests."""
+"""Where files come from: the file system and archive files in it, their headers and digests."""

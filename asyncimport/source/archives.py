@@ -1,7 +1,7 @@
-"""Archives that hold DICOM, and so are not just some other file: zip, tar, and what gzip, bzip2 or xz packed.
+"""Archive files that may hold DICOM: zip, tar, and files packed by gzip, bzip2 or xz.
 
-Nothing is unpacked. A look costs bounded time and memory whatever the archive claims to be: it ends after so many
-members, so many bytes, or at the first DICOM file. What is returned names the kind of archive and nothing in it.
+Nothing is unpacked to disk. A check takes bounded time and memory, whatever the file claims: it ends after a number of
+members or bytes, or at the first DICOM file. Its result names the kind of archive and nothing in it.
 """
 
 import bz2
@@ -18,95 +18,98 @@ from typing import IO, Any, Protocol, cast
 
 from asyncimport.dicom import begins_dicom
 
-_MOST_MEMBERS = 256
-_MOST_HEADERS = 2 * _MOST_MEMBERS  # of a tar, where a member may have a second one for its long name
-_MOST_BYTES = 16 << 20  # read of an archive, or unpacked
-_HEAD = 512  # shows a DICOM file, and is the header of a tar
-_PIECE = 64 << 10
-_MOST_PACKED = 10_000  # streams in one file: some pack each 64 kB for itself
-# Of a zip: some 100,000 members, which zipfile reads at once; and what it reads of members.
-_MOST_DIRECTORY = 8 << 20
-_MOST_OF_ZIP = _MOST_DIRECTORY + (2 << 20)
-_MOST_MEMORY = 256 << 20  # that an xz may ask for: its strongest preset takes 65 MiB
+_MAX_MEMBERS = 256
+_MAX_HEADERS = 2 * _MAX_MEMBERS  # of a tar: a long name has a header of its own
+_MAX_BYTES = 16 << 20  # read of an archive, or unpacked
+_HEAD_BYTES = 512  # enough to recognise a DICOM file, and the size of a tar header
+_PIECE_BYTES = 64 << 10
+_MAX_STREAMS = 10_000  # streams in one file: some programs pack each 64 kB separately
+# Of a zip: zipfile reads the whole directory at once, here some 100,000 members; then it reads members.
+_MAX_DIRECTORY_BYTES = 8 << 20
+_MAX_ZIP_BYTES = _MAX_DIRECTORY_BYTES + (2 << 20)
+_MAX_MEMORY = 256 << 20  # for an xz: its strongest preset takes 65 MiB
 _TOO_MUCH_MEMORY = "xz (memory)"
 
 _LOCAL_MEMBER, _END_OF_DIRECTORY = b"PK\x03\x04", b"PK\x05\x06"
 _PACKERS: Mapping[bytes, tuple[str, Callable[[], Any]]] = {
     b"\x1f\x8b": ("gz", lambda: zlib.decompressobj(16 + zlib.MAX_WBITS)),
     b"BZh": ("bz2", bz2.BZ2Decompressor),
-    b"\xfd7zXZ\0": ("xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_MEMORY)),
+    b"\xfd7zXZ\0": ("xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_MEMORY)),
 }
-# What the standard library raises for archives that are damaged, and for files that are gone.
-_BROKEN = (
+# What the standard library raises for damaged archives and vanished files.
+_DAMAGE_ERRORS = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OSError, ValueError, LookupError, OverflowError, NotImplementedError, RecursionError),
 )
 
 
 def looks_like_container(head: bytes) -> bool:
-    """Whether a file that begins so may be an archive; 512 bytes tell."""
+    """Whether a file may be an archive, by its first 512 bytes."""
     return head.startswith((_LOCAL_MEMBER, *_PACKERS)) or _is_tar(head)
 
 
 def container_kind(path: str | bytes) -> str | None:
-    """Name the kind of archive, such as "zip" or "tar.gz", if the file is one and holds DICOM.
+    """Return the kind of archive, such as "zip" or "tar.gz", if the file is one and holds DICOM.
 
-    An encrypted zip cannot be looked into, nor an xz that asks for too much memory: they are named as such, as they may
-    hold DICOM. It blocks.
+    An encrypted zip, or an xz that needs too much memory, may hold DICOM: the kind says so. It blocks.
     """
     try:
-        with open(path, "rb", opener=_opened) as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
             return _kind(file)
-    except _BROKEN:
+    except _DAMAGE_ERRORS:
         return None
 
 
 def _kind(file: IO[bytes]) -> str | None:
-    head = file.read(_HEAD)
+    head = file.read(_HEAD_BYTES)
     file.seek(0)
     if head.startswith(_LOCAL_MEMBER):
-        return _kind_of_zip(file)
+        return _zip_kind(file)
     for magic, (name, unpack) in _PACKERS.items():
         if head.startswith(magic):
             try:
-                inner = _Unpacked(file, unpack).read(_HEAD)
+                inner = _Unpacked(file, unpack).read(_HEAD_BYTES)
             except lzma.LZMAError as error:
                 return _TOO_MUCH_MEMORY if "limit" in str(error) else None
             if begins_dicom(inner):
                 return name
             file.seek(0)
             return f"tar.{name}" if _is_tar(inner) and _tar_holds_dicom(_Unpacked(file, unpack)) else None
-    return "tar" if _is_tar(head) and _tar_holds_dicom(_Bounded(file, _MOST_BYTES)) else None
+    return "tar" if _is_tar(head) and _tar_holds_dicom(_Bounded(file, _MAX_BYTES)) else None
 
 
 def container_reason(kind: str) -> str:
-    """Say why an archive of this kind is passed over."""
+    """Return why an archive of this kind is skipped."""
     if kind == _TOO_MUCH_MEMORY:
         return "an xz archive that needs too much memory to look into"
     return f"a {kind} archive that holds DICOM"
 
 
-def _opened(path: str, flags: int) -> int:
-    """Open without waiting: what was a file may be a pipe by now."""
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open without waiting: the file may be a pipe by now."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 # --- zip ---
 
 
-def _kind_of_zip(file: IO[bytes]) -> str | None:
+def _zip_kind(file: IO[bytes]) -> str | None:
     try:
-        heads = list(_heads_in_zip(file)) if _directory_of_zip(file) <= _MOST_DIRECTORY else [_first_in_zip(file)]
-    except _BROKEN:
-        # Perhaps cut, as the directory stands at the end.
-        heads = [_first_in_zip(file)]
+        heads = (
+            list(_zip_member_heads(file))
+            if _zip_directory_bytes(file) <= _MAX_DIRECTORY_BYTES
+            else [_first_zip_head(file)]
+        )
+    except _DAMAGE_ERRORS:
+        # Perhaps truncated: the directory is at the end.
+        heads = [_first_zip_head(file)]
     if any(head and begins_dicom(head) for head in heads):
         return "zip"
     return "zip (encrypted)" if None in heads else None
 
 
-def _directory_of_zip(file: IO[bytes]) -> int:
-    """Return the size of the directory: a record at the end names it, behind which only a comment may stand."""
+def _zip_directory_bytes(file: IO[bytes]) -> int:
+    """Return the size of the directory, from the record at the end, which only a comment may follow."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - (64 << 10) - 22, 0))
     tail = file.read()
@@ -116,27 +119,31 @@ def _directory_of_zip(file: IO[bytes]) -> int:
     return int.from_bytes(tail[found + 12 : found + 16], "little")
 
 
-def _heads_in_zip(file: IO[bytes]) -> Iterator[bytes | None]:
+def _zip_member_heads(file: IO[bytes]) -> Iterator[bytes | None]:
     """Yield the first bytes of members, and None for encrypted ones."""
     # A second record at the end may claim another size of the directory.
-    with zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, _MOST_OF_ZIP))) as archive:
-        for member in islice(archive.infolist(), _MOST_MEMBERS):
+    with zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, _MAX_ZIP_BYTES))) as archive:
+        for member in islice(archive.infolist(), _MAX_MEMBERS):
             if member.flag_bits & 1:
                 yield None
             elif member.file_size and member.compress_type in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
                 with archive.open(member) as content:
-                    yield content.read(_HEAD)
+                    yield content.read(_HEAD_BYTES)
 
 
-def _first_in_zip(file: IO[bytes]) -> bytes | None:
-    """Return the first bytes of the first member, by the header before it."""
+def _first_zip_head(file: IO[bytes]) -> bytes | None:
+    """Return the first bytes of the first member, found by its own header."""
     file.seek(0)
     _, _, flags, method, *_, name, extra = struct.unpack("<4s5H3L2H", file.read(30))
     file.seek(name + extra, os.SEEK_CUR)
-    packed = file.read(2 * _HEAD)
+    packed = file.read(2 * _HEAD_BYTES)
     if flags & 1:
         return None
-    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, _HEAD) if method == zipfile.ZIP_DEFLATED else packed
+    return (
+        zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, _HEAD_BYTES)
+        if method == zipfile.ZIP_DEFLATED
+        else packed
+    )
 
 
 # --- tar ---
@@ -145,7 +152,7 @@ def _first_in_zip(file: IO[bytes]) -> bytes | None:
 def _is_tar(head: bytes) -> bool:
     """Whether this is the header of a member, by its checksum: old tars have no magic."""
     try:
-        tarfile.TarInfo.frombuf(head[:_HEAD], "utf-8", "surrogateescape")
+        tarfile.TarInfo.frombuf(head[:_HEAD_BYTES], "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return False
     return True
@@ -153,20 +160,20 @@ def _is_tar(head: bytes) -> bool:
 
 _EXTENDED = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
 _NAMES = frozenset({tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK})
-_MOST_EXTENDED = 16 << 10
-# The size of a member that has more than 8 GiB may stand in the header before its own (POSIX pax).
+_MAX_EXTENDED_BYTES = 16 << 10
+# The size of a member above 8 GiB may be in an extra header before its own (POSIX pax).
 _SIZE = re.compile(rb"(?:\A|\n)[0-9]{1,9} size=([0-9]{1,18})\n")
 
 
 def _tar_holds_dicom(file: "_Readable") -> bool:
-    """Look at members, from header to header: tarfile reads long names of any length, and each in a call of its own."""
+    """Read from header to header: tarfile reads long names of any length, and recurses for each."""
     members = 0
     size: int | None = None
     try:
-        for _ in range(_MOST_HEADERS):
-            member = tarfile.TarInfo.frombuf(header := file.read(_HEAD), "utf-8", "surrogateescape")
+        for _ in range(_MAX_HEADERS):
+            member = tarfile.TarInfo.frombuf(header := file.read(_HEAD_BYTES), "utf-8", "surrogateescape")
             if member.type in _EXTENDED:
-                extended = file.read(min(member.size, _MOST_EXTENDED))
+                extended = file.read(min(member.size, _MAX_EXTENDED_BYTES))
                 size = int(found[1]) if (found := _SIZE.search(extended)) else size
                 file.skip(_padded(member.size) - len(extended))
                 continue
@@ -175,19 +182,19 @@ def _tar_holds_dicom(file: "_Readable") -> bool:
             if member.type == tarfile.GNUTYPE_SPARSE:
                 more = header[482]
                 while more:
-                    more = file.read(_HEAD)[504]
+                    more = file.read(_HEAD_BYTES)[504]
             content = b""
             if member.isreg():
                 members += 1
-                content = file.read(min(member.size, _HEAD))
+                content = file.read(min(member.size, _HEAD_BYTES))
                 if begins_dicom(content):
                     return True
-            if members == _MOST_MEMBERS:
+            if members == _MAX_MEMBERS:
                 break
-            # Directories and links have no content, whatever size they name.
+            # Directories and links have no content, whatever size they claim.
             if member.isreg() or member.type not in tarfile.SUPPORTED_TYPES or member.type in _NAMES:
                 file.skip(_padded(member.size) - len(content))
-    except _BROKEN:
+    except _DAMAGE_ERRORS:
         pass
     return False
 
@@ -202,7 +209,7 @@ def _padded(size: int) -> int:
 
 
 class _Readable(Protocol):
-    """What is read forward."""
+    """A stream to read forward."""
 
     def read(self, size: int) -> bytes: ...
 
@@ -210,7 +217,7 @@ class _Readable(Protocol):
 
 
 class _Bounded:
-    """A file that ends when so many bytes have been read, wherever they stood in it."""
+    """A file that ends after a number of bytes read, wherever they are in it."""
 
     def __init__(self, file: IO[bytes], most: int) -> None:
         self._file = file
@@ -218,29 +225,29 @@ class _Bounded:
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        """Read as a file does, within the bound."""
+        """Read as a file does, within the limit."""
         content = self._file.read(min(size, self._left) if size >= 0 else self._left)
         self._left -= len(content)
         return content
 
     def skip(self, count: int) -> None:
-        """Go on behind so many bytes, which are not read."""
+        """Skip bytes without reading them."""
         self.seek(count, os.SEEK_CUR)
 
 
 class _Unpacked:
-    """What a file is unpacked to, from its beginning; it ends when so many bytes have been read or unpacked."""
+    """The unpacked content of a file; it ends after a number of bytes read or unpacked."""
 
     def __init__(self, file: IO[bytes], unpack: Callable[[], Any]) -> None:
-        self._file = _Bounded(file, _MOST_BYTES)
+        self._file = _Bounded(file, _MAX_BYTES)
         self._unpack = unpack
-        self._left = _MOST_BYTES
-        self._streams = _MOST_PACKED
+        self._left = _MAX_BYTES
+        self._streams = _MAX_STREAMS
         self._stream = unpack()
         self._packed = b""
 
     def read(self, size: int) -> bytes:
-        """Read as many bytes, and fewer only at the end. Raises what the standard library does for damaged ones."""
+        """Read `size` bytes, or fewer at the end. Raises what the standard library raises for damaged archives."""
         pieces = []
         size = min(size, self._left)
         while size and (piece := self._next(size)):
@@ -250,8 +257,8 @@ class _Unpacked:
         return b"".join(pieces)
 
     def skip(self, count: int) -> None:
-        """Unpack so many bytes and drop them."""
-        while count and (piece := self.read(min(count, _PIECE))):
+        """Unpack bytes and drop them."""
+        while count and (piece := self.read(min(count, _PIECE_BYTES))):
             count -= len(piece)
 
     def _next(self, size: int) -> bytes:
@@ -259,14 +266,14 @@ class _Unpacked:
             if self._stream.eof:
                 # Another stream may follow, or zeros: tapes are padded.
                 self._packed = (self._stream.unused_data or self._packed).lstrip(b"\0")
-                self._packed = self._packed or self._file.read(_PIECE).lstrip(b"\0")
+                self._packed = self._packed or self._file.read(_PIECE_BYTES).lstrip(b"\0")
                 if not self._packed:
                     return b""
                 self._stream = self._unpack()
                 self._streams -= 1
             packed = self._packed
             if not packed and getattr(self._stream, "needs_input", True):
-                packed = self._file.read(_PIECE)
+                packed = self._file.read(_PIECE_BYTES)
             piece: bytes = self._stream.decompress(packed, size)
             self._packed = getattr(self._stream, "unconsumed_tail", b"")
             if piece or (not packed and not self._stream.eof):

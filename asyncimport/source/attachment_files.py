@@ -1,4 +1,4 @@
-"""Files to attach, as a table or a command line names them: found on disk, and put together by resource."""
+"""Files to attach, as a table or a command line names them: found on disk and grouped by resource."""
 
 import os
 import stat
@@ -15,72 +15,70 @@ from asyncimport.routing.attachment_file import AttachRow, read_attachments
 
 
 def read_attach_rows(
-    files: Sequence[Path], said: AttachRow, table: Path | None, *, whole_project: bool, encoding: str = ""
+    files: Sequence[Path], options: AttachRow, table: Path | None, *, whole_project: bool, encoding: str = ""
 ) -> tuple[list[AttachRow], list[TableIssue]]:
-    """Return what is to be attached, of a table or of the command line, and what of it cannot be.
+    """Return the rows to attach, from a table or from the command line, and the issues of the table.
 
-    Rows of a table take the project and the resource of the command line where they name none. All else stands in it.
-
-    Raises: UsageError.
+    Rows of a table without a project or resource take those of the command line (`options`). Everything else is in the
+    table. Raises: UsageError.
     """
-    place = said.owner
+    owner = options.owner
     if (table is None) == (not files):
-        raise UsageError("give files, or a table of files", hint="FILE... with --session, or --table FILE.csv")
+        raise UsageError("give files, or a table of files", hint="give FILE... with --session, or --table FILE.csv")
     if table is not None:
-        _check_beside_table(said, whole_project=whole_project)
+        _check_options_with_table(options, whole_project=whole_project)
         try:
             data = table.read_bytes()
         except OSError as error:
             raise UsageError(f"{table} cannot be read: {error.strerror}", hint="check the path") from error
         try:
-            rows, issues = read_attachments(data, project=place.project, resource=said.resource, encoding=encoding)
+            rows, issues = read_attachments(data, project=owner.project, resource=options.resource, encoding=encoding)
         except UsageError as error:
             raise UsageError(f"{table}: {error}", hint=error.hint) from None
         return [replace(row, path=str(table.parent / row.path)) for row in rows], issues
-    if not place.project:
+    if not owner.project:
         raise UsageError("no project", hint="name it with -P")
-    if not said.resource:
+    if not options.resource:
         raise UsageError("no resource", hint="name it with --resource, as in --resource REPORTS")
-    check_resource(said.resource, "--resource")
-    for option, label in (("-P", place.project), ("--subject", place.subject), ("--session", place.session)):
+    check_resource(options.resource, "--resource")
+    for option, label in (("-P", owner.project), ("--subject", owner.subject), ("--session", owner.session)):
         if issue := label_problem(label):
-            raise UsageError(f"{option}: {issue} is in no label of XNAT's", hint="copy it as XNAT shows it")
-    if place.scan and not place.session:
+            raise UsageError(f"invalid {option} {label!r}: {issue}", hint="copy the label as XNAT shows it")
+    if owner.scan and not owner.session:
         raise UsageError("--scan without a session", hint="name it with --session")
-    if whole_project == bool(place.session or place.subject):
+    if whole_project == bool(owner.session or owner.subject):
         raise UsageError(
             "--to-project goes with no other level" if whole_project else "nothing says what the files belong to",
             hint="give --session, or --session with --scan, or --subject, or --to-project",
         )
-    return [replace(said, path=str(path)) for path in files], []
+    return [replace(options, path=str(path)) for path in files], []
 
 
-def _check_beside_table(said: AttachRow, *, whole_project: bool) -> None:
-    """Refuse options that say of files what a table says of each row. Raises: UsageError."""
-    place = said.owner
-    options = {
-        "--session": (place.session, "session_label"),
-        "--subject": (place.subject, "subject_label"),
-        "--scan": (place.scan, "scan"),
+def _check_options_with_table(options: AttachRow, *, whole_project: bool) -> None:
+    """Refuse options that a table gives for each row. Raises: UsageError."""
+    columns = {
+        "--session": (options.owner.session, "session_label"),
+        "--subject": (options.owner.subject, "subject_label"),
+        "--scan": (options.owner.scan, "scan"),
         "--to-project": ("project" if whole_project else "", "level"),
-        "--format": (said.format, "format"),
-        "--content": (said.content, "content"),
-        "--tags": (said.tags, "tags"),
+        "--format": (options.format, "format"),
+        "--content": (options.content, "content"),
+        "--tags": (options.tags, "tags"),
     }
-    for option, (value, column) in options.items():
+    for option, (value, column) in columns.items():
         if value:
             raise UsageError(f"{option} goes with files, not with --table", hint=f"name it in the column {column}")
 
 
 def group_by_resource(rows: Sequence[AttachRow], issues: list[TableIssue]) -> list[AttachmentBatch]:
-    """Look at the files, and put them together by resource; what cannot be sent is added to `issues`.
+    """Find the files and group them by resource; add those that cannot be sent to `issues`.
 
-    Raises: UsageError when nothing is left.
+    Raises: UsageError when no file is left.
     """
     found: dict[tuple[ResourceOwner, str], tuple[list[str], dict[str, Attachment]]] = {}
     key = 0
     for row in rows:
-        for one in _files(row):
+        for one in _find_files(row):
             if isinstance(one, TableIssue):
                 issues.append(one)
                 continue
@@ -105,25 +103,29 @@ def group_by_resource(rows: Sequence[AttachRow], issues: list[TableIssue]) -> li
     ]
     if not batches:
         hint = next((issue.hint for issue in issues if issue.hint), "check the paths")
-        raise UsageError("there is no file that can be attached", hint=hint)
+        raise UsageError("no file can be attached", hint=hint)
     return batches
 
 
-def _files(row: AttachRow) -> Iterator[tuple[File, str] | TableIssue]:
-    """Yield the files of a row, a directory's all below it, each with its name relative to that, and what is none.
+def _find_files(row: AttachRow) -> Iterator[tuple[File, str] | TableIssue]:
+    """Yield the files of a row, or an issue: of a directory all files below it, each with its path relative to that.
 
-    Links below a directory are followed to files in it only: whoever may write there could name any file.
+    Links below a directory are followed only to files in it: others with write access could link any file.
     """
     unread: list[str] = []
     paths = [row.path]
-    # As elsewhere: pathlib would change what was given.
+    # pathlib would change the path as given.
     is_directory = os.path.isdir(row.path)  # noqa: PTH112
     if is_directory:
         walk = os.walk(row.path, onerror=lambda error: unread.append(error.filename))
-        names = ((directory, name) for directory, below, files in walk for name in (*files, *_links(directory, below)))
+        names = (
+            (directory, name)
+            for directory, below, files in walk
+            for name in (*files, *_directory_links(directory, below))
+        )
         paths = sorted(os.path.join(directory, name) for directory, name in names)  # noqa: PTH118
     for path in paths:
-        if is_directory and (issue := _link(row, path)) is not None:
+        if is_directory and (issue := _link_issue(row, path)) is not None:
             yield issue
             continue
         try:
@@ -139,13 +141,13 @@ def _files(row: AttachRow) -> Iterator[tuple[File, str] | TableIssue]:
         yield TableIssue(row.line, "path", f"{plain(path)} is no file, or cannot be read", "check the path")
 
 
-def _links(directory: str, below: Iterable[str]) -> Iterator[str]:
-    """Yield the links among the directories in a directory, which os.walk does not follow."""
+def _directory_links(directory: str, below: Iterable[str]) -> Iterator[str]:
+    """Yield the links among the subdirectories of a directory, which os.walk does not follow."""
     return (name for name in below if os.path.islink(os.path.join(directory, name)))  # noqa: PTH114, PTH118
 
 
-def _link(row: AttachRow, path: str) -> TableIssue | None:
-    """Say why a link in a directory is not followed; None when it is, or leads nowhere, or is none."""
+def _link_issue(row: AttachRow, path: str) -> TableIssue | None:
+    """Return why a link in a directory is not followed; None if it is followed, broken, or no link."""
     if not os.path.islink(path) or not os.path.exists(path):  # noqa: PTH110, PTH114
         return None
     real, home = os.path.realpath(path), os.path.realpath(row.path)

@@ -1,4 +1,4 @@
-"""The bytes of files when they are sent or compared: read, digested, and checked not to have changed."""
+"""The bytes of files to send or compare: read, digested, and checked not to have changed."""
 
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -11,34 +11,34 @@ from asyncimport.errors import SourceError
 from asyncimport.model import Algorithm, Body, Digest, File
 from asyncimport.source.digests import Hash, new_hash
 
-# Up to this size a body is read in one go: aiohttp warns of larger ones, and a thread hop a piece costs more.
+# Up to this size a body is read in one go: aiohttp warns of larger ones, and a thread hop for each piece costs more.
 LARGE = 1 << 20
-_PIECE = 256 << 10
-# Without waiting: what the walk met as a regular file may be a pipe by now.
-_READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_PIECE_BYTES = 256 << 10
+# Without waiting: a regular file may be a pipe by now.
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def has_digest(file: File, digest: Digest) -> bool | None:
-    """Whether the bytes of a file have this digest; None where it cannot be read, or is not as it was described.
+    """Whether the bytes of a file have this digest; None if it cannot be read or is not as described.
 
     It blocks: call it in a worker thread.
     """
     known = new_hash(digest.algorithm)
     try:
-        _take_in(file, file.size, known)
+        _update_hash(file, file.size, known)
     except (SourceError, OSError):
         return None
     return known.digest() == digest.value
 
 
-class _Both:
+class _TwoHashes:
     """Two digests of the same bytes, read once."""
 
     def __init__(self) -> None:
         self.sha256, self.xxh3 = new_hash(Algorithm.SHA256), new_hash(Algorithm.XXH3)
 
     def update(self, data: bytes, /) -> None:
-        """Take more bytes in."""
+        """Add bytes."""
         self.sha256.update(data)
         self.xxh3.update(data)
 
@@ -48,18 +48,18 @@ class _Both:
 
 
 def compute_sha256(file: File, xxh3: bytes | None) -> tuple[bytes, bool] | None:
-    """Return the SHA-256 of a file, and whether it holds what was sent, of which the XXH3 may be known.
+    """Return the SHA-256 of a file, and whether it is proven, by its XXH3, to hold what was sent.
 
-    None where it holds something else, cannot be read, or is, if no XXH3 is known, not as it was described. It blocks:
-    call it in a worker thread.
+    None if it holds something else, cannot be read or, without a known XXH3, is not as described. It blocks: call it in
+    a worker thread.
     """
-    both = _Both()
+    both = _TwoHashes()
     try:
         if xxh3 is not None:
-            # Its bytes tell, whatever its inode and times are by now.
+            # Its bytes decide, whatever its inode and times are.
             found = os.stat(file.path)  # noqa: PTH116 - the path need not be text
             file = File(file.path, found.st_size, found.st_mtime_ns)
-        _take_in(file, file.size, both)
+        _update_hash(file, file.size, both)
     except (SourceError, OSError):
         return None
     if xxh3 is not None and both.xxh3.digest() != xxh3:
@@ -68,18 +68,18 @@ def compute_sha256(file: File, xxh3: bytes | None) -> tuple[bytes, bool] | None:
 
 
 def read_bodies(files: Sequence[File], digests: bool) -> list[Body | SourceError]:  # noqa: FBT001 - of run_sync
-    """Return the bodies of files, or why there is none."""
+    """Return the bodies of files, or the error of each that cannot be read."""
     return [_read(file, digests=digests) for file in files]
 
 
 def _read(file: File, *, digests: bool) -> Body | SourceError:
     try:
         if file.size > LARGE:
-            _check(file, os.stat(file.path))  # noqa: PTH116 - the path need not be text
-            return _Large(file, with_sha256=digests)
-        handle = os.open(file.path, _READING)
+            _check_unchanged(file, os.stat(file.path))  # noqa: PTH116 - the path need not be text
+            return _StreamedFile(file, with_sha256=digests)
+        handle = os.open(file.path, _READ_FLAGS)
         try:
-            _check(file, os.fstat(handle))
+            _check_unchanged(file, os.fstat(handle))
             body = os.read(handle, file.size + 1)
         finally:
             os.close(handle)
@@ -87,60 +87,60 @@ def _read(file: File, *, digests: bool) -> Body | SourceError:
     except SourceError as error:
         return error
     except OSError as error:
-        return _cannot_be_read(error)
+        return _read_error(error)
 
 
 def compute_md5(file: File, size: int) -> str | SourceError:
-    """Return the MD5, in hex, of the first bytes of a file, or why it cannot be read."""
+    """Return the MD5 (hexadecimal) of the first `size` bytes of a file, or the error."""
     digest = new_hash(Algorithm.MD5)
     try:
-        _take_in(file, size, digest)
+        _update_hash(file, size, digest)
     except SourceError as error:
         return error
     except OSError as error:
-        return _cannot_be_read(error)
+        return _read_error(error)
     return digest.digest().hex()
 
 
-def _take_in(file: File, size: int, digest: Hash) -> None:
-    """Read the first so many bytes of a file. Raises: SourceError when it is not as it was described, OSError."""
-    with open(file.path, "rb", buffering=0, opener=_opened) as handle:
-        _check(file, os.fstat(handle.fileno()))
-        while size and (piece := handle.read(min(_PIECE, size))):
+def _update_hash(file: File, size: int, digest: Hash) -> None:
+    """Hash the first `size` bytes of a file. Raises: SourceError when the file is not as described, OSError."""
+    with open(file.path, "rb", buffering=0, opener=_open_without_waiting) as handle:
+        _check_unchanged(file, os.fstat(handle.fileno()))
+        while size and (piece := handle.read(min(_PIECE_BYTES, size))):
             digest.update(piece)
             size -= len(piece)
-        _check(file, os.fstat(handle.fileno()))
+        _check_unchanged(file, os.fstat(handle.fileno()))
     if size:
         raise SourceError("the file changed while it was read")
 
 
-def _cannot_be_read(error: OSError) -> SourceError:
+def _read_error(error: OSError) -> SourceError:
     return SourceError(f"the file cannot be read: {(error.strerror or 'unknown error').lower()}")
 
 
-def _opened(path: str, flags: int) -> int:
-    return os.open(path, flags | _READING)
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | _READ_FLAGS)
 
 
-def _check(file: File, now: os.stat_result) -> None:
+def _check_unchanged(file: File, now: os.stat_result) -> None:
     if not file.is_unchanged(now):
         raise SourceError("the file changed after it was scanned")
 
 
-def _check_open(file: File, handle: int) -> None:
-    """Check a file that has been read: it may have been removed meanwhile, which changes its ctime and no byte."""
+def _check_unchanged_while_open(file: File, handle: int) -> None:
+    """Check a file after reading. It may have been removed, which changes its ctime and no byte."""
     if not file.looks_unchanged(os.fstat(handle)):
         raise SourceError("the file changed after it was scanned")
 
 
 def same_bytes(one: str, other: str) -> bool | None:
-    """Whether two files have the same bytes; None where one of them cannot be read."""
+    """Whether two files have the same bytes; None if one cannot be read."""
     try:
         with (
-            open(one, "rb", opener=_opened) as first,
-            open(other, "rb", opener=_opened) as second,
+            open(one, "rb", opener=_open_without_waiting) as first,
+            open(other, "rb", opener=_open_without_waiting) as second,
         ):
-            while (piece := first.read(_PIECE)) == second.read(_PIECE):
+            while (piece := first.read(_PIECE_BYTES)) == second.read(_PIECE_BYTES):
                 if not piece:
                     return True
     except OSError:
@@ -148,8 +148,8 @@ def same_bytes(one: str, other: str) -> bool | None:
     return False
 
 
-class _Large:
-    """The bytes of a large file in pieces, counted: exactly as many as were scanned, or a SourceError."""
+class _StreamedFile:
+    """The bytes of a large file in pieces: exactly as many as were scanned, or a SourceError."""
 
     def __init__(self, file: File, *, with_sha256: bool = False) -> None:
         self._file = file
@@ -159,27 +159,27 @@ class _Large:
         self.sha256: bytes | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        # A cancellation in the middle of opening or closing would leave aiofiles' handle open: both are shielded.
-        # That holds in tasks of anyio only; aiohttp's own, which asyncio cancels, must not iterate over this.
+        # A cancellation while aiofiles opens or closes would leave its handle open, so both are shielded. This works in
+        # tasks of anyio only: aiohttp's own tasks, which asyncio cancels, must not iterate over this.
         try:
             with anyio.CancelScope(shield=True):
-                handle = await aiofiles.open(self._file.path, "rb", buffering=0, opener=_opened)
+                handle = await aiofiles.open(self._file.path, "rb", buffering=0, opener=_open_without_waiting)
             xxh3 = new_hash(Algorithm.XXH3)
             sha256 = new_hash(Algorithm.SHA256) if self._with_sha256 else None
             try:
                 left = self.size
                 while left:
-                    piece = await handle.read(min(_PIECE, left))
+                    piece = await handle.read(min(_PIECE_BYTES, left))
                     if not piece:
                         raise SourceError("the file shrank while it was sent")
                     left -= len(piece)
-                    # 10 us: less than the hop to a thread, which the slower digest is worth.
+                    # 10 us: less than a thread hop, which only the slower digest is worth.
                     xxh3.update(piece)
                     if sha256 is not None:
                         await anyio.to_thread.run_sync(sha256.update, piece)
                     if not left:
-                        # Before the last piece, so that a file that was rewritten never ends as a whole body.
-                        await anyio.to_thread.run_sync(_check_open, self._file, handle.fileno())
+                        # Before the last piece, so that a rewritten file never ends as a whole body.
+                        await anyio.to_thread.run_sync(_check_unchanged_while_open, self._file, handle.fileno())
                         self.xxh3 = xxh3.digest()
                         self.sha256 = sha256.digest() if sha256 is not None else None
                     yield piece
@@ -187,4 +187,4 @@ class _Large:
                 with anyio.CancelScope(shield=True):
                     await handle.close()
         except OSError as error:
-            raise _cannot_be_read(error) from error
+            raise _read_error(error) from error

@@ -1,6 +1,6 @@
-"""Look into the headers of many files: several at once where the disk is slow, and in a process of its own.
+"""Identify many files: several at once where the disk is slow, and in a worker process.
 
-That process imports what stands here, and starts in a third of the time that all of `source` would take.
+The worker imports this module only, which takes a third of the time of all of `source`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,33 +12,33 @@ from typing import Any, Literal, TypeVar
 from asyncimport.dicom import Identity, NotDicom, Unreadable, identify
 from asyncimport.source.archives import container_kind, container_reason
 
-# What a look comes to: an identity, or what the file is instead (a FileKind), the reason, and whether it is damaged.
-Look = Identity | tuple[Literal["CONTAINER", "NOT_DICOM", "UNREADABLE"], str, bool]
+# An identity, or what the file is instead (a FileKind), the reason, and whether it is damaged.
+HeaderResult = Identity | tuple[Literal["CONTAINER", "NOT_DICOM", "UNREADABLE"], str, bool]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-# So many files are looked at together at most, where the source keeps a file waiting for longer than this (seconds).
-MOST_TOGETHER = 32
-_PATIENCE = 0.0002
+# At most this many files are read at once, if each keeps a thread waiting for longer than this.
+MAX_TOGETHER = 32
+_PATIENCE_SECONDS = 0.0002
 
 
-def look_into_many(
+def identify_files(
     paths: Sequence[str],
-    ignore_archives: bool,  # noqa: FBT001 - as the request to the worker has it
+    ignore_archives: bool,  # noqa: FBT001 - as in the request to the worker
     together: int,
-) -> tuple[list[Look], int]:
-    """Look into files, so many `together`; return what comes of it, and how many the next ones should be.
+) -> tuple[list[HeaderResult], int]:
+    """Identify files, `together` at once; return the results, and how many to identify at once next time.
 
     It blocks: call it in a worker thread.
     """
-    return each(partial(look_into, ignore_archives=ignore_archives), paths, together)
+    return map_together(partial(identify_file, ignore_archives=ignore_archives), paths, together)
 
 
-def each(do: Callable[[_Item], _Result], items: Sequence[_Item], together: int) -> tuple[list[_Result], int]:
-    """Do the same to every item, to so many together; return what comes of it, and how many the next ones should be.
+def map_together(do: Callable[[_Item], _Result], items: Sequence[_Item], together: int) -> tuple[list[_Result], int]:
+    """Call a function for every item, for `together` items at once; return the results, and how many to take next time.
 
-    That is by how long an item waits, as for a disk far away. Where none waits, threads would only cost.
+    That depends on how long an item waits, as for a remote disk. Without waiting, threads only cost.
     """
     together = max(1, min(together, len(items)))
 
@@ -55,30 +55,30 @@ def each(do: Callable[[_Item], _Result], items: Sequence[_Item], together: int) 
         results = [shares[index % together][0][index // together] for index in range(len(items))]
         busy = sum(seconds for _, seconds in shares)
     waited = (monotonic() - began - busy) / max(1, len(items))
-    return results, max(1, min(round(together * waited / _PATIENCE), MOST_TOGETHER))
+    return results, max(1, min(round(together * waited / _PATIENCE_SECONDS), MAX_TOGETHER))
 
 
-def look_into_many_apart(request: tuple[Sequence[str], bool, int]) -> tuple[list[tuple[Any, ...]], int]:
-    """Do the same in the worker, for what `from_plain` reads again."""
-    found, together = look_into_many(*request)
-    return list(map(_as_plain, found)), together
+def identify_files_in_worker(request: tuple[Sequence[str], bool, int]) -> tuple[list[tuple[Any, ...]], int]:
+    """Do what `identify_files` does, in the worker; `from_plain` reads its results."""
+    found, together = identify_files(*request)
+    return list(map(_to_plain, found)), together
 
 
-def _as_plain(look: Look) -> tuple[Any, ...]:
-    """Return what passes from the worker: texts, mappings of texts, flags."""
-    if isinstance(look, Identity):
-        return "", look.sop_uid, look.study_uid, look.series_uid, look.fields, look.truncated
-    return look
+def _to_plain(result: HeaderResult) -> tuple[Any, ...]:
+    """Return a result as texts, mappings of texts, and flags, for the worker's pipe."""
+    if isinstance(result, Identity):
+        return "", result.sop_uid, result.study_uid, result.series_uid, result.fields, result.truncated
+    return result
 
 
-def from_plain(plain: tuple[Any, ...]) -> Look:
-    """Return what the worker has found of a file."""
+def from_plain(plain: tuple[Any, ...]) -> HeaderResult:
+    """Return a result of the worker."""
     kind, *parts = plain
     return (kind, *parts) if kind else Identity(*parts)
 
 
-def look_into(path: str, *, ignore_archives: bool) -> Look:
-    """Look into a file. It blocks: call it in a worker thread."""
+def identify_file(path: str, *, ignore_archives: bool) -> HeaderResult:
+    """Identify a file. It blocks: call it in a worker thread."""
     try:
         return identify(path)
     except NotDicom as outcome:

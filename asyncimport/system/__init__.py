@@ -1,1 +1,1 @@
-"""What the operating system gives and asks: mounts, files that we write, other processes."""
+"""Access to the operating system: mounts, output files, other processes."""

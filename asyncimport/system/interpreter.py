@@ -1,7 +1,6 @@
-"""Python beside this process: started without the current directory on its path, and without our secrets.
+"""Python in another process: without the current directory on its path, and without our secrets.
 
-Python looks for modules first in the current directory where it is started with `-m` or `-c`. That may be a directory
-of somebody else's files.
+With `-m` or `-c` Python imports from the current directory first, which may hold another user's files.
 """
 
 import marshal
@@ -17,21 +16,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-# Where the package lies: whatever else lies there is trusted as the package is.
+# The directory of the package: everything in it is trusted as the package is.
 _ROOT = str(Path(__file__).parents[2])
-# What an interpreter needs to start, to find its libraries, and to read names as this process does. Passwords and
-# tokens come under any name, so nothing else is passed on.
+# What an interpreter needs to start, to find its libraries, and to read names as this process does. Secrets can have
+# any name, so nothing else is passed on.
 _NEEDED = frozenset({"LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "WINDIR"})
-_NEEDED_BEGINNINGS = ("LC_", "LD_", "DYLD_")
-# A worker that is not ready after so long is not waited for.
+_NEEDED_PREFIXES = ("LC_", "LD_", "DYLD_")
+# A worker that is not ready by then is killed.
 _START_SECONDS = 60.0
 _LENGTH = struct.Struct("!Q")
 
 
 def safe_path() -> list[str]:
-    """Return what modules are imported from, without the current directory that Python puts first for `-m` and `-c`.
+    """Return the import path, without the current directory that Python puts first for `-m` and `-c`.
 
-    It stays if the package itself lies there.
+    The current directory stays if the package itself is in it.
     """
     entries = [entry for entry in sys.path if os.path.isabs(entry)]  # noqa: PTH117 - an entry is a text
     if not sys.flags.safe_path and entries and entries[0] == sys.path[0] != _ROOT and _is_current(entries[0]):
@@ -47,34 +46,34 @@ def _is_current(directory: str) -> bool:
 
 
 def python_command(code: str, *words: str) -> list[str]:
-    """Return the command of an interpreter that imports from `safe_path` alone, and runs this code."""
+    """Return the command of an interpreter that imports from `safe_path` only and runs this code."""
     code = f"import sys; sys.path[:] = {safe_path()!a}; {code}"
-    # Names of files are read as they are here.
+    # File names are decoded as in this process.
     return [sys.executable, "-I", "-X", f"utf8={sys.flags.utf8_mode}", "-c", code, *words]
 
 
 def child_environment() -> dict[str, str]:
-    """Return the part of the environment that an interpreter needs: no secret is in it."""
+    """Return the part of the environment that an interpreter needs: it has no secret."""
     return {
         name: value
         for name, value in os.environ.items()
-        if name.upper() in _NEEDED or name.upper().startswith(_NEEDED_BEGINNINGS)
+        if name.upper() in _NEEDED or name.upper().startswith(_NEEDED_PREFIXES)
     }
 
 
 class WorkerDiedError(Exception):
-    """The worker ended before it answered: it was killed, or what it was asked for ended it."""
+    """The worker ended before it answered: it was killed, or the request ended it."""
 
 
 class WorkerMissingError(Exception):
-    """No worker can be started on this system now."""
+    """The system cannot start a worker now."""
 
 
 class Worker:
-    """A function that is called in a process of its own, which is started when it is needed, and again when it dies.
+    """A function called in a process of its own, which starts when needed, and again when it dies.
 
-    The function stands in a module of this package; it takes and returns what `marshal` can write, which runs no code
-    when it is read. The process ends with this one, however this one ends, and gets no Ctrl-C. One call at a time.
+    The function is in a module of this package. It takes and returns values for `marshal`, which runs no code when it
+    reads them. The process ends with this one, in whatever way, and gets no Ctrl-C. One call at a time.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
@@ -96,7 +95,7 @@ class Worker:
             raise WorkerDiedError from None
 
     def close(self) -> None:
-        """End the process, without waiting for it; a call under way ends with WorkerDiedError."""
+        """End the process without waiting for it; a running call raises WorkerDiedError."""
         self._process = None
         if self._end is not None:
             self._end()
@@ -109,7 +108,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=child_environment(),
-                # Neither a terminal's Ctrl-C nor Windows' is for it.
+                # Keep Ctrl-C from it, on Windows too.
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
@@ -133,7 +132,7 @@ class Worker:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
-    # One that hangs in the system, at a disk that is away, ends late.
+    # A process that hangs at a dead disk ends late.
     threading.Thread(target=_reap, args=(process,), daemon=True).start()
 
 
@@ -146,19 +145,19 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
 
 
 def serve(function: Callable[[Any], Any]) -> None:
-    """Call a function for each request that comes by standard input; the process ends with its parent."""
+    """Call a function for each request on standard input; the process ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _offer_to_be_killed()
+    _be_killed_first()
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(sys.stdin.buffer, requests), daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as replies:
-        os.dup2(2, 1)  # so that nothing else gets among the replies
+        os.dup2(2, 1)  # nothing else may write among the replies
         _write(replies, None)
         while True:
             _write(replies, function(requests.get()))
 
 
-def _offer_to_be_killed() -> None:
+def _be_killed_first() -> None:
     """Ask Linux to end this process before its parent when memory runs out."""
     try:
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -171,7 +170,7 @@ def _receive(file: IO[bytes], requests: "queue.SimpleQueue[Any]") -> None:
         while True:
             requests.put(_read(file))
     except (OSError, EOFError):
-        os._exit(0)  # whatever is being done: nobody waits for it
+        os._exit(0)  # nobody waits for the current request
 
 
 def _write(file: IO[bytes], value: Any) -> None:
@@ -182,11 +181,11 @@ def _write(file: IO[bytes], value: Any) -> None:
 
 def _read(file: IO[bytes]) -> Any:
     """Read a value. Raises: EOFError."""
-    (length,) = _LENGTH.unpack(_exactly(file, _LENGTH.size))
-    return marshal.loads(_exactly(file, length))  # noqa: S302 - from this package, by a pipe that nobody else has
+    (length,) = _LENGTH.unpack(_read_exactly(file, _LENGTH.size))
+    return marshal.loads(_read_exactly(file, length))  # noqa: S302 - from this package, by a pipe of our own
 
 
-def _exactly(file: IO[bytes], size: int) -> bytes:
+def _read_exactly(file: IO[bytes], size: int) -> bytes:
     content = file.read(size)
     if len(content) < size:
         raise EOFError

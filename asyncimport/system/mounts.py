@@ -1,4 +1,4 @@
-"""What lies on a disk of this machine's own, and what on another machine's; which disks keep their inodes' numbers."""
+"""Which disks are local, and which keep the inode numbers of their files."""
 
 import os
 import re
@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Protocol
 
-# As `mount` and psutil name them, without the "fuse." of those that run as a process. Windows drives in WSL 2 are 9p,
-# and folders of the host in a virtual machine are as far away as those of a server.
+# As `mount` and psutil name them, without the "fuse." prefix. 9p has Windows drives in WSL 2; folders that a virtual
+# machine shares with its host count as remote.
 _NETWORK = frozenset({
     "9p", "afpfs", "afs", "beegfs", "beegfs_nodev", "blobfuse", "blobfuse2", "ceph", "ceph-fuse", "cifs",
     "coda", "curlftpfs", "davfs", "davfs2", "fhgfs", "ftp", "gcsfuse", "glusterfs", "goofys", "gpfs", "gvfsd-fuse",
@@ -15,8 +15,8 @@ _NETWORK = frozenset({
     "openafs", "orangefs", "panfs", "prl_fs", "pvfs2", "quobyte", "rclone", "s3fs", "smb", "smb2", "smb3", "smbfs",
     "sshfs", "vboxsf", "vmhgfs", "vmhgfs-fuse", "webdav", "webdavfs", "wekafs",
 })  # fmt: skip
-# These make up the numbers of their inodes as files are met, and others after the next mount. So do those that run as a
-# process ("fuse"), unless they say otherwise, and shares whose server has no numbers ("noserverino").
+# These make up inode numbers as they meet files, and others after the next mount. So do FUSE file systems, and shares
+# whose server has no inodes ("noserverino").
 _NO_INODES = frozenset({
     "9p", "exfat", "fat", "fat32", "msdos", "prl_fs", "vboxsf", "vfat", "vmhgfs", "davfs", "webdav", "webdavfs",
 })  # fmt: skip
@@ -44,18 +44,18 @@ class Mount(Protocol):
 
 
 def network_disk(path: Path, mounts: Iterable[Mount] | None = None) -> str:
-    """Return the type of the network file system that a path would lie on, or "" for any other.
+    """Return the type of the network file system that a path would be on, or "" for any other.
 
-    `mounts` are those of this machine unless they are given. One of an unknown type counts as local.
+    `mounts` are by default those of this machine. An unknown type counts as local.
     """
-    # Directories that do not exist yet will be made on the file system of the nearest one that does. On the way there
-    # an automounter mounts what it has, so the table is read afterwards.
+    # Missing directories will be made on the file system of the nearest one that exists. Resolving the path may make an
+    # automounter mount it, so the table is read afterwards.
     place = Path(os.path.realpath(path))
     return network_file_system(place, _mounts() if mounts is None else mounts)
 
 
 def is_local(paths: Iterable[Path], mounts: Iterable[Mount] | None = None) -> bool:
-    """Whether no path lies on a network file system, and none is mounted below one of them."""
+    """Whether all paths are on local file systems, with no network file system mounted below them."""
     places = [Path(os.path.realpath(path)) for path in paths]
     table = list(_mounts() if mounts is None else mounts)
     return not any(
@@ -66,7 +66,7 @@ def is_local(paths: Iterable[Path], mounts: Iterable[Mount] | None = None) -> bo
 
 
 def network_file_system(place: PurePath, mounts: Iterable[Mount]) -> str:
-    """Return the type of the network file system that an absolute path without links lies on, or "" for any other."""
+    """Return the type of the network file system that an absolute path without links is on, or ""."""
     if _WINDOWS_SHARE.match(place.drive):
         return "a share of Windows"
     mount = _mount_of(place, mounts)
@@ -74,13 +74,13 @@ def network_file_system(place: PurePath, mounts: Iterable[Mount]) -> str:
 
 
 class DeviceCache:
-    """Which file systems keep the numbers of their inodes, by the number of the device: each is looked at once."""
+    """Which file systems keep inode numbers, by device number: each is checked once."""
 
     def __init__(self) -> None:
         self._known: dict[int, bool] = {}
 
     def keeps_inodes(self, path: str, found: os.stat_result) -> bool:
-        """Whether the file system that a path was `found` on does."""
+        """Whether the file system of a path (with the stat result `found`) keeps inode numbers."""
         known = self._known.get(found.st_dev)
         if known is None:
             known = self._known[found.st_dev] = keeps_inodes(path)
@@ -88,9 +88,9 @@ class DeviceCache:
 
 
 def keeps_inodes(path: str, mounts: Iterable[Mount] | None = None) -> bool:
-    """Whether a file keeps its inode and its ctime as long as nobody touches it, also over the next mount.
+    """Whether an untouched file keeps its inode and its ctime, also over the next mount.
 
-    Windows has no time of the last change among what it tells of a file.
+    Windows does not report the time of the last change.
     """
     if os.name == "nt":
         return False
@@ -102,12 +102,12 @@ def keeps_inodes(path: str, mounts: Iterable[Mount] | None = None) -> bool:
 
 
 def _mount_of(place: PurePath, mounts: Iterable[Mount]) -> Mount | None:
-    """Return the mount that an absolute path without links lies on."""
+    """Return the mount that an absolute path without links is on."""
     mount: Mount | None = None
     longest = 0
     for candidate in mounts:
         point = type(place)(candidate.mountpoint)
-        # Of two that are mounted at the same place, the later one hides the other.
+        # Of two mounts at one place, the later one hides the other.
         if len(point.parts) >= longest and place.is_relative_to(point):
             mount, longest = candidate, len(point.parts)
     return mount
@@ -119,7 +119,7 @@ def _network(mount: Mount) -> str:
     kind = mount.fstype.lower()
     if kind.removeprefix("fuse.") in _NETWORK:
         return mount.fstype
-    # davfs2 and others are no more than "fuse" by their type, but name an address.
+    # davfs2 and others have the type "fuse", but a device with an address.
     return mount.fstype if kind.startswith("fuse") and "://" in mount.device else ""
 
 
@@ -130,5 +130,5 @@ def _mounts() -> Iterable[Mount]:
         # Without `all` there would be no network file systems in it.
         return psutil.disk_partitions(all=True)
     except (OSError, psutil.Error):
-        # Where a system does not tell its mounts, as in some containers, nothing is known about them.
+        # Some containers hide their mounts: then nothing is known about them.
         return ()

@@ -1,8 +1,8 @@
-"""Files that we write or go by: used only where nobody else can have made them, and replaced only if they are files.
+"""Files that we write or trust: used only if nobody else can have made them, replaced only if they are files.
 
-Directories are shared, and our names can be guessed. What stands under such a name may be another user's file, a link
-of his to one of ours, or a file that anybody may write to. Links of one's own are followed, and so are root's. Windows
-has neither owners nor modes in this sense: there, nothing is checked.
+Directories are shared, and our names can be guessed. A path may be another user's file, another's link to one of our
+files, or a file that anybody may write to. Links of this user and of root are followed. Windows has no owners or modes
+in this sense: there, nothing is checked.
 """
 
 import errno
@@ -18,50 +18,50 @@ _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _ROOT = 0
 # As many links as Linux follows one after the other.
-_MOST_LINKS = 40
+_MAX_LINKS = 40
 _GROUP_WRITES, _OTHERS_WRITE, _OTHERS_READ = 0o020, 0o002, 0o004
-# What a process has been given open, by whoever started it, is its own: /dev/stdout, or >(command) of a shell.
-_GIVEN = ("/proc/", "/dev/fd/")
+# Files that the parent process opened are our own: /dev/stdout, or >(command) of a shell.
+_INHERITED = ("/proc/", "/dev/fd/")
 
 
 class UntrustedError(OSError):
-    """What stands there may be another's; `strerror` says why, `hint` what to do."""
+    """The file may be another user's; `strerror` says why, `hint` what to do."""
 
     def __init__(self, reason: str, path: str, hint: str) -> None:
         super().__init__(errno.EPERM, reason, path)
         self.hint = hint
 
 
-def advice(error: OSError, otherwise: str) -> str:
-    """Return the hint of an error, or another where it has none."""
+def hint_for(error: OSError, otherwise: str) -> str:
+    """Return the hint of an error, or `otherwise` if it has none."""
     return error.hint if isinstance(error, UntrustedError) else otherwise
 
 
 def real_path(path: Path) -> Path:
-    """Return where a file is, or is to be made: its last name may be a link, which is followed if it is trusted.
+    """Return where a file is, or will be: follow the last name of the path if it is a trusted link.
 
     Raises: UntrustedError, OSError.
     """
-    return Path(_followed(path))
+    return Path(_follow_links(path))
 
 
 def open_output(path: Path, flags: int = os.O_WRONLY) -> int:
-    """Open a file that is written to, for its owner only if it is new, and return its descriptor.
+    """Open a file to write to, and return its descriptor; a new file is for its owner only.
 
-    A file of ours that others may read or write becomes its owner's only. Pipes and devices are as good as files.
-    Raises: UntrustedError, OSError.
+    A file of ours that others may read or write becomes private. Pipes and devices work too. Raises: UntrustedError,
+    OSError.
     """
-    place = _followed(path)
-    if place.startswith(_GIVEN):
+    place = _follow_links(path)
+    if place.startswith(_INHERITED):
         return os.open(place, flags | _FLAGS)
     if flags & os.O_CREAT:
         with suppress(FileExistsError):
             return os.open(place, flags | os.O_EXCL | _FLAGS, 0o600)
-    # To open another's pipe would wait for him.
-    _checked(os.lstat(place), place)
+    # Opening another user's pipe would wait for that user.
+    _check_ours(os.lstat(place), place)
     file = os.open(place, flags & ~os.O_CREAT | _FLAGS | _NO_FOLLOW)
     try:
-        _make_private(file, place, _checked(os.fstat(file), place))
+        _make_private(file, place, _check_ours(os.fstat(file), place))
     except BaseException:
         os.close(file)
         raise
@@ -69,12 +69,12 @@ def open_output(path: Path, flags: int = os.O_WRONLY) -> int:
 
 
 def check_trusted(path: Path) -> None:
-    """Refuse a file that we go by, if others can have written it; one that others can only read becomes private.
+    """Refuse a file that others can have written; make one private that others can only read.
 
-    One that does not exist is fine. The file is not opened: to close it would release the locks that this process has
-    on it. Raises: UntrustedError, OSError.
+    A missing file is fine. It does not open the file: closing it would release this process's locks on it. Raises:
+    UntrustedError, OSError.
     """
-    place = _followed(path)
+    place = _follow_links(path)
     try:
         found = os.lstat(place)
     except FileNotFoundError:
@@ -92,16 +92,16 @@ def check_trusted(path: Path) -> None:
         hint = f"if nobody but you has written to it: chmod go-rwx {place}"
         raise UntrustedError("others may write to it", place, hint)
     if found.st_mode & _OTHERS_READ:
-        # Where that cannot be, the disk is read-only, or knows no modes.
+        # This fails on a read-only disk, or one without modes.
         with suppress(OSError):
             os.chmod(place, found.st_mode & 0o700)  # noqa: PTH101
 
 
 def check_directory(path: Path) -> None:
-    """Refuse a directory in which others can put, or exchange, the files that we go by.
+    """Refuse a directory in which others can create or replace the files that we trust.
 
-    Root may use anybody's, as containers do; the files in it are looked at all the same.
-    Raises: UntrustedError, OSError.
+    Root may use anybody's directory, as containers do; its files are checked all the same. Raises: UntrustedError,
+    OSError.
     """
     if not _has_owners():
         return
@@ -110,26 +110,26 @@ def check_directory(path: Path) -> None:
         _check_owner(found, os.fspath(path), "its directory")
     if found.st_mode & _OTHERS_WRITE:
         hint = f"choose a directory of your own, such as a new one in it: {path}/asyncimport"
-        # What has the sticky bit, as /tmp has, is shared on purpose.
+        # A directory with the sticky bit, such as /tmp, is shared on purpose.
         if found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX:
             hint += f"; or close it: chmod o-w {path}"
         raise UntrustedError("everybody may write to its directory", os.fspath(path), hint)
 
 
 def check_output(path: Path) -> None:
-    """See that `replacing` will find a place that it can write to, as far as that can be told before.
+    """Check that `replacing` will be able to write, as far as can be known before.
 
     Raises: UntrustedError, OSError.
     """
-    place = _followed(path)
+    place = _follow_links(path)
     try:
-        found = os.stat(place)  # noqa: PTH116 - what is given to the process is a link
+        found = os.stat(place)  # noqa: PTH116 - inherited files are links
     except FileNotFoundError:
         _check_writable(os.path.dirname(place) or ".")  # noqa: PTH120 - as the rest of it
         return
     if stat.S_ISREG(found.st_mode):
         os.close(open_output(path))
-        if not place.startswith(_GIVEN):
+        if not place.startswith(_INHERITED):
             _check_writable(os.path.dirname(place) or ".")  # noqa: PTH120
     elif stat.S_ISDIR(found.st_mode):
         raise OSError(errno.EISDIR, "Is a directory", place)
@@ -144,22 +144,22 @@ def _check_writable(directory: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write that takes the place of `path` when the block has ended well, for its owner only.
+    """Yield a file that replaces `path` if the block succeeds; it is for its owner only.
 
-    Whoever reads meanwhile, or after a failure, sees the old one whole. A pipe or a device is written to as it is.
-    Raises: UntrustedError, OSError.
+    Readers see the old file until then, or after a failure. A pipe or a device is written to directly. Raises:
+    UntrustedError, OSError.
     """
-    place = _followed(path)
+    place = _follow_links(path)
     old = None
     with suppress(FileNotFoundError):
         old = os.stat(place)  # noqa: PTH116
-    if old is not None and (place.startswith(_GIVEN) or not stat.S_ISREG(old.st_mode)):
+    if old is not None and (place.startswith(_INHERITED) or not stat.S_ISREG(old.st_mode)):
         with os.fdopen(open_output(path), "wb") as stream:
             yield stream
         return
     mode = 0o600
     if old is not None:
-        # It is not for us to replace what we may not write to. What its owner lets his group read stays so.
+        # Do not replace a file that we may not write to. Its group may still read it if it could before.
         file = open_output(path)
         try:
             mode |= os.fstat(file).st_mode & 0o040
@@ -181,11 +181,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def _followed(path: Path) -> str:
-    """Return the name that a path leads to, past links that we, or root, have made."""
+def _follow_links(path: Path) -> str:
+    """Return the path behind links that this user or root has made."""
     place = os.fspath(path)
-    for _ in range(_MOST_LINKS):
-        if place.startswith(_GIVEN):
+    for _ in range(_MAX_LINKS):
+        if place.startswith(_INHERITED):
             return place
         try:
             found = os.lstat(place)
@@ -203,13 +203,13 @@ def _followed(path: Path) -> str:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place)
 
 
-def _checked(found: os.stat_result, place: str) -> os.stat_result:
-    """Refuse what is another's."""
+def _check_ours(found: os.stat_result, place: str) -> os.stat_result:
+    """Refuse another user's file."""
     if not _has_owners():
         return found
     _check_owner(found, place, "it")
     if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-        # Another may have given a file of ours this name.
+        # Another user may have linked a file of ours here.
         around = os.stat(os.path.dirname(place) or ".")  # noqa: PTH116, PTH120
         if around.st_uid not in {os.geteuid(), _ROOT} or around.st_mode & (_GROUP_WRITES | _OTHERS_WRITE):
             hint = "name another file, or remove this name of it"
@@ -218,12 +218,12 @@ def _checked(found: os.stat_result, place: str) -> os.stat_result:
 
 
 def _make_private(file: int, place: str, found: os.stat_result) -> None:
-    """Take from others what they may do with a file; what its owner lets his group read stays so."""
+    """Remove the access of others, and of the group to write."""
     exposed = found.st_mode & (_GROUP_WRITES | _OTHERS_WRITE | _OTHERS_READ)
     if not _has_owners() or not stat.S_ISREG(found.st_mode) or not exposed:
         return
     if found.st_uid == os.geteuid():
-        # A disk without modes, such as a FAT, refuses; whoever mounted it decided who may do what.
+        # A disk without modes, such as FAT, refuses; its mount decides about access.
         with suppress(OSError):
             os.fchmod(file, found.st_mode & 0o700)
     elif exposed & (_OTHERS_WRITE | _OTHERS_READ):
@@ -235,7 +235,7 @@ def _has_owners() -> bool:
 
 
 def _check_owner(found: os.stat_result, place: str, what: str) -> None:
-    """Refuse what is neither ours nor root's, who may do what he likes anyway."""
+    """Refuse what belongs neither to this user nor to root, who may do anything anyway."""
     if found.st_uid in {os.geteuid(), _ROOT}:
         return
     import pwd  # which Windows does not have

@@ -1,4 +1,4 @@
-"""What blocks, in threads beside the loop."""
+"""Blocking context managers, used from the event loop."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def opened_in_thread(make: Callable[[], AbstractContextManager[T]]) -> AsyncIterator[T]:
-    """Make, enter and leave in worker threads what blocks: files that are opened, locked and closed."""
+    """Create, enter and exit a blocking context manager, such as a locked file, in worker threads."""
     with anyio.CancelScope(shield=True):
-        # Else a lock that is had just then would not be given back.
+        # A cancellation here would leave a lock that was just acquired.
         manager = await anyio.to_thread.run_sync(make)
         entered = await anyio.to_thread.run_sync(manager.__enter__)
     try:

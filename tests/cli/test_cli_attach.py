@@ -247,7 +247,7 @@ USAGE: dict[str, tuple[list[str], str]] = {
         "--scan without a session",
     ),
     "bad label": (["{a}", "-P", "demo", "--session", "E 1", "--resource", "R"], "--session: the character ' '"),
-    "no file": (["{a}x", *TO_E], "there is no file that can be attached"),
+    "no file": (["{a}x", *TO_E], "no file can be attached"),
     "no table": (["--table", "{a}x", "-P", "demo"], "cannot be read"),
     "not a table": (["--table", "{a}", "-P", "demo"], "no column path"),
     **{

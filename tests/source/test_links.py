@@ -27,7 +27,7 @@ def source(tmp_path: Path) -> Path:
 
 
 LINKS = [
-    ("inner_link", "a link to a directory of the source, where all that is in it is met"),
+    ("inner_link", "a link to a directory of the source, whose files are found there"),
     ("link", "a link to a directory outside the source; --follow-links follows it"),
     ("link", "a link to a file outside the source; --follow-links follows it"),
 ]

@@ -104,7 +104,7 @@ async def test_links_to_directories_of_the_source_are_not_followed(tmp_path: Pat
     for follow in (False, True):
         found = await walk(tmp_path, follow_links=follow)
         assert [(name(item), item.kind, item.reason) for item in found if isinstance(item, Ignored)] == [
-            ("up", FileKind.INNER_LINK, "a link to a directory of the source, where all that is in it is met")
+            ("up", FileKind.INNER_LINK, "a link to a directory of the source, whose files are found there")
         ]
         assert [name(item) for item in found if isinstance(item, File)] == ["file"]
 
@@ -417,10 +417,10 @@ async def test_many_headers_are_read_in_another_process(tmp_path: Path) -> None:
     gone = File(str(tmp_path / "gone"), 1, 1)
     odd = write(Path(os.fsdecode(bytes(tmp_path) + b"/\xff")), image(7))
     files = [*met, gone, odd]
-    looks = await source.identify_many(files)
-    assert looks == [await anyio.to_thread.run_sync(source.identify, file) for file in files]
-    assert {type(look) for look in looks} == {Identity, Ignored}
-    kinds = {look.kind for look in looks if isinstance(look, Ignored)}
+    results = await source.identify_many(files)
+    assert results == [await anyio.to_thread.run_sync(source.identify, file) for file in files]
+    assert {type(look) for look in results} == {Identity, Ignored}
+    kinds = {look.kind for look in results if isinstance(look, Ignored)}
     assert kinds == {FileKind.NOT_DICOM, FileKind.UNREADABLE, FileKind.CONTAINER}
     assert children() == 1
 
@@ -446,7 +446,7 @@ async def test_a_file_that_ends_the_process_twice_is_unreadable(
     source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path / "root"], many=0))
     expected: list[Identity | Ignored] = [await anyio.to_thread.run_sync(source.identify, file) for file in files]
     expected[2] = Ignored(
-        files[2], FileKind.UNREADABLE, "to read its header ends the process that reads it", damaged=True
+        files[2], FileKind.UNREADABLE, "reading its header kills the process that reads it", damaged=True
     )
     assert await source.identify_many(files) == expected
     assert await source.identify_many(files[:2]) == expected[:2]
@@ -461,8 +461,8 @@ async def test_where_no_process_can_be_begun_headers_are_read_from_here(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
     before = readers()
     source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
-    looks = await source.identify_many(files)
-    assert {type(look) for look in looks} == {Identity}
+    results = await source.identify_many(files)
+    assert {type(look) for look in results} == {Identity}
     assert set(readers()) <= set(before)
 
 
@@ -519,9 +519,9 @@ class Slow:
         self.opens = 0
         self._now = 0
         self._lock = threading.Lock()
-        sys.addaudithook(self._opened)
+        sys.addaudithook(self._open_without_waiting)
 
-    def _opened(self, event: str, arguments: tuple[object, ...]) -> None:
+    def _open_without_waiting(self, event: str, arguments: tuple[object, ...]) -> None:
         if event == "open" and self.seconds and str(arguments[0]).startswith(self.below):
             self.wait()
 

@@ -15,10 +15,10 @@ from conftest import Commands
 
 from asyncimport.system.output_files import (
     UntrustedError,
-    advice,
     check_directory,
     check_output,
     check_trusted,
+    hint_for,
     open_output,
     real_path,
     replacing,
@@ -261,7 +261,7 @@ def test_what_others_can_write_to_is_not_gone_by(tmp_path: Path, writable: int) 
     path.chmod(0o600 | writable)
     with pytest.raises(UntrustedError, match="others may write to it") as caught:
         check_trusted(path)
-    assert f"chmod go-rwx {path}" in advice(caught.value, "")
+    assert f"chmod go-rwx {path}" in hint_for(caught.value, "")
     path.chmod(0o644)
     check_trusted(path)
     assert mode(path) == 0o600
