@@ -18,7 +18,7 @@ from asyncimport.routing import EVERYTHING, PlanProblem, ProblemCode, Router, St
 from asyncimport.routing.plan_file import PlanRow, write_plan
 from asyncimport.routing.plan_split import split
 from asyncimport.source.folder import FileSource
-from asyncimport.system.output_files import check_output, replacing
+from asyncimport.system.output_files import check_output, hint_for, replacing
 
 _LABELS_BY_SOURCE = PlanProblem(
     ProblemCode.LABELS_BY_SOURCE,
