@@ -63,7 +63,11 @@ async def test_projects_by_permission() -> None:
         assert answer.json["ResultSet"]["totalRecords"] == "1"
         assert list(answer.rows[0])[-1] == "URI"
         csv = await web.get("/data/projects", format="csv", columns="ID,name")
-        assert csv.text.splitlines()[0] == '"ID","name","URI"'
+        assert csv.text.splitlines() == [
+            "ID,name,URI",
+            "demo,Demo,/data/projects/demo",
+            "seen,seen,/data/projects/seen",
+        ]
 
 
 async def test_archive_15_prearchive_code() -> None:

@@ -146,7 +146,7 @@ class App:
         try:
             response = self._redirect(authentication) or authentication.denied or await self._serve(context, area, kind)
         except HttpError as error:
-            response = error.page()
+            response = error.page() if area != "xapi" else error.plain()
         except RowLockedError:
             response = HttpError(409, "session document locked").page()
         self._set_cookies(response, context, authentication)

@@ -1,8 +1,6 @@
 """Responses as XNAT makes them: error pages of its two web layers, texts, tables and documents."""
 
-import csv
 import html
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -71,8 +69,16 @@ class HttpError(Exception):
         """Return the error page."""
         if self.tomcat:
             return tomcat_page(self.status, self.message)
-        headers = {"Allow": ", ".join(self.allow)} if self.allow else {}
-        return restlet_page(self.status, self.message, headers=headers)
+        return restlet_page(self.status, self.message, headers=self._headers)
+
+    def plain(self) -> web.Response:
+        """Return the reply of /xapi: the text alone, which a refusal lacks (XapiRestControllerAdvice)."""
+        message = "" if self.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} else self.message
+        return web.Response(status=self.status, text=message, content_type="text/plain", headers=self._headers)
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Allow": ", ".join(self.allow)} if self.allow else {}
 
 
 def restlet_page(status: int, message: str = "", *, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -134,11 +140,8 @@ def table(
     """Return a listing; in JSON every value is a string and null is "" (JSONTableRepresentation)."""
     cells = [["" if value is None else str(value) for value in row] for row in rows]
     if form == "csv":
-        out = io.StringIO()
-        writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(cells)
-        return web.Response(text=out.getvalue(), content_type="text/csv")
+        lines = [",".join(map(_csv_cell, row)) for row in ([*columns], *cells)]
+        return web.Response(text="".join(f"{line}\n" for line in lines), content_type="text/csv")
     if form == "html":
         return web.Response(text=_html_table(columns, cells), content_type="text/html")
     if form == "xml":
@@ -149,6 +152,12 @@ def table(
     if title is not None:
         result["title"] = title
     return web.json_response({"ResultSet": result})
+
+
+def _csv_cell(value: str) -> str:
+    """Return a cell of a CSV file, on one line, in quotes only if it needs them (XFTTable.toCSV)."""
+    value = value.replace("\r", " ").replace("\n", " ")
+    return '"' + value.replace('"', '""') + '"' if "," in value or '"' in value else value
 
 
 def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -18,9 +18,11 @@ from . import (
     prearchive,
     projects,
     resources,
+    schemas,
     settings,
     subjects,
     uploads,
+    users,
 )
 from .addresses import OWNER
 
@@ -73,6 +75,12 @@ _DATA = (
     _route("projects", GET=projects.list_projects),
     _route("projects/(?P<name>[^/]+)", GET=projects.project, PUT=projects.put_project, DELETE=deletions.delete_project),
     _route("(?:projects/(?P<name>[^/]+)/)?config/seriesImportFilter/config", GET=settings.filter_config),
+    _route("projects/(?P<name>[^/]+)/users", GET=users.project_users),
+    _route("projects/(?P<name>[^/]+)/accessibility", GET=users.accessibility),
+    _route("projects/(?P<name>[^/]+)/accessibility/(?P<level>[^/]+)", GET=users.accessibility, PUT=users.accessibility),
+    _route("users", GET=users.list_users),
+    _route("search/elements", GET=schemas.search_elements),
+    _route("search(?:/.+)?", GET=schemas.search, POST=schemas.search),
     _route("projects/(?P<name>[^/]+)/pipelines", GET=projects.pipelines),
     _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)", GET=projects.setting),
     _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)/(?P<value>[^/]+)", PUT=projects.setting),
@@ -112,7 +120,14 @@ _DATA = (
 )
 _XAPI = (
     _route("siteConfig/buildInfo(?:/(?P<key>[^/]+))?", GET=logins.build_info),
-    _route("siteConfig/(?P<name>[^/]+)", GET=settings.site_setting),
+    _route("siteConfig", GET=settings.site_settings, POST=settings.set_site_settings),
+    _route("siteConfig/(?P<name>[^/]+)", GET=settings.site_setting, POST=settings.set_site_setting),
+    _route("schemas", GET=schemas.schemas),
+    _route("schemas/(?P<name>.+)", GET=schemas.schema),
+    _route("users", GET=users.user_names),
+    _route("users/profiles", GET=users.profiles),
+    _route("users/username", GET=users.username),
+    _route("users/(?P<name>[^/]+)", GET=users.user),
     _route("anonymize/site(?:/(?P<part>enabled))?", GET=settings.anonymisation),
     _route("anonymize/projects/(?P<name>[^/]+)(?:/(?P<part>enabled))?", GET=settings.anonymisation),
     _route("projects/(?P<name>[^/]+)/events/subscriptions", GET=projects.subscriptions),

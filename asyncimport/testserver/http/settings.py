@@ -4,6 +4,8 @@ import json
 
 from aiohttp import web
 
+from ..site.anonymisation import Script
+from ..site.profiles import PetMr
 from ..site.series_filter import SeriesFilter
 from ..site.site import SITE_ID, Site
 from .request_context import RequestContext
@@ -11,6 +13,16 @@ from .responses import HttpError, table, text
 
 OPEN_NAMES = frozenset({"siteHome", "siteId", "siteLogoPath", "siteUrl"})
 """Preferences that need no login, like buildInfo."""
+_FLAGS = {
+    "preventCrossModalityMerge": "prevent_cross_modality_merge",
+    "useSopInstanceUidToUniquelyIdentifyDicom": "unique_sop_uids",
+    "separateSecondaryDicomOnArchive": "separate_secondary",
+    "requireLogin": "require_login",
+    "restrictUserListAccessToAdmins": "restrict_user_list",
+    "requireChangeJustification": "needs_reason",
+}
+"""Preferences that are flags of the site, with their names there."""
+_PET_MR: dict[str, PetMr] = {"separate": "separate", "pet": "pet", "petmr": "petmr"}
 
 
 def _public_values(site: Site, site_url: str) -> dict[str, object]:
@@ -36,13 +48,18 @@ def _public_values(site: Site, site_url: str) -> dict[str, object]:
 
 def _admin_values(site: Site) -> dict[str, object]:
     return {
-        "preventCrossModalityMerge": site.prevent_cross_modality_merge,
-        "useSopInstanceUidToUniquelyIdentifyDicom": site.unique_sop_uids,
-        "separateSecondaryDicomOnArchive": site.separate_secondary,
-        "requireLogin": site.require_login,
+        **{name: getattr(site, flag) for name, flag in _FLAGS.items()},
         "sessionArchiveTimeoutInterval": int(site.archive_timeout),
         "concurrentMaxSessions": site.logins.max_per_user,
     }
+
+
+async def site_settings(context: RequestContext) -> web.StreamResponse:
+    """Return all preferences that the user may read (SiteConfigApi)."""
+    values = _public_values(context.site, context.site_url)
+    if context.user.all_data:
+        values |= _admin_values(context.site)
+    return web.json_response(values)
 
 
 async def site_setting(context: RequestContext, name: str) -> web.StreamResponse:
@@ -54,8 +71,58 @@ async def site_setting(context: RequestContext, name: str) -> web.StreamResponse
         raise HttpError(403)
     values = _admin_values(context.site)
     if name not in values:
-        raise HttpError(404)
+        raise HttpError(404, f"No site configuration property named {name}")
     return _value(values[name])
+
+
+async def set_site_settings(context: RequestContext) -> web.StreamResponse:
+    """Set several preferences (SiteConfigApi): a JSON object, for administrators only. The reply is empty."""
+    _check_administrator(context)
+    for name, value in context.form.items():
+        _set(context, name, value[0])
+    return web.Response(content_type="application/json")
+
+
+async def set_site_setting(context: RequestContext, name: str) -> web.StreamResponse:
+    """Set one preference to the body (SiteConfigApi); a text may be plain or JSON. XNAT answers a PUT with a 405."""
+    _check_administrator(context)
+    _set(context, name, (await context.request.read()).decode("utf-8", "replace").strip())
+    return web.Response(content_type="application/json")
+
+
+def _check_administrator(context: RequestContext) -> None:
+    if not context.user.all_data:
+        raise HttpError(403)
+
+
+def _set(context: RequestContext, name: str, text: str) -> None:
+    """Set a preference that the server acts on; XNAT keeps any other name too, and a test server refuses it."""
+    site = context.site
+    text = text.strip('"')
+    if (flag := _FLAGS.get(name)) is not None:
+        setattr(site, flag, text.lower() == "true")
+        return
+    match name:
+        case "checksums":
+            site.storage.checksums = text.lower() == "true"
+        case "defaultProjectAutoArchiveSetting" if text.lstrip("-").isdecimal():
+            site.default_prearchive_code = int(text)
+        case "sessionXmlRebuilderInterval" if text.isdecimal():
+            site.idle_minutes = int(text)
+        case "sessionArchiveTimeoutInterval" if text.isdecimal():
+            site.archive_timeout = float(text)
+        case "concurrentMaxSessions" if text.isdecimal():
+            site.logins.max_per_user = int(text)
+        case "sitewidePetMr":
+            site.pet_mr = _PET_MR.get(text, "")
+        case "dicomFileNameTemplate":
+            site.file_name_template = text
+        case "enableSitewideAnonymizationScript":
+            site.script = (site.script or Script()) if text.lower() == "true" else None
+        case "siteUrl":
+            site.site_url = text
+        case _:
+            raise HttpError(501, f"Setting {name} to {text} is not part of this test server")
 
 
 def _value(value: object) -> web.Response:

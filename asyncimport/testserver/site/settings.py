@@ -91,6 +91,8 @@ class Settings:
     """What happens to PET and MR in one study (sitewidePetMr)."""
     require_login: bool = True
     """False lets guests read public projects."""
+    restrict_user_list: bool = True
+    """Whether only administrators may list users (restrictUserListAccessToAdmins)."""
     initialised: bool = True
     """False is a site that nobody has set up yet: it serves no data."""
     strict_urls: bool = True
