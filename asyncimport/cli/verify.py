@@ -16,7 +16,7 @@ from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, outcome_json, run_operation
 from asyncimport.model.options import JournalOptions, VerifyOptions
 from asyncimport.model.texts import plain
-from asyncimport.operations.journals import select_journal, server_of
+from asyncimport.operations.journals import journal_server, select_journal
 from asyncimport.xnat.subjects import SubjectError, SubjectUpdated
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def verify(*, options: VerifyOptions, connection: Connection, journal: JournalOp
     _, err = screen.consoles
     path, project, others = select_journal(connection.host, connection.project, journal.state_dir, journal.journal)
     show_other_journals(err, connection.project, others)
-    server = server_from(replace(connection, host=connection.host or server_of(path)))
+    server = server_from(replace(connection, host=connection.host or journal_server(path)))
     if options.safe_to_delete is not None:
         check_place(options.safe_to_delete)
     request = VerifyRequest(server=server, journal=path, project=project, **vars(options))

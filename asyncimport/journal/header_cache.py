@@ -184,23 +184,6 @@ class HeaderCache:
                     met,
                 )
 
-    def modalities(
-        self,
-        study_uid: str,
-        *,
-        truncated: bool = False,
-        is_asked: Callable[[Mapping[str, str], str], bool] | None = None,
-    ) -> dict[str, str]:
-        """Return the modality of each instance of a study, by SOPInstanceUID; files count as in `studies`."""
-        with translated(self.path):
-            return dict(
-                self._db.execute(
-                    "SELECT f.sop_uid, f.modality FROM file f JOIN variant v ON v.key = f.variant "  # noqa: S608 - fixed text
-                    f"WHERE f.scan = ? AND v.study_uid = ? {self._counted(truncated=truncated, is_asked=is_asked)}",
-                    (self._scan, study_uid),
-                ).fetchall()
-            )
-
     def _counted(self, *, truncated: bool, is_asked: Callable[[Mapping[str, str], str], bool] | None) -> str:
         """Return the condition for the files that count."""
         whole = "" if truncated else "AND f.reason = ''"

@@ -241,36 +241,6 @@ class JournalReader:
             SubjectPatient(project, subject, Patient(*who), bool(allowed)) for project, subject, allowed, *who in rows
         ]
 
-    def prearchive_sessions(self) -> dict[str, Session]:
-        """Return the sessions of prearchive rows by URI, with the labels that the rows began with."""
-        with translated(self._path):
-            rows = self._db.execute(
-                "SELECT d.uri, s.project, coalesce(s.initial_subject, s.subject), coalesce(s.initial_label, s.label), "
-                "s.study_uid FROM delivery d JOIN session s ON s.key = d.session WHERE d.uri IS NOT NULL"
-            ).fetchall()
-        return {uri: Session(*names) for uri, *names in rows}
-
-    def archived_labels(self) -> frozenset[tuple[str, str, str]]:
-        """Return project, subject and label, in lower case, of the sessions that this journal has archived."""
-        with translated(self._path):
-            rows = self._db.execute(
-                "SELECT project, subject, label FROM session s WHERE EXISTS "
-                "(SELECT 1 FROM delivery d WHERE d.session = s.key AND d.uri IS NOT NULL AND d.state = 'ARCHIVED')"
-            ).fetchall()
-        return frozenset((project, subject.lower(), label.lower()) for project, subject, label in rows)
-
-    def settled_uids(self, session: Session) -> frozenset[str]:
-        """Return the SOPInstanceUIDs of a session that no run sends again: archived, or refused for their content."""
-        with translated(self._path):
-            rows = self._db.execute(
-                "SELECT i.sop_uid FROM session s CROSS JOIN instance i ON i.session = s.key "
-                "LEFT JOIN delivery d ON d.key = i.delivery WHERE s.project = ? AND s.study_uid = ? "
-                "AND ((i.state = 'STORED' AND d.state = 'ARCHIVED') "
-                "OR (i.state = 'REFUSED' AND i.refusal IS NOT 'SERVER'))",
-                (session.project, session.study_uid),
-            ).fetchall()
-        return frozenset(uid for (uid,) in rows)
-
     def disputed_studies(self) -> frozenset[str]:
         """Return the studies (UIDs) of which files were skipped, as they would go elsewhere or are of somebody else."""
         with translated(self._path):

@@ -1,4 +1,4 @@
-"""The sessions that studies have already: what the journal knows, and what the archive holds."""
+"""Find the sessions that exist: by the journal, and in the archive."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,94 +7,76 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from asyncimport.errors import JournalError, TransientError, UnavailableError, UsageError
-from asyncimport.journal import JournalReader, SubjectPatient
+from asyncimport.errors import TransientError, UnavailableError
+from asyncimport.journal import SubjectPatient
 from asyncimport.model import Session
+from asyncimport.operations.journals import readable_journal
 from asyncimport.routing import ExistingSession, ExistingSessions
 from asyncimport.xnat.archive import ArchivedSessions, label_before_division
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.site import SiteRules
 
 
-class SessionLookup:
-    """The sessions that there are, by the journal of a run and by one listing of each project.
+async def find_sessions(
+    archived: ArchivedSessions,
+    rules: SiteRules,
+    journal: Path,
+    project_ids: Mapping[str, str],
+    *,
+    relabel: bool,
+    with_archive: bool,
+) -> ExistingSessions:
+    """Return the sessions of projects, whose IDs are given by the names that the rules have for them.
 
-    With `relabel`, what the journal has and XNAT has nothing of does not count.
+    The sessions are found by ID and by name. With `relabel`, sessions of the journal that XNAT has nothing of do not
+    count. Raises: UnavailableError.
     """
+    found = await anyio.to_thread.run_sync(_in_journal, journal, relabel)
+    try:
+        for project in sorted(set(project_ids.values())) if with_archive else ():
+            found += await _in_archive(archived, rules, project)
+    except TransientError as error:
+        raise UnavailableError(f"XNAT could not list the sessions of the archive: {error}") from error
+    by_name = [
+        replace(one, session=replace(one.session, project=name))
+        for name, project in project_ids.items()
+        for one in found
+        if name != project == one.session.project
+    ]
+    return ExistingSessions.of([*found, *by_name])
 
-    def __init__(self, archived: ArchivedSessions, rules: SiteRules, journal: Path, *, relabel: bool) -> None:
-        self._archived = archived
-        self._rules = rules
-        self._journal = journal
-        self._reroute = relabel
 
-    async def in_projects(self, names: Mapping[str, str], *, with_archive: bool) -> ExistingSessions:
-        """Return the sessions of projects, of which the ID is given by the name that the rules have for it.
-
-        They are found by both. Raises: UnavailableError.
-        """
-        found = await anyio.to_thread.run_sync(self._journalled)
-        try:
-            for project in sorted(set(names.values())) if with_archive else ():
-                found += await self._listed(project)
-        except TransientError as error:
-            raise UnavailableError(f"the archive could not be asked for its sessions: {error}") from error
-        aliases = {name: project for name, project in names.items() if name != project}
-        return ExistingSessions.of(
-            [
-                *found,
-                *(
-                    replace(one, session=replace(one.session, project=name))
-                    for name, project in aliases.items()
-                    for one in found
-                    if one.session.project == project
-                ),
-            ]
+async def _in_archive(archived: ArchivedSessions, rules: SiteRules, project: str) -> list[ExistingSession]:
+    listed = await archived.in_project(project)
+    if listed is None:
+        raise UnavailableError(
+            f"XNAT does not show the sessions of project {project}",
+            hint="ask for the right to see them: these labels depend on the sessions that exist",
         )
+    is_mapped = bool(listed) and bool((await rules.get(project)).maps_studies)
+    studies: dict[str, list[Experiment]] = {}
+    for one in listed:
+        # A session that somebody made without DICOM has no StudyInstanceUID, and counts as a study of its own.
+        studies.setdefault(one.study_uid or one.accession, []).append(one)
+    found = []
+    for study, sessions in studies.items():
+        names = [(one.subject, one.label, one.date) for one in sessions]
+        if (whole := label_before_division(sessions, project)) is not None:
+            names.insert(0, (sessions[0].subject, whole, sessions[0].date))
+        found += [
+            ExistingSession(Session(project, subject, label, "" if is_mapped else study), date.replace("-", ""))
+            for subject, label, date in names
+        ]
+    return found
 
-    async def _listed(self, project: str) -> list[ExistingSession]:
-        listed = await self._archived.in_project(project)
-        if listed is None:
-            raise UnavailableError(
-                f"XNAT does not show the sessions of project {project}",
-                hint="labels that depend on other sessions cannot be given without them",
-            )
-        is_mapped = bool(listed) and bool((await self._rules.get(project)).maps_studies)
-        studies: dict[str, list[Experiment]] = {}
-        for one in listed:
-            # One that somebody has made without DICOM has no StudyInstanceUID, and is another study's.
-            studies.setdefault(one.study_uid or one.accession, []).append(one)
-        found = []
-        for study, sessions in studies.items():
-            uid = "" if is_mapped else study
-            first = sessions[0]
-            if (whole := label_before_division(sessions, project)) is not None:
-                session = Session(project, first.subject, whole, uid)
-                found.append(ExistingSession(session, first.date.replace("-", "")))
-            for one in sessions:
-                session = Session(project, one.subject, one.label, uid)
-                found.append(ExistingSession(session, one.date.replace("-", "")))
-        return found
 
-    def _journalled(self) -> list[ExistingSession]:
-        if not self._journal.exists():
-            return []
-        try:
-            with JournalReader.open(self._journal) as reader:
-                placed = reader.session_labels(after_reroute=self._reroute)
-                return [ExistingSession(session, ruled=ruled) for session, ruled in placed]
-        except (JournalError, UsageError):
-            # The run itself reports what is wrong with it.
-            return []
+def _in_journal(journal: Path, relabel: bool) -> list[ExistingSession]:  # noqa: FBT001 - called in a thread
+    with readable_journal(journal) as reader:
+        labels = () if reader is None else reader.session_labels(after_reroute=relabel)
+        return [ExistingSession(session, ruled=ruled) for session, ruled in labels]
 
 
 def known_patients(journal: Path, *, after_reroute: bool) -> list[SubjectPatient]:
-    """Return who is in each subject by a journal, if there is one."""
-    if not journal.exists():
-        return []
-    try:
-        with JournalReader.open(journal) as reader:
-            return reader.subject_patients(after_reroute=after_reroute)
-    except (JournalError, UsageError):
-        # As above.
-        return []
+    """Return the patients of each subject by a journal, if there is one."""
+    with readable_journal(journal) as reader:
+        return [] if reader is None else reader.subject_patients(after_reroute=after_reroute)

@@ -1,51 +1,41 @@
 """A plan: where each study of a source would go, and every problem, before a byte is sent.
 
-It is made of a scan of the source and the rules of a run, and of nothing else: what the server knows is asked elsewhere
-and added (`with_archive`). As a table (`routing/plan_file.py`) it can be edited, and is then the rules of a run itself
-(`PlannedRoutes`).
+It is made of the header cache and the options of a run. A dry run adds what the server says. As a table
+(`routing/plan_file.py`) people can edit it; it is then the rules of a run itself (`PlannedRoutes`).
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from asyncimport.errors import AsyncimportError
 from asyncimport.journal import HeaderCache, StudySummary, SubjectPatient, Unsettled
-from asyncimport.model import Patient
-from asyncimport.operations.plan_draft import PlanDraft, StudyDraft, of_files, study_problem
-from asyncimport.operations.plan_guards import bound, distinct, in_project, kept, one_patient
-from asyncimport.routing import (
-    NO_SESSIONS,
-    ExistingSessions,
-    PlanProblem,
-    ProblemCode,
-    name_in_resource,
-)
+from asyncimport.operations.plan_draft import PlanDraft, PlanRules, StudyDraft, file_problems, study_problem
+from asyncimport.operations.plan_guards import assign_labels, check_patients, check_rows, keep_session, use_project_id
+from asyncimport.routing import NO_SESSIONS, ExistingSessions, PlanProblem, ProblemCode, name_in_resource
 from asyncimport.routing.plan_binding import FoundStudy
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.planned_routes import PlannedRoutes
 
-_NO_NAMES: Mapping[str, str | AsyncimportError] = MappingProxyType({})
+_NO_IDS: Mapping[str, str | AsyncimportError] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A row for each study, in the order of their dates, and all problems.
 
-    `not_dicom` counts other files by suffix, `attachments` those of them that are to go beside the images by resource,
-    `series` tells SeriesDescription and files of each series, by study, `patients` whom its headers name, `left` why
-    nobody asked for it.
+    `not_dicom` counts other files by suffix, `attachments` those that become attachments by resource. `series` has the
+    SeriesDescription and the number of files of each series, by study; `left_out` says why a filter leaves a study out.
     """
 
     rows: tuple[PlanRow, ...]
-    problems: tuple[PlanProblem, ...]
+    problems: tuple[PlanProblem, ...] = ()
     not_dicom: tuple[tuple[str, int], ...] = ()
     series: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict, repr=False)
     attachments: tuple[tuple[str, int], ...] = ()
-    patients: Mapping[str, AbstractSet[Patient]] = field(default_factory=dict, repr=False)
-    left: Mapping[str, str] = field(default_factory=dict, repr=False)
+    left_out: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def errors(self) -> int:
@@ -60,131 +50,135 @@ class Plan:
 
     @property
     def faulty(self) -> Mapping[str, str]:
-        """Return what is wrong with each study that an error keeps from being sent."""
+        """Return the error of each study that is not sent because of one."""
         errors = [problem for problem in self.problems if problem.is_error and problem.study_uid]
         return {problem.study_uid: f"{problem.text}; {problem.advice}" for problem in reversed(errors)}
 
+    def with_problems(self, problems: Iterable[PlanProblem]) -> "Plan":
+        """Return the plan with more problems; the rows of their studies name their codes."""
+        more = tuple(problems)
+        codes: dict[str, list[str]] = defaultdict(list)
+        for problem in more:
+            codes[problem.study_uid].append(problem.code)
+        rows = tuple(
+            replace(row, problems=" ".join(dict.fromkeys([*row.problems.split(), *codes[row.study_uid]])))
+            for row in self.rows
+        )
+        return replace(self, rows=rows, problems=(*self.problems, *more))
+
 
 def make_plan(
-    found: HeaderCache,
-    drafted: PlanDraft,
+    cache: HeaderCache,
+    draft: PlanDraft,
+    rules: PlanRules,
     *,
-    projects: Mapping[str, str | AsyncimportError] = _NO_NAMES,
-    truncated: bool = False,
-    given: ExistingSessions = NO_SESSIONS,
-    residents: Iterable[SubjectPatient] = (),
-    allow_mixed_patients: bool = False,
-    suffix: bool = False,
-    limit: int | None = None,
-    looks: Unsettled | None = None,
+    project_ids: Mapping[str, str | AsyncimportError] = _NO_IDS,
+    sessions: ExistingSessions = NO_SESSIONS,
+    known_patients: Iterable[SubjectPatient] = (),
+    unsettled: Unsettled | None = None,
     resource_of: Callable[[str], str | None] = lambda _: None,
-    streams: bool = False,
 ) -> Plan:
-    """Compare all studies with each other and with what is `given`, and keep the first `limit` at most by their places.
+    """Compare all studies with each other and with the sessions that exist; then apply pauses and the limit.
 
-    `projects` are the IDs of projects, or why one is closed, by the names that the rules have for them, `residents` are
-    who is in each subject by the journal.
-    With `looks`, studies are left out that may still be being written.
-    With `suffix`, studies whose label another one has already get `_2`, `_3` and so on behind it, in the order of their
-    dates; else they are errors, but for the one that has it, or is the first of them by date; or that the walk meets
-    first, as a run that `streams` knows no more when it begins. It blocks: call it in a worker thread.
+    `project_ids` has the ID of each project, or why it is closed, by the name that the rules give it. `known_patients`
+    are those of each subject by the journal. With `unsettled`, studies that may still be being written are left out.
+    With `suffix`, a study whose label is taken gets `_2`, `_3` and so on, in the order of dates; else that is an error.
+    It blocks.
     """
-    problems: list[PlanProblem] = [*drafted.problems]
-    drafts = [in_project(draft, projects, problems) for draft in drafted.drafts]
-    if isinstance(drafted.routes, PlannedRoutes):
-        drafts = list(bound(drafts, drafted.routes, problems, given, {} if looks is None else looks.waiting))
+    routes, problems = rules.routes, list(draft.problems)
+    studies = [use_project_id(one, project_ids, problems) for one in draft.studies]
+    if isinstance(routes, PlannedRoutes):
+        studies = list(check_rows(studies, routes, problems, sessions, {} if unsettled is None else unsettled.waiting))
     else:
-        is_whole = suffix or drafted.routes.needs_whole_study
-        drafts = [kept(draft, given, problems, is_whole=is_whole) for draft in drafts]
-    # All studies are compared before any is left for later: nothing that is wrong may hide behind a pause or a limit.
-    drafts = list(distinct(drafts, problems, given, suffix=suffix, streams=streams))
-    if not allow_mixed_patients:
-        drafts = list(one_patient(drafts, problems, residents))
-    if looks is not None:
-        drafts = [_quiet(draft, looks, problems) for draft in drafts]
-        drafts += _unfinished(found, drafts, looks, problems)
-    if limit is not None:
-        drafts = _first(drafts, limit)
-    problems += of_files(found, truncated=truncated)
-    codes: dict[str, dict[str, None]] = {}
-    for problem in problems:
-        codes.setdefault(problem.study_uid, {})[problem.code] = None
-    rows = tuple(_row(draft, codes.get(draft.study.study_uid, ())) for draft in drafts)
-    series = found.series(truncated=truncated)
-    patients = {draft.study.study_uid: draft.patients for draft in drafts}
-    others = tuple(found.other_kinds(suffix_of))
-    attachments = _attachments(found, resource_of, problems)
-    return Plan(rows, tuple(problems), others, series, attachments, patients, drafted.left)
+        is_whole = rules.suffix or routes.needs_whole_study
+        studies = [keep_session(one, sessions, problems, is_whole=is_whole) for one in studies]
+    # All studies are compared before any is left for later: neither a pause nor a limit may hide a problem.
+    studies = list(assign_labels(studies, problems, sessions, rules))
+    if not rules.allow_mixed_patients:
+        studies = list(check_patients(studies, problems, known_patients))
+    if unsettled is not None:
+        studies = [_check_settled(one, unsettled, problems) for one in studies]
+        studies += _unfinished(cache, studies, unsettled, problems)
+    if rules.limit is not None:
+        studies = _first(studies, rules.limit)
+    problems += file_problems(cache, truncated=rules.send_truncated)
+    attachments = _attachments(cache, resource_of, problems)
+    return Plan(
+        tuple(map(_row, studies)),
+        not_dicom=tuple(cache.other_kinds(suffix_of)),
+        series=cache.series(truncated=rules.send_truncated),
+        attachments=attachments,
+        left_out=draft.left_out,
+    ).with_problems(problems)
 
 
 def _attachments(
-    found: HeaderCache, resource_of: Callable[[str], str | None], problems: list[PlanProblem]
+    cache: HeaderCache, resource_of: Callable[[str], str | None], problems: list[PlanProblem]
 ) -> tuple[tuple[str, int], ...]:
-    """Count what goes beside the images, by resource; of what would have one name there, all but one are a problem."""
-    alike: dict[tuple[str, str, str], list[str]] = {}
+    """Count attachments by resource. Files that would get one name in a resource are a problem."""
+    paths_by_name: dict[tuple[str, str, str], list[str]] = {}
 
     def resource(path: str) -> str | None:
         if (label := resource_of(path)) is not None:
-            directory, own = os.path.split(path)
-            alike.setdefault((directory, label, name_in_resource(own)), []).append(path)
+            directory, name = os.path.split(path)
+            paths_by_name.setdefault((directory, label, name_in_resource(name)), []).append(path)
         return label
 
-    counts = tuple(found.other_kinds(resource))
-    for (_, label, name), paths in alike.items():
+    counts = tuple(cache.other_kinds(resource))
+    for (_, label, name), paths in paths_by_name.items():
         if len(paths) > 1:
-            text = f"{len(paths)} files beside each other would be {name} in {label}: only the first is sent"
+            text = f"{len(paths)} files of one directory would all be {name} in {label}: only the first is sent"
             advice = "give the others names that differ in letters, digits, '.', '_' or '-'"
-            problems.append(
-                PlanProblem(ProblemCode.ATTACHMENT_NAMES, text, advice, files=len(paths), example=paths[-1])
-            )
+            code = ProblemCode.ATTACHMENT_NAMES
+            problems.append(PlanProblem(code, text, advice, files=len(paths), example=paths[-1]))
     return counts
 
 
 def suffix_of(path: str) -> str:
-    """Return the extension of a path, in small letters and with its dot."""
+    """Return the extension of a path in lower case, with its dot."""
     return os.path.splitext(path)[1].lower()  # noqa: PTH122 - the path need not be text
 
 
-def _quiet(draft: StudyDraft, looks: Unsettled, problems: list[PlanProblem]) -> StudyDraft:
-    """Leave a study out that is still being written, it may be; tell of files that are dated in the future."""
+def _check_settled(draft: StudyDraft, unsettled: Unsettled, problems: list[PlanProblem]) -> StudyDraft:
+    """Leave out a study that may still be being written, and report files with times in the future."""
     study = draft.study
-    if files := looks.ahead.get(study.study_uid):
-        text, advice = f"{files} of its files are dated in the future", "set the clock; their times are not gone by"
+    if files := unsettled.ahead.get(study.study_uid):
+        text, advice = f"{files} of its files have times in the future", "correct the clock that set these times"
         problems.append(study_problem(ProblemCode.DATED_AHEAD, study, text, advice))
-    if draft.session is None or study.study_uid not in looks.waiting:
+    if draft.session is None or study.study_uid not in unsettled.waiting:
         return draft
-    problems.append(_being_written(study, looks))
-    return draft.without_place()
+    problems.append(_being_written(study, unsettled))
+    return draft.without_session()
 
 
-def _being_written(study: StudySummary, looks: Unsettled) -> PlanProblem:
-    advice = "it is sent when its files have been quiet"
-    return study_problem(ProblemCode.BEING_WRITTEN, study, looks.waiting[study.study_uid], advice)
+def _being_written(study: StudySummary, unsettled: Unsettled) -> PlanProblem:
+    advice = "nothing to do: a later run sends it, when its files have not changed for --min-age"
+    return study_problem(ProblemCode.BEING_WRITTEN, study, unsettled.waiting[study.study_uid], advice)
 
 
 def _unfinished(
-    found: HeaderCache, drafts: Sequence[StudyDraft], looks: Unsettled, problems: list[PlanProblem]
+    cache: HeaderCache, drafts: Sequence[StudyDraft], unsettled: Unsettled, problems: list[PlanProblem]
 ) -> list[StudyDraft]:
-    """Leave studies out of which no file is whole yet, as they are being written, it may be."""
+    """Return the studies that may still be being written and have no intact file yet."""
     known = {draft.study.study_uid for draft in drafts}
-    left = []
-    for study in found.studies(truncated=True):
-        if study.study_uid not in known and study.study_uid in looks.waiting:
-            problems.append(_being_written(study, looks))
-            left.append(StudyDraft(study, None, ("", ""), frozenset(), FoundStudy(study.study_uid, (), None)))
-    return left
+    unfinished = []
+    for study in cache.studies(truncated=True):
+        if study.study_uid not in known and study.study_uid in unsettled.waiting:
+            problems.append(_being_written(study, unsettled))
+            unfinished.append(StudyDraft(study, None, ("", ""), frozenset(), FoundStudy(study.study_uid, (), None)))
+    return unfinished
 
 
 def _first(drafts: list[StudyDraft], limit: int) -> list[StudyDraft]:
-    """Keep the studies that a walk meets first."""
-    met = sorted((draft for draft in drafts if draft.session is not None), key=lambda draft: draft.study.met)
-    kept = {draft.study.study_uid for draft in met[:limit]}
-    return [draft for draft in drafts if draft.session is None or draft.study.study_uid in kept]
+    """Keep the sessions that a walk meets first, and studies that are not sent."""
+    in_order = sorted((draft for draft in drafts if draft.session is not None), key=lambda draft: draft.study.met)
+    first = {draft.study.study_uid for draft in in_order[:limit]}
+    return [draft for draft in drafts if draft.session is None or draft.study.study_uid in first]
 
 
-def _row(draft: StudyDraft, codes: Iterable[str]) -> PlanRow:
+def _row(draft: StudyDraft) -> PlanRow:
     study, session = draft.study, draft.session
-    patient_id, issuer = draft.found.bound()
+    patient_id, issuer = draft.found.patient_cells()
     return PlanRow(
         study.study_uid,
         session.project if session else "",
@@ -196,7 +190,6 @@ def _row(draft: StudyDraft, codes: Iterable[str]) -> PlanRow:
         files=study.files,
         bytes=study.size,
         source=study.directory,
-        problems=" ".join(codes),
         skip=session is None,
         patient_id=patient_id,
         issuer=issuer,

@@ -1,4 +1,4 @@
-"""The second step of a plan: its studies compared with each other, and with who and what is there already."""
+"""The second step of a plan: its studies are compared with each other, and with sessions and patients that exist."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -6,7 +6,13 @@ from dataclasses import replace
 from asyncimport.errors import AsyncimportError
 from asyncimport.journal import SubjectPatient, digest_patient
 from asyncimport.model import Patient, Session
-from asyncimport.operations.plan_draft import ONE_PERSON, SAME_FIELDS, StudyDraft, study_problem
+from asyncimport.operations.plan_draft import (
+    COMPARE_PATIENTS,
+    CONSTANT_FIELDS,
+    PlanRules,
+    StudyDraft,
+    study_problem,
+)
 from asyncimport.routing import (
     ExistingSessions,
     PlanProblem,
@@ -17,114 +23,118 @@ from asyncimport.routing import (
     merge_patients,
     patient_conflict,
 )
-from asyncimport.routing.plan_binding import FoundStudy, differences, nearest
+from asyncimport.routing.plan_binding import FoundStudy, differences, nearest_study
 from asyncimport.routing.plan_file import Key, KeyKind
 from asyncimport.routing.planned_routes import PlannedRoutes
 
-_OTHER_STUDY = "make the plan anew; if the study is meant all the same, correct or empty that cell of the line"
-_NO_STUDY = "correct its key, take the line out or mark it skip; or check SOURCE"
+_CHECK_INTENT = "check that this is intended"
+_OTHER_STUDY = "make a new plan; or, if this study is meant, correct or clear that cell of the line"
+_NO_STUDY = "correct its key, remove the line or set its action to skip; or check SOURCE"
 
 
-def in_project(
-    draft: StudyDraft, names: Mapping[str, str | AsyncimportError], problems: list[PlanProblem]
+def use_project_id(
+    draft: StudyDraft, project_ids: Mapping[str, str | AsyncimportError], problems: list[PlanProblem]
 ) -> StudyDraft:
-    """Let a study go to its project by the ID of that, or nowhere where the project is closed."""
-    if draft.wanted is None:
+    """Name the project of a study by its ID. A study of a closed project is not sent."""
+    ruled = draft.ruled_session
+    if ruled is None:
         return draft
-    name = names.get(draft.wanted.project, draft.wanted.project)
-    if isinstance(name, str):
-        if name == draft.wanted.project:
-            return draft
-        wanted = replace(draft.wanted, project=name)
-        return replace(draft, wanted=wanted, session=None if draft.session is None else wanted)
-    if draft.session is None:
-        return replace(draft, wanted=None)
-    advice = name.hint or "see who owns the project"
-    problems.append(study_problem(ProblemCode.PROJECT_CLOSED, draft.study, str(name), advice))
-    return draft.without_place()
+    project = project_ids.get(ruled.project, ruled.project)
+    if isinstance(project, str):
+        ruled = replace(ruled, project=project)
+        return replace(draft, ruled_session=ruled, session=None if draft.session is None else ruled)
+    if draft.session is not None:
+        advice = project.hint or "find out who owns the project"
+        problems.append(study_problem(ProblemCode.PROJECT_CLOSED, draft.study, str(project), advice))
+    return draft.without_session()
 
 
-def kept(draft: StudyDraft, given: ExistingSessions, problems: list[PlanProblem], *, is_whole: bool) -> StudyDraft:
-    """Let a study keep the session that it has by the journal, as a run does (`Registry` there).
+def keep_session(
+    draft: StudyDraft, sessions: ExistingSessions, problems: list[PlanProblem], *, is_whole: bool
+) -> StudyDraft:
+    """Keep the session that a study has by the journal, as the run does (`journal/sessions.py`).
 
-    Where whole studies decide (`is_whole`) it has been given the label of that already.
+    With `is_whole`, the rules decided whole studies, and have given it the label of that session already.
     """
     session, study = draft.session, draft.study
-    known = None if session is None else given.kept(session.project, study.study_uid)
+    known = None if session is None else sessions.journal_session(session.project, study.study_uid)
     if session is None or known is None:
         return draft
-    has, (subject, label) = known
-    place = matching_session(has, (subject, None if is_whole else label), session)
+    existing, (subject, label) = known
+    place = matching_session(existing, (subject, None if is_whole else label), session)
     if place is None:
-        text = f"it goes to subject {has.subject}, session {has.label}; by its headers it would go to subject "
-        text += f"{session.subject}, session {session.label}"
-        problems.append(study_problem(ProblemCode.LABELS_DIFFER, study, text, SAME_FIELDS))
-        return draft.without_place()
+        text = f"it has subject {existing.subject} and session {existing.label}, but its headers give subject "
+        text += f"{session.subject} and session {session.label}"
+        problems.append(study_problem(ProblemCode.LABELS_DIFFER, study, text, CONSTANT_FIELDS))
+        return draft.without_session()
     if is_whole:
         return replace(draft, session=replace(session, subject=place.subject))
     if place != session:
-        text = f"it has session {place.label} of subject {place.subject}, and not {session.label} of {session.subject}"
-        problems.append(study_problem(ProblemCode.SESSION_KEPT, study, text, "what is new of it goes there"))
-    return replace(draft, session=place, wanted=place)
+        text = f"it has session {place.label} of subject {place.subject}, not {session.label} of {session.subject}"
+        problems.append(study_problem(ProblemCode.SESSION_KEPT, study, text, "nothing to do: new files of it go there"))
+    return replace(draft, session=place, ruled_session=place)
 
 
-def distinct(
-    drafts: Sequence[StudyDraft], problems: list[PlanProblem], given: ExistingSessions, *, suffix: bool, streams: bool
+def assign_labels(
+    drafts: Sequence[StudyDraft], problems: list[PlanProblem], sessions: ExistingSessions, rules: PlanRules
 ) -> Iterable[StudyDraft]:
-    """Give each label to one study. XNAT matches labels without regard to case when it archives."""
-    labels = _suffixed(drafts, given) if suffix else {}
-    owners = {} if suffix else _owners(sorted(drafts, key=lambda draft: draft.study.met) if streams else drafts, given)
+    """Give each label to one study. XNAT ignores the case of labels when it archives."""
+    labels = _suffixed_labels(drafts, sessions) if rules.suffix else {}
+    in_order = drafts
+    if not (rules.needs_whole_studies or rules.selects_studies):
+        # The run sends while it scans: the study that it meets first gets the label.
+        in_order = sorted(drafts, key=lambda draft: draft.study.met)
+    owners = {} if rules.suffix else _owners(in_order, sessions)
     for draft in drafts:
-        wanted = draft.session
-        if wanted is None:
+        session = draft.session
+        if session is None:
             yield draft
             continue
-        uid = draft.study.study_uid
-        label = labels.get(uid, wanted.label) if suffix else wanted.label
-        owner = owners.get((wanted.project, wanted.label.lower())) if label is not None else ""
-        if text := label_conflict(wanted, owner):
-            advice = "use a template that tells them apart, --on-collision suffix, or edit the plan"
+        label = labels.get(draft.study.study_uid, session.label)
+        owner = owners.get((session.project, session.label.lower())) if label is not None else ""
+        if text := label_conflict(session, owner):
+            advice = "use a template that tells them apart, use --on-collision suffix, or edit the plan"
             problems.append(study_problem(ProblemCode.LABEL_TAKEN, draft.study, text, advice))
-            yield draft.without_place()
+            yield draft.without_session()
             continue
-        if label != wanted.label:
-            text = f"the session label {wanted.label} was taken: it gets {label}"
-            problems.append(study_problem(ProblemCode.LABEL_SUFFIXED, draft.study, text, "see that this is meant"))
-        yield replace(draft, session=replace(wanted, label=label or wanted.label))
+        if label != session.label:
+            text = f"the session label {session.label} is taken: it gets {label}"
+            problems.append(study_problem(ProblemCode.LABEL_SUFFIXED, draft.study, text, _CHECK_INTENT))
+        yield replace(draft, session=replace(session, label=label or session.label))
 
 
-def _owners(drafts: Iterable[StudyDraft], given: ExistingSessions) -> Mapping[tuple[str, str], str]:
-    """Return which study has each label: the one that has it already, or the first of these."""
+def _owners(drafts: Iterable[StudyDraft], sessions: ExistingSessions) -> Mapping[tuple[str, str], str]:
+    """Return the study of each label: the one that has it already, or else the first of these."""
     owners: dict[tuple[str, str], str] = {}
     for draft in drafts:
         if (session := draft.session) is not None:
-            owner = given.owner_of(session.project, session.label) or draft.study.study_uid
+            owner = sessions.owner_of(session.project, session.label) or draft.study.study_uid
             owners.setdefault((session.project, session.label.lower()), owner)
     return owners
 
 
-def _suffixed(drafts: Iterable[StudyDraft], given: ExistingSessions) -> Mapping[str, str | None]:
-    """Return a label for each study, with a suffix where another study has it; None where nobody can tell which has.
+def _suffixed_labels(drafts: Iterable[StudyDraft], sessions: ExistingSessions) -> Mapping[str, str | None]:
+    """Return a label for each study, with a suffix where another study has it; None where its owner is unknown.
 
-    A study that has a session keeps the label of that. The drafts are in the order of their dates.
+    A study that has a session keeps its label. The drafts are in the order of their dates.
     """
     labels: dict[str, str | None] = {}
     last: dict[tuple[str, str], int] = {}
     taken: set[tuple[str, str]] = set()
     for draft in drafts:
-        if (wanted := draft.wanted) is None:
+        if (session := draft.ruled_session) is None:
             continue
-        uid, project = draft.study.study_uid, wanted.project
-        if (has := given.session_of(project, uid)) is not None:
-            labels[uid] = has.label
+        uid, project = draft.study.study_uid, session.project
+        if (existing := sessions.session_of(project, uid)) is not None:
+            labels[uid] = existing.label
             continue
-        first = project, wanted.label.lower()
+        first = project, session.label.lower()
         while True:
             number = last[first] = last.get(first, 0) + 1
-            label = wanted.label if number == 1 else f"{wanted.label}_{number}"
-            owner = given.owner_of(project, label)
+            label = session.label if number == 1 else f"{session.label}_{number}"
+            owner = sessions.owner_of(project, label)
             if owner == "":
-                # It may be that of any of them, so none gets another one.
+                # Any of these studies may own it, so none gets another one.
                 labels[uid], last[first] = None, number - 1
                 break
             if owner in {None, uid} and (project, label.lower()) not in taken:
@@ -134,62 +144,60 @@ def _suffixed(drafts: Iterable[StudyDraft], given: ExistingSessions) -> Mapping[
     return labels
 
 
-def one_patient(
-    drafts: Iterable[StudyDraft], problems: list[PlanProblem], residents: Iterable[SubjectPatient]
+def check_patients(
+    drafts: Iterable[StudyDraft], problems: list[PlanProblem], known_patients: Iterable[SubjectPatient]
 ) -> Iterable[StudyDraft]:
-    """Give each subject to one patient, and each PatientID to one person."""
-    people = _People(residents)
+    """Allow one patient in each subject, and one person for each PatientID."""
+    register = _PatientRegister(known_patients)
     for draft in drafts:
-        if draft.session is None:
-            yield draft
-            continue
-        code, text = people.enter(draft.session, draft.patients)
+        code, text = (None, "") if draft.session is None else register.add_study(draft.session, draft.patients)
         if code is None:
             yield draft
             continue
         is_error = code is not ProblemCode.TWO_SUBJECTS
-        problems.append(study_problem(code, draft.study, text, ONE_PERSON if is_error else "see that this is meant"))
-        yield draft.without_place() if is_error else draft
+        advice = COMPARE_PATIENTS if is_error else _CHECK_INTENT
+        problems.append(study_problem(code, draft.study, text, advice))
+        yield draft.without_session() if is_error else draft
 
 
-class _People:
-    """Who is in which subject, by the journal and by a plan as far as it has been read."""
+class _PatientRegister:
+    """The patients of each subject: by the journal, and by the studies of a plan so far."""
 
-    def __init__(self, residents: Iterable[SubjectPatient]) -> None:
+    def __init__(self, known_patients: Iterable[SubjectPatient]) -> None:
         self._subjects: dict[tuple[str, str], list[tuple[str, Patient]]] = {}
         self._ids: dict[tuple[str, str], list[tuple[str, Patient]]] = {}
-        for one in residents:
-            who = one.subject, one.patient
-            self._subjects.setdefault((one.project, one.subject.lower()), []).append(who)
+        for one in known_patients:
+            entry = one.subject, one.patient
+            self._subjects.setdefault((one.project, one.subject.lower()), []).append(entry)
             if one.patient.id:
-                self._ids.setdefault((one.project, one.patient.id), []).append(who)
+                self._ids.setdefault((one.project, one.patient.id), []).append(entry)
 
-    def enter(self, session: Session, patients: frozenset[Patient]) -> tuple[ProblemCode | None, str]:
-        """Enter the patients of a study, or return a code and what keeps one of them out; or what is to be told.
+    def add_study(self, session: Session, patients: frozenset[Patient]) -> tuple[ProblemCode | None, str]:
+        """Add the patients of a study, or return a code and what keeps one of them out; or a warning.
 
-        Nothing keeps out who is there already, as in a run (`Registry` in the journal).
+        A patient whom the subject has already is never kept out, as in the run (`journal/sessions.py`).
         """
         here = self._subjects.setdefault((session.project, session.subject.lower()), [])
-        whose = sorted(map(digest_patient, patients), key=lambda one: (one.id, one.issuer, one.name, one.birth_date))
-        strangers = [patient for patient in whose if not any(is_same_patient(one, patient) for _, one in here)]
+        ours = sorted(map(digest_patient, patients), key=lambda one: (one.id, one.issuer, one.name, one.birth_date))
+        strangers = [patient for patient in ours if not any(is_same_patient(one, patient) for _, one in here)]
         if strangers and len(ids := {patient.id for patient in patients}) > 1:
-            return ProblemCode.TWO_PATIENTS, f"it holds files of {len(ids)} PatientIDs"
-        told: tuple[ProblemCode | None, str] = None, ""
-        for patient in whose:
+            return ProblemCode.TWO_PATIENTS, f"its files have {len(ids)} PatientIDs"
+        warning: tuple[ProblemCode | None, str] = None, ""
+        for patient in ours:
             same_id = self._ids.setdefault((session.project, patient.id), []) if patient.id else []
             if patient in strangers and (why := patient_conflict([*here, *same_id], session.subject, patient)):
                 code = ProblemCode.SUBJECT_TAKEN if why.startswith("the subject") else ProblemCode.TWO_PEOPLE
                 return code, why.replace("the subject", f"the subject {session.subject}", 1)
-            elsewhere = next((place for place, one in same_id if is_same_patient(one, patient)), session.subject)
-            if not _enter(here, session.subject, patient) and elsewhere.lower() != session.subject.lower():
-                text = f"its PatientID is under two subjects ({elsewhere}, {session.subject})"
-                told = ProblemCode.TWO_SUBJECTS, text
-            _enter(same_id, session.subject, patient)
-        return told
+            other = next((subject for subject, one in same_id if is_same_patient(one, patient)), session.subject)
+            if not _add_patient(here, session.subject, patient) and other.lower() != session.subject.lower():
+                text = f"its PatientID has two subjects ({other}, {session.subject})"
+                warning = ProblemCode.TWO_SUBJECTS, text
+            _add_patient(same_id, session.subject, patient)
+        return warning
 
 
-def _enter(known: list[tuple[str, Patient]], subject: str, patient: Patient) -> bool:
-    """Note a patient, or what more is known of one; whether that is one who was known."""
+def _add_patient(known: list[tuple[str, Patient]], subject: str, patient: Patient) -> bool:
+    """Add a patient, or what is new about a known one; return whether the patient was known."""
     for place, (where, one) in enumerate(known):
         if is_same_patient(one, patient):
             known[place] = where, merge_patients(one, patient)
@@ -198,18 +206,18 @@ def _enter(known: list[tuple[str, Patient]], subject: str, patient: Patient) -> 
     return False
 
 
-def bound(
+def check_rows(
     drafts: Iterable[StudyDraft],
-    routes: "PlannedRoutes",
+    routes: PlannedRoutes,
     problems: list[PlanProblem],
-    given: ExistingSessions,
+    sessions: ExistingSessions,
     waiting: Mapping[str, str],
 ) -> Iterable[StudyDraft]:
-    """Compare studies with what the rows of a plan were made for, and tell of rows that match none.
+    """Compare studies with what the rows of a plan bind, and report rows that match no study.
 
-    What has a session already may have been cleaned away, in part or as a whole.
+    The files of a study that has a session may have been removed since, some or all. `waiting` are studies (UIDs) that
+    may still be being written: none of their files need be intact yet.
     """
-    # Of what is being written perhaps no file is whole yet.
     matched = {Key(KeyKind.STUDY_UID, (uid,)) for uid in waiting}
     unmatched: list[FoundStudy] = []
     for draft in drafts:
@@ -221,32 +229,36 @@ def bound(
             yield draft
             continue
         session, study = draft.session, draft.study
-        lines = ", ".join(str(row.line) for row in rows)
-        has = given.session_of(session.project, study.study_uid)
-        # Of a study with PET and MR, XNAT may have made a PET session.
-        if has is not None and has.label.lower() != session.label.lower() and "petmr" not in session.label.lower():
-            text = f"line {lines} of the plan: the study has session {has.label} already, and not {session.label}"
-            problems.append(study_problem(ProblemCode.ROW_ELSEWHERE, study, text, "write that label into the line"))
-            yield draft.without_place()
+        existing = sessions.session_of(session.project, study.study_uid)
+        # XNAT may have made a PET session of a study with PET and MR.
+        if (
+            existing is not None
+            and existing.label.lower() != session.label.lower()
+            and "petmr" not in session.label.lower()
+        ):
+            lines = ", ".join(str(row.line) for row in rows)
+            text = f"line {lines} of the plan gives session {session.label}, but the study has session {existing.label}"
+            advice = f"write {existing.label} into the line"
+            problems.append(study_problem(ProblemCode.ROW_ELSEWHERE, study, text, advice))
+            yield draft.without_session()
             continue
         is_partial = study.study_uid in waiting or (
-            has is not None and all(study.files < (row.files or 0) for row in rows)
+            existing is not None and all(study.files < (row.files or 0) for row in rows)
         )
-        there = replace(draft.found, files=None) if is_partial else draft.found
-        told = [(row.line, text) for row in rows for text in differences(row, there)]
-        if not told:
+        found = replace(draft.found, files=None) if is_partial else draft.found
+        texts = [f"line {row.line} of the plan: {text}" for row in rows for text in differences(row, found)]
+        if not texts:
             yield draft
             continue
-        text = "; ".join(f"line {line} of the plan: {text}" for line, text in told)
-        problems.append(study_problem(ProblemCode.ROW_DIFFERS, study, text, _OTHER_STUDY))
-        yield draft.without_place()
-    gone = {row.key: row for row in routes.rows if row.key not in matched and not routes.is_done(row, given)}
-    is_other = len(gone) == len(routes.rows)
-    for row in gone.values():
-        if row.skip and not is_other:
+        problems.append(study_problem(ProblemCode.ROW_DIFFERS, study, "; ".join(texts), _OTHER_STUDY))
+        yield draft.without_session()
+    left = {row.key: row for row in routes.rows if row.key not in matched and not routes.is_done(row, sessions)}
+    is_other_source = len(left) == len(routes.rows)
+    for row in left.values():
+        if row.skip and not is_other_source:
             continue
-        near = nearest(row, unmatched)
-        text = f"line {row.line} of the plan: no study of the source matches it"
+        near = nearest_study(row, unmatched)
+        text = f"line {row.line} of the plan matches no study of the source"
         advice = f"{near}: correct the line" if near else _NO_STUDY
         uid = row.study_uid
         problems.append(PlanProblem(ProblemCode.ROW_UNMATCHED, text, advice, uid, row.files or 0, row.source))

@@ -11,8 +11,9 @@ from asyncimport.errors import UsageError
 from asyncimport.model.options import PlanOptions, ReadOptions, ScanOptions, StateOptions
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.plan import Plan
+from asyncimport.operations.plan_draft import PlanRules
 from asyncimport.operations.result import Result, ended_in
-from asyncimport.operations.scan import plan_of
+from asyncimport.operations.scan import scan_and_plan
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.routing import EVERYTHING, PlanProblem, ProblemCode, Router, StudyFilter, exit_code_of
 from asyncimport.routing.plan_file import PlanRow, write_plan
@@ -23,16 +24,16 @@ from asyncimport.system.output_files import check_output, hint_for, replacing
 _LABELS_BY_SOURCE = PlanProblem(
     ProblemCode.LABELS_BY_SOURCE,
     "labels depend on other studies, and only those of this source are known: journal and archive were not asked",
-    "`upload --dry-run` asks them, and so does an upload by this plan",
+    "run `upload --dry-run`, which asks them; so does an upload by this plan",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest(PlanOptions, ScanOptions, ReadOptions, StateOptions):
-    """What to scan, the rules by which studies become sessions, and where the plan is written.
+    """What to scan, the rules by which studies become sessions, and where to write the plan.
 
-    `carried` is the choice of parts of studies, as the rows of the plan carry it. `is_project_open`: the upload will
-    name the project.
+    `carried` are the filters by which parts of studies are chosen, as the rows of the plan carry them.
+    `is_project_open`: the upload will name the project.
     """
 
     sources: Sequence[Path]
@@ -51,14 +52,14 @@ class PlanResult(Result):
 
     @property
     def findings_code(self) -> int:
-        """2 with errors, 8 for files that are not sent."""
+        """Return 2 with errors, 8 for files that are not sent."""
         if self.plan is None:
             return 0
         return exit_code_of(self.plan.problems, is_whole=True, checks_first=False, archives_parts=True)
 
 
 async def plan(request: PlanRequest, *, report: Observer | None = None, stop: Stop | None = None) -> PlanResult:
-    """Scan, route whole studies, compare all with each other, and write the plan."""
+    """Scan, route whole studies, compare them with each other, and write the plan."""
     stop = stop or Stop()
     result = PlanResult()
     with ended_in(result, stop):
@@ -67,22 +68,18 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
         targets = _targets(request.out_file, request.parts) if request.out_file else []
         await anyio.to_thread.run_sync(_check_targets, targets)
         source = await anyio.to_thread.run_sync(_source, request)
-        found = await plan_of(
-            source,
-            request.routes,
-            request.state_dir,
-            report or Observer(),
-            stop=stop,
-            truncated=request.send_truncated,
-            allow_mixed_patients=request.allow_mixed_patients,
-            suffix=request.suffix,
+        rules = PlanRules(
+            routes=request.routes,
             study_filter=request.study_filter,
+            suffix=request.suffix,
             limit=request.max_sessions,
-            min_age=0.0,
+            allow_mixed_patients=request.allow_mixed_patients,
+            send_truncated=request.send_truncated,
         )
+        found = await scan_and_plan(source, rules, request.state_dir, report or Observer(), stop=stop)
         if found is not None:
             found = _completed(request, found)
-            rows = [_without_project(row) for row in found.rows] if request.is_project_open else list(found.rows)
+            rows = [replace(row, project_id="") if request.is_project_open else row for row in found.rows]
             parts = split(rows, request.parts) if request.parts > 1 else [rows] if targets else []
             await anyio.to_thread.run_sync(lambda: _write(targets, parts, force=request.force))
             result.plan, result.written = found, targets
@@ -99,19 +96,14 @@ def _source(request: PlanRequest) -> FileSource:
 
 
 def _completed(request: PlanRequest, found: Plan) -> Plan:
-    """Return a plan with what is to be known of all of it. Raises: UsageError where there is no DICOM."""
+    """Add what concerns the whole plan. Raises: UsageError if there is no DICOM."""
     if not found.rows and not any(problem.code is ProblemCode.UNREADABLE for problem in found.problems):
         raise UsageError(f"no DICOM found in {', '.join(map(str, request.sources))}", hint="check the path")
     if request.routes.counts_studies or request.suffix:
-        found = replace(found, problems=(*found.problems, _LABELS_BY_SOURCE))
+        found = found.with_problems([_LABELS_BY_SOURCE])
     if request.carried:
         found = replace(found, rows=tuple(replace(row, choice=request.carried) for row in found.rows))
     return found
-
-
-def _without_project(row: PlanRow) -> PlanRow:
-    """Leave the project to the upload, as none was named."""
-    return replace(row, project_id="")
 
 
 def _targets(path: Path, parts: int) -> list[Path]:
@@ -122,7 +114,7 @@ def _targets(path: Path, parts: int) -> list[Path]:
 
 
 def _check_targets(targets: Sequence[Path]) -> None:
-    """Refuse, before anything is scanned, places where no plan can be written. Raises: UsageError."""
+    """Check, before the scan, that plans can be written there. Raises: UsageError."""
     for target in targets:
         try:
             check_output(target)
@@ -131,11 +123,9 @@ def _check_targets(targets: Sequence[Path]) -> None:
 
 
 def _write(targets: Sequence[Path], parts: Sequence[Sequence[PlanRow]], *, force: bool) -> None:
-    """Write a plan or its parts; all of them, or none where one would take the place of another plan.
-
-    Raises: UsageError.
-    """
-    for target, content in (contents := [(one, _encoded(rows)) for one, rows in zip(targets, parts, strict=True)]):
+    """Write a plan or its parts: all of them, or none if one would replace another plan. Raises: UsageError."""
+    contents = [(target, write_plan(rows).encode("utf-8-sig")) for target, rows in zip(targets, parts, strict=True)]
+    for target, content in contents:
         try:
             old = target.read_bytes() if target.is_file() and not force else content
         except OSError as error:
@@ -152,10 +142,6 @@ def _write(targets: Sequence[Path], parts: Sequence[Sequence[PlanRow]], *, force
                 file.write(content)
         except OSError as error:
             raise _unwritable(target, error) from error
-
-
-def _encoded(rows: Sequence[PlanRow]) -> bytes:
-    return write_plan(rows).encode("utf-8-sig")
 
 
 def _unwritable(target: Path, error: OSError) -> UsageError:

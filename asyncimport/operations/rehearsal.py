@@ -1,4 +1,4 @@
-"""The run that a dry run rehearses: the same line, a copy of the journal, and nothing that changes XNAT."""
+"""The run that a dry run rehearses: the same pipeline over a copy of the journal, with nothing that changes XNAT."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -13,11 +13,12 @@ from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, UsageError
 from asyncimport.journal import HeaderCache, Journal, JournalReader, LockWait, copy_journal
 from asyncimport.model import Body, File, Ignored
+from asyncimport.model.events import Event, Notice
 from asyncimport.model.summary import exit_code
 from asyncimport.operations.decision import Decision
 from asyncimport.operations.dry_run_plan import apply_rehearsal
 from asyncimport.operations.plan import Plan
-from asyncimport.operations.scan import survey_path
+from asyncimport.operations.scan import header_cache_path
 from asyncimport.operations.upload import (
     assign_attachments,
     demographics_of,
@@ -39,15 +40,15 @@ from asyncimport.xnat.dry_run import DryRun
 from asyncimport.xnat.site import SiteRules
 
 
-class Unread(FileSource):
-    """Directories of which a scan has read the headers just now; no bodies are read."""
+class CachedSource(FileSource):
+    """A source whose headers a scan has just put into the cache. It reads no bodies."""
 
     def __init__(self, headers: HeaderCache, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._headers = headers
 
     async def identify_many(self, files: Sequence[File]) -> list[Identity | Ignored]:
-        """Return what the scan has found, and look into what has changed since."""
+        """Return what the cache has, and read the headers of files that changed since."""
         known = await anyio.to_thread.run_sync(self._headers.identities, files)
         rest = [file for file in files if file.path not in known]
         looks = dict(zip((file.path for file in rest), await super().identify_many(rest), strict=True)) if rest else {}
@@ -55,11 +56,11 @@ class Unread(FileSource):
 
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
         """Return bodies that cannot be sent."""
-        return [_Nothing(file.size) for file in files]
+        return [_NoBody(file.size) for file in files]
 
 
-class _Nothing:
-    """The body of a file that nobody reads, so that nothing is known of its bytes."""
+class _NoBody:
+    """The body of a file that is not read."""
 
     xxh3 = sha256 = None
 
@@ -67,69 +68,81 @@ class _Nothing:
         self.size = size
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        raise SourceError("nothing was read of it")
+        raise SourceError("a dry run reads no bodies")
         yield b""
 
 
 async def rehearse(
-    task: UploadRequest,
+    request: UploadRequest,
     client: Client,
     archived: ArchivedSessions,
-    rules: SiteRules,
+    site: SiteRules,
     decision: Decision,
-    found: Plan,
+    plan: Plan,
     stop: Stop,
 ) -> tuple[Plan, int]:
     """Return a plan with what the run makes of it, and the exit code of the run. Raises: what a run raises."""
-    if decision.is_strict and decision.wrong and task.watch_seconds is None:
-        return found, UsageError.exit_code
-    headers = survey_path(await anyio.to_thread.run_sync(task.source), task.state_dir)
+    cache_path = header_cache_path(await anyio.to_thread.run_sync(request.source), request.state_dir)
     async with (
-        opened_in_thread(partial(HeaderCache, headers, reuse_scan=True)) as cache,
-        opened_in_thread(partial(TemporaryDirectory, prefix="asyncimport-")) as place,
+        opened_in_thread(partial(HeaderCache, cache_path, reuse_scan=True)) as cache,
+        opened_in_thread(partial(TemporaryDirectory, prefix="asyncimport-")) as directory,
     ):
-        source = await anyio.to_thread.run_sync(task.source, partial(Unread, cache))
-        path = Path(place) / "journal"
+        source = await anyio.to_thread.run_sync(request.source, partial(CachedSource, cache))
+        path = Path(directory) / "journal"
         await anyio.to_thread.run_sync(copy_journal, decision.journal, path)
-        async with opened_in_thread(
-            partial(open_journal, task, decision, path, LockWait(), is_temporary=True)
-        ) as journal:
-            options = await anyio.to_thread.run_sync(options_of, task, decision, journal)
+        opened = partial(open_journal, request, decision, path, LockWait(), is_temporary=True)
+        async with opened_in_thread(opened) as journal:
+            options = await anyio.to_thread.run_sync(options_of, request, decision, journal)
             destination = DryRun(
                 client,
                 identify=source.identify,
                 archived=archived,
-                rules=rules,
+                rules=site,
                 archive=options.archive,
-                overwrite=task.overwrite,
+                overwrite=request.overwrite,
                 source=journal.source,
-                adopt_rows=task.adopt_rows,
+                adopt_rows=request.adopt_rows,
             )
-            # Nothing takes time, and nothing is under way that could take effect late.
-            options = replace(options, settle_seconds=0.0, outage_timeout=0.0, receipts=False)
-            chosen = FilteredRoutes(decision.routes, decision.study_filter)
-            try:
-                await upload_images(source, destination, journal, chosen, options=options, stop=stop)
-            except UsageError as error:
-                return found, error.exit_code
-            return await anyio.to_thread.run_sync(_outcome, task, source, decision, found, journal)
+            # Nothing takes time, and no earlier attempt is still under way. Collisions are counted afterwards.
+            quick = replace(options, settle_seconds=0.0, outage_timeout=0.0, receipts=False, check_first=False)
+            routes = FilteredRoutes(decision.routes, decision.study_filter)
+            notices: list[str] = []
+
+            def note(event: Event) -> None:
+                if isinstance(event, Notice):
+                    notices.append(event.reason)
+
+            await upload_images(source, destination, journal, routes, options=quick, report=note, stop=stop)
+            is_refused = request.watch_seconds is None and decision.is_strict and bool(decision.faults)
+            if options.check_first:
+                is_refused |= bool(await anyio.to_thread.run_sync(journal.scan.skip_reasons))
+            outcome = partial(_outcome, request, source, decision, plan, journal, notices, is_refused=is_refused)
+            return await anyio.to_thread.run_sync(outcome)
 
 
 def _outcome(
-    task: UploadRequest, source: FileSource, decision: Decision, found: Plan, journal: Journal
+    request: UploadRequest,
+    source: FileSource,
+    decision: Decision,
+    plan: Plan,
+    journal: Journal,
+    notices: Sequence[str],
+    *,
+    is_refused: bool,
 ) -> tuple[Plan, int]:
-    if task.attach or journal.attachments.has_unstored():
-        assign_attachments(task, source, journal)
+    if request.attach or journal.attachments.has_unstored():
+        assign_attachments(request, source, journal)
     reader = JournalReader.of(journal)
     summary = reader.summary()
     if (error := nothing_found(summary, decision.plan, source)) is not None:
         raise error
-    if rows := unmatched_rows(task, journal, demographics_of(task, decision)):
-        problem = PlanProblem(
-            ProblemCode.SUBJECTS_UNMATCHED, unmatched_text(rows), "correct the table, or take them out"
-        )
-        found = replace(found, problems=(*found.problems, problem))
-    issues = task.issues + len(rows)
-    # What waits for its session is sent once that is archived.
-    whole = replace(summary, attachments=replace(summary.attachments, left=0))
-    return apply_rehearsal(found, summary, reader.disputed_studies()), exit_code(whole) or (8 if issues else 0)
+    plan = apply_rehearsal(plan, summary, reader.disputed_studies(), notices, is_refused=is_refused)
+    if is_refused:
+        return plan, UsageError.exit_code
+    if rows := unmatched_rows(request, journal, demographics_of(request, decision)):
+        text, advice = unmatched_text(rows), "correct the table, or remove these rows"
+        plan = plan.with_problems([PlanProblem(ProblemCode.SUBJECTS_UNMATCHED, text, advice)])
+    issues = request.issues + len(rows)
+    # Attachments that wait for their session are sent once that is archived.
+    summary = replace(summary, attachments=replace(summary.attachments, left=0))
+    return plan, exit_code(summary) or (8 if issues else 0)

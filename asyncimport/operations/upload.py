@@ -130,10 +130,10 @@ def open_journal(
 def options_of(task: UploadRequest, decision: Decision, journal: Journal) -> Options:
     """Return the options of the line, and let what is not asked for, or not yet, wait in the journal. It blocks."""
     if decision.plan is not None:
-        unasked = () if task.study_filter.is_everything else decision.plan.left
+        unasked = () if task.study_filter.is_everything else decision.plan.left_out
         journal.scan.postpone(decision.plan.waiting, unasked)
     # Files may wait from an earlier run that a plan, edited since, does not ask for any more.
-    leaves_out = isinstance(task.routes, PlannedRoutes) and decision.plan is not None and bool(decision.plan.left)
+    leaves_out = isinstance(task.routes, PlannedRoutes) and decision.plan is not None and bool(decision.plan.left_out)
     return replace(
         task.options,
         check_first=task.checks_first(decision.routes),
@@ -193,7 +193,7 @@ class Uploads:
         async with self._monitor.guard():
             with self.stop.at_once():
                 client = await self._logged_in()
-                decision = await decide(task.wanted(), source, client, self._observer, stop=self.stop)
+                decision = await decide(task, source, client, self._observer, stop=self.stop)
             if self.stop.requested or decision is None:
                 return
         if not is_watch:

@@ -8,7 +8,7 @@ from asyncimport.errors import UsageError
 from asyncimport.model import Orphan, Summary
 from asyncimport.model.options import JournalOptions, Options, Overwrite, ScanOptions, UploadOptions
 from asyncimport.model.summary import exit_code
-from asyncimport.operations.decision import Wanted
+from asyncimport.operations.plan_draft import PlanRules
 from asyncimport.operations.result import Result
 from asyncimport.operations.server import Server
 from asyncimport.pipeline.demographics import DemographicsRequest
@@ -42,22 +42,17 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
             # XNAT keeps what it has, and answers the new file with a conflict.
             raise UsageError("--resend-changed replaces files in the archive", hint="add --overwrite append")
 
-    def wanted(self) -> Wanted:
-        """Return what decides which study goes where."""
-        return Wanted(
-            self.server.host,
-            self.project,
-            self.routes,
-            self.study_filter,
-            self.suffix,
-            self.max_sessions,
-            self.min_age_seconds,
-            self.allow_mixed_patients,
-            self.options.send_truncated,
-            self.state_dir,
-            self.journal,
-            self.attach,
-            self.relabel,
+    @property
+    def plan_rules(self) -> PlanRules:
+        """Return the options that decide which study goes where."""
+        return PlanRules(
+            routes=self.routes,
+            study_filter=self.study_filter,
+            suffix=self.suffix,
+            limit=self.max_sessions,
+            min_age=self.min_age_seconds,
+            allow_mixed_patients=self.allow_mixed_patients,
+            send_truncated=self.options.send_truncated,
         )
 
     def checks_first(self, routes: Router | PlannedRoutes) -> bool:

@@ -1,4 +1,4 @@
-"""Labels that studies have already, in the journal or in the archive: they stay, and new ones keep clear of them."""
+"""Sessions that studies already have, by the journal or in the archive: they keep their labels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field, replace
 from asyncimport.model import Session
 
 RoutedLabels = tuple[str | None, str | None]
-"""Subject and label that the rules of a journal give a study file by file, None where nobody knows them: they need not
-be those of its session, which was given another label for the sake of others, or under earlier rules."""
+"""Subject and label that the rules of a journal give a study file by file, None where unknown. They may differ from
+those of its session, which avoided another label, or had earlier rules."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExistingSession:
-    """A session that there is: its study ("" where a script of the site has given it another UID), and its date.
+    """A session and the date of its study (YYYYMMDD, or "" where unknown).
 
-    The date is that of the study, YYYYMMDD, or "" where nobody tells. `ruled` is None of those that are to get other
-    labels, and of those that the journal does not know.
+    The StudyInstanceUID is "" where a script of the site has mapped it. `ruled` is None for a session that gets other
+    labels, and for one that is not in the journal.
     """
 
     session: Session
@@ -23,31 +23,31 @@ class ExistingSession:
     ruled: RoutedLabels | None = None
 
 
-def matching_session(has: Session, ruled: RoutedLabels, wanted: Session) -> Session | None:
-    """Return the session that a study has, if the rules of today mean that one; None: they mean another.
+def matching_session(existing: Session, ruled: RoutedLabels, wanted: Session) -> Session | None:
+    """Return the session that a study has if the rules of today give it; None if they give another one.
 
-    They do if they say of the study what they have said of it so far, and if nobody knows what that was.
+    They give it if they say the same as so far, or if it is unknown what they said.
     """
     now = wanted.subject, wanted.label
-    if now == (has.subject, has.label) or all(was in {None, is_now} for was, is_now in zip(ruled, now, strict=True)):
-        return has
-    return None
+    if now == (existing.subject, existing.label):
+        return existing
+    return existing if all(was in {None, is_now} for was, is_now in zip(ruled, now, strict=True)) else None
 
 
 def label_conflict(session: Session, owner: str | None) -> str:
-    """Say that the label of a session is that of another study, its `owner` ("": nobody can tell); "": it is free.
+    """Return why another study has the label of a session, or "". `owner` is that study; "": unknown.
 
-    A study that has a label keeps it. Among new ones the first gets it, in the order in which they are asked for.
+    A study that has a label keeps it. Of new studies, the first one gets it.
     """
     if owner in {None, session.study_uid}:
         return ""
-    whose = f"belongs to study {owner} already" if owner else "is that of a study which nobody can tell"
+    whose = f"already belongs to study {owner}" if owner else "belongs to a study that cannot be determined"
     return f"the session label {session.label} {whose}"
 
 
 @dataclass(frozen=True, slots=True)
 class ExistingSessions:
-    """The sessions that there are. Of two of one study the first counts, of two of one label the first has it."""
+    """Sessions by study, by label and by subject. Of two with one study or one label, the first counts."""
 
     _of_study: dict[tuple[str, str], ExistingSession] = field(default_factory=dict, repr=False)
     _owners: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)
@@ -55,57 +55,50 @@ class ExistingSessions:
 
     @classmethod
     def of(cls, sessions: Iterable[ExistingSession]) -> "ExistingSessions":
-        """Make it of sessions in the order in which they count: those of the journal before those of the archive."""
+        """Index sessions; pass those of the journal before those of the archive."""
         found = cls()
         for one in sessions:
             session = one.session
             label = session.project, session.label.lower()
             study = session.project, session.study_uid
             if label in found._owners:
-                # The journal and the archive have it, the one of which may know the date.
+                # Both the journal and the archive have it; one of them may know the date.
                 if session.study_uid and not (known := found._of_study.get(study, one)).date and one.date:
                     found._replace(known, replace(known, date=one.date))
                 continue
             found._owners[label] = session.study_uid
             if session.study_uid:
                 found._of_study.setdefault(study, one)
-            found._of_subject.setdefault(_subject(session.project, session.subject), []).append(one)
+            found._of_subject.setdefault((session.project, session.subject.lower()), []).append(one)
         return found
 
     def _replace(self, old: ExistingSession, new: ExistingSession) -> None:
         session = new.session
         self._of_study[session.project, session.study_uid] = new
-        siblings = self._of_subject[_subject(session.project, session.subject)]
+        siblings = self.of_subject(session.project, session.subject)
         siblings[siblings.index(old)] = new
 
     def session_of(self, project: str, study_uid: str) -> Session | None:
-        """Return the session that a study has, if it has one."""
+        """Return the session of a study, if it has one."""
         found = self._of_study.get((project, study_uid))
         return None if found is None else found.session
 
-    def kept(self, project: str, study_uid: str) -> tuple[Session, RoutedLabels] | None:
-        """Return the session that a study has and keeps, by the journal, and what the rules call it; None: none."""
+    def journal_session(self, project: str, study_uid: str) -> tuple[Session, RoutedLabels] | None:
+        """Return the session of a study by the journal, which it keeps, and its labels by the rules."""
         found = self._of_study.get((project, study_uid))
         return None if found is None or found.ruled is None else (found.session, found.ruled)
 
     def owner_of(self, project: str, label: str) -> str | None:
-        """Return the study that has a label, "" where that is not known; None: nobody has it.
-
-        XNAT matches labels without regard to case when it archives.
-        """
+        """Return the study that has a label in any case; "" where unknown, None if no study has it."""
         return self._owners.get((project, label.lower()))
 
     def is_free(self, project: str, label: str, study_uid: str) -> bool:
-        """Whether a study may have this label: nobody else has it, for all that is known."""
+        """Whether a study may have this label: no other study is known to have it."""
         return self.owner_of(project, label) in {None, "", study_uid}
 
     def of_subject(self, project: str, subject: str) -> list[ExistingSession]:
         """Return the sessions of a subject, whatever its case."""
-        return self._of_subject.get(_subject(project, subject), [])
-
-
-def _subject(project: str, subject: str) -> tuple[str, str]:
-    return project, subject.lower()
+        return self._of_subject.get((project, subject.lower()), [])
 
 
 NO_SESSIONS = ExistingSessions()

@@ -38,7 +38,7 @@ class FoundStudy:
     headers: Collection[StudyHeader] = field(repr=False)
     files: int | None
 
-    def bound(self) -> tuple[str, str]:
+    def patient_cells(self) -> tuple[str, str]:
         """Return PatientID and issuer as a row has them."""
         return (
             _SEVERAL.join(sorted({header.patient_id for header in self.headers} - {""})),
@@ -72,7 +72,7 @@ def _parts(cell: str) -> list[str]:
     return [cell.strip(), *(part.strip() for part in cell.split(_SEVERAL))]
 
 
-def nearest(row: PlanRow, studies: Sequence[FoundStudy]) -> str:
+def nearest_study(row: PlanRow, studies: Sequence[FoundStudy]) -> str:
     """Name the study that a row may mean whose key matches none; "" where nothing comes near."""
     for study in studies:
         for header in study.headers:

@@ -1,4 +1,4 @@
-"""The rules of a run that does what a plan says."""
+"""The rules of a run that carries out a plan."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -9,6 +9,7 @@ from asyncimport.routing import (
     ExistingSessions,
     LeftOutError,
     PartlyPlannedError,
+    Router,
     Study,
     UnplannedError,
     UnroutableError,
@@ -24,10 +25,10 @@ _KEY_FIELDS: Mapping[KeyKind, tuple[str, ...]] = {
 
 
 class PlannedRoutes:
-    """The rules of a run that does what a plan says, and nothing else.
+    """The rules of a run that sends what a plan says, and nothing else.
 
-    `faulty` are studies without a place, each with what is wrong with it, `left` those that nobody asked for, with why.
-    Of what the rows do not know at all `otherwise` decides, where such rules were followed by a plan.
+    `faulty` says what is wrong with a study that goes nowhere, `left_out` why one is not selected. `fallback` routes
+    the studies that no row matches.
     """
 
     def __init__(
@@ -36,20 +37,20 @@ class PlannedRoutes:
         *,
         project: str = "",
         faulty: Mapping[str, str] | None = None,
-        left: Mapping[str, str] | None = None,
-        otherwise: "PlannedRoutes | None" = None,
+        left_out: Mapping[str, str] | None = None,
+        fallback: "PlannedRoutes | None" = None,
     ) -> None:
         self._faulty = faulty or {}
-        self._left = left or {}
-        self._otherwise = otherwise
+        self._left_out = left_out or {}
+        self._fallback = fallback
         self._rows: dict[Key, PlanRow] = {}
-        told = hashlib.sha256()
+        digest = hashlib.sha256()
         for row in rows:
             self._rows[row.key] = row
             target = (row.project_id or project, row.subject_label, row.session_label, str(row.skip))
-            told.update("\n".join((row.key.kind, *row.key.values, *target, "")).encode("utf-8", "surrogatepass"))
+            digest.update("\n".join((row.key.kind, *row.key.values, *target, "")).encode("utf-8", "surrogatepass"))
         self._project = project
-        self.rules: Mapping[str, str] = {"project": project, "plan": told.hexdigest()[:16]}
+        self.rules: Mapping[str, str] = {"project": project, "plan": digest.hexdigest()[:16]}
 
     needs_path = needs_name = needs_whole_study = False
     session_depth = None
@@ -59,13 +60,13 @@ class PlannedRoutes:
         """Return all rows."""
         return self._rows.values()
 
-    def is_done(self, row: PlanRow, given: ExistingSessions) -> bool:
-        """Whether the session that a row asks for is there already, of its study as far as the row names it."""
+    def is_done(self, row: PlanRow, sessions: ExistingSessions) -> bool:
+        """Whether the session of a row exists already, for its study if the row names one."""
         project = row.project_id or self._project
         if row.study_uid:
-            has = given.session_of(project, row.study_uid)
-            return has is not None and has.label.lower() == row.session_label.lower()
-        return bool(row.session_label) and given.owner_of(project, row.session_label) is not None
+            existing = sessions.session_of(project, row.study_uid)
+            return existing is not None and existing.label.lower() == row.session_label.lower()
+        return bool(row.session_label) and sessions.owner_of(project, row.session_label) is not None
 
     def rows_of(self, study: FoundStudy) -> list[PlanRow]:
         """Return the rows that match any header of a study."""
@@ -77,26 +78,25 @@ class PlannedRoutes:
 
     @property
     def projects(self) -> list[str]:
-        """Return all projects that something goes to."""
+        """Return all projects that studies go to."""
         return sorted({row.project_id or self._project for row in self._rows.values() if not row.skip})
 
     def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session:
         """Return the session of a study.
 
-        Raises: LeftOutError when the plan does not have it, or says skip, UnroutableError when something is wrong with
-        it.
+        Raises: LeftOutError when the plan lacks it or says skip, UnroutableError when something is wrong with it.
         """
         if reason := self._faulty.get(study_uid):
             raise UnroutableError(reason)
-        if reason := self._left.get(study_uid):
+        if reason := self._left_out.get(study_uid):
             raise LeftOutError(reason)
         row = self._find(study_uid, fields)
-        if row is None and self._otherwise is not None:
-            return self._otherwise.route(study_uid, fields, path)
+        if row is None and self._fallback is not None:
+            return self._fallback.route(study_uid, fields, path)
         return self._session(study_uid, row)
 
     def _session(self, study_uid: str, row: PlanRow | None) -> Session:
-        """Return what a row says of a study. Raises: LeftOutError."""
+        """Return the session that a row gives a study. Raises: LeftOutError."""
         if row is None:
             raise UnplannedError("it is not in the plan")
         if row.skip:
@@ -104,17 +104,17 @@ class PlannedRoutes:
         return Session(row.project_id or self._project, row.subject_label, row.session_label, study_uid)
 
     def study(self, study_uid: str, fields: Mapping[str, str], _: str = "") -> Study:
-        """Return what decides of a study."""
+        """Return what a header says about its study, as far as rows may be matched by it."""
         names = ("AccessionNumber", "PatientID", "StudyDate")
         return Study(study_uid, {name: fields[name] for name in names if fields.get(name)})
 
     def resolve(
         self,
         studies: Iterable[Study],
-        given: ExistingSessions = NO_SESSIONS,  # noqa: ARG002 - a plan says what it says
-        tell: Callable[[str, str], None] = lambda _, __: None,  # noqa: ARG002 - as above
+        sessions: ExistingSessions = NO_SESSIONS,  # noqa: ARG002 - the plan decides
+        report_late: Callable[[str, str], None] = lambda _, __: None,  # noqa: ARG002 - as above
     ) -> Mapping[str, Session | UnroutableError]:
-        """Decide all studies, of which each may come in several pieces: it goes whole, or not at all."""
+        """Return the session of each study by its UID, or why it has none; a study may come in several pieces."""
         pieces: dict[str, list[Study]] = {}
         for study in studies:
             pieces.setdefault(study.uid, []).append(study)
@@ -127,9 +127,9 @@ class PlannedRoutes:
         return decided
 
     def _row_of(self, parts: Sequence[Study]) -> PlanRow | None:
-        """Return the row of a study. A part without the field that knows it is no other study for that.
+        """Return the row of a study. Files without the fields of its key belong to the study all the same.
 
-        Raises: PartlyPlannedError when the row is that of a part of it, or parts have several.
+        Raises: PartlyPlannedError when the row matches only some files, or there are several rows.
         """
         rows = [self._find(part.uid, part.fields) for part in parts]
         found = {row.key: row for row in rows if row is not None}
@@ -143,11 +143,11 @@ class PlannedRoutes:
             other is None and all(part.fields.get(name) for name in names)
             for other, part in zip(rows, parts, strict=True)
         ):
-            raise PartlyPlannedError(f"the plan knows a part of it only: its files differ in {' and '.join(names)}")
+            raise PartlyPlannedError(f"the plan has only a part of it: its files differ in {' and '.join(names)}")
         return row
 
     def _find(self, study_uid: str, fields: Mapping[str, str]) -> PlanRow | None:
-        # Plans mostly know studies by their UID, and this is asked for every file.
+        # Called for every file. Most plans know studies by their UID.
         return self._rows.get(Key(KeyKind.STUDY_UID, (study_uid,))) or self._match(study_uid, StudyHeader.of(fields))
 
     def _match(self, study_uid: str, header: StudyHeader) -> PlanRow | None:
@@ -157,3 +157,7 @@ class PlannedRoutes:
             Key(KeyKind.PATIENT_ID_AND_STUDY_DATE, (header.patient_id, header.study_date)),
         )
         return next((row for key in keys if (row := self._rows.get(key)) is not None), None)
+
+
+StudyRoutes = Router | PlannedRoutes
+"""Rules that decide whole studies."""

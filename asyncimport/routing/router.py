@@ -115,7 +115,7 @@ class Router:
         """The project, if it is the same for all files."""
         return self._project.render({}) if self._project.is_fixed else None
 
-    def renamed(self, project: str) -> "Router":
+    def with_project(self, project: str) -> "Router":
         """Return these rules with another name for the project: its ID in place of an alias."""
         other = copy(self)
         other.rules = {**self.rules, "project": project}

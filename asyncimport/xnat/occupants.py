@@ -85,17 +85,6 @@ class Occupants:
         there = (await self._in_project(session.project)).subjects.get(session.subject.lower(), ())
         return await self._named(session.project, there) if there else ()
 
-    async def in_project(self, project: str) -> Mapping[str, Sequence[ArchivedPatient]]:
-        """Return whom the sessions of a project name, by their subjects in lower case. Raises: TransientError."""
-        listed = await self._in_project(project)
-        return {subject: await self._named(project, there) for subject, there in listed.subjects.items()}
-
-    async def expect(self, sessions: Iterable[Session]) -> None:
-        """Look the labels of these sessions up together when the first of them is asked for. Raises: TransientError."""
-        for session in sessions:
-            listed = await self._in_project(session.project)
-            self._wanted |= dict.fromkeys(one for one in listed.doubtful(session) if one not in self._owners)
-
     async def session_of_study(self, session: Session) -> Experiment | None:
         """Return the session that the archive has of a study, under another label of the same subject.
 

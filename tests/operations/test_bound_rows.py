@@ -11,7 +11,7 @@ import pytest
 from builders import image, write
 from conftest import Commands, Ended
 
-from asyncimport.routing.plan_binding import FoundStudy, StudyHeader, differences, nearest
+from asyncimport.routing.plan_binding import FoundStudy, StudyHeader, differences, nearest_study
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.plan_reader import read_plan
 from asyncimport.testserver import TestXnat
@@ -115,7 +115,7 @@ async def test_a_study_that_has_changed_since(
     assert [one["study_uid"] for one in told] == ["1.2.2"]
     if told[0]["code"] == "row-differs":
         assert told[0]["text"].startswith(words)
-        assert "make the plan anew" in told[0]["advice"]
+        assert "make a new plan" in told[0]["advice"]
         assert words in ended.err
     assert xnat.count["import"] == 0
 
@@ -162,7 +162,7 @@ async def test_a_row_that_matches_nothing(
     rehearsed, ended = await both(commands, source, plan)
     assert (rehearsed.code, ended.code, xnat.count["import"]) == (2, 2, 0)
     (told,) = [one for one in rehearsed.json["problems"] if one["severity"] == "error"]
-    assert (told["code"], told["text"]) == ("row-unmatched", "line 3 of the plan: no study of the source matches it")
+    assert (told["code"], told["text"]) == ("row-unmatched", "line 3 of the plan matches no study of the source")
     assert "line 3 of the plan" in ended.err
     save(plan, first, {**second, "study_uid": "1.2.7", "action": "skip"})
     rehearsed, ended = await both(commands, source, plan)
@@ -183,7 +183,7 @@ async def test_zeros_that_a_spreadsheet_dropped(
     commands.login(url)
     rehearsed, ended = await both(commands, source, tmp_path / "made.csv")
     assert (rehearsed.code, ended.code, xnat.count["import"]) == (2, 2, 0)
-    assert "line 3 of the plan: no study of the source matches it" in ended.err
+    assert "line 3 of the plan matches no study of the source" in ended.err
     assert "00123" in ended.err.partition("hint: ")[2]
 
 
@@ -296,7 +296,7 @@ def test_what_differs(row: PlanRow, headers: list[StudyHeader], count: int) -> N
 )
 def test_what_comes_near(row: PlanRow, words: str) -> None:
     """Zeros in front, another date, a UID that was cut; anything else is no more than an error."""
-    assert nearest(row, [FoundStudy("1.2.1", [StudyHeader("007", "", "20200131", "00123")], 1)]) == words
+    assert nearest_study(row, [FoundStudy("1.2.1", [StudyHeader("007", "", "20200131", "00123")], 1)]) == words
 
 
 @pytest.mark.parametrize("edit", ["skip", "taken out"])

@@ -498,7 +498,7 @@ async def test_a_dry_run_names_series_that_a_filter_would_drop(
     ended = await commands("upload", source, "-P", "demo", "--dry-run", "-o", "json")
     (told,) = ended.json["problems"]
     assert (ended.code, told["code"], told["study_uid"], told["files"]) == (8, "series-dropped", "1.2.2", 2)
-    assert told["text"] == "1 of its series would be dropped by the project's series import filter"
+    assert told["text"] == "the project's series import filter will drop 1 of its series"
     xnat.project("demo").series_filter = None
     xnat.series_filter = SeriesFilter(("Localizer.*",), mode="allowlist")
     ended = await commands("upload", source, "-P", "demo", "--dry-run", "-o", "json")

@@ -12,10 +12,10 @@ from asyncimport.dicom import Identity
 from asyncimport.journal import HeaderCache
 from asyncimport.model import File, Session
 from asyncimport.operations.plan import Plan, make_plan
-from asyncimport.operations.plan_draft import StudyRoutes, draft_plan
+from asyncimport.operations.plan_draft import PlanRules, draft_plan
 from asyncimport.routing import ExistingSession, ExistingSessions
 from asyncimport.routing.plan_file import PlanRow
-from asyncimport.routing.planned_routes import PlannedRoutes
+from asyncimport.routing.planned_routes import PlannedRoutes, StudyRoutes
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio
@@ -251,8 +251,11 @@ def planned(place: Path, routes: StudyRoutes, *sessions: Session, suffix: bool =
             fields = {"PatientID": "P1", "StudyDate": f"200{number}0101", "Modality": "MR"}
             found.skip_known([file])
             found.record([(file, Identity(f"1.{number}", f"1.2.{number}", "1.3", fields, ""))])
-        given = ExistingSessions.of(map(ExistingSession, sessions))
-        return make_plan(found, draft_plan(found, routes, given=given, suffix=suffix), given=given, suffix=suffix)
+        options, existing = (
+            PlanRules(routes=routes, suffix=suffix),
+            ExistingSessions.of(map(ExistingSession, sessions)),
+        )
+        return make_plan(found, draft_plan(found, options, sessions=existing), options, sessions=existing)
 
 
 def test_a_suffix_keeps_clear_of_what_is_there(tmp_path: Path) -> None:
@@ -276,7 +279,7 @@ def test_a_row_is_bound_to_the_session_of_its_study(tmp_path: Path) -> None:
     found = planned(tmp_path / "survey", PlannedRoutes(rows), Session("demo", "P1", "P1_v7", "1.2.2"))
     (told,) = found.problems
     assert (told.code, told.study_uid) == ("row-elsewhere", "1.2.2")
-    assert told.text.startswith("line 3 of the plan: the study has session P1_v7 already")
+    assert told.text.startswith("line 3 of the plan gives session P1_v2, but the study has session P1_v7")
     # What is there and has been cleaned away is no mistake of the plan.
     rows.append(PlanRow("1.2.9", "demo", "P1", "P1_v9", line=4))
     found = planned(tmp_path / "survey", PlannedRoutes(rows), Session("demo", "P1", "P1_v9", "1.2.9"))
