@@ -2,46 +2,23 @@
 
 AsyncimportError                 every error of ours; `exit_code` and `hint` are for the command line
 ├── FatalError                   ends the run
-│   ├── UsageError               2  the command, its options or its source make no sense
-│   ├── LoginRefusedError        3  XNAT does not take the user name and password
-│   ├── UnavailableError         4  no server, no network, not an XNAT, a certificate not trusted
+│   ├── UsageError               2  invalid command, options or source
+│   ├── LoginRefusedError        3  XNAT refuses the user name or password
+│   ├── UnavailableError         4  no server, no network, not an XNAT, or an untrusted certificate
 │   ├── ProjectMissingError      5  no such project, or not for this user
-│   ├── ProjectReadOnlyError     6  the project may be read, but not edited
+│   ├── ProjectReadOnlyError     6  this user may read the project, but not edit it
 │   ├── JournalBusyError         7  another run holds the journal
-│   └── JournalError             1  the journal is torn, foreign, of other rules, or cannot be written
+│   └── JournalError             1  the journal is damaged, foreign, of other rules, or cannot be written
 ├── TransientError               repeat the call; `overload` also slows all other calls down
 │   ├── LoginExpiredError        log in again, then repeat
-│   ├── SessionChangedError      look at the session anew, as a whole
-│   └── NothingStoredError             XNAT answered 200 and kept nothing
+│   ├── SessionChangedError      read the whole session again
+│   └── NothingStoredError       XNAT answered 200 and stored nothing
 ├── RefusedError                 XNAT's last word on this file, or (`whole_session`) on its session
-│   └── SessionConflictError            something else is where the session would go; nothing is said of the file
+│   └── SessionConflictError     something else has the place of the session; the file may be sound
 └── SourceError                  the file cannot be read as it was found
 """
 
-__all__ = [
-    "FILES_MISSING",
-    "SESSION_HELD",
-    "AsyncimportError",
-    "FatalError",
-    "JournalBusyError",
-    "JournalError",
-    "LoginExpiredError",
-    "LoginRefusedError",
-    "NothingStoredError",
-    "ProjectMissingError",
-    "ProjectReadOnlyError",
-    "RefusedError",
-    "SessionChangedError",
-    "SessionConflictError",
-    "SourceError",
-    "TransientError",
-    "UnavailableError",
-    "UsageError",
-    "primary_error",
-]
-
-
-# How a run ends that came to its end, and not with all done; errors have exit codes of their own.
+# Exit codes of runs that ended, but not with everything done; errors have their own exit codes.
 FILES_MISSING = 8
 SESSION_HELD = 9
 
@@ -57,23 +34,23 @@ class AsyncimportError(Exception):
 
 
 class FatalError(AsyncimportError):
-    """Ends the run; its subclass says with which exit code."""
+    """Ends the run, with the exit code of its subclass."""
 
 
 class UsageError(FatalError):
-    """The command cannot be carried out as it was given."""
+    """The command cannot be carried out as given."""
 
     exit_code = 2
 
 
 class LoginRefusedError(FatalError):
-    """XNAT refused the credentials; trying again could lock the account (20 failures lock it for an hour)."""
+    """XNAT refused the credentials; repeating could lock the account (20 failures lock it for an hour)."""
 
     exit_code = 3
 
 
 class UnavailableError(FatalError):
-    """The server or the network is not there, or what answers is not an XNAT."""
+    """The server or the network is unavailable, or the server is not an XNAT."""
 
     exit_code = 4
 
@@ -97,17 +74,16 @@ class JournalBusyError(FatalError):
 
 
 class JournalError(FatalError):
-    """The journal cannot be used: torn, not ours, of another destination or other rules, or not writable."""
+    """The journal cannot be used: damaged, not ours, of another destination or other rules, or not writable."""
 
 
 class TransientError(AsyncimportError):
     """The call may succeed when repeated.
 
-    `retry_after` is the server's own wish in seconds; `overload` means that the server, not this call, is in trouble;
-    `unreachable` that no connection came about; `may_have_taken_effect` that the call may have taken effect, wholly or
-    in part, or may yet; `idle` that the connection had served other calls, and the server may have closed it before
-    this one; `is_file_verdict` that a repeated answer of this kind is a verdict on the file; `blames_file` that it is,
-    and that XNAT says so of sound files too when it is in trouble itself.
+    `retry_after` is the server's request, in seconds. `overload`: the server is in trouble, not this call.
+    `unreachable`: no connection was made. `may_have_taken_effect`: the call may have taken effect, wholly or in part,
+    or still may. `idle`: the connection had been idle, and the server may have closed it. `is_file_verdict`: if it
+    repeats, it is a verdict on the file. `blames_file`: likewise, but XNAT in trouble says it of sound files too.
     """
 
     def __init__(
@@ -133,24 +109,23 @@ class TransientError(AsyncimportError):
 
 
 class LoginExpiredError(TransientError):
-    """The login (the cookie) is no longer valid: one new login, then the same call again."""
+    """The login (the cookie) is no longer valid: log in again and repeat the call."""
 
 
 class SessionChangedError(TransientError):
-    """A session of the archive was moved, renamed or changed while it was looked at: look at all of it anew."""
+    """An archived session was moved, renamed or changed while it was read: read all of it again."""
 
 
 class NothingStoredError(TransientError):
-    """XNAT took the file and kept nothing of it: its empty 200. A filter's verdict, if there is one, else a riddle."""
+    """XNAT accepted the file and stored nothing: its empty 200, a filter's verdict if there is a filter."""
 
 
 class RefusedError(AsyncimportError):
-    """XNAT will not take this file, or with `whole_session` anything more of its session.
+    """XNAT refuses this file or, with `whole_session`, anything more of its session.
 
-    `never_reached_xnat`: a proxy turned it away, so that XNAT has nothing of it, whatever became of earlier attempts.
-    `dropped`: a rule of the site, a filter or a script, does not let it in. `blames_server`: it is the state of the
-    server that stands in the way, and not the file. `second_row`: XNAT has put it into another row than those before
-    it.
+    `never_reached_xnat`: a proxy refused it, so XNAT has nothing of it from this attempt. `dropped`: a filter or script
+    of the site drops it. `blames_server`: because of the server's state, not the file. `second_row`: XNAT put it into
+    another row than earlier files.
     """
 
     def __init__(
@@ -172,20 +147,20 @@ class RefusedError(AsyncimportError):
 
 
 class SessionConflictError(RefusedError):
-    """XNAT has something else in the place of the session, so that nothing of it may be sent; the file is as it was."""
+    """XNAT has something else in the place of the session, so nothing of it may be sent; the file may be sound."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, whole_session=True)
 
 
 class SourceError(AsyncimportError):
-    """A file is gone, has changed since it was scanned, or cannot be read."""
+    """A file is gone, has changed since the scan, or cannot be read."""
 
 
 def primary_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Choose the one error to show of those that ended a task group.
+    """Choose the error to show of those that ended a task group.
 
-    One that ends the run goes before a usage error, that before any other of ours, and that before the rest.
+    Order: errors that end the run, then usage errors, then our other errors, then the rest.
     """
     leaves: list[BaseException] = []
     groups: list[BaseExceptionGroup[BaseException]] = [errors]

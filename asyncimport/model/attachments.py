@@ -1,4 +1,4 @@
-"""Files that go beside images into resources of the archive: where to, and what became of them."""
+"""Attachments: files that go into resources of the archive, and what became of them."""
 
 from enum import StrEnum
 
@@ -7,20 +7,20 @@ from asyncimport.model.record import record
 
 
 class AttachmentState(StrEnum):
-    """Where an attachment stands between disk and XNAT."""
+    """The state of an attachment between disk and XNAT."""
 
     PENDING = "PENDING"
     STORED = "STORED"
     REFUSED = "REFUSED"
     FAILED = "FAILED"
-    SKIPPED = "SKIPPED"  # it is not clear where it belongs
+    SKIPPED = "SKIPPED"  # its place is not clear
 
 
 @record
 class ResourceOwner:
-    """What a resource belongs to: a project, or in it a subject, a session, or a scan of a session.
+    """The owner of a resource: a project or, in it, a subject, a session, or a scan of a session.
 
-    A session is known by its label, its StudyInstanceUID, or both.
+    A session is identified by its label, its StudyInstanceUID, or both.
     """
 
     project: str
@@ -32,7 +32,7 @@ class ResourceOwner:
 
 @record
 class Resource:
-    """A resource (XNAT's catalog of files) by its label; `tags` (comma-separated) are given to it when it is made."""
+    """A resource (XNAT's catalog of files) by its label; `tags` (comma-separated) are set when it is created."""
 
     owner: ResourceOwner
     label: str
@@ -41,10 +41,10 @@ class Resource:
 
 @record
 class Attachment:
-    """A file on its way into a resource; `name` is its path there, with `/` and of characters that XNAT leaves alone.
+    """A file to put into a resource; `name` is its path there, with `/` and characters that XNAT keeps.
 
-    `previous` is the MD5 (hexadecimal) of what was stored under this name from an earlier state of the file, and
-    `previous_size` how many bytes that had, None where nobody knows. `is_started`: an earlier run may have sent a part.
+    `previous` is the MD5 (hexadecimal) of what an earlier state of the file stored under this name, `previous_size` its
+    bytes; None if unknown. `is_started`: an earlier run may have sent a part.
     """
 
     key: int
@@ -59,7 +59,7 @@ class Attachment:
 
 @record
 class AttachmentBatch:
-    """All that waits for one resource: nobody else writes into it meanwhile, as XNAT would lose one of the two."""
+    """Attachments for one resource. Each resource takes one writer at a time: XNAT would lose one of two files."""
 
     resource: Resource
     attachments: tuple[Attachment, ...]
@@ -69,8 +69,7 @@ class AttachmentBatch:
 class AttachmentResult:
     """What became of an attachment; `md5` is that of the bytes in the resource, `sent` false if they were there.
 
-    `blames_server`: it is refused because of what XNAT holds, or lets this user do, which may change, and not for
-    itself.
+    `blames_server`: refused because of what XNAT holds or allows, which may change, not because of the file.
     """
 
     attachment: Attachment

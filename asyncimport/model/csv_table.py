@@ -1,6 +1,6 @@
-"""CSV as spreadsheets save it: encodings, separators, cells they would garble, and labels in them. Pure: no disk.
+"""CSV as spreadsheets save it: encodings, separators, cells that they would change, labels. Pure: no disk.
 
-What is said of a cell tells one character of it at most: cells can be patients' data.
+A message about a cell shows at most one character of it: cells can be patients' data.
 """
 
 import codecs
@@ -21,9 +21,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
 
-# What a spreadsheet does not leave alone: formulas (also in full width, \uff0b and the like), numbers that lose digits,
-# zeros or dots, dates, and words that it spells its own way. Any apostrophes before it are part of the pattern, so that
-# those that were there themselves come back.
+# What spreadsheets change: formulas (also in full width, \uff0b and the like), numbers that lose digits, zeros or dots,
+# dates, and words with a spelling of their own. The pattern includes leading apostrophes, so that `unescape_cell`
+# restores a cell's own.
 _TEMPTING = re.compile(
     r"""'*(?:
         [\t\r\n] | [ ]*[=+\-@\uff1d\uff0b\uff0d\uff20]
@@ -41,9 +41,9 @@ _TEMPTING = re.compile(
 
 @record
 class TableIssue:
-    """What is wrong in a table, and where; `column` as the file names it, "" for the whole line.
+    """What is wrong in a table, and where; `column` as in the file, "" for the whole line.
 
-    A warning concerns a column that is not sent; any other flaw keeps its row from being sent.
+    A warning is about a column that is not sent; any other issue keeps its row from being sent.
     """
 
     line: int
@@ -54,9 +54,9 @@ class TableIssue:
 
 
 def text_of(data: bytes, encoding: str = "") -> str:
-    """Decode what spreadsheets save: with a byte order mark what it says, else in the given encoding, else UTF-8.
+    """Decode a file from a spreadsheet: by its byte order mark, else in the given encoding, else in UTF-8.
 
-    Nothing else is guessed: bytes that are letters in one encoding are other letters in the next. Raises: UsageError.
+    It guesses nothing: the same bytes are other letters in another encoding. Raises: UsageError.
     """
     if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise UsageError("the file is a workbook, not a CSV file", hint="save it as CSV (UTF-8) in the spreadsheet")
@@ -71,7 +71,7 @@ def text_of(data: bytes, encoding: str = "") -> str:
         raise UsageError(f"there is no text encoding {encoding!r}", hint="name one such as cp1252 or latin-2") from None
     except UnicodeError:
         text = "\0"
-    # A text has no NUL, but UTF-16 read as something else has.
+    # Text has no NUL, but UTF-16 decoded as something else has.
     if "\0" in text:
         raise UsageError(
             f"the file is not text in {encoding}",
@@ -81,10 +81,10 @@ def text_of(data: bytes, encoding: str = "") -> str:
 
 
 def records(text: str, columns: Container[str], what: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line at which a record begins, and its cells; blank lines and those of blank cells are passed over.
+    """Yield the first line and the cells of each record that is not blank.
 
-    `columns` are the folded names of columns that are known, by which the delimiter is told; `what` the file is.
-    Raises: UsageError.
+    The delimiter is the one that makes most of the header's names known `columns` (normalized). `what` names the file
+    in errors. Raises: UsageError.
     """
     line = 1
     if separator := _SEPARATOR_LINE.match(text):
@@ -106,7 +106,7 @@ def records(text: str, columns: Container[str], what: str) -> Iterator[tuple[int
 
 
 def _delimiter(text: str, columns: Container[str]) -> str:
-    """Return the delimiter that makes the most of the header."""
+    """Return the delimiter that recognises most names of the header."""
 
     def recognised(delimiter: str) -> tuple[int, int]:
         try:
@@ -119,37 +119,37 @@ def _delimiter(text: str, columns: Container[str]) -> str:
 
 
 def normalized(name: str) -> str:
-    """Return what counts of the name of a column: neither case nor blanks nor underscores."""
+    """Return a column name without case, blanks and underscores."""
     return "".join(name.split()).replace("_", "").casefold()
 
 
 def needs_escape(text: str) -> bool:
-    """Whether a spreadsheet would not leave a cell alone; apostrophes that it begins with make no difference."""
+    """Whether a spreadsheet would change a cell; leading apostrophes make no difference."""
     return _TEMPTING.match(text) is not None
 
 
 def escape_cell(text: str) -> str:
-    """Return a cell that spreadsheets leave alone: with an apostrophe in front where they would not."""
+    """Return a cell that spreadsheets do not change: with an apostrophe in front if needed."""
     return f"'{text}" if needs_escape(text) else text
 
 
 def unescape_cell(text: str) -> str:
-    """Return what `escape_cell` was given."""
+    """Undo `escape_cell`."""
     return text[1:] if text.startswith("'") and needs_escape(text) else text
 
 
-def without_controls(text: str) -> str:
-    """Spell out control characters; tabs and line feeds belong to a text, and do no harm to a terminal."""
+def escape_controls(text: str) -> str:
+    """Escape control characters, except tabs and line feeds, which belong to text and do no harm to a terminal."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def label_problem(text: str) -> str:
-    """Say what keeps a text from being a label; "" for nothing."""
+    """Return why a text cannot be a label, or ""."""
     if found := _UNSAFE.search(text):
         return f"the character {character(found[0])}"
     return f"{len(text)} characters" if len(text) > _LONGEST_LABEL else ""
 
 
 def character(one: str) -> str:
-    """Return a character, also by its code point: many look like others, or like nothing."""
+    """Return a character with its code point: many look alike, or are invisible."""
     return f"{one!r} (U+{ord(one):04X})"

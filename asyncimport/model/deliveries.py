@@ -1,4 +1,4 @@
-"""What is handed out and what becomes of it: deliveries, claims, outcomes, verdicts."""
+"""Deliveries and claims, which the journal hands out, and how they end: outcomes and verdicts."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -10,9 +10,9 @@ from asyncimport.model.states import Refusal
 
 @record
 class Delivery:
-    """One prearchive row of a session; `uri` is None until the first file has been acknowledged.
+    """One prearchive row of a session; `uri` is None until the first file is acknowledged.
 
-    `initial_session` has the labels that the row was begun with, where the session has got others since.
+    `initial_session` has the labels that the row began with, if the session has others now.
     """
 
     key: int
@@ -23,15 +23,15 @@ class Delivery:
 
     @property
     def row_session(self) -> Session:
-        """The session by the labels that the row has."""
+        """The session by the labels of the row."""
         return self.initial_session or self.session
 
 
 @record
 class Claim:
-    """An instance handed out to be sent, and where it goes; `key` is the journal's.
+    """An instance handed out to be sent, and its delivery; `key` is the journal's.
 
-    Before it is sent the archive is asked what it has of the session, if the journal does not know (`look`).
+    With `check_archive` the archive must be asked first what it has of the session.
     """
 
     key: int
@@ -42,10 +42,10 @@ class Claim:
 
 @record
 class ArchivedContent:
-    """What the archive has of a session before anything of it is sent: its address, and SOPInstanceUIDs.
+    """What the archive has of a session before anything is sent: its address and SOPInstanceUIDs (`held`).
 
-    `kind` is its data type (`xnat:mrSessionData`), "" where files of whatever modality are merged into it. `label` is
-    its label where that is another than the session's: the study has been archived under it.
+    `kind` is its data type (`xnat:mrSessionData`), "" if XNAT merges files of any modality into it. `label` is the
+    label under which the study is archived, if it differs from the session's.
     """
 
     uri: str
@@ -59,7 +59,7 @@ MAY_HAVE_REJECTED = "may have rejected it, which cannot be tried here"
 
 @record
 class Dropped:
-    """A rule of the site, by its name, that drops a file; unless that `is_certain`, it may do so."""
+    """A rule of the site that drops a file, by its name; it only may do so unless `is_certain`."""
 
     rule: str
     is_certain: bool
@@ -67,16 +67,15 @@ class Dropped:
 
 @record
 class SealedDelivery:
-    """A delivery that nothing is sent into any more, and the SOPInstanceUIDs that XNAT acknowledged of its session.
+    """A delivery that takes no more files, and the SOPInstanceUIDs that XNAT acknowledged of its session.
 
-    Of those that it `refused` nothing should be in the archive. `archived`: it is there already, and only to be
-    verified. `is_open`: it is not sealed, and all that is to be found out is what has become of its row. `most_files`
-    is how many files of ours that can hold: those acknowledged there, and those of which it may have kept a part; None:
-    nobody has counted.
+    `refused` instances should not be in the archive. `archived`: it is archived already, and only to be verified.
+    `is_open`: not sealed; only the fate of its row is to be found out. `most_files` is how many files of ours the row
+    can hold: acknowledged ones, and those of which it may have kept a part; None if nobody has counted.
 
-    Of `presumed` instances the archive had some version before, and nothing proves yet that it has the one on disk;
-    `resent` are those of them that this delivery has brought, among `files` in all. Where only numbers can be compared,
-    `expected` is how many instances the archive must hold, and `before` those that it held before, by SOPInstanceUID.
+    The archive had some version of `presumed` instances before, and nothing proves yet that it has the one on disk.
+    `resent` are those of them that this delivery sent, among `files` in all. If only numbers can be compared, the
+    archive must hold `expected` instances; `archived_before` are those that it held before, by SOPInstanceUID.
     """
 
     delivery: Delivery
@@ -94,11 +93,11 @@ class SealedDelivery:
 
 @record
 class Stored:
-    """XNAT acknowledged the file and put it where it belongs, at the last of so many `attempts`.
+    """XNAT acknowledged the file and put it where it belongs, at the last of `attempts`.
 
-    `may_have_taken_effect`: an earlier attempt broke off, and may yet take effect. `xxh3` and `sha256` are digests of
-    what was sent; `merges` tells whether the archive held the session before anything of this delivery was sent. The
-    last two only where they were asked for.
+    `may_have_taken_effect`: an earlier attempt broke off, and may still take effect. `xxh3` and `sha256` are digests of
+    what was sent. `merges`: the archive held the session before anything of this delivery was sent. The last two are
+    None unless asked for.
     """
 
     claim: Claim
@@ -114,8 +113,8 @@ class Stored:
 class Refused:
     """XNAT answered, but did not keep the file, for a reason of this `kind`.
 
-    With `whole_session` nothing more of the session is sent in this run; with `second_row`, because XNAT has put the
-    file into another row than those before it, unless the first one turns out to be gone.
+    With `whole_session` this run sends nothing more of the session. `second_row`: XNAT put the file into another row
+    than those before it; unless the first row turns out to be gone, that blocks the session too.
     """
 
     claim: Claim
@@ -140,7 +139,7 @@ class Failed:
 
 @record
 class Withheld:
-    """The file waits as before, and nothing of its session is sent: XNAT has something else in the session's place."""
+    """The file stays queued, and nothing of its session is sent: XNAT has something else in the session's place."""
 
     claim: Claim
     reason: str
@@ -153,15 +152,15 @@ Outcome = Stored | Refused | Failed | Withheld
 
 @record
 class Archived:
-    """The session is in the archive; `verified` tells how it was compared with what was sent, None: it was not.
+    """The session is in the archive; `verified` says how it was compared with what was sent, None: not at all.
 
-    "uids": it has all SOPInstanceUIDs; "present": as well, but some were there before, and nothing proves that it has
-    the bytes on disk; "count": a script gives instances new UIDs, and there are as many more as were sent. `proven`:
-    what the delivery sent again has taken the place of what was there. `holds` is how many instances it holds then,
-    where only numbers can be compared. Where somebody else has archived it, `unacknowledged` instances are in it too,
-    perhaps in part. `unproven`: nothing shows that it was archived from the row of the delivery, so all that went there
-    is presumed. `digests` are what XNAT tells of the file of each instance that it holds, by SOPInstanceUID, "" where
-    none: those that are not what they were when an earlier delivery was verified have been replaced.
+    "uids": it has all SOPInstanceUIDs. "present": likewise, but some were there before, and nothing proves that it has
+    the bytes on disk. "count": a script gives instances new UIDs, and there are as many more as were sent. `proven`:
+    what the delivery sent again has replaced what was there. `holds` is the number of instances it holds, if only
+    numbers can be compared. If somebody else archived it, `unacknowledged` instances are in it too, perhaps in part.
+    `unproven`: nothing shows that it was archived from the row of the delivery, so all instances of that are presumed.
+    `digests` are XNAT's digests of the instances it holds, by SOPInstanceUID, "" for none: a changed digest means that
+    an instance has been replaced since.
     """
 
     delivery: Delivery
@@ -176,7 +175,7 @@ class Archived:
 
 @record
 class Built:
-    """The session is built and stays in the prearchive, as asked."""
+    """The session is built and stays in the prearchive, as requested."""
 
     delivery: Delivery
     uri: str
@@ -184,7 +183,7 @@ class Built:
 
 @record
 class Held:
-    """XNAT would not build or archive the session, or what it has is not what was sent; `uri` where it is archived."""
+    """XNAT did not build or archive the session, or has something else than was sent; `uri` if it is archived."""
 
     delivery: Delivery
     reason: str
@@ -193,9 +192,9 @@ class Held:
 
 @record
 class Deleted:
-    """The row of the delivery is gone, and nothing of it is in the archive: somebody has deleted it.
+    """The row of the delivery is gone, and the archive has nothing of it: somebody has deleted it.
 
-    So many `files` of it are to be sent again, as the journal adds.
+    The journal adds how many `files` of it are sent again.
     """
 
     delivery: Delivery
@@ -204,11 +203,11 @@ class Deleted:
 
 @record
 class Incomplete:
-    """The session is in the archive, which lacks instances that XNAT had acknowledged, by SOPInstanceUID.
+    """The session is in the archive, which lacks acknowledged instances, by SOPInstanceUID.
 
-    `script` names what of the site drops files there: it has dropped those that it `rejects`, and may have dropped the
-    `doubtful` ones. The others are lost. Of those that were `resent` it has an earlier version, and XNAT has lost the
-    new one of some. `unproven` is as of `Archived`.
+    `script` names the script of the site that drops files there: it dropped those that it `rejects`, and may have
+    dropped the `doubtful` ones. The others are lost. The archive has an earlier version of `resent` instances, and XNAT
+    has lost the new version of some. `unproven` is as in `Archived`.
     """
 
     delivery: Delivery
@@ -222,13 +221,13 @@ class Incomplete:
 
     @property
     def lost(self) -> frozenset[str]:
-        """Return the instances that nothing explains where they are."""
+        """The instances whose absence nothing explains."""
         return self.missing - self.rejects - self.doubtful
 
 
 @record
 class Postponed:
-    """No verdict: a step failed for a time as often as any call may. The next run goes on with the delivery."""
+    """No verdict: a step failed at each of its attempts. The next run continues with the delivery."""
 
     delivery: Delivery
     reason: str

@@ -1,4 +1,4 @@
-"""What the line tells of itself while it runs: for the eye only, as the journal is what decides."""
+"""What a run reports while it works. Events are for display only: the journal decides."""
 
 from asyncimport.model import AttachmentResult, Claim, Outcome, Resource, SubjectReport, Verdict
 from asyncimport.model.record import record
@@ -14,7 +14,7 @@ class Scanned:
 
 @record
 class Admitted:
-    """Of the files passed, this many wait to be sent."""
+    """This many of the files passed are queued to be sent."""
 
     files: int
     size: int
@@ -22,10 +22,9 @@ class Admitted:
 
 @record
 class ScanFinished:
-    """The walk is at its end: the totals no longer grow.
+    """The walk has ended: the totals no longer grow.
 
-    Of the files that an earlier run knew in these sources, `gone` are there no more, and `unsent` of them had not
-    been stored.
+    Of the files that an earlier run found in these sources, `gone` no longer exist; `unsent` of them were never stored.
     """
 
     gone: int
@@ -34,7 +33,7 @@ class ScanFinished:
 
 @record
 class RetryScheduled:
-    """An attempt to send a file (the nth) failed for a time, and is made again, unless it was the last."""
+    """An attempt (the nth) to send a file failed, and is repeated unless it was the last one."""
 
     reason: str
     claim: Claim | None = None
@@ -50,7 +49,7 @@ class OutcomesRecorded:
 
 @record
 class SessionFound:
-    """The archive has the session of a claim already, and so many instances of it that waited need not be sent."""
+    """The archive has the session of a claim already: this many queued instances need not be sent."""
 
     claim: Claim
     uri: str
@@ -60,35 +59,35 @@ class SessionFound:
 
 @record
 class Notice:
-    """There is something to look at that keeps nothing from being sent; labels in it stand in brackets."""
+    """Something to check that keeps nothing from being sent; labels in it are in brackets."""
 
     reason: str
 
 
 @record
 class ServerUnavailable:
-    """Nothing gets through to the server, for this reason; the run waits for it. Without a reason: it is back."""
+    """Nothing gets through to the server, for this reason, and the run waits. Without a reason: it is back."""
 
     reason: str | None
 
 
 @record
 class Settling:
-    """A session is complete, and left alone for so many seconds: an upload into it broke off, and may yet arrive."""
+    """The run waits this many seconds to seal a session: an interrupted upload into it may still arrive."""
 
     seconds: float
 
 
 @record
 class AttachmentsStarted:
-    """The images are through, and so many attachments wait to go beside them."""
+    """The images are done, and this many attachments are queued."""
 
     files: int
 
 
 @record
 class AttachmentsStored:
-    """This became of attachments of one resource, and is on disk."""
+    """These attachments of one resource have an outcome, which is on disk."""
 
     resource: Resource
     results: tuple[AttachmentResult, ...]

@@ -1,4 +1,4 @@
-"""What is found on disk, and the bytes of it."""
+"""Files on disk and their bytes, and the sessions, instances and patients they belong to."""
 
 import os
 from collections.abc import AsyncIterator
@@ -8,17 +8,16 @@ from typing import Protocol, Self
 from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
 
-# SQLite's numbers are signed and have 64 bits; those of inodes have no sign.
+# SQLite's integers are signed and have 64 bits; inode numbers have no sign.
 _SIGN = 1 << 63
 
 
 @record
 class File:
-    """A regular file as the walk met it; `path` in Python's file system encoding (surrogates for odd bytes).
+    """A regular file as the walk found it; `path` in Python's file system encoding (surrogates for odd bytes).
 
-    `inode` and `ctime_ns` (when content, name or rights changed last) tell a file that was replaced or rewritten and
-    has the size and the time of before. They are None where the file system does not keep them. The number of the
-    inode is signed.
+    `inode` (signed) and `ctime_ns` (last change of content, name or rights) reveal a file that was replaced or
+    rewritten with the same size and mtime. They are None if the file system does not keep them.
     """
 
     path: str
@@ -29,7 +28,7 @@ class File:
 
     @classmethod
     def of(cls, path: str, found: os.stat_result, *, has_stable_inodes: bool) -> Self:
-        """Describe a file; `has_stable_inodes` tells whether its file system keeps the numbers of its inodes."""
+        """Make a file from its stat result; `has_stable_inodes` says whether its file system keeps inode numbers."""
         inode, ctime = found.st_ino, found.st_ctime_ns
         if not has_stable_inodes or not inode:
             return cls(path, found.st_size, found.st_mtime_ns)
@@ -42,7 +41,7 @@ class File:
         )
 
     def is_unchanged(self, now: os.stat_result) -> bool:
-        """Whether this is the file still, by all that is known of it."""
+        """Whether this is still the file, by all that is known of it."""
         if now.st_mtime_ns != self.mtime_ns or now.st_size != self.size:
             return False
         inode, ctime_ns = self.inode, self.ctime_ns
@@ -51,16 +50,16 @@ class File:
         )
 
     def looks_unchanged(self, now: os.stat_result) -> bool:
-        """Whether it has the size and the time of before, also if it was renamed, linked or removed since."""
+        """Whether size and mtime are the same, even if it was renamed, linked or removed since."""
         return (now.st_size, now.st_mtime_ns) == (self.size, self.mtime_ns)
 
 
 class Algorithm(StrEnum):
-    """How a digest is made, by the name that `hashlib` or `xxhash` has for it."""
+    """A digest algorithm, by its name in `hashlib` or `xxhash`."""
 
-    XXH3 = "xxh3_128"  # of every file that is sent: it costs nothing, and stands against chance
-    SHA256 = "sha256"  # where receipts are written
-    MD5 = "md5"  # what XNAT says of a file in a resource
+    XXH3 = "xxh3_128"  # of every file sent: it costs nothing, and detects accidents
+    SHA256 = "sha256"  # for receipts
+    MD5 = "md5"  # XNAT's digest of a file in a resource
 
 
 @record
@@ -85,8 +84,8 @@ class Session:
 class Ignored:
     """A file that is not sent, and why.
 
-    `duplicate_of` is the journal's key of the instance that it repeats. An unreadable file whose header could be read
-    names the session that lacks it, and the instance (`sop_uid`); the session around a `damaged` one may lack it.
+    `duplicate_of` is the journal's key of the instance that it repeats. An unreadable file with a readable header names
+    the session that lacks it, and the instance (`sop_uid`). A `damaged` file may be missing from the session around it.
     """
 
     file: File
@@ -100,11 +99,11 @@ class Ignored:
 
 @record(repr=False)
 class Patient:
-    """Who a header speaks of, in a form that can be compared; "" is unknown, and agrees with everything.
+    """The patient of a header, in a form that can be compared; "" is unknown, and agrees with everything.
 
-    The groups of a name (alphabetic, ideographic, phonetic) are parted by `=`. The issuer is that of the PatientID.
+    `=` separates the groups of a name (alphabetic, ideographic, phonetic). The issuer is that of the PatientID.
 
-    Only comparisons leave this class: its repr shows nothing.
+    The class only compares: its repr shows nothing.
     """
 
     id: str = ""
@@ -115,9 +114,9 @@ class Patient:
 
 @record
 class ArchivedPatient:
-    """Whom a session of the archive names, by its labels as XNAT has them: only what no script in force writes there.
+    """The patient that an archived session names: only values that no current script writes.
 
-    `is_reliable` tells whether its PatientID is known to be what was sent, as far as scripts are in force today.
+    `is_reliable`: its PatientID is what was sent, as far as current scripts show.
     """
 
     session: Session
@@ -127,9 +126,9 @@ class ArchivedPatient:
 
 @record
 class Instance:
-    """A DICOM instance and the session it belongs to; its identity is (session, sop_uid), not its path.
+    """A DICOM instance and its session; its identity is (session, sop_uid), not its path.
 
-    `modality` is "" where its header has none, and None where nobody has looked.
+    `modality` is "" if its header has none, and None if unknown.
     """
 
     file: File
@@ -141,7 +140,7 @@ class Instance:
 
 
 class StreamedBody(Protocol):
-    """The bytes of a large file, read piece by piece; iterating raises SourceError if the file is not as scanned."""
+    """The bytes of a large file in pieces; iterating raises SourceError if the file is not as scanned."""
 
     @property
     def size(self) -> int:
@@ -155,7 +154,7 @@ class StreamedBody(Protocol):
 
     @property
     def sha256(self) -> bytes | None:
-        """SHA-256 of the bytes, likewise; None also where nobody asked for it."""
+        """SHA-256 of the bytes, likewise; None unless asked for."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:

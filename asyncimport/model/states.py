@@ -4,22 +4,22 @@ from enum import StrEnum
 
 
 class FileKind(StrEnum):
-    """What a file on disk turned out to be."""
+    """What a file on disk is."""
 
     INSTANCE = "INSTANCE"  # the copy of an instance that is sent
-    DUPLICATE = "DUPLICATE"  # the same instance again, byte for byte; stands in if the first copy cannot be read
-    SKIPPED = "SKIPPED"  # an instance that we chose not to send, with the reason
-    EXCLUDED = "EXCLUDED"  # an instance that nobody asked for: it is not in the plan, say
+    DUPLICATE = "DUPLICATE"  # the same instance, byte for byte; sent if the first copy cannot be read
+    SKIPPED = "SKIPPED"  # an instance that is not sent, for a reason
+    EXCLUDED = "EXCLUDED"  # an instance that was not asked for, for example not in the plan
     NOT_DICOM = "NOT_DICOM"
-    ATTACHMENT = "ATTACHMENT"  # not DICOM, and asked for: it goes beside the images of a session
-    UNREADABLE = "UNREADABLE"  # DICOM, but truncated or without the identifiers, or a file that cannot be opened
-    CONTAINER = "CONTAINER"  # a zip, tar or the like that holds DICOM, which is passed over
-    LINK = "LINK"  # a link that leads out of the source, which is not followed
+    ATTACHMENT = "ATTACHMENT"  # not DICOM, and goes into a resource of a session
+    UNREADABLE = "UNREADABLE"  # DICOM, but truncated or without identifiers, or a file that cannot be opened
+    CONTAINER = "CONTAINER"  # a zip, tar or the like that holds DICOM; it is skipped
+    LINK = "LINK"  # a link out of the source; it is not followed
     INNER_LINK = "INNER_LINK"  # a link to a directory of the source, whose files are found there
 
 
 class InstanceState(StrEnum):
-    """Where an instance stands between disk and XNAT."""
+    """The state of an instance between disk and XNAT."""
 
     PENDING = "PENDING"
     STORED = "STORED"
@@ -28,32 +28,31 @@ class InstanceState(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why XNAT has nothing of a file that was sent to it and refused.
+    """Why XNAT refused a file.
 
-    Only what a rule of the site drops is not lacking: a session is archived without it. Any other holds its session.
+    A session is archived without files that a rule of the site drops; any other refusal holds it.
     """
 
     DROPPED = "DROPPED"  # a filter or a script of the site drops it
-    FILE = "FILE"  # the file is why, as far as anyone can tell: it is sent again when asked for
-    SERVER = "SERVER"  # the state of the server is why, which may change: the next run sends it again
+    FILE = "FILE"  # probably because of the file: it is sent again on request only
+    SERVER = "SERVER"  # because of the server's state, which may change: the next run sends it again
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery stands between its first file and the archive."""
+    """The state of a delivery between its first file and the archive."""
 
     OPEN = "OPEN"
     SEALED = "SEALED"
     BUILT = "BUILT"
     ARCHIVED = "ARCHIVED"
     HELD = "HELD"
-    DELETED = "DELETED"  # somebody deleted its row before anything of it was archived
+    DELETED = "DELETED"  # somebody deleted its row before anything was archived
 
 
-# The database enforces both tables with triggers. What XNAT has acknowledged is sent again only when the archive turned
-# out to lack it, and is refused when a script of the site may have dropped it there. ARCHIVED and DELETED
-# are final: what comes later for the session is another delivery. Somebody else may have archived or deleted the row of
-# an open one, and what is found in the archive before anything is sent needs no row. A seal is never broken: HELD goes
-# back to SEALED, not to OPEN.
+# The database enforces both tables with triggers. An acknowledged instance is sent again only if the archive turned out
+# to lack it, and becomes refused if a script may have dropped it there. ARCHIVED and DELETED are final: later files of
+# the session go into another delivery. An open delivery ends if somebody else archives or deletes its row, and one that
+# stands for instances found in the archive needs no row. A seal is never broken: HELD returns to SEALED, not to OPEN.
 INSTANCE_TRANSITIONS = frozenset(
     {
         (InstanceState.PENDING, InstanceState.STORED),

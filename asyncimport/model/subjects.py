@@ -1,14 +1,14 @@
-"""What is told of subjects: fields by XNAT's names, never their values."""
+"""Reports about subjects: fields by XNAT's names, never their values."""
 
 from asyncimport.model.record import record
 
 
 @record
 class SubjectReport:
-    """What became of a subject's demographics: `state` is stored, refused (all or a part of them) or failed.
+    """What became of a subject's demographics; `state` is stored, refused (all or a part) or failed.
 
-    `written` fields were sent and have arrived, `kept` ones have another value in XNAT, which was left alone. `taken`
-    are those of the fields that come from headers.
+    `written` fields were sent and have arrived. XNAT has another value of `kept` ones, which stays. `taken` fields come
+    from headers.
     """
 
     project: str

@@ -1,4 +1,6 @@
-"""What there is to tell at the end of a run."""
+"""The result of a run, and its exit code."""
+
+from dataclasses import astuple
 
 from asyncimport.errors import FILES_MISSING, SESSION_HELD
 from asyncimport.model.files import Session
@@ -7,7 +9,7 @@ from asyncimport.model.record import record
 
 @record
 class Files:
-    """How many files ended in which way; `found` is the sum of the DICOM instances that can be sent."""
+    """How many files ended in which way; `found` is the number of DICOM instances that can be sent."""
 
     not_dicom: int = 0
     unreadable: int = 0
@@ -50,20 +52,12 @@ class AttachmentCounts:
     @property
     def found(self) -> int:
         """All of them."""
-        return (
-            self.stored
-            + self.already_stored
-            + self.skipped
-            + self.refused
-            + self.already_refused
-            + self.failed
-            + self.left
-        )
+        return sum(astuple(self))
 
 
 @record
 class SubjectCounts:
-    """How many subjects had something to be said of them, and what came of it; `already_stored` in an earlier run."""
+    """How many subjects with demographics ended in which way; `already_stored` in an earlier run."""
 
     stored: int = 0
     already_stored: int = 0
@@ -73,7 +67,7 @@ class SubjectCounts:
     @property
     def found(self) -> int:
         """All of them."""
-        return self.stored + self.already_stored + self.refused + self.failed
+        return sum(astuple(self))
 
 
 NOTHING_STORED = "XNAT kept none of its files"
@@ -83,9 +77,9 @@ NOTHING_STORED = "XNAT kept none of its files"
 class SessionReport:
     """What became of one session: `state` is archived, prearchive, held or open; `files` are its instances.
 
-    `as_of` is when it came to that, in seconds since 1970; what `earlier` runs archived nobody has looked at since.
-    Of `presumed` instances the archive had some version before, and nothing proves that it has the one on disk.
-    Where only numbers can be compared, `expected` is how many instances the archive must hold.
+    `as_of` is when it got this state, in seconds since 1970; sessions of `earlier` runs were not checked since. The
+    archive had some version of `presumed` instances before, and nothing proves that it has the one on disk. If only
+    numbers can be compared, the archive must hold `expected` instances.
     """
 
     session: Session
@@ -103,10 +97,10 @@ class SessionReport:
 
 @record
 class Orphan:
-    """A row of XNAT's prearchive that bears the names of one of our sessions and is no delivery that we know of.
+    """A prearchive row that has the names of one of our sessions and is no delivery that we know.
 
-    A request that broke off and took effect late may have made it. `created` is in the server's local time, `source`
-    what its maker called itself.
+    An interrupted request that took effect late may have made it. `created` is in the server's local time, `source` is
+    the name that its maker gave.
     """
 
     session: Session
@@ -118,7 +112,7 @@ class Orphan:
 
 @record
 class Problem:
-    """A reason for which files did not arrive, how many, and the path of one of them."""
+    """A reason for which files did not arrive, how many, and one of their paths."""
 
     kind: str
     reason: str
@@ -128,7 +122,7 @@ class Problem:
 
 @record
 class Summary:
-    """The end of a run, or what a journal holds: files, bytes, sessions, every reason, and what goes beside them."""
+    """The end of a run, or the content of a journal: files, bytes, sessions, problems, attachments, subjects."""
 
     files: Files
     bytes_found: int
@@ -140,12 +134,12 @@ class Summary:
 
     @property
     def containers(self) -> int:
-        """Archives that hold DICOM and were passed over; they count among what is not DICOM."""
+        """Archive files that hold DICOM and were skipped; they count as not DICOM."""
         return sum(problem.files for problem in self.problems if problem.kind == "container")
 
     @property
     def links(self) -> int:
-        """Links that lead out of the source and were not followed; they count among what is not DICOM."""
+        """Links out of the source that were not followed; they count as not DICOM."""
         return sum(problem.files for problem in self.problems if problem.kind == "link")
 
     def count(self, state: str) -> int:
@@ -154,17 +148,17 @@ class Summary:
 
 
 def exit_code(summary: Summary) -> int:
-    """Return the code of a run that came to its end: 0, 8 when files are lacking, 9 when only sessions are.
+    """Return the exit code of a run that ended: 0, 8 if files are missing, 9 if only sessions are.
 
-    What an earlier run saw dropped by a filter or a script of the site does not count again.
+    What an earlier run saw dropped by a rule of the site does not count again.
     """
     files = summary.files
-    # What nobody asked for is no problem.
+    # Files that were not asked for are no problem.
     skipped = files.skipped - sum(problem.files for problem in summary.problems if problem.kind == "excluded")
     if skipped or files.unreadable or files.refused or files.failed or summary.containers or summary.links:
         return FILES_MISSING
     attachments = summary.attachments
-    # What is refused is lacking, whichever run was told so.
+    # Refused files are missing, whichever run sent them.
     if attachments.skipped or attachments.refused or attachments.already_refused or attachments.failed:
         return FILES_MISSING
     if summary.subjects.refused or summary.subjects.failed:
@@ -174,11 +168,11 @@ def exit_code(summary: Summary) -> int:
             return SESSION_HELD
         if is_unverified(report):
             return SESSION_HELD
-    # What is left in the prearchive, as asked, has no place in the archive for them yet.
+    # Sessions left in the prearchive on request cannot take attachments yet.
     waits = attachments.left and not summary.count("prearchive")
     return SESSION_HELD if files.left or waits else 0
 
 
 def is_unverified(report: SessionReport) -> bool:
-    """Whether the session is in the archive, and nobody could look into it there."""
+    """Whether the session is archived and could not be verified."""
     return report.state == "archived" and report.verified is None

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from asyncimport.model.csv_table import (
+    escape_controls,
     needs_escape,
     normalized,
-    without_controls,
 )
 
 # The columns in the order in which they are written, and their names in the manifests of XNAT Desktop Client, DQR and
@@ -120,15 +120,15 @@ def write_plan(rows: Iterable[PlanRow]) -> str:
     columns += [name for name in extras if name.strip()]
     out = io.StringIO(newline="")
     table = csv.writer(out, lineterminator="\r\n")
-    table.writerow(escape_cell(without_controls(column)) for column in columns)
+    table.writerow(escape_cell(escape_controls(column)) for column in columns)
     for row in rows:
-        table.writerow(escape_cell(without_controls(_cell(row, column)), column) for column in columns)
+        table.writerow(escape_cell(escape_controls(_cell(row, column)), column) for column in columns)
     return _as_text(out.getvalue())
 
 
 def as_written(text: str) -> str:
     """Return what comes back of a cell that is written and read."""
-    return _as_text(without_controls(text))
+    return _as_text(escape_controls(text))
 
 
 def _as_text(text: str) -> str:
