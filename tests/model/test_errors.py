@@ -32,7 +32,7 @@ FATAL: dict[type[AsyncimportError], int] = {
     JournalBusyError: 7,
     JournalError: 1,
 }
-CLASSES: list[type[AsyncimportError]] = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
+CLASSES: list[type[AsyncimportError]] = [getattr(errors, name) for name in vars(errors) if name.endswith("Error")]
 
 
 @pytest.mark.parametrize("kind", CLASSES)
