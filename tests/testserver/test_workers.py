@@ -131,7 +131,7 @@ async def test_import_26_delete_and_move_are_queued() -> None:
 
 
 async def test_import_26_sources_that_cannot_be_had() -> None:
-    """No right: 403; no project, no session: 404; malformed: 500; none: 400."""
+    """No right: 403; no project: 404; no session, malformed: 500; no source at all: an empty list."""
     async with raw_client() as web:
         web.xnat.add_project(Project("seen", editors=["boss"], readers=["demo"]))
         uri = await web.import_session(dicom())
@@ -139,12 +139,12 @@ async def test_import_26_sources_that_cannot_be_had() -> None:
             (uri.replace("demo", "seen"), 403),
             (uri.replace("demo", "Unassigned"), 403),
             (uri.replace("demo", "nope"), 404),
-            (uri + "x", 404),
+            (uri + "x", 500),
             ("nonsense", 500),
         ):
             answer = await web.post(f"{BATCH}/delete?src={uri}", src=source)
             assert answer.status == status
-        assert (await web.post(f"{BATCH}/delete")).status == 400
+        assert (await web.post(f"{BATCH}/delete")).rows == []
         assert (await web.post(f"{BATCH}/move", src=uri, newProject="seen")).status == 403
         assert await web.row_status(uri) == "RECEIVING"
 
@@ -210,9 +210,10 @@ async def test_import_31_or_both_see_the_success() -> None:
     assert xnat.sop_uids() == {sop(1)}
 
 
-async def test_import_33_sessions_of_one_subject_are_archived_in_turn_with_naps() -> None:
-    """The lock is on the label, in any project; another label does not wait."""
-    async with raw_client(TestXnat(archive_seconds=0.05, timing=Timing(subject_lock_seconds=0.4))) as web:
+async def test_import_33_two_jobs_that_look_for_one_subject_collide_and_one_sleeps() -> None:
+    """The lock is on the label, in any project, while the subject is found or made; another label does not wait."""
+    timing = Timing(subject_seconds=0.05, subject_lock_seconds=0.4)
+    async with raw_client(TestXnat(archive_seconds=0.05, timing=timing)) as web:
         web.xnat.add_project(Project("other"))
         uris = [
             await web.build_session(dicom(1)),

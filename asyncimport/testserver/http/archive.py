@@ -15,6 +15,7 @@ from ..site.conflicts import MergeOptions
 from ..site.prearchive import PrearchiveRow, RowStatus
 from ..site.projects import UNASSIGNED, Project
 from ..site.site import Site
+from ..site.workers import move_row
 from .request_context import RequestContext
 from .responses import HttpError, row_table, text, uri_list
 
@@ -33,7 +34,10 @@ async def archive_service(context: RequestContext) -> web.StreamResponse:
     if len(rows) == 1 and "dest" in context.params and context.site.profile.archive_dest_breaks:
         rows[0][0].status = RowStatus.ERROR
         raise archive_failure(context.site, rows[0][0], "DataURIA cannot be cast to java.lang.String")
-    params = {**context.params, **_destination(context, rows)}
+    target, labels = _destination(context)
+    if target is not None:
+        rows = [(await _moved(context, row, target), target) for row, _ in rows]
+    params = {**context.params, **labels}
     listener = context.params.get("http-session-listener", "")
     jobs = []
     for row, project in rows:
@@ -53,7 +57,7 @@ async def archive_service(context: RequestContext) -> web.StreamResponse:
         return web.Response(
             status=303, headers={"Location": f"{context.site_url}/app/template/XDATScreen_prearchives.vm"}
         )
-    session = await _wait(context, jobs[0])
+    session = await wait_for_archive(context, jobs[0])
     if context.params.get("redirect") == "true" or is_auto_archive(context.params, None, rows[0][1]):
         return web.Response(status=303, headers={"Location": f"{context.site_url}/data{session.uri}"})
     return uri_list(f"{context.site.profile.archive_prefix}{session.uri}\r\n")
@@ -62,7 +66,8 @@ async def archive_service(context: RequestContext) -> web.StreamResponse:
 async def archive_after_commit(context: RequestContext, row: PrearchiveRow, project: Project) -> web.Response:
     """Archive as a part of a commit (QueueBasedImageCommit): merging is allowed, conflicts are not overridden.
 
-    The reply is a 301 with the archive URI as the body and no Location; with a listener's ID, a 200 at once.
+    The reply is a 301 in plain text (SecureResource.returnString) with the archive URI as the body and no Location;
+    with a listener's ID, a 200 at once.
     """
     overwrite_files = context.params.get("overwrite_files") == "true" or overwrites_files(row, project)
     listener = context.params.get("http-session-listener", "")
@@ -71,8 +76,8 @@ async def archive_after_commit(context: RequestContext, row: PrearchiveRow, proj
     if listener:
         submit(context.site, context.runtime, job)
         return text("Archival initiated")
-    session = await _wait(context, job)
-    return uri_list(f"/data{session.uri}", status=301)
+    session = await wait_for_archive(context, job)
+    return text(f"/data{session.uri}", status=301)
 
 
 async def event_tracking(context: RequestContext, key: str, payload: str = "") -> web.StreamResponse:
@@ -124,20 +129,30 @@ def _source(context: RequestContext, source: str) -> tuple[PrearchiveRow, Projec
     return row, project
 
 
-def _destination(context: RequestContext, rows: Sequence[tuple[PrearchiveRow, Project]]) -> Mapping[str, str]:
-    """Return the labels that `dest` gives."""
+def _destination(context: RequestContext) -> tuple[Project | None, Mapping[str, str]]:
+    """Return the project and the labels that `dest` gives."""
     dest = context.params.get("dest")
     if dest is None:
-        return {}
+        return None, {}
     if (match := _DESTINATION.fullmatch(dest)) is None:
         raise HttpError(400, f"Invalid destination URI ({dest})")
-    project, subject, session = match.groups()
-    if any(project != row.project for row, _ in rows):
-        raise HttpError(501, "Archiving into another project is not part of this test server")
-    return {name: value for name, value in (("subject", subject), ("session", session)) if value}
+    name, subject, session = match.groups()
+    if (project := context.find_project(name, "edit")) is None:
+        raise HttpError(403, f"User {context.user.name} cannot archive into project {name}")
+    labels = {"subject": subject, "session": session}
+    return project, {name: value for name, value in labels.items() if value}
 
 
-async def _wait(context: RequestContext, job: Job) -> ArchivedSession:
+async def _moved(context: RequestContext, row: PrearchiveRow, project: Project) -> PrearchiveRow:
+    """Move a row to the project it is archived in; how XNAT does this was not read in its source."""
+    if row.project != project.id:
+        if context.site.find_row(project.id, row.timestamp, row.folder) is not None:
+            raise HttpError(409, "A session of that name exists in the project")
+        await move_row(context.site, row, project)
+    return row
+
+
+async def wait_for_archive(context: RequestContext, job: Job) -> ArchivedSession:
     """Queue a job and wait for it, up to sessionArchiveTimeoutInterval; the job goes on after that."""
     submit(context.site, context.runtime, job)
     outcome: ArchivedSession | ArchiveError | None = None

@@ -53,6 +53,7 @@ _EXPERIMENT_FIELDS: dict[str, Callable[[ArchivedSession], str]] = {
 # The column of a field without a shortcut has its path as its name, in lower case (XMLPathShortcuts, QueryOrganizer).
 _COLUMN_NAMES = {"dcmPatientBirthDate": "xnat:imagesessiondata/dcmpatientbirthdate"}
 _EXPERIMENT_DEFAULTS = ["ID", "project", "date", "xsiType", "label", "insert_date"]
+_PARENT_TYPES = frozenset({"xnat:experimentData", "xnat:subjectAssessorData", "xnat:imageSessionData"})
 _SCAN_FIELDS: dict[str, Callable[[Scan], str]] = {
     "xnat_imagescandata_id": lambda scan: str(scan.number),
     "ID": lambda scan: scan.id,
@@ -92,7 +93,7 @@ async def experiment_list(
         name = key.rpartition("/")[2]
         if name not in _EXPERIMENT_FIELDS:
             continue
-        if name == "xsiType" and pattern in {"xnat:imageSessionData", "xnat:experimentData"}:
+        if name == "xsiType" and pattern in _PARENT_TYPES:
             continue  # a parent type matches all its children
         field = _EXPERIMENT_FIELDS[name]
         sessions = [session for session in sessions if matches(field(session), pattern)]

@@ -134,10 +134,12 @@ async def _file(context: RequestContext, owner: ResourceOwner, resource: Resourc
 async def delete_files(context: RequestContext, label: str = "", name: str = "", **address: str) -> web.StreamResponse:
     """Delete every file whose path begins with the name, which may be empty (FileList.handleDelete).
 
-    If `removeFiles` is false, the bytes stay.
+    The address must name a resource that exists. If `removeFiles` is false, the bytes stay.
     """
     addressed = owner_to_change(context, address)
-    found = find_resources(context, [addressed], escape_parameter(label)) if label else resources_of([addressed])
+    found = find_resources(context, [addressed], escape_parameter(label)) if label else []
+    if not found:
+        raise HttpError(400)
     projects = {addressed.project, *(owner.project for owner, _ in found)}
     if context.lacks_reason or not all(context.has_right("delete", project) for project in projects):
         raise HttpError(403, FORBIDDEN)

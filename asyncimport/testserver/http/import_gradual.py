@@ -1,4 +1,4 @@
-"""The importers that take one DICOM object: gradual-DICOM, and a simple SessionImporter."""
+"""GradualDicomImporter: the project and labels of one DICOM object, its row in the prearchive, its file."""
 
 import errno
 import re
@@ -7,10 +7,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import anyio
-from aiohttp import web
 
 from ..site.archive import Patient
-from ..site.building import build_document
 from ..site.dicom_header import Header, NotDicomError, read_header
 from ..site.names import dicom_file_name, make_timestamp, scan_folder, to_label_chars
 from ..site.prearchive import ImportRecord, PrearchiveRow, RowStatus
@@ -19,16 +17,17 @@ from ..site.projects import UNASSIGNED, Project
 from ..site.resources import Series, StoredFile
 from ..site.storage import Body
 from .request_context import RequestContext
-from .responses import HttpError, uri_list
+from .responses import HttpError
 
 _LASTMOD_EVERY = 15.0
 _AUTOARCHIVE = {0: "Manual", 4: "AutoArchive", 5: "AutoArchiveOverwrite"}
-_GRADUAL_NAMES = {"project": ("PROJECT_ID",), "subject": ("SUBJECT_ID",), "session": ("EXPT_LABEL",)}
-_SI_NAMES = {name: (*names, name) for name, names in _GRADUAL_NAMES.items()}
+ParameterNames = Mapping[str, tuple[str, ...]]
+"""The parameters that name project, subject and session; the first that is given counts."""
+_GRADUAL_NAMES: ParameterNames = {"project": ("PROJECT_ID",), "subject": ("SUBJECT_ID",), "session": ("EXPT_LABEL",)}
 
 
 @dataclass(frozen=True, slots=True)
-class _Destination:
+class Destination:
     """Where an instance goes, before its row is looked up."""
 
     project: Project | None
@@ -42,66 +41,43 @@ class _Destination:
         return self.project.id if self.project is not None else None
 
 
-async def gradual_import(context: RequestContext, name: str, content_type: str) -> web.StreamResponse:
-    """Store one instance (org.nrg.xnat.archive.GradualDicomImporter.call).
+async def import_object(
+    context: RequestContext,
+    params: Mapping[str, str],
+    body: Body,
+    name: str,
+    names: ParameterNames = _GRADUAL_NAMES,
+) -> PrearchiveRow | None:
+    """Store one instance (org.nrg.xnat.archive.GradualDicomImporter.call) and return its row.
 
-    A file that a filter or the anonymisation script drops gets a 200 with an empty body.
+    None if a filter or the anonymisation script drops it. The body is used up in any case.
     """
     site = context.site
-    body = await site.storage.receive(context.body, stop_after=context.stop_after)
     try:
         header = _read_header(body, name)
-        destination = _destination(context, header, _GRADUAL_NAMES)
+        destination = find_destination(context, params, header, names)
         if not _passes_filters(context, destination, header):
             await site.storage.discard(body)
-            return uri_list("")
+            return None
         async with AsyncExitStack() as stack:
             if not site.timing.is_free:
                 await stack.enter_async_context(context.runtime.connections)
-            row = await _find_or_create_row(context, header, destination, name)
-            stored = await _store(context, row, header, body, name)
+            row = await _find_or_create_row(context, params, header, destination, name)
+            stored = await store(context, params, row, header, body, name)
     except HttpError:
         await site.storage.discard(body)
         raise
     if not stored:
-        return uri_list("")
-    uri = _record(context, row, header, body)
-    return uri_list("OK" if content_type == "application/x-mirc" else f"{uri}\r\n")
+        return None
+    record_import(context, row, header, body)
+    return row
 
 
-async def session_import(context: RequestContext, name: str, _content_type: str) -> web.StreamResponse:
-    """Make a session from the one object in the body (SessionImporter), in a new folder for every request.
-
-    Its document is built at once. XNAT means this importer for archives that hold a session; those are not emulated.
-    """
-    site = context.site
-    body = await site.storage.receive(context.body, stop_after=context.stop_after)
-    try:
-        try:
-            header = read_header(body.head)
-        except NotDicomError:
-            raise HttpError(400, "Upload did not include parsable files for session generation.") from None
-        destination = _destination(context, header, _SI_NAMES)
-        timestamp = site.free_timestamp(destination.project_id, destination.label)
-        row = _new_row(context, header, destination, {"PREARC_TIMESTAMP": timestamp, "SOURCE": "SessionImporter"})
-        row.prevent_auto_commit = True
-        site.add_row(row)
-        await _store(context, row, header, body, name)
-    except HttpError:
-        await site.storage.discard(body)
-        raise
-    row.document = build_document(site, row)
-    row.status = RowStatus.READY
-    return uri_list(f"{_record(context, row, header, body)}\r\n")
-
-
-def _record(context: RequestContext, row: PrearchiveRow, header: Header, body: Body) -> str:
-    """Record an import; return the URI for the reply."""
-    uri = f"/data{row.uri}"
+def record_import(context: RequestContext, row: PrearchiveRow, header: Header, body: Body) -> None:
+    """Record an import."""
     status = 200 if body.complete else 0
-    record = ImportRecord(row.project or UNASSIGNED, row.subject, row.name, header.sop_uid, status, uri)
+    record = ImportRecord(row.project or UNASSIGNED, row.subject, row.name, header.sop_uid, status, f"/data{row.uri}")
     context.site.imports.append(record)
-    return uri
 
 
 def _read_header(body: Body, name: str) -> Header:
@@ -122,7 +98,7 @@ def _read_header(body: Body, name: str) -> Header:
     return header
 
 
-def _passes_filters(context: RequestContext, destination: _Destination, header: Header) -> bool:
+def _passes_filters(context: RequestContext, destination: Destination, header: Header) -> bool:
     """Apply the filters of site and project (GradualDicomImporter.shouldIncludeDicomObject)."""
     filters = (
         context.site.series_filter,
@@ -131,18 +107,18 @@ def _passes_filters(context: RequestContext, destination: _Destination, header: 
     return all(one.admits(header) for one in filters if one is not None)
 
 
-def _destination(context: RequestContext, header: Header, names: Mapping[str, tuple[str, ...]]) -> _Destination:
+def find_destination(
+    context: RequestContext, params: Mapping[str, str], header: Header, names: ParameterNames
+) -> Destination:
     """Decide project, subject, session label and auto-archiving.
 
     GradualDicomImporter.getProject falls back silently: from PROJECT_ID to the file (the comment tags, then
     StudyDescription and AccessionNumber as IDs: Xnat15DicomProjectIdentifier), then to Unassigned. Only values that
     come from DICOM have their characters replaced.
     """
-    query = context.query
     right = context.site.profile.import_right
-    given = {name: next(filter(None, map(query.get, keys)), "") for name, keys in names.items()}
-    asked = given["project"] or _project_of_destination(query.get("dest", ""))
-    candidates = (asked, _assigned("Project", header), header.study_description, header.accession)
+    given = {name: next(filter(None, map(params.get, keys)), "") for name, keys in names.items()}
+    candidates = (given["project"], _assigned("Project", header), header.study_description, header.accession)
     found = (context.find_project(name, right) for name in candidates if name)
     project = next((project for project in found if project is not None), None)
     label = given["session"] or to_label_chars(_assigned("Session", header) or header.patient_id)
@@ -152,12 +128,7 @@ def _destination(context: RequestContext, header: Header, names: Mapping[str, tu
         autoarchive = "AutoArchive" if asked_aa == "true" else "Manual"
     else:
         autoarchive = _AUTOARCHIVE.get(project.prearchive_code, "Manual") if project else ""
-    return _Destination(project, subject, label or "dicom_upload", autoarchive)
-
-
-def _project_of_destination(dest: str) -> str:
-    match = re.match(r"(?:/data)?/(?:prearchive|archive)/projects/([^/]+)", dest)
-    return match[1] if match else ""
+    return Destination(project, subject, label or "dicom_upload", autoarchive)
 
 
 _ASSIGNMENTS = {
@@ -175,7 +146,7 @@ def _assigned(key: str, header: Header) -> str:
 
 
 async def _find_or_create_row(
-    context: RequestContext, header: Header, destination: _Destination, name: str
+    context: RequestContext, params: Mapping[str, str], header: Header, destination: Destination, name: str
 ) -> PrearchiveRow:
     """Find or create the row under the one lock of the whole site (PrearcDatabase.eitherGetOrCreateSession)."""
     timing = context.site.timing
@@ -183,15 +154,15 @@ async def _find_or_create_row(
         if (row := _find_row(context, header, destination)) is not None:
             return row
         await anyio.sleep(timing.serial_seconds)  # other requests look meanwhile, and find no row either
-        return _create_row(context, header, destination, name)
+        return _create_row(context, params, header, destination, name)
     if timing.serial_seconds == 0:  # nothing is awaited, so no lock is needed
-        return _find_row(context, header, destination) or _create_row(context, header, destination, name)
+        return _find_row(context, header, destination) or _create_row(context, params, header, destination, name)
     async with context.runtime.row_lock:
         await anyio.sleep(timing.serial_seconds)
-        return _find_row(context, header, destination) or _create_row(context, header, destination, name)
+        return _find_row(context, header, destination) or _create_row(context, params, header, destination, name)
 
 
-def _find_row(context: RequestContext, header: Header, destination: _Destination) -> PrearchiveRow | None:
+def _find_row(context: RequestContext, header: Header, destination: Destination) -> PrearchiveRow | None:
     """Return the existing row, if any.
 
     It goes back to RECEIVING from any status, locked ones included: XNAT means to open a new session in that case, but
@@ -209,9 +180,11 @@ def _find_row(context: RequestContext, header: Header, destination: _Destination
     return None
 
 
-def _create_row(context: RequestContext, header: Header, destination: _Destination, name: str) -> PrearchiveRow:
+def _create_row(
+    context: RequestContext, params: Mapping[str, str], header: Header, destination: Destination, name: str
+) -> PrearchiveRow:
     """Create a row from this request; later requests do not change its values."""
-    row = _new_row(context, header, destination, context.query)
+    row = new_row(context, header, destination, params)
     if context.site.find_row(row.project or UNASSIGNED, row.timestamp, row.folder) is not None:
         # Two studies with one label in the same millisecond: the table's unique key refuses the second.
         raise HttpError(400, f"unable to read DICOM object {name}")
@@ -219,25 +192,26 @@ def _create_row(context: RequestContext, header: Header, destination: _Destinati
     return row
 
 
-def _new_row(
-    context: RequestContext, header: Header, destination: _Destination, query: Mapping[str, str]
+def new_row(
+    context: RequestContext, header: Header, destination: Destination, params: Mapping[str, str]
 ) -> PrearchiveRow:
+    """Make a row of what a request gives; it is not in the prearchive yet."""
     date, now = header.study_date, context.site.now()
     return PrearchiveRow(
         project=destination.project_id,
-        timestamp=query.get("PREARC_TIMESTAMP") or make_timestamp(now),
-        folder=query.get("PREARC_SESSION_FOLDER") or destination.label,
+        timestamp=params.get("PREARC_TIMESTAMP") or make_timestamp(now),
+        folder=params.get("PREARC_SESSION_FOLDER") or destination.label,
         name=destination.label,
         study_uid=header.study_uid,
         subject=destination.subject,
         patient_name=header.patient_name,
         scan_date=f"{date[:4]}-{date[4:6]}-{date[6:8]} 00:00:00.0" if re.fullmatch(r"\d{8}", date) else "",
         autoarchive=destination.autoarchive,
-        prevent_anon=query.get("prevent_anon", "").lower() == "true",
-        prevent_auto_commit=query.get("prevent_auto_commit", "").lower() == "true",
-        source=query.get("SOURCE", ""),
-        visit=query.get("VISIT", ""),
-        protocol=query.get("SUBTYPE", ""),
+        prevent_anon=params.get("prevent_anon", "").lower() == "true",
+        prevent_auto_commit=params.get("prevent_auto_commit", "").lower() == "true",
+        source=params.get("SOURCE", ""),
+        visit=params.get("VISIT", ""),
+        protocol=params.get("SUBTYPE", ""),
         timezone="",
         uploaded=now,
         lastmod=now,
@@ -245,7 +219,9 @@ def _new_row(
     )
 
 
-async def _store(context: RequestContext, row: PrearchiveRow, header: Header, body: Body, name: str) -> bool:
+async def store(
+    context: RequestContext, params: Mapping[str, str], row: PrearchiveRow, header: Header, body: Body, name: str
+) -> bool:
     """Name the file, lock the name, write, anonymise (GradualDicomImporter.getSafeFile, PrearcUtils.lockFile).
 
     The name is chosen before its lock is taken, as in XNAT: two first files of a scan without `rename` may both be
@@ -253,7 +229,7 @@ async def _store(context: RequestContext, row: PrearchiveRow, header: Header, bo
     Returns False if the anonymisation script rejects the file.
     """
     timing, folder = context.site.timing, scan_folder(header)
-    file_name = await _file_name(context, row, header, name)
+    file_name = await _file_name(context, params, row, header, name)
     key = _lock_key(context.site.profile.file_lock, row, folder, file_name)
     locks = context.runtime.file_locks
     if key in locks:
@@ -275,8 +251,10 @@ async def _store(context: RequestContext, row: PrearchiveRow, header: Header, bo
         locks.discard(key)
 
 
-async def _file_name(context: RequestContext, row: PrearchiveRow, header: Header, name: str) -> str:
-    if context.query.get("rename", "").lower() == "true":
+async def _file_name(
+    context: RequestContext, params: Mapping[str, str], row: PrearchiveRow, header: Header, name: str
+) -> str:
+    if params.get("rename", "").lower() == "true":
         return dicom_file_name(header, context.site.file_name_template)
     present = row.scans.get(scan_folder(header), {}).get(name)
     await anyio.sleep(context.site.timing.naming_seconds)  # the window between the check and the lock

@@ -8,6 +8,8 @@ from ..site.logins import Token
 from .request_context import RequestContext
 from .responses import HttpError, text
 
+_PROVIDER = "localdb"
+
 
 async def jsession(context: RequestContext) -> web.StreamResponse:
     """Return the login's ID (UserSession); without credentials, a guest's."""
@@ -24,14 +26,20 @@ async def end_login(context: RequestContext) -> web.StreamResponse:
 
 
 async def auth(context: RequestContext) -> web.StreamResponse:
-    """Return who is logged in (UserAuth)."""
-    return text(f"User '{context.user.name}' is logged in")
+    """Return who is logged in, and with `CSRF=true` the login's token (UserAuth)."""
+    token = f"; XNAT_CSRF={context.login.csrf}" if context.query.get("CSRF", "false") == "true" else ""
+    return text(f"User '{context.user.name}' is logged in{token}")
 
 
 async def services_auth(context: RequestContext) -> web.StreamResponse:
-    """Log in with a form (AuthenticationRestlet); the login's ID is the body and the cookie."""
-    if "username" not in context.params or "password" not in context.params:
+    """Log in with a form (AuthenticationRestlet); the login's ID is the body and the cookie.
+
+    Its constructor fails for a GET and without a body. The only provider of a test site is its own database.
+    """
+    if context.request.method == "GET" or "username" not in context.params or "password" not in context.params:
         raise HttpError(404)
+    if not {context.params.get(name, _PROVIDER) for name in ("provider", "authenticatorId")} <= {_PROVIDER}:
+        raise HttpError(400, "Unknown authentication provider")
     user = context.site.logins.verify(context.params["username"], context.params["password"])
     login = context.site.logins.log_in(user, context.login) if user is not None else None
     if login is None:
@@ -60,7 +68,13 @@ def _check_own(context: RequestContext, name: str) -> None:
 
 async def build_info(context: RequestContext, key: str = "") -> web.StreamResponse:
     """Return version and build (SiteConfigApi); no login is needed."""
-    info = {"version": context.site.profile.version, "buildNumber": "1", "application": "asyncimport test server"}
+    info = {
+        "version": context.site.profile.version,
+        "buildNumber": "1",
+        "buildDate": "2026-01-01 00:00:00",
+        "commit": "0000000",
+        "application": "asyncimport test server",
+    }
     if not key:
         return web.json_response(info)
     if key not in info:

@@ -19,18 +19,21 @@ _QUEUED = {"rebuild": RowStatus.QUEUED_BUILDING, "move": RowStatus.QUEUED_MOVING
 
 
 async def listing(context: RequestContext, projects: str = "") -> web.StreamResponse:
-    """List rows (PrearcSessionListResource): of all projects that the user can edit, or of those named.
+    """List rows (PrearcSessionListResource): of all projects that the user can edit, or of one that is named.
 
-    Users with all-data access always see the Unassigned rows, even if projects are named.
+    Reading a project is enough to list it by its name. Only users with all-data access may name several, and they
+    always see the Unassigned rows.
     """
     if "tag" in context.query and not context.user.all_data:
         raise HttpError(403)
     if projects:
         named = set(projects.split(","))
+        if len(named) > 1 and not context.user.all_data:
+            raise HttpError(403)
         for name in named - {UNASSIGNED}:
-            if not context.has_right("edit", name):
+            if not context.has_right("read", name):
                 raise HttpError(403)
-        shown = {context.find_project(name, "edit") for name in named}
+        shown = {context.find_project(name, "read") for name in named}
         ids = {project.id for project in shown if project is not None}
     else:
         ids = {project.id for project in context.site.projects.values() if context.allows(project, "edit")}
@@ -44,13 +47,17 @@ async def listing(context: RequestContext, projects: str = "") -> web.StreamResp
 
 
 def _row(context: RequestContext, project: str, timestamp: str, folder: str) -> PrearchiveRow | None:
-    """Return the row of a session URI, or None; refuse users who may not edit its project."""
+    """Return the row of a session URI, or None; refuse users who may not edit its project.
+
+    PrearcUtils.getPrearcSessionDir fails for an unknown project, and for Unassigned unless the user has all-data
+    access; only a POST does not ask it for Unassigned.
+    """
     if project == UNASSIGNED:
-        if not context.user.all_data:
-            raise HttpError(403)
+        if not context.user.all_data and context.request.method != "POST":
+            raise HttpError(500)
     else:
         if project not in context.site.projects:
-            raise HttpError(500 if context.request.method == "POST" else 404)
+            raise HttpError(500)
         if not context.has_right("edit", project):
             raise HttpError(403, f"User {context.user.name} cannot access project {project}")
     return context.site.find_row(project, timestamp, folder)
@@ -59,10 +66,17 @@ def _row(context: RequestContext, project: str, timestamp: str, folder: str) -> 
 async def session(context: RequestContext, project: str, timestamp: str, folder: str) -> web.StreamResponse:
     """Return the session document, with format=json the row, with format=zip the files (PrearcSessionResource).
 
+    With format=html it sends a browser to the page of the session.
+
     In JSON, a row that is gone is an empty result: a cheap way to ask for its status.
     """
     row = _row(context, project, timestamp, folder)
     form = context.requested_format("xml")
+    if form == "html":
+        location = (
+            f"{context.site_url}/app/action/LoadImageData/project/{project}/timestamp/{timestamp}/folder/{folder}"
+        )
+        return web.Response(status=303, headers={"Location": location})
     if form not in {"xml", "zip"}:
         return row_table(context.requested_format("json"), [row] if row is not None else [])
     if row is None:
@@ -209,8 +223,6 @@ async def batch(context: RequestContext, operation: str) -> web.StreamResponse:
     rows keep their status.
     """
     rows = [_batch_row(context, source) for source in context.values("src")]
-    if not rows:
-        raise HttpError(400, "No prearchive sessions were specified.")
     target = _target(context, context.params.get("newProject", "")) if operation == "move" else None
     override = operation == "rebuild" and context.params.get("overrideLock") == "true"
     queued = [row for row in rows if override or not row.status.is_locked]
@@ -229,7 +241,7 @@ def _batch_row(context: RequestContext, source: str) -> PrearchiveRow:
     if not context.has_right("edit", None if project == UNASSIGNED else project):
         raise HttpError(403, f"User {context.user.name} cannot access project {project}")
     if (row := context.site.find_row(project, timestamp, folder)) is None:
-        raise HttpError(404, f"/prearchive/projects/{project}/{timestamp}/{folder} not found.")
+        raise HttpError(500)  # PrearcDatabase.getSession, inferred
     return row
 
 

@@ -62,7 +62,7 @@ _DATA = (
     _route(r"services/import(?:/(?P<name>.*))?", POST=imports.import_service),
     _route("JSESSION", GET=logins.jsession, POST=logins.jsession, DELETE=logins.end_login),
     _route("auth", GET=logins.auth),
-    _route("services/auth", PUT=logins.services_auth, POST=logins.services_auth),
+    _route("services/auth", GET=logins.services_auth, PUT=logins.services_auth, POST=logins.services_auth),
     _route("user/(?P<name>[^/]+)/sessions", GET=logins.count_logins, DELETE=logins.end_logins),
     _route("version", GET=logins.version),
     _route(r"services/tokens/(?P<operation>[^/]+)(?:/(?P<alias>[^/]+)(?:/(?P<secret>[^/]+))?)?", GET=logins.tokens),

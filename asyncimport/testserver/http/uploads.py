@@ -192,9 +192,8 @@ async def _unpack(
         if not body.complete:
             await context.site.storage.discard(body)
             raise HttpError(500)
-        if body.spooled is None and len(body.head) < body.size:
+        if (source := body.content) is None:
             raise HttpError(501, "This test server keeps sizes and digests of files only.")
-        source = body.head if body.spooled is None else body.spooled
         folder = one.name.rpartition("/")[0]
         try:
             entries = await to_thread.run_sync(unpack, one.name, source)

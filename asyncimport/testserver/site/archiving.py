@@ -89,7 +89,8 @@ async def _archive_locked(site: Site, runtime: Runtime, job: Job) -> ArchivedSes
     try:
         with _lock_target(runtime.merge_targets, site.experiment_labelled(row.project, label)):
             async with _subject_lock(runtime, subject):
-                return await _merge(site, runtime, job)
+                await anyio.sleep(site.timing.subject_seconds)
+            return await _merge(site, runtime, job)
     except ArchiveError as failed:
         row.status = RowStatus.CONFLICT if failed.conflict else RowStatus.ERROR
         row.logs.append(failed.message)
@@ -113,7 +114,10 @@ def _lock_target(targets: set[ArchivedSession], target: ArchivedSession | None) 
 
 @asynccontextmanager
 async def _subject_lock(runtime: Runtime, label: str) -> AsyncIterator[None]:
-    """Hold the lock on a subject's label, in whatever project; if it is taken, sleep and try again."""
+    """Hold the lock on a subject's label, in whatever project; if it is taken, sleep and try again.
+
+    XNAT holds it only while the subject is found or made, but wakes nobody who waits for it.
+    """
     step = runtime.timing.subject_lock_seconds
     while True:
         lock = runtime.subject_locks.setdefault(label, anyio.Lock())

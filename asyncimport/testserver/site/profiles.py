@@ -37,6 +37,8 @@ class Profile:
     """The prefix of the archived session's URI in the reply."""
     has_xapi: bool
     """Whether /xapi exists; before it did, the version was at /data/version."""
+    zip_format_by_name: bool
+    """Whether DICOM-zip takes the format of an archive from its name; before 1.8.3 all were zip files to it."""
     catalog_has_sizes: bool
     """Whether listings of files take sizes from the catalog, not from the disk (CatalogUtils.getEntryDetails)."""
 
@@ -53,11 +55,18 @@ _NOW = Profile(
     archive_hides_codes=True,
     archive_prefix="/data",
     has_xapi=True,
+    zip_format_by_name=True,
     catalog_has_sizes=True,
 )
 # How 1.7 archives is inferred from 1.8.
 _1_7 = replace(
-    _NOW, version="1.7.6", import_right="edit", default_importer="SI", file_lock="session", catalog_has_sizes=False
+    _NOW,
+    version="1.7.6",
+    import_right="edit",
+    default_importer="SI",
+    file_lock="session",
+    zip_format_by_name=False,
+    catalog_has_sizes=False,
 )
 _1_6 = replace(
     _1_7,

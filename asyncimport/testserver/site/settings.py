@@ -30,6 +30,8 @@ class Timing:
     """Between reading a resource's catalog and writing it, and between looking for a subject and saving a new one.
 
     If two requests overlap there, one fails."""
+    subject_seconds: float = 0.0
+    """How long an archive job holds the lock on its subject's label, to find the subject or to make it."""
     subject_lock_seconds: float = 0.0
     """How long an archive job sleeps while another holds its subject's label; 10 in XNAT. 0: until it is free."""
     threads: int = 200

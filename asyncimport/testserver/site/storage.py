@@ -60,6 +60,11 @@ class Body:
     complete: bool
     """False if the connection broke before its end."""
 
+    @property
+    def content(self) -> bytes | Path | None:
+        """All of it, in memory or as a file; None if only its size and digest are kept."""
+        return self.spooled or (self.head if len(self.head) == self.size else None)
+
     @classmethod
     def of(cls, data: bytes, *, complete: bool = True) -> "Body":
         """Return a body that is all in memory."""

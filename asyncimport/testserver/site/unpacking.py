@@ -30,7 +30,7 @@ def is_archive(name: str) -> bool:
 def unpack(name: str, source: bytes | Path) -> list[tuple[str, bytes]]:
     """Return the files of an archive, by their paths within it. Raises BadArchiveError; blocks while it reads."""
     lower = name.lower()
-    limit = _UnpackLimit(len(source) if isinstance(source, bytes) else source.stat().st_size)
+    limit = UnpackLimit(len(source) if isinstance(source, bytes) else source.stat().st_size)
     file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     try:
         with file:
@@ -39,17 +39,17 @@ def unpack(name: str, source: bytes | Path) -> list[tuple[str, bytes]]:
             elif lower.endswith(_TARS):
                 # A compressed tar counts twice: once as a whole, and once by its members.
                 is_packed = not lower.endswith(".tar")
-                tar = io.BytesIO(limit.read(gzip.GzipFile(fileobj=file))) if is_packed else file
-                found = list(_tar_entries(tar, limit))
+                tar = io.BytesIO(unpack_gzip(file, limit)) if is_packed else file
+                found = list(tar_entries(tar, limit))
             else:
-                found = [(PurePosixPath(name[:-3]).name, limit.read(gzip.GzipFile(fileobj=file)))]
+                found = [(PurePosixPath(name[:-3]).name, unpack_gzip(file, limit))]
     except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
         # zipfile raises RuntimeError for an encrypted entry.
         raise BadArchiveError(f"Unable to unpack {name}: {error}") from None
     return [(_safe_path(path), data) for path, data in found]
 
 
-class _UnpackLimit:
+class UnpackLimit:
     """How many more files and bytes may come out of an archive of this size."""
 
     def __init__(self, packed_bytes: int) -> None:
@@ -58,15 +58,31 @@ class _UnpackLimit:
 
     def read(self, file: IO[bytes] | gzip.GzipFile) -> bytes:
         """Read a file while unpacking it. Raises BadArchiveError."""
-        data = file.read(self._bytes + 1)
+        self.count_file()
+        return self.take(file.read(self._bytes + 1))
+
+    def count_file(self) -> None:
+        """Count a file. Raises BadArchiveError."""
         self._files -= 1
+        self._check()
+
+    def take(self, data: bytes) -> bytes:
+        """Count bytes, and return them. Raises BadArchiveError."""
         self._bytes -= len(data)
-        if self._bytes < 0 or self._files < 0:
-            raise BadArchiveError("more comes out of it than this test server has room for")
+        self._check()
         return data
 
+    def _check(self) -> None:
+        if self._bytes < 0 or self._files < 0:
+            raise BadArchiveError("more comes out of it than this test server has room for")
 
-def _zip_entries(source: IO[bytes], limit: _UnpackLimit) -> Iterator[tuple[str, bytes]]:
+
+def unpack_gzip(file: IO[bytes], limit: UnpackLimit) -> bytes:
+    """Return what a gzip file holds. Raises BadArchiveError, OSError, EOFError."""
+    return limit.read(gzip.GzipFile(fileobj=file))
+
+
+def _zip_entries(source: IO[bytes], limit: UnpackLimit) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(source) as archive:
         for info in archive.infolist():
             if not info.is_dir():
@@ -74,7 +90,8 @@ def _zip_entries(source: IO[bytes], limit: _UnpackLimit) -> Iterator[tuple[str, 
                     yield info.filename, limit.read(file)
 
 
-def _tar_entries(source: IO[bytes], limit: _UnpackLimit) -> Iterator[tuple[str, bytes]]:
+def tar_entries(source: IO[bytes], limit: UnpackLimit) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a tar, by their paths."""
     with tarfile.open(fileobj=source, mode="r:") as archive:
         for member in archive:
             if (file := archive.extractfile(member) if member.isfile() else None) is not None:
