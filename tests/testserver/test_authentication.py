@@ -293,7 +293,7 @@ async def test_guests_of_an_open_site_read_what_is_public() -> None:
         assert (await web.get("/data/auth", basic_auth("demo", "wrong"))).status == 401
 
 
-@pytest.mark.parametrize("version", ["1.5", "1.6"])
+@pytest.mark.parametrize("version", ["1.5.4", "1.6.1"])
 async def test_archive_11_old_versions_have_no_xapi(version: str) -> None:
     """The version is at /data/version instead."""
     async with raw_client(TestXnat(profile=PROFILES[version])) as web:

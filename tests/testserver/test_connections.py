@@ -1,13 +1,15 @@
 """Connections and addresses as in Tomcat."""
 
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import anyio
 import pytest
 from anyio.abc import ByteStream
-from raw_client import dicom, raw_client
+from raw_client import basic_auth, dicom, raw_client
 
-from asyncimport.testserver import TestXnat, Timing
+from asyncimport.testserver import PROFILES, TestXnat, Timing
 
 pytestmark = pytest.mark.anyio
 REQUEST = b"GET /data/JSESSION HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -73,9 +75,10 @@ async def test_archive_49_what_must_be_encoded_and_what_may_not(target: str, sta
         assert status == 200 or "HTTP Status 400" in answer.text
 
 
-async def test_archive_49_old_tomcats_were_lenient() -> None:
-    """`strict_urls=False`."""
-    async with raw_client(TestXnat(strict_urls=False)) as web:
+@pytest.mark.parametrize("site", [{"strict_urls": False}, {"profile": PROFILES["1.7"]}], ids=["asked for", "1.7"])
+async def test_archive_49_old_tomcats_were_lenient(site: dict[str, Any]) -> None:
+    """By version, unless a site says otherwise."""
+    async with raw_client(TestXnat(**site)) as web:
         assert (await web.get("/data/projects?x=[1]")).status == 200
         assert (await web.get("/data/projects/a%2Fb", format="json")).status == 404
 
@@ -87,3 +90,35 @@ async def test_a_refused_large_file_leaves_no_lock(tmp_path: Path) -> None:
         assert (await web.send(body)).status == 400
         web.xnat.disk_full = False
         assert (await web.send(body)).status == 200
+
+
+async def test_archive_46_a_proxy_has_a_limit() -> None:
+    """A larger body is nginx's 413, and XNAT sees nothing of it."""
+    async with raw_client(TestXnat(max_body=1000)) as web:
+        answer = await web.send(dicom(PixelData=bytes(2000)))
+        assert (answer.status, "<center>nginx</center>" in answer.text) == (413, True)
+        assert (await web.send(dicom(PixelData=bytes(2)))).status == 200
+        assert web.xnat.count["import"] == 1
+
+
+async def test_archive_48_an_early_error_for_a_large_body_may_never_be_seen() -> None:
+    """Tomcat swallows so much of the body, and then resets; smaller bodies, and good answers, are not affected."""
+    body = dicom(PixelData=bytes(8 << 20))
+    async with raw_client(TestXnat(swallowed_bytes=2 << 20), user=None) as web:
+        with pytest.raises((aiohttp.ClientError, ConnectionError)):
+            await web.send(body)
+        assert (await web.send(dicom())).status == 401
+        await web.get("/data/JSESSION", basic_auth())
+        assert (await web.send(body)).status == 200
+
+
+@pytest.mark.parametrize(("starting", "text"), [(404, "Apache Tomcat"), (502, "nginx"), (503, "nginx")])
+async def test_archive_50_while_it_starts_xnat_is_not_there(starting: Any, text: str) -> None:
+    """Whatever is asked for."""
+    async with raw_client() as web:
+        web.xnat.starting = starting
+        for path in ("/data/projects", "/xapi/siteConfig/buildInfo", "/"):
+            answer = await web.get(path)
+            assert (answer.status, text in answer.text) == (starting, True)
+        web.xnat.starting = None
+        assert (await web.get("/data/projects")).status == 200

@@ -78,7 +78,7 @@ async def test_an_archiving_fails(kind: str, status: RowStatus) -> None:
 
 async def test_a_conflict_has_its_own_code_in_old_versions() -> None:
     """1.6: 409."""
-    async with raw_client(TestXnat(profile=PROFILES["1.6"])) as web:
+    async with raw_client(TestXnat(profile=PROFILES["1.6.1"])) as web:
         uri = await web.build_session()
         web.xnat.faults.add(Fault("archive", Conflict(), times=1))
         answer = await web.archive(uri)

@@ -36,8 +36,8 @@ DONE = (200, "")
     [
         ("1.8", [DONE, BUSY], [DONE, DONE], [DONE, DONE]),
         ("1.7", [DONE, BUSY], [DONE, BUSY], [DONE, DONE]),
-        ("1.6", [DONE, BUSY_1_6], [DONE, BUSY_1_6], [DONE, BUSY_1_6]),
-        ("1.5", [DONE, DONE], [DONE, DONE], [DONE, DONE]),
+        ("1.6.1", [DONE, BUSY_1_6], [DONE, BUSY_1_6], [DONE, BUSY_1_6]),
+        ("1.5.4", [DONE, DONE], [DONE, DONE], [DONE, DONE]),
     ],
 )
 async def test_import_14_what_a_files_lock_covers(
@@ -78,7 +78,7 @@ async def test_import_14_with_rename_names_do_not_collide() -> None:
 
 async def test_import_11_version_1_6_looks_at_project_and_study_only() -> None:
     """Another label is the same row, whose label stays."""
-    async with raw_client(TestXnat(profile=PROFILES["1.6"])) as web:
+    async with raw_client(TestXnat(profile=PROFILES["1.6.1"])) as web:
         first = await web.import_session(dicom(1))
         assert await web.import_session(dicom(2), EXPT_LABEL="F") == first
         assert [row.name for row in web.xnat.prearchive] == ["E"]
@@ -87,7 +87,7 @@ async def test_import_11_version_1_6_looks_at_project_and_study_only() -> None:
 async def test_import_11_version_1_5_may_make_several_rows_of_one_study() -> None:
     """No lock covers look-up and creation; 1.8 creates one row."""
     bodies = [(dicom(number), {"PREARC_TIMESTAMP": f"20260101_00000000{number}"}) for number in range(5)]
-    for version, rows in (("1.5", 5), ("1.8", 1)):
+    for version, rows in (("1.5.4", 5), ("1.8", 1)):
         timing = Timing(serial_seconds=0.15)
         async with raw_client(TestXnat(profile=PROFILES[version], timing=timing)) as web:
             assert await at_once(web, *bodies) == [DONE] * 5
@@ -103,7 +103,7 @@ async def test_import_09_version_1_7_asks_for_the_right_to_edit() -> None:
         assert "/Unassigned/" in (await web.send(dicom())).text
 
 
-@pytest.mark.parametrize(("version", "prefix"), [("1.5", "/archive/"), ("1.6", "/data/archive/")])
+@pytest.mark.parametrize(("version", "prefix"), [("1.5.4", "/archive/"), ("1.6.1", "/data/archive/")])
 async def test_import_32_dest_works_in_old_versions(version: str, prefix: str) -> None:
     """It names subject and session."""
     async with raw_client(TestXnat(profile=PROFILES[version])) as web:
@@ -128,7 +128,7 @@ async def test_import_32_dest_can_be_made_to_work() -> None:
 
 async def test_import_27_version_1_6_gives_conflicts_their_own_code() -> None:
     """409, also for a merge that was not allowed; `overwrite` allows it."""
-    async with raw_client(TestXnat(profile=PROFILES["1.6"])) as web:
+    async with raw_client(TestXnat(profile=PROFILES["1.6.1"])) as web:
         await web.archive_session(dicom(1))
         uri = await web.build_session(dicom(2))
         answer = await web.archive(uri)
@@ -186,3 +186,21 @@ async def test_import_06_the_default_importer_was_another(version: str, status: 
     async with raw_client(TestXnat(profile=PROFILES[version])) as web:
         answer = await web.send(dicom(), content_type="application/octet-stream", **{"import-handler": ""})
         assert answer.status == status
+
+
+@pytest.mark.parametrize(("version", "folder"), [("1.9", "1_2_3_4"), ("1.10", "_7")])
+async def test_import_13_a_plus_sign_in_a_series_number(version: str, folder: str) -> None:
+    """No folder may have one: until 1.9 the series UID names the scan, from 1.10 on an underscore stands for it."""
+    async with raw_client(TestXnat(profile=PROFILES[version])) as web:
+        await web.import_session(dicom(SeriesNumber="+7"))
+        assert list(web.xnat.prearchive[0].scans) == [folder]
+
+
+@pytest.mark.parametrize("version", sorted(PROFILES))
+async def test_the_version_is_told_where_it_was_at_that_time(version: str) -> None:
+    """At /data/version before 1.7, in buildInfo since."""
+    async with raw_client(TestXnat(profile=PROFILES[version])) as web:
+        old, new = await web.get("/data/version"), await web.get("/xapi/siteConfig/buildInfo")
+        told, other = (new, old) if PROFILES[version].has_xapi else (old, new)
+        assert (told.status, other.status) == (200, 404)
+        assert f"{version}" in told.text

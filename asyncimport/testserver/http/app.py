@@ -5,7 +5,6 @@ rather than an aiohttp application.
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -25,6 +24,7 @@ from ..site.site import Site
 from . import inject, logins, overview
 from .authentication import Authentication, authenticate, expiration_cookie, needs_csrf_token
 from .bodies import RequestBody, form_fields
+from .front_end import has_reset, refuse
 from .listener import Listener
 from .origins import check_origin, is_local
 from .request_context import RequestContext
@@ -37,7 +37,6 @@ _LOGIN_PAGE = "app/template/Login.vm"
 _OWN_PAGES = frozenset({"", "testserver/state", "testserver/instances"})
 _WITH_FILES = frozenset({"file", "import"})
 """The kinds of requests whose body is a file, whatever its media type says."""
-_FORBIDDEN = re.compile(r"""["<>\\^`{|}\[\]]""")
 
 
 @lru_cache(maxsize=4096)
@@ -72,15 +71,17 @@ class App:
             response = error.page()
         if self._site.seconds_ahead and not response.prepared:
             response.headers["Date"] = formatdate(time.time() + self._site.seconds_ahead, usegmt=True)
+        if has_reset(self._site, request, response):
+            return response
         limit = self._site.timing.keepalive_requests
         if limit is not None and request.transport is not None:
             self._limit_keepalive(request.transport, response, limit)
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if (refused := refuse(self._site, request)) is not None:
+            return refused
         raw, _, query_string = request.raw_path.partition("?")
-        if self._site.strict_urls and (_FORBIDDEN.search(request.raw_path) or "%2f" in raw.lower()):
-            raise HttpError(400, "Invalid character found in the request target", tomcat=True)
         if not raw.startswith(self._context_path + "/"):
             raise HttpError(404, raw, tomcat=True)
         check_origin(request, self.site_url)

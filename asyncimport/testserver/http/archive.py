@@ -82,7 +82,7 @@ async def archive_after_commit(context: RequestContext, row: PrearchiveRow, proj
 
 async def event_tracking(context: RequestContext, key: str, payload: str = "") -> web.StreamResponse:
     """Return the status of the user's own job by its listener's ID (EventTrackingDataApi); 404 before it begins."""
-    job = context.site.job_statuses.get((context.user.name, key))
+    job = context.site.job_statuses.get((context.user.name, key)) if context.site.profile.has_event_tracking else None
     if job is None or not job.entries:
         raise HttpError(404)
     entries = json.dumps({"entryList": [{"status": status, "message": message} for status, message in job.entries]})

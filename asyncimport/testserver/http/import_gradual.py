@@ -228,7 +228,7 @@ async def store(
     called upload.dcm, and the second to get the lock replaces the first. Nobody waits for a lock that is taken.
     Returns False if the anonymisation script rejects the file.
     """
-    timing, folder = context.site.timing, scan_folder(header)
+    timing, folder = context.site.timing, _scan_folder(context, header)
     file_name = await _file_name(context, params, row, header, name)
     key = _lock_key(context.site.profile.file_lock, row, folder, file_name)
     locks = context.runtime.file_locks
@@ -256,11 +256,15 @@ async def _file_name(
 ) -> str:
     if params.get("rename", "").lower() == "true":
         return dicom_file_name(header, context.site.file_name_template)
-    present = row.scans.get(scan_folder(header), {}).get(name)
+    present = row.scans.get(_scan_folder(context, header), {}).get(name)
     await anyio.sleep(context.site.timing.naming_seconds)  # the window between the check and the lock
     if present is None or present.sop_uid == header.sop_uid:
         return name
     return dicom_file_name(header, context.site.file_name_template)
+
+
+def _scan_folder(context: RequestContext, header: Header) -> str:
+    return scan_folder(header, keeps_plus=context.site.profile.plus_in_series_number)
 
 
 def _lock_key(lock: FileLock, row: PrearchiveRow, folder: str, name: str) -> tuple[str, ...]:
@@ -277,7 +281,7 @@ def _lock_key(lock: FileLock, row: PrearchiveRow, folder: str, name: str) -> tup
 
 async def _write(context: RequestContext, row: PrearchiveRow, header: Header, body: Body, name: str) -> bool:
     """Write a file and add it to the row; False if the script rejects it."""
-    site, folder = context.site, scan_folder(header)
+    site, folder = context.site, _scan_folder(context, header)
     if site.disk_full or context.disk_full is not None:
         if context.disk_full is not None and context.disk_full.partial:
             await _add(context, row, header, folder, name, _cut_by_full_disk(body))

@@ -1,8 +1,6 @@
 """Injects faults into requests: on their way to XNAT, within it, and on the way back."""
 
 import re
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -15,9 +13,10 @@ from ..site.prearchive import ARCHIVING, BUSY, PrearchiveRow, RowStatus
 from ..site.storage import BufferedBody
 from ..site.workers import administer
 from .archive import archive_failure, archive_timeout
+from .front_end import abort
 from .logins import login_page
 from .request_context import RequestContext
-from .responses import HttpError, text, uri_list
+from .responses import HttpError, nginx_page, text, uri_list
 
 _Serve = Callable[[], Awaitable[web.StreamResponse]]
 _ROW = re.compile(r"prearchive/projects/([^/]+)/([^/]+)/([^/]+)(?:/.*)?\Z")
@@ -36,16 +35,16 @@ async def on_the_way(context: RequestContext, fault: Fault, serve: _Serve) -> we
             context.stop_after = action.after_bytes
         case actions.Gateway(effect=False) as action:
             await _drain(context)
-            return _gateway(action)
+            return nginx_page(action.status, headers=action.headers)
         case actions.Gateway(wait=False) as action:
             gate = await _delay(context, fault, serve)
             gate.release()
-            return _gateway(action)
+            return nginx_page(action.status, headers=action.headers)
         case actions.Late() as action:
             gate = await _delay(context, fault, serve)
             if action.after is not None:
                 context.faults.release_after(gate, action.of, action.after)
-            return _abort(context) if action.status is None else _gateway(actions.Gateway(action.status))
+            return _abort(context) if action.status is None else nginx_page(action.status)
         case actions.Stall() as action:
             return await _stall(context, fault, action, serve)
         case actions.LoginPage():
@@ -101,7 +100,7 @@ def on_the_way_back(context: RequestContext, fault: Fault, response: web.StreamR
         case actions.Reset():
             return _abort(context)
         case actions.Gateway() as action:
-            return _gateway(action)
+            return nginx_page(action.status, headers=action.headers)
         case _:
             return response
 
@@ -180,7 +179,7 @@ async def _leave(context: RequestContext, fault: Fault, action: actions.Leave, r
     if action.status in ARCHIVING:
         raise archive_timeout(row)
     if action.status in BUSY:
-        return _gateway(actions.Gateway())
+        return nginx_page(504)
     row.logs.append(action.message)
     if context.path == "services/archive":
         raise archive_failure(context.site, row, action.message, conflict=action.status is RowStatus.CONFLICT)
@@ -193,29 +192,11 @@ def _locked(context: RequestContext) -> HttpError:
     return HttpError(409, "session document locked")
 
 
-def _gateway(action: actions.Gateway) -> web.Response:
-    """Return an error page of nginx."""
-    phrases = {502: "Bad Gateway", 503: "Service Temporarily Unavailable", 504: "Gateway Time-out"}
-    title = f"{action.status} {phrases.get(action.status, 'Error')}"
-    body = (
-        f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
-        "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
-    )
-    headers = {"Content-Type": "text/html", "Server": "nginx", **action.headers}
-    return web.Response(status=action.status, body=body.encode(), headers=headers)
-
-
 async def _drain(context: RequestContext) -> bytes | None:
     """Read the whole body, as a proxy does before it answers; None if the client left meanwhile."""
     return await context.site.storage.collect(context.body)
 
 
 def _abort(context: RequestContext) -> web.Response:
-    """Break the connection with a reset."""
-    if (transport := context.request.transport) is not None:
-        connection = transport.get_extra_info("socket")
-        if connection is not None:
-            # With a linger time of zero, close() sends a reset.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
+    abort(context.request)
     return text()

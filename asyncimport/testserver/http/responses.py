@@ -106,6 +106,23 @@ def tomcat_page(status: int, message: str, *, headers: Mapping[str, str] | None 
     return web.Response(status=status, text=body, content_type="text/html", headers=headers)
 
 
+def nginx_page(status: int, *, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return an error page of nginx."""
+    phrases = {
+        413: "Request Entity Too Large",
+        502: "Bad Gateway",
+        503: "Service Temporarily Unavailable",
+        504: "Gateway Time-out",
+    }
+    title = f"{status} {phrases.get(status, 'Error')}"
+    body = (
+        f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
+        "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+    )
+    all_headers = {"Content-Type": "text/html", "Server": "nginx", **(headers or {})}
+    return web.Response(status=status, body=body.encode(), headers=all_headers)
+
+
 def text(body: str = "", *, status: int = 200) -> web.Response:
     """Return a plain text."""
     return web.Response(status=status, text=body, content_type="text/plain")

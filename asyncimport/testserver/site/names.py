@@ -76,10 +76,14 @@ def request_file_name(name: str) -> str:
     return _NOT_FILE_NAME.sub("_", name).lstrip(".") or "_"
 
 
-def scan_folder(header: Header) -> str:
-    """Return the scan's folder below SCANS/ (Restructurer.determineScanSubdir)."""
-    if _SERIES_NUMBER.fullmatch(header.series_number) and header.series_number not in {".", ".."}:
-        return header.series_number
+def scan_folder(header: Header, *, keeps_plus: bool = True) -> str:
+    """Return the scan's folder below SCANS/ (Restructurer.determineScanSubdir).
+
+    Without `keeps_plus`, a plus sign at the beginning of the series number is an underscore, as from 1.10 on.
+    """
+    number = header.series_number if keeps_plus else re.sub(r"^\+", "_", header.series_number)
+    if _SERIES_NUMBER.fullmatch(number) and number not in {".", ".."}:
+        return number
     return to_label_chars(header.series_uid) or "NA"
 
 

@@ -39,6 +39,16 @@ class Profile:
     """Whether /xapi exists; before it did, the version was at /data/version."""
     zip_format_by_name: bool
     """Whether DICOM-zip takes the format of an archive from its name; before 1.8.3 all were zip files to it."""
+    has_event_tracking: bool
+    """Whether /xapi/event_tracking tells of archive jobs."""
+    has_direct_archive: bool
+    """Whether imports may go straight into the archive (Direct-Archive, from 1.8.3 on)."""
+    strict_urls: bool
+    """Whether its Tomcat refuses raw brackets and the like in addresses."""
+    context: str
+    """The context path under which it was usually installed."""
+    plus_in_series_number: bool
+    """Whether a SeriesNumber that begins with a plus sign names its folder as it is; 1.10 makes it an underscore."""
     catalog_has_sizes: bool
     """Whether listings of files take sizes from the catalog, not from the disk (CatalogUtils.getEntryDetails)."""
 
@@ -56,9 +66,16 @@ _NOW = Profile(
     archive_prefix="/data",
     has_xapi=True,
     zip_format_by_name=True,
+    has_event_tracking=True,
+    has_direct_archive=True,
+    strict_urls=True,
+    context="",
+    plus_in_series_number=True,
     catalog_has_sizes=True,
 )
-# How 1.7 archives is inferred from 1.8.
+_1_9 = replace(_NOW, version="1.9.2.1")
+_1_10 = replace(_1_9, version="1.10.0", plus_in_series_number=False)
+# How 1.7 archives is inferred from 1.8, and which Tomcat each version ran on from the years of both.
 _1_7 = replace(
     _NOW,
     version="1.7.6",
@@ -66,17 +83,21 @@ _1_7 = replace(
     default_importer="SI",
     file_lock="session",
     zip_format_by_name=False,
+    has_event_tracking=False,
+    has_direct_archive=False,
+    strict_urls=False,
     catalog_has_sizes=False,
 )
 _1_6 = replace(
     _1_7,
-    version="1.6.5",
+    version="1.6.1",
     row_key_has_label=False,
     file_lock="site",
     merge_needs_overwrite=True,
     archive_dest_breaks=False,
     archive_hides_codes=False,
     has_xapi=False,
+    context="/xnat",
 )
 _1_5 = replace(_1_6, version="1.5.4", rows_locked=False, file_lock="none", archive_prefix="")
-PROFILES = {"1.5": _1_5, "1.6": _1_6, "1.7": _1_7, "1.8": _NOW}
+PROFILES = {"1.5.4": _1_5, "1.6.1": _1_6, "1.7": _1_7, "1.8": _NOW, "1.9": _1_9, "1.10": _1_10}

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass
+from typing import Literal
 
 from .anonymisation import Script
 from .names import FILE_NAME_TEMPLATE
@@ -97,8 +98,14 @@ class Settings:
     """Whether only administrators may list users (restrictUserListAccessToAdmins)."""
     initialised: bool = True
     """False is a site that nobody has set up yet: it serves no data."""
-    strict_urls: bool = True
-    """Whether Tomcat refuses characters such as brackets in addresses."""
+    strict_urls: bool | None = None
+    """Whether Tomcat refuses characters such as brackets in addresses; None: as it does for the version."""
+    max_body: int | None = None
+    """The largest body in bytes that a proxy in front lets through (413); nginx's own default is 1 MB."""
+    swallowed_bytes: int | None = None
+    """How much Tomcat reads of a body after an early error before it breaks the connection; 2 MB by default there."""
+    starting: Literal[404, 502, 503] | None = None
+    """What every request gets while XNAT starts: Tomcat's 404, or the 502 or 503 of a proxy in front."""
     disk_full: bool = False
     needs_reason: bool = False
     """Whether a change needs an event_reason."""
