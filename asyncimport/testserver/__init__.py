@@ -12,6 +12,7 @@ Where to look: `xnat` and `server` are the entry, `seeding` puts data into a sit
 interface over both.
 """
 
+from .config import SiteConfig, config_schema, read_config
 from .faults.actions import (
     Administer,
     Conflict,
@@ -77,6 +78,7 @@ __all__ = [
     "Script",
     "SeriesFilter",
     "Settings",
+    "SiteConfig",
     "Stall",
     "Status",
     "StoredFile",
@@ -90,10 +92,12 @@ __all__ = [
     "add_file",
     "add_reader",
     "add_session",
+    "config_schema",
     "damage_file",
     "faults_from",
     "file_bytes",
     "lose_entry",
     "lose_file",
+    "read_config",
     "serve",
 ]

@@ -85,8 +85,8 @@ NAMED = (
         ('[{"kind": "import", "action": "tell"}]', 'fault 1: action: "tell" is none of administer, '),
         ('[{"action": "empty"}]', "fault 1: kind is missing"),
         ('[{"kind": "import", "action": "status"}]', "fault 1: status is missing"),
-        ('[{"kind": "import", "action": "empty", "number": 3}]', "fault 1: empty has no value number"),
-        ('[{"kind": "import", "action": "empty", "hits": 3}]', "fault 1: empty has no value hits"),
+        ('[{"kind": "import", "action": "empty", "number": 3}]', 'fault 1: there is no value "number"'),
+        ('[{"kind": "import", "action": "empty", "hits": 3}]', 'fault 1: there is no value "hits"'),
         ('[{"kind": "files", "action": "empty"}]', "fault 1: 'files' is none of the kinds of requests: any, "),
         ('[{"kind": "archive", "action": "empty"}]', "fault 1: Empty cannot strike requests of the kind archive"),
         ('[{"kind": "import", "action": "empty", "nth": "3"}]', 'fault 1: nth: "3" is not a whole number'),
@@ -95,7 +95,7 @@ NAMED = (
         ('[{"kind": "import", "action": "reset", "effect": 1}]', "fault 1: effect: 1 is not true or false"),
         (
             '[{"kind": "import", "action": "status", "status": 503, "headers": {"Retry-After": 1}}]',
-            'fault 1: headers: {"Retry-After": 1} is not an object of texts',
+            "fault 1: headers.Retry-After: 1 is not a text",
         ),
         (
             '[{"kind": "build", "action": "leave", "status": "LOST"}]',

@@ -1099,7 +1099,7 @@ async def test_a_resource_whose_label_is_a_number_of_another(
     assert list(listed(session, number)) == ["a"]
 
 
-@pytest.mark.parametrize("version", ["1.6", "1.8"])
+@pytest.mark.parametrize("version", ["1.6.1", "1.8"])
 async def test_old_versions_below_a_context_path(tmp_path: Path, files: Files, version: str) -> None:
     """Nothing is asked that XNAT 1.6 does not know, and every address has the context path."""
     xnat = TestXnat(tmp_path / "old", profile=PROFILES[version])
