@@ -5,7 +5,7 @@ from io import BytesIO
 from pathlib import PurePosixPath
 from typing import IO
 
-from anyio import to_thread
+from anyio import sleep, to_thread
 
 from ..site.archiving import Job, is_auto_archive
 from ..site.building import build, build_document
@@ -65,7 +65,7 @@ async def zip_import(
     if failed is not None and not imported:
         raise failed
     if not commits:
-        return [f"/data{row.uri}" for row in rows]
+        return [row.import_uri for row in rows]
     return [await _commit(context, row, params, target) for row in rows]
 
 
@@ -157,6 +157,8 @@ async def _entries(
                 raise HttpError(400, str(error)) from None
             if entry is None:
                 return
+            if seconds := context.site.timing.inflation_byte_seconds * len(entry[1]):
+                await sleep(seconds)
             yield entry
 
 

@@ -76,7 +76,7 @@ async def import_object(
 def record_import(context: RequestContext, row: PrearchiveRow, header: Header, body: Body) -> None:
     """Record an import."""
     status = 200 if body.complete else 0
-    record = ImportRecord(row.project or UNASSIGNED, row.subject, row.name, header.sop_uid, status, f"/data{row.uri}")
+    record = ImportRecord(row.project or UNASSIGNED, row.subject, row.name, header.sop_uid, status, row.import_uri)
     context.site.imports.append(record)
 
 
@@ -149,17 +149,41 @@ async def _find_or_create_row(
     context: RequestContext, params: Mapping[str, str], header: Header, destination: Destination, name: str
 ) -> PrearchiveRow:
     """Find or create the row under the one lock of the whole site (PrearcDatabase.eitherGetOrCreateSession)."""
-    timing = context.site.timing
+    timing, rows = context.site.timing, context.site.number_of_rows
+    if (row := _direct_row(context, params, header, destination)) is not None:
+        return row
     if not context.site.profile.rows_locked:
         if (row := _find_row(context, header, destination)) is not None:
             return row
         await anyio.sleep(timing.serial_seconds)  # other requests look meanwhile, and find no row either
         return _create_row(context, params, header, destination, name)
-    if timing.serial_seconds == 0:  # nothing is awaited, so no lock is needed
+    if timing.look_up_seconds(rows) == 0:  # nothing is awaited, so no lock is needed
         return _find_row(context, header, destination) or _create_row(context, params, header, destination, name)
     async with context.runtime.row_lock:
-        await anyio.sleep(timing.serial_seconds)
+        await anyio.sleep(timing.look_up_seconds(context.site.number_of_rows))
         return _find_row(context, header, destination) or _create_row(context, params, header, destination, name)
+
+
+def _direct_row(
+    context: RequestContext, params: Mapping[str, str], header: Header, destination: Destination
+) -> PrearchiveRow | None:
+    """Return the row of a session that goes straight into the archive, or None: the prearchive takes the file.
+
+    XNAT falls back on the prearchive without a word if the archive has the session already, or is at work on it.
+    """
+    site = context.site
+    if not site.profile.has_direct_archive or params.get("Direct-Archive", "").lower() != "true":
+        return None
+    row = site.direct_rows.get((destination.project_id, header.study_uid, destination.label))
+    if row is not None:
+        row.touched = site.clock()
+        return row if row.status is RowStatus.RECEIVING else None
+    if destination.project_id is None or site.experiment_labelled(destination.project_id, destination.label):
+        return None
+    row = new_row(context, header, destination, params)
+    row.is_direct = True
+    site.add_row(row)
+    return row
 
 
 def _find_row(context: RequestContext, header: Header, destination: Destination) -> PrearchiveRow | None:
@@ -240,8 +264,11 @@ async def store(
         locks.add(key)
     row.writing += 1
     try:
-        if timing.parallel_seconds:
-            await anyio.sleep(timing.parallel_seconds)
+        if timing.shadow_lock_seconds:
+            async with context.runtime.shadow_lock:
+                await anyio.sleep(timing.shadow_lock_seconds)
+        if seconds := timing.parallel_seconds + timing.byte_seconds * body.size:
+            await anyio.sleep(seconds)
         return await _write(context, row, header, body, file_name)
     except OSError:
         # The disk is full, or the folder has just been archived: XNAT gives both the same text.

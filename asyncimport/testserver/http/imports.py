@@ -81,7 +81,7 @@ async def _import(context: RequestContext, name: str) -> list[str]:
     project = upload.params.get("PROJECT_ID") or target.project
     params = {**upload.params, "PROJECT_ID": project} if target.is_given else upload.params
     row = await import_object(context, params, upload.body, upload.name)
-    return [] if row is None else [f"/data{row.uri}"]
+    return [] if row is None else [row.import_uri]
 
 
 def _choose_handler(context: RequestContext, content_type: str) -> str:

@@ -10,6 +10,7 @@ from . import (
     archive,
     catalog_refresh,
     deletions,
+    direct_archive,
     experiment_changes,
     experiments,
     files,
@@ -132,6 +133,13 @@ _XAPI = (
     _route("anonymize/projects/(?P<name>[^/]+)(?:/(?P<part>enabled))?", GET=settings.anonymisation),
     _route("projects/(?P<name>[^/]+)/events/subscriptions", GET=projects.subscriptions),
     _route("archive/catalogs/refresh(?:/(?P<options>[^/]+))?", PUT=catalog_refresh.refresh_through_xapi),
+    _route("direct-archive", POST=direct_archive.list_sessions),
+    _route("direct-archive/(?P<number>[0-9]+)", DELETE=direct_archive.delete_session),
+    _route(
+        "direct-archive/(?P<project>[^/]+)/(?P<study>[^/]+)/(?P<label>[^/]+)",
+        GET=direct_archive.get_session,
+        POST=direct_archive.archive_session,
+    ),
     _route("event_tracking/(?P<key>[^/]+)(?:/(?P<payload>payload))?", GET=archive.event_tracking),
 )
 OPEN_PATHS = {"JSESSION", "services/auth", *(f"siteConfig/{name}" for name in settings.OPEN_NAMES)}

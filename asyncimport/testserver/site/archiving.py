@@ -72,11 +72,12 @@ async def archive_all(site: Site, runtime: Runtime, jobs: Sequence[Job]) -> None
 async def run(site: Site, runtime: Runtime, job: Job) -> None:
     """Run a job to its end and report its outcome to its waiters."""
     await anyio.sleep(site.timing.queue_seconds)
-    job.status.begin(f"archiving {job.row.folder}")
-    try:
-        outcome: ArchivedSession | ArchiveError = await _archive_locked(site, runtime, job)
-    except ArchiveError as failed:
-        outcome = failed
+    async with runtime.archive_workers:
+        job.status.begin(f"archiving {job.row.folder}")
+        try:
+            outcome: ArchivedSession | ArchiveError = await _archive_locked(site, runtime, job)
+        except ArchiveError as failed:
+            outcome = failed
     job.status.end(outcome)
 
 
@@ -92,9 +93,25 @@ async def _archive_locked(site: Site, runtime: Runtime, job: Job) -> ArchivedSes
                 await anyio.sleep(site.timing.subject_seconds)
             return await _merge(site, runtime, job)
     except ArchiveError as failed:
+        if row.is_direct:
+            await _move_to_prearchive(site, row)
         row.status = RowStatus.CONFLICT if failed.conflict else RowStatus.ERROR
         row.logs.append(failed.message)
         raise
+
+
+async def _move_to_prearchive(site: Site, row: PrearchiveRow) -> None:
+    """Move a session that was on its way straight into the archive to where it can be looked at."""
+    target = replace(row, is_direct=False, timestamp=site.free_timestamp(row.project, row.folder))
+    await site.storage.move(
+        (row.file_path(folder, name), target.file_path(folder, name))
+        for folder, files in row.scans.items()
+        for name in files
+    )
+    await site.storage.remove(row.path)
+    site.remove_row(row)
+    row.is_direct, row.timestamp = False, target.timestamp
+    site.add_row(row)
 
 
 @contextmanager

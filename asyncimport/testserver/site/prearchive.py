@@ -104,6 +104,15 @@ class PrearchiveRow:
     """StudyInstanceUID of the files on the disk, if the site's script has changed it."""
     document: Document | None = None
     logs: list[str] = field(default_factory=list)
+    is_direct: bool = False
+    """Whether its files go straight into the archive (DirectArchiveSession); then it is in no listing."""
+
+    @property
+    def import_uri(self) -> str:
+        """The address in the reply to an import, below the context path."""
+        if self.is_direct:
+            return f"/xapi/direct-archive/{self.project}/{self.study_uid}/{self.name}"
+        return f"/data{self.uri}"
 
     @property
     def uri(self) -> str:
@@ -113,7 +122,7 @@ class PrearchiveRow:
     @property
     def path(self) -> tuple[str, ...]:
         """Its folder below the site's directory."""
-        return ("prearchive", self.project or UNASSIGNED, self.timestamp, self.folder)
+        return ("direct" if self.is_direct else "prearchive", self.project or UNASSIGNED, self.timestamp, self.folder)
 
     @property
     def labels(self) -> Labels:

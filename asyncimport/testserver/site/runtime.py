@@ -48,6 +48,8 @@ class Runtime:
     timing: Timing
     row_lock: Lock = field(default_factory=Lock)
     """The one lock around row look-ups (the static synchronized methods of PrearcDatabase)."""
+    shadow_lock: Lock = field(default_factory=Lock)
+    """The one lock around the making of lock files (PrearcUtils.lockFile)."""
     archive_lock: Lock = field(default_factory=Lock)
     """Held while a session's files and state move into the archive."""
     merge_targets: set[ArchivedSession] = field(default_factory=set)
@@ -58,7 +60,9 @@ class Runtime:
     """Locks on files that are being written."""
     threads: CapacityLimiter = field(init=False)
     connections: CapacityLimiter = field(init=False)
+    archive_workers: CapacityLimiter = field(init=False)
 
     def __post_init__(self) -> None:
         self.threads = CapacityLimiter(self.timing.threads)
         self.connections = CapacityLimiter(self.timing.db_connections)
+        self.archive_workers = CapacityLimiter(self.timing.archive_workers)

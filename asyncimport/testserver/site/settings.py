@@ -17,14 +17,26 @@ class Timing:
 
     serial_seconds: float = 0.0
     """Per import, under the site-wide lock around the row look-up (a SELECT of PrearcDatabase)."""
+    row_seconds: float = 0.0
+    """Per import and row of the site's prearchive, under the same lock: the look-up has no index."""
+    other_rows: int = 0
+    """Rows of other people that lie in the prearchive, for `row_seconds`."""
+    shadow_lock_seconds: float = 0.0
+    """Per import, under a second lock of the whole site: 0.0001 for a lock file on a local disk, more on NFS."""
     parallel_seconds: float = 0.0
-    """Per import, outside that lock (body copy, anonymisation)."""
+    """Per import, outside those locks (filters, body copy, the parsing of the anonymisation script)."""
+    byte_seconds: float = 0.0
+    """Per byte of an import, outside those locks: it is written, and anonymised in a copy."""
+    inflation_byte_seconds: float = 0.0
+    """Per byte that an imported archive unpacks to."""
     build_seconds: float = 0.0
     """Per build of a session document."""
     naming_seconds: float = 0.0
     """Without `rename`, between the check that a file name is free and the lock on it."""
     queue_seconds: float = 0.0
     """How long an archive job or a batch operation waits in its queue."""
+    archive_workers: int = 40
+    """Archive jobs at once; XNAT has 10 to 40."""
     poll_seconds: float = 0.0
     """Between the end of an archive job and the moment its waiters see it; up to 0.5 in XNAT."""
     saving_seconds: float = 0.0
@@ -47,7 +59,13 @@ class Timing:
     @property
     def is_free(self) -> bool:
         """Whether imports take no modelled time, so that no limit can matter."""
-        return self.serial_seconds == 0 and self.parallel_seconds == 0
+        return not any(
+            (self.serial_seconds, self.row_seconds, self.shadow_lock_seconds, self.parallel_seconds, self.byte_seconds)
+        )
+
+    def look_up_seconds(self, rows: int) -> float:
+        """Return how long a row look-up takes with so many rows in the prearchive."""
+        return self.serial_seconds + self.row_seconds * (rows + self.other_rows)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -74,6 +74,8 @@ class Site(Settings):
         self.on_restart: Callable[[], None] | None = None
         self._rows: dict[tuple[str | None, str, str], list[PrearchiveRow]] = {}
         self._by_uri: dict[tuple[str | None, str, str], PrearchiveRow] = {}
+        self.direct_rows: dict[tuple[str | None, str, str], PrearchiveRow] = {}
+        """Sessions on their way straight into the archive, by project, StudyInstanceUID and label."""
         self._experiments: dict[str, ArchivedSession] = {}
         self._by_label: dict[tuple[str, str], ArchivedSession] = {}
         self._shared: dict[tuple[str, str], ArchivedSession] = {}
@@ -158,21 +160,34 @@ class Site(Settings):
         """Return the rows that an import with this key may go to (PrearcDatabase.eitherGetOrCreateSession)."""
         return self._rows.get((project, study_uid, label if self.profile.row_key_has_label else ""), [])
 
+    @property
+    def number_of_rows(self) -> int:
+        """How many rows are in the prearchive."""
+        return len(self._by_uri)
+
     def find_row(self, project: str, timestamp: str, folder: str) -> PrearchiveRow | None:
         """Return the row at the parts of a prearchive URI."""
         return self._by_uri.get((None if project == UNASSIGNED else project, timestamp, folder))
 
     def __contains__(self, row: PrearchiveRow) -> bool:
-        """Return whether the row is (still) in the prearchive."""
+        """Return whether the row is (still) there, in the prearchive or on its way into the archive."""
+        if row.is_direct:
+            return self.direct_rows.get((row.project, row.study_uid, row.name)) is row
         return self._by_uri.get((row.project, row.timestamp, row.folder)) is row
 
     def add_row(self, row: PrearchiveRow) -> None:
         """Add a row."""
+        if row.is_direct:
+            self.direct_rows[row.project, row.study_uid, row.name] = row
+            return
         self._rows.setdefault(self._key(row), []).append(row)
         self._by_uri[row.project, row.timestamp, row.folder] = row
 
     def remove_row(self, row: PrearchiveRow) -> None:
         """Remove a row; does nothing if it is gone."""
+        if row.is_direct:
+            self.direct_rows.pop((row.project, row.study_uid, row.name), None)
+            return
         rows = self._rows.get(self._key(row), [])
         if row not in rows:
             return

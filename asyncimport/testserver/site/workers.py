@@ -20,8 +20,11 @@ _SECONDS = 60
 async def build_idle(site: Site, runtime: Runtime) -> int:
     """Build, and perhaps archive, rows that have received no files for a while (SessionXMLRebuilder); return how many.
 
-    Rows that wait for a commit, or whose source is "uploader", are left alone.
+    Rows that wait for a commit, or whose source is "uploader", are left alone. Sessions on their way straight into the
+    archive are archived, whatever they wait for.
     """
+    for row in [row for row in site.direct_rows.values() if _receives_nothing(site, row)]:
+        await archive_directly(site, runtime, row)
     due = [row for row in site.prearchive if _is_idle(site, row)]
     for row in due:
         row.status = RowStatus.QUEUED_BUILDING
@@ -31,13 +34,18 @@ async def build_idle(site: Site, runtime: Runtime) -> int:
 
 
 def _is_idle(site: Site, row: PrearchiveRow) -> bool:
-    return (
-        row.status is RowStatus.RECEIVING
-        and not row.prevent_auto_commit
-        and row.source != "uploader"
-        and (site.clock() - row.touched) // _SECONDS >= site.idle_minutes
-        and row.writing == 0
-    )
+    return not row.prevent_auto_commit and row.source != "uploader" and _receives_nothing(site, row)
+
+
+def _receives_nothing(site: Site, row: PrearchiveRow) -> bool:
+    is_old = (site.clock() - row.touched) // _SECONDS >= site.idle_minutes
+    return row.status is RowStatus.RECEIVING and is_old and row.writing == 0
+
+
+async def archive_directly(site: Site, runtime: Runtime, row: PrearchiveRow) -> None:
+    """Build and archive a session whose files are in the archive already (DirectArchiveSessionServiceImpl.build)."""
+    await build(site, row)
+    await run(site, runtime, Job(row))
 
 
 async def rebuild(site: Site, runtime: Runtime, row: PrearchiveRow, *, archive: bool) -> None:
