@@ -103,7 +103,7 @@ def attach(
         host = server.host
         request = AttachRequest(server=server, batches=batches, issues=issues, **vars(options))
         report = progress_lines(screen, "files", step=_STEP)
-        operation = partial(carry_out, request, report=lambda one: report(len(one.filed), one.total))
+        operation = partial(carry_out, request, report=lambda one: report(len(one.results), one.total))
         result = run_operation(operation)
     conclude(screen, result, as_json=partial(_json, host=host), show=_show)
 
@@ -113,7 +113,7 @@ def _json(result: "AttachResult", *, host: str | None) -> dict[str, object]:
         **outcome_json(result, host),
         "dry_run": result.dry_run,
         "attachments": result.counts(),
-        "details": [_detail(resource, one) for resource, one in result.filed],
+        "details": [_detail(resource, one) for resource, one in result.results],
         "flaws": issues_json(result.issues),
     }
 
@@ -151,15 +151,17 @@ def _show(out: Console, result: "AttachResult") -> None:
     }
     listed = ", ".join(f"{count:,} {word}" for word, count in words.items() if count)
     out.print(Text(f"{counts['total']:,} files: {listed}", style="bold"))
-    pending = {resource: None for resource, one in result.filed if one.reason and one.state is AttachmentState.PENDING}
+    pending = {
+        resource: None for resource, one in result.results if one.reason and one.state is AttachmentState.PENDING
+    }
     lines = [f"would be made: {plain(_where(resource))}" for resource in pending]
     lines += [
         f"{one.state.value.lower()}: {plain(f'{_where(resource)} / {one.attachment.name}')}: {plain(one.reason)}"
-        for resource, one in result.filed
+        for resource, one in result.results
         if one.reason and one.state is not AttachmentState.PENDING
     ]
     show_lines(out, lines)
-    pairs = [(os.path.basename(one.attachment.file.path), one.attachment.name) for _, one in result.filed]  # noqa: PTH119
+    pairs = [(os.path.basename(one.attachment.file.path), one.attachment.name) for _, one in result.results]  # noqa: PTH119
     renamed = [(own, name) for own, name in pairs if name.rpartition("/")[2] != own]
     if renamed:
         example = f"{plain(renamed[0][0])} is {renamed[0][1]} there"

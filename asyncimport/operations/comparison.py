@@ -22,19 +22,19 @@ from asyncimport.xnat.resources import Depth, Held, Resources
 from asyncimport.xnat.site import SiteRules
 from asyncimport.xnat.subjects import Outcome, SubjectError, describe
 
-# Sessions that are looked at at a time; each is a handful of small requests.
+# Sessions that are compared at a time; each takes a few small requests.
 _AT_A_TIME = 8
-# What sites with an audit trail are told of a repair.
+# The reason for a repair, for sites with an audit trail.
 _REPAIR = "repair"
 
 
 @dataclass(frozen=True, slots=True)
 class SessionFinding:
-    """What the archive holds of a session.
+    """What the archive has of a session, of which `files` instances were stored.
 
-    `files` instances were stored of it. `verified` is "uids", "present" or "count" (as of `Archived`), or None where
-    something is wrong: then `problem` says what. Of `missing` (SOPInstanceUIDs) nothing explains where they are, unless
-    `expected` does. Those `replaced` have other bytes in the archive than when they were verified.
+    `verified` is "uids", "present" or "count" (see `Archived`), or None with a `problem`. `missing` are
+    SOPInstanceUIDs; `expected` explains why they are missing, if anything does. Those `replaced` have changed since
+    their verification.
     """
 
     session: Session
@@ -47,7 +47,7 @@ class SessionFinding:
 
     @property
     def reason(self) -> str | None:
-        """What is wrong, or why the word for it is not a stronger one."""
+        """What is wrong, or why the session is not verified by "uids"."""
         return self.problem or (replaced_since(len(self.replaced)) if self.replaced else None)
 
 
@@ -59,14 +59,11 @@ async def compare_sessions(
     only: Callable[[Session], bool] = lambda _: True,
     report: Callable[[SessionFinding], None] = lambda _: None,
 ) -> list[SessionFinding]:
-    """Look at the sessions of a journal, in its order.
-
-    Raises: UnavailableError when the server goes away meanwhile.
-    """
+    """Compare the sessions of a journal, in its order, with the archive. Raises: UnavailableError."""
     reports = [one for one in await anyio.to_thread.run_sync(reader.session_reports) if only(one.session)]
     found: dict[int, SessionFinding] = {}
     rules = SiteRules(client, policy)
-    # Only the UIDs of those that are being looked at are in memory.
+    # Only the UIDs of sessions that are being compared are in memory.
     turns = iter(enumerate(reports))
     reading = anyio.Lock()
 
@@ -103,7 +100,7 @@ async def _finding(
     try:
         there = await find_session(client, session, policy, rules)
         if there.problem is not None:
-            # Nothing of it counts as missing: what would be sent again could not go there.
+            # No instance counts as missing, because none could be sent there again.
             return SessionFinding(session, files, None, there.problem)
         if not there.experiments:
             if report.state == "held":
@@ -111,7 +108,7 @@ async def _finding(
             return SessionFinding(session, files, None, "the archive has no session of this label and study", uids)
         there, compared = await find_and_compare(client, session, there, uids, policy, rules, report.expected)
         if compared is None:
-            gone = "the session was taken out of the archive while it was looked at"
+            gone = "the session was removed from the archive during the comparison"
             return SessionFinding(session, files, None, there.problem or gone)
         found = compared
         dropping = (await rules.get(session.project)).on_archive if found.missing else None
@@ -121,28 +118,28 @@ async def _finding(
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     replaced = uids & {uid for uid, digest in digests.items() if found.held.get(uid, digest) != digest}
     if found.verified == "count" and (lost := digests.keys() - found.held.keys()):
-        # What the archive held when it was verified, whatever has come since.
+        # Compare with what the archive held when it was verified, whatever was added since.
         return SessionFinding(session, files, None, f"{len(lost)} instances are missing, {NOBODY_KNOWS_WHICH}")
     if found.short and not found.missing:
         return SessionFinding(session, files, None, f"{found.short} instances are missing, {NOBODY_KNOWS_WHICH}")
     if not found.missing:
-        # A session can be held for files that never arrived, while all that arrived is there.
+        # A session may be held for files that never arrived, although all files that arrived are there.
         problem = report.reason if report.state == "held" else None
         verified = "present" if (report.presumed or replaced) and found.verified == "uids" else found.verified
         return SessionFinding(session, files, verified if problem is None else None, problem, replaced=replaced)
     problem = f"{len(found.missing)} of {files} instances are missing"
     if dropping and (report.verified is None or found.missing <= doubtful):
-        problem += f"; {dropping} rejects files, so that may be as it should be"
+        problem += f"; {dropping} rejects files, so this may be correct"
         return SessionFinding(session, files, None, problem, found.missing, dropping, replaced)
     return SessionFinding(session, files, None, problem, found.missing, replaced=replaced)
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceFinding:
-    """What the archive holds of the attachments that were stored in a resource: `problem` is None if all of them.
+    """What a resource has of the attachments that were stored in it; `problem` is None if it has all of them.
 
-    `missing` are those that are not there any more, `altered` those under whose names something else is, or that cannot
-    be read; of these, `damaged` are still listed as what was stored.
+    `altered` have other bytes, or cannot be read; `damaged` are those of them that XNAT still lists as they were
+    stored.
     """
 
     batch: AttachmentBatch
@@ -155,10 +152,10 @@ class ResourceFinding:
 async def compare_resources(
     client: Client, reader: JournalReader, policy: RetryPolicy, *, reads_bytes: bool = False
 ) -> list[ResourceFinding]:
-    """Look at the resources that attachments were stored in: name, size and MD5, and how much of each XNAT has.
+    """Compare the resources that attachments were stored in: name, size and MD5, and the size of what XNAT returns.
 
-    The bytes are read where the site keeps no MD5, or tells it with another size; with `reads_bytes`, all are.
-    Raises: UnavailableError when the server goes away meanwhile.
+    The bytes are read where the site has no MD5, or lists another size; with `reads_bytes`, always.
+    Raises: UnavailableError.
     """
     batches = await anyio.to_thread.run_sync(reader.stored_attachment_batches)
     found: dict[int, ResourceFinding] = {}
@@ -186,22 +183,22 @@ async def _compare_resource(resources: Resources, batch: AttachmentBatch) -> Res
     except RefusedError as error:
         return ResourceFinding(batch, str(error), batch.attachments)
 
-    def those(*which: Held) -> tuple[Attachment, ...]:
+    def select(*which: Held) -> tuple[Attachment, ...]:
         return tuple(one for one in batch.attachments if held[one.key] in which)
 
-    missing, unread = those(Held.MISSING), those(Held.UNREADABLE)
-    altered, damaged = those(Held.OTHER, Held.DAMAGED), those(Held.DAMAGED)
+    missing, unreadable = select(Held.MISSING), select(Held.UNREADABLE)
+    altered, damaged = select(Held.OTHER, Held.DAMAGED), select(Held.DAMAGED)
     problems = [f"{len(missing)} of {len(batch.attachments)} files are missing"] if missing else []
-    problems += [f"{len(altered)} are not what was stored"] if altered else []
-    problems += [f"{len(unread)} cannot be read"] if unread else []
-    return ResourceFinding(batch, "; ".join(problems) or None, missing, altered + unread, damaged)
+    problems += [f"{len(altered)} have changed"] if altered else []
+    problems += [f"{len(unreadable)} cannot be read"] if unreadable else []
+    return ResourceFinding(batch, "; ".join(problems) or None, missing, altered + unreadable, damaged)
 
 
 @dataclass(frozen=True, slots=True)
 class SubjectFinding:
-    """A subject that was described: its `fields`, those of them that the archive has other values of, or a problem.
+    """A subject whose demographics were stored: its `fields`, those with other values in the archive, and the problem.
 
-    `missing` are what was once there of those that it has no value of now; its repr shows none.
+    `missing` are values that the archive has lost. The repr does not show them.
     """
 
     project: str
@@ -228,30 +225,27 @@ async def compare_subjects(client: Client, reader: JournalReader, policy: RetryP
             findings.append(replace(finding, problem=found.reason))
             continue
         other = tuple(dict.fromkeys(one.name for one in found.kept))
-        told = {"another": other, "no": found.written}
-        problem = "; ".join(f"XNAT has {word} {', '.join(names)}" for word, names in told.items() if names)
+        wrong = {"another": other, "no": found.written}
+        problem = "; ".join(f"XNAT has {word} {', '.join(names)}" for word, names in wrong.items() if names)
         missing = {name: wish.values[name] for name in found.written}
         findings.append(replace(finding, differing=(*found.written, *other), problem=problem or None, missing=missing))
     return findings
 
 
 async def restore_subjects(client: Client, findings: Sequence[SubjectFinding], policy: RetryPolicy) -> list[Outcome]:
-    """Give subjects back what XNAT has no value of any more; what it has another value of stays as it is.
-
-    Raises: UnavailableError when the server goes away meanwhile.
-    """
+    """Store the demographics again that XNAT has lost. Other values in XNAT are kept. Raises: UnavailableError."""
     demographics = [Demographics(one.subject, one.missing, one.project) for one in findings if one.missing]
     return await describe(client, demographics, policy, event_reason=_REPAIR, only_existing=True)
 
 
 async def orphans_of(client: Client, reader: JournalReader) -> list[Orphan]:
-    """Find prearchive rows of the journal's sessions that are none of its deliveries.
+    """Find the prearchive rows of the journal's sessions that are not its deliveries.
 
-    Raises: TransientError, RefusedError when this user may not look.
+    Raises: TransientError, RefusedError when this user may not list them.
     """
     deliveries = await anyio.to_thread.run_sync(reader.deliveries)
     source = (await anyio.to_thread.run_sync(reader.metadata)).get("source")
-    # Where an archived or deleted session was, there is nothing any more, or something that came later.
+    # At the address of an archived or deleted delivery there is nothing, or a later row.
     live = {one.uri for one in deliveries if one.uri and one.state not in {"ARCHIVED", "DELETED"}}
     found: list[Orphan] = []
     for project in sorted({one.session.project for one in deliveries}):
@@ -261,10 +255,9 @@ async def orphans_of(client: Client, reader: JournalReader) -> list[Orphan]:
 
 
 def files_to_resend(reader: JournalReader, finding: SessionFinding) -> tuple[list[SentFile], int]:
-    """Return the files that missing instances were sent from, as they are now, if that is what was sent.
+    """Return the unchanged files of missing instances, and the number of instances whose files are gone or changed.
 
-    Where no digest is kept, their size and time have to do: XNAT lacks the instance in any case. The second value is
-    the number of those that are not there, or not the same.
+    Without a digest, size and time must be the same: XNAT lacks the instance in any case.
     """
     wanted = [one for one in reader.sent_files(finding.session) if one.sop_uid in finding.missing and not one.is_copy]
     devices = DeviceCache()
@@ -277,8 +270,8 @@ def files_to_resend(reader: JournalReader, finding: SessionFinding) -> tuple[lis
 
 
 def attachments_to_repair(resources: Iterable[ResourceFinding]) -> tuple[list[Attachment], int]:
-    """Return missing and damaged ones whose files, as they are now, hold what was stored, and the number of others."""
-    missing = [one for beside in resources for one in (*beside.missing, *beside.damaged)]
+    """Return the missing and damaged attachments whose files are unchanged, and the number of the others."""
+    missing = [one for resource in resources for one in (*resource.missing, *resource.damaged)]
     devices = DeviceCache()
     there = []
     for one in missing:
@@ -289,21 +282,20 @@ def attachments_to_repair(resources: Iterable[ResourceFinding]) -> tuple[list[At
 
 
 def verified_attachments(resources: Iterable[ResourceFinding]) -> Iterator[tuple[File, bool]]:
-    """Yield the files on disk that were just seen in resources of the archive, and whether each holds what is there."""
+    """Yield the files whose attachments were just found in the archive, each with whether it is unchanged."""
     yield from _check_files(
         (one.file, _md5_of(one))
-        for beside in resources
-        for wrong in [{one.key for one in (*beside.missing, *beside.altered)}]
-        for one in beside.batch.attachments
+        for resource in resources
+        for wrong in [{one.key for one in (*resource.missing, *resource.altered)}]
+        for one in resource.batch.attachments
         if one.key not in wrong
     )
 
 
 def verified_sources(reader: JournalReader, findings: Iterable[SessionFinding]) -> Iterator[tuple[File, bool]]:
-    """Yield the files on disk whose instances were just seen in the archive by their UIDs, copies of them too.
+    """Yield the files, copies too, whose instances were just found in the archive, each with whether it is unchanged.
 
-    With each comes whether it holds what was sent: by the digest of that, if one is kept, for which the file is read.
-    What the archive had before, and nothing proves to be this version, is not known to be there.
+    A file is read where its digest is known. An instance that the archive had before proves nothing about its file.
     """
     for finding in findings:
         if finding.verified in {"uids", "present"} or finding.missing:
@@ -316,7 +308,7 @@ def verified_sources(reader: JournalReader, findings: Iterable[SessionFinding]) 
 
 
 def _check_files(files: Iterable[tuple[File, Digest | None]]) -> Iterator[tuple[File, bool]]:
-    """Tell of each file that is still there whether it holds what was sent. Several are read at a time."""
+    """Yield each file that still exists, with whether it is unchanged. Several are read at a time."""
     devices = DeviceCache()
 
     def judge(one: tuple[File, Digest | None]) -> tuple[File, bool] | None:
@@ -329,7 +321,7 @@ def _check_files(files: Iterable[tuple[File, Digest | None]]) -> Iterator[tuple[
 
 
 def _current_file(path: str, devices: DeviceCache) -> File | None:
-    """Describe a file as it is now; None when it is not there."""
+    """Return a file as it is now; None if it is gone."""
     try:
         found = os.stat(path)  # noqa: PTH116 - the path need not be text
     except OSError:
@@ -338,7 +330,7 @@ def _current_file(path: str, devices: DeviceCache) -> File | None:
 
 
 def _is_unchanged(now: File, sent: File, digest: Digest | None, *, allow_same_time: bool = False) -> bool:
-    """Whether a file holds what was sent of it; without a digest, if nothing at all about it is different."""
+    """Whether a file holds what was sent: by its digest, or else if it does not differ in anything."""
     if digest is not None:
         return now.size == sent.size and has_digest(now, digest) is True
     return now == sent or (allow_same_time and (now.size, now.mtime_ns) == (sent.size, sent.mtime_ns))

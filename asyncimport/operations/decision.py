@@ -7,13 +7,14 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError, UsageError
+from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.model.texts import plain
 from asyncimport.operations.existing_sessions import find_sessions, known_patients
 from asyncimport.operations.journals import readable_journal, run_journal
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.plan import Plan
-from asyncimport.operations.scan import ProjectIds, scan_and_plan
+from asyncimport.operations.projects import ProjectIds, find_project_ids
+from asyncimport.operations.scan import scan_and_plan
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
@@ -73,18 +74,22 @@ async def decide(
     Pass `archived` and `site` to share their answers. Raises: ProjectMissingError, ProjectReadOnlyError when the only
     project is closed, UnavailableError, UsageError.
     """
-    projects = _Projects(client)
+    ids: dict[str, str | AsyncimportError] = {}
+
+    async def find_projects(names: Iterable[str]) -> ProjectIds:
+        # Each project is asked for once.
+        ids.update(await find_project_ids([one for one in names if one not in ids], partial(check_project, client)))
+        return ids
+
     plan_rules = request.plan_rules
     routes = plan_rules.routes
     if isinstance(routes, Router) and routes.project is not None:
-        ids = await projects.find([request.project or routes.project])
+        await find_projects([request.project or routes.project])
         # The project may be named by an alias; XNAT's answers name its ID.
         routes = routes.with_project(_id_of(request.project or routes.project, ids))
     elif isinstance(routes, PlannedRoutes):
         # Check them before the scan, which may take long.
-        ids = await projects.find(routes.projects)
-    else:
-        ids = {}
+        await find_projects(routes.projects)
     project = _id_of(request.project, ids)
     find_journal = partial(
         run_journal, request.server.host, request.project, project, request.state_dir, request.journal
@@ -105,7 +110,7 @@ async def decide(
         stop=stop,
         attach=request.attach,
         known_patients=await anyio.to_thread.run_sync(partial(known_patients, journal, after_reroute=request.relabel)),
-        find_projects=projects.find,
+        find_projects=find_projects,
         find_sessions=partial(
             find_sessions,
             archived or ArchivedSessions(client, RetryPolicy()),
@@ -139,30 +144,6 @@ def _check_rules(journal: Path, host: str, rules: Mapping[str, str]) -> None:
     with readable_journal(journal) as reader:
         if reader is not None:
             reader.check_rules(host, rules)
-
-
-class _Projects:
-    """The IDs of projects. Each is asked for once."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._known: dict[str, str | AsyncimportError] = {}
-
-    async def find(self, names: Iterable[str]) -> ProjectIds:
-        """Return the ID of each project that is open to this user, or why it is not.
-
-        Raises: ProjectMissingError, ProjectReadOnlyError when there is only one, UnavailableError.
-        """
-        names = list(names)
-        for name in names:
-            if name not in self._known:
-                try:
-                    self._known[name] = await check_project(self._client, name)
-                except (ProjectMissingError, ProjectReadOnlyError) as error:
-                    if len(names) == 1:
-                        raise
-                    self._known[name] = error
-        return self._known
 
 
 def _id_of(name: str, ids: ProjectIds) -> str:

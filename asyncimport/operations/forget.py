@@ -1,4 +1,4 @@
-"""Take out of a journal what no longer matters. It never calls the server."""
+"""Delete entries from a journal. It never calls the server."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from asyncimport.pacing.shutdown import Stop
 
 @dataclass(frozen=True, kw_only=True)
 class ForgetRequest(ForgetOptions):
-    """What to take out: sessions by their labels, all that are held, files that are gone, or what is long archived."""
+    """What to delete: sessions by their labels, all held ones, files that are gone, or sessions archived long ago."""
 
     journal: Path
     project: str | None = None
@@ -32,7 +32,7 @@ class ForgetRequest(ForgetOptions):
 
 @dataclass(slots=True, kw_only=True)
 class ForgetResult(Result):
-    """What was found, with what is kept for a reason, and whether the rest was taken out."""
+    """What was found, some of it kept for a reason, and whether the rest was deleted."""
 
     found: Sequence[PruneItem] = ()
     is_done: bool = False
@@ -41,7 +41,7 @@ class ForgetResult(Result):
 async def forget(
     request: ForgetRequest, *, agree: Callable[[Sequence[PruneItem]], bool], stop: Stop | None = None
 ) -> ForgetResult:
-    """Find what is asked for, and take it out if `agree`, called in a worker thread, says so of what was found."""
+    """Find what the request selects, and delete it if `agree` returns True. `agree` is called in a worker thread."""
     result = ForgetResult()
     with ended_in(result, stop or Stop()):
         pruned = await anyio.to_thread.run_sync(prune_journal, request, agree)
@@ -73,4 +73,4 @@ def _seconds(day: date) -> float:
     try:
         return datetime.combine(day, time()).astimezone().timestamp()
     except (ValueError, OverflowError, OSError):
-        raise UsageError(f"--archived-before {day} cannot be", hint="give a day, such as 2026-01-31") from None
+        raise UsageError(f"invalid --archived-before {day}: a day such as 2026-01-31") from None

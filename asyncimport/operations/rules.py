@@ -1,4 +1,4 @@
-"""The rules of a run, out of what the command line says."""
+"""Make the rules of a run of the options of the command line."""
 
 import re
 import shlex
@@ -23,9 +23,9 @@ def rules_from(
     no_project: str | None = None,
     encoding: str = "",
 ) -> Router:
-    """Make the rules of templates, of a pattern of paths and of a lookup table.
+    """Make rules of templates, a path pattern and a lookup table; `no_project` is the default project.
 
-    `no_project` stands for the project where nothing names one. Raises: UsageError.
+    Raises: UsageError.
     """
     keywords = frozenset(STUDY_FIELDS)
     paths = None if path_pattern is None else PathPattern.parse(path_pattern)
@@ -40,35 +40,37 @@ def rules_from(
 def study_filter_from(
     modality: str | None, since: str | None, include: Sequence[str] | None, *, parts: bool
 ) -> StudyFilter:
-    """Make the choice of a part of the source. Raises: UsageError."""
+    """Make a filter. Raises: UsageError."""
     day = (since or "").replace("-", "").replace(".", "")
     if since is not None and not re.fullmatch(r"\d{8}", day):
-        raise UsageError(f"--study-since {since} is not a date", hint="write it as 2020-01-31")
+        raise UsageError(f"invalid --study-since {since}: a date such as 2020-01-31")
     modalities = frozenset(one.strip().upper() for one in (modality or "").split(",") if one.strip())
     study_filter = StudyFilter(modalities, day, glob_pattern(include or ()), parts)
     if parts and study_filter.is_everything:
-        raise UsageError("--partial-studies of what?", hint="choose series with --modality, --study-since or --include")
+        raise UsageError(
+            "--partial-studies needs a filter", hint="select series with --modality, --study-since or --include"
+        )
     return study_filter
 
 
 def choice_text(modality: str | None, since: str | None, include: Sequence[str] | None) -> str:
-    """Return the filters by which parts of studies are chosen as the text that a row of a plan carries."""
+    """Return filters as the text that a row of a plan carries."""
     named = [("modality", modality), ("since", since), *(("include", one) for one in include or ())]
     return shlex.join(f"{name}={value}" for name, value in named if value)
 
 
 def study_filter_for(rows: Sequence[PlanRow], study_filter: StudyFilter) -> StudyFilter:
-    """Return the choice that a plan was made with, where it is one of parts of studies; else the one of this run.
+    """Return the filter of parts of studies that a plan was made with, or else the filter of this run.
 
-    Raises: UsageError where rows carry several, or this run has another one.
+    Raises: UsageError when rows have several, or this run has another one.
     """
     lines = {row.choice.strip(): row.line for row in rows if not row.skip}
     if not any(lines):
         return study_filter
     if len(lines) > 1:
         raise UsageError(
-            f"--plan, lines {' and '.join(map(str, sorted(lines.values())[:2]))}: two choices of parts of studies",
-            hint="a run has one choice: divide the plan, or make it anew",
+            f"--plan, lines {' and '.join(map(str, sorted(lines.values())[:2]))}: two filters of parts of studies",
+            hint="a run has one filter: split the plan, or make a new one",
         )
     ((text, line),) = lines.items()
     named: dict[str, list[str]] = {"modality": [], "since": [], "include": []}
@@ -79,17 +81,17 @@ def study_filter_for(rows: Sequence[PlanRow], study_filter: StudyFilter) -> Stud
         modality, since = ",".join(named["modality"]), next(iter(named["since"]), None)
         carried = study_filter_from(modality, since, named["include"], parts=True)
     except (KeyError, ValueError, UsageError):
-        raise UsageError(f"--plan, line {line}: the choice cannot be read", hint="make the plan anew") from None
+        raise UsageError(f"--plan, line {line}: the column choice cannot be read", hint="make a new plan") from None
     if study_filter != EVERYTHING and study_filter != carried:
         raise UsageError(
-            f"--plan was made with another choice of parts ({text})",
-            hint="leave --modality, --study-since, --include and --partial-studies out: the plan carries its own",
+            f"--plan was made with other filters of parts ({text})",
+            hint="leave out --modality, --study-since, --include and --partial-studies: the plan carries its own",
         )
     return carried
 
 
 def plan_from(path: Path, project: str | None, encoding: str = "") -> list[PlanRow]:
-    """Read a plan that says where each study goes. Raises: UsageError."""
+    """Read a plan. Raises: UsageError."""
     try:
         return read_plan(path.read_bytes(), project=project or "", encoding=encoding)
     except OSError as error:

@@ -11,20 +11,17 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from asyncimport.errors import AsyncimportError
 from asyncimport.journal import HeaderCache, LockWait, SubjectPatient
 from asyncimport.operations.journals import state_directory
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.plan import Plan, make_plan
 from asyncimport.operations.plan_draft import PlanRules, draft_plan, scan_headers
+from asyncimport.operations.projects import ProjectIds
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.progress import Totals
 from asyncimport.routing import NO_SESSIONS, AttachRule, ExistingSessions, resource_of
 from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import opened_in_thread
-
-ProjectIds = Mapping[str, str | AsyncimportError]
-"""The ID of each project, or why it is closed, by the name that the rules give it."""
 
 
 async def _no_ids(_: Sequence[str]) -> ProjectIds:

@@ -1,4 +1,4 @@
-"""What the journal holds. It reads beside a run and never disturbs it."""
+"""What the journal holds. Reading does not disturb a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,18 +18,18 @@ from asyncimport.pacing.shutdown import Stop
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRequest:
-    """Which journal to read, and whether one session of it is meant."""
+    """The journal to read, or one session of it."""
 
     journal: Path
     project: str | None = None
     """Only what went to this one of several projects of the journal."""
     session: str | None = None
-    """A label: its files are told, and not the journal as a whole."""
+    """A label: return its files instead of the whole journal."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionFiles:
-    """All that the journal has of the sessions of one label."""
+    """What the journal has of the sessions with one label."""
 
     instances: Sequence[InstanceRow]
     attachments: Sequence[AttachmentRow]
@@ -45,7 +45,7 @@ class StatusResult(Result):
     summary: Summary | None = None
     remaining: Remaining | None = None
     at_work: bool | None = False
-    """Whether the last run is at work; None where nobody can tell."""
+    """Whether the last run is at work; None if unknown."""
     session: SessionFiles | None = None
 
 
@@ -71,8 +71,8 @@ def _read(request: StatusRequest, result: StatusResult) -> None:
                 instances = [*reader.instances(label), *reader.unsent_files(label)]
                 result.session = SessionFiles(instances, reader.attachments(label), reader.deliveries(label))
             if not instances and not result.session.deliveries:
-                hint = "`asyncimport status -o json` lists them all"
-                raise UsageError(f"the journal knows no session {label}", hint=hint)
+                hint = "list all sessions with `asyncimport status -o json`"
+                raise UsageError(f"the journal has no session {label}", hint=hint)
             return
         with reader.snapshot():
             result.about, result.runs = reader.metadata(), reader.runs()

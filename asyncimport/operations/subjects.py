@@ -1,4 +1,4 @@
-"""Demographics of subjects, before their sessions are imported or after."""
+"""Store demographics of subjects, before their sessions are imported or after."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,9 +8,10 @@ from itertools import takewhile
 from pathlib import Path
 
 from asyncimport.demographics import Demographics, read_subjects
-from asyncimport.errors import ProjectMissingError, ProjectReadOnlyError, UsageError
+from asyncimport.errors import ProjectReadOnlyError, UsageError
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.options import SubjectsOptions
+from asyncimport.operations.projects import find_project_ids
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
@@ -24,7 +25,7 @@ _STATES = ("created", "updated", "unchanged", "refused", "failed")
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectsRequest(SubjectsOptions):
-    """What XNAT shall hold of subjects. `read_table` reads the rows, and what is wrong with others (`issues`)."""
+    """Demographics by subject. `read_table` returns the rows, and the issues of other rows."""
 
     server: Server
     rows: Sequence[Demographics]
@@ -33,7 +34,7 @@ class SubjectsRequest(SubjectsOptions):
 
 @dataclass(slots=True, kw_only=True)
 class SubjectsResult(Result):
-    """What became of each subject that was come to."""
+    """The outcome of each subject that was tried."""
 
     dry_run: bool = False
     rows: Sequence[Demographics] = ()
@@ -42,26 +43,26 @@ class SubjectsResult(Result):
 
     @property
     def findings_code(self) -> int:
-        """8 where a row is wrong, or a subject was refused, failed, or was made by somebody else at the same time."""
+        """Return 8 if a row is wrong, or a subject was refused, failed, or was created twice at the same time."""
         is_flawed = any(not issue.is_warning for issue in self.issues)
         return 8 if is_flawed or any(map(_is_problem, self.outcomes)) else 0
 
     def counts(self) -> dict[str, int]:
-        """Return how many subjects were created, updated and so on; `left` are those that were not come to."""
+        """Return the numbers of subjects that were created, updated and so on; `left` were not tried."""
         states = Counter(one.state for one in self.outcomes)
         counts = {"total": len(self.rows), **{state: states[state] for state in _STATES}}
         return {**counts, "left": len(self.rows) - len(self.outcomes)}
 
 
 def _is_problem(one: SubjectUpdated | SubjectError) -> bool:
-    """Whether it was not done, or somebody else made a subject of the same label at the same time."""
+    """Whether the subject was not written, or somebody else created one with its label at the same time."""
     return isinstance(one, SubjectError) or (one.created and bool(one.alike))
 
 
 def read_table(
     table: Path, project: str, encoding: str = "", *, null_clears: bool = False
 ) -> tuple[list[Demographics], list[TableIssue]]:
-    """Return the rows of a table of demographics, and what is wrong with the others. Raises: UsageError."""
+    """Return the rows of a table of demographics, and the issues of other rows. Raises: UsageError."""
     try:
         return read_subjects(table.read_bytes(), project=project, encoding=encoding, null_clears=null_clears)
     except OSError as error:
@@ -73,10 +74,7 @@ def read_table(
 async def subjects(
     request: SubjectsRequest, *, report: Callable[[SubjectsResult], None] = lambda _: None, stop: Stop | None = None
 ) -> SubjectsResult:
-    """Set demographics of subjects, and read them back.
-
-    `report` is told the result so far whenever a subject was come to.
-    """
+    """Store demographics of subjects, and read them back. `report` gets the result so far after each subject."""
     stop = stop or Stop()
     result = SubjectsResult(dry_run=request.dry_run, rows=request.rows, issues=request.issues)
 
@@ -89,10 +87,10 @@ async def subjects(
         async with AsyncExitStack() as stack:
             with stop.at_once():
                 client = await stack.enter_async_context(request.server.connect())
-                names = await _open(client, request.rows, policy, note)
+                names = await _open_projects(client, request.rows, policy, note)
             if stop.requested:
                 return result
-            told = list(result.outcomes)
+            refused = list(result.outcomes)
             rows = (replace(row, project=names[row.project]) for row in request.rows if row.project in names)
             with stop.after_grace():
                 done = await describe(
@@ -105,33 +103,25 @@ async def subjects(
                     only_existing=request.existing_only,
                     report=note,
                 )
-                result.outcomes = told + done
+                result.outcomes = refused + done
         if result.outcomes and all(isinstance(one, SubjectError) and one.no_right for one in result.outcomes):
             raise ProjectReadOnlyError(
-                "this user may not set demographics of any of the subjects",
+                "this user may not set demographics of any of these subjects",
                 hint="ask the project's owner for the right to edit subjects",
             )
     return result
 
 
-async def _open(
+async def _open_projects(
     client: Client, rows: Sequence[Demographics], policy: RetryPolicy, report: Callable[[SubjectError], None]
 ) -> dict[str, str]:
-    """Return the IDs of the projects that are there, by what the rows call them; rows of the others are refused.
+    """Return the IDs of the projects that exist, by their names in the rows, and refuse the rows of the others.
 
-    Raises: ProjectMissingError when there is one project only, UnavailableError.
+    Raises: ProjectMissingError when the only project is missing, UnavailableError.
     """
-    names: dict[str, str] = {}
-    closed: dict[str, str] = {}
-    projects = list(dict.fromkeys(row.project for row in rows))
-    for project in projects:
-        try:
-            names[project] = await find_project(client, project, policy)
-        except ProjectMissingError as error:
-            if len(projects) == 1:
-                raise
-            closed[project] = str(error)
+    names = dict.fromkeys(row.project for row in rows)
+    ids = await find_project_ids(names, lambda name: find_project(client, name, policy))
     for row in rows:
-        if row.project in closed:
-            report(SubjectError(row.project, row.subject, closed[row.project], refused=True))
-    return names
+        if not isinstance(error := ids[row.project], str):
+            report(SubjectError(row.project, row.subject, str(error), refused=True))
+    return {name: project for name, project in ids.items() if isinstance(project, str)}

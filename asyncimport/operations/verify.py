@@ -1,4 +1,4 @@
-"""Compare the archive with the journal, now or weeks later, and what else may follow from that."""
+"""Compare the archive with the journal, and repair, list safe files or delete orphans if asked to."""
 
 import os
 from collections.abc import Callable
@@ -59,7 +59,7 @@ class VerifyRequest(VerifyOptions):
 
 @dataclass(slots=True, kw_only=True)
 class VerifyResult(Result):
-    """Findings, the instances sent again, and stray rows with what became of each."""
+    """Findings, the number of instances sent again, and each orphan with what became of it."""
 
     findings: list[SessionFinding] = field(default_factory=list)
     resources: list[ResourceFinding] = field(default_factory=list)
@@ -73,7 +73,7 @@ class VerifyResult(Result):
 
     @property
     def findings_code(self) -> int:
-        """9 where something is not as it was stored, or could not be repaired."""
+        """Return 9 if something is not as it was stored, or could not be repaired."""
         problems = [one.problem for kind in (self.findings, self.resources, self.subjects) for one in kind]
         return 0 if all(problem is None for problem in problems) and not self.unrepaired else 9
 
@@ -81,20 +81,20 @@ class VerifyResult(Result):
 async def verify(
     request: VerifyRequest, *, report: Callable[[str], None] = lambda _: None, stop: Stop | None = None
 ) -> VerifyResult:
-    """Check that the archive still holds every instance that was stored; unasked, it changes nothing.
+    """Check that the archive still holds every instance that was stored; without further options, change nothing.
 
-    A stop lets a repair end what it has in flight. `report` is told when another program's lock is waited for.
+    After a stop, a repair finishes what is in flight. `report` gets a text when it waits for another program's lock.
     """
     stop = stop or Stop()
     result = VerifyResult()
     with ended_in(result, stop):
         if request.safe_to_delete is not None:
             await anyio.to_thread.run_sync(check_place, request.safe_to_delete)
-        await _carry_out(request, result, stop, report)
+        await _verify(request, result, stop, report)
     return result
 
 
-async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, report: Callable[[str], None]) -> None:
+async def _verify(request: VerifyRequest, result: VerifyResult, stop: Stop, report: Callable[[str], None]) -> None:
     async with opened_in_thread(partial(JournalReader.open, request.journal)) as reader:
         about = await anyio.to_thread.run_sync(reader.metadata)
     if request.server.host != about["destination"]:
@@ -104,24 +104,24 @@ async def _carry_out(request: VerifyRequest, result: VerifyResult, stop: Stop, r
     async with AsyncExitStack() as stack:
         with stop.at_once():
             client = await stack.enter_async_context(request.server.connect())
-            await _look(client, request, result)
+            await _compare(client, request, result)
         if request.repair and not stop.requested:
             lock_wait = LockWait(report=report, deadline=partial(stop.ends_at, LOCK_SECONDS))
             # While another program has locked the journal, a stop ends the wait.
             with suppress(StoppedError):
                 await _repair(client, request.journal, about, result, stop, lock_wait)
             with stop.at_once():
-                # What was sent again counts once it is seen in the archive.
-                await _look(client, request, result)
+                # Instances that were sent again count once they are found in the archive.
+                await _compare(client, request, result)
         async with opened_in_thread(partial(JournalReader.open, request.journal, project=request.project)) as reader:
             if request.safe_to_delete is not None and not stop.requested:
                 write = partial(_write_paths, request.safe_to_delete, reader, result)
                 result.safe = await anyio.to_thread.run_sync(write)
             if (request.orphans or request.delete_orphans) and not stop.requested:
-                await _orphans(client, reader, result, stop, remove=request.delete_orphans)
+                await _orphans(client, reader, result, stop, delete=request.delete_orphans)
 
 
-async def _look(client: Client, request: VerifyRequest, result: VerifyResult) -> None:
+async def _compare(client: Client, request: VerifyRequest, result: VerifyResult) -> None:
     policy = RetryPolicy()
     result.findings = []
     async with opened_in_thread(partial(JournalReader.open, request.journal, project=request.project)) as reader:
@@ -133,7 +133,7 @@ async def _look(client: Client, request: VerifyRequest, result: VerifyResult) ->
 async def _repair(
     client: Client, path: Path, about: dict[str, str], result: VerifyResult, stop: Stop, lock_wait: LockWait
 ) -> None:
-    """Send missing instances again in a run of their own, from the files they were sent from."""
+    """Send missing instances again in a run of their own, from their files."""
     rules = {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")}
     opened = partial(Journal, path, destination=about["destination"], rules=rules, lock_wait=lock_wait)
     async with opened_in_thread(opened) as journal:
@@ -150,7 +150,7 @@ async def _repair(
                 await anyio.to_thread.run_sync(journal.scan.confirm_unchanged, [source.file for source in there])
                 paths += [source.file.path for source in there]
         if paths:
-            # The journal knows where each of them goes; one that has changed meanwhile is not what is missing.
+            # The journal knows where each file goes. A file that has changed meanwhile is not sent.
             routes = PlannedRoutes([])
             source = await anyio.to_thread.run_sync(FileSource, paths)
             await upload_images(
@@ -169,9 +169,9 @@ async def _repair(
             await anyio.to_thread.run_sync(journal.scan.confirm_unchanged, [one.file for one in missing])
             await anyio.to_thread.run_sync(journal.attachments.requeue, [one.key for one in missing])
             source = await anyio.to_thread.run_sync(FileSource, [])
-            # The listing of what is gone from XNAT's disk, or damaged there, says that nothing is wrong.
-            cabinet = Resources(client, depth=Depth.BYTES)
-            await upload_attachments(source, cabinet, journal.attachments, options=Options(), report=count, stop=stop)
+            # XNAT still lists files that are gone from its disk or damaged there.
+            resources = Resources(client, depth=Depth.BYTES)
+            await upload_attachments(source, resources, journal.attachments, options=Options(), report=count, stop=stop)
             result.repaired += stored
             result.unrepaired += len(missing) - stored
         if not stop.requested and any(one.problem for one in result.subjects):
@@ -181,7 +181,7 @@ async def _repair(
 
 
 async def _restore(client: Client, reader: JournalReader, result: VerifyResult) -> None:
-    """Give subjects back what XNAT has lost of their demographics, or they with their sessions that were sent again."""
+    """Store demographics again that XNAT has lost, also with subjects whose sessions were sent again."""
     wrong = {(one.project, one.subject) for one in result.subjects if one.problem}
     found = await compare_subjects(client, reader, RetryPolicy())
     result.restored = await restore_subjects(
@@ -189,8 +189,8 @@ async def _restore(client: Client, reader: JournalReader, result: VerifyResult) 
     )
 
 
-async def _orphans(client: Client, reader: JournalReader, result: VerifyResult, stop: Stop, *, remove: bool) -> None:
-    """Look for stray rows, and tell what became of each."""
+async def _orphans(client: Client, reader: JournalReader, result: VerifyResult, stop: Stop, *, delete: bool) -> None:
+    """Find orphans, and delete them if asked to."""
     try:
         with stop.at_once():
             found = await orphans_of(client, reader)
@@ -199,10 +199,10 @@ async def _orphans(client: Client, reader: JournalReader, result: VerifyResult, 
         result.orphans = []
         for orphan in found:
             outcome = "left"
-            if remove and not stop.requested:
+            if delete and not stop.requested:
                 outcome = "left: stopped"
                 with stop.after_grace():
-                    outcome = await _removed(client, orphan)
+                    outcome = await _delete(client, orphan)
             result.orphans.append((orphan, outcome))
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
@@ -210,7 +210,7 @@ async def _orphans(client: Client, reader: JournalReader, result: VerifyResult, 
         raise UsageError(str(error), hint="--orphans needs the right to edit the project") from error
 
 
-async def _removed(client: Client, orphan: Orphan) -> str:
+async def _delete(client: Client, orphan: Orphan) -> str:
     try:
         await delete_orphan(client, orphan, RetryPolicy())
     except RefusedError as error:
@@ -223,7 +223,7 @@ async def _removed(client: Client, orphan: Orphan) -> str:
 
 
 def check_place(path: Path) -> None:
-    """Refuse, before anything is asked, a place where no list can be written. Raises: UsageError."""
+    """Check, before anything else, that the list can be written there. Raises: UsageError."""
     try:
         check_output(path)
     except OSError as error:
@@ -238,17 +238,14 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
 
 
 def _write_paths(path: Path, reader: JournalReader, result: VerifyResult) -> int:
-    """Write paths as the file system has them, one a line; return how many.
-
-    A path with a line end is kept back, and so is a file that is not known to hold what was sent.
-    """
+    """Write the paths of unchanged files, one a line, and return their number; no path with a line end is written."""
     count = 0
     try:
         with replacing(path) as file:
             seen = chain(verified_sources(reader, result.findings), verified_attachments(result.resources))
-            for found, holds_what_was_sent in seen:
+            for found, is_unchanged in seen:
                 raw = os.fsencode(found.path)
-                if holds_what_was_sent and b"\n" not in raw:
+                if is_unchanged and b"\n" not in raw:
                     file.write(raw + b"\n")
                     count += 1
                 else:
