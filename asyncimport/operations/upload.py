@@ -244,10 +244,21 @@ class Uploads:
             event_reason=task.event_reason,
             source=journal.source,
             adopt_rows=task.adopt_rows,
+            policy=task.retries.call_policy,
+            sleep=task.retries.sleep,
         )
         chosen = FilteredRoutes(decision.routes, decision.study_filter)
         async with self._observer.progress(outcome.totals):
-            await upload_images(source, destination, journal, chosen, options=task.options, report=report, stop=stop)
+            await upload_images(
+                source,
+                destination,
+                journal,
+                chosen,
+                options=task.options,
+                policy=task.retries.file_policy,
+                report=report,
+                stop=stop,
+            )
             await _attach(task, source, journal, client, report, stop)
             outcome.issues += await _describe(task, decision, source, journal, client, report, stop)
         if not stop.requested:

@@ -1,8 +1,10 @@
 """What an upload is asked to do, and what it did."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import anyio
 
 from asyncimport.errors import UsageError
 from asyncimport.model import Orphan, Summary
@@ -11,12 +13,22 @@ from asyncimport.model.summary import exit_code
 from asyncimport.operations.plan_draft import PlanRules
 from asyncimport.operations.result import Result
 from asyncimport.operations.server import Server
+from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pipeline.demographics import DemographicsRequest
 from asyncimport.reporting.progress import Totals
 from asyncimport.routing import EVERYTHING, AttachRule, Router, StudyFilter
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.transport import Timeouts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """How often a file and any other call are repeated, and how to sleep in between; no option sets them."""
+
+    file_policy: RetryPolicy | None = None
+    call_policy: RetryPolicy | None = None
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +42,7 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
     study_filter: StudyFilter = EVERYTHING
     options: Options = field(default_factory=Options)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    retries: Retries = field(default_factory=Retries)
     attach: Sequence[AttachRule] = ()
     demographics: DemographicsRequest = field(default_factory=DemographicsRequest)
     issues: int = 0

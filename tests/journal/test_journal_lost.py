@@ -200,7 +200,7 @@ async def test_rerouting_keeps_what_was_found(xnat: TestXnat, url: str, tree: Pa
     book = tmp_path / "journal.db"
     await upload(url, [tree], book, options=SMALL)
     rules = router(session="X_{PatientID}")
-    again = partial(Journal, book, destination="test", rules=rules.rules, relabel=True)
+    again = partial(Journal, book, destination=url, rules=rules.rules, relabel=True)
     journal = await anyio.to_thread.run_sync(again)
     await anyio.to_thread.run_sync(journal.close)
     summary = await upload(url, [tree], book, options=SMALL, rules=rules)

@@ -20,7 +20,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from asyncimport.journal import JournalReader
 from asyncimport.journal.database import connect_read_only
 from asyncimport.model import Session
-from asyncimport.model.options import Options
+from asyncimport.model.options import Options, Overwrite
 from asyncimport.model.summary import exit_code
 from asyncimport.operations.comparison import SessionFinding, compare_sessions
 from asyncimport.pacing.shutdown import Stop
@@ -371,7 +371,7 @@ async def test_what_was_there_before_does_not_make_up_for_losses(tmp_path: Path,
         losing_new(xnat, lost)
         book = tmp_path / "journal.db"
         # Files may take the place of others: where UIDs are new, nobody could tell which are there already.
-        summary = await upload(url, [tmp_path / "ours"], book, options=SMALL, overwrite="append")
+        summary = await upload(url, [tmp_path / "ours"], book, options=SMALL, overwrite=Overwrite.APPEND)
         (report,) = summary.sessions
         assert len(xnat.sop_uids()) == foreign + 4 - lost
         assert xnat.count["archive"] == (2 if foreign else 1)
@@ -433,7 +433,7 @@ async def test_others_do_not_make_up_for_losses_where_only_numbers_can_be_compar
             xnat.faults.add(Fault("listing", Tell(come), path="/resources?all"))
 
         xnat.faults.add(Fault("archive", Tell(meanwhile)))
-        summary = await upload(url, [tmp_path / "ours"], tmp_path / "book", options=SMALL, overwrite="append")
+        summary = await upload(url, [tmp_path / "ours"], tmp_path / "book", options=SMALL, overwrite=Overwrite.APPEND)
         (report,) = summary.sessions
         assert (report.state, report.verified) == expected
         if lost:
@@ -483,11 +483,11 @@ async def test_what_was_there_before_is_known_after_a_kill(tmp_path: Path) -> No
         # It is stopped as soon as XNAT is to archive, which archives all the same.
         xnat.faults.add(Fault("archive", Tell(at_once)))
         book = tmp_path / "journal.db"
-        await upload(url, [tmp_path / "ours"], book, options=SMALL, overwrite="append", stop=stop)
+        await upload(url, [tmp_path / "ours"], book, options=SMALL, overwrite=Overwrite.APPEND, stop=stop)
         with anyio.fail_after(5):
             while xnat.prearchive:
                 await anyio.lowlevel.checkpoint()
-        summary = await upload(url, [tmp_path / "ours"], book, options=SMALL, overwrite="append")
+        summary = await upload(url, [tmp_path / "ours"], book, options=SMALL, overwrite=Overwrite.APPEND)
         (report,) = summary.sessions
         assert (report.state, report.verified) == ("held", None), report
 
@@ -506,7 +506,7 @@ async def test_files_that_were_sent_again_are_proven_by_what_came_with_them(
     if lost:
         losing_new(xnat, 1, times=lost)
     again = replace(SMALL, resend_changed=True)
-    summary = await upload(url, [ours], book, options=again, overwrite="append")
+    summary = await upload(url, [ours], book, options=again, overwrite=Overwrite.APPEND)
     (report,) = summary.sessions
     sizes = {file.sop_uid: file.size for _, _, file in xnat.instances()}
     new = [sizes[sop(number)] > sizes[sop(3)] for number in range(2)]
@@ -533,7 +533,7 @@ async def test_a_row_that_somebody_deletes_proves_nothing_of_what_was_sent_again
         write(ours / str(number), image(number, pixels=300))
     xnat.faults.add(Fault("archive", Administer("delete")))
     again = replace(SMALL, resend_changed=True)
-    summary = await upload(url, [ours], book, options=again, overwrite="append")
+    summary = await upload(url, [ours], book, options=again, overwrite=Overwrite.APPEND)
     (report,) = summary.sessions
     assert (report.state, report.verified, report.presumed) == ("archived", "present", 2)
 
@@ -550,7 +550,7 @@ async def test_a_script_that_rejects_new_versions_leaves_nothing_proven(
         write(ours / str(number), image(number, pixels=300, SeriesDescription=("good", "bad")[number]))
     xnat.project("demo").script = Script(reject=lambda header: header.series_description == "bad")
     again = replace(SMALL, resend_changed=True)
-    summary = await upload(url, [ours], book, options=again, overwrite="append")
+    summary = await upload(url, [ours], book, options=again, overwrite=Overwrite.APPEND)
     (report,) = summary.sessions
     assert (report.state, report.verified, report.presumed) == ("archived", "present", 2)
 

@@ -14,6 +14,7 @@ from random import Random
 import anyio
 import pytest
 from builders import image, states_in, uids_below, upload, write
+from yarl import URL
 
 from asyncimport.model.options import Options
 from asyncimport.pacing.shutdown import Stop
@@ -97,7 +98,7 @@ def cancel(task: "asyncio.Task[object]") -> None:
     task.cancel()
 
 
-async def check_next_run(xnat: TestXnat, tmp_path: Path, tree: Path, book: Path, files: int) -> None:
+async def check_next_run(xnat: TestXnat, url: str, tmp_path: Path, tree: Path, book: Path, files: int) -> None:
     """See that the journal tells the truth, and that one more run brings all there is into the archive."""
     if book.exists():
         check_journal(book)
@@ -105,7 +106,7 @@ async def check_next_run(xnat: TestXnat, tmp_path: Path, tree: Path, book: Path,
         assert stored <= {record.sop_uid for record in xnat.imports if record.status == 200}
     assert xnat.live_logins("demo") == 0
     xnat.faults.clear()
-    async with serve(xnat) as url, nothing_left(tmp_path):
+    async with serve(xnat, port=URL(url).port or 0), nothing_left(tmp_path):
         summary = await upload(url, [tree], book, options=OPTIONS)
     assert xnat.sop_uids() == await uids_below(tree)
     assert not xnat.partial_files()
@@ -127,7 +128,7 @@ async def test_a_run_is_cancelled_at_a_moment(xnat: TestXnat, tmp_path: Path, se
     sys.stdout.write(f"seed {seed}: {steps} steps after request {requests}\n")
     async with serve(xnat) as url, nothing_left(tmp_path), cancelled_after(xnat, requests, steps):
         await upload(url, [tree], book, options=OPTIONS)
-    await check_next_run(xnat, tmp_path, tree, book, files)
+    await check_next_run(xnat, url, tmp_path, tree, book, files)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:10])
@@ -147,7 +148,7 @@ async def test_a_run_is_cancelled_at_a_request(xnat: TestXnat, tmp_path: Path, s
             xnat.faults.add(Fault(kind, Tell(scope.cancel), nth=nth))
             await upload(url, [tree], book, options=OPTIONS)
     assert scope.cancelled_caught
-    await check_next_run(xnat, tmp_path, tree, book, files)
+    await check_next_run(xnat, url, tmp_path, tree, book, files)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:5])
@@ -156,13 +157,15 @@ async def test_a_run_is_cancelled_again_and_again(xnat: TestXnat, tmp_path: Path
     rng = Random(seed)
     tree, book = tmp_path / "tree", tmp_path / "book" / "journal.db"
     collection(tree, seed=seed)
+    port = 0
     for _ in range(6):
         requests, steps = rng.randint(4, 30), rng.randint(0, 80)
-        async with serve(xnat) as url, nothing_left(tmp_path), cancelled_after(xnat, requests, steps):
+        async with serve(xnat, port=port) as url, nothing_left(tmp_path), cancelled_after(xnat, requests, steps):
             await upload(url, [tree], book, options=OPTIONS)
+        port = URL(url).port or 0
         check_journal(book)
         assert xnat.live_logins("demo") == 0
-    async with serve(xnat) as url:
+    async with serve(xnat, port=port) as url:
         await upload(url, [tree], book, options=OPTIONS)
     assert xnat.sop_uids() == await uids_below(tree)
     assert not xnat.partial_files()
@@ -182,7 +185,7 @@ async def test_a_run_is_stopped_twice_at_a_moment(xnat: TestXnat, tmp_path: Path
     async with serve(xnat) as url, nothing_left(tmp_path):
         await upload(url, [tree], book, options=OPTIONS, stop=stop)
     assert stop.requested
-    await check_next_run(xnat, tmp_path, tree, book, files)
+    await check_next_run(xnat, url, tmp_path, tree, book, files)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:5])
@@ -196,7 +199,7 @@ async def test_the_task_of_a_run_is_cancelled_from_outside(xnat: TestXnat, tmp_p
         xnat.faults.add(Fault("import", Tell(partial(cancel, task)), nth=rng.randint(1, 40)))
         with pytest.raises(asyncio.CancelledError):
             await task
-    await check_next_run(xnat, tmp_path, tree, book, files)
+    await check_next_run(xnat, url, tmp_path, tree, book, files)
 
 
 @pytest.mark.parametrize("kind", ["import", "build", "archive"])

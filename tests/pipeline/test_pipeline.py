@@ -25,6 +25,7 @@ from builders import (
     upload,
     write,
 )
+from yarl import URL
 
 from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.errors import (
@@ -219,9 +220,10 @@ async def test_scan_first_sends_all_of_a_sound_source(xnat: TestXnat, url: str, 
 async def test_misrouting_stops_a_session_after_its_first_file(
     xnat: TestXnat, url: str, tree: Path, book: Path
 ) -> None:
-    """A project that XNAT does not know: 200, and the file in Unassigned. One file a session, and no more."""
+    """A project that is deleted meanwhile: 200, and the file in Unassigned. One file a session, and no more."""
     written = sample(tree)
-    summary = await upload(url, [tree], book, rules=router(project="nowhere"))
+    xnat.faults.add(Fault("import", Tell(xnat.projects.clear)))
+    summary = await upload(url, [tree], book)
     assert xnat.count["import"] == written.sessions
     assert {record.project for record in xnat.imports} == {"Unassigned"}
     assert [report.state for report in summary.sessions] == ["held"] * written.sessions
@@ -236,8 +238,9 @@ async def test_held_sessions_make_room_for_others(
     """However few sessions may be open: one that ends before the end of the scan is not open any more."""
     sample(tree, sessions=6, files=40)
     options = Options(workers=2, finalizers=1, max_open_sessions=most_open)
+    xnat.faults.add(Fault("import", Tell(xnat.projects.clear)))
     with anyio.fail_after(10):
-        await upload(url, [tree], book, options=options, rules=router(project="nowhere"))
+        await upload(url, [tree], book, options=options)
     assert xnat.count["import"] == 6
 
 
@@ -441,7 +444,7 @@ async def test_a_server_that_goes_away_ends_the_run_and_the_next_one_goes_on(
     assert stored <= received
     assert len(stored) >= 25 - FEW.max_workers
     xnat.imports.clear()
-    async with serve(xnat) as url:
+    async with serve(xnat, port=URL(url).port or 0):
         await upload(url, [tree], book)
     assert {record.sop_uid for record in xnat.imports} == await uids_below(tree) - stored
     assert xnat.sop_uids() == await uids_below(tree)

@@ -12,7 +12,7 @@ from builders import image, logged_in, sop, upload, write
 from asyncimport.journal import JournalReader
 from asyncimport.model import Deleted, Summary
 from asyncimport.model.events import Event, OutcomesRecorded
-from asyncimport.model.options import Options
+from asyncimport.model.options import Options, Overwrite
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Administer, Fault, PrearchiveRow, Project, Reset, Script, Tell, TestXnat
 from asyncimport.xnat.replies.images import check_build, parse_archive_uri
@@ -128,7 +128,7 @@ async def test_a_part_in_the_archive_is_not_known_to_be_replaced_where_a_script_
     xnat.project("demo").script = Script(reject=lambda _: False)
     xnat.faults.add(Fault("import", Reset(after_bytes=1_000), nth=3))
     xnat.faults.add(Fault("import", Administer("archive"), nth=4))
-    summary = await upload(url, [visit], book, options=ONE, overwrite="append")
+    summary = await upload(url, [visit], book, options=ONE, overwrite=Overwrite.APPEND)
     state, verified, _ = only(summary)
     assert xnat.sop_uids() == ALL
     assert (state, verified, summary.sessions[0].presumed) == ("archived", "present", 1)

@@ -476,14 +476,14 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
             ["403", "unseen"], row(End.HELD, "does not let this user see the prearchive session", archive=0, listing=5)
         ),
         # Begun anew, the session is built again.
-        "restart": row(login=1, logout=1, build=2, listing=_GETS + 4),
+        "restart": row(login=1, logout=1, listing=_GETS + 4),
     },
     # That the label is free is to be known, and not to be guessed.
     "label": {
         **_look(),
         **dict.fromkeys(ROWS_TAKEN, NO_ROW),
         **dict.fromkeys(["403", "unseen"], row(listing=_GETS + 1)),
-        "restart": row(login=1, logout=1, build=2, listing=_GETS + 5),
+        "restart": row(login=1, logout=1, listing=_GETS + 5),
     },
     "archive": {
         **_POST,
@@ -747,8 +747,9 @@ async def test_a_fault_in_a_run(xnat: TestXnat, url: str, tmp_path: Path, stage:
     firsts = xnat.count["import"] if again else STRUCK
     # Five settings tell what filters and scripts there are, when the first session is to be finished.
     rules = 0 if stage in {"first file", "later file"} and cell.requests.get("build") == 0 else 5
-    # The archived sessions of the project are listed once, before the first file of all, to see whose they are.
-    once = {"login": 1, "listing": 2 + rules + cell.once, "logout": 1}
+    # Once in a run: the login is checked and the project looked up, the archived sessions of the project are listed
+    # before the first file, to see whose they are, and both prearchive and archive are searched for orphans at the end.
+    once = {"login": 1, "listing": 5 + rules + cell.once, "logout": 1}
     check_requests(xnat, stage, cell, once, range(1, firsts + 1))
     assert xnat.live_logins("demo") == STRUCK * cell.logins
     uncertain = sum(outcome.may_have_taken_effect for outcome in outcomes)

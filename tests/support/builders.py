@@ -18,17 +18,20 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.journal import Journal, JournalReader
-from asyncimport.model import Claim, Delivery, File, Instance, InstanceState, SealedDelivery, Session, Summary
+from asyncimport.model import Claim, Delivery, File, Instance, InstanceState, Orphan, SealedDelivery, Session, Summary
 from asyncimport.model.events import Event
-from asyncimport.model.options import Options
+from asyncimport.model.options import Options, Overwrite
 from asyncimport.operations.comparison import SessionFinding, compare_sessions, verified_sources
+from asyncimport.operations.observer import Observer
+from asyncimport.operations.server import Server
+from asyncimport.operations.upload import upload as run_upload
+from asyncimport.operations.upload_request import Retries, UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.images import upload_images
+from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted
 from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.client import Client, connect
-from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.login import Credentials
 from asyncimport.xnat.transport import Timeouts
 
@@ -207,6 +210,18 @@ async def states_in(path: Path) -> dict[str, InstanceState]:
     return await anyio.to_thread.run_sync(read)
 
 
+class Reporter(Observer):
+    """Passes on the events of a run."""
+
+    def __init__(self, report: Callable[[Event], None]) -> None:
+        self._report = report
+
+    def note(self, entry: Entry) -> None:
+        """Pass an event on."""
+        if not isinstance(entry, RunStarted | RunEnded | Orphan | EventsLost):
+            self._report(entry)
+
+
 async def upload(
     url: str,
     roots: Iterable[Path],
@@ -219,25 +234,29 @@ async def upload(
     stop: Stop | None = None,
     timeouts: Timeouts = QUICK,
     settle_seconds: float = 0.0,
-    overwrite: str = "none",
+    overwrite: Overwrite = Overwrite.NONE,
     adopt_rows: bool = False,
 ) -> Summary:
-    """Do what the command does: log in, run the line, and return the summary."""
+    """Do what the command does, with pauses that take no time. Raises: FatalError."""
     options = replace(options or Options(workers=4, finalizers=2), settle_seconds=settle_seconds)
     rules = rules or router()
-    source = await folder(*roots)
-    async with opened(journal, rules) as book, logged_in(url, timeouts=timeouts) as client:
-        destination = XnatDestination(
-            client,
-            archive=options.archive,
-            overwrite=overwrite,
-            source=book.source,
-            adopt_rows=adopt_rows,
-            policy=AT_ONCE,
-            sleep=no_sleep,
-        )
-        await upload_images(source, destination, book, rules, options=options, policy=policy, report=report, stop=stop)
-        return await summary_of(book)
+    request = UploadRequest(
+        server=Server(url, DEMO),
+        sources=list(roots),
+        project=rules.project or "",
+        routes=rules,
+        options=options,
+        timeouts=timeouts,
+        retries=Retries(file_policy=policy, call_policy=AT_ONCE, sleep=no_sleep),
+        overwrite=overwrite,
+        adopt_rows=adopt_rows,
+        journal=journal,
+        state_dir=journal.parent,
+    )
+    result = await run_upload(request, report=Reporter(report), stop=stop)
+    result.raise_for_error()
+    assert result.summary is not None
+    return result.summary
 
 
 async def looked_at(url: str, journal: Path) -> tuple[list[SessionFinding], set[str]]:
