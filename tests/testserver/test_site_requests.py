@@ -20,9 +20,9 @@ def site(**settings: Any) -> TestXnat:
     return xnat
 
 
-async def test_the_list_of_users_is_for_administrators() -> None:
-    """Unless the site shows it to everybody; the own name and profile are always there."""
-    async with raw_client(site()) as web:
+async def test_the_list_of_users_may_be_for_administrators() -> None:
+    """By default everybody sees it; the own name and profile are always there."""
+    async with raw_client(site(restrict_user_list=True)) as web:
         assert (await web.get("/xapi/users")).status == 403
         refused = await web.get("/data/users")
         message = "Access Denied: Only site managers can access site-level user resources."
@@ -57,6 +57,7 @@ async def test_users_of_a_project() -> None:
         unknown = await web.get("/data/projects/nope/users")
         assert unknown.status == 404
         assert unknown.message.startswith("The project ID nope does not appear to be a valid project ID.")
+        xnat.restrict_user_list = True
         project.editors = ["writer"]
         project.readers = ["demo"]
         refused = await web.get("/data/projects/demo/users")
@@ -115,6 +116,9 @@ async def test_search_elements() -> None:
             "xnat:mrSessionData,MR Session,MR Sessions,true,1",
         ]
         assert (await web.post("/data/search", b"<xml/>")).status == 501
+        fields = await web.get("/data/search/elements/xnat:mrSessionData")
+        assert {row["ELEMENT_NAME"] for row in fields.rows} == {"xnat:mrSessionData"}
+        assert (await web.get("/data/search/elements/nope")).status == 400
 
 
 async def test_settings_of_the_site() -> None:

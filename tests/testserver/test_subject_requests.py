@@ -385,9 +385,15 @@ async def test_lists_of_subjects() -> None:
         assert [row["label"] for row in (await web.get("/data/subjects")).rows] == ["S", "T"]
         assert [row["label"] for row in (await web.get("/data/subjects", project="other")).rows] == ["T"]
         (row,) = (await web.get(SUBJECTS, columns=f"label,{PATH}/gender,yob,nonsense")).rows
-        assert row == {"label": "S", "gender": "male", "yob": "1970", "URI": "/data/subjects/XNAT_S00001"}
+        assert row == {
+            "ID": "XNAT_S00001",
+            "label": "S",
+            "gender": "male",
+            "yob": "1970",
+            "URI": "/data/subjects/XNAT_S00001",
+        }
         csv = await web.get(SUBJECTS, format="csv", columns="label,ID")
-        assert csv.text.splitlines() == ["label,ID,URI", "S,XNAT_S00001,/data/subjects/XNAT_S00001"]
+        assert csv.text.splitlines() == ["ID,label,URI", "XNAT_S00001,S,/data/subjects/XNAT_S00001"]
         assert (await web.get("/data/projects/nope/subjects")).message == "Unable to identify project nope"
         assert (await web.get("/data/projects/closed/subjects")).status == 403
 

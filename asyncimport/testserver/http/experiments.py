@@ -52,6 +52,7 @@ _EXPERIMENT_FIELDS: dict[str, Callable[[ArchivedSession], str]] = {
 }
 # The column of a field without a shortcut has its path as its name, in lower case (XMLPathShortcuts, QueryOrganizer).
 _COLUMN_NAMES = {"dcmPatientBirthDate": "xnat:imagesessiondata/dcmpatientbirthdate"}
+_PARENT_TYPES = frozenset({"xnat:imageSessionData", "xnat:subjectAssessorData", "xnat:experimentData"})
 _EXPERIMENT_DEFAULTS = ["ID", "project", "date", "xsiType", "label", "insert_date"]
 _PARENT_TYPES = frozenset({"xnat:experimentData", "xnat:subjectAssessorData", "xnat:imageSessionData"})
 _SCAN_FIELDS: dict[str, Callable[[Scan], str]] = {
@@ -97,7 +98,7 @@ async def experiment_list(
             continue  # a parent type matches all its children
         field = _EXPERIMENT_FIELDS[name]
         sessions = [session for session in sessions if matches(field(session), pattern)]
-        if name not in columns:
+        if name not in columns and name != "xsiType":
             columns.append(name)
     fields: Mapping[str, Callable[[ArchivedSession], str]] = {
         **_EXPERIMENT_FIELDS,

@@ -13,11 +13,14 @@ from .responses import xml
 
 
 def requested_columns(query: Mapping[str, str], fields: Iterable[str], defaults: list[str]) -> list[str]:
-    """Return the columns asked for, without unknown ones (QueryOrganizerResource)."""
-    if "columns" not in query:
+    """Return the columns asked for, without unknown ones (QueryOrganizerResource); paths in any letter case."""
+    if query.get("columns", "DEFAULT") in {"", "DEFAULT"}:
         return list(defaults)
-    names = [name.rpartition("/")[2] for name in query["columns"].split(",")]
-    return [name for name in dict.fromkeys(names) if name in set(fields) and name != "URI"]
+    known = {name.lower(): name for name in fields}
+    names = dict.fromkeys(
+        known.get(name.rpartition("/")[2].lower(), "") if "/" in name else name for name in query["columns"].split(",")
+    )
+    return [name for name in names if name in known.values() and name != "URI"]
 
 
 def matches(value: str, pattern: str) -> bool:

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from ..site.profiles import Right
 from ..site.projects import Project
-from .listings import item
+from .listings import item, requested_columns
 from .request_context import RequestContext
 from .responses import HttpError, table, text
 
@@ -20,6 +20,12 @@ _COLUMNS: dict[str, Callable[[Project], str]] = {
     "pi_firstname": lambda _: "",
     "pi_lastname": lambda _: "",
 }
+_MORE: dict[str, Callable[[Project], str]] = {
+    "alias": lambda project: ",".join(project.aliases),
+    "keywords": lambda _: "",
+    "note": lambda _: "",
+}
+"""Columns that are shown only on request."""
 _RIGHTS: dict[str, Right] = {"read": "read", "edit": "edit", "create": "create", "delete": "edit", "activate": "edit"}
 
 
@@ -27,17 +33,16 @@ async def list_projects(context: RequestContext) -> web.StreamResponse:
     """List the projects that the user can read, or has another right on (ProjectListResource).
 
     `permissions=edit&dataType=...` and `restrict=edit` ask for the right to edit, `permissions=create` for that to
-    make new sessions.
+    make new sessions. The ID is in every row, as it is the key (QueryOrganizer.setPKField).
     """
     asked = context.query.get("permissions") or context.query.get("restrict") or "read"
     if context.query.get("dataAccess") == "writable":
         asked = "edit"
     right = _RIGHTS.get(asked, "read")
-    columns = list(_COLUMNS)
-    if "columns" in context.query:
-        columns = [name for name in context.query["columns"].split(",") if name in _COLUMNS]
+    known = {**_COLUMNS, **_MORE}
+    columns = list(dict.fromkeys(["ID", *requested_columns(context.query, known, list(_COLUMNS))]))
     rows = [
-        (*(_COLUMNS[name](found) for name in columns), f"/data/projects/{found.id}")
+        (*(known[name](found) for name in columns), f"/data/projects/{found.id}")
         for found in context.site.projects.values()
         if context.allows(found, right)
     ]

@@ -81,6 +81,7 @@ _DATA = (
     _route("projects/(?P<name>[^/]+)/accessibility/(?P<level>[^/]+)", GET=users.accessibility, PUT=users.accessibility),
     _route("users", GET=users.list_users),
     _route("search/elements", GET=schemas.search_elements),
+    _route("search/elements/(?P<name>[^/]+)", GET=schemas.search_fields),
     _route("search(?:/.+)?", GET=schemas.search, POST=schemas.search),
     _route("projects/(?P<name>[^/]+)/pipelines", GET=projects.pipelines),
     _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)", GET=projects.setting),

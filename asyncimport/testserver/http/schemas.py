@@ -76,6 +76,20 @@ async def search_elements(context: RequestContext) -> web.StreamResponse:
     return table(context.requested_format("json"), columns, rows, title="Data-Types")
 
 
+async def search_fields(context: RequestContext, name: str) -> web.StreamResponse:
+    """List the fields of a type that a search can show (SearchFieldListResource): here, the same few for all."""
+    if name not in {*_DESCRIPTIONS, *SESSION_TYPES.values()}:
+        raise HttpError(400)
+    columns = ("FIELD_ID", "HEADER", "SUMMARY", "TYPE", "REQUIRES_VALUE", "DESC", "ELEMENT_NAME", "SRC")
+    fields = (
+        ("PROJECT", "Project", "string"),
+        ("INSERT_DATE", "Inserted", "date"),
+        ("INSERT_USER", "Creator", "string"),
+    )
+    rows = [(field, header, header, kind, "false", header, name, "0") for field, header, kind in fields]
+    return table(context.requested_format("json"), columns, rows)
+
+
 async def search(context: RequestContext) -> web.StreamResponse:
     """Refuse a search by an XML document (SearchResource)."""
     raise HttpError(501, f"Searches are not part of this test server: {context.path}")

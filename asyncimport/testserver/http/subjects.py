@@ -51,12 +51,13 @@ def _cell(subject: Subject, name: str, project: str | None) -> object:
 async def list_subjects(context: RequestContext, project: str | None = None) -> web.StreamResponse:
     """List the subjects of the site (SubjectListResource), or of a project (ProjectSubjectList).
 
-    A shared subject has its label in this project; a filter applies to the label in its own project.
+    A shared subject has its label in this project; a filter applies to the label in its own project. The ID is in every
+    row, as it is the key (QueryOrganizer.setPKField).
     """
     found, owner = items_to_list(context, context.site.subjects(), project)
     project_id = owner.id if owner is not None else None
     known = [*_FIELDS, *_MORE]
-    columns = requested_columns(context.query, known, _DEFAULTS)
+    columns = list(dict.fromkeys(["ID", *requested_columns(context.query, known, _DEFAULTS)]))
     for key, pattern in context.query.items():
         name = key.rpartition("/")[2]
         if name in known and name != "xsiType":

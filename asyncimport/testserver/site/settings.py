@@ -112,7 +112,7 @@ class Settings:
     """What happens to PET and MR in one study (sitewidePetMr)."""
     require_login: bool = True
     """False lets guests read public projects."""
-    restrict_user_list: bool = True
+    restrict_user_list: bool = False
     """Whether only administrators may list users (restrictUserListAccessToAdmins)."""
     initialised: bool = True
     """False is a site that nobody has set up yet: it serves no data."""
