@@ -15,7 +15,7 @@ from asyncimport.model import Algorithm, Attachment, AttachmentBatch, Digest, Fi
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.source.bytes_on_disk import has_digest
 from asyncimport.system.mounts import DeviceCache
-from asyncimport.xnat.archive import NOBODY_KNOWS_WHICH, find_and_compare, find_session
+from asyncimport.xnat.archive import UNKNOWN_WHICH, Archive
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.orphans import find_orphans
 from asyncimport.xnat.resources import Depth, Held, Resources
@@ -63,6 +63,7 @@ async def compare_sessions(
     reports = [one for one in await anyio.to_thread.run_sync(reader.session_reports) if only(one.session)]
     found: dict[int, SessionFinding] = {}
     rules = SiteRules(client, policy)
+    archive = Archive(client, policy, rules)
     # Only the UIDs of sessions that are being compared are in memory.
     turns = iter(enumerate(reports))
     reading = anyio.Lock()
@@ -72,7 +73,7 @@ async def compare_sessions(
             async with reading:
                 uids, doubtful = await anyio.to_thread.run_sync(reader.acknowledged, session.session)
                 digests = await anyio.to_thread.run_sync(reader.archived_digests, session.session)
-            found[place] = await _finding(client, session, uids, doubtful, digests, policy, rules)
+            found[place] = await _finding(session, uids, doubtful, digests, archive, rules)
             report(found[place])
 
     try:
@@ -85,12 +86,11 @@ async def compare_sessions(
 
 
 async def _finding(
-    client: Client,
     report: SessionReport,
     uids: frozenset[str],
     doubtful: frozenset[str],
     digests: Mapping[str, str],
-    policy: RetryPolicy,
+    archive: Archive,
     rules: SiteRules,
 ) -> SessionFinding:
     uids |= doubtful
@@ -98,7 +98,7 @@ async def _finding(
     if report.state in {"open", "prearchive"}:
         return SessionFinding(session, files, None, f"not archived yet ({report.state})")
     try:
-        there = await find_session(client, session, policy, rules)
+        there = await archive.find_session(session)
         if there.problem is not None:
             # No instance counts as missing, because none could be sent there again.
             return SessionFinding(session, files, None, there.problem)
@@ -106,7 +106,7 @@ async def _finding(
             if report.state == "held":
                 return SessionFinding(session, files, None, report.reason)
             return SessionFinding(session, files, None, "the archive has no session of this label and study", uids)
-        there, compared = await find_and_compare(client, session, there, uids, policy, rules, report.expected)
+        there, compared = await archive.compare(session, there, uids, report.expected)
         if compared is None:
             gone = "the session was removed from the archive during the comparison"
             return SessionFinding(session, files, None, there.problem or gone)
@@ -116,12 +116,12 @@ async def _finding(
         return SessionFinding(session, files, None, str(error))
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
-    replaced = uids & {uid for uid, digest in digests.items() if found.held.get(uid, digest) != digest}
-    if found.verified == "count" and (lost := digests.keys() - found.held.keys()):
+    replaced = uids & {uid for uid, digest in digests.items() if found.digests.get(uid, digest) != digest}
+    if found.verified == "count" and (lost := digests.keys() - found.digests.keys()):
         # Compare with what the archive held when it was verified, whatever was added since.
-        return SessionFinding(session, files, None, f"{len(lost)} instances are missing, {NOBODY_KNOWS_WHICH}")
-    if found.short and not found.missing:
-        return SessionFinding(session, files, None, f"{found.short} instances are missing, {NOBODY_KNOWS_WHICH}")
+        return SessionFinding(session, files, None, f"{len(lost)} instances are missing, {UNKNOWN_WHICH}")
+    if found.missing_count and not found.missing:
+        return SessionFinding(session, files, None, f"{found.missing_count} instances are missing, {UNKNOWN_WHICH}")
     if not found.missing:
         # A session may be held for files that never arrived, although all files that arrived are there.
         problem = report.reason if report.state == "held" else None

@@ -71,7 +71,7 @@ async def _compare_with_server(client: Client, archived: ArchivedSessions, site:
     problems: list[PlanProblem] = []
     try:
         for project in sorted({row.project_id for row in plan.rows if row.project_id}):
-            sessions = {one.label: one for one in await archived.in_project(project) or ()}
+            sessions = {one.label: one for one in await archived.list_project(project) or ()}
             rules = await site.get(project)
             for name in (rules.on_import, rules.on_archive):
                 if name and "script" in name:
@@ -79,7 +79,7 @@ async def _compare_with_server(client: Client, archived: ArchivedSessions, site:
                     advice = "read the script: files that it rejects are reported as refused"
                     problems.append(PlanProblem(ProblemCode.MAY_BE_REJECTED, text, advice))
             filters = await series_filters(client, project)
-            prearchive = await PrearchiveRows(client).in_project(project)
+            prearchive = await PrearchiveRows(client).list_project(project)
             for row in plan.rows:
                 if row.project_id == project and not row.skip:
                     problems += _compare_row(row, sessions, prearchive)

@@ -47,7 +47,7 @@ async def find_sessions(
 
 
 async def _in_archive(archived: ArchivedSessions, rules: SiteRules, project: str) -> list[ExistingSession]:
-    listed = await archived.in_project(project)
+    listed = await archived.list_project(project)
     if listed is None:
         raise UnavailableError(
             f"XNAT does not show the sessions of project {project}",

@@ -36,7 +36,7 @@ from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.dry_run import DryRun
+from asyncimport.xnat.dry_run import DryRunDestination
 from asyncimport.xnat.site import SiteRules
 
 
@@ -93,7 +93,7 @@ async def rehearse(
         opened = partial(open_journal, request, decision, path, LockWait(), is_temporary=True)
         async with opened_in_thread(opened) as journal:
             options = await anyio.to_thread.run_sync(options_of, request, decision, journal)
-            destination = DryRun(
+            destination = DryRunDestination(
                 client,
                 identify=source.identify,
                 archived=archived,

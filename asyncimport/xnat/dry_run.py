@@ -1,4 +1,4 @@
-"""The destination of a dry run: it looks wherever a run looks, and takes for done what a run would ask of XNAT."""
+"""The destination of a dry run: it reads what a run reads, and assumes that every change succeeds."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,24 +22,26 @@ from asyncimport.model import (
     Verdict,
 )
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat.archive import ArchivedSessions
+from asyncimport.xnat.archive import Archive, ArchivedSessions
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.images import Steps, XnatDestination
-from asyncimport.xnat.occupants import Occupants
-from asyncimport.xnat.prearchive import PrearchiveRows
+from asyncimport.xnat.conflicts import ArchiveConflicts
+from asyncimport.xnat.finalizer import Finalizer
+from asyncimport.xnat.images import XnatDestination
+from asyncimport.xnat.prearchive import Prearchive, PrearchiveRows
 from asyncimport.xnat.replies.images import Row
 from asyncimport.xnat.site import DropRule, SiteRules, explain_drop
+from asyncimport.xnat.verification import Progress
 
 
-async def _at_once(_: float) -> None:
-    """Wait for nothing."""
+async def _skip_pause(_: float) -> None:
+    pass
 
 
-class DryRun(XnatDestination):
-    """XNAT as it would be if it took everything: a run with this destination is the run, up to each first write.
+class DryRunDestination(XnatDestination):
+    """An XNAT that accepts everything: a run with this destination is like the real one, up to each first write.
 
-    `identify` looks into a file, where the site has rules that drop some. `archived` and `rules` are what was asked of
-    the site before. All rows that the run would begin are built at once, and all that it would archive is.
+    `identify` reads the header of a file, where the site has rules that drop some. `archived` and `rules` hold what was
+    read from the site before. All rows that the run would begin are built at once, and archived.
     """
 
     def __init__(
@@ -54,46 +56,44 @@ class DryRun(XnatDestination):
         source: str,
         adopt_rows: bool = False,
     ) -> None:
-        super().__init__(
-            client,
-            archive=archive,
-            overwrite=overwrite,
-            source=source,
-            adopt_rows=adopt_rows,
-            # XNAT is never behind, and what it is at work on is done by then.
-            sleep=_at_once,
-        )
+        super().__init__(client, overwrite=overwrite, source=source, adopt_rows=adopt_rows)
+        policy = RetryPolicy()
         self._rules = rules
         self._archived = archived
+        self._archive = Archive(client, policy, rules)
         # Nothing of ours changes them.
         self._rows = PrearchiveRows(client, is_lasting=True)
-        self._occupants = Occupants(client, archived, rules, RetryPolicy())
+        self._conflicts = ArchiveConflicts(client, archived, rules, policy)
         self._identify = identify
         self._numbers = count(1)
-        self._dropping: dict[str, Sequence[DropRule]] = {}
-        """What drops files as they come in, by project."""
-        self._begun: dict[str, Row] = {}
-        """Rows that the run would begin, by their addresses."""
+        self._import_rules: dict[str, Sequence[DropRule]] = {}
+        self._begun_rows: dict[str, Row] = {}
+        """The rows that the run would begin, by their addresses."""
+        self._prearchive = _DryRunPrearchive(client, policy, self._begun_rows)
+        finalizer = _DryRunFinalizer(
+            self._archive,
+            self._prearchive,
+            self._conflicts,
+            rules,
+            archives=archive,
+            overwrite=overwrite,
+            source=source,
+            attempts=policy.attempts,
+            # XNAT's caches never lag, and what it works on is done.
+            sleep=_skip_pause,
+        )
+        finalizer.archived = archived
+        self._finalizer = finalizer
 
     async def find_existing(self, claim: Claim) -> ArchivedContent | None:
-        """Tell what the archive has of the session of a claim; a listing of the project tells that it has nothing."""
-        return None if await self._is_new(claim.instance.session) else await super().find_existing(claim)
-
-    async def _is_new(self, session: Session) -> bool:
-        """Whether the listing of the project, which is made once, has nothing of a session."""
-        listed = await self._archived.in_project(session.project)
-        return listed is not None and not any(
-            one.study_uid == session.study_uid or one.label.lower() == session.label.lower() for one in listed
-        )
-
-    async def _in_the_way(self, delivery: Delivery) -> str | None:
-        return None if await self._is_new(delivery.session) else await super()._in_the_way(delivery)
+        """Return what the archive has of a claim's session; one listing of its project tells if it has nothing."""
+        return None if await _is_new(self._archived, claim.instance.session) else await super().find_existing(claim)
 
     async def _import(self, claim: Claim, _: Body) -> str:
         session = claim.delivery.row_session
-        rules = self._dropping.get(session.project)
+        rules = self._import_rules.get(session.project)
         if rules is None:
-            rules = self._dropping[session.project] = (await self._rules.get(session.project)).import_rules
+            rules = self._import_rules[session.project] = (await self._rules.get(session.project)).import_rules
         if rules:
             found = await anyio.to_thread.run_sync(self._identify, claim.instance.file)
             dropped = explain_drop(rules, found.fields if isinstance(found, Identity) else None)
@@ -103,32 +103,57 @@ class DryRun(XnatDestination):
 
     async def _row_for(self, session: Session) -> str:
         """Return the address of the row that the first file of a session would go into."""
-        for row in await self._rows.of(session):
+        for row in await self._rows.list_session(session):
             return row.uri
         uri = f"/prearchive/projects/{session.project}/dry-run-{next(self._numbers)}/{session.label}"
         names = session.project, session.subject, session.label, session.study_uid
-        self._begun[uri] = Row("READY", uri, *names, source=self._source)
+        self._begun_rows[uri] = Row("READY", uri, *names, source=self._source)
         return uri
 
-    async def _look(self, uri: str | None) -> Row | None:
-        row = self._begun.get(uri or "") or await super()._look(uri)
+    async def _check_rows(self, session: Session) -> None:
+        with suppress(TransientError):
+            await super()._check_rows(session)
+
+
+class _DryRunPrearchive(Prearchive):
+    """A prearchive that has the rows that the run would begin, and changes nothing."""
+
+    def __init__(self, client: Client, policy: RetryPolicy, begun: dict[str, Row]) -> None:
+        super().__init__(client, policy)
+        self._begun = begun
+
+    async def read_row(self, uri: str | None) -> Row | None:
+        row = self._begun.get(uri or "") or await super().read_row(uri)
         return replace(row, status="READY") if row is not None and row.is_busy else row
 
-    async def _look_before(self, session: Session) -> None:
-        with suppress(TransientError):
-            await super()._look_before(session)
+    async def count_files(self, uri: str) -> int | None:
+        # What this run would send is not counted: it may replace what is there.
+        return 0 if uri in self._begun else await super().count_files(uri)
 
-    async def _build(self, delivery: Delivery) -> None:
-        """Leave the row as it is."""
+    async def build(self, delivery: Delivery) -> None:
+        pass
 
-    async def _count_files(self, uri: str) -> int | None:
-        # What this run sends is not counted: it may take the place of what is there.
-        return 0 if uri in self._begun else await super()._count_files(uri)
-
-    async def _move(self, delivery: Delivery) -> str:
+    async def archive(self, delivery: Delivery) -> str:
         session = delivery.session
         return f"/data/archive/projects/{session.project}/subjects/{session.subject}/experiments/{session.label}"
 
-    async def _finish(self, sealed: SealedDelivery, row: Row, steps: Steps, *, is_built: bool) -> Verdict | str:
-        end = await super()._finish(sealed, row, steps, is_built=is_built)
+
+class _DryRunFinalizer(Finalizer):
+    """Takes what would be archived for verified."""
+
+    archived: ArchivedSessions
+
+    async def _label_conflict(self, delivery: Delivery) -> str | None:
+        return None if await _is_new(self.archived, delivery.session) else await super()._label_conflict(delivery)
+
+    async def _finish(self, sealed: SealedDelivery, row: Row, progress: Progress, *, is_built: bool) -> Verdict | str:
+        end = await super()._finish(sealed, row, progress, is_built=is_built)
         return Archived(sealed.delivery, end, "uids") if isinstance(end, str) else end
+
+
+async def _is_new(archived: ArchivedSessions, session: Session) -> bool:
+    """Whether the listing of the project, which is made once, has nothing of a session."""
+    listed = await archived.list_project(session.project)
+    return listed is not None and not any(
+        one.study_uid == session.study_uid or one.label.lower() == session.label.lower() for one in listed
+    )

@@ -24,7 +24,7 @@ from asyncimport.errors import RefusedError, SourceError, TransientError, primar
 from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Resource, ResourceOwner
 from asyncimport.model.ports import Bytes
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat.addresses import address_of
+from asyncimport.xnat.addresses import find_address
 from asyncimport.xnat.body import send
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.resources import (
@@ -153,7 +153,7 @@ class Resources:
         Raises: TransientError, RefusedError when there is nothing that it could belong to.
         """
         there = await self._list(
-            await address_of(self._client, batch.resource.owner, self._policy), batch.resource.label
+            await find_address(self._client, batch.resource.owner, self._policy), batch.resource.label
         )
         found: dict[int, Held] = {}
         turns = iter(batch.attachments)
@@ -188,7 +188,7 @@ class Resources:
 
         Raises: TransientError, RefusedError when there is nothing of the kind.
         """
-        self._addresses[place] = address = await address_of(self._client, place, self._policy)
+        self._addresses[place] = address = await find_address(self._client, place, self._policy)
         return address
 
     async def ping(self) -> bool:
@@ -218,7 +218,7 @@ class Resources:
             return filed
         resource = batch.resource
         try:
-            base = self._addresses.get(resource.owner) or await address_of(self._client, resource.owner, self._policy)
+            base = self._addresses.get(resource.owner) or await find_address(self._client, resource.owner, self._policy)
             # A place may be named in several ways, and asked for under each.
             async with self._turns.setdefault(f"{base}/{resource.label}", anyio.Lock()):
                 await self._fill(base, resource, loads, source, begin, filed)

@@ -24,7 +24,7 @@ async def test_a_project_is_listed_once(xnat: TestXnat, url: str, tmp_path: Path
         archived = ArchivedSessions(client, AT_ONCE)
 
         async def ask() -> None:
-            found.append(await archived.in_project("demo"))
+            found.append(await archived.list_project("demo"))
 
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
@@ -41,7 +41,7 @@ async def test_what_is_not_shown_is_not_taken_for_nothing(xnat: TestXnat, url: s
     """None, in place of an empty list."""
     async with logged_in(url) as client:
         xnat.faults.add(Fault("listing", Status(403, "no")))
-        assert await ArchivedSessions(client, AT_ONCE).in_project("demo") is None
+        assert await ArchivedSessions(client, AT_ONCE).list_project("demo") is None
 
 
 @pytest.mark.parametrize(

@@ -380,7 +380,7 @@ async def test_sessions_that_begin_together_share_one_listing(xnat: TestXnat, ur
         there = PrearchiveRows(client)
 
         async def look(session: Session) -> None:
-            found[session.label] = len(await there.of(session))
+            found[session.label] = len(await there.list_session(session))
 
         async with anyio.create_task_group() as tasks:
             for session in sessions:

@@ -36,7 +36,7 @@ def test_a_row_like_ours_may_be_filled(row: Row) -> None:
         ({"label": "E2"}, "its label is E2, not E1"),
         ({"source": ""}, "its source is '', not uploader"),
         ({"source": "SessionImporter"}, "its source is 'SessionImporter', not uploader"),
-        ({"prevents_auto_commit": False}, "XNAT archives it by itself when nothing comes for a while"),
+        ({"prevents_auto_commit": False}, "XNAT archives it by itself when no file comes for a while"),
     ],
 )
 def test_a_row_that_somebody_else_began_is_told(changes: dict[str, str | bool], why: str) -> None:

@@ -35,9 +35,10 @@ from asyncimport.model import Archived, Built, Deleted, Held, Incomplete, Sealed
 from asyncimport.pacing.bandwidth import Rate
 from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tell, TestXnat, serve
-from asyncimport.xnat.archive import held_uids
+from asyncimport.xnat.archive import Archive
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.images import Step, XnatDestination, next_step
+from asyncimport.xnat.finalizer import Step, next_step
+from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.images import Row
 from asyncimport.xnat.transport import Timeouts, Transport
@@ -362,18 +363,18 @@ BUSY = [
 ]
 
 
-@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("archived", [False, True])
-def test_the_next_step_follows_from_what_is_seen(archived: bool, asked: bool) -> None:
+def test_the_next_step_follows_from_what_is_seen(archived: bool, begun: bool) -> None:
     """The whole table: no row, busy rows, marked rows, and rows that wait for us."""
-    assert next_step(None, archived=archived, asked=asked) is (Step.VERIFY if archived else Step.LOST)
+    assert next_step(None, is_archived=archived, has_begun=begun) is (Step.VERIFY if archived else Step.LOST)
     for status in BUSY:
-        assert next_step(Row(status), archived=archived, asked=asked) is Step.WAIT
+        assert next_step(Row(status), is_archived=archived, has_begun=begun) is Step.WAIT
     for status in ("CONFLICT", "ERROR"):
         # A mark of an earlier run's attempt does not count: the cause may be mended.
-        assert next_step(Row(status), archived=archived, asked=asked) is (Step.STUCK if asked else Step.FINISH)
+        assert next_step(Row(status), is_archived=archived, has_begun=begun) is (Step.STUCK if begun else Step.FINISH)
     for status in ("RECEIVING", "RECEIVING_INTERRUPT", "READY", "", "NEW_IN_2030"):
-        assert next_step(Row(status), archived=archived, asked=asked) is Step.FINISH
+        assert next_step(Row(status), is_archived=archived, has_begun=begun) is Step.FINISH
 
 
 # --- finalize
@@ -653,7 +654,7 @@ async def test_all_dicom_of_all_scans_is_looked_at() -> None:
         return web.Response(text=f'<cat:Catalog xmlns:cat="c"><cat:entries>{entries}</cat:entries></cat:Catalog>')
 
     async with listening(answer) as url, logged_in(url) as client:
-        held = await held_uids(client, Experiment("XNAT_E1", "E", "1.2.3"), AT_ONCE)
+        held = await Archive(client, AT_ONCE).read_session(Experiment("XNAT_E1", "E", "1.2.3"))
     assert held == {"1.2": "", "1.3": ""}
     assert asked == [
         "/data/experiments/XNAT_E1/resources?all=true&format=json",

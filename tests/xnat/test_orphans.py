@@ -154,10 +154,10 @@ def rewritten(content: bytes, xnat: TestXnat, left: PrearchiveRow) -> None:
 
 
 ODD: dict[str, tuple[Callable[[TestXnat, PrearchiveRow], None], str]] = {
-    "no entry": (emptied, "XNAT handed out no file of it"),
+    "no entry": (emptied, "XNAT sent no file of it"),
     "an empty one": (partial(rewritten, b""), r"a file in it is no DICOM file \(empty\)"),
     "no DICOM": (partial(rewritten, b"report" * 100), r"a file in it is no DICOM file \(not DICOM\)"),
-    "no UID": (partial(rewritten, image(2).replace(sop(2).encode(), b"\0" * 9)), "a file in it cannot be told"),
+    "no UID": (partial(rewritten, image(2).replace(sop(2).encode(), b"\0" * 9)), "a file in it cannot be read"),
     "a bomb": (partial(rewritten, image(2, pixels=100_000_000)), "unpacks to far more than it holds"),
 }
 
@@ -180,7 +180,7 @@ async def test_a_zip_that_lacks_files_keeps_the_row(xnat: TestXnat, url: str, le
     directory = xnat.storage.path(left.path)
     assert directory is not None
     next(directory.rglob("*.dcm")).unlink()
-    assert await refused(url, left) == "XNAT handed out 1 of its 2 files"
+    assert await refused(url, left) == "XNAT sent only 1 of its 2 files"
 
 
 @pytest.mark.parametrize("body", ["", "PK\3\4 no zip", "<html>sorry</html>"])
@@ -203,7 +203,7 @@ async def test_the_command_tells_it_in_a_line(xnat: TestXnat, url: str, commands
     xnat.faults.add(Fault("listing", Status(200, "no zip"), path=found.uri[1:], nth=4))
     told = await commands("verify", "--delete-orphans", "-o", "json")
     (one,) = told.json["strays"]
-    assert one["outcome"] == "left: what XNAT handed out is no zip that can be read (BadZipFile)"
+    assert one["outcome"] == "left: XNAT sent no zip that can be read (BadZipFile)"
     assert "Traceback" not in told.err
 
 
@@ -224,4 +224,4 @@ def test_how_long_ago_at_least(lastmod: str, date: str, seconds: float) -> None:
     text = json.dumps({"ResultSet": {"Result": [{"status": "READY", "lastmod": lastmod}]}})
     found = parse_row(Reply(200, {"date": date}, text))
     assert found is not None
-    assert found.quiet_seconds == pytest.approx(seconds)
+    assert found.min_age_seconds == pytest.approx(seconds)

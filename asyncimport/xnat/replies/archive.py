@@ -1,4 +1,4 @@
-"""Answers that tell what the archive holds."""
+"""Replies about what the archive holds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,12 +15,10 @@ from asyncimport.xnat.replies.response import Reply, check, parse_child_items, p
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """An archived session: accession ID, labels and so on as XNAT tells them, "" where it does not.
+    """An archived session in a listing. A field is "" if XNAT does not show it.
 
-    `date` is that of the study, as YYYY-MM-DD. `project` owns it, which others may show too. `prearchive_path` is the
-    folder on the server that it was archived from, of the first archiving where others were merged into it.
-
-    What DICOM says of the patient, in XNAT's words, is never in its repr.
+    `date` is the study's, as YYYY-MM-DD. `project` owns the session; others may share it. `prearchive_path` is the
+    folder on the server of the first row that was archived into it. The repr shows no data of the patient.
     """
 
     accession: str
@@ -39,7 +37,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class SessionItem:
-    """An archived session as it is now: names as XNAT tells them, "" where it does not, and the IDs of its scans."""
+    """An archived session as it is now, with the IDs of its scans. A field is "" if XNAT does not show it."""
 
     accession: str
     project: str
@@ -49,7 +47,7 @@ class SessionItem:
     scans: frozenset[str]
 
     def is_still(self, before: Experiment, scans: Iterable[str]) -> bool:
-        """Whether it is the session that a listing told of, with these scans; what XNAT does not tell is no change."""
+        """Whether it is the session that was listed, with these scans. What XNAT does not show is no difference."""
         pairs = (
             (self.accession, before.accession),
             (self.project, before.project),
@@ -71,7 +69,7 @@ class ScanResource:
 def parse_session_item(reply: Reply) -> SessionItem:
     """Return an archived session as it is now (ExperimentResource, `format=json`).
 
-    Raises: TransientError, SessionChangedError where it is not there, or not shown, any more.
+    Raises: TransientError, SessionChangedError if it is gone, or not shown any more.
     """
     check(reply)
     if reply.status in {403, 404}:
@@ -84,41 +82,43 @@ def parse_session_item(reply: Reply) -> SessionItem:
 
 
 def parse_study_sessions(reply: Reply, study_uid: str) -> list[Experiment]:
-    """Return the archived sessions of a study from a listing (ProjSubExptList), which may hold others too."""
+    """Return the archived sessions of a study from a listing (ProjSubExptList), which may contain others too."""
     return [one for one in parse_sessions(reply) if one.study_uid == study_uid]
 
 
 def parse_sessions(reply: Reply, *, is_reliable: bool = False) -> list[Experiment]:
-    """Return the archived sessions of a listing (ProjSubExptList); none where it is not shown.
+    """Return the archived sessions of a listing (ProjSubExptList); none if XNAT does not show it.
 
-    Raises: TransientError; as a proof that there are none (`is_reliable`), also where it is not shown.
+    Raises: TransientError; with `is_reliable` also if XNAT does not show the listing.
     """
-    check(reply)
-    if reply.status in {403, 404}:
-        if is_reliable:
-            raise TransientError(f"XNAT does not show the project's sessions ({reply.status}: {reply.message})")
-        return []
-    found = []
-    for result in parse_rows(reply):
-        # Two shortcuts stand for the same path, and XNAT names the column by either, or by the path.
-        names = ("UID", "studyInstanceUID", "xnat:imagesessiondata/uid")
-        uid = next((result[name] for name in names if result.get(name)), "")
-        columns = ("ID", "label", "subject_label", "xsiType", "date", "project", "subject_ID")
-        accession, label, subject, kind, date, project, owner = (result.get(name, "") for name in columns)
-        patient, name = (result.get(column, "") for column in ("dcmPatientId", "dcmPatientName"))
-        # A column that is asked for by its path may be named by the end of that, or by all of it in lower case.
-        row, born = (
-            next((value for column, value in result.items() if column.lower().endswith(end)), "")
-            for end in ("prearchivepath", "dcmpatientbirthdate")
-        )
-        found.append(Experiment(accession, label, uid, subject, kind, date, project, owner, row, patient, name, born))
-    return found
+    found = parse_project_sessions(reply)
+    if found is None and is_reliable:
+        raise TransientError(f"XNAT does not show the project's sessions ({reply.status}: {reply.message})")
+    return found or []
 
 
 def parse_project_sessions(reply: Reply) -> list[Experiment] | None:
-    """Return the archived sessions of a whole project (ProjSubExptList); None where XNAT does not show them."""
+    """Return the archived sessions of a whole project (ProjSubExptList); None if XNAT does not show them."""
     check(reply)
-    return None if reply.status in {403, 404} else parse_sessions(reply)
+    if reply.status in {403, 404}:
+        return None
+    found = []
+    for row in parse_rows(reply):
+        # XNAT has two shortcuts for this path, and names the column by either of them or by the path.
+        names = ("UID", "studyInstanceUID", "xnat:imagesessiondata/uid")
+        uid = next((row[name] for name in names if row.get(name)), "")
+        columns = ("ID", "label", "subject_label", "xsiType", "date", "project", "subject_ID")
+        accession, label, subject, kind, date, project, subject_id = (row.get(name, "") for name in columns)
+        patient, name = (row.get(column, "") for column in ("dcmPatientId", "dcmPatientName"))
+        # If a column is requested by its path, XNAT names it by the path's end, or by all of it in lower case.
+        path, born = (
+            next((value for column, value in row.items() if column.lower().endswith(end)), "")
+            for end in ("prearchivepath", "dcmpatientbirthdate")
+        )
+        found.append(
+            Experiment(accession, label, uid, subject, kind, date, project, subject_id, path, patient, name, born)
+        )
+    return found
 
 
 def parse_scan_resources(reply: Reply) -> list[ScanResource]:
@@ -127,16 +127,16 @@ def parse_scan_resources(reply: Reply) -> list[ScanResource]:
     if reply.status == 404:
         return []
     return [
-        ScanResource(result.get("cat_id", ""), result.get("label", ""))
-        for result in parse_rows(reply)
-        if result.get("category") == "scans" and (result.get("format") == "DICOM" or result.get("label") == "DICOM")
+        ScanResource(row.get("cat_id", ""), row.get("label", ""))
+        for row in parse_rows(reply)
+        if row.get("category") == "scans" and (row.get("format") == "DICOM" or row.get("label") == "DICOM")
     ]
 
 
 def parse_catalog(reply: Reply) -> dict[str, str]:
-    """Return the SOPInstanceUIDs of a resource's catalog (CatalogResource), and the digest of each entry.
+    """Return the digest of each instance in a resource's catalog (CatalogResource), by SOPInstanceUID.
 
-    That is the MD5 of the file as XNAT keeps it, in hexadecimal, "" on sites that keep none.
+    It is the MD5 (hexadecimal) of the stored file, "" at sites that compute none.
     """
     check(reply)
     if reply.status == 404:
@@ -154,13 +154,13 @@ def parse_catalog(reply: Reply) -> dict[str, str]:
 
 
 class _Entries(ContentHandler):
-    """Takes the entries of a catalog as they come: a tree of them would take twice the time, and the memory."""
+    """Collects the entries of a catalog while it is parsed; a tree of them would take twice the time and memory."""
 
     def __init__(self) -> None:
         super().__init__()
         self.digests: dict[str, str] = {}
 
-    def startElement(self, name: str, attrs: "AttributesImpl[str]") -> None:  # noqa: N802 - as SAX calls it
-        """Keep the UID and the digest of an entry."""
+    def startElement(self, name: str, attrs: "AttributesImpl[str]") -> None:  # noqa: N802 - SAX's name
+        """Note the UID and the digest of an entry."""
         if name.rpartition(":")[2] == "entry" and (uid := attrs.get("UID")):
             self.digests[uid] = attrs.get("digest", "")

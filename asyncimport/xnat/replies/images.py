@@ -1,4 +1,4 @@
-"""Answers on the way of images: import, prearchive, build, archive."""
+"""Replies about images on their way: import, prearchive, build, archive."""
 
 import re
 from collections.abc import Mapping
@@ -8,11 +8,12 @@ from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
 from asyncimport.errors import NothingStoredError, RefusedError, TransientError
-from asyncimport.xnat.replies.response import Reply, check, page_error, parse_location, parse_rows
+from asyncimport.xnat.replies.response import Reply, check, page_error, parse_location, parse_rows, too_large_error
 
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
 _ARCHIVE_URI = re.compile(r"(?:/data|/REST)?(/archive/[^\r\n]+)")
-# In what XNAT says of an archive step that another one stands in the way of, or that takes its time.
+_BUSY = frozenset({"ARCHIVING", "BUILDING", "DELETING", "MOVING", "SEPARATING"})
+# What XNAT says of an archive step that takes long, or that another one blocks.
 _AT_WORK = (
     "duplicate archive attempt",
     "configured timeout interval",
@@ -26,11 +27,10 @@ _CLOCK_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the prearchive: its status, as PrearcUtils.PrearcStatus spells it, and whose it is (DatabaseSession).
+    """A row of the prearchive (DatabaseSession), with its status as PrearcUtils.PrearcStatus spells it.
 
-    `uri` is without /data; `uploaded` and `lastmod` are the server's local time. None is what XNAT does not tell.
-    `quiet_seconds` is how long `lastmod` was ago at least when the row was looked at, 0 where that cannot be told; it
-    does not count in comparisons.
+    `uri` is without /data; `uploaded` and `lastmod` are the server's local time. None: XNAT does not show it.
+    `min_age_seconds` is how long ago `lastmod` was at least when the row was read, 0 if unknown; comparisons ignore it.
     """
 
     status: str
@@ -43,23 +43,17 @@ class Row:
     uploaded: str = ""
     prevents_auto_commit: bool | None = None
     lastmod: str = ""
-    quiet_seconds: float = field(default=0.0, compare=False)
+    min_age_seconds: float = field(default=0.0, compare=False)
 
     @property
     def is_receiving(self) -> bool:
-        """Whether the session was not built since its last file came in."""
+        """Whether the session has not been built since its last file arrived."""
         return self.status in {"RECEIVING", "RECEIVING_INTERRUPT"}
 
     @property
     def is_busy(self) -> bool:
-        """Whether XNAT itself is at work on the session, so that nothing may be asked of it now."""
-        return self.status.startswith(("_", "QUEUED_")) or self.status in {
-            "ARCHIVING",
-            "BUILDING",
-            "DELETING",
-            "MOVING",
-            "SEPARATING",
-        }
+        """Whether XNAT is working on the session, so that nothing may be done to it now."""
+        return self.status.startswith(("_", "QUEUED_")) or self.status in _BUSY
 
     @property
     def is_stuck(self) -> bool:
@@ -68,21 +62,21 @@ class Row:
 
 
 def parse_import_uri(reply: Reply, project: str, expected: str | None) -> str:
-    """Judge the answer to an import, and return the prearchive URI (without /data) that the file went to.
+    """Return the prearchive URI (without /data) that an imported file went to (Importer, GradualDicomImporter).
 
-    `expected` is the URI that the first file of the delivery got. Sources: Importer, GradualDicomImporter.
+    `expected` is the URI of the delivery's first file.
     Raises: TransientError, LoginExpiredError, NothingStoredError, RefusedError.
     """
     if expected is not None and reply.status == 200 and reply.text.strip() == f"/data{expected}":
-        # As nearly always, on the way of every file; the project in it was looked at when the first one came.
+        # The usual case, for every file; its project was checked with the first file.
         return expected
     if reply.status == 200 and not reply.is_html:
-        return _stored_uri(reply, project, expected)
+        return _parse_stored_uri(reply, project, expected)
     if reply.status == 200:
         raise page_error(reply)
     if reply.status == 400:
-        # XNAT gives this answer to a broken file and to its own full disk or exhausted database pool alike
-        # (GradualDicomImporter turns any exception into it), so it is a verdict only when it stays.
+        # GradualDicomImporter turns any exception into this: for a broken file, and for XNAT's own full disk or
+        # exhausted database pool. So it is a verdict only if it stays.
         text = reply.message
         lowered = text.lower()
         if "unable to read dicom" in lowered:
@@ -91,19 +85,19 @@ def parse_import_uri(reply: Reply, project: str, expected: str | None) -> str:
             raise TransientError("XNAT was writing the same file at the same time (400)")
         raise RefusedError(f"XNAT refused the file (400: {text})", blames_server=reply.is_foreign)
     if reply.status == 413:
-        raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", never_reached_xnat=True)
+        raise too_large_error()
     if reply.status in {403, 405}:
         raise RefusedError(
             f"XNAT does not let this user import here ({reply.status}: {reply.message})", whole_session=True
         )
     check(reply)
     if reply.status == 404:
-        # XNAT's web application is not there while Tomcat restarts.
+        # XNAT's web application is missing while Tomcat restarts.
         raise TransientError(f"the import service is not there (404: {reply.message})", overload=True)
     raise RefusedError(f"XNAT refused the file ({reply.status}: {reply.message})", blames_server=reply.is_foreign)
 
 
-def _stored_uri(reply: Reply, project: str, expected: str | None) -> str:
+def _parse_stored_uri(reply: Reply, project: str, expected: str | None) -> str:
     text = reply.text.strip()
     if not text:
         raise NothingStoredError("XNAT answered, but did not keep the file (empty 200)", is_file_verdict=True)
@@ -113,7 +107,7 @@ def _stored_uri(reply: Reply, project: str, expected: str | None) -> str:
     if match["project"] != project:
         where = "unassigned" if match["project"] == "Unassigned" else "another project"
         raise RefusedError(
-            f"XNAT put the file into {where}: the project is not known to it or not open to this user",
+            f"XNAT put the file into {where}: the project does not exist, or is not open to this user",
             whole_session=True,
         )
     if expected is not None and match[1] != expected:
@@ -122,9 +116,9 @@ def _stored_uri(reply: Reply, project: str, expected: str | None) -> str:
 
 
 def check_build(reply: Reply) -> None:
-    """Judge the answer to `action=build` (PrearcSessionResource).
+    """Judge the reply to `action=build` (PrearcSessionResource).
 
-    Raises: TransientError when it is not over yet or the row is gone: look again; RefusedError.
+    Raises: TransientError if it goes on or the row is gone: look again; RefusedError.
     """
     if reply.status == 200 and reply.is_html:
         raise page_error(reply)
@@ -137,13 +131,16 @@ def check_build(reply: Reply) -> None:
 
 
 def parse_archive_uri(reply: Reply) -> str:
-    """Judge the answer to /data/services/archive and return the archive URI (Archiver, QueueBasedImageCommit).
+    """Return the archive URI in the reply of /data/services/archive (Archiver, QueueBasedImageCommit).
 
-    303 is success too (auto-archive projects; the Location may name another host and is only read, never followed).
-    Conflicts are 500 with text. Raises: TransientError when it is not over yet: look again; RefusedError.
+    303 is success too (auto-archive projects); its Location may name another host, so it is read but never followed.
+    Conflicts are 500 with text. Raises: TransientError if it goes on: look again; RefusedError.
     """
     if reply.status in {200, 301, 303} and not (reply.status == 200 and reply.is_html):
-        return _archive_uri(reply)
+        # A Location has host and context path in front; the body has not.
+        if match := _ARCHIVE_URI.fullmatch(reply.text.strip()) or _ARCHIVE_URI.search(parse_location(reply).path):
+            return f"/data{match[1]}"
+        raise TransientError(f"XNAT's answer names no archived session ({reply.status})", may_have_taken_effect=True)
     if reply.status == 200:
         raise page_error(reply)
     text = reply.message
@@ -151,47 +148,35 @@ def parse_archive_uri(reply: Reply) -> str:
     if reply.status in {404, 423} or (reply.status == 403 and "already in progress" in lowered):
         raise TransientError(f"the prearchive session is busy or gone ({reply.status}: {text})")
     if reply.status == 500 and any(words in lowered for words in _AT_WORK):
-        # In the way of another session it has not begun; of this one it goes on.
+        # If another session blocks this step, it has not begun; else it goes on.
         goes_on = any(words in lowered for words in _GOES_ON)
         raise TransientError(f"XNAT is still archiving the session ({text})", may_have_taken_effect=goes_on)
     check(reply, server_errors=False)
     advice = ""
     if "matching files" in lowered or "same resources" in lowered:
-        # The session that is there was compared before: it is of this study and subject. A row that a late upload left
-        # behind takes in what comes next for the session, and its own files conflict.
-        advice = "; `--overwrite append --retry held` lets the files that were sent take their place"
+        # The archived session was compared before: it is of this study and subject. If a late upload left a row behind,
+        # the next files go into it, and its own files conflict.
+        advice = "; `--overwrite append --retry held` replaces them with the files that were sent"
     raise RefusedError(f"XNAT did not archive the session ({reply.status}: {text}){advice}")
 
 
-def _archive_uri(reply: Reply) -> str:
-    # A Location has host and context path in front; the body has not.
-    if match := _ARCHIVE_URI.fullmatch(reply.text.strip()) or _ARCHIVE_URI.search(parse_location(reply).path):
-        return f"/data{match[1]}"
-    raise TransientError(f"XNAT's answer names no archived session ({reply.status})", may_have_taken_effect=True)
-
-
 def parse_row(reply: Reply) -> Row | None:
-    """Return the prearchive row of a session (PrearcSessionResource, `format=json`); None when it is gone.
+    """Return the prearchive row of a session (PrearcSessionResource, `format=json`); None if it is gone.
 
-    Raises: TransientError, LoginExpiredError, RefusedError when this user may not look at it.
+    Raises: TransientError, LoginExpiredError, RefusedError if this user may not read it.
     """
-    check(reply)
-    if reply.status == 404:
+    rows = _rows_of_session(reply)
+    if not rows:
         return None
-    if reply.status == 403:
-        raise RefusedError(f"XNAT does not let this user see the prearchive session (403: {reply.message})")
-    results = parse_rows(reply)
-    if not results:
-        return None
-    found = _row(results[0])
-    return replace(found, quiet_seconds=_least_age(found.lastmod, reply.headers.get("date", "")))
+    row = _make_row(rows[0])
+    return replace(row, min_age_seconds=_min_age_seconds(row.lastmod, reply.headers.get("date", "")))
 
 
-def _least_age(local: str, date: str) -> float:
+def _min_age_seconds(local: str, date: str) -> float:
     """Return how many seconds before `date` (of HTTP) a local time of the same server was at least.
 
-    The server does not tell its time zone, but zones differ by whole quarters of an hour: the age is known but for
-    these. A few seconds less than a quarter may be none, by the clock of a proxy.
+    XNAT does not show its time zone, but zones differ by quarters of an hour, so the age is known except for these. A
+    few seconds less than a quarter may be none, by the clock of a proxy.
     """
     try:
         then, now = datetime.fromisoformat(local), parsedate_to_datetime(date)
@@ -202,56 +187,64 @@ def _least_age(local: str, date: str) -> float:
 
 
 def parse_file_count(reply: Reply) -> int | None:
-    """Return how many files the document of a prearchive session names (PrearcSessionResourcesList); None without one.
+    """Return how many files a prearchive session's document names (PrearcSessionResourcesList); None: no document.
 
-    Raises: TransientError, LoginExpiredError, RefusedError when this user may not look at it.
+    Raises: TransientError, LoginExpiredError, RefusedError if this user may not read it.
     """
+    rows = _rows_of_session(reply)
+    counts = None if rows is None else [row.get("file_count", "") for row in rows]
+    if counts is None or not all(count.isdecimal() and len(count) < 10 for count in counts):
+        return None
+    return sum(map(int, counts))
+
+
+def _rows_of_session(reply: Reply) -> list[dict[str, str]] | None:
+    """Return the rows of a listing about a prearchive session; None if it is gone."""
     check(reply)
     if reply.status == 404:
         return None
     if reply.status == 403:
         raise RefusedError(f"XNAT does not let this user see the prearchive session (403: {reply.message})")
-    counts = [result.get("file_count", "") for result in parse_rows(reply)]
-    return sum(map(int, counts)) if all(one.isdecimal() and len(one) < 10 for one in counts) else None
+    return parse_rows(reply)
 
 
 def parse_prearchive(reply: Reply) -> list[Row]:
     """Return the rows of the prearchive (PrearcSessionListResource).
 
-    Raises: TransientError, LoginExpiredError, RefusedError when this user may not look at it.
+    Raises: TransientError, LoginExpiredError, RefusedError if this user may not read it.
     """
     check(reply)
     if reply.status in {403, 404}:
         raise RefusedError(f"XNAT does not let this user see the prearchive ({reply.status}: {reply.message})")
-    return [_row(result) for result in parse_rows(reply)]
+    return [_make_row(row) for row in parse_rows(reply)]
 
 
-def _row(result: Mapping[str, str]) -> Row:
+def _make_row(row: Mapping[str, str]) -> Row:
     return Row(
-        status=result.get("status", ""),
-        uri=result.get("url", ""),
-        project=result.get("project", ""),
-        subject=result.get("subject", ""),
-        label=result.get("name", ""),
-        study_uid=result.get("tag", ""),
-        source=result.get("SOURCE"),
-        uploaded=result.get("uploaded", ""),
-        prevents_auto_commit={"true": True, "false": False}.get(result.get("prevent_auto_commit", "").lower()),
-        lastmod=result.get("lastmod", ""),
+        status=row.get("status", ""),
+        uri=row.get("url", ""),
+        project=row.get("project", ""),
+        subject=row.get("subject", ""),
+        label=row.get("name", ""),
+        study_uid=row.get("tag", ""),
+        source=row.get("SOURCE"),
+        uploaded=row.get("uploaded", ""),
+        prevents_auto_commit={"true": True, "false": False}.get(row.get("prevent_auto_commit", "").lower()),
+        lastmod=row.get("lastmod", ""),
     )
 
 
 def raise_download_error(reply: Reply) -> NoReturn:
-    """Judge an answer that should have been a file and has another status than 200.
+    """Judge a reply that should have been a file, of another status than 200.
 
     Raises: TransientError, LoginExpiredError, RefusedError.
     """
     check(reply)
-    raise RefusedError(f"XNAT does not hand the files out ({reply.status}: {reply.message})")
+    raise RefusedError(f"XNAT does not send the files ({reply.status}: {reply.message})")
 
 
 def check_delete(reply: Reply) -> None:
-    """Judge the answer to a DELETE of a prearchive session; one that is gone already is fine.
+    """Judge the reply to a DELETE of a prearchive session; it may be gone already.
 
     Raises: TransientError, LoginExpiredError, RefusedError.
     """

@@ -1,4 +1,4 @@
-"""Answers about resources and their files: made, stored, listed."""
+"""Replies about resources and their files."""
 
 import json
 import re
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from asyncimport.errors import RefusedError
-from asyncimport.xnat.replies.response import Reply, check, parse_rows
+from asyncimport.xnat.replies.response import Reply, check, parse_rows, too_large_error
 
-# Where the path of a file begins in its URI. A project may be called `files`, or `resources`.
+# What precedes a file's path in its URI. A project may be named `files`, or `resources`.
 _FILES = re.compile(r"/resources/[^/]+/files/")
 
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """A file of a resource as XNAT's catalog has it; None and "" where it tells no size and no MD5 (hexadecimal)."""
+    """A file in XNAT's catalog of a resource; size None, or MD5 (hexadecimal) "", if XNAT does not show it."""
 
     size: int | None
     md5: str
@@ -22,9 +22,9 @@ class ListedFile:
 
 
 def check_creation(reply: Reply) -> bool:
-    """Judge the answer to the making of a resource (CatalogResource): False when it was there already.
+    """Judge the reply to the creation of a resource (CatalogResource): False if it existed already.
 
-    Raises: TransientError, RefusedError when this user may not, or there is nothing that it could belong to.
+    Raises: TransientError, RefusedError if this user may not create it, or it has no owner.
     """
     if reply.status == 409:
         return False
@@ -37,26 +37,26 @@ def check_creation(reply: Reply) -> bool:
 
 
 def is_duplicate(reply: Reply) -> bool:
-    """Judge the answer to a file (FileList): whether XNAT has kept a file of this name that was there before.
+    """Judge the reply to a sent file (FileList): whether XNAT kept an older file of this name instead.
 
-    An empty 200 means nothing: XNAT says so as well to a user who may not edit, and stores nothing then.
+    An empty 200 proves nothing: XNAT also answers so to a user who may not edit, and stores nothing.
     Raises: TransientError, RefusedError.
     """
-    if reply.status == 200 and (found := _duplicates(reply)) is not None:
-        # It is labelled as HTML.
+    if reply.status == 200 and (found := _has_duplicates(reply)) is not None:
+        # Before `check`, because XNAT labels this JSON as HTML.
         return found
     check(reply)
     if reply.status in {200, 201}:
         return False
     if reply.status == 413:
-        raise RefusedError("the file is larger than a proxy before XNAT lets through (413)", never_reached_xnat=True)
-    # Who may not, or has nothing to add it to, may find it otherwise the next time.
+        raise too_large_error()
+    # A missing right or owner may be there the next time.
     raise RefusedError(
         f"XNAT refused the file ({reply.status}: {reply.message})", blames_server=reply.status in {403, 404, 409}
     )
 
 
-def _duplicates(reply: Reply) -> bool | None:
+def _has_duplicates(reply: Reply) -> bool | None:
     try:
         found = json.loads(reply.text)
     except (ValueError, RecursionError):
@@ -67,21 +67,17 @@ def _duplicates(reply: Reply) -> bool | None:
 def parse_files(reply: Reply, resource: str) -> dict[str, ListedFile]:
     """Return the files of a resource (FileList) by their paths in it.
 
-    Of a resource that is not there XNAT lists nothing, or the files of what it would be in: those are left out. It may
-    also answer 404, with or without a text, which is the same. Raises: TransientError, RefusedError.
+    For a missing resource XNAT lists nothing, or the files of its owner, which are left out, or answers 404.
+    Raises: TransientError, RefusedError.
     """
-    if reply.status == 404 and not reply.text.strip():
-        # Every 404 of FileList is empty, whatever it calls itself; a server that is away has a page.
-        return {}
-    check(reply)
-    if reply.status == 404:
+    if _is_missing(reply, 404):
         return {}
     if reply.status != 200:
         raise RefusedError(f"XNAT does not list the files ({reply.status}: {reply.message})", whole_session=True)
     found = {}
     for row in parse_rows(reply):
         uri = row.get("URI", "")
-        path = uri[found_at.end() :] if (found_at := _FILES.search(uri)) else ""
+        path = uri[match.end() :] if (match := _FILES.search(uri)) else ""
         size = row.get("Size", "")
         if path and row.get("collection", resource) == resource:
             listed = ListedFile(int(size) if size.isdecimal() else None, row.get("digest", "").lower(), uri)
@@ -90,12 +86,12 @@ def parse_files(reply: Reply, resource: str) -> dict[str, ListedFile]:
 
 
 def parse_file_size(reply: Reply) -> int | None:
-    """Return how many bytes XNAT would hand out of a file (HEAD, FileList); None when it does not say.
+    """Return how many bytes XNAT would send of a file (HEAD, FileList); None if it does not say.
 
     Raises: TransientError.
     """
     if reply.status == 404:
-        # Without a body nothing tells whose 404 it is.
+        # Without a body, nothing shows whose 404 it is.
         return None
     check(reply)
     length = reply.headers.get("content-length", "")
@@ -103,32 +99,42 @@ def parse_file_size(reply: Reply) -> int | None:
 
 
 def check_absent(reply: Reply) -> None:
-    """Judge an answer that should have been a file of a resource: XNAT has none, though it may list it, or it raises.
+    """Judge a reply that should have been a file: return if XNAT has none, though it may list it.
 
-    Every 404 of FileList is empty; a server that is away has a page. Raises: TransientError, RefusedError.
+    Raises: TransientError, RefusedError.
     """
-    if reply.status in {204, 404} and not reply.text.strip():
-        return
+    if not _is_missing(reply, 204, 404):
+        raise RefusedError(f"XNAT does not send the file ({reply.status}: {reply.message})", blames_server=True)
+
+
+def _is_missing(reply: Reply, *statuses: int) -> bool:
+    """Whether XNAT says that it has no such thing. Raises: TransientError.
+
+    FileList's own 404 is empty, whatever its content type; a server that is away has a page.
+    """
+    if reply.status in statuses and not reply.text.strip():
+        return True
     check(reply)
-    if reply.status == 404:
-        return
-    raise RefusedError(f"XNAT does not hand the file out ({reply.status}: {reply.message})", blames_server=True)
+    return reply.status == 404
 
 
 def check_refresh(reply: Reply) -> None:
-    """Judge the answer to the refreshing of a catalog (RefreshCatalog). Raises: TransientError, RefusedError."""
+    """Judge the reply to the refresh of a catalog (RefreshCatalog). Raises: TransientError, RefusedError."""
     check(reply)
     if reply.status != 200:
         raise RefusedError(f"XNAT does not refresh the catalog ({reply.status}: {reply.message})", blames_server=True)
 
 
 def parse_resource_labels(reply: Reply) -> set[str]:
-    """Return the labels of the resources of an object (CatalogResourceList). Raises: TransientError."""
-    check(reply)
-    return set() if reply.status in {403, 404} else {row.get("label", "") for row in parse_rows(reply)}
+    """Return the labels of the resources of an owner (CatalogResourceList). Raises: TransientError."""
+    return _column(reply, "label")
 
 
 def parse_scan_ids(reply: Reply) -> set[str]:
     """Return the IDs of the scans of a session (ScanList). Raises: TransientError."""
+    return _column(reply, "ID")
+
+
+def _column(reply: Reply, name: str) -> set[str]:
     check(reply)
-    return set() if reply.status in {403, 404} else {row.get("ID", "") for row in parse_rows(reply)}
+    return set() if reply.status in {403, 404} else {row.get(name, "") for row in parse_rows(reply)}

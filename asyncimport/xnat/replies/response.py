@@ -1,4 +1,4 @@
-"""One answer of XNAT, what any answer can mean, and the shapes that listings and items come in."""
+"""A reply of XNAT: what any reply can mean, and the forms of its listings and items."""
 
 import html
 import json
@@ -8,15 +8,15 @@ from dataclasses import field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from asyncimport.errors import LoginExpiredError, LoginRefusedError, TransientError, UnavailableError
+from asyncimport.errors import LoginExpiredError, LoginRefusedError, RefusedError, TransientError, UnavailableError
 from asyncimport.model.record import record
 
 OVERLOAD = frozenset({408, 429, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PERMANENT = frozenset({301, 308})
-_HEAD = 8 << 10
+_HEAD_CHARACTERS = 8 << 10
 _PAGE = re.compile(r"\s*<(?:!doctype )?html\b", re.IGNORECASE)
-# Restlet's status page says what happened in its heading, Tomcat's after "Message" (its heading is its version).
+# Restlet's status page has the message in its heading, Tomcat's after "Message" (its heading is its version).
 _RESTLET = re.compile(r"<h3>(?!Apache Tomcat)(.*?)</h3>", re.DOTALL)
 _TOMCAT = re.compile(r"<b>Message</b>(.*?)</p>", re.DOTALL)
 _TAGS = re.compile(r"<[^>]*>")
@@ -25,7 +25,7 @@ _ADDRESS = re.compile(r"(?<![\w/])(?:https?:/)?(?:/[^\s/()<>\"',;]+){2,}/?")
 
 @record
 class Reply:
-    """One HTTP answer: status, headers (asked for by lower-case names; cookies are among them), the body as text."""
+    """An HTTP response: status, headers (by lower-case names, cookies among them), and the body as text."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -33,54 +33,53 @@ class Reply:
 
     @property
     def head(self) -> str:
-        """The beginning of the text: only that is searched for patterns, which may take the square of its length."""
-        return self.text[:_HEAD]
+        """The beginning of the text. Only that is searched for patterns, whose time may grow with its square."""
+        return self.text[:_HEAD_CHARACTERS]
 
     @property
     def is_html(self) -> bool:
-        """Whether this is a page for people: XNAT's login, an error page, or some gateway's."""
+        """Whether this is a page for people: XNAT's login, an error page, or a gateway's."""
         kind = self.headers.get("content-type", "").lower()
         return kind.startswith("text/html") or _PAGE.match(self.text) is not None
 
     @property
     def is_foreign(self) -> bool:
-        """Whether this is a page that XNAT's own services do not make: Tomcat's, or some gateway's."""
+        """Whether this is a page that XNAT's own services do not make: Tomcat's, or a gateway's."""
         return self.is_html and _RESTLET.search(self.head) is None
 
     @property
     def message(self) -> str:
-        """What the answer says, in one short line without addresses: that of an error page, else the text itself."""
-        said = _RESTLET.search(self.head) or _TOMCAT.search(self.head)
-        text = said.group(1) if said else ("" if self.is_html else self.head)
+        """The message of an error page, else the text, in one short line without addresses."""
+        found = _RESTLET.search(self.head) or _TOMCAT.search(self.head)
+        text = found.group(1) if found else ("" if self.is_html else self.head)
         words = _ADDRESS.sub("…", " ".join(html.unescape(_TAGS.sub(" ", text)).split()))
         return "".join(filter(str.isprintable, words))[:300] or f"status {self.status}"
 
 
-def check_truncated(reply: Reply, most: int) -> Reply:
-    """Return an answer of which only the beginning was read, if that tells what it is: a page.
+def check_truncated(reply: Reply, max_bytes: int) -> Reply:
+    """Return a reply of which only the beginning was read, if it is a page, which that is enough to judge.
 
-    Raises: TransientError. XNAT may have done what it was asked to, whatever has answered.
+    Raises: TransientError. XNAT may have done what it was asked, whoever answered.
     """
     if not reply.is_html:
-        raise TransientError(
-            f"an answer of more than {most:,} bytes came, which is none of XNAT's", may_have_taken_effect=True
-        )
+        message = f"an answer of more than {max_bytes:,} bytes came, which is none of XNAT's"
+        raise TransientError(message, may_have_taken_effect=True)
     return reply
 
 
 def check(reply: Reply, *, server_errors: bool = True) -> None:
-    """Raise what any answer can mean: no login, overload, a gateway's page. Leave the rest to the caller.
+    """Raise what any reply can mean: an expired login, overload, a gateway's page. The caller judges the rest.
 
-    Without `server_errors` a 500 is left too, for it is how the archive step says no; other codes are a gateway's.
-    A gateway gives any of its answers also to a call that it has passed on, and that XNAT is still at work on: 502 to
-    504, and 520 to 527 (Cloudflare's), but a 500 or a page of its own too.
+    Without `server_errors` a 500 is left to the caller too, because the archive step says no by it; other codes are a
+    gateway's. XNAT may still be working on a call that a gateway has passed on, whatever the gateway answers: 502 to
+    504, 520 to 527 (Cloudflare's), a 500, or a page of its own.
     """
     if reply.status == 401:
         raise LoginExpiredError("XNAT no longer knows the login (401)")
     if reply.status in REDIRECTS:
         raise redirect_error(reply)
     if reply.status == 404 and reply.is_foreign:
-        # It is not XNAT that misses something: XNAT itself is missing, as while Tomcat starts.
+        # XNAT itself is missing, as while Tomcat starts.
         raise TransientError("XNAT is not there (404)", retry_after=parse_retry_after(reply), overload=True)
     if reply.status in OVERLOAD:
         raise TransientError(
@@ -100,9 +99,9 @@ def check(reply: Reply, *, server_errors: bool = True) -> None:
 
 
 def redirect_error(reply: Reply, *, at_login: bool = False) -> TransientError | LoginRefusedError | UnavailableError:
-    """Return what a redirect means, which is never followed.
+    """Return the error of a redirect, which is never followed.
 
-    In a run, one that is not permanent leads to a page that says when the server is back. At a login it shows that the
+    During a run, a temporary one leads to a page that says when the server is back. At a login it shows that the
     address is not XNAT's.
     """
     if is_login_page(reply):
@@ -123,22 +122,21 @@ def redirect_error(reply: Reply, *, at_login: bool = False) -> TransientError | 
 
 
 def is_login_page(reply: Reply) -> bool:
-    """Tell XNAT's login page, or the way to it, which XNAT shows to what it takes for a browser."""
+    """Whether this is XNAT's login page, which it shows to browsers, or a redirect to it."""
     if reply.status == 200:
         return reply.is_html and "Login.vm" in reply.text
     return reply.status in REDIRECTS and "Login.vm" in parse_location(reply).path
 
 
 def account_error() -> LoginRefusedError:
-    """Return the error for an account that XNAT lets do nothing before its owner has done something."""
+    """Return the error of an account that is blocked until its owner has done something."""
     return LoginRefusedError(
-        "XNAT wants the user to act first",
-        hint="log in with a browser: the password has expired or is to be set",
+        "XNAT wants the user to act first", hint="log in with a browser: the password has expired or must be set"
     )
 
 
 def parse_location(reply: Reply) -> SplitResult:
-    """Return the Location of a redirect, in parts; empty where there is none."""
+    """Return the Location of a redirect, in parts; empty if there is none."""
     try:
         return urlsplit(reply.headers.get("location", ""))
     except ValueError:
@@ -146,14 +144,19 @@ def parse_location(reply: Reply) -> SplitResult:
 
 
 def page_error(reply: Reply) -> TransientError:
-    """Return the error for a page where XNAT's answer should be: its login page, or some gateway's."""
+    """Return the error of a page instead of XNAT's answer: its login page, or a gateway's."""
     if is_login_page(reply):
         return LoginExpiredError("XNAT answers with its login page")
     return TransientError("a web page came instead of XNAT's answer (200)", may_have_taken_effect=True)
 
 
+def too_large_error() -> RefusedError:
+    """Return the error of a proxy that refuses a body for its size."""
+    return RefusedError("the file is larger than a proxy before XNAT lets through (413)", never_reached_xnat=True)
+
+
 def not_xnat_error() -> UnavailableError:
-    """Return the error for an answer that no XNAT would give."""
+    """Return the error of a reply that no XNAT would give."""
     return UnavailableError(
         "what answers there is not an XNAT",
         hint="give the address with its context path, as in https://xnat.example.org/xnat",
@@ -161,16 +164,16 @@ def not_xnat_error() -> UnavailableError:
 
 
 def parse_retry_after(reply: Reply) -> float | None:
-    """Return Retry-After in seconds; the form with a date is as good as none."""
+    """Return Retry-After in seconds; None for the form with a date."""
     value = reply.headers.get("retry-after", "")
     return float(value) if value.isdecimal() else None
 
 
 def parse_rows(reply: Reply) -> list[dict[str, str]]:
-    """Return the rows of a listing; all values are strings, unknown ones ""."""
+    """Return the rows of a listing; all values are strings, "" for null. Raises: TransientError."""
     try:
-        results = _json(reply)["ResultSet"]["Result"]
-        return [{key: "" if value is None else str(value) for key, value in result.items()} for result in results]
+        rows = _parse_json(reply)["ResultSet"]["Result"]
+        return [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
     except (KeyError, TypeError, AttributeError):
         raise TransientError(f"XNAT's answer is not a listing ({reply.status})") from None
 
@@ -178,21 +181,21 @@ def parse_rows(reply: Reply) -> list[dict[str, str]]:
 def parse_item(reply: Reply) -> dict[str, Any]:
     """Return the fields of an item (ItemJSONBuilder). Raises: TransientError."""
     try:
-        return dict(_json(reply)["items"][0]["data_fields"])
+        return dict(_parse_json(reply)["items"][0]["data_fields"])
     except (KeyError, TypeError, IndexError, ValueError):
         raise TransientError(f"XNAT's answer is not an item ({reply.status})") from None
 
 
 def parse_child_items(reply: Reply, field: str) -> list[dict[str, Any]]:
-    """Return the fields of the items in a field of an item. Raises: TransientError."""
+    """Return the fields of an item's children in a field. Raises: TransientError."""
     try:
-        children = _json(reply)["items"][0].get("children", ())
+        children = _parse_json(reply)["items"][0].get("children", ())
         return [dict(one["data_fields"]) for child in children if child["field"] == field for one in child["items"]]
     except (KeyError, TypeError, IndexError, ValueError, AttributeError):
         raise TransientError(f"XNAT's answer is not an item ({reply.status})") from None
 
 
-def _json(reply: Reply) -> Any:
+def _parse_json(reply: Reply) -> Any:
     try:
         return json.loads(reply.text)
     except (ValueError, RecursionError):
