@@ -1,4 +1,4 @@
-"""Everything that decides whether a migration will work, and what to change. It stores nothing."""
+"""Check whether a migration will work, and what to change. Nothing is stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from asyncimport.credentials import check_host
 from asyncimport.errors import FatalError, UsageError
 from asyncimport.operations.findings import Facts, Finding, exit_code
 from asyncimport.operations.result import Result, ended_in
-from asyncimport.operations.server_checks import check_login, check_way
+from asyncimport.operations.server_checks import check_connection, check_login
 from asyncimport.operations.site_checks import check_projects, check_site
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
@@ -22,7 +22,7 @@ from asyncimport.xnat.transport import Timeouts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorRequest:
-    """Which server and projects to look at. Without `credentials`, `no_login` says why there are none."""
+    """The server and projects to check. Without `credentials`, `no_login` says why there are none."""
 
     host: str
     credentials: Credentials | None = None
@@ -35,7 +35,7 @@ class DoctorRequest:
 
 @dataclass(slots=True, kw_only=True)
 class DoctorResult(Result):
-    """The checks, in the order in which an upload would meet them. `host` is "" where it is no address."""
+    """The findings, in the order in which an upload would meet them. `host` is "" if it is not an address."""
 
     host: str = ""
     findings: list[Finding] = field(default_factory=list)
@@ -47,24 +47,24 @@ class DoctorResult(Result):
 
 
 async def doctor(request: DoctorRequest, *, stop: Stop | None = None) -> DoctorResult:
-    """Check the server, the way to it, the login and the projects. What fails is a finding."""
+    """Check the server, the connection, the login and the projects. A failure is a finding."""
     stop = stop or Stop()
-    facts = _known(request)
+    facts = _initial_facts(request)
     result = DoctorResult(host=facts.host)
     with ended_in(result, stop):
         with stop.at_once():
             credentials = None if facts.unencrypted else request.credentials
-            facts = await examine(facts, credentials, request.projects, ca_bundle=request.ca_bundle)
-        result.findings = judge(facts)
+            facts = await collect_facts(facts, credentials, request.projects, ca_bundle=request.ca_bundle)
+        result.findings = run_checks(facts)
     return result
 
 
-def _known(request: DoctorRequest) -> Facts:
-    """Return what can be told before anything is asked."""
+def _initial_facts(request: DoctorRequest) -> Facts:
+    """Return the facts that are known before the first request."""
     try:
         host = check_host(request.host, insecure=True)
     except UsageError as error:
-        # What is no address may hold a password.
+        # Do not keep what is not an address: it may hold a password.
         return Facts("", time(), bad_address=error)
     facts = Facts(host, time(), insecure=request.insecure)
     try:
@@ -74,24 +74,24 @@ def _known(request: DoctorRequest) -> Facts:
     return replace(facts, no_login=request.no_login)
 
 
-def judge(facts: Facts) -> list[Finding]:
-    """Judge everything there is to judge, in the order in which an upload would meet it."""
-    return [*check_way(facts), *check_login(facts), *check_site(facts), *check_projects(facts)]
+def run_checks(facts: Facts) -> list[Finding]:
+    """Run all checks, in the order in which an upload would meet them."""
+    return [*check_connection(facts), *check_login(facts), *check_site(facts), *check_projects(facts)]
 
 
-async def examine(
+async def collect_facts(
     facts: Facts,
     credentials: Credentials | None = None,
     projects: Sequence[str] = (),
     *,
     ca_bundle: Path | None = None,
 ) -> Facts:
-    """Find out as much as can be, and add it to the facts; what fails is a fact too."""
+    """Find out as much as possible, and add it to the facts. A failure is a fact too."""
     if facts.bad_address is not None:
         return facts
     verify = not facts.insecure
-    facts = replace(facts, outside=await inspect_address(facts.host, ca_bundle=ca_bundle, verify=verify))
-    if credentials is None or facts.outside is None or not facts.outside.is_xnat:
+    facts = replace(facts, public=await inspect_address(facts.host, ca_bundle=ca_bundle, verify=verify))
+    if credentials is None or facts.public is None or not facts.public.is_xnat:
         return facts
     try:
         async with connect(
@@ -103,9 +103,11 @@ async def examine(
             verify=verify,
             policy=RetryPolicy(attempts=1),
         ) as client:
-            inside = await inspect_site(client)
+            authenticated = await inspect_site(client)
             return replace(
-                facts, inside=inside, projects=[await inspect_project(client, project) for project in projects]
+                facts,
+                authenticated=authenticated,
+                projects=[await inspect_project(client, project) for project in projects],
             )
     except FatalError as error:
         return replace(facts, no_login=error)

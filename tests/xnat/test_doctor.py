@@ -24,7 +24,7 @@ from test_proxies import certified as certified_by_name
 from test_proxies import proxied as forwarded
 from test_proxy import NGINX, certified, proxied
 
-from asyncimport.operations.doctor import examine, judge
+from asyncimport.operations.doctor import collect_facts, run_checks
 from asyncimport.operations.findings import Facts, Finding, Status, exit_code
 from asyncimport.testserver import (
     PROFILES,
@@ -63,7 +63,7 @@ async def examined(
 ) -> list[Finding]:
     """Examine a server as the command does, in this process."""
     facts = Facts(url, time(), insecure=insecure)
-    return judge(await examine(facts, credentials, projects, ca_bundle=ca_bundle))
+    return run_checks(await collect_facts(facts, credentials, projects, ca_bundle=ca_bundle))
 
 
 def wrong(findings: list[Finding]) -> list[Finding]:
@@ -268,7 +268,7 @@ WRONG: Mapping[str, tuple[Callable[[TestXnat], None], str, str, Status, str, str
         "prearchive",
         "",
         Status.WARNING,
-        "1 begun days ago",
+        "1 began days ago",
         "--orphans",
     ),
 }
@@ -356,7 +356,7 @@ async def test_a_project_that_may_only_be_read(xnat: TestXnat, url: str) -> None
     findings = await examined(url, "library")
     about = {finding.code: finding for finding in findings if finding.about}
     assert about["project"].status is Status.ERROR
-    assert "build and archive be refused" in about["project"].meaning
+    assert "build and archive would be refused" in about["project"].meaning
     assert "member" in about["project"].hint
     assert about["automation"].status is Status.UNKNOWN
     assert about["prearchive-code"].status is Status.OK
@@ -828,11 +828,11 @@ def test_what_nobody_tells_is_unknown() -> None:
     facts = Facts(
         "https://x.org",
         0.0,
-        outside=PublicFacts(is_xnat=True, body=untold),
-        inside=AuthenticatedFacts(untold, untold, untold, untold, untold, untold, untold, untold, untold),
+        public=PublicFacts(is_xnat=True, body=untold),
+        authenticated=AuthenticatedFacts(untold, untold, untold, untold, untold, untold, untold, untold, untold),
         projects=[ProjectFacts("P", "P", None, untold, untold, untold, untold, 0, untold)],
     )
-    findings = judge(facts)
+    findings = run_checks(facts)
     assert {finding.status for finding in findings} == {Status.OK, Status.UNKNOWN}
     assert [finding.code for finding in findings if finding.status is Status.OK] == [
         "address",
@@ -850,7 +850,9 @@ def test_slow_ways_have_an_end() -> None:
 
     def said(seconds: float) -> Finding:
         outside = PublicFacts(is_xnat=True, version="1.8", round_trip=seconds, body=BodyLimit("8 GB"))
-        (finding,) = [one for one in judge(Facts("https://x.org", 0.0, outside=outside)) if one.code == "round-trip"]
+        (finding,) = [
+            one for one in run_checks(Facts("https://x.org", 0.0, public=outside)) if one.code == "round-trip"
+        ]
         return finding
 
     assert said(0.3).status is Status.OK
