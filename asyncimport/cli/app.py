@@ -16,7 +16,7 @@ from typer.main import get_command
 from asyncimport import __version__
 from asyncimport.cli.values import quick
 from asyncimport.errors import UsageError
-from asyncimport.pacing.shutdown import Terminated, end_on_sigterm
+from asyncimport.pacing.shutdown import Terminated, raise_on_sigterm
 
 # Each command is the function of its name in the module of its name, which is imported when it is asked for: what they
 # need takes longer to import than a person likes to wait for help.
@@ -111,7 +111,7 @@ def main() -> None:
     # Journals hold patients' identifiers: whatever is made from here on is for its owner only.
     os.umask(0o077)
     _open_standard_streams()
-    end_on_sigterm()
+    raise_on_sigterm()
     code, lost = 1, None
     try:
         try:

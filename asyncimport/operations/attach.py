@@ -94,7 +94,7 @@ async def attach(
 
     with ended_in(result, stop):
         async with AsyncExitStack() as stack:
-            with stop.at_once():
+            with stop.immediate_scope():
                 client = await stack.enter_async_context(request.server.connect())
                 resources = Resources(
                     client,

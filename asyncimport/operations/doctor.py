@@ -52,7 +52,7 @@ async def doctor(request: DoctorRequest, *, stop: Stop | None = None) -> DoctorR
     facts = _initial_facts(request)
     result = DoctorResult(host=facts.host)
     with ended_in(result, stop):
-        with stop.at_once():
+        with stop.immediate_scope():
             credentials = None if facts.unencrypted else request.credentials
             facts = await collect_facts(facts, credentials, request.projects, ca_bundle=request.ca_bundle)
         result.findings = run_checks(facts)

@@ -48,7 +48,7 @@ async def dry_run(request: UploadRequest, *, report: Observer | None = None, sto
     result = DryRunResult()
     with ended_in(result, stop):
         source = await anyio.to_thread.run_sync(request.source)
-        with stop.at_once():
+        with stop.immediate_scope():
             await _plan(request, source, observer, stop, result)
     return result
 

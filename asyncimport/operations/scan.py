@@ -48,12 +48,12 @@ async def scan_and_plan(
 
     `find_sessions` gets the IDs of the open projects by name. `known_patients` are those that the journal has.
     """
-    lock_wait = LockWait(report=observer.tell, deadline=partial(stop.ends_at, LOCK_SECONDS))
+    lock_wait = LockWait(report=observer.tell, deadline=partial(stop.wait_deadline, LOCK_SECONDS))
     # While another program has locked the cache, a stop ends the wait.
     with suppress(StoppedError):
         async with opened_in_thread(partial(HeaderCache, header_cache_path(source, state_dir), lock_wait)) as cache:
             totals = Totals()
-            with stop.at_once():
+            with stop.immediate_scope():
                 async with observer.progress(totals):
                     await scan_headers(source, cache, totals.note)
             if stop.requested:

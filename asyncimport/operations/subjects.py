@@ -85,14 +85,14 @@ async def subjects(
     policy = RetryPolicy()
     with ended_in(result, stop):
         async with AsyncExitStack() as stack:
-            with stop.at_once():
+            with stop.immediate_scope():
                 client = await stack.enter_async_context(request.server.connect())
                 names = await _open_projects(client, request.rows, policy, note)
             if stop.requested:
                 return result
             refused = list(result.outcomes)
             rows = (replace(row, project=names[row.project]) for row in request.rows if row.project in names)
-            with stop.after_grace():
+            with stop.grace_scope():
                 done = await describe(
                     client,
                     takewhile(lambda _: not stop.requested, rows),

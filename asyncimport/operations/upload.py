@@ -191,14 +191,14 @@ class Uploads:
 
         self._report = report
         async with self._monitor.guard():
-            with self.stop.at_once():
+            with self.stop.immediate_scope():
                 client = await self._logged_in()
                 decision = await decide(task, source, client, self._observer, stop=self.stop)
             if self.stop.requested or decision is None:
                 return
         if not is_watch:
             decision.check()
-        lock_wait = LockWait(report=self._tell, deadline=partial(self.stop.ends_at, LOCK_SECONDS))
+        lock_wait = LockWait(report=self._tell, deadline=partial(self.stop.wait_deadline, LOCK_SECONDS))
         async with opened_in_thread(partial(open_journal, task, decision, decision.journal, lock_wait)) as journal:
             outcome.run = str(journal.run)
             self._first = self._first or journal.run
@@ -262,7 +262,7 @@ class Uploads:
             await _attach(task, source, journal, client, report, stop)
             outcome.issues += await _describe(task, decision, source, journal, client, report, stop)
         if not stop.requested:
-            with stop.at_once():
+            with stop.immediate_scope():
                 outcome.orphans = await self._sweep(client, journal)
 
     async def _logged_in(self) -> Client:

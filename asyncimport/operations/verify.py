@@ -102,15 +102,15 @@ async def _verify(request: VerifyRequest, result: VerifyResult, stop: Stop, repo
             f"the journal {request.journal} belongs to {about['destination']}, not to {request.server.host}"
         )
     async with AsyncExitStack() as stack:
-        with stop.at_once():
+        with stop.immediate_scope():
             client = await stack.enter_async_context(request.server.connect())
             await _compare(client, request, result)
         if request.repair and not stop.requested:
-            lock_wait = LockWait(report=report, deadline=partial(stop.ends_at, LOCK_SECONDS))
+            lock_wait = LockWait(report=report, deadline=partial(stop.wait_deadline, LOCK_SECONDS))
             # While another program has locked the journal, a stop ends the wait.
             with suppress(StoppedError):
                 await _repair(client, request.journal, about, result, stop, lock_wait)
-            with stop.at_once():
+            with stop.immediate_scope():
                 # Instances that were sent again count once they are found in the archive.
                 await _compare(client, request, result)
         async with opened_in_thread(partial(JournalReader.open, request.journal, project=request.project)) as reader:
@@ -175,7 +175,7 @@ async def _repair(
             result.repaired += stored
             result.unrepaired += len(missing) - stored
         if not stop.requested and any(one.problem for one in result.subjects):
-            with stop.at_once():
+            with stop.immediate_scope():
                 await _restore(client, everything, result)
         await anyio.to_thread.run_sync(journal.end_run, 128 + stop.signal if stop.requested else 0)
 
@@ -192,7 +192,7 @@ async def _restore(client: Client, reader: JournalReader, result: VerifyResult) 
 async def _orphans(client: Client, reader: JournalReader, result: VerifyResult, stop: Stop, *, delete: bool) -> None:
     """Find orphans, and delete them if asked to."""
     try:
-        with stop.at_once():
+        with stop.immediate_scope():
             found = await orphans_of(client, reader)
         if stop.requested:
             return
@@ -201,7 +201,7 @@ async def _orphans(client: Client, reader: JournalReader, result: VerifyResult, 
             outcome = "left"
             if delete and not stop.requested:
                 outcome = "left: stopped"
-                with stop.after_grace():
+                with stop.grace_scope():
                     outcome = await _delete(client, orphan)
             result.orphans.append((orphan, outcome))
     except TransientError as error:

@@ -1,9 +1,9 @@
-"""How much is in flight, and what to do when nothing gets through: both shared by all, as they share the server.
+"""How much is in flight, when to try again, and when to stop; all calls share it, as they share the server.
 
-adaptive     how many calls in flight are worth it: latency tells
-concurrency  slots for that many, fewer after an overload
-outage       repetitions to spare, and the wait for a server that is away
-monitor      whether anything gets through, and the end of a run when nothing does
+adaptive     finds the best number of calls in flight by their latency
+concurrency  slots for calls in flight, fewer after an overload
+outage       a budget of retries, and the wait for a server that is away
+monitor      ends a run when nothing gets through for too long
 bandwidth    bytes a second
 retry        when to try again
 shutdown     how a run ends early

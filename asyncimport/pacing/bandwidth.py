@@ -6,15 +6,14 @@ from time import monotonic
 import anyio
 
 
-class Rate:
-    """Bounds what is sent, by all together, to so many bytes a second on the average.
+class RateLimit:
+    """Limits what all calls together send, in bytes a second on average.
 
-    Whoever is about to send waits until all that was let go before has had its time. So whoever comes first goes
-    first, and nobody's wait depends on how many wait.
+    Each caller waits until all bytes before its own have had their time: first come, first served.
     """
 
-    # What was left unused is made up for this many seconds later: timers ring late, and must not add up.
-    _CREDIT = 0.1
+    # Seconds of unused time that later calls may make up for: timers fire late, and the delays must not add up.
+    _CREDIT_SECONDS = 0.1
 
     def __init__(
         self,
@@ -29,9 +28,9 @@ class Rate:
         self._free_at = float("-inf")
 
     async def acquire(self, size: int) -> None:
-        """Wait until `size` bytes may go; they count as sent, also when the wait is cancelled."""
+        """Wait until `size` bytes may go; they count as sent even if the wait is cancelled."""
         now = self._clock()
-        begin = max(self._free_at, now - self._CREDIT)
+        begin = max(self._free_at, now - self._CREDIT_SECONDS)
         self._free_at = begin + size / self._bytes_per_second
         if begin > now:
             await self._sleep(begin - now)

@@ -1,4 +1,4 @@
-"""How many calls are in flight: slots, as many as are given or worth it, and fewer after an overload."""
+"""How many calls are in flight: slots, up to a fixed or adaptive limit, and fewer after an overload."""
 
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -10,19 +10,18 @@ import anyio
 
 from asyncimport.pacing.adaptive import AdaptiveLimit
 
-# Seconds that a Retry-After is heeded for at most.
-_LONGEST_WISH = 300.0
+_MAX_RETRY_AFTER_SECONDS = 300.0
 _SECONDS_BETWEEN_CUTS = 1.0
-# So many calls are what `pace` is told by.
-_LATELY = 8
+# `seconds_per_call` is a moving average over about this many calls.
+_AVERAGED_CALLS = 8
 
 
 class Throttle:
-    """Concurrency that halves when the server is overloaded and grows back by one for each full round of successes.
+    """Halves the limit of calls in flight on overload, and grows it back by one for each full round of successes.
 
-    `ceiling` is the number of calls in flight at the best of times; with `adaptive` it is only the bound of what is
-    found out to be worth it (see `AdaptiveLimit`). A cut counts once a second, however many calls report the same
-    trouble. A Retry-After holds back every call, not only the one that met it. Times are seconds.
+    `ceiling` is the highest limit; with `adaptive`, `AdaptiveLimit` finds the best limit below it. The limit is cut
+    once a second at most, however many calls report the same overload. A Retry-After holds back every call, not only
+    the one that received it. Times are seconds.
     """
 
     def __init__(
@@ -33,22 +32,22 @@ class Throttle:
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._knee = AdaptiveLimit(ceiling, clock=clock) if adaptive else None
-        self._ceiling = ceiling if self._knee is None else self._knee.limit
+        self._adaptive = AdaptiveLimit(ceiling, clock=clock) if adaptive else None
+        self._ceiling = ceiling if self._adaptive is None else self._adaptive.limit
         self._limit = self._ceiling
         self._sleep = sleep
         self._clock = clock
-        self._held = 0
+        self._acquired = 0
         self._waiting: deque[anyio.Event] = deque()
         self._successes = 0
         self._cut_at = float("-inf")
         self._resume_at = float("-inf")
-        self._pace: float | None = None
+        self._seconds_per_call: float | None = None
 
     @property
-    def pace(self) -> float | None:
-        """How many seconds a call has taken lately, or None where none has ended yet."""
-        return self._pace
+    def seconds_per_call(self) -> float | None:
+        """How long recent calls took on average; None before the first has ended."""
+        return self._seconds_per_call
 
     @property
     def limit(self) -> int:
@@ -56,106 +55,106 @@ class Throttle:
         return self._limit
 
     @property
-    def is_crowded(self) -> bool:
-        """Whether more slots are held than a cut now allows."""
-        return self._held > self._limit
+    def is_over_limit(self) -> bool:
+        """Whether more slots are in use than the limit allows since a cut."""
+        return self._acquired > self._limit
 
     def slot(self) -> "Slot":
-        """Return a slot: `async with` for one call, or `with` for several, each after its `turn`."""
+        """Return a slot: `async with` for one call, or `with` for several, each after `wait_turn`."""
         return Slot(self)
 
-    def try_enter(self) -> bool:
-        """Take a slot if there is one and nobody waits for it; `leave` gives it back."""
-        if self._held >= self._limit or self._waiting:
+    def try_acquire(self) -> bool:
+        """Take a slot if one is free and nobody waits for it."""
+        if self._acquired >= self._limit or self._waiting:
             return False
-        self._held += 1
+        self._acquired += 1
         return True
 
-    async def enter(self) -> None:
-        """Wait for a slot; whoever came first gets it first."""
-        if self.try_enter():
+    async def acquire(self) -> None:
+        """Wait for a slot; first come, first served."""
+        if self.try_acquire():
             return
-        given = anyio.Event()
-        self._waiting.append(given)
+        acquired = anyio.Event()
+        self._waiting.append(acquired)
         try:
-            await given.wait()
+            await acquired.wait()
         except BaseException:
-            if given.is_set():
-                # It was given the slot just when it was cancelled: the next one must not wait for ever.
-                self.leave()
+            if acquired.is_set():
+                # Cancelled just when the slot was assigned: pass it on, or the next caller waits for ever.
+                self.release()
             else:
-                self._waiting.remove(given)
+                self._waiting.remove(acquired)
             raise
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give a slot back."""
-        self._held -= 1
-        self._admit()
+        self._acquired -= 1
+        self._wake_waiting()
 
     def now(self) -> float:
-        """Tell the time."""
+        """Return the time of the clock."""
         return self._clock()
 
-    async def rest(self) -> bool:
-        """Wait as long as the server has asked for, if it has; whether there was anything to wait for."""
+    async def wait_retry_after(self) -> bool:
+        """Wait until the server's Retry-After is over; return whether there was any to wait for."""
         wait = self._resume_at - self._clock()
         if wait <= 0:
             return False
         await self._sleep(wait)
         return True
 
-    def succeeded(self, seconds: float = 0.0, size: int = 0) -> None:
-        """Note a call that went well, by who still holds its slot: how long it took, for a file of so many bytes.
+    def record_success(self, seconds: float = 0.0, size: int = 0) -> None:
+        """Record a successful call while its slot is still in use: how long it took, and the bytes of its file.
 
-        While more is in flight than a cut now allows, the calls that end began before it and say nothing of the new
-        limit.
+        While more calls are in flight than the limit allows, those that end began before the cut, and say nothing
+        about the new limit.
         """
-        self._pace = seconds if self._pace is None else self._pace + (seconds - self._pace) / _LATELY
+        average = self._seconds_per_call
+        self._seconds_per_call = seconds if average is None else average + (seconds - average) / _AVERAGED_CALLS
         if self._limit < self._ceiling:
-            if not self.is_crowded:
+            if not self.is_over_limit:
                 self._successes += 1
                 if self._successes >= self._limit:
-                    self._set(self._limit + 1)
-        elif self._knee is not None:
-            self._knee.succeeded(seconds, size, full=self._held >= self._limit)
-            if self._knee.limit != self._limit:
-                self._ceiling = self._knee.limit
-                self._set(self._ceiling)
+                    self._set_limit(self._limit + 1)
+        elif self._adaptive is not None:
+            self._adaptive.record_success(seconds, size, is_full=self._acquired >= self._limit)
+            if self._adaptive.limit != self._limit:
+                self._ceiling = self._adaptive.limit
+                self._set_limit(self._ceiling)
 
-    def overloaded(self, hint: float | None = None) -> None:
-        """Note that the server is overloaded; `hint` is its Retry-After in seconds."""
+    def slow_down(self, retry_after: float | None = None) -> None:
+        """Halve the limit, as the server is overloaded; hold back all calls for its Retry-After (seconds)."""
         now = self._clock()
-        if hint is not None:
-            self._resume_at = max(self._resume_at, now + min(hint, _LONGEST_WISH))
+        if retry_after is not None:
+            self._resume_at = max(self._resume_at, now + min(retry_after, _MAX_RETRY_AFTER_SECONDS))
         if now - self._cut_at >= _SECONDS_BETWEEN_CUTS:
             self._cut_at = now
-            if self._knee is not None:
-                self._knee.disturbed()
-                self._ceiling = self._knee.limit
-            self._set(max(1, self._limit // 2))
+            if self._adaptive is not None:
+                self._adaptive.restart()
+                self._ceiling = self._adaptive.limit
+            self._set_limit(max(1, self._limit // 2))
 
-    def _set(self, limit: int) -> None:
+    def _set_limit(self, limit: int) -> None:
         self._limit = limit
         self._successes = 0
-        self._admit()
+        self._wake_waiting()
 
-    def _admit(self) -> None:
-        """Give the slots that are free to those who wait."""
-        while self._waiting and self._held < self._limit:
-            self._held += 1
+    def _wake_waiting(self) -> None:
+        while self._waiting and self._acquired < self._limit:
+            self._acquired += 1
             self._waiting.popleft().set()
 
 
 class Slot:
-    """A place among the calls in flight, for calls that follow each other."""
+    """One of the calls in flight; several calls may use it one after another."""
 
-    __slots__ = ("_is_held", "_since", "_throttle")
+    __slots__ = ("_is_acquired", "_since", "_throttle")
 
     def __init__(self, throttle: Throttle) -> None:
         self._throttle = throttle
-        self._is_held = False
+        self._is_acquired = False
         self._since = 0.0
-        """When it was taken, or the last call had ended."""
+        """When the slot was acquired, or its last call ended."""
 
     def __enter__(self) -> Self:
         return self
@@ -163,47 +162,47 @@ class Slot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.leave()
+        self.release()
 
     async def __aenter__(self) -> Self:
         try:
-            await self.turn()
+            await self.wait_turn()
         except BaseException:
-            self.leave()
+            self.release()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.leave()
+        self.release()
 
-    async def turn(self) -> None:
-        """Wait until the next call may begin: the slot may have been given back, or be one too many since a cut."""
+    async def wait_turn(self) -> None:
+        """Wait until the next call may begin: acquire the slot if it was released, or is over the limit since a cut."""
         throttle = self._throttle
         while True:
-            if self._is_held and throttle.is_crowded:
-                self.leave()
-            if not self._is_held:
-                await throttle.enter()
-                self._is_held = True
+            if self._is_acquired and throttle.is_over_limit:
+                self.release()
+            if not self._is_acquired:
+                await throttle.acquire()
+                self._is_acquired = True
                 self._since = throttle.now()
-            if not await throttle.rest():
+            if not await throttle.wait_retry_after():
                 return
             self._since = throttle.now()
 
-    def succeeded(self, size: int) -> None:
-        """Note a call that went well, for a file of so many bytes.
+    def record_success(self, size: int) -> None:
+        """Record a successful call for a file of `size` bytes.
 
-        It took all the time since the one before: reading and settling are part of what a slot is occupied with, and
-        the throughput is the slots over that time.
+        It took all the time since the call before. Reading and recording occupy the slot too, and the throughput is
+        the number of slots divided by that time.
         """
         now = self._throttle.now()
-        self._throttle.succeeded(now - self._since, size)
+        self._throttle.record_success(now - self._since, size)
         self._since = now
 
-    def leave(self) -> None:
-        """Give the slot back before its time, to have it again at the next `turn`: release the slot during backoff."""
-        if self._is_held:
-            self._is_held = False
-            self._throttle.leave()
+    def release(self) -> None:
+        """Give the slot back until the next `wait_turn`, for example during backoff."""
+        if self._is_acquired:
+            self._is_acquired = False
+            self._throttle.release()

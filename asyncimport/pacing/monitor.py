@@ -1,4 +1,4 @@
-"""Whether anything gets through to the server: told when nothing does, and the end when that lasts too long."""
+"""Reports when nothing gets through to the server, and ends a run when that lasts too long."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -8,71 +8,71 @@ import anyio
 
 from asyncimport.errors import TransientError, UnavailableError, primary_error
 
-# The share of the longest outage that is kept for a last look whether the server answers, and its bounds in seconds.
-_LAST_LOOK = 0.25
-_SHORTEST_LOOK, _LONGEST_LOOK = 0.5, 10.0
+# The share of the timeout that is kept for a last ping, and its bounds in seconds.
+_PING_SHARE = 0.25
+_MIN_PING_SECONDS, _MAX_PING_SECONDS = 0.5, 10.0
 
 
 class OutageMonitor:
-    """Ends what it guards when no call has got through for `longest` seconds, counted from the first that did not.
+    """Ends what it guards when no call has got through for `timeout` seconds since the first that did not.
 
-    The client tells of each call: that it begins, and how it ends. So calls that hang count, and pauses, and calls that
-    have just failed; whatever XNAT answers, if only that it refuses, has got through. Before the end `ping` is
-    asked: a call may take its time, or fail all by itself, at a server that answers others. An outage has begun when
-    two calls in a row did not get through: then `report` is told why, and with None when one does again.
+    The client reports the start and the end of each call. So calls that hang count, and so do pauses and failed calls.
+    Any answer of XNAT counts as getting through, even a refusal. Before the end the monitor pings: a call may be slow,
+    or fail by itself, while the server answers others. An outage has begun when two calls in a row did not get through:
+    `report` then gets the reason, and None when a call gets through again.
     """
 
     def __init__(
         self,
-        longest: float,
+        timeout: float,
         *,
         report: Callable[[str | None], None] = lambda _: None,
-        # anyio's clock takes 5 us, and it is asked once a file.
+        # anyio's clock takes 5 us, and this one is read once a file.
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.ping: Callable[[], Awaitable[bool]] | None = None
-        """Asks the server something small; None as long as nobody is logged in."""
-        self._longest = longest
+        """Asks the server something small; None before login."""
+        self._timeout = timeout
         self._clock = clock
-        self._look = min(max(_LAST_LOOK * longest, _SHORTEST_LOOK), _LONGEST_LOOK)
+        self._ping_seconds = min(max(_PING_SHARE * timeout, _MIN_PING_SECONDS), _MAX_PING_SECONDS)
         self._report = report
         self._changed = anyio.Event()
         self._since: float | None = None
-        self._is_told = False
+        self._is_reported = False
         self._reset()
 
     @property
     def is_on(self) -> bool:
         """Whether there is an outage."""
-        return self._is_told
+        return self._is_reported
 
-    def began(self) -> None:
-        """Note that a call begins."""
+    def call_started(self) -> None:
+        """Note that a call starts."""
         self._in_flight += 1
         if self._since is None:
             self._since = self._clock()
             self._changed.set()
 
-    def got_through(self) -> None:
-        """Note that a call ends, as XNAT has answered it."""
+    def call_answered(self) -> None:
+        """Note that XNAT answered a call."""
         self._in_flight -= 1
         self._failures = 0
-        # Those that are still on their way count from now on.
+        # The time of the calls that are still in flight counts from now.
         self._since = self._clock() if self._in_flight else None
-        if self._is_told:
-            self._is_told = False
+        if self._is_reported:
+            self._is_reported = False
             self._report(None)
 
-    def failed(self, error: TransientError) -> None:
-        """Note that a call ends, and did not get through."""
+    def call_failed(self, error: TransientError) -> None:
+        """Note that a call did not get through."""
         self._in_flight -= 1
         self._error = str(error)
         self._failures += 1
         if self._failures > 1:
-            self._tell()
+            self._report_outage()
 
-    def dropped(self) -> None:
-        """Note that a call ends without telling anything, as when it is cancelled."""
+    def call_cancelled(self) -> None:
+        """Note that a call ended without showing anything, for example because it was cancelled."""
         self._in_flight -= 1
         if not self._in_flight and not self._failures:
             self._since = None
@@ -96,7 +96,7 @@ class OutageMonitor:
         self._in_flight = 0
         self._failures = 0
         self._error = "it does not answer"
-        self._is_told = False
+        self._is_reported = False
 
     async def _watch(self) -> None:
         while True:
@@ -104,31 +104,31 @@ class OutageMonitor:
                 self._changed = anyio.Event()
                 await self._changed.wait()
                 continue
-            # A look that is no part of the time would be the first call for who has none.
-            wait = self._since + max(self._longest - self._look, self._look) - self._clock()
+            # With a very short timeout, a call still has as long as a ping before the first ping.
+            wait = self._since + max(self._timeout - self._ping_seconds, self._ping_seconds) - self._clock()
             if wait > 0:
                 await anyio.sleep(wait)
             elif not await self._answers():
-                self._tell()
+                self._report_outage()
                 raise UnavailableError(
                     f"the server has been away for too long: {self._error}",
                     hint="run the same command again when it is back; --outage-timeout says how long to wait",
                 )
 
     async def _answers(self) -> bool:
-        """Look whether the server answers, or a call gets through, before the time is over."""
+        """Return whether the server answers a ping, or a call gets through, before the timeout."""
         since = self._since
         if since is None:
             return True
-        with anyio.move_on_after(max(since + self._longest - self._clock(), self._look)):
+        with anyio.move_on_after(max(since + self._timeout - self._clock(), self._ping_seconds)):
             if self.ping is not None and await self.ping():
-                # It has told so itself, unless it did not need to ask.
+                # The ping itself has noted this, unless it needed no call.
                 self._since = self._clock() if self._in_flight else None
                 return True
             await anyio.sleep_forever()
         return self._since != since
 
-    def _tell(self) -> None:
-        if not self._is_told:
-            self._is_told = True
+    def _report_outage(self) -> None:
+        if not self._is_reported:
+            self._is_reported = True
             self._report(self._error)

@@ -1,4 +1,4 @@
-"""What to do when nothing gets through: repeat sparingly, and wait once for all."""
+"""What to do when nothing gets through: retry sparingly, and wait once for all calls."""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -13,99 +13,102 @@ T = TypeVar("T")
 
 
 class RetryBudget:
-    """How many repetitions there are to spare: a share of what succeeds, and some to begin with.
+    """How many retries are left: some at the beginning, and a share of each success.
 
-    A server in trouble gets few repetitions in place of many: who finds none to spare waits long before the next.
+    It keeps retries from multiplying the load of a server in trouble: without budget, each pause is long.
     """
 
-    _MOST = 100.0
-    _SHARE = 0.2
+    _MAX_RETRIES = 100.0
+    _RETRIES_PER_SUCCESS = 0.2
 
     def __init__(self) -> None:
-        self._left = self._MOST
+        self._retries = self._MAX_RETRIES
 
-    def succeeded(self) -> None:
-        """Note a call that went well."""
-        self._left = min(self._MOST, self._left + self._SHARE)
+    def record_success(self) -> None:
+        """Add the share of a successful call."""
+        self._retries = min(self._MAX_RETRIES, self._retries + self._RETRIES_PER_SUCCESS)
 
     def acquire(self) -> bool:
-        """Take a repetition; whether there was one to spare."""
-        if self._left < 1:
+        """Take a retry; return whether one was left."""
+        if self._retries < 1:
             return False
-        self._left -= 1
+        self._retries -= 1
         return True
 
 
-async def _nobody_knows() -> bool:
+async def _never_up() -> bool:
     return False
 
 
 class Outage:
-    """Waits for a server that is away, once for all who need it, `longest` seconds at most.
+    """Waits for a server that is away, once for all calls, `timeout` seconds at most.
 
-    Who has used up all attempts asks `is_on`: if nothing at all got through between its last two, the server and not
-    the file is to blame. Then one call at a time is repeated with pauses that grow from `first` seconds, until it
-    gets through. But when a single one asks, and `ping` says that the server answers, it is given up after a few
-    minutes: it may be the last file of the run, and one that a proxy cannot cope with. `hold` keeps all other calls
-    back for a pause; `report` is told of the beginning (with the reason) and of the end (None).
+    A caller that has used up its attempts asks `is_on`: if no call got through between its last two attempts, the
+    server is to blame, not the file. Then one call at a time is repeated, with pauses that grow from `first_pause`
+    seconds, until it gets through. If only one call waits, and `ping` says that the server answers, that call is given
+    up after a few minutes: it may be the last file of the run, and one that a proxy cannot cope with.
+
+    `slow_down` holds back all other calls for a pause. `report` gets the reason when an outage begins, and None when it
+    ends.
     """
 
-    # XNAT answers a full disk as it answers a broken file. So many files broken in a row are not broken.
-    _TOO_MANY_BLAMED = 3
-    _PATIENCE = 180.0
-    _LONGEST_PAUSE = 60.0
+    # XNAT answers the same when its disk is full and when a file is broken. This many files in a row are not broken.
+    _MAX_REJECTED_FILES = 3
+    _SINGLE_CALL_SECONDS = 180.0
+    _MAX_PAUSE_SECONDS = 60.0
 
     def __init__(
         self,
-        longest: float,
+        timeout: float,
         *,
-        ping: Callable[[], Awaitable[bool]] = _nobody_knows,
-        first: float = 1.0,
-        hold: Callable[[float], None] = lambda _: None,
+        ping: Callable[[], Awaitable[bool]] = _never_up,
+        first_pause: float = 1.0,
+        slow_down: Callable[[float], None] = lambda _: None,
         report: Callable[[str | None], None] = lambda _: None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._longest = longest
+        self._timeout = timeout
         self._ping = ping
-        self._first = first
-        self._hold = hold
+        self._first_pause = first_pause
+        self._slow_down = slow_down
         self._report = report
         self._sleep = sleep
         self._clock = clock
         self._jitter = jitter
-        self._turn = anyio.Lock()
+        self._lock = anyio.Lock()
         self._succeeded_at = float("-inf")
-        self._blamed: set[int] = set()
-        self._struck: set[object] = set()
+        self._rejected_files: set[int] = set()
+        self._failed_calls: set[object] = set()
         self._is_away = False
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Note that a call got through."""
         self._succeeded_at = self._clock()
-        self._blamed.clear()
-        self._struck.clear()
-        self._back()
+        self._rejected_files.clear()
+        self._failed_calls.clear()
+        self._report_end()
 
-    def _back(self) -> None:
-        """Tell the end of an outage, whoever has met it."""
+    def _report_end(self) -> None:
         if self._is_away:
             self._is_away = False
             self._report(None)
 
-    def blamed(self, key: int) -> None:
+    def record_rejected_file(self, key: int) -> None:
         """Note that the server calls the file `key` broken."""
-        self._blamed.add(key)
+        self._rejected_files.add(key)
 
     def is_on(self, error: TransientError, since: float) -> bool:
-        """Whether an error is the server's and not the call's: nothing got through since `since` (by `clock`)."""
+        """Return whether the server is to blame for an error: nothing got through since `since` (by `clock`)."""
         if self._succeeded_at > since:
             return False
-        return not error.is_file_verdict or (error.blames_file and len(self._blamed) >= self._TOO_MANY_BLAMED)
+        return not error.is_file_verdict or (
+            error.blames_file and len(self._rejected_files) >= self._MAX_REJECTED_FILES
+        )
 
     async def call(self, call: Callable[[], Awaitable[T]], key: object) -> T:
-        """Make a call that is about `key`, repeat it while the server is away, and note that it got through.
+        """Make a call about `key`, repeat it while the server is away, and note that it got through.
 
         Raises: as `wait_until_up`.
         """
@@ -113,7 +116,7 @@ class Outage:
             result = await call()
         except TransientError as error:
             return await self.wait_until_up(call, error, self._clock(), key)
-        self.succeeded()
+        self.record_success()
         return result
 
     async def wait_until_up(
@@ -121,30 +124,30 @@ class Outage:
     ) -> T:
         """Repeat `call`, which is about `key`, until it gets through.
 
-        Raises: UnavailableError after the longest time; the call's TransientError when it fails though others get
+        Raises: UnavailableError after the timeout; the call's TransientError when it fails although others get
         through, or would; whatever else it raises.
         """
         entered = self._clock()
-        self._struck.add(key)
-        async with self._turn:
+        self._failed_calls.add(key)
+        async with self._lock:
             if self._succeeded_at <= entered:
                 self._is_away = True
                 self._report(str(error))
-            pause = self._first
+            pause = self._first_pause
             while True:
                 if self._succeeded_at <= entered:
                     waited = self._clock() - since
                     if await self._is_hopeless(error, waited):
-                        self._back()
+                        self._report_end()
                         raise error
-                    if waited > self._longest:
+                    if waited > self._timeout:
                         raise UnavailableError(
                             f"the server has been away for too long: {error}",
                             hint="run the same command again when it is back; --outage-timeout says how long to wait",
                         ) from error
-                    self._hold(pause)
+                    self._slow_down(pause)
                     await self._sleep(pause * (0.5 + self._jitter() / 2))
-                    pause = min(2 * pause, self._LONGEST_PAUSE)
+                    pause = min(2 * pause, self._MAX_PAUSE_SECONDS)
                 began = self._clock()
                 try:
                     result = await call()
@@ -153,11 +156,15 @@ class Outage:
                         raise
                     error = again
                     continue
-                self.succeeded()
+                self.record_success()
                 return result
 
     async def _is_hopeless(self, error: TransientError, waited: float) -> bool:
-        """Whether it is time to see that a call fails all by itself."""
-        if error.is_file_verdict or len(self._struck) > 1 or waited <= min(self._longest, self._PATIENCE):
+        """Return whether a single call has failed for long enough while the server answers a ping."""
+        if (
+            error.is_file_verdict
+            or len(self._failed_calls) > 1
+            or waited <= min(self._timeout, self._SINGLE_CALL_SECONDS)
+        ):
             return False
         return await self._ping()

@@ -13,35 +13,35 @@ import anyio
 from asyncimport.errors import TransientError
 
 T = TypeVar("T")
-_LATE = 8
+# Without budget for retries, a pause is as long as after this attempt.
+_LATE_ATTEMPT = 8
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how long to wait: `attempts` in all, then `first` seconds growing by `factor` up to `cap`.
+    """How often to try and how long to wait: from `first_seconds`, growing by `factor`, up to `max_seconds`.
 
-    An answer that judges the file is believed after `file_attempts`: a bad file should not hold a worker for long.
+    An answer that blames the file is believed after `file_attempts`: a bad file should not occupy a worker for long.
     """
 
     attempts: int = 6
     file_attempts: int = 3
-    first: float = 0.5
+    first_seconds: float = 0.5
     factor: float = 2.0
-    cap: float = 30.0
+    max_seconds: float = 30.0
 
-    def delay(self, attempt: int, *, hint: float | None, jitter: float, spare: bool = True) -> float:
-        """Seconds to wait after the failed `attempt` (from 1), for `jitter` in [0, 1).
+    def delay(self, attempt: int, *, retry_after: float | None, jitter: float, has_budget: bool = True) -> float:
+        """Return the seconds to wait after the failed `attempt` (from 1), for `jitter` in [0, 1).
 
-        Full jitter spreads workers that failed together. The server's own hint (Retry-After, bounded to five
-        minutes) is a lower bound, to which the jitter is added. Where no repetition is to `spare`, even the first
-        pause is as long as the last.
+        Full jitter spreads workers that failed together. The server's Retry-After, up to five minutes, is a lower
+        bound, and the jitter is added to it. Without budget for retries, the first pause is as long as the last.
         """
-        step = attempt if spare else max(attempt, _LATE)
-        spread = min(self.cap, self.first * self.factor ** (step - 1)) * jitter
-        return spread if hint is None else min(hint, 300.0) + spread
+        step = attempt if has_budget else max(attempt, _LATE_ATTEMPT)
+        spread = min(self.max_seconds, self.first_seconds * self.factor ** (step - 1)) * jitter
+        return spread if retry_after is None else min(retry_after, 300.0) + spread
 
 
-async def retrying(
+async def call_with_retries(
     call: Callable[[], Awaitable[T]],
     policy: RetryPolicy,
     *,
@@ -52,8 +52,8 @@ async def retrying(
 ) -> T:
     """Await `call()` until it succeeds, raises anything but `TransientError`, or the attempts are used up.
 
-    A connection that the server had closed while it was idle costs no attempt: the call is made once more, at once.
-    `acquire` is asked before each other repetition whether there is one to spare. Raises: the last `TransientError`.
+    If the server had closed an idle connection, the call is repeated once, at once, and this costs no attempt. Before
+    any other retry, `acquire` says whether the budget has one left. Raises: the last `TransientError`.
     """
     if policy.attempts < 1:
         raise ValueError("a retry policy needs at least one attempt")
@@ -68,5 +68,5 @@ async def retrying(
                 continue
             if attempt == policy.attempts or (error.is_file_verdict and attempt >= policy.file_attempts):
                 raise
-            await sleep(policy.delay(attempt, hint=error.retry_after, jitter=jitter(), spare=acquire()))
+            await sleep(policy.delay(attempt, retry_after=error.retry_after, jitter=jitter(), has_budget=acquire()))
             attempt += 1

@@ -1,4 +1,4 @@
-"""How a run ends early and well."""
+"""How a run ends early and gracefully."""
 
 import signal
 from collections.abc import Iterator
@@ -8,84 +8,84 @@ from types import FrameType
 
 import anyio
 
-# How long another program's lock on a journal is still waited for after a stop: a backup's takes no longer.
+# How long to wait after a stop for a journal that another program has locked: a backup takes no longer.
 LOCK_SECONDS = 3.0
 
 
 class Terminated(BaseException):
-    """SIGTERM came where nobody listens for it: what is open is closed, as after Ctrl-C."""
+    """SIGTERM came while nothing else handled it; files are closed as after Ctrl-C."""
 
 
-def end_on_sigterm() -> None:
-    """Let SIGTERM raise Terminated, as SIGINT raises KeyboardInterrupt, in place of ending the process at once."""
+def raise_on_sigterm() -> None:
+    """Let SIGTERM raise Terminated, as SIGINT raises KeyboardInterrupt, instead of ending the process at once."""
 
-    def received(_: int, __: FrameType | None) -> None:
+    def raise_terminated(_: int, __: FrameType | None) -> None:
         raise Terminated
 
-    signal.signal(signal.SIGTERM, received)
+    signal.signal(signal.SIGTERM, raise_terminated)
 
 
 class StoppedError(Exception):
-    """A call that was to be repeated is not, because the run is to end; it has no outcome."""
+    """A call is not repeated, because the run is stopping; it has no outcome."""
 
 
 class Stop:
-    """A way to end a run early and well: nothing more is handed out, what is in flight has `grace` seconds.
+    """Ends a run early: nothing more is handed out, and calls in flight have `grace` seconds.
 
-    `requested` says whether it was asked to end, `signal` by which signal first: SIGINT, if by none.
+    `requested` says whether a stop was requested, and `signal` by which signal first; it is SIGINT if there was none.
     """
 
     def __init__(self, *, grace: float = 30.0) -> None:
         self.requested = False
         self.signal: int = signal.SIGINT
         self._grace = grace
-        self._at_once = self._after_grace = inf
+        self._requested_at = self._grace_ends_at = inf
         self._scopes: dict[anyio.CancelScope, bool] = {}
 
     def request(self, number: int = signal.SIGINT) -> None:
-        """Ask for the end, as a signal does; the second time, drop what is in flight too."""
+        """Request a stop, as a signal does; the second request also cancels the calls in flight."""
         if not self.requested:
             self.signal = number
-        self._at_once = anyio.current_time()
-        self._after_grace = self._at_once + (0.0 if self.requested else self._grace)
+        self._requested_at = anyio.current_time()
+        self._grace_ends_at = self._requested_at + (0.0 if self.requested else self._grace)
         self.requested = True
-        for scope, waits in self._scopes.items():
-            scope.deadline = self._after_grace if waits else self._at_once
+        for scope, has_grace in self._scopes.items():
+            scope.deadline = self._grace_ends_at if has_grace else self._requested_at
 
-    def ends_at(self, seconds: float) -> float:
-        """Return when a wait in a thread ends, by the monotonic clock: so long after a stop was asked for.
+    def wait_deadline(self, seconds: float) -> float:
+        """Return when a wait in a thread must end, by the monotonic clock: `seconds` after a stop was requested.
 
-        After the second time it is at once; before the first, never.
+        After the second request it is at once; before the first, never.
         """
-        return min(self._at_once + seconds, self._after_grace)
+        return min(self._requested_at + seconds, self._grace_ends_at)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Bound a block that ends as soon as it is asked to."""
-        with self._scope(waits=False):
+    def immediate_scope(self) -> Iterator[None]:
+        """Cancel the block as soon as a stop is requested."""
+        with self._scope(has_grace=False):
             yield
 
     @contextmanager
-    def after_grace(self) -> Iterator[None]:
-        """Bound a block that may finish what it has in hand."""
-        with self._scope(waits=True):
+    def grace_scope(self) -> Iterator[None]:
+        """Cancel the block when the grace after a stop is over."""
+        with self._scope(has_grace=True):
             yield
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep between two attempts, when nothing is in flight.
+        """Sleep between two attempts, while nothing is in flight.
 
-        Raises: StoppedError when the run is to end.
+        Raises: StoppedError when the run is stopping.
         """
-        with self._scope(waits=False):
+        with self._scope(has_grace=False):
             await anyio.sleep(seconds)
         if self.requested:
             raise StoppedError
 
     @contextmanager
-    def _scope(self, *, waits: bool) -> Iterator[None]:
-        # A stage may begin after it was asked to end.
-        scope = anyio.CancelScope(deadline=self._after_grace if waits else self._at_once)
-        self._scopes[scope] = waits
+    def _scope(self, *, has_grace: bool) -> Iterator[None]:
+        # A stage may begin after the stop was requested.
+        scope = anyio.CancelScope(deadline=self._grace_ends_at if has_grace else self._requested_at)
+        self._scopes[scope] = has_grace
         try:
             with scope:
                 yield

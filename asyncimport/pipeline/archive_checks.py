@@ -69,14 +69,14 @@ async def _call(context: Context, call: Callable[[], Awaitable[T]], claim: Claim
     """Call the archive in a slot, and wait for a server that is away. Raises: what `call` raises."""
 
     async def attempt() -> T:
-        await slot.turn()
+        await slot.wait_turn()
         try:
             return await call()
         except TransientError as error:
             if error.overload:
-                context.throttle.overloaded(error.retry_after)
+                context.throttle.slow_down(error.retry_after)
             # Release the slot during backoff.
-            slot.leave()
+            slot.release()
             raise
 
     return await context.outage.call(attempt, claim.key)

@@ -121,7 +121,7 @@ async def upload_attachments(
         while not stop.requested and (batch := await ask(pending.claim)) is not None:
             results = None
             try:
-                with stop.after_grace():
+                with stop.grace_scope():
                     results = await fill(batch)
             except StoppedError:
                 pass

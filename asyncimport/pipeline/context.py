@@ -48,10 +48,10 @@ class Context:
         self.outage = Outage(
             self.options.outage_timeout,
             ping=self.destination.ping,
-            first=self.policy.first,
+            first_pause=self.policy.first_seconds,
             clock=monotonic,
             sleep=self.stop.sleep,
-            hold=self.throttle.overloaded,
+            slow_down=self.throttle.slow_down,
             report=lambda reason: report(ServerUnavailable(reason)),
         )
         self._journal_limiter = anyio.CapacityLimiter(1)

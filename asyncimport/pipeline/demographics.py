@@ -114,7 +114,7 @@ async def describe_subjects(
         for subject in due:
             found: Mapping[str, str] = {}
             disputed: Sequence[str] = ()
-            with stop.at_once():
+            with stop.immediate_scope():
                 if wanted:
                     found, disputed = await heard(subject)
             if stop.requested:
@@ -128,7 +128,7 @@ async def describe_subjects(
                 continue
             result = None
             try:
-                with stop.after_grace():
+                with stop.grace_scope():
                     result = SubjectReport(wish.project, wish.subject, "stored")
                     if wish.values:
                         result = await told(wish, [name for name in wish.values if name not in own.values])

@@ -22,19 +22,19 @@ async def feed(context: Context, wakeups: Wakeups, batches: MemoryObjectSendStre
 
     def claim_files() -> list[Claim] | None:
         # No more deliveries can begin at a time than there are slots.
-        limit, pace = throttle.limit, throttle.pace
+        limit, pace = throttle.limit, throttle.seconds_per_call
         in_time = min(int(_CLAIM_SECONDS * limit / pace), _MAX_CLAIMED) if pace else 0
         files = max(_BATCH_FILES * limit, _MIN_CLAIMED, in_time)
         return context.journal.queue.claim(files, max_active=context.options.max_open_sessions, max_new=limit)
 
     async with wakeups, batches:
-        with context.stop.at_once():
+        with context.stop.immediate_scope():
             async for _ in wakeups:
                 if not context.may_feed:
                     continue
                 while claims := await context.call_journal(claim_files):
                     context.is_drained = False
-                    files = files_per_batch(len(claims), throttle.limit, throttle.pace)
+                    files = files_per_batch(len(claims), throttle.limit, throttle.seconds_per_call)
                     # The first file of a delivery waits for several answers: meanwhile the others send the rest.
                     first = [[claim] for claim in claims if claim.delivery.uri is None]
                     rest = [claim for claim in claims if claim.delivery.uri is not None]

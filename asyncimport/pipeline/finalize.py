@@ -17,7 +17,7 @@ async def finalize(context: Context, wakeups: Wakeups, wake_feed: Signal) -> Non
     deliveries = context.journal.deliveries
     claim = partial(deliveries.claim, settle_seconds=context.options.settle_seconds)
     async with wakeups, wake_feed:
-        with context.stop.at_once():
+        with context.stop.immediate_scope():
             may_wake = True
             while may_wake:
                 claimed = await context.call_journal(claim)

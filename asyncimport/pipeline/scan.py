@@ -26,7 +26,7 @@ class Scanner:
         """Scan the source. Raises: UsageError."""
         context, options, scan = self._context, self._context.options, self._context.journal.scan
         async with wake_feed, wake_finalizers:
-            with context.stop.at_once():
+            with context.stop.immediate_scope():
                 # Deliveries that an earlier run sealed can be finalised at once.
                 notify(wake_finalizers, options.finalizers)
                 async for found in context.source.batches():

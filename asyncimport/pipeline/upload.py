@@ -14,7 +14,7 @@ from asyncimport.model import Body, Claim, Failed, Outcome, Stored
 from asyncimport.model.events import RetryScheduled, SessionFound
 from asyncimport.pacing.concurrency import Slot
 from asyncimport.pacing.outage import RetryBudget
-from asyncimport.pacing.retry import retrying
+from asyncimport.pacing.retry import call_with_retries
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import check_subject, find_existing
 from asyncimport.pipeline.context import Context
@@ -44,13 +44,13 @@ class Uploader:
         """Send batches until there are none any more."""
         context = self._context
         async with batches, outcomes, flush, wake_feed:
-            with context.stop.after_grace(), suppress(StoppedError, anyio.EndOfStream):
+            with context.stop.grace_scope(), suppress(StoppedError, anyio.EndOfStream):
                 while True:
                     with context.throttle.slot() as slot:
                         # At most one worker holds a batch while it waits for a slot.
                         async with self._batch_lock:
                             batch = await self._next_batch(batches, flush)
-                            await slot.turn()
+                            await slot.wait_turn()
                         await self._send_batch(batch, slot, outcomes, flush, wake_feed)
 
     async def _next_batch(self, batches: MemoryObjectReceiveStream[list[Claim]], flush: Signal) -> list[Claim]:
@@ -103,7 +103,7 @@ class Uploader:
         xxh3 = xxh3_of(body) if isinstance(body, bytes) else None
 
         async def attempt() -> str:
-            await slot.turn()
+            await slot.wait_turn()
             attempts.count += 1
             try:
                 try:
@@ -115,12 +115,14 @@ class Uploader:
             except TransientError as error:
                 self._note_failure(claim, error, attempts)
                 # Release the slot during backoff.
-                slot.leave()
+                slot.release()
                 raise
 
         try:
             try:
-                uri = await retrying(attempt, context.policy, acquire=self._budget.acquire, sleep=context.stop.sleep)
+                uri = await call_with_retries(
+                    attempt, context.policy, acquire=self._budget.acquire, sleep=context.stop.sleep
+                )
             except TransientError as error:
                 # Did any other file get through between the last two attempts of this one?
                 if not context.outage.is_on(error, attempts.times[-2]):
@@ -136,9 +138,9 @@ class Uploader:
             )
         except (RefusedError, TransientError) as error:
             return judge(claim, error, attempts)
-        slot.succeeded(claim.instance.file.size)
-        self._budget.succeeded()
-        context.outage.succeeded()
+        slot.record_success(claim.instance.file.size)
+        self._budget.record_success()
+        context.outage.record_success()
         if not isinstance(body, bytes):
             xxh3 = body.xxh3
             digest = body.sha256 if context.options.receipts else digest
@@ -150,7 +152,7 @@ class Uploader:
         attempts.times.append(monotonic())
         attempts.may_have_taken_effect |= error.may_have_taken_effect
         if error.blames_file:
-            context.outage.blamed(claim.key)
+            context.outage.record_rejected_file(claim.key)
         context.report(RetryScheduled(str(error), claim, attempts.count))
         if error.overload:
-            context.throttle.overloaded(error.retry_after)
+            context.throttle.slow_down(error.retry_after)

@@ -12,9 +12,9 @@ import anyio.to_thread
 from yarl import URL
 
 from asyncimport.errors import AsyncimportError, LoginExpiredError, TransientError, UnavailableError
-from asyncimport.pacing.bandwidth import Rate
+from asyncimport.pacing.bandwidth import RateLimit
 from asyncimport.pacing.monitor import OutageMonitor
-from asyncimport.pacing.retry import RetryPolicy, retrying
+from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.xnat.deadlines import Deadlines, time_limit
 from asyncimport.xnat.login import Credentials, Login
 from asyncimport.xnat.proxies import proxy_for
@@ -41,7 +41,7 @@ class Client:
     """Calls XNAT. `rate` limits the bytes of bodies in a second. Open one with `connect`."""
 
     def __init__(
-        self, transport: Transport, credentials: Credentials, timeouts: Timeouts, rate: Rate | None = None
+        self, transport: Transport, credentials: Credentials, timeouts: Timeouts, rate: RateLimit | None = None
     ) -> None:
         self._transport = transport
         self._monitor = transport.monitor
@@ -73,8 +73,8 @@ class Client:
             await login.renew(None)
         number = login.number
         # As `Transport.monitored`, without a context manager, which would cost time for every file.
-        self._monitor.began()
-        report = self._monitor.dropped
+        self._monitor.call_started()
+        report = self._monitor.call_cancelled
         try:
             sent = {**login.headers, **headers} if headers else login.headers
             if has_deadline:
@@ -83,7 +83,7 @@ class Client:
             else:
                 reply = await self._transport.exchange(method, url, data, sent, max_bytes)
             result = parse(reply)
-            report = self._monitor.got_through
+            report = self._monitor.call_answered
         except AsyncimportError as error:
             report = self._transport.report_of(error)
             if not isinstance(error, LoginExpiredError):
@@ -107,7 +107,7 @@ class Client:
             with time_limit(self.timeouts.reply):
                 return await self.call(method, self.url(path), parse, max_bytes=max_bytes)
 
-        return await retrying(once, policy)
+        return await call_with_retries(once, policy)
 
     async def ping(self) -> bool:
         """Whether XNAT answers at all."""
@@ -177,7 +177,7 @@ class Client:
                 await self.login.renew(number)
                 raise
 
-        return await retrying(once, policy)
+        return await call_with_retries(once, policy)
 
     async def _read_file(self, response: aiohttp.ClientResponse, scope: anyio.CancelScope) -> AsyncIterator[bytes]:
         """Yield a body, and move the deadline with each chunk that comes in time."""
@@ -218,10 +218,10 @@ async def connect(
         connect_seconds=timeouts.connect,
         cookies=aiohttp.DummyCookieJar(),
     ) as http:
-        rate = None if max_rate is None else Rate(max_rate)
+        rate = None if max_rate is None else RateLimit(max_rate)
         client = Client(Transport(http, server, proxy, monitor), credentials, timeouts, rate)
         try:
-            await retrying(client.login.open, policy or RetryPolicy(attempts=3))
+            await call_with_retries(client.login.open, policy or RetryPolicy(attempts=3))
         except TransientError as error:
             hint = "check the address, and that the server is up"
             raise UnavailableError(f"{host} does not answer: {error}", hint=hint) from error

@@ -284,7 +284,7 @@ class Resources:
                 filed += [_gave_up(load, there) for load in waiting]
                 return
             if waiting:
-                await self._sleep(self._policy.delay(attempt, hint=None, jitter=0.5))
+                await self._sleep(self._policy.delay(attempt, retry_after=None, jitter=0.5))
                 if not self._replace:
                     is_unseen = any(load.attachment.name not in there for load in waiting)
                     there = await (self._everything if is_unseen else self._list)(base, label)

@@ -10,7 +10,7 @@ import anyio
 
 from asyncimport.errors import FatalError, ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
 from asyncimport.model import Dropped
-from asyncimport.pacing.retry import RetryPolicy, retrying
+from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.routing.drop_rules import filter_drops, script_rejects
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.response import Reply
@@ -59,7 +59,7 @@ async def check_project(
         return found
 
     try:
-        return await retrying(check, caches)
+        return await call_with_retries(check, caches)
     except _CachedVerdictError as error:
         raise error.verdict from None
 

@@ -17,7 +17,7 @@ import anyio
 from asyncimport.demographics import Changes, Demographics, Difference, Values, compute_changes, missing_values
 from asyncimport.errors import RefusedError, TransientError, UnavailableError, primary_error
 from asyncimport.model.csv_table import label_problem
-from asyncimport.pacing.retry import RetryPolicy, retrying
+from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.subjects import (
     ListedSubject,
@@ -189,7 +189,7 @@ class Subjects:
         """
         turn = self._turns.setdefault((wish.project, _key(wish.subject)), anyio.Lock())
         async with turn:
-            return await retrying(partial(self._step, _Setting(wish)), self._policy)
+            return await call_with_retries(partial(self._step, _Setting(wish)), self._policy)
 
     async def _step(self, setting: _Setting) -> SubjectUpdated:
         """Look, decide, send what is lacking, and look again."""

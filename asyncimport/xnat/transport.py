@@ -111,11 +111,11 @@ class Transport:
     @contextmanager
     def monitored(self) -> Iterator[None]:
         """Report to the monitor how a call ends."""
-        self.monitor.began()
-        report = self.monitor.dropped
+        self.monitor.call_started()
+        report = self.monitor.call_cancelled
         try:
             yield
-            report = self.monitor.got_through
+            report = self.monitor.call_answered
         except AsyncimportError as error:
             report = self.report_of(error)
             raise
@@ -125,10 +125,10 @@ class Transport:
     def report_of(self, error: AsyncimportError) -> Callable[[], None]:
         """Return the monitor's method for a call that ends with this error: any reply of XNAT's has got through."""
         if isinstance(error, SourceError):
-            return self.monitor.dropped
+            return self.monitor.call_cancelled
         if not isinstance(error, TransientError) or isinstance(error, LoginExpiredError | NothingStoredError):
-            return self.monitor.got_through
-        return self.monitor.got_through if error.is_file_verdict else partial(self.monitor.failed, error)
+            return self.monitor.call_answered
+        return self.monitor.call_answered if error.is_file_verdict else partial(self.monitor.call_failed, error)
 
     async def exchange(
         self,

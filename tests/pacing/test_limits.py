@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from asyncimport.errors import UsageError
 from asyncimport.model.option import bytes_of
 from asyncimport.pacing.adaptive import AdaptiveLimit
-from asyncimport.pacing.bandwidth import Rate
+from asyncimport.pacing.bandwidth import RateLimit
 from asyncimport.pacing.concurrency import Slot, Throttle
 
 pytestmark = pytest.mark.anyio
@@ -88,7 +88,7 @@ def throttle_at(ceiling: int, time: Time) -> Throttle:
 def succeed(throttle: Throttle, times: int) -> None:
     """Note successes."""
     for _ in range(times):
-        throttle.succeeded()
+        throttle.record_success()
 
 
 async def test_overload_halves_once_a_second() -> None:
@@ -98,7 +98,7 @@ async def test_overload_halves_once_a_second() -> None:
     limits = []
     for pause in (0.0, 0.0, 0.5, 0.4, 0.25, 1.0):
         time.now += pause
-        throttle.overloaded()
+        throttle.slow_down()
         limits.append(throttle.limit)
     assert limits == [8, 8, 8, 8, 4, 2]
 
@@ -110,7 +110,7 @@ async def test_limit_never_falls_below_one(ceiling: int, expected: list[int]) ->
     throttle = throttle_at(ceiling, time)
     limits = []
     for _ in expected:
-        throttle.overloaded()
+        throttle.slow_down()
         limits.append(throttle.limit)
         time.now += 1.0
     assert limits == expected
@@ -120,7 +120,7 @@ async def test_each_full_round_of_successes_adds_one() -> None:
     """The limit grows by one after as many successes as it allows calls, up to the ceiling and no further."""
     time = Time()
     throttle = throttle_at(8, time)
-    throttle.overloaded()
+    throttle.slow_down()
     grown = []
     for successes in (3, 1, 4, 1, 6, 7, 100):
         succeed(throttle, successes)
@@ -132,10 +132,10 @@ async def test_overload_begins_the_round_anew() -> None:
     """Successes before a cut do not count towards the growth after it."""
     time = Time()
     throttle = throttle_at(16, time)
-    throttle.overloaded()
+    throttle.slow_down()
     succeed(throttle, 7)
     time.now += 1.0
-    throttle.overloaded()
+    throttle.slow_down()
     succeed(throttle, 3)
     assert throttle.limit == 4
     succeed(throttle, 1)
@@ -146,9 +146,9 @@ async def test_an_overload_that_does_not_cut_leaves_the_round_alone() -> None:
     """A report within the second of a cut is the same trouble, and takes back nothing."""
     time = Time()
     throttle = throttle_at(4, time)
-    throttle.overloaded()
+    throttle.slow_down()
     succeed(throttle, 1)
-    throttle.overloaded()
+    throttle.slow_down()
     succeed(throttle, 1)
     assert throttle.limit == 3
 
@@ -176,7 +176,7 @@ async def test_a_cut_lets_calls_end_before_others_begin() -> None:
         throttle = throttle_at(8, time)
         calls = Calls(throttle, tasks)
         await calls.begin(20)
-        throttle.overloaded()
+        throttle.slow_down()
         assert (throttle.limit, calls.in_flight) == (4, 8)
         await calls.end(4)
         assert calls.in_flight == 4
@@ -194,16 +194,16 @@ async def test_calls_from_before_a_cut_do_not_raise_the_limit() -> None:
         calls = Calls(throttle, tasks)
         await calls.begin(20)
         for _ in range(3):
-            throttle.overloaded()
+            throttle.slow_down()
             time.now += 1.0
         assert (throttle.limit, calls.in_flight) == (1, 8)
         for left in (7, 6, 5, 4, 3, 2):
-            await calls.end(1, throttle.succeeded)
+            await calls.end(1, throttle.record_success)
             assert (throttle.limit, calls.in_flight) == (1, left)
-        await calls.end(1, throttle.succeeded)
+        await calls.end(1, throttle.record_success)
         assert (throttle.limit, calls.in_flight) == (2, 2)
         while calls.in_flight:
-            await calls.end(1, throttle.succeeded)
+            await calls.end(1, throttle.record_success)
 
 
 async def test_growth_lets_waiting_calls_in() -> None:
@@ -211,11 +211,11 @@ async def test_growth_lets_waiting_calls_in() -> None:
     time = Time()
     async with anyio.create_task_group() as tasks:
         throttle = throttle_at(2, time)
-        throttle.overloaded()
+        throttle.slow_down()
         calls = Calls(throttle, tasks)
         await calls.begin(4)
         assert calls.in_flight == 1
-        throttle.succeeded()
+        throttle.record_success()
         await wait_all_tasks_blocked()
         assert calls.in_flight == 2
         while calls.in_flight:
@@ -227,7 +227,7 @@ async def test_retry_after_holds_back_every_call() -> None:
     time = Time()
     async with anyio.create_task_group() as tasks:
         throttle = throttle_at(8, time)
-        throttle.overloaded(10.0)
+        throttle.slow_down(10.0)
         calls = Calls(throttle, tasks)
         await calls.begin(3)
         assert (calls.in_flight, time.asked) == (0, [10.0, 10.0, 10.0])
@@ -245,12 +245,12 @@ async def test_a_later_wish_prolongs_the_wait() -> None:
     time = Time()
     async with anyio.create_task_group() as tasks:
         throttle = throttle_at(8, time)
-        throttle.overloaded(10.0)
+        throttle.slow_down(10.0)
         calls = Calls(throttle, tasks)
         await calls.begin(1)
         await time.pass_by(5.0)
-        throttle.overloaded(2.0)
-        throttle.overloaded(20.0)
+        throttle.slow_down(2.0)
+        throttle.slow_down(20.0)
         await time.pass_by(5.0)
         assert (calls.in_flight, time.asked) == (0, [10.0, 15.0])
         await time.pass_by(15.0)
@@ -263,7 +263,7 @@ async def test_retry_after_is_bounded_to_five_minutes() -> None:
     time = Time()
     async with anyio.create_task_group() as tasks:
         throttle = throttle_at(8, time)
-        throttle.overloaded(86_400.0)
+        throttle.slow_down(86_400.0)
         calls = Calls(throttle, tasks)
         await calls.begin(1)
         await time.pass_by(300.0)
@@ -302,7 +302,7 @@ async def test_a_failing_call_gives_its_slot_back() -> None:
 async def test_lives_in_real_time_by_default() -> None:
     """Without a clock given it uses the loop's, and a wish of no seconds is none."""
     throttle = Throttle(2)
-    throttle.overloaded(0.0)
+    throttle.slow_down(0.0)
     async with throttle.slot():
         assert throttle.limit == 1
 
@@ -315,10 +315,10 @@ async def test_a_slot_serves_calls_that_follow_each_other() -> None:
 
     async def calls(name: str, go_on: anyio.Event) -> None:
         with throttle.slot() as slot:
-            await slot.turn()
+            await slot.wait_turn()
             turns.append(name)
             await go_on.wait()
-            await slot.turn()
+            await slot.wait_turn()
             turns.append(name)
 
     async with anyio.create_task_group() as tasks:
@@ -326,12 +326,12 @@ async def test_a_slot_serves_calls_that_follow_each_other() -> None:
         tasks.start_soon(calls, "first", first)
         tasks.start_soon(calls, "second", second)
         await wait_all_tasks_blocked()
-        throttle.overloaded()
-        assert throttle.is_crowded
+        throttle.slow_down()
+        assert throttle.is_over_limit
         first.set()
         await wait_all_tasks_blocked()
         assert turns == ["first", "second"]
-        assert not throttle.is_crowded
+        assert not throttle.is_over_limit
         second.set()
         await wait_all_tasks_blocked()
         assert turns == ["first", "second", "second", "first"]
@@ -341,18 +341,18 @@ async def test_a_slot_that_is_given_back_is_had_again() -> None:
     """Who waits to repeat a call holds no slot meanwhile, and waits for one like everybody else."""
     throttle = throttle_at(1, Time())
     async with throttle.slot() as slot:
-        slot.leave()
-        slot.leave()
+        slot.release()
+        slot.release()
         async with anyio.create_task_group() as tasks:
             calls = Calls(throttle, tasks)
             await calls.begin(1)
             assert calls.in_flight == 1
-            tasks.start_soon(slot.turn)
+            tasks.start_soon(slot.wait_turn)
             await wait_all_tasks_blocked()
-            assert not throttle.try_enter()
+            assert not throttle.try_acquire()
             await calls.end(1)
-        assert not throttle.try_enter()
-    assert throttle.try_enter()
+        assert not throttle.try_acquire()
+    assert throttle.try_acquire()
 
 
 async def test_a_retry_after_holds_back_the_next_call_of_a_slot() -> None:
@@ -360,8 +360,8 @@ async def test_a_retry_after_holds_back_the_next_call_of_a_slot() -> None:
     time = Time()
     throttle = throttle_at(2, time)
     async with throttle.slot() as slot, anyio.create_task_group() as tasks:
-        throttle.overloaded(10.0)
-        tasks.start_soon(slot.turn)
+        throttle.slow_down(10.0)
+        tasks.start_soon(slot.wait_turn)
         await wait_all_tasks_blocked()
         assert time.asked == [10.0]
         await time.pass_by(10.0)
@@ -371,7 +371,7 @@ async def test_a_retry_after_holds_back_the_next_call_of_a_slot() -> None:
 async def test_no_slot_is_lost_to_who_is_cancelled_just_then(cancelled_first: bool) -> None:
     """A slot that is given at the moment of a cancellation goes to the next who waits."""
     throttle = throttle_at(1, Time())
-    assert throttle.try_enter()
+    assert throttle.try_acquire()
     async with anyio.create_task_group() as tasks:
         scope = anyio.CancelScope()
 
@@ -384,24 +384,24 @@ async def test_no_slot_is_lost_to_who_is_cancelled_just_then(cancelled_first: bo
         await wait_all_tasks_blocked()
         calls = Calls(throttle, tasks)
         await calls.begin(1)
-        for happens in (scope.cancel, throttle.leave) if cancelled_first else (throttle.leave, scope.cancel):
+        for happens in (scope.cancel, throttle.release) if cancelled_first else (throttle.release, scope.cancel):
             happens()
         await wait_all_tasks_blocked()
         assert calls.in_flight == 1
         await calls.end(1)
-    assert throttle.try_enter()
+    assert throttle.try_acquire()
 
 
 async def test_no_slot_is_lost_to_who_is_cancelled_in_a_retry_after() -> None:
     """Who is cancelled while the server wants to be left alone gives the slot back."""
     time = Time()
     throttle = throttle_at(1, time)
-    throttle.overloaded(60.0)
+    throttle.slow_down(60.0)
     with anyio.move_on_after(0.01) as scope:
         async with throttle.slot():
             raise AssertionError
     assert scope.cancelled_caught
-    assert throttle.try_enter()
+    assert throttle.try_acquire()
 
 
 class Doings:
@@ -436,9 +436,9 @@ class Doings:
                 self._count += 1
                 self._tasks.start_soon(self._task, self._count)
             case "succeed":
-                self.throttle.succeeded()
+                self.throttle.record_success()
             case "overload":
-                self.throttle.overloaded()
+                self.throttle.slow_down()
             case "wait":
                 await self._time.pass_by(1.0)
             case "cancel" if name is not None:
@@ -470,7 +470,7 @@ class Doings:
                 await self._turns[name].wait()
                 self._turns[name] = anyio.Event()
                 self._holding.discard(name)
-                await slot.turn()
+                await slot.wait_turn()
         finally:
             self._holding.discard(name)
 
@@ -506,7 +506,7 @@ def test_whatever_happens_no_slot_is_lost(ceiling: int, doings: list[list[tuple[
                 assert doing.holding <= allowed
                 assert not doing.waiting or doing.holding >= throttle.limit
             await doing.end()
-        assert [throttle.try_enter() for _ in range(ceiling + 1)].count(True) == throttle.limit
+        assert [throttle.try_acquire() for _ in range(ceiling + 1)].count(True) == throttle.limit
 
     anyio.run(live)
 
@@ -521,7 +521,7 @@ async def test_without_a_number_it_finds_one() -> None:
         assert (throttle.limit, calls.in_flight) == (3, 3)
         for _ in range(300):
             time.now += 0.1 / throttle.limit
-            throttle.succeeded(0.1, 1000)
+            throttle.record_success(0.1, 1000)
         await wait_all_tasks_blocked()
         assert (throttle.limit, calls.in_flight) == (6, 6)
         while calls.in_flight:
@@ -533,38 +533,38 @@ async def test_what_a_slot_is_occupied_with_counts() -> None:
     time = Time()
     throttle = Throttle(64, adaptive=True, sleep=time.sleep, clock=time.clock)
     noted: list[float] = []
-    throttle.succeeded = lambda seconds=0.0, size=0: noted.append(seconds + size)  # type: ignore[method-assign]
+    throttle.record_success = lambda seconds=0.0, size=0: noted.append(seconds + size)  # type: ignore[method-assign]
     with throttle.slot() as slot:
-        await slot.turn()
+        await slot.wait_turn()
         time.now += 1.0
-        await slot.turn()
+        await slot.wait_turn()
         time.now += 1.0
-        slot.succeeded(100)
+        slot.record_success(100)
         time.now += 3.0
-        await slot.turn()
-        slot.succeeded(0)
-        slot.leave()
+        await slot.wait_turn()
+        slot.record_success(0)
+        slot.release()
         time.now += 5.0
-        await slot.turn()
-        slot.succeeded(0)
-        throttle.overloaded(10.0)
+        await slot.wait_turn()
+        slot.record_success(0)
+        throttle.slow_down(10.0)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(slot.turn)
+            tasks.start_soon(slot.wait_turn)
             await wait_all_tasks_blocked()
             await time.pass_by(10.0)
         time.now += 2.0
-        slot.succeeded(0)
+        slot.record_success(0)
     assert noted == [102.0, 3.0, 0.0, 2.0]
 
 
 def test_the_pace_is_that_of_the_last_calls() -> None:
     """Nobody knows it before a call has ended; then each call counts an eighth."""
     throttle = Throttle(4)
-    assert throttle.pace is None
-    throttle.succeeded(0.8)
-    assert throttle.pace == 0.8
-    throttle.succeeded(1.6)
-    assert throttle.pace == pytest.approx(0.9)
+    assert throttle.seconds_per_call is None
+    throttle.record_success(0.8)
+    assert throttle.seconds_per_call == 0.8
+    throttle.record_success(1.6)
+    assert throttle.seconds_per_call == pytest.approx(0.9)
 
 
 async def test_an_overload_cuts_what_was_found_too() -> None:
@@ -572,20 +572,20 @@ async def test_an_overload_cuts_what_was_found_too() -> None:
     time = Time()
     throttle = Throttle(64, adaptive=True, sleep=time.sleep, clock=time.clock)
     while throttle.limit < 20:
-        while throttle.try_enter():
+        while throttle.try_acquire():
             pass
         time.now += 0.1 / throttle.limit
-        throttle.succeeded(0.1, 1000)
+        throttle.record_success(0.1, 1000)
     found = throttle.limit
-    throttle.overloaded()
+    throttle.slow_down()
     assert throttle.limit == found // 2
-    while throttle.is_crowded:
-        throttle.leave()
+    while throttle.is_over_limit:
+        throttle.release()
     rounds = []
     while throttle.limit < found:
         before, successes = throttle.limit, 0
         while throttle.limit == before:
-            throttle.succeeded(0.1, 1000)
+            throttle.record_success(0.1, 1000)
             successes += 1
         rounds.append((successes, throttle.limit - before))
     assert rounds == [(limit, 1) for limit in range(found // 2, found)]
@@ -605,7 +605,7 @@ class Line:
         while self.now < end:
             took = seconds(self.knee.limit)
             self.now += took / self.knee.limit
-            self.knee.succeeded(took, size, full=full)
+            self.knee.record_success(took, size, is_full=full)
             if self.knee.limit != self.limits[-1]:
                 self.limits.append(self.knee.limit)
         return self.limits
@@ -708,7 +708,7 @@ def test_large_files_may_take_longer() -> None:
     for number in range(4000):
         size, took = (20_000, 0.05) if number // 50 % 2 else (500_000, 0.4)
         line.now += took / line.knee.limit
-        line.knee.succeeded(took, size)
+        line.knee.record_success(took, size)
     assert line.knee.limit == 64
 
 
@@ -719,14 +719,14 @@ def test_trouble_in_a_probe_ends_it() -> None:
     steady = max(limits)
     while line.knee.limit > steady // 2:
         line.run(server(0.05, 200), until=0.1)
-    line.knee.disturbed()
+    line.knee.restart()
     assert line.knee.limit > steady // 2 + 1
 
 
 async def test_a_rate_is_kept_by_all_together() -> None:
     """Each waits until what went before has had its time; what was not used is not made up for."""
     time = Time()
-    rate = Rate(1000.0, sleep=time.sleep, clock=time.clock)
+    rate = RateLimit(1000.0, sleep=time.sleep, clock=time.clock)
     ended: list[float] = []
 
     async def acquire(size: int) -> None:

@@ -1284,7 +1284,7 @@ async def test_a_stop_does_not_wait_for_a_server_that_is_away(book: Path, where:
         raise TransientError("no connection", unreachable=True)
 
     setattr(shelf, f"on_{where}", away)
-    slow = RetryPolicy(attempts=2, first=0)
+    slow = RetryPolicy(attempts=2, first_seconds=0)
     summary = await move(Memory(study("1", 6)), shelf, book, stop=stop, policy=slow)
     assert tried in range(3, 3 + FEW.max_workers)
     assert (summary.files.left, summary.files.stored) == ((6, 0) if where == "store" else (0, 6))

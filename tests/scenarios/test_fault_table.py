@@ -36,7 +36,7 @@ from asyncimport.model.events import Event, OutcomesRecorded, RetryScheduled, Se
 from asyncimport.model.options import Options, Retry
 from asyncimport.model.summary import exit_code
 from asyncimport.pacing.outage import RetryBudget
-from asyncimport.pacing.retry import RetryPolicy, retrying
+from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import (
     Administer,
@@ -74,9 +74,9 @@ TOGETHER = Options(workers=STRUCK, finalizers=STRUCK)
 # By the clock of `IdleLoop`.
 SHORT = Timeouts(connect=5, stall=0.5, reply=0.6)
 # A file is judged by fewer attempts than the server is given.
-PATIENT = RetryPolicy(attempts=5, file_attempts=3, first=0)
+PATIENT = RetryPolicy(attempts=5, file_attempts=3, first_seconds=0)
 # A server that restarts refuses connections for a moment, and no attempt at one takes any time.
-MANY = RetryPolicy(attempts=100, first=0)
+MANY = RetryPolicy(attempts=100, first_seconds=0)
 
 
 class _IdleSelector(selectors.DefaultSelector):
@@ -902,14 +902,14 @@ async def ask(client: Client) -> str | None:
 async def test_pauses_are_drawn_from_their_whole_span(xnat: TestXnat, url: str, seed: int) -> None:
     """Full jitter: anything from nothing to the span of the attempt, which doubles up to the cap."""
     sys.stdout.write(f"seed {seed}\n")
-    policy = RetryPolicy(attempts=6, first=1.0, factor=2.0, cap=8.0)
+    policy = RetryPolicy(attempts=6, first_seconds=1.0, factor=2.0, max_seconds=8.0)
     sleeper = Sleeper()
     luck = random.Random(seed)
     async with logged_in(url) as client:
         fault = xnat.faults.add(Fault("listing", Status(503), times=40 * policy.attempts))
         for _ in range(40):
             with pytest.raises(TransientError):
-                await retrying(lambda: ask(client), policy, sleep=sleeper.sleep, jitter=luck.random)
+                await call_with_retries(lambda: ask(client), policy, sleep=sleeper.sleep, jitter=luck.random)
     assert fault.hits == 40 * policy.attempts
     assert len(sleeper.asked) == 40 * (policy.attempts - 1)
     for attempt, span in enumerate((1.0, 2.0, 4.0, 8.0, 8.0)):
@@ -947,7 +947,7 @@ async def test_retry_after_holds_everybody_back(xnat: TestXnat, url: str, tmp_pa
 
 async def test_a_hopeless_file_has_its_attempts_and_no_more(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """A proxy fails at one file, whatever is done, and lets all others through: the file fails, and they arrive."""
-    policy = RetryPolicy(attempts=7, first=0)
+    policy = RetryPolicy(attempts=7, first_seconds=0)
     for number in range(1, 61):
         write(tmp_path / "tree" / f"{number:02}", image(number, PatientID="S", StudyInstanceUID="1.2"))
     write(tmp_path / "tree" / "00", image(99, PatientID="H", StudyInstanceUID="1.9"))
@@ -1006,20 +1006,20 @@ def test_a_budget_is_a_hundred_and_a_fifth_of_what_succeeds() -> None:
     assert spare(1000) == 100
     for successes, spared in ((4, 0), (1, 1), (51, 10), (10_000, 100)):
         for _ in range(successes):
-            budget.succeeded()
+            budget.record_success()
         assert spare(1000) == spared
 
 
 async def test_a_server_that_fails_everything_is_given_few_quick_repetitions(xnat: TestXnat, url: str) -> None:
     """Beyond the budget each pause is as long as the last one would be, and what succeeds gives a fifth of it back."""
-    policy = RetryPolicy(attempts=5, first=1.0, factor=2.0, cap=1000.0)
+    policy = RetryPolicy(attempts=5, first_seconds=1.0, factor=2.0, max_seconds=1000.0)
     budget, sleeper = RetryBudget(), Sleeper()
 
     async def fail(calls: int) -> list[float]:
         sleeper.asked.clear()
         for _ in range(calls):
             with pytest.raises(TransientError):
-                await retrying(
+                await call_with_retries(
                     lambda: ask(client), policy, acquire=budget.acquire, sleep=sleeper.sleep, jitter=lambda: 0.5
                 )
         return list(sleeper.asked)
@@ -1031,8 +1031,8 @@ async def test_a_server_that_fails_everything_is_given_few_quick_repetitions(xna
         assert (fault.hits, xnat.count["listing"] - before) == (300, 300)
         assert pauses == [0.5, 1.0, 2.0, 4.0] * 25 + [64.0] * (35 * 4)
         for _ in range(40):
-            await retrying(lambda: ask(client), policy, acquire=budget.acquire, sleep=sleeper.sleep)
-            budget.succeeded()
+            await call_with_retries(lambda: ask(client), policy, acquire=budget.acquire, sleep=sleeper.sleep)
+            budget.record_success()
         xnat.faults.add(Fault("listing", Status(503), times=5 * 5))
         assert await fail(5) == [0.5, 1.0, 2.0, 4.0] * 2 + [64.0] * (3 * 4)
 
@@ -1046,7 +1046,7 @@ async def test_a_run_keeps_to_its_budget(xnat: TestXnat, url: str, tmp_path: Pat
         write(tmp_path / "tree" / f"{number:03}", image(number))
     faults = [xnat.faults.add(Fault("import", Status(500), nth=2 * number + 1)) for number in range(files)]
     stop = Sleeper()
-    policy = RetryPolicy(attempts=3, first=1.0, factor=2.0, cap=1000.0)
+    policy = RetryPolicy(attempts=3, first_seconds=1.0, factor=2.0, max_seconds=1000.0)
     await upload(url, [tmp_path / "tree"], tmp_path / "journal.db", policy=policy, options=ALONE, stop=stop)
     assert sum(fault.hits for fault in faults) == len(stop.asked) == files
     assert xnat.count["import"] == 2 * files

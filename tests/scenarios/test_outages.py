@@ -79,23 +79,23 @@ class Server:
 
     async def call(self, seconds: float = 0.1, error: TransientError | None = None) -> None:
         """Make a call that takes its time; it fails when the server is away, or with an error of its own."""
-        self.monitor.began()
+        self.monitor.call_started()
         try:
             await anyio.sleep(seconds)
         except BaseException:
-            self.monitor.dropped()
+            self.monitor.call_cancelled()
             raise
         if error is not None or self.is_away:
-            self.monitor.failed(error or REFUSED)
+            self.monitor.call_failed(error or REFUSED)
         else:
-            self.monitor.got_through()
+            self.monitor.call_answered()
 
     async def ping(self) -> bool:
         """Ask something small."""
         self.asked += 1
         if self.is_away:
-            self.monitor.began()
-            self.monitor.failed(REFUSED)
+            self.monitor.call_started()
+            self.monitor.call_failed(REFUSED)
             return False
         await self.call(0.01)
         return True

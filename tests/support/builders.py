@@ -37,7 +37,7 @@ from asyncimport.xnat.transport import Timeouts
 
 DEMO = Credentials("demo", "demo")
 QUICK = Timeouts(connect=5, stall=5, reply=10)
-AT_ONCE = RetryPolicy(attempts=3, first=0)
+AT_ONCE = RetryPolicy(attempts=3, first_seconds=0)
 SESSION = Session("demo", "S", "E", "1.2.3")
 
 

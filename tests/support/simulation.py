@@ -208,7 +208,7 @@ class Client:
             yield 1 / self.sourced
 
     def _fill(self) -> Steps:
-        while self.workers and (self.sourced == inf or self._given >= 1) and self.throttle.try_enter():
+        while self.workers and (self.sourced == inf or self._given >= 1) and self.throttle.try_acquire():
             self._given -= 1
             self.workers -= 1
             self.clock.start(self._send())
@@ -230,12 +230,12 @@ class Client:
         if served:
             self.ends.append(clock.now)
             self.flights.append(self.in_flight)
-            throttle.succeeded(clock.now - began, size)
+            throttle.record_success(clock.now - began, size)
         else:
             self.refused += 1
-            throttle.overloaded()
+            throttle.slow_down()
         self.in_flight -= 1
-        throttle.leave()
+        throttle.release()
         if not served:
             self._given += 1
             yield 0.5 + self.rng.random()

@@ -23,7 +23,7 @@ from asyncimport.errors import (
     UnavailableError,
     UsageError,
 )
-from asyncimport.pacing.retry import RetryPolicy, retrying
+from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.testserver import Fault, Project, Reset, Status, Tell, TestXnat, serve
 from asyncimport.xnat.client import Client, connect
 from asyncimport.xnat.login import Credentials
@@ -113,7 +113,9 @@ async def test_a_logout_after_the_server_has_gone_is_no_failure(xnat: TestXnat) 
 async def test_a_wrong_password_is_tried_once(xnat: TestXnat, url: str) -> None:
     """Twenty refusals lock the account for an hour, so the first one is the last."""
     with pytest.raises(LoginRefusedError, match="refused the user name or password") as caught:
-        async with connect(url, Credentials("demo", "wrong"), connections=1, policy=RetryPolicy(attempts=5, first=0)):
+        async with connect(
+            url, Credentials("demo", "wrong"), connections=1, policy=RetryPolicy(attempts=5, first_seconds=0)
+        ):
             raise AssertionError("let in with a wrong password")
     assert caught.value.hint
     assert xnat.count["login"] == 1
@@ -551,11 +553,11 @@ async def test_a_connection_that_was_closed_while_idle_costs_no_attempt() -> Non
 
     async with closing(served=1) as (url, posts), logged_in(url) as client:
         for _ in range(3):
-            assert await retrying(lambda: post(client), once) == "done"
+            assert await call_with_retries(lambda: post(client), once) == "done"
         assert posts == [1, 2, 1, 2, 1]
     async with closing(served=0) as (url, posts), logged_in(url) as client:
         with pytest.raises(TransientError, match="the connection broke") as caught:
-            await retrying(lambda: post(client), once)
+            await call_with_retries(lambda: post(client), once)
         # The login went over the connection before; the next one is new, and that it breaks is no accident.
         assert len(posts) == 2
         assert not caught.value.idle

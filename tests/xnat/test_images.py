@@ -32,7 +32,7 @@ from yarl import URL
 
 from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
 from asyncimport.model import Archived, Built, Deleted, Held, Incomplete, SealedDelivery, Session
-from asyncimport.pacing.bandwidth import Rate
+from asyncimport.pacing.bandwidth import RateLimit
 from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tell, TestXnat, serve
 from asyncimport.xnat.archive import Archive
@@ -912,7 +912,7 @@ async def test_no_more_bytes_a_second_than_asked_for(url: str, tmp_path: Path, s
         waits.append(seconds)
 
     async with logged_in(url) as client:
-        client.rate = Rate(1_000.0, sleep=wait, clock=lambda: 0.0)
+        client.rate = RateLimit(1_000.0, sleep=wait, clock=lambda: 0.0)
         for _ in range(2):
             await XnatDestination(client).store(claim(file), await body_of(file))
     # A tenth of a second is given on credit; the last piece need not be waited for.
