@@ -139,10 +139,7 @@ def _run(words: list[str]) -> int:
         # Typer says nothing of a pipe that nobody reads from any more.
         raise end.__context__ if isinstance(end.__context__, BrokenPipeError) else end from None
     except _ParsingError as error:
-        # Without its option the text says little; those that we raise ourselves name it.
-        is_of_option = getattr(error, "param", None) is not None
-        text = error.format_message() if is_of_option else str(error)  # type: ignore[attr-defined]
-        problem = UsageError(text, hint=f"see asyncimport {words[0] if words else ''} --help")
+        problem = UsageError(_parsing_message(error), hint=f"see asyncimport {words[0] if words else ''} --help")
     except UsageError as error:
         problem = error
     except MemoryError:
@@ -152,6 +149,17 @@ def _run(words: list[str]) -> int:
         _write_failure(words, 2, problem)
     _complain(str(problem), problem.hint)
     return problem.exit_code
+
+
+def _parsing_message(error: Exception) -> str:
+    """Return the message of an error of the parser, with the option that it is of."""
+    parameter, message = getattr(error, "param", None), getattr(error, "message", "")
+    if parameter is None:  # our own errors name the option
+        return str(error)
+    if not message:
+        return error.format_message()  # type: ignore[attr-defined, no-any-return]
+    name = next((name for name in parameter.opts if name.startswith("--")), parameter.opts[-1])
+    return f"invalid {name}: {message.removeprefix('Value error, ').replace('Input should', 'it should').rstrip('.')}"
 
 
 def _complain(message: str, hint: str) -> None:

@@ -72,9 +72,7 @@ class Display(Observer):
             return
         longest = human_seconds(self._outage_timeout)
         self.tell(
-            "the server is back"
-            if reason is None
-            else f"the server is not available: {reason}; waiting for {longest} at most"
+            "the server is back" if reason is None else f"the server is away: {reason}; waiting for {longest} at most"
         )
 
     def _show_notice(self, text: str) -> None:

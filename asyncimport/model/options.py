@@ -127,7 +127,7 @@ class Options(ReadOptions):
         "--outage-timeout",
         default=3600.0,
         form=DURATION,
-        help="How long to wait for a server that is not available: 90s, 15m, 8h.",
+        help="How long to wait for a server that is away: 90s, 15m, 8h.",
     )
     settle_seconds: float = rare(
         "--settle-time",

@@ -19,16 +19,16 @@ from asyncimport.operations.decision import Decision
 from asyncimport.operations.dry_run_plan import apply_rehearsal
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.scan import header_cache_path
-from asyncimport.operations.upload import (
+from asyncimport.operations.upload_request import UploadRequest
+from asyncimport.operations.upload_steps import (
     assign_attachments,
-    demographics_of,
-    nothing_found,
+    no_dicom_error,
     open_journal,
-    options_of,
+    prepare_options,
+    resolve_demographics,
     unmatched_rows,
     unmatched_text,
 )
-from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import upload_images
 from asyncimport.routing import FilteredRoutes, PlanProblem, ProblemCode
@@ -92,7 +92,7 @@ async def rehearse(
         await anyio.to_thread.run_sync(copy_journal, decision.journal, path)
         opened = partial(open_journal, request, decision, path, LockWait(), is_temporary=True)
         async with opened_in_thread(opened) as journal:
-            options = await anyio.to_thread.run_sync(options_of, request, decision, journal)
+            options = await anyio.to_thread.run_sync(prepare_options, request, decision, journal)
             destination = DryRunDestination(
                 client,
                 identify=source.identify,
@@ -134,12 +134,12 @@ def _outcome(
         assign_attachments(request, source, journal)
     reader = JournalReader.of(journal)
     summary = reader.summary()
-    if (error := nothing_found(summary, decision.plan, source)) is not None:
+    if (error := no_dicom_error(summary, decision.plan, source)) is not None:
         raise error
     plan = apply_rehearsal(plan, summary, reader.disputed_studies(), notices, is_refused=is_refused)
     if is_refused:
         return plan, UsageError.exit_code
-    if rows := unmatched_rows(request, journal, demographics_of(request, decision)):
+    if rows := unmatched_rows(request, journal, resolve_demographics(request, decision)):
         text, advice = unmatched_text(rows), "correct the table, or remove these rows"
         plan = plan.with_problems([PlanProblem(ProblemCode.SUBJECTS_UNMATCHED, text, advice)])
     issues = request.issues + len(rows)

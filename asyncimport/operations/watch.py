@@ -1,7 +1,7 @@
-"""Runs over a drop directory, under one login, until they are stopped.
+"""Uploads from a drop directory, again and again, under one login.
 
-Only a stop, the longest time and a refused login end them. What else stands in the way of a run is told once, and the
-next run tries again.
+Only a stop, the longest duration and a refused login end them. Any other error is reported once, and the next run tries
+again.
 """
 
 import os
@@ -17,7 +17,7 @@ from asyncimport.model import Summary
 from asyncimport.model.texts import plain
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.result import Result, ended_in
-from asyncimport.operations.upload import uploads
+from asyncimport.operations.upload import Uploader, open_uploader
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
 from asyncimport.pacing.shutdown import Stop, StoppedError
 from asyncimport.reporting.entries import RunEnded
@@ -25,85 +25,86 @@ from asyncimport.reporting.progress import Totals
 
 
 async def watch(request: UploadRequest, *, report: Observer | None = None, stop: Stop | None = None) -> UploadResult:
-    """Run, pause, run again. The result is that of all runs as one; `report.run_ended` is told of each."""
-    watched = _Watch(request, report or Observer(), stop or Stop())
+    """Run, pause, run again. The result is that of all runs as one; `report.run_ended` gets the result of each."""
+    stop = stop or Stop()
+    watched = _Watch(request, report or Observer(), stop)
     ended = Result()
-    with ended_in(ended, watched.stop):
+    with ended_in(ended, stop):
         await watched.run()
-    return replace(watched.together(), error=ended.error, signal=ended.signal)
+    return replace(watched.result, error=ended.error, signal=ended.signal)
 
 
 class _Watch:
     """The runs of a watch."""
 
-    def __init__(self, task: UploadRequest, observer: Observer, stop: Stop) -> None:
-        self.stop = stop
-        self._task = task
+    def __init__(self, request: UploadRequest, observer: Observer, stop: Stop) -> None:
+        self._request = request
         self._observer = observer
-        self._outcomes: UploadResult | None = None
+        self._stop = stop
+        self._result: UploadResult | None = None
         self._devices: dict[str, int] = {}
 
     async def run(self) -> None:
         """Run until something ends it. Raises: LoginRefusedError."""
-        task, pause = self._task, self._task.watch_seconds or 0.0
-        async with uploads(task, self._observer, self.stop) as runs:
+        async with open_uploader(self._request, self._observer, self._stop) as uploader:
             with suppress(StoppedError):
-                while not self.stop.requested:
-                    began = monotonic()
-                    outcome = UploadResult(issues=task.issues)
-                    try:
-                        await anyio.to_thread.run_sync(self._look_at_places)
-                        await runs.run(outcome, is_watch=True)
-                    except AsyncimportError as error:
-                        outcome.error = error
-                    self._observer.note(RunEnded(outcome.run, outcome.exit_code, outcome.error, outcome.summary))
-                    self._keep(outcome)
-                    if isinstance(outcome.error, LoginRefusedError):
-                        raise outcome.error
-                    self._observer.run_ended(outcome, monotonic() - began)
-                    await self.stop.sleep(pause)
+                while not self._stop.requested:
+                    await self._run_once(uploader)
+                    await self._stop.sleep(self._request.watch_seconds or 0.0)
 
-    def together(self) -> UploadResult:
-        """Return all runs as one."""
-        return self._outcomes or UploadResult(issues=self._task.issues)
+    @property
+    def result(self) -> UploadResult:
+        """The result of all runs as one."""
+        return self._result or UploadResult(issues=self._request.issues)
 
-    def _keep(self, outcome: UploadResult) -> None:
-        before = self._outcomes
-        if before is None:
-            self._outcomes = outcome
-        elif outcome.summary is None:
-            self._outcomes = replace(before, run=outcome.run or before.run)
+    async def _run_once(self, uploader: Uploader) -> None:
+        started = monotonic()
+        result = UploadResult(issues=self._request.issues)
+        try:
+            await anyio.to_thread.run_sync(self._check_sources)
+            await uploader.run(result, is_watch=True)
+        except AsyncimportError as error:
+            result.error = error
+        self._observer.note(RunEnded(result.run, result.exit_code, result.error, result.summary))
+        before = self._result
+        if before is not None and result.summary is None:
+            self._result = replace(before, run=result.run or before.run)
+        elif before is None or result.summary is None:
+            self._result = result
         else:
-            self._outcomes = replace(outcome, summary=together(before.summary, outcome.summary, outcome.totals))
+            self._result = replace(result, summary=add_run(before.summary, result.summary, result.totals))
+        if isinstance(result.error, LoginRefusedError):
+            raise result.error
+        self._observer.run_ended(result, monotonic() - started)
 
-    def _look_at_places(self) -> None:
-        """See that what is watched is there. Raises: UsageError."""
-        for place in map(os.path.abspath, self._task.sources):
+    def _check_sources(self) -> None:
+        """Check that the sources exist. Raises: UsageError."""
+        for path in map(os.path.abspath, self._request.sources):
             try:
-                device = os.stat(place).st_dev  # noqa: PTH116 - the path need not be text
-                is_empty = os.path.isdir(place) and not _has_any(place)  # noqa: PTH112
+                device = os.stat(path).st_dev  # noqa: PTH116 - the path need not be text
+                is_empty = os.path.isdir(path) and not _has_entries(path)  # noqa: PTH112
             except OSError as error:
-                raise _away(place, (error.strerror or "cannot be read").lower()) from error
-            # A disk that is not mounted leaves an empty directory: nothing in it is gone for that.
-            if is_empty and self._devices.get(place, device) != device:
-                raise _away(place, "another disk was mounted there")
+                raise _away(path, (error.strerror or "cannot be read").lower()) from error
+            # A disk that is not mounted leaves an empty directory. That does not mean that its files are gone.
+            if is_empty and self._devices.get(path, device) != device:
+                raise _away(path, "another disk was mounted there")
             if not is_empty:
-                self._devices[place] = device
+                self._devices[path] = device
 
 
-def _has_any(place: str) -> bool:
-    with os.scandir(place) as entries:
+def _has_entries(path: str) -> bool:
+    with os.scandir(path) as entries:
         return next(entries, None) is not None
 
 
-def _away(place: str, reason: str) -> UsageError:
-    return UsageError(f"{plain(place)} is away: {reason}", hint="mount it, or make it: the watch looks for it")
+def _away(path: str, reason: str) -> UsageError:
+    return UsageError(f"{plain(path)} is away: {reason}", hint="mount or create it; the watch continues then")
 
 
-def together(before: Summary | None, last: Summary, totals: Totals) -> Summary:
-    """Return the summary of a watch: that of its last run, and with it what was stored and is no longer there.
+def add_run(before: Summary | None, last: Summary, totals: Totals) -> Summary:
+    """Return the summary of a watch: that of its last run, and files that were stored and no longer exist.
 
-    In the summary of each run, what the watch has stored so far and is still in the source counts as stored.
+    The summary of each run counts as stored what the watch has stored so far, if it is still in the source.
     """
     if before is None:
         return last
@@ -111,7 +112,7 @@ def together(before: Summary | None, last: Summary, totals: Totals) -> Summary:
     sessions = [one for one in before.sessions if (one.session.project, one.session.study_uid) not in known]
     stored, size = last.files.stored, last.bytes_stored
     if totals.scanning:
-        # It was stopped, or had no server, before it had met all that is there.
+        # The run was stopped, or had no server, before it had scanned everything.
         last, stored, size = replace(before, sessions=last.sessions), before.files.stored, before.bytes_stored
     if totals.gone or totals.scanning:
         stored = max(stored, before.files.stored + totals.stored)

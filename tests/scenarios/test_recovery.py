@@ -247,7 +247,7 @@ async def test_a_prearchive_that_may_not_be_seen_is_told(
     commands.login(url)
     ended = await commands("upload", visit, "-P", "demo", "-o", "json", "-q")
     assert ended.json["strays"] is None
-    assert "could not be looked through for stray sessions" in ended.err
+    assert "cannot look for orphans in the prearchive" in ended.err
 
 
 # Repairs
@@ -560,7 +560,7 @@ async def test_partial_is_hold_or_archive(commands: Commands, visit: Path) -> No
     commands.login("http://127.0.0.1:1")
     ended = await commands("upload", visit, "-P", "demo", "--partial", "some")
     assert ended.code == 2
-    assert "Invalid value for '--partial': 'some' is not one of 'hold', 'archive'" in ended.err
+    assert "invalid --partial: 'some' is not one of 'hold', 'archive'" in ended.err
 
 
 # Receipts

@@ -1,0 +1,223 @@
+"""The steps of one upload, from its journal to the demographics. A dry run takes some of them too."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio.to_thread
+
+from asyncimport import __version__
+from asyncimport.demographics import Demographics
+from asyncimport.errors import UsageError
+from asyncimport.journal import Journal, LockWait
+from asyncimport.model import Algorithm, Digest, Summary
+from asyncimport.model.events import AttachmentsStarted, Event, Notice
+from asyncimport.model.options import Options
+from asyncimport.model.texts import plain
+from asyncimport.operations.decision import Decision, no_dicom
+from asyncimport.operations.plan import Plan
+from asyncimport.operations.upload_request import UploadRequest
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.pacing.shutdown import Stop
+from asyncimport.pipeline.attachments import upload_attachments
+from asyncimport.pipeline.demographics import DemographicsRequest, describe_subjects, unmatched
+from asyncimport.pipeline.images import upload_images
+from asyncimport.reporting.entries import RunStarted
+from asyncimport.routing import FilteredRoutes, resource_of
+from asyncimport.routing.planned_routes import PlannedRoutes
+from asyncimport.source.folder import FileSource
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.images import XnatDestination
+from asyncimport.xnat.resources import Resources
+from asyncimport.xnat.subjects import Subjects
+
+# The keys of `options` in the event that begins a run, and the fields of `Options`. The keys are a contract.
+_EVENT_OPTIONS = {
+    "workers": "max_workers",
+    "adaptive": "is_adaptive",
+    "max_rate": "max_rate",
+    "finalizers": "finalizers",
+    "enclosers": "attachment_workers",
+    "max_open_sessions": "max_open_sessions",
+    "archive": "archive",
+    "scan_first": "check_first",
+    "max_outage": "outage_timeout",
+    "quiet_period": "settle_seconds",
+    "partial": "archive_partial",
+    "send_truncated": "send_truncated",
+    "resend_changed": "resend_changed",
+    "retry_held": "retry_held",
+    "retry_refused": "retry_refused",
+    "chooses": "is_filtered",
+}
+_MAX_LABELS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run whose journal is open."""
+
+    request: UploadRequest
+    options: Options
+    source: FileSource
+    decision: Decision
+    client: Client
+    journal: Journal
+    report: Callable[[Event], None]
+    stop: Stop
+
+
+def open_journal(
+    request: UploadRequest, decision: Decision, path: Path, lock_wait: LockWait, *, is_temporary: bool = False
+) -> Journal:
+    """Open the journal of a run, or a temporary copy of it. It blocks. Raises: JournalError, UsageError."""
+    return Journal(
+        path,
+        destination=request.server.host,
+        rules=decision.rules,
+        relabel=request.relabel,
+        allow_mixed_patients=request.allow_mixed_patients,
+        is_planned=decision.is_strict,
+        lock_wait=lock_wait,
+        is_temporary=is_temporary,
+    )
+
+
+def run_started(request: UploadRequest, run: str, decision: Decision) -> RunStarted:
+    """Return the first event of a run. It holds no secret."""
+    options = {key: getattr(request.options, name) for key, name in _EVENT_OPTIONS.items()}
+    options |= {
+        "receipts": request.receipts is not None,
+        "overwrite": request.overwrite,
+        "reroute": request.relabel,
+        "adopt_rows": request.adopt_rows,
+    }
+    names = {"sources": [plain(str(path)) for path in request.sources], **decision.rules}
+    return RunStarted(run, __version__, request.server.host, request.project, options, names)
+
+
+def prepare_options(request: UploadRequest, decision: Decision, journal: Journal) -> Options:
+    """Postpone in the journal what this run leaves out, and return the options of the pipeline. It blocks."""
+    plan = decision.plan
+    if plan is not None:
+        journal.scan.postpone(plan.waiting, () if request.study_filter.is_everything else plan.left_out)
+    # An earlier run may have left files pending that a plan, edited since, no longer asks for.
+    leaves_out = isinstance(request.routes, PlannedRoutes) and plan is not None and bool(plan.left_out)
+    return replace(
+        request.options,
+        check_first=request.checks_first(decision.routes),
+        receipts=request.receipts is not None,
+        is_filtered=decision.study_filter.is_of_parts or decision.study_filter.studies is not None or leaves_out,
+    )
+
+
+async def send_images(run: Run) -> None:
+    """Scan the source, send its images, archive their sessions. Raises: FatalError."""
+    request = run.request
+    destination = XnatDestination(
+        run.client,
+        archive=run.options.archive,
+        overwrite=request.overwrite,
+        trigger_pipelines=request.trigger_pipelines,
+        event_reason=request.event_reason,
+        source=run.journal.source,
+        adopt_rows=request.adopt_rows,
+        policy=request.retries.call_policy,
+        sleep=request.retries.sleep,
+    )
+    routes = FilteredRoutes(run.decision.routes, run.decision.study_filter)
+    await upload_images(
+        run.source,
+        destination,
+        run.journal,
+        routes,
+        options=run.options,
+        policy=request.retries.file_policy,
+        report=run.report,
+        stop=run.stop,
+    )
+
+
+def assign_attachments(request: UploadRequest, source: FileSource, journal: Journal) -> int:
+    """Assign other files to resources of sessions; return how many are pending. It blocks."""
+
+    def resource(path: str) -> str | None:
+        return resource_of(request.attach, source.relative(path).replace(os.sep, "/"))
+
+    # A file that has changed since it was stored may have been refused for that.
+    retry_refused = request.options.retry_refused or request.options.resend_changed
+    return journal.attachments.assign(source.places, resource, roots=source.roots, retry_refused=retry_refused)
+
+
+async def send_attachments(run: Run) -> None:
+    """Send attachments into resources of archived sessions. Raises: FatalError."""
+    request, source, pending = run.request, run.source, run.journal.attachments
+    # A run that is to stop may not have scanned all files.
+    if run.stop.requested or not (bool(request.attach) or await anyio.to_thread.run_sync(pending.has_unstored)):
+        return
+    count = await anyio.to_thread.run_sync(assign_attachments, request, source, run.journal)
+    if moves := await anyio.to_thread.run_sync(pending.possible_moves):
+        # A file elsewhere under the name of a stored one is another file, unless its bytes are the same.
+        known = [(file, Digest(Algorithm.MD5, bytes.fromhex(md5))) for file, md5 in moves]
+        same = [file for (file, _), is_same in zip(known, await source.have_digests(known), strict=True) if is_same]
+        count = await anyio.to_thread.run_sync(pending.record_moves, same)
+    run.report(AttachmentsStarted(count))
+    resources = Resources(run.client, replace_changed=run.options.resend_changed, event_reason=request.event_reason)
+    await upload_attachments(source, resources, pending, options=run.options, report=run.report, stop=run.stop)
+
+
+async def set_demographics(run: Run) -> int:
+    """Set demographics of subjects whose sessions are archived; return how many rows of the table match no session.
+
+    Raises: FatalError.
+    """
+    request = run.request
+    if run.stop.requested or not (request.demographics.table or request.demographics.from_headers):
+        return 0
+    demographics = resolve_demographics(request, run.decision)
+    subjects = Subjects(
+        run.client,
+        RetryPolicy(),
+        overwrite=demographics.overwrite,
+        event_reason=request.event_reason or "demographics",
+        only_existing=True,
+    )
+    await describe_subjects(
+        run.source, subjects, run.journal, demographics, options=run.options, report=run.report, stop=run.stop
+    )
+    if run.stop.requested:
+        return 0
+    rows = await anyio.to_thread.run_sync(unmatched_rows, request, run.journal, demographics)
+    if rows:
+        run.report(Notice(unmatched_text(rows)))
+    return len(rows)
+
+
+def resolve_demographics(request: UploadRequest, decision: Decision) -> DemographicsRequest:
+    """Return the demographics to set, with the project's ID in place of an alias."""
+    project, asked = decision.rules.get("project", request.project), request.demographics
+    table = [replace(row, project=project) if row.project == request.project else row for row in asked.table]
+    return replace(asked, table=table)
+
+
+def unmatched_rows(request: UploadRequest, journal: Journal, demographics: DemographicsRequest) -> list[Demographics]:
+    """Return the rows of the table whose subjects have no session, unless only a part was asked for. It blocks."""
+    if request.max_sessions is not None or not request.study_filter.is_everything:
+        return []
+    return unmatched(journal, demographics)
+
+
+def unmatched_text(rows: Sequence[Demographics]) -> str:
+    """Return a message about rows whose subjects have no session."""
+    labels = ", ".join(f"{row.project} / {row.subject}" for row in rows[:_MAX_LABELS])
+    examples = f"such as {labels}" if len(rows) > _MAX_LABELS else labels
+    return f"{len(rows):,} rows of --subjects are of subjects without a session here ({examples})"
+
+
+def no_dicom_error(summary: Summary, plan: Plan | None, source: FileSource) -> UsageError | None:
+    """Return the error of a run that found no DICOM; None if it found some."""
+    # The summary leaves out files that were sent before and that this run does not ask for.
+    if summary.files.found or summary.files.unreadable or summary.containers or (plan is not None and plan.rows):
+        return None
+    return no_dicom(source, summary.files.not_dicom)
