@@ -6,6 +6,7 @@ from aiohttp import web
 
 from ..site.anonymisation import Script
 from ..site.profiles import PetMr
+from ..site.projects import Project
 from ..site.series_filter import SeriesFilter
 from ..site.site import SITE_ID, Site
 from .request_context import RequestContext
@@ -13,6 +14,7 @@ from .responses import HttpError, table, text
 
 OPEN_NAMES = frozenset({"siteHome", "siteId", "siteLogoPath", "siteUrl"})
 """Preferences that need no login, like buildInfo."""
+_CONFIG_COLUMNS = ("tool", "path", "project", "user", "contents", "version", "status")
 _FLAGS = {
     "preventCrossModalityMerge": "prevent_cross_modality_merge",
     "useSopInstanceUidToUniquelyIdentifyDicom": "unique_sop_uids",
@@ -131,6 +133,33 @@ def _value(value: object) -> web.Response:
     return web.Response(text=body, content_type="application/json")
 
 
+async def config_tools(context: RequestContext, name: str | None = None) -> web.StreamResponse:
+    """List the tools that have a configuration, of the site or of a project (ConfigResource); 404 if there are none."""
+    tools = [(tool,) for tool, contents in _configs(context, name).items() if contents]
+    if not tools:
+        raise HttpError(404)
+    return table(context.requested_format("json"), ["tool"], tools)
+
+
+async def configs(context: RequestContext, tool: str, name: str | None = None) -> web.StreamResponse:
+    """List the configurations of a tool (ConfigResource); 404 if there are none."""
+    contents = _configs(context, name).get(tool, "")
+    if not contents:
+        raise HttpError(404, f"Config not found for tool {tool}")
+    path = "config" if tool == "seriesImportFilter" else "script"
+    row = [tool, path, name or "", "admin", contents, "1", "enabled"]
+    return table(context.requested_format("json"), _CONFIG_COLUMNS, [row])
+
+
+def _configs(context: RequestContext, name: str | None) -> dict[str, str]:
+    """Return the contents of each tool's configuration."""
+    where: Site | Project = context.site if name is None else context.readable_project(name)
+    return {
+        "anon": where.script.text if where.script is not None else "",
+        "seriesImportFilter": where.series_filter.contents if where.series_filter is not None else "",
+    }
+
+
 async def filter_config(context: RequestContext, name: str | None = None) -> web.StreamResponse:
     """Return the series import filter of the site or of a project (ConfigResource); 404 if there is none.
 
@@ -143,9 +172,8 @@ async def filter_config(context: RequestContext, name: str | None = None) -> web
         raise HttpError(404, "Config not found for tool seriesImportFilter and path config")
     if context.query.get("contents", "false") not in {"false", "0"}:
         return text(found.contents)
-    columns = ["tool", "path", "project", "user", "contents", "version", "status"]
     row = ["seriesImportFilter", "config", name or "", "admin", found.contents, "1", "enabled"]
-    return table(context.requested_format("json"), columns, [row])
+    return table(context.requested_format("json"), _CONFIG_COLUMNS, [row])
 
 
 async def anonymisation(context: RequestContext, name: str | None = None, part: str = "") -> web.StreamResponse:

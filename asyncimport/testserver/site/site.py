@@ -63,6 +63,8 @@ class Site(Settings):
         self.imports: list[ImportRecord] = []
         self.job_statuses: dict[tuple[str, str], JobStatus] = {}
         """Archive jobs by user and key."""
+        self.user_cache: dict[str, dict[str, dict[str, bytes]]] = {}
+        """Files that users have put into their caches: user, resource, file name."""
         self.orphans: dict[tuple[str, str], set[tuple[str, str, str]]] = {}
         """(scan, resource, file name) of files in the archive folder of (project, label) that no database row names."""
         self.deleted_files: dict[tuple[str, ...], dict[str, StoredFile]] = {}
@@ -349,16 +351,19 @@ class Site(Settings):
         """Remove a subject, as if a person had deleted it."""
         self._subjects.remove(subject)
 
-    def subject_for_archiving(self, project: str, label: str) -> Subject:
-        """Return the subject that a session is archived under; creates it if there is none.
+    def matching_subject(self, project: str, label: str) -> Subject | None:
+        """Return the subject that a session is archived under, if there is one.
 
         PrearcSessionArchiver.retrieveMatchingSubject ignores letter case, unlike the REST look-ups, and takes a label
         that no subject of the project has for an accession ID, of any project.
         """
         alike = self._subjects.ignoring_case(project, label)
         exact = (subject for subject in alike if subject.label == label)
-        found = next(exact, None) or next(iter(alike), None) or self._subjects.find(label)
-        return found or self.add_subject(project, label)
+        return next(exact, None) or next(iter(alike), None) or self._subjects.find(label)
+
+    def subject_for_archiving(self, project: str, label: str) -> Subject:
+        """Return the subject that a session is archived under; creates it if there is none."""
+        return self.matching_subject(project, label) or self.add_subject(project, label)
 
     # ---- numbers
 
