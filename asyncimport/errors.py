@@ -14,7 +14,8 @@ AsyncimportError                 every error of ours; `exit_code` and `hint` are
 │   ├── SessionChangedError      read the whole session again
 │   └── NothingStoredError       XNAT answered 200 and stored nothing
 ├── RefusedError                 XNAT's last word on this file, or (`whole_session`) on its session
-│   └── SessionConflictError     something else has the place of the session; the file may be sound
+│   ├── SessionConflictError     something else has the place of the session; the file may be sound
+│   └── MergeRefusedError        an old XNAT merges only if it is asked to
 └── SourceError                  the file cannot be read as it was found
 """
 
@@ -151,6 +152,10 @@ class SessionConflictError(RefusedError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, whole_session=True)
+
+
+class MergeRefusedError(RefusedError):
+    """XNAT merges into a session that exists only if it is asked to, as versions before 1.7 do."""
 
 
 class SourceError(AsyncimportError):

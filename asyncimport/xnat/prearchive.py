@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import anyio
 
-from asyncimport.errors import RefusedError
+from asyncimport.errors import MergeRefusedError, RefusedError
 from asyncimport.model import Delivery, Session
 from asyncimport.model.addresses import OUR_SOURCE
 from asyncimport.pacing.retry import RetryPolicy
@@ -128,7 +128,14 @@ class Prearchive:
             # These outweigh the row's own (PrearcSessionArchiver.fixSubject, fixSessionLabel).
             labels = f"&subject={quote(delivery.session.subject)}&session={quote(delivery.session.label)}"
         path = f"/data/services/archive?src={quote(delivery.uri or '')}{labels}{self._overwrite}{self._options}"
-        return await self._post(path, parse_archive_uri)
+        try:
+            return await self._post(path, parse_archive_uri)
+        except MergeRefusedError:
+            # Versions before 1.7 merge only with `overwrite`, which switches checks off in later ones. That the
+            # archived session is this one was checked before.
+            if self._overwrite:
+                raise
+            return await self._post(f"{path}&overwrite=append", parse_archive_uri)
 
     async def _post(self, path: str, parse: Callable[[Reply], T]) -> T:
         with time_limit(self._client.timeouts.stall + self._client.timeouts.reply):

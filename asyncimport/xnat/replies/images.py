@@ -7,7 +7,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
-from asyncimport.errors import NothingStoredError, RefusedError, TransientError
+from asyncimport.errors import MergeRefusedError, NothingStoredError, RefusedError, TransientError
 from asyncimport.xnat.replies.response import Reply, check, page_error, parse_location, parse_rows, too_large_error
 
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
@@ -134,7 +134,8 @@ def parse_archive_uri(reply: Reply) -> str:
     """Return the archive URI in the reply of /data/services/archive (Archiver, QueueBasedImageCommit).
 
     303 is success too (auto-archive projects); its Location may name another host, so it is read but never followed.
-    Conflicts are 500 with text. Raises: TransientError if it goes on: look again; RefusedError.
+    Conflicts are 500 with text, before 1.7 they are 409. Raises: TransientError if it goes on: look again;
+    MergeRefusedError, RefusedError.
     """
     if reply.status in {200, 301, 303} and not (reply.status == 200 and reply.is_html):
         # A Location has host and context path in front; the body has not.
@@ -152,6 +153,8 @@ def parse_archive_uri(reply: Reply) -> str:
         goes_on = any(words in lowered for words in _GOES_ON)
         raise TransientError(f"XNAT is still archiving the session ({text})", may_have_taken_effect=goes_on)
     check(reply, server_errors=False)
+    if "retry with overwrite enabled" in lowered:
+        raise MergeRefusedError(f"XNAT did not archive the session ({reply.status}: {text})")
     advice = ""
     if "matching files" in lowered or "same resources" in lowered:
         # The archived session was compared before: it is of this study and subject. If a late upload left a row behind,
