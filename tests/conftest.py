@@ -1,5 +1,6 @@
 """What all tests share: one event loop, nothing that blocks it, a test XNAT, and small DICOM trees."""
 
+import gc
 import json
 import os
 import signal
@@ -200,3 +201,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         out = [item for item in items if item.get_closest_marker("endurance")]
         items[:] = [item for item in items if item not in out]
         config.hook.pytest_deselected(items=out)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives as long as the tests: modules, and the tests themselves."""
+    gc.collect()
+    gc.freeze()

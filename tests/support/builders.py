@@ -4,7 +4,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,14 @@ async def logged_in(url: str, **options: Any) -> AsyncIterator[Client]:
 
 def image(number: int = 1, *, pixels: int = 100, **attributes: Any) -> bytes:
     """Make a small MR instance, whose SOPInstanceUID is `sop(number)`; None leaves an attribute out."""
+    try:
+        return (_image if pixels < 10_000 else _image.__wrapped__)(number, pixels, **attributes)
+    except TypeError:  # a value without a hash, such as a sequence
+        return _image.__wrapped__(number, pixels, **attributes)
+
+
+@lru_cache(maxsize=1000, typed=True)
+def _image(number: int, pixels: int, **attributes: Any) -> bytes:
     values: dict[str, Any] = {
         "SOPClassUID": MRImageStorage,
         "SOPInstanceUID": sop(number),
