@@ -59,7 +59,7 @@ def forget(
 
 
 def _is_any(found: Sequence[PruneItem]) -> bool:
-    return any(item.kept is None for item in found)
+    return any(item.keep_reason is None for item in found)
 
 
 def _json(result: ForgetResult, *, others: Sequence[Path]) -> dict[str, object]:
@@ -72,15 +72,15 @@ def _json(result: ForgetResult, *, others: Sequence[Path]) -> dict[str, object]:
 
 def _show(out: Console, found: Sequence[PruneItem]) -> None:
     for title, items in (
-        ("to be forgotten", [item for item in found if item.kept is None]),
-        ("to be kept", [item for item in found if item.kept is not None]),
+        ("to be forgotten", [item for item in found if item.keep_reason is None]),
+        ("to be kept", [item for item in found if item.keep_reason is not None]),
     ):
         if not items:
             continue
         files, size = sum(item.files for item in items), sum(item.size for item in items)
         out.print(Text(f"{title}: {files:,} files, {human_bytes(size)}", style="bold"))
         show_lines(out, [_line(item) for item in items])
-    if any(item.is_whole and item.state == "archived" and item.kept is None for item in found):
+    if any(item.is_whole and item.state == "archived" and item.keep_reason is None for item in found):
         out.print(
             Text(
                 "An archived session is sent again the next time, and XNAT will see a conflict "
@@ -97,7 +97,7 @@ def _line(item: PruneItem) -> str:
         text += f", {plain(item.uri)}"
     elif item.example:
         text += f", such as {plain(item.example)}"
-    return f"{text}: {item.kept}" if item.kept else text
+    return f"{text}: {item.keep_reason}" if item.keep_reason else text
 
 
 def _item_json(item: PruneItem) -> dict[str, object]:
@@ -113,5 +113,5 @@ def _item_json(item: PruneItem) -> dict[str, object]:
         "bytes": item.size,
         "example": plain(item.example) or None,
         "uri": item.uri,
-        "kept": item.kept,
+        "kept": item.keep_reason,
     }

@@ -1,4 +1,4 @@
-"""What became of the attachments and subjects of a journal, to be reported."""
+"""Reports about the attachments and subjects of a journal."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from asyncimport.journal.facts import file_of
+from asyncimport.journal.columns import file_of
 from asyncimport.model import (
     Attachment,
     AttachmentBatch,
@@ -55,7 +55,7 @@ def _rows(rows: Iterable[Sequence[Any]]) -> Iterator[AttachmentRow]:
 
 
 def attachment_counts(database: sqlite3.Connection, files: str, run: int | None) -> AttachmentCounts:
-    """Count attachments among `files` (a FROM clause); with a `run`, outcomes of earlier runs are counted apart."""
+    """Count attachments among `files` (a FROM clause); with a `run`, count outcomes of earlier runs apart."""
     counts = dict.fromkeys(AttachmentCounts.__dataclass_fields__, 0)
     rows = database.execute(
         f"SELECT a.state, coalesce(a.run, 0) < ?, count(*) FROM {files} "  # noqa: S608 - fixed text
@@ -117,16 +117,16 @@ def stored_rows(database: sqlite3.Connection, files: str) -> Iterator[Attachment
 
 
 def stored_batches(database: sqlite3.Connection) -> list[AttachmentBatch]:
-    """Return all attachments ever stored, by resource, whatever later attempts did; `previous` is their MD5."""
+    """Return all attachments ever stored, by resource; `previous` is their MD5, whatever later attempts did."""
     found: dict[Resource, list[Attachment]] = {}
-    for project, subject, label, uid, resource, key, name, md5, stored_size, path, *facts in database.execute(
+    for project, subject, label, uid, resource, key, name, md5, stored_size, path, *columns in database.execute(
         "SELECT s.project, s.subject, s.label, s.study_uid, a.resource, a.key, a.name, a.md5, a.stored_size, "
         "f.path, coalesce(a.stored_size, a.size), a.mtime_ns, a.inode, a.ctime_ns "
         "FROM attachment a JOIN session s ON s.key = a.session JOIN file f ON f.key = a.file "
         "WHERE a.md5 IS NOT NULL ORDER BY a.session, a.resource, a.name"
     ):
         place = ResourceOwner(project, subject, label, uid)
-        attachment = Attachment(key, file_of(path, facts), name, previous=md5, previous_size=stored_size)
+        attachment = Attachment(key, file_of(path, columns), name, previous=md5, previous_size=stored_size)
         found.setdefault(Resource(place, resource), []).append(attachment)
     return [AttachmentBatch(resource, tuple(attachments)) for resource, attachments in found.items()]
 

@@ -1,4 +1,4 @@
-"""The journal's file in the hands of one run: opened, locked, and changed in transactions."""
+"""The journal's file as one run uses it: opened, locked, and changed in transactions."""
 
 import json
 import sqlite3
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from asyncimport.journal.database import LockWait, create_or_open, locked, transaction, translated
+from asyncimport.journal.database import LockWait, create_or_open, journal_errors, locked, transaction
 
 # SQLite binds at least 32,766 values.
 _ROWS_AT_ONCE = 512
@@ -19,9 +19,8 @@ class Connection:
     """The connection that all parts of a journal share. Call it from one thread at a time.
 
     It holds the journal's lock until `close`. `db` runs single statements. `clock` returns seconds since 1970, `ticks`
-    seconds of a clock that nobody can set; `lock_wait` says how long to wait for other programs' locks. A journal that
-    `is_temporary` is never synced.
-    Raises from every method: JournalError.
+    seconds of a clock that nobody can set. A journal that `is_temporary` is never synced. Raises from every method:
+    JournalError.
     """
 
     def __init__(
@@ -57,17 +56,17 @@ class Connection:
 
     def reading(self) -> AbstractContextManager[None]:
         """Turn SQLite's errors in the block into JournalError."""
-        return translated(self.path)
+        return journal_errors(self.path)
 
     def transaction(self, *, durable: bool = False) -> AbstractContextManager[None]:
-        """Commit what the block does, or nothing of it. `durable` syncs it, and everything committed before.
+        """Commit all that the block does, or nothing. `durable` syncs it, and everything committed before.
 
-        A commit that is not synced survives any death of the process, but perhaps not a power failure. SQLite writes
-        its log in order, so a power failure takes the last transactions only.
+        A commit without a sync survives the end of the process, but perhaps not a power failure. SQLite writes its log
+        in order, so a power failure takes the last transactions only.
         """
         durable = durable and not self._is_temporary
         if durable is not self._syncs:
-            with translated(self.path):
+            with journal_errors(self.path):
                 self.db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._syncs = durable
         return transaction(self.db, self.path, self._lock_wait)
@@ -97,7 +96,7 @@ class Connection:
         (found,) = self.one(f"WITH found (of) AS ({sql}) SELECT group_concat(of, ',') FROM found", values)  # noqa: S608 - fixed text
         return list(json.loads(f"[{found or ''}]"))
 
-    # SQLite does not type rows; the schema says what is in them.
+    # SQLite does not type rows; the schema does.
     def one(self, sql: str, values: Sequence[object] | Mapping[str, object] = ()) -> tuple:  # type: ignore[type-arg]
         """Return the row of a query that always has one."""
         row: tuple | None = self.db.execute(sql, values).fetchone()  # type: ignore[type-arg]

@@ -28,9 +28,9 @@ _APPLICATION_ID = 0x61696D6A
 _UNRELEASED_ID = 0x61696D70
 _VERSION = 1
 
-# How long to try for the lock: `is_locked` holds it for less.
+# How long to try for the lock; `is_locked` holds it for less.
 _LOCK_SECONDS = 0.2
-# How long SQLite itself waits for another program's lock; after that `LockWait` reports that we wait.
+# How long SQLite itself waits for another program's lock; then `LockWait` reports the wait.
 BUSY_SECONDS = 1.0
 _ELSEWHERE = "choose another place with --state-dir or --journal"
 # A reader does not wait for writers, but for the recovery of a journal after a kill.
@@ -40,8 +40,8 @@ NOTHING_YET = "nothing was uploaded yet, or the journal is kept elsewhere"
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into JournalError, with what to do."""
+def journal_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into JournalError, with a hint."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -62,7 +62,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether another program's lock is the reason of an error."""
+    """Whether another program's lock caused an error."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -79,7 +79,7 @@ class LockWait:
     deadline: Callable[[], float] = lambda: inf
 
     def until_free(self, path: Path, call: Callable[[], T]) -> T:
-        """Call a function on the journal, again while another program holds a lock on it, and return its result.
+        """Call a function on the journal, repeat it while another program holds a lock, and return its result.
 
         Raises: sqlite3.OperationalError when the journal is not free in time, StoppedError when a stop ends the wait.
         """
@@ -100,8 +100,8 @@ class LockWait:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, path: Path, lock_wait: LockWait) -> Iterator[None]:
-    """Commit what the block does, or nothing of it. Raises: JournalError."""
-    with translated(path):
+    """Commit all that the block does, or nothing. Raises: JournalError."""
+    with journal_errors(path):
         lock_wait.until_free(path, partial(connection.execute, "BEGIN IMMEDIATE"))
         try:
             yield
@@ -113,27 +113,27 @@ def transaction(connection: sqlite3.Connection, path: Path, lock_wait: LockWait)
             raise
 
 
-def _real_name(path: Path) -> Path:
+def _trusted_path(path: Path) -> Path:
     """Return the path of a journal without links: a journal has only one such name.
 
-    The journal, and the files that SQLite reads beside it, must be writable by their owner only. Raises: JournalError.
+    The journal, and SQLite's files next to it, must be writable by their owner only. Raises: JournalError.
     """
     try:
         real = real_path(path)
         check_directory(real.parent)
         check_trusted(real)
-        for beside in ("-wal", "-shm", "-journal", ".lock"):
-            place = real.with_name(f"{real.name}{beside}")
+        for suffix in ("-wal", "-shm", "-journal", ".lock"):
+            place = real.with_name(f"{real.name}{suffix}")
             if place.is_symlink():
                 hint = f"see where it leads: ls -l {place}"
-                raise UntrustedError("what is beside it is a link", os.fspath(place), hint)
+                raise UntrustedError("a file next to it is a link", os.fspath(place), hint)
             check_trusted(place)
     except OSError as error:
-        raise _refused(path, "opened", error, _ELSEWHERE) from error
+        raise _refusal(path, "opened", error, _ELSEWHERE) from error
     return real
 
 
-def _refused(path: Path, problem: str, error: OSError, hint: str) -> JournalError:
+def _refusal(path: Path, problem: str, error: OSError, hint: str) -> JournalError:
     if isinstance(error, UntrustedError):
         where = "" if error.filename == os.fspath(path) else f" ({error.filename})"
         return JournalError(f"the journal {path} is not used: {error.strerror}{where}", hint=error.hint)
@@ -144,8 +144,7 @@ def refuse_network_disk(path: Path, mounts: Iterable[Mount] | None = None) -> No
     """Refuse a journal on a file system that machines share; accept an unknown type.
 
     SQLite keeps the index of its log in shared memory, which two machines do not share, and locks files, which many
-    network file systems only pretend to do. `mounts` are those of this machine by default.
-    Raises: JournalError.
+    network file systems only pretend to do. `mounts` are by default those of this machine. Raises: JournalError.
     """
     if kind := network_disk(path, mounts):
         raise JournalError(
@@ -155,14 +154,14 @@ def refuse_network_disk(path: Path, mounts: Iterable[Mount] | None = None) -> No
 
 
 def locked(path: Path) -> filelock.FileLock:
-    """Take the journal's lock, which the system releases when the process dies, however it dies.
+    """Take the journal's lock; the system releases it when the process ends, in whatever way.
 
     Raises: JournalBusyError when another run holds it, JournalError when it cannot be made or others may write it.
     """
     try:
         real_path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_network_disk(path)
-        real = _real_name(path)
+        real = _trusted_path(path)
         # The pipeline opens and closes the journal from different threads.
         lock = filelock.FileLock(f"{real}.lock", mode=0o600, thread_local=False)
         lock.acquire(timeout=_LOCK_SECONDS, poll_interval=_LOCK_SECONDS / 10)
@@ -172,12 +171,12 @@ def locked(path: Path) -> filelock.FileLock:
             hint="wait for it to end, or see its progress with `asyncimport status`",
         ) from None
     except OSError as error:
-        raise _refused(path, "made", error, "choose another place with --state-dir") from error
+        raise _refusal(path, "made", error, "choose another place with --state-dir") from error
     return lock
 
 
 def is_locked(path: Path) -> bool | None:
-    """Whether a run holds the journal's lock; None where nobody can tell, as on a read-only disk."""
+    """Whether a run holds the journal's lock; None if unknown, as on a read-only disk."""
     try:
         lock = Path(f"{real_path(path)}.lock")
         if not lock.exists():
@@ -194,7 +193,7 @@ def make_private(path: Path) -> None:
     """Create an empty file for its owner only, if there is none. Raises: OSError when it cannot be written to."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    # Not by opening it: closing it would release the locks that this process has on it.
+    # Not by opening it: closing it would release this process's locks on it.
     if not os.access(path, os.R_OK | os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
 
@@ -204,12 +203,12 @@ def create_or_open(path: Path, lock_wait: LockWait | None = None) -> sqlite3.Con
 
     Raises: JournalError when the file is not ours, of another version, or damaged.
     """
-    real = _real_name(path)
+    real = _trusted_path(path)
     try:
         make_private(real)
     except OSError as error:
-        raise _refused(path, "opened", error, _ELSEWHERE) from error
-    with translated(path):
+        raise _refusal(path, "opened", error, _ELSEWHERE) from error
+    with journal_errors(path):
         return (lock_wait or LockWait()).until_free(path, partial(_opened, path, real))
 
 
@@ -225,7 +224,7 @@ def _opened(path: Path, real: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         # In KiB. Twice as much is 5 % faster with a million files, and costs 20 MB of memory.
         connection.execute("PRAGMA cache_size = -8000")
-        connection.executescript(sql("temp_tables.sql"))
+        connection.executescript(read_script("temp_tables.sql"))
     except BaseException:
         connection.close()
         raise
@@ -233,14 +232,14 @@ def _opened(path: Path, real: Path) -> sqlite3.Connection:
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open a journal for reading, beside a run that writes it.
+    """Open a journal for reading, while a run may write it.
 
     Raises: UsageError when there is none, JournalError when it is not ours.
     """
     if not path.is_file() or not path.stat().st_size:
         raise UsageError(f"there is no journal {path}", hint=NOTHING_YET)
-    real = _real_name(path)
-    with translated(path):
+    real = _trusted_path(path)
+    with journal_errors(path):
         try:
             return _open_read_only(path, real, "mode=ro")
         except sqlite3.OperationalError as error:
@@ -251,21 +250,20 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             if log.exists() and log.stat().st_size:
                 raise JournalError(
                     f"the journal {path} cannot be read where it is: {error}",
-                    hint="its directory is read-only, and a file of it is missing; copy it with its -wal file, and "
-                    "name the copy with --journal",
+                    hint="its directory is read-only; copy it with its -wal file, and name the copy with --journal",
                 ) from error
             return _open_read_only(path, real, "mode=ro&immutable=1")
 
 
 def copy_journal(path: Path, into: Path) -> None:
-    """Copy a journal as it is now, beside a run that may write it; nothing where there is none yet.
+    """Copy a journal as it is now, while a run may write it; do nothing if there is none.
 
     Raises: JournalError when it is not ours.
     """
     if not path.exists() or not path.stat().st_size:
         return
     make_private(into)
-    with closing(connect_read_only(path)) as source, closing(sqlite3.connect(into)) as copy, translated(path):
+    with closing(connect_read_only(path)) as source, closing(sqlite3.connect(into)) as copy, journal_errors(path):
         source.backup(copy)
 
 
@@ -293,16 +291,16 @@ def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Ma
     stored = dict(connection.execute("SELECT key, value FROM metadata"))
     check_rules(stored, path, destination, rules)
     if not _has_rules(stored):
-        wanted = {"destination": destination, **_as_kept(rules)}
+        wanted = {"destination": destination, **_rule_rows(rules)}
         connection.executemany("INSERT OR IGNORE INTO metadata VALUES (?, ?)", wanted.items())
 
 
 def check_rules(stored: Mapping[str, str], path: Path, destination: str, rules: Mapping[str, str]) -> None:
-    """Compare destination and rules with those that a journal has stored.
+    """Compare destination and rules with those stored in a journal.
 
     Raises: JournalError for another destination, UsageError for other rules.
     """
-    wanted = _as_kept(rules)
+    wanted = _rule_rows(rules)
     if stored.get("destination", destination) != destination:
         raise JournalError(
             f"the journal {path} belongs to {stored['destination']}, not to {destination}",
@@ -310,7 +308,7 @@ def check_rules(stored: Mapping[str, str], path: Path, destination: str, rules: 
         )
     if not _has_rules(stored):
         return
-    # Each row of a plan is a rule for one study, so a run may go on with a part of the plan, or with a longer one.
+    # Each row of a plan is a rule for one study, so a run may continue with a part of the plan, or a longer one.
     fixed = [name for name in wanted if name != "rule plan" or name not in stored]
     if changed := [name for name in fixed if stored.get(name) != wanted[name]]:
         was = ", ".join(f"{name.removeprefix('rule ')} {stored.get(name)!r}" for name in changed)
@@ -324,12 +322,12 @@ def _has_rules(stored: Mapping[str, str]) -> bool:
     return any(name.startswith("rule ") for name in stored)
 
 
-def _as_kept(rules: Mapping[str, str]) -> dict[str, str]:
+def _rule_rows(rules: Mapping[str, str]) -> dict[str, str]:
     return {f"rule {name}": rule for name, rule in rules.items()}
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    connection.executescript(f"BEGIN IMMEDIATE; {sql('schema.sql')}")
+    connection.executescript(f"BEGIN IMMEDIATE; {read_script('schema.sql')}")
     connection.executemany("INSERT INTO transition VALUES ('instance', ?, ?)", sorted(INSTANCE_TRANSITIONS))
     connection.executemany("INSERT INTO transition VALUES ('delivery', ?, ?)", sorted(DELIVERY_TRANSITIONS))
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -355,6 +353,6 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def sql(name: str) -> str:
-    """Return a script of this package."""
+def read_script(name: str) -> str:
+    """Return an SQL script of this package."""
     return files("asyncimport.journal").joinpath(name).read_text(encoding="utf-8")

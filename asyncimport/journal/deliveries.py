@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 
+from asyncimport.journal.columns import digests_of, file_of, initial_labels
 from asyncimport.journal.connection import Connection
-from asyncimport.journal.facts import digests_of, file_of, initial_labels
 from asyncimport.journal.runs import CurrentRun
 from asyncimport.journal.session_state import SessionState
 from asyncimport.model import (
@@ -40,9 +40,9 @@ class DeliveryQueue:
     def claim(self, *, settle_seconds: float = 0.0) -> SealedDelivery | float | None:
         """Seal a delivery, on disk, before anyone calls XNAT about it.
 
-        Return None when none is ready, or the seconds until one is: after an attempt to send broke off, a delivery is
-        not sealed for `settle_seconds` seconds, as the attempt may yet take effect. A delivery of which XNAT has made a
-        second row is returned without a seal.
+        Return None if none is ready, or the seconds until one is: after an interrupted upload a delivery is not sealed
+        for `settle_seconds`, as that may still take effect. A delivery of which XNAT has made a second row is returned
+        without a seal.
 
         Deliveries of one subject go one at a time: XNAT's archive step locks the subject's label, and a second one
         sleeps ten seconds before it tries again (PrearcSessionArchiver).
@@ -78,7 +78,7 @@ class DeliveryQueue:
             refused = frozenset() if is_open else self._uids(session, "REFUSED")
             (most_files,) = self._connection.one(
                 "SELECT count(*) FROM instance i LEFT JOIN delivery d ON d.key = i.delivery WHERE i.session = ? "
-                # A row that was built and left takes in later files. Part of a failed instance may be there.
+                # A row that was built and left takes later files. It may have a part of a failed instance.
                 "AND (d.uri = ? OR i.state = 'FAILED' OR (i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED'))",
                 (session, uri),
             )
@@ -110,15 +110,15 @@ class DeliveryQueue:
         return frozenset(self._connection.json_rows(query, (session, state)))
 
     def record_archived_before(self, sealed: SealedDelivery, before: frozenset[str]) -> SealedDelivery:
-        """Record what the archive held before a sealed delivery, and how many instances it must hold after it.
+        """Record the UIDs archived before a sealed delivery, and how many instances the archive must hold after it.
 
-        Call it before anyone calls XNAT about the delivery: later nobody can tell.
+        Call it before anyone calls XNAT about the delivery: later nobody can know.
         """
         delivery = sealed.delivery.key
         with self._connection.transaction(durable=True):
             self._db.execute(
                 "UPDATE delivery SET archived_before = ?3, expected = ?1 + (SELECT count(*) FROM instance "
-                # An instance that is sent again takes the place of the one that is there.
+                # An instance that is sent again replaces the one that is there.
                 "WHERE delivery = ?2 AND state = 'STORED' AND presumed IS NULL) WHERE key = ?2",
                 (len(before), delivery, json.dumps(sorted(before))),
             )
@@ -133,14 +133,14 @@ class DeliveryQueue:
         ) if presumed else presumed
 
     def record_verdict(self, verdict: Verdict) -> Verdict:
-        """Record how a delivery ended, and free its subject and its place among the active sessions.
+        """Record how a delivery ended, and release its subject and its place among the active sessions.
 
-        Files that came too late for it go into the next delivery, unless this one is held. Instances that the archive
-        lacks are sent again in the next delivery, once in a run; then the delivery is held. Instances that a script
-        dropped there, or may have dropped, become refused. All instances of a deleted delivery are sent again. An open
-        delivery ends if somebody else has archived or deleted it, and stays open otherwise. A delivery that was
-        archived before stays so, whatever is found; if another has begun since, the verdict of that one counts.
-        Return the verdict that was recorded.
+        Later files go into the next delivery, unless this one is held. Instances that the archive lacks are sent again
+        in the next delivery, once in a run; then the delivery is held. Instances that a script dropped there, or may
+        have dropped, become refused. All instances of a deleted delivery are sent again. An open delivery ends if
+        somebody else has archived or deleted it, and stays open otherwise. A delivery that was archived before stays
+        so, whatever is found; if another has begun since, only that one's verdict counts. Return the verdict that was
+        recorded.
         """
         with self._connection.transaction(durable=True):
             delivery = verdict.delivery
@@ -165,21 +165,21 @@ class DeliveryQueue:
             if isinstance(verdict, Deleted) and not self._is_first_repair(session):
                 verdict = Held(delivery, "somebody has deleted it from the prearchive, and once more in the same run")
             if isinstance(verdict, Deleted):
-                self._end(delivery, "DELETED", reason="somebody has deleted it from the prearchive")
+                self._end_delivery(delivery, "DELETED", reason="somebody has deleted it from the prearchive")
                 stored = self._uids_of(delivery)
-                self._take_back(session, stored, "PENDING", None, is_missing=False)
+                self._reset_stored(session, stored, "PENDING", None, is_missing=False)
                 verdict = Deleted(delivery, len(stored))
             elif isinstance(verdict, Incomplete) and not (verdict.lost or verdict.resent):
                 verified = "present" if verdict.unproven else "uids"
-                self._end(delivery, "ARCHIVED", uri=verdict.uri, verified=verified)
+                self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, verified=verified)
                 self._refuse_dropped(session, verdict)
                 verdict = Archived(delivery, verdict.uri, verified)
             elif isinstance(verdict, Incomplete) and self._may_repair(session, verdict.lost):
-                lost = f"{_lost(verdict, lacks='lacked')}, which are to be sent again"
-                self._end(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)
+                lost = f"{_lost_text(verdict, lacks='lacked')}, which are to be sent again"
+                self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)
                 self._refuse_dropped(session, verdict)
-                self._take_back(session, verdict.lost, "PENDING", None)
-                self._take_back(session, verdict.resent, "PENDING", None, is_missing=False)
+                self._reset_stored(session, verdict.lost, "PENDING", None)
+                self._reset_stored(session, verdict.resent, "PENDING", None, is_missing=False)
             elif isinstance(verdict, Archived):
                 if verdict.holds is not None:
                     self._db.execute(
@@ -196,9 +196,9 @@ class DeliveryQueue:
                 if replaced and verdict.verified == "uids":
                     verdict = replace(verdict, verified="present")
                 reason = replaced_since(replaced) if replaced else ""
-                self._end(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified, reason=reason)
+                self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified, reason=reason)
             elif isinstance(verdict, Built):
-                self._end(delivery, "BUILT")
+                self._end_delivery(delivery, "BUILT")
             elif isinstance(verdict, Held) and was == "OPEN":
                 self._db.execute("UPDATE delivery SET reason = ? WHERE key = ?", (verdict.reason, delivery.key))
                 self._db.execute("UPDATE blocked SET second_row = 0 WHERE session = ?", (session,))
@@ -207,13 +207,15 @@ class DeliveryQueue:
                 if isinstance(verdict, Incomplete):
                     verdict = Held(
                         delivery,
-                        f"{_lost(verdict)}; {_SEND_AGAIN if verdict.lost else _TOUCH}",
+                        f"{_lost_text(verdict)}; {_SEND_AGAIN if verdict.lost else _TOUCH}",
                         verdict.uri,
                     )
                 if was == "ARCHIVED" and verdict.uri is None:
                     (uri,) = self._connection.one("SELECT archive_uri FROM delivery WHERE key = ?", (delivery.key,))
                     verdict = replace(verdict, uri=uri)
-                self._end(delivery, "ARCHIVED" if was == "ARCHIVED" else "HELD", uri=verdict.uri, reason=verdict.reason)
+                self._end_delivery(
+                    delivery, "ARCHIVED" if was == "ARCHIVED" else "HELD", uri=verdict.uri, reason=verdict.reason
+                )
                 self._db.execute(
                     "INSERT OR IGNORE INTO blocked (session, reason) VALUES (?, ?)", (session, verdict.reason)
                 )
@@ -224,7 +226,7 @@ class DeliveryQueue:
         return verdict
 
     def _record_digests(self, session: int, verdict: Archived) -> int:
-        """Record the digests that XNAT has of instances; return how many instances of earlier deliveries were replaced.
+        """Record XNAT's digests of instances; return how many instances of earlier deliveries were replaced.
 
         These are presumed from now on.
         """
@@ -237,7 +239,7 @@ class DeliveryQueue:
             "UPDATE instance SET presumed = 1 WHERE session = ? AND sop_uid = ? AND state = 'STORED' AND delivery <> ?",
             [(session, uid, delivery) for uid in other],
         ).rowcount
-        # As one text: a row for each instance would add a hundredth to the time of its upload.
+        # One text: a row for each instance would add a hundredth to the time of its upload.
         self._db.execute("UPDATE delivery SET digests = NULL WHERE session = ?", (session,))
         self._db.execute("UPDATE delivery SET digests = ? WHERE key = ?", (json.dumps(dict(told)), delivery))
         return max(replaced, 0)
@@ -245,7 +247,7 @@ class DeliveryQueue:
     def repair(self, session: Session, missing: Iterable[str]) -> int:
         """Mark instances that the archive lacks to be sent again; return how many of the session are to be sent.
 
-        They are queued when a scan meets their files. None are marked while a delivery of the session has not ended.
+        They are queued when a scan meets their files. None are marked while a delivery of the session is unfinished.
         """
         with self._connection.transaction(durable=True):
             row = self._db.execute(
@@ -260,22 +262,22 @@ class DeliveryQueue:
                 # It is in the archive, whatever is wrong with it there.
                 for state in ("SEALED", "ARCHIVED"):
                     self._db.execute("UPDATE delivery SET state = ? WHERE key = ?", (state, delivery))
-            self._take_back(key, missing, "PENDING", None)
+            self._reset_stored(key, missing, "PENDING", None)
             query = "SELECT count(*) FROM instance WHERE session = ? AND state = 'PENDING'"
             (pending,) = self._connection.one(query, (key,))
         return int(pending)
 
     def files_of(self, delivery: Delivery, uids: Iterable[str]) -> list[tuple[str, File]]:
-        """Return SOPInstanceUID and file of these instances of the session of a delivery, as they were sent."""
+        """Return SOPInstanceUID and file of these stored instances of a delivery's session."""
         rows = self._connection.json_rows(
             "SELECT json_array(i.sop_uid, hex(f.path), f.size, f.mtime_ns, f.inode, f.ctime_ns) FROM delivery d "
             "JOIN instance i ON i.session = d.session JOIN file f ON f.key = i.file "
             "WHERE d.key = ? AND i.sop_uid IN (SELECT value FROM json_each(?)) AND i.state = 'STORED'",
             (delivery.key, json.dumps([*uids])),
         )
-        return [(uid, file_of(bytes.fromhex(path), facts)) for uid, path, *facts in rows]
+        return [(uid, file_of(bytes.fromhex(path), columns)) for uid, path, *columns in rows]
 
-    def _end(
+    def _end_delivery(
         self, delivery: Delivery, state: str, *, uri: str | None = None, verified: str | None = None, reason: str = ""
     ) -> None:
         self._db.execute(
@@ -291,7 +293,7 @@ class DeliveryQueue:
             )
 
     def _may_repair(self, session: int, missing: Iterable[str]) -> bool:
-        """Whether missing instances may be sent again: once in a run, and not if somebody has taken them out.
+        """Whether missing instances may be sent again: once in a run, and not if somebody has removed them.
 
         Somebody has if an earlier delivery that brought them was verified.
         """
@@ -322,15 +324,15 @@ class DeliveryQueue:
         return self._connection.json_rows(query, (delivery.key,))
 
     def _refuse_dropped(self, session: int, verdict: Incomplete) -> None:
-        """Refuse instances that a script has dropped in the archive, or may have dropped."""
+        """Refuse instances that a script has dropped while archiving, or may have dropped."""
         rejected = f"{verdict.script} rejects it, and the archive does not hold it"
-        self._take_back(session, verdict.rejects, "REFUSED", rejected, Refusal.DROPPED)
+        self._reset_stored(session, verdict.rejects, "REFUSED", rejected, Refusal.DROPPED)
         doubtful = f"the archive does not hold it: {verdict.script} {MAY_HAVE_REJECTED}"
-        self._take_back(session, verdict.doubtful, "REFUSED", doubtful, Refusal.FILE)
+        self._reset_stored(session, verdict.doubtful, "REFUSED", doubtful, Refusal.FILE)
         if verdict.doubtful and self._state.partial:
             self._db.execute("UPDATE delivery SET partial = 1 WHERE key = ?", (verdict.delivery.key,))
 
-    def _take_back(
+    def _reset_stored(
         self,
         session: int,
         uids: Iterable[str],
@@ -352,12 +354,12 @@ class DeliveryQueue:
 
 
 def replaced_since(files: int) -> str:
-    """Return the reason that instances of the archive differ from those that were verified."""
+    """Return the reason for instances that were replaced in the archive since they were verified."""
     what = "1 instance was" if files == 1 else f"{files} instances were"
     return f"{what} replaced in the archive since the session was verified"
 
 
-def _lost(verdict: Incomplete, *, lacks: str = "lacks") -> str:
+def _lost_text(verdict: Incomplete, *, lacks: str = "lacks") -> str:
     if not verdict.lost:
         return f"XNAT has lost some of {len(verdict.resent)} files that were sent in place of earlier ones"
     return f"the archive {lacks} {len(verdict.lost)} of its instances"

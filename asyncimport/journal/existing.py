@@ -17,19 +17,19 @@ class AdoptedFiles:
 
 
 class ExistingInstances:
-    """Instances that need not be sent: they count as stored, in a delivery of their own that has no prearchive row."""
+    """Instances that need not be sent: they count as stored, in a delivery that has no prearchive row."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._db = connection.db
 
     def adopt(self, claim: Claim, existing: ArchivedContent | None) -> AdoptedFiles | None:
-        """Record what the archive has of the session of a claim. Return None if the claim is to be sent.
+        """Record what the archive has of the session of a claim; return None if the claim is to be sent.
 
-        That is so if the archive has nothing of it, or only what this journal has brought there, under the label of the
-        claim, and XNAT merges that with what is queued. Otherwise the claim returns to the queue, and instances that
-        the archive has are not sent, also those that the scan meets later. Nothing proves that it has the bytes on
-        disk: they are `presumed`.
+        It is to be sent if the archive has nothing of the session, or only what this journal brought there, under the
+        label of the claim, and XNAT merges that with what is queued. Otherwise the claim returns to the queue.
+        Instances that the archive has are not sent, even if the scan meets them later. Nothing proves that it has the
+        bytes on disk: they are `presumed`.
         """
         with self._connection.transaction():
             (session,) = self._connection.one("SELECT session FROM instance WHERE key = ?", (claim.key,))
@@ -37,7 +37,7 @@ class ExistingInstances:
             if existing is None:
                 return None
             self._db.execute("INSERT OR REPLACE INTO archived_type VALUES (?, ?)", (session, existing.kind))
-            is_ours = self._has_brought(session, existing.held)
+            is_ours = self._has_sent_all(session, existing.held)
             if is_ours and not existing.label and not self.merge_problem(session):
                 return None
             self._db.execute("DELETE FROM in_flight WHERE session = ? AND instance = ?", (session, claim.key))
@@ -48,7 +48,7 @@ class ExistingInstances:
                     [(session, uid) for uid in existing.held],
                 )
             # The open delivery holds nothing, and never will: it stands for what was found.
-            if not is_ours and self._adoption(session) is None:
+            if not is_ours and self._adopted_delivery(session) is None:
                 self._db.execute(
                     "UPDATE delivery SET state = 'ARCHIVED', archive_uri = ?, verified = 'present', merges = 1, "
                     "closed_at = ? WHERE session = ? AND state = 'OPEN' AND uri IS NULL",
@@ -57,12 +57,12 @@ class ExistingInstances:
             self._db.execute("DELETE FROM active_session WHERE session = ?", (session,))
             return self.adopt_queued([session])
 
-    def _has_brought(self, session: int, held: frozenset[str]) -> bool:
-        """Whether all that the archive has of a session was stored there by deliveries of this journal."""
+    def _has_sent_all(self, session: int, held: frozenset[str]) -> bool:
+        """Whether deliveries of this journal stored all that the archive has of a session."""
         stored = self._db.execute("SELECT sop_uid FROM instance WHERE session = ? AND state = 'STORED'", (session,))
         return bool(held) and held <= {uid for (uid,) in stored}
 
-    def _adoption(self, session: int) -> int | None:
+    def _adopted_delivery(self, session: int) -> int | None:
         """Return the delivery of a session that stands for what was found in the archive."""
         row = self._db.execute(
             "SELECT key FROM delivery WHERE session = ? AND state = 'ARCHIVED' AND uri IS NULL", (session,)
@@ -85,7 +85,7 @@ class ExistingInstances:
             ).fetchall()
             if not rows:
                 continue
-            delivery = self._adoption(session)
+            delivery = self._adopted_delivery(session)
             self._db.executemany(
                 "UPDATE instance SET state = 'STORED', reason = NULL, delivery = ?, run = NULL, attempts = 0, "
                 "settled_at = ?, sha256 = NULL, xxh3 = NULL, presumed = 1 WHERE key = ?",
@@ -100,11 +100,11 @@ class ExistingInstances:
     def needs_archive_check(self, session: int, uri: str | None) -> bool:
         """Whether to ask what the archive has of a session before more is sent into the delivery at `uri`.
 
-        Ask before each new delivery, as others may have sent the queued files, or more since an earlier run.
+        Ask before each new delivery: others may have sent queued files, or more since an earlier run.
         """
         if self._connection.exists("SELECT 1 FROM archive_checked WHERE session = ?", (session,)):
             return False
-        return uri is None or self._adoption(session) is not None
+        return uri is None or self._adopted_delivery(session) is not None
 
     def merge_problem(self, session: int) -> str:
         """Return why XNAT would not merge the queued files of a session into what the archive has of it, or ""."""
@@ -112,7 +112,7 @@ class ExistingInstances:
         return type_conflict(kind[0], self._modalities(session)) if kind is not None and kind[0] else ""
 
     def _modalities(self, session: int) -> set[str]:
-        """Return the modalities of the queued files of a session, and of those in its row of the prearchive."""
+        """Return the modalities of the queued files of a session, and of those in its prearchive row."""
         rows = self._db.execute(
             "SELECT DISTINCT i.modality FROM (SELECT instance FROM queued WHERE session = ?1 "
             "UNION ALL SELECT instance FROM in_flight WHERE session = ?1) w JOIN instance i ON i.key = w.instance "

@@ -1,10 +1,10 @@
-"""What the journal records of each file: what it is, which instance it carries, and which copies it has."""
+"""The journal's record of each file: what it is, which instance it carries, and its copies."""
 
 import os
 from dataclasses import dataclass
 
+from asyncimport.journal.columns import FileColumns, columns_of, columns_without_inode, digest_of, is_same_file
 from asyncimport.journal.connection import Connection
-from asyncimport.journal.facts import FileColumns, columns_of, digest_of, is_same_file, unproven
 from asyncimport.journal.runs import CurrentRun
 from asyncimport.journal.session_state import SessionState
 from asyncimport.model import Digest, File, FileKind, Instance
@@ -18,10 +18,10 @@ _COPY_OF_CHANGED = "it was the copy of a file that has changed since; the next r
 
 @dataclass(frozen=True, slots=True)
 class SopUidConflict:
-    """A file with the SOPInstanceUID of an instance that the journal knows, whose bytes have yet to be compared.
+    """A file with the SOPInstanceUID of a known instance, whose bytes have yet to be compared.
 
-    Compare them with the digest of what was `sent`, if there is one, and otherwise with the file `other`. `key` is that
-    of the known instance.
+    Compare them with the digest of what was `sent`, if there is one, else with the file `other`. `key` is that of the
+    known instance.
     """
 
     instance: Instance
@@ -46,21 +46,21 @@ class FileRecords:
         kind: FileKind,
         reason: str | None,
         instance: int | None,
-        facts: FileColumns | None = None,
+        columns: FileColumns | None = None,
     ) -> int:
-        """Write the row of a file and return its key, which is `key` if it is new; `facts` are its own by default.
+        """Write the row of a file and return its key, which is `key` for a new one; `columns` are its own by default.
 
-        An instance that the path carried before needs another copy. A file that cannot be read keeps what is known of
-        it: it may be the same file when it can be read again.
+        An instance that the path carried before needs another copy. An unreadable file keeps what is known of it: it
+        may be the same file when it can be read again.
         """
         path = os.fsencode(file.path)
-        facts = facts or columns_of(file)
+        columns = columns or columns_of(file)
         row = self._db.execute("SELECT key, instance, kind FROM file WHERE path = ?", (path,)).fetchone()
         if row is None:
             self._db.execute(
                 "INSERT INTO file (key, path, size, mtime_ns, inode, ctime_ns, kind, reason, instance) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (key, path, *facts, kind, reason, instance),
+                (key, path, *columns, kind, reason, instance),
             )
         elif kind in {FileKind.EXCLUDED, FileKind.LINK} and row[2] == FileKind.INSTANCE:
             # This run does not ask for it; its outcome of an earlier run stands.
@@ -72,10 +72,10 @@ class FileRecords:
             else:
                 self._db.execute(
                     "UPDATE file SET size = ?1, mtime_ns = ?2, inode = ?3, ctime_ns = ?4, kind = ?5, reason = ?6, "
-                    # What it carried when it could be read stays known.
+                    # Keep what it carried when it could be read.
                     "missing_from = iif(?5 = 'UNREADABLE' AND missing_uid IS NOT NULL, missing_from, NULL), "
                     "instance = ?7 WHERE key = ?8",
-                    (*facts, kind, reason, instance, key),
+                    (*columns, kind, reason, instance, key),
                 )
             if row[2] == FileKind.INSTANCE and row[1] != instance:
                 self._replace_source(row[1], reason if kind == FileKind.UNREADABLE else None)
@@ -91,7 +91,7 @@ class FileRecords:
     ) -> SopUidConflict | tuple[int, bool]:
         """Record a file that may carry a known instance; return the instance's key and whether to send this file.
 
-        If that depends on bytes that nobody has compared yet, record nothing and return the conflict. `proof` says
+        If that depends on bytes that have yet to be compared, record nothing and return the conflict. `proof` says
         whether the file holds the bytes that were sent, None if unknown.
         """
         file = item.file
@@ -109,12 +109,14 @@ class FileRecords:
                 (key, session, item.sop_uid, item.series_uid, carrier, item.modality),
             )
             return key, True
-        instance, state, reason, other, path, kind, carries, met, unread, sha256, xxh3, settled, presumed, *facts = row
+        instance, state, reason, other, path, kind, carries, met, unread, sha256, xxh3, settled, presumed, *columns = (
+            row
+        )
         own = path == os.fsencode(file.path)
         sound = carries and kind in {FileKind.INSTANCE, FileKind.UNREADABLE}
         stored = state == "STORED"
         unsent = state in {"PENDING", "FAILED"}
-        proven = sound and is_same_file(facts, file, settled if stored else None)
+        proven = sound and is_same_file(columns, file, settled if stored else None)
         if own and proven and met and kind == FileKind.INSTANCE:
             return instance, False
         sent = digest_of(sha256, xxh3)
@@ -125,13 +127,13 @@ class FileRecords:
                 self.record(key, file, FileKind.SKIPPED, _OTHER_BYTES.format(item.sop_uid), None)
                 return instance, False
             proven = proof
-        # A file that was moved or restored and has no digest is recognised by size, time and SOPInstanceUID. It is not
-        # sent again, but nothing proves that it is what was sent.
+        # A moved or restored file without a digest is recognised by size, mtime and SOPInstanceUID. It is not sent
+        # again, but nothing proves that it is what was sent.
         same = proven or (
-            sound and proof is None and (stored or not own) and (*facts[:2],) == (file.size, str(file.mtime_ns))
+            sound and proof is None and (stored or not own) and (*columns[:2],) == (file.size, str(file.mtime_ns))
         )
         if stored and presumed and sent is None and not own and not met:
-            # Of an instance that was found in the archive by its UID no bytes were ever compared: any copy will do.
+            # The bytes of an instance found in the archive by its UID were never compared: any copy will do.
             same = True
         if not own and sound and kind == FileKind.INSTANCE and not unread and (met or not (unsent or same)):
             if proof:
@@ -139,7 +141,7 @@ class FileRecords:
                 return instance, False
             return SopUidConflict(item, instance, os.fsdecode(path))
         if not own and sound:
-            # The other copy cannot be read, or this run has not met it. If it is there, the scan reads it again.
+            # The other copy cannot be read, or this run has not met it; if it exists, the scan reads it again.
             self._db.execute("DELETE FROM unreadable WHERE instance = ?", (instance,))
             if met:
                 self._db.execute(
@@ -153,14 +155,14 @@ class FileRecords:
         if stored and not same and not again:
             key = self.record(key, file, FileKind.SKIPPED, _CHANGED if own and carries else _ELSEWHERE, instance)
         else:
-            known = unproven(file) if stored and same and not proven else columns_of(file)
+            known = columns_without_inode(file) if stored and same and not proven else columns_of(file)
             key = self.record(key, file, FileKind.INSTANCE, None, instance, known)
         self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (key, instance))
         to_send = unsent or again or (state == "REFUSED" and not same)
         if to_send:
             self._db.execute(
                 "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL, "
-                # Its UID in the archive proves nothing of the new version.
+                # Its UID in the archive proves nothing about the new version.
                 "presumed = iif(?, 1, presumed), modality = coalesce(?, modality) WHERE key = ?",
                 (again, item.modality, instance),
             )
@@ -169,7 +171,7 @@ class FileRecords:
         return instance, to_send
 
     def _recheck_copies(self, instance: int) -> None:
-        """Compare the copies of a changed file with its new content, in this run or in the next."""
+        """Compare the copies of a changed file with its new content, in this run or the next."""
         self._db.execute(
             "DELETE FROM file WHERE instance = ? AND kind = 'DUPLICATE' AND key NOT IN (SELECT file FROM scope)",
             (instance,),
@@ -186,7 +188,7 @@ class FileRecords:
         return not self._connection.exists(query, (session,))
 
     def _replace_source(self, instance: int, reason: str | None) -> None:
-        """Find another copy of an instance whose file cannot be read any more, or now holds something else."""
+        """Find another copy of an instance whose file is unreadable now, or holds something else."""
         session, state, in_flight = self._connection.one(
             "SELECT session, state, EXISTS (SELECT 1 FROM in_flight WHERE session = i.session AND instance = i.key) "
             "FROM instance i WHERE key = ?",
@@ -196,7 +198,7 @@ class FileRecords:
         if state not in {"PENDING", "FAILED"} or in_flight:
             return
         why = reason or "its file now holds something else"
-        if not self.promote(instance, session, why):
+        if not self.use_duplicate(instance, session, why):
             self.fail(instance, why)
             self._db.execute("DELETE FROM queued WHERE session = ? AND instance = ?", (session, instance))
 
@@ -206,8 +208,8 @@ class FileRecords:
             "UPDATE instance SET state = 'FAILED', reason = ?, run = ? WHERE key = ?", (reason, self._run, instance)
         )
 
-    def promote(self, instance: int, session: int, why: str) -> bool:
-        """Queue a duplicate in place of the copy that cannot be read; whether there is one. `why` is the reason."""
+    def use_duplicate(self, instance: int, session: int, why: str) -> bool:
+        """Queue a duplicate in place of an unreadable copy, for the reason `why`; whether there is one."""
         row = self._db.execute(
             "SELECT f.key FROM file f JOIN scope ON scope.file = f.key "
             "WHERE f.instance = ? AND f.kind = 'DUPLICATE' ORDER BY f.key LIMIT 1",
@@ -237,7 +239,7 @@ class FileRecords:
             "(i.key IN (SELECT instance FROM unreadable) OR NOT EXISTS "
             "(SELECT 1 FROM file f WHERE f.key = i.file AND f.instance = i.key AND f.kind = 'INSTANCE'))"
         ).fetchall():
-            self.promote(instance, session, reason)
+            self.use_duplicate(instance, session, reason)
 
     def assign_damaged(self) -> None:
         """Record which session misses a damaged file: the one in its header, or the only one in its directory."""
@@ -266,7 +268,7 @@ class FileRecords:
         return found[0][0] if len(found) == 1 else None
 
     def record_vanished(self, root: str) -> tuple[int, int]:
-        """Count known files below `root` that this run did not meet, and those never sent, which fail."""
+        """Count known files below `root` that this run did not meet, and fail those never sent."""
         bounds = below(root)
         # No session misses an unreadable file that is gone.
         self._db.execute(
@@ -282,7 +284,7 @@ class FileRecords:
             bounds,
         ).fetchall()
         if rows:
-            # A file behind a link that this run does not follow is still there.
+            # A file behind a link that this run does not follow still exists.
             links = tuple(
                 link + os.fsencode(os.sep)
                 for (link,) in self._db.execute(
@@ -293,7 +295,7 @@ class FileRecords:
         unsent = 0
         for file, instance, session, state in rows:
             if state in {"PENDING", "FAILED"}:
-                if self.promote(instance, session, "gone"):
+                if self.use_duplicate(instance, session, "gone"):
                     continue
                 unsent += 1
                 self.fail(instance, "the file is gone")
@@ -304,6 +306,6 @@ class FileRecords:
 
 
 def below(directory: str) -> tuple[bytes, bytes]:
-    """Return the bounds of all paths below a directory: they sort between "dir/" and "dir0", the character after."""
+    """Return the bounds of all paths below a directory: they sort between "dir/" and "dir0", the next character."""
     low = os.fsencode(os.path.join(directory, ""))  # noqa: PTH118 - pathlib cannot end a path in a separator
     return low, low[:-1] + bytes([low[-1] + 1])

@@ -1,4 +1,4 @@
-"""The headers that a scan has read, on disk: plans are made of them, and the next plan reads only changed files."""
+"""The headers that a scan has read, on disk: plans use them, and the next plan reads only changed files."""
 
 import json
 import os
@@ -11,34 +11,34 @@ from pathlib import Path
 from typing import Self
 
 from asyncimport.dicom import STUDY_FIELDS, Identity
+from asyncimport.journal.columns import columns_of, is_same_file
 from asyncimport.journal.database import (
     BUSY_SECONDS,
     LockWait,
     is_busy,
+    journal_errors,
     locked,
     make_private,
-    sql,
+    read_script,
     transaction,
-    translated,
 )
-from asyncimport.journal.facts import columns_of, is_same_file
 from asyncimport.journal.rows import Header, NonInstance, StudySummary, Unsettled
 from asyncimport.model import File, FileKind, Ignored
 from asyncimport.system.output_files import real_path
 
-# "aims", beside the journal's "aimp".
+# "aims".
 _APPLICATION_ID = 0x61696D73
 _VARIANTS_REMEMBERED = 2_000
-# Times later than now by more than this lie in the future: clocks of file servers differ by a little.
-_AHEAD_SECONDS = 60.0
-# A file that has not changed for so long is settled, by whatever clock.
+# Times further ahead than this are in the future: clocks of file servers differ a little.
+_CLOCK_SKEW_SECONDS = 60.0
+# A file unchanged for this long is settled, by whatever clock.
 _OLD_SECONDS = 86_400.0
 
 
 class HeaderCache:
     """The headers of one scan, in a locked file. Use it as a context manager. Raises from every method: JournalError.
 
-    With `reuse_scan` it returns the last scan once more. A file that is of another version or damaged is replaced: it
+    With `reuse_scan` it returns the last scan once more. A file of another version, or a damaged one, is replaced: it
     holds nothing that cannot be read again.
     """
 
@@ -47,14 +47,14 @@ class HeaderCache:
         self._lock_wait = lock_wait or LockWait()
         self._lock = locked(path)
         try:
-            with translated(path):
+            with journal_errors(path):
                 self._db = self._lock_wait.until_free(path, partial(_open, real_path(path)))
                 (last,) = self._db.execute("SELECT coalesce(max(scan), 0) FROM file").fetchone()
         except BaseException:
             self._lock.release()
             raise
         self._scan = last if reuse_scan else last + 1
-        self._met = 0
+        self._files_seen = 0
         self._places: dict[str, int] = {}
         self._variants: dict[tuple[str, str], int] = {}
 
@@ -69,7 +69,7 @@ class HeaderCache:
         """Skip the files that are known, sound and unchanged; return those to be read."""
         unknown = []
         with self._transaction():
-            for place, file in enumerate(files, self._met):
+            for place, file in enumerate(files, self._files_seen):
                 row = self._db.execute(
                     "SELECT kind, size, mtime_ns, inode, ctime_ns FROM file WHERE path = ?", (os.fsencode(file.path),)
                 ).fetchone()
@@ -82,17 +82,19 @@ class HeaderCache:
                     "UPDATE file SET met = iif(scan = ?1, met, ?2), scan = ?1 WHERE path = ?3",
                     (self._scan, place, os.fsencode(file.path)),
                 )
-        # A file that comes twice has its first place.
-        numbered = zip((file.path for file in files), range(self._met, self._met + len(files)), strict=True)
+        # A file that comes twice keeps its first position.
+        numbered = zip(
+            (file.path for file in files), range(self._files_seen, self._files_seen + len(files)), strict=True
+        )
         self._places = dict(reversed([*numbered]))
-        self._met += len(files)
+        self._files_seen += len(files)
         return unknown
 
     def identities(self, files: Sequence[File]) -> dict[str, Identity]:
-        """Return what the scan has read of instances that are as they were then, by path: study fields and modality."""
+        """Return the identities (study fields and modality) that the scan has read of unchanged instances, by path."""
         found: dict[str, Identity] = {}
         variants: dict[str, dict[str, str]] = {}
-        with translated(self.path):
+        with journal_errors(self.path):
             for file in files:
                 row = self._db.execute(
                     "SELECT f.size, f.mtime_ns, f.inode, f.ctime_ns, f.sop_uid, v.study_uid, f.series_uid, f.modality, "
@@ -127,7 +129,7 @@ class HeaderCache:
                         self._variant(identity),
                     )
                 size, mtime_ns, inode, ctime_ns = columns_of(file)
-                place = self._places.get(file.path, self._met)
+                place = self._places.get(file.path, self._files_seen)
                 self._db.execute(
                     "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (os.fsencode(file.path), size, mtime_ns, *what, self._scan, inode, ctime_ns, place),
@@ -143,7 +145,7 @@ class HeaderCache:
         """
         whole = "" if truncated else "AND f.reason = ''"
         place = ", f.path" if by_file else ", directory(f.path)" if by_directory else ""
-        with translated(self.path):
+        with journal_errors(self.path):
             rows = self._db.execute(
                 "SELECT v.study_uid, v.fields, f.modality, min(f.path) FROM file f JOIN variant v ON v.key = f.variant "  # noqa: S608 - fixed text
                 f"WHERE f.scan = ? {whole} GROUP BY f.variant, f.modality{place} ORDER BY 1, 2, 3, 4",
@@ -158,12 +160,12 @@ class HeaderCache:
     def studies(
         self, *, truncated: bool = False, is_asked: Callable[[Mapping[str, str], str], bool] | None = None
     ) -> Iterator[StudySummary]:
-        """Yield the studies that this scan has met, in the order of their UIDs; `truncated` counts truncated files too.
+        """Yield the studies that this scan has met, ordered by UID; `truncated` counts truncated files too.
 
         `is_asked` returns whether a file counts, by its header fields and path.
         """
-        whole = self._counted(truncated=truncated, is_asked=is_asked)
-        with translated(self.path):
+        whole = self._file_condition(truncated=truncated, is_asked=is_asked)
+        with journal_errors(self.path):
             copies = self._copies(whole)
             rows = self._db.execute(
                 "SELECT v.study_uid, json_group_array(DISTINCT f.modality), count(DISTINCT f.series_uid), "  # noqa: S608 - fixed text
@@ -184,8 +186,8 @@ class HeaderCache:
                     met,
                 )
 
-    def _counted(self, *, truncated: bool, is_asked: Callable[[Mapping[str, str], str], bool] | None) -> str:
-        """Return the condition for the files that count."""
+    def _file_condition(self, *, truncated: bool, is_asked: Callable[[Mapping[str, str], str], bool] | None) -> str:
+        """Return the SQL condition for the files that count."""
         whole = "" if truncated else "AND f.reason = ''"
         if is_asked is None:
             return whole
@@ -199,21 +201,21 @@ class HeaderCache:
     def unsettled(self, now: float, min_age: float) -> Unsettled:
         """Return the studies that may still be written, and remember the state of all studies.
 
-        A study is settled if for `min_age` seconds none of its files has changed, by mtime and ctime (which a copy
-        that keeps times does not set), nor an unreadable file beside them. It must also have looked the same so long
-        ago, unless it is older than a day, as not all clocks and file systems show when a file has changed. `now` is in
-        seconds since 1970; times in the future count for nothing.
+        A study is settled if none of its files has changed for `min_age` seconds, by mtime and ctime (which a copy that
+        keeps times does not set), nor an unreadable file in the same directories. As not all clocks and file systems
+        show changes, it must also have looked the same that long ago, unless it is older than a day. `now` is in
+        seconds since 1970; times in the future do not count.
         """
         waiting: dict[str, str] = {}
         ahead: dict[str, int] = {}
-        come = int((now + _AHEAD_SECONDS) * 1e9)
+        come = int((now + _CLOCK_SKEW_SECONDS) * 1e9)
         with self._transaction():
-            beside = self._written_beside(now - min_age, come)
+            near_changed = self._studies_near_changed_files(now - min_age, come)
             known = {
-                study_uid: (looks, since)
-                for study_uid, looks, since in self._db.execute("SELECT * FROM look").fetchall()
+                study_uid: (state, since)
+                for study_uid, state, since in self._db.execute("SELECT * FROM study_state").fetchall()
             }
-            self._db.execute("DELETE FROM look")
+            self._db.execute("DELETE FROM study_state")
             for study_uid, files, size, mtime, ctime, changed_ns, early in self._db.execute(
                 "WITH f AS (SELECT v.study_uid, f.size, CAST(f.mtime_ns AS INTEGER) AS m, coalesce(f.ctime_ns, 0) AS c "
                 "FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ?1) "
@@ -221,23 +223,23 @@ class HeaderCache:
                 "max(max(iif(m <= ?2, m, 0), iif(c <= ?2, c, 0))), sum(m > ?2 OR c > ?2) FROM f GROUP BY study_uid",
                 (self._scan, come),
             ).fetchall():
-                looks = f"{files} {size} {mtime} {ctime}"
+                state = f"{files} {size} {mtime} {ctime}"
                 before, since = known.get(study_uid, ("", now))
-                # After a clock that was ahead nobody waits for that time.
-                since = min(since, now) if before == looks else now
-                self._db.execute("INSERT INTO look VALUES (?, ?, ?)", (study_uid, looks, since))
+                # A clock that was ahead must not prolong the wait.
+                since = min(since, now) if before == state else now
+                self._db.execute("INSERT INTO study_state VALUES (?, ?, ?)", (study_uid, state, since))
                 changed = changed_ns / 1e9
                 if early:
                     ahead[study_uid] = early
                 if changed > now - min_age:
                     waiting[study_uid] = "a file of it has just changed"
-                elif study_uid in beside:
-                    waiting[study_uid] = "a file beside it that cannot be read has just changed"
+                elif study_uid in near_changed:
+                    waiting[study_uid] = "an unreadable file in its directory has just changed"
                 elif now - since < min_age and (early or changed > now - _OLD_SECONDS):
                     waiting[study_uid] = "it has not been seen unchanged for long enough"
         return Unsettled(waiting, ahead)
 
-    def _written_beside(self, since: float, come: int) -> set[str]:
+    def _studies_near_changed_files(self, since: float, come: int) -> set[str]:
         """Return the studies with an unreadable file in one of their directories that has changed since a time."""
         directories = {
             directory
@@ -261,7 +263,7 @@ class HeaderCache:
         """Return the SeriesDescription of each series, and the number of its files, by study."""
         whole = "" if truncated else "AND f.reason = ''"
         found: dict[str, list[tuple[str, int]]] = {}
-        with translated(self.path):
+        with journal_errors(self.path):
             for study_uid, description, files in self._db.execute(
                 "SELECT v.study_uid, min(f.description), count(DISTINCT f.sop_uid) "  # noqa: S608 - fixed text
                 f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {whole} "
@@ -284,8 +286,8 @@ class HeaderCache:
         return copies
 
     def non_instances(self, *, truncated: bool = False) -> list[NonInstance]:
-        """Return the other files that this scan has met, by kind and reason, with truncated files unless they count."""
-        with translated(self.path):
+        """Return the other files of this scan, by kind and reason, with truncated files unless they count."""
+        with journal_errors(self.path):
             rows = self._db.execute(
                 "SELECT iif(reason <> '' AND variant IS NOT NULL, 'UNREADABLE', kind), reason, count(*), min(path) "
                 "FROM file WHERE scan = ? AND (variant IS NULL OR (reason <> '' AND NOT ?)) "
@@ -295,9 +297,9 @@ class HeaderCache:
         return [NonInstance(FileKind(kind), reason, count, os.fsdecode(path)) for kind, reason, count, path in rows]
 
     def other_kinds(self, kind_of: Callable[[str], str | None]) -> list[tuple[str, int]]:
-        """Return the kinds of files that are not DICOM, by their paths, with their numbers, the most frequent first."""
+        """Count files that are not DICOM by the kind that `kind_of` gives their path, most frequent first."""
         counts: Counter[str] = Counter()
-        with translated(self.path):
+        with journal_errors(self.path):
             for (path,) in self._db.execute(
                 "SELECT path FROM file WHERE scan = ? AND kind = ?", (self._scan, FileKind.NOT_DICOM)
             ):
@@ -333,11 +335,11 @@ def _open(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA cache_size = -16000")
             if connection.execute("PRAGMA page_count").fetchone() == (0,) or again:
                 mark = f"PRAGMA application_id = {_APPLICATION_ID};"
-                connection.executescript(f"BEGIN; {sql('header_cache.sql')} {mark} COMMIT;")
+                connection.executescript(f"BEGIN; {read_script('header_cache.sql')} {mark} COMMIT;")
                 return connection
             if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION_ID,):
                 connection.execute("SELECT scan, description, ctime_ns, met FROM file LIMIT 1").fetchone()
-                connection.execute("SELECT since FROM look LIMIT 1").fetchone()
+                connection.execute("SELECT state, since FROM study_state LIMIT 1").fetchone()
                 return connection
         except sqlite3.DatabaseError as error:
             if again or is_busy(error):

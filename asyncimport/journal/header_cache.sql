@@ -27,10 +27,10 @@ CREATE TABLE file (
 ) WITHOUT ROWID;
 CREATE INDEX file_variant ON file (variant, sop_uid);
 
--- The state of each study at the last scan that met it: files, bytes and newest times in one text (`looks`), unchanged
--- `since` then, in seconds since 1970.
-CREATE TABLE look (
+-- The state of each study at the last scan that met it: files, bytes and newest times as one text, unchanged `since`
+-- then (seconds since 1970).
+CREATE TABLE study_state (
     study_uid TEXT PRIMARY KEY,
-    looks TEXT NOT NULL,
+    state TEXT NOT NULL,
     since REAL NOT NULL
 ) WITHOUT ROWID;

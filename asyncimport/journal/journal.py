@@ -1,4 +1,4 @@
-"""The journal of one run, put together from its parts."""
+"""The journal of one run, assembled from its parts."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -23,11 +23,11 @@ class Journal:
     """The durable queue of one run. What the methods of its parts return is committed.
 
     Use it as a context manager, or call `close()`. Call it from one thread at a time. `run` is the key of this run,
-    `began_at` its begin in seconds since 1970, `source` what prearchive rows of this journal name as their source.
+    `began_at` its begin in seconds since 1970, `source` the source of prearchive rows of this journal.
 
     `relabel` applies other rules to what is not archived. `allow_mixed_patients` lets several patients share a subject.
-    `is_planned` says that labels were decided for whole studies, so they are not what the rules give each file.
-    One that `is_temporary` is never synced. Raises from every method, and from those of its parts: JournalError.
+    `is_planned`: labels were decided for whole studies, so they are not those that the rules give each file. A journal
+    that `is_temporary` is never synced. Raises from every method, and from those of its parts: JournalError.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Journal:
         self.connection.close()
 
     def end_run(self, exit_code: int) -> None:
-        """Note how the run ended. Files that it handed out without an outcome may yet take effect."""
+        """Note how the run ended. Files that it handed out without an outcome may still take effect."""
         end_run(self.connection, self.run, exit_code)
 
     def note_alias(self, name: str) -> None:
-        """Note another name of the project of this journal, by which it can be found."""
+        """Note another name of this journal's project, by which it can be found."""
         with self.connection.transaction():
             self.connection.db.execute("INSERT OR REPLACE INTO metadata VALUES (?, '')", (f"alias {name}",))

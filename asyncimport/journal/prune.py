@@ -1,7 +1,7 @@
 """Takes sessions and files out of a journal, so that the next scan meets them as new, or not at all.
 
-It finds and shows them first, then takes them out in one transaction. It only deletes rows and never changes a state.
-No row that stays names one that is gone.
+It finds and shows them first, then removes them in one transaction. It only deletes rows and never changes a state. No
+remaining row refers to a deleted one.
 """
 
 import os
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Self
 
 from asyncimport.errors import UsageError
-from asyncimport.journal.database import NOTHING_YET, LockWait, create_or_open, locked, translated
+from asyncimport.journal.database import NOTHING_YET, LockWait, create_or_open, journal_errors, locked
 from asyncimport.journal.project_view import show_all_projects, show_only_project
 from asyncimport.journal.reader import JournalReader
 from asyncimport.model import FileKind, Session, SessionReport
 
 _UNFINISHED = "XNAT holds an unfinished delivery of it"
-_UNMOUNTED = "nothing at all is left around it, as where a disk is not mounted"
+_UNMOUNTED = "its directory is empty or gone, as if a disk were not mounted"
 _PRUNED = """
 CREATE TEMP TABLE pruned_session (key INTEGER PRIMARY KEY);
 CREATE TEMP TABLE pruned_instance (key INTEGER PRIMARY KEY);
@@ -62,7 +62,7 @@ COMMIT;
 class PruneItem:
     """A whole session in a state, or files in a state (of a session or of none), and the path of one of them.
 
-    `kept` says why it stays in the journal.
+    `keep_reason` says why it stays in the journal.
     """
 
     session: Session | None
@@ -71,25 +71,25 @@ class PruneItem:
     size: int
     example: str
     uri: str | None = None
-    kept: str | None = None
+    keep_reason: str | None = None
     is_whole: bool = False
 
 
 class Pruner:
-    """Finds what to take out of a locked journal (`found`), and takes it out when `prune()` is called."""
+    """Finds what to remove from a locked journal (`found`), and removes it when `prune()` is called."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
         self._path = path
         self._empty: dict[str, bool] = {}
         self.found: list[PruneItem] = []
-        with translated(path):
+        with journal_errors(path):
             self._db.executescript(_PRUNED)
 
     @classmethod
     @contextmanager
     def of(cls, path: Path, *, project: str | None = None) -> Iterator[Self]:
-        """Lock a journal, so that no run begins before `prune`; with `project` for one project only.
+        """Lock a journal, so that no run begins before `prune`; with `project`, for that project only.
 
         Raises: UsageError when there is none, JournalBusyError when a run is at work, JournalError.
         """
@@ -115,9 +115,9 @@ class Pruner:
                 f"the journal knows no session {label}", hint="`asyncimport status -o json` lists them all"
             )
         for item in items:
-            if item.kept:
+            if item.keep_reason:
                 raise UsageError(
-                    f"{item.kept}: {label} in {item.uri or 'its prearchive'}",
+                    f"{item.keep_reason}: {label} in {item.uri or 'its prearchive'}",
                     hint="let `asyncimport upload` finish it, or delete it in XNAT and give --force",
                 )
         self.found += items
@@ -129,7 +129,7 @@ class Pruner:
     def find_gone(self, *, force: bool = False) -> None:
         """Find files that are gone from disk and that XNAT does not have: their sessions no longer miss them."""
         counts = _Counts()
-        with translated(self._path):
+        with journal_errors(self._path):
             # The instance of a file that now holds something else is gone too.
             rows = self._db.execute(
                 "SELECT i.key, f.key, f.path, f.size, f.instance IS i.key, i.state, s.project, s.subject, s.label, "
@@ -142,11 +142,11 @@ class Pruner:
                 if carries and not _is_gone(path):
                     continue
                 # Archiving compares what XNAT holds with what it refused.
-                kept = _UNFINISHED if unfinished and not force else None
+                keep_reason = _UNFINISHED if unfinished and not force else None
                 if carries:
-                    kept = kept or self._unmounted(path, force=force)
-                counts.add(Session(*names), state, size, path, kept)
-                if kept is None:
+                    keep_reason = keep_reason or self._unmounted(path, force=force)
+                counts.add(Session(*names), state, size, path, keep_reason)
+                if keep_reason is None:
                     self._mark("instance", [instance])
                     self._mark("file", [file] if carries else [])
             rows = self._db.execute(
@@ -157,18 +157,18 @@ class Pruner:
             ).fetchall()
             for file, path, size, kind in rows:
                 if _is_gone(path):
-                    kept = self._unmounted(path, force=force)
-                    counts.add(None, kind, size, path, kept)
-                    self._mark("file", [file] if kept is None else [])
+                    keep_reason = self._unmounted(path, force=force)
+                    counts.add(None, kind, size, path, keep_reason)
+                    self._mark("file", [file] if keep_reason is None else [])
         self.found += counts.items()
 
     def find_archived(self, before: float, *, force: bool = False) -> None:
-        """Find the files of sessions that were archived and verified before a time, and whose files are all gone.
+        """Find the files of sessions archived and verified before a time, if all of them are gone.
 
         The session stays known, with its label and its patient, so that no other study takes its place. `verify` has
         nothing to compare any more.
         """
-        with translated(self._path):
+        with journal_errors(self._path):
             sessions = self._db.execute(
                 # Each delivery is verified with all files stored until then, so the last one counts.
                 "SELECT s.key, s.project, s.subject, s.label, s.study_uid, d.archive_uri FROM session s "
@@ -187,21 +187,21 @@ class Pruner:
                     (session,),
                 ).fetchall()
                 there = sum(not _is_gone(path) for _, path, _ in rows)
-                kept = f"{there:,} of its files are still on disk, and would be sent again" if there else None
-                for _, path, _ in rows if kept is None else ():
-                    kept = kept or self._unmounted(path, force=force)
-                if kept is None:
+                keep_reason = f"{there:,} of its files are still on disk, and would be sent again" if there else None
+                for _, path, _ in rows if keep_reason is None else ():
+                    keep_reason = keep_reason or self._unmounted(path, force=force)
+                if keep_reason is None:
                     self._db.execute(
                         "INSERT OR IGNORE INTO pruned_instance SELECT key FROM instance WHERE session = ?", (session,)
                     )
                     self._mark("file", [key for key, _, _ in rows])
                 size = sum(size for _, _, size in rows)
                 example = os.fsdecode(rows[0][1]) if rows else ""
-                self.found.append(PruneItem(Session(*names), "archived", len(rows), size, example, uri, kept))
+                self.found.append(PruneItem(Session(*names), "archived", len(rows), size, example, uri, keep_reason))
 
     def prune(self) -> None:
-        """Take out what was found, all of it or, after a kill or an error, nothing."""
-        with translated(self._path):
+        """Remove what was found: all of it or, after a kill or an error, nothing."""
+        with journal_errors(self._path):
             try:
                 show_all_projects(self._db)
                 LockWait().until_free(self._path, partial(self._db.executescript, _PRUNE))
@@ -216,7 +216,7 @@ class Pruner:
             report.session: report for report in JournalReader(self._db, self._path, run=None).summary().sessions
         }
         items = []
-        with translated(self._path):
+        with journal_errors(self._path):
             rows = self._db.execute(
                 "SELECT s.key, s.project, s.subject, s.label, s.study_uid, (SELECT f.path FROM instance i "
                 "JOIN file f ON f.key = i.file WHERE i.session = s.key ORDER BY i.key LIMIT 1), "
@@ -230,11 +230,13 @@ class Pruner:
                 report = reports.get(session) or SessionReport(session, 0, 0, "archived", None, None, None)
                 if only is not None and report.state != only:
                     continue
-                kept = _UNFINISHED if unfinished and not force else None
-                if kept is None:
+                keep_reason = _UNFINISHED if unfinished and not force else None
+                if keep_reason is None:
                     self._mark("session", [key])
                 items.append(
-                    PruneItem(session, report.state, report.files, report.size, path, report.uri, kept, is_whole=True)
+                    PruneItem(
+                        session, report.state, report.files, report.size, path, report.uri, keep_reason, is_whole=True
+                    )
                 )
         return items
 
@@ -245,7 +247,7 @@ class Pruner:
         )
 
     def _unmounted(self, path: bytes, *, force: bool) -> str | None:
-        """Return why a file that is gone may come back: the nearest existing directory is empty."""
+        """Return why a vanished file may come back: the nearest existing directory is empty."""
         directory = os.path.dirname(path)  # noqa: PTH120 - the path need not be text
         return _UNMOUNTED if not force and self._is_empty(directory) else None
 
@@ -257,7 +259,7 @@ class Pruner:
                     self._empty[key] = next(entries, None) is None
             except (FileNotFoundError, NotADirectoryError):
                 above = os.path.dirname(directory)  # noqa: PTH120 - as above
-                # A missing drive of Windows has nothing above it.
+                # A missing Windows drive has no parent.
                 self._empty[key] = above == directory or self._is_empty(above)
             except OSError:
                 self._empty[key] = True
@@ -275,17 +277,17 @@ def _is_gone(path: bytes) -> bool:
 
 
 class _Counts:
-    """Counts files that are taken out, or kept for one reason, by session and state."""
+    """Counts files that are removed, or kept for one reason, by session and state."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[Session | None, str, str | None], tuple[int, int, bytes]] = {}
 
-    def add(self, session: Session | None, state: str, size: int, path: bytes, kept: str | None) -> None:
-        files, total, example = self._counts.get((session, state, kept), (0, 0, path))
-        self._counts[session, state, kept] = (files + 1, total + size, example)
+    def add(self, session: Session | None, state: str, size: int, path: bytes, keep_reason: str | None) -> None:
+        files, total, example = self._counts.get((session, state, keep_reason), (0, 0, path))
+        self._counts[session, state, keep_reason] = (files + 1, total + size, example)
 
     def items(self) -> list[PruneItem]:
         return [
-            PruneItem(session, state.lower(), files, size, os.fsdecode(example), kept=kept)
-            for (session, state, kept), (files, size, example) in self._counts.items()
+            PruneItem(session, state.lower(), files, size, os.fsdecode(example), keep_reason=keep_reason)
+            for (session, state, keep_reason), (files, size, example) in self._counts.items()
         ]

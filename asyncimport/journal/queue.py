@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterable, Sequence
 
+from asyncimport.journal.columns import file_of, initial_labels
 from asyncimport.journal.connection import Connection
 from asyncimport.journal.existing import ExistingInstances
-from asyncimport.journal.facts import file_of, initial_labels
 from asyncimport.journal.files import FileRecords
 from asyncimport.journal.runs import CurrentRun
 from asyncimport.journal.session_state import DISPUTED, SessionState
@@ -17,7 +17,7 @@ _RECORD = "UPDATE instance SET run = column2, attempts = column3, settled_at = c
 class UploadQueue:
     """Hands out instances to send, and records their outcomes."""
 
-    # A power failure loses the acknowledgements of this many seconds at most.
+    # A power failure loses acknowledgements of this many seconds at most.
     SYNC_SECONDS = 0.25
 
     def __init__(
@@ -40,9 +40,9 @@ class UploadQueue:
         """Hand out at most `limit` instances, session by session; None when no more will ever come.
 
         The first instance of a delivery without a URI goes alone: its answer shows where the others go. So does one
-        before which the archive is asked (`Claim.look`; the answer goes to `ExistingInstances.adopt`). A new delivery
-        begins only while fewer than `max_active` sessions occupy the server's prearchive; one call begins `max_new` at
-        most, so that sessions end before others begin. An empty list means: ask again after the next change.
+        with `Claim.check_archive` (the answer goes to `ExistingInstances.adopt`). A new delivery begins only while
+        fewer than `max_active` sessions occupy the server's prearchive; one call begins `max_new` at most, so that
+        sessions end before others begin. An empty list means: ask again after the next change.
         """
         claims: list[Claim] = []
         with self._connection.transaction():
@@ -62,7 +62,7 @@ class UploadQueue:
                 if session is None:
                     break
                 is_new = not self._connection.exists("SELECT 1 FROM active_session WHERE session = ?", (session,))
-                if is_new and self._begin(session):
+                if is_new and self._begin_delivery(session):
                     begun += 1
                     self._hand_out(session, limit - len(claims), claims)
             (left,) = self._connection.one(
@@ -78,7 +78,7 @@ class UploadQueue:
     def record_outcomes(self, outcomes: Sequence[Outcome]) -> int:
         """Record outcomes, synced every `SYNC_SECONDS`; return how many sessions became ready to be finalised."""
         now = self._connection.clock()
-        # If the clock was set back, nobody knows how long ago the last sync was.
+        # If the clock was set back, the time of the last sync is unknown.
         due = not 0 <= now - self._synced_at < self.SYNC_SECONDS
         with self._connection.transaction(durable=due):
             stored, others = [], []
@@ -121,11 +121,11 @@ class UploadQueue:
                 if isinstance(outcome, Failed) and outcome.unreadable:
                     self._use_copy(outcome.claim.key, outcome.reason)
             ready = 0
-            for session, blocked in self._changed({outcome.claim.delivery.key for outcome in outcomes}):
+            for session, blocked in self._blocked_or_finished({outcome.claim.delivery.key for outcome in outcomes}):
                 if blocked is not None:
                     ready += self._end_blocked(session, blocked)
                 if self._state.scan_finished or session in self._state.complete:
-                    ready += self._state.conclude(session, ["OPEN"])
+                    ready += self._state.mark_ready_if_complete(session, ["OPEN"])
         if due:
             self._synced_at = now
         return ready
@@ -141,8 +141,8 @@ class UploadQueue:
     def _end_blocked(self, session: int, reason: str) -> bool:
         """Empty the queue of a blocked session, and free its place when none of its instances is in flight.
 
-        XNAT may yet acknowledge instances in flight. The delivery stays open for the next run, with the reason. Return
-        whether its row is to be looked up now, as XNAT has made a second one.
+        XNAT may still acknowledge instances in flight. The delivery stays open for the next run, with the reason.
+        Return whether its row is to be looked up now, as XNAT has made a second one.
         """
         self._db.execute("DELETE FROM queued WHERE session = ?", (session,))
         if self._connection.exists("SELECT 1 FROM in_flight WHERE session = ?", (session,)):
@@ -157,7 +157,7 @@ class UploadQueue:
             self._db.execute("DELETE FROM active_session WHERE session = ?", (session,))
         return bool(is_ready)
 
-    def _changed(self, deliveries: Iterable[int]) -> list[tuple[int, str | None]]:
+    def _blocked_or_finished(self, deliveries: Iterable[int]) -> list[tuple[int, str | None]]:
         """Return the sessions of deliveries that are blocked, with the reason, or have nothing left to send."""
         return self._db.execute(
             "SELECT d.session, b.reason FROM delivery d LEFT JOIN blocked b ON b.session = d.session "
@@ -168,19 +168,19 @@ class UploadQueue:
         ).fetchall()
 
     def _use_copy(self, instance: int, reason: str) -> None:
-        """Send another copy of an instance whose file cannot be read, now or when the scan meets one."""
+        """Send another copy of an instance whose file is unreadable, now or when the scan meets one."""
         (session,) = self._connection.one("SELECT session FROM instance WHERE key = ?", (instance,))
-        if not self._files.promote(instance, session, reason):
+        if not self._files.use_duplicate(instance, session, reason):
             self._db.execute("INSERT OR IGNORE INTO unreadable VALUES (?)", (instance,))
 
-    def _begin(self, session: int) -> bool:
+    def _begin_delivery(self, session: int) -> bool:
         """Give a session an open delivery if it may have one now; whether it occupies the prearchive from now on."""
         row = self._db.execute(
             "SELECT number, state FROM delivery WHERE session = ? ORDER BY number DESC LIMIT 1", (session,)
         ).fetchone()
         disputed = self._state.is_disputed(session)
         if disputed and not self._state.scan_finished:
-            # The file of another patient may be gone: the scan has yet to show that.
+            # The other patient's file may be gone: the scan has yet to show that.
             return False
         if disputed or (row is not None and row[1] in {"SEALED", "HELD"}) or self._state.is_blocked(session):
             self._db.execute("DELETE FROM queued WHERE session = ?", (session,))
@@ -189,7 +189,7 @@ class UploadQueue:
             self._state.enqueue_unsettled(session)
         problem = self._existing.merge_problem(session)
         if problem and not self._state.scan_finished:
-            # Files that the scan has yet to meet may make the session one of the right type.
+            # Files that the scan has yet to meet may give the session the right type.
             self._db.execute("INSERT INTO awaiting_scan VALUES (?)", (session,))
             self._db.execute("DELETE FROM queued WHERE session = ?", (session,))
             return False
@@ -208,7 +208,7 @@ class UploadQueue:
         return True
 
     def _inherit_interruption(self, session: int, number: int, key: int) -> None:
-        """Note that an attempt that broke off before the last row was gone may take effect in this one."""
+        """Note that an interrupted attempt into the previous row may take effect in this one."""
         self._db.execute(
             "UPDATE delivery SET interrupted_at = "
             "(SELECT interrupted_at FROM delivery WHERE session = ? AND number = ?) WHERE key = ?",
@@ -243,8 +243,8 @@ class UploadQueue:
             "WHERE w.session = ? ORDER BY w.instance LIMIT ?",
             (session, room),
         )
-        for instance, sop_uid, series_uid, path, *facts in rows:
-            file = file_of(bytes.fromhex(path), facts)
+        for instance, sop_uid, series_uid, path, *columns in rows:
+            file = file_of(bytes.fromhex(path), columns)
             claims.append(Claim(instance, Instance(file, sop_uid, series_uid, where), delivery, look))
         handed_out = session, rows[-1][0] if rows else -1
         self._db.execute(

@@ -18,8 +18,8 @@ from asyncimport.journal.attachment_reports import (
     subject_counts,
     subject_problems,
 )
-from asyncimport.journal.database import NOTHING_YET, check_rules, connect_read_only, is_locked, translated
-from asyncimport.journal.facts import digest_of, digests_of, file_of
+from asyncimport.journal.columns import digest_of, digests_of, file_of
+from asyncimport.journal.database import NOTHING_YET, check_rules, connect_read_only, is_locked, journal_errors
 from asyncimport.journal.journal import Journal
 from asyncimport.journal.project_view import show_only_project
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run, SentFile, StoredInstance, SubjectPatient
@@ -69,14 +69,14 @@ class JournalReader:
     @classmethod
     @contextmanager
     def open(cls, path: Path, *, project: str | None = None) -> Iterator[Self]:
-        """Read a journal on disk, beside any run, or the part of it that belongs to one `project`.
+        """Read a journal on disk, even while a run writes it, or the part of it that belongs to one `project`.
 
         Raises: UsageError when there is none, JournalError when it is not ours.
         """
         connection = connect_read_only(path)
         try:
             if project is not None:
-                with translated(path):
+                with journal_errors(path):
                     show_only_project(connection, project)
             yield cls(connection, path, run=None)
         finally:
@@ -85,7 +85,7 @@ class JournalReader:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Read the journal as it is now, whatever a run changes during the block, which should be short."""
-        with translated(self._path):
+        with journal_errors(self._path):
             self._db.execute("BEGIN")
         try:
             yield
@@ -93,7 +93,7 @@ class JournalReader:
             self._db.execute("ROLLBACK")
 
     def is_running(self, run: Run) -> bool | None:
-        """Whether a run that was seen without an end is running, or was killed; None where nobody can tell."""
+        """Whether a run without an end is running, or was killed; None if unknown."""
         if run.ended is not None:
             return False
         is_held = is_locked(self._path)
@@ -107,7 +107,7 @@ class JournalReader:
 
         Raises: UsageError when it has none yet, as it was killed while it was created.
         """
-        with translated(self._path):
+        with journal_errors(self._path):
             metadata = dict(self._db.execute("SELECT key, value FROM metadata"))
         if "destination" not in metadata:
             raise UsageError(f"there is nothing in the journal {self._path} yet", hint=NOTHING_YET)
@@ -121,27 +121,27 @@ class JournalReader:
         check_rules(self.metadata(), self._path, destination, rules)
 
     def study_sessions(self) -> list[Session]:
-        """Return the session of each study, in the order in which they got them."""
-        with translated(self._path):
+        """Return the session of each study, in the order they were recorded."""
+        with journal_errors(self._path):
             rows = self._db.execute("SELECT project, subject, label, study_uid FROM session ORDER BY key")
             return [Session(*row) for row in rows]
 
     def has_project(self, project: str) -> bool:
         """Whether a study has a session in this project."""
-        with translated(self._path):
+        with journal_errors(self._path):
             query = "SELECT EXISTS (SELECT 1 FROM session WHERE project = ?)"
             return bool(self._db.execute(query, (project,)).fetchone()[0])
 
     def runs(self) -> list[Run]:
         """Return all runs, the first one first."""
-        with translated(self._path):
+        with journal_errors(self._path):
             return [
                 Run(*row) for row in self._db.execute("SELECT key, started, ended, exit_code FROM run ORDER BY key")
             ]
 
     def summary(self) -> Summary:
         """Add up files, bytes, sessions and problems."""
-        with translated(self._path):
+        with journal_errors(self._path):
             files, found, stored, counted = count_files(self._db, self._files, self._run)
             attachments = attachment_counts(self._db, self._files, self._run)
             subjects = subject_counts(self._db, self._files, self._run)
@@ -159,7 +159,7 @@ class JournalReader:
         """Return the instances of the sessions with this label, in the order they were found."""
         return self._rows(
             "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, i.sop_uid, i.state, "
-            # What the file is now, where it is not what was sent.
+            # What the file is now, if it is not what was sent.
             "coalesce(i.reason, iif(f.instance = i.key, f.reason, NULL)), i.attempts, i.settled_at FROM session s "
             "CROSS JOIN instance i ON i.session = s.key JOIN file f ON f.key = i.file "
             "WHERE s.label = ? COLLATE NOCASE ORDER BY i.key",
@@ -167,7 +167,7 @@ class JournalReader:
         )
 
     def unsent_files(self, label: str) -> list[InstanceRow]:
-        """Return the files of the sessions with this label that are not sent: copies, and unreadable ones."""
+        """Return the files of the sessions with this label that are not sent: copies and unreadable ones."""
         return self._rows(
             "WITH t AS (SELECT key FROM session WHERE label = ? COLLATE NOCASE), "
             "u AS (SELECT i.key, i.sop_uid, i.file FROM t CROSS JOIN instance i ON i.session = t.key) "
@@ -180,70 +180,70 @@ class JournalReader:
 
     def attachments(self, label: str) -> list[AttachmentRow]:
         """Return the attachments of the sessions with this label."""
-        with translated(self._path):
+        with journal_errors(self._path):
             return attachment_rows(self._db, label)
 
     def stored_attachment_batches(self) -> list[AttachmentBatch]:
         """Return the attachments that XNAT has ever stored, by resource; `previous` is the MD5 of what it stored."""
-        with translated(self._path):
+        with journal_errors(self._path):
             return stored_batches(self._db)
 
     def subject_demographics(self) -> list[tuple[str, str, dict[str, str]]]:
-        """Return project, label and the values that XNAT was seen to have of each subject that was updated."""
-        with translated(self._path):
+        """Return project, label and the values that XNAT was seen to have of each updated subject."""
+        with journal_errors(self._path):
             return demographics_seen(self._db)
 
     def remaining(self) -> Remaining:
         """Return what is left to send, and how long that takes by files or by bytes, whichever is longer."""
-        with translated(self._path):
+        with journal_errors(self._path):
             return remaining(self._db, self._files)
 
     def session_reports(self) -> tuple[SessionReport, ...]:
         """Return what became of each session, in the order they were found."""
-        with translated(self._path):
+        with journal_errors(self._path):
             return self._reports(count_files(self._db, self._files, self._run)[-1])
 
     def _reports(self, counted: Mapping[int, tuple[int, int]]) -> tuple[SessionReport, ...]:
         return session_reports(self._db, counted, began_at=self._began_at, postponed=self._postponed)
 
-    def session_labels(self, *, after_reroute: bool = False) -> list[tuple[Session, RoutedLabels | None]]:
+    def session_labels(self, *, after_relabel: bool = False) -> list[tuple[Session, RoutedLabels | None]]:
         """Return the sessions of studies, each with the labels that the rules give it.
 
-        With `after_reroute` only those of which XNAT has something: archived ones keep their labels, the others (None)
+        With `after_relabel` only those of which XNAT has something: archived ones keep their labels, the others (None)
         get new ones.
         """
-        ruled = "1, routed_subject, routed_label"
-        if after_reroute:
-            ruled = f"NOT ({UNARCHIVED}), NULL, NULL"
-        kept = (
-            "WHERE EXISTS (SELECT 1 FROM instance WHERE session = s.key AND state = 'STORED') OR EXISTS "
-            "(SELECT 1 FROM delivery WHERE session = s.key AND (uri IS NOT NULL OR state = 'ARCHIVED'))"
-        )
-        with translated(self._path):
+        labels, where = "1, routed_subject, routed_label", ""
+        if after_relabel:
+            labels = f"NOT ({UNARCHIVED}), NULL, NULL"
+            where = (
+                "WHERE EXISTS (SELECT 1 FROM instance WHERE session = s.key AND state = 'STORED') OR EXISTS "
+                "(SELECT 1 FROM delivery WHERE session = s.key AND (uri IS NOT NULL OR state = 'ARCHIVED'))"
+            )
+        with journal_errors(self._path):
             rows = self._db.execute(
-                f"SELECT project, subject, label, study_uid, {ruled} FROM session s {kept if after_reroute else ''} "  # noqa: S608 - fixed text
+                f"SELECT project, subject, label, study_uid, {labels} FROM session s {where} "  # noqa: S608 - fixed text
                 "ORDER BY key"
             ).fetchall()
         return [(Session(*row[:4]), (row[5], row[6]) if row[4] else None) for row in rows]
 
-    def subject_patients(self, *, after_reroute: bool = False) -> list[SubjectPatient]:
-        """Return the patients of each subject; with `after_reroute` only of subjects with an archived session."""
-        kept = (
+    def subject_patients(self, *, after_relabel: bool = False) -> list[SubjectPatient]:
+        """Return the patients of each subject; with `after_relabel` only of subjects with an archived session."""
+        condition = (
             "WHERE archived IS NOT NULL OR EXISTS (SELECT 1 FROM session s JOIN delivery d ON d.session = s.key "
             "WHERE s.project = p.project AND s.subject = p.subject COLLATE NOCASE AND d.state = 'ARCHIVED')"
         )
-        with translated(self._path):
+        with journal_errors(self._path):
             rows = self._db.execute(
                 "SELECT project, subject, allowed IS NOT NULL, id, name, birth_date, issuer FROM patient p "  # noqa: S608 - fixed text
-                f"{kept if after_reroute else ''} ORDER BY key"
+                f"{condition if after_relabel else ''} ORDER BY key"
             ).fetchall()
         return [
             SubjectPatient(project, subject, Patient(*who), bool(allowed)) for project, subject, allowed, *who in rows
         ]
 
     def disputed_studies(self) -> frozenset[str]:
-        """Return the studies (UIDs) of which files were skipped, as they would go elsewhere or are of somebody else."""
-        with translated(self._path):
+        """Return the studies (UIDs) with skipped files: by the rules of another session, or of another patient."""
+        with journal_errors(self._path):
             rows = self._db.execute(
                 f"SELECT DISTINCT s.study_uid FROM {self._files} JOIN session s ON s.key = f.missing_from "  # noqa: S608 - fixed text
                 "WHERE f.kind = 'SKIPPED'"
@@ -253,10 +253,10 @@ class JournalReader:
     def acknowledged(self, session: Session) -> tuple[frozenset[str], frozenset[str]]:
         """Return the SOPInstanceUIDs that XNAT acknowledged of a session: stored ones, and doubtful ones.
 
-        The doubtful ones it had lost when it archived, perhaps because of a script.
+        XNAT lost the doubtful ones when it archived, perhaps because of a script.
         """
         uids: tuple[list[str], list[str]] = [], []
-        with translated(self._path):
+        with journal_errors(self._path):
             rows = self._db.execute(
                 "SELECT i.sop_uid, i.state <> 'STORED' FROM instance i JOIN session s ON s.key = i.session "
                 # An instance that it refused at once has no digest.
@@ -269,11 +269,11 @@ class JournalReader:
         return frozenset(uids[0]), frozenset(uids[1])
 
     def archived_digests(self, session: Session) -> dict[str, str]:
-        """Return the MD5 (hexadecimal) that XNAT had of each file when a session was verified last, by SOPInstanceUID.
+        """Return XNAT's MD5 (hexadecimal) of each file at the session's last verification, by SOPInstanceUID.
 
-        Presumed instances are left out, and so are all if the site keeps no digests.
+        It leaves out presumed instances, and all if the site keeps no digests.
         """
-        with translated(self._path):
+        with journal_errors(self._path):
             row = self._db.execute(
                 "SELECT key FROM session WHERE project = ? AND study_uid = ?", (session.project, session.study_uid)
             ).fetchone()
@@ -286,7 +286,7 @@ class JournalReader:
 
     def stored_instances(self) -> Iterator[StoredInstance]:
         """Yield all files that XNAT has acknowledged, in the order they were found."""
-        with translated(self._path):
+        with journal_errors(self._path):
             rows = self._db.execute(
                 "SELECT s.project, s.subject, s.label, s.study_uid, i.series_uid, i.sop_uid, i.sha256, i.xxh3, d.uri, "  # noqa: S608 - fixed text
                 "i.attempts, i.settled_at, i.run, d.archive_uri, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
@@ -298,21 +298,21 @@ class JournalReader:
             )
             last = where = None
             for row in rows:
-                series_uid, sop_uid, sha256, xxh3, uri, attempts, settled_at, run, there, path, *facts = row[4:]
+                series_uid, sop_uid, sha256, xxh3, uri, attempts, settled_at, run, there, path, *columns = row[4:]
                 digests = sha256 and sha256.hex(), xxh3
-                file = file_of(path, facts)
+                file = file_of(path, columns)
                 if where is None or last != (row[:4], there):
                     last, where = (row[:4], there), with_archived_subject(Session(*row[:4]), there)
                 yield StoredInstance(where, series_uid, sop_uid, file, *digests, uri, attempts, settled_at, run)
 
     def stored_attachments(self) -> Iterator[AttachmentRow]:
         """Yield all attachments that XNAT has stored."""
-        with translated(self._path):
+        with journal_errors(self._path):
             yield from stored_rows(self._db, self._files)
 
     def sent_files(self, session: Session) -> list[SentFile]:
         """Return the files that stored instances of a session were sent from, and their copies."""
-        with translated(self._path):
+        with journal_errors(self._path):
             rows = self._db.execute(
                 "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3, i.presumed FROM session s "
                 "CROSS JOIN instance i ON i.session = s.key "
@@ -320,14 +320,14 @@ class JournalReader:
                 "SELECT t.sop_uid, 0, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
                 "FROM t JOIN file f ON f.key = t.file WHERE f.kind = 'INSTANCE' AND f.instance = t.key UNION ALL "
                 "SELECT t.sop_uid, 1, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
-                # If nothing proves that a file is what was sent, nothing proves it of its copies.
+                # If nothing proves that a file is what was sent, nothing proves it for its copies.
                 "iif(o.inode IS NULL, NULL, f.inode), f.ctime_ns "
                 "FROM t JOIN file o ON o.key = t.file JOIN file f ON f.instance = t.key WHERE f.kind = 'DUPLICATE'",
                 (session.project, session.study_uid),
             ).fetchall()
         return [
-            SentFile(file_of(path, facts), sop_uid, bool(is_copy), digest_of(sha256, xxh3), bool(presumed))
-            for sop_uid, is_copy, presumed, sha256, xxh3, path, *facts in rows
+            SentFile(file_of(path, columns), sop_uid, bool(is_copy), digest_of(sha256, xxh3), bool(presumed))
+            for sop_uid, is_copy, presumed, sha256, xxh3, path, *columns in rows
         ]
 
     def deliveries(self, label: str | None = None) -> list[DeliveryRow]:
@@ -337,7 +337,7 @@ class JournalReader:
             which += "('INSTANCE', 'SKIPPED')"
         else:
             which = "key AS session FROM session WHERE label = ? COLLATE NOCASE"
-        with translated(self._path):
+        with journal_errors(self._path):
             rows = self._db.execute(
                 f"WITH t AS (SELECT {which}) "  # noqa: S608 - fixed text
                 "SELECT s.project, s.subject, s.label, s.study_uid, d.number, d.state, d.uri, d.archive_uri, "
@@ -356,6 +356,6 @@ class JournalReader:
         return found
 
     def _rows(self, query: str, label: str) -> list[InstanceRow]:
-        with translated(self._path):
+        with journal_errors(self._path):
             rows = self._db.execute(query, (label,)).fetchall()
         return [InstanceRow(file_of(row[0], row[1:5]), *row[5:]) for row in rows]

@@ -8,7 +8,7 @@ from asyncimport.model import Digest, File, FileKind, Patient, Session
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run as the journal remembers it; times in UTC, ISO 8601."""
+    """One run in the journal; times in UTC, ISO 8601."""
 
     key: int
     started: str
@@ -18,7 +18,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRow:
-    """One file of a session; `sop_uid` is "" where it is not known, `settled_at` in seconds since 1970."""
+    """One file of a session; `sop_uid` is "" if unknown, `settled_at` in seconds since 1970."""
 
     file: File
     sop_uid: str
@@ -30,7 +30,7 @@ class InstanceRow:
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """What is left to send, and the seconds it takes at the rate of the last run; None where that is unknown."""
+    """What is left to send, and the seconds it takes at the rate of the last run; None if unknown."""
 
     files: int
     size: int
@@ -72,7 +72,7 @@ class SentFile:
 
 @dataclass(frozen=True, slots=True)
 class SubjectPatient:
-    """A patient of a subject, by digests (`digest_patient`); `is_allowed`: in spite of others there, on demand."""
+    """A patient of a subject, by digests (`digest_patient`); `is_allowed`: despite other patients there."""
 
     project: str
     subject: str
@@ -82,7 +82,7 @@ class SubjectPatient:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """A delivery: where it went, how many of its files XNAT acknowledged, the first run that sent into it, its end."""
+    """A delivery: its address, number of acknowledged files, the first run that sent into it, and its end."""
 
     session: Session
     number: int
@@ -99,7 +99,7 @@ class DeliveryRow:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The study fields and the modality of a file, and its path; it stands for all files that have the same."""
+    """The study fields, modality and path of a file; it stands for all files with the same header."""
 
     study_uid: str
     fields: Mapping[str, str]
@@ -110,8 +110,8 @@ class Header:
 class StudySummary:
     """How much there is of a study.
 
-    `files` are instances: copies of one count once. `directory` holds all of them. `copies` are paths of files that
-    carry the same SOPInstanceUID, the first one first. `met` sorts studies in the order of the scan.
+    `files` are instances: copies of one count once. `directory` holds all of them. `copies` are paths of files with the
+    same SOPInstanceUID, the first one first. `met` sorts studies in the order of the scan.
     """
 
     study_uid: str
@@ -137,7 +137,7 @@ class NonInstance:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """Studies that may still be written, with the reason, and the number of files of studies with future times."""
+    """Studies that may still be written, with the reason, and the number of files with future times, by study."""
 
     waiting: Mapping[str, str] = field(default_factory=dict)
     ahead: Mapping[str, int] = field(default_factory=dict)

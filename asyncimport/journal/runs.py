@@ -1,4 +1,4 @@
-"""A run begins and ends in the journal."""
+"""The begin and the end of a run in the journal."""
 
 import secrets
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ UNARCHIVED = (
 class CurrentRun:
     """The run that holds the journal.
 
-    `began_at` is in seconds since 1970. `source` is what prearchive rows of this journal, and no others, name as their
-    source. `next_key` is the first key that no file and no instance has. `relabeled` are sessions in the prearchive
-    whose labels changed rules have yet to decide.
+    `began_at` is in seconds since 1970. `source` is the source of prearchive rows of this journal, and no others.
+    `next_key` is the first key that no file and no instance has. `relabeled` are sessions in the prearchive that wait
+    for labels by changed rules.
     """
 
     key: int
@@ -45,7 +45,7 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
         db.execute("INSERT OR IGNORE INTO metadata VALUES ('source', ?)", (f"{OUR_SOURCE}-{secrets.token_hex(8)}",))
         (source,) = connection.one("SELECT value FROM metadata WHERE key = 'source'")
         if _was_killed(connection):
-            # Nobody knows what was in flight then, nor whether XNAT is still at work on it.
+            # What was in flight then is unknown, and XNAT may still be at work on it.
             db.execute("UPDATE delivery SET interrupted_at = ? WHERE state = 'OPEN'", (now,))
         # From here on the time of day decides nothing: it may be corrected, or have been wrong before.
         db.execute(
@@ -59,7 +59,7 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
         )
         if relabel:
             db.execute(f"INSERT INTO relabeled_session SELECT key FROM session s WHERE {UNARCHIVED}")  # noqa: S608 - fixed text
-            # The first file of an archived session tells what the new rules call it.
+            # The first file of an archived session shows its labels by the new rules.
             db.execute("UPDATE session SET routed_subject = NULL, routed_label = NULL")
         db.execute(
             "INSERT INTO ready SELECT key FROM delivery WHERE state = 'SEALED' "
@@ -70,7 +70,7 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
 
 
 def end_run(connection: Connection, run: int, exit_code: int) -> None:
-    """Note how the run ended. Files that it handed out without an outcome may yet take effect."""
+    """Note how the run ended. Files that it handed out without an outcome may still take effect."""
     with connection.transaction(durable=True):
         connection.db.execute(
             "UPDATE delivery SET interrupted_at = ? WHERE state = 'OPEN' "
@@ -101,7 +101,7 @@ def _forget_unsent(connection: Connection) -> None:
         "DELETE FROM patient WHERE archived IS NULL AND NOT EXISTS (SELECT 1 FROM session s "
         "WHERE s.project = patient.project AND s.subject = patient.subject COLLATE NOCASE)"
     )
-    # What XNAT holds keeps its file, whatever that holds by now.
+    # What XNAT holds keeps its file, whatever that holds now.
     undecided = (
         "kind IN ('INSTANCE', 'DUPLICATE', 'SKIPPED', 'EXCLUDED') "
         "AND (instance IS NULL OR instance NOT IN (SELECT key FROM instance))"

@@ -5,27 +5,27 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from asyncimport.journal.columns import columns_of, is_same_file
 from asyncimport.journal.connection import Connection
 from asyncimport.journal.existing import ExistingInstances
-from asyncimport.journal.facts import columns_of, is_same_file
 from asyncimport.journal.files import FileRecords, SopUidConflict, below
 from asyncimport.journal.runs import CurrentRun
 from asyncimport.journal.session_state import DISPUTED, SessionState
 from asyncimport.journal.sessions import NoSession, Sessions
 from asyncimport.model import File, FileKind, Ignored, Instance
 
-# What made a file of these kinds unfit may be gone by now.
+# Files of these kinds are read again: the reason may be gone.
 _READ_AGAIN = {"UNREADABLE", "CONTAINER", "EXCLUDED"}
-_NO_LABELS = "by the changed rules it has no labels, and it is not archived under its old ones"
+_NO_LABELS = "the changed rules give it no labels, and it is not archived under its old ones"
 _NOTHING: Mapping[str, bool] = MappingProxyType({})
 
-# A key for the file, the file, and the key of its session or why it goes into none.
-_Found = tuple[int, Instance | Ignored, int | NoSession | None]
+# A key for the file, the file, and the key of its session or why it has none.
+_RoutedFile = tuple[int, Instance | Ignored, int | NoSession | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What came of a batch: files to read, files whose bytes to compare, and how much was queued to be sent."""
+    """The result of a batch: files to read, conflicts to compare, and how much was queued to be sent."""
 
     unknown: list[File]
     conflicts: list[SopUidConflict]
@@ -35,14 +35,14 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class VanishedFiles:
-    """How many files of an earlier run are no longer in their place, and how many of these were never stored."""
+    """How many files of an earlier run are gone, and how many of these were never stored."""
 
     files: int
     unsent: int
 
 
 class ScanWriter:
-    """Records what the scan of one run meets."""
+    """Records what the scan of one run finds."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class ScanWriter:
         self._unasked: set[int] = set()
 
     def postpone(self, studies: Mapping[str, str], unasked: Collection[str] = ()) -> None:
-        """Send and finalise nothing of `studies` in this run: each has a reason, as that it is still being written.
+        """Send and finalise nothing of `studies` in this run; each has a reason, such as still being written.
 
         Files of `unasked` studies do not count among this run's files either. A sealed delivery is finalised all the
         same. Call it before the scan.
@@ -84,9 +84,9 @@ class ScanWriter:
     ) -> Admission:
         """Skip the files that are known, sound and unchanged, and queue those of them that are left to send.
 
-        Files that were refused because of the server's state are queued again, with `retry_refused` all refused files.
-        The others are returned as `unknown`, to be read and admitted. In a run that `is_filtered` files, so are those
-        left to send, as it may not ask for them.
+        Files refused because of the server's state are queued again; with `retry_refused`, all refused files. The
+        others are returned as `unknown`, to be read and admitted. In a run that `is_filtered`, so are those left to
+        send, as the filter may exclude them.
         """
         unknown: list[File] = []
         passed: dict[int, None] = {}
@@ -159,7 +159,7 @@ class ScanWriter:
     ) -> Admission:
         """Record what the files are, and queue new instances to be sent.
 
-        A file whose study or label collides with one met before is recorded as SKIPPED with its reason. A file with a
+        A file whose study or label collides with an earlier one is recorded as SKIPPED with its reason. A file with a
         known SOPInstanceUID is returned as a conflict, as is the file of a stored instance that may have been rewritten
         or replaced since, until `proofs` (by path) say whether it holds the bytes that were sent. If it does not, it is
         SKIPPED too; with `resend_changed` it is queued for a new delivery.
@@ -172,7 +172,7 @@ class ScanWriter:
                 (key, item, self._sessions.key_of(item) if isinstance(item, Instance) else None)
                 for key, item in enumerate(batch, first)
             ]
-            entered = self._enter(found, first)
+            entered = self._insert_new(found, first)
             queued, size = len(entered), sum(entered.values())
             for key, item, session in found:
                 if key in entered:
@@ -187,7 +187,7 @@ class ScanWriter:
                         )
                     continue
                 if not isinstance(session, int):
-                    assert session is not None  # noqa: S101 - of an instance it is one or the other
+                    assert session is not None  # noqa: S101 - an instance has one or the other
                     file = self._files.record(key, item.file, FileKind.SKIPPED, session.reason, None)
                     self._db.execute("UPDATE file SET missing_from = ? WHERE key = ?", (session.disputes, file))
                     continue
@@ -205,8 +205,8 @@ class ScanWriter:
             adopted = self._existing.adopt_queued({session for _, _, session in found if isinstance(session, int)})
         return Admission([], conflicts, queued - adopted.files, size - adopted.size)
 
-    def _enter(self, found: Sequence[_Found], first: int) -> dict[int, int]:
-        """Insert and queue, all at once, the files with a new path and a new instance; return their sizes by key.
+    def _insert_new(self, found: Sequence[_RoutedFile], first: int) -> dict[int, int]:
+        """Insert and queue, all at once, files with a new path and a new instance; return their sizes by key.
 
         Keys count from `first`. Of files that share a path or an instance within the batch it takes the first; the
         caller resolves the others one by one.
@@ -222,7 +222,7 @@ class ScanWriter:
                     rows.append((key, path, *columns_of(file), *identity, item.series_uid, item.modality))
                 met.add(identity)
             met.add(file.path)
-        # A file and its instance have the same key, so each row can name the other.
+        # A file and its instance have the same key, so each row can refer to the other.
         self._connection.execute_rows(
             "INSERT OR IGNORE INTO file (key, path, size, mtime_ns, inode, ctime_ns, kind, instance) "
             "SELECT column1, column2, column3, column4, column5, column6, 'INSTANCE', column1 FROM {rows}",
@@ -246,7 +246,7 @@ class ScanWriter:
     def directory_done(self, directories: Sequence[str], *, partial: bool = False) -> int:
         """Note that the scan has left directories, each of which holds all files of its sessions.
 
-        Sessions with nothing left to send become ready to be finalised; return how many do. `partial` as in `finish`.
+        Sessions with nothing left to send become ready to be finalised; return how many. `partial` as in `finish`.
         """
         self._state.partial = partial
         with self._connection.transaction():
@@ -261,20 +261,20 @@ class ScanWriter:
                 ).fetchall()
             ]
             self._state.complete.update(sessions)
-            return sum(self._state.conclude(session, ["OPEN"]) for session in sessions)
+            return sum(self._state.mark_ready_if_complete(session, ["OPEN"]) for session in sessions)
 
     def finish(
         self, roots: Sequence[str], *, archive_built: bool = True, retry_held: bool = False, partial: bool = False
     ) -> VanishedFiles:
         """Note that the scan has ended: sessions with nothing left to send become ready to be finalised.
 
-        Known files below the sources (`roots`) that were not met again are gone. `archive_built` goes on with sessions
-        that an earlier run left in the prearchive, `retry_held` with those that XNAT would not archive. `partial`
-        finalises, from now on, also sessions that miss files that failed, were refused or cannot be read.
+        Known files below the sources (`roots`) that were not met again are gone. `archive_built` continues sessions
+        that an earlier run left in the prearchive, `retry_held` those that XNAT would not archive. `partial` also
+        finalises, from now on, sessions that miss files that failed, were refused or are unreadable.
         """
         self._state.partial = partial
         gone = unsent = 0
-        take_up = ["OPEN", *(["BUILT"] if archive_built else []), *(["HELD"] if retry_held else [])]
+        delivery_states = ["OPEN", *(["BUILT"] if archive_built else []), *(["HELD"] if retry_held else [])]
         with self._connection.transaction():
             for root in roots:
                 counts = self._files.record_vanished(root)
@@ -284,19 +284,19 @@ class ScanWriter:
             self._state.scan_finished = True
             for (session,) in self._db.execute("SELECT session FROM awaiting_scan").fetchall():
                 self._state.enqueue_unsettled(session)
-            self._end_rerouting()
+            self._end_relabeling()
             self._db.execute(f"DELETE FROM queued WHERE {DISPUTED.format('queued.session')}")  # noqa: S608 - fixed text
-            marks = ", ".join("?" * len(take_up))
+            marks = ", ".join("?" * len(delivery_states))
             sessions = self._db.execute(
                 f"SELECT DISTINCT d.session FROM delivery d WHERE d.state IN ({marks}) AND EXISTS "  # noqa: S608 - only marks
                 "(SELECT 1 FROM instance i JOIN scope ON scope.file = i.file WHERE i.session = d.session)",
-                take_up,
+                delivery_states,
             ).fetchall()
             for (session,) in sessions:
-                self._state.conclude(session, take_up)
+                self._state.mark_ready_if_complete(session, delivery_states)
             if partial:
                 self._accept_refusals()
-            # Compare what was archived and could not be compared then; queued files bring a delivery of their own.
+            # Verify what was archived and could not be compared then; queued files bring a delivery of their own.
             self._db.execute(
                 "INSERT OR IGNORE INTO ready SELECT d.key FROM delivery d WHERE d.state = 'ARCHIVED' "
                 "AND d.verified IS NULL AND d.number = (SELECT max(number) FROM delivery WHERE session = d.session) "
@@ -306,7 +306,7 @@ class ScanWriter:
         return VanishedFiles(gone, unsent)
 
     def _accept_refusals(self) -> None:
-        """Accept that archived sessions which this run met miss refused files."""
+        """Accept that archived sessions of this run miss refused files."""
         self._db.execute(
             "UPDATE delivery SET partial = 1 WHERE key IN (SELECT d.key FROM delivery d WHERE d.state = 'ARCHIVED' "
             "AND d.partial IS NOT 1 AND d.number = (SELECT max(number) FROM delivery WHERE session = d.session) "
@@ -315,8 +315,8 @@ class ScanWriter:
             "WHERE i.session = d.session))"
         )
 
-    def _end_rerouting(self) -> None:
-        """Finalise sealed deliveries by their new labels, and block sessions that were met and have none."""
+    def _end_relabeling(self) -> None:
+        """Finalise sealed deliveries by their new labels, and block sessions of this run that have none."""
         for session in self._state.undecided:
             self._db.execute(
                 "INSERT OR IGNORE INTO blocked (session, reason) SELECT ?1, ?2 WHERE EXISTS "

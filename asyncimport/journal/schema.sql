@@ -1,5 +1,5 @@
--- The journal on disk. Paths are the raw bytes of the file system, which need not be text. Times of day are seconds
--- since 1970 unless they are text.
+-- The journal on disk. Paths are the raw bytes of the file system, which need not be text. Times are seconds since 1970
+-- unless they are text.
 
 CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -10,12 +10,11 @@ CREATE TABLE run (
     exit_code INTEGER
 );
 
--- The session of a study. No two studies share a label; a later study with a label that is taken gets no row. XNAT
--- ignores case when it archives, hence NOCASE. `initial_*` are the labels that its prearchive row began with, if they
--- differ. `headers` is a JSON object of what the headers of its stored files say of its patient: under `values` all
--- values of each field that was asked for, under `run` the run up to whose files they were read, under `files` the
--- number of these. `routed_*` are the labels that the rules give it file by file; NULL if unknown, as after a plan or
--- changed rules.
+-- The session of a study. No two studies share a label; a later study with a taken label gets no row. NOCASE, as XNAT
+-- ignores case when it archives. `initial_*` are the labels that its prearchive row began with, if they differ.
+-- `headers` is a JSON object about the headers of its stored files: `values` has all values of each requested field,
+-- `run` is the last run whose files were read, `files` their number. `routed_*` are the labels that the rules give it
+-- file by file; NULL if unknown, as after a plan or changed rules.
 CREATE TABLE session (
     key INTEGER PRIMARY KEY,
     project TEXT NOT NULL,
@@ -32,9 +31,9 @@ CREATE TABLE session (
 );
 CREATE UNIQUE INDEX session_label ON session (project, label COLLATE NOCASE);
 
--- The patients of each subject. Names (each of their groups) and birth dates are digests, '' where unknown: the journal
--- only compares them. `allowed`: the patient was let in, or was found in the archive, in spite of others in the subject,
--- on demand. `archived`: a session of the patient was archived and then taken out of the journal; the patient stays.
+-- The patients of each subject. Names (each of their groups) and birth dates are digests, '' if unknown: the journal
+-- only compares them. `allowed`: the user let this patient in, or had it accepted in the archive, despite others in the
+-- subject. `archived`: an archived session of the patient was taken out of the journal; the patient stays.
 CREATE TABLE patient (
     key INTEGER PRIMARY KEY,
     project TEXT NOT NULL,
@@ -50,14 +49,14 @@ CREATE INDEX patient_subject ON patient (project, subject, id);
 CREATE INDEX patient_id ON patient (project, id, issuer, name, birth_date, subject);
 
 -- One prearchive row of a session. `uri` is known from the first acknowledged file on; an ARCHIVED delivery without one
--- stands for instances that were found in the archive, and not sent. `interrupted_at` is when an attempt to send into
--- it was last known to have broken off (it may yet take effect), `closed_at` when the delivery ended. `merges`: the
--- archive held the session before. `partial`: sealed though files are missing. `expected`: how many instances the
--- archive must hold in the end, where a script gives them new UIDs, so that only their number can be compared;
--- `archived_before`: a JSON array of the SOPInstanceUIDs that it held before, until the delivery is archived. The `reason`
--- of an OPEN or SEALED delivery is why the last run did not go on with it. `digests` of the last one that was verified
--- is a JSON object of the digests that XNAT had then (the bytes differ from those sent), by SOPInstanceUID, "" where it
--- keeps none: another digest means that somebody has replaced the instance since.
+-- stands for instances found in the archive, which were not sent. `interrupted_at` is the last known time of an
+-- interrupted attempt to send into it (it may still take effect), `closed_at` when the delivery ended. `merges`: the
+-- archive held the session before. `partial`: sealed though files are missing. If a script gives instances new UIDs,
+-- only their number can be compared: `expected` is how many the archive must hold in the end, `archived_before` a JSON
+-- array of the SOPInstanceUIDs that it held before, kept until the delivery is archived. The `reason` of an OPEN or
+-- SEALED delivery is why the last run did not continue it. `digests` of the last one verified is a JSON object of the
+-- digests that XNAT had then (the bytes differ from those sent), by SOPInstanceUID, "" for none: another digest means
+-- that somebody has replaced the instance since.
 CREATE TABLE delivery (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -78,12 +77,12 @@ CREATE TABLE delivery (
 );
 CREATE INDEX delivery_live ON delivery (state) WHERE state IN ('OPEN', 'SEALED');
 
--- Every file that was found on disk. `instance` is the instance that an INSTANCE file carries, that a DUPLICATE
--- repeats, that XNAT had stored before a SKIPPED file replaced it, or that an UNREADABLE file carried when it could be
--- read. An UNREADABLE file is `missing_from` the session that it seems to belong to, with its SOPInstanceUID where that
--- is known; so is a SKIPPED file of another patient that has the study of the session. Size, times and inode are those
--- of the bytes that were sent, or that equal them; without inode and ctime nothing proves that (some file systems have
--- neither). Nanoseconds after the year 2262 need more than the 64 bits of SQLite.
+-- Every file found on disk. `instance` is the instance that an INSTANCE file carries, that a DUPLICATE repeats, that
+-- XNAT had stored before a SKIPPED file replaced it, or that an UNREADABLE file carried when it was readable. An
+-- UNREADABLE file is `missing_from` the session that it seems to belong to, with its SOPInstanceUID if known; so is a
+-- SKIPPED file of another patient with the study of the session. Size, times and inode are those of the bytes that were
+-- sent, or that equal them; without inode and ctime nothing proves that (some file systems have neither). Nanoseconds
+-- after the year 2262 exceed the 64 bits of SQLite.
 CREATE TABLE file (
     key INTEGER PRIMARY KEY,
     path BLOB NOT NULL UNIQUE,
@@ -100,12 +99,12 @@ CREATE TABLE file (
 CREATE INDEX file_duplicate ON file (instance) WHERE kind = 'DUPLICATE';
 CREATE INDEX file_missing ON file (missing_from) WHERE missing_from IS NOT NULL;
 
--- An instance to send. `file` is the copy it is read from (which may hold something else now: then it names another
--- instance), `delivery` where it was stored, `run` the run of its outcome, after so many `attempts`. `sha256` is the
--- digest of what was sent, where it was asked for, `xxh3` (XXH3-128, big-endian) that of everything that was sent.
--- `refusal` is why XNAT does not have a REFUSED one: DROPPED by a rule of the site, because of the FILE, or because of
--- the state of the SERVER. `presumed`: the archive had an instance of this SOPInstanceUID before, and nothing proves
--- that it has this version. `modality` is '' if its header has none.
+-- An instance to send. `file` is the copy it is read from (if that holds something else now, it names another
+-- instance), `delivery` where it was stored, `run` the run of its outcome, after `attempts`. `sha256` is the digest of
+-- what was sent, if asked for, `xxh3` (XXH3-128, big-endian) that of everything sent. `refusal` is why XNAT lacks a
+-- REFUSED one: DROPPED by a rule of the site, because of the FILE, or because of the state of the SERVER. `presumed`:
+-- the archive had an instance of this SOPInstanceUID before, and nothing proves that it has this version. `modality` is
+-- '' if its header has none.
 CREATE TABLE instance (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -126,11 +125,11 @@ CREATE TABLE instance (
     UNIQUE (session, sop_uid)
 );
 
--- A file that goes beside the images of a session, into a resource, under a name (its path there). `session` is NULL if
--- it is not clear which. Size, times and inode are those of the file when it was judged last, `md5` (hexadecimal) and
--- `stored_size` those of what XNAT stored last: while there is an `md5`, the archive must hold that, whatever the state
--- says of another attempt. `refusal` is why XNAT does not have a REFUSED one: because of the FILE, or of the state of
--- the SERVER. `started`: a part of it may have been sent, by an attempt with an unknown end.
+-- A file that goes into a resource of a session, under a name (its path there). `session` is NULL if unclear. Size,
+-- times and inode are those of the file at its last decision, `md5` (hexadecimal) and `stored_size` those of what XNAT
+-- stored last: while there is an `md5`, the archive must hold that, whatever the state of another attempt. `refusal` is
+-- why XNAT lacks a REFUSED one: because of the FILE, or of the state of the SERVER. `started`: an attempt with an
+-- unknown end may have sent a part.
 CREATE TABLE attachment (
     key INTEGER PRIMARY KEY,
     file INTEGER NOT NULL UNIQUE REFERENCES file,
@@ -153,9 +152,9 @@ CREATE TABLE attachment (
 CREATE UNIQUE INDEX attachment_name ON attachment (session, resource, name) WHERE session IS NOT NULL;
 CREATE INDEX attachment_pending ON attachment (session, resource) WHERE state = 'PENDING';
 
--- What became of the demographics of subjects. `fields` is a JSON object of the values that the archive was to hold,
--- `kept` a JSON array of those fields that have another value there, and were left so, `taken` of those that came from
--- headers. `held` is a JSON object of the values that the archive was once seen to have.
+-- The demographics of subjects. `fields` is a JSON object of the values that the archive was to hold, `kept` a JSON
+-- array of those fields that have another value there and were left so, `taken` of those that came from headers. `held`
+-- is a JSON object of the values that the archive was once seen to have.
 CREATE TABLE subject_demographics (
     project TEXT NOT NULL,
     subject TEXT NOT NULL COLLATE NOCASE,
@@ -170,10 +169,10 @@ CREATE TABLE subject_demographics (
 ) WITHOUT ROWID;
 
 CREATE TABLE transition (
-    thing TEXT NOT NULL,
-    was TEXT NOT NULL,
-    becomes TEXT NOT NULL,
-    PRIMARY KEY (thing, was, becomes)
+    entity TEXT NOT NULL,
+    old_state TEXT NOT NULL,
+    new_state TEXT NOT NULL,
+    PRIMARY KEY (entity, old_state, new_state)
 ) WITHOUT ROWID;
 
 CREATE TRIGGER instance_begins BEFORE INSERT ON instance WHEN new.state <> 'PENDING'
@@ -185,14 +184,15 @@ CREATE TRIGGER instance_moves BEFORE UPDATE OF state ON instance
 WHEN old.state <> new.state
 BEGIN
     SELECT raise(ABORT, 'illegal change of an instance')
-    WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'instance' AND was = old.state AND becomes = new.state);
-    SELECT raise(ABORT, 'nothing is stored behind the seal')
+    WHERE NOT EXISTS (SELECT 1 FROM transition WHERE entity = 'instance' AND old_state = old.state
+        AND new_state = new.state);
+    SELECT raise(ABORT, 'nothing is stored after the seal')
     WHERE new.state = 'STORED' AND NOT EXISTS (
         SELECT 1 FROM delivery WHERE key = new.delivery AND session = new.session
-        -- What was found in the archive may grow while the scan goes on.
+        -- The delivery of what was found in the archive grows during the scan.
         AND (state = 'OPEN' OR (state = 'ARCHIVED' AND uri IS NULL))
     );
-    SELECT raise(ABORT, 'what is stored stays so until the archive is seen to lack it')
+    SELECT raise(ABORT, 'a stored instance stays so until the archive is seen to lack it')
     WHERE old.state = 'STORED'
       AND EXISTS (SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED'));
 END;
@@ -200,7 +200,7 @@ END;
 CREATE TRIGGER delivery_begins BEFORE INSERT ON delivery
 BEGIN
     SELECT raise(ABORT, 'a delivery begins as OPEN') WHERE new.state <> 'OPEN';
-    SELECT raise(ABORT, 'the last delivery of the session is not at its end')
+    SELECT raise(ABORT, 'the last delivery of the session has not ended')
     WHERE EXISTS (
         SELECT 1 FROM delivery WHERE session = new.session AND state NOT IN ('ARCHIVED', 'BUILT', 'DELETED')
     );
@@ -210,12 +210,13 @@ CREATE TRIGGER delivery_moves BEFORE UPDATE OF state ON delivery
 WHEN old.state <> new.state
 BEGIN
     SELECT raise(ABORT, 'illegal change of a delivery')
-    WHERE NOT EXISTS (SELECT 1 FROM transition WHERE thing = 'delivery' AND was = old.state AND becomes = new.state);
-    SELECT raise(ABORT, 'a delivery that holds nothing cannot be sealed')
+    WHERE NOT EXISTS (SELECT 1 FROM transition WHERE entity = 'delivery' AND old_state = old.state
+        AND new_state = new.state);
+    SELECT raise(ABORT, 'an empty delivery cannot be sealed')
     WHERE new.state = 'SEALED' AND old.uri IS NULL;
-    SELECT raise(ABORT, 'what was not sealed has been seen in the archive')
+    SELECT raise(ABORT, 'an unsealed delivery must be seen in the archive')
     WHERE new.state = 'ARCHIVED' AND old.state = 'OPEN' AND new.archive_uri IS NULL;
-    SELECT raise(ABORT, 'a session with unsettled instances cannot be sealed')
+    SELECT raise(ABORT, 'a session with pending instances cannot be sealed')
     WHERE new.state = 'SEALED' AND old.state = 'OPEN'
       AND EXISTS (SELECT 1 FROM instance WHERE session = old.session AND state = 'PENDING');
 END;

@@ -1,4 +1,4 @@
-"""What became of the files and sessions of a journal, to be reported."""
+"""Reports about the files and sessions of a journal."""
 
 import json
 import os
@@ -10,10 +10,10 @@ from asyncimport.journal.rows import Remaining
 from asyncimport.model import NOTHING_STORED, Files, Problem, Session, SessionReport
 from asyncimport.model.addresses import with_archived_subject
 
-# A rate counts the intervals of this many seconds in which a file was stored, so it leaves out long outages. It is
-# unknown over less than the least time.
+# The rate counts intervals of this length in which a file was stored, so it leaves out long outages. Below the minimum
+# it is unknown.
 _INTERVAL_SECONDS = 300
-_LEAST_SECONDS = 10.0
+_MIN_SECONDS = 10.0
 _COUNTED_AS = {
     "pending": "left",
     "excluded": "skipped",
@@ -63,12 +63,12 @@ def session_reports(
     began_at: float | None,
     postponed: Mapping[int, str],
 ) -> tuple[SessionReport, ...]:
-    """Report the sessions that files and bytes were `counted` of, in the order they were found.
+    """Report the sessions in `counted` (files and bytes of each), in the order they were found.
 
-    The state of a session covers files outside the scope of the run too. `postponed` sessions are left alone in a run,
-    for a reason each. Those that were archived before `began_at` (seconds since 1970) are marked as earlier ones.
+    The state of a session covers files outside the scope of the run too. `postponed` sessions have a reason to be left
+    alone in this run. Those archived before `began_at` (seconds since 1970) are marked as earlier ones.
     """
-    # A delivery that nothing has come into yet says nothing about the session.
+    # A delivery without a file yet says nothing about the session.
     rows = database.execute(
         "WITH u AS (SELECT i.session, sum(i.state = 'FAILED') AS failed, "
         "sum(i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED') AS refused, "
@@ -132,21 +132,21 @@ def _report(
     reason: str | None,
 ) -> SessionReport:
     session = with_archived_subject(session, uri)
-    missing = _missing(failed, refused, unreadable)
+    missing = _missing_text(failed, refused, unreadable)
     disputes = disputed is not None and state not in {"ARCHIVED", "SEALED"}
     if state in {"ARCHIVED", "BUILT"} and not pending and not disputes and (not missing or partial):
         found = "archived" if state == "ARCHIVED" else "prearchive"
         unasked_for = _unasked(unasked) if unasked else None
         return SessionReport(session, files, size, found, uri, verified, missing or unasked_for or reason)
-    # The reason of an open delivery is why the last run did not go on with it.
+    # The reason of an open delivery is why the last run did not continue it.
     if state == "HELD" or (state == "OPEN" and reason):
         return SessionReport(session, files, size, "held", uri, None, reason)
     if disputes:
-        return SessionReport(session, files, size, "held", uri, None, f"it is not sent in part: {disputed}")
+        return SessionReport(session, files, size, "held", uri, None, f"no part of it is sent: {disputed}")
     if failed or (missing and not pending and state != "SEALED"):
         return SessionReport(session, files, size, "held", uri, None, missing)
     if unasked and not pending and state != "SEALED":
-        reason = f"{_unasked(unasked)}: it is archived when all is in, or with --partial archive"
+        reason = f"{_unasked(unasked)}: it is archived when it has all files, or with --partial archive"
         return SessionReport(session, files, size, "open", uri, None, reason)
     if not pending and not stored:
         return SessionReport(session, files, size, "held", uri, None, NOTHING_STORED)
@@ -157,7 +157,7 @@ def _unasked(files: int) -> str:
     return "1 file of it was not asked for" if files == 1 else f"{files:,} files of it were not asked for"
 
 
-def _missing(failed: int, refused: int, unreadable: int) -> str | None:
+def _missing_text(failed: int, refused: int, unreadable: int) -> str | None:
     """Return what a session misses, or None."""
     counts = {
         "could not be sent": failed,
@@ -169,10 +169,7 @@ def _missing(failed: int, refused: int, unreadable: int) -> str | None:
 
 
 def remaining(database: sqlite3.Connection, scope: str) -> Remaining:
-    """Return what is left to send of `scope` (a FROM clause), and how long that takes.
-
-    That is by files or by bytes, whichever is longer.
-    """
+    """Return what is left to send of `scope` (a FROM clause), and how long that takes by files or by bytes."""
     ((files, size),) = database.execute(
         f"SELECT count(*), coalesce(sum(f.size), 0) FROM {scope} "  # noqa: S608 - fixed text
         "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' WHERE i.state = 'PENDING'"
@@ -184,6 +181,6 @@ def remaining(database: sqlite3.Connection, scope: str) -> Remaining:
         (_INTERVAL_SECONDS,),
     )
     took = min(span or 0.0, float(intervals * _INTERVAL_SECONDS))
-    if took < _LEAST_SECONDS:
+    if took < _MIN_SECONDS:
         return Remaining(files, size, None)
     return Remaining(files, size, took * max(files / sent, size / max(sent_size, 1)))

@@ -1,13 +1,13 @@
-"""What of each session is queued, blocked or ready to be finalised."""
+"""Which instances of a session are queued, and whether it is blocked or ready to be finalised."""
 
 from collections.abc import Sequence
 
 from asyncimport.journal.connection import Connection
 from asyncimport.journal.runs import CurrentRun
 
-# Failed files of the session, refused files that no rule of the site drops, and files that are unreadable or were not
-# asked for and have no sound copy.
-_LACKING = (
+# Failed files of the session, refused files that no rule of the site drops, and files without a sound copy that are
+# unreadable or were not asked for.
+_COUNT_MISSING = (
     "SELECT count(*) FILTER (WHERE state = 'FAILED'), "
     "count(*) FILTER (WHERE state = 'REFUSED' AND refusal IS NOT 'DROPPED'), "
     "(SELECT count(*) FROM file f WHERE f.missing_from = :session AND "
@@ -21,11 +21,11 @@ DISPUTED = "EXISTS (SELECT 1 FROM file WHERE missing_from = {} AND kind = 'SKIPP
 
 
 class SessionState:
-    """The sessions of one run as its scan, its uploads and its finalising see them.
+    """The state of each session that scan, upload and finalising of one run share.
 
-    `postponed` are sessions of which this run sends and finalises nothing, and why. `complete` are sessions whose
-    directories the scan has left. `partial` finalises sessions that lack files. `undecided` are sessions whose labels
-    changed rules have yet to decide.
+    This run sends and finalises nothing of `postponed` sessions, for a reason each. The scan has left the directories
+    of `complete` sessions. `partial` finalises sessions that lack files. `undecided` sessions wait for labels by
+    changed rules.
     """
 
     def __init__(self, connection: Connection, run: CurrentRun) -> None:
@@ -38,7 +38,7 @@ class SessionState:
         self.partial = False
 
     def enqueue(self, instances: Sequence[tuple[int, int]]) -> None:
-        """Queue instances, by the keys of their sessions and their own, to be sent."""
+        """Queue instances to be sent, by the keys of their sessions and their own."""
         if self.postponed:
             instances = [one for one in instances if one[0] not in self.postponed]
         # A file that overlapping sources give twice may be in flight already.
@@ -63,18 +63,18 @@ class SessionState:
         return self._connection.exists("SELECT 1 FROM blocked WHERE session = ?", (session,))
 
     def is_disputed(self, session: int) -> bool:
-        """Whether a file was met that gives the study of a session to another patient, or to another session."""
+        """Whether a file gives the study of a session to another patient, or to another session."""
         return self._connection.one(f"SELECT {DISPUTED.format('?')}", (session,)) == (1,)
 
     def count_missing(self, session: int) -> tuple[int, int, int]:
         """Count the files of a session that failed, that were refused, and that are not sent and have no copy."""
-        failed, refused, unsent = self._connection.one(_LACKING, {"session": session})
+        failed, refused, unsent = self._connection.one(_COUNT_MISSING, {"session": session})
         return failed, refused, unsent
 
-    def conclude(self, session: int, take_up: Sequence[str]) -> bool:
+    def mark_ready_if_complete(self, session: int, delivery_states: Sequence[str]) -> bool:
         """Make a session ready to be finalised if nothing of it is left to send; whether it is ready now.
 
-        `take_up` are the states of deliveries that this run goes on with.
+        `delivery_states` are the states of deliveries that this run continues.
         """
         row = self._db.execute(
             "SELECT key, state, uri FROM delivery WHERE session = ? ORDER BY number DESC LIMIT 1", (session,)
@@ -86,9 +86,9 @@ class SessionState:
             return False
         key, state, uri = row
         disputed = self.is_disputed(session)
-        if state == "HELD" and state in take_up and not disputed:
+        if state == "HELD" and state in delivery_states and not disputed:
             if uri is not None:
-                # What is queued goes into the next delivery, after this one.
+                # Queued files go into the next delivery, after this one.
                 self._db.execute("DELETE FROM queued WHERE session = ?", (session,))
                 self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
                 return True
@@ -99,8 +99,8 @@ class SessionState:
         if self._connection.exists(busy, (session,)):
             return False
         pending = self._connection.exists("SELECT 1 FROM instance WHERE session = ? AND state = 'PENDING'", (session,))
-        lacking = pending or disputed or (any(self.count_missing(session)) and not self.partial)
-        if state in take_up and state != "HELD" and uri is not None and not lacking:
+        is_incomplete = pending or disputed or (any(self.count_missing(session)) and not self.partial)
+        if state in delivery_states and state != "HELD" and uri is not None and not is_incomplete:
             self._db.execute("UPDATE delivery SET reason = NULL WHERE key = ?", (key,))
             self._db.execute("INSERT OR IGNORE INTO ready VALUES (?)", (key,))
             return True

@@ -1,4 +1,4 @@
-"""Which session each instance goes to, and whose each subject is."""
+"""Which session each instance goes to, and which patients each subject has."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,26 +19,26 @@ from asyncimport.routing import (
     patient_conflict,
 )
 
-# Files of a session come together: of more sessions than this, the journal looks one up again.
+# Files of a session come together. Beyond this number of sessions, the journal looks one up again.
 _SESSIONS_REMEMBERED = 2_000
-# Of one session: of more patients than this, the journal compares one again.
+# Patients of one session. Beyond this number, the journal compares one again.
 _PATIENTS_REMEMBERED = 16
 _ALLOW = "--allow-mixed-patients allows it"
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _KnownSession:
     """A session that has a row, the labels that the rules give it, and the patients that this run found to fit."""
 
     key: int
     session: Session
-    ruled: RoutedLabels
+    routed: RoutedLabels
     patients: frozenset[Patient]
 
 
 @dataclass(frozen=True, slots=True)
 class NoSession:
-    """Why an instance goes into no session. `disputes` is the session of its study, which is not archived in part."""
+    """Why an instance has no session. `disputes` is the session of its study, which is not archived in part."""
 
     reason: str
     disputes: int | None = None
@@ -47,8 +47,8 @@ class NoSession:
 class Sessions:
     """The sessions of the journal: the first study of a label keeps it, later ones get a reason instead.
 
-    `allow_mixed_patients` lets several patients share a subject; the journal remembers each pair that it lets through.
-    `is_planned` says that labels were decided for whole studies, so they are not what the rules give each file.
+    `allow_mixed_patients` lets several patients share a subject; the journal remembers each pair that it allows.
+    `is_planned`: labels were decided for whole studies, so they are not those that the rules give each file.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Sessions:
         self._connection = connection
         self._db = connection.db
         self._state = state
-        self._merge_patients = allow_mixed_patients
+        self._allow_mixed_patients = allow_mixed_patients
         self._is_planned = is_planned
-        self._sessions: dict[tuple[str, str], _Known] = {}
+        self._sessions: dict[tuple[str, str], _KnownSession] = {}
         self._notices: dict[str, None] = {}
-        self._told: set[str] = set()
+        self._noticed: set[str] = set()
 
     def take_notices(self) -> list[str]:
         """Return notices about patients that keep nothing from being sent; each once in a run."""
@@ -69,7 +69,7 @@ class Sessions:
         return [*notices]
 
     def check_archived_patients(self, session: Session, occupants: Sequence[ArchivedPatient]) -> str | None:
-        """Return why a session must not go into its subject, by the patients in the archive's sessions of that subject.
+        """Return why a session must not go into its subject, by the patients of that subject in the archive.
 
         It ignores sessions of this journal, which knows their patients.
         """
@@ -92,7 +92,7 @@ class Sessions:
             for key, *values in ours:
                 patient = Patient(*values)
                 why = next(filter(None, (occupant_conflict(one, session.subject, patient) for one in others)), "")
-                if why and self._merge_patients:
+                if why and self._allow_mixed_patients:
                     self._db.execute("UPDATE patient SET allowed = 1 WHERE key = ?", (key,))
                 elif why:
                     return f"{why}; {_ALLOW}"
@@ -101,26 +101,28 @@ class Sessions:
         return None
 
     def _notice(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._noticed:
+            self._noticed.add(text)
             self._notices[text] = None
 
     def key_of(self, instance: Instance) -> int | NoSession:
-        """Return the key of the session of an instance, or why it goes into none."""
+        """Return the key of the session of an instance, or why it has none."""
         session, patient = instance.session, instance.patient
         known = self._sessions.get((session.project, session.study_uid)) or self._find(session)
         if known is None:
             if reason := self._label_taken(session) or self._add_patient(session, patient, None):
                 return NoSession(reason)
-            known = _Known(self._register(session, patient), session, self._ruled(session), frozenset([patient]))
+            known = _KnownSession(
+                self._register(session, patient), session, self._routed_labels(session), frozenset([patient])
+            )
         elif known.key in self._state.undecided:
             if reason := self._relabel(known, session, patient):
                 return NoSession(reason, known.key)
-            known = _Known(known.key, session, self._ruled(session), frozenset([patient]))
+            known = _KnownSession(known.key, session, self._routed_labels(session), frozenset([patient]))
         else:
             first = known.session
-            if session != first and (session.subject, session.label) != known.ruled:
-                if self._is_planned or matching_session(first, known.ruled, session) is None:
+            if session != first and (session.subject, session.label) != known.routed:
+                if self._is_planned or matching_session(first, known.routed, session) is None:
                     return NoSession(
                         f"study {session.study_uid} goes to subject {first.subject}, session {first.label}; by this "
                         f"file's header it would go to subject {session.subject}, session {session.label}",
@@ -137,23 +139,23 @@ class Sessions:
         self._sessions[session.project, session.study_uid] = known
         return known.key
 
-    def _ruled(self, session: Session) -> RoutedLabels:
+    def _routed_labels(self, session: Session) -> RoutedLabels:
         return session.subject, None if self._is_planned else session.label
 
-    def _keep_session(self, known: _Known, session: Session) -> _Known:
+    def _keep_session(self, known: _KnownSession, session: Session) -> _KnownSession:
         """Let a study keep its session, and note the labels that the rules give it now."""
-        ruled, first = self._ruled(session), known.session
-        self._db.execute("UPDATE session SET routed_subject = ?, routed_label = ? WHERE key = ?", (*ruled, known.key))
+        routed, first = self._routed_labels(session), known.session
+        self._db.execute("UPDATE session SET routed_subject = ?, routed_label = ? WHERE key = ?", (*routed, known.key))
         self._notice(
-            f"study {session.study_uid}: it has a session already, and what is new of it goes there "
+            f"study {session.study_uid}: it has a session already, and its new files go there "
             f"(subject {first.subject}, session {first.label}; not {session.subject}, {session.label})"
         )
-        return replace(known, ruled=ruled)
+        return replace(known, routed=routed)
 
     def take_label(self, claim: Claim, label: str) -> bool:
         """Give the session of a claim the label under which the archive has its study; whether it may have that.
 
-        It may not if a plan says another, another study has the label, or a row of it has yet to be archived.
+        It may not if a plan gives another, another study has the label, or a row of it has yet to be archived.
         """
         session = claim.instance.session
         with self._connection.transaction():
@@ -170,16 +172,16 @@ class Sessions:
             )
             self._sessions.pop((session.project, session.study_uid), None)
             self._notice(
-                f"study {session.study_uid}: it is in the archive already, and what is new of it goes there "
+                f"study {session.study_uid}: it is in the archive already, and its new files go there "
                 f"(session {label}; not {session.label})"
             )
         return True
 
-    def _relabel(self, known: _Known, session: Session, patient: Patient) -> str | None:
+    def _relabel(self, known: _KnownSession, session: Session, patient: Patient) -> str | None:
         """Give a session in the prearchive the labels of changed rules, or return why it cannot have them."""
-        first, ruled = known.session, (*self._ruled(session), known.key)
+        first, routed = known.session, (*self._routed_labels(session), known.key)
         if first == session:
-            self._db.execute("UPDATE session SET routed_subject = ?, routed_label = ? WHERE key = ?", ruled)
+            self._db.execute("UPDATE session SET routed_subject = ?, routed_label = ? WHERE key = ?", routed)
             self._state.undecided.discard(known.key)
             return None
         self._db.execute("SAVEPOINT relabel")
@@ -188,7 +190,7 @@ class Sessions:
             self._db.execute(
                 "UPDATE session SET subject = ?, label = ?, initial_subject = coalesce(initial_subject, subject), "
                 "initial_label = coalesce(initial_label, label), routed_subject = ?, routed_label = ? WHERE key = ?",
-                (session.subject, session.label, *ruled),
+                (session.subject, session.label, *routed),
             )
             self._db.execute(
                 "DELETE FROM patient WHERE project = ?1 AND subject = ?2 AND archived IS NULL AND NOT EXISTS "
@@ -203,15 +205,15 @@ class Sessions:
         self._db.execute("RELEASE relabel")
         return reason
 
-    def _find(self, session: Session) -> _Known | None:
+    def _find(self, session: Session) -> _KnownSession | None:
         row = self._db.execute(
             "SELECT key, subject, label, routed_subject, routed_label FROM session WHERE project = ? AND study_uid = ?",
             (session.project, session.study_uid),
         ).fetchone()
         if row is None:
             return None
-        key, subject, label, *ruled = row
-        return _Known(key, replace(session, subject=subject, label=label), (ruled[0], ruled[1]), frozenset())
+        key, subject, label, *routed = row
+        return _KnownSession(key, replace(session, subject=subject, label=label), (routed[0], routed[1]), frozenset())
 
     def _label_taken(self, session: Session) -> str | None:
         owner = self._db.execute(
@@ -225,10 +227,17 @@ class Sessions:
         return self._connection.insert(
             "INSERT INTO session (project, subject, label, study_uid, patient, routed_subject, routed_label) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (session.project, session.subject, session.label, session.study_uid, patient.id, *self._ruled(session)),
+            (
+                session.project,
+                session.subject,
+                session.label,
+                session.study_uid,
+                patient.id,
+                *self._routed_labels(session),
+            ),
         )
 
-    def _add_patient(self, session: Session, patient: Patient, known: _Known | None) -> str | None:
+    def _add_patient(self, session: Session, patient: Patient, known: _KnownSession | None) -> str | None:
         """Record the patient of a session (`known`, if it has a row), or return why the patient does not fit.
 
         The journal keeps only digests of names and birth dates: it compares them and never shows them.
@@ -252,7 +261,7 @@ class Sessions:
         if not why and self._has_others(session, patient.id):
             why = TWO_IDS
         why = why or patient_conflict([*((session.subject, one) for _, one in own), *others], session.subject, wanted)
-        if why and not self._merge_patients:
+        if why and not self._allow_mixed_patients:
             return f"{where}: {why}; {_ALLOW}"
         self._db.execute(
             "INSERT INTO patient (project, subject, id, issuer, name, birth_date, allowed) "
@@ -283,7 +292,7 @@ class Sessions:
         return self._connection.exists(query, (session.project, session.subject, patient_id))
 
     def _of_patient(self, session: Session, patient_id: str) -> list[tuple[str, Patient]]:
-        """Return patients with this PatientID in other subjects, each with one of these. An empty ID is nobody's."""
+        """Return patients with this PatientID in other subjects, each with one of these. An empty ID matches none."""
         if not patient_id:
             return []
         rows = self._db.execute(

@@ -1,12 +1,12 @@
-"""The queue of subjects to update, and what became of them."""
+"""The queue of subjects to update, and the results."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from asyncimport.demographics import BIRTH
+from asyncimport.journal.columns import file_of
 from asyncimport.journal.connection import Connection
-from asyncimport.journal.facts import file_of
 from asyncimport.journal.runs import CurrentRun
 from asyncimport.model import File, SubjectReport
 
@@ -15,7 +15,7 @@ from asyncimport.model import File, SubjectReport
 class DueSubject:
     """A subject with archived sessions.
 
-    `stored_fields` are the values that an earlier run has brought to the archive, apart from the fields that it left
+    `stored_fields` are the values that an earlier run has brought to the archive, without the fields that it left
     (`kept`).
     """
 
@@ -29,8 +29,7 @@ class DueSubject:
 class SessionHeaders:
     """All values of each field in the headers of a session, and the stored files that were not read so far.
 
-    The headers of the files that were stored up to `run` were read; `files_read` is their number. Its repr shows no
-    value.
+    The headers of `files_read` files, stored up to `run`, were read. Its repr shows no value.
     """
 
     session: int
@@ -75,7 +74,7 @@ class SubjectQueue:
     def headers_of(self, subject: DueSubject, fields: Collection[str]) -> list[SessionHeaders]:
         """Return the known header values of these fields, of each session of a subject that has stored files.
 
-        Headers that were read before another field was asked for are to be read again.
+        Headers that were read before another field was asked for must be read again.
         """
         found = []
         with self._connection.transaction():
@@ -98,7 +97,7 @@ class SubjectQueue:
                     "WHERE i.session = ? AND i.state = 'STORED' AND coalesce(i.run, 0) > ? ORDER BY i.key",
                     (key, memory["run"]),
                 )
-                files = tuple(file_of(path, facts) for path, *facts in rows)
+                files = tuple(file_of(path, columns) for path, *columns in rows)
                 found.append(SessionHeaders(key, memory["values"], memory["run"], memory["files"], files))
         return found
 
@@ -113,7 +112,7 @@ class SubjectQueue:
     def record(self, report: SubjectReport, fields: Mapping[str, str], seen: Mapping[str, str]) -> None:
         """Record what became of a subject: the values that were to be set, and those `seen` in the archive.
 
-        A value that was seen there must stay there until another takes its place.
+        A value that was seen there must stay there until another replaces it.
         """
         with self._connection.transaction(durable=True):
             (known,) = self._connection.one(

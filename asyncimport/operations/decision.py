@@ -109,7 +109,7 @@ async def decide(
         observer,
         stop=stop,
         attach=request.attach,
-        known_patients=await anyio.to_thread.run_sync(partial(known_patients, journal, after_reroute=request.relabel)),
+        known_patients=await anyio.to_thread.run_sync(partial(known_patients, journal, after_relabel=request.relabel)),
         find_projects=find_projects,
         find_sessions=partial(
             find_sessions,

@@ -72,11 +72,11 @@ async def _in_archive(archived: ArchivedSessions, rules: SiteRules, project: str
 
 def _in_journal(journal: Path, relabel: bool) -> list[ExistingSession]:  # noqa: FBT001 - called in a thread
     with readable_journal(journal) as reader:
-        labels = () if reader is None else reader.session_labels(after_reroute=relabel)
+        labels = () if reader is None else reader.session_labels(after_relabel=relabel)
         return [ExistingSession(session, ruled=ruled) for session, ruled in labels]
 
 
-def known_patients(journal: Path, *, after_reroute: bool) -> list[SubjectPatient]:
+def known_patients(journal: Path, *, after_relabel: bool) -> list[SubjectPatient]:
     """Return the patients of each subject by a journal, if there is one."""
     with readable_journal(journal) as reader:
-        return [] if reader is None else reader.subject_patients(after_reroute=after_reroute)
+        return [] if reader is None else reader.subject_patients(after_relabel=after_relabel)

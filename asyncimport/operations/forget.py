@@ -61,7 +61,7 @@ def prune_journal(request: ForgetRequest, agree: Callable[[Sequence[PruneItem]],
             pruner.find_gone(force=request.force)
         if request.archived_before is not None:
             pruner.find_archived(_seconds(request.archived_before), force=request.force)
-        is_any = any(item.kept is None for item in pruner.found)
+        is_any = any(item.keep_reason is None for item in pruner.found)
         is_done = agree(pruner.found) and is_any
         if is_done:
             pruner.prune()

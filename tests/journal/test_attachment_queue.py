@@ -168,7 +168,7 @@ class TestWhose:
         book.disk.put(instance("v1/dicom/3", E2), other("v1/dicom/a.pdf"))
         assert book.run() == []
         assert book.counts == {"skipped": 1}
-        assert book.reasons["a.pdf"].startswith("files of several sessions lie beside it")
+        assert book.reasons["a.pdf"].startswith("its directory has files of several sessions")
 
     def test_above_several_sessions(self, book: Book) -> None:
         """The directory that holds all visits is nobody's."""
@@ -183,7 +183,7 @@ class TestWhose:
         book.disk.put(instance("v1/dicom/1", E1), other("v2/a.pdf"))
         assert book.run(places=[f"{ROOT}/v2", f"{ROOT}/v1"]) == []
         assert book.counts == {"skipped": 1}
-        assert book.reasons["a.pdf"].startswith("no DICOM file lies beside it")
+        assert book.reasons["a.pdf"].startswith("no DICOM file is in its directory")
 
     def test_sources_that_are_files(self, book: Book) -> None:
         """A report that is given by itself looks into its own directory only."""
@@ -208,7 +208,7 @@ class TestWhose:
         """The reason says so; the session next door is not given it."""
         book.disk.put(other("v2/dicom/1", kind=FileKind.SKIPPED), other("v2/a.pdf"))
         assert book.run() == []
-        assert book.reasons["a.pdf"] == "the study beside it is not sent"
+        assert book.reasons["a.pdf"] == "the study in its directory is not sent"
 
     def test_beside_duplicates_only(self, book: Book) -> None:
         """The second copy of a visit is that session's too, and so is what lies in it, also under a name that meets."""
@@ -241,8 +241,8 @@ class TestWhose:
         book.disk.put(strange, other("v1/a.pdf"), other("v1/more/b.pdf"), other("v1/dicom/c.pdf"))
         assert book.run() == ["c.pdf"]
         assert book.counts == {"stored": 1, "skipped": 2}
-        assert book.reasons["a.pdf"].startswith("files of several sessions lie beside it")
-        assert " lies beside it, and nobody " in book.reasons["b.pdf"]
+        assert book.reasons["a.pdf"].startswith("its directory has files of several sessions")
+        assert " in its directory " in book.reasons["b.pdf"]
         book.disk.put(instance("v1/more/1", E2))
         assert book.run() == ["b.pdf"]
         assert list(book.names("E2")) == ["REPORTS/b.pdf"]

@@ -265,7 +265,7 @@ def test_a_new_delivery_only_after_the_end_of_the_last(raw: sqlite3.Connection, 
         raw.execute("INSERT INTO delivery (session, number) VALUES (1, 2)")
         assert raw.execute("SELECT count(*) FROM delivery WHERE session = 1").fetchone() == (2,)
     else:
-        with pytest.raises(sqlite3.IntegrityError, match="not at its end"):
+        with pytest.raises(sqlite3.IntegrityError, match="has not ended"):
             raw.execute("INSERT INTO delivery (session, number) VALUES (1, 2)")
 
 
@@ -274,14 +274,14 @@ def test_nothing_is_stored_behind_the_seal(raw: sqlite3.Connection, state: Deliv
     """An instance is stored into an open delivery, never into one that is sealed, held or at its end."""
     as_delivery(raw, state)
     raw.execute("INSERT INTO instance (session, sop_uid, series_uid, file) VALUES (1, 'late', 'y', 1)")
-    with pytest.raises(sqlite3.IntegrityError, match="behind the seal"):
+    with pytest.raises(sqlite3.IntegrityError, match="after the seal"):
         raw.execute("UPDATE instance SET state = 'STORED', delivery = 1 WHERE sop_uid = 'late'")
 
 
 @pytest.mark.parametrize("delivery", [2, 99, None])
 def test_nothing_is_stored_into_another_sessions_delivery(raw: sqlite3.Connection, delivery: int | None) -> None:
     """The delivery must be one of the instance's own session, and there must be one."""
-    with pytest.raises(sqlite3.IntegrityError, match="behind the seal"):
+    with pytest.raises(sqlite3.IntegrityError, match="after the seal"):
         raw.execute("UPDATE instance SET state = 'STORED', delivery = ? WHERE key = 1", (delivery,))
     assert state_of(raw, "instance") == "PENDING"
 
@@ -289,7 +289,7 @@ def test_nothing_is_stored_into_another_sessions_delivery(raw: sqlite3.Connectio
 def test_no_seal_while_something_is_pending(raw: sqlite3.Connection) -> None:
     """A session with unsettled instances cannot be sealed, whoever asks."""
     raw.execute("UPDATE delivery SET uri = '/prearchive/1' WHERE key = 1")
-    with pytest.raises(sqlite3.IntegrityError, match="unsettled"):
+    with pytest.raises(sqlite3.IntegrityError, match="pending instances"):
         raw.execute("UPDATE delivery SET state = 'SEALED' WHERE key = 1")
     assert state_of(raw, "delivery") == "OPEN"
 
@@ -299,7 +299,7 @@ def test_no_seal_on_nothing(raw: sqlite3.Connection, state: str) -> None:
     """A delivery into which nothing was acknowledged has no row in XNAT that could be finalised."""
     raw.execute("UPDATE instance SET state = 'REFUSED' WHERE key = 1")
     raw.execute("UPDATE delivery SET state = ? WHERE key = 1", (state,))
-    with pytest.raises(sqlite3.IntegrityError, match="holds nothing"):
+    with pytest.raises(sqlite3.IntegrityError, match="empty delivery"):
         raw.execute("UPDATE delivery SET state = 'SEALED' WHERE key = 1")
 
 
@@ -696,7 +696,7 @@ def test_what_the_database_refuses_leaves_no_trace(journal: Journal, disk: Disk)
     claims = journal.queue.claim(8, max_active=9)
     assert claims is not None
     wrong = Claim(claims[0].key, claims[0].instance, claims[1].delivery)
-    with pytest.raises(JournalError, match="behind the seal") as error:
+    with pytest.raises(JournalError, match="after the seal") as error:
         journal.queue.record_outcomes([stored(claims[1]), stored(wrong)])
     assert "restore the journal" in error.value.hint
     assert states(journal) == {"a": "PENDING", "b": "PENDING"}

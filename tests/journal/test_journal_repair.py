@@ -511,7 +511,7 @@ def test_the_database_keeps_what_is_stored(path: Path, disk: Disk) -> None:
     with opened(path) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
-        with pytest.raises(sqlite3.IntegrityError, match="what is stored stays so"):
+        with pytest.raises(sqlite3.IntegrityError, match="a stored instance stays so"):
             journal.connection.db.execute("UPDATE instance SET state = 'PENDING'")
 
 

@@ -217,7 +217,7 @@ async def test_a_study_of_two_patients_is_held_as_a_whole(
         assert (ended.code, ended.json["files"]["skipped"]) == (8, 1), ended.out
         (report,) = ended.json["details"]
         assert report["state"] == "held"
-        assert report["reason"].startswith("it is not sent in part: study 1.2.3")
+        assert report["reason"].startswith("no part of it is sent: study 1.2.3")
         assert xnat.archived == []
         assert {row.status for row in xnat.prearchive} <= {"RECEIVING"}
     (place / "9").unlink()

@@ -136,7 +136,7 @@ class Place:
         )
         lost = "SELECT 1 FROM file WHERE kind = 'INSTANCE' AND instance IS NULL"
         assert self.rows(lost) == []
-        return [(item.state, item.files, item.kept) for item in pruner.found]
+        return [(item.state, item.files, item.keep_reason) for item in pruner.found]
 
 
 @pytest.fixture
@@ -333,7 +333,7 @@ class TestGone:
         assert place.forget(Pruner.find_gone) == [("refused", 1, None)]
 
     def test_a_disk_that_is_not_mounted(self, place: Place) -> None:
-        """Where nothing at all is left, nobody has deleted single files."""
+        """If its directory is empty or gone, a disk may not be mounted: nothing is forgotten."""
         place.put("disk/a/1", E1)
         place.put("disk/b/2", E2)
         place.put("other/3", E3)
@@ -342,7 +342,7 @@ class TestGone:
             (place.root / name).unlink()
         for name in ("disk/a", "disk/b", "other"):
             (place.root / name).rmdir()
-        kept = "nothing at all is left around it, as where a disk is not mounted"
+        kept = "its directory is empty or gone, as if a disk were not mounted"
         # Whoever has deleted a directory has left its neighbours.
         assert place.forget(Pruner.find_gone) == [("failed", 1, kept), ("failed", 1, kept), ("failed", 1, None)]
         assert place.states() == {"E1": "held", "E2": "held"}

@@ -213,7 +213,7 @@ async def test_what_belongs_nowhere(xnat: TestXnat, ready: Commands, tree: Path)
     assert ended.code == 8
     assert counts(ended) == {"stored": 12, "skipped": 1}
     (problem,) = [one for one in ended.json["problems"] if one["kind"] == "attachment skipped"]
-    assert problem["reason"].startswith("files of several sessions lie beside it")
+    assert problem["reason"].startswith("its directory has files of several sessions")
     assert problem["example"] == str(tree / "overview.pdf")
     await see_all(xnat, tree)
 

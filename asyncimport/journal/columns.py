@@ -1,4 +1,4 @@
-"""Columns that stand for files, digests and sessions, and when a file is the one that the journal knows."""
+"""The columns of files, digests and sessions, and whether a file is the one that the journal knows."""
 
 import json
 import os
@@ -8,31 +8,31 @@ from dataclasses import replace
 
 from asyncimport.model import Algorithm, Digest, File, Session
 
-# Size, mtime_ns, inode and ctime_ns, as they stand in columns.
+# Size, mtime_ns, inode and ctime_ns, as in the tables.
 FileColumns = tuple[int, str, int | None, int | None]
 
 
 def columns_of(file: File) -> FileColumns:
-    """Return the columns of a file, apart from its path."""
+    """Return the columns of a file, without its path."""
     return file.size, str(file.mtime_ns), file.inode, file.ctime_ns
 
 
-def unproven(file: File) -> FileColumns:
+def columns_without_inode(file: File) -> FileColumns:
     """Return the columns of a file that may not hold what was sent: without inode and ctime."""
     return file.size, str(file.mtime_ns), None, None
 
 
-def file_of(path: bytes, facts: Sequence[object]) -> File:
-    """Return a file by its path and its facts."""
-    size, mtime_ns, inode, ctime_ns = facts
+def file_of(path: bytes, columns: Sequence[object]) -> File:
+    """Return a file from its path and its columns."""
+    size, mtime_ns, inode, ctime_ns = columns
     return File(os.fsdecode(path), size, int(mtime_ns), inode, ctime_ns)  # type: ignore[arg-type, call-overload]
 
 
 def is_same_file(known: Sequence[object], file: File, settled_at: float | None = None) -> bool:
-    """Whether a file is the one with these facts.
+    """Whether a file is the one with these columns.
 
-    Facts without inode and ctime match a file that nobody has touched since it was stored, at `settled_at`. Where the
-    file system has no inodes, size and time decide.
+    Columns without inode and ctime match a file that nobody has touched since it was stored, at `settled_at`. On a file
+    system without inodes, size and mtime decide.
     """
     size, mtime_ns, inode, ctime_ns = known
     if size != file.size or mtime_ns != str(file.mtime_ns):
@@ -52,7 +52,7 @@ def digest_of(sha256: bytes | None, xxh3: bytes | None) -> Digest | None:
 
 
 def digests_of(connection: sqlite3.Connection, session: int) -> dict[str, str]:
-    """Return the digests that XNAT had when a session was verified last, by SOPInstanceUID (see schema.sql)."""
+    """Return XNAT's digests of a session at its last verification, by SOPInstanceUID (see schema.sql)."""
     row = connection.execute(
         "SELECT digests FROM delivery WHERE session = ? AND digests IS NOT NULL ORDER BY number DESC LIMIT 1",
         (session,),
