@@ -18,9 +18,10 @@ from asyncimport.system.mounts import DeviceCache
 from asyncimport.xnat.archive import UNKNOWN_WHICH, Archive
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.orphans import find_orphans
-from asyncimport.xnat.resources import Depth, Held, Resources
+from asyncimport.xnat.resource_check import Depth, FileState
+from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.site import SiteRules
-from asyncimport.xnat.subjects import Outcome, SubjectError, describe
+from asyncimport.xnat.subjects import Outcome, SubjectError, Subjects, update_subjects
 
 # Sessions that are compared at a time; each takes a few small requests.
 _AT_A_TIME = 8
@@ -177,17 +178,17 @@ async def compare_resources(
 
 async def _compare_resource(resources: Resources, batch: AttachmentBatch) -> ResourceFinding:
     try:
-        held = await resources.held(batch)
+        held = await resources.check_files(batch)
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
     except RefusedError as error:
         return ResourceFinding(batch, str(error), batch.attachments)
 
-    def select(*which: Held) -> tuple[Attachment, ...]:
+    def select(*which: FileState) -> tuple[Attachment, ...]:
         return tuple(one for one in batch.attachments if held[one.key] in which)
 
-    missing, unreadable = select(Held.MISSING), select(Held.UNREADABLE)
-    altered, damaged = select(Held.OTHER, Held.DAMAGED), select(Held.DAMAGED)
+    missing, unreadable = select(FileState.MISSING), select(FileState.UNREADABLE)
+    altered, damaged = select(FileState.OTHER, FileState.DAMAGED), select(FileState.DAMAGED)
     problems = [f"{len(missing)} of {len(batch.attachments)} files are missing"] if missing else []
     problems += [f"{len(altered)} have changed"] if altered else []
     problems += [f"{len(unreadable)} cannot be read"] if unreadable else []
@@ -218,7 +219,9 @@ async def compare_subjects(client: Client, reader: JournalReader, policy: RetryP
     demographics = [Demographics(subject, values, project) for project, subject, values in restored if values]
     findings = []
     for wish, found in zip(
-        demographics, await describe(client, demographics, policy, dry_run=True, only_existing=True), strict=True
+        demographics,
+        await update_subjects(Subjects(client, policy, dry_run=True, only_existing=True), demographics),
+        strict=True,
     ):
         finding = SubjectFinding(wish.project, wish.subject, tuple(wish.values))
         if isinstance(found, SubjectError):
@@ -235,7 +238,7 @@ async def compare_subjects(client: Client, reader: JournalReader, policy: RetryP
 async def restore_subjects(client: Client, findings: Sequence[SubjectFinding], policy: RetryPolicy) -> list[Outcome]:
     """Store the demographics again that XNAT has lost. Other values in XNAT are kept. Raises: UnavailableError."""
     demographics = [Demographics(one.subject, one.missing, one.project) for one in findings if one.missing]
-    return await describe(client, demographics, policy, event_reason=_REPAIR, only_existing=True)
+    return await update_subjects(Subjects(client, policy, event_reason=_REPAIR, only_existing=True), demographics)
 
 
 async def orphans_of(client: Client, reader: JournalReader) -> list[Orphan]:

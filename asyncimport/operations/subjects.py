@@ -18,7 +18,7 @@ from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.site import find_project
-from asyncimport.xnat.subjects import SubjectError, SubjectUpdated, describe
+from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, update_subjects
 
 _STATES = ("created", "updated", "unchanged", "refused", "failed")
 
@@ -93,14 +93,16 @@ async def subjects(
             refused = list(result.outcomes)
             rows = (replace(row, project=names[row.project]) for row in request.rows if row.project in names)
             with stop.grace_scope():
-                done = await describe(
-                    client,
+                done = await update_subjects(
+                    Subjects(
+                        client,
+                        policy,
+                        overwrite=request.overwrite_demographics,
+                        event_reason=request.event_reason,
+                        dry_run=request.dry_run,
+                        only_existing=request.existing_only,
+                    ),
                     takewhile(lambda _: not stop.requested, rows),
-                    policy,
-                    overwrite=request.overwrite_demographics,
-                    event_reason=request.event_reason,
-                    dry_run=request.dry_run,
-                    only_existing=request.existing_only,
                     report=note,
                 )
                 result.outcomes = refused + done

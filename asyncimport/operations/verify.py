@@ -43,7 +43,8 @@ from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.orphans import delete_orphan
-from asyncimport.xnat.resources import Depth, Resources
+from asyncimport.xnat.resource_check import Depth
+from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.subjects import Outcome
 
 

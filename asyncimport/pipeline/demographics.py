@@ -40,7 +40,7 @@ class Headers(Protocol):
 class SubjectStore(Protocol):
     """Where demographics go."""
 
-    async def set(self, wish: Demographics) -> SubjectUpdated:
+    async def update(self, wish: Demographics) -> SubjectUpdated:
         """Bring a subject to the given values, and see that they have arrived.
 
         Raises: TransientError, RefusedError, FatalError.
@@ -90,7 +90,7 @@ async def describe_subjects(
     async def told(wish: Demographics, taken: Sequence[str]) -> SubjectReport:
         reported = partial(SubjectReport, wish.project, wish.subject)
         try:
-            done = await outage.call(partial(register.set, wish), wish.subject)
+            done = await outage.call(partial(register.update, wish), wish.subject)
         except RefusedError as error:
             return reported("refused", reason=str(error))
         except TransientError as error:

@@ -1,9 +1,8 @@
-"""Subjects of the archive: found as the archive step finds them, described, and looked at again.
+"""Subjects of the archive: found as the archive step finds them, updated, and read again.
 
-The call is the one that works before a session is archived and after it: a PUT on the subject, by its accession ID,
-with the fields in its query, without a body and without `label`, at which XNAT stops to read
-(SubjectResource.handlePut).
-One that is not there is made by a POST on the list, which changes none that is (ProjectSubjectList.handlePost).
+An update is a PUT on the subject by its accession ID, with the fields in its query. It works before and after a session
+is archived. It has no body and no `label`, at which XNAT stops reading (SubjectResource.handlePut). A missing subject
+is created by a POST on the list, which changes no existing one (ProjectSubjectList.handlePost).
 """
 
 from collections.abc import Callable, Iterable
@@ -27,21 +26,21 @@ from asyncimport.xnat.replies.subjects import (
     parse_subjects,
 )
 
-# Each is three small requests; XNAT saves subjects one after the other anyway.
-_AT_A_TIME = 8
+# Each takes three small requests; XNAT saves subjects one after the other anyway.
+_UPDATES = 8
 _ONCE = RetryPolicy(attempts=1)
-_ANOTHER = "XNAT answered for another subject"
-# What the archive step makes underscores of in a label (OmUtils.cleanValue).
+_WRONG_SUBJECT = "XNAT answered for another subject"
+# The archive step replaces these characters of a label by underscores (OmUtils.cleanValue).
 _CLEANED = str.maketrans(dict.fromkeys("`~@#$%^&*()+=[]{}|\\/?:;',.<> ", "_"))
 
 
 @dataclass(frozen=True, slots=True)
 class SubjectUpdated:
-    """What became of a subject, or in a dry run what would: fields by XNAT's names, and never a value in its repr.
+    """The result for a subject, or in a dry run the expected one. Fields have XNAT's names; the repr shows no values.
 
-    `subject` is the label as it was given, `label` as XNAT has it. `written` fields were sent and have arrived, `kept`
-    ones have another value in XNAT, `replaced` ones had; `unchanged` ones are there already. `alike` are labels of
-    other subjects that XNAT's archive step cannot tell from this one, as it ignores letter case.
+    `subject` is the label as the user gave it, `label` as XNAT has it. `written` fields were sent and have arrived.
+    XNAT keeps other values of `kept` fields, and had other values of `replaced` ones; `unchanged` ones were equal.
+    `alike` are labels of other subjects that differ only in letter case, so the archive step confuses them.
     """
 
     project: str
@@ -57,18 +56,18 @@ class SubjectUpdated:
 
     @property
     def agrees(self) -> bool:
-        """Whether XNAT had all that was given before anything was sent."""
+        """Whether XNAT had all given values before anything was sent."""
         return not self.written and not self.kept
 
     @property
     def state(self) -> str:
-        """One word for it."""
+        """The result in one word."""
         return "created" if self.created else "updated" if self.written else "unchanged"
 
 
 @dataclass(frozen=True, slots=True)
 class SubjectError:
-    """A subject that XNAT refused, or that failed; `no_right` holds for all of its project. `reason` tells no value."""
+    """A subject that XNAT refused, or that failed. `reason` has no value; `no_right` holds for the whole project."""
 
     project: str
     subject: str
@@ -78,7 +77,7 @@ class SubjectError:
 
     @property
     def state(self) -> str:
-        """One word for it."""
+        """The result in one word."""
         return "refused" if self.refused else "failed"
 
 
@@ -89,22 +88,19 @@ class _Listing:
     """The subjects of a project, by label as the archive step looks for them (retrieveMatchingSubject)."""
 
     def __init__(self, listed: Iterable[ListedSubject]) -> None:
-        self._alike: dict[str, list[ListedSubject]] = {}
+        self._subjects: dict[str, list[ListedSubject]] = {}
         for one in listed:
             self.add(one)
 
     def add(self, one: ListedSubject) -> None:
-        self._alike.setdefault(one.label.casefold(), []).append(one)
+        self._subjects.setdefault(one.label.casefold(), []).append(one)
 
     def find(self, label: str) -> list[ListedSubject]:
-        """Return the subjects that a label may mean: the same label first, then others but for letter case.
+        """Return the subjects that the archive step may take for a label, which it cleans: an exact match first."""
+        return sorted(self._subjects.get(_key(label), ()), key=lambda one: one.label != label)
 
-        Else those of the label that the archive step makes of it.
-        """
-        return sorted(self._alike.get(_key(label), ()), key=lambda one: one.label != label)
-
-    def only(self, label: str) -> ListedSubject | None:
-        """Return the one subject that a label means, if there is any. Raises: RefusedError where it means several."""
+    def find_one(self, label: str) -> ListedSubject | None:
+        """Return the subject that a label means; None if there is none. Raises: RefusedError if there are several."""
         found = self.find(label)
         same = [one for one in found if one.label == label] or found
         if len(same) > 1:
@@ -118,25 +114,25 @@ def _key(label: str) -> str:
 
 
 @dataclass(slots=True)
-class _Setting:
-    """A subject on its way: what was there when it was decided what to send, and whether it was made since."""
+class _Update:
+    """An update in progress: the subject when it was decided what to send, and whether it was created since."""
 
     wish: Demographics
-    made: bool = False
+    is_created: bool = False
     before: SubjectItem | None = None
-    decision: Changes | None = None
+    changes: Changes | None = None
     differing: frozenset[Difference] = frozenset()
 
-    def is_another(self, now: SubjectItem | None) -> bool:
-        """Whether the label means another subject than it did, or none any more; what was not there may be ours."""
+    def is_other(self, now: SubjectItem | None) -> bool:
+        """Whether the label means another subject than before, or none; a new one may be ours."""
         return self.before is not None and (now is None or now.accession != self.before.accession)
 
 
 class Subjects:
-    """Describes subjects, one at a call, any number at a time; the same one never twice at once.
+    """Updates subjects, any number at once, but each with one call at a time.
 
-    `overwrite` replaces values that XNAT has. `event_reason` is what sites with an audit trail ask for. A `dry_run`
-    compares and sends nothing. With `only_existing` a subject that is not there is refused, else it is made.
+    `overwrite` replaces values that XNAT has. Sites with an audit trail require an `event_reason`. A `dry_run` compares
+    and sends nothing. With `only_existing` a missing subject is refused, else created.
     """
 
     def __init__(
@@ -152,158 +148,156 @@ class Subjects:
         self._client = client
         self._policy = policy
         self._overwrite = overwrite
-        self._event_reason = event_reason
+        self._reason = {"event_reason": event_reason} if event_reason else {}
         self._dry_run = dry_run
         self._only_existing = only_existing
         self._listings: dict[str, _Listing] = {}
-        self._listing = anyio.Lock()
-        self._turns: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
+        self._listing_lock = anyio.Lock()
+        self._locks: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
 
     async def find(self, project: str, label: str) -> ListedSubject | None:
-        """Return the subject that the archive step would take a label for; a project is listed once.
+        """Return the subject that the archive step would take for a label; each project is listed once.
 
         Raises: TransientError, RefusedError.
         """
-        return next(iter((await self._listed(project, self._policy)).find(label)), None)
+        return next(iter((await self._list(project, self._policy)).find(label)), None)
 
-    async def alike(self, project: str, label: str, accession: str) -> tuple[str, ...]:
-        """Return the labels of others that the archive step cannot tell from a subject; a project is listed once.
+    async def find_alike(self, project: str, label: str, accession: str) -> tuple[str, ...]:
+        """Return the labels of others that the archive step cannot tell from a subject; each project is listed once.
 
         Raises: TransientError, RefusedError.
         """
-        found = (await self._listed(project, self._policy)).find(label)
+        found = (await self._list(project, self._policy)).find(label)
         return tuple(one.label for one in found if one.accession != accession)
 
     async def ping(self) -> bool:
-        """Tell whether XNAT answers at all."""
+        """Whether XNAT answers at all."""
         return await self._client.ping()
 
     def forget(self, project: str) -> None:
-        """List a project anew at the next question, such as when sessions have been archived into it."""
+        """List a project anew the next time, such as after sessions have been archived into it."""
         self._listings.pop(project, None)
 
-    async def set(self, wish: Demographics) -> SubjectUpdated:
-        """Bring a subject to the given values, and see that they have arrived. Again, it sends nothing.
+    async def update(self, wish: Demographics) -> SubjectUpdated:
+        """Give a subject values, and check that they have arrived. A second call sends nothing.
 
-        Raises: TransientError when it failed to the last attempt, RefusedError, UnavailableError.
+        Raises: TransientError after the last attempt, RefusedError, UnavailableError.
         """
-        turn = self._turns.setdefault((wish.project, _key(wish.subject)), anyio.Lock())
-        async with turn:
-            return await call_with_retries(partial(self._step, _Setting(wish)), self._policy)
+        lock = self._locks.setdefault((wish.project, _key(wish.subject)), anyio.Lock())
+        async with lock:
+            return await call_with_retries(partial(self._try_update, _Update(wish)), self._policy)
 
-    async def _step(self, setting: _Setting) -> SubjectUpdated:
-        """Look, decide, send what is lacking, and look again."""
-        wish, now = setting.wish, await self._look(setting.wish)
+    async def _try_update(self, update: _Update) -> SubjectUpdated:
+        """Read, decide, send what is missing, and read again."""
+        wish, now = update.wish, await self._read(update.wish)
         existing = now.values if now else {}
         differing = frozenset(compute_changes(wish.values, existing, overwrite=False).kept)
-        if setting.decision is None or setting.is_another(now) or not differing <= setting.differing:
-            # This is the first look; or somebody has moved the label since, or given one of the fields a value.
-            setting.before, setting.differing = now, differing
-            setting.decision = compute_changes(wish.values, existing, overwrite=self._overwrite)
-        decision = setting.decision
+        if update.changes is None or update.is_other(now) or not differing <= update.differing:
+            # The first attempt; or somebody has moved the label since, or given one of the fields a value.
+            update.before, update.differing = now, differing
+            update.changes = compute_changes(wish.values, existing, overwrite=self._overwrite)
+        changes = update.changes
         if now is None and wish.values and self._only_existing:
             raise RefusedError("XNAT has no such subject")
-        missing = missing_values(decision.write, existing)
+        missing = missing_values(changes.write, existing)
         if missing and now is not None and now.project != wish.project:
-            raise RefusedError(f"the subject belongs to project {now.project}, where its demographics are set")
+            raise RefusedError(f"the subject belongs to project {now.project}: set its demographics there")
         if missing and not self._dry_run:
-            now = await self._send(setting, now, {name: decision.write[name] for name in missing})
-        alike = await self.alike(wish.project, wish.subject, now.accession) if now else ()
+            now = await self._send(update, now, {name: changes.write[name] for name in missing})
         return SubjectUpdated(
             wish.project,
             wish.subject,
             now.label if now else "",
             now.accession if now else "",
-            created=setting.made or (setting.before is None and bool(decision.write)),
-            written=decision.written,
-            kept=decision.kept,
-            replaced=decision.replaced,
-            unchanged=decision.unchanged,
-            alike=alike,
+            created=update.is_created or (update.before is None and bool(changes.write)),
+            written=changes.written,
+            kept=changes.kept,
+            replaced=changes.replaced,
+            unchanged=changes.unchanged,
+            alike=await self.find_alike(wish.project, wish.subject, now.accession) if now else (),
         )
 
-    async def _send(self, setting: _Setting, before: SubjectItem | None, values: Values) -> SubjectItem:
+    async def _send(self, update: _Update, before: SubjectItem | None, values: Values) -> SubjectItem:
         """Send values, and return the subject as XNAT has it then, with all of them."""
-        wish = setting.wish
+        wish = update.wish
         try:
-            accession = await (self._make(wish, values) if before is None else self._change(before, values))
+            accession = await (self._create(wish, values) if before is None else self._change(before, values))
         except TransientError as error:
             if not error.may_have_taken_effect:
-                # Nothing was saved, and whoever has saved in between is not to be overwritten.
-                setting.decision = None
+                # Nothing was saved, and what somebody else saves meanwhile must not be overwritten.
+                update.changes = None
             raise
-        setting.made = setting.made or before is None
+        update.is_created = update.is_created or before is None
         if before is None and wish.project in self._listings:
             self._listings[wish.project].add(ListedSubject(accession, wish.subject))
-        after = await self._item(_path(accession))
+        after = await self._read_item(_path(accession))
         if after is None:
             raise TransientError("XNAT does not show the subject", is_file_verdict=True)
-        if after.accession != accession or (before is None and not _is_of(wish, after)):
-            raise RefusedError(_ANOTHER)
+        if after.accession != accession or (before is None and not _matches(wish, after)):
+            raise RefusedError(_WRONG_SUBJECT)
         if missing := missing_values(values, after.values):
-            # XNAT answers 200 to fields that it has dropped on the way.
+            # XNAT answers 200 to fields that it has dropped.
             raise TransientError(f"XNAT does not show what was sent: {', '.join(missing)}", is_file_verdict=True)
         return after
 
-    async def _look(self, wish: Demographics) -> SubjectItem | None:
-        """Return the subject as XNAT has it now, by the ID that its project lists it under; None when it has none.
+    async def _read(self, wish: Demographics) -> SubjectItem | None:
+        """Return the subject as XNAT has it now, by the ID in its project's listing; None if there is none.
 
-        XNAT takes a name for a label or for an accession ID, in an order that differs between its calls, so none but
-        the ID alone is safe to be called by. Raises: TransientError where the listing is out of date, RefusedError.
+        XNAT takes a name for a label or an ID, in an order that differs between its calls, so only the ID is safe.
+        Raises: TransientError if the listing is out of date, RefusedError.
         """
-        listing = await self._listed(wish.project, _ONCE)
-        found = listing.only(wish.subject)
+        listing = await self._list(wish.project, _ONCE)
+        found = listing.find_one(wish.subject)
         if found is None:
-            # Made since, it may be; or the label is somebody's accession ID (SubjectResource.represent).
-            item = await self._item(_path(wish.subject, wish.project))
+            # It may have been created since, or the label may be the ID of another (SubjectResource.represent).
+            item = await self._read_item(_path(wish.subject, wish.project))
             if item is None:
                 return None
-            if not _is_of(wish, item):
+            if not _matches(wish, item):
                 raise RefusedError("the label is the accession ID of another subject")
             listing.add(ListedSubject(item.accession, item.label))
             return item
-        item = await self._item(_path(found.accession))
+        item = await self._read_item(_path(found.accession))
         if item is None:
-            # A second one beside it would be made of what is only out of sight for a moment.
+            # It may be hidden for a moment only: creating a second one would be wrong.
             self.forget(wish.project)
             raise TransientError("XNAT lists the subject, and does not show it", is_file_verdict=True)
         if item.accession != found.accession:
-            raise RefusedError(_ANOTHER)
+            raise RefusedError(_WRONG_SUBJECT)
         if item.project == wish.project and item.label != found.label:
             self.forget(wish.project)
             raise TransientError("the subject has another label by now", is_file_verdict=True)
         return item
 
-    async def _make(self, wish: Demographics, values: Values) -> str:
-        """Make a subject with values, once, and return its accession ID. What is there already is left as it is."""
+    async def _create(self, wish: Demographics, values: Values) -> str:
+        """Create a subject with values, once, and return its accession ID. An existing one is not changed."""
         if issue := label_problem(wish.subject):
             raise RefusedError(f"XNAT does not save such a label: {issue}")
-        path = (
-            f"/data/projects/{quote(wish.project, safe='')}/subjects?{self._query({'label': wish.subject, **values})}"
-        )
-        read = partial(parse_saved_subject, sent=tuple(values), is_new=True)
-        return await self._client.request("POST", path, read, _ONCE)
+        query = self._query({"label": wish.subject, **values})
+        path = f"/data/projects/{quote(wish.project, safe='')}/subjects?{query}"
+        parse = partial(parse_saved_subject, sent=tuple(values), is_new=True)
+        return await self._client.request("POST", path, parse, _ONCE)
 
     async def _change(self, before: SubjectItem, values: Values) -> str:
         """Give a subject values, once, and return its accession ID."""
         path = f"{_path(before.accession)}?{self._query(values)}"
         accession = await self._client.request("PUT", path, partial(parse_saved_subject, sent=tuple(values)), _ONCE)
         if accession != before.accession:
-            raise RefusedError(_ANOTHER)
+            raise RefusedError(_WRONG_SUBJECT)
         return accession
 
     def _query(self, values: Values) -> str:
-        fields = {**values, **({"event_reason": self._event_reason} if self._event_reason else {})}
+        fields = {**values, **self._reason}
         return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
 
-    async def _item(self, path: str) -> SubjectItem | None:
+    async def _read_item(self, path: str) -> SubjectItem | None:
         return await self._client.request("GET", f"{path}?format=json", parse_subject, _ONCE)
 
-    async def _listed(self, project: str, policy: RetryPolicy) -> _Listing:
+    async def _list(self, project: str, policy: RetryPolicy) -> _Listing:
         if project in self._listings:
             # Without the lock, which costs a turn of the loop: a subject is looked up several times.
             return self._listings[project]
-        async with self._listing:
+        async with self._listing_lock:
             if project not in self._listings:
                 path = f"/data/projects/{quote(project, safe='')}/subjects?columns=ID,label&format=json"
                 self._listings[project] = _Listing(await self._client.request("GET", path, parse_subjects, policy))
@@ -311,39 +305,23 @@ class Subjects:
 
 
 def _path(name: str, project: str = "") -> str:
-    """Return the address of a subject: by its accession ID, or in a project by whatever XNAT takes the name for."""
+    """Return the path of a subject: by its accession ID, or in a project by label or ID, as XNAT takes the name."""
     place = f"projects/{quote(project, safe='')}/" if project else ""
     return f"/data/{place}subjects/{quote(name, safe='')}"
 
 
-def _is_of(wish: Demographics, item: SubjectItem) -> bool:
+def _matches(wish: Demographics, item: SubjectItem) -> bool:
     return (item.project, item.label) == (wish.project, wish.subject)
 
 
-async def describe(
-    client: Client,
-    wanted: Iterable[Demographics],
-    policy: RetryPolicy,
-    *,
-    overwrite: bool = False,
-    event_reason: str = "",
-    dry_run: bool = False,
-    only_existing: bool = False,
-    report: Callable[[Outcome], None] = lambda _: None,
+async def update_subjects(
+    subjects: Subjects, wanted: Iterable[Demographics], report: Callable[[Outcome], None] = lambda _: None
 ) -> list[Outcome]:
-    """Describe subjects, several at a time, and return what became of each, in their order.
+    """Update subjects, several at once, and return the result of each, in their order.
 
-    `report` is told at once. One that is refused or fails keeps no other back.
-    Raises: UnavailableError when the server goes away meanwhile: what was reported has been done.
+    `report` gets each at once. One that is refused or fails stops no other.
+    Raises: UnavailableError if the server goes away; the reported ones are done.
     """
-    subjects = Subjects(
-        client,
-        policy,
-        overwrite=overwrite,
-        event_reason=event_reason,
-        dry_run=dry_run,
-        only_existing=only_existing,
-    )
     outcomes: dict[int, Outcome] = {}
     waiting = iter(enumerate(wanted))
 
@@ -354,34 +332,38 @@ async def describe(
 
     try:
         async with anyio.create_task_group() as tasks:
-            for _ in range(_AT_A_TIME):
+            for _ in range(_UPDATES):
                 tasks.start_soon(work)
     except BaseExceptionGroup as errors:
         raise primary_error(errors) from None
-    await _look_for_twins(subjects, outcomes)
+    await _find_twins(subjects, outcomes)
     return [outcomes[place] for place in sorted(outcomes)]
 
 
-async def _look_for_twins(subjects: Subjects, outcomes: dict[int, Outcome]) -> None:
-    """Tell of subjects that were made whether somebody else has made another of their label at the same time."""
-    made = {
+async def _find_twins(subjects: Subjects, outcomes: dict[int, Outcome]) -> None:
+    """Note for created subjects whether somebody else has created one of the same label at the same time."""
+    created = {
         place: one for place, one in outcomes.items() if isinstance(one, SubjectUpdated) and one.created and one.label
     }
-    for project in {one.project for one in made.values()}:
+    for project in {one.project for one in created.values()}:
         subjects.forget(project)
     try:
-        for place, one in made.items():
-            outcomes[place] = replace(one, alike=await subjects.alike(one.project, one.subject, one.accession))
+        for place, one in created.items():
+            outcomes[place] = replace(one, alike=await subjects.find_alike(one.project, one.subject, one.accession))
     except (RefusedError, TransientError) as error:
-        raise UnavailableError(str(error), hint="run the command again when the server is back") from error
+        raise _away(error) from error
 
 
 async def _outcome(subjects: Subjects, wish: Demographics) -> Outcome:
     try:
-        return await subjects.set(wish)
+        return await subjects.update(wish)
     except RefusedError as error:
         return SubjectError(wish.project, wish.subject, str(error), refused=True, no_right=error.whole_session)
     except TransientError as error:
         if error.unreachable or error.overload or error.may_have_taken_effect:
-            raise UnavailableError(str(error), hint="run the command again when the server is back") from error
+            raise _away(error) from error
         return SubjectError(wish.project, wish.subject, str(error), refused=False)
+
+
+def _away(error: Exception) -> UnavailableError:
+    return UnavailableError(str(error), hint="run the command again when the server is back")

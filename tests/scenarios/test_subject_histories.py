@@ -32,7 +32,7 @@ from yarl import URL
 from asyncimport.demographics import NULL, Demographics
 from asyncimport.errors import UnavailableError
 from asyncimport.testserver import Project, Subject, TestXnat, serve
-from asyncimport.xnat.subjects import SubjectError, SubjectUpdated, describe
+from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, update_subjects
 
 # Three that differ in case, and two that are accession IDs, sooner or later.
 LABELS = ("Ab", "ab", "AB", "XNAT_S00001", "XNAT_S00002")
@@ -490,14 +490,16 @@ class Histories(RuleBasedStateMachine):
         wish = wire.wish
         async with wired(wire, self._site), logged_in(wire.url) as client:
             try:
-                (outcome,) = await describe(
-                    client,
+                (outcome,) = await update_subjects(
+                    Subjects(
+                        client,
+                        AT_ONCE,
+                        overwrite=wish.overwrite,
+                        event_reason="test",
+                        dry_run=wish.dry_run,
+                        only_existing=wish.only_existing,
+                    ),
                     [Demographics(wish.label, wish.values, "demo")],
-                    AT_ONCE,
-                    overwrite=wish.overwrite,
-                    event_reason="test",
-                    dry_run=wish.dry_run,
-                    only_existing=wish.only_existing,
                 )
             except UnavailableError:
                 assert wire.troubles

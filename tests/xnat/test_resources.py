@@ -50,7 +50,8 @@ from asyncimport.testserver import (
 from asyncimport.xnat.client import Client, connect
 from asyncimport.xnat.replies.resources import is_duplicate, parse_files
 from asyncimport.xnat.replies.response import Reply
-from asyncimport.xnat.resources import Depth, Held, Resources
+from asyncimport.xnat.resource_check import Depth, FileState
+from asyncimport.xnat.resources import Resources
 
 pytestmark = pytest.mark.anyio
 
@@ -626,12 +627,12 @@ async def test_what_became_of_a_stored_file(
     if catalogued is not None and on_disk not in {None, catalogued}:
         assert on_disk is not None
         await damage_file(xnat, session, "R", "a", on_disk)
-    expected = Held(case.partition(",")[0])
-    if expected is Held.DAMAGED and not checksums:
-        expected = Held.OTHER
+    expected = FileState(case.partition(",")[0])
+    if expected is FileState.DAMAGED and not checksums:
+        expected = FileState.OTHER
     for depth in (Depth.SIZE, Depth.BYTES):
         async with logged_in(url) as client:
-            assert await cabinet(client, depth=depth).held(into(stored)) == {stored.key: expected}
+            assert await cabinet(client, depth=depth).check_files(into(stored)) == {stored.key: expected}
 
 
 async def test_other_bytes_of_the_same_size(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
@@ -640,8 +641,8 @@ async def test_other_bytes_of_the_same_size(xnat: TestXnat, url: str, session: A
     await add_file(xnat, session, "R", "a", b"content")
     await damage_file(xnat, session, "R", "a", b"another")
     async with logged_in(url) as client:
-        assert await cabinet(client, depth=Depth.SIZE).held(into(stored)) == {stored.key: Held.SAME}
-        assert await cabinet(client, depth=Depth.BYTES).held(into(stored)) == {stored.key: Held.DAMAGED}
+        assert await cabinet(client, depth=Depth.SIZE).check_files(into(stored)) == {stored.key: FileState.SAME}
+        assert await cabinet(client, depth=Depth.BYTES).check_files(into(stored)) == {stored.key: FileState.DAMAGED}
 
 
 async def test_a_file_that_may_not_be_read(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
@@ -650,7 +651,7 @@ async def test_a_file_that_may_not_be_read(xnat: TestXnat, url: str, session: Ar
     await add_file(xnat, session, "R", "a", b"content")
     xnat.faults.add(Fault("listing", Status(403), path="/files/a", share=1))
     async with logged_in(url) as client:
-        assert await cabinet(client, depth=Depth.BYTES).held(into(stored)) == {stored.key: Held.UNREADABLE}
+        assert await cabinet(client, depth=Depth.BYTES).check_files(into(stored)) == {stored.key: FileState.UNREADABLE}
 
 
 @pytest.mark.parametrize("checksums", [True, False])

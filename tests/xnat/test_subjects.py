@@ -19,7 +19,7 @@ from asyncimport.errors import ProjectMissingError, RefusedError, TransientError
 from asyncimport.testserver import Project, TestXnat, User
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.site import find_project
-from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, describe
+from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, update_subjects
 
 pytestmark = pytest.mark.anyio
 
@@ -123,13 +123,13 @@ class TestWhen:
     async def test_before_the_import(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """The subject is made, with all that was given; the second time nothing is sent."""
         subjects = Subjects(client, AT_ONCE)
-        done = await subjects.set(wish())
+        done = await subjects.update(wish())
         assert done.created
         assert done.state == "created"
         assert set(done.written) == set(GIVEN)
         assert done.accession == xnat.subject("demo", "S1").id  # type: ignore[union-attr]
         assert (held(xnat)["gender"], held(xnat)["dob"], held(xnat)["group"]) == ("female", "1970-01-31", "control")
-        again = await Subjects(client, AT_ONCE).set(wish())
+        again = await Subjects(client, AT_ONCE).update(wish())
         assert again.agrees
         assert set(again.unchanged) == set(GIVEN)
         assert len(wire.puts) == 1
@@ -137,7 +137,7 @@ class TestWhen:
     async def test_after_archiving(self, xnat: TestXnat, wire: Wire, client: Client, tmp_path: Path) -> None:
         """The subject that the archive step has made is described, and keeps its session."""
         await archived(wire.url, tmp_path, "S1")
-        done = await Subjects(client, AT_ONCE).set(wish())
+        done = await Subjects(client, AT_ONCE).update(wish())
         assert not done.created
         assert set(done.written) == set(GIVEN)
         assert held(xnat)["gender"] == "female"
@@ -146,9 +146,9 @@ class TestWhen:
     async def test_before_and_after(self, xnat: TestXnat, wire: Wire, client: Client, tmp_path: Path) -> None:
         """What was set before is there after, and can be changed."""
         subjects = Subjects(client, AT_ONCE, overwrite=True)
-        await subjects.set(wish(gender="female"))
+        await subjects.update(wish(gender="female"))
         await archived(wire.url, tmp_path, "S1")
-        done = await subjects.set(wish(gender="male", age="34"))
+        done = await subjects.update(wish(gender="male", age="34"))
         assert (set(done.written), [one.name for one in done.replaced]) == ({"gender", "age"}, ["gender"])
         assert (held(xnat)["gender"], held(xnat)["age"]) == ("male", "34")
 
@@ -163,7 +163,7 @@ class TestWhen:
 
         wire.instead = add_label
         with pytest.raises(RefusedError, match="saved nothing"):
-            await Subjects(client, AT_ONCE).set(wish())
+            await Subjects(client, AT_ONCE).update(wish())
 
 
 class TestLabels:
@@ -175,7 +175,7 @@ class TestLabels:
     async def test_other_spellings(self, xnat: TestXnat, client: Client, there: str, given: str) -> None:
         """Letter case and characters that XNAT replaces make no second subject."""
         xnat.add_subject("demo", there)
-        done = await Subjects(client, AT_ONCE).set(wish(given, gender="male"))
+        done = await Subjects(client, AT_ONCE).update(wish(given, gender="male"))
         assert (done.label, done.subject, done.created) == (there, given, False)
         assert [one.label for one in xnat.subjects("demo")] == [there]
         assert held(xnat, there) == {"gender": "male"}
@@ -185,15 +185,15 @@ class TestLabels:
         xnat.add_subject("demo", "SUB1")
         xnat.add_subject("demo", "sub1")
         subjects = Subjects(client, AT_ONCE)
-        await subjects.set(wish("sub1", gender="male"))
-        await subjects.set(wish("SUB1", gender="female"))
+        await subjects.update(wish("sub1", gender="male"))
+        await subjects.update(wish("SUB1", gender="female"))
         assert (held(xnat, "sub1"), held(xnat, "SUB1")) == ({"gender": "male"}, {"gender": "female"})
 
     async def test_one_that_was_just_made(self, xnat: TestXnat, client: Client) -> None:
         """It is known without another listing."""
         subjects = Subjects(client, AT_ONCE)
-        await subjects.set(wish("sub1", gender="male"))
-        await subjects.set(wish("SUB1", age="34"))
+        await subjects.update(wish("sub1", gender="male"))
+        await subjects.update(wish("SUB1", age="34"))
         assert [one.label for one in xnat.subjects("demo")] == ["sub1"]
 
     async def test_one_that_came_later(self, xnat: TestXnat, client: Client) -> None:
@@ -202,14 +202,14 @@ class TestLabels:
         assert await subjects.find("demo", "SUB1") is None
         xnat.add_subject("demo", "sub1")
         subjects.forget("demo")
-        assert not (await subjects.set(wish("SUB1", gender="male"))).created
+        assert not (await subjects.update(wish("SUB1", gender="male"))).created
         xnat.add_subject("demo", "later")
-        assert not (await subjects.set(wish("later", gender="male"))).created
+        assert not (await subjects.update(wish("later", gender="male"))).created
 
     async def test_a_label_that_is_no_label(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """XNAT would fail to save it, and not say why."""
         with pytest.raises(RefusedError, match="the character"):
-            await Subjects(client, AT_ONCE).set(wish("a.b", gender="male"))
+            await Subjects(client, AT_ONCE).update(wish("a.b", gender="male"))
         assert (wire.puts, xnat.subjects("demo")) == ([], [])
 
     async def test_the_id_of_another_subject(self, wire: Wire, client: Client) -> None:
@@ -219,7 +219,7 @@ class TestLabels:
             web.json_response({"items": [item]}) if method == "GET" and "XNAT_S00007" in path else None
         )
         with pytest.raises(RefusedError, match="accession ID of another subject"):
-            await Subjects(client, AT_ONCE).set(wish("XNAT_S00007", gender="female"))
+            await Subjects(client, AT_ONCE).update(wish("XNAT_S00007", gender="female"))
         assert wire.puts == []
 
     async def test_a_subject_that_is_gone(self, xnat: TestXnat, client: Client) -> None:
@@ -229,9 +229,9 @@ class TestLabels:
         assert await subjects.find("demo", "S1") is not None
         xnat.remove_subject(deleted)
         with pytest.raises(RefusedError, match="no such subject"):
-            await subjects.set(wish(gender="male"))
+            await subjects.update(wish(gender="male"))
         assert await subjects.find("demo", "S1") is None
-        assert (await Subjects(client, AT_ONCE).set(wish(gender="male"))).created
+        assert (await Subjects(client, AT_ONCE).update(wish(gender="male"))).created
 
     @pytest.mark.parametrize("times", [1, 99])
     async def test_no_second_one_beside_one_out_of_sight(
@@ -248,7 +248,7 @@ class TestLabels:
             return web.Response(status=404, text="<h3>gone</h3>", content_type="text/html")
 
         wire.instead = hide
-        (done,) = await describe(client, [wish("sub1", gender="male", age="34")], AT_ONCE)
+        (done,) = await update_subjects(Subjects(client, AT_ONCE), [wish("sub1", gender="male", age="34")])
         assert [one.label for one in xnat.subjects("demo")] == ["SUB1"]
         if times == 1:
             assert isinstance(done, SubjectUpdated)
@@ -262,11 +262,11 @@ class TestLabels:
         first, second = xnat.add_subject("demo", "S1"), xnat.add_subject("demo", "S2", gender="male", race="x")
         xnat.rename_subject(second, first.id)
         xnat.rename_subject(first, second.id)
-        done = await Subjects(client, AT_ONCE).set(wish(second.id, gender="female"))
+        done = await Subjects(client, AT_ONCE).update(wish(second.id, gender="female"))
         assert (done.accession, done.written) == (first.id, ("gender",))
         assert first.demographics == {"gender": "female"}
         assert second.demographics == {"gender": "male", "race": "x"}
-        done = await Subjects(client, AT_ONCE).set(wish(first.id, gender="female", age="34"))
+        done = await Subjects(client, AT_ONCE).update(wish(first.id, gender="female", age="34"))
         assert (done.accession, done.written, [one.name for one in done.kept]) == (second.id, ("age",), ["gender"])
         assert first.demographics == {"gender": "female"}
 
@@ -275,17 +275,17 @@ class TestLabels:
         xnat.add_project(Project("other"))
         theirs = xnat.add_subject("other", "S1")
         with pytest.raises(RefusedError, match="accession ID of another subject"):
-            await Subjects(client, AT_ONCE).set(wish(theirs.id, gender="female"))
+            await Subjects(client, AT_ONCE).update(wish(theirs.id, gender="female"))
         assert (wire.puts, theirs.demographics, xnat.subjects("demo")) == ([], {}, [])
 
     async def test_two_that_differ_in_case_are_told(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """Where the label is that of one the other is named; where it is neither's nobody knows which is meant."""
         xnat.add_subject("demo", "SUB1")
         xnat.add_subject("demo", "sub1")
-        (done,) = await describe(client, [wish("sub1", gender="male")], AT_ONCE, dry_run=True)
+        (done,) = await update_subjects(Subjects(client, AT_ONCE, dry_run=True), [wish("sub1", gender="male")])
         assert isinstance(done, SubjectUpdated)
         assert (done.label, done.alike) == ("sub1", ("SUB1",))
-        (told,) = await describe(client, [wish("Sub1", gender="male")], AT_ONCE)
+        (told,) = await update_subjects(Subjects(client, AT_ONCE), [wish("Sub1", gender="male")])
         assert isinstance(told, SubjectError)
         assert (told.state, wire.puts) == ("refused", [])
         assert "SUB1 is XNAT_S00001" in told.reason
@@ -299,7 +299,7 @@ class TestLabels:
             return None
 
         wire.instead = race
-        (done,) = await describe(client, [wish("S1", gender="female")], AT_ONCE)
+        (done,) = await update_subjects(Subjects(client, AT_ONCE), [wish("S1", gender="female")])
         assert isinstance(done, SubjectUpdated)
         assert (done.created, done.label, done.alike) == (True, "S1", ("s1",))
 
@@ -314,7 +314,7 @@ class TestLabels:
             return None
 
         wire.instead = swap
-        done = await Subjects(client, AT_ONCE).set(wish("S1", gender="male"))
+        done = await Subjects(client, AT_ONCE).update(wish("S1", gender="male"))
         assert (done.accession, second.demographics, first.demographics) == (second.id, {"gender": "male"}, {})
 
     async def test_a_shared_subject(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
@@ -322,22 +322,24 @@ class TestLabels:
         xnat.add_project(Project("home"))
         shared = xnat.add_subject("home", "H1", gender="male")
         xnat.share(shared, "demo", "S1")
-        (same,) = await describe(client, [wish("S1", gender="male")], AT_ONCE)
+        (same,) = await update_subjects(Subjects(client, AT_ONCE), [wish("S1", gender="male")])
         assert isinstance(same, SubjectUpdated)
         assert (same.state, same.accession) == ("unchanged", shared.id)
         for dry_run in (True, False):
-            (told,) = await describe(client, [wish("S1", gender="male", age="34")], AT_ONCE, dry_run=dry_run)
+            (told,) = await update_subjects(
+                Subjects(client, AT_ONCE, dry_run=dry_run), [wish("S1", gender="male", age="34")]
+            )
             assert isinstance(told, SubjectError)
-            assert told.reason == "the subject belongs to project home, where its demographics are set"
+            assert told.reason == "the subject belongs to project home: set its demographics there"
         assert (wire.puts, shared.demographics) == ([], {"gender": "male"})
-        done = await Subjects(client, AT_ONCE).set(wish("H1", "home", gender="male", age="34"))
+        done = await Subjects(client, AT_ONCE).update(wish("H1", "home", gender="male", age="34"))
         assert done.written == ("age",)
 
     async def test_custom_fields_stay(self, xnat: TestXnat, client: Client) -> None:
         """A variable of the site, whatever it is called, is no field of ours."""
         there = xnat.add_subject("demo", "S1")
         there.custom |= {"gender": "x", "site": "y"}
-        done = await Subjects(client, AT_ONCE, overwrite=True).set(wish(gender="female"))
+        done = await Subjects(client, AT_ONCE, overwrite=True).update(wish(gender="female"))
         assert (done.written, done.replaced) == (("gender",), ())
         assert (there.custom, there.demographics) == ({"gender": "x", "site": "y"}, {"gender": "female"})
 
@@ -348,7 +350,7 @@ class TestWhatIsThere:
     async def test_kept(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """They stay, the difference is told by its name, and what is lacking is written."""
         xnat.add_subject("demo", "S1", gender="male", weight=150.5)
-        done = await Subjects(client, AT_ONCE).set(wish())
+        done = await Subjects(client, AT_ONCE).update(wish())
         assert [one.name for one in done.kept] == ["gender"]
         assert (done.unchanged, set(done.written)) == (("weight",), {"dob", "race", "group"})
         assert held(xnat)["gender"] == "male"
@@ -357,7 +359,7 @@ class TestWhatIsThere:
     async def test_overwritten(self, xnat: TestXnat, client: Client) -> None:
         """They are replaced, and nothing else is."""
         xnat.add_subject("demo", "S1", gender="male", handedness="left")
-        done = await Subjects(client, AT_ONCE, overwrite=True).set(wish(gender="female"))
+        done = await Subjects(client, AT_ONCE, overwrite=True).update(wish(gender="female"))
         assert [(one.name, one.ours, one.theirs) for one in done.replaced] == [("gender", "female", "male")]
         assert held(xnat) == {"gender": "female", "handedness": "left"}
 
@@ -365,7 +367,7 @@ class TestWhatIsThere:
     async def test_one_birth(self, xnat: TestXnat, wire: Wire, client: Client, overwrite: bool) -> None:
         """A dob where XNAT has a yob is kept out, or takes its place: never both."""
         xnat.add_subject("demo", "S1", yob=1970)
-        done = await Subjects(client, AT_ONCE, overwrite=overwrite).set(wish(dob="1970-01-31"))
+        done = await Subjects(client, AT_ONCE, overwrite=overwrite).update(wish(dob="1970-01-31"))
         if overwrite:
             assert (held(xnat), done.written) == ({"dob": "1970-01-31"}, ("dob",))
         else:
@@ -377,21 +379,23 @@ class TestWhatIsThere:
         """It clears a field, where values may be replaced."""
         xnat.add_subject("demo", "S1", race="x", gender="male")
         subjects = Subjects(client, AT_ONCE, overwrite=overwrite)
-        done = await subjects.set(wish(race=NULL, ethnicity=NULL))
+        done = await subjects.update(wish(race=NULL, ethnicity=NULL))
         assert held(xnat) == ({"gender": "male"} if overwrite else {"race": "x", "gender": "male"})
         assert (done.written, [one.name for one in done.kept]) == ((("race",), []) if overwrite else ((), ["race"]))
-        assert (await subjects.set(wish(race=NULL))).agrees is overwrite
+        assert (await subjects.update(wish(race=NULL))).agrees is overwrite
 
     async def test_nothing_given(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """A row of empty cells asks for nothing, not even for a subject."""
-        done = await Subjects(client, AT_ONCE).set(Demographics("S1", {}, "demo"))
+        done = await Subjects(client, AT_ONCE).update(Demographics("S1", {}, "demo"))
         assert (done.state, wire.puts, xnat.subjects("demo")) == ("unchanged", [], [])
 
     async def test_compared_only(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """A dry run says what would be, and sends nothing."""
         xnat.add_subject("demo", "S1", gender="male", group="x")
         demographics = [wish(), wish("S2", gender="male"), wish("S1", gender="male")]
-        first, second, third = await describe(client, demographics, AT_ONCE, dry_run=True, overwrite=True)
+        first, second, third = await update_subjects(
+            Subjects(client, AT_ONCE, dry_run=True, overwrite=True), demographics
+        )
         assert isinstance(first, SubjectUpdated)
         assert isinstance(second, SubjectUpdated)
         assert isinstance(third, SubjectUpdated)
@@ -406,8 +410,8 @@ class TestWhatIsThere:
         xnat.add_subject("demo", "S2")
         subjects = Subjects(client, AT_ONCE, only_existing=True)
         with pytest.raises(RefusedError, match="no such subject"):
-            await subjects.set(wish())
-        assert (await subjects.set(wish("S2"))).state == "updated"
+            await subjects.update(wish())
+        assert (await subjects.update(wish("S2"))).state == "updated"
         assert len(wire.puts) == 1
 
 
@@ -427,10 +431,10 @@ class TestRights:
     async def test_to_make_and_not_to_change(self, site: TestXnat, client: Client) -> None:
         """Before the import it works, and after it, it does not."""
         subjects = Subjects(client, AT_ONCE)
-        assert (await subjects.set(wish("S2", "make", gender="male"))).created
+        assert (await subjects.update(wish("S2", "make", gender="male"))).created
         for subject in ("S1", "S2"):
             with pytest.raises(RefusedError, match="let this user edit subjects") as caught:
-                await subjects.set(wish(subject, "make", age="34"))
+                await subjects.update(wish(subject, "make", age="34"))
             assert caught.value.whole_session
         assert site.subject("make", "S1").demographics == {}  # type: ignore[union-attr]
 
@@ -438,7 +442,7 @@ class TestRights:
     async def test_neither(self, client: Client) -> None:
         """Each says what it lacks."""
         demographics = [wish("S1", "read"), wish("S2", "read")]
-        edit, create = await describe(client, demographics, AT_ONCE)
+        edit, create = await update_subjects(Subjects(client, AT_ONCE), demographics)
         assert isinstance(edit, SubjectError)
         assert isinstance(create, SubjectError)
         assert (edit.no_right, create.no_right) == (True, True)
@@ -456,17 +460,17 @@ class TestRights:
         xnat.needs_reason = True
         xnat.add_subject("demo", "S1")
         with pytest.raises(TransientError, match="--event-reason"):
-            await Subjects(client, AT_ONCE).set(wish())
-        assert (await Subjects(client, AT_ONCE, event_reason="entry & more").set(wish())).state == "updated"
+            await Subjects(client, AT_ONCE).update(wish())
+        assert (await Subjects(client, AT_ONCE, event_reason="entry & more").update(wish())).state == "updated"
         assert held(xnat)["gender"] == "female"
         with pytest.raises(TransientError, match="--event-reason"):
-            await Subjects(client, AT_ONCE).set(wish("S2"))
-        assert (await Subjects(client, AT_ONCE, event_reason="entry").set(wish("S2"))).state == "created"
+            await Subjects(client, AT_ONCE).update(wish("S2"))
+        assert (await Subjects(client, AT_ONCE, event_reason="entry").update(wish("S2"))).state == "created"
 
     async def test_a_locked_subject(self, xnat: TestXnat, client: Client) -> None:
         """It is refused, and says what else than a right may be lacking; the others are set."""
         xnat.add_subject("demo", "S1").locked = True
-        told, done = await describe(client, [wish("S1"), wish("S2")], AT_ONCE)
+        told, done = await update_subjects(Subjects(client, AT_ONCE), [wish("S1"), wish("S2")])
         assert isinstance(told, SubjectError)
         assert "locked" in told.reason
         assert done.state == "created"
@@ -492,7 +496,9 @@ class TestTrouble:
         wire.instead = instead
         seen: list[str] = []
         demographics = [wish(f"S{number}", gender="male") for number in range(1, 6)]
-        done = await describe(client, demographics, AT_ONCE, report=lambda one: seen.append(one.subject))
+        done = await update_subjects(
+            Subjects(client, AT_ONCE), demographics, report=lambda one: seen.append(one.subject)
+        )
         assert [one.state for one in done] == ["updated", "refused", "updated", "failed", "updated"]
         assert sorted(seen) == ["S1", "S2", "S3", "S4", "S5"]
         assert "planted" not in repr(done)
@@ -503,7 +509,7 @@ class TestTrouble:
         accession = xnat.add_subject("demo", "S1", gender="male").id
         wire.instead = lambda method, _path: web.Response(text=accession) if method == "PUT" else None
         with pytest.raises(TransientError, match="does not show what was sent: race"):
-            await Subjects(client, AT_ONCE).set(wish(gender="male", race="x"))
+            await Subjects(client, AT_ONCE).update(wish(gender="male", race="x"))
         assert len(wire.puts) == AT_ONCE.file_attempts
 
     async def test_an_answer_that_got_lost(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
@@ -518,7 +524,7 @@ class TestTrouble:
             return None
 
         wire.instead = lose
-        done = await Subjects(client, AT_ONCE).set(wish(gender="male"))
+        done = await Subjects(client, AT_ONCE).update(wish(gender="male"))
         assert (done.state, done.written) == ("created", ("gender",))
         assert len(wire.puts) == 1
 
@@ -535,7 +541,7 @@ class TestTrouble:
             return None
 
         wire.instead = lose
-        done = await Subjects(client, AT_ONCE).set(wish(gender="female", dob="1980-01-31", race="x"))
+        done = await Subjects(client, AT_ONCE).update(wish(gender="female", dob="1980-01-31", race="x"))
         assert (done.written, [one.name for one in done.kept]) == (("race",), ["gender", "dob"])
         assert there.demographics == {"gender": "male", "yob": 1970, "race": "x"}
 
@@ -551,7 +557,7 @@ class TestTrouble:
             return None
 
         wire.instead = lose
-        done = await Subjects(client, AT_ONCE, overwrite=True).set(wish(gender="female", dob="1980-01-31"))
+        done = await Subjects(client, AT_ONCE, overwrite=True).update(wish(gender="female", dob="1980-01-31"))
         assert (done.state, [one.name for one in done.replaced]) == ("updated", ["gender", "dob"])
         assert held(xnat) == {"gender": "female", "dob": "1980-01-31"}
 
@@ -566,7 +572,7 @@ class TestTrouble:
             return None
 
         wire.instead = lose
-        done = await Subjects(client, AT_ONCE).set(wish(gender="female", race="x"))
+        done = await Subjects(client, AT_ONCE).update(wish(gender="female", race="x"))
         assert (done.state, done.unchanged, set(done.written)) == ("created", (), {"gender", "race"})
         assert held(xnat) == {"gender": "female", "race": "x"}
         assert there.demographics == {"gender": "female"}
@@ -583,7 +589,7 @@ class TestTrouble:
             return None
 
         wire.instead = refuse
-        done = await Subjects(client, AT_ONCE).set(wish(gender="male"))
+        done = await Subjects(client, AT_ONCE).update(wish(gender="male"))
         assert (done.state, done.written, len(wire.puts)) == ("updated", ("gender",), 1)
 
     async def test_a_subject_that_does_not_show(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
@@ -594,7 +600,7 @@ class TestTrouble:
             else None
         )
         with pytest.raises(TransientError, match="does not show it"):
-            await Subjects(client, AT_ONCE).set(wish(gender="male"))
+            await Subjects(client, AT_ONCE).update(wish(gender="male"))
         assert held(xnat) == {"gender": "male"}
         assert len(xnat.subjects("demo")) == 1
 
@@ -610,7 +616,7 @@ class TestTrouble:
             return None
 
         wire.instead = race
-        done = await Subjects(client, AT_ONCE).set(wish(gender="female", age="34"))
+        done = await Subjects(client, AT_ONCE).update(wish(gender="female", age="34"))
         assert (done.created, done.written, [one.name for one in done.kept]) == (False, ("age",), ["gender"])
         assert held(xnat) == {"gender": "male", "age": "34"}
 
@@ -625,7 +631,7 @@ class TestTrouble:
             return None
 
         wire.instead = race
-        done = await Subjects(client, AT_ONCE).set(wish(gender="female"))
+        done = await Subjects(client, AT_ONCE).update(wish(gender="female"))
         assert (done.state, done.written, held(xnat)) == ("updated", ("gender",), {"gender": "female"})
 
     async def test_another_subject_answers(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
@@ -633,7 +639,7 @@ class TestTrouble:
         xnat.add_subject("demo", "S1")
         wire.instead = lambda method, _path: web.Response(text="XNAT_S99999") if method == "PUT" else None
         with pytest.raises(RefusedError, match="another subject"):
-            await Subjects(client, AT_ONCE).set(wish())
+            await Subjects(client, AT_ONCE).update(wish())
 
     @pytest.mark.parametrize("status", [301, 302])
     async def test_redirects_are_not_followed(self, wire: Wire, client: Client, status: int) -> None:
@@ -643,7 +649,7 @@ class TestTrouble:
             web.Response(status=status, headers={"Location": target}) if method in _WRITING else None
         )
         with pytest.raises((UnavailableError, TransientError), match="redirects") as caught:
-            await Subjects(client, AT_ONCE).set(wish())
+            await Subjects(client, AT_ONCE).update(wish())
         assert "female" not in str(caught.value)
 
     async def test_the_server_goes_away(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
@@ -652,13 +658,13 @@ class TestTrouble:
         told: list[SubjectUpdated | SubjectError] = []
         wire.instead = lambda _method, _path: web.Response(status=503) if len(wire.puts) > 20 else None
         with pytest.raises(UnavailableError) as caught:
-            await describe(client, demographics, AT_ONCE, report=told.append)
+            await update_subjects(Subjects(client, AT_ONCE), demographics, report=told.append)
         assert caught.value.exit_code == 4
         assert 10 < len(told) <= 20
         assert {one.subject for one in told} <= {one.label for one in xnat.subjects("demo")}
         first = len(wire.puts)
         wire.instead = lambda _method, _path: None
-        done = await describe(client, demographics, AT_ONCE)
+        done = await update_subjects(Subjects(client, AT_ONCE), demographics)
         assert {one.state for one in done} == {"created", "unchanged"}
         assert len(xnat.subjects("demo")) == 40
         assert len(wire.puts) - first == 40 - sum(one.state == "unchanged" for one in done)
@@ -666,7 +672,7 @@ class TestTrouble:
     async def test_a_lost_login(self, xnat: TestXnat, client: Client) -> None:
         """It is renewed, and the call repeated."""
         xnat.expire_logins()
-        assert (await Subjects(client, AT_ONCE).set(wish())).created
+        assert (await Subjects(client, AT_ONCE).update(wish())).created
 
 
 class TestManyAtATime:
@@ -675,7 +681,7 @@ class TestManyAtATime:
     async def test_eight_subjects_and_never_one_twice(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """They go side by side, in the order of the table, and rows of one subject one after the other."""
         demographics = [wish(f"S{number}", gender="male") for number in range(50)]
-        done = await describe(client, demographics, AT_ONCE)
+        done = await update_subjects(Subjects(client, AT_ONCE), demographics)
         assert [one.subject for one in done] == [one.subject for one in demographics]
         assert 2 <= wire.most <= 8
         subjects = Subjects(client, AT_ONCE)
@@ -683,19 +689,21 @@ class TestManyAtATime:
         async with anyio.create_task_group() as tasks:
             for values in ({"gender": "male"}, {"age": "34"}, {"race": "x"}, {"age": "35"}):
                 for spelling in ("T1", "t1"):
-                    tasks.start_soon(subjects.set, wish(spelling, **values))
+                    tasks.start_soon(subjects.update, wish(spelling, **values))
         assert wire.most == 1
         assert [one.label for one in xnat.subjects("demo") if one.label.lower() == "t1"] == ["T1"]
 
     async def test_one_listing_a_project(self, wire: Wire, client: Client) -> None:
         """However many subjects there are; and one more where some were made, to see whether they are the only ones."""
         for most in (2, 3):
-            await describe(client, [wish(f"S{number}", gender="male") for number in range(20)], AT_ONCE)
+            await update_subjects(
+                Subjects(client, AT_ONCE), [wish(f"S{number}", gender="male") for number in range(20)]
+            )
             assert sum("/subjects?" in path for method, path in wire.calls if method == "GET") == most
 
 
 async def test_nothing_is_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     """Neither values nor labels, at any level."""
     caplog.set_level(0)
-    await Subjects(client, AT_ONCE).set(wish(race="planted"))
+    await Subjects(client, AT_ONCE).update(wish(race="planted"))
     assert "planted" not in json.dumps([record.getMessage() for record in caplog.records])

@@ -1,4 +1,4 @@
-"""Answers about subjects: listed, shown, described. Reasons name fields, never values: those are patients' data."""
+"""Replies about subjects. Reasons name fields, never values, which are patients' data."""
 
 import json
 import re
@@ -9,12 +9,11 @@ from typing import Any
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.xnat.replies.response import Reply, check, parse_rows
 
-# What XNAT's demographics are of, unless the site has a type of its own for animals, say.
+# The type of XNAT's demographics; a site may have one of its own, for animals say.
 _DEMOGRAPHICS = "xnat:demographicData"
-# The ends of what XNAT says of a value (XFTValidator); before them stands the value.
+# How XNAT's messages about a value end (XFTValidator); the value itself comes before.
 _RULES = re.compile(r"must (?:match pre-defined values|be (?:a valid \w+|(?:less|more) than \S+))", re.IGNORECASE)
-
-# What XNAT says of a label that another subject has: one that was there before, one that came in meanwhile.
+# What XNAT says of a label that another subject has, from before or since.
 _TAKEN = ("subject already exists", "duplicate subject label")
 
 
@@ -28,9 +27,9 @@ class ListedSubject:
 
 @dataclass(frozen=True, slots=True)
 class SubjectItem:
-    """A subject as XNAT shows it: accession ID, label, and the values of its fields as text. Its repr tells none.
+    """A subject as XNAT shows it, with the values of its fields as text, which the repr does not show.
 
-    `project` is the one that it belongs to, and `label` its label there: those that share it may call it otherwise.
+    `project` owns it, and `label` is its label there; projects that share it may have another.
     """
 
     accession: str
@@ -50,9 +49,9 @@ def parse_subjects(reply: Reply) -> list[ListedSubject]:
 
 
 def parse_owners(reply: Reply) -> dict[str, tuple[str, str]]:
-    """Return project and label by accession ID of a listing of the site (SubjectListResource, ExperimentListResource).
+    """Return project and label by accession ID of a site's listing (SubjectListResource, ExperimentListResource).
 
-    What is not shown is nobody's for all that this user can tell. Raises: TransientError.
+    A listing that XNAT does not show counts as empty. Raises: TransientError.
     """
     check(reply)
     if reply.status != 200:
@@ -61,9 +60,9 @@ def parse_owners(reply: Reply) -> dict[str, tuple[str, str]]:
 
 
 def parse_subject(reply: Reply) -> SubjectItem | None:
-    """Return a subject (SubjectResource, ItemJSONBuilder); None when there is none, or none for this user.
+    """Return a subject (SubjectResource, ItemJSONBuilder); None if there is none, or none for this user.
 
-    Raises: TransientError, RefusedError when its demographics are of another kind.
+    Raises: TransientError, RefusedError if its demographics have another type.
     """
     if reply.status == 500:
         raise TransientError("XNAT could not show the subject (500)")
@@ -76,12 +75,12 @@ def parse_subject(reply: Reply) -> SubjectItem | None:
         (item,) = _current(json.loads(reply.text))
         children = [child for child in item.get("children", ()) if child["field"] == "demographics"]
         found = [one for child in children for one in _current(child)]
-        kinds = {one.get("meta", {}).get("xsi:type", _DEMOGRAPHICS) for one in found}
+        types = {one.get("meta", {}).get("xsi:type", _DEMOGRAPHICS) for one in found}
         fields = {name: value for one in (item, *found) for name, value in one["data_fields"].items()}
         values = {name: _text(value) for name, value in fields.items() if value is not None and value != ""}
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise TransientError(f"XNAT's answer is not a subject ({reply.status})") from None
-    if kinds - {_DEMOGRAPHICS}:
+    if types - {_DEMOGRAPHICS}:
         raise RefusedError("the subject's demographics are of a type that is not XNAT's own")
     if not values.get("ID"):
         raise TransientError("XNAT's answer names no subject")
@@ -89,7 +88,7 @@ def parse_subject(reply: Reply) -> SubjectItem | None:
 
 
 def _current(listed: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the one item itself, if any, which may stand among its history."""
+    """Return the current item, if any; its history may be listed too."""
     return [item for item in listed["items"] if not item.get("meta", {}).get("isHistory")][:1]
 
 
@@ -98,11 +97,11 @@ def _text(value: object) -> str:
 
 
 def parse_saved_subject(reply: Reply, sent: Collection[str] = (), *, is_new: bool = False) -> str:
-    """Judge the answer to a PUT on a subject (SubjectResource), and return its accession ID.
+    """Return the accession ID in the reply to a PUT on a subject (SubjectResource).
 
-    Of one that `is_new`, made by a POST on the list of subjects (ProjectSubjectList), the answer is the address. `sent`
-    are the names of the fields in it, of which a refusal names those that XNAT complains of.
-    Raises: TransientError, RefusedError; `whole_session` is all of the project.
+    For an `is_new` one, which a POST on the list creates (ProjectSubjectList), the reply is an address. A refusal names
+    those of the `sent` fields that XNAT complains of.
+    Raises: TransientError, RefusedError; `whole_session` means the whole project.
     """
     if reply.status == 403:
         what = next((word for word in ("create", "edit") if f"insufficient {word} " in reply.message), "change")
@@ -111,14 +110,14 @@ def parse_saved_subject(reply: Reply, sent: Collection[str] = (), *, is_new: boo
             whole_session=True,
         )
     if reply.status == 400:
-        raise RefusedError(_invalid(reply.message, sent))
+        raise RefusedError(_value_error(reply.message, sent))
     if reply.status == 409 and any(words in reply.message.lower() for words in _TAKEN):
-        # Somebody else makes it at the same time, it may be: then it is there at the next look.
+        # Somebody else may be creating it: then it is there the next time.
         raise TransientError("XNAT has another subject of this label (409)", is_file_verdict=True)
     if reply.status == 500:
-        # XNAT says no more to a missing reason (PersistentWorkflowUtils), or to a label that it cannot save.
+        # All that XNAT says of a missing reason (PersistentWorkflowUtils), or of a label that it cannot save.
         raise TransientError(
-            "XNAT could not save the subject (500); sites that ask for reasons say so without --event-reason",
+            "XNAT could not save the subject (500); a site that requires a reason needs --event-reason",
             is_file_verdict=True,
         )
     accession = reply.text.strip()
@@ -126,9 +125,9 @@ def parse_saved_subject(reply: Reply, sent: Collection[str] = (), *, is_new: boo
         raise RefusedError(f"XNAT answered, but saved nothing (empty {reply.status})")
     check(reply)
     if reply.status not in {200, 201}:
-        why = {404: "there is no such project or subject", 409: "the label or the project is not free"}
-        said = why.get(reply.status, "it does not say why")
-        raise RefusedError(f"XNAT did not save the subject ({reply.status}: {said})")
+        reasons = {404: "there is no such project or subject", 409: "the label or the project is not free"}
+        reason = reasons.get(reply.status, "it does not say why")
+        raise RefusedError(f"XNAT did not save the subject ({reply.status}: {reason})")
     if is_new:
         accession = accession.split("?")[0].rpartition("/")[2]
     if not re.fullmatch(r"[\w.-]+", accession):
@@ -136,8 +135,8 @@ def parse_saved_subject(reply: Reply, sent: Collection[str] = (), *, is_new: boo
     return accession
 
 
-def _invalid(message: str, sent: Collection[str]) -> str:
+def _value_error(message: str, sent: Collection[str]) -> str:
     names = [name for name in sent if re.search(rf"\b{re.escape(name)}\b", message)]
     rules = list(dict.fromkeys(found[0].lower() for found in _RULES.finditer(message)))
-    said = ", ".join(rules) or "it does not say why"
-    return f"XNAT refused a value (400: {', '.join(names) or 'of some field'}: {said})"
+    reason = ", ".join(rules) or "it does not say why"
+    return f"XNAT refused a value (400: {', '.join(names) or 'of some field'}: {reason})"
