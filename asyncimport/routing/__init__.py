@@ -1,22 +1,20 @@
 """From a DICOM header and a path to project, subject and session label. Pure: no disk and no network.
 
-`Router.route` decides file by file, without memory of other files. What depends on other files (one label for two
-studies, one study under two labels) the journal finds, because it knows them all.
+`Router.route` decides file by file, and remembers no other file. The journal finds conflicts between files, such as one
+label for two studies.
 
-Two fields belong to whole studies: `{Modality}`, by which XNAT would name a session (DICOM's code: PT goes before MR,
-MR before CT; reports and presentation states count when there is nothing else), and `{StudyIndex}`, which counts the
-studies of a subject by date and time. Who makes a router with `whole_studies` offers them, and where a template has one
-of them (`Router.needs_whole_study`) routes in two steps:
+Two fields belong to whole studies. `{Modality}` is the one by which XNAT names a session: PT comes before MR, MR before
+CT; reports and presentation states count only if there is nothing else. `{StudyIndex}` counts the studies of a subject
+by date and time. A router with `whole_studies` offers them. If a template has one (`Router.needs_whole_study`), route
+in two steps:
 
-    facts: dict[str, Study] = {}
+    whole: dict[str, Study] = {}
     for each file:
         study = router.study(study_uid, fields, path)            # raises only for a path that does not match
-        facts[study_uid] = facts[study_uid].joined(study) if study_uid in facts else study
-    sessions = router.resolve(facts.values())                    # StudyInstanceUID -> Session or UnroutableError
+        whole[study_uid] = whole[study_uid].merge(study) if study_uid in whole else study
+    sessions = router.resolve(whole.values())                    # StudyInstanceUID -> Session or UnroutableError
 
-A plan that keeps the facts of its studies makes each `Study` itself: `Study(uid, fields, modalities)`, where `fields`
-are the study's header fields and its path fields (`zip(pattern.fields, pattern.match(path))`) together; their names
-cannot clash. `resolve` works with any templates, and only it can tell that a study's files differ in what decides.
+`resolve` works with any templates, and only it finds out that the files of a study differ in a field that decides.
 """
 
 from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, name_problem, resource_of

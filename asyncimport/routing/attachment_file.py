@@ -1,7 +1,7 @@
-"""Tables of files that go into resources of the archive, as CSV. Pure: no disk.
+"""Tables of attachments, as CSV. Pure: no disk.
 
-A row names a file, and what its resource belongs to: a session (by its label or its StudyInstanceUID), a scan of it, a
-subject, or, with `level` project, the project itself. Where a row has a `level`, that binds its other columns.
+A row names a file and the owner of its resource: a session (by its label or its StudyInstanceUID), a scan of it, a
+subject, or, with `level` project, the project. If a row has a `level`, its other columns must fit.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ _WHERE = "give session_label or study_uid, or subject_label, or `project` in the
 
 @dataclass(frozen=True, slots=True)
 class AttachRow:
-    """A file (`path` as the table has it), where it goes, and what is said of it; `name` "" for the file's own."""
+    """A file (`path` as in the table), its resource, and its metadata; with `name` "" it keeps its name."""
 
     line: int
     path: str
@@ -49,21 +49,21 @@ class AttachRow:
 def read_attachments(
     data: bytes, *, project: str = "", resource: str = "", encoding: str = ""
 ) -> tuple[list[AttachRow], list[TableIssue]]:
-    """Return the rows that can be sent, and what is wrong with the others.
+    """Return the valid rows, and the issues of the others; `project` and `resource` are those of rows without one.
 
-    `project` and `resource` are for rows that name none. Raises: UsageError when there is no table, or no path in it.
+    Raises: UsageError without a header that has a column path.
     """
     table = records(text_of(data, encoding), _COLUMN_OF, "the table")
     _, names = next(table, (0, []))
     columns = [_COLUMN_OF.get(normalized(name), "") for name in names]
     if "path" not in columns:
         raise UsageError(
-            "the table has no column path", hint="its first line names the columns: " + ", ".join(_COLUMNS)
+            "the table has no column path", hint="name the columns in its first line: " + ", ".join(_COLUMNS)
         )
     if doubled := [name for name, column in zip(names, columns, strict=True) if column and columns.count(column) > 1]:
-        raise UsageError(f"the table has several columns for one thing: {', '.join(doubled)}", hint="leave one of them")
+        raise UsageError(f"the table has several columns for one thing: {', '.join(doubled)}", hint="keep one of them")
     issues = [
-        TableIssue(1, name, "nobody knows this column", "what it says is not sent", is_warning=True)
+        TableIssue(1, name, "an unknown column", "its values are not sent", is_warning=True)
         for name, column in zip(names, columns, strict=True)
         if name.strip() and not column
     ]
@@ -71,9 +71,9 @@ def read_attachments(
     rows: list[AttachRow] = []
     for line, cells in table:
         if len(cells) > len(names) or any(cell.strip() for cell in cells[named:]):
-            # A delimiter in a cell has cut it, and what follows stands a column further on.
+            # A delimiter in a cell has split it, and the cells after it are one column further on.
             text = f"{len(cells)} cells, but the header names {named}"
-            issues.append(TableIssue(line, "", text, "a cell that holds a delimiter needs quotes"))
+            issues.append(TableIssue(line, "", text, "put cells with a delimiter into quotes"))
             continue
         values = {column: unescape_cell(cell).strip() for column, cell in zip(columns, cells, strict=False) if column}
         values["project_id"] = values.get("project_id") or project
@@ -87,10 +87,10 @@ def _row(line: int, values: Mapping[str, str]) -> AttachRow | TableIssue:
     value = {column: values.get(column, "") for column in _COLUMNS}
     for column in ("path", "project_id", "resource"):
         if not value[column]:
-            return TableIssue(line, column, "is empty", "a row needs path, project_id and resource")
+            return TableIssue(line, column, "is empty", "give path, project_id and resource in each row")
     for column in _LABELS:
         if issue := label_problem(value[column]):
-            return TableIssue(line, column, f"{issue} is in no label of XNAT's", "copy the label as XNAT shows it")
+            return TableIssue(line, column, f"{issue} is not allowed in labels", "copy the label as XNAT shows it")
     try:
         check_resource(value["resource"], "resource")
     except UsageError as error:
@@ -98,17 +98,17 @@ def _row(line: int, values: Mapping[str, str]) -> AttachRow | TableIssue:
     level = value["level"].casefold()
     of_session = bool(value["session_label"] or value["study_uid"])
     if level and level not in _LEVELS:
-        return TableIssue(line, "level", "is no level", "give project, subject, session or scan, or nothing")
+        return TableIssue(line, "level", "is not a level", "give project, subject, session or scan, or nothing")
     if level == "project" and (of_session or value["subject_label"] or value["scan"]):
-        return TableIssue(line, "level", "the project itself has no subject, session or scan", _WHERE)
+        return TableIssue(line, "level", "a file of the project has no subject, session or scan", _WHERE)
     if not of_session and not value["subject_label"] and level != "project":
-        return TableIssue(line, "session_label", "nothing says what the file belongs to", _WHERE)
+        return TableIssue(line, "session_label", "no owner of the file", _WHERE)
     if value["scan"] and not of_session:
         return TableIssue(line, "scan", "a scan belongs to a session", _WHERE)
     named_level = "scan" if value["scan"] else "session" if of_session else "subject"
     if level not in {"", "project", named_level}:
-        text = f"is {level}, and the other columns name a {named_level}"
-        return TableIssue(line, "level", text, "leave the level empty, or the columns that do not belong to it")
+        text = f"is {level}, but the other columns name a {named_level}"
+        return TableIssue(line, "level", text, "clear the level, or the columns that do not belong to it")
     place = ResourceOwner(
         *(value[name] for name in ("project_id", "subject_label", "session_label", "study_uid", "scan"))
     )

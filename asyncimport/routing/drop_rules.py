@@ -1,7 +1,7 @@
-"""What the rules of a site do to one file, as far as that can be told here: filters and scripts drop files silently.
+"""Whether the filters and scripts of a site, which drop files silently, drop a file.
 
-An answer is True or False only where it is certain. None says that nobody can tell: a rule has more to it than is
-understood here, and a file that is gone for another reason must not look as if a rule had dropped it.
+The answer is True or False only if it is certain, else None: a rule may have syntax that is not understood here, and a
+file that is lost for another reason must not look as if a rule had dropped it.
 """
 
 import re
@@ -11,13 +11,13 @@ from functools import lru_cache
 from asyncimport.dicom import FIELDS
 from asyncimport.routing.patterns import BoundedPattern, SlowMatchError
 
-# XNAT gives a filter no more of a value than this (RegExBasedSeriesImportFilter).
+# The part of a value that XNAT gives to a filter (RegExBasedSeriesImportFilter).
 _LONGEST_VALUE = 300  # characters
 _KEYWORDS = {f"{tag >> 16:04X},{tag & 0xFFFF:04X}": keyword for keyword, tag in FIELDS.items()}
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-# What Java and Python both mean the same by after a backslash. No `n`: it may stand for a new line of a list.
+# Escapes that mean the same in Java and Python. Not `n`: it may be a new line of a list.
 _SAME_ESCAPES = frozenset(r".^$*+?()[]{}|\/-,:;_ =!<>#&~@%'" + '"' + "bBdDsSwWtfA")
-# What both may read differently, without escapes: operations on character classes, `{,3}`.
+# Other syntax that may differ: operations on character classes, `{,3}`.
 _DIFFERENT = re.compile(r"&&|--|~~|\|\||\[[^\]]*\[|\{,")
 
 _STATEMENT = re.compile(
@@ -32,12 +32,12 @@ _COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//.*')
 
 
 def filter_drops(mode: str, expressions: Sequence[str], fields: Mapping[str, str]) -> bool | None:
-    """Tell whether a series import filter that is in force drops a file with these header fields, by keyword.
+    """Return whether a series import filter drops a file with these header fields, by keyword; None if uncertain.
 
-    `mode` and `expressions` are XNAT's (RegExBasedSeriesImportFilter): a blacklist drops what an expression is found
-    in, in whatever case, a whitelist what none is found in. They are Java's, and speak of the SeriesDescription, or of
-    the attribute of the last line such as `[Modality]`; `EXISTS` and `!EXISTS` are no expressions. Of the mode
-    `modalityMap`, whose expressions are programs, nothing can be told.
+    `mode` and `expressions` are XNAT's (RegExBasedSeriesImportFilter): a blacklist drops a file if an expression is
+    found, in any case, a whitelist if none is found. Expressions are Java's. They apply to the SeriesDescription, or to
+    the attribute of the last line such as `[Modality]`; `EXISTS` and `!EXISTS` test for it. The expressions of the mode
+    `modalityMap` are programs, for which the answer is None.
     """
     if mode not in {"blacklist", "whitelist"}:
         return None
@@ -58,24 +58,24 @@ def filter_drops(mode: str, expressions: Sequence[str], fields: Mapping[str, str
 
 
 def _keyword(name: str) -> str | None:
-    """Return the keyword of an attribute that a filter names; None where its value is not known here."""
+    """Return the keyword of an attribute that a filter names; None if its value is unknown."""
     return name if name in FIELDS else _KEYWORDS.get(re.sub(r"[\s()]", "", name).upper())
 
 
 def _is_found(expression: str, value: str) -> bool | None:
-    """Tell whether an expression of a filter is found in a value; an empty one may also be absent from the file."""
+    """Return whether an expression is found in a value; an empty value may also be absent from the file."""
     if expression in {"EXISTS", "!EXISTS"}:
         return (expression == "EXISTS") if value else None
     if value:
         return _matches(expression, value)
-    # XNAT tells an empty value, in which something may be found, from an absent one.
+    # XNAT distinguishes an empty value, in which an expression may be found, from an absent one.
     return None if _matches(expression, "") is not False else False
 
 
 def _matches(expression: str, value: str, *, exactly: bool = False) -> bool | None:
-    """Tell whether a pattern of Java's is found in a value, in whatever case; or matches all of it `exactly`.
+    """Return whether a pattern of Java is found in a value in any case, or matches all of it `exactly`.
 
-    None where Java may see that otherwise, or where it takes too long.
+    None if Java may answer otherwise, or if it takes too long.
     """
     pattern = _of_java(expression, exactly)
     if pattern is None or len(value) > _LONGEST_VALUE or not (value.isascii() or "\\" not in expression):
@@ -92,7 +92,7 @@ def _of_java(expression: str, exactly: bool) -> BoundedPattern | None:  # noqa: 
         return None
     if _DIFFERENT.search(_ESCAPE.sub("", expression)):
         return None
-    # Java's classes, and its idea of upper and lower case, are ASCII's unless it is asked for more.
+    # Java's classes and cases are those of ASCII by default.
     flags = "(?a)" if exactly and not expression.startswith("(?i)") else "(?ai)"
     try:
         return BoundedPattern(flags + expression.removeprefix("(?i)"))
@@ -101,20 +101,20 @@ def _of_java(expression: str, exactly: bool) -> BoundedPattern | None:  # noqa: 
 
 
 def script_rejects(script: str, fields: Mapping[str, str]) -> bool | None:
-    """Tell whether an anonymisation script rejects a file with these header fields, by keyword.
+    """Return whether an anonymisation script rejects a file with these header fields, by keyword; None if uncertain.
 
-    Understood are `reject` and `(gggg,eeee) = "text" ? reject`, with `=`, `!=`, `~` and `!~`, of attributes that no
-    statement before it may have changed (DicomEdit 6).
+    It understands `reject` and `(gggg,eeee) = "text" ? reject`, with `=`, `!=`, `~` and `!~`, for attributes that no
+    earlier statement may have changed (DicomEdit 6).
     """
     changed: set[str] = set()
     may_be_changed = is_unsure = False
     if "{" in script or "}" in script:
-        # Statements may stand in blocks, under conditions.
+        # Blocks may have conditions.
         return None
     for line in _lines(script):
         statement = _STATEMENT.fullmatch(line)
         if statement is None:
-            # It may do anything, and `reject` may be in it.
+            # It may do anything, also reject.
             may_be_changed = is_unsure = True
         elif tag := statement["assigned"] or statement["deleted"]:
             changed.add(_tag(tag))
@@ -142,12 +142,12 @@ def _tag(text: str) -> str:
 
 
 def _holds(value: str, operator: str, literal: str) -> bool | None:
-    """Tell whether a condition holds; None where that is not certain, as where no value is known."""
+    """Return whether a condition holds; None if uncertain, as without a value."""
     if not value:
         return None
     if operator.endswith("="):
         is_same, may_be_same = value == literal, value.lower() == literal.lower()
     else:
-        # Whether a part will do, and in another case, is for the version of XNAT to say.
+        # Versions of XNAT differ in whether a part matches, or another case.
         is_same, may_be_same = _matches(literal, value, exactly=True) is True, _matches(literal, value) is not False
     return None if is_same is not may_be_same else is_same is not operator.startswith("!")

@@ -1,11 +1,11 @@
-"""Lookup tables: which labels, and whatever else, belong to a patient, a study or a directory.
+"""Lookup tables: they give labels and other fields to a patient, a study or a directory.
 
     PatientID;subject_label;arm
     4711;S001;A
 
-Columns named like a field of the study or of the path are the key, all of them together; all others are values, and
-fields for templates. `project_id` or `project`, `subject_label` or `subject`, `session_label` or `session` become the
-labels where no template is given. A table without values lets through what it lists. No message holds a value.
+All columns named like a field of the study or of the path together are the key. The others are values, and fields for
+templates. `project_id` or `project`, `subject_label` or `subject`, `session_label` or `session` become the labels if
+there is no template. A table without values only selects what it lists. No message holds a value.
 """
 
 import csv
@@ -26,13 +26,13 @@ _LABEL_COLUMNS = {
     "subject": ("subject_label", "subject"),
     "session": ("session_label", "session"),
 }
-# Spreadsheets write a sign after the E; an identifier such as 12E4 has none.
+# Spreadsheets write a sign after the E; identifiers such as 12E4 have none.
 _EXPONENT = re.compile(r"[+-]?\d+(?:[.,]\d*)?[eE][+-]\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class LookupTable:
-    """A parsed table: names of the key columns, names of the others, and by key their values and their line."""
+    """A parsed table: names of key columns and of value columns, and the values and line of each key."""
 
     keys: tuple[str, ...]
     columns: tuple[str, ...]
@@ -41,9 +41,9 @@ class LookupTable:
 
     @classmethod
     def parse(cls, text: str, fields: Collection[str]) -> "LookupTable":
-        """Parse the text of a CSV file: delimited by comma, semicolon or tab, with a header.
+        """Parse CSV with a header, delimited by comma, semicolon or tab.
 
-        `fields` are those of the study and the path, which make a column a key. Raises: UsageError with the line.
+        `fields` are those of the study and the path: their columns are the key. Raises: UsageError with the line.
         """
         lines = _lines(text.removeprefix("\ufeff"))
         number, header = next(lines, (1, []))
@@ -55,7 +55,7 @@ class LookupTable:
         numbers: dict[tuple[str, ...], int] = {}
         for number, cells in lines:
             if len(cells) != len(names):
-                raise _error(number, f"{len(cells)} in place of {len(names)} columns")
+                raise _error(number, f"{len(cells)} column(s) instead of {len(names)}")
             for place in keys:
                 _check_key(number, names[place], cells[place])
             if any(cell and not name for cell, name in zip(cells, names, strict=True)):
@@ -65,17 +65,17 @@ class LookupTable:
             if rows.setdefault(key, row) != row:
                 raise _error(
                     number,
-                    f"the same {' and '.join(names[place] for place in keys)} as line {numbers[key]}, and other values",
-                    hint="leave one of the two; a further key column tells them apart",
+                    f"the same {' and '.join(names[place] for place in keys)} as line {numbers[key]}, but other values",
+                    hint="keep one of them, or add a key column that tells them apart",
                 )
             numbers.setdefault(key, number)
         if not rows:
-            raise UsageError(f"{_OPTION}: no line below the header", hint="nothing could be sent")
+            raise UsageError(f"{_OPTION}: no line below the header", hint="add lines: nothing could be sent")
         return cls(tuple(names[place] for place in keys), tuple(names[place] for place in values), rows, numbers)
 
     @property
     def fingerprint(self) -> str:
-        """What tells this table from another one, whatever the order of its lines and columns."""
+        """Return a digest of the table that does not depend on the order of lines and columns."""
         names = self.keys + self.columns
         rows = sorted(sorted(zip(names, key + row, strict=True)) for key, row in self.rows.items())
         digest = hashlib.sha256(repr(rows).encode("utf-8", "backslashreplace")).hexdigest()
@@ -91,7 +91,7 @@ class LookupTable:
         return ((self.lines[key], row[place]) for key, row in self.rows.items() if row[place])
 
     def find(self, fields: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the values for what these fields say. Raises: UnroutableError when the table has no such key."""
+        """Return the values for these fields. Raises: UnroutableError when the table lacks their key."""
         row = self.rows.get(tuple(nfc(fields.get(name, "").strip()) for name in self.keys))
         if row is None:
             is_not = "is" if len(self.keys) == 1 else "are"
@@ -100,7 +100,7 @@ class LookupTable:
 
 
 def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each line that is not blank, with its number: where it begins, as a cell may have line breaks."""
+    """Yield each line that is not blank, with the number where it begins, as cells may have line breaks."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     unquoted = re.sub(r'"[^"]*"', "", first)
     delimiter = max(",;\t", key=unquoted.count)
@@ -112,41 +112,43 @@ def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
                 yield number, [cell.strip() for cell in cells]
             number = reader.line_num + 1
     except csv.Error as error:
-        raise _error(reader.line_num, f"it is not CSV: {error}") from None
+        raise _error(reader.line_num, f"not CSV: {error}") from None
 
 
 def _check_header(number: int, names: list[str], fields: Collection[str]) -> None:
     labels = {name for columns in _LABEL_COLUMNS.values() for name in columns}
-    known = {_loosely(name): name for name in [*labels, *fields]}
+    known = {_normalized(name): name for name in [*labels, *fields]}
     for place, name in enumerate(names, start=1):
-        meant = known.get(_loosely(name), name)
+        meant = known.get(_normalized(name), name)
         if name and name in names[: place - 1]:
-            raise _error(number, f"column {place} has the name of column {names.index(name) + 1}")
+            raise _error(number, f"columns {names.index(name) + 1} and {place} have the same name")
         if meant != name and name not in fields and name not in labels:
-            raise _error(number, f"the name of column {place} is not quite {meant}", hint=f"write {meant}")
+            raise _error(number, f"the name of column {place} is not exactly {meant}", hint=f"write {meant}")
         if name in WHOLE_STUDY:
-            raise _error(number, f"a column cannot be named {name}", hint="that is a field of whole studies; rename it")
+            raise _error(number, f"a column cannot be named {name}", hint="rename it: this is a field of whole studies")
     if not any(name in fields for name in names):
         raise _error(
-            number, "no column is named like a field", hint="the first line names the columns: PatientID, subject_label"
+            number,
+            "no column is named like a field",
+            hint="name the columns in the first line: PatientID, subject_label",
         )
     for columns in _LABEL_COLUMNS.values():
         if len(twice := [name for name in columns if name in names and name not in fields]) > 1:
-            raise _error(number, f"{' and '.join(twice)} mean the same", hint="leave one of the two")
+            raise _error(number, f"{' and '.join(twice)} mean the same", hint="keep one of them")
 
 
 def _check_key(number: int, name: str, cell: str) -> None:
     if not cell:
-        raise _error(number, f"no {name}", hint="each line needs its whole key")
+        raise _error(number, f"no {name}", hint="give the whole key in each line")
     if _EXPONENT.fullmatch(cell):
         raise _error(
             number,
             f"the {name} looks like a large number that a spreadsheet has shortened",
-            hint="make the column's cells text there, and write the file again from the original",
+            hint="format the column as text, and export the file again from the original",
         )
 
 
-def _loosely(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
 
 

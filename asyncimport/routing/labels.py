@@ -13,19 +13,19 @@ _PROJECT_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{LONGEST_LABEL}}}")
 
 
 class UnroutableError(Exception):
-    """This file has no place to go; the text says why and names fields, never their values."""
+    """A file has no session; the text says why and names fields, never their values."""
 
 
 class DisputedError(UnroutableError):
-    """The files of a study differ in what decides where it goes."""
+    """The files of a study differ in a field that decides its session."""
 
 
 class PartlyPlannedError(UnroutableError):
-    """A row of a plan is that of a part of a study's files only."""
+    """A row of a plan matches only some files of a study."""
 
 
 class LeftOutError(UnroutableError):
-    """This file is not meant to go anywhere: nobody asked for it. `session` lacks it, if its study was asked for."""
+    """A file is not selected. `session` lacks it, if other files of its study are selected."""
 
     def __init__(self, reason: str, session: Session | None = None) -> None:
         super().__init__(reason)
@@ -33,20 +33,20 @@ class LeftOutError(UnroutableError):
 
 
 class UnplannedError(LeftOutError):
-    """The plan of this run knows nothing of the study: all files of it that it met are damaged, it may be."""
+    """The plan of a run lacks a study: perhaps all its files were damaged."""
 
 
 def clean_label(text: str) -> str:
-    """Replace each character that XNAT's labels cannot hold (anything outside `[A-Za-z0-9_-]`) by `_`.
+    """Replace each character outside `[A-Za-z0-9_-]` by `_`.
 
-    Import takes labels verbatim and the archive step cleans them later (OmUtils.cleanValue), so an unclean label
-    would end under another name than the one asked for.
+    Import takes labels verbatim and the archive step cleans them later (OmUtils.cleanValue), so a session with an
+    unclean label would get another name.
     """
     return _UNSAFE.sub("_", nfc(text.strip()))
 
 
 def label_of(text: str) -> str:
-    """Return the label that a text becomes. Raises: UnroutableError when it becomes none."""
+    """Return a text as a label. Raises: UnroutableError."""
     label = clean_label(text)
     if not label.strip("_-"):
         raise UnroutableError("nothing is left of the label after cleaning")
@@ -56,8 +56,8 @@ def label_of(text: str) -> str:
 
 
 def is_project_id(text: str) -> bool:
-    """Tell whether a text can be a project's ID.
+    """Whether a text can be the ID of a project.
 
-    It is not cleaned: two values that cleaning makes one would put the data of one project into another.
+    An ID is never cleaned: cleaning could turn it into that of another project.
     """
     return _PROJECT_ID.fullmatch(text) is not None

@@ -1,21 +1,21 @@
-"""Patterns of paths: fields from the directories that a file lies in, and from its name.
+"""Path patterns: they take fields from the directories of a file and from its name.
 
 | written                             | matches                                                                 |
 |-------------------------------------|-------------------------------------------------------------------------|
-| `{subject}`                         | a directory's name, or the file's                                       |
-| `sub-{subject}`, `{subject}_{visit}` | parts of it; what stands between fields parts them where it is met first |
+| `{subject}`                         | the name of a directory or of the file                                  |
+| `sub-{subject}`, `{subject}_{visit}` | parts of a name; the first text between two fields separates them        |
 | `*`                                 | any one name; within a name, any part of it                             |
-| `**/`                               | any number of directories, none too, and as few as will do              |
+| `**/`                               | any number of directories, as few as possible                           |
 | `/**`, or `/` at the end            | everything below                                                        |
 | `{{` and `}}`                       | a brace                                                                 |
 
-A pattern matches the whole path of a file, its name included, from the source root on. A name that is given twice must
-be the same text both times. Separators are slashes; the pattern may have backslashes too, and paths that of the system
-(elsewhere than on Windows a backslash is part of a name).
+A pattern matches the whole path of a file below the source root, including its name. A field that occurs twice must
+have the same value both times. Separators are slashes. A pattern may have backslashes too; paths have the separator of
+the system (a backslash is part of a name except on Windows).
 
-A path is matched in time that is proportional to its length: what comes between two texts is the least that there can
-be, and if that does not lead on, nothing longer would; so nothing is tried twice (atomic groups). That does not hold
-for a name that is given twice, where a match that takes too long is given up.
+Matching takes time in proportion to the length of the path. What is between two texts is as short as possible; if that
+does not lead to a match, nothing longer does, so nothing is tried twice (atomic groups). With a field that occurs twice
+this does not hold, and a match that takes too long is given up.
 """
 
 import os
@@ -30,7 +30,7 @@ from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.patterns import BoundedPattern, SlowMatchError
 
 _OPTION = "--path-pattern"
-_EXAMPLE = "as in '{subject}/{session}/**', from SOURCE on"
+_EXAMPLE = "write a pattern of the path below SOURCE, such as '{subject}/{session}/**'"
 _TOKEN = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<name>[^{}]*)\}|(?P<star>\*+)|(?P<text>[^{}*]+)|(?P<odd>[{}])")
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABELS = frozenset({"project", "subject", "session"})
@@ -38,10 +38,10 @@ _LABELS = frozenset({"project", "subject", "session"})
 
 @dataclass(frozen=True, slots=True)
 class PathPattern:
-    """A parsed pattern. `fields` are its names in order; `components` those in each directory, and in the file's name.
+    """A parsed pattern. `fields` has its fields in order, `components` those of each directory and of the file's name.
 
-    A component with a star has None in place of its names: it is not known by its fields alone. `needs_name` tells
-    whether the name of a file decides anything: whether it matches, or what a field is.
+    A component with a star is None: its fields alone do not identify it. `needs_name`: the name of a file decides
+    whether it matches, or the value of a field.
     """
 
     text: str
@@ -53,7 +53,7 @@ class PathPattern:
 
     @classmethod
     def parse(cls, text: str, *, separator: str = os.sep) -> "PathPattern":
-        """Parse the pattern for paths with this separator. Raises: UsageError."""
+        """Parse a pattern for paths with this separator. Raises: UsageError."""
         text = nfc(text)
         names = text.replace("\\", "/").split("/")
         if len(names) > 1 and not names[-1]:
@@ -70,9 +70,9 @@ class PathPattern:
                 raise _error(text, f"{name!r} is not the name of a directory", hint=_EXAMPLE)
             if name == "**":
                 if not last and names[position + 1] == "**":
-                    raise _error(text, "'**' twice in a row", hint="one is enough")
+                    raise _error(text, "'**' twice in a row", hint="remove one")
                 components.append(None)
-                # With what follows it: the fewest directories behind which that comes.
+                # One group with what follows it: the fewest directories before that.
                 form += closing + (".+" if last else f"{group}(?:[^/]+/)*?")
                 closing = "" if last else ")"
                 continue
@@ -87,7 +87,7 @@ class PathPattern:
         return cls(text, tuple(fields), tuple(components), names[-1] not in {"*", "**"}, compiled, separator)
 
     def match(self, path: str) -> tuple[str, ...]:
-        """Return the values of `fields`, in composed form, for a path relative to the source root.
+        """Return the values of `fields` in NFC for a path below the source root.
 
         Raises: UnroutableError when it does not match.
         """
@@ -102,21 +102,21 @@ class PathPattern:
 
     @property
     def session_depth(self) -> int | None:
-        """How many directories below the source root decide the session, when its label is `{session}`; see `depth`."""
+        """Return how many directories below the source root decide `{session}`; see `depth`."""
         return self.depth({"session"}, _LABELS)
 
-    def depth(self, names: AbstractSet[str], told_apart: AbstractSet[str]) -> int | None:
-        """Return how many directories below the source root decide these fields, so that none other gives the same.
+    def depth(self, names: AbstractSet[str], distinct: AbstractSet[str]) -> int | None:
+        """Return how many directories below the source root decide these fields, so that no two give the same values.
 
-        None if it is not the directories that decide, or if two of them may give the same values: when it is not known
-        how deep they lie, when a star stands for one of them, or when one has a field that is not among `told_apart`.
-        (Names that differ only in what labels cannot hold become the same label nevertheless.)
+        None if something else decides, or if two directories may give the same values: when their depth varies, when a
+        star matches one of them, or when one has a field that is not among `distinct`. (Names that differ only in
+        characters that labels cannot hold still become the same label.)
         """
         wanted = set(names)
         if not wanted:
             return None
         for position, found in enumerate(self.components[:-1], start=1):
-            if found is None or not found <= told_apart:
+            if found is None or not found <= distinct:
                 return None
             wanted -= found
             if not wanted:
@@ -125,24 +125,24 @@ class PathPattern:
 
 
 def _tokens(text: str, name: str) -> Iterator[re.Match[str]]:
-    """Yield what a component is made of. Raises: UsageError for what cannot be, or could match in many ways."""
+    """Yield the tokens of a component. Raises: UsageError for an invalid or ambiguous one."""
     open_ended = False
     for token in _TOKEN.finditer(name):
         if token["odd"]:
-            raise _error(text, f"a brace without its other half in {name!r}", hint=_EXAMPLE)
+            raise _error(text, f"an unpaired brace in {name!r}", hint=_EXAMPLE)
         if token["star"] and token["star"] != "*":
-            raise _error(text, f"'**' is not alone in {name!r}", hint="it stands between slashes")
+            raise _error(text, f"'**' is not alone in {name!r}", hint="write it between slashes")
         if token["name"] is not None and not _FIELD_NAME.fullmatch(token["name"]):
-            raise _error(text, f"{{{token['name']}}} is not a name", hint="names are letters, digits and '_'")
+            raise _error(text, f"{{{token['name']}}} is not a name", hint="use letters, digits and '_'")
         varies = token["star"] is not None or token["name"] is not None
         if varies and open_ended:
-            raise _error(text, f"nothing between two fields in {name!r}", hint="something must part them: {a}_{b}")
+            raise _error(text, f"nothing between two fields in {name!r}", hint="separate them, such as {a}_{b}")
         open_ended = varies
         yield token
 
 
 def _form_of(tokens: list[re.Match[str]], fields: dict[str, None], end: str, group: str) -> str:
-    """Return the regular expression of a component: each part that varies in one group with the text that ends it."""
+    """Return the regular expression of a component: each variable part in one group with the text that ends it."""
     form = closing = ""
     for token in tokens:
         if token["star"] or (token["name"] is not None and token["name"] not in fields):
@@ -153,7 +153,7 @@ def _form_of(tokens: list[re.Match[str]], fields: dict[str, None], end: str, gro
 
 
 def _form_of_token(token: re.Match[str], fields: dict[str, None]) -> str:
-    """Return the regular expression of a token, and note its field."""
+    """Return the regular expression of a token, and add its field."""
     if (name := token["name"]) is not None:
         if name in fields:
             return f"(?P={name})"

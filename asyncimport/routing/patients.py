@@ -1,12 +1,12 @@
-"""Who headers speak of, and which of two are surely not one person.
+"""The patients of headers, and which two of them are certainly different persons.
 
-A person is a PatientID of an issuer. What is unknown on one side agrees with everything: an issuer, a birth date, a
-group of a name. Two names are compared group by group (alphabetic, ideographic, phonetic; PS3.5 6.2.1.2).
+A person is a PatientID of an issuer. An unknown issuer, birth date or group of a name agrees with every other. Names
+are compared group by group (alphabetic, ideographic, phonetic; PS3.5 6.2.1.2).
 
-Of sessions that are in the archive only a PatientID proves that they are of somebody else: names and birth dates are
-what scripts shorten and people spell in two ways, so they are told and hold nothing. And a PatientID proves it only if
-no script of the site may have put it there. One that is the label of its own session or subject tells nothing: that is
-what XNAT's own script writes. Unless our label is the PatientID too, as then both were made by the same rule.
+Of sessions in the archive, only a PatientID proves another patient. Scripts shorten names and birth dates, and people
+spell them in two ways, so a difference in them is reported and holds nothing. A PatientID proves nothing if a script of
+the site may have written it, or if it is the label of its session or subject: XNAT's own script writes that. But if our
+label is the PatientID too, the same rule has made both labels, and the PatientID counts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,13 +18,13 @@ from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import clean_label
 
 _FIELDS = ("PatientID", "PatientName", "PatientBirthDate", "IssuerOfPatientID")
-# The files of a study come one after the other.
+# Files of one study are read one after the other.
 _REMEMBERED = 256
 TWO_IDS = "the subject would hold two PatientIDs"
 
 
 def patient_of(fields: Mapping[str, str]) -> Patient:
-    """Return the patient of a header. Of a name only its letters count: not case, empty components or spacing."""
+    """Return the patient of a header. Case, empty components and spacing of a name do not count."""
     return _patient(*(fields.get(name, "") for name in _FIELDS))
 
 
@@ -44,7 +44,7 @@ def _differ(one: str, other: str) -> bool:
 
 
 def patient_difference(one: Patient, other: Patient) -> str:
-    """Say why two patients of one PatientID, or of none, are not one; "" where nothing that is known differs."""
+    """Return why two patients with one PatientID, or with none, are different persons, or ""."""
     whose = "one PatientID with two" if one.id else "files without PatientID, of two"
     what = _differing(one, other)
     return f"{whose} {what}s" if what else ""
@@ -58,15 +58,15 @@ def _differing(one: Patient, other: Patient) -> str:
 
 
 def is_same_patient(one: Patient, other: Patient) -> bool:
-    """Whether two patients are one for all that is known of them."""
+    """Whether two patients may be one person."""
     return one.id == other.id and not _differ(one.issuer, other.issuer) and not patient_difference(one, other)
 
 
 def patient_conflict(known: Iterable[tuple[str, Patient]], subject: str, patient: Patient) -> str:
-    """Say why a patient cannot be in a subject; "" if they can.
+    """Return why a patient cannot be in a subject, or "".
 
-    `known` is who is in it, and who has their PatientID in other subjects, which an empty one never names. Subjects
-    that differ in case only are one to XNAT (PrearcSessionArchiver).
+    `known` has the patients of the subject, and those with the same PatientID in other subjects. XNAT ignores the case
+    of subjects (PrearcSessionArchiver).
     """
     for place, one in known:
         same_subject = place.lower() == subject.lower()
@@ -81,7 +81,7 @@ def patient_conflict(known: Iterable[tuple[str, Patient]], subject: str, patient
 
 
 def merge_patients(one: Patient, other: Patient) -> Patient:
-    """Return what is known by both of one patient."""
+    """Return one patient with what is known of both."""
     names = zip_longest(one.name.split("="), other.name.split("="), fillvalue="")
     return Patient(
         one.id,
@@ -92,25 +92,22 @@ def merge_patients(one: Patient, other: Patient) -> Patient:
 
 
 def occupant_conflict(occupant: ArchivedPatient, subject: str, patient: Patient) -> str:
-    """Say why a session of the archive is surely not of a patient of ours; "": it may be.
-
-    `subject` is our label of the subject that it is in.
-    """
+    """Return why a session of the archive belongs to another patient, or ""; `subject` is our label of its subject."""
     theirs = occupant.patient.id
     if not (occupant.is_reliable and _differ(theirs, patient.id)):
         return ""
     if _is_a_label(occupant) and clean_label(patient.id) != subject:
         return ""
-    return f"the archive's session {occupant.session.label} of this subject is of another PatientID"
+    return f"the archive's session {occupant.session.label} of this subject has another PatientID"
 
 
 def occupant_doubt(occupant: ArchivedPatient, subject: str, patient: Patient) -> str:
-    """Say what lets one doubt that a session of the archive is of our patient, where nothing proves it; else ""."""
+    """Return why a session of the archive may belong to another patient, or ""."""
     there, theirs = occupant.session, occupant.patient
     if there.subject != subject:
-        return f"the archive calls the subject {there.subject}, and this one is {subject}: XNAT makes them one"
+        return f"the archive has the subject {there.subject}, and XNAT takes {subject} for the same"
     if _differ(theirs.id, patient.id):
-        return f"the archive's session {there.label} of this subject has another PatientID, if no script has changed it"
+        return f"the archive's session {there.label} of this subject has another PatientID, unless a script changed it"
     what = _differing(theirs, patient)
     return f"the archive's session {there.label} of this subject has another {what}" if what else ""
 

@@ -1,8 +1,7 @@
-"""Patterns that values of headers and paths are matched with: a match that takes too long is given up.
+"""Patterns for values of headers and paths, with a time limit.
 
-Whoever writes a header chooses the text that somebody's pattern meets, and some patterns take exponential time on some
-texts: `(a+)+b` on a row of `a`. The `regex` library understands Python's patterns, look-around and back references too,
-and stops when its time is up; `re` cannot be stopped.
+Headers come from strangers, and some patterns take exponential time on some texts: `(a+)+b` on a row of `a`. The
+`regex` library understands Python's patterns, with look-around and back references, and has time-outs; `re` has none.
 """
 
 import re
@@ -11,20 +10,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import regex
 
-LONGEST_VALUE = 10_240  # characters: DICOM has no longer text for what labels are made of (LT, PS3.5 6.2)
-# CPU time of the process. Patterns in earnest take some microseconds.
+LONGEST_VALUE = 10_240  # characters: the longest text of DICOM in a label (LT, PS3.5 6.2)
+# CPU time of the process. Sensible patterns take some microseconds.
 _MOST_SECONDS = 0.25
 _MOST_REMEMBERED = 1_000
-# What `re` takes for a brace as such, and `regex` for the beginning of something of its own.
+# Braces that `re` takes literally, and `regex` for syntax of its own.
 _LITERAL_BRACE = re.compile(r"\\N\{[^}]*\}|\\.|\{(?![0-9]*,?[0-9]*\})", re.DOTALL)
 
 
 class SlowMatchError(Exception):
-    """Whether the text matches was not found out in time."""
+    """A match took too long."""
 
 
 class BoundedPattern:
-    """A pattern of Python's. Raises: re.error, OverflowError or RecursionError for what is none."""
+    """A pattern of Python with a time limit. Raises: re.error, OverflowError or RecursionError."""
 
     def __init__(self, pattern: str) -> None:
         re.compile(pattern)
@@ -36,7 +35,7 @@ class BoundedPattern:
         except regex.error as error:
             raise re.error(getattr(error, "msg", str(error)), pattern, getattr(error, "pos", None)) from None
         self.groups = self._pattern.groups
-        # So that what has been too slow once is so at once for all files of a study.
+        # A text that was too slow once is rejected at once for all other files of the study.
         self._slow: dict[str, None] = {}
 
     def search(self, text: str) -> "regex.Match[str] | None":

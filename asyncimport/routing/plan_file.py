@@ -1,7 +1,7 @@
-"""Plans: tables of studies and the sessions they become, as CSV that people edit in spreadsheets. Pure: no disk.
+"""Plans: tables of studies and their sessions, as CSV that people edit in spreadsheets. Pure: no disk.
 
-What is read is meant exactly as it stands, so nothing is corrected in silence. Spreadsheets take some texts for
-formulas, numbers or dates, and change them; such cells are written behind an apostrophe, which reading takes away.
+Nothing that is read is corrected silently. Spreadsheets take some texts for formulas, numbers or dates, and change
+them. Such cells are written with an apostrophe in front, which reading removes.
 """
 
 import csv
@@ -17,8 +17,8 @@ from asyncimport.model.csv_table import (
     normalized,
 )
 
-# The columns in the order in which they are written, and their names in the manifests of XNAT Desktop Client, DQR and
-# dax. Case, blanks and underscores do not count, so that `Study UID` and `StudyInstanceUID` cover DICOM's names too.
+# The columns in the order of writing, with their names in the manifests of XNAT Desktop Client, DQR and dax. Case,
+# blanks and underscores do not count, so `Study UID` and `StudyInstanceUID` cover DICOM's names too.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "study_uid": ("Study UID", "StudyInstanceUID"),
     "accession_number": ("Accession Number",),
@@ -39,14 +39,14 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 _KEYS = ("study_uid", "accession_number", "patient_id")
 
-# PS3.5 9.1, but for a UID of one or two components, which is valid, names no study, and is what is left of a longer one
-# that a spreadsheet took for a number.
+# PS3.5 9.1, except UIDs of one or two components: they are valid, but name no study, and are what a spreadsheet leaves
+# of a longer UID that it took for a number.
 UID = re.compile(r"(?=.{1,64}\Z)(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){2,}")
 _DATE = re.compile(r"([0-9]{4})([-./]?)([0-9]{2})\2([0-9]{2})")
 
 
 class KeyKind(StrEnum):
-    """What a row of a plan knows its study by."""
+    """What identifies the study of a row."""
 
     STUDY_UID = "STUDY_UID"
     ACCESSION_NUMBER = "ACCESSION_NUMBER"
@@ -55,7 +55,7 @@ class KeyKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a study is matched by: one value, or PatientID and StudyDate (YYYYMMDD). Its repr tells no values."""
+    """What identifies a study: one value, or PatientID and StudyDate (YYYYMMDD). The repr shows no values."""
 
     kind: KeyKind
     values: tuple[str, ...] = field(repr=False)
@@ -63,12 +63,12 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """A study and the session that it is to become, or with `skip` the wish to leave it out.
+    """A study and its session; with `skip` it is left out.
 
-    The key, the target and `skip` decide. Patient, issuer, date and number of files bind: a study that differs is not
-    the one that the row was made for. The rest informs whoever edits the plan. `choice` are the filters by which
-    a part of the study was chosen. `line` is where it stood in a file. `extra` are columns of others, which are carried
-    along; as they may hold names, its repr shows none of them.
+    The key, the labels and `skip` decide. Patient, issuer, date and number of files bind: a study that differs is not
+    the one that the row was made for. The rest is for people. `choice` are the filters by which parts of the study were
+    chosen, `line` is the line in the file. `extra` are other columns, which are kept; the repr does not show them,
+    because they may hold names.
     """
 
     study_uid: str
@@ -92,7 +92,7 @@ class PlanRow:
 
     @property
     def key(self) -> Key:
-        """The study's UID, or the next best of what the row knows."""
+        """Return the study's UID, or else the best key that the row has."""
         if self.study_uid:
             return Key(KeyKind.STUDY_UID, (self.study_uid,))
         if self.accession_number:
@@ -101,9 +101,9 @@ class PlanRow:
 
 
 def write_plan(rows: Iterable[PlanRow]) -> str:
-    r"""Return the rows as CSV: a header, commas, `\r\n`. Encode it as `utf-8-sig`, without which Excel garbles umlauts.
+    r"""Return the rows as CSV: a header, commas, `\r\n`. Encode it as `utf-8-sig`, else Excel garbles umlauts.
 
-    Bytes of paths that are no text are spelt out, and so are control characters: a terminal would carry them out.
+    Bytes that are not text and control characters are escaped, because a terminal would obey these.
     """
     rows = list(rows)
     if len({bool(row.study_uid) for row in rows}) > 1:
@@ -111,7 +111,7 @@ def write_plan(rows: Iterable[PlanRow]) -> str:
     extras = list(dict.fromkeys(name for row in rows for name in row.extra))
     if taken := [name for name in extras if normalized(name) in COLUMN_OF]:
         raise ValueError(f"extra columns may not be named {', '.join(taken)}")
-    # A last column without a name would look like the empty cells that spreadsheets leave behind.
+    # Columns without a name go first: at the end they would look like empty cells of a spreadsheet.
     columns = [name for name in extras if not name.strip()]
     if_any = (*_KEYS, "issuer", "choice")
     there = {name for name in if_any if any(getattr(row, name) for row in rows)}
@@ -127,7 +127,7 @@ def write_plan(rows: Iterable[PlanRow]) -> str:
 
 
 def as_written(text: str) -> str:
-    """Return what comes back of a cell that is written and read."""
+    """Return a text as it is after writing and reading a cell."""
     return _as_text(escape_controls(text))
 
 
@@ -136,7 +136,7 @@ def _as_text(text: str) -> str:
 
 
 def day_of(text: str) -> str | None:
-    """Return a date as YYYYMMDD, if it is one that begins with its year."""
+    """Return a date that begins with its year as YYYYMMDD; None if it is not one."""
     parts = _DATE.fullmatch(text.strip())
     return None if parts is None else parts[1] + parts[3] + parts[4]
 
@@ -145,9 +145,9 @@ COLUMN_OF = {normalized(name): column for column, aliases in COLUMNS.items() for
 
 
 def cell_needs_escape(column: str, text: str) -> bool:
-    """Whether a cell is written behind an apostrophe; apostrophes that it begins with make no difference.
+    """Whether a cell needs an apostrophe in front, whatever apostrophes it has already.
 
-    Scanners have given studies UIDs that are none; the apostrophe says that such a one is meant.
+    Some scanners make invalid UIDs; the apostrophe says that such a UID is intended.
     """
     if column == "study_uid" and (uid := text.lstrip("'")) and not UID.fullmatch(uid):
         return True
@@ -155,7 +155,7 @@ def cell_needs_escape(column: str, text: str) -> bool:
 
 
 def escape_cell(text: str, column: str = "") -> str:
-    """Return a cell that spreadsheets leave alone: with an apostrophe in front where they would not."""
+    """Return a cell that spreadsheets do not change: with an apostrophe in front where they would."""
     return f"'{text}" if cell_needs_escape(column, text) else text
 
 

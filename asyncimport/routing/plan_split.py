@@ -9,11 +9,10 @@ _MOST_SUBJECTS = 10
 
 
 def split(rows: Iterable[PlanRow], n: int) -> list[list[PlanRow]]:
-    """Return `n` plans of about equal size, in the order of the rows; some are empty if there are too few subjects.
+    """Return `n` plans of about equal size, each in the order of the rows; with too few subjects, some are empty.
 
-    All sessions of a subject stay together, since XNAT's archive step locks subjects, and finds them without regard to
-    case; and so do the subjects of a patient, so that each part has all that tells two people apart. What is skipped
-    weighs nothing.
+    The sessions of a subject stay together, because XNAT's archive step locks subjects, whose case it ignores. The
+    subjects of a patient stay together too, so that each part can compare its patients. Skipped rows have no weight.
     """
     if n < 1:
         raise UsageError(f"a plan cannot be split into {n} parts", hint="give 1 or more")
@@ -24,7 +23,7 @@ def split(rows: Iterable[PlanRow], n: int) -> list[list[PlanRow]]:
         group = group_of[_subject(row)]
         size, count = weights.get(group, (0, 0))
         weights[group] = (size, count) if row.skip else (size + (row.bytes or 0), count + 1)
-    # The longest first, each to the part that has least; numbers of sessions decide where sizes do not.
+    # The largest first, each to the smallest part. Numbers of sessions decide between equal sizes.
     loads = [(0, 0)] * n
     part_of: dict[tuple[str, str], int] = {}
     for subject, (size, count) in sorted(weights.items(), key=lambda item: (-item[1][0], -item[1][1], item[0])):
@@ -42,7 +41,7 @@ def _subject(row: PlanRow) -> tuple[str, str]:
 
 
 def _groups(rows: Iterable[PlanRow]) -> dict[tuple[str, str], tuple[str, str]]:
-    """Return for each subject the first, by its label, of those that have patients in common with it."""
+    """Return for each subject the first, by label, of those that share patients with it."""
     patients: dict[tuple[str, str], set[tuple[str, str]]] = {}
     above: dict[tuple[str, str], tuple[str, str]] = {}
     for row in rows:
@@ -56,7 +55,7 @@ def _groups(rows: Iterable[PlanRow]) -> dict[tuple[str, str], tuple[str, str]]:
         return subject
 
     for subjects in patients.values():
-        # A PatientID of so many subjects is everybody's.
+        # A PatientID of more subjects does not identify a patient.
         if len(subjects) <= _MOST_SUBJECTS:
             first, *others = sorted(map(top, subjects))
             above.update(dict.fromkeys(others, first))

@@ -1,4 +1,4 @@
-"""What a plan may find, and what each of it means: one table for plans, dry runs and runs."""
+"""The problems of a plan, and the effect of each: one table for plans, dry runs and runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from asyncimport.errors import FILES_MISSING, SESSION_HELD, UsageError
 
 
 class Severity(StrEnum):
-    """How bad a problem is: an error keeps a study from being sent, a warning may cost something."""
+    """An error keeps a study from being sent; a warning may keep files from arriving."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -17,36 +17,36 @@ class Severity(StrEnum):
 
 
 class Effect(Enum):
-    """What a run comes to that meets a problem."""
+    """What a run does because of a problem."""
 
     WRONG = auto()
-    """Files are skipped; where all studies are decided before the first file is sent, nothing is."""
+    """Files are skipped; a run that decides all studies before the first file sends nothing."""
     SKIPS = auto()
     """Files are skipped; with `--check-first` nothing is sent."""
     LACKS = auto()
-    """Files, or something that belongs to them, are not sent, or not kept by XNAT."""
+    """Files or attachments are not sent, or XNAT drops them."""
     HOLDS = auto()
     """A session is held, or stays open."""
     PARTS = auto()
-    """A session stays open, unless parts of sessions are archived too."""
+    """A session stays open, unless incomplete sessions are archived too."""
     TOLD = auto()
-    """All is done; somebody should know."""
+    """Nothing else: a person should know about it."""
 
 
 class ProblemCode(StrEnum):
-    """A kind of problem, by its stable name, with its severity and its effect."""
+    """The stable name of a kind of problem, with its severity and its effect."""
 
     severity: Severity
     effect: Effect
 
     def __new__(cls, name: str, severity: Severity, effect: Effect) -> Self:
-        """Make a member, which is a text."""
+        """Make a member of its name."""
         code = str.__new__(cls, name)
         code._value_ = name
         code.severity, code.effect = severity, effect
         return code
 
-    # Studies that go nowhere.
+    # Studies that are not sent.
     NO_LABEL = "no-label", Severity.ERROR, Effect.WRONG
     LABELS_DIFFER = "labels-differ", Severity.ERROR, Effect.WRONG
     LABEL_TAKEN = "label-taken", Severity.ERROR, Effect.WRONG
@@ -57,9 +57,9 @@ class ProblemCode(StrEnum):
     SUBJECT_TAKEN = "subject-taken", Severity.ERROR, Effect.WRONG
     TWO_PATIENTS = "two-patients", Severity.ERROR, Effect.WRONG
     TWO_PEOPLE = "two-people", Severity.ERROR, Effect.WRONG
-    # For its owner to mend: other projects go on.
+    # Only its owner can open it: other projects go on.
     PROJECT_CLOSED = "project-closed", Severity.ERROR, Effect.SKIPS
-    # Studies that XNAT has no place for, or not for what is new of them.
+    # Studies that XNAT cannot take under these labels, or whose new files it cannot merge.
     LABEL_IS_ID = "label-is-id", Severity.ERROR, Effect.HOLDS
     LABEL_ON_SERVER = "label-on-server", Severity.ERROR, Effect.HOLDS
     MODALITY_ON_SERVER = "modality-on-server", Severity.ERROR, Effect.HOLDS
@@ -76,14 +76,14 @@ class ProblemCode(StrEnum):
     UNREADABLE = "unreadable", Severity.WARNING, Effect.LACKS
     ATTACHMENT_NAMES = "attachment-names", Severity.WARNING, Effect.LACKS
     PART_OF_STUDY = "part-of-study", Severity.WARNING, Effect.PARTS
-    # What an upload comes to beside that, as its rehearsal finds out.
+    # What the rehearsal of an upload finds.
     FILES_FAILED = "files-failed", Severity.WARNING, Effect.LACKS
     FILES_REFUSED = "files-refused", Severity.WARNING, Effect.LACKS
     FILES_SKIPPED = "files-skipped", Severity.WARNING, Effect.SKIPS
     SESSION_HELD = "session-held", Severity.ERROR, Effect.HOLDS
     SESSION_OPEN = "session-open", Severity.WARNING, Effect.HOLDS
     STUDY_SKIPPED = "study-skipped", Severity.ERROR, Effect.SKIPS
-    # What is to be known.
+    # Notices.
     DATED_AHEAD = "dated-ahead", Severity.WARNING, Effect.TOLD
     LABEL_LATE = "label-late", Severity.WARNING, Effect.TOLD
     LABEL_SUFFIXED = "label-suffixed", Severity.WARNING, Effect.TOLD
@@ -102,7 +102,7 @@ class ProblemCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlanProblem:
-    """Something to know or to correct: what it is, a sentence, and what to do. `files` are concerned."""
+    """A problem: its code, a sentence, an advice, and the number of `files` that it concerns."""
 
     code: ProblemCode
     text: str
@@ -113,7 +113,7 @@ class PlanProblem:
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
+        """Return the severity of its code."""
         return self.code.severity
 
     @property
@@ -123,10 +123,10 @@ class PlanProblem:
 
 
 def exit_code_of(problems: Iterable[PlanProblem], *, is_whole: bool, checks_first: bool, archives_parts: bool) -> int:
-    """Return the exit code of a run that meets these problems, and no other.
+    """Return the exit code of a run with just these problems.
 
-    `is_whole`: all studies are decided before the first file is sent; `checks_first`: all files are compared before
-    that; `archives_parts`: sessions are archived though they lack files.
+    `is_whole`: it decides all studies before it sends the first file; `checks_first`: it compares all files before
+    that; `archives_parts`: it archives sessions that lack files.
     """
     effects = {problem.code.effect for problem in problems}
     skips = effects & {Effect.WRONG, Effect.SKIPS}

@@ -1,4 +1,4 @@
-"""The facts of whole studies, for labels that no file decides by itself."""
+"""What is known about whole studies, for labels that depend on all files."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,8 @@ from asyncimport.routing.labels import UnroutableError
 
 WHOLE_STUDY = ("Modality", "StudyIndex")
 
-# XNAT names a session by the first of these that it finds (SOPModel, lead types); secondary captures come after all
-# other images.
+# XNAT names a session by the first of these modalities (SOPModel, lead types). Secondary captures come after all other
+# images.
 _LEADING = ("PT", "MR", "CT", "XA", "US", "RTIMAGE", "CR", "OPT", "MG", "DX", "NM", "SM", "GM", "RF", "ES", "RG")
 _SECONDARY = frozenset({"OT", "SC"})
 _OTHERS = """
@@ -19,19 +19,19 @@ _OTHERS = """
 _NO_IMAGES = frozenset(_OTHERS.split())
 _RANKS = {modality: rank for rank, modality in enumerate(_LEADING)}
 _DATE = re.compile(r"\d{8}", re.ASCII)
-# The data types of sessions (org.nrg.xdat bean of each lead type), in lower case, and the modality of each.
+# The modality of each data type of sessions, in lower case (org.nrg.xdat bean of each lead type).
 _OF_TYPE = {f"xnat:{'pet' if one == 'PT' else one.lower()}sessiondata": one for one in _LEADING}
 _OTHER_TYPE = "xnat:otherdicomsessiondata"
-# Which have had a data type of their own for as long as there has been XNAT 1.7, and which go before all others.
+# Modalities that have a data type of their own since XNAT 1.7, and those that come before all others.
 _TYPED = frozenset({"PT", "MR", "CT", "XA", "US", "CR", "MG", "DX", "NM"})
 _FIRST = frozenset({"PT", "MR", "CT"})
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What is known of a study, by one of its files or by many.
+    """What one or more files say about a study.
 
-    `fields` are those of its header and of its path. `disputed` names those in which its files differ.
+    `fields` are those of header and path. `disputed` names those in which the files differ.
     """
 
     uid: str
@@ -39,8 +39,8 @@ class Study:
     modalities: frozenset[str] = frozenset()
     disputed: frozenset[str] = frozenset()
 
-    def joined(self, other: "Study") -> "Study":
-        """Return what is known by both, in whatever order; what is lacking in one of them is no difference."""
+    def merge(self, other: "Study") -> "Study":
+        """Return what both say. A field that one of them lacks is not disputed."""
         if other.fields == self.fields and other.modalities <= self.modalities and other.disputed <= self.disputed:
             return self
         fields = dict(self.fields)
@@ -56,24 +56,24 @@ class Study:
 
 
 def modality_of(modalities: Iterable[str]) -> str:
-    """Return the modality that XNAT would name a session by, or nothing if there is none.
+    """Return the modality by which XNAT names a session, or "".
 
-    Presentation states, reports and the like count when there is nothing else.
+    Presentation states, reports and the like count only if there is nothing else.
     """
     return min((modality for modality in modalities if modality), key=_rank, default="")
 
 
 def type_conflict(kind: str, modalities: Iterable[str]) -> str:
-    """Say why XNAT would not merge files of these modalities alone into an archived session; "": it does, or it may.
+    """Return why XNAT would not merge files of these modalities alone into an archived session, or "".
 
-    `kind` is the data type of that (`xnat:mrSessionData`), "" where it is not known. XNAT gives the files that come
-    together a type by the modality that leads among them, and merges them only if it is the same, unless the site has
-    set `preventCrossModalityMerge` off (PrearcSessionArchiver.checkForConflicts).
+    `kind` is the data type of the session (`xnat:mrSessionData`), or "". XNAT gives a row a type by its leading
+    modality, and merges it only into a session of the same type, unless the site has set `preventCrossModalityMerge`
+    off (PrearcSessionArchiver.checkForConflicts).
     """
     found = frozenset(modalities)
     lead, has = modality_of(found), _OF_TYPE.get(kind.lower())
     if not lead or "" in found:
-        # It goes by the SOP class then.
+        # XNAT uses the SOP class then.
         return ""
     if has is None:
         differs = kind.lower() == _OTHER_TYPE and lead in _TYPED
@@ -82,22 +82,19 @@ def type_conflict(kind: str, modalities: Iterable[str]) -> str:
     if not differs:
         return ""
     return (
-        f"the archive has it as {kind}, and what is left of it ({', '.join(sorted(found))}) would be another type, "
-        "which XNAT does not merge unless preventCrossModalityMerge is off at the site; attach it as other files are, "
-        "or let an administrator upload it, as XNAT tells nobody else that it is off"
+        f"the archive has it as {kind}, and its other files ({', '.join(sorted(found))}) would have another type, "
+        "which XNAT does not merge unless preventCrossModalityMerge is off at the site; attach them as other files, "
+        "or let an administrator upload them: only administrators can see this setting"
     )
 
 
 def is_dated(study: Study) -> bool:
-    """Whether a study has a date by which it can be sorted."""
+    """Whether a study has a valid date."""
     return _DATE.fullmatch(_date_of(study)) is not None
 
 
-def in_order(study: Study) -> tuple[str, str, str]:
-    """Return what sorts studies by date and time, and by UID where these do not tell.
-
-    Raises: UnroutableError when it has no date.
-    """
+def sort_key(study: Study) -> tuple[str, str, str]:
+    """Return date, time and UID, by which studies are sorted. Raises: UnroutableError without a date."""
     if not is_dated(study):
         raise UnroutableError("StudyDate is not a date" if _date_of(study) else "no StudyDate in the header")
     return _date_of(study), study.fields.get("StudyTime", "").strip().replace(":", ""), study.uid

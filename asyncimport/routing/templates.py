@@ -1,22 +1,21 @@
-r"""Templates of labels: text that stands as it is, and fields in braces.
+r"""Templates of labels: literal text, and fields in braces.
 
 | written                     | gives                                                                     |
 |-----------------------------|---------------------------------------------------------------------------|
 | `{PatientID}`               | the value; a file without one is not routed                               |
-| `{AccessionNumber|StudyID}` | the first value that there is                                             |
-| `{StudyID|'none'}`          | or else the text in quotes, single or double, as it is                    |
-| `{PatientID:upper}`         | capital letters; `lower`: small ones                                      |
-| `{PatientID:08}`            | zeros in front, to 8 digits; what is not all digits stays as it is        |
+| `{AccessionNumber|StudyID}` | the first value that is not empty                                         |
+| `{StudyID|'none'}`          | or else the literal text in quotes, single or double                      |
+| `{PatientID:upper}`         | upper case; `lower`: lower case                                           |
+| `{PatientID:08}`            | leading zeros, to 8 digits, if the value has only digits                  |
 | `{StudyDescription:.20}`    | the first 20 characters                                                   |
-| `{PatientID:/^S-(\d+)$/}`   | what the pattern's first group matches, or all of it if it has none       |
-| `{PatientID:/(\d+)/:06}`    | one after the other                                                       |
+| `{PatientID:/^S-(\d+)$/}`   | the match of the pattern's first group, or of the whole pattern           |
+| `{PatientID:/(\d+)/:06}`    | several changes, from left to right                                       |
 | `{{` and `}}`               | a brace                                                                   |
 
-Alternatives come before the first colon: what follows it is done to whichever field has a value, and not to the text
-in quotes, in which a quote of its kind is doubled. A pattern is Python's, searched for anywhere in the value, and ends
-at the first slash without a backslash before it; braces, colons and bars in it need no escape. A file that does not
-match is not routed, nor one whose value is longer than DICOM allows or takes the pattern too long. Blanks around names
-and colons do not count.
+Alternatives come before the first colon. The changes after it apply to the field that has a value, not to the text in
+quotes; double a quote inside that. A pattern is Python's, searched anywhere in the value, and ends at the first slash
+without a backslash before it; braces, colons and bars in it need no escape. A file is not routed if its value does not
+match, is longer than DICOM allows, or takes too long to match. Blanks around names and colons do not count.
 """
 
 import re
@@ -29,7 +28,7 @@ from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import LONGEST_LABEL, UnroutableError, clean_label
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
 
-# Gives None when the value does not match.
+# Returns None if the value does not match.
 _Change = Callable[[str], str | None]
 
 _LITERAL = re.compile(r"(?:[^{}]|\{\{|\}\})+")
@@ -39,14 +38,14 @@ _PATTERN = re.compile(r"\s*/((?:[^/\\]|\\.)+)/\s*", re.DOTALL)
 _WORD = re.compile(r"[^:|{}]*")
 _PADDING = re.compile(r"0([1-9]\d{0,2})", re.ASCII)
 _LENGTH = re.compile(r"\.([1-9]\d{0,2})", re.ASCII)
-_CHANGES = "after the colon stands upper, lower, 08 (digits), .20 (length) or /pattern/"
+_CHANGES = "write upper, lower, 08 (digits), .20 (length) or /pattern/ after the colon"
 
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A field in braces: the names to try, the text in quotes if there is one, and what is done to a value.
+    """A field in braces: the names to try, the text in quotes if there is one, and the changes of a value.
 
-    `missing` and `option` are for the reason when it has no value: what is not where, and whose template this is.
+    `missing` is the message if there is no value; `option` is the option of the template.
     """
 
     names: tuple[str, ...]
@@ -56,7 +55,7 @@ class _Field:
     option: str
 
     def value(self, fields: Mapping[str, str]) -> str:
-        """Return the value that these fields give it. Raises: UnroutableError."""
+        """Return its value from these fields. Raises: UnroutableError."""
         for name in self.names:
             if value := nfc(fields.get(name, "").strip()):
                 return self._changed(name, value)
@@ -78,26 +77,26 @@ class _Field:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A parsed template: texts and fields in their order."""
+    """A parsed template: texts and fields in order."""
 
     parts: tuple[str | _Field, ...]
 
     @classmethod
     def parse(cls, text: str, option: str, places: Mapping[str, str]) -> "Template":
-        """Parse the template of an option. `places` says of each field that there is where its value stands.
+        """Parse the template of an option. `places` says where the value of each possible field comes from.
 
-        Raises: UsageError, which names the option and the place.
+        Raises: UsageError, which names the option and the position.
         """
         return cls(tuple(_Parser(nfc(text), option, places).parts()))
 
     @property
     def names(self) -> frozenset[str]:
-        """The fields that decide."""
+        """Return the fields that decide."""
         return frozenset(name for part in self.parts if isinstance(part, _Field) for name in part.names)
 
     @property
     def verbatim(self) -> frozenset[str]:
-        """Those of them that stand there without alternatives and changes."""
+        """Return the fields without alternatives and changes."""
         return frozenset(
             part.names[0]
             for part in self.parts
@@ -106,18 +105,18 @@ class Template:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it always gives the same."""
+        """Whether it always gives the same text."""
         return not self.names
 
     @property
     def literals(self) -> list[str]:
-        """What may become part of a label as it is written."""
+        """Return the texts that may become part of a label unchanged."""
         return [
             text for part in self.parts if (text := part.fallback if isinstance(part, _Field) else part) is not None
         ]
 
     def number_in(self, name: str, label: str) -> int | None:
-        """Return the number that a field seems to have had in a label of this template; None: it is none of it."""
+        """Return the number that a field has in a label of this template; None if the label does not match."""
         form = "".join(
             re.escape(clean_label(f"x{part}x")[1:-1])
             if isinstance(part, str)
@@ -130,12 +129,12 @@ class Template:
         return None if found is None or not found.groups() else int(found[1])
 
     def render(self, fields: Mapping[str, str]) -> str:
-        """Return the text, not yet cleaned. Raises: UnroutableError."""
+        """Return the text before cleaning. Raises: UnroutableError."""
         return "".join([part if isinstance(part, str) else part.value(fields) for part in self.parts])
 
 
 class _Parser:
-    """Reads a template from left to right; `_at` is the character that comes next."""
+    """Reads a template from left to right; `_at` is the index of the next character."""
 
     def __init__(self, text: str, option: str, places: Mapping[str, str]) -> None:
         self._text = text
@@ -151,7 +150,7 @@ class _Parser:
             elif self._next("{"):
                 found.append(self._field())
             else:
-                raise self._error("a brace that closes nothing", hint="a brace that is meant as such is doubled: }}")
+                raise self._error("a closing brace without an opening one", hint="double a literal brace: }}")
         return found
 
     def _field(self) -> _Field:
@@ -171,13 +170,17 @@ class _Parser:
             if quoted := self._take(_QUOTED):
                 if not names or self._text.startswith("|", self._at):
                     raise self._error(
-                        "a text in quotes is the last resort", quoted.start(), hint="write it last: {StudyID|'none'}"
+                        "a text in quotes is not the last alternative",
+                        quoted.start(),
+                        hint="write it last: {StudyID|'none'}",
                     )
                 return names, (quoted[1] or "").replace("''", "'") + (quoted[2] or "").replace('""', '"')
             at = self._at
             name = self._word(_NAME)
             if self._text.startswith(("'", '"'), self._at):
-                raise self._error("a quote that does not belong here, or is not closed", hint="as in {StudyID|'none'}")
+                raise self._error(
+                    "a misplaced quote, or one that is not closed", hint="write it as in {StudyID|'none'}"
+                )
             names.append(self._known(name, at))
             if not self._next("|"):
                 return names, None
@@ -185,7 +188,9 @@ class _Parser:
     def _known(self, name: str, at: int) -> str:
         if name not in self._places:
             raise self._error(
-                f"{{{name}}} is not a field of the study", at, hint="fields are: " + ", ".join(sorted(self._places))
+                f"{{{name}}} is not a field of the study",
+                at,
+                hint="use one of these: " + ", ".join(sorted(self._places)),
             )
         return name
 
@@ -205,15 +210,17 @@ class _Parser:
             if (match := form.fullmatch(word)) and int(match[1]) <= LONGEST_LABEL:
                 return partial(change, int(match[1]))
         if word.startswith("/"):
-            raise self._error("a pattern that is empty or has no end", at, hint=r"as in {PatientID:/^S-(\d+)$/}")
-        raise self._error(f"{word!r} is nothing that can be done to a field", at, hint=_CHANGES)
+            raise self._error(
+                "a pattern that is empty or has no end", at, hint=r"write it as in {PatientID:/^S-(\d+)$/}"
+            )
+        raise self._error(f"{word!r} is not a change of a field", at, hint=_CHANGES)
 
     def _compiled(self, pattern: str, at: int) -> BoundedPattern:
         try:
             return BoundedPattern(pattern)
         except re.error as error:
             raise self._error(
-                f"the pattern is malformed: {error.msg}", at + (error.pos or 0), hint="patterns are Python's"
+                f"the pattern is malformed: {error.msg}", at + (error.pos or 0), hint="write a pattern of Python"
             ) from None
         except (OverflowError, RecursionError):
             raise self._error("the pattern is too large", at) from None
@@ -226,10 +233,14 @@ class _Parser:
 
     def _unexpected(self, opening: int) -> UsageError:
         if self._at == len(self._text):
-            return self._error("a brace that is not closed", opening, hint="as in {PatientID}; a brace as such: {{")
+            return self._error(
+                "a brace that is not closed", opening, hint="close it, as in {PatientID}; double a literal brace: {{"
+            )
         if self._text[self._at] == "|":
             return self._error("an alternative after a colon", hint="write {StudyID|PatientID:upper}")
-        return self._error(f"{self._text[self._at]!r} cannot stand here", hint="a field ends with a brace: {PatientID}")
+        return self._error(
+            f"{self._text[self._at]!r} is not expected here", hint="end a field with a brace: {PatientID}"
+        )
 
     def _take(self, form: re.Pattern[str]) -> re.Match[str] | None:
         if match := form.match(self._text, self._at):
@@ -261,7 +272,7 @@ def _cut(length: int, value: str) -> str:
 
 
 def _searched(pattern: BoundedPattern, value: str) -> str | None:
-    """Return what a pattern cuts out; nothing is as good as no match. Raises: SlowMatchError."""
+    """Return what a pattern matches; None without a match, or for an empty one. Raises: SlowMatchError."""
     if len(value) > LONGEST_VALUE:
         raise SlowMatchError
     match = pattern.search(value)

@@ -86,12 +86,12 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "re-identified": (rewrite(2, PatientID="P9"), "line 3 of the plan: its patient_id is not that of the study"),
     "half re-identified": (rewrite(2, 1, PatientID="P9"), "line 3 of the plan: its patient_id is not"),
     "of another issuer": (rewrite(2, IssuerOfPatientID="THERE"), "line 3 of the plan: its issuer is not"),
-    "without a patient": (rewrite(2, PatientID=None), "line 3 of the plan: it has a patient_id, and"),
+    "without a patient": (rewrite(2, PatientID=None), "line 3 of the plan: it has a patient_id, but"),
     "of another day": (rewrite(2, StudyDate="20210102"), "line 3 of the plan: its study_date is not"),
-    "grown": (rewrite(2, 5), "line 3 of the plan: it was made for 3 files, and 5 are there: the study has grown"),
+    "grown": (rewrite(2, 5), "line 3 of the plan: it was made for 3 files, but the study has 5: it has grown"),
     "shrunk": (
         lambda place: (place / "2" / "21.dcm").unlink(),
-        "line 3 of the plan: it was made for 3 files, and 2 are there: the study is no longer whole",
+        "line 3 of the plan: it was made for 3 files, but the study has 2: it has lost files",
     ),
 }
 

@@ -288,7 +288,7 @@ def test_cells_that_a_spreadsheet_leaves_behind() -> None:
     """Empty columns at the end are none; what stands in one is one cell too many."""
     assert read_plan(plan(f"{UID},P,S,E,upload,,", header=f"{HEADER},,")) == [PlanRow(UID, "P", "S", "E")]
     told = problems(plan(f"{UID},P,S,E,upload,,x", header=f"{HEADER},,"))[0]
-    assert told == "the plan cannot be followed: line 2: 7 cells, but the header has 5"
+    assert told == "the plan has errors: line 2: 7 cells, but the header has 5"
 
 
 def test_a_column_without_a_name_is_kept() -> None:
@@ -309,9 +309,7 @@ def test_line_ends_within_cells(end: str) -> None:
         f"{UID}.2,P,S,ä,x",
     ]
     data = end.join(lines)
-    assert problems(data.encode())[0] == (
-        "the plan cannot be followed: line 5, session_label: the character 'ä' (U+00E4)"
-    )
+    assert problems(data.encode())[0] == ("the plan has errors: line 5, session_label: the character 'ä' (U+00E4)")
     assert read_plan(data.replace("ä", "F").encode())[0].extra == {"note": f"a{end}b"}
 
 
@@ -378,7 +376,7 @@ def test_columns_of_others(header: str, line: str, expected: KeyKind, delimiter:
 def test_a_uid_goes_before_other_keys() -> None:
     """Where there is a column of UIDs, each row has one; an accession number does not stand in for it."""
     data = plan(f"{UID},A1,P,S,E", ",A2,P,S,F", header="Study UID,Accession Number,project,subject,session")
-    assert problems(data)[0] == "the plan cannot be followed: line 3, Study UID: empty"
+    assert problems(data)[0] == "the plan has errors: line 3, Study UID: empty"
 
 
 def test_the_project_of_the_command() -> None:
@@ -432,13 +430,13 @@ def test_repeating_and_skipping() -> None:
         ([f"1.2.{'3' * 61},P,S,E,upload"], "line 2, study_uid: not a UID: 65 characters"),
         (["1.2.٣,P,S,E,upload"], "line 2, study_uid: not a UID: the character '٣' (U+0663)"),
         ([",P,S,E,upload"], "line 2, study_uid: empty"),
-        (["1.2E+15,P,S,E,upload"], "line 2, study_uid: a number, as spreadsheets make of UIDs"),
-        (['"1,23E+10",P,S,E,upload'], "line 2, study_uid: a number, as spreadsheets make of UIDs"),
-        (["1.284,P,S,E,upload"], "line 2, study_uid: a number, as spreadsheets make of UIDs"),
-        (["1284011361925530,P,S,E,upload"], "line 2, study_uid: a number, as spreadsheets make of UIDs"),
-        ([f"{UID},P,1.2E+15,E,upload"], "line 2, subject_label: a number that a spreadsheet or pandas has rewritten"),
-        ([f"{UID},P,S,1E-05,upload"], "line 2, session_label: a number that a spreadsheet or pandas has rewritten"),
-        ([f"{UID},4711.0,S,E,upload"], "line 2, project_id: a number that a spreadsheet or pandas has rewritten"),
+        (["1.2E+15,P,S,E,upload"], "line 2, study_uid: a number, into which spreadsheets change UIDs"),
+        (['"1,23E+10",P,S,E,upload'], "line 2, study_uid: a number, into which spreadsheets change UIDs"),
+        (["1.284,P,S,E,upload"], "line 2, study_uid: a number, into which spreadsheets change UIDs"),
+        (["1284011361925530,P,S,E,upload"], "line 2, study_uid: a number, into which spreadsheets change UIDs"),
+        ([f"{UID},P,1.2E+15,E,upload"], "line 2, subject_label: a number that a spreadsheet or pandas has changed"),
+        ([f"{UID},P,S,1E-05,upload"], "line 2, session_label: a number that a spreadsheet or pandas has changed"),
+        ([f"{UID},4711.0,S,E,upload"], "line 2, project_id: a number that a spreadsheet or pandas has changed"),
         ([f"{UID},P,S,E,later"], "line 2, action: an unknown action"),
         ([f"{UID},P,S,E,"], "line 2, action: empty"),
         ([f"{UID},P,S,E"], "line 2, action: empty"),
@@ -453,9 +451,9 @@ def test_repeating_and_skipping() -> None:
         ([f"{UID},P,S,{'x' * 256},upload"], "line 2, session_label: 256 characters"),
         (
             [f"{UID},P,S,E,upload", "", f"{UID},P,S,F,upload"],
-            "line 4: the study of line 2 again, with another target",
+            "line 4: the study of line 2 again, with other labels",
         ),
-        ([f"{UID},P,S,E,upload", f"{UID},P,S,E,skip"], "line 3: the study of line 2 again, with another target"),
+        ([f"{UID},P,S,E,upload", f"{UID},P,S,E,skip"], "line 3: the study of line 2 again, with other labels"),
         (
             [f"{UID}.1,P,S,E,upload", f"{UID}.2,P,T,E,upload"],
             "line 3, session_label: the label of line 2 for another study",
@@ -471,24 +469,24 @@ def test_repeating_and_skipping() -> None:
 )
 def test_rows_that_are_wrong(lines: list[str], told: str) -> None:
     """Each problem by its line and column; all of a file at once."""
-    assert problems(plan(*lines))[0] == f"the plan cannot be followed: {told}"
+    assert problems(plan(*lines))[0] == f"the plan has errors: {told}"
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("1.2E+15,,,", "line 2, Accession Number: a number that a spreadsheet or pandas has rewritten"),
-        (",4711.0,20200131,", "line 2, Patient ID: a number that a spreadsheet or pandas has rewritten"),
-        (",4711,31.01.2020,", "line 2, Study Date: not a date as DICOM writes it"),
-        (",4711,2.02E+07,", "line 2, Study Date: not a date as DICOM writes it"),
-        (",4711,,", "line 2: nothing to know the study by"),
-        (",,20200131,", "line 2: nothing to know the study by"),
+        ("1.2E+15,,,", "line 2, Accession Number: a number that a spreadsheet or pandas has changed"),
+        (",4711.0,20200131,", "line 2, Patient ID: a number that a spreadsheet or pandas has changed"),
+        (",4711,31.01.2020,", "line 2, Study Date: not a date"),
+        (",4711,2.02E+07,", "line 2, Study Date: not a date"),
+        (",4711,,", "line 2: no key"),
+        (",,20200131,", "line 2: no key"),
     ],
 )
 def test_other_keys_that_are_wrong(line: str, told: str) -> None:
     """Without a UID, what stands in for it has to be there and whole."""
     data = plan(f"{line}S,E", header="Accession Number,Patient ID,Study Date,Subject,Session")
-    assert problems(data, project="P")[0] == f"the plan cannot be followed: {told}"
+    assert problems(data, project="P")[0] == f"the plan has errors: {told}"
 
 
 def test_a_hint_is_given_once() -> None:

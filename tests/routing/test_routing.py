@@ -186,7 +186,7 @@ def test_project_by_a_template(value: str) -> None:
 @pytest.mark.parametrize("value", ["a b", "Ä", "../x", "x" * 256])
 def test_project_that_no_value_gives(value: str) -> None:
     """A value is not cleaned into a project's ID: what is not one could otherwise become that of another project."""
-    with pytest.raises(UnroutableError, match=r"^what is named as its project is not a project ID$"):
+    with pytest.raises(UnroutableError, match=r"^the name of its project is not a project ID$"):
         router(project="{PatientID}", session="{StudyDate}").route("1.2.3", {**FIELDS, "PatientID": value})
 
 
@@ -267,7 +267,7 @@ def test_not_in_path_or_table(options: dict[str, Any], reason: str) -> None:
 @pytest.mark.parametrize("name", ["PatientID", "Modality", "StudyIndex"])
 def test_path_fields_do_not_hide_others(name: str) -> None:
     """A field must mean one thing."""
-    with pytest.raises(UsageError, match=f"{{{name}}} is a field of the study already"):
+    with pytest.raises(UsageError, match=f"{{{name}}} is already a field of the study"):
         Router("P", keywords=KEYWORDS, paths=PathPattern.parse(f"{{{name}}}/**"))
 
 
@@ -359,7 +359,7 @@ def test_values_are_never_told(fields: dict[str, str], path: str) -> None:
         "StudyDate does not match the pattern of --session",
         "PatientName does not match the pattern of --project",
         "its path does not match --path-pattern",
-        "what is named as its project is not a project ID",
+        "the name of its project is not a project ID",
         "nothing is left of the label after cleaning",
         "the label is longer than 255 characters",
     }

@@ -143,7 +143,7 @@ def test_two_steps() -> None:
     assert known == Study(
         "1", {"PatientID": "A", "StudyDate": "20000101", "site": "x", "session": "e"}, frozenset({"MR"})
     )
-    assert known.joined(rules.study("1", {}, "x/e/g")).modalities == {"MR"}
+    assert known.merge(rules.study("1", {}, "x/e/g")).modalities == {"MR"}
     assert rules.resolve([known, rules.study("1", {}, "x/e/g")]) == {"1": Session("P", "S1", "S1_e_MR_1", "1")}
     assert labels(rules, rules.study("1", fields, "x/e/f"), rules.study("1", fields, "x/f/f")) == {
         "1": "! its files differ in session"
@@ -180,7 +180,7 @@ def test_pieces_may_come_in_any_order(pieces: list[Study], random: Random) -> No
     def together(studies: list[Study]) -> tuple[dict[str, str], frozenset[str], frozenset[str]]:
         whole = studies[0]
         for other in studies[1:]:
-            whole = whole.joined(other)
+            whole = whole.merge(other)
         return {name: value for name, value in whole.fields.items() if value}, whole.modalities, whole.disputed
 
     expected = together(pieces)
@@ -204,7 +204,7 @@ def there(label: str, uid: str = "", day: str = "", subject: str = "A") -> Exist
 
 
 V = "{PatientID}_v{StudyIndex}"
-UNTOLD = "its subject has sessions of which nobody can tell the study, as a script gives them new UIDs"
+UNKNOWN_STUDY = "its subject has sessions of unknown studies, because a script gives them new UIDs"
 GIVEN: dict[str, tuple[str, list[ExistingSession], list[Study], dict[str, str]]] = {
     "the rest is elsewhere": (V, [there("A_v1", "1"), there("A_v2", "2")], [study("3", "20030101")], {"3": "A_v3"}),
     "of another case": (V, [there("a_V1", "1", subject="a")], [study("3", "20030101")], {"3": "A_v2"}),
@@ -238,7 +238,12 @@ GIVEN: dict[str, tuple[str, list[ExistingSession], list[Study], dict[str, str]]]
         {"8": "20080101_v8"},
     ),
     "a label of somebody else": (V, [there("A_v1", "9", subject="B")], [study("1")], {"1": "A_v2"}),
-    "a mapped study": (V, [there("A_v1"), there("A_v2", "2")], [study("1"), study("2")], {"1": UNTOLD, "2": "A_v2"}),
+    "a mapped study": (
+        V,
+        [there("A_v1"), there("A_v2", "2")],
+        [study("1"), study("2")],
+        {"1": UNKNOWN_STUDY, "2": "A_v2"},
+    ),
     "a mapped one by hand": (V, [there("baseline")], [study("1")], {"1": "A_v1"}),
     "no index": (
         "{PatientID}_{Modality}",

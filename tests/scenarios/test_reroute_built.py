@@ -121,7 +121,7 @@ async def test_the_new_subject_is_looked_at(
     ended = await commands("upload", visits / "P1", "-P", "demo", "--relabel", "-S", "taken", "-o", "json")
     assert ended.code == 9, ended.out
     assert states(ended) == {("taken", "held", None)}
-    assert "is of another PatientID" in ended.json["details"][0]["reason"]
+    assert "has another PatientID" in ended.json["details"][0]["reason"]
     assert len(xnat.archived) == 1
 
 

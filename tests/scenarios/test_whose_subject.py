@@ -99,7 +99,7 @@ async def test_a_second_journal_asks_the_archive(xnat: TestXnat, url: str, comma
     sent = xnat.count["import"]
     ended = await commands("upload", visit(tmp_path / "new", 2, "B"), *UNDER_S)
     assert (ended.code, ended.json["sessions"]["held"]) == (9, 1), ended.out
-    assert "is of another PatientID; --allow-mixed-patients allows it" in ended.json["details"][0]["reason"]
+    assert "has another PatientID; --allow-mixed-patients allows it" in ended.json["details"][0]["reason"]
     assert xnat.count["import"] == sent
 
 
