@@ -21,7 +21,7 @@ from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.attachments import upload_attachments
-from asyncimport.pipeline.demographics import DemographicsRequest, describe_subjects, unmatched
+from asyncimport.pipeline.demographics import DemographicsRequest, rows_without_session, update_subjects
 from asyncimport.pipeline.images import upload_images
 from asyncimport.reporting.entries import RunStarted
 from asyncimport.routing import FilteredRoutes, resource_of
@@ -183,7 +183,7 @@ async def set_demographics(run: Run) -> int:
         event_reason=request.event_reason or "demographics",
         only_existing=True,
     )
-    await describe_subjects(
+    await update_subjects(
         run.source, subjects, run.journal, demographics, options=run.options, report=run.report, stop=run.stop
     )
     if run.stop.requested:
@@ -205,7 +205,7 @@ def unmatched_rows(request: UploadRequest, journal: Journal, demographics: Demog
     """Return the rows of the table whose subjects have no session, unless only a part was asked for. It blocks."""
     if request.max_sessions is not None or not request.study_filter.is_everything:
         return []
-    return unmatched(journal, demographics)
+    return rows_without_session(journal, demographics)
 
 
 def unmatched_text(rows: Sequence[Demographics]) -> str:

@@ -1,62 +1,54 @@
-"""What is said of subjects in an upload: of those whose sessions are archived, from a table and from headers."""
+"""The pipeline of demographics: set the fields of subjects with archived sessions, from a table and from headers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-import anyio
 import anyio.to_thread
 
-from asyncimport.demographics import (
-    Demographics,
-    Difference,
-    agreed_values,
-    fill_gaps,
-    header_fields,
-    header_values,
-)
+from asyncimport.demographics import Demographics, agreed_values, fill_gaps, header_fields, header_values
 from asyncimport.dicom import Identity
-from asyncimport.errors import RefusedError, TransientError, primary_error
+from asyncimport.errors import RefusedError, TransientError
 from asyncimport.journal import DueSubject, Journal, SessionHeaders
 from asyncimport.model import File, Ignored, SubjectReport
-from asyncimport.model.events import Event, Notice, ServerUnavailable
+from asyncimport.model.events import Event, Notice
 from asyncimport.model.options import Options
-from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.shutdown import Stop, StoppedError
+from asyncimport.pipeline.workers import Done, Workers
 from asyncimport.xnat.subjects import SubjectUpdated
 
 _CONTRADICTION = "the headers of its files contradict each other, and it was not set"
 
 
-class Headers(Protocol):
-    """Files whose headers can be looked into."""
+class HeaderSource(Protocol):
+    """Where the headers of files are read."""
 
     def identify(self, file: File) -> Identity | Ignored:
-        """Look into a file; called in a worker thread."""
+        """Read the header of a file; called in a worker thread."""
         ...
 
 
 class SubjectStore(Protocol):
     """Where demographics go."""
 
-    async def update(self, wish: Demographics) -> SubjectUpdated:
-        """Bring a subject to the given values, and see that they have arrived.
+    async def update(self, demographics: Demographics, /) -> SubjectUpdated:
+        """Give a subject these values, and check that they have arrived.
 
         Raises: TransientError, RefusedError, FatalError.
         """
         ...
 
     async def ping(self) -> bool:
-        """Tell whether the server answers at all. Raises: FatalError."""
+        """Return whether the server answers at all. Raises: FatalError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DemographicsRequest:
-    """What is to be said: of subjects, by a table, and for what that leaves open, by headers (XNAT's names of fields).
+    """Which fields of subjects to set: those of a table, and those of headers (XNAT's names) that it leaves open.
 
-    `overwrite` says it also where XNAT has other values.
+    With `overwrite`, other values in XNAT are replaced.
     """
 
     table: Sequence[Demographics] = ()
@@ -64,128 +56,106 @@ class DemographicsRequest:
     overwrite: bool = False
 
 
-async def describe_subjects(
-    headers: Headers,
-    register: SubjectStore,
+async def update_subjects(
+    source: HeaderSource,
+    store: SubjectStore,
     journal: Journal,
-    demographics: DemographicsRequest,
+    request: DemographicsRequest,
     *,
     options: Options,
     report: Callable[[Event], None] = lambda _: None,
     stop: Stop | None = None,
 ) -> None:
-    """Say what is to be said of all subjects with archived sessions. Raises: FatalError."""
-    stop = stop or Stop()
-    turn = anyio.CapacityLimiter(1)
-    outage = Outage(
-        options.outage_timeout,
-        ping=register.ping,
-        sleep=stop.sleep,
-        report=lambda reason: report(ServerUnavailable(reason)),
-    )
-    table = {(row.project, row.subject.casefold()): row for row in demographics.table}
-    wanted = header_fields(demographics.from_headers)
-    due = iter(await anyio.to_thread.run_sync(journal.subjects.due_subjects))
+    """Set the demographics of all subjects with archived sessions. Raises: FatalError."""
+    workers = Workers(store.ping, options=options, report=report, stop=stop)
+    table = {(row.project, row.subject.casefold()): row for row in request.table}
+    wanted = header_fields(request.from_headers)
+    due = iter(await workers.call_journal(journal.subjects.due_subjects))
 
-    async def told(wish: Demographics, taken: Sequence[str]) -> SubjectReport:
-        reported = partial(SubjectReport, wish.project, wish.subject)
+    async def send(values: Demographics, header_names: Sequence[str]) -> SubjectReport:
+        result = partial(SubjectReport, values.project, values.subject)
+        if not values.values:
+            return result("stored")
         try:
-            done = await outage.call(partial(register.update, wish), wish.subject)
+            updated = await workers.outage.call(partial(store.update, values), values.subject)
         except RefusedError as error:
-            return reported("refused", reason=str(error))
+            return result("refused", reason=str(error))
         except TransientError as error:
-            return reported("failed", reason=str(error))
-        if done.alike:
+            return result("failed", reason=str(error))
+        if updated.alike:
+            labels = ", ".join(updated.alike)
             report(
-                Notice(f"XNAT ignores letter case where it archives, and has several of it: ({', '.join(done.alike)})")
+                Notice(f"XNAT ignores letter case when it archives, and has several subjects of one label: {labels}")
             )
-        arrived = tuple(one for one in taken if one in done.written)
-        return reported("stored", written=done.written, kept=_names(done.kept), taken=arrived)
+        kept = tuple(dict.fromkeys(one.name for one in updated.kept))
+        arrived = tuple(name for name in header_names if name in updated.written)
+        return result("stored", written=updated.written, kept=kept, taken=arrived)
 
-    async def heard(subject: DueSubject) -> tuple[Mapping[str, str], Sequence[str]]:
-        """Return what the headers of all sessions agree on, and the fields in which they do not."""
-        known = await anyio.to_thread.run_sync(journal.subjects.headers_of, subject, wanted, limiter=turn)
-        read = await anyio.to_thread.run_sync(_read, headers, known, wanted, journal.run, abandon_on_cancel=True)
+    async def read_headers(subject: DueSubject) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Return the values that the headers of all sessions agree on, and the fields in which they differ."""
+        known = await workers.call_journal(partial(journal.subjects.headers_of, subject, wanted))
+        read = await anyio.to_thread.run_sync(_read, source, known, wanted, journal.run, abandon_on_cancel=True)
         if read != known:
-            await anyio.to_thread.run_sync(journal.subjects.record_headers, read, limiter=turn)
+            await workers.call_journal(partial(journal.subjects.record_headers, read))
         return agreed_values({name: {value for one in read for value in one.values[name]} for name in wanted}, wanted)
 
-    async def work() -> None:
-        for subject in due:
-            found: Mapping[str, str] = {}
-            disputed: Sequence[str] = ()
-            with stop.immediate_scope():
-                if wanted:
-                    found, disputed = await heard(subject)
-            if stop.requested:
-                return
-            given = table.get((subject.project, subject.subject.casefold()))
-            own = Demographics(subject.subject, {} if given is None else given.values, subject.project)
-            wish = fill_gaps(own, found)
-            disputed = [name for name in fill_gaps(own, dict.fromkeys(disputed, "")).values if name not in own.values]
-            is_said = subject.stored_fields == wish.values and not demographics.overwrite
-            if not disputed and (not wish.values or is_said):
-                continue
-            result = None
-            try:
-                with stop.grace_scope():
-                    result = SubjectReport(wish.project, wish.subject, "stored")
-                    if wish.values:
-                        result = await told(wish, [name for name in wish.values if name not in own.values])
-            except StoppedError:
-                result = None
-            if result is None:
-                return
-            if (
-                not disputed
-                and subject.stored_fields == wish.values
-                and (result.kept, result.written) == (subject.kept, ())
-            ):
-                # All is as an earlier run has left it.
-                continue
-            seen = {name: value for name, value in wish.values.items() if name not in result.kept}
-            seen = seen if result.state == "stored" else {}
-            if disputed and result.state == "stored":
-                result = replace(result, state="refused", reason=f"{_CONTRADICTION}: {', '.join(disputed)}")
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(journal.subjects.record, result, wish.values, seen, limiter=turn)
-            report(result)
+    async def update(subject: DueSubject) -> Done | None:
+        found: Mapping[str, str] = {}
+        contradictory: Sequence[str] = ()
+        with workers.stop.immediate_scope():
+            if wanted:
+                found, contradictory = await read_headers(subject)
+        if workers.stop.requested:
+            raise StoppedError
+        row = table.get((subject.project, subject.subject.casefold()))
+        own = Demographics(subject.subject, {} if row is None else row.values, subject.project)
+        values = fill_gaps(own, found)
+        gaps = fill_gaps(own, dict.fromkeys(contradictory, "")).values
+        contradictory = [name for name in gaps if name not in own.values]
+        is_known = subject.stored_fields == values.values
+        if not contradictory and (not values.values or (is_known and not request.overwrite)):
+            return None
+        result = await send(values, [name for name in values.values if name not in own.values])
+        if not contradictory and is_known and (result.kept, result.written) == (subject.kept, ()):
+            # Nothing has changed since an earlier run.
+            return None
+        in_archive: Mapping[str, str] = {}
+        if result.state == "stored":
+            in_archive = {name: value for name, value in values.values.items() if name not in result.kept}
+            if contradictory:
+                result = replace(result, state="refused", reason=f"{_CONTRADICTION}: {', '.join(contradictory)}")
+        return Done(partial(journal.subjects.record, result, values.values, in_archive), result)
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(options.attachment_workers):
-                tasks.start_soon(work)
-    except BaseExceptionGroup as errors:
-        raise primary_error(errors) from None
+    await workers.run(lambda: next(due, None), update)
 
 
-def unmatched(journal: Journal, demographics: DemographicsRequest) -> list[Demographics]:
+def rows_without_session(journal: Journal, request: DemographicsRequest) -> list[Demographics]:
     """Return the rows of the table whose subjects have no session in the journal."""
-    met = journal.subjects.known_subjects() if demographics.table else set()
-    return [row for row in demographics.table if (row.project, row.subject.casefold()) not in met]
+    known = journal.subjects.known_subjects() if request.table else set()
+    return [row for row in request.table if (row.project, row.subject.casefold()) not in known]
 
 
 def _read(
-    headers: Headers, sessions: Sequence[SessionHeaders], wanted: Sequence[str], run: int
+    source: HeaderSource, sessions: Sequence[SessionHeaders], wanted: Sequence[str], run: int
 ) -> list[SessionHeaders]:
-    """Read the headers of files that were not read so far, and add what they say, up to this run, to what is known."""
+    """Read the headers of files that were not read before, and add their values to those of each session.
+
+    Where a file cannot be read, the session's files are read again in the next run.
+    """
     read = []
     for session in sessions:
-        said = {name: dict.fromkeys(values) for name, values in session.values.items()}
-        is_whole = True
+        # The keys of a dict are an ordered set.
+        values = {name: dict.fromkeys(known) for name, known in session.values.items()}
+        is_complete = True
         for file in session.files:
-            identity = headers.identify(file)
-            is_whole = is_whole and isinstance(identity, Identity)
+            identity = source.identify(file)
             if isinstance(identity, Identity):
                 for name, value in header_values(identity.fields, wanted).items():
-                    said[name][value] = None
-        lists = {name: [*values] for name, values in said.items()}
-        count = session.files_read + len(session.files)
-        read.append(
-            replace(session, values=lists, run=run, files_read=count) if is_whole else replace(session, values=lists)
-        )
+                    values[name][value] = None
+            else:
+                is_complete = False
+        session = replace(session, values={name: [*one] for name, one in values.items()})
+        if is_complete:
+            session = replace(session, run=run, files_read=session.files_read + len(session.files))
+        read.append(session)
     return read
-
-
-def _names(differences: Sequence[Difference]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(one.name for one in differences))

@@ -190,10 +190,10 @@ def router(*, session: str = DEFAULT_SESSION, project: str = "demo") -> Router:
 
 
 @asynccontextmanager
-async def opened(path: Path, rules: Router | None = None) -> AsyncIterator[Journal]:
+async def opened(path: Path, rules: Router | None = None, *, destination: str = "test") -> AsyncIterator[Journal]:
     """Open a journal off the loop, as its files block."""
     rules = rules or router()
-    journal = await anyio.to_thread.run_sync(partial(Journal, path, destination="test", rules=rules.rules))
+    journal = await anyio.to_thread.run_sync(partial(Journal, path, destination=destination, rules=rules.rules))
     try:
         yield journal
     finally:
