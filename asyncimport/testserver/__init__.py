@@ -9,7 +9,7 @@ a directory, injects scripted faults, and records what it received. It shares no
 
 Where to look: `xnat` and `server` are the entry, `seeding` puts data into a site, `samples` writes DICOM trees.
 `site/` is the state of an XNAT site and XNAT's work on it, `faults/` says what goes wrong and when, `http/` is the REST
-interface over both.
+interface over both, `recording/` compares it with a real XNAT.
 """
 
 from .config import SiteConfig, config_schema, read_config
