@@ -128,7 +128,7 @@ async def test_a_session_that_never_rests_is_not_verified(
     verify = await commands("verify", "-P", "demo", "-o", "json")
     (detail,) = verify.json["details"]
     assert (verify.code, detail["verified"]) == (9, None)
-    assert "was changed in XNAT while it was looked at" in detail["reason"]
+    assert "was changed in XNAT while it was read" in detail["reason"]
     assert (fault.hits, back.hits) == (3, 2)
     xnat.faults.clear()
     to_and_fro()

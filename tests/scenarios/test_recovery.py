@@ -187,7 +187,7 @@ async def test_a_stray_with_something_the_archive_lacks_stays(xnat: TestXnat, co
 
 REASONS = {
     "of another maker": ("source", "scanner", "left: it was made by scanner, not by us"),
-    "at work": ("status", RowStatus.LOCKED_ARCHIVING, "left: XNAT is at work on it (_ARCHIVING)"),
+    "at work": ("status", RowStatus.LOCKED_ARCHIVING, "left: XNAT is working on it (_ARCHIVING)"),
 }
 
 

@@ -82,7 +82,7 @@ async def test_it_is_archived_under_the_new_labels(
 
 @pytest.mark.parametrize(
     ("what", "why"),
-    [("files", "more files than were sent there"), ("source", "is not known to hold only what was sent from here")],
+    [("files", "more files than were sent there"), ("source", "may hold more than was sent from here")],
 )
 async def test_a_row_that_is_not_all_ours_is_held(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, what: str, why: str

@@ -183,7 +183,7 @@ async def test_what_another_project_shares(xnat: TestXnat, ready: Commands, repo
     session = theirs(xnat)
     xnat.share(session if option == "-E" else session.subject, "demo")
     refused = await attach(ready, report, "-P", "demo", option, "theirs", *REPORT)
-    reason = "it is of another project, which shares it: attach it there (other)"
+    reason = "it belongs to another project, which shares it: attach it there (other)"
     assert (refused.code, told(refused)) == (8, [("refused", reason)])
     assert holders(xnat) == []
     own = add_session(xnat, "own", "theirs") if option == "-E" else xnat.add_subject("demo", "theirs")
@@ -215,7 +215,7 @@ async def test_one_resource_by_several_names(
     assert ended.json["attachments"]["refused"] == 3
     refused = {one["path"] for one in ended.json["details"] if one["state"] == "refused"}
     assert refused == {str(tmp_path / name / "report.pdf") for name in "234"}
-    assert {reason for state, reason in told(ended) if state == "refused"} == {f"{first} goes there under this name"}
+    assert {reason for state, reason in told(ended) if state == "refused"} == {f"{first} has this name there"}
     if "--dry-run" in words:
         assert holders(xnat) == []
         return

@@ -128,3 +128,58 @@ def test_a_project_whose_id_is_a_word_of_addresses(project: str) -> None:
     uri = f"/data/projects/{project}/resources/7/files/in/files/a.pdf"
     found = files(listing({"Name": "a.pdf", "Size": "1", "URI": uri, "collection": "DATA", "digest": ""}))
     assert list(found) == ["in/files/a.pdf"]
+
+
+def make_reply(text: str, status: int = 200, *, html: bool = False) -> Reply:
+    """Make a reply of XNAT."""
+    return Reply(status, {"content-type": "text/html" if html else "text/plain"}, text)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kept"),
+    [
+        (make_reply(""), False),
+        (make_reply("", 201), False),
+        (make_reply('{"duplicates":["a.pdf"]}', html=True), True),
+        (make_reply('{"duplicates":[]}', html=True), False),
+        (make_reply("[1]"), False),
+        (make_reply("7"), False),
+    ],
+)
+def test_what_xnat_says_of_a_file(reply: Reply, kept: bool) -> None:
+    """Whether it has kept another; the list of duplicates is labelled as a page."""
+    assert is_duplicate(reply) is kept
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (make_reply("<html>Login.vm</html>", html=True), LoginExpiredError),
+        (make_reply("<html>a gateway</html>", html=True), TransientError),
+        (make_reply("", 401), LoginExpiredError),
+        (make_reply("", 503), TransientError),
+        (make_reply("<h3>broken</h3>", 500, html=True), TransientError),
+        (make_reply("<h3>Unable to identify experiment</h3>", 404, html=True), RefusedError),
+        (make_reply("", 413), RefusedError),
+        (make_reply("no", 403), RefusedError),
+    ],
+)
+def test_what_is_no_answer_about_a_file(reply: Reply, error: type[Exception]) -> None:
+    """It is repeated, after a login it may be, or the last word."""
+    with pytest.raises(error):
+        is_duplicate(reply)
+
+
+def test_files_that_belong_elsewhere_are_left_out() -> None:
+    """Where XNAT does not find a resource it may list what is around; sizes and digests may be unknown."""
+    rows = [
+        {"URI": "/data/experiments/X/resources/7/files/in/a.pdf", "Size": "3", "digest": "ABC", "collection": "R"},
+        {"URI": "/data/experiments/X/resources/7/files/b", "Size": "", "digest": "", "collection": "R"},
+        {"URI": "/data/projects/P/resources/8/files/c", "Size": "3", "digest": "abc", "collection": "OTHER"},
+        {"URI": "/data/experiments/X/resources/7", "Size": "3", "digest": "abc", "collection": "R"},
+    ]
+    found = parse_files(make_reply(json.dumps({"ResultSet": {"Result": rows}})), "R")
+    assert {name: (file.size, file.md5) for name, file in found.items()} == {"in/a.pdf": (3, "abc"), "b": (None, "")}
+    assert parse_files(make_reply("", 404), "R") == {}
+    with pytest.raises(RefusedError):
+        parse_files(make_reply("no", 403), "R")

@@ -1,0 +1,418 @@
+"""Transfers into resources that break, race or change, and sites without checksums."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from builders import AT_ONCE, folder, logged_in, open_files
+from resource_builders import (
+    FAILED,
+    REFUSED,
+    STORED,
+    Files,
+    batch_of,
+    fill,
+    fill_one,
+    listed_digests,
+    make_files,
+    make_resources,
+    make_session,
+    md5_bytes,
+    md5_hex,
+)
+
+from asyncimport.model import Attachment, AttachmentState
+from asyncimport.source.bytes_on_disk import LARGE
+from asyncimport.testserver import (
+    PROFILES,
+    ArchivedSession,
+    ExpireLogins,
+    Fault,
+    Gateway,
+    Late,
+    Reset,
+    Status,
+    Tell,
+    TestXnat,
+    Timing,
+    add_file,
+    damage_file,
+    file_bytes,
+    lose_entry,
+    lose_file,
+)
+from asyncimport.xnat.resource_check import Depth, FileState
+
+pytestmark = pytest.mark.anyio
+
+files, session = pytest.fixture(make_files), pytest.fixture(make_session)
+
+
+# --- Transfers that break
+
+
+@pytest.mark.parametrize(
+    "action",
+    [Status(500), Status(503), Reset(), Reset(effect=True), Gateway(504), Gateway(502, effect=False), ExpireLogins()],
+    ids=str,
+)
+@pytest.mark.parametrize("number", [1, 3])
+async def test_it_is_sent_again(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, action: Any, number: int
+) -> None:
+    """Whatever the transfer broke of; what did take effect is seen, and not sent twice."""
+    fault = xnat.faults.add(Fault("file", action))
+    some = files.small(number)
+    results = await fill(url, batch_of(*some))
+    assert fault.hits == 1
+    assert {(one.state, one.sent) for one in results.values()} == {(STORED, True)}
+    assert listed_digests(session) == {one.name: md5_bytes(Path(one.file.path).read_bytes()) for one in some}
+    took_effect = getattr(action, "effect", False)
+    # Of many in one zip, each is sent by itself the second time.
+    assert xnat.count["file"] == (1 if took_effect else 1 + number)
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize("size", [1_000, 3 * LARGE])
+async def test_a_transfer_that_breaks_in_the_middle(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, size: int, checksums: bool
+) -> None:
+    """XNAT keeps the beginning, in no catalog: it is sent again, whole, and written over."""
+    xnat.storage.checksums = checksums
+    content = os.urandom(size)
+    xnat.faults.add(Fault("file", Reset(after_bytes=size // 2)))
+    results = await fill_one(url, files.write("a", content))
+    assert (results.state, results.sent, results.md5) == (STORED, True, md5_hex(content))
+    assert await file_bytes(xnat, session, "R", "a") == content
+    assert not session.own_resources["R"].uncatalogued
+    assert xnat.count["file"] == 2
+
+
+async def test_a_transfer_that_breaks_over_our_own(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """The catalog still tells the digest of the whole: the size shows that it is not what is there."""
+    content = os.urandom(2_000)
+    # The first is cut in the middle, the second, which writes over that, has its reply lost and a third one is cut.
+    xnat.faults.add(Fault("file", Reset(after_bytes=500)))
+    xnat.faults.add(Fault("file", Reset(after_bytes=700), nth=2))
+    attachment = files.write("a", content)
+    results = await fill_one(url, attachment)
+    assert results.state is STORED
+    # And so another time: of what was whole, a transfer over it has left the beginning.
+    xnat.faults.add(Fault("file", Reset(after_bytes=900)))
+    other = files.write("a", os.urandom(2_000))
+    replaced = await fill_one(url, other, replace=True)
+    assert (replaced.state, replaced.sent) == (STORED, True)
+    assert await file_bytes(xnat, session, "R", "a") == Path(other.file.path).read_bytes()
+
+
+async def test_a_damaged_file_under_its_own_digest(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """An entry with our digest and a smaller size is our file, broken: it is sent again without being asked."""
+    content = b"0123456789"
+    stored = await add_file(xnat, session, "R", "a", content)
+    path = xnat.storage.path((*session.path, "RESOURCES", "R", "a"))
+    assert path is not None
+    path.write_bytes(content[:4])
+    session.own_resources["R"].files["a"] = type(stored)(
+        "a", 4, stored.digest, "", stored.series, complete=False, metadata=stored.metadata
+    )
+    # Nor is it taken for whole when the next transfer breaks before it begins.
+    xnat.faults.add(Fault("file", Reset()))
+    results = await fill_one(url, files.write("a", content))
+    assert (results.state, results.sent) == (STORED, True)
+    assert await file_bytes(xnat, session, "R", "a") == content
+
+
+async def test_replacing_without_checksums_is_not_taken_for_done(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """Old and new have one size: when the transfer breaks before it begins, the size proves nothing."""
+    xnat.storage.checksums = False
+    await add_file(xnat, session, "R", "a", b"old")
+    xnat.faults.add(Fault("file", Reset()))
+    results = await fill_one(url, files.write("a", b"new"), replace=True)
+    assert (results.state, results.sent) == (STORED, True)
+    assert await file_bytes(xnat, session, "R", "a") == b"new"
+
+
+async def test_replacing_without_effect_is_noticed_without_checksums(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """The answer is 200, old and new have one size, and no MD5 is listed: the bytes tell that it is the old one."""
+    xnat.storage.checksums = False
+    await add_file(xnat, session, "R", "a", b"old")
+    fault = xnat.faults.add(Fault("file", Status(200)))
+    results = await fill_one(url, files.write("a", b"new"), replace=True)
+    assert (results.state, results.sent, fault.hits) == (STORED, True, 1)
+    assert await file_bytes(xnat, session, "R", "a") == b"new"
+    xnat.faults.add(Fault("file", Status(200), share=1))
+    results = await fill_one(url, files.write("a", b"xyz"), replace=True)
+    assert (results.state, results.reason) == (FAILED, "XNAT holds other bytes than were sent")
+
+
+@pytest.mark.parametrize("version", ["1.7", "1.8"])
+async def test_a_cut_over_an_earlier_state(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, version: str
+) -> None:
+    """The listing may be as before, size and all: what an attempt that broke has left is read."""
+    xnat.profile = PROFILES[version]
+    await add_file(xnat, session, "R", "a", b"earlier")
+    later = files.write("a", bytes(1_000), previous=md5_hex(b"earlier"), previous_size=7)
+    xnat.faults.add(Fault("file", Reset(after_bytes=500)))
+    assert (await fill_one(url, later, replace_changed=True)).state is STORED
+    assert await file_bytes(xnat, session, "R", "a") == bytes(1_000)
+    # So is what an earlier run has left that was killed, if the journal knows of it.
+    await add_file(xnat, session, "R", "b", b"earlier")
+    await damage_file(xnat, session, "R", "b", bytes(500))
+    again = files.write("b", bytes(1_000), previous=md5_hex(b"earlier"), previous_size=7)
+    assert (await fill_one(url, again)).state is REFUSED
+    assert (await fill_one(url, replace(again, is_started=True))).state is STORED
+    assert await file_bytes(xnat, session, "R", "b") == bytes(1_000)
+
+
+HELD: dict[str, tuple[bytes | None, bytes | None]] = {
+    # What the catalog lists and what is on the disk, for each thing that may have become of a file.
+    "same": (b"content", b"content"),
+    "missing": (None, None),
+    "missing, on the disk": (None, b"content"),
+    "missing, listed": (b"content", None),
+    "damaged, cut": (b"content", b"cont"),
+    "damaged, longer": (b"content", b"contents!"),
+    "other": (b"another", b"another"),
+    "other, shorter": (b"anoth", b"anoth"),
+}
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize("version", ["1.7", "1.8"])
+@pytest.mark.parametrize("case", HELD)
+async def test_what_became_of_a_stored_file(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, case: str, version: str, checksums: bool
+) -> None:
+    """Listing, size and bytes: whatever of them is wrong is found, on sites without checksums too."""
+    xnat.profile = PROFILES[version]
+    xnat.storage.checksums = checksums
+    stored = files.write("a", b"content", previous=md5_hex(b"content"), previous_size=7)
+    catalogued, on_disk = HELD[case]
+    await add_file(xnat, session, "R", "other", b"1")
+    if catalogued is not None or on_disk is not None:
+        await add_file(xnat, session, "R", "a", catalogued or b"content")
+    if catalogued is None and on_disk is not None:
+        lose_entry(session, "R", "a")
+    if catalogued is not None and on_disk is None:
+        await lose_file(xnat, session, "R", "a")
+    if catalogued is not None and on_disk not in {None, catalogued}:
+        assert on_disk is not None
+        await damage_file(xnat, session, "R", "a", on_disk)
+    expected = FileState(case.partition(",")[0])
+    if expected is FileState.DAMAGED and not checksums:
+        expected = FileState.OTHER
+    for depth in (Depth.SIZE, Depth.BYTES):
+        async with logged_in(url) as client:
+            assert await make_resources(client, depth=depth).check_files(batch_of(stored)) == {stored.key: expected}
+
+
+async def test_other_bytes_of_the_same_size(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """A transfer that lost a race has left them under our MD5: only the bytes tell."""
+    stored = files.write("a", b"content", previous=md5_hex(b"content"), previous_size=7)
+    await add_file(xnat, session, "R", "a", b"content")
+    await damage_file(xnat, session, "R", "a", b"another")
+    async with logged_in(url) as client:
+        assert await make_resources(client, depth=Depth.SIZE).check_files(batch_of(stored)) == {
+            stored.key: FileState.SAME
+        }
+        assert await make_resources(client, depth=Depth.BYTES).check_files(batch_of(stored)) == {
+            stored.key: FileState.DAMAGED
+        }
+
+
+async def test_a_file_that_may_not_be_read(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """Nobody knows what it is: it is not called the same, nor missing."""
+    stored = files.write("a", b"content", previous=md5_hex(b"content"), previous_size=7)
+    await add_file(xnat, session, "R", "a", b"content")
+    xnat.faults.add(Fault("listing", Status(403), path="/files/a", share=1))
+    async with logged_in(url) as client:
+        assert await make_resources(client, depth=Depth.BYTES).check_files(batch_of(stored)) == {
+            stored.key: FileState.UNREADABLE
+        }
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+async def test_what_is_gone_from_the_disk_is_put_back(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, checksums: bool
+) -> None:
+    """The listing says that all is well: the bytes are asked for, and sent, though nothing may be replaced."""
+    xnat.storage.checksums = checksums
+    stored = files.write("a", b"content", previous=md5_hex(b"content"), previous_size=7)
+    await add_file(xnat, session, "R", "a", b"content")
+    await lose_file(xnat, session, "R", "a")
+    assert (await fill_one(url, stored, depth=Depth.BYTES)).state is STORED
+    assert await file_bytes(xnat, session, "R", "a") == b"content"
+
+
+async def test_it_is_told_what_is_about_to_be_sent(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """Before it is: what is there already is not told."""
+    await add_file(xnat, session, "R", "a", b"1")
+    told: list[tuple[list[str], int]] = []
+
+    async def begin(attachments: Sequence[Attachment]) -> None:
+        told.append(([one.name for one in attachments], xnat.count["file"]))
+
+    two = [files.write("a", b"1"), files.write("b", b"2")]
+    async with logged_in(url) as client:
+        await make_resources(client).fill(batch_of(*two), await folder(), begin)
+    assert told == [(["b"], 0)]
+
+
+async def test_a_race_that_is_lost(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """Somebody else writes into the resource meanwhile: 500, our file is on the disk and in no catalog."""
+    await add_file(xnat, session, "R", "theirs", b"theirs")
+
+    def bump() -> None:
+        session.own_resources["R"].version += 1
+
+    xnat.timing = Timing(saving_seconds=0.01)
+    content = b"ours"
+    attachment = files.write("a", content)
+    async with anyio.create_task_group() as tasks:
+
+        async def meddle() -> None:
+            while xnat.count["file"] < 1:
+                await anyio.lowlevel.checkpoint()
+            bump()
+
+        tasks.start_soon(meddle)
+        results = await fill_one(url, attachment)
+    assert (results.state, results.sent) == (STORED, True)
+    assert listed_digests(session) == {"theirs": md5_bytes(b"theirs"), "a": md5_bytes(content)}
+    assert not session.own_resources["R"].uncatalogued
+
+
+async def test_a_late_effect_does_no_harm(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """What XNAT still does of a transfer that broke off is the same file once more."""
+    late = xnat.faults.add(Fault("file", Late()))
+    results = await fill_one(url, files.write("a", b"1"))
+    late.release()
+    await late.settled()
+    assert results.state is STORED
+    assert listed_digests(session) == {"a": md5_bytes(b"1")}
+
+
+async def test_a_transfer_that_never_gets_through(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """It has failed, with the last reason, and others of the resource are not."""
+    xnat.faults.add(Fault("file", Status(500, "<h3>broken by a plugin</h3>"), path="bad", times=9))
+    results = await fill(url, batch_of(files.write("bad", b"1"), files.write("good", b"2")), zips=False)
+    assert (results["bad"].state, results["good"].state) == (FAILED, STORED)
+    assert "broken by a plugin" in str(results["bad"].reason)
+    assert list(listed_digests(session)) == ["good"]
+    assert xnat.count["file"] == AT_ONCE.attempts + 1
+
+
+async def test_a_site_that_alters_files(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """What is there is never what was sent: it has failed, and is not called stored."""
+
+    def alter() -> None:
+        stored = session.own_resources["R"].files.get("a")
+        if stored is not None:
+            session.own_resources["R"].files["a"] = replace(stored, digest=md5_bytes(b"altered"))
+
+    await add_file(xnat, session, "R", "a", b"old")
+    xnat.faults.add(Fault("listing", Tell(alter), path="/files", share=1))
+    results = await fill_one(url, files.write("a", b"new"), replace=True)
+    assert (results.state, results.reason) == (FAILED, "XNAT holds other bytes than were sent")
+
+
+@pytest.mark.parametrize("size", [100, 3 * LARGE])
+async def test_a_file_that_a_proxy_does_not_let_through(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, size: int
+) -> None:
+    """413 is the last word on it: it is sent once, and the next file is."""
+    xnat.faults.add(Fault("file", Status(413), path="large"))
+    results = await fill(url, batch_of(files.write("large", bytes(size)), files.write("small", b"2")), zips=False)
+    assert (results["large"].state, results["small"].state) == (REFUSED, STORED)
+    assert "larger than a proxy" in str(results["large"].reason)
+    assert xnat.count["file"] == 2
+    assert list(listed_digests(session)) == ["small"]
+
+
+async def test_a_file_that_changes_while_it_is_sent(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """It has failed, nothing of it is in a catalog, its handle is closed; unchanged again, it goes through."""
+    attachment = files.write("a", bytes(3 * LARGE))
+    path = Path(attachment.file.path)
+
+    def change() -> None:
+        os.truncate(path, LARGE)
+
+    xnat.faults.add(Fault("file", Tell(change)))
+    results = await fill_one(url, attachment)
+    assert results.state is FAILED
+    assert "shrank" in str(results.reason) or "changed" in str(results.reason)
+    assert open_files(path) == 0
+    assert listed_digests(session) == {}
+    assert (await fill_one(url, files.write("a", bytes(3 * LARGE)))).state is STORED
+
+
+# --- Sites without checksums
+
+
+async def test_without_checksums_bytes_are_compared(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """What is there under a name is fetched; what was just sent is known by its size."""
+    xnat.storage.checksums = False
+    for name, content in (("same", b"1"), ("other", b"2"), ("longer", b"333")):
+        await add_file(xnat, session, "R", name, content)
+    names = ("same", "other", "longer", "new")
+    results = await fill(url, batch_of(*[files.write(name, b"1") for name in names]))
+    assert {name: (one.state, one.sent) for name, one in results.items()} == {
+        "same": (STORED, False),
+        "other": (REFUSED, False),
+        "longer": (REFUSED, False),
+        "new": (STORED, True),
+    }
+    assert xnat.count["file"] == 1
+
+
+async def test_without_checksums_a_duplicate_is_compared(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """Somebody else's file of the same size comes between look and sending: a size does not make it ours."""
+    xnat.storage.checksums = False
+    await add_file(xnat, session, "R", "a", b"their", catalogued=False)
+
+    def appear() -> None:
+        resource = session.own_resources["R"]
+        resource.files["a"] = resource.uncatalogued.pop("a")
+
+    xnat.faults.add(Fault("file", Tell(appear)))
+    results = await fill_one(url, files.write("a", b"ours!"))
+    assert results.state is REFUSED
+    assert await file_bytes(xnat, session, "R", "a") == b"their"
+
+
+@pytest.mark.parametrize(("replace", "state"), [(False, REFUSED), (True, STORED)])
+async def test_a_file_that_is_listed_and_gone(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, replace: bool, state: AttachmentState
+) -> None:
+    """Nobody can tell what it was: it is refused, or replaced where that is asked for, and others go on."""
+    xnat.storage.checksums = False
+    await add_file(xnat, session, "R", "a", b"x")
+    path = xnat.storage.path((*session.path, "RESOURCES", "R", "a"))
+    assert path is not None
+    path.unlink()
+    results = await fill(url, batch_of(files.write("a", b"1"), files.write("b", b"2")), replace=replace)
+    assert (results["a"].state, results["b"].state) == (state, STORED)
