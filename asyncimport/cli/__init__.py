@@ -1,4 +1,4 @@
-"""The command line: parse, call, write, exit. The commands are thin; what they do is elsewhere."""
+"""The command line: parse, call an operation, write its result, exit."""
 
 from asyncimport.system.collector import suspend
 

@@ -14,12 +14,12 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from asyncimport import __version__
-from asyncimport.cli.values import quick
+from asyncimport.cli.values import without_pydantic
 from asyncimport.errors import UsageError
 from asyncimport.pacing.shutdown import Terminated, raise_on_sigterm
 
-# Each command is the function of its name in the module of its name, which is imported when it is asked for: what they
-# need takes longer to import than a person likes to wait for help.
+# Each command is a function in a module of the same name. The module is imported when the command is used, because all
+# imports together take too long to wait for help.
 _COMMANDS: Mapping[str, str] = {
     "upload": "Upload DICOM files: scan, send, build, archive, verify.",
     "plan": "Scan, and say what would go where, with every problem.",
@@ -36,21 +36,21 @@ _COMMANDS: Mapping[str, str] = {
 
 
 class _Commands(Mapping[str, Any]):
-    """The commands by their names, each loaded when it is looked up."""
+    """The commands by name. Each is loaded when it is looked up."""
 
     def __getitem__(self, name: str) -> Any:
         if name not in _COMMANDS:
             raise KeyError(name)
         from asyncimport.cli.profiles import ProfiledCommand
 
-        alone = typer.Typer(
+        single = typer.Typer(
             pretty_exceptions_enable=False,
             rich_markup_mode=None,
             add_completion=False,
             context_settings={"help_option_names": ["--help", "-h"]},
         )
-        alone.command(name, cls=ProfiledCommand)(getattr(import_module(f"asyncimport.cli.{name}"), name))
-        return get_command(alone)
+        single.command(name, cls=ProfiledCommand)(getattr(import_module(f"asyncimport.cli.{name}"), name))
+        return get_command(single)
 
     def __iter__(self) -> Iterator[str]:
         return iter(_COMMANDS)
@@ -60,23 +60,23 @@ class _Commands(Mapping[str, Any]):
 
 
 class _Group(TyperGroup):
-    """A group whose commands are loaded when they are needed."""
+    """A group that loads its commands when they are needed."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = _Commands()  # type: ignore[assignment]  # nobody adds any
+        self.commands = _Commands()  # type: ignore[assignment]  # read-only is enough
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, which take no detour over pydantic."""
-        return quick(super().get_params(ctx))
+        """Return the parameters, with values converted without pydantic."""
+        return without_pydantic(super().get_params(ctx))
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as Typer calls it
-        """Write what there is, without loading it."""
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
+        """List the commands without loading them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-# Typer's own tracebacks show the values of variables: passwords and patients.
+# Typer's own tracebacks show the values of variables, such as passwords and patients' data.
 app = typer.Typer(
     name="asyncimport",
     cls=_Group,
@@ -87,8 +87,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_given: bool) -> None:
+    if is_given:
         typer.echo(f"asyncimport {__version__}")
         raise typer.Exit
 
@@ -102,32 +102,32 @@ def _root(
     """Move large DICOM collections from disk into an XNAT archive, fast, and with proof that nothing was lost."""
 
 
-# Typer keeps to itself what it parses with, but for this: an error of the command line is a base of BadParameter.
+# Typer hides its parser. Only a base of BadParameter shows the class of all errors of the command line.
 _ParsingError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def main() -> None:
-    """Run the command line; whatever ends it, standard error has a line that says why, and no traceback."""
-    # Journals hold patients' identifiers: whatever is made from here on is for its owner only.
+    """Run the command line. If it fails, standard error has a line that says why, and no traceback."""
+    # Journals hold patients' identifiers. All new files are readable by their owner only.
     os.umask(0o077)
     _open_standard_streams()
     raise_on_sigterm()
-    code, lost = 1, None
+    code, output_error = 1, None
     try:
         try:
             code = _run(sys.argv[1:])
         except OSError as error:
             if not _is_of_output(error):
                 raise
-            lost = error
-        sys.exit(_written(code, lost))
+            output_error = error
+        sys.exit(_flush(code, output_error))
     finally:
-        # The process ends, and all it has with it: there is no need to look through that once more.
+        # The process ends. The garbage collector need not look through its memory once more.
         gc.freeze()
 
 
 def _run(words: list[str]) -> int:
-    """Run a command, and return its exit code. A usage error still gives the JSON that a scheduler waits for."""
+    """Run a command, and return its exit code. After a usage error, `upload` still writes its JSON."""
     try:
         return int(app(words, standalone_mode=False) or 0)
     except typer.Abort:
@@ -136,7 +136,7 @@ def _run(words: list[str]) -> int:
         _write_failure(words, 143, UsageError("stopped"))
         return 143
     except SystemExit as end:
-        # Typer says nothing of a pipe that nobody reads from any more.
+        # Typer hides a broken pipe.
         raise end.__context__ if isinstance(end.__context__, BrokenPipeError) else end from None
     except _ParsingError as error:
         problem = UsageError(_parsing_message(error), hint=f"see asyncimport {words[0] if words else ''} --help")
@@ -165,23 +165,23 @@ def _parsing_message(error: Exception) -> str:
 def _complain(message: str, hint: str) -> None:
     from asyncimport.model.texts import plain
 
-    # Where standard error is lost, nobody can be told so.
+    # An error of standard error has no place to go.
     with suppress(OSError):
         sys.stderr.write(f"error: {plain(message)}\nhint: {plain(hint)}\n")
 
 
 def _open_standard_streams() -> None:
-    """Let nothing that is opened later take the number, and so the output, of a standard stream that was closed."""
+    """Open closed standard streams, so that no file opened later gets their numbers, and their output."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - as long as we live
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - until the end
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Whether this says that standard output cannot be written: other files that cannot are told where they are."""
+    """Whether this is an error of standard output. Errors of other files are reported where they happen."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -189,20 +189,20 @@ def _is_of_output(error: OSError) -> bool:
     return error.filename is None and error.errno in {errno.ENOSPC, errno.EPIPE, errno.EIO}
 
 
-def _written(code: int, lost: OSError | None) -> int:
-    """Write what waits to be, and return the exit code: 1 where it cannot be written, whatever has been done before."""
+def _flush(code: int, output_error: OSError | None) -> int:
+    """Flush the output, and return the exit code: 1 if the output cannot be written, whatever was done before."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError as error:
-            lost = error if stream is sys.stdout else lost
-            # Python would try it once more, and complain in its own way.
+            output_error = error if stream is sys.stdout else output_error
+            # Otherwise Python tries once more, and writes its own message.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    if lost is None:
+    if output_error is None:
         return code
     _complain(
-        f"standard output cannot be written: {(lost.strerror or str(lost)).lower()}",
-        "what was done is done: `asyncimport status` tells what the journal holds",
+        f"standard output cannot be written: {(output_error.strerror or str(output_error)).lower()}",
+        "run `asyncimport status` to see what was done",
     )
     return 1
 

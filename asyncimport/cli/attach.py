@@ -1,16 +1,4 @@
-"""`asyncimport attach`: files other than images into resources of sessions, scans, subjects or projects.
-
-With `-o json` one object stands on standard output, also after failures:
-
-    {"host": "...", "exit_code": 0, "error": null, "dry_run": false,
-     "attachments": {"total": 0, "stored": 0, "sent": 0, "refused": 0, "failed": 0, "left": 0},
-     "details": [{"path": "a.pdf", "project": "P", "subject": null, "session": "E", "study_uid": null, "scan": null,
-                  "resource": "REPORTS", "name": "a.pdf", "bytes": 1, "state": "stored", "sent": true, "md5": "...",
-                  "reason": null}],
-     "flaws": [{"line": 3, "column": "path", "problem": "...", "hint": "...", "warning": false}]}
-
-`stored` are those that the archive was seen to hold in the end, `sent` those of them that were not there before.
-"""
+"""`asyncimport attach`: put files other than images into resources of sessions, scans, subjects or projects."""
 
 import os
 from dataclasses import dataclass

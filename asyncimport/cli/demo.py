@@ -39,20 +39,27 @@ def demo(*, options: DemoOptions, screen: ProgressScreen) -> None:
         expected = _write_samples(out, directory / "files")
         try:
             with _server(directory / "xnat") as url:
-                out.print(
-                    Text(
-                        f"\n2. A test XNAT has started in a process of its own; {url} shows what arrives.",
-                        style="bold",
-                    )
+                _write(out, f"\n2. A test XNAT has started in a process of its own; {url} shows what arrives.")
+                _write(
+                    out,
+                    "\n3. The plan",
+                    "project demo, subject {PatientID}, session {PatientID}_{StudyDate}. By hand, you would type:",
+                    f"XNAT_HOST={url} XNAT_USER=demo XNAT_PASS=demo \\",
+                    f"asyncimport upload {directory / 'files'} -P demo",
                 )
-                _plan(out, directory / "files", url)
                 code = _upload(screen, directory, url)
-                ended_well = _explain(out, url, code, expected)
+                is_complete = _compare(out, url, code, expected)
                 if options.keep:
-                    _stay(out, directory, url)
+                    _wait(out, directory, url)
         except KeyboardInterrupt:
             raise typer.Exit(0 if options.keep else 130) from None
-    raise typer.Exit(0 if ended_well else code or 1)
+    raise typer.Exit(0 if is_complete else code or 1)
+
+
+def _write(out: Console, title: str, *lines: str) -> None:
+    out.print(Text(title, style="bold"))
+    for line in lines:
+        out.print(Text(f"   {line}"))
 
 
 def _write_samples(out: Console, target: Path) -> int:
@@ -60,14 +67,14 @@ def _write_samples(out: Console, target: Path) -> int:
     from asyncimport.testserver.samples import bundled, generated, odd
 
     written = bundled(target / "real") + generated(target / "scanner") + odd(target / "odd")
-    out.print(Text("1. Sample files", style="bold"))
-    out.print(
-        Text(
-            f"   {written.files:,} files, {human_bytes(written.bytes)}: {written.instances:,} DICOM instances of "
-            f"{written.sessions:,} studies,\n   modalities {', '.join(sorted(written.modalities))};\n"
-            f"   {len(written.syntaxes)} transfer syntaxes; and a few files that do not belong: text, an image, "
-            "a DICOMDIR,\n   an empty file, a copy, DICOM without a study or a date."
-        )
+    _write(
+        out,
+        "1. Sample files",
+        f"{written.files:,} files, {human_bytes(written.bytes)}: {written.instances:,} DICOM instances of "
+        f"{written.sessions:,} studies, {len(written.syntaxes)} transfer syntaxes,",
+        f"modalities {', '.join(sorted(written.modalities))};",
+        "and a few files that do not belong: text, an image, a DICOMDIR, an empty file, a copy, DICOM without a study",
+        "or a date.",
     )
     return written.instances
 
@@ -90,16 +97,6 @@ def _server(directory: Path) -> Iterator[str]:
             server.terminate()
 
 
-def _plan(out: Console, files: Path, url: str) -> None:
-    out.print(Text("\n3. The plan", style="bold"))
-    out.print(
-        Text(
-            "   project demo, subject {PatientID}, session {PatientID}_{StudyDate}: what you would type is\n"
-            f"   XNAT_HOST={url} XNAT_USER=demo XNAT_PASS=demo \\\n   asyncimport upload {files} -P demo"
-        )
-    )
-
-
 def _upload(screen: ProgressScreen, directory: Path, url: str) -> int:
     from asyncimport.cli.uploading import conclude_upload
     from asyncimport.operations.rules import rules_from
@@ -107,7 +104,7 @@ def _upload(screen: ProgressScreen, directory: Path, url: str) -> int:
     from asyncimport.operations.upload_request import UploadRequest
     from asyncimport.xnat.login import Credentials
 
-    screen.consoles[0].print(Text("\n4. The upload", style="bold"))
+    _write(screen.consoles[0], "\n4. The upload")
     request = UploadRequest(
         server=Server(url, Credentials("demo", "demo")),
         sources=[directory / "files"],
@@ -121,37 +118,35 @@ def _upload(screen: ProgressScreen, directory: Path, url: str) -> int:
         return int(end.exit_code)
 
 
-def _explain(out: Console, url: str, code: int, expected: int) -> bool:
-    """Compare with what the server itself says it holds; whether all is as it should be."""
+def _compare(out: Console, url: str, code: int, expected: int) -> bool:
+    """Compare with what the server itself holds; return whether everything arrived."""
     from urllib.request import urlopen
 
     with urlopen(f"{url}/testserver/instances") as reply:  # noqa: S310 - our own server on this machine
         arrived = len(reply.read().splitlines())
-    out.print(Text("\n5. The proof", style="bold"))
-    out.print(Text(f"   The test XNAT itself counts {arrived:,} archived instances; {expected:,} could be sent."))
-    if arrived != expected or code != 8:
-        out.print(Text(f"   That is not as it should be (exit code {code}).", style="red"))
-        return False
-    out.print(
-        Text(
-            "   The upload ended with exit code 8: everything that could be sent is archived and verified, and some\n"
-            "   files were left out for the reasons above."
-        )
+    _write(
+        out,
+        "\n5. The proof",
+        f"The test XNAT counts {arrived:,} archived instances; {expected:,} could be sent.",
     )
-    out.print(Text("\nNext: asyncimport upload --help, or this demo with --keep to look around.", style="bold"))
+    if arrived != expected or code != 8:
+        out.print(Text(f"   That is wrong (exit code {code}).", style="red"))
+        return False
+    out.print(Text("   The upload ended with exit code 8: everything that could be sent is archived and verified,"))
+    out.print(Text("   and some files were left out for the reasons above."))
+    _write(out, "\nNext: asyncimport upload --help, or this demo with --keep to look around.")
     return True
 
 
-def _stay(out: Console, directory: Path, url: str) -> None:
+def _wait(out: Console, directory: Path, url: str) -> None:
     state = f"--state-dir {directory / 'state'}"
-    out.print(
-        Text(
-            f"\nThe server stays at {url} until Ctrl-C. In another terminal:\n"
-            f"   export XNAT_HOST={url} XNAT_USER=demo XNAT_PASS=demo\n"
-            f"   asyncimport upload {directory / 'files'} -P demo {state}      # sends nothing twice\n"
-            f"   asyncimport status -P demo {state}\n"
-            f"   asyncimport verify -P demo {state}"
-        )
+    _write(
+        out,
+        f"\nThe server stays at {url} until Ctrl-C. In another terminal:",
+        f"export XNAT_HOST={url} XNAT_USER=demo XNAT_PASS=demo",
+        f"asyncimport upload {directory / 'files'} -P demo {state}      # sends nothing twice",
+        f"asyncimport status -P demo {state}",
+        f"asyncimport verify -P demo {state}",
     )
     # Ctrl-C ends the wait with KeyboardInterrupt, on every system.
     threading.Event().wait()

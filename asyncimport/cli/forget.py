@@ -1,4 +1,4 @@
-"""`asyncimport forget`: take out of a journal what no longer matters. It tells first, and never calls the server."""
+"""`asyncimport forget`: delete from a journal what no longer matters. It asks first, and never calls the server."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.options import Place, ResultScreen
-from asyncimport.cli.output import show_lines, show_other_journals
+from asyncimport.cli.output import session_json, session_name, show_lines, show_other_journals
 from asyncimport.cli.parameters import command
 from asyncimport.cli.running import conclude
 from asyncimport.errors import UsageError
@@ -81,17 +81,12 @@ def _show(out: Console, found: Sequence[PruneItem]) -> None:
         out.print(Text(f"{title}: {files:,} files, {human_bytes(size)}", style="bold"))
         show_lines(out, [_line(item) for item in items])
     if any(item.is_whole and item.state == "archived" and item.keep_reason is None for item in found):
-        out.print(
-            Text(
-                "An archived session is sent again the next time, and XNAT will see a conflict "
-                "unless it is deleted there first."
-            )
-        )
+        warning = "An archived session is sent again. That is a conflict in XNAT, unless the session is deleted there."
+        out.print(Text(warning))
 
 
 def _line(item: PruneItem) -> str:
-    where = item.session
-    text = f"{where.project} / {where.subject} / {where.label}: " if where else ""
+    text = f"{session_name(item.session)}: " if item.session else ""
     text += f"{'session, ' if item.is_whole else ''}{item.state.replace('_', ' ')}, {item.files:,} files"
     if item.uri:
         text += f", {plain(item.uri)}"
@@ -101,12 +96,9 @@ def _line(item: PruneItem) -> str:
 
 
 def _item_json(item: PruneItem) -> dict[str, object]:
-    session = item.session
+    no_session: dict[str, object] = dict.fromkeys(("project", "subject", "session", "study_uid"))
     return {
-        "project": session and session.project,
-        "subject": session and session.subject,
-        "session": session and session.label,
-        "study_uid": session and session.study_uid,
+        **(session_json(item.session) if item.session else no_session),
         "whole": item.is_whole,
         "state": item.state,
         "files": item.files,

@@ -1,4 +1,4 @@
-"""What is written: results to standard output, the rest to standard error; nothing in a path can forge either."""
+"""Writes results to standard output, and all else to standard error. Texts from files cannot forge either."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncimport.errors import AsyncimportError
-from asyncimport.model import AttachmentCounts, Files, Orphan, SessionReport, SubjectCounts, Summary
+from asyncimport.model import AttachmentCounts, Files, Orphan, Session, SessionReport, SubjectCounts, Summary
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.summary import is_unverified
 from asyncimport.model.texts import plain
@@ -38,16 +38,16 @@ def consoles(*, no_color: bool) -> tuple[Console, Console]:
 
 
 class _StandardError:
-    """Standard error, on which nothing depends: a run does not end because nobody can read of its progress any more."""
+    """Standard error without errors: a run does not end because its progress cannot be written."""
 
     def write(self, text: str) -> int:
-        """Write, if that can be done."""
+        """Write, if possible."""
         with suppress(OSError):
             return sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, likewise."""
+        """Flush, if possible."""
         with suppress(OSError):
             sys.stderr.flush()
 
@@ -96,7 +96,7 @@ def summary_json(
     orphans: Sequence[Orphan] | None = None,
     notices: Sequence[str] = (),
 ) -> dict[str, object]:
-    """Return the JSON summary of `upload`; without a summary, that of a run that did not begin."""
+    """Return the JSON summary of `upload`; without a summary, that of a run that did not start."""
     if summary is None:
         summary = Summary(Files(), 0, 0, (), ())
     files = summary.files
@@ -133,48 +133,49 @@ def _counts(counts: Files | AttachmentCounts | SubjectCounts) -> dict[str, int]:
     return {name: getattr(counts, name) for name in ("found", *counts.__dataclass_fields__)}
 
 
-def orphan_json(orphan: Orphan) -> dict[str, object]:
-    """Return a stray row of the prearchive as JSON."""
-    session = orphan.session
+def session_json(session: Session) -> dict[str, object]:
+    """Return which session this is, for JSON."""
     return {
         "project": session.project,
         "subject": session.subject,
         "session": session.label,
         "study_uid": session.study_uid,
-        "uri": orphan.uri,
-        "status": orphan.status,
-        "created": orphan.created,
     }
 
 
+def session_name(session: Session) -> str:
+    """Return the labels of a session, for people."""
+    return f"{session.project} / {session.subject} / {session.label}"
+
+
+def orphan_json(orphan: Orphan) -> dict[str, object]:
+    """Return an orphan for JSON."""
+    where = {"uri": orphan.uri, "status": orphan.status, "created": orphan.created}
+    return {**session_json(orphan.session), **where}
+
+
 def show_orphans(console: Console, orphans: Sequence[Orphan]) -> None:
-    """Write what else of our sessions stands in the prearchive."""
-    if not orphans:
-        return
-    what = "stray sessions in the prearchive, left by uploads that broke off and took effect late"
-    console.print(Text(f"{len(orphans):,} {what} (see `asyncimport verify --orphans`)", style="bold"))
-    for orphan in orphans[:_SHOWN]:
-        session = orphan.session
-        console.print(Text(f"  stray: {session.project} / {session.subject} / {session.label}: {plain(orphan.uri)}"))
+    """Write what interrupted uploads left in the prearchive."""
+    if orphans:
+        title = f"orphans in the prearchive, left by interrupted uploads: {len(orphans):,}"
+        console.print(Text(f"{title} (see `asyncimport verify --orphans`)", style="bold"))
+        show_lines(console, [f"orphan: {session_name(one.session)}: {plain(one.uri)}" for one in orphans])
 
 
 def _detail(report: SessionReport) -> dict[str, object]:
-    session = report.session
     return {
-        "project": session.project,
-        "subject": session.subject,
-        "session": session.label,
-        "study_uid": session.study_uid,
+        **session_json(report.session),
         "files": report.files,
         "state": report.state,
         "uri": report.uri,
         "verified": report.verified,
         "reason": report.reason,
-        "as_of": _time(report.as_of),
+        "as_of": time_text(report.as_of),
     }
 
 
-def _time(seconds: float | None) -> str | None:
+def time_text(seconds: float | None) -> str | None:
+    """Return a time in UTC, by ISO 8601."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
@@ -227,7 +228,7 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
     console.print(Text(f"{len(summary.sessions):,} sessions: {', '.join(counts) or 'none'}", style="bold"))
     if days := sorted(_day(report) for report in summary.sessions if report.earlier and report.state == "archived"):
         when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
-        again = "`asyncimport verify` looks whether they are still there"
+        again = "`asyncimport verify` checks that they are still there"
         console.print(Text(f"  {len(days):,} of them were archived {when}; {again}"))
     to_look_at = [one for one in summary.sessions if one.state in {"held", "open"} or is_unverified(one)]
     show_lines(console, [_session_line(report) for report in to_look_at])
@@ -254,10 +255,8 @@ def _show_counts(
 
 
 def _session_line(report: SessionReport) -> str:
-    session = report.session
     why = report.reason or ("could not be verified; the next run tries again" if is_unverified(report) else "")
-    reason = f": {plain(why)}" if why else ""
-    return f"{report.state}: {session.project} / {session.subject} / {session.label}{reason}"
+    return f"{report.state}: {session_name(report.session)}{f': {plain(why)}' if why else ''}"
 
 
 def show_issues(out: Console, issues: Sequence[TableIssue]) -> None:
@@ -287,7 +286,7 @@ def issues_json(issues: Sequence[TableIssue]) -> list[dict[str, object]]:
 
 
 def show_other_journals(console: Console, project: str | None, journals: Sequence[Path]) -> None:
-    """Tell of journals that have sessions of a project too, and are not looked at."""
+    """Report other journals with sessions of a project."""
     for one in journals:
-        console.print(Text(f"project {project} has sessions in another journal too, which is not looked at: {one}"))
-        console.print(Text(f"hint: the same command with --journal {one} looks at it"))
+        console.print(Text(f"project {project} also has sessions in another journal, which is not read: {one}"))
+        console.print(Text(f"hint: run the same command with --journal {one}"))

@@ -1,4 +1,4 @@
-"""How a profile reaches the options of a command: as their defaults, so that --help shows them."""
+"""Profiles give the options of a command their defaults, so that --help shows them."""
 
 import os
 import sys
@@ -12,8 +12,8 @@ from typer.core import TyperCommand
 
 from asyncimport.cli.options import ChosenProfile, Connection
 from asyncimport.cli.output import consoles, failure_json, show_error, write_json
-from asyncimport.cli.spellings import FORMER, as_spelt_now
-from asyncimport.cli.values import quick
+from asyncimport.cli.spellings import FORMER, replace_former
+from asyncimport.cli.values import without_pydantic
 from asyncimport.credentials import (
     Profile,
     check_host,
@@ -28,11 +28,11 @@ from asyncimport.errors import AsyncimportError, UsageError
 if TYPE_CHECKING:
     from asyncimport.operations.server import Server
 
-_OWN = ("host", "user", "project", "ca_bundle", "insecure")
+_OF_SERVER = ("host", "user", "project", "ca_bundle", "insecure")
 
 
 def profiles_path() -> Path:
-    """Return where the profiles lie."""
+    """Return the file of profiles."""
     named = os.environ.get("ASYNCIMPORT_CONFIG")
     return Path(named) if named else platformdirs.user_config_path("asyncimport", appauthor=False) / "config.toml"
 
@@ -45,31 +45,31 @@ def prompt() -> Callable[[str], str] | None:
 
 
 class ProfiledCommand(TyperCommand):
-    """A command whose options, where it has --profile, come from a profile too.
+    """A command whose options come from a profile too, if it has --profile.
 
-    A profile that was asked for goes before the environment, the default one after it.
+    A profile that is asked for goes before the environment, the default profile after it.
     """
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, which take no detour over pydantic."""
-        return quick(super().get_params(ctx))
+        """Return the parameters, with values converted without pydantic."""
+        return without_pydantic(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what is given, with the values of the profile for what is not.
+        """Parse the words, and take other values from the profile.
 
-        Raises: UsageError when the values contradict each other, or one holds a secret.
+        Raises: UsageError when values contradict each other, or one holds a secret.
         """
-        args = as_spelt_now(args)
+        args = replace_former(args)
         if not ctx.resilient_parsing and any(parameter.name == "profile" for parameter in self.params):
             given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             try:
                 ctx.obj = self._apply(ctx, given)
             except UsageError as error:
-                # Help is there for whoever has a fault in the file.
+                # A fault in the file does not hide the help.
                 if not {"help", "help_all"} & set(given):
                     raise typer.BadParameter(f"{error} ({error.hint})" if error.hint else str(error)) from None
-        left = super().parse_args(ctx, args)
-        # Doctor tells what is wrong with an address among the rest.
+        rest = super().parse_args(ctx, args)
+        # Doctor reports a wrong address as a finding.
         if (host := ctx.params.get("host")) and self.name != "doctor":
             check_no_secret(host)
         if ctx.params.get("insecure") and ctx.params.get("ca_bundle"):
@@ -77,7 +77,7 @@ class ProfiledCommand(TyperCommand):
                 "--insecure trusts any certificate, and --ca-bundle those of one authority",
                 hint="leave one of them out; the profile may have it",
             )
-        return left
+        return rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. An error of ours becomes a message, its JSON if that is asked for, and its exit code."""
@@ -103,12 +103,12 @@ class ProfiledCommand(TyperCommand):
         if not name:
             return None
         if self.name == "login" and name not in profiles.named:
-            return ChosenProfile(name, explicit)  # it is about to be made
+            return ChosenProfile(name, explicit)  # login creates it
         profile = profiles.get(name)
         options: dict[str, Any] = {str(parameter.name): parameter for parameter in self.params}
         host = given.get("host") or (None if explicit and profile.host else options["host"].value_from_envvar(ctx))
-        own = {} if host and profile.host and not same_server(host, profile.host) else _own(profile)
-        # XNAT_USER goes before a default profile, but does not mean what --user means: `find_login` sees to that.
+        own = {} if host and profile.host and not same_server(host, profile.host) else _values_of_server(profile)
+        # XNAT_USER goes before a default profile; `find_login` decides that.
         user = None if explicit else own.pop("user", None)
         for key, value in (defaults[name] | own).items():
             if key in options:
@@ -118,16 +118,13 @@ class ProfiledCommand(TyperCommand):
         return ChosenProfile(name, explicit, user)
 
 
-def _own(profile: Profile) -> dict[str, Any]:
-    """Return what a profile says of its server, and of no other."""
-    return {key: value for key in _OWN if (value := getattr(profile, key)) is not None}
+def _values_of_server(profile: Profile) -> dict[str, Any]:
+    """Return the values of a profile that are for its own server only."""
+    return {key: value for key in _OF_SERVER if (value := getattr(profile, key)) is not None}
 
 
 def _defaults(ctx: Any, path: Path, name: str, profile: Profile) -> dict[str, Any]:
-    """Return the defaults of a profile, by the names of parameters; check that each is one of `upload`'s options.
-
-    Raises: UsageError.
-    """
+    """Return the defaults of a profile by parameter. Each must be an option of `upload`. Raises: UsageError."""
     options = {
         spelling.removeprefix("--").replace("-", "_"): parameter
         for parameter in ctx.parent.command.commands["upload"].get_params(ctx)
@@ -139,7 +136,7 @@ def _defaults(ctx: Any, path: Path, name: str, profile: Profile) -> dict[str, An
     defaults = {}
     for key, value in profile.defaults.items():
         where = f"{path}: profiles.{name}.defaults.{key}"
-        if key in _OWN:
+        if key in _OF_SERVER:
             raise UsageError(f"{where} is not a default", hint=f"write {key} before the table of defaults")
         if key not in options:
             raise UsageError(f"{where} is unknown", hint="asyncimport upload --help-all shows the options")

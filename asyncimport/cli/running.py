@@ -1,13 +1,12 @@
-"""What runs around the line: signals that stop it, what blocks when it is opened, and the line of progress."""
+"""Runs an operation for a command: with signals that stop it, progress while it runs, and its result at the end."""
 
 import asyncio
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -25,7 +24,6 @@ from asyncimport.reporting.progress import Totals
 if TYPE_CHECKING:
     from asyncimport.operations.result import Result
 
-T = TypeVar("T")
 R = TypeVar("R", bound="Result")
 
 _LIVE_SECONDS = 0.2
@@ -34,10 +32,10 @@ _PLAIN_SECONDS = 30.0
 
 @contextmanager
 def on_signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """Call `stop` on the loop for each SIGINT and SIGTERM, in place of what Python does with them.
+    """Call `stop` on the loop for each SIGINT and SIGTERM, in place of Python's handlers.
 
-    None is lost: one that comes too late for the loop is told at the end of the block. (asyncio's own handlers forget a
-    signal that comes in the last turn of a loop, and whoever runs several would never hear of it.)
+    No signal is lost. One that comes too late for the loop is delivered at the end of the block. (asyncio's own
+    handlers lose a signal that comes in the last turn of a loop.)
     """
     loop = asyncio.get_running_loop()
     waiting: deque[int] = deque()
@@ -59,44 +57,27 @@ def on_signals(stop: Callable[[int], None]) -> Iterator[None]:
         deliver()
 
 
-class _Stoppable(Protocol):
-    signal: int | None
-
-
-@dataclass(slots=True)
-class Stopped:
-    """The signal that has stopped a command, if one has."""
-
-    signal: int | None = None
-
-
-@contextmanager
-def stopped_by(result: _Stoppable, when_stopped: Callable[[], None] = lambda: None) -> Iterator[Stop]:
-    """Give a stop that SIGINT and SIGTERM ask for; the first of them stands in the result."""
-    stop = Stop()
-
-    def stopped(number: int) -> None:
-        if result.signal is None:
-            result.signal = number
-            when_stopped()
-        stop.request(number)
-
-    with on_signals(stopped):
-        yield stop
-
-
 def run_operation(
     operation: Callable[..., Awaitable[R]], *, when_stopped: Callable[[], None] = lambda: None, empty: R | None = None
 ) -> R:
-    """Run an operation, which SIGINT and SIGTERM stop; `when_stopped` is called at the first of them.
+    """Run an operation, which SIGINT and SIGTERM stop; the first of them calls `when_stopped`.
 
-    Where a signal comes before the operation listens for it, the result is `empty`, if that is given.
+    If a signal comes before the operation listens for it, the result is `empty`, if there is one.
     """
-    stopped = Stopped()
+    first: int | None = None
     results = [] if empty is None else [empty]
 
     async def run() -> None:
-        with stopped_by(stopped, when_stopped) as stop:
+        stop = Stop()
+
+        def request_stop(number: int) -> None:
+            nonlocal first
+            if first is None:
+                first = number
+                when_stopped()
+            stop.request(number)
+
+        with on_signals(request_stop):
             results.append(await operation(stop=stop))
 
     try:
@@ -104,10 +85,10 @@ def run_operation(
     except (KeyboardInterrupt, Terminated) as error:
         if not results:
             raise
-        stopped.signal = stopped.signal or (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
-    if stopped.signal is not None:
-        # It may have come when the operation had just ended.
-        results[-1].signal = stopped.signal
+        first = first or (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+    if first is not None:
+        # It may have come just after the operation ended.
+        results[-1].signal = first
     return results[-1]
 
 
@@ -174,7 +155,7 @@ async def _live(totals: Totals, console: Console) -> None:
             live.update(Text(totals.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
 
         while True:
-            # In a thread, because a terminal that is held (Ctrl-S) must not hold the line.
+            # In a thread: a terminal that is paused (Ctrl-S) must not pause the upload.
             await anyio.to_thread.run_sync(draw)
             await anyio.sleep(_LIVE_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Former spellings of options, which work as before and are shown nowhere."""
+"""Former spellings of options. They still work, and no page shows them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,16 +15,16 @@ FORMER: Mapping[str, str] = {
     "--since": "--study-since",
     "--reroute": "--relabel",
 }
-"""The present spelling of each."""
+"""The present spelling of each former one."""
 
 
-def as_spelt_now(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line with the present spelling of its options."""
+def replace_former(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with present spellings."""
     end = words.index("--") if "--" in words else len(words)
-    return [*map(_as_spelt_now, words[:end]), *words[end:]]
+    return [*map(_replace_former, words[:end]), *words[end:]]
 
 
-def _as_spelt_now(word: str) -> str:
+def _replace_former(word: str) -> str:
     name, equals, value = word.partition("=")
     return f"{FORMER.get(name, name)}{equals}{value}"
 

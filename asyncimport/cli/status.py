@@ -1,11 +1,10 @@
-"""`asyncimport status`: what the journal holds. It reads beside a run and never disturbs it."""
+"""`asyncimport status`: show what the journal holds. It can run during an upload."""
 
 import csv
 import io
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncimport.cli.options import Place, Screen
-from asyncimport.cli.output import show_other_journals, show_summary, summary_json
+from asyncimport.cli.output import session_json, show_other_journals, show_summary, summary_json, time_text
 from asyncimport.cli.parameters import command
 from asyncimport.cli.running import conclude
 from asyncimport.journal.attachment_reports import AttachmentRow
@@ -99,25 +98,13 @@ def _journal_json(others: Sequence[Path], result: StatusResult) -> dict[str, obj
 
 def _write_journal_csv(_: Console, result: StatusResult) -> None:
     assert result.summary is not None  # noqa: S101 - of the journal as a whole
-    names = ("project", "subject", "session", "study_uid", "state", "files", "bytes", "uri", "verified", "reason")
-    _write_csv(
-        names,
-        (
-            (
-                report.session.project,
-                report.session.subject,
-                report.session.label,
-                report.session.study_uid,
-                report.state,
-                report.files,
-                report.size,
-                report.uri,
-                report.verified,
-                report.reason,
-            )
-            for report in result.summary.sessions
-        ),
+    names = ("state", "files", "size", "uri", "verified", "reason")
+    rows = (
+        [*session_json(one.session).values(), *(getattr(one, name) for name in names)]
+        for one in result.summary.sessions
     )
+    headings = ("project", "subject", "session", "study_uid", "state", "files", "bytes", "uri", "verified", "reason")
+    _write_csv(headings, rows)
 
 
 def _show_journal(out: Console, result: StatusResult) -> None:
@@ -144,7 +131,7 @@ def _remaining(left: Remaining) -> str:
 
 
 def _about(seconds: float) -> str:
-    """Write an estimate as it deserves."""
+    """Return an estimate, rounded to what it is worth."""
     for name, length, most in (("min", 60, 90), ("h", 3600, 36)):
         if seconds < 60:
             return "less than a minute"
@@ -184,7 +171,7 @@ def _file_json(row: InstanceRow) -> dict[str, object]:
         "state": row.state.lower(),
         "reason": row.reason,
         "attempts": row.attempts,
-        "time": _time(row.settled_at),
+        "time": time_text(row.settled_at),
     }
 
 
@@ -197,7 +184,7 @@ def _attachment_json(row: AttachmentRow) -> dict[str, object]:
         "md5": row.md5,
         "state": row.state.lower(),
         "reason": row.reason,
-        "time": _time(row.settled_at),
+        "time": time_text(row.settled_at),
     }
 
 
@@ -212,7 +199,7 @@ def _delivery_json(one: DeliveryRow) -> dict[str, object]:
         "uri": one.archive_uri,
         "verified": one.verified,
         "reason": one.reason,
-        "time": _time(one.closed_at),
+        "time": time_text(one.closed_at),
     }
 
 
@@ -227,43 +214,31 @@ def _delivery_line(one: DeliveryRow) -> str:
 
 
 def _show_files(out: Console, rows: Sequence[InstanceRow]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("state", "size", "attempts", "time", "path", "reason"):
-        table.add_column(heading, no_wrap=True, overflow="fold")
+    table = _table("state", "size", "attempts", "time", "path", "reason")
     for row in rows:
-        table.add_row(
-            Text(row.state.lower()),
-            human_bytes(row.file.size),
-            "" if row.attempts is None else str(row.attempts),
-            _time(row.settled_at) or "",
-            Text(plain(row.file.path)),
-            Text(plain(row.reason or "")),
-        )
+        attempts = "" if row.attempts is None else str(row.attempts)
+        cells = (row.state.lower(), human_bytes(row.file.size), attempts, time_text(row.settled_at))
+        table.add_row(*cells, Text(plain(row.file.path)), Text(plain(row.reason or "")))
     out.print(table)
 
 
 def _show_attachments(out: Console, rows: Sequence[AttachmentRow]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("state", "size", "time", "resource", "attachment", "reason"):
-        table.add_column(heading, no_wrap=True, overflow="fold")
+    table = _table("state", "size", "time", "resource", "attachment", "reason")
     for row in rows:
-        table.add_row(
-            Text(row.state.lower()),
-            human_bytes(row.file.size),
-            _time(row.settled_at) or "",
-            Text(row.resource),
-            Text(plain(row.file.path)),
-            Text(plain(row.reason or "")),
-        )
+        cells = (row.state.lower(), human_bytes(row.file.size), time_text(row.settled_at))
+        table.add_row(*cells, Text(row.resource), Text(plain(row.file.path)), Text(plain(row.reason or "")))
     out.print(table)
 
 
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, overflow="fold")
+    return table
 
 
 def _write_csv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table for spreadsheets: UTF-8, whatever the terminal speaks, and nothing that they would carry out."""
+    """Write a table for spreadsheets: always UTF-8, without cells that they would run as formulas."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
@@ -273,6 +248,4 @@ def _write_csv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def _cell(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return escape_cell(plain(value))
+    return escape_cell(plain(value)) if isinstance(value, str) else value

@@ -1,17 +1,4 @@
-"""`asyncimport subjects`: set demographics of subjects from a table, before their sessions are imported or after.
-
-With `-o json` one object stands on standard output, also after failures; fields are named in it, values never:
-
-    {"host": "...", "exit_code": 0, "error": null, "dry_run": false,
-     "subjects": {"total": 0, "created": 0, "updated": 0, "unchanged": 0, "refused": 0, "failed": 0, "left": 0},
-     "details": [{"project": "P", "subject": "S", "label": "S", "accession": "XNAT_S00001", "state": "updated",
-                  "written": ["gender"], "kept": ["yob"], "replaced": [], "unchanged": [], "alike": [],
-                  "reason": null}],
-     "flaws": [{"line": 3, "column": "sex", "problem": "...", "hint": "...", "warning": false}]}
-
-`subject` is the label as the table has it, `label` as XNAT has it; `alike` are labels of others that differ from that
-in letter case only. `left` were not come to, as an error or a signal ended the run.
-"""
+"""`asyncimport subjects`: set demographics from a table. Its JSON names fields, and never holds values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

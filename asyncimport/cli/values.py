@@ -1,7 +1,7 @@
-"""Values of options, converted without a validator of pydantic's where that would change nothing.
+"""Converts values of options without pydantic, if the result is the same.
 
-Typer (since 0.29) imports pydantic for the first value of a command and builds a validator for each option. That takes
-some 75 ms, a third of the start of every command, for values that are texts and paths.
+Typer (since 0.29) imports pydantic for the first value of a command, and builds a validator for each option. That takes
+about 75 ms, a third of the start of every command, for values that are texts and paths.
 """
 
 from collections.abc import Callable
@@ -9,23 +9,23 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
 
-# Of flags in environment variables; Typer knows more.
+# Values of flags in environment variables; Typer knows more.
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
-def quick(parameters: list[Any]) -> list[Any]:
-    """Let parameters of Typer's keep values that have their type, and make paths and choices of texts by themselves.
+def without_pydantic(parameters: list[Any]) -> list[Any]:
+    """Let parameters of Typer keep values of the right type, and convert texts to paths and choices by themselves.
 
-    Whatever else they are given goes to Typer as before: numbers, what is missing, and all that has to be refused.
+    Typer still gets all other values: numbers, missing values, and wrong ones.
     """
     for parameter in parameters:
         # An older Typer has no validators, and no descriptor.
         if hasattr(parameter, "type_descriptor") and "process_value" not in vars(parameter):
-            parameter.process_value = _quickly(parameter)
+            parameter.process_value = _processor(parameter)
     return parameters
 
 
-def _quickly(parameter: Any) -> Callable[[Any, Any], Any]:
+def _processor(parameter: Any) -> Callable[[Any, Any], Any]:
     process: Callable[[Any, Any], Any] = parameter.process_value
     is_list = parameter.multiple or parameter.nargs == -1
     annotation = parameter.type_descriptor.annotation
@@ -44,7 +44,7 @@ def _quickly(parameter: Any) -> Callable[[Any, Any], Any]:
 
 
 def _list(kind: Any, value: Any) -> Any:
-    """Return a list, or () where there is none. Raises: TypeError, ValueError where only Typer knows."""
+    """Return a list, or () for None. Raises: TypeError, ValueError if Typer must decide."""
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
@@ -53,7 +53,7 @@ def _list(kind: Any, value: Any) -> Any:
 
 
 def _simple(kind: Any, value: Any, default: Any = None) -> Any:
-    """Return a value as its type. Raises: ValueError where only Typer knows."""
+    """Return a value of the right type. Raises: ValueError if Typer must decide."""
     # A number may be too small or too large, unless it is the default.
     if value is None or (type(value) is kind and (value == default or kind not in {int, float})):
         return value

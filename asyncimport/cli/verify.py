@@ -1,4 +1,4 @@
-"""`asyncimport verify`: compare the archive with the journal, now or weeks later. Unasked, it changes nothing."""
+"""`asyncimport verify`: compare the archive with the journal. It changes nothing unless an option says so."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.options import Connection, ResultScreen
-from asyncimport.cli.output import orphan_json, show_other_journals
+from asyncimport.cli.output import orphan_json, session_json, session_name, show_other_journals
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import conclude, outcome_json, run_operation
@@ -42,7 +42,7 @@ def verify(*, options: VerifyOptions, connection: Connection, journal: JournalOp
         result,
         as_json=partial(_json, host=server.host, others=others),
         show=_show,
-        if_stopped="`asyncimport upload` sends the rest" if result.repaired else "the same command begins anew",
+        if_stopped="`asyncimport upload` sends the rest" if result.repaired else "the same command starts again",
     )
 
 
@@ -98,10 +98,7 @@ def _json(result: "VerifyResult", *, host: str, others: Sequence[Path]) -> dict[
         "other_journals": [plain(str(one)) for one in others],
         "details": [
             {
-                "project": one.session.project,
-                "subject": one.session.subject,
-                "session": one.session.label,
-                "study_uid": one.session.study_uid,
+                **session_json(one.session),
                 "files": one.files,
                 "missing": len(one.missing),
                 "verified": one.verified,
@@ -119,42 +116,41 @@ def _json(result: "VerifyResult", *, host: str, others: Sequence[Path]) -> dict[
 def _show(out: Console, result: "VerifyResult") -> None:
     if result.error is not None:
         return
-    complete = sum(one.problem is None for one in result.findings)
-    total = len(result.findings)
-    come_to = " come to" if result.signal is not None else ""
-    out.print(Text(f"{complete:,} of {total:,} sessions{come_to} hold every instance that was stored", style="bold"))
-    for one in result.findings:
-        if one.reason is not None:
-            session = one.session
-            out.print(Text(f"  {session.project} / {session.subject} / {session.label}: {plain(one.reason)}"))
+
+    def title(text: str) -> None:
+        out.print(Text(text, style="bold"))
+
+    def lines(*texts: str) -> None:
+        for text in texts:
+            out.print(Text(f"  {plain(text)}"))
+
+    total, complete = len(result.findings), sum(one.problem is None for one in result.findings)
+    checked = "" if result.signal is None else " checked so far"
+    title(f"{complete:,} of {total:,} sessions{checked} hold every instance that was stored")
+    lines(*(f"{session_name(one.session)}: {one.reason}" for one in result.findings if one.reason is not None))
     if result.resources:
         attachments = sum(len(one.batch.attachments) for one in result.resources)
         sound = attachments - sum(len(one.missing) + len(one.altered) for one in result.resources)
-        out.print(Text(f"{sound:,} of {attachments:,} attachments are there as they were stored", style="bold"))
-    for resource in result.resources:
-        if resource.problem is not None:
-            place = resource.batch.resource.owner
-            where = f"{place.project} / {place.subject} / {place.session} / {resource.batch.resource.label}"
-            out.print(Text(f"  {where}: {plain(resource.problem)}"))
+        title(f"{sound:,} of {attachments:,} attachments are there as they were stored")
+    for one in result.resources:
+        if one.problem is not None:
+            owner, label = one.batch.resource.owner, one.batch.resource.label
+            lines(f"{owner.project} / {owner.subject} / {owner.session} / {label}: {one.problem}")
     if result.subjects:
-        agree = sum(one.problem is None for one in result.subjects)
-        out.print(Text(f"{agree:,} of {len(result.subjects):,} subjects are described as they were", style="bold"))
-    for subject in result.subjects:
-        if subject.problem is not None:
-            out.print(Text(f"  {subject.project} / {subject.subject}: {plain(subject.problem)}"))
-    for one_again in result.restored:
-        what = (
-            f"described again: {', '.join(one_again.written)}"
-            if isinstance(one_again, SubjectUpdated)
-            else f"not described again: {plain(one_again.reason)}"
-        )
-        out.print(Text(f"  {one_again.project} / {one_again.subject}: {what}"))
+        same = sum(one.problem is None for one in result.subjects)
+        title(f"{same:,} of {len(result.subjects):,} subjects have the demographics that were stored")
+    lines(*(f"{one.project} / {one.subject}: {one.problem}" for one in result.subjects if one.problem is not None))
+    for restored in result.restored:
+        if isinstance(restored, SubjectUpdated):
+            text = f"stored again: {', '.join(restored.written)}"
+        else:
+            text = f"not stored again: {restored.reason}"
+        lines(f"{restored.project} / {restored.subject}: {text}")
     if result.repaired or result.unrepaired:
-        out.print(Text(f"{result.repaired:,} missing files were sent again"))
+        out.print(Text(f"missing files sent again: {result.repaired:,}"))
     if result.unrepaired:
-        out.print(
-            Text(f"{result.unrepaired:,} could not be: their files are gone or have changed, or XNAT refused them")
-        )
+        reason = "they are gone or have changed, or XNAT refused them"
+        out.print(Text(f"missing files that could not be sent again: {result.unrepaired:,} ({reason})"))
     elif not result.repaired and (
         any(one.missing and one.expected is None for one in result.findings)
         or any(one.missing or one.damaged for one in result.resources)
@@ -166,6 +162,5 @@ def _show(out: Console, result: "VerifyResult") -> None:
         if result.kept_back:
             out.print(Text(f"{result.kept_back:,} kept back: not known to hold what was sent"))
     if result.orphans is not None:
-        out.print(Text(f"{len(result.orphans):,} stray sessions in the prearchive", style="bold"))
-        for orphan, outcome in result.orphans:
-            out.print(Text(f"  {plain(orphan.uri)} ({orphan.status}, {orphan.created}): {plain(outcome)}"))
+        title(f"orphans in the prearchive: {len(result.orphans):,}")
+        lines(*(f"{one.uri} ({one.status}, {one.created}): {outcome}" for one, outcome in result.orphans))

@@ -201,7 +201,7 @@ async def test_what_cannot_be_attached_is_told(
     for words in (
         "both be a_b.txt",
         "it is empty",
-        "a catalog of its own",
+        "for its own catalog",
         "dangling is no file",
         "none is no file",
     ):
@@ -246,7 +246,7 @@ USAGE: dict[str, tuple[list[str], str]] = {
         ["{a}", "-P", "demo", "--scan", "1", "-S", "S", "--resource", "R"],
         "--scan without a session",
     ),
-    "bad label": (["{a}", "-P", "demo", "--session", "E 1", "--resource", "R"], "--session: the character ' '"),
+    "bad label": (["{a}", "-P", "demo", "--session", "E 1", "--resource", "R"], "invalid --session 'E 1'"),
     "no file": (["{a}x", *TO_E], "no file can be attached"),
     "no table": (["--table", "{a}x", "-P", "demo"], "cannot be read"),
     "not a table": (["--table", "{a}", "-P", "demo"], "no column path"),

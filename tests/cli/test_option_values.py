@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from asyncimport.cli.app import _COMMANDS
 from asyncimport.cli.profiles import ProfiledCommand
-from asyncimport.cli.values import quick
+from asyncimport.cli.values import without_pydantic
 
 VALUES: tuple[Any, ...] = (
     None,
@@ -56,7 +56,7 @@ def converted(parameter: Any, context: Any, value: Any) -> Any:
 @pytest.mark.parametrize("name", _COMMANDS)
 def test_values_are_converted_as_typer_does_it(name: str) -> None:
     """The same values, and the same errors, whatever is given."""
-    slow, fast = parameters(name), quick(parameters(name))
+    slow, fast = parameters(name), without_pydantic(parameters(name))
     context = typer.Context(ProfiledCommand(name, params=fast))
     for one, other in zip(slow, fast, strict=True):
         for value in (one.default, *VALUES):

@@ -7,7 +7,7 @@ from conftest import Commands
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncimport.cli.spellings import FORMER, as_spelt_now, variables_of
+from asyncimport.cli.spellings import FORMER, replace_former, variables_of
 
 pytestmark = pytest.mark.anyio
 
@@ -20,17 +20,17 @@ def test_each_former_spelling_has_a_present_one() -> None:
 
 def test_only_options_are_spelt_anew() -> None:
     """Values, short options and what comes after `--` stay."""
-    assert as_spelt_now(["upload", "x", "--limit", "3", "--map=a=b.csv"]) == [
+    assert replace_former(["upload", "x", "--limit", "3", "--map=a=b.csv"]) == [
         *("upload", "x", "--max-sessions", "3", "--label-map=a=b.csv")
     ]
-    assert as_spelt_now(["-E", "limit", "--", "--limit"]) == ["-E", "limit", "--", "--limit"]
-    assert as_spelt_now(["--limits", "--maps", "--settle-time"]) == ["--limits", "--maps", "--settle-time"]
+    assert replace_former(["-E", "limit", "--", "--limit"]) == ["-E", "limit", "--", "--limit"]
+    assert replace_former(["--limits", "--maps", "--settle-time"]) == ["--limits", "--maps", "--settle-time"]
 
 
 @given(st.lists(st.text(alphabet="-=abc", max_size=6)))
 def test_other_words_stay(words: list[str]) -> None:
     """Whatever they are."""
-    assert as_spelt_now(words) == words
+    assert replace_former(words) == words
 
 
 def test_variables_have_both_names() -> None:

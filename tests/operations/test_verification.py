@@ -338,7 +338,7 @@ async def test_what_nobody_has_looked_at_is_told_with_its_day(
     assert again.code == 0
     assert "verified" not in again.out
     day = datetime.now(UTC).astimezone().date().isoformat()
-    assert f"2 of them were archived on {day}; `asyncimport verify` looks whether they are still there" in again.out
+    assert f"2 of them were archived on {day}; `asyncimport verify` checks that they are still there" in again.out
     said = (await commands("upload", tree, "-P", "demo", "-o", "json")).json["details"]
     assert all(datetime.fromisoformat(detail["as_of"]).astimezone().date().isoformat() == day for detail in said)
     assert (await commands("verify")).code == 9

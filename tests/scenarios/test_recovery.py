@@ -170,7 +170,7 @@ async def test_the_table_tells_of_strays(xnat: TestXnat, url: str, commands: Com
     commands.login(url)
     told = await commands("upload", visit, "-P", "demo", "-q")
     assert told.code == 0
-    assert "1 stray sessions in the prearchive" in told.out
+    assert "orphans in the prearchive, left by interrupted uploads: 1" in told.out
     assert "asyncimport verify --orphans" in told.out
 
 
@@ -477,7 +477,7 @@ async def test_verify_says_what_it_cannot_repair(xnat: TestXnat, url: str, comma
     assert (mended.json["repaired"], mended.json["unrepaired"]) == (1, 2)
     assert xnat.sop_uids() == {sop(3), sop(4)}
     assert mended.json["details"][0]["missing"] == 2
-    assert "2 could not be" in (await commands("verify", "--repair")).out
+    assert "missing files that could not be sent again: 2" in (await commands("verify", "--repair")).out
 
 
 async def test_verify_sends_a_session_again_that_is_gone(

@@ -101,7 +101,7 @@ async def test_what_has_changed_since_is_found(xnat: TestXnat, ready: Commands, 
     assert verified.code == 9
     assert [one["differing"] for one in verified.json["subjects"]] == [[], ["gender"]]
     shown = await ready("verify", "-P", "demo")
-    assert "1 of 2 subjects are described as they were" in shown.out
+    assert "1 of 2 subjects have the demographics that were stored" in shown.out
     assert "unknown" not in verified.out + shown.out
 
 
