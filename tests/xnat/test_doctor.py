@@ -20,9 +20,8 @@ import trustme
 from aiohttp import ClientError, web
 from builders import DEMO, image, listening, write
 from conftest import Commands
-from test_proxies import certified as certified_by_name
-from test_proxies import proxied as forwarded
-from test_proxy import NGINX, certified, proxied
+from forward_proxy import forward_proxy, serve_tls
+from nginx import NGINX, nginx_proxy, tls_settings
 
 from asyncimport.operations.doctor import collect_facts, run_checks
 from asyncimport.operations.findings import Facts, Finding, Status, exit_code
@@ -673,7 +672,7 @@ async def test_a_proxy_of_this_machines(xnat: TestXnat, tmp_path: Path, monkeypa
     """Everything goes through it, and it is named without what is secret; announcements and certificate as well."""
     xnat.add_user(ADMIN)
     bundle = tmp_path / "ca.pem"
-    async with certified_by_name(xnat, bundle) as server, forwarded(server, secret="ada:hidden") as proxy:
+    async with serve_tls(xnat, bundle) as server, forward_proxy(server, secret="ada:hidden") as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://ada:hidden@{proxy.url}")
         findings = await examined("https://xnat.example.org", "demo", ca_bundle=bundle)
     assert wrong(findings) == []
@@ -692,7 +691,7 @@ async def test_a_proxy_of_this_machines(xnat: TestXnat, tmp_path: Path, monkeypa
 async def test_the_limit_of_a_proxy_is_found(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """Without a byte of a body, and without a trace at XNAT."""
     xnat.add_user(ADMIN)
-    async with proxied(url, tmp_path, client_max_body_size="1m") as proxy:
+    async with nginx_proxy(url, tmp_path, client_max_body_size="1m") as proxy:
         finding = only(await examined(proxy.url, "demo"))
     assert (finding.code, finding.status) == ("body-size", Status.WARNING)
     assert "between 1 MB and 100 MB (413)" in finding.found
@@ -710,8 +709,8 @@ async def test_limits_behind_tls(xnat: TestXnat, url: str, tmp_path: Path, limit
     authority = trustme.CA()
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(bundle)
-    certificate = certified(authority.issue_cert("localhost"), tmp_path)
-    async with proxied(url, tmp_path, **certificate, client_max_body_size=limit) as proxy:
+    certificate = tls_settings(authority.issue_cert("localhost"), tmp_path)
+    async with nginx_proxy(url, tmp_path, **certificate, client_max_body_size=limit) as proxy:
         findings = await examined(proxy.url, "demo", ca_bundle=bundle)
     checks = {finding.code: finding for finding in findings if not finding.about}
     assert found in checks["body-size"].found

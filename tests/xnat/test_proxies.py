@@ -1,31 +1,24 @@
 """A proxy on the way to the server: a real one, small, and what the system's variables say of it."""
 
-import asyncio
-import base64
 import os
-import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
-import trustme
 from aiohttp import web
 from builders import listening, logged_in
 from conftest import Commands
+from forward_proxy import NAME, forward_proxy, make_tls_context, serve_tls
 from yarl import URL
 
 from asyncimport.errors import TransientError, UnavailableError, UsageError
-from asyncimport.testserver import TestXnat, serve
+from asyncimport.testserver import TestXnat
 from asyncimport.xnat.proxies import DIRECT, proxy_for
 from asyncimport.xnat.site import check_project
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
-NAME = "xnat.example.org"
 PASSWORD = "p@ss:w/rd#1"
 ESCAPED = "p%40ss%3Aw%2Frd%231"
 BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -39,102 +32,17 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@dataclass
-class ForwardProxy:
-    """A forward proxy for one server, by which name it is asked for; `secret` is user:password, where it wants them."""
-
-    port: int
-    secret: str = ""
-    status: int = 200
-    """What it says to CONNECT."""
-    url: str = ""
-    asked: list[str] = field(default_factory=list)
-    """The first line of each request."""
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer a connection: a tunnel, or one request that is passed on."""
-        with suppress(OSError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            first, *lines = head.rstrip().split("\r\n")
-            self.asked.append(first)
-            wanted = f"Basic {base64.b64encode(self.secret.encode()).decode()}"
-            if self.secret and f"Proxy-Authorization: {wanted}" not in lines:
-                writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n")
-                writer.write(b"Proxy-Authenticate: Basic realm=proxy\r\nContent-Length: 0\r\n\r\n")
-            elif self.status != 200:
-                writer.write(f"HTTP/1.1 {self.status} No\r\nContent-Length: 0\r\n\r\n".encode())
-            else:
-                await self._pass_on(first, lines, reader, writer)
-        with suppress(OSError):
-            writer.close()
-            await writer.wait_closed()
-
-    async def _pass_on(
-        self, first: str, lines: list[str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        from_server, to_server = await asyncio.open_connection("127.0.0.1", self.port)
-        method, target, version = first.split()
-        if method == "CONNECT":
-            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        else:
-            # One request a connection: the next one would have to be rewritten too.
-            ours = ("proxy-", "connection:")
-            kept = [line for line in lines if not line.lower().startswith(ours)]
-            request = [f"{method} {URL(target).raw_path_qs} {version}", *kept, "Connection: close", "", ""]
-            to_server.write("\r\n".join(request).encode())
-        await asyncio.gather(_pump(reader, to_server), _pump(from_server, writer))
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while piece := await reader.read(65_536):
-            writer.write(piece)
-            await writer.drain()
-    with suppress(OSError):
-        writer.close()
-
-
-@asynccontextmanager
-async def proxied(
-    server: str, *, secret: str = "", status: int = 200, tls: ssl.SSLContext | None = None
-) -> AsyncIterator[ForwardProxy]:
-    """Run a proxy that leads to this server, whatever it is asked for; with `tls` it is spoken to encrypted."""
-    proxy = ForwardProxy(int(server.rpartition(":")[2]), secret, status)
-    listener = await asyncio.start_server(proxy.answer, "127.0.0.1", 0, ssl=tls)
-    proxy.url = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    try:
-        yield proxy
-    finally:
-        listener.close()
-
-
-def authority(bundle: Path, name: str = NAME) -> ssl.SSLContext:
-    """Make a certificate for the server's name by an authority of one's own, which is written to a bundle."""
-    ours = trustme.CA()
-    ours.cert_pem.write_to_path(bundle)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.issue_cert(name).configure_cert(context)
-    return context
-
-
-@asynccontextmanager
-async def certified(xnat: TestXnat, bundle: Path) -> AsyncIterator[str]:
-    """Serve over TLS, under a name that nobody can look up."""
-    async with serve(xnat, ssl_context=await anyio.to_thread.run_sync(authority, bundle)) as url:
-        yield url
-
-
 # --- through it
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
 async def test_plain_http(xnat: TestXnat, url: str, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """Each request goes to the proxy with its whole address."""
-    async with proxied(url) as proxy:
+    async with forward_proxy(url) as proxy:
         monkeypatch.setenv(variable, f"http://{proxy.url}")
         async with logged_in(f"http://{NAME}:8080") as client:
             assert await check_project(client, "demo") == "demo"
-    assert proxy.asked[0] == f"POST http://{NAME}:8080/data/JSESSION HTTP/1.1"
+    assert proxy.requests[0] == f"POST http://{NAME}:8080/data/JSESSION HTTP/1.1"
     assert xnat.live_logins("demo") == 0
 
 
@@ -142,11 +50,11 @@ async def test_plain_http(xnat: TestXnat, url: str, monkeypatch: pytest.MonkeyPa
 async def test_tls(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """The proxy makes a tunnel, and sees no more than the server's name; the certificate is the server's own."""
     bundle = tmp_path / "ca.pem"
-    async with certified(xnat, bundle) as url, proxied(url) as proxy:
+    async with serve_tls(xnat, bundle) as url, forward_proxy(url) as proxy:
         monkeypatch.setenv(variable, proxy.url)
         async with logged_in(f"https://{NAME}", ca_bundle=bundle) as client:
             assert await check_project(client, "demo") == "demo"
-        assert set(proxy.asked) == {f"CONNECT {NAME}:443 HTTP/1.1"}
+        assert set(proxy.requests) == {f"CONNECT {NAME}:443 HTTP/1.1"}
         with pytest.raises(UnavailableError, match="the server's certificate is not trusted"):
             async with logged_in(f"https://{NAME}"):
                 raise AssertionError("an unknown certificate was trusted")
@@ -165,9 +73,9 @@ async def test_user_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return web.Response(text="User 'demo' is logged in")
 
     bundle = tmp_path / "ca.pem"
-    context = await anyio.to_thread.run_sync(authority, bundle)
+    context = await anyio.to_thread.run_sync(make_tls_context, bundle)
     site = {"ssl_context": context} if scheme == "https" else {}
-    async with listening(answer, **site) as url, proxied(url, secret=f"ada:{PASSWORD}") as proxy:
+    async with listening(answer, **site) as url, forward_proxy(url, secret=f"ada:{PASSWORD}") as proxy:
         monkeypatch.setenv(f"{scheme}_proxy", f"http://ada:{ESCAPED}@{proxy.url}/")
         async with logged_in(f"{scheme}://{NAME}", ca_bundle=bundle) as client:
             assert PASSWORD not in repr(client._transport._proxy)
@@ -187,12 +95,12 @@ async def test_refused(
     xnat: TestXnat, url: str, monkeypatch: pytest.MonkeyPatch, scheme: str, given: str, message: str
 ) -> None:
     """It is asked once, and said to be the proxy."""
-    async with proxied(url, secret="ada:right") as proxy:
+    async with forward_proxy(url, secret="ada:right") as proxy:
         monkeypatch.setenv("ALL_PROXY", f"http://{given}{proxy.url}")
         with pytest.raises(UnavailableError, match=message) as caught:
             async with logged_in(f"{scheme}://{NAME}"):
                 raise AssertionError("let through without a password")
-    assert len(proxy.asked) == 1
+    assert len(proxy.requests) == 1
     assert caught.value.hint
     assert "wrong" not in f"{caught.value} {caught.value!r}"
     assert caught.value.__cause__ is None
@@ -208,17 +116,17 @@ async def test_refused(
 )
 async def test_no_tunnel(url: str, monkeypatch: pytest.MonkeyPatch, status: int, message: str, times: int) -> None:
     """What the proxy will not do ends the run; what it cannot do now is tried again."""
-    async with proxied(url, status=status) as proxy:
+    async with forward_proxy(url, status=status) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.url}")
         with pytest.raises(UnavailableError, match=message):
             async with logged_in(f"https://{NAME}"):
                 raise AssertionError("let through")
-    assert len(proxy.asked) == times
+    assert len(proxy.requests) == times
 
 
 async def test_no_tls_behind_the_tunnel(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the proxy has done its part, it is not the one to blame."""
-    async with proxied(url) as proxy:
+    async with forward_proxy(url) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.url}")
         with pytest.raises(UnavailableError, match="no connection to the server"):
             async with logged_in(f"https://{NAME}"):
@@ -243,7 +151,7 @@ async def test_nobody_there(monkeypatch: pytest.MonkeyPatch, scheme: str, addres
 async def test_a_whole_run(xnat: TestXnat, commands: Commands, tree: Path, tmp_path: Path) -> None:
     """Upload and verify, through a tunnel, with the site's certificates from the environment."""
     bundle = tmp_path / "ca.pem"
-    async with certified(xnat, bundle) as url, proxied(url, secret=f"ada:{PASSWORD}") as proxy:
+    async with serve_tls(xnat, bundle) as url, forward_proxy(url, secret=f"ada:{PASSWORD}") as proxy:
         for name in [name for name in commands.env if name.lower().endswith("_proxy") or name in BUNDLES]:
             del commands.env[name]
         commands.login(f"https://{NAME}")
@@ -254,7 +162,7 @@ async def test_a_whole_run(xnat: TestXnat, commands: Commands, tree: Path, tmp_p
         commands.env["HTTPS_PROXY"] = f"http://ada:wrong-horse@{proxy.url}"
         refused = await commands("upload", tree, "-P", "demo", "-o", "json")
     assert ended.json["files"]["stored"] == 12
-    assert set(proxy.asked) == {f"CONNECT {NAME}:443 HTTP/1.1"}
+    assert set(proxy.requests) == {f"CONNECT {NAME}:443 HTTP/1.1"}
     assert xnat.live_logins("demo") == 0
     assert refused.code == 4
     assert "refuses the user name or password" in refused.json["error"]["message"]
@@ -343,7 +251,7 @@ def test_not_a_proxy(monkeypatch: pytest.MonkeyPatch, value: str, message: str) 
 async def test_bundle(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """The variables of other programs name the site's authority, where --ca-bundle does not."""
     bundle = tmp_path / "ca.pem"
-    async with certified(xnat, bundle) as url, proxied(url) as proxy:
+    async with serve_tls(xnat, bundle) as url, forward_proxy(url) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         monkeypatch.setenv(variable, str(bundle))
         async with logged_in(f"https://{NAME}") as client:
@@ -353,8 +261,8 @@ async def test_bundle(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.Monkey
 async def test_bundles_in_order(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first that is set counts, and the option before all; none is needed where nothing is checked."""
     right, wrong = tmp_path / "right.pem", tmp_path / "wrong.pem"
-    async with certified(xnat, right) as url, proxied(url) as proxy:
-        await anyio.to_thread.run_sync(authority, wrong)
+    async with serve_tls(xnat, right) as url, forward_proxy(url) as proxy:
+        await anyio.to_thread.run_sync(make_tls_context, wrong)
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         monkeypatch.setenv("CURL_CA_BUNDLE", str(wrong))
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(right))
@@ -378,13 +286,13 @@ async def test_insecure_is_the_server_and_not_the_proxy(
 ) -> None:
     """Whoever trusts any server has not said anything of a proxy on the way, which gets a password of its own."""
     ours = tmp_path / "proxy.pem"
-    context = await anyio.to_thread.run_sync(authority, ours, "127.0.0.1")
-    async with certified(xnat, tmp_path / "ca.pem") as url, proxied(url, secret="ada:x", tls=context) as proxy:
+    context = await anyio.to_thread.run_sync(make_tls_context, ours, "127.0.0.1")
+    async with serve_tls(xnat, tmp_path / "ca.pem") as url, forward_proxy(url, secret="ada:x", tls=context) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"https://ada:x@{proxy.url}")
         with pytest.raises(UnavailableError, match=r"not trusted|no connection"):
             async with logged_in(f"https://{NAME}", verify=False):
                 raise AssertionError("a proxy of nobody was trusted")
-        assert proxy.asked == []
+        assert proxy.requests == []
         monkeypatch.setenv("SSL_CERT_FILE", str(ours))
         async with logged_in(f"https://{NAME}", verify=False) as client:
             assert await check_project(client, "demo") == "demo"
@@ -401,7 +309,7 @@ async def test_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variab
 
 async def test_directory_of_certificates(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As requests takes one: this one has none in it by OpenSSL's names, so that nobody is trusted."""
-    async with certified(xnat, tmp_path / "ca.pem") as url, proxied(url) as proxy:
+    async with serve_tls(xnat, tmp_path / "ca.pem") as url, forward_proxy(url) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
         with pytest.raises(UnavailableError, match="not trusted"):

@@ -1,15 +1,8 @@
 """Behind a real nginx, as XNAT stands nearly everywhere: each thing a proxy does to a run, and what comes of it."""
 
-import json
-import os
-import shutil
 import signal
-import socket
-import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,186 +10,16 @@ from typing import Any
 import anyio
 import pytest
 import trustme
-from anyio.abc import ByteReceiveStream, Process, TaskStatus
-from anyio.streams.text import TextReceiveStream
+from anyio.abc import TaskStatus
 from builders import image, sop, uids_below, write
 from conftest import Commands, Ended
+from nginx import NGINX, Nginx, nginx_proxy, tls_settings
 
 from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import Fault, Tell, TestXnat, Timing, serve
 from asyncimport.testserver.samples import generated
 
-# Where Debian installs it is on the path of root only.
-NGINX = shutil.which(
-    "nginx", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"))
-)
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(NGINX is None, reason="nginx is not installed")]
-
-CONFIGURATION = """
-{user}
-daemon off;
-worker_processes 1;
-pid {home}/pid;
-error_log stderr notice;
-events {{ worker_connections 256; }}
-http {{
-    log_format told escape=json
-        '{{"status":"$status","upstream":"$upstream_status",'
-        '"request":"$request_method $uri","connection":"$connection"}}';
-    access_log /dev/stdout told;
-    client_body_temp_path {home}/body;
-    proxy_temp_path {home}/proxy;
-    fastcgi_temp_path {home}/fastcgi;
-    uwsgi_temp_path {home}/uwsgi;
-    scgi_temp_path {home}/scgi;
-    {http}
-    server {{
-        listen 127.0.0.1:{port}{ssl};
-        {server}
-        location {location} {{ proxy_pass {target}; }}
-    }}
-}}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A line of nginx's access log: its status and XNAT's ("" when XNAT was not asked), request, connection."""
-
-    status: str
-    upstream: str
-    request: str
-    connection: str
-
-
-@dataclass(slots=True)
-class Proxy:
-    """A running nginx, and what it has answered."""
-
-    url: str
-    process: Process
-    answers: list[Answer] = field(default_factory=list)
-    errors: str = ""
-    _news: anyio.Condition = field(default_factory=anyio.Condition)
-
-    def count(self, status: int, path: str = "") -> int:
-        """Count the answers of this status to requests for paths like this one."""
-        return sum(answer.status == str(status) and path in answer.request for answer in self.answers)
-
-    def per_connection(self) -> Sequence[int]:
-        """Count the requests of each connection."""
-        return list(Counter(answer.connection for answer in self.answers).values())
-
-    async def answered(self, status: int) -> None:
-        """Wait until nginx has answered with this status."""
-        with anyio.fail_after(30):
-            await self._answered(status)
-
-    async def _answered(self, status: int) -> None:
-        async with self._news:
-            while not self.count(status):
-                await self._news.wait()
-
-    def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to nginx, master and workers."""
-        os.killpg(self.process.pid, number)
-
-    def stop(self) -> None:
-        """End nginx, if it has not ended; its workers too, lest they outlive a master that has to be killed."""
-        if self.process.returncode is None:
-            with suppress(ProcessLookupError):
-                self.send_signal(signal.SIGTERM)
-                self.send_signal(signal.SIGCONT)
-
-    async def starts(self) -> None:
-        """Wait until nginx serves, and raise what it says when it cannot."""
-        assert self.process.stderr is not None
-        async for text in TextReceiveStream(self.process.stderr, errors="replace"):
-            self.errors += text
-            if "start worker process " in self.errors:
-                return
-        raise RuntimeError(f"nginx did not start: {self.errors}")
-
-    async def listen(self, stream: ByteReceiveStream) -> None:
-        """Read the access log."""
-        rest = ""
-        async for text in TextReceiveStream(stream):
-            *lines, rest = (rest + text).split("\n")
-            async with self._news:
-                self.answers.extend(Answer(**json.loads(line)) for line in lines)
-                self._news.notify_all()
-
-    async def drain(self, stream: ByteReceiveStream) -> None:
-        """Read the error log, lest nginx block on it."""
-        async for text in TextReceiveStream(stream, errors="replace"):
-            self.errors += text
-
-
-@asynccontextmanager
-async def proxied(
-    url: str,
-    tmp_path: Path,
-    *,
-    location: str = "/",
-    target: str = "",
-    http: str = "",
-    server: str = "",
-    **settings: str,
-) -> AsyncIterator[Proxy]:
-    """Put nginx in front of `url`; `settings` are directives of its server, `http` and `server` further text.
-
-    It inherits its socket from us, as a new nginx does from an old one: so its port is free for certain, and whoever
-    connects before it serves waits in the queue.
-    """
-    assert NGINX is not None
-    encrypted = "ssl_certificate" in settings
-    with socket.create_server(("127.0.0.1", 0), backlog=511) as door:
-        door.settimeout(0)
-        # As small for its connections too: a body that nobody reads is to wait with the client, not in the kernel.
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        port = door.getsockname()[1]
-        home = tmp_path / f"nginx-{port}"
-        home.mkdir()
-        directives = {"client_max_body_size": "0"} | settings
-        (home / "nginx.conf").write_text(
-            CONFIGURATION.format(
-                # Its workers run as www-data otherwise, who may not write what is root's.
-                user="user root;" if os.geteuid() == 0 else "",
-                home=home,
-                http=http,
-                port=port,
-                ssl=" ssl" if encrypted else "",
-                server="\n".join([*(f"{name} {value};" for name, value in directives.items()), server]),
-                location=location,
-                target=target or url,
-            )
-        )
-        process = await anyio.open_process(
-            [NGINX, "-p", home, "-c", home / "nginx.conf"],
-            stdin=subprocess.DEVNULL,
-            env={"NGINX": f"{door.fileno()};"},
-            pass_fds=[door.fileno()],
-            start_new_session=True,
-        )
-    host = f"https://localhost:{port}" if encrypted else f"http://127.0.0.1:{port}"
-    proxy = Proxy(host + location.rstrip("/"), process)
-    async with process:
-        try:
-            await proxy.starts()
-            assert process.stdout is not None
-            assert process.stderr is not None
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(proxy.listen, process.stdout)
-                tasks.start_soon(proxy.drain, process.stderr)
-                try:
-                    yield proxy
-                finally:
-                    proxy.stop()
-        except BaseExceptionGroup as group:
-            # A failed test shows its own failure, not a group of one.
-            raise group.exceptions[0] from None
-        finally:
-            proxy.stop()
 
 
 async def check_all_arrived(ended: Ended, xnat: TestXnat, tree: Path) -> None:
@@ -234,18 +57,11 @@ def bundle(authority: trustme.CA, tmp_path: Path) -> Path:
     return path
 
 
-def certified(certificate: trustme.LeafCert, tmp_path: Path) -> dict[str, str]:
-    """Return the settings of a proxy that has this certificate."""
-    path = tmp_path / "certificate.pem"
-    certificate.private_key_and_cert_chain_pem.write_to_path(path)
-    return {"ssl_certificate": str(path), "ssl_certificate_key": str(path)}
-
-
 async def test_a_private_authority_is_trusted_when_named(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path, authority: trustme.CA, bundle: Path
 ) -> None:
     """With --ca-bundle everything arrives; without it the run ends before the password is sent, and says what to do."""
-    async with proxied(url, tmp_path, **certified(authority.issue_cert("localhost"), tmp_path)) as proxy:
+    async with nginx_proxy(url, tmp_path, **tls_settings(authority.issue_cert("localhost"), tmp_path)) as proxy:
         commands.login(proxy.url)
         refused = await commands("upload", tree, "-P", "demo", "-o", "json")
         assert refused.code == refused.json["exit_code"] == 4
@@ -277,7 +93,7 @@ async def test_a_certificate_that_is_not_good_ends_the_run(
     reason: str,
 ) -> None:
     """An authority that is trusted does not make up for another host's certificate, or one that is too old."""
-    async with proxied(url, tmp_path, **certified(authority.issue_cert(*names, **dates), tmp_path)) as proxy:
+    async with nginx_proxy(url, tmp_path, **tls_settings(authority.issue_cert(*names, **dates), tmp_path)) as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json", "--ca-bundle", bundle)
     assert ended.code == 4
@@ -292,8 +108,8 @@ async def test_the_wrong_protocol_ends_the_run(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path, authority: trustme.CA, encrypted: bool
 ) -> None:
     """Plain http to a port that speaks TLS, and TLS to a port that speaks plain http: one line, a hint, and the end."""
-    settings = certified(authority.issue_cert("localhost"), tmp_path) if encrypted else {}
-    async with proxied(url, tmp_path, **settings) as proxy:
+    settings = tls_settings(authority.issue_cert("localhost"), tmp_path) if encrypted else {}
+    async with nginx_proxy(url, tmp_path, **settings) as proxy:
         scheme, rest = proxy.url.split(":", 1)
         commands.login(f"{'http' if scheme == 'https' else 'https'}:{rest}")
         ended = await commands("upload", tree, "-P", "demo", "-o", "json")
@@ -322,7 +138,7 @@ async def test_files_too_large_for_the_proxy_are_refused(
     """413 is the proxy's word, not XNAT's, and the reason says so; the session lacks them, and is held."""
     tree = tmp_path / "tree"
     write_some_too_large(tree, size)
-    async with proxied(url, tmp_path, client_max_body_size="100k") as proxy:
+    async with nginx_proxy(url, tmp_path, client_max_body_size="100k") as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json")
     assert ended.code == 8, ended.out + ended.err
@@ -344,7 +160,7 @@ async def test_a_proxy_that_resets_what_is_too_large_is_named(
     """
     tree = tmp_path / "tree"
     write_some_too_large(tree, 8 * LARGE)
-    async with proxied(url, tmp_path, client_max_body_size="100k", lingering_time="0s") as proxy:
+    async with nginx_proxy(url, tmp_path, client_max_body_size="100k", lingering_time="0s") as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json")
     assert ended.code == 8, ended.out + ended.err
@@ -364,7 +180,7 @@ async def test_archiving_that_outlasts_the_proxy_is_waited_for(
     """A 504 is no verdict: the run looks until XNAT is done, and never asks for the same archiving twice."""
     xnat.project("demo").prearchive_code = code
     xnat.archive_seconds = 1.6
-    async with proxied(url, tmp_path, proxy_read_timeout="500ms") as proxy:
+    async with nginx_proxy(url, tmp_path, proxy_read_timeout="500ms") as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json")
     await check_all_arrived(ended, xnat, tree)
@@ -382,7 +198,7 @@ async def test_a_build_that_outlasts_the_proxy_is_waited_for(
         xnat.timing = Timing()
 
     xnat.faults.add(Fault("build", Tell(recovered), nth=3))
-    async with proxied(url, tmp_path, proxy_read_timeout="500ms") as proxy:
+    async with nginx_proxy(url, tmp_path, proxy_read_timeout="500ms") as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json")
     await check_all_arrived(ended, xnat, tree)
@@ -400,7 +216,7 @@ async def test_connections_that_the_proxy_closes_are_opened_anew(
     """`keepalive_requests`: each connection serves so many requests, and no file is lost or stored again for it."""
     tree = tmp_path / "tree"
     generated(tree, sessions=3, files=600, size=1_000, seed=6)
-    async with proxied(url, tmp_path, keepalive_requests=str(most)) as proxy:
+    async with nginx_proxy(url, tmp_path, keepalive_requests=str(most)) as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json", "-w", "4")
     await check_all_arrived(ended, xnat, tree)
@@ -414,7 +230,7 @@ async def test_a_proxy_that_reloads_closes_what_is_idle(
     """A new certificate makes nginx replace its workers, and connections end between two requests, unannounced."""
     tree = tmp_path / "tree"
     generated(tree, sessions=3, files=600, size=1_000, seed=7)
-    async with proxied(url, tmp_path) as proxy:
+    async with nginx_proxy(url, tmp_path) as proxy:
         for nth in range(50, 600, 50):
             xnat.faults.add(Fault("import", Tell(lambda: proxy.process.send_signal(signal.SIGHUP)), nth=nth))
         commands.login(proxy.url)
@@ -454,14 +270,14 @@ async def test_a_restart_of_xnat_behind_the_proxy_is_survived(
             proxy.send_signal(signal.SIGSTOP)
             await ask(url)
         proxy.send_signal(signal.SIGCONT)
-        await proxy.answered(502)
+        await proxy.wait_for(502)
         xnat.expire_logins()
         async with serve(xnat, port=int(url.rpartition(":")[2])):
             await anyio.sleep_forever()
 
     async with anyio.create_task_group() as tasks:
         url = await tasks.start(live_twice)
-        async with proxied(url, tmp_path) as proxy:
+        async with nginx_proxy(url, tmp_path) as proxy:
             commands.login(proxy.url)
             ended = await commands("upload", tree, "-P", "demo", "-o", "json")
         tasks.cancel_scope.cancel()
@@ -474,7 +290,7 @@ async def test_an_xnat_that_is_away_from_the_beginning_ends_the_run(
     commands: Commands, tree: Path, tmp_path: Path
 ) -> None:
     """The proxy answers, but XNAT does not: the run says so, with the proxy's status, and asks to look at it."""
-    async with proxied("http://127.0.0.1:1", tmp_path) as proxy:
+    async with nginx_proxy("http://127.0.0.1:1", tmp_path) as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json")
     assert ended.code == 4
@@ -496,7 +312,7 @@ WAYS: dict[str, dict[str, str]] = {
 }
 
 
-async def check_a_run_through(proxy: Proxy, xnat: TestXnat, commands: Commands, tmp_path: Path) -> None:
+async def check_a_run_through(proxy: Nginx, xnat: TestXnat, commands: Commands, tmp_path: Path) -> None:
     """Move small files and one that is streamed, and check that each was asked for once."""
     tree = tmp_path / "tree"
     written = generated(tree, sessions=2, files=40, size=2_000, seed=9)
@@ -517,7 +333,7 @@ async def test_what_the_proxy_does_to_bodies_makes_no_difference(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, settings: dict[str, str]
 ) -> None:
     """Whether it passes bodies on as they come or when it has them, and in which HTTP, each file arrives, once."""
-    async with proxied(url, tmp_path, **settings) as proxy:
+    async with nginx_proxy(url, tmp_path, **settings) as proxy:
         await check_a_run_through(proxy, xnat, commands, tmp_path)
 
 
@@ -526,7 +342,7 @@ async def test_connections_between_proxy_and_xnat_may_be_kept(
 ) -> None:
     """Requests of several connections of ours share one to XNAT."""
     upstream = f"upstream xnat {{ server {url.removeprefix('http://')}; keepalive 4; }}"
-    async with proxied(url, tmp_path, target="http://xnat", http=upstream, **HTTP_1_1) as proxy:
+    async with nginx_proxy(url, tmp_path, target="http://xnat", http=upstream, **HTTP_1_1) as proxy:
         await check_a_run_through(proxy, xnat, commands, tmp_path)
 
 
@@ -537,7 +353,7 @@ async def test_xnat_may_stand_below_a_path(
     """A context path, which is XNAT's own, or which the proxy takes away."""
     async with serve(xnat, context="" if taken_away else "xnat") as url:
         target = f"{url}/" if taken_away else url.removesuffix("/xnat")
-        async with proxied(url, tmp_path, location="/xnat/", target=target) as proxy:
+        async with nginx_proxy(url, tmp_path, location="/xnat/", target=target) as proxy:
             await check_a_run_through(proxy, xnat, commands, tmp_path)
     assert proxy.url.endswith("/xnat")
 
@@ -563,7 +379,7 @@ async def test_a_proxy_that_limits_the_rate_is_heeded(
             return 503;
         }}"""
     zone = "limit_req_zone $server_port zone=imports:1m rate=15r/s;"
-    async with proxied(url, tmp_path, http=zone, server=limits) as proxy:
+    async with nginx_proxy(url, tmp_path, http=zone, server=limits) as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json")
     await check_all_arrived(ended, xnat, tree)
@@ -577,11 +393,11 @@ async def test_a_body_that_the_proxy_no_longer_waits_for_is_sent_again(
     """A run that is stopped in mid-body and goes on too late (408, and the connection reset) repairs what arrived."""
     tree = tmp_path / "tree"
     write(tree / "large.dcm", image(pixels=16 * LARGE))
-    async with proxied(url, tmp_path, client_body_timeout="1s", **HTTP_1_1, **UNBUFFERED) as proxy:
+    async with nginx_proxy(url, tmp_path, client_body_timeout="1s", **HTTP_1_1, **UNBUFFERED) as proxy:
         commands.login(proxy.url)
         async with commands.start("upload", tree, "-P", "demo", "-o", "json") as process:
             xnat.faults.add(Fault("import", Tell(lambda: process.send_signal(signal.SIGSTOP))))
-            await proxy.answered(408)
+            await proxy.wait_for(408)
             process.send_signal(signal.SIGCONT)
             assert process.stdout is not None
             assert process.stderr is not None
@@ -598,7 +414,7 @@ async def test_a_build_that_always_outlasts_the_proxy_is_archived(
 ) -> None:
     """What a build without an answer has built is archived, not built again and again."""
     xnat.timing = Timing(build_seconds=0.8)
-    async with proxied(url, tmp_path, proxy_read_timeout="500ms") as proxy:
+    async with nginx_proxy(url, tmp_path, proxy_read_timeout="500ms") as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json")
     await check_all_arrived(ended, xnat, tree)
