@@ -21,6 +21,7 @@ from aiohttp import web
 from conftest import Commands
 from pydicom.uid import UID
 
+from asyncimport.cli import main
 from asyncimport.journal.database import create_or_open
 from asyncimport.testserver import Fault, Project, Reset, Status, Tell, TestXnat, User, faults_from, serve
 from asyncimport.testserver.samples import bundled, generated, odd
@@ -642,3 +643,15 @@ async def test_help_shows_the_options_used_most_and_help_all_the_rest(commands: 
     assert "--max-open-sessions" not in short
     assert "--max-open-sessions" in everything
     assert "does not de-identify" in short
+
+
+def test_files_of_a_command_belong_to_its_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the surroundings allow to others: files of any command are its user's alone."""
+    monkeypatch.setattr(sys, "argv", ["asyncimport", "--version"])
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(SystemExit):
+            main()
+    finally:
+        left = os.umask(before)
+    assert left == 0o077

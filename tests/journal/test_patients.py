@@ -287,3 +287,15 @@ async def test_a_plan_knows_nobody_by_an_empty_patient_id(commands: Commands, tm
     together = await commands(*words, "-S", "all")
     assert (together.code, [one["code"] for one in together.json["problems"]]) == (2, ["two-people"])
     assert "files without PatientID, of two names" in together.json["problems"][0]["text"]
+
+
+def test_a_study_of_mixed_patients_takes_no_further_patient(tmp_path: Path) -> None:
+    """What was sent with --allow-mixed-patients does not let another patient into the study without it."""
+    where = Session("P", "S", "E", "1.2")
+    with Journal(tmp_path / "book", destination="http://x", rules={}, allow_mixed_patients=True) as journal:
+        journal.scan.admit([Instance(File("/m/1", 1, 1), "1.2.1", "1.9", where, Patient("1"))])
+    with Journal(tmp_path / "book", destination="http://x", rules={}) as journal:
+        journal.scan.admit([Instance(File("/m/2", 1, 1), "1.2.2", "1.9", where, Patient("2"))])
+        ((reason, files),) = journal.scan.skip_reasons()
+    assert "the study holds files of two PatientIDs" in reason
+    assert files == 1

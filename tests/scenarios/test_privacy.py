@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from builders import SESSION
 from conftest import Commands, Ended
 
+from asyncimport.model import File, Instance, Patient
 from asyncimport.testserver import Fault, Reset, Status, TestXnat, User
 from asyncimport.testserver.samples import generated
 
@@ -122,3 +124,10 @@ async def test_a_path_cannot_write_to_the_terminal(url: str, commands: Commands,
     (tree / os.fsdecode(names[0])).unlink()
     (tree / os.fsdecode(names[3])).unlink()
     assert "[bold]x[red]" in (await commands("upload", tree, "-P", "demo")).out
+
+
+def test_no_repr_shows_the_patient() -> None:
+    """What is logged or shown in a traceback tells neither name nor birth date nor PatientID."""
+    patient = Patient("MRN-4711", "planted^name", "19700101")
+    shown = repr(Instance(File("/f", 1, 1), "1.2", "1.3", SESSION, patient)) + repr(patient)
+    assert not any(word in shown for word in ("MRN-4711", "planted", "19700101"))

@@ -741,3 +741,20 @@ async def test_one_late_answer_does_not_make_a_disk_slow(tmp_path: Path) -> None
     for _ in range(20):
         await digesting.read([file])
     assert digesting.read_ahead == LARGE
+
+
+@pytest.mark.parametrize(
+    ("content", "truncated"),
+    [
+        (image(1, pixels=100), False),
+        (image(1, pixels=100)[:-1], True),
+        (image(1, PixelData=None), True),
+    ],
+    ids=["whole", "the last byte", "no pixels"],
+)
+async def test_a_truncated_file_is_told_from_a_whole_one(tmp_path: Path, content: bytes, truncated: bool) -> None:
+    """Pydicom calls all of them fine, and XNAT takes them."""
+    file = write(tmp_path / "file", content)
+    found = (await folder(tmp_path)).identify(file)
+    assert not isinstance(found, Ignored)
+    assert bool(found.truncated) is truncated

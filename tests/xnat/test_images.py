@@ -31,10 +31,10 @@ from builders import (
 from yarl import URL
 
 from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
-from asyncimport.model import Archived, Built, Deleted, Held, Incomplete, SealedDelivery, Session
+from asyncimport.model import Archived, Built, Deleted, Held, Incomplete, SealedDelivery, Session, Verdict
 from asyncimport.pacing.bandwidth import RateLimit
 from asyncimport.source.bytes_on_disk import LARGE
-from asyncimport.testserver import Fault, Project, Reset, RowStatus, Status, Tell, TestXnat, serve
+from asyncimport.testserver import Fault, Project, Reset, RowStatus, Script, Status, Tell, TestXnat, serve
 from asyncimport.xnat.archive import Archive
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.finalizer import Step, next_step
@@ -921,3 +921,45 @@ async def test_no_more_bytes_a_second_than_asked_for(url: str, tmp_path: Path, s
     assert len(waits) == 2 * pieces - 1
     assert waits == sorted(waits)
     assert waits[-1] == pytest.approx((2 * file.size - last) / 1_000.0 - 0.1)
+
+
+async def finalized(url: str, place: Path, there: tuple[int, ...], acknowledged: tuple[int, ...]) -> Verdict:
+    """Send some instances, and finalise a delivery of which XNAT has acknowledged these."""
+    async with logged_in(url) as client:
+        destination = XnatDestination(client, policy=AT_ONCE, sleep=no_sleep)
+        uri = None
+        for number in there:
+            file = write(place / str(number), image(number))
+            uri = await destination.store(claim(file, number=number, uri=uri), await body_of(file))
+        return await destination.finalize(sealed(uri or "", *acknowledged))
+
+
+async def test_the_same_number_of_other_instances_is_not_enough(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """The archive holds as many as were sent, but not those, and nothing in XNAT gives instances new UIDs."""
+    xnat.script = None
+    verdict = await finalized(url, tmp_path, (1, 2, 3), (4, 5, 6))
+    assert isinstance(verdict, Incomplete)
+    assert verdict.missing == {sop(4), sop(5), sop(6)}
+
+
+async def test_instances_are_missing_where_a_script_kept_other_uids(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """A script that gives new UIDs gives them to all instances: where some are as they were, others are lost."""
+    xnat.script = Script(map_uid=lambda uid: uid)
+    verdict = await finalized(url, tmp_path, (1, 2, 3), (2, 3, 4))
+    assert isinstance(verdict, Incomplete)
+    assert verdict.missing == {sop(4)}
+
+
+async def test_a_session_whose_catalogs_cannot_be_read_is_not_verified(
+    xnat: TestXnat, url: str, tmp_path: Path
+) -> None:
+    """The session is archived, and its catalogs cannot be read."""
+    no = Fault("listing", Status(403, "<h3>no</h3>"), nth=2, times=10)
+
+    def archiving() -> None:
+        xnat.faults.add(no)
+
+    xnat.faults.add(Fault("archive", Tell(archiving)))
+    verdict = await finalized(url, tmp_path, (1, 2), (1, 2))
+    assert isinstance(verdict, Archived)
+    assert verdict.verified is None

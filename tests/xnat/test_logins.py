@@ -13,13 +13,15 @@ import anyio
 import pytest
 from aiohttp import web
 from anyio.abc import Process
-from builders import listening, uids_below, upload
+from builders import AT_ONCE, listening, logged_in, uids_below, upload
 from conftest import Commands, Ended
 from yarl import URL
 
+from asyncimport.errors import LoginRefusedError
 from asyncimport.model.options import Options
 from asyncimport.testserver import ExpireLogins, Fault, Status, Tell, TestXnat, User
 from asyncimport.testserver.samples import generated
+from asyncimport.xnat.replies.site import parse_project_id
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
@@ -320,3 +322,23 @@ async def test_a_login_that_dies_before_it_is_checked_is_made_again(
     ended = await commands("upload", tree, "-P", "demo", "-o", "json")
     assert fault.hits == 1
     assert ended.code == 0, ended.err
+
+
+async def test_all_workers_together_try_a_refused_password_once(xnat: TestXnat, url: str) -> None:
+    """Eight calls meet the dead login at a time; the first one's refusal is the last word for all of them."""
+    refused: list[str] = []
+    async with logged_in(url) as client:
+        xnat.users.clear()
+        xnat.expire_logins()
+
+        async def ask() -> None:
+            try:
+                await client.request("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE)
+            except LoginRefusedError as error:
+                refused.append(str(error))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(ask)
+    assert refused == ["XNAT refused the user name or password"] * 8
+    assert xnat.count["login"] == 2

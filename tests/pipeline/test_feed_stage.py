@@ -1,0 +1,183 @@
+"""The feed stage: which files are handed out, in which batches."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+from memory_pipeline import FEW, ONE, MemoryDestination, MemorySource, no_wait, run_pipeline, study_files
+
+from asyncimport.errors import (
+    RefusedError,
+    SourceError,
+)
+from asyncimport.model import (
+    Body,
+    Claim,
+    Delivery,
+    File,
+    Instance,
+    Session,
+)
+from asyncimport.model.events import (
+    Admitted,
+    Event,
+)
+from asyncimport.model.options import Options
+from asyncimport.pipeline.feed import files_per_batch, split_batches
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    """Name a place for the journal of a test."""
+    return tmp_path / "journal.db"
+
+
+async def test_the_first_file_of_a_delivery_is_sent_by_itself(book: Path) -> None:
+    """Its answer fixes the row before the rest follows; other sessions are not held up by it."""
+    destination = MemoryDestination()
+    flying: dict[str, set[str | None]] = {"1": set(), "2": set(), "3": set()}
+    alone = True
+
+    async def store(claim: Claim) -> None:
+        nonlocal alone
+        name = claim.instance.session.study_uid
+        alone = alone and not (flying[name] and None in {claim.delivery.uri, *flying[name]})
+        flying[name].add(claim.delivery.uri)
+        await no_wait(claim)
+        flying[name].clear()
+
+    destination.on_store = store
+    await run_pipeline(
+        MemorySource({**study_files("1", 20), **study_files("2", 20), **study_files("3", 20)}), destination, book
+    )
+    assert alone
+    assert len(destination.stored) == 60
+
+
+async def test_only_the_first_file_of_a_session_goes_without_an_address(tmp_path: Path) -> None:
+    """The first one, to which the answer gives the prearchive row of all the others."""
+    destination = MemoryDestination()
+    sent: list[tuple[str, bool]] = []
+
+    async def store(claim: Claim) -> None:
+        sent.append((claim.instance.sop_uid, claim.delivery.uri is None))
+        await anyio.lowlevel.checkpoint()
+
+    destination.on_store = store
+    source = MemorySource({**study_files("1", 20), **study_files("2", 20)}, batch=40)
+    await run_pipeline(source, destination, tmp_path / "book", options=Options(workers=4, finalizers=1))
+    assert len(sent) == 40
+    assert sorted(uid for uid, alone in sent if alone) == ["1.1", "2.1"]
+
+
+async def test_the_next_session_begins_while_the_one_before_is_sent(book: Path) -> None:
+    """Its first file waits for several answers: asked early, they keep nobody waiting."""
+    destination = MemoryDestination()
+    under_way, both_known = anyio.Event(), anyio.Event()
+    known: list[Admitted] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, Admitted):
+            known.append(event)
+        if len(known) == 2:
+            both_known.set()
+
+    async def store(claim: Claim) -> None:
+        if claim.delivery.uri is not None:
+            # Of the first session some files are claimed by now, and not all.
+            under_way.set()
+            await both_known.wait()
+
+    destination.on_store = store
+    source = MemorySource({**study_files("1", 1_000), **study_files("2", 20)}, batch=1_000, before_last=under_way.wait)
+    await run_pipeline(source, destination, book, options=replace(FEW, workers=1), report=report)
+    assert destination.stored.index("2.1") < destination.stored.index("1.1000")
+    assert len(destination.stored) == 1_020
+
+
+async def test_a_session_held_during_the_scan_makes_room_for_others(book: Path) -> None:
+    """One session may be open at a time: the first one is refused whole before the scan ends, the next one begins."""
+    destination = MemoryDestination()
+    refused = anyio.Event()
+
+    async def store(claim: Claim) -> None:
+        if claim.instance.session.study_uid == "1":
+            refused.set()
+            raise RefusedError("no", whole_session=True)
+
+    destination.on_store = store
+    source = MemorySource({**study_files("1", 8), **study_files("2", 4)}, before_last=refused.wait)
+    summary = await run_pipeline(source, destination, book, options=Options(workers=2, max_open_sessions=1))
+    assert sorted(destination.stored) == [f"2.{number}" for number in range(1, 5)]
+    assert [report.state for report in summary.sessions] == ["held", "archived"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "slots", "pace", "expected"),
+    [
+        (128, 3, None, 1),
+        (128, 16, 0.005, 8),
+        (128, 16, 0.010, 5),
+        (128, 16, 0.040, 1),
+        (128, 16, 30.0, 1),
+        (20, 16, 0.005, 2),
+        (2, 16, 0.005, 1),
+    ],
+)
+def test_slow_files_go_in_small_batches(claims: int, slots: int, pace: float | None, expected: int) -> None:
+    """Where a file takes long, one at a time is handed over: at the end none waits behind another."""
+    assert files_per_batch(claims, slots, pace) == expected
+
+
+def claims(*sizes: int) -> list[Claim]:
+    """Make claims of files of these sizes."""
+    session = Session("demo", "S", "E", "1")
+    return [
+        Claim(key, Instance(File(f"{key}", size, 1), f"{key}", "s", session), Delivery(1, session, 1, None))
+        for key, size in enumerate(sizes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "expected"),
+    [
+        ([], 8, []),
+        ([1], 8, [1]),
+        ([1] * 4, 1, [1, 1, 1, 1]),
+        ([1] * 10, 3, [3, 3, 3, 1]),
+        ([1] * 100, 8, [8] * 12 + [4]),
+        ([1000] * 3, 8, [1, 1, 1]),
+        ([500] * 5, 8, [2, 2, 1]),
+        ([5000, 1, 1], 8, [1, 2]),
+        ([1, 5000, 1], 8, [1, 1, 1]),
+        ([0] * 9, 8, [8, 1]),
+    ],
+)
+def test_batches_are_bounded_and_in_order(sizes: list[int], most: int, expected: list[int]) -> None:
+    """So many files and bytes at most, but one file however large it is."""
+    waiting = claims(*sizes)
+    parcels = split_batches(waiting, most, 1000)
+    assert [len(parcel) for parcel in parcels] == expected
+    assert [claim for parcel in parcels for claim in parcel] == waiting
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(0, 1), (250, 2), (1_000, 8)])
+async def test_a_batch_is_read_as_far_ahead_as_the_source_asks(book: Path, ahead: int, expected: int) -> None:
+    """A quick one is asked for each file when it is its turn; the others for several in one go."""
+    asked: list[int] = []
+
+    class Watched(MemorySource):
+        async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
+            asked.append(len(files))
+            return await super().read(files)
+
+    summary = await run_pipeline(
+        Watched(study_files("a", 40), read_ahead=ahead, batch=40), MemoryDestination(), book, options=ONE
+    )
+    assert summary.files.stored == sum(asked) == 40
+    assert max(asked) == expected

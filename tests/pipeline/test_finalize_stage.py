@@ -1,0 +1,190 @@
+"""The finalize stage: sealed deliveries, verdicts, and outages meanwhile."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+from builders import (
+    AT_ONCE,
+    folder,
+    logged_in,
+    no_sleep,
+    opened,
+    router,
+)
+from memory_pipeline import MemoryDestination, MemorySource, no_wait, run_pipeline, study_files
+
+from asyncimport.errors import (
+    TransientError,
+    UnavailableError,
+)
+from asyncimport.model import (
+    Claim,
+    Held,
+    SealedDelivery,
+    Verdict,
+)
+from asyncimport.model.options import Options, Retry
+from asyncimport.pipeline.images import upload_images
+from asyncimport.testserver import TestXnat
+from asyncimport.xnat.client import Client
+from asyncimport.xnat.images import XnatDestination
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    """Name a place for the journal of a test."""
+    return tmp_path / "journal.db"
+
+
+class Watching(XnatDestination):
+    """XNAT as a destination, with a look at the journal's file before it is called about a delivery."""
+
+    def __init__(self, client: Client, book: Path) -> None:
+        super().__init__(client, policy=AT_ONCE, sleep=no_sleep)
+        self.book = book
+        self.seen: list[str] = []
+
+    async def finalize(self, sealed: SealedDelivery) -> Verdict:
+        """Look with a connection of its own, which sees what is committed and nothing else."""
+
+        def state() -> str:
+            with closing(sqlite3.connect(self.book)) as connection:
+                row = connection.execute("SELECT state FROM delivery WHERE key = ?", (sealed.delivery.key,)).fetchone()
+                return str(row[0])
+
+        self.seen.append(await anyio.to_thread.run_sync(state))
+        return await super().finalize(sealed)
+
+
+async def test_the_seal_is_on_disk_before_xnat_is_called(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
+    """Whoever looks at the journal after a kill sees the seal before XNAT has been asked to commit."""
+    book, rules = tmp_path / "book", router()
+    source = await folder(tree)
+    async with opened(book, rules) as journal, logged_in(url) as client:
+        watching = Watching(client, book)
+        await upload_images(source, watching, journal, rules, options=Options(workers=2), policy=AT_ONCE)
+    assert watching.seen == ["SEALED", "SEALED"]
+    assert len(xnat.archived) == 2
+
+
+async def test_deliveries_of_a_subject_are_finalised_one_at_a_time(book: Path) -> None:
+    """XNAT's archive step sleeps ten seconds where two of them meet; other subjects go on beside."""
+    destination = MemoryDestination()
+    files = {path: key for number in range(1, 9) for path, key in study_files(f"{number}", 2).items()}
+    patients = {f"{number}": "twice" for number in range(1, 5)}
+    together = anyio.Event()
+
+    async def finalize(_: SealedDelivery) -> None:
+        if len(destination.at_work) > 2:
+            together.set()
+        await together.wait()
+
+    destination.on_finalize = finalize
+    options = Options(workers=4, finalizers=4)
+    await run_pipeline(MemorySource(files, patients=patients), destination, book, options=options)
+    assert sorted(destination.finalized) == [f"{number}" for number in range(1, 9)]
+    assert together.is_set()
+
+
+async def test_a_session_is_sealed_with_all_that_was_acknowledged(book: Path) -> None:
+    """Nothing is sent behind the seal, and the seal lists every instance of the session."""
+    destination = MemoryDestination()
+    await run_pipeline(MemorySource(study_files("1", 30)), destination, book)
+    (sealed,) = destination.sealed
+    assert sealed.sop_uids == set(destination.stored)
+    assert len(sealed.sop_uids) == 30
+
+
+async def test_new_files_of_a_sealed_delivery_wait_for_its_end(book: Path) -> None:
+    """They go into the next delivery: nothing is sent behind a seal."""
+    destination = MemoryDestination()
+
+    async def never(_: SealedDelivery) -> None:
+        raise UnavailableError("gone")
+
+    destination.on_finalize = never
+    with pytest.raises(UnavailableError):
+        await run_pipeline(MemorySource(study_files("1", 3)), destination, book)
+    order: list[str] = []
+
+    async def store(claim: Claim) -> None:
+        order.append(f"store {claim.delivery.number}")
+
+    async def finalize(sealed: SealedDelivery) -> None:
+        await anyio.wait_all_tasks_blocked()
+        order.append(f"finalize {sealed.delivery.number}")
+
+    destination.on_store, destination.on_finalize = store, finalize
+    summary = await run_pipeline(MemorySource(study_files("1", 5)), destination, book)
+    assert order == ["finalize 1", "store 2", "store 2", "finalize 2"]
+    assert summary.count("archived") == 1
+    assert len(destination.sealed[-1].sop_uids) == 5
+
+
+async def test_a_held_delivery_is_finalised_on_request(book: Path) -> None:
+    """HELD waits for a person, and for `--retry`."""
+    destination = MemoryDestination()
+
+    async def hold(sealed: SealedDelivery) -> Held:
+        return Held(sealed.delivery, "a conflict")
+
+    destination.on_finalize = hold
+    summary = await run_pipeline(MemorySource(study_files("1", 3)), destination, book)
+    assert [(report.state, report.reason) for report in summary.sessions] == [("held", "a conflict")]
+    destination.on_finalize = no_wait
+    await run_pipeline(MemorySource(study_files("1", 3)), destination, book)
+    assert len(destination.finalized) == 1
+    summary = await run_pipeline(
+        MemorySource(study_files("1", 3)), destination, book, options=Options(workers=1, retry=frozenset({Retry.HELD}))
+    )
+    assert len(destination.finalized) == 2
+    assert summary.count("archived") == 1
+    assert len(destination.stored) == 3
+
+
+async def test_an_outage_while_finalising_is_waited_for(book: Path) -> None:
+    """The delivery stays sealed and is finalised when the server is back; it is not held."""
+    destination = MemoryDestination()
+    trouble = 5
+
+    async def finalize(_: SealedDelivery) -> None:
+        nonlocal trouble
+        if trouble:
+            trouble -= 1
+            raise TransientError("no connection", unreachable=True)
+
+    destination.on_finalize = finalize
+    summary = await run_pipeline(MemorySource(study_files("1", 3)), destination, book)
+    assert trouble == 0
+    assert summary.count("archived") == 1
+
+
+async def test_a_session_that_times_out_at_a_gateway_stays_open(book: Path) -> None:
+    """Others get through meanwhile, so it is no outage, and no verdict either: the next run goes on with it."""
+    destination = MemoryDestination()
+
+    async def finalize(sealed: SealedDelivery) -> None:
+        if sealed.delivery.session.study_uid == "1":
+            before = len(destination.finalized)
+            while len(destination.finalized) < min(before + 1, 2):
+                await anyio.lowlevel.checkpoint()
+            raise TransientError("the server is overloaded or away (504)", overload=True)
+
+    destination.on_finalize = finalize
+    studies = {**study_files("1", 2), **study_files("2", 2), **study_files("3", 2)}
+    summary = await run_pipeline(
+        MemorySource(studies, batch=100), destination, book, options=Options(workers=2, finalizers=2)
+    )
+    assert [report.state for report in summary.sessions] == ["open", "archived", "archived"]
+    assert summary.sessions[0].reason == "the server is overloaded or away (504)"
+    destination.on_finalize = no_wait
+    summary = await run_pipeline(
+        MemorySource(studies, batch=100), destination, book, options=Options(workers=2, finalizers=2)
+    )
+    assert [report.state for report in summary.sessions] == ["archived"] * 3
