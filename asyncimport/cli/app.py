@@ -25,7 +25,7 @@ _COMMANDS: Mapping[str, str] = {
     "plan": "Scan, and say what would go where, with every problem.",
     "status": "Show what was uploaded, what is left, and why.",
     "verify": "Check that the archive still holds everything that was stored.",
-    "forget": "Take out of the journal what no longer matters.",
+    "forget": "Delete from the journal what is no longer needed.",
     "attach": "Put PDF, CSV and other files into resources of the archive.",
     "subjects": "Set demographics of subjects from a CSV file.",
     "login": "Try a login once, and keep it.",

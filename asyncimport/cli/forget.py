@@ -1,4 +1,4 @@
-"""`asyncimport forget`: delete from a journal what no longer matters. It asks first, and never calls the server."""
+"""`asyncimport forget`: delete from a journal what is no longer needed. It asks first, and never calls XNAT."""
 
 import sys
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Consent:
 def forget(
     *, options: ForgetOptions, consent: Consent, place: Place, journal: JournalOptions, screen: ResultScreen
 ) -> None:
-    """Take out of the journal what no longer matters. It says what first; XNAT and your files stay as they are."""
+    """Delete from the journal what is no longer needed. It says what first; XNAT and your files stay as they are."""
     out, err = screen.consoles
     can_ask = sys.stdin.isatty()
 

@@ -137,7 +137,7 @@ def _show(out: Console, result: "SubjectsResult", *, values: bool) -> None:
 
 
 def _lines(one: SubjectUpdated | SubjectError, *, dry_run: bool, values: bool) -> list[str]:
-    """Return what is worth a line: differences, and what did not work."""
+    """Return a line for each difference and each error."""
     where = f"{one.project} / {one.subject}"
     if isinstance(one, SubjectError):
         return [f"{one.state}: {where}: {plain(one.reason)}"]
@@ -145,14 +145,14 @@ def _lines(one: SubjectUpdated | SubjectError, *, dry_run: bool, values: bool) -
         where += f" (in XNAT {one.label})"
     lines = []
     if one.alike:
-        lines.append(f"alike: {where}: XNAT has {', '.join(one.alike)} too, and ignores letter case where it archives")
+        lines.append(f"alike: {where}: XNAT also has {', '.join(one.alike)}, and ignores case when it archives")
     for word, differences in (("kept", one.kept), ("to be replaced" if dry_run else "replaced", one.replaced)):
         if differences:
-            lines.append(f"{word}: {where}: {', '.join(_shown(each, values=values) for each in differences)}")
+            lines.append(f"{word}: {where}: {', '.join(_difference(each, values=values) for each in differences)}")
     return lines
 
 
-def _shown(one: Difference, *, values: bool) -> str:
+def _difference(one: Difference, *, values: bool) -> str:
     theirs = one.instead or one.name
     if values:
         return f"{one.name} {plain(one.ours)}, in XNAT {theirs} {plain(one.theirs)}"

@@ -1,4 +1,4 @@
-"""`asyncimport testserver`: the embedded test XNAT, to try things on."""
+"""`asyncimport testserver`: run the embedded test XNAT."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ _FAULTS_HELP = (
     '"headers": {"Retry-After": "1"}, "nth": 3, "times": 2}, {"kind": "any", "action": "reset", "effect": true, '
     '"share": 0.05, "seed": 1, "path": "prearchive"}]: the third and the fourth import are answered 503; and of all '
     "requests whose address contains `prearchive`, one in twenty, drawn with a seed, is served but gets no reply. "
-    "What an action takes stands beside it; a wrong name is answered with those there are."
+    "Parameters of an action are keys beside it. An error lists the valid names."
 )
 
 
@@ -63,7 +63,7 @@ def testserver(*, options: ServerOptions, screen: ResultScreen) -> None:
 
 
 def _read_faults(file: Path, err: Console) -> "list[Fault]":
-    """Return the faults of a file, or tell each mistake in a line of its own and exit."""
+    """Return the faults of a file, or write each mistake in a line of its own and exit."""
     from asyncimport.testserver import faults_from
 
     try:

@@ -370,5 +370,5 @@ class ForgetOptions:
     force: bool = option(
         "--force",
         default=False,
-        help="Also where XNAT holds an unfinished delivery, and where files may be gone because a disk is.",
+        help="Also where XNAT holds an unfinished delivery, and for files that may be gone only because a disk is.",
     )

@@ -1,4 +1,4 @@
-"""What an operation tells while it runs."""
+"""What an operation reports while it runs."""
 
 from contextlib import AbstractAsyncContextManager, nullcontext
 
@@ -8,18 +8,18 @@ from asyncimport.reporting.progress import Totals
 
 
 class Observer:
-    """Is told of what happens, on the loop, and must not block. This one takes no notice; override what you need."""
+    """Receives reports, on the loop. Methods must not block. These ignore everything; override what you need."""
 
     def note(self, entry: Entry) -> None:
         """Take note of what happened: of all events of a run, between its `RunStarted` and its `RunEnded`."""
 
     def tell(self, text: str) -> None:
-        """Take note of what a person should know."""
+        """Receive a message for a person."""
 
     def progress(self, totals: Totals) -> AbstractAsyncContextManager[None]:
-        """Show totals, which change, while the block runs."""
+        """Show totals while the block runs. They change meanwhile."""
         del totals
         return nullcontext()
 
     def run_ended(self, result: Result, seconds: float) -> None:
-        """Take note of a run of a watch, which took so many seconds."""
+        """Receive the result of one run of a watch, and how long it took."""

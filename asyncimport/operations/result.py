@@ -1,4 +1,4 @@
-"""What every operation returns, however it ended."""
+"""What every operation returns, also after an error or a stop."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,27 +11,27 @@ from asyncimport.pacing.shutdown import Stop
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """What was done, also by an operation that failed or was stopped: then it is what was done before."""
+    """What was done, up to an error or a stop if there was one."""
 
     error: AsyncimportError | None = None
-    """What ended the operation before its time."""
+    """The error that ended the operation early."""
     signal: int | None = None
-    """The signal that stopped the operation, or SIGINT where something else did: it may not have come to all."""
+    """The signal that stopped the operation early; SIGINT for a stop without a signal."""
 
     @property
     def exit_code(self) -> int:
-        """Return what a process would end with: 0 if all went well."""
+        """The exit code of a process with this result: 0 if all went well."""
         if self.error is not None:
             return self.error.exit_code
         return self.findings_code if self.signal is None else 128 + self.signal
 
     @property
     def findings_code(self) -> int:
-        """Return the exit code of what was found, where nothing ended the operation before its time."""
+        """The exit code of an operation that came to its end."""
         return 0
 
     def raise_for_error(self) -> Self:
-        """Raise what ended the operation, if anything did; else return the result."""
+        """Raise the error, if there is one; else return the result."""
         if self.error is not None:
             raise self.error
         return self
@@ -39,7 +39,7 @@ class Result:
 
 @contextmanager
 def ended_in(result: Result, stop: Stop) -> Iterator[None]:
-    """Keep in the result what ends the block: an error of ours, or that it was asked to stop."""
+    """Keep in the result an error of ours that ends the block, and a requested stop."""
     try:
         yield
     except AsyncimportError as error:

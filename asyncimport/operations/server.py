@@ -1,4 +1,4 @@
-"""Which XNAT, and as whom."""
+"""Which XNAT, and which login."""
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from asyncimport.xnat.transport import Timeouts
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An XNAT: its address with the context path, a login, and how its certificate is checked.
+    """An XNAT: its address with the context path, a login, and how to check its certificate.
 
-    `ca_bundle` is a PEM file of the authorities to trust; without `verify_certificate` any certificate will do.
+    `ca_bundle` is a PEM file of the authorities to trust. Without `verify_certificate`, any certificate is accepted.
     """
 
     host: str

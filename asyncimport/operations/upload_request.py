@@ -87,7 +87,7 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
 
 @dataclass(slots=True, kw_only=True)
 class UploadResult(Result):
-    """What a run did, also if it failed or was stopped. `orphans` is None if nobody has looked for them."""
+    """What a run did, also if it failed or was stopped. `orphans` is None if they were not searched."""
 
     run: str | None = None
     summary: Summary | None = None
