@@ -73,4 +73,4 @@ def _seconds(day: date) -> float:
     try:
         return datetime.combine(day, time()).astimezone().timestamp()
     except (ValueError, OverflowError, OSError):
-        raise UsageError(f"invalid --archived-before {day}: a day such as 2026-01-31") from None
+        raise UsageError(f"invalid --archived-before {day}", hint="give a day such as 2026-01-31") from None

@@ -43,7 +43,7 @@ def study_filter_from(
     """Make a filter. Raises: UsageError."""
     day = (since or "").replace("-", "").replace(".", "")
     if since is not None and not re.fullmatch(r"\d{8}", day):
-        raise UsageError(f"invalid --study-since {since}: a date such as 2020-01-31")
+        raise UsageError(f"invalid --study-since {since!r}", hint="give a date such as 2020-01-31")
     modalities = frozenset(one.strip().upper() for one in (modality or "").split(",") if one.strip())
     study_filter = StudyFilter(modalities, day, glob_pattern(include or ()), parts)
     if parts and study_filter.is_everything:
