@@ -12,7 +12,7 @@ from asyncimport.model.texts import plain
 from asyncimport.reporting.entries import Entry, LineFormat
 from asyncimport.reporting.json_lines import as_json
 from asyncimport.reporting.log import log_lines
-from asyncimport.reporting.writer import Recorder, appending
+from asyncimport.reporting.writer import Recorder, append_lines
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def recorder(err: Console, log: LogOptions) -> Iterator[Callable[[Entry], None]]
             def complain(why: str) -> None:
                 err.print(Text(f"{option} {plain(str(path))} {why}; the upload goes on"))
 
-            write = stack.enter_context(appending(path, option))
+            write = stack.enter_context(append_lines(path, option))
             recorders.append(stack.enter_context(Recorder(line_format, write, complain)))
 
         if log.events is not None:

@@ -1,4 +1,4 @@
-"""Who we are to which server: addresses, profiles, and where a password comes from. Never the command line."""
+"""Server addresses, profiles, and where passwords come from: never the command line."""
 
 from asyncimport.credentials.hosts import check_host, check_no_secret, same_server
 from asyncimport.credentials.keyring_store import Token, check_keyring, delete_secret, store_secret, stored_login

@@ -1,28 +1,27 @@
-"""Addresses of servers: which are fit to send a password to, and which are the same."""
+"""Server addresses: which are safe for a password, and which are the same."""
 
 import re
 from urllib.parse import unquote, urlsplit
 
 from asyncimport.errors import UsageError
 
-# A name, or an address of IPv6 in brackets, behind which nothing but a port stands: `[::1].example.org` is a name.
+# A name, or an IPv6 address in brackets followed only by a port: `[::1].example.org` is not an address.
 _NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%25\w+)?\]|[^\[\]:/\\?#%]+)(?::[0-9]*)?")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def check_no_secret(host: str, name: str = "--host") -> None:
-    """Refuse an address with a user name or password in it, before it gets anywhere; it is not told what stands there.
-
-    Raises: UsageError.
-    """
+    """Refuse an address with a user name or password, without showing it. Raises: UsageError."""
     if "@" in unquote(host):
-        raise UsageError(f"{name} holds a user name or password", hint="give them apart: --user, XNAT_PASS or netrc")
+        raise UsageError(
+            f"{name} holds a user name or password", hint="give these with --user, XNAT_PASS or netrc instead"
+        )
 
 
 def check_host(host: str, *, insecure: bool, name: str = "--host") -> str:
-    """Return the address without its trailing slash; `name` says where it stands.
+    """Return an address without its trailing slash; `name` is its option.
 
-    Raises: UsageError when it is not an address, or would send the password over the network in the clear.
+    Raises: UsageError when it is not an address, or would send the password over the network unencrypted.
     """
     check_no_secret(host, name)
     try:
@@ -42,20 +41,20 @@ def check_host(host: str, *, insecure: bool, name: str = "--host") -> str:
         raise UsageError(f"{name} {host!r} is not an address", hint="write it as https://xnat.example.org")
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK and not insecure:
         raise UsageError(
-            f"{host} is not encrypted: password and patients would cross the network in the clear",
+            f"{host} is not encrypted: password and patients' data could be read on the network",
             hint="use https, or --insecure if you know that the network is safe",
         )
     return host.rstrip("/")
 
 
 def canonical(host: str) -> str:
-    """Return the one spelling of an address that a secret is kept under: scheme, port and path are part of it."""
+    """Return the spelling of an address under which a secret is stored, with scheme, port and path."""
     parts = urlsplit(host)
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
 def same_server(one: str, other: str) -> bool:
-    """Whether two addresses are the same server's; what is no address is nobody's."""
+    """Whether two addresses are those of one server; False for an invalid address."""
     try:
         return canonical(one) == canonical(other)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where user name and password come from: option, profile, environment, keyring, netrc, or a question."""
+"""Find user name and password: in options, profile, environment, keyring or netrc, or ask for them."""
 
 import netrc
 import os

@@ -1,4 +1,4 @@
-"""Profiles: what is the same each time, under a name, in a file that never holds a password."""
+"""Profiles: named options in a file that never holds a password."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ Setting = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a profile says of its server, and its defaults for other options, by their long names."""
+    """The server of a profile, and its defaults for other options by their long names."""
 
     host: str | None = None
     user: str | None = None
@@ -30,27 +30,24 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Profiles:
-    """The profiles of a file, and the name of the one that counts when none is asked for."""
+    """The profiles of a file, and the name of the default one."""
 
     path: Path
     named: Mapping[str, Profile] = field(default_factory=dict)
     default: str | None = None
 
     def get(self, name: str) -> Profile:
-        """Return a profile.
-
-        Raises: UsageError.
-        """
+        """Return a profile. Raises: UsageError."""
         if name not in self.named:
             known = f"there are {', '.join(self.named)}" if self.named else "there are none yet"
             raise UsageError(
-                f"{self.path} has no profile {name}; {known}", hint=f"asyncimport login --profile {name} makes it"
+                f"{self.path} has no profile {name}; {known}", hint=f"make it with `asyncimport login --profile {name}`"
             )
         return self.named[name]
 
 
 def read_profiles(path: Path) -> Profiles:
-    """Read the file; one that is not there has no profiles.
+    """Read a file of profiles; a missing file has none.
 
     Raises: UsageError, which names the file and the key, and shows no value that may be a password.
     """
@@ -77,7 +74,7 @@ def _text(path: Path) -> str | None:
         with path.open("rb") as file:
             content = file.read(_LONGEST + 1)
         if len(content) > _LONGEST:
-            raise UsageError(f"{path} is no configuration: it is larger than 1 MiB", hint="name another file")
+            raise UsageError(f"{path} is not a configuration file: it is larger than 1 MiB", hint="name another file")
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         return None
@@ -88,36 +85,36 @@ def _text(path: Path) -> str | None:
 
 
 def _check(where: str, table: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
-    """Check that a table has only the keys that it may have, each with a value of its kind."""
+    """Check that a table has only known keys, with values of the right types."""
     for key, value in table.items():
         _check_secret(where, key)
         if key not in kinds:
-            raise UsageError(f"{where}{key} is unknown", hint=f"there may be {', '.join(kinds)}")
+            raise UsageError(f"{where}{key} is unknown", hint=f"use {', '.join(kinds)}")
         _check_kind(where, key, value, kinds[key])
 
 
 def _check_secret(where: str, key: str) -> None:
     if key.lower() in _SECRETS:
         raise UsageError(
-            f"{where}{key}: no secret may stand in this file",
-            hint="remove it; asyncimport login puts it into the system's keyring",
+            f"{where}{key}: secrets are not allowed in this file",
+            hint="remove it, and store it in the system's keyring with `asyncimport login`",
         )
 
 
 def _check_kind(where: str, key: str, value: object, kind: Any) -> None:
     if not isinstance(value, kind):
-        raise UsageError(f"{where}{key} has to be {_KINDS[kind]}")
+        raise UsageError(f"{where}{key} must be {_KINDS[kind]}")
 
 
 def _profile(path: Path, name: str, table: object) -> Profile:
     where = f"{path}: profiles.{name}"
     if not isinstance(table, dict):
-        raise UsageError(f"{where} has to be a table")
+        raise UsageError(f"{where} must be a table")
     kinds = {"host": str, "user": str, "project": str, "ca_bundle": str, "insecure": bool, "defaults": dict}
     _check(f"{where}.", table, kinds)
     values = dict(table)
     if "host" in values:
-        # Whether plain http will do is asked when it is used.
+        # Plain http is checked when the profile is used.
         values["host"] = check_host(values["host"], insecure=True, name=f"{where}.host")
     if "ca_bundle" in values:
         values["ca_bundle"] = path.parent / Path(values["ca_bundle"]).expanduser()
@@ -131,16 +128,16 @@ def _defaults(where: str, table: Mapping[str, Any]) -> dict[str, Setting]:
     for key, value in table.items():
         _check_secret(where, key)
         _check_kind(where, key, value, (str, int, float, bool))
-        # No shell is there to do it.
+        # There is no shell that expands it.
         home = isinstance(value, str) and value.startswith("~")
         defaults[key.replace("-", "_")] = str(Path(value).expanduser()) if home else value
     return defaults
 
 
 def write_profile(path: Path, name: str, values: Mapping[str, Setting | None]) -> None:
-    """Set keys of a profile, remove those that are None, and leave all else in the file as it is.
+    """Set keys of a profile, and remove those that are None. The first profile becomes the default.
 
-    The first profile becomes the default one. Raises: UsageError.
+    Raises: UsageError.
     """
     import tomlkit
 
@@ -158,10 +155,7 @@ def write_profile(path: Path, name: str, values: Mapping[str, Setting | None]) -
 
 
 def remove_profile(path: Path, name: str) -> None:
-    """Remove a profile that is there.
-
-    Raises: UsageError.
-    """
+    """Remove a profile. Raises: UsageError."""
     import tomlkit
 
     document: Any = tomlkit.parse(_text(path) or "")
@@ -172,7 +166,7 @@ def remove_profile(path: Path, name: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write the file anew, readable only by its owner; whoever reads it meanwhile sees the old one whole."""
+    """Replace the file at once, readable only by its owner."""
     target = path.resolve()  # a link stays one
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

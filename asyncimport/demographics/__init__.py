@@ -1,7 +1,7 @@
-"""Demographics of subjects: what XNAT has fields for, tables of them, what headers tell, and what differs. Pure.
+"""Demographics of subjects: XNAT's fields, tables, values of headers, and comparison. Pure.
 
-Values are patients' data. They leave this package in what is sent, and nowhere else: no repr, no error and no flaw
-holds more than one character of them.
+Values are patients' data. They are sent to XNAT, and appear nowhere else: no repr, error or issue holds more than one
+character of them.
 """
 
 from asyncimport.demographics.comparison import Changes, Difference, Values, compute_changes, missing_values, same_value

@@ -1,4 +1,4 @@
-"""What is given beside what XNAT has: what to write, what to keep, and whether it has arrived."""
+"""Compare values with those that XNAT has: what to write, what to keep, and whether it has arrived."""
 
 import html
 import math
@@ -12,10 +12,7 @@ Values = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A field whose value in XNAT is another than the given one. `instead` is the field that XNAT has in its place.
-
-    Its repr shows the field only.
-    """
+    """A field with another value in XNAT, or with another field in its place (`instead`). The repr shows no values."""
 
     name: str
     ours: str = field(repr=False)
@@ -25,7 +22,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What to send (NULL clears a field), which values to leave as they are, and which to replace."""
+    """The values to send (NULL clears a field), and the fields that are kept, replaced and unchanged."""
 
     write: Values = field(repr=False)
     kept: tuple[Difference, ...] = ()
@@ -34,15 +31,16 @@ class Changes:
 
     @property
     def written(self) -> tuple[str, ...]:
-        """The given fields among what is sent; fields that only make room for them are left out."""
-        making_room = {one.instead for one in self.replaced}
-        return tuple(name for name in self.write if name not in making_room)
+        """Return the fields that are sent, without those that are only cleared to make room for them."""
+        cleared = {one.instead for one in self.replaced}
+        return tuple(name for name in self.write if name not in cleared)
 
 
 def compute_changes(given: Values, existing: Values, *, overwrite: bool) -> Changes:
-    """Decide about each given field; `existing` are the values that XNAT has, without those it has not.
+    """Decide about each given field; `existing` are the values in XNAT.
 
-    Of dob, yob and age a subject has one: another one in XNAT is another value, and is cleared when it is replaced.
+    A subject has one of dob, yob and age: another of these in XNAT counts as another value, and is cleared when
+    replaced.
     """
     write: dict[str, str] = {}
     kept: list[Difference] = []
@@ -69,15 +67,15 @@ def compute_changes(given: Values, existing: Values, *, overwrite: bool) -> Chan
 
 
 def missing_values(written: Values, existing: Values) -> tuple[str, ...]:
-    """Return the fields that were sent and whose values XNAT does not show."""
+    """Return the fields that were sent and that XNAT does not show with these values."""
     return tuple(name for name, value in written.items() if not same_value(name, value, existing.get(name, "")))
 
 
 def same_value(name: str, ours: str, theirs: str) -> bool:
-    """Whether two values of a field mean the same: 70 and 70.0, M and male. NULL and "" are both nothing.
+    """Whether two values of a field mean the same: 70 and 70.0, M and male, NULL and "".
 
-    XNAT stores what it is sent behind its escaping of XML (SecureResource.getQueryVariable), which is undone here; what
-    is given holds no such spelling (`has_reference`).
+    XNAT escapes values as XML (SecureResource.getQueryVariable), which is undone here. Ours contain no such escapes
+    (`has_reference`).
     """
     ours, theirs = ("" if value == NULL else value.strip() for value in (ours, html.unescape(theirs)))
     if ours == theirs or not ours or not theirs:
@@ -93,7 +91,7 @@ def same_value(name: str, ours: str, theirs: str) -> bool:
             except ValueError:
                 return False
         case Kind.DATE:
-            # Its JSON shows a day, or the midnight that it begins with.
+            # XNAT's JSON shows a day, or its midnight.
             return ours == theirs.split(" ")[0].split("T")[0]
         case Kind.TEXT:
             return False

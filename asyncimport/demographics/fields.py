@@ -1,6 +1,6 @@
-"""The fields of a subject that XNAT has names for (XMLPathShortcuts), and what each may hold (xnat:demographicData).
+"""The fields of a subject in XNAT (XMLPathShortcuts), and what each may hold (xnat:demographicData).
 
-Everything is checked here, because XNAT takes 31/01/1970 for another day and a misspelt field for none, without a word.
+Values are checked here, because XNAT silently takes 31/01/1970 for another day, and ignores a misspelt field.
 """
 
 import html
@@ -14,22 +14,22 @@ from enum import StrEnum
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import character, normalized
 
-# What XNAT takes for "clear this field" (GenericItemObject.setProperties).
+# The value with which XNAT clears a field (GenericItemObject.setProperties).
 NULL = "NULL"
-# A choice in XNAT's schema: a subject has one of them.
+# A subject has one of these: they are a choice in XNAT's schema.
 BIRTH = ("dob", "yob", "age")
 
 _LONGEST_TEXT = 255
 _FIRST_YEAR = 1850
 _DATE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})|([0-9]{4})([0-9]{2})([0-9]{2})")
-# pandas writes whole numbers of columns with gaps with `.0`.
+# pandas writes whole numbers with `.0` if the column has gaps.
 _INTEGER = re.compile(r"([0-9]{1,9})(?:\.0+)?")
 _FLOAT = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _COMMA = re.compile(r"[0-9]+,[0-9]+")
 
 
 class Kind(StrEnum):
-    """What the values of a field are."""
+    """The type of the values of a field."""
 
     WORD = "word"
     DATE = "date"
@@ -40,10 +40,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field by XNAT's name for it: other names of its column, and the words or the bounds that it may hold.
+    """A field by its name in XNAT, with other names of its column, and its words or bounds.
 
-    `words` maps what may be written, in lower case, to what XNAT knows it by; `keyword` is the DICOM attribute, if any,
-    that it can be filled from.
+    `words` maps spellings in lower case to XNAT's words; `keyword` is the DICOM attribute that it can be read from, or
+    "".
     """
 
     name: str
@@ -56,7 +56,7 @@ class Field:
 
 
 def _words(*names: str) -> dict[str, str]:
-    """Return words by themselves and by their initials."""
+    """Return words by their names and by their initials."""
     return {spelling: name for name in names for spelling in (name, name[0])}
 
 
@@ -110,17 +110,19 @@ _FIELD_OF = {normalized(name): one for one in FIELDS.values() for name in (one.n
 
 
 def field_of(name: str) -> Field | None:
-    """Return the field of a column's name, whatever its case, blanks and underscores."""
+    """Return the field of a column; case, blanks and underscores do not count."""
     return _FIELD_OF.get(normalized(name))
 
 
 def canonical(one: Field, text: str, today: date) -> str:
-    """Return a value as it is sent. Raises: UsageError, which says what is wrong and not with what."""
+    """Return a value as it is sent. Raises: UsageError, which does not show the value."""
     match one.kind:
         case Kind.WORD:
             if word := one.words.get(text.casefold()):
                 return word
-            raise UsageError("not one of its words", hint=f"{one.name}: {', '.join(dict.fromkeys(one.words.values()))}")
+            raise UsageError(
+                "not one of its words", hint=f"write {one.name} as {', '.join(dict.fromkeys(one.words.values()))}"
+            )
         case Kind.DATE:
             return _date(text, today).isoformat()
         case Kind.INTEGER:
@@ -139,7 +141,7 @@ def canonical(one: Field, text: str, today: date) -> str:
 
 
 def has_reference(text: str) -> bool:
-    """Whether a text spells a character as XML or HTML does: XNAT's own spelling of & could not be told from it."""
+    """Whether a text has an XML or HTML reference such as `&amp;`, which would look like XNAT's own escaping."""
     return html.unescape(text) != text
 
 
@@ -149,7 +151,7 @@ def local_day() -> date:
 
 
 def plausible_date(text: str, today: date) -> date | None:
-    """Return the day of a birth date, YYYY-MM-DD or YYYYMMDD; None for what cannot be one."""
+    """Return a birth date, YYYY-MM-DD or YYYYMMDD, as a date; None if it cannot be one."""
     found = _DATE.fullmatch(text)
     if found is None:
         return None
@@ -164,12 +166,12 @@ def plausible_date(text: str, today: date) -> date | None:
 def _date(text: str, today: date) -> date:
     if not _DATE.fullmatch(text):
         raise UsageError(
-            "not a date as 1970-01-31",
-            hint="write dates as YYYY-MM-DD: of other orders XNAT makes another day without a word",
+            "not a date such as 1970-01-31",
+            hint="write dates as YYYY-MM-DD: XNAT silently takes other orders for another day",
         )
     born = plausible_date(text, today)
     if born is None:
-        raise UsageError("no day, or none that anybody was born on", hint=f"dates lie between {_FIRST_YEAR} and today")
+        raise UsageError("not a valid birth date", hint=f"give a date between {_FIRST_YEAR} and today")
     return born
 
 
@@ -189,7 +191,7 @@ def _text(text: str) -> str:
     if odd:
         raise UsageError(f"the character {character(odd)}", hint="write texts in one line")
     if len(text) > _LONGEST_TEXT:
-        raise UsageError(f"{len(text)} characters", hint=f"XNAT keeps {_LONGEST_TEXT} at most")
+        raise UsageError(f"{len(text)} characters", hint=f"shorten it: XNAT keeps {_LONGEST_TEXT} at most")
     if has_reference(text):
         raise UsageError("a character reference, such as &amp;", hint="write the character itself")
     return text

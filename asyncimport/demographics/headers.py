@@ -1,4 +1,4 @@
-"""What a DICOM header tells of its patient, as values of XNAT's fields. What it tells badly is left out."""
+"""Values of XNAT's fields from a DICOM header. Partial and impossible values are left out."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ from asyncimport.demographics.fields import (
 from asyncimport.errors import UsageError
 
 _SEXES = {"M": "male", "F": "female", "O": "other"}
-# What is written where a date must stand and nobody knows it.
+# Dates that some systems write instead of an unknown one.
 _PLACEHOLDERS = {date(1900, 1, 1)}
 _AGE = re.compile(r"([0-9]{3})Y")
 _NUMBER = re.compile(r"\+?[0-9]{1,6}(?:\.[0-9]*)?")
@@ -27,20 +27,19 @@ _POUND = 0.45359237
 
 
 def header_keywords(wanted: Sequence[str]) -> frozenset[str]:
-    """Return the DICOM keywords that fields are filled from. Raises: UsageError for a field that no header gives."""
+    """Return the DICOM keywords of fields. Raises: UsageError for a field that headers do not have."""
     return frozenset(one.keyword for one in _wanted(wanted))
 
 
 def header_fields(wanted: Sequence[str]) -> list[str]:
-    """Return XNAT's names of the wanted fields, each once. Raises: UsageError for a field that no header gives."""
+    """Return XNAT's names of fields, each once. Raises: UsageError for a field that headers do not have."""
     return list(dict.fromkeys(one.name for one in _wanted(wanted)))
 
 
 def header_values(fields: Mapping[str, str], wanted: Sequence[str], *, today: date | None = None) -> dict[str, str]:
-    """Return what a header says of the wanted fields, each by itself.
+    """Return the values of the wanted fields; `fields` maps keywords to texts.
 
-    `fields` maps keywords to texts. Partial, impossible and placeholder values are as good as none.
-    Raises: UsageError for a field that no header gives.
+    Partial, impossible and placeholder values are left out. Raises: UsageError for a field that headers do not have.
     """
     day = today or local_day()
     found = {one.name: _value(one.name, fields.get(one.keyword, "").strip(), day) for one in _wanted(wanted)}
@@ -48,10 +47,10 @@ def header_values(fields: Mapping[str, str], wanted: Sequence[str], *, today: da
 
 
 def agreed_values(said: Mapping[str, Collection[str]], wanted: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return what all headers agree on of all that they say of each field, and the fields that they contradict in.
+    """Return the values on which all headers agree, and the fields in which they contradict each other.
 
-    Dob, yob and age are one thing: of these it is the first wanted one that any header gives, unless they contradict
-    each other in any of them.
+    `said` has all values of each field. Of dob, yob and age, only the first wanted one with a value counts, and none if
+    headers contradict each other in any of them.
     """
     names = header_fields(wanted)
     contradicted = tuple(name for name in names if len(set(said.get(name, ()))) > 1)
@@ -67,7 +66,7 @@ def _wanted(names: Sequence[str]) -> list[Field]:
     found = [field_of(name) for name in names]
     if unknown := [name for name, one in zip(names, found, strict=True) if one is None or not one.keyword]:
         known = ", ".join(one.name for one in FIELDS.values() if one.keyword)
-        raise UsageError(f"no header gives {', '.join(unknown)}", hint=f"headers give {known}")
+        raise UsageError(f"headers do not have {', '.join(unknown)}", hint=f"use fields that headers have: {known}")
     return [one for one in found if one is not None]
 
 
@@ -93,7 +92,7 @@ def _value(name: str, text: str, today: date) -> str:
 
 
 def _converted(text: str, lowest: float, highest: float, unit: float) -> str:
-    """Return a number in another unit, to a tenth; "" for what no person measures."""
+    """Return a number in another unit, with one decimal; "" if it is impossible for a person."""
     if not _NUMBER.fullmatch(text) or not lowest <= float(text) <= highest:
         return ""
     return f"{float(text) / unit:.1f}".removesuffix(".0")

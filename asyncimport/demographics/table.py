@@ -1,6 +1,6 @@
 """Tables of demographics: CSV with a row for each subject. Pure: no disk.
 
-A row with a flaw is not sent, and the others are. An empty cell, or `n/a`, is unknown, and leaves a field alone.
+Invalid rows are not sent, the others are. An empty cell, or `n/a`, does not change a field.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ _SUBJECT = ("subject_label", "subject", "label", "subject_id", "participant_id",
 _PROJECT = ("project_id", "project")
 _OWN = {normalized(name): column for names in (_SUBJECT, _PROJECT) for column in names[:1] for name in names}
 _UNKNOWN = {"", "n/a"}
-_ONE_ROW = "a subject has one row: which of them is right?"
-# M is a man's in one language, and a woman's (mujer) in another.
-_LANGUAGE = "write the words of this column out, in English"
-_NULL = "an empty cell leaves a field alone; --null-clears lets NULL clear it"
+_ONE_ROW = "find out which row is right, and keep one for each subject"
+# M is male in one language, and female (mujer) in another.
+_LANGUAGE = "write out the words of this column, in English"
+_NULL = "empty the cell to keep the value in XNAT, or use --null-clears to clear it"
 
 
 @dataclass(frozen=True, slots=True)
 class Demographics:
-    """What is to be said of a subject: values by XNAT's names of the fields; NULL clears one. Its repr shows none."""
+    """Values of a subject by XNAT's names of fields; NULL clears a field. The repr shows no values."""
 
     subject: str
     values: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
@@ -33,10 +33,10 @@ class Demographics:
 def read_subjects(
     data: bytes, *, project: str = "", encoding: str = "", null_clears: bool = False, today: date | None = None
 ) -> tuple[list[Demographics], list[TableIssue]]:
-    """Return the sound rows of a table in its order, and all that is wrong with the others.
+    """Return the valid rows of a table in its order, and the issues of the others.
 
-    `project` is for rows that name none. Two rows of one subject are fine if they say the same; else neither counts.
-    Raises: UsageError when there is no header that names a subject and a field.
+    `project` is the project of rows without one. Two rows of one subject must be equal; else neither counts.
+    Raises: UsageError without a header that names a subject and a field.
     """
     table = records(text_of(data, encoding), _KNOWN, "the table")
     line, names = next(table, (0, []))
@@ -47,8 +47,8 @@ def read_subjects(
     firsts: dict[tuple[str, str], int] = {}
     contradicted: set[tuple[str, str]] = set()
     for line, found, wrong in [(line, *reader.row(line, cells)) for line, cells in table]:
-        issues += (doubts := reader.doubts(line)) + wrong
-        if found is None or doubts:
+        issues += (foreign_initials := reader.foreign_initials(line)) + wrong
+        if found is None or foreign_initials:
             continue
         # XNAT's archive step takes labels that differ in case only for one (PrearcSessionArchiver).
         key = found.project, found.subject.casefold()
@@ -62,7 +62,7 @@ def read_subjects(
 
 
 def fill_gaps(given: Demographics, found: Mapping[str, str]) -> Demographics:
-    """Add what is not given, such as what headers tell. Of dob, yob and age the given one stays the only one."""
+    """Add values for fields that are not given. A given dob, yob or age stays the only one of these."""
     has_birth = bool(given.values.keys() & set(BIRTH))
     more = {
         name: value for name, value in found.items() if name not in given.values and not (name in BIRTH and has_birth)
@@ -74,7 +74,7 @@ _KNOWN = {*_OWN, *(normalized(name) for one in FIELDS.values() for name in (one.
 
 
 class _Header:
-    """Which column stands where, as the file names it."""
+    """The columns of a file: their places and their names there."""
 
     def __init__(self, line: int, names: Sequence[str], *, has_project: bool) -> None:
         cells = [unescape_cell(name).strip() for name in names]
@@ -97,27 +97,28 @@ class _Header:
                 self.places[column] = place
         self._require(has_project=has_project)
         if twice:
-            raise UsageError("the header of the table: " + "; ".join(twice), hint="rename or remove one of each two")
+            raise UsageError("the header of the table: " + "; ".join(twice), hint="rename or remove one of each pair")
 
     def _require(self, *, has_project: bool) -> None:
-        # No name of an unknown column here: in a file without a header these would be somebody's data.
+        # Do not show names of unknown columns: in a file without a header they would be data.
         if "subject_label" not in self.places:
             raise UsageError(
-                f"the table has no column of subjects ({', '.join(_SUBJECT)})", hint="the first line names the columns"
+                f"the table has no column of subjects ({', '.join(_SUBJECT)})",
+                hint="name the columns in the first line",
             )
         if not self.places.keys() & FIELDS.keys():
-            raise UsageError("the table has no column that XNAT has a field for", hint=", ".join(FIELDS))
+            raise UsageError("the table has no column for a field of XNAT", hint="use these: " + ", ".join(FIELDS))
         if "project_id" not in self.places and not has_project:
-            raise UsageError("the table names no project", hint="give one with -P, or a column project_id")
+            raise UsageError("the table names no project", hint="give one with -P, or in a column project_id")
 
     def name(self, column: str) -> str:
-        """Return what the file calls a column."""
+        """Return the name of a column in the file."""
         return self._names[self.places[column]] if column in self.places else column
 
     def warnings(self) -> list[TableIssue]:
-        """Return a warning for each column that means nothing here: it may be a misspelt one."""
+        """Return a warning for each unknown column, which may be misspelt."""
         return [
-            TableIssue(self.line, name, "a column that XNAT has no field for; it is not sent", is_warning=True)
+            TableIssue(self.line, name, "an unknown column: its values are not sent", is_warning=True)
             for name in dict.fromkeys(self._unknown)
         ]
 
@@ -133,22 +134,22 @@ class _Reader:
         self._initials: dict[int, list[str]] = {}
         self._foreign: set[str] = set()
 
-    def doubts(self, line: int) -> list[TableIssue]:
-        """Return what is wrong with a row as all rows are known: its initials may be those of another language."""
+    def foreign_initials(self, line: int) -> list[TableIssue]:
+        """Return the issues of a row that depend on other rows: its initials may be those of another language."""
         return [
             TableIssue(
-                line, self._header.name(column), "an initial, beside others that mean nothing in English", _LANGUAGE
+                line, self._header.name(column), "an initial, in a column with others that are not English", _LANGUAGE
             )
             for column in self._initials.get(line, ())
             if column in self._foreign
         ]
 
     def row(self, line: int, cells: Sequence[str]) -> tuple[Demographics | None, list[TableIssue]]:
-        """Return the row, or None if anything is wrong with it, and what that is."""
+        """Return the row and its issues; None instead of an invalid row."""
         width = self._header.width
         if any(cell.strip() for cell in cells[width:]):
             text = f"{len(cells)} cells, but the header has {width}"
-            return None, [TableIssue(line, "", text, "a cell that holds a delimiter needs quotes")]
+            return None, [TableIssue(line, "", text, "put cells with a delimiter into quotes")]
         texts = {
             column: unescape_cell(cells[place]).strip()
             for column, place in self._header.places.items()
@@ -174,7 +175,7 @@ class _Reader:
                     issues.append(TableIssue(line, self._header.name(column), str(error), error.hint))
         births = [self._header.name(name) for name in BIRTH if values.get(name, NULL) != NULL]
         if len(births) > 1:
-            issues.append(TableIssue(line, " and ".join(births), "more than one", "XNAT keeps one of dob, yob and age"))
+            issues.append(TableIssue(line, " and ".join(births), "more than one", "keep one of dob, yob and age"))
         return (None if issues else Demographics(subject, values, project)), issues
 
     def _value(self, column: str, text: str) -> str:
@@ -188,5 +189,5 @@ class _Reader:
 def _label(text: str) -> str:
     if not text:
         return "empty"
-    # As a label XNAT would clear it.
+    # XNAT would clear the label.
     return "the word NULL" if text.upper() == NULL else label_problem(text)

@@ -1,5 +1,5 @@
-"""What happens in a run, written down while it happens: as JSON for programs, and as lines of a log for people.
+"""Report a run while it happens: as JSON for programs, and as log lines for people.
 
-A thread of its own writes, so that no disk ever holds up the run: what it cannot take in time is left out, and that is
-said once. The names of events and of their fields are a contract.
+A separate thread writes, so no disk delays the run. Events that it cannot write in time are dropped, which is reported
+once. The names of events and of their fields are a contract.
 """

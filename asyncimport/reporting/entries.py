@@ -1,4 +1,4 @@
-"""What is written down: the events of the line, and what begins and ends a run."""
+"""The entries of a report: the events of the pipeline, and the start and end of a run."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ from asyncimport.model.events import Event
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A run has begun. `settings` may be told to everybody; `names` (sources, templates) may name patients."""
+    """A run has started. `settings` are public; `names` (sources, templates) may name patients."""
 
     run: str
     version: str
@@ -23,7 +23,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """A run has ended; without a run it did not come to begin."""
+    """A run has ended. `run` is None if it failed before it started."""
 
     run: str | None
     exit_code: int
@@ -33,7 +33,7 @@ class RunEnded:
 
 @dataclass(frozen=True, slots=True)
 class EventsLost:
-    """So many events could not be written, or not in time."""
+    """Events that were not written, or not in time."""
 
     events: int
 
@@ -45,5 +45,5 @@ LineFormat = Callable[[float, Entry], Iterator[str]]
 
 
 def text_of_path(path: str) -> str:
-    """Return a path as text; bytes that are none are spelt out."""
+    """Return a path as text, with invalid bytes escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Entries as lines of a log, for people."""
+"""Entries as log lines for people."""
 
 import re
 from collections.abc import Iterator
@@ -35,17 +35,17 @@ _STATUS = re.compile(r"\d{3}")
 
 
 def log_lines(*, names: bool) -> LineFormat:
-    """Return the form of a log. Without `names` it has UIDs where labels and paths would name patients."""
+    """Return the format of a log. Without `names` it has UIDs instead of labels and paths, which may name patients."""
 
     def lines(now: float, entry: Entry) -> Iterator[str]:
         stamp = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
-        for level, text in _told(entry, names=names):
+        for level, text in _messages(entry, names=names):
             yield f"{stamp} {level:7} {_one_line(text)}\n"
 
     return lines
 
 
-def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
+def _messages(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
     def why(reason: str) -> str:
         return reason if names else _without_quotes(reason)
 
@@ -105,12 +105,16 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
             if entry.reason is not None:
                 yield "WARNING", f"demographics {entry.state}: {which}: {why(entry.reason)}"
             else:
-                told = {"written": entry.written, "from headers": entry.taken, "kept, as XNAT differs": entry.kept}
-                words = "; ".join(f"{word}: {', '.join(fields)}" for word, fields in told.items() if fields)
+                changes = {
+                    "written": entry.written,
+                    "from headers": entry.taken,
+                    "kept, because XNAT differs": entry.kept,
+                }
+                words = "; ".join(f"{word}: {', '.join(fields)}" for word, fields in changes.items() if fields)
                 yield ("WARNING" if entry.kept else "INFO"), f"demographics of {which}: {words or 'nothing to do'}"
         case Orphan(session=session, uri=uri):
             place = f" ({session.project} / {session.subject} / {session.label}: {uri})" if names else ""
-            yield "WARNING", f"a stray session is in the prearchive: study {session.study_uid}{place}"
+            yield "WARNING", f"an orphan is in the prearchive: study {session.study_uid}{place}"
         case EventsLost(events=count):
             yield "WARNING", f"{count} events are missing here"
         case RunEnded():
@@ -118,7 +122,7 @@ def _told(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
 
 
 def _without_quotes(reason: str) -> str:
-    """Leave out what stands in brackets: XNAT's own words, which may name anybody; all but the status."""
+    """Remove XNAT's words in brackets, which may name patients, except the status."""
     first, last = reason.find("("), reason.rfind(")")
     if not 0 <= first < last:
         return reason
@@ -138,13 +142,13 @@ def _end(ended: RunEnded, *, names: bool) -> tuple[str, str]:
     if ended.error is not None and (names or not isinstance(ended.error, UsageError)):
         text += f"; {ended.error if names else _without_quotes(str(ended.error))}"
     elif ended.error is not None:
-        # It speaks of what was given: paths, and labels that collide.
+        # The text has paths, and labels that collide.
         text += "; standard error says why"
     return level, text
 
 
 def _one_line(text: str) -> str:
-    """Spell out what would begin another line, or tell a terminal what to do."""
+    """Escape line ends and control characters."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )

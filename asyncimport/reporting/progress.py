@@ -1,6 +1,6 @@
-"""What the line reports, folded into totals, and one line of text that shows them.
+"""Totals of the events of a run, and one line of text that shows them.
 
-The totals are for the eye only: what decides anything is in the journal.
+They are for display only. The journal has what decides.
 """
 
 from collections import deque
@@ -35,14 +35,13 @@ from asyncimport.model.events import (
     Settling,
 )
 
-# The rate shown is that of the last quarter of a minute, or since the last line where lines come more rarely: it
-# follows the server, and does not jump about.
+# The rate is that of the last 15 s, or since the last line if that is longer ago: it follows the server smoothly.
 _WINDOW_SECONDS = 15.0
 
 
 @dataclass(slots=True)
 class Totals:
-    """The state of a run as its events tell it. `clock` gives seconds."""
+    """The state of a run by its events. `clock` returns seconds."""
 
     clock: Callable[[], float] = monotonic
     scanned: int = 0
@@ -71,7 +70,7 @@ class Totals:
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def note(self, event: Event) -> None:
-        """Take an event into account."""
+        """Count an event."""
         match event:
             case Scanned(files=files):
                 self.scanned += files
@@ -126,7 +125,7 @@ class Totals:
                 self.quiet_until = self.clock() + seconds
 
     def line(self) -> str:
-        """Describe the moment: files, bytes, sessions, rate and time left."""
+        """Return a line with files, bytes, sessions, rate and time left."""
         now = self.clock()
         settled = self.stored + self.refused + self.failed
         self._samples.append((now, settled, self.stored_size))
@@ -156,19 +155,19 @@ class Totals:
             parts.append(f"{self.repaired:,} missing from XNAT and sent again")
         if now < self.quiet_until and settled >= self.waiting:
             wait = human_seconds(self.quiet_until - now)
-            parts.append(f"waiting {wait}, as an upload that broke off may yet arrive")
+            parts.append(f"waiting {wait}, in case an interrupted upload still lands")
         if self.repeated:
             parts.append(f"{self.repeated:,} calls repeated (last: {self.trouble})")
         if rate > 0:
             parts.append(f"{rate:,.0f} files/s, {human_bytes((self.stored_size - size_then) / elapsed)}/s")
-            # A resumed run sends what the journal knows before the scan has met it again.
+            # A resumed run sends files of the journal before the scan finds them again.
             left = max(self.waiting - settled, 0) / rate
             parts.append(f"{'at least ' if self.scanning else ''}{human_seconds(left)} left")
         return " · ".join(parts)
 
 
 def human_bytes(size: float) -> str:
-    """Write a number of bytes for people: 1.5 MB."""
+    """Return a number of bytes for people: 1.5 MB."""
     if round(size) < 1000:
         return f"{size:.0f} B"
     for unit in ("kB", "MB", "GB"):
@@ -180,7 +179,7 @@ def human_bytes(size: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """Write a duration for people: 0:05, 1:02:03."""
+    """Return a duration for people: 0:05, 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

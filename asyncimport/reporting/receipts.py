@@ -1,6 +1,6 @@
-"""Receipts: a line of JSON for each file, attachment and session that arrived, and for every address that a run made.
+"""Receipts: a line of JSON for each file, attachment and session that arrived, and each address that a run created.
 
-They are written from the journal, so a file has them also when the run that sent it was killed.
+They are written from the journal, so they also cover files of a run that was killed.
 """
 
 import json
@@ -17,7 +17,7 @@ from asyncimport.system.output_files import check_output, hint_for, replacing
 
 
 def check_receipts(path: Path) -> None:
-    """Refuse, before anything is sent, a place where no receipts can be written. Raises: UsageError."""
+    """Check, before anything is sent, that receipts can be written there. Raises: UsageError."""
     try:
         check_output(path)
     except OSError as error:
@@ -28,9 +28,9 @@ def check_receipts(path: Path) -> None:
 
 
 def write_receipts(path: Path, reader: JournalReader) -> None:
-    """Write the receipts of all files in scope, readable by their owner only, in place of earlier ones.
+    """Write the receipts of all files in scope in place of earlier ones; `path` may be a pipe or device.
 
-    A pipe or a device is written to. Raises: AsyncimportError; earlier receipts are left as they were then.
+    Only the owner can read them. Raises: AsyncimportError; then earlier receipts stay as they were.
     """
     try:
         with replacing(path) as file:
@@ -38,26 +38,26 @@ def write_receipts(path: Path, reader: JournalReader) -> None:
     except OSError as error:
         raise AsyncimportError(
             f"--receipts {path} cannot be written: {error.strerror}",
-            hint="nothing of the upload is lost by that: run the same command again",
+            hint="run the same command again: nothing of the upload is lost",
         ) from error
 
 
 def _lines(reader: JournalReader) -> Iterator[Mapping[str, object]]:
-    for arrived in reader.stored_instances():
-        sha256, of = _digest(arrived)
+    for stored in reader.stored_instances():
+        sha256, of = _digest(stored)
         yield {
             "kind": "file",
-            **_names(arrived.session),
-            "series_uid": arrived.series_uid,
-            "sop_uid": arrived.sop_uid,
-            "path": _text(arrived.file.path),
-            "bytes": arrived.file.size,
+            **_names(stored.session),
+            "series_uid": stored.series_uid,
+            "sop_uid": stored.sop_uid,
+            "path": _text(stored.file.path),
+            "bytes": stored.file.size,
             "sha256": sha256,
             "sha256_of": of,
-            "uri": arrived.uri and f"/data{arrived.uri}",
-            "attempts": arrived.attempts,
-            "time": _time(arrived.settled_at),
-            "run": str(arrived.run),
+            "uri": stored.uri and f"/data{stored.uri}",
+            "attempts": stored.attempts,
+            "time": _time(stored.settled_at),
+            "run": str(stored.run),
         }
     for row in reader.stored_attachments():
         yield {
@@ -76,10 +76,10 @@ def _lines(reader: JournalReader) -> Iterator[Mapping[str, object]]:
         if one.uri:
             is_gone = one.state in {"ARCHIVED", "DELETED"}
             yield {"kind": "created", "what": "prearchive", "uri": uri, "gone": is_gone, "run": str(one.run)}
-        # What was found in the archive is no delivery from here.
+        # Instances that the archive had already came in no delivery of ours.
         if one.uri and one.archive_uri:
             if one.number == 1 and not one.merges:
-                # Without an answer from before, nobody knows whether it was there.
+                # Without an earlier answer of XNAT, it is unknown whether the session existed.
                 sure = one.merges is False
                 yield {"kind": "created", "what": "session", "uri": one.archive_uri, "sure": sure, "run": str(one.run)}
             yield {
@@ -96,14 +96,14 @@ def _lines(reader: JournalReader) -> Iterator[Mapping[str, object]]:
             }
 
 
-def _digest(arrived: StoredInstance) -> tuple[str | None, str | None]:
-    """Return the SHA-256 of a file that was sent, and whose it is: of what was "sent", or of the "file" as it is now.
+def _digest(stored: StoredInstance) -> tuple[str | None, str | None]:
+    """Return the SHA-256 of a file, and of which bytes: those that were "sent", or those of the "file" now.
 
-    A run without receipts keeps a quicker digest only. By that one the file on disk is known to be what was sent.
+    A run without receipts keeps only a quicker digest, which proves that the file on disk is what was sent.
     """
-    if arrived.sha256 is not None:
-        return arrived.sha256, "sent"
-    if (found := compute_sha256(arrived.file, arrived.xxh3)) is None:
+    if stored.sha256 is not None:
+        return stored.sha256, "sent"
+    if (found := compute_sha256(stored.file, stored.xxh3)) is None:
         return None, None
     sha256, is_what_was_sent = found
     return sha256.hex(), "sent" if is_what_was_sent else "file"

@@ -1,4 +1,4 @@
-"""A thread that writes, so that no disk ever holds up the run."""
+"""Write entries in a separate thread, so that no disk delays the run."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ from asyncimport.model.events import AttachmentsStored, OutcomesRecorded
 from asyncimport.reporting.entries import Entry, EventsLost, LineFormat
 from asyncimport.system.output_files import hint_for, open_output
 
-# Files whose outcome may wait to be written: some ten megabytes, and seconds of the fastest run.
+# Outcomes of files that may wait to be written: some ten megabytes, or seconds of the fastest run.
 _MOST_WAITING = 20_000
 
 
@@ -23,28 +23,28 @@ _MOST_AT_A_TIME = 1_000
 
 
 class Recorder:
-    """Writes entries to one place, in a thread of its own. Use it as a context manager.
+    """Writes entries in a thread of its own. Use it as a context manager.
 
-    `form` makes lines of entries, `write` takes them and raises OSError, `complain` is told once what is wrong. `clock`
-    tells the time in seconds since 1970. The end is waited for `patience` seconds.
+    `line_format` makes lines of entries, and `write`, which may raise OSError, writes them; `complain` gets the first
+    problem. `clock` returns seconds since 1970. The exit waits `patience_seconds` at most.
     """
 
     def __init__(
         self,
-        form: LineFormat,
+        line_format: LineFormat,
         write: Callable[[str], None],
         complain: Callable[[str], None],
         *,
         clock: Callable[[], float] = time.time,
-        patience: float = 10.0,
+        patience_seconds: float = 10.0,
     ) -> None:
-        self._form = form
-        self._patience = patience
+        self._line_format = line_format
+        self._patience_seconds = patience_seconds
         self._write = write
         self._complain = complain
         self._clock = clock
         self._queue: SimpleQueue[tuple[float, Entry] | None] = SimpleQueue()
-        # Each is counted by one thread only, so that no lock could ever make the loop wait.
+        # One thread counts each, so the loop never waits for a lock.
         self._noted = self._written = 0
         self._lost = self._unwritten = 0
         self._has_complained = False
@@ -59,15 +59,12 @@ class Recorder:
     ) -> None:
         self._tell_lost()
         self._queue.put(None)
-        self._thread.join(self._patience)
+        self._thread.join(self._patience_seconds)
         if self._thread.is_alive():
             self._say("is too slow, and lacks the end")
 
     def note(self, entry: Entry) -> None:
-        """Let an entry be written. It never waits: while too many do already, this one is lost.
-
-        Call it from one thread at a time.
-        """
+        """Queue an entry, without waiting; if too many are queued, it is dropped. Call it from one thread at a time."""
         weight = _weight(entry)
         if self._noted - self._written + weight > _MOST_WAITING:
             self._lost += weight
@@ -101,7 +98,7 @@ class Recorder:
             self._say("is too slow, and lacks events")
         if self._unwritten:
             batch = [(batch[0][0], EventsLost(self._unwritten)), *batch]
-        lines = "".join(line for now, entry in batch for line in self._form(now, entry))
+        lines = "".join(line for now, entry in batch for line in self._line_format(now, entry))
         try:
             if lines:
                 self._write(lines)
@@ -119,7 +116,7 @@ class Recorder:
 
 
 def _weight(entry: Entry) -> int:
-    """Return how many events an entry stands for; a note of lost ones is none itself."""
+    """Return the number of events of an entry; `EventsLost` counts as none."""
     if isinstance(entry, OutcomesRecorded):
         return len(entry.outcomes)
     if isinstance(entry, AttachmentsStored):
@@ -128,11 +125,8 @@ def _weight(entry: Entry) -> int:
 
 
 @contextmanager
-def appending(path: Path, option: str) -> Iterator[Callable[[str], None]]:
-    """Open a file for appending, for its owner only, and yield what writes whole lines into it.
-
-    Raises: UsageError.
-    """
+def append_lines(path: Path, option: str) -> Iterator[Callable[[str], None]]:
+    """Open a file, readable by its owner only, and yield a function that appends lines to it. Raises: UsageError."""
     try:
         file = open_output(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:
@@ -148,7 +142,7 @@ def appending(path: Path, option: str) -> Iterator[Callable[[str], None]]:
             while rest:
                 rest = rest[os.write(file, rest) :]
         except OSError:
-            # A torn line would spoil the next one. What is no regular file cannot be cut.
+            # A partial line would spoil the next one. Only regular files can be truncated.
             with suppress(OSError):
                 os.ftruncate(file, end)
             raise

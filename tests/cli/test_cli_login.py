@@ -199,13 +199,13 @@ async def test_what_is_forgotten_is_gone(url: str, commands: Commands) -> None:
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
-        ("keyring.backends.fail.Keyring", "this system has no keyring to keep a password in"),
-        ("keyring.backends.null.Keyring", "this system has no keyring to keep a password in"),
+        ("keyring.backends.fail.Keyring", "this system has no keyring for passwords"),
+        ("keyring.backends.null.Keyring", "this system has no keyring for passwords"),
         (
             "keyrings.alt.file.PlaintextKeyring",
             "the keyring 'file PlaintextKeyring' does not keep passwords secret",
         ),
-        ("not_installed.Keyring", "there is no keyring to keep a password in (No module named 'not_installed')"),
+        ("not_installed.Keyring", "there is no keyring for passwords (No module named 'not_installed')"),
     ],
 )
 async def test_without_a_keyring(

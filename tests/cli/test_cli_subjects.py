@@ -114,7 +114,7 @@ async def test_flawed_rows(xnat: TestXnat, ready: Commands, table: Path) -> None
     assert {one.label for one in xnat.subjects("demo")} == {"S1", "S2", "S4"}
     shown = await ready("subjects", table, "-P", "demo")
     assert shown.code == 8
-    assert "not sent: line 4, birth_date: not a date as 1970-01-31" in shown.out
+    assert "not sent: line 4, birth_date: not a date such as 1970-01-31" in shown.out
     assert "xyz" not in shown.out + shown.err + ended.out
 
 

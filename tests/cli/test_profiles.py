@@ -82,7 +82,7 @@ class TestFile:
         assert (profiles.named, profiles.default) == ({}, None)
         with pytest.raises(UsageError, match="has no profile x; there are none yet") as caught:
             profiles.get("x")
-        assert caught.value.hint == "asyncimport login --profile x makes it"
+        assert caught.value.hint == "make it with `asyncimport login --profile x`"
 
     def test_home(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """No shell is there to say where ~ is."""
@@ -104,14 +104,14 @@ class TestFile:
             ('defaultprofile = "a"', "config.toml: defaultprofile is unknown"),
             ("[profile.a]", "config.toml: profile is unknown"),
             ('[profiles.a]\nhots = "x"', r"config.toml: profiles\.a\.hots is unknown"),
-            ('profiles = "a"', "config.toml: profiles has to be a table"),
-            ('[profiles]\na = "b"', r"profiles\.a has to be a table"),
-            ("default_profile = 1", "default_profile has to be a text"),
+            ('profiles = "a"', "config.toml: profiles must be a table"),
+            ('[profiles]\na = "b"', r"profiles\.a must be a table"),
+            ("default_profile = 1", "default_profile must be a text"),
             ('default_profile = "b"\n[profiles.a]', "has no profile b; there are a"),
-            ("[profiles.a]\nuser = 1", r"profiles\.a\.user has to be a text"),
-            ('[profiles.a]\ninsecure = "yes"', r"profiles\.a\.insecure has to be true or false"),
-            ("[profiles.a]\ndefaults = 1", r"profiles\.a\.defaults has to be a table"),
-            ("[profiles.a.defaults]\nworkers = [1]", r"profiles\.a\.defaults\.workers has to be a text, a number"),
+            ("[profiles.a]\nuser = 1", r"profiles\.a\.user must be a text"),
+            ('[profiles.a]\ninsecure = "yes"', r"profiles\.a\.insecure must be true or false"),
+            ("[profiles.a]\ndefaults = 1", r"profiles\.a\.defaults must be a table"),
+            ("[profiles.a.defaults]\nworkers = [1]", r"profiles\.a\.defaults\.workers must be a text, a number"),
             ('[profiles.a]\nhost = "xnat.example.org"', r"profiles\.a\.host 'xnat\.example\.org' is not an address"),
             ("[profiles.a\n", "config.toml is malformed: .*line 1"),
         ],
@@ -128,7 +128,7 @@ class TestFile:
     def test_secrets(self, config: Path, key: str, place: str) -> None:
         """A password is refused wherever it stands, is not shown, and the hint says where it belongs."""
         config.write_text(f'{place}{key} = "{SECRET}"')
-        with pytest.raises(UsageError, match=f"{key}: no secret may stand in this file") as caught:
+        with pytest.raises(UsageError, match=f"{key}: secrets are not allowed in this file") as caught:
             read_profiles(config)
         assert "asyncimport login" in caught.value.hint
         assert SECRET not in f"{caught.value} {caught.value.hint}"
@@ -349,7 +349,7 @@ async def test_a_fault_in_the_file_is_told_to_schedulers_too(commands: Commands,
     commands.env["ASYNCIMPORT_CONFIG"] = str(path)
     ended = await commands("upload", tree, "-o", "json")
     assert ended.code == 2
-    message = f"{path}: profiles.a.password: no secret may stand in this file"
+    message = f"{path}: profiles.a.password: secrets are not allowed in this file"
     assert ended.json["error"]["message"].startswith(message)
     assert ended.err.startswith(f"error: {message}")
     assert "asyncimport login" in ended.err

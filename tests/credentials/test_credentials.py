@@ -440,7 +440,7 @@ class TestKeyring:
         store_secret("ada", HOST, Token("alias", "half", time.time() - 1))
         with pytest.raises(UsageError, match="the token of ada has expired") as caught:
             find_login(HOST, "ada", environ=home, keyring=stored_login)
-        assert caught.value.hint == "asyncimport login --token gets another"
+        assert caught.value.hint == "get another with `asyncimport login --token`"
         write_netrc(home, ENTRY)
         assert find_login(HOST, "ada", environ=home, keyring=stored_login) == ("ada", PASSWORD)
 

@@ -96,11 +96,11 @@ class TestCells:
             ("dob", "1970-1-31", "not a date"),
             ("dob", "1970", "not a date"),
             ("dob", "196912", "not a date"),
-            ("dob", "1970-02-30", "no day"),
-            ("dob", "19701301", "no day"),
-            ("dob", "2001-02-29", "no day"),
-            ("dob", "2026-02-01", "no day, or none that anybody was born on"),
-            ("dob", "1776-07-04", "no day, or none that anybody was born on"),
+            ("dob", "1970-02-30", "not a valid birth date"),
+            ("dob", "19701301", "not a valid birth date"),
+            ("dob", "2001-02-29", "not a valid birth date"),
+            ("dob", "2026-02-01", "not a valid birth date"),
+            ("dob", "1776-07-04", "not a valid birth date"),
             ("yob", "70", "out of bounds"),
             ("yob", "2027", "out of bounds"),
             ("age", "34Y", "not a whole number"),
@@ -250,7 +250,7 @@ class TestTables:
         [
             ("", "no column of subjects"),
             ("Jane^Doe,f,1970-01-31\n", "no column of subjects"),
-            ("subject,colour\nS1,red\n", "no column that XNAT has a field for"),
+            ("subject,colour\nS1,red\n", "no column for a field of XNAT"),
             ("subject,sex,gender\nS1,m,f\n", "'sex' and 'gender' both mean gender"),
             ('subject,sex\nS1,"m\n', "the table cannot be read from line 2 on"),
         ],
@@ -392,7 +392,7 @@ class TestHeaders:
     def test_what_no_header_gives(self) -> None:
         """It is an error to ask for it."""
         for ask in (header_keywords, lambda wanted: told({}, wanted)):
-            with pytest.raises(UsageError, match="no header gives handedness, shoe_size"):
+            with pytest.raises(UsageError, match="headers do not have handedness, shoe_size"):
                 ask(["sex", "handedness", "shoe_size"])
 
     def test_headers_fill_gaps_only(self) -> None:

@@ -64,7 +64,7 @@ from asyncimport.model.events import (
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted
 from asyncimport.reporting.json_lines import as_json
 from asyncimport.reporting.log import log_lines
-from asyncimport.reporting.writer import Recorder, appending
+from asyncimport.reporting.writer import Recorder, append_lines
 from asyncimport.testserver import Fault, Reset, Status, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
@@ -290,7 +290,7 @@ class Disk:
 
     def recorder(self, *, patience: float = 10.0) -> Recorder:
         """Make a recorder of this disk."""
-        return Recorder(as_json, self.write, self.complaints.append, patience=patience)
+        return Recorder(as_json, self.write, self.complaints.append, patience_seconds=patience)
 
     def events(self) -> list[str]:
         """Return the names of all events, with the number of those lost."""
@@ -365,8 +365,8 @@ class TestRecorder:
     def test_a_torn_line_is_cut_off(self, tmp_path: Path) -> None:
         """A disk that is full in the middle of a line leaves whole lines only."""
         code = (
-            "import pathlib, resource, sys; from asyncimport.reporting.writer import appending\n"
-            "with appending(pathlib.Path(sys.argv[1]), '--events') as write:\n"
+            "import pathlib, resource, sys; from asyncimport.reporting.writer import append_lines\n"
+            "with append_lines(pathlib.Path(sys.argv[1]), '--events') as write:\n"
             "    write('one\\n'); resource.setrlimit(resource.RLIMIT_FSIZE, (6, 6))\n"
             "    try: write('two\\n')\n"
             "    except OSError: write('x\\n')\n"
@@ -379,7 +379,7 @@ class TestRecorder:
 
     def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
         """It is refused before anything else."""
-        with pytest.raises(UsageError, match="--log-file"), appending(tmp_path, "--log-file"):
+        with pytest.raises(UsageError, match="--log-file"), append_lines(tmp_path, "--log-file"):
             pass
 
 

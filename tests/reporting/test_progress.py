@@ -234,7 +234,7 @@ def test_a_wait_for_quiet_is_told_while_nothing_else_is_done() -> None:
     watched = Watched(Admitted(2, 2000), ScanFinished(0, 0), stored(1), Settling(30.0))
     assert not any("broke off" in part for part in watched.line(1))
     watched.totals.note(stored(1))
-    assert "waiting 0:24, as an upload that broke off may yet arrive" in watched.line(5)
+    assert "waiting 0:24, in case an interrupted upload still lands" in watched.line(5)
     assert not any("broke off" in part for part in watched.line(25))
 
 
