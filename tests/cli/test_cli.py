@@ -63,7 +63,7 @@ async def test_everything_arrives_and_the_summary_says_so(
     assert xnat.live_logins("demo") == 0
 
 
-async def test_odd_files_are_told_apart(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
+async def test_other_files_are_counted_by_reason(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
     """What does not belong is counted with its reason, the rest arrives, and the exit code says it."""
     tree = tmp_path / "tree"
     written = odd(tree)
@@ -114,7 +114,7 @@ async def test_a_second_run_sends_nothing_and_notices_what_changed(
     assert {detail["state"] for detail in third.json["details"]} == {"archived"}
 
 
-async def test_the_table_tells_a_person(url: str, commands: Commands, tree: Path) -> None:
+async def test_the_summary_is_a_table_by_default(url: str, commands: Commands, tree: Path) -> None:
     """Without -o the summary is a table, and a path cannot write to the terminal."""
     (tree / "evil\x1b[31m.dcm").write_bytes(b"\0" * 128 + b"DICM")
     commands.login(url)
@@ -173,7 +173,7 @@ async def test_no_archive_leaves_sessions_built(xnat: TestXnat, url: str, comman
     assert (len(xnat.prearchive), len(xnat.archived)) == (0, 2)
 
 
-async def test_other_rules_are_refused_and_reroute_applies_them(
+async def test_other_rules_are_refused_unless_relabel_is_given(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
     """An old journal keeps its rules; --relabel changes them for what was not sent."""
@@ -220,7 +220,7 @@ async def test_colliding_labels_skip_the_study_met_later(
     assert ended.json["files"]["stored"] == len(xnat.sop_uids()) == 12 - problem["files"]
 
 
-async def test_truncated_files_are_left_out_or_sent_as_asked(
+async def test_truncated_files_are_skipped_unless_asked_for(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
     """A file that ends before its pixel data does is reported; who wants it all the same says so."""
@@ -283,7 +283,7 @@ async def test_status_and_verify_read_the_journal(xnat: TestXnat, url: str, comm
 
 
 @pytest.mark.parametrize("command", ["status", "verify"])
-async def test_a_journal_that_was_killed_before_it_was_bound(commands: Commands, tmp_path: Path, command: str) -> None:
+async def test_a_journal_without_a_server_is_used_again(commands: Commands, tmp_path: Path, command: str) -> None:
     """Its tables are there, its server is not: the disk was full, or the run killed, between the two."""
     await anyio.to_thread.run_sync(lambda: create_or_open(tmp_path / "x.journal").close())
     ended = await commands(command, "--journal", tmp_path / "x.journal")
@@ -351,7 +351,7 @@ async def test_bad_input_gets_one_line_and_a_hint(
     assert xnat.live_logins("demo") == 0
 
 
-async def test_what_is_no_xnat_is_told_apart(commands: Commands, tree: Path) -> None:
+async def test_a_server_that_is_no_xnat_is_refused(commands: Commands, tree: Path) -> None:
     """A web server that answers everything with a page is not taken for an XNAT."""
 
     async def page(_: web.BaseRequest) -> web.Response:
@@ -427,7 +427,7 @@ async def test_no_password_or_patient_is_written_by_default(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_stops_well_and_the_next_run_finishes(
+async def test_a_signal_stops_gracefully_and_the_next_run_finishes(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, number: signal.Signals
 ) -> None:
     """A stopped run records what arrived, logs out, and says how to go on; nothing is sent twice afterwards."""
@@ -453,7 +453,7 @@ async def test_a_signal_stops_well_and_the_next_run_finishes(
     assert xnat.sop_uids() == sop_uids(tree)
 
 
-async def test_kill_minus_nine_loses_nothing(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
+async def test_a_kill_loses_nothing(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
     """Killed while sending, and killed again while archiving: the same command finishes the job."""
     tree = tmp_path / "tree"
     generated(tree, sessions=10, files=400, size=1_000, seed=5)
@@ -470,7 +470,7 @@ async def test_kill_minus_nine_loses_nothing(xnat: TestXnat, url: str, commands:
     assert xnat.count["import"] <= 400 + 3 * (16 + 16 + 17)
 
 
-async def test_trouble_on_the_way_is_overcome(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
+async def test_transient_errors_are_retried(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
     """Overload, broken connections and an expired login are repeated until the answer comes."""
     commands.login(url)
     faults = [
@@ -486,7 +486,7 @@ async def test_trouble_on_the_way_is_overcome(xnat: TestXnat, url: str, commands
     assert len(xnat.sop_uids()) == 12
 
 
-async def test_a_run_ends_well_after_its_longest_time(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
+async def test_max_duration_stops_gracefully(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
     """--max-duration stops as Ctrl-C does, also while the server is away; the same command goes on."""
     commands.login(url)
     fault = xnat.faults.add(Fault("import", Status(503), nth=1, times=10_000))
@@ -522,7 +522,7 @@ async def test_options_may_come_from_the_environment(xnat: TestXnat, url: str, c
     assert len(list((commands.home / "journals").glob("*.journal"))) == 1
 
 
-async def test_netrc_is_read(url: str, commands: Commands, tree: Path) -> None:
+async def test_the_password_may_come_from_netrc(url: str, commands: Commands, tree: Path) -> None:
     """Users of other XNAT clients hold their password in ~/.netrc already."""
     netrc = commands.home / ".netrc"
     netrc.write_text("machine 127.0.0.1 login demo password demo\n")
@@ -531,7 +531,7 @@ async def test_netrc_is_read(url: str, commands: Commands, tree: Path) -> None:
     assert ended.code == 0, ended.err
 
 
-async def test_testserver_serves_until_it_is_told_to_stop(commands: Commands) -> None:
+async def test_testserver_serves_until_a_signal(commands: Commands) -> None:
     """The test XNAT runs as a command, shows its page, and stops on SIGTERM."""
     async with commands.start("testserver", "--port", "0", "-o", "json") as process:
         assert process.stdout is not None
@@ -548,7 +548,7 @@ async def test_testserver_says_when_its_port_is_taken(url: str, commands: Comman
     assert writes_nothing(ended.err)
 
 
-async def test_testserver_strikes_with_the_faults_of_a_file(commands: Commands, tmp_path: Path) -> None:
+async def test_testserver_injects_the_faults_of_a_file(commands: Commands, tmp_path: Path) -> None:
     """Which requests, how often; the page of the state counts them."""
     file = tmp_path / "faults.json"
     file.write_text(
@@ -594,7 +594,7 @@ async def test_testserver_strikes_with_the_faults_of_a_file(commands: Commands, 
     ],
     ids=["missing", "empty", "no text", "deep", "no list", "mistakes"],
 )
-async def test_testserver_does_not_serve_with_faults_it_cannot_read(
+async def test_testserver_refuses_malformed_faults(
     commands: Commands, tmp_path: Path, content: bytes | None, problems: list[str]
 ) -> None:
     """Each mistake in one line, a hint, and nothing else."""
@@ -610,7 +610,7 @@ async def test_testserver_does_not_serve_with_faults_it_cannot_read(
         assert error.startswith(f"error: {file}: {problem}")
 
 
-async def test_testserver_shows_an_example_of_a_fault_file_that_can_be_used(commands: Commands) -> None:
+async def test_the_example_of_a_fault_file_works(commands: Commands) -> None:
     """Only to those who ask for all options; every value that counts stands in it."""
     assert "--faults" not in (await commands("testserver", "--help")).out
     text = " ".join((await commands("testserver", "--help-all")).out.split())

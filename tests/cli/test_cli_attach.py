@@ -75,7 +75,7 @@ def names(session: ArchivedSession, label: str = "REPORTS") -> list[str]:
 TO_E = ("-P", "demo", "--session", "E", "--resource", "REPORTS")
 
 
-async def test_files_and_directories_and_again(
+async def test_the_second_call_sends_nothing(
     xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path
 ) -> None:
     """All arrive under names that XNAT leaves alone, and are seen; the second time nothing is sent."""
@@ -115,7 +115,7 @@ async def test_files_and_directories_and_again(
     assert xnat.count["file"] == xnat.count["resource"] == 0
 
 
-async def test_names_that_are_taken(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
+async def test_other_files_of_the_same_name_stay_unless_replaced(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
     """Another file stays, exit 8, and what to do is said; a dry run tells what would be; --replace does it."""
     await add_file(xnat, session, "REPORTS", "a.pdf", b"theirs")
     plain = await ready("attach", folder / "a.pdf", folder / "in" / "b.pdf", *TO_E)
@@ -135,7 +135,7 @@ async def test_names_that_are_taken(xnat: TestXnat, ready: Commands, session: Ar
     assert await file_bytes(xnat, session, "REPORTS", "a.pdf") == b"pdf"
 
 
-async def test_a_dry_run_onto_a_resource_that_is_not_there(
+async def test_a_dry_run_reports_a_new_resource(
     xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path
 ) -> None:
     """It would be made, which is told at once, though XNAT answers a listing of its files with an empty 404."""
@@ -151,7 +151,7 @@ async def test_a_dry_run_onto_a_resource_that_is_not_there(
     assert session.own_resources == {}
 
 
-async def test_a_table(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
+async def test_a_table_names_files_of_every_level(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
     """Paths are relative to it; every level is reached; rows with flaws are told by line, the others go on."""
     table = folder / "table.csv"
     table.write_text(
@@ -185,7 +185,7 @@ async def test_a_table(xnat: TestXnat, ready: Commands, session: ArchivedSession
     assert "Doe" not in ended.out + ended.err
 
 
-async def test_what_cannot_be_attached_is_told(
+async def test_unusable_files_are_reported(
     ready: Commands, session: ArchivedSession, folder: Path, tmp_path: Path
 ) -> None:
     """Empty files, names that meet, links that lead nowhere: none of them keeps others from going, or goes unseen."""
@@ -211,7 +211,7 @@ async def test_what_cannot_be_attached_is_told(
     assert {"z.txt", "in/b.pdf", "a_b.txt"} <= set(names(session))
 
 
-async def test_links_are_told(ready: Commands, session: ArchivedSession, folder: Path, tmp_path: Path) -> None:
+async def test_links_out_of_a_directory_are_reported(ready: Commands, session: ArchivedSession, folder: Path, tmp_path: Path) -> None:
     """What leads out of a directory is not attached, unless it is named itself; what leads into it is met there."""
     outside = tmp_path / "outside"
     (outside / "deep").mkdir(parents=True)
@@ -269,7 +269,7 @@ USAGE: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize(("words", "message"), USAGE.values(), ids=USAGE.keys())
-async def test_mistakes(commands: Commands, folder: Path, words: list[str], message: str) -> None:
+async def test_mistakes_are_reported_before_the_login(commands: Commands, folder: Path, words: list[str], message: str) -> None:
     """Exit 2, one line that says what is wrong and one what to do, before anybody logs in."""
     commands.login("http://127.0.0.1:1")
     ended = await commands("attach", *[word.replace("{a}", str(folder / "a.pdf")) for word in words])
@@ -280,7 +280,7 @@ async def test_mistakes(commands: Commands, folder: Path, words: list[str], mess
     assert second.startswith("hint: ")
 
 
-async def test_a_mistake_as_json(commands: Commands, folder: Path) -> None:
+async def test_a_mistake_is_reported_as_json(commands: Commands, folder: Path) -> None:
     """One object all the same."""
     commands.login("http://127.0.0.1:1")
     ended = await attach(commands, folder / "a.pdf", "-P", "demo")
@@ -290,7 +290,7 @@ async def test_a_mistake_as_json(commands: Commands, folder: Path) -> None:
 
 
 @pytest.mark.thorough
-async def test_projects_that_are_closed(xnat: TestXnat, ready: Commands, folder: Path) -> None:
+async def test_closed_projects_are_reported(xnat: TestXnat, ready: Commands, folder: Path) -> None:
     """Missing: 5; read-only: 6; the server away: 4; one of several in a table: 8, and the others go on."""
     xnat.add_project(Project("closed", editors=["boss"], readers=["demo"]))
     missing = await attach(ready, folder, "-P", "nope", *TO_E[2:])
@@ -324,7 +324,7 @@ async def test_a_wrong_password(xnat: TestXnat, ready: Commands, folder: Path) -
     assert xnat.count["login"] == 1
 
 
-async def test_a_file_that_xnat_fails_at(xnat: TestXnat, ready: Commands, folder: Path) -> None:
+async def test_a_refused_file_is_reported(xnat: TestXnat, ready: Commands, folder: Path) -> None:
     """Exit 8 with the reason, in a line that a terminal can be shown."""
     xnat.faults.add(Fault("file", Status(400, "<h3>no \x1b[2J such</h3>"), path="a.pdf"))
     ended = await ready("attach", folder / "a.pdf", *TO_E, "--no-zip")
@@ -334,7 +334,7 @@ async def test_a_file_that_xnat_fails_at(xnat: TestXnat, ready: Commands, folder
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-async def test_a_stop_in_the_middle(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
+async def test_a_stop_finishes_what_is_in_flight(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
     """What is on its way arrives, exit 130, JSON all the same; the same command goes on, and nothing goes twice."""
     xnat.timing = Timing(saving_seconds=0.05)
     table = folder / "table.csv"
@@ -358,7 +358,7 @@ async def test_a_stop_in_the_middle(xnat: TestXnat, ready: Commands, session: Ar
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-async def test_a_stop_before_it_begins(xnat: TestXnat, ready: Commands, folder: Path) -> None:
+async def test_a_stop_during_the_login(xnat: TestXnat, ready: Commands, folder: Path) -> None:
     """The server does not answer the login: nobody waits for it."""
     async with ready.start("attach", folder, *TO_E) as process:
         xnat.faults.add(Fault("login", Tell(lambda: process.send_signal(signal.SIGINT))))
@@ -367,7 +367,7 @@ async def test_a_stop_before_it_begins(xnat: TestXnat, ready: Commands, folder: 
             assert await process.wait() == 130
 
 
-async def test_help(commands: Commands) -> None:
+async def test_help_shows_the_options_used_most(commands: Commands) -> None:
     """The options used most are in it."""
     ended = await commands("attach", "--help")
     assert ended.code == 0
@@ -375,7 +375,7 @@ async def test_help(commands: Commands) -> None:
         assert option in ended.out
 
 
-async def test_more_than_a_screen(xnat: TestXnat, ready: Commands, folder: Path) -> None:
+async def test_long_lists_are_cut(xnat: TestXnat, ready: Commands, folder: Path) -> None:
     """Twenty of a kind are shown, the others counted."""
     for number in range(25):
         (folder / f"{number:02}.csv").touch()
@@ -389,7 +389,7 @@ async def test_more_than_a_screen(xnat: TestXnat, ready: Commands, folder: Path)
     assert "28 files: 28 refused" in ended.out
 
 
-async def test_quiet_and_progress(ready: Commands, session: ArchivedSession, folder: Path) -> None:
+async def test_progress_is_written_unless_quiet(ready: Commands, session: ArchivedSession, folder: Path) -> None:
     """Of many files one reads on standard error how far it is; with -q nothing."""
     for number in range(501):
         (folder / f"{number}.csv").write_bytes(f"{number}".encode())

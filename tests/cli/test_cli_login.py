@@ -52,7 +52,7 @@ async def logged_in(commands: Commands, url: str, *words: str, password: str = P
     return await commands("login", "--host", url, "--user", "ada", "--password-stdin", *words, stdin=stdin)
 
 
-async def test_from_login_to_upload(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
+async def test_an_upload_needs_no_login_options_after_login(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
     """Once logged in, neither address nor user nor password need be named any more."""
     ended = await logged_in(commands, f"{url}/", "-P", "demo")
     assert ended.code == 0, ended.err
@@ -121,7 +121,7 @@ async def test_a_token_is_kept_in_place_of_the_password(
         ("[" * 100_000, False),
     ],
 )
-async def test_a_token_that_ends_at_no_time(commands: Commands, end: str, kept: bool) -> None:
+async def test_a_token_without_a_valid_end(commands: Commands, end: str, kept: bool) -> None:
     """It is kept without one, or is no token; and is told in one line."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -142,7 +142,7 @@ async def test_a_token_that_ends_at_no_time(commands: Commands, end: str, kept: 
         assert len(ended.err.splitlines()) == 2
 
 
-async def test_a_token_that_is_not_issued_leaves_all_as_it_was(xnat: TestXnat, url: str, commands: Commands) -> None:
+async def test_a_token_that_is_not_issued_changes_nothing(xnat: TestXnat, url: str, commands: Commands) -> None:
     """An XNAT may not issue any."""
     fault = xnat.faults.add(Fault("listing", Status(403), path="tokens"))
     ended = await logged_in(commands, url, "--token")
@@ -155,7 +155,7 @@ async def test_a_token_that_is_not_issued_leaves_all_as_it_was(xnat: TestXnat, u
     assert not config(commands).exists()
 
 
-async def test_profiles_side_by_side(xnat: TestXnat, url: str, commands: Commands) -> None:
+async def test_several_profiles(xnat: TestXnat, url: str, commands: Commands) -> None:
     """Each has its name; the first is the default one, and is not overwritten by a login elsewhere."""
     await logged_in(commands, url, "--profile", "work")
     async with serve(xnat, context="/other") as other:
@@ -181,7 +181,7 @@ async def test_profiles_side_by_side(xnat: TestXnat, url: str, commands: Command
         assert profiles(commands)["home"] == {"host": url, "user": "ada"}
 
 
-async def test_what_is_forgotten_is_gone(url: str, commands: Commands) -> None:
+async def test_forget_removes_profile_and_secret(url: str, commands: Commands) -> None:
     """Secret and profile; a secret that another profile uses stays with it."""
     for name in ("one", "two"):
         await logged_in(commands, url, "-p", name)
@@ -208,7 +208,7 @@ async def test_what_is_forgotten_is_gone(url: str, commands: Commands) -> None:
         ("not_installed.Keyring", "there is no keyring for passwords (No module named 'not_installed')"),
     ],
 )
-async def test_without_a_keyring(
+async def test_a_missing_keyring_is_reported_first(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, backend: str, message: str
 ) -> None:
     """It is said before the password is read, in one line, with what there is instead; nothing else needs it."""
@@ -230,7 +230,7 @@ async def test_without_a_keyring(
     ("words", "missing"),
     [([], "--host"), (["--host", "{url}"], "--user"), (["--host", "{url}", "--user", "ada"], "--password-stdin")],
 )
-async def test_nobody_is_there_to_ask(url: str, commands: Commands, words: list[str], missing: str) -> None:
+async def test_missing_values_are_an_error_without_a_terminal(url: str, commands: Commands, words: list[str], missing: str) -> None:
     """Without a terminal, what is missing is an error that names its option."""
     ended = await commands("login", *(word.format(url=url) for word in words))
     assert ended.code == 2
@@ -245,7 +245,7 @@ async def test_plain_http_is_refused(commands: Commands) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")
-async def test_a_person_is_asked_for_what_is_missing(xnat: TestXnat, url: str, commands: Commands) -> None:
+async def test_missing_values_are_asked_for_on_a_terminal(xnat: TestXnat, url: str, commands: Commands) -> None:
     """Address, user and password, in this order; the password is not shown."""
     ours, theirs = os.openpty()
     answers = [("XNAT address: ", url), ("XNAT user name: ", "ada"), ("password of ada: ", PASSWORD)]
@@ -286,7 +286,7 @@ def leaks(commands: Commands, secrets: list[str]) -> list[Path]:
     return found
 
 
-async def test_no_secret_is_told(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
+async def test_no_secret_is_in_any_output(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
     """Not on the screen, in the journal, in receipts or in the configuration, whatever goes wrong."""
     seen, secrets = "", [PASSWORD]
     for words in ([], ["--token"]):
@@ -306,7 +306,7 @@ async def test_no_secret_is_told(xnat: TestXnat, url: str, commands: Commands, t
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="only some systems show a process's arguments and environment")
-async def test_no_secret_stands_where_processes_are_listed(
+async def test_no_secret_is_in_the_list_of_processes(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
     """Whoever lists the processes of a machine sees names at most; not even in the environment is it."""

@@ -41,7 +41,7 @@ async def as_json(commands: Commands, table: Path, *options: str) -> Ended:
     return ended
 
 
-async def test_twice(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_the_second_call_changes_nothing(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """Subjects are made and described; the second time all is there."""
     first = await as_json(ready, table)
     assert first.code == 0
@@ -76,7 +76,7 @@ async def test_twice(xnat: TestXnat, ready: Commands, table: Path) -> None:
     assert (shown.code, shown.out) == (0, "2 subjects: 2 unchanged\n")
 
 
-async def test_compared_only(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_a_dry_run_changes_nothing(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """A dry run tells what would be, and changes nothing."""
     xnat.add_subject("demo", "s1", gender="male")
     ended = await ready("subjects", table, "-P", "demo", "--dry-run")
@@ -87,7 +87,7 @@ async def test_compared_only(xnat: TestXnat, ready: Commands, table: Path) -> No
     assert [(one.label, one.demographics) for one in xnat.subjects("demo")] == [("s1", {"gender": "male"})]
 
 
-async def test_overwritten(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_different_values_are_kept_unless_overwritten(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """What differs is kept, which is no error, until it is asked for."""
     xnat.add_subject("demo", "S1", gender="male", yob=1971)
     kept = await as_json(ready, table, "--existing-only")
@@ -104,7 +104,7 @@ async def test_overwritten(xnat: TestXnat, ready: Commands, table: Path) -> None
     }
 
 
-async def test_flawed_rows(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_wrong_rows_are_reported_and_others_sent(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """They are told by line and column, and the others are sent."""
     table.write_text(TABLE + "S3,xyz,31/01/1970,,\nS4,f,,\n", encoding="utf-8")
     ended = await as_json(ready, table)
@@ -118,7 +118,7 @@ async def test_flawed_rows(xnat: TestXnat, ready: Commands, table: Path) -> None
     assert "xyz" not in shown.out + shown.err + ended.out
 
 
-async def test_a_misspelt_column(ready: Commands, table: Path) -> None:
+async def test_an_unknown_column_is_a_warning(ready: Commands, table: Path) -> None:
     """A warning tells of it, and spoils nothing."""
     table.write_text(TABLE.replace("handedness", "handednes"), encoding="utf-8")
     ended = await as_json(ready, table)
@@ -136,7 +136,7 @@ async def test_a_misspelt_column(ready: Commands, table: Path) -> None:
         ("subject,sex\n", "has no row that can be sent"),
     ],
 )
-async def test_no_table(ready: Commands, table: Path, text: str | None, said: str) -> None:
+async def test_an_unusable_table_is_refused(ready: Commands, table: Path, text: str | None, said: str) -> None:
     """Then the server is not even asked."""
     if text is None:
         table.unlink()
@@ -150,7 +150,7 @@ async def test_no_table(ready: Commands, table: Path, text: str | None, said: st
     assert ended.json["error"]["message"] in ended.err
 
 
-async def test_the_word_null(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_null_clears_a_field_only_if_asked_for(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """It clears a field only when that is asked for."""
     xnat.add_subject("demo", "S1", race="x")
     table.write_text("subject,race\nS1,NULL\n", encoding="utf-8")
@@ -160,7 +160,7 @@ async def test_the_word_null(xnat: TestXnat, ready: Commands, table: Path) -> No
     assert xnat.subject("demo", "S1").demographics == {}  # type: ignore[union-attr]
 
 
-async def test_an_encoding_is_named(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_an_encoding_may_be_given(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """It is not guessed: in another one these letters are others."""
     table.write_bytes("subject,race\nS1,łódź\n".encode("cp1250"))
     ended = await as_json(ready, table)
@@ -170,7 +170,7 @@ async def test_an_encoding_is_named(xnat: TestXnat, ready: Commands, table: Path
     assert (await as_json(ready, table, "--encoding", "klingon")).code == 2
 
 
-async def test_two_that_differ_in_case(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_subjects_that_differ_in_case_are_reported(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """They are told, and the one that is meant is described."""
     xnat.add_subject("demo", "S1")
     xnat.add_subject("demo", "s1")
@@ -179,7 +179,7 @@ async def test_two_that_differ_in_case(xnat: TestXnat, ready: Commands, table: P
     assert "alike: demo / S1: XNAT has s1 too" in ended.out
 
 
-async def test_projects(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_missing_projects_and_aliases(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """One that is missing ends the run, or, among others, has its subjects refused; an alias is another name."""
     assert (await ready("subjects", table, "-P", "nope")).code == 5
     xnat.add_project(Project("real", aliases=["alias"]))
@@ -193,7 +193,7 @@ async def test_projects(xnat: TestXnat, ready: Commands, table: Path) -> None:
     ]
 
 
-async def test_no_rights(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_a_user_without_rights_is_told(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """Who may do nothing at all is told so."""
     xnat.projects["demo"].editors = []
     xnat.projects["demo"].readers = ["demo"]
@@ -209,7 +209,7 @@ async def test_a_wrong_password(ready: Commands, table: Path) -> None:
     assert (await as_json(ready, table)).code == 3
 
 
-async def test_the_server_goes_away(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_a_server_that_goes_away_ends_the_command(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """What was done is told; the next run does the rest."""
     names = [f"S{number}" for number in range(30)]
     table.write_text("subject,sex\n" + "".join(f"{name},f\n" for name in names), encoding="utf-8")
@@ -228,7 +228,7 @@ async def test_the_server_goes_away(xnat: TestXnat, ready: Commands, table: Path
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_a_stop_in_the_middle(
+async def test_a_stop_finishes_what_is_in_flight(
     xnat: TestXnat, ready: Commands, table: Path, number: signal.Signals, code: int
 ) -> None:
     """Subjects in hand are done, the others left, and JSON tells which; the same command goes on."""
@@ -252,7 +252,7 @@ async def test_a_stop_in_the_middle(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-async def test_a_stop_before_it_begins(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_a_stop_during_the_login(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """The server does not answer the login: nobody waits for it."""
     async with ready.start("subjects", table, "-P", "demo") as process:
         xnat.faults.add(Fault("login", Tell(lambda: process.send_signal(signal.SIGINT))))
@@ -261,7 +261,7 @@ async def test_a_stop_before_it_begins(xnat: TestXnat, ready: Commands, table: P
             assert await process.wait() == 130
 
 
-async def test_a_reason_is_always_sent(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_sites_that_need_a_reason_get_one(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """Sites that want one would fail without a word."""
     xnat.needs_reason = True
     assert (await as_json(ready, table)).code == 0
@@ -271,7 +271,7 @@ async def test_a_reason_is_always_sent(xnat: TestXnat, ready: Commands, table: P
     assert "--event-reason" in ended.json["details"][0]["reason"]
 
 
-async def test_values_stay_where_they_are(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_values_are_in_no_output(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """They are in no output, whatever goes wrong, and in no argument of a process."""
     xnat.add_subject("demo", "S1", race="planted-there", gender="male")
     table.write_text(
@@ -299,7 +299,7 @@ async def test_values_stay_where_they_are(xnat: TestXnat, ready: Commands, table
         assert "S1" not in ended.err
 
 
-async def test_values_on_a_terminal(xnat: TestXnat, ready: Commands, table: Path) -> None:
+async def test_values_are_shown_on_a_terminal_if_asked_for(xnat: TestXnat, ready: Commands, table: Path) -> None:
     """There they can be shown, when that is asked for; nowhere else."""
     for options in ([], ["-o", "json"]):
         ended = await ready("subjects", table, "-P", "demo", "--show-values", *options)

@@ -119,7 +119,7 @@ async def check_rest(commands: Commands, xnat: TestXnat, tree: Path, state: Path
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.6, 0.9])
-async def test_the_journal_cannot_be_made(
+async def test_a_journal_that_cannot_be_created(
     xnat: TestXnat, commands: Commands, tree: Path, state: Path, tmp_path: Path, share: float
 ) -> None:
     """Not at all, or not to its end: nothing is sent, and what there is of it is in nobody's way."""
@@ -132,7 +132,7 @@ async def test_the_journal_cannot_be_made(
 
 
 @pytest.mark.parametrize("room", [0, 50_000, 100_000])
-async def test_the_disk_gets_full_during_the_scan(
+async def test_a_disk_that_fills_during_the_scan(
     xnat: TestXnat, commands: Commands, tree: Path, state: Path, tmp_path: Path, room: int
 ) -> None:
     """What was found is told as far as it is written down; nothing has been sent, as the scan was to come first."""
@@ -171,7 +171,7 @@ MOMENTS = [
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process that is running")
 @pytest.mark.parametrize(("kind", "nth", "room"), MOMENTS, ids=[f"{kind}-{nth}-{room}" for kind, nth, room in MOMENTS])
-async def test_the_disk_gets_full_at_a_moment(
+async def test_a_disk_that_fills_at_any_moment(
     xnat: TestXnat, commands: Commands, tree: Path, state: Path, kind: str, nth: int, room: int
 ) -> None:
     """While XNAT is at work on a request, whatever it is, and with a little room left that the journal may still use.

@@ -46,7 +46,7 @@ async def shell(commands: Commands, script: str, *words: str | os.PathLike[str])
     ],
 )
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-async def test_a_full_disk_under_standard_output(
+async def test_standard_output_on_a_full_disk(
     commands: Commands, tree: Path, words: tuple[str, ...], unbuffered: str
 ) -> None:
     """The result is lost, which is told; whether it was written at once or at the end."""
@@ -57,7 +57,7 @@ async def test_a_full_disk_under_standard_output(
 
 @needs_full
 @pytest.mark.parametrize("output", ["json", "table"])
-async def test_an_upload_whose_summary_is_lost(
+async def test_an_upload_whose_summary_cannot_be_written(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, output: str
 ) -> None:
     """All is archived, and the journal knows: `status` tells what could not be."""
@@ -70,7 +70,7 @@ async def test_an_upload_whose_summary_is_lost(
 
 @needs_full
 @pytest.mark.parametrize("verbose", [(), ("-v",)])
-async def test_nothing_depends_on_standard_error(
+async def test_an_upload_does_not_need_standard_error(
     url: str, commands: Commands, tree: Path, verbose: tuple[str, ...]
 ) -> None:
     """An upload goes on to its end, and has its exit code, though nobody can read of its progress."""
@@ -82,7 +82,7 @@ async def test_nothing_depends_on_standard_error(
     assert ended.code == 5
 
 
-async def test_standard_output_that_nobody_reads(commands: Commands) -> None:
+async def test_a_broken_pipe_is_reported(commands: Commands) -> None:
     """As of `| head -1`, when it has ended."""
     script = '{ sleep 0.5; "$@"; echo $? >&3; } 3>&2 | true'
     ended = await shell(commands, script, "upload", "--help-all")
@@ -91,7 +91,7 @@ async def test_standard_output_that_nobody_reads(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-async def test_standard_streams_that_are_closed(
+async def test_closed_standard_streams_are_not_reused(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, closed: str
 ) -> None:
     """Nothing else gets their numbers, above all no journal, into which a message would be written."""
@@ -112,7 +112,7 @@ os.execv(sys.executable, [sys.executable, "-m", "asyncimport", *sys.argv[2:]])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not hold processes to this limit")
-async def test_too_little_memory(url: str, commands: Commands, tmp_path: Path) -> None:
+async def test_too_little_memory_is_reported(url: str, commands: Commands, tmp_path: Path) -> None:
     """A table of subjects is read whole: one of a gigabyte is none."""
     commands.login(url)
     table = tmp_path / "subjects.csv"
@@ -142,7 +142,7 @@ async def test_too_little_memory(url: str, commands: Commands, tmp_path: Path) -
         ("doctor", "-P", "demo"),
     ],
 )
-async def test_a_password_in_the_address(commands: Commands, tree: Path, words: tuple[str, ...]) -> None:
+async def test_a_password_in_the_address_is_refused(commands: Commands, tree: Path, words: tuple[str, ...]) -> None:
     """It is refused before anything is written, and told nowhere."""
     commands.use_keyring()
     commands.env |= {"XNAT_USER": "ada", "XNAT_PASS": "x"}
@@ -157,7 +157,7 @@ async def test_a_password_in_the_address(commands: Commands, tree: Path, words: 
 
 
 @pytest.mark.parametrize("variable", ["XNAT_HOST", "XNAT_URL", "ASYNCIMPORT_HOST"])
-async def test_a_password_in_the_address_of_a_variable(commands: Commands, tree: Path, variable: str) -> None:
+async def test_a_password_in_a_variable_is_refused(commands: Commands, tree: Path, variable: str) -> None:
     """There too, and in whatever form."""
     commands.env[variable] = f"https://{SECRET}%40xnat.example.org"
     ended = await commands("upload", tree, "-P", "demo")
@@ -166,14 +166,14 @@ async def test_a_password_in_the_address_of_a_variable(commands: Commands, tree:
 
 
 @pytest.mark.parametrize("command", [("upload", "."), ("verify",), ("doctor",), ("login",), ("subjects", "x.csv")])
-async def test_insecure_with_a_bundle(commands: Commands, tmp_path: Path, command: tuple[str, ...]) -> None:
+async def test_insecure_and_ca_bundle_exclude_each_other(commands: Commands, tmp_path: Path, command: tuple[str, ...]) -> None:
     """Whoever gives both means something else than the one would do to the other."""
     host = ("--host", "https://127.0.0.1:1")
     ended = await commands(*command, *host, "--insecure", "--ca-bundle", str(tmp_path / "ca.pem"))
     assert one_line(ended, 2) == "--insecure trusts any certificate, and --ca-bundle those of one authority"
 
 
-async def test_a_port_that_is_none(commands: Commands) -> None:
+async def test_an_invalid_port_is_refused(commands: Commands) -> None:
     """Before anything listens."""
     message = one_line(await commands("testserver", "--port", "99999"), 2)
     assert "--port" in message
@@ -189,7 +189,7 @@ async def test_a_port_that_is_none(commands: Commands) -> None:
         ("#" * (2 << 20), "is no configuration: it is larger than 1 MiB"),
     ],
 )
-async def test_a_configuration_that_is_none(commands: Commands, tmp_path: Path, text: str, said: str) -> None:
+async def test_a_malformed_configuration_is_refused(commands: Commands, tmp_path: Path, text: str, said: str) -> None:
     """Whoever can write it can have it read for ever, but not here."""
     config = tmp_path / "config.toml"
     config.write_text(text)
@@ -199,13 +199,13 @@ async def test_a_configuration_that_is_none(commands: Commands, tmp_path: Path, 
     assert said in message
 
 
-async def test_a_configuration_without_end(commands: Commands) -> None:
+async def test_an_endless_configuration_is_refused(commands: Commands) -> None:
     """A device is none."""
     commands.env["ASYNCIMPORT_CONFIG"] = "/dev/zero"
     assert "larger than 1 MiB" in one_line(await commands("status"), 2)
 
 
-async def test_what_is_typed_wrong_says_nothing_to_the_terminal(commands: Commands) -> None:
+async def test_errors_hold_no_control_characters(commands: Commands) -> None:
     """It may have come from elsewhere, by a script."""
     ended = await commands("status", "--\x1b[31m")
     assert ended.code == 2

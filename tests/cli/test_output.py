@@ -96,7 +96,7 @@ COUNTS = (
 class TestJson:
     """The JSON summary, which scripts depend on."""
 
-    def test_is_what_the_contract_says(self) -> None:
+    def test_it_has_the_documented_keys(self) -> None:
         """Every key has its value and its place, and the whole is one JSON object."""
         files = Files(**{name: number for number, name in enumerate(COUNTS, start=1)})
         problem = Problem("refused", "no SOP Class UID", 2, "/a/\x1b[2J\udcff.dcm")
@@ -204,7 +204,7 @@ class TestJson:
         assert isinstance(made["files"], dict)
         assert list(made["files"]) == ["found", *COUNTS]
 
-    def test_of_a_run_that_did_not_begin(self) -> None:
+    def test_a_run_that_did_not_start(self) -> None:
         """After an early error the same keys are there, all counts are nothing, and the error tells what to do."""
         error = LoginRefusedError("XNAT refused the user name or password", hint="check both")
         made = summary_json(None, run=None, host=None, seconds=0.0, code=error.exit_code, error=error)
@@ -215,7 +215,7 @@ class TestJson:
         assert made["sessions"] == {"total": 0, "archived": 0, "prearchive": 0, "held": 0, "open": 0}
         assert (made["run"], made["host"], made["details"], made["problems"]) == (None, None, [], [])
 
-    def test_error_beside_a_summary(self) -> None:
+    def test_an_error_after_the_summary(self) -> None:
         """A run that broke off tells both its error and what it had done; a hint that is none is null."""
         made = summary_json(
             summary(Files(stored=3, left=2), [OPEN]),
@@ -233,7 +233,7 @@ class TestJson:
         st.builds(Files, **{name: st.integers(0, 10**9) for name in COUNTS}),
         st.lists(st.sampled_from([ARCHIVED, COUNTED, UNVERIFIED, BUILT, HELD, KEPT_NOTHING, OPEN])),
     )
-    def test_adds_up(self, files: Files, sessions: list[SessionReport]) -> None:
+    def test_counts_add_up(self, files: Files, sessions: list[SessionReport]) -> None:
         """`found` is the sum of all instances, whatever became of them; each session is in one state and in details."""
         made = summary_json(summary(files, sessions), run="7", host="h", seconds=1.0, code=0)
         counts, states, details = made["files"], made["sessions"], made["details"]

@@ -116,7 +116,7 @@ class TestWhatItTells:
         assert "delivery 1: archived, 1 files, /data/prearchive/E1/1 -> /archive/E1, verified by uids" in table
         assert "=cmd" in table
 
-    async def test_what_is_left_and_for_how_long(self, commands: Commands, path: Path) -> None:
+    async def test_remaining_files_and_time(self, commands: Commands, path: Path) -> None:
         """By the rate of the last run that stored files, by files or bytes; nothing is said where it is unknown."""
         disk = Disk()
         disk.put(*[instance(f"{number}", E1, size=100) for number in range(30)])
@@ -181,12 +181,12 @@ class TestWhatItTells:
         assert _about(seconds) == text
 
     @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\uff1d1", "-", "\uff20x"])
-    def test_a_formula_is_none(self, text: str) -> None:
+    def test_formulas_are_escaped(self, text: str) -> None:
         """A spreadsheet shows it, behind an apostrophe."""
         assert _cell(text) == f"'{text}"
 
     @pytest.mark.parametrize("value", ["1.2.840.113619.2.1", "E1", "", 12, None, "a=1"])
-    def test_other_cells_are_as_they_are(self, value: object) -> None:
+    def test_other_cells_stay(self, value: object) -> None:
         """What is no formula is left alone."""
         assert _cell(value) == value
 
@@ -198,7 +198,7 @@ class TestWhatItTells:
 class TestAtWork:
     """Whether a run is at work."""
 
-    async def test_a_run_at_work_is_told_from_one_that_was_killed(self, commands: Commands, path: Path) -> None:
+    async def test_a_running_run_is_not_called_killed(self, commands: Commands, path: Path) -> None:
         """Both have no end; only one holds the lock."""
         with opened(path):
             assert "is at work" in (await commands("status", "--journal", path)).out
@@ -218,13 +218,13 @@ class TestAtWork:
             journal.close()
             assert reader.is_running(seen) is True
 
-    def test_looking_makes_no_file(self, path: Path) -> None:
+    def test_status_creates_no_file(self, path: Path) -> None:
         """Where there is no lock, none is made."""
         path.parent.mkdir()
         assert is_locked(path) is False
         assert list(path.parent.iterdir()) == []
 
-    def test_looking_stands_in_no_runs_way(self, path: Path) -> None:
+    def test_status_does_not_block_a_run(self, path: Path) -> None:
         """Whoever looks has the lock for a moment, which a run that begins then waits out."""
         opened(path).close()
         held = filelock.FileLock(f"{path}.lock", thread_local=False)
@@ -236,13 +236,13 @@ class TestAtWork:
         finally:
             timer.join()
 
-    def test_another_run_is_not_waited_for(self, path: Path) -> None:
+    def test_status_does_not_wait_for_a_run(self, path: Path) -> None:
         """A run that holds the lock keeps it for hours."""
         with opened(path), pytest.raises(JournalBusyError):
             locked(path)
 
 
-async def test_beside_a_real_run(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
+async def test_status_during_a_real_run(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
     """Asked again and again while a run works, it always answers, what it tells adds up, and the run loses nothing."""
     tree = tmp_path / "tree"
     written = generated(tree, sessions=6, files=1_500, size=1_000, seed=5)
@@ -269,7 +269,7 @@ async def test_beside_a_real_run(xnat: TestXnat, url: str, commands: Commands, t
     assert (last["files"]["stored"], last["at_work"]) == (1_500, False)
 
 
-def test_while_the_journal_is_checkpointed(path: Path) -> None:
+def test_status_during_a_checkpoint(path: Path) -> None:
     """Readers beside a writer and its checkpoints: each sees one moment, and none of them is waited for in vain."""
     done = threading.Event()
     looks: list[int] = []
@@ -370,7 +370,7 @@ class TestReadOnly:
         commands.env = {name: value for name, value in commands.env.items() if not name.startswith("COV")}
         return commands
 
-    async def test_beside_a_run(self, commands: Commands, path: Path) -> None:
+    async def test_a_read_during_a_run(self, commands: Commands, path: Path) -> None:
         """A run's files may be read-only for others, and so may its directory; what is committed is seen anyhow."""
         with opened(path) as journal:
             journal.scan.admit([instance("a"), instance("b")])
@@ -384,7 +384,7 @@ class TestReadOnly:
             journal.scan.admit([instance("c")])
             assert names_left(journal) == 3
 
-    async def test_after_a_run(self, commands: Commands, path: Path) -> None:
+    async def test_a_read_after_a_run(self, commands: Commands, path: Path) -> None:
         """Its logs are gone, and none can be made."""
         filled(path)
         before = sorted(path.parent.iterdir())
@@ -394,7 +394,7 @@ class TestReadOnly:
         assert ended.json["files"]["stored"] == 1
         assert sorted(path.parent.iterdir()) == before
 
-    async def test_after_a_kill(self, commands: Commands, path: Path, tmp_path: Path) -> None:
+    async def test_a_read_after_a_kill(self, commands: Commands, path: Path, tmp_path: Path) -> None:
         """What stands only in the log is read from it; without its index it cannot be, and that is said."""
         copy = tmp_path / "copy"
         with opened(path) as journal:

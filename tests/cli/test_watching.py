@@ -48,7 +48,7 @@ def run_over(xnat: TestXnat, kind: str, *, nth: int = 1) -> anyio.Event:
     return event
 
 
-async def test_a_watch_takes_what_comes_until_it_is_stopped(
+async def test_a_watch_uploads_new_studies_until_it_is_stopped(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
     """It begins with nothing, outlives a server that is overloaded for a while, and logs out at its end."""
@@ -95,7 +95,7 @@ QUICK = ("--watch", "0.05s", "--min-age", "0s")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_watch_is_one_login_and_one_object(
+async def test_a_watch_logs_in_once_and_writes_one_object(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, number: signal.Signals
 ) -> None:
     """It sums up its runs, also what is no longer in the drop directory, and is stopped in its pause."""
@@ -158,7 +158,7 @@ async def test_idle_runs_write_nothing(xnat: TestXnat, url: str, commands: Comma
     ]
 
 
-async def test_one_study_without_a_label_keeps_no_other_back(
+async def test_a_study_without_a_label_does_not_block_others(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
     """With labels that whole studies decide nothing would be sent: the others are, and that one is told once."""
@@ -182,7 +182,7 @@ async def test_one_study_without_a_label_keeps_no_other_back(
     assert "error" not in ended.err
 
 
-async def test_a_drop_directory_that_is_away(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
+async def test_a_missing_directory_is_waited_for(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
     """At the beginning, and later: that is told once each time, and the watch goes on when it is back."""
     place = tmp_path / "drop"
     commands.login(url)
@@ -252,7 +252,7 @@ async def test_a_server_that_is_away(xnat: TestXnat, commands: Commands, tmp_pat
     assert sum("error:" in line for line in err.lines) == 2
 
 
-async def test_the_longest_time_is_that_of_the_whole_watch(
+async def test_max_duration_is_for_the_whole_watch(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
     """It ends in a pause as well as in a run."""
@@ -268,7 +268,7 @@ async def test_the_longest_time_is_that_of_the_whole_watch(
     assert xnat.live_logins("demo") == 0
 
 
-async def test_a_refused_login_ends_it(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
+async def test_a_refused_login_ends_a_watch(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
     """At once, and in the midst of it: more attempts would lock the account."""
     place = tmp_path / "drop"
     drop(place / "a", 1, 2)
@@ -286,7 +286,7 @@ async def test_a_refused_login_ends_it(xnat: TestXnat, url: str, commands: Comma
 
 
 @pytest.mark.parametrize("pause", ["0", "0s", "0.0m"])
-async def test_no_pause_is_refused(url: str, commands: Commands, tmp_path: Path, pause: str) -> None:
+async def test_a_watch_without_a_pause_is_refused(url: str, commands: Commands, tmp_path: Path, pause: str) -> None:
     """It would be a loop without a rest."""
     commands.login(url)
     ended = await commands("upload", tmp_path, "-P", "demo", "--watch", pause)
