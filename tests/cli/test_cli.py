@@ -64,7 +64,7 @@ async def test_everything_arrives_and_the_summary_says_so(
 
 
 async def test_other_files_are_counted_by_reason(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """What does not belong is counted with its reason, the rest arrives, and the exit code says it."""
+    """Other files are counted by reason, the rest arrives, and the exit code is 8."""
     tree = tmp_path / "tree"
     written = odd(tree)
     commands.login(url)
@@ -83,7 +83,7 @@ async def test_other_files_are_counted_by_reason(xnat: TestXnat, url: str, comma
 async def test_a_second_run_sends_nothing_and_notices_what_changed(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """Added, rewritten and removed files are each noticed; nothing else is touched."""
+    """Added, rewritten and removed files are each noticed; nothing else changes."""
     commands.login(url)
     assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
     assert xnat.count["import"] == 12
@@ -115,7 +115,7 @@ async def test_a_second_run_sends_nothing_and_notices_what_changed(
 
 
 async def test_the_summary_is_a_table_by_default(url: str, commands: Commands, tree: Path) -> None:
-    """Without -o the summary is a table, and a path cannot write to the terminal."""
+    """A path in it cannot write control characters to the terminal."""
     (tree / "evil\x1b[31m.dcm").write_bytes(b"\0" * 128 + b"DICM")
     commands.login(url)
     ended = await commands("upload", tree, "-P", "demo")
@@ -129,7 +129,7 @@ async def test_the_summary_is_a_table_by_default(url: str, commands: Commands, t
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")
 async def test_a_terminal_shows_a_live_line(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """On a terminal one line tells how far the run is, drawn over and over; standard output has the result alone."""
+    """One line shows the progress, and is redrawn; standard output has only the result."""
     tree = tmp_path / "tree"
     generated(tree, sessions=3, files=300, size=2_000, seed=9)
     commands.login(url)
@@ -176,7 +176,7 @@ async def test_no_archive_leaves_sessions_built(xnat: TestXnat, url: str, comman
 async def test_other_rules_are_refused_unless_relabel_is_given(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """An old journal keeps its rules; --relabel changes them for what was not sent."""
+    """A journal keeps its rules; --relabel changes them for files that were not sent."""
     commands.login(url)
     assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
     other = await commands("upload", tree, "-P", "demo", "-E", "{StudyInstanceUID}")
@@ -203,7 +203,7 @@ async def test_one_label_for_two_studies_sends_nothing(
 async def test_colliding_labels_skip_the_study_met_later(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """While streaming, the study met first goes on and the later one is skipped with its reason."""
+    """The first study goes on, and the later one is skipped with its reason."""
     commands.login(url)
     ended = await commands("upload", tree, "-P", "demo", "-E", "{SeriesNumber}", "-o", "json")
     assert ended.code == 2, "SeriesNumber is not a field of the study"
@@ -223,7 +223,7 @@ async def test_colliding_labels_skip_the_study_met_later(
 async def test_truncated_files_are_skipped_unless_asked_for(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """A file that ends before its pixel data does is reported; who wants it all the same says so."""
+    """A file that ends within its pixel data is reported; --truncated send sends it."""
     path = min(path for path in tree.rglob("*") if path.is_file())
     path.write_bytes(path.read_bytes()[:-100])
     commands.login(url)
@@ -239,7 +239,7 @@ async def test_truncated_files_are_skipped_unless_asked_for(
 
 
 async def test_archives_that_hold_dicom_are_reported(url: str, commands: Commands, tree: Path, tmp_path: Path) -> None:
-    """A zip of DICOM in the tree would be lost in silence; that it was passed over is the user's to allow."""
+    """A zip of DICOM in the tree is not skipped silently, unless the user allows it."""
     zipped = tmp_path / "zipped"
     zipped.mkdir()
     shutil.make_archive(str(zipped / "old"), "zip", tree)
@@ -255,7 +255,7 @@ async def test_archives_that_hold_dicom_are_reported(url: str, commands: Command
 
 
 async def test_status_and_verify_read_the_journal(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
-    """Afterwards the journal answers for the run, and the archive is compared with it again."""
+    """Both agree with the run."""
     commands.login(url)
     label = (await commands("upload", tree, "-P", "demo", "-o", "json")).json["details"][0]["session"]
 
@@ -284,7 +284,7 @@ async def test_status_and_verify_read_the_journal(xnat: TestXnat, url: str, comm
 
 @pytest.mark.parametrize("command", ["status", "verify"])
 async def test_a_journal_without_a_server_is_used_again(commands: Commands, tmp_path: Path, command: str) -> None:
-    """Its tables are there, its server is not: the disk was full, or the run killed, between the two."""
+    """It has its tables, but no server: the run was killed between the two."""
     await anyio.to_thread.run_sync(lambda: create_or_open(tmp_path / "x.journal").close())
     ended = await commands(command, "--journal", tmp_path / "x.journal")
     assert "Traceback" not in ended.err
@@ -331,7 +331,7 @@ async def test_bad_input_gets_one_line_and_a_hint(
     code: int,
     message: str,
 ) -> None:
-    """Each mistake has its exit code, an error that names it, a hint, and the JSON that a scheduler waits for."""
+    """Each mistake has its exit code, an error that names it, a hint, and JSON for a scheduler."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "note.txt").write_text("not DICOM")
     xnat.add_project(Project("readonly", readers={"demo"}, editors=set()))
@@ -352,7 +352,7 @@ async def test_bad_input_gets_one_line_and_a_hint(
 
 
 async def test_a_server_that_is_no_xnat_is_refused(commands: Commands, tree: Path) -> None:
-    """A web server that answers everything with a page is not taken for an XNAT."""
+    """It answers everything with a page."""
 
     async def page(_: web.BaseRequest) -> web.Response:
         return web.Response(text="<html>welcome</html>", content_type="text/html")
@@ -370,7 +370,7 @@ async def test_a_server_that_is_no_xnat_is_refused(commands: Commands, tree: Pat
 
 
 async def test_certificates_are_checked(xnat: TestXnat, commands: Commands, tree: Path, tmp_path: Path) -> None:
-    """An untrusted certificate ends the run with what to do; --ca-bundle is what to do."""
+    """An untrusted certificate ends the run with a hint to --ca-bundle, which works."""
     import ssl
 
     authority = trustme.CA()
@@ -390,7 +390,7 @@ async def test_certificates_are_checked(xnat: TestXnat, commands: Commands, tree
 
 
 async def test_a_journal_serves_one_run_at_a_time(url: str, commands: Commands, tree: Path) -> None:
-    """While one run holds the journal, a second one ends with 7 and disturbs nothing; status may look."""
+    """A second run ends with 7 and changes nothing; `status` works."""
     commands.login(url)
     assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
     (journal,) = commands.home.rglob("*.journal")
@@ -454,7 +454,7 @@ async def test_a_signal_stops_gracefully_and_the_next_run_finishes(
 
 
 async def test_a_kill_loses_nothing(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """Killed while sending, and killed again while archiving: the same command finishes the job."""
+    """A run is killed while sending, and again while archiving; the same command finishes the job."""
     tree = tmp_path / "tree"
     generated(tree, sessions=10, files=400, size=1_000, seed=5)
     commands.login(url)
@@ -471,7 +471,7 @@ async def test_a_kill_loses_nothing(xnat: TestXnat, url: str, commands: Commands
 
 
 async def test_transient_errors_are_retried(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
-    """Overload, broken connections and an expired login are repeated until the answer comes."""
+    """Overload, broken connections and an expired login are retried."""
     commands.login(url)
     faults = [
         xnat.faults.add(Fault("import", Status(503, headers={"Retry-After": "0"}), nth=2)),
@@ -487,7 +487,7 @@ async def test_transient_errors_are_retried(xnat: TestXnat, url: str, commands: 
 
 
 async def test_max_duration_stops_gracefully(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
-    """--max-duration stops as Ctrl-C does, also while the server is away; the same command goes on."""
+    """It stops as Ctrl-C does, also while the server is away; the same command resumes."""
     commands.login(url)
     fault = xnat.faults.add(Fault("import", Status(503), nth=1, times=10_000))
     ended = await commands("upload", tree, "-P", "demo", "--max-duration", "1s", "-o", "json")
@@ -499,7 +499,7 @@ async def test_max_duration_stops_gracefully(xnat: TestXnat, url: str, commands:
 
 
 async def test_the_password_may_come_from_standard_input(url: str, commands: Commands, tree: Path) -> None:
-    """For scripts that have the password elsewhere than in the environment."""
+    """It is for scripts that do not keep the password in the environment."""
     commands.env["XNAT_HOST"] = url
     ended = await commands("upload", tree, "-P", "demo", "--user", "demo", "--password-stdin", "-q", stdin=b"demo\n")
     assert ended.code == 0, ended.err
@@ -523,7 +523,7 @@ async def test_options_may_come_from_the_environment(xnat: TestXnat, url: str, c
 
 
 async def test_the_password_may_come_from_netrc(url: str, commands: Commands, tree: Path) -> None:
-    """Users of other XNAT clients hold their password in ~/.netrc already."""
+    """Users of other XNAT clients keep their password in ~/.netrc."""
     netrc = commands.home / ".netrc"
     netrc.write_text("machine 127.0.0.1 login demo password demo\n")
     netrc.chmod(0o600)
@@ -542,14 +542,14 @@ async def test_testserver_serves_until_a_signal(commands: Commands) -> None:
 
 
 async def test_testserver_says_when_its_port_is_taken(url: str, commands: Commands) -> None:
-    """A port in use is the user's to choose again."""
+    """The hint says how to choose another one."""
     ended = await commands("testserver", "--port", url.rpartition(":")[2])
     assert ended.code == 2
     assert writes_nothing(ended.err)
 
 
 async def test_testserver_injects_the_faults_of_a_file(commands: Commands, tmp_path: Path) -> None:
-    """Which requests, how often; the page of the state counts them."""
+    """The state of the server counts them."""
     file = tmp_path / "faults.json"
     file.write_text(
         '[{"kind": "login", "action": "status", "status": 503, "headers": {"Retry-After": "1"}, "nth": 2},'
@@ -597,7 +597,7 @@ async def test_testserver_injects_the_faults_of_a_file(commands: Commands, tmp_p
 async def test_testserver_refuses_malformed_faults(
     commands: Commands, tmp_path: Path, content: bytes | None, problems: list[str]
 ) -> None:
-    """Each mistake in one line, a hint, and nothing else."""
+    """Each mistake has one line; a hint follows."""
     file = tmp_path / "faults.json"
     if content is not None:
         file.write_bytes(content)
@@ -611,7 +611,7 @@ async def test_testserver_refuses_malformed_faults(
 
 
 async def test_the_example_of_a_fault_file_works(commands: Commands) -> None:
-    """Only to those who ask for all options; every value that counts stands in it."""
+    """Only --help-all shows it."""
     assert "--faults" not in (await commands("testserver", "--help")).out
     text = " ".join((await commands("testserver", "--help-all")).out.split())
     assert "--faults" in text
@@ -623,7 +623,7 @@ async def test_the_example_of_a_fault_file_works(commands: Commands) -> None:
 
 
 async def test_demo_does_the_whole_job(commands: Commands, tmp_path: Path) -> None:
-    """No arguments, no XNAT, nothing left behind."""
+    """It needs no arguments and no XNAT, and leaves nothing behind."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     commands.env["TMPDIR"] = str(scratch)
@@ -636,7 +636,7 @@ async def test_demo_does_the_whole_job(commands: Commands, tmp_path: Path) -> No
 
 
 async def test_help_shows_the_options_used_most_and_help_all_the_rest(commands: Commands) -> None:
-    """A new user sees a dozen options; nobody has to read the source for the others."""
+    """A new user sees a dozen options; --help-all shows the others."""
     short = (await commands("upload", "--help")).out
     everything = (await commands("upload", "--help-all")).out
     assert "--project" in short
@@ -646,7 +646,7 @@ async def test_help_shows_the_options_used_most_and_help_all_the_rest(commands: 
 
 
 def test_files_of_a_command_belong_to_its_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the surroundings allow to others: files of any command are its user's alone."""
+    """The umask of the shell does not matter."""
     monkeypatch.setattr(sys, "argv", ["asyncimport", "--version"])
     before = os.umask(0o022)
     try:

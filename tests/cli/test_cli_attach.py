@@ -78,7 +78,7 @@ TO_E = ("-P", "demo", "--session", "E", "--resource", "REPORTS")
 async def test_the_second_call_sends_nothing(
     xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path
 ) -> None:
-    """All arrive under names that XNAT leaves alone, and are seen; the second time nothing is sent."""
+    """All files arrive under names that XNAT does not change, and are verified."""
     # What is named twice is one file all the same.
     said_of_them = ("--format", "X", "--content", "a report", "--tags", "x,y")
     first = await attach(ready, folder, folder / "a.pdf", *TO_E, *said_of_them)
@@ -115,8 +115,10 @@ async def test_the_second_call_sends_nothing(
     assert xnat.count["file"] == xnat.count["resource"] == 0
 
 
-async def test_other_files_of_the_same_name_stay_unless_replaced(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
-    """Another file stays, exit 8, and what to do is said; a dry run tells what would be; --replace does it."""
+async def test_other_files_of_the_same_name_stay_unless_replaced(
+    xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path
+) -> None:
+    """The exit code is 8, with a hint; a dry run reports it; --replace replaces them."""
     await add_file(xnat, session, "REPORTS", "a.pdf", b"theirs")
     plain = await ready("attach", folder / "a.pdf", folder / "in" / "b.pdf", *TO_E)
     assert plain.code == 8
@@ -138,7 +140,7 @@ async def test_other_files_of_the_same_name_stay_unless_replaced(xnat: TestXnat,
 async def test_a_dry_run_reports_a_new_resource(
     xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path
 ) -> None:
-    """It would be made, which is told at once, though XNAT answers a listing of its files with an empty 404."""
+    """XNAT answers a listing of its files with an empty 404."""
     empty = Status(404, "", {"Content-Type": "text/html"})
     xnat.faults.add(Fault("listing", empty, path="/files", share=1))
     with anyio.fail_after(10):
@@ -151,8 +153,10 @@ async def test_a_dry_run_reports_a_new_resource(
     assert session.own_resources == {}
 
 
-async def test_a_table_names_files_of_every_level(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
-    """Paths are relative to it; every level is reached; rows with flaws are told by line, the others go on."""
+async def test_a_table_names_files_of_every_level(
+    xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path
+) -> None:
+    """Paths are relative to the table; wrong rows are reported by line, and the others are sent."""
     table = folder / "table.csv"
     table.write_text(
         "path,session_label,study_uid,subject_label,scan,level,resource,name,tags,remark\n"
@@ -188,7 +192,7 @@ async def test_a_table_names_files_of_every_level(xnat: TestXnat, ready: Command
 async def test_unusable_files_are_reported(
     ready: Commands, session: ArchivedSession, folder: Path, tmp_path: Path
 ) -> None:
-    """Empty files, names that meet, links that lead nowhere: none of them keeps others from going, or goes unseen."""
+    """Empty files, names that collide and broken links do not block other files."""
     (folder / "a b.txt").write_bytes(b"1")
     (folder / "a_b.txt").write_bytes(b"2")
     (folder / "empty").touch()
@@ -211,8 +215,10 @@ async def test_unusable_files_are_reported(
     assert {"z.txt", "in/b.pdf", "a_b.txt"} <= set(names(session))
 
 
-async def test_links_out_of_a_directory_are_reported(ready: Commands, session: ArchivedSession, folder: Path, tmp_path: Path) -> None:
-    """What leads out of a directory is not attached, unless it is named itself; what leads into it is met there."""
+async def test_links_out_of_a_directory_are_reported(
+    ready: Commands, session: ArchivedSession, folder: Path, tmp_path: Path
+) -> None:
+    """The target of such a link is not attached, unless the command names it."""
     outside = tmp_path / "outside"
     (outside / "deep").mkdir(parents=True)
     (outside / "c.pdf").write_bytes(b"outside")
@@ -269,8 +275,10 @@ USAGE: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize(("words", "message"), USAGE.values(), ids=USAGE.keys())
-async def test_mistakes_are_reported_before_the_login(commands: Commands, folder: Path, words: list[str], message: str) -> None:
-    """Exit 2, one line that says what is wrong and one what to do, before anybody logs in."""
+async def test_mistakes_are_reported_before_the_login(
+    commands: Commands, folder: Path, words: list[str], message: str
+) -> None:
+    """Exit code 2, one line for the error, and one for the hint."""
     commands.login("http://127.0.0.1:1")
     ended = await commands("attach", *[word.replace("{a}", str(folder / "a.pdf")) for word in words])
     assert ended.code == 2
@@ -281,7 +289,7 @@ async def test_mistakes_are_reported_before_the_login(commands: Commands, folder
 
 
 async def test_a_mistake_is_reported_as_json(commands: Commands, folder: Path) -> None:
-    """One object all the same."""
+    """One object."""
     commands.login("http://127.0.0.1:1")
     ended = await attach(commands, folder / "a.pdf", "-P", "demo")
     assert ended.code == 2
@@ -291,7 +299,7 @@ async def test_a_mistake_is_reported_as_json(commands: Commands, folder: Path) -
 
 @pytest.mark.thorough
 async def test_closed_projects_are_reported(xnat: TestXnat, ready: Commands, folder: Path) -> None:
-    """Missing: 5; read-only: 6; the server away: 4; one of several in a table: 8, and the others go on."""
+    """Missing: 5; read-only: 6; one of several in a table: 8, and the others go on."""
     xnat.add_project(Project("closed", editors=["boss"], readers=["demo"]))
     missing = await attach(ready, folder, "-P", "nope", *TO_E[2:])
     closed = await attach(ready, folder, "-P", "closed", *TO_E[2:])
@@ -306,7 +314,7 @@ async def test_closed_projects_are_reported(xnat: TestXnat, ready: Commands, fol
 
 
 async def test_a_server_that_is_away(commands: Commands, folder: Path) -> None:
-    """Exit 4, and no password in what is said."""
+    """Exit code 4, and no password in any output."""
     commands.login("http://127.0.0.1:1")
     commands.env["XNAT_PASS"] = "s3cret-word"
     ended = await attach(commands, folder, *TO_E)
@@ -316,7 +324,7 @@ async def test_a_server_that_is_away(commands: Commands, folder: Path) -> None:
 
 
 async def test_a_wrong_password(xnat: TestXnat, ready: Commands, folder: Path) -> None:
-    """Exit 3 after a single attempt."""
+    """Exit code 3 after a single attempt."""
     ready.env["XNAT_PASS"] = "s3cret-word"
     ended = await attach(ready, folder, *TO_E)
     assert ended.code == 3
@@ -325,7 +333,7 @@ async def test_a_wrong_password(xnat: TestXnat, ready: Commands, folder: Path) -
 
 
 async def test_a_refused_file_is_reported(xnat: TestXnat, ready: Commands, folder: Path) -> None:
-    """Exit 8 with the reason, in a line that a terminal can be shown."""
+    """Exit code 8 with the reason, without control characters."""
     xnat.faults.add(Fault("file", Status(400, "<h3>no \x1b[2J such</h3>"), path="a.pdf"))
     ended = await ready("attach", folder / "a.pdf", *TO_E, "--no-zip")
     assert ended.code == 8
@@ -334,8 +342,10 @@ async def test_a_refused_file_is_reported(xnat: TestXnat, ready: Commands, folde
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-async def test_a_stop_finishes_what_is_in_flight(xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path) -> None:
-    """What is on its way arrives, exit 130, JSON all the same; the same command goes on, and nothing goes twice."""
+async def test_a_stop_finishes_what_is_in_flight(
+    xnat: TestXnat, ready: Commands, session: ArchivedSession, folder: Path
+) -> None:
+    """Files in flight arrive, and the exit code is 130; the same command resumes, and sends nothing twice."""
     xnat.timing = Timing(saving_seconds=0.05)
     table = folder / "table.csv"
     rows = [f"a.pdf,E,R{number:02}" for number in range(40)]
@@ -359,7 +369,7 @@ async def test_a_stop_finishes_what_is_in_flight(xnat: TestXnat, ready: Commands
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 async def test_a_stop_during_the_login(xnat: TestXnat, ready: Commands, folder: Path) -> None:
-    """The server does not answer the login: nobody waits for it."""
+    """The command ends, though the server does not answer the login."""
     async with ready.start("attach", folder, *TO_E) as process:
         xnat.faults.add(Fault("login", Tell(lambda: process.send_signal(signal.SIGINT))))
         xnat.faults.add(Fault("login", Stall(), nth=2))
@@ -368,7 +378,7 @@ async def test_a_stop_during_the_login(xnat: TestXnat, ready: Commands, folder: 
 
 
 async def test_help_shows_the_options_used_most(commands: Commands) -> None:
-    """The options used most are in it."""
+    """Rare options are not in it."""
     ended = await commands("attach", "--help")
     assert ended.code == 0
     for option in ("--session", "--scan", "--subject", "--resource", "--table", "--replace", "--dry-run"):
@@ -376,7 +386,7 @@ async def test_help_shows_the_options_used_most(commands: Commands) -> None:
 
 
 async def test_long_lists_are_cut(xnat: TestXnat, ready: Commands, folder: Path) -> None:
-    """Twenty of a kind are shown, the others counted."""
+    """Twenty lines are shown, the others counted."""
     for number in range(25):
         (folder / f"{number:02}.csv").touch()
         (folder / f"{number:02}.txt").write_bytes(f"{number}".encode())
@@ -390,7 +400,7 @@ async def test_long_lists_are_cut(xnat: TestXnat, ready: Commands, folder: Path)
 
 
 async def test_progress_is_written_unless_quiet(ready: Commands, session: ArchivedSession, folder: Path) -> None:
-    """Of many files one reads on standard error how far it is; with -q nothing."""
+    """It goes to standard error."""
     for number in range(501):
         (folder / f"{number}.csv").write_bytes(f"{number}".encode())
     quiet = await ready("attach", folder, *TO_E, "-q")

@@ -52,8 +52,10 @@ async def logged_in(commands: Commands, url: str, *words: str, password: str = P
     return await commands("login", "--host", url, "--user", "ada", "--password-stdin", *words, stdin=stdin)
 
 
-async def test_an_upload_needs_no_login_options_after_login(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
-    """Once logged in, neither address nor user nor password need be named any more."""
+async def test_an_upload_needs_no_login_options_after_login(
+    xnat: TestXnat, url: str, commands: Commands, tree: Path
+) -> None:
+    """Neither address nor user nor password is needed any more."""
     ended = await logged_in(commands, f"{url}/", "-P", "demo")
     assert ended.code == 0, ended.err
     assert ended.out.splitlines() == [
@@ -83,7 +85,7 @@ async def test_a_wrong_password_is_tried_once_and_not_kept(xnat: TestXnat, url: 
 
 
 async def test_a_server_that_is_away_is_tried_once(xnat: TestXnat, url: str, commands: Commands) -> None:
-    """Whoever sits there and waits is told at once."""
+    """The person at the terminal does not have to wait."""
     xnat.faults.add(Fault("login", Status(503), times=5))
     assert (await logged_in(commands, url)).code == 4
     assert xnat.count["login"] == 1
@@ -93,7 +95,7 @@ async def test_a_server_that_is_away_is_tried_once(xnat: TestXnat, url: str, com
 async def test_a_token_is_kept_in_place_of_the_password(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """XNAT issues it, and says for how long; the password is kept nowhere, and a dead token is told apart."""
+    """XNAT issues it with its lifetime; the password is not kept, and an expired token is reported."""
     await logged_in(commands, url)
     ended = await logged_in(commands, url, "--token")
     assert ended.code == 0, ended.err
@@ -122,7 +124,7 @@ async def test_a_token_is_kept_in_place_of_the_password(
     ],
 )
 async def test_a_token_without_a_valid_end(commands: Commands, end: str, kept: bool) -> None:
-    """It is kept without one, or is no token; and is told in one line."""
+    """It is kept without an end, or refused in one line."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
         if request.path == "/data/JSESSION":
@@ -143,7 +145,7 @@ async def test_a_token_without_a_valid_end(commands: Commands, end: str, kept: b
 
 
 async def test_a_token_that_is_not_issued_changes_nothing(xnat: TestXnat, url: str, commands: Commands) -> None:
-    """An XNAT may not issue any."""
+    """Some XNATs issue none."""
     fault = xnat.faults.add(Fault("listing", Status(403), path="tokens"))
     ended = await logged_in(commands, url, "--token")
     assert fault.hits == 1
@@ -156,7 +158,7 @@ async def test_a_token_that_is_not_issued_changes_nothing(xnat: TestXnat, url: s
 
 
 async def test_several_profiles(xnat: TestXnat, url: str, commands: Commands) -> None:
-    """Each has its name; the first is the default one, and is not overwritten by a login elsewhere."""
+    """Each has its name; the first is the default, and a login elsewhere does not overwrite it."""
     await logged_in(commands, url, "--profile", "work")
     async with serve(xnat, context="/other") as other:
         ended = await logged_in(commands, other)
@@ -182,7 +184,7 @@ async def test_several_profiles(xnat: TestXnat, url: str, commands: Commands) ->
 
 
 async def test_forget_removes_profile_and_secret(url: str, commands: Commands) -> None:
-    """Secret and profile; a secret that another profile uses stays with it."""
+    """A secret that another profile uses stays."""
     for name in ("one", "two"):
         await logged_in(commands, url, "-p", name)
     assert (await commands("login", "--forget", "one")).out == "profile one and its secret are removed\n"
@@ -211,7 +213,7 @@ async def test_forget_removes_profile_and_secret(url: str, commands: Commands) -
 async def test_a_missing_keyring_is_reported_first(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, backend: str, message: str
 ) -> None:
-    """It is said before the password is read, in one line, with what there is instead; nothing else needs it."""
+    """The error comes before the password is read, and names the alternatives; other commands need no keyring."""
     commands.use_keyring(backend)
     ended = await logged_in(commands, url)
     assert ended.code == 2
@@ -230,15 +232,17 @@ async def test_a_missing_keyring_is_reported_first(
     ("words", "missing"),
     [([], "--host"), (["--host", "{url}"], "--user"), (["--host", "{url}", "--user", "ada"], "--password-stdin")],
 )
-async def test_missing_values_are_an_error_without_a_terminal(url: str, commands: Commands, words: list[str], missing: str) -> None:
-    """Without a terminal, what is missing is an error that names its option."""
+async def test_missing_values_are_an_error_without_a_terminal(
+    url: str, commands: Commands, words: list[str], missing: str
+) -> None:
+    """The error names the option."""
     ended = await commands("login", *(word.format(url=url) for word in words))
     assert ended.code == 2
     assert ended.err.startswith(f"error: {missing} is missing\n")
 
 
 async def test_plain_http_is_refused(commands: Commands) -> None:
-    """A password does not cross the network in the clear to be tried, either."""
+    """A login is not tried without encryption, either."""
     ended = await logged_in(commands, "http://192.0.2.1")
     assert ended.code == 2
     assert "is not encrypted" in ended.err
@@ -287,7 +291,7 @@ def leaks(commands: Commands, secrets: list[str]) -> list[Path]:
 
 
 async def test_no_secret_is_in_any_output(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
-    """Not on the screen, in the journal, in receipts or in the configuration, whatever goes wrong."""
+    """Nor in the journal, in receipts or in the configuration, whatever goes wrong."""
     seen, secrets = "", [PASSWORD]
     for words in ([], ["--token"]):
         await logged_in(commands, url, "-P", "demo", *words)
@@ -306,10 +310,8 @@ async def test_no_secret_is_in_any_output(xnat: TestXnat, url: str, commands: Co
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="only some systems show a process's arguments and environment")
-async def test_no_secret_is_in_the_list_of_processes(
-    xnat: TestXnat, url: str, commands: Commands, tree: Path
-) -> None:
-    """Whoever lists the processes of a machine sees names at most; not even in the environment is it."""
+async def test_no_secret_is_in_the_list_of_processes(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
+    """Nor in the environment of a process."""
     await logged_in(commands, url, "-P", "demo")
     begun = anyio.Event()
     xnat.faults.add(Fault("import", Tell(begun.set)))

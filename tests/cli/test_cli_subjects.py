@@ -42,7 +42,7 @@ async def as_json(commands: Commands, table: Path, *options: str) -> Ended:
 
 
 async def test_the_second_call_changes_nothing(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """Subjects are made and described; the second time all is there."""
+    """The first one creates subjects and sets their demographics."""
     first = await as_json(ready, table)
     assert first.code == 0
     assert first.json["subjects"] == {
@@ -77,7 +77,7 @@ async def test_the_second_call_changes_nothing(xnat: TestXnat, ready: Commands, 
 
 
 async def test_a_dry_run_changes_nothing(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """A dry run tells what would be, and changes nothing."""
+    """It reports what would be changed."""
     xnat.add_subject("demo", "s1", gender="male")
     ended = await ready("subjects", table, "-P", "demo", "--dry-run")
     assert ended.code == 0
@@ -88,7 +88,7 @@ async def test_a_dry_run_changes_nothing(xnat: TestXnat, ready: Commands, table:
 
 
 async def test_different_values_are_kept_unless_overwritten(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """What differs is kept, which is no error, until it is asked for."""
+    """A kept value is not an error."""
     xnat.add_subject("demo", "S1", gender="male", yob=1971)
     kept = await as_json(ready, table, "--existing-only")
     assert kept.code == 8  # S2 is not there
@@ -105,7 +105,7 @@ async def test_different_values_are_kept_unless_overwritten(xnat: TestXnat, read
 
 
 async def test_wrong_rows_are_reported_and_others_sent(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """They are told by line and column, and the others are sent."""
+    """The report names line and column."""
     table.write_text(TABLE + "S3,xyz,31/01/1970,,\nS4,f,,\n", encoding="utf-8")
     ended = await as_json(ready, table)
     assert ended.code == 8
@@ -119,7 +119,7 @@ async def test_wrong_rows_are_reported_and_others_sent(xnat: TestXnat, ready: Co
 
 
 async def test_an_unknown_column_is_a_warning(ready: Commands, table: Path) -> None:
-    """A warning tells of it, and spoils nothing."""
+    """The rows are sent all the same."""
     table.write_text(TABLE.replace("handedness", "handednes"), encoding="utf-8")
     ended = await as_json(ready, table)
     assert (ended.code, ended.json["flaws"][0]["warning"], ended.json["flaws"][0]["column"]) == (0, True, "handednes")
@@ -137,7 +137,7 @@ async def test_an_unknown_column_is_a_warning(ready: Commands, table: Path) -> N
     ],
 )
 async def test_an_unusable_table_is_refused(ready: Commands, table: Path, text: str | None, said: str) -> None:
-    """Then the server is not even asked."""
+    """The server is not asked."""
     if text is None:
         table.unlink()
     else:
@@ -151,7 +151,7 @@ async def test_an_unusable_table_is_refused(ready: Commands, table: Path, text: 
 
 
 async def test_null_clears_a_field_only_if_asked_for(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """It clears a field only when that is asked for."""
+    """Otherwise it is a word like any other."""
     xnat.add_subject("demo", "S1", race="x")
     table.write_text("subject,race\nS1,NULL\n", encoding="utf-8")
     assert (await as_json(ready, table, "--overwrite-demographics")).code == 2
@@ -161,7 +161,7 @@ async def test_null_clears_a_field_only_if_asked_for(xnat: TestXnat, ready: Comm
 
 
 async def test_an_encoding_may_be_given(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """It is not guessed: in another one these letters are others."""
+    """It is not guessed, because other encodings read other letters."""
     table.write_bytes("subject,race\nS1,łódź\n".encode("cp1250"))
     ended = await as_json(ready, table)
     assert (ended.code, "--encoding" in ended.err, xnat.subjects("demo")) == (2, True, [])
@@ -171,7 +171,7 @@ async def test_an_encoding_may_be_given(xnat: TestXnat, ready: Commands, table: 
 
 
 async def test_subjects_that_differ_in_case_are_reported(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """They are told, and the one that is meant is described."""
+    """The values go to the one that the table names."""
     xnat.add_subject("demo", "S1")
     xnat.add_subject("demo", "s1")
     ended = await ready("subjects", table, "-P", "demo")
@@ -180,7 +180,7 @@ async def test_subjects_that_differ_in_case_are_reported(xnat: TestXnat, ready: 
 
 
 async def test_missing_projects_and_aliases(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """One that is missing ends the run, or, among others, has its subjects refused; an alias is another name."""
+    """A missing project ends the run; among several, only its subjects are refused."""
     assert (await ready("subjects", table, "-P", "nope")).code == 5
     xnat.add_project(Project("real", aliases=["alias"]))
     table.write_text("project,subject,sex\nnope,S1,f\nalias,S2,f\n,S3,f\n", encoding="utf-8")
@@ -194,7 +194,7 @@ async def test_missing_projects_and_aliases(xnat: TestXnat, ready: Commands, tab
 
 
 async def test_a_user_without_rights_is_told(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """Who may do nothing at all is told so."""
+    """The error says that the user may not edit the project."""
     xnat.projects["demo"].editors = []
     xnat.projects["demo"].readers = ["demo"]
     ended = await as_json(ready, table)
@@ -204,13 +204,13 @@ async def test_a_user_without_rights_is_told(xnat: TestXnat, ready: Commands, ta
 
 
 async def test_a_wrong_password(ready: Commands, table: Path) -> None:
-    """Exit code 3, as everywhere."""
+    """Exit code 3, as in other commands."""
     ready.env["XNAT_PASS"] = "wrong"
     assert (await as_json(ready, table)).code == 3
 
 
 async def test_a_server_that_goes_away_ends_the_command(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """What was done is told; the next run does the rest."""
+    """The result has what was done; the next run does the rest."""
     names = [f"S{number}" for number in range(30)]
     table.write_text("subject,sex\n" + "".join(f"{name},f\n" for name in names), encoding="utf-8")
     xnat.faults.add(Fault("any", Status(503, "away"), nth=40, times=10_000, path="subjects"))
@@ -231,7 +231,7 @@ async def test_a_server_that_goes_away_ends_the_command(xnat: TestXnat, ready: C
 async def test_a_stop_finishes_what_is_in_flight(
     xnat: TestXnat, ready: Commands, table: Path, number: signal.Signals, code: int
 ) -> None:
-    """Subjects in hand are done, the others left, and JSON tells which; the same command goes on."""
+    """Subjects in flight are finished, the others are left, and the JSON says which; the same command resumes."""
     xnat.timing = Timing(saving_seconds=0.05)
     names = [f"S{number}" for number in range(40)]
     table.write_text("subject,sex\n" + "".join(f"{name},f\n" for name in names), encoding="utf-8")
@@ -253,7 +253,7 @@ async def test_a_stop_finishes_what_is_in_flight(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 async def test_a_stop_during_the_login(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """The server does not answer the login: nobody waits for it."""
+    """The command ends, though the server does not answer the login."""
     async with ready.start("subjects", table, "-P", "demo") as process:
         xnat.faults.add(Fault("login", Tell(lambda: process.send_signal(signal.SIGINT))))
         xnat.faults.add(Fault("login", Stall(), nth=2))
@@ -262,7 +262,7 @@ async def test_a_stop_during_the_login(xnat: TestXnat, ready: Commands, table: P
 
 
 async def test_sites_that_need_a_reason_get_one(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """Sites that want one would fail without a word."""
+    """Without one, such a site fails without a message."""
     xnat.needs_reason = True
     assert (await as_json(ready, table)).code == 0
     table.write_text("subject,age\nS1,34\n", encoding="utf-8")
@@ -272,7 +272,7 @@ async def test_sites_that_need_a_reason_get_one(xnat: TestXnat, ready: Commands,
 
 
 async def test_values_are_in_no_output(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """They are in no output, whatever goes wrong, and in no argument of a process."""
+    """Nor in an argument of a process, whatever goes wrong."""
     xnat.add_subject("demo", "S1", race="planted-there", gender="male")
     table.write_text(
         "subject,race,gender,dob\nS1,planted-here,f,1933-04-21\nS2,planted-2,planted-3,1933-04-21\nS3,planted-4,f,\n",
@@ -300,7 +300,7 @@ async def test_values_are_in_no_output(xnat: TestXnat, ready: Commands, table: P
 
 
 async def test_values_are_shown_on_a_terminal_if_asked_for(xnat: TestXnat, ready: Commands, table: Path) -> None:
-    """There they can be shown, when that is asked for; nowhere else."""
+    """They are shown nowhere else."""
     for options in ([], ["-o", "json"]):
         ended = await ready("subjects", table, "-P", "demo", "--show-values", *options)
         assert ended.code == 2

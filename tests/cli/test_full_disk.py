@@ -33,7 +33,7 @@ os.execv(sys.executable, [sys.executable, "-m", "asyncimport", *sys.argv[2:]])
 
 @pytest.fixture(autouse=True)
 def blockbuster() -> None:
-    """Let the tests look at the disk in the midst of a request; what is tested runs in other processes anyway."""
+    """Allow tests to read the disk during a request; the commands run in other processes."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """Make the directory that the journal lies in."""
+    """Make the directory of the journal."""
     target = tmp_path / "state"
     target.mkdir()
     return target
@@ -54,7 +54,7 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def commands(commands: Commands, url: str) -> Commands:
-    """Let the commands write no file but the journal, as it is the only one whose disk is meant to be full."""
+    """Let the commands write no file but the journal, whose disk is full."""
     commands.login(url)
     commands.env = {name: value for name, value in commands.env.items() if not name.startswith("COV")}
     commands.env["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -67,7 +67,7 @@ def upload(tree: Path, state: Path, *more: str) -> list[str]:
 
 
 def empty_journal(tmp_path: Path) -> int:
-    """Return how large a journal is in which nothing is written yet."""
+    """Return the size of an empty journal."""
     path = tmp_path / "empty.journal"
     create_or_open(path).close()
     return path.stat().st_size
@@ -82,7 +82,7 @@ async def limited(commands: Commands, size: int, words: Sequence[str]) -> Ended:
 
 
 def check_failure(ended: Ended, state: Path) -> None:
-    """See that the run has said, in one line, a hint and its JSON, that it could not go on for its journal."""
+    """Check that the run reports its journal in one line, a hint and its JSON."""
     (journal,) = state.glob("*.journal")
     assert ended.code == 1, ended.err
     error, hint = ended.err.splitlines()
@@ -96,7 +96,7 @@ def check_failure(ended: Ended, state: Path) -> None:
 
 
 async def check_rest(commands: Commands, xnat: TestXnat, tree: Path, state: Path, failed: Ended) -> None:
-    """See that nothing was claimed that XNAT does not hold, and that the same command finishes once there is room."""
+    """Check that the result claims nothing that XNAT lacks, and that the same command finishes later."""
     assert xnat.live_logins("demo") == 0
     files = failed.json["files"]
     assert files["stored"] <= len({record.sop_uid for record in xnat.imports if record.status == 200})
@@ -122,7 +122,7 @@ async def check_rest(commands: Commands, xnat: TestXnat, tree: Path, state: Path
 async def test_a_journal_that_cannot_be_created(
     xnat: TestXnat, commands: Commands, tree: Path, state: Path, tmp_path: Path, share: float
 ) -> None:
-    """Not at all, or not to its end: nothing is sent, and what there is of it is in nobody's way."""
+    """Nothing is sent, and an incomplete journal does not block the next run."""
     ended = await limited(commands, int(share * empty_journal(tmp_path)), upload(tree, state))
     check_failure(ended, state)
     assert ended.json["run"] is None
@@ -135,7 +135,7 @@ async def test_a_journal_that_cannot_be_created(
 async def test_a_disk_that_fills_during_the_scan(
     xnat: TestXnat, commands: Commands, tree: Path, state: Path, tmp_path: Path, room: int
 ) -> None:
-    """What was found is told as far as it is written down; nothing has been sent, as the scan was to come first."""
+    """The summary has what the journal has; with --check-first, nothing was sent."""
     ended = await limited(commands, empty_journal(tmp_path) + room, upload(tree, state, "--check-first"))
     check_failure(ended, state)
     assert ended.json["run"] == "1"
@@ -146,7 +146,7 @@ async def test_a_disk_that_fills_during_the_scan(
 
 
 def fill(process: int, state: Path, room: int) -> None:
-    """Let a process write no more than this to its journal from now on."""
+    """Limit the size of the journal of a process from now on."""
     (log,) = state.glob("*.journal-wal")
     if sys.platform == "linux":
         import resource
@@ -198,7 +198,7 @@ async def test_a_disk_that_fills_at_any_moment(
 
 @contextmanager
 def small_disk(point: Path, kilobytes: int) -> Iterator[bool]:
-    """Mount a small disk and say whether that was allowed; at the end of the block it is large enough."""
+    """Mount a small disk, and yield whether that was allowed."""
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k,mode=0700", "none", str(point)]
     if sys.platform != "linux" or os.getuid() != 0 or subprocess.run(command, check=False).returncode != 0:
         yield False

@@ -49,7 +49,7 @@ async def shell(commands: Commands, script: str, *words: str | os.PathLike[str])
 async def test_standard_output_on_a_full_disk(
     commands: Commands, tree: Path, words: tuple[str, ...], unbuffered: str
 ) -> None:
-    """The result is lost, which is told; whether it was written at once or at the end."""
+    """The lost result is an error, whether it is written at once or at the end."""
     commands.env["PYTHONUNBUFFERED"] = unbuffered
     ended = await shell(commands, 'exec "$@" > /dev/full', *(word.format(tree=tree) for word in words))
     assert one_line(ended, 1) == "standard output cannot be written: no space left on device"
@@ -60,7 +60,7 @@ async def test_standard_output_on_a_full_disk(
 async def test_an_upload_whose_summary_cannot_be_written(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, output: str
 ) -> None:
-    """All is archived, and the journal knows: `status` tells what could not be."""
+    """All is archived, and `status` shows it."""
     commands.login(url)
     ended = await shell(commands, 'exec "$@" > /dev/full', "upload", tree, "-P", "demo", "-q", "-o", output)
     assert one_line(ended, 1) == "standard output cannot be written: no space left on device"
@@ -73,7 +73,7 @@ async def test_an_upload_whose_summary_cannot_be_written(
 async def test_an_upload_does_not_need_standard_error(
     url: str, commands: Commands, tree: Path, verbose: tuple[str, ...]
 ) -> None:
-    """An upload goes on to its end, and has its exit code, though nobody can read of its progress."""
+    """It runs to its end, with its exit code, though its progress is lost."""
     commands.login(url)
     commands.env["ASYNCIMPORT_MAX_DURATION"] = "1h"
     ended = await shell(commands, 'exec "$@" 2> /dev/full', "upload", tree, "-P", "demo", "-o", "json", *verbose)
@@ -83,7 +83,7 @@ async def test_an_upload_does_not_need_standard_error(
 
 
 async def test_a_broken_pipe_is_reported(commands: Commands) -> None:
-    """As of `| head -1`, when it has ended."""
+    """As after `| head -1`."""
     script = '{ sleep 0.5; "$@"; echo $? >&3; } 3>&2 | true'
     ended = await shell(commands, script, "upload", "--help-all")
     *told, code = ended.err.splitlines()
@@ -94,7 +94,7 @@ async def test_a_broken_pipe_is_reported(commands: Commands) -> None:
 async def test_closed_standard_streams_are_not_reused(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, closed: str
 ) -> None:
-    """Nothing else gets their numbers, above all no journal, into which a message would be written."""
+    """A journal must not get their numbers, because messages would be written into it."""
     commands.login(url)
     ended = await shell(commands, f'exec "$@" {closed}', "upload", tree, "-P", "demo")
     assert ended.code == 0, ended.err
@@ -113,7 +113,7 @@ os.execv(sys.executable, [sys.executable, "-m", "asyncimport", *sys.argv[2:]])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not hold processes to this limit")
 async def test_too_little_memory_is_reported(url: str, commands: Commands, tmp_path: Path) -> None:
-    """A table of subjects is read whole: one of a gigabyte is none."""
+    """A table of subjects is read into memory: one of a gigabyte does not fit."""
     commands.login(url)
     table = tmp_path / "subjects.csv"
     with table.open("wb") as file:
@@ -143,7 +143,7 @@ async def test_too_little_memory_is_reported(url: str, commands: Commands, tmp_p
     ],
 )
 async def test_a_password_in_the_address_is_refused(commands: Commands, tree: Path, words: tuple[str, ...]) -> None:
-    """It is refused before anything is written, and told nowhere."""
+    """It is refused before anything is written, and never shown."""
     commands.use_keyring()
     commands.env |= {"XNAT_USER": "ada", "XNAT_PASS": "x"}
     host = f"http://ada:{SECRET}@127.0.0.1:1"
@@ -158,7 +158,7 @@ async def test_a_password_in_the_address_is_refused(commands: Commands, tree: Pa
 
 @pytest.mark.parametrize("variable", ["XNAT_HOST", "XNAT_URL", "ASYNCIMPORT_HOST"])
 async def test_a_password_in_a_variable_is_refused(commands: Commands, tree: Path, variable: str) -> None:
-    """There too, and in whatever form."""
+    """Also in other forms."""
     commands.env[variable] = f"https://{SECRET}%40xnat.example.org"
     ended = await commands("upload", tree, "-P", "demo")
     assert one_line(ended, 2) == "--host holds a user name or password"
@@ -166,15 +166,17 @@ async def test_a_password_in_a_variable_is_refused(commands: Commands, tree: Pat
 
 
 @pytest.mark.parametrize("command", [("upload", "."), ("verify",), ("doctor",), ("login",), ("subjects", "x.csv")])
-async def test_insecure_and_ca_bundle_exclude_each_other(commands: Commands, tmp_path: Path, command: tuple[str, ...]) -> None:
-    """Whoever gives both means something else than the one would do to the other."""
+async def test_insecure_and_ca_bundle_exclude_each_other(
+    commands: Commands, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Together they contradict each other."""
     host = ("--host", "https://127.0.0.1:1")
     ended = await commands(*command, *host, "--insecure", "--ca-bundle", str(tmp_path / "ca.pem"))
     assert one_line(ended, 2) == "--insecure trusts any certificate, and --ca-bundle those of one authority"
 
 
 async def test_an_invalid_port_is_refused(commands: Commands) -> None:
-    """Before anything listens."""
+    """It is refused before the server starts."""
     message = one_line(await commands("testserver", "--port", "99999"), 2)
     assert "--port" in message
     assert "65535" in message
@@ -190,7 +192,7 @@ async def test_an_invalid_port_is_refused(commands: Commands) -> None:
     ],
 )
 async def test_a_malformed_configuration_is_refused(commands: Commands, tmp_path: Path, text: str, said: str) -> None:
-    """Whoever can write it can have it read for ever, but not here."""
+    """Reading it is bounded, whatever it contains."""
     config = tmp_path / "config.toml"
     config.write_text(text)
     commands.env["ASYNCIMPORT_CONFIG"] = str(config)
@@ -200,13 +202,13 @@ async def test_a_malformed_configuration_is_refused(commands: Commands, tmp_path
 
 
 async def test_an_endless_configuration_is_refused(commands: Commands) -> None:
-    """A device is none."""
+    """A device is not read for ever."""
     commands.env["ASYNCIMPORT_CONFIG"] = "/dev/zero"
     assert "larger than 1 MiB" in one_line(await commands("status"), 2)
 
 
 async def test_errors_hold_no_control_characters(commands: Commands) -> None:
-    """It may have come from elsewhere, by a script."""
+    """Words of the command line may come from elsewhere."""
     ended = await commands("status", "--\x1b[31m")
     assert ended.code == 2
     assert "\x1b" not in ended.err

@@ -1,4 +1,4 @@
-"""Values of options are converted as Typer converts them, without the time that it takes for that."""
+"""Values of options are converted as Typer does it, but faster."""
 
 import subprocess
 import sys
@@ -55,7 +55,7 @@ def converted(parameter: Any, context: Any, value: Any) -> Any:
 
 @pytest.mark.parametrize("name", _COMMANDS)
 def test_values_are_converted_as_typer_does_it(name: str) -> None:
-    """The same values, and the same errors, whatever is given."""
+    """The values and the errors are the same."""
     slow, fast = parameters(name), without_pydantic(parameters(name))
     context = typer.Context(ProfiledCommand(name, params=fast))
     for one, other in zip(slow, fast, strict=True):
@@ -64,7 +64,7 @@ def test_values_are_converted_as_typer_does_it(name: str) -> None:
 
 
 def test_a_command_starts_without_pydantic() -> None:
-    """It would take a third of the time of the start."""
+    """It would take a third of the start-up time."""
     script = (
         "import sys\n"
         "from contextlib import suppress\n"

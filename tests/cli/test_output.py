@@ -1,4 +1,4 @@
-"""What a run says at its end: exit code, JSON summary, and text that no path can forge."""
+"""The end of a run: exit code, JSON summary, and texts without control characters."""
 
 import json
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ def test_exit_code(files: Files, sessions: Sequence[SessionReport], expected: in
 
 @pytest.mark.parametrize("name", ["skipped", "refused", "already_refused", "failed"])
 def test_exit_code_of_attachments(name: str) -> None:
-    """What is lacking is lacking, whichever run was told so."""
+    """A missing attachment counts in each run."""
     whole = replace(summary(Files(stored=3), [ARCHIVED]), attachments=AttachmentCounts(stored=1, **{name: 1}))
     assert (exit_code(whole), exit_code(replace(whole, attachments=AttachmentCounts(already_stored=1)))) == (8, 0)
 
@@ -97,7 +97,7 @@ class TestJson:
     """The JSON summary, which scripts depend on."""
 
     def test_it_has_the_documented_keys(self) -> None:
-        """Every key has its value and its place, and the whole is one JSON object."""
+        """It is one JSON object."""
         files = Files(**{name: number for number, name in enumerate(COUNTS, start=1)})
         problem = Problem("refused", "no SOP Class UID", 2, "/a/\x1b[2J\udcff.dcm")
         whole = replace(
@@ -183,7 +183,7 @@ class TestJson:
         }
 
     def test_keys_keep_their_order(self) -> None:
-        """People read the JSON too: it begins with the run and its end, and `found` stands before its parts."""
+        """It starts with the run and its end, and `found` comes before its parts."""
         made = summary_json(summary(), run="7", host="h", seconds=1.0, code=0)
         assert list(made) == [
             "run",
@@ -205,7 +205,7 @@ class TestJson:
         assert list(made["files"]) == ["found", *COUNTS]
 
     def test_a_run_that_did_not_start(self) -> None:
-        """After an early error the same keys are there, all counts are nothing, and the error tells what to do."""
+        """It has the same keys, with counts of 0 and the error."""
         error = LoginRefusedError("XNAT refused the user name or password", hint="check both")
         made = summary_json(None, run=None, host=None, seconds=0.0, code=error.exit_code, error=error)
         assert made.keys() == summary_json(summary(), run="7", host="h", seconds=1.0, code=0).keys()
@@ -216,7 +216,7 @@ class TestJson:
         assert (made["run"], made["host"], made["details"], made["problems"]) == (None, None, [], [])
 
     def test_an_error_after_the_summary(self) -> None:
-        """A run that broke off tells both its error and what it had done; a hint that is none is null."""
+        """It has both the error and the counts; without a hint, `hint` is null."""
         made = summary_json(
             summary(Files(stored=3, left=2), [OPEN]),
             run="7",
@@ -262,14 +262,14 @@ class TestJson:
     ],
     ids=["words", "empty", "lines", "escapes", "NUL", "C1", "bytes", "surrogates", "right to left", "blanks", "markup"],
 )
-def test_plain(text: str, expected: str) -> None:
-    """Whatever a terminal would obey, or cannot show, is spelt out as bytes; words of any script stay as they are."""
+def test_texts_are_escaped(text: str, expected: str) -> None:
+    """Control characters, and bytes that are no text, are escaped; letters of any script stay."""
     assert plain(text) == expected
 
 
 @given(st.text(st.characters()))
-def test_plain_is_harmless(text: str) -> None:
-    """Every text becomes one printable line, which is written without error, and words stay as they are."""
+def test_escaped_texts_are_harmless(text: str) -> None:
+    """Every text becomes one printable line, and words stay as they are."""
     made = plain(text)
     assert made.isprintable()
     assert made.encode().decode() == made

@@ -59,7 +59,7 @@ class TestFile:
     """What is read, and what is refused."""
 
     def test_everything(self, config: Path) -> None:
-        """All keys; a path is taken from where the file lies, and an option's name with dashes or without."""
+        """Paths are relative to the file, and names of options have dashes or underscores."""
         config.write_text(FILE)
         profiles = read_profiles(config)
         assert profiles.default == "usual"
@@ -75,7 +75,7 @@ class TestFile:
 
     @pytest.mark.parametrize("text", [None, "", "# nothing\n", "[profiles]\n"])
     def test_nothing(self, config: Path, text: str | None) -> None:
-        """No file, or nothing in it: there are no profiles."""
+        """Without a file, or with an empty one, there are no profiles."""
         if text is not None:
             config.write_text(text)
         profiles = read_profiles(config)
@@ -84,8 +84,8 @@ class TestFile:
             profiles.get("x")
         assert caught.value.hint == "make it with `asyncimport login --profile x`"
 
-    def test_home(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """No shell is there to say where ~ is."""
+    def test_a_home_directory_is_expanded(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No shell expands ~ in a file."""
         monkeypatch.setenv("HOME", "/home/ada")
         monkeypatch.setenv("USERPROFILE", "/home/ada")
         config.write_text('[profiles.a]\nca_bundle = "~/ca.pem"\ndefaults = { journal = "~/a.journal" }')
@@ -93,8 +93,8 @@ class TestFile:
         assert profile.ca_bundle == Path("/home/ada/ca.pem")
         assert profile.defaults == {"journal": str(Path("/home/ada/a.journal"))}
 
-    def test_of_windows(self, config: Path) -> None:
-        """An editor of Windows begins a file with a mark, and ends lines in its own way."""
+    def test_files_of_windows_are_read(self, config: Path) -> None:
+        """Editors on Windows write a byte order mark, and CRLF."""
         config.write_bytes(b'\xef\xbb\xbf[profiles.a]\r\nuser = "ada"\r\n')
         assert read_profiles(config).get("a").user == "ada"
 
@@ -125,23 +125,23 @@ class TestFile:
 
     @pytest.mark.parametrize("key", ["password", "pass", "passwd", "token", "secret", "Password"])
     @pytest.mark.parametrize("place", ["", "[profiles.a]\n", "[profiles.a.defaults]\n"])
-    def test_secrets(self, config: Path, key: str, place: str) -> None:
-        """A password is refused wherever it stands, is not shown, and the hint says where it belongs."""
+    def test_secrets_are_refused(self, config: Path, key: str, place: str) -> None:
+        """A password is refused anywhere, is not shown, and the hint says where it belongs."""
         config.write_text(f'{place}{key} = "{SECRET}"')
         with pytest.raises(UsageError, match=f"{key}: secrets are not allowed in this file") as caught:
             read_profiles(config)
         assert "asyncimport login" in caught.value.hint
         assert SECRET not in f"{caught.value} {caught.value.hint}"
 
-    def test_password_in_the_address(self, config: Path) -> None:
-        """Nor may it stand there."""
+    def test_a_password_in_an_address_is_refused(self, config: Path) -> None:
+        """It is refused."""
         config.write_text(f'[profiles.a]\nhost = "https://ada:{SECRET}@xnat.example.org"')
         with pytest.raises(UsageError, match=r"profiles\.a\.host holds a user name or password") as caught:
             read_profiles(config)
         assert SECRET not in f"{caught.value} {caught.value.hint}"
 
-    def test_not_readable(self, config: Path) -> None:
-        """What is no text, or no file, says so."""
+    def test_an_unreadable_file_is_refused(self, config: Path) -> None:
+        """The error says what is wrong."""
         config.write_bytes(b"\xff\xfe\x81")
         with pytest.raises(UsageError, match="cannot be read: it is not text"):
             read_profiles(config)
@@ -152,8 +152,8 @@ class TestFile:
 class TestWriting:
     """What `login` changes in the file, and what it leaves."""
 
-    def test_first(self, tmp_path: Path) -> None:
-        """Directory and file are made, for the owner only, and the first profile is the default one."""
+    def test_the_first_profile_creates_the_file(self, tmp_path: Path) -> None:
+        """Directory and file are created for the owner only, and the first profile is the default."""
         path = tmp_path / "some" / "where" / "config.toml"
         write_profile(path, "work", {"host": HOST, "user": "ada", "insecure": None})
         profiles = read_profiles(path)
@@ -162,8 +162,8 @@ class TestWriting:
         assert os.name != "posix" or stat.S_IMODE(path.stat().st_mode) == 0o600
         assert list(path.parent.iterdir()) == [path]
 
-    def test_second(self, tmp_path: Path) -> None:
-        """What is there stays as it is, comments and order too; a key without a value goes away."""
+    def test_another_profile_keeps_the_rest(self, tmp_path: Path) -> None:
+        """Other lines stay, with comments and order; a key without a value is removed."""
         path = tmp_path / "config.toml"
         path.write_text(f"# mine{FILE}")
         write_profile(path, "special", {"host": HOST, "user": "ada", "insecure": None})
@@ -174,8 +174,8 @@ class TestWriting:
         assert read_profiles(path).get("a b") == Profile(host=HOST)
         assert read_profiles(path).default == "usual"
 
-    def test_removal(self, tmp_path: Path) -> None:
-        """A default that is gone is the default no more."""
+    def test_a_profile_is_removed(self, tmp_path: Path) -> None:
+        """A removed profile is no longer the default."""
         path = tmp_path / "config.toml"
         path.write_text(FILE)
         remove_profile(path, "usual")
@@ -183,8 +183,8 @@ class TestWriting:
         assert (list(profiles.named), profiles.default) == (["special"], None)
 
     @pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
-    def test_link(self, tmp_path: Path) -> None:
-        """Those who keep such files elsewhere keep the link to them."""
+    def test_a_link_stays_a_link(self, tmp_path: Path) -> None:
+        """A link to the file stays a link."""
         (tmp_path / "there").mkdir()
         path = tmp_path / "config.toml"
         path.symlink_to(tmp_path / "there" / "config.toml")
@@ -192,7 +192,7 @@ class TestWriting:
         assert path.is_symlink()
         assert read_profiles(path).get("work").host == HOST
 
-    def test_no_place(self, tmp_path: Path) -> None:
+    def test_a_file_that_cannot_be_written(self, tmp_path: Path) -> None:
         """A file that cannot be written is an error that names it."""
         (tmp_path / "file").write_text("")
         with pytest.raises(UsageError, match=r"config\.toml cannot be (read|written)"):
@@ -220,7 +220,7 @@ class TestOptions:
     """Where the value of an option comes from."""
 
     def test_default_profile(self, parse: Parse, config: Path) -> None:
-        """It speaks where nothing else does; its user waits until the environment has been asked."""
+        """Its values count last, and its user comes after the environment's."""
         values = parse()
         assert (values["host"], values["project"], values["workers"]) == (HOST, "P1", "8")
         assert (values["outage_timeout"], values["session"], values["archive"]) == ("4h", "{StudyDate}", False)
@@ -230,7 +230,7 @@ class TestOptions:
         assert values["user"] is None
 
     def test_explicit_profile(self, parse: Parse) -> None:
-        """It is taken whole, and of the default one nothing."""
+        """Nothing comes from the default profile."""
         for words in (["--profile", "special"], ["-pspecial"]):
             values = parse(*words)
             assert (values["host"], values["user"], values["project"]) == (OTHER, "grace", "P2")
@@ -252,7 +252,7 @@ class TestOptions:
             ({"ASYNCIMPORT_PROFILE": "special"}, ["-p", "usual"], "8"),
         ],
     )
-    def test_order(
+    def test_the_order_of_sources(
         self,
         parse: Parse,
         monkeypatch: pytest.MonkeyPatch,
@@ -260,22 +260,24 @@ class TestOptions:
         words: list[str],
         expected: str,
     ) -> None:
-        """First the option, then --profile, then its variable, then the profile of the variable or of the file."""
+        """First the option, then --profile, its variable, and the default profile."""
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         assert parse(*words)["workers"] == expected
 
     @pytest.mark.parametrize("variable", ["ASYNCIMPORT_HOST", "XNAT_HOST", "XNAT_URL"])
-    def test_order_of_hosts(self, parse: Parse, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-        """The same for the address, which has more variables."""
+    def test_the_order_of_sources_of_the_address(
+        self, parse: Parse, monkeypatch: pytest.MonkeyPatch, variable: str
+    ) -> None:
+        """The address has more variables."""
         third = "https://third.example.org"
         monkeypatch.setenv(variable, third)
         assert parse()["host"] == third
         assert parse("-p", "special")["host"] == OTHER
         assert parse("-p", "special", "--host", HOST)["host"] == HOST
 
-    def test_another_server(self, parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What a profile says of its server counts for no other: least of all that it need not prove who it is."""
+    def test_values_of_a_server_are_for_no_other(self, parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Values for one server are not used for another, above all not `insecure`."""
         by_option = parse("-p", "special", "--host", HOST)
         monkeypatch.setenv("XNAT_HOST", HOST)
         monkeypatch.setenv("ASYNCIMPORT_PROFILE", "special")
@@ -285,12 +287,12 @@ class TestOptions:
             assert values["workers"] == "2"
 
     @pytest.mark.parametrize("host", [OTHER, f"{OTHER}/", "HTTPS://OTHER.example.org"])
-    def test_the_same_server(self, parse: Parse, host: str) -> None:
-        """However its address is written."""
+    def test_the_same_server_in_other_words(self, parse: Parse, host: str) -> None:
+        """Addresses are compared by their meaning."""
         assert parse("-p", "special", "--host", host)["user"] == "grace"
 
     def test_other_commands(self, parse: Parse) -> None:
-        """They take what they know."""
+        """They take the options that they have."""
         values = parse("-p", "special", command="verify")
         assert (values["host"], values["project"], values["output"].value) == (OTHER, "P2", "json")
         assert "workers" not in values
@@ -314,21 +316,21 @@ class TestOptions:
     )
     @pytest.mark.parametrize("command", ["upload", "verify"])
     def test_refused(self, parse: Parse, config: Path, key: str, message: str, command: str) -> None:
-        """A default for an option that is not there, or that cannot be, is told with file and key."""
+        """The error names file and key."""
         config.write_text(f"[profiles.a.defaults]\n{key}")
         with pytest.raises(typer.BadParameter) as caught:
             parse(command=command)
         assert f"{config}: profiles.a.defaults.{message}" in str(caught.value)
 
-    def test_not_there(self, parse: Parse) -> None:
-        """A profile that is asked for and is not there is told with those that are."""
+    def test_an_unknown_profile_is_refused(self, parse: Parse) -> None:
+        """The error lists the profiles."""
         with pytest.raises(typer.BadParameter, match="has no profile x; there are usual, special"):
             parse("-p", "x")
 
 
 @pytest.mark.anyio
 async def test_help_shows_the_defaults_of_a_profile(commands: Commands) -> None:
-    """Whoever wonders what will happen asks for help; a fault in the file does not keep it away."""
+    """A fault in the file does not hide the help."""
     path = commands.home / ".config" / "asyncimport" / "config.toml"
     path.parent.mkdir(parents=True)
     path.write_text(FILE)
@@ -342,8 +344,8 @@ async def test_help_shows_the_defaults_of_a_profile(commands: Commands) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_fault_in_the_file_is_told_to_schedulers_too(commands: Commands, tree: Path) -> None:
-    """Exit code 2, and the JSON that they wait for; the password stands nowhere."""
+async def test_a_fault_in_the_file_is_reported_as_json(commands: Commands, tree: Path) -> None:
+    """Exit code 2 and JSON; the password is not shown."""
     path = commands.home / "mine.toml"
     path.write_text(f'[profiles.a]\npassword = "{SECRET}"\n')
     commands.env["ASYNCIMPORT_CONFIG"] = str(path)
@@ -358,7 +360,7 @@ async def test_a_fault_in_the_file_is_told_to_schedulers_too(commands: Commands,
 
 @pytest.mark.anyio
 async def test_a_run_with_a_profile_alone(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
-    """Host, user and project are the profile's, the password the environment's; verify and a scheduler's JSON too."""
+    """Host, user and project come from the profile, the password from the environment."""
     path = commands.home / "mine.toml"
     path.write_text(f'[profiles.a]\nhost = "{url}"\nuser = "demo"\nproject = "demo"\ndefaults = {{ output = "json" }}')
     commands.env |= {"ASYNCIMPORT_CONFIG": str(path), "XNAT_PASS": "demo"}

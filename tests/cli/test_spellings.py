@@ -13,12 +13,12 @@ pytestmark = pytest.mark.anyio
 
 
 def test_each_former_spelling_has_a_present_one() -> None:
-    """None is former and present."""
+    """No spelling is both."""
     assert not set(FORMER) & set(FORMER.values())
     assert len(set(FORMER.values())) == len(FORMER) == 11
 
 
-def test_only_options_are_spelt_anew() -> None:
+def test_only_options_are_replaced() -> None:
     """Values, short options and what comes after `--` stay."""
     assert replace_former(["upload", "x", "--limit", "3", "--map=a=b.csv"]) == [
         *("upload", "x", "--max-sessions", "3", "--label-map=a=b.csv")
@@ -29,7 +29,7 @@ def test_only_options_are_spelt_anew() -> None:
 
 @given(st.lists(st.text(alphabet="-=abc", max_size=6)))
 def test_other_words_stay(words: list[str]) -> None:
-    """Whatever they are."""
+    """Only known spellings change."""
     assert replace_former(words) == words
 
 
@@ -40,7 +40,7 @@ def test_variables_have_both_names() -> None:
 
 
 async def test_help_shows_present_spellings_only(commands: Commands) -> None:
-    """All of them, of upload and verify."""
+    """It shows all of them."""
     shown = (await commands("upload", "--help-all")).out + (await commands("verify", "--help")).out
     words = set(shown.replace(",", " ").split())
     hidden = {"--orphans", "--delete-orphans"} - words
@@ -50,7 +50,7 @@ async def test_help_shows_present_spellings_only(commands: Commands) -> None:
 
 @pytest.mark.parametrize("way", ["option", "environment", "profile"])
 async def test_former_spellings_work(commands: Commands, tmp_path: Path, way: str) -> None:
-    """A script of last year goes on; the error names the option as it is called today."""
+    """Old scripts work; errors use the present name."""
     words = ["upload", str(tmp_path), "-P", "demo", "--host", "http://127.0.0.1:1", "--user", "a"]
     commands.env["XNAT_PASS"] = "b"
     if way == "option":

@@ -1,4 +1,4 @@
-"""`asyncimport status`: what it tells, and that no run ever notices it."""
+"""`asyncimport status`: its output, and that it never disturbs a run."""
 
 import csv
 import ctypes
@@ -35,12 +35,12 @@ E1, E2 = session("E1"), session("E2", subject="S2")
 
 @pytest.fixture(autouse=True)
 def blockbuster() -> None:
-    """Let the tests make journals between commands; what is tested runs in other processes."""
+    """Allow tests to write journals between commands, which run in other processes."""
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Say where the test's journal lies."""
+    """Return the path of the journal."""
     return tmp_path / "state" / "test.journal"
 
 
@@ -53,7 +53,7 @@ def failing(claim: Claim) -> Outcome:
 
 
 def filled(path: Path) -> Disk:
-    """Be a run that has met and sent files of every kind."""
+    """Make a journal with files of every state."""
     disk = Disk()
     disk.put(
         instance("a-stored", E1),
@@ -70,7 +70,7 @@ class TestWhatItTells:
     """The table for people, JSON for programs, CSV for spreadsheets."""
 
     async def test_csv_has_a_row_for_each_session(self, commands: Commands, path: Path) -> None:
-        """A spreadsheet reads it, and carries nothing of it out."""
+        """A spreadsheet reads it, and runs no formula."""
         filled(path)
         ended = await commands("status", "--journal", path, "-o", "csv")
         assert ended.code == 0, ended.err
@@ -87,7 +87,7 @@ class TestWhatItTells:
         ]  # fmt: skip
 
     async def test_a_session_has_its_files_and_deliveries(self, commands: Commands, path: Path) -> None:
-        """Each file with state, attempts, time and reason, also what is not sent and what cannot be read."""
+        """Each file has state, attempts, time and reason, also files that are not sent or unreadable."""
         disk = filled(path)
         disk.remove("e-bad")
         whole_run(path, disk, failing)
@@ -117,7 +117,7 @@ class TestWhatItTells:
         assert "=cmd" in table
 
     async def test_remaining_files_and_time(self, commands: Commands, path: Path) -> None:
-        """By the rate of the last run that stored files, by files or bytes; nothing is said where it is unknown."""
+        """The time follows from the rate of the last run that stored files; it is null if that is unknown."""
         disk = Disk()
         disk.put(*[instance(f"{number}", E1, size=100) for number in range(30)])
         now = [1_000_000.0]
@@ -149,7 +149,7 @@ class TestWhatItTells:
         }  # fmt: skip
 
     def test_large_files_take_longer(self, path: Path) -> None:
-        """What is left may be of another kind than what was sent."""
+        """The remaining files may be larger than those that were sent."""
         disk = Disk()
         disk.put(*[instance(f"{number:02}", E1, size=1_000 if number == 20 else 10) for number in range(21)])
         now = [0.0]
@@ -177,21 +177,21 @@ class TestWhatItTells:
         ],
     )
     def test_an_estimate(self, seconds: float, text: str) -> None:
-        """No digit more than is known."""
+        """It is rounded."""
         assert _about(seconds) == text
 
     @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\uff1d1", "-", "\uff20x"])
     def test_formulas_are_escaped(self, text: str) -> None:
-        """A spreadsheet shows it, behind an apostrophe."""
+        """An apostrophe keeps a spreadsheet from running them."""
         assert _cell(text) == f"'{text}"
 
     @pytest.mark.parametrize("value", ["1.2.840.113619.2.1", "E1", "", 12, None, "a=1"])
     def test_other_cells_stay(self, value: object) -> None:
-        """What is no formula is left alone."""
+        """Other values do not change."""
         assert _cell(value) == value
 
     def test_a_cell_cannot_write_to_a_terminal(self) -> None:
-        """Nor begin another line."""
+        """Nor start another line."""
         assert _cell("\t=1\x1b\n\udcff") == "\\t=1\\x1b\\n\\xff"
 
 
@@ -199,7 +199,7 @@ class TestAtWork:
     """Whether a run is at work."""
 
     async def test_a_running_run_is_not_called_killed(self, commands: Commands, path: Path) -> None:
-        """Both have no end; only one holds the lock."""
+        """Neither has an end, but only a running one holds the lock."""
         with opened(path):
             assert "is at work" in (await commands("status", "--journal", path)).out
             assert (await commands("status", "--journal", path, "-o", "json")).json["at_work"] is True
@@ -211,7 +211,7 @@ class TestAtWork:
         assert (await commands("status", "--journal", path, "-o", "json")).json["at_work"] is False
 
     def test_a_run_that_ends_meanwhile_was_at_work(self, path: Path) -> None:
-        """Between the look at its row and the look at its lock it may end, and was not killed."""
+        """It may end after its row is read and before its lock is tried."""
         with opened(path) as journal, JournalReader.open(path) as reader:
             seen = reader.runs()[-1]
             journal.end_run(0)
@@ -219,13 +219,13 @@ class TestAtWork:
             assert reader.is_running(seen) is True
 
     def test_status_creates_no_file(self, path: Path) -> None:
-        """Where there is no lock, none is made."""
+        """It creates no lock file."""
         path.parent.mkdir()
         assert is_locked(path) is False
         assert list(path.parent.iterdir()) == []
 
     def test_status_does_not_block_a_run(self, path: Path) -> None:
-        """Whoever looks has the lock for a moment, which a run that begins then waits out."""
+        """`status` holds the lock for a moment; a run that starts then waits."""
         opened(path).close()
         held = filelock.FileLock(f"{path}.lock", thread_local=False)
         held.acquire()
@@ -237,13 +237,13 @@ class TestAtWork:
             timer.join()
 
     def test_status_does_not_wait_for_a_run(self, path: Path) -> None:
-        """A run that holds the lock keeps it for hours."""
+        """A run may hold the lock for hours."""
         with opened(path), pytest.raises(JournalBusyError):
             locked(path)
 
 
 async def test_status_during_a_real_run(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """Asked again and again while a run works, it always answers, what it tells adds up, and the run loses nothing."""
+    """It always answers, its counts add up, and the run loses nothing."""
     tree = tmp_path / "tree"
     written = generated(tree, sessions=6, files=1_500, size=1_000, seed=5)
     commands.login(url)
@@ -270,7 +270,7 @@ async def test_status_during_a_real_run(xnat: TestXnat, url: str, commands: Comm
 
 
 def test_status_during_a_checkpoint(path: Path) -> None:
-    """Readers beside a writer and its checkpoints: each sees one moment, and none of them is waited for in vain."""
+    """Each reader sees one moment, and no reader blocks the writer."""
     done = threading.Event()
     looks: list[int] = []
     blocked: list[int] = []
@@ -336,7 +336,7 @@ os.execv(sys.executable, [sys.executable, "-m", "asyncimport", *sys.argv[1:]])
 
 @contextmanager
 def read_only(*places: Path) -> Iterator[None]:
-    """Let nobody write to files or directories, while the block lasts."""
+    """Make files and directories read-only while the block runs."""
     before = {place: stat.S_IMODE(place.stat().st_mode) for place in places}
     try:
         for place in places:
@@ -348,7 +348,7 @@ def read_only(*places: Path) -> Iterator[None]:
 
 
 async def as_others_do(commands: Commands, *words: str | os.PathLike[str]) -> Ended:
-    """Run a command for whom the modes of files count."""
+    """Run a command that respects the modes of files."""
     done = await anyio.run_process(
         [sys.executable, "-c", READ_AS_OTHERS_DO, *words],
         env=commands.env | {"PYTHONDONTWRITEBYTECODE": "1"},
@@ -362,7 +362,7 @@ async def as_others_do(commands: Commands, *words: str | os.PathLike[str]) -> En
     reason="Windows has no modes, and only Linux lets root give its rights away",
 )
 class TestReadOnly:
-    """Where the reader may write nothing."""
+    """Reads without write permission."""
 
     @pytest.fixture
     def commands(self, commands: Commands) -> Commands:
@@ -371,7 +371,7 @@ class TestReadOnly:
         return commands
 
     async def test_a_read_during_a_run(self, commands: Commands, path: Path) -> None:
-        """A run's files may be read-only for others, and so may its directory; what is committed is seen anyhow."""
+        """The files and the directory of a run may be read-only; committed rows are seen."""
         with opened(path) as journal:
             journal.scan.admit([instance("a"), instance("b")])
             for places in ([*path.parent.iterdir()], [path.parent], [*path.parent.iterdir(), path.parent]):
@@ -385,7 +385,7 @@ class TestReadOnly:
             assert names_left(journal) == 3
 
     async def test_a_read_after_a_run(self, commands: Commands, path: Path) -> None:
-        """Its logs are gone, and none can be made."""
+        """The logs no longer exist, and cannot be created."""
         filled(path)
         before = sorted(path.parent.iterdir())
         with read_only(*before, path.parent):
@@ -395,7 +395,7 @@ class TestReadOnly:
         assert sorted(path.parent.iterdir()) == before
 
     async def test_a_read_after_a_kill(self, commands: Commands, path: Path, tmp_path: Path) -> None:
-        """What stands only in the log is read from it; without its index it cannot be, and that is said."""
+        """Rows that are only in the log are read from it; without its index that is an error."""
         copy = tmp_path / "copy"
         with opened(path) as journal:
             journal.scan.admit([instance("a")])

@@ -1,4 +1,4 @@
-"""Drop directories: studies that come while a run watches, and those that are still being written."""
+"""Drop directories: studies that arrive during a watch, and studies that are still being written."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 @pytest.fixture
 def unused_port() -> int:
-    """Give a port that nobody listens at."""
+    """Return a free port."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
@@ -30,7 +30,7 @@ def unused_port() -> int:
 
 
 def drop(place: Path, study: int, count: int, *, age: float = 3600) -> None:
-    """Write a study whose files changed so many seconds ago."""
+    """Write a study whose files are this many seconds old."""
     for number in range(10 * study, 10 * study + count):
         file = write(place / f"{number}", image(number, StudyInstanceUID=f"1.2.{study}", PatientID=f"P{study}"))
         when = time.time() - age
@@ -38,7 +38,7 @@ def drop(place: Path, study: int, count: int, *, age: float = 3600) -> None:
 
 
 def run_over(xnat: TestXnat, kind: str, *, nth: int = 1) -> anyio.Event:
-    """Give an event that is set at the end of the run with the nth request of a kind: it looks for strays then."""
+    """Return an event that is set by the nth request of a kind, which looks for orphans at the end of a run."""
     event = anyio.Event()
 
     def ends() -> None:
@@ -51,7 +51,7 @@ def run_over(xnat: TestXnat, kind: str, *, nth: int = 1) -> anyio.Event:
 async def test_a_watch_uploads_new_studies_until_it_is_stopped(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """It begins with nothing, outlives a server that is overloaded for a while, and logs out at its end."""
+    """It starts without files, survives an overloaded server, and logs out at its end."""
     place = tmp_path / "drop"
     place.mkdir()
     commands.login(url)
@@ -84,7 +84,7 @@ async def output(process: Process) -> Ended:
 
 
 async def after(xnat: TestXnat, runs: int) -> None:
-    """Wait until so many more runs of a watch have looked at the project."""
+    """Wait for this many more runs of a watch."""
     event = anyio.Event()
     xnat.faults.add(Fault("listing", Tell(event.set), path="permissions=edit", nth=runs))
     with anyio.fail_after(60):
@@ -98,7 +98,7 @@ QUICK = ("--watch", "0.05s", "--min-age", "0s")
 async def test_a_watch_logs_in_once_and_writes_one_object(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """It sums up its runs, also what is no longer in the drop directory, and is stopped in its pause."""
+    """The object sums up its runs, with files that are no longer in the directory; the watch is stopped in a pause."""
     place = tmp_path / "drop"
     drop(place / "old", 7, 2)
     commands.login(url)
@@ -131,7 +131,7 @@ async def test_a_watch_logs_in_once_and_writes_one_object(
 
 
 def locked(path: Path) -> bool:
-    """Whether somebody holds a lock."""
+    """Return whether a lock is held."""
     try:
         with filelock.FileLock(path, blocking=False):
             return False
@@ -140,7 +140,7 @@ def locked(path: Path) -> bool:
 
 
 async def test_idle_runs_write_nothing(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """What is there is told when it arrives, and that a file cannot be read once."""
+    """A summary is written when a study arrives, and an unreadable file is reported once."""
     place = tmp_path / "drop"
     drop(place / "a", 1, 2)
     write(place / "a" / "broken", image(19)[:300])
@@ -161,7 +161,7 @@ async def test_idle_runs_write_nothing(xnat: TestXnat, url: str, commands: Comma
 async def test_a_study_without_a_label_does_not_block_others(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """With labels that whole studies decide nothing would be sent: the others are, and that one is told once."""
+    """Outside of a watch, nothing would be sent under labels that whole studies decide. The study is reported once."""
     place = tmp_path / "drop"
     write(place / "x" / "1", image(1, StudyInstanceUID="1.2.1", PatientID=None))
     drop(place / "a", 2, 2)
@@ -183,7 +183,7 @@ async def test_a_study_without_a_label_does_not_block_others(
 
 
 async def test_a_missing_directory_is_waited_for(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """At the beginning, and later: that is told once each time, and the watch goes on when it is back."""
+    """It is reported once, at the start and later, and the watch continues when it is back."""
     place = tmp_path / "drop"
     commands.login(url)
     async with commands.start("upload", place, "-P", "demo", *QUICK) as process:
@@ -209,7 +209,7 @@ async def test_a_missing_directory_is_waited_for(xnat: TestXnat, url: str, comma
 
 
 class Lines:
-    """The lines that a process writes, as they come."""
+    """The lines that a process writes."""
 
     def __init__(self, stream: ByteReceiveStream) -> None:
         self.lines: list[str] = []
@@ -229,7 +229,7 @@ class Lines:
 
 
 async def test_a_server_that_is_away(xnat: TestXnat, commands: Commands, tmp_path: Path, unused_port: int) -> None:
-    """Before the watch has ever logged in, and later: told once, waited for, and gone on with under a new login."""
+    """It is reported once, before the first login and later; the watch waits, and continues with a new login."""
     place = tmp_path / "drop"
     drop(place / "a", 1, 2)
     commands.login(f"http://127.0.0.1:{unused_port}")
@@ -255,7 +255,7 @@ async def test_a_server_that_is_away(xnat: TestXnat, commands: Commands, tmp_pat
 async def test_max_duration_is_for_the_whole_watch(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """It ends in a pause as well as in a run."""
+    """It ends a pause as well as a run."""
     place = tmp_path / "drop"
     drop(place / "a", 1, 2)
     commands.login(url)
@@ -269,7 +269,7 @@ async def test_max_duration_is_for_the_whole_watch(
 
 
 async def test_a_refused_login_ends_a_watch(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """At once, and in the midst of it: more attempts would lock the account."""
+    """More attempts would lock the account."""
     place = tmp_path / "drop"
     drop(place / "a", 1, 2)
     commands.login(url)
@@ -287,7 +287,7 @@ async def test_a_refused_login_ends_a_watch(xnat: TestXnat, url: str, commands: 
 
 @pytest.mark.parametrize("pause", ["0", "0s", "0.0m"])
 async def test_a_watch_without_a_pause_is_refused(url: str, commands: Commands, tmp_path: Path, pause: str) -> None:
-    """It would be a loop without a rest."""
+    """It would be a busy loop."""
     commands.login(url)
     ended = await commands("upload", tmp_path, "-P", "demo", "--watch", pause)
     assert ended.code == 2
