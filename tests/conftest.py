@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,10 @@ class Commands:
 
     def __init__(self, home: Path, server: ForkServer | None = None) -> None:
         self.home = home
+        self.directory: Path | None = None
+        """Where commands run; None: in the directory of the tests."""
+        self.absent: Sequence[str] = ()
+        """Modules that count as not installed, where commands are forked."""
         self._server = server
         self.env: dict[str, str] = {
             name: value
@@ -119,8 +123,8 @@ class Commands:
 
     async def _open(self, words: list[str]) -> Process:
         if self._server is not None and self._server.is_alike(self.env):
-            return ForkedProcess(self._server, "asyncimport", words, self.env)
-        return await anyio.open_process([sys.executable, "-m", "asyncimport", *words], env=self.env)
+            return ForkedProcess(self._server, "asyncimport", words, self.env, self.directory, self.absent)
+        return await anyio.open_process([sys.executable, "-m", "asyncimport", *words], env=self.env, cwd=self.directory)
 
 
 @pytest.fixture(scope="session")

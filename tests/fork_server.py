@@ -77,9 +77,15 @@ class ForkServer:
         env: Mapping[str, str] | None = None,
         *,
         new_session: bool = False,
+        directory: Path | None = None,
+        absent: Sequence[str] = (),
     ) -> Forked:
-        """Run a module, as `python -m` does, with three open files as its input, output and error output."""
+        """Run a module, as `python -m` does, with three open files as its input, output and error output.
+
+        `absent` modules cannot be imported, as if they were not installed.
+        """
         request = {"module": module, "words": words, "env": self._env if env is None else dict(env)}
+        request |= {"directory": str(directory or self._directory), "absent": list(absent)}
         report, theirs = socket.socketpair()
         with theirs:
             message = json.dumps(request | {"new_session": new_session}).encode()
@@ -131,6 +137,8 @@ class _Request:
             os.close(file)
         if self.message["new_session"]:
             os.setsid()
+        os.chdir(self.message["directory"])
+        sys.modules.update(dict.fromkeys(self.message["absent"]))
         sys.path[0] = str(Path.cwd())
         if _SUPPORT in os.environ.get("PYTHONPATH", "").split(os.pathsep):
             sys.path.insert(1, _SUPPORT)

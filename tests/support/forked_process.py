@@ -3,8 +3,9 @@
 import os
 import select
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 from anyio.abc import ByteReceiveStream, ByteSendStream, Process
@@ -61,10 +62,20 @@ class WriteEnd(ByteSendStream):
 class ForkedProcess(Process):
     """A module that runs in a process of its own, with pipes to this one."""
 
-    def __init__(self, server: ForkServer, module: str, words: list[str], env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        server: ForkServer,
+        module: str,
+        words: list[str],
+        env: Mapping[str, str],
+        directory: Path | None,
+        absent: Sequence[str],
+    ) -> None:
         pipes = [os.pipe() for _ in range(3)]
         (their_in, our_in), (our_out, their_out), (our_err, their_err) = pipes
-        self._forked: Forked = server.start(module, words, [their_in, their_out, their_err], env)
+        self._forked: Forked = server.start(
+            module, words, [their_in, their_out, their_err], env, directory=directory, absent=absent
+        )
         for file in (their_in, their_out, their_err):
             os.close(file)
         self._stdin, self._stdout, self._stderr = WriteEnd(our_in), ReadEnd(our_out), ReadEnd(our_err)
