@@ -60,37 +60,18 @@ def _words(*names: str) -> dict[str, str]:
     return {spelling: name for name in names for spelling in (name, name[0])}
 
 
+_BORN = "PatientBirthDate"
+_SEXES = _words("male", "female", "other", "unknown")
+_HANDS = _words("left", "right", "ambidextrous", "unknown")
+
 FIELDS: Mapping[str, Field] = {
     one.name: one
     for one in (
-        Field(
-            "gender",
-            Kind.WORD,
-            ("sex", "PatientSex"),
-            _words("male", "female", "other", "unknown"),
-            keyword="PatientSex",
-        ),
-        Field(
-            "dob",
-            Kind.DATE,
-            ("birth_date", "date_of_birth", "birthday", "PatientBirthDate"),
-            keyword="PatientBirthDate",
-        ),
-        Field(
-            "yob",
-            Kind.INTEGER,
-            ("birth_year", "year_of_birth"),
-            lowest=_FIRST_YEAR,
-            highest=9999,
-            keyword="PatientBirthDate",
-        ),
+        Field("gender", Kind.WORD, ("sex", "PatientSex"), _SEXES, keyword="PatientSex"),
+        Field("dob", Kind.DATE, ("birth_date", "date_of_birth", "birthday", _BORN), keyword=_BORN),
+        Field("yob", Kind.INTEGER, ("birth_year", "year_of_birth"), lowest=_FIRST_YEAR, highest=9999, keyword=_BORN),
         Field("age", Kind.INTEGER, ("age_years",), highest=130, keyword="PatientAge"),
-        Field(
-            "handedness",
-            Kind.WORD,
-            ("hand", "dominant_hand"),
-            _words("left", "right", "ambidextrous", "unknown"),
-        ),
+        Field("handedness", Kind.WORD, ("hand", "dominant_hand"), _HANDS),
         Field("education", Kind.INTEGER, ("education_years", "years_of_education"), highest=30),
         Field("educationDesc", Kind.TEXT, ("education_description",)),
         Field("race", Kind.TEXT),

@@ -125,14 +125,17 @@ async def decide(
         return None
     study_filter = request.study_filter
     if plan_rules.selects_studies:
-        study_filter = study_filter.only(
-            {row.study_uid for row in plan.rows if not row.skip},
-            {row.study_uid for row in plan.rows},
+        study_filter = replace(
+            study_filter,
+            studies={row.study_uid for row in plan.rows if not row.skip},
+            known={row.study_uid for row in plan.rows},
             faulty={one.study_uid: one.text for one in plan.problems if one.is_error},
             waiting=plan.waiting,
             left_out=plan.left_out,
-            has_limit=request.max_sessions is not None,
         )
+        if request.max_sessions is None:
+            reason = "it appeared after the scan, and may still be being written"
+            study_filter = replace(study_filter, limit_reason=reason)
     if is_strict:
         fallback = routes if isinstance(routes, PlannedRoutes) else None
         routes = PlannedRoutes(plan.rows, faulty=plan.faulty, left_out=plan.left_out, fallback=fallback)

@@ -19,7 +19,7 @@ from asyncimport.routing import EVERYTHING, PlanProblem, ProblemCode, Router, St
 from asyncimport.routing.plan_file import PlanRow, write_plan
 from asyncimport.routing.plan_split import split
 from asyncimport.source.folder import FileSource
-from asyncimport.system.output_files import check_output, hint_for, replacing
+from asyncimport.system.output_files import check_output, output_errors, replacing
 
 _LABELS_BY_SOURCE = PlanProblem(
     ProblemCode.LABELS_BY_SOURCE,
@@ -116,20 +116,16 @@ def _targets(path: Path, parts: int) -> list[Path]:
 def _check_targets(targets: Sequence[Path]) -> None:
     """Check, before the scan, that plans can be written there. Raises: UsageError."""
     for target in targets:
-        try:
+        with output_errors("--out", target):
             check_output(target)
-        except OSError as error:
-            raise _unwritable(target, error) from error
 
 
 def _write(targets: Sequence[Path], parts: Sequence[Sequence[PlanRow]], *, force: bool) -> None:
     """Write a plan or its parts: all of them, or none if one would replace another plan. Raises: UsageError."""
     contents = [(target, write_plan(rows).encode("utf-8-sig")) for target, rows in zip(targets, parts, strict=True)]
     for target, content in contents:
-        try:
+        with output_errors("--out", target):
             old = target.read_bytes() if target.is_file() and not force else content
-        except OSError as error:
-            raise _unwritable(target, error) from error
         if old.strip() and old != content:
             lost = len(set(old.splitlines()) - set(content.splitlines()))
             raise UsageError(
@@ -137,13 +133,5 @@ def _write(targets: Sequence[Path], parts: Sequence[Sequence[PlanRow]], *, force
                 hint="name another file, or --force to replace it with whatever was edited in it",
             )
     for target, content in contents:
-        try:
-            with replacing(target) as file:
-                file.write(content)
-        except OSError as error:
-            raise _unwritable(target, error) from error
-
-
-def _unwritable(target: Path, error: OSError) -> UsageError:
-    hint = hint_for(error, "give a file in a directory that you may write to")
-    return UsageError(f"--out {target} cannot be written: {error.strerror}", hint=hint)
+        with output_errors("--out", target), replacing(target) as file:
+            file.write(content)

@@ -38,7 +38,7 @@ from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.images import upload_images
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
-from asyncimport.system.output_files import check_output, hint_for, replacing
+from asyncimport.system.output_files import check_output, output_errors, replacing
 from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
@@ -225,32 +225,20 @@ async def _delete(client: Client, orphan: Orphan) -> str:
 
 def check_place(path: Path) -> None:
     """Check, before anything else, that the list can be written there. Raises: UsageError."""
-    try:
+    with output_errors("--safe-to-delete", path):
         check_output(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"--safe-to-delete {path} cannot be written: {error.strerror}",
-        hint=hint_for(error, "give a file in a directory that you may write to"),
-    )
 
 
 def _write_paths(path: Path, reader: JournalReader, result: VerifyResult) -> int:
     """Write the paths of unchanged files, one a line, and return their number; no path with a line end is written."""
     count = 0
-    try:
-        with replacing(path) as file:
-            seen = chain(verified_sources(reader, result.findings), verified_attachments(result.resources))
-            for found, is_unchanged in seen:
-                raw = os.fsencode(found.path)
-                if is_unchanged and b"\n" not in raw:
-                    file.write(raw + b"\n")
-                    count += 1
-                else:
-                    result.kept_back += 1
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    with output_errors("--safe-to-delete", path), replacing(path) as file:
+        seen = chain(verified_sources(reader, result.findings), verified_attachments(result.resources))
+        for found, is_unchanged in seen:
+            raw = os.fsencode(found.path)
+            if is_unchanged and b"\n" not in raw:
+                file.write(raw + b"\n")
+                count += 1
+            else:
+                result.kept_back += 1
     return count

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from asyncimport.errors import AsyncimportError
-from asyncimport.model import Orphan, Summary
+from asyncimport.model import Orphan, Session, Summary
 from asyncimport.model.events import Event
 
 
@@ -47,3 +47,13 @@ LineFormat = Callable[[float, Entry], Iterator[str]]
 def text_of_path(path: str) -> str:
     """Return a path as text, with invalid bytes escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def session_names(session: Session) -> dict[str, str]:
+    """Return the names of a session as they are in events and receipts."""
+    return {
+        "project": session.project,
+        "subject": session.subject,
+        "session": session.label,
+        "study_uid": session.study_uid,
+    }

@@ -37,7 +37,7 @@ from asyncimport.model.events import (
     SessionFound,
     Settling,
 )
-from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted, text_of_path
+from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted, session_names, text_of_path
 
 
 def as_json(now: float, entry: Entry) -> Iterator[str]:
@@ -104,8 +104,7 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
                 "taken": entry.taken,
             }
         case Orphan(session=session, uri=uri, status=status):
-            names = {"project": session.project, "subject": session.subject, "session": session.label}
-            yield {"event": "stray_found", **names, "study_uid": session.study_uid, "uri": uri, "status": status}
+            yield {"event": "stray_found", **session_names(session), "uri": uri, "status": status}
         case EventsLost(events=count):
             yield {"event": "events_lost", "count": count}
         case RunEnded(run=run, exit_code=code, error=error, summary=summary):
@@ -153,14 +152,7 @@ def _filed(resource: Resource, filed: AttachmentResult) -> dict[str, object]:
 
 
 def _names(delivery: Delivery) -> dict[str, object]:
-    session = delivery.session
-    return {
-        "project": session.project,
-        "subject": session.subject,
-        "session": session.label,
-        "study_uid": session.study_uid,
-        "delivery": delivery.number,
-    }
+    return {**session_names(delivery.session), "delivery": delivery.number}
 
 
 def _counts(summary: Summary) -> dict[str, object]:

@@ -47,7 +47,6 @@ class Totals:
     scanned: int = 0
     scanning: bool = True
     waiting: int = 0
-    waiting_size: int = 0
     stored: int = 0
     stored_size: int = 0
     refused: int = 0
@@ -74,9 +73,8 @@ class Totals:
         match event:
             case Scanned(files=files):
                 self.scanned += files
-            case Admitted(files=files, size=size):
+            case Admitted(files=files):
                 self.waiting += files
-                self.waiting_size += size
             case ScanFinished(gone=gone, unsent=unsent):
                 self.scanning = False
                 self.gone, self.gone_unsent = gone, unsent
@@ -92,9 +90,8 @@ class Totals:
                             self.failed += 1
                         case Withheld():
                             self.held += 1
-            case SessionFound(files=files, size=size):
+            case SessionFound(files=files):
                 self.waiting -= files
-                self.waiting_size -= size
                 self.found += files
             case Notice(reason=reason):
                 self.notices.append(reason)

@@ -4,27 +4,21 @@ They are written from the journal, so they also cover files of a run that was ki
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from asyncimport.errors import AsyncimportError, UsageError
+from asyncimport.errors import AsyncimportError
 from asyncimport.journal import JournalReader, StoredInstance
-from asyncimport.model import Session
+from asyncimport.reporting.entries import session_names, text_of_path
 from asyncimport.source.bytes_on_disk import compute_sha256
-from asyncimport.system.output_files import check_output, hint_for, replacing
+from asyncimport.system.output_files import check_output, output_errors, replacing
 
 
 def check_receipts(path: Path) -> None:
     """Check, before anything is sent, that receipts can be written there. Raises: UsageError."""
-    try:
+    with output_errors("--receipts", path):
         check_output(path)
-    except OSError as error:
-        raise UsageError(
-            f"--receipts {path} cannot be written: {error.strerror}",
-            hint=hint_for(error, "give a file in a directory that you may write to"),
-        ) from error
 
 
 def write_receipts(path: Path, reader: JournalReader) -> None:
@@ -47,10 +41,10 @@ def _lines(reader: JournalReader) -> Iterator[Mapping[str, object]]:
         sha256, of = _digest(stored)
         yield {
             "kind": "file",
-            **_names(stored.session),
+            **session_names(stored.session),
             "series_uid": stored.series_uid,
             "sop_uid": stored.sop_uid,
-            "path": _text(stored.file.path),
+            "path": text_of_path(stored.file.path),
             "bytes": stored.file.size,
             "sha256": sha256,
             "sha256_of": of,
@@ -62,10 +56,10 @@ def _lines(reader: JournalReader) -> Iterator[Mapping[str, object]]:
     for row in reader.stored_attachments():
         yield {
             "kind": "attachment",
-            **_names(row.session),
+            **session_names(row.session),
             "resource": row.resource,
             "name": row.name,
-            "path": _text(row.file.path),
+            "path": text_of_path(row.file.path),
             "bytes": row.file.size,
             "md5": row.md5,
             "time": _time(row.settled_at),
@@ -84,7 +78,7 @@ def _lines(reader: JournalReader) -> Iterator[Mapping[str, object]]:
                 yield {"kind": "created", "what": "session", "uri": one.archive_uri, "sure": sure, "run": str(one.run)}
             yield {
                 "kind": "session",
-                **_names(one.session),
+                **session_names(one.session),
                 "delivery": one.number,
                 "files": one.files,
                 "prearchive_uri": uri,
@@ -107,19 +101,6 @@ def _digest(stored: StoredInstance) -> tuple[str | None, str | None]:
         return None, None
     sha256, is_what_was_sent = found
     return sha256.hex(), "sent" if is_what_was_sent else "file"
-
-
-def _names(session: Session) -> dict[str, str]:
-    return {
-        "project": session.project,
-        "subject": session.subject,
-        "session": session.label,
-        "study_uid": session.study_uid,
-    }
-
-
-def _text(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _time(seconds: float | None) -> str | None:

@@ -10,10 +10,9 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
-from asyncimport.errors import UsageError
 from asyncimport.model.events import AttachmentsStored, OutcomesRecorded
 from asyncimport.reporting.entries import Entry, EventsLost, LineFormat
-from asyncimport.system.output_files import hint_for, open_output
+from asyncimport.system.output_files import open_output, output_errors
 
 # Outcomes of files that may wait to be written: some ten megabytes, or seconds of the fastest run.
 _MOST_WAITING = 20_000
@@ -127,13 +126,8 @@ def _weight(entry: Entry) -> int:
 @contextmanager
 def append_lines(path: Path, option: str) -> Iterator[Callable[[str], None]]:
     """Open a file, readable by its owner only, and yield a function that appends lines to it. Raises: UsageError."""
-    try:
+    with output_errors(option, path):
         file = open_output(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    except OSError as error:
-        raise UsageError(
-            f"{option} {path} cannot be written: {error.strerror}",
-            hint=hint_for(error, "give a file in a directory that you may write to"),
-        ) from error
 
     def write(text: str) -> None:
         rest = memoryview(text.encode())

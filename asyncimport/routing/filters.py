@@ -3,7 +3,7 @@
 import fnmatch
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from asyncimport.model import Session
@@ -52,28 +52,6 @@ class StudyFilter:
     def needs_path(self) -> bool:
         """Whether it selects by path."""
         return self.include is not None
-
-    def only(
-        self,
-        studies: Collection[str],
-        known: Collection[str],
-        *,
-        faulty: Mapping[str, str],
-        waiting: Mapping[str, str],
-        left_out: Mapping[str, str],
-        has_limit: bool,
-    ) -> "StudyFilter":
-        """Return the filter for these studies only, of those that a plan knows."""
-        reason = self.limit_reason if has_limit else "it appeared after the scan, and may still be being written"
-        return replace(
-            self,
-            studies=studies,
-            known=known,
-            faulty=faulty,
-            waiting=waiting,
-            left_out=left_out,
-            limit_reason=reason,
-        )
 
     def rejection_reason(self, fields: Mapping[str, str], path: str) -> str:
         """Return why a file with these header fields and this path below SOURCE is not selected, or ""."""

@@ -33,7 +33,6 @@ _OPTION = "--path-pattern"
 _EXAMPLE = "write a pattern of the path below SOURCE, such as '{subject}/{session}/**'"
 _TOKEN = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<name>[^{}]*)\}|(?P<star>\*+)|(?P<text>[^{}*]+)|(?P<odd>[{}])")
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LABELS = frozenset({"project", "subject", "session"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +98,6 @@ class PathPattern:
         if match is None:
             raise UnroutableError(f"its path does not match {_OPTION}")
         return match.groups()
-
-    @property
-    def session_depth(self) -> int | None:
-        """Return how many directories below the source root decide `{session}`; see `depth`."""
-        return self.depth({"session"}, _LABELS)
 
     def depth(self, names: AbstractSet[str], distinct: AbstractSet[str]) -> int | None:
         """Return how many directories below the source root decide these fields, so that no two give the same values.

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from asyncimport.errors import UsageError
+
 _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _ROOT = 0
@@ -35,6 +37,18 @@ class UntrustedError(OSError):
 def hint_for(error: OSError, otherwise: str) -> str:
     """Return the hint of an error, or `otherwise` if it has none."""
     return error.hint if isinstance(error, UntrustedError) else otherwise
+
+
+@contextmanager
+def output_errors(option: str, path: Path) -> Iterator[None]:
+    """Report that the file of an option cannot be written. Raises: UsageError for an OSError of the block."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{option} {path} cannot be written: {error.strerror}",
+            hint=hint_for(error, "give a file in a directory that you may write to"),
+        ) from error
 
 
 def real_path(path: Path) -> Path:

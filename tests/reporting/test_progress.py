@@ -65,7 +65,7 @@ OUTCOMES: tuple[Outcome, ...] = (
     [
         ([], {}),
         ([Scanned(5, 5000), Scanned(7, 1)], {"scanned": 12}),
-        ([Admitted(3, 3000), Admitted(2, 500)], {"waiting": 5, "waiting_size": 3500}),
+        ([Admitted(3, 3000), Admitted(2, 500)], {"waiting": 5}),
         ([ScanFinished(4, 1)], {"scanning": False, "gone": 4, "gone_unsent": 1}),
         ([OutcomesRecorded(OUTCOMES)], {"stored": 2, "stored_size": 1234, "refused": 1, "failed": 2}),
         ([OutcomesRecorded(())], {}),

@@ -143,7 +143,7 @@ def test_mistakes(pattern: str, words: str) -> None:
 )
 def test_session_depth(pattern: str, expected: int | None) -> None:
     """How deep the session lies is known when all directories above it are, and no two can give the same."""
-    assert PathPattern.parse(pattern).session_depth == expected
+    assert PathPattern.parse(pattern).depth({"session"}, {"project", "subject", "session"}) == expected
 
 
 COMPONENT = st.text(st.characters(exclude_characters="/"), min_size=1)
