@@ -15,8 +15,7 @@ from pathlib import Path
 from time import process_time
 
 import pytest
-from test_dicom import TEXT, data_set, encoded, part10
-from test_malformed_dicom import packaged
+from dicom_files import TEXT, data_set, encoded, packaged, part10, tarred, zipped
 
 from asyncimport.dicom import begins_dicom
 from asyncimport.source.archives import container_kind, container_reason, looks_like_container
@@ -24,31 +23,6 @@ from asyncimport.source.archives import container_kind, container_reason, looks_
 IMAGE = part10(data_set())
 BARE = encoded(data_set())
 MIB = 1 << 20
-
-
-def zipped(*members: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """Make a zip with a directory and these members."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        archive.mkdir("ROENTGEN")
-        for number, member in enumerate(members):
-            archive.writestr(f"ROENTGEN/{number}.dcm", member)
-    return buffer.getvalue()
-
-
-def tarred(*members: bytes, form: int = tarfile.PAX_FORMAT) -> bytes:
-    """Make a tar with a directory, a link and these members."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
-        for name, kind in (("ROENTGEN", tarfile.DIRTYPE), ("link", tarfile.SYMTYPE)):
-            entry = tarfile.TarInfo(name)
-            entry.type = kind
-            archive.addfile(entry)
-        for number, member in enumerate(members):
-            entry = tarfile.TarInfo(f"ROENTGEN/{number}-{'x' * 120 if form != tarfile.USTAR_FORMAT else ''}.dcm")
-            entry.size = len(member)
-            archive.addfile(entry, io.BytesIO(member))
-    return buffer.getvalue()
 
 
 def streamed(*members: bytes) -> bytes:
@@ -122,18 +96,6 @@ def claiming_memory(dictionary: int) -> bytes:
     packed[packed.index(b"\x21\x01", 12) + 2] = dictionary
     packed[end - 4 : end] = zlib.crc32(packed[12 : end - 4]).to_bytes(4, "little")
     return bytes(packed)
-
-
-@pytest.fixture
-def kind(tmp_path: Path) -> Callable[[bytes], str | None]:
-    """Return a function that asks for the kind of a file with that content."""
-
-    def ask(content: bytes) -> str | None:
-        path = tmp_path / "file"
-        path.write_bytes(content)
-        return container_kind(str(path))
-
-    return ask
 
 
 Kind = Callable[[bytes], str | None]
@@ -253,7 +215,7 @@ def test_a_bomb_is_not_unpacked(kind: Kind) -> None:
     assert kind(claim.tobuf(tarfile.GNU_FORMAT) + bytes(17 * MIB)) is None
 
 
-def test_only_so_many_members_are_looked_at(kind: Kind) -> None:
+def test_a_limited_number_of_members_is_read(kind: Kind) -> None:
     """A tree of texts, packed, must not cost more than a look at some of them."""
     texts = [b"text"] * 256
     assert kind(tarred(*texts, IMAGE)) is None
@@ -263,7 +225,7 @@ def test_only_so_many_members_are_looked_at(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(("first", "name"), [(IMAGE, "zip"), (TEXT, None)])
-def test_of_a_huge_zip_the_first_member_counts(kind: Kind, first: bytes, name: str | None) -> None:
+def test_of_a_huge_zip_only_the_first_member_counts(kind: Kind, first: bytes, name: str | None) -> None:
     """A directory of millions of members would fill the memory: it is not read."""
     for content in zipped(first), zipped(first, method=zipfile.ZIP_STORED), streamed(first):
         huge = bytearray(content[content.rindex(b"PK\x03\x04") :])
@@ -291,14 +253,14 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("content", "name"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_archive_ends_in_an_answer_soon(kind: Kind, content: bytes, name: str | None) -> None:
+def test_a_hostile_archive_is_judged_quickly(kind: Kind, content: bytes, name: str | None) -> None:
     """None is read for long, whatever it is made of, and none brings the scan down."""
     began = process_time()
     assert kind(content) == name
     assert process_time() - began < 20
 
 
-def test_an_xz_that_claims_much_memory_is_told(kind: Kind) -> None:
+def test_an_xz_that_claims_much_memory_is_reported(kind: Kind) -> None:
     """It may hold DICOM, and nobody can say so: 4 GiB for its dictionary are not given to it."""
     assert kind(claiming_memory(30)) == "xz"
     told = kind(claiming_memory(40))

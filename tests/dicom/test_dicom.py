@@ -13,27 +13,35 @@ import sys
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pydicom
 import pytest
+from dicom_files import (
+    EXPECTED,
+    PATIENT,
+    PREAMBLE,
+    TEXT,
+    UIDS,
+    by_pydicom,
+    contents,
+    data_set,
+    encoded,
+    meta,
+    outcome,
+    part10,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import datadict
 from pydicom.charset import python_encoding
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
-from pydicom.multival import MultiValue
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     JPEG2000,
-    UID,
-    CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -47,7 +55,6 @@ from asyncimport.dicom import (
     SERIES_FIELDS,
     STUDY_FIELDS,
     Identity,
-    Unidentified,
     encoding,
     fast_header,
     header,
@@ -57,129 +64,6 @@ from asyncimport.dicom import (
 from asyncimport.dicom.identity import make_identity
 
 BUNDLED = sorted(path for path in (Path(pydicom.__file__).parent / "data").rglob("*") if path.is_file())
-PREAMBLE = bytes(128) + b"DICM"
-PATIENT = "Roentgen^Wilhelm"
-UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let pydicom warn of what it likes while the test itself writes or reads with it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def data_set(**values: object) -> Dataset:
-    """Make a small data set; a value of None leaves the element out."""
-    everything: dict[str, object] = {
-        "SOPClassUID": CTImageStorage,
-        "SOPInstanceUID": "1.2.3.4",
-        "StudyDate": "18951108",
-        "Modality": "CT",
-        "StudyDescription": "Hand",
-        "PatientName": PATIENT,
-        "PatientID": "W-1",
-        "StudyInstanceUID": "1.2.3",
-        "SeriesInstanceUID": "1.2.3.9",
-        "SeriesNumber": "7",
-        "Rows": 1,
-        "Columns": 2,
-        "PixelData": bytes(2),
-    }
-    made = Dataset()
-    with quiet():
-        for keyword, value in (everything | values).items():
-            if keyword == "PixelData" and value is not None:
-                made.add_new(0x7FE0_0010, "OW", value)
-            elif value is not None:
-                setattr(made, keyword, value)
-    return made
-
-
-EXPECTED = Identity(
-    "1.2.3.4",
-    "1.2.3",
-    "1.2.3.9",
-    {
-        "SOPClassUID": CTImageStorage,
-        "SOPInstanceUID": "1.2.3.4",
-        "StudyDate": "18951108",
-        "Modality": "CT",
-        "StudyDescription": "Hand",
-        "PatientName": PATIENT,
-        "PatientID": "W-1",
-        "StudyInstanceUID": "1.2.3",
-        "SeriesInstanceUID": "1.2.3.9",
-        "SeriesNumber": "7",
-    },
-)
-
-
-def mark_undefined(made: Dataset) -> None:
-    """Let the elements have no length whose sequences shall have none, as pydicom's writer asks only the former."""
-    for element in made:
-        if element.VR == "SQ":
-            element.is_undefined_length = getattr(element.value, "is_undefined_length", False)
-            for item in element.value:
-                mark_undefined(item)
-
-
-def encoded(made: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
-    """Encode the data set alone."""
-    mark_undefined(made)
-    buffer = DicomBytesIO()
-    buffer.is_implicit_VR = syntax == ImplicitVRLittleEndian
-    buffer.is_little_endian = syntax != ExplicitVRBigEndian
-    with quiet():
-        write_dataset(buffer, made)
-    return buffer.getvalue()
-
-
-def meta(syntax: str | None = ExplicitVRLittleEndian, **values: object) -> bytes:
-    """Encode file meta information without its group length."""
-    made = FileMetaDataset()
-    made.MediaStorageSOPClassUID = CTImageStorage
-    made.MediaStorageSOPInstanceUID = UID("1.2.3.4")
-    if syntax is not None:
-        made.TransferSyntaxUID = UID(syntax)
-    for keyword, value in values.items():
-        setattr(made, keyword, value)
-    return encoded(made)
-
-
-def part10(made: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
-    """Make a whole file, as pydicom writes it."""
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = UID(syntax)
-    buffer = io.BytesIO()
-    with quiet():
-        made.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def outcome(decide: Callable[[], Identity | None]) -> Identity | tuple[str, str] | None:
-    """Return what comes of it, raised or not, as something to compare."""
-    try:
-        return decide()
-    except Unidentified as error:
-        return type(error).__name__, error.reason
-
-
-def by_pydicom(content: bytes) -> Identity | None:
-    """Identify by reading the whole header with pydicom and nothing else: the oracle."""
-
-    def text(value: object) -> str:
-        values = value if isinstance(value, MultiValue) else [value]
-        return "\\".join(str(one).strip(" \0") for one in values)
-
-    with quiet():
-        header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, force=True)
-        fields = {keyword: text(header.get(keyword)) for keyword in FIELDS if header.get(keyword) is not None}
-    fields = {keyword: value for keyword, value in fields.items() if value}
-    if not fields.keys() >= set(UIDS):
-        return None
-    return Identity(fields["SOPInstanceUID"], fields["StudyInstanceUID"], fields["SeriesInstanceUID"], fields)
 
 
 def by_peek(content: bytes) -> Identity | None:
@@ -243,7 +127,7 @@ def test_pydicom_is_imported_only_when_asked() -> None:
 # The peek against pydicom
 
 
-def test_peek_agrees_with_pydicom_or_declines_on_all_bundled_files() -> None:
+def test_the_fast_reader_agrees_or_declines_on_all_bundled_files() -> None:
     """On every file that pydicom brings along the peek gives pydicom's whole identity, or None."""
     counts: Counter[str] = Counter()
     for path in BUNDLED:
@@ -272,96 +156,9 @@ def test_identify_agrees_with_pydicom_on_all_bundled_files() -> None:
     assert identified > 150
 
 
-WORDS = st.text(st.characters(codec="ascii", exclude_characters="\\=", categories=("L", "N", "P", "Zs")), max_size=16)
-DOTTED = st.lists(st.integers(0, 99999), min_size=2, max_size=9).map(lambda parts: ".".join(map(str, parts)))
-CHARSETS = st.sampled_from(
-    ["", *fast_header._CODECS, "\\ISO 2022 IR 87", "ISO 2022 IR 6\\ISO 2022 IR 149", "ISO IR 100", "X"]
-)
-PADDING = st.sampled_from(["", "", " ", "\0", "  \0"])
-
-
-def put(made: Dataset, keyword: str, value: object) -> None:
-    """Set a value that pydicom may find odd."""
-    with quiet():
-        setattr(made, keyword, value)
-
-
-@st.composite
-def headers(draw: st.DrawFn) -> tuple[Dataset, str]:
-    """Draw a header with what real ones have before the UIDs: private groups, sequences, padding."""
-    made = data_set(**{uid: draw(DOTTED) for uid in UIDS})
-    charset = draw(CHARSETS)
-    if charset:
-        put(made, "SpecificCharacterSet", charset.split("\\"))
-    for keyword in draw(st.sets(st.sampled_from(sorted(FIELDS)))):
-        vr = datadict.dictionary_VR(FIELDS[keyword])
-        if vr in {"LO", "SH", "LT"}:
-            values = draw(st.lists(WORDS, min_size=1, max_size=3 if keyword == "OtherPatientIDs" else 1))
-            put(made, keyword, [draw(PADDING) + value + draw(PADDING) for value in values])
-        elif vr == "PN":
-            put(
-                made,
-                keyword,
-                draw(st.sampled_from(["A^B", "A^B^^^ ", "A=B=", "", "Müller^Jürgen", "Иванов^И"])),
-            )
-        elif vr == "UI":
-            put(made, keyword, draw(DOTTED) + draw(PADDING))
-    for group in draw(st.sets(st.sampled_from([0x0009, 0x0011, 0x0019, 0x0021]))):
-        block = made.private_block(group, "ACME", create=True)
-        block.add_new(1, "OB", draw(st.binary(max_size=40)))
-        block.add_new(2, "LO", draw(WORDS))
-        block.add_new(3, "FD", 1.5)
-        block.add_new(4, "SQ", draw(sequences()))
-    for keyword in draw(st.sets(st.sampled_from(["ReferencedStudySequence", "ReferencedImageSequence"]))):
-        setattr(made, keyword, draw(sequences()))
-    return made, draw(st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian]))
-
-
-@st.composite
-def sequences(draw: st.DrawFn, depth: int = 2) -> Sequence:
-    """Draw a sequence whose items hold elements that are ours at the top, and further sequences."""
-    items = []
-    for _ in range(draw(st.integers(0, 2))):
-        item = Dataset()
-        item.is_undefined_length_sequence_item = draw(st.booleans())
-        item.ReferencedSOPInstanceUID = draw(DOTTED)
-        if draw(st.booleans()):
-            item.StudyInstanceUID = draw(DOTTED)
-        if depth and draw(st.booleans()):
-            item.RelatedSeriesSequence = draw(sequences(depth=depth - 1))
-        items.append(item)
-    sequence = Sequence(items)
-    sequence.is_undefined_length = draw(st.booleans())
-    return sequence
-
-
-# What may stand before the meta information or the data set, though it should not or need not: a command element,
-# an element of group 0001, group lengths that are right, wrong or no number.
-BEFORE_META = st.sampled_from(
-    [
-        *(b"", b"", b"\0\0\0\0\x04\0\0\0\0\0\0\0", b"\x01\0\x10\0LO\x02\0ab"),
-        *(b"\x02\0\0\0UL\x04\0\x64\0\0\0", b"\x02\0\0\0UL\x02\0\x64\0", b"\x02\0\0\0OB\0\0\x02\0\0\0\0\0"),
-    ]
-)
-BEFORE_DATA = st.sampled_from(
-    [
-        *(b"", b"", b"\0\0\0\x01\x02\0\0\0\x01\0"),
-        *(b"\x08\0\0\0UL\x04\0\x64\0\0\0", b"\x08\0\0\0\x04\0\0\0\x64\0\0\0", b"\x08\0\x01\0UL\x04\0\x64\0\0\0"),
-    ]
-)
-
-
-@st.composite
-def contents(draw: st.DrawFn) -> bytes:
-    """Draw a file, with or without a preamble, of a drawn header."""
-    made, syntax = draw(headers())
-    start = draw(st.sampled_from([PREAMBLE, PREAMBLE, b""])) + draw(BEFORE_META) + meta(syntax)
-    return start + draw(BEFORE_DATA) + encoded(made, syntax)
-
-
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(contents())
-def test_peek_agrees_with_pydicom_or_declines_on_any_header(content: bytes) -> None:
+def test_the_fast_reader_agrees_or_declines_on_any_header(content: bytes) -> None:
     """Whatever a header holds, the peek gives pydicom's identity or declines."""
     fast = by_peek(content)
     assert fast is None or fast == by_pydicom(content)
@@ -393,7 +190,7 @@ def test_damage_ends_in_an_identity_or_in_a_reason(
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-def test_what_came_before_changes_nothing(syntax: str) -> None:
+def test_the_file_before_changes_nothing(syntax: str) -> None:
     """The peek remembers the file before. Of one with any other byte, or a cut, it gives what it would give alone."""
     before = PREAMBLE + meta(syntax) + encoded(data_set(ProtocolName="T1"), syntax)
     changed = (bytes([*before[:at], before[at] ^ 1, *before[at + 1 :]]) for at in range(128, len(before)))
@@ -563,7 +360,7 @@ def test_names_in_their_character_set(file: Callable[[bytes], Path], charset: st
         pytest.param((b"\x20\0\x0e\0", b"\xfe\xff\xdd\xe0"), id="delimiter without its sequence"),
     ],
 )
-def test_peek_declines_what_it_does_not_know(damaged: tuple[bytes, bytes]) -> None:
+def test_the_fast_reader_declines_what_it_does_not_know(damaged: tuple[bytes, bytes]) -> None:
     """Each of these leads pydicom somewhere else, so the peek must leave it to pydicom."""
     sound = part10(data_set(SpecificCharacterSet=["ISO 2022 IR 6", "ISO 2022 IR 87"], StudyID="A 12"))
     assert by_peek(sound) is not None
@@ -615,9 +412,6 @@ def zipped() -> bytes:
     return buffer.getvalue()
 
 
-TEXT = b"It was a dark and stormy night; the rain fell in torrents, except at occasional intervals.\n" * 20
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -646,7 +440,7 @@ def test_an_empty_file(file: Callable[[bytes], Path]) -> None:
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
-def test_a_dicomdir_is_told_by_its_content(file: Callable[[bytes], Path], syntax: str) -> None:
+def test_a_dicomdir_is_recognised_by_its_content(file: Callable[[bytes], Path], syntax: str) -> None:
     """A DICOMDIR is an index: by its class, or by its records when the class is missing."""
     made = Dataset()
     made.FileSetID = "DISC"
@@ -677,7 +471,7 @@ def test_a_missing_uid_is_named(file: Callable[[bytes], Path], syntax: str, uid:
         pytest.param(meta(DeflatedExplicitVRLittleEndian) + TEXT, id="deflated, but it is not"),
     ],
 )
-def test_damage_behind_the_prefix_is_no_foreign_file(file: Callable[[bytes], Path], rest: bytes) -> None:
+def test_damage_after_the_prefix_is_still_dicom(file: Callable[[bytes], Path], rest: bytes) -> None:
     """A damaged DICOM file must show up as one, lest it be lost among the foreign files."""
     kind, reason = outcome(lambda: identify(str(file(PREAMBLE + rest))))  # type: ignore[misc]
     assert kind == "Unreadable"

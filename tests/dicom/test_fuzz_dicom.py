@@ -23,6 +23,23 @@ from pathlib import Path
 from time import monotonic, thread_time
 
 import pytest
+from dicom_files import (
+    PREAMBLE,
+    data_set,
+    encoded,
+    is_cut,
+    meta,
+    multiframe,
+    odd,
+    outcome,
+    packaged,
+    pixels,
+    report,
+    tarred,
+    waveform,
+    zipped,
+)
+from hostile_dicom import HEADER, IMAGE, KEYS, PLAIN, REST, enhanced, references
 from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
@@ -30,10 +47,6 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from test_archives import tarred, zipped
-from test_dicom import PREAMBLE, data_set, encoded, meta, outcome
-from test_hostile_dicom import HEADER, IMAGE, KEYS, PLAIN, REST, enhanced, references
-from test_malformed_dicom import is_cut, multiframe, odd, packaged, pixels, report, waveform
 
 from asyncimport.dicom import Identity, identify
 from asyncimport.source.archives import container_kind

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Commands
-from test_malformed_dicom import expected_of, packaged
+from dicom_files import expected_of, packaged
 
 from asyncimport.dicom import Identity
 from asyncimport.testserver import TestXnat
@@ -23,7 +23,7 @@ def kind_of(path: Path) -> str:
     return {"NotDicom": "NOT_DICOM", "Unreadable": "UNREADABLE"}[expected[0]]
 
 
-async def test_every_file_of_the_packages_ends_as_the_oracle_says(
+async def test_every_bundled_file_ends_like_the_oracle(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
     """All that pydicom, pydicom-data, pynetdicom and nibabel bring along, in one upload."""

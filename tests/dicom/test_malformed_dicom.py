@@ -5,11 +5,8 @@ reading of the rule of asyncimport/dicom/completeness.py, which shares no code w
 """
 
 import errno
-import importlib.util
-import io
 import os
 import random
-import re
 import shutil
 import string
 import sys
@@ -22,18 +19,40 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from dicom_files import (
+    EXPECTED,
+    PREAMBLE,
+    TEXT,
+    UIDS,
+    contents,
+    data_set,
+    encoded,
+    expected_of,
+    is_cut,
+    is_image,
+    meta,
+    multiframe,
+    odd,
+    outcome,
+    packaged,
+    part10,
+    pixels,
+    quiet,
+    report,
+    sequence,
+    waveform,
+    without_pixels,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.uid import (
     JPEG2000,
     BasicTextSRStorage,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EncapsulatedPDFStorage,
-    EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
@@ -45,21 +64,6 @@ from pydicom.uid import (
     RLELossless,
     RTDoseStorage,
     RTPlanStorage,
-    TwelveLeadECGWaveformStorage,
-)
-from test_dicom import (
-    EXPECTED,
-    PREAMBLE,
-    TEXT,
-    UIDS,
-    by_pydicom,
-    contents,
-    data_set,
-    encoded,
-    meta,
-    outcome,
-    part10,
-    quiet,
 )
 
 from asyncimport.dicom import Identity, identify
@@ -68,162 +72,6 @@ from asyncimport.dicom.image_classes import IMAGE_CLASSES, NEVER_IMAGES
 ALPHABET = string.digits + string.ascii_uppercase
 
 # The oracle
-
-
-class Cut(Exception):  # noqa: N818 - a verdict, not a fault
-    """The end of the data set cannot be reached."""
-
-
-def letters(raw: bytes) -> bool:
-    """Whether two bytes are capital letters."""
-    return len(raw) == 2 and all(65 <= byte <= 90 for byte in raw)
-
-
-def number(raw: bytes, order: str) -> int:
-    """Read a number."""
-    return int.from_bytes(raw, "big" if order == "big" else "little")
-
-
-def element(data: bytes, at: int, order: str, *, explicit: bool) -> tuple[int, int, int, bool]:
-    """Read a header: the tag, the length, where the value begins, and whether the VR is a known one."""
-    if len(data) < at + 8:
-        raise Cut
-    group = number(data[at : at + 2], order)
-    tag = group << 16 | number(data[at + 2 : at + 4], order)
-    vr = data[at + 4 : at + 6]
-    if not explicit or group == 0xFFFE:
-        return tag, number(data[at + 4 : at + 8], order), at + 8, True
-    if vr in b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split():
-        if len(data) < at + 12:
-            raise Cut
-        return tag, number(data[at + 8 : at + 12], order), at + 12, True
-    known = vr in b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
-    if known or b"AA" <= vr <= b"ZZ":
-        return tag, number(data[at + 6 : at + 8], order), at + 8, known
-    return tag, number(data[at + 4 : at + 8], order), at + 8, False
-
-
-def after(data: bytes, header: tuple[int, int, int, bool], order: str, *, explicit: bool) -> int:
-    """Return where the element ends."""
-    _, length, at, _ = header
-    if length != 0xFFFFFFFF:
-        return at + length
-    while True:  # the items of a sequence
-        tag, length, begin, _ = element(data, at, order, explicit=explicit)
-        if not tag and not length:
-            raise Cut
-        if tag == 0xFFFEE0DD:
-            return begin
-        if tag != 0xFFFEE000:
-            return at
-        if length == 0xFFFFFFFF:
-            at = after_item(data, begin, order, explicit=explicit and letters(data[begin + 4 : begin + 6]))
-        else:
-            at = begin + length
-
-
-def after_item(data: bytes, at: int, order: str, *, explicit: bool) -> int:
-    """Return where the item ends whose elements begin there."""
-    while True:
-        header = element(data, at, order, explicit=explicit)
-        tag, length, begin, _ = header
-        if not tag and not length:
-            raise Cut
-        if tag >> 16 == 0xFFFE:
-            return begin if tag == 0xFFFEE00D else at
-        at = after(data, header, order, explicit=explicit)
-
-
-def is_cut(content: bytes, places: list[int] | None = None) -> bool:
-    """Judge a whole file; note the `places` where elements at the top begin."""
-    try:
-        return _is_cut(content, [] if places is None else places)
-    except (Cut, zlib.error):
-        return True
-
-
-def _is_cut(data: bytes, places: list[int]) -> bool:
-    at = 132 if data[128:132] == b"DICM" else 0
-    syntax = b""
-    while data[at : at + 2] == b"\2\0":
-        places.append(at)
-        tag, length, begin, _ = element(data, at, "little", explicit=True)
-        at = begin + length
-        if tag == 0x00020010:
-            syntax = data[begin:at].strip(b"\0 ")
-    if syntax in (b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.4.95", b"1.2.840.10008.1.2.4.205"):
-        inflater = zlib.decompressobj(-15)
-        data, at = inflater.decompress(data[at:]), 0
-        if not inflater.eof:
-            return True
-        places = []
-    while data[at : at + 2] == b"\0\0" and any(data[at : at + 8]):
-        _, length, begin, _ = element(data, at, "little", explicit=False)
-        at = begin + length
-    explicit = letters(data[at + 4 : at + 6])
-    guessed_big = not syntax and explicit and data[at + 1] >= 4
-    order = "big" if guessed_big or syntax == b"1.2.840.10008.1.2.2" else "little"
-    return _is_data_set_cut(data, at, order, places, explicit=explicit)
-
-
-def _is_data_set_cut(data: bytes, at: int, order: str, places: list[int], *, explicit: bool) -> bool:
-    seen: dict[int, bytes] = {}
-    while any(data[at : at + 8]):
-        places.append(at)
-        header = element(data, at, order, explicit=explicit)
-        tag, _, begin, _ = header
-        if tag >> 16 == 0xFFFE:
-            at = begin
-            continue
-        if tag in (0x7FE00008, 0x7FE00009, 0x7FE00010):
-            return _is_cut_in_pixels(data, header, order, explicit=explicit)
-        at = after(data, header, order, explicit=explicit)
-        seen[tag] = data[begin:at]
-    if at > len(data) or not seen:
-        return True
-    name = pydicom.uid.UID(seen.get(0x00080016, b"").decode("ascii", "replace").strip("\0 ")).name
-    if name in ("MR Spectroscopy Storage", "Raw Data Storage") or 0x00287FE0 in seen:
-        return False
-    return is_image(name) or {0x00280010, 0x00280011, 0x00280100} <= seen.keys()
-
-
-def _is_cut_in_pixels(data: bytes, header: tuple[int, int, int, bool], order: str, *, explicit: bool) -> bool:
-    _, length, at, _ = header
-    if length != 0xFFFFFFFF:
-        at += length
-    elif len(data) - 8 >= at and data[-8:] == (
-        b"\xff\xfe\xe0\xdd\0\0\0\0" if order == "big" else b"\xfe\xff\xdd\xe0\0\0\0\0"
-    ):
-        return False
-    else:
-        while (fragment := element(data, at, order, explicit=False))[0] != 0xFFFEE0DD:
-            if fragment[0] != 0xFFFEE000 or fragment[1] == 0xFFFFFFFF:
-                return True
-            at = fragment[2] + fragment[1]
-        at = fragment[2]
-    while at < len(data):
-        group = number(data[at : at + 2], order) if len(data) > at + 1 else 0
-        if group <= 0x7FE0 or group == 0xFFFE:
-            return False
-        header = element(data, at, order, explicit=explicit)
-        if not header[3]:
-            return False
-        at = after(data, header, order, explicit=explicit)
-    return at > len(data)
-
-
-def is_image(name: str) -> bool:
-    """Tell by the name of a SOP class whether its instances must have pixel data."""
-    if name in ("Enhanced RT Image Storage", "Enhanced Continuous RT Image Storage"):
-        return False
-    return "Image Storage" in name or name in (
-        "Enhanced US Volume Storage",
-        "Parametric Map Storage",
-        "Segmentation Storage",
-        "Ophthalmic Optical Coherence Tomography B-scan Volume Analysis Storage",
-        "Ophthalmic Thickness Map Storage",
-        "Corneal Topography Map Storage",
-    )
 
 
 def test_image_classes_are_those_named_so() -> None:
@@ -239,34 +87,6 @@ def test_image_classes_are_those_named_so() -> None:
 
 
 # Real files
-
-
-def packaged() -> Iterator[Path]:
-    """Yield all files of the packages that bring DICOM files along; nothing is downloaded."""
-    for package in ("pydicom", "data_store", "pynetdicom", "nibabel"):  # data_store is pydicom-data's
-        spec = importlib.util.find_spec(package)
-        assert spec is not None
-        assert spec.origin is not None
-        yield from sorted(path for path in Path(spec.origin).parent.rglob("*") if path.is_file())
-
-
-def expected_of(content: bytes) -> Identity | tuple[str, str]:
-    """Say what a file is by pydicom's reading of the whole of it, and by the oracle for its end."""
-    if not content:
-        return "NotDicom", "empty"
-    with quiet():
-        header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, force=True)
-        named = [str(header.get(keyword) or "") for keyword in ("SOPClassUID", *UIDS)]
-    if "DirectoryRecordSequence" in header:
-        return "NotDicom", "DICOMDIR"
-    if content[128:132] != b"DICM" and not re.fullmatch(r"[0-9.]+", named[1]):
-        return "NotDicom", "not DICOM"
-    found = by_pydicom(content)
-    cut = is_cut(content)
-    if found is None or not named[0]:
-        missing = UIDS[named.index("", 1) - 1] if found is None else "SOPClassUID"
-        return "Unreadable", "truncated" if cut else f"no {missing}"
-    return replace(found, truncated="truncated" if cut else "")
 
 
 def told_of(path: Path) -> Identity | tuple[str, str]:
@@ -295,7 +115,7 @@ CUT = {
 
 
 @pytest.mark.thorough
-def test_every_file_of_the_packages_is_told_as_the_oracle_tells_it() -> None:
+def test_every_bundled_file_is_judged_like_the_oracle() -> None:
     """Path by path: who it is, why it is nobody, and whether it was cut."""
     counts: Counter[str] = Counter()
     cut = {}
@@ -392,64 +212,12 @@ def test_however_a_file_is_damaged_the_oracle_agrees(
 # Made files, by the names that they have among those who meet them
 
 
-def odd(made: Dataset, syntax: str = ExplicitVRLittleEndian, *, encoding: str | None = None) -> bytes:
-    """Make a file with a preamble and a transfer syntax, and the data set encoded as that says or otherwise."""
-    return PREAMBLE + meta(syntax) + encoded(made, encoding or syntax)
-
-
-def pixels(*fragments: bytes, end: bytes = b"\xfe\xff\xdd\xe0\0\0\0\0") -> bytes:
-    """Encode pixel data in fragments (PS3.5 A.4)."""
-    items = b"".join(b"\xfe\xff\0\xe0" + len(one).to_bytes(4, "little") + one for one in (b"", *fragments))
-    return b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + items + end
-
-
-def without_pixels(sop_class: str | None, **values: object) -> Dataset:
-    """Make an instance of a class, without pixels and what describes them."""
-    return data_set(**{"SOPClassUID": sop_class, "PixelData": None, "Rows": None, "Columns": None} | values)
-
-
-def sequence(*items: Dataset, defined: bool = False) -> Sequence:
-    """Make a sequence; neither it nor its items have a length, unless they shall."""
-    for item in items:
-        item.is_undefined_length_sequence_item = not defined
-    made = Sequence(items)
-    made.is_undefined_length = not defined
-    return made
-
-
-def report(**values: object) -> Dataset:
-    """Make a structured report."""
-    text = Dataset()
-    text.ValueType = "TEXT"
-    text.TextValue = "Fracture."
-    return without_pixels(BasicTextSRStorage, Modality="SR", ContentSequence=sequence(text, text), **values)
-
-
 def pdf() -> Dataset:
     """Make an encapsulated PDF, which is no image."""
     return without_pixels(
         EncapsulatedPDFStorage,
         MIMETypeOfEncapsulatedDocument="application/pdf",
         EncapsulatedDocument=b"%PDF-1.7\n%%EOF\n\0",
-    )
-
-
-def waveform() -> Dataset:
-    """Make an electrocardiogram."""
-    channels = Dataset()
-    channels.NumberOfWaveformSamples = 2
-    channels.WaveformBitsAllocated = 16
-    channels.WaveformSampleInterpretation = "SS"
-    channels.add_new(0x5400_1010, "OW", bytes(4))
-    return without_pixels(TwelveLeadECGWaveformStorage, WaveformSequence=sequence(channels))
-
-
-def multiframe() -> Dataset:
-    """Make an enhanced multi-frame image, with one functional group a frame."""
-    frame = Dataset()
-    frame.FrameContentSequence = sequence(Dataset())
-    return data_set(
-        SOPClassUID=EnhancedMRImageStorage, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=sequence(frame, frame)
     )
 
 
@@ -567,7 +335,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("made", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
-def test_what_is_no_image_needs_no_pixels(told: Tell, made: Dataset, syntax: str) -> None:
+def test_other_classes_need_no_pixel_data(told: Tell, made: Dataset, syntax: str) -> None:
     """Reports, documents, curves and plans are whole without pixel data, in every encoding."""
     content = odd(made, syntax)
     got = told(content)
@@ -620,7 +388,7 @@ SHORT = {
 
 
 @pytest.mark.parametrize(("content", "reason"), SHORT.values(), ids=SHORT)
-def test_what_is_missing_is_told(told: Tell, content: bytes, reason: str) -> None:
+def test_the_reason_names_what_is_missing(told: Tell, content: bytes, reason: str) -> None:
     """A file that was cut behind the UIDs is still known, and what it lacks is said."""
     got = told(content)
     assert isinstance(got, Identity)
@@ -644,7 +412,7 @@ def test_what_is_missing_is_told(told: Tell, content: bytes, reason: str) -> Non
         ),
     ],
 )
-def test_what_was_cut_before_the_uids_is_no_instance(told: Tell, content: bytes, reason: str) -> None:
+def test_a_file_truncated_before_the_uids_is_no_instance(told: Tell, content: bytes, reason: str) -> None:
     """Half a UID is another's: a file that was cut there is read as nobody, and the reason is the cut."""
     assert told(content) == ("Unreadable", f"truncated: {reason}")
     assert is_cut(content)
@@ -735,7 +503,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize(("content", "reason"), FOREIGN.values(), ids=FOREIGN)
-def test_what_is_none_of_ours_is_told_apart(told: Tell, content: bytes, reason: str) -> None:
+def test_files_that_are_not_dicom_are_recognised(told: Tell, content: bytes, reason: str) -> None:
     """An empty file hints at a copy that failed, a DICOMDIR at a disc, and the rest is just other files."""
     assert told(content) == ("NotDicom", reason)
 
@@ -760,7 +528,7 @@ def test_a_file_that_was_shifted_is_unreadable(told: Tell, beginning: bytes) -> 
 
 
 @pytest.mark.parametrize("uid", [*UIDS, "SOPClassUID"])
-def test_a_missing_uid_is_told_apart_from_a_cut(told: Tell, uid: str) -> None:
+def test_a_missing_uid_is_not_a_truncation(told: Tell, uid: str) -> None:
     """In a file that is whole, the reason names the UID."""
     assert told(odd(data_set(**{uid: None}))) == ("Unreadable", f"no {uid}")
 

@@ -193,7 +193,7 @@ class TestWhose:
         assert book.counts == {"stored": 1, "skipped": 1}
 
     @pytest.mark.parametrize("where", ["v2/a.pdf", "v2/reports/a.pdf", "v2/dicom/a.pdf"])
-    def test_beside_a_study_that_nobody_asks_for(self, book: Book, where: str) -> None:
+    def test_beside_a_study_that_is_not_asked_for(self, book: Book, where: str) -> None:
         """It is none of this run's business, and above all no file of the session next door."""
         book.disk.put(other("v2/dicom/1", kind=FileKind.EXCLUDED), other(where))
         assert book.run() == []
@@ -233,7 +233,7 @@ class TestWhose:
             (FileKind.UNREADABLE, {"session": E2, "sop_uid": "1.2.E2.1", "damaged": True}),
         ],
     )
-    def test_what_may_be_of_any_session_counts_as_one(
+    def test_files_of_unknown_sessions_count_as_another_session(
         self, book: Book, kind: FileKind, details: dict[str, Any]
     ) -> None:
         """A report beside it, or above it and a session, is not guessed to be the session's, until all can be read."""
@@ -248,7 +248,7 @@ class TestWhose:
         assert list(book.names("E2")) == ["REPORTS/b.pdf"]
 
     @pytest.mark.parametrize("kind", [FileKind.CONTAINER, FileKind.UNREADABLE])
-    def test_what_may_be_of_any_session_and_is_gone(self, book: Book, kind: FileKind) -> None:
+    def test_vanished_files_of_unknown_sessions_do_not_count(self, book: Book, kind: FileKind) -> None:
         """Nobody asks for it any longer."""
         book.disk.put(other("v1/dicom/9", kind=kind), other("v1/a.pdf"))
         assert book.run() == []
@@ -256,7 +256,7 @@ class TestWhose:
         book.disk.remove("v1/dicom/9")
         assert book.run() == ["a.pdf"]
 
-    def test_an_archive_that_is_asked_for(self, book: Book) -> None:
+    def test_an_archive_file_may_be_an_attachment(self, book: Book) -> None:
         """It is an attachment, and no session; without its rule it is one again."""
         book.disk.put(other("v1/dicom/raw.zip", kind=FileKind.CONTAINER), other("v1/a.pdf"))
         assert sorted(book.run("*.zip=RAW", "*.pdf=REPORTS")) == ["a.pdf", "raw.zip"]
@@ -296,7 +296,7 @@ class TestWhose:
 class TestLaterRuns:
     """What another run makes of what is known."""
 
-    def test_nothing_waits_twice(self, book: Book) -> None:
+    def test_no_attachment_is_claimed_twice(self, book: Book) -> None:
         """What is stored is counted as an earlier run's, and no image of any run is concerned."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.csv"), other("v1/c.txt"))
         assert book.run("*.pdf=REPORTS", "*.csv=DATA") == ["b.csv", "a.pdf"]
@@ -398,7 +398,7 @@ class TestLaterRuns:
         assert book.run() == []
         assert book.counts == {"already_stored": 2}
 
-    def test_another_file_of_the_name_from_another_tree(self, book: Book) -> None:
+    def test_another_file_of_the_name_from_another_directory(self, book: Book) -> None:
         """It is another file, and not the same one, moved: both are told, and what was stored must be there."""
         book.disk.put(other("v1/a b.pdf"))
         book.run()
@@ -459,7 +459,7 @@ class TestLaterRuns:
         book.run(answer=look)
         assert begun == [True, answer is failed]
 
-    def test_what_is_gone(self, book: Book) -> None:
+    def test_pending_files_that_are_gone_fail(self, book: Book) -> None:
         """What was to be sent and is not there any more has failed; what was stored may go."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
         book.run(answer=lambda one: sent(one) if one.name == "a.pdf" else failed(one))
@@ -569,7 +569,7 @@ class TestHandedOut:
             journal.attachments.record(found[0], [sent(one) for one in found[0].attachments])
             assert self.claims(journal) == []
 
-    def test_no_more_bytes_at_a_time_than_can_be_read(self, book: Book) -> None:
+    def test_a_batch_has_a_limit_of_bytes(self, book: Book) -> None:
         """Large files come a few at a time, and one that is larger than that alone."""
         sizes = (300 << 20, 100 << 20, 100 << 20, 100 << 20)
         book.disk.put(*[other(f"v1/{number}.pdf", size=size) for number, size in enumerate(sizes)])
@@ -583,7 +583,7 @@ class TestHandedOut:
                 journal.attachments.record(enclosure, [sent(one) for one in enclosure.attachments])
         assert batches == [["0.pdf"], ["1.pdf", "2.pdf"], ["3.pdf"]]
 
-    def test_put_back(self, book: Book) -> None:
+    def test_attachments_that_the_archive_lacks_are_sent_again(self, book: Book) -> None:
         """What the archive was seen to lack is handed out again, and that alone."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
         book.run()

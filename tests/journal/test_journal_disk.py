@@ -160,7 +160,7 @@ def test_which_disks_keep_their_inodes(place: str, keeps: bool) -> None:
     assert keeps_inodes(place, [])
 
 
-def test_nothing_is_known() -> None:
+def test_an_unknown_mount_table_means_a_local_disk() -> None:
     """Where the system tells of no mounts nothing is forbidden."""
     refuse_network_disk(Path("/srv/x.journal"), [])
 
@@ -237,7 +237,7 @@ def test_odd_paths(tmp_path: Path) -> None:
         ([], True),
     ],
 )
-def test_what_a_source_is_or_holds(tmp_path: Path, paths: list[str], local: bool) -> None:
+def test_a_source_on_or_above_a_network_mount_is_not_local(tmp_path: Path, paths: list[str], local: bool) -> None:
     """A disk of another machine may lie at a source, above it, or anywhere below."""
     for name in ("tree", "net", "network"):
         (tmp_path / name).mkdir()
@@ -249,12 +249,12 @@ def test_what_a_source_is_or_holds(tmp_path: Path, paths: list[str], local: bool
 # This machine's mounts
 
 
-def test_this_machines_own_disk(tmp_path: Path) -> None:
+def test_the_disk_of_this_machine_is_local(tmp_path: Path) -> None:
     """The tests' journals lie on a disk that is let pass."""
     refuse_network_disk(tmp_path / "state" / "x.journal")
 
 
-def test_who_writes_no_journal_does_not_wait() -> None:
+def test_readers_write_no_journal_on_a_network_disk() -> None:
     """The library that knows the mounts is not loaded before it is asked."""
     code = "import sys, asyncimport.journal, asyncimport.journal.database; sys.exit('psutil' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

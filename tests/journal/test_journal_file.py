@@ -79,7 +79,7 @@ def level(journal: Journal) -> str:
     return {1: "committed", 2: "synced"}[number]
 
 
-def test_what_must_not_be_forgotten_is_synced(path: Path) -> None:
+def test_lasting_changes_are_synced_at_once(path: Path) -> None:
     """What XNAT is called about, and what came of it, survives a power failure."""
     levels: dict[str, str] = {}
     enclosure = AttachmentBatch(Resource(ResourceOwner("P", "S1", "E1", "1.2.E1"), "DOCS"), ())
@@ -115,7 +115,7 @@ def test_what_must_not_be_forgotten_is_synced(path: Path) -> None:
     ]
 
 
-def test_acknowledgements_are_synced_by_age(path: Path) -> None:
+def test_acknowledgements_are_synced_every_quarter_second(path: Path) -> None:
     """Each quarter of a second, whatever else was asked of the journal meanwhile, and after a clock was set back."""
     now = [1_000.0]
     found = []
@@ -130,7 +130,7 @@ def test_acknowledgements_are_synced_by_age(path: Path) -> None:
     assert found == [last, last, last, "synced", last, "synced", last]
 
 
-def test_a_commit_is_synced_from_its_beginning(path: Path) -> None:
+def test_a_commit_is_synced_as_a_whole(path: Path) -> None:
     """The level is set before the transaction begins: SQLite does not take it within one."""
     said: list[str] = []
     with opened(path) as journal:
@@ -161,7 +161,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_journal_that_was_killed_in_the_making(path: Path) -> None:
+def test_a_kill_while_the_journal_is_created(path: Path) -> None:
     """What a kill leaves of a journal that was not whole yet is rolled back, and the journal made anew."""
     path.parent.mkdir()
     python(KILLED_IN_MAKING, path)
@@ -216,7 +216,7 @@ def test_a_second_process_is_refused(path: Path) -> None:
     assert "JournalBusyError" in done.stderr
 
 
-def test_the_lock_is_given_back_when_opening_fails(path: Path) -> None:
+def test_the_lock_is_released_when_opening_fails(path: Path) -> None:
     """A journal that cannot be used, or is not for this server, is not kept from others either."""
     path.parent.mkdir()
     path.write_text("no database, but long enough to be looked at" * 100)
@@ -279,7 +279,7 @@ def test_another_programs_lock_is_waited_for(filled: Path) -> None:
         assert len(told) == 2
 
 
-def test_a_lock_that_is_held_for_ever(filled: Path) -> None:
+def test_a_lock_that_is_never_released(filled: Path) -> None:
     """The wait has an end; the journal is left where it is, and the hint says that nothing is lost."""
     with opened(filled, lock_wait=LockWait(seconds=0)) as journal, held(filled):
         with pytest.raises(JournalError, match="another program holds a lock on the journal") as error:
@@ -306,7 +306,7 @@ def test_a_stop_ends_the_wait_for_a_lock(filled: Path) -> None:
         assert journal.scan.admit([instance("new")]).files == 1
 
 
-def test_a_survey_is_not_begun_anew_for_a_lock(tmp_path: Path) -> None:
+def test_a_locked_header_cache_is_not_replaced(tmp_path: Path) -> None:
     """Only what cannot be used is."""
     path = tmp_path / "scan.survey"
     with HeaderCache(path) as survey:
@@ -344,7 +344,7 @@ def test_a_journal_of_another_user(path: Path, beside: str) -> None:
         pass
 
 
-def test_a_link_that_another_user_made_leads_to_no_journal(path: Path, tmp_path: Path) -> None:
+def test_another_users_link_leads_to_no_journal(path: Path, tmp_path: Path) -> None:
     """He would choose which of our journals is meant, or where a new one is made."""
     if os.geteuid() != 0:
         pytest.skip("only root gives links away")
@@ -578,7 +578,7 @@ def test_each_journal_has_a_source_of_its_own(path: Path, tmp_path: Path) -> Non
     assert sources[0] == sources[1] != sources[2]
 
 
-def test_reroute_changes_the_rules(path: Path) -> None:
+def test_relabel_changes_the_rules(path: Path) -> None:
     """With `relabel` the new rules take the place of the old ones, and are compared from then on."""
     opened(path).close()
     source = about(path)["source"]

@@ -154,7 +154,7 @@ async def test_what_the_archive_lacks_is_sent_and_merged(xnat: TestXnat, url: st
     assert set((await states_in(book)).values()) == {"STORED"}
 
 
-async def test_files_that_are_met_later_are_found_too(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
+async def test_later_files_are_found_in_the_archive_too(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
     """The archive is asked when the first file is to be sent; the scan may be far from the session's others."""
     await upload(url, [tree], tmp_path / "lost.db", options=SMALL)
     xnat.imports.clear()
@@ -194,7 +194,9 @@ def test_files_that_the_scan_meets_late_are_found_too(tmp_path: Path) -> None:
         assert journal.existing.adopt(claim, there) is None
 
 
-async def test_rerouting_keeps_what_was_found(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
+async def test_relabeling_keeps_instances_found_in_the_archive(
+    xnat: TestXnat, url: str, tree: Path, tmp_path: Path
+) -> None:
     """Rules may change for what was not sent yet; what the archive has keeps its place."""
     await upload(url, [tree], tmp_path / "lost.db", options=SMALL)
     book = tmp_path / "journal.db"
@@ -249,7 +251,7 @@ async def test_something_else_under_the_label_holds_the_session(
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-async def test_where_a_script_gives_new_uids_nobody_can_tell(
+async def test_nothing_is_found_where_a_script_gives_new_uids(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path, overwrite: bool
 ) -> None:
     """The session is held before anything of it is sent, unless the files may take the place of what is there."""
@@ -267,7 +269,7 @@ async def test_where_a_script_gives_new_uids_nobody_can_tell(
         assert all("nobody can tell which of them" in detail["reason"] for detail in ended.json["details"])
 
 
-async def test_an_archive_that_cannot_be_asked_is_not_guessed_at(
+async def test_nothing_is_sent_while_the_archive_cannot_be_asked(
     xnat: TestXnat, url: str, tree: Path, tmp_path: Path
 ) -> None:
     """Nothing of the session is sent unseen; the next run asks again."""
@@ -304,7 +306,7 @@ async def test_found_instances_are_not_safe_to_delete(url: str, commands: Comman
     assert (tmp_path / "safe").read_text().splitlines() == [str(tree / "P1" / "new")]
 
 
-async def test_what_was_found_and_is_gone_later_is_told_and_repaired(
+async def test_instances_found_and_lost_later_are_reported_and_repaired(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path
 ) -> None:
     """`verify` looks for it as for what was sent, and `--repair` sends it; after that it is as any other."""
@@ -323,7 +325,7 @@ async def test_what_was_found_and_is_gone_later_is_told_and_repaired(
     assert len((tmp_path / "safe").read_text().splitlines()) == FILES
 
 
-async def test_another_machine_has_sent_the_rest(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
+async def test_another_machine_sent_the_rest(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
     """One journal has brought a part of a session, another the rest: the first finds it there and sends nothing."""
     part, rest = tmp_path / "part", tmp_path / "rest"
     shutil.copytree(tree, part)
@@ -339,7 +341,9 @@ async def test_another_machine_has_sent_the_rest(xnat: TestXnat, url: str, tree:
     assert summary.files.already_stored == 3
 
 
-async def test_more_of_a_session_is_sent_after_a_look(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
+async def test_the_archive_is_asked_before_more_of_a_session_is_sent(
+    xnat: TestXnat, url: str, tree: Path, tmp_path: Path
+) -> None:
     """What a journal finds there is what it has brought itself: the rest is sent, and all is verified."""
     part = tmp_path / "part"
     shutil.copytree(tree / "P0", part / "P0")

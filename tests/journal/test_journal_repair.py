@@ -6,7 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from journals import ROOT, RULES, Disk, archived, instance, names, opened, scan, sealed_by, send, session, stored, uri
+from journals import (
+    ROOT,
+    RULES,
+    Disk,
+    archived,
+    failed,
+    instance,
+    names,
+    only,
+    opened,
+    scan,
+    sealed_by,
+    send,
+    session,
+    states,
+    stored,
+    uri,
+)
 
 from asyncimport.journal import Journal, JournalReader
 from asyncimport.model import (
@@ -76,16 +93,6 @@ def may_have_taken_effect(claim: Claim) -> Outcome:
     return Stored(claim, uri(claim), attempts=2, may_have_taken_effect=True)
 
 
-def failed(claim: Claim) -> Outcome:
-    """Find no verdict."""
-    return Failed(claim, "no answer")
-
-
-def only(name: str, outcome: Callable[[Claim], Outcome]) -> Callable[[Claim], Outcome]:
-    """Answer one file so, and acknowledge the others."""
-    return lambda claim: outcome(claim) if names([claim]) == [name] else stored(claim)
-
-
 def lacking(*uids: str, rejects: str = "", doubtful: str = "") -> Callable[[SealedDelivery], Verdict]:
     """Find the session archived, and these instances not in it; of some a script may be why."""
     missing, rejected, unknown = (frozenset(f"{SOP}.{uid}" for uid in names) for names in (uids, rejects, doubtful))
@@ -106,16 +113,10 @@ def report(journal: Journal) -> SessionReport:
     return found
 
 
-def states(journal: Journal) -> dict[str, str]:
-    """Return the state of each instance by the last part of its SOPInstanceUID."""
-    rows = journal.connection.db.execute("SELECT sop_uid, state FROM instance").fetchall()
-    return {uid.rpartition(".")[2]: state for uid, state in rows}
-
-
 # Attempts that may yet take effect
 
 
-def test_a_delivery_waits_for_quiet(path: Path, disk: Disk, clock: Clock) -> None:
+def test_a_delivery_waits_for_the_settle_time(path: Path, disk: Disk, clock: Clock) -> None:
     """After an attempt that broke off it is left alone for the quiet period, counted from that attempt, then sealed."""
     with begun(path, clock) as journal:
         scan(journal, disk)
@@ -127,7 +128,7 @@ def test_a_delivery_waits_for_quiet(path: Path, disk: Disk, clock: Clock) -> Non
         assert isinstance(journal.deliveries.claim(settle_seconds=30), SealedDelivery)
 
 
-def test_what_failed_for_good_may_take_effect_too(path: Path, disk: Disk, clock: Clock) -> None:
+def test_a_failed_upload_may_take_effect_too(path: Path, disk: Disk, clock: Clock) -> None:
     """A file that the next run sends may have been on its way all the time: the wait begins with its failure."""
     with begun(path, clock) as journal:
         scan(journal, disk)
@@ -140,7 +141,7 @@ def test_what_failed_for_good_may_take_effect_too(path: Path, disk: Disk, clock:
         assert journal.deliveries.claim(settle_seconds=30) == 20
 
 
-def test_others_do_not_wait_with_it(path: Path, disk: Disk, clock: Clock) -> None:
+def test_other_deliveries_do_not_wait_with_it(path: Path, disk: Disk, clock: Clock) -> None:
     """A delivery that everything went well with is sealed at once, also when it became ready later."""
     disk.put(instance("x", E2))
     with begun(path, clock) as journal:
@@ -153,7 +154,7 @@ def test_others_do_not_wait_with_it(path: Path, disk: Disk, clock: Clock) -> Non
 
 
 @pytest.mark.parametrize("seconds", [-86_400, 86_400])
-def test_a_wait_is_what_it_is_though_the_clock_is_set(path: Path, disk: Disk, clock: Clock, seconds: int) -> None:
+def test_setting_the_clock_does_not_change_a_wait(path: Path, disk: Disk, clock: Clock, seconds: int) -> None:
     """Nobody waits for a day because somebody corrects the time, and nobody waits less for it."""
     with begun(path, clock) as journal:
         scan(journal, disk)
@@ -168,7 +169,7 @@ def test_a_wait_is_what_it_is_though_the_clock_is_set(path: Path, disk: Disk, cl
 
 
 @pytest.mark.parametrize("killed", [True, False])
-def test_a_clock_that_was_a_day_ahead(path: Path, disk: Disk, clock: Clock, killed: bool) -> None:
+def test_a_clock_that_was_a_day_ahead_prolongs_no_wait(path: Path, disk: Disk, clock: Clock, killed: bool) -> None:
     """A run noted a time that has yet to come: the next waits for the quiet period, in all, and no day."""
     clock.set_by(86_400)
     with begun(path, clock) as journal:
@@ -187,7 +188,7 @@ def test_a_clock_that_was_a_day_ahead(path: Path, disk: Disk, clock: Clock, kill
         assert isinstance(journal.deliveries.claim(settle_seconds=30), SealedDelivery)
 
 
-def test_after_a_kill_everything_open_is_unsure(path: Path, disk: Disk, clock: Clock) -> None:
+def test_after_a_kill_every_open_delivery_waits(path: Path, disk: Disk, clock: Clock) -> None:
     """Nobody knows what was in flight: the next run waits, counted from its start."""
     with begun(path, clock) as journal:
         scan(journal, disk)
@@ -202,7 +203,7 @@ def test_after_a_kill_everything_open_is_unsure(path: Path, disk: Disk, clock: C
         journal.end_run(0)
 
 
-def test_after_an_orderly_end_only_what_was_in_flight_is_unsure(path: Path, disk: Disk, clock: Clock) -> None:
+def test_after_an_orderly_end_only_deliveries_with_files_in_flight_wait(path: Path, disk: Disk, clock: Clock) -> None:
     """A run that was stopped knows what it had handed out and not settled."""
     disk.put(instance("x", E2), instance("y", E2))
     with begun(path, clock) as journal:
@@ -224,7 +225,7 @@ def test_after_an_orderly_end_only_what_was_in_flight_is_unsure(path: Path, disk
         assert journal.deliveries.claim(settle_seconds=30) == 30
 
 
-def test_a_seal_needs_no_quiet(path: Path, disk: Disk, clock: Clock) -> None:
+def test_a_sealed_delivery_does_not_wait(path: Path, disk: Disk, clock: Clock) -> None:
     """What was sealed before the kill goes on at once: nothing can be sent into it any more."""
     with begun(path, clock) as journal:
         scan(journal, disk)
@@ -275,7 +276,7 @@ def test_a_session_that_lacks_files_is_held(
 
 
 @pytest.mark.parametrize(("answer", "odd", "reason"), LACKS.values(), ids=LACKS.keys())
-def test_a_partial_session_is_archived_when_asked(
+def test_a_partial_session_is_archived_on_request(
     path: Path, disk: Disk, answer: Callable[[Claim], Outcome], odd: Ignored | None, reason: str
 ) -> None:
     """It is archived as it is, now or in a run after the one that held it; what is lacking is told all the same."""
@@ -313,7 +314,7 @@ NOT_LACKED = {
 
 
 @pytest.mark.parametrize("odd", NOT_LACKED.values(), ids=NOT_LACKED.keys())
-def test_what_a_session_does_not_lack(path: Path, disk: Disk, odd: Ignored) -> None:
+def test_files_that_a_session_does_not_miss(path: Path, disk: Disk, odd: Ignored) -> None:
     """Such files are reported as unreadable and hold nothing up."""
     disk.put(instance("other/x", E2), odd)
     with opened(path) as journal:
@@ -324,7 +325,7 @@ def test_what_a_session_does_not_lack(path: Path, disk: Disk, odd: Ignored) -> N
     assert summary.files.unreadable == 1
 
 
-def test_a_damaged_file_that_was_taken_away_is_lacked_no_more(path: Path, disk: Disk) -> None:
+def test_a_removed_damaged_file_is_not_missing(path: Path, disk: Disk) -> None:
     """Whoever deletes the cut file has decided that the session is whole without it."""
     disk.put(unreadable("visit/d", damaged=True))
     with opened(path) as journal:
@@ -338,7 +339,7 @@ def test_a_damaged_file_that_was_taken_away_is_lacked_no_more(path: Path, disk: 
         assert report(journal).state == "archived"
 
 
-def test_a_damaged_file_that_was_mended_is_sent(path: Path, disk: Disk) -> None:
+def test_a_repaired_damaged_file_is_sent(path: Path, disk: Disk) -> None:
     """The session is archived with it, in one delivery."""
     disk.put(unreadable("visit/d", damaged=True))
     with opened(path) as journal:
@@ -352,7 +353,7 @@ def test_a_damaged_file_that_was_mended_is_sent(path: Path, disk: Disk) -> None:
         assert journal.connection.db.execute("SELECT count(*) FROM delivery").fetchone() == (1,)
 
 
-def test_a_copy_that_stood_in_leaves_nothing_lacking(path: Path, disk: Disk) -> None:
+def test_a_replacing_copy_leaves_nothing_missing(path: Path, disk: Disk) -> None:
     """The first copy could not be read, another was sent: the session is whole, in this run and in the next."""
     disk.put(instance("visit/z", E1, sop=f"{SOP}.a"))
     unread = only("visit/a", lambda claim: Failed(claim, "cannot be read", unreadable=True))
@@ -384,7 +385,7 @@ def test_missing_instances_are_sent_again_in_a_new_delivery(path: Path, disk: Di
     assert rows == [(1, "ARCHIVED", None, lost), (2, "ARCHIVED", "uids", None)]
 
 
-def test_what_is_missing_again_is_held(path: Path, disk: Disk) -> None:
+def test_a_session_that_lacks_instances_again_is_held(path: Path, disk: Disk) -> None:
     """Once is enough: a loss that comes back is for a person to look at, and is not sent a third time."""
     with opened(path) as journal:
         scan(journal, disk)
@@ -396,7 +397,7 @@ def test_what_is_missing_again_is_held(path: Path, disk: Disk) -> None:
     assert found.reason.startswith("the archive lacks 1 of its instances; ")
 
 
-def test_a_kill_in_the_midst_of_a_repair(path: Path, disk: Disk) -> None:
+def test_a_kill_during_a_repair(path: Path, disk: Disk) -> None:
     """What waits to be sent again waits on disk."""
     with opened(path) as journal:
         scan(journal, disk)
@@ -412,7 +413,7 @@ def test_a_kill_in_the_midst_of_a_repair(path: Path, disk: Disk) -> None:
         assert report(journal).state == "archived"
 
 
-def test_what_a_script_rejects_is_refused(path: Path, disk: Disk) -> None:
+def test_instances_that_a_script_rejects_become_refused(path: Path, disk: Disk) -> None:
     """A loss that the site has asked for is told as a refusal, and holds nothing up."""
     with opened(path) as journal:
         scan(journal, disk)
@@ -427,7 +428,7 @@ def test_what_a_script_rejects_is_refused(path: Path, disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("partial", [False, True])
-def test_what_a_script_may_have_rejected_is_lacking(path: Path, disk: Disk, *, partial: bool) -> None:
+def test_instances_that_a_script_may_have_rejected_are_missing(path: Path, disk: Disk, *, partial: bool) -> None:
     """It is refused, and said to be lacking in each run, with the exit code of files that are lacking."""
     with opened(path) as journal:
         scan(journal, disk, partial=partial)
@@ -444,7 +445,7 @@ def test_what_a_script_may_have_rejected_is_lacking(path: Path, disk: Disk, *, p
         assert (summary.files.refused, summary.files.already_refused, exit_code(summary)) == (1, 0, 8)
 
 
-def test_what_is_lost_is_sent_again_beside_what_a_script_drops(path: Path, disk: Disk) -> None:
+def test_lost_instances_are_sent_again_without_those_that_a_script_drops(path: Path, disk: Disk) -> None:
     """Each goes its way."""
     with opened(path) as journal:
         scan(journal, disk)
@@ -455,7 +456,7 @@ def test_what_is_lost_is_sent_again_beside_what_a_script_drops(path: Path, disk:
     assert kinds == [(None,), ("DROPPED",), ("FILE",)]
 
 
-def test_what_was_seen_in_the_archive_and_taken_out_is_not_put_back(path: Path, disk: Disk) -> None:
+def test_instances_removed_from_the_archive_are_not_sent_again(path: Path, disk: Disk) -> None:
     """Somebody has deleted a scan on purpose, it may be: the session is held, and only a person sends it again."""
     with opened(path) as journal:
         scan(journal, disk)
@@ -467,7 +468,7 @@ def test_what_was_seen_in_the_archive_and_taken_out_is_not_put_back(path: Path, 
         assert report(journal).state == "held"
 
 
-def test_close_returns_what_was_recorded(path: Path, disk: Disk) -> None:
+def test_record_verdict_returns_the_recorded_verdict(path: Path, disk: Disk) -> None:
     """Whoever reports it says what the journal says."""
     with opened(path) as journal:
         scan(journal, disk)
@@ -484,7 +485,7 @@ def test_close_returns_what_was_recorded(path: Path, disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("verdict", [archived, lacking("a")], ids=["archived", "held"])
-def test_a_repair_that_is_asked_for(path: Path, disk: Disk, verdict: Callable[[SealedDelivery], Verdict]) -> None:
+def test_a_requested_repair(path: Path, disk: Disk, verdict: Callable[[SealedDelivery], Verdict]) -> None:
     """Also of a session that an earlier run has verified, or held because of it: only what is missing waits."""
     with opened(path) as journal:
         scan(journal, disk)
@@ -506,7 +507,7 @@ def test_nothing_is_repaired_before_a_session_is_archived(path: Path, disk: Disk
         assert set(states(journal).values()) == {"STORED"}
 
 
-def test_the_database_keeps_what_is_stored(path: Path, disk: Disk) -> None:
+def test_the_database_keeps_stored_instances(path: Path, disk: Disk) -> None:
     """No code can take an instance back while a delivery of its session is not at its end."""
     with opened(path) as journal:
         scan(journal, disk)

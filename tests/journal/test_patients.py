@@ -50,7 +50,9 @@ def reasons(path: Path, *batches: list[Instance], merge: bool = False) -> list[s
         (Patient("", "", "19500101"), Patient("", "", "19500102"), "files without PatientID, of two birth dates"),
     ],
 )
-def test_two_studies_of_one_subject(tmp_path: Path, first: Patient, second: Patient, expected: str | None) -> None:
+def test_two_studies_of_one_subject_share_a_patient(
+    tmp_path: Path, first: Patient, second: Patient, expected: str | None
+) -> None:
     """Under one subject there is one PatientID, with one name and one birth date; what is unknown agrees."""
     found = reasons(tmp_path / "j", [instance("a", "1", first)], [instance("b", "2", second)])
     assert len(found) == (expected is not None)
@@ -91,7 +93,7 @@ def test_a_study_belongs_to_one_patient(tmp_path: Path, other: Patient) -> None:
         assert JournalReader.of(journal).summary().files.skipped == 1
 
 
-def test_what_was_sent_of_a_disputed_study_is_not_archived(tmp_path: Path) -> None:
+def test_a_disputed_study_is_not_archived(tmp_path: Path) -> None:
     """All its files are there when the file of another patient is met; the next run sends nothing of it either."""
     path = tmp_path / "j"
     late = instance("z", "1", DOE)
@@ -115,7 +117,7 @@ def test_what_was_sent_of_a_disputed_study_is_not_archived(tmp_path: Path) -> No
         assert journal.deliveries.claim() is not None
 
 
-def test_nobody_is_known_by_an_empty_patient_id(tmp_path: Path) -> None:
+def test_an_empty_patient_id_identifies_no_patient(tmp_path: Path) -> None:
     """Studies without one, of two subjects, are two people, and may have two names."""
     one, other = Patient("", "doe^john", "19500101"), Patient("", "roe^jane", "19600101")
     assert reasons(tmp_path / "j", [instance("a", "1", one), instance("b", "2", other, subject="T")]) == []
@@ -123,7 +125,7 @@ def test_nobody_is_known_by_an_empty_patient_id(tmp_path: Path) -> None:
     assert ["files without PatientID, of two names" in reason for reason in found] == [True]
 
 
-def test_a_name_learnt_later_counts(tmp_path: Path) -> None:
+def test_a_name_found_later_counts(tmp_path: Path) -> None:
     """A first file without a name does not keep the next two from being compared."""
     found = reasons(
         tmp_path / "j",
@@ -132,7 +134,7 @@ def test_a_name_learnt_later_counts(tmp_path: Path) -> None:
     assert ["one PatientID with two names" in reason for reason in found] == [True]
 
 
-def test_what_was_skipped_is_looked_into_again(tmp_path: Path) -> None:
+def test_skipped_files_are_read_again(tmp_path: Path) -> None:
     """With --allow-mixed-patients the next run takes up what this one skipped, though the file has not changed."""
     path = tmp_path / "j"
     batch = [instance("a", "1", DOE), instance("b", "2", Patient("2"))]
@@ -169,7 +171,7 @@ def test_the_journal_holds_no_names(tmp_path: Path) -> None:
         ("Yamada^Tarou=山田^太郎", "Yamada^Tarou=山田^花子", False),
     ],
 )
-def test_names_are_compared_by_what_they_say(one: str, other: str, same: bool) -> None:
+def test_names_are_compared_without_their_spelling(one: str, other: str, same: bool) -> None:
     """Case, padding, empty components and other scripts do not make another patient."""
     first, second = (patient_of({"PatientID": "1", "PatientName": name}) for name in (one, other))
     assert is_same_patient(first, second) is same
@@ -227,7 +229,7 @@ async def test_a_study_of_two_patients_is_held_as_a_whole(
 
 
 @pytest.mark.anyio
-async def test_a_study_of_two_patients_may_be_wanted(
+async def test_a_study_of_two_patients_is_archived_on_request(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
     """With --allow-mixed-patients the same command takes it up, and archives it whole."""
@@ -242,7 +244,7 @@ async def test_a_study_of_two_patients_may_be_wanted(
 
 
 @pytest.mark.anyio
-async def test_a_patient_who_comes_after_archiving_spoils_nothing(
+async def test_a_patient_found_after_archiving_changes_nothing(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
     """What is archived stays so; the file of the other one is told, and what lies beside it goes nowhere."""
@@ -271,7 +273,7 @@ async def test_a_patient_who_comes_after_archiving_spoils_nothing(
 
 
 @pytest.mark.anyio
-async def test_a_plan_knows_nobody_by_an_empty_patient_id(commands: Commands, tmp_path: Path) -> None:
+async def test_a_plan_identifies_no_patient_by_an_empty_id(commands: Commands, tmp_path: Path) -> None:
     """By the same rules as while sending."""
     for number, name in enumerate(["Doe^John", "Roe^Jane"], start=1):
         header: dict[str, Any] = {

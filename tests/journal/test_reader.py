@@ -12,10 +12,13 @@ from journals import (
     RULES,
     Disk,
     archived,
+    failed,
+    held,
     instance,
     meet,
     names,
     opened,
+    refused,
     scan,
     sealed_by,
     send,
@@ -29,11 +32,9 @@ from asyncimport.model import (
     NOTHING_STORED,
     Built,
     Claim,
-    Failed,
     File,
     FileKind,
     Files,
-    Held,
     Ignored,
     Outcome,
     Problem,
@@ -63,21 +64,6 @@ def disk() -> Disk:
 def answers(verdicts: dict[str, Callable[[Claim], Outcome]]) -> Callable[[Claim], Outcome]:
     """Answer these files so, and acknowledge all others."""
     return lambda claim: verdicts.get(names([claim])[0], stored)(claim)
-
-
-def refused(claim: Claim) -> Outcome:
-    """Refuse the file."""
-    return Refused(claim, "XNAT did not keep it", kind=Refusal.DROPPED)
-
-
-def failed(claim: Claim) -> Outcome:
-    """Find no verdict."""
-    return Failed(claim, "no answer")
-
-
-def held(sealed: SealedDelivery) -> Verdict:
-    """Let XNAT not archive the session."""
-    return Held(sealed.delivery, "conflict")
 
 
 def built(sealed: SealedDelivery) -> Verdict:
@@ -169,7 +155,7 @@ def test_a_run_counts_its_own_sources(path: Path, disk: Disk) -> None:
     assert [report.session for report in whole.sessions] == [E1, E2]
 
 
-def test_a_refusal_taken_up_again_is_this_runs(path: Path, disk: Disk) -> None:
+def test_a_retried_refusal_belongs_to_this_run(path: Path, disk: Disk) -> None:
     """Refused again, it is this run's refusal; not taken up, it remains an earlier one's."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, answers({"a": refused}))
@@ -219,7 +205,7 @@ def test_states_of_a_session(
         assert replace(only_session(JournalReader.of(journal).summary()), as_of=None, earlier=False) == report
 
 
-def test_what_an_earlier_run_archived_is_told_apart(path: Path, disk: Disk) -> None:
+def test_sessions_archived_by_an_earlier_run_are_marked(path: Path, disk: Disk) -> None:
     """By the time at which it came to its end; a run knows its own beginning."""
     disk.put(instance("a", E1))
     whole_run(path, disk)
@@ -275,7 +261,7 @@ def test_a_session_with_failed_files_is_held(path: Path, disk: Disk) -> None:
     )
 
 
-def test_a_session_of_which_nothing_was_kept(path: Path, disk: Disk) -> None:
+def test_a_session_of_which_xnat_stored_nothing(path: Path, disk: Disk) -> None:
     """When XNAT refused every file there is nothing to archive."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, refused)
@@ -297,7 +283,7 @@ def test_an_archived_session_whose_new_files_are_all_refused(path: Path, disk: D
     assert summary.files == Files(already_stored=1, already_refused=1)
 
 
-def test_the_state_is_the_whole_sessions(path: Path, disk: Disk) -> None:
+def test_the_state_covers_the_whole_session(path: Path, disk: Disk) -> None:
     """What a session lacks from other sources it lacks; files and bytes are those of this run's sources."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, answers({"b": failed}))

@@ -92,13 +92,13 @@ UNAVAILABLE, USAGE, TRANSIENT, BUG = UnavailableError("u"), UsageError("g"), Tra
         ([BUG], BUG),
     ],
 )
-def test_worst_of_several(found: list[Exception], expected: Exception) -> None:
+def test_the_primary_error_of_several(found: list[Exception], expected: Exception) -> None:
     """One that ends the run goes before a usage error, that before any other of ours, in whatever order they came."""
     for order in permutations(found):
         assert primary_error(ExceptionGroup("", order)) is expected
 
 
-def test_worst_of_equals_is_the_first() -> None:
+def test_the_primary_error_of_equals_is_the_first() -> None:
     """Of two errors of one rank the first is shown."""
     first, second = LoginRefusedError("a"), UnavailableError("b")
     assert primary_error(ExceptionGroup("", [first, second])) is first
@@ -106,13 +106,13 @@ def test_worst_of_equals_is_the_first() -> None:
     assert primary_error(ExceptionGroup("", [ValueError("c"), BUG])).args == ("c",)
 
 
-def test_worst_in_nested_groups() -> None:
+def test_the_primary_error_of_nested_groups() -> None:
     """Task groups within task groups hide nothing."""
     inner = ExceptionGroup("", [TRANSIENT, ExceptionGroup("", [UNAVAILABLE])])
     assert primary_error(ExceptionGroup("", [BUG, inner, USAGE])) is UNAVAILABLE
 
 
-def test_worst_of_more_than_exceptions() -> None:
+def test_the_primary_error_may_be_a_base_exception() -> None:
     """An interrupt in a group is shown when nothing of ours is there to be shown."""
     interrupt = KeyboardInterrupt()
     assert primary_error(BaseExceptionGroup("", [interrupt])) is interrupt

@@ -162,7 +162,7 @@ async def test_the_same_bytes_are_known_again(
     assert xnat.count["import"] == 4
 
 
-async def test_what_is_known_again_is_not_read_again(ready: Commands, visit: Path, tmp_path: Path) -> None:
+async def test_recognised_files_are_not_read_again(ready: Commands, visit: Path, tmp_path: Path) -> None:
     """Once proven, inode and time tell."""
     assert (await ready("upload", visit, *WORDS)).code == 0
     migrate(visit)
@@ -186,7 +186,7 @@ async def test_a_copy_of_a_changed_file_is_no_copy_of_what_was_sent(
     assert (await safe_of(ready, tmp_path / "safe"))[0] == {"1", "sound copy", "3", "4"}
 
 
-async def test_what_was_sent_comes_back(ready: Commands, visit: Path, tmp_path: Path) -> None:
+async def test_a_restored_file_is_recognised_by_its_digest(ready: Commands, visit: Path, tmp_path: Path) -> None:
     """A file that was changed and then restored is the one that was sent."""
     assert (await ready("upload", visit, *WORDS)).code == 0
     write(visit / "2", image(2, pixels=60))
@@ -197,7 +197,7 @@ async def test_what_was_sent_comes_back(ready: Commands, visit: Path, tmp_path: 
     assert (await safe_of(ready, tmp_path / "safe"))[0] == {"1", "2", "3", "4"}
 
 
-async def test_a_journal_of_before_takes_what_nobody_touched(ready: Commands, visit: Path, tmp_path: Path) -> None:
+async def test_a_row_without_inode_matches_an_untouched_file(ready: Commands, visit: Path, tmp_path: Path) -> None:
     """It knows neither inode nor digest: a file that has not changed since it was stored is the one that was sent."""
     assert (await ready("upload", visit, *WORDS)).code == 0
     change(ready, FORGET_FACTS)
@@ -211,7 +211,7 @@ async def test_a_journal_of_before_takes_what_nobody_touched(ready: Commands, vi
     assert (again.code, counts(again)) == (0, {"already_stored": 3, "stored": 1})
 
 
-async def test_a_journal_of_before_proves_nothing_about_what_was_touched(
+async def test_a_row_without_inode_does_not_match_a_touched_file(
     xnat: TestXnat, ready: Commands, visit: Path, tmp_path: Path
 ) -> None:
     """Nothing is sent again, and nothing told of a million files on a new server; but they are not safe to delete."""
@@ -289,7 +289,7 @@ async def test_every_file_has_a_digest(ready: Commands, visit: Path, tmp_path: P
         }
 
 
-async def test_what_waits_is_looked_into_again(xnat: TestXnat, ready: Commands, visit: Path) -> None:
+async def test_pending_files_without_proof_are_read_again(xnat: TestXnat, ready: Commands, visit: Path) -> None:
     """A file that could not be sent and was replaced since is sent as what it is now."""
     assert (await ready("upload", visit, *WORDS, "--modality", "CT")).json["files"]["skipped"] == 4
     replace(visit / "2", image(8, pixels=50))
@@ -297,7 +297,7 @@ async def test_what_waits_is_looked_into_again(xnat: TestXnat, ready: Commands, 
     assert xnat.sop_uids() == {sop(1), sop(8), sop(3), sop(4)}
 
 
-async def test_a_plan_looks_into_what_was_replaced(ready: Commands, visit: Path) -> None:
+async def test_a_plan_reads_replaced_files(ready: Commands, visit: Path) -> None:
     """The next plan opens it again."""
     first = await ready("plan", visit, *WORDS)
     replace(visit / "2", image(8, pixels=50, StudyInstanceUID="1.2.9"))
@@ -307,7 +307,7 @@ async def test_a_plan_looks_into_what_was_replaced(ready: Commands, visit: Path)
 
 
 @pytest.mark.parametrize("content", [b"a,c\n1,2\n", b"a,b\n1,2\n"])
-async def test_attachments_are_compared_by_what_is_in_them(
+async def test_attachments_are_compared_by_content(
     ready: Commands, visit: Path, tmp_path: Path, content: bytes
 ) -> None:
     """Other bytes under the same size and time are told; the same ones in another file are not, and are safe."""

@@ -33,7 +33,7 @@ LINKS = [
 ]
 
 
-async def test_links_are_told_and_followed_when_asked(
+async def test_links_are_reported_and_followed_on_request(
     xnat: TestXnat, url: str, commands: Commands, source: Path
 ) -> None:
     """By plan, rehearsal and upload alike; the exit code says that something may be lacking."""
@@ -55,7 +55,7 @@ async def test_links_are_told_and_followed_when_asked(
     assert xnat.sop_uids() == {sop(1), sop(2), sop(3)}
 
 
-async def test_what_lies_beyond_a_link_is_not_gone(url: str, commands: Commands, source: Path) -> None:
+async def test_files_behind_an_unfollowed_link_are_not_gone(url: str, commands: Commands, source: Path) -> None:
     """What an earlier run sent from there counts as before when links are no longer followed."""
     commands.login(url)
     words = ("upload", source, "-P", "demo", "-o", "json")

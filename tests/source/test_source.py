@@ -250,7 +250,7 @@ async def test_roots_are_absolute_and_links_in_them_stay(tmp_path: Path, monkeyp
     assert (await folder("link", Path("real/../link/"))).roots == [str(tmp_path / "link")] * 2
 
 
-def test_identify_says_what_a_file_is(tmp_path: Path) -> None:
+def test_identify_returns_what_a_file_is(tmp_path: Path) -> None:
     """Content decides, not the name: an image, something else, an image without its study, a file that is gone."""
     source = FileSource([tmp_path])
     found = source.identify(write(tmp_path / "image.txt", image(7)))
@@ -274,7 +274,7 @@ async def test_small_bodies_are_bytes(tmp_path: Path, size: int) -> None:
     assert await body_of(write(tmp_path / "file", content)) == content
 
 
-async def test_large_bodies_are_streamed_again_and_again(tmp_path: Path) -> None:
+async def test_large_bodies_can_be_streamed_repeatedly(tmp_path: Path) -> None:
     """More than 1 MiB comes in pieces, from the start each time, with the size known before."""
     content = os.urandom(LARGE + 1)
     body: StreamedBody = await body_of(write(tmp_path / "file", content))
@@ -287,7 +287,7 @@ async def test_large_bodies_are_streamed_again_and_again(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("size", [100, LARGE + 1])
 @pytest.mark.parametrize("change", ["grown", "shrunk", "touched", "replaced", "rewritten", "gone", "a pipe"])
-async def test_what_changed_after_the_walk_is_not_read(tmp_path: Path, size: int, change: str) -> None:
+async def test_a_file_changed_after_the_walk_is_not_read(tmp_path: Path, size: int, change: str) -> None:
     """Other size, time, inode or ctime, nothing, or what would hang: an error in its place, and the rest is read."""
     file = write(tmp_path / "file", bytes(size))
     other = write(tmp_path / "other", b"other")
@@ -402,7 +402,7 @@ async def test_same_bytes_compares_to_the_last_byte(tmp_path: Path) -> None:
     assert not await source.same_bytes(one, str(tmp_path / "fifo"))
 
 
-async def test_many_headers_are_read_in_another_process(tmp_path: Path) -> None:
+async def test_many_headers_are_read_in_a_worker(tmp_path: Path) -> None:
     """It tells the same of all that can be met as a look from here."""
     for number in range(1, 6):
         write(tmp_path / f"{number}.dcm", image(number, PatientName="Müller^Änne", SpecificCharacterSet="ISO_IR 100"))
@@ -425,7 +425,7 @@ async def test_many_headers_are_read_in_another_process(tmp_path: Path) -> None:
     assert children() == 1
 
 
-async def test_a_process_that_dies_is_begun_again(tmp_path: Path) -> None:
+async def test_a_dead_worker_is_restarted(tmp_path: Path) -> None:
     """As when the system is short of memory: none of the headers is left out."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
@@ -437,7 +437,7 @@ async def test_a_process_that_dies_is_begun_again(tmp_path: Path) -> None:
     assert children() == 1
 
 
-async def test_a_file_that_ends_the_process_twice_is_unreadable(
+async def test_a_file_that_kills_the_worker_twice_is_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those before and behind it are not, and the headers that follow are read in another process still."""
@@ -453,7 +453,7 @@ async def test_a_file_that_ends_the_process_twice_is_unreadable(
     assert children() == 1
 
 
-async def test_where_no_process_can_be_begun_headers_are_read_from_here(
+async def test_without_a_worker_headers_are_read_in_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a system allows none."""
@@ -466,7 +466,7 @@ async def test_where_no_process_can_be_begun_headers_are_read_from_here(
     assert set(readers()) <= set(before)
 
 
-async def test_a_stop_ends_the_process_that_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stop_ends_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may hang at a disk that does not answer; and no other one is begun in its place."""
     files = [write(tmp_path / "root" / f"{number}.dcm", image(number)) for number in range(1, 4)]
     hangs = tmp_path / "hangs"
@@ -483,7 +483,7 @@ async def test_a_stop_ends_the_process_that_reads(tmp_path: Path, monkeypatch: p
             await anyio.sleep(0.01)
 
 
-async def test_the_process_that_reads_ends_with_the_walk(tmp_path: Path) -> None:
+async def test_the_worker_ends_with_the_walk(tmp_path: Path) -> None:
     """And when the source is not used any more."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
@@ -501,7 +501,7 @@ async def test_the_process_that_reads_ends_with_the_walk(tmp_path: Path) -> None
             await anyio.sleep(0.01)
 
 
-async def test_few_headers_are_read_from_here(tmp_path: Path) -> None:
+async def test_few_headers_are_read_in_this_process(tmp_path: Path) -> None:
     """A process takes longer to begin than they take to read."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     source = await folder(tmp_path)
@@ -536,7 +536,7 @@ class Slow:
             self._now -= 1
 
 
-async def test_where_opening_is_slow_many_are_opened_at_once(tmp_path: Path) -> None:
+async def test_on_a_slow_disk_many_files_are_opened_at_once(tmp_path: Path) -> None:
     """One at a time at first, and then as many as the waiting is worth; each tells its own, in its place."""
     files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
     expected = await (await folder(tmp_path)).identify_many(files)
@@ -555,7 +555,7 @@ async def test_where_opening_is_slow_many_are_opened_at_once(tmp_path: Path) -> 
     slow.seconds = 0
 
 
-async def test_where_opening_is_quick_again_threads_are_left_out(tmp_path: Path) -> None:
+async def test_on_a_fast_disk_no_threads_are_used(tmp_path: Path) -> None:
     """They would cost more than they bring."""
     files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
     source = await folder(tmp_path)
@@ -571,7 +571,7 @@ async def test_where_opening_is_quick_again_threads_are_left_out(tmp_path: Path)
     assert slow.most == 1
 
 
-async def test_a_stop_leaves_the_slow_reads_behind(tmp_path: Path) -> None:
+async def test_a_stop_abandons_slow_reads(tmp_path: Path) -> None:
     """It does not wait for them, and the threads end by themselves."""
     files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 65)]
     source = await folder(tmp_path)
@@ -588,7 +588,7 @@ async def test_a_stop_leaves_the_slow_reads_behind(tmp_path: Path) -> None:
     slow.seconds = 0
 
 
-async def test_another_process_opens_many_at_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_worker_opens_many_files_at_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slow disk is the same from there."""
     told = tmp_path / "told"
     root = tmp_path / "root"
@@ -602,7 +602,7 @@ async def test_another_process_opens_many_at_once_too(tmp_path: Path, monkeypatc
     assert int(told.read_text()) >= 16
 
 
-async def test_where_the_disk_is_slow_the_walk_asks_for_many_files_at_once(
+async def test_on_a_slow_disk_the_walk_stats_many_files_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it yields, and in which order, stays the same."""

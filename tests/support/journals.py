@@ -1,5 +1,6 @@
-"""What the tests of the journal share: a disk to scan, and a server that answers as it is told."""
+"""Shared by the tests of the journal: sessions, a disk to scan, and the answers of a server."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,12 +8,18 @@ from pathlib import Path
 from asyncimport.journal import Admission, Journal, LockWait, VanishedFiles
 from asyncimport.model import (
     Archived,
+    Built,
     Claim,
+    Deleted,
+    Failed,
     File,
     FileKind,
+    Held,
     Ignored,
     Instance,
     Outcome,
+    Refusal,
+    Refused,
     SealedDelivery,
     Session,
     Stored,
@@ -178,3 +185,70 @@ def whole_run(
     with opened(path, relabel=relabel) as journal:
         scan(journal, disk, retry_refused=retry_refused, retry_held=retry_held, archive_built=archive_built)
         return names(send(journal, answer, verdict=verdict))
+
+
+E1, E2, E3 = session("E1"), session("E2", subject="S2"), session("E3", subject="S3")
+
+
+def states(journal: Journal) -> dict[str, str]:
+    """Return the state of each instance by the last part of its SOPInstanceUID."""
+    rows = journal.connection.db.execute("SELECT sop_uid, state FROM instance").fetchall()
+    return {uid.rpartition(".")[2]: state for uid, state in rows}
+
+
+def deliveries(journal: Journal) -> list[tuple[str, int, str]]:
+    """Return label, number and state of each delivery."""
+    return journal.connection.db.execute(
+        "SELECT s.label, d.number, d.state FROM delivery d JOIN session s ON s.key = d.session ORDER BY d.key"
+    ).fetchall()
+
+
+def kinds(journal: Journal) -> dict[str, str]:
+    """Return what each file is."""
+    rows = journal.connection.db.execute("SELECT path, kind FROM file").fetchall()
+    return {os.fsdecode(found).removeprefix(f"{ROOT}/"): kind for found, kind in rows}
+
+
+def refused(claim: Claim) -> Outcome:
+    """Refuse the file."""
+    return Refused(claim, "XNAT did not keep it", kind=Refusal.DROPPED)
+
+
+def barred(claim: Claim) -> Outcome:
+    """Refuse the file, with all of its session."""
+    return Refused(claim, "not allowed", whole_session=True, kind=Refusal.SERVER)
+
+
+def second_row(claim: Claim) -> Outcome:
+    """Refuse the file, as XNAT has put it into another row."""
+    return Refused(claim, "a second row", whole_session=True, kind=Refusal.SERVER, second_row=True)
+
+
+def deleted(sealed: SealedDelivery) -> Verdict:
+    """Find that somebody has deleted its row."""
+    return Deleted(sealed.delivery)
+
+
+def failed(claim: Claim) -> Outcome:
+    """Find no verdict."""
+    return Failed(claim, "no answer")
+
+
+def unreadable(claim: Claim) -> Outcome:
+    """Fail to read the file."""
+    return Failed(claim, "the file cannot be read", unreadable=True)
+
+
+def held(sealed: SealedDelivery) -> Verdict:
+    """Let XNAT not archive the session."""
+    return Held(sealed.delivery, "conflict")
+
+
+def built(sealed: SealedDelivery) -> Verdict:
+    """Leave the session in the prearchive."""
+    return Built(sealed.delivery, sealed.delivery.uri or "")
+
+
+def only(name: str, outcome: Callable[[Claim], Outcome]) -> Callable[[Claim], Outcome]:
+    """Answer one file so, and acknowledge the others."""
+    return lambda claim: outcome(claim) if names([claim]) == [name] else stored(claim)

@@ -111,7 +111,7 @@ def test_the_current_directory_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_
     assert safe_path() == [ROOT, "/elsewhere"]
 
 
-def test_a_worker_that_dies_says_so_and_is_begun_again() -> None:
+def test_a_dead_worker_raises_and_is_restarted() -> None:
     """Whoever asked decides what that means."""
     worker = Worker(os._exit)
     for _ in range(2):
@@ -119,7 +119,7 @@ def test_a_worker_that_dies_says_so_and_is_begun_again() -> None:
             worker.call(3)
 
 
-def test_a_worker_that_cannot_be_begun_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_start_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whether the system begins none, or one that ends at once."""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(tmp_path / "gone"))
@@ -162,7 +162,7 @@ time.sleep(600)
         await anyio.to_thread.run_sync(child.wait, 10)
 
 
-def test_what_is_written_by_the_way_does_not_get_among_the_answers() -> None:
+def test_other_output_does_not_mix_with_the_answers() -> None:
     """A library may print something."""
     worker = Worker(print)
     assert worker.call("x") is None

@@ -99,7 +99,7 @@ def test_a_file_of_ours_becomes_private(tmp_path: Path, write: Callable[[Path], 
 
 
 @EVERY_WAY
-def test_a_link_that_another_has_put_there_is_not_followed(
+def test_another_users_link_is_not_followed(
     tmp_path: Path, another: Callable[[Path], Path], use: Callable[[Path], None]
 ) -> None:
     """In a shared directory `asyncimport.log` may lead to ~/.bashrc."""
@@ -115,9 +115,7 @@ def test_a_link_that_another_has_put_there_is_not_followed(
     assert link.is_symlink()
 
 
-def test_a_link_that_leads_to_another_ones_link_is_not_followed(
-    tmp_path: Path, another: Callable[[Path], Path]
-) -> None:
+def test_a_link_to_another_users_link_is_not_followed(tmp_path: Path, another: Callable[[Path], Path]) -> None:
     """Each of them is looked at."""
     (tmp_path / "target").touch()
     (tmp_path / "between").symlink_to("target")
@@ -129,7 +127,7 @@ def test_a_link_that_leads_to_another_ones_link_is_not_followed(
 
 @WAYS
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_link_of_ones_own_is_followed(tmp_path: Path, write: Callable[[Path], None], *, exists: bool) -> None:
+def test_an_own_link_is_followed(tmp_path: Path, write: Callable[[Path], None], *, exists: bool) -> None:
     """Somebody keeps his receipts elsewhere: the link stays, and what it leads to is written."""
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "receipts"
@@ -153,7 +151,7 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
 
 
 @EVERY_WAY
-def test_a_file_of_another_is_refused(
+def test_another_users_file_is_refused(
     tmp_path: Path, another: Callable[[Path], Path], use: Callable[[Path], None]
 ) -> None:
     """He would read what we write, or we would go by what he wrote."""
@@ -167,7 +165,7 @@ def test_a_file_of_another_is_refused(
 
 
 @pytest.mark.parametrize("use", [append, check_trusted])
-def test_a_pipe_of_another_is_refused_without_waiting(
+def test_another_users_pipe_is_refused_without_waiting(
     tmp_path: Path, another: Callable[[Path], Path], use: Callable[[Path], None]
 ) -> None:
     """Nobody reads from it, and to open it would wait for ever."""
@@ -177,7 +175,7 @@ def test_a_pipe_of_another_is_refused_without_waiting(
 
 
 @WAYS
-def test_a_name_that_another_gave_to_a_file_of_ours(tmp_path: Path, write: Callable[[Path], None]) -> None:
+def test_another_users_hard_link_to_our_file_is_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
     """A hard link in a directory that others write to may be no name of our choice; elsewhere it is."""
     (tmp_path / "bashrc").write_text("mine")
     for name, is_open in (("shared", True), ("own", False)):
@@ -217,7 +215,7 @@ def test_a_device_stays_one(write: Callable[[Path], None]) -> None:
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 @pytest.mark.parametrize("piped", [True, False])
-def test_what_a_process_was_given_open(tmp_path: Path, name: str, *, piped: bool) -> None:
+def test_inherited_files_are_used_as_they_are(tmp_path: Path, name: str, *, piped: bool) -> None:
     """Standard output may be a pipe or a file that the shell has made; neither is replaced."""
     code = (
         "import sys; from pathlib import Path; from asyncimport.system.output_files import replacing, check_output\n"
@@ -235,7 +233,7 @@ def test_what_a_process_was_given_open(tmp_path: Path, name: str, *, piped: bool
     assert out == b"new"
 
 
-def test_what_fails_leaves_the_old_one_whole(tmp_path: Path) -> None:
+def test_a_failure_leaves_the_old_file_whole(tmp_path: Path) -> None:
     """Whatever ends the writing: there is no half of a list, and nothing else beside it."""
     path = tmp_path / "out"
     path.write_text("old")
@@ -254,7 +252,7 @@ def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("writable", [0o020, 0o002])
-def test_what_others_can_write_to_is_not_gone_by(tmp_path: Path, writable: int) -> None:
+def test_files_that_others_can_write_are_not_trusted(tmp_path: Path, writable: int) -> None:
     """They can have put anything into it; what they could only read becomes private."""
     path = tmp_path / "x.journal"
     path.touch()
@@ -267,7 +265,7 @@ def test_what_others_can_write_to_is_not_gone_by(tmp_path: Path, writable: int) 
     assert mode(path) == 0o600
 
 
-def test_what_has_two_names_is_not_gone_by(tmp_path: Path) -> None:
+def test_files_with_two_names_are_not_trusted(tmp_path: Path) -> None:
     """Under each of them SQLite keeps a log of its own, and tears the file."""
     (tmp_path / "one").touch()
     os.link(tmp_path / "one", tmp_path / "two")
@@ -292,7 +290,7 @@ def test_a_directory_that_is_open_to_all(tmp_path: Path) -> None:
     check_directory(tmp_path)
 
 
-def test_a_directory_of_another(another: Callable[[Path], Path]) -> None:
+def test_another_users_directory(another: Callable[[Path], Path]) -> None:
     """Its owner can exchange everything in it. Root may use it: to a container everything may be another's."""
     with tempfile.TemporaryDirectory() as name:
         directory = another(Path(name))
@@ -306,7 +304,7 @@ def test_a_directory_of_another(another: Callable[[Path], Path]) -> None:
 
 
 @pytest.mark.usefixtures("another")
-def test_what_is_roots_is_trusted_unless_it_is_open_to_all() -> None:
+def test_roots_files_are_trusted_unless_open_to_all() -> None:
     """Root could write to all of ours anyway."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

@@ -1,0 +1,205 @@
+"""The rules that the database itself enforces: states, seals, unique labels."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import product
+from pathlib import Path
+
+import pytest
+from journals import (
+    E1,
+    E2,
+    instance,
+    opened,
+)
+
+from asyncimport.model import (
+    DELIVERY_TRANSITIONS,
+    INSTANCE_TRANSITIONS,
+    DeliveryState,
+    InstanceState,
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Say where the test's journal lies."""
+    return tmp_path / "state" / "test.journal"
+
+
+@pytest.fixture
+def raw(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a journal of two sessions, each with an instance and a delivery, with nothing between SQL and the file."""
+    with opened(path) as journal:
+        journal.scan.admit([instance("a", E1), instance("b", E2)])
+        journal.queue.claim(2, max_active=2)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        yield connection
+
+
+def as_instance(raw: sqlite3.Connection, state: InstanceState) -> None:
+    """Bring the first instance into a state, the legal way."""
+    raw.execute("UPDATE instance SET state = ?, delivery = 1 WHERE key = 1", (state,))
+
+
+def as_delivery(raw: sqlite3.Connection, state: DeliveryState) -> None:
+    """Bring the first delivery into a state, the legal way, all of its session settled."""
+    raw.execute("UPDATE instance SET state = 'STORED', delivery = 1 WHERE key = 1")
+    raw.execute("UPDATE delivery SET uri = '/prearchive/1' WHERE key = 1")
+    if state in {DeliveryState.BUILT, DeliveryState.ARCHIVED}:
+        raw.execute("UPDATE delivery SET state = 'SEALED' WHERE key = 1")
+    raw.execute("UPDATE delivery SET state = ? WHERE key = 1", (state,))
+
+
+def state_of(raw: sqlite3.Connection, table: str) -> str:
+    """Return the state of the first row."""
+    (state,) = raw.execute(f"SELECT state FROM {table} WHERE key = 1").fetchone()  # noqa: S608 - two fixed names
+    return str(state)
+
+
+@pytest.mark.parametrize(("was", "becomes"), sorted(INSTANCE_TRANSITIONS))
+def test_legal_changes_of_an_instance(raw: sqlite3.Connection, was: InstanceState, becomes: InstanceState) -> None:
+    """The database lets an instance make each change of the table."""
+    if was == InstanceState.STORED:
+        as_delivery(raw, DeliveryState.ARCHIVED)
+    as_instance(raw, was)
+    raw.execute("UPDATE instance SET state = ?, delivery = 1 WHERE key = 1", (becomes,))
+    assert state_of(raw, "instance") == becomes
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    sorted(
+        (one, other)
+        for one, other in product(InstanceState, InstanceState)
+        if one != other and (one, other) not in INSTANCE_TRANSITIONS
+    ),
+)
+def test_illegal_changes_of_an_instance(raw: sqlite3.Connection, was: InstanceState, becomes: InstanceState) -> None:
+    """The database refuses every change of an instance that the table does not hold: STORED is final."""
+    as_instance(raw, was)
+    with pytest.raises(sqlite3.IntegrityError, match="illegal change of an instance"):
+        raw.execute("UPDATE instance SET state = ?, delivery = 1 WHERE key = 1", (becomes,))
+    assert state_of(raw, "instance") == was
+
+
+@pytest.mark.parametrize(("was", "becomes"), sorted(DELIVERY_TRANSITIONS))
+def test_legal_changes_of_a_delivery(raw: sqlite3.Connection, was: DeliveryState, becomes: DeliveryState) -> None:
+    """The database lets a delivery make each change of the table."""
+    as_delivery(raw, was)
+    # What was not sealed is at its end only where it was seen in the archive.
+    raw.execute("UPDATE delivery SET state = ?, archive_uri = '/archive/1' WHERE key = 1", (becomes,))
+    assert state_of(raw, "delivery") == becomes
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    sorted(
+        (one, other)
+        for one, other in product(DeliveryState, DeliveryState)
+        if one != other and (one, other) not in DELIVERY_TRANSITIONS
+    ),
+)
+def test_illegal_changes_of_a_delivery(raw: sqlite3.Connection, was: DeliveryState, becomes: DeliveryState) -> None:
+    """The database refuses every change of a delivery that the table does not hold: no seal is ever broken."""
+    as_delivery(raw, was)
+    with pytest.raises(sqlite3.IntegrityError, match="illegal change of a delivery"):
+        raw.execute("UPDATE delivery SET state = ? WHERE key = 1", (becomes,))
+    assert state_of(raw, "delivery") == was
+
+
+@pytest.mark.parametrize("table", ["instance", "delivery"])
+def test_states_that_do_not_exist(raw: sqlite3.Connection, table: str) -> None:
+    """A state of no table cannot be reached, and neither can none at all."""
+    before = state_of(raw, table)
+    for state in ("LOST", None):
+        with pytest.raises(sqlite3.IntegrityError):
+            raw.execute(f"UPDATE {table} SET state = ? WHERE key = 1", (state,))  # noqa: S608 - two fixed names
+    assert state_of(raw, table) == before
+
+
+@pytest.mark.parametrize("state", sorted(set(InstanceState) - {InstanceState.PENDING}))
+def test_instances_begin_as_pending(raw: sqlite3.Connection, state: InstanceState) -> None:
+    """No instance enters the journal with a verdict."""
+    with pytest.raises(sqlite3.IntegrityError, match="begins as PENDING"):
+        raw.execute(
+            "INSERT INTO instance (session, sop_uid, series_uid, file, state, delivery) VALUES (1, 'x', 'y', 1, ?, 1)",
+            (state,),
+        )
+
+
+@pytest.mark.parametrize("state", sorted(set(DeliveryState) - {DeliveryState.OPEN}))
+def test_deliveries_begin_as_open(raw: sqlite3.Connection, state: DeliveryState) -> None:
+    """No delivery begins behind its seal."""
+    as_delivery(raw, DeliveryState.ARCHIVED)
+    with pytest.raises(sqlite3.IntegrityError, match="begins as OPEN"):
+        raw.execute("INSERT INTO delivery (session, number, state) VALUES (1, 2, ?)", (state,))
+
+
+@pytest.mark.parametrize("state", sorted(DeliveryState))
+def test_a_new_delivery_only_after_the_end_of_the_last(raw: sqlite3.Connection, state: DeliveryState) -> None:
+    """A session has one live delivery: another begins only when the last is archived, deleted, or built and left."""
+    as_delivery(raw, state)
+    if state in {DeliveryState.ARCHIVED, DeliveryState.BUILT, DeliveryState.DELETED}:
+        raw.execute("INSERT INTO delivery (session, number) VALUES (1, 2)")
+        assert raw.execute("SELECT count(*) FROM delivery WHERE session = 1").fetchone() == (2,)
+    else:
+        with pytest.raises(sqlite3.IntegrityError, match="has not ended"):
+            raw.execute("INSERT INTO delivery (session, number) VALUES (1, 2)")
+
+
+@pytest.mark.parametrize("state", sorted(set(DeliveryState) - {DeliveryState.OPEN}))
+def test_nothing_is_stored_after_the_seal(raw: sqlite3.Connection, state: DeliveryState) -> None:
+    """An instance is stored into an open delivery, never into one that is sealed, held or at its end."""
+    as_delivery(raw, state)
+    raw.execute("INSERT INTO instance (session, sop_uid, series_uid, file) VALUES (1, 'late', 'y', 1)")
+    with pytest.raises(sqlite3.IntegrityError, match="after the seal"):
+        raw.execute("UPDATE instance SET state = 'STORED', delivery = 1 WHERE sop_uid = 'late'")
+
+
+@pytest.mark.parametrize("delivery", [2, 99, None])
+def test_nothing_is_stored_into_another_sessions_delivery(raw: sqlite3.Connection, delivery: int | None) -> None:
+    """The delivery must be one of the instance's own session, and there must be one."""
+    with pytest.raises(sqlite3.IntegrityError, match="after the seal"):
+        raw.execute("UPDATE instance SET state = 'STORED', delivery = ? WHERE key = 1", (delivery,))
+    assert state_of(raw, "instance") == "PENDING"
+
+
+def test_a_delivery_with_pending_instances_is_not_sealed(raw: sqlite3.Connection) -> None:
+    """A session with unsettled instances cannot be sealed, whoever asks."""
+    raw.execute("UPDATE delivery SET uri = '/prearchive/1' WHERE key = 1")
+    with pytest.raises(sqlite3.IntegrityError, match="pending instances"):
+        raw.execute("UPDATE delivery SET state = 'SEALED' WHERE key = 1")
+    assert state_of(raw, "delivery") == "OPEN"
+
+
+@pytest.mark.parametrize("state", ["OPEN", "HELD"])
+def test_an_empty_delivery_is_not_sealed(raw: sqlite3.Connection, state: str) -> None:
+    """A delivery into which nothing was acknowledged has no row in XNAT that could be finalised."""
+    raw.execute("UPDATE instance SET state = 'REFUSED' WHERE key = 1")
+    raw.execute("UPDATE delivery SET state = ? WHERE key = 1", (state,))
+    with pytest.raises(sqlite3.IntegrityError, match="empty delivery"):
+        raw.execute("UPDATE delivery SET state = 'SEALED' WHERE key = 1")
+
+
+@pytest.mark.parametrize("other", ["/prearchive/2", "", None])
+def test_the_address_of_a_delivery_never_changes(raw: sqlite3.Connection, other: str | None) -> None:
+    """Once the first file has fixed the prearchive row it stays; noting the same address again is no change."""
+    raw.execute("UPDATE delivery SET uri = '/prearchive/1' WHERE key = 1")
+    raw.execute("UPDATE delivery SET uri = '/prearchive/1' WHERE key = 1")
+    with pytest.raises(sqlite3.IntegrityError, match="one prearchive row"):
+        raw.execute("UPDATE delivery SET uri = ? WHERE key = 1", (other,))
+
+
+def test_labels_and_identities_are_unique(raw: sqlite3.Connection) -> None:
+    """A label is one study's whatever its case, a study has one session, an instance one row."""
+    for values in (("P", "S", "e1", "1.2.new", ""), ("P", "S", "new", E1.study_uid, "")):
+        with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+            raw.execute(
+                "INSERT INTO session (project, subject, label, study_uid, patient) VALUES (?, ?, ?, ?, ?)", values
+            )
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        raw.execute(
+            "INSERT INTO instance (session, sop_uid, series_uid, file) SELECT session, sop_uid, 'y', 1 FROM instance"
+        )

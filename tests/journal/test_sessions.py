@@ -1,0 +1,168 @@
+"""Which session a file goes to, and what other rules change."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from journals import (
+    E1,
+    E2,
+    E3,
+    ROOT,
+    Disk,
+    barred,
+    deliveries,
+    failed,
+    instance,
+    kinds,
+    meet,
+    names,
+    opened,
+    scan,
+    send,
+    session,
+    states,
+    stored,
+    whole_run,
+)
+
+from asyncimport.journal import Journal, JournalReader
+from asyncimport.model import (
+    File,
+    FileKind,
+    Ignored,
+    Instance,
+    Session,
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Say where the test's journal lies."""
+    return tmp_path / "state" / "test.journal"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    """Open a new journal."""
+    with opened(path) as journal:
+        yield journal
+
+
+@pytest.fixture
+def disk() -> Disk:
+    """Give an empty disk."""
+    return Disk()
+
+
+@pytest.mark.parametrize("batch", [1, 512])
+def test_a_second_file_with_the_sop_uid_is_compared(journal: Journal, disk: Disk, batch: int) -> None:
+    """The same instance in another file is a duplicate if the bytes agree, else skipped; one of them is sent."""
+    disk.put(instance("a", E1, sop="1.2.x"), instance("b", E1, sop="1.2.x"))
+    disk.put(instance("c", E1, sop="1.2.x"), content="other bytes")
+    disk.put(Ignored(File(f"{ROOT}/d", 1, 1), FileKind.SKIPPED, "no label"))
+    scan(journal, disk, batch=batch)
+    assert names(send(journal)) == ["a"]
+    assert kinds(journal) == {"a": "INSTANCE", "b": "DUPLICATE", "c": "SKIPPED", "d": "SKIPPED"}
+    assert journal.scan.skip_reasons() == [("no label", 1), ("other bytes", 1)]
+
+
+def test_the_same_instance_in_two_sessions(journal: Journal, disk: Disk) -> None:
+    """An instance's identity is within its session: in another study's session it is sent too."""
+    disk.put(instance("a", E1, sop="1.2.x"), instance("b", E2, sop="1.2.x"))
+    scan(journal, disk)
+    assert names(send(journal)) == ["a", "b"]
+
+
+def test_one_label_for_two_studies(journal: Journal, disk: Disk) -> None:
+    """The study met first has the label, whatever the case of the other's; the later study is skipped, both named."""
+    late = session("e1", study="1.2.late")
+    disk.put(instance("a", E1), instance("b", late), instance("c", late))
+    scan(journal, disk)
+    assert names(send(journal)) == ["a"]
+    ((reason, count),) = journal.scan.skip_reasons()
+    assert count == 2
+    assert "1.2.late" in reason
+    assert E1.study_uid in reason
+
+
+def test_one_label_in_two_projects(journal: Journal, disk: Disk) -> None:
+    """Labels are a project's own: the same label and study in another project is another session."""
+    disk.put(instance("a", E1), instance("b", session("E1", project="Q")))
+    scan(journal, disk)
+    assert names(send(journal)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "other", [Session("P", "S9", "E1", E1.study_uid), Session("P", "S1", "E9", E1.study_uid)], ids=["subject", "label"]
+)
+@pytest.mark.parametrize("later", [True, False])
+def test_one_study_under_two_names(journal: Journal, disk: Disk, other: Session, later: bool) -> None:
+    """A study whose files disagree on subject or label is not sent in part, in later runs neither; why is told."""
+    disk.put(instance("a", E1))
+    meet(journal, disk)
+    disk.put(instance("b", other))
+    if later:
+        journal.close()
+    with opened(journal.path) if later else journal as run:
+        scan(run, disk)
+        assert names(send(run)) == []
+        ((reason, _),) = run.scan.skip_reasons()
+        assert f"goes to subject {E1.subject}, session {E1.label}" in reason
+        assert f"subject {other.subject}, session {other.label}" in reason
+
+
+def test_more_sessions_than_are_remembered(journal: Journal) -> None:
+    """More open sessions than are kept in memory are looked up again, and are the same."""
+    many = [session(f"E{n}", subject=f"S{n}") for n in range(2_100)]
+    for name in "ab":
+        admission = journal.scan.admit([instance(f"{of.label}-{name}", of) for of in many])
+        assert admission.files == 2_100
+    assert journal.connection.db.execute("SELECT count(*) FROM session").fetchone() == (2_100,)
+
+
+# Another set of rules
+
+
+def test_relabel_forgets_what_was_not_sent(path: Path, disk: Disk) -> None:
+    """Sessions of which XNAT holds something keep their labels; all others are decided anew under the new rules."""
+    disk.put(*[instance(name, E1) for name in "ab"], *[instance(name, E2) for name in "cd"], instance("e", E3))
+    disk.put(instance("f", session("e3", study="1.2.late")), Ignored(File(f"{ROOT}/g", 1, 1), FileKind.NOT_DICOM, "no"))
+    answers = {"b": failed, "c": barred, "e": failed}
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal, lambda claim: answers.get(names([claim])[0], stored)(claim))
+        assert journal.scan.skip_reasons() != []
+    rules = {"project": "P", "subject": "new"}
+    with opened(path, relabel=True, rules=rules) as journal:
+        assert JournalReader.of(journal).metadata() == {
+            "destination": "https://xnat.test",
+            "rule project": "P",
+            "rule subject": "new",
+            "source": journal.source,
+        }
+        assert states(journal) == {"a": "STORED", "b": "FAILED"}
+        assert kinds(journal) == {"a": "INSTANCE", "b": "INSTANCE", "g": "NOT_DICOM"}
+        for old, new in ((E2, "N2"), (E3, "N3"), (session("e3", study="1.2.late"), "N4")):
+            items = [item for item in disk.items.values() if isinstance(item, Instance) and item.session == old]
+            disk.put(*[Instance(i.file, i.sop_uid, "1", session(new, subject=new, study=old.study_uid)) for i in items])
+        scan(journal, disk)
+        assert names(send(journal)) == ["b", "c", "e", "f", "d"]
+        assert deliveries(journal) == [(label, 1, "ARCHIVED") for label in ("E1", "N2", "N3", "N4")]
+
+
+def test_relabel_keeps_stored_files(path: Path, disk: Disk) -> None:
+    """Files that changed after XNAT stored them, or now carry what is forgotten, do not make it forget the stored."""
+    disk.put(instance("a", E1), instance("b", E1))
+    whole_run(path, disk)
+    disk.touch("a")
+    disk.put(instance("b", E2, size=11))
+    with opened(path) as journal:
+        meet(journal, disk)
+    with opened(path, relabel=True) as journal:
+        assert states(journal) == {"a": "STORED", "b": "STORED"}
+        assert kinds(journal) == {"a": "SKIPPED", "b": "UNREADABLE"}
+        scan(journal, disk)
+        assert names(send(journal)) == ["b"]
+        assert {state for *_, state in deliveries(journal)} == {"ARCHIVED"}
+        assert len(JournalReader.of(journal).instances("E1")) == 2
