@@ -1,10 +1,10 @@
 """The reading side of the journal: sums, reports and what was stored. It never writes."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from asyncimport.errors import UsageError
 from asyncimport.journal.attachment_reports import (
@@ -120,24 +120,13 @@ class JournalReader:
         """
         check_rules(self.metadata(), self._path, destination, rules)
 
-    def study_sessions(self) -> list[Session]:
-        """Return the session of each study, in the order they were recorded."""
-        with journal_errors(self._path):
-            rows = self._db.execute("SELECT project, subject, label, study_uid FROM session ORDER BY key")
-            return [Session(*row) for row in rows]
-
     def has_project(self, project: str) -> bool:
         """Whether a study has a session in this project."""
-        with journal_errors(self._path):
-            query = "SELECT EXISTS (SELECT 1 FROM session WHERE project = ?)"
-            return bool(self._db.execute(query, (project,)).fetchone()[0])
+        return bool(self._fetch("SELECT 1 FROM session WHERE project = ? LIMIT 1", (project,)))
 
     def runs(self) -> list[Run]:
         """Return all runs, the first one first."""
-        with journal_errors(self._path):
-            return [
-                Run(*row) for row in self._db.execute("SELECT key, started, ended, exit_code FROM run ORDER BY key")
-            ]
+        return [Run(*row) for row in self._fetch("SELECT key, started, ended, exit_code FROM run ORDER BY key")]
 
     def summary(self) -> Summary:
         """Add up files, bytes, sessions and problems."""
@@ -219,11 +208,10 @@ class JournalReader:
                 "WHERE EXISTS (SELECT 1 FROM instance WHERE session = s.key AND state = 'STORED') OR EXISTS "
                 "(SELECT 1 FROM delivery WHERE session = s.key AND (uri IS NOT NULL OR state = 'ARCHIVED'))"
             )
-        with journal_errors(self._path):
-            rows = self._db.execute(
-                f"SELECT project, subject, label, study_uid, {labels} FROM session s {where} "  # noqa: S608 - fixed text
-                "ORDER BY key"
-            ).fetchall()
+        rows = self._fetch(
+            f"SELECT project, subject, label, study_uid, {labels} FROM session s {where} "  # noqa: S608 - fixed text
+            "ORDER BY key"
+        )
         return [(Session(*row[:4]), (row[5], row[6]) if row[4] else None) for row in rows]
 
     def subject_patients(self, *, after_relabel: bool = False) -> list[SubjectPatient]:
@@ -232,22 +220,20 @@ class JournalReader:
             "WHERE archived IS NOT NULL OR EXISTS (SELECT 1 FROM session s JOIN delivery d ON d.session = s.key "
             "WHERE s.project = p.project AND s.subject = p.subject COLLATE NOCASE AND d.state = 'ARCHIVED')"
         )
-        with journal_errors(self._path):
-            rows = self._db.execute(
-                "SELECT project, subject, allowed IS NOT NULL, id, name, birth_date, issuer FROM patient p "  # noqa: S608 - fixed text
-                f"{condition if after_relabel else ''} ORDER BY key"
-            ).fetchall()
+        rows = self._fetch(
+            "SELECT project, subject, allowed IS NOT NULL, id, name, birth_date, issuer FROM patient p "  # noqa: S608 - fixed text
+            f"{condition if after_relabel else ''} ORDER BY key"
+        )
         return [
             SubjectPatient(project, subject, Patient(*who), bool(allowed)) for project, subject, allowed, *who in rows
         ]
 
     def disputed_studies(self) -> frozenset[str]:
         """Return the studies (UIDs) with skipped files: by the rules of another session, or of another patient."""
-        with journal_errors(self._path):
-            rows = self._db.execute(
-                f"SELECT DISTINCT s.study_uid FROM {self._files} JOIN session s ON s.key = f.missing_from "  # noqa: S608 - fixed text
-                "WHERE f.kind = 'SKIPPED'"
-            ).fetchall()
+        rows = self._fetch(
+            f"SELECT DISTINCT s.study_uid FROM {self._files} JOIN session s ON s.key = f.missing_from "  # noqa: S608 - fixed text
+            "WHERE f.kind = 'SKIPPED'"
+        )
         return frozenset(uid for (uid,) in rows)
 
     def acknowledged(self, session: Session) -> tuple[frozenset[str], frozenset[str]]:
@@ -312,19 +298,18 @@ class JournalReader:
 
     def sent_files(self, session: Session) -> list[SentFile]:
         """Return the files that stored instances of a session were sent from, and their copies."""
-        with journal_errors(self._path):
-            rows = self._db.execute(
-                "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3, i.presumed FROM session s "
-                "CROSS JOIN instance i ON i.session = s.key "
-                "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED') "
-                "SELECT t.sop_uid, 0, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
-                "FROM t JOIN file f ON f.key = t.file WHERE f.kind = 'INSTANCE' AND f.instance = t.key UNION ALL "
-                "SELECT t.sop_uid, 1, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
-                # If nothing proves that a file is what was sent, nothing proves it for its copies.
-                "iif(o.inode IS NULL, NULL, f.inode), f.ctime_ns "
-                "FROM t JOIN file o ON o.key = t.file JOIN file f ON f.instance = t.key WHERE f.kind = 'DUPLICATE'",
-                (session.project, session.study_uid),
-            ).fetchall()
+        rows = self._fetch(
+            "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3, i.presumed FROM session s "
+            "CROSS JOIN instance i ON i.session = s.key "
+            "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED') "
+            "SELECT t.sop_uid, 0, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+            "FROM t JOIN file f ON f.key = t.file WHERE f.kind = 'INSTANCE' AND f.instance = t.key UNION ALL "
+            "SELECT t.sop_uid, 1, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
+            # If nothing proves that a file is what was sent, nothing proves it for its copies.
+            "iif(o.inode IS NULL, NULL, f.inode), f.ctime_ns "
+            "FROM t JOIN file o ON o.key = t.file JOIN file f ON f.instance = t.key WHERE f.kind = 'DUPLICATE'",
+            (session.project, session.study_uid),
+        )
         return [
             SentFile(file_of(path, columns), sop_uid, bool(is_copy), digest_of(sha256, xxh3), bool(presumed))
             for sop_uid, is_copy, presumed, sha256, xxh3, path, *columns in rows
@@ -337,15 +322,14 @@ class JournalReader:
             which += "('INSTANCE', 'SKIPPED')"
         else:
             which = "key AS session FROM session WHERE label = ? COLLATE NOCASE"
-        with journal_errors(self._path):
-            rows = self._db.execute(
-                f"WITH t AS (SELECT {which}) "  # noqa: S608 - fixed text
-                "SELECT s.project, s.subject, s.label, s.study_uid, d.number, d.state, d.uri, d.archive_uri, "
-                "d.merges, d.verified, d.closed_at, count(i.key), min(i.run), d.reason "
-                "FROM t CROSS JOIN session s ON s.key = t.session JOIN delivery d ON d.session = s.key "
-                "LEFT JOIN instance i ON i.session = s.key AND i.delivery = d.key GROUP BY d.key ORDER BY d.key",
-                () if label is None else (label,),
-            ).fetchall()
+        rows = self._fetch(
+            f"WITH t AS (SELECT {which}) "  # noqa: S608 - fixed text
+            "SELECT s.project, s.subject, s.label, s.study_uid, d.number, d.state, d.uri, d.archive_uri, "
+            "d.merges, d.verified, d.closed_at, count(i.key), min(i.run), d.reason "
+            "FROM t CROSS JOIN session s ON s.key = t.session JOIN delivery d ON d.session = s.key "
+            "LEFT JOIN instance i ON i.session = s.key AND i.delivery = d.key GROUP BY d.key ORDER BY d.key",
+            () if label is None else (label,),
+        )
         found = []
         for *names, number, state, uri, archive_uri, merges, verified, closed_at, files, run, reason in rows:
             before = None if merges is None else bool(merges)
@@ -355,7 +339,10 @@ class JournalReader:
             )
         return found
 
-    def _rows(self, query: str, label: str) -> list[InstanceRow]:
+    def _fetch(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         with journal_errors(self._path):
-            rows = self._db.execute(query, (label,)).fetchall()
+            return self._db.execute(query, values).fetchall()
+
+    def _rows(self, query: str, label: str) -> list[InstanceRow]:
+        rows = self._fetch(query, (label,))
         return [InstanceRow(file_of(row[0], row[1:5]), *row[5:]) for row in rows]

@@ -42,6 +42,7 @@ from asyncimport.model import (
     Refused,
     SealedDelivery,
     SessionReport,
+    SubjectReport,
     Summary,
     Verdict,
 )
@@ -373,3 +374,20 @@ def test_what_xnat_acknowledged(path: Path, disk: Disk) -> None:
             (one.session, one.state, sorted(reader.acknowledged(one.session)[0])) for one in reader.session_reports()
         ]
     assert found == [(E1, "archived", ["1.2.E1.a", "1.2.E1.d"]), (E2, "held", [])]
+
+
+def test_a_reader_of_one_project_sees_only_that_project(path: Path, disk: Disk) -> None:
+    """Where a template sends studies into several projects: sessions and demographics of the others are left out."""
+    other = session("E9", project="Q")
+    disk.put(instance("a", E1), instance("b", other))
+    with opened(path) as journal:
+        scan(journal, disk)
+        send(journal)
+        for one in (E1, other):
+            report = SubjectReport(one.project, one.subject, "stored", ("gender",))
+            journal.subjects.record(report, {"gender": "F"}, {"gender": "F"})
+    with JournalReader.open(path, project="Q") as reader:
+        assert [one.session for one in reader.session_reports()] == [other]
+        assert [(project, label) for project, label, _ in reader.subject_demographics()] == [("Q", "S1")]
+    with JournalReader.open(path) as reader:
+        assert [project for project, *_ in reader.subject_demographics()] == ["P", "Q"]
