@@ -43,11 +43,6 @@ _DAMAGE_ERRORS = (
 )
 
 
-def looks_like_container(head: bytes) -> bool:
-    """Whether a file may be an archive, by its first 512 bytes."""
-    return head.startswith((_LOCAL_MEMBER, *_PACKERS)) or _is_tar(head)
-
-
 def container_kind(path: str | bytes) -> str | None:
     """Return the kind of archive, such as "zip" or "tar.gz", if the file is one and holds DICOM.
 

@@ -1,4 +1,4 @@
-"""The journal of attachments: whose a file is, what waits for which resource, what became of it in which run."""
+"""The queue of attachments: the session of a file, what is queued for which resource, and results over several runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ def failed(attachment: Attachment) -> AttachmentResult:
 
 
 def take(journal: Journal, answer: Callable[[Attachment], AttachmentResult] = sent) -> list[Attachment]:
-    """Do what the line of enclosures does, one after the other; return what was handed out."""
+    """Do what the pipeline of attachments does, one after the other; return what was handed out."""
     handed: list[Attachment] = []
     while (enclosure := journal.attachments.claim()) is not None:
         handed += enclosure.attachments
@@ -70,7 +70,7 @@ def take(journal: Journal, answer: Callable[[Attachment], AttachmentResult] = se
 
 @dataclass
 class Book:
-    """A journal and a disk; each run meets all that is on the disk."""
+    """A journal and a disk; each run finds all that is on the disk."""
 
     path: Path
     disk: Disk = field(default_factory=Disk)
@@ -88,9 +88,9 @@ class Book:
         relabel: bool = False,
         same: bool = True,
     ) -> list[str]:
-        """Be one whole run; return what was handed out, by its name in the resource.
+        """Do one whole run; return what was handed out, by its name in the resource.
 
-        `same` is whether files that lie elsewhere under the name of what was stored have its bytes.
+        `same` is whether moved files have the bytes of the stored ones of their name.
         """
         parsed = [AttachRule.parse(rule) for rule in rules or PDF]
         with opened(self.path, relabel=relabel) as journal:
@@ -109,7 +109,7 @@ class Book:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What the last run counted, without what it counted none of."""
+        """The counts of the last run that are not zero."""
         assert self.summary is not None
         counts = self.summary.attachments
         named = {name: getattr(counts, name) for name in AttachmentCounts.__dataclass_fields__}
@@ -118,7 +118,7 @@ class Book:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Why attachments of the last run did not arrive, by the example's name."""
+        """Why attachments of the last run did not arrive, by the name of the example."""
         assert self.summary is not None
         problems = [problem for problem in self.summary.problems if problem.kind.startswith("attachment ")]
         return {Path(one.example).name: one.reason for one in problems}
@@ -138,7 +138,7 @@ def book(tmp_path: Path) -> Book:
 
 
 class TestWhose:
-    """The session whose images lie beside a file."""
+    """Which session a file belongs to."""
 
     @pytest.mark.parametrize(
         ("path", "name"),
@@ -151,34 +151,34 @@ class TestWhose:
         ],
     )
     def test_in_its_directory_above_beside_or_below(self, book: Book, path: str, name: str) -> None:
-        """Named relative to the directory that holds it and all of the session's images."""
+        """The name is relative to the directory that holds the file and all of the session's images."""
         book.disk.put(other(path), instance("v2/dicom/1", E2))
         assert book.run() == [name]
         assert book.names() == {f"REPORTS/{name}": "STORED"}
         assert book.counts == {"stored": 1}
 
     def test_a_session_in_several_directories(self, book: Book) -> None:
-        """A file in one of them keeps that one's name, so that two of one name do not meet."""
+        """A file in one of them keeps that directory's name, so that equal names do not collide."""
         book.disk.put(instance("v1/more/3", E1), other("v1/dicom/a.pdf"), other("v1/more/a.pdf"), other("v1/a.pdf"))
         book.disk.put(instance("v2/1", E2))
         assert sorted(book.run()) == ["a.pdf", "dicom/a.pdf", "more/a.pdf"]
 
     def test_among_several_sessions(self, book: Book) -> None:
-        """It is not guessed: it stays, with its reason; so does one that nothing lies beside."""
+        """No session is guessed: the file is skipped with its reason, as is one without DICOM around it."""
         book.disk.put(instance("v1/dicom/3", E2), other("v1/dicom/a.pdf"))
         assert book.run() == []
         assert book.counts == {"skipped": 1}
         assert book.reasons["a.pdf"].startswith("its directory has files of several sessions")
 
     def test_above_several_sessions(self, book: Book) -> None:
-        """The directory that holds all visits is nobody's."""
+        """The directory of all visits belongs to none of them."""
         book.disk.put(instance("v2/dicom/1", E2), other("a.pdf"), other("v2/b.pdf"))
         assert book.run() == ["b.pdf"]
         assert book.names("E2") == {"REPORTS/b.pdf": "STORED"}
         assert book.counts == {"stored": 1, "skipped": 1}
 
     def test_beside_nothing(self, tmp_path: Path) -> None:
-        """No image anywhere around: skipped. The search does not leave the source."""
+        """Without an image around it, a file is skipped. The search does not leave the source."""
         book = Book(tmp_path / "book")
         book.disk.put(instance("v1/dicom/1", E1), other("v2/a.pdf"))
         assert book.run(places=[f"{ROOT}/v2", f"{ROOT}/v1"]) == []
@@ -186,7 +186,7 @@ class TestWhose:
         assert book.reasons["a.pdf"].startswith("no DICOM file is in its directory")
 
     def test_sources_that_are_files(self, book: Book) -> None:
-        """A report that is given by itself looks into its own directory only."""
+        """A report given by itself is matched in its own directory only."""
         book.disk.put(other("v1/dicom/a.pdf"), other("v1/reports/b.pdf"))
         places = [f"{ROOT}/v1/dicom", f"{ROOT}/v1/dicom/a.pdf", f"{ROOT}/v1/reports/b.pdf"]
         assert book.run(places=places) == ["a.pdf"]
@@ -194,7 +194,7 @@ class TestWhose:
 
     @pytest.mark.parametrize("where", ["v2/a.pdf", "v2/reports/a.pdf", "v2/dicom/a.pdf"])
     def test_beside_a_study_that_is_not_asked_for(self, book: Book, where: str) -> None:
-        """It is none of this run's business, and above all no file of the session next door."""
+        """It is not sent in this run, and not with the session next door."""
         book.disk.put(other("v2/dicom/1", kind=FileKind.EXCLUDED), other(where))
         assert book.run() == []
         assert book.counts == {}
@@ -205,20 +205,20 @@ class TestWhose:
         assert book.names("E1") == {}
 
     def test_beside_a_study_that_is_skipped(self, book: Book) -> None:
-        """The reason says so; the session next door is not given it."""
+        """The reason says so; the session next door does not get it."""
         book.disk.put(other("v2/dicom/1", kind=FileKind.SKIPPED), other("v2/a.pdf"))
         assert book.run() == []
         assert book.reasons["a.pdf"] == "the study in its directory is not sent"
 
     def test_beside_duplicates_only(self, book: Book) -> None:
-        """The second copy of a visit is that session's too, and so is what lies in it, also under a name that meets."""
+        """Files next to the second copy of a visit belong to its session too, even with colliding names."""
         book.disk.put(*[instance(f"w/{number}", E1, sop=f"{E1.study_uid}.v1/dicom/{number}") for number in "12"])
         book.disk.put(other("v1/dicom/a.pdf"), other("w/a.pdf"))
         assert sorted(book.run()) == ["a.pdf", "w/a.pdf"]
         assert book.counts == {"stored": 2}
 
     def test_beside_unreadable_images(self, book: Book) -> None:
-        """A damaged file says what session it belonged to, where its header could be read."""
+        """The readable header of a damaged file names its session."""
         damaged = Ignored(File(f"{ROOT}/v2/1", 9, 1_000), FileKind.UNREADABLE, "truncated", session=E1, damaged=True)
         book.disk.put(damaged, other("v2/a.pdf"))
         book.run()
@@ -236,7 +236,7 @@ class TestWhose:
     def test_files_of_unknown_sessions_count_as_another_session(
         self, book: Book, kind: FileKind, details: dict[str, Any]
     ) -> None:
-        """A report beside it, or above it and a session, is not guessed to be the session's, until all can be read."""
+        """A report next to them is skipped until all of them are readable."""
         strange = Ignored(File(f"{ROOT}/v1/more/1", 9, 1_000), kind, "no header", **details)
         book.disk.put(strange, other("v1/a.pdf"), other("v1/more/b.pdf"), other("v1/dicom/c.pdf"))
         assert book.run() == ["c.pdf"]
@@ -249,7 +249,7 @@ class TestWhose:
 
     @pytest.mark.parametrize("kind", [FileKind.CONTAINER, FileKind.UNREADABLE])
     def test_vanished_files_of_unknown_sessions_do_not_count(self, book: Book, kind: FileKind) -> None:
-        """Nobody asks for it any longer."""
+        """Only files that this run has met do."""
         book.disk.put(other("v1/dicom/9", kind=kind), other("v1/a.pdf"))
         assert book.run() == []
         assert book.counts == {"skipped": 1}
@@ -257,7 +257,7 @@ class TestWhose:
         assert book.run() == ["a.pdf"]
 
     def test_an_archive_file_may_be_an_attachment(self, book: Book) -> None:
-        """It is an attachment, and no session; without its rule it is one again."""
+        """It is an attachment, and no session; without its rule it is an archive file again."""
         book.disk.put(other("v1/dicom/raw.zip", kind=FileKind.CONTAINER), other("v1/a.pdf"))
         assert sorted(book.run("*.zip=RAW", "*.pdf=REPORTS")) == ["a.pdf", "raw.zip"]
         book.disk.put(other("v1/dicom/more.zip", kind=FileKind.CONTAINER), other("v1/b.pdf"))
@@ -265,7 +265,7 @@ class TestWhose:
         assert book.run("*.zip=RAW", "*.pdf=REPORTS") == ["more.zip", "b.pdf"]
 
     def test_two_of_one_name(self, book: Book) -> None:
-        """What would meet under one name in XNAT is not sent over one another: the second is skipped, also later."""
+        """Of two files with one name in XNAT the second is skipped, in later runs too."""
         book.disk.put(other("v1/dicom/a b.pdf"), other("v1/dicom/a_b.pdf"))
         assert book.run() == ["a_b.pdf"]
         assert book.counts == {"stored": 1, "skipped": 1}
@@ -283,7 +283,7 @@ class TestWhose:
         assert book.counts == {"already_refused": 2}
 
     def test_a_path_that_is_no_text(self, book: Book) -> None:
-        """Bytes of any kind come back as they were."""
+        """Any bytes come back as they were."""
         book.disk.put(other("v1/\udcff.pdf"))
         with opened(book.path) as journal:
             scan(journal, book.disk)
@@ -294,10 +294,10 @@ class TestWhose:
 
 
 class TestLaterRuns:
-    """What another run makes of what is known."""
+    """What another run does with known attachments."""
 
     def test_no_attachment_is_claimed_twice(self, book: Book) -> None:
-        """What is stored is counted as an earlier run's, and no image of any run is concerned."""
+        """A stored one counts for the earlier run."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.csv"), other("v1/c.txt"))
         assert book.run("*.pdf=REPORTS", "*.csv=DATA") == ["b.csv", "a.pdf"]
         assert book.names() == {"REPORTS/a.pdf": "STORED", "DATA/b.csv": "STORED"}
@@ -307,7 +307,7 @@ class TestLaterRuns:
         assert (book.summary.files.already_stored, book.summary.files.not_dicom) == (2, 1)
 
     def test_a_changed_file_is_compared_again(self, book: Book) -> None:
-        """With what was stored of it before; merely touched, it stays an earlier run's."""
+        """With what was stored; a file that was only touched stays the earlier run's."""
         book.disk.put(other("v1/a.pdf"))
         book.run()
         book.disk.touch("v1/a.pdf")
@@ -326,7 +326,7 @@ class TestLaterRuns:
         assert book.counts == {"stored": 1}
 
     def test_a_changed_file_that_is_refused(self, book: Book) -> None:
-        """What XNAT holds of it stays known: should replacing be asked for, it is told what may be replaced."""
+        """The journal still knows what XNAT stored, so that a later --replace may replace it."""
         book.disk.put(other("v1/a.pdf"))
         book.run()
         book.disk.touch("v1/a.pdf", size=7)
@@ -355,7 +355,7 @@ class TestLaterRuns:
         assert book.counts == {"refused": 1}
 
     def test_refused_and_failed(self, book: Book) -> None:
-        """What failed is taken up again, what was refused on demand only, or when it has changed."""
+        """Failed ones are retried, refused ones on request or after a change only."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
 
         def answer(attachment: Attachment) -> AttachmentResult:
@@ -372,7 +372,7 @@ class TestLaterRuns:
         assert book.run() == ["a.pdf"]
 
     def test_rules_that_change(self, book: Book) -> None:
-        """What is stored stays where it is; what is not goes by the new rules, or nowhere any more."""
+        """Stored ones stay; the new rules decide about the others."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"), other("v1/c.csv"))
         book.run("a.pdf=REPORTS", "*=OTHER", answer=lambda one: sent(one) if one.name == "a.pdf" else refused(one))
         assert book.counts == {"stored": 1, "refused": 2}
@@ -381,7 +381,7 @@ class TestLaterRuns:
         assert book.names() == {"REPORTS/a.pdf": "STORED", "MORE/b.pdf": "STORED"}
 
     def test_a_visit_that_is_moved(self, book: Book) -> None:
-        """Its images are known again by their UIDs, its attachments by their names: they are compared, not sent."""
+        """Its images are recognised by their UIDs; its attachments, by their names, are compared and not sent."""
         book.disk.put(other("v1/a.pdf"), other("v1/reports/b.pdf"))
         book.run(answer=lambda one: sent(one) if one.name == "a.pdf" else failed(one))
         for name in ("dicom/1", "dicom/2", "a.pdf", "reports/b.pdf"):
@@ -399,7 +399,7 @@ class TestLaterRuns:
         assert book.counts == {"already_stored": 2}
 
     def test_another_file_of_the_name_from_another_directory(self, book: Book) -> None:
-        """It is another file, and not the same one, moved: both are told, and what was stored must be there."""
+        """It is another file, not the same one moved: both are reported, and the stored one must be there."""
         book.disk.put(other("v1/a b.pdf"))
         book.run()
         for name in ("dicom/1", "dicom/2", "a b.pdf"):
@@ -417,7 +417,7 @@ class TestLaterRuns:
         assert book.counts == {"already_stored": 1}
 
     def test_another_size_is_another_file(self, book: Book) -> None:
-        """Nobody has to read it for that."""
+        """No bytes are read for that."""
         book.disk.put(other("v1/a.pdf"))
         book.run()
         for name in ("dicom/1", "dicom/2", "a.pdf"):
@@ -427,7 +427,7 @@ class TestLaterRuns:
         assert book.counts == {"skipped": 1}
 
     def test_refusals_of_the_server(self, book: Book) -> None:
-        """Its state may have changed: the next run asks again, unasked."""
+        """The server's state may have changed: the next run tries again."""
         book.disk.put(other("v1/a.pdf"))
         assert book.run(answer=lambda one: AttachmentResult(one, REFUSED, "403", blames_server=True)) == ["a.pdf"]
         assert book.counts == {"refused": 1}
@@ -438,7 +438,7 @@ class TestLaterRuns:
     def test_a_run_that_was_killed_while_it_sent(
         self, book: Book, answer: Callable[[Attachment], AttachmentResult]
     ) -> None:
-        """A part of the file may be there: the next runs know it until one has come to an end of it."""
+        """A part of the file may be there: later runs know it until one has stored the file."""
         book.disk.put(other("v1/a.pdf"))
         with opened(book.path) as journal:
             scan(journal, book.disk)
@@ -460,7 +460,7 @@ class TestLaterRuns:
         assert begun == [True, answer is failed]
 
     def test_pending_files_that_are_gone_fail(self, book: Book) -> None:
-        """What was to be sent and is not there any more has failed; what was stored may go."""
+        """Stored files may vanish."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
         book.run(answer=lambda one: sent(one) if one.name == "a.pdf" else failed(one))
         book.disk.remove("v1/a.pdf")
@@ -473,7 +473,7 @@ class TestLaterRuns:
         assert book.counts == {}
 
     def test_the_session_is_not_archived_yet(self, book: Book) -> None:
-        """It waits, and is handed out by the run that sees it archived."""
+        """The attachment stays queued until a run sees the session archived."""
         book.disk.put(other("v1/a.pdf"))
 
         def built(sealed: SealedDelivery) -> Verdict:
@@ -485,13 +485,13 @@ class TestLaterRuns:
         assert book.counts == {"stored": 1}
 
     def test_a_session_of_which_xnat_keeps_nothing(self, book: Book) -> None:
-        """Nothing is attached to what is not there."""
+        """It gets no attachments."""
         book.disk.put(other("v1/a.pdf"))
         assert book.run(outcome=lambda claim: Refused(claim, "no")) == []
         assert book.counts == {"left": 1}
 
     def test_a_run_that_meets_other_files(self, book: Book) -> None:
-        """What this run has not met is not handed out, though it waits."""
+        """A queued attachment that this run has not met is not handed out."""
         book.disk.put(other("v1/a.pdf"))
         book.run(answer=failed)
         with opened(book.path) as journal:
@@ -500,7 +500,7 @@ class TestLaterRuns:
             assert journal.attachments.claim() is None
 
     def test_has_unattached(self, book: Book) -> None:
-        """Only what XNAT does not have makes a run without rules look."""
+        """Only attachments that XNAT lacks make a run without rules look for them."""
         book.disk.put(other("v1/a.pdf"))
         with opened(book.path) as journal:
             assert not journal.attachments.has_unstored()
@@ -512,7 +512,7 @@ class TestLaterRuns:
             assert not journal.attachments.has_unstored()
 
     def test_a_run_that_was_killed(self, book: Book) -> None:
-        """What it had handed out and not filed away is handed out again."""
+        """Attachments without a result are handed out again."""
         book.disk.put(other("v1/a.pdf"))
         with opened(book.path) as journal:
             scan(journal, book.disk)
@@ -522,7 +522,7 @@ class TestLaterRuns:
         assert book.run() == ["a.pdf"]
 
     def test_new_rules_of_routing(self, book: Book) -> None:
-        """`--relabel` lets go what XNAT has nothing of."""
+        """`--relabel` forgets attachments that XNAT does not have."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
         book.run(answer=lambda one: sent(one) if one.name == "a.pdf" else refused(one))
         assert book.run(relabel=True) == ["b.pdf"]
@@ -530,17 +530,17 @@ class TestLaterRuns:
 
 
 class TestHandedOut:
-    """Resources, one at a time each."""
+    """Batches of resources, one at a time each."""
 
     def claims(self, journal: Journal) -> list[AttachmentBatch]:
-        """Take all that can be handed out now."""
+        """Take all batches that are available now."""
         found = []
         while (enclosure := journal.attachments.claim()) is not None:
             found.append(enclosure)
         return found
 
     def test_a_resource_to_one_at_a_time(self, book: Book) -> None:
-        """Others go meanwhile; the rest of one when its first part is filed away."""
+        """Other resources continue meanwhile; the rest of one follows when its first batch has results."""
         book.disk.put(*[other(f"v1/{number:04}.pdf") for number in range(1_201)], other("v1/a.csv"))
         book.disk.put(instance("v2/1", E2), other("v2/b.pdf"))
         with opened(book.path) as journal:
@@ -570,7 +570,7 @@ class TestHandedOut:
             assert self.claims(journal) == []
 
     def test_a_batch_has_a_limit_of_bytes(self, book: Book) -> None:
-        """Large files come a few at a time, and one that is larger than that alone."""
+        """Large files come a few at a time; a file above the limit comes alone."""
         sizes = (300 << 20, 100 << 20, 100 << 20, 100 << 20)
         book.disk.put(*[other(f"v1/{number}.pdf", size=size) for number, size in enumerate(sizes)])
         batches = []
@@ -584,7 +584,7 @@ class TestHandedOut:
         assert batches == [["0.pdf"], ["1.pdf", "2.pdf"], ["3.pdf"]]
 
     def test_attachments_that_the_archive_lacks_are_sent_again(self, book: Book) -> None:
-        """What the archive was seen to lack is handed out again, and that alone."""
+        """And no others."""
         book.disk.put(other("v1/a.pdf"), other("v1/b.pdf"))
         book.run()
         with JournalReader.open(book.path) as reader:
@@ -600,7 +600,7 @@ class TestHandedOut:
 
     @pytest.mark.parametrize("end", [refused, failed, None])
     def test_a_repair_that_failed(self, book: Book, end: Callable[[Attachment], AttachmentResult] | None) -> None:
-        """Whatever it ended with, or a kill: what was stored must be there, for each later check and repair."""
+        """Whatever its result, even a kill: a stored attachment must be there for each later check."""
         book.disk.put(other("v1/a.pdf"))
         book.run()
         for _ in range(2):
@@ -626,7 +626,7 @@ class TestForgetting:
     """What `forget` does with attachments."""
 
     def test_a_session(self, book: Book) -> None:
-        """It goes with all that was attached to it, and comes again whole."""
+        """It is forgotten with its attachments, and sent again as a whole."""
         book.disk.put(other("v1/a.pdf"), instance("v2/1", E2), other("v2/b.pdf"))
         book.run()
         with Pruner.of(book.path) as pruner:
@@ -638,7 +638,7 @@ class TestForgetting:
         assert book.counts == {"stored": 1, "already_stored": 1}
 
     def test_files_that_are_gone(self, tmp_path: Path) -> None:
-        """What was not stored is forgotten with its file; what was stored stays, so that it can be verified."""
+        """Attachments that were not stored are forgotten with their files; stored ones stay, to be verified."""
         root = tmp_path / "src"
         root.mkdir()
         (root / "still here").touch()

@@ -1,4 +1,4 @@
-"""Deliveries: when a session is ready, what a verdict does, and what later runs go on with."""
+"""Deliveries: when a session is ready, what a verdict does, and what later runs continue."""
 
 import signal
 import sqlite3
@@ -56,7 +56,7 @@ from asyncimport.model.summary import exit_code
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Say where the test's journal lies."""
+    """Return the path of the test's journal."""
     return tmp_path / "state" / "test.journal"
 
 
@@ -69,7 +69,7 @@ def journal(path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def disk() -> Disk:
-    """Give an empty disk."""
+    """Return an empty disk."""
     return Disk()
 
 
@@ -77,7 +77,7 @@ def disk() -> Disk:
 
 
 def test_a_session_is_ready_only_after_the_scan(journal: Journal, disk: Disk) -> None:
-    """More of a session may come until the walk has ended; then it is sealed, with all that was acknowledged."""
+    """The scan may find more of it; then it is sealed with all acknowledged files."""
     disk.put(instance("a", E1), instance("b", E1), instance("c", E1))
     meet(journal, disk)
     while claims := journal.queue.claim(8, max_active=9):
@@ -102,7 +102,7 @@ def test_record_outcomes_returns_how_many_sessions_became_ready(journal: Journal
 
 
 def test_one_delivery_of_a_subject_at_a_time(journal: Journal, disk: Disk) -> None:
-    """Deliveries are sealed in their order, one for each subject label at a time, whatever the label's case."""
+    """Deliveries are sealed in order, one at a time for each subject label, ignoring case."""
     one, other = session("E4", subject="pat"), session("E5", subject="PAT")
     disk.put(instance("a", one), instance("b", other), instance("c", E3))
     scan(journal, disk)
@@ -131,7 +131,7 @@ def test_one_delivery_of_a_subject_at_a_time(journal: Journal, disk: Disk) -> No
 def test_verdicts_are_recorded(
     journal: Journal, disk: Disk, verdict: Callable[[SealedDelivery], Verdict], row: tuple[str | None, ...]
 ) -> None:
-    """The end of a delivery is noted with its address, how it was verified, or the reason."""
+    """With address and kind of verification, or with the reason."""
     disk.put(instance("a", E1))
     scan(journal, disk)
     send(journal, verdict=verdict)
@@ -139,7 +139,7 @@ def test_verdicts_are_recorded(
 
 
 def test_a_session_with_failed_files_is_not_sealed(journal: Journal, disk: Disk) -> None:
-    """A failed file is taken up again by the next run, so its session stays open; a dropped one does not matter."""
+    """The next run retries failed files, so the session stays open; dropped files do not matter."""
     disk.put(instance("a", E1), instance("b", E1), instance("c", E2), instance("d", E2))
     scan(journal, disk)
     send(journal, lambda claim: {"b": failed, "d": refused}.get(names([claim])[0], stored)(claim))
@@ -147,7 +147,7 @@ def test_a_session_with_failed_files_is_not_sealed(journal: Journal, disk: Disk)
 
 
 def test_a_refused_transaction_changes_nothing(journal: Journal, disk: Disk) -> None:
-    """A method is one transaction: when the database refuses a part of it nothing of it has happened."""
+    """A method is one transaction: if the database refuses a part of it, nothing changes."""
     disk.put(instance("a", E1), instance("b", E2))
     scan(journal, disk)
     claims = journal.queue.claim(8, max_active=9)
@@ -164,7 +164,7 @@ def test_a_refused_transaction_changes_nothing(journal: Journal, disk: Disk) -> 
 
 
 def test_a_second_run_sends_nothing(path: Path, disk: Disk) -> None:
-    """What XNAT acknowledged is never sent again, and what is archived is not finalised again."""
+    """Acknowledged files are not sent again, and archived sessions are not finalised again."""
     disk.put(*[instance(name, E1) for name in "abc"])
     assert whole_run(path, disk) == ["a", "b", "c"]
     with opened(path) as journal:
@@ -174,7 +174,7 @@ def test_a_second_run_sends_nothing(path: Path, disk: Disk) -> None:
 
 
 def test_new_files_of_an_archived_session_are_a_new_delivery(path: Path, disk: Disk) -> None:
-    """What comes later for an archived session is another delivery, whose seal covers all that was stored."""
+    """Its seal covers all stored instances of the session."""
     disk.put(instance("a", E1))
     whole_run(path, disk)
     disk.put(instance("b", E1))
@@ -194,7 +194,7 @@ def test_new_files_of_an_archived_session_are_a_new_delivery(path: Path, disk: D
 
 
 def seal(path: Path, disk: Disk) -> None:
-    """Be a run that was killed while a sealed delivery was being finalised."""
+    """Act as a run that is killed while it finalises a sealed delivery."""
     with opened(path) as journal:
         scan(journal, disk)
         while claims := journal.queue.claim(8, max_active=9):
@@ -203,7 +203,7 @@ def seal(path: Path, disk: Disk) -> None:
 
 
 def test_sealed_deliveries_are_ready_at_once(path: Path, disk: Disk) -> None:
-    """What an earlier run sealed is finalised without waiting for the scan, whatever the sources are now."""
+    """A delivery sealed by an earlier run is finalised without waiting for the scan, whatever the sources are now."""
     disk.put(instance("a", E1))
     seal(path, disk)
     with opened(path) as journal:
@@ -214,7 +214,7 @@ def test_sealed_deliveries_are_ready_at_once(path: Path, disk: Disk) -> None:
 
 
 def test_new_files_wait_for_the_end_of_a_sealed_delivery(path: Path, disk: Disk) -> None:
-    """Files found while an earlier delivery is sealed are parked, and sent in the same run once it is through."""
+    """They are sent in the same run, after the verdict."""
     disk.put(instance("a", E1))
     seal(path, disk)
     disk.put(instance("b", E1), instance("c", E1))
@@ -235,7 +235,7 @@ def test_new_files_wait_for_the_end_of_a_sealed_delivery(path: Path, disk: Disk)
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_sealed_delivery_ends_while_the_scan_finds_new_files(path: Path, disk: Disk, asked: bool) -> None:
-    """Whether or not the line has asked for work in between: each of the new files waits once."""
+    """Whether or not the pipeline claims in between: each new file is queued once."""
     disk.put(instance("a", E1))
     seal(path, disk)
     disk.put(instance("b", E1))
@@ -253,7 +253,7 @@ def test_a_sealed_delivery_ends_while_the_scan_finds_new_files(path: Path, disk:
 
 
 def test_files_that_wait_for_a_held_delivery_stay(path: Path, disk: Disk) -> None:
-    """When the sealed delivery ends as held its session gets nothing more in this run, and the run can end."""
+    """If the sealed delivery is held, this run sends nothing more of its session, and can end."""
     disk.put(instance("a", E1))
     seal(path, disk)
     disk.put(instance("b", E1))
@@ -282,7 +282,7 @@ def test_held_deliveries_are_retried_only_on_request(path: Path, disk: Disk) -> 
 
 
 def test_a_delivery_held_in_a_run_is_not_retried_in_it(path: Path, disk: Disk) -> None:
-    """`retry_held` is about earlier runs: one that ends as held before the scan does is left alone."""
+    """`retry_held` is for deliveries held by earlier runs."""
     disk.put(instance("a", E1))
     seal(path, disk)
     with opened(path) as journal:
@@ -296,7 +296,7 @@ def test_a_delivery_held_in_a_run_is_not_retried_in_it(path: Path, disk: Disk) -
 
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_a_session_refused_with_one_file_continues_in_the_next_run(path: Path, disk: Disk, name: str) -> None:
-    """What was in its way may be gone: the next run sends its files, the refused one too, unasked."""
+    """The reason may be gone: the next run sends all its files, including the refused one."""
     disk.put(*[instance(name, E1) for name in "abc"])
     whole_run(path, disk, only(name, barred))
     with opened(path) as journal:
@@ -308,7 +308,7 @@ def test_a_session_refused_with_one_file_continues_in_the_next_run(path: Path, d
 
 
 def test_a_blocked_session_is_not_archived_in_part(journal: Journal, disk: Disk) -> None:
-    """`--partial archive` is for files that are lost to it; this one goes on."""
+    """`--partial archive` is for missing files; a blocked session continues in the next run."""
     disk.put(*[instance(name, E1) for name in "abc"])
     scan(journal, disk, partial=True)
     send(journal, only("c", barred))
@@ -317,7 +317,7 @@ def test_a_blocked_session_is_not_archived_in_part(journal: Journal, disk: Disk)
 
 @pytest.mark.parametrize("together", [True, False])
 def test_the_first_row_is_looked_up_when_nothing_is_in_flight(journal: Journal, disk: Disk, together: bool) -> None:
-    """A second row says that the first may be gone; but not before all that is on its way has been acknowledged."""
+    """A second row means that the first may be gone. The lookup waits for all files in flight."""
     disk.put(*[instance(name, E1) for name in "abcde"])
     scan(journal, disk)
     for _ in range(2):
@@ -349,7 +349,7 @@ def test_the_first_row_is_looked_up_when_nothing_is_in_flight(journal: Journal, 
 
 
 def test_an_existing_first_row_holds_its_session(journal: Journal, disk: Disk) -> None:
-    """The second one is somebody else's: nothing more is sent in this run, and nothing is sealed."""
+    """The second row belongs to somebody else: this run sends and seals nothing more."""
     disk.put(*[instance(name, E1) for name in "abc"])
     scan(journal, disk)
     assert names(send(journal, only("b", second_row), verdict=lambda one: Held(one.delivery, "two rows"))) == [
@@ -362,7 +362,7 @@ def test_an_existing_first_row_holds_its_session(journal: Journal, disk: Disk) -
 
 @pytest.mark.parametrize("is_open", [True, False])
 def test_a_deleted_delivery_is_sent_again_once(journal: Journal, disk: Disk, is_open: bool) -> None:
-    """All that was stored in it waits, and goes into another one; if that is deleted too, somebody has to look."""
+    """All its instances go into another delivery; if that is deleted too, the session is held."""
     disk.put(*[instance(name, E1) for name in "abc"])
     scan(journal, disk)
     answer = only("c", second_row) if is_open else stored
@@ -377,7 +377,7 @@ def test_a_deleted_delivery_is_sent_again_once(journal: Journal, disk: Disk, is_
 
 
 def test_only_a_deleted_delivery_is_sent_again(path: Path, disk: Disk) -> None:
-    """What an earlier one has brought into the archive stays there."""
+    """Instances that an earlier delivery brought into the archive stay there."""
     disk.put(*[instance(name, E1) for name in "ab"])
     whole_run(path, disk)
     disk.put(*[instance(name, E1) for name in "cd"])
@@ -389,7 +389,7 @@ def test_only_a_deleted_delivery_is_sent_again(path: Path, disk: Disk) -> None:
 
 
 def test_interrupted_uploads_into_a_deleted_row_delay_the_next_seal(journal: Journal, disk: Disk) -> None:
-    """It makes or finds the row of the next delivery, which is therefore not sealed before the quiet period is over."""
+    """They may arrive in the row of the next delivery, which therefore waits for the settle time."""
     disk.put(*[instance(name, E1) for name in "ab"])
     scan(journal, disk)
     for _ in range(2):
@@ -408,14 +408,14 @@ def test_interrupted_uploads_into_a_deleted_row_delay_the_next_seal(journal: Jou
 
 
 def test_a_session_that_stays_refused_is_tried_once_a_run(path: Path, disk: Disk) -> None:
-    """It does not keep a run from ending."""
+    """A run can end nevertheless."""
     disk.put(instance("a", E1))
     for retry_held in (False, True):
         assert whole_run(path, disk, barred, retry_held=retry_held) == ["a"]
 
 
 def test_an_empty_held_delivery_begins_anew(path: Path, disk: Disk) -> None:
-    """XNAT holds nothing of it, so `retry_held` has nothing to finalise: its files are sent like new ones."""
+    """XNAT holds nothing of it, so its files are sent like new ones."""
     disk.put(*[instance(name, E1) for name in "abc"])
     whole_run(path, disk, only("a", barred))
     with closing(sqlite3.connect(path)) as connection:
@@ -433,7 +433,7 @@ def test_an_empty_held_delivery_begins_anew(path: Path, disk: Disk) -> None:
 
 @pytest.mark.parametrize("archive_built", [True, False])
 def test_built_deliveries_are_archived_on_request(path: Path, disk: Disk, archive_built: bool) -> None:
-    """What a run with --no-archive left in the prearchive is archived by one without it, and otherwise stays."""
+    """A run without --no-archive archives what a run with it left in the prearchive."""
     disk.put(instance("a", E1))
     whole_run(path, disk, verdict=built, archive_built=False)
     assert whole_run(path, disk, archive_built=archive_built) == []
@@ -442,7 +442,7 @@ def test_built_deliveries_are_archived_on_request(path: Path, disk: Disk, archiv
 
 
 def test_new_files_of_a_built_session(path: Path, disk: Disk) -> None:
-    """They are a new delivery too: the seal of the built one is not broken."""
+    """They are a new delivery: the seal of the built one stays."""
     disk.put(instance("a", E1))
     whole_run(path, disk, verdict=built, archive_built=False)
     disk.put(instance("b", E1))
@@ -452,7 +452,7 @@ def test_new_files_of_a_built_session(path: Path, disk: Disk) -> None:
 
 
 def test_only_sessions_of_the_runs_sources_continue(path: Path, disk: Disk) -> None:
-    """Held, built and open sessions of other sources are not this run's business."""
+    """Held, built and open sessions of other sources do not."""
     disk.put(instance("a", E1), instance("b", E2))
     whole_run(path, disk, verdict=held)
     disk.remove("a")
@@ -465,7 +465,7 @@ def test_only_sessions_of_the_runs_sources_continue(path: Path, disk: Disk) -> N
 
 
 def test_an_open_delivery_continues_in_the_next_run(path: Path, disk: Disk) -> None:
-    """A run that ends early leaves its deliveries open, with their addresses; the next one fills the same rows."""
+    """A run that ends early leaves its deliveries open; the next one fills the same rows."""
     disk.put(*[instance(name, E1) for name in "abc"])
     with opened(path) as journal:
         meet(journal, disk)
@@ -481,7 +481,7 @@ def test_an_open_delivery_continues_in_the_next_run(path: Path, disk: Disk) -> N
 
 
 def test_failed_files_are_always_retried(path: Path, disk: Disk) -> None:
-    """A file without a verdict is sent again by the next run, and then its session is archived."""
+    """The next run sends a file without a verdict again, and then archives its session."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, only("b", failed))
     assert whole_run(path, disk) == ["b"]
@@ -498,7 +498,7 @@ KINDS: Mapping[Refusal, tuple[bool, bool, int]] = {
 
 @pytest.mark.parametrize("kind", list(Refusal))
 def test_only_dropped_files_are_not_missing(path: Path, disk: Disk, kind: Refusal) -> None:
-    """Any other refusal holds the session, is told in each run, and is sent again when it may have passed, or asked."""
+    """Any other refusal holds the session, and is retried on request or if its reason may be gone."""
     is_archived, again, already = KINDS[kind]
     disk.put(instance("a", E1), instance("b", E1))
     refuse = only("b", lambda claim: Refused(claim, "no", kind=kind))
@@ -521,7 +521,7 @@ def test_only_dropped_files_are_not_missing(path: Path, disk: Disk, kind: Refusa
 
 @pytest.mark.parametrize("kind", list(Refusal))
 def test_a_session_without_refused_files_is_archived_on_request(path: Path, disk: Disk, kind: Refusal) -> None:
-    """`--partial archive` takes it as it is, and it says what it lacks."""
+    """`--partial archive` archives it, and the report says what it misses."""
     disk.put(instance("a", E1), instance("b", E1))
     with opened(path) as journal:
         scan(journal, disk, partial=True)
@@ -538,7 +538,7 @@ def test_a_session_without_refused_files_is_archived_on_request(path: Path, disk
 
 
 def test_refused_files_are_retried_only_on_request(path: Path, disk: Disk) -> None:
-    """A refusal stands until `retry_refused`; then the file goes into a new delivery of its archived session."""
+    """A refusal stays until `retry_refused`; then the file goes into a new delivery of its archived session."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, only("b", refused))
     assert whole_run(path, disk) == []
@@ -565,7 +565,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_kill_leaves_claimed_instances_pending(path: Path, disk: Disk) -> None:
-    """After SIGKILL the lock is free, what was settled is settled, and what was in flight is sent again."""
+    """After SIGKILL the lock is free, outcomes are kept, and instances in flight are sent again."""
     command: list[str | Path] = [sys.executable, "-c", KILLED, path, Path(__file__).parent.parent / "support"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "claimed\n"), done.stderr

@@ -1,4 +1,4 @@
-"""What is this machine's own disk: a journal on another's is refused, and a source there is read in threads only."""
+"""Local and network disks: a journal on a network disk is refused, and a source there is read in threads only."""
 
 import ctypes
 import errno
@@ -89,13 +89,13 @@ def test_a_network_file_system_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", LOCAL)
 def test_any_other_file_system_is_not(kind: str) -> None:
-    """What is local is fine, and what nobody has heard of is not for us to forbid."""
+    """Local types are fine, and so are unknown ones."""
     refuse_network_disk(Path("/srv/net/state/x.journal"), [Row("/", "nfs"), Row("/srv/net", kind)])
 
 
 @pytest.mark.parametrize(("device", "refused"), [("https://cloud.example.org/dav", True), ("encfs", False)])
 def test_a_process_behind_a_file_system_may_name_an_address(device: str, refused: bool) -> None:
-    """What davfs2 mounts is "fuse" and no more, as is much that is local."""
+    """davfs2 has the type "fuse", like many local ones, but an address as its device."""
     found = network_file_system(PurePosixPath("/srv/x"), [ROOT, Row("/srv", "fuse", device=device)])
     assert found == ("fuse" if refused else "")
 
@@ -116,7 +116,7 @@ def test_a_process_behind_a_file_system_may_name_an_address(device: str, refused
     ],
 )
 def test_the_longest_mount_point_is_the_one(place: str, kind: str) -> None:
-    """Mounts lie in one another in any order, names begin alike, and the later of two at one place is the one seen."""
+    """Mounts nest in any order, names begin alike, and the later of two at one place hides the other."""
     mounts = [
         Row("/home/ann/scratch", "xfs"),
         Row("/twice", "ext4"),
@@ -144,7 +144,7 @@ def test_the_longest_mount_point_is_the_one(place: str, kind: str) -> None:
     ],
 )
 def test_which_disks_keep_their_inodes(place: str, keeps: bool) -> None:
-    """Those that make up the numbers as files are met do not, so that nothing may be concluded from another number."""
+    """Not those that make up the numbers: there, another number proves nothing."""
     mounts = [
         ROOT,
         Row("/nfs", "nfs4"),
@@ -161,7 +161,7 @@ def test_which_disks_keep_their_inodes(place: str, keeps: bool) -> None:
 
 
 def test_an_unknown_mount_table_means_a_local_disk() -> None:
-    """Where the system tells of no mounts nothing is forbidden."""
+    """If the system hides its mounts, nothing is refused."""
     refuse_network_disk(Path("/srv/x.journal"), [])
 
 
@@ -180,7 +180,7 @@ def test_an_unknown_mount_table_means_a_local_disk() -> None:
     ],
 )
 def test_windows(place: str, kind: str) -> None:
-    """A drive of another machine is NTFS too, but "remote"; a share needs no letter."""
+    """A network drive is NTFS too, but "remote"; a share needs no letter."""
     mounts = [
         Row("C:\\", "NTFS", "rw,fixed", "C:\\"),
         Row("D:\\", "", "cdrom", "D:\\"),
@@ -194,7 +194,7 @@ def test_windows(place: str, kind: str) -> None:
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
-    """Where the file would lie counts, also when it or its directories do not exist yet; the user's path is named."""
+    """The real place counts, even if its directories do not exist yet; the message has the user's path."""
     net = tmp_path.resolve() / "net disk"
     net.mkdir()
     mounts = [ROOT, Row(str(net), "nfs4")]
@@ -210,7 +210,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
 
 
 def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It begins where the command was given."""
+    """It is relative to the current directory."""
     monkeypatch.chdir(tmp_path)
     mounts = [ROOT, Row(str(tmp_path.resolve()), "cifs")]
     with pytest.raises(JournalError, match=r"^the journal x\.journal would lie on"):
@@ -219,7 +219,7 @@ def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_odd_paths(tmp_path: Path) -> None:
-    """A link that leads to itself, and a name that is no text, are for others to stumble over."""
+    """A link to itself, and a name that is no text, raise no error here."""
     (tmp_path / "loop").symlink_to("loop")
     for path in (tmp_path / "loop" / "x.journal", tmp_path / os.fsdecode(b"\xff") / "x.journal"):
         refuse_network_disk(path, [ROOT])
@@ -238,7 +238,7 @@ def test_odd_paths(tmp_path: Path) -> None:
     ],
 )
 def test_a_source_on_or_above_a_network_mount_is_not_local(tmp_path: Path, paths: list[str], local: bool) -> None:
-    """A disk of another machine may lie at a source, above it, or anywhere below."""
+    """A network disk may be mounted at a source, above it, or anywhere below."""
     for name in ("tree", "net", "network"):
         (tmp_path / name).mkdir()
     (tmp_path / "link").symlink_to("net")
@@ -250,12 +250,12 @@ def test_a_source_on_or_above_a_network_mount_is_not_local(tmp_path: Path, paths
 
 
 def test_the_disk_of_this_machine_is_local(tmp_path: Path) -> None:
-    """The tests' journals lie on a disk that is let pass."""
+    """The tests' own journals are accepted."""
     refuse_network_disk(tmp_path / "state" / "x.journal")
 
 
 def test_readers_write_no_journal_on_a_network_disk() -> None:
-    """The library that knows the mounts is not loaded before it is asked."""
+    """Commands that write no journal do not load psutil."""
     code = "import sys, asyncimport.journal, asyncimport.journal.database; sys.exit('psutil' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -269,7 +269,7 @@ _DIRECTORY = struct.pack("<QII6Q10I", 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o4075
 
 
 def _serve(device: int) -> None:
-    """Be an empty file system until it is unmounted."""
+    """Serve an empty file system until it is unmounted."""
     while True:
         try:
             request = os.read(device, 1 << 20)
@@ -286,7 +286,7 @@ def _serve(device: int) -> None:
 
 @contextmanager
 def mounted(point: Path, kind: str) -> Iterator[None]:
-    """Mount an empty file system of a type that runs as a process, as sshfs does."""
+    """Mount an empty FUSE file system, like sshfs."""
     try:
         device = os.open("/dev/fuse", os.O_RDWR)
     except OSError as error:
@@ -309,7 +309,7 @@ def mounted(point: Path, kind: str) -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a test mount something")
 def test_a_real_mount(tmp_path: Path) -> None:
-    """A file system of another machine, mounted at a place with spaces in its name, is found in the system's table."""
+    """A network file system at a place with spaces in its name is found in the system's table."""
     point = tmp_path / "two  words"
     point.mkdir()
     path = point / "state" / "x.journal"
@@ -326,7 +326,7 @@ def test_a_real_mount(tmp_path: Path) -> None:
 @pytest.mark.anyio
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a test mount something")
 async def test_a_source_on_a_real_mount_is_read_in_threads_only(tmp_path: Path) -> None:
-    """However quick its answers are: when they stop coming, the loop goes on."""
+    """However quick it is: when it stops answering, the loop goes on."""
     point = tmp_path / "net"
     point.mkdir()
     file = write(tmp_path / "1.dcm", image(1))

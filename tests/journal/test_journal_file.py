@@ -1,4 +1,4 @@
-"""The journal's file: made, locked, recognised, bound to one server and its rules, and read beside a run."""
+"""The journal's file: created, locked, recognised, bound to one server and its rules, read during a run."""
 
 import os
 import re
@@ -26,7 +26,7 @@ HERE = Path(__file__).parent.parent / "support"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Say where the test's journal lies."""
+    """Return the path of the test's journal."""
     return tmp_path / "state" / "test.journal"
 
 
@@ -42,7 +42,7 @@ def filled(path: Path) -> Path:
 
 
 def python(code: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run some code in a process of its own, with the tests' modules at hand."""
+    """Run code in another process that can import the tests' modules."""
     command: Sequence[str | Path] = [sys.executable, "-c", code, *words]
     env = {**os.environ, "PYTHONPATH": str(HERE)}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
@@ -57,7 +57,7 @@ def mode(path: Path) -> int:
 
 
 def test_a_new_journal_is_its_owners_alone(path: Path) -> None:
-    """The journal, all files beside it and its directory can be read by nobody else: they name patients."""
+    """Only the owner can read the journal, the files next to it and its directory: they name patients."""
     previous = os.umask(0)
     try:
         with opened(path) as journal:
@@ -73,14 +73,14 @@ def test_a_new_journal_is_its_owners_alone(path: Path) -> None:
 
 
 def level(journal: Journal) -> str:
-    """Return how the last transaction was committed: with a sync of the log, up to its end, or without."""
+    """Return how the last transaction was committed: with a sync of the log or without."""
     assert journal.connection.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     (number,) = journal.connection.db.execute("PRAGMA synchronous").fetchone()
     return {1: "committed", 2: "synced"}[number]
 
 
 def test_lasting_changes_are_synced_at_once(path: Path) -> None:
-    """What XNAT is called about, and what came of it, survives a power failure."""
+    """Calls to XNAT and their results survive a power failure."""
     levels: dict[str, str] = {}
     enclosure = AttachmentBatch(Resource(ResourceOwner("P", "S1", "E1", "1.2.E1"), "DOCS"), ())
     with Journal(path, destination="https://xnat.test", rules=RULES, clock=lambda: 1_000.0) as journal:
@@ -116,7 +116,7 @@ def test_lasting_changes_are_synced_at_once(path: Path) -> None:
 
 
 def test_acknowledgements_are_synced_every_quarter_second(path: Path) -> None:
-    """Each quarter of a second, whatever else was asked of the journal meanwhile, and after a clock was set back."""
+    """Whatever else happens meanwhile, and even after a clock was set back."""
     now = [1_000.0]
     found = []
     with Journal(path, destination="https://xnat.test", rules=RULES, clock=lambda: now[0]) as journal:
@@ -131,7 +131,7 @@ def test_acknowledgements_are_synced_every_quarter_second(path: Path) -> None:
 
 
 def test_a_commit_is_synced_as_a_whole(path: Path) -> None:
-    """The level is set before the transaction begins: SQLite does not take it within one."""
+    """The level is set before the transaction: SQLite ignores it within one."""
     said: list[str] = []
     with opened(path) as journal:
         journal.scan.admit([instance("a")])
@@ -143,7 +143,7 @@ def test_a_commit_is_synced_as_a_whole(path: Path) -> None:
 
 
 def test_an_empty_file_becomes_a_journal(path: Path) -> None:
-    """A file of no bytes, such as mktemp makes, is no one else's."""
+    """Such as one that mktemp makes."""
     path.parent.mkdir()
     path.touch()
     with opened(path) as journal:
@@ -162,7 +162,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_kill_while_the_journal_is_created(path: Path) -> None:
-    """What a kill leaves of a journal that was not whole yet is rolled back, and the journal made anew."""
+    """The incomplete journal is rolled back and created again."""
     path.parent.mkdir()
     python(KILLED_IN_MAKING, path)
     assert path.stat().st_size > 0
@@ -172,7 +172,7 @@ def test_a_kill_while_the_journal_is_created(path: Path) -> None:
 
 
 def test_a_place_where_no_journal_can_be(tmp_path: Path) -> None:
-    """Below a file there is no directory, and a directory is no journal: one line, and what to do."""
+    """Below a file, or at a directory: one line, and what to do."""
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match="cannot be made") as error:
         opened(tmp_path / "file" / "test.journal")
@@ -185,7 +185,7 @@ def test_a_place_where_no_journal_can_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a b?c#d%20.journal", os.fsdecode(b"\xff.journal")])
 def test_odd_names(tmp_path: Path, name: str) -> None:
-    """A journal may have any name that a file can have, for writing and for reading."""
+    """A journal may have any file name, for writing and for reading."""
     path = tmp_path / name
     with opened(path) as journal:
         journal.scan.admit([instance("a")])
@@ -197,7 +197,7 @@ def test_odd_names(tmp_path: Path, name: str) -> None:
 
 
 def test_a_second_run_is_refused(path: Path) -> None:
-    """A journal is one run's at a time; when that has ended it is free."""
+    """One run uses a journal at a time; when it has ended the journal is free."""
     with opened(path) as journal:
         with pytest.raises(JournalBusyError, match="in use by another run") as error:
             opened(path)
@@ -217,7 +217,7 @@ def test_a_second_process_is_refused(path: Path) -> None:
 
 
 def test_the_lock_is_released_when_opening_fails(path: Path) -> None:
-    """A journal that cannot be used, or is not for this server, is not kept from others either."""
+    """Whether the journal is unusable or of another server."""
     path.parent.mkdir()
     path.write_text("no database, but long enough to be looked at" * 100)
     for _ in range(2):
@@ -231,7 +231,7 @@ def test_the_lock_is_released_when_opening_fails(path: Path) -> None:
 
 
 def test_a_link_and_what_it_leads_to_are_one_journal(path: Path, tmp_path: Path) -> None:
-    """Two runs, each under another name of it, would send everything twice, and tear what SQLite keeps beside it."""
+    """Two runs under two names would send everything twice, and damage SQLite's files."""
     link = tmp_path / "elsewhere" / "link.journal"
     link.parent.mkdir()
     link.symlink_to(path)
@@ -254,14 +254,14 @@ def test_a_link_and_what_it_leads_to_are_one_journal(path: Path, tmp_path: Path)
 
 @contextmanager
 def held(path: Path) -> Iterator[sqlite3.Connection]:
-    """Hold the lock that a backup program may hold, until the block ends or somebody else ends it."""
+    """Hold a lock as a backup program does, until the block ends or somebody else ends it."""
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield other
 
 
 def test_another_programs_lock_is_waited_for(filled: Path) -> None:
-    """That is told once, and the run goes on where it was."""
+    """The wait is reported once, and the run continues."""
     told: list[str] = []
     with ExitStack() as stack:
         other = stack.enter_context(held(filled))
@@ -280,7 +280,7 @@ def test_another_programs_lock_is_waited_for(filled: Path) -> None:
 
 
 def test_a_lock_that_is_never_released(filled: Path) -> None:
-    """The wait has an end; the journal is left where it is, and the hint says that nothing is lost."""
+    """The wait ends with an error, and the hint says that nothing is lost."""
     with opened(filled, lock_wait=LockWait(seconds=0)) as journal, held(filled):
         with pytest.raises(JournalError, match="another program holds a lock on the journal") as error:
             journal.scan.admit([instance("new")])
@@ -293,7 +293,7 @@ def test_a_lock_that_is_never_released(filled: Path) -> None:
 
 
 def test_a_stop_ends_the_wait_for_a_lock(filled: Path) -> None:
-    """When it is opened, and in the midst of it; the lock that runs have is given back, and nothing is lost."""
+    """Both while the journal is opened and later; the run's lock is released, and nothing is lost."""
     ends = [inf]
     lock_wait = LockWait(seconds=3, deadline=lambda: ends[0])
     with opened(filled, lock_wait=lock_wait) as journal, held(filled):
@@ -307,7 +307,7 @@ def test_a_stop_ends_the_wait_for_a_lock(filled: Path) -> None:
 
 
 def test_a_locked_header_cache_is_not_replaced(tmp_path: Path) -> None:
-    """Only what cannot be used is."""
+    """Only an unusable one is."""
     path = tmp_path / "scan.survey"
     with HeaderCache(path) as survey:
         survey.record([Ignored(File("/a", 1, 1), FileKind.NOT_DICOM, "not DICOM")])
@@ -330,7 +330,7 @@ ANOTHER = 65534
 
 @pytest.mark.parametrize("beside", ["", "-wal", "-shm", "-journal", ".lock"])
 def test_a_journal_of_another_user(path: Path, beside: str) -> None:
-    """What he put there tells what is sent, and what may be deleted; so does a log that he put beside ours."""
+    """It would decide what is sent and deleted; so would another user's log next to ours."""
     if os.geteuid() != 0:
         pytest.skip("only root gives files away")
     opened(path).close()
@@ -345,7 +345,7 @@ def test_a_journal_of_another_user(path: Path, beside: str) -> None:
 
 
 def test_another_users_link_leads_to_no_journal(path: Path, tmp_path: Path) -> None:
-    """He would choose which of our journals is meant, or where a new one is made."""
+    """It would choose which journal is used, or where a new one is created."""
     if os.geteuid() != 0:
         pytest.skip("only root gives links away")
     opened(path).close()
@@ -359,7 +359,7 @@ def test_another_users_link_leads_to_no_journal(path: Path, tmp_path: Path) -> N
 
 
 def test_a_journal_that_others_can_write_to(path: Path) -> None:
-    """It is not used before its owner has said that nobody did; what others can only read becomes private."""
+    """The owner has to confirm that nobody did; one that others can only read becomes private."""
     opened(path).close()
     path.chmod(0o660)
     with pytest.raises(JournalError, match="others may write to it") as error:
@@ -371,7 +371,7 @@ def test_a_journal_that_others_can_write_to(path: Path) -> None:
 
 
 def test_a_directory_that_everybody_can_write_to(path: Path) -> None:
-    """There SQLite would read what anybody put beside the journal."""
+    """SQLite would read files that anybody put next to the journal."""
     opened(path).close()
     path.parent.chmod(0o1777)
     with pytest.raises(JournalError, match="everybody may write to its directory"):
@@ -381,7 +381,7 @@ def test_a_directory_that_everybody_can_write_to(path: Path) -> None:
 
 
 def test_a_lock_file_that_is_a_link(path: Path, tmp_path: Path) -> None:
-    """To take the lock would empty what it leads to."""
+    """Taking the lock would empty its target."""
     path.parent.mkdir()
     precious = tmp_path / "precious"
     precious.write_text("precious")
@@ -395,7 +395,7 @@ def test_a_lock_file_that_is_a_link(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_database(path: Path) -> None:
-    """A file of another kind is named, and left as it is."""
+    """It is named, and left as it is."""
     path.parent.mkdir()
     path.write_bytes(b"%PDF-1.7" * 1000)
     with pytest.raises(JournalError, match="not a database"):
@@ -406,7 +406,7 @@ def test_a_file_that_is_no_database(path: Path) -> None:
 
 
 def test_the_database_of_another_program(path: Path) -> None:
-    """A database that is not ours is recognised, and left as it is."""
+    """It is recognised, and left as it is."""
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE file (key INTEGER)")
@@ -421,7 +421,7 @@ def test_the_database_of_another_program(path: Path) -> None:
 
 @pytest.mark.parametrize("version", [0, 2])
 def test_a_journal_of_another_version(filled: Path, version: int) -> None:
-    """A journal that this program does not know how to read is named with both versions, and left as it is."""
+    """The error names both versions, and the journal is left as it is."""
     with closing(sqlite3.connect(filled)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
     with pytest.raises(JournalError, match=rf"is of version {version}, this program writes version 1"):
@@ -460,7 +460,7 @@ def use(path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_torn_journal(filled: Path, share: float) -> None:
-    """A journal whose end is missing ends the run with one line, and what that means for the files."""
+    """A truncated journal ends the run with one line, and what that means for the files."""
     whole = filled.read_bytes()
     filled.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(JournalError, match="cannot be used") as error:
@@ -470,7 +470,7 @@ def test_a_torn_journal(filled: Path, share: float) -> None:
 
 
 def test_a_journal_with_a_hole(filled: Path) -> None:
-    """Pages that hold nothing of sense are noticed when they are read, by a run and by a reader."""
+    """A run and a reader notice invalid pages when they read them."""
     with filled.open("r+b") as file:
         file.seek(3 * 4096)
         file.write(b"\xa5" * (filled.stat().st_size - 3 * 4096))
@@ -499,7 +499,7 @@ with opened(Path(sys.argv[1])) as journal:
 
 
 def test_a_full_disk(path: Path) -> None:
-    """When the journal can no longer grow the run ends and says so; everything up to the last commit is whole."""
+    """The run ends and says so; everything up to the last commit is intact."""
     finished = python(FULL, path)
     assert finished.returncode == 0, finished.stderr
     done, message = finished.stdout.splitlines()
@@ -513,7 +513,7 @@ def test_a_full_disk(path: Path) -> None:
 
 
 def test_an_error_that_is_not_the_databases(path: Path) -> None:
-    """Whatever breaks a call off, nothing of that call is kept, and the journal can be used on."""
+    """Nothing of the failed call is kept, and the journal stays usable."""
     with opened(path) as journal:
         batch = [instance("a"), Instance(File("/src/nul\0", 1, 1 << 70), "1.2", "1.2", session("\ud800"))]
         with pytest.raises(UnicodeEncodeError):
@@ -532,7 +532,7 @@ def about(path: Path) -> dict[str, str]:
 
 
 def test_a_journal_is_bound_to_its_server_and_rules(path: Path) -> None:
-    """Both are noted by the first run, and the same ones open it again."""
+    """The first run records both, and the same ones open it again."""
     bound = {"destination": "https://xnat.test", "rule project": "P", "rule subject": "{PatientID}"}
     for _ in range(2):
         opened(path).close()
@@ -541,7 +541,7 @@ def test_a_journal_is_bound_to_its_server_and_rules(path: Path) -> None:
 
 @pytest.mark.parametrize("relabel", [True, False])
 def test_another_server(path: Path, relabel: bool) -> None:
-    """What one server acknowledged says nothing about another: the journal's own is named, --relabel or not."""
+    """What one server acknowledged says nothing about another: refused, with --relabel too."""
     opened(path).close()
     before = about(path)
     with pytest.raises(JournalError, match=r"belongs to https://xnat\.test, not to https://other") as error:
@@ -552,7 +552,7 @@ def test_another_server(path: Path, relabel: bool) -> None:
 
 
 def test_other_rules(path: Path) -> None:
-    """Changed rules are refused by naming what is stored, only what differs, and nothing is forgotten."""
+    """The error names only stored rules that differ, and nothing is forgotten."""
     disk = Disk()
     disk.put(instance("a"))
     with opened(path) as journal:
@@ -569,7 +569,7 @@ def test_other_rules(path: Path) -> None:
 
 
 def test_each_journal_has_a_source_of_its_own(path: Path, tmp_path: Path) -> None:
-    """It is drawn once: rows that name it are this journal's, in every run, and no other's."""
+    """It is drawn once: rows with that source belong to this journal only, in every run."""
     sources = []
     for one in (path, path, tmp_path / "state" / "other"):
         with opened(one) as journal:
@@ -579,7 +579,7 @@ def test_each_journal_has_a_source_of_its_own(path: Path, tmp_path: Path) -> Non
 
 
 def test_relabel_changes_the_rules(path: Path) -> None:
-    """With `relabel` the new rules take the place of the old ones, and are compared from then on."""
+    """With `relabel` the new rules replace the old ones, and later runs are compared with them."""
     opened(path).close()
     source = about(path)["source"]
     opened(path, relabel=True, rules={"project": "Q"}).close()
@@ -592,7 +592,7 @@ def test_relabel_changes_the_rules(path: Path) -> None:
 
 
 def test_reading_beside_a_run(path: Path) -> None:
-    """A reader sees what is committed while a run holds the journal, and cannot change it."""
+    """A reader sees what a running run has committed, and cannot change it."""
     with opened(path) as journal:
         journal.scan.admit([instance("a"), instance("b")])
         with JournalReader.open(path) as reader:
@@ -602,7 +602,7 @@ def test_reading_beside_a_run(path: Path) -> None:
 
 
 def test_a_reader_cannot_write(filled: Path) -> None:
-    """The connection of a reader refuses every change, whoever asks for it."""
+    """Its connection refuses every change."""
     with closing(connect_read_only(filled)) as connection:
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             connection.execute("DELETE FROM instance")
@@ -610,7 +610,7 @@ def test_a_reader_cannot_write(filled: Path) -> None:
 
 
 def test_there_is_no_journal_to_read(path: Path, tmp_path: Path) -> None:
-    """Nothing is made by reading: a missing journal, or a directory, is a mistake of the command."""
+    """Reading creates nothing: a missing journal, or a directory, is a usage error."""
     for missing in (path, tmp_path):
         with pytest.raises(UsageError, match="there is no journal") as error, JournalReader.open(missing):
             pass
@@ -619,7 +619,7 @@ def test_there_is_no_journal_to_read(path: Path, tmp_path: Path) -> None:
 
 
 def test_the_lock_outlives_no_process(path: Path) -> None:
-    """A lock file that is left behind locks nothing."""
+    """A left-over lock file locks nothing."""
     opened(path).close()
     assert path.with_name("test.journal.lock").exists()
     with opened(path) as journal:

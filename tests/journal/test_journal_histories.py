@@ -41,7 +41,7 @@ POOL = [session(f"E{n}", subject="s" if n else "S") for n in range(3)]
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """The journal against a model that holds what each instance is, in any order of calls, with kills in between."""
+    """The journal against a model of what each instance is: calls in any order, with kills in between."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.feeding = True
 
     def teardown(self) -> None:
-        """Run until everything is settled, as a patient user would, and compare."""
+        """Run until everything has an outcome, as a patient user would, and compare."""
         self.crash()
         for _ in range(4):
             self.pass_all(retry_refused=True)
@@ -87,7 +87,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.scanning)
     @rule(of=st.sampled_from(POOL), sop=st.integers(0, 2), copy=st.integers(0, 1))
     def admit(self, of: Session, sop: int, copy: int) -> None:
-        """Meet a file, new or known, first or second copy."""
+        """Find a file, new or known, first or second copy."""
         item = instance(f"{of.label}/{sop}-{copy}", of, sop=f"{of.study_uid}.{sop}")
         self.known.setdefault(item.file.path, item)
         disk = Disk()
@@ -100,14 +100,14 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.scanning)
     @rule(retry_refused=st.booleans(), retry_held=st.booleans(), archive_built=st.booleans())
     def finish_scan(self, retry_refused: bool, retry_held: bool, archive_built: bool) -> None:
-        """Meet all known files and end the scan."""
+        """Find all known files and end the scan."""
         self.pass_all(retry_refused=retry_refused)
         self.journal.scan.finish([], archive_built=archive_built, retry_held=retry_held)
         self.scanning = False
 
     @rule(limit=st.integers(1, 4), max_active=st.integers(1, 3))
     def claim(self, limit: int, max_active: int) -> None:
-        """Claim: nothing is handed out twice, nothing that is stored again, a first file goes alone."""
+        """Claim: no instance is handed out twice or after it was stored, and a first file goes alone."""
         claims = self.journal.queue.claim(limit, max_active=max_active)
         if claims is None:
             assert not self.scanning
@@ -130,7 +130,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
-        """Settle some of what is in flight, each in some way."""
+        """Record outcomes of any kind for some instances in flight."""
         keys = data.draw(st.lists(st.sampled_from(sorted(self.flying)), min_size=1, unique=True))
         outcomes: list[Outcome] = []
         for key in keys:
@@ -156,7 +156,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def claim_session(self) -> None:
-        """Seal: the session has nothing in flight, the subject no other delivery in hand, the UIDs are all of them."""
+        """Seal: nothing of the session is in flight, no other delivery of the subject is claimed, UIDs are complete."""
         sealed = sealed_by(self.journal)
         if sealed is None:
             return
@@ -170,7 +170,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.sealed)
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
-        """End a delivery in some way; what was stored in a deleted one is stored no more."""
+        """Record any verdict; instances of a deleted delivery are no longer stored."""
         key = data.draw(st.sampled_from(sorted(self.sealed)))
         sealed = self.sealed.pop(key)
         verdicts = [archived, held, deleted, *([] if sealed.is_open else [built])]
@@ -191,7 +191,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def stored_is_final(self) -> None:
-        """Check that the journal holds as stored exactly what was acknowledged."""
+        """Check that exactly the acknowledged instances are stored."""
         rows = self.journal.connection.db.execute(
             "SELECT s.label, i.sop_uid FROM instance i JOIN session s ON s.key = i.session WHERE i.state = 'STORED'"
         ).fetchall()
@@ -199,7 +199,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def the_sum_is_right(self) -> None:
-        """Check that each file that this run met is in one category."""
+        """Check that each file of this run is in one category."""
         files = JournalReader.of(self.journal).summary().files
         assert files.found + files.unreadable == len(self.met)
 

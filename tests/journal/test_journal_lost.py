@@ -1,4 +1,4 @@
-"""A journal that is lost, or a second machine: what the archive has is found there and not sent again."""
+"""A lost journal, or a second machine: what the archive has is found there and not sent again."""
 
 import shutil
 from collections.abc import Awaitable, Callable
@@ -43,7 +43,7 @@ ALL = {sop(number) for number in range(FILES)}
 
 
 class Noted:
-    """What was told, and something that happens at one of the events."""
+    """What was reported, and something that happens at one of the events."""
 
     def __init__(self, when: type[Event] | None = None, then: Callable[[], None] = lambda: None) -> None:
         self.found: list[SessionFound] = []
@@ -101,7 +101,7 @@ STAGES = [before_the_first_file, in_mid_upload, after_the_seal, after_one_is_arc
 async def test_a_journal_is_lost(
     xnat: TestXnat, url: str, tree: Path, tmp_path: Path, stage: Callable[..., Awaitable[None]]
 ) -> None:
-    """At whatever stage: all arrives, nothing that is archived is sent again, and the next run has nothing to do."""
+    """At any stage: all arrives, nothing archived is sent again, and the next run has nothing to do."""
     await stage(xnat, url, tree, tmp_path / "lost.db")
     there = {session.label for session in xnat.archived}
     xnat.imports.clear()
@@ -134,7 +134,7 @@ async def test_a_journal_is_lost(
 
 
 async def test_what_the_archive_lacks_is_sent_and_merged(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
-    """Of a session that the archive has in part, only the rest is sent; it goes into the same session."""
+    """Of a session that is archived in part, only the rest is sent; it goes into the same session."""
     await upload(url, [tree], tmp_path / "lost.db", options=SMALL)
     lacking = {sop(99)}
     for session in xnat.archived:
@@ -155,7 +155,7 @@ async def test_what_the_archive_lacks_is_sent_and_merged(xnat: TestXnat, url: st
 
 
 async def test_later_files_are_found_in_the_archive_too(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
-    """The archive is asked when the first file is to be sent; the scan may be far from the session's others."""
+    """The archive is asked before the first file; the scan may find the session's other files later."""
     await upload(url, [tree], tmp_path / "lost.db", options=SMALL)
     xnat.imports.clear()
     book = tmp_path / "journal.db"
@@ -173,7 +173,7 @@ async def test_later_files_are_found_in_the_archive_too(xnat: TestXnat, url: str
 
 
 def test_files_that_the_scan_meets_late_are_found_too(tmp_path: Path) -> None:
-    """What the archive has said of a session holds for what the walk comes to afterwards."""
+    """The archive's answer holds for files that the scan finds afterwards."""
     there = ArchivedContent("/data/archive/E", frozenset({"1.2.E1.a", "1.2.E1.b"}))
     with opened(tmp_path / "journal.db") as journal:
         journal.scan.admit([instance("a"), instance("c")])
@@ -211,7 +211,7 @@ async def test_relabeling_keeps_instances_found_in_the_archive(
 
 
 async def test_two_machines_share_a_collection(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
-    """Each has its journal; what one has archived the other finds, and both are sure of all in the end."""
+    """Each has a journal; each finds what the other has archived, and verifies all of it in the end."""
     async with anyio.create_task_group() as tasks:
         for name, part in (("one", "P0"), ("two", "P1")):
             tasks.start_soon(upload, url, [tree / part], tmp_path / f"{name}.db")
@@ -237,7 +237,7 @@ async def test_two_machines_share_a_collection(xnat: TestXnat, url: str, tree: P
 async def test_something_else_under_the_label_holds_the_session(
     xnat: TestXnat, url: str, tree: Path, tmp_path: Path, change: Callable[[object], None], reason: str
 ) -> None:
-    """Nothing of it is sent then, and its files wait."""
+    """Nothing of it is sent, and its files wait."""
     await upload(url, [tree / "P0"], tmp_path / "lost.db", options=SMALL)
     change(xnat.archived[0])
     xnat.imports.clear()
@@ -254,7 +254,7 @@ async def test_something_else_under_the_label_holds_the_session(
 async def test_nothing_is_found_where_a_script_gives_new_uids(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path, overwrite: bool
 ) -> None:
-    """The session is held before anything of it is sent, unless the files may take the place of what is there."""
+    """The session is held before anything is sent, unless the files may replace what is there."""
     xnat.script = Script(map_uid=lambda uid: f"{uid}.9")
     commands.login(url)
     words = ("upload", tree, "-P", "demo", "-o", "json", "-q")
@@ -289,7 +289,7 @@ async def test_nothing_is_sent_while_the_archive_cannot_be_asked(
 
 
 async def test_found_instances_are_not_safe_to_delete(url: str, commands: Commands, tree: Path, tmp_path: Path) -> None:
-    """Their UIDs are in the archive, but nobody has seen that it has these bytes; receipts speak of what was sent."""
+    """Their UIDs are in the archive, but their bytes were never compared; receipts are about sent files only."""
     commands.login(url)
     assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
     commands.env["ASYNCIMPORT_STATE_DIR"] = str(tmp_path / "other")
@@ -309,7 +309,7 @@ async def test_found_instances_are_not_safe_to_delete(url: str, commands: Comman
 async def test_instances_found_and_lost_later_are_reported_and_repaired(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path
 ) -> None:
-    """`verify` looks for it as for what was sent, and `--repair` sends it; after that it is as any other."""
+    """`verify` compares found instances like sent ones, and `--repair` sends them; then they are like any other."""
     commands.login(url)
     assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
     commands.env["ASYNCIMPORT_STATE_DIR"] = str(tmp_path / "other")
@@ -326,7 +326,7 @@ async def test_instances_found_and_lost_later_are_reported_and_repaired(
 
 
 async def test_another_machine_sent_the_rest(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
-    """One journal has brought a part of a session, another the rest: the first finds it there and sends nothing."""
+    """One journal brought a part of a session, another the rest: the first finds it there and sends nothing."""
     part, rest = tmp_path / "part", tmp_path / "rest"
     shutil.copytree(tree, part)
     (part / "P0" / "2").unlink()
@@ -344,7 +344,7 @@ async def test_another_machine_sent_the_rest(xnat: TestXnat, url: str, tree: Pat
 async def test_the_archive_is_asked_before_more_of_a_session_is_sent(
     xnat: TestXnat, url: str, tree: Path, tmp_path: Path
 ) -> None:
-    """What a journal finds there is what it has brought itself: the rest is sent, and all is verified."""
+    """The journal finds there what it has brought itself: the rest is sent, and all is verified."""
     part = tmp_path / "part"
     shutil.copytree(tree / "P0", part / "P0")
     (part / "P0" / "2").unlink()

@@ -1,4 +1,4 @@
-"""The journal where something may be lacking: attempts that may yet take effect, partial sessions, repairs."""
+"""What may be missing: attempts that may still take effect, partial sessions, repairs."""
 
 import sqlite3
 from collections.abc import Callable
@@ -49,27 +49,27 @@ SOP = "1.2.E1"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Say where the test's journal lies."""
+    """Return the path of the test's journal."""
     return tmp_path / "test.journal"
 
 
 @pytest.fixture
 def disk() -> Disk:
-    """Give a disk with a session of three instances."""
+    """Return a disk with a session of three instances."""
     disk = Disk()
     disk.put(*[instance(f"visit/{name}", E1, sop=f"{SOP}.{name}") for name in "abc"])
     return disk
 
 
 class Clock:
-    """A time that stands still until it is told to go on, and a time of day that can be set."""
+    """Seconds that pass only on request, and a time of day that can be set."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
         self._set_by = 0.0
 
     def __call__(self) -> float:
-        """Tell the time of day."""
+        """Return the time of day."""
         return self.now + self._set_by
 
     def set_by(self, seconds: float) -> None:
@@ -79,22 +79,22 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """Give a clock to set."""
+    """Return a clock to set."""
     return Clock()
 
 
 def begun(path: Path, clock: Clock) -> Journal:
-    """Open the journal under a clock: its time of day may be set, its ticks only pass."""
+    """Open the journal with a clock: its time of day may be set, its ticks only pass."""
     return Journal(path, destination="https://xnat.test", rules=RULES, clock=clock, ticks=lambda: clock.now)
 
 
 def may_have_taken_effect(claim: Claim) -> Outcome:
-    """Acknowledge the file after an attempt that broke off."""
+    """Acknowledge the file after an interrupted attempt."""
     return Stored(claim, uri(claim), attempts=2, may_have_taken_effect=True)
 
 
 def lacking(*uids: str, rejects: str = "", doubtful: str = "") -> Callable[[SealedDelivery], Verdict]:
-    """Find the session archived, and these instances not in it; of some a script may be why."""
+    """Archive the session without these instances; a script may explain some."""
     missing, rejected, unknown = (frozenset(f"{SOP}.{uid}" for uid in names) for names in (uids, rejects, doubtful))
     return lambda sealed: Incomplete(
         sealed.delivery, "/archive/E1", missing, "the script", rejects=rejected, doubtful=unknown
@@ -102,13 +102,13 @@ def lacking(*uids: str, rejects: str = "", doubtful: str = "") -> Callable[[Seal
 
 
 def settle_all(journal: Journal, answer: Callable[[Claim], Outcome]) -> None:
-    """Settle everything that waits, and finalise nothing."""
+    """Record outcomes for everything queued, and finalise nothing."""
     while claims := journal.queue.claim(64, max_active=9):
         journal.queue.record_outcomes([answer(claim) for claim in claims])
 
 
 def report(journal: Journal) -> SessionReport:
-    """Return what the journal says of its one session."""
+    """Return the report of the journal's only session."""
     (found,) = JournalReader.of(journal).summary().sessions
     return found
 
@@ -117,7 +117,7 @@ def report(journal: Journal) -> SessionReport:
 
 
 def test_a_delivery_waits_for_the_settle_time(path: Path, disk: Disk, clock: Clock) -> None:
-    """After an attempt that broke off it is left alone for the quiet period, counted from that attempt, then sealed."""
+    """After an interrupted attempt a delivery is sealed only when the settle time is over, counted from the attempt."""
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, only("visit/b", may_have_taken_effect))
@@ -129,7 +129,7 @@ def test_a_delivery_waits_for_the_settle_time(path: Path, disk: Disk, clock: Clo
 
 
 def test_a_failed_upload_may_take_effect_too(path: Path, disk: Disk, clock: Clock) -> None:
-    """A file that the next run sends may have been on its way all the time: the wait begins with its failure."""
+    """The wait begins with its failure."""
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, only("visit/b", lambda claim: Failed(claim, "cut", may_have_taken_effect=True)))
@@ -142,7 +142,7 @@ def test_a_failed_upload_may_take_effect_too(path: Path, disk: Disk, clock: Cloc
 
 
 def test_other_deliveries_do_not_wait_with_it(path: Path, disk: Disk, clock: Clock) -> None:
-    """A delivery that everything went well with is sealed at once, also when it became ready later."""
+    """A delivery without interruption is sealed at once, even if it became ready later."""
     disk.put(instance("x", E2))
     with begun(path, clock) as journal:
         scan(journal, disk)
@@ -155,7 +155,7 @@ def test_other_deliveries_do_not_wait_with_it(path: Path, disk: Disk, clock: Clo
 
 @pytest.mark.parametrize("seconds", [-86_400, 86_400])
 def test_setting_the_clock_does_not_change_a_wait(path: Path, disk: Disk, clock: Clock, seconds: int) -> None:
-    """Nobody waits for a day because somebody corrects the time, and nobody waits less for it."""
+    """It gets neither longer nor shorter."""
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, may_have_taken_effect)
@@ -170,7 +170,7 @@ def test_setting_the_clock_does_not_change_a_wait(path: Path, disk: Disk, clock:
 
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_clock_that_was_a_day_ahead_prolongs_no_wait(path: Path, disk: Disk, clock: Clock, killed: bool) -> None:
-    """A run noted a time that has yet to come: the next waits for the quiet period, in all, and no day."""
+    """A run noted a future time: the next one waits for the settle time, and not for a day."""
     clock.set_by(86_400)
     with begun(path, clock) as journal:
         scan(journal, disk)
@@ -189,7 +189,7 @@ def test_a_clock_that_was_a_day_ahead_prolongs_no_wait(path: Path, disk: Disk, c
 
 
 def test_after_a_kill_every_open_delivery_waits(path: Path, disk: Disk, clock: Clock) -> None:
-    """Nobody knows what was in flight: the next run waits, counted from its start."""
+    """What was in flight is unknown: the next run waits, counted from its start."""
     with begun(path, clock) as journal:
         scan(journal, disk)
         claims = journal.queue.claim(1, max_active=9)
@@ -204,7 +204,7 @@ def test_after_a_kill_every_open_delivery_waits(path: Path, disk: Disk, clock: C
 
 
 def test_after_an_orderly_end_only_deliveries_with_files_in_flight_wait(path: Path, disk: Disk, clock: Clock) -> None:
-    """A run that was stopped knows what it had handed out and not settled."""
+    """A stopped run knows what it had handed out without an outcome."""
     disk.put(instance("x", E2), instance("y", E2))
     with begun(path, clock) as journal:
         scan(journal, disk)
@@ -226,7 +226,7 @@ def test_after_an_orderly_end_only_deliveries_with_files_in_flight_wait(path: Pa
 
 
 def test_a_sealed_delivery_does_not_wait(path: Path, disk: Disk, clock: Clock) -> None:
-    """What was sealed before the kill goes on at once: nothing can be sent into it any more."""
+    """A delivery sealed before the kill continues at once: nothing more can be sent into it."""
     with begun(path, clock) as journal:
         scan(journal, disk)
         settle_all(journal, may_have_taken_effect)
@@ -240,7 +240,7 @@ def test_a_sealed_delivery_does_not_wait(path: Path, disk: Disk, clock: Clock) -
 
 
 def unreadable(name: str, **how: object) -> Ignored:
-    """Meet a file that cannot be read."""
+    """Make a file that cannot be read."""
     return replace(Ignored(File(f"{ROOT}/{name}", 5, 1_000), FileKind.UNREADABLE, "cut"), **how)  # type: ignore[arg-type]
 
 
@@ -265,7 +265,7 @@ LACKS = {
 def test_a_session_that_lacks_files_is_held(
     path: Path, disk: Disk, answer: Callable[[Claim], Outcome], odd: Ignored | None, reason: str
 ) -> None:
-    """It is not archived by itself, and the report says what is lacking and what can be done."""
+    """The report says what it misses and what to do."""
     if odd is not None:
         disk.put(odd)
     with opened(path) as journal:
@@ -279,7 +279,7 @@ def test_a_session_that_lacks_files_is_held(
 def test_a_partial_session_is_archived_on_request(
     path: Path, disk: Disk, answer: Callable[[Claim], Outcome], odd: Ignored | None, reason: str
 ) -> None:
-    """It is archived as it is, now or in a run after the one that held it; what is lacking is told all the same."""
+    """At once, or in a run after the one that held it; the report still says what it misses."""
     if odd is not None:
         disk.put(odd)
     with opened(path) as journal:
@@ -294,7 +294,7 @@ def test_a_partial_session_is_archived_on_request(
 
 
 def test_a_partial_session_becomes_whole(path: Path, disk: Disk) -> None:
-    """What could be sent after all is merged, and nothing is said of it any more."""
+    """Files that can be sent later are merged, and the report no longer mentions them."""
     with opened(path) as journal:
         scan(journal, disk, partial=True)
         send(journal, only("visit/b", failed))
@@ -315,7 +315,7 @@ NOT_LACKED = {
 
 @pytest.mark.parametrize("odd", NOT_LACKED.values(), ids=NOT_LACKED.keys())
 def test_files_that_a_session_does_not_miss(path: Path, disk: Disk, odd: Ignored) -> None:
-    """Such files are reported as unreadable and hold nothing up."""
+    """They are reported as unreadable and hold nothing."""
     disk.put(instance("other/x", E2), odd)
     with opened(path) as journal:
         scan(journal, disk)
@@ -326,7 +326,7 @@ def test_files_that_a_session_does_not_miss(path: Path, disk: Disk, odd: Ignored
 
 
 def test_a_removed_damaged_file_is_not_missing(path: Path, disk: Disk) -> None:
-    """Whoever deletes the cut file has decided that the session is whole without it."""
+    """By deleting it, a person has decided that the session is complete without it."""
     disk.put(unreadable("visit/d", damaged=True))
     with opened(path) as journal:
         scan(journal, disk)
@@ -354,7 +354,7 @@ def test_a_repaired_damaged_file_is_sent(path: Path, disk: Disk) -> None:
 
 
 def test_a_replacing_copy_leaves_nothing_missing(path: Path, disk: Disk) -> None:
-    """The first copy could not be read, another was sent: the session is whole, in this run and in the next."""
+    """The first copy was unreadable, another was sent: the session is complete, in this run and the next."""
     disk.put(instance("visit/z", E1, sop=f"{SOP}.a"))
     unread = only("visit/a", lambda claim: Failed(claim, "cannot be read", unreadable=True))
     with opened(path) as journal:
@@ -372,7 +372,7 @@ def test_a_replacing_copy_leaves_nothing_missing(path: Path, disk: Disk) -> None
 
 
 def test_missing_instances_are_sent_again_in_a_new_delivery(path: Path, disk: Disk) -> None:
-    """What the archive lacks is sent once more, and nothing else; then all of it has been seen there."""
+    """Only those that the archive lacks; then all of them have been seen there."""
     verdicts = iter([lacking("a", "c"), archived])
     with opened(path) as journal:
         scan(journal, disk)
@@ -386,7 +386,7 @@ def test_missing_instances_are_sent_again_in_a_new_delivery(path: Path, disk: Di
 
 
 def test_a_session_that_lacks_instances_again_is_held(path: Path, disk: Disk) -> None:
-    """Once is enough: a loss that comes back is for a person to look at, and is not sent a third time."""
+    """A second loss needs a person, and is not sent a third time."""
     with opened(path) as journal:
         scan(journal, disk)
         sent = names(send(journal, stored, verdict=lacking("a")))
@@ -398,7 +398,7 @@ def test_a_session_that_lacks_instances_again_is_held(path: Path, disk: Disk) ->
 
 
 def test_a_kill_during_a_repair(path: Path, disk: Disk) -> None:
-    """What waits to be sent again waits on disk."""
+    """Instances to be sent again are pending on disk."""
     with opened(path) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
@@ -414,7 +414,7 @@ def test_a_kill_during_a_repair(path: Path, disk: Disk) -> None:
 
 
 def test_instances_that_a_script_rejects_become_refused(path: Path, disk: Disk) -> None:
-    """A loss that the site has asked for is told as a refusal, and holds nothing up."""
+    """They are reported as refused, and hold nothing."""
     with opened(path) as journal:
         scan(journal, disk)
         sent = names(send(journal, stored, verdict=lacking("b", rejects="b")))
@@ -429,7 +429,7 @@ def test_instances_that_a_script_rejects_become_refused(path: Path, disk: Disk) 
 
 @pytest.mark.parametrize("partial", [False, True])
 def test_instances_that_a_script_may_have_rejected_are_missing(path: Path, disk: Disk, *, partial: bool) -> None:
-    """It is refused, and said to be lacking in each run, with the exit code of files that are lacking."""
+    """They are refused, and reported as missing in each run, with the exit code for missing files."""
     with opened(path) as journal:
         scan(journal, disk, partial=partial)
         sent = names(send(journal, stored, verdict=lacking("b", doubtful="b")))
@@ -446,7 +446,7 @@ def test_instances_that_a_script_may_have_rejected_are_missing(path: Path, disk:
 
 
 def test_lost_instances_are_sent_again_without_those_that_a_script_drops(path: Path, disk: Disk) -> None:
-    """Each goes its way."""
+    """Lost ones are sent again; dropped ones become refused."""
     with opened(path) as journal:
         scan(journal, disk)
         verdicts = iter([lacking("a", "b", "c", rejects="b", doubtful="c"), archived])
@@ -457,7 +457,7 @@ def test_lost_instances_are_sent_again_without_those_that_a_script_drops(path: P
 
 
 def test_instances_removed_from_the_archive_are_not_sent_again(path: Path, disk: Disk) -> None:
-    """Somebody has deleted a scan on purpose, it may be: the session is held, and only a person sends it again."""
+    """Somebody may have deleted a scan on purpose: the session is held, and only a person sends it again."""
     with opened(path) as journal:
         scan(journal, disk)
         send(journal, stored)
@@ -469,7 +469,7 @@ def test_instances_removed_from_the_archive_are_not_sent_again(path: Path, disk:
 
 
 def test_record_verdict_returns_the_recorded_verdict(path: Path, disk: Disk) -> None:
-    """Whoever reports it says what the journal says."""
+    """The pipeline reports what the journal has recorded."""
     with opened(path) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
@@ -486,7 +486,7 @@ def test_record_verdict_returns_the_recorded_verdict(path: Path, disk: Disk) -> 
 
 @pytest.mark.parametrize("verdict", [archived, lacking("a")], ids=["archived", "held"])
 def test_a_requested_repair(path: Path, disk: Disk, verdict: Callable[[SealedDelivery], Verdict]) -> None:
-    """Also of a session that an earlier run has verified, or held because of it: only what is missing waits."""
+    """Also of a session that an earlier run has verified or held: only missing instances are queued."""
     with opened(path) as journal:
         scan(journal, disk)
         send(journal, stored, verdict=verdict)
@@ -498,7 +498,7 @@ def test_a_requested_repair(path: Path, disk: Disk, verdict: Callable[[SealedDel
 
 
 def test_nothing_is_repaired_before_a_session_is_archived(path: Path, disk: Disk) -> None:
-    """What XNAT has acknowledged of an open session is not sent again, and an unknown session is nobody's."""
+    """Acknowledged instances of an open session are not sent again, nor is anything of an unknown session."""
     with opened(path) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
@@ -508,7 +508,7 @@ def test_nothing_is_repaired_before_a_session_is_archived(path: Path, disk: Disk
 
 
 def test_the_database_keeps_stored_instances(path: Path, disk: Disk) -> None:
-    """No code can take an instance back while a delivery of its session is not at its end."""
+    """No code can reset a stored instance while a delivery of its session has not ended."""
     with opened(path) as journal:
         scan(journal, disk)
         settle_all(journal, stored)
@@ -520,7 +520,7 @@ def test_the_database_keeps_stored_instances(path: Path, disk: Disk) -> None:
 
 
 def test_what_a_receipt_needs_is_kept(path: Path, disk: Disk, clock: Clock) -> None:
-    """Digest, attempts and times stand in the journal, and so does whether the archive had the session before."""
+    """Digest, attempts and times, and whether the archive had the session before."""
 
     def answer(claim: Claim) -> Outcome:
         return Stored(claim, uri(claim), attempts=3, sha256=b"\x01" * 32, merges=False)

@@ -1,4 +1,4 @@
-"""No two patients under one label: what the headers say of them is compared before a file is let in."""
+"""No two patients under one label: the journal compares what headers say before it admits a file."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ DOE = Patient("1", "doe^john", "19500101")
 
 
 def file(name: str) -> File:
-    """Make a file that nobody opens."""
+    """Make a file that is never opened."""
     return File(f"/data/{name}", 10, 1)
 
 
@@ -26,7 +26,7 @@ def instance(name: str, study: str, patient: Patient, *, subject: str = "S", lab
 
 
 def reasons(path: Path, *batches: list[Instance], merge: bool = False) -> list[str]:
-    """Admit the instances, and return why some of them were not let in."""
+    """Admit the instances, and return why some were skipped."""
     with Journal(path, destination="http://x", rules={}, allow_mixed_patients=merge) as journal:
         for batch in batches:
             journal.scan.admit(batch)
@@ -53,7 +53,7 @@ def reasons(path: Path, *batches: list[Instance], merge: bool = False) -> list[s
 def test_two_studies_of_one_subject_share_a_patient(
     tmp_path: Path, first: Patient, second: Patient, expected: str | None
 ) -> None:
-    """Under one subject there is one PatientID, with one name and one birth date; what is unknown agrees."""
+    """A subject has one PatientID, with one name and one birth date; an unknown value agrees with any."""
     found = reasons(tmp_path / "j", [instance("a", "1", first)], [instance("b", "2", second)])
     assert len(found) == (expected is not None)
     assert all((expected or "") in reason and "study 2" in reason for reason in found)
@@ -63,7 +63,7 @@ def test_two_studies_of_one_subject_share_a_patient(
 
 @pytest.mark.parametrize("subject", ["S", "s"])
 def test_subject_labels_differ_by_more_than_case(tmp_path: Path, subject: str) -> None:
-    """XNAT finds subjects without regard to case when it archives, so S and s are one subject."""
+    """XNAT ignores the case of subject labels when it archives, so S and s are one subject."""
     other = Patient("2", "roe^jane", "")
     found = reasons(tmp_path / "j", [instance("a", "1", DOE), instance("b", "2", other, subject=subject)])
     assert ["the subject would hold two PatientIDs" in reason for reason in found] == [True]
@@ -71,7 +71,7 @@ def test_subject_labels_differ_by_more_than_case(tmp_path: Path, subject: str) -
 
 
 def test_one_patient_may_have_two_subjects_but_not_two_names(tmp_path: Path) -> None:
-    """PatientID "1" or "ANON" for everyone is found also where the subject label comes from elsewhere."""
+    """This finds a PatientID such as "1" or "ANON" for everyone, wherever the subject label comes from."""
     same = reasons(tmp_path / "j", [instance("a", "1", DOE), instance("b", "2", DOE, subject="T")])
     assert same == []
     roe = Patient("1", "roe^jane", "")
@@ -81,7 +81,7 @@ def test_one_patient_may_have_two_subjects_but_not_two_names(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("other", [Patient("2", "doe^john", "19500101"), Patient("1", "roe^jane", "")])
 def test_a_study_belongs_to_one_patient(tmp_path: Path, other: Patient) -> None:
-    """A file of another patient in a study is left out, also when it comes in a later run."""
+    """A file of another patient in a study is skipped, in later runs too."""
     path = tmp_path / "j"
     with Journal(path, destination="http://x", rules={}) as journal:
         assert (
@@ -94,7 +94,7 @@ def test_a_study_belongs_to_one_patient(tmp_path: Path, other: Patient) -> None:
 
 
 def test_a_disputed_study_is_not_archived(tmp_path: Path) -> None:
-    """All its files are there when the file of another patient is met; the next run sends nothing of it either."""
+    """Even if all its files were sent before the other patient's file was found; the next run sends nothing of it."""
     path = tmp_path / "j"
     late = instance("z", "1", DOE)
     with Journal(path, destination="http://x", rules={}) as journal:
@@ -118,7 +118,7 @@ def test_a_disputed_study_is_not_archived(tmp_path: Path) -> None:
 
 
 def test_an_empty_patient_id_identifies_no_patient(tmp_path: Path) -> None:
-    """Studies without one, of two subjects, are two people, and may have two names."""
+    """Two subjects without one are two people, and may have two names."""
     one, other = Patient("", "doe^john", "19500101"), Patient("", "roe^jane", "19600101")
     assert reasons(tmp_path / "j", [instance("a", "1", one), instance("b", "2", other, subject="T")]) == []
     found = reasons(tmp_path / "k", [instance("a", "1", one), instance("b", "2", other, subject="s")])
@@ -135,7 +135,7 @@ def test_a_name_found_later_counts(tmp_path: Path) -> None:
 
 
 def test_skipped_files_are_read_again(tmp_path: Path) -> None:
-    """With --allow-mixed-patients the next run takes up what this one skipped, though the file has not changed."""
+    """With --allow-mixed-patients the next run sends a skipped file, though it has not changed."""
     path = tmp_path / "j"
     batch = [instance("a", "1", DOE), instance("b", "2", Patient("2"))]
     assert len(reasons(path, batch)) == 1
@@ -147,7 +147,7 @@ def test_skipped_files_are_read_again(tmp_path: Path) -> None:
 
 
 def test_the_journal_holds_no_names(tmp_path: Path) -> None:
-    """Names and birth dates are kept as digests only: they are to be compared, not told."""
+    """It has only digests of names and birth dates: it compares them and never shows them."""
     reasons(tmp_path / "j", [instance("a", "1", DOE), instance("b", "2", Patient("1", "roe^jane", "19600101"))])
     content = b"".join(path.read_bytes() for path in tmp_path.iterdir()).lower()
     assert [word for word in (b"doe", b"john", b"roe^", b"jane", b"19500101", b"19600101") if word in content] == []
@@ -181,7 +181,7 @@ def test_names_are_compared_without_their_spelling(one: str, other: str, same: b
 async def test_a_shared_subject_is_found_before_and_while_sending(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """`-S` with a fixed text puts two patients under one subject: reported, and allowed with --allow-mixed-patients."""
+    """A fixed `-S` puts two patients into one subject: reported, and allowed with --allow-mixed-patients."""
     commands.login(url)
     before = await commands("upload", tree, "-P", "demo", "-S", "everyone", "--check-first", "-o", "json")
     assert before.code == 2
@@ -206,7 +206,7 @@ OF_TWO = {"label": {"PatientID": "T"}, "same label": {"PatientID": "T"}, "name":
 async def test_a_study_of_two_patients_is_held_as_a_whole(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, what: str, archive: str
 ) -> None:
-    """Its first file may be on its way when the second is met; nothing is archived before one of them is gone."""
+    """Its first file may be sent when the second is found; nothing is archived until one of them is gone."""
     commands.login(url)
     place = tmp_path / "visit"
     for number in range(1, 4):
@@ -232,7 +232,7 @@ async def test_a_study_of_two_patients_is_held_as_a_whole(
 async def test_a_study_of_two_patients_is_archived_on_request(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """With --allow-mixed-patients the same command takes it up, and archives it whole."""
+    """The same command with --allow-mixed-patients archives all of it."""
     commands.login(url)
     for number, patient in enumerate(["S", "S", "T"]):
         write(tmp_path / "visit" / f"{number}", image(number, PatientID=patient))
@@ -247,7 +247,7 @@ async def test_a_study_of_two_patients_is_archived_on_request(
 async def test_a_patient_found_after_archiving_changes_nothing(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """What is archived stays so; the file of the other one is told, and what lies beside it goes nowhere."""
+    """The archived session stays; the other patient's file is reported, and attachments next to it are skipped."""
     commands.login(url)
     place = tmp_path / "visits"
     write(place / "a" / "1", image(1))
@@ -274,7 +274,7 @@ async def test_a_patient_found_after_archiving_changes_nothing(
 
 @pytest.mark.anyio
 async def test_a_plan_identifies_no_patient_by_an_empty_id(commands: Commands, tmp_path: Path) -> None:
-    """By the same rules as while sending."""
+    """A plan follows the same rules as an upload."""
     for number, name in enumerate(["Doe^John", "Roe^Jane"], start=1):
         header: dict[str, Any] = {
             "StudyInstanceUID": f"1.2.{number}",

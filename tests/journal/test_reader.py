@@ -1,4 +1,4 @@
-"""The journal reader: what a run, or all runs, made of files; each file in one category, each session in a state."""
+"""The journal reader: each file in one category, each session in one state, for one run or all."""
 
 import os
 import time
@@ -52,18 +52,18 @@ E1, E2, E3 = session("E1"), session("E2", subject="S2"), session("E3", subject="
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Say where the test's journal lies."""
+    """Return the path of the test's journal."""
     return tmp_path / "test.journal"
 
 
 @pytest.fixture
 def disk() -> Disk:
-    """Give an empty disk."""
+    """Return an empty disk."""
     return Disk()
 
 
 def answers(verdicts: dict[str, Callable[[Claim], Outcome]]) -> Callable[[Claim], Outcome]:
-    """Answer these files so, and acknowledge all others."""
+    """Give these answers to some files, and acknowledge all others."""
     return lambda claim: verdicts.get(names([claim])[0], stored)(claim)
 
 
@@ -78,7 +78,7 @@ def ignored(name: str, kind: FileKind, reason: str, size: int = 7) -> Ignored:
 
 
 def of_all(path: Path) -> Summary:
-    """Add up everything that a journal holds."""
+    """Return the summary of everything in a journal."""
     with JournalReader.open(path) as reader:
         return reader.summary()
 
@@ -93,13 +93,13 @@ def only_session(summary: Summary) -> SessionReport:
 
 
 def test_found_is_the_sum_of_its_parts() -> None:
-    """Every category of DICOM that can be sent counts once; the two others stand apart."""
+    """Every category of DICOM that can be sent counts once; the two other categories do not."""
     files = Files(*(10**power for power in range(10)))
     assert files.found == sum(10**power for power in range(2, 10))
 
 
 def test_each_file_is_in_one_category(path: Path, disk: Disk) -> None:
-    """A run that meets every kind of file puts each in its place; bytes are of what can be sent, and what was."""
+    """Bytes found are those of files that can be sent, bytes stored those of files that were."""
     disk.put(
         instance("1-stored", E1, size=1),
         instance("2-refused", E1, size=20),
@@ -139,7 +139,7 @@ def test_each_file_is_in_one_category(path: Path, disk: Disk) -> None:
 
 
 def test_a_run_counts_its_own_sources(path: Path, disk: Disk) -> None:
-    """What other sources gave the journal is no part of this run's summary; read as a whole it is all there."""
+    """A run's summary leaves out files of other sources; the summary of the journal has all."""
     disk.put(instance("a/1", E1), instance("a/2", E1), ignored("a/3", FileKind.NOT_DICOM, "no DICOM"))
     whole_run(path, disk)
     other = Disk()
@@ -157,7 +157,7 @@ def test_a_run_counts_its_own_sources(path: Path, disk: Disk) -> None:
 
 
 def test_a_retried_refusal_belongs_to_this_run(path: Path, disk: Disk) -> None:
-    """Refused again, it is this run's refusal; not taken up, it remains an earlier one's."""
+    """A file refused again counts for this run; without a retry it remains an earlier refusal."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, answers({"a": refused}))
     with opened(path) as journal:
@@ -170,7 +170,7 @@ def test_a_retried_refusal_belongs_to_this_run(path: Path, disk: Disk) -> None:
 
 
 def test_an_empty_journal(path: Path) -> None:
-    """Where there is nothing, nothing is counted."""
+    """All counts are zero."""
     with opened(path) as journal:
         assert JournalReader.of(journal).summary() == Summary(Files(), 0, 0, (), ())
 
@@ -189,7 +189,7 @@ def test_an_empty_journal(path: Path) -> None:
 def test_states_of_a_session(
     path: Path, disk: Disk, verdict: Callable[[SealedDelivery], Verdict], report: SessionReport
 ) -> None:
-    """Archived, built or held as its delivery ended, with its address; in later runs as in this one."""
+    """Archived, built or held like its delivery, with its address; in later runs too."""
     disk.put(instance("a", E1), instance("b", E1))
     with opened(path) as journal:
         scan(journal, disk)
@@ -207,7 +207,7 @@ def test_states_of_a_session(
 
 
 def test_sessions_archived_by_an_earlier_run_are_marked(path: Path, disk: Disk) -> None:
-    """By the time at which it came to its end; a run knows its own beginning."""
+    """By the time of their end and the begin of the run."""
     disk.put(instance("a", E1))
     whole_run(path, disk)
     with Journal(path, destination="https://xnat.test", rules=RULES, clock=lambda: time.time() + 60) as journal:
@@ -220,7 +220,7 @@ def test_sessions_archived_by_an_earlier_run_are_marked(path: Path, disk: Disk) 
 
 
 def test_a_session_is_open_until_its_verdict(path: Path, disk: Disk) -> None:
-    """Before its first file, with some, with all, and sealed: the next run goes on."""
+    """Before its first file, with some, with all, and sealed."""
     disk.put(instance("a", E1), instance("b", E1))
     with opened(path) as journal:
         scan(journal, disk)
@@ -238,7 +238,7 @@ def test_a_session_is_open_until_its_verdict(path: Path, disk: Disk) -> None:
 
 @pytest.mark.parametrize("verdict", [archived, built])
 def test_new_files_open_a_session_again(path: Path, disk: Disk, verdict: Callable[[SealedDelivery], Verdict]) -> None:
-    """A session that has ended is open while new files of it wait, and held when they fail."""
+    """An ended session is open while new files of it are queued, and held if they fail."""
     disk.put(instance("a", E1))
     whole_run(path, disk, verdict=verdict, archive_built=False)
     disk.put(instance("b", E1))
@@ -251,7 +251,7 @@ def test_new_files_open_a_session_again(path: Path, disk: Disk, verdict: Callabl
 
 
 def test_a_session_with_failed_files_is_held(path: Path, disk: Disk) -> None:
-    """It lacks files, and says how many; those refused do not count."""
+    """The reason says how many it misses; dropped ones do not count."""
     disk.put(*[instance(name, E1) for name in "abcd"])
     whole_run(path, disk, answers({"b": failed, "c": failed, "d": refused}))
     report = only_session(of_all(path))
@@ -263,7 +263,7 @@ def test_a_session_with_failed_files_is_held(path: Path, disk: Disk) -> None:
 
 
 def test_a_session_of_which_xnat_stored_nothing(path: Path, disk: Disk) -> None:
-    """When XNAT refused every file there is nothing to archive."""
+    """XNAT refused every file: there is nothing to archive."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, refused)
     report = only_session(of_all(path))
@@ -271,7 +271,7 @@ def test_a_session_of_which_xnat_stored_nothing(path: Path, disk: Disk) -> None:
 
 
 def test_an_archived_session_whose_new_files_are_all_refused(path: Path, disk: Disk) -> None:
-    """It remains archived: the delivery that was begun for them holds nothing."""
+    """It remains archived: the new delivery is empty."""
     disk.put(instance("a", E1))
     whole_run(path, disk)
     disk.put(instance("b", E1))
@@ -285,7 +285,7 @@ def test_an_archived_session_whose_new_files_are_all_refused(path: Path, disk: D
 
 
 def test_the_state_covers_the_whole_session(path: Path, disk: Disk) -> None:
-    """What a session lacks from other sources it lacks; files and bytes are those of this run's sources."""
+    """Missing files of other sources count; files and bytes are those of this run's sources."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, answers({"b": failed}))
     disk.remove("b")
@@ -301,7 +301,7 @@ def test_the_state_covers_the_whole_session(path: Path, disk: Disk) -> None:
 
 
 def test_skipped_files_make_no_session(path: Path, disk: Disk) -> None:
-    """A study that has no label to go under is not among the sessions."""
+    """A study without a label is not among the sessions."""
     disk.put(instance("a", E1), instance("b", session("E1", study="1.2.late")))
     whole_run(path, disk)
     assert [report.session for report in of_all(path).sessions] == [E1]
@@ -311,7 +311,7 @@ def test_skipped_files_make_no_session(path: Path, disk: Disk) -> None:
 
 
 def test_problems_are_grouped_by_their_reason(path: Path, disk: Disk) -> None:
-    """For each reason the number of files and the first of them; what was merely not DICOM is no problem."""
+    """With the number of files and the first path; a file that is not DICOM is no problem."""
     odd = os.fsdecode(b"\xff[bold]")
     disk.put(
         instance("a", E1),
@@ -337,7 +337,7 @@ def test_problems_are_grouped_by_their_reason(path: Path, disk: Disk) -> None:
 
 
 def test_runs_are_remembered(path: Path) -> None:
-    """Each run has its times and its exit code; one that was killed has no end."""
+    """With times and exit code; a killed run has no end."""
     with opened(path) as journal:
         journal.end_run(8)
     opened(path).close()
@@ -350,7 +350,7 @@ def test_runs_are_remembered(path: Path) -> None:
 
 
 def test_instances_of_a_session(path: Path, disk: Disk) -> None:
-    """A session's files are listed as they were found, with state and reason; another label has none."""
+    """In the order they were found, with state and reason; an unknown label has none."""
     odd = os.fsdecode(b"\xff")
     disk.put(instance("a", E1), instance(odd, E1, sop="1.2.odd"), instance("b", E2))
     whole_run(path, disk, answers({odd: refused}))
@@ -364,7 +364,7 @@ def test_instances_of_a_session(path: Path, disk: Disk) -> None:
 
 
 def test_what_xnat_acknowledged(path: Path, disk: Disk) -> None:
-    """For each session the SOPInstanceUIDs that are stored, of all its deliveries, and none else."""
+    """The stored SOPInstanceUIDs of each session, of all its deliveries."""
     disk.put(*[instance(name, E1) for name in "ab"], instance("c", E2))
     whole_run(path, disk, answers({"b": refused, "c": failed}))
     disk.put(instance("d", E1))
@@ -377,7 +377,7 @@ def test_what_xnat_acknowledged(path: Path, disk: Disk) -> None:
 
 
 def test_a_reader_of_one_project_sees_only_that_project(path: Path, disk: Disk) -> None:
-    """Where a template sends studies into several projects: sessions and demographics of the others are left out."""
+    """If a template sends studies into several projects, it leaves out the others' sessions and demographics."""
     other = session("E9", project="Q")
     disk.put(instance("a", E1), instance("b", other))
     with opened(path) as journal:

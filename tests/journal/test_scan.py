@@ -1,4 +1,4 @@
-"""What the scan records of files: changed, moved, gone and twice."""
+"""What the scan records of files: changed, moved, vanished and duplicate ones."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ from asyncimport.model import (
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Say where the test's journal lies."""
+    """Return the path of the test's journal."""
     return tmp_path / "state" / "test.journal"
 
 
@@ -54,12 +54,12 @@ def journal(path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def disk() -> Disk:
-    """Give an empty disk."""
+    """Return an empty disk."""
     return Disk()
 
 
 def test_unchanged_files_are_not_read(journal: Journal, disk: Disk) -> None:
-    """A file of the same path, size and time is passed, whatever it is; only the unreadable are tried again."""
+    """A file of the same path, size and mtime is skipped; only unreadable ones are read again."""
     bad = Ignored(File(f"{ROOT}/c", 3, 1_000), FileKind.UNREADABLE, "permission denied")
     disk.put(instance("a", E1), Ignored(File(f"{ROOT}/b", 3, 1_000), FileKind.NOT_DICOM, "no DICOM"), bad)
     first, admission = meet(journal, disk)
@@ -73,7 +73,7 @@ def test_unchanged_files_are_not_read(journal: Journal, disk: Disk) -> None:
 
 @pytest.mark.parametrize(("size", "mtime_ns"), [(11, 1_000), (10, 1_001)])
 def test_changed_files_are_read_again(path: Path, disk: Disk, size: int, mtime_ns: int) -> None:
-    """Another size or another time makes a file unknown; unsent as it is, it is sent as it now is."""
+    """Another size or mtime makes a file unknown; an unsent one is sent with its new content."""
     disk.put(instance("a", E1))
     with opened(path) as journal:
         meet(journal, disk)
@@ -86,7 +86,7 @@ def test_changed_files_are_read_again(path: Path, disk: Disk, size: int, mtime_n
 
 @pytest.mark.parametrize("answer", [failed, refused])
 def test_a_rewritten_file_gets_another_chance(path: Path, disk: Disk, answer: Callable[[Claim], Outcome]) -> None:
-    """What was refused or failed is sent again when its file has been rewritten: they are other bytes."""
+    """A refused or failed file is sent again after it was rewritten."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, only("b", answer))
     disk.touch("b")
@@ -94,7 +94,7 @@ def test_a_rewritten_file_gets_another_chance(path: Path, disk: Disk, answer: Ca
 
 
 def test_a_file_rewritten_after_it_was_stored(path: Path, disk: Disk) -> None:
-    """XNAT holds what was sent first: the new bytes are skipped, with the reason, in this run and in all later ones."""
+    """XNAT keeps what was sent: the new bytes are skipped with the reason, in this and all later runs."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk)
     disk.touch("b")
@@ -111,7 +111,7 @@ def test_a_file_rewritten_after_it_was_stored(path: Path, disk: Disk) -> None:
 
 
 def test_a_file_that_now_carries_another_instance(path: Path, disk: Disk) -> None:
-    """The old instance was not sent and is nowhere any more: it fails, and its session is not archived without it."""
+    """The old instance was never sent and is gone: it fails, and its session is not archived without it."""
     disk.put(instance("a", E1), instance("b", E1))
     with opened(path) as journal:
         meet(journal, disk)
@@ -136,7 +136,7 @@ def test_a_file_that_now_carries_another_instance(path: Path, disk: Disk) -> Non
 
 
 def test_a_file_overwritten_before_it_was_claimed(journal: Journal) -> None:
-    """Met again in the same run as something else, the instance no longer waits."""
+    """If the scan meets the file again as something else, the instance leaves the queue."""
     journal.scan.admit([instance("a", E1)])
     journal.scan.admit([Ignored(File(f"{ROOT}/a", 1, 5), FileKind.NOT_DICOM, "no DICOM")])
     journal.scan.finish([ROOT], archive_built=True, retry_held=False)
@@ -145,7 +145,7 @@ def test_a_file_overwritten_before_it_was_claimed(journal: Journal) -> None:
 
 
 def test_a_file_overwritten_while_it_was_in_flight(journal: Journal) -> None:
-    """What is on its way is settled by its outcome, even if its file has become something else meanwhile."""
+    """Its outcome decides about an instance in flight, whatever its file is now."""
     journal.scan.admit([instance("a", E1)])
     claims = journal.queue.claim(1, max_active=1)
     assert claims is not None
@@ -158,7 +158,7 @@ def test_a_file_overwritten_while_it_was_in_flight(journal: Journal) -> None:
 
 
 def test_a_duplicate_replaces_a_file_that_became_something_else(path: Path, disk: Disk) -> None:
-    """Met before or after the file that was overwritten, the duplicate is sent in its place, in the same run."""
+    """The duplicate is sent in the same run, whether the scan meets it before or after."""
     disk.put(*[instance(name, E1, sop="1.2.x") for name in "bc"], *[instance(name, E2, sop="1.2.y") for name in "de"])
     with opened(path) as journal:
         meet(journal, disk)
@@ -171,7 +171,7 @@ def test_a_duplicate_replaces_a_file_that_became_something_else(path: Path, disk
 
 
 def test_a_known_duplicate_replaces_an_unreadable_file_at_once(path: Path, disk: Disk) -> None:
-    """When the duplicate has been passed already the instance waits again from there, and never fails."""
+    """If the scan has passed the duplicate already, the instance is queued from there and never fails."""
     disk.put(instance("b", E1, sop="1.2.x"))
     with opened(path) as journal:
         meet(journal, disk)
@@ -191,7 +191,7 @@ def test_a_known_duplicate_replaces_an_unreadable_file_at_once(path: Path, disk:
 
 
 def test_a_stored_file_becomes_another_instance_and_comes_back(path: Path, disk: Disk) -> None:
-    """What XNAT holds stays stored; a file that carries it again cannot be compared with what was sent: skipped."""
+    """A stored instance stays stored; a file that carries it again cannot be compared with what was sent: skipped."""
     disk.put(instance("a", E1))
     whole_run(path, disk)
     disk.put(instance("a", E1, sop="1.2.new", size=11))
@@ -205,7 +205,7 @@ def test_a_stored_file_becomes_another_instance_and_comes_back(path: Path, disk:
 
 
 def test_a_file_that_could_not_be_read_for_a_while(path: Path, disk: Disk) -> None:
-    """A stored file that one run cannot read, and a later one can, is what it was: neither sent nor skipped."""
+    """A stored file that becomes readable again is neither sent nor skipped."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, only("b", refused))
     good = dict(disk.items)
@@ -224,7 +224,7 @@ def test_a_file_that_could_not_be_read_for_a_while(path: Path, disk: Disk) -> No
 
 
 def test_an_unsent_file_that_cannot_be_read_any_more(path: Path, disk: Disk) -> None:
-    """It fails with that reason and holds its session; a twin then takes its place uncompared, or it comes back."""
+    """It fails with that reason and holds its session, until a copy replaces it or it is readable again."""
     disk.put(instance("a", E1))
     with opened(path) as journal:
         meet(journal, disk)
@@ -245,7 +245,7 @@ def test_an_unsent_file_that_cannot_be_read_any_more(path: Path, disk: Disk) -> 
 
 
 def test_gone_files(path: Path, disk: Disk) -> None:
-    """Files that are there no more are counted; those not sent have failed, those stored or refused have not."""
+    """Vanished files are counted; unsent ones fail, stored and refused ones do not."""
     disk.put(*[instance(name, E1) for name in "abcd"], instance("e", E2))
     with opened(path) as journal:
         scan(journal, disk)
@@ -287,7 +287,7 @@ def test_a_duplicate_replaces_a_file_that_is_gone(path: Path, disk: Disk) -> Non
 
 
 def test_an_unreadable_file_that_is_gone(path: Path, disk: Disk) -> None:
-    """What failed because it could not be read counts as gone when it is gone."""
+    """A file that failed as unreadable counts as gone."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk, only("b", failed))
     disk.put(Ignored(File(f"{ROOT}/b", 0, 0), FileKind.UNREADABLE, "i/o error"))
@@ -299,7 +299,7 @@ def test_an_unreadable_file_that_is_gone(path: Path, disk: Disk) -> None:
 
 
 def test_only_what_is_below_the_sources_can_be_gone(journal: Journal, disk: Disk) -> None:
-    """A directory whose name merely begins like the source is not below it; the root of all is above everything."""
+    """A directory whose name begins like the source is not below it; everything is below the root directory."""
     outside = Instance(File("/src-old/a", 10, 1_000), "1.2.3", "1.2", E1)
     disk.put(instance("a", E1))
     meet(journal, disk)
@@ -313,7 +313,7 @@ def test_only_what_is_below_the_sources_can_be_gone(journal: Journal, disk: Disk
 
 @pytest.mark.parametrize(("before", "after"), [("m", "z"), ("m", "a")])
 def test_files_that_have_moved_are_known_again(path: Path, disk: Disk, before: str, after: str) -> None:
-    """Renamed with size and time, a file is what it was: stored or refused it stays so, unsent it is sent."""
+    """A file renamed with its size and mtime is the same: stored or refused it stays so, unsent it is sent."""
     disk.put(*[instance(f"{before}/{name}", E1) for name in "abcd"])
     with opened(path) as journal:
         scan(journal, disk)
@@ -329,7 +329,7 @@ def test_files_that_have_moved_are_known_again(path: Path, disk: Disk, before: s
 
 @pytest.mark.parametrize("batch", [1, 512])
 def test_a_copy_met_before_the_file_it_was_copied_from(path: Path, disk: Disk, batch: int) -> None:
-    """A copy that is met before its original takes its place; the original is looked into again, as a duplicate."""
+    """The copy takes the place of the original, which is read again, as a duplicate."""
     disk.put(instance("m", E1, sop="1.2.x"), instance("n", E1, sop="1.2.y"))
     whole_run(path, disk, only("n", failed))
     disk.put(instance("a", E1, sop="1.2.x"), instance("b", E1, sop="1.2.y"))
@@ -344,7 +344,7 @@ def test_a_copy_met_before_the_file_it_was_copied_from(path: Path, disk: Disk, b
 
 
 def test_another_file_with_a_stored_instance_is_compared(path: Path, disk: Disk) -> None:
-    """Where size or time differ only the bytes can tell, whether or not the stored copy has been met."""
+    """If size or mtime differ only the bytes decide, whether or not the scan has met the stored copy."""
     disk.put(instance("m", E1, sop="1.2.x"))
     whole_run(path, disk)
     with opened(path) as journal:
@@ -372,14 +372,14 @@ def test_overlapping_sources(path: Path, disk: Disk, batch: int) -> None:
 
 
 def test_the_same_file_twice_in_one_batch(journal: Journal) -> None:
-    """Roots that overlap within one batch: the second time there is nothing to add."""
+    """Roots that overlap within one batch add a file once."""
     admission = journal.scan.admit([instance("a", E1), instance("a", E1)])
     assert (admission.files, admission.size, admission.conflicts) == (1, 10, [])
 
 
 @pytest.mark.parametrize("batch", [1, 512])
 def test_the_first_of_two_is_sent_though_its_path_was_known(path: Path, disk: Disk, batch: int) -> None:
-    """A file that was rewritten carries a new instance, which a new file repeats: the order decides."""
+    """A rewritten file carries a new instance, which a new file repeats: the first one is sent."""
     disk.put(instance("a", E1, sop="1.2.x"))
     whole_run(path, disk)
     disk.put(instance("a", E1, sop="1.2.y", size=99), instance("b", E1, sop="1.2.y"))
@@ -391,7 +391,7 @@ def test_the_first_of_two_is_sent_though_its_path_was_known(path: Path, disk: Di
 
 @pytest.mark.parametrize("number", [2, 3, 512, 513, 1_300])
 def test_a_batch_is_written_to_the_last_row_however_many_there_are(journal: Journal, number: int) -> None:
-    """Rows go to SQLite many at a time, padded to a power of two; none is lost for that, and none comes twice."""
+    """Rows go to SQLite many at a time, padded to a power of two: none is lost or comes twice."""
     admission = journal.scan.admit([instance(f"f{index:04}", E1) for index in range(number)])
     assert (admission.files, admission.size) == (number, 10 * number)
     first = journal.queue.claim(number, max_active=9) or []

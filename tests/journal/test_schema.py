@@ -24,7 +24,7 @@ from asyncimport.model import (
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Say where the test's journal lies."""
+    """Return the path of the test's journal."""
     return tmp_path / "state" / "test.journal"
 
 
@@ -77,7 +77,7 @@ def test_legal_changes_of_an_instance(raw: sqlite3.Connection, was: InstanceStat
     ),
 )
 def test_illegal_changes_of_an_instance(raw: sqlite3.Connection, was: InstanceState, becomes: InstanceState) -> None:
-    """The database refuses every change of an instance that the table does not hold: STORED is final."""
+    """The database refuses every change of an instance that is not in the table."""
     as_instance(raw, was)
     with pytest.raises(sqlite3.IntegrityError, match="illegal change of an instance"):
         raw.execute("UPDATE instance SET state = ?, delivery = 1 WHERE key = 1", (becomes,))
@@ -102,7 +102,7 @@ def test_legal_changes_of_a_delivery(raw: sqlite3.Connection, was: DeliveryState
     ),
 )
 def test_illegal_changes_of_a_delivery(raw: sqlite3.Connection, was: DeliveryState, becomes: DeliveryState) -> None:
-    """The database refuses every change of a delivery that the table does not hold: no seal is ever broken."""
+    """The database refuses every change of a delivery that is not in the table: no seal is ever broken."""
     as_delivery(raw, was)
     with pytest.raises(sqlite3.IntegrityError, match="illegal change of a delivery"):
         raw.execute("UPDATE delivery SET state = ? WHERE key = 1", (becomes,))
@@ -111,7 +111,7 @@ def test_illegal_changes_of_a_delivery(raw: sqlite3.Connection, was: DeliverySta
 
 @pytest.mark.parametrize("table", ["instance", "delivery"])
 def test_states_that_do_not_exist(raw: sqlite3.Connection, table: str) -> None:
-    """A state of no table cannot be reached, and neither can none at all."""
+    """An unknown state cannot be reached, and neither can NULL."""
     before = state_of(raw, table)
     for state in ("LOST", None):
         with pytest.raises(sqlite3.IntegrityError):
@@ -131,7 +131,7 @@ def test_instances_begin_as_pending(raw: sqlite3.Connection, state: InstanceStat
 
 @pytest.mark.parametrize("state", sorted(set(DeliveryState) - {DeliveryState.OPEN}))
 def test_deliveries_begin_as_open(raw: sqlite3.Connection, state: DeliveryState) -> None:
-    """No delivery begins behind its seal."""
+    """No delivery begins sealed."""
     as_delivery(raw, DeliveryState.ARCHIVED)
     with pytest.raises(sqlite3.IntegrityError, match="begins as OPEN"):
         raw.execute("INSERT INTO delivery (session, number, state) VALUES (1, 2, ?)", (state,))
@@ -139,7 +139,7 @@ def test_deliveries_begin_as_open(raw: sqlite3.Connection, state: DeliveryState)
 
 @pytest.mark.parametrize("state", sorted(DeliveryState))
 def test_a_new_delivery_only_after_the_end_of_the_last(raw: sqlite3.Connection, state: DeliveryState) -> None:
-    """A session has one live delivery: another begins only when the last is archived, deleted, or built and left."""
+    """Another delivery begins only when the last one is archived, deleted, or built and left."""
     as_delivery(raw, state)
     if state in {DeliveryState.ARCHIVED, DeliveryState.BUILT, DeliveryState.DELETED}:
         raw.execute("INSERT INTO delivery (session, number) VALUES (1, 2)")
@@ -151,7 +151,7 @@ def test_a_new_delivery_only_after_the_end_of_the_last(raw: sqlite3.Connection, 
 
 @pytest.mark.parametrize("state", sorted(set(DeliveryState) - {DeliveryState.OPEN}))
 def test_nothing_is_stored_after_the_seal(raw: sqlite3.Connection, state: DeliveryState) -> None:
-    """An instance is stored into an open delivery, never into one that is sealed, held or at its end."""
+    """An instance is stored into an open delivery, never into a sealed, held or ended one."""
     as_delivery(raw, state)
     raw.execute("INSERT INTO instance (session, sop_uid, series_uid, file) VALUES (1, 'late', 'y', 1)")
     with pytest.raises(sqlite3.IntegrityError, match="after the seal"):
@@ -160,14 +160,14 @@ def test_nothing_is_stored_after_the_seal(raw: sqlite3.Connection, state: Delive
 
 @pytest.mark.parametrize("delivery", [2, 99, None])
 def test_nothing_is_stored_into_another_sessions_delivery(raw: sqlite3.Connection, delivery: int | None) -> None:
-    """The delivery must be one of the instance's own session, and there must be one."""
+    """An instance needs a delivery of its own session."""
     with pytest.raises(sqlite3.IntegrityError, match="after the seal"):
         raw.execute("UPDATE instance SET state = 'STORED', delivery = ? WHERE key = 1", (delivery,))
     assert state_of(raw, "instance") == "PENDING"
 
 
 def test_a_delivery_with_pending_instances_is_not_sealed(raw: sqlite3.Connection) -> None:
-    """A session with unsettled instances cannot be sealed, whoever asks."""
+    """Whatever code asks for it."""
     raw.execute("UPDATE delivery SET uri = '/prearchive/1' WHERE key = 1")
     with pytest.raises(sqlite3.IntegrityError, match="pending instances"):
         raw.execute("UPDATE delivery SET state = 'SEALED' WHERE key = 1")
@@ -176,7 +176,7 @@ def test_a_delivery_with_pending_instances_is_not_sealed(raw: sqlite3.Connection
 
 @pytest.mark.parametrize("state", ["OPEN", "HELD"])
 def test_an_empty_delivery_is_not_sealed(raw: sqlite3.Connection, state: str) -> None:
-    """A delivery into which nothing was acknowledged has no row in XNAT that could be finalised."""
+    """A delivery without an acknowledged file has no row in XNAT to finalise."""
     raw.execute("UPDATE instance SET state = 'REFUSED' WHERE key = 1")
     raw.execute("UPDATE delivery SET state = ? WHERE key = 1", (state,))
     with pytest.raises(sqlite3.IntegrityError, match="empty delivery"):
@@ -185,7 +185,7 @@ def test_an_empty_delivery_is_not_sealed(raw: sqlite3.Connection, state: str) ->
 
 @pytest.mark.parametrize("other", ["/prearchive/2", "", None])
 def test_the_address_of_a_delivery_never_changes(raw: sqlite3.Connection, other: str | None) -> None:
-    """Once the first file has fixed the prearchive row it stays; noting the same address again is no change."""
+    """The first file fixes the prearchive row; recording the same address again is no change."""
     raw.execute("UPDATE delivery SET uri = '/prearchive/1' WHERE key = 1")
     raw.execute("UPDATE delivery SET uri = '/prearchive/1' WHERE key = 1")
     with pytest.raises(sqlite3.IntegrityError, match="one prearchive row"):
@@ -193,7 +193,7 @@ def test_the_address_of_a_delivery_never_changes(raw: sqlite3.Connection, other:
 
 
 def test_labels_and_identities_are_unique(raw: sqlite3.Connection) -> None:
-    """A label is one study's whatever its case, a study has one session, an instance one row."""
+    """A label belongs to one study, ignoring case; a study has one session, an instance one row."""
     for values in (("P", "S", "e1", "1.2.new", ""), ("P", "S", "new", E1.study_uid, "")):
         with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
             raw.execute(

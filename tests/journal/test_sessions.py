@@ -1,4 +1,4 @@
-"""Which session a file goes to, and what other rules change."""
+"""Which session a file goes to, and what changed rules do."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +38,7 @@ from asyncimport.model import (
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Say where the test's journal lies."""
+    """Return the path of the test's journal."""
     return tmp_path / "state" / "test.journal"
 
 
@@ -51,13 +51,13 @@ def journal(path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def disk() -> Disk:
-    """Give an empty disk."""
+    """Return an empty disk."""
     return Disk()
 
 
 @pytest.mark.parametrize("batch", [1, 512])
 def test_a_second_file_with_the_sop_uid_is_compared(journal: Journal, disk: Disk, batch: int) -> None:
-    """The same instance in another file is a duplicate if the bytes agree, else skipped; one of them is sent."""
+    """It is a duplicate if the bytes agree, else skipped; one of the two is sent."""
     disk.put(instance("a", E1, sop="1.2.x"), instance("b", E1, sop="1.2.x"))
     disk.put(instance("c", E1, sop="1.2.x"), content="other bytes")
     disk.put(Ignored(File(f"{ROOT}/d", 1, 1), FileKind.SKIPPED, "no label"))
@@ -75,7 +75,7 @@ def test_the_same_instance_in_two_sessions(journal: Journal, disk: Disk) -> None
 
 
 def test_one_label_for_two_studies(journal: Journal, disk: Disk) -> None:
-    """The study met first has the label, whatever the case of the other's; the later study is skipped, both named."""
+    """The first study has the label, ignoring case; the later study is skipped, and the reason names both."""
     late = session("e1", study="1.2.late")
     disk.put(instance("a", E1), instance("b", late), instance("c", late))
     scan(journal, disk)
@@ -87,7 +87,7 @@ def test_one_label_for_two_studies(journal: Journal, disk: Disk) -> None:
 
 
 def test_one_label_in_two_projects(journal: Journal, disk: Disk) -> None:
-    """Labels are a project's own: the same label and study in another project is another session."""
+    """The same label and study in another project is another session."""
     disk.put(instance("a", E1), instance("b", session("E1", project="Q")))
     scan(journal, disk)
     assert names(send(journal)) == ["a", "b"]
@@ -98,7 +98,7 @@ def test_one_label_in_two_projects(journal: Journal, disk: Disk) -> None:
 )
 @pytest.mark.parametrize("later", [True, False])
 def test_one_study_under_two_names(journal: Journal, disk: Disk, other: Session, later: bool) -> None:
-    """A study whose files disagree on subject or label is not sent in part, in later runs neither; why is told."""
+    """A study whose files disagree on subject or label is held, in later runs too, with the reason."""
     disk.put(instance("a", E1))
     meet(journal, disk)
     disk.put(instance("b", other))
@@ -113,7 +113,7 @@ def test_one_study_under_two_names(journal: Journal, disk: Disk, other: Session,
 
 
 def test_more_sessions_than_are_remembered(journal: Journal) -> None:
-    """More open sessions than are kept in memory are looked up again, and are the same."""
+    """Sessions that are no longer in memory are looked up again, and are the same."""
     many = [session(f"E{n}", subject=f"S{n}") for n in range(2_100)]
     for name in "ab":
         admission = journal.scan.admit([instance(f"{of.label}-{name}", of) for of in many])
@@ -125,7 +125,7 @@ def test_more_sessions_than_are_remembered(journal: Journal) -> None:
 
 
 def test_relabel_forgets_what_was_not_sent(path: Path, disk: Disk) -> None:
-    """Sessions of which XNAT holds something keep their labels; all others are decided anew under the new rules."""
+    """Sessions of which XNAT holds something keep their labels; the new rules decide about all others."""
     disk.put(*[instance(name, E1) for name in "ab"], *[instance(name, E2) for name in "cd"], instance("e", E3))
     disk.put(instance("f", session("e3", study="1.2.late")), Ignored(File(f"{ROOT}/g", 1, 1), FileKind.NOT_DICOM, "no"))
     answers = {"b": failed, "c": barred, "e": failed}
@@ -152,7 +152,7 @@ def test_relabel_forgets_what_was_not_sent(path: Path, disk: Disk) -> None:
 
 
 def test_relabel_keeps_stored_files(path: Path, disk: Disk) -> None:
-    """Files that changed after XNAT stored them, or now carry what is forgotten, do not make it forget the stored."""
+    """Even if they changed since, or now carry a forgotten instance."""
     disk.put(instance("a", E1), instance("b", E1))
     whole_run(path, disk)
     disk.touch("a")

@@ -45,7 +45,7 @@ from asyncimport.model import (
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Say where the test's journal lies."""
+    """Return the path of the test's journal."""
     return tmp_path / "state" / "test.journal"
 
 
@@ -58,7 +58,7 @@ def journal(path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def disk() -> Disk:
-    """Give an empty disk."""
+    """Return an empty disk."""
     return Disk()
 
 
@@ -66,7 +66,7 @@ def disk() -> Disk:
 
 
 def test_the_first_file_of_a_delivery_goes_alone(journal: Journal) -> None:
-    """Until a file has been acknowledged there is one in flight; its answer gives the others their address."""
+    """One file is in flight until it is acknowledged; its answer gives the others their address."""
     journal.scan.admit([instance(name, E1) for name in "abc"])
     first = journal.queue.claim(8, max_active=9)
     assert first is not None
@@ -86,7 +86,7 @@ def test_the_first_file_of_a_delivery_goes_alone(journal: Journal) -> None:
 
 
 def test_a_claim_is_the_instance_as_it_was_admitted(journal: Journal) -> None:
-    """What is handed out is what was found: file, identifiers, session; an odd path and time included."""
+    """A claim has the file, identifiers and session that were found, even an odd path and time."""
     odd = Instance(File(os.fsdecode(b"/src/\xff\xfe [x]\n.dcm"), 7, 2**63 + 5), "1.2.3", "1.2", E1)
     journal.scan.admit([odd])
     claims = journal.queue.claim(1, max_active=1)
@@ -96,7 +96,7 @@ def test_a_claim_is_the_instance_as_it_was_admitted(journal: Journal) -> None:
 
 
 def test_claims_come_session_by_session(journal: Journal) -> None:
-    """Files are handed out in the order of the sessions, and within one in the order they were found."""
+    """Claims follow the order of the sessions and, within one, the order in which files were found."""
     journal.scan.admit([instance(name, of) for name, of in zip("abcdef", [E2, E1, E2, E1, E3, E2], strict=True)])
     first = journal.queue.claim(8, max_active=9)
     assert first is not None
@@ -108,7 +108,7 @@ def test_claims_come_session_by_session(journal: Journal) -> None:
 
 
 def test_a_claim_has_at_most_the_limit(journal: Journal) -> None:
-    """A claim is never larger than asked, across sessions begun and new, and what is over comes next."""
+    """Over all sessions; the next claim has the rest."""
     journal.scan.admit([instance(f"{of.label}-{n}", of) for of in (E1, E2, E3) for n in range(3)])
     first = journal.queue.claim(2, max_active=9)
     assert first is not None
@@ -123,7 +123,7 @@ def test_a_claim_has_at_most_the_limit(journal: Journal) -> None:
 
 
 def test_few_sessions_begin_at_a_time(journal: Journal) -> None:
-    """Not every session that waits begins at once: those that have begun are to end first."""
+    """Active sessions end before others begin."""
     journal.scan.admit([instance(f"{label}-{name}", session(label)) for label in ("A", "B", "C") for name in "12"])
     first = journal.queue.claim(9, max_active=9, max_new=2)
     assert names(first or []) == ["A-1", "B-1"]
@@ -154,7 +154,7 @@ def test_the_number_of_begun_sessions_is_bounded(journal: Journal, disk: Disk) -
 def test_stuck_sessions_do_not_keep_others_from_beginning(
     journal: Journal, disk: Disk, answer: Callable[[Claim], Outcome]
 ) -> None:
-    """A session that cannot be finalised in this run gives its place up when the last of its files is settled."""
+    """A session that cannot be finalised in this run releases its place with its last outcome."""
     disk.put(*[instance(f"{of.label}-{n}", of) for of in (E1, E2, E3) for n in range(2)])
     scan(journal, disk)
     sent = send(journal, lambda claim: answer(claim) if claim.delivery.session == E1 else stored(claim), max_active=1)
@@ -178,9 +178,9 @@ def test_stuck_sessions_release_their_places_at_the_end_of_the_scan(journal: Jou
 
 
 def test_claim_returns_an_empty_list_until_no_more_can_come(journal: Journal) -> None:
-    """An empty list says: ask again. None says: never again.
+    """An empty list means: ask again. None means: nothing will come.
 
-    It waits for the scan, for what is in flight, and for the verdict: it may be that something is to be sent again.
+    It waits for the scan, for files in flight, and for verdicts, as these may send files again.
     """
     assert journal.queue.claim(8, max_active=1) == []
     journal.scan.admit([instance("a", E1)])
@@ -212,7 +212,7 @@ def test_claim_returns_an_empty_list_until_no_more_can_come(journal: Journal) ->
 def test_outcomes_are_recorded(
     journal: Journal, answer: Callable[[Claim], Outcome], state: str, reason: str | None
 ) -> None:
-    """An outcome is noted with its reason and its run; only what is stored has a delivery."""
+    """With reason and run; only a stored instance has a delivery."""
     journal.scan.admit([instance("a", E1)])
     claims = journal.queue.claim(1, max_active=1)
     assert claims is not None
@@ -223,7 +223,7 @@ def test_outcomes_are_recorded(
 
 
 def test_a_duplicate_replaces_an_unreadable_copy(journal: Journal, disk: Disk) -> None:
-    """Where the first copy cannot be read the next is sent, one after another; the bad copies keep their reason."""
+    """If the first copy is unreadable the next one is sent, and so on; unreadable copies keep their reason."""
     disk.put(*[instance(name, E1, sop="1.2.same") for name in "abc"])
     scan(journal, disk)
     sent = send(journal, lambda claim: stored(claim) if names([claim]) == ["c"] else unreadable(claim))
@@ -237,7 +237,7 @@ def test_a_duplicate_replaces_an_unreadable_copy(journal: Journal, disk: Disk) -
 
 
 def test_a_failure_of_the_server_needs_no_duplicate(journal: Journal, disk: Disk) -> None:
-    """When the server gave no verdict the copy is as good as any: it waits for the next run."""
+    """Without a verdict of the server the copy is as good as any: the next run sends it."""
     disk.put(instance("a", E1, sop="1.2.same"), instance("b", E1, sop="1.2.same"))
     scan(journal, disk)
     assert names(send(journal, failed)) == ["a"]
@@ -245,7 +245,7 @@ def test_a_failure_of_the_server_needs_no_duplicate(journal: Journal, disk: Disk
 
 
 def test_a_later_duplicate_replaces_an_unreadable_copy_at_the_end_of_the_scan(journal: Journal, disk: Disk) -> None:
-    """A copy that could not be read before its duplicate was recalled is replaced by it in the same run."""
+    """If the scan meets the duplicate after the first copy failed, it is sent in the same run."""
     disk.put(instance("a", E1, sop="1.2.same"), instance("b", E1, sop="1.2.same"))
     meet(journal, disk)
     journal.close()
@@ -262,7 +262,7 @@ def test_a_later_duplicate_replaces_an_unreadable_copy_at_the_end_of_the_scan(jo
 
 
 def test_a_new_file_replaces_a_copy_that_could_not_be_read(journal: Journal, disk: Disk) -> None:
-    """A twin of an instance whose file proved unreadable need not be compared with it: it is sent."""
+    """A new copy of an unreadable file need not be compared with it: it is sent."""
     journal.scan.admit([instance("a", E1, sop="1.2.same")])
     claims = journal.queue.claim(8, max_active=1)
     assert claims is not None
@@ -280,7 +280,7 @@ def test_a_new_file_replaces_a_copy_that_could_not_be_read(journal: Journal, dis
 
 
 def test_a_replacing_copy_is_compared_with_others(path: Path, disk: Disk) -> None:
-    """Once a duplicate has taken the place of an unreadable copy, a third copy is a twin of the duplicate."""
+    """A third copy is compared with the duplicate that replaced the unreadable copy."""
     disk.put(instance("a", E1, sop="1.2.x"), instance("b", E1, sop="1.2.x"))
     with opened(path) as journal:
         meet(journal, disk)
@@ -296,7 +296,7 @@ def test_a_replacing_copy_is_compared_with_others(path: Path, disk: Disk) -> Non
 
 
 def test_nothing_more_of_a_refused_session_is_sent(journal: Journal, disk: Disk) -> None:
-    """With `whole_session` the session is held with the reason, and what waited stays for later runs."""
+    """With `whole_session` the session is held with the reason, and its queued files wait for later runs."""
     disk.put(*[instance(name, E1) for name in "abc"], instance("d", E2))
     meet(journal, disk)
     claims = journal.queue.claim(8, max_active=9)
@@ -314,7 +314,7 @@ def test_nothing_more_of_a_refused_session_is_sent(journal: Journal, disk: Disk)
 
 @pytest.mark.parametrize("together", [True, False])
 def test_what_is_in_flight_of_a_refused_session_is_still_recorded(journal: Journal, together: bool) -> None:
-    """XNAT may acknowledge files of a session after it refused one with all that follows: they are stored."""
+    """XNAT may still acknowledge files of a session after it refused the session: they are stored."""
     journal.scan.admit([instance(name, E1) for name in "abcde"])
     first = journal.queue.claim(1, max_active=1)
     assert first is not None
@@ -330,7 +330,7 @@ def test_what_is_in_flight_of_a_refused_session_is_still_recorded(journal: Journ
 
 
 def test_a_refused_session_releases_its_place_at_once(journal: Journal) -> None:
-    """A session that is held during the scan does not keep another from beginning, even before the scan's end."""
+    """A session held during the scan does not keep another from beginning."""
     journal.scan.admit([instance("a", E1), instance("b", E1), instance("c", E2)])
     claims = journal.queue.claim(8, max_active=1)
     assert claims is not None
@@ -342,7 +342,7 @@ def test_a_refused_session_releases_its_place_at_once(journal: Journal) -> None:
 
 
 def test_several_refusals_of_one_session(journal: Journal) -> None:
-    """When more than one file in flight is refused with its session, the first reason stands."""
+    """If several files refuse their session, the first reason stays."""
     journal.scan.admit([instance(name, E1) for name in "abc"])
     for claims in (journal.queue.claim(8, max_active=1), journal.queue.claim(8, max_active=1)):
         assert claims is not None

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pydicom
-import pytest
 from hypothesis import strategies as st
 from pydicom import datadict
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -38,7 +37,6 @@ from asyncimport.dicom import (
     Unidentified,
     fast_header,
 )
-from asyncimport.source.archives import container_kind
 
 PREAMBLE = bytes(128) + b"DICM"
 
@@ -526,15 +524,3 @@ def tarred(*members: bytes, form: int = tarfile.PAX_FORMAT) -> bytes:
             entry.size = len(member)
             archive.addfile(entry, io.BytesIO(member))
     return buffer.getvalue()
-
-
-@pytest.fixture
-def kind(tmp_path: Path) -> Callable[[bytes], str | None]:
-    """Return a function that asks for the kind of a file with that content."""
-
-    def ask(content: bytes) -> str | None:
-        path = tmp_path / "file"
-        path.write_bytes(content)
-        return container_kind(str(path))
-
-    return ask
