@@ -13,6 +13,7 @@ import anyio
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, TransientError, UnavailableError
 from asyncimport.xnat.deadlines import grace_period, time_limit
 from asyncimport.xnat.replies.logins import check_login, check_user, not_accepted_error
+from asyncimport.xnat.replies.response import Reply
 from asyncimport.xnat.response_body import MAX_REPLY_BYTES, read_reply
 from asyncimport.xnat.transport import Timeouts, Transport
 
@@ -77,17 +78,27 @@ class Login:
             raise
 
     async def _request_cookies(self) -> dict[str, str]:
+        reply, cookies = await self._send_password()
+        if reply.status == 404 and self._transport.area != "/REST":
+            before, self._transport.area = self._transport.area, "/REST"
+            other, other_cookies = await self._send_password()
+            if other.status == 200:
+                reply, cookies = other, other_cookies
+            else:
+                self._transport.area = before
+        check_login(reply)
+        cookies.pop("SESSION_EXPIRATION_TIME", None)
+        cookies.setdefault("JSESSIONID", reply.text.strip())
+        return cookies
+
+    async def _send_password(self) -> tuple[Reply, dict[str, str]]:
         secret = f"{self._credentials.user}:{self._credentials.password}".encode()
         headers = {"Authorization": f"Basic {base64.b64encode(secret).decode()}"}
         url = self._transport.url("/data/JSESSION")
         with time_limit(self._timeouts.stall):
             async with self._transport.open("POST", url, None, headers) as response:
                 reply = await read_reply(response, MAX_REPLY_BYTES)
-                check_login(reply)
-                cookies = {name: morsel.value for name, morsel in response.cookies.items()}
-        cookies.pop("SESSION_EXPIRATION_TIME", None)
-        cookies.setdefault("JSESSIONID", reply.text.strip())
-        return cookies
+                return reply, {name: morsel.value for name, morsel in response.cookies.items()}
 
     async def close(self) -> None:
         """Log out, also when this task is cancelled; no error if the server is away."""

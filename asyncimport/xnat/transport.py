@@ -102,10 +102,14 @@ class Transport:
         self._http = http
         self._host = host
         self._proxy = proxy
+        self.area = "/data"
+        """The first part of paths; very old servers, or proxies before them, have /REST only."""
         self.monitor = monitor or OutageMonitor(inf)
 
     def url(self, path: str) -> URL:
         """Return the address of an encoded path below XNAT's, such as `/data/projects`."""
+        if path.startswith("/data/"):
+            path = f"{self.area}{path.removeprefix('/data')}"
         return URL(f"{self._host}{path}", encoded=True)
 
     @contextmanager

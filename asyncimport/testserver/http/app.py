@@ -89,7 +89,8 @@ class App:
         if (page := self._page(request, raw)) is not None:
             return page
         area, _, path = raw.partition("/")
-        if area not in AREAS or (area == "xapi" and not self._site.profile.has_xapi):
+        missing = {"xapi": not self._site.profile.has_xapi, "data": not self._site.has_data}
+        if area not in AREAS or missing.get(area):
             raise HttpError(404, raw, tomcat=True)
         if area != "xapi" and path.startswith("archive/"):
             path = path.removeprefix("archive/")

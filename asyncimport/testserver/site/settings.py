@@ -118,6 +118,8 @@ class Settings:
     """False is a site that nobody has set up yet: it serves no data."""
     strict_urls: bool | None = None
     """Whether Tomcat refuses characters such as brackets in addresses; None: as it does for the version."""
+    has_data: bool = True
+    """Whether addresses may begin with /data; /REST works in any case."""
     max_body: int | None = None
     """The largest body in bytes that a proxy in front lets through (413); nginx's own default is 1 MB."""
     swallowed_bytes: int | None = None
