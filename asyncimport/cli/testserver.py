@@ -1,15 +1,18 @@
 """`asyncimport testserver`: run the embedded test XNAT."""
 
+import enum
 import json
 import sys
 import tempfile
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import anyio.to_thread
 import typer
 from rich.console import Console
 
@@ -21,16 +24,28 @@ from asyncimport.errors import UsageError
 from asyncimport.model.option import option, rare
 
 if TYPE_CHECKING:
-    from asyncimport.testserver import Fault
+    from asyncimport.testserver import TestXnat
 
+T = TypeVar("T")
 _PORT = 8090
 _FAULTS_HELP = (
     'JSON file of faults that strike requests, such as [{"kind": "import", "action": "status", "status": 503, '
-    '"headers": {"Retry-After": "1"}, "nth": 3, "times": 2}, {"kind": "any", "action": "reset", "effect": true, '
+    '"headers": {"Server": "nginx"}, "nth": 3, "times": 2}, {"kind": "any", "action": "reset", "effect": true, '
     '"share": 0.05, "seed": 1, "path": "prearchive"}]: the third and the fourth import are answered 503; and of all '
     "requests whose address contains `prearchive`, one in twenty, drawn with a seed, is served but gets no reply. "
     "Parameters of an action are keys beside it. An error lists the valid names."
 )
+
+
+class XnatVersion(enum.StrEnum):
+    """The versions that the test XNAT can behave like."""
+
+    V1_5 = "1.5.4"
+    V1_6 = "1.6.1"
+    V1_7 = "1.7"
+    V1_8 = "1.8"
+    V1_9 = "1.9"
+    V1_10 = "1.10"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,33 +56,63 @@ class ServerOptions:
     directory: Path | None = option(
         "--directory", help="Keep the files here; by default they go when the server stops."
     )
-    context: str = rare("--context", default="", help="Context path, as old XNATs have: /xnat.")
+    xnat: XnatVersion | None = option("--xnat", help="Behave like this version; 1.8 if neither this nor --config says.")
+    context: str | None = rare("--context", help="Context path; old XNATs have /xnat.")
+    config: Path | None = rare(
+        "--config", help="JSON file with users, projects, settings, service times and faults; --schema describes it."
+    )
+    schema: bool = rare("--schema", default=False, help="Print the JSON schema of --config and exit.")
     faults: Path | None = rare("--faults", help=_FAULTS_HELP)
+    record: Path | None = rare(
+        "--record",
+        help="Be a proxy before the XNAT of --of, and write what is said into this file, without secrets and names.",
+    )
+    of: str | None = rare("--of", metavar="URL", help="The XNAT to record.")
+    compare: Path | None = rare(
+        "--compare", help="Send what --record wrote to a new test XNAT, print where it answers otherwise, and exit."
+    )
 
 
 @command()
 def testserver(*, options: ServerOptions, screen: ResultScreen) -> None:
     """Run the embedded test XNAT on this machine. User, password and project are all `demo`."""
-    directory, port = options.directory, options.port
-    faults = [] if options.faults is None else _read_faults(options.faults, screen.consoles[1])
+    from asyncimport.testserver import SiteConfig, config_schema, faults_from, read_config
+
+    err = screen.consoles[1]
+    if options.schema:
+        typer.echo(json.dumps(config_schema(), indent=2))
+        return
+    if (options.record is None) != (options.of is None):
+        raise UsageError("--record and --of belong together", hint="say `--record FILE --of https://xnat.example.org`")
+    config = SiteConfig() if options.config is None else _read(options.config, read_config, err)
+    faults = [] if options.faults is None else _read(options.faults, faults_from, err)
     with ExitStack() as stack:
-        if directory is None:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncimport-testserver-")))
+        directory = options.directory or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncimport-testserver-"))
+        )
+        if options.record is not None and options.of is not None:
+            serve, says = _recorder(options.record, options.of, options.port), {"records": options.of}
+        else:
+            xnat = config.make(directory, xnat=options.xnat)
+            for fault in faults:
+                xnat.faults.add(fault)
+            if options.compare is not None:
+                raise typer.Exit(anyio.run(_compare, xnat, options.compare))
+            context = config.context if options.context is None else options.context
+            serve, says = _test_xnat(xnat, options.port, context), _account(xnat)
         try:
-            anyio.run(_serve, directory, port, options.context, faults, screen.as_json)
+            anyio.run(_run, serve, says, screen.as_json)
         except OSError as error:
             raise UsageError(
-                f"the test server cannot listen on port {port}: {error.strerror or error}",
+                f"the test server cannot listen on port {options.port}: {error.strerror or error}",
                 hint="choose another with --port; 0 takes a free one",
             ) from None
 
 
-def _read_faults(file: Path, err: Console) -> "list[Fault]":
-    """Return the faults of a file, or write each mistake in a line of its own and exit."""
-    from asyncimport.testserver import faults_from
-
+def _read(file: Path, read: Callable[[object], T], err: Console) -> T:
+    """Return what a JSON file says, or write each mistake in a line of its own and exit."""
     try:
-        return faults_from(json.loads(file.read_bytes()))
+        return read(json.loads(file.read_bytes()))
     except OSError as error:
         mistakes = [error.strerror or str(error)]
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -80,19 +125,66 @@ def _read_faults(file: Path, err: Console) -> "list[Fault]":
     raise typer.Exit(UsageError.exit_code)
 
 
-async def _serve(directory: Path, port: int, context: str, faults: "Iterable[Fault]", as_json: bool) -> None:
-    from asyncimport.testserver import TestXnat, serve
+def _account(xnat: "TestXnat") -> dict[str, str]:
+    """Return the user, password and project to begin with."""
+    user = next(iter(xnat.users.values()))
+    return {"user": user.name, "password": user.password, "project": next(iter(xnat.projects), "")}
 
-    xnat = TestXnat(directory)
-    for fault in faults:
-        xnat.faults.add(fault)
-    stopped = anyio.Event()
+
+@asynccontextmanager
+async def _test_xnat(xnat: "TestXnat", port: int, context: str | None) -> AsyncIterator[str]:
+    from asyncimport.testserver import serve
+
     async with serve(xnat, port=port, context=context) as url:
+        yield url
+
+
+@asynccontextmanager
+async def _recorder(path: Path, upstream: str, port: int) -> AsyncIterator[str]:
+    from asyncimport.testserver.recording.proxy import recording_proxy
+
+    file = await anyio.to_thread.run_sync(partial(path.open, "w", encoding="utf-8", buffering=1))
+    with file:
+        async with recording_proxy(upstream, file.write, port=port) as url:
+            yield url
+
+
+async def _run(serve: AbstractAsyncContextManager[str], says: dict[str, str], as_json: bool) -> None:
+    """Serve until a signal comes."""
+    stopped = anyio.Event()
+    async with serve as url:
         with on_signals(lambda _: stopped.set()):
             if as_json:
-                line = json.dumps({"url": url, "user": "demo", "password": "demo", "project": "demo"})
+                line = json.dumps({"url": url, **says})
+            elif "records" in says:
+                line = f"a proxy at {url} records {says['records']}; stop it with Ctrl-C"
             else:
-                line = f"test XNAT at {url} (user, password and project: demo); stop it with Ctrl-C"
+                names = ", ".join(f"{name} {value}" for name, value in says.items())
+                line = f"test XNAT at {url} ({names}); stop it with Ctrl-C"
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
             await stopped.wait()
+
+
+async def _compare(xnat: "TestXnat", recording: Path) -> int:
+    """Send a recording to a test XNAT and print the differences; return 1 if there are any."""
+    from asyncimport.testserver import Project, User, serve
+    from asyncimport.testserver.recording.exchange import read_recording
+    from asyncimport.testserver.recording.replay import replay, tells_apart
+
+    try:
+        exchanges = await anyio.to_thread.run_sync(lambda: list(read_recording(recording)))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--compare: {error}", hint="give a file that --record wrote") from None
+    user = "recorded"
+    project = "recorded-project" if tells_apart(exchanges) else user
+    xnat.users.clear()
+    xnat.projects.clear()
+    xnat.add_user(User(user, user))
+    xnat.add_project(Project(project, "A recorded project"))
+    async with serve(xnat) as url:
+        found = await replay(exchanges, url, user=user, password=user, project=project)
+    for difference in found:
+        typer.echo(str(difference))
+    typer.echo(f"{len(exchanges):,} requests, {len(found):,} answered otherwise than in the recording")
+    return 1 if found else 0

@@ -32,15 +32,17 @@ async def serve(
     xnat: TestXnat,
     host: str = "127.0.0.1",
     port: int = 0,
-    context: str = "",
+    context: str | None = None,
     *,
     ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
     """Serve `xnat` and yield its URL, such as http://127.0.0.1:41234/xnat for the context path /xnat.
 
-    Port 0 takes a free one. On leaving, running jobs are cancelled, as when a server stops; the state stays in `xnat`,
-    which may be served again, on the same port too (SO_REUSEADDR).
+    Port 0 takes a free one. Without a context path, it is the one that the version usually had. On leaving, running
+    jobs are cancelled, as when a server stops; the state stays in `xnat`, which may be served again, on the same port
+    too (SO_REUSEADDR).
     """
+    context = xnat.profile.context if context is None else context
     context = f"/{context.strip('/')}" if context.strip("/") else ""
     async with _unwrapped(), anyio.create_task_group() as tasks:
         listener = Listener(

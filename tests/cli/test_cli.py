@@ -618,7 +618,7 @@ async def test_the_example_of_a_fault_file_works(commands: Commands) -> None:
     example = re.search(r"\[\{.*?\}\](?=:)", text)
     assert example, text
     first, second = faults_from(json.loads(example[0]))
-    assert first == Fault("import", Status(503, headers={"Retry-After": "1"}), nth=3, times=2)
+    assert first == Fault("import", Status(503, headers={"Server": "nginx"}), nth=3, times=2)
     assert second == Fault("any", Reset(effect=True), share=0.05, seed=1, path="prearchive")
 
 

@@ -86,24 +86,24 @@ _OPEN_KEYS = frozenset(
         "xsiType",
         "element_name",
         "category",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
-        ",",
+        "format",
+        "content",
+        "file_format",
+        "file_content",
+        "file_count",
+        "totalRecords",
+        "title",
+        "modality",
+        "quality",
+        "code",
+        "serverRoot",
+        "key",
+        "xsi:type",
+        "isHistory",
+        "field",
+        "duplicates",
+        "enabled",
+        "mode",
     ]
 )
 _ADDRESS_WORDS = frozenset(
@@ -132,6 +132,7 @@ _PATTERNS = (
 )
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?")
 _PLACEHOLDER = re.compile(r"\{([a-z]+):(\d+)\}")
+_OPEN_NAMES = frozenset({"ALL", "DICOM", "SNAPSHOTS", "secondary"})
 _SHORTEST = 2
 """Values of one character are masked only where they stand by themselves."""
 
@@ -161,7 +162,7 @@ class Mask:
     def path(self, path: str) -> str:
         """Return an address without the names in it."""
         for part, name in _PATH_PARTS.findall(path):
-            if not (part == "scans" and name == "ALL"):
+            if name not in _OPEN_NAMES:
                 self.learn(_KINDS[part], unquote(name))
         for name in _PREARCHIVED.findall(path):
             self.learn("session", unquote(name))
@@ -178,8 +179,13 @@ class Mask:
         if name in _PATHS:
             return self.path(value)
         if key in _PARAMETERS:
-            return self.learn(_PARAMETERS[key], value)
+            return ",".join(self._pattern(_PARAMETERS[key], one) for one in value.split(","))
         return value if key in _OPEN_PARAMETERS else self.learn("value", value)
+
+    def _pattern(self, kind: str, value: str) -> str:
+        """Return a value of a filter, which may begin or end with a wildcard."""
+        name = value.strip("*%")
+        return value.replace(name, self.learn(kind, name)) if name else value
 
     def text(self, text: str) -> str:
         """Return a text with all values that are known, and those that have a known form, masked."""
@@ -253,7 +259,7 @@ class Mask:
     def _address(self, value: str) -> str:
         """Return an address in a reply: the words of XNAT's addresses, and placeholders."""
         parts = self.path(value).split("/")
-        known = (part in _ADDRESS_WORDS or _PLACEHOLDER.fullmatch(part) for part in parts)
+        known = (part in _ADDRESS_WORDS | _OPEN_NAMES or _PLACEHOLDER.fullmatch(part) for part in parts)
         return "/".join(part if is_known else "{text}" for part, is_known in zip(parts, known, strict=True))
 
     def _element(self, element: Any) -> object:

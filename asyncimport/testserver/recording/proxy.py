@@ -30,8 +30,6 @@ _HOP_BY_HOP = frozenset(
         "accept-encoding",
     ]
 )
-_LARGEST = 1 << 30
-_SOME_DATE = "20000101"
 
 
 @asynccontextmanager
@@ -49,7 +47,7 @@ async def recording_proxy(
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True) as http:
 
         async def answer(request: web.BaseRequest) -> web.Response:
-            body = await request.read()
+            body = await request.content.read()  # request.read() has a limit
             headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
             url = URL(base + request.raw_path, encoded=True)
             async with http.request(
@@ -65,8 +63,7 @@ async def recording_proxy(
                     response.headers.add(name, value.replace(base, "") if name == "Location" else value)
                 return response
 
-        server = web.Server(answer, access_log=None, client_max_size=_LARGEST)
-        runner = web.ServerRunner(server)
+        runner = web.ServerRunner(web.Server(answer, access_log=None))
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()
@@ -130,6 +127,7 @@ def mask_body(mask: Mask, kind: str, body: bytes, *, is_file: bool) -> tuple[tup
     except NotDicomError:
         return (("bytes", str(len(body))),)
     uids = (mask.learn("uid", uid) for uid in (header.study_uid, header.series_uid, header.sop_uid))
-    # The date itself may name a person; that there is one shows in listings.
-    date = _SOME_DATE if header.study_date else ""
-    return (("dicom", *uids, header.modality, header.series_number, date),)
+    # Their values may name a person; that there are some shows in names of files and in listings.
+    date, text = ("20000101" if header.study_date else ""), ("text" if header.series_description else "")
+    number = "1" if header.instance_number else ""
+    return (("dicom", *uids, header.modality, header.series_number, date, text, number),)

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from urllib.parse import quote, urlencode
@@ -34,16 +34,22 @@ class Difference:
         return f"{self.number}: {self.exchange.method} {self.exchange.path}: {'; '.join(parts)}"
 
 
+def tells_apart(exchanges: Sequence[Exchange]) -> bool:
+    """Whether the user and the project of a recording have different names."""
+    return any("{project:1}" in exchange.line() for exchange in exchanges)
+
+
 async def replay(
-    exchanges: Iterable[Exchange], url: str, *, user: str, password: str, project: str
+    exchanges: Sequence[Exchange], url: str, *, user: str, password: str, project: str
 ) -> list[Difference]:
     """Send all requests of a recording to a server, in order, and return where it answers otherwise.
 
-    The first project and user of the recording become those given, which must not have one name. Files are made up,
+    The first project and user of the recording become those given, which must have one name if, and only if,
+    they have one in the recording. Files are made up,
     with the UIDs of the recording's.
     """
-    if user == project:
-        raise ValueError(f"the user and the project are both called {user}, so their names cannot be told apart")
+    if (user == project) is tells_apart(exchanges):
+        raise ValueError("user and project have one name here or in the recording, and not in both")
     base = url.rstrip("/")
     mask = Mask(base)
     mask.bind("{project:1}", project)
@@ -78,8 +84,8 @@ def _body(mask: Mask, exchange: Exchange, password: str) -> bytes | None:
     match exchange.body:
         case ():
             return None
-        case (("dicom", study, series, sop, modality, number, date),):
-            return _instance(mask.fill(study), mask.fill(series), mask.fill(sop), modality, number, date)
+        case (("dicom", study, series, sop, *rest),):
+            return _instance(mask.fill(study), mask.fill(series), mask.fill(sop), *rest)
         case (("bytes", size),):
             return bytes(int(size))
         case _:
@@ -87,14 +93,16 @@ def _body(mask: Mask, exchange: Exchange, password: str) -> bytes | None:
             return urlencode([(name, password if value == "{secret}" else value) for name, value in pairs]).encode()
 
 
-def _instance(study: str, series: str, sop: str, modality: str, number: str, date: str) -> bytes:
+def _instance(
+    study: str, series: str, sop: str, modality: str, series_number: str, date: str, description: str, number: str
+) -> bytes:
     """Return a small DICOM file."""
     dataset = Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, sop
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
-    dataset.Modality, dataset.SeriesNumber, dataset.StudyDate = modality, number or None, date
-    dataset.PatientID = dataset.PatientName = dataset.SeriesDescription = "REPLAY"
-    dataset.InstanceNumber = 1
+    dataset.Modality, dataset.SeriesNumber, dataset.StudyDate = modality, series_number or None, date
+    dataset.SeriesDescription, dataset.InstanceNumber = description, number or None
+    dataset.PatientID = dataset.PatientName = "REPLAY"
     dataset.BitsAllocated, dataset.PixelData = 8, bytes(64)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
