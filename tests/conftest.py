@@ -23,6 +23,12 @@ from asyncimport.testserver.samples import generated
 
 
 @pytest.fixture
+def journal_path(tmp_path: Path) -> Path:
+    """Return the path for the journal of a test."""
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
 def anyio_backend() -> str:
     """Run on asyncio: aiohttp knows no other."""
     return "asyncio"

@@ -98,16 +98,16 @@ def cancel(task: "asyncio.Task[object]") -> None:
     task.cancel()
 
 
-async def check_next_run(xnat: TestXnat, url: str, tmp_path: Path, tree: Path, book: Path, files: int) -> None:
+async def check_next_run(xnat: TestXnat, url: str, tmp_path: Path, tree: Path, journal_path: Path, files: int) -> None:
     """See that the journal tells the truth, and that one more run brings all there is into the archive."""
-    if book.exists():
-        check_journal(book)
-        stored = {uid for uid, state in (await states_in(book)).items() if state == "STORED"}
+    if journal_path.exists():
+        check_journal(journal_path)
+        stored = {uid for uid, state in (await states_in(journal_path)).items() if state == "STORED"}
         assert stored <= {record.sop_uid for record in xnat.imports if record.status == 200}
     assert xnat.live_logins("demo") == 0
     xnat.faults.clear()
     async with serve(xnat, port=URL(url).port or 0), nothing_left(tmp_path):
-        summary = await upload(url, [tree], book, options=OPTIONS)
+        summary = await upload(url, [tree], journal_path, options=OPTIONS)
     assert xnat.sop_uids() == await uids_below(tree)
     assert not xnat.partial_files()
     assert not xnat.prearchive
@@ -115,27 +115,27 @@ async def check_next_run(xnat: TestXnat, url: str, tmp_path: Path, tree: Path, b
     assert summary.count("archived") == 4
     # At most what was in flight was sent twice.
     assert len([record for record in xnat.imports if record.status == 200]) <= files + OPTIONS.max_workers
-    check_journal(book)
+    check_journal(journal_path)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_run_is_cancelled_at_a_moment(xnat: TestXnat, tmp_path: Path, seed: int) -> None:
     """Counted in turns of the loop, which fall anywhere: in the login, the walk, a body, a transaction, a verdict."""
-    tree, book = tmp_path / "tree", tmp_path / "book" / "journal.db"
+    tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     files = collection(tree, seed=seed)
     rng = Random(seed)
     requests, steps = rng.randint(1, 70), rng.randint(0, 80)
     sys.stdout.write(f"seed {seed}: {steps} steps after request {requests}\n")
     async with serve(xnat) as url, nothing_left(tmp_path), cancelled_after(xnat, requests, steps):
-        await upload(url, [tree], book, options=OPTIONS)
-    await check_next_run(xnat, url, tmp_path, tree, book, files)
+        await upload(url, [tree], journal_path, options=OPTIONS)
+    await check_next_run(xnat, url, tmp_path, tree, journal_path, files)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:10])
 async def test_a_run_is_cancelled_at_a_request(xnat: TestXnat, tmp_path: Path, seed: int) -> None:
     """While the server is at work on a request of each kind; faults about it make it no easier."""
     rng = Random(seed)
-    tree, book = tmp_path / "tree", tmp_path / "book" / "journal.db"
+    tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     files = collection(tree, seed=seed)
     kind, nth = rng.choice(
         [("import", rng.randint(1, 40)), ("build", rng.randint(1, 4)), ("archive", rng.randint(1, 4)), ("listing", 5)]
@@ -146,27 +146,27 @@ async def test_a_run_is_cancelled_at_a_request(xnat: TestXnat, tmp_path: Path, s
     async with serve(xnat) as url, nothing_left(tmp_path):
         with anyio.CancelScope() as scope:
             xnat.faults.add(Fault(kind, Tell(scope.cancel), nth=nth))
-            await upload(url, [tree], book, options=OPTIONS)
+            await upload(url, [tree], journal_path, options=OPTIONS)
     assert scope.cancelled_caught
-    await check_next_run(xnat, url, tmp_path, tree, book, files)
+    await check_next_run(xnat, url, tmp_path, tree, journal_path, files)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:5])
 async def test_a_run_is_cancelled_again_and_again(xnat: TestXnat, tmp_path: Path, seed: int) -> None:
     """Each run gets a little further, whatever the one before has left."""
     rng = Random(seed)
-    tree, book = tmp_path / "tree", tmp_path / "book" / "journal.db"
+    tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     collection(tree, seed=seed)
     port = 0
     for _ in range(6):
         requests, steps = rng.randint(4, 30), rng.randint(0, 80)
         async with serve(xnat, port=port) as url, nothing_left(tmp_path), cancelled_after(xnat, requests, steps):
-            await upload(url, [tree], book, options=OPTIONS)
+            await upload(url, [tree], journal_path, options=OPTIONS)
         port = URL(url).port or 0
-        check_journal(book)
+        check_journal(journal_path)
         assert xnat.live_logins("demo") == 0
     async with serve(xnat, port=port) as url:
-        await upload(url, [tree], book, options=OPTIONS)
+        await upload(url, [tree], journal_path, options=OPTIONS)
     assert xnat.sop_uids() == await uids_below(tree)
     assert not xnat.partial_files()
 
@@ -175,7 +175,7 @@ async def test_a_run_is_cancelled_again_and_again(xnat: TestXnat, tmp_path: Path
 async def test_a_run_is_stopped_twice_at_a_moment(xnat: TestXnat, tmp_path: Path, seed: int) -> None:
     """As by Ctrl-C, Ctrl-C: the run returns, and everything holds as after a cancellation."""
     rng = Random(seed)
-    tree, book = tmp_path / "tree", tmp_path / "book" / "journal.db"
+    tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     files = collection(tree, seed=seed)
     stop = Stop()
     nth = rng.randint(1, 30)
@@ -183,29 +183,29 @@ async def test_a_run_is_stopped_twice_at_a_moment(xnat: TestXnat, tmp_path: Path
     xnat.faults.add(Fault("import", Tell(stop.request), nth=nth))
     xnat.faults.add(Fault("import", Tell(stop.request), nth=nth + rng.randint(1, 3)))
     async with serve(xnat) as url, nothing_left(tmp_path):
-        await upload(url, [tree], book, options=OPTIONS, stop=stop)
+        await upload(url, [tree], journal_path, options=OPTIONS, stop=stop)
     assert stop.requested
-    await check_next_run(xnat, url, tmp_path, tree, book, files)
+    await check_next_run(xnat, url, tmp_path, tree, journal_path, files)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:5])
 async def test_the_task_of_a_run_is_cancelled_from_outside(xnat: TestXnat, tmp_path: Path, seed: int) -> None:
     """By asyncio, which knows nothing of scopes and shields: as when the loop itself is interrupted."""
     rng = Random(seed)
-    tree, book = tmp_path / "tree", tmp_path / "book" / "journal.db"
+    tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     files = collection(tree, seed=seed)
     async with serve(xnat) as url, nothing_left(tmp_path):
-        task = asyncio.create_task(upload(url, [tree], book, options=OPTIONS))
+        task = asyncio.create_task(upload(url, [tree], journal_path, options=OPTIONS))
         xnat.faults.add(Fault("import", Tell(partial(cancel, task)), nth=rng.randint(1, 40)))
         with pytest.raises(asyncio.CancelledError):
             await task
-    await check_next_run(xnat, url, tmp_path, tree, book, files)
+    await check_next_run(xnat, url, tmp_path, tree, journal_path, files)
 
 
 @pytest.mark.parametrize("kind", ["import", "build", "archive"])
 async def test_a_cancellation_does_not_wait_for_a_server_that_hangs(tmp_path: Path, kind: str) -> None:
     """The run is over within a moment, though XNAT would take minutes."""
-    tree, book = tmp_path / "tree", tmp_path / "book" / "journal.db"
+    tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     write(tree / "1", image(1))
     slow = Timing(
         parallel_seconds=600 if kind == "import" else 0,
@@ -215,10 +215,10 @@ async def test_a_cancellation_does_not_wait_for_a_server_that_hangs(tmp_path: Pa
     async with serve(xnat) as url:
         with anyio.CancelScope() as scope, anyio.fail_after(20):
             xnat.faults.add(Fault(kind, Tell(scope.cancel)))
-            await upload(url, [tree], book)
+            await upload(url, [tree], journal_path)
         assert scope.cancelled_caught
         assert xnat.live_logins("demo") == 0
-    check_journal(book)
+    check_journal(journal_path)
 
 
 async def test_cancelling_before_anything_has_begun(xnat: TestXnat, url: str, tmp_path: Path) -> None:

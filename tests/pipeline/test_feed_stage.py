@@ -31,14 +31,8 @@ from asyncimport.pipeline.feed import files_per_batch, split_batches
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def book(tmp_path: Path) -> Path:
-    """Name a place for the journal of a test."""
-    return tmp_path / "journal.db"
-
-
-async def test_the_first_file_of_a_delivery_is_sent_by_itself(book: Path) -> None:
-    """Its answer fixes the row before the rest follows; other sessions are not held up by it."""
+async def test_the_first_file_of_a_delivery_is_sent_by_itself(journal_path: Path) -> None:
+    """Its answer names the prearchive row for the rest; other sessions do not wait for it."""
     destination = MemoryDestination()
     flying: dict[str, set[str | None]] = {"1": set(), "2": set(), "3": set()}
     alone = True
@@ -53,14 +47,16 @@ async def test_the_first_file_of_a_delivery_is_sent_by_itself(book: Path) -> Non
 
     destination.on_store = store
     await run_pipeline(
-        MemorySource({**study_files("1", 20), **study_files("2", 20), **study_files("3", 20)}), destination, book
+        MemorySource({**study_files("1", 20), **study_files("2", 20), **study_files("3", 20)}),
+        destination,
+        journal_path,
     )
     assert alone
     assert len(destination.stored) == 60
 
 
 async def test_only_the_first_file_of_a_session_goes_without_an_address(tmp_path: Path) -> None:
-    """The first one, to which the answer gives the prearchive row of all the others."""
+    """The answer to the first file gives the prearchive row for all others."""
     destination = MemoryDestination()
     sent: list[tuple[str, bool]] = []
 
@@ -75,8 +71,8 @@ async def test_only_the_first_file_of_a_session_goes_without_an_address(tmp_path
     assert sorted(uid for uid, alone in sent if alone) == ["1.1", "2.1"]
 
 
-async def test_the_next_session_begins_while_the_one_before_is_sent(book: Path) -> None:
-    """Its first file waits for several answers: asked early, they keep nobody waiting."""
+async def test_the_next_session_begins_while_the_one_before_is_sent(journal_path: Path) -> None:
+    """Its first file waits for several answers, so it is sent early."""
     destination = MemoryDestination()
     under_way, both_known = anyio.Event(), anyio.Event()
     known: list[Admitted] = []
@@ -95,13 +91,13 @@ async def test_the_next_session_begins_while_the_one_before_is_sent(book: Path) 
 
     destination.on_store = store
     source = MemorySource({**study_files("1", 1_000), **study_files("2", 20)}, batch=1_000, before_last=under_way.wait)
-    await run_pipeline(source, destination, book, options=replace(FEW, workers=1), report=report)
+    await run_pipeline(source, destination, journal_path, options=replace(FEW, workers=1), report=report)
     assert destination.stored.index("2.1") < destination.stored.index("1.1000")
     assert len(destination.stored) == 1_020
 
 
-async def test_a_session_held_during_the_scan_makes_room_for_others(book: Path) -> None:
-    """One session may be open at a time: the first one is refused whole before the scan ends, the next one begins."""
+async def test_a_session_held_during_the_scan_makes_room_for_others(journal_path: Path) -> None:
+    """With one open session allowed, the next begins when the first is refused as a whole."""
     destination = MemoryDestination()
     refused = anyio.Event()
 
@@ -112,7 +108,7 @@ async def test_a_session_held_during_the_scan_makes_room_for_others(book: Path) 
 
     destination.on_store = store
     source = MemorySource({**study_files("1", 8), **study_files("2", 4)}, before_last=refused.wait)
-    summary = await run_pipeline(source, destination, book, options=Options(workers=2, max_open_sessions=1))
+    summary = await run_pipeline(source, destination, journal_path, options=Options(workers=2, max_open_sessions=1))
     assert sorted(destination.stored) == [f"2.{number}" for number in range(1, 5)]
     assert [report.state for report in summary.sessions] == ["held", "archived"]
 
@@ -130,7 +126,7 @@ async def test_a_session_held_during_the_scan_makes_room_for_others(book: Path) 
     ],
 )
 def test_slow_files_go_in_small_batches(claims: int, slots: int, pace: float | None, expected: int) -> None:
-    """Where a file takes long, one at a time is handed over: at the end none waits behind another."""
+    """If a file takes long, batches hold one file, so that no worker is idle at the end."""
     assert files_per_batch(claims, slots, pace) == expected
 
 
@@ -159,7 +155,7 @@ def claims(*sizes: int) -> list[Claim]:
     ],
 )
 def test_batches_are_bounded_and_in_order(sizes: list[int], most: int, expected: list[int]) -> None:
-    """So many files and bytes at most, but one file however large it is."""
+    """Batches keep to both limits; a larger file has a batch of its own."""
     waiting = claims(*sizes)
     parcels = split_batches(waiting, most, 1000)
     assert [len(parcel) for parcel in parcels] == expected
@@ -167,8 +163,8 @@ def test_batches_are_bounded_and_in_order(sizes: list[int], most: int, expected:
 
 
 @pytest.mark.parametrize(("ahead", "expected"), [(0, 1), (250, 2), (1_000, 8)])
-async def test_a_batch_is_read_as_far_ahead_as_the_source_asks(book: Path, ahead: int, expected: int) -> None:
-    """A quick one is asked for each file when it is its turn; the others for several in one go."""
+async def test_a_batch_is_read_as_far_ahead_as_the_source_asks(journal_path: Path, ahead: int, expected: int) -> None:
+    """A fast source is read file by file; others are read several files at a time."""
     asked: list[int] = []
 
     class Watched(MemorySource):
@@ -177,7 +173,7 @@ async def test_a_batch_is_read_as_far_ahead_as_the_source_asks(book: Path, ahead
             return await super().read(files)
 
     summary = await run_pipeline(
-        Watched(study_files("a", 40), read_ahead=ahead, batch=40), MemoryDestination(), book, options=ONE
+        Watched(study_files("a", 40), read_ahead=ahead, batch=40), MemoryDestination(), journal_path, options=ONE
     )
     assert summary.files.stored == sum(asked) == 40
     assert max(asked) == expected

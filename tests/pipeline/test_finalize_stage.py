@@ -36,25 +36,19 @@ from asyncimport.xnat.images import XnatDestination
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def book(tmp_path: Path) -> Path:
-    """Name a place for the journal of a test."""
-    return tmp_path / "journal.db"
-
-
 class Watching(XnatDestination):
-    """XNAT as a destination, with a look at the journal's file before it is called about a delivery."""
+    """An XNAT destination that reads the journal's file before it finalises a delivery."""
 
-    def __init__(self, client: Client, book: Path) -> None:
+    def __init__(self, client: Client, journal_path: Path) -> None:
         super().__init__(client, policy=AT_ONCE, sleep=no_sleep)
-        self.book = book
+        self.journal_path = journal_path
         self.seen: list[str] = []
 
     async def finalize(self, sealed: SealedDelivery) -> Verdict:
-        """Look with a connection of its own, which sees what is committed and nothing else."""
+        """Read the state through a second connection, which sees committed data only."""
 
         def state() -> str:
-            with closing(sqlite3.connect(self.book)) as connection:
+            with closing(sqlite3.connect(self.journal_path)) as connection:
                 row = connection.execute("SELECT state FROM delivery WHERE key = ?", (sealed.delivery.key,)).fetchone()
                 return str(row[0])
 
@@ -63,46 +57,46 @@ class Watching(XnatDestination):
 
 
 async def test_the_seal_is_on_disk_before_xnat_is_called(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
-    """Whoever looks at the journal after a kill sees the seal before XNAT has been asked to commit."""
-    book, rules = tmp_path / "book", router()
+    """The seal is committed before the first finalising call."""
+    journal_path, rules = tmp_path / "book", router()
     source = await folder(tree)
-    async with opened(book, rules) as journal, logged_in(url) as client:
-        watching = Watching(client, book)
+    async with opened(journal_path, rules) as journal, logged_in(url) as client:
+        watching = Watching(client, journal_path)
         await upload_images(source, watching, journal, rules, options=Options(workers=2), policy=AT_ONCE)
     assert watching.seen == ["SEALED", "SEALED"]
     assert len(xnat.archived) == 2
 
 
-async def test_deliveries_of_a_subject_are_finalised_one_at_a_time(book: Path) -> None:
-    """XNAT's archive step sleeps ten seconds where two of them meet; other subjects go on beside."""
+async def test_deliveries_of_a_subject_are_finalised_one_at_a_time(journal_path: Path) -> None:
+    """XNAT's archive step sleeps ten seconds when two of them meet; other subjects do not wait."""
     destination = MemoryDestination()
     files = {path: key for number in range(1, 9) for path, key in study_files(f"{number}", 2).items()}
     patients = {f"{number}": "twice" for number in range(1, 5)}
     together = anyio.Event()
 
     async def finalize(_: SealedDelivery) -> None:
-        if len(destination.at_work) > 2:
+        if len(destination.finalizing_subjects) > 2:
             together.set()
         await together.wait()
 
     destination.on_finalize = finalize
     options = Options(workers=4, finalizers=4)
-    await run_pipeline(MemorySource(files, patients=patients), destination, book, options=options)
+    await run_pipeline(MemorySource(files, patients=patients), destination, journal_path, options=options)
     assert sorted(destination.finalized) == [f"{number}" for number in range(1, 9)]
     assert together.is_set()
 
 
-async def test_a_session_is_sealed_with_all_that_was_acknowledged(book: Path) -> None:
-    """Nothing is sent behind the seal, and the seal lists every instance of the session."""
+async def test_a_session_is_sealed_with_all_that_was_acknowledged(journal_path: Path) -> None:
+    """Nothing is sent after the seal, and the seal lists every instance of the session."""
     destination = MemoryDestination()
-    await run_pipeline(MemorySource(study_files("1", 30)), destination, book)
+    await run_pipeline(MemorySource(study_files("1", 30)), destination, journal_path)
     (sealed,) = destination.sealed
     assert sealed.sop_uids == set(destination.stored)
     assert len(sealed.sop_uids) == 30
 
 
-async def test_new_files_of_a_sealed_delivery_wait_for_its_end(book: Path) -> None:
-    """They go into the next delivery: nothing is sent behind a seal."""
+async def test_new_files_of_a_sealed_delivery_wait_for_its_end(journal_path: Path) -> None:
+    """They go into the next delivery, because nothing is sent after a seal."""
     destination = MemoryDestination()
 
     async def never(_: SealedDelivery) -> None:
@@ -110,7 +104,7 @@ async def test_new_files_of_a_sealed_delivery_wait_for_its_end(book: Path) -> No
 
     destination.on_finalize = never
     with pytest.raises(UnavailableError):
-        await run_pipeline(MemorySource(study_files("1", 3)), destination, book)
+        await run_pipeline(MemorySource(study_files("1", 3)), destination, journal_path)
     order: list[str] = []
 
     async def store(claim: Claim) -> None:
@@ -121,34 +115,37 @@ async def test_new_files_of_a_sealed_delivery_wait_for_its_end(book: Path) -> No
         order.append(f"finalize {sealed.delivery.number}")
 
     destination.on_store, destination.on_finalize = store, finalize
-    summary = await run_pipeline(MemorySource(study_files("1", 5)), destination, book)
+    summary = await run_pipeline(MemorySource(study_files("1", 5)), destination, journal_path)
     assert order == ["finalize 1", "store 2", "store 2", "finalize 2"]
     assert summary.count("archived") == 1
     assert len(destination.sealed[-1].sop_uids) == 5
 
 
-async def test_a_held_delivery_is_finalised_on_request(book: Path) -> None:
-    """HELD waits for a person, and for `--retry`."""
+async def test_a_held_delivery_is_finalised_on_request(journal_path: Path) -> None:
+    """A held session waits for `--retry held`."""
     destination = MemoryDestination()
 
     async def hold(sealed: SealedDelivery) -> Held:
         return Held(sealed.delivery, "a conflict")
 
     destination.on_finalize = hold
-    summary = await run_pipeline(MemorySource(study_files("1", 3)), destination, book)
+    summary = await run_pipeline(MemorySource(study_files("1", 3)), destination, journal_path)
     assert [(report.state, report.reason) for report in summary.sessions] == [("held", "a conflict")]
     destination.on_finalize = no_wait
-    await run_pipeline(MemorySource(study_files("1", 3)), destination, book)
+    await run_pipeline(MemorySource(study_files("1", 3)), destination, journal_path)
     assert len(destination.finalized) == 1
     summary = await run_pipeline(
-        MemorySource(study_files("1", 3)), destination, book, options=Options(workers=1, retry=frozenset({Retry.HELD}))
+        MemorySource(study_files("1", 3)),
+        destination,
+        journal_path,
+        options=Options(workers=1, retry=frozenset({Retry.HELD})),
     )
     assert len(destination.finalized) == 2
     assert summary.count("archived") == 1
     assert len(destination.stored) == 3
 
 
-async def test_an_outage_while_finalising_is_waited_for(book: Path) -> None:
+async def test_an_outage_while_finalising_is_waited_for(journal_path: Path) -> None:
     """The delivery stays sealed and is finalised when the server is back; it is not held."""
     destination = MemoryDestination()
     trouble = 5
@@ -160,13 +157,13 @@ async def test_an_outage_while_finalising_is_waited_for(book: Path) -> None:
             raise TransientError("no connection", unreachable=True)
 
     destination.on_finalize = finalize
-    summary = await run_pipeline(MemorySource(study_files("1", 3)), destination, book)
+    summary = await run_pipeline(MemorySource(study_files("1", 3)), destination, journal_path)
     assert trouble == 0
     assert summary.count("archived") == 1
 
 
-async def test_a_session_that_times_out_at_a_gateway_stays_open(book: Path) -> None:
-    """Others get through meanwhile, so it is no outage, and no verdict either: the next run goes on with it."""
+async def test_a_session_that_times_out_at_a_gateway_stays_open(journal_path: Path) -> None:
+    """Others get through meanwhile, so this is neither an outage nor a verdict; the next run goes on."""
     destination = MemoryDestination()
 
     async def finalize(sealed: SealedDelivery) -> None:
@@ -179,12 +176,12 @@ async def test_a_session_that_times_out_at_a_gateway_stays_open(book: Path) -> N
     destination.on_finalize = finalize
     studies = {**study_files("1", 2), **study_files("2", 2), **study_files("3", 2)}
     summary = await run_pipeline(
-        MemorySource(studies, batch=100), destination, book, options=Options(workers=2, finalizers=2)
+        MemorySource(studies, batch=100), destination, journal_path, options=Options(workers=2, finalizers=2)
     )
     assert [report.state for report in summary.sessions] == ["open", "archived", "archived"]
     assert summary.sessions[0].reason == "the server is overloaded or away (504)"
     destination.on_finalize = no_wait
     summary = await run_pipeline(
-        MemorySource(studies, batch=100), destination, book, options=Options(workers=2, finalizers=2)
+        MemorySource(studies, batch=100), destination, journal_path, options=Options(workers=2, finalizers=2)
     )
     assert [report.state for report in summary.sessions] == ["archived"] * 3

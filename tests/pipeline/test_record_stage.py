@@ -27,14 +27,8 @@ from asyncimport.pipeline.images import upload_images
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def book(tmp_path: Path) -> Path:
-    """Name a place for the journal of a test."""
-    return tmp_path / "journal.db"
-
-
 class Torn(Journal):
-    """A journal whose disk fails when outcomes are to be written."""
+    """A journal whose disk fails when outcomes are recorded."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -44,11 +38,11 @@ class Torn(Journal):
         raise JournalError(f"{len(outcomes)} outcomes lost")
 
 
-async def test_a_journal_that_fails_ends_the_run(book: Path) -> None:
-    """Without it, nothing more may be sent: its error is the one that is shown."""
+async def test_a_journal_that_fails_ends_the_run(journal_path: Path) -> None:
+    """Nothing may be sent without a journal; its error is raised."""
     rules = router(session="{StudyDate}")
     destination = MemoryDestination()
-    journal = await anyio.to_thread.run_sync(partial(Torn, book, destination="test", rules=rules.rules))
+    journal = await anyio.to_thread.run_sync(partial(Torn, journal_path, destination="test", rules=rules.rules))
     try:
         with anyio.fail_after(20), pytest.raises(JournalError, match="outcomes lost"):
             await upload_images(
@@ -75,11 +69,11 @@ class Slow(Journal):
         return self._record_outcomes(outcomes)
 
 
-async def test_outcomes_are_recorded_although_the_run_is_cancelled(book: Path) -> None:
-    """What was taken from the stream is written, though the run is cancelled while the journal is at work."""
+async def test_outcomes_are_recorded_although_the_run_is_cancelled(journal_path: Path) -> None:
+    """Outcomes taken from the stream are recorded even if the run is cancelled meanwhile."""
     rules = router(session="{StudyDate}")
     destination = MemoryDestination()
-    journal = await anyio.to_thread.run_sync(partial(Slow, book, destination="test", rules=rules.rules))
+    journal = await anyio.to_thread.run_sync(partial(Slow, journal_path, destination="test", rules=rules.rules))
     with anyio.CancelScope() as scope:
 
         def strike() -> None:
@@ -95,6 +89,6 @@ async def test_outcomes_are_recorded_although_the_run_is_cancelled(book: Path) -
     assert scope.cancelled_caught
     assert 2 * FEW.max_workers < len(destination.stored) < 60
     await anyio.to_thread.run_sync(journal.close)
-    states = await states_in(book)
+    states = await states_in(journal_path)
     assert {uid for uid, state in states.items() if state == "STORED"} == set(destination.stored)
     assert journal.recorded == len(destination.stored)

@@ -28,14 +28,8 @@ from asyncimport.model.options import Options, Partial
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def book(tmp_path: Path) -> Path:
-    """Name a place for the journal of a test."""
-    return tmp_path / "journal.db"
-
-
-async def test_a_session_ends_when_the_walk_leaves_its_directory(book: Path) -> None:
-    """It is archived while the scan goes on, which here does not before that."""
+async def test_a_session_ends_when_the_walk_leaves_its_directory(journal_path: Path) -> None:
+    """It is archived while the scan still waits."""
     destination = MemoryDestination()
     archived = anyio.Event()
 
@@ -45,26 +39,26 @@ async def test_a_session_ends_when_the_walk_leaves_its_directory(book: Path) -> 
     destination.on_finalize = first
     files = {**study_files("1", 6), **study_files("2", 6), "/m/2/notes": ("-", 0)}
     source = MemorySource(files, before_last=archived.wait)
-    summary = await run_by_directory(source, destination, book)
+    summary = await run_by_directory(source, destination, journal_path)
     assert destination.finalized == ["1", "2"]
     assert summary.count("archived") == 2
     assert [len(sealed.sop_uids) for sealed in destination.sealed] == [6, 6]
 
 
-async def test_a_session_that_lacks_a_file_stays_open_to_the_end_of_the_scan(book: Path) -> None:
-    """What cannot be read keeps it open to the end, where it is held; asked for, it ends in part."""
+async def test_a_session_that_lacks_a_file_stays_open_to_the_end_of_the_scan(journal_path: Path) -> None:
+    """An unreadable file keeps it open to the end of the scan, where it is held; `--partial archive` archives it."""
     files = {**study_files("1", 3), "/m/1/bad": ("1", 9), **study_files("2", 6)}
     destination = MemoryDestination()
-    summary = await run_by_directory(MemorySource(files), destination, book)
+    summary = await run_by_directory(MemorySource(files), destination, journal_path)
     assert destination.finalized == ["2"]
     assert [report.state for report in summary.sessions] == ["held", "archived"]
-    summary = await run_by_directory(MemorySource(files), destination, book, partial=Partial.ARCHIVE)
+    summary = await run_by_directory(MemorySource(files), destination, journal_path, partial=Partial.ARCHIVE)
     assert destination.finalized == ["2", "1"]
     assert summary.count("archived") == 2
 
 
-async def test_two_sources_may_have_one_session(book: Path) -> None:
-    """Nothing ends before the scan does, as the other may have more of it."""
+async def test_two_sources_may_have_one_session(journal_path: Path) -> None:
+    """No session is complete before the end of the scan, as the other source may have more of it."""
     destination = MemoryDestination()
     files = {"/m/1/a": ("1", 1), "/m/2/a": ("2", 1), "/n/1/b": ("1", 2)}
 
@@ -72,16 +66,16 @@ async def test_two_sources_may_have_one_session(book: Path) -> None:
         def relative(self, path: str) -> str:
             return path[3:]
 
-    summary = await run_by_directory(Both(files, roots=("/m", "/n"), batch=1), destination, book)
+    summary = await run_by_directory(Both(files, roots=("/m", "/n"), batch=1), destination, journal_path)
     assert [len(sealed.sop_uids) for sealed in sorted(destination.sealed, key=lambda one: one.delivery.key)] == [2, 1]
     assert summary.count("archived") == 2
 
 
-async def test_every_event_is_reported(book: Path) -> None:
-    """The events add up to what happened, in an order that makes sense."""
+async def test_every_event_is_reported(journal_path: Path) -> None:
+    """The events add up to what happened."""
     events: list[Event] = []
     files = {**study_files("1", 6), **study_files("2", 4), "/m/notes": ("-", 0)}
-    summary = await run_pipeline(MemorySource(files), MemoryDestination(), book, report=events.append)
+    summary = await run_pipeline(MemorySource(files), MemoryDestination(), journal_path, report=events.append)
     assert sum(event.files for event in events if isinstance(event, Scanned)) == 11
     assert sum(event.size for event in events if isinstance(event, Scanned)) == 1100
     assert sum(event.files for event in events if isinstance(event, Admitted)) == 10
@@ -91,45 +85,45 @@ async def test_every_event_is_reported(book: Path) -> None:
     assert summary.files.stored == 10
 
 
-async def test_an_empty_source_ends_at_once(book: Path) -> None:
-    """There is nothing to wait for."""
-    summary = await run_pipeline(MemorySource({}), MemoryDestination(), book)
+async def test_an_empty_source_ends_at_once(journal_path: Path) -> None:
+    """The run waits for nothing."""
+    summary = await run_pipeline(MemorySource({}), MemoryDestination(), journal_path)
     assert (summary.files.found, summary.sessions) == (0, ())
 
 
-async def test_an_equal_copy_is_a_duplicate_and_is_sent_if_the_first_cannot_be_read(book: Path) -> None:
-    """The copy is not sent, unless the first one cannot be read."""
+async def test_an_equal_copy_is_a_duplicate_and_is_sent_if_the_first_cannot_be_read(journal_path: Path) -> None:
+    """A copy is sent only if the first file cannot be read."""
     destination = MemoryDestination()
     files = {"/m/a bad": ("1", 1), "/m/a/2": ("1", 2), "/m/b/1": ("1", 1), "/m/b/2": ("1", 2)}
-    summary = await run_pipeline(MemorySource(files), destination, book)
+    summary = await run_pipeline(MemorySource(files), destination, journal_path)
     assert sorted(destination.stored) == ["1.1", "1.2"]
     assert (summary.files.stored, summary.files.duplicate, summary.files.unreadable) == (2, 1, 1)
     assert summary.count("archived") == 1
 
 
-async def test_a_copy_that_cannot_be_compared_is_unreadable(book: Path) -> None:
-    """A copy that cannot be read is told as that; nothing is lacking, as another is sent."""
+async def test_a_copy_that_cannot_be_compared_is_unreadable(journal_path: Path) -> None:
+    """A copy that cannot be read is reported; its session lacks nothing, as the other file is sent."""
     destination = MemoryDestination()
     summary = await run_pipeline(
-        MemorySource({"/m/a": ("1", 1), "/m/b": ("1", 1)}, twins_equal=None), destination, book
+        MemorySource({"/m/a": ("1", 1), "/m/b": ("1", 1)}, copies_equal=None), destination, journal_path
     )
     assert destination.stored == ["1.1"]
     assert (summary.files.skipped, summary.files.unreadable, summary.count("archived")) == (0, 1, 1)
     assert "cannot be compared" in summary.problems[0].reason
 
 
-async def test_a_different_file_with_the_same_uid_is_skipped(book: Path) -> None:
-    """Which one is right, nobody knows: the first is sent, the other told."""
+async def test_a_different_file_with_the_same_uid_is_skipped(journal_path: Path) -> None:
+    """Nobody knows which one is right: the first is sent, the other reported."""
     destination = MemoryDestination()
     summary = await run_pipeline(
-        MemorySource({"/m/a": ("1", 1), "/m/b": ("1", 1)}, twins_equal=False), destination, book
+        MemorySource({"/m/a": ("1", 1), "/m/b": ("1", 1)}, copies_equal=False), destination, journal_path
     )
     assert destination.stored == ["1.1"]
     assert summary.files.skipped == 1
 
 
-async def test_check_first_sends_nothing_before_the_end_of_the_scan(book: Path) -> None:
-    """Nothing is sent before all is known, though much of it could be."""
+async def test_check_first_sends_nothing_before_the_end_of_the_scan(journal_path: Path) -> None:
+    """Nothing is sent before every file is known."""
     destination = MemoryDestination()
 
     async def look() -> None:
@@ -137,12 +131,12 @@ async def test_check_first_sends_nothing_before_the_end_of_the_scan(book: Path) 
         assert destination.stored == []
 
     source = MemorySource(study_files("1", 20), before_last=look)
-    await run_pipeline(source, destination, book, options=Options(workers=4, check_first=True))
+    await run_pipeline(source, destination, journal_path, options=Options(workers=4, check_first=True))
     assert len(destination.stored) == 20
 
 
-async def test_sending_begins_while_the_scan_goes_on(book: Path) -> None:
-    """Otherwise what is known is on its way at once; but no session is sealed before the scan's end."""
+async def test_sending_begins_while_the_scan_goes_on(journal_path: Path) -> None:
+    """Known files are sent at once, but no session is sealed before the end of the scan."""
     destination = MemoryDestination()
     all_there_is = anyio.Event()
 
@@ -155,13 +149,13 @@ async def test_sending_begins_while_the_scan_goes_on(book: Path) -> None:
         assert destination.finalized == []
 
     destination.on_store = store
-    await run_pipeline(MemorySource(study_files("1", 20), before_last=look), destination, book)
+    await run_pipeline(MemorySource(study_files("1", 20), before_last=look), destination, journal_path)
     assert len(destination.stored) == 20
     assert destination.finalized == ["1"]
 
 
-async def test_check_first_waits_while_an_older_delivery_is_archived(book: Path) -> None:
-    """What an earlier run has sealed is archived meanwhile, and that must not set the rest going."""
+async def test_check_first_waits_while_an_older_delivery_is_archived(journal_path: Path) -> None:
+    """A delivery of an earlier run is archived meanwhile; this must not start the feed."""
     destination = MemoryDestination()
 
     async def never(_: SealedDelivery) -> None:
@@ -169,7 +163,7 @@ async def test_check_first_waits_while_an_older_delivery_is_archived(book: Path)
 
     destination.on_finalize = never
     with pytest.raises(UnavailableError):
-        await run_pipeline(MemorySource(study_files("1", 3)), destination, book)
+        await run_pipeline(MemorySource(study_files("1", 3)), destination, journal_path)
     destination.on_finalize = no_wait
     closed = anyio.Event()
 
@@ -186,16 +180,16 @@ async def test_check_first_waits_while_an_older_delivery_is_archived(book: Path)
 
     files = {**study_files("1", 3), **study_files("2", 20)}
     options = Options(workers=4, check_first=True)
-    await run_pipeline(MemorySource(files, before_last=look), destination, book, options=options, report=report)
+    await run_pipeline(MemorySource(files, before_last=look), destination, journal_path, options=options, report=report)
     assert len(destination.stored) == 23
     assert sorted(destination.finalized) == ["1", "2"]
 
 
-async def test_an_error_of_the_source_ends_the_run(book: Path) -> None:
-    """It comes out as it is, and not in a group."""
+async def test_an_error_of_the_source_ends_the_run(journal_path: Path) -> None:
+    """It is raised as it is, not in a group."""
 
     async def fail() -> None:
         raise UsageError("what a source")
 
     with pytest.raises(UsageError, match="what a source"):
-        await run_pipeline(MemorySource(study_files("1", 8), before_last=fail), MemoryDestination(), book)
+        await run_pipeline(MemorySource(study_files("1", 8), before_last=fail), MemoryDestination(), journal_path)

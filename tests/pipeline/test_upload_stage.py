@@ -33,24 +33,18 @@ from asyncimport.model.options import Options
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def book(tmp_path: Path) -> Path:
-    """Name a place for the journal of a test."""
-    return tmp_path / "journal.db"
-
-
-async def test_a_file_that_cannot_be_read_fails(book: Path) -> None:
-    """It is no word of XNAT's; its session waits for it."""
+async def test_a_file_that_cannot_be_read_fails(journal_path: Path) -> None:
+    """The file fails, and its session stays open."""
     destination = MemoryDestination()
-    summary = await run_pipeline(MemorySource({"/m/1": ("1", 1), "/m/bad": ("1", 2)}), destination, book)
+    summary = await run_pipeline(MemorySource({"/m/1": ("1", 1), "/m/bad": ("1", 2)}), destination, journal_path)
     assert (summary.files.failed, summary.files.stored) == (1, 1)
     assert destination.finalized == []
     (problem,) = summary.problems
     assert (problem.kind, problem.reason) == ("failed", "cannot be read")
 
 
-async def test_a_file_that_changes_while_it_is_sent_fails_at_once(book: Path) -> None:
-    """The destination finds it out in mid-body; to try again would be in vain."""
+async def test_a_file_that_changes_while_it_is_sent_fails_at_once(journal_path: Path) -> None:
+    """The destination notices while it sends; trying again would not help."""
     destination = MemoryDestination()
     tried = 0
 
@@ -61,15 +55,15 @@ async def test_a_file_that_changes_while_it_is_sent_fails_at_once(book: Path) ->
             raise SourceError("the file shrank while it was sent")
 
     destination.on_store = store
-    summary = await run_pipeline(MemorySource(study_files("1", 5)), destination, book)
+    summary = await run_pipeline(MemorySource(study_files("1", 5)), destination, journal_path)
     assert tried == 1
     assert (summary.files.failed, summary.files.stored) == (1, 4)
     assert summary.problems[0].reason == "the file shrank while it was sent"
 
 
 @pytest.mark.parametrize("whole", [False, True])
-async def test_a_refusal_is_not_repeated(book: Path, whole: bool) -> None:
-    """Of one file, the others go on; of the session, nothing more of it is handed out. Neither is archived so."""
+async def test_a_refusal_is_not_repeated(journal_path: Path, whole: bool) -> None:
+    """Other files of the session go on unless the whole session is refused; neither session is archived."""
     destination = MemoryDestination()
     tried = 0
 
@@ -80,15 +74,17 @@ async def test_a_refusal_is_not_repeated(book: Path, whole: bool) -> None:
             raise RefusedError("no", whole_session=whole)
 
     destination.on_store = store
-    summary = await run_pipeline(MemorySource({**study_files("1", 5), **study_files("2", 5)}), destination, book)
+    summary = await run_pipeline(
+        MemorySource({**study_files("1", 5), **study_files("2", 5)}), destination, journal_path
+    )
     assert tried == 1
     assert summary.files.refused == 1
     assert len(destination.stored) == (5 if whole else 9)
     assert destination.finalized == ["2"]
 
 
-async def test_retries_are_reported_and_slow_all_workers_down(book: Path) -> None:
-    """Each transient failure is told; overload halves what is in flight, which then grows back."""
+async def test_retries_are_reported_and_slow_all_workers_down(journal_path: Path) -> None:
+    """Each transient failure is reported; an overload halves the calls in flight."""
     destination = MemoryDestination()
     events: list[Event] = []
     flying = most = 0
@@ -104,7 +100,7 @@ async def test_retries_are_reported_and_slow_all_workers_down(book: Path) -> Non
 
     destination.on_store = store
     await run_pipeline(
-        MemorySource(study_files("1", 40)), destination, book, report=events.append, options=Options(workers=2)
+        MemorySource(study_files("1", 40)), destination, journal_path, report=events.append, options=Options(workers=2)
     )
     (repeated,) = (event for event in events if isinstance(event, RetryScheduled))
     assert (repeated.reason, repeated.attempt) == ("busy", 1)
@@ -114,7 +110,7 @@ async def test_retries_are_reported_and_slow_all_workers_down(book: Path) -> Non
 
 
 async def test_one_retry_after_holds_all_workers_back(tmp_path: Path) -> None:
-    """The server asks one request for time; none begins before it is over."""
+    """The server asks for time in one answer; no call begins before it is over."""
     destination = MemoryDestination()
     later: list[float] = []
     failed_at: list[float] = []
@@ -140,10 +136,10 @@ async def test_one_retry_after_holds_all_workers_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-async def test_the_last_file_is_given_up_if_the_server_answers_a_ping(book: Path, there: bool) -> None:
-    """Nothing else is left that could get through: the server is asked whether it is away."""
+async def test_the_last_file_is_given_up_if_the_server_answers_a_ping(journal_path: Path, there: bool) -> None:
+    """No other file could get through, so the server is pinged."""
     destination = MemoryDestination()
-    destination.there = there
+    destination.is_up = there
 
     async def store(claim: Claim) -> None:
         if claim.instance.sop_uid == "1.5":
@@ -152,18 +148,18 @@ async def test_the_last_file_is_given_up_if_the_server_answers_a_ping(book: Path
     destination.on_store = store
     options = replace(ONE, outage_timeout=0.05)
     if there:
-        summary = await run_pipeline(MemorySource(study_files("1", 5)), destination, book, options=options)
+        summary = await run_pipeline(MemorySource(study_files("1", 5)), destination, journal_path, options=options)
         assert (summary.files.failed, summary.files.stored) == (1, 4)
         assert summary.count("held") == 1
     else:
         with pytest.raises(UnavailableError):
-            await run_pipeline(MemorySource(study_files("1", 5)), destination, book, options=options)
+            await run_pipeline(MemorySource(study_files("1", 5)), destination, journal_path, options=options)
 
 
-async def test_many_files_that_fail_are_an_outage(book: Path) -> None:
-    """XNAT answers what is small and lets no file in: one is given up at most, then the run waits."""
+async def test_many_files_that_fail_are_an_outage(journal_path: Path) -> None:
+    """XNAT answers pings but accepts no file: one file fails at most, then the run waits."""
     destination = MemoryDestination()
-    destination.there = True
+    destination.is_up = True
 
     async def store(_: Claim) -> None:
         if len(destination.stored) >= 2:
@@ -172,14 +168,14 @@ async def test_many_files_that_fail_are_an_outage(book: Path) -> None:
     destination.on_store = store
     with pytest.raises(UnavailableError):
         await run_pipeline(
-            MemorySource(study_files("1", 20)), destination, book, options=replace(ONE, outage_timeout=0.05)
+            MemorySource(study_files("1", 20)), destination, journal_path, options=replace(ONE, outage_timeout=0.05)
         )
-    states = [str(state) for state in (await states_in(book)).values()]
+    states = [str(state) for state in (await states_in(journal_path)).values()]
     assert (states.count("STORED"), states.count("FAILED")) == (2, 1)
 
 
-async def test_a_server_that_stays_away_ends_the_run(book: Path) -> None:
-    """After the longest outage; otherwise each of a million files would fail for itself."""
+async def test_a_server_that_stays_away_ends_the_run(journal_path: Path) -> None:
+    """The run ends after the outage timeout, or each of a million files would fail alone."""
     destination = MemoryDestination()
     tried = 0
 
@@ -190,10 +186,12 @@ async def test_a_server_that_stays_away_ends_the_run(book: Path) -> None:
 
     destination.on_store = store
     with pytest.raises(UnavailableError, match="no connection") as caught:
-        await run_pipeline(MemorySource(study_files("1", 8)), destination, book, options=replace(FEW, outage_timeout=0))
+        await run_pipeline(
+            MemorySource(study_files("1", 8)), destination, journal_path, options=replace(FEW, outage_timeout=0)
+        )
     assert tried == AT_ONCE.attempts
     assert caught.value.hint
-    assert set((await states_in(book)).values()) == {"PENDING"}
+    assert set((await states_in(journal_path)).values()) == {"PENDING"}
 
 
 @pytest.mark.parametrize(
@@ -206,8 +204,8 @@ async def test_a_server_that_stays_away_ends_the_run(book: Path) -> None:
     ],
     ids=["unreachable", "overloaded", "broken", "disk full"],
 )
-async def test_no_file_is_to_blame_for_an_outage(book: Path, error: TransientError) -> None:
-    """All files in flight fail at once, many more times than a file may: each of them arrives in the end."""
+async def test_no_file_is_to_blame_for_an_outage(journal_path: Path, error: TransientError) -> None:
+    """All files in flight fail, far more often than a file may; each of them arrives in the end."""
     destination = MemoryDestination()
     events: list[Event] = []
     trouble = 30 * AT_ONCE.attempts
@@ -222,7 +220,7 @@ async def test_no_file_is_to_blame_for_an_outage(book: Path, error: TransientErr
     summary = await run_pipeline(
         MemorySource({**study_files("1", 20), **study_files("2", 20), **study_files("3", 20)}, batch=100),
         destination,
-        book,
+        journal_path,
         options=Options(workers=6, finalizers=2, settle_seconds=0),
         report=events.append,
     )
@@ -237,8 +235,8 @@ async def test_no_file_is_to_blame_for_an_outage(book: Path, error: TransientErr
     assert reasons[-1:] == [None]
 
 
-async def test_a_file_that_fails_while_others_get_through_fails_alone(book: Path) -> None:
-    """It is not waited for; its session is not archived without it, and the next run takes it up."""
+async def test_a_file_that_fails_while_others_get_through_fails_alone(journal_path: Path) -> None:
+    """The run does not wait for it; its session stays open, and the next run sends it."""
     destination = MemoryDestination()
 
     async def store(claim: Claim) -> None:
@@ -251,18 +249,18 @@ async def test_a_file_that_fails_while_others_get_through_fails_alone(book: Path
 
     destination.on_store = store
     source = MemorySource({**study_files("1", 10), **study_files("2", 10)}, batch=100)
-    summary = await run_pipeline(source, destination, book, options=Options(workers=4, finalizers=1))
+    summary = await run_pipeline(source, destination, journal_path, options=Options(workers=4, finalizers=1))
     assert (summary.files.failed, summary.files.stored) == (1, 19)
     assert summary.problems[0].reason == "the connection broke, 3 times"
     assert [report.state for report in summary.sessions] == ["held", "archived"]
     destination.on_store = no_wait
-    summary = await run_pipeline(source, destination, book)
+    summary = await run_pipeline(source, destination, journal_path)
     assert (summary.files.stored, summary.files.already_stored) == (1, 19)
     assert summary.count("archived") == 2
 
 
-async def test_a_fatal_error_ends_the_run_and_acknowledged_files_are_recorded(book: Path) -> None:
-    """All other stages end with it; every file that the destination took stands in the journal."""
+async def test_a_fatal_error_ends_the_run_and_acknowledged_files_are_recorded(journal_path: Path) -> None:
+    """All stages end with it; every acknowledged file is in the journal."""
     destination = MemoryDestination()
 
     async def store(claim: Claim) -> None:
@@ -273,14 +271,14 @@ async def test_a_fatal_error_ends_the_run_and_acknowledged_files_are_recorded(bo
     destination.on_store = store
     files = {path: key for number in range(1, 5) for path, key in study_files(f"{number}", 30).items()}
     with pytest.raises(LoginRefusedError, match="no longer"):
-        await run_pipeline(MemorySource(files, batch=50), destination, book, options=Options(workers=16))
-    states = await states_in(book)
+        await run_pipeline(MemorySource(files, batch=50), destination, journal_path, options=Options(workers=16))
+    states = await states_in(journal_path)
     assert {uid for uid, state in states.items() if state == "STORED"} == set(destination.stored)
     assert set(states.values()) == {"STORED", "PENDING"}
 
 
-async def test_the_most_serious_error_is_raised(book: Path) -> None:
-    """A usage error of the scan and a lost server at the same time: the server."""
+async def test_the_most_serious_error_is_raised(journal_path: Path) -> None:
+    """A lost server is more serious than a usage error."""
     destination = MemoryDestination()
     both = anyio.Event()
 
@@ -294,4 +292,4 @@ async def test_the_most_serious_error_is_raised(book: Path) -> None:
 
     destination.on_store = store
     with pytest.raises(UnavailableError, match="gone"):
-        await run_pipeline(MemorySource(study_files("1", 8), before_last=fail), destination, book)
+        await run_pipeline(MemorySource(study_files("1", 8), before_last=fail), destination, journal_path)

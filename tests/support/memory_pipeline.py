@@ -49,23 +49,23 @@ ONE = Options(workers=1, finalizers=1, settle_seconds=0)
 
 @dataclass
 class MemorySource:
-    """A source out of memory: `files` maps paths to (study, number); a path with "bad" in it cannot be read."""
+    """A source in memory: `files` maps paths to (study, number); a path that contains "bad" cannot be read."""
 
     files: dict[str, tuple[str, int]]
     roots: Sequence[str] = ("/m",)
     before_last: Callable[[], Any] | None = None
     batch: int = 4
     patients: dict[str, str] = field(default_factory=dict)
-    twins_equal: bool | None = True
+    copies_equal: bool | None = True
     read_ahead: int = 1_000
 
     @property
     def places(self) -> Sequence[str]:
-        """Walk what is to be covered."""
+        """Return the roots."""
         return self.roots
 
     async def batches(self) -> AsyncIterator[list[File | Ignored]]:
-        """Yield all files, a few at a time; and wait for something before the last batch, if wanted."""
+        """Yield all files in batches, and call `before_last` before the last one."""
         found: list[File | Ignored] = [File(path, 100, 1) for path in self.files]
         starts = range(0, len(found), self.batch)
         for start in starts:
@@ -74,11 +74,11 @@ class MemorySource:
             yield found[start : start + self.batch]
 
     async def identify_many(self, files: Sequence[File]) -> list[Identity | Ignored]:
-        """Look them up."""
+        """Identify files."""
         return [self.identify(file) for file in files]
 
     def identify(self, file: File) -> Identity | Ignored:
-        """Look one up."""
+        """Identify a file."""
         study, number = self.files[file.path]
         if not number:
             return Ignored(file, FileKind.NOT_DICOM, "not DICOM")
@@ -86,41 +86,41 @@ class MemorySource:
         return Identity(f"{study}.{number}", study, f"{study}.0", fields)
 
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
-        """Make up the bytes."""
+        """Return each path as the content of its file."""
         return [SourceError("cannot be read") if "bad" in file.path else file.path.encode() for file in files]
 
     def relative(self, path: str) -> str:
-        """Take away the root."""
+        """Return a path relative to the root."""
         return path.removeprefix("/m/")
 
     async def same_bytes(self, one: str, other: str) -> bool | None:
-        """Say what was said."""
+        """Return whether all copies are equal."""
         assert one != other
-        return self.twins_equal
+        return self.copies_equal
 
     async def have_digests(self, files: Sequence[tuple[File, Digest]]) -> list[bool | None]:
-        """Hold what was sent, or not, as the twins are equal."""
-        return [self.twins_equal for _ in files]
+        """Return whether all copies are equal."""
+        return [self.copies_equal for _ in files]
 
 
 def study_files(name: str, count: int, first: int = 1) -> dict[str, tuple[str, int]]:
-    """Name the files of a study."""
+    """Return the files of a study."""
     return {f"/m/{name}/{number:03}": (name, number) for number in range(first, first + count)}
 
 
 class MemoryDestination:
-    """A destination out of memory, which acknowledges everything; tests say what is different."""
+    """A destination in memory that acknowledges everything, unless a test sets a hook."""
 
     def __init__(self) -> None:
         self.stored: list[str] = []
         self.finalized: list[str] = []
-        self.at_work: set[str] = set()
+        self.finalizing_subjects: set[str] = set()
         self.on_store: Callable[[Claim], Any] = no_wait
         self.on_finalize: Callable[[SealedDelivery], Any] = no_wait
         self.sealed: list[SealedDelivery] = []
-        self.there = False
+        self.is_up = False
         self.archive: dict[str, ArchivedContent] = {}
-        self.before: dict[str, frozenset[str]] = {}
+        self.uids_before: dict[str, frozenset[str]] = {}
 
     async def store(self, claim: Claim, body: Body) -> str:
         """Acknowledge a file."""
@@ -132,71 +132,73 @@ class MemoryDestination:
     async def find_drop_rules(
         self, _session: Session, headers: Sequence[Mapping[str, str] | None], *, archived: bool
     ) -> list[Dropped | None]:
-        """Know of no rules."""
+        """Return that no rule drops a file."""
         del archived
         return [None for _ in headers]
 
     async def ping(self) -> bool:
-        """Be there or not, as told."""
-        return self.there
+        """Return `is_up`."""
+        return self.is_up
 
     async def archived_patients(self, session: Session) -> Sequence[ArchivedPatient]:
-        """Nobody is in the archive."""
+        """Return nobody."""
         assert session.subject
         return ()
 
     async def find_existing(self, claim: Claim) -> ArchivedContent | None:
-        """Find what is in the archive: nothing, unless a test puts it there."""
+        """Return what a test has put into the archive."""
         return self.archive.get(claim.instance.session.label)
 
     async def archived_uids(self, session: Session) -> frozenset[str] | None:
-        """Let UIDs tell, unless a test says otherwise."""
-        return self.before.get(session.label)
+        """Return what a test has put into `uids_before`."""
+        return self.uids_before.get(session.label)
 
     async def finalize(self, sealed: SealedDelivery) -> Verdict:
         """Archive a delivery."""
         subject = sealed.delivery.session.subject
-        assert subject not in self.at_work, "two deliveries of a subject at a time"
-        self.at_work.add(subject)
+        assert subject not in self.finalizing_subjects, "two deliveries of a subject at a time"
+        self.finalizing_subjects.add(subject)
         try:
             verdict = await self.on_finalize(sealed)
         finally:
-            self.at_work.remove(subject)
+            self.finalizing_subjects.remove(subject)
         self.finalized.append(sealed.delivery.session.study_uid)
         self.sealed.append(sealed)
         return verdict if verdict is not None else Archived(sealed.delivery, "/archive", "uids")
 
 
 async def no_wait(_: object) -> None:
-    """Let others run."""
+    """Let other tasks run."""
     await anyio.lowlevel.checkpoint()
 
 
 async def run_pipeline(
     source: MemorySource,
     destination: MemoryDestination,
-    book: Path,
+    journal_path: Path,
     *,
     options: Options = FEW,
     stop: Stop | None = None,
     report: Callable[[Event], None] = lambda _: None,
     policy: RetryPolicy = AT_ONCE,
 ) -> Summary:
-    """Run the line between the two."""
+    """Run the pipeline from source to destination."""
     rules = router(session="{StudyDate}")
     with anyio.fail_after(20):
-        async with opened(book, rules) as journal:
+        async with opened(journal_path, rules) as journal:
             await upload_images(
                 source, destination, journal, rules, options=options, policy=policy, stop=stop, report=report
             )
             return await summary_of(journal)
 
 
-async def run_by_directory(source: MemorySource, destination: MemoryDestination, book: Path, **options: Any) -> Summary:
-    """Run the line with labels out of directories."""
+async def run_by_directory(
+    source: MemorySource, destination: MemoryDestination, journal_path: Path, **options: Any
+) -> Summary:
+    """Run the pipeline with labels from directories."""
     rules = Router("P", session="{session}", keywords=frozenset(STUDY_FIELDS), paths=PathPattern.parse("{session}/**"))
     assert rules.session_depth == 1
     with anyio.fail_after(20):
-        async with opened(book, rules) as journal:
+        async with opened(journal_path, rules) as journal:
             await upload_images(source, destination, journal, rules, options=replace(FEW, **options), policy=AT_ONCE)
             return await summary_of(journal)
