@@ -41,6 +41,8 @@ async def test_an_experiment_is_created_and_changed() -> None:
             "xsiType": "xnat:mrSessionData",
             "subject_ID": "XNAT_S00001",
             "URI": ID,
+            "project": "demo",
+            "xnat:subjectassessordata/id": "XNAT_E00001",
         }
 
 

@@ -91,7 +91,8 @@ async def test_archive_22_experiments_of_a_project() -> None:
             answer = await web.get(f"{path}/experiments", format="json")
             assert answer.json["ResultSet"]["totalRecords"] == "1"
             (row,) = answer.rows
-            assert list(row) == ["ID", "project", "date", "xsiType", "label", "insert_date", "URI"]
+            columns = ["xnat:subjectassessordata/id", "ID", "project", "date", "xsiType", "label", "insert_date", "URI"]
+            assert list(row) == columns
             assert all(isinstance(value, str) for value in row.values())
             assert (row["ID"], row["xsiType"], row["date"]) == (
                 "XNAT_E00001",
@@ -118,7 +119,9 @@ async def test_archive_22_filters_and_columns() -> None:
         assert await labels(UID=STUDY) == ["E"]
         assert await labels(**{"xnat:imageSessionData/UID": "9", "xsiType": "xnat:imageSessionData"}) == ["F"]
         (row,) = (await web.get(path, columns="ID,label,nonsense", UID="9")).rows
-        assert list(row) == ["ID", "label", "UID", "URI"]
+        assert list(row) == ["xnat:subjectassessordata/id", "ID", "label", "xsiType", "project", "UID", "URI"]
+        (row,) = (await web.get(path, columns="label", UID="9", xsiType="xnat:mrSessionData")).rows
+        assert list(row) == ["xnat:mrsessiondata/id", "label", "UID", "URI"]
 
 
 async def test_archive_22_unknown_and_unreadable_parents() -> None:

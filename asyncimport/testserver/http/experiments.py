@@ -52,9 +52,9 @@ _EXPERIMENT_FIELDS: dict[str, Callable[[ArchivedSession], str]] = {
 }
 # The column of a field without a shortcut has its path as its name, in lower case (XMLPathShortcuts, QueryOrganizer).
 _COLUMN_NAMES = {"dcmPatientBirthDate": "xnat:imagesessiondata/dcmpatientbirthdate"}
+_ROOT = "xnat:subjectAssessorData"
 _PARENT_TYPES = frozenset({"xnat:imageSessionData", "xnat:subjectAssessorData", "xnat:experimentData"})
 _EXPERIMENT_DEFAULTS = ["ID", "project", "date", "xsiType", "label", "insert_date"]
-_PARENT_TYPES = frozenset({"xnat:experimentData", "xnat:subjectAssessorData", "xnat:imageSessionData"})
 _SCAN_FIELDS: dict[str, Callable[[Scan], str]] = {
     "xnat_imagescandata_id": lambda scan: str(scan.number),
     "ID": lambda scan: scan.id,
@@ -82,7 +82,8 @@ async def experiment_list(
     """List experiments of a project, a subject or the site (ProjSubExptList, ExperimentListResource).
 
     A query key that names a field filters, and becomes a column; so does a path such as xnat:imageSessionData/UID. A
-    shared session has its label in this project; a filter applies to the label in its own project.
+    shared session has its label in this project; a filter applies to the label in its own project. The key is in every
+    row, under its path; so are type and project unless a type of sessions is asked for.
     """
     sessions, found = items_to_list(context, context.site.archived, project)
     if found is not None and subject is not None:
@@ -90,6 +91,9 @@ async def experiment_list(
             raise HttpError(404, "Unable to identify subject")
         sessions = [session for session in sessions if session.subject == owner]
     columns = requested_columns(context.query, _EXPERIMENT_FIELDS, _EXPERIMENT_DEFAULTS)
+    root = context.query.get("xsiType", _ROOT)
+    if root in _PARENT_TYPES:
+        columns += [name for name in ("xsiType", "project") if name not in columns]
     for key, pattern in context.query.items():
         name = key.rpartition("/")[2]
         if name not in _EXPERIMENT_FIELDS:
@@ -104,11 +108,12 @@ async def experiment_list(
         **_EXPERIMENT_FIELDS,
         "label": lambda session: session.label_in(found.id if found is not None else None),
     }
-    rows = [(*(fields[name](session) for name in columns), f"/data/experiments/{session.id}") for session in sessions]
-    form = context.requested_format("json")
-    return table(
-        form, [*(_COLUMN_NAMES.get(name, name) for name in columns), "URI"], rows, title="Matching experiments"
-    )
+    rows = [
+        (session.id, *(fields[name](session) for name in columns), f"/data/experiments/{session.id}")
+        for session in sessions
+    ]
+    names = [f"{root.lower()}/id", *(_COLUMN_NAMES.get(name, name) for name in columns), "URI"]
+    return table(context.requested_format("json"), names, rows, title="Matching experiments")
 
 
 async def experiment(

@@ -91,11 +91,12 @@ def _zip_entries(source: IO[bytes], limit: UnpackLimit) -> Iterator[tuple[str, b
 
 
 def tar_entries(source: IO[bytes], limit: UnpackLimit) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of a tar, by their paths."""
+    """Yield the files of a tar, by their paths. To XNAT, a link is an empty file (TarUtils)."""
     with tarfile.open(fileobj=source, mode="r:") as archive:
         for member in archive:
-            if (file := archive.extractfile(member) if member.isfile() else None) is not None:
-                yield member.name, limit.read(file)
+            if not member.isdir():
+                file = archive.extractfile(member) if member.isfile() else None
+                yield member.name, limit.read(file) if file is not None else b""
 
 
 def _safe_path(path: str) -> str:
