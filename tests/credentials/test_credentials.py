@@ -1,4 +1,4 @@
-"""Where user name and password come from, and that they go nowhere else."""
+"""Where user name and password come from, and that nothing leaks them."""
 
 import os
 import time
@@ -37,7 +37,7 @@ needs_other_user = pytest.mark.skipif(
 
 
 def asked(*answers: str) -> tuple[Callable[[str], str], list[str]]:
-    """Make a person who gives these answers, and the list of what the person was asked."""
+    """Return a prompt with these answers, and the list of its questions."""
     left, questions = list(answers), list[str]()
 
     def prompt(text: str) -> str:
@@ -49,7 +49,7 @@ def asked(*answers: str) -> tuple[Callable[[str], str], list[str]]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """Make an environment with an empty home directory, and nothing else."""
+    """Return an environment with only an empty home directory."""
     return {"HOME": str(tmp_path)}
 
 
@@ -66,7 +66,7 @@ ENTRY = f"machine xnat.example.org login ada password {PASSWORD}\n"
 
 
 class TestHost:
-    """The address that everything is sent to."""
+    """The address of the server."""
 
     @pytest.mark.parametrize(
         ("host", "expected"),
@@ -82,14 +82,14 @@ class TestHost:
         ],
     )
     def test_taken(self, host: str, expected: str) -> None:
-        """An address keeps its context path and loses its last slash; plain http is fine on this machine."""
+        """An address keeps its context path and loses its last slash; plain http is allowed to this machine."""
         assert check_host(host, insecure=False) == expected
 
     @pytest.mark.parametrize(
         "host", ["http://xnat.example.org", "http://10.0.0.1:8080", "http://localhost.example.org", "http://[::2]"]
     )
     def test_plain_http_to_another_machine(self, host: str) -> None:
-        """Password and patients do not cross the network in the clear, unless the user insists."""
+        """Plain http to another machine needs --insecure."""
         with pytest.raises(UsageError, match="not encrypted") as caught:
             check_host(host, insecure=False)
         assert "--insecure" in caught.value.hint
@@ -121,7 +121,7 @@ class TestHost:
         ],
     )
     def test_no_address(self, host: str) -> None:
-        """What is not an address is told before anything is sent, with one that is."""
+        """An invalid address is refused, with an example of a valid one."""
         with pytest.raises(UsageError, match="is not an address") as caught:
             check_host(host, insecure=True)
         assert "https://" in caught.value.hint
@@ -140,7 +140,7 @@ class TestHost:
         ],
     )
     def test_password_in_the_address(self, host: str) -> None:
-        """A password in the address is refused, however odd the rest, and never repeated in the message."""
+        """A password in the address is refused, and not shown."""
         with pytest.raises(UsageError, match="holds a user name or password") as caught:
             check_host(host, insecure=True)
         assert PASSWORD not in f"{caught.value} {caught.value.hint} {caught.value!r}"
@@ -161,12 +161,12 @@ class TestHost:
     ],
 )
 def test_same_server(other: str, same: bool) -> None:
-    """Scheme, port and path are part of a server's name; letters of scheme and host are all one."""
+    """Scheme, port and path distinguish servers; the case of scheme and host does not."""
     assert same_server(HOST, other) is same
 
 
 class TestEnvironment:
-    """What the environment says, and for which server it says it."""
+    """Logins of the environment, and the server that they belong to."""
 
     @pytest.mark.parametrize(
         ("user", "environ", "expected"),
@@ -214,7 +214,7 @@ class TestEnvironment:
         expected: tuple[str, str],
         bound: Mapping[str, str],
     ) -> None:
-        """User and password, or a token, serve the environment's own server, or any where it names none."""
+        """User and password, or a token, are used for the environment's server, or for any if it names none."""
         assert find_login(HOST, user, environ={**home, **bound, **environ}) == expected
 
     @pytest.mark.parametrize(
@@ -227,29 +227,29 @@ class TestEnvironment:
     def test_bound_to_another_server(
         self, home: Mapping[str, str], environ: Mapping[str, str], bound: Mapping[str, str], user: str | None
     ) -> None:
-        """A secret of one server is never sent to another that --host names."""
+        """A secret of one server is never sent to another."""
         with pytest.raises(UsageError, match="password for XNAT") as caught:
             find_login(HOST, user, environ={**home, **bound, **environ})
         assert SECRET not in f"{caught.value} {caught.value.hint}"
 
     def test_password_of_another_user(self, home: Mapping[str, str]) -> None:
-        """The environment's password is its user's, and is not tried for another one (20 failures lock an account)."""
+        """The environment's password is not tried for another user (20 failures lock an account)."""
         with pytest.raises(UsageError, match=r"^no password for XNAT$"):
             find_login(HOST, "grace", environ={**home, "XNAT_USER": "ada", "XNAT_PASS": SECRET})
 
     @pytest.mark.parametrize("token", [PASSWORD, f":{PASSWORD}", f"{PASSWORD}:"])
     def test_token_that_is_none(self, home: Mapping[str, str], token: str) -> None:
-        """A token without its two halves is refused, and not shown: it may be the secret half."""
+        """A token without two halves is refused, and not shown."""
         with pytest.raises(UsageError, match="XNAT_TOKEN is not a token") as caught:
             find_login(HOST, None, environ={**home, "XNAT_TOKEN": token})
         assert PASSWORD not in f"{caught.value} {caught.value.hint}"
 
 
 class TestStandardInput:
-    """A password that was read from standard input goes before all others."""
+    """A password from standard input comes before all others."""
 
     def test_with_user(self, home: Mapping[str, str]) -> None:
-        """The user of the option gets the password of standard input, whatever stands elsewhere."""
+        """The user of the option gets the password from standard input."""
         write_netrc(home, ENTRY)
         environ = {**home, "XNAT_USER": "ada", "XNAT_PASS": "another", "XNAT_TOKEN": "alias:a"}
         assert find_login(HOST, "ada", environ=environ, password=SECRET) == ("ada", SECRET)
@@ -261,48 +261,48 @@ class TestStandardInput:
         assert find_login(HOST, None, environ=environ, password=SECRET) == ("ada", SECRET)
 
     def test_without_user(self, home: Mapping[str, str]) -> None:
-        """A password without a user is for nobody: the one of netrc has its own."""
+        """A password needs a user: that of netrc has its own password."""
         write_netrc(home, ENTRY)
         with pytest.raises(UsageError, match="user name"):
             find_login(HOST, None, environ=home, password=SECRET)
 
     def test_person_gives_the_name(self, home: Mapping[str, str]) -> None:
-        """Where there is a person, only what is missing is asked for."""
+        """A person is asked only for what is missing."""
         prompt, questions = asked("ada")
         assert find_login(HOST, None, environ=home, password=SECRET, prompt=prompt) == ("ada", SECRET)
         assert questions == ["XNAT user name: "]
 
 
 class TestNetrc:
-    """The netrc file, for this server and this user only."""
+    """The netrc file, for this server and user only."""
 
     @pytest.mark.parametrize("name", [".netrc", "_netrc"])
     @pytest.mark.parametrize("user", [None, "ada"])
     def test_found(self, home: Mapping[str, str], name: str, user: str | None) -> None:
-        """The entry of the server's name gives user and password, context path and port aside."""
+        """The entry of the server's name has user and password, without context path and port."""
         write_netrc(home, f"machine other.example.org login x password y\n{ENTRY}", name=name)
         assert find_login(HOST, user, environ=home) == ("ada", PASSWORD)
 
     def test_environment_goes_first(self, home: Mapping[str, str]) -> None:
-        """Netrc is the last place to look, and is not even opened when user and password are known."""
+        """Netrc comes last, and is not opened if user and password are known."""
         write_netrc(home, "this is no netrc")
         assert find_login(HOST, None, environ={**home, "XNAT_USER": "ada", "XNAT_PASS": SECRET}) == ("ada", SECRET)
 
     def test_netrc_goes_before_the_prompt(self, home: Mapping[str, str]) -> None:
-        """Nobody is asked for what netrc has."""
+        """Netrc comes before the prompt."""
         write_netrc(home, ENTRY)
         prompt, questions = asked()
         assert find_login(HOST, None, environ=home, prompt=prompt) == ("ada", PASSWORD)
         assert questions == []
 
     def test_named_by_netrc_variable(self, home: Mapping[str, str]) -> None:
-        """NETRC names the file, in place of the one in the home directory."""
+        """NETRC names another file than that in the home directory."""
         write_netrc(home, "machine xnat.example.org login wrong password wrong\n")
         path = write_netrc(home, ENTRY, name="elsewhere")
         assert find_login(HOST, None, environ={**home, "NETRC": str(path)}) == ("ada", PASSWORD)
 
     def test_named_but_not_there(self, home: Mapping[str, str]) -> None:
-        """A file that NETRC names and that is not there is as good as none; the one at home is not taken for it."""
+        """If the file of NETRC is missing, the one in the home directory is not used."""
         write_netrc(home, ENTRY)
         with pytest.raises(UsageError, match="no user name and password"):
             find_login(HOST, None, environ={**home, "NETRC": str(Path(home["HOME"]) / "gone")})
@@ -319,13 +319,13 @@ class TestNetrc:
         ids=["empty", "other server", "default", "no password", "no login"],
     )
     def test_no_entry(self, home: Mapping[str, str], text: str) -> None:
-        """A file without a whole entry of this server's own is as good as none, and may be open to all."""
+        """A file without a complete entry for this server is ignored, and may be readable by others."""
         write_netrc(home, text, mode=0o644)
         with pytest.raises(UsageError, match="no user name and password for XNAT"):
             find_login(HOST, None, environ=home)
 
     def test_entry_of_another_user(self, home: Mapping[str, str]) -> None:
-        """The entry of one user is not tried for another."""
+        """The entry of another user is not used."""
         write_netrc(home, ENTRY)
         with pytest.raises(UsageError, match=r"^no password for XNAT$"):
             find_login(HOST, "grace", environ=home)
@@ -333,7 +333,7 @@ class TestNetrc:
     @needs_modes
     @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o610, 0o602])
     def test_open_to_others(self, home: Mapping[str, str], mode: int) -> None:
-        """A password that others may read or change is refused, with what to do about it."""
+        """A file that others may read or write is refused, with a hint."""
         path = write_netrc(home, ENTRY, mode=mode)
         with pytest.raises(UsageError, match="may be read by others") as caught:
             find_login(HOST, None, environ=home)
@@ -341,12 +341,12 @@ class TestNetrc:
 
     @pytest.mark.parametrize("mode", [0o600, 0o400])
     def test_closed_to_others(self, home: Mapping[str, str], mode: int) -> None:
-        """A file that only its owner may read is fine."""
+        """A file that only its owner can read is accepted."""
         write_netrc(home, ENTRY, mode=mode)
         assert find_login(HOST, None, environ=home) == ("ada", PASSWORD)
 
     def test_malformed(self, home: Mapping[str, str]) -> None:
-        """A malformed file is told with its line, and without what stands there: it may be a password."""
+        """The error names the line of a malformed file, but does not show it."""
         path = write_netrc(home, f"{ENTRY}machine b login c passwort {PASSWORD}\n")
         with pytest.raises(UsageError, match="line 2 is malformed") as caught:
             find_login(HOST, None, environ=home)
@@ -354,7 +354,7 @@ class TestNetrc:
         assert PASSWORD not in f"{caught.value} {caught.value.hint}"
 
     def test_not_text(self, home: Mapping[str, str]) -> None:
-        """A file of other bytes than text cannot be read, and says so."""
+        """A file that is not text is an error."""
         path = Path(home["HOME"]) / ".netrc"
         path.write_bytes(b"machine a login b password \xff\xfe\x81\n")
         path.chmod(0o600)
@@ -363,7 +363,7 @@ class TestNetrc:
 
     @needs_other_user
     def test_not_ours_to_read(self, home: Mapping[str, str]) -> None:
-        """A file that this user may not read is an error that names it."""
+        """A file that this user may not read is an error with its name."""
         path = write_netrc(home, ENTRY, mode=0o000)
         with pytest.raises(UsageError, match="cannot be read") as caught:
             find_login(HOST, None, environ=home)
@@ -372,7 +372,7 @@ class TestNetrc:
 
 @pytest.fixture
 def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileKeyring]:
-    """Use a keyring that is a file of this test's own."""
+    """Use a keyring in a file of the test."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     before, ours = keyring.get_keyring(), FileKeyring()
     keyring.set_keyring(ours)
@@ -381,7 +381,7 @@ def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileKeyri
 
 
 class Locked(KeyringBackend):
-    """A keyring that nobody is there to unlock."""
+    """A locked keyring."""
 
     priority = 1
 
@@ -402,21 +402,21 @@ class Locked(KeyringBackend):
 
 
 class Unfit:
-    """A keyring that cannot be used here; not one of keyring's, which would look for it everywhere."""
+    """A keyring that does not work here."""
 
     name = "name_problem"
 
     @property
     def priority(self) -> float:
-        """Say so, as keyring's own do."""
+        """Raise, as keyring's own backends do."""
         raise RuntimeError("Secret Service not available")
 
 
 class TestKeyring:
-    """The system's keyring: what is kept in it, for whom, and when it is looked into."""
+    """The system's keyring: what it stores, for whom, and when it is read."""
 
     def test_password(self, vault: FileKeyring) -> None:
-        """It is kept under user and server, and for no other of either."""
+        """A password is stored for its user and server only."""
         store_secret("ada", HOST, SECRET)
         assert vault.get_password("asyncimport", f"ada@{HOST}") == SECRET
         assert stored_login("ada", f"{HOST}/") == ("ada", SECRET)
@@ -424,7 +424,7 @@ class TestKeyring:
             assert stored_login(user, host) is None
 
     def test_token(self, vault: FileKeyring) -> None:
-        """It takes the place of the password, and the other way round."""
+        """A token replaces the password, and a password the token."""
         store_secret("ada", HOST, SECRET)
         store_secret("ada", HOST, Token("alias", "half", time.time() + 60))
         assert stored_login("ada", HOST) == ("alias", "half")
@@ -436,7 +436,7 @@ class TestKeyring:
 
     @pytest.mark.usefixtures("vault")
     def test_expired(self, home: Mapping[str, str]) -> None:
-        """A token that is of no use any more is not tried; that is said where nothing else has a password."""
+        """An expired token is not used; the error says so if there is no other password."""
         store_secret("ada", HOST, Token("alias", "half", time.time() - 1))
         with pytest.raises(UsageError, match="the token of ada has expired") as caught:
             find_login(HOST, "ada", environ=home, keyring=stored_login)
@@ -457,14 +457,14 @@ class TestKeyring:
         ],
     )
     def test_malformed(self, vault: FileKeyring, text: str) -> None:
-        """What is no token is not shown."""
+        """A malformed token is not shown."""
         vault.set_password("asyncimport", f"ada@{HOST} token", text)
         with pytest.raises(UsageError, match=r"^the token in the keyring is malformed$"):
             stored_login("ada", HOST)
 
     @pytest.mark.usefixtures("vault")
     def test_forgotten(self) -> None:
-        """Nothing is left, and nothing need be there."""
+        """Deleting removes everything, and works without a secret."""
         store_secret("ada", HOST, SECRET)
         store_secret("grace", HOST, SECRET)
         delete_secret("ada", HOST)
@@ -473,7 +473,7 @@ class TestKeyring:
         assert stored_login("grace", HOST) == ("grace", SECRET)
 
     def test_shown_nowhere(self) -> None:
-        """Not even half of a token stands in a traceback."""
+        """No traceback shows any part of a token."""
         assert "half" not in repr(Token("alias", "half"))
 
     @pytest.mark.parametrize(
@@ -492,7 +492,7 @@ class TestKeyring:
         backends: Sequence[type[KeyringBackend | Unfit]],
         said: str,
     ) -> None:
-        """Of a chain the first one counts, which is where the secret would go."""
+        """The first backend of a chain counts, because it would store the secret."""
         chain = ChainerBackend()  # type: ignore[no-untyped-call]
         monkeypatch.setattr(ChainerBackend, "backends", [backend() for backend in backends])
         keyring.set_keyring(chain)
@@ -507,7 +507,7 @@ class TestKeyring:
             assert vault.get_password("asyncimport", f"ada@{HOST}") == SECRET
 
     def test_none(self, vault: FileKeyring) -> None:
-        """A system without one keeps nothing, which is said before anybody gives a password."""
+        """Without a keyring, the error comes before the question for a password."""
         keyring.set_keyring(keyring.backends.fail.Keyring())  # type: ignore[no-untyped-call]
         assert stored_login("ada", HOST) is None
         with pytest.raises(UsageError, match="this system has no keyring") as caught:
@@ -519,7 +519,7 @@ class TestKeyring:
 
     @pytest.mark.usefixtures("vault")
     def test_locked(self, home: Mapping[str, str]) -> None:
-        """A run of the night, when it is locked, has netrc; without one, the error says what the matter is."""
+        """If the keyring is locked, netrc is used; without it, the error says why."""
         keyring.set_keyring(Locked())
         with pytest.raises(UsageError, match="the keyring does not open: Failed to unlock"):
             find_login(HOST, "ada", environ=home, keyring=stored_login)
@@ -543,7 +543,7 @@ class TestKeyring:
     def test_order(
         self, home: Mapping[str, str], environ: Mapping[str, str], keyring_first: bool, expected: str
     ) -> None:
-        """The keyring comes before netrc; before the environment, where a profile was asked for."""
+        """The keyring comes before netrc, and with --profile before the environment."""
         store_secret("ada", HOST, "kept")
         write_netrc(home, ENTRY)
         assert find_login(
@@ -553,7 +553,7 @@ class TestKeyring:
     @pytest.mark.usefixtures("vault")
     @pytest.mark.parametrize("keyring_first", [True, False])
     def test_nothing_kept(self, home: Mapping[str, str], keyring_first: bool) -> None:
-        """Then the others are asked, down to a person."""
+        """Without a stored secret, the other sources are used, at last a person."""
         environ = {**home, "XNAT_PASS": "set"}
         assert find_login(HOST, "ada", environ=environ, keyring=stored_login, keyring_first=keyring_first) == (
             "ada",
@@ -568,7 +568,7 @@ class TestKeyring:
 
     @pytest.mark.usefixtures("vault")
     def test_default_user(self, home: Mapping[str, str]) -> None:
-        """A default profile names the user where neither option nor environment do."""
+        """A default profile names the user if neither option nor environment does."""
         store_secret("ada", HOST, "kept")
         store_secret("grace", HOST, "another")
 
@@ -585,16 +585,16 @@ class TestKeyring:
 
 
 class TestPerson:
-    """Questions to a person, where there is one."""
+    """Questions to a person."""
 
     def test_asks_for_both(self, home: Mapping[str, str]) -> None:
-        """Name and password are asked for, in this order, and the second question says whose password."""
+        """The prompts ask for the name, then for the password of that name."""
         prompt, questions = asked("ada", SECRET)
         assert find_login(HOST, None, environ=home, prompt=prompt) == ("ada", SECRET)
         assert questions == ["XNAT user name: ", "password of ada: "]
 
     def test_asks_for_the_password(self, home: Mapping[str, str]) -> None:
-        """A user who is known is not asked for again."""
+        """A known user is not asked for."""
         prompt, questions = asked(SECRET, SECRET)
         assert find_login(HOST, "ada", environ=home, prompt=prompt) == ("ada", SECRET)
         assert find_login(HOST, None, environ={**home, "XNAT_USER": "grace"}, prompt=prompt) == ("grace", SECRET)
@@ -605,7 +605,7 @@ class TestPerson:
         [(None, "no user name and password for XNAT"), ("ada", "no password for XNAT")],
     )
     def test_nobody_to_ask(self, home: Mapping[str, str], user: str | None, message: str) -> None:
-        """Without a person, the error says what is missing and where it could stand."""
+        """Without a person, the error says what is missing and where to give it."""
         with pytest.raises(UsageError) as caught:
             find_login(HOST, user, environ=home)
         assert str(caught.value) == message
@@ -615,7 +615,7 @@ class TestPerson:
 
 
 def test_home_of_the_process(home: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the environment names no home directory, it is that of the process."""
+    """Without HOME, the home directory is that of the process."""
     write_netrc(home, ENTRY)
     monkeypatch.setenv("HOME", home["HOME"])
     assert find_login(HOST, None, environ={}) == ("ada", PASSWORD)

@@ -1,4 +1,4 @@
-"""Demographics: tables are checked cell by cell, headers are believed where they can be, and no value is told."""
+"""Demographics: tables are checked cell by cell, headers are checked, and no message shows a value."""
 
 import html
 import re
@@ -37,13 +37,13 @@ def read(text: str, *, project: str = "P", null_clears: bool = False) -> tuple[l
 
 
 def one_value(column: str, cell: str) -> str | TableIssue:
-    """Return what becomes of one cell: its value, or the flaw."""
+    """Return the value of one cell, or its issue."""
     rows, issues = read(f"subject_label\t{column}\nS1\t{cell}\n")
     return issues[0] if issues else rows[0].values[FIELDS[column].name]
 
 
 def told(fields: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:
-    """Return what one header tells, as of a certain day."""
+    """Return the values of one header, as of a certain day."""
     return agreed_values({name: [value] for name, value in header_values(fields, wanted, today=TODAY).items()}, wanted)[
         0
     ]
@@ -81,7 +81,7 @@ class TestCells:
         ],
     )
     def test_taken(self, column: str, cell: str, value: str) -> None:
-        """What is unambiguous is sent in XNAT's own form."""
+        """Unambiguous values are sent in XNAT's form."""
         assert one_value(column, cell) == value
 
     @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ class TestCells:
         ],
     )
     def test_refused(self, column: str, cell: str, said: str) -> None:
-        """What XNAT would refuse, or take for something else without a word, is told with its place."""
+        """A value that XNAT would refuse or misunderstand is an issue with its place."""
         issue = one_value(column, cell)
         assert isinstance(issue, TableIssue)
         assert (issue.line, issue.column) == (2, column)
@@ -132,13 +132,13 @@ class TestCells:
 
     @pytest.mark.parametrize("cell", ["", "  ", "n/a", "N/A"])
     def test_unknown(self, cell: str) -> None:
-        """An empty cell leaves the field alone; so does BIDS's word for one."""
+        """An empty cell, or BIDS's `n/a`, does not change the field."""
         rows, issues = read(f"participant_id,sex,age\nS1,{cell},34\n")
         assert issues == []
         assert rows == [Demographics("S1", {"age": "34"}, "P")]
 
     def test_null_when_asked(self) -> None:
-        """Then it clears the field, and only then."""
+        """NULL clears the field only if asked to."""
         rows, issues = read("subject,race,age\nS1,null,NULL\n", null_clears=True)
         assert issues == []
         assert rows[0].values == {"race": NULL, "age": NULL}
@@ -146,7 +146,7 @@ class TestCells:
 
     @given(st.sampled_from(sorted(FIELDS)), st.data())
     def test_round_trip(self, name: str, data: st.DataObject) -> None:
-        """What a table may hold comes back as itself, behind an apostrophe where a spreadsheet would change it."""
+        """Values survive writing and reading, with an apostrophe if a spreadsheet would change them."""
         one = FIELDS[name]
         values: Mapping[Kind, st.SearchStrategy[str]] = {
             Kind.WORD: st.sampled_from(sorted(set(one.words.values()))),
@@ -167,7 +167,7 @@ class TestCells:
 
     @given(st.sampled_from(sorted(FIELDS)), st.text(max_size=40))
     def test_any_text(self, name: str, text: str) -> None:
-        """Whatever stands in a cell gives a row or a flaw, or is no table at all."""
+        """Any cell gives a row or an issue, or the table is refused."""
         cell = text.replace('"', '""')
         try:
             data = f'subject_label,{name}\nS1,"{cell}"\n'.encode("utf-8", "surrogatepass")
@@ -178,7 +178,7 @@ class TestCells:
 
     @given(st.sampled_from([*sorted(FIELDS), "subject"]), st.text("日本語中", min_size=2, max_size=300))
     def test_no_flaw_tells_a_value(self, name: str, text: str) -> None:
-        """Cells are patients' data: one character of them at most is told."""
+        """An issue shows at most one character of a cell."""
         _, issues = read(f"subject,{name}\n{text},{text}\n" if name != "subject" else f"subject,sex\n{text},f\n")
         assert issues
         for issue in issues:
@@ -189,7 +189,7 @@ class TestTables:
     """A whole table."""
 
     def test_rows_with_errors_keep_no_others_back(self) -> None:
-        """Each flaw has its line, and a row with several tells them all."""
+        """Each issue has its line, and a row may have several."""
         rows, issues = read(
             "Subject;Sex;Birth Date;Age;Weight\r\n"
             "S1;F;1970-01-31;;150\r\n"
@@ -212,19 +212,19 @@ class TestTables:
         ]
 
     def test_projects(self) -> None:
-        """A column of projects goes before the one for all rows, which fills its gaps."""
+        """A column of projects comes before -P, which fills its gaps."""
         rows, issues = read("project,subject,gender\nQ,S1,f\n,S1,m\nQ R,S2,m\n")
         assert [(row.project, row.subject) for row in rows] == [("Q", "S1"), ("P", "S1")]
         assert [(issue.line, issue.column) for issue in issues] == [(4, "project")]
 
     def test_twice(self) -> None:
-        """A subject with two rows that say the same has one; of two that differ nobody knows which is right."""
+        """Two equal rows of a subject count as one; two different ones are issues."""
         rows, issues = read("subject,gender\nS1,f\nS1,F\nS2,f\nS2,m\nS2,f\nS3,m\n")
         assert [row.subject for row in rows] == ["S1", "S3"]
         assert [(issue.line, issue.text) for issue in issues] == [(5, "the subject of line 4 again")]
 
     def test_letter_case(self) -> None:
-        """XNAT's archive step takes labels that differ in case only for one subject."""
+        """Subjects that differ only in case are one subject."""
         rows, issues = read("subject,gender\nsub1,f\nSUB1,f\n")
         assert rows == []
         assert len(issues) == 1
@@ -237,7 +237,7 @@ class TestTables:
         assert issue.text == "more than one"
 
     def test_unknown_columns(self) -> None:
-        """A misspelt field is told, as XNAT would drop it without a word; the row goes on."""
+        """An unknown column is a warning, because XNAT would ignore it; its row is sent."""
         rows, issues = read("subject,gender,handednes,notes,notes\nS1,f,left,x,y\n")
         assert rows[0].values == {"gender": "female"}
         assert [(issue.line, issue.column, issue.is_warning) for issue in issues] == [
@@ -256,18 +256,18 @@ class TestTables:
         ],
     )
     def test_no_table(self, text: str, said: str) -> None:
-        """Without a header that makes sense nothing is sent, and nothing of the table told."""
+        """Without a valid header nothing is sent, and no value is shown."""
         with pytest.raises(UsageError, match=said) as caught:
             read(text)
         assert "Jane" not in f"{caught.value} {caught.value.hint}"
 
     def test_no_project(self) -> None:
-        """A table that names none needs one."""
+        """A table without projects needs -P."""
         with pytest.raises(UsageError, match="names no project"):
             read("subject,sex\nS1,m\n", project="")
 
     def test_as_spreadsheets_save_it(self) -> None:
-        """UTF-16 with tabs, a mark, a separator line; Windows' own encoding where it is named."""
+        """UTF-16 with tabs, a byte order mark, a separator line, and a named Windows encoding are read."""
         text = "subject\trace\nS1\tZoë\n"
         for data, encoding in (
             (text.encode("utf-16"), ""),
@@ -289,14 +289,14 @@ class TestTables:
         ],
     )
     def test_no_encoding_is_guessed(self, data: bytes, encoding: str, said: str) -> None:
-        """What are letters in one encoding are others in the next; one that is not UTF-8 must be named."""
+        """An encoding other than UTF-8 must be named."""
         with pytest.raises(UsageError, match=said) as caught:
             read_subjects(data, project="P", encoding=encoding, today=TODAY)
         assert caught.value.hint
 
     @pytest.mark.parametrize("other", ["H", "w", "Ж"])
     def test_the_initials_of_another_language(self, other: str) -> None:
-        """M is a woman's beside H (hombre, mujer): initials are taken all, or none; words are what they are."""
+        """Beside H (hombre), M is female (mujer): initials are accepted only if all are English."""
         rows, issues = read(f"subject,gender,hand\nS1,M,L\nS2,{other},R\nS3,female,R\nS4,,L\nS5,F,\n")
         assert [row.subject for row in rows] == ["S3", "S4"]
         assert [(issue.line, issue.column) for issue in issues] == [(2, "gender"), (3, "gender"), (6, "gender")]
@@ -304,7 +304,7 @@ class TestTables:
         assert [row.subject for row in rows] == ["S1", "S3"]
 
     def test_paths_and_custom_fields_are_no_columns(self) -> None:
-        """XNAT would end reading at a path that it does not know, and keep nothing: none is sent."""
+        """Paths and custom fields are not sent: XNAT would stop reading at an unknown path."""
         paths = [
             "xnat:subjectData/demographics[@xsi:type=xnat:demographicData]/gender",
             "xnat:subjectData/fields/field[name=site]/field",
@@ -315,7 +315,7 @@ class TestTables:
         assert [(issue.column, issue.is_warning) for issue in issues] == [(path, True) for path in paths]
 
     def test_a_repr_tells_no_value(self) -> None:
-        """Reprs go into logs and tracebacks."""
+        """No repr shows a value."""
         row = Demographics("S1", {"race": "planted"}, "P")
         assert "planted" not in repr(row)
         assert "planted" not in repr(Difference("race", "planted", "planted"))
@@ -331,7 +331,7 @@ def test_the_columns_of_the_docs_are_the_live_ones() -> None:
 
 
 class TestHeaders:
-    """What a header tells."""
+    """Values of headers."""
 
     @pytest.mark.parametrize(
         ("wanted", "keyword", "text", "value"),
@@ -367,13 +367,13 @@ class TestHeaders:
         ],
     )
     def test_one(self, wanted: str, keyword: str, text: str, value: str | None) -> None:
-        """Good values are taken in XNAT's units, and partial or impossible ones are as good as none."""
+        """Valid values are in XNAT's units; partial and impossible ones are left out."""
         found = told({keyword: text, "PatientName": "x"}, [wanted])
         assert found == ({} if value is None else {wanted: value})
         assert header_keywords([wanted]) == {keyword}
 
     def test_one_birth(self) -> None:
-        """Of dob, yob and age the first that there is."""
+        """Of dob, yob and age, the first with a value counts."""
         fields = {"PatientBirthDate": "1970", "PatientAge": "055Y"}
         assert told(fields, ["dob", "age"]) == {"age": "55"}
         fields["PatientBirthDate"] = "19700131"
@@ -381,7 +381,7 @@ class TestHeaders:
         assert told(fields, ["yob", "age"]) == {"yob": "1970"}
 
     def test_several_headers(self) -> None:
-        """One that says otherwise contradicts the others, however many these are; dob, yob and age are one thing."""
+        """One different header makes a contradiction; dob, yob and age count as one field."""
         wanted = ["gender", "dob", "age", "weight"]
         said = {"gender": ["male", "female", "female"], "dob": ["1970-01-31"], "age": ["55"], "weight": []}
         assert agreed_values(said, wanted) == ({"dob": "1970-01-31"}, ("gender",))
@@ -390,13 +390,13 @@ class TestHeaders:
         assert agreed_values({"yob": ["1970"], "dob": ["1970-01-31"]}, ["yob", "dob"]) == ({"yob": "1970"}, ())
 
     def test_what_no_header_gives(self) -> None:
-        """It is an error to ask for it."""
+        """A field that headers do not have is an error."""
         for ask in (header_keywords, lambda wanted: told({}, wanted)):
             with pytest.raises(UsageError, match="headers do not have handedness, shoe_size"):
                 ask(["sex", "handedness", "shoe_size"])
 
     def test_headers_fill_gaps_only(self) -> None:
-        """What the table says stays, and its dob leaves no room for an age."""
+        """Values of the table stay, and its dob excludes an age."""
         given = Demographics("S1", {"dob": "1970-01-31", "gender": "female"}, "P")
         assert fill_gaps(given, {"gender": "male", "age": "55", "weight": "154.3"}).values == {
             "dob": "1970-01-31",
@@ -406,7 +406,7 @@ class TestHeaders:
 
 
 class TestComparison:
-    """What is given beside what XNAT has."""
+    """Values compared with those in XNAT."""
 
     @pytest.mark.parametrize(
         ("name", "ours", "theirs", "are_same"),
@@ -430,11 +430,11 @@ class TestComparison:
         ],
     )
     def test_same(self, name: str, ours: str, theirs: str, are_same: bool) -> None:
-        """Values are compared by what they mean."""
+        """Values are compared by their meaning."""
         assert same_value(name, ours, theirs) is are_same
 
     def test_what_is_there_is_kept(self) -> None:
-        """Unless it is to be overwritten; what is lacking is written either way."""
+        """Existing values are kept without --overwrite; missing ones are written in any case."""
         given, existing = {"gender": "female", "age": "34", "race": "x"}, {"gender": "M", "race": "x"}
         kept = compute_changes(given, existing, overwrite=False)
         assert (kept.written, kept.unchanged, [one.name for one in kept.kept]) == (("age",), ("race",), ["gender"])
@@ -443,7 +443,7 @@ class TestComparison:
         assert replaced.replaced == (Difference("gender", "female", "M"),)
 
     def test_another_birth_is_another_value(self) -> None:
-        """A dob where XNAT has a yob is kept out, or takes its place."""
+        """A dob is not written beside a yob in XNAT, or replaces it."""
         kept = compute_changes({"dob": "1970-01-31"}, {"yob": "1970"}, overwrite=False)
         assert (kept.write, kept.kept) == ({}, (Difference("dob", "1970-01-31", "1970", "yob"),))
         replaced = compute_changes({"dob": "1970-01-31"}, {"yob": "1970"}, overwrite=True)
@@ -458,7 +458,7 @@ class TestComparison:
     def test_a_second_time_there_is_nothing_to_write(
         self, given_values: dict[str, str], existing: dict[str, str], overwrite: bool
     ) -> None:
-        """What has been written is there, and what was not given is as it was."""
+        """A second time, there is nothing to write."""
         first = compute_changes(given_values, existing, overwrite=overwrite)
         now = {name: value for name, value in {**existing, **first.write}.items() if value != NULL}
         assert missing_values(first.write, now) == ()

@@ -1,4 +1,4 @@
-"""A row of a plan binds the study that it was made for, and matches one: else it is an error, by its line."""
+"""A row of a plan must match its study and what it binds; else it is an error with its line."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def files(place: Path, first: int, count: int, **attributes: Any) -> None:
 
 
 def study(number: int, **attributes: Any) -> dict[str, Any]:
-    """Give the attributes of a study of its own patient."""
+    """Return the attributes of a study with its own patient."""
     ids = {"StudyInstanceUID": f"1.2.{number}", "PatientID": f"P{number}", "AccessionNumber": f"100{number}"}
     return {**ids, "IssuerOfPatientID": "HERE", **attributes}
 
@@ -70,7 +70,7 @@ async def both(commands: Commands, source: Path, plan: Path, *words: str) -> tup
 
 
 async def test_a_plan_holds_what_it_binds(plan: Path) -> None:
-    """Patient, issuer, date and count stand in it."""
+    """A plan has patient, issuer, date and number of files."""
     assert [(row.patient_id, row.issuer, row.study_date, row.files) for row in read_plan(plan.read_bytes())] == [
         ("P1", "HERE", "20200102", 3),
         ("P2", "HERE", "20200102", 3),
@@ -78,7 +78,7 @@ async def test_a_plan_holds_what_it_binds(plan: Path) -> None:
 
 
 def rewrite(number: int, count: int = 3, **attributes: Any) -> Callable[[Path], None]:
-    """Write the files of a study anew."""
+    """Rewrite the files of a study."""
     return lambda place: files(place / str(number), 10 * number, count, **study(number, **attributes))
 
 
@@ -106,7 +106,7 @@ async def test_a_study_that_has_changed_since(
     change: Callable[[Path], None],
     words: str,
 ) -> None:
-    """Nothing is sent, in no way; the line is named, and the way out."""
+    """Nothing is sent, and the error names the line and what to do."""
     change(source)
     commands.login(url)
     rehearsed, ended = await both(commands, source, plan)
@@ -137,7 +137,7 @@ async def test_a_number_that_is_another_patients(
 
 
 async def test_a_way_out(xnat: TestXnat, url: str, commands: Commands, source: Path, plan: Path) -> None:
-    """Emptied cells bind nothing, as in a plan that was made before there were such columns."""
+    """Empty cells bind nothing, as in an old plan without these columns."""
     rewrite(2, 5, IssuerOfPatientID="THERE")(source)
     first, second = rows_of(plan)
     second |= {"issuer": "", "files": ""}
@@ -155,7 +155,7 @@ async def test_a_way_out(xnat: TestXnat, url: str, commands: Commands, source: P
 async def test_a_row_that_matches_nothing(
     xnat: TestXnat, url: str, commands: Commands, source: Path, plan: Path
 ) -> None:
-    """A slip of the hand is an error with its line, and nothing is sent of the others either; skipped rows may."""
+    """A mistyped row is an error with its line, and nothing is sent; skipped rows need not match."""
     first, second = rows_of(plan)
     save(plan, first, {**second, "study_uid": "1.2.7"})
     commands.login(url)
@@ -173,7 +173,7 @@ async def test_a_row_that_matches_nothing(
 async def test_zeros_that_a_spreadsheet_dropped(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """The study that is nearly meant is named, with its number as the header has it."""
+    """The error names the nearest study, with its number as in the header."""
     files(source / "3", 30, 1, **study(3, AccessionNumber="00123"))
     rows = [
         dict(zip(COLUMNS[1:], (number, "", "demo", f"S{number}", f"E{number}"), strict=True))
@@ -191,7 +191,7 @@ async def test_zeros_that_a_spreadsheet_dropped(
 async def test_a_plan_of_another_source(
     xnat: TestXnat, url: str, commands: Commands, plan: Path, tmp_path: Path, action: str
 ) -> None:
-    """Of which nothing at all matches: a run that does nothing is no success."""
+    """If no row matches, the run fails."""
     files(tmp_path / "other", 70, 2, **study(7))
     save(plan, *({**row, "action": action} for row in rows_of(plan)))
     commands.login(url)
@@ -203,7 +203,7 @@ async def test_a_plan_of_another_source(
 async def test_a_watch_sends_what_matches(
     xnat: TestXnat, url: str, commands: Commands, source: Path, plan: Path
 ) -> None:
-    """What is not there yet is no mistake of a watch, and what is another study is not sent by it either."""
+    """A watch ignores rows without a study so far, and does not send a study that differs."""
     for number in (20, 21, 22):
         os.utime(source / "1" / f"{number - 10}.dcm", (1, 1))
     rewrite(2, PatientID="P9")(source)
@@ -216,7 +216,7 @@ async def test_a_watch_sends_what_matches(
 
 @pytest.fixture
 def mixed(source: Path) -> Path:
-    """Add to each study a report, and a study that nobody will ask for."""
+    """Add a report to each study, and a study that is not selected."""
     for number in (1, 2):
         report = {"SeriesInstanceUID": f"1.2.{number}.9", "Modality": "SR"}
         write(source / str(number) / "report", image(10 * number + 5, **study(number, **report)))
@@ -230,7 +230,7 @@ def mixed(source: Path) -> Path:
 async def test_a_plan_carries_its_choice(
     xnat: TestXnat, url: str, commands: Commands, mixed: Path, tmp_path: Path, study_filter: tuple[str, ...]
 ) -> None:
-    """A plan of parts of studies is an upload of the same parts; one of whole studies has rows for these only."""
+    """An upload by a plan of parts sends the same parts; a plan of whole studies has rows for these only."""
     commands.login(url)
     target = tmp_path / "parts.csv"
     words = ("--exclude", "3/*") if "--study-since" in study_filter else ()
@@ -275,7 +275,7 @@ HEADER = StudyHeader("P1", "I", "20200131", "")
     ],
 )
 def test_what_differs(row: PlanRow, headers: list[StudyHeader], count: int) -> None:
-    """Empty cells bind nothing, and dates may be written in two ways."""
+    """Empty cells bind nothing, and dates have two forms."""
     assert len(list(differences(row, FoundStudy("1.2.1", headers, 3)))) == count
 
 
@@ -295,7 +295,7 @@ def test_what_differs(row: PlanRow, headers: list[StudyHeader], count: int) -> N
     ],
 )
 def test_what_comes_near(row: PlanRow, words: str) -> None:
-    """Zeros in front, another date, a UID that was cut; anything else is no more than an error."""
+    """Leading zeros, another date and a cut UID are recognized; anything else is just an error."""
     assert nearest_study(row, [FoundStudy("1.2.1", [StudyHeader("007", "", "20200131", "00123")], 1)]) == words
 
 
@@ -303,7 +303,7 @@ def test_what_comes_near(row: PlanRow, words: str) -> None:
 async def test_what_a_plan_leaves_out_is_not_sent_because_it_waits(
     xnat: TestXnat, url: str, commands: Commands, source: Path, plan: Path, tmp_path: Path, edit: str
 ) -> None:
-    """A row that was set to skip, or taken out, after a run that left its files waiting."""
+    """Neither a skipped nor a removed row sends files that an earlier run left waiting."""
     commands.login(url)
     other = await commands("upload", source, "-P", "demo", "--no-archive", "--journal", tmp_path / "other.journal")
     assert other.code == 0, other.err

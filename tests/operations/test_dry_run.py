@@ -1,4 +1,4 @@
-"""The dry run is the upload: what it says of each scenario is what the run then does, session by session.
+"""A dry run predicts what the run does in each scenario, session by session.
 
 Add a scenario to `SCENARIOS`: the files that lie there, what the site is like, what was run before, the words of the
 command. Nothing is to be said of what should come of it: that is for the tests of the promise itself.
@@ -26,7 +26,7 @@ Files = Mapping[str, Mapping[str, Any]]
 
 
 def study(number: int, **attributes: Any) -> dict[str, Any]:
-    """Give the attributes of a study of its own patient, and of a series of its own."""
+    """Return the attributes of a study with its own patient and series."""
     ids = {"StudyInstanceUID": f"1.2.{number}", "SeriesInstanceUID": f"1.3.{number}", "PatientID": f"P{number}"}
     return {**ids, **attributes}
 
@@ -58,7 +58,7 @@ class Scenario:
 
 
 def adds(path: str, number: int, **attributes: Any) -> Callable[[Path], None]:
-    """Write one more file, after what was before."""
+    """Write one more file after the earlier runs."""
 
     def touch(place: Path) -> None:
         write(place / path, image(number, **attributes))
@@ -67,18 +67,18 @@ def adds(path: str, number: int, **attributes: Any) -> Callable[[Path], None]:
 
 
 def alone(place: Path) -> None:
-    """Take away what was sent before."""
+    """Delete the file that was sent before."""
     (place / "a" / "1").unlink()
 
 
 def packed(place: Path) -> None:
-    """Put an archive of DICOM beside the rest."""
+    """Add a zip of DICOM files."""
     with zipfile.ZipFile(place / "more.zip", "w") as file:
         file.writestr("1.dcm", image(7, **study(7)))
 
 
 def unscripted(xnat: TestXnat) -> None:
-    """Leave the names of patients as they come."""
+    """Switch off the script."""
     xnat.script = None
 
 
@@ -93,13 +93,13 @@ def another(xnat: TestXnat) -> None:
 
 
 def cleared(xnat: TestXnat) -> None:
-    """Take away what stands in the prearchive."""
+    """Clear the prearchive."""
     for row in [*xnat.prearchive]:
         xnat.remove_row(row)
 
 
 def mixed(xnat: TestXnat) -> None:
-    """Put a file of somebody else into each row of the prearchive, and build it."""
+    """Add another person's file to each row of the prearchive, and build it."""
     for row in xnat.prearchive:
         for files in row.scans.values():
             (file, *_) = files.values()
@@ -108,12 +108,12 @@ def mixed(xnat: TestXnat) -> None:
 
 
 def filtered(xnat: TestXnat) -> None:
-    """Let in no series that is called a localizer."""
+    """Drop every series called localizer."""
     xnat.project("demo").series_filter = SeriesFilter(("localizer",))
 
 
 def without(*paths: str) -> Callable[[Path], None]:
-    """Take files away."""
+    """Delete files."""
 
     def touch(place: Path) -> None:
         for path in paths:
@@ -123,18 +123,18 @@ def without(*paths: str) -> Callable[[Path], None]:
 
 
 def noted(place: Path) -> None:
-    """Write two notes beside images, of which XNAT would have one name."""
+    """Write two notes that would get one name in XNAT."""
     for name in NAMES:
         (place / "a" / name).write_bytes(b"x")
 
 
 def moved(place: Path) -> None:
-    """Give a directory another name."""
+    """Rename a directory."""
     (place / "a").rename(place / "z")
 
 
 def rewritten(place: Path) -> None:
-    """Write another instance in the place of one."""
+    """Replace an instance by another one."""
     write(place / "a" / "1", image(9, **study(2)))
 
 
@@ -431,7 +431,7 @@ SCENARIOS |= {
 async def test_the_run_does_what_the_dry_run_says(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, name: str
 ) -> None:
-    """Sessions, their labels, the number of their files, what is skipped and the exit code agree."""
+    """Sessions, labels, numbers of files, skipped files and the exit code agree."""
     scenario = SCENARIOS[name]
     source = tmp_path / "source"
     for number, (path, attributes) in enumerate(scenario.files.items(), 1):
@@ -505,7 +505,7 @@ async def test_the_run_does_what_the_dry_run_says(
 async def test_a_row_that_is_gone_or_busy(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, gone: bool
 ) -> None:
-    """What somebody has deleted is sent again, and nobody waits for what XNAT is at work on."""
+    """A deleted row is sent again, and a busy row is not waited for."""
     commands.login(url)
     for number, (path, attributes) in enumerate(NIGHT.items(), 1):
         write(tmp_path / "source" / path, image(number, **attributes))
@@ -526,7 +526,7 @@ async def test_a_row_that_is_gone_or_busy(
 async def test_whole_studies_are_compared_with_who_is_there_by_the_journal(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """A run that decides by whole studies sends nothing at all where one of them is somebody else's in its subject."""
+    """A run that decides whole studies sends nothing if one of them belongs to another patient of its subject."""
     source = tmp_path / "source"
     for number, (path, attributes) in enumerate({"a/1": study(1), "b/2": study(2), "c/3": study(3)}.items(), 1):
         write(source / path, image(number, **attributes))

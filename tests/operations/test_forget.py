@@ -1,4 +1,4 @@
-"""`asyncimport forget`: what it takes out, what it keeps, and that what stays is as sound as before."""
+"""`asyncimport forget`: what it deletes, what it keeps, and that the journal stays valid."""
 
 import os
 import signal
@@ -47,11 +47,11 @@ E1, E2, E3 = session("E1"), session("E2", subject="S2"), session("E3", subject="
 
 @pytest.fixture(autouse=True)
 def blockbuster() -> None:
-    """Let the tests make journals between commands; what is tested runs in other processes."""
+    """Let the tests block; the tested commands run in other processes."""
 
 
 class Place:
-    """A journal, and a real directory whose files an imagined server is sent."""
+    """A journal, and a real directory whose files an imaginary server gets."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "test.journal"
@@ -78,7 +78,7 @@ class Place:
         self.disk.put(bad)
 
     def put_text(self, name: str) -> None:
-        """Write a file that is no DICOM."""
+        """Write a file that is not DICOM."""
         (self.root / name).write_bytes(b"text")
         self.disk.put(Ignored(self._file(self.root / name), FileKind.NOT_DICOM, "no DICOM"))
 
@@ -99,7 +99,7 @@ class Place:
         *,
         archive_built: bool = True,
     ) -> list[str]:
-        """Be a whole run; return the names of what was sent."""
+        """Do a whole run, and return the names of the files that were sent."""
         with self.opened() as journal:
             meet(journal, self.disk)
             journal.scan.finish([str(self.root)], archive_built=archive_built)
@@ -117,12 +117,12 @@ class Place:
             return {report.session.label: report.state for report in reader.summary().sessions}
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
-        """Ask the journal's file."""
+        """Query the journal's file."""
         with closing(sqlite3.connect(self.path)) as connection:
             return connection.execute(query).fetchall()
 
     def forget(self, *which: Callable[[Pruner], None]) -> list[tuple[str, int, str | None]]:
-        """Forget; return what was found, and look whether what stays is sound."""
+        """Forget, check the journal, and return what was found."""
         with Pruner.of(self.path) as pruner:
             for find in which:
                 find(pruner)
@@ -141,17 +141,17 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """Give an empty journal and directory."""
+    """Return an empty journal and directory."""
     return Place(tmp_path)
 
 
 def answers(**verdicts: Callable[[Claim], Outcome]) -> Callable[[Claim], Outcome]:
-    """Answer these files so, and acknowledge all others."""
+    """Give these files this answer, and acknowledge all others."""
     return lambda claim: verdicts.get(Path(claim.instance.file.path).name, stored)(claim)
 
 
 def failed(claim: Claim) -> Outcome:
-    """Find no verdict."""
+    """Return no verdict."""
     return Failed(claim, "no answer")
 
 
@@ -166,7 +166,7 @@ def held(sealed: SealedDelivery) -> Verdict:
 
 
 def unverified(sealed: SealedDelivery) -> Verdict:
-    """Archive the session, and compare nothing."""
+    """Archive the session without verification."""
     return Archived(sealed.delivery, "/archive", None)
 
 
@@ -176,10 +176,10 @@ def built(sealed: SealedDelivery) -> Verdict:
 
 
 class TestSession:
-    """A session, whole."""
+    """Whole sessions."""
 
     def test_is_sent_as_new_the_next_time(self, place: Place) -> None:
-        """Its files and copies are met as if for the first time; others stay as they are."""
+        """Its files and copies are new again; others do not change."""
         place.put("a", E1)
         place.put("b", E1, sop="1.2.E1.a")
         place.put("c", E2)
@@ -196,7 +196,7 @@ class TestSession:
         assert place.rows("SELECT number FROM delivery") == [(1,), (1,)]
 
     def test_frees_its_label_and_its_patient(self, place: Place) -> None:
-        """Another study may have the label then, and another patient the subject; until then neither may."""
+        """Then, and only then, another study may get the label, and another patient the subject."""
         place.put("a", E1, patient="P1")
         place.run(refused)
         place.remove("a")
@@ -208,7 +208,7 @@ class TestSession:
         assert place.states() == {"E1": "archived"}
 
     def test_keeps_what_others_need(self, place: Place) -> None:
-        """A patient of another session of the subject stays, and so does where another session was sent from."""
+        """Patients and sources of other sessions stay."""
         place.put("a", E1, patient="P1")
         place.put("b", session("E9"), patient="P1")
         place.run()
@@ -231,7 +231,7 @@ class TestSession:
     def test_xnat_holds_a_part_of_it(
         self, place: Place, answer: Callable[[Claim], Outcome], verdict: Callable[[SealedDelivery], Verdict]
     ) -> None:
-        """What stands in the prearchive would be a stray there; whoever has seen to it may force it."""
+        """Its row in the prearchive would become an orphan, so this needs --force."""
         place.put("a", E1)
         place.put("b", E1)
         place.run(answer, verdict)
@@ -245,7 +245,7 @@ class TestSession:
         assert place.run() == ["a", "b"]
 
     def test_all_that_are_held(self, place: Place) -> None:
-        """Those that XNAT has a part of are kept, with the reason."""
+        """Sessions with a row in XNAT are kept, with the reason."""
         place.put("a", E1)
         place.put("b", E2)
         place.put("c", E3)
@@ -260,7 +260,7 @@ class TestSession:
         assert place.run() == ["a", "b"]
 
     def test_nobody_knows_it(self, place: Place) -> None:
-        """A mistake in the label is one of the command."""
+        """A wrong label is a usage error."""
         place.put("a", E1)
         place.run()
         with pytest.raises(UsageError, match="knows no session E7"):
@@ -271,7 +271,7 @@ class TestGone:
     """Files that are no longer on disk and never arrived."""
 
     def test_nothing_waits_for_them_any_more(self, place: Place) -> None:
-        """A session that lacked a file which somebody has deleted is archived by the next run."""
+        """A session that lacked a deleted file is archived by the next run."""
         for name in "abc":
             place.put(name, E1)
         place.put_bad("d", E1)
@@ -288,7 +288,7 @@ class TestGone:
             assert [row.state for row in reader.instances("E1")] == ["STORED", "REFUSED"]
 
     def test_a_file_that_holds_something_else(self, place: Place) -> None:
-        """Its earlier instance is as lost as that of a deleted one; what it holds now stays."""
+        """Its earlier instance is forgotten like that of a deleted file; the new one stays."""
         place.put("a", E1)
         place.put("b", E1)
         place.run(answers(b=failed))
@@ -301,7 +301,7 @@ class TestGone:
         assert place.states() == {"E1": "archived", "E2": "archived"}
 
     def test_a_copy_that_is_still_there_is_sent(self, place: Place) -> None:
-        """It is met as new."""
+        """The copy counts as new."""
         place.put("a", E1)
         place.put("b", E1, sop="1.2.E1.a")
         with place.opened() as journal:
@@ -312,7 +312,7 @@ class TestGone:
         assert place.run() == ["b"]
 
     def test_what_was_stored_is_proof(self, place: Place) -> None:
-        """Only its deleted copies are forgotten: `verify` still knows what XNAT took."""
+        """Only its deleted copies are forgotten: `verify` still knows what XNAT acknowledged."""
         place.put("a", E1)
         place.put("b", E1, sop="1.2.E1.a")
         place.put("c", E2)
@@ -323,7 +323,7 @@ class TestGone:
             assert [len(reader.acknowledged(one.session)[0]) for one in reader.session_reports()] == [1, 1]
 
     def test_what_xnat_refused_of_an_unfinished_session(self, place: Place) -> None:
-        """Until the session is archived it is looked for in what XNAT holds."""
+        """It is kept until the session is archived."""
         place.put("a", E1)
         place.put("b", E1)
         place.run(answers(b=refused), built, archive_built=False)
@@ -333,7 +333,7 @@ class TestGone:
         assert place.forget(Pruner.find_gone) == [("refused", 1, None)]
 
     def test_a_disk_that_is_not_mounted(self, place: Place) -> None:
-        """If its directory is empty or gone, a disk may not be mounted: nothing is forgotten."""
+        """If its directory is empty or gone, a disk may be unmounted: nothing is forgotten."""
         place.put("disk/a/1", E1)
         place.put("disk/b/2", E2)
         place.put("other/3", E3)
@@ -350,7 +350,7 @@ class TestGone:
         assert place.states() == {}
 
     def test_a_disk_that_does_not_answer(self, place: Place) -> None:
-        """What cannot be looked at is not gone."""
+        """A file that cannot be checked is not gone."""
         place.put("a", E1)
         place.run(failed)
         place.remove("a")
@@ -359,10 +359,10 @@ class TestGone:
 
 
 class TestArchived:
-    """Files of sessions that are through."""
+    """Files of finished sessions."""
 
     def test_only_when_all_is_gone_and_proved(self, place: Place) -> None:
-        """Archived, compared, before that time, and no file of it left on disk."""
+        """The session is archived, verified and old enough, and none of its files is left on disk."""
         place.put("a", E1)
         place.put("b", E2)
         place.put("c", E2)
@@ -377,7 +377,7 @@ class TestArchived:
         assert place.states() == {"E2": "archived", "E3": "archived"}
 
     def test_the_place_of_a_session_stays_taken(self, place: Place) -> None:
-        """No other study gets its label, no other patient its subject; what comes of it later is another delivery."""
+        """No other study gets its label, and no other patient its subject; later files make another delivery."""
         place.put("a", E1, patient="P1")
         place.put("z", E2)
         place.run()
@@ -397,7 +397,7 @@ class TestArchived:
         assert place.forget(lambda it: it.find_sessions("E1")) == [("archived", 0, None)]
 
     def test_an_unfinished_delivery_keeps_it(self, place: Place) -> None:
-        """What came later for it is not through yet."""
+        """A later delivery is not finished."""
         place.put("a", E1)
         place.run()
         place.put("b", E1)
@@ -411,7 +411,7 @@ class TestAtOnce:
     """One transaction, under the lock."""
 
     def test_a_kill_forgets_nothing(self, place: Place) -> None:
-        """An error in the midst of it leaves the journal as it was."""
+        """An error in the middle leaves the journal unchanged."""
         place.put("a", E1)
         place.run()
         with closing(sqlite3.connect(place.path)) as connection, connection:
@@ -424,7 +424,7 @@ class TestAtOnce:
         assert place.rows("SELECT count(*) FROM file") == [(1,)]
 
     def test_nothing_is_done_before_it_is_asked_for(self, place: Place) -> None:
-        """To look is not to forget."""
+        """Finding deletes nothing."""
         place.put("a", E1)
         place.run()
         with Pruner.of(place.path) as pruner:
@@ -432,7 +432,7 @@ class TestAtOnce:
         assert place.states() == {"E1": "archived"}
 
     def test_a_run_cannot_begin_meanwhile(self, place: Place) -> None:
-        """Nor can anything be forgotten while one is at work."""
+        """Neither can forget start during a run."""
         place.put("a", E1)
         place.run()
         with Pruner.of(place.path), pytest.raises(JournalBusyError):
@@ -441,7 +441,7 @@ class TestAtOnce:
             pass
 
     def test_a_run_that_was_killed_is_still_known_to_be(self, place: Place) -> None:
-        """What it had in flight may yet take effect, which the next run has to know."""
+        """Its files in flight may still take effect, which the next run must know."""
         place.put("a", E1)
         place.put("b", E1)
         with place.opened() as journal:
@@ -454,7 +454,7 @@ class TestAtOnce:
         assert place.rows("SELECT interrupted_at FROM delivery") == [(1_000.0,)]
 
     def test_there_is_no_journal(self, place: Place) -> None:
-        """None is made."""
+        """Forget makes no journal."""
         with pytest.raises(UsageError, match="there is no journal"), Pruner.of(place.path):
             pass
         assert not place.path.exists()
@@ -465,7 +465,7 @@ class TestAtOnce:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 async def test_a_held_session_is_freed(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """A file that XNAT never took is deleted and forgotten; the server is not asked, and the session is archived."""
+    """After a refused file is deleted and forgotten, the session is archived; forget calls no server."""
     tree = tmp_path / "tree"
     generated(tree, sessions=2, files=300, size=1_000, seed=4)
     commands.login(url)
@@ -498,7 +498,7 @@ async def test_a_held_session_is_freed(xnat: TestXnat, url: str, commands: Comma
 
 
 async def test_a_session_that_was_deleted_in_xnat(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
-    """Forgotten, it is sent again, whole."""
+    """After it is forgotten, all of it is sent again."""
     commands.login(url)
     label = (await commands("upload", tree, "-P", "demo", "-o", "json")).json["details"][0]["session"]
     everything = xnat.sop_uids("demo")
@@ -513,7 +513,7 @@ async def test_a_session_that_was_deleted_in_xnat(xnat: TestXnat, url: str, comm
 
 
 async def test_a_run_keeps_its_journal(url: str, commands: Commands, tree: Path) -> None:
-    """While one is at work, forget ends with 7."""
+    """During a run, forget ends with 7."""
     commands.login(url)
     assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
     (journal,) = commands.home.rglob("*.journal")
@@ -543,7 +543,7 @@ async def test_mistakes(commands: Commands, words: tuple[str, ...], message: str
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")
 @pytest.mark.parametrize(("answer", "left"), [(b"n\n", {"E1": "archived"}), (b"y\n", {})])
 async def test_a_terminal_is_asked(commands: Commands, place: Place, answer: bytes, left: dict[str, str]) -> None:
-    """It sees what is meant, and a yes does it."""
+    """It shows what it will delete, and needs a yes."""
     place.put("a", E1)
     place.run()
     ours, theirs = os.openpty()

@@ -1,4 +1,4 @@
-"""What waits, or is beyond a limit, is looked at like all else: a problem is told as one, and spoils the exit code."""
+"""Studies that wait or are beyond a limit are checked too: their problems are reported and change the exit code."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 
 async def upload(commands: Commands, source: Path, *words: str) -> Ended:
-    """Run it for JSON."""
+    """Upload with JSON output."""
     return await commands("upload", source, "-P", "demo", "-q", "-o", "json", *words)
 
 
@@ -47,7 +47,7 @@ CASES = [(problem, way) for problem in PROBLEMS for way in WAYS if (problem, way
 async def test_no_limit_and_no_pause_hides_a_problem(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, problem: str, way: str
 ) -> None:
-    """The second study is not sent; why is told, and run and dry run do not end with 0."""
+    """The second study is not sent, the reason is reported, and neither run nor dry run ends with 0."""
     write(tmp_path / "source" / "a" / "1", image(1, **FIRST))
     write(tmp_path / "source" / "b" / "2", image(2, **PROBLEMS[problem]))
     commands.login(url)

@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 
 class Told(Observer):
-    """Keeps what it is told."""
+    """Keeps all entries and texts."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -48,7 +48,7 @@ class Told(Observer):
 
 
 def test_only_the_library_is_offered() -> None:
-    """`import asyncimport` costs nothing, and offers operations, what they take and what they return."""
+    """`import asyncimport` is quick, and offers operations with their requests and results."""
     for name in asyncimport.__all__:
         assert getattr(asyncimport, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'pipeline_of_old'"):
@@ -59,7 +59,7 @@ def test_only_the_library_is_offered() -> None:
 
 
 async def test_the_whole_job(url: str, tmp_path: Path) -> None:
-    """Doctor, plan, dry run, upload, attach, subjects, verify, status and forget, one after the other."""
+    """Doctor, plan, dry run, upload, attach, subjects, verify, status and forget run in order."""
     for number in range(3):
         write(tmp_path / "files" / f"{number}.dcm", image(number))
     report = tmp_path / "report.pdf"
@@ -107,7 +107,7 @@ async def test_the_whole_job(url: str, tmp_path: Path) -> None:
 
 
 async def test_the_example_of_the_documents_works(url: str, tmp_path: Path) -> None:
-    """Whoever copies it gets what it says."""
+    """The copied example does what the page says."""
     text = (Path(__file__).parent.parent.parent / "docs" / "library.md").read_text("utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     for number in range(2):
@@ -126,7 +126,7 @@ async def test_the_example_of_the_documents_works(url: str, tmp_path: Path) -> N
 
 
 async def test_an_error_is_in_the_result(url: str, tmp_path: Path) -> None:
-    """What was done before it is in the result too; whoever wants an exception asks for it."""
+    """The result also has what was done before the error; `raise_for_error` raises it."""
     write(tmp_path / "files" / "a.dcm", image(1))
     request = UploadRequest(
         server=Server(url, Credentials("demo", "wrong")),
@@ -156,7 +156,7 @@ asyncio.run(cell())
 
 
 def test_a_blocking_call_works_inside_a_loop(tmp_path: Path) -> None:
-    """A notebook has a loop that runs already."""
+    """It works in a notebook, which has a running loop."""
     write(tmp_path / "files" / "a.dcm", image(1))
     command = [sys.executable, "-c", IN_A_NOTEBOOK, str(tmp_path / "files"), str(tmp_path / "state")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

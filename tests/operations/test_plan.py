@@ -1,4 +1,4 @@
-"""Plans: what would go where, every problem once, and an upload that does what the plan says and nothing else."""
+"""Plans: each study with its session and problems, and an upload that sends what the plan says and nothing else."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 
 def study(number: int, **attributes: Any) -> dict[str, Any]:
-    """Give the attributes of a study of its own patient."""
+    """Return the attributes of a study with its own patient."""
     return {"StudyInstanceUID": f"1.2.{number}", "PatientID": f"P{number}", **attributes}
 
 
@@ -31,7 +31,7 @@ def files(place: Path, first: int, count: int, **attributes: Any) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Write three sound studies of three patients."""
+    """Write three intact studies of three patients."""
     place = tmp_path / "source"
     for number in (1, 2, 3):
         files(place / f"p{number}" / "visit", 10 * number, 2 + number, **study(number))
@@ -46,7 +46,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 async def test_a_plan_says_what_would_go_where(
     xnat: TestXnat, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """A row for each study, with what there is of it; no server is asked."""
+    """There is a row for each study with its numbers; no server is called."""
     target = tmp_path / "plan.csv"
     ended = await commands("plan", source, "-P", "demo", "--out", target, "-o", "json")
     assert ended.code == 0, ended.err
@@ -107,7 +107,7 @@ PROBLEMS: dict[str, tuple[Callable[[Path], None], str]] = {
 async def test_each_problem_is_told_with_its_code(
     commands: Commands, source: Path, code: str, make: Callable[[Path], None], severity: str
 ) -> None:
-    """It names the study or a file, says what to do, and the exit code tells errors and files that are not sent."""
+    """The problem names the study or a file and what to do; the exit code follows."""
     make(source)
     ended = await commands("plan", source, "-P", "demo", "-o", "json")
     found = [problem for problem in ended.json["problems"] if problem["code"] == code]
@@ -123,7 +123,7 @@ async def test_each_problem_is_told_with_its_code(
 async def test_upload_does_what_the_plan_says_and_nothing_else(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """Rows were edited, taken out, marked skip and put in another order."""
+    """Rows were edited, removed, marked skip and reordered."""
     target = tmp_path / "plan.csv"
     assert (await commands("plan", source, "-P", "demo", "--out", target)).code == 0
     first, second, third = rows_of(target)
@@ -152,7 +152,7 @@ async def test_upload_does_what_the_plan_says_and_nothing_else(
 
 
 async def test_an_edited_plan_is_not_replaced_in_silence(commands: Commands, source: Path, tmp_path: Path) -> None:
-    """Hours of editing are kept until somebody says otherwise; the same plan again is no trouble."""
+    """An edited plan is kept without --force; writing the same plan again is fine."""
     target = tmp_path / "plan.csv"
     words = ("plan", source, "-P", "demo", "--out", target)
     assert (await commands(*words)).code == 0
@@ -173,7 +173,7 @@ async def test_an_edited_plan_is_not_replaced_in_silence(commands: Commands, sou
 async def test_no_part_of_a_plan_is_written_where_one_cannot_be(
     commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """Half of the old ones and half of the new ones would be no plan."""
+    """A mix of old and new parts would not be a plan."""
     (tmp_path / "plan-2.csv").write_text("mine")
     ended = await commands("plan", source, "-P", "demo", "--out", tmp_path / "plan.csv", "--split", "2")
     assert ended.code == 2
@@ -182,7 +182,7 @@ async def test_no_part_of_a_plan_is_written_where_one_cannot_be(
 
 
 async def test_where_no_plan_can_be_written(commands: Commands, source: Path, tmp_path: Path) -> None:
-    """It is known before anything is scanned; a pipe is as good as a file, and a plan is its owner's alone."""
+    """The error comes before the scan; a pipe works like a file, and only the owner can read a plan."""
     ended = await commands("plan", source, "-P", "demo", "--out", tmp_path / "away" / "plan.csv")
     assert (ended.code, "there is no such directory" in ended.err) == (2, True)
     assert not list(commands.home.rglob("*.survey"))
@@ -196,7 +196,7 @@ async def test_where_no_plan_can_be_written(commands: Commands, source: Path, tm
 async def test_a_plan_may_be_split_among_machines(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """Each part is a plan, and together they are the whole."""
+    """Each part is a plan, and together they are the whole plan."""
     target = tmp_path / "plan.csv"
     ended = await commands("plan", source, "-P", "demo", "--out", target, "--split", "2", "-o", "json")
     assert [Path(path).name for path in ended.json["written"]] == ["plan-1.csv", "plan-2.csv"]
@@ -210,7 +210,7 @@ async def test_a_plan_may_be_split_among_machines(
 async def test_a_plan_may_grow_and_moves_nothing(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """More rows are more to send; a row that gives a study another session than it has is an error, by line."""
+    """More rows send more; a row that gives a study another session is an error with its line."""
     target = tmp_path / "plan.csv"
     assert (await commands("plan", source, "-P", "demo", "--out", target)).code == 0
     commands.login(url)
@@ -230,7 +230,7 @@ async def test_a_plan_may_grow_and_moves_nothing(
 async def test_a_run_goes_on_without_a_project_that_is_closed(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """Of several projects one does not exist: its sessions are skipped, the others arrive."""
+    """Sessions of a missing project are skipped, the others arrive."""
     xnat.add_project(Project("second", editors=("demo",)))
     target = tmp_path / "plan.csv"
     await commands("plan", source, "-P", "demo", "--out", target)
@@ -245,7 +245,7 @@ async def test_a_run_goes_on_without_a_project_that_is_closed(
 
 
 async def test_a_plan_that_cannot_be_read(commands: Commands, url: str, source: Path, tmp_path: Path) -> None:
-    """The file and the line are named, and nothing is sent."""
+    """The error names the file and the line, and nothing is sent."""
     target = tmp_path / "plan.csv"
     target.write_text("study_uid,project_id,subject_label,session_label\n1.2E+15,demo,S,E\n", "utf-8")
     commands.login(url)
@@ -261,7 +261,7 @@ async def test_a_plan_that_cannot_be_read(commands: Commands, url: str, source: 
 async def test_a_plan_with_an_error_sends_nothing(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """Edited so that two patients would share a subject: it is known before the first byte."""
+    """Two patients in one subject are found before the first byte is sent."""
     target = tmp_path / "plan.csv"
     await commands("plan", source, "-P", "demo", "--out", target)
     target.write_text(target.read_text("utf-8-sig").replace(",demo,P2,", ",demo,P1,"), "utf-8")
@@ -274,7 +274,7 @@ async def test_a_plan_with_an_error_sends_nothing(
 async def test_a_dry_run_asks_the_server_and_sends_nothing(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """It sees what is in the archive already, and labels that another study has there."""
+    """It reports archived sessions, and labels of other studies there."""
     commands.login(url)
     assert (await commands("upload", source / "p1", "-P", "demo", "-q")).code == 0
     files(source / "p5", 50, 1, **study(5, PatientID="P1", StudyInstanceUID="1.2.1"))
@@ -299,7 +299,7 @@ async def test_a_dry_run_asks_the_server_and_sends_nothing(
 async def test_labels_of_whole_studies_are_decided_first(
     xnat: TestXnat, url: str, commands: Commands, source: Path
 ) -> None:
-    """{Modality} and {StudyIndex} need all of a study, and all studies of a subject."""
+    """{Modality} needs a whole study, {StudyIndex} all studies of a subject."""
     files(source / "p1" / "later", 80, 2, **study(1, StudyInstanceUID="1.2.11", StudyDate="20220202"))
     files(source / "p1" / "sooner", 90, 1, **study(1, StudyInstanceUID="1.2.12", StudyDate="20180202"))
     commands.login(url)
@@ -316,7 +316,7 @@ async def test_labels_of_whole_studies_are_decided_first(
 
 
 async def test_a_path_pattern_gives_labels(xnat: TestXnat, url: str, commands: Commands, source: Path) -> None:
-    """Directories say who is who; what does not match is skipped with its reason."""
+    """Directories give the labels; files that do not match are skipped with a reason."""
     commands.login(url)
     files(source / "stray", 95, 1, **study(9))
     ended = await commands(
@@ -342,7 +342,7 @@ async def test_a_path_pattern_gives_labels(xnat: TestXnat, url: str, commands: C
 async def test_a_lookup_table_gives_labels(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """A CSV says which subject a PatientID is; who is not in it is skipped."""
+    """A CSV gives the subject of a PatientID; other patients are skipped."""
     table = tmp_path / "subjects.csv"
     table.write_text("PatientID,subject\nP1,sub-001\nP3,sub-003\n", "utf-8")
     commands.login(url)
@@ -357,7 +357,7 @@ async def test_a_lookup_table_gives_labels(
 async def test_a_lookup_table_as_spreadsheets_save_it(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path, encoding: str, mark: str
 ) -> None:
-    """Whatever stands between its cells, and however its letters are written, if that is said or named."""
+    """Any delimiter works, and any encoding that has a mark or is named."""
     table = tmp_path / "subjects.csv"
     rows = [("PatientID", "StudyDate", "subject", "Notes"), ("P2", "20200102", "sub-2", "M\u00fcller")]
     table.write_bytes("\r\n".join(mark.join(row) for row in rows).encode(encoding))
@@ -371,7 +371,7 @@ async def test_a_lookup_table_as_spreadsheets_save_it(
 
 
 async def test_all_problems_of_a_tree_are_told_at_once(commands: Commands, source: Path) -> None:
-    """Each stands there once, with a path, and none hides another."""
+    """Each problem is listed once with a path, and none hides another."""
     numbers = iter(range(200, 300))
 
     def add(of: int, **attributes: Any) -> None:
@@ -400,7 +400,7 @@ async def test_all_problems_of_a_tree_are_told_at_once(commands: Commands, sourc
 
 
 async def test_a_project_template_sends_to_several(xnat: TestXnat, url: str, commands: Commands, source: Path) -> None:
-    """The project may be a field like any other."""
+    """A project may be a template."""
     xnat.add_project(Project("P1", editors=("demo",)))
     xnat.add_project(Project("P2", editors=("demo",)))
     commands.login(url)
@@ -410,7 +410,7 @@ async def test_a_project_template_sends_to_several(xnat: TestXnat, url: str, com
 
 
 async def test_a_taken_label_may_get_a_suffix(xnat: TestXnat, url: str, commands: Commands, source: Path) -> None:
-    """By study order, and never in silence."""
+    """Suffixes follow the order of studies, and are reported."""
     files(source / "p1" / "again", 80, 1, **study(1, StudyInstanceUID="1.2.11", StudyTime="120000"))
     commands.login(url)
     assert (await commands("plan", source, "-P", "demo")).code == 2
@@ -421,7 +421,7 @@ async def test_a_taken_label_may_get_a_suffix(xnat: TestXnat, url: str, commands
 
 
 async def test_a_second_plan_opens_no_file_again(commands: Commands, source: Path, tmp_path: Path) -> None:
-    """What is unchanged is known; what is new, gone or rewritten is noticed."""
+    """Unchanged files are not opened; new, removed and rewritten ones are found."""
     opened = opens(commands.env, tmp_path, source)
     first = await commands("plan", source, "-P", "demo", "-o", "json")
     assert len(opened()) >= len(list(source.rglob("*.dcm")))
@@ -452,7 +452,7 @@ PARTS: dict[str, tuple[tuple[str, ...], set[str]]] = {
 async def test_a_part_of_the_source(
     xnat: TestXnat, url: str, commands: Commands, source: Path, words: tuple[str, ...], patients: set[str]
 ) -> None:
-    """Plan and upload choose the same; what was not asked for is no problem, and the next run may ask for it."""
+    """Plan and upload select the same; other files are no problem, and a later run may select them."""
     files(source / "p4" / "visit", 40, 2, **study(4, Modality="CT", StudyDate="20210303"))
     if "included" in words[0] or words[0] in {"--include", "--exclude"}:
         (source / "p4" / "visit" / "40.dcm").unlink()
@@ -476,7 +476,7 @@ async def test_a_part_of_the_source(
 async def test_what_a_pattern_passes_over_is_not_gone(
     xnat: TestXnat, url: str, commands: Commands, source: Path
 ) -> None:
-    """A run over a part does not fail what an earlier one left of the rest."""
+    """A run with a filter does not fail files that an earlier run left."""
     commands.login(url)
     async with commands.start("upload", source, "-P", "demo", "-q", "-w", "1") as process:
         xnat.faults.add(Fault("import", Tell(process.kill), nth=2))
@@ -491,7 +491,7 @@ async def test_what_a_pattern_passes_over_is_not_gone(
 async def test_a_dry_run_names_series_that_a_filter_would_drop(
     xnat: TestXnat, url: str, commands: Commands, source: Path
 ) -> None:
-    """It is known before anything is sent which studies lose series, and how many files that are."""
+    """It names the studies that will lose series, and the number of files."""
     files(source / "p2" / "scout", 80, 2, **study(2, SeriesInstanceUID="1.2.2.9", SeriesDescription="Localizer 1"))
     xnat.project("demo").series_filter = SeriesFilter(("Localizer.*", "Survey"))
     commands.login(url)
@@ -508,7 +508,7 @@ async def test_a_dry_run_names_series_that_a_filter_would_drop(
 
 
 async def test_a_dry_run_sees_sessions_of_other_subjects(url: str, commands: Commands, source: Path) -> None:
-    """The study is there under another subject: XNAT would refuse it when it archives."""
+    """A study in the archive under another subject is reported, because XNAT would refuse to merge it."""
     commands.login(url)
     assert (await commands("upload", source / "p1", "-P", "demo", "-S", "other", "-q")).code == 0
     other = ("--state-dir", commands.home / "other")
@@ -519,7 +519,7 @@ async def test_a_dry_run_sees_sessions_of_other_subjects(url: str, commands: Com
 
 @pytest.mark.parametrize("words", [("--study-since", "soon"), ("--max-sessions", "0"), ("--on-collision", "ask")])
 async def test_parts_that_cannot_be(commands: Commands, source: Path, words: tuple[str, str]) -> None:
-    """One line says what is wrong, and what would do."""
+    """The message names the value, and a hint says what to do."""
     commands.login("http://127.0.0.1:1")
     ended = await commands("upload", source, "-P", "demo", *words)
     assert (ended.code, words[1] in ended.err, "hint: " in ended.err) == (2, True, True)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_what_is_not_looked_at_yet_is_not_in_memory(url: str, commands: Commands, tmp_path: Path) -> None:
-    """The UIDs of a session are read when its turn comes, so that a journal may be of any size."""
+    """The UIDs of a session are read when it is compared, so a journal may have any size."""
     await anyio.to_thread.run_sync(partial(generated, tmp_path / "many", sessions=30, files=60, size=500, seed=1))
     commands.login(url)
     journal = tmp_path / "x.journal"
@@ -54,7 +54,7 @@ async def test_what_is_not_looked_at_yet_is_not_in_memory(url: str, commands: Co
 
 
 async def test_instances_under_secondary_count(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
-    """XNAT keeps secondary captures in a resource of their own; they are looked for there."""
+    """XNAT keeps secondary captures in a separate resource, where they are found."""
     paths = sorted(path for path in tree.rglob("*") if path.is_file())
     capture = pydicom.dcmread(paths[0])
     capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
@@ -70,7 +70,7 @@ async def test_instances_under_secondary_count(xnat: TestXnat, url: str, command
 async def test_series_of_one_number_are_found_by_their_uids(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """Two series with one SeriesNumber become the scans 1 and 1-MR1; numbers of scans prove nothing."""
+    """Two series with one SeriesNumber become scans 1 and 1-MR1: scan numbers prove nothing."""
     for path in sorted(path for path in tree.rglob("*") if path.is_file()):
         dataset = pydicom.dcmread(path)
         dataset.SeriesNumber = 1
@@ -86,7 +86,7 @@ async def test_series_of_one_number_are_found_by_their_uids(
 async def test_the_same_study_under_another_label_proves_nothing(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """What XNAT lost of our session is missing, though somebody's own session of the study holds it."""
+    """A lost instance of our session is missing even if another session of the study has it."""
     commands.login(url)
     assert (
         await commands("upload", tree, "-P", "demo", "-E", "other_{PatientID}", "--state-dir", tree.parent)
@@ -122,7 +122,7 @@ SMALL = Options(workers=4, finalizers=2)
 
 
 async def looked_at(url: str, book: Path) -> Sequence[SessionFinding]:
-    """Do what `verify` does."""
+    """Compare as `verify` does."""
     reading = JournalReader.open(book)
     reader = await anyio.to_thread.run_sync(reading.__enter__)
     try:
@@ -144,7 +144,7 @@ def pet_mr(tree: Path) -> None:
 
 @pytest.mark.parametrize("template", ["{PatientID}", "{PatientID}_PETMR"])
 async def test_a_study_that_xnat_divides_is_found_whole(tree: Path, tmp_path: Path, template: str) -> None:
-    """PET and MR of one study may become two sessions; together they hold what was sent, or lack some of it."""
+    """PET and MR of one study may become two sessions, which are compared together."""
     xnat = TestXnat(tmp_path / "xnat", pet_mr="separate")
     pet_mr(tree)
     book, rules = tmp_path / "journal.db", router(session=template)
@@ -169,7 +169,7 @@ async def test_a_study_that_xnat_divides_is_found_whole(tree: Path, tmp_path: Pa
 
 
 def test_parts_are_those_that_xnat_has_made() -> None:
-    """Both kinds, of the study and the subject, and named as XNAT names them: else nothing is a part."""
+    """Parts are of both types, of the study and subject, and named as XNAT names them."""
     session = Session("P", "Sub", "E", "1.2")
     mr = Experiment("1", "E_MR", "1.2", "sub", "xnat:mrSessionData")
     pet = Experiment("2", "E_PET1", "1.2", "sub", "xnat:petSessionData")
@@ -188,7 +188,7 @@ def test_parts_are_those_that_xnat_has_made() -> None:
 
 
 async def test_a_study_that_xnat_calls_pet_is_found_under_its_new_label(tree: Path, tmp_path: Path) -> None:
-    """Where PET/MR studies become PET sessions, XNAT changes labels that say PETMR; its answer names the new one."""
+    """XNAT changes labels with PETMR when a PET/MR study becomes a PET session; its answer names the new label."""
     xnat = TestXnat(tmp_path / "xnat", pet_mr="pet")
     pet_mr(tree)
     book, rules = tmp_path / "journal.db", router(session="{PatientID}_petmr")
@@ -201,7 +201,7 @@ async def test_a_study_that_xnat_calls_pet_is_found_under_its_new_label(tree: Pa
 
 
 def mapped(uid: str) -> str:
-    """Return another UID, the same for the same."""
+    """Map a UID."""
     return f"2.25.{int.from_bytes(hashlib.sha256(uid.encode()).digest()[:15])}"
 
 
@@ -210,7 +210,7 @@ def mapped(uid: str) -> str:
 async def test_studies_whose_uid_a_script_maps_are_verified_at_once(
     tree: Path, tmp_path: Path, of: str, instances: bool
 ) -> None:
-    """The session is found by its label and XNAT's own answer: nothing is waited for, and what is lost is told."""
+    """The session is found by its label and XNAT's answer, without waiting, and lost instances are reported."""
     script = Script(map_study=mapped, map_series=mapped, map_uid=mapped if instances else None)
     xnat = TestXnat(tmp_path / "xnat", anonymise=script if of == "site" else False)
     if of == "project":
@@ -230,7 +230,7 @@ async def test_studies_whose_uid_a_script_maps_are_verified_at_once(
 async def test_another_study_under_the_label_is_told_at_once(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """Nothing that is waited for would change it, and its instances are no proof of ours."""
+    """Waiting would not help, and its instances prove nothing about ours."""
     tree = tmp_path / "tree"
     generated(tree, sessions=1, files=3, size=2_000, seed=6)
     commands.login(url)
@@ -244,7 +244,7 @@ async def test_another_study_under_the_label_is_told_at_once(
 async def test_where_a_script_gives_new_uids_only_counts_can_be_compared(
     commands: Commands, tree: Path, tmp_path: Path
 ) -> None:
-    """An anonymisation script that maps UIDs leaves no UID to compare; the summary says so."""
+    """If a script maps UIDs, only numbers are compared, and the summary says so."""
     xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_uid=lambda uid: f"2.25.{abs(hash(uid))}"))
     async with serve(xnat) as url:
         commands.login(url)
@@ -260,7 +260,7 @@ async def test_where_a_script_gives_new_uids_only_counts_can_be_compared(
 async def test_new_uids_are_not_believed_without_a_script_that_makes_them(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, script: Script | None
 ) -> None:
-    """Other UIDs in the same number are other instances, also where XNAT's own script is on, as it is by default."""
+    """Other UIDs are other instances, also with XNAT's default script."""
     commands.login(url)
     assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
     xnat.script = script
@@ -274,7 +274,7 @@ async def test_new_uids_are_not_believed_without_a_script_that_makes_them(
 
 
 def unreadable_once_archived(xnat: TestXnat) -> None:
-    """Let nobody look into what the next archive step archives."""
+    """Make the next archived session unreadable."""
 
     def no_more() -> None:
         xnat.faults.add(Fault("listing", Status(403, "<h3>no</h3>"), times=AT_ONCE.attempts, path="/resources?all"))
@@ -285,7 +285,7 @@ def unreadable_once_archived(xnat: TestXnat) -> None:
 async def test_an_archive_that_cannot_be_read_is_archived_but_not_verified(
     xnat: TestXnat, url: str, tmp_path: Path
 ) -> None:
-    """The session has arrived; that nobody could compare it is told apart, and the next run does it, unasked."""
+    """The session is archived but not verified, and the next run verifies it."""
     tree, book = tmp_path / "tree", tmp_path / "journal.db"
     generated(tree, sessions=1, files=3, size=2_000, seed=6)
     unreadable_once_archived(xnat)
@@ -301,7 +301,7 @@ async def test_an_archive_that_cannot_be_read_is_archived_but_not_verified(
 async def test_what_was_not_verified_may_be_lacking_when_it_is(
     xnat: TestXnat, url: str, tree: Path, tmp_path: Path, gone: str
 ) -> None:
-    """Instances are sent again then; a session that is not there any more is told, and looked for again."""
+    """Missing instances are sent again; a missing session is reported and looked for again."""
     book = tmp_path / "journal.db"
     unreadable_once_archived(xnat)
     await upload(url, [tree], book, options=replace(SMALL, finalizers=1))
@@ -328,7 +328,7 @@ async def test_what_was_not_verified_may_be_lacking_when_it_is(
 async def test_what_nobody_has_looked_at_is_told_with_its_day(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """An unchanged upload asks nothing about sessions of an earlier run; it says when, and what looks at them."""
+    """An unchanged upload does not check earlier sessions; it says when they were verified and how to check them."""
     commands.login(url)
     first = await commands("upload", tree, "-P", "demo")
     assert "2 archived, 2 of them verified" in first.out
@@ -345,7 +345,7 @@ async def test_what_nobody_has_looked_at_is_told_with_its_day(
 
 
 def losing_new(xnat: TestXnat, number: int, times: int = 1) -> Fault:
-    """Let XNAT lose so many files of each session right before it builds it."""
+    """Let XNAT lose this number of files of each session right before it builds it."""
 
     def lose() -> None:
         for row in xnat.prearchive:
@@ -359,7 +359,7 @@ def losing_new(xnat: TestXnat, number: int, times: int = 1) -> Fault:
 @pytest.mark.parametrize("lost", [0, 2])
 @pytest.mark.parametrize("foreign", [0, 5])
 async def test_what_was_there_before_does_not_make_up_for_losses(tmp_path: Path, foreign: int, lost: int) -> None:
-    """Where only numbers can be compared, there must be as many more as were sent; held otherwise, not sent again."""
+    """If only numbers are compared, the archive must have gained as many as were sent; else the session is held."""
     xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_uid=mapped))
     for number in range(foreign):
         write(tmp_path / "foreign" / str(number), image(number, SeriesInstanceUID="9.9", SeriesNumber=9))
@@ -392,7 +392,7 @@ async def test_what_was_there_before_does_not_make_up_for_losses(tmp_path: Path,
 
 
 def others_come(xnat: TestXnat, added: int, removed: int = 0) -> None:
-    """Let somebody else's instances come into the archived session, and others go, the oldest first."""
+    """Add other instances to the archived session, and remove the oldest ones."""
     resource = next(iter(xnat.archived[0].resources))[1]
     for name in list(resource.files)[:removed]:
         del resource.files[name]
@@ -417,7 +417,7 @@ def others_come(xnat: TestXnat, added: int, removed: int = 0) -> None:
 async def test_others_do_not_make_up_for_losses_where_only_numbers_can_be_compared(
     tmp_path: Path, lost: int, added: int, removed: int, foreign: int, expected: tuple[str, str | None]
 ) -> None:
-    """What is new must be as many as were sent, and the row must have had them all."""
+    """The archive must have gained as many as were sent, and the row must have had them all."""
     xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_uid=mapped))
     for number in range(foreign):
         write(tmp_path / "foreign" / str(number), image(number))
@@ -441,7 +441,7 @@ async def test_others_do_not_make_up_for_losses_where_only_numbers_can_be_compar
 
 
 async def test_what_is_gone_later_is_missed_though_a_script_maps_uids(tmp_path: Path) -> None:
-    """`verify` knows what the archive held: others that come in do not make up for it."""
+    """`verify` compares with what the archive held: other new instances do not count."""
     xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_uid=mapped))
     for number in range(4):
         write(tmp_path / "ours" / str(number), image(number))
@@ -455,7 +455,7 @@ async def test_what_is_gone_later_is_missed_though_a_script_maps_uids(tmp_path: 
 
 
 async def test_what_is_lost_is_sent_again_though_a_script_maps_uids(tree: Path, tmp_path: Path) -> None:
-    """Where as many are absent by their number as by their UIDs, it is known which: the script maps other UIDs."""
+    """If as many are missing by number as by UID, the missing UIDs are known: the script maps other UIDs."""
     xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_study=mapped))
     async with serve(xnat) as url:
         losing_new(xnat, 2)
@@ -465,7 +465,7 @@ async def test_what_is_lost_is_sent_again_though_a_script_maps_uids(tree: Path, 
 
 
 async def test_what_was_there_before_is_known_after_a_kill(tmp_path: Path) -> None:
-    """It is counted and kept before anything is archived: a run that comes later could not tell."""
+    """It is counted and stored before archiving, because a later run could not find out."""
     xnat = TestXnat(tmp_path / "xnat", anonymise=Script(map_uid=mapped))
     for number in range(5):
         write(tmp_path / "foreign" / str(number), image(number, SeriesInstanceUID="9.9", SeriesNumber=9))
@@ -496,7 +496,7 @@ async def test_what_was_there_before_is_known_after_a_kill(tmp_path: Path) -> No
 async def test_files_that_were_sent_again_are_proven_by_what_came_with_them(
     xnat: TestXnat, url: str, tmp_path: Path, lost: int
 ) -> None:
-    """Their UIDs were in the archive before: what counts is that none got lost on the way. Lost ones are sent again."""
+    """Their UIDs were in the archive before, so none may be lost on the way; lost ones are sent again."""
     ours, book = tmp_path / "ours", tmp_path / "journal.db"
     for number in range(4):
         write(ours / str(number), image(number))
@@ -524,7 +524,7 @@ async def test_files_that_were_sent_again_are_proven_by_what_came_with_them(
 async def test_a_row_that_somebody_deletes_proves_nothing_of_what_was_sent_again(
     xnat: TestXnat, url: str, tmp_path: Path
 ) -> None:
-    """The row had all new versions, and is gone before XNAT archives it: the old ones are still there."""
+    """Someone deletes the row with the new versions before it is archived, so the archive has the old ones."""
     ours, book = tmp_path / "ours", tmp_path / "journal.db"
     for number in range(4):
         write(ours / str(number), image(number))
@@ -541,7 +541,7 @@ async def test_a_row_that_somebody_deletes_proves_nothing_of_what_was_sent_again
 async def test_a_script_that_rejects_new_versions_leaves_nothing_proven(
     xnat: TestXnat, url: str, tmp_path: Path
 ) -> None:
-    """It drops a new version as it is archived, and the earlier one stays under the same UID."""
+    """The script drops a new version while archiving, and the old one stays under its UID."""
     ours, book = tmp_path / "ours", tmp_path / "journal.db"
     for number in range(4):
         write(ours / str(number), image(number))
@@ -558,7 +558,7 @@ async def test_a_script_that_rejects_new_versions_leaves_nothing_proven(
 async def test_files_that_were_sent_again_without_proof_are_told_apart(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """After a kill between archiving and verifying nobody knows what the row held: "present", not safe to delete."""
+    """After a kill between archiving and verifying, the session is only "present", and not safe to delete."""
     ours = tmp_path / "ours"
     for number in range(4):
         write(ours / str(number), image(number))

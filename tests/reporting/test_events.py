@@ -1,4 +1,4 @@
-"""What is written down while a run is at work: events as JSON, and a log that names nobody."""
+"""Reports of a run: events as JSON, and a log without names."""
 
 import errno
 import json
@@ -81,7 +81,7 @@ ATTACHMENT = Attachment(1, File("/data/LABEL1/\udcff.pdf", 1_000, 1), "_.pdf")
 
 
 def assign_attachments(state: AttachmentState, reason: str | None = None, md5: str | None = None) -> AttachmentsStored:
-    """Make the end of one attachment."""
+    """Return the result of one attachment."""
     resource = Resource(ResourceOwner("P", "LABEL1", "LABEL1_20200101", "1.2.3"), "REPORTS")
     return AttachmentsStored(resource, (AttachmentResult(ATTACHMENT, state, reason, md5, sent=md5 is not None),))
 
@@ -121,7 +121,7 @@ EVERYTHING: dict[str, Entry] = {
 
 
 def event(entry: Entry) -> dict[str, Any]:
-    """Return the only event that an entry is."""
+    """Return the only event of an entry."""
     (line,) = as_json(1_700_000_000.1239, entry)
     assert line.endswith("\n")
     found: dict[str, Any] = json.loads(line)
@@ -129,7 +129,7 @@ def event(entry: Entry) -> dict[str, Any]:
 
 
 def logged(entry: Entry, *, names: bool = False) -> str:
-    """Return the lines of a log that an entry makes."""
+    """Return the log lines of an entry."""
     return "".join(log_lines(names=names)(1_700_000_000.1239, entry))
 
 
@@ -138,14 +138,14 @@ class TestJson:
 
     @pytest.mark.parametrize("name", EVERYTHING)
     def test_has_a_name_and_a_time(self, name: str) -> None:
-        """Each event begins with when it was, in UTC, and what it is."""
+        """Each event begins with its time in UTC and its name."""
         assert list(event(EVERYTHING[name]).items())[:2] == [
             ("ts", "2023-11-14T22:13:20.123+00:00"),
             ("event", name),
         ]
 
     def test_everything_that_the_line_reports_has_one(self) -> None:
-        """No kind of event is forgotten, and docs/json.md names each."""
+        """Every kind of event has JSON, and a row in docs/json.md."""
         told = {type(entry) for entry in EVERYTHING.values()}
         assert told >= set(get_args(Event)) | set(get_args(Entry))
         outcomes = {type(entry.outcomes[0]) for entry in EVERYTHING.values() if isinstance(entry, OutcomesRecorded)}
@@ -155,7 +155,7 @@ class TestJson:
         assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(EVERYTHING)
 
     def test_a_file(self) -> None:
-        """It has its session, path, UID, size, attempts, and where it went or why not."""
+        """The event has session, path, UID, size, attempts, and the address or the reason."""
         common = {
             "ts": "2023-11-14T22:13:20.123+00:00", "project": "P", "subject": "LABEL1", "session": "LABEL1_20200101",
             "study_uid": "1.2.3", "delivery": 1, "path": "/data/LABEL1/\\xff.dcm", "sop_uid": "1.2.3.4.1",
@@ -172,7 +172,7 @@ class TestJson:
         }
 
     def test_an_attachment_and_a_subject(self) -> None:
-        """Where a file went, and whether it had to be sent; of a subject the fields, and never a value."""
+        """An attachment has its address and whether it was sent; a subject has fields, but no values."""
         names = {"project": "P", "subject": "LABEL1"}
         stored, refused = event(EVERYTHING["attachment_stored"]), event(EVERYTHING["attachment_refused"])
         common = {"session": "LABEL1_20200101", "resource": "REPORTS", "name": "_.pdf", "bytes": 1_000}
@@ -183,7 +183,7 @@ class TestJson:
         assert (subject["written"], subject["kept"], subject["taken"]) == (["gender"], ["yob"], ["gender"])
 
     def test_a_session_and_a_run(self) -> None:
-        """What became of them, with their reasons and counts."""
+        """The events have outcomes, reasons and counts."""
         assert event(EVERYTHING["session_held"])["reason"] == QUOTING
         assert event(EVERYTHING["session_incomplete"])["missing"] == ["1.2.8", "1.2.9"]
         began, ended = event(EVERYTHING["run_began"]), event(EVERYTHING["run_ended"])
@@ -198,11 +198,11 @@ class TestLog:
 
     @pytest.mark.parametrize("name", EVERYTHING)
     def test_names_nobody(self, name: str) -> None:
-        """Labels and paths are in it on demand only; of XNAT's own words the status remains."""
+        """Without -v there are no labels and paths, and only the status of XNAT's words."""
         assert "LABEL1" not in logged(EVERYTHING[name])
 
     def test_says_what_matters(self) -> None:
-        """Each line has its time, its level, and UIDs in place of names."""
+        """Each line has a time, a level, and UIDs instead of names."""
         assert logged(EVERYTHING["session_held"]) == (
             "2023-11-14T22:13:20.123+00:00 WARNING held: study 1.2.3: "
             "XNAT did not archive the session (500); `--overwrite append` helps\n"
@@ -227,7 +227,7 @@ class TestLog:
         assert "sources=['/data/LABEL1']" in logged(EVERYTHING["run_began"], names=True)
 
     def test_how_a_run_ended(self) -> None:
-        """An error is one, and is told; what it says of the command line may name people."""
+        """The log has the error, except texts about the command line, which may name people."""
         away = RunEnded("1", 4, UnavailableError("the server has been away (503: LABEL1)"), None)
         assert logged(away).endswith("ERROR   run 1 ended with exit code 4; the server has been away (503)\n")
         usage = RunEnded(None, 2, UsageError("no such file: /data/LABEL1"), None)
@@ -249,11 +249,11 @@ class TestLog:
         ],
     )
     def test_leaves_out_what_is_quoted(self, reason: str, told: str) -> None:
-        """From the first bracket that opens to the last that closes, all but the status."""
+        """Everything between the first and the last bracket is left out, except the status."""
         assert logged(Held(CLAIM.delivery, reason)).endswith(f": study 1.2.3: {told}\n")
 
     def test_takes_no_longer_the_more_brackets_there_are(self) -> None:
-        """A page of a proxy may be full of them, and close none: ten times as much takes ten times as long or so."""
+        """Ten times as many brackets take about ten times as long."""
 
         def seconds(brackets: int) -> float:
             held = Held(CLAIM.delivery, "(" * brackets)
@@ -265,14 +265,14 @@ class TestLog:
         assert seconds(100_000) < 50 * max(few, 0.001)
 
     def test_cannot_be_forged(self) -> None:
-        """A line stays a line, and tells a terminal nothing."""
+        """Line ends and control characters are escaped."""
         text = logged(Held(CLAIM.delivery, "a\nb\x1b[2J\udcff"), names=True)
         assert text.count("\n") == 1
         assert "a\\nb\\x1b[2J\\udcff\n" in text
 
 
 class Disk:
-    """A place to write to that holds the writer up, or fails, as it is told."""
+    """An output that blocks the writer, or fails."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -282,7 +282,7 @@ class Disk:
         self.is_full = False
 
     def write(self, text: str) -> None:
-        """Write lines, in time."""
+        """Write lines after a delay."""
         self.may_go_on.wait()
         if self.is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -293,7 +293,7 @@ class Disk:
         return Recorder(as_json, self.write, self.complaints.append, patience_seconds=patience)
 
     def events(self) -> list[str]:
-        """Return the names of all events, with the number of those lost."""
+        """Return the names of all events, and the numbers of lost ones."""
         found = [json.loads(line) for line in self.lines]
         return [f"{one['event']} {one['count']}" if "count" in one else one["event"] for one in found]
 
@@ -310,7 +310,7 @@ class TestRecorder:
     """The thread that writes."""
 
     def test_a_slow_disk_does_not_hold_up_the_loop(self) -> None:
-        """What does not fit is counted, said once, and noted where it is lacking."""
+        """Dropped events are counted, reported once, and noted in their place."""
         disk = Disk()
         many = OutcomesRecorded((Stored(CLAIM, "/x"),) * 10_000)
         with disk.recorder() as recorder:
@@ -327,7 +327,7 @@ class TestRecorder:
         assert disk.complaints == ["is too slow, and lacks events"]
 
     def test_what_is_lost_at_the_end_is_said_too(self) -> None:
-        """Nothing need come after it."""
+        """They are reported without a later event."""
         disk = Disk()
         disk.may_go_on.clear()
         recorder = disk.recorder()
@@ -338,7 +338,7 @@ class TestRecorder:
         assert disk.events()[20_000:] == ["events_lost 1"]
 
     def test_a_full_disk_is_told_once_and_tried_again(self) -> None:
-        """The run goes on; when there is room again, the number of what is lacking comes first."""
+        """The run goes on; when there is space again, the number of lost events comes first."""
         disk = Disk()
         with disk.recorder() as recorder:
             recorder.note(Scanned(1, 1))
@@ -354,7 +354,7 @@ class TestRecorder:
         assert disk.complaints == ["cannot be written (no space left on device)"]
 
     def test_a_disk_that_hangs_does_not_hold_up_the_end(self) -> None:
-        """It is waited for, but not for ever."""
+        """The exit waits for a limited time."""
         disk = Disk()
         disk.may_go_on.clear()
         with disk.recorder(patience=0.05) as recorder:
@@ -363,7 +363,7 @@ class TestRecorder:
         disk.may_go_on.set()
 
     def test_a_torn_line_is_cut_off(self, tmp_path: Path) -> None:
-        """A disk that is full in the middle of a line leaves whole lines only."""
+        """A disk that fills up in the middle of a line keeps whole lines only."""
         code = (
             "import pathlib, resource, sys; from asyncimport.reporting.writer import append_lines\n"
             "with append_lines(pathlib.Path(sys.argv[1]), '--events') as write:\n"
@@ -378,7 +378,7 @@ class TestRecorder:
         assert path.read_text() == "one\nx\n"
 
     def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
-        """It is refused before anything else."""
+        """An output that cannot be written is refused first."""
         with pytest.raises(UsageError, match="--log-file"), append_lines(tmp_path, "--log-file"):
             pass
 
@@ -389,7 +389,7 @@ def events_in(path: Path) -> list[dict[str, Any]]:
 
 
 async def test_a_whole_run(xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path) -> None:
-    """Each file and session that the summary counts has its event, with what the server says; another run appends."""
+    """Each counted file and session has its event; another run appends."""
     xnat.faults.add(Fault("import", Status(500, "<h3>trouble</h3>"), nth=3))
     xnat.faults.add(Fault("import", Status(400, "<h3>no SOP Class</h3>"), nth=6))
     commands.login(url)
@@ -423,7 +423,7 @@ async def test_a_whole_run(xnat: TestXnat, url: str, commands: Commands, tree: P
 
 
 async def test_the_loop_never_waits(xnat: TestXnat, url: str, tree: Path, tmp_path: Path) -> None:
-    """Under a guard that turns every blocking call on the loop into an error, a disk that hangs is not felt."""
+    """A disk that hangs does not block the loop."""
     disk = Disk()
     disk.may_go_on.clear()
     recorder = disk.recorder()
@@ -438,7 +438,7 @@ async def test_the_loop_never_waits(xnat: TestXnat, url: str, tree: Path, tmp_pa
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 async def test_everything_is_written_after_ctrl_c(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """What the server has taken is in the file, and the end of the run is its last line."""
+    """All stored files have an event, and the last line is the end of the run."""
     tree = tmp_path / "tree"
     generated(tree, sessions=2, files=400, size=2_000, seed=3)
     commands.login(url)
@@ -456,7 +456,7 @@ async def test_everything_is_written_after_ctrl_c(xnat: TestXnat, url: str, comm
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
 async def test_a_full_disk_stops_no_upload(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
-    """It is told once on standard error, and everything arrives."""
+    """Standard error says it once, and all files arrive."""
     commands.login(url)
     ended = await commands("upload", tree, "-P", "demo", "--events", "/dev/full", "--log-file", "/dev/full")
     assert ended.code == 0
@@ -469,7 +469,7 @@ async def test_a_full_disk_stops_no_upload(xnat: TestXnat, url: str, commands: C
 async def test_where_nothing_can_be_written(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path, option: str
 ) -> None:
-    """It is a mistake of the command, found before anything is sent."""
+    """It is a usage error, found before anything is sent."""
     commands.login(url)
     ended = await commands("upload", tree, "-P", "demo", "-o", "json", option, tmp_path / "none" / "file")
     assert ended.code == 2
@@ -479,7 +479,7 @@ async def test_where_nothing_can_be_written(
 
 @pytest.fixture
 def planted(tmp_path: Path) -> Path:
-    """Write three sessions of a patient to look for."""
+    """Write three sessions of a patient whose name is searched."""
     tree = tmp_path / "PLANTED7"
     generated(tree, sessions=3, files=12, size=2_000, seed=7)
     for path in [path for path in tree.rglob("*") if path.is_file()]:
@@ -491,7 +491,7 @@ def planted(tmp_path: Path) -> Path:
 
 
 async def test_the_log_of_a_run(xnat: TestXnat, url: str, commands: Commands, planted: Path, tmp_path: Path) -> None:
-    """It tells trouble of every kind without a name; with -v, also on standard error, labels but no patient."""
+    """It reports every kind of trouble without names; with -v, standard error has labels, but no patient."""
     for fault in (
         Fault("import", Status(400, "<h3>of PLANTED7</h3>"), nth=2),
         Fault("import", Reset(), nth=4),

@@ -1,4 +1,4 @@
-"""The totals of a run, folded from its events, and the line that shows them."""
+"""The totals of a run, and the line that shows them."""
 
 import pytest
 
@@ -25,17 +25,17 @@ DELIVERY = Delivery(1, SESSION, 1, "/prearchive/projects/P/1/E")
 
 
 def claim(size: int = 1000) -> Claim:
-    """Make a claim of a file of this size."""
+    """Return a claim for a file of this size."""
     return Claim(1, Instance(File("/a.dcm", size, 0), "1.2.3.4", "1.2.3.5", SESSION), DELIVERY)
 
 
 def stored(number: int, size: int = 1000) -> OutcomesRecorded:
-    """Make the event that files were stored."""
+    """Return the event of stored files."""
     return OutcomesRecorded(tuple(Stored(claim(size), "/prearchive") for _ in range(number)))
 
 
 class Watched:
-    """Totals, and the clock they look at."""
+    """Totals with a fake clock."""
 
     def __init__(self, *events: Event) -> None:
         self.now = 1000.0
@@ -44,7 +44,7 @@ class Watched:
             self.totals.note(event)
 
     def line(self, after: float, *events: Event) -> list[str]:
-        """Return the parts of the line when so much time has passed and this has happened in it."""
+        """Return the parts of the line after this time and these events."""
         self.now += after
         for event in events:
             self.totals.note(event)
@@ -76,7 +76,7 @@ OUTCOMES: tuple[Outcome, ...] = (
     ],
 )
 def test_events_are_added_up(events: list[Event], expected: dict[str, object]) -> None:
-    """Each event changes the totals it is about, and no others."""
+    """Each event changes its own totals only."""
     totals = Totals(clock=lambda: 0.0)
     before = {name: getattr(totals, name) for name in Totals.__dataclass_fields__}
     for event in events:
@@ -85,7 +85,7 @@ def test_events_are_added_up(events: list[Event], expected: dict[str, object]) -
 
 
 def test_line_while_scanning() -> None:
-    """While the scan goes on the line says so, and how far it is; without an earlier look there is no rate yet."""
+    """During the scan, the line shows its progress; the first line has no rate."""
     watched = Watched(Scanned(12_345, 1), Admitted(10_000, 1))
     assert watched.line(0.0) == [
         "scanning (12,345 files seen)",
@@ -96,7 +96,7 @@ def test_line_while_scanning() -> None:
 
 
 def test_line_after_the_scan() -> None:
-    """Afterwards the line shows what was stored of what waits, and the sessions done, built ones among them."""
+    """After the scan, the line shows stored files of all, and finished sessions, including built ones."""
     watched = Watched(
         Admitted(2000, 1),
         ScanFinished(0, 0),
@@ -108,7 +108,7 @@ def test_line_after_the_scan() -> None:
 
 
 def test_line_tells_trouble() -> None:
-    """What was refused, failed or held is told as soon as there is any of it, and calls that are repeated too."""
+    """The line shows refused, failed and held files, and repeated calls."""
     watched = Watched(ScanFinished(0, 0), Admitted(5, 1), OutcomesRecorded(OUTCOMES), Held(DELIVERY, "conflict"))
     assert watched.line(0.0)[3:] == ["1 refused, 2 failed, 1 held"]
     assert "1 calls repeated (last: the server is away)" in watched.line(0.0, RetryScheduled("the server is away"))
@@ -118,33 +118,33 @@ def test_line_tells_trouble() -> None:
     "event", [OutcomesRecorded(OUTCOMES[2:3]), OutcomesRecorded(OUTCOMES[3:4]), Held(DELIVERY, "conflict")]
 )
 def test_line_tells_each_trouble(event: Event) -> None:
-    """Any one of the three is reason enough to tell all three."""
+    """One of these three numbers shows all three."""
     assert any("refused" in part for part in Watched(event).line(0.0))
 
 
 def test_rate_and_time_left() -> None:
-    """From the second look on the line shows files and bytes a second, and how long the rest will take at that."""
+    """From the second line on, it shows files and bytes a second, and the time left."""
     watched = Watched(ScanFinished(0, 0), Admitted(1000, 1))
     watched.line(0.0)
     assert watched.line(10.0, stored(100, size=50_000))[3:] == ["10 files/s, 500.0 kB/s", "1:30 left"]
 
 
 def test_time_left_while_scanning_is_a_lower_bound() -> None:
-    """Before the scan is over nobody knows how much there is to do."""
+    """Before the scan ends, the time left is at least this."""
     watched = Watched(Admitted(1000, 1))
     watched.line(0.0)
     assert watched.line(10.0, stored(100))[-1] == "at least 1:30 left"
 
 
 def test_refused_and_failed_files_are_done_too() -> None:
-    """Rate and time left count every file that has its verdict, for none of them is left to do."""
+    """Rate and time left count refused and failed files as done."""
     watched = Watched(ScanFinished(0, 0), Admitted(10, 1))
     watched.line(0.0)
     assert watched.line(1.0, OutcomesRecorded(OUTCOMES))[-2:] == ["5 files/s, 1.2 kB/s", "0:01 left"]
 
 
 def test_rate_is_that_of_the_last_quarter_of_a_minute() -> None:
-    """The rate follows the server: what was fast a minute ago does not count any more."""
+    """The rate follows the server: an earlier rate does not count."""
     watched = Watched(ScanFinished(0, 0), Admitted(100_000, 1))
     watched.line(0.0)
     rates = [watched.line(1.0, stored(100))[-2] for _ in range(20)]
@@ -155,14 +155,14 @@ def test_rate_is_that_of_the_last_quarter_of_a_minute() -> None:
 
 
 def test_nothing_settled_lately_means_no_rate() -> None:
-    """When nothing moves the line promises nothing."""
+    """Without progress, the line shows no rate."""
     watched = Watched(ScanFinished(0, 0), Admitted(1000, 1), stored(10))
     watched.line(0.0)
     assert all("left" not in part for part in watched.line(20.0))
 
 
 def test_rate_of_lines_that_come_rarely() -> None:
-    """In a log, where a line comes every half minute, each shows the rate since the one before."""
+    """Lines that are half a minute apart show the rate since the last one."""
     watched = Watched(ScanFinished(0, 0), Admitted(10_000, 1))
     watched.line(0.0)
     assert watched.line(30.0, stored(300))[-2] == "10 files/s, 10.0 kB/s"
@@ -170,20 +170,20 @@ def test_rate_of_lines_that_come_rarely() -> None:
 
 
 def test_looks_at_the_same_moment() -> None:
-    """Two looks without time between them divide nothing by nothing."""
+    """Two lines at the same time do not divide by zero."""
     watched = Watched(ScanFinished(0, 0), Admitted(100, 1))
     assert watched.line(0.0) == watched.line(0.0)
 
 
 def test_more_done_than_known() -> None:
-    """A resumed run sends what the journal knows before the scan has met it: no time is left then, not less."""
+    """A resumed run may send more than the scan has found: then no time is left."""
     watched = Watched(Admitted(10, 1))
     watched.line(0.0)
     assert watched.line(1.0, stored(100))[-1] == "at least 0:00 left"
 
 
 def test_uses_a_clock_of_its_own() -> None:
-    """Without a clock given, the line can be drawn all the same."""
+    """The default clock works."""
     assert Totals().line() == "scanning (0 files seen) · 0 of 0 files · 0 B · 0 sessions done"
 
 
@@ -206,7 +206,7 @@ def test_uses_a_clock_of_its_own() -> None:
     ],
 )
 def test_human_bytes(size: float, expected: str) -> None:
-    """Bytes are written in the unit in which they are at least one and less than a thousand, if there is one."""
+    """Bytes are in the unit that gives a number from 1 to 999, if possible."""
     assert human_bytes(size) == expected
 
 
@@ -225,12 +225,12 @@ def test_human_bytes(size: float, expected: str) -> None:
     ],
 )
 def test_human_seconds(seconds: float, expected: str) -> None:
-    """A duration is minutes and seconds, and hours where there are any."""
+    """A duration has minutes and seconds, and hours if needed."""
     assert human_seconds(seconds) == expected
 
 
 def test_a_wait_for_quiet_is_told_while_nothing_else_is_done() -> None:
-    """A run that seems to hang says why it waits, and how long."""
+    """A waiting run says why, and how long."""
     watched = Watched(Admitted(2, 2000), ScanFinished(0, 0), stored(1), Settling(30.0))
     assert not any("broke off" in part for part in watched.line(1))
     watched.totals.note(stored(1))
@@ -239,7 +239,7 @@ def test_a_wait_for_quiet_is_told_while_nothing_else_is_done() -> None:
 
 
 def test_what_is_sent_again_is_told() -> None:
-    """A repair is part of the work, and no secret."""
+    """The line shows files that are sent again."""
     watched = Watched(Admitted(5, 5000), stored(5), Incomplete(DELIVERY, "/archive", frozenset({"1", "2"})))
     parts = watched.line(1)
     assert "5 of 7 files" in parts[1]

@@ -1,4 +1,4 @@
-"""Which files go into which resource, and under which name; tables of files. No disk, no server."""
+"""The resource and name of attachments, and tables of attachments. No disk, no server."""
 
 import os
 import re
@@ -20,7 +20,7 @@ def read(text: str, *, project: str = "P", resource: str = "R") -> tuple[list[At
 
 
 def only_flaw(text: str, **defaults: str) -> tuple[int, str, str]:
-    """Return line, column and text of the one flaw of a table; there is nothing else in it."""
+    """Return line, column and text of the only issue of a table without rows."""
     rows, issues = read(text, **defaults)
     assert rows == []
     (issue,) = issues
@@ -54,7 +54,7 @@ class TestRules:
         ],
     )
     def test_match(self, text: str, path: str, matches: bool) -> None:
-        """Case aside; a name, or a path."""
+        """A rule matches a name or a path in any case."""
         rule = AttachRule.parse(text)
         assert rule.resource == "R"
         assert rule.matches(path) is matches
@@ -75,14 +75,14 @@ class TestRules:
         ],
     )
     def test_bad_texts(self, text: str, reason: str) -> None:
-        """They are usage errors that say what to do."""
+        """Invalid rules are usage errors with a hint."""
         with pytest.raises(UsageError, match=reason) as caught:
             AttachRule.parse(text)
         assert "--attach" in str(caught.value)
         assert caught.value.hint
 
     def test_the_first_rule_wins(self) -> None:
-        """What no rule is about stays where it is."""
+        """The first matching rule decides; other files are not attached."""
         rules = [AttachRule.parse(text) for text in ("final*.pdf=FINAL", "*.pdf=REPORTS", "*.csv=DATA")]
         found = {path: resource_of(rules, path) for path in ("final1.pdf", "a.pdf", "v/b.CSV", "c.txt")}
         assert found == {"final1.pdf": "FINAL", "a.pdf": "REPORTS", "v/b.CSV": "DATA", "c.txt": None}
@@ -90,12 +90,12 @@ class TestRules:
 
     @pytest.mark.parametrize("label", ["R", "1a", "a-b_c", "2024-01"])
     def test_labels(self, label: str) -> None:
-        """Whatever XNAT leaves alone may be one."""
+        """Labels have the characters that XNAT does not change."""
         check_resource(label, "--resource")
 
     @pytest.mark.parametrize("label", ["", " ", "a.b", "7", "007", "a\x00"])
     def test_labels_that_xnat_reads_as_something_else(self, label: str) -> None:
-        """A number would be the key of a resource anywhere on the site."""
+        """XNAT takes a number for the key of any resource."""
         with pytest.raises(UsageError, match="--resource"):
             check_resource(label, "--resource")
 
@@ -127,12 +127,12 @@ class TestNames:
         ],
     )
     def test_what_becomes_of_a_path(self, path: str, name: str) -> None:
-        """Accents go, what is strange becomes `_`, and nothing leads out of the resource."""
+        """Accents are removed, unsafe characters become `_`, and no path leads out of the resource."""
         assert name_in_resource(path) == name
 
     @given(st.text() | st.binary().map(os.fsdecode))
     def test_only_what_xnat_leaves_alone(self, path: str) -> None:
-        """Whatever the path is: as many parts as it has names, each of safe characters, none of dots only."""
+        """Any path keeps its number of parts, with safe characters, and no part has only dots."""
         name = name_in_resource(path)
         wanted = [part for part in path.split("/") if part not in {"", ".", ".."}]
         parts = name.split("/") if name else []
@@ -157,16 +157,16 @@ class TestNames:
         ],
     )
     def test_what_cannot_be_stored(self, name: str, size: int, reason: str | None) -> None:
-        """Each has its reason."""
+        """Each such file has a reason."""
         said = name_problem(name, size)
         assert said is None if reason is None else said is not None and reason in said
 
 
 class TestTables:
-    """CSV: path, and what its resource belongs to."""
+    """CSV: a path, and the owner of its resource."""
 
     def test_all_columns(self) -> None:
-        """Each value in its place."""
+        """All columns are read."""
         text = (
             "path,project_id,subject_label,session_label,study_uid,scan,level,resource,name,format,content,tags\n"
             "a/b.pdf,P1,S1,E1,1.2.3,4,scan,REPORTS,r.pdf,PDF,report,\"x,y\"\n"
@@ -188,7 +188,7 @@ class TestTables:
         )
 
     def test_aliases_and_defaults(self) -> None:
-        """Names as pyxnat's scripts and XNAT have them, case, blanks and underscores aside; semicolons; a BOM."""
+        """Column names of pyxnat's scripts and of XNAT, semicolons and a byte order mark are understood."""
         text = "\ufeffFile;Experiment Label;StudyInstanceUID\na.pdf;E1;\nb.pdf;;1.2\n"
         assert read(text) == (
             [
@@ -199,7 +199,7 @@ class TestTables:
         )
 
     def test_apostrophes_that_spreadsheets_need(self) -> None:
-        """They guard a cell, and are no part of it; others are."""
+        """A guarding apostrophe is removed; others stay."""
         text = "path,session,study_uid\n'-a.pdf,'0012,'1.20\n'a.pdf,E,\n"
         rows, issues = read(text)
         assert [(row.path, row.owner.session, row.owner.study_uid) for row in rows] == [
@@ -252,7 +252,7 @@ class TestTables:
         ],
     )
     def test_flaws(self, columns: str, cells: str, column: str, text: str) -> None:
-        """Each by line and column; the rows around it go on."""
+        """Each issue has line and column; other rows are read."""
         assert text in only_flaw(f"{columns}\n{cells}\n")[2]
         names = [*columns.split(","), *(() if "session" in columns else ("session",))]
         good = ",".join({"path": "good", "session": "E"}.get(name, "") for name in names)
@@ -262,11 +262,11 @@ class TestTables:
 
     @pytest.mark.parametrize(("lacking", "column"), [("project", "project_id"), ("resource", "resource")])
     def test_what_has_no_default(self, lacking: str, column: str) -> None:
-        """Without -P and --resource the table must say it."""
+        """Without -P and --resource the table must have them."""
         assert only_flaw("path,session\na,E\n", **{lacking: ""})[:2] == (2, column)
 
     def test_unknown_columns_are_only_told(self) -> None:
-        """What they say is not sent; the row is. A column without a name has nothing to say."""
+        """Unknown columns are warnings, and their rows are sent; columns without a name are ignored."""
         rows, issues = read("path,session,comment,\na,E,x,\nb,E,x,y\n")
         assert [row.path for row in rows] == ["a"]
         assert [(issue.line, issue.column, issue.is_warning) for issue in issues] == [
@@ -285,12 +285,12 @@ class TestTables:
         ],
     )
     def test_what_is_no_table(self, data: bytes, reason: str) -> None:
-        """Nothing of it is believed."""
+        """Invalid tables are refused."""
         with pytest.raises(UsageError, match=reason) as caught:
             read_attachments(data)
         assert caught.value.hint
 
     def test_flaws_quote_no_cell(self) -> None:
-        """Labels can be patients' names: one character of one is told at most."""
+        """Issues show at most one character of a label."""
         _, issues = read("path,session\na,Doe Jane\n")
         assert "Doe" not in f"{issues[0].text} {issues[0].hint}"

@@ -1,4 +1,4 @@
-"""Whether a rule of the site drops a file is said only where it is certain: else a loss could pass for policy."""
+"""Whether a rule of the site drops a file is answered only if certain; else a loss could look like a rule."""
 
 from time import process_time
 
@@ -40,7 +40,7 @@ UNNAMED = {"Modality": "MR"}
     ],
 )
 def test_what_a_filter_finds_it_drops_or_lets_in(expressions: str, is_found: bool | None) -> None:
-    """An expression is Java's, may be found anywhere in whatever case, and belongs to the attribute above it."""
+    """An expression of Java is found anywhere in any case, in the attribute of the line above."""
     lines = expressions.splitlines()
     assert filter_drops("blacklist", lines, MR) is is_found
     assert filter_drops("whitelist", lines, MR) is (None if is_found is None else not is_found)
@@ -51,18 +51,18 @@ def test_what_a_filter_finds_it_drops_or_lets_in(expressions: str, is_found: boo
     ("expression", "is_found"), [("scout", False), (".*", None), ("EXISTS", None), ("!EXISTS", None), ("^$", None)]
 )
 def test_a_file_without_the_attribute(expression: str, is_found: bool | None) -> None:
-    """Nothing is found in what is absent; but the attribute may also be there, and be empty."""
+    """An absent attribute never matches, but it may also be empty."""
     assert filter_drops("blacklist", [expression], UNNAMED) is is_found
 
 
 @pytest.mark.parametrize("text", ["x" * 301, "T1 Schädel"])
 def test_values_that_java_may_see_otherwise(text: str) -> None:
-    """It cuts long ones, and other letters are none to it in some versions."""
+    """Java cuts long values, and some versions treat other letters differently."""
     assert filter_drops("blacklist", [r"\w+"], {"SeriesDescription": text}) is None
 
 
 def test_an_expression_that_takes_too_long_tells_nothing() -> None:
-    """And holds nobody up."""
+    """An expression that takes too long gives no answer."""
     began = process_time()
     assert filter_drops("blacklist", ["^(a|a)*$"], {"SeriesDescription": "a" * 200 + "!"}) is None
     assert process_time() - began < 5
@@ -104,5 +104,5 @@ def test_an_expression_that_takes_too_long_tells_nothing() -> None:
     ],
 )
 def test_what_a_script_rejects(script: str, rejects: bool | None) -> None:
-    """Only statements that are plain enough count, of attributes that nothing before may have changed."""
+    """Only simple statements count, for attributes that no earlier statement may have changed."""
     assert script_rejects(script, MR) is rejects

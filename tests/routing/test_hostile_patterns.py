@@ -1,4 +1,4 @@
-"""Patterns meet texts that strangers chose: matching ends soon, whatever both are, and means what it meant."""
+"""Matching ends soon for any pattern and text, and means what `re` means."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,7 @@ TEXTS = ["a" * 64 + "!", "a" * 1_024 + "!", "x" * 64, "ab" * 500 + "!", "a" * LO
 
 
 def route(router: Router, patient: str, path: str = "") -> str | None:
-    """Return the subject of a file, or None where it has none."""
+    """Return the subject of a file, or None."""
     try:
         return router.route("1.2.3", {"PatientID": patient, "StudyDate": "20200102"}, path).subject
     except UnroutableError:
@@ -47,7 +47,7 @@ def route(router: Router, patient: str, path: str = "") -> str | None:
 
 @pytest.mark.parametrize("pattern", EXPLODING)
 def test_no_value_holds_a_pattern_up(pattern: str) -> None:
-    """A file whose value takes too long is not routed; the others are."""
+    """A file whose value takes too long is not routed; other files are."""
     router = Router("demo", subject="S{PatientID:/" + pattern + "/}", keywords=frozenset(STUDY_FIELDS))
     began = process_time()
     for text in TEXTS:
@@ -56,7 +56,7 @@ def test_no_value_holds_a_pattern_up(pattern: str) -> None:
 
 
 def test_what_was_too_slow_once_is_not_tried_for_each_file() -> None:
-    """All files of a study have the same value."""
+    """A value that was too slow once is not tried again."""
     router = Router("demo", subject="{PatientID:/^(?:a|a)*$/}", keywords=frozenset(STUDY_FIELDS))
     began = process_time()
     for _ in range(1_000):
@@ -68,7 +68,7 @@ def test_what_was_too_slow_once_is_not_tried_for_each_file() -> None:
 
 
 def test_a_value_that_is_longer_than_dicom_allows_meets_no_pattern() -> None:
-    """Up to there it does, and without a pattern all of it counts."""
+    """Shorter values are matched, and without a pattern any length counts."""
     fields = {"PatientID": "W-1", "StudyDate": "20200102"}
     for template, length, subject in (
         ("{PatientComments:/^S-([0-9]+)/}", LONGEST_VALUE, "12"),
@@ -100,7 +100,7 @@ PATTERNS = [
 @example("S-12")
 @example("aé--11{3}")
 def test_patterns_mean_what_python_says(pattern: str, text: str) -> None:
-    """Another library matches them: it gives the same groups."""
+    """The library `regex` gives the same groups as `re`."""
     theirs = re.search(pattern, text)
     ours = BoundedPattern(pattern).search(text)
     assert (ours and (ours[0], ours.groups())) == (theirs and (theirs[0], theirs.groups()))
@@ -108,7 +108,7 @@ def test_patterns_mean_what_python_says(pattern: str, text: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["(", "*", "[a", r"\p{L}", "(?e)a", r"\h", "a{2,1}", "(?R)"])
 def test_what_is_no_pattern_of_pythons_is_none(pattern: str) -> None:
-    """The other library knows more, and none of it can be written."""
+    """Syntax that only `regex` knows is refused."""
     with pytest.raises(re.error):
         BoundedPattern(pattern)
 
@@ -117,7 +117,7 @@ def test_what_is_no_pattern_of_pythons_is_none(pattern: str) -> None:
 
 
 def meaning(pattern: str) -> re.Pattern[str]:
-    """Write the meaning of a pattern of paths down as it stands: each part as short as will do, and tried in turn."""
+    """Return a simple pattern with the same meaning: each part as short as possible, with backtracking."""
     form = ""
     names = pattern.split("/")
     for position, name in enumerate(names):
@@ -142,7 +142,7 @@ LITERALS = st.text("ab_", min_size=1, max_size=2)
 
 @st.composite
 def path_patterns(draw: st.DrawFn) -> str:
-    """Draw a pattern of paths whose fields are parted."""
+    """Draw a path pattern whose fields are separated."""
     names: list[str] = []
     count = 0
     for _ in range(draw(st.integers(1, 5))):
@@ -166,7 +166,7 @@ def path_patterns(draw: st.DrawFn) -> str:
 @example("**/{a}/**/{b}_x", "a/b/c/d_x")
 @example("{a}_x{b}_x", "1_x2_x3_x")
 def test_paths_match_as_they_did(pattern: str, path: str) -> None:
-    """Not trying twice loses no match, and changes no value."""
+    """Atomic groups lose no match, and change no value."""
     try:
         got: tuple[str, ...] | None = PathPattern.parse(pattern, separator="/").match(path)
     except UnroutableError:
@@ -187,7 +187,7 @@ SLOW_PATHS = [
 
 @pytest.mark.parametrize(("pattern", "path"), SLOW_PATHS)
 def test_no_path_holds_a_pattern_up(pattern: str, path: str) -> None:
-    """Names of 255 underscores, and a thousand directories."""
+    """Long names and deep directories match quickly."""
     parsed = PathPattern.parse(pattern.replace("}{", "}-{"), separator="/")
     began = process_time()
     with pytest.raises(UnroutableError, match="its path"):
@@ -196,7 +196,7 @@ def test_no_path_holds_a_pattern_up(pattern: str, path: str) -> None:
 
 
 def test_no_path_holds_a_filter_up() -> None:
-    """The standard library makes patterns of shells into such that try nothing twice."""
+    """Globs of the standard library do not backtrack."""
     glob = "*a" * 40 + "*b"
     path = "a/" * 2_000
     filters = glob_pattern([glob, "*.dcm"])
@@ -208,7 +208,7 @@ def test_no_path_holds_a_filter_up() -> None:
 
 
 def test_a_match_in_time_is_one() -> None:
-    """The time that there is, is many times what a match in earnest takes."""
+    """The limit is many times the duration of a sensible match."""
     assert BoundedPattern(r"(\d+)").search("x" * LONGEST_VALUE + "12") is not None
     with pytest.raises(SlowMatchError):
         BoundedPattern("^(a|a)*$").fullmatch("a" * 64 + "!")
@@ -218,7 +218,7 @@ def test_a_match_in_time_is_one() -> None:
 async def test_no_filter_of_a_site_holds_a_dry_run_up(
     url: str, xnat: TestXnat, commands: Commands, tmp_path: Path
 ) -> None:
-    """Its patterns are whatever somebody has typed there: what takes too long is not foretold."""
+    """A dry run does not wait for slow patterns of a filter."""
     for number, description in enumerate(("a" * 60 + "!", "aaa", "b"), start=1):
         content = image(number, SeriesDescription=description, SeriesInstanceUID=f"1.2.{number}", SeriesNumber=number)
         write(tmp_path / "visit" / f"{number}", content)

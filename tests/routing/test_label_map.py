@@ -1,4 +1,4 @@
-"""Lookup tables: keys and values, delimiters, and what is wrong in which line."""
+"""Lookup tables: keys, values, delimiters, and errors by line."""
 
 import csv
 import io
@@ -33,19 +33,19 @@ def table(text: str) -> LookupTable:
     ],
 )
 def test_forms(text: str) -> None:
-    """Delimiter, order of columns, byte order mark, quotes, blanks, blank lines and repeated lines change nothing."""
+    """Delimiter, order of columns, byte order mark, quotes, blanks, blank and repeated lines do not matter."""
     assert table(text).find({"PatientID": " 4711 "}) == {"subject_label": "S1", "arm": "A"}
     assert table(text).fingerprint == table("PatientID,arm,subject_label\n4711,A,S1\n").fingerprint
 
 
 def test_delimiter_in_quotes() -> None:
-    """What stands in quotes does not tell the delimiter, and may have line breaks."""
+    """Quoted text does not decide the delimiter, and may have line breaks."""
     parsed = table('PatientID;"a,b,c"\n1;"x\ny"\n')
     assert parsed.find({"PatientID": "1"}) == {"a,b,c": "x\ny"}
 
 
 def test_several_keys() -> None:
-    """All columns named like fields, of the study or the path, are the key together."""
+    """All columns named like fields of the study or the path are the key."""
     parsed = table("site,PatientID,StudyDate,visit\nA,1,20000101,v1\nA,1,20010101,v2\nB,1,20000101,v3\n")
     assert parsed.keys == ("site", "PatientID", "StudyDate")
     assert parsed.find({"PatientID": "1", "StudyDate": "20010101", "site": "A"}) == {"visit": "v2"}
@@ -54,7 +54,7 @@ def test_several_keys() -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"PatientID": "2"}, {"PatientID": "01"}, {"PatientID": ""}, {"site": "1"}])
 def test_not_in_the_table(fields: dict[str, str]) -> None:
-    """What the table does not list has no place to go; a table of keys alone lets through what it lists."""
+    """A file that the table lacks is not routed; a table with only keys selects files."""
     parsed = table("PatientID\n1\n")
     assert parsed.find({"PatientID": "1"}) == {}
     with pytest.raises(UnroutableError, match=r"^its PatientID is not in --label-map$"):
@@ -70,7 +70,7 @@ def test_not_in_the_table(fields: dict[str, str]) -> None:
     ],
 )
 def test_columns_of_labels(columns: str, expected: tuple[str | None, ...]) -> None:
-    """Labels have their columns, by XNAT's long names or by the short ones."""
+    """Label columns have XNAT's long names or short ones."""
     parsed = table(f"PatientID,{columns}\n1{',x' * (columns.count(',') + 1)}\n")
     assert tuple(parsed.column(label) for label in ("project", "subject", "session")) == expected
 
@@ -110,7 +110,7 @@ def test_columns_of_labels(columns: str, expected: tuple[str | None, ...]) -> No
     ],
 )
 def test_mistakes(text: str, words: str) -> None:
-    """What is wrong is told with its line, and without any value: a table lists patients."""
+    """Errors have their line, and no values."""
     with pytest.raises(UsageError) as caught:
         table(text)
     assert str(caught.value).startswith(words)
@@ -119,14 +119,14 @@ def test_mistakes(text: str, words: str) -> None:
 
 @pytest.mark.parametrize("cell", ["1.2E+15", "1,2E+15", "1E+15", "1.23457e+08", "5E-324", "-1.E+10"])
 def test_shortened_numbers(cell: str) -> None:
-    """A key that a spreadsheet has turned into a number of few digits can match nothing, or the wrong thing."""
+    """A key that a spreadsheet has shortened is an error."""
     with pytest.raises(UsageError, match="line 3: the PatientID looks like a large number that a spreadsheet"):
         table(f"arm;PatientID\nA;1\nB;{cell}\n")
 
 
 @pytest.mark.parametrize("cell", ["12E4", "1.2.840", "E+1", "1.5", "0012", "a1E+5"])
 def test_what_only_resembles_them(cell: str) -> None:
-    """Identifiers may have an E among their digits; spreadsheets write a sign after it."""
+    """Identifiers may have an E between digits; spreadsheets write a sign after it."""
     assert table(f"PatientID,x\n{cell},1.2E+15\n").find({"PatientID": cell}) == {"x": "1.2E+15"}
 
 
@@ -135,7 +135,7 @@ CELL = st.text(st.characters(exclude_categories=["Cs", "Cc"])).map(str.strip)
 
 @given(st.dictionaries(st.integers().map(str), st.tuples(CELL, CELL)).filter(bool), st.sampled_from(",;\t"))
 def test_what_is_written_is_found(rows: dict[str, tuple[str, str]], delimiter: str) -> None:
-    """Whatever stands in the cells, each key has its own."""
+    """Every key finds its values."""
     file = io.StringIO()
     writer = csv.writer(file, delimiter=delimiter)
     writer.writerow(["PatientID", "a", "b"])

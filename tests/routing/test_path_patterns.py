@@ -1,4 +1,4 @@
-"""Fields from paths: what patterns match, and how deep the session lies."""
+"""Path patterns: what they match, and the depth of the session."""
 
 import unicodedata
 
@@ -57,7 +57,7 @@ def found(pattern: str, path: str, separator: str = "/") -> dict[str, str] | Non
     ],
 )
 def test_matches(pattern: str, path: str, expected: dict[str, str] | None) -> None:
-    """Each form of a pattern, by example; the whole path must match."""
+    """Examples of each form of a pattern; the whole path must match."""
     assert found(pattern, path) == expected
 
 
@@ -74,18 +74,18 @@ def test_matches(pattern: str, path: str, expected: dict[str, str] | None) -> No
     ],
 )
 def test_whether_names_of_files_decide(pattern: str, needs_name: bool) -> None:
-    """They do where the last part of a pattern is more than any name at all."""
+    """Names decide unless the last part of a pattern matches any name."""
     assert PathPattern.parse(pattern).needs_name is needs_name
 
 
 def test_no_match_is_told_without_the_path() -> None:
-    """Paths are full of names of patients."""
+    """The message does not show the path."""
     with pytest.raises(UnroutableError, match=r"^its path does not match --path-pattern$"):
         PathPattern.parse("{subject}/x/**").match("Doe/y/f")
 
 
 def test_separators() -> None:
-    """A backslash in a path parts names where the system says so; in a pattern it always does."""
+    """A backslash in a path separates names only on Windows; in a pattern it always does."""
     assert found(r"{subject}\{session}\**", "s/e/f") == {"subject": "s", "session": "e"}
     assert found("{subject}/{session}/**", r"s\e\f", separator="\\") == {"subject": "s", "session": "e"}
     assert found("{subject}/**", "\udc95\\/f") == {"subject": "\udc95\\"}
@@ -117,7 +117,7 @@ def test_separators() -> None:
     ],
 )
 def test_mistakes(pattern: str, words: str) -> None:
-    """A pattern that cannot be, or that could be read in many ways, is a mistake of the command."""
+    """An invalid or ambiguous pattern is a usage error."""
     with pytest.raises(UsageError) as caught:
         PathPattern.parse(pattern)
     assert str(caught.value) == f"--path-pattern {pattern!r}: {words}"
@@ -142,7 +142,7 @@ def test_mistakes(pattern: str, words: str) -> None:
     ],
 )
 def test_session_depth(pattern: str, expected: int | None) -> None:
-    """How deep the session lies is known when all directories above it are, and no two can give the same."""
+    """The depth is known if directories decide, and no two give the same session."""
     assert PathPattern.parse(pattern).depth({"session"}, {"project", "subject", "session"}) == expected
 
 
@@ -152,7 +152,7 @@ COMPONENT = st.text(st.characters(exclude_characters="/"), min_size=1)
 @given(COMPONENT, COMPONENT, st.lists(COMPONENT, min_size=1))
 @example("\udcff", "\uf900", ["0"])
 def test_whatever_directories_are_called(subject: str, session: str, below: list[str]) -> None:
-    """Names of directories come out composed and else as they are, surrogates for odd bytes among them."""
+    """Names of directories are returned in NFC and otherwise unchanged, with surrogates for invalid bytes."""
     path = "/".join([subject, session, *below])
     fields = {"subject": subject, "session": session}
     assert found("{subject}/{session}/**", path) == {
@@ -162,7 +162,7 @@ def test_whatever_directories_are_called(subject: str, session: str, below: list
 
 @given(st.text(st.sampled_from("{}*/\\ab._")))
 def test_any_text_is_a_pattern_or_a_mistake(text: str) -> None:
-    """No text makes the parser stumble."""
+    """Any text is a pattern or a usage error."""
     try:
         pattern = PathPattern.parse(text, separator="/")
     except UsageError:

@@ -1,4 +1,4 @@
-"""Plans: what is written comes back, what others write is understood, and what is wrong is told."""
+"""Plans: they survive writing and reading, manifests of other tools are understood, and errors are reported."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ def plan(*lines: str, header: str = HEADER) -> bytes:
 
 
 def problems(data: bytes, project: str = "") -> tuple[str, str]:
-    """Return the message and the hint about a plan that cannot be followed."""
+    """Return the message and the hint of an invalid plan."""
     with pytest.raises(UsageError) as caught:
         read_plan(data, project=project)
     assert caught.value.hint
@@ -37,7 +37,7 @@ def problems(data: bytes, project: str = "") -> tuple[str, str]:
 
 
 def targets(rows: Sequence[PlanRow]) -> list[tuple[str, str, str, str]]:
-    """Return what decides, of rows keyed by UIDs."""
+    """Return UID, labels and skip of rows."""
     return [(row.study_uid, row.project_id, row.subject_label, row.session_label) for row in rows]
 
 
@@ -45,7 +45,7 @@ def targets(rows: Sequence[PlanRow]) -> list[tuple[str, str, str, str]]:
 
 
 def test_a_plan_looks_like_this() -> None:
-    """A header, commas, CRLF; what is in no row has no column, but for those that are filled in by hand."""
+    """A plan has a header, commas and CRLF. Empty columns are left out, except those that people fill in."""
     rows = [
         PlanRow(
             f"{UID}.1", "P", "S1", "S1_MR1", "20200131", "MR\\SR", 3, 300, 1_000_000, "/data/a", "", extra={"Note": "x"}
@@ -62,7 +62,7 @@ def test_a_plan_looks_like_this() -> None:
 
 
 def test_an_empty_plan() -> None:
-    """A plan without rows is one."""
+    """A plan may have no rows."""
     assert write_plan([]).startswith("study_uid,project_id,")
     assert read_plan(write_plan([]).encode()) == []
 
@@ -78,7 +78,7 @@ def test_an_empty_plan() -> None:
     ],
 )
 def test_what_a_spreadsheet_would_change_is_behind_an_apostrophe(text: str) -> None:
-    """Formulas, numbers that lose something, dates and truths; the apostrophe is taken away again."""
+    """Formulas, long numbers, dates and truth values get an apostrophe, which reading removes."""
     written = write_plan([replace(ROW, problems=text)])
     assert next(itertools.islice(csv.reader(io.StringIO(written, newline="")), 1, None))[-1] == f"'{text}"
     assert read_plan(written.encode())[0].problems == text
@@ -103,7 +103,7 @@ def test_what_a_spreadsheet_would_change_is_behind_an_apostrophe(text: str) -> N
     ],
 )
 def test_what_a_spreadsheet_leaves_alone_is_written_as_it_is(text: str) -> None:
-    """A plan full of apostrophes would be hard to read; and one that was there itself is not taken away."""
+    """Other cells get no apostrophe, and one of their own stays."""
     written = write_plan([replace(ROW, problems=text)])
     assert written.endswith(f",{text}\r\n")
     assert read_plan(written.encode())[0].problems == text
@@ -111,7 +111,7 @@ def test_what_a_spreadsheet_leaves_alone_is_written_as_it_is(text: str) -> None:
 
 @pytest.mark.parametrize("uid", ["1.2.3", "1.2.840.01.5", "2.25", "4711", "STUDY-1", "'1'", "1." * 40 + "1", "1.2.3 "])
 def test_an_odd_uid_of_a_scanner_comes_back(uid: str) -> None:
-    """What stands in a header is the study's UID, valid or not; the apostrophe tells it from a slip of the hand."""
+    """An invalid UID of a header is kept; the apostrophe distinguishes it from a typing error."""
     row = replace(ROW, study_uid=uid)
     written = write_plan([row])
     assert f"\r\n'{uid}," in written
@@ -132,7 +132,7 @@ NAMES = TEXTS.filter(lambda name: name.strip() and not re.search(r"(?i)[a-z]{4}"
 
 @st.composite
 def plans(draw: st.DrawFn) -> list[PlanRow]:
-    """Make rows that a plan may hold: any text but in keys and targets, and there too where a row is skipped."""
+    """Draw rows that a plan may hold."""
     names = draw(st.lists(NAMES, unique=True, max_size=3))
     kind = draw(st.sampled_from(KeyKind))
     rows: list[PlanRow] = []
@@ -167,7 +167,7 @@ def plans(draw: st.DrawFn) -> list[PlanRow]:
 
 @given(plans(), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
 def test_a_plan_comes_back(rows: list[PlanRow], encoding: str) -> None:
-    """Whatever stands in the cells, and however it is encoded, reading gives what was written."""
+    """Any cells in any encoding survive writing and reading."""
     assert read_plan(write_plan(rows).encode(encoding)) == rows
 
 
@@ -186,7 +186,7 @@ def test_a_plan_comes_back_from_any_dialect(rows: list[PlanRow], delimiter: str,
 
 @given(st.lists(st.tuples(TEXTS, TEXTS), max_size=5))
 def test_no_written_cell_is_a_formula(pairs: list[tuple[str, str]]) -> None:
-    """What stands in a header or a path is never run by whoever opens the plan."""
+    """No text of a header or path becomes a formula in a spreadsheet."""
     rows = [PlanRow(f"{UID}.{n}", "", a, b, source=b, skip=True) for n, (a, b) in enumerate(pairs)]
     for cells in csv.reader(io.StringIO(write_plan(rows), newline="")):
         assert [cell for cell in cells if cell.lstrip(" ")[:1] in tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")] == []
@@ -194,7 +194,7 @@ def test_no_written_cell_is_a_formula(pairs: list[tuple[str, str]]) -> None:
 
 @given(st.tuples(st.text(), st.text(), st.text()))
 def test_no_written_cell_says_anything_to_a_terminal(texts: tuple[str, str, str]) -> None:
-    """Whoever looks at a plan with `cat` sees what stands in the headers, and it does nothing."""
+    """No cell has control characters."""
     first, second, third = texts
     row = PlanRow(f"{UID}\x1b[2J\x9b{first}", "", second, "\r\x07", source="/a\x1b]0;x\x07", skip=True)
     written = write_plan([replace(row, problems=third, extra={"\x1bc": "\x7f"})])
@@ -203,12 +203,12 @@ def test_no_written_cell_says_anything_to_a_terminal(texts: tuple[str, str, str]
 
 
 def test_bytes_of_a_path_that_are_no_text_are_spelt_out() -> None:
-    """The directory only informs; a plan can always be encoded."""
+    """A plan can always be encoded."""
     assert ",/data/\\udcff," in write_plan([replace(ROW, source="/data/\udcff")])
 
 
 def test_rows_that_no_plan_can_hold() -> None:
-    """A column cannot have two meanings, and rows with and without UIDs have no header in common."""
+    """A column cannot have two meanings, and rows with and without UIDs cannot share a header."""
     with pytest.raises(ValueError, match="some have none"):
         write_plan([ROW, replace(ROW, study_uid="", accession_number="A1")])
     with pytest.raises(ValueError, match="may not be named Subject"):
@@ -216,7 +216,7 @@ def test_rows_that_no_plan_can_hold() -> None:
 
 
 def test_its_repr_tells_no_names() -> None:
-    """Rows and keys may be logged: what could be a patient's does not show."""
+    """No repr shows a patient's data."""
     row = PlanRow("", "P", "S", "E", accession_number="A77", patient_id="PLANTED", extra={"Last Name": "Planted"})
     assert not re.search("planted|A77", repr(row) + repr(row.key), re.IGNORECASE)
     assert hash(row) == hash(replace(row, extra={}))
@@ -274,25 +274,25 @@ def test_files_of_programs(name: str) -> None:
 
 
 def test_a_line_of_sep_is_a_line() -> None:
-    """Lines are counted with it, as an editor does."""
+    """The line counts, as in an editor."""
     assert ": line 3, study_uid: " in problems(b"SEP=;\n" + plan("x;P;S;E;upload", header=HEADER.replace(",", ";")))[0]
 
 
 def test_the_delimiter_is_the_one_that_makes_sense_of_the_header() -> None:
-    """The name of a column may hold other delimiters, and more of them."""
+    """Names of columns may contain other delimiters."""
     data = plan(f"{UID};P;S;E;x", header="study_uid;project_id;subject_label;session_label;a,b,c,d,e,f,g,h,i,j")
     assert read_plan(data) == [PlanRow(UID, "P", "S", "E", extra={"a,b,c,d,e,f,g,h,i,j": "x"})]
 
 
 def test_cells_that_a_spreadsheet_leaves_behind() -> None:
-    """Empty columns at the end are none; what stands in one is one cell too many."""
+    """Empty columns at the end are ignored; a value in one is an error."""
     assert read_plan(plan(f"{UID},P,S,E,upload,,", header=f"{HEADER},,")) == [PlanRow(UID, "P", "S", "E")]
     told = problems(plan(f"{UID},P,S,E,upload,,x", header=f"{HEADER},,"))[0]
     assert told == "the plan has errors: line 2: 7 cells, but the header has 5"
 
 
 def test_a_column_without_a_name_is_kept() -> None:
-    """The index of pandas is nobody's error."""
+    """The index column of pandas is not an error."""
     rows = read_plan(FILES["pandas, with index and gaps"])
     assert [row.extra for row in rows] == [{"": "0"}, {"": "1"}]
     assert write_plan(rows).startswith(",study_uid,")
@@ -300,7 +300,7 @@ def test_a_column_without_a_name_is_kept() -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_line_ends_within_cells(end: str) -> None:
-    """A quoted cell may go on; lines are counted as an editor does."""
+    """A quoted cell may have line ends; lines are counted as in an editor."""
     lines = [
         'study_uid,project_id,"subject_label",session_label,note',
         f'{UID}.1,P,S,E,"a',
@@ -357,7 +357,7 @@ DAX = (
 )
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_columns_of_others(header: str, line: str, expected: KeyKind, delimiter: str) -> None:
-    """Manifests of XNAT Desktop Client, DQR, dax and hand; columns that mean nothing here are carried along."""
+    """Manifests of XNAT Desktop Client, DQR and dax are read; unknown columns are kept."""
     data = plan(line.replace(",", delimiter), header=header.replace(",", delimiter))
     (row,) = read_plan(data, project="P")
     assert (row.project_id, row.subject_label, row.session_label) == ("P", "S", "E")
@@ -374,13 +374,13 @@ def test_columns_of_others(header: str, line: str, expected: KeyKind, delimiter:
 
 
 def test_a_uid_goes_before_other_keys() -> None:
-    """Where there is a column of UIDs, each row has one; an accession number does not stand in for it."""
+    """With a column of UIDs, each row needs one; an accession number does not replace it."""
     data = plan(f"{UID},A1,P,S,E", ",A2,P,S,F", header="Study UID,Accession Number,project,subject,session")
     assert problems(data)[0] == "the plan has errors: line 3, Study UID: empty"
 
 
 def test_the_project_of_the_command() -> None:
-    """It is for rows that name none, and for no others."""
+    """-P applies only to rows without a project."""
     rows = read_plan(plan(f"{UID}.1,,S,E,upload", f"{UID}.2,Q,S,F,upload", f"{UID}.3,,,,skip"), project="P")
     assert [row.project_id for row in rows] == ["P", "Q", "P"]
 
@@ -399,13 +399,13 @@ def test_the_project_of_the_command() -> None:
     ],
 )
 def test_numbers_only_inform(text: str, expected: int | None) -> None:
-    """A number that a spreadsheet has rounded is as good; one that is none is not known."""
+    """Rounded numbers are accepted; other texts are unknown."""
     data = plan(f'{UID},P,S,E,upload,"{text}"', header=f"{HEADER},files")
     assert read_plan(data)[0].files == expected
 
 
 def test_repeating_and_skipping() -> None:
-    """A row twice counts once; what is skipped is not checked for what only matters when it is sent."""
+    """A repeated row counts once; skipped rows are not checked for labels."""
     rows = read_plan(
         plan(
             f"{UID}.1,P,S,E,upload",
@@ -468,7 +468,7 @@ def test_repeating_and_skipping() -> None:
     ],
 )
 def test_rows_that_are_wrong(lines: list[str], told: str) -> None:
-    """Each problem by its line and column; all of a file at once."""
+    """All problems are reported at once, by line and column."""
     assert problems(plan(*lines))[0] == f"the plan has errors: {told}"
 
 
@@ -484,23 +484,23 @@ def test_rows_that_are_wrong(lines: list[str], told: str) -> None:
     ],
 )
 def test_other_keys_that_are_wrong(line: str, told: str) -> None:
-    """Without a UID, what stands in for it has to be there and whole."""
+    """Without a UID, the other keys must be complete and valid."""
     data = plan(f"{line}S,E", header="Accession Number,Patient ID,Study Date,Subject,Session")
     assert problems(data, project="P")[0] == f"the plan has errors: {told}"
 
 
 def test_a_hint_is_given_once() -> None:
-    """Several problems may have a remedy in common."""
+    """A hint for several problems is given once."""
     assert problems(plan("1.284,P,1E+15,E,upload"))[1].count("as text") == 1
 
 
 def test_the_longest_label() -> None:
-    """XNAT's columns hold 255 characters."""
+    """Labels have at most 255 characters."""
     assert read_plan(plan(f"{UID},P,S,{'x' * 255},upload"))[0].session_label == "x" * 255
 
 
 def test_ten_problems_are_shown() -> None:
-    """A file of the wrong kind does not fill the screen; hints are given once each."""
+    """At most ten problems are shown, and each hint once."""
     message, hint = problems(
         plan(*(f"{UID}.{n},P,S,E {n},upload" for n in range(10)), *("x,P,S,E,upload" for _ in range(3)))
     )
@@ -546,12 +546,12 @@ def test_ten_problems_are_shown() -> None:
     ],
 )
 def test_headers_that_are_wrong(header: str, told: str) -> None:
-    """What is lacking is told by all its names, next to what was found."""
+    """The error has all names of missing columns, and the columns that were found."""
     assert problems(plan(header=header))[0] == told
 
 
 def test_a_missing_project_can_be_given() -> None:
-    """Where only the project is lacking, the hint knows a way."""
+    """If only the project is missing, the hint names -P."""
     assert "-P" in problems(plan(header="study_uid,subject,session"))[1]
     assert read_plan(plan(header="study_uid,subject,session"), project="P") == []
 
@@ -576,7 +576,7 @@ def test_a_missing_project_can_be_given() -> None:
     ],
 )
 def test_files_that_are_no_plans(data: bytes, told: str) -> None:
-    """What cannot be read as a table is told in words, not as a failure of ours."""
+    """A file that is not a table is a usage error."""
     assert problems(data)[0] == told
 
 
@@ -585,7 +585,7 @@ SNIPPETS = st.text("0129.,;\t\"'\r\n=E+-Pa ")
 
 @given(st.binary() | SNIPPETS.map(str.encode) | SNIPPETS.map(plan))
 def test_nothing_else_goes_wrong(data: bytes) -> None:
-    """Whatever a file holds, it is a plan or it is refused with an error of ours."""
+    """Any file is a plan or a usage error."""
     rows: list[PlanRow] = []
     with suppress(UsageError):
         rows = read_plan(data)
@@ -612,7 +612,7 @@ XDC = "Study UID,Study Date,Patient Name,Patient ID,XNAT Subject ID,Session Labe
     ],
 )
 def test_no_error_speaks_of_a_patient(data: bytes) -> None:
-    """Columns slip and headers are forgotten: a message tells no contents of a cell but one character of a label."""
+    """A message shows at most one character of a label."""
     text = " ".join(problems(data, project="P")).casefold()
     assert [word for word in ("planted", "patient^", "1933") if word in text] == []
     assert UID not in text
@@ -627,14 +627,14 @@ def sized(*sizes: tuple[str, int]) -> list[PlanRow]:
 
 
 def test_split() -> None:
-    """The longest first, subjects together, each part in the order of the plan."""
+    """Parts have about equal size, whole subjects, and the order of the plan."""
     rows = sized(("A", 3), ("B", 5), ("A", 3), ("C", 4), ("D", 1))
     parts = split(rows, 2)
     assert [[row.subject_label for row in part] for part in parts] == [["A", "A", "D"], ["B", "C"]]
 
 
 def test_split_without_sizes() -> None:
-    """Where nothing is known of sizes, sessions are counted; what is skipped weighs nothing."""
+    """Without sizes, sessions are counted; skipped rows have no weight."""
     rows = [replace(row, bytes=None) for row in sized(*((subject, 0) for subject in "AABCDD"))]
     assert [len(part) for part in split(rows, 3)] == [2, 2, 2]
     skipped = [*sized(("A", 10), ("B", 9), ("C", 1)), replace(ROW, subject_label="D", bytes=100, skip=True)]
@@ -642,7 +642,7 @@ def test_split_without_sizes() -> None:
 
 
 def test_split_keeps_a_subject_together_whatever_its_case() -> None:
-    """XNAT joins the two when it archives, and two machines would not know of each other."""
+    """Subjects that differ only in case stay in one part, because XNAT merges them."""
     rows = [
         PlanRow(f"1.2.{number}", "P", label, f"E{number}", bytes=10, patient_id=patient)
         for number, (label, patient) in enumerate([("S1", "A"), ("s1", "B"), ("S2", "C"), ("S3", "C"), ("s4", "D")])
@@ -652,13 +652,13 @@ def test_split_keeps_a_subject_together_whatever_its_case() -> None:
 
 
 def test_split_parts_what_everybody_is_called() -> None:
-    """A PatientID of very many subjects is nobody's, and keeps nothing together."""
+    """A PatientID of very many subjects keeps nothing together."""
     rows = [PlanRow(f"1.2.{number}", "P", f"S{number}", f"E{number}", patient_id="ANON") for number in range(20)]
     assert [len(part) for part in split(rows, 2)] == [10, 10]
 
 
 def test_split_too_often() -> None:
-    """There are as many parts as asked for, even if some are empty."""
+    """Some parts may be empty."""
     assert split(sized(("A", 1), ("A", 2)), 3) == [sized(("A", 1), ("A", 2)), [], []]
     with pytest.raises(UsageError, match="into 0 parts"):
         split([], 0)
@@ -666,7 +666,7 @@ def test_split_too_often() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("ABCDEFGH"), st.integers(0, 100))), st.integers(1, 5))
 def test_split_loses_and_parts_nothing(sizes: list[tuple[str, int]], n: int) -> None:
-    """Each row and each subject is in one part, no part is out of proportion, and the order of rows does not matter."""
+    """Each row and subject is in one part, sizes are balanced, and the order of rows does not matter."""
     rows = sized(*sizes)
     parts = split(rows, n)
     assert len(parts) == n

@@ -1,4 +1,4 @@
-"""Where a study goes: its project and labels, by header, path and table; and what cannot be routed."""
+"""Project and labels of a study by header, path and table."""
 
 import re
 from collections.abc import Mapping
@@ -49,20 +49,20 @@ def label(template: str, fields: Mapping[str, str] = FIELDS) -> str:
     ],
 )
 def test_clean_label(text: str, expected: str) -> None:
-    """What XNAT's labels cannot hold becomes one `_` a character; blanks around it go."""
+    """Each invalid character becomes `_`, and outer blanks are removed."""
     assert clean_label(text) == expected
 
 
 @given(st.text())
 def test_clean_label_is_safe_and_final(text: str) -> None:
-    """Whatever goes in, only characters that XNAT keeps come out, and cleaning them again changes nothing."""
+    """Any text becomes a valid label, which cleaning does not change again."""
     cleaned = clean_label(text)
     assert re.fullmatch(r"[A-Za-z0-9_-]*", cleaned)
     assert clean_label(cleaned) == cleaned
 
 
 def test_defaults() -> None:
-    """Without templates the patient is the subject, and patient and date name the session."""
+    """By default, the PatientID is the subject, and PatientID and date are the session."""
     assert router().route("1.2.3", FIELDS) == Session("P", "4711", "4711_18951108", "1.2.3")
 
 
@@ -80,7 +80,7 @@ def test_defaults() -> None:
     ],
 )
 def test_templates(template: str, expected: str) -> None:
-    """Fields in braces are replaced by their values, all else stands as it is, and the whole is cleaned."""
+    """Fields in braces are replaced by their values, and the result is cleaned."""
     assert label(template) == expected
 
 
@@ -96,14 +96,14 @@ def test_templates(template: str, expected: str) -> None:
     ],
 )
 def test_unroutable(template: str, fields: Mapping[str, str], reason: str) -> None:
-    """A file that gives no usable label has no place to go; the reason names fields and never their values."""
+    """A file without a usable label is not routed; the reason names fields, never values."""
     with pytest.raises(UnroutableError) as caught:
         label(template, fields)
     assert str(caught.value) == reason
 
 
 def test_subject_is_routed_like_the_session() -> None:
-    """A missing field of the subject's template is as bad as one of the session's."""
+    """A missing field of the subject's template is an error too."""
     with pytest.raises(UnroutableError, match=r"^no PatientID in the header$"):
         router(session="{StudyDate}").route("1.2.3", {"StudyDate": "18951108"})
 
@@ -123,7 +123,7 @@ def test_subject_is_routed_like_the_session() -> None:
     ],
 )
 def test_templates_that_no_file_could_satisfy(option: str, template: str, words: str) -> None:
-    """A template that can never give a label is a mistake of the command, told before any file is looked at."""
+    """A template that can never give a label is a usage error."""
     with pytest.raises(UsageError) as caught:
         router(**{option.removeprefix("--"): template})
     assert str(caught.value).startswith(option)
@@ -140,7 +140,7 @@ def test_project(project: str) -> None:
     "project", ["", " ", "a b", "P/../Q", "Ä", "P\n", "{{P}}", "x" * 256, "a b{PatientID}", "{PatientID|'a b'}"]
 )
 def test_project_that_is_none(project: str) -> None:
-    """What cannot be a project ID is refused, so that it never becomes part of an address."""
+    """An invalid project ID is refused."""
     with pytest.raises(UsageError, match="is not a project ID") as caught:
         router(project=project)
     assert caught.value.hint
@@ -150,12 +150,12 @@ def test_project_that_is_none(project: str) -> None:
     ("session", "expected"), [("all", True), ("{{all}}", True), ("a{PatientID}", False), ("{StudyDate}", False)]
 )
 def test_one_session(session: str, *, expected: bool) -> None:
-    """A session template without a field puts every study under one label, which is bound to collide."""
+    """A session template without fields gives all studies one label."""
     assert router(session=session).one_session is expected
 
 
 def test_rules() -> None:
-    """The rules are kept as they were given, so that the journal can compare them with those of the next run."""
+    """The rules are texts that the journal can compare."""
     assert router("{PatientName}", "a {StudyDate}").rules == {
         "project": "P",
         "subject": "{PatientName}",
@@ -165,7 +165,7 @@ def test_rules() -> None:
 
 @given(st.text(min_size=1), st.text())
 def test_labels_are_always_safe(patient: str, date: str) -> None:
-    """Whatever stands in a header, the label is one that XNAT keeps, or the file is not routed."""
+    """Any header gives a valid label, or the file is not routed."""
     try:
         made = label("{PatientID}_{StudyDate}", {"PatientID": patient, "StudyDate": date})
     except UnroutableError:
@@ -185,13 +185,13 @@ def test_project_by_a_template(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["a b", "Ä", "../x", "x" * 256])
 def test_project_that_no_value_gives(value: str) -> None:
-    """A value is not cleaned into a project's ID: what is not one could otherwise become that of another project."""
+    """A value is never cleaned into a project ID."""
     with pytest.raises(UnroutableError, match=r"^the name of its project is not a project ID$"):
         router(project="{PatientID}", session="{StudyDate}").route("1.2.3", {**FIELDS, "PatientID": value})
 
 
 def test_no_project() -> None:
-    """A project must be named by somebody."""
+    """Without a project, the rules are refused."""
     with pytest.raises(UsageError, match=r"^no project$") as caught:
         Router(None, keywords=KEYWORDS)
     assert caught.value.hint == "name it with -P"
@@ -207,13 +207,13 @@ def table(text: str, *path_fields: str) -> LookupTable:
 
 
 def routed(*, path: str = PATH, **options: Any) -> tuple[str, str, str]:
-    """Return project, subject and session of a file, by whatever is given of the options."""
+    """Return project, subject and session of a file by these options."""
     session = Router(**{"project": None, "keywords": KEYWORDS} | options).route("1.2.3", FIELDS, path)
     return session.project, session.subject, session.label
 
 
 def test_labels_of_the_path() -> None:
-    """Project, subject and session of the path are the labels, unless they are given."""
+    """Project, subject and session of the path are the labels, unless options give them."""
     assert routed(paths=PATHS) == ("p", "s", "e")
     assert routed(paths=PATHS, project="P", session="{subject}_{session}_{StudyDate}") == ("P", "s", "s_e_18951108")
     assert routed(paths=PathPattern.parse("{subject}/**"), project="P") == ("P", "p", "4711_18951108")
@@ -229,12 +229,12 @@ def test_labels_of_the_path() -> None:
     ],
 )
 def test_labels_of_the_table(columns: str, values: str, expected: tuple[str, str, str]) -> None:
-    """Columns of these names are the labels, unless they are given."""
+    """Columns of these names are the labels, unless options give them."""
     assert routed(table=table(f"PatientID,{columns}\n4711,{values}\n")) == expected
 
 
 def test_given_before_table_before_path() -> None:
-    """What is given counts more than the table, the table more than the path."""
+    """Options come before the table, the table before the path."""
     by_path = table("subject,subject_label,arm\ns,S1,A\n", *PATHS.fields)
     assert routed(paths=PATHS, table=by_path) == ("p", "S1", "e")
     assert routed(paths=PATHS, table=by_path, subject="{subject}-{arm}") == ("p", "s-A", "e")
@@ -258,7 +258,7 @@ def test_given_before_table_before_path() -> None:
     ],
 )
 def test_not_in_path_or_table(options: dict[str, Any], reason: str) -> None:
-    """A file that path or table do not know has no place to go; the reason names fields and never their values."""
+    """A file that the path pattern or the table does not match is not routed; the reason shows no values."""
     with pytest.raises(UnroutableError) as caught:
         routed(**{"project": "P", "keywords": KEYWORDS | {"PatientBirthDate"}, "path": " /f"} | options)
     assert str(caught.value) == reason
@@ -266,13 +266,13 @@ def test_not_in_path_or_table(options: dict[str, Any], reason: str) -> None:
 
 @pytest.mark.parametrize("name", ["PatientID", "Modality", "StudyIndex"])
 def test_path_fields_do_not_hide_others(name: str) -> None:
-    """A field must mean one thing."""
+    """A field cannot have two meanings."""
     with pytest.raises(UsageError, match=f"{{{name}}} is already a field of the study"):
         Router("P", keywords=KEYWORDS, paths=PathPattern.parse(f"{{{name}}}/**"))
 
 
 def test_rules_of_path_and_table() -> None:
-    """What path and table decide is among the rules; a file's odd bytes do not keep them out of the journal."""
+    """Path pattern and table are among the rules, also with invalid bytes."""
     rules = Router(None, keywords=KEYWORDS, paths=PathPattern.parse("\udcff{project}/**")).rules
     assert rules["project"] == "{project}"
     assert rules["path pattern"] == r"\udcff{project}/**"
@@ -280,7 +280,7 @@ def test_rules_of_path_and_table() -> None:
 
 
 def test_rules_tell_whatever_decides() -> None:
-    """Two routers of different rules can be told apart by their texts."""
+    """Different rules have different texts."""
     make = partial(Router, keywords=KEYWORDS)
     texts = [
         make("P").rules,
@@ -318,28 +318,28 @@ def test_rules_tell_whatever_decides() -> None:
     ],
 )
 def test_session_depth(pattern: str, session: str | None, expected: int | None) -> None:
-    """The directories decide the session if nothing else does, and none of them is left out of its labels."""
+    """Directories decide the session if all of them are in its labels, and nothing else is."""
     project = None if "{project}" in pattern else "P"
     rules = Router(project, None, session, keywords=KEYWORDS, paths=PathPattern.parse(pattern))
     assert rules.session_depth == expected
 
 
 def test_session_depth_needs_what_tells_directories_apart() -> None:
-    """Where all goes into one project, directories of two projects may hold the same session."""
+    """With one project, directories of two projects may have the same session."""
     assert Router("P", keywords=KEYWORDS, paths=PATHS).session_depth is None
     assert Router("P", "{project}_{subject}", keywords=KEYWORDS, paths=PATHS).session_depth == 3
     assert router().session_depth is None
 
 
 def test_a_path_is_asked_for() -> None:
-    """Who has to find out paths can ask whether they matter."""
+    """Rules say whether they need paths."""
     assert Router("P", keywords=KEYWORDS, paths=PATHS).needs_path
     assert not router().needs_path
 
 
 @given(st.dictionaries(st.sampled_from(sorted(KEYWORDS)), st.text()), st.text())
 def test_values_are_never_told(fields: dict[str, str], path: str) -> None:
-    """Whatever makes a file unroutable, its reason is one of a few texts, which hold nothing of the file."""
+    """The reason is one of a few texts without values of the file."""
     rules = Router(
         "{PatientName:/^(p.*)/}",
         "{PatientID:08}",
@@ -367,7 +367,7 @@ def test_values_are_never_told(fields: dict[str, str], path: str) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("12"), st.dictionaries(st.sampled_from(sorted(KEYWORDS)), st.text()))))
 def test_what_is_remembered_is_what_is_decided(files: list[tuple[str, dict[str, str]]]) -> None:
-    """A file's session depends on nothing but the file: not on those that came before it."""
+    """A file's session does not depend on earlier files."""
     remembering = router()
     for uid, fields in files:
         results = []
