@@ -226,3 +226,13 @@ def test_typer_is_what_we_take_it_for() -> None:
     parsing = typer.BadParameter.__bases__[0]
     assert issubclass(parsing, Exception)
     assert parsing not in {Exception, RuntimeError, ValueError}
+
+
+def test_the_tests_that_pages_name_exist() -> None:
+    """A cell of a table may only say what a test holds."""
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+\.py::[\w:]+)`", page.read_text("utf-8"))}
+    assert len(named) > 10
+    for name in sorted(named):
+        file, *parts = name.split("::")
+        texts = [path.read_text("utf-8") for path in Path(__file__).parent.rglob(file)]
+        assert any(all(re.search(rf"(?:def|class) {part}\b", text) for part in parts) for text in texts), name

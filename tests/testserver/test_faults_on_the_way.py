@@ -133,7 +133,7 @@ async def test_a_reply_in_the_place_of_xnats(kind: str, action: Action, status: 
 
 
 @kinds
-async def test_a_gateway_gives_up_and_the_work_is_done(kind: str) -> None:
+async def test_archive_47_a_gateway_gives_up_and_the_work_is_done(kind: str) -> None:
     """504 with nginx's page instead of XNAT's reply; a header can be added."""
     async with scene() as at:
         at.web.xnat.faults.add(Fault(kind, Gateway(headers={"Retry-After": "3"})))

@@ -83,6 +83,20 @@ async def test_archive_15_prearchive_code() -> None:
         assert (await web.put("/data/projects/seen/prearchive_code/0")).status == 403
 
 
+async def test_archive_15_other_settings() -> None:
+    """Each has its own form; one that there is not is a 400."""
+    async with raw_client() as web:
+        path = "/data/projects/demo"
+        for key, value, shown in (
+            ("quarantine_code", "true", "1"),
+            ("current_arc", "arc002", "arc002"),
+            ("scan_type_mapping", "false", "0"),
+        ):
+            assert (await web.put(f"{path}/{key}/{value}")).text == ""
+            assert (await web.get(f"{path}/{key}")).text == shown
+        assert (await web.get(f"{path}/other_code")).status == 400
+
+
 async def test_archive_22_experiments_of_a_project() -> None:
     """Default columns, strings only; one archived session each."""
     async with raw_client() as web:

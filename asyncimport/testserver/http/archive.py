@@ -170,9 +170,10 @@ async def wait_for_archive(context: RequestContext, job: Job) -> ArchivedSession
 
 
 def archive_failure(site: Site, row: PrearchiveRow, message: str, *, conflict: bool = False) -> HttpError:
-    """Return the error of a failed archiving; in newer versions, a conflict is a 500 too."""
-    status = 409 if conflict and not site.profile.archive_hides_codes else 500
-    return HttpError(status, f"FAILED: Unable to archive {row.folder}: Operation Failed: {message}")
+    """Return the error of a failed archiving; in newer versions, a conflict is a 500 too (QueueBasedImageCommit)."""
+    if not site.profile.archive_hides_codes:
+        return HttpError(409 if conflict else 500, message)
+    return HttpError(500, f"FAILED: Unable to archive {row.folder}: Operation Failed: {message}")
 
 
 def archive_timeout(row: PrearchiveRow) -> HttpError:

@@ -79,19 +79,30 @@ async def put_project(context: RequestContext, name: str) -> web.StreamResponse:
 
 
 async def setting(context: RequestContext, name: str, key: str, value: str | None = None) -> web.StreamResponse:
-    """Return or set the prearchive code, a plain number (ProjectResource)."""
-    if key != "prearchive_code":
-        raise HttpError(400)
+    """Return or set a setting of a project, as a plain text (ProjectResource).
+
+    Codes are numbers; `true` and `false` are 1 and 0. The folder of the archive, and whether types of scans are mapped,
+    have no effect on this server.
+    """
     found = context.readable_project(name)
     if value is None:
-        return text(str(found.prearchive_code))
+        return text(str(getattr(found, key)))
     if not context.allows(found, "edit"):
         raise HttpError(403)
+    if key == "current_arc":
+        found.current_arc = value
+        return text()
     number = {"true": "1", "false": "0"}.get(value, value)
     if not re.fullmatch(r"-?\d+", number):
         raise HttpError(400)
-    found.prearchive_code = int(number)
+    setattr(found, key, int(number))
     return text()
+
+
+async def unknown_setting(context: RequestContext, name: str, **_: str) -> web.StreamResponse:
+    """Refuse a setting that there is not."""
+    context.readable_project(name)
+    raise HttpError(400)
 
 
 async def pipelines(context: RequestContext, name: str) -> web.StreamResponse:

@@ -35,6 +35,7 @@ _PREARCHIVED = r"prearchive/projects/(?P<project>[^/]+)/(?P<timestamp>[^/]+)/(?P
 _SUBJECT = r"projects/(?P<project>[^/]+)(?:/subjects/(?P<subject>[^/]+))?"
 _EXPERIMENT = rf"(?:{_SUBJECT}/)?experiments/(?P<name>[^/]+)"
 _SCANS = r"(?:projects/(?P<project>[^/]+)/subjects/(?P<subject>[^/]+)/)?experiments/(?P<name>[^/]+)/scans"
+_SETTING = "projects/(?P<name>[^/]+)/(?P<key>prearchive_code|quarantine_code|current_arc|scan_type_mapping)"
 _RESOURCE = OWNER + "resources/(?P<label>[^/]+)"
 
 
@@ -105,8 +106,9 @@ _DATA = (
     _route("search/elements/(?P<name>[^/]+)", GET=schemas.search_fields),
     _route("search(?:/.+)?", GET=schemas.search, POST=schemas.search),
     _route("projects/(?P<name>[^/]+)/pipelines", GET=projects.pipelines),
-    _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)", GET=projects.setting),
-    _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)/(?P<value>[^/]+)", PUT=projects.setting),
+    _route(_SETTING, GET=projects.setting),
+    _route(f"{_SETTING}/(?P<value>[^/]+)", PUT=projects.setting),
+    _route("projects/(?P<name>[^/]+)/(?P<key>[a-z_]+_code)(?:/(?P<value>[^/]+))?", GET=projects.unknown_setting),
     _route("subjects", GET=subjects.list_subjects),
     _route("projects/(?P<project>[^/]+)/subjects", GET=subjects.list_subjects, POST=subjects.post_subject),
     _route(

@@ -37,6 +37,9 @@ class Project:
     name: str = ""
     prearchive_code: int = 0
     """0 leaves sessions in the prearchive, 4 archives them on commit, 5 also overwrites files."""
+    quarantine_code: int = 0
+    current_arc: str = "arc001"
+    scan_type_mapping: int = 1
     readers: Iterable[str] = ()
     """Names of users who may read; editors may read too."""
     editors: Iterable[str] = (EVERYONE,)
