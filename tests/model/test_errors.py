@@ -37,14 +37,14 @@ CLASSES: list[type[AsyncimportError]] = [getattr(errors, name) for name in vars(
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_exit_codes(kind: type[AsyncimportError]) -> None:
-    """What ends a run has the exit code of the contract; all else, should it ever come so far, is unexpected: 1."""
+    """Fatal errors have the exit codes of the contract; all others, which should not get so far, have 1."""
     assert issubclass(kind, AsyncimportError)
     assert kind.exit_code == FATAL.get(kind, 1)
     assert issubclass(kind, FatalError) == (kind in FATAL or kind is FatalError)
 
 
 def test_tree_is_the_docstring() -> None:
-    """The tree that the module shows is the tree that there is, exit codes included."""
+    """The tree in the docstring is the real one, exit codes included."""
     shown: dict[str, tuple[str, int | None]] = {}
     above = ["Exception"]
     for stem, name, code in re.findall(r"^([│ ]*[├└]── |)(\w+Error) +(\d )?", errors.__doc__ or "", re.MULTILINE):
@@ -66,13 +66,13 @@ def test_tree_is_the_docstring() -> None:
     ],
 )
 def test_message_and_hint(error: AsyncimportError, hint: str) -> None:
-    """The text of an error is its message alone; what to do about it stands apart."""
+    """The text of an error is its message only; the hint is separate."""
     assert str(error) == "message"
     assert error.hint == hint
 
 
 def test_flags_are_off_unless_given() -> None:
-    """An error that may pass blames nobody and asks for nothing unless it says so."""
+    """By default a transient error blames nobody and asks for nothing."""
     for error in (TransientError("x"), LoginExpiredError("x")):
         assert (error.retry_after, error.overload, error.unreachable, error.blames_file) == (None, False, False, False)
     assert not RefusedError("x").whole_session
@@ -93,7 +93,7 @@ UNAVAILABLE, USAGE, TRANSIENT, BUG = UnavailableError("u"), UsageError("g"), Tra
     ],
 )
 def test_the_primary_error_of_several(found: list[Exception], expected: Exception) -> None:
-    """One that ends the run goes before a usage error, that before any other of ours, in whatever order they came."""
+    """Fatal errors come before usage errors, those before our others, in whatever order they were raised."""
     for order in permutations(found):
         assert primary_error(ExceptionGroup("", order)) is expected
 
@@ -107,13 +107,13 @@ def test_the_primary_error_of_equals_is_the_first() -> None:
 
 
 def test_the_primary_error_of_nested_groups() -> None:
-    """Task groups within task groups hide nothing."""
+    """It is found in task groups within task groups."""
     inner = ExceptionGroup("", [TRANSIENT, ExceptionGroup("", [UNAVAILABLE])])
     assert primary_error(ExceptionGroup("", [BUG, inner, USAGE])) is UNAVAILABLE
 
 
 def test_the_primary_error_may_be_a_base_exception() -> None:
-    """An interrupt in a group is shown when nothing of ours is there to be shown."""
+    """An interrupt in a group is shown if there is no error of ours."""
     interrupt = KeyboardInterrupt()
     assert primary_error(BaseExceptionGroup("", [interrupt])) is interrupt
     assert primary_error(BaseExceptionGroup("", [interrupt, USAGE])) is USAGE

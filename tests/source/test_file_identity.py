@@ -1,4 +1,4 @@
-"""What proves that a file is the one that was sent: more than path, size and time, which many things keep."""
+"""What proves that a file is the one that was sent: more than path, size and mtime, which often survive changes."""
 
 import hashlib
 import os
@@ -38,7 +38,7 @@ def visit(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, content: bytes) -> None:
-    """Put other bytes into a file, and give it its old time back."""
+    """Write other bytes into a file, and restore its mtime."""
     before = path.stat()
     assert len(content) == before.st_size
     path.write_bytes(content)
@@ -46,7 +46,7 @@ def rewrite(path: Path, content: bytes) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Put another file in the place of one, with its size and time, as a restored backup has."""
+    """Replace a file by another with its size and mtime, like a restored backup."""
     other = path.with_name(f"{path.name}.new")
     before = path.stat()
     other.write_bytes(content)
@@ -55,7 +55,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def migrate(place: Path) -> None:
-    """Do what a new file server does: every inode and every ctime is another, and nothing else."""
+    """Change every inode and every ctime, and nothing else, like a new file server."""
     inodes = {path: path.stat().st_ino for path in place.rglob("*")}
     old = place.rename(place.with_name("old"))
     shutil.copytree(old, place)
@@ -64,7 +64,7 @@ def migrate(place: Path) -> None:
 
 
 def counts(ended: Ended) -> dict[str, int]:
-    """Return what there is of files, and how many."""
+    """Return the counts of files that are not zero."""
     return {name: count for name, count in ended.json["files"].items() if count and name != "found"}
 
 
@@ -93,7 +93,7 @@ FORGET_FACTS = "UPDATE file SET inode = NULL, ctime_ns = NULL"
 async def test_other_bytes_under_the_same_size_and_time(
     xnat: TestXnat, ready: Commands, visit: Path, tmp_path: Path, put: Callable[[Path, bytes], None]
 ) -> None:
-    """They are told, they are not safe to delete, and asked for they are sent."""
+    """They are reported, are not safe to delete, and are sent on request."""
     assert (await ready("upload", visit, *WORDS)).code == 0
     put(visit / "2", image(2, pixels=50, PixelData=b"x" * 50))
     safe, told = await safe_of(ready, tmp_path / "before")
@@ -112,7 +112,7 @@ async def test_other_bytes_under_the_same_size_and_time(
 
 
 async def test_other_bytes_that_are_another_instance(ready: Commands, visit: Path, tmp_path: Path) -> None:
-    """Under the path of one that was sent lies one that was not: it is sent."""
+    """An unsent instance under the path of a sent one is sent."""
     assert (await ready("upload", visit, *WORDS)).code == 0
     replace(visit / "2", image(7, pixels=50))
     again = await ready("upload", visit, *WORDS)
@@ -147,7 +147,7 @@ def touched(place: Path) -> None:
 async def test_the_same_bytes_are_known_again(
     xnat: TestXnat, ready: Commands, visit: Path, tmp_path: Path, what: Callable[[Path], None], receipts: bool
 ) -> None:
-    """Whatever happened to inodes, times and paths: by their digest nothing is sent again, and nothing told."""
+    """Whatever happened to inodes, times and paths: the digest matches, so nothing is sent or reported."""
     extra: tuple[Any, ...] = ("--receipts", tmp_path / "receipts") if receipts else ()
     assert (await ready("upload", visit, *WORDS, *extra)).code == 0
     what(visit)
@@ -163,7 +163,7 @@ async def test_the_same_bytes_are_known_again(
 
 
 async def test_recognised_files_are_not_read_again(ready: Commands, visit: Path, tmp_path: Path) -> None:
-    """Once proven, inode and time tell."""
+    """Once proven, inode and mtime decide."""
     assert (await ready("upload", visit, *WORDS)).code == 0
     migrate(visit)
     opened = opens(ready.env, tmp_path, visit)
@@ -176,7 +176,7 @@ async def test_recognised_files_are_not_read_again(ready: Commands, visit: Path,
 async def test_a_copy_of_a_changed_file_is_no_copy_of_what_was_sent(
     ready: Commands, visit: Path, tmp_path: Path
 ) -> None:
-    """It has the bytes of a file that stands for what was sent, and not those that were."""
+    """It has the file's new bytes, not those that were sent."""
     assert (await ready("upload", visit, *WORDS)).code == 0
     rewrite(visit / "2", image(2, pixels=50, PixelData=b"x" * 50))
     shutil.copy2(visit / "2", visit / "copy")
@@ -198,7 +198,7 @@ async def test_a_restored_file_is_recognised_by_its_digest(ready: Commands, visi
 
 
 async def test_a_row_without_inode_matches_an_untouched_file(ready: Commands, visit: Path, tmp_path: Path) -> None:
-    """It knows neither inode nor digest: a file that has not changed since it was stored is the one that was sent."""
+    """Without inode and digest, a file unchanged since it was stored is the one that was sent."""
     assert (await ready("upload", visit, *WORDS)).code == 0
     change(ready, FORGET_FACTS)
     change(ready, "UPDATE instance SET xxh3 = NULL, settled_at = settled_at + 60")
@@ -214,7 +214,7 @@ async def test_a_row_without_inode_matches_an_untouched_file(ready: Commands, vi
 async def test_a_row_without_inode_does_not_match_a_touched_file(
     xnat: TestXnat, ready: Commands, visit: Path, tmp_path: Path
 ) -> None:
-    """Nothing is sent again, and nothing told of a million files on a new server; but they are not safe to delete."""
+    """On a new server a million files are neither sent again nor reported; but they are not safe to delete."""
     assert (await ready("upload", visit, *WORDS)).code == 0
     change(ready, FORGET_FACTS)
     change(ready, "UPDATE instance SET xxh3 = NULL")
@@ -230,7 +230,7 @@ async def test_a_row_without_inode_does_not_match_a_touched_file(
 
 
 async def test_moved_without_a_digest(xnat: TestXnat, ready: Commands, visit: Path, tmp_path: Path) -> None:
-    """As much as an older version knew: nothing is sent again, and nothing is safe to delete that was copied."""
+    """Nothing is sent again, and no copied file is safe to delete."""
     assert (await ready("upload", visit, *WORDS)).code == 0
     change(ready, "UPDATE instance SET xxh3 = NULL")
     renamed = visit.rename(tmp_path / "renamed")
@@ -245,7 +245,7 @@ async def test_moved_without_a_digest(xnat: TestXnat, ready: Commands, visit: Pa
 
 
 async def test_a_repair_from_a_new_file_server(xnat: TestXnat, ready: Commands, visit: Path) -> None:
-    """What the archive lacks is sent again from the file that holds it, and from no other."""
+    """Missing instances are sent again from files that hold them, and from no others."""
     assert (await ready("upload", visit, *WORDS)).code == 0
     migrate(visit)
     rewrite(visit / "3", image(3, pixels=50, PixelData=b"x" * 50))
@@ -259,7 +259,7 @@ async def test_a_repair_from_a_new_file_server(xnat: TestXnat, ready: Commands, 
 
 
 async def test_attachments_are_put_back_from_a_new_file_server(xnat: TestXnat, ready: Commands, visit: Path) -> None:
-    """The one that holds what was stored, and no other."""
+    """From the file that holds what was stored, and from no other."""
     write(visit / "a.csv", b"a,b\n1,2\n")
     write(visit / "b.csv", b"a,b\n3,4\n")
     assert (await ready("upload", visit, *WORDS, "--attach", "*.csv=DATA")).code == 0
@@ -274,7 +274,7 @@ async def test_attachments_are_put_back_from_a_new_file_server(xnat: TestXnat, r
 
 @pytest.mark.parametrize("receipts", [False, True])
 async def test_every_file_has_a_digest(ready: Commands, visit: Path, tmp_path: Path, receipts: bool) -> None:
-    """Small ones, and large ones that are read as they are sent; another one where receipts are written."""
+    """Small files, and large ones that are streamed; a stronger one for receipts."""
     write(visit / "large", image(9, pixels=2 * LARGE))
     extra: tuple[Any, ...] = ("--receipts", tmp_path / "receipts") if receipts else ()
     assert (await ready("upload", visit, *WORDS, *extra)).code == 0
@@ -290,7 +290,7 @@ async def test_every_file_has_a_digest(ready: Commands, visit: Path, tmp_path: P
 
 
 async def test_pending_files_without_proof_are_read_again(xnat: TestXnat, ready: Commands, visit: Path) -> None:
-    """A file that could not be sent and was replaced since is sent as what it is now."""
+    """An unsent file that was replaced is sent with its new content."""
     assert (await ready("upload", visit, *WORDS, "--modality", "CT")).json["files"]["skipped"] == 4
     replace(visit / "2", image(8, pixels=50))
     assert (await ready("upload", visit, *WORDS)).code == 0
@@ -310,7 +310,7 @@ async def test_a_plan_reads_replaced_files(ready: Commands, visit: Path) -> None
 async def test_attachments_are_compared_by_content(
     ready: Commands, visit: Path, tmp_path: Path, content: bytes
 ) -> None:
-    """Other bytes under the same size and time are told; the same ones in another file are not, and are safe."""
+    """Other bytes under the same size and mtime are reported; the same bytes in another file are not, and are safe."""
     write(visit / "a.csv", b"a,b\n1,2\n")
     words = (*WORDS, "--attach", "*.csv=DATA")
     assert (await ready("upload", visit, *words)).code == 0
@@ -327,7 +327,7 @@ async def test_attachments_are_compared_by_content(
 async def test_a_copy_of_a_file_that_has_changed_before_it_was_sent_is_no_copy(
     ready: Commands, xnat: TestXnat, tmp_path: Path, first: str
 ) -> None:
-    """It is compared anew, whichever of the two is met first."""
+    """It is compared again, whichever of the two is found first."""
     for place in "ab":
         write(tmp_path / place / "1", image(1, pixels=50))
     sources = tmp_path / "a", tmp_path / "b"

@@ -1,4 +1,4 @@
-"""Links in a source, as users meet them: what they lead to is sent when asked, and never passed over in silence."""
+"""Links in a source: their targets are sent on request, and never skipped without a report."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ LINKS = [
 async def test_links_are_reported_and_followed_on_request(
     xnat: TestXnat, url: str, commands: Commands, source: Path
 ) -> None:
-    """By plan, rehearsal and upload alike; the exit code says that something may be lacking."""
+    """By plan, dry run and upload alike; the exit code says that files may be missing."""
     commands.login(url)
     words = (source, "-P", "demo", "-o", "json")
     for command in (("plan", *words), ("upload", *words, "--dry-run")):
@@ -56,7 +56,7 @@ async def test_links_are_reported_and_followed_on_request(
 
 
 async def test_files_behind_an_unfollowed_link_are_not_gone(url: str, commands: Commands, source: Path) -> None:
-    """What an earlier run sent from there counts as before when links are no longer followed."""
+    """Files that an earlier run sent from there still count when links are no longer followed."""
     commands.login(url)
     words = ("upload", source, "-P", "demo", "-o", "json")
     assert (await commands(*words, "--follow-links", "--no-archive")).code == 0

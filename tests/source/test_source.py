@@ -1,4 +1,4 @@
-"""The walk over real trees with whatever else lies in them, and the bytes of files that change under our hands."""
+"""The walk over real trees with anything in them, and the bytes of files that change meanwhile."""
 
 import os
 import shutil
@@ -30,18 +30,18 @@ pytestmark = pytest.mark.anyio
 
 
 async def walk(*roots: Path | str, follow_links: bool = False) -> list[File | Ignored]:
-    """Return all that a walk meets."""
+    """Return everything that a walk yields."""
     source = await anyio.to_thread.run_sync(partial(FileSource, roots, follow_links=follow_links))
     return [item async for batch in source.batches() for item in batch]
 
 
 def name(item: File | Ignored) -> str:
-    """Return the name of what was met."""
+    """Return the name of a result of the walk."""
     return Path(item.path if isinstance(item, File) else item.file.path).name
 
 
 async def ignored(root: Path) -> Ignored:
-    """Walk over what yields one thing, which is ignored; and return it."""
+    """Walk over a source that yields one ignored file, and return it."""
     (item,) = await walk(root)
     assert isinstance(item, Ignored)
     return item
@@ -49,7 +49,7 @@ async def ignored(root: Path) -> Ignored:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Give up for a while what lets root read everything."""
+    """Drop root's right to read everything for a while."""
     me = os.geteuid()
     if me == 0:
         os.seteuid(65534)
@@ -79,7 +79,7 @@ async def test_files_come_with_size_and_time(tmp_path: Path) -> None:
 
 
 async def test_batches_begin_small_and_grow(tmp_path: Path) -> None:
-    """The first batch has 32 files, so that sending begins at once; later ones up to 512."""
+    """The first batch has 32 files, so that sending begins at once; later ones have up to 512."""
     for number in range(600):
         write(tmp_path / f"{number:03}", b"")
     assert [len(batch) async for batch in (await folder(tmp_path)).batches()] == [32, 512, 56]
@@ -91,14 +91,14 @@ async def test_an_empty_directory_yields_nothing(tmp_path: Path) -> None:
 
 
 async def test_links_to_files_of_the_source_are_followed(tmp_path: Path) -> None:
-    """The link's own path is given, with size and time of what it leads to."""
+    """With the link's own path, and size and mtime of its target."""
     target = write(tmp_path / "file", b"12345")
     (tmp_path / "link").symlink_to(target.path)
     assert await walk(tmp_path) == [target, replace(target, path=str(tmp_path / "link"))]
 
 
 async def test_links_to_directories_of_the_source_are_not_followed(tmp_path: Path) -> None:
-    """What they lead to is met in its own place; they are named and passed, whether others are followed or not."""
+    """Their files are found in their own place; the links are reported, with or without `follow_links`."""
     write(tmp_path / "a" / "file", b"x")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     for follow in (False, True):
@@ -110,7 +110,7 @@ async def test_links_to_directories_of_the_source_are_not_followed(tmp_path: Pat
 
 
 async def test_links_that_lead_out_are_followed_when_asked(tmp_path: Path) -> None:
-    """To files and to directories, round in circles, to the source's own parent and to one place twice: all once."""
+    """To files and directories, in circles, to the source's parent, twice to one place: each file once."""
     out = tmp_path / "out"
     write(out / "a" / "1", b"x")
     write(out / "2", b"x")
@@ -140,14 +140,14 @@ async def test_links_that_lead_out_are_followed_when_asked(tmp_path: Path) -> No
 
 
 async def test_a_root_that_is_a_link_to_a_directory_is_walked(tmp_path: Path) -> None:
-    """Whoever names a link as the source means what it leads to."""
+    """A link given as the source means its target."""
     file = write(tmp_path / "real" / "file", b"x")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert await walk(tmp_path / "link") == [replace(file, path=str(tmp_path / "link" / "file"))]
 
 
 async def test_a_broken_link_is_unreadable(tmp_path: Path) -> None:
-    """It is reported with the system's words, without a path in them, and ends nothing."""
+    """It is reported with the system's words, without a path in them, and the walk continues."""
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     write(tmp_path / "sound", b"x")
     found = await walk(tmp_path)
@@ -167,7 +167,7 @@ async def test_links_in_a_circle_are_unreadable(tmp_path: Path) -> None:
 
 
 async def test_pipes_and_sockets_are_not_opened(tmp_path: Path) -> None:
-    """To open a FIFO would wait for ever; neither is DICOM."""
+    """Opening a FIFO would wait for ever; neither is DICOM."""
     os.mkfifo(tmp_path / "fifo")
     # A socket's path must be short.
     with TemporaryDirectory(dir="/tmp") as short, socket.socket(socket.AF_UNIX) as server:
@@ -180,7 +180,7 @@ async def test_pipes_and_sockets_are_not_opened(tmp_path: Path) -> None:
 
 
 async def test_an_unreadable_directory_is_passed() -> None:
-    """It is named once, and the walk goes on behind it."""
+    """It is reported once, and the walk continues."""
     with TemporaryDirectory(dir="/tmp") as root:
         Path(root).chmod(0o755)
         write(Path(root) / "a" / "hidden", b"x")
@@ -193,7 +193,7 @@ async def test_an_unreadable_directory_is_passed() -> None:
 
 
 async def test_a_directory_that_vanishes_is_passed(tmp_path: Path) -> None:
-    """What was listed may be gone when the walk gets there: one line of report, and on."""
+    """It is reported once, and the walk continues."""
     for number in range(40):
         write(tmp_path / "a" / f"{number}", b"x")
     write(tmp_path / "b" / "late", b"x")
@@ -229,21 +229,21 @@ async def test_a_single_file_is_a_source(tmp_path: Path) -> None:
 
 
 async def test_a_root_that_is_a_broken_link_is_reported(tmp_path: Path) -> None:
-    """It exists, so the command makes sense; what it leads to does not."""
+    """The root exists, so it is no usage error."""
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     found = await ignored(tmp_path / "broken")
     assert (found.kind, found.reason) == (FileKind.UNREADABLE, "no such file or directory")
 
 
 async def test_a_missing_root_is_a_usage_error(tmp_path: Path) -> None:
-    """The path is named, with what to do."""
+    """The message names the path, and the hint says what to do."""
     with pytest.raises(UsageError, match=r"no such file or directory: .*/missing$") as caught:
         await folder(tmp_path, tmp_path / "missing")
     assert caught.value.hint
 
 
 async def test_roots_are_absolute_and_links_in_them_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative root is taken from the working directory; `..` goes, links stay as the user names them."""
+    """A relative root is resolved in the working directory, without `..`; links stay as given."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     monkeypatch.chdir(tmp_path)
@@ -251,7 +251,7 @@ async def test_roots_are_absolute_and_links_in_them_stay(tmp_path: Path, monkeyp
 
 
 def test_identify_returns_what_a_file_is(tmp_path: Path) -> None:
-    """Content decides, not the name: an image, something else, an image without its study, a file that is gone."""
+    """By content, not name: an image, something else, an image without its study, a vanished file."""
     source = FileSource([tmp_path])
     found = source.identify(write(tmp_path / "image.txt", image(7)))
     assert isinstance(found, Identity)
@@ -288,7 +288,7 @@ async def test_large_bodies_can_be_streamed_repeatedly(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [100, LARGE + 1])
 @pytest.mark.parametrize("change", ["grown", "shrunk", "touched", "replaced", "rewritten", "gone", "a pipe"])
 async def test_a_file_changed_after_the_walk_is_not_read(tmp_path: Path, size: int, change: str) -> None:
-    """Other size, time, inode or ctime, nothing, or what would hang: an error in its place, and the rest is read."""
+    """With another size, mtime, inode or ctime, vanished or a pipe: an error in its place; the others are read."""
     file = write(tmp_path / "file", bytes(size))
     other = write(tmp_path / "other", b"other")
     path = Path(file.path)
@@ -320,7 +320,7 @@ async def test_a_file_changed_after_the_walk_is_not_read(tmp_path: Path, size: i
 
 
 async def consume(body: StreamedBody, then: object = None) -> int:
-    """Take the first piece of a body, do something to the file, take the rest; return how much came."""
+    """Take the first piece of a body, change the file, take the rest; return the number of bytes."""
     size = 0
     async for piece in body:
         if not size and callable(then):
@@ -333,7 +333,7 @@ SIZE = LARGE + 12345
 
 
 async def test_a_file_that_shrinks_while_it_is_streamed(tmp_path: Path) -> None:
-    """The body ends in an error, not short."""
+    """The body ends in an error."""
     path = tmp_path / "file"
     body = await body_of(write(path, bytes(SIZE)))
     with pytest.raises(SourceError, match="the file shrank while it was sent"):
@@ -349,7 +349,7 @@ async def test_a_file_that_grows_while_it_is_streamed(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_is_rewritten_while_it_is_streamed(tmp_path: Path) -> None:
-    """The same length and other bytes: the time of change gives it away."""
+    """The mtime reveals other bytes of the same length."""
     path = tmp_path / "file"
     body = await body_of(write(path, bytes(SIZE)))
 
@@ -372,7 +372,7 @@ async def test_a_file_that_is_removed_while_it_is_streamed_is_still_whole(tmp_pa
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 async def test_a_body_that_is_not_read_to_its_end_is_closed(tmp_path: Path) -> None:
-    """Closing the iteration closes the file; so does a cancellation at any step of opening, reading and closing."""
+    """Closing the iteration closes the file; so does a cancellation at any step."""
     path = tmp_path / "file"
     body = await body_of(write(path, bytes(SIZE)))
     pieces = aiter(body)
@@ -391,7 +391,7 @@ async def test_a_body_that_is_not_read_to_its_end_is_closed(tmp_path: Path) -> N
 
 
 async def test_same_bytes_compares_to_the_last_byte(tmp_path: Path) -> None:
-    """Equal files, a difference in the last byte, a longer file, one that is gone, one that is a pipe now."""
+    """Equal files, a difference in the last byte, a longer file, a vanished one, a pipe."""
     source = await folder(tmp_path)
     one = write(tmp_path / "one", bytes(600_000)).path
     assert await source.same_bytes(one, write(tmp_path / "copy", bytes(600_000)).path)
@@ -403,7 +403,7 @@ async def test_same_bytes_compares_to_the_last_byte(tmp_path: Path) -> None:
 
 
 async def test_many_headers_are_read_in_a_worker(tmp_path: Path) -> None:
-    """It tells the same of all that can be met as a look from here."""
+    """The worker gives the same results as this process, for any kind of file."""
     for number in range(1, 6):
         write(tmp_path / f"{number}.dcm", image(number, PatientName="Müller^Änne", SpecificCharacterSet="ISO_IR 100"))
     write(tmp_path / "cut.dcm", image(9)[:-3])
@@ -426,7 +426,7 @@ async def test_many_headers_are_read_in_a_worker(tmp_path: Path) -> None:
 
 
 async def test_a_dead_worker_is_restarted(tmp_path: Path) -> None:
-    """As when the system is short of memory: none of the headers is left out."""
+    """After the system killed it for memory, no header is left out."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
     first = await source.identify_many(files)
@@ -440,7 +440,7 @@ async def test_a_dead_worker_is_restarted(tmp_path: Path) -> None:
 async def test_a_file_that_kills_the_worker_twice_is_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those before and behind it are not, and the headers that follow are read in another process still."""
+    """Other files are read, and later headers in another worker."""
     files = [write(tmp_path / "root" / f"{number}.dcm", image(number)) for number in range(1, 6)]
     for_children(tmp_path, monkeypatch, f"os._exit(1) if path == {files[2].path!r} else None")
     source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path / "root"], many=0))
@@ -456,7 +456,7 @@ async def test_a_file_that_kills_the_worker_twice_is_unreadable(
 async def test_without_a_worker_headers_are_read_in_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a system allows none."""
+    """As on a system that allows none."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
     before = readers()
@@ -467,7 +467,7 @@ async def test_without_a_worker_headers_are_read_in_this_process(
 
 
 async def test_a_stop_ends_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may hang at a disk that does not answer; and no other one is begun in its place."""
+    """It may hang at a dead disk; no other one starts in its place."""
     files = [write(tmp_path / "root" / f"{number}.dcm", image(number)) for number in range(1, 4)]
     hangs = tmp_path / "hangs"
     for_children(tmp_path, monkeypatch, f"(open({str(hangs)!r}, 'w'), time.sleep(600))")
@@ -484,7 +484,7 @@ async def test_a_stop_ends_the_worker(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 async def test_the_worker_ends_with_the_walk(tmp_path: Path) -> None:
-    """And when the source is not used any more."""
+    """And when the source is no longer used."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
     async for _ in source.batches():
@@ -502,7 +502,7 @@ async def test_the_worker_ends_with_the_walk(tmp_path: Path) -> None:
 
 
 async def test_few_headers_are_read_in_this_process(tmp_path: Path) -> None:
-    """A process takes longer to begin than they take to read."""
+    """A worker takes longer to start than they take to read."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     source = await folder(tmp_path)
     assert len(await source.identify_many(files)) == 3
@@ -510,7 +510,7 @@ async def test_few_headers_are_read_in_this_process(tmp_path: Path) -> None:
 
 
 class Slow:
-    """Makes each open of a file below `root` wait, until it is `over`, and counts how many wait together at most."""
+    """Delays each open of a file below `root` until it is `over`, and counts how many wait together at most."""
 
     def __init__(self, root: Path, seconds: float = 0.005) -> None:
         self.below = f"{root}{os.sep}"
@@ -526,7 +526,7 @@ class Slow:
             self.wait()
 
     def wait(self) -> None:
-        """Wait, as a thread of several."""
+        """Wait, as one of several threads."""
         with self._lock:
             self._now += 1
             self.opens += 1
@@ -537,7 +537,7 @@ class Slow:
 
 
 async def test_on_a_slow_disk_many_files_are_opened_at_once(tmp_path: Path) -> None:
-    """One at a time at first, and then as many as the waiting is worth; each tells its own, in its place."""
+    """One at a time at first, then as many as the waiting is worth; results keep their order."""
     files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
     expected = await (await folder(tmp_path)).identify_many(files)
     source = await folder(tmp_path)
@@ -556,7 +556,7 @@ async def test_on_a_slow_disk_many_files_are_opened_at_once(tmp_path: Path) -> N
 
 
 async def test_on_a_fast_disk_no_threads_are_used(tmp_path: Path) -> None:
-    """They would cost more than they bring."""
+    """They would only cost."""
     files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
     source = await folder(tmp_path)
     slow = Slow(tmp_path)
@@ -589,7 +589,7 @@ async def test_a_stop_abandons_slow_reads(tmp_path: Path) -> None:
 
 
 async def test_the_worker_opens_many_files_at_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slow disk is the same from there."""
+    """The disk is as slow for the worker."""
     told = tmp_path / "told"
     root = tmp_path / "root"
     for_children(tmp_path, monkeypatch, f"count(path, {str(told)!r}) if path.startswith({str(root)!r}) else None")
@@ -605,7 +605,7 @@ async def test_the_worker_opens_many_files_at_once_too(tmp_path: Path, monkeypat
 async def test_on_a_slow_disk_the_walk_stats_many_files_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it yields, and in which order, stays the same."""
+    """Its results and their order stay the same."""
     for number in range(300):
         write(tmp_path / f"{number:03}", b"x")
     write(tmp_path / "100d" / "deep", b"x")
@@ -679,7 +679,7 @@ def readers() -> list[psutil.Process]:
 
 
 async def test_bodies_are_read_in_the_loop_until_the_disk_is_slow(tmp_path: Path) -> None:
-    """From the page cache that costs less than a thread; a slow answer, and the next are read in threads."""
+    """From the page cache that costs less than a thread; after slow reads, threads read the next ones."""
     file = write(tmp_path / "1.dcm", image(1))
     large = write(tmp_path / "2.dcm", image(2, pixels=LARGE))
     source = await folder(tmp_path)
@@ -718,7 +718,7 @@ async def test_bodies_are_read_in_the_loop_until_the_disk_is_slow(tmp_path: Path
 
 
 async def test_one_late_answer_does_not_make_a_disk_slow(tmp_path: Path) -> None:
-    """Another thread may have kept it; several do. What is to be digested is always read in threads."""
+    """Another thread may have delayed one; several do. Bodies to digest are always read in threads."""
     file = write(tmp_path / "1.dcm", image(1))
     source = await folder(tmp_path)
     for _ in range(20):

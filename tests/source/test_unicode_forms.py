@@ -1,4 +1,4 @@
-"""A name is one name, whichever way its characters were composed: in headers, cells of plans, paths and patterns."""
+"""A name is one name in both Unicode forms: in headers, cells of plans, paths and patterns."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ Form = Literal["NFC", "NFD"]
 
 
 def study(form: Form) -> dict[str, Any]:
-    """Give the attributes of a study whose patient, issuer and accession number have accents."""
+    """Return the attributes of a study whose patient, issuer and accession number have accents."""
     name = unicodedata.normalize(form, NAME)
     return {
         "SpecificCharacterSet": "ISO_IR 192",
@@ -67,7 +67,7 @@ async def test_a_plan_that_was_edited_on_another_system(
 async def test_patterns_of_paths(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, option: str, here: Form, there: Form
 ) -> None:
-    """What a pattern means is not to be sent, or alone is to be, whatever system has written the names."""
+    """--include and --exclude match names from any system."""
     commands.login(url)
     for number, name in enumerate([unicodedata.normalize(here, NAME), "Meyer"], start=1):
         ids: dict[str, Any] = {"StudyInstanceUID": f"1.2.{number}", "PatientID": f"P{number}"}
@@ -87,7 +87,7 @@ async def test_patterns_of_paths(
 async def test_patterns_of_attachments(
     url: str, commands: Commands, tmp_path: Path, pattern: str, here: Form, there: Form
 ) -> None:
-    """What lies beside images is found by its name, and by that of its directory; the dry run finds it too."""
+    """Attachments are found by their names and directories; a dry run finds them too."""
     commands.login(url)
     name = unicodedata.normalize(here, NAME)
     write(tmp_path / "source" / name / "1.dcm", image(1))
@@ -104,7 +104,7 @@ async def test_patterns_of_attachments(
 async def test_a_label_map_by_a_field_of_paths(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, here: Form, there: Form
 ) -> None:
-    """A pattern that has an accent of its own, and a table by what it finds: both match however names are written."""
+    """A path pattern with an accent, and a table by its field: both match either form."""
     commands.login(url)
     name = unicodedata.normalize(here, NAME)
     write(tmp_path / "source" / f"Klinik {name}" / f"{name} 1" / "1.dcm", image(1))

@@ -1,4 +1,4 @@
-"""Interpreters beside this one: what they import from, what they know, and how they end."""
+"""Other Python processes: what they import, what they know, and how they end."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ NAMES = ("anyio", "asyncimport", "aiohttp", "pydicom", "typer", "json", "queue",
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Path:
-    """Make a directory in which modules lie that tell when they are imported."""
+    """Make a directory with modules that report when they are imported."""
     place = tmp_path / "trap"
     for name in NAMES:
         module = place / name
@@ -37,7 +37,7 @@ def trap(tmp_path: Path) -> Path:
 
 @contextmanager
 def within(directory: Path) -> Iterator[None]:
-    """Make a directory the current one."""
+    """Change to a directory for a while."""
     before = Path.cwd()
     os.chdir(directory)
     try:
@@ -47,7 +47,7 @@ def within(directory: Path) -> Iterator[None]:
 
 
 async def test_code_in_the_current_directory_does_not_run(trap: Path, tmp_path: Path, commands: Commands) -> None:
-    """A source of many files is scanned by another interpreter; who put the files there may have put modules too."""
+    """A worker scans a source of many files, where others may have put modules."""
     generated(trap / "files", sessions=1, files=2_100, size=600, seed=1)
     with within(trap):
         done = await anyio.run_process([PROGRAM, "plan", ".", "-P", "demo", "-q"], env=commands.env, check=False)
@@ -59,7 +59,7 @@ async def test_code_in_the_current_directory_does_not_run(trap: Path, tmp_path: 
 async def test_code_in_the_current_directory_does_not_run_in_the_demo(
     trap: Path, tmp_path: Path, commands: Commands
 ) -> None:
-    """Its server is an interpreter of its own."""
+    """The demo's server is another process."""
     with within(trap):
         done = await anyio.run_process([PROGRAM, "demo", "-q"], env=commands.env, check=False)
     assert done.returncode == 0, done.stderr
@@ -67,7 +67,7 @@ async def test_code_in_the_current_directory_does_not_run_in_the_demo(
 
 
 async def test_as_a_module_too_nothing_more_is_imported_from_there(tmp_path: Path, commands: Commands) -> None:
-    """Python itself looks there for `asyncimport`; what is imported after that comes from elsewhere."""
+    """Python itself looks there for `asyncimport`; later imports come from elsewhere."""
     for name in ("anyio", "typer", "gc", "platformdirs"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
     with within(tmp_path):
@@ -79,13 +79,13 @@ async def test_as_a_module_too_nothing_more_is_imported_from_there(tmp_path: Pat
 
 
 def started() -> psutil.Process:
-    """Return the process of the only worker; the server of the tests' commands is another child of this process."""
+    """Return the process of the only worker; the server of the tests' commands is another child."""
     (process,) = (one for one in psutil.Process().children() if "import serve" in one.cmdline()[-1])
     return process
 
 
 def test_a_worker_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passwords come under any name: only what an interpreter needs is passed on."""
+    """Passwords can have any name: only what an interpreter needs is passed on."""
     for name in ("XNAT_PASS", "XNAT_TOKEN", "HTTPS_PROXY", "ASYNCIMPORT_PROFILE", "AWS_SECRET_ACCESS_KEY", "HOME"):
         monkeypatch.setenv(name, "horse")
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
@@ -99,7 +99,7 @@ def test_a_worker_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_current_directory_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As an entry that Python puts first, and as the empty one; where the package lies there, it stays."""
+    """As an entry that Python puts first, and as the empty one; if the package is there, it stays."""
     monkeypatch.setattr(sys, "path", [str(tmp_path), "", *sys.path])
     with within(tmp_path):
         assert safe_path() == sys.path[2:]
@@ -112,7 +112,7 @@ def test_the_current_directory_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_a_dead_worker_raises_and_is_restarted() -> None:
-    """Whoever asked decides what that means."""
+    """The caller decides what that means."""
     worker = Worker(os._exit)
     for _ in range(2):
         with pytest.raises(WorkerDiedError):
@@ -120,7 +120,7 @@ def test_a_dead_worker_raises_and_is_restarted() -> None:
 
 
 def test_a_worker_that_cannot_start_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whether the system begins none, or one that ends at once."""
+    """Whether the system starts none, or one that ends at once."""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(tmp_path / "gone"))
         with pytest.raises(WorkerMissingError):
@@ -132,7 +132,7 @@ def test_a_worker_that_cannot_start_is_missing(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_worker_gets_no_ctrl_c() -> None:
-    """A terminal sends it to the group of processes; and one that comes all the same is ignored."""
+    """A terminal sends it to the process group; a direct one is ignored."""
     worker = Worker(os.path.basename)
     assert worker.call("a") == "a"
     process = started()
@@ -144,7 +144,7 @@ def test_a_worker_gets_no_ctrl_c() -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 async def test_a_worker_ends_with_its_parent(busy: bool) -> None:
-    """Also with one that was killed, and also in the middle of its work."""
+    """Even with a killed one, and in the middle of its work."""
     call = "threading.Thread(target=worker.call, args=(600,)).start()" if busy else ""
     script = f"""
 import psutil, threading, time

@@ -78,7 +78,7 @@ def umask(number: int) -> Iterator[None]:
 
 @WAYS
 def test_a_new_file_is_its_owners_alone(tmp_path: Path, write: Callable[[Path], None]) -> None:
-    """They name patients, whatever the umask says."""
+    """Whatever the umask says: such files name patients."""
     path = tmp_path / "out"
     with umask(0):
         write(path)
@@ -90,7 +90,7 @@ def test_a_new_file_is_its_owners_alone(tmp_path: Path, write: Callable[[Path], 
     ("before", "after"), [(0o644, 0o600), (0o666, 0o600), (0o664, 0o600), (0o640, 0o640), (0o600, 0o600)]
 )
 def test_a_file_of_ours_becomes_private(tmp_path: Path, write: Callable[[Path], None], before: int, after: int) -> None:
-    """Others may read none of it, and nobody else write to it; a group that was let read on purpose still may."""
+    """Others lose all access, the group may not write; a group that may read on purpose keeps that."""
     path = tmp_path / "out"
     path.touch()
     path.chmod(before)
@@ -116,7 +116,7 @@ def test_another_users_link_is_not_followed(
 
 
 def test_a_link_to_another_users_link_is_not_followed(tmp_path: Path, another: Callable[[Path], Path]) -> None:
-    """Each of them is looked at."""
+    """Each link is checked."""
     (tmp_path / "target").touch()
     (tmp_path / "between").symlink_to("target")
     another(tmp_path / "between")
@@ -128,7 +128,7 @@ def test_a_link_to_another_users_link_is_not_followed(tmp_path: Path, another: C
 @WAYS
 @pytest.mark.parametrize("exists", [True, False])
 def test_an_own_link_is_followed(tmp_path: Path, write: Callable[[Path], None], *, exists: bool) -> None:
-    """Somebody keeps his receipts elsewhere: the link stays, and what it leads to is written."""
+    """The link stays, and its target is written."""
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "receipts"
     if exists:
@@ -143,7 +143,7 @@ def test_an_own_link_is_followed(tmp_path: Path, write: Callable[[Path], None], 
 
 
 def test_links_in_a_circle(tmp_path: Path) -> None:
-    """They lead nowhere, and that is an error like any other."""
+    """They are an error like any other."""
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="symbolic links"):
@@ -154,7 +154,7 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
 def test_another_users_file_is_refused(
     tmp_path: Path, another: Callable[[Path], Path], use: Callable[[Path], None]
 ) -> None:
-    """He would read what we write, or we would go by what he wrote."""
+    """Its owner would read what we write, or we would trust what the owner wrote."""
     path = tmp_path / "out"
     path.write_text("his")
     path.chmod(0o666)
@@ -168,7 +168,7 @@ def test_another_users_file_is_refused(
 def test_another_users_pipe_is_refused_without_waiting(
     tmp_path: Path, another: Callable[[Path], Path], use: Callable[[Path], None]
 ) -> None:
-    """Nobody reads from it, and to open it would wait for ever."""
+    """Opening it would wait for ever for a reader."""
     os.mkfifo(tmp_path / "out")
     with pytest.raises(UntrustedError):
         use(another(tmp_path / "out"))
@@ -176,7 +176,7 @@ def test_another_users_pipe_is_refused_without_waiting(
 
 @WAYS
 def test_another_users_hard_link_to_our_file_is_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
-    """A hard link in a directory that others write to may be no name of our choice; elsewhere it is."""
+    """In a directory that others can write; elsewhere a hard link is fine."""
     (tmp_path / "bashrc").write_text("mine")
     for name, is_open in (("shared", True), ("own", False)):
         directory = tmp_path / name
@@ -193,7 +193,7 @@ def test_another_users_hard_link_to_our_file_is_refused(tmp_path: Path, write: C
 
 @WAYS
 def test_a_pipe_is_written_to(tmp_path: Path, write: Callable[[Path], None]) -> None:
-    """What comes out at its other end is all that was written; it is a pipe as before."""
+    """All that was written comes out, and it stays a pipe."""
     path = tmp_path / "out"
     os.mkfifo(path)
     with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as reader:
@@ -216,7 +216,7 @@ def test_a_device_stays_one(write: Callable[[Path], None]) -> None:
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 @pytest.mark.parametrize("piped", [True, False])
 def test_inherited_files_are_used_as_they_are(tmp_path: Path, name: str, *, piped: bool) -> None:
-    """Standard output may be a pipe or a file that the shell has made; neither is replaced."""
+    """Standard output may be a pipe or a file of the shell; neither is replaced."""
     code = (
         "import sys; from pathlib import Path; from asyncimport.system.output_files import replacing, check_output\n"
         "check_output(Path(sys.argv[1]))\n"
@@ -234,7 +234,7 @@ def test_inherited_files_are_used_as_they_are(tmp_path: Path, name: str, *, pipe
 
 
 def test_a_failure_leaves_the_old_file_whole(tmp_path: Path) -> None:
-    """Whatever ends the writing: there is no half of a list, and nothing else beside it."""
+    """However the writing ends, there is no partial file, and no temporary one."""
     path = tmp_path / "out"
     path.write_text("old")
     with pytest.raises(ZeroDivisionError), replacing(path) as file:
@@ -244,7 +244,7 @@ def test_a_failure_leaves_the_old_file_whole(tmp_path: Path) -> None:
 
 
 def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
-    """It is known before."""
+    """It is found out before anything is written."""
     with pytest.raises(OSError, match="there is no such directory"):
         check_output(tmp_path / "away" / "out")
     with pytest.raises(IsADirectoryError):
@@ -253,7 +253,7 @@ def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("writable", [0o020, 0o002])
 def test_files_that_others_can_write_are_not_trusted(tmp_path: Path, writable: int) -> None:
-    """They can have put anything into it; what they could only read becomes private."""
+    """Others may have changed them; files that others can only read become private."""
     path = tmp_path / "x.journal"
     path.touch()
     path.chmod(0o600 | writable)
@@ -266,7 +266,7 @@ def test_files_that_others_can_write_are_not_trusted(tmp_path: Path, writable: i
 
 
 def test_files_with_two_names_are_not_trusted(tmp_path: Path) -> None:
-    """Under each of them SQLite keeps a log of its own, and tears the file."""
+    """SQLite keeps a log under each name, and damages the file."""
     (tmp_path / "one").touch()
     os.link(tmp_path / "one", tmp_path / "two")
     with pytest.raises(UntrustedError, match="another name"):
@@ -274,7 +274,7 @@ def test_files_with_two_names_are_not_trusted(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_open_to_all(tmp_path: Path) -> None:
-    """Others put files into it, also where they cannot exchange ours."""
+    """Others can add files, even where they cannot replace ours."""
     for number in (0o777, 0o1777):
         tmp_path.chmod(number)
         with pytest.raises(UntrustedError, match="everybody may write") as caught:
@@ -291,7 +291,7 @@ def test_a_directory_that_is_open_to_all(tmp_path: Path) -> None:
 
 
 def test_another_users_directory(another: Callable[[Path], Path]) -> None:
-    """Its owner can exchange everything in it. Root may use it: to a container everything may be another's."""
+    """Its owner can replace everything in it. Root may use it, as containers do."""
     with tempfile.TemporaryDirectory() as name:
         directory = another(Path(name))
         check_directory(directory)
@@ -326,7 +326,7 @@ def test_roots_files_are_trusted_unless_open_to_all() -> None:
 
 
 class TestCommands:
-    """What the command line does with them."""
+    """The command line with such files."""
 
     pytestmark = pytest.mark.anyio
 
@@ -363,7 +363,7 @@ class TestCommands:
     async def test_a_log_of_ours_that_others_could_read(
         self, url: str, commands: Commands, tree: Path, tmp_path: Path
     ) -> None:
-        """The run goes on, and it is private from now on."""
+        """The run continues, and the log becomes private."""
         commands.login(url)
         log = tmp_path / "asyncimport.log"
         log.write_text("before\n")
