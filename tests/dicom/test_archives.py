@@ -1,4 +1,4 @@
-"""`containers`: archives that hold DICOM are named, others are not, and none of them can make it hang."""
+"""Archive files that hold DICOM are named, others are not, and none of them can make the scan hang."""
 
 import bz2
 import gzip
@@ -26,7 +26,7 @@ MIB = 1 << 20
 
 
 def streamed(*members: bytes) -> bytes:
-    """Make a zip as programs do that cannot seek: sizes stand behind the members."""
+    """Make a zip like programs that cannot seek: sizes follow the members."""
 
     class Pipe(io.BytesIO):
         def seekable(self) -> bool:
@@ -40,7 +40,7 @@ def streamed(*members: bytes) -> bytes:
 
 
 def encrypted(content: bytes) -> bytes:
-    """Set the flag of encryption wherever zip has one: in the header before a member and in the directory."""
+    """Set the flag of encryption in the header before a member and in the directory."""
     for magic, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         pieces = content.split(magic)
         pieces[1:] = [piece[: offset - 4] + b"\x01" + piece[offset - 3 :] for piece in pieces[1:]]
@@ -49,7 +49,7 @@ def encrypted(content: bytes) -> bytes:
 
 
 def pax_header(records: bytes, *, claimed: int | None = None) -> bytes:
-    """Make the header that may stand before a member, and what it says of it."""
+    """Make the pax header of a member, with these values."""
     header = tarfile.TarInfo("PaxHeader")
     header.type = tarfile.XHDTYPE
     header.size = len(records) if claimed is None else claimed
@@ -57,7 +57,7 @@ def pax_header(records: bytes, *, claimed: int | None = None) -> bytes:
 
 
 def long_names(count: int) -> bytes:
-    """Make headers of GNU that each give a long name to the one that follows."""
+    """Make GNU headers that each give a long name to the next one."""
     header = tarfile.TarInfo("././@LongLink")
     header.type = tarfile.GNUTYPE_LONGNAME
     header.size = 4
@@ -65,7 +65,7 @@ def long_names(count: int) -> bytes:
 
 
 def sparse() -> bytes:
-    """Make a member of GNU's old format for files with holes, whose map needs two blocks of its own."""
+    """Make a member of GNU's old sparse format, whose map needs two blocks."""
     header = tarfile.TarInfo("holes")
     header.type = tarfile.GNUTYPE_SPARSE
     header.size = 512
@@ -77,7 +77,7 @@ def sparse() -> bytes:
 
 
 def directory(members: int, *, claimed: int | None = None) -> bytes:
-    """Make a zip with so many members in its directory, whose size is claimed to be another one by its last record."""
+    """Make a zip with this many members in its directory; its last record claims another size."""
     first = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0, 0, 0, 0, 1, 0) + b"a"
     entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, *([0] * 7), 1, *([0] * 6)) + b"b"
     entries = entry * members
@@ -90,7 +90,7 @@ def directory(members: int, *, claimed: int | None = None) -> bytes:
 
 
 def claiming_memory(dictionary: int) -> bytes:
-    """Make an xz whose header claims a dictionary of a size: 40 stands for 4 GiB, and 30 for 128 MiB."""
+    """Make an xz whose header claims a dictionary: 40 stands for 4 GiB, and 30 for 128 MiB."""
     packed = bytearray(lzma.compress(IMAGE))
     end = 12 + (packed[12] + 1) * 4
     packed[packed.index(b"\x21\x01", 12) + 2] = dictionary
@@ -157,7 +157,7 @@ OTHERS = {
 
 
 def old_tar() -> bytes:
-    """Take the magic out of a tar, as those before POSIX have none, and correct the checksum."""
+    """Remove the magic of a tar, like those before POSIX, and correct the checksum."""
     content = bytearray(tarred(IMAGE, form=tarfile.USTAR_FORMAT))
     for at in range(0, len(content) - 512, 512):
         if content[at + 257 : at + 262] == b"ustar":
@@ -172,7 +172,7 @@ HOLDING["tar without magic"] = (old_tar(), "tar")
 
 @pytest.fixture
 def kind(tmp_path: Path) -> Callable[[bytes], str | None]:
-    """Return a function that asks for the kind of a file with that content."""
+    """Return a function that returns the kind of a file with this content."""
 
     def ask(content: bytes) -> str | None:
         path = tmp_path / "file"
@@ -190,7 +190,7 @@ def test_an_archive_that_holds_dicom_is_named(kind: Kind, content: bytes, name: 
 
 @pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
 def test_another_file_is_not(kind: Kind, content: bytes) -> None:
-    """An archive of texts, a broken one, and what is none."""
+    """An archive of texts, a broken one, and other files."""
     assert kind(content) is None
 
 
@@ -206,7 +206,7 @@ def test_packages_hold_what_their_names_say() -> None:
 
 
 def test_a_bomb_is_not_unpacked(kind: Kind) -> None:
-    """An image behind more bytes than the bound is not looked for: the look ends first, and says nothing."""
+    """An image after more bytes than the limit is not found: the check ends first."""
     behind = tarred(bytes(17 * MIB), IMAGE)
     assert kind(gzip.compress(behind, 1)) is None
     assert kind(bz2.compress(behind)) is None
@@ -222,7 +222,7 @@ def test_a_bomb_is_not_unpacked(kind: Kind) -> None:
 
 
 def test_a_limited_number_of_members_is_read(kind: Kind) -> None:
-    """A tree of texts, packed, must not cost more than a look at some of them."""
+    """A packed tree of texts costs no more than some of its members."""
     texts = [b"text"] * 256
     assert kind(tarred(*texts, IMAGE)) is None
     assert kind(zipped(*texts, IMAGE)) is None
@@ -232,7 +232,7 @@ def test_a_limited_number_of_members_is_read(kind: Kind) -> None:
 
 @pytest.mark.parametrize(("first", "name"), [(IMAGE, "zip"), (TEXT, None)])
 def test_of_a_huge_zip_only_the_first_member_counts(kind: Kind, first: bytes, name: str | None) -> None:
-    """A directory of millions of members would fill the memory: it is not read."""
+    """A directory of millions of members is not read: it would fill the memory."""
     for content in zipped(first), zipped(first, method=zipfile.ZIP_STORED), streamed(first):
         huge = bytearray(content[content.rindex(b"PK\x03\x04") :])
         huge[-10:-6] = (1 << 30).to_bytes(4, "little")
@@ -260,14 +260,14 @@ HOSTILE = {
 
 @pytest.mark.parametrize(("content", "name"), HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_archive_is_judged_quickly(kind: Kind, content: bytes, name: str | None) -> None:
-    """None is read for long, whatever it is made of, and none brings the scan down."""
+    """And none ends the scan."""
     began = process_time()
     assert kind(content) == name
     assert process_time() - began < 20
 
 
 def test_an_xz_that_claims_much_memory_is_reported(kind: Kind) -> None:
-    """It may hold DICOM, and nobody can say so: 4 GiB for its dictionary are not given to it."""
+    """It may hold DICOM, but does not get 4 GiB for its dictionary."""
     assert kind(claiming_memory(30)) == "xz"
     told = kind(claiming_memory(40))
     assert told is not None
@@ -276,7 +276,7 @@ def test_an_xz_that_claims_much_memory_is_reported(kind: Kind) -> None:
 
 
 def test_damage_ends_in_an_answer(kind: Kind) -> None:
-    """Archives with flipped and missing bytes give a name or none, and nothing else."""
+    """Archives with flipped and missing bytes give a kind or None."""
     chance = random.Random(3)
     answers = set()
     for content, _ in HOLDING.values():
@@ -291,7 +291,7 @@ def test_damage_ends_in_an_answer(kind: Kind) -> None:
 
 
 def test_what_cannot_be_opened_is_no_archive(tmp_path: Path) -> None:
-    """A file that is gone, a pipe that nobody writes into, a name that is not text."""
+    """A vanished file, a pipe without a writer, a name that is not text."""
     os.mkfifo(tmp_path / "pipe")
     assert container_kind(str(tmp_path / "gone")) is None
     assert container_kind(str(tmp_path / "pipe")) is None
@@ -303,7 +303,7 @@ def test_what_cannot_be_opened_is_no_archive(tmp_path: Path) -> None:
 
 
 def test_members_are_dicom_as_files_are() -> None:
-    """One rule says how DICOM begins, for files and for what is packed."""
+    """The same rule recognises files and packed members."""
     assert begins_dicom(IMAGE)
     assert begins_dicom(BARE)
     assert not begins_dicom(TEXT)

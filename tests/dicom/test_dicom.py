@@ -1,4 +1,4 @@
-"""`identify`: what is DICOM and what is not, and a peek that gives what pydicom gives or declines."""
+"""`identify`: what is DICOM, and a fast reader that agrees with pydicom or declines."""
 
 import codecs
 import errno
@@ -67,7 +67,7 @@ BUNDLED = sorted(path for path in (Path(pydicom.__file__).parent / "data").rglob
 
 
 def by_peek(content: bytes) -> Identity | None:
-    """Identify by the peek alone."""
+    """Identify by the fast reader only."""
     try:
         found = fast_header.read_fast_header(content[: header._HEADS[-1]])
     except fast_header.MoreBytesNeeded:
@@ -77,7 +77,7 @@ def by_peek(content: bytes) -> Identity | None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[[bytes], Path]:
-    """Return a function that writes a file with that content."""
+    """Return a function that writes a file with this content."""
 
     def write(content: bytes) -> Path:
         path = tmp_path / "1.2.3.4"
@@ -99,14 +99,14 @@ def test_fields_are_pydicoms_keywords_and_tags() -> None:
 
 
 def test_value_representations_are_pydicoms() -> None:
-    """The scan steps over an element by its VR, so one in the wrong set would lead it astray."""
+    """The fast reader skips an element by its VR, so each must be in the right set."""
     assert encoding._vrs(" ".join(EXPLICIT_VR_LENGTH_16)) == encoding.TEXTS | encoding.NUMBERS
     assert encoding._vrs(" ".join(EXPLICIT_VR_LENGTH_32)) == encoding.LONGS
     assert not encoding.TEXTS & encoding.NUMBERS
 
 
 def test_character_sets_are_pydicoms() -> None:
-    """Each codec is pydicom's, or ASCII where pydicom would read Latin-1 into bytes that ASCII has not."""
+    """Each codec is pydicom's, or ASCII where pydicom would read other bytes as Latin-1."""
     for charset, codec in fast_header._CODECS.items():
         theirs = python_encoding[charset]
         ascii_text = bytes(range(0x20, 0x7F))
@@ -118,7 +118,7 @@ def test_character_sets_are_pydicoms() -> None:
 
 
 def test_pydicom_is_imported_only_when_asked() -> None:
-    """Importing the module must not pay for pydicom: start-up matters, and most files never need it."""
+    """Importing it costs time at start-up, and most files never need it."""
     script = "import sys, asyncimport.dicom; print(sorted(m for m in sys.modules if m.startswith('pydicom')))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -128,7 +128,7 @@ def test_pydicom_is_imported_only_when_asked() -> None:
 
 
 def test_the_fast_reader_agrees_or_declines_on_all_bundled_files() -> None:
-    """On every file that pydicom brings along the peek gives pydicom's whole identity, or None."""
+    """It gives pydicom's whole identity of every file that pydicom brings, or None."""
     counts: Counter[str] = Counter()
     for path in BUNDLED:
         content = path.read_bytes()
@@ -144,7 +144,7 @@ def test_the_fast_reader_agrees_or_declines_on_all_bundled_files() -> None:
 
 
 def test_identify_agrees_with_pydicom_on_all_bundled_files() -> None:
-    """Whichever way an identity comes, it is pydicom's; and where pydicom finds no UIDs there is none."""
+    """By either reader; where pydicom finds no UIDs there is no identity."""
     identified = 0
     for path in BUNDLED:
         got = outcome(lambda path=path: identify(str(path)))  # type: ignore[misc]
@@ -159,7 +159,7 @@ def test_identify_agrees_with_pydicom_on_all_bundled_files() -> None:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(contents())
 def test_the_fast_reader_agrees_or_declines_on_any_header(content: bytes) -> None:
-    """Whatever a header holds, the peek gives pydicom's identity or declines."""
+    """For any header it gives pydicom's identity or None."""
     fast = by_peek(content)
     assert fast is None or fast == by_pydicom(content)
 
@@ -169,7 +169,7 @@ def test_the_fast_reader_agrees_or_declines_on_any_header(content: bytes) -> Non
 def test_damage_ends_in_an_identity_or_in_a_reason(
     tmp_path_factory: pytest.TempPathFactory, sound: bytes, flips: list[tuple[int, int]], cut: int
 ) -> None:
-    """Damaged or cut headers raise nothing else, and the peek never differs from what pydicom decides."""
+    """Damaged or truncated headers raise nothing else, and the fast reader never differs from pydicom."""
     content = bytearray(sound)
     for at, bits in flips:
         content[at % len(content)] ^= bits
@@ -191,7 +191,7 @@ def test_damage_ends_in_an_identity_or_in_a_reason(
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_the_file_before_changes_nothing(syntax: str) -> None:
-    """The peek remembers the file before. Of one with any other byte, or a cut, it gives what it would give alone."""
+    """The cache of the fast reader does not change a result, whatever byte differs."""
     before = PREAMBLE + meta(syntax) + encoded(data_set(ProtocolName="T1"), syntax)
     changed = (bytes([*before[:at], before[at] ^ 1, *before[at + 1 :]]) for at in range(128, len(before)))
     differing = 0
@@ -206,7 +206,7 @@ def test_the_file_before_changes_nothing(syntax: str) -> None:
 
 
 def test_a_character_set_is_not_taken_from_the_file_before() -> None:
-    """The same bytes are another name in another character set, and so are they in another encoding."""
+    """The same bytes are another name in another character set or encoding."""
     name = b"R\xf6ntgen^Wilhelm "
     for charset, codec in ("ISO_IR 100", "latin-1"), ("ISO_IR 144", "iso8859-5"), ("ISO_IR 100", "latin-1"):
         for syntax in ExplicitVRLittleEndian, ImplicitVRLittleEndian:
@@ -217,7 +217,7 @@ def test_a_character_set_is_not_taken_from_the_file_before() -> None:
 
 
 def test_a_header_may_hold_the_uids_alone() -> None:
-    """A part of a header without anything that is wanted is no reason to decline."""
+    """A part of a header without wanted fields is no reason to decline."""
     nothing = dict.fromkeys(("StudyDate", "Modality", "StudyDescription", "PatientName", "PatientID", "SeriesNumber"))
     found = by_peek(PREAMBLE + meta() + encoded(data_set(**nothing)))
     assert found is not None
@@ -230,7 +230,7 @@ def test_a_header_may_hold_the_uids_alone() -> None:
 @pytest.mark.parametrize("start", ["preamble and meta", "meta alone", "preamble alone", "nothing"])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_every_start_in_every_encoding(file: Callable[[bytes], Path], start: str, syntax: str) -> None:
-    """Old files lack the preamble, the meta information or both, and are DICOM all the same."""
+    """Old files without preamble, meta information or both are DICOM all the same."""
     head = {
         "preamble and meta": PREAMBLE + meta(syntax),
         "meta alone": meta(syntax),
@@ -275,13 +275,13 @@ def test_every_start_in_every_encoding(file: Callable[[bytes], Path], start: str
     ],
 )
 def test_odd_files_that_are_dicom(file: Callable[[bytes], Path], content: bytes) -> None:
-    """What is odd about a file does not change who it is."""
+    """What is odd about a file does not change its identity."""
     assert identify(str(file(content))) == EXPECTED
 
 
 @pytest.mark.parametrize("size", [100, 7_000, 9_000, 60_000, 200_000, 9_000_000])
 def test_long_private_elements_before_the_uids(file: Callable[[bytes], Path], size: int) -> None:
-    """However far the UIDs lie behind in the file, they are found; up to 8 MB the peek finds them."""
+    """The UIDs are found at any distance; up to 8 MB by the fast reader."""
     made = data_set()
     made.private_block(0x0009, "ACME", create=True).add_new(1, "OB", bytes(size))
     content = PREAMBLE + meta() + encoded(made)
@@ -290,7 +290,7 @@ def test_long_private_elements_before_the_uids(file: Callable[[bytes], Path], si
 
 
 def test_sequences_without_length_hide_nothing(file: Callable[[bytes], Path]) -> None:
-    """The UIDs inside a sequence are other instances'."""
+    """UIDs inside a sequence are those of other instances."""
     inner = Dataset()
     inner.StudyInstanceUID = inner.SOPInstanceUID = "6.6.6"
     inner.is_undefined_length_sequence_item = True
@@ -303,7 +303,7 @@ def test_sequences_without_length_hide_nothing(file: Callable[[bytes], Path]) ->
 
 
 def test_deep_nesting_ends(file: Callable[[bytes], Path]) -> None:
-    """A sequence in a sequence, too deep for Python's stack, is no reason to fall over."""
+    """Nested sequences that exceed Python's stack raise no error."""
     opened = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     content = PREAMBLE + meta() + b"\x08\0\x18\0UI\x04\x001.2\0" + opened * 5_000
     assert outcome(lambda: identify(str(file(content)))) == (
@@ -361,7 +361,7 @@ def test_names_in_their_character_set(file: Callable[[bytes], Path], charset: st
     ],
 )
 def test_the_fast_reader_declines_what_it_does_not_know(damaged: tuple[bytes, bytes]) -> None:
-    """Each of these leads pydicom somewhere else, so the peek must leave it to pydicom."""
+    """Each of these leads pydicom elsewhere, so pydicom must decide."""
     sound = part10(data_set(SpecificCharacterSet=["ISO 2022 IR 6", "ISO 2022 IR 87"], StudyID="A 12"))
     assert by_peek(sound) is not None
     assert damaged[0] in sound
@@ -369,7 +369,7 @@ def test_the_fast_reader_declines_what_it_does_not_know(damaged: tuple[bytes, by
 
 
 def test_values_are_stripped_joined_or_absent(file: Callable[[bytes], Path]) -> None:
-    """Padding is none of the value, several values stay together, and what is empty is not there."""
+    """Padding is stripped, several values stay together, and empty ones are absent."""
     made = data_set(
         StudyID=" 12 ",
         OtherPatientIDs=["A ", " B"],
@@ -388,14 +388,14 @@ def test_values_are_stripped_joined_or_absent(file: Callable[[bytes], Path]) -> 
 
 
 def test_uids_that_are_invalid_still_identify(file: Callable[[bytes], Path]) -> None:
-    """Archives hold UIDs that break the rules (PS3.5 9.1); their files must be routed all the same."""
+    """Archives hold invalid UIDs (PS3.5 9.1); their files must be routed all the same."""
     made = data_set(SOPInstanceUID="1.02.x", StudyInstanceUID="study 7", SeriesInstanceUID="1." * 40)
     got = identify(str(file(PREAMBLE + meta() + encoded(made))))
     assert (got.sop_uid, got.study_uid, got.series_uid) == ("1.02.x", "study 7", "1." * 40)
 
 
 def test_values_that_are_too_long_are_absent(file: Callable[[bytes], Path]) -> None:
-    """A length that is damaged must not fill the memory, and both ways leave the value out."""
+    """A damaged length must not fill the memory; both readers leave the value out."""
     made = data_set(PatientComments="x" * 70_000)
     content = PREAMBLE + meta(ImplicitVRLittleEndian) + encoded(made, ImplicitVRLittleEndian)
     assert identify(str(file(content))) == EXPECTED
@@ -430,18 +430,18 @@ def zipped() -> bytes:
     ],
 )
 def test_other_files_are_not_dicom(file: Callable[[bytes], Path], content: bytes) -> None:
-    """Whatever pydicom would make of it, what does not begin like DICOM is not."""
+    """Whatever pydicom would make of them."""
     assert outcome(lambda: identify(str(file(content)))) == ("NotDicom", "not DICOM")
 
 
 def test_an_empty_file(file: Callable[[bytes], Path]) -> None:
-    """An empty file has its own reason, because it hints at a copy that failed."""
+    """It has its own reason, as it suggests a failed copy."""
     assert outcome(lambda: identify(str(file(b"")))) == ("NotDicom", "empty")
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_a_dicomdir_is_recognised_by_its_content(file: Callable[[bytes], Path], syntax: str) -> None:
-    """A DICOMDIR is an index: by its class, or by its records when the class is missing."""
+    """By its class, or by its records if the class is missing."""
     made = Dataset()
     made.FileSetID = "DISC"
     made.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = 0
@@ -456,7 +456,7 @@ def test_a_dicomdir_is_recognised_by_its_content(file: Callable[[bytes], Path], 
 @pytest.mark.parametrize("uid", [*UIDS, "SOPClassUID"])
 @pytest.mark.parametrize("value", [None, "", "\0 "])
 def test_a_missing_uid_is_named(file: Callable[[bytes], Path], syntax: str, uid: str, value: str | None) -> None:
-    """DICOM without one of the UIDs is a problem and not a foreign file; the reason says which."""
+    """DICOM without one of the UIDs is a problem, and the reason names the UID."""
     content = PREAMBLE + meta(syntax) + encoded(data_set(**{uid: value}), syntax)
     assert outcome(lambda: identify(str(file(content)))) == ("Unreadable", f"no {uid}")
 
@@ -472,7 +472,7 @@ def test_a_missing_uid_is_named(file: Callable[[bytes], Path], syntax: str, uid:
     ],
 )
 def test_damage_after_the_prefix_is_still_dicom(file: Callable[[bytes], Path], rest: bytes) -> None:
-    """A damaged DICOM file must show up as one, lest it be lost among the foreign files."""
+    """A damaged DICOM file must not be lost among other files."""
     kind, reason = outcome(lambda: identify(str(file(PREAMBLE + rest))))  # type: ignore[misc]
     assert kind == "Unreadable"
     assert reason in {"no SOPInstanceUID", "cannot be parsed"} or reason.startswith("truncated: ")
@@ -487,7 +487,7 @@ def test_a_file_that_has_vanished(tmp_path: Path) -> None:
 
 
 def test_a_link_loop_gives_the_systems_reason(tmp_path: Path) -> None:
-    """What the system says is the reason, but without the path."""
+    """Without the path."""
     (tmp_path / "loop").symlink_to("loop")
     assert outcome(lambda: identify(str(tmp_path / "loop"))) == (
         "Unreadable",
@@ -496,18 +496,18 @@ def test_a_link_loop_gives_the_systems_reason(tmp_path: Path) -> None:
 
 
 def test_a_directory(tmp_path: Path) -> None:
-    """What was a file for the walk may be a directory now."""
+    """A file may be a directory by now."""
     assert outcome(lambda: identify(str(tmp_path))) == ("Unreadable", "not a regular file")
 
 
 def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
-    """Opening a FIFO waits for a writer, for ever, unless asked not to."""
+    """Opening a FIFO would wait for a writer."""
     os.mkfifo(tmp_path / "pipe")
     assert outcome(lambda: identify(str(tmp_path / "pipe"))) == ("Unreadable", "not a regular file")
 
 
 def test_no_file_stays_open(file: Callable[[bytes], Path]) -> None:
-    """Whatever comes of it, the file is closed: the next one gets the same number."""
+    """The next file gets the same descriptor, whatever the result."""
     before = os.open(os.devnull, os.O_RDONLY)
     os.close(before)
     for content in part10(data_set()), part10(data_set(), ExplicitVRBigEndian), TEXT, b"":
@@ -523,7 +523,7 @@ def test_no_file_stays_open(file: Callable[[bytes], Path]) -> None:
 def test_pydicom_says_nothing_of_the_patient(
     file: Callable[[bytes], Path], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """Nothing of a file reaches a log, a warning or a reason, from worker threads either."""
+    """No value reaches a log, a warning or a reason, from worker threads either."""
     content = PREAMBLE + meta() + encoded(data_set(SpecificCharacterSet="SECRET", PatientID="SECRET"))
     sound = file(content)
     no_uid = sound.with_name("SECRET")
@@ -542,7 +542,7 @@ def test_pydicom_says_nothing_of_the_patient(
 
 
 def test_warnings_turned_into_errors_change_nothing(file: Callable[[bytes], Path]) -> None:
-    """Filters that others set after ours, as `error` here, do not reach pydicom's warnings."""
+    """Filters that others set later, such as `error`, do not reach pydicom's warnings."""
     path = file(PREAMBLE + meta() + encoded(data_set(), ImplicitVRLittleEndian))
     for _ in range(2):
         with warnings.catch_warnings():

@@ -1,8 +1,8 @@
-"""Files as nobody writes them: whatever is done to a file, it ends in an identity or in a reason, and soon.
+"""Hostile files: whatever is changed in a file, it ends in an identity or in a reason, and soon.
 
-Real files and made ones are changed where it hurts: in lengths, delimiters, value representations and tags, within
-deflate streams and around them, and in archives. The long run goes on for ASYNCIMPORT_FUZZ_SECONDS, from
-ASYNCIMPORT_FUZZ_SEED on; what it prints brings a finding back.
+Real and generated files are changed in lengths, delimiters, value representations and tags, within and around deflate
+streams, and in archives. The long run takes ASYNCIMPORT_FUZZ_SECONDS, from ASYNCIMPORT_FUZZ_SEED on; what it prints
+reproduces a finding.
 """
 
 import bz2
@@ -83,7 +83,7 @@ def archives() -> list[bytes]:
 
 
 def elements_in(content: bytes) -> list[int]:
-    """Return where elements at the top begin, as far as the oracle comes: it goes into each sequence by a call."""
+    """Return where top-level elements begin, as far as the oracle gets: it recurses into sequences."""
     places: list[int] = []
     with suppress(RecursionError):
         is_cut(content, places)
@@ -91,7 +91,7 @@ def elements_in(content: bytes) -> list[int]:
 
 
 def places_in(content: bytes) -> list[int]:
-    """Return where elements at the top and delimiters begin."""
+    """Return where top-level elements and delimiters begin."""
     places = elements_in(content)
     for delimiter in DELIMITERS:
         at = content.find(delimiter)
@@ -103,7 +103,7 @@ def places_in(content: bytes) -> list[int]:
 
 @dataclass
 class Mutator:
-    """Changes a content a few times, by chance."""
+    """Changes a content a few times at random."""
 
     chance: random.Random
     content: bytearray = field(default_factory=bytearray)
@@ -237,7 +237,7 @@ def meta_ends(content: bytes) -> int:
 
 @dataclass
 class Figures:
-    """What came of all files."""
+    """Counts of all results."""
 
     files: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -247,7 +247,7 @@ class Figures:
     largest_seed: str = ""
 
     def look(self, path: Path, seed: str) -> None:
-        """Make the file of a seed, and look at it twice."""
+        """Make the file of a seed, and identify it twice."""
         path.write_bytes(made_by(seed))
         before = reset_peak()
         began = thread_time()
@@ -273,21 +273,21 @@ class Figures:
 
 
 def memory(what: str) -> int:
-    """Return a figure of the kernel's on this process, in MiB; 0 where there is none."""
+    """Return a memory figure of this process from the kernel, in MiB; 0 if there is none."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) >> 10 for line in lines if line.startswith(what)), 0)
 
 
 def reset_peak() -> int:
-    """Let the peak begin anew, and return where it begins, in MiB."""
+    """Reset the peak, and return where it begins, in MiB."""
     if sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")
     return memory("VmRSS")
 
 
 def run(path: Path, seed: int, *, files: int | None = None, seconds: float = 0.0) -> Figures:
-    """Look at so many files, or for so long."""
+    """Identify a number of files, or for a number of seconds."""
     figures = Figures()
     plain_files()
     end = monotonic() + seconds
@@ -305,7 +305,7 @@ def run(path: Path, seed: int, *, files: int | None = None, seconds: float = 0.0
 @pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_changed_files_end_in_an_answer(tmp_path: Path) -> None:
-    """In small, for every day, and always the same."""
+    """A short run, always with the same seeds."""
     figures = run(tmp_path / "file", 13, files=100)
     assert figures.outcomes["whole"] > 5
     assert len(figures.outcomes) > 8
@@ -314,7 +314,7 @@ def test_changed_files_end_in_an_answer(tmp_path: Path) -> None:
 @pytest.mark.endurance
 @pytest.mark.timeout(0)
 def test_changed_files_end_in_an_answer_for_minutes(tmp_path: Path) -> None:
-    """As long as somebody has time; a new seed each time, unless one is given."""
+    """A long run, with a new seed each time unless one is given."""
     seed = int(os.environ.get("ASYNCIMPORT_FUZZ_SEED") or secrets.randbelow(10**9))
     sys.stdout.write(f"ASYNCIMPORT_FUZZ_SEED={seed}\n")
     sys.stdout.flush()

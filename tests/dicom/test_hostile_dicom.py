@@ -1,4 +1,4 @@
-"""Files that are made to hold a scan up: each ends in its reason after bounded work, and sound large ones are read."""
+"""Files made to stall a scan: each ends in its reason after bounded work, and sound large ones are read."""
 
 import json
 import random
@@ -144,7 +144,7 @@ print(json.dumps([said, time.process_time() - began, peak() - before]))
 
 
 def examined(path: Path, content: bytes) -> list[str | None]:
-    """Return what a process says of a file with that content, which took bounded time and memory."""
+    """Identify a file with this content in another process, in bounded time and memory."""
     path.write_bytes(content)
     done = subprocess.run([sys.executable, "-c", EXAMINE, path], capture_output=True, text=True, check=True)
     path.unlink()
@@ -157,7 +157,7 @@ def examined(path: Path, content: bytes) -> list[str | None]:
 
 @pytest.fixture
 def told(tmp_path: Path) -> Callable[[bytes], Identity | tuple[str, str] | None]:
-    """Return a function that says what a file with that content is, and how it came to it in bounded time."""
+    """Return a function that identifies a file with this content, in bounded time."""
 
     def tell(content: bytes) -> Identity | tuple[str, str] | None:
         path = tmp_path / "1.2.3.4"
@@ -180,7 +180,7 @@ Tell = Callable[[bytes], Identity | tuple[str, str] | None]
 def test_a_file_that_is_too_large_behind_the_header_is_known(
     tmp_path: Path, make: Callable[[], bytes], reason: str
 ) -> None:
-    """The header says whose it is: its session lacks it. It does not count as whole."""
+    """The header names its session, which lacks it. It does not count as complete."""
     assert examined(tmp_path / "1.2.3.4", make()) == ["Identity", "1.2.3.4", "1.2.3", reason]
 
 
@@ -190,7 +190,7 @@ def test_a_file_that_is_too_large_behind_the_header_is_known(
 def test_a_file_that_is_too_large_before_the_uids_is_unknown(
     tmp_path: Path, make: Callable[[], bytes], reason: str
 ) -> None:
-    """A scan goes on, and says why it does not know this file."""
+    """The scan continues, and the reason says why the file is unknown."""
     kind, said = examined(tmp_path / "1.2.3.4", make())
     assert kind not in {"Identity", None}
     assert said == reason
@@ -232,7 +232,7 @@ LONG: dict[str, Callable[[], bytes]] = {
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is the kernel's, in /proc")
 @pytest.mark.parametrize("make", LONG.values(), ids=LONG)
 def test_memory_stays_small_whatever_a_file_claims(tmp_path: Path, make: Callable[[], bytes]) -> None:
-    """As in the two tests before, whatever comes of it."""
+    """For the files of the two tests before."""
     examined(tmp_path / "1.2.3.4", make())
 
 
@@ -248,7 +248,7 @@ def noise(size: int) -> Iterator[bytes]:
 
 
 def large_deflated() -> bytes:
-    """Deflate an image of 512 MiB, whose pixels pack as an image's do."""
+    """Deflate an image of 512 MiB with typical pixels."""
     packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
     packed = [packer.compress(HEADER + opened(0x7FE0_0010, b"OB", 512 * MIB)), packer.flush(zlib.Z_FULL_FLUSH)]
     mebibyte = packer.compress(next(noise(MIB))) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -282,14 +282,14 @@ SOUND: dict[str, Callable[[], bytes]] = {
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("make", SOUND.values(), ids=SOUND)
 def test_sound_files_may_be_large(told: Tell, make: Callable[[], bytes]) -> None:
-    """The bounds lie beyond what is made in earnest."""
+    """Real files are within the limits."""
     got = told(make())
     assert isinstance(got, Identity), got
     assert (got.sop_uid, got.study_uid, got.series_uid, got.truncated) == ("1.2.3.4", "1.2.3", "1.2.3.9", "")
 
 
 def test_a_long_text_is_read_whole(told: Tell) -> None:
-    """What pydicom gets is cut: a long value that we want is read beside it."""
+    """Of long values pydicom gets a part; those that we want are read separately."""
     comments = "Knie " * 4_000
     for syntax in ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian:
         made = data_set(PatientComments=comments, SpecificCharacterSet="ISO 2022 IR 87")
@@ -304,7 +304,7 @@ def test_a_long_text_is_read_whole(told: Tell) -> None:
 
 
 def test_pydicom_inflates_nothing(told: Tell) -> None:
-    """Where it sees a deflated data set and we see none, it would inflate all of it."""
+    """It would inflate all of a data set that only pydicom takes for deflated."""
     syntax = DeflatedExplicitVRLittleEndian.encode()
     # Two transfer syntaxes: we go by the last one, and it does so too; but not where one stands in an implicit VR.
     for one in (short(0x0002_0010, b"UI", syntax), struct.pack("<HHL", 2, 0x10, len(syntax)) + syntax):
@@ -315,7 +315,7 @@ def test_pydicom_inflates_nothing(told: Tell) -> None:
 
 @pytest.mark.anyio
 async def test_a_scan_continues_after_a_zip_bomb(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """It is reported with its reason, and everything else arrives."""
+    """The file is reported with its reason, and everything else arrives."""
     tree = tmp_path / "tree"
     (tree / "bad").mkdir(parents=True)
     for number in range(1, 4):

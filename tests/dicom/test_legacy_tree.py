@@ -1,4 +1,4 @@
-"""A tree of thirty years, moved whole: what the summary counts is what the oracle counts, path by path."""
+"""A tree of thirty years, uploaded as a whole: the summary counts what the oracle counts, path by path."""
 
 import os
 import sqlite3
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 def kind_of(path: Path) -> str:
-    """Say by the oracle what kind of file this is."""
+    """Return the kind of a file, by the oracle."""
     expected = expected_of(path.read_bytes())
     if isinstance(expected, Identity):
         return "UNREADABLE" if expected.truncated else "INSTANCE"
@@ -26,7 +26,7 @@ def kind_of(path: Path) -> str:
 async def test_every_bundled_file_ends_like_the_oracle(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """All that pydicom, pydicom-data, pynetdicom and nibabel bring along, in one upload."""
+    """All files of pydicom, pydicom-data, pynetdicom and nibabel, in one upload."""
     tree = tmp_path / "tree"
     kinds: dict[bytes, str] = {}
     for number, path in enumerate(sorted(packaged())):

@@ -1,7 +1,7 @@
-"""What archives of thirty years hold: each odd file is told for what it is, and a file that was cut is told so.
+"""Files from archives of thirty years: each odd one is judged correctly, and truncated ones are recognised.
 
-pydicom is the oracle for identities. It calls cut files fine, so for these the oracle is `is_cut`: a slow and simple
-reading of the rule of asyncimport/dicom/completeness.py, which shares no code with it.
+pydicom is the oracle for identities. It accepts truncated files, so the oracle for these is `is_cut`: a slow and simple
+implementation of the rule of asyncimport/dicom/completeness.py, which shares no code with it.
 """
 
 import errno
@@ -75,7 +75,7 @@ ALPHABET = string.digits + string.ascii_uppercase
 
 
 def test_image_classes_are_those_named_so() -> None:
-    """A class that is missing hides a cut, and one too many refuses sound files."""
+    """A missing class hides truncation, and a wrong one refuses sound files."""
     classes = {
         one
         for one, (_, kind, *_) in UID_dictionary.items()
@@ -90,7 +90,7 @@ def test_image_classes_are_those_named_so() -> None:
 
 
 def told_of(path: Path) -> Identity | tuple[str, str]:
-    """Identify a file, and of what is missing at its end keep only that something is."""
+    """Identify a file, and reduce the reason for truncation to a flag."""
     told = outcome(lambda: identify(str(path)))
     assert told is not None
     if isinstance(told, Identity):
@@ -116,7 +116,7 @@ CUT = {
 
 @pytest.mark.thorough
 def test_every_bundled_file_is_judged_like_the_oracle() -> None:
-    """Path by path: who it is, why it is nobody, and whether it was cut."""
+    """Path by path: its identity, the reason for none, and whether it is truncated."""
     counts: Counter[str] = Counter()
     cut = {}
     for path in packaged():
@@ -133,7 +133,7 @@ def test_every_bundled_file_is_judged_like_the_oracle() -> None:
 
 
 def cuts_of(content: bytes, seed: str) -> list[int]:
-    """Choose where to cut: anywhere, in the header, and in small files between and beside all elements; last first."""
+    """Choose where to cut: anywhere, in the header, and in small files around all elements; last first."""
     chance = random.Random(seed)
     places: list[int] = []
     is_cut(content, places)
@@ -152,7 +152,7 @@ _PARTS = 8
 @pytest.mark.thorough
 @pytest.mark.parametrize("part", range(_PARTS))
 def test_wherever_a_file_is_cut_the_oracle_agrees(tmp_path: Path, part: int) -> None:
-    """Some 300 files under 1 MB, each cut at 45 places and more: the verdict, and never another's UID."""
+    """Some 300 files under 1 MB, each cut at 45 places and more: the verdict, and never a wrong UID."""
     copy = tmp_path / "cut"
     counts: Counter[str] = Counter()
     makes = set()
@@ -196,7 +196,7 @@ def test_wherever_a_file_is_cut_the_oracle_agrees(tmp_path: Path, part: int) -> 
 def test_however_a_file_is_damaged_the_oracle_agrees(
     tmp_path_factory: pytest.TempPathFactory, sound: bytes, flips: list[tuple[int, int]], cut: int
 ) -> None:
-    """Bits that flip change lengths, tags and delimiters: the verdict on the end is the oracle's all the same."""
+    """Flipped bits change lengths, tags and delimiters: the verdict is still the oracle's."""
     content = bytearray(sound)
     for at, bits in flips:
         content[at % len(content)] ^= bits
@@ -298,7 +298,7 @@ WHOLE = {
 
 @pytest.fixture
 def told(tmp_path: Path) -> Callable[[bytes], Identity | tuple[str, str] | None]:
-    """Return a function that identifies a file with that content."""
+    """Return a function that identifies a file with this content."""
 
     def tell(content: bytes) -> Identity | tuple[str, str] | None:
         path = tmp_path / "odd"
@@ -313,7 +313,7 @@ Tell = Callable[[bytes], Identity | tuple[str, str] | None]
 
 @pytest.mark.parametrize("content", WHOLE.values(), ids=WHOLE)
 def test_odd_images_are_known_and_whole(told: Tell, content: bytes) -> None:
-    """Whatever is odd about it: it is the same instance, and nothing of it is missing."""
+    """Each is the same instance, and complete."""
     assert told(content) == EXPECTED
     assert not is_cut(content)
 
@@ -336,7 +336,7 @@ OTHERS = {
 @pytest.mark.parametrize("made", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_other_classes_need_no_pixel_data(told: Tell, made: Dataset, syntax: str) -> None:
-    """Reports, documents, curves and plans are whole without pixel data, in every encoding."""
+    """Reports, documents, curves and plans are complete without pixel data, in every encoding."""
     content = odd(made, syntax)
     got = told(content)
     assert isinstance(got, Identity)
@@ -389,7 +389,7 @@ SHORT = {
 
 @pytest.mark.parametrize(("content", "reason"), SHORT.values(), ids=SHORT)
 def test_the_reason_names_what_is_missing(told: Tell, content: bytes, reason: str) -> None:
-    """A file that was cut behind the UIDs is still known, and what it lacks is said."""
+    """A file truncated after the UIDs has an identity, and a reason."""
     got = told(content)
     assert isinstance(got, Identity)
     assert got.truncated == (reason and f"truncated: {reason}")
@@ -413,14 +413,14 @@ def test_the_reason_names_what_is_missing(told: Tell, content: bytes, reason: st
     ],
 )
 def test_a_file_truncated_before_the_uids_is_no_instance(told: Tell, content: bytes, reason: str) -> None:
-    """Half a UID is another's: a file that was cut there is read as nobody, and the reason is the cut."""
+    """A part of a UID is a wrong UID: the file has no identity, and the reason is the truncation."""
     assert told(content) == ("Unreadable", f"truncated: {reason}")
     assert is_cut(content)
 
 
 @pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO 2022 IR 6\\ISO 2022 IR 87"])
 def test_a_large_deflated_file_is_walked_to_its_end(told: Tell, charset: str) -> None:
-    """It is inflated a piece at a time, and pydicom may read the file in between."""
+    """It is inflated in pieces, and pydicom may read the file in between."""
     noise = random.Random(1).randbytes(300_000)
     # The escape sequence leads the peek to decline.
     made = data_set(SpecificCharacterSet=charset.split("\\"), StudyDescription="Hand\x1b(B", PixelData=noise)
@@ -449,7 +449,7 @@ UIDS_THAT_BREAK_RULES = {
 @pytest.mark.parametrize("value", UIDS_THAT_BREAK_RULES.values(), ids=UIDS_THAT_BREAK_RULES)
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_uids_that_break_the_rules_are_kept(told: Tell, value: str, syntax: str) -> None:
-    """What a file says is who it is (PS3.5 9.1 says otherwise): archives must still be able to route it."""
+    """Invalid UIDs (PS3.5 9.1) still identify a file: archives must route it."""
     got = told(odd(data_set(**dict.fromkeys(UIDS, value)), syntax))
     assert isinstance(got, Identity)
     assert (got.sop_uid, got.study_uid, got.series_uid) == (value, value, value)
@@ -457,13 +457,13 @@ def test_uids_that_break_the_rules_are_kept(told: Tell, value: str, syntax: str)
 
 @pytest.mark.parametrize("padding", [b"1.2.3.4 ", b"1.2.3.4\0", b" 1.2.3.4"], ids=["space", "null", "leading"])
 def test_padding_is_none_of_a_uid(told: Tell, padding: bytes) -> None:
-    """Some pad with a space, which the rules forbid, and the archive would take it for another's."""
+    """Some files pad with a space, which is invalid, and the archive would take it for another UID."""
     got = told(odd(data_set()).replace(b"1.2.3.4\0", padding))
     assert got == EXPECTED
 
 
 def test_values_several_slashed_and_too_long(told: Tell) -> None:
-    """Values are text as it is in the file: several of them, slashes, and more than the VR allows."""
+    """Values are text as in the file: several of them, slashes, and more than the VR allows."""
     values = {
         "OtherPatientIDs": ["A/1", "B/2"],
         "StudyID": "2024/07/001",
@@ -481,7 +481,7 @@ def test_values_several_slashed_and_too_long(told: Tell) -> None:
 
 
 def test_every_character_set_is_read(told: Tell) -> None:
-    """The names in pydicom's files of all character sets, as pydicom reads them."""
+    """Names in pydicom's files of all character sets are read as pydicom reads them."""
     files = [path for path in packaged() if path.parent.name == "charset_files" and path.name.startswith("chr")]
     named = 0
     for path in files:
@@ -504,7 +504,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize(("content", "reason"), FOREIGN.values(), ids=FOREIGN)
 def test_files_that_are_not_dicom_are_recognised(told: Tell, content: bytes, reason: str) -> None:
-    """An empty file hints at a copy that failed, a DICOMDIR at a disc, and the rest is just other files."""
+    """An empty file suggests a failed copy, a DICOMDIR a disc; the rest is other files."""
     assert told(content) == ("NotDicom", reason)
 
 
@@ -521,7 +521,7 @@ SHIFTED = {
 
 @pytest.mark.parametrize("beginning", SHIFTED.values(), ids=SHIFTED)
 def test_a_file_that_was_shifted_is_unreadable(told: Tell, beginning: bytes) -> None:
-    """A transfer in the wrong mode, or an editor, has added or taken bytes: an instance that XNAT cannot read."""
+    """A transfer in the wrong mode, or an editor, has added or removed bytes: XNAT cannot read it."""
     whole = beginning + meta(ExplicitVRLittleEndian) + encoded(data_set())
     assert told(whole) == ("Unreadable", "DICM is not at byte 128, where it belongs")
     assert told(beginning + TEXT) == ("NotDicom", "not DICOM")
@@ -529,7 +529,7 @@ def test_a_file_that_was_shifted_is_unreadable(told: Tell, beginning: bytes) -> 
 
 @pytest.mark.parametrize("uid", [*UIDS, "SOPClassUID"])
 def test_a_missing_uid_is_not_a_truncation(told: Tell, uid: str) -> None:
-    """In a file that is whole, the reason names the UID."""
+    """In a complete file the reason names the UID."""
     assert told(odd(data_set(**{uid: None}))) == ("Unreadable", f"no {uid}")
 
 
@@ -538,7 +538,7 @@ def test_a_missing_uid_is_not_a_truncation(told: Tell, uid: str) -> None:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Give up root's rights for a while, who may read everything."""
+    """Drop root's right to read everything for a while."""
     if os.geteuid():
         yield
         return
@@ -550,12 +550,12 @@ def unprivileged() -> Iterator[None]:
 
 
 def system_says(number: int) -> tuple[str, str]:
-    """Return the reason as the system words it."""
+    """Return the reason in the system's words."""
     return "Unreadable", os.strerror(number).lower()
 
 
 def test_a_file_without_permission(tmp_path: Path) -> None:
-    """It is told apart from a file that is gone, as somebody can help it."""
+    """Its reason differs from that of a vanished file, as somebody can help."""
     (tmp_path / "locked").write_bytes(odd(data_set()))
     (tmp_path / "locked").chmod(0)
     with unprivileged():
@@ -564,7 +564,7 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
 
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
-    """Vanished, a broken link, a link loop, a path through a file, a name that is too long, a pipe: never a crash."""
+    """Vanished, a broken link, a link loop, a path through a file, a too long name, a pipe: never a crash."""
     (tmp_path / "file").write_bytes(odd(data_set()))
     (tmp_path / "broken").symlink_to("gone")
     (tmp_path / "loop").symlink_to("loop")
@@ -588,7 +588,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     ids=["200 characters", "60 directories", "not UTF-8", "UTF-8", "markup", "a space", "an option"],
 )
 def test_names_of_every_kind(tmp_path: Path, name: bytes) -> None:
-    """A path is bytes, or these as text; what it says does not matter."""
+    """A path is bytes, or these as text."""
     path = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - pathlib takes no bytes
     os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
     with open(path, "wb") as stream:  # noqa: PTH123

@@ -49,7 +49,7 @@ UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let pydicom warn of what it likes while the test itself writes or reads with it."""
+    """Silence pydicom's warnings while the test itself uses it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -102,7 +102,7 @@ EXPECTED = Identity(
 
 
 def mark_undefined(made: Dataset) -> None:
-    """Let the elements have no length whose sequences shall have none, as pydicom's writer asks only the former."""
+    """Remove the length of elements whose sequences have none, as pydicom's writer checks only the elements."""
     for element in made:
         if element.VR == "SQ":
             element.is_undefined_length = getattr(element.value, "is_undefined_length", False)
@@ -144,7 +144,7 @@ def part10(made: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
 
 
 def outcome(decide: Callable[[], Identity | None]) -> Identity | tuple[str, str] | None:
-    """Return what comes of it, raised or not, as something to compare."""
+    """Return the result or the error of a call, as something to compare."""
     try:
         return decide()
     except Unidentified as error:
@@ -220,7 +220,7 @@ def headers(draw: st.DrawFn) -> tuple[Dataset, str]:
 
 @st.composite
 def sequences(draw: st.DrawFn, depth: int = 2) -> Sequence:
-    """Draw a sequence whose items hold elements that are ours at the top, and further sequences."""
+    """Draw a sequence whose items hold our top-level elements, and further sequences."""
     items = []
     for _ in range(draw(st.integers(0, 2))):
         item = Dataset()
@@ -280,7 +280,7 @@ def number(raw: bytes, order: str) -> int:
 
 
 def element(data: bytes, at: int, order: str, *, explicit: bool) -> tuple[int, int, int, bool]:
-    """Read a header: the tag, the length, where the value begins, and whether the VR is a known one."""
+    """Read a header: tag, length, offset of the value, and whether the VR is known."""
     if len(data) < at + 8:
         raise Cut
     group = number(data[at : at + 2], order)
@@ -330,7 +330,7 @@ def after_item(data: bytes, at: int, order: str, *, explicit: bool) -> int:
 
 
 def is_cut(content: bytes, places: list[int] | None = None) -> bool:
-    """Judge a whole file; note the `places` where elements at the top begin."""
+    """Judge a whole file; note the `places` where top-level elements begin."""
     try:
         return _is_cut(content, [] if places is None else places)
     except (Cut, zlib.error):
@@ -408,7 +408,7 @@ def _is_cut_in_pixels(data: bytes, header: tuple[int, int, int, bool], order: st
 
 
 def is_image(name: str) -> bool:
-    """Tell by the name of a SOP class whether its instances must have pixel data."""
+    """Return, by the name of a SOP class, whether its instances must have pixel data."""
     if name in ("Enhanced RT Image Storage", "Enhanced Continuous RT Image Storage"):
         return False
     return "Image Storage" in name or name in (
@@ -422,7 +422,7 @@ def is_image(name: str) -> bool:
 
 
 def packaged() -> Iterator[Path]:
-    """Yield all files of the packages that bring DICOM files along; nothing is downloaded."""
+    """Yield all files of the packages that have DICOM files; nothing is downloaded."""
     for package in ("pydicom", "data_store", "pynetdicom", "nibabel"):  # data_store is pydicom-data's
         spec = importlib.util.find_spec(package)
         assert spec is not None
@@ -431,7 +431,7 @@ def packaged() -> Iterator[Path]:
 
 
 def expected_of(content: bytes) -> Identity | tuple[str, str]:
-    """Say what a file is by pydicom's reading of the whole of it, and by the oracle for its end."""
+    """Return what a file is: its identity by pydicom, its completeness by the oracle."""
     if not content:
         return "NotDicom", "empty"
     with quiet():
@@ -450,7 +450,7 @@ def expected_of(content: bytes) -> Identity | tuple[str, str]:
 
 
 def odd(made: Dataset, syntax: str = ExplicitVRLittleEndian, *, encoding: str | None = None) -> bytes:
-    """Make a file with a preamble and a transfer syntax, and the data set encoded as that says or otherwise."""
+    """Make a file with a preamble and a transfer syntax; the data set may be encoded otherwise."""
     return PREAMBLE + meta(syntax) + encoded(made, encoding or syntax)
 
 
@@ -461,12 +461,12 @@ def pixels(*fragments: bytes, end: bytes = b"\xfe\xff\xdd\xe0\0\0\0\0") -> bytes
 
 
 def without_pixels(sop_class: str | None, **values: object) -> Dataset:
-    """Make an instance of a class, without pixels and what describes them."""
+    """Make an instance of a class, without pixel data and its description."""
     return data_set(**{"SOPClassUID": sop_class, "PixelData": None, "Rows": None, "Columns": None} | values)
 
 
 def sequence(*items: Dataset, defined: bool = False) -> Sequence:
-    """Make a sequence; neither it nor its items have a length, unless they shall."""
+    """Make a sequence; neither it nor its items have a length, unless `defined`."""
     for item in items:
         item.is_undefined_length_sequence_item = not defined
     made = Sequence(items)
@@ -493,7 +493,7 @@ def waveform() -> Dataset:
 
 
 def multiframe() -> Dataset:
-    """Make an enhanced multi-frame image, with one functional group a frame."""
+    """Make an enhanced multi-frame image, with one functional group for each frame."""
     frame = Dataset()
     frame.FrameContentSequence = sequence(Dataset())
     return data_set(

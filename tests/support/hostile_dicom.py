@@ -63,7 +63,7 @@ def sequence(tag: int, *items: bytes) -> bytes:
 
 
 def enhanced(frames: int) -> bytes:
-    """Encode what an enhanced image has behind its header: a functional group for each frame, and the pixels."""
+    """Encode what follows the header of an enhanced image: a functional group for each frame, and the pixels."""
     position = sequence(0x0020_9113, item(short(0x0020_0032, b"DS", b"1\\2\\3")))
     content = sequence(0x0020_9111, item(short(0x0020_9156, b"US", b"\1\0"), short(0x0020_9057, b"UL", b"\1\0\0\0")))
     groups = opened(0x5200_9230) + item(content, position) * frames + END_OF_SEQUENCE
