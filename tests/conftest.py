@@ -206,7 +206,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes minutes, unless it is asked for by its mark: -m endurance."""
+    """Leave out what takes minutes, unless it is asked for by its mark: -m endurance. Begin with the slowest tests."""
+    items.sort(
+        key=lambda item: (item.get_closest_marker("timeout") is None, item.get_closest_marker("thorough") is None)
+    )
     if "endurance" not in config.option.markexpr:
         out = [item for item in items if item.get_closest_marker("endurance")]
         items[:] = [item for item in items if item not in out]

@@ -101,7 +101,8 @@ class ForkServer:
 def _at_start(env: Mapping[str, str]) -> dict[str, str]:
     """Return what decides how an interpreter starts. The keyring is chosen later, and found in `support` (`run`)."""
     found = {name: value for name, value in env.items() if name.startswith(_AT_START)}
-    found.pop("PYTHON_KEYRING_BACKEND", None)
+    for name in ("PYTHON_KEYRING_BACKEND", "PYTHONDONTWRITEBYTECODE"):  # all is imported already
+        found.pop(name, None)
     path = [place for place in found.pop("PYTHONPATH", "").split(os.pathsep) if place not in {"", _SUPPORT}]
     return found | {"PYTHONPATH": os.pathsep.join(path)}
 
