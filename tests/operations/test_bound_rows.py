@@ -69,7 +69,7 @@ async def both(commands: Commands, source: Path, plan: Path, *words: str) -> tup
     return await commands(*upload, "--dry-run"), await commands(*upload)
 
 
-async def test_a_plan_holds_what_it_binds(plan: Path) -> None:
+async def test_a_plan_has_columns_that_bind(plan: Path) -> None:
     """A plan has patient, issuer, date and number of files."""
     assert [(row.patient_id, row.issuer, row.study_date, row.files) for row in read_plan(plan.read_bytes())] == [
         ("P1", "HERE", "20200102", 3),
@@ -97,7 +97,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize(("change", "words"), CHANGES.values(), ids=CHANGES)
-async def test_a_study_that_has_changed_since(
+async def test_a_study_that_changed_after_the_plan(
     xnat: TestXnat,
     url: str,
     commands: Commands,
@@ -120,7 +120,7 @@ async def test_a_study_that_has_changed_since(
     assert xnat.count["import"] == 0
 
 
-async def test_a_number_that_is_another_patients(
+async def test_an_accession_number_of_another_patient(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
     """The row says accession number 1001 and P1; the source holds P2 under 1001."""
@@ -136,7 +136,7 @@ async def test_a_number_that_is_another_patients(
     assert "line 2 of the plan: its patient_id is not that of the study" in ended.err
 
 
-async def test_a_way_out(xnat: TestXnat, url: str, commands: Commands, source: Path, plan: Path) -> None:
+async def test_empty_cells_bind_nothing(xnat: TestXnat, url: str, commands: Commands, source: Path, plan: Path) -> None:
     """Empty cells bind nothing, as in an old plan without these columns."""
     rewrite(2, 5, IssuerOfPatientID="THERE")(source)
     first, second = rows_of(plan)
@@ -227,7 +227,7 @@ def mixed(source: Path) -> Path:
 @pytest.mark.parametrize(
     "study_filter", [("--modality", "MR"), ("--study-since", "2000-01-01", "--include", "*/*.dcm")]
 )
-async def test_a_plan_carries_its_choice(
+async def test_a_plan_carries_its_filter(
     xnat: TestXnat, url: str, commands: Commands, mixed: Path, tmp_path: Path, study_filter: tuple[str, ...]
 ) -> None:
     """An upload by a plan of parts sends the same parts; a plan of whole studies has rows for these only."""
@@ -274,7 +274,7 @@ HEADER = StudyHeader("P1", "I", "20200131", "")
         (PlanRow("1.2.1", "P", "S", "E", patient_id="P1"), [StudyHeader("", "", "", "")], 1),
     ],
 )
-def test_what_differs(row: PlanRow, headers: list[StudyHeader], count: int) -> None:
+def test_differences(row: PlanRow, headers: list[StudyHeader], count: int) -> None:
     """Empty cells bind nothing, and dates have two forms."""
     assert len(list(differences(row, FoundStudy("1.2.1", headers, 3)))) == count
 
@@ -294,13 +294,13 @@ def test_what_differs(row: PlanRow, headers: list[StudyHeader], count: int) -> N
         (PlanRow("1.2.2", "P", "S", "E"), ""),
     ],
 )
-def test_what_comes_near(row: PlanRow, words: str) -> None:
+def test_nearest_study(row: PlanRow, words: str) -> None:
     """Leading zeros, another date and a cut UID are recognized; anything else is just an error."""
     assert nearest_study(row, [FoundStudy("1.2.1", [StudyHeader("007", "", "20200131", "00123")], 1)]) == words
 
 
 @pytest.mark.parametrize("edit", ["skip", "taken out"])
-async def test_what_a_plan_leaves_out_is_not_sent_because_it_waits(
+async def test_waiting_files_of_a_skipped_row_are_not_sent(
     xnat: TestXnat, url: str, commands: Commands, source: Path, plan: Path, tmp_path: Path, edit: str
 ) -> None:
     """Neither a skipped nor a removed row sends files that an earlier run left waiting."""

@@ -428,7 +428,7 @@ SCENARIOS |= {
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_the_run_does_what_the_dry_run_says(
+async def test_the_run_does_what_the_dry_run_predicts(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, name: str
 ) -> None:
     """Sessions, labels, numbers of files, skipped files and the exit code agree."""
@@ -502,7 +502,7 @@ async def test_the_run_does_what_the_dry_run_says(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("gone", [True, False])
-async def test_a_row_that_is_gone_or_busy(
+async def test_a_row_that_was_deleted_or_is_busy(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, gone: bool
 ) -> None:
     """A deleted row is sent again, and a busy row is not waited for."""
@@ -523,7 +523,7 @@ async def test_a_row_that_is_gone_or_busy(
     assert len(xnat.sop_uids()) == len(NIGHT)
 
 
-async def test_whole_studies_are_compared_with_who_is_there_by_the_journal(
+async def test_whole_studies_are_compared_with_patients_of_the_journal(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
     """A run that decides whole studies sends nothing if one of them belongs to another patient of its subject."""

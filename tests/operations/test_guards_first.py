@@ -44,7 +44,7 @@ CASES = [(problem, way) for problem in PROBLEMS for way in WAYS if (problem, way
 
 
 @pytest.mark.parametrize(("problem", "way"), CASES)
-async def test_no_limit_and_no_pause_hides_a_problem(
+async def test_neither_limit_nor_pause_hides_a_problem(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, problem: str, way: str
 ) -> None:
     """The second study is not sent, the reason is reported, and neither run nor dry run ends with 0."""

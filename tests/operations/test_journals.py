@@ -22,7 +22,7 @@ def test_path_is_readable_and_stable(tmp_path: Path) -> None:
     assert re.fullmatch(r"xnat\.example\.org-P-[0-9a-f]{8}\.journal", path.name)
 
 
-def test_default_directory() -> None:
+def test_default_state_directory() -> None:
     """Without --state-dir, journals are in the platform's directory for user state."""
     assert journal_path(HOST, "P", None).parent == platformdirs.user_state_path("asyncimport", appauthor=False)
 
@@ -35,7 +35,7 @@ def test_one_for_each_server_and_project() -> None:
 
 
 @given(st.text(), st.text())
-def test_name_is_always_a_name(host: str, project: str) -> None:
+def test_name_is_always_valid(host: str, project: str) -> None:
     """For any server and project, the journal is a file in the directory with a short enough name."""
     path = journal_path(f"https://{host.translate(dict.fromkeys(map(ord, '[]')))}", project, Path("x"))
     assert path.parent == Path("x")
@@ -45,20 +45,20 @@ def test_name_is_always_a_name(host: str, project: str) -> None:
 class TestExisting:
     """The journal that `status` and `verify` use."""
 
-    def test_named(self, tmp_path: Path) -> None:
+    def test_journal_option(self, tmp_path: Path) -> None:
         """--journal overrides everything else."""
         named = tmp_path / "elsewhere"
         assert find_journal(HOST, "P", tmp_path, named) == named
 
     @pytest.mark.parametrize("host", [HOST, f"{HOST}/"])
-    def test_of_server_and_project(self, tmp_path: Path, host: str) -> None:
+    def test_by_server_and_project(self, tmp_path: Path, host: str) -> None:
         """Server and project select their journal, with or without a trailing slash."""
         own = journal_path(HOST, "P", tmp_path)
         for path in (own, tmp_path / "other.journal"):
             path.touch()
         assert find_journal(host, "P", tmp_path, None) == own
 
-    def test_none_of_server_and_project(self, tmp_path: Path) -> None:
+    def test_no_journal_of_server_and_project(self, tmp_path: Path) -> None:
         """If there are only other journals, the error lists them."""
         others = [journal_path(HOST, name, tmp_path) for name in ("Q", "R")]
         for path in others:
@@ -68,14 +68,14 @@ class TestExisting:
         assert caught.value.hint.endswith(", ".join(map(str, sorted(others))))
 
     @pytest.mark.parametrize(("host", "project"), [(None, None), (HOST, None), (None, "P")])
-    def test_the_only_one(self, tmp_path: Path, host: str | None, project: str | None) -> None:
+    def test_the_only_journal(self, tmp_path: Path, host: str | None, project: str | None) -> None:
         """The only journal needs no options; other files do not count."""
         only = journal_path(HOST, "P", tmp_path)
         only.touch()
         only.with_name(f"{only.name}-wal").touch()
         assert find_journal(host, project, tmp_path, None) == only
 
-    def test_another_servers(self, tmp_path: Path) -> None:
+    def test_the_only_journal_of_another_server(self, tmp_path: Path) -> None:
         """The only journal is not used if it belongs to another server."""
         journal_path("https://other.example.org", "P", tmp_path).touch()
         with pytest.raises(UsageError, match="there is no journal"):

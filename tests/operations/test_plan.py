@@ -43,9 +43,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
 
 
-async def test_a_plan_says_what_would_go_where(
-    xnat: TestXnat, commands: Commands, source: Path, tmp_path: Path
-) -> None:
+async def test_a_plan_lists_each_study(xnat: TestXnat, commands: Commands, source: Path, tmp_path: Path) -> None:
     """There is a row for each study with its numbers; no server is called."""
     target = tmp_path / "plan.csv"
     ended = await commands("plan", source, "-P", "demo", "--out", target, "-o", "json")
@@ -104,7 +102,7 @@ PROBLEMS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize(("code", "make", "severity"), [(code, *how) for code, how in PROBLEMS.items()], ids=PROBLEMS)
-async def test_each_problem_is_told_with_its_code(
+async def test_each_problem_has_its_code(
     commands: Commands, source: Path, code: str, make: Callable[[Path], None], severity: str
 ) -> None:
     """The problem names the study or a file and what to do; the exit code follows."""
@@ -151,7 +149,7 @@ async def test_upload_does_what_the_plan_says_and_nothing_else(
     assert (again.code, again.json["files"]["already_stored"], xnat.count["import"]) == (0, 4, 4)
 
 
-async def test_an_edited_plan_is_not_replaced_in_silence(commands: Commands, source: Path, tmp_path: Path) -> None:
+async def test_an_edited_plan_is_not_replaced_without_force(commands: Commands, source: Path, tmp_path: Path) -> None:
     """An edited plan is kept without --force; writing the same plan again is fine."""
     target = tmp_path / "plan.csv"
     words = ("plan", source, "-P", "demo", "--out", target)
@@ -170,9 +168,7 @@ async def test_an_edited_plan_is_not_replaced_in_silence(commands: Commands, sou
     assert [one.name for one in tmp_path.glob("*plan*")] == ["plan.csv"]
 
 
-async def test_no_part_of_a_plan_is_written_where_one_cannot_be(
-    commands: Commands, source: Path, tmp_path: Path
-) -> None:
+async def test_all_parts_of_a_plan_are_written_or_none(commands: Commands, source: Path, tmp_path: Path) -> None:
     """A mix of old and new parts would not be a plan."""
     (tmp_path / "plan-2.csv").write_text("mine")
     ended = await commands("plan", source, "-P", "demo", "--out", tmp_path / "plan.csv", "--split", "2")
@@ -181,7 +177,9 @@ async def test_no_part_of_a_plan_is_written_where_one_cannot_be(
     assert not (tmp_path / "plan-1.csv").exists()
 
 
-async def test_where_no_plan_can_be_written(commands: Commands, source: Path, tmp_path: Path) -> None:
+async def test_an_output_that_cannot_be_written_is_refused_before_the_scan(
+    commands: Commands, source: Path, tmp_path: Path
+) -> None:
     """The error comes before the scan; a pipe works like a file, and only the owner can read a plan."""
     ended = await commands("plan", source, "-P", "demo", "--out", tmp_path / "away" / "plan.csv")
     assert (ended.code, "there is no such directory" in ended.err) == (2, True)
@@ -193,9 +191,7 @@ async def test_where_no_plan_can_be_written(commands: Commands, source: Path, tm
         assert (tmp_path / "plan.csv").stat().st_mode & 0o077 == 0
 
 
-async def test_a_plan_may_be_split_among_machines(
-    xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
-) -> None:
+async def test_a_plan_can_be_split(xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path) -> None:
     """Each part is a plan, and together they are the whole plan."""
     target = tmp_path / "plan.csv"
     ended = await commands("plan", source, "-P", "demo", "--out", target, "--split", "2", "-o", "json")
@@ -207,7 +203,7 @@ async def test_a_plan_may_be_split_among_machines(
     assert len(xnat.sop_uids()) == xnat.count["import"] == 12
 
 
-async def test_a_plan_may_grow_and_moves_nothing(
+async def test_more_rows_move_no_study(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
     """More rows send more; a row that gives a study another session is an error with its line."""
@@ -227,7 +223,7 @@ async def test_a_plan_may_grow_and_moves_nothing(
     assert xnat.count["import"] == 12
 
 
-async def test_a_run_goes_on_without_a_project_that_is_closed(
+async def test_a_closed_project_keeps_no_other_back(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
     """Sessions of a missing project are skipped, the others arrive."""
@@ -271,7 +267,7 @@ async def test_a_plan_with_an_error_sends_nothing(
     assert "two PatientIDs" in ended.err
 
 
-async def test_a_dry_run_asks_the_server_and_sends_nothing(
+async def test_a_dry_run_compares_with_the_server_and_sends_nothing(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
     """It reports archived sessions, and labels of other studies there."""
@@ -370,7 +366,7 @@ async def test_a_lookup_table_as_spreadsheets_save_it(
     assert [one.subject.label for one in xnat.archived] == ["sub-2"]
 
 
-async def test_all_problems_of_a_tree_are_told_at_once(commands: Commands, source: Path) -> None:
+async def test_all_problems_are_listed_at_once(commands: Commands, source: Path) -> None:
     """Each problem is listed once with a path, and none hides another."""
     numbers = iter(range(200, 300))
 
@@ -409,7 +405,7 @@ async def test_a_project_template_sends_to_several(xnat: TestXnat, url: str, com
     assert {(one.project, one.label) for one in xnat.archived} == {("P1", "P1_20200102"), ("P2", "P2_20200102")}
 
 
-async def test_a_taken_label_may_get_a_suffix(xnat: TestXnat, url: str, commands: Commands, source: Path) -> None:
+async def test_a_taken_label_can_get_a_suffix(xnat: TestXnat, url: str, commands: Commands, source: Path) -> None:
     """Suffixes follow the order of studies, and are reported."""
     files(source / "p1" / "again", 80, 1, **study(1, StudyInstanceUID="1.2.11", StudyTime="120000"))
     commands.login(url)
@@ -420,7 +416,7 @@ async def test_a_taken_label_may_get_a_suffix(xnat: TestXnat, url: str, commands
     assert {one.study_uid: one.label for one in xnat.archived}["1.2.11"] == "P1_20200102_2"
 
 
-async def test_a_second_plan_opens_no_file_again(commands: Commands, source: Path, tmp_path: Path) -> None:
+async def test_a_second_plan_opens_no_unchanged_file(commands: Commands, source: Path, tmp_path: Path) -> None:
     """Unchanged files are not opened; new, removed and rewritten ones are found."""
     opened = opens(commands.env, tmp_path, source)
     first = await commands("plan", source, "-P", "demo", "-o", "json")
@@ -449,7 +445,7 @@ PARTS: dict[str, tuple[tuple[str, ...], set[str]]] = {
 
 
 @pytest.mark.parametrize(("words", "patients"), PARTS.values(), ids=PARTS)
-async def test_a_part_of_the_source(
+async def test_filters_select_a_part_of_the_source(
     xnat: TestXnat, url: str, commands: Commands, source: Path, words: tuple[str, ...], patients: set[str]
 ) -> None:
     """Plan and upload select the same; other files are no problem, and a later run may select them."""
@@ -473,7 +469,7 @@ async def test_a_part_of_the_source(
     assert len(xnat.sop_uids()) == xnat.count["import"]
 
 
-async def test_what_a_pattern_passes_over_is_not_gone(
+async def test_files_that_a_filter_leaves_out_are_not_gone(
     xnat: TestXnat, url: str, commands: Commands, source: Path
 ) -> None:
     """A run with a filter does not fail files that an earlier run left."""
@@ -488,7 +484,7 @@ async def test_what_a_pattern_passes_over_is_not_gone(
     assert len(xnat.sop_uids()) == 12
 
 
-async def test_a_dry_run_names_series_that_a_filter_would_drop(
+async def test_a_dry_run_reports_series_that_a_filter_will_drop(
     xnat: TestXnat, url: str, commands: Commands, source: Path
 ) -> None:
     """It names the studies that will lose series, and the number of files."""
@@ -507,7 +503,7 @@ async def test_a_dry_run_names_series_that_a_filter_would_drop(
     ]
 
 
-async def test_a_dry_run_sees_sessions_of_other_subjects(url: str, commands: Commands, source: Path) -> None:
+async def test_a_dry_run_reports_sessions_of_other_subjects(url: str, commands: Commands, source: Path) -> None:
     """A study in the archive under another subject is reported, because XNAT would refuse to merge it."""
     commands.login(url)
     assert (await commands("upload", source / "p1", "-P", "demo", "-S", "other", "-q")).code == 0
@@ -518,7 +514,7 @@ async def test_a_dry_run_sees_sessions_of_other_subjects(url: str, commands: Com
 
 
 @pytest.mark.parametrize("words", [("--study-since", "soon"), ("--max-sessions", "0"), ("--on-collision", "ask")])
-async def test_parts_that_cannot_be(commands: Commands, source: Path, words: tuple[str, str]) -> None:
+async def test_invalid_filters(commands: Commands, source: Path, words: tuple[str, str]) -> None:
     """The message names the value, and a hint says what to do."""
     commands.login("http://127.0.0.1:1")
     ended = await commands("upload", source, "-P", "demo", *words)

@@ -1,4 +1,4 @@
-"""Labels that whole studies decide: their modality, and their place among the studies of a subject."""
+"""Labels that depend on whole studies: their modality, and their number among the studies of a subject."""
 
 from datetime import date, time
 from itertools import permutations
@@ -30,7 +30,7 @@ def router(session: str, subject: str = "{PatientID}") -> Router:
 
 
 def study(uid: str, day: str = "20000101", at: str = "", patient: str = "A", *modalities: str) -> Study:
-    """Make the facts of a study."""
+    """Return a piece of a study."""
     return Study(uid, {"PatientID": patient, "StudyDate": day, "StudyTime": at}, frozenset(modalities))
 
 
@@ -59,13 +59,13 @@ def labels(rules: Router, *studies: Study) -> dict[str, str]:
     ],
 )
 def test_modality(modalities: str, expected: str) -> None:
-    """One modality names a session, by XNAT's order; what is no image counts when there is nothing else."""
+    """One modality names a session, in XNAT's order; other objects count only without images."""
     for order in permutations(modalities.split()):
         assert modality_of([*order, ""]) == expected
 
 
 def test_modality_in_a_label() -> None:
-    """All files of a study count, in whatever pieces they come."""
+    """All files of a study count, in any pieces."""
     rules = router("{PatientID}_{Modality}")
     pieces = [study("1", "20000101", "", "A", modality) for modality in ("SR", "CT", "PT")]
     for order in permutations(pieces):
@@ -75,7 +75,7 @@ def test_modality_in_a_label() -> None:
 
 
 def test_index() -> None:
-    """Studies count up by date and time, each subject by itself; the UID decides where these do not."""
+    """Studies of a subject are numbered by date and time, then by UID."""
     studies = [
         study("1", "20010101"),
         study("2", "1999.12.31", "23:59:59"),
@@ -98,7 +98,7 @@ def test_index_counts_by_label() -> None:
 
 
 def test_index_counts_what_has_no_label() -> None:
-    """A study that cannot be sent yet keeps its number, so that the others keep theirs."""
+    """A study without a label keeps its number, so the others keep theirs."""
     decided = labels(router("{StudyDescription}_{StudyIndex}"), study("1"), study("2", "20000102"))
     assert decided == dict.fromkeys("12", "! no StudyDescription in the header")
     later = Study("2", {"PatientID": "A", "StudyDate": "20000102", "StudyDescription": "x"})
@@ -110,20 +110,20 @@ def test_index_counts_what_has_no_label() -> None:
     [("", "no StudyDate in the header"), ("yesterday", "StudyDate is not a date"), ("2000", "StudyDate is not a date")],
 )
 def test_index_needs_a_date(day: str, reason: str) -> None:
-    """A study without a date has no place among the others, which are decided all the same."""
+    """A study without a date gets no number; the others do."""
     assert labels(router("{StudyIndex}"), study("1", day), study("2")) == {"1": f"! {reason}", "2": "1"}
 
 
 @pytest.mark.parametrize(("project", "subject"), [("{StudyIndex}", "S"), ("P", "{StudyIndex|PatientID}")])
 def test_index_only_in_sessions(project: str, subject: str) -> None:
-    """What counts the studies of a subject cannot name it."""
+    """{StudyIndex} is refused in other templates."""
     option = "project" if "Study" in project else "subject"
     with pytest.raises(UsageError, match=f"^--{option}: {{StudyIndex}} counts the studies of a subject$"):
         Router(project, subject, keywords=KEYWORDS, whole_studies=True)
 
 
 def test_files_that_differ() -> None:
-    """Where files of one study differ in what decides, it has no place; what decides nothing may differ or lack."""
+    """A study whose files differ in a deciding field has no session; other fields may differ or be missing."""
     other = Study("1", {"PatientID": "B", "StudyTime": "12"})
     assert labels(router("{StudyDate}_{Modality|'x'}"), study("1"), other) == {"1": "! its files differ in PatientID"}
     assert labels(router("{StudyDate}_{Modality|'x'}", "S"), study("1"), other) == {"1": "20000101_x"}
@@ -132,7 +132,7 @@ def test_files_that_differ() -> None:
 
 
 def test_two_steps() -> None:
-    """File by file nothing is missed that the whole study has to say; then header, path and table decide together."""
+    """Pieces of a study are collected; then header, path and table decide together."""
     paths = PathPattern.parse("{site}/{session}/**", separator="/")
     table = LookupTable.parse("site,PatientID,subject\nx,A,S1\n", KEYWORDS | {"site"})
     template = "{subject}_{session}_{Modality}_{StudyIndex}"
@@ -156,7 +156,7 @@ def test_two_steps() -> None:
 
 
 def test_other_labels_are_resolved_alike() -> None:
-    """A plan resolves all labels, also those that a file decides by itself."""
+    """`resolve` also works for labels that a file decides."""
     rules = router("{PatientID}_{StudyDate}")
     assert not rules.needs_whole_study
     fields = {"PatientID": "A", "StudyDate": "20000101"}
@@ -175,7 +175,7 @@ STUDIES = st.builds(
 
 @given(st.lists(STUDIES, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_pieces_may_come_in_any_order(pieces: list[Study], random: Random) -> None:
-    """What is known of a study in the end does not depend on the order in which its files were met."""
+    """The order of files does not matter."""
 
     def together(studies: list[Study]) -> tuple[dict[str, str], frozenset[str], frozenset[str]]:
         whole = studies[0]
@@ -190,7 +190,7 @@ def test_pieces_may_come_in_any_order(pieces: list[Study], random: Random) -> No
 
 @given(st.lists(st.tuples(st.sampled_from("AB"), DATES, st.times()), max_size=8))
 def test_indices_have_no_gaps(found: list[tuple[str, date, time]]) -> None:
-    """The studies of each subject are numbered from 1 on, each once."""
+    """The studies of a subject are numbered from 1 without gaps."""
     studies = [study(str(n), f"{day:%Y%m%d}", f"{at:%H%M%S}", who) for n, (who, day, at) in enumerate(found)]
     decided = labels(router("{PatientID}_{StudyIndex}"), *studies)
     for who in "AB":
@@ -199,7 +199,7 @@ def test_indices_have_no_gaps(found: list[tuple[str, date, time]]) -> None:
 
 
 def there(label: str, uid: str = "", day: str = "", subject: str = "A") -> ExistingSession:
-    """Give a session that the journal or the archive has."""
+    """Return a session of the journal or the archive."""
     return ExistingSession(Session("P", subject, label, uid), day)
 
 
@@ -259,7 +259,7 @@ GIVEN: dict[str, tuple[str, list[ExistingSession], list[Study], dict[str, str]]]
 def test_what_is_there_keeps_its_label(
     session: str, given_sessions: list[ExistingSession], studies: list[Study], expected: dict[str, str]
 ) -> None:
-    """A study that has a session keeps it, and new ones go on from there, by their dates."""
+    """A study keeps its session, and new studies get the next numbers by their dates."""
     for order in (studies, studies[::-1]):
         decided = router(session).resolve(order, ExistingSessions.of(given_sessions))
         assert {
@@ -268,7 +268,7 @@ def test_what_is_there_keeps_its_label(
 
 
 def test_who_is_late_is_told() -> None:
-    """Whose number is higher than that of a later study, and nobody else."""
+    """Only a study with a higher number than a later one is reported."""
     given_sessions = ExistingSessions.of([there("A_v1", "1", "20010101"), there("A_v2", "3", "20030101")])
     told: list[tuple[str, str]] = []
     studies = [study("2", "20020101"), study("4", "20040101"), study("3", "20030101")]
@@ -282,7 +282,7 @@ def test_who_is_late_is_told() -> None:
     st.integers(0, 3),
 )
 def test_labels_never_move(days: list[int], sizes: list[int], forgotten: int) -> None:
-    """However a subject's studies come, in runs that see a part of them: nothing changes its label, or shares one."""
+    """In any sequence of runs, no study changes its label, and no two share one."""
     labels_of: dict[str, str] = {}
     left = [study(f"{day}", f"200{day}0101") for day in days]
     seen: list[Study] = []

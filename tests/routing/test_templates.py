@@ -1,4 +1,4 @@
-"""The language of templates: what each form gives, and each mistake with its place."""
+"""Templates: the result of each form, and each mistake with its position."""
 
 import re
 import string
@@ -19,7 +19,7 @@ FIELDS = {"PatientID": "Site-42", "StudyID": "  7 ", "StudyDescription": "MR {Br
 
 
 def rendered(template: str, fields: dict[str, str] = FIELDS) -> str:
-    """Return what a template gives, not cleaned."""
+    """Return the text of a template before cleaning."""
     return Template.parse(template, "--session", PLACES).render(fields)
 
 
@@ -83,13 +83,13 @@ def rendered(template: str, fields: dict[str, str] = FIELDS) -> str:
     ],
 )
 def test_what_templates_give(template: str, expected: str) -> None:
-    """Each form of the language, by example."""
+    """Examples of each form."""
     assert rendered(template) == expected
 
 
 @pytest.mark.parametrize("value", ["٣", "²", "1.5", "-1", "1 2", "12345678901"])
 def test_only_numbers_are_padded(value: str) -> None:
-    """What is no number of plain digits, or is long enough, stays as it is."""
+    """Values with other characters, or with enough digits, do not change."""
     assert rendered("{PatientID:08}", {"PatientID": value}) == value
 
 
@@ -111,7 +111,7 @@ def test_only_numbers_are_padded(value: str) -> None:
     ],
 )
 def test_what_templates_do_not_give(template: str, reason: str) -> None:
-    """A value that is missing, or does not match, is told by its field; a pattern that matches nothing is no match."""
+    """The reason names the field of a missing value, or of one that does not match; an empty match is none."""
     with pytest.raises(UnroutableError) as caught:
         rendered(template, {"StudyID": "secret", "PatientID": "  ", "subject": ""})
     assert str(caught.value).startswith(reason)
@@ -163,7 +163,7 @@ def test_what_templates_do_not_give(template: str, reason: str) -> None:
     ],
 )
 def test_mistakes(template: str, words: str, place: int, hint: str) -> None:
-    """A template that cannot be read names its option, what is wrong, where, and what to do."""
+    """The error names option, problem and position, and a hint says what to do."""
     with pytest.raises(UsageError) as caught:
         Template.parse(template, "--session", PLACES)
     assert str(caught.value) == f"--session: the template {template!r} is malformed at character {place}: {words}"
@@ -171,7 +171,7 @@ def test_mistakes(template: str, words: str, place: int, hint: str) -> None:
 
 
 def test_unknown_field_gets_the_list() -> None:
-    """Who names a field that there is not is told those that there are, in order."""
+    """The hint lists the fields in order."""
     with pytest.raises(UsageError) as caught:
         Template.parse("{Modality}", "--session", HEADER)
     assert caught.value.hint == "use one of these: AccessionNumber, PatientID, StudyDescription, StudyID"
@@ -187,7 +187,7 @@ def test_unknown_field_gets_the_list() -> None:
     ],
 )
 def test_what_is_in_a_template(template: str, names: set[str], verbatim: set[str], literals: list[str]) -> None:
-    """A template tells which fields it needs, which of them change nothing, and what stands fast."""
+    """A template knows its fields, those without changes, and its literal texts."""
     parsed = Template.parse(template, "--session", PLACES)
     assert parsed.names == names
     assert parsed.verbatim == verbatim
@@ -204,7 +204,7 @@ PIECES = st.one_of(
 
 @given(st.lists(PIECES), st.lists(st.text(min_size=1), min_size=4, max_size=4))
 def test_old_templates_mean_what_they_meant(pieces: list[str], values: list[str]) -> None:
-    """Templates were once those of str.format, without formats."""
+    """Templates of str.format without formats mean the same."""
     template = "".join(pieces)
     fields = {name: value.strip() for name, value in zip(HEADER, values, strict=True)}
     assume(all(fields.values()))
@@ -215,7 +215,7 @@ def test_old_templates_mean_what_they_meant(pieces: list[str], values: list[str]
 
 @given(st.text(st.sampled_from("{}|:'\"/\\ 0.8aPatientID"), max_size=30))
 def test_any_text_is_a_template_or_a_mistake(text: str) -> None:
-    """No text makes the parser stumble, and every mistake has its place."""
+    """Any text is a template or a mistake with its position."""
     try:
         template = Template.parse(text, "--subject", PLACES)
     except UsageError as error:
@@ -229,7 +229,7 @@ def test_any_text_is_a_template_or_a_mistake(text: str) -> None:
 @given(st.text(), st.text())
 @example("", "\uf900")
 def test_any_text_can_be_written(before: str, last_resort: str) -> None:
-    """Doubled braces and quotes let every text stand in a template, in its composed form."""
+    """With doubled braces and quotes, a template can give any text in NFC."""
     quoted = last_resort.replace("'", "''")
     doubled = before.replace("{", "{{").replace("}", "}}")
     expected = unicodedata.normalize("NFC", before + last_resort)

@@ -89,7 +89,7 @@ async def test_what_is_archived_counts(
 
 
 @pytest.mark.parametrize(("rules", "expected"), RULES.values(), ids=RULES)
-async def test_a_part_of_the_source(
+async def test_filters_select_a_part_of_the_source(
     xnat: TestXnat, url: str, commands: Commands, source: Path, rules: tuple[str, ...], expected: dict[str, str]
 ) -> None:
     """With --study-since the third visit is the third too; the earlier ones get the numbers that are left for them."""
