@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -25,16 +26,8 @@ _SHOWN = 20
 def consoles(*, no_color: bool) -> tuple[Console, Console]:
     """Return the consoles of standard output and standard error."""
     # Rich's highlighter would colour digits at random; its markup would read "[...]" in paths.
-    return (
-        Console(no_color=no_color or None, highlight=False, markup=False, soft_wrap=True),
-        Console(
-            no_color=no_color or None,
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-            file=cast("IO[str]", _StandardError()),
-        ),
-    )
+    make = partial(Console, no_color=no_color or None, highlight=False, markup=False, soft_wrap=True)
+    return make(), make(file=cast("IO[str]", _StandardError()))
 
 
 class _StandardError:
@@ -116,13 +109,8 @@ def summary_json(
         },
         "details": [_detail(report) for report in summary.sessions],
         "problems": [
-            {
-                "kind": problem.kind,
-                "reason": problem.reason,
-                "files": problem.files,
-                "example": plain(problem.example),
-            }
-            for problem in summary.problems
+            {"kind": one.kind, "reason": one.reason, "files": one.files, "example": plain(one.example)}
+            for one in summary.problems
         ],
         "notices": [plain(text) for text in notices],
         "strays": None if orphans is None else [orphan_json(orphan) for orphan in orphans],

@@ -1,4 +1,4 @@
-"""`asyncimport plan`: what would go where, and every problem, before a byte is sent."""
+"""`asyncimport plan`: show what would go where, and every problem, before anything is sent."""
 
 import os
 from collections import Counter
@@ -95,18 +95,14 @@ def conclude_plan(screen: ProgressScreen, result: "PlanResult | DryRunResult") -
 
 
 def show_plan(out: Console, found: Plan) -> None:
-    """Write what a plan comes to, and every problem by its code."""
+    """Write the totals of a plan, and every problem with its code."""
     sent = [row for row in found.rows if not row.skip]
     size = sum(row.bytes or 0 for row in sent)
     files = sum(row.files or 0 for row in sent)
     subjects = {(row.project_id, row.subject_label.lower()) for row in sent}
-    out.print(
-        Text(
-            f"{len(subjects):,} subjects, {len(sent):,} sessions, {sum(row.series or 0 for row in sent):,} scans, "
-            f"{files:,} files, {human_bytes(size)}",
-            style="bold",
-        )
-    )
+    scans = sum(row.series or 0 for row in sent)
+    title = f"{len(subjects):,} subjects, {len(sent):,} sessions, {scans:,} scans, {files:,} files, {human_bytes(size)}"
+    out.print(Text(title, style="bold"))
     modalities = Counter(one for row in sent for one in row.modalities.split())
     if modalities:
         out.print(Text("modalities: " + ", ".join(f"{name} {count:,}" for name, count in modalities.most_common())))
@@ -119,7 +115,7 @@ def show_plan(out: Console, found: Plan) -> None:
         out.print(Text(f"not DICOM: {sum(count for _, count in found.not_dicom):,} files ({kinds})"))
     if found.attachments:
         counts = ", ".join(f"{count:,} into {label}" for label, count in found.attachments)
-        out.print(Text(f"beside the images: {counts}"))
+        out.print(Text(f"attachments: {counts}"))
     skipped = [row for row in found.rows if row.skip]
     if skipped:
         out.print(Text(f"{len(skipped):,} studies would not be sent", style="bold"))
@@ -159,16 +155,9 @@ def plan_json(found: Plan, written: Sequence[Path], code: int) -> dict[str, obje
         "not_dicom": dict(found.not_dicom),
         "attachments": dict(found.attachments),
         "problems": [
-            {
-                "code": problem.code,
-                "severity": problem.severity,
-                "text": problem.text,
-                "advice": problem.advice,
-                "study_uid": problem.study_uid or None,
-                "files": problem.files,
-                "example": plain(problem.example),
-            }
-            for problem in found.problems
+            {name: getattr(one, name) for name in ("code", "severity", "text", "advice")}
+            | {"study_uid": one.study_uid or None, "files": one.files, "example": plain(one.example)}
+            for one in found.problems
         ],
         "rows": [
             {

@@ -131,8 +131,8 @@ def _defaults(ctx: Any, path: Path, name: str, profile: Profile) -> dict[str, An
         for spelling in parameter.opts
         if spelling.startswith("--") and not parameter.is_eager and spelling != "--profile"
     }
-    former = {old[2:].replace("-", "_"): now[2:].replace("-", "_") for old, now in FORMER.items()}
-    options |= {old: options[now] for old, now in former.items() if now in options}
+    keys = {old: now[2:].replace("-", "_") for old, now in FORMER.items()}
+    options |= {old[2:].replace("-", "_"): options[now] for old, now in keys.items() if now in options}
     defaults = {}
     for key, value in profile.defaults.items():
         where = f"{path}: profiles.{name}.defaults.{key}"

@@ -88,10 +88,8 @@ class Display(Observer):
 class WatchDisplay(Display):
     """Shows what has changed in each run of a watch."""
 
-    def __init__(self, screen: ProgressScreen, record: Callable[[Entry], None], *, outage_timeout: float = 0.0) -> None:
-        super().__init__(screen, record, outage_timeout=outage_timeout)
-        self._last_error: tuple[type[AsyncimportError], str] | None = None
-        self._last_concerns: Sequence[object] = ()
+    _last_error: tuple[type[AsyncimportError], str] | None = None
+    _last_concerns: Sequence[object] = ()
 
     def run_ended(self, result: Result, seconds: float) -> None:
         """Write what has changed since the last run."""

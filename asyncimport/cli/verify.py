@@ -59,9 +59,7 @@ def _json(result: "VerifyResult", *, host: str, others: Sequence[Path]) -> dict[
         },
         "attachments": [
             {
-                "project": one.batch.resource.owner.project,
-                "subject": one.batch.resource.owner.subject,
-                "session": one.batch.resource.owner.session,
+                **{name: getattr(one.batch.resource.owner, name) for name in ("project", "subject", "session")},
                 "resource": one.batch.resource.label,
                 "files": len(one.batch.attachments),
                 "missing": [each.name for each in one.missing],

@@ -196,7 +196,7 @@ async def test_one_label_for_two_studies_sends_nothing(
     commands.login(url)
     ended = await commands("upload", tree, "-P", "demo", "-E", "visit", "-o", "json")
     assert ended.code == 2
-    assert "session label visit belongs to study" in ended.json["error"]["message"]
+    assert "session label visit already belongs to study" in ended.json["error"]["message"]
     assert xnat.count["import"] == 0
 
 
@@ -215,7 +215,7 @@ async def test_colliding_labels_skip_the_study_met_later(
     assert ended.code == 8
     (archived,) = xnat.archived
     (problem,) = ended.json["problems"]
-    assert f"belongs to study {archived.study_uid} already" in problem["reason"]
+    assert f"already belongs to study {archived.study_uid}" in problem["reason"]
     assert ended.json["files"]["skipped"] == problem["files"] > 0
     assert ended.json["files"]["stored"] == len(xnat.sop_uids()) == 12 - problem["files"]
 

@@ -176,7 +176,7 @@ async def test_subjects_that_differ_in_case_are_reported(xnat: TestXnat, ready: 
     xnat.add_subject("demo", "s1")
     ended = await ready("subjects", table, "-P", "demo")
     assert ended.code == 0
-    assert "alike: demo / S1: XNAT has s1 too" in ended.out
+    assert "alike: demo / S1: XNAT also has s1" in ended.out
 
 
 async def test_missing_projects_and_aliases(xnat: TestXnat, ready: Commands, table: Path) -> None:
