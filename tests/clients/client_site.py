@@ -1,6 +1,7 @@
 """A site to look at, and a way to run blocking clients while its server runs in the event loop."""
 
 import gc
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,3 +81,18 @@ def write_folder(parent: Path) -> Path:
 def sop_uids(*numbers: int) -> set[str]:
     """Return the SOPInstanceUIDs of these instances."""
     return {sop(number) for number in numbers}
+
+
+def write_visit(parent: Path) -> Path:
+    """Write a folder of two DICOM files of a new study."""
+    root = parent / "visit"
+    root.mkdir()
+    for number in (11, 12):
+        data = image(number, StudyInstanceUID="1.2.7", SeriesInstanceUID="1.2.7.1", SeriesDescription="T2")
+        (root / f"{number}.dcm").write_bytes(data)
+    return root
+
+
+def packed(folder: Path, form: str) -> Path:
+    """Pack a folder as zip, tar or gztar."""
+    return Path(shutil.make_archive(str(folder), form, folder))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_site import Site, filled_site, sop_uids, write_folder, write_note
+from client_site import Site, filled_site, sop_uids, write_folder, write_note, write_visit
 from pydicom import dcmread
 
 from asyncimport.testserver import TestXnat
@@ -139,3 +139,15 @@ async def test_projects_are_not_created_by_a_post(commands: Commands, site: Site
     """XNAT takes a PUT at this address (ProjectResource), and the client sends a POST: 405."""
     await commands.run("project", "create", "new", code=1)
     assert "new" not in site.xnat.projects
+
+
+@pytest.mark.parametrize("mode", ["tar", "zip", "gradual"])
+@pytest.mark.parametrize("where", ["--prearchive", "--direct-archive"])
+async def test_a_session_is_uploaded(commands: Commands, site: Site, tmp_path: Path, mode: str, where: str) -> None:
+    """Packed, or file by file; into the prearchive, or on its way into the archive."""
+    folder = write_visit(tmp_path)
+    names = ("-P", "demo", "-S", "S", "-E", "V")
+    await commands.run("session", "upload", str(folder), *names, "--mode", mode, where, "--workers", "1")
+    rows = [row for row in site.xnat.prearchive if row.name == "V"] or list(site.xnat.direct_rows.values())
+    assert [(row.project, row.subject, row.name) for row in rows] == [("demo", "S", "V")]
+    assert {file.sop_uid for row in rows for file in row.files} == sop_uids(11, 12)

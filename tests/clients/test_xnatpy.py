@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_site import Site, filled_site, sop_uids, write_folder, write_note
+from client_site import Site, filled_site, packed, sop_uids, write_folder, write_note, write_visit
 from pydicom import dcmread
 
 from asyncimport.testserver import TestXnat
@@ -203,3 +203,53 @@ async def test_catalogs_and_tokens(site: Site) -> None:
             assert session.logged_in_user == "demo"
 
     await site.run(work)
+
+
+NAMES = {"project": "demo", "subject": "S", "experiment": "V"}
+
+
+@pytest.mark.parametrize("form", ["zip", "gztar", "tar"])
+async def test_an_archive_is_imported(site: Site, tmp_path: Path, form: str) -> None:
+    """Into the prearchive, from where it is archived. The client calls a compressed tar a tar: 400."""
+    path = packed(write_visit(tmp_path), form)
+
+    def work() -> None:
+        with connected(site) as session:
+            if form == "gztar":
+                with pytest.raises(xnatpy.exceptions.XNATUploadError, match="400"):
+                    session.services.import_(path, destination="/prearchive", **NAMES)
+                return
+            waiting = session.services.import_(path, destination="/prearchive", **NAMES)
+            assert (waiting.project, waiting.subject, waiting.label) == ("demo", "S", "V")
+            waiting.archive()
+
+    await site.run(work)
+    assert site.labels == (["E"] if form == "gztar" else ["E", "V"])
+
+
+async def test_a_folder_is_imported(site: Site, tmp_path: Path) -> None:
+    """As a zip file straight into the archive."""
+    folder = write_visit(tmp_path)
+
+    def work() -> None:
+        with connected(site) as session:
+            archived = session.services.import_dir(str(folder), destination="/archive/projects/demo", **NAMES)
+            assert archived.label == "V"
+
+    await site.run(work)
+    assert site.labels == ["E", "V"]
+
+
+async def test_single_files_are_imported(site: Site, tmp_path: Path) -> None:
+    """The importer for single files does not know `project` (GradualDicomImporter): the session stays unassigned."""
+    folder = write_visit(tmp_path)
+
+    def work() -> None:
+        with connected(site) as session:
+            for path in sorted(folder.iterdir()):
+                session.services.import_(
+                    path, import_handler="gradual-DICOM", content_type="application/dicom", **NAMES
+                )
+
+    await site.run(work)
+    assert {(row.project, row.name) for row in site.xnat.prearchive} == {(None, "S"), ("demo", "W")}

@@ -1,6 +1,9 @@
 """Services around archiving: validation, dumps of headers, recent prearchive rows, the user's cache, configurations."""
 
+import gzip
+import tarfile
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +192,22 @@ async def test_messages_of_a_job() -> None:
         assert log.text.startswith("StatusLogINPROGRESS: ")
         assert (await web.get("/data/status/L", format="json")).json["msgs"][0][-1]["terminal"] is True
         assert (await web.get("/data/status/other")).text == "StatusLog"
+
+
+async def test_tars_with_links_and_tars_that_are_none() -> None:
+    """A link becomes an empty file; what is no tar is an error, not a crash."""
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        link = tarfile.TarInfo("link.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    async with raw_client() as web:
+        files = "/data/projects/demo/resources/R/files"
+        kind = {"Content-Type": "application/x-tar"}
+        assert (await web.ask("PUT", f"{files}/a.tar", buffer.getvalue(), kind, extract="true")).status == 200
+        (row,) = (await web.get(files)).rows
+        assert (row["Name"], row["Size"]) == ("link.txt", "0")
+        packed = gzip.compress(buffer.getvalue())
+        assert (await web.ask("PUT", f"{files}/b.tar", packed, kind, extract="true")).status == 500
+        zipped = {"import-handler": "DICOM-zip", "dest": "/prearchive"}
+        assert (await web.send(packed, content_type="application/x-tar", **zipped)).status == 400

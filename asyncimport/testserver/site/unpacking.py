@@ -91,12 +91,15 @@ def _zip_entries(source: IO[bytes], limit: UnpackLimit) -> Iterator[tuple[str, b
 
 
 def tar_entries(source: IO[bytes], limit: UnpackLimit) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of a tar, by their paths. To XNAT, a link is an empty file (TarUtils)."""
-    with tarfile.open(fileobj=source, mode="r:") as archive:
-        for member in archive:
-            if not member.isdir():
-                file = archive.extractfile(member) if member.isfile() else None
-                yield member.name, limit.read(file) if file is not None else b""
+    """Yield the files of a tar, by their paths; to XNAT, a link is an empty file (TarUtils). Raises BadArchiveError."""
+    try:
+        with tarfile.open(fileobj=source, mode="r:") as archive:
+            for member in archive:
+                if not member.isdir():
+                    file = archive.extractfile(member) if member.isfile() else None
+                    yield member.name, limit.read(file) if file is not None else b""
+    except tarfile.TarError as error:
+        raise BadArchiveError(str(error)) from None
 
 
 def _safe_path(path: str) -> str:
