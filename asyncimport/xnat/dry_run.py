@@ -22,9 +22,8 @@ from asyncimport.model import (
     Verdict,
 )
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat.archive import Archive, ArchivedSessions
+from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.conflicts import ArchiveConflicts
 from asyncimport.xnat.finalizer import Finalizer
 from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.prearchive import Prearchive, PrearchiveRows
@@ -37,12 +36,48 @@ async def _skip_pause(_: float) -> None:
     pass
 
 
+class _DryRunPrearchive(Prearchive):
+    """A prearchive that has the rows that the run would begin, and changes nothing."""
+
+    def __init__(self, client: Client, policy: RetryPolicy, begun: dict[str, Row]) -> None:
+        super().__init__(client, policy)
+        self._begun = begun
+
+    async def read_row(self, uri: str | None) -> Row | None:
+        row = self._begun.get(uri or "") or await super().read_row(uri)
+        return replace(row, status="READY") if row is not None and row.is_busy else row
+
+    async def count_files(self, uri: str) -> int | None:
+        # What this run would send is not counted: it may replace what is there.
+        return 0 if uri in self._begun else await super().count_files(uri)
+
+    async def build(self, delivery: Delivery) -> None:
+        pass
+
+    async def archive(self, delivery: Delivery) -> str:
+        session = delivery.session
+        return f"/data/archive/projects/{session.project}/subjects/{session.subject}/experiments/{session.label}"
+
+
+class _DryRunFinalizer(Finalizer):
+    """Takes what would be archived for verified."""
+
+    async def _label_conflict(self, delivery: Delivery) -> str | None:
+        return None if await _is_new(self.archived, delivery.session) else await super()._label_conflict(delivery)
+
+    async def _finish(self, sealed: SealedDelivery, row: Row, progress: Progress, *, is_built: bool) -> Verdict | str:
+        end = await super()._finish(sealed, row, progress, is_built=is_built)
+        return Archived(sealed.delivery, end, "uids") if isinstance(end, str) else end
+
+
 class DryRunDestination(XnatDestination):
     """An XNAT that accepts everything: a run with this destination is like the real one, up to each first write.
 
     `identify` reads the header of a file, where the site has rules that drop some. `archived` and `rules` hold what was
     read from the site before. All rows that the run would begin are built at once, and archived.
     """
+
+    finalizer_type = _DryRunFinalizer
 
     def __init__(
         self,
@@ -56,34 +91,25 @@ class DryRunDestination(XnatDestination):
         source: str,
         adopt_rows: bool = False,
     ) -> None:
-        super().__init__(client, overwrite=overwrite, source=source, adopt_rows=adopt_rows)
-        policy = RetryPolicy()
-        self._rules = rules
-        self._archived = archived
-        self._archive = Archive(client, policy, rules)
-        # Nothing of ours changes them.
-        self._rows = PrearchiveRows(client, is_lasting=True)
-        self._conflicts = ArchiveConflicts(client, archived, rules, policy)
-        self._identify = identify
-        self._numbers = count(1)
-        self._import_rules: dict[str, Sequence[DropRule]] = {}
         self._begun_rows: dict[str, Row] = {}
         """The rows that the run would begin, by their addresses."""
-        self._prearchive = _DryRunPrearchive(client, policy, self._begun_rows)
-        finalizer = _DryRunFinalizer(
-            self._archive,
-            self._prearchive,
-            self._conflicts,
-            rules,
-            archives=archive,
+        super().__init__(
+            client,
+            archive=archive,
             overwrite=overwrite,
             source=source,
-            attempts=policy.attempts,
+            adopt_rows=adopt_rows,
+            rules=rules,
+            archived=archived,
+            prearchive=_DryRunPrearchive(client, RetryPolicy(), self._begun_rows),
             # XNAT's caches never lag, and what it works on is done.
             sleep=_skip_pause,
         )
-        finalizer.archived = archived
-        self._finalizer = finalizer
+        # Nothing of ours changes the rows.
+        self._rows = PrearchiveRows(client, is_lasting=True)
+        self._identify = identify
+        self._numbers = count(1)
+        self._import_rules: dict[str, Sequence[DropRule]] = {}
 
     async def find_existing(self, claim: Claim) -> ArchivedContent | None:
         """Return what the archive has of a claim's session; one listing of its project tells if it has nothing."""
@@ -113,42 +139,6 @@ class DryRunDestination(XnatDestination):
     async def _check_rows(self, session: Session) -> None:
         with suppress(TransientError):
             await super()._check_rows(session)
-
-
-class _DryRunPrearchive(Prearchive):
-    """A prearchive that has the rows that the run would begin, and changes nothing."""
-
-    def __init__(self, client: Client, policy: RetryPolicy, begun: dict[str, Row]) -> None:
-        super().__init__(client, policy)
-        self._begun = begun
-
-    async def read_row(self, uri: str | None) -> Row | None:
-        row = self._begun.get(uri or "") or await super().read_row(uri)
-        return replace(row, status="READY") if row is not None and row.is_busy else row
-
-    async def count_files(self, uri: str) -> int | None:
-        # What this run would send is not counted: it may replace what is there.
-        return 0 if uri in self._begun else await super().count_files(uri)
-
-    async def build(self, delivery: Delivery) -> None:
-        pass
-
-    async def archive(self, delivery: Delivery) -> str:
-        session = delivery.session
-        return f"/data/archive/projects/{session.project}/subjects/{session.subject}/experiments/{session.label}"
-
-
-class _DryRunFinalizer(Finalizer):
-    """Takes what would be archived for verified."""
-
-    archived: ArchivedSessions
-
-    async def _label_conflict(self, delivery: Delivery) -> str | None:
-        return None if await _is_new(self.archived, delivery.session) else await super()._label_conflict(delivery)
-
-    async def _finish(self, sealed: SealedDelivery, row: Row, progress: Progress, *, is_built: bool) -> Verdict | str:
-        end = await super()._finish(sealed, row, progress, is_built=is_built)
-        return Archived(sealed.delivery, end, "uids") if isinstance(end, str) else end
 
 
 async def _is_new(archived: ArchivedSessions, session: Session) -> bool:

@@ -4,6 +4,7 @@ It may run twice, or after a kill, and comes to the same end.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import Enum, auto
 
 import anyio
@@ -11,7 +12,7 @@ import anyio
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.model import Built, Deleted, Delivery, Held, SealedDelivery, Verdict
 from asyncimport.model.addresses import labels_in_address
-from asyncimport.xnat.archive import Archive, FoundSessions
+from asyncimport.xnat.archive import Archive, ArchivedSessions, FoundSessions
 from asyncimport.xnat.conflicts import ArchiveConflicts
 from asyncimport.xnat.prearchive import Prearchive
 from asyncimport.xnat.replies.identity import row_conflict, session_conflict, subject_conflict
@@ -45,35 +46,22 @@ def next_step(row: Row | None, *, is_archived: bool, has_begun: bool) -> Step:
     return Step.FINISH
 
 
+@dataclass(slots=True, kw_only=True)
 class Finalizer:
-    """Finalises deliveries; the options are as of XnatDestination."""
+    """Finalises deliveries. `archived` lists the sessions of a project; the other options are as of XnatDestination."""
 
-    def __init__(
-        self,
-        archive: Archive,
-        prearchive: Prearchive,
-        conflicts: ArchiveConflicts,
-        rules: SiteRules,
-        *,
-        archives: bool,
-        overwrite: str,
-        source: str,
-        attempts: int,
-        patience: float = 3600.0,
-        first_pause: float = 1.0,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
-    ) -> None:
-        self._archive = archive
-        self._prearchive = prearchive
-        self._conflicts = conflicts
-        self._rules = rules
-        self._archives = archives
-        self._overwrite = overwrite
-        self._source = source
-        self._attempts = attempts
-        self._patience = patience
-        self._first_pause = first_pause
-        self._sleep = sleep
+    archive: Archive
+    prearchive: Prearchive
+    conflicts: ArchiveConflicts
+    archived: ArchivedSessions
+    rules: SiteRules
+    archives: bool
+    overwrite: str
+    source: str
+    attempts: int
+    patience: float
+    first_pause: float
+    sleep: Callable[[float], Awaitable[None]]
 
     async def finalize(self, sealed: SealedDelivery) -> Verdict:
         """Build, archive and verify a delivery; of an open one, find out what has become of its row.
@@ -87,12 +75,12 @@ class Finalizer:
         failures = losses = 0
         last_error = ""
         progress = Progress()
-        pause = self._first_pause
-        give_up_time = anyio.current_time() + self._patience
+        pause = self.first_pause
+        give_up_time = anyio.current_time() + self.patience
         while True:
             wait, step = pause, Step.WAIT
             try:
-                row = await self._prearchive.read_row(delivery.uri)
+                row = await self.prearchive.read_row(delivery.uri)
                 found = await self._find(delivery, progress) if row is None else FoundSessions()
                 step = next_step(row, is_archived=bool(found.experiments), has_begun=has_begun)
                 if sealed.is_open and step in {Step.FINISH, Step.STUCK}:
@@ -116,7 +104,7 @@ class Finalizer:
                         if was_idle:
                             continue
                         failures += 1
-                        if failures >= self._attempts:
+                        if failures >= self.attempts:
                             raise
                         wait = max(pause, error.retry_after or 0.0)
                     else:
@@ -126,10 +114,10 @@ class Finalizer:
                         found = await self._find(delivery, progress)
                         step = Step.LOST
                 if found.experiments:
-                    return await verify(self._archive, self._rules, sealed, found, progress, overwrite=self._overwrite)
+                    return await verify(self.archive, self.rules, sealed, found, progress, overwrite=self.overwrite)
                 if step is Step.LOST:
                     losses += 1
-                    if losses >= self._attempts:
+                    if losses >= self.attempts:
                         place = await self._find_elsewhere(delivery, sealed.sop_uids)
                         return Deleted(delivery) if place is None else Held(delivery, place)
             except RefusedError as error:
@@ -138,7 +126,7 @@ class Finalizer:
                     return Held(delivery, await self._with_script(delivery, str(error)))
             if anyio.current_time() > give_up_time:
                 return Held(delivery, "XNAT has not finished with the session in time")
-            await self._sleep(wait)
+            await self.sleep(wait)
             pause = min(2 * pause, 30.0)
 
     async def _verify_again(self, sealed: SealedDelivery) -> Verdict:
@@ -150,20 +138,20 @@ class Finalizer:
             return Held(delivery, str(error))
         if not found.experiments:
             return Held(delivery, found.problem or "the session is not in the archive any more")
-        return await verify(self._archive, self._rules, sealed, found, Progress(), overwrite=self._overwrite)
+        return await verify(self.archive, self.rules, sealed, found, Progress(), overwrite=self.overwrite)
 
     async def _find(self, delivery: Delivery, progress: Progress) -> FoundSessions:
-        return await self._archive.find_session(delivery.session, new_label=progress.new_label)
+        return await self.archive.find_session(delivery.session, new_label=progress.new_label)
 
     async def _is_gone(self, delivery: Delivery) -> bool:
         try:
-            return await self._prearchive.read_row(delivery.uri) is None
+            return await self.prearchive.read_row(delivery.uri) is None
         except RefusedError:
             return False
 
     async def _with_script(self, delivery: Delivery, reason: str) -> str:
         """Add advice to the reason why a session was not archived, if a script may have rejected all of it."""
-        script = (await self._rules.get(delivery.session.project)).on_archive if "reject" in reason else None
+        script = (await self.rules.get(delivery.session.project)).on_archive if "reject" in reason else None
         if not script:
             return reason
         advice = f"if {script} is meant to do so, delete {delivery.uri} in XNAT's prearchive, else change the script"
@@ -178,22 +166,22 @@ class Finalizer:
         if reason := row_conflict(row, delivery.row_session):
             return Held(delivery, f"{reason}; {CLEAR_ROW} `--retry held`")
         if not is_built:
-            await self._prearchive.build(delivery)
+            await self.prearchive.build(delivery)
         if sealed.most_files is not None:
-            progress.row_files = await self._prearchive.count_files(delivery.uri or "")
+            progress.row_files = await self.prearchive.count_files(delivery.uri or "")
         if reason := self._surplus(sealed, progress.row_files):
             return Held(delivery, f"{reason}; {CLEAR_ROW} `--retry held`")
-        if not self._archives:
+        if not self.archives:
             return Built(delivery, f"/data{delivery.uri}")
         if reason := self._relabel_conflict(sealed, row, progress.row_files):
             return Held(delivery, f"{reason}; {CLEAR_ROW} `--retry held`")
         if reason := await self._label_conflict(delivery):
             return Held(delivery, f"{reason}; {RELABEL}")
         # A built row may have waited for long, and others may have archived the study meanwhile.
-        if reason := await self._conflicts.study_conflict(session):
+        if reason := await self.conflicts.study_conflict(session):
             return Held(delivery, f"{reason}, then `--retry held`")
         try:
-            uri = progress.archive_uri = await self._prearchive.archive(delivery)
+            uri = progress.archive_uri = await self.prearchive.archive(delivery)
         except TransientError as error:
             progress.may_have_archived |= error.may_have_taken_effect
             raise
@@ -207,7 +195,7 @@ class Finalizer:
         max_files = sealed.most_files
         if max_files is None or row_files is None:
             return None
-        if self._overwrite != "none":
+        if self.overwrite != "none":
             # With --overwrite late files may replace those in the archive, whichever of our rows they were meant for.
             max_files = max(max_files, len(sealed.sop_uids))
         if row_files <= max_files:
@@ -220,7 +208,7 @@ class Finalizer:
         delivery = sealed.delivery
         if delivery.initial_session is None:
             return None
-        is_ours = row.source in {None, self._source} and sealed.most_files is not None
+        is_ours = row.source in {None, self.source} and sealed.most_files is not None
         if is_ours and row_files is not None and row_files <= (sealed.most_files or 0):
             return None
         initial, session = delivery.initial_session, delivery.session
@@ -232,12 +220,12 @@ class Finalizer:
     async def _label_conflict(self, delivery: Delivery) -> str | None:
         """Say what else has the session's label in the archive, where XNAT would merge the two; None: nothing."""
         session = delivery.session
-        listed = await self._archive.list_labelled(session.project, [session.label], is_reliable=True)
+        listed = await self.archive.list_labelled(session.project, [session.label], is_reliable=True)
         found = next((one for one in listed if one.label == session.label), None)
         if found is None:
             return None
         # A script may have changed the study UID of what an earlier delivery brought there.
-        if delivery.number > 1 and (await self._rules.get(session.project)).maps_studies is not False:
+        if delivery.number > 1 and (await self.rules.get(session.project)).maps_studies is not False:
             return subject_conflict(found.subject, session)
         return session_conflict(found, session)
 
@@ -251,7 +239,7 @@ class Finalizer:
         session = delivery.session
         place = (delivery.uri or "").split("/")[-2:]
         try:
-            rows = await self._prearchive.list_all()
+            rows = await self.prearchive.list_all()
         except RefusedError:
             rows = []
         for row in rows:
@@ -261,8 +249,8 @@ class Finalizer:
                     f"somebody has moved it to project {row.project} in the prearchive; move it back or delete it "
                     "there, and run the same command with `--retry held`"
                 )
-        for other in await self._archive.list_study(session.project, session.study_uid):
-            if sent & (await self._archive.read_session(other)).keys():
+        for other in await self.archive.list_study(session.project, session.study_uid):
+            if sent & (await self.archive.read_session(other)).keys():
                 return (
                     f"it is gone from the prearchive, and the archive has its files as session {other.label}; "
                     f"`asyncimport forget {session.label} --force` lets it begin anew"

@@ -43,8 +43,10 @@ class XnatDestination:
     setting) and `event_reason`, which sites with an audit trail require. `patience` is how many seconds XNAT may work
     on one session, `first_pause` how long to wait before reading its row again (pauses double up to 30 s). `source` is
     what this journal's prearchive rows name as theirs: only these are filled, or with `adopt_rows` those of other
-    journals too.
+    journals too. `rules` and `archived` hold what was read from the site before.
     """
+
+    finalizer_type = Finalizer
 
     def __init__(
         self,
@@ -60,6 +62,9 @@ class XnatDestination:
         patience: float = 3600.0,
         first_pause: float = 1.0,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        rules: SiteRules | None = None,
+        archived: ArchivedSessions | None = None,
+        prearchive: Prearchive | None = None,
     ) -> None:
         policy = policy or RetryPolicy()
         self._client = client
@@ -67,18 +72,20 @@ class XnatDestination:
         self._source = source
         self._adopt_rows = adopt_rows
         self._import_url = lru_cache(maxsize=1024)(self._make_import_url)
-        self._rules = SiteRules(client, policy)
+        self._rules = rules or SiteRules(client, policy)
+        self._archived = archived or ArchivedSessions(client, policy)
         self._archive = Archive(client, policy, self._rules)
         self._rows = PrearchiveRows(client)
-        self._conflicts = ArchiveConflicts(client, ArchivedSessions(client, policy), self._rules, policy)
-        self._prearchive = Prearchive(
+        self._conflicts = ArchiveConflicts(client, self._archived, self._rules, policy)
+        self._prearchive = prearchive or Prearchive(
             client, policy, overwrite=overwrite, trigger_pipelines=trigger_pipelines, event_reason=event_reason
         )
-        self._finalizer = Finalizer(
-            self._archive,
-            self._prearchive,
-            self._conflicts,
-            self._rules,
+        self._finalizer = self.finalizer_type(
+            archive=self._archive,
+            prearchive=self._prearchive,
+            conflicts=self._conflicts,
+            archived=self._archived,
+            rules=self._rules,
             archives=archive,
             overwrite=overwrite,
             source=source,

@@ -49,10 +49,7 @@ class Login:
         """Whether the last renewal failed: without a login we would be a guest, who sees other things."""
 
     async def open(self) -> None:
-        """Log in, and check that it is not as a guest.
-
-        Raises: LoginRefusedError, UnavailableError, TransientError.
-        """
+        """Log in, and check that it is not as a guest. Raises: LoginRefusedError, UnavailableError, TransientError."""
         try:
             with self._transport.monitored():
                 await self._open()

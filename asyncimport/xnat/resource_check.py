@@ -58,6 +58,7 @@ def refuse(attachment: Attachment, reason: str, *, blames_server: bool = True) -
     return AttachmentResult(attachment, AttachmentState.REFUSED, reason, blames_server=blames_server)
 
 
+@dataclass(slots=True)
 class FileChecker:
     """Compares files with what a resource lists. `replace` and `replace_changed` are as of Resources.
 
@@ -65,22 +66,12 @@ class FileChecker:
     True if XNAT listed the MD5 of all bytes before, which then proves nothing.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        policy: RetryPolicy,
-        depth: Depth,
-        interrupted: dict[int, bool],
-        *,
-        replace: bool,
-        replace_changed: bool,
-    ) -> None:
-        self._client = client
-        self._policy = policy
-        self._depth = depth
-        self._interrupted = interrupted
-        self._replace = replace
-        self._replace_changed = replace_changed
+    client: Client
+    policy: RetryPolicy
+    depth: Depth
+    interrupted: dict[int, bool]
+    replace: bool
+    replace_changed: bool
 
     async def state(self, attachment: Attachment, listed: ListedFile | None) -> FileState:
         """Return what XNAT has of an attachment that was stored. Raises: TransientError."""
@@ -105,15 +96,15 @@ class FileChecker:
         attachment, size = upload.attachment, upload.attachment.file.size
         is_changed = attachment.previous not in {None, upload.md5}
         stored = AttachmentResult(attachment, AttachmentState.STORED, md5=upload.md5, sent=upload.may_be_sent)
-        interrupted = self._interrupted.get(attachment.key)
+        interrupted = self.interrupted.get(attachment.key)
         may_be_partial = attachment.is_started or interrupted is not None
-        upload.overwrites = self._replace and (listed is not None or upload.was_tried)
+        upload.overwrites = self.replace and (listed is not None or upload.was_tried)
         upload.is_listed = listed is not None and listed.md5 == upload.md5
         if listed is None:
             upload.is_hidden = upload.kept_other
             # A file that XNAT has but does not list is ours if we may have left it.
             upload.overwrites |= upload.kept_other and may_be_partial
-            if is_changed and not (self._replace or self._replace_changed):
+            if is_changed and not (self.replace or self.replace_changed):
                 return refuse(attachment, _CHANGED)
             return None
         if upload.is_accepted and not listed.md5 and listed.size == size:
@@ -125,21 +116,21 @@ class FileChecker:
         try:
             found = await self._measure(listed, known, is_doubtful=is_doubtful)
         except RefusedError as error:
-            return None if self._replace else refuse(attachment, str(error))
+            return None if self.replace else refuse(attachment, str(error))
         if found == (size, upload.md5):
             if listed.md5 in {"", upload.md5}:
                 return stored
             # The catalog was not written, and has the digest of the file that these bytes replaced.
             upload.overwrites = True
             return None
-        if self._replace:
+        if self.replace:
             return None
         if found is None:
             # It is listed, but XNAT has no bytes that could be overwritten.
-            ours = {upload.md5, attachment.previous} if self._replace_changed or not is_changed else {upload.md5}
+            ours = {upload.md5, attachment.previous} if self.replace_changed or not is_changed else {upload.md5}
             if listed.md5 in ours or attachment.previous == upload.md5:
                 return None
-        elif self._replace_changed and attachment.previous == found[1]:
+        elif self.replace_changed and attachment.previous == found[1]:
             upload.overwrites = True
             return None
         elif found[0] < size and (may_be_partial or upload.is_listed or upload.is_hidden):
@@ -149,7 +140,7 @@ class FileChecker:
             if found[1] == beginning:
                 upload.overwrites = True
                 # A refreshed catalog no longer shows that it is ours.
-                self._interrupted[attachment.key] = interrupted or upload.is_listed
+                self.interrupted[attachment.key] = interrupted or upload.is_listed
                 return None
         return refuse(attachment, _OTHER_FILE)
 
@@ -163,11 +154,11 @@ class FileChecker:
         """
         agrees = listed.size is not None and known.get(listed.md5, listed.size) == listed.size
         if listed.md5 and agrees and not is_doubtful:
-            if self._depth is Depth.LISTING and listed.size is not None:
+            if self.depth is Depth.LISTING and listed.size is not None:
                 return listed.size, listed.md5
-            if self._depth is Depth.SIZE:
+            if self.depth is Depth.SIZE:
                 # Cheap for a right file; of any other the bytes tell what it is.
-                size = await self._client.request("HEAD", listed.uri, parse_file_size, self._policy)
+                size = await self.client.request("HEAD", listed.uri, parse_file_size, self.policy)
                 if size is not None and size == listed.size:
                     return size, listed.md5
-        return await self._client.download_digest(listed.uri, self._policy)
+        return await self.client.download_digest(listed.uri, self.policy)

@@ -85,9 +85,7 @@ class Resources:
         self._paths: dict[ResourceOwner, str] = {}
         self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._interrupted: dict[int, bool] = {}
-        self._checker = FileChecker(
-            client, self._policy, depth, self._interrupted, replace=replace, replace_changed=replace_changed
-        )
+        self._checker = FileChecker(client, self._policy, depth, self._interrupted, replace, replace_changed)
 
     async def check_files(self, batch: AttachmentBatch) -> dict[int, FileState]:
         """Return what a resource has of each attachment that was stored in it, by key.

@@ -65,10 +65,7 @@ async def check_project(
 
 
 async def find_project(client: Client, project: str, policy: RetryPolicy) -> str:
-    """Return the ID of a project, which may be named by an alias.
-
-    Raises: ProjectMissingError, UnavailableError.
-    """
+    """Return the ID of a project, which may be named by an alias. Raises: ProjectMissingError, UnavailableError."""
     path = f"/data/projects/{quote(project, safe='')}?format=json"
     found = await _check_request(client, path, parse_project_id, policy)
     if found is None:

@@ -1,4 +1,4 @@
-"""The client on a real test XNAT: logins that are made, kept, renewed and given back, and what is not an XNAT."""
+"""The client on a test XNAT: logins are opened, renewed and closed, and other servers are recognised."""
 
 import asyncio
 import ssl
@@ -35,36 +35,36 @@ from asyncimport.xnat.transport import Timeouts, Transport
 pytestmark = pytest.mark.anyio
 
 
-def as_it_is(reply: Reply) -> Reply:
-    """Judge nothing."""
+def unchanged(reply: Reply) -> Reply:
+    """Return a reply as it is."""
     return reply
 
 
-async def who(client: Client) -> str:
+async def read_user(client: Client) -> str:
     """Ask XNAT who is logged in."""
-    reply = await client.request("GET", "/data/auth", as_it_is, AT_ONCE)
+    reply = await client.request("GET", "/data/auth", unchanged, AT_ONCE)
     return reply.text
 
 
-async def test_a_login_is_made_and_given_back(xnat: TestXnat, url: str) -> None:
-    """One login for the whole block, by one request, and none is left."""
+async def test_a_login_is_opened_and_closed(xnat: TestXnat, url: str) -> None:
+    """One request opens one login for the whole block, and none is left open."""
     async with logged_in(url) as client:
-        assert await who(client) == "User 'demo' is logged in"
+        assert await read_user(client) == "User 'demo' is logged in"
         assert xnat.live_logins("demo") == 1
     assert xnat.live_logins("demo") == 0
     assert (xnat.count["login"], xnat.count["logout"]) == (1, 1)
 
 
-async def test_a_login_is_given_back_after_an_error(xnat: TestXnat, url: str) -> None:
-    """The error is shown as it is."""
+async def test_a_login_is_closed_after_an_error(xnat: TestXnat, url: str) -> None:
+    """The error passes unchanged."""
     with pytest.raises(ZeroDivisionError):
         async with logged_in(url):
             raise ZeroDivisionError
     assert xnat.live_logins("demo") == 0
 
 
-async def test_a_login_is_given_back_after_a_cancellation(xnat: TestXnat, url: str) -> None:
-    """Logging out is the one thing that a cancelled client still does."""
+async def test_a_login_is_closed_after_a_cancellation(xnat: TestXnat, url: str) -> None:
+    """A cancelled client still logs out."""
     with anyio.CancelScope() as scope:
         async with logged_in(url):
             scope.cancel()
@@ -72,8 +72,8 @@ async def test_a_login_is_given_back_after_a_cancellation(xnat: TestXnat, url: s
     assert xnat.live_logins("demo") == 0
 
 
-async def test_a_login_that_is_cancelled_while_it_is_checked_is_given_back(xnat: TestXnat, url: str) -> None:
-    """From the moment that XNAT has said its cookie, it is ours to give back."""
+async def test_a_login_that_is_cancelled_during_its_check_is_closed(xnat: TestXnat, url: str) -> None:
+    """The client closes a login from the moment that it has the cookie."""
     with anyio.CancelScope() as scope:
         fault = xnat.faults.add(Fault("listing", Tell(scope.cancel)))
         async with logged_in(url):
@@ -82,8 +82,8 @@ async def test_a_login_that_is_cancelled_while_it_is_checked_is_given_back(xnat:
     assert xnat.live_logins("demo") == 0
 
 
-async def test_a_login_whose_check_failed_for_a_time_is_given_back_before_the_next(xnat: TestXnat, url: str) -> None:
-    """Attempts do not add up: XNAT bounds the logins of a user."""
+async def test_a_login_whose_check_failed_is_closed_before_the_next(xnat: TestXnat, url: str) -> None:
+    """Attempts do not add up: XNAT limits the logins of a user."""
     fault = xnat.faults.add(Fault("listing", Status(503), times=2))
     async with logged_in(url):
         assert fault.hits == 2
@@ -92,26 +92,26 @@ async def test_a_login_whose_check_failed_for_a_time_is_given_back_before_the_ne
     assert xnat.live_logins("demo") == 0
 
 
-async def test_a_logout_that_fails_is_no_failure(xnat: TestXnat, url: str) -> None:
-    """A server that is away forgets the login by itself."""
+async def test_a_failed_logout_is_no_error(xnat: TestXnat, url: str) -> None:
+    """A server that is away ends the login by itself."""
     fault = xnat.faults.add(Fault("logout", Reset()))
     async with logged_in(url):
         pass
     assert fault.hits == 1
 
 
-async def test_a_logout_after_the_server_has_gone_is_no_failure(xnat: TestXnat) -> None:
-    """Nor is it one when nobody listens any more."""
+async def test_a_logout_from_a_stopped_server_is_no_error(xnat: TestXnat) -> None:
+    """The port is closed by then."""
     async with serve(xnat) as url:
         context = logged_in(url)
         client = await context.__aenter__()
-        assert await who(client) == "User 'demo' is logged in"
+        assert await read_user(client) == "User 'demo' is logged in"
     await context.__aexit__(None, None, None)
     assert xnat.count["logout"] == 0
 
 
 async def test_a_wrong_password_is_tried_once(xnat: TestXnat, url: str) -> None:
-    """Twenty refusals lock the account for an hour, so the first one is the last."""
+    """Twenty refusals lock the account for an hour, so there is no second attempt."""
     with pytest.raises(LoginRefusedError, match="refused the user name or password") as caught:
         async with connect(
             url, Credentials("demo", "wrong"), connections=1, policy=RetryPolicy(attempts=5, first_seconds=0)
@@ -124,7 +124,7 @@ async def test_a_wrong_password_is_tried_once(xnat: TestXnat, url: str) -> None:
 
 @asynccontextmanager
 async def guest_house(*, name: str | None) -> AsyncIterator[str]:
-    """Serve what takes everybody for a guest: 200 to a login whatever the password is, as /data/JSESSION is open."""
+    """Serve a site that takes everyone for a guest, and answers 200 to a login with any password."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
         if request.path == "/data/JSESSION":
@@ -139,7 +139,7 @@ async def guest_house(*, name: str | None) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("name", ["guest", None])
 async def test_a_guest_is_not_logged_in(name: str | None) -> None:
-    """The login is believed only when /data/auth names a user; 200 with a cookie is said to guests too."""
+    """A login counts only if /data/auth names a user; guests get 200 and a cookie too."""
     async with guest_house(name=name) as url:
         with pytest.raises(LoginRefusedError):
             async with logged_in(url):
@@ -147,13 +147,13 @@ async def test_a_guest_is_not_logged_in(name: str | None) -> None:
 
 
 async def test_a_token_logs_in_under_the_name_of_its_owner() -> None:
-    """Alias and secret are not the user's name; any name but the guest's will do."""
+    """The alias is not the user's name; any name but the guest's is right."""
     async with guest_house(name="somebody") as url, logged_in(url) as client:
-        assert await who(client) == "User 'somebody' is logged in"
+        assert await read_user(client) == "User 'somebody' is logged in"
 
 
-async def test_nobody_asks_as_a_guest(xnat: TestXnat, url: str) -> None:
-    """The login could not be renewed, as the server was overloaded: the next call logs in before it asks anything."""
+async def test_no_call_is_made_as_a_guest(xnat: TestXnat, url: str) -> None:
+    """After a renewal failed on an overloaded server, the next call logs in first."""
 
     def read(reply: Reply) -> Reply:
         if reply.status == 401:
@@ -165,13 +165,13 @@ async def test_nobody_asks_as_a_guest(xnat: TestXnat, url: str) -> None:
         xnat.faults.add(Fault("login", Status(503)))
         with pytest.raises(TransientError, match="503"):
             await client.call("GET", client.url("/data/auth"), read)
-        reply = await client.call("GET", client.url("/data/auth"), as_it_is)
+        reply = await client.call("GET", client.url("/data/auth"), unchanged)
         assert reply.text == "User 'demo' is logged in"
     assert xnat.live_logins("demo") == 0
 
 
 async def test_an_expired_login_is_renewed_once_for_all_calls(xnat: TestXnat, url: str) -> None:
-    """Thirty-two requests are in flight under one cookie when it expires: one new login serves all of them."""
+    """When the cookie of 32 requests in flight expires, one new login serves all."""
     together = 32
     waiting = 0
     everybody = asyncio.Event()
@@ -206,16 +206,16 @@ async def test_an_expired_login_is_renewed_once_for_all_calls(xnat: TestXnat, ur
     assert xnat.live_logins("demo") == 0
 
 
-async def test_asking_goes_on_after_an_expiry(xnat: TestXnat, url: str) -> None:
-    """Whoever asks notices nothing of it."""
+async def test_requests_succeed_after_an_expiry(xnat: TestXnat, url: str) -> None:
+    """The caller does not notice it."""
     async with logged_in(url) as client:
         xnat.expire_logins()
         assert await client.request("GET", "/data/projects/demo?format=json", parse_project_id, AT_ONCE) == "demo"
         assert xnat.count["login"] == 2
 
 
-async def test_a_password_that_is_no_longer_right_ends_the_renewal(xnat: TestXnat, url: str) -> None:
-    """Refused in mid-run: one attempt, and the run is at its end."""
+async def test_a_changed_password_ends_the_renewal(xnat: TestXnat, url: str) -> None:
+    """A refusal during a run ends it after one attempt."""
     async with logged_in(url) as client:
         xnat.users.clear()
         xnat.expire_logins()
@@ -224,8 +224,8 @@ async def test_a_password_that_is_no_longer_right_ends_the_renewal(xnat: TestXna
         assert xnat.count["login"] == 2
 
 
-class Diary:
-    """A server that notes what it was asked with, and answers as it is told; logins are right."""
+class RecordingServer:
+    """A server that accepts logins, records the cookies of requests, and gives the answers it is set to."""
 
     def __init__(self) -> None:
         self.cookies: list[tuple[str, str | None]] = []
@@ -233,7 +233,7 @@ class Diary:
         self.answers: dict[str, web.Response] = {}
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
-        """Note the cookie of a request, and answer."""
+        """Record the cookie of a request, and answer."""
         self.cookies.append((f"{request.method} {request.path}", request.headers.get("Cookie")))
         self.agents.add(request.headers["User-Agent"])
         if request.path in self.answers:
@@ -250,12 +250,12 @@ class Diary:
 
 
 async def test_a_guests_cookie_does_not_replace_ours() -> None:
-    """XNAT sends one with a 401; whoever took it over would be a guest from then on."""
-    diary = Diary()
+    """XNAT sends one with a 401; a client that kept it would be a guest from then on."""
+    diary = RecordingServer()
     diary.answers["/data/x"] = web.Response(status=503, headers={"Set-Cookie": "JSESSIONID=GUEST; Path=/"})
     async with listening(diary.answer) as url, logged_in(url) as client:
-        await client.request("GET", "/data/x", as_it_is, AT_ONCE)
-        await client.request("GET", "/data/x", as_it_is, AT_ONCE)
+        await client.request("GET", "/data/x", unchanged, AT_ONCE)
+        await client.request("GET", "/data/x", unchanged, AT_ONCE)
     assert diary.cookies == [
         ("POST /data/JSESSION", None),
         *[(what, "JSESSIONID=OURS; route=n1") for what in ("GET /data/auth", "GET /data/x", "GET /data/x")],
@@ -265,7 +265,7 @@ async def test_a_guests_cookie_does_not_replace_ours() -> None:
 
 async def test_the_user_agent_is_not_a_browsers() -> None:
     """XNAT answers browsers with login pages and CSRF errors."""
-    diary = Diary()
+    diary = RecordingServer()
     async with listening(diary.answer) as url, logged_in(url):
         pass
     (agent,) = diary.agents
@@ -275,11 +275,11 @@ async def test_the_user_agent_is_not_a_browsers() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(status: int) -> None:
-    """The other host is never asked, so that it never sees the cookie."""
-    ours, other = Diary(), Diary()
+    """The other host gets no request, and so no cookie."""
+    ours, other = RecordingServer(), RecordingServer()
     async with listening(other.answer) as elsewhere, listening(ours.answer) as url, logged_in(url) as client:
         ours.answers["/data/x"] = web.Response(status=status, headers={"Location": f"{elsewhere}/data/x"})
-        reply = await client.call("GET", client.url("/data/x"), as_it_is)
+        reply = await client.call("GET", client.url("/data/x"), unchanged)
         assert (reply.status, reply.headers["location"]) == (status, f"{elsewhere}/data/x")
         ours.answers["/data/x"] = web.Response(status=status, headers={"Location": f"{elsewhere}/data/x"})
         # A page that says when the server is back is waited for; what has moved for good is not there to come back.
@@ -290,8 +290,8 @@ async def test_redirects_are_not_followed(status: int) -> None:
 
 
 async def test_a_login_that_is_redirected_names_the_place() -> None:
-    """An address with http in place of https, say."""
-    diary = Diary()
+    """The address may have http instead of https."""
+    diary = RecordingServer()
     diary.answers["/data/JSESSION"] = web.Response(status=301, headers={"Location": "https://xnat.example.org/"})
     async with listening(diary.answer) as url:
         with pytest.raises(UnavailableError, match=r"redirects to https://xnat\.example\.org") as caught:
@@ -302,7 +302,7 @@ async def test_a_login_that_is_redirected_names_the_place() -> None:
 
 @pytest.mark.parametrize("context", ["/xnat", "/a/b"])
 async def test_a_context_path_is_part_of_the_address(xnat: TestXnat, context: str) -> None:
-    """Many sites serve XNAT below a path; a slash at its end does not matter."""
+    """Many sites serve XNAT below a path; a final slash does not matter."""
     async with serve(xnat, context=context) as url:
         assert url.endswith(context)
         async with logged_in(url + "/") as client:
@@ -328,8 +328,8 @@ async def test_the_wrong_context_path_is_not_an_xnat(xnat: TestXnat) -> None:
         (405, "", "text/plain"),
     ],
 )
-async def test_what_is_not_an_xnat_is_said_to_be_none(status: int, body: str, kind: str) -> None:
-    """A web server answers, but not as XNAT would."""
+async def test_another_web_server_is_not_an_xnat(status: int, body: str, kind: str) -> None:
+    """It answers, but not as XNAT would."""
 
     async def answer(_: web.BaseRequest) -> web.Response:
         return web.Response(status=status, text=body, content_type=kind)
@@ -341,7 +341,7 @@ async def test_what_is_not_an_xnat_is_said_to_be_none(status: int, body: str, ki
 
 
 async def test_a_refused_connection_is_unavailable(unused_port: int) -> None:
-    """Nobody listens: said after a few attempts, with the host and what to do."""
+    """After a few attempts the error names the host, and the hint says what to do."""
     url = f"http://127.0.0.1:{unused_port}"
     with pytest.raises(UnavailableError, match=rf"{url} does not answer: no connection") as caught:
         async with logged_in(url):
@@ -351,7 +351,7 @@ async def test_a_refused_connection_is_unavailable(unused_port: int) -> None:
 
 @pytest.fixture
 async def unused_port() -> int:
-    """Return a port on which nobody listens."""
+    """Return a closed port."""
     server = await asyncio.start_server(lambda _, __: None, "127.0.0.1", 0)
     port: int = server.sockets[0].getsockname()[1]
     server.close()
@@ -359,16 +359,16 @@ async def unused_port() -> int:
     return port
 
 
-async def test_an_overloaded_server_is_asked_again(xnat: TestXnat, url: str) -> None:
-    """A login that meets 503 is repeated; refusals are not, but this is none."""
+async def test_a_login_is_repeated_on_an_overloaded_server(xnat: TestXnat, url: str) -> None:
+    """A 503 is no refusal."""
     fault = xnat.faults.add(Fault("login", Status(503, headers={"Retry-After": "0"}), times=2))
     async with logged_in(url) as client:
-        assert await who(client) == "User 'demo' is logged in"
+        assert await read_user(client) == "User 'demo' is logged in"
     assert fault.hits == 2
 
 
 async def test_a_server_that_stays_overloaded_is_unavailable(xnat: TestXnat, url: str) -> None:
-    """All attempts in vain."""
+    """All attempts fail."""
     xnat.faults.add(Fault("login", Status(503), times=3))
     with pytest.raises(UnavailableError, match="the server answers 503 to the login"):
         async with logged_in(url):
@@ -377,7 +377,7 @@ async def test_a_server_that_stays_overloaded_is_unavailable(xnat: TestXnat, url
 
 
 async def test_a_server_that_never_answers_is_unavailable() -> None:
-    """It takes connections and says nothing: bounded by the time-out, not for ever."""
+    """The timeout ends a connection that gets no answer."""
     done = asyncio.Event()
 
     async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -396,8 +396,8 @@ async def test_a_server_that_never_answers_is_unavailable() -> None:
         await server.wait_closed()
 
 
-async def test_an_answer_that_breaks_off_is_transient(xnat: TestXnat, url: str) -> None:
-    """The reason names the kind of failure, and no address: addresses carry labels."""
+async def test_an_interrupted_answer_is_transient(xnat: TestXnat, url: str) -> None:
+    """The reason names the kind of failure, but no address: addresses contain labels."""
     async with logged_in(url) as client:
         # aiohttp itself asks a second time on a connection that was open before.
         xnat.faults.add(Fault("listing", Reset(), times=10))
@@ -410,7 +410,7 @@ async def test_an_answer_that_breaks_off_is_transient(xnat: TestXnat, url: str) 
 
 @asynccontextmanager
 async def certified(xnat: TestXnat, bundle: Path) -> AsyncIterator[str]:
-    """Serve over TLS with a certificate of an authority of one's own, written to a bundle."""
+    """Serve over TLS with a certificate of a new authority, which is written to a bundle."""
 
     def make() -> ssl.SSLContext:
         authority = trustme.CA()
@@ -443,15 +443,15 @@ async def test_a_certificate_is_trusted_with_its_authority(xnat: TestXnat, tmp_p
     assert xnat.live_logins("demo") == 0
 
 
-async def test_verification_can_be_left_out(xnat: TestXnat, tmp_path: Path) -> None:
-    """For those who insist."""
+async def test_verification_can_be_switched_off(xnat: TestXnat, tmp_path: Path) -> None:
+    """With `verify=False` any certificate is accepted."""
     async with certified(xnat, tmp_path / "ca.pem") as url, logged_in(url, verify=False) as client:
         assert await check_project(client, "demo") == "demo"
 
 
 @pytest.mark.parametrize("content", [None, b"no certificate"])
 async def test_a_bundle_that_cannot_be_used_is_a_usage_error(tmp_path: Path, content: bytes | None) -> None:
-    """It is missing, or not PEM."""
+    """The file is missing, or not PEM."""
     bundle = tmp_path / "ca.pem"
     if content is not None:
         bundle.write_bytes(content)
@@ -462,7 +462,7 @@ async def test_a_bundle_that_cannot_be_used_is_a_usage_error(tmp_path: Path, con
 
 
 async def test_credentials_show_in_no_repr(xnat: TestXnat, url: str) -> None:
-    """Neither the password nor the header made of it."""
+    """Nor does the header that is made of them."""
     assert "secret" not in repr(Credentials("user", "secret"))
     assert repr(Credentials("user", "secret")) == "Credentials('user', ...)"
     async with logged_in(url) as client:
@@ -470,32 +470,32 @@ async def test_credentials_show_in_no_repr(xnat: TestXnat, url: str) -> None:
         assert "JSESSIONID" not in repr(client)
         xnat.faults.add(Fault("any", Reset(), times=10))
         with pytest.raises(TransientError) as caught:
-            await who(client)
+            await read_user(client)
         assert "JSESSIONID" not in repr(caught.value)
 
 
 async def test_paths_are_sent_as_they_are(xnat: TestXnat) -> None:
-    """The path is encoded already: nothing decodes or encodes it again."""
+    """Paths are encoded already."""
     transport = Transport(None, URL("http://h:1/xnat"))  # type: ignore[arg-type]
     assert str(transport.url("/data/x%2Fy?a=%20")) == "http://h:1/xnat/data/x%2Fy?a=%20"
     assert not xnat.count
 
 
 async def test_a_project_that_may_be_edited_is_fine(url: str) -> None:
-    """Its ID comes back."""
+    """The check returns its ID."""
     async with logged_in(url) as client:
         assert await check_project(client, "demo") == "demo"
 
 
 async def test_an_alias_gives_the_projects_id(xnat: TestXnat, url: str) -> None:
-    """Imports need the ID: an alias in an import's address would go astray."""
+    """Imports need the ID: XNAT would not find the project by an alias there."""
     xnat.project("demo").aliases = ["other"]
     async with logged_in(url) as client:
         assert await check_project(client, "other") == "demo"
 
 
-async def test_a_missing_project_is_said_to_be_missing(xnat: TestXnat, url: str) -> None:
-    """XNAT says the same of a project that this user may not see."""
+async def test_a_missing_project_is_an_error(xnat: TestXnat, url: str) -> None:
+    """XNAT gives the same answer for a project that this user may not see."""
     xnat.add_project(Project("hidden", editors=()))
     async with logged_in(url) as client:
         for name in ("nowhere", "hidden"):
@@ -505,7 +505,7 @@ async def test_a_missing_project_is_said_to_be_missing(xnat: TestXnat, url: str)
 
 
 async def test_a_project_that_may_only_be_read_is_refused(xnat: TestXnat, url: str) -> None:
-    """XNAT would take the files and refuse the archiving: better to know before."""
+    """Otherwise XNAT would accept the files, and refuse to archive them."""
     xnat.add_project(Project("library", editors=(), readers=["demo"]))
     async with logged_in(url) as client:
         with pytest.raises(ProjectReadOnlyError, match="may read project library") as caught:
@@ -514,7 +514,7 @@ async def test_a_project_that_may_only_be_read_is_refused(xnat: TestXnat, url: s
 
 
 async def test_a_project_that_cannot_be_checked_is_unavailable(xnat: TestXnat, url: str) -> None:
-    """After the login the server has gone bad."""
+    """The server fails after the login."""
     async with logged_in(url) as client:
         xnat.faults.add(Fault("listing", Status(502), times=3))
         with pytest.raises(UnavailableError, match=r"the project could not be checked: .*502"):
@@ -524,7 +524,7 @@ async def test_a_project_that_cannot_be_checked_is_unavailable(xnat: TestXnat, u
 
 @asynccontextmanager
 async def closing(*, served: int) -> AsyncIterator[tuple[str, list[int]]]:
-    """Serve so many POSTs on each connection, and close it when one more comes; the list is how many came on each."""
+    """Serve some POSTs on each connection, and close it at the next; the list counts those of each connection."""
     came: dict[object, list[int]] = {}
     posts: list[int] = []
 
@@ -545,7 +545,7 @@ async def closing(*, served: int) -> AsyncIterator[tuple[str, list[int]]]:
 
 
 async def test_a_connection_that_was_closed_while_idle_costs_no_attempt() -> None:
-    """The call is made again at once, on another connection, though it has one attempt only; once, and no more."""
+    """The call is repeated once, at once, on another connection, though it has one attempt only."""
     once = RetryPolicy(attempts=1)
 
     async def post(client: Client) -> str:

@@ -1,4 +1,4 @@
-"""What XNAT has, compared with what was asked for: every row and session that somebody else may have begun."""
+"""Rows and sessions of XNAT are compared with ours, because somebody else may have begun them."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ OURS = Row("RECEIVING", "/prearchive/projects/P/1/E1", "P", "S1", "E1", "1.2.3",
     ],
 )
 def test_a_row_like_ours_may_be_filled(row: Row) -> None:
-    """Its subject is ours, whatever its case, as XNAT joins them; what XNAT does not tell is no difference."""
+    """XNAT ignores the case of its subject; what XNAT does not show is no difference."""
     assert row_conflict(row, ASKED) is None
 
 
@@ -39,8 +39,8 @@ def test_a_row_like_ours_may_be_filled(row: Row) -> None:
         ({"prevents_auto_commit": False}, "XNAT archives it by itself when no file comes for a while"),
     ],
 )
-def test_a_row_that_somebody_else_began_is_told(changes: dict[str, str | bool], why: str) -> None:
-    """Each thing that the first file decides, and where the row is."""
+def test_a_row_of_somebody_else_is_a_conflict(changes: dict[str, str | bool], why: str) -> None:
+    """The reason names each difference that the first file decides, and the row."""
     said = row_conflict(replace(OURS, **changes), ASKED)  # type: ignore[arg-type]
     assert said is not None
     assert said.endswith(f"({why}: {OURS.uri})")
@@ -59,16 +59,14 @@ def test_a_row_that_somebody_else_began_is_told(changes: dict[str, str | bool], 
         ("uploaders", "uploader-2", "its source is 'uploaders', not uploader"),
     ],
 )
-def test_a_row_is_that_of_the_journal_whose_source_it_has(
-    source: str | None, mine: str | None, why: str | None
-) -> None:
-    """What began it decides for good; where nobody asks whose it is, that of any upload will do."""
+def test_a_row_belongs_to_the_journal_of_its_source(source: str | None, mine: str | None, why: str | None) -> None:
+    """The first file decides the source; without a journal's source, a row of any upload will do."""
     said = row_conflict(replace(OURS, source=source), ASKED, mine)
     assert said == (why and f"the prearchive has this study already, begun by somebody else ({why}: {OURS.uri})")
 
 
-def test_all_differences_of_a_row_are_told() -> None:
-    """Whoever has to mend it sees all of them at once."""
+def test_all_differences_of_a_row_are_named() -> None:
+    """A person can correct all of them at once."""
     said = row_conflict(replace(OURS, subject="S2", source="", prevents_auto_commit=False), ASKED)
     assert said is not None
     assert "its subject is S2, not S1; its source is '', not uploader; XNAT archives it by itself" in said
@@ -85,12 +83,12 @@ def test_all_differences_of_a_row_are_told() -> None:
     ],
 )
 def test_a_session_is_ours_by_study_and_subject(there: Experiment, why: str | None) -> None:
-    """Before anything is merged into it."""
+    """They are compared before anything is merged into it."""
     assert session_conflict(there, ASKED) == why
 
 
-def test_what_is_archived_elsewhere_is_told() -> None:
-    """By the subject that XNAT has it under; case alone is no other subject."""
+def test_a_session_under_another_subject_is_a_conflict() -> None:
+    """A different case is no other subject."""
     assert subject_conflict("S2", ASKED) == "the archive has it under another subject (S2, not S1)"
     assert subject_conflict("s1", ASKED) is None
     assert subject_conflict("", ASKED) is None
@@ -98,15 +96,15 @@ def test_what_is_archived_elsewhere_is_told() -> None:
 
 
 def test_an_address_names_subject_and_session() -> None:
-    """As XNAT answers the archive step, with /data or without; nothing else is taken for one."""
+    """XNAT answers the archive step with /data or without; any other text is no address."""
     assert labels_in_address("/data/archive/projects/P/subjects/S/experiments/E") == ("S", "E")
     assert labels_in_address("/archive/projects/P/subjects/S/experiments/E") == ("S", "E")
     assert labels_in_address("/data/prearchive/projects/P/1/E") is None
     assert labels_in_address("/data/archive/projects/P") is None
 
 
-def test_a_session_is_told_as_xnat_has_it_only_where_it_is_the_same() -> None:
-    """Under another subject it is not the session that was asked for, and goes by the names that were."""
+def test_a_session_takes_the_label_of_xnat_only_if_it_is_the_same() -> None:
+    """Under another subject it is another session, and ours keeps its labels."""
     base = "/data/archive/projects/P/subjects"
     assert with_archived_subject(ASKED, f"{base}/s1/experiments/E1") == replace(ASKED, subject="s1")
     for uri in (f"{base}/S2/experiments/E1", f"{base}/S1/experiments/E1_PET", "/prearchive/projects/P/1/E1", None):

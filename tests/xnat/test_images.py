@@ -1,4 +1,4 @@
-"""Storing files and finalising deliveries: on a real test XNAT, and on small servers for what it never does."""
+"""Storing files and finalising deliveries, on a test XNAT, and on small servers for what that never does."""
 
 import asyncio
 import os
@@ -65,13 +65,13 @@ async def reaching(url: str, **options: Any) -> AsyncIterator[XnatDestination]:
 
 
 class Sink:
-    """A server without any rows that takes imports down as they come over the wire, and answers them well."""
+    """A server without rows that records imports as they arrive, and accepts them."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[dict[str, str], dict[str, str], bytes]] = []
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
-        """Log in whoever comes; note an import."""
+        """Accept any login; record an import."""
         if request.path == "/data/JSESSION":
             return web.Response(text="OURS")
         if request.path == "/data/auth":
@@ -86,7 +86,7 @@ class Sink:
 
 @pytest.mark.parametrize("size", [10, LARGE, LARGE + 1, 3 * LARGE + 17])
 async def test_every_import_is_as_xnat_needs_it(tmp_path: Path, size: int) -> None:
-    """All parameters, media type and length on each request, whole or streamed, and the same bytes as in the file."""
+    """Each request, whole or streamed, has all parameters, media type and length, and the bytes of the file."""
     sink = Sink()
     content = os.urandom(size)
     file = write(tmp_path / "file", content)
@@ -115,7 +115,7 @@ async def test_every_import_is_as_xnat_needs_it(tmp_path: Path, size: int) -> No
 
 @pytest.mark.parametrize("pixels", [100, 2 * LARGE, 9 * LARGE])
 async def test_bytes_arrive_on_the_servers_disk(xnat: TestXnat, url: str, tmp_path: Path, pixels: int) -> None:
-    """What XNAT keeps is what was read, for small, streamed and spooled bodies, if no script changes it."""
+    """XNAT stores the bytes of small, streamed and spooled bodies, if no script changes them."""
     xnat.script = None
     file = write(tmp_path / "file", image(pixels=pixels))
     async with reaching(url) as there:
@@ -130,7 +130,7 @@ async def test_bytes_arrive_on_the_servers_disk(xnat: TestXnat, url: str, tmp_pa
 
 
 async def test_an_expiry_in_mid_body_is_repeated(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """The login is renewed and the call is to be made again; the body starts anew."""
+    """The login is renewed, and the next call sends the whole body."""
     file = write(tmp_path / "file", image(pixels=2 * LARGE))
     async with reaching(url) as there:
         body = await body_of(file)
@@ -143,7 +143,7 @@ async def test_an_expiry_in_mid_body_is_repeated(xnat: TestXnat, url: str, tmp_p
 
 
 async def test_a_refusal_reaches_the_caller(url: str, tmp_path: Path) -> None:
-    """A streamed body's answer is judged as any other's: a second row, a wrong project."""
+    """The answer to a streamed body is judged like any other: a second row, a wrong project."""
     file = write(tmp_path / "file", image(pixels=2 * LARGE))
     async with reaching(url) as there:
         with pytest.raises(RefusedError, match="second prearchive session") as caught:
@@ -171,7 +171,7 @@ def rewrite(path: Path) -> None:
 
 
 class Meddling:
-    """A body under which the file changes after the first piece."""
+    """A body whose file changes after the first chunk."""
 
     xxh3 = sha256 = None
 
@@ -181,7 +181,7 @@ class Meddling:
         self._change = change
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the pieces of the body."""
+        """Yield the chunks of the body."""
         first = True
         async for piece in self._body:
             yield piece
@@ -194,7 +194,7 @@ class Meddling:
 async def test_a_file_that_changes_while_it_is_sent(
     xnat: TestXnat, url: str, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
-    """It is the file's fault, not the connection's; XNAT acknowledged nothing, and the next file arrives."""
+    """The error blames the file, not the connection. XNAT acknowledges nothing, and the next file arrives."""
     path = tmp_path / "file"
     file = write(path, image(pixels=3 * LARGE))
     other = write(tmp_path / "other", image(2, pixels=2 * LARGE))
@@ -206,8 +206,8 @@ async def test_a_file_that_changes_while_it_is_sent(
     assert [record.sop_uid for record in xnat.imports if record.status == 200] == [sop(2)]
 
 
-async def test_a_file_that_is_gone_when_it_is_sent(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """The request has begun, but no body comes."""
+async def test_a_file_that_is_missing_when_it_is_sent(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """The request has begun, but has no body."""
     file = write(tmp_path / "file", image(pixels=2 * LARGE))
     async with reaching(url) as there:
         body = await body_of(file)
@@ -218,7 +218,7 @@ async def test_a_file_that_is_gone_when_it_is_sent(xnat: TestXnat, url: str, tmp
 
 
 async def test_a_file_that_is_removed_while_it_is_sent_arrives_whole(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """Its bytes are still those that were scanned."""
+    """The open file keeps the bytes that were scanned."""
     path = tmp_path / "file"
     file = write(path, image(pixels=3 * LARGE))
     async with reaching(url) as there:
@@ -228,7 +228,7 @@ async def test_a_file_that_is_removed_while_it_is_sent_arrives_whole(xnat: TestX
 
 @asynccontextmanager
 async def deaf(timeouts: Timeouts) -> AsyncIterator[XnatDestination]:
-    """Make a destination, without a login, of a server that takes connections, and neither reads nor answers."""
+    """Make a destination, without a login, for a server that accepts connections, but neither reads nor answers."""
     over = asyncio.Event()
 
     async def ignore(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -247,7 +247,7 @@ async def deaf(timeouts: Timeouts) -> AsyncIterator[XnatDestination]:
 
 
 async def test_a_server_that_stops_reading_is_given_up(tmp_path: Path) -> None:
-    """A body that makes no progress for the stall time is a transient error, long before the time for a reply."""
+    """A body that makes no progress for the stall time is a transient error, long before the reply time."""
     path = tmp_path / "file"
     file = write(path, bytes(30 << 20))
     async with deaf(Timeouts(stall=0.1, reply=600)) as there:
@@ -259,7 +259,7 @@ async def test_a_server_that_stops_reading_is_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [10, LARGE + 1])
 async def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, size: int) -> None:
-    """The body is through, as far as the system's buffers go, and no reply comes in time."""
+    """The body is in the system's buffers, but no reply comes in time."""
     file = write(tmp_path / "file", bytes(size))
     async with deaf(Timeouts(stall=0.05, reply=0.05)) as there:
         with anyio.fail_after(5), pytest.raises(TransientError, match="did not answer in time"):
@@ -267,7 +267,7 @@ async def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, size: i
 
 
 class Ticking:
-    """A body whose pieces come so slowly that all of them together take longer than a stall may."""
+    """A body whose chunks together take longer than a stall may."""
 
     size = 8
     xxh3 = sha256 = None
@@ -280,7 +280,7 @@ class Ticking:
 
 
 async def test_a_slow_body_that_makes_progress_is_not_given_up(tmp_path: Path) -> None:
-    """There is no total time: only a piece must follow a piece."""
+    """There is no total limit, only one between chunks."""
     sink = Sink()
     file = write(tmp_path / "file", bytes(8))
     async with (
@@ -292,7 +292,7 @@ async def test_a_slow_body_that_makes_progress_is_not_given_up(tmp_path: Path) -
 
 
 async def test_an_answer_before_the_end_of_the_body_counts(tmp_path: Path) -> None:
-    """A proxy says 413 while the body is still under way: that is the answer, and nothing stays open."""
+    """A proxy answers 413 while the body is sent: that counts, and no file stays open."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
         if request.path == "/data/services/import":
@@ -310,7 +310,7 @@ async def test_an_answer_before_the_end_of_the_body_counts(tmp_path: Path) -> No
 
 
 async def test_a_cancelled_body_is_closed_at_once(tmp_path: Path) -> None:
-    """Wherever the cancellation strikes: when `store` is left, the file is closed, and no handle is lost."""
+    """At any point of a cancellation, the file is closed when `store` ends."""
     path = tmp_path / "file"
     file = write(path, bytes(2 * LARGE))
     async with deaf(Timeouts()) as there:
@@ -325,7 +325,7 @@ async def test_a_cancelled_body_is_closed_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_connection_that_is_reset_in_mid_body_is_transient(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """XNAT keeps a part of the file; the repetition repairs it."""
+    """XNAT keeps a part of the file, and the repetition replaces it."""
     file = write(tmp_path / "file", image(pixels=3 * LARGE))
     async with reaching(url) as there:
         xnat.faults.add(Fault("import", Reset(after_bytes=LARGE)))
@@ -337,8 +337,8 @@ async def test_a_connection_that_is_reset_in_mid_body_is_transient(xnat: TestXna
     assert not xnat.partial_files()
 
 
-async def test_an_address_is_made_once_a_session(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """Labels go into it encoded, and two sessions do not share one."""
+async def test_the_import_address_is_built_once_a_session(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """Its labels are encoded, and two sessions do not share one."""
     file = write(tmp_path / "file", image())
     async with reaching(url) as there:
         for label in ("E", "F", "E"):
@@ -365,8 +365,8 @@ BUSY = [
 
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("archived", [False, True])
-def test_the_next_step_follows_from_what_is_seen(archived: bool, begun: bool) -> None:
-    """The whole table: no row, busy rows, marked rows, and rows that wait for us."""
+def test_the_next_step_depends_on_row_and_archive(archived: bool, begun: bool) -> None:
+    """All cases: no row, busy rows, marked rows, and rows that wait for us."""
     assert next_step(None, is_archived=archived, has_begun=begun) is (Step.VERIFY if archived else Step.LOST)
     for status in BUSY:
         assert next_step(Row(status), is_archived=archived, has_begun=begun) is Step.WAIT
@@ -383,7 +383,7 @@ def test_the_next_step_follows_from_what_is_seen(archived: bool, begun: bool) ->
 async def sent(
     there: XnatDestination, folder: Path, *numbers: int, session: Session = SESSION, **attributes: Any
 ) -> str:
-    """Store instances of a session, and return the row they went to."""
+    """Store instances of a session, and return the URI of their row."""
     uri = None
     for number in numbers:
         file = write(folder / f"{number}", image(number, **attributes))
@@ -394,7 +394,7 @@ async def sent(
 
 @pytest.mark.parametrize("code", [0, 4, 5])
 async def test_a_delivery_is_archived_and_verified(xnat: TestXnat, url: str, tmp_path: Path, code: int) -> None:
-    """By build and archive, also on projects that archive by themselves; twice is as good as once."""
+    """By build and archive, also on auto-archive projects; a second call gives the same verdict."""
     xnat.project("demo").prearchive_code = code
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1, 2, 3)
@@ -408,7 +408,7 @@ async def test_a_delivery_is_archived_and_verified(xnat: TestXnat, url: str, tmp
 
 
 async def test_an_archive_step_that_redirects_has_succeeded(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """A project that was made auto-archive after the row: 200 to the commit would be 303 to the archive step."""
+    """The project became auto-archive after the row was made, so the archive step answers 303."""
     fault = Fault("archive", Status(303, headers={"Location": f"http://other.example.org{ARCHIVED}"}))
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
@@ -424,7 +424,7 @@ async def test_an_archive_step_that_redirects_has_succeeded(xnat: TestXnat, url:
 async def test_without_archiving_a_delivery_is_built_and_never_committed(
     xnat: TestXnat, url: str, tmp_path: Path
 ) -> None:
-    """A commit would archive on an auto-archive project. A later run that is to archive takes it from there."""
+    """A commit would archive on an auto-archive project. A later run with archiving continues from the built row."""
     xnat.project("demo").prearchive_code = 4
     async with logged_in(url) as client:
         there = destination(client, archive=False)
@@ -439,8 +439,8 @@ async def test_without_archiving_a_delivery_is_built_and_never_committed(
     assert xnat.sop_uids() == {sop(1)}
 
 
-async def test_a_conflict_holds_the_delivery_with_xnats_words(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """The same files again: XNAT says so in a 500, and is not asked a second time in this run."""
+async def test_a_conflict_holds_the_delivery_with_the_message_of_xnat(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """XNAT refuses the same files with a 500, and gets no second request in this run."""
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
         assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
@@ -456,7 +456,7 @@ async def test_a_conflict_holds_the_delivery_with_xnats_words(xnat: TestXnat, ur
 
 @pytest.mark.parametrize("overwrite", ["append", "delete", "none"])
 async def test_overwrite_goes_to_the_archive_step(xnat: TestXnat, url: str, tmp_path: Path, overwrite: str) -> None:
-    """The same instances again, in a second row: matching files are a conflict, unless they are to be replaced."""
+    """The same instances in a second row conflict, unless they may be replaced."""
     async with reaching(url, overwrite=overwrite) as there:
         uri = await sent(there, tmp_path, 1)
         assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
@@ -472,10 +472,8 @@ async def test_overwrite_goes_to_the_archive_step(xnat: TestXnat, url: str, tmp_
 
 
 @pytest.mark.parametrize("code", [0, 4])
-async def test_overwrite_counts_where_xnat_archives_by_itself(
-    xnat: TestXnat, url: str, tmp_path: Path, code: int
-) -> None:
-    """XNAT would archive what is committed without it; so nothing is committed."""
+async def test_overwrite_applies_on_auto_archive_projects(xnat: TestXnat, url: str, tmp_path: Path, code: int) -> None:
+    """A commit would archive without `overwrite`, so nothing is committed."""
     xnat.project("demo").prearchive_code = code
     async with reaching(url, overwrite="append") as there:
         for _ in range(2):
@@ -492,7 +490,7 @@ async def test_overwrite_counts_where_xnat_archives_by_itself(
 async def test_nothing_is_merged_into_another_study(
     xnat: TestXnat, url: str, tmp_path: Path, overwrite: str, code: int
 ) -> None:
-    """XNAT merges by the label. With `overwrite` it would mix two studies: held before, with the true reason."""
+    """XNAT merges by label, and with `overwrite` would mix two studies: the delivery is held before."""
     xnat.project("demo").prearchive_code = code
     async with reaching(url, overwrite=overwrite) as there:
         other = Session("demo", "S", "E", "9.9")
@@ -510,7 +508,7 @@ async def test_nothing_is_merged_into_another_study(
 
 
 async def test_nothing_is_merged_into_another_subjects_session(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """XNAT would refuse it: it is told before, with both subjects."""
+    """XNAT would refuse it. The reason names both subjects."""
     async with reaching(url) as there:
         other = Session("demo", "OTHER", "E", "1.2.3")
         uri = await sent(there, tmp_path, 1, session=other)
@@ -534,7 +532,7 @@ async def test_nothing_is_merged_into_another_subjects_session(xnat: TestXnat, u
 async def test_a_row_of_somebody_else_is_not_finished(
     xnat: TestXnat, url: str, tmp_path: Path, name: str, value: object, why: str, archive: bool
 ) -> None:
-    """What began a row decides whose it is: it is left as it is, and held with what XNAT has."""
+    """The file that began a row decides whose it is: the row stays, and the delivery is held."""
     async with reaching(url, archive=archive) as there:
         uri = await sent(there, tmp_path, 1)
         setattr(xnat.prearchive[0], name, value)
@@ -546,7 +544,7 @@ async def test_a_row_of_somebody_else_is_not_finished(
 
 
 def counted(uri: str, *numbers: int, most: int) -> SealedDelivery:
-    """Make a sealed delivery of which somebody has counted the files."""
+    """Make a sealed delivery whose files are counted."""
     return replace(sealed(uri, *numbers), most_files=most)
 
 
@@ -555,7 +553,7 @@ def counted(uri: str, *numbers: int, most: int) -> SealedDelivery:
 async def test_files_that_we_did_not_send_hold_the_delivery(
     xnat: TestXnat, url: str, tmp_path: Path, code: int, archive: bool
 ) -> None:
-    """Counted when the row is built, and before it is archived, wherever XNAT archives by itself too."""
+    """They are counted when the row is built, before it is archived, also on auto-archive projects."""
     xnat.project("demo").prearchive_code = code
     async with reaching(url, archive=archive) as there:
         uri = await sent(there, tmp_path, 1, 2, 3)
@@ -570,7 +568,7 @@ async def test_files_that_we_did_not_send_hold_the_delivery(
 async def test_a_row_that_turns_out_another_subjects_when_it_is_archived(
     xnat: TestXnat, url: str, tmp_path: Path
 ) -> None:
-    """The archive step's own answer counts: it is not told as archived where it was to go."""
+    """The archive step's answer counts: the verdict is not that the session is where it should be."""
 
     def change() -> None:
         xnat.prearchive[0].subject = "OTHER"
@@ -592,10 +590,8 @@ async def test_a_row_that_turns_out_another_subjects_when_it_is_archived(
         assert await there.finalize(sealed(uri, 1)) == Archived(sealed(uri).delivery, ARCHIVED, "uids")
 
 
-async def test_a_subject_of_another_case_is_the_same_and_told_as_xnat_has_it(
-    xnat: TestXnat, url: str, tmp_path: Path
-) -> None:
-    """XNAT joins subjects without regard to case when it archives, and the label that was there first stays."""
+async def test_a_subject_in_another_case_is_the_same(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """XNAT ignores case when it archives, and keeps the older label, which the verdict has."""
     xnat.add_subject("demo", "s")
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
@@ -607,7 +603,7 @@ async def test_a_subject_of_another_case_is_the_same_and_told_as_xnat_has_it(
 
 
 async def test_new_instances_join_an_archived_session(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """A second delivery is merged; all instances of the session are looked for, in all its scans."""
+    """A second delivery is merged, and the instances of all scans are compared."""
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
         await there.finalize(sealed(uri, 1))
@@ -617,8 +613,8 @@ async def test_new_instances_join_an_archived_session(xnat: TestXnat, url: str, 
     assert len(session.scans) == 2
 
 
-async def test_missing_instances_are_told(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """XNAT acknowledged five, and two of them are not in the archive."""
+async def test_missing_instances_are_reported(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """XNAT acknowledged five instances; two of them are not in the archive."""
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1, 2, 3)
         verdict = await there.finalize(sealed(uri, 1, 2, 3, 4, 5))
@@ -627,8 +623,8 @@ async def test_missing_instances_are_told(xnat: TestXnat, url: str, tmp_path: Pa
     assert xnat.sop_uids() == {sop(1), sop(2), sop(3)}
 
 
-async def test_all_dicom_of_all_scans_is_looked_at() -> None:
-    """Whatever a scan is called that was there before: its ID goes into the address as XNAT decodes it."""
+async def test_all_dicom_of_all_scans_is_read() -> None:
+    """A scan may have any ID, which is encoded as XNAT decodes it."""
     asked: list[str] = []
     rows = [
         {"category": category, "cat_id": scan, "label": label, "format": kind}
@@ -665,7 +661,7 @@ async def test_all_dicom_of_all_scans_is_looked_at() -> None:
 
 
 async def test_an_earlier_attempt_may_have_archived_it(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """Killed between archiving and writing it down: the row is gone, the session is there, and it is verified."""
+    """After a kill between archiving and recording it, the row is gone, and the archived session is verified."""
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
         xnat.faults.add(Fault("archive", Reset(effect=True)))
@@ -678,10 +674,10 @@ async def test_an_earlier_attempt_may_have_archived_it(xnat: TestXnat, url: str,
 
 @pytest.mark.parametrize("kind", ["build", "archive"])
 @pytest.mark.parametrize("effect", [False, True])
-async def test_an_answer_that_gets_lost_is_found_out_by_looking(
+async def test_a_lost_answer_is_made_up_for_by_reading_the_row(
     xnat: TestXnat, url: str, tmp_path: Path, kind: str, effect: bool
 ) -> None:
-    """Whether the step took place or not: look again, and go on from what is seen."""
+    """Whether or not the step took place, the next one depends on the row and the archive."""
     xnat.faults.add(Fault(kind, Reset(effect=effect)))
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
@@ -690,16 +686,16 @@ async def test_an_answer_that_gets_lost_is_found_out_by_looking(
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-async def test_a_gateway_that_gives_up_is_no_verdict(xnat: TestXnat, url: str, tmp_path: Path, status: int) -> None:
-    """XNAT may still be at work behind it."""
+async def test_a_gateway_timeout_is_no_verdict(xnat: TestXnat, url: str, tmp_path: Path, status: int) -> None:
+    """XNAT may still be working behind it."""
     xnat.faults.add(Fault("archive", Status(status)))
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
         assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
 
 
-async def test_an_expiry_while_finalising_is_no_verdict(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """A long archive wait lets the login idle out: log in, look again."""
+async def test_an_expired_login_while_finalising_is_no_verdict(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """During a long archive step the login expires: the client logs in, and reads the row again."""
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
         xnat.faults.add(Fault("listing", Tell(xnat.expire_logins)))
@@ -707,7 +703,7 @@ async def test_an_expiry_while_finalising_is_no_verdict(xnat: TestXnat, url: str
 
 
 class Pauses:
-    """A sleep that takes no time, notes its lengths, and lets something happen at one of them."""
+    """A sleep that takes no time, records its lengths, and acts at one of them."""
 
     def __init__(self, then: Callable[[], None] = lambda: None, *, at: int = 1) -> None:
         self.seconds: list[float] = []
@@ -715,7 +711,7 @@ class Pauses:
         self._at = at
 
     async def __call__(self, seconds: float) -> None:
-        """Pass the time."""
+        """Record a pause."""
         self.seconds.append(seconds)
         if len(self.seconds) == self._at:
             self._then()
@@ -723,10 +719,8 @@ class Pauses:
 
 
 @pytest.mark.parametrize("status", [RowStatus.LOCKED_BUILDING, RowStatus.QUEUED_ARCHIVING, RowStatus.ARCHIVING])
-async def test_a_row_that_xnat_works_on_is_left_alone(
-    xnat: TestXnat, url: str, tmp_path: Path, status: RowStatus
-) -> None:
-    """Wait, in pauses that grow up to half a minute, and look again; nothing is asked of it meanwhile."""
+async def test_a_busy_row_is_left_alone(xnat: TestXnat, url: str, tmp_path: Path, status: RowStatus) -> None:
+    """The row is read again after pauses that grow to half a minute; nothing is done to it meanwhile."""
 
     def release() -> None:
         xnat.prearchive[0].status = RowStatus.READY
@@ -740,8 +734,8 @@ async def test_a_row_that_xnat_works_on_is_left_alone(
     assert (xnat.count["build"], xnat.count["archive"]) == (1, 1)
 
 
-async def test_a_row_that_locks_under_our_hands_is_waited_for(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """Free when it was looked at, locked when it was to be built: 409, and once more."""
+async def test_a_row_that_locks_before_its_build_is_waited_for(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """The row is free when it is read, and locked when it is built: XNAT answers 409, and the build is repeated."""
     xnat.faults.add(Fault("build", Status(409, "session document locked")))
     xnat.faults.add(Fault("archive", Status(403, "Operation already in progress on this prearchive entry.")))
     pauses = Pauses()
@@ -752,7 +746,7 @@ async def test_a_row_that_locks_under_our_hands_is_waited_for(xnat: TestXnat, ur
 
 
 async def test_patience_ends(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """XNAT is at work and comes to no end."""
+    """XNAT works on the session without end."""
     async with reaching(url, patience=-1) as there:
         uri = await sent(there, tmp_path, 1)
         xnat.prearchive[0].status = RowStatus.LOCKED_ARCHIVING
@@ -760,8 +754,8 @@ async def test_patience_ends(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     assert verdict == Held(sealed(uri).delivery, "XNAT has not finished with the session in time")
 
 
-async def test_a_lost_delivery_is_looked_for(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """Somebody has deleted the row: looked for a few times, as XNAT's caches lag, and then said."""
+async def test_a_lost_delivery_is_searched_for(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """Somebody has deleted the row. The verdict comes after a few attempts, because XNAT's caches lag."""
     pauses = Pauses()
     async with reaching(url, sleep=pauses) as there:
         uri = await sent(there, tmp_path, 1)
@@ -772,7 +766,7 @@ async def test_a_lost_delivery_is_looked_for(xnat: TestXnat, url: str, tmp_path:
 
 
 async def test_another_study_under_the_label_is_not_ours(url: str, tmp_path: Path) -> None:
-    """The row is gone and the label is there, of another study: held at once, as no waiting would change that."""
+    """The row is gone, and the label belongs to another study: the delivery is held at once."""
     pauses = Pauses()
     async with reaching(url, sleep=pauses) as there:
         other = Session("demo", "S", "E", "9.9")
@@ -784,8 +778,8 @@ async def test_another_study_under_the_label_is_not_ours(url: str, tmp_path: Pat
     assert not pauses.seconds
 
 
-async def test_a_session_that_the_archive_shows_late_is_found(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """Archived, but not to be seen at once: that is no loss."""
+async def test_a_session_that_the_archive_lists_late_is_found(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """An archived session that is not listed at once is not lost."""
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
         # The first listing is the row, the second the session to verify.
@@ -795,10 +789,8 @@ async def test_a_session_that_the_archive_shows_late_is_found(xnat: TestXnat, ur
 
 
 @pytest.mark.parametrize("mark", [RowStatus.CONFLICT, RowStatus.ERROR])
-async def test_a_mark_that_our_attempt_left_is_a_verdict(
-    xnat: TestXnat, url: str, tmp_path: Path, mark: RowStatus
-) -> None:
-    """The answer got lost, and XNAT has marked the row meanwhile: held, with the last that was heard."""
+async def test_a_row_that_our_attempt_marked_is_held(xnat: TestXnat, url: str, tmp_path: Path, mark: RowStatus) -> None:
+    """The answer got lost, and XNAT marked the row: the delivery is held with the last message."""
 
     def set_mark() -> None:
         xnat.prearchive[0].status = mark
@@ -811,10 +803,8 @@ async def test_a_mark_that_our_attempt_left_is_a_verdict(
 
 
 @pytest.mark.parametrize("kind", ["build", "archive"])
-async def test_a_step_that_never_gets_through_is_no_verdict(
-    xnat: TestXnat, url: str, tmp_path: Path, kind: str
-) -> None:
-    """It is tried as often as any other call; then whoever asked decides, and another run takes it up."""
+async def test_a_step_that_always_fails_is_no_verdict(xnat: TestXnat, url: str, tmp_path: Path, kind: str) -> None:
+    """It is tried as often as any other call; then the caller decides, and another run continues."""
     pauses = Pauses()
     async with reaching(url, sleep=pauses) as there:
         uri = await sent(there, tmp_path, 1)
@@ -828,10 +818,8 @@ async def test_a_step_that_never_gets_through_is_no_verdict(
 
 
 @pytest.mark.parametrize("nth", [1, 2])
-async def test_a_server_that_cannot_be_looked_at_is_no_verdict_on_the_delivery(
-    xnat: TestXnat, url: str, tmp_path: Path, nth: int
-) -> None:
-    """Before the commit or after the archiving: the delivery stays sealed, as HELD would wait for a person."""
+async def test_an_unreadable_server_is_no_verdict(xnat: TestXnat, url: str, tmp_path: Path, nth: int) -> None:
+    """Before the build or after the archiving, the delivery stays sealed; HELD would wait for a person."""
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
         xnat.faults.add(Fault("listing", Status(503), nth=nth, times=100))
@@ -843,8 +831,8 @@ async def test_a_server_that_cannot_be_looked_at_is_no_verdict_on_the_delivery(
         assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
 
 
-async def test_a_server_that_is_gone_is_no_verdict_on_the_delivery(xnat: TestXnat, tmp_path: Path) -> None:
-    """Likewise: whoever asked decides whether to wait for it."""
+async def test_a_stopped_server_is_no_verdict(xnat: TestXnat, tmp_path: Path) -> None:
+    """The caller decides whether to wait for it."""
     async with serve(xnat) as url:
         context = reaching(url)
         there = await context.__aenter__()
@@ -856,7 +844,7 @@ async def test_a_server_that_is_gone_is_no_verdict_on_the_delivery(xnat: TestXna
 
 
 async def test_a_login_that_is_refused_while_finalising_ends_the_run(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """It is fatal, and no verdict."""
+    """The error is fatal, and no verdict."""
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
         xnat.users.clear()
@@ -866,7 +854,7 @@ async def test_a_login_that_is_refused_while_finalising_ends_the_run(xnat: TestX
 
 
 async def test_no_right_to_edit_holds_the_delivery(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """Import needs the right to read only; the rest is refused with XNAT's words."""
+    """An import needs only the right to read; XNAT refuses the other steps with its message."""
     xnat.add_project(Project("library", editors=(), readers=["demo"]))
     session = Session("library", "S", "E", "1.2.3")
     async with reaching(url) as there:
@@ -876,8 +864,8 @@ async def test_no_right_to_edit_holds_the_delivery(xnat: TestXnat, url: str, tmp
     assert not xnat.archived
 
 
-async def test_manners_go_with_every_finalising_call() -> None:
-    """Whether pipelines start, and why the session comes: on the build too."""
+async def test_pipelines_and_reason_go_with_every_finalising_call() -> None:
+    """The build call has them too."""
     asked: list[str] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -903,8 +891,8 @@ async def test_manners_go_with_every_finalising_call() -> None:
 
 
 @pytest.mark.parametrize("size", [LARGE // 4, 3 * LARGE])
-async def test_no_more_bytes_a_second_than_asked_for(url: str, tmp_path: Path, size: int) -> None:
-    """What is sent in one piece, and what in many, waits until all before it has had its time."""
+async def test_the_rate_limit_bounds_bytes_a_second(url: str, tmp_path: Path, size: int) -> None:
+    """Whole and streamed bodies wait for the bytes before them."""
     file = write(tmp_path / "1", image(pixels=size))
     waits: list[float] = []
 

@@ -1,4 +1,4 @@
-"""Rows of the prearchive that are deleted only with proof: what comes in meanwhile, and what a zip may be."""
+"""Orphans are deleted only with proof, whatever arrives meanwhile, and whatever zip XNAT sends."""
 
 import json
 import re
@@ -29,7 +29,7 @@ OURS = Session("demo", "S", "S_20200102", SESSION.study_uid)
 
 @pytest.fixture
 async def left(xnat: TestXnat, url: str, tmp_path: Path) -> PrearchiveRow:
-    """Archive a session of two instances, of which a late upload leaves a row that holds one; it is 5 minutes old."""
+    """Archive a session of two instances; a late upload leaves a row with one of them, 5 minutes old."""
     for number in (1, 2):
         write(tmp_path / "visit" / str(number), image(number))
     xnat.faults.add(Fault("import", Late(after=1, of="archive"), nth=2))
@@ -40,18 +40,18 @@ async def left(xnat: TestXnat, url: str, tmp_path: Path) -> PrearchiveRow:
 
 
 def age(found: PrearchiveRow, seconds: float) -> None:
-    """Let a row be older."""
+    """Make a row older."""
     found.lastmod -= timedelta(seconds=seconds)
     found.touched -= seconds
 
 
 def orphan(found: PrearchiveRow) -> Orphan:
-    """Return the row as it was found."""
+    """Return the orphan of a row."""
     return Orphan(OURS, f"/data{found.uri}", found.status, "", "uploader")
 
 
 async def refused(url: str, found: PrearchiveRow) -> str:
-    """Try to remove a row; return why it stays."""
+    """Try to delete an orphan; return the reason if it stays."""
     async with logged_in(url) as client:
         with pytest.raises(RefusedError) as caught:
             await delete_orphan(client, orphan(found), AT_ONCE)
@@ -69,7 +69,7 @@ async def send(client: Client, number: int) -> None:
 async def test_a_row_that_is_receiving_is_built_before_it_is_deleted(
     xnat: TestXnat, url: str, left: PrearchiveRow
 ) -> None:
-    """Our rows stay RECEIVING for ever; a built one says so when a file comes in."""
+    """Our rows stay RECEIVING until they are built; the next file takes a built row back to RECEIVING."""
     statuses: list[str] = []
     xnat.faults.add(Fault("prearchive", Tell(lambda: statuses.append(left.status)), path=left.uri[1:]))
     async with logged_in(url) as client:
@@ -79,10 +79,10 @@ async def test_a_row_that_is_receiving_is_built_before_it_is_deleted(
 
 # The tenth request is the last look: XNAT has no way to delete a row only if it is still as it was.
 @pytest.mark.parametrize("requests", range(1, 10))
-async def test_a_file_that_comes_in_while_the_row_is_looked_at_is_not_lost(
+async def test_a_file_that_arrives_during_the_check_is_not_lost(
     xnat: TestXnat, url: str, left: PrearchiveRow, requests: int
 ) -> None:
-    """After whichever request of ours it comes: what XNAT acknowledges is never deleted unseen."""
+    """It may arrive after any of our requests; an acknowledged file is never deleted unseen."""
     late = xnat.faults.add(Fault("import", Late(after=requests, of="any")))
     async with logged_in(url) as client:
         with pytest.raises(TransientError, match="broke"):
@@ -94,10 +94,10 @@ async def test_a_file_that_comes_in_while_the_row_is_looked_at_is_not_lost(
     assert sop(3) in {file.sop_uid for found in xnat.prearchive for file in found.files}
 
 
-async def test_a_file_that_comes_in_while_it_is_built_keeps_the_row(
+async def test_a_file_that_arrives_during_the_build_keeps_the_row(
     xnat: TestXnat, url: str, left: PrearchiveRow
 ) -> None:
-    """XNAT says READY at the end of a build whatever has come in meanwhile, but `lastmod` has moved."""
+    """After the build the status is READY all the same, but `lastmod` has changed."""
     xnat.timing = Timing(build_seconds=0.3)
     async with logged_in(url) as client, anyio.create_task_group() as tasks:
 
@@ -111,8 +111,8 @@ async def test_a_file_that_comes_in_while_it_is_built_keeps_the_row(
 
 
 @pytest.mark.parametrize("seconds", [-300, -290, -250, 598, 610])
-async def test_a_row_of_late_stays(xnat: TestXnat, url: str, left: PrearchiveRow, seconds: float) -> None:
-    """By the server's own clock, whose zone nobody tells: a whole quarter of an hour may be none."""
+async def test_a_recent_row_stays(xnat: TestXnat, url: str, left: PrearchiveRow, seconds: float) -> None:
+    """The server's clock counts; its time zone is unknown, so a whole quarter of an hour may be none."""
     age(left, seconds)
     builds = xnat.count["build"]
     assert "within the last minute" in await refused(url, left)
@@ -120,15 +120,15 @@ async def test_a_row_of_late_stays(xnat: TestXnat, url: str, left: PrearchiveRow
     assert xnat.count["build"] == builds
 
 
-async def test_the_clock_is_the_servers(xnat: TestXnat, url: str, left: PrearchiveRow) -> None:
-    """A clock that is ahead of ours makes nothing older."""
+async def test_the_clock_of_the_server_counts(xnat: TestXnat, url: str, left: PrearchiveRow) -> None:
+    """If it is ahead of ours, rows are not older."""
     xnat.seconds_ahead = 5_000.0
     left.lastmod = xnat.now()
     assert "within the last minute" in await refused(url, left)
 
 
 async def test_a_row_that_another_tool_is_filling_is_not_built(xnat: TestXnat, url: str, left: PrearchiveRow) -> None:
-    """XNAT's own idle builder would take it up, and a build of ours would keep it from that."""
+    """XNAT's idle builder will build it; a build of ours would prevent that."""
     builds = xnat.count["build"]
     left.source = ""
     assert await refused(url, left) == "it is receiving files (RECEIVING)"
@@ -136,7 +136,7 @@ async def test_a_row_that_another_tool_is_filling_is_not_built(xnat: TestXnat, u
 
 
 def emptied(xnat: TestXnat, left: PrearchiveRow) -> None:
-    """Take the file off the disk."""
+    """Delete the file."""
     on_disk(xnat, left).unlink()
 
 
@@ -149,7 +149,7 @@ def on_disk(xnat: TestXnat, left: PrearchiveRow) -> Path:
 
 
 def rewritten(content: bytes, xnat: TestXnat, left: PrearchiveRow) -> None:
-    """Put something else in the place of the file."""
+    """Replace the file."""
     on_disk(xnat, left).write_bytes(content)
 
 
@@ -163,17 +163,17 @@ ODD: dict[str, tuple[Callable[[TestXnat, PrearchiveRow], None], str]] = {
 
 
 @pytest.mark.parametrize(("change", "reason"), ODD.values(), ids=ODD.keys())
-async def test_a_row_whose_files_cannot_be_told_stays(
+async def test_a_row_with_an_unreadable_file_stays(
     xnat: TestXnat, url: str, left: PrearchiveRow, change: Callable[[TestXnat, PrearchiveRow], None], reason: str
 ) -> None:
-    """What is not seen to be in the archive may be the only copy of something."""
+    """A file that was not found in the archive may be the only copy."""
     await anyio.to_thread.run_sync(change, xnat, left)
     assert re.search(reason, await refused(url, left))
     assert xnat.prearchive == [left]
 
 
-async def test_a_zip_that_lacks_files_keeps_the_row(xnat: TestXnat, url: str, left: PrearchiveRow) -> None:
-    """The document names two files, the zip holds one: nobody has seen the other."""
+async def test_an_incomplete_zip_keeps_the_row(xnat: TestXnat, url: str, left: PrearchiveRow) -> None:
+    """The document names two files, but the zip has one."""
     async with logged_in(url) as client:
         await send(client, 1)
     age(left, 300)
@@ -184,15 +184,17 @@ async def test_a_zip_that_lacks_files_keeps_the_row(xnat: TestXnat, url: str, le
 
 
 @pytest.mark.parametrize("body", ["", "PK\3\4 no zip", "<html>sorry</html>"])
-async def test_a_reply_that_is_no_zip_is_told(xnat: TestXnat, url: str, left: PrearchiveRow, body: str) -> None:
-    """A gateway's page, or half a zip: a line, and the row stays."""
+async def test_a_reply_that_is_no_zip_keeps_the_row(xnat: TestXnat, url: str, left: PrearchiveRow, body: str) -> None:
+    """It may be a gateway's page, or half a zip."""
     xnat.faults.add(Fault("listing", Status(200, body), path=left.uri[1:], nth=4))
     assert "no zip that can be read" in await refused(url, left)
     assert xnat.prearchive == [left]
 
 
-async def test_the_command_tells_it_in_a_line(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """No traceback, whatever XNAT hands out; the other rows are looked at all the same."""
+async def test_the_command_reports_an_unreadable_zip_in_one_line(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """There is no traceback, and the other rows are checked."""
     for number in (1, 2):
         write(tmp_path / "visit" / str(number), image(number))
     xnat.faults.add(Fault("import", Late(after=1, of="archive"), nth=2))
@@ -219,8 +221,8 @@ async def test_the_command_tells_it_in_a_line(xnat: TestXnat, url: str, commands
         ("2026-01-31 12:00:00.0", "Sat, 99 Jan 99999999999999999999 12:00:30 GMT", 0.0),
     ],
 )
-def test_how_long_ago_at_least(lastmod: str, date: str, seconds: float) -> None:
-    """Where nothing can be told a file may have come in just now."""
+def test_the_minimum_age_of_a_row(lastmod: str, date: str, seconds: float) -> None:
+    """If it is unknown, a file may have arrived just now."""
     text = json.dumps({"ResultSet": {"Result": [{"status": "READY", "lastmod": lastmod}]}})
     found = parse_row(Reply(200, {"date": date}, text))
     assert found is not None

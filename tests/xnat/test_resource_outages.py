@@ -57,7 +57,7 @@ async def run(
     options: Options | None = None,
     **how: Any,
 ) -> list[AttachmentResult]:
-    """Do what the command does with what waits; return what became of it."""
+    """Upload what waits as the command does, and return the results."""
     results: list[AttachmentResult] = []
 
     def note(event: Event) -> None:
@@ -72,7 +72,7 @@ async def run(
 
 
 async def test_never_two_writes_at_once_into_one_resource(xnat: TestXnat, files: Files) -> None:
-    """Many resources are filled side by side, each by one request at a time: XNAT would answer one of two with 500."""
+    """Many resources are filled side by side, each by one request at a time; XNAT would answer 500 to a second one."""
     xnat.timing = Timing(saving_seconds=0.005)
     sessions = [add_session(xnat, "S", f"E{number}") for number in range(12)]
     enclosures = [
@@ -90,7 +90,7 @@ async def test_never_two_writes_at_once_into_one_resource(xnat: TestXnat, files:
 
 
 async def test_one_resource_by_several_names(xnat: TestXnat, session: ArchivedSession, files: Files) -> None:
-    """A table may name a session by its label, by its study, with its subject: its files go one after the other."""
+    """A table may name a session by label, study or subject: its files are still sent one after the other."""
     xnat.timing = Timing(saving_seconds=0.005)
     places = [
         SESSION,
@@ -108,8 +108,8 @@ async def test_one_resource_by_several_names(xnat: TestXnat, session: ArchivedSe
     assert xnat.count["file"] == len(listed_digests(session)) == 16
 
 
-async def test_a_pile_hands_out_all_there_is(files: Files) -> None:
-    """Of a resource 500 at a time, the next when those are results away; also when two enclosures name one resource."""
+async def test_a_queue_hands_out_all_batches(files: Files) -> None:
+    """It hands out 500 files of a resource, then the next when these are recorded, also if two batches name it."""
     some = files.small(1_201, size=10)
     pile = InMemoryQueue([batch_of(*some[:600]), batch_of(*some[600:]), batch_of(files.write("x", b"1"), label="Q")])
     handed: list[AttachmentBatch] = []
@@ -129,8 +129,8 @@ async def test_a_pile_hands_out_all_there_is(files: Files) -> None:
 # --- Outages
 
 
-async def test_a_server_that_is_away(xnat: TestXnat, session: ArchivedSession, files: Files) -> None:
-    """`fill` says so, and its caller decides."""
+async def test_fill_raises_if_the_server_is_away(xnat: TestXnat, session: ArchivedSession, files: Files) -> None:
+    """The caller decides what to do."""
     async with serve(xnat) as url:
         port = int(url.rpartition(":")[2])
         async with logged_in(url) as client:
@@ -147,8 +147,10 @@ async def test_a_server_that_is_away(xnat: TestXnat, session: ArchivedSession, f
     assert sorted(listed_digests(session)) == ["a", "b"]
 
 
-async def test_an_outage_is_outlasted(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """In the middle nothing is answered for a while: all arrives once, and both ends of it are told."""
+async def test_attachments_continue_after_an_outage(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """All files arrive once, and events report the beginning and the end of the outage."""
     told: list[str | None] = []
 
     def report(event: Event) -> None:
@@ -170,8 +172,8 @@ async def test_an_outage_is_outlasted(xnat: TestXnat, url: str, session: Archive
     assert [reason is None for reason in told] == [False, True]
 
 
-async def test_an_outage_that_is_too_long(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """The run ends, and what arrived before is results away."""
+async def test_a_long_outage_ends_the_run(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """The files that arrived before are recorded."""
 
     def go_away() -> None:
         xnat.faults.add(Fault("any", Status(503), share=1))
@@ -191,10 +193,8 @@ async def test_an_outage_that_is_too_long(xnat: TestXnat, url: str, session: Arc
     assert (len(listed_digests(session, "A")), len(listed_digests(session, "B"))) == (2, 0)
 
 
-async def test_a_stop_while_the_server_is_away(
-    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
-) -> None:
-    """Nobody waits for it: what was on its way has no outcome, and is as it was."""
+async def test_a_stop_during_an_outage(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """The run does not wait for the server, and files in flight have no result."""
     stop = Stop()
     results: list[Event] = []
 
@@ -219,8 +219,10 @@ async def test_a_stop_while_the_server_is_away(
     assert session.own_resources == {}
 
 
-async def test_one_resource_that_is_broken(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """The server answers, and fails at this one only: it is given up, and the others arrive."""
+async def test_a_broken_resource_does_not_stop_the_others(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """The server fails for one resource only, which is given up."""
     xnat.faults.add(Fault("any", Status(500), path="resources/B", share=1))
     enclosures = [batch_of(*files.small(2), label=label) for label in ("B", "A", "C")]
     async with logged_in(url) as client:
@@ -229,8 +231,10 @@ async def test_one_resource_that_is_broken(xnat: TestXnat, url: str, session: Ar
     assert list(session.own_resources) == ["A", "C"]
 
 
-async def test_a_login_that_expires(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """Between any two requests; it is renewed, and nothing is lost or sent twice."""
+async def test_an_expired_login_is_renewed_while_filling(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """It may expire between any two requests; nothing is lost or sent twice."""
     xnat.faults.add(Fault("any", ExpireLogins(), share=0.3, seed=4, times=5))
     async with logged_in(url) as client:
         results = await run(
@@ -240,10 +244,10 @@ async def test_a_login_that_expires(xnat: TestXnat, url: str, session: ArchivedS
     assert [len(listed_digests(session, label)) for label in "ABCD"] == [3] * 4
 
 
-async def test_a_password_that_is_no_longer_good(
+async def test_a_changed_password_ends_the_run(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """It ends the run at once, before refusals lock the account."""
+    """The run ends before refusals lock the account."""
     async with connect(url, DEMO, connections=8, timeouts=QUICK, policy=AT_ONCE) as client:
         xnat.add_user(User("demo", "another"))
         xnat.expire_logins()

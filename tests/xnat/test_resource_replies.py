@@ -1,4 +1,4 @@
-"""XNAT's answers about resources and their files."""
+"""Replies about resources and their files."""
 
 import json
 from collections.abc import Callable
@@ -41,14 +41,14 @@ def listing(*rows: dict[str, Any]) -> Reply:
         (Reply(404, HTML, "<html><title>HTTP Status 404</title></html>"), TransientError),
     ],
 )
-def test_what_any_answer_can_mean(read: Callable[[Reply], object], answer: Reply, kind: type[AsyncimportError]) -> None:
-    """No login, a sick server, a lost race: asked again, whatever the question was."""
+def test_errors_of_any_reply(read: Callable[[Reply], object], answer: Reply, kind: type[AsyncimportError]) -> None:
+    """An expired login, a failing server and a lost race are transient for each function."""
     with pytest.raises(kind):
         read(answer)
 
 
-def test_a_resource_that_is_made_or_there() -> None:
-    """Both are fine; 409 is how XNAT says the second."""
+def test_a_resource_is_created_or_exists() -> None:
+    """409 means that it exists."""
     assert check_creation(Reply(200, TEXT, "")) is True
     assert check_creation(Reply(409, HTML, page("Specified resource already exists."))) is False
 
@@ -57,27 +57,27 @@ def test_a_resource_that_is_made_or_there() -> None:
     ("status", "text"),
     [(403, "User account doesn't have permission"), (404, "Unable to identify scan"), (400, "This resource works")],
 )
-def test_a_resource_that_cannot_be_made(status: int, text: str) -> None:
-    """Nothing else of it need be tried, and the reason has XNAT's words."""
+def test_a_resource_that_cannot_be_created(status: int, text: str) -> None:
+    """The error holds for all its files, and has XNAT's message."""
     with pytest.raises(RefusedError, match=text) as caught:
         check_creation(Reply(status, HTML, page(text)))
     assert caught.value.whole_session
 
 
-def test_a_file_that_is_taken() -> None:
-    """An empty 200, which proves nothing."""
+def test_an_accepted_file() -> None:
+    """XNAT answers an empty 200, which proves nothing."""
     assert is_duplicate(Reply(200, TEXT, "")) is False
 
 
-def test_a_file_that_is_there_already() -> None:
-    """JSON that calls itself HTML, and says that nothing was written."""
+def test_a_duplicate() -> None:
+    """XNAT answers JSON that is labelled as HTML."""
     assert is_duplicate(Reply(200, HTML, '{"duplicates":["a.csv"]}')) is True
     assert is_duplicate(Reply(200, HTML, '{"duplicates":[]}')) is False
 
 
 @pytest.mark.parametrize("text", ["[1]", "1", "[" * 100_000])
-def test_json_that_says_nothing_of_duplicates(text: str) -> None:
-    """It is as good as an empty answer."""
+def test_json_without_duplicates(text: str) -> None:
+    """It counts as an empty answer."""
     assert is_duplicate(Reply(200, TEXT, text)) is False
 
 
@@ -85,14 +85,14 @@ def test_json_that_says_nothing_of_duplicates(text: str) -> None:
     ("status", "never_reached_xnat"), [(400, False), (403, False), (404, False), (405, False), (413, True)]
 )
 def test_a_file_that_is_refused(status: int, never_reached_xnat: bool) -> None:
-    """The proxy's word is told from XNAT's."""
+    """A proxy's refusal differs from XNAT's."""
     with pytest.raises(RefusedError, match=str(status)) as caught:
         is_duplicate(Reply(status, HTML, page("You tried to PUT a payload")))
     assert caught.value.never_reached_xnat is never_reached_xnat
 
 
 def test_a_listing() -> None:
-    """Paths with their folders, sizes as numbers, what XNAT does not know as nothing."""
+    """Paths have their folders, sizes are numbers, unknown values are empty."""
     base = "/data/experiments/XNAT_E00001/resources/12/files/"
     found = files(
         listing(
@@ -108,8 +108,8 @@ def test_a_listing() -> None:
     }
 
 
-def test_a_listing_of_what_is_not_there() -> None:
-    """A resource that nobody has made holds nothing."""
+def test_a_listing_of_a_missing_resource() -> None:
+    """A missing resource has no files."""
     assert files(Reply(404, HTML, page("Unable to find the specified resource"))) == {}
     assert files(Reply(404, HTML, "")) == {}
     assert files(Reply(404, TEXT, "")) == {}
@@ -117,14 +117,14 @@ def test_a_listing_of_what_is_not_there() -> None:
 
 
 def test_a_listing_that_is_refused() -> None:
-    """Nothing can be proved then, and so nothing is sent."""
+    """Nothing can be proved then, so nothing is sent."""
     with pytest.raises(RefusedError, match="does not list"):
         files(Reply(403, HTML, page("no")))
 
 
 @pytest.mark.parametrize("project", ["files", "resources"])
 def test_a_project_whose_id_is_a_word_of_addresses(project: str) -> None:
-    """The path of a file begins where its resource's files do, and may hold the word too."""
+    """The path of a file begins after its resource's `files/`, and may contain the word too."""
     uri = f"/data/projects/{project}/resources/7/files/in/files/a.pdf"
     found = files(listing({"Name": "a.pdf", "Size": "1", "URI": uri, "collection": "DATA", "digest": ""}))
     assert list(found) == ["in/files/a.pdf"]
@@ -146,8 +146,8 @@ def make_reply(text: str, status: int = 200, *, html: bool = False) -> Reply:
         (make_reply("7"), False),
     ],
 )
-def test_what_xnat_says_of_a_file(reply: Reply, kept: bool) -> None:
-    """Whether it has kept another; the list of duplicates is labelled as a page."""
+def test_whether_a_reply_reports_a_duplicate(reply: Reply, kept: bool) -> None:
+    """The list of duplicates is labelled as HTML."""
     assert is_duplicate(reply) is kept
 
 
@@ -164,14 +164,14 @@ def test_what_xnat_says_of_a_file(reply: Reply, kept: bool) -> None:
         (make_reply("no", 403), RefusedError),
     ],
 )
-def test_what_is_no_answer_about_a_file(reply: Reply, error: type[Exception]) -> None:
-    """It is repeated, after a login it may be, or the last word."""
+def test_errors_of_a_sent_file(reply: Reply, error: type[Exception]) -> None:
+    """They are transient, or final."""
     with pytest.raises(error):
         is_duplicate(reply)
 
 
 def test_files_that_belong_elsewhere_are_left_out() -> None:
-    """Where XNAT does not find a resource it may list what is around; sizes and digests may be unknown."""
+    """For a missing resource XNAT may list its owner's files; sizes and digests may be unknown."""
     rows = [
         {"URI": "/data/experiments/X/resources/7/files/in/a.pdf", "Size": "3", "digest": "ABC", "collection": "R"},
         {"URI": "/data/experiments/X/resources/7/files/b", "Size": "", "digest": "", "collection": "R"},

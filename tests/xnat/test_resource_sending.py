@@ -54,7 +54,7 @@ files, session = pytest.fixture(make_files), pytest.fixture(make_session)
 async def test_many_small_files_go_in_few_requests(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """As zips that XNAT takes apart; the digests say that all of them arrived."""
+    """They are sent as zips, which XNAT unpacks; the digests prove that all arrived."""
     some = files.small(700)
     results = await fill(url, batch_of(*some))
     assert {one.state for one in results.values()} == {STORED}
@@ -65,10 +65,10 @@ async def test_many_small_files_go_in_few_requests(
     assert xnat.count["file"] == 0
 
 
-async def test_zips_are_of_a_kind_and_of_a_size(
+async def test_a_zip_has_files_of_one_kind_and_a_maximum_size(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """What is said of a request is said of all in it; large files go by themselves."""
+    """The options of a request hold for all its files; large files are sent alone."""
     kinds = [files.write(f"{kind}{one}", b"1", format=kind) for kind in ("", "PDF") for one in range(3)]
     large = files.write("large", bytes(300 << 10))
     middling = [files.write(f"m{one}", os.urandom(250 << 10)) for one in range(40)]
@@ -80,15 +80,17 @@ async def test_zips_are_of_a_kind_and_of_a_size(
     assert formats == {"": 44, "PDF": 3}
 
 
-async def test_small_files_one_by_one(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """On demand, each has a request."""
+async def test_small_files_are_sent_alone_without_zips(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """Each has a request of its own."""
     await fill(url, batch_of(*files.small(5)), zips=False)
     assert xnat.count["file"] == 5
     assert len(listed_digests(session)) == 5
 
 
-async def test_a_file_that_is_a_zip_stays_one(url: str, session: ArchivedSession, files: Files) -> None:
-    """Alone and among others."""
+async def test_a_zip_file_is_not_unpacked(url: str, session: ArchivedSession, files: Files) -> None:
+    """It may be alone or among others."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("inner", b"1")
@@ -100,10 +102,10 @@ async def test_a_file_that_is_a_zip_stays_one(url: str, session: ArchivedSession
 
 
 @pytest.mark.parametrize("action", [Status(400, "<h3>no zip here</h3>"), Status(413), Status(500), Status(200)])
-async def test_a_zip_that_is_not_taken(
+async def test_the_files_of_a_failed_zip_are_sent_alone(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, action: Status
 ) -> None:
-    """Refused, broken or answered with nothing done: its files go one by one."""
+    """The zip is refused, fails, or has no effect."""
     xnat.faults.add(Fault("file", action, path="attachments.zip"))
     results = await fill(url, batch_of(*files.small(4)))
     assert {(one.state, one.sent) for one in results.values()} == {(STORED, True)}
@@ -111,8 +113,10 @@ async def test_a_zip_that_is_not_taken(
     assert xnat.count["file"] == 1 + 4
 
 
-async def test_a_zip_of_which_some_are_gone(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """Between look and sending: they have failed, the others arrive."""
+async def test_a_zip_without_its_unreadable_files_is_sent(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """Files that are removed meanwhile fail, and the others arrive."""
     some = files.small(4)
     gone = Path(some[2].file.path)
 
@@ -173,7 +177,7 @@ class Sink:
 
 @pytest.mark.parametrize("size", [1, 300 << 10, LARGE, LARGE + 1, 3 * LARGE + 17])
 async def test_every_file_is_sent_as_xnat_needs_it(files: Files, size: int) -> None:
-    """As a body of known length, of which it is said that it is the file, with the reason; never chunked."""
+    """The body is the file, has a length and a reason, and is never chunked."""
     sink = Sink()
     content = os.urandom(size)
     attachment = files.write("in/a.pdf", content, format="PDF", content="a report")
@@ -191,7 +195,7 @@ async def test_every_file_is_sent_as_xnat_needs_it(files: Files, size: int) -> N
 
 
 async def test_zips_are_sent_as_xnat_needs_them(files: Files) -> None:
-    """By a name that XNAT takes for a zip, with the files by their paths; the same files make the same zip."""
+    """The name ends in `.zip`, the files have their paths, and the same files make the same zip."""
     bodies = []
     for _ in range(2):
         sink = Sink()
@@ -208,8 +212,8 @@ async def test_zips_are_sent_as_xnat_needs_them(files: Files) -> None:
     assert bodies[0] == bodies[1]
 
 
-async def test_tags_are_given_once(url: str, session: ArchivedSession, files: Files) -> None:
-    """XNAT adds them again with each request that names them."""
+async def test_tags_are_sent_once(url: str, session: ArchivedSession, files: Files) -> None:
+    """XNAT adds them again with each request that has them."""
     await fill(url, batch_of(*files.small(5), tags="x,y"), zips=False)
     await fill(url, batch_of(*files.small(7), tags="x,y"), zips=False)
     said = session.own_resources["R"].metadata
@@ -217,8 +221,8 @@ async def test_tags_are_given_once(url: str, session: ArchivedSession, files: Fi
     assert said.tags == ("x", "y")
 
 
-async def test_the_resource_is_there_before(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """409 is fine."""
+async def test_an_existing_resource_is_filled(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """XNAT answers its creation with 409."""
     await add_file(xnat, session, "R", "theirs", b"1")
     assert (await fill_one(url, files.write("ours", b"2"))).state is STORED
     assert list(listed_digests(session)) == ["theirs", "ours"]
@@ -229,7 +233,7 @@ async def test_the_resource_is_there_before(xnat: TestXnat, url: str, session: A
 async def test_sites_with_an_audit_trail(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, reason: str
 ) -> None:
-    """They refuse what has no reason with a 500 that looks like a broken server: there is always one."""
+    """They answer 500 to a change without a reason, so each request has one."""
     xnat.needs_reason = True
     assert (await fill_one(url, files.write("a", b"1"), event_reason=reason)).state is STORED
     assert list(listed_digests(session)) == ["a"]
@@ -238,8 +242,10 @@ async def test_sites_with_an_audit_trail(
 # --- Where to
 
 
-async def test_the_session_by_its_study(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """One is found; none and several are refused, and so is a label of another study."""
+async def test_a_session_is_found_by_its_study(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """None and several are refused, and so is a label of another study."""
     place = ResourceOwner("demo", study_uid=STUDY)
     assert (await fill(url, batch_of(files.write("a", b"1"), owner=place)))["a"].state is STORED
     assert list(listed_digests(session)) == ["a"]
@@ -257,16 +263,18 @@ async def test_the_session_by_its_study(xnat: TestXnat, url: str, session: Archi
 
 
 @pytest.mark.parametrize("uid", ["1.2&UID=1.2.840.1", "*", "1.2.840.1,1", "1.2.840.*"])
-async def test_a_study_that_is_none(xnat: TestXnat, url: str, session: ArchivedSession, files: Files, uid: str) -> None:
-    """A table may have anything in this column: it cannot widen the question."""
+async def test_a_malformed_study_uid_is_refused(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files, uid: str
+) -> None:
+    """A table may have any text in this column; it does not change the query."""
     results = (await fill(url, batch_of(files.write("a", b"1"), owner=ResourceOwner("demo", study_uid=uid))))["a"]
     assert results.state is REFUSED
     assert session.own_resources == {}
     assert xnat.count["resource"] == 0
 
 
-async def test_a_session_that_is_not_there(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """XNAT's listings would go on with the project's files: they are not taken for the session's."""
+async def test_a_missing_session_is_refused(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """XNAT would list the project's files instead, which are not the session's."""
     await add_file(xnat, xnat.project("demo"), "R", "a", b"1")
     results = (await fill(url, batch_of(files.write("a", b"1"), owner=ResourceOwner("demo", "", "NOPE"))))["a"]
     assert (results.state, results.reason) == (REFUSED, "the archive has no such session in project demo (NOPE)")
@@ -275,10 +283,10 @@ async def test_a_session_that_is_not_there(xnat: TestXnat, url: str, session: Ar
 
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("scan", ["9", "ALL", "*", "1,9"])
-async def test_a_scan_that_is_not_there(
+async def test_a_missing_scan_is_refused(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, scan: str, dry_run: bool
 ) -> None:
-    """Nor do patterns, which XNAT would take, put a file anywhere."""
+    """So are patterns, which XNAT would accept."""
     place = ResourceOwner("demo", "", "E", "", scan)
     results = (await fill(url, batch_of(files.write("a", b"1"), owner=place), dry_run=dry_run))["a"]
     assert (results.state, results.reason) == (REFUSED, f"the session has no scan {scan}")
@@ -287,8 +295,8 @@ async def test_a_scan_that_is_not_there(
 
 
 @pytest.mark.parametrize("scan", ["1", "1-MR1", "T1 a/b,c"])
-async def test_a_scan(xnat: TestXnat, url: str, files: Files, scan: str) -> None:
-    """By its ID, whatever is in it."""
+async def test_a_scan_is_found_by_its_id(xnat: TestXnat, url: str, files: Files, scan: str) -> None:
+    """The ID may have any characters."""
     session = add_session(xnat, "S", "E", scans={"0": "MR", scan: "MR"})
     place = ResourceOwner("demo", "", "E", "", scan)
     assert (await fill(url, batch_of(files.write("a", b"1"), owner=place)))["a"].state is STORED
@@ -297,8 +305,10 @@ async def test_a_scan(xnat: TestXnat, url: str, files: Files, scan: str) -> None
     assert session.own_resources == {}
 
 
-async def test_a_subject_and_a_project(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """Each in its own place; a subject that is not there is refused."""
+async def test_subjects_and_projects_own_resources(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """A missing subject is refused."""
     for place in (ResourceOwner("demo", "S"), ResourceOwner("demo")):
         assert (await fill(url, batch_of(files.write("a", b"1"), owner=place)))["a"].state is STORED
     assert session.subject is not None
@@ -310,10 +320,10 @@ async def test_a_subject_and_a_project(xnat: TestXnat, url: str, session: Archiv
     assert list(xnat.project("demo").resources["R"].files) == ["a"]
 
 
-async def test_a_resource_whose_label_is_a_number_of_another(
+async def test_a_label_that_is_the_id_of_another_resource(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """Labels that are numbers are refused before; were one asked for, another resource's files would not be ours."""
+    """Numeric labels are refused earlier; even without that, another resource's files do not count as ours."""
     await add_file(xnat, xnat.project("demo"), "P", "a", b"1")
     number = str(xnat.project("demo").resources["P"].number)
     results = (await fill(url, batch_of(files.write("a", b"1"), label=number)))["a"]
@@ -323,7 +333,7 @@ async def test_a_resource_whose_label_is_a_number_of_another(
 
 @pytest.mark.parametrize("version", ["1.6.1", "1.8"])
 async def test_old_versions_below_a_context_path(tmp_path: Path, files: Files, version: str) -> None:
-    """Nothing is asked that XNAT 1.6 does not know, and every address has the context path."""
+    """No request is unknown to XNAT 1.6, and each address has the context path."""
     xnat = TestXnat(tmp_path / "old", profile=PROFILES[version])
     session = add_session(xnat, "S", "E", study_uid=STUDY)
     async with serve(xnat, context="/xnat") as url:
@@ -342,8 +352,8 @@ async def test_old_versions_below_a_context_path(tmp_path: Path, files: Files, v
     assert len(listed_digests(session)) == 4
 
 
-async def test_a_dry_run(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """It says what would be, and asks for nothing that changes."""
+async def test_a_dry_run_sends_nothing(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """It reports what would be sent, and changes nothing."""
     await add_file(xnat, session, "R", "same", b"1")
     await add_file(xnat, session, "R", "other", b"2")
     await add_file(xnat, session, "R", "half", b"1")
@@ -371,10 +381,10 @@ _NO_SUCH_RESOURCE = [
 
 
 @pytest.mark.parametrize("answer", _NO_SUCH_RESOURCE)
-async def test_a_dry_run_onto_a_resource_that_is_not_there(
+async def test_a_dry_run_reports_a_missing_resource(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, answer: Status | None
 ) -> None:
-    """However XNAT says that there are no files: it would be made, which a few requests tell."""
+    """A few requests show that it would be created, whatever XNAT's listing answers."""
     if answer is not None:
         xnat.faults.add(Fault("listing", answer, path="/files", share=1))
     before = xnat.count["listing"]
@@ -385,20 +395,20 @@ async def test_a_dry_run_onto_a_resource_that_is_not_there(
     assert session.own_resources == {}
 
 
-async def test_a_dry_run_onto_an_empty_resource(
+async def test_a_dry_run_knows_an_empty_resource(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """It is there, and would not be made."""
+    """It exists, and would not be created."""
     await add_file(xnat, session, "EMPTY", "on-the-disk-only", b"1", catalogued=False)
     results = await fill(url, batch_of(files.write("a", b"1"), label="EMPTY"), dry_run=True)
     assert (results["a"].state.value, results["a"].reason) == ("PENDING", None)
 
 
 @pytest.mark.parametrize("answer", _NO_SUCH_RESOURCE[1:4])
-async def test_a_resource_that_xnat_does_not_find(
+async def test_a_missing_resource_is_created(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, answer: Status
 ) -> None:
-    """It is made, and filled, whatever the first listing was answered with."""
+    """It is created and filled, whatever XNAT answers to the first listing."""
     xnat.faults.add(Fault("listing", answer, path="/files"))
     assert (await fill_one(url, files.write("a", b"1"))).sent
     assert list(listed_digests(session)) == ["a"]

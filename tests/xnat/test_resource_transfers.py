@@ -62,10 +62,10 @@ files, session = pytest.fixture(make_files), pytest.fixture(make_session)
     ids=str,
 )
 @pytest.mark.parametrize("number", [1, 3])
-async def test_it_is_sent_again(
+async def test_an_interrupted_transfer_is_repeated(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, action: Any, number: int
 ) -> None:
-    """Whatever the transfer broke of; what did take effect is seen, and not sent twice."""
+    """A transfer that took effect is listed, and not repeated."""
     fault = xnat.faults.add(Fault("file", action))
     some = files.small(number)
     results = await fill(url, batch_of(*some))
@@ -79,10 +79,10 @@ async def test_it_is_sent_again(
 
 @pytest.mark.parametrize("checksums", [True, False])
 @pytest.mark.parametrize("size", [1_000, 3 * LARGE])
-async def test_a_transfer_that_breaks_in_the_middle(
+async def test_a_partial_file_is_overwritten(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, size: int, checksums: bool
 ) -> None:
-    """XNAT keeps the beginning, in no catalog: it is sent again, whole, and written over."""
+    """XNAT keeps the beginning, in no catalog; the whole file is sent again."""
     xnat.storage.checksums = checksums
     content = os.urandom(size)
     xnat.faults.add(Fault("file", Reset(after_bytes=size // 2)))
@@ -93,10 +93,10 @@ async def test_a_transfer_that_breaks_in_the_middle(
     assert xnat.count["file"] == 2
 
 
-async def test_a_transfer_that_breaks_over_our_own(
+async def test_a_transfer_interrupted_over_our_own_file_is_repeated(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """The catalog still tells the digest of the whole: the size shows that it is not what is there."""
+    """The catalog still has the digest of the whole file, but the size differs."""
     content = os.urandom(2_000)
     # The first is cut in the middle, the second, which writes over that, has its reply lost and a third one is cut.
     xnat.faults.add(Fault("file", Reset(after_bytes=500)))
@@ -112,10 +112,10 @@ async def test_a_transfer_that_breaks_over_our_own(
     assert await file_bytes(xnat, session, "R", "a") == Path(other.file.path).read_bytes()
 
 
-async def test_a_damaged_file_under_its_own_digest(
+async def test_a_damaged_file_with_its_own_digest_is_sent_again(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """An entry with our digest and a smaller size is our file, broken: it is sent again without being asked."""
+    """An entry with our digest and a smaller size is our own partial file."""
     content = b"0123456789"
     stored = await add_file(xnat, session, "R", "a", content)
     path = xnat.storage.path((*session.path, "RESOURCES", "R", "a"))
@@ -131,10 +131,10 @@ async def test_a_damaged_file_under_its_own_digest(
     assert await file_bytes(xnat, session, "R", "a") == content
 
 
-async def test_replacing_without_checksums_is_not_taken_for_done(
+async def test_an_equal_size_does_not_prove_a_replacement(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """Old and new have one size: when the transfer breaks before it begins, the size proves nothing."""
+    """Old and new file have one size, and the transfer breaks before it begins."""
     xnat.storage.checksums = False
     await add_file(xnat, session, "R", "a", b"old")
     xnat.faults.add(Fault("file", Reset()))
@@ -143,10 +143,10 @@ async def test_replacing_without_checksums_is_not_taken_for_done(
     assert await file_bytes(xnat, session, "R", "a") == b"new"
 
 
-async def test_replacing_without_effect_is_noticed_without_checksums(
+async def test_a_replacement_without_effect_is_noticed_without_checksums(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """The answer is 200, old and new have one size, and no MD5 is listed: the bytes tell that it is the old one."""
+    """XNAT answers 200, the size is equal and no MD5 is listed: only the bytes show the old file."""
     xnat.storage.checksums = False
     await add_file(xnat, session, "R", "a", b"old")
     fault = xnat.faults.add(Fault("file", Status(200)))
@@ -159,10 +159,10 @@ async def test_replacing_without_effect_is_noticed_without_checksums(
 
 
 @pytest.mark.parametrize("version", ["1.7", "1.8"])
-async def test_a_cut_over_an_earlier_state(
+async def test_a_transfer_interrupted_over_an_earlier_state_is_read(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, version: str
 ) -> None:
-    """The listing may be as before, size and all: what an attempt that broke has left is read."""
+    """The listing may be unchanged, so the bytes are read."""
     xnat.profile = PROFILES[version]
     await add_file(xnat, session, "R", "a", b"earlier")
     later = files.write("a", bytes(1_000), previous=md5_hex(b"earlier"), previous_size=7)
@@ -194,10 +194,10 @@ HELD: dict[str, tuple[bytes | None, bytes | None]] = {
 @pytest.mark.parametrize("checksums", [True, False])
 @pytest.mark.parametrize("version", ["1.7", "1.8"])
 @pytest.mark.parametrize("case", HELD)
-async def test_what_became_of_a_stored_file(
+async def test_the_state_of_a_stored_file(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, case: str, version: str, checksums: bool
 ) -> None:
-    """Listing, size and bytes: whatever of them is wrong is found, on sites without checksums too."""
+    """A wrong listing, size or content is found, also on sites without checksums."""
     xnat.profile = PROFILES[version]
     xnat.storage.checksums = checksums
     stored = files.write("a", b"content", previous=md5_hex(b"content"), previous_size=7)
@@ -220,8 +220,10 @@ async def test_what_became_of_a_stored_file(
             assert await make_resources(client, depth=depth).check_files(batch_of(stored)) == {stored.key: expected}
 
 
-async def test_other_bytes_of_the_same_size(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """A transfer that lost a race has left them under our MD5: only the bytes tell."""
+async def test_only_the_bytes_show_a_damage_of_the_same_size(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """A transfer that lost a race left other bytes with our MD5."""
     stored = files.write("a", b"content", previous=md5_hex(b"content"), previous_size=7)
     await add_file(xnat, session, "R", "a", b"content")
     await damage_file(xnat, session, "R", "a", b"another")
@@ -234,8 +236,10 @@ async def test_other_bytes_of_the_same_size(xnat: TestXnat, url: str, session: A
         }
 
 
-async def test_a_file_that_may_not_be_read(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """Nobody knows what it is: it is not called the same, nor missing."""
+async def test_an_unreadable_file_is_neither_the_same_nor_missing(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """XNAT does not let this user read it."""
     stored = files.write("a", b"content", previous=md5_hex(b"content"), previous_size=7)
     await add_file(xnat, session, "R", "a", b"content")
     xnat.faults.add(Fault("listing", Status(403), path="/files/a", share=1))
@@ -246,10 +250,10 @@ async def test_a_file_that_may_not_be_read(xnat: TestXnat, url: str, session: Ar
 
 
 @pytest.mark.parametrize("checksums", [True, False])
-async def test_what_is_gone_from_the_disk_is_put_back(
+async def test_a_file_missing_on_the_disk_is_sent_again(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, checksums: bool
 ) -> None:
-    """The listing says that all is well: the bytes are asked for, and sent, though nothing may be replaced."""
+    """It is listed as if it were there; no `replace` is needed."""
     xnat.storage.checksums = checksums
     stored = files.write("a", b"content", previous=md5_hex(b"content"), previous_size=7)
     await add_file(xnat, session, "R", "a", b"content")
@@ -258,10 +262,10 @@ async def test_what_is_gone_from_the_disk_is_put_back(
     assert await file_bytes(xnat, session, "R", "a") == b"content"
 
 
-async def test_it_is_told_what_is_about_to_be_sent(
+async def test_begin_gets_the_attachments_before_they_are_sent(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """Before it is: what is there already is not told."""
+    """It does not get those that exist already."""
     await add_file(xnat, session, "R", "a", b"1")
     told: list[tuple[list[str], int]] = []
 
@@ -274,8 +278,8 @@ async def test_it_is_told_what_is_about_to_be_sent(
     assert told == [(["b"], 0)]
 
 
-async def test_a_race_that_is_lost(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """Somebody else writes into the resource meanwhile: 500, our file is on the disk and in no catalog."""
+async def test_a_lost_race_is_repeated(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """Somebody else writes into the resource: XNAT answers 500, and our file is on the disk but in no catalog."""
     await add_file(xnat, session, "R", "theirs", b"theirs")
 
     def bump() -> None:
@@ -298,8 +302,8 @@ async def test_a_race_that_is_lost(xnat: TestXnat, url: str, session: ArchivedSe
     assert not session.own_resources["R"].uncatalogued
 
 
-async def test_a_late_effect_does_no_harm(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """What XNAT still does of a transfer that broke off is the same file once more."""
+async def test_a_late_effect_is_harmless(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """A late effect of an interrupted transfer stores the same file once more."""
     late = xnat.faults.add(Fault("file", Late()))
     results = await fill_one(url, files.write("a", b"1"))
     late.release()
@@ -308,10 +312,10 @@ async def test_a_late_effect_does_no_harm(xnat: TestXnat, url: str, session: Arc
     assert listed_digests(session) == {"a": md5_bytes(b"1")}
 
 
-async def test_a_transfer_that_never_gets_through(
+async def test_a_transfer_that_always_fails_has_failed(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """It has failed, with the last reason, and others of the resource are not."""
+    """The result has the last reason; other files of the resource are stored."""
     xnat.faults.add(Fault("file", Status(500, "<h3>broken by a plugin</h3>"), path="bad", times=9))
     results = await fill(url, batch_of(files.write("bad", b"1"), files.write("good", b"2")), zips=False)
     assert (results["bad"].state, results["good"].state) == (FAILED, STORED)
@@ -320,8 +324,10 @@ async def test_a_transfer_that_never_gets_through(
     assert xnat.count["file"] == AT_ONCE.attempts + 1
 
 
-async def test_a_site_that_alters_files(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """What is there is never what was sent: it has failed, and is not called stored."""
+async def test_a_file_that_the_site_alters_has_failed(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """The stored bytes are never those that were sent."""
 
     def alter() -> None:
         stored = session.own_resources["R"].files.get("a")
@@ -335,10 +341,10 @@ async def test_a_site_that_alters_files(xnat: TestXnat, url: str, session: Archi
 
 
 @pytest.mark.parametrize("size", [100, 3 * LARGE])
-async def test_a_file_that_a_proxy_does_not_let_through(
+async def test_a_file_that_a_proxy_refuses_is_sent_once(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, size: int
 ) -> None:
-    """413 is the last word on it: it is sent once, and the next file is."""
+    """A 413 is final for the file, and the next one is sent."""
     xnat.faults.add(Fault("file", Status(413), path="large"))
     results = await fill(url, batch_of(files.write("large", bytes(size)), files.write("small", b"2")), zips=False)
     assert (results["large"].state, results["small"].state) == (REFUSED, STORED)
@@ -350,7 +356,7 @@ async def test_a_file_that_a_proxy_does_not_let_through(
 async def test_a_file_that_changes_while_it_is_sent(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """It has failed, nothing of it is in a catalog, its handle is closed; unchanged again, it goes through."""
+    """It fails, is in no catalog, and its handle is closed; when it is unchanged again, it is stored."""
     attachment = files.write("a", bytes(3 * LARGE))
     path = Path(attachment.file.path)
 
@@ -372,7 +378,7 @@ async def test_a_file_that_changes_while_it_is_sent(
 async def test_without_checksums_bytes_are_compared(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """What is there under a name is fetched; what was just sent is known by its size."""
+    """An existing file is downloaded; one that was just sent is known by its size."""
     xnat.storage.checksums = False
     for name, content in (("same", b"1"), ("other", b"2"), ("longer", b"333")):
         await add_file(xnat, session, "R", name, content)
@@ -390,7 +396,7 @@ async def test_without_checksums_bytes_are_compared(
 async def test_without_checksums_a_duplicate_is_compared(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """Somebody else's file of the same size comes between look and sending: a size does not make it ours."""
+    """Somebody else's file of the same size arrives meanwhile; its size does not make it ours."""
     xnat.storage.checksums = False
     await add_file(xnat, session, "R", "a", b"their", catalogued=False)
 
@@ -405,10 +411,10 @@ async def test_without_checksums_a_duplicate_is_compared(
 
 
 @pytest.mark.parametrize(("replace", "state"), [(False, REFUSED), (True, STORED)])
-async def test_a_file_that_is_listed_and_gone(
+async def test_a_file_of_others_missing_on_the_disk_stays(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, replace: bool, state: AttachmentState
 ) -> None:
-    """Nobody can tell what it was: it is refused, or replaced where that is asked for, and others go on."""
+    """It is refused, or replaced on demand, and other files are stored."""
     xnat.storage.checksums = False
     await add_file(xnat, session, "R", "a", b"x")
     path = xnat.storage.path((*session.path, "RESOURCES", "R", "a"))

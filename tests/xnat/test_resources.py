@@ -41,7 +41,7 @@ files, session = pytest.fixture(make_files), pytest.fixture(make_session)
 
 
 async def test_a_new_file(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """The resource is made, the file is sent once, and is seen by its digest; then there is nothing to do."""
+    """The resource is created and the file sent once, which the digest proves; a second call sends nothing."""
     attachment = files.write("in/a.pdf", b"pdf", format="PDF", content="report")
     results = await fill_one(url, attachment)
     assert results == AttachmentResult(attachment, STORED, md5=md5_hex(b"pdf"), sent=True)
@@ -57,8 +57,8 @@ async def test_a_new_file(xnat: TestXnat, url: str, session: ArchivedSession, fi
     assert xnat.count["file"] == 1
 
 
-async def test_no_file_at_all(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """What cannot be read has failed, and not even the resource is made."""
+async def test_unreadable_files_fail(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """Not even the resource is created for them."""
     gone, changed = files.write("gone", b"1"), files.write("changed", b"1")
     Path(gone.file.path).unlink()
     write(Path(changed.file.path), b"22")
@@ -73,8 +73,10 @@ async def test_no_file_at_all(xnat: TestXnat, url: str, session: ArchivedSession
 # --- Rights
 
 
-async def test_a_user_who_may_only_read(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """XNAT would take the file with 200 and store nothing: the resource tells before anything is sent."""
+async def test_a_user_without_the_right_to_edit_is_refused(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """XNAT would answer 200 to the file and store nothing; creating the resource shows it before."""
     add_reader(xnat, "reader")
     xnat.users["demo"] = User("demo", "demo")
     xnat.project("demo").editors = ["boss"]
@@ -87,7 +89,7 @@ async def test_a_user_who_may_only_read(xnat: TestXnat, url: str, session: Archi
 
 
 async def test_an_empty_200_is_not_believed(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """The right to edit goes when the resource is made: nothing is stored, XNAT says 200, and we say so."""
+    """The right to edit is lost after the resource is created: XNAT answers 200 and stores nothing."""
 
     def withdraw() -> None:
         xnat.project("demo").editors = []
@@ -101,10 +103,10 @@ async def test_an_empty_200_is_not_believed(xnat: TestXnat, url: str, session: A
     assert xnat.count["file"] == 2
 
 
-async def test_a_listing_that_is_refused_in_the_middle(
+async def test_a_refused_listing_is_no_success(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """What was not seen there is no success, and the run goes on."""
+    """Files that were not listed are refused, and the run goes on."""
     xnat.faults.add(Fault("listing", Status(403, "<h3>no</h3>"), path="/files", nth=2))
     results = await fill(url, batch_of(*files.small(3)))
     assert {one.state for one in results.values()} == {REFUSED}
@@ -115,8 +117,8 @@ async def test_a_listing_that_is_refused_in_the_middle(
 # --- Names that are taken
 
 
-async def test_the_same_bytes_are_there(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """Whoever put them there: nothing is sent."""
+async def test_existing_bytes_are_not_sent(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
+    """It does not matter who stored them."""
     await add_file(xnat, session, "R", "a", b"same")
     results = await fill_one(url, files.write("a", b"same"))
     assert (results.state, results.sent, results.md5) == (STORED, False, md5_hex(b"same"))
@@ -134,7 +136,7 @@ async def test_the_same_bytes_are_there(xnat: TestXnat, url: str, session: Archi
         ({"replace": True}, None, STORED),
     ],
 )
-async def test_other_bytes_are_there(
+async def test_other_bytes_stay_unless_they_may_be_replaced(
     xnat: TestXnat,
     url: str,
     session: ArchivedSession,
@@ -143,7 +145,7 @@ async def test_other_bytes_are_there(
     previous: str | None,
     state: AttachmentState,
 ) -> None:
-    """They stay, unless replacing is asked for; that of changed files only where they are our own earlier state."""
+    """With `replace_changed` only our own earlier state is replaced."""
     await add_file(xnat, session, "R", "a", b"theirs")
     results = await fill_one(url, files.write("a", b"ours", previous=previous), **options)
     assert (results.state, results.sent) == (state, state is STORED)
@@ -153,8 +155,10 @@ async def test_other_bytes_are_there(
         assert xnat.count["file"] == 0
 
 
-async def test_some_of_many_are_taken(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """Each is judged by itself."""
+async def test_each_of_many_files_is_judged_by_itself(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """Some names are taken by other files."""
     await add_file(xnat, session, "R", "same", b"1")
     await add_file(xnat, session, "R", "other", b"2")
     three = [files.write("same", b"1"), files.write("other", b"3"), files.write("new", b"4")]
@@ -167,10 +171,10 @@ async def test_some_of_many_are_taken(xnat: TestXnat, url: str, session: Archive
     assert listed_digests(session) == {"same": md5_bytes(b"1"), "other": md5_bytes(b"2"), "new": md5_bytes(b"4")}
 
 
-async def test_duplicates_that_no_listing_shows(
+async def test_a_hidden_beginning_of_ours_is_overwritten(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """What a broken transfer has left on the disk is in no catalog: it is written over, and seen."""
+    """An interrupted transfer left it on the disk, in no catalog."""
     await add_file(xnat, session, "R", "a", b"whole fi", catalogued=False, complete=False)
     results = await fill_one(url, files.write("a", b"whole file"))
     assert (results.state, results.sent) == (STORED, True)
@@ -178,8 +182,10 @@ async def test_duplicates_that_no_listing_shows(
     assert xnat.count["file"] == 2
 
 
-async def test_duplicates_among_many(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """Of a zip the others are stored, and the one that was left on the disk is then sent by itself."""
+async def test_a_hidden_file_among_many_is_sent_alone(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """The other files of the zip are stored."""
     await add_file(xnat, session, "R", "0001.csv", b"0", catalogued=False)
     results = await fill(url, batch_of(*(some := files.small(5))))
     assert {(one.state, one.sent) for one in results.values()} == {(STORED, True)}
@@ -188,10 +194,10 @@ async def test_duplicates_among_many(xnat: TestXnat, url: str, session: Archived
 
 
 @pytest.mark.parametrize("checksums", [True, False])
-async def test_the_beginning_of_a_file_is_ours_if_an_earlier_run_began_it(
+async def test_a_beginning_is_ours_only_if_an_earlier_run_sent_it(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, checksums: bool
 ) -> None:
-    """A catalog that was refreshed shows what a broken transfer has left; else it is a shorter file of somebody's."""
+    """A refreshed catalog lists what an interrupted transfer left; otherwise a shorter file is somebody else's."""
     xnat.storage.checksums = checksums
     await add_file(xnat, session, "R", "a", b"whole fi")
     await add_file(xnat, session, "R", "b", b"whole FI")
@@ -204,10 +210,10 @@ async def test_the_beginning_of_a_file_is_ours_if_an_earlier_run_began_it(
     assert await file_bytes(xnat, session, "R", "c") == b"whole fi"
 
 
-async def test_what_no_listing_shows_is_looked_at(
+async def test_a_hidden_file_of_others_is_not_overwritten(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """A file whose entry the catalog has lost is nobody's to write over: the catalog is refreshed, and shows it."""
+    """The catalog has lost its entry; a refresh shows it again."""
     for name, content in (("theirs", b"another"), ("same", b"same"), ("cut", b"begin")):
         await add_file(xnat, session, "R", name, content)
         lose_entry(session, "R", name)
@@ -227,10 +233,10 @@ async def test_what_no_listing_shows_is_looked_at(
 
 
 @pytest.mark.parametrize("status", [403, 500])
-async def test_a_catalog_that_cannot_be_refreshed(
+async def test_a_hidden_file_stays_if_the_catalog_cannot_be_refreshed(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files, status: int
 ) -> None:
-    """What XNAT keeps and does not show stays as it is, and the reason says so; `--replace` puts ours in its place."""
+    """The reason says so, and `--replace` replaces the file."""
     await add_file(xnat, session, "R", "a", b"theirs", catalogued=False)
     xnat.faults.add(Fault("refresh", Status(status), share=1))
     results = await fill_one(url, files.write("a", b"ours"))
@@ -244,10 +250,10 @@ async def test_a_catalog_that_cannot_be_refreshed(
     assert await file_bytes(xnat, session, "R", "a") == b"ours"
 
 
-async def test_it_is_looked_again_before_a_repeated_write(
+async def test_the_resource_is_listed_before_a_repeated_write(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """While we wait for another attempt somebody else stores a file under the name: it is not written over."""
+    """A file that somebody else stores during the pause is not overwritten."""
 
     async def pause(_: float) -> None:
         if "a" not in session.own_resources["R"].files:
@@ -260,10 +266,10 @@ async def test_it_is_looked_again_before_a_repeated_write(
     assert await file_bytes(xnat, session, "R", "a") == b"theirs"
 
 
-async def test_it_is_looked_right_before_each_write_over_something(
+async def test_the_resource_is_listed_before_each_overwrite(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """While one changed file is sent, somebody replaces the next: that is not our earlier state any more."""
+    """While one changed file is sent, somebody replaces the next, which is then no longer our earlier state."""
     for name in "ab":
         await add_file(xnat, session, "R", name, b"earlier")
 
@@ -278,10 +284,10 @@ async def test_it_is_looked_right_before_each_write_over_something(
     assert listed_digests(session) == {"a": md5_bytes(b"later"), "b": md5_bytes(b"theirs!")}
 
 
-async def test_a_changed_file_is_not_sent_as_what_was_lost(
+async def test_a_changed_file_does_not_replace_a_lost_one(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """XNAT has lost what was stored, and the file holds other bytes by now: these go only where that is asked for."""
+    """XNAT has lost the stored file, and the file on disk has changed: it is sent only on demand."""
     changed = files.write("a", b"later", previous=md5_hex(b"earlier"), previous_size=7)
     results = await fill_one(url, changed)
     assert (results.state, results.blames_server, xnat.count["file"]) == (REFUSED, True, 0)
@@ -292,8 +298,10 @@ async def test_a_changed_file_is_not_sent_as_what_was_lost(
     assert (await fill_one(url, files.write("b", b"same", previous=md5_hex(b"same"), previous_size=4))).state is STORED
 
 
-async def test_somebody_else_is_faster(xnat: TestXnat, url: str, session: ArchivedSession, files: Files) -> None:
-    """Their file comes between our look and our sending: XNAT keeps it, and so do we."""
+async def test_a_file_that_others_store_meanwhile_stays(
+    xnat: TestXnat, url: str, session: ArchivedSession, files: Files
+) -> None:
+    """It arrives between the listing and our request, and XNAT keeps it."""
     await add_file(xnat, session, "R", "a", b"theirs", catalogued=False)
 
     def appear() -> None:
@@ -308,10 +316,10 @@ async def test_somebody_else_is_faster(xnat: TestXnat, url: str, session: Archiv
     assert xnat.count["file"] == 1
 
 
-async def test_somebody_else_is_faster_and_the_connection_breaks(
+async def test_a_file_of_others_stays_after_a_broken_connection(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
-    """We do not even know that XNAT has kept theirs: it is not written over all the same."""
+    """XNAT's answer that it kept theirs is lost, and the file is still not overwritten."""
     await add_file(xnat, session, "R", "a", b"theirs", catalogued=False)
 
     def appear() -> None:

@@ -1,4 +1,4 @@
-"""Answers without end, packed to burst, or byte by byte: each call ends in time, with an error that says what came."""
+"""Endless, bursting and dripping answers: each call ends in time, with an error that says what came."""
 
 import asyncio
 import gzip
@@ -28,11 +28,11 @@ pytestmark = pytest.mark.anyio
 ONCE = RetryPolicy(attempts=1)
 PIECE = b"<html>" + b"x" * 65_530
 MUCH = 2_000
-"""Pieces that make 131 MB."""
+"""Chunks of 131 MB in all."""
 
 
 class Site:
-    """An XNAT that logs everybody in, and answers anything else with what is to be sent."""
+    """A server that accepts any login, and answers other requests with a given body."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -70,13 +70,13 @@ async def site() -> AsyncIterator[tuple[Site, str]]:
 
 
 def as_it_is(reply: Reply) -> Reply:
-    """Judge nothing."""
+    """Return a reply as it is."""
     return reply
 
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """See that a block takes less than 12 MB at a time, of which this process's server may have a part."""
+    """Check that a block takes less than 12 MB, including the server of this process."""
     tracemalloc.start()
     try:
         yield
@@ -100,10 +100,10 @@ stored = partial(parse_import_uri, project="demo", expected=None)
         (400, "text/plain", b"no such thing " * 4_000, RefusedError, "no such thing"),
     ],
 )
-async def test_an_answer_without_end_is_judged_by_its_beginning(
+async def test_an_endless_answer_is_judged_by_its_beginning(
     site: tuple[Site, str], status: int, kind: str, piece: bytes, error: type[Exception], words: str
 ) -> None:
-    """A gateway's page need not be read to its end to be told; and what is none of XNAT's is an error."""
+    """The beginning of a gateway's page is enough to recognise it; any other endless answer is an error."""
     told, url = site
     async with logged_in(url) as client:
         told.status, told.headers, told.piece = status, {"Content-Type": kind}, piece
@@ -115,8 +115,8 @@ async def test_an_answer_without_end_is_judged_by_its_beginning(
         assert caught.value.may_have_taken_effect
 
 
-async def test_a_login_that_is_answered_without_end(site: tuple[Site, str]) -> None:
-    """As by a gateway that shows everybody its page."""
+async def test_an_endless_answer_to_a_login(site: tuple[Site, str]) -> None:
+    """A gateway may answer each request with its page."""
     told, url = site
     told.only, told.piece = "login", PIECE.replace(b"xxx", b"Login.vm ", 1)
     with little_memory(), pytest.raises(LoginRefusedError):
@@ -126,8 +126,8 @@ async def test_a_login_that_is_answered_without_end(site: tuple[Site, str]) -> N
 
 
 @pytest.mark.parametrize("packing", ["gzip", "x-gzip", "deflate"])
-async def test_what_is_packed_to_burst_is_not_unpacked(site: tuple[Site, str], packing: str) -> None:
-    """A megabyte may hold a gigabyte."""
+async def test_a_bursting_answer_is_not_unpacked(site: tuple[Site, str], packing: str) -> None:
+    """A packed megabyte may contain a gigabyte."""
     told, url = site
     form = zlib.MAX_WBITS | (0 if packing == "deflate" else 16)
     pack = zlib.compressobj(9, zlib.DEFLATED, form)
@@ -139,8 +139,8 @@ async def test_what_is_packed_to_burst_is_not_unpacked(site: tuple[Site, str], p
 
 
 @pytest.mark.parametrize("packing", ["gzip", "deflate", "Identity"])
-async def test_a_listing_may_be_packed(site: tuple[Site, str], packing: str) -> None:
-    """Over a slow link it saves minutes; and it may be far larger than an answer."""
+async def test_a_packed_listing_is_read(site: tuple[Site, str], packing: str) -> None:
+    """Packing saves minutes on a slow link; a listing may be far larger than other answers."""
     told, url = site
     text = '{"ResultSet": {"Result": [' + '{"ID": "ü"},' * 200_000 + "{}]}}"
     packs: Mapping[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
@@ -159,10 +159,8 @@ async def test_a_listing_may_be_packed(site: tuple[Site, str], packing: str) -> 
         ("br", b"x", "was not accepted"),
     ],
 )
-async def test_what_cannot_be_unpacked_may_come_again(
-    site: tuple[Site, str], packing: str, body: bytes, words: str
-) -> None:
-    """It is no verdict on anything."""
+async def test_an_unreadable_answer_is_transient(site: tuple[Site, str], packing: str, body: bytes, words: str) -> None:
+    """It is no verdict."""
     told, url = site
     async with logged_in(url) as client:
         told.body, told.headers = body, {"Content-Encoding": packing}
@@ -170,8 +168,8 @@ async def test_what_cannot_be_unpacked_may_come_again(
             await client.request("GET", "/data/projects", as_it_is, ONCE)
 
 
-async def test_headers_without_end() -> None:
-    """Nor does anybody collect these."""
+async def test_endless_headers_end_the_call() -> None:
+    """They are not kept in memory either."""
     sent = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -194,8 +192,8 @@ async def test_headers_without_end() -> None:
     assert sent < 16 << 20
 
 
-async def test_a_download_that_drips_ends(site: tuple[Site, str], tmp_path: Path) -> None:
-    """A byte now and then is no progress."""
+async def test_a_dripping_download_ends(site: tuple[Site, str], tmp_path: Path) -> None:
+    """Single bytes are no progress."""
     told, url = site
     async with logged_in(url, timeouts=Timeouts(connect=5, stall=0.5, reply=0.5)) as client:
         told.piece, told.pause, told.times = b"x", 0.05, 100
@@ -207,8 +205,8 @@ async def test_a_download_that_drips_ends(site: tuple[Site, str], tmp_path: Path
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
-async def test_a_download_for_which_there_is_no_room(site: tuple[Site, str]) -> None:
-    """The disk of temporary files is no verdict on what is downloaded."""
+async def test_a_full_disk_is_no_verdict_on_a_download(site: tuple[Site, str]) -> None:
+    """The disk has the temporary files."""
     told, url = site
     async with logged_in(url) as client:
         told.body = b"x"
@@ -216,8 +214,8 @@ async def test_a_download_for_which_there_is_no_room(site: tuple[Site, str]) -> 
             await client.download("/data/zip", Path("/dev/full"), ONCE)
 
 
-async def test_an_answer_that_drips_ends(site: tuple[Site, str]) -> None:
-    """The time-out is that of the whole answer."""
+async def test_a_dripping_answer_ends(site: tuple[Site, str]) -> None:
+    """The timeout holds for the whole answer."""
     told, url = site
     async with logged_in(url, timeouts=Timeouts(connect=5, stall=0.25, reply=0.25)) as client:
         told.piece, told.pause, told.times = b"x", 0.05, 100
@@ -227,8 +225,8 @@ async def test_an_answer_that_drips_ends(site: tuple[Site, str]) -> None:
             await client.call("POST", client.url("/data/services/import"), as_it_is, data=b"x", has_deadline=True)
 
 
-def test_a_page_made_to_be_searched_for_long_is_not() -> None:
-    """The patterns that look for its words take the square of what they search."""
+def test_a_hostile_page_is_searched_quickly() -> None:
+    """The time of the patterns grows with the square of the text."""
     for text in ("<h3>" * 250_000, "<" * 1_000_000, "User '" * 150_000):
         reply = Reply(500, {}, text)
         with little_time():
@@ -238,7 +236,7 @@ def test_a_page_made_to_be_searched_for_long_is_not() -> None:
 
 @contextmanager
 def little_time() -> Iterator[None]:
-    """See that a block takes less than two seconds."""
+    """Check that a block takes less than two seconds."""
     began = time.process_time()
     yield
     assert time.process_time() - began < 2

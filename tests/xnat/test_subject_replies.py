@@ -1,4 +1,4 @@
-"""XNAT's answers about subjects: what they mean, and that no reason repeats a value."""
+"""Replies about subjects; no reason repeats a value."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ def page(text: str) -> str:
 
 
 def item(fields: dict[str, Any], demographics: dict[str, Any] | None, **meta: Any) -> Reply:
-    """Make a subject as ItemJSONBuilder does, with a past of its own."""
+    """Make a subject as ItemJSONBuilder does, with its history."""
     children = []
     if demographics is not None:
         now = {"children": [], "meta": {"xsi:type": "xnat:demographicData", **meta}, "data_fields": demographics}
@@ -30,14 +30,14 @@ def item(fields: dict[str, Any], demographics: dict[str, Any] | None, **meta: An
 
 
 def test_a_listing() -> None:
-    """Labels and accession IDs, whatever else there is."""
+    """It gives labels and accession IDs."""
     rows = [{"ID": "XNAT_S00001", "label": "S1", "project": "P", "insert_date": ""}, {"ID": "", "label": "x"}]
     reply = Reply(200, {}, json.dumps({"ResultSet": {"Result": rows, "totalRecords": "2"}}))
     assert parse_subjects(reply) == [ListedSubject("XNAT_S00001", "S1")]
 
 
 def test_an_item() -> None:
-    """Numbers are native in it; its past and its experiments are not it."""
+    """It has native numbers; its history and experiments are ignored."""
     fields = {"ID": "XNAT_S00001", "label": "S1", "project": "P", "group": "control", "src": ""}
     found = parse_subject(item(fields, {"gender": "male", "age": 34, "weight": 70.0, "race": None}))
     assert found is not None
@@ -55,40 +55,40 @@ def test_an_item() -> None:
 
 
 def test_an_item_without_demographics() -> None:
-    """As the archive step leaves it."""
+    """The archive step creates such subjects."""
     found = parse_subject(item({"ID": "XNAT_S00001", "label": "S1"}, None))
     assert found is not None
     assert "gender" not in found.values
 
 
 def test_demographics_of_another_type() -> None:
-    """Those of animals, say, have other fields, and are left alone."""
+    """Those of animals, say, have other fields, and are refused."""
     with pytest.raises(RefusedError, match="of a type"):
         parse_subject(item({"ID": "X"}, {"species": "mouse"}, **{"xsi:type": "xnat:animalDemographicData"}))
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_no_item(status: int) -> None:
-    """XNAT hides what this user may not see."""
+def test_a_missing_subject(status: int) -> None:
+    """XNAT hides subjects that this user may not see."""
     assert parse_subject(Reply(status, HTML, page("Unable to find the specified subject. "))) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"items": []}', '{"items": [{"data_fields": {}}]}', "[" * 100_000])
-def test_an_item_that_is_none(text: str) -> None:
-    """It is asked for again."""
+def test_a_malformed_item(text: str) -> None:
+    """The error is transient."""
     with pytest.raises(TransientError):
         parse_subject(Reply(200, {}, text))
 
 
 @pytest.mark.parametrize("status", [200, 201])
-def test_described(status: int) -> None:
-    """Made or changed, the body is the accession ID."""
+def test_a_saved_subject(status: int) -> None:
+    """The body is the accession ID."""
     assert parse_saved_subject(Reply(status, {"content-type": "text/plain"}, "XNAT_S00001\n")) == "XNAT_S00001"
 
 
 @pytest.mark.parametrize("rest", ["", "?label=S1&gender=male"])
-def test_made(rest: str) -> None:
-    """The answer to a POST on the list is the address of what was made."""
+def test_a_created_subject(rest: str) -> None:
+    """The answer to a POST on the list is the address of the subject."""
     text = f"https://x.example/data/projects/demo/subjects/XNAT_S00001{rest}\n"
     assert parse_saved_subject(Reply(200, {"content-type": "text/plain"}, text), is_new=True) == "XNAT_S00001"
     with pytest.raises(TransientError):
@@ -97,7 +97,7 @@ def test_made(rest: str) -> None:
 
 @pytest.mark.parametrize("headers", [{}, HTML])
 def test_an_empty_200(headers: dict[str, str]) -> None:
-    """Nothing was saved: so XNAT answers where `label` is in the query."""
+    """Nothing was saved: XNAT answers so if `label` is in the query."""
     with pytest.raises(RefusedError, match="saved nothing"):
         parse_saved_subject(Reply(200, headers, ""))
 
@@ -150,7 +150,7 @@ def test_a_value_that_xnat_refuses(text: str, said: str) -> None:
     ],
 )
 def test_other_answers(status: int, text: str, error: type[Exception], said: str) -> None:
-    """Each has its meaning, and none repeats what XNAT says of values."""
+    """None repeats a value from XNAT's message."""
     with pytest.raises(error, match=said) as caught:
         parse_saved_subject(Reply(status, HTML if status >= 400 else {}, page(text) if status >= 400 else text))
     assert "planted" not in str(caught.value)
