@@ -1,4 +1,4 @@
-"""The throttle: cut by overload, grown by success, and never more in flight than it allows; the knee; the rate."""
+"""The throttle, the adaptive limit and the rate limit."""
 
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Time:
-    """A clock that is set by hand, and a sleep that ends when the clock has come far enough."""
+    """A clock that a test sets, and a sleep that follows it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -28,18 +28,18 @@ class Time:
         self._moved = anyio.Event()
 
     def clock(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for `pass_by` to bring the time."""
+        """Sleep until `pass_by` has moved the clock."""
         self.asked.append(seconds)
         until = self.now + seconds
         while self.now < until:
             await self._moved.wait()
 
     async def pass_by(self, seconds: float) -> None:
-        """Let time pass, and everything happen that waited for it."""
+        """Move the clock, and let all tasks run that waited for it."""
         self.now += seconds
         moved, self._moved = self._moved, anyio.Event()
         moved.set()
@@ -47,7 +47,7 @@ class Time:
 
 
 class Calls:
-    """Calls in flight under a throttle, each until it is let go."""
+    """Calls in flight under a throttle, each until the test ends it."""
 
     def __init__(self, throttle: Throttle, tasks: TaskGroup) -> None:
         self._throttle = throttle
@@ -56,17 +56,17 @@ class Calls:
 
     @property
     def in_flight(self) -> int:
-        """Return how many hold a slot now."""
+        """Return how many calls hold a slot."""
         return len(self._in_flight)
 
     async def begin(self, number: int) -> None:
-        """Start calls, and wait until they hold a slot or wait for one."""
+        """Start calls, and wait until each holds a slot or waits for one."""
         for _ in range(number):
             self._tasks.start_soon(self._call)
         await wait_all_tasks_blocked()
 
     async def end(self, number: int, note: Callable[[], None] = lambda: None) -> None:
-        """Let the calls that began first come to their end, one by one, and note each of them."""
+        """End the oldest calls one by one, and call `note` for each."""
         for _ in range(number):
             self._in_flight.pop(0).set()
             await wait_all_tasks_blocked()
@@ -81,18 +81,18 @@ class Calls:
 
 
 def throttle_at(ceiling: int, time: Time) -> Throttle:
-    """Make a throttle that lives in this time."""
+    """Make a throttle with this clock."""
     return Throttle(ceiling, sleep=time.sleep, clock=time.clock)
 
 
 def succeed(throttle: Throttle, times: int) -> None:
-    """Note successes."""
+    """Record successes."""
     for _ in range(times):
         throttle.record_success()
 
 
 async def test_overload_halves_once_a_second() -> None:
-    """However many calls report the same trouble, the limit halves once; a second later it may halve again."""
+    """The limit halves once a second at most, however many calls report the overload."""
     time = Time()
     throttle = throttle_at(16, time)
     limits = []
@@ -105,7 +105,7 @@ async def test_overload_halves_once_a_second() -> None:
 
 @pytest.mark.parametrize(("ceiling", "expected"), [(1, [1, 1, 1]), (2, [1, 1, 1]), (5, [2, 1, 1])])
 async def test_limit_never_falls_below_one(ceiling: int, expected: list[int]) -> None:
-    """One call at a time always remains: without it nobody would learn that the server is back."""
+    """One call always remains, to notice when the server is back."""
     time = Time()
     throttle = throttle_at(ceiling, time)
     limits = []
@@ -117,7 +117,7 @@ async def test_limit_never_falls_below_one(ceiling: int, expected: list[int]) ->
 
 
 async def test_each_full_round_of_successes_adds_one() -> None:
-    """The limit grows by one after as many successes as it allows calls, up to the ceiling and no further."""
+    """The limit grows by one after as many successes as it allows calls, up to the ceiling."""
     time = Time()
     throttle = throttle_at(8, time)
     throttle.slow_down()
@@ -128,7 +128,7 @@ async def test_each_full_round_of_successes_adds_one() -> None:
     assert grown == [4, 5, 5, 6, 7, 8, 8]
 
 
-async def test_overload_begins_the_round_anew() -> None:
+async def test_a_cut_restarts_the_round() -> None:
     """Successes before a cut do not count towards the growth after it."""
     time = Time()
     throttle = throttle_at(16, time)
@@ -142,8 +142,8 @@ async def test_overload_begins_the_round_anew() -> None:
     assert throttle.limit == 5
 
 
-async def test_an_overload_that_does_not_cut_leaves_the_round_alone() -> None:
-    """A report within the second of a cut is the same trouble, and takes back nothing."""
+async def test_an_overload_within_a_second_of_a_cut_does_not_restart_the_round() -> None:
+    """A report within a second of a cut is about the same overload."""
     time = Time()
     throttle = throttle_at(4, time)
     throttle.slow_down()
@@ -153,8 +153,8 @@ async def test_an_overload_that_does_not_cut_leaves_the_round_alone() -> None:
     assert throttle.limit == 3
 
 
-async def test_slots_bound_what_is_in_flight() -> None:
-    """With any number of workers, no more calls are in flight than the ceiling, and each end lets one more in."""
+async def test_no_more_calls_are_in_flight_than_slots() -> None:
+    """With any number of workers, each call that ends lets one more in."""
     time = Time()
     async with anyio.create_task_group() as tasks:
         calls = Calls(throttle_at(3, time), tasks)
@@ -170,7 +170,7 @@ async def test_slots_bound_what_is_in_flight() -> None:
 
 
 async def test_a_cut_lets_calls_end_before_others_begin() -> None:
-    """After a cut, what is in flight goes on; nothing new begins before there is less of it than the new limit."""
+    """After a cut, no call begins until fewer are in flight than the new limit."""
     time = Time()
     async with anyio.create_task_group() as tasks:
         throttle = throttle_at(8, time)
@@ -187,7 +187,7 @@ async def test_a_cut_lets_calls_end_before_others_begin() -> None:
 
 
 async def test_calls_from_before_a_cut_do_not_raise_the_limit() -> None:
-    """Successes of calls that began before deep cuts say nothing of the new limit, and let nobody else in."""
+    """Successes of calls that began before a cut say nothing about the new limit."""
     time = Time()
     async with anyio.create_task_group() as tasks:
         throttle = throttle_at(8, time)
@@ -223,7 +223,7 @@ async def test_growth_lets_waiting_calls_in() -> None:
 
 
 async def test_retry_after_holds_back_every_call() -> None:
-    """A Retry-After is the whole server's wish: no call begins before its time, whichever of them met it."""
+    """No call begins before a Retry-After is over, whichever call received it."""
     time = Time()
     async with anyio.create_task_group() as tasks:
         throttle = throttle_at(8, time)
@@ -240,8 +240,8 @@ async def test_retry_after_holds_back_every_call() -> None:
             await calls.end(1)
 
 
-async def test_a_later_wish_prolongs_the_wait() -> None:
-    """A longer Retry-After counts from when it comes, also for calls that wait already; a shorter one does not."""
+async def test_a_later_retry_after_extends_the_wait() -> None:
+    """A longer Retry-After also holds for calls that already wait; a shorter one changes nothing."""
     time = Time()
     async with anyio.create_task_group() as tasks:
         throttle = throttle_at(8, time)
@@ -259,7 +259,7 @@ async def test_a_later_wish_prolongs_the_wait() -> None:
 
 
 async def test_retry_after_is_bounded_to_five_minutes() -> None:
-    """A server that asks for a day is asked again after five minutes."""
+    """A server that asks for a day is called again after five minutes."""
     time = Time()
     async with anyio.create_task_group() as tasks:
         throttle = throttle_at(8, time)
@@ -271,8 +271,8 @@ async def test_retry_after_is_bounded_to_five_minutes() -> None:
         await calls.end(1)
 
 
-async def test_a_failing_call_gives_its_slot_back() -> None:
-    """An error or a cancellation inside leaves the slot free for the next."""
+async def test_a_failing_call_releases_its_slot() -> None:
+    """After an error or a cancellation the next call gets the slot."""
     throttle = throttle_at(1, Time())
 
     async def fail(end: Callable[[], Awaitable[None]]) -> None:
@@ -299,16 +299,16 @@ async def test_a_failing_call_gives_its_slot_back() -> None:
         await calls.end(2)
 
 
-async def test_lives_in_real_time_by_default() -> None:
-    """Without a clock given it uses the loop's, and a wish of no seconds is none."""
+async def test_the_default_clock_is_the_real_time() -> None:
+    """A Retry-After of 0 s holds nothing back."""
     throttle = Throttle(2)
     throttle.slow_down(0.0)
     async with throttle.slot():
         assert throttle.limit == 1
 
 
-async def test_a_slot_serves_calls_that_follow_each_other() -> None:
-    """Between two calls it is kept, but for a slot that is one too many since a cut: that one waits for its turn."""
+async def test_calls_that_follow_each_other_share_a_slot() -> None:
+    """The slot is kept between two calls, unless it is over the limit since a cut."""
     time = Time()
     throttle = throttle_at(2, time)
     turns: list[str] = []
@@ -337,8 +337,8 @@ async def test_a_slot_serves_calls_that_follow_each_other() -> None:
         assert turns == ["first", "second", "second", "first"]
 
 
-async def test_a_slot_that_is_given_back_is_had_again() -> None:
-    """Who waits to repeat a call holds no slot meanwhile, and waits for one like everybody else."""
+async def test_a_released_slot_is_acquired_again() -> None:
+    """During backoff another call uses the slot."""
     throttle = throttle_at(1, Time())
     async with throttle.slot() as slot:
         slot.release()
@@ -356,7 +356,7 @@ async def test_a_slot_that_is_given_back_is_had_again() -> None:
 
 
 async def test_a_retry_after_holds_back_the_next_call_of_a_slot() -> None:
-    """It holds for the calls of a slot that is held already."""
+    """A slot that is kept between calls waits too."""
     time = Time()
     throttle = throttle_at(2, time)
     async with throttle.slot() as slot, anyio.create_task_group() as tasks:
@@ -368,8 +368,8 @@ async def test_a_retry_after_holds_back_the_next_call_of_a_slot() -> None:
 
 
 @pytest.mark.parametrize("cancelled_first", [True, False])
-async def test_no_slot_is_lost_to_who_is_cancelled_just_then(cancelled_first: bool) -> None:
-    """A slot that is given at the moment of a cancellation goes to the next who waits."""
+async def test_no_slot_is_lost_when_a_waiting_call_is_cancelled(cancelled_first: bool) -> None:
+    """A slot that is assigned at the moment of a cancellation goes to the next call."""
     throttle = throttle_at(1, Time())
     assert throttle.try_acquire()
     async with anyio.create_task_group() as tasks:
@@ -392,8 +392,8 @@ async def test_no_slot_is_lost_to_who_is_cancelled_just_then(cancelled_first: bo
     assert throttle.try_acquire()
 
 
-async def test_no_slot_is_lost_to_who_is_cancelled_in_a_retry_after() -> None:
-    """Who is cancelled while the server wants to be left alone gives the slot back."""
+async def test_no_slot_is_lost_when_a_call_is_cancelled_in_a_retry_after() -> None:
+    """A call that is cancelled while it waits releases its slot."""
     time = Time()
     throttle = throttle_at(1, time)
     throttle.slow_down(60.0)
@@ -404,8 +404,8 @@ async def test_no_slot_is_lost_to_who_is_cancelled_in_a_retry_after() -> None:
     assert throttle.try_acquire()
 
 
-class Doings:
-    """Tasks under a throttle, and what can happen to them."""
+class Actions:
+    """Tasks under a throttle, and random actions on them."""
 
     def __init__(self, throttle: Throttle, time: Time, tasks: TaskGroup) -> None:
         self.throttle = throttle
@@ -419,16 +419,16 @@ class Doings:
 
     @property
     def holding(self) -> int:
-        """How many are at work."""
+        """Return how many tasks hold a slot."""
         return len(self._holding)
 
     @property
     def waiting(self) -> int:
-        """How many wait for a slot."""
+        """Return how many tasks wait for a slot."""
         return len(self._scopes) - len(self._holding)
 
     async def do(self, what: str, which: int) -> None:
-        """Do one thing, to one of the tasks if it is done to a task."""
+        """Do one action, on one of the tasks where it needs one."""
         names = sorted(self._scopes)
         name = names[which % len(names)] if names else None
         match what:
@@ -450,7 +450,7 @@ class Doings:
                 self._turns[name].set()
 
     async def end(self) -> None:
-        """Let all come to their end."""
+        """End all tasks."""
         while self._scopes:
             for name in sorted(self._scopes):
                 await self.do("end", sorted(self._scopes).index(name))
@@ -478,7 +478,7 @@ class Doings:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     ceiling=st.integers(1, 6),
-    doings=st.lists(
+    actions=st.lists(
         st.lists(
             st.tuples(
                 st.sampled_from(["begin", "begin", "end", "turn", "cancel", "succeed", "overload", "wait"]),
@@ -489,15 +489,15 @@ class Doings:
         max_size=12,
     ),
 )
-def test_whatever_happens_no_slot_is_lost(ceiling: int, doings: list[list[tuple[str, int]]]) -> None:
-    """Things happen, several at the same moment: nobody waits while there is a slot, and in the end all are free."""
+def test_whatever_happens_no_slot_is_lost(ceiling: int, actions: list[list[tuple[str, int]]]) -> None:
+    """After any sequence of actions, no task waits while a slot is free, and in the end all slots are free."""
 
     async def live() -> None:
         time = Time()
         throttle = throttle_at(ceiling, time)
         async with anyio.create_task_group() as tasks:
-            doing = Doings(throttle, time, tasks)
-            for moment in doings:
+            doing = Actions(throttle, time, tasks)
+            for moment in actions:
                 allowed = max(doing.holding, throttle.limit)
                 for what, which in moment:
                     await doing.do(what, which)
@@ -511,8 +511,8 @@ def test_whatever_happens_no_slot_is_lost(ceiling: int, doings: list[list[tuple[
     anyio.run(live)
 
 
-async def test_without_a_number_it_finds_one() -> None:
-    """It begins with few, lets more in as long as they take no longer, and stops at the ceiling."""
+async def test_an_adaptive_throttle_finds_a_limit() -> None:
+    """The limit begins low, grows while latency stays, and stops at the ceiling."""
     time = Time()
     throttle = Throttle(6, adaptive=True, sleep=time.sleep, clock=time.clock)
     async with anyio.create_task_group() as tasks:
@@ -528,8 +528,8 @@ async def test_without_a_number_it_finds_one() -> None:
             await calls.end(1)
 
 
-async def test_what_a_slot_is_occupied_with_counts() -> None:
-    """From its being taken on, or the end of its last call; what it waited for before is not its own."""
+async def test_the_time_between_two_calls_of_a_slot_counts() -> None:
+    """Latency counts from the acquisition of the slot or the end of its last call; waiting before does not count."""
     time = Time()
     throttle = Throttle(64, adaptive=True, sleep=time.sleep, clock=time.clock)
     noted: list[float] = []
@@ -557,8 +557,8 @@ async def test_what_a_slot_is_occupied_with_counts() -> None:
     assert noted == [102.0, 3.0, 0.0, 2.0]
 
 
-def test_the_pace_is_that_of_the_last_calls() -> None:
-    """Nobody knows it before a call has ended; then each call counts an eighth."""
+def test_seconds_per_call_is_a_moving_average() -> None:
+    """It is None before the first call has ended; each later call counts an eighth."""
     throttle = Throttle(4)
     assert throttle.seconds_per_call is None
     throttle.record_success(0.8)
@@ -567,8 +567,8 @@ def test_the_pace_is_that_of_the_last_calls() -> None:
     assert throttle.seconds_per_call == pytest.approx(0.9)
 
 
-async def test_an_overload_cuts_what_was_found_too() -> None:
-    """Then it grows back by one for each full round, and only what was found again is a reason to find out more."""
+async def test_an_overload_cuts_the_adaptive_limit_too() -> None:
+    """It grows back by one for each full round; only then the adaptive limit measures again."""
     time = Time()
     throttle = Throttle(64, adaptive=True, sleep=time.sleep, clock=time.clock)
     while throttle.limit < 20:
@@ -591,140 +591,140 @@ async def test_an_overload_cuts_what_was_found_too() -> None:
     assert rounds == [(limit, 1) for limit in range(found // 2, found)]
 
 
-class Line:
-    """Calls under a knee that all take as long as a function of their number says."""
+class SimulatedCalls:
+    """Calls under an adaptive limit, whose latency is a function of their number."""
 
     def __init__(self, most: int = 64) -> None:
         self.now = 0.0
-        self.knee = AdaptiveLimit(most, clock=lambda: self.now)
-        self.limits = [self.knee.limit]
+        self.adaptive = AdaptiveLimit(most, clock=lambda: self.now)
+        self.limits = [self.adaptive.limit]
 
     def run(self, seconds: Callable[[int], float], *, until: float, size: int = 1000, full: bool = True) -> list[int]:
-        """Let calls end until so many seconds have passed; return the limits there were."""
-        end, self.limits = self.now + until, [self.knee.limit]
+        """Let calls end for `until` seconds; return the limits."""
+        end, self.limits = self.now + until, [self.adaptive.limit]
         while self.now < end:
-            took = seconds(self.knee.limit)
-            self.now += took / self.knee.limit
-            self.knee.record_success(took, size, is_full=full)
-            if self.knee.limit != self.limits[-1]:
-                self.limits.append(self.knee.limit)
+            took = seconds(self.adaptive.limit)
+            self.now += took / self.adaptive.limit
+            self.adaptive.record_success(took, size, is_full=full)
+            if self.adaptive.limit != self.limits[-1]:
+                self.limits.append(self.adaptive.limit)
         return self.limits
 
 
-def server(unhurried: float, rate: float) -> Callable[[int], float]:
-    """Return what calls take at a server that takes so many a second, and so long for each if it is alone."""
-    return lambda limit: max(unhurried, limit / rate)
+def server(base_latency: float, rate: float) -> Callable[[int], float]:
+    """Return the latency of a server with a throughput of `rate` and a latency of `base_latency` without a queue."""
+    return lambda limit: max(base_latency, limit / rate)
 
 
-def test_it_grows_as_long_as_calls_take_no_longer() -> None:
-    """At first by nearly twice as many each time, up to the bound."""
-    assert Line().run(lambda _: 0.1, until=10) == [3, 5, 9, 17, 33, 64]
+def test_the_limit_nearly_doubles_while_latency_stays() -> None:
+    """It grows up to the highest limit."""
+    assert SimulatedCalls().run(lambda _: 0.1, until=10) == [3, 5, 9, 17, 33, 64]
 
 
-def test_it_grows_with_care_once_it_has_seen_a_queue() -> None:
-    """By a third or so each time, so as not to overshoot."""
-    line = Line()
-    line.run(server(0.1, 100), until=20)
-    limits = line.run(lambda _: 0.1, until=20)
+def test_the_limit_grows_slowly_after_a_queue_was_seen() -> None:
+    """It grows by about a third at a time."""
+    calls = SimulatedCalls()
+    calls.run(server(0.1, 100), until=20)
+    limits = calls.run(lambda _: 0.1, until=20)
     assert limits[-1] == 64
     assert all(before < after <= 1.3 * before + 1.5 for before, after in pairwise(limits))
 
 
-@pytest.mark.parametrize("knee", [3, 10, 16, 40])
-def test_it_stops_a_little_above_the_knee(knee: int) -> None:
-    """Three in ten above, and one: so that the server always has something to do."""
-    line = Line()
-    line.run(server(0.05, knee / 0.05), until=20)
-    assert line.knee.limit in range(knee + 1, int(1.3 * knee + 1.5) + 1)
-    assert max(line.run(server(0.05, knee / 0.05), until=60)) <= 1.3 * knee + 1.5
+@pytest.mark.parametrize("capacity", [3, 10, 16, 40])
+def test_the_limit_settles_a_little_above_the_capacity(capacity: int) -> None:
+    """It settles 30 % above the capacity plus one, so that the server never idles."""
+    calls = SimulatedCalls()
+    calls.run(server(0.05, capacity / 0.05), until=20)
+    assert calls.adaptive.limit in range(capacity + 1, int(1.3 * capacity + 1.5) + 1)
+    assert max(calls.run(server(0.05, capacity / 0.05), until=60)) <= 1.3 * capacity + 1.5
 
 
-def test_a_probe_goes_no_deeper_than_it_must() -> None:
-    """Where calls take just what is known to be unhurried, fewer of them would leave the server idle for nothing."""
-    assert Line().run(server(0.05, 8.6 / 0.05), until=3)[:6] == [3, 5, 9, 17, 8, 12]
+def test_a_probe_ends_at_the_known_latency() -> None:
+    """With fewer calls the server would idle for nothing."""
+    assert SimulatedCalls().run(server(0.05, 8.6 / 0.05), until=3)[:6] == [3, 5, 9, 17, 8, 12]
 
 
-def test_what_has_just_been_measured_needs_no_probe() -> None:
-    """While it grew, calls took what they take unhurried; only after a while there is reason to look again."""
-    line = Line()
-    assert line.run(server(0.05, 11.5 / 0.05), until=8) == [3, 5, 9, 17, 16]
-    assert line.run(server(0.05, 11.5 / 0.05), until=12) == [16, 8, 16]
+def test_no_probe_follows_a_fresh_measurement() -> None:
+    """While the limit grew, latency was measured without a queue; the next probe comes later."""
+    calls = SimulatedCalls()
+    assert calls.run(server(0.05, 11.5 / 0.05), until=8) == [3, 5, 9, 17, 16]
+    assert calls.run(server(0.05, 11.5 / 0.05), until=12) == [16, 8, 16]
 
 
-def test_quick_calls_may_wait_for_each_other() -> None:
-    """What all of them take is 7.5 ms: it is the client that is full, and more at a time is less work for it."""
-    assert Line().run(server(0.0005, 3_000), until=8) == [3, 5, 22]
-    assert Line().run(server(0.0005, 30_000), until=8) == [3, 5, 9, 17, 64]
+def test_quick_calls_may_queue() -> None:
+    """For calls under 7.5 ms the client is the bottleneck, and works more efficiently with more in flight."""
+    assert SimulatedCalls().run(server(0.0005, 3_000), until=8) == [3, 5, 22]
+    assert SimulatedCalls().run(server(0.0005, 30_000), until=8) == [3, 5, 9, 17, 64]
 
 
-def test_one_at_a_time_is_never_aimed_at() -> None:
-    """While one is on its way, the client reads and settles others."""
-    line = Line()
-    line.run(server(0.05, 20), until=30)
-    assert line.knee.limit == 3
+def test_the_limit_is_at_least_three() -> None:
+    """While one call is in flight, the client reads and records others."""
+    calls = SimulatedCalls()
+    calls.run(server(0.05, 20), until=30)
+    assert calls.adaptive.limit == 3
 
 
-def test_it_follows_a_server_that_takes_fewer() -> None:
-    """A queue is told by what happens at half the limit: there, calls take half as long."""
-    line = Line()
-    line.run(server(0.05, 600), until=20)
-    limits = line.run(server(0.05, 100), until=10)
+def test_the_limit_follows_a_server_that_loses_capacity() -> None:
+    """Latency that halves with the limit shows a queue."""
+    calls = SimulatedCalls()
+    calls.run(server(0.05, 600), until=20)
+    limits = calls.run(server(0.05, 100), until=10)
     assert limits[-1] in range(6, 9)
 
 
-def test_it_follows_a_way_that_becomes_longer() -> None:
-    """Calls that take longer at half the limit as well do not wait for each other: more of them are worth it."""
-    line = Line()
-    line.run(server(0.02, 500), until=20)
-    limits = line.run(server(0.1, 500), until=20)
+def test_the_limit_follows_a_network_that_becomes_slower() -> None:
+    """Latency that stays at half the limit shows a slower network, which takes more calls."""
+    calls = SimulatedCalls()
+    calls.run(server(0.02, 500), until=20)
+    limits = calls.run(server(0.1, 500), until=20)
     assert limits[-1] >= 50
 
 
-def test_it_follows_a_server_that_becomes_quicker() -> None:
-    """What calls took before is forgotten: far fewer of them fill the server now."""
-    line = Line()
-    line.run(server(0.1, 500), until=20)
-    limits = line.run(server(0.02, 500), until=20)
+def test_the_limit_follows_a_server_that_becomes_faster() -> None:
+    """The old latency is forgotten: fewer calls fill the server now."""
+    calls = SimulatedCalls()
+    calls.run(server(0.1, 500), until=20)
+    limits = calls.run(server(0.02, 500), until=20)
     assert limits[-1] in range(10, 16)
 
 
-def test_one_odd_measure_is_no_alarm() -> None:
-    """A pause of the client's, say, makes calls slow for once; the limit does not follow."""
-    line = Line()
-    line.run(lambda _: 0.1, until=20)
-    line.run(lambda _: 2.0, until=1.0)
-    assert set(line.run(lambda _: 0.1, until=4.0)) == {64}
+def test_one_slow_measurement_does_not_lower_the_limit() -> None:
+    """A pause of the client makes calls slow once."""
+    calls = SimulatedCalls()
+    calls.run(lambda _: 0.1, until=20)
+    calls.run(lambda _: 2.0, until=1.0)
+    assert set(calls.run(lambda _: 0.1, until=4.0)) == {64}
 
 
-def test_slots_that_are_not_at_work_do_not_want_more() -> None:
-    """When the scan brings fewer than there are slots, there are enough."""
-    line = Line()
-    assert line.run(lambda _: 0.1, until=60, full=False) == [3]
+def test_unused_slots_do_not_raise_the_limit() -> None:
+    """While the scan finds fewer files than there are slots, the limit stays."""
+    calls = SimulatedCalls()
+    assert calls.run(lambda _: 0.1, until=60, full=False) == [3]
 
 
-def test_large_files_may_take_longer() -> None:
-    """A call is compared with those of files of its size."""
-    line = Line()
+def test_latency_is_compared_within_a_size_class() -> None:
+    """Large files take longer, and do not lower the limit."""
+    calls = SimulatedCalls()
     for number in range(4000):
         size, took = (20_000, 0.05) if number // 50 % 2 else (500_000, 0.4)
-        line.now += took / line.knee.limit
-        line.knee.record_success(took, size)
-    assert line.knee.limit == 64
+        calls.now += took / calls.adaptive.limit
+        calls.adaptive.record_success(took, size)
+    assert calls.adaptive.limit == 64
 
 
-def test_trouble_in_a_probe_ends_it() -> None:
-    """Then the limit is what it was before the probe, for the throttle to cut."""
-    line = Line()
-    limits = line.run(server(0.05, 200), until=5)
+def test_an_overload_ends_a_probe() -> None:
+    """The limit is again what it was before the probe, and the throttle cuts that."""
+    calls = SimulatedCalls()
+    limits = calls.run(server(0.05, 200), until=5)
     steady = max(limits)
-    while line.knee.limit > steady // 2:
-        line.run(server(0.05, 200), until=0.1)
-    line.knee.restart()
-    assert line.knee.limit > steady // 2 + 1
+    while calls.adaptive.limit > steady // 2:
+        calls.run(server(0.05, 200), until=0.1)
+    calls.adaptive.restart()
+    assert calls.adaptive.limit > steady // 2 + 1
 
 
-async def test_a_rate_is_kept_by_all_together() -> None:
-    """Each waits until what went before has had its time; what was not used is not made up for."""
+async def test_all_calls_together_keep_to_the_rate() -> None:
+    """Each call waits until all bytes before its own have had their time; unused time is not made up for."""
     time = Time()
     rate = RateLimit(1000.0, sleep=time.sleep, clock=time.clock)
     ended: list[float] = []
@@ -769,7 +769,7 @@ def test_sizes(text: str, size: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "fast", "0", "0MB", "-1", "20MB/s", "20Mbit", "MB", "5ib"])
-def test_what_is_no_size(text: str) -> None:
+def test_invalid_sizes(text: str) -> None:
     """The error names the option, and shows how to write it."""
     with pytest.raises(UsageError, match="--max-rate") as caught:
         bytes_of(text, "--max-rate")

@@ -1,4 +1,4 @@
-"""When a call is made again: the delay as a number, and the loop with its sleep and its luck given."""
+"""Retries: the delay, and the loop with a given sleep and jitter."""
 
 from collections.abc import Awaitable, Callable
 
@@ -16,18 +16,18 @@ JITTER = st.floats(0.0, 1.0, exclude_max=True)
 
 
 class Sleeper:
-    """Sleeps no time, and notes how long it should have been."""
+    """Notes the pauses, and does not sleep."""
 
     def __init__(self) -> None:
         self.asked: list[float] = []
 
     async def __call__(self, seconds: float) -> None:
-        """Note the wish."""
+        """Note the pause."""
         self.asked.append(seconds)
 
 
 def answers(*ends: str | Exception) -> Callable[[], Awaitable[str]]:
-    """Make a call that ends in these ways, one after the other."""
+    """Make a call that ends in these ways, in turn."""
     left = list(ends)
 
     async def call() -> str:
@@ -54,7 +54,7 @@ def answers(*ends: str | Exception) -> Callable[[], Awaitable[str]]:
     ],
 )
 def test_delay(attempt: int, hint: float | None, jitter: float, expected: float) -> None:
-    """The delay is a share of a span that doubles up to the cap; what the server asked for comes on top of nothing."""
+    """The delay is a share of a span that doubles up to the maximum; a Retry-After is added."""
     assert POLICY.delay(attempt, retry_after=hint, jitter=jitter) == expected
 
 
@@ -69,7 +69,7 @@ def test_delay(attempt: int, hint: float | None, jitter: float, expected: float)
 def test_delay_is_bounded(
     attempt: int, first: float, factor: float, cap: float, hint: float | None, jitter: float
 ) -> None:
-    """No delay is below the server's wish (of five minutes at most), and none exceeds it by more than the cap."""
+    """A delay is at least the Retry-After, up to five minutes, and exceeds it by the maximum at most."""
     delay = RetryPolicy(first_seconds=first, factor=factor, max_seconds=cap).delay(
         attempt, retry_after=hint, jitter=jitter
     )
@@ -79,7 +79,7 @@ def test_delay_is_bounded(
 
 @given(attempt=st.integers(1, 1000), jitter=JITTER)
 def test_delay_never_shrinks(attempt: int, jitter: float) -> None:
-    """With the same luck, each further attempt waits at least as long."""
+    """With the same jitter, each further attempt waits at least as long."""
     policy = RetryPolicy()
     assert policy.delay(attempt, retry_after=None, jitter=jitter) <= policy.delay(
         attempt + 1, retry_after=None, jitter=jitter
@@ -94,7 +94,7 @@ async def test_success_needs_no_sleep() -> None:
 
 
 async def test_repeats_until_it_succeeds() -> None:
-    """A call that fails for a time is repeated, with the pauses of the policy, and each failure is reported once."""
+    """A call that fails for a time is repeated with the pauses of the policy; each failure is reported once."""
     sleep = Sleeper()
     first, second = TransientError("one"), LoginExpiredError("two")
     seen: list[TransientError] = []
@@ -115,8 +115,8 @@ async def test_honours_retry_after() -> None:
     assert sleep.asked == [20.25]
 
 
-async def test_draws_anew_for_each_pause() -> None:
-    """Each pause has its own share of chance, so that calls which failed together do not come back together."""
+async def test_each_pause_has_its_own_jitter() -> None:
+    """Calls that failed together do not come back together."""
     sleep = Sleeper()
     luck = iter([0.0, 0.5, 0.75])
     with pytest.raises(TransientError):
@@ -125,7 +125,7 @@ async def test_draws_anew_for_each_pause() -> None:
 
 
 async def test_gives_up_with_the_last_error() -> None:
-    """After the last attempt the last error goes to the caller, at once and reported like the others."""
+    """After the last attempt the last error is reported and raised at once."""
     sleep = Sleeper()
     errors = [TransientError(str(number)) for number in range(5)]
     seen: list[TransientError] = []
@@ -140,7 +140,7 @@ async def test_gives_up_with_the_last_error() -> None:
     "error", [RefusedError("no"), UnavailableError("gone"), AsyncimportError("?"), ValueError("bug"), TimeoutError()]
 )
 async def test_nothing_else_is_repeated(error: Exception) -> None:
-    """What is not for a time is final: it goes to the caller unseen by the loop."""
+    """Any other error is raised at once and not reported."""
     sleep = Sleeper()
     seen: list[TransientError] = []
     with pytest.raises(type(error)) as caught:
@@ -149,27 +149,27 @@ async def test_nothing_else_is_repeated(error: Exception) -> None:
     assert (sleep.asked, seen) == ([], [])
 
 
-async def test_one_attempt_is_no_repetition() -> None:
-    """A policy of one attempt asks once and never sleeps."""
+async def test_one_attempt_means_no_retry() -> None:
+    """The call is made once, without a pause."""
     sleep = Sleeper()
     with pytest.raises(TransientError):
         await call_with_retries(answers(TransientError("x"), "stored"), RetryPolicy(attempts=1), sleep=sleep)
     assert sleep.asked == []
 
 
-async def test_no_attempt_is_a_mistake() -> None:
-    """A policy without an attempt could give neither a value nor an error of the call."""
+async def test_a_policy_without_attempts_is_an_error() -> None:
+    """It could return neither a value nor an error."""
     with pytest.raises(ValueError, match="at least one attempt"):
         await call_with_retries(answers("stored"), RetryPolicy(attempts=0))
 
 
-async def test_default_sleep_and_luck() -> None:
-    """Without anything given, the pause is anyio's and the luck random; a span of nothing makes it no time."""
+async def test_default_sleep_and_jitter() -> None:
+    """The defaults work; a policy of 0 s takes no time."""
     assert await call_with_retries(answers(TransientError("x"), "stored"), RetryPolicy(first_seconds=0.0)) == "stored"
 
 
-async def test_an_answer_that_blames_the_file_is_believed_sooner() -> None:
-    """A bad file does not hold a worker for as long as a sick server may."""
+async def test_an_answer_that_blames_the_file_ends_the_attempts_earlier() -> None:
+    """A bad file occupies a worker for a shorter time than a server in trouble."""
     sleeper = Sleeper()
     bad = [TransientError("bad file", blames_file=True) for _ in range(9)]
     with pytest.raises(TransientError, match="bad file"):
@@ -179,8 +179,8 @@ async def test_an_answer_that_blames_the_file_is_believed_sooner() -> None:
     assert len(sleeper.asked) == 1
 
 
-async def test_without_repetitions_to_spare_every_pause_is_long() -> None:
-    """A sick server gets its rest: the first pause is as long as the last, and Retry-After still counts."""
+async def test_without_budget_every_pause_is_long() -> None:
+    """The first pause is as long as the last, and Retry-After still counts."""
     sleeper = Sleeper()
     trouble = [TransientError("busy"), TransientError("busy", retry_after=7.0), TransientError("busy")]
     spare = iter([True, False, False])
