@@ -9,7 +9,7 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
-from asyncimport.errors import RefusedError, TransientError, UnavailableError, primary_error
+from asyncimport.errors import RefusedError, TransientError, UnavailableError
 from asyncimport.model import AttachmentBatch, AttachmentResult, AttachmentState, File, Resource, ResourceOwner
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.events import AttachmentsStored, Event
@@ -18,6 +18,7 @@ from asyncimport.model.texts import plain
 from asyncimport.operations.projects import find_project_ids
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
+from asyncimport.pacing.parallel import map_concurrently
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.attachments import InMemoryQueue, upload_attachments
 from asyncimport.source.folder import FileSource
@@ -139,26 +140,19 @@ async def _locate(
     An owner may be named in several ways, such as a session with or without its subject. Of two files for one address
     and name, the second is refused, even if files may be replaced. Raises: UnavailableError.
     """
-    owners = iter(dict.fromkeys(one.resource.owner for one in batches))
-    found: dict[ResourceOwner, str | RefusedError | TransientError] = {}
 
-    async def look() -> None:
-        for owner in owners:
-            try:
-                found[owner] = await resources.locate(owner)
-            except RefusedError as error:
-                found[owner] = error
-            except TransientError as error:
-                if error.unreachable:
-                    raise UnavailableError(str(error), hint="run the command again when the server is back") from error
-                found[owner] = error
+    async def locate(owner: ResourceOwner) -> str | RefusedError | TransientError:
+        try:
+            return await resources.locate(owner)
+        except RefusedError as error:
+            return error
+        except TransientError as error:
+            if error.unreachable:
+                raise UnavailableError(str(error), hint="run the command again when the server is back") from error
+            return error
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(_LOOK_UPS):
-                tasks.start_soon(look)
-    except BaseExceptionGroup as errors:
-        raise primary_error(errors) from None
+    owners = list(dict.fromkeys(one.resource.owner for one in batches))
+    found = dict(zip(owners, await map_concurrently(locate, owners, _LOOK_UPS), strict=True))
     taken: dict[tuple[str, str, str], File] = {}
     left = []
     for one in batches:

@@ -4,14 +4,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import anyio
 import anyio.to_thread
 
 from asyncimport.demographics import Demographics
-from asyncimport.errors import RefusedError, SessionChangedError, TransientError, UnavailableError, primary_error
+from asyncimport.errors import RefusedError, SessionChangedError, TransientError, UnavailableError
 from asyncimport.journal import JournalReader, SentFile, replaced_since
 from asyncimport.model import Algorithm, Attachment, AttachmentBatch, Digest, File, Orphan, Session, SessionReport
+from asyncimport.pacing.parallel import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.source.bytes_on_disk import has_digest
 from asyncimport.system.mounts import DeviceCache
@@ -57,33 +59,24 @@ async def compare_sessions(
     reader: JournalReader,
     policy: RetryPolicy,
     *,
-    only: Callable[[Session], bool] = lambda _: True,
     report: Callable[[SessionFinding], None] = lambda _: None,
 ) -> list[SessionFinding]:
     """Compare the sessions of a journal, in its order, with the archive. Raises: UnavailableError."""
-    reports = [one for one in await anyio.to_thread.run_sync(reader.session_reports) if only(one.session)]
-    found: dict[int, SessionFinding] = {}
+    reports = await anyio.to_thread.run_sync(reader.session_reports)
     rules = SiteRules(client, policy)
     archive = Archive(client, policy, rules)
     # Only the UIDs of sessions that are being compared are in memory.
-    turns = iter(enumerate(reports))
     reading = anyio.Lock()
 
-    async def worker() -> None:
-        for place, session in turns:
-            async with reading:
-                uids, doubtful = await anyio.to_thread.run_sync(reader.acknowledged, session.session)
-                digests = await anyio.to_thread.run_sync(reader.archived_digests, session.session)
-            found[place] = await _finding(session, uids, doubtful, digests, archive, rules)
-            report(found[place])
+    async def compare(session: SessionReport) -> SessionFinding:
+        async with reading:
+            uids, doubtful = await anyio.to_thread.run_sync(reader.acknowledged, session.session)
+            digests = await anyio.to_thread.run_sync(reader.archived_digests, session.session)
+        finding = await _finding(session, uids, doubtful, digests, archive, rules)
+        report(finding)
+        return finding
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(_AT_A_TIME):
-                tasks.start_soon(worker)
-    except BaseExceptionGroup as errors:
-        raise primary_error(errors) from None
-    return [found[place] for place in range(len(reports))]
+    return await map_concurrently(compare, reports, _AT_A_TIME)
 
 
 async def _finding(
@@ -159,21 +152,8 @@ async def compare_resources(
     Raises: UnavailableError.
     """
     batches = await anyio.to_thread.run_sync(reader.stored_attachment_batches)
-    found: dict[int, ResourceFinding] = {}
-    limiter = anyio.CapacityLimiter(_AT_A_TIME)
     resources = Resources(client, policy=policy, depth=Depth.BYTES if reads_bytes else Depth.SIZE)
-
-    async def one(place: int, batch: AttachmentBatch) -> None:
-        async with limiter:
-            found[place] = await _compare_resource(resources, batch)
-
-    try:
-        async with anyio.create_task_group() as tasks:
-            for place, batch in enumerate(batches):
-                tasks.start_soon(one, place, batch)
-    except BaseExceptionGroup as errors:
-        raise primary_error(errors) from None
-    return [found[place] for place in range(len(batches))]
+    return await map_concurrently(partial(_compare_resource, resources), batches, _AT_A_TIME)
 
 
 async def _compare_resource(resources: Resources, batch: AttachmentBatch) -> ResourceFinding:
